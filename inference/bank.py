@@ -1,0 +1,249 @@
+"""A bank: one `.safetensors` file with the weights, and the meaning of every coefficient in its metadata.
+
+Reading the meaning needs only the standard library and numpy, so Blender's side draws its sliders from here; the
+tensors are read when first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .coefficients import Coefficients
+from .errors import EDTalkError
+from .model.config import GeneratorConfig
+
+FORMAT_VERSION = 1
+STARTER = Path(__file__).parent / "banks" / "starter.safetensors"
+AUDIO_PREFIX = "audio2lip."
+_METADATA_KEY = "edtalk"
+_MAX_HEADER = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One slider: which bank it belongs to, its value at rest, the range an artist usually needs, what 1.0 means."""
+
+    name: str
+    bank: str
+    rest: float = 0.0
+    soft_min: float = -5.0
+    soft_max: float = 5.0
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A generator's sizes, its coefficients in column order, its emotion presets and where it comes from.
+
+    presets: expression vectors (m,) float32 by emotion, `neutral` among them where there are any; absolute values.
+    path: the file the tensors are read from.
+    """
+
+    name: str
+    config: GeneratorConfig
+    coefficients: tuple[Coefficient, ...]
+    presets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    licence: str = ""
+    origin: str = ""
+    sha256: str = ""
+    has_audio: bool = False
+    path: Path | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(coefficient.name for coefficient in self.coefficients)
+
+    @cached_property
+    def rest(self) -> np.ndarray:
+        """(n,) float32: every coefficient's value at rest, before a portrait has been encoded."""
+        return np.array([coefficient.rest for coefficient in self.coefficients], np.float32)
+
+    def names_of(self, bank: str) -> tuple[str, ...]:
+        """Names of one bank's coefficients; empty when there is no such bank."""
+        return tuple(coefficient.name for coefficient in self.coefficients if coefficient.bank == bank)
+
+    def at_rest(self, frames: int = 1, fps: float | None = None) -> Coefficients:
+        return Coefficients(np.tile(self.rest, (frames, 1)), self.names, fps)
+
+    def with_emotion(self, expression: np.ndarray, strengths: Mapping[str, float | np.ndarray]) -> np.ndarray:
+        """`expression + sum_k s_k (preset_k - neutral)`.
+
+        expression: (T, m) absolute; strengths: by preset name, a number or (T,), usually 0..1. Presets are not
+        zero-centred, hence the difference. Returns (T, m) float32; raises EDTalkError for a preset it does not have.
+        """
+        result = np.array(expression, np.float32)
+        for name, strength in strengths.items():
+            if name not in self.presets:
+                known = ", ".join(sorted(self.presets)) or "none"
+                raise EDTalkError(f"The bank '{self.name}' has no emotion '{name}'; it has: {known}.")
+            difference = self.presets[name] - self.presets["neutral"]
+            result += np.asarray(strength, np.float32)[..., None] * difference
+        return result
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All weights by name, `audio2lip.` before the audio network's; read from the file and held."""
+        if self.path is None:
+            raise EDTalkError(f"The bank '{self.name}' has no file to read its weights from.", kind="bank")
+        from safetensors.numpy import load_file
+
+        return load_file(self.path)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            **self.config.to_json(),
+            "coefficients": [vars(coefficient) for coefficient in self.coefficients],
+            "presets": {name: np.asarray(vector, float).tolist() for name, vector in self.presets.items()},
+            "licence": self.licence,
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "has_audio": self.has_audio,
+        }
+
+
+def numbered_coefficients(banks: Iterable[tuple[str, int]]) -> tuple[Coefficient, ...]:
+    """Coefficients for a bank whose axes nobody has named yet: lip_01, lip_02, ... pose_01 ..."""
+    return tuple(Coefficient(f"{bank}_{index + 1:02d}", bank) for bank, count in banks for index in range(count))
+
+
+def read_bank(path: str | os.PathLike[str]) -> Bank:
+    """The bank's meaning, without its weights; raises EDTalkError with one sentence naming the file."""
+    path = Path(path)
+    header = _read_header(path)
+    text = header.get("__metadata__", {}).get(_METADATA_KEY)
+    if text is None:
+        raise EDTalkError(
+            f"{path} is a safetensors file but not an EDTalk bank: its metadata has no '{_METADATA_KEY}' entry.",
+            "Make a bank from EDTalk's checkpoints with 'python -m inference convert'.",
+            "bank",
+        )
+    try:
+        data = json.loads(text)
+        version = int(data["format_version"])
+        if version > FORMAT_VERSION:
+            raise EDTalkError(
+                f"{path} has bank format {version}, this version reads up to {FORMAT_VERSION}.",
+                "Update the extension.",
+                "bank",
+            )
+        bank = Bank(
+            name=str(data["name"]),
+            config=GeneratorConfig.from_json(data),
+            coefficients=tuple(Coefficient(**entry) for entry in data["coefficients"]),
+            presets={name: np.array(vector, np.float32) for name, vector in data["presets"].items()},
+            licence=str(data["licence"]),
+            origin=str(data["origin"]),
+            sha256=str(data["sha256"]),
+            has_audio=bool(data["has_audio"]),
+            path=path,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EDTalkError(f"{path} has unreadable bank metadata: {error!r}.", "Get the bank again.", "bank") from error
+    _check(bank)
+    return bank
+
+
+def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
+    """A bank with its weights read and checked against their hash; the embedded starter bank by default.
+
+    Raises EDTalkError (kind "bank") for a missing, truncated, altered or foreign file.
+    """
+    bank = read_bank(path)
+    found = _payload_hash(Path(path))
+    if found != bank.sha256:
+        raise EDTalkError(
+            f"{path} is damaged: its weights hash to {found[:12]}..., expected {bank.sha256[:12]}....",
+            "Get the bank again.",
+            "bank",
+        )
+    _ = bank.tensors
+    return bank
+
+
+def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> Bank:
+    """Write a bank whole or not at all; returns it as `read_bank` would find it."""
+    from dataclasses import replace
+
+    from safetensors.numpy import save
+
+    _check(bank)
+    path = Path(path)
+    payload = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    has_audio = any(name.startswith(AUDIO_PREFIX) for name in payload)
+    unsigned = save(payload)
+    (length,) = struct.unpack("<Q", unsigned[:8])
+    bank = replace(bank, has_audio=has_audio, path=path, sha256=hashlib.sha256(unsigned[8 + length :]).hexdigest())
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(save(payload, {_METADATA_KEY: json.dumps(bank.to_json())}))
+        partial.replace(path)
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return bank
+
+
+def _check(bank: Bank) -> None:
+    found = [(name, len(bank.names_of(name))) for name, _ in bank.config.banks]
+    if found != list(bank.config.banks) or len(set(bank.names)) != bank.config.coefficient_count:
+        raise EDTalkError(
+            f"The bank '{bank.name}' names its coefficients wrongly: expected {dict(bank.config.banks)}, each name "
+            f"once, found {dict(found)}.",
+            kind="bank",
+        )
+    expected = dict(bank.config.banks).get("exp", 0)
+    for name, vector in bank.presets.items():
+        if vector.shape != (expected,):
+            raise EDTalkError(
+                f"The emotion '{name}' of the bank '{bank.name}' needs {expected} numbers, found {vector.size}.",
+                kind="bank",
+            )
+    if bank.presets and "neutral" not in bank.presets:
+        raise EDTalkError(f"The bank '{bank.name}' has emotions but no 'neutral' to measure them from.", kind="bank")
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's JSON header: 8 bytes of length, then UTF-8."""
+    hint = "Choose a .safetensors bank, or make one with 'python -m inference convert'."
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {size} other bytes.",
+                                  hint, "bank")
+            header = json.loads(file.read(length))
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except FileNotFoundError as error:
+        raise EDTalkError(f"{path} does not exist.", hint, "bank") from error
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", hint, "bank") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise EDTalkError(f"{path} is not a bank: its header is not a safetensors header.", hint, "bank") from error
+    if 8 + length + end != size:
+        raise EDTalkError(
+            f"{path} is cut off: expected {8 + length + end} bytes, found {size}.", "Get the bank again.", "bank"
+        )
+    return header
+
+
+def _payload_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""Motion coefficients over time: the numbers an artist keys and the network renders.
+
+Only the standard library and numpy: Blender's side uses this module too.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import EDTalkError
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """T frames of n named coefficients.
+
+    values: (T, n) float32, absolute, in the bank's own units (a starter-bank face unit is 0..1).
+    names: n coefficient names in the bank's column order.
+    fps: frames per second of the rows, or None where the rows are not a timeline.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        values = np.ascontiguousarray(self.values, dtype=np.float32)
+        if values.ndim != 2 or values.shape[1] != len(self.names):
+            raise EDTalkError(
+                f"Coefficients need shape (T, {len(self.names)}) for {len(self.names)} names, "
+                f"found {np.shape(self.values)}."
+            )
+        if not np.isfinite(values).all():
+            raise EDTalkError("Coefficients must be finite numbers, found NaN or infinity.")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "names", tuple(self.names))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: int | slice) -> Coefficients:
+        """The given row or rows, still two-dimensional."""
+        if isinstance(rows, (int, np.integer)):
+            rows = slice(rows, rows + 1 or None)
+        return Coefficients(self.values[rows], self.names, self.fps)
+
+    def column(self, name: str) -> np.ndarray:
+        """(T,) view of one coefficient's curve; raises EDTalkError for an unknown name."""
+        return self.values[:, self._index(name)]
+
+    def select(self, names: Sequence[str]) -> Coefficients:
+        """The named columns, in the order asked for."""
+        columns = [self._index(name) for name in names]
+        return Coefficients(self.values[:, columns], tuple(names), self.fps)
+
+    def lerp(self, other: Coefficients, weight: float | np.ndarray) -> Coefficients:
+        """`(1 - weight) * self + weight * other`; weight is a number or one per frame (T,)."""
+        if self.names != other.names:
+            raise EDTalkError("Coefficients of different banks cannot be blended: their names differ.")
+        weight = np.asarray(weight, np.float32)
+        if weight.ndim == 1:
+            weight = weight[:, None]
+        return Coefficients(self.values + weight * (other.values - self.values), self.names, self.fps)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `.npz` (exact) or `.csv` (a header of names, one row a frame) by the path's suffix.
+
+        The file appears whole or not at all.
+        """
+        path = Path(path)
+        if path.suffix not in (".npz", ".csv"):
+            raise EDTalkError(f"Coefficients are saved as .npz or .csv, found the suffix '{path.suffix}' in {path}.")
+        partial = path.with_name(f".{path.name}.partial{path.suffix}")
+        try:
+            if path.suffix == ".npz":
+                fps = np.array([] if self.fps is None else [self.fps])
+                np.savez(partial, values=self.values, names=np.array(self.names), fps=fps)
+            else:
+                with partial.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow((f"fps={self.fps:.17g}" if self.fps else "frame", *self.names))
+                    writer.writerows((frame, *map(repr, row.tolist())) for frame, row in enumerate(self.values))
+            partial.replace(path)
+        except OSError as error:
+            raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Coefficients:
+        """Read what `save` wrote; raises EDTalkError naming the file when it is anything else."""
+        path = Path(path)
+        try:
+            if path.suffix == ".csv":
+                return _read_csv(path)
+            with np.load(path, allow_pickle=False) as file:
+                fps = float(file["fps"][0]) if file["fps"].size else None
+                return Coefficients(file["values"], tuple(str(name) for name in file["names"]), fps)
+        except FileNotFoundError as error:
+            raise EDTalkError(f"{path} does not exist.", "Choose a .npz or .csv file of coefficients.") from error
+        except (OSError, ValueError, KeyError, IndexError, StopIteration, AttributeError, zipfile.BadZipFile) as error:
+            raise EDTalkError(
+                f"{path} is not a coefficient file: expected names and a table of numbers.",
+                "Make one with 'python -m inference capture' or 'lipsync'.",
+            ) from error
+
+    def _index(self, name: str) -> int:
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise EDTalkError(f"There is no coefficient '{name}'; this bank has {', '.join(self.names)}.") from None
+
+
+def _read_csv(path: Path) -> Coefficients:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.reader(file)
+        first, *names = next(rows)
+        values = np.array([[float(value) for value in row[1:]] for row in rows], np.float32)
+    fps = float(first.removeprefix("fps=")) if first.startswith("fps=") else None
+    return Coefficients(values.reshape(-1, len(names)), tuple(names), fps)

@@ -1,0 +1,86 @@
+"""Sizes of an EDTalk generator: everything that the weights do not say by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+OFFICIAL_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64}
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Picture size in pixels (a power of two >= 8), latent width, channels by resolution and the list of banks.
+
+    banks: (name, number of basis vectors), in the column order of Q. The first two, "lip" and "pose", share one
+    direction matrix, as upstream's checkpoints do; a bank called "exp" switches expression enhancement on.
+    """
+
+    size: int = 256
+    style_dim: int = 512
+    channels: Mapping[int, int] = field(default_factory=lambda: dict(OFFICIAL_CHANNELS))
+    banks: tuple[tuple[str, int], ...] = (("lip", 20), ("pose", 6), ("exp", 10))
+
+    def __post_init__(self) -> None:
+        if self.size < 8 or self.size & (self.size - 1):
+            raise ValueError(f"size must be a power of two of at least 8, found {self.size}")
+        missing = [resolution for resolution in (4, *self.resolutions) if resolution not in self.channels]
+        if missing:
+            raise ValueError(f"channels has no entry for resolution {missing[0]}")
+        names = [name for name, _ in self.banks]
+        if names[:2] != ["lip", "pose"] or len(set(names)) != len(names):
+            raise ValueError(f"banks must start with lip and pose and name each bank once, found {names}")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Resolutions of the decoder's levels: 8, 16, ... size."""
+        return tuple(2**power for power in range(3, self.size.bit_length()))
+
+    @property
+    def coefficient_count(self) -> int:
+        return sum(dim for _, dim in self.banks)
+
+    @property
+    def enhances_expression(self) -> bool:
+        return "exp" in self.bank_slices
+
+    @property
+    def bank_slices(self) -> dict[str, slice]:
+        """Columns of each bank in Q and in a row of coefficients."""
+        slices, start = {}, 0
+        for name, dim in self.banks:
+            slices[name] = slice(start, start + dim)
+            start += dim
+        return slices
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "size": self.size,
+            "style_dim": self.style_dim,
+            "channels": {str(resolution): count for resolution, count in sorted(self.channels.items())},
+            "banks": [list(bank) for bank in self.banks],
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> GeneratorConfig:
+        return GeneratorConfig(
+            size=int(data["size"]),
+            style_dim=int(data["style_dim"]),
+            channels={int(resolution): int(count) for resolution, count in data["channels"].items()},
+            banks=tuple((str(name), int(dim)) for name, dim in data["banks"]),
+        )
+
+    @staticmethod
+    def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
+        """Read the sizes off a state dict's shapes; raises KeyError when it is not a generator's."""
+        style_dim = shapes["direction_lipnonlip.weight"][0]
+        channels = {4: shapes["dec.input.input"][1]}
+        level = 0
+        while f"dec.to_flows.{level}.conv.weight" in shapes:
+            channels[2 ** (level + 3)] = shapes[f"dec.to_flows.{level}.conv.weight"][2]
+            level += 1
+        heads = [key.removesuffix("_fc.2.bias") for key in shapes if key.endswith("_fc.2.bias")]
+        order = ["lip", "pose", *(name for name in heads if name not in ("lip", "pose"))]
+        banks = tuple((name, shapes[f"{name}_fc.2.bias"][0]) for name in order)
+        return GeneratorConfig(2 ** (level + 2), style_dim, channels, banks)
