@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -95,9 +97,15 @@ class Bank:
         """All weights by name, `audio2lip.` before the audio network's; read from the file and held."""
         if self.path is None:
             raise EDTalkError(f"The bank '{self.name}' has no file to read its weights from.", kind="bank")
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        return load_file(self.path)
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise EDTalkError(
+                f"{self.path} is damaged: its weights cannot be read ({error}).", "Get the bank again.", "bank"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -118,11 +126,16 @@ def numbered_coefficients(banks: Iterable[tuple[str, int]]) -> tuple[Coefficient
     return tuple(Coefficient(f"{bank}_{index + 1:02d}", bank) for bank, count in banks for index in range(count))
 
 
+def is_bank(path: str | os.PathLike[str]) -> bool:
+    """Whether a safetensors file says that it is a bank; EDTalkError when it is no whole safetensors file."""
+    return _METADATA_KEY in _read_header(Path(path))["__metadata__"]
+
+
 def read_bank(path: str | os.PathLike[str]) -> Bank:
     """The bank's meaning, without its weights; raises EDTalkError with one sentence naming the file."""
     path = Path(path)
     header = _read_header(path)
-    text = header.get("__metadata__", {}).get(_METADATA_KEY)
+    text = header["__metadata__"].get(_METADATA_KEY)
     if text is None:
         raise EDTalkError(
             f"{path} is a safetensors file but not an EDTalk bank: its metadata has no '{_METADATA_KEY}' entry.",
@@ -149,9 +162,9 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
             has_audio=bool(data["has_audio"]),
             path=path,
         )
+        _check(bank)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EDTalkError(f"{path} has unreadable bank metadata: {error!r}.", "Get the bank again.", "bank") from error
-    _check(bank)
     return bank
 
 
@@ -180,7 +193,7 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
 
     _check(bank)
     path = Path(path)
-    payload = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    payload = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     has_audio = any(name.startswith(AUDIO_PREFIX) for name in payload)
     unsigned = save(payload)
     (length,) = struct.unpack("<Q", unsigned[:8])
@@ -193,31 +206,36 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
     except OSError as error:
         raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing can be written there is nothing to remove either
+            partial.unlink()
     return bank
 
 
 def _check(bank: Bank) -> None:
-    found = [(name, len(bank.names_of(name))) for name, _ in bank.config.banks]
-    if found != list(bank.config.banks) or len(set(bank.names)) != bank.config.coefficient_count:
+    what = f"The bank '{bank.name}'" + (f" in {bank.path}" if bank.path else "")
+    columns = [name for name, count in bank.config.banks for _ in range(count)]
+    if [entry.bank for entry in bank.coefficients] != columns or len(set(bank.names)) != len(columns):
         raise EDTalkError(
-            f"The bank '{bank.name}' names its coefficients wrongly: expected {dict(bank.config.banks)}, each name "
-            f"once, found {dict(found)}.",
+            f"{what} names its coefficients wrongly: expected {dict(bank.config.banks)} in this order, "
+            f"each name once, found {dict(Counter(entry.bank for entry in bank.coefficients))}.",
             kind="bank",
         )
     expected = dict(bank.config.banks).get("exp", 0)
     for name, vector in bank.presets.items():
         if vector.shape != (expected,):
             raise EDTalkError(
-                f"The emotion '{name}' of the bank '{bank.name}' needs {expected} numbers, found {vector.size}.",
+                f"{what} gives the emotion '{name}' wrongly: expected {expected} numbers, found {vector.size}.",
                 kind="bank",
             )
+    numbers = [bank.rest, *bank.presets.values(), *((entry.soft_min, entry.soft_max) for entry in bank.coefficients)]
+    if not all(np.isfinite(row).all() for row in numbers):
+        raise EDTalkError(f"{what} has a rest value, range or emotion that is not finite.", kind="bank")
     if bank.presets and "neutral" not in bank.presets:
-        raise EDTalkError(f"The bank '{bank.name}' has emotions but no 'neutral' to measure them from.", kind="bank")
+        raise EDTalkError(f"{what} has emotions but no 'neutral' to measure them from.", kind="bank")
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's JSON header: 8 bytes of length, then UTF-8."""
+    """A safetensors file's JSON header: 8 bytes of length, then UTF-8; its metadata may be empty but is there."""
     hint = "Choose a .safetensors bank, or make one with 'python -m inference convert'."
     try:
         size = path.stat().st_size
@@ -225,11 +243,13 @@ def _read_header(path: Path) -> dict[str, Any]:
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {size} other bytes.",
-                                  hint, "bank")
+                raise EDTalkError(
+                    f"{path} is not a bank: expected a safetensors file, found {size} other bytes.", hint, "bank"
+                )
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+            header["__metadata__"] = dict(header.get("__metadata__") or {})
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist.", hint, "bank") from error
     except OSError as error:

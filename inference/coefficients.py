@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +18,20 @@ import numpy as np
 
 from .errors import EDTalkError
 
+_UNREADABLE = (  # what numpy, zipfile and csv raise for a file that is something else
+    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, StopIteration,
+    csv.Error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Coefficients:
     """T frames of n named coefficients.
 
     values: (T, n) float32, absolute, in the bank's own units (a starter-bank face unit is 0..1).
-    names: n coefficient names in the bank's column order.
+    names: n different coefficient names in the bank's column order.
     fps: frames per second of the rows, or None where the rows are not a timeline.
+    Raises EDTalkError for values of another shape, values that are not finite, a repeated name or fps that is no rate.
     """
 
     values: np.ndarray
@@ -39,6 +47,10 @@ class Coefficients:
             )
         if not np.isfinite(values).all():
             raise EDTalkError("Coefficients must be finite numbers, found NaN or infinity.")
+        if len(set(self.names)) != len(self.names):
+            raise EDTalkError("Coefficients need a different name for each column, found one twice.")
+        if self.fps is not None and not 0 < self.fps < np.inf:
+            raise EDTalkError(f"Coefficients need a frame rate above 0, found {self.fps}.")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "names", tuple(self.names))
 
@@ -46,9 +58,10 @@ class Coefficients:
         return len(self.values)
 
     def __getitem__(self, rows: int | slice) -> Coefficients:
-        """The given row or rows, still two-dimensional."""
+        """The given row or rows, still two-dimensional; IndexError past the end, as for any sequence."""
         if isinstance(rows, (int, np.integer)):
-            rows = slice(rows, rows + 1 or None)
+            row = range(len(self))[rows]
+            rows = slice(row, row + 1)
         return Coefficients(self.values[rows], self.names, self.fps)
 
     def column(self, name: str) -> np.ndarray:
@@ -61,13 +74,20 @@ class Coefficients:
         return Coefficients(self.values[:, columns], tuple(names), self.fps)
 
     def lerp(self, other: Coefficients, weight: float | np.ndarray) -> Coefficients:
-        """`(1 - weight) * self + weight * other`; weight is a number or one per frame (T,)."""
+        """`(1 - weight) * self + weight * other`; weight is a number or one per frame (T,).
+
+        A weight of 0 or 1 gives that side exactly. A single row on either side counts for every frame.
+        """
         if self.names != other.names:
             raise EDTalkError("Coefficients of different banks cannot be blended: their names differ.")
         weight = np.asarray(weight, np.float32)
         if weight.ndim == 1:
             weight = weight[:, None]
-        return Coefficients(self.values + weight * (other.values - self.values), self.names, self.fps)
+        if len({len(self), len(other), *weight.shape[:1]} - {1}) > 1:
+            raise EDTalkError(
+                f"Coefficients of {len(self)} and {len(other)} frames cannot be blended by {weight.size} weights."
+            )
+        return Coefficients((1 - weight) * self.values + weight * other.values, self.names, self.fps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `.npz` (exact) or `.csv` (a header of names, one row a frame) by the path's suffix.
@@ -85,31 +105,32 @@ class Coefficients:
             else:
                 with partial.open("w", newline="", encoding="utf-8") as file:
                     writer = csv.writer(file)
-                    writer.writerow((f"fps={self.fps:.17g}" if self.fps else "frame", *self.names))
+                    writer.writerow(("frame" if self.fps is None else f"fps={self.fps!r}", *self.names))
                     writer.writerows((frame, *map(repr, row.tolist())) for frame, row in enumerate(self.values))
             partial.replace(path)
         except OSError as error:
             raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written there is nothing to remove either
+                partial.unlink()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Coefficients:
         """Read what `save` wrote; raises EDTalkError naming the file when it is anything else."""
         path = Path(path)
         try:
-            if path.suffix == ".csv":
-                return _read_csv(path)
-            with np.load(path, allow_pickle=False) as file:
-                fps = float(file["fps"][0]) if file["fps"].size else None
-                return Coefficients(file["values"], tuple(str(name) for name in file["names"]), fps)
+            values, names, fps = _read_csv(path) if path.suffix == ".csv" else _read_npz(path)
         except FileNotFoundError as error:
             raise EDTalkError(f"{path} does not exist.", "Choose a .npz or .csv file of coefficients.") from error
-        except (OSError, ValueError, KeyError, IndexError, StopIteration, AttributeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise EDTalkError(
                 f"{path} is not a coefficient file: expected names and a table of numbers.",
                 "Make one with 'python -m inference capture' or 'lipsync'.",
             ) from error
+        try:
+            return Coefficients(values, names, fps)
+        except EDTalkError as error:
+            raise EDTalkError(f"{path} cannot be used. {error.message}") from error
 
     def _index(self, name: str) -> int:
         try:
@@ -118,10 +139,19 @@ class Coefficients:
             raise EDTalkError(f"There is no coefficient '{name}'; this bank has {', '.join(self.names)}.") from None
 
 
-def _read_csv(path: Path) -> Coefficients:
-    with path.open(newline="", encoding="utf-8") as file:
+def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
+    with np.load(path, allow_pickle=False) as file:
+        fps = float(file["fps"][0]) if file["fps"].size else None
+        return file["values"].astype(np.float32), tuple(str(name) for name in file["names"]), fps
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first cell
         rows = csv.reader(file)
         first, *names = next(rows)
-        values = np.array([[float(value) for value in row[1:]] for row in rows], np.float32)
-    fps = float(first.removeprefix("fps=")) if first.startswith("fps=") else None
-    return Coefficients(values.reshape(-1, len(names)), tuple(names), fps)
+        table = [[float(value) for value in row[1:]] for row in rows if row]
+    if first != "frame" and not first.startswith("fps="):
+        raise ValueError(f"expected a header that begins with 'frame' or 'fps=', found {first!r}")
+    fps = float(first.removeprefix("fps=")) if first != "frame" else None
+    values = np.array(table, np.float32).reshape(len(table), -1) if table else np.empty((0, len(names)), np.float32)
+    return values, tuple(names), fps
