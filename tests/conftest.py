@@ -1,0 +1,26 @@
+"""Fixtures for material that not every machine has."""
+
+from pathlib import Path
+
+import pytest
+
+from inference import bank
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """Folder with a real photograph, a real voice and real driving clips, which are not ours to publish."""
+    folder = ROOT.parent / "shared" / "media"
+    if not folder.is_dir():
+        pytest.skip("needs shared/media beside the checkout: real recordings that are not part of the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def starter_bank() -> bank.Bank:
+    """The embedded bank with its weights."""
+    if not bank.STARTER.exists():
+        pytest.skip("needs inference/banks/starter.safetensors, which training makes")
+    return bank.load_bank()

@@ -1,0 +1,290 @@
+"""Bank files: they come back as written, any damage is found and named, and emotions are measured from neutral."""
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from inference.bank import Bank, Coefficient, load_bank, numbered_coefficients, read_bank, save_bank
+from inference.errors import EDTalkError
+from inference.model.config import GeneratorConfig
+
+CONFIG = GeneratorConfig(size=8, style_dim=8, channels={4: 4, 8: 4}, banks=(("lip", 3), ("pose", 2), ("exp", 2)))
+COLUMNS = ("lip", "lip", "lip", "pose", "pose", "exp", "exp")
+
+
+@pytest.fixture
+def bank() -> Bank:
+    names = (Coefficient("jawOpen", "lip", 0.1, 0.0, 1.0, "opening"), *numbered_coefficients(CONFIG.banks)[1:])
+    return Bank(
+        name="test bank",
+        config=CONFIG,
+        coefficients=names,
+        presets={
+            "neutral": np.array([5.0, -3.0], np.float32),
+            "happy": np.array([1 / 3, 2.0], np.float32),
+            "sad": np.array([-2.0, 0.5], np.float32),
+        },
+        licence="CC0-1.0",
+        origin="made in a test",
+    )
+
+
+@pytest.fixture
+def tensors() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {
+        "dec.weight": rng.normal(size=(4, 3)).astype(np.float32),
+        "transposed": rng.normal(size=(4, 3)).astype(np.float32).T,
+        "audio2lip.steps": np.array(7, np.int64),
+    }
+
+
+@pytest.fixture
+def saved(bank, tensors, tmp_path):
+    path = tmp_path / "bank.safetensors"
+    save_bank(bank, tensors, path)
+    return path
+
+
+def rewrite_header(path, change) -> None:
+    """Apply `change` to the file's JSON header, leaving the weights as they are."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header = change(header) or header
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+def rewrite_bank(path, **changes) -> None:
+    def change(header):
+        header["__metadata__"]["edtalk"] = json.dumps(json.loads(header["__metadata__"]["edtalk"]) | changes)
+
+    rewrite_header(path, change)
+
+
+def refused(path, complaint) -> None:
+    with pytest.raises(EDTalkError, match=complaint) as caught:
+        load_bank(path)
+    assert caught.value.kind == "bank"
+    assert path.name in caught.value.message
+
+
+class TestRoundTrip:
+    def test_everything_comes_back(self, bank, tensors, saved):
+        loaded = load_bank(saved)
+        assert loaded.config == CONFIG
+        assert loaded.coefficients == bank.coefficients
+        assert (loaded.name, loaded.licence, loaded.origin) == (bank.name, bank.licence, bank.origin)
+        assert loaded.has_audio
+        assert loaded.path == saved
+        for name, vector in bank.presets.items():
+            assert np.array_equal(loaded.presets[name], vector)
+            assert loaded.presets[name].dtype == np.float32
+        assert loaded.tensors.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert np.array_equal(loaded.tensors[name], tensor)
+            assert (loaded.tensors[name].shape, loaded.tensors[name].dtype) == (tensor.shape, tensor.dtype)
+
+    def test_save_answers_what_read_finds(self, bank, tensors, tmp_path):
+        path = tmp_path / "new" / "folder" / "bank.safetensors"
+        written = save_bank(bank, tensors, path)
+        assert read_bank(path).to_json() == written.to_json()
+        assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+    def test_the_hash_is_of_the_weights(self, bank, tensors, saved, tmp_path):
+        renamed = save_bank(replace(bank, name="other"), tensors, tmp_path / "renamed.safetensors")
+        assert renamed.sha256 == read_bank(saved).sha256
+        changed = save_bank(bank, tensors | {"dec.weight": tensors["dec.weight"] + 1}, tmp_path / "changed.safetensors")
+        assert changed.sha256 != read_bank(saved).sha256
+
+    def test_rest_is_by_column(self, saved):
+        bank = read_bank(saved)
+        rest = bank.at_rest(3, fps=25.0)
+        assert rest.names == bank.names
+        assert rest.fps == 25.0
+        assert np.array_equal(rest.values, np.tile(np.array([0.1, 0, 0, 0, 0, 0, 0], np.float32), (3, 1)))
+        assert bank.names_of("pose") == ("pose_01", "pose_02")
+        assert bank.names_of("eye") == ()
+
+    def test_a_failed_save_leaves_the_old_bank(self, bank, tensors, saved, monkeypatch):
+        before = saved.read_bytes()
+
+        def full_disk(path, content):
+            with path.open("wb") as file:
+                file.write(content[:10])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(type(saved), "write_bytes", full_disk)
+        with pytest.raises(EDTalkError, match=r"bank\.safetensors could not be written: No space") as caught:
+            save_bank(bank, tensors, saved)
+        assert caught.value.kind == "disk"
+        assert saved.read_bytes() == before
+        assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
+
+    def test_a_file_in_place_of_the_folder(self, bank, tensors, saved):
+        with pytest.raises(EDTalkError, match="could not be written"):
+            save_bank(bank, tensors, saved / "bank.safetensors")
+
+
+class TestDamage:
+    def test_missing(self, tmp_path):
+        refused(tmp_path / "none.safetensors", "does not exist")
+
+    @pytest.mark.parametrize("content", [b"", b"short", b"<!DOCTYPE html><html>not found</html>", b"\xff" * 100])
+    def test_something_else(self, tmp_path, content):
+        path = tmp_path / "odd.safetensors"
+        path.write_bytes(content)
+        refused(path, f"expected a safetensors file, found {len(content)} other bytes")
+
+    @pytest.mark.parametrize("header", [b"[1, 2]", b"{]", b"\xff\xfe", b'{"w": {}}', b'{"__metadata__": [1]}'])
+    def test_a_header_that_is_none(self, tmp_path, header):
+        path = tmp_path / "odd.safetensors"
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        refused(path, "header is not a safetensors header")
+
+    def test_cut_off_anywhere(self, saved):
+        content = saved.read_bytes()
+        for length in (4, 20, len(content) // 2, len(content) - 1):
+            saved.write_bytes(content[:length])
+            refused(saved, "cut off|expected a safetensors file")
+
+    def test_a_single_changed_bit(self, saved):
+        content = bytearray(saved.read_bytes())
+        content[-3] ^= 1
+        saved.write_bytes(content)
+        assert read_bank(saved).name == "test bank"  # its meaning can still be read
+        refused(saved, "is damaged: its weights hash to")
+
+    def test_a_foreign_safetensors_file(self, tensors, tmp_path):
+        save_file({"dec.weight": tensors["dec.weight"]}, tmp_path / "foreign.safetensors")
+        refused(tmp_path / "foreign.safetensors", "not an EDTalk bank: its metadata has no 'edtalk' entry")
+        save_file({"dec.weight": tensors["dec.weight"]}, tmp_path / "foreign.safetensors", {"format": "pt"})
+        refused(tmp_path / "foreign.safetensors", "not an EDTalk bank")
+
+    def test_a_newer_format(self, saved):
+        rewrite_bank(saved, format_version=2)
+        refused(saved, "has bank format 2, this version reads up to 1")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"coefficients": [{"title": "jaw"}]},
+            {"coefficients": 3},
+            {"coefficients": [{"name": ["jaw"], "bank": ["lip"]}]},
+            {"coefficients": [{"name": str(i), "bank": bank, "rest": "open"} for i, bank in enumerate(COLUMNS)]},
+            {"size": 100},
+            {"banks": [["exp", 3]]},
+            {"channels": {}},
+            {"presets": {"neutral": "loud"}},
+            {"format_version": None},
+        ],
+    )
+    def test_metadata_that_makes_no_sense(self, saved, changes):
+        rewrite_bank(saved, **changes)
+        refused(saved, "unreadable bank metadata")
+
+    def test_metadata_that_is_no_json(self, saved):
+        rewrite_header(saved, lambda header: header["__metadata__"].update(edtalk="{"))
+        refused(saved, "unreadable bank metadata")
+
+    def test_tensors_that_overlap(self, saved):
+        def change(header):
+            header["transposed"]["data_offsets"] = header["dec.weight"]["data_offsets"] = [56, 104]
+
+        rewrite_header(saved, change)
+        refused(saved, "its weights cannot be read")
+
+
+class TestMeaning:
+    @pytest.mark.parametrize(
+        ("names", "complaint"),
+        [
+            ([("a", "lip"), ("b", "lip"), ("c", "pose"), ("d", "pose"), ("e", "exp"), ("f", "exp")], "'lip': 2"),
+            ([("a", "lip")] * 3 + [("c", "pose"), ("d", "pose"), ("e", "exp"), ("f", "exp")], "each name once"),
+            ([(str(i), "lip") for i in range(3)] + [("c", "pose"), ("d", "pose"), ("e", "eye"), ("f", "eye")], "'exp'"),
+        ],
+    )
+    def test_a_wrong_coefficient_table(self, bank, tensors, saved, tmp_path, names, complaint):
+        wrong = replace(bank, coefficients=tuple(Coefficient(*entry) for entry in names))
+        with pytest.raises(EDTalkError, match=complaint):
+            save_bank(wrong, tensors, tmp_path / "wrong.safetensors")
+        assert not (tmp_path / "wrong.safetensors").exists()
+        rewrite_bank(saved, coefficients=[vars(entry) for entry in wrong.coefficients])
+        refused(saved, complaint)
+
+    def test_banks_out_of_order(self, bank, tensors, tmp_path):
+        """Columns are read by position, so the table must follow the basis's order."""
+        wrong = replace(bank, coefficients=bank.coefficients[::-1])
+        with pytest.raises(EDTalkError, match="order"):
+            save_bank(wrong, tensors, tmp_path / "wrong.safetensors")
+
+    @pytest.mark.parametrize(
+        ("presets", "complaint"),
+        [
+            ({"neutral": [0, 0, 0]}, "emotion 'neutral' wrongly: expected 2 numbers, found 3"),
+            ({"happy": [0, 0]}, "no 'neutral'"),
+            ({"neutral": [0, np.nan]}, "not finite"),
+        ],
+    )
+    def test_wrong_presets(self, bank, tensors, tmp_path, presets, complaint):
+        vectors = {name: np.array(vector, np.float32) for name, vector in presets.items()}
+        with pytest.raises(EDTalkError, match=complaint):
+            save_bank(replace(bank, presets=vectors), tensors, tmp_path / "wrong.safetensors")
+
+    def test_a_bank_without_a_file_has_no_weights(self, bank):
+        with pytest.raises(EDTalkError, match="no file"):
+            _ = bank.tensors
+
+
+class TestEmotion:
+    @pytest.fixture
+    def expression(self) -> np.ndarray:
+        return np.random.default_rng(2).normal(size=(4, 2)).astype(np.float32)
+
+    def test_nothing_asked_for_changes_nothing(self, bank, expression):
+        assert np.array_equal(bank.with_emotion(expression, {}), expression)
+        assert np.array_equal(bank.with_emotion(expression, {"happy": 0.0}), expression)
+
+    @pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
+    def test_neutral_is_no_change(self, bank, expression, strength):
+        assert np.array_equal(bank.with_emotion(expression, {"neutral": strength}), expression)
+
+    def test_the_whole_difference_and_not_the_preset(self, bank):
+        """From a neutral face, strength 1 is the preset itself; from rest it is not the preset times one."""
+        neutral, happy = bank.presets["neutral"], bank.presets["happy"]
+        np.testing.assert_allclose(bank.with_emotion(neutral[None], {"happy": 1.0}), happy[None], atol=1e-6)
+        at_rest = bank.with_emotion(np.zeros((1, 2)), {"happy": 1.0})
+        np.testing.assert_allclose(at_rest, (happy - neutral)[None])
+        assert np.abs(at_rest - happy).max() > 1
+
+    def test_linear_in_strength_and_emotions_add(self, bank, expression):
+        def change(**strengths) -> np.ndarray:
+            return bank.with_emotion(expression, strengths) - expression
+
+        np.testing.assert_allclose(change(happy=0.6), 0.6 * change(happy=1.0), atol=1e-5)
+        np.testing.assert_allclose(change(happy=-1.0), -change(happy=1.0), atol=1e-5)
+        np.testing.assert_allclose(
+            change(happy=0.5, sad=0.25), 0.5 * change(happy=1.0) + 0.25 * change(sad=1.0), atol=1e-5
+        )
+
+    def test_a_curve_changes_each_frame(self, bank, expression):
+        curve = np.array([0.0, 0.5, 1.0, 0.25])
+        together = bank.with_emotion(expression, {"sad": curve})
+        for frame, strength in enumerate(curve):
+            alone = bank.with_emotion(expression[frame : frame + 1], {"sad": float(strength)})
+            np.testing.assert_allclose(together[frame], alone[0], atol=1e-6)
+        assert together.dtype == np.float32
+
+    def test_the_argument_is_left_alone(self, bank, expression):
+        before = expression.copy()
+        bank.with_emotion(expression, {"happy": 1.0})
+        assert np.array_equal(expression, before)
+
+    def test_an_unknown_emotion(self, bank, expression):
+        with pytest.raises(EDTalkError, match="no emotion 'bored'; it has: happy, neutral, sad"):
+            bank.with_emotion(expression, {"bored": 1.0})

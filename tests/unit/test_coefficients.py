@@ -1,0 +1,215 @@
+"""Coefficients: what can be done with them, and that files come back as they were written or are refused by name."""
+
+import numpy as np
+import pytest
+
+from inference.coefficients import Coefficients
+from inference.errors import EDTalkError
+
+NAMES = ("jawOpen", "mouthSmile", "yaw")
+
+
+@pytest.fixture
+def curves() -> Coefficients:
+    values = np.random.default_rng(1).normal(0.0, 3.0, (5, 3)).astype(np.float32)
+    values[0] = [np.float32(1) / 3, np.finfo(np.float32).tiny, -np.finfo(np.float32).max]
+    return Coefficients(values, NAMES, 24000 / 1001)
+
+
+def same(left: Coefficients, right: Coefficients) -> bool:
+    return np.array_equal(left.values, right.values) and (left.names, left.fps) == (right.names, right.fps)
+
+
+class TestTable:
+    def test_values_become_float32_rows(self):
+        table = Coefficients([[1, 2, 3]], list(NAMES))
+        assert table.values.dtype == np.float32
+        assert table.names == NAMES
+        assert len(table) == 1
+
+    @pytest.mark.parametrize(
+        ("values", "names", "fps", "complaint"),
+        [
+            (np.zeros((4, 2)), NAMES, None, r"shape \(T, 3\) for 3 names, found \(4, 2\)"),
+            (np.zeros(3), NAMES, None, r"found \(3,\)"),
+            ([[0, np.nan, 0]], NAMES, None, "finite"),
+            ([[0, 0, np.inf]], NAMES, None, "finite"),
+            ([[0, 0, 0]], ("a", "b", "a"), None, "twice"),
+            ([[0, 0, 0]], NAMES, 0.0, "frame rate above 0"),
+            ([[0, 0, 0]], NAMES, float("nan"), "frame rate above 0"),
+        ],
+    )
+    def test_what_makes_no_sense_is_refused(self, values, names, fps, complaint):
+        with pytest.raises(EDTalkError, match=complaint):
+            Coefficients(values, names, fps)
+
+    def test_rows_stay_rows(self, curves):
+        assert same(curves[1], curves[1:2])
+        assert same(curves[-1], curves[4:5])
+        assert curves[1:4].fps == curves.fps
+
+    def test_a_loop_ends(self, curves):
+        assert [len(row) for row in curves] == [1] * 5
+        with pytest.raises(IndexError):
+            curves[5]
+
+    def test_select_orders_columns_as_asked(self, curves):
+        selected = curves.select(["yaw", "jawOpen"])
+        assert selected.names == ("yaw", "jawOpen")
+        assert np.array_equal(selected.values, curves.values[:, [2, 0]])
+        assert np.array_equal(curves.column("yaw"), curves.values[:, 2])
+        with pytest.raises(EDTalkError, match="no coefficient 'nose'"):
+            curves.select(["nose"])
+
+
+class TestLerp:
+    @pytest.fixture
+    def other(self, curves) -> Coefficients:
+        return Coefficients(np.flip(curves.values, 0), NAMES)
+
+    def test_ends_are_exact(self, curves, other):
+        assert np.array_equal(curves.lerp(other, 0.0).values, curves.values)
+        assert np.array_equal(curves.lerp(other, 1.0).values, other.values)
+        assert curves.lerp(other, 1.0).fps == curves.fps
+
+    def test_weight_per_frame(self, curves, other):
+        weight = np.array([0, 1, 0.5, 0.25, 1])
+        expected = [(1 - w) * a + w * b for w, a, b in zip(weight, curves.values, other.values, strict=True)]
+        np.testing.assert_allclose(curves.lerp(other, weight).values, expected, rtol=1e-6)
+
+    def test_one_row_counts_for_every_frame(self, curves):
+        assert np.array_equal(curves.lerp(curves[2], np.ones(5)).values, np.tile(curves.values[2], (5, 1)))
+
+    def test_tables_that_do_not_fit(self, curves, other):
+        with pytest.raises(EDTalkError, match="names differ"):
+            curves.lerp(Coefficients(other.values, ("a", "b", "c")), 0.5)
+        with pytest.raises(EDTalkError, match="5 and 4 frames"):
+            curves.lerp(other[:4], 0.5)
+        with pytest.raises(EDTalkError, match="by 3 weights"):
+            curves.lerp(other, np.zeros(3))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+class TestFiles:
+    def test_round_trip_is_exact(self, curves, tmp_path, suffix):
+        path = tmp_path / f"line{suffix}"
+        curves.save(path)
+        assert same(Coefficients.load(path), curves)
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    @pytest.mark.parametrize("fps", [None, 25, 23.976, 1e-3])
+    def test_fps_is_kept(self, curves, tmp_path, suffix, fps):
+        path = tmp_path / f"line{suffix}"
+        Coefficients(curves.values, NAMES, fps).save(path)
+        assert Coefficients.load(path).fps == fps
+
+    def test_no_frames_and_odd_names(self, tmp_path, suffix):
+        names = ('a "b", c', "größe", "x\ny")
+        path = tmp_path / f"none{suffix}"
+        Coefficients(np.empty((0, 3)), names).save(path)
+        assert Coefficients.load(path).names == names
+        assert len(Coefficients.load(path)) == 0
+
+    def test_a_failed_save_leaves_the_old_file(self, curves, tmp_path, suffix, monkeypatch):
+        path = tmp_path / f"line{suffix}"
+        curves.save(path)
+        before = path.read_bytes()
+
+        def full_disk(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "savez", lambda path, **_: (path.write_bytes(b"half"), full_disk()))
+        monkeypatch.setattr("csv.writer", lambda file: (file.write("half"), full_disk()))
+        with pytest.raises(EDTalkError, match=f"line{suffix} could not be written: No space left") as caught:
+            curves[:2].save(path)
+        assert caught.value.kind == "disk"
+        assert path.read_bytes() == before
+        assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+    def test_a_file_in_place_of_the_folder(self, curves, tmp_path, suffix):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(EDTalkError, match="could not be written"):
+            curves.save(tmp_path / "file" / f"line{suffix}")
+
+    def test_missing_empty_and_garbage(self, tmp_path, suffix):
+        path = tmp_path / f"bad{suffix}"
+        with pytest.raises(EDTalkError, match=f"bad{suffix} does not exist"):
+            Coefficients.load(path)
+        for content in (b"", b"\x00\xff\xfe garbage", bytes(range(256)) * 700, b"PK\x03\x04 half a zip", b"<html>"):
+            path.write_bytes(content)
+            with pytest.raises(EDTalkError, match=f"bad{suffix} is not a coefficient file"):
+                Coefficients.load(path)
+
+    def test_a_folder(self, tmp_path, suffix):
+        (tmp_path / f"folder{suffix}").mkdir()
+        with pytest.raises(EDTalkError, match=f"folder{suffix} is not a coefficient file"):
+            Coefficients.load(tmp_path / f"folder{suffix}")
+
+
+def test_other_suffixes_are_not_written(curves, tmp_path):
+    with pytest.raises(EDTalkError, match=r"suffix '\.txt'"):
+        curves.save(tmp_path / "line.txt")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "time,a,b\n0,1,2\n",  # another table's header
+        "fps=fast,a,b\n0,1,2\n",
+        "frame,a,b\n0,1,2\n1,3\n",  # ragged
+        "frame,a,b\n0,1,two\n",
+        "\n",
+    ],
+)
+def test_csv_that_is_something_else(tmp_path, text):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(EDTalkError, match=r"bad\.csv is not a coefficient file"):
+        Coefficients.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("frame,a,b\n0,1,nan\n", "finite"),
+        ("frame,a,b\n0,1\n1,2\n", r"for 2 names, found \(2, 1\)"),
+        ("frame,a,b\n0,1,2,3,4\n", r"for 2 names, found \(1, 4\)"),
+        ("frame,a,a\n0,1,2\n", "twice"),
+        ("fps=-25,a,b\n0,1,2\n", "frame rate"),
+    ],
+)
+def test_csv_whose_numbers_make_no_sense(tmp_path, text, complaint):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(EDTalkError, match=rf"bad\.csv cannot be used.*{complaint}"):
+        Coefficients.load(path)
+
+
+def test_csv_from_a_spreadsheet(tmp_path):
+    path = tmp_path / "edited.csv"
+    path.write_bytes("\ufefffps=25,a,b\r\n0,1,2.5\r\n1,3,-4e-1\r\n\r\n".encode())
+    table = Coefficients.load(path)
+    assert (table.names, table.fps) == (("a", "b"), 25.0)
+    assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
+
+
+def test_npz_that_is_something_else(tmp_path):
+    path = tmp_path / "bad.npz"
+    values = np.zeros((2, 1))
+    for content in (
+        {"values": values},
+        {"values": values, "names": ["a"], "fps": 25.0},  # a rate is kept as a list of none or one
+        {"values": np.array([["x"], ["y"]]), "names": ["a"], "fps": []},
+        {"values": np.array([[print]], object), "names": ["a"], "fps": []},  # would need a pickle
+    ):
+        np.savez(path, **content)
+        with pytest.raises(EDTalkError, match=r"bad\.npz is not a coefficient file"):
+            Coefficients.load(path)
+    np.save(tmp_path / "array.npy", values)
+    (tmp_path / "array.npy").replace(path)
+    with pytest.raises(EDTalkError, match=r"bad\.npz is not a coefficient file"):
+        Coefficients.load(path)
+    np.savez(path, values=values * np.nan, names=["a"], fps=[])
+    with pytest.raises(EDTalkError, match=r"bad\.npz cannot be used.*finite"):
+        Coefficients.load(path)
