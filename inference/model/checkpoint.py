@@ -1,0 +1,230 @@
+"""EDTalk's published checkpoints: read without running anything they hold, and checked against our networks.
+
+A checkpoint comes from the network and is a pickle, so it is read with torch's restricted unpickler, to which only
+`argparse.Namespace` (the trainers' options) is added. Whatever is wrong with a file ends as one EDTalkError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..bank import is_bank
+from ..errors import EDTalkError
+from .audio2lip import Audio2Lip, Audio2LipConfig
+from .config import GeneratorConfig
+from .generator import Generator
+
+GENERATOR = "gen"
+AUDIO = "audio2lip"
+_PUBLISHED = {GENERATOR: "a generator (EDTalk.pt or EDTalk_lip_pose.pt)", AUDIO: "the audio network (Audio2Lip.pt)"}
+_TELL_TALE = {GENERATOR: "direction_lipnonlip.weight", AUDIO: "audio_encoder.0.conv_block.0.weight"}
+_DOWNLOAD = "Download the checkpoint again and compare its size with the publisher's."
+
+# Tensors that upstream saves but that no way of rendering reads. Everything else must be known to our networks.
+_DEAD = re.compile(
+    r"dec\.(conv1|convs\.\d+)\.noise\.weight"
+    r"|dec\.to_rgb1\.(bias|conv\.0\.weight|conv\.1\.bias)"
+    r"|dec\.to_(rgbs|flows)\.0\.upsample\.kernel"
+    r"|dec\.fineadainresblock\.\d+\.(conv1|norm1\.(mlp_shared\.0|mlp_gamma|mlp_beta))\.(weight|bias)"
+    r"|audio_encoder\.\d+\.conv_block\.1\.num_batches_tracked"
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One network's state dict as published. kind: GENERATOR or AUDIO."""
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What our network of this configuration needs, float32, and the names of the tensors nothing reads."""
+
+    config: GeneratorConfig | Audio2LipConfig
+    live: Mapping[str, Tensor]
+    dead: tuple[str, ...]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The network in a `.pt` file as upstream publishes it, or in a `.safetensors` file of the same names.
+
+    Raises EDTalkError (kind "bank") when it is anything else.
+    """
+    _refuse_what_is_no_download(path)
+    if path.suffix == ".safetensors":
+        found = _read_safetensors(path)
+        entries = {kind: found for kind, name in _TELL_TALE.items() if name in found}
+    else:
+        found = _read_pickle(path)
+        entries = {kind: found[kind] for kind in _PUBLISHED if kind in found} if isinstance(found, Mapping) else {}
+    if len(entries) != 1:
+        names = _some(found) if isinstance(found, Mapping) else type(found).__name__
+        raise _unfit(path, f"expected {_PUBLISHED[GENERATOR]} or {_PUBLISHED[AUDIO]}, found {names or 'nothing'}.")
+    ((kind, state),) = entries.items()
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise _unfit(path, f"expected its entry '{kind}' to hold named tensors, found something else.")
+    return Checkpoint(path, kind, state)
+
+
+def generator_of(checkpoint: Checkpoint) -> Network:
+    """The generator in a checkpoint, of whatever size; EDTalkError unless it holds exactly what one needs."""
+    _expect_kind(checkpoint, GENERATOR)
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    try:
+        config = GeneratorConfig.from_shapes(shapes)
+        network = _without_memory(Generator, config)
+    except (KeyError, IndexError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise _no_sizes(checkpoint, error) from error
+    banks = ", ".join(f"{name} {count}" for name, count in config.banks)
+    return _match(checkpoint, config, network, f"a {config.size} px generator with the banks {banks}")
+
+
+def audio_network_of(checkpoint: Checkpoint) -> Network:
+    """The audio network in a checkpoint, of whatever width; EDTalkError unless it holds exactly what one needs."""
+    _expect_kind(checkpoint, AUDIO)
+    try:
+        config = Audio2LipConfig.of(checkpoint.tensors)
+        network = _without_memory(Audio2Lip, config)
+    except (KeyError, IndexError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise _no_sizes(checkpoint, error) from error
+    return _match(checkpoint, config, network, f"an audio network with {config.lip_dim} mouth coefficients")
+
+
+def network_of(checkpoint: Checkpoint) -> Network:
+    return generator_of(checkpoint) if checkpoint.kind == GENERATOR else audio_network_of(checkpoint)
+
+
+def _without_memory(network: type[nn.Module], config: Any) -> nn.Module:
+    """The network with its names and shapes but no weights, so that a lying file cannot make us allocate."""
+    with torch.device("meta"):
+        return network(config)
+
+
+def _match(checkpoint: Checkpoint, config: Any, network: nn.Module, what: str) -> Network:
+    tensors = checkpoint.tensors
+    dead = tuple(name for name in tensors if _DEAD.fullmatch(name))
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not _DEAD.fullmatch(name)}
+    missing = [name for name in expected if name not in tensors]
+    surplus = [name for name in tensors if name not in expected and name not in dead]
+    faults = [f"{verb} {_some(names)}" for verb, names in (("lacks", missing), ("also has", surplus)) if names]
+    if faults:
+        raise _unfit(checkpoint.path, f"expected {what}, but it {' and '.join(faults)}.")
+    live = {}
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise _unfit(
+                checkpoint.path, f"expected {what}, whose {name} has shape {shape}, found {tuple(tensor.shape)}."
+            )
+        if not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise _unfit(
+                checkpoint.path,
+                f"expected {name} to hold plain floating-point numbers, found {tensor.dtype}, {tensor.layout}.",
+            )
+        if not torch.isfinite(tensor).all():
+            raise _unfit(checkpoint.path, f"expected finite weights, found NaN or infinity in {name}.")
+        live[name] = tensor.detach().float()
+    return Network(config, live, dead)
+
+
+def _refuse_what_is_no_download(path: Path) -> None:
+    """Name the three ways in which downloads go wrong, which the readers would report in riddles."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError as error:
+        raise EDTalkError(f"{path} does not exist.", "Choose a checkpoint file.", "bank") from error
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="bank") from error
+    if not head:
+        raise _unfit(path, "expected a checkpoint, found an empty file.")
+    # No checkpoint is text throughout: zip and pickle start with control bytes, safetensors with a binary length.
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(character >= " " or character in "\t\r\n" for character in text):
+        line = " ".join(text.split())[:40]
+        raise _unfit(
+            path,
+            f"expected a checkpoint, found a text file that begins '{line}', as when an error page "
+            "was saved in the checkpoint's place.",
+        )
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise _unfit(
+            path,
+            "the file is cut off: expected a zip archive with its end, found only the first "
+            f"{path.stat().st_size} bytes.",
+        )
+
+
+def _read_pickle(path: Path) -> Any:
+    damaged = _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
+    try:
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch ignores the checksums
+            raise damaged
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except EDTalkError:
+        raise
+    except Exception as error:  # a damaged archive makes torch raise anything
+        forbidden = re.search(r"unsupported GLOBAL (\S+)|Unsupported global: GLOBAL (\S+)", str(error))
+        if forbidden:
+            raise EDTalkError(
+                f"{path} is not safe and was not run: expected tensors only, found a pickle that asks for "
+                f"'{forbidden[1] or forbidden[2]}'.",
+                "Use only checkpoints from EDTalk's own publication.",
+                "bank",
+            ) from error
+        raise damaged from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if is_bank(path):
+        raise EDTalkError(f"{path} is a bank already: expected a checkpoint.", "Use the bank as it is.", "bank")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, OSError) as error:
+        raise _unfit(path, "expected a whole safetensors file, found a damaged or foreign one.") from error
+
+
+def _expect_kind(checkpoint: Checkpoint, kind: str) -> None:
+    if checkpoint.kind != kind:
+        raise EDTalkError(
+            f"{checkpoint.path} is the wrong checkpoint: expected {_PUBLISHED[kind]}, found "
+            f"{_PUBLISHED[checkpoint.kind]}.",
+            "Give the generator as --generator and the audio network as --audio2lip.",
+            "bank",
+        )
+
+
+def _no_sizes(checkpoint: Checkpoint, error: Exception) -> EDTalkError:
+    lack = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else f"its sizes make no sense ({error})"
+    return _unfit(checkpoint.path, f"expected {_PUBLISHED[checkpoint.kind]}, but {lack}.")
+
+
+def _unfit(path: Path, fault: str) -> EDTalkError:
+    return EDTalkError(f"{path} cannot be used: {fault}", _DOWNLOAD, "bank")
+
+
+def _some(names: Iterable[Any], most: int = 3) -> str:
+    names = [str(name) for name in names]
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
