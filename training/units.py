@@ -1,0 +1,92 @@
+"""What the starter bank's 36 coefficients mean, shared by the head renderer, the trainers and the bank's metadata.
+
+A face unit is 0 (off) to 1 (fully on) and has its ARKit name; left and right move together where ARKit has two.
+A pose coefficient is 1 at the amount its `unit` states. All rest at 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One coefficient: its name, the ARKit face units it drives, its soft range and what 1.0 amounts to."""
+
+    name: str
+    arkit: tuple[str, ...] = ()
+    soft_min: float = 0.0
+    soft_max: float = 1.0
+    unit: str = ""
+
+
+def _single(name: str) -> Unit:
+    return Unit(name, (name,))
+
+
+def _paired(name: str) -> Unit:
+    return Unit(name, (f"{name}Left", f"{name}Right"))
+
+
+LIP = (
+    _single("jawOpen"),
+    _single("mouthClose"),
+    _single("mouthFunnel"),
+    _single("mouthPucker"),
+    _single("mouthLeft"),
+    _single("mouthRight"),
+    _single("mouthRollLower"),
+    _single("mouthRollUpper"),
+    _single("mouthShrugLower"),
+    _single("mouthShrugUpper"),
+    _paired("mouthLowerDown"),
+    _paired("mouthUpperUp"),
+    _paired("mouthStretch"),
+    _paired("mouthPress"),
+    _paired("mouthDimple"),
+    _single("jawForward"),
+    _single("jawLeft"),
+    _single("jawRight"),
+    _single("cheekPuff"),
+    _single("tongueOut"),
+)
+POSE = (
+    Unit("headYaw", (), -1.0, 1.0, "30 degrees, positive towards picture right"),
+    Unit("headPitch", (), -1.0, 1.0, "20 degrees, positive looks down"),
+    Unit("headRoll", (), -1.0, 1.0, "20 degrees, positive clockwise in the picture"),
+    Unit("headShiftX", (), -1.0, 1.0, "8 % of the picture's width, positive right"),
+    Unit("headShiftY", (), -1.0, 1.0, "8 % of the picture's height, positive down"),
+    Unit("headScale", (), -1.0, 1.0, "12 % larger"),
+)
+EXPRESSION = (
+    _paired("browDown"),
+    _single("browInnerUp"),
+    _paired("browOuterUp"),
+    _paired("eyeBlink"),
+    _paired("eyeWide"),
+    _paired("eyeSquint"),
+    _paired("cheekSquint"),
+    _paired("mouthSmile"),
+    _paired("mouthFrown"),
+    _paired("noseSneer"),
+)
+UNITS = LIP + POSE + EXPRESSION
+NAMES = tuple(unit.name for unit in UNITS)
+BANKS = (("lip", len(LIP)), ("pose", len(POSE)), ("exp", len(EXPRESSION)))
+
+# One expression vector each, by unit name; what is not named is 0.
+EMOTIONS: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "angry": {"browDown": 1.0, "eyeWide": 0.3, "noseSneer": 0.6, "mouthFrown": 0.5},
+    "contempt": {"browDown": 0.25, "eyeSquint": 0.6, "noseSneer": 0.35, "mouthSmile": 0.3, "mouthFrown": 0.35},
+    "disgusted": {"browDown": 0.6, "eyeSquint": 0.7, "cheekSquint": 0.5, "noseSneer": 1.0, "mouthFrown": 0.7},
+    "fear": {"browInnerUp": 1.0, "browOuterUp": 0.4, "eyeWide": 1.0, "mouthFrown": 0.4},
+    "happy": {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.3, "browOuterUp": 0.1},
+    "sad": {"browInnerUp": 0.9, "browDown": 0.2, "eyeBlink": 0.25, "mouthFrown": 1.0},
+    "surprised": {"browInnerUp": 0.8, "browOuterUp": 1.0, "eyeWide": 0.9},
+}
+
+
+def emotion_vector(name: str) -> list[float]:
+    """The preset as 10 expression coefficients in bank order."""
+    return [EMOTIONS[name].get(unit.name, 0.0) for unit in EXPRESSION]
