@@ -1,0 +1,569 @@
+"""Find a face, cut it out as the network wants it, and put it back without a seam (design, section 6).
+
+Points are (x, y) in pixels with pixel centres at whole numbers, as in OpenCV.  A face picture ("crop") is square;
+the place of the eyes in it is upstream's (architecture notes, section 11).  "Right" is the person's right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+
+from .errors import EDTalkError
+
+TEMPLATE = 256  # pixels: the square in which upstream's template is given
+EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # centres of the right and left eye in it
+SMALLEST = 40  # pixels: a narrower face has fewer than ten between the eyes, and the network would invent it
+_MANUAL = "Give --crop x,y,size or a clearer picture."
+
+# ---------------------------------------------------------------------------------------------- finding a face
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in a picture.
+
+    box: x, y, width, height of the square from brow to chin, before it is turned by `angle` about its centre.
+    landmarks: (k, 2), the centres of the right and the left eye first, or None where the eyes were not found.
+    score: higher is surer; only comparable between faces of one picture.  angle: clockwise roll in degrees.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: np.ndarray | None = None
+    score: float = 0.0
+    angle: float = 0.0
+
+    @property
+    def centre(self) -> np.ndarray:
+        x, y, width, height = self.box
+        return np.array([x + (width - 1) / 2, y + (height - 1) / 2])
+
+
+def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
+    """All faces of a uint8 (H, W, 3) picture, from left to right; turned heads are looked for if none is upright.
+
+    MediaPipe's face mesh is used where it is installed, OpenCV's Haar cascades otherwise.
+    Raises EDTalkError(kind="face") where neither is there.
+    """
+    faces = _mesh_faces(rgb) if _face_mesh() else []
+    if not faces and not (_face_mesh() and _cascade_folder() is None):
+        faces = _haar_faces(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), upright_only)
+    return sorted(faces, key=lambda face: face.centre[0])
+
+
+def find_face(rgb: np.ndarray, *, which: int | None = None, label: str = "the picture") -> Face:
+    """The one face of a picture, or number `which` from the left (1 is the first).
+
+    Raises EDTalkError(kind="face") when there is none, more than one and no choice, or only a tiny one.
+    """
+    return choose_face(detect_faces(rgb), which=which, label=label)
+
+
+def choose_face(faces: Sequence[Face], *, which: int | None = None, label: str = "the picture") -> Face:
+    """What `find_face` does with the faces found; faces too small to use do not count beside larger ones."""
+    if not faces:
+        raise EDTalkError(f"No face was found in {label}.", _MANUAL, "face")
+    usable = [face for face in faces if face.box[2] >= SMALLEST]
+    if not usable:
+        widest = max(face.box[2] for face in faces)
+        message = f"The face in {label} is only {widest:.0f} pixels wide; at least {SMALLEST} are needed."
+        raise EDTalkError(message, "Use a larger picture.", "face")
+    if which is not None and not 1 <= which <= len(usable):
+        message = f"There is no face {which} in {label}: {len(usable)} found."
+        raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}.", "face")
+    if which is None and len(usable) > 1:
+        places = ", ".join(f"({face.centre[0]:.0f}, {face.centre[1]:.0f})" for face in usable)
+        message = f"{len(usable)} faces were found in {label}, at {places}."
+        raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
+    return usable[(which or 1) - 1]
+
+
+@lru_cache(maxsize=1)
+def _face_mesh():
+    """MediaPipe's face mesh, or None: it is optional, and releases from 1.0 on come without the model."""
+    try:
+        from mediapipe import solutions
+    except ImportError:
+        return None
+    return solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=8, refine_landmarks=True)
+
+
+def _mesh_faces(rgb: np.ndarray) -> list[Face]:
+    found = _face_mesh().process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+    size = np.array([rgb.shape[1], rgb.shape[0]])
+    faces = []
+    for mesh in found:
+        points = np.array([(point.x, point.y) for point in mesh.landmark]) * size - 0.5
+        right, left = points[[33, 160, 158, 133, 153, 144]].mean(0), points[[362, 385, 387, 263, 373, 380]].mean(0)
+        faces.append(_face_from_eyes(np.stack([right, left, points[1], points[61], points[291]])))
+    return faces
+
+
+def _haar_faces(grey: np.ndarray, upright_only: bool) -> list[Face]:
+    """Faces of a grey picture; the first way of looking that finds something ends the search."""
+    for longest, margin in ((480, 0.0), (1200, 0.0), (480, 0.25)):  # the last one for a face that fills the picture
+        if longest == 480 or max(grey.shape) > 480:
+            faces = _look(grey, 0.0, longest, margin)
+            if faces:
+                return _distinct(faces)
+    if upright_only:
+        return []
+    turned = [face for angle in range(30, 331, 30) for face in _look(grey, angle, 480, 0.1)]
+    return _distinct([face for face in turned if face.landmarks is not None])  # the eyes tell which way is up
+
+
+def _look(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[Face]:
+    """Faces whose roll is about `angle` degrees, in a copy scaled to `longest` pixels and turned upright."""
+    height, width = grey.shape
+    scale = min(1.0, longest / max(grey.shape))
+    cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
+    columns = round((abs(cos) * width + abs(sin) * height) * (1 + 2 * margin))
+    rows = round((abs(sin) * width + abs(cos) * height) * (1 + 2 * margin))
+    turn = np.array([[cos, sin], [-sin, cos]])  # picture -> upright copy
+    shift = np.array([columns - 1, rows - 1]) / 2 - turn @ (np.array([width - 1, height - 1]) / 2)
+    upright = _sample(grey, _invert(np.column_stack([turn, shift])), (columns, rows), 1 / scale)
+
+    boxes, neighbours = _cascade("frontalface_alt2").detectMultiScale2(cv2.equalizeHist(upright), 1.1, 3, 0, (24, 24))
+    faces = []
+    for (x, y, side, _), votes in zip(boxes, np.ravel(neighbours), strict=True):
+        centre = np.linalg.solve(turn, np.array([x, y]) + (side - 1) / 2 - shift)
+        left, top = centre - (side / scale - 1) / 2
+        face = Face((float(left), float(top), side / scale, side / scale), None, float(votes), angle)
+        face = replace(face, landmarks=_eyes(grey, face))
+        # Without eyes only what many windows agree on: a few see faces in foliage and on printed pages.
+        if face.landmarks is not None or votes >= 12:
+            faces.append(face)
+    return faces
+
+
+def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
+    """(2, 2) centres of the right and left eye inside a Haar box, or None unless both are plausible."""
+    square = _square(face, 160)  # the eyes are then about 63 px apart
+    patch = crop_face(grey, square)
+    eyes = []
+    for x0, x1, outward in ((0, 92, -1), (68, 160, 1)):  # right eye on the picture's left
+        region = patch[24:100, x0:x1]
+        for name in ("eye_tree_eyeglasses", "eye"):
+            boxes, votes = _cascade(name).detectMultiScale2(region, 1.05, 3, 0, (22, 22), (72, 72))
+            if len(boxes):
+                x, y, side, _ = boxes[int(np.argmax(votes))]
+                # The boxes lie outward of the lids' middle by 2 % of the eye distance and above it by 3 %,
+                # measured on 23 pictures against 68-point landmarks.
+                eyes.append((x0 + x + (side - 1) / 2 - 1.2 * outward, 24 + y + (side - 1) / 2 + 1.7))
+                break
+    if len(eyes) < 2:
+        return None
+    across, down = np.subtract(eyes[1], eyes[0])
+    if not 40 <= across <= 88 or abs(down) > 0.5 * across:
+        return None
+    return _apply(square.to_picture, np.array(eyes))
+
+
+def _distinct(faces: list[Face]) -> list[Face]:
+    """The surest of the faces that lie over each other, without what is far less sure than the best of all."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        far = all(np.linalg.norm(face.centre - other.centre) > 0.5 * max(face.box[2], other.box[2]) for other in kept)
+        if far and face.score >= 0.15 * max(other.score for other in faces):
+            kept.append(face)
+    return kept
+
+
+def _cascade_folder() -> Path | None:
+    folder = Path(getattr(getattr(cv2, "data", None), "haarcascades", ""))
+    usable = hasattr(cv2, "CascadeClassifier") and (folder / "haarcascade_eye.xml").exists()
+    return folder if usable else None
+
+
+@lru_cache
+def _cascade(name: str) -> cv2.CascadeClassifier:
+    folder = _cascade_folder()
+    if folder is None:
+        message = f"Faces cannot be looked for: OpenCV {cv2.__version__} comes without its face detector."
+        raise EDTalkError(message, "Install opencv-python 4 in the worker, or give --crop x,y,size.", "face")
+    return cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
+
+
+# The place of the eyes in a Haar box, as fractions of its side (medians of the same 23 pictures).
+_EYES_IN_BOX = SimpleNamespace(x=0.5, y=0.403, distance=0.392)
+
+
+def _square(face: Face, size: int) -> Crop:
+    """The face's own box as a crop."""
+    scale = face.box[2] / size
+    return Crop(size, _pose_matrix(*face.centre, math.log(scale), math.radians(face.angle), size))
+
+
+def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:
+    """A face with the box that Haar would give, from landmarks that begin with the eyes."""
+    across = points[1] - points[0]
+    side = float(np.hypot(*across)) / _EYES_IN_BOX.distance
+    angle = math.atan2(across[1], across[0])
+    centre = points[:2].mean(0) + (0.5 - _EYES_IN_BOX.y) * side * np.array([-math.sin(angle), math.cos(angle)])
+    left, top = centre - (side - 1) / 2
+    return Face((float(left), float(top), side, side), points, score, math.degrees(angle))
+
+
+# ------------------------------------------------------------------------------------------------ the crop
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A square of `size` pixels and its place in the picture.
+
+    to_picture: (2, 3) float64, crop pixel -> picture pixel.  to_crop: its inverse.
+    """
+
+    size: int
+    to_picture: np.ndarray
+
+    @cached_property
+    def to_crop(self) -> np.ndarray:
+        return _invert(self.to_picture)
+
+    @property
+    def scale(self) -> float:
+        """Picture pixels per crop pixel."""
+        return math.sqrt(abs(np.linalg.det(self.to_picture[:, :2])))
+
+    def at_size(self, size: int) -> Crop:
+        """The same region of the picture with another number of pixels."""
+        step = self.size / size
+        finer = np.array([[step, 0, step / 2 - 0.5], [0, step, step / 2 - 0.5], [0, 0, 1]])
+        return Crop(size, self.to_picture @ finer)
+
+
+def similarity(template: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """(2, 3) rotation, uniform scale and shift that best takes `template` (k, 2) to `image` (k, 2), never mirrored.
+
+    Least squares (Umeyama).  In the plane a rotation with scale is one complex number, hence the closed form.
+    Raises EDTalkError(kind="face") for fewer than two different points.
+    """
+    source = np.asarray(template, np.float64) @ (1, 1j)
+    target = np.asarray(image, np.float64) @ (1, 1j)
+    spread = source - source.mean()
+    power = (abs(spread) ** 2).sum()
+    if len(source) != len(target) or not power > 1e-12:
+        raise EDTalkError("A face is placed by at least two different points.", kind="face")
+    turn = (spread.conj() * (target - target.mean())).sum() / power
+    shift = target.mean() - turn * source.mean()
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def crop_from_landmarks(points: np.ndarray, template: np.ndarray, size: int = TEMPLATE) -> Crop:
+    """The crop that brings `points` (k, 2) of the picture to `template` (k, 2), given for a 256 px square."""
+    return Crop(TEMPLATE, similarity(template, points)).at_size(size)
+
+
+def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
+    """The crop with the eyes where upstream has them; without eyes they are assumed where a Haar box has them."""
+    if face.landmarks is not None:
+        return crop_from_landmarks(face.landmarks[:2], EYES, size)
+    half = _EYES_IN_BOX.distance / 2
+    eyes = [(_EYES_IN_BOX.x - half, _EYES_IN_BOX.y), (_EYES_IN_BOX.x + half, _EYES_IN_BOX.y)]
+    unit = 1000  # of the box, so that fractions need no rounding rule of their own
+    return crop_from_landmarks(_apply(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5), EYES, size)
+
+
+def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE) -> Crop:
+    """The upright square of the picture that begins at (x, y): what `--crop x,y,size` gives."""
+    if not side > 0:
+        raise EDTalkError(f"A crop needs a size above 0 pixels, found {side:g}.", kind="face")
+    return Crop(size, _region(x, y, side, side, size))
+
+
+def whole(rgb: np.ndarray, size: int = TEMPLATE) -> Crop:
+    """The picture as it is, for one that is already a face crop; a picture that is not square gets squeezed."""
+    return Crop(size, _region(0, 0, rgb.shape[1], rgb.shape[0], size))
+
+
+def crop_face(rgb: np.ndarray, crop: Crop, *, upstream: bool = False) -> np.ndarray:
+    """uint8 (H, W[, 3]) -> uint8 (size, size[, 3]): bilinear, averaged over the pixels that it shrinks.
+
+    Beyond the picture its edge pixels continue: a black corner, as upstream has, is an edge that the network would
+    move along with the head.  `upstream=True` gives upstream's crop: black outside, no averaging.
+    """
+    if upstream:
+        return _upstream_warp(rgb, crop)
+    return _sample(rgb, crop.to_picture, (crop.size, crop.size), crop.scale)
+
+
+def upstream_video_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
+    """Upstream's fixed crop of a clip (`crop_video`) from the union of its face boxes, in a frame height x width.
+
+    Returns whole numbers (width, height, left, top); clamped to the frame, therefore not always square.
+    """
+    dw, dh = _enlarge(right - left, bottom - top, 0.1)
+    left, right = max(0, int(left - dw)), min(width, int(right + dw))
+    top, bottom = max(0, int(top - dh)), min(height, int(bottom + dh))
+    return right - left, bottom - top, left, top
+
+
+def upstream_image_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
+    """Upstream's crop of a still (`crop_image`) from a box already moved up by a tenth and clamped to the picture.
+
+    Returns whole numbers (left, top, right, bottom).  Only overflow at the left and top shrinks the box: upstream
+    compares the box before it grew with the other two edges, so the result may reach beyond them.
+    """
+    dw, dh = _enlarge(right - left, bottom - top, 0.8)
+    shrink = max(0, dw - left, dh - top, right - width, bottom - height)
+    edges = left - dw + shrink, top - dh + shrink, right + dw - shrink, bottom + dh - shrink
+    return tuple(int(edge) for edge in edges)
+
+
+def _enlarge(width: float, height: float, increase: float) -> tuple[float, float]:
+    """Pixels to add at either side and at top and bottom for a square about `increase` larger all round."""
+    dw = max(increase, ((1 + 2 * increase) * height - width) / (2 * width)) * width
+    dh = max(increase, ((1 + 2 * increase) * width - height) / (2 * height)) * height
+    return dw, dh
+
+
+def _region(x: float, y: float, width: float, height: float, size: int) -> np.ndarray:
+    """The axis-aligned rectangle that begins at the outer corner of pixel (x, y), as a crop's `to_picture`."""
+    sx, sy = width / size, height / size
+    return np.array([[sx, 0, x + sx / 2 - 0.5], [0, sy, y + sy / 2 - 0.5]])
+
+
+def _pose_matrix(cx: float, cy: float, log_scale: float, angle: float, size: int) -> np.ndarray:
+    """`to_picture` of the square with its centre at (cx, cy), turned clockwise by `angle` radians."""
+    turn = np.exp(complex(log_scale, angle))
+    shift = complex(cx, cy) - turn * complex(1, 1) * (size - 1) / 2
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def _invert(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))[:2]
+
+
+def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(2, 3) matrix on points (k, 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _sample(picture: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    """The picture seen through `to_picture` as (width, height) pixels of `scale` picture pixels each."""
+    fine = max(1, round(scale))  # bilinear looks at four pixels only: take more samples and average them
+    width, height = size
+    step = np.array([[1 / fine, 0, 0.5 / fine - 0.5], [0, 1 / fine, 0.5 / fine - 0.5], [0, 0, 1]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    samples = cv2.warpAffine(
+        picture, to_picture @ step, (width * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return samples if fine == 1 else cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
+
+
+def _upstream_warp(rgb: np.ndarray, crop: Crop) -> np.ndarray:
+    """Bilinear, black outside, truncated.  In numpy: OpenCV 4 rounds positions to 1/32 px, up to 4 levels off."""
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((1, 2), (1, 2), (0, 0))).astype(np.float64)
+    down, across = np.mgrid[: crop.size, : crop.size]
+    points = _apply(crop.to_picture, np.stack([across, down], axis=-1)) + 1
+    points = np.clip(points, 0, (width + 1, height + 1))
+    x, y = points[..., 0].astype(int), points[..., 1].astype(int)
+    fx, fy = np.moveaxis(points - np.stack([x, y], axis=-1), -1, 0)[..., None]
+    upper = padded[y, x] * (1 - fx) + padded[y, x + 1] * fx
+    lower = padded[y + 1, x] * (1 - fx) + padded[y + 1, x + 1] * fx
+    return (upper * (1 - fy) + lower * fy).astype(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------ paste back
+
+
+class PasteBack:
+    """Lays rendered faces over the picture that the crop was cut from; made once per source (and crop).
+
+    rect: (left, top, right, bottom), the part of the picture that changes.
+    mask: float32 of that part, 1 inside, falling smoothly to exactly 0 at the crop's edge; a rounded square.
+    """
+
+    def __init__(self, picture_shape: Sequence[int], crop: Crop, *, feather: float = 0.25) -> None:
+        """feather: width of the falling part as a fraction of half the crop, above 0 and at most 1."""
+        if not 0 < feather <= 1:
+            raise EDTalkError(f"The feather of a paste is above 0 and at most 1, found {feather:g}.")
+        height, width = picture_shape[:2]
+        edge = crop.size - 1
+        corners = _apply(crop.to_picture, np.array([(0, 0), (edge, 0), (0, edge), (edge, edge)], float))
+        left, top = np.clip(np.floor(corners.min(0)), 0, (width, height)).astype(int).tolist()
+        right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, (width, height)).astype(int).tolist()
+        self.shape, self.size = (height, width), crop.size
+        self.rect = left, top, max(left, right), max(top, bottom)
+
+        # A face larger than its place is averaged down before it is placed, as in `_sample`.
+        self._reduced = crop.at_size(max(1, round(crop.size / max(1, round(1 / crop.scale)))))
+        self._to_rect = self._reduced.to_picture - [[0, 0, left], [0, 0, top]]
+        x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
+        (a, b, c), (d, e, f) = (crop.to_crop * 2 / edge - [[0, 0, 1], [0, 0, 1]]).astype(np.float32)  # edges at +-1
+        u, v = a * x + b * y + c, d * x + e * y + f
+        inside = 0.9999 - np.sqrt(np.sqrt(u * u * u * u + v * v * v * v))  # |u|^4 + |v|^4 = 1 is a rounded square
+        ramp = np.clip(inside / feather, 0, 1)
+        self.mask = ramp * ramp * (3 - 2 * ramp)
+        self._rest = 1 - self.mask
+
+    def paste(self, background: np.ndarray, face: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """uint8 (H, W, 3) with the uint8 (size, size, 3) face laid over it; outside the mask nothing changes.
+
+        out: where to put the result; `out=background` changes only the rectangle, in place, and is the fastest.
+        """
+        if background.shape != (*self.shape, 3):
+            raise EDTalkError(f"This paste is for pictures of {(*self.shape, 3)}, found {background.shape}.")
+        if out is None:
+            out = background.copy()
+        elif out is not background:
+            np.copyto(out, background)
+        left, top, right, bottom = self.rect
+        if self.mask.size:
+            part = out[top:bottom, left:right]
+            part[:] = cv2.blendLinear(self._place(face), np.ascontiguousarray(part), self.mask, self._rest)
+        return out
+
+    def layer(self, face: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 4): the face alone, straight alpha, transparent around it; for compositing over the plate."""
+        left, top, right, bottom = self.rect
+        layer = np.zeros((*self.shape, 4), np.uint8)
+        if self.mask.size:
+            layer[top:bottom, left:right, :3] = self._place(face)
+            layer[top:bottom, left:right, 3] = np.rint(self.mask * 255)
+        return layer
+
+    def _place(self, face: np.ndarray) -> np.ndarray:
+        """The face warped into the rectangle."""
+        if face.shape != (self.size, self.size, 3):
+            raise EDTalkError(f"This paste is for faces of {(self.size, self.size, 3)}, found {face.shape}.")
+        if self._reduced.size != self.size:
+            face = cv2.resize(face, (self._reduced.size, self._reduced.size), interpolation=cv2.INTER_AREA)
+        left, top, right, bottom = self.rect
+        # Cubic keeps a magnified face crisper; the repeated border is only ever seen where the mask is 0.
+        flags = cv2.INTER_CUBIC if self._reduced.scale > 1 else cv2.INTER_LINEAR
+        return cv2.warpAffine(
+            face, self._to_rect, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+
+
+# ------------------------------------------------------------------------------------------------ a face over time
+
+
+class CropTracker:
+    """The crop of every frame of a clip, steady on a still head and without lag on a moving one.
+
+    Optical flow between neighbouring frames gives the motion (precise, but its small errors add up); a detection every
+    few frames says where the face is (no drift, but it jumps by a pixel or two).  The slow difference of the two
+    is smoothed over some seconds and added to the first.  Only six numbers a frame are kept.
+    Feed the frames to `add`, then take `crops`: looking both ways in time is what avoids the lag.
+    """
+
+    def __init__(
+        self,
+        size: int = TEMPLATE,
+        *,
+        every: int = 10,
+        which: int | None = None,
+        label: str = "the clip",
+        detect: Callable[[np.ndarray], list[Face]] | None = None,
+    ) -> None:
+        """every: frames between detections.  which: the face to follow, from the left in the first frame with any."""
+        self.size, self.every, self.which, self.label = size, every, which, label
+        self._detect = detect or (lambda rgb: detect_faces(rgb, upright_only=True))
+        self._path: list[np.ndarray] = []  # per frame: centre x, y, log scale, angle; by flow alone within a shot
+        self._anchors: list[tuple[int, np.ndarray]] = []  # frame, detection minus path
+        self._shots = [0]  # frames at which the path begins anew
+        self._before = np.zeros((0, 0, 3), np.uint8)
+
+    def add(self, rgb: np.ndarray) -> None:
+        """The next frame, uint8 (H, W, 3); the first one with several faces and no choice raises EDTalkError."""
+        frame = len(self._path)
+        moved = self._follow(rgb) if self._anchors else None
+        path = moved if moved is not None else self._path[-1] if self._path else np.zeros(4)
+        if moved is None or frame - self._anchors[-1][0] >= self.every:
+            found = self._measure(rgb, path)
+            if found is not None:
+                lost = moved is None or np.hypot(*(found - path)[:2]) > 0.3 * self.size * math.exp(path[2])
+                if lost:  # a cut, or the flow slipped off: begin anew instead of gliding over
+                    path = found
+                    if self._anchors:
+                        self._shots.append(frame)
+                self._anchors.append((frame, found - path))
+        self._path.append(path)
+        self._before = rgb
+
+    def crops(self) -> list[Crop]:
+        """One crop per frame added; raises EDTalkError(kind="face") if no frame showed a face."""
+        if not self._anchors:
+            raise EDTalkError(f"No face was found in any frame of {self.label}.", _MANUAL, "face")
+        first = self._anchors[0][0]  # the frames before it borrow its crop
+        poses = np.array([self._path[max(frame, first)] for frame in range(len(self._path))])
+        for start, stop in zip(self._shots, [*self._shots[1:], len(poses)], strict=True):
+            anchors = [anchor for anchor in self._anchors if start <= anchor[0] < stop]
+            poses[start:stop] = _smooth(poses[start:stop]) + _drift(anchors, np.arange(start, stop))
+        return [Crop(self.size, _pose_matrix(*pose, self.size)) for pose in poses]
+
+    def _measure(self, rgb: np.ndarray, near: np.ndarray) -> np.ndarray | None:
+        """The pose of the face detected nearest to the pose before, or None."""
+        faces = self._detect(rgb)
+        if not faces:
+            return None
+        if self._anchors:
+            face = min(faces, key=lambda face: np.hypot(*(_pose(crop_from_face(face, self.size)) - near)[:2]))
+        else:
+            face = choose_face(faces, which=self.which, label=self.label)
+        pose = _pose(crop_from_face(face, self.size))
+        pose[3] += 2 * math.pi * round((near[3] - pose[3]) / (2 * math.pi))
+        return pose
+
+    def _follow(self, rgb: np.ndarray) -> np.ndarray | None:
+        """The last pose moved on by the optical flow of the face, or None where too few points agree."""
+        crop = Crop(self.size, _pose_matrix(*self._path[-1], self.size)).at_size(TEMPLATE)
+        before, now = (cv2.cvtColor(crop_face(frame, crop), cv2.COLOR_RGB2GRAY) for frame in (self._before, rgb))
+        points = cv2.goodFeaturesToTrack(before, 150, 0.01, 5, mask=_face_area())
+        if points is None:
+            return None
+        ahead, good, _ = cv2.calcOpticalFlowPyrLK(before, now, points, None, winSize=(21, 21), maxLevel=3)
+        back, good_back, _ = cv2.calcOpticalFlowPyrLK(now, before, ahead, None, winSize=(21, 21), maxLevel=3)
+        sure = (good & good_back).ravel().astype(bool) & (np.linalg.norm(back - points, axis=2).ravel() < 0.5)
+        if sure.sum() < 10:
+            return None
+        # The mouth and the lids move on their own; RANSAC leaves them out.
+        step, agree = cv2.estimateAffinePartial2D(points[sure], ahead[sure], ransacReprojThreshold=1.0)
+        if step is None or agree.sum() < 8:
+            return None
+        moved = crop.to_picture @ np.vstack([step, (0, 0, 1)])
+        pose = _pose(Crop(TEMPLATE, moved).at_size(self.size))
+        pose[3] += 2 * math.pi * round((self._path[-1][3] - pose[3]) / (2 * math.pi))
+        return pose
+
+
+@lru_cache(maxsize=1)
+def _face_area() -> np.ndarray:
+    """Where skin is in a 256 px crop, hair and background left out: there the flow is the head's."""
+    return cv2.ellipse(np.zeros((TEMPLATE, TEMPLATE), np.uint8), (136, 145), (55, 70), 0, 0, 360, 255, -1)
+
+
+def _pose(crop: Crop) -> np.ndarray:
+    """(4,): centre x, y in the picture, log scale, angle in radians."""
+    x, y = _apply(crop.to_picture, np.full(2, (crop.size - 1) / 2))
+    (cos, _, _), (sin, _, _) = crop.to_picture
+    return np.array([x, y, math.log(math.hypot(cos, sin)), math.atan2(sin, cos)])
+
+
+def _smooth(path: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+    """(T, 4) Gaussian over `sigma` frames; the ends continue point-mirrored, so that a moving start does not lag."""
+    reach = math.ceil(3 * sigma)
+    if len(path) <= reach:
+        return path
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(path, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    return np.stack([np.convolve(column, kernel / kernel.sum(), "valid") for column in padded.T], axis=1)
+
+
+def _drift(anchors: list[tuple[int, np.ndarray]], frames: np.ndarray, sigma: float = 50.0) -> np.ndarray:
+    """(T, 4): the detections' differences, weighted by a Gaussian over `sigma` frames around every frame."""
+    times, offsets = np.array([time for time, _ in anchors]), np.array([offset for _, offset in anchors])
+    distance = (frames[:, None] - times) ** 2
+    weight = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2)  # the nearest counts 1: no 0 / 0
+    return weight @ offsets / weight.sum(1, keepdims=True)

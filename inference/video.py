@@ -1,0 +1,429 @@
+"""Clips in and out, through FFmpeg's libraries (PyAV), one frame at a time: memory does not grow with the length.
+
+Frames are uint8 (H, W, 3), RGB, sRGB values.  Unlike upstream (architecture notes, section 9) a clip is read at the
+frame rate asked for by presentation time, so that a 30 fps clip keeps its speed at 25 fps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import math
+import os
+import re
+import wave
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from .errors import EDTalkError
+from .picture import check_file, disk_error, load_picture, remove_partial, save_picture
+
+logger = logging.getLogger(__name__)
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
+CONTAINERS = (".mp4", ".mov", ".mkv")
+SOUND_RATE = 48000  # Hz in written clips: an AAC frame is then shorter than a picture up to 46 fps
+_EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
+_SLACK = Fraction(2, 1000)  # seconds: containers that round times to 1 ms must not lose or repeat a frame
+
+Sound = tuple[np.ndarray, int] | str | os.PathLike[str]  # (float32 (n,) or (n, channels) in [-1, 1], rate) or a file
+
+
+def parse_fps(value: float | str | Fraction) -> Fraction:
+    """Frames per second from a number, "25", "24000/1001" or "23.976"; film rates such as 23.976 become exact."""
+    try:
+        fps = Fraction(value)
+    except (ValueError, ZeroDivisionError, TypeError, OverflowError):
+        fps = Fraction(0)
+    if not 0 < fps <= 1000:
+        raise EDTalkError(f"A frame rate is a number such as 25, 23.976 or 24000/1001, found '{value}'.")
+    for whole in (24, 30, 48, 60, 120):
+        film = Fraction(whole * 1000, 1001)
+        if abs(fps - film) < 0.005:
+            return film
+    return fps.limit_denominator(1001)
+
+
+# ------------------------------------------------------------------------------------------------ clips in
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a clip's file says of it.
+
+    width, height: pixels, as shown (after rotation).  fps: average.  frames: estimated, None if unknown.
+    duration: seconds, None if unknown.  rotation: degrees counterclockwise that a player turns the stored picture.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: int | None
+    duration: float | None
+    rotation: int
+    has_audio: bool
+
+
+def probe(path: str | os.PathLike[str]) -> ClipInfo:
+    """Look at a clip without reading more than its first frame; raises EDTalkError(kind="media")."""
+    path = Path(path)
+    container, stream = _open_clip(path)
+    with contextlib.closing(_decode(container, stream, path)) as frames:
+        first = next(frames)
+        rotation = round(first.rotation / 90) * 90 % 360
+        width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
+        fps, duration = _rate(stream), _duration(container, stream)
+        count = stream.frames or (round(duration * fps) if duration else None)
+        sound = bool(container.streams.audio)
+        return ClipInfo(width, height, fps, count, float(duration) if duration else None, rotation, sound)
+
+
+def read_frames(path: str | os.PathLike[str], fps: float | str | Fraction | None = None) -> Iterator[np.ndarray]:
+    """The frames of a clip as shown: upright, 8-bit RGB, whatever is stored.
+
+    With `fps`, frame i is what is on screen at i / fps seconds, and there are round(duration * fps) of them, at least
+    one; without it, every stored frame.  A damaged or cut-off file yields what is good and logs a warning.
+    Raises EDTalkError(kind="media") when there is nothing to yield.
+    """
+    path = Path(path)
+    rate = None if fps is None else parse_fps(fps)
+    container, stream = _open_clip(path)
+    frames = _decode(container, stream, path)
+    return map(_to_rgb, frames) if rate is None else _resampled(frames, rate, 1 / _rate(stream))
+
+
+def open_driver(path: str | os.PathLike[str], fps: float | str | Fraction | None = None) -> Iterator[np.ndarray]:
+    """The frames of whatever drives a face: a video, one still picture, or a folder of pictures in natural order.
+
+    Every picture of a folder is one frame; `fps` resamples videos only.  Raises EDTalkError(kind="media").
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder_frames(path)
+    if path.suffix.lower() in PICTURES:
+        return iter([load_picture(path).rgb])
+    return read_frames(path, fps)
+
+
+def _folder_frames(folder: Path) -> Iterator[np.ndarray]:
+    def natural(path: Path) -> list:  # frame_2 before frame_10
+        return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.name)]
+
+    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+    if not pictures:
+        raise EDTalkError(f"{folder} holds no pictures; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
+    return (load_picture(path).rgb for path in sorted(pictures, key=natural))
+
+
+def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    check_file(path, _EXPECTED)
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        hint = "It may be damaged or not have finished copying: copy or export it again."
+        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found something else.", hint, "media") from error
+    covers = av.stream.Disposition.attached_pic  # the sleeve in a music file is no video
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
+    if not streams:
+        found = "only sound" if container.streams.audio else "no picture"
+        container.close()
+        raise EDTalkError(f"{path} has no video in it: {_EXPECTED}, found {found}.", "Choose another file.", "media")
+    return container, streams[0]
+
+
+def _decode(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+    """Frames in the order shown; bad packets are left out and told of at the end."""
+    stream.thread_type = "AUTO"
+    count, bad, end = 0, 0, Fraction(0)
+    with container:
+        expected = _duration(container, stream)
+        packets = container.demux(stream)
+        packet = True
+        while packet is not None:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:  # the file breaks off; what the decoder still holds is good
+                bad, packet = bad + 1, None
+            try:
+                frames = stream.decode(packet)
+            except av.EOFError:  # it had been emptied already
+                frames = []
+            except av.FFmpegError:
+                bad, frames = bad + 1, []
+            for frame in frames:
+                count += 1
+                if frame.pts is not None:
+                    end = (frame.pts - (stream.start_time or 0)) * frame.time_base + 1 / _rate(stream)
+                yield frame
+    if not count:
+        raise EDTalkError(f"{path} holds no frame that can be read.", "Copy or export it again.", "media")
+    short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
+    if bad or short:
+        length = f" of {float(expected):.2f}" if expected else ""
+        logger.warning("%s is damaged or cut off: %d frames, %.2f%s s, could be read.", path, count, end, length)
+
+
+def _resampled(frames: Iterator[av.VideoFrame], fps: Fraction, usual: Fraction) -> Iterator[np.ndarray]:
+    """Hold every frame until the next one's time; `usual` is a frame's duration where it does not say."""
+    ready: deque[np.ndarray] = deque()  # chosen but not yet due: the clip might end less than half a frame on
+    index = given = 0  # of the next frame to choose, and to yield
+    current, shown, start, time = None, None, None, Fraction(0)
+    for frame in itertools.chain(frames, [None]):
+        if frame is None:
+            time += max(_length(current) or usual, 2 * _SLACK)  # the end of the last frame
+        elif current is not None:
+            stamp = None if frame.pts is None else frame.pts * frame.time_base - start
+            time = max(time, time + usual if stamp is None else stamp)
+        else:
+            start = (frame.pts or 0) * frame.time_base
+        while current is not None and index / fps < time - _SLACK:
+            shown = _to_rgb(current) if shown is None else shown
+            ready.append(shown)
+            index += 1
+        count = max(1, math.floor(time * fps + Fraction(1, 2)))  # frames that a clip ending here has
+        while ready and given < (count if current is not None else 0):
+            yield ready.popleft()
+            given += 1
+        current, shown = frame, None
+
+
+def _length(frame: av.VideoFrame) -> Fraction | None:
+    return frame.duration * frame.time_base if frame.duration else None
+
+
+def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    # Untagged clips: players take HD as BT.709 and smaller ones as BT.601, which is FFmpeg's own default.
+    untagged_hd = frame.colorspace == 2 and frame.height >= 720
+    rgb = frame.reformat(format="rgb24", src_colorspace="ITU709" if untagged_hd else None).to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def _rate(stream: av.VideoStream) -> Fraction:
+    return stream.average_rate or stream.guessed_rate or Fraction(25)
+
+
+def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    if stream.duration:
+        return stream.duration * stream.time_base
+    return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+# ------------------------------------------------------------------------------------------------ clips out
+
+
+class VideoWriter:
+    """Writes H.264 (yuv420p, BT.709) and AAC into .mp4, .mov or .mkv, in a `with` block.
+
+    The clip is written beside its target and renamed when the block ends, also when it ends with an error or Ctrl-C:
+    the frames done so far are then playable.  With no frame, or a full disk, nothing is left behind.
+    Sound is cut, or padded with silence, to the length of the picture.  H.264 wants even sizes: an odd width or
+    height gets its last column or row twice.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float | str | Fraction,
+        size: tuple[int, int],
+        *,
+        sound: Sound | None = None,
+        crf: int = 16,
+    ) -> None:
+        """size: (width, height).  crf: 0 lossless .. 51; 16 shows no loss.  Raises EDTalkError before any work."""
+        self.path, self.fps, self.size, self.frames = Path(path), parse_fps(fps), size, 0
+        if self.path.suffix.lower() not in CONTAINERS:
+            names = ", ".join(CONTAINERS)
+            raise EDTalkError(f"Clips are written as {names}, found the suffix '{self.path.suffix}' in {self.path}.")
+        self._sound = None if sound is None else _SoundTrack(sound)
+        self._partial = self.path.with_name(f".{self.path.name}.partial{self.path.suffix}")
+        self._heard = 0  # samples of sound written
+        self._failed = False
+        moov_first = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
+        try:
+            self._partial.touch()  # FFmpeg would open it at the first frame only
+            self._file = av.open(str(self._partial), "w", options=moov_first)
+        except (av.FFmpegError, OSError) as error:
+            remove_partial(self._partial)
+            raise disk_error(self.path, error) from error
+        self._video = self._file.add_stream("libx264", rate=self.fps, options={"crf": str(crf), "preset": "medium"})
+        self._video.width, self._video.height = (side + side % 2 for side in size)
+        self._video.pix_fmt = "yuv420p"
+        codec = self._video.codec_context
+        codec.time_base = 1 / self.fps
+        codec.color_primaries = codec.color_trc = codec.colorspace = 1  # BT.709, which untagged players may not guess
+        codec.color_range = 1  # 16..235
+        if self._sound:
+            self._audio = self._file.add_stream("aac", rate=SOUND_RATE, layout=self._sound.layout)
+            self._audio.bit_rate = 192000
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, rgb: np.ndarray) -> None:
+        """The next frame, uint8 (height, width, 3); raises EDTalkError(kind="disk") when the disk is full."""
+        width, height = self.size
+        if rgb.shape != (height, width, 3) or rgb.dtype != np.uint8:
+            raise EDTalkError(f"This clip takes uint8 frames of {(height, width, 3)}, found {rgb.dtype} {rgb.shape}.")
+        if width % 2 or height % 2:
+            rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame.pts, frame.time_base = self.frames, 1 / self.fps
+        with self._disk_errors():
+            self._file.mux(self._video.encode(frame))
+            self.frames += 1
+            self._write_sound()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            with self._disk_errors():
+                if self.frames and not self._failed:
+                    self._file.mux(self._video.encode(None))
+                    if self._sound:
+                        self._file.mux(self._audio.encode(None))
+                self._file.close()
+                if self.frames and not self._failed:
+                    self._partial.replace(self.path)
+        except EDTalkError:
+            if error is None:  # else the first error is the one to tell
+                raise
+        finally:
+            remove_partial(self._partial)
+        if kind is None and not self.frames:
+            raise EDTalkError(f"{self.path} was not written: there was no frame to write.")
+
+    def _write_sound(self) -> None:
+        """Sound up to the end of the last frame, so that both arrive in step and end together."""
+        if self._sound:
+            due = round(self.frames / self.fps * SOUND_RATE)
+            frame = self._sound.pull(due - self._heard)
+            frame.pts, frame.time_base = self._heard, Fraction(1, SOUND_RATE)
+            self._heard = due
+            self._file.mux(self._audio.encode(frame))
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            self._failed = True
+            raise disk_error(self.path, error) from error
+
+
+class FrameFolder:
+    """Writes frame_0001.png (or .exr), frame_0002.png ... and sound.wav into a folder, in a `with` block.
+
+    Every file appears whole or not at all, so what is done when something fails can be used.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], ext: str = "png", *, sound: Sound | None = None, start: int = 1
+    ) -> None:
+        """sound: written whole as 16-bit PCM at its own rate.  start: number of the first frame."""
+        self.path, self.ext, self.start, self.frames = Path(path), ext.lstrip("."), start, 0
+        if self.ext not in ("png", "exr"):
+            raise EDTalkError(f"Frames are written as png or exr, found '{ext}'.")
+        sound_frames = None if sound is None else _sound_frames(sound, "s16", None)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if sound_frames is not None:
+                _write_wav(self.path / "sound.wav", sound_frames)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
+    def __enter__(self) -> FrameFolder:
+        return self
+
+    def write(self, pixels: np.ndarray) -> Path:
+        """The next frame, uint8 sRGB (H, W, 3) or (H, W, 4); returns its file.  Raises EDTalkError(kind="disk")."""
+        path = self.path / f"frame_{self.start + self.frames:04d}.{self.ext}"
+        save_picture(path, pixels)
+        self.frames += 1
+        return path
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Nothing is left open between frames."""
+
+
+class _SoundTrack:
+    """Sound at 48 kHz, pulled piece by piece; silence after its end."""
+
+    def __init__(self, sound: Sound) -> None:
+        self._frames = _sound_frames(sound, "fltp", SOUND_RATE)
+        first = next(self._frames, None)
+        self.layout = first.layout.name if first else "mono"
+        self._frames = itertools.chain([first] if first else [], self._frames)
+        self._waiting = av.AudioFifo()
+
+    def pull(self, count: int) -> av.AudioFrame:
+        while self._waiting.samples < count and (frame := next(self._frames, None)) is not None:
+            frame.pts = None  # a gap in a file's own times is no reason to refuse it
+            self._waiting.write(frame)
+        piece = self._waiting.read(min(count, self._waiting.samples)) if self._waiting.samples else None
+        samples = np.zeros((1 if self.layout == "mono" else 2, count), np.float32)
+        if piece is not None:
+            samples[:, : piece.samples] = piece.to_ndarray()
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.layout)
+        frame.sample_rate = SOUND_RATE
+        return frame
+
+
+def _sound_frames(sound: Sound, form: str, rate: int | None) -> Iterator[av.AudioFrame]:
+    """Mono or stereo frames of sample format `form` at `rate`, or at the sound's own; problems are told at once."""
+    source = _sample_frames(*sound) if isinstance(sound, tuple) else _file_frames(Path(sound))
+    first = next(source, None)
+    if first is None:
+        return iter(())
+    layout = "mono" if len(first.layout.channels) == 1 else "stereo"
+    resampler = av.AudioResampler(form, layout, rate or first.sample_rate)
+    frames = itertools.chain([first], source, [None])  # None brings out what the resampler holds back
+    return itertools.chain.from_iterable(map(resampler.resample, frames))
+
+
+def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
+    samples = np.asarray(samples, np.float32)
+    planes = samples[None] if samples.ndim == 1 else samples.T
+    if planes.ndim != 2 or len(planes) not in (1, 2) or rate <= 0:
+        raise EDTalkError(f"Sound is float32 (n,) or (n, 2) and a rate, found {samples.shape} at {rate} Hz.")
+    layout = "mono" if len(planes) == 1 else "stereo"
+    for start in range(0, planes.shape[1], rate):
+        block = np.ascontiguousarray(planes[:, start : start + rate])
+        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        yield frame
+
+
+def _file_frames(path: Path) -> Iterator[av.AudioFrame]:
+    expected = "expected sound such as WAV, FLAC, MP3 or a video with sound"
+    check_file(path, expected)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise EDTalkError(f"{path} has no sound in it: {expected}.", "Choose another file.", "media")
+            for frame in container.decode(audio=0):
+                frame.pts = None
+                yield frame
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise EDTalkError(f"{path} cannot be read: {expected}.", "Choose another file.", "media") from error
+
+
+def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
+    partial = path.with_name(f".{path.name}.partial.wav")
+    try:
+        first = next(frames, None)
+        with wave.open(str(partial), "wb") as file:
+            file.setnchannels(len(first.layout.channels) if first else 1)
+            file.setsampwidth(2)
+            file.setframerate(first.sample_rate if first else SOUND_RATE)
+            for frame in itertools.chain([first] if first else [], frames):
+                file.writeframes(frame.to_ndarray().astype("<i2").tobytes())
+        partial.replace(path)
+    finally:
+        remove_partial(partial)

@@ -1,0 +1,205 @@
+"""Still pictures: what loads, what is refused and how, files written whole, and upstream's two resizes."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.errors import EDTalkError
+from inference.picture import frames_to_network, from_network, load_picture, save_picture, to_network
+from tests.synthetic_inputs import picture
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def rgba():
+    return np.random.default_rng(0).integers(0, 256, (33, 47, 4), np.uint8)
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp", ".bmp"])
+def test_plain_pictures_are_read_as_stored(tmp_path, rgba, suffix):
+    Image.fromarray(rgba[..., :3]).save(tmp_path / f"p{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
+    loaded = load_picture(tmp_path / f"p{suffix}")
+    assert np.array_equal(loaded.rgb, rgba[..., :3])
+    assert loaded.rgb.dtype == np.uint8
+    assert loaded.alpha is None
+
+
+def test_alpha_is_kept_apart_and_colours_are_not_premultiplied(tmp_path, rgba):
+    Image.fromarray(rgba).save(tmp_path / "p.png")
+    loaded = load_picture(tmp_path / "p.png")
+    assert np.array_equal(loaded.rgb, rgba[..., :3])
+    assert np.array_equal(loaded.alpha, rgba[..., 3])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, rgba, orientation):
+    image = Image.fromarray(rgba[..., :3])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "p.png", exif=exif)
+    turned = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]
+    mirrored = rgba[:, ::-1, :3] if orientation in (2, 4, 5, 7) else rgba[..., :3]
+    assert np.array_equal(load_picture(tmp_path / "p.png").rgb, np.rot90(mirrored, turned))
+
+
+def test_grey_palette_and_cmyk_become_rgb(tmp_path, rgba):
+    grey = rgba[..., 0]
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(load_picture(tmp_path / "grey.png").rgb, np.repeat(grey[..., None], 3, 2))
+
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png", transparency=int(grey[0, 0]))
+    palette = load_picture(tmp_path / "palette.png")
+    assert np.array_equal(palette.rgb[..., 1], grey)
+    assert palette.alpha[0, 0] == 0
+    assert palette.alpha.max() == 255
+
+    Image.new("CMYK", (16, 16), (255, 0, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    assert np.allclose(load_picture(tmp_path / "print.jpg").rgb, (0, 255, 0), atol=3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path, suffix):
+    deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(deep).save(tmp_path / f"p{suffix}")
+    assert np.array_equal(load_picture(tmp_path / f"p{suffix}").rgb[..., 0].ravel(), np.arange(256))
+
+
+def test_sixteen_bit_colour_is_scaled(tmp_path):
+    deep = np.repeat(np.arange(256, dtype=np.uint16).reshape(16, 16, 1) * 257, 3, 2)
+    (tmp_path / "p.png").write_bytes(_png(16, 16, bytes(deep.astype(">u2").tobytes()), depth=16))
+    assert np.array_equal(load_picture(tmp_path / "p.png").rgb, deep // 257)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
+    first.save(tmp_path / "p.gif", save_all=True, append_images=[second])
+    assert (load_picture(tmp_path / "p.gif").rgb == (255, 0, 0)).all()
+
+
+def _png(width, height, rows, depth=8):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    stride = len(rows) // height if rows else 0
+    lines = b"".join(b"\0" + rows[i * stride : (i + 1) * stride] for i in range(height if rows else 0))
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def _bad_files(folder):
+    good = folder / "good.jpg"
+    Image.fromarray(picture("source_0")).save(good)
+    yield folder / "missing.png", "does not exist"
+    yield folder, "is a folder"
+    for name, content, words in [
+        ("empty.png", b"", "empty"),
+        ("text.png", b"this is not a picture", "something else"),
+        ("cut.jpg", good.read_bytes()[:3000], "damaged or incomplete"),
+        ("broken.png", _png(64, 64, bytes(64 * 64 * 3))[:-20], "damaged or incomplete"),
+        ("wide.png", _png(20000, 2, b""), "20000 x 2 pixels"),
+        ("bomb.png", _png(16000, 16000, b""), "too many pixels"),
+    ]:
+        (folder / name).write_bytes(content)
+        yield folder / name, words
+    Image.fromarray(np.ones((4, 4), np.float32)).save(folder / "float.tiff")
+    yield folder / "float.tiff", "32-bit"
+
+
+def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
+    for path, words in _bad_files(tmp_path):
+        with pytest.raises(EDTalkError, match=words) as caught:
+            load_picture(path)
+        assert caught.value.kind == "media"
+        assert str(path) in caught.value.message
+        assert caught.value.hint
+        assert "expected" in caught.value.message
+
+
+# ---- writing
+
+
+def test_png_round_trip_and_nothing_else_in_the_folder(tmp_path, rgba):
+    save_picture(tmp_path / "p.png", rgba)
+    save_picture(tmp_path / "p.png", rgba[..., :3])  # over an existing one
+    assert np.array_equal(load_picture(tmp_path / "p.png").rgb, rgba[..., :3])
+    assert [file.name for file in tmp_path.iterdir()] == ["p.png"]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_exr_is_half_float_linear_and_premultiplied(tmp_path, rgba, channels):
+    save_picture(tmp_path / "p.exr", rgba[..., :channels])
+    with av.open(str(tmp_path / "p.exr")) as file:
+        frame = next(file.decode(video=0))
+    assert frame.format.name == ("gbrpf16le" if channels == 3 else "gbrapf16le")
+    planes = [np.frombuffer(p, np.float16).reshape(p.height, -1)[:, : p.width] for p in frame.planes]
+    stored = np.stack([planes[i] for i in (2, 0, 1, 3)[:channels]], axis=-1).astype(np.float64)
+    srgb = rgba[..., :3] / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    if channels == 4:
+        alpha = rgba[..., 3:] / 255
+        linear = np.concatenate([linear * alpha, alpha], axis=-1)
+    np.testing.assert_allclose(stored, linear, atol=2**-11, rtol=0)
+    assert [file.name for file in tmp_path.iterdir()] == ["p.exr"]
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.exr"])
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, rgba, name):
+    resource = pytest.importorskip("resource", reason="file size limits are POSIX")
+    save_picture(tmp_path / name, rgba[:4, :4])
+    before = (tmp_path / name).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as far as a write knows, the disk is full
+    try:
+        with pytest.raises(EDTalkError, match="could not be written") as caught:
+            save_picture(tmp_path / name, rgba)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.kind == "disk"
+    assert "space" in caught.value.hint
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_missing_folder_and_a_wrong_suffix(tmp_path, rgba):
+    with pytest.raises(EDTalkError) as caught:
+        save_picture(tmp_path / "no" / "p.png", rgba)
+    assert caught.value.kind == "disk"
+    with pytest.raises(EDTalkError, match=r"\.jpg"):
+        save_picture(tmp_path / "p.jpg", rgba)
+
+
+# ---- to and from the network
+
+
+@pytest.mark.parametrize(("name", "height", "width"), [("big", 300, 420), ("small", 180, 150)])
+def test_resizes_match_upstream(name, height, width):
+    source = picture(f"resize_{name}", height, width)
+    with np.load(DATA / "resize.npz") as golden:  # every 8th pixel
+        levels = (to_network(source).transpose(1, 2, 0)[::8, ::8] / 2 + 0.5) * 255
+        assert np.array_equal(np.rint(levels), golden[f"{name}/pil_resize_256"])
+        driver = frames_to_network(source[None])
+        assert driver.shape == (1, 3, 256, 256)
+        np.testing.assert_allclose(driver[0, :, ::8, ::8], golden[f"{name}/video_resize_256"], atol=2e-6)
+
+
+def test_a_driver_of_the_right_size_is_untouched():
+    frames = np.stack([picture("pose_0"), picture("pose_1")])
+    assert np.array_equal(from_network(frames_to_network(frames)), frames)
+    assert np.array_equal(from_network(to_network(frames[0])), frames[0])
+
+
+@pytest.mark.parametrize("name", ["wide", "narrow"])
+def test_frames_out_are_clamped_and_rounded_never_stretched(name):
+    with np.load(DATA / "video.npz") as golden:
+        planes = golden[f"{name}/clip"][0].transpose(1, 0, 2, 3)
+        assert np.array_equal(from_network(planes), golden[f"{name}/uint8_plain_clamp_round"])
+        assert np.array_equal(from_network(planes[1]), golden[f"{name}/uint8_plain_clamp_round"][1])

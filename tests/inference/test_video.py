@@ -1,0 +1,357 @@
+"""Clips in and out: speed, length, sound, colours, what happens to damaged files, full disks and Ctrl-C."""
+
+import logging
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.errors import EDTalkError
+from inference.video import ClipInfo, FrameFolder, VideoWriter, open_driver, parse_fps, probe, read_frames
+
+MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
+FILM = Fraction(24000, 1001)
+
+
+def numbered(index, height=48, width=64):
+    """A frame that says its number: its grey level, in steps that compression keeps apart."""
+    return np.full((height, width, 3), 20 + index * 5 % 220, np.uint8)
+
+
+def number(frame):
+    return round((float(frame.mean()) - 20) / 5)
+
+
+def interrupted(writer, frames, stop):
+    """Write so many frames, then end as if something happened."""
+    with writer:
+        for i in range(frames):
+            writer.write(numbered(i))
+        raise stop
+
+
+def make_clip(path, times, *, fps=30, rotation=0, pix_fmt="yuv420p", frames=None, codec="libx264"):
+    """A clip whose frame i is shown from times[i] on, in 1/1000 s where `times` are floats of seconds."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
+        stream.codec_context.time_base = Fraction(1, 30000)
+        stream.codec_context.color_range = 2 if pix_fmt == "gray" else 1  # grey has no 16..235 of its own
+        if codec == "libx264":
+            stream.options = {"crf": "1" if "10" in pix_fmt else "5"}
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for i, time in enumerate(times):
+            pixels = numbered(i) if frames is None else frames[i]
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
+            frame.color_range = stream.codec_context.color_range
+            frame.pts, frame.time_base = round(time * 30000), Fraction(1, 30000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return path
+
+
+def tone(seconds, rate=16000):
+    return (0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32), rate
+
+
+def lengths(path):
+    """Seconds of picture and of sound in a file, by what can be decoded."""
+    with av.open(str(path)) as file:
+        pictures = sum(1 for _ in file.decode(video=0))
+        rate = file.streams.video[0].average_rate
+    with av.open(str(path)) as file:
+        samples = sum(frame.samples for frame in file.decode(audio=0)) if file.streams.audio else 0
+        return pictures / rate, samples / file.streams.audio[0].rate if file.streams.audio else 0
+
+
+# ---- frame rates
+
+
+@pytest.mark.parametrize(
+    ("value", "fps"),
+    [
+        (25, Fraction(25)),
+        ("25", Fraction(25)),
+        (23.976, FILM),
+        ("23.98", FILM),
+        ("24000/1001", FILM),
+        (29.97, Fraction(30000, 1001)),
+        (12.5, Fraction(25, 2)),
+        (Fraction(50), Fraction(50)),
+    ],
+)
+def test_frame_rates(value, fps):
+    assert parse_fps(value) == fps
+
+
+@pytest.mark.parametrize("value", [0, -25, "fast", "1/0", float("nan"), float("inf"), 1e9])
+def test_nonsense_frame_rates_are_refused(value):
+    with pytest.raises(EDTalkError, match="frame rate"):
+        parse_fps(value)
+
+
+# ---- reading
+
+
+def test_a_clip_is_described_and_read_frame_by_frame(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", np.arange(12) / 30)
+    info = probe(path)
+    assert info == ClipInfo(64, 48, Fraction(30), 12, pytest.approx(0.4, abs=0.01), 0, False)
+    frames = list(read_frames(path))
+    assert [number(frame) for frame in frames] == list(range(12))
+    assert frames[0].shape == (48, 64, 3)
+    assert frames[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("fps", [25, 30, "23.976", 50, 7])
+def test_resampling_keeps_the_speed(tmp_path, fps, suffix):
+    path = make_clip(tmp_path / f"c{suffix}", np.arange(33) / 30)
+    rate = parse_fps(fps)
+    shown = [number(frame) for frame in read_frames(path, fps)]
+    assert len(shown) == round(33 / 30 * rate)
+    assert shown == [min(int(i / rate * 30 + 1e-9), 32) for i in range(len(shown))]
+
+
+def test_variable_frame_rate_is_held_by_time(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", [0.0, 0.1, 0.5, 0.54, 0.9])
+    shown = [number(frame) for frame in read_frames(path, 25)]
+    assert shown[:23] == [0] * 3 + [1] * 10 + [2] + [3] * 9
+    assert set(shown[23:]) == {4}
+
+
+def test_a_single_frame_is_at_least_one(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", [0.0])
+    assert len(list(read_frames(path, 1))) == 1
+    assert len(list(read_frames(path))) == 1
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_rotation_is_applied(tmp_path, rotation):
+    corner = np.zeros((48, 64, 3), np.uint8)
+    corner[:16, :16] = 255
+    path = make_clip(tmp_path / "c.mp4", [0, 1 / 30], rotation=rotation, frames=[corner, corner])
+    expected = np.rot90(corner, rotation // 90)
+    frame = next(read_frames(path))
+    assert frame.shape == expected.shape
+    assert abs(frame.astype(int) - expected).mean() < 5
+    info = probe(path)
+    assert (info.height, info.width) == expected.shape[:2]
+    assert info.rotation == rotation % 360
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "gray", "yuv444p"])
+def test_any_pixel_format_becomes_rgb(tmp_path, pix_fmt):
+    path = make_clip(tmp_path / "c.mp4", np.arange(4) / 30, pix_fmt=pix_fmt)
+    assert [number(frame) for frame in read_frames(path)] == [0, 1, 2, 3]
+
+
+def test_pictures_and_folders_drive_too(tmp_path):
+    for i in (10, 9, 2):
+        Image.fromarray(numbered(i)).save(tmp_path / f"shot_{i}.png")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert [number(frame) for frame in open_driver(tmp_path, 25)] == [2, 9, 10]
+    assert [number(frame) for frame in open_driver(tmp_path / "shot_9.png", 25)] == [9]
+    clip = make_clip(tmp_path / "c.mp4", np.arange(6) / 30)
+    assert len(list(open_driver(clip, 15))) == 3
+    (tmp_path / "none").mkdir()
+    with pytest.raises(EDTalkError, match="no pictures"):
+        open_driver(tmp_path / "none")
+
+
+def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
+    good = make_clip(tmp_path / "good.mp4", np.arange(5) / 30).read_bytes()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("this is not a video" * 50)
+    (tmp_path / "unfinished.mp4").write_bytes(good[:-300])  # the index at its end is gone
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(bytes(3200))
+    for name, words in [
+        ("missing.mp4", "does not exist"),
+        ("", "is a folder"),
+        ("empty.mp4", "empty"),
+        ("text.mp4", "cannot be read"),
+        ("unfinished.mp4", "cannot be read"),
+        ("sound.wav", "only sound"),
+    ]:
+        for look in (probe, read_frames):
+            with pytest.raises(EDTalkError, match=words) as caught:
+                look(tmp_path / name)
+            assert caught.value.kind == "media"
+            assert str(tmp_path / name) in caught.value.message
+            assert caught.value.hint
+
+
+def test_a_clip_cut_off_in_the_middle_gives_what_is_good_and_a_warning(tmp_path, caplog):
+    frames = list(np.random.default_rng(0).integers(90, 160, (60, 48, 64, 1), np.uint8).repeat(3, axis=3))
+    path = tmp_path / "c.mp4"
+    with VideoWriter(path, 30, (64, 48)) as writer:  # its index is at the front
+        for frame in frames:
+            writer.write(frame)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with caplog.at_level(logging.WARNING):
+        read = list(read_frames(path, 30))
+    assert 10 < len(read) < 50
+    assert abs(read[5].astype(int) - frames[5]).mean() < 6
+    assert "damaged or cut off" in caplog.text
+    assert str(path) in caplog.text
+
+
+# ---- writing
+
+
+@pytest.mark.parametrize("fps", ["23.976", 25, 30])
+@pytest.mark.parametrize("seconds", [0.3, 3.0])
+def test_sound_is_as_long_as_the_picture(tmp_path, fps, seconds):
+    path, rate = tmp_path / "c.mp4", parse_fps(fps)
+    with VideoWriter(path, fps, (64, 48), sound=tone(seconds)) as writer:
+        for i in range(31):
+            writer.write(numbered(i))
+    info = probe(path)
+    assert (info.frames, info.fps, info.has_audio) == (31, rate, True)
+    assert [number(frame) for frame in read_frames(path)] == list(range(31))
+    picture_seconds, sound_seconds = lengths(path)
+    assert picture_seconds == 31 / rate
+    assert abs(sound_seconds - picture_seconds) <= 1 / rate
+    with av.open(str(path)) as file:
+        for stream in file.streams:
+            assert abs(float(stream.duration * stream.time_base) - 31 / rate) <= 1 / rate
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_arrives_at_its_time_from_samples_and_files(tmp_path, channels):
+    rate = 44100
+    click = np.zeros((2 * rate, channels), np.float32)
+    click[rate] = 0.9  # at one second
+    with FrameFolder(tmp_path / "folder", sound=(click if channels == 2 else click[:, 0], rate)) as folder:
+        folder.write(numbered(0))
+    with wave.open(str(tmp_path / "folder" / "sound.wav")) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (channels, rate, 2 * rate)
+        stored = np.frombuffer(file.readframes(2 * rate), "<i2").reshape(-1, channels)
+        assert stored.argmax(axis=0).tolist() == [rate] * channels
+    path = tmp_path / "c.mov"
+    with VideoWriter(path, 25, (64, 48), sound=tmp_path / "folder" / "sound.wav") as writer:
+        for i in range(40):
+            writer.write(numbered(i))
+    with av.open(str(path)) as file:
+        heard, start = [], None
+        for frame in file.decode(audio=0):
+            start = frame.time if start is None else start
+            heard.append(abs(frame.to_ndarray()).max(0))
+    assert start + np.concatenate(heard).argmax() / 48000 == pytest.approx(1.0, abs=0.01)
+
+
+def test_colours_survive_and_are_tagged(tmp_path):
+    path = tmp_path / "c.mp4"
+    colours = np.repeat(np.array([(200, 40, 90), (20, 180, 60), (30, 60, 220), (240, 240, 240)], np.uint8), 16, axis=0)
+    frame = np.broadcast_to(colours[None], (48, 64, 3))
+    with VideoWriter(path, 25, (64, 48)) as writer:
+        for _ in range(3):
+            writer.write(frame)
+    read = next(read_frames(path)).astype(int)
+    for x in (8, 24, 40, 56):
+        assert abs(read[24, x] - frame[24, x]).max() <= 4
+    with av.open(str(path)) as file:
+        first = next(file.decode(video=0))
+        assert (first.colorspace, first.color_range, first.color_primaries, first.color_trc) == (1, 1, 1, 1)
+        assert first.format.name == "yuv420p"
+
+
+def test_odd_sizes_get_their_last_row_and_column_twice(tmp_path):
+    frame = np.repeat(np.add.outer(np.arange(47), 3 * np.arange(63)).astype(np.uint8)[..., None], 3, 2)
+    with VideoWriter(tmp_path / "c.mp4", 25, (63, 47), crf=4) as writer:
+        writer.write(frame)
+    read = next(read_frames(tmp_path / "c.mp4")).astype(int)
+    assert read.shape == (48, 64, 3)
+    assert abs(read[:47, :63] - frame).max() < 6
+    assert abs(read[:47, 63] - frame[:, 62]).max() < 6
+    assert abs(read[47, :63] - frame[46]).max() < 6
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
+def test_what_is_done_stays_playable_when_the_work_stops(tmp_path, stop):
+    path = tmp_path / "c.mp4"
+    with pytest.raises(stop):
+        interrupted(VideoWriter(path, 25, (64, 48), sound=tone(9)), 7, stop)
+    assert [number(frame) for frame in read_frames(path)] == list(range(7))
+    assert abs(lengths(path)[1] - 7 / 25) <= 1 / 25
+    assert [file.name for file in tmp_path.iterdir()] == ["c.mp4"]
+
+
+def test_no_frame_leaves_no_file(tmp_path):
+    with pytest.raises(EDTalkError, match="no frame"), VideoWriter(tmp_path / "c.mp4", 25, (64, 48)):
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(VideoWriter(tmp_path / "c.mp4", 25, (64, 48), sound=tone(1)), 0, KeyboardInterrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_frames_suffixes_sounds_and_folders_are_told_before_any_work(tmp_path):
+    with VideoWriter(tmp_path / "c.mp4", 25, (64, 48)) as writer:
+        writer.write(numbered(0))
+        with pytest.raises(EDTalkError, match="takes uint8"):
+            writer.write(numbered(0)[:40])
+    with pytest.raises(EDTalkError, match=r"\.gif"):
+        VideoWriter(tmp_path / "c.gif", 25, (64, 48))
+    for sound, words in [(tmp_path / "none.wav", "does not exist"), (tmp_path / "c.mp4", "no sound in it")]:
+        with pytest.raises(EDTalkError, match=words) as caught:
+            VideoWriter(tmp_path / "d.mp4", 25, (64, 48), sound=sound)
+        assert caught.value.kind == "media"
+    with pytest.raises(EDTalkError, match="could not be written") as caught:
+        VideoWriter(tmp_path / "no" / "c.mp4", 25, (64, 48))
+    assert caught.value.kind == "disk"
+    assert [file.name for file in tmp_path.iterdir()] == ["c.mp4"]
+
+
+@pytest.mark.parametrize("frames", [8, 60])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, frames):
+    resource = pytest.importorskip("resource", reason="file size limits are POSIX")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 96, 128, 3), np.uint8)
+
+    def fill():
+        with VideoWriter(tmp_path / "c.mp4", 25, (128, 96)) as writer:
+            for i in range(frames):
+                writer.write(noise[i % 8])
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30000, limits[1]))  # as far as a write knows, the disk is full
+    try:
+        with pytest.raises(EDTalkError, match="could not be written") as caught:
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.kind == "disk"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_frames(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(FrameFolder(tmp_path / "a" / "b", "png", start=8), 3, KeyboardInterrupt)
+    names = sorted(file.name for file in (tmp_path / "a" / "b").iterdir())
+    assert names == ["frame_0008.png", "frame_0009.png", "frame_0010.png"]
+    assert [number(frame) for frame in open_driver(tmp_path / "a" / "b")] == [0, 1, 2]
+    with FrameFolder(tmp_path / "e", "exr") as folder:
+        assert folder.write(np.dstack([numbered(0), numbered(0)[..., :1]])).name == "frame_0001.exr"
+    with pytest.raises(EDTalkError, match="png or exr"):
+        FrameFolder(tmp_path / "f", "jpg")
+    (tmp_path / "file").touch()
+    with pytest.raises(EDTalkError) as caught:
+        FrameFolder(tmp_path / "file" / "b")
+    assert caught.value.kind == "disk"
+
+
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="the real media are not beside the repository")
+def test_a_real_clip_with_its_sound(tmp_path):
+    info = probe(MEDIA / "mouth_source.mp4")
+    assert (info.width, info.height, info.fps) == (256, 256, 25)
+    assert info.duration == pytest.approx(10, abs=0.1)
+    with VideoWriter(tmp_path / "c.mp4", 25, (256, 256), sound=MEDIA / "mouth_source.wav") as writer:
+        for frame, _ in zip(read_frames(MEDIA / "mouth_source.mp4", 25), range(30), strict=False):
+            writer.write(frame)
+    assert abs(lengths(tmp_path / "c.mp4")[1] - 30 / 25) <= 1 / 25
