@@ -1,0 +1,303 @@
+"""The decoder in its fast form: `w_source + Q alpha`, drawn by warping the source's features (sections 3.1 to 3.3).
+
+Same mathematics as `inference.model.generator.Decoder`, sorted by what depends on what:
+
+    weights     style scales as a function of alpha, demodulation energies, the first convolution's answer to a style
+    source      the features f, n = InstanceNorm(conv2(f)), and both as ToRGB sees them: three channels
+    expression  the enhanced features f + gain n + offset; a constant expression costs nothing per frame
+    frame       styles, convolutions, flow and mask, warp
+
+ToRGB's 1x1 convolution commutes with warping and masking, so colours are projected before the warp, and at the last
+level, whose x nobody reads, three channels are all that is warped. Factors sqrt(2) sit in gains and biases, as a leaky
+ReLU commutes with positive factors. Tensors are channels last, except for those of three channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import GeneratorConfig
+from .encoder import Blur, channels_last
+from .generator import GAIN, LEAK, warp_grid
+from .weights import Weights
+from .winograd import Scratch, convolution
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that depends on the source picture alone; lists run over the levels, coarse to fine."""
+
+    styles: Tensor  # (1, scales of all layers) where alpha is zero
+    features: list[Tensor]  # (1, C, R, R); the last level's is not needed
+    normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
+    colours: list[Tensor]  # (1, 3, R, R) ToRGB's view of the features
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A source with its expression on, ready to be warped."""
+
+    features: list[Tensor]  # what `Warp.prepare` made of each level's feature, but for the last level's
+    colours: list[Tensor]  # (N, 3, R, R)
+
+    @staticmethod
+    def stack(canvases: Sequence[Canvas]) -> Canvas:
+        """One canvas per frame of a batch."""
+        if all(canvas is canvases[0] for canvas in canvases):
+            return canvases[0]
+        features = zip(*(canvas.features for canvas in canvases), strict=True)
+        colours = zip(*(canvas.colours for canvas in canvases), strict=True)
+        return Canvas([torch.cat(level) for level in features], [torch.cat(level) for level in colours])
+
+
+class Modulation:
+    """The style scales of all layers as an affine function of alpha."""
+
+    def __init__(self, weights: Weights, layers: Sequence[str], basis: Tensor) -> None:
+        parts = [weights.linear(f"{layer}.conv.modulation") for layer in layers]
+        self.weight, self.bias = (torch.cat(part) for part in zip(*parts, strict=True))
+        self.motion = (self.weight @ basis).T.contiguous()  # (n, scales): what one unit of each coefficient adds
+        self.sizes = [len(bias) for _, bias in parts]
+
+    def at_rest(self, latent: Tensor) -> Tensor:
+        return F.linear(latent, self.weight, self.bias)
+
+    def __call__(self, at_rest: Tensor, alpha: Tensor) -> list[Tensor]:
+        """(1, scales), (N, n) -> (N, I) for each layer."""
+        return list((at_rest + alpha @ self.motion).split(self.sizes, 1))
+
+
+class Enhancement:
+    """Expression's gain and offset on one level's features, and the part of them that only the source decides."""
+
+    def __init__(
+        self, weights: Weights, name: str, resolution: int, directions: Tensor, scratch: Scratch
+    ) -> None:
+        conv = weights(f"{name}.conv2.weight")
+        self.conv = convolution(conv, resolution, scratch)
+        self.one = conv.new_ones(1, len(conv), 1, 1)
+        self.bias = weights(f"{name}.conv2.bias").view(1, -1, 1, 1)
+        norm = f"{name}.norm2"
+        # The expression latent is Q alpha; multiplied out, the first layer reads alpha itself.
+        self.shared = weights(f"{norm}.mlp_shared.0.weight") @ directions, weights(f"{norm}.mlp_shared.0.bias")
+        self.gain = weights(f"{norm}.mlp_gamma.weight"), weights(f"{norm}.mlp_gamma.bias") + 1.0
+        self.offset = weights(f"{norm}.mlp_beta.weight"), weights(f"{norm}.mlp_beta.bias")
+
+    def normal(self, feature: Tensor) -> Tensor:
+        return channels_last(F.instance_norm(self.conv(feature, self.one, self.one, self.bias)))
+
+    def __call__(self, expression: Tensor) -> tuple[Tensor, Tensor]:
+        """(1, m) -> gain and offset, each (1, C, 1, 1)."""
+        hidden = F.relu(F.linear(expression, *self.shared))
+        return tuple(F.linear(hidden, *layer)[:, :, None, None] for layer in (self.gain, self.offset))
+
+
+class FirstConv:
+    """conv1 reads a constant, so its answer is linear in the style scales: one matrix, no convolution."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        constant, weight = weights("dec.input.input"), weights.conv("dec.conv1.conv")
+        patches = F.unfold(constant, 3, padding=1).view(weight.shape[1], 9, 16)
+        self.answer = torch.einsum("oik,ikp->poi", weight.flatten(2), patches).flatten(0, 1).contiguous()
+        self.finish = Finish(weights, "dec.conv1", dtype)
+
+    def __call__(self, scale: Tensor) -> Tensor:
+        """(N, I) -> (N, O, 4, 4)."""
+        x = F.linear(scale, self.answer).view(len(scale), 4, 4, -1).permute(0, 3, 1, 2).to(self.finish.bias.dtype)
+        return F.leaky_relu_(torch.addcmul(self.finish.bias, x, self.finish.gain(scale)), LEAK)
+
+
+class Finish:
+    """What follows a styled convolution: demodulation, bias and leaky ReLU, the first two with sqrt(2) in them."""
+
+    def __init__(self, weights: Weights, name: str, dtype: torch.dtype) -> None:
+        self.energy = weights.conv(f"{name}.conv").square().sum((2, 3))  # (O, I)
+        self.bias = (weights(f"{name}.activate.bias") * GAIN).to(dtype)
+
+    def gain(self, scale: Tensor) -> Tensor:
+        """(N, I) -> (N, O, 1, 1)."""
+        gain = GAIN * torch.rsqrt(F.linear(scale.square(), self.energy) + 1e-8)
+        return gain[:, :, None, None].to(self.bias.dtype)
+
+
+class SameConv:
+    """Styled 3x3 convolution, (N, I, R, R) -> (N, O, R, R)."""
+
+    def __init__(self, weights: Weights, name: str, resolution: int, dtype: torch.dtype, scratch: Scratch) -> None:
+        self.conv = convolution(weights.conv(f"{name}.conv"), resolution, scratch, dtype)
+        self.finish = Finish(weights, name, dtype)
+
+    def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
+        scales = scale[:, :, None, None].to(x.dtype)
+        return F.leaky_relu_(self.conv(x, scales, self.finish.gain(scale), self.finish.bias), LEAK)
+
+
+class UpConv:
+    """Styled transposed 3x3 convolution and low-pass filter, (N, I, R, R) -> (N, O, 2R, 2R)."""
+
+    def __init__(self, weights: Weights, name: str, dtype: torch.dtype) -> None:
+        weight = weights.conv(f"{name}.conv")
+        self.weight = channels_last(weight.transpose(0, 1).to(dtype))
+        self.blur = Blur(len(weight), 4.0, 1, weight.device, dtype)
+        self.finish = Finish(weights, name, dtype)
+
+    def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
+        x = F.conv_transpose2d(x * scale[:, :, None, None].to(x.dtype), self.weight, stride=2)
+        x = torch.addcmul(self.finish.bias, self.blur(x), self.finish.gain(scale))
+        return F.leaky_relu_(x, LEAK)
+
+
+class GridWarp:
+    """Bilinear reading of a feature where the grid points, zero outside, times the mask: the library's own."""
+
+    @staticmethod
+    def prepare(feature: Tensor) -> Tensor:
+        return feature
+
+    @staticmethod
+    def __call__(feature: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
+        """(1 or N, C, R, R), (N, R, R, 2), (N, 1, R, R) -> (N, C, R, R)."""
+        feature = feature.expand(len(grid), -1, -1, -1)
+        return F.grid_sample(feature, grid, align_corners=False) * mask
+
+
+class RowWarp:
+    """The same for the processor: a pixel is a weighted sum of four neighbours' rows of C numbers, mask included.
+
+    With channels last, rows are contiguous and the sum is an embedding bag, a tenth of `grid_sample`'s time. A margin
+    of zeros stands for all that is outside.
+    """
+
+    @staticmethod
+    def prepare(feature: Tensor) -> Tensor:
+        return channels_last(F.pad(feature, (1, 2, 1, 2)))
+
+    @staticmethod
+    def __call__(feature: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
+        count, size = grid.shape[:2]
+        stride = size + 3
+        position = ((grid + 1.0) * (size / 2) - 0.5).clamp_(-1.0, size)
+        corner = position.floor()
+        far = position - corner
+        across, down = torch.stack((1.0 - far, far), -1).unbind(-2)  # each (N, R, R, 2)
+        share = down[..., :, None] * across[..., None, :] * mask.squeeze(1)[..., None, None]
+        first = (corner[..., 1] * stride + corner[..., 0]).to(torch.int32) + (stride + 1)
+        rows = first[..., None] + torch.tensor([0, 1, stride, stride + 1], dtype=torch.int32)
+        warped = [
+            F.embedding_bag(
+                rows[index].view(-1, 4),
+                feature[index % len(feature)].permute(1, 2, 0).reshape(stride**2, -1),
+                mode="sum",
+                per_sample_weights=share[index].view(-1, 4),
+            )
+            for index in range(count)
+        ]
+        return torch.stack(warped).view(count, size, size, -1).permute(0, 3, 1, 2)
+
+
+class Level:
+    """One resolution's layers."""
+
+    def __init__(self, weights: Weights, index: int, resolution: int, dtype: torch.dtype, scratch: Scratch) -> None:
+        self.up = UpConv(weights, f"dec.convs.{2 * index}", dtype)
+        self.same = SameConv(weights, f"dec.convs.{2 * index + 1}", resolution, dtype, scratch)
+        self.flow = weights.conv(f"dec.to_flows.{index}.conv").flatten(1)  # (3, C)
+        self.flow_bias = weights(f"dec.to_flows.{index}.bias")
+        self.grid = warp_grid(resolution, weights.device)
+        self.colour = weights.conv(f"dec.to_rgbs.{index}.conv.0").flatten(1) * GAIN
+        self.colour_bias = weights(f"dec.to_rgbs.{index}.conv.1.bias") * GAIN
+        self.last_bias = weights(f"dec.to_rgbs.{index}.bias")
+
+    def flow_of(self, x: Tensor, scale: Tensor) -> Tensor:
+        """(N, C, R, R), (N, C) -> (N, 3, R, R): what this level adds to the flow and the mask's logit."""
+        filters = (self.flow * scale[:, None, :]).to(x.dtype)
+        flows = [mix_channels(one[None], matrix) for one, matrix in zip(x, filters, strict=True)]
+        return torch.cat(flows).float() + self.flow_bias
+
+
+def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
+    """(N, C, R, R), (3, C) -> (N, 3, R, R), not channels last: a 1x1 convolution as one matrix product."""
+    count, channels, *size = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    return F.linear(rows, matrix).view(count, *size, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def upsample(x: Tensor) -> Tensor:
+    """(N, C, R, R) -> (N, C, 2R, 2R): zeros in between, then the low-pass filter.
+
+    That filter's phases are (1, 3) / 4 and (3, 1) / 4: bilinear interpolation with zeros beyond the border.
+    """
+    return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[..., 2:-2, 2:-2]
+
+
+class Decoder:
+    """Turns a source once into a `Source`, that and an expression into a `Canvas`, those and alphas into pictures."""
+
+    def __init__(self, weights: Weights, config: GeneratorConfig, scratch: Scratch, dtype: torch.dtype) -> None:
+        count = len(config.resolutions)
+        styled = ["dec.conv1", *(f"dec.convs.{index}" for index in range(2 * count))]
+        basis = weights.basis(config)
+        self.modulation = Modulation(weights, [*styled, *(f"dec.to_flows.{index}" for index in range(count))], basis)
+        self.first = FirstConv(weights, dtype)
+        self.levels = [
+            Level(weights, index, resolution, dtype, scratch) for index, resolution in enumerate(config.resolutions)
+        ]
+        self.enhancements: list[Enhancement] = []
+        if config.enhances_expression:
+            directions = basis[:, config.bank_slices["exp"]]
+            self.enhancements = [
+                Enhancement(weights, f"dec.fineadainresblock.{index}", resolution, directions, scratch)
+                for index, resolution in enumerate(config.resolutions)
+            ]
+        self.warp = RowWarp() if weights.device.type == "cpu" else GridWarp()
+        self.dtype = dtype
+
+    def source(self, latent: Tensor, features: Sequence[Tensor]) -> Source:
+        """latent (1, style_dim), features [(1, C, R, R)] as the encoder returns them."""
+        normal = [block.normal(feature) for block, feature in zip(self.enhancements, features, strict=False)]
+        colours = [mix_channels(feature, level.colour) for level, feature in zip(self.levels, features, strict=True)]
+        return Source(self.modulation.at_rest(latent), list(features[:-1]), normal, colours)
+
+    def canvas(self, source: Source, expression: Tensor) -> Canvas:
+        """expression (1, m): the expression bank's coefficients; without that bank it is not read."""
+        if not self.enhancements:
+            return Canvas([self.warp.prepare(feature) for feature in source.features], source.colours)
+        features, colours = [], []
+        for index, (level, enhance) in enumerate(zip(self.levels, self.enhancements, strict=True)):
+            gain, offset = enhance(expression)
+            normal = source.normal[index]
+            if index < len(source.features):
+                enhanced = torch.addcmul(source.features[index], normal, gain).add_(offset)
+                features.append(self.warp.prepare(enhanced))
+            added = mix_channels(normal, level.colour * gain.flatten())
+            colours.append((source.colours[index] + added).add_(mix_channels(offset, level.colour)))
+        return Canvas(features, colours)
+
+    def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> Tensor:
+        """alpha (N, n) -> pictures (N, 3, S, S), nominally in [-1, 1], not clamped."""
+        scales = self.modulation(source.styles, alpha)
+        styles, flow_styles = iter(scales[: -len(self.levels)]), iter(scales[-len(self.levels) :])
+        x = self.first(next(styles))
+        carried = None  # (N, 6, R, R): flow, mask logit, colour
+        for index, level in enumerate(self.levels):
+            x = level.same(level.up(x, next(styles)), next(styles))
+            flow = level.flow_of(x, next(flow_styles))
+            if carried is not None:
+                carried = upsample(carried)
+                flow += carried[:, :3]
+            grid = level.grid + torch.tanh(flow[:, :2]).permute(0, 2, 3, 1)
+            mask = torch.sigmoid(flow[:, 2:])
+            seen = F.grid_sample(canvas.colours[index].expand(len(grid), -1, -1, -1), grid, align_corners=False)
+            colour = F.leaky_relu_(torch.addcmul(level.colour_bias, seen, mask), LEAK) + level.last_bias
+            if carried is not None:
+                colour += carried[:, 3:]
+            if index < len(canvas.features):
+                warped = self.warp(canvas.features[index], grid, mask)
+                x = torch.addcmul(warped, x, 1.0 - mask).to(self.dtype)
+                carried = torch.cat((flow, colour), 1)
+        return colour

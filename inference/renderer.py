@@ -1,0 +1,210 @@
+"""Pictures from coefficients, and coefficients from pictures: numpy outside, torch inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+
+from .bank import Bank
+from .coefficients import Coefficients
+from .errors import EDTalkError
+from .model.decoder import Canvas, Decoder, Source
+from .model.encoder import Encoder
+from .model.weights import Weights
+from .model.winograd import Scratch
+from .picture import frames_to_network, from_network, to_network
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+GPU_BATCH = 8
+
+
+class FaceRenderer:
+    """One bank on one device, with one source picture at a time.
+
+    A frame is bit for bit the same whether it is rendered alone, in any batch or in any part of a clip: every batch has
+    the same size, the last one filled up, and on the CPU that size is one (larger ones gain nothing there). Memory
+    does not grow with the clip. Not for use by several threads at once.
+
+    device: "auto" (cuda, else mps, else cpu) or torch's name for one. threads: CPU threads, for the whole process.
+    dtype: what the decoder's convolutions compute in; latents, flow, warp and colours stay float32. compile: let
+    torch.compile fuse the decoder; the first frame then takes minutes. batch: frames computed together.
+    Raises EDTalkError, kind "device" for a device that is not there, "bank" for a bank that lacks tensors.
+    """
+
+    def __init__(
+        self,
+        bank: Bank,
+        device: str = "auto",
+        threads: int | None = None,
+        dtype: str = "float32",
+        compile: bool = False,
+        batch: int | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise EDTalkError(f"A renderer computes in {', '.join(DTYPES)}, found '{dtype}'.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.bank, self.config = bank, bank.config
+        self.device = _find_device(device)
+        self.batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa show in a flow; float16 is asked for by name
+            torch.backends.cudnn.deterministic = True
+        with torch.no_grad():
+            weights, scratch = Weights(bank.tensors, self.device), Scratch()
+            self._encoder = Encoder(weights, self.config, scratch)
+            self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
+        self._draw = torch.compile(self._decoder) if compile else self._decoder
+        self._source: Source | None = None
+        self._source_coefficients: Coefficients | None = None
+        self._canvases: dict[bytes, Canvas] = {}
+
+    def set_source(self, image: np.ndarray) -> None:
+        """image uint8 (H, W, 3) RGB, resized to the network's size; all that depends on it alone is computed now."""
+        pixels = to_network(_checked(image), self.config.size)
+        self._source, values = self._encode_source(pixels)
+        self._source_coefficients = Coefficients(values, self.bank.names)
+        self._canvases = {}
+
+    @property
+    def source_coefficients(self) -> Coefficients:
+        """What the source picture is doing, one row: rendering it gives the picture itself."""
+        if self._source_coefficients is None:
+            raise _no_source()
+        return self._source_coefficients
+
+    def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
+        """What each picture of an iterable or of one uint8 (N, H, W, 3) array is doing: N rows, in order."""
+        rows = [np.zeros((0, len(self.bank.names)), np.float32)]
+        pictures = iter(images)
+        while chunk := list(islice(pictures, self.batch)):
+            planes = [frames_to_network(_checked(image)[None], self.config.size)[0] for image in chunk]
+            rows.append(self._encode_drivers(np.stack(_filled(planes, self.batch)))[: len(chunk)])
+        return Coefficients(np.concatenate(rows), self.bank.names)
+
+    def render(
+        self, coefficients: Coefficients | np.ndarray, dtype: type[np.uint8] | type[np.float32] = np.uint8
+    ) -> Iterator[np.ndarray]:
+        """Pictures (size, size, 3) RGB of the source with each row's coefficients, in order, as they are computed.
+
+        coefficients: (T, n), absolute, in the bank's column order. dtype: np.uint8, or np.float32 for what the network
+        said, nominally in [-1, 1], not clamped. Raises EDTalkError at once for a missing source or foreign rows.
+        """
+        values, dtype = self._values(coefficients), _pixel_type(dtype)
+        if self._source is None:
+            raise _no_source()
+        return self._render(self._source, values, dtype)
+
+    def render_frames(
+        self,
+        images: Iterable[np.ndarray],
+        coefficients: Coefficients | np.ndarray,
+        dtype: type[np.uint8] | type[np.float32] = np.uint8,
+    ) -> Iterator[np.ndarray]:
+        """As `render`, but each row has a source picture of its own, as when a video's lips are changed.
+
+        images: uint8 (H, W, 3), one a row, read as needed. The source that was set is neither used nor changed. Raises
+        EDTalkError, on the way, when pictures and rows differ in number.
+        """
+        return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype))
+
+    def _render(self, source: Source, values: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+        for start in range(0, len(values), self.batch):
+            rows = list(values[start : start + self.batch])
+            planes = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
+            yield from _pictures(planes[: len(rows)], dtype)
+
+    def _render_frames(
+        self, images: Iterator[np.ndarray], values: np.ndarray, dtype: np.dtype
+    ) -> Iterator[np.ndarray]:
+        for index, row in enumerate(values):
+            image = next(images, None)
+            if image is None:
+                raise EDTalkError(f"Every frame needs a picture: expected {len(values)}, found {index}.")
+            source, _ = self._encode_source(frames_to_network(_checked(image)[None], self.config.size)[0])
+            planes = self._decode(source, np.stack(_filled([row], self.batch)), {})
+            yield from _pictures(planes[:1], dtype)
+        if next(images, None) is not None:
+            raise EDTalkError(f"There are more pictures than the {len(values)} rows of coefficients.")
+
+    def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
+        names = self.bank.names
+        if not isinstance(coefficients, Coefficients):
+            coefficients = Coefficients(coefficients, names)
+        elif coefficients.names != names:
+            raise EDTalkError(
+                f"These coefficients are not the bank '{self.bank.name}'s: expected {_summary(names)}, found "
+                f"{_summary(coefficients.names)}."
+            )
+        return coefficients.values
+
+    @torch.no_grad()
+    def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
+        latent, features = self._encoder(torch.from_numpy(pixels[None]).to(self.device))
+        return self._decoder.source(latent, features), self._encoder.coefficients(latent).cpu().numpy()
+
+    @torch.no_grad()
+    def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:
+        latent, _ = self._encoder(torch.from_numpy(pixels).to(self.device))
+        return self._encoder.coefficients(latent).cpu().numpy()
+
+    @torch.no_grad()
+    def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> np.ndarray:
+        """values (batch, n) -> (batch, 3, S, S). canvases: by expression; left with those of this batch."""
+        alpha = torch.from_numpy(values).to(self.device)
+        expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
+        keys = [row.tobytes() for row in expression.cpu().numpy()]
+        known = {key: canvases[key] for key in keys if key in canvases}
+        for index, key in enumerate(keys):
+            if key not in known:
+                known[key] = self._decoder.canvas(source, expression[index : index + 1])
+        canvases.clear()
+        canvases.update(known)
+        return self._draw(source, Canvas.stack([known[key] for key in keys]), alpha).cpu().numpy()
+
+
+def _find_device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
+        raise EDTalkError(
+            f"There is no device '{name}' to compute on.", "Choose auto or cpu, or install torch for it.", "device"
+        ) from error
+    return device
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise EDTalkError(f"A picture is uint8 (height, width, 3), found {image.dtype} {image.shape}.")
+    return image
+
+
+def _pixel_type(dtype: type) -> np.dtype:
+    if np.dtype(dtype) not in (np.uint8, np.float32):
+        raise EDTalkError(f"Pictures come as uint8 or float32, found {np.dtype(dtype)}.")
+    return np.dtype(dtype)
+
+
+def _pictures(planes: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """(N, 3, S, S) -> N pictures (S, S, 3)."""
+    yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
+
+
+def _filled(rows: list[np.ndarray], count: int) -> list[np.ndarray]:
+    """Repeats the last row: library kernels may round differently in a batch of another size."""
+    return rows + rows[-1:] * (count - len(rows))
+
+
+def _summary(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({names[0]}, ... {names[-1]})" if names else "none"
+
+
+def _no_source() -> EDTalkError:
+    return EDTalkError("There is no source picture yet.", "Call set_source first.")
