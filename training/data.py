@@ -1,0 +1,168 @@
+"""Source and driving pictures of rendered heads, drawn from the data set that `training.heads.dataset` writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .units import NAMES
+
+PORTRAIT_FRAMES = 3  # the first frames of every identity look like a portrait, the first one is at rest
+REST = 0.7  # share of the portraits that are exactly at rest
+MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
+MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
+# Weight of the picture loss on top of 1, by point group: what an artist looks at.
+GROUP_WEIGHT = {"mouth": 6.0, "eyes": 5.0, "face": 1.0}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """S sources with K driving frames each; pictures in [-1, 1], points in picture coordinates [-1, 1]."""
+
+    source: Tensor  # (S, 3, R, R)
+    driving: Tensor  # (S * K, 3, R, R)
+    source_coefficients: Tensor  # (S, 36)
+    driving_coefficients: Tensor  # (S * K, 36)
+    source_points: Tensor  # (S * K, P, 2)
+    driving_points: Tensor  # (S * K, P, 2)
+    visible: Tensor  # (S * K, P) 1 where the point is seen in both pictures
+    still: Tensor  # (S * K, 1, 32, 32) 1 where both pictures show background
+    weight: Tensor  # (S * K, 1, R, R) of the picture loss
+
+
+class HeadPairs:
+    """Random batches from data set folders at `size` pixels; everything is held in memory.
+
+    All folders have the same number of frames a person, and the same tracked points.
+    """
+
+    def __init__(self, folders: Sequence[Path], size: int) -> None:
+        metas = [json.loads((folder / "meta.json").read_text()) for folder in folders]
+        self.frames_per_identity = int(metas[0]["frames"])
+        self.groups = {name: tuple(bounds) for name, bounds in metas[0]["points"].items()}
+        if any((meta["frames"], meta["points"]) != (metas[0]["frames"], metas[0]["points"]) for meta in metas):
+            raise SystemExit(f"{', '.join(map(str, folders))}: frames a person and points must agree")
+        self.identities = sum(int(meta["done"]) for meta in metas)
+        self.size = size
+
+        def joined(name: str, convert: Callable[[np.ndarray], np.ndarray] = np.array) -> Tensor:
+            parts = []
+            for folder, meta in zip(folders, metas, strict=True):
+                rows = np.load(folder / f"{name}.npy", mmap_mode="r")[: int(meta["done"]) * self.frames_per_identity]
+                parts.append(torch.from_numpy(convert(rows)))
+            return torch.cat(parts)
+
+        self.frames = joined("frames", lambda rows: _area_mean(rows, size))
+        self.masks = joined("masks", lambda rows: _area_mean(rows[..., None], 32)[..., 0])
+        self.points = joined("points")
+        self.visible = joined("visible")
+        self.coefficients = joined("coefficients")
+        self.mirror_order, self.mirror_sign = _mirror_table()
+
+    def batch(self, rng: np.random.Generator, sources: int, drivings: int, portraits: float) -> Batch:
+        """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest."""
+        identity = rng.choice(self.identities, sources, replace=False) * self.frames_per_identity
+        is_portrait = rng.random(sources) < portraits
+        portrait = np.where(rng.random(sources) < REST, 0, rng.integers(1, PORTRAIT_FRAMES, sources))
+        frame = np.where(is_portrait, portrait, rng.integers(0, self.frames_per_identity, sources))
+        driving = rng.integers(0, self.frames_per_identity, (sources, drivings))
+        batch = self.pick(identity + frame, (identity[:, None] + driving))
+        if rng.random() < 0.5:
+            batch = self._mirrored(batch)
+        return _recoloured(batch, rng)
+
+    def pick(self, source: np.ndarray, driving: np.ndarray) -> Batch:
+        """source: (S,) frame numbers, driving: (S, K)."""
+        repeated = torch.from_numpy(np.repeat(source, driving.shape[1]))
+        source_rows, rows = torch.from_numpy(source), torch.from_numpy(driving.reshape(-1))
+        source_points, driving_points = self.points[repeated].float(), self.points[rows].float()
+        inside = (source_points.abs().amax(-1) < 1.0) & (driving_points.abs().amax(-1) < 1.0)
+        still = (self.masks[repeated] < 8) & (self.masks[rows] < 8)
+        return Batch(
+            source=self.pictures(source_rows),
+            driving=self.pictures(rows),
+            source_coefficients=self.coefficients[source_rows],
+            driving_coefficients=self.coefficients[rows],
+            source_points=source_points,
+            driving_points=driving_points,
+            visible=(self.visible[repeated] & self.visible[rows] & inside).float(),
+            still=still[:, None].float(),
+            weight=self._weights(driving_points),
+        )
+
+    def pictures(self, rows: Tensor) -> Tensor:
+        """(N, 3, R, R) in [-1, 1] by frame number."""
+        return self.frames[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+    def _weights(self, points: Tensor) -> Tensor:
+        """(N, 1, R, R): more weight in the cells of a coarse grid that hold points of the named groups."""
+        cells = 16
+        index = ((points.clamp(-1.0, 0.999) + 1.0) * (cells / 2)).long()
+        flat = index[..., 1] * cells + index[..., 0]
+        grid = torch.ones(len(points), cells * cells)
+        for name, gain in GROUP_WEIGHT.items():
+            first, last = self.groups[name]
+            hit = torch.zeros_like(grid).scatter_(1, flat[:, first:last], 1.0)
+            grid = torch.maximum(grid, 1.0 + gain * hit)
+        return F.interpolate(grid.view(-1, 1, cells, cells), size=self.size, mode="bilinear", align_corners=False)
+
+    def _mirrored(self, batch: Batch) -> Batch:
+        flip = torch.tensor([-1.0, 1.0])
+
+        def coefficients(values: Tensor) -> Tensor:
+            return values[:, self.mirror_order] * self.mirror_sign
+
+        return replace(
+            batch,
+            source=batch.source.flip(-1),
+            driving=batch.driving.flip(-1),
+            source_coefficients=coefficients(batch.source_coefficients),
+            driving_coefficients=coefficients(batch.driving_coefficients),
+            source_points=batch.source_points * flip,
+            driving_points=batch.driving_points * flip,
+            still=batch.still.flip(-1),
+            weight=batch.weight.flip(-1),
+        )
+
+
+def _mirror_table() -> tuple[Tensor, Tensor]:
+    order, sign = list(range(len(NAMES))), torch.ones(len(NAMES))
+    for left, right in MIRROR_SWAP:
+        a, b = NAMES.index(left), NAMES.index(right)
+        order[a], order[b] = b, a
+    for name in MIRROR_NEGATE:
+        sign[NAMES.index(name)] = -1.0
+    return torch.tensor(order), sign
+
+
+def _recoloured(batch: Batch, rng: np.random.Generator) -> Batch:
+    """One random gain, gamma-like bend and offset per identity, the same in its source and its driving frames."""
+    sources = len(batch.source)
+    drivings = len(batch.driving) // sources
+    gain = torch.from_numpy(rng.uniform(0.75, 1.2, (sources, 3, 1, 1)).astype(np.float32))
+    offset = torch.from_numpy(rng.uniform(-0.15, 0.15, (sources, 1, 1, 1)).astype(np.float32))
+
+    def recolour(pictures: Tensor, repeats: int) -> Tensor:
+        scaled = pictures * gain.repeat_interleave(repeats, 0) + offset.repeat_interleave(repeats, 0)
+        return scaled.clamp(-1.0, 1.0)
+
+    return replace(batch, source=recolour(batch.source, 1), driving=recolour(batch.driving, drivings))
+
+
+def _area_mean(frames: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (N, S, S, C) -> uint8 (N, size, size, C), in slices so that a memory map stays on disk."""
+    factor = frames.shape[1] // size
+    result = np.empty((len(frames), size, size, frames.shape[3]), np.uint8)
+    for start in range(0, len(frames), 500):
+        part = np.asarray(frames[start : start + 500])
+        if factor > 1:
+            part = part.reshape(len(part), size, factor, size, factor, -1).mean((2, 4), dtype=np.float32) + 0.5
+        result[start : start + len(part)] = part
+    return result

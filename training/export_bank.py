@@ -1,0 +1,71 @@
+"""Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
+
+    python -m training.export_bank --generator B.pt --audio2lip A.safetensors --out inference/banks/starter.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from inference.bank import AUDIO_PREFIX, Bank, Coefficient, save_bank
+from inference.model.config import GeneratorConfig
+
+from .losses import ALPHA_GAIN
+from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, emotion_vector
+
+ORIGIN = (
+    "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
+    "and on speech synthesised by espeak-ng from our own sentences."
+)
+
+
+def in_coefficient_units(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same generator with latents ALPHA_GAIN times smaller, so that alpha is the coefficient itself.
+
+    Exact: what makes a latent (the encoder's last convolution, the heads' offsets) shrinks, what reads one grows.
+    """
+    last = max(int(name.split(".")[3]) for name in state if name.startswith("enc.net_app.convs."))
+    result = {}
+    for name, tensor in state.items():
+        makes_latent = name == f"enc.net_app.convs.{last}.weight" or (
+            name.split(".")[0].endswith("fc") and name.endswith("bias")
+        )
+        reads_latent = name.endswith(("modulation.weight", "mlp_shared.0.weight"))
+        factor = 1.0 / ALPHA_GAIN if makes_latent else ALPHA_GAIN if reads_latent else 1.0
+        result[name] = tensor * factor
+    return result
+
+
+def starter_bank(config: GeneratorConfig) -> Bank:
+    coefficients = tuple(
+        Coefficient(unit.name, bank, 0.0, unit.soft_min, unit.soft_max, unit.unit)
+        for (bank, _), units in zip(BANKS, (LIP, POSE, EXPRESSION), strict=True)
+        for unit in units
+    )
+    presets = {name: np.array(emotion_vector(name), np.float32) for name in EMOTIONS}
+    return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
+    parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    checkpoint = torch.load(args.generator, weights_only=True)
+    config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
+    tensors = {name: tensor.numpy() for name, tensor in in_coefficient_units(checkpoint["average"]).items()}
+    tensors |= {AUDIO_PREFIX + name: tensor for name, tensor in load_file(args.audio2lip).items()}
+    bank = save_bank(starter_bank(config), tensors, args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the generator is trained by: the picture, its edges, the flow at tracked points, and what the heads read."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inference.model.generator import Generator, Level, warp_grid
+
+from .data import Batch
+
+# The network's alpha is a coefficient times this, so that a face unit at 1 visibly moves the latent against the
+# source's own; `training.export_bank` folds it into the weights again.
+ALPHA_GAIN = 6.0
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 4.0}
+FLOW_FROM = 16  # coarsest resolution at which the warp is held to the tracked points
+
+
+def generator_losses(model: Generator, batch: Batch, point_weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Unweighted losses by name, and the driven pictures (S * K, 3, R, R). point_weight: (P,)."""
+    sources = len(batch.source)
+    drivings = len(batch.driving) // sources
+    seen = torch.cat([batch.source, batch.driving[::drivings]])
+    truth = torch.cat([batch.source_coefficients, batch.driving_coefficients[::drivings]])
+    latent, features = model.enc(seen)
+    alpha = batch.driving_coefficients * ALPHA_GAIN
+    levels = list(model.levels(latent[:sources], [feature[:sources] for feature in features], alpha))
+    rgb = levels[-1].rgb
+    losses = {
+        "picture": picture_loss(rgb, batch),
+        "edges": edge_loss(rgb, batch),
+        "flow": torch.stack([flow_error(level, batch, point_weight) for level in levels if _is_held(level)]).mean(),
+        "still": still_error(levels[-1], batch),
+        "read": read_error(model, latent, truth),
+    }
+    return losses, rgb
+
+
+def read_loss(model: Generator, batch: Batch) -> Tensor:
+    """What the heads read off every picture of the batch, against the truth."""
+    latent, _ = model.enc(torch.cat([batch.source, batch.driving]))
+    return read_error(model, latent, torch.cat([batch.source_coefficients, batch.driving_coefficients]))
+
+
+def read_error(model: Generator, latent: Tensor, truth: Tensor) -> Tensor:
+    """Mean square error of what the heads read. Not absolute: most units are off most of the time, and the median of
+    a rare event is that it does not happen."""
+    return F.mse_loss(model.coefficients(latent) / ALPHA_GAIN, truth)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
+
+
+def picture_loss(rgb: Tensor, batch: Batch) -> Tensor:
+    """Weighted L1 at full, half, quarter and eighth size."""
+    error, weight, loss = rgb - batch.driving, batch.weight, rgb.new_zeros(())
+    for _ in range(4):
+        loss = loss + (error.abs() * weight).mean() / weight.mean()
+        error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
+    return loss / 4.0
+
+
+def edge_loss(rgb: Tensor, batch: Batch) -> Tensor:
+    """L1 of neighbouring-pixel differences, weighted like the picture: blur costs, a shift of brightness does not."""
+    error, weight = rgb - batch.driving, batch.weight
+    across = (error[..., :, 1:] - error[..., :, :-1]).abs() * weight[..., :, 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    return (across.mean() + down.mean()) / weight.mean()
+
+
+def sampling_grid(level: Level) -> Tensor:
+    """(N, 2, R, R): where in the source each pixel of the level looks, in picture coordinates [-1, 1]."""
+    base = warp_grid(level.flow.shape[-1]).permute(0, 3, 1, 2)
+    return base + torch.tanh(level.flow[:, :2])
+
+
+def flow_error(level: Level, batch: Batch, point_weight: Tensor) -> Tensor:
+    """Mean distance, in half widths, of where a tracked driving point looks from where it is in the source."""
+    looked = F.grid_sample(
+        sampling_grid(level), batch.driving_points[:, None], padding_mode="border", align_corners=False
+    )[:, :, 0].transpose(1, 2)  # (N, P, 2)
+    weight = batch.visible * point_weight
+    return ((looked - batch.source_points).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def still_error(level: Level, batch: Batch) -> Tensor:
+    """How far background that stays background is dragged, in half widths."""
+    cells = batch.still.shape[-1]
+    grid = F.adaptive_avg_pool2d(sampling_grid(level), cells)
+    line = (torch.arange(cells) * 2 + 1) / cells - 1.0
+    centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    return ((grid - centres).abs().sum(1, keepdim=True) * batch.still).sum() / batch.still.sum().clamp(min=1.0)
+
+
+def _is_held(level: Level) -> bool:
+    return level.flow.shape[-1] >= FLOW_FROM
