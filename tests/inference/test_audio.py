@@ -1,0 +1,325 @@
+"""The audio path: upstream's numbers at 25 fps, the same mouth at any frame rate, plain words for bad files."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from inference.audio import (
+    PREFIX,
+    RATE,
+    SMOOTH_TAPS,
+    audio2lip_from_tensors,
+    frame_times,
+    lip_sync,
+    load_sound,
+    mel_spectrogram,
+    to_16k,
+    windows,
+    windows_at,
+)
+from inference.errors import EDTalkError
+from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
+from tests.seeded_weights import seeded_state_dict
+
+ROOT = Path(__file__).parents[2]
+STARTER = ROOT / "inference" / "banks" / "starter.safetensors"
+SHORT = (640, 1000, 1279, 1280, 1919, 3200)
+MEL_LIMIT, LIP_LIMIT = 2e-6, 5e-5
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    with np.load(Path(__file__).parent / "data" / "audio.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def sound(goldens):
+    """(36800,) float32 at 16 kHz: upstream's test sound."""
+    return goldens["wav_int16"].astype(np.float32) / 32768
+
+
+@pytest.fixture(scope="module")
+def full_bank():
+    return SimpleNamespace(tensors={PREFIX + name: value for name, value in seeded_state_dict("audio2lip").items()})
+
+
+@pytest.fixture(scope="module")
+def bank():
+    """A narrow net with random weights: what it says does not matter, only that it is consistent."""
+    torch.manual_seed(0)
+    return bank_of(Audio2Lip(Audio2LipConfig((4, 6, 8, 10, 12), lip_dim=5)))
+
+
+def bank_of(model):
+    return SimpleNamespace(tensors={PREFIX + name: value.numpy() for name, value in model.state_dict().items()})
+
+
+def largest_difference(found, expected):
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max()
+
+
+# ------------------------------------------------------------------------------------------------ upstream's numbers
+
+
+def test_state_dict_is_upstreams():
+    shapes = {name: tuple(value.shape) for name, value in Audio2Lip().state_dict().items()}
+    assert shapes == {name: value.shape for name, value in seeded_state_dict("audio2lip").items()}
+
+
+def test_mel_equals_upstream(sound, goldens):
+    assert largest_difference(mel_spectrogram(sound), goldens["mel"]) <= MEL_LIMIT
+
+
+def test_windows_equal_upstream(sound, goldens):
+    found = windows(mel_spectrogram(sound), goldens["window_frames"])
+    assert largest_difference(found, goldens["windows"]) <= MEL_LIMIT
+
+
+def test_layers_equal_upstream(full_bank, goldens):
+    model = audio2lip_from_tensors(full_bank.tensors)
+    x = torch.from_numpy(goldens["windows"][:1])
+    with torch.inference_mode():
+        for index, block in enumerate(model.audio_encoder):
+            x = block(x)
+            assert largest_difference(x[0, ::8, ::2, ::2].numpy(), goldens[f"layer/{index}/sample"]) <= LIP_LIMIT
+
+
+def test_lips_equal_upstream(sound, goldens, full_bank):
+    times = frame_times(len(sound) / RATE, 25)
+    raw = lip_sync(sound, RATE, times, full_bank, smooth=False)
+    assert largest_difference(raw, goldens["lip_raw"]) <= LIP_LIMIT
+    parity = lip_sync(sound, RATE, times, full_bank, upstream_edges=True)
+    assert largest_difference(parity, goldens["lip_smooth"]) <= LIP_LIMIT
+    ours = lip_sync(sound, RATE, times, full_bank)
+    assert largest_difference(ours[1:-1], goldens["lip_smooth"][1:-1]) <= LIP_LIMIT
+    edge = SMOOTH_TAPS @ goldens["lip_raw"][[0, 0, 1]]
+    assert largest_difference(ours[0], edge) <= LIP_LIMIT
+
+
+@pytest.mark.parametrize("length", SHORT)
+def test_short_sounds_equal_upstream(sound, goldens, full_bank, length):
+    short = sound[:length]
+    mel = mel_spectrogram(short)
+    times = frame_times(length / RATE, 25)
+    assert largest_difference(mel, goldens[f"short/{length}/mel"]) <= MEL_LIMIT
+    assert largest_difference(windows_at(mel, times), goldens[f"short/{length}/windows"]) <= MEL_LIMIT
+    for name, options in (("lip_raw", {"smooth": False}), ("lip_smooth", {"upstream_edges": True})):
+        found = lip_sync(short, RATE, times, full_bank, **options)
+        assert largest_difference(found, goldens[f"short/{length}/{name}"]) <= LIP_LIMIT
+
+
+# ---------------------------------------------------------------------------------------------------- any frame rate
+
+
+def test_window_starts_are_exact_however_the_time_was_computed():
+    frames = np.arange(0, 90_000)  # an hour
+    mel = np.arange(4 * 90_000, dtype=np.float32)[None]
+    expected = [abs(16 * (i - 2)) // 5 * (1 if i >= 2 else -1) for i in frames.tolist()]
+    for times in (frames / 25, frames * 0.04, np.round(frames / 25, 9), np.cumsum(np.r_[0, np.full(89_999, 0.04)])):
+        found = windows_at(mel, times)[:, 0, 0, -1]  # the last column is never clamped at the start from frame 0 on
+        np.testing.assert_array_equal(found - 15, expected)
+
+
+def test_lips_do_not_depend_on_the_frame_rate(sound, bank):
+    seconds = len(sound) / RATE
+    at_25 = lip_sync(sound, RATE, frame_times(seconds, 25), bank)
+    at_50 = lip_sync(sound, RATE, frame_times(seconds, 50), bank)
+    np.testing.assert_allclose(at_50[: 2 * len(at_25) : 2], at_25, atol=1e-6)
+    ntsc = Fraction(30000, 1001)
+    times = frame_times(seconds, float(ntsc))
+    one_by_one = [lip_sync(sound, RATE, [time], bank)[0] for time in times[:5]]
+    np.testing.assert_allclose(lip_sync(sound, RATE, times, bank)[:5], one_by_one, atol=1e-6)
+
+
+def test_batch_size_and_order_do_not_matter(sound, bank):
+    times = frame_times(0.5, 24)
+    together = lip_sync(sound, RATE, times, bank)
+    np.testing.assert_allclose(lip_sync(sound, RATE, times, bank, batch=1), together, atol=1e-6)
+    np.testing.assert_allclose(lip_sync(sound, RATE, times[::-1], bank)[::-1], together, atol=1e-6)
+
+
+@pytest.mark.parametrize(("fps", "evaluations_a_second"), [(25, 25), (50, 50), (240, 80)])
+def test_each_window_is_evaluated_once(sound, bank, monkeypatch, fps, evaluations_a_second):
+    seen = []
+    forward = Audio2Lip.forward
+    monkeypatch.setattr(Audio2Lip, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
+    seconds = len(sound) / RATE
+    lip_sync(sound, RATE, frame_times(seconds, fps), bank)
+    assert sum(seen) <= evaluations_a_second * seconds + 8  # windows that reach over the ends
+
+
+def test_times_outside_the_sound_hold_its_ends(sound, bank):
+    early, earlier, late, later = lip_sync(sound, RATE, [-1.0, -1e6, 60.0, 1e12], bank)
+    np.testing.assert_allclose(early, earlier, atol=1e-6)
+    np.testing.assert_allclose(late, later, atol=1e-6)
+
+
+def test_no_times_no_rows(sound, bank):
+    assert lip_sync(sound, RATE, [], bank).shape == (0, 5)
+
+
+def test_times_must_be_numbers(sound, bank):
+    with pytest.raises(EDTalkError, match="finite"):
+        lip_sync(sound, RATE, [0.0, float("nan")], bank)
+
+
+def test_frame_times():
+    assert len(frame_times(36800 / RATE, 25)) == 57
+    assert len(frame_times(10 / 29.97, 29.97)) == 10  # not 9 by a rounding error
+    np.testing.assert_allclose(np.diff(frame_times(3, 24)), 1 / 24)
+
+
+# ------------------------------------------------------------------------------------------------------------- the net
+
+
+def test_fused_equals_unfused():
+    torch.manual_seed(1)
+    model = Audio2Lip(Audio2LipConfig((4, 6, 8, 10, 12), 5)).train()
+    model(torch.randn(64, 1, 80, 16))  # batch norms that do something
+    x = torch.randn(7, 1, 80, 16)
+    with torch.inference_mode():
+        plain = model.eval()(x)
+        torch.testing.assert_close(model.fuse()(x), plain, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.fuse()(x), plain, atol=1e-5, rtol=1e-4)  # twice is once
+
+
+def test_config_is_read_from_the_tensors():
+    config = Audio2LipConfig((4, 6, 8, 10, 12), 5)
+    assert audio2lip_from_tensors(bank_of(Audio2Lip(config)).tensors).config == config
+
+
+def test_bank_without_audio_net():
+    with pytest.raises(EDTalkError, match="no audio net") as caught:
+        audio2lip_from_tensors({"dec.conv1.conv.weight": np.zeros(3, np.float32)})
+    assert caught.value.kind == "bank"
+
+
+def test_bank_with_a_damaged_audio_net(bank):
+    for name in (f"{PREFIX}mapping.weight", f"{PREFIX}audio_encoder.4.conv_block.1.bias"):
+        damaged = {key: value for key, value in bank.tensors.items() if key != name}
+        with pytest.raises(EDTalkError, match="damaged") as caught:
+            audio2lip_from_tensors(damaged)
+        assert caught.value.kind == "bank"
+
+
+@pytest.mark.skipif(not STARTER.exists(), reason="no starter bank in this checkout")
+def test_the_starter_bank_speaks_and_rests():
+    from inference.bank import load_bank
+    from training.units import LIP
+
+    starter = load_bank(STARTER)
+    jaw = [unit.name for unit in LIP].index("jawOpen")
+    noise = 1e-4 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
+    for silence in (np.zeros(2 * RATE, np.float32), noise):
+        assert np.abs(lip_sync(silence, RATE, frame_times(2, 25), starter)).max() < 0.1
+    line, rate = load_sound(ROOT / "inference" / "demo" / "line.wav")
+    opening = lip_sync(line, rate, frame_times(len(line) / rate, 25), starter)[:, jaw]
+    assert opening.max() > 0.35
+    assert opening.min() < 0.05
+
+
+# ---------------------------------------------------------------------------------------------------------- sound files
+
+
+def write_sound(path, samples, rate, codec, sample_format):
+    """Samples (n, channels) float in [-1, 1] as a sound file."""
+    layout = "mono" if samples.shape[1] == 1 else "stereo"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout, format=sample_format)
+        planar = np.ascontiguousarray(samples.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(planar, format="fltp", layout=layout)
+        frame.sample_rate = rate
+        size = stream.codec_context.frame_size or None
+        convert = av.AudioResampler(format=sample_format, layout=layout, rate=rate, frame_size=size)
+        for piece in [*convert.resample(frame), *convert.resample(None), None]:
+            container.mux(stream.encode(piece))
+    return path
+
+
+def tone(seconds, rate, hertz=440.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def test_16k_pcm16_comes_through_exactly(tmp_path, goldens):
+    stored = goldens["wav_int16"]
+    path = write_sound(tmp_path / "sound.wav", stored[:, None] / 32768, RATE, "pcm_s16le", "s16")
+    samples, rate = load_sound(path)
+    assert rate == RATE
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(to_16k(samples, rate), stored.astype(np.float32) / 32768)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sample_format", "rate"),
+    [
+        ("sound.mp3", "libmp3lame", "s16p", 8000),
+        ("sound.flac", "flac", "s16", 44100),
+        ("sound.m4a", "aac", "fltp", 48000),
+        ("sound.mov", "pcm_s16le", "s16", 48000),
+    ],
+)
+def test_stereo_of_any_kind_becomes_16k_mono(tmp_path, name, codec, sample_format, rate):
+    left = tone(1.0, rate)
+    path = write_sound(tmp_path / name, np.stack([left, np.zeros_like(left)], axis=1), rate, codec, sample_format)
+    samples, found_rate = load_sound(path)
+    assert found_rate == rate
+    sound = to_16k(samples, rate)
+    assert len(sound) == pytest.approx(RATE, rel=0.2)  # MP3 and AAC pad
+    middle = sound[RATE // 4 : RATE // 2]
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)  # half of one channel's level
+    spectrum = np.abs(np.fft.rfft(middle))
+    assert np.argmax(spectrum) * RATE / len(middle) == pytest.approx(440, abs=4)
+
+
+def test_bad_files_are_named_and_explained(tmp_path):
+    silent_video = tmp_path / "mute.mp4"
+    with av.open(str(silent_video), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 32
+        picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(picture), *stream.encode(None)])
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("not a sound at all\n" * 100)
+    (tmp_path / "noise.mp3").write_bytes(b"\x00\x13\x37" * 1000)
+    write_sound(tmp_path / "click.wav", tone(0.03, RATE)[:, None], RATE, "pcm_s16le", "s16")
+    for name, words in (
+        ("missing.wav", "does not exist"),
+        ("empty.wav", "is empty"),
+        ("text.wav", "not a sound or video file"),
+        ("noise.mp3", "not a sound or video file"),
+        ("mute.mp4", "has no sound"),
+        ("click.wav", "lasts 30 ms"),
+        (".", "does not exist"),
+    ):
+        with pytest.raises(EDTalkError, match=words) as caught:
+            load_sound(tmp_path / name)
+        assert caught.value.kind == "media"
+        assert str(tmp_path / name) in caught.value.message
+
+
+def test_too_short_a_sound_is_no_crash(bank):
+    with pytest.raises(EDTalkError, match="40 ms") as caught:
+        lip_sync(np.zeros(639, np.float32), RATE, [0.0], bank)
+    assert caught.value.kind == "media"
+
+
+def test_a_rate_change_keeps_length_and_pitch():
+    sound = to_16k(tone(1.0, 44100), 44100)
+    assert sound.dtype == np.float32
+    assert abs(len(sound) - RATE) <= 1
+    np.testing.assert_allclose(sound[1000:-1000], tone(1.0, RATE)[1000 : len(sound) - 1000], atol=1e-3)
+
+
+def test_nothing_here_needs_blender():
+    program = "import sys, inference.audio; print(sorted({'bpy', 'aud'} & set(sys.modules)), 'librosa' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.split("\n")[0] == "[] False"  # and librosa waits until it is needed
