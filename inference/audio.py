@@ -18,6 +18,7 @@ import soxr
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
+from .bank import AUDIO_PREFIX as PREFIX
 from .errors import EDTalkError
 from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip, Audio2LipConfig
 
@@ -25,7 +26,6 @@ RATE = 16_000
 UPSTREAM_FPS = 25
 FRAME_SAMPLES = RATE // UPSTREAM_FPS  # 640: sounds are cut to whole upstream frames
 MEL_FPS = 80
-PREFIX = "audio2lip."
 # Smoothing in time: a gaussian of sigma one upstream frame, three taps: 0.274, 0.452, 0.274.
 SMOOTH_TAPS = np.exp([-0.5, 0.0, -0.5]) / (1 + 2 * math.exp(-0.5))
 

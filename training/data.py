@@ -19,7 +19,7 @@ REST = 0.7  # share of the portraits that are exactly at rest
 MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
 # Weight of the picture loss on top of 1, by point group: what an artist looks at.
-GROUP_WEIGHT = {"mouth": 6.0, "eyes": 5.0, "face": 1.0}
+GROUP_WEIGHT = {"mouth": 10.0, "eyes": 8.0, "face": 1.0}
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .units import BANKS
 CHANNELS = {4: 128, 8: 96, 16: 64, 32: 32, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
-WARM_UP = 200
+WARM_UP = 60
 PLAIN_LAYER_RATE = 0.1  # the expression enhancement's layers are not equalised: they want a smaller step
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 

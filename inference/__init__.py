@@ -1,0 +1,52 @@
+"""EDTalk: talking faces from a portrait, driven by 36 named numbers a frame.
+
+    bank = load_bank()                                  # the embedded starter bank
+    renderer = FaceRenderer(bank)
+    renderer.set_source(picture)                        # uint8 (H, W, 3)
+    for frame in renderer.render(coefficients): ...     # uint8 (size, size, 3)
+
+`python -m inference` is the same on the command line. Names are imported when first used, so that a program that only
+reads coefficients, Blender among them, does not need torch.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+# Threads that wait for one another by spinning slow a small frame twentyfold when Blender uses the cores as well.
+# OpenMP reads this once, so it has to stand before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if TYPE_CHECKING:
+    from .audio import lip_sync
+    from .bank import Bank, load_bank
+    from .coefficients import Coefficients
+    from .emotion import EmotionCurve
+    from .errors import EDTalkError
+    from .renderer import FaceRenderer
+
+__all__ = ["Bank", "Coefficients", "EDTalkError", "EmotionCurve", "FaceRenderer", "lip_sync", "load_bank"]
+
+_HOME = {
+    "Bank": "bank",
+    "Coefficients": "coefficients",
+    "EDTalkError": "errors",
+    "EmotionCurve": "emotion",
+    "FaceRenderer": "renderer",
+    "lip_sync": "audio",
+    "load_bank": "bank",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

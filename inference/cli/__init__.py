@@ -1,0 +1,83 @@
+"""The command line: one subcommand a module, and one place that turns failures into a sentence and an exit code.
+
+Exit codes: 0 done, 1 a bug, 2 something about the input, 3 the disk, 130 Ctrl-C (what was finished is kept).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ..errors import EDTalkError
+from . import capture, demo, lipsync, maintain, render
+
+BUG, INPUT, DISK, INTERRUPTED = 1, 2, 3, 130
+_DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other failure here does."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message[:1].upper()}{message[1:]}.", f"See '{self.prog} --help'.")
+        raise SystemExit(INPUT)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m inference",
+        description="Talking faces from a portrait (EDTalk): make a face speak, move its head and show emotions.",
+        epilog="Start with: python -m inference demo --out demo.mp4. "
+        "Exit codes: 0 done, 1 a bug, 2 wrong input, 3 disk full or not writable, 130 interrupted.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for module in (render, lipsync, capture, demo, maintain):
+        module.add_commands(commands)
+    for command in set(commands.choices.values()):
+        command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code and raises nothing but SystemExit from the parser."""
+    args = build_parser().parse_args(arguments)
+    logging.basicConfig(format="edtalk: %(message)s", level=logging.WARNING)  # damaged clips are told of this way
+    try:
+        return args.run(args) or 0
+    except EDTalkError as error:
+        if args.debug:
+            traceback.print_exc()
+        _say(error.message, error.hint)
+        return DISK if error.kind == "disk" else INPUT
+    except KeyboardInterrupt:
+        _say("Stopped.")
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        return 0
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            _say(f"{error.filename or 'A file'} could not be written: {error.strerror}.", "Free some space.")
+            return DISK
+        return _bug(error, args.debug)
+    except Exception as error:
+        return _bug(error, args.debug)
+
+
+def _bug(error: Exception, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    text = " ".join(str(error).split())
+    _say(f"Internal error ({type(error).__name__}: {text}). This is a bug in EDTalk, not in your input.",
+         "" if debug else "Report it with the output of the same command with --debug, and of 'selftest'.")
+    return BUG
+
+
+def _say(message: str, hint: str = "") -> None:
+    print(f"edtalk: {message} {hint}".rstrip(), file=sys.stderr, flush=True)

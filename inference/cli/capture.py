@@ -1,0 +1,50 @@
+"""`capture`: a clip or a picture of a face to a file of coefficients, to look at, to edit or to render later."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from . import options
+from .clips import Clip, capture_clip
+from .framing import Framing
+from .progress import STYLES
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "capture",
+        help="clip or picture -> coefficients",
+        description="Measure a face's mouth, pose and expression in every frame of a clip, or in a picture.",
+    )
+    parser.add_argument("--video", type=Path, required=True, metavar="CLIP|PICTURE", help="the face to measure")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".npz (exact) or .csv (to edit)")
+    parser.add_argument("--fps", type=options.frame_rate, default=25.0, help="the clip is resampled to it (default 25)")
+    parser.add_argument(
+        "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
+        help="find the face (auto, default), use the whole picture (none), or the square with its left top corner "
+        "at X,Y in pixels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--face", type=options.positive, metavar="N", help="of several faces the Nth from the left, from 1"
+    )
+    options.add_only(parser)
+    options.add_bank(parser)
+    options.add_overwrite(parser)
+    options.add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.add_argument("--progress", choices=STYLES, default="auto", help="how progress is shown")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    options.check_free(args.out, args.overwrite, suffixes=(".npz", ".csv"))
+    bank = options.load_bank_for(args)
+    names = options.columns(bank, args.only)
+    renderer = options.make_renderer(bank, args)
+    framing = args.crop.choosing(args.face)
+    found = capture_clip(renderer, Clip(args.video, args.fps), framing, args.progress)
+    found.select(names).save(args.out)
+    if args.json:
+        print(json.dumps({"out": str(args.out), "frames": len(found), "fps": args.fps, "names": list(names)}))

@@ -1,0 +1,106 @@
+"""`demo`: the whole thing on material that comes with it, as a clip and as a contact sheet to look at."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..emotion import EmotionCurve
+from ..errors import EDTalkError
+from . import options
+from .progress import STYLES, note
+
+MATERIAL = Path(__file__).parents[1] / "demo"
+PORTRAIT, LINE = MATERIAL / "portrait_1.png", MATERIAL / "line.wav"
+EMOTION = "0=neutral 1.1=neutral 1.8=happy 3.1=happy 4.1=sad:0.9"  # follows the words of line.txt
+FRAMES = 12
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="portrait + speech + emotions on embedded material",
+        description="Render the embedded portrait speaking the embedded line, its emotion changing on the way, and "
+        "draw a contact sheet of what was rendered.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo.mp4"), metavar="FILE.mp4", help="(default demo.mp4)")
+    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="the contact sheet (default: OUT with .png)")
+    parser.add_argument("--source", type=Path, default=PORTRAIT, metavar="PICTURE", help="another portrait")
+    parser.add_argument("--audio", type=Path, default=LINE, metavar="SOUND", help="another line")
+    parser.add_argument("--emotion", default=EMOTION, metavar="CURVE", help=f"(default '{EMOTION}')")
+    options.add_overwrite(parser)
+    options.add_bank(parser)
+    options.add_device(parser)
+    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.add_argument("--progress", choices=STYLES, default="auto", help="how progress is shown")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..picture import save_picture
+    from .rendering import make
+
+    sheet = args.sheet or args.out.with_suffix(".png")
+    options.check_free(args.out, args.overwrite, suffixes=(".mp4", ".mov", ".mkv"))
+    options.check_free(sheet, args.overwrite, suffixes=(".png",))
+    for path in (args.source, args.audio):
+        if not path.exists():
+            raise EDTalkError(f"{path} does not exist.", "Reinstall, or give another file.", "media")
+    result = make(_render_arguments(args))
+    if result.stopped is None:
+        save_picture(sheet, _contact_sheet(args, result))
+        note(f"wrote {args.out} and {sheet}.")
+    if args.json:
+        print(json.dumps(result.to_json() | {"sheet": str(sheet)}))
+    return result.exit_code
+
+
+def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of `render` that the demo stands for."""
+    from .render import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--source", args.source, "--audio", args.audio, "--emotion", args.emotion, "--out", args.out]
+    words += ["--bank", args.bank, "--device", args.device, "--progress", args.progress]
+    words += ["--threads", args.threads] if args.threads else []
+    words += ["--overwrite"] if args.overwrite else []
+    rendering = parser.parse_args([str(word) for word in words])
+    rendering.idle_motion = 1.0 if _names_head(args) else 0.0
+    return rendering
+
+
+def _names_head(args: argparse.Namespace) -> bool:
+    from ..idle import BLINK, SWAY
+
+    return bool({BLINK, *SWAY} & set(options.load_bank_for(args).names))
+
+
+def _contact_sheet(args: argparse.Namespace, result) -> np.ndarray:
+    """Frames as they are in the written clip, with what drove them."""
+    from ..audio import load_sound
+    from ..video import read_frames
+    from .sheet import Line, draw, evenly
+
+    frames = len(result.coefficients)
+    chosen = set(evenly(frames, FRAMES))
+    pictures = {index: rgb for index, rgb in enumerate(read_frames(args.out)) if index in chosen}
+    times = np.arange(frames) / result.fps
+    samples, rate = load_sound(args.audio)
+    emotions = EmotionCurve.parse(args.emotion).strengths(times, frames / result.fps)
+    line = Line(times, samples, rate, _opening(result), emotions)
+    return draw(line, pictures, f"{args.source.name} says {args.audio.name}: {args.emotion}")
+
+
+def _opening(result) -> np.ndarray:
+    """(T,) how far the mouth is open, 0..1: the jaw where the bank names it, else how much the mouth's numbers say."""
+    bank, values = result.bank, result.coefficients
+    if "jawOpen" in bank.names:
+        opening = values[:, bank.names.index("jawOpen")]
+    else:
+        lips = values[:, bank.config.bank_slices["lip"]]
+        opening = np.linalg.norm(lips - np.median(lips, axis=0), axis=1)
+    return np.clip(opening / max(float(np.abs(opening).max()), 1e-6), 0.0, 1.0)

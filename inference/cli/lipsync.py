@@ -1,0 +1,42 @@
+"""`lipsync`: a sound to a file of mouth coefficients, to look at, to edit or to render later."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ..coefficients import Coefficients
+from .options import add_bank, add_only, add_overwrite, check_free, columns, frame_rate, load_bank_for
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "lipsync",
+        help="sound -> mouth coefficients",
+        description="Write the mouth coefficients of a sound, one row a frame; all other coefficients are at rest. "
+        "Render the file with 'render --coefficients'.",
+    )
+    parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="sound or video file with speech")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".npz (exact) or .csv (to edit)")
+    parser.add_argument("--fps", type=frame_rate, default=25.0, help="frames per second (default 25)")
+    add_only(parser)
+    add_bank(parser)
+    add_overwrite(parser)
+    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_free(args.out, args.overwrite, suffixes=(".npz", ".csv"))
+    bank = load_bank_for(args, audio=True)
+    names = columns(bank, args.only)
+    from ..audio import frame_times, lip_sync, load_sound
+
+    samples, rate = load_sound(args.audio)
+    times = frame_times(len(samples) / rate, args.fps)
+    values = bank.at_rest(len(times)).values
+    values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, rate, times, bank)
+    Coefficients(values, bank.names, args.fps).select(names).save(args.out)
+    if args.json:
+        print(json.dumps({"out": str(args.out), "frames": len(times), "fps": args.fps, "names": list(names)}))

@@ -1,0 +1,137 @@
+"""Options that several commands share, and the checks that come with them."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bank import STARTER, Bank, load_bank
+from ..errors import EDTalkError
+
+if TYPE_CHECKING:
+    from ..renderer import FaceRenderer
+
+BANKS = ("lip", "pose", "exp")
+
+
+def add_bank(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bank", type=Path, default=STARTER, metavar="FILE", help="bank to use (default: the embedded starter bank)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto: the fastest)")
+    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: as many as cores)")
+
+
+def add_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only",
+        type=bank_names,
+        metavar="BANKS",
+        help="write the coefficients of these banks only, such as 'lip' or 'pose,exp' (default: all); what a file "
+        "leaves out, 'render --coefficients' takes from the portrait",
+    )
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found '{text}'")
+    return value
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, found '{text}'")
+    return value
+
+
+def frame_rate(text: str) -> float:
+    """25, 23.976 or 30000/1001."""
+    try:
+        value = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not 1 <= value <= 240:
+        raise argparse.ArgumentTypeError(f"expected frames per second from 1 to 240, found '{text}'")
+    return value
+
+
+def bank_names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("expected names of banks, such as lip or pose,exp")
+    return names
+
+
+def columns(bank: Bank, only: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the coefficients of the banks asked for, in the bank's order."""
+    have = [name for name, _ in bank.config.banks]
+    for name in only or ():
+        if name not in have:
+            raise EDTalkError(f"The bank '{bank.name}' has no part '{name}'; it has: {', '.join(have)}.")
+    return tuple(coefficient.name for coefficient in bank.coefficients if not only or coefficient.bank in only)
+
+
+def check_free(path: Path, overwrite: bool, suffixes: Iterable[str] = ()) -> None:
+    """Refuse an output that cannot or should not be written, before any work is done."""
+    suffixes = tuple(suffixes)
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise EDTalkError(f"The output must end in {' or '.join(suffixes)}, found '{path.name}'.")
+    if path.is_dir():
+        raise EDTalkError(f"{path} is a folder; a file is to be written there.", "Choose a file name.")
+    if path.exists() and not overwrite:
+        raise EDTalkError(f"{path} exists.", "Choose another name, or add --overwrite.")
+    if not path.parent.is_dir():
+        raise EDTalkError(f"The folder {path.parent} does not exist.", "Create it first.", "disk")
+
+
+def load_bank_for(args: argparse.Namespace, *, audio: bool = False, emotions: bool = False) -> Bank:
+    """The bank of --bank, checked for what is going to be asked of it."""
+    if args.bank == STARTER and not STARTER.exists():
+        raise EDTalkError(
+            "The embedded starter bank is missing from this installation.", "Reinstall, or give --bank FILE.", "bank"
+        )
+    bank = load_bank(args.bank)
+    if audio and not bank.has_audio:
+        raise EDTalkError(
+            f"The bank '{bank.name}' has no lip-sync network, so it cannot follow a sound.",
+            "Convert it again with --audio2lip Audio2Lip.pt, or use --lip-video.",
+            "bank",
+        )
+    if emotions and not bank.presets:
+        why = "has no emotions" if bank.config.enhances_expression else "moves only mouth and head"
+        raise EDTalkError(
+            f"The bank '{bank.name}' {why}, so --emotion cannot be used.",
+            "Leave --emotion out, or use a bank with expression presets.",
+            "bank",
+        )
+    return bank
+
+
+def make_renderer(bank: Bank, args: argparse.Namespace) -> FaceRenderer:
+    import cv2
+
+    from ..renderer import FaceRenderer
+
+    if args.threads:
+        cv2.setNumThreads(args.threads)
+    return FaceRenderer(bank, device=args.device, threads=args.threads)

@@ -1,0 +1,66 @@
+"""Where frames go: a clip with sound, or a folder of pictures numbered as the whole result's frames are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import EDTalkError
+from .options import check_free
+
+if TYPE_CHECKING:
+    from ..video import FrameFolder, Sound, VideoWriter
+
+CLIPS = (".mp4", ".mov", ".mkv")
+
+
+def is_clip(out: Path, form: str | None) -> bool:
+    """Whether `out` names a clip, not a folder; EDTalkError for what is neither, or does not fit --format."""
+    if out.suffix.lower() in CLIPS and not out.is_dir():
+        if form:
+            raise EDTalkError(f"--format {form} is for a folder of pictures, and {out.name} is a clip.")
+        return True
+    if out.is_file() or (out.suffix and not out.is_dir()):
+        raise EDTalkError(
+            f"The output is a clip ({', '.join(CLIPS)}) or a folder, found '{out.name}'.",
+            "For pictures give a folder, and --format png or exr.",
+        )
+    return False
+
+
+def check_output(out: Path, form: str | None, overwrite: bool, inputs: Iterable[Path | None]) -> None:
+    """Refuse an output that cannot be meant, before any work is done."""
+    if is_clip(out, form):
+        check_free(out, overwrite)
+        if any(path is not None and path.exists() and out.exists() and out.samefile(path) for path in inputs):
+            raise EDTalkError(f"{out} is one of the inputs.", "Choose another name for the output.")
+    elif not out.parent.is_dir():
+        raise EDTalkError(f"The folder {out.parent} does not exist.", "Create it first.", "disk")
+
+
+def open_output(
+    out: Path, form: str | None, span: slice, fps: float, shape: tuple[int, int], sound: Sound | None, overwrite: bool
+) -> VideoWriter | FrameFolder:
+    """The writer for frames `span` of the whole result, each (height, width) of `shape`."""
+    from ..video import FrameFolder, VideoWriter
+
+    if is_clip(out, form):
+        height, width = shape
+        return VideoWriter(out, fps, (width, height), sound=sound)
+    form = form or "png"
+    first, last = span.start + 1, span.stop
+    for number in range(first, last + 1):
+        path = out / f"frame_{number:04d}.{form}"
+        if path.exists() and not overwrite:
+            raise EDTalkError(f"{path} exists.", "Choose another folder, or add --overwrite.")
+    return FrameFolder(out, form, sound=sound, start=first)
+
+
+def enlarged(face: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (S, S, 3) at `size` pixels a side."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(face).resize((size, size), Image.Resampling.LANCZOS))

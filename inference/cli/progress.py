@@ -1,0 +1,99 @@
+"""What a person or a program sees while frames are made: a bar, a line now and then, JSON lines; and a polite stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from types import FrameType
+
+STYLES = ("auto", "bar", "lines", "json", "none")
+_WIDTH = 30
+_EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5}  # seconds between reports
+
+
+def note(text: str) -> None:
+    """One line about what was done, for the person, apart from the result on stdout."""
+    print(f"edtalk: {text}", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Counts frames of one task and reports at a bearable rate; `style` is one of STYLES.
+
+    "bar" and "lines" go to stderr, and "auto" is the bar on a terminal and lines elsewhere; "json" goes to stdout.
+    """
+
+    def __init__(self, label: str, total: int | None, style: str = "auto") -> None:
+        self.style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
+        self.label, self.total, self.done = label, total, 0
+        self.started = self.reported = time.monotonic()
+        self.shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown or self.style == "json":
+            self._report()
+        if self.shown and self.style == "bar":
+            print(file=sys.stderr)
+
+    def step(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if now - self.reported >= _EVERY.get(self.style, float("inf")):
+            self.reported = now
+            self.shown = True
+            self._report()
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left, once a frame has been made and where the total is known."""
+        if not self.total or not self.done:
+            return None
+        return (time.monotonic() - self.started) / self.done * max(self.total - self.done, 0)
+
+    def _report(self) -> None:
+        eta = self.eta
+        if self.style == "json":
+            event = {"event": "progress", "task": self.label, "done": self.done, "total": self.total}
+            print(json.dumps(event | {"eta": None if eta is None else round(eta, 1)}), flush=True)
+            return
+        of = f"/{self.total}" if self.total else ""
+        rest = "" if eta is None else f", {_clock(eta)} left"
+        if self.style == "bar":
+            filled = round(_WIDTH * min(self.done / self.total, 1.0)) if self.total else 0
+            bar = f"|{'#' * filled}{'-' * (_WIDTH - filled)}|" if self.total else ""
+            print(f"\r{self.label} {bar} {self.done}{of}{rest}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif self.style == "lines":
+            note(f"{self.label} {self.done}{of}{rest}")
+
+
+class Stop:
+    """Within it the first Ctrl-C (or SIGTERM) sets `asked`, so that the frame in work is finished and kept.
+
+    A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = number
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,83 @@
+"""Signs of life for a still head: slow head motion, breath and blinks, as offsets on coefficients of known names.
+
+Only numpy. Everything is a function of time and a seed: the same moment gets the same motion at any frame rate and
+however a render is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .errors import EDTalkError
+
+# Amplitude by coefficient at amount 1, in the bank's units (a head turn of 1.0 is 20 to 30 degrees), and the
+# period of its slowest wave in seconds.
+SWAY = {
+    "headYaw": (0.16, 5.3),
+    "headPitch": (0.12, 4.1),
+    "headRoll": (0.10, 6.7),
+    "headShiftX": (0.06, 7.9),
+    "headShiftY": (0.06, 4.6),
+}
+BLINK = "eyeBlink"
+_CLOSING, _SHUT, _OPENING = 0.08, 0.04, 0.16  # seconds of one blink
+_PAUSE = (2.2, 4.8)  # seconds between blinks
+
+
+def add_idle_motion(
+    values: np.ndarray, names: Sequence[str], times: np.ndarray, amount: float, seed: int = 0
+) -> np.ndarray:
+    """(T, n) coefficients with gentle head motion and blinks added at `times` (T,) in seconds.
+
+    amount scales the head motion; blinks are always whole, and there are none at 0. Raises EDTalkError when the bank
+    names none of the coefficients this knows.
+    """
+    if not amount:
+        return values
+    if not {BLINK, *SWAY} & set(names):
+        raise EDTalkError(
+            "Idle motion needs a bank that names its head and eye coefficients (headYaw, eyeBlink, ...); this one "
+            "does not.",
+            "Use the starter bank, or drive the head with --pose-video.",
+        )
+    result = np.array(values, np.float32)
+    times = np.asarray(times, np.float64)
+    for row, (name, (amplitude, period)) in enumerate(SWAY.items()):
+        if name in names:
+            result[:, names.index(name)] += amount * amplitude * _sway(times, period, (seed, row))
+    if BLINK in names:
+        column = result[:, names.index(BLINK)]
+        column += np.maximum(1.0 - column, 0.0) * blinks(times, seed)  # an eye half shut already has less way to go
+    return result
+
+
+def blinks(times: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(T,) how far the lids are shut, 0..1: a quick close and a slower opening every few seconds."""
+    times = np.asarray(times, np.float64)
+    shut = np.zeros(len(times))
+    rng = np.random.Generator(np.random.PCG64((seed, 97)))
+    start = rng.uniform(0.8, 1.8)
+    end = times.max(initial=0.0)
+    while start <= end:
+        since = times - start
+        falling = np.clip(since / _CLOSING, 0.0, 1.0)
+        rising = np.clip((since - _CLOSING - _SHUT) / _OPENING, 0.0, 1.0)
+        shut = np.maximum(shut, _ease(falling) - _ease(rising))
+        start += rng.uniform(*_PAUSE)
+    return shut
+
+
+def _sway(times: np.ndarray, period: float, seed: tuple[int, int]) -> np.ndarray:
+    """(T,) smooth wandering in about -1..1: three waves whose periods share no beat, zero at time 0."""
+    rng = np.random.Generator(np.random.PCG64(seed))
+    total = np.zeros(len(times))
+    for share, faster in ((0.6, 1.0), (0.28, 1.83), (0.12, 3.41)):
+        phase = rng.uniform(0.0, 2.0 * np.pi)
+        total += share * np.sin(2.0 * np.pi * times * faster / period + phase)
+    return total * _ease(np.clip(times / 0.8, 0.0, 1.0))  # start from the portrait's own pose
+
+
+def _ease(part: np.ndarray) -> np.ndarray:
+    return part * part * (3.0 - 2.0 * part)

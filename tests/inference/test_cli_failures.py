@@ -1,0 +1,218 @@
+"""The command line when something is wrong: bad input, a full disk, Ctrl-C, a bug; one sentence and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.cli import progress, rendering
+from inference.coefficients import Coefficients
+from tests.cli_material import ROOT, make, media_lengths, render, run, write_wav
+from tests.synthetic_inputs import waveform
+
+
+def refusal(capsys, *words: object, code: int = 2) -> str:
+    """The one line on stderr of a command that must fail with `code`."""
+    capsys.readouterr()
+    found = run(*words)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("edtalk: ")]
+    assert found == code, lines
+    assert len(lines) == 1
+    assert "Traceback" not in lines[0]
+    assert "Internal" not in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--audio", "voice", "--lip-video", "lip11"], "not allowed with"),
+        (["--audio", "voice", "--pose-video", "pose5", "--fixed-pose"], "not allowed with"),
+        (["--audio", "voice", "--relative"], "--relative is about driving clips"),
+        (["--audio", "voice", "--intensity", "0.5"], "--emotion, which is not given"),
+        (["--audio", "voice", "--expression", "exp3", "--emotion", "sad", "--emotion-base", "neutral"], "replace"),
+        (["--audio", "voice", "--paste-back", "--size", "64"], "--size is the size of the face alone"),
+        (["--audio", "voice", "--bank", "lip_pose", "--emotion", "happy"], "moves only mouth and head"),
+        (["--audio", "voice", "--bank", "lip_pose", "--expression", "exp3"], "moves only mouth and head"),
+        (["--audio", "voice", "--bank", "lip_pose", "--idle-motion", "1", "--source", "nowhere.png"], "nowhere.png"),
+        (["--audio", "voice", "--bank", "silent_bank"], "no lip-sync network"),
+        (["--audio", "voice", "--emotion", "hapy"], "no emotion 'hapy'; this bank has: happy, neutral, sad"),
+        (["--audio", "voice", "--emotion", "0:happy"], "not a key"),
+        (["--audio", "voice", "--frames", "12-20"], "only frames 0 to 11"),
+        (["--audio", "voice", "--frames", "5-2"], "expected frames"),
+        (["--audio", "voice", "--seconds", "3-1"], "expected seconds"),
+        (["--audio", "voice", "--fps", "0"], "expected frames per second"),
+        (["--audio", "voice", "--crop", "1,2"], "expected auto, none or x,y,size"),
+        (["--audio", "voice", "--crop", "500,500,20"], "outside source.png"),
+        (["--audio", "voice", "--face", "2"], "--face chooses among faces"),
+        (["--audio", "voice", "--device", "quantum"], "no device 'quantum'"),
+        (["--audio", "nowhere.wav"], "nowhere.wav does not exist"),
+        (["--audio", "voice", "--sound", "nowhere.wav"], "nowhere.wav does not exist"),
+        (["--audio", "source"], "source.png"),
+        (["--audio", "voice", "--pose-video", "voice"], "has no video in it"),
+        (["--audio", "voice", "--bank", "source"], "is not a bank"),
+        (["--audio", "voice", "--format", "png", "--out", "out.mp4"], "--format png is for a folder"),
+        (["--audio", "voice", "--out", "out.avi"], "a clip (.mp4, .mov, .mkv) or a folder"),
+        (["--coefficients", "voice"], "not a coefficient file"),
+        (["--emotion", "happy"], "Nothing says how long"),
+        (["--seconds", "1"], "Nothing drives the face"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_input_is_one_sentence(material, tmp_path, capsys, words, said):
+    out = tmp_path / "out" if "--out" not in words else tmp_path / words[words.index("--out") + 1]
+    words = [getattr(material, word, word) for word in words]
+    words = words[: words.index("--out")] if "--out" in words else words
+    assert said in refusal(capsys, *render(material, *words, "--out", out))
+    assert not out.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files(material, tmp_path, capsys):
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "empty").touch()
+    (files / "noise").write_bytes(np.random.default_rng(1).bytes(5000))
+    (files / "generator.pt").write_bytes(b"PK\x03\x04" + bytes(200))
+    cases = [
+        (option, files / f"{kind}{suffix}")
+        for kind in ("empty", "noise", "missing")
+        for option, suffix in (("--source", ".png"), ("--audio", ".wav"), ("--lip-video", ".mp4"), ("--bank", ""))
+    ]
+    for option, path in [*cases, ("--bank", files / "generator.pt")]:
+        if path.stem != "missing" and not path.exists():
+            path.write_bytes((files / path.stem).read_bytes())
+        drive = [] if option in ("--audio", "--lip-video") else ["--audio", material.voice]
+        assert path.name in refusal(capsys, *render(material, *drive, option, path, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bank_with_a_wrong_audio_mode(material, tmp_path, capsys):
+    words = ["lipsync", "--audio", material.voice, "--out", tmp_path / "x.npz", "--bank"]
+    assert "--audio2lip" in refusal(capsys, *words, material.silent_bank)
+    words = ["capture", "--video", material.pose5, "--only", "eye", "--out", tmp_path / "x.npz", "--bank"]
+    assert "no part 'eye'" in refusal(capsys, *words, material.bank)
+
+
+def test_coefficients_of_another_bank(material, tmp_path, capsys):
+    Coefficients(np.zeros((3, 1)), ("nose",), 25).save(tmp_path / "x.npz")
+    words = render(material, "--coefficients", tmp_path / "x.npz", "--out", tmp_path / "out")
+    assert "'nose'" in refusal(capsys, *words)
+
+
+def test_nothing_is_replaced_unasked(material, tmp_path, capsys):
+    words = render(material, "--audio", material.voice, "--frames", "0-1", "--out")
+    for out in ("out.mp4", "out"):
+        assert run(*words, tmp_path / out) == 0
+        assert "exists" in refusal(capsys, *words, tmp_path / out)
+        assert run(*words, tmp_path / out, "--overwrite") == 0
+    clip = tmp_path / "clip.mp4"
+    clip.write_bytes(material.clip.read_bytes())
+    words = render(material, "--source", clip, "--audio", material.voice, "--out", clip, "--overwrite")
+    assert "one of the inputs" in refusal(capsys, *words)
+    assert clip.read_bytes() == material.clip.read_bytes()
+
+
+def test_odd_but_good_input(material, tmp_path):
+    stereo = np.stack([waveform(0.5, 8000), waveform(0.5, 8000)])
+    voices = [write_wav(tmp_path / "phone.mp3", stereo, 8000), write_wav(tmp_path / "still.wav", np.zeros(8000))]
+    for index, voice in enumerate(voices):
+        out = tmp_path / f"{index}.mp4"
+        assert run(*render(material, "--audio", voice, "--expression", material.exp3, "--out", out)) == 0
+        frames, _, seconds, sound = media_lengths(out)
+        assert frames >= 12
+        assert abs(sound - seconds) <= 0.04
+
+
+def test_a_clip_of_three_frames_drives_a_long_sound_in_every_way(material, tmp_path):
+    for end in ("hold", "mirror", "loop", "upstream"):
+        words = ["--audio", material.voice, "--pose-video", material.exp3, "--expression", material.exp3,
+                 "--driver-end", end, "--out", tmp_path / end]  # fmt: skip
+        assert len(make(material, *words).coefficients) == 12
+
+
+def test_a_bug_never_looks_like_a_user_error(material, tmp_path, monkeypatch, capsys):
+    def broken(*_):
+        raise KeyError("no such thing")
+
+    monkeypatch.setattr(rendering.Performance, "coefficients", broken)
+    words = render(material, "--audio", material.voice, "--out", tmp_path / "out")
+    assert run(*words) == 1
+    said = capsys.readouterr().err
+    assert "Internal error (KeyError" in said
+    assert "Traceback" not in said
+    assert run(*words, "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- disk full, Ctrl-C
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out"])
+def test_disk_full(material, tmp_path, capsys, out):
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)).save(noise)
+    words = ["--source", noise, "--crop", "100,100,64", "--paste-back", "--audio", material.voice, "--sound", "none"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        said = refusal(capsys, *render(material, *words, "--out", tmp_path / out), code=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert out in said
+    left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == ["noise.png"]
+
+
+def test_no_such_folder_and_no_permission_are_about_the_disk(material, tmp_path, capsys):
+    words = render(material, "--audio", material.voice, "--out")
+    for out in ("missing/out.mp4", "missing/deep/out"):
+        assert "does not exist" in refusal(capsys, *words, tmp_path / out, code=3)
+
+
+@pytest.mark.parametrize("out", ["out.mp4", "out"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_keeps_finished_frames(material, tmp_path, monkeypatch, capsys, out, number):
+    step = progress.Progress.step
+
+    def stop_at_three(self):
+        step(self)
+        if self.label == "rendering" and self.done == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(progress.Progress, "step", stop_at_three)
+    words = render(material, "--audio", material.voice, "--out", tmp_path / out, "--json")
+    assert run(*words) == 128 + number
+    report = json.loads(capsys.readouterr().out)
+    assert (report["event"], report["frames"]) == ("stopped", 3)
+    names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    if out == "out.mp4":
+        assert names == ["out.mp4"]
+        frames, _, seconds, sound = media_lengths(tmp_path / out)
+        assert frames == 3
+        assert abs(sound - seconds) <= 0.04
+    else:
+        assert names == ["frame_0001.png", "frame_0002.png", "frame_0003.png", "sound.wav"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_of_a_real_process(material, tmp_path):
+    words = render(material, "--seconds", 500, "--idle-motion", 1, "--out", tmp_path / "out.mp4", "--progress", "json")
+    command = [sys.executable, "-m", "inference", *map(str, words)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        first = json.loads(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    frames, *_ = media_lengths(tmp_path / "out.mp4")
+    assert first["done"] <= frames < 12500

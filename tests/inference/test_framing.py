@@ -1,0 +1,103 @@
+"""Which square of a picture or a clip the command line takes for the face."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference.cli.clips import Clip, cut
+from inference.cli.framing import Framing
+from inference.errors import EDTalkError
+from inference.face import whole
+from inference.picture import load_picture
+from inference.video import VideoWriter
+
+PORTRAIT = Path(__file__).parents[2] / "inference" / "demo" / "portrait_1.png"
+SIZE = 128
+LEFT, TOP, SIDE = 200, 40, 256  # of the portrait in the scene
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    if not PORTRAIT.exists():
+        pytest.skip("needs inference/demo/portrait_1.png")
+    return np.asarray(Image.fromarray(load_picture(PORTRAIT).rgb).resize((SIDE, SIDE)))
+
+
+@pytest.fixture(scope="module")
+def scene(portrait) -> np.ndarray:
+    """The portrait in a wide picture."""
+    wide = np.full((340, 640, 3), 130, np.uint8)
+    wide[TOP : TOP + SIDE, LEFT : LEFT + SIDE] = portrait
+    return wide
+
+
+def place(crop) -> tuple[float, float, float]:
+    """Left, top and side of an upright crop in its picture."""
+    side = crop.scale * crop.size
+    x, y = crop.to_picture @ ((crop.size - 1) / 2, (crop.size - 1) / 2, 1)
+    return x - side / 2 + 0.5, y - side / 2 + 0.5, side
+
+
+def test_a_face_crop_is_used_whole_and_untouched(portrait, capsys):
+    crop = Framing().of_picture(portrait, SIZE, "portrait.png")
+    np.testing.assert_allclose(crop.to_picture, whole(portrait, SIZE).to_picture)
+    assert "portrait.png is already a face crop; used whole." in capsys.readouterr().err
+    assert cut(portrait, crop) is portrait
+
+
+def test_a_face_in_a_scene_is_found_and_the_option_that_repeats_it_is_named(scene, capsys):
+    crop = Framing().of_picture(scene, SIZE, "scene.png")
+    left, top, side = place(crop)
+    assert abs(left - LEFT) < 30
+    assert abs(top - TOP) < 30
+    assert abs(side - SIDE) < 40
+    assert "face found in scene.png; cut out as --crop" in capsys.readouterr().err
+    assert cut(scene, crop).shape == (SIZE, SIZE, 3)
+
+
+def test_none_and_a_square_by_hand(scene):
+    np.testing.assert_array_equal(Framing("none").of_picture(scene, SIZE, "").to_picture, whole(scene, SIZE).to_picture)
+    crop = Framing.parse("200,40,256").of_picture(scene, SIZE, "")
+    np.testing.assert_allclose(place(crop), (LEFT, TOP, SIDE))
+
+
+def test_two_faces_and_none_name_the_options_at_hand(portrait, capsys):
+    pair = np.hstack([portrait, portrait])
+    framing = Framing().choosing(None, ("--driver-crop", "--driver-face"))
+    with pytest.raises(EDTalkError, match="2 faces") as caught:
+        framing.of_picture(pair, SIZE, "pair.png")
+    assert "--driver-face" in caught.value.hint
+    second = Framing().choosing(2).of_picture(pair, SIZE, "pair.png")
+    assert place(second)[0] > SIDE / 2
+    with pytest.raises(EDTalkError, match="No face") as caught:
+        framing.of_picture(np.zeros((80, 120, 3), np.uint8), SIZE, "black.png")
+    assert "--driver-crop none" in caught.value.hint
+    with pytest.raises(EDTalkError, match="none are looked for"):
+        Framing("none").choosing(1)
+
+
+def test_a_driving_clip_gets_one_upright_square_and_a_dubbed_one_follows(scene, tmp_path):
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, 25, (640, 340)) as writer:
+        for step in range(15):
+            writer.write(np.roll(scene, 2 * step, axis=1))
+    clip = Clip(path, 25)
+    crop = Framing().of_clip(clip.frames(), 25, SIZE, "clip.mp4")
+    assert crop.to_picture[0, 1] == crop.to_picture[1, 0] == 0
+    assert abs(place(crop)[0] - LEFT - 14) < 40
+    crops = Framing().of_frames(clip, 15, SIZE)
+    assert len(crops) == 15
+    moved = crops[-1].to_picture @ (64, 64, 1) - crops[0].to_picture @ (64, 64, 1)
+    np.testing.assert_allclose(moved, (28, 0), atol=4)
+
+
+def test_frames_in_any_order_with_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.cli.clips.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
+    for index in range(7):
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
+    for order in ([0, 1, 2, 6, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2], [3, 3, 3], [6, 5, 4, 3, 2], [2, 6, 0, 1, 5, 5]):
+        assert [int(frame[0, 0, 0]) for frame in Clip(tmp_path, 25).in_order(order)] == order
