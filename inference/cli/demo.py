@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from ..emotion import EmotionCurve
 from ..errors import EDTalkError
 from . import options
 from .progress import STYLES, note
+
+if TYPE_CHECKING:
+    from .rendering import Result
 
 MATERIAL = Path(__file__).parents[1] / "demo"
 PORTRAIT, LINE = MATERIAL / "portrait_1.png", MATERIAL / "line.wav"
@@ -79,7 +83,7 @@ def _names_head(args: argparse.Namespace) -> bool:
     return bool({BLINK, *SWAY} & set(options.load_bank_for(args).names))
 
 
-def _contact_sheet(args: argparse.Namespace, result) -> np.ndarray:
+def _contact_sheet(args: argparse.Namespace, result: Result) -> np.ndarray:
     """Frames as they are in the written clip, with what drove them."""
     from ..audio import load_sound
     from ..video import read_frames
@@ -95,7 +99,7 @@ def _contact_sheet(args: argparse.Namespace, result) -> np.ndarray:
     return draw(line, pictures, f"{args.source.name} says {args.audio.name}: {args.emotion}")
 
 
-def _opening(result) -> np.ndarray:
+def _opening(result: Result) -> np.ndarray:
     """(T,) how far the mouth is open, 0..1: the jaw where the bank names it, else how much the mouth's numbers say."""
     bank, values = result.bank, result.coefficients
     if "jawOpen" in bank.names:
