@@ -21,6 +21,4 @@ def media() -> Path:
 @pytest.fixture(scope="session")
 def starter_bank() -> bank.Bank:
     """The embedded bank with its weights."""
-    if not bank.STARTER.exists():
-        pytest.skip("needs inference/banks/starter.safetensors, which training makes")
     return bank.load_bank()

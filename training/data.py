@@ -23,16 +23,23 @@ GROUP_WEIGHT = {"mouth": 10.0, "eyes": 8.0, "face": 1.0}
 
 
 @dataclass(frozen=True)
+class Tracks:
+    """Tracked points of N pairs of a source and a driving frame, in picture coordinates [-1, 1]."""
+
+    source: Tensor  # (N, P, 2)
+    driving: Tensor  # (N, P, 2)
+    visible: Tensor  # (N, P) 1 where the point is seen in both pictures
+
+
+@dataclass(frozen=True)
 class Batch:
-    """S sources with K driving frames each; pictures in [-1, 1], points in picture coordinates [-1, 1]."""
+    """S sources with K driving frames each; pictures in [-1, 1]."""
 
     source: Tensor  # (S, 3, R, R)
     driving: Tensor  # (S * K, 3, R, R)
     source_coefficients: Tensor  # (S, 36)
     driving_coefficients: Tensor  # (S * K, 36)
-    source_points: Tensor  # (S * K, P, 2)
-    driving_points: Tensor  # (S * K, P, 2)
-    visible: Tensor  # (S * K, P) 1 where the point is seen in both pictures
+    tracks: Tracks  # S * K pairs
     still: Tensor  # (S * K, 1, 32, 32) 1 where both pictures show background
     weight: Tensor  # (S * K, 1, R, R) of the picture loss
 
@@ -82,20 +89,23 @@ class HeadPairs:
         """source: (S,) frame numbers, driving: (S, K)."""
         repeated = torch.from_numpy(np.repeat(source, driving.shape[1]))
         source_rows, rows = torch.from_numpy(source), torch.from_numpy(driving.reshape(-1))
-        source_points, driving_points = self.points[repeated].float(), self.points[rows].float()
-        inside = (source_points.abs().amax(-1) < 1.0) & (driving_points.abs().amax(-1) < 1.0)
+        tracks = self.tracks(repeated, rows)
         still = (self.masks[repeated] < 8) & (self.masks[rows] < 8)
         return Batch(
             source=self.pictures(source_rows),
             driving=self.pictures(rows),
             source_coefficients=self.coefficients[source_rows],
             driving_coefficients=self.coefficients[rows],
-            source_points=source_points,
-            driving_points=driving_points,
-            visible=(self.visible[repeated] & self.visible[rows] & inside).float(),
+            tracks=tracks,
             still=still[:, None].float(),
-            weight=self._weights(driving_points),
+            weight=self._weights(tracks.driving),
         )
+
+    def tracks(self, source: Tensor, driving: Tensor) -> Tracks:
+        """Points of the frames numbered `source` (N,) and `driving` (N,)."""
+        before, after = self.points[source].float(), self.points[driving].float()
+        inside = (before.abs().amax(-1) < 1.0) & (after.abs().amax(-1) < 1.0)
+        return Tracks(before, after, (self.visible[source] & self.visible[driving] & inside).float())
 
     def pictures(self, rows: Tensor) -> Tensor:
         """(N, 3, R, R) in [-1, 1] by frame number."""
@@ -125,8 +135,7 @@ class HeadPairs:
             driving=batch.driving.flip(-1),
             source_coefficients=coefficients(batch.source_coefficients),
             driving_coefficients=coefficients(batch.driving_coefficients),
-            source_points=batch.source_points * flip,
-            driving_points=batch.driving_points * flip,
+            tracks=Tracks(batch.tracks.source * flip, batch.tracks.driving * flip, batch.tracks.visible),
             still=batch.still.flip(-1),
             weight=batch.weight.flip(-1),
         )

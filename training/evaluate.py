@@ -80,14 +80,14 @@ def point_errors(bank: Bank, pairs: HeadPairs) -> dict[str, float]:
     latent, features = model.enc(batch.source)
     *_, last = model.levels(latent, features, batch.driving_coefficients)
     looked = torch.nn.functional.grid_sample(
-        sampling_grid(last), batch.driving_points[:, None], padding_mode="border", align_corners=False
+        sampling_grid(last), batch.tracks.driving[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)
-    missed = (looked - batch.source_points).norm(dim=-1)
-    copied = (batch.driving_points - batch.source_points).norm(dim=-1)
+    missed = (looked - batch.tracks.source).norm(dim=-1)
+    copied = (batch.tracks.driving - batch.tracks.source).norm(dim=-1)
     eye_distance = 2 * 0.23  # of the picture's width, which spans 2; the framing of every crop
     result = {}
     for name, (start, end) in [("all", (0, missed.shape[1])), *pairs.groups.items()]:
-        seen = batch.visible[:, start:end]
+        seen = batch.tracks.visible[:, start:end]
         for label, distance in (("", missed), ("_copy", copied)):
             share = (distance[:, start:end] * seen).sum() / seen.sum() / eye_distance
             result[f"point_error_{name}{label}"] = share.item()
@@ -108,13 +108,13 @@ def disentanglement(bank: Bank, pairs: HeadPairs, sources: int = 40) -> dict[str
     result = {}
     for name, (own, other) in regions.items():
         moved = {own: [], other: []}
-        rest = _looked(model, latent, features, torch.zeros(len(first), len(bank.names)), batch.source_points)
+        rest = _looked(model, latent, features, torch.zeros(len(first), len(bank.names)), batch.tracks.source)
         for column in range(*bank.config.bank_slices[name].indices(len(bank.names))):
             if name == "exp" and bank.names[column].startswith(("mouth", "nose", "cheek")):
                 continue
             alpha = torch.zeros(len(first), len(bank.names))
             alpha[:, column] = 0.7
-            shift = (_looked(model, latent, features, alpha, batch.source_points) - rest).norm(dim=-1)
+            shift = (_looked(model, latent, features, alpha, batch.tracks.source) - rest).norm(dim=-1)
             for region in (own, other):
                 start, end = pairs.groups[region]
                 moved[region].append(shift[:, start:end].mean().item())

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from inference.model.generator import Generator, Level, warp_grid
 
-from .data import Batch
+from .data import Batch, Tracks
 
 # The network's alpha is a coefficient times this, so that a face unit at 1 visibly moves the latent against the
 # source's own; `training.export_bank` folds it into the weights again.
 ALPHA_GAIN = 6.0
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 4.0}
+FLOW_ALONE_TO = 32  # finest resolution that `flow_alone` decodes
 FLOW_FROM = 16  # coarsest resolution at which the warp is held to the tracked points
 
 
@@ -30,17 +33,22 @@ def generator_losses(model: Generator, batch: Batch, point_weight: Tensor) -> tu
     losses = {
         "picture": picture_loss(rgb, batch),
         "edges": edge_loss(rgb, batch),
-        "flow": torch.stack([flow_error(level, batch, point_weight) for level in levels if _is_held(level)]).mean(),
+        "flow": held_flow_error(levels, batch.tracks, point_weight),
         "still": still_error(levels[-1], batch),
         "read": read_error(model, latent, truth),
     }
     return losses, rgb
 
 
-def read_loss(model: Generator, batch: Batch) -> Tensor:
-    """What the heads read off every picture of the batch, against the truth."""
-    latent, _ = model.enc(torch.cat([batch.source, batch.driving]))
-    return read_error(model, latent, torch.cat([batch.source_coefficients, batch.driving_coefficients]))
+def flow_alone(model: Generator, tracks: Tracks, coefficients: Tensor, point_weight: Tensor) -> Tensor:
+    """The warp's error when the decoder sees no source at all: the motion that everybody's face has in common.
+
+    coefficients: (N, 36) of the driving frames; the sources are at rest.
+    """
+    sizes = [resolution for resolution in model.config.resolutions if resolution <= FLOW_ALONE_TO]
+    blank = [coefficients.new_zeros(len(coefficients), model.config.channels[size], size, size) for size in sizes]
+    levels = list(model.dec.levels(blank, coefficients * ALPHA_GAIN @ model.basis().T, None))
+    return held_flow_error(levels, tracks, point_weight)
 
 
 def read_error(model: Generator, latent: Tensor, truth: Tensor) -> Tensor:
@@ -76,13 +84,19 @@ def sampling_grid(level: Level) -> Tensor:
     return base + torch.tanh(level.flow[:, :2])
 
 
-def flow_error(level: Level, batch: Batch, point_weight: Tensor) -> Tensor:
+def held_flow_error(levels: Sequence[Level], tracks: Tracks, point_weight: Tensor) -> Tensor:
+    """Mean of `flow_error` over the levels that are fine enough to be held to the points."""
+    held = [level for level in levels if level.flow.shape[-1] >= FLOW_FROM]
+    return torch.stack([flow_error(level, tracks, point_weight) for level in held]).mean()
+
+
+def flow_error(level: Level, tracks: Tracks, point_weight: Tensor) -> Tensor:
     """Mean distance, in half widths, of where a tracked driving point looks from where it is in the source."""
     looked = F.grid_sample(
-        sampling_grid(level), batch.driving_points[:, None], padding_mode="border", align_corners=False
+        sampling_grid(level), tracks.driving[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)  # (N, P, 2)
-    weight = batch.visible * point_weight
-    return ((looked - batch.source_points).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
+    weight = tracks.visible * point_weight
+    return ((looked - tracks.source).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 def still_error(level: Level, batch: Batch) -> Tensor:
@@ -92,7 +106,3 @@ def still_error(level: Level, batch: Batch) -> Tensor:
     line = (torch.arange(cells) * 2 + 1) / cells - 1.0
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return ((grid - centres).abs().sum(1, keepdim=True) * batch.still).sum() / batch.still.sum().clamp(min=1.0)
-
-
-def _is_held(level: Level) -> bool:
-    return level.flow.shape[-1] >= FLOW_FROM

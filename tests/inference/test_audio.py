@@ -211,7 +211,6 @@ def test_bank_with_a_damaged_audio_net(bank):
         assert caught.value.kind == "bank"
 
 
-@pytest.mark.skipif(not STARTER.exists(), reason="no starter bank in this checkout")
 def test_the_starter_bank_speaks_and_rests():
     from inference.bank import load_bank
     from training.units import LIP
