@@ -233,6 +233,13 @@ class Crop:
         """Picture pixels per crop pixel."""
         return math.sqrt(abs(np.linalg.det(self.to_picture[:, :2])))
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, side and angle with which `crop_from_box` gives this crop again; for squares of the picture only."""
+        side = self.scale * self.size
+        x, y = _apply(self.to_picture, np.full(2, (self.size - 1) / 2)) - side / 2 + 0.5
+        return float(x), float(y), side, math.degrees(math.atan2(self.to_picture[1, 0], self.to_picture[0, 0]))
+
     def at_size(self, size: int) -> Crop:
         """The same region of the picture with another number of pixels."""
         step = self.size / size
@@ -272,11 +279,17 @@ def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
     return crop_from_landmarks(_apply(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5), EYES, size)
 
 
-def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE) -> Crop:
-    """The upright square of the picture that begins at (x, y): what `--crop x,y,size` gives."""
+def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE, angle: float = 0.0) -> Crop:
+    """The square of the picture that begins at (x, y), what `--crop x,y,size` gives; turned about its centre.
+
+    angle: clockwise, in degrees.
+    """
     if not side > 0:
         raise EDTalkError(f"A crop needs a size above 0 pixels, found {side:g}.", kind="face")
-    return Crop(size, _region(x, y, side, side, size))
+    if angle == 0:
+        return Crop(size, _region(x, y, side, side, size))
+    centre = x + side / 2 - 0.5, y + side / 2 - 0.5
+    return Crop(size, _pose_matrix(*centre, math.log(side / size), math.radians(angle), size))
 
 
 def whole(rgb: np.ndarray, size: int = TEMPLATE) -> Crop:

@@ -7,7 +7,6 @@ The rules are those of the reference (architecture notes, section 10).
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import warnings
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import EDTalkError
+from .errors import EDTalkError, disk_error
 
 LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
@@ -117,13 +116,6 @@ def from_network(planes: np.ndarray) -> np.ndarray:
     """
     levels = (np.clip(planes, -1.0, 1.0) + 1.0) * np.float32(127.5)
     return np.ascontiguousarray(np.moveaxis(np.rint(levels).astype(np.uint8), -3, -1))
-
-
-def disk_error(path: Path, error: OSError) -> EDTalkError:
-    """The sentence for a file that could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    hint = "Free some space or choose another disk." if full else "Choose a folder that exists and may be written to."
-    return EDTalkError(f"{path} could not be written: {error.strerror or error}.", hint, "disk")
 
 
 def check_file(path: Path, expected: str) -> None:

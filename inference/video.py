@@ -22,8 +22,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from .errors import EDTalkError
-from .picture import check_file, disk_error, load_picture, remove_partial, save_picture
+from .errors import EDTalkError, disk_error
+from .picture import check_file, load_picture, remove_partial, save_picture
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..coefficients import Coefficients
+from ..framing import cut
 from .framing import Framing
 from .progress import Progress
 
@@ -73,15 +74,6 @@ class Clip:
         """Frame `index` and as many before it as may be held."""
         first = max(0, index + 1 - max(1, BACKWARDS_BYTES // frame.nbytes))
         return dict(zip(range(first, index + 1), islice(self.frames(), first, index + 1), strict=False))
-
-
-def cut(rgb: np.ndarray, crop: Crop) -> np.ndarray:
-    """The face as a picture of its own; one that is all face stays as it is, and the network's own rules resize it."""
-    from ..face import crop_face, whole
-
-    if np.allclose(crop.to_picture, whole(rgb, crop.size).to_picture):
-        return rgb
-    return crop_face(rgb, crop)
 
 
 def measure(

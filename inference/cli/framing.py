@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import EDTalkError
+from ..framing import fills, frame_picture, given_crop, is_square, is_whole, usual_place
 from .progress import note
 
 if TYPE_CHECKING:
     from ..face import Crop
     from .clips import Clip
 
-# A square picture whose face lies this near to where the network expects it is taken as it is: cutting it again would
-# blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
-_NEAR, _SAME_SIZE = 0.12, 0.25
 _LOOKS, _LOOKS_PER_SECOND = 10, 2  # frames of a clip in which its face is looked for
 
 
@@ -47,18 +45,14 @@ class Framing:
 
     def of_picture(self, rgb: np.ndarray, size: int, label: str) -> Crop:
         """The face of one picture at `size` pixels, turned upright."""
-        from ..face import crop_from_face, find_face
-
-        manual = self._without_looking(rgb, size, label)
-        if manual is not None:
-            return manual
         try:
-            crop = crop_from_face(find_face(rgb, which=self.which, label=label), size)
+            crop = frame_picture(rgb, size, self.box or self.mode, which=self.which, label=label)
         except EDTalkError as error:
             raise self._explained(error) from error
-        if _fills(rgb.shape, [crop]):
-            return self._whole(rgb, size, label)
-        self._say_found(crop, label)
+        if self.mode == "auto" and is_whole(rgb, crop):
+            note(f"{label} is already a face crop; used whole.")
+        elif self.mode == "auto":
+            self._say_found(crop, label)
         return crop
 
     def of_clip(self, frames: Iterator[np.ndarray], fps: float, size: int, label: str) -> Crop:
@@ -70,9 +64,9 @@ class Framing:
         if manual is not None:
             return manual
         crops = self._looks(itertools.chain([first], frames), fps, size, label)
-        if _fills(first.shape, crops):
+        if fills(first.shape, crops):
             return self._whole(first, size, label)
-        x, y, log_side = _place(crops)
+        x, y, log_side = usual_place(crops)
         side = math.exp(log_side)
         crop = crop_from_box(x - side / 2 + 0.5, y - side / 2 + 0.5, side, size)
         self._say_found(crop, label)
@@ -86,7 +80,7 @@ class Framing:
         manual = self._without_looking(first, size, label)
         if manual is not None:
             return [manual]
-        if _is_square(first.shape) and _fills(first.shape, self._looks(clip.frames(), clip.fps, size, label)):
+        if is_square(first.shape) and fills(first.shape, self._looks(clip.frames(), clip.fps, size, label)):
             return [self._whole(first, size, label)]
         tracker = CropTracker(size, which=self.which, label=label)
         try:
@@ -120,18 +114,12 @@ class Framing:
         return replace(self, which=which, options=options)
 
     def _without_looking(self, rgb: np.ndarray, size: int, label: str) -> Crop | None:
-        from ..face import crop_from_box, whole
-
-        if self.mode == "none":
-            return whole(rgb, size)
-        if self.box is None:
+        if self.mode == "auto":
             return None
-        x, y, side = self.box
-        height, width = rgb.shape[:2]
-        if x >= width or y >= height or x + side <= 0 or y + side <= 0:
-            option = self.options[0]
-            raise EDTalkError(f"The square of {option} lies outside {label}, which is {width} x {height} pixels.")
-        return crop_from_box(x, y, side, size)
+        try:
+            return given_crop(rgb, size, self.box or self.mode, label)
+        except EDTalkError as error:
+            raise self._explained(error) from error
 
     def _whole(self, rgb: np.ndarray, size: int, label: str) -> Crop:
         from ..face import whole
@@ -140,35 +128,13 @@ class Framing:
         return whole(rgb, size)
 
     def _say_found(self, crop: Crop, label: str) -> None:
-        side = crop.scale * crop.size
-        x, y = crop.to_picture @ (crop.size / 2 - 0.5, crop.size / 2 - 0.5, 1) - side / 2 + 0.5
+        x, y, side, _ = crop.box
         note(f"face found in {label}; cut out as {self.options[0]} {x:.0f},{y:.0f},{side:.0f}.")
 
     def _explained(self, error: EDTalkError) -> EDTalkError:
-        """The same with this framing's own options in the hint."""
+        """The same with this framing's own options in place of the usual ones."""
         crop, face = self.options
-        hint = error.hint.replace("--crop", crop).replace("--face", face)
+        message, hint = (text.replace("--crop", crop).replace("--face", face) for text in (error.message, error.hint))
         if error.message.startswith("No face"):
             hint = f"Give {crop} x,y,size, {crop} none to use the whole picture, or a clearer picture."
-        return EDTalkError(error.message, hint, error.kind)
-
-
-def _place(crops: Sequence[Crop]) -> np.ndarray:
-    """(3,): centre x, y and logarithm of the side of the usual one of some crops, in their picture."""
-    middle = (crops[0].size - 1) / 2
-    places = [(*crop.to_picture @ (middle, middle, 1), math.log(crop.scale * crop.size)) for crop in crops]
-    return np.median(places, axis=0)
-
-
-def _is_square(shape: tuple[int, ...]) -> bool:
-    return shape[0] == shape[1]
-
-
-def _fills(shape: tuple[int, ...], crops: Sequence[Crop]) -> bool:
-    """Whether a picture of that shape, with its face there, has been cut out for the network already."""
-    if not _is_square(shape):
-        return False
-    width = shape[1]
-    x, y, log_side = _place(crops)
-    middle = (width - 1) / 2
-    return max(abs(x - middle), abs(y - middle)) < _NEAR * width and abs(log_side - math.log(width)) < _SAME_SIZE
+        return EDTalkError(message, hint, error.kind)

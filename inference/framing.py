@@ -1,0 +1,90 @@
+"""Which square of a picture is its face: found, given by hand, or all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import EDTalkError
+
+if TYPE_CHECKING:  # at run time only where pixels are looked at: it brings OpenCV, and a command's --help need not wait
+    from .face import Crop
+
+# A square picture whose face lies this near to where the network expects it is taken as it is: cutting it again would
+# blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
+_NEAR, _SAME_SIZE = 0.12, 0.25
+
+
+def frame_picture(
+    rgb: np.ndarray,
+    size: int,
+    crop: str | Sequence[float] = "auto",
+    *,
+    which: int | None = None,
+    label: str = "the picture",
+) -> Crop:
+    """The face of a uint8 (H, W, 3) picture at `size` pixels.
+
+    crop: "auto" looks for the face and turns it upright, or takes a picture that is all face whole; "none" takes any
+    picture whole; x, y, side in pixels, and an angle in degrees clockwise if there is one, is the square to take.
+    which: with "auto", the face from the left, from 1. Raises EDTalkError(kind="face") when no face is found, or
+    several and none is chosen, or the square lies outside the picture.
+    """
+    from .face import crop_from_face, find_face, whole
+
+    if crop != "auto":
+        return given_crop(rgb, size, crop, label)
+    found = crop_from_face(find_face(rgb, which=which, label=label), size)
+    return whole(rgb, size) if fills(rgb.shape, [found]) else found
+
+
+def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: str) -> Crop:
+    """`frame_picture` for "none" and for a square, where nothing is looked for."""
+    from .face import crop_from_box, whole
+
+    if crop == "none":
+        return whole(rgb, size)
+    x, y, side, *angle = crop
+    height, width = rgb.shape[:2]
+    if x >= width or y >= height or x + side <= 0 or y + side <= 0:
+        message = f"The square of --crop lies outside {label}, which is {width} x {height} pixels."
+        raise EDTalkError(message, kind="face")
+    return crop_from_box(x, y, side, size, *angle)
+
+
+def is_whole(rgb: np.ndarray, crop: Crop) -> bool:
+    """Whether a crop takes in the picture as it is."""
+    from .face import whole
+
+    return np.allclose(crop.to_picture, whole(rgb, crop.size).to_picture)
+
+
+def cut(rgb: np.ndarray, crop: Crop) -> np.ndarray:
+    """The face as a picture of its own; one that is all face stays as it is, and the network's own rules resize it."""
+    from .face import crop_face
+
+    return rgb if is_whole(rgb, crop) else crop_face(rgb, crop)
+
+
+def usual_place(crops: Sequence[Crop]) -> np.ndarray:
+    """(3,): centre x, y and logarithm of the side of the usual one of some crops, in their picture."""
+    middle = (crops[0].size - 1) / 2
+    places = [(*crop.to_picture @ (middle, middle, 1), math.log(crop.scale * crop.size)) for crop in crops]
+    return np.median(places, axis=0)
+
+
+def is_square(shape: tuple[int, ...]) -> bool:
+    return shape[0] == shape[1]
+
+
+def fills(shape: tuple[int, ...], crops: Sequence[Crop]) -> bool:
+    """Whether a picture of that shape, with its face there, has been cut out for the network already."""
+    if not is_square(shape):
+        return False
+    width = shape[1]
+    x, y, log_side = usual_place(crops)
+    middle = (width - 1) / 2
+    return max(abs(x - middle), abs(y - middle)) < _NEAR * width and abs(log_side - math.log(width)) < _SAME_SIZE
