@@ -1,12 +1,19 @@
 """Fixtures for material that not every machine has."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from inference import bank
 
 ROOT = Path(__file__).parents[1]
+
+# The repository is one package, as Blender loads it; this gives it the name by which tests without Blender import it,
+# so that relative imports between its parts mean the same here.
+sys.modules["edtalk"] = ModuleType("edtalk")
+sys.modules["edtalk"].__path__ = [str(ROOT)]
 
 
 @pytest.fixture(scope="session")

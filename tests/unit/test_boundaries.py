@@ -15,7 +15,14 @@ ROOT = Path(__file__).parents[2]
 ENGINE = frozenset({"torch", "cv2", "librosa", "safetensors", "av", "PIL", "scipy", "soxr"})
 BLENDER = frozenset({"bpy", "bpy_extras", "aud", "gpu"})
 # What both sides import. A file that joins them joins this list.
-CONTRACTS = ["inference.errors", "inference.coefficients", "inference.bank", "inference.model.config"]
+CONTRACTS = [
+    "inference.errors",
+    "inference.coefficients",
+    "inference.bank",
+    "inference.model.config",
+    "inference.protocol",
+    "inference.shot",
+]
 MAX_BYTES = 20 * 10**6
 MAX_LINES = 700
 
@@ -129,6 +136,7 @@ for name in {CONTRACTS!r}:
 from inference.bank import read_bank
 from inference.coefficients import Coefficients
 from inference.errors import EDTalkError
+from inference.shot import Shot
 
 folder = pathlib.Path(sys.argv[1])
 bank = read_bank(folder / "hand.safetensors")
@@ -138,12 +146,15 @@ try:
     read_bank(folder / "none.safetensors")
 except EDTalkError as error:
     refusal = error.message
+shot = Shot(bank.path, bank.sha256, folder / "hand.safetensors", "auto", rest, folder / "frames")
+shot.write(folder / "shot")
 print(json.dumps({{
     "names": bank.names,
     "size": bank.config.size,
     "rest": Coefficients.load(folder / "rest.csv").values.tolist(),
     "happy": bank.with_emotion(rest.select(bank.names_of("exp")).values, {{"happy": 0.5}}).tolist(),
     "refusal": refusal,
+    "missing": Shot.read(folder / "shot").missing(),
     "engine": [name for name in {sorted(ENGINE)!r} if name in sys.modules],
 }}))
 """,
@@ -156,6 +167,7 @@ print(json.dumps({{
     assert result["rest"] == [[0.25, 0.0, -1.0, 0.5]] * 2
     assert result["happy"] == [[2.0], [2.0]]
     assert result["refusal"].endswith("none.safetensors does not exist.")
+    assert result["missing"] == [0]
     assert result["engine"] == []
 
 

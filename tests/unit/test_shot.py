@@ -1,0 +1,193 @@
+"""Shots: what names a picture and what does not, and folders that are whole, damaged or of something else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from edtalk.inference.coefficients import Coefficients
+from edtalk.inference.errors import EDTalkError
+from edtalk.inference.shot import PICTURE_VERSION, Shot, as_crop
+
+NAMES = ("jawOpen", "headYaw", "browUp")
+ROWS = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 1e-7, 0]], np.float32)
+
+
+@pytest.fixture
+def shot(tmp_path) -> Shot:
+    portrait = tmp_path / "pictures" / "Müller.PNG"
+    portrait.parent.mkdir()
+    portrait.write_bytes(b"not looked at")
+    table = Coefficients(ROWS, NAMES, 24000 / 1001)
+    return Shot(tmp_path / "bank.safetensors", "ab" * 32, portrait, "auto", table, tmp_path / "frames", 101)
+
+
+def refusal(function, *arguments) -> EDTalkError:
+    with pytest.raises(EDTalkError) as caught:
+        function(*arguments)
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+def test_equal_rows_share_a_picture_and_others_do_not(shot):
+    keys = shot.keys()
+    assert [keys.index(key) for key in keys] == [0, 1, 1, 0, 4]
+    assert all(len(key) == 20 and int(key, 16) >= 0 for key in keys)
+    assert shot.file_names() == tuple(f"{key}.png" for key in keys)
+
+
+def test_a_key_is_made_of_what_a_picture_is_made_of(shot, tmp_path, monkeypatch):
+    other_portrait = tmp_path / "other.png"
+    other_portrait.write_bytes(b"another picture")
+    changes = {"bank_sha256": "cd" * 32, "portrait": other_portrait, "crop": "none", "image_format": "exr"}
+    for name, value in changes.items():
+        assert not set(replace(shot, **{name: value}).keys()) & set(shot.keys()), name
+    crops = [(1, 2, 30), (1, 2, 31), (1, 2, 30, 5)]
+    assert len({replace(shot, crop=crop).keys() for crop in crops}) == 3
+    monkeypatch.setattr("edtalk.inference.shot.PICTURE_VERSION", PICTURE_VERSION + 1)
+    assert not set(replace(shot).keys()) & set(shot.keys())
+
+
+def test_a_key_is_not_made_of_where_and_when(shot, tmp_path):
+    moved = tmp_path / "moved.jpg"
+    moved.write_bytes(shot.portrait.read_bytes())
+    table = Coefficients(ROWS[::-1], NAMES, 25)
+    other = replace(shot, portrait=moved, coefficients=table, first_frame=-7, bank=tmp_path / "x", frames_folder="y")
+    assert other.keys() == shot.keys()[::-1]
+    negative = replace(shot, coefficients=Coefficients(np.where(ROWS == 0, -0.0, ROWS), NAMES))
+    assert negative.keys() == shot.keys()
+
+
+def test_missing_are_the_first_rows_of_pictures_without_a_file(shot):
+    assert shot.missing() == [0, 1, 4]
+    shot.frames_folder.mkdir()
+    names = shot.file_names()
+    (shot.frames_folder / names[1]).write_bytes(b"a picture")
+    (shot.frames_folder / names[4]).touch()  # what a power cut leaves behind
+    assert shot.missing() == [0, 4]
+
+
+# ------------------------------------------------------------------------------------------------ folders
+
+
+@pytest.mark.parametrize("crop", ["auto", "none", (1.5, -2, 30), (1, 2, 30, -3.25)])
+@pytest.mark.parametrize("image_format", ["png", "exr"])
+def test_what_is_written_is_read(shot, tmp_path, crop, image_format):
+    shot = replace(shot, crop=crop, image_format=image_format)
+    folder = tmp_path / "new" / "shot"
+    written, found = shot.write(folder), Shot.read(folder)
+    for other in (written, found):
+        assert np.array_equal(other.coefficients.values, ROWS)
+        assert (other.coefficients.names, other.coefficients.fps) == (NAMES, 24000 / 1001)
+        for name in ("bank", "bank_sha256", "crop", "frames_folder", "first_frame", "image_format", "portrait_sha256"):
+            assert getattr(other, name) == getattr(shot, name), name
+        assert other.portrait == folder / "Müller.PNG"
+        assert other.keys() == shot.keys()
+    assert {path.name for path in folder.iterdir()} == {"shot.json", "coefficients.npy", "Müller.PNG"}
+    shot.portrait.unlink()  # the folder has its own
+    assert Shot.read(folder).keys() == found.keys()
+
+
+def test_a_shot_can_be_written_over_another_and_over_itself(shot, tmp_path):
+    folder = tmp_path / "shot"
+    shot.write(folder)
+    shorter = replace(shot, coefficients=shot.coefficients[:2], first_frame=3)
+    shorter.write(folder)
+    Shot.read(folder).write(folder)
+    assert Shot.read(folder).keys() == shot.keys()[:2]
+    assert Shot.read(folder).first_frame == 3
+
+
+def test_a_project_folder_can_move(shot, tmp_path):
+    project = tmp_path / "project"
+    folder = project / "shot"
+    replace(shot, frames_folder=project / "cache", bank=project / "mine.safetensors").write(folder)
+    project.rename(tmp_path / "elsewhere")
+    found = Shot.read(tmp_path / "elsewhere" / "shot")
+    assert found.frames_folder == tmp_path / "elsewhere" / "cache"
+    assert found.bank == tmp_path / "elsewhere" / "mine.safetensors"
+    assert found.keys() == shot.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("shot.json", None, "shot.json does not exist"),
+        ("shot.json", b"", "shot.json is not a shot"),
+        ("shot.json", b"[1]", "shot.json is not a shot"),
+        ("shot.json", b"{}", "shot.json is not a shot"),
+        ("shot.json", b"\xff\xfe\x00", "shot.json is not a shot"),
+        ("shot.json", {"format_version": 99}, "format 99"),
+        ("shot.json", {"crop": "face"}, "found 'face'"),
+        ("shot.json", {"names": ["a"]}, "1 names"),
+        ("shot.json", {"names": None}, "shot.json is not a shot"),
+        ("shot.json", {"image_format": "gif"}, "'gif'"),
+        ("coefficients.npy", None, "coefficients.npy does not exist"),
+        ("coefficients.npy", b"", "coefficients.npy is damaged"),
+        ("coefficients.npy", b"\x93NUMPY", "coefficients.npy is damaged"),
+        ("Müller.PNG", None, "Müller.PNG does not exist"),
+        ("Müller.PNG", b"another picture", "Müller.PNG is not the portrait"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
+    folder = tmp_path / "shot"
+    shot.write(folder)
+    path = folder / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(
+            content if isinstance(content, bytes) else json.dumps(json.loads(path.read_bytes()) | content).encode()
+        )
+    error = refusal(Shot.read, folder)
+    assert said in error.message
+    assert error.hint
+
+
+def test_no_folder_at_all(tmp_path):
+    assert "not a whole shot" in refusal(Shot.read, tmp_path / "nothing").message
+
+
+def test_what_cannot_be_written_is_about_the_disk_and_leaves_nothing(shot, tmp_path):
+    (tmp_path / "file").touch()
+    assert refusal(shot.write, tmp_path / "file" / "shot").kind == "disk"
+    folder = tmp_path / "shot"
+    (folder / "coefficients.npy").mkdir(parents=True)
+    error = refusal(shot.write, folder)
+    assert (error.kind, "coefficients.npy" in error.message) == ("disk", True)
+    assert {path.name for path in folder.iterdir()} == {"coefficients.npy", "Müller.PNG"}
+
+
+def test_a_portrait_that_is_gone(shot, tmp_path):
+    shot.portrait.unlink()
+    for function in (shot.keys, lambda: shot.write(tmp_path / "shot")):
+        error = refusal(function)
+        assert (error.kind, "Müller.PNG does not exist" in error.message) == ("media", True)
+    assert not (tmp_path / "shot").exists()
+
+
+# ------------------------------------------------------------------------------------------------ crops
+
+
+def test_crops_in_every_form():
+    assert as_crop("auto") == "auto"
+    assert as_crop([1, 2, 3]) == as_crop(np.array([1, 2, 3], np.float32)) == as_crop((1, 2, 3, 0)) == (1.0, 2.0, 3.0)
+    assert as_crop([1, 2, 3, 4]) == (1.0, 2.0, 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    "crop",
+    ["", "abc", "123", "Auto", None, 5, {"x": 1}, (1, 2), (1, 2, 0), (1, 2, -3), (1, 2, float("nan")), (1, 2, "x"),
+     (1, 2, 3, float("inf")), (1, 2, 3, 4, 5)],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_crop(crop):
+    assert refusal(as_crop, crop).kind == "face"
+
+
+def test_a_shot_of_nothing(shot):
+    assert "at least one frame" in refusal(lambda: replace(shot, coefficients=shot.coefficients[:0])).message
