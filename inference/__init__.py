@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import EDTalkError
     from .renderer import FaceRenderer
 
+__version__ = "0.1.0"
 __all__ = ["Bank", "Coefficients", "EDTalkError", "EmotionCurve", "FaceRenderer", "lip_sync", "load_bank"]
 
 _HOME = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -203,14 +203,16 @@ def lip_sync(
     upstream_edges: bool = False,
     device: str | torch.device = "cpu",
     batch: int = 256,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Lip coefficients (T, lip_dim) float32 at `times` (T,), in seconds from the first of `samples` (n,), any order.
 
     Smoothing keeps its width in seconds: the net's answers 40 ms before and after join the one at t, whatever the
     frame rate. At the sound's ends the missing neighbour is the end's own answer; `upstream_edges` counts it as zero,
     as upstream does, and so dims the mouth there. Times outside the sound hear its first or last moment held.
-    The net runs once per distinct window, so at most 80 times a second. Raises EDTalkError("media") for a sound
-    below 40 ms, ("bank") for a bank without audio net, ("input") for times that are not numbers.
+    The net runs once per distinct window, so at most 80 times a second; `progress` is told how many windows are done
+    and how many there are, before each batch and at the end, and may raise to stop. Raises EDTalkError("media") for a
+    sound below 40 ms, ("bank") for a bank without audio net, ("input") for times that are not numbers.
     """
     times = np.asarray(times, np.float64).reshape(-1)
     if not np.isfinite(times).all():
@@ -219,24 +221,30 @@ def lip_sync(
     sound = to_16k(samples, sample_rate)
     mel = mel_spectrogram(sound)
     if not smooth:
-        return _evaluate(model, mel, times, batch)
+        return _evaluate(model, mel, times, batch, progress)
     last = (len(sound) // FRAME_SAMPLES - 1) / UPSTREAM_FPS  # time of upstream's last frame
     wanted = times[:, None] + np.array([-_SMOOTH_SPACING, 0.0, _SMOOTH_SPACING])  # (T, 3)
     inside = np.clip(wanted, np.minimum(times, 0)[:, None], np.maximum(times, last)[:, None])
     taps = np.broadcast_to(SMOOTH_TAPS, wanted.shape)
     if upstream_edges:
         taps = np.where(np.abs(inside - wanted) < 1e-6, taps, 0)
-    raw = _evaluate(model, mel, inside.ravel(), batch).reshape(*wanted.shape, model.config.lip_dim)
+    raw = _evaluate(model, mel, inside.ravel(), batch, progress).reshape(*wanted.shape, model.config.lip_dim)
     return np.einsum("tk,tkd->td", taps.astype(np.float32), raw)
 
 
 @torch.inference_mode()
-def _evaluate(model: Audio2Lip, mel: np.ndarray, times: np.ndarray, batch: int) -> np.ndarray:
+def _evaluate(
+    model: Audio2Lip, mel: np.ndarray, times: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
+) -> np.ndarray:
     """The net's unsmoothed answers (T, lip_dim) float32 at `times` (T,), each distinct window evaluated once."""
     starts, inverse = np.unique(_window_starts(times, mel.shape[1]), return_inverse=True)
     device = model.mapping.weight.device
     answers = np.empty((len(starts), model.config.lip_dim), np.float32)
     for first in range(0, len(starts), batch):
+        if progress:
+            progress(first, len(starts))
         some = slice(first, first + batch)
         answers[some] = model(torch.from_numpy(_cut(mel, starts[some])).to(device)).cpu().numpy()
+    if progress:
+        progress(len(starts), len(starts))
     return answers[inverse]

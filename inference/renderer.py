@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -48,11 +49,8 @@ class FaceRenderer:
         if threads is not None:
             torch.set_num_threads(threads)
         self.bank, self.config = bank, bank.config
-        self.device = _find_device(device)
+        self.device = open_device(device)
         self.batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
-        if self.device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa show in a flow; float16 is asked for by name
-            torch.backends.cudnn.deterministic = True
         with torch.no_grad():
             weights, scratch = Weights(bank.tensors, self.device), Scratch()
             self._encoder = Encoder(weights, self.config, scratch)
@@ -68,6 +66,13 @@ class FaceRenderer:
         self._source, values = self._encode_source(pixels)
         self._source_coefficients = Coefficients(values, self.bank.names)
         self._canvases = {}
+
+    def another(self) -> FaceRenderer:
+        """A renderer with the same weights, held once in memory, and a source of its own; for the same thread."""
+        other = copy.copy(self)
+        other._source = other._source_coefficients = None
+        other._canvases = {}
+        return other
 
     @property
     def source_coefficients(self) -> Coefficients:
@@ -166,7 +171,11 @@ class FaceRenderer:
         return self._draw(source, Canvas.stack([known[key] for key in keys]), alpha).cpu().numpy()
 
 
-def _find_device(name: str) -> torch.device:
+def open_device(name: str) -> torch.device:
+    """The device of that name, "auto" for the fastest one, set to compute the same numbers every time.
+
+    Raises EDTalkError(kind="device") when it is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -176,6 +185,9 @@ def _find_device(name: str) -> torch.device:
         raise EDTalkError(
             f"There is no device '{name}' to compute on.", "Choose auto or cpu, or install torch for it.", "device"
         ) from error
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa show in a flow; float16 is asked for by name
+        torch.backends.cudnn.deterministic = True
     return device
 
 

@@ -1,0 +1,255 @@
+"""What the worker does for Blender, and what it keeps between two requests: banks, and faces ready to be drawn."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from .bank import STARTER, Bank, load_bank
+from .coefficients import Coefficients
+from .errors import EDTalkError, disk_error
+from .picture import from_network, load_picture, save_picture, to_network
+from .protocol import ProtocolError
+from .renderer import FaceRenderer, open_device
+from .shot import Shot, as_crop, file_sha256
+
+if TYPE_CHECKING:
+    from .worker import Request
+
+BANKS, FACES = 2, 8  # kept loaded; faces of each bank
+_FRAME_BY_HAND = "Set Crop to By Hand and give the square, or to Whole Picture if the portrait is a face already."
+
+Answer = tuple[dict[str, Any], bytes]  # the fields and the payload of `done`
+T = TypeVar("T")
+
+
+def torch_version() -> str:
+    return torch.__version__
+
+
+class Jobs:
+    """The answers to Blender's requests, for one thread. Each raises EDTalkError, or CancelledError where it may stop.
+
+    device, threads: see `FaceRenderer`; EDTalkError(kind="device") for a device that is not there.
+    """
+
+    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+        if threads is not None:
+            import cv2
+
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self.device = open_device(device)
+        self._banks: _Recent[_LoadedBank] = _Recent(BANKS)
+
+    @property
+    def device_name(self) -> str:
+        """What a person calls the device."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device).upper()
+
+    def device_memory(self) -> int | None:
+        """Bytes held on a graphics card, or None."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
+
+    def portrait(self, request: Request) -> Answer:
+        """What a picture's face is doing, and the face."""
+        loaded = self._bank(request, request["bank"])
+        face = loaded.face(Path(request["picture"]), as_crop(request["crop"]))
+        (row,) = face.renderer.source_coefficients.values.tolist()
+        rest = dict(zip(loaded.bank.names, row, strict=True))
+        return {"rest": rest, **face.place, "size": len(face.pixels)}, face.pixels.tobytes()
+
+    def lip_sync(self, request: Request) -> Answer:
+        """Lip coefficients of a sound at the times asked for."""
+        from .audio import lip_sync
+
+        samples, times = _sound(request)
+        bank = self._bank(request, request["bank"]).bank
+
+        def progress(done: int, total: int) -> None:
+            request.check()
+            request.progress("listening", done, total)
+
+        device = self.device if self.device.type == "cuda" else "cpu"
+        rows = lip_sync(samples, int(request["rate"]), times, bank, device=device, progress=progress)
+        names = bank.names_of("lip")
+        if rows.shape[1] != len(names):
+            message = f"The lip-sync network of the bank '{bank.name}' moves {rows.shape[1]} coefficients, the bank has"
+            raise EDTalkError(f"{message} {len(names)}.", "Convert or train it again.", "bank")
+        return {"names": names, "frames": len(rows)}, rows.astype("<f4").tobytes()
+
+    def preview(self, request: Request) -> Answer:
+        """The face with one row of coefficients."""
+        loaded = self._bank(request, request["bank"])
+        names, payload = loaded.bank.names, request.payload
+        if len(payload) != 4 * len(names):
+            raise ProtocolError(f"A preview needs {4 * len(names)} bytes of coefficients, found {len(payload)}.")
+        face = loaded.face(Path(request["picture"]), as_crop(request["crop"]))
+        row = Coefficients(np.frombuffer(payload, "<f4")[None], names)
+        (pixels,) = face.renderer.render(row)
+        return {"size": len(pixels)}, pixels.tobytes()
+
+    def render(self, request: Request) -> Answer:
+        """Write the pictures of a shot that are not there yet, and name those of all its rows as they become ready."""
+        began = time.monotonic()
+        shot = Shot.read(request["shot"])
+        names, missing = shot.file_names(), shot.missing()
+        waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
+        reused = 0
+        for row, name in enumerate(names):
+            if name in waiting:
+                waiting[name].append(row)
+            else:
+                request.tell("frame_file", index=row, file=name, reused=True)
+                reused += 1
+        rendered = 0
+        for row, pixels in zip(missing, self._drawn(request, shot, missing), strict=False):
+            save_picture(shot.frames_folder / names[row], pixels)
+            rendered += 1
+            for place, index in enumerate(waiting[names[row]]):  # a hold: one picture, several frames
+                request.tell("frame_file", index=index, file=names[row], reused=place > 0)
+                reused += place > 0
+            request.progress("rendering", rendered, len(missing))
+            request.make_way()
+            if request.cancelled:
+                break
+        seconds = round(time.monotonic() - began, 3)
+        cancelled = rendered < len(missing)
+        return {"rendered": rendered, "reused": reused, "cancelled": cancelled, "seconds": seconds}, b""
+
+    def _drawn(self, request: Request, shot: Shot, rows: list[int]) -> Iterator[np.ndarray]:
+        """Pictures of some rows of a shot, as they are computed; nothing is loaded for none."""
+        if not rows or request.cancelled:
+            return
+        loaded = self._bank(request, shot.bank)
+        if loaded.bank.sha256 != shot.bank_sha256:
+            raise EDTalkError(
+                f"{shot.bank} is not the bank that the shot was made with: expected weights "
+                f"{shot.bank_sha256[:12]}..., found {loaded.bank.sha256[:12]}....",
+                "Choose the bank again, and render again.",
+                "bank",
+            )
+        face = loaded.face(shot.portrait, shot.crop)
+        try:
+            shot.frames_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(shot.frames_folder, error) from error
+        request.progress("rendering", 0, len(rows))
+        table = shot.coefficients
+        yield from face.renderer.render(Coefficients(table.values[rows], table.names))
+
+    def release(self) -> None:
+        """Give back the memory of everything kept."""
+        self._banks.clear()
+        gc.collect()
+        with suppress(OSError, AttributeError, TypeError):  # only glibc has it, and would keep most for later
+            ctypes.CDLL(None).malloc_trim(0)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
+
+    def is_out_of_memory(self, error: Exception) -> bool:
+        allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's
+        return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or allocator
+
+    def _bank(self, request: Request, path: str | Path) -> _LoadedBank:
+        """The bank of a file, "" for the embedded one; read again when the file has changed."""
+        path = Path(path or STARTER)
+        try:
+            status = path.stat()
+            key = path, status.st_size, status.st_mtime_ns
+        except OSError:
+            key = path, 0, 0  # `load_bank` says what is wrong
+
+        def load() -> _LoadedBank:
+            request.progress("loading", 0, 1)
+            return _LoadedBank(load_bank(path), self.device)
+
+        return self._banks.get(key, load)
+
+
+def _sound(request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Samples (n,) float32 and times (T,) float64 of a lip-sync request."""
+    samples, times = int(request["samples"]), int(request["times"])
+    if min(samples, times) < 0 or len(request.payload) != 4 * samples + 8 * times:
+        raise ProtocolError(
+            f"A lip-sync of {samples} samples at {times} times needs {4 * samples + 8 * times} bytes, found "
+            f"{len(request.payload)}."
+        )
+    sound = np.frombuffer(request.payload, "<f4", samples)
+    return np.nan_to_num(sound, posinf=1.0, neginf=-1.0), np.frombuffer(request.payload, "<f8", times, 4 * samples)
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+
+class _Recent(Generic[T]):
+    """The last few of something costly, by what it was made from."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._made = count, OrderedDict()
+
+    def get(self, key: object, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            while len(self._made) >= self._count:  # before the new one is made: memory is what is short
+                self._made.popitem(last=False)
+            self._made[key] = make()
+        self._made.move_to_end(key)
+        return self._made[key]
+
+    def clear(self) -> None:
+        self._made.clear()
+
+
+class _LoadedBank:
+    """A bank's weights on the device, once they draw, and the faces drawn with them."""
+
+    def __init__(self, bank: Bank, device: torch.device) -> None:
+        self.bank, self._device = bank, device
+        self._faces: _Recent[_Face] = _Recent(FACES)
+
+    @cached_property
+    def _renderer(self) -> FaceRenderer:
+        return FaceRenderer(self.bank, str(self._device))
+
+    def face(self, picture: Path, crop: str | tuple[float, ...]) -> _Face:
+        """The face of a picture, known again by the picture's content wherever its file lies."""
+        key = file_sha256(picture), crop
+        return self._faces.get(key, lambda: _Face(self._renderer.another(), picture, crop))
+
+
+class _Face:
+    """A renderer with its source picture set. pixels: uint8 (size, size, 3), what the network sees of it."""
+
+    def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...]) -> None:
+        from .framing import cut, frame_picture, is_whole
+
+        rgb, size = load_picture(picture).rgb, renderer.config.size
+        try:
+            square = frame_picture(rgb, size, crop, label=picture.name)
+        except EDTalkError as error:
+            message = error.message.replace("--crop", "the crop")
+            raise EDTalkError(message, _FRAME_BY_HAND, error.kind) from error
+        self.renderer = renderer
+        self.pixels = from_network(to_network(cut(rgb, square), size))
+        self._whole, self._square = is_whole(rgb, square), square
+        renderer.set_source(self.pixels)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where the face was cut out, as a message says it."""
+        if self._whole:
+            return {"crop": "none", "angle": 0.0}
+        *crop, angle = self._square.box
+        return {"crop": crop, "angle": angle}
