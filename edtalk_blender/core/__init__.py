@@ -1,0 +1,1 @@
+"""What the extension knows without Blender: nothing below imports bpy."""

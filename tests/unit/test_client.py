@@ -1,0 +1,571 @@
+"""The worker's client against a fake worker that answers, dies, hangs, floods and lies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from edtalk.edtalk_blender.core.client import Client, EngineError, Limits, State
+from edtalk.edtalk_blender.core.process import Log, _Limits, environment
+from edtalk.inference.errors import EDTalkError
+
+ROOT = Path(__file__).parents[2]
+FAKE = [sys.executable, str(ROOT / "tests" / "fake_worker.py")]
+AT_ONCE = 0.1  # seconds, the most that a call may take; they take far below a millisecond
+PATIENCE = 20.0  # seconds, for what takes a fraction of one on an idle machine
+PATIENT = Limits(start=PATIENCE, silent=PATIENCE, kill=PATIENCE, cancel=PATIENCE)
+
+posix = pytest.mark.skipif(os.name == "nt", reason="signals")
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Make a client of a fake worker with these options; all are shut down in the end."""
+    clients = []
+
+    def make(*options: object, limits: Limits = PATIENT, command: list[str] = FAKE) -> Client:
+        beat = ["--beat", "0.05"] if command is FAKE else []
+        words = [*command, *beat, *map(str, options)]
+        clients.append(Client(words, cwd=tmp_path, log=tmp_path / "log" / "worker.log", limits=limits))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.shutdown(timeout=0.1)
+
+
+def pump_until(client: Client, condition, seconds: float = PATIENCE) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, f"still waiting, {client.state}, {client.failure}, {client.log_tail[-5:]}"
+        client.pump()
+        time.sleep(0.005)
+
+
+def render(client: Client, folder: Path, stills: int, on_event=None):
+    return client.request("render", {"shot": str(folder), "stills": stills}, on_event=on_event)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not collected yet does not."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")
+        return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def seconds_of(call) -> float:
+    before = time.monotonic()
+    call()
+    return time.monotonic() - before
+
+
+# ------------------------------------------------------------------------------------------------ conversation
+
+
+def test_a_job_from_request_to_result(start, tmp_path):
+    client, events = start(), []
+    assert client.state is State.STOPPED
+    job = render(client, tmp_path / "frames", 3, events.append)
+    assert client.state is State.STARTING
+    assert events == []
+    result = client.wait(job, PATIENCE)
+    assert [event.kind for event in events] == ["accepted", *["frame_file", "progress"] * 3, "done"]
+    assert [event["file"] for event in events if event.kind == "frame_file"] == ["0000.png", "0001.png", "0002.png"]
+    assert result is job.result
+    assert result["rendered"] == 3
+    assert (job.progress.phase, job.progress.done, job.progress.total) == ("rendering", 3, 3)
+    assert job.finished
+    assert not job.cancelled
+    assert job.error is None
+    assert client.state is State.READY
+    assert client.hello["engine"] == "fake"
+    assert not client.pump()
+    assert client.wait(render(client, tmp_path / "frames", 3), PATIENCE)["reused"] == 3
+
+
+def test_the_other_answers(start, tmp_path):
+    client = start()
+    (tmp_path / "me.png").touch()
+    portrait = client.request("portrait", {"bank": "", "picture": str(tmp_path / "me.png"), "crop": "auto"})
+    sound = {"bank": "", "rate": 16000, "samples": 1600, "times": 2}
+    lips = client.request("lip_sync", sound, bytes(4 * 1600 + 8 * 2))
+    still = client.request("preview", {"bank": "", "picture": "", "crop": "none"}, bytes(36 * 4))
+    release = client.request("release")
+    answer = client.wait(portrait, PATIENCE)
+    assert len(answer.payload) == answer["size"] ** 2 * 3
+    assert "jawOpen" in answer["rest"]
+    answer = client.wait(lips, PATIENCE)
+    assert len(answer.payload) == 4 * answer["frames"] * len(answer["names"])
+    assert client.wait(still, PATIENCE)["size"] == 16
+    assert client.wait(release, PATIENCE).kind == "done"
+    pump_until(client, lambda: client.beat)
+    assert client.beat["memory"] > 0
+
+
+def test_an_error_of_the_worker_ends_the_job_and_nothing_else(start, tmp_path):
+    client, events = start(), []
+    job = client.request("portrait", {"bank": "", "picture": str(tmp_path / "none.png"), "crop": "auto"},
+                         on_event=events.append)  # fmt: skip
+    with pytest.raises(EDTalkError, match=r"none\.png"):
+        client.wait(job, PATIENCE)
+    assert events[-1].kind == "error"
+    assert job.finished
+    assert isinstance(job.error, EDTalkError)
+    assert client.state is State.READY
+
+
+def test_waiting_has_an_end_and_the_job_goes_on(start, tmp_path):
+    client = start("--slow", 0.2)
+    job = render(client, tmp_path / "frames", 2)
+    with pytest.raises(EDTalkError) as caught:
+        client.wait(job, 0.05)
+    assert caught.value.kind == "timeout"
+    assert client.wait(job, PATIENCE)["rendered"] == 2
+
+
+def test_too_large_a_request_is_refused_in_a_sentence(start):
+    client = start()
+    with pytest.raises(EDTalkError, match="too much"):
+        client.request("lip_sync", {"names": "x" * 2**21})
+    assert client.state is State.STOPPED
+    assert not client.pump()
+
+
+def test_the_caller_never_waits(start):
+    """The worker reads nothing, and what is sent to it does not fit into any pipe."""
+    client = start("--deaf", 60, limits=Limits(cancel=0.2))
+    payload = bytes(50 * 2**20)
+    took = [seconds_of(client.start)]
+    pump_until(client, lambda: client.state is State.READY)
+    jobs = []
+    for _ in range(3):
+        took.append(seconds_of(lambda: jobs.append(client.request("lip_sync", {}, payload))))
+    for _ in range(50):
+        took.append(seconds_of(client.pump))
+    took += [seconds_of(job.cancel) for job in jobs]
+    assert max(took) < AT_ONCE
+    until = time.monotonic() + PATIENCE  # the first is stuck in the pipe: the worker is killed for it
+    while not all(job.finished for job in jobs):
+        assert time.monotonic() < until
+        assert seconds_of(client.pump) < AT_ONCE
+        time.sleep(0.01)
+    assert all(job.cancelled for job in jobs)
+
+
+def test_of_previews_that_wait_only_the_newest_of_each_face_is_sent(start):
+    client = start()
+    seen = []
+    face, other = {"bank": "", "picture": "a", "crop": "none"}, {"bank": "", "picture": "b", "crop": "none"}
+    jobs = [client.request("preview", face, bytes([index]) * 144, seen.append) for index in range(20)]
+    last = client.request("preview", other, bytes(144))
+    client.wait(jobs[-1], PATIENCE)
+    client.wait(last, PATIENCE)
+    assert all(job.cancelled and job.result["superseded"] for job in jobs[:-1])
+    assert not jobs[-1].cancelled
+    assert jobs[-1].result.payload
+    assert len(seen) == 19 + 2  # each of the old ones heard of its end, the last one was accepted and done
+
+
+# ------------------------------------------------------------------------------------------------ delivery
+
+
+def test_events_come_in_pump_alone_and_within_its_budget(start, tmp_path):
+    client, events = start(), []
+    job = render(client, tmp_path / "frames", 10, lambda event: (events.append(event), time.sleep(0.01)))
+    pump_until(client, lambda: client.state is State.BUSY)
+    time.sleep(0.2)  # all of it has arrived by now, or will
+    before = len(events)
+    time.sleep(0.05)
+    assert len(events) == before
+    client.pump(0.0)
+    assert len(events) <= before + 1  # one at least if there is one, and no more than one without budget
+    assert client.pump(0.02)
+    assert len(events) <= before + 4
+    client.wait(job, PATIENCE)
+    assert len(events) == 22
+
+
+def test_a_callback_that_raises_fails_its_job_alone(start, tmp_path):
+    client, good = start(), []
+
+    def bad(event):
+        if event.kind == "frame_file":
+            raise RuntimeError("no such strip")
+
+    first = render(client, tmp_path / "a", 5, bad)
+    second = render(client, tmp_path / "b", 2, good.append)
+    client.wait(second, PATIENCE)
+    assert first.finished
+    assert first.error.kind == "bug"
+    assert "no such strip" in first.error.message
+    assert [event.kind for event in good].count("frame_file") == 2
+    assert client.state is State.READY
+
+
+def test_a_callback_may_ask_for_more(start, tmp_path):
+    client, jobs = start(), []
+
+    def again(event):
+        if event.kind == "done" and len(jobs) < 3:
+            jobs.append(render(client, tmp_path / str(len(jobs)), 1, again))
+
+    again(type("Event", (), {"kind": "done"}))
+    pump_until(client, lambda: len(jobs) == 3 and jobs[-1].finished)
+
+
+def test_floods_neither_block_nor_pile_up(start, tmp_path):
+    client = start("--flood-stdout", 3000, "--flood-stderr", 3 * 2**20, limits=Limits(messages=50, log_bytes=100_000))
+    job = render(client, tmp_path / "frames", 2)
+    pump_until(client, lambda: client.state is State.BUSY)
+    time.sleep(0.3)
+    assert len(client._worker._inbox) <= 50
+    assert client.wait(job, PATIENCE)["rendered"] == 2
+    assert len(client.log_tail) <= 201
+    assert sum(map(len, client.log_tail)) < 201 * 5000
+    files = list((tmp_path / "log").iterdir())
+    assert {file.name for file in files} == {"worker.log", "worker.log.1"}
+    assert sum(file.stat().st_size for file in files) <= 200_000
+
+
+# ------------------------------------------------------------------------------------------------ cancelling
+
+
+def test_cancel_ends_a_job_and_keeps_the_worker(start, tmp_path):
+    client = start("--slow", 0.05)
+    job, other = render(client, tmp_path / "a", 1000), render(client, tmp_path / "b", 2)
+    pump_until(client, lambda: job.progress.done >= 2)
+    pid = client.hello["pid"]
+    job.cancel()
+    assert not job.finished
+    result = client.wait(job, PATIENCE)
+    assert job.cancelled
+    assert 2 <= result["rendered"] < 1000
+    assert client.wait(other, PATIENCE)["rendered"] == 2
+    assert client.hello["pid"] == pid
+    job.cancel()  # of what is over: nothing
+    assert client.state is State.READY
+
+
+def test_cancel_before_the_worker_is_there(start, tmp_path):
+    client, events = start(), []
+    job = render(client, tmp_path / "frames", 3, events.append)
+    job.cancel()
+    client.wait(job, PATIENCE)
+    assert job.cancelled
+    assert [event.kind for event in events] == ["done"]
+    assert not (tmp_path / "frames").exists()
+
+
+def test_who_does_not_stop_when_asked_is_killed_which_counts_as_no_death(start, tmp_path):
+    client = start("--slow", 0.05, "--stubborn", limits=Limits(cancel=0.1))
+    job = render(client, tmp_path / "a", 1000)
+    pump_until(client, lambda: job.progress.done >= 1)
+    pid = client.hello["pid"]
+    job.cancel()
+    client.wait(job, PATIENCE)
+    assert job.cancelled
+    assert client.failure is None
+    assert client.state is State.STOPPED
+    pump_until(client, lambda: not alive(pid))
+    # The next request starts another; what was waiting behind a stubborn job is not lost.
+    job, other = render(client, tmp_path / "b", 1000), render(client, tmp_path / "c", 2)
+    pump_until(client, lambda: job.progress.done >= 1)
+    job.cancel()
+    assert client.wait(other, PATIENCE)["rendered"] == 2
+    assert job.cancelled
+    assert client.failure is None
+
+
+def test_cancelling_what_waits_does_not_disturb_what_is_done(start, tmp_path):
+    client = start("--slow", 0.5, limits=Limits(cancel=0.05))
+    (tmp_path / "me.png").touch()
+    first = client.request("portrait", {"bank": "", "picture": str(tmp_path / "me.png"), "crop": "none"})
+    second = render(client, tmp_path / "frames", 10)
+    pump_until(client, lambda: first._begun)
+    pid = client.hello["pid"]
+    second.cancel()
+    client.wait(second, PATIENCE)
+    assert second.cancelled
+    assert client.wait(first, PATIENCE)["size"]
+    assert client.hello["pid"] == pid
+
+
+# ------------------------------------------------------------------------------------------------ deaths
+
+
+def test_a_worker_killed_once_is_started_again_and_goes_on(start, tmp_path):
+    client = start("--once", tmp_path / "once", "--die-after", 3)
+    events, frames = [], tmp_path / "frames"
+    job = render(client, frames, 6, events.append)
+    preview = client.request("preview", {"bank": "", "picture": "", "crop": "none"}, bytes(144))
+    pump_until(client, lambda: client.failure)
+    assert client.state is State.RESTARTING
+    assert client.failure.kind == ("killed" if os.name == "posix" else "ended")
+    result = client.wait(job, PATIENCE)
+    assert (result["rendered"], result["reused"]) == (3, 3)
+    assert [event.kind for event in events].count("accepted") == 2
+    assert len(list(frames.iterdir())) == 6
+    assert client.failure is None
+    assert client.state is State.READY
+    client.wait(preview, PATIENCE)
+    assert preview.cancelled  # its moment is past
+    assert any("killed" in line or "exit code" in line for line in client.log_tail)
+
+
+@posix
+def test_a_worker_killed_by_somebody_else(start):
+    client = start(limits=Limits(restarts=0))
+    client.start()
+    pump_until(client, lambda: client.hello)
+    os.kill(client.hello["pid"], signal.SIGKILL)
+    pump_until(client, lambda: client.state is State.FAILED)
+    assert "killed" in client.failure.message
+    assert client.failure.hint
+
+
+def test_the_second_death_is_the_last_until_somebody_starts_it_again(start, tmp_path):
+    client = start("--die-after", 2)
+    events = []
+    jobs = [render(client, tmp_path / str(index), 50, events.append) for index in range(3)]
+    pump_until(client, lambda: all(job.finished for job in jobs))
+    assert client.state is State.FAILED
+    assert [event.kind for event in events].count("error") == 3
+    assert all(job.error.message == client.failure.message for job in jobs)
+    assert len(list((tmp_path / "0").iterdir())) == 4  # what was finished is kept
+    late = render(client, tmp_path / "late", 1)
+    assert client.state is State.FAILED
+    with pytest.raises(EDTalkError):
+        client.wait(late, PATIENCE)
+    client.start()
+    assert client.state is State.STARTING
+    assert client.wait(render(client, tmp_path / "new", 1), PATIENCE)["rendered"] == 1
+
+
+def test_a_job_cancelled_when_the_worker_dies_is_cancelled(start, tmp_path):
+    client = start("--slow", 0.05, "--stubborn", "--die-after", 2, limits=Limits(cancel=10, restarts=0))
+    job = render(client, tmp_path / "a", 50)
+    pump_until(client, lambda: job.progress.done >= 1)
+    job.cancel()
+    client.wait(job, PATIENCE)
+    assert job.cancelled
+    assert client.state is State.FAILED
+
+
+CRASH = ["--die-after", 0, "--die-with"]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        pytest.param([*CRASH, "SEGV"], "crash", "segmentation fault", marks=posix),
+        pytest.param([*CRASH, "ABRT"], "crash", "library", marks=posix),
+        pytest.param([*CRASH, "TERM"], "killed", "another program", marks=posix),
+        pytest.param([*CRASH, "KILL"], "killed", "runs out of memory", marks=posix),
+        (
+            [*CRASH, 1, "--say", "torch.OutOfMemoryError: CUDA out of memory. Tried"],
+            "memory",
+            "ran out of memory: torch",
+        ),
+        ([*CRASH, 7, "--say", "ValueError: no such thing"], "ended", "exit code 7: ValueError: no such thing."),
+        ([*CRASH, 0], "ended", "exit code 0."),
+        (["--garbage"], "garbage", "Hello, I am"),
+        (["--close-stdout"], "ended", "stopped answering"),
+        (["--hang-after", 0], "hung", "not answered for 0.5 s"),
+    ],
+    ids=["segv", "abort", "term", "kill", "memory", "error", "exit", "garbage", "closed", "hang"],
+)
+def test_every_death_has_a_sentence_and_a_next_step(start, tmp_path, options, kind, words):
+    client = start(*options, limits=Limits(restarts=0, kill=0.5 if "--hang-after" in options else PATIENCE))
+    with pytest.raises(EDTalkError) as caught:
+        client.wait(render(client, tmp_path / "frames", 5), PATIENCE)
+    assert client.state is State.FAILED
+    assert caught.value.kind == client.failure.kind == kind
+    assert words in client.failure.message
+    assert client.failure.hint
+    assert isinstance(client.failure, EngineError)
+    assert any("engine started" in line for line in client.failure.log_tail)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        (["--exit", 1], "start", "exit code 1: ModuleNotFoundError: No module named 'torch'."),
+        (["--no-hello"], "start", "not answered within 0.5 s"),
+        (["--wrong-protocol"], "version", "speaks version 2 of the protocol, this extension version 1"),
+        (["--complain"], "device", "There is no device 'cuda'."),
+    ],
+    ids=["torch", "silent", "version", "complaint"],
+)
+def test_what_never_worked_is_not_tried_twice(start, tmp_path, options, kind, words):
+    client = start(*options, limits=Limits(start=0.5 if "--no-hello" in options else PATIENCE))
+    job = render(client, tmp_path / "frames", 5)
+    pump_until(client, lambda: job.finished)
+    assert client.state is State.FAILED
+    assert client.failure.kind == kind
+    assert words in client.failure.message
+    assert client.failure.hint
+    assert sum("engine started" in line for line in client.log_tail) == 1
+
+
+def test_an_old_engine_is_to_be_updated(start):
+    client = start("--wrong-protocol")
+    client.start()
+    pump_until(client, lambda: client.failure)
+    assert client.failure.hint.startswith("Update the engine")
+
+
+@pytest.mark.parametrize("command", [["no/such/python", "-m", "inference"], [str(ROOT)]], ids=["missing", "folder"])
+def test_what_cannot_be_started(start, command):
+    client = start(command=command)
+    job = client.request("ping")
+    with pytest.raises(EDTalkError, match="cannot be started") as caught:
+        client.wait(job, PATIENCE)
+    assert command[0] in caught.value.message
+    assert client.state is State.FAILED
+
+
+def test_another_program_is_told_from_a_worker(start):
+    program = "import time; print('Python 3.11 says hello', flush=True); time.sleep(60)"
+    client = start(command=[sys.executable, "-c", program])
+    client.start()
+    pump_until(client, lambda: client.failure)
+    assert client.failure.kind == "garbage"
+    assert "Python 3.11" in client.failure.message
+
+
+def test_silence_is_shown_before_it_kills(start, tmp_path):
+    client = start("--hang-after", 1, limits=Limits(silent=0.2, kill=PATIENCE))
+    job = render(client, tmp_path / "frames", 5)
+    pump_until(client, lambda: client.state is State.SILENT)
+    assert not job.finished
+    assert client.pump()
+
+
+def test_a_blender_that_was_away_does_not_blame_the_worker(start):
+    client = start(limits=Limits(silent=0.3, kill=2.0))
+    client.start()
+    pump_until(client, lambda: client.hello)
+    client._pumped -= 3600  # the lid was closed for an hour
+    client._worker.heard, client._heard = 0, 0
+    client.pump()
+    assert client.failure is None
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+def test_shutdown_ends_the_worker_and_every_job(start, tmp_path):
+    client, events = start("--slow", 0.05), []
+    job = render(client, tmp_path / "frames", 1000, events.append)
+    pump_until(client, lambda: job.progress.done >= 1)
+    pid = client.hello["pid"]
+    client.shutdown()
+    assert client.state is State.STOPPED
+    assert not alive(pid)
+    client.pump()
+    assert job.finished
+    assert job.cancelled
+    assert events[-1].kind == "done"
+    assert client.wait(render(client, tmp_path / "again", 1), PATIENCE)["rendered"] == 1
+
+
+def test_shutdown_of_who_does_not_listen_takes_a_moment(start):
+    client = start("--deaf", 60)
+    client.start()
+    pump_until(client, lambda: client.hello)
+    pid = client.hello["pid"]
+    client.request("lip_sync", {}, bytes(2**20))
+    assert seconds_of(lambda: client.shutdown(timeout=0.2)) < 5
+    assert not alive(pid)
+
+
+PARENT = f"""
+import json, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from types import ModuleType
+for name in ("edtalk", "edtalk.edtalk_blender"):
+    sys.modules[name] = ModuleType(name)
+    sys.modules[name].__path__ = [{str(ROOT)!r} + name.removeprefix("edtalk").replace(".", "/")]
+from edtalk.edtalk_blender.core.client import Client
+client = Client({FAKE!r} + ["--slow", "0.05"])
+job = client.request("render", {{"shot": sys.argv[1], "stills": 100000}})
+while not job.progress.done:
+    client.pump()
+    time.sleep(0.01)
+print(json.dumps(client.hello["pid"]), flush=True)
+if sys.argv[2] == "wait":
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", pytest.param("wait", marks=posix)], ids=["exit", "kill -9"])
+def test_the_worker_ends_with_blender_however_that_ends(tmp_path, end):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "frames"), end], stdout=subprocess.PIPE, cwd=tmp_path
+    )
+    try:
+        pid = json.loads(parent.stdout.readline())
+        if end == "wait":
+            assert alive(pid)
+            parent.kill()
+        assert parent.wait(PATIENCE) == (0 if end == "exit" else -signal.SIGKILL)
+    finally:
+        parent.kill()
+        parent.stdout.close()
+    until = time.monotonic() + 2
+    while alive(pid):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+# ------------------------------------------------------------------------------------------------ surroundings
+
+
+def test_the_environment_holds_nothing_of_this_python(monkeypatch):
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PythonPath", "VIRTUAL_ENV", "PIP_TARGET"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    made = environment({"EXTRA": "2"})
+    assert not {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PythonPath", "VIRTUAL_ENV", "PIP_TARGET"} & set(made)
+    assert (made["CUDA_VISIBLE_DEVICES"], made["EXTRA"], made["PYTHONNOUSERSITE"]) == ("1", "2", "1")
+
+
+def test_a_log_keeps_lines_whole_and_few(tmp_path):
+    log = Log(tmp_path / "a.log", lines=4, size=100)
+    log.write(b"one\ntw")
+    log.write(b"o\nthree\r 10%\r 20%\n\xff")
+    assert log.tail == ("one", "two", " 20%", "\ufffd")
+    log.note("a note")
+    assert log.latest == ()
+    assert log.last_words == ""
+    log.write(b"\nlast words\n\n")
+    assert log.last_words == "last words"
+    for _ in range(50):
+        log.write(b"0123456789" * 3 + b"\n")
+    assert len(log.tail) == 4
+    assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
+    log.write(b"x" * 10**6)
+    assert sum(map(len, log.tail)) < 10_000
+    assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
+
+
+def test_a_log_that_cannot_be_written_is_no_failure(tmp_path):
+    (tmp_path / "file").touch()
+    log = Log(tmp_path / "file" / "a.log")
+    log.write(b"one\n")
+    assert log.tail == ("one",)
+
+
+@pytest.mark.skipif(sys.maxsize < 2**32, reason="64 bits")
+def test_windows_limits_have_the_size_that_windows_expects():
+    import ctypes
+
+    assert ctypes.sizeof(_Limits) == 144
+    assert _Limits.flags.offset == 16
