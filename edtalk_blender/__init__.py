@@ -1,0 +1,48 @@
+"""What Blender loads: panels, operators and properties around the character, and the client of the worker process."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+# In order of registration; each has register(), unregister() or both. Nothing is caught: a module that cannot be
+# registered is an error to be seen here, not one to be met later somewhere else.
+MODULES = (
+    "properties",
+    "character",
+    "sequencer",
+    "session",
+    "portrait",
+    "preferences",
+    "operators.character",
+    "operators.emotion",
+    "operators.lipsync",
+    "operators.render",
+    "operators.sync",
+    "operators.engine",
+    "operators.idle",
+    "demo",
+    "handlers",
+    "preview",
+    "panels.character",
+    "panels.status",
+    "panels.sequencer",
+    "cli",
+)
+
+
+def modules() -> list[ModuleType]:
+    """Imported when registered and not before: `core` is used without Blender too."""
+    return [import_module(f".{name}", __package__) for name in MODULES]
+
+
+def register() -> None:
+    for module in modules():
+        if hasattr(module, "register"):
+            module.register()
+
+
+def unregister() -> None:
+    for module in reversed(modules()):
+        if hasattr(module, "unregister"):
+            module.unregister()

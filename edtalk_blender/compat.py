@@ -1,0 +1,241 @@
+"""The differences between Blender 4.5 and 5.2, each answered once. No other file asks for Blender's version.
+
+    actions     4.5 reaches the F-curves of a slot through the layers, 5.0 has a function for it
+    strips      5.1 renames `frame_final_*` and `frame_*` to handles and content and warns about the old names
+    retiming    5.0 moved the last key behind the last frame, and a number within the keys
+    sequencer   5.0 edits the sequencer of `workspace.sequencer_scene`, which need not be the window's scene
+    output      5.0 asks for a media type before a file format
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import bpy
+from bpy_extras import anim_utils
+
+_STRIP_NAMES = {  # 5.1's name: the name before
+    "left_handle": "frame_final_start",
+    "right_handle": "frame_final_end",
+    "duration": "frame_final_duration",
+    "content_start": "frame_start",
+    "content_duration": "frame_duration",
+    "left_handle_offset": "frame_offset_start",
+    "right_handle_offset": "frame_offset_end",
+    "content_trim_start": "animation_offset_start",
+    "content_trim_end": "animation_offset_end",
+}
+
+
+# --- Actions
+
+
+def channelbag(owner: bpy.types.ID) -> bpy.types.ActionChannelbag:
+    """The F-curves and groups that move `owner`; animation data, action and slot are made where they lack."""
+    animation = owner.animation_data or owner.animation_data_create()
+    if animation.action is None:
+        animation.action = bpy.data.actions.new(f"{owner.name}Action")
+    if animation.action_slot is None:
+        animation.action_slot = fitting_slot(animation.action, owner)
+    return action_channelbag(animation.action, animation.action_slot)
+
+
+def fitting_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot:
+    """The action's slot for `owner`, or a new one that bears its name."""
+    return find_slot(action, owner) or action.slots.new(id_type=owner.id_type, name=owner.name)
+
+
+def find_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot | None:
+    """The action's slot that `owner` last used, else the one that bears its name, else its only one."""
+    fitting = [slot for slot in action.slots if slot.target_id_type in (owner.id_type, "UNSPECIFIED")]
+    last = owner.animation_data.last_slot_identifier if owner.animation_data else ""
+    for slot in fitting:
+        if slot.identifier == last:
+            return slot
+    for slot in fitting:
+        if slot.name_display == owner.name:
+            return slot
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def assign_action(owner: bpy.types.ID, action: bpy.types.Action) -> None:
+    """Have `owner` moved by this action, through the slot that fits it."""
+    animation = owner.animation_data or owner.animation_data_create()
+    animation.action = action
+    animation.action_slot = fitting_slot(action, owner)
+
+
+def action_channelbag(action: bpy.types.Action, slot: bpy.types.ActionSlot) -> bpy.types.ActionChannelbag:
+    """The F-curves and groups of one slot, with layer and strip made where they lack."""
+    if hasattr(anim_utils, "action_ensure_channelbag_for_slot"):
+        return anim_utils.action_ensure_channelbag_for_slot(action, slot)
+    layer = action.layers[0] if action.layers else action.layers.new("Layer")
+    strip = layer.strips[0] if layer.strips else layer.strips.new(type="KEYFRAME")
+    return strip.channelbag(slot, ensure=True)
+
+
+def fcurves(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
+    """The F-curves that move `owner`, none where nothing is animated; makes nothing."""
+    animation = owner.animation_data
+    return slot_fcurves(animation.action, animation.action_slot) if animation else []
+
+
+def slot_fcurves(action: bpy.types.Action | None, slot: bpy.types.ActionSlot | None) -> list[bpy.types.FCurve]:
+    """The F-curves of one slot, none where there is no such thing; makes nothing."""
+    if action is None or slot is None:
+        return []
+    bags = [strip.channelbag(slot) for layer in action.layers for strip in layer.strips]
+    return [curve for bag in bags if bag is not None for curve in bag.fcurves]
+
+
+# --- Strips
+
+
+def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene whose sequencer the artist edits."""
+    return getattr(context, "sequencer_scene", None) or context.scene
+
+
+def set_sequencer_scene(context: bpy.types.Context, scene: bpy.types.Scene) -> None:
+    """Show a scene's sequencer in this workspace; before 5.0 it is always the window's scene that shows."""
+    if "sequencer_scene" in context.workspace.bl_rna.properties:
+        context.workspace.sequencer_scene = scene
+
+
+def strip_collection(scene: bpy.types.Scene) -> Any:
+    """The collection that new strips go into, with the scene's sequencer made where it lacks."""
+    return scene.sequence_editor_create().strips
+
+
+def strips(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
+    """All strips of a scene, those inside metastrips too; none where it has no sequencer."""
+    return list(scene.sequence_editor.strips_all) if scene.sequence_editor else []
+
+
+def strip_value(strip: bpy.types.Strip, name: str) -> Any:
+    """A timing property of a strip by 5.1's name: left_handle, right_handle, duration, content_start ..."""
+    return getattr(strip, _strip_name(strip, name))
+
+
+def set_strip_value(strip: bpy.types.Strip, name: str, value: float) -> None:
+    """Set a timing property by 5.1's name; `left_handle` and `right_handle` trim, `content_start` moves."""
+    setattr(strip, _strip_name(strip, name), value)
+
+
+def left_handle(strip: bpy.types.Strip) -> int:
+    """First frame that the strip shows."""
+    return int(strip_value(strip, "left_handle"))
+
+
+def right_handle(strip: bpy.types.Strip) -> int:
+    """The frame after the last one that the strip shows."""
+    return int(strip_value(strip, "right_handle"))
+
+
+def content_start(strip: bpy.types.Strip) -> float:
+    """Frame at which the untrimmed content would begin; sound may begin between two frames."""
+    return float(strip_value(strip, "content_start"))
+
+
+def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.ImageStrip:
+    """An image strip of one file, fitted into the frame; a sequence grows by `strip.elements.append(file name)`.
+
+    The file is not checked.
+    """
+    return strip_collection(scene).new_image(
+        name=name, filepath=str(path), channel=channel, frame_start=frame, fit_method="FIT"
+    )
+
+
+def new_sound(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.SoundStrip:
+    """A sound strip of a whole file. The file is not checked."""
+    return strip_collection(scene).new_sound(name=name, filepath=str(path), channel=channel, frame_start=frame)
+
+
+def refresh(strip: bpy.types.Strip) -> None:
+    """Show an image strip's files as they are now: 5.x keeps the old pictures of files that changed."""
+    strip.invalidate_cache("RAW")
+    strip.directory = strip.directory  # a new image strip's preview waits for the change of a property
+
+
+def retiming(strip: bpy.types.Strip, content: int) -> list[tuple[float, float]] | None:
+    """(frame of the scene, frame of the content) for each retiming key, none for a strip at its own speed.
+
+    content: frames of the strip's content at its own speed. Returns None where keys between the first and the last
+    cannot be read: Blender tells at which frame of the scene a key is, but not which moment of the content it holds.
+    """
+    keys = list(strip.retiming_keys)
+    if len(keys) < 2:
+        return []
+    fractions = [0.0, *(_retiming_fraction(key) for key in keys[1:-1]), 1.0]
+    if any(not 0 <= a <= b for a, b in pairwise(fractions)):
+        return None
+    last = content - (bpy.app.version < (5, 0))  # before 5.0 the last key sits on the last frame, since then after it
+    return [(float(key.timeline_frame), part * last) for key, part in zip(keys, fractions, strict=True)]
+
+
+def _retiming_fraction(key: bpy.types.RetimingKey) -> float:
+    """Which part (0..1) of the content a key holds, -1 when not known: a float within the key that has no property."""
+    if bpy.app.version >= (5, 3):
+        return -1.0
+    offset = 12 if bpy.app.version >= (5, 0) else 16
+    return ctypes.c_float.from_address(key.as_pointer() + offset).value
+
+
+@contextmanager
+def sequencer_context(context: bpy.types.Context, scene: bpy.types.Scene) -> Iterator[None]:
+    """Within, operators of the sequencer act on `scene`; an area is lent to the sequencer when none shows it."""
+    window = context.window or context.window_manager.windows[0]
+    area = next((area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"), window.screen.areas[0])
+    kind, shown = area.type, getattr(window.workspace, "sequencer_scene", None)
+    area.type = "SEQUENCE_EDITOR"
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    try:
+        with context.temp_override(window=window, scene=scene, area=area, region=region):
+            set_sequencer_scene(context, scene)
+            yield
+    finally:
+        area.type = kind
+        if hasattr(window.workspace, "sequencer_scene"):
+            window.workspace.sequencer_scene = shown
+
+
+def _strip_name(strip: bpy.types.Strip, name: str) -> str:
+    return name if name in strip.bl_rna.properties else _STRIP_NAMES[name]
+
+
+# --- Output
+
+
+def set_video_output(scene: bpy.types.Scene, path: str | Path) -> None:
+    """Have the sequencer rendered to one H.264 file with AAC sound (.mp4), at exactly this path."""
+    render = scene.render
+    if "media_type" in render.image_settings.bl_rna.properties:
+        render.image_settings.media_type = "VIDEO"
+    render.image_settings.file_format = "FFMPEG"
+    render.ffmpeg.format, render.ffmpeg.codec, render.ffmpeg.audio_codec = "MPEG4", "H264", "AAC"
+    render.ffmpeg.constant_rate_factor = "HIGH"
+    render.use_sequencer = True
+    render.use_file_extension = False
+    render.filepath = str(path)
+
+
+@contextmanager
+def video_output(scene: bpy.types.Scene, path: str | Path) -> Iterator[None]:
+    """Within, output as `set_video_output` has it; afterwards as it was."""
+    render = scene.render
+    places = [(render.ffmpeg, name) for name in ("format", "codec", "audio_codec", "constant_rate_factor")]
+    places += [(render.image_settings, name) for name in ("media_type", "file_format")]  # in this order
+    places += [(render, name) for name in ("use_sequencer", "use_file_extension", "filepath")]
+    before = [(owner, name, getattr(owner, name)) for owner, name in places if name in owner.bl_rna.properties]
+    set_video_output(scene, path)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)

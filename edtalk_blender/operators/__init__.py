@@ -1,0 +1,1 @@
+"""Operators by the work they do; each module registers its own."""

@@ -1,0 +1,1 @@
+"""Panels by the editor they appear in; each module registers its own."""

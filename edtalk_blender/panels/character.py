@@ -1,0 +1,284 @@
+"""The sidebar of the 3D View: the character, its emotions, and the sliders of its banks in groups."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import bpy
+
+from ...inference.errors import EDTalkError
+from .. import animation, character
+from ..core.mix import EXPRESSION
+from ..operators import emotion
+from ..operators.character import EMOTIONS
+
+CATEGORY = "EDTalk"
+
+# Groups of a bank's sliders by the beginning of their names, ARKit's; what fits none comes first, without a title.
+_GROUPS = {
+    "lip": (
+        ("Jaw", r"jaw"),
+        ("Tongue and Cheeks", r"tongue|cheek"),
+        ("Corners", r"mouth(Left|Right|Smile|Frown|Dimple|Stretch|Press)"),
+        ("Lips", r"mouth"),
+    ),
+    "pose": (("Turn", r"head(Yaw|Pitch|Roll)"), ("Place", r"head")),
+    "exp": (("Brows", r"brow"), ("Eyes", r"eye"), ("Cheeks and Nose", r"cheek|nose"), ("Mouth", r"mouth")),
+}
+
+
+def grouped(bank: str, names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by the title of their group, in the order of the table; "" holds those that fit none."""
+    table = _GROUPS.get(bank, ())
+    groups: dict[str, list[str]] = {"": [], **{title: [] for title, _pattern in table}}
+    for name in names:
+        groups[next((title for title, pattern in table if re.match(pattern, name)), "")].append(name)
+    return {title: members for title, members in groups.items() if members}
+
+
+def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
+    """What keeps the character from working: a sentence, the operator that mends it and the text of its button."""
+    found = []
+    if reason := character.editable_reason(obj):
+        found.append((f"{reason}.", "edtalk.make_override", "Make Override"))
+    for check, operator, label in (
+        (character.bank_of, "edtalk.set_bank", "Choose Bank"),
+        (character.portrait_path, "edtalk.set_portrait", "Choose Portrait"),
+    ):
+        try:
+            check(obj)
+        except EDTalkError as error:
+            found.append((error.message, operator, label))
+    if not any(operator == "edtalk.set_bank" for _message, operator, _label in found):
+        if set(character.bank_of(obj).names) - set(character.channel_names(obj)):
+            found.append((f"{obj.name} lacks sliders of its bank.", "edtalk.update_sliders", "Add Sliders"))
+        if reason := animation.hidden_by(obj):
+            found.append((reason, "edtalk.reveal_animation", "Show Animation"))
+    return found
+
+
+class EDTALK_MT_characters(bpy.types.Menu):
+    """Characters of this scene"""
+
+    bl_label = "Characters"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.operator_context = "INVOKE_DEFAULT"
+        for obj in character.characters(context.scene):
+            layout.operator("edtalk.select_character", text=obj.name, icon="USER").uid = obj.edtalk.uid
+        layout.separator()
+        layout.operator("edtalk.add_character", icon="ADD")
+
+
+class EDTALK_MT_emotions(bpy.types.Menu):
+    """Emotions of your own"""
+
+    bl_label = "Own Emotions"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.operator_context = "INVOKE_DEFAULT"
+        layout.operator("edtalk.save_emotion", icon="ADD")
+        layout.operator("edtalk.import_emotions", icon="IMPORT")
+        layout.operator("edtalk.export_emotions", icon="EXPORT")
+        try:
+            known = emotion.library()
+        except EDTalkError as error:
+            layout.label(text=error.message, icon="ERROR")
+            return
+        obj = character.active(context)
+        missing = [name for name in known if obj is None or name not in character.own_presets(obj)]
+        if missing:
+            layout.separator()
+        for name in missing:
+            layout.operator("edtalk.add_emotion", text=f"Add {character.title(name)}").emotion = name
+
+
+class _InSidebar:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+
+
+class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
+    """The active character"""
+
+    bl_label = "Character"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        obj = character.active(context)
+        row = layout.row(align=True)
+        if obj is None:
+            if character.characters(context.scene):
+                row.menu("EDTALK_MT_characters", text="Choose Character", icon="USER")
+            row.operator("edtalk.add_character", icon="ADD")
+            if context.active_object is not None:
+                layout.operator("edtalk.make_character", text=f"Use {context.active_object.name}", icon="USER")
+            return
+        row.menu("EDTALK_MT_characters", text="", icon="USER")
+        row.prop(obj, "name", text="")
+        row.operator("edtalk.add_character", text="", icon="ADD")
+        for message, operator, label in problems(obj):
+            draw_problem(layout, message, operator, label)
+
+        group = obj.edtalk
+        column = layout.column(align=True)
+        row = column.row(align=True)
+        row.prop(group, "portrait_image", text="", icon="IMAGE_DATA")
+        row.operator("edtalk.set_portrait", text="", icon="FILE_FOLDER")
+        row = column.row(align=True)
+        row.prop(group, "crop_mode", text="")
+        if group.crop_mode == "box":
+            column.row(align=True).prop(group, "crop", text="")
+        row = layout.row(align=True)
+        row.label(text=_bank_name(obj), icon="OUTLINER_DATA_ARMATURE")
+        if group.bank:
+            row.operator("edtalk.set_bank", text="", icon="LOOP_BACK").starter = True
+        row.operator("edtalk.set_bank", text="", icon="FILE_FOLDER")
+        _draw_pose_buttons(layout.row(align=True))
+
+
+def draw_problem(layout: bpy.types.UILayout, message: str, operator: str, label: str) -> None:
+    """One sentence with the button that mends it."""
+    box = layout.box().column(align=True)
+    box.alert = True
+    for number, line in enumerate(wrapped(message)):
+        box.label(text=line, icon="BLANK1" if number else "ERROR")
+    if operator:
+        box.operator(operator, text=label)
+
+
+def wrapped(text: str, width: int = 38) -> list[str]:
+    """A sentence in lines that fit a sidebar; paths break at any letter, since they have no spaces."""
+    lines = [""]
+    for word in text.split():
+        while len(word) > width:
+            lines.append(word[:width])
+            word = word[width:]
+        if len(lines[-1]) + len(word) + 1 > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return [line for line in lines if line]
+
+
+def _bank_name(obj: bpy.types.Object) -> str:
+    try:
+        return f"{character.bank_of(obj).name} bank"
+    except EDTalkError:
+        return character.bank_path(obj).name
+
+
+def _draw_pose_buttons(row: bpy.types.UILayout, bank: str = "") -> None:
+    for operator, icon in (
+        ("edtalk.reset", "LOOP_BACK"),
+        ("edtalk.mirror", "MOD_MIRROR"),
+        ("edtalk.copy_pose", "COPYDOWN"),
+        ("edtalk.paste_pose", "PASTEDOWN"),
+        ("edtalk.key_pose", "KEY_HLT"),
+    ):
+        if operator == "edtalk.mirror" and bank == EMOTIONS:
+            continue
+        row.operator(operator, text="", icon=icon).bank = bank
+
+
+class _OfCharacter(_InSidebar):
+    """A panel that is there while a character with a bank is."""
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        obj = character.active(context)
+        try:
+            return obj is not None and bool(character.bank_of(obj))
+        except EDTalkError:
+            return False
+
+
+class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
+    """How strong each emotion is; they add to the expression sliders"""
+
+    bl_label = "Emotions"
+
+    def draw_header_preset(self, _context: bpy.types.Context) -> None:
+        self.layout.menu("EDTALK_MT_emotions", text="", icon="DOWNARROW_HLT")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, obj = self.layout, character.active(context)
+        row = layout.row(align=True)
+        row.operator("edtalk.emotion_key", icon="KEY_HLT")
+        row.operator("edtalk.emotion_change", icon="IPO_EASE_IN_OUT")
+        own = character.own_presets(obj)
+        column = layout.column(align=True)
+        for name in character.emotions(obj):
+            row = column.row(align=True)
+            _draw_slider(row, obj, name)
+            if name in own:
+                row.operator("edtalk.remove_emotion", text="", icon="X").emotion = name
+        _draw_pose_buttons(layout.row(align=True), EMOTIONS)
+
+
+class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
+    """Every motion of the face"""
+
+    bl_label = "Sliders"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        obj = character.active(context)
+        bank = character.bank_of(obj)
+        for name, _count in bank.config.banks:
+            header, body = self.layout.panel(f"edtalk_{name}", default_closed=name != EXPRESSION)
+            self._draw_header(header, obj, name)
+            if body is None:
+                continue
+            state = character.bank_state(obj, name)
+            body.active = state is None or not state.mute
+            for title, members in grouped(name, bank.names_of(name)).items():
+                if title:
+                    body.label(text=title)
+                column = body.column(align=True)
+                for member in members:
+                    _draw_slider(column, obj, member)
+            _draw_pose_buttons(body.row(align=True), name)
+
+    def _draw_header(self, header: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
+        header.label(text=character.BANK_TITLES.get(name, character.title(name)))
+        state = character.bank_state(obj, name)
+        if state is not None:
+            header.prop(state, "strength", text="", slider=True)
+            header.prop(state, "solo", text="", icon="SOLO_ON" if state.solo else "SOLO_OFF", emboss=False)
+            header.prop(state, "mute", text="", icon="HIDE_ON" if state.mute else "HIDE_OFF", emboss=False)
+
+
+def _draw_slider(layout: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
+    if name in obj.edtalk:
+        path = f'["{bpy.utils.escape_identifier(name)}"]'
+        layout.prop(obj.edtalk, path, text=character.title(name), slider=True)
+
+
+def _draw_in_add_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
+    menu.layout.operator_context = "INVOKE_DEFAULT"
+    menu.layout.operator("edtalk.add_character", text="Talking Face", icon="USER")
+
+
+CLASSES = (
+    EDTALK_MT_characters,
+    EDTALK_MT_emotions,
+    EDTALK_PT_character,
+    EDTALK_PT_emotions,
+    EDTALK_PT_banks,
+)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+    bpy.types.VIEW3D_MT_add.append(_draw_in_add_menu)
+
+
+def unregister() -> None:
+    bpy.types.VIEW3D_MT_add.remove(_draw_in_add_menu)
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

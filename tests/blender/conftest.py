@@ -1,0 +1,144 @@
+"""Tests with Blender itself, as a module: the repository linked into an extensions folder of their own, and enabled."""
+
+from __future__ import annotations
+
+import json
+import os
+import pkgutil
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXTENSION = "bl_ext.user_default.edtalk"
+
+# Before bpy is imported, or it reads and writes the user's own settings.
+_resources = tempfile.TemporaryDirectory(prefix="edtalk_blender_")
+os.environ["BLENDER_USER_RESOURCES"] = _resources.name
+try:
+    import bpy
+except ImportError:
+    collect_ignore_glob = ["test_*.py"]
+    bpy = None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Blender 4.5 can wait for ever for a handler or timer when the interpreter ends: leave without it."""
+    if bpy is not None and bpy.app.version < (5, 0, 0):
+        status = getattr(config, "edtalk_status", 1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        _resources.cleanup()
+        os._exit(status)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.edtalk_status = int(exitstatus)
+
+
+@pytest.fixture(scope="session")
+def addon() -> Iterator[ModuleType]:
+    """The enabled extension's root package, all its Blender modules as attributes: `addon.edtalk_blender.character`."""
+    folder = Path(bpy.utils.user_resource("EXTENSIONS", path="user_default", create=True))
+    (folder / "edtalk").symlink_to(ROOT, target_is_directory=True)
+    bpy.ops.extensions.repo_refresh_all()
+    bpy.ops.preferences.addon_enable(module=EXTENSION)
+    package = sys.modules[EXTENSION]
+    for module in pkgutil.walk_packages(package.edtalk_blender.__path__, f"{EXTENSION}.edtalk_blender."):
+        import_module(module.name)
+    yield package
+    bpy.ops.preferences.addon_disable(module=EXTENSION)
+
+
+@pytest.fixture(autouse=True)
+def scene(addon: ModuleType) -> bpy.types.Scene:
+    """An empty scene at 24 fps, frames 1 to 250; the extension stays enabled."""
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    return bpy.context.scene
+
+
+@pytest.fixture
+def demo() -> Path:
+    """Folder with the demo's portraits and line."""
+    return ROOT / "inference" / "demo"
+
+
+@pytest.fixture
+def obj(addon: ModuleType, scene: bpy.types.Scene, demo: Path) -> bpy.types.Object:
+    """A character with a portrait and the starter bank, active in the scene."""
+    made = addon.edtalk_blender.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    bpy.context.view_layer.objects.active = made
+    return made
+
+
+@pytest.fixture
+def write_bank(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a bank of other sliders than the starter's, whose weights are four bytes of nothing."""
+
+    def write(
+        name: str = "other",
+        banks: Mapping[str, tuple[str, ...]] | None = None,
+        presets: Mapping[str, Sequence[float]] | None = None,
+        rest: float = 0.0,
+    ) -> Path:
+        banks = banks or {"lip": ("jawOpen", "lip_02"), "pose": ("headYaw",), "exp": ("exp_01", "exp_02")}
+        bank = {
+            "format_version": 1,
+            "name": name,
+            "size": 8,
+            "style_dim": 4,
+            "channels": {"4": 4, "8": 4},
+            "banks": [[bank, len(names)] for bank, names in banks.items()],
+            "coefficients": [
+                {"name": name, "bank": bank, "rest": rest, "soft_min": -2.0, "soft_max": 2.0, "unit": ""}
+                for bank, names in banks.items()
+                for name in names
+            ],
+            "presets": {"neutral": [2.0, 0.0], "happy": [5.0, 1.0]} if presets is None else presets,
+            "licence": "CC0-1.0",
+            "origin": "a test",
+            "sha256": name,
+            "has_audio": False,
+        }
+        tensors = {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        text = json.dumps({"__metadata__": {"edtalk": json.dumps(bank)}, **tensors}).encode()
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
+    """Has the session talk to `tests/fake_worker.py`, started with the given options; returns its client."""
+    session = addon.edtalk_blender.session
+    client_module = addon.edtalk_blender.core.client
+
+    def start(*options: str, **limits: float) -> object:
+        session.restart()
+        command = [sys.executable, str(ROOT / "tests" / "fake_worker.py"), *map(str, options)]
+        session._client = client_module.Client(command, limits=client_module.Limits(**limits))
+        return session._client
+
+    yield start
+    session.restart()
+
+
+@pytest.fixture
+def engine(addon: ModuleType) -> ModuleType:
+    """The session, with the real engine; it stays warm from test to test."""
+    session = addon.edtalk_blender.session
+    found = session.find_engine()
+    if not found.usable:
+        pytest.skip(f"needs the worker's environment: {found.reason}")
+    if session.current_client() is None or "fake_worker" in str(session.current_client().command):
+        session.restart()
+    return session

@@ -1,0 +1,375 @@
+"""A character in Blender's data: sliders one by one, saved, copied, linked, undone, and what they amount to."""
+
+import json
+
+import bpy
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def character(addon):
+    return addon.edtalk_blender.character
+
+
+@pytest.fixture
+def errors(addon):
+    return addon.inference.errors
+
+
+def evaluated(obj):
+    return obj.evaluated_get(bpy.context.evaluated_depsgraph_get())
+
+
+# --- Making one
+
+
+def test_a_new_character_shows_its_portrait_upright(character, scene, demo):
+    obj = character.create(scene, str(demo / "portrait_1.png"))
+    assert (obj.type, obj.empty_display_type, obj.name) == ("EMPTY", "IMAGE", "portrait_1")
+    assert obj.data == obj.edtalk.portrait_image
+    assert obj.rotation_euler.x == pytest.approx(np.pi / 2)
+    assert character.portrait_path(obj) == demo / "portrait_1.png"
+    assert character.characters(scene) == [obj]
+    assert [state.name for state in obj.edtalk.banks] == ["lip", "pose", "exp"]
+
+
+def test_sliders_carry_the_bank_names_ranges_and_defaults(character, obj):
+    bank = character.bank_of(obj)
+    assert character.channel_names(obj) == (*bank.names, *character.emotions(obj))
+    assert list(character.emotions(obj)) == [name for name in bank.presets if name != "neutral"]
+    for entry in bank.coefficients:
+        shown = obj.edtalk.id_properties_ui(entry.name).as_dict()
+        assert (shown["soft_min"], shown["soft_max"]) == (entry.soft_min, entry.soft_max)
+        assert shown["default"] == entry.rest == obj.edtalk[entry.name]
+        assert entry.unit in shown["description"]
+        assert shown["description"]
+    happy = obj.edtalk.id_properties_ui("happy").as_dict()
+    assert (happy["min"], happy["soft_max"], happy["max"]) == (0.0, 1.0, 1.5)
+
+
+def test_any_object_can_be_a_character(character, scene):
+    mesh = bpy.data.objects.new("Head", bpy.data.meshes.new("Head"))
+    scene.collection.objects.link(mesh)
+    character.adopt(mesh)
+    assert character.row(mesh).shape == (36,)
+    character.show_pixels(mesh, np.zeros((4, 4, 4), np.float32))
+    assert mesh.data.name == "Head"
+
+
+def test_many_characters_are_told_apart(character, scene, demo):
+    made = [character.create(scene, str(demo / "portrait_1.png"), name="Anna") for _ in range(5)]
+    assert len({obj.edtalk.uid for obj in made}) == 5
+    assert len({obj.location.x for obj in made}) == 5
+    for obj in made:
+        assert character.find(obj.edtalk.uid) == obj
+    assert character.find("nobody") is None
+
+
+def test_a_copy_is_somebody_else(character, scene, obj):
+    uid = obj.edtalk.uid
+    copy = obj.copy()
+    copy.name = "AAA before the original by name"
+    scene.collection.objects.link(copy)
+    assert copy.edtalk.uid == uid
+    assert character.find(uid) == obj
+    assert copy.edtalk.uid != uid
+    assert character.find(copy.edtalk.uid) == copy
+    copy.edtalk["jawOpen"] = 0.5
+    assert obj.edtalk["jawOpen"] == 0.0
+
+
+def test_a_duplicate_by_operator_is_somebody_else(character, obj):
+    uid = obj.edtalk.uid
+    obj.select_set(True)
+    bpy.ops.object.duplicate()
+    character.tell_apart()
+    assert sorted(other.edtalk.uid == uid for other in character.characters(bpy.context.scene)) == [False, True]
+    assert character.find(uid) == obj
+
+
+# --- What the sliders amount to
+
+
+def test_at_rest_the_row_is_the_rest_row(character, obj):
+    bank = character.bank_of(obj)
+    np.testing.assert_array_equal(character.row(obj), bank.rest)
+    rest = {name: index / 7 for index, name in enumerate(bank.names)}
+    character.setup_channels(obj, rest)
+    np.testing.assert_array_equal(character.row(obj), np.array(list(rest.values()), np.float32))
+    for state in obj.edtalk.banks:
+        state.strength = 1.7
+    np.testing.assert_array_equal(character.row(obj), np.array(list(rest.values()), np.float32))
+
+
+def test_the_rest_pose_takes_along_what_was_at_rest_only(character, obj):
+    obj.edtalk["jawOpen"] = 0.4
+    character.setup_channels(obj, {"jawOpen": 0.1, "headYaw": 0.25, "unheard of": 9.0})
+    assert obj.edtalk["jawOpen"] == 0.4
+    assert obj.edtalk["headYaw"] == 0.25
+    assert obj.edtalk.id_properties_ui("jawOpen").as_dict()["default"] == pytest.approx(0.1)
+    assert "unheard of" not in character.rest_values(obj)
+    character.setup_channels(obj)
+    assert character.rest_values(obj)["headYaw"] == 0.25, "a rest pose stays until another one is read"
+
+
+def test_strengths_scale_what_differs_from_rest(character, obj):
+    names = character.bank_of(obj).names
+    character.setup_channels(obj, dict.fromkeys(names, 0.5))
+    obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["browInnerUp"] = 1.0, 0.0, 0.75
+    for bank, name, strength, expected in (
+        ("lip", "jawOpen", 0.5, 0.75),
+        ("pose", "headYaw", 2.0, -0.5),
+        ("exp", "browInnerUp", 0.0, 0.5),
+    ):
+        obj.edtalk.banks[bank].strength = strength
+        assert character.row(obj)[names.index(name)] == np.float32(expected)
+
+
+def test_mute_and_solo_leave_banks_at_rest(character, obj):
+    names = character.bank_of(obj).names
+    keys = ("jawOpen", "headYaw", "browInnerUp")
+
+    def row():
+        return [float(character.row(obj)[names.index(name)]) for name in keys]
+
+    for name in keys:
+        obj.edtalk[name] = 1.0
+    assert row() == [1, 1, 1]
+    obj.edtalk.banks["lip"].mute = True
+    assert row() == [0, 1, 1]
+    obj.edtalk.banks["pose"].solo = True
+    assert row() == [0, 1, 0]
+    obj.edtalk.banks["lip"].solo = True
+    assert row() == [0, 1, 0], "a mute counts among those that are solo"
+    obj.edtalk.banks["lip"].mute = False
+    assert row() == [1, 1, 0]
+
+
+def test_emotions_are_measured_from_neutral(character, scene, write_bank):
+    obj = character.create(scene, bank=str(write_bank(rest=0.0)))
+    obj.edtalk["happy"] = 0.5
+    np.testing.assert_allclose(character.row(obj), [0, 0, 0, 1.5, 0.5])
+    obj.edtalk["exp_01"] = 1.0
+    obj.edtalk.banks["exp"].strength = 2.0
+    np.testing.assert_allclose(character.row(obj), [0, 0, 0, 5.0, 1.0])
+    obj.edtalk.banks["exp"].mute = True
+    np.testing.assert_allclose(character.row(obj), [0, 0, 0, 0, 0])
+
+
+def test_two_emotions_add_up(character, obj):
+    bank = character.bank_of(obj)
+    obj.edtalk["happy"], obj.edtalk["sad"] = 0.25, 0.5
+    expected = bank.with_emotion(bank.rest[None, 26:], {"happy": 0.25, "sad": 0.5})[0]
+    np.testing.assert_allclose(character.row(obj)[26:], expected, atol=1e-6)
+
+
+def test_a_bank_without_emotions_has_no_emotion_sliders(character, scene, write_bank):
+    obj = character.create(scene, bank=str(write_bank(presets={})))
+    assert character.emotions(obj) == {}
+    assert character.row(obj).shape == (5,)
+
+
+# --- Files
+
+
+def test_everything_is_saved(character, obj, tmp_path):
+    obj.edtalk["jawOpen"] = 0.3
+    obj.edtalk["happy"] = 0.7
+    obj.edtalk.banks["pose"].strength = 0.5
+    obj.keyframe_insert(character.data_path("headYaw"), frame=1)
+    uid, before = obj.edtalk.uid, character.row(obj)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
+    loaded = character.find(uid)
+    assert loaded.name == "Anna"
+    np.testing.assert_array_equal(character.row(loaded), before)
+    assert loaded.edtalk.id_properties_ui("jawOpen").as_dict()["soft_max"] == 1.0
+    assert character.portrait_path(loaded).is_file()
+    assert loaded.data == loaded.edtalk.portrait_image
+
+
+def test_the_portrait_follows_the_file_that_is_saved_elsewhere(character, scene, demo, tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "deep" / "there").mkdir(parents=True)
+    portrait = tmp_path / "here" / "face.png"
+    portrait.write_bytes((demo / "portrait_1.png").read_bytes())
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "here" / "scene.blend"))
+    obj = character.create(scene, "//face.png")
+    assert character.portrait_path(obj) == portrait
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "deep" / "there" / "scene.blend"))
+    assert character.portrait_path(character.characters(bpy.context.scene)[0]).samefile(portrait)
+
+
+def test_a_packed_portrait_needs_no_file(character, scene, demo, tmp_path):
+    portrait = tmp_path / "face.png"
+    portrait.write_bytes((demo / "portrait_1.png").read_bytes())
+    obj = character.create(scene, str(portrait))
+    obj.edtalk.portrait_image.pack()
+    portrait.unlink()
+    path = character.portrait_path(obj)
+    assert path.read_bytes() == (demo / "portrait_1.png").read_bytes()
+    assert character.portrait_path(obj) == path
+
+
+def test_a_linked_character_is_animated_through_an_override(character, addon, obj, tmp_path):
+    obj.keyframe_insert(character.data_path("headYaw"), frame=1)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "library.blend"))
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    with bpy.data.libraries.load(str(tmp_path / "library.blend"), link=True) as (_there, here):
+        here.objects = ["Anna"]
+    linked = here.objects[0]
+    scene = bpy.context.scene
+    scene.collection.objects.link(linked)
+    assert "library.blend" in character.editable_reason(linked)
+    bpy.context.view_layer.objects.active = linked
+    with pytest.raises(RuntimeError, match="library override"):
+        bpy.ops.edtalk.reset()
+    bpy.ops.edtalk.make_override()
+    override = bpy.context.view_layer.objects.active
+    assert override.override_library is not None
+    assert character.editable_reason(override) == ""
+    assert character.find(override.edtalk.uid) == override, "an override is preferred to what it overrides"
+
+    override.edtalk["jawOpen"] = 0.6
+    override.edtalk["mouthSmile"] = 0.2
+    override.edtalk.banks["pose"].strength = 0.5
+    character.setup_channels(override, {"mouthPucker": 0.125})
+    animation = addon.edtalk_blender.animation
+    animation.write_curves(override, {"headYaw": np.array([0.0, 0.8])}, np.array([1, 11]), replace=(1, 11))
+    override.keyframe_insert(character.data_path("happy"), frame=5)
+    before = character.row(override)
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "shot.blend"))
+
+    (override,) = (obj for obj in bpy.data.objects if obj.override_library)
+    np.testing.assert_array_equal(character.row(override), before)
+    assert override.edtalk["jawOpen"] == pytest.approx(0.6)
+    assert override.edtalk["mouthSmile"] == pytest.approx(0.2)
+    assert character.rest_values(override)["mouthPucker"] == 0.125
+    assert override.edtalk.id_properties_ui("mouthPucker").as_dict()["default"] == 0.125
+    assert override.animation_data.action.library is None, "a linked action is not written to"
+    paths = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(override)}
+    assert {character.data_path("headYaw"), character.data_path("happy")} <= paths
+    rows = animation.sample(bpy.context.scene, override, [1, 6, 11])
+    assert rows[:, 20] == pytest.approx([0.0, 0.2, 0.4])
+
+
+def test_undo_takes_back_a_slider(character, obj):
+    name = obj.name
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.edtalk.paste_pose(text=json.dumps({"edtalk_pose": 1, "sliders": {"jawOpen": 0.5}}))
+    bpy.ops.ed.undo_push(message="after")
+    assert bpy.data.objects[name].edtalk["jawOpen"] == 0.5
+    bpy.ops.ed.undo()
+    assert bpy.data.objects[name].edtalk["jawOpen"] == 0.0
+    bpy.ops.ed.redo()
+    assert bpy.data.objects[name].edtalk["jawOpen"] == 0.5
+
+
+# --- What goes wrong
+
+
+def test_a_missing_portrait_is_one_sentence(character, errors, scene, tmp_path):
+    obj = character.create(scene, str(tmp_path / "gone.png"), name="Anna")
+    assert obj.edtalk.portrait == str(tmp_path / "gone.png")
+    with pytest.raises(errors.EDTalkError, match=r"gone\.png does not exist") as caught:
+        character.portrait_path(obj)
+    assert "Anna" in caught.value.message
+    assert caught.value.hint
+    obj.edtalk.portrait = ""
+    with pytest.raises(errors.EDTalkError, match="Anna has no portrait yet"):
+        character.portrait_path(obj)
+
+
+def test_a_missing_bank_is_one_sentence_and_changes_nothing(character, errors, scene, obj, write_bank, tmp_path):
+    with pytest.raises(errors.EDTalkError, match=r"gone\.safetensors does not exist"):
+        character.create(scene, bank=str(tmp_path / "gone.safetensors"))
+    assert character.characters(scene) == [obj]
+    with pytest.raises(errors.EDTalkError, match=r"gone\.safetensors does not exist"):
+        character.set_bank(obj, str(tmp_path / "gone.safetensors"))
+    assert obj.edtalk.bank == ""
+    path = write_bank()
+    character.set_bank(obj, str(path))
+    path.unlink()
+    with pytest.raises(errors.EDTalkError, match=r"other\.safetensors does not exist"):
+        character.row(obj)
+
+
+def test_another_bank_keeps_sliders_of_the_same_names(character, addon, obj, write_bank):
+    obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"] = 0.5, 0.25, 0.75
+    addon.edtalk_blender.animation.insert_keys(obj, {"browDown": 1.0, "jawOpen": 0.5}, 1)
+    dropped = character.set_bank(obj, str(write_bank()))
+    assert {"browDown", "mouthPucker", "sad"} <= set(dropped)
+    assert not {"jawOpen", "headYaw", "happy"} & set(dropped)
+    assert (obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"]) == (0.5, 0.25, 0.75)
+    assert obj.edtalk.id_properties_ui("jawOpen").as_dict()["soft_max"] == 2.0
+    assert character.row(obj).shape == (5,)
+    character.set_bank(obj, "")
+    curves = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(obj)}
+    assert character.data_path("browDown") in curves, "keys of sliders that had gone are there again"
+    assert character.row(obj).shape == (36,)
+
+
+def test_a_bank_that_changed_on_disk_is_read_again(character, obj, write_bank):
+    character.set_bank(obj, str(write_bank()))
+    assert len(character.bank_of(obj).names) == 5
+    write_bank(banks={"lip": ("jawOpen",), "pose": (), "exp": ("exp_01", "exp_02")})
+    assert len(character.bank_of(obj).names) == 3
+
+
+def test_a_bank_may_not_name_a_slider_like_our_own_properties(character, errors, obj, write_bank):
+    path = write_bank(banks={"lip": ("jawOpen", "portrait"), "pose": ("headYaw",), "exp": ("exp_01", "exp_02")})
+    with pytest.raises(errors.EDTalkError, match="'portrait'"):
+        character.set_bank(obj, str(path))
+    assert obj.edtalk.bank == ""
+    assert character.row(obj).shape == (36,)
+
+
+def test_names_with_quotes_are_sliders_like_others(character, scene, write_bank):
+    names = ('say "a"', "back\\slash")
+    obj = character.create(scene, bank=str(write_bank(banks={"lip": names, "pose": (), "exp": ("e1", "e2")})))
+    for name in names:
+        assert obj.path_resolve(character.data_path(name)) == 0.0
+        assert obj.keyframe_insert(character.data_path(name), frame=1)
+
+
+# --- The face in the viewport
+
+
+def test_the_empty_shows_the_rendered_face(character, obj):
+    pixels = np.zeros((8, 6, 4), np.float32)
+    pixels[0, 0] = 1.0, 0.5, 0.0, 1.0
+    image = character.show_pixels(obj, pixels)
+    assert image.name == "Anna face"
+    assert obj.data == image
+    assert tuple(image.size) == (6, 8)
+    np.testing.assert_allclose(image.pixels[:4], [1.0, 0.5, 0.0, 1.0], atol=1 / 255)
+    assert character.show_pixels(obj, np.ones((16, 16, 4), np.float32)) == image
+    assert tuple(image.size) == (16, 16)
+    assert image.pixels[-1] == 1.0
+    character.show_portrait(obj)
+    assert obj.data == obj.edtalk.portrait_image
+
+
+def test_a_copy_has_a_face_of_its_own(character, scene, obj):
+    image = character.show_pixels(obj, np.ones((4, 4, 4), np.float32))
+    copy = obj.copy()
+    scene.collection.objects.link(copy)
+    character.tell_apart()
+    other = character.show_pixels(copy, np.zeros((4, 4, 4), np.float32))
+    assert other != image
+    assert image.pixels[0] == 1.0
+
+
+def test_the_face_is_saved_with_the_file(character, obj, tmp_path):
+    image = character.show_pixels(obj, np.full((4, 4, 4), 1.0, np.float32))
+    assert image.is_dirty
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
+    assert not image.is_dirty, "or Blender asks what to do with it when it quits"
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
+    (loaded,) = character.characters(bpy.context.scene)
+    assert loaded.data == character.face_image(loaded)
+    assert loaded.data.pixels[0] == 1.0

@@ -1,0 +1,240 @@
+"""Emotions over time, and emotions of the artist's own: in the .blend, in the library, in files."""
+
+import json
+
+import bpy
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture
+def character(package):
+    return package.character
+
+
+@pytest.fixture
+def emotion(package):
+    return package.operators.emotion
+
+
+@pytest.fixture(autouse=True)
+def library(emotion, tmp_path, monkeypatch):
+    """An empty library of its own for each test."""
+    path = tmp_path / "library" / "emotions.json"
+    monkeypatch.setattr(emotion, "library_path", lambda: path)
+    return path
+
+
+def at(package, obj, name, frames):
+    """An emotion slider by its curve at some frames."""
+    path = package.character.data_path(name)
+    (curve,) = (curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
+    return [curve.evaluate(frame) for frame in frames]
+
+
+# --- Over time
+
+
+def test_keys_blend_from_one_emotion_to_the_next(package, obj, scene):
+    for frame, name in ((1, "neutral"), (11, "happy"), (21, "sad")):
+        scene.frame_set(frame)
+        bpy.ops.edtalk.emotion_key(emotion=name, strength=0.8)
+    assert at(package, obj, "happy", (1, 11, 21)) == pytest.approx([0, 0.8, 0])
+    assert at(package, obj, "sad", (1, 11, 21)) == pytest.approx([0, 0, 0.8])
+    assert 0.2 < at(package, obj, "happy", (6,))[0] < 0.6
+    assert {curve.group.name for curve in package.compat.fcurves(obj)} == {"Emotion"}
+    assert obj.edtalk["sad"] == pytest.approx(0.8), "the slider shows what was keyed"
+
+
+@pytest.mark.parametrize(("place", "start"), [("START", 50), ("CENTRE", 44), ("END", 38)])
+def test_a_change_eases_from_what_it_is(package, obj, scene, place, start):
+    obj.edtalk["sad"] = 0.6
+    scene.frame_set(50)
+    bpy.ops.edtalk.emotion_change(emotion="happy", frames=12, place=place)
+    middle, end = start + 6, start + 12
+    assert at(package, obj, "happy", (1, start, middle, end, 200)) == pytest.approx([0, 0, 0.5, 1, 1])
+    assert at(package, obj, "sad", (1, start, middle, end, 200)) == pytest.approx([0.6, 0.6, 0.3, 0, 0])
+    gently = at(package, obj, "happy", (start + 1, middle, middle + 1))
+    assert gently[0] < 1 / 12 < gently[2] - gently[1], "slow at the ends, quick in the middle"
+
+
+def test_a_second_change_begins_where_the_first_left_off(package, obj, scene):
+    for frame, name in ((10, "happy"), (40, "sad")):
+        scene.frame_set(frame)
+        bpy.ops.edtalk.emotion_change(emotion=name, frames=10)
+    assert at(package, obj, "happy", (10, 20, 30, 40, 45, 50)) == pytest.approx([0, 1, 1, 1, 0.5, 0])
+    assert at(package, obj, "sad", (30, 40, 50)) == pytest.approx([0, 0, 1])
+
+
+def test_a_change_in_the_middle_of_another_takes_its_place(package, obj, scene):
+    scene.frame_set(10)
+    bpy.ops.edtalk.emotion_change(emotion="happy", frames=10, easing="LINEAR")
+    scene.frame_set(15)
+    bpy.ops.edtalk.emotion_change(emotion="neutral", frames=10, easing="LINEAR")
+    assert at(package, obj, "happy", (10, 15, 20, 25, 30)) == pytest.approx([0, 0.5, 0.25, 0, 0])
+
+
+def test_a_hard_cut_changes_between_two_frames(package, obj, scene):
+    obj.edtalk["sad"] = 0.5
+    scene.frame_set(30)
+    bpy.ops.edtalk.emotion_change(emotion="angry", hold=True)
+    assert at(package, obj, "angry", (1, 28, 29, 29.9, 30, 31)) == pytest.approx([0, 0, 0, 0, 1, 1])
+    assert at(package, obj, "sad", (28, 29, 30)) == pytest.approx([0.5, 0.5, 0])
+    assert (obj.edtalk["angry"], obj.edtalk["sad"]) == (1, 0)
+
+
+@pytest.mark.parametrize("easing", ["EASE_IN", "EASE_OUT"])
+def test_easing_on_one_side_only(package, obj, scene, easing):
+    scene.frame_set(1)
+    bpy.ops.edtalk.emotion_change(emotion="happy", frames=10, easing=easing)
+    first, last = at(package, obj, "happy", (2,))[0], 1 - at(package, obj, "happy", (10,))[0]
+    assert (first < 0.05 < last) if easing == "EASE_IN" else (last < 0.05 < first)
+
+
+def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
+    scene.frame_set(70)
+    with pytest.raises(RuntimeError, match="There is no cut"):
+        bpy.ops.edtalk.emotion_change(emotion="happy", at="CUT", hold=True)
+    scene.timeline_markers.new("Shot 2", frame=100)
+    strip = package.compat.new_image(scene, "plate", demo / "portrait_1.png", 1, 20)
+    package.compat.set_strip_value(strip, "right_handle", 60)
+    package.compat.new_sound(scene, "line", demo / "line.wav", 2, 71)
+    assert package.operators.emotion.cuts(scene) == [20, 60, 100]
+    bpy.ops.edtalk.emotion_change(emotion="happy", at="CUT", hold=True)
+    assert at(package, obj, "happy", (59, 60)) == pytest.approx([0, 1])
+
+
+def test_emotions_mix_with_lip_sync_in_the_row(package, character, obj, scene):
+    scene.frame_set(1)
+    bpy.ops.edtalk.emotion_change(emotion="happy", frames=10)
+    bank = character.bank_of(obj)
+    rows = package.animation.sample(scene, obj, [1, 11])
+    np.testing.assert_allclose(rows[0], bank.rest, atol=1e-6)
+    np.testing.assert_allclose(rows[1, 26:], bank.presets["happy"], atol=1e-6)
+    np.testing.assert_allclose(rows[1, :26], bank.rest[:26], atol=1e-6)
+
+
+def test_without_emotions_the_buttons_say_why(package, character, obj, write_bank):
+    character.set_bank(obj, str(write_bank(presets={})))
+    assert not bpy.ops.edtalk.emotion_key.poll()
+    assert "no emotions" in package.operators.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
+
+
+# --- Emotions of the artist's own
+
+
+def test_a_pose_becomes_an_emotion(character, obj, library):
+    obj.edtalk["mouthSmile"], obj.edtalk["browDown"] = 0.5, 0.25
+    before = character.row(obj)
+    bpy.ops.edtalk.save_emotion(emotion="smug")
+    assert "smug" in character.emotions(obj)
+    assert obj.edtalk["smug"] == 1.0
+    assert obj.edtalk["mouthSmile"] == 0.0
+    np.testing.assert_allclose(character.row(obj), before, atol=1e-6)
+    obj.edtalk["smug"] = 0.5
+    np.testing.assert_allclose(character.row(obj), before / 2, atol=1e-6)
+    assert json.loads(library.read_text())["emotions"] == {"smug": {"mouthSmile": 0.5, "browDown": 0.25}}
+
+
+def test_an_emotion_is_measured_from_rest_and_includes_others(character, obj):
+    character.setup_channels(obj, {"mouthSmile": 0.25})
+    obj.edtalk["mouthSmile"], obj.edtalk["happy"] = 0.5, 0.5
+    offsets = character.emotions(obj)["happy"]
+    bpy.ops.edtalk.save_emotion(emotion="glee", reset=False, to_library=False)
+    names = character.bank_of(obj).names_of("exp")
+    expected = 0.5 * offsets + np.array([0.25 if name == "mouthSmile" else 0.0 for name in names])
+    np.testing.assert_allclose(character.emotions(obj)["glee"], expected, atol=1e-5)
+    assert obj.edtalk["glee"] == 0.0
+
+
+def test_own_emotions_are_keyed_and_saved_in_the_file(package, character, obj, scene, library, tmp_path):
+    obj.edtalk["mouthSmile"] = 0.5
+    bpy.ops.edtalk.save_emotion(emotion="smug")
+    library.unlink()
+    scene.frame_set(1)
+    bpy.ops.edtalk.emotion_change(emotion="smug", frames=10, strength=0.5)
+    uid = obj.edtalk.uid
+    rows = package.animation.sample(scene, obj, [1, 6, 11])
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
+    loaded = character.find(uid)
+    np.testing.assert_array_equal(package.animation.sample(bpy.context.scene, loaded, [1, 6, 11]), rows)
+
+
+def test_the_library_serves_other_characters(character, obj, scene, emotion):
+    assert not bpy.ops.edtalk.add_emotion.poll()
+    obj.edtalk["mouthSmile"] = 0.5
+    bpy.ops.edtalk.save_emotion(emotion="smug")
+    other = character.create(scene, name="Ben")
+    bpy.context.view_layer.objects.active = other
+    bpy.ops.edtalk.add_emotion(emotion="smug")
+    assert character.own_presets(other) == character.own_presets(obj)
+    with pytest.raises(RuntimeError, match="has no emotion 'none'; it has: smug"):
+        bpy.ops.edtalk.add_emotion(emotion="none")
+    bpy.ops.edtalk.remove_emotion(emotion="smug", from_library=True)
+    assert emotion.library() == {}
+    assert "smug" in character.emotions(obj), "other characters keep it"
+
+
+def test_removing_takes_slider_and_keys(package, character, obj, scene):
+    obj.edtalk["mouthSmile"] = 0.5
+    bpy.ops.edtalk.save_emotion(emotion="smug")
+    bpy.ops.edtalk.emotion_key(emotion="smug")
+    bpy.ops.edtalk.remove_emotion(emotion="smug")
+    assert "smug" not in character.channel_names(obj)
+    assert character.data_path("smug") not in {curve.data_path for curve in package.compat.fcurves(obj)}
+    assert character.own_presets(obj) == {}
+    with pytest.raises(RuntimeError, match="no emotion of its own called 'smug'"):
+        bpy.ops.edtalk.remove_emotion(emotion="smug")
+
+
+def test_emotions_travel_as_a_file(character, obj, scene, tmp_path, write_bank):
+    assert not bpy.ops.edtalk.export_emotions.poll()
+    obj.edtalk["mouthSmile"] = 0.5
+    bpy.ops.edtalk.save_emotion(emotion="smug", to_library=False)
+    path = tmp_path / "shared.json"
+    bpy.ops.edtalk.export_emotions(filepath=str(path))
+    other = character.create(scene, name="Ben")
+    bpy.context.view_layer.objects.active = other
+    bpy.ops.edtalk.import_emotions(filepath=str(path))
+    assert character.own_presets(other) == {"smug": {"mouthSmile": 0.5}}
+    character.set_bank(other, str(write_bank()))
+    with pytest.raises(RuntimeError, match="made with another bank"):
+        bpy.ops.edtalk.import_emotions(filepath=str(path))
+    path.write_text("nothing")
+    with pytest.raises(RuntimeError, match="holds no emotions"):
+        bpy.ops.edtalk.import_emotions(filepath=str(path))
+
+
+@pytest.mark.parametrize("name", ["happy", "jawOpen", "portrait", "uid", "", "  ", "x" * 80])
+def test_names_that_are_taken_or_none_are_refused(character, obj, name):
+    obj.edtalk["mouthSmile"] = 0.5
+    with pytest.raises(RuntimeError, match="cannot be called"):
+        bpy.ops.edtalk.save_emotion(emotion=name)
+    assert character.own_presets(obj) == {}
+    assert obj.edtalk["mouthSmile"] == 0.5
+
+
+def test_a_face_at_rest_is_no_emotion(obj):
+    with pytest.raises(RuntimeError, match="no expression to save"):
+        bpy.ops.edtalk.save_emotion(emotion="nothing")
+
+
+def test_a_damaged_library_is_one_sentence(obj, library):
+    library.parent.mkdir()
+    library.write_text("nothing")
+    with pytest.raises(RuntimeError, match=r"emotions\.json holds no emotions"):
+        bpy.ops.edtalk.add_emotion(emotion="smug")
+
+
+def test_the_library_lies_in_the_configuration_folder(addon, monkeypatch):
+    monkeypatch.undo()
+    path = addon.edtalk_blender.operators.emotion.library_path()
+    assert path.name == "emotions.json"
+    assert path.parent.name == "edtalk"
+    assert str(path).startswith(bpy.utils.resource_path("USER"))

@@ -1,0 +1,214 @@
+"""The buttons around a character: adding, choosing, resetting, mirroring, copying, keying; and why they are greyed."""
+
+import json
+
+import bpy
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture
+def character(package):
+    return package.character
+
+
+@pytest.fixture(autouse=True)
+def auto_key():
+    """Auto keying is off unless a test switches it on."""
+    settings = bpy.context.scene.tool_settings
+    settings.use_keyframe_insert_auto = False
+    return settings
+
+
+def keyed(package, obj) -> dict[str, list[float]]:
+    """Frames of keys by slider name."""
+    return {
+        curve.data_path[len('edtalk["') : -2]: [point.co.x for point in curve.keyframe_points]
+        for curve in package.compat.fcurves(obj)
+    }
+
+
+def changed(character, obj) -> dict[str, float]:
+    rest = character.rest_values(obj)
+    return {name: obj.edtalk[name] for name in character.channel_names(obj) if obj.edtalk[name] != rest.get(name, 0.0)}
+
+
+# --- Adding and choosing
+
+
+def test_add_character_selects_it(character, scene, demo):
+    bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_2.png"))
+    (obj,) = character.characters(scene)
+    assert bpy.context.view_layer.objects.active == obj
+    assert obj.select_get()
+    assert character.active(bpy.context) == obj
+    bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_1.png"), title="Ben")
+    assert [other.name for other in character.characters(scene)] == ["Ben", "portrait_2"]
+    assert [other.name for other in bpy.context.selected_objects] == ["Ben"]
+
+
+def test_an_image_empty_is_brought_to_life(package, character, scene, demo):
+    assert not bpy.ops.edtalk.make_character.poll()
+    empty = bpy.data.objects.new("Reference", None)
+    empty.empty_display_type = "IMAGE"
+    empty.data = bpy.data.images.load(str(demo / "portrait_2.png"))
+    scene.collection.objects.link(empty)
+    bpy.context.view_layer.objects.active = empty
+    bpy.ops.edtalk.make_character()
+    assert character.portrait_path(empty) == demo / "portrait_2.png"
+    assert character.row(empty).shape == (36,)
+    assert "already" in package.operators.character.EDTALK_OT_make_character.disabled_reason(bpy.context)
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b"no picture at all", "no picture")])
+def test_a_portrait_that_is_none_is_refused_and_leaves_nothing(character, scene, tmp_path, content, words):
+    path = tmp_path / "face.png"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=words):
+        bpy.ops.edtalk.add_character(filepath=str(path))
+    assert not character.characters(scene)
+    assert not bpy.data.images
+    assert not bpy.data.objects
+
+
+def test_the_active_character_is_the_active_object_or_the_only_one(character, scene, demo):
+    assert character.active(bpy.context) is None
+    anna, ben = (character.create(scene, str(demo / "portrait_1.png"), name=name) for name in ("Anna", "Ben"))
+    assert character.active(bpy.context) is None, "neither of the two is selected"
+    bpy.ops.edtalk.select_character(uid=ben.edtalk.uid)
+    assert character.active(bpy.context) == ben
+    scene.collection.objects.unlink(ben)
+    assert character.active(bpy.context) == anna
+    with pytest.raises(RuntimeError, match="not in this scene"):
+        bpy.ops.edtalk.select_character(uid=ben.edtalk.uid)
+
+
+def test_another_portrait_keeps_the_animation(package, character, obj, demo):
+    package.animation.insert_keys(obj, {"jawOpen": 0.5}, 1)
+    bpy.ops.edtalk.set_portrait(filepath=str(demo / "portrait_2.png"))
+    assert character.portrait_path(obj).name == "portrait_2.png"
+    assert obj.data == obj.edtalk.portrait_image
+    assert keyed(package, obj) == {"jawOpen": [1]}
+    with pytest.raises(RuntimeError, match="does not exist"):
+        bpy.ops.edtalk.set_portrait(filepath=str(demo / "none.png"))
+    assert character.portrait_path(obj).name == "portrait_2.png"
+
+
+def test_set_bank_tells_what_it_drops(character, obj, write_bank, capfd):
+    bpy.ops.edtalk.set_bank(filepath=str(write_bank()))
+    assert character.bank_of(obj).name == "other"
+    assert "has no mouthClose, mouthFunnel" in capfd.readouterr().out
+    bpy.ops.edtalk.set_bank(starter=True)
+    assert obj.edtalk.bank == ""
+    with pytest.raises(RuntimeError, match="does not exist"):
+        bpy.ops.edtalk.set_bank(filepath=str(write_bank().with_name("none.safetensors")))
+    assert obj.edtalk.bank == ""
+
+
+# --- Posing
+
+
+def test_reset_all_a_bank_or_a_slider(character, obj):
+    character.setup_channels(obj, {"jawOpen": 0.25})
+
+    def pose():
+        for name in ("jawOpen", "mouthPucker", "headYaw", "happy"):
+            obj.edtalk[name] = 0.9
+
+    pose()
+    bpy.ops.edtalk.reset(slider="jawOpen")
+    assert set(changed(character, obj)) == {"mouthPucker", "headYaw", "happy"}
+    assert obj.edtalk["jawOpen"] == 0.25
+    bpy.ops.edtalk.reset(bank="lip")
+    assert set(changed(character, obj)) == {"headYaw", "happy"}
+    bpy.ops.edtalk.reset(bank="emotion")
+    assert set(changed(character, obj)) == {"headYaw"}
+    pose()
+    bpy.ops.edtalk.reset()
+    assert changed(character, obj) == {}
+
+
+def test_mirror_swaps_sides_around_rest(character, obj):
+    character.setup_channels(obj, {"mouthLeft": 0.125, "headYaw": 0.5})
+    obj.edtalk["mouthLeft"], obj.edtalk["headYaw"], obj.edtalk["headPitch"] = 0.625, 0.75, 0.25
+    bpy.ops.edtalk.mirror()
+    assert changed(character, obj) == {"mouthRight": 0.5, "headYaw": 0.25, "headPitch": 0.25}
+    assert obj.edtalk["mouthLeft"] == 0.125
+    bpy.ops.edtalk.mirror(bank="lip")
+    assert (obj.edtalk["mouthLeft"], obj.edtalk["headYaw"]) == (0.625, 0.25)
+    with pytest.raises(RuntimeError, match="Nothing here can be mirrored"):
+        bpy.ops.edtalk.mirror(bank="exp")
+
+
+def test_a_pose_goes_to_another_character_and_another_bank(package, character, scene, obj, write_bank):
+    posing = package.operators.character
+    character.setup_channels(obj, {"jawOpen": 0.25})
+    obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"], obj.edtalk["browDown"] = 0.75, 0.5, 0.625, 1.0
+    text = package.core.pose.to_text(posing.pose_of(obj))
+    other = character.create(scene, bank=str(write_bank(rest=0.125)), name="Other")
+    bpy.context.view_layer.objects.active = other
+    bpy.ops.edtalk.paste_pose(text=text)
+    assert (other.edtalk["jawOpen"], other.edtalk["headYaw"], other.edtalk["happy"]) == (0.625, 0.625, 0.625)
+    bpy.ops.edtalk.reset()
+    bpy.ops.edtalk.paste_pose(text=text, bank="pose")
+    assert (other.edtalk["jawOpen"], other.edtalk["headYaw"]) == (0.125, 0.625)
+    with pytest.raises(RuntimeError, match="holds no pose"):
+        bpy.ops.edtalk.paste_pose(text="something else")
+    with pytest.raises(RuntimeError, match="None of the 1 copied sliders"):
+        bpy.ops.edtalk.paste_pose(text=json.dumps({"edtalk_pose": 1, "sliders": {"mouthDimple": 1.0}}))
+
+
+def test_key_all_or_one_bank(package, character, obj, scene):
+    scene.frame_set(7)
+    bpy.ops.edtalk.key_pose(bank="pose")
+    assert keyed(package, obj) == {name: [7] for name in character.bank_of(obj).names_of("pose")}
+    groups = {curve.group.name for curve in package.compat.fcurves(obj)}
+    assert groups == {"Head"}
+    bpy.ops.edtalk.key_pose()
+    assert set(keyed(package, obj)) == set(character.channel_names(obj))
+
+
+def test_auto_keying_keys_what_a_button_changed(package, obj, scene, auto_key):
+    obj.edtalk["jawOpen"] = obj.edtalk["headYaw"] = 0.5
+    bpy.ops.edtalk.reset(slider="headYaw")
+    assert keyed(package, obj) == {}
+    auto_key.use_keyframe_insert_auto = True
+    scene.frame_set(5)
+    bpy.ops.edtalk.reset()
+    assert keyed(package, obj) == {"jawOpen": [5]}
+    assert package.animation.sliders_at(obj, ["jawOpen"], 5) == {"jawOpen": 0.0}
+
+
+# --- Greyed buttons
+
+
+@pytest.mark.parametrize("name", ["reset", "mirror", "paste_pose", "key_pose", "set_bank", "set_portrait", "copy_pose"])
+def test_without_a_character_buttons_say_why(package, character, scene, demo, name):
+    operator = getattr(bpy.ops.edtalk, name)
+    cls = getattr(package.operators.character, f"EDTALK_OT_{name}")
+    assert not operator.poll()
+    assert "character" in cls.disabled_reason(bpy.context)
+    character.create(scene, str(demo / "portrait_1.png"))
+    assert operator.poll()
+    assert cls.disabled_reason(bpy.context) == ""
+
+
+def test_override_is_offered_for_linked_characters_only(obj):
+    assert not bpy.ops.edtalk.make_override.poll()
+
+
+# --- Values are plain floats
+
+
+def test_every_way_of_setting_leaves_a_float_with_its_range(character, obj):
+    for value in (1, True, np.float32(0.5), 0.25):
+        obj.edtalk["jawOpen"] = float(value)
+        shown = obj.edtalk.id_properties_ui("jawOpen").as_dict()
+        assert (shown["soft_min"], shown["soft_max"]) == (0.0, 1.0)
+    assert isinstance(obj.edtalk["jawOpen"], float)

@@ -1,0 +1,175 @@
+"""The extension as people get it: built and checked by Blender's own tool, then installed into an empty Blender."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ENGINE = {"torch", "cv2", "librosa", "safetensors", "av", "PIL", "scipy", "soxr"}
+
+bpy = importlib.util.find_spec("bpy")  # found, not imported: Blender itself runs in processes of its own here
+if bpy is None:
+    pytest.skip("needs bpy", allow_module_level=True)
+TOOL = next(Path(bpy.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py"))
+
+
+def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, TOOL, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of what git tracks or would track."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs a git checkout, to know which files are published")
+    folder = tmp_path_factory.mktemp("clean") / "edtalk"
+    for name in listed.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def extension(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The zip, built by the official tool."""
+    folder = tmp_path_factory.mktemp("zip")
+    answer = tool("build", "--source-dir", source, "--output-dir", folder)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (path,) = folder.iterdir()
+    return path
+
+
+def names(extension: Path) -> set[str]:
+    with zipfile.ZipFile(extension) as archive:
+        return {name for name in archive.namelist() if not name.endswith("/")}
+
+
+def test_the_tool_accepts_source_and_zip(source, extension, tmp_path):
+    tags = tmp_path / "tags.json"
+    tags.write_text(json.dumps({"add-on": ["Animation", "Sequencer"], "theme": []}))
+    for path in (source, extension):
+        answer = tool("validate", path, "--valid-tags", tags)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        assert "Success" in answer.stdout
+
+
+def test_the_name_says_what_and_which_version(extension):
+    manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
+    assert extension.name == f"edtalk-{manifest['version']}.zip"
+    assert "blender" not in manifest["name"].lower()
+    assert manifest["blender_version_min"] == "4.5.0"
+    assert manifest["license"] == ["SPDX:GPL-3.0-or-later"]
+    assert "wheels" not in manifest, "nothing compiled goes into Blender's own Python"
+
+
+def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
+    found = names(extension)
+    for needed in (
+        "blender_manifest.toml",
+        "__init__.py",
+        "LICENSE",
+        "README.md",
+        "edtalk_blender/__init__.py",
+        "edtalk_blender/core/mix.py",
+        "inference/protocol.py",
+        "inference/worker.py",
+        "inference/banks/starter.safetensors",
+        "inference/banks/starter.md",
+        "inference/demo/line.wav",
+        "wheels/requirements-worker.txt",
+    ):
+        assert needed in found
+    folders = {name.split("/")[0] for name in found if "/" in name}
+    assert folders == {"edtalk_blender", "inference", "wheels"}
+    assert {name for name in found if "/" not in name} <= {
+        "blender_manifest.toml", "__init__.py", "LICENSE", "README.md"
+    }  # fmt: skip
+    assert [name for name in found if Path(name).suffix in (".pyc", ".sh", ".blend", ".mp4", ".whl")] == []
+    code = {str(path.relative_to(source)) for path in source.rglob("*.py")}
+    assert {name for name in code if name.startswith(("edtalk_blender/", "inference/"))} <= found
+
+
+def test_blenders_side_imports_nothing_of_the_engine(extension):
+    trespasses = []
+    with zipfile.ZipFile(extension) as archive:
+        for name in archive.namelist():
+            if name.startswith("edtalk_blender/") and name.endswith(".py"):
+                for node in ast.walk(ast.parse(archive.read(name))):
+                    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                    if isinstance(node, ast.ImportFrom) and not node.level:
+                        modules.append(node.module)
+                    trespasses += [f"{name}: {module}" for module in modules if module.split(".")[0] in ENGINE]
+    assert trespasses == []
+
+
+LIFE = """
+import json, os, sys
+import bpy
+
+zip_path, portrait = sys.argv[1:]
+module = "bl_ext.user_default.edtalk"
+told = {}
+
+def state(name):
+    operators = [operator for operator in dir(bpy.ops.edtalk)]
+    told[name] = {"enabled": module in bpy.context.preferences.addons, "operators": len(operators),
+                  "property": hasattr(bpy.types.Object, "edtalk")}
+
+bpy.ops.extensions.package_install_files(repo="user_default", filepath=zip_path, enable_on_install=True)
+state("installed")
+bpy.ops.edtalk.add_character(filepath=portrait)
+obj = bpy.context.active_object
+obj.edtalk["jawOpen"] = 0.5
+told["sliders"] = len(sys.modules[module + ".edtalk_blender.character"].row(obj))
+told["folder"] = os.path.dirname(sys.modules[module].__file__)
+bpy.ops.preferences.addon_disable(module=module)
+state("disabled")
+bpy.ops.preferences.addon_enable(module=module)
+state("enabled again")
+told["kept"] = obj.edtalk["jawOpen"]
+told["engine"] = [name for name in ("torch", "cv2", "librosa", "safetensors") if name in sys.modules]
+bpy.ops.extensions.package_uninstall(repo_index=[r.module for r in bpy.context.preferences.extensions.repos].index(
+    "user_default"), pkg_id="edtalk")
+state("uninstalled")
+told["folder left"] = os.path.isdir(told["folder"])
+print("TOLD " + json.dumps(told), flush=True)
+os._exit(0)  # 4.5 may wait for ever when the interpreter ends
+"""
+
+
+def test_it_installs_enables_disables_and_uninstalls(extension, tmp_path):
+    environment = os.environ | {"BLENDER_USER_RESOURCES": str(tmp_path / "user")}
+    command = [sys.executable, "-c", LIFE, extension, ROOT / "inference" / "demo" / "portrait_1.png"]
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("TOLD ")]
+    assert lines, answer.stdout + answer.stderr
+    told = json.loads(lines[0].removeprefix("TOLD "))
+    assert "Traceback" not in answer.stderr, answer.stderr
+    there, gone = {"enabled": True, "property": True}, {"enabled": False, "operators": 0, "property": False}
+    for name in ("installed", "enabled again"):
+        assert told[name].items() >= there.items(), name
+        assert told[name]["operators"] > 10
+    assert told["disabled"] == told["uninstalled"] == gone
+    assert told["sliders"] == 36
+    assert told["kept"] == 0.5, "a file's characters live through it"
+    assert told["engine"] == []
+    assert told["folder"].startswith(str(tmp_path / "user"))
+    assert not told["folder left"]

@@ -1,0 +1,86 @@
+"""Poses as text and mirrored, and files of emotions: between files, versions and hands that were not ours."""
+
+import json
+
+import pytest
+from edtalk.edtalk_blender.core import pose, presets
+from edtalk.inference.errors import EDTalkError
+
+
+def test_a_pose_survives_its_text():
+    sliders = {"jawOpen": 0.25, 'quoted "name"': -1.5, "Grüße": 1e-3}
+    assert pose.from_text(pose.to_text(sliders)) == sliders
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "hello", "{}", "[]", "3", '{"edtalk_pose": 1}', '{"edtalk_pose": 1, "sliders": {}}',
+     '{"edtalk_pose": 1, "sliders": {"a": "b"}}', '{"sliders": {"a": 1}}', '{"edtalk_pose": 1, "sliders": {"a": NaN}}'],
+)  # fmt: skip
+def test_other_text_is_no_pose(text):
+    with pytest.raises(EDTalkError, match="holds no pose"):
+        pose.from_text(text)
+
+
+def test_a_mirror_swaps_sides_and_turns_the_head():
+    seen = {
+        "mouthLeft": 0.25, "mouthRight": 0.0, "headYaw": 0.5, "headRoll": -0.25, "headShiftX": 0.125,
+        "headPitch": 0.75, "mouthRollLower": 1.0, "jawOpen": 0.5, "headShiftY": 0.5,
+    }  # fmt: skip
+    mirrored = pose.mirrored(seen)
+    assert mirrored == {
+        "mouthLeft": 0.0, "mouthRight": 0.25, "headYaw": -0.5, "headRoll": 0.25, "headShiftX": -0.125,
+    }  # fmt: skip
+    assert pose.mirrored(mirrored) == {name: seen[name] for name in mirrored}
+
+
+def test_names_without_sides_are_not_mirrored():
+    assert pose.mirrored({"lip_01": 1.0, "leftover": 2.0, "brightness": 3.0}) == {}
+    assert pose.mirrored({"eye_left": 1.0, "eye_right": 0.5}) == {"eye_left": 0.5, "eye_right": 1.0}
+    assert pose.mirrored({"mouthLeft": 1.0}) == {}, "the other side is not there to take it"
+
+
+def test_emotions_survive_their_file(tmp_path):
+    path = tmp_path / "deep" / "emotions.json"
+    emotions = {"smug": {"mouthSmile": 0.5, "browDown": 0.25}, "Überrascht": {"eyeWide": 1.0}}
+    presets.write(path, emotions)
+    assert presets.read(path) == emotions
+    assert [file.name for file in path.parent.iterdir()] == ["emotions.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "holds no emotions"),
+        (b"\xff\xfe\x00", "holds no emotions"),
+        (b"[1, 2]", "holds no emotions"),
+        (b'{"emotions": {}}', "holds no emotions"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": 3}}', "holds no emotions"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": "c"}}}', "holds no emotions"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": Infinity}}}', "not finite"),
+        (b'{"edtalk_emotions": 2, "emotions": {}}', "newer version"),
+    ],
+)
+def test_other_files_are_one_sentence(tmp_path, content, words):
+    path = tmp_path / "emotions.json"
+    path.write_bytes(content)
+    with pytest.raises(EDTalkError, match=words) as caught:
+        presets.read(path)
+    assert str(path) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_file_that_is_not_there_and_one_that_cannot_be_written(tmp_path):
+    with pytest.raises(EDTalkError, match="does not exist"):
+        presets.read(tmp_path / "none.json")
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(EDTalkError, match="could not be written"):
+        presets.write(tmp_path / "folder" / "emotions.json", {})
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "emotions.json"
+    presets.write(path, {"a": {"b": 1.0}})
+    with pytest.raises(TypeError):
+        presets.write(path, {"a": {"b": object()}})
+    assert json.loads(path.read_text())["emotions"] == {"a": {"b": 1.0}}
