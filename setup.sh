@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Makes .venv/worker (torch, librosa, opencv) and .venv/blender (bpy), and returns at once when both are as pinned.
+# Makes .venv/worker (torch, librosa, opencv) and .venv/blender-5.0 (bpy), and returns at once when they are as pinned.
 #
 #   bash setup.sh               what rendering, the demo and Blender need
-#   bash setup.sh --training    and what training/ and its tests need
+#   bash setup.sh --tests       and what the tests need: training's packages, and the oldest and newest Blender
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
 
-find_python() {
+# python_of MINOR : a Python 3.MINOR, from PATH or from where pyenv keeps several.
+python_of() {
     local candidate
-    for candidate in python3.11 python3; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    for candidate in "python3.$1" python3 "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$1".*/bin/python; do
+        if "$candidate" -c "import sys; sys.exit(sys.version_info[:2] != (3, $1))" 2>/dev/null; then
             command -v "$candidate"
             return
         fi
     done
-    fail "Python 3.11 is needed, found $(python3 --version 2>/dev/null || echo none);" \
-        "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
+    return 1
 }
 
 # What must be loadable, and the Debian package that brings it. Sonames, because package names differ between releases.
@@ -83,15 +83,16 @@ ready() {
     [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3" ]]
 }
 
-# environment NAME FILE... : .venv/NAME holds what the FILEs pin. The stamp comes last, so an interrupted one is redone.
+# environment NAME PYTHON FILE... : .venv/NAME holds what the FILEs pin. The stamp comes last, so an interrupted one is
+# redone.
 environment() {
-    local name=$1 hash started=$SECONDS
-    shift
+    local name=$1 python=$2 hash started=$SECONDS
+    shift 2
     hash=$(cat "$@" | sha256sum)
     ready "$name" .stamp "$hash" && return
     say "$name: installing $(cat "$@" | grep -c '==') packages, a few minutes"
     rm -rf ".venv/$name"
-    "$PYTHON" -m venv ".venv/$name"
+    "$python" -m venv ".venv/$name"
     pip_install "$name" "${@/#/--requirement=}"
     echo "$hash" >".venv/$name/.stamp"
     say "$name: ready after $((SECONDS - started)) s"
@@ -107,13 +108,22 @@ training_extras() {
     echo "$hash" >.venv/worker/.stamp-training
 }
 
-case "${1-}" in '' | --training) ;; *) fail "unknown option '$1'; usage: bash setup.sh [--training]" ;; esac
+case "${1-}" in '' | --tests) ;; *) fail "unknown option '$1'; usage: bash setup.sh [--tests]" ;; esac
 
 mkdir -p .venv
 exec 9>.venv/.lock
 flock -n 9 || { say "waiting for another set-up to finish"; flock 9; }
-PYTHON=$(find_python)
+PYTHON=$(python_of 11) || fail "Python 3.11 is needed, found $(python3 --version 2>/dev/null || echo none);" \
+    "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
 install_system_packages
-environment worker wheels/requirements-worker.txt wheels/requirements-development.txt
-environment blender wheels/requirements-blender.txt wheels/requirements-development.txt
-[[ ${1-} != --training ]] || training_extras
+DEVELOPMENT=wheels/requirements-development.txt
+environment worker "$PYTHON" wheels/requirements-worker.txt $DEVELOPMENT
+environment blender-5.0 "$PYTHON" wheels/requirements-blender-5.0.txt $DEVELOPMENT
+[[ ${1-} == --tests ]] || exit 0
+training_extras
+environment blender-4.5 "$PYTHON" wheels/requirements-blender-4.5.txt $DEVELOPMENT
+if NEWER=$(python_of 13); then
+    environment blender-5.2 "$NEWER" wheels/requirements-blender-5.2.txt $DEVELOPMENT
+else
+    say "Python 3.13 is not here, so Blender 5.2 is left out of the tests"
+fi
