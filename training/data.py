@@ -83,7 +83,8 @@ class HeadPairs:
         batch = self.pick(identity + frame, (identity[:, None] + driving))
         if rng.random() < 0.5:
             batch = self._mirrored(batch)
-        return _recoloured(batch, rng)
+        tints = _tints(sources, rng)  # the same for all frames of a person
+        return replace(batch, source=_tinted(batch.source, *tints), driving=_tinted(batch.driving, *tints))
 
     def pick(self, source: np.ndarray, driving: np.ndarray) -> Batch:
         """source: (S,) frame numbers, driving: (S, K)."""
@@ -151,18 +152,21 @@ def _mirror_table() -> tuple[Tensor, Tensor]:
     return torch.tensor(order), sign
 
 
-def _recoloured(batch: Batch, rng: np.random.Generator) -> Batch:
-    """One random gain, gamma-like bend and offset per identity, the same in its source and its driving frames."""
-    sources = len(batch.source)
-    drivings = len(batch.driving) // sources
-    gain = torch.from_numpy(rng.uniform(0.75, 1.2, (sources, 3, 1, 1)).astype(np.float32))
-    offset = torch.from_numpy(rng.uniform(-0.15, 0.15, (sources, 1, 1, 1)).astype(np.float32))
+def recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures (N, 3, R, R) with a random gain and offset each."""
+    return _tinted(pictures, *_tints(len(pictures), rng))
 
-    def recolour(pictures: Tensor, repeats: int) -> Tensor:
-        scaled = pictures * gain.repeat_interleave(repeats, 0) + offset.repeat_interleave(repeats, 0)
-        return scaled.clamp(-1.0, 1.0)
 
-    return replace(batch, source=recolour(batch.source, 1), driving=recolour(batch.driving, drivings))
+def _tints(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    gain = torch.from_numpy(rng.uniform(0.75, 1.2, (count, 3, 1, 1)).astype(np.float32))
+    return gain, torch.from_numpy(rng.uniform(-0.15, 0.15, (count, 1, 1, 1)).astype(np.float32))
+
+
+def _tinted(pictures: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """gain and offset of S identities, pictures of S * K frames."""
+    repeats = len(pictures) // len(gain)
+    scaled = pictures * gain.repeat_interleave(repeats, 0) + offset.repeat_interleave(repeats, 0)
+    return scaled.clamp(-1.0, 1.0)
 
 
 def _area_mean(frames: np.ndarray, size: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def point_errors(bank: Bank, pairs: HeadPairs) -> dict[str, float]:
     latent, features = model.enc(batch.source)
     *_, last = model.levels(latent, features, batch.driving_coefficients)
     looked = torch.nn.functional.grid_sample(
-        sampling_grid(last), batch.tracks.driving[:, None], padding_mode="border", align_corners=False
+        sampling_grid(last.flow), batch.tracks.driving[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)
     missed = (looked - batch.tracks.source).norm(dim=-1)
     copied = (batch.tracks.driving - batch.tracks.source).norm(dim=-1)
@@ -124,7 +124,7 @@ def disentanglement(bank: Bank, pairs: HeadPairs, sources: int = 40) -> dict[str
 
 def _looked(model: Generator, latent: torch.Tensor, features: list, alpha: torch.Tensor, points: torch.Tensor):
     *_, last = model.levels(latent, features, alpha)
-    grid = sampling_grid(last)
+    grid = sampling_grid(last.flow)
     return torch.nn.functional.grid_sample(grid, points[:, None], align_corners=False)[:, :, 0].transpose(1, 2)
 
 

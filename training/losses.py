@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from .data import Batch, Tracks
 # source's own; `training.export_bank` folds it into the weights again.
 ALPHA_GAIN = 6.0
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 4.0}
-FLOW_ALONE_TO = 32  # finest resolution that `flow_alone` decodes
+WARM_UP = 60  # steps
 FLOW_FROM = 16  # coarsest resolution at which the warp is held to the tracked points
 
 
@@ -40,21 +41,15 @@ def generator_losses(model: Generator, batch: Batch, point_weight: Tensor) -> tu
     return losses, rgb
 
 
-def flow_alone(model: Generator, tracks: Tracks, coefficients: Tensor, point_weight: Tensor) -> Tensor:
-    """The warp's error when the decoder sees no source at all: the motion that everybody's face has in common.
-
-    coefficients: (N, 36) of the driving frames; the sources are at rest.
-    """
-    sizes = [resolution for resolution in model.config.resolutions if resolution <= FLOW_ALONE_TO]
-    blank = [coefficients.new_zeros(len(coefficients), model.config.channels[size], size, size) for size in sizes]
-    levels = list(model.dec.levels(blank, coefficients * ALPHA_GAIN @ model.basis().T, None))
-    return held_flow_error(levels, tracks, point_weight)
-
-
 def read_error(model: Generator, latent: Tensor, truth: Tensor) -> Tensor:
     """Mean square error of what the heads read. Not absolute: most units are off most of the time, and the median of
     a rare event is that it does not happen."""
     return F.mse_loss(model.coefficients(latent) / ALPHA_GAIN, truth)
+
+
+def rate_at(step: int, share: float, peak: float) -> float:
+    """Warm-up by steps, then a cosine over the share of the time that has gone."""
+    return peak * min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
 
 
 def total(losses: dict[str, Tensor]) -> Tensor:
@@ -78,22 +73,21 @@ def edge_loss(rgb: Tensor, batch: Batch) -> Tensor:
     return (across.mean() + down.mean()) / weight.mean()
 
 
-def sampling_grid(level: Level) -> Tensor:
-    """(N, 2, R, R): where in the source each pixel of the level looks, in picture coordinates [-1, 1]."""
-    base = warp_grid(level.flow.shape[-1]).permute(0, 3, 1, 2)
-    return base + torch.tanh(level.flow[:, :2])
+def sampling_grid(flow: Tensor) -> Tensor:
+    """(N, 2 or more, R, R) -> (N, 2, R, R): where in the source each pixel looks, in picture coordinates [-1, 1]."""
+    return warp_grid(flow.shape[-1]).permute(0, 3, 1, 2) + torch.tanh(flow[:, :2])
 
 
 def held_flow_error(levels: Sequence[Level], tracks: Tracks, point_weight: Tensor) -> Tensor:
     """Mean of `flow_error` over the levels that are fine enough to be held to the points."""
     held = [level for level in levels if level.flow.shape[-1] >= FLOW_FROM]
-    return torch.stack([flow_error(level, tracks, point_weight) for level in held]).mean()
+    return torch.stack([flow_error(level.flow, tracks, point_weight) for level in held]).mean()
 
 
-def flow_error(level: Level, tracks: Tracks, point_weight: Tensor) -> Tensor:
+def flow_error(flow: Tensor, tracks: Tracks, point_weight: Tensor) -> Tensor:
     """Mean distance, in half widths, of where a tracked driving point looks from where it is in the source."""
     looked = F.grid_sample(
-        sampling_grid(level), tracks.driving[:, None], padding_mode="border", align_corners=False
+        sampling_grid(flow), tracks.driving[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)  # (N, P, 2)
     weight = tracks.visible * point_weight
     return ((looked - tracks.source).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
@@ -102,7 +96,7 @@ def flow_error(level: Level, tracks: Tracks, point_weight: Tensor) -> Tensor:
 def still_error(level: Level, batch: Batch) -> Tensor:
     """How far background that stays background is dragged, in half widths."""
     cells = batch.still.shape[-1]
-    grid = F.adaptive_avg_pool2d(sampling_grid(level), cells)
+    grid = F.adaptive_avg_pool2d(sampling_grid(level.flow), cells)
     line = (torch.arange(cells) * 2 + 1) / cells - 1.0
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return ((grid - centres).abs().sum(1, keepdim=True) * batch.still).sum() / batch.still.sum().clamp(min=1.0)

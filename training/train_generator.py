@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import time
 from pathlib import Path
 
@@ -23,16 +22,14 @@ from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from .data import Batch, HeadPairs
-from .losses import ALPHA_GAIN, flow_alone, flow_error, generator_losses, picture_loss, total
+from .losses import ALPHA_GAIN, flow_error, generator_losses, picture_loss, rate_at, total
+from .pretraining import calibrate, learn_common_motion, learn_to_see
 from .units import BANKS
 
 # A warp needs few channels where pixels are many; multiples of 8 are what the CPU's convolutions work in.
-CHANNELS = {4: 128, 8: 96, 16: 64, 32: 32, 64: 16, 128: 8, 256: 8}
+CHANNELS = {4: 96, 8: 80, 16: 56, 32: 24, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
-WARM_UP = 60
-FLOW_RATE = 7e-3  # while the common motion is learnt
-SPREAD = 0.1  # size of an untrained latent's components: it must not shake the motion that is known already
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
@@ -48,7 +45,7 @@ def fresh(config: GeneratorConfig) -> Generator:
         for flow in model.dec.to_flows:
             flow.conv.weight.mul_(0.05)
         # Logits add up from coarse to fine: at first the source shows through where there are pixels for it.
-        for flow, logit in zip(model.dec.to_flows, (-2.0, 0.0, 0.0, 4.0, 0.0, 0.0), strict=False):
+        for flow, logit in zip(model.dec.to_flows, (-3.0, 0.0, 1.0, 4.0, 0.0, 0.0), strict=False):
             flow.bias[0, 2] = logit
         for rgb in model.dec.to_rgbs:
             rgb.conv[0].weight.mul_(0.3)
@@ -58,36 +55,6 @@ def fresh(config: GeneratorConfig) -> Generator:
         for layer in (*model.fc, *(layer for head in heads for layer in head)):
             layer.weight.copy_(torch.eye(config.style_dim) / layer.scale)
     return model
-
-
-@torch.no_grad()
-def calibrate(model: Generator, pairs: HeadPairs, rng: np.random.Generator, *, frames: int = 3000) -> None:
-    """Make the latent tell pictures apart from the start, and let the heads read off it what they already can.
-
-    An untrained encoder's output is nearly the same for every picture: what little differs is brightness, and no
-    gradient worth the name comes back through the heads. So its last convolution is set to the whitened principal
-    components of what it sees, and the heads to a ridge regression of the true coefficients.
-    """
-    rows = torch.from_numpy(rng.choice(len(pairs.frames), min(frames, len(pairs.frames)), replace=False))
-    layers, last = model.enc.net_app.convs[:-1], model.enc.net_app.convs[-1]
-    seen = torch.cat([nn.Sequential(*layers)(pairs.pictures(part)).flatten(1) for part in rows.split(100)])
-    mean = seen.mean(0)
-    variance, axes = torch.linalg.eigh((seen - mean).T @ (seen - mean) / len(seen))
-    variance, axes = variance.flip(0)[: len(last.weight)].clamp(min=0), axes.flip(1)[:, : len(last.weight)]
-    floor = variance[len(variance) // 3]  # the faint components are not blown up to full size
-    rows_of_last = SPREAD * (axes / (variance + floor).sqrt()).T  # (style_dim, features)
-    rows_of_last -= torch.outer(rows_of_last @ mean, mean) / mean.square().sum()  # there is no bias to take it out
-    last.weight.copy_((rows_of_last / last.scale).view_as(last.weight))
-
-    latent = seen @ rows_of_last.T
-    centred, truth = latent - latent.mean(0), pairs.coefficients[rows] * ALPHA_GAIN
-    ridge = 0.1 * centred.square().mean() * len(latent) * torch.eye(latent.shape[1])
-    solution = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (truth - truth.mean(0)))  # (style_dim, 36)
-    offset = truth.mean(0) - latent.mean(0) @ solution
-    for name, columns in model.config.bank_slices.items():
-        layer = getattr(model, f"{name}_fc")[2]
-        layer.weight.copy_(solution[:, columns].T / layer.scale)
-        layer.bias.copy_(offset[columns])
 
 
 def grown(
@@ -128,7 +95,7 @@ def grown(
     return model
 
 
-def step_scale(name: str) -> float:
+def step_scale(name: str, last_of_encoder: str) -> float:
     """How large a parameter's step is against the others'.
 
     Adam moves all weights of a layer in step, so what a layer of hundreds of inputs puts out jumps by many times the
@@ -139,52 +106,19 @@ def step_scale(name: str) -> float:
     if "to_flows" in name and "modulation" not in name:
         return 0.1
     if name.split(".")[0].endswith("fc"):
-        return 0.1
-    return 1.0 if "to_rgbs" in name or name.startswith("enc.") else 0.4
+        return 0.0 if name.startswith("fc") or ".2." not in name else 1.0  # the square ones stay the identity
+    if name.startswith("enc."):
+        return 0.05 if name.startswith(last_of_encoder) else 0.5
+    return 1.0 if "to_rgbs" in name else 0.4
 
 
 def optimiser_for(model: Generator, rate: float) -> torch.optim.Adam:
     groups: dict[float, list[Tensor]] = {}
+    last = f"enc.net_app.convs.{len(model.enc.net_app.convs) - 1}."
     for name, weight in model.named_parameters():
-        groups.setdefault(step_scale(name), []).append(weight)
-    described = [{"params": weights, "scale": scale} for scale, weights in groups.items()]
+        groups.setdefault(step_scale(name, last), []).append(weight)
+    described = [{"params": weights, "scale": scale} for scale, weights in groups.items() if scale]
     return torch.optim.Adam(described, rate, betas=(0.9, 0.99))
-
-
-def learn_common_motion(
-    model: Generator, pairs: HeadPairs, rng: np.random.Generator, weights: Tensor, seconds: float, *, pairs_a_step=48
-) -> None:
-    """Teach the decoder the motion that all faces share, from tracked points alone and without a source.
-
-    A linear fit per point already explains nine tenths of it, yet beside the picture's losses, and through a latent
-    that is still noise, it takes hours to learn; by itself it takes minutes.
-    """
-    moving = [
-        weight for name, weight in model.named_parameters()
-        if name.startswith("dec.") and "to_rgb" not in name and "fineadainresblock" not in name
-    ]  # fmt: skip
-    flows = [weight for flow in model.dec.to_flows for weight in (flow.conv.weight, flow.bias)]
-    others = [weight for weight in moving if all(weight is not flow for flow in flows)]
-    optimiser = torch.optim.Adam([{"params": others, "scale": 1.0}, {"params": flows, "scale": 0.1}], betas=(0.9, 0.99))
-    began, step, error = time.monotonic(), 0, float("nan")
-    while (elapsed := time.monotonic() - began) < seconds:
-        for group in optimiser.param_groups:
-            group["lr"] = group["scale"] * rate_at(step, elapsed / seconds, FLOW_RATE)
-        rest = torch.from_numpy(rng.integers(0, pairs.identities, pairs_a_step)) * pairs.frames_per_identity
-        driving = rest + torch.from_numpy(rng.integers(1, pairs.frames_per_identity, pairs_a_step))
-        loss = flow_alone(model, pairs.tracks(rest, driving), pairs.coefficients[driving], weights)
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(moving, 1.0)
-        optimiser.step()
-        step += 1
-        error = loss.item() if step == 1 else 0.98 * error + 0.02 * loss.item()
-    print(f"common motion: {step} steps, error {error:.4f} half widths", flush=True)
-
-
-def rate_at(step: int, share: float, peak: float) -> float:
-    """Warm-up by steps, then a cosine over the share of the time that has gone."""
-    return peak * min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
 
 
 def point_weights(pairs: HeadPairs) -> Tensor:
@@ -206,7 +140,7 @@ def figures(model: Generator, pairs: HeadPairs, weights: Tensor, *, identities: 
     copied, tracks = batch.source.repeat_interleave(2, 0), batch.tracks
     seen = tracks.visible * weights
     result = {
-        "flow": flow_error(last, batch.tracks, weights),
+        "flow": flow_error(last.flow, batch.tracks, weights),
         "flow_copy": ((tracks.driving - tracks.source).abs().sum(-1) * seen).sum() / seen.sum(),
         "picture": picture_loss(last.rgb, batch),
         "picture_copy": picture_loss(copied, batch),
@@ -254,8 +188,9 @@ def train(args: argparse.Namespace) -> None:
         model = grown(config, smaller, pairs, rng)
     else:
         model = fresh(config)
-        learn_common_motion(model, pairs, rng, weights, args.flow_minutes * 60.0)
         calibrate(model, pairs, rng)
+        learn_to_see(model, pairs, rng, args.reading_minutes * 60.0)
+        learn_common_motion(model, pairs, rng, weights, args.flow_minutes * 60.0)
     average = copy.deepcopy(model)
     optimiser = optimiser_for(model, args.rate)
     if resumed:
@@ -285,6 +220,7 @@ def train(args: argparse.Namespace) -> None:
         print(json.dumps(line), flush=True)
 
     saved = evaluated = elapsed
+    save()
     budget, running = args.minutes * 60.0, {}
     while elapsed < budget:
         began = time.monotonic()
@@ -324,7 +260,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
     parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
     parser.add_argument("--grow-from", type=Path, help="checkpoint of half the size to start from")
-    parser.add_argument("--flow-minutes", type=float, default=5.0, help="before these, for the common motion alone")
+    parser.add_argument("--reading-minutes", type=float, default=12.0, help="before these, for the encoder alone")
+    parser.add_argument("--flow-minutes", type=float, default=1.5, help="and for the common motion alone")
     parser.add_argument("--sources", type=int, default=16)
     parser.add_argument("--drivings", type=int, default=2)
     parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")

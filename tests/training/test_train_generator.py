@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 from inference.model.generator import Generator  # noqa: E402
 from training.data import HeadPairs  # noqa: E402
 from training.export_bank import in_coefficient_units, starter_bank  # noqa: E402
-from training.losses import ALPHA_GAIN, generator_losses, sampling_grid, total  # noqa: E402
+from training.losses import ALPHA_GAIN, flow_error, generator_losses, sampling_grid, total  # noqa: E402
+from training.pretraining import blind_flows, calibrate, learn_common_motion, learn_to_see  # noqa: E402
 from training.train_generator import fresh, grown, point_weights, small_config, train  # noqa: E402
 from training.units import NAMES  # noqa: E402
 
@@ -29,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     count, size = 20 * FRAMES, 128
     coefficients = np.zeros((count, len(NAMES)), np.float32)
     shift = rng.uniform(-1, 1, count)
+    shift[::FRAMES] = 0.0  # the first frame of each is at rest
     coefficients[:, NAMES.index("headShiftX")] = shift
     line = (np.arange(size) * 2 + 1) / size - 1
     x, y = np.meshgrid(line, line)
@@ -56,7 +58,8 @@ def pairs(folder: Path) -> HeadPairs:
 def options(folder: Path, out: Path, **changes: object) -> argparse.Namespace:
     defaults = {
         "data": [folder], "heldout": folder, "out": out, "size": 64, "minutes": 0.02, "grow_from": None,
-        "sources": 4, "drivings": 2, "flow_minutes": 0.02, "portraits": 0.5, "rate": 3e-3, "threads": 1, "seed": 0,
+        "sources": 4, "drivings": 2, "flow_minutes": 0.01, "reading_minutes": 0.01,
+        "portraits": 0.5, "rate": 3e-3, "threads": 1, "seed": 0,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | changes))
 
@@ -108,23 +111,48 @@ def test_every_identity_keeps_its_own_colours(pairs: HeadPairs) -> None:
 
 def test_flow_loss_vanishes_on_the_true_flow(pairs: HeadPairs) -> None:
     """A level whose flow is the true shift of the disc has no error at the tracked points."""
-    from training.losses import flow_error
-
     batch = pairs.pick(np.array([0]), np.array([[1]]))
     column = NAMES.index("headShiftX")
     shift = 0.3 * (batch.source_coefficients - batch.driving_coefficients)[0, column]
 
-    class Shifted:
-        flow = torch.zeros(1, 3, 64, 64)
-
     line = (torch.arange(64) * 2 + 1) / 64 - 1
-    base = torch.linspace(-1, 1, 64)
-    Shifted.flow[:, 0] = torch.atanh(shift + (line - base)[None, None])  # sampling adds base to tanh(flow)
-    Shifted.flow[:, 1] = torch.atanh((line - base)[None, :, None].expand(1, 64, 64))
-    assert sampling_grid(Shifted).shape == (1, 2, 64, 64)
-    assert flow_error(Shifted, batch.tracks, torch.ones(POINTS)).item() < 2e-3
-    Shifted.flow.zero_()
-    assert flow_error(Shifted, batch.tracks, torch.ones(POINTS)).item() == pytest.approx(abs(shift.item()), abs=0.05)
+    base = torch.linspace(-1, 1, 64)  # sampling adds it to tanh(flow)
+    flow = torch.zeros(1, 3, 64, 64)
+    flow[:, 0] = torch.atanh(shift + (line - base)[None, None])
+    flow[:, 1] = torch.atanh((line - base)[None, :, None].expand(1, 64, 64))
+    assert sampling_grid(flow).shape == (1, 2, 64, 64)
+    assert flow_error(flow, batch.tracks, torch.ones(POINTS)).item() < 2e-3
+    blind = flow_error(torch.zeros_like(flow), batch.tracks, torch.ones(POINTS))
+    assert blind.item() == pytest.approx(abs(shift.item()), abs=0.05)
+
+
+def test_the_common_motion_is_learnt_blind(pairs: HeadPairs) -> None:
+    """And the decoder, given an empty source, then makes the very flow that was taught."""
+    torch.manual_seed(0)
+    model, rng, weights = fresh(small_config(64)), np.random.default_rng(0), point_weights(pairs)
+    frames = torch.arange(1, 160, 8)
+    tracks, alpha = pairs.tracks(frames // 8 * 8, frames), pairs.coefficients[frames] * ALPHA_GAIN
+    learn_common_motion(model, pairs, rng, weights, seconds=4.0)
+    with torch.no_grad():
+        style = alpha @ model.basis().T
+        *_, flow = blind_flows(model, style)
+        sizes = [size for size in model.config.resolutions if size <= 32]
+        empty = [torch.zeros(len(alpha), model.config.channels[size], size, size) for size in sizes]
+        *_, level = model.dec.levels(empty, style, None)
+    still = flow_error(torch.zeros_like(flow), tracks, weights)
+    assert flow_error(flow, tracks, weights) < 0.5 * still
+    torch.testing.assert_close(level.flow[:, :2], flow, atol=5e-3, rtol=0)  # the mask fades at the very border
+
+
+def test_the_encoder_learns_to_read(pairs: HeadPairs) -> None:
+    torch.manual_seed(0)
+    model, rng = fresh(small_config(64)), np.random.default_rng(0)
+    calibrate(model, pairs, rng, frames=100)
+    learn_to_see(model, pairs, rng, seconds=6.0)
+    column = NAMES.index("headShiftX")
+    with torch.no_grad():
+        read = model.coefficients(model.enc(pairs.pictures(torch.arange(160)))[0])[:, column]
+    assert torch.corrcoef(torch.stack([read, pairs.coefficients[:, column]]))[0, 1] > 0.9
 
 
 def test_a_few_steps_bring_every_loss_down(pairs: HeadPairs) -> None:
