@@ -70,17 +70,44 @@ def write_curves(
         bag = own_channelbag(obj)
         obj.edtalk.action = obj.animation_data.action
     for name, values in curves.items():
-        curve = _ensure_curve(bag, obj, name, group)
-        old = _read_keys(curve)
-        at = old["co"][:, 0]
-        gone = np.isin(at, frames)
-        if replace is not None:
-            gone |= (at >= replace[0]) & (at <= replace[1])
-        new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
-        _write_keys(curve, {field: np.concatenate([old[field][~gone], new[field]]) for field in _KEY_FIELDS})
+        write_curve(
+            bag,
+            character.data_path(name),
+            frames,
+            values,
+            replace=replace,
+            group=group or group_of(obj, name),
+            interpolation=interpolation,
+            easing=easing,
+        )
     if nla:
         _place_strip(obj, strip_name, frames)
     obj.update_tag()
+
+
+def write_curve(
+    bag: bpy.types.ActionChannelbag,
+    path: str,
+    frames: np.ndarray,
+    values: np.ndarray,
+    *,
+    replace: tuple[float, float] | None = None,
+    group: str = "",
+    interpolation: str = "LINEAR",
+    easing: str = "AUTO",
+) -> None:
+    """Write keys of one property, by its path from whatever the channelbag moves; see `write_curves`."""
+    frames = np.asarray(frames, np.float32)
+    curve = bag.fcurves.find(path) or bag.fcurves.new(path)
+    if curve.group is None and group:
+        curve.group = bag.groups.get(group) or bag.groups.new(group)
+    old = _read_keys(curve)
+    at = old["co"][:, 0]
+    gone = np.isin(at, frames)
+    if replace is not None:
+        gone |= (at >= replace[0]) & (at <= replace[1])
+    new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
+    _write_keys(curve, {field: np.concatenate([old[field][~gone], new[field]]) for field in _KEY_FIELDS})
 
 
 def insert_keys(
@@ -142,13 +169,19 @@ def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]
 
 def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: float) -> None:
     """Remove the keys of these sliders between two frames, both included; F-curves without keys go too."""
+    remove_key_ranges(obj, names, [(start, end)])
+
+
+def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
+    """Remove the keys of these sliders within several ranges of frames at once, as `remove_keys` does within one."""
     paths = {character.data_path(name) for name in names}
-    if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
+    if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
     bag = own_channelbag(obj)
     for curve in [curve for curve in bag.fcurves if curve.data_path in paths]:
         keys = _read_keys(curve)
-        keep = (keys["co"][:, 0] < start) | (keys["co"][:, 0] > end)
+        at = keys["co"][:, 0]
+        keep = np.all([(at < start) | (at > end) for start, end in ranges], axis=0)
         if not keep.any():
             bag.fcurves.remove(curve)
         elif not keep.all():
@@ -156,7 +189,7 @@ def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: 
     obj.update_tag()
 
 
-def own_channelbag(obj: bpy.types.Object) -> bpy.types.ActionChannelbag:
+def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
     """F-curves that are this object's alone: an action that is linked, or that another object uses, is copied first."""
     animation = obj.animation_data or obj.animation_data_create()
     if animation.use_tweak_mode:
@@ -167,7 +200,7 @@ def own_channelbag(obj: bpy.types.Object) -> bpy.types.ActionChannelbag:
     return compat.channelbag(obj)
 
 
-def make_action_local(obj: bpy.types.Object, *, even_if_local: bool = False) -> None:
+def make_action_local(obj: bpy.types.ID, *, even_if_local: bool = False) -> None:
     """Copy an action that cannot be changed here, because it is linked from another file."""
     animation = obj.animation_data
     if animation is None or animation.action is None or not (animation.action.library or even_if_local):
@@ -176,15 +209,6 @@ def make_action_local(obj: bpy.types.Object, *, even_if_local: bool = False) -> 
     animation.action = animation.action.copy()
     if identifier in animation.action.slots:
         animation.action_slot = animation.action.slots[identifier]
-
-
-def _ensure_curve(bag: bpy.types.ActionChannelbag, obj: bpy.types.Object, name: str, group: str) -> bpy.types.FCurve:
-    path = character.data_path(name)
-    curve = bag.fcurves.find(path) or bag.fcurves.new(path)
-    if curve.group is None:
-        title = group or group_of(obj, name)
-        curve.group = bag.groups.get(title) or bag.groups.new(title)
-    return curve
 
 
 def group_of(obj: bpy.types.Object, name: str) -> str:
@@ -335,12 +359,17 @@ def sample(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float
     current one. Sliders changed by hand and not keyed keep their value.
     Raises EDTalkError where the character's bank is missing.
     """
+    return character.rows(obj, *sample_sliders(scene, obj, frames))
+
+
+def sample_sliders(
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `sample` makes its rows of: (T, n) coefficient sliders, (T, banks) strengths, (T, k) emotion sliders."""
     frames = np.asarray(frames, np.float64)
     if moved_by_curves_alone(obj):
-        values, strengths, emotions = _sample_curves(obj, frames)
-    else:
-        values, strengths, emotions = _sample_frames(scene, obj, frames)
-    return character.rows(obj, values, strengths, emotions)
+        return _sample_curves(obj, frames)
+    return _sample_frames(scene, obj, frames)
 
 
 def moved_by_curves_alone(obj: bpy.types.Object) -> bool:

@@ -106,6 +106,7 @@ def create(
     load_bank_file(resolve(bank) if bank else STARTER)
     obj = bpy.data.objects.new(name or Path(portrait).stem or "Character", None)
     obj.empty_display_type = "IMAGE"
+    obj.empty_image_depth = "FRONT"  # a new scene has a cube where it stands
     obj.empty_display_size = 1.0
     obj.rotation_euler.x = 0.5 * np.pi
     obj.location.x = 1.2 * len(characters(scene))

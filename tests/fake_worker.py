@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import struct
@@ -189,6 +190,21 @@ class Worker:
             rows.extend(row)
         self.send("progress", message.job, phase="listening", done=len(times), total=len(times), eta=0.0)
         return {"names": names, "frames": len(times)}, rows.tobytes()
+
+    def do_capture(self, message: Message) -> tuple[dict[str, Any], bytes]:
+        """Recordings are 2 s long, at 25 fps unless asked otherwise; column c is at c / 10 + the seconds gone by."""
+        if not Path(message["media"]).exists():
+            raise ValueError(f"{message['media']} does not exist.")
+        fps, start = message["fps"] or 25.0, message["start"]
+        start = int((start + 0.002) * fps) / fps if message["fps"] is None else start
+        end = 2.0 if message["end"] is None else min(message["end"], 2.0)
+        count = 1 if message["media"].endswith(".png") else max(1, math.ceil((end - start - 0.002) * fps))
+        names, rows = [entry["name"] for entry in read_coefficients(message["bank"])], array("f")
+        for index in range(count):
+            self.work(message.job)
+            self.send("progress", message.job, phase="watching", done=index, total=count, eta=None)
+            rows.extend(column / 10 + start + index / fps for column in range(len(names)))
+        return {"names": names, "frames": count, "fps": fps, "start": start}, rows.tobytes()
 
     def do_preview(self, message: Message) -> tuple[dict[str, Any], bytes]:
         self.work(message.job)

@@ -7,53 +7,7 @@ from types import SimpleNamespace
 import bpy
 import pytest
 
-
-class Layout:
-    """Stands in for UILayout: checks that properties and operators exist, and keeps what was drawn."""
-
-    def __init__(self, drawn: list[tuple[str, str]] | None = None, closed: tuple[str, ...] = ()) -> None:
-        self.drawn = [] if drawn is None else drawn
-        self.closed = closed
-
-    def row(self, **_options) -> Layout:
-        return Layout(self.drawn, self.closed)
-
-    column = box = row
-
-    def panel(self, idname: str, **_options) -> tuple[Layout, Layout | None]:
-        return self.row(), None if idname in self.closed else self.row()
-
-    def label(self, text: str = "", icon: str = "NONE") -> None:
-        self.drawn.append(("label", text))
-
-    def separator(self) -> None:
-        pass
-
-    def menu(self, idname: str, text: str = "", icon: str = "NONE") -> None:
-        assert hasattr(bpy.types, idname)
-        self.drawn.append(("menu", idname))
-
-    def prop(self, data, name: str, **_options) -> None:
-        value = data.path_resolve(name) if name.startswith("[") else getattr(data, name)
-        assert value is not Ellipsis
-        self.drawn.append(("prop", name))
-
-    def operator(self, idname: str, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
-        module, name = idname.split(".")
-        properties = getattr(getattr(bpy.ops, module), name).get_rna_type().properties
-        self.drawn.append(("operator", idname))
-        return _Properties(properties)
-
-    def texts(self, kind: str) -> list[str]:
-        return [text for what, text in self.drawn if what == kind]
-
-
-class _Properties:
-    def __init__(self, known) -> None:
-        object.__setattr__(self, "known", known)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        assert name in self.known
+from tests.panel_layout import Layout
 
 
 @pytest.fixture
@@ -80,7 +34,7 @@ def draw(package):
 
 def test_without_a_character_there_is_the_button_that_adds_one(draw, scene):
     layout = draw("EDTALK_PT_character")
-    assert layout.texts("operator") == ["edtalk.add_character"]
+    assert layout.texts("operator") == ["edtalk.add_character", "edtalk.demo"]
     assert draw("EDTALK_PT_emotions") is None
     assert draw("EDTALK_PT_banks") is None
 

@@ -1,0 +1,212 @@
+"""The sidebar of the Sequencer: who speaks, Lip Sync, Render Face, and what follows what."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...inference.errors import EDTalkError
+from .. import character, compat, sequencer
+from ..operators import render
+from ..operators.lipsync import STALE
+from .character import CATEGORY, draw_problem, wrapped
+
+
+class EDTALK_MT_speakers(bpy.types.Menu):
+    """Who speaks in the selected sound strips"""
+
+    bl_label = "Speaker"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        for obj in sequencer.characters(context, compat.sequencer_scene(context)):
+            layout.operator("edtalk.assign_strip", text=obj.name, icon="USER").uid = obj.edtalk.uid
+        layout.separator()
+        layout.operator("edtalk.assign_strip", text="Nobody", icon="X").clear = True
+
+
+class _InSequencer:
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+
+
+class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
+    """Dialogue strips and their characters"""
+
+    bl_label = "Dialogue"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, scene = self.layout, compat.sequencer_scene(context)
+        if not sequencer.characters(context, scene):
+            layout.operator_context = "INVOKE_DEFAULT"
+            layout.operator("edtalk.add_character", icon="ADD")
+            return
+        sounds = sequencer.selected_sounds(context)
+        self._draw_speaker(layout, context, sounds)
+        for strip in sounds[:3]:
+            self._draw_notes(layout, scene, strip)
+        column = layout.column(align=True)
+        column.operator_context = "INVOKE_DEFAULT"
+        column.scale_y = 1.3
+        text = f"Lip Sync {len(sounds)} Strips" if len(sounds) > 1 else "Lip Sync"
+        column.operator("edtalk.lip_sync", text=text, icon="SOUND").which = "SELECTED"
+        if any(sequencer.is_dialogue(strip) for strip in compat.strips(scene)):
+            column.operator("edtalk.lip_sync", text="Lip Sync All Dialogue").which = "LINKED"
+
+    def _draw_speaker(
+        self, layout: bpy.types.UILayout, context: bpy.types.Context, sounds: list[bpy.types.SoundStrip]
+    ) -> None:
+        if not sounds:
+            layout.label(text="Select sound strips", icon="INFO")
+            return
+        speakers = {strip.get(sequencer.CHARACTER) for strip in sounds}
+        speaker = sequencer.speaker(sounds[0]) if len(speakers) == 1 else None
+        default = sequencer.default_speaker(context, compat.sequencer_scene(context))
+        if speaker:
+            text = speaker.name
+        elif len(speakers) > 1:
+            text = "Several"
+        else:
+            text = f"{default.name} (active)" if default else "Nobody yet"
+        row = layout.row(align=True)
+        row.label(text="Speaker")
+        row.menu("EDTALK_MT_speakers", text=text, icon="USER")
+
+    def _draw_notes(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> None:
+        if problem := sequencer.sound_problem(strip):
+            draw_problem(layout, f"{problem}.", "file.find_missing_files", "Find Missing Files")
+            return
+        for note in (sequencer.mismatch(scene, strip), sequencer.notes(scene, strip)):
+            draw_note(layout, note)
+        if strip.get(STALE):
+            draw_note(layout, f"'{strip.name}' plays moments that have no mouth yet: use Lip Sync again.")
+
+
+class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
+    """How lip sync is written as keys"""
+
+    bl_label = "Keys"
+    bl_parent_id = "EDTALK_PT_dialogue"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return _speaker(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, group = self.layout, _speaker(context).edtalk
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.prop(group, "lip_step")
+        layout.prop(group, "lip_smooth")
+        layout.prop(group, "lip_decimate")
+        layout.prop(group, "lip_nla")
+
+
+class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
+    """The rendered face"""
+
+    bl_label = "Face"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, scene = self.layout, compat.sequencer_scene(context)
+        settings = sequencer.settings(scene)
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(settings, "render_range")
+        column.prop(settings, "image_format")
+        known = sequencer.characters(context, scene)
+        if len(known) > 1:
+            column.prop(settings, "everybody")
+        column = layout.column(align=True)
+        column.operator_context = "INVOKE_DEFAULT"
+        column.scale_y = 1.3
+        button = column.operator("edtalk.render_face", icon="RENDER_ANIMATION")
+        button.frames, button.everybody = settings.render_range, settings.everybody and len(known) > 1
+        for obj in known:
+            self._draw_face(layout, scene, obj)
+        row = layout.row(align=True)
+        row.operator_context = "INVOKE_DEFAULT"
+        row.operator("edtalk.export_movie", icon="FILE_MOVIE")
+        row.operator("edtalk.clear_cache", text="", icon="TRASH")
+
+    def _draw_face(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.types.Object) -> None:
+        if render.rendering(obj):
+            return  # its progress is shown
+        for strip in sequencer.faces(scene, obj)[:1]:
+            waiting = render.waiting_frames(strip)
+            if waiting:
+                draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are still to be rendered.")
+
+
+class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):
+    """What follows a strip that is moved"""
+
+    bl_label = "Follow"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw_header(self, context: bpy.types.Context) -> None:
+        self.layout.prop(sequencer.settings(compat.sequencer_scene(context)), "follow", text="")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, sequencer.settings(compat.sequencer_scene(context))
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column()
+        column.active = settings.follow
+        column.prop(settings, "follow_face")
+        column.prop(settings, "follow_keys")
+        layout.operator("edtalk.resync", icon="FILE_REFRESH")
+
+
+class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
+    """The face while sliders move and the timeline is scrubbed"""
+
+    bl_label = "Live Preview"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw_header(self, context: bpy.types.Context) -> None:
+        self.layout.prop(sequencer.settings(compat.sequencer_scene(context)), "preview", text="")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        for line in wrapped("The face is shown in the viewport and, as an image of its name, in the Image Editor."):
+            self.layout.label(text=line)
+
+
+def draw_note(layout: bpy.types.UILayout, text: str) -> None:
+    """A sentence to know, with nothing to mend; nothing where it is empty."""
+    column = layout.column(align=True)
+    for number, line in enumerate(wrapped(text)):
+        column.label(text=line, icon="BLANK1" if number else "INFO")
+
+
+def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The character whose settings are shown: the first selected strip's, else the one it would be given to."""
+    scene = compat.sequencer_scene(context)
+    sounds = sequencer.selected_sounds(context)
+    obj = (sequencer.speaker(sounds[0]) if sounds else None) or sequencer.default_speaker(context, scene)
+    try:
+        return obj if obj is not None and character.bank_of(obj) else None
+    except EDTalkError:
+        return None
+
+
+CLASSES = (
+    EDTALK_MT_speakers,
+    EDTALK_PT_dialogue,
+    EDTALK_PT_lip_settings,
+    EDTALK_PT_face,
+    EDTALK_PT_follow,
+    EDTALK_PT_preview,
+)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

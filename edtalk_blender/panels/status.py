@@ -1,0 +1,115 @@
+"""What both sidebars begin with: the engine, what it is doing and how long still, what went wrong and its mend."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import session
+from ..core.client import State
+from ..operators import engine as buttons
+from .character import CATEGORY, draw_problem, wrapped
+
+_STATE_ICONS = {
+    State.READY: "CHECKMARK",
+    State.BUSY: "CHECKMARK",
+    State.STARTING: "SORTTIME",
+    State.RESTARTING: "SORTTIME",
+    State.SILENT: "QUESTION",
+    State.FAILED: "ERROR",
+    State.STOPPED: "CHECKMARK",
+}
+
+
+def draw_status(layout: bpy.types.UILayout) -> None:
+    """Engine, tasks and problems."""
+    draw_engine(layout)
+    _draw_tasks(layout)
+    _draw_problems(layout)
+
+
+def draw_engine(layout: bpy.types.UILayout) -> None:
+    """One line on the engine, or what is wrong with it and the button that mends it."""
+    running = buttons.installation()
+    if running is not None:
+        done = f" {running.done} of {running.total}" if running.total else ""
+        row = layout.row(align=True)
+        factor = running.done / running.total if running.total else 0.0
+        row.progress(factor=factor, text=f"Installing: {running.phase}{done}")
+        row.operator("edtalk.cancel_installation", text="", icon="X")
+        return
+    found, client = session.find_engine(), session.current_client()
+    if not found.usable:
+        mend = "edtalk.install_engine" if found.origin == "installed" else ""
+        draw_problem(layout, f"{found.reason} {found.hint}", mend, "Install Engine")
+        if mend:
+            layout.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
+        return
+    state = client.state if client else State.STOPPED
+    if state is State.FAILED:
+        draw_problem(layout, str(client.failure), "edtalk.restart_engine", "Restart Engine")
+        return
+    device = f" on {client.hello.get('device_name')}" if client and client.hello else ""
+    text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
+    layout.label(text=text + device, icon=_STATE_ICONS[state])
+    if found.reason:  # out of date, and in use all the same
+        draw_problem(layout, found.reason, "edtalk.repair_engine", "Repair Engine")
+
+
+def _draw_tasks(layout: bpy.types.UILayout) -> None:
+    column = layout.column(align=True)
+    shown = [task for task in session.tasks if task.label]
+    for task in shown:
+        row = column.row(align=True)
+        row.progress(factor=task.fraction, text=f"{task.label}: {task.status}")
+        row.operator("edtalk.cancel", text="", icon="X").number = task.number
+    if len(shown) > 1:
+        column.operator("edtalk.cancel", text="Cancel All").number = 0
+
+
+def _draw_problems(layout: bpy.types.UILayout) -> None:
+    for problem in session.problems:
+        box = layout.box().column(align=True)
+        for number, line in enumerate(wrapped(f"{problem.message} {problem.hint}")):
+            box.label(text=line, icon="BLANK1" if number else "ERROR")
+        if problem.fix:
+            button = box.operator(problem.fix, text=problem.label)
+            for name, value in problem.options.items():
+                setattr(button, name, value)
+    if session.problems:
+        layout.operator("edtalk.dismiss", icon="X")
+
+
+class _Status:
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+    bl_label = "Status"
+    bl_options = {"HIDE_HEADER"}
+    bl_order = -1
+
+    def draw(self, context: bpy.types.Context) -> None:
+        draw_status(self.layout)
+
+
+class EDTALK_PT_status_view(_Status, bpy.types.Panel):
+    """The engine, and what it is doing"""
+
+    bl_space_type = "VIEW_3D"
+
+
+class EDTALK_PT_status_sequencer(_Status, bpy.types.Panel):
+    """The engine, and what it is doing"""
+
+    bl_space_type = "SEQUENCE_EDITOR"
+
+
+CLASSES = (EDTALK_PT_status_view, EDTALK_PT_status_sequencer)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

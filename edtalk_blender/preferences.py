@@ -1,0 +1,133 @@
+"""The add-on's preferences: which engine, on which device, where frames go, what the tab is called."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import EnumProperty, IntProperty, StringProperty
+
+from . import session
+from .core.engine import State
+from .operators import engine as buttons
+from .panels import character as character_panels
+from .panels import sequencer as sequencer_panels
+from .panels import status as status_panels
+from .session import PACKAGE, Preferred
+
+DEVICES = (
+    ("auto", "Automatic", "A graphics card if it can be used, else the processor"),
+    ("cpu", "Processor", "The processor alone"),
+    ("cuda", "Graphics Card (CUDA)", "An NVIDIA graphics card"),
+    ("mps", "Graphics (Apple)", "The graphics of an Apple computer"),
+)
+
+
+def _engine_changed(_preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
+    session.restart()
+    session.forget_engine()
+
+
+def _tab_changed(preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
+    for cls in _tabbed():
+        bpy.utils.unregister_class(cls)
+    _name_tabs(preferences.tab)
+    for cls in _tabbed():
+        bpy.utils.register_class(cls)
+
+
+class EDTalkPreferences(bpy.types.AddonPreferences):
+    bl_idname = PACKAGE
+
+    python: StringProperty(
+        name="Python",
+        description="Interpreter or folder of an environment for the engine to run in. Empty: the installed engine",
+        subtype="FILE_PATH",
+        update=_engine_changed,
+    )
+    device: EnumProperty(name="Device", description="What draws the faces", items=DEVICES, update=_engine_changed)
+    threads: IntProperty(
+        name="Threads",
+        description="Processor threads that the engine uses. 0: as many as there are cores",
+        default=0,
+        min=0,
+        soft_max=32,
+        max=1024,
+        update=_engine_changed,
+    )
+    cache: StringProperty(
+        name="Frames",
+        description="Folder for rendered frames. Empty: a folder beside each .blend, which may move with it",
+        subtype="DIR_PATH",
+    )
+    tab: StringProperty(
+        name="Tab",
+        description="Name of the tab in the sidebars",
+        default=character_panels.CATEGORY,
+        update=_tab_changed,
+    )
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        self._draw_engine(layout.box())
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(self, "device")
+        column.prop(self, "threads")
+        column.prop(self, "cache")
+        column.prop(self, "tab")
+        column.prop(self, "python")
+
+    def _draw_engine(self, box: bpy.types.UILayout) -> None:
+        status_panels.draw_engine(box.column(align=True))
+        found = session.find_engine()
+        row = box.row(align=True)
+        if found.state is State.MISSING:
+            row.operator("edtalk.install_engine", icon="IMPORT")
+            row.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
+        else:
+            row.operator("edtalk.repair_engine", icon="FILE_REFRESH")
+            row.operator("edtalk.install_engine_from_folder", text="Repair from Folder", icon="FILE_FOLDER")
+            row.operator("edtalk.uninstall_engine", icon="TRASH")
+        row = box.row(align=True)
+        row.operator("edtalk.restart_engine", icon="PLAY")
+        row.operator("edtalk.copy_report", icon="COPYDOWN")
+        if not bpy.app.online_access and buttons.installation() is None and not found.usable:
+            box.label(text="Online Access is off in Preferences > System.", icon="INFO")
+
+
+def preferences() -> EDTalkPreferences | None:
+    """What the artist has set; None while the extension is not enabled in the preferences."""
+    addon = bpy.context.preferences.addons.get(PACKAGE)
+    return addon.preferences if addon else None
+
+
+def _preferred() -> Preferred:
+    found = preferences()
+    if found is None:
+        return Preferred()
+    options = () if found.device == "auto" else ("--device", found.device)
+    options += ("--threads", str(found.threads)) if found.threads else ()
+    return Preferred(found.python, options, found.cache)
+
+
+def _tabbed() -> list[type[bpy.types.Panel]]:
+    classes = (*character_panels.CLASSES, *status_panels.CLASSES, *sequencer_panels.CLASSES)
+    return [cls for cls in classes if issubclass(cls, bpy.types.Panel) and hasattr(cls, "bl_category")]
+
+
+def _name_tabs(name: str) -> None:
+    for cls in _tabbed():
+        cls.bl_category = name.strip() or character_panels.CATEGORY
+
+
+def register() -> None:
+    bpy.utils.register_class(EDTalkPreferences)
+    session.preferred = _preferred
+    found = preferences()
+    if found is not None:
+        _name_tabs(found.tab)  # the panels are registered later
+
+
+def unregister() -> None:
+    session.preferred = Preferred
+    bpy.utils.unregister_class(EDTalkPreferences)

@@ -1,0 +1,376 @@
+"""From sound strips to keys on the mouth: where they stand, what they replace, whose they are, and what is said."""
+
+import time
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.strip_material import RATE, noise, set_speed, write_sound
+
+JAW = 'edtalk["jawOpen"]'
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Two seconds: loud, silent, loud, silent, half a second each."""
+    path = tmp_path_factory.mktemp("sounds") / "line.wav"
+    pattern = np.repeat([1.0, 0.0, 1.0, 0.0], RATE // 2).astype(np.float32)
+    return write_sound(path, (noise(2.0) + 0.3) * pattern)
+
+
+@pytest.fixture
+def strip(package, scene, sound):
+    return package.compat.new_sound(scene, "line", sound, 1, 10)
+
+
+def select(scene, *strips):
+    for strip in scene.sequence_editor.strips_all:
+        strip.select = strip in strips
+
+
+def lip_sync(scene, *strips, **options):
+    select(scene, *strips)
+    return bpy.ops.edtalk.lip_sync(**options)
+
+
+def keys(package, obj, name="jawOpen"):
+    """(K, 2) frames and values."""
+    path = package.character.data_path(name)
+    for curve in package.compat.fcurves(obj):
+        if curve.data_path == path:
+            return np.array([point.co for point in curve.keyframe_points])
+    return np.empty((0, 2))
+
+
+def jaw_at(package, obj, frame):
+    (curve,) = [curve for curve in package.compat.fcurves(obj) if curve.data_path == JAW]
+    return curve.evaluate(frame)
+
+
+# --- The keys
+
+
+def test_a_strip_becomes_one_key_a_frame_and_rest_around_it(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    assert lip_sync(scene, strip) == {"FINISHED"}
+    found = keys(package, obj)
+    assert found[:, 0].tolist() == list(range(9, package.compat.right_handle(strip) + 1))
+    assert found[[0, -1], 1].tolist() == [0.0, 0.0]
+    loud, silent = jaw_at(package, obj, 10 + 6), jaw_at(package, obj, 10 + 18)
+    assert loud > 0.3 > 0.05 > silent
+    assert package.sequencer.speaker(strip) == obj
+    assert {curve.data_path for curve in package.compat.fcurves(obj)} == {
+        package.character.data_path(name) for name in package.character.bank_of(obj).names_of("lip")
+    }
+
+
+@pytest.mark.parametrize(("fps", "base"), [(24, 1.001), (24, 1.0), (25, 1.0), (30, 1.001), (50, 1.0), (60, 1.0)])
+def test_the_mouth_opens_at_the_same_second_at_every_rate(package, scene, sound, obj, fake_engine, fps, base):
+    fake_engine()
+    scene.render.fps, scene.render.fps_base = fps, base
+    strip = package.compat.new_sound(scene, "line", sound, 1, 1)
+    lip_sync(scene, strip)
+    frames, values = keys(package, obj).T
+    opened = frames[values > 0.25]
+    second = (opened - 1) * base / fps
+    assert second.min() == pytest.approx(0.0, abs=1 / fps)
+    assert second[second > 0.75].min() == pytest.approx(1.0, abs=1.5 / fps)
+    assert second.max() == pytest.approx(1.5, abs=1.5 / fps)
+
+
+def test_a_slowed_down_strip_opens_the_mouth_later(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    set_speed(package, scene, strip, 50)
+    lip_sync(scene, strip)
+    assert jaw_at(package, obj, 10 + 12) > 0.3
+    assert jaw_at(package, obj, 10 + 36) < 0.05
+    assert jaw_at(package, obj, 10 + 60) > 0.3
+
+
+def test_only_what_lies_between_the_handles_is_spoken(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    package.compat.set_strip_value(strip, "left_handle", 24)
+    package.compat.set_strip_value(strip, "right_handle", 40)
+    lip_sync(scene, strip)
+    assert keys(package, obj)[:, 0].tolist() == list(range(23, 41))
+
+
+def test_the_mouth_rests_between_lines_and_not_within_them(package, scene, sound, obj, fake_engine):
+    fake_engine()
+    one = package.compat.new_sound(scene, "one", sound, 1, 10)
+    end = package.compat.right_handle(one)
+    two = package.compat.new_sound(scene, "two", sound, 2, end)  # goes on at once
+    three = package.compat.new_sound(scene, "three", sound, 1, end + 200)
+    lip_sync(scene, one, two, three)
+    assert jaw_at(package, obj, end) > 0.3, "the second line begins loud, the first one's rest does not cover it"
+    assert jaw_at(package, obj, end + 100) == 0.0
+    assert jaw_at(package, obj, end + 199) == 0.0
+
+
+def test_again_replaces_the_strips_own_keys_and_no_others(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    package.animation.insert_keys(obj, {"jawOpen": 0.7, "headYaw": 0.5}, 200)
+    lip_sync(scene, strip)
+    count = len(keys(package, obj))
+    lip_sync(scene, strip)
+    assert len(keys(package, obj)) == count
+    package.compat.set_strip_value(strip, "right_handle", 30)
+    lip_sync(scene, strip)
+    assert keys(package, obj)[:, 0].tolist() == [*range(9, 31), 200], "what it no longer plays is gone"
+    assert keys(package, obj, "headYaw").tolist() == [[200.0, 0.5]]
+
+
+def test_muted_and_silent_strips_close_the_mouth_without_an_engine(package, scene, strip, obj, monkeypatch):
+    monkeypatch.setattr(package.session, "client", lambda: pytest.fail("nothing is to be asked"))
+    strip.mute = True
+    lip_sync(scene, strip)
+    assert set(keys(package, obj)[:, 1]) == {0.0}
+    assert len(keys(package, obj)) == 4
+
+
+def test_on_twos_every_second_pose_is_held(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    obj.edtalk.lip_step = 2
+    lip_sync(scene, strip)
+    assert keys(package, obj)[1:5, 0].tolist() == [10, 12, 14, 16]
+    assert jaw_at(package, obj, 13) == jaw_at(package, obj, 12)
+
+
+def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    lip_sync(scene, strip)
+    dense = keys(package, obj)
+    obj.edtalk.lip_decimate = 0.05
+    lip_sync(scene, strip)
+    assert len(keys(package, obj)) < 0.8 * len(dense)
+    assert max(abs(jaw_at(package, obj, frame) - value) for frame, value in dense) < 0.051
+
+
+def test_a_line_can_be_an_nla_strip(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    obj.edtalk.lip_nla = True
+    lip_sync(scene, strip)
+    (track,) = obj.animation_data.nla_tracks
+    (written,) = track.strips
+    assert (written.frame_start, written.frame_end) == (9, package.compat.right_handle(strip))
+    scene.frame_set(16)
+    evaluated = obj.evaluated_get(bpy.context.view_layer.depsgraph)
+    assert evaluated.edtalk["jawOpen"] > 0.3
+    lip_sync(scene, strip)
+    assert len(obj.animation_data.nla_tracks[0].strips) == 1
+
+
+def test_a_minute_of_dialogue_is_written_quickly(package, scene, strip, obj):
+    """0.2 s is asked for; the bound here leaves room for a busy machine."""
+    names = package.character.bank_of(obj).names_of("lip")
+    package.compat.set_strip_value(strip, "right_handle", 10 + 60 * 24)
+    clock = package.sequencer.time_map(scene, strip)
+    rows = np.random.default_rng(1).uniform(0, 1, (len(clock.frames), len(names))).astype(np.float32)
+    package.sequencer.assign(strip, obj)
+    began = time.perf_counter()
+    package.operators.lipsync.write_lips(scene, strip, obj, clock, names, rows)
+    took = time.perf_counter() - began
+    print(f"60 s at 24 fps into {len(names)} curves: {took:.3f} s")
+    assert len(keys(package, obj)) == 60 * 24 + 2
+    assert took < 2.0
+
+
+# --- Whose and when
+
+
+def test_three_characters_and_forty_strips(package, scene, sound, obj, fake_engine):
+    fake_engine()
+    cast = [obj, package.character.create(scene, name="Ben"), package.character.create(scene, name="Cleo")]
+    length = 60
+    strips = [package.compat.new_sound(scene, f"line {n}", sound, 1 + n % 3, 10 + length * n) for n in range(40)]
+    for number, strip in enumerate(strips):
+        package.sequencer.assign(strip, cast[number % 3])
+    assert bpy.ops.edtalk.lip_sync(which="LINKED") == {"FINISHED"}
+    for number, speaker in enumerate(cast):
+        own = [strip for strip in strips if package.sequencer.speaker(strip) == speaker]
+        assert len(own) == 14 - (number > 0)
+        assert jaw_at(package, speaker, package.compat.left_handle(own[-1]) + 6) > 0.3
+        others = [strip for strip in strips if strip not in own]
+        assert jaw_at(package, speaker, package.compat.left_handle(others[0]) + 30) == 0.0
+    assert not package.session.tasks
+
+
+def test_the_answer_goes_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    task = package.operators.lipsync.lip_sync(scene, strip, obj)
+    package.session.pump()
+    package.compat.set_strip_value(strip, "content_start", 110)
+    package.session.wait(task)
+    assert keys(package, obj)[0, 0] == 109
+
+
+@pytest.mark.parametrize("gone", ["strip", "character"])
+def test_what_was_deleted_meanwhile_is_let_go(package, scene, strip, obj, fake_engine, gone):
+    fake_engine()
+    task = package.operators.lipsync.lip_sync(scene, strip, obj)
+    package.session.pump()
+    if gone == "strip":
+        scene.sequence_editor.strips.remove(strip)
+    else:
+        bpy.data.objects.remove(obj)
+    package.session.wait(task)
+    assert task.error is None
+
+
+def test_nothing_is_applied_while_blender_renders_saves_or_undoes(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    package.session.hold("render")
+    task = package.operators.lipsync.lip_sync(scene, strip, obj)
+    for _ in range(50):
+        package.session.pump()
+        time.sleep(0.005)
+    assert not task.finished
+    assert len(keys(package, obj)) == 0
+    package.session.release("render")
+    package.session.wait(task)
+    assert len(keys(package, obj)) > 0
+
+
+def test_loading_another_file_lets_go_of_everything(package, scene, strip, obj, fake_engine):
+    client = fake_engine("--slow", 0.3)
+    task = package.operators.lipsync.lip_sync(scene, strip, obj)
+    package.session.pump()
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    assert not package.session.tasks
+    assert package.session.current_client() == client, "the engine stays warm"
+    until = time.monotonic() + 5
+    while client._jobs and time.monotonic() < until:
+        package.session.pump()
+    assert task.error is None
+
+
+def test_a_strip_given_to_another_character_takes_its_keys_away(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    ben = package.character.create(scene, name="Ben")
+    lip_sync(scene, strip)
+    assert len(keys(package, obj))
+    assert bpy.ops.edtalk.assign_strip(uid=ben.edtalk.uid) == {"FINISHED"}
+    assert package.sequencer.speaker(strip) == ben
+    assert len(keys(package, obj)) == 0
+    bpy.ops.edtalk.assign_strip(clear=True)
+    assert package.sequencer.speaker(strip) is None
+
+
+# --- What is said
+
+
+def test_a_greyed_button_says_why(package, scene, sound):
+    reason = package.operators.lipsync.EDTALK_OT_lip_sync.disabled_reason
+    assert "no character yet" in reason(bpy.context)
+    assert not bpy.ops.edtalk.lip_sync.poll()
+    package.character.create(scene, name="Anna")
+    assert "no sound" in reason(bpy.context)
+    package.compat.new_sound(scene, "line", sound, 1, 10)
+    assert reason(bpy.context) == ""
+    assert bpy.ops.edtalk.lip_sync.poll()
+
+
+def test_strips_that_cannot_be_are_named_and_the_others_done(package, scene, strip, sound, obj, fake_engine, tmp_path):
+    fake_engine()
+    path = write_sound(tmp_path / "gone.wav", noise(1.0))
+    other = package.compat.new_sound(scene, "gone", path, 2, 100)
+    path.unlink()
+    assert lip_sync(scene, strip, other) == {"FINISHED"}
+    assert "gone.wav" in package.session.problems[-1].message
+    assert len(keys(package, obj))
+    with pytest.raises(RuntimeError, match=r"gone\.wav"):
+        lip_sync(scene, other)
+
+
+def test_two_characters_and_none_chosen(package, scene, strip, obj):
+    package.character.create(scene, name="Ben")
+    bpy.context.view_layer.objects.active = None
+    with pytest.raises(RuntimeError, match="belongs to no character"):
+        lip_sync(scene, strip)
+
+
+def test_a_bank_that_cannot_listen_is_named(package, scene, strip, write_bank):
+    obj = package.character.create(scene, name="Anna", bank=str(write_bank()))
+    bpy.context.view_layer.objects.active = obj
+    with pytest.raises(RuntimeError, match="no network that listens"):
+        lip_sync(scene, strip)
+
+
+def test_without_an_engine_the_button_that_installs_it_is_offered(package, scene, strip, obj, monkeypatch):
+    engine = package.core.engine
+    monkeypatch.setattr(engine, "find", lambda root, user_dir, preferred: engine.Engine(
+        engine.State.MISSING, root, None, "The engine is not installed.", "Install it."))  # fmt: skip
+    package.session.restart()
+    package.session.forget_engine()
+    try:
+        with pytest.raises(RuntimeError, match="not installed"):
+            lip_sync(scene, strip)
+        assert package.session.problems[-1].fix == "edtalk.install_engine"
+    finally:
+        monkeypatch.undo()
+        package.session.forget_engine()
+
+
+def test_a_result_that_is_hidden_is_said_and_shown(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    lip_sync(scene, strip)
+    package.session.dismiss()
+    obj.animation_data.nla_tracks.new().is_solo = True
+    lip_sync(scene, strip)
+    problem = package.session.problems[-1]
+    assert problem.fix == "edtalk.reveal_animation"
+    assert bpy.ops.edtalk.reveal_animation(**problem.options) == {"FINISHED"}
+    assert package.animation.hidden_by(obj) is None
+    assert not package.session.problems
+
+
+def test_a_linked_character_cannot_be_written_to(package, scene, strip, obj, tmp_path):
+    bpy.data.libraries.write(str(tmp_path / "cast.blend"), {obj})
+    uid = obj.edtalk.uid
+    bpy.data.objects.remove(obj)
+    with bpy.data.libraries.load(str(tmp_path / "cast.blend"), link=True) as (_theirs, ours):
+        ours.objects = ["Anna"]
+    scene.collection.objects.link(bpy.data.objects["Anna"])
+    strip["edtalk_character"] = uid
+    with pytest.raises(RuntimeError, match=r"linked from cast\.blend"):
+        lip_sync(scene, strip)
+
+
+def test_a_killed_engine_is_started_again_and_the_mouth_written(package, scene, strip, obj, fake_engine, tmp_path):
+    fake_engine("--die-after", 0, "--once", tmp_path / "once")
+    assert lip_sync(scene, strip) == {"FINISHED"}
+    assert len(keys(package, obj))
+
+
+def test_an_engine_that_keeps_dying_is_told_with_its_mend(package, scene, strip, obj, fake_engine):
+    fake_engine("--die-after", 0)
+    with pytest.raises(RuntimeError, match="engine"):
+        lip_sync(scene, strip)
+    assert package.session.problems[-1].fix == "edtalk.restart_engine"
+
+
+def test_a_button_returns_at_once_and_all_strips_are_one_undo_step(
+    package, scene, sound, obj, fake_engine, monkeypatch
+):
+    fake_engine()
+    strips = [package.compat.new_sound(scene, f"line {n}", sound, 1, 10 + 60 * n) for n in range(3)]
+    select(scene, *strips)
+    steps = []
+    monkeypatch.setattr(package.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.session, "edited", steps.append)
+    monkeypatch.setattr(package.operators.base.Asking, "_from_button", True)  # there is nothing to click here
+    assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
+    assert package.session.tasks
+    assert steps == []
+    until = time.monotonic() + 10
+    while package.session.tasks and time.monotonic() < until:
+        package.session.pump()
+        time.sleep(0.002)
+    assert steps == ["Lip Sync"]
+    assert keys(package, obj)[-1, 0] > 130

@@ -1,0 +1,427 @@
+"""Render Face: which frames are rendered, where they are kept, what the strip shows meanwhile, and what survives."""
+
+import shutil
+import time
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.strip_material import noise, write_sound
+
+FRAMES = 12
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture
+def saved(scene, tmp_path):
+    """The scene saved as `shot.blend`, 12 frames long."""
+    scene.frame_start, scene.frame_end = 1, FRAMES
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    return tmp_path
+
+
+@pytest.fixture
+def turning(package, obj):
+    """The character turns its head, so that all frames differ."""
+    package.animation.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
+    return obj
+
+
+def render(**options):
+    return bpy.ops.edtalk.render_face(**{"frames": "SCENE"} | options)
+
+
+def face(package, scene, obj):
+    (strip,) = package.sequencer.faces(scene, obj)
+    return strip
+
+
+def shown(strip):
+    return [element.filename for element in strip.elements]
+
+
+def pictures(package, obj):
+    folder = package.operators.render.character_folder(obj) / "frames"
+    return {path.name for path in folder.glob("[0-9a-f]*.*")}
+
+
+def begin(package, scene, obj):
+    """Start a render of the scene's range without waiting for it."""
+    if not package.portrait.is_known(obj):
+        package.session.wait(package.portrait.measure(obj))
+    span = package.operators.render.render_range(scene, obj, "SCENE")
+    return package.operators.render.render_face(scene, obj, span)
+
+
+def pump_until(package, condition, seconds=10.0):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        package.session.pump(0.01)
+        time.sleep(0.002)
+    assert condition()
+
+
+# --- The strip
+
+
+def test_a_face_strip_with_one_picture_a_frame(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    assert render() == {"FINISHED"}
+    strip = face(package, scene, turning)
+    assert (package.compat.left_handle(strip), package.compat.right_handle(strip)) == (1, FRAMES + 1)
+    assert len(set(shown(strip))) == FRAMES
+    assert strip.directory == "//shot_edtalk/Anna/frames/"
+    folder = saved / "shot_edtalk" / "Anna" / "frames"
+    assert all((folder / name).is_file() for name in shown(strip))
+    assert strip.blend_type == "ALPHA_OVER"
+    assert turning.edtalk.face_strip == package.sequencer.identity(strip)
+    assert scene.view_settings.view_transform == "Standard", "AgX would change the face's colours"
+
+
+def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):
+    fake_engine()
+    sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 3, 40)
+    package.sequencer.assign(sound, obj)
+    package.compat.new_sound(scene, "music", tmp_path / "line.wav", 4, 45)
+    render(frames="AUTO")
+    strip = face(package, scene, obj)
+    assert (package.compat.left_handle(strip), package.compat.right_handle(strip)) == (
+        package.compat.left_handle(sound),
+        package.compat.right_handle(sound),
+    )
+    assert strip.channel == 5, "the first free one above its sound"
+
+
+def test_ranges(addon, package, scene, obj, tmp_path):
+    render_range = package.operators.render.render_range
+    scene.frame_start, scene.frame_end = 5, 9
+    assert render_range(scene, obj, "AUTO") == render_range(scene, obj, "SCENE") == (5, 10)
+    for which, complaint in (("DIALOGUE", "no dialogue"), ("PREVIEW", "no preview range")):
+        with pytest.raises(addon.inference.errors.EDTalkError, match=complaint):
+            render_range(scene, obj, which)
+    scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 6, 7
+    assert render_range(scene, obj, "PREVIEW") == (6, 8)
+
+
+def test_drivers_and_the_nla_are_rendered(package, scene, saved, obj, fake_engine):
+    fake_engine()
+    driver = obj.driver_add(package.character.data_path("headYaw")).driver
+    driver.type, driver.expression = "SCRIPTED", "frame / 12"
+    render()
+    assert len(set(shown(face(package, scene, obj)))) == FRAMES
+
+
+def test_holds_share_one_picture(package, scene, saved, obj, fake_engine):
+    fake_engine()
+    render()
+    assert len(set(shown(face(package, scene, obj)))) == 1
+    assert len(pictures(package, obj)) == 1
+
+
+# --- Again
+
+
+def test_only_what_changed_is_rendered_again(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    before = shown(face(package, scene, turning))
+    package.animation.insert_keys(turning, {"jawOpen": 0.0}, 4)
+    package.animation.insert_keys(turning, {"jawOpen": 0.5}, 5)
+    package.animation.insert_keys(turning, {"jawOpen": 0.0}, 6)
+    task, plan = begin(package, scene, turning)
+    assert (plan.missing, plan.reused) == (1, FRAMES - 1)
+    package.session.wait(task)
+    after = shown(face(package, scene, turning))
+    assert [index for index in range(FRAMES) if before[index] != after[index]] == [4]
+
+
+def test_the_artists_edits_of_the_strip_are_kept(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    strip = face(package, scene, turning)
+    strip.channel, strip.blend_type, strip.transform.offset_x = 7, "CROSS", 50
+    strip.name = "my face"
+    package.compat.set_strip_value(strip, "left_handle", 4)
+    scene.view_settings.view_transform = "AgX"
+    package.animation.insert_keys(turning, {"headYaw": 3.0}, 6)
+    render()
+    strip = face(package, scene, turning)
+    assert (strip.name, strip.channel, strip.blend_type, strip.transform.offset_x) == ("my face", 7, "CROSS", 50)
+    assert package.compat.left_handle(strip) == 4
+    assert scene.view_settings.view_transform == "AgX", "chosen by the artist after the strip was made"
+
+
+def test_another_range_renews_the_same_strip(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    scene.frame_start, scene.frame_end = 5, 20
+    render()
+    strip = face(package, scene, turning)
+    assert (package.compat.left_handle(strip), package.compat.right_handle(strip)) == (5, 21)
+    assert len(strip.elements) == 16
+
+
+def test_pieces_that_were_cut_off_are_renewed_too(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    whole = face(package, scene, turning)
+    piece = whole.split(frame=6, split_method="SOFT")
+    package.animation.insert_keys(turning, {"jawOpen": 0.9}, 1)
+    before = shown(piece)
+    render()
+    strips = package.sequencer.faces(scene, turning)
+    assert len(strips) == 2
+    assert {package.compat.left_handle(strip) for strip in strips} == {1, 6}
+    assert all(shown(strip) != before for strip in strips)
+
+
+def test_a_strip_makes_room_where_the_artist_put_something(package, scene, saved, turning, fake_engine, tmp_path):
+    fake_engine()
+    render()
+    strip = face(package, scene, turning)
+    sound = write_sound(tmp_path / "line.wav", noise(1.0))
+    package.compat.new_sound(scene, "music", sound, strip.channel, FRAMES + 5)
+    scene.frame_end = FRAMES + 30
+    render()
+    assert not package.sequencer.is_covered(scene, face(package, scene, turning))
+
+
+# --- While it goes on
+
+
+def test_a_strip_is_there_at_once_and_fills(package, scene, saved, turning, fake_engine):
+    fake_engine("--slow", 0.05)
+    task, plan = begin(package, scene, turning)
+    strip = face(package, scene, turning)
+    assert (plan.missing, plan.reused) == (FRAMES, 0)
+    assert package.operators.render.waiting_frames(strip) == FRAMES
+    assert all(name.startswith("waiting_") for name in shown(strip))
+    assert (package.operators.render.strip_folder(strip) / shown(strip)[0]).is_file()
+    pump_until(package, lambda: 0 < package.operators.render.waiting_frames(strip) < FRAMES)
+    assert 0 < task.fraction < 1
+    assert "rendering" in task.status
+    package.session.wait(task)
+    assert package.operators.render.waiting_frames(strip) == 0
+
+
+def test_cancel_keeps_what_is_done_and_the_next_render_goes_on(package, scene, saved, turning, fake_engine):
+    fake_engine("--slow", 0.03)
+    task, _plan = begin(package, scene, turning)
+    pump_until(package, lambda: len(pictures(package, turning)) >= 3)
+    assert bpy.ops.edtalk.cancel(number=task.number) == {"FINISHED"}
+    package.session.wait(task)
+    assert task.cancelled
+    done = len(pictures(package, turning))
+    assert 3 <= done < FRAMES
+    strip = face(package, scene, turning)
+    assert package.operators.render.waiting_frames(strip) == FRAMES - done
+    task, plan = begin(package, scene, turning)
+    assert (plan.missing, plan.reused) == (FRAMES - done, done)
+    package.session.wait(task)
+    assert package.operators.render.waiting_frames(strip) == 0
+
+
+def test_a_killed_engine_loses_no_finished_frame(package, scene, saved, turning, fake_engine, tmp_path):
+    fake_engine("--die-after", 6, "--once", tmp_path / "once")
+    assert render() == {"FINISHED"}
+    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+    assert len(pictures(package, turning)) == FRAMES
+
+
+def test_an_engine_that_keeps_dying_leaves_what_it_drew(package, scene, saved, turning, fake_engine):
+    fake_engine("--die-after", 4)
+    with pytest.raises(RuntimeError, match="engine"):
+        render()
+    drawn = len(pictures(package, turning))
+    assert 0 < drawn < FRAMES
+    fake_engine()
+    render()
+    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [["--garbage"], ["--wrong-protocol"], ["--exit", 1], ["--hang-after", 2, "--beat", 0.05]],
+    ids=lambda fault: fault[0],
+)
+def test_whatever_the_engine_does_the_artist_is_told(package, scene, saved, turning, fake_engine, fault):
+    fake_engine(*fault, silent=0.2, kill=0.6, start=5.0)
+    with pytest.raises(RuntimeError, match=r"[Ee]ngine"):
+        render()
+    assert package.session.problems[-1].fix in ("edtalk.restart_engine", "edtalk.repair_engine")
+    assert not package.session.tasks
+
+
+def test_a_strip_deleted_meanwhile_ends_its_render(package, scene, saved, turning, fake_engine):
+    fake_engine("--slow", 0.05)
+    task, _plan = begin(package, scene, turning)
+    scene.sequence_editor.strips.remove(face(package, scene, turning))
+    pump_until(package, lambda: task.finished)
+    assert len(pictures(package, turning)) < FRAMES
+
+
+def test_a_second_render_takes_the_firsts_place(package, scene, saved, turning, fake_engine):
+    fake_engine("--slow", 0.02)
+    first, _plan = begin(package, scene, turning)
+    package.animation.insert_keys(turning, {"headYaw": 2.0}, 12)
+    second, _plan = begin(package, scene, turning)
+    package.session.wait(second)
+    assert first.cancelled
+    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+
+
+def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, saved, turning, fake_engine):
+    """As after a Blender that was killed while rendering: saved with placeholders, and the frames are there."""
+    fake_engine("--slow", 0.02)
+    task, _plan = begin(package, scene, turning)
+    bpy.ops.wm.save_mainfile()
+    strip_id = package.sequencer.identity(face(package, scene, turning))
+    package.session.wait(task)
+    bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
+    strip = package.sequencer.find(bpy.context.scene, strip_id)
+    assert package.operators.render.waiting_frames(strip) == 0
+
+
+# --- Where frames are kept
+
+
+def test_an_unsaved_file_keeps_frames_for_now_and_saves_them_with_it(package, scene, turning, fake_engine, tmp_path):
+    fake_engine()
+    scene.frame_start, scene.frame_end = 1, FRAMES
+    render()
+    strip = face(package, scene, turning)
+    assert package.operators.render.is_temporary()
+    assert str(package.operators.render.strip_folder(strip)).startswith(bpy.app.tempdir.rstrip("/"))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "late.blend"))
+    _task, plan = begin(package, scene, turning)
+    assert plan.missing == 0, "taken over from the temporary folder"
+    assert face(package, scene, turning).directory == "//late_edtalk/Anna/frames/"
+    assert len(pictures(package, turning)) == FRAMES
+
+
+def test_a_file_moved_with_its_folder_shows_and_reuses_its_frames(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    bpy.ops.wm.save_mainfile()
+    moved = saved / "elsewhere"
+    moved.mkdir()
+    shutil.move(saved / "shot.blend", moved / "shot.blend")
+    shutil.move(saved / "shot_edtalk", moved / "shot_edtalk")
+    bpy.ops.wm.open_mainfile(filepath=str(moved / "shot.blend"))
+    scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
+    strip = face(package, scene, obj)
+    assert all((package.operators.render.strip_folder(strip) / name).is_file() for name in shown(strip))
+    _task, plan = begin(package, scene, obj)
+    assert plan.missing == 0
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    (saved / "shot_edtalk").write_text("a file where the folder would be")
+    with pytest.raises(RuntimeError, match=r"shot_edtalk.*could not be written"):
+        render()
+    assert package.sequencer.faces(scene, turning) == []
+
+
+def test_a_missing_portrait_is_named(package, scene, saved, fake_engine, demo):
+    fake_engine()
+    portrait = saved / "face.png"
+    shutil.copy(demo / "portrait_1.png", portrait)
+    obj = package.character.create(scene, str(portrait), name="Anna")
+    bpy.context.view_layer.objects.active = obj
+    portrait.unlink()
+    with pytest.raises(RuntimeError, match=r"face\.png does not exist"):
+        render()
+
+
+def test_a_missing_bank_is_named(package, scene, saved, obj, fake_engine):
+    fake_engine()
+    obj.edtalk.bank = str(saved / "gone.safetensors")
+    with pytest.raises(RuntimeError, match=r"gone\.safetensors"):
+        render()
+
+
+def test_unused_frames_are_cleared_and_others_are_not(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    package.animation.insert_keys(turning, {"headYaw": 5.0}, 1)
+    render()
+    assert len(pictures(package, turning)) > FRAMES
+    keep = saved / "shot_edtalk" / "Anna" / "frames" / "mine.png"
+    keep.write_bytes(b"the artist's own")
+    assert bpy.ops.edtalk.clear_cache() == {"FINISHED"}
+    assert pictures(package, turning) == set(shown(face(package, scene, turning)))
+    assert keep.is_file()
+
+
+def test_all_characters_at_once(package, scene, saved, turning, fake_engine, demo):
+    fake_engine()
+    ben = package.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
+    assert render(everybody=True) == {"FINISHED"}
+    strips = [face(package, scene, turning), face(package, scene, ben)]
+    assert strips[0].channel != strips[1].channel
+    assert not any(package.operators.render.waiting_frames(strip) for strip in strips)
+
+
+def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    package.session.wait(package.portrait.measure(turning))
+    bpy.data.libraries.write(str(saved / "cast.blend"), {turning})
+    bpy.data.objects.remove(turning)
+    with bpy.data.libraries.load(str(saved / "cast.blend"), link=True) as (_theirs, ours):
+        ours.objects = ["Anna"]
+    linked = bpy.data.objects["Anna"]
+    scene.collection.objects.link(linked)
+    assert render(everybody=True) == {"FINISHED"}
+    assert len(set(shown(face(package, scene, linked)))) == FRAMES
+    render(everybody=True)
+    assert len(package.sequencer.faces(scene, linked)) == 1
+
+
+# --- Out
+
+
+def test_a_movie_is_exported_and_the_scenes_output_left_alone(package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    scene.render.resolution_x = scene.render.resolution_y = 64
+    before = (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
+    assert bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4")) == {"FINISHED"}
+    assert (saved / "out.mp4").stat().st_size > 1000
+    assert before == (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
+    assert package.session.may_apply(), "the end of the render was noticed"
+    with pytest.raises(RuntimeError, match="does not exist"):
+        bpy.ops.edtalk.export_movie(filepath=str(saved / "none" / "out.mp4"))
+
+
+def test_greyed_buttons_say_why(package, scene, obj):
+    render_module = package.operators.render
+    assert "nothing in the sequencer" in render_module.EDTALK_OT_export_movie.disabled_reason(bpy.context)
+    bpy.data.objects.remove(obj)
+    assert "no character" in render_module.EDTALK_OT_render_face.disabled_reason(bpy.context)
+    assert render_module.EDTALK_OT_clear_cache.disabled_reason(bpy.context) == ""
+
+
+def test_a_preferred_folder_for_frames(package, scene, saved, turning, monkeypatch, tmp_path):
+    monkeypatch.setattr(package.session, "preferred", lambda: package.session.Preferred(cache=str(tmp_path / "cache")))
+    folder = package.operators.render.character_folder(turning)
+    assert Path(tmp_path / "cache") in folder.parents
+    assert folder.name == "Anna"
+
+
+def test_a_file_loaded_in_the_middle_of_a_render_can_be_exported(package, scene, saved, turning, fake_engine):
+    """The forgotten render must not grey out what waits for renders."""
+    fake_engine("--slow", 0.2)
+    render, obj = package.operators.render, turning
+    task, _plan = begin(package, scene, obj)
+    assert render.rendering(obj) is task
+    assert render.EDTALK_OT_clear_cache.disabled_reason(bpy.context)
+    package.session.cancel_all()
+    assert render.rendering(obj) is None
+    assert not render.EDTALK_OT_clear_cache.disabled_reason(bpy.context)

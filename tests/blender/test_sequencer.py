@@ -1,0 +1,287 @@
+"""Strips as Blender has them: when they play what, what is heard, whose they are, where there is room."""
+
+import aud
+import bpy
+import numpy as np
+import pytest
+
+from tests.strip_material import CONTAINERS, RATE, add_retiming_keys, lag, noise, set_speed, write_sound
+
+RATES = [(24, 1.001), (24, 1.0), (25, 1.0), (30, 1.001), (30, 1.0), (50, 1.0), (60, 1.0)]
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Ten seconds of noise in a WAV file, its samples beside it."""
+    path = tmp_path_factory.mktemp("sounds") / "line.wav"
+    return write_sound(path, noise(10.0))
+
+
+@pytest.fixture
+def strip(package, scene, sound):
+    return package.compat.new_sound(scene, "line", sound, 1, 10)
+
+
+def heard(package, scene, strip):
+    return package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+
+
+# --- Time
+
+
+@pytest.mark.parametrize(("fps", "base"), RATES)
+def test_seconds_run_at_the_scenes_rate(package, scene, sound, fps, base):
+    scene.render.fps, scene.render.fps_base = fps, base
+    clock = package.sequencer.time_map(scene, package.compat.new_sound(scene, "line", sound, 1, 10))
+    assert clock.seconds(10) == 0
+    assert clock.seconds(10 + 5 * fps) == pytest.approx(5 * base, abs=1e-6)
+    assert len(clock.frames) == pytest.approx(10 * fps / base, abs=2)
+
+
+def test_moved_trimmed_slipped_and_delayed_strips(package, scene, strip):
+    compat, clock_of = package.compat, package.sequencer.time_map
+    compat.set_strip_value(strip, "left_handle", 22)
+    compat.set_strip_value(strip, "right_handle", 70)
+    clock = clock_of(scene, strip)
+    assert (clock.start, clock.end) == (22, 70)
+    assert clock.seconds(22) == pytest.approx(12 / 24)
+    compat.set_strip_value(strip, "content_start", 15)
+    assert clock.move_to(clock_of(scene, strip)) == 5
+    strip.sound_offset = 0.25
+    assert clock_of(scene, strip).seconds(27) == pytest.approx(12 / 24 - 0.25)
+
+
+def test_content_cut_at_its_start_is_skipped(package, scene, strip):
+    package.compat.set_strip_value(strip, "content_trim_start", 12)
+    assert package.sequencer.time_map(scene, strip).seconds(package.compat.left_handle(strip)) == pytest.approx(0.5)
+
+
+def test_a_strip_at_half_speed(package, scene, strip):
+    set_speed(package, scene, strip, 50)
+    clock = package.sequencer.time_map(scene, strip)
+    assert clock.speed == pytest.approx(0.5, rel=2e-3)
+    assert clock.seconds(10 + 96) == pytest.approx(2.0, abs=0.02)
+    assert package.sequencer.notes(scene, strip) == ""
+
+
+def test_a_strip_retimed_in_parts(package, scene, strip):
+    add_retiming_keys(package, scene, strip, 10, 58)
+    assert len(strip.retiming_keys) == 3
+    assert package.sequencer.time_map(scene, strip).seconds([34, 58, 130]) == pytest.approx([1, 2, 5], abs=0.01)
+    strip.retiming_keys[1].timeline_frame = 106  # its first two seconds take four
+    clock = package.sequencer.time_map(scene, strip)
+    assert clock.seconds([58, 106]) == pytest.approx([1, 2], abs=0.01)
+    assert package.sequencer.notes(scene, strip) == ""
+
+
+def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypatch):
+    add_retiming_keys(package, scene, strip, 10, 58)
+    strip.retiming_keys[1].timeline_frame = 106
+    monkeypatch.setattr(package.compat, "_retiming_fraction", lambda key: -1.0)
+    assert "cannot be read" in package.sequencer.notes(scene, strip)
+    assert package.sequencer.time_map(scene, strip).speed == pytest.approx(1.0, rel=0.01)
+
+
+def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
+    strip.select = True
+    with package.compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.meta_make()
+    (meta,) = scene.sequence_editor.strips
+    package.compat.set_strip_value(meta, "left_handle", 30)
+    package.compat.set_strip_value(meta, "right_handle", 60)
+    (inside,) = meta.strips
+    clock = package.sequencer.time_map(scene, inside)
+    assert (clock.start, clock.end) == (30, 60)
+    assert clock.seconds(30) == pytest.approx(20 / 24)
+
+
+def test_time_is_remembered_on_the_strip(package, scene, strip):
+    sequencer = package.sequencer
+    assert sequencer.remembered_time(strip) is None
+    sequencer.remember_time(strip, sequencer.time_map(scene, strip))
+    assert sequencer.remembered_time(strip) == sequencer.time_map(scene, strip)
+
+
+# --- Sound
+
+
+def test_what_lies_between_the_handles_is_heard_to_the_sample(package, scene, strip):
+    package.compat.set_strip_value(strip, "left_handle", 34)
+    package.compat.set_strip_value(strip, "right_handle", 82)
+    sound = heard(package, scene, strip)
+    truth = noise(10.0)
+    assert sound.start == 1.0
+    assert sound.rate == RATE
+    assert len(sound.samples) == 2 * RATE
+    assert np.abs(sound.samples - truth[RATE : 3 * RATE]).max() < 1e-4
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_formats_are_heard_to_the_sample(package, scene, tmp_path, suffix):
+    truth = noise(4.0, 48_000)
+    path = write_sound(tmp_path / f"line.{suffix}", np.stack([truth, truth], axis=1), 48_000)
+    strip = package.compat.new_sound(scene, "line", path, 1, 1)
+    package.compat.set_strip_value(strip, "left_handle", 31)
+    sound = heard(package, scene, strip)
+    whole = aud.Sound(str(path)).data()[:, 0]  # AAC in Matroska begins with the encoder's own silence
+    assert sound.rate == 48_000
+    assert abs(lag(sound.samples, whole, round(sound.start * sound.rate))) <= 1
+    assert np.abs(sound.samples[4000:8000]).max() < 0.6, "two channels are averaged, not added up"
+
+
+def test_a_voice_on_one_channel_is_heard_at_half_its_strength(package, scene, tmp_path):
+    truth = noise(1.0)
+    path = write_sound(tmp_path / "left.wav", np.stack([truth, 0 * truth], axis=1))
+    sound = heard(package, scene, package.compat.new_sound(scene, "left", path, 1, 1))
+    assert np.abs(sound.samples[: len(truth)] - 0.5 * truth).max() < 1e-3
+
+
+def test_a_packed_sound_is_heard_when_its_file_is_gone(package, scene, tmp_path):
+    path = write_sound(tmp_path / "line.wav", noise(2.0))
+    strip = package.compat.new_sound(scene, "line", path, 1, 1)
+    strip.sound.pack()
+    path.unlink()
+    assert package.sequencer.sound_problem(strip) == ""
+    assert len(heard(package, scene, strip).samples) >= 2 * RATE - 1000
+
+
+def test_a_missing_sound_is_named(addon, package, scene, tmp_path):
+    path = write_sound(tmp_path / "line.wav", noise(2.0))
+    strip = package.compat.new_sound(scene, "line", path, 1, 1)
+    path.unlink()
+    assert str(path) in package.sequencer.sound_problem(strip)
+    with pytest.raises(addon.inference.errors.EDTalkError, match=r"line\.wav.*Find Missing Files"):
+        heard(package, scene, strip)
+
+
+def test_a_file_that_is_no_sound_is_named(addon, package, scene, tmp_path):
+    path = tmp_path / "line.wav"
+    path.write_text("not a sound")
+    strip = package.compat.new_sound(scene, "line", path, 1, 1)
+    with pytest.raises(addon.inference.errors.EDTalkError, match=r"line\.wav.*cannot be read"):
+        heard(package, scene, strip)
+
+
+def test_a_strip_beyond_the_end_of_its_sound_says_so(addon, package, scene, strip):
+    package.compat.set_strip_value(strip, "right_handle", 500)
+    package.compat.set_strip_value(strip, "left_handle", 400)
+    with pytest.raises(addon.inference.errors.EDTalkError, match="plays nothing of its sound"):
+        heard(package, scene, strip)
+
+
+def test_a_long_sound_is_sent_at_a_lower_rate(package, scene, tmp_path, monkeypatch):
+    path = write_sound(tmp_path / "line.wav", noise(4.0, 48_000), 48_000)
+    strip = package.compat.new_sound(scene, "line", path, 1, 1)
+    monkeypatch.setattr(package.sequencer, "MAX_PAYLOAD", 2 * 4 * 48_000)
+    sound = heard(package, scene, strip)
+    assert sound.rate == 16_000
+    assert len(sound.samples) == pytest.approx(4 * 16_000, abs=400)
+
+
+def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip):
+    sequencer = package.sequencer
+    loud = heard(package, scene, strip).samples
+    strip.volume = 0.1
+    assert np.array_equal(heard(package, scene, strip).samples, loud)
+    for frame, volume in ((10, 1.0), (130, 1.0), (131, 0.0)):
+        strip.volume = volume
+        strip.keyframe_insert("volume", frame=frame)
+    samples = heard(package, scene, strip).samples
+    assert np.allclose(samples[: 4 * RATE], loud[: 4 * RATE], atol=1e-3)
+    assert np.abs(samples[6 * RATE :]).max() < 1e-6
+    assert not sequencer.is_silent(scene, strip)
+
+
+def test_muted_and_turned_down_strips_are_silent(package, scene, strip):
+    assert not package.sequencer.is_silent(scene, strip)
+    strip.volume = 0.0
+    assert package.sequencer.is_silent(scene, strip)
+    strip.volume, strip.mute = 1.0, True
+    assert package.sequencer.is_silent(scene, strip)
+
+
+# --- Whose
+
+
+def test_strips_are_found_by_identity_whatever_they_are_called(package, scene, strip, obj):
+    sequencer = package.sequencer
+    sequencer.assign(strip, obj)
+    own = sequencer.identity(strip)
+    strip.name, obj.name = "another", "somebody"
+    assert sequencer.find(scene, own) == strip
+    assert sequencer.speaker(strip) == obj
+    assert sequencer.dialogue(scene, obj) == [strip]
+    sequencer.assign(strip, None)
+    assert sequencer.speaker(strip) is None
+    assert sequencer.find(scene, "") is None
+
+
+def test_copies_of_a_strip_get_an_identity_of_their_own(package, scene, strip, sound, obj):
+    sequencer = package.sequencer
+    sequencer.assign(strip, obj)
+    sequencer.remember_time(strip, sequencer.time_map(scene, strip))
+    copy = package.compat.new_sound(scene, "copy", sound, 2, 100)
+    for name in (sequencer.ID, sequencer.CHARACTER, sequencer.TIME):
+        copy[name] = strip[name]
+    own = strip[sequencer.ID]
+    sequencer.tell_apart(scene)
+    assert strip[sequencer.ID] == own, "the one that is where it was is the original"
+    assert copy[sequencer.ID] != own
+    assert sequencer.remembered_time(copy) is None
+    assert sequencer.speaker(copy) == obj
+
+
+def test_the_speaker_of_new_strips_is_the_active_or_the_only_character(package, scene, obj):
+    sequencer = package.sequencer
+    assert sequencer.default_speaker(bpy.context, scene) == obj
+    bpy.context.view_layer.objects.active = None
+    assert sequencer.default_speaker(bpy.context, scene) == obj
+    package.character.create(scene, name="Ben")
+    assert sequencer.default_speaker(bpy.context, scene) is None
+
+
+# --- Where
+
+
+def test_a_free_channel_is_found_above(package, scene, strip, sound):
+    sequencer = package.sequencer
+    package.compat.new_sound(scene, "music", sound, 2, 200)
+    assert sequencer.free_channel(scene, 10, 100) == 2
+    assert sequencer.free_channel(scene, 10, 300) == 3
+    assert sequencer.free_channel(scene, 10, 100, above=5) == 6
+    assert not sequencer.is_covered(scene, strip)
+
+
+def test_when_there_is_no_channel_left_it_is_said(addon, package, scene, sound):
+    for channel in range(1, 129):
+        package.compat.new_sound(scene, "line", sound, channel, 1)
+    with pytest.raises(addon.inference.errors.EDTalkError, match="All channels"):
+        package.sequencer.free_channel(scene, 10, 20)
+
+
+def test_a_sound_alone_has_no_frame_rate_to_differ(package, scene, strip):
+    scene.render.fps = 30
+    assert package.sequencer.mismatch(scene, strip) == ""
+    assert package.sequencer.time_map(scene, strip).end == pytest.approx(10 + 10 * 30, abs=2)
+
+
+def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
+    path = tmp_path / "film.mp4"
+    scene.render.fps, scene.frame_end = 25, 3
+    scene.render.resolution_x = scene.render.resolution_y = 64
+    colour = package.compat.strip_collection(scene).new_effect(
+        name="colour", type="COLOR", channel=1, frame_start=1,
+        **({"frame_end": 4} if bpy.app.version < (5, 0) else {"length": 3}),
+    )  # fmt: skip
+    with package.compat.video_output(scene, path):
+        bpy.ops.render.render(animation=True)
+    package.compat.strip_collection(scene).remove(colour)
+    strip = package.compat.strip_collection(scene).new_movie(name="film", filepath=str(path), channel=1, frame_start=1)
+    assert package.sequencer.mismatch(scene, strip) == ""
+    scene.render.fps = 24
+    assert "The file runs at 25 fps, the scene at 24" in package.sequencer.mismatch(scene, strip)

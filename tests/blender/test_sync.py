@@ -1,0 +1,423 @@
+"""Sound, keys and face strip stay together: moved, trimmed, slipped, retimed, cut, both ways, and through undo."""
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.strip_material import noise, set_speed, write_sound
+
+FRAMES = 48  # of the two-second line at 24 fps
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return write_sound(tmp_path_factory.mktemp("sounds") / "line.wav", noise(2.0))
+
+
+@pytest.fixture
+def line(package, scene, sound, obj):
+    """A lip-synced strip from frame 10 to 57; its jaw opens from 0 at its first frame to 1 at its last."""
+    return speak(package, scene, sound, obj, 10)
+
+
+def speak(package, scene, sound, obj, frame, channel=1):
+    strip = package.compat.new_sound(scene, "line", sound, channel, frame)
+    package.compat.set_strip_value(strip, "right_handle", frame + FRAMES)
+    package.sequencer.assign(strip, obj)
+    names = package.character.bank_of(obj).names_of("lip")
+    rows = np.zeros((FRAMES, len(names)), np.float32)
+    rows[:, names.index("jawOpen")] = np.linspace(0, 1, FRAMES)
+    clock = package.sequencer.time_map(scene, strip)
+    package.operators.lipsync.write_lips(scene, strip, obj, clock, names, rows)
+    return strip
+
+
+@pytest.fixture
+def face(package, scene, obj, line, fake_engine):
+    """The line's face strip, rendered."""
+    fake_engine()
+    bpy.ops.edtalk.render_face(frames="DIALOGUE")
+    (strip,) = package.sequencer.faces(scene, obj)
+    return strip
+
+
+def curve(package, obj, name="jawOpen"):
+    path = package.character.data_path(name)
+    return next((curve for curve in package.compat.fcurves(obj) if curve.data_path == path), None)
+
+
+def keys(package, obj, name="jawOpen"):
+    return [point.co[0] for point in curve(package, obj, name).keyframe_points]
+
+
+def opening(package, obj, frame):
+    return curve(package, obj).evaluate(frame)
+
+
+def follow(package, scene):
+    return package.operators.sync.follow(scene)
+
+
+def move(package, strip, delta):
+    package.compat.set_strip_value(strip, "content_start", package.compat.content_start(strip) + delta)
+
+
+def span(package, strip):
+    return package.compat.left_handle(strip), package.compat.right_handle(strip)
+
+
+# --- Sound first
+
+
+def test_what_has_not_moved_stays(package, scene, line, obj):
+    before = keys(package, obj)
+    assert package.operators.sync.changes(scene) == []
+    assert follow(package, scene) == 0
+    assert keys(package, obj) == before == list(range(9, 10 + FRAMES + 1))
+
+
+@pytest.mark.parametrize("delta", [100, 7, -5])
+def test_keys_move_with_their_strip(package, scene, line, obj, delta):
+    package.animation.insert_keys(obj, {"happy": 1.0, "jawOpen": 0.3}, 300)
+    move(package, line, delta)
+    assert follow(package, scene) == 1
+    assert keys(package, obj) == [*range(9 + delta, 10 + delta + FRAMES + 1), 300]
+    assert opening(package, obj, 10 + delta + FRAMES - 1) == pytest.approx(1.0)
+    assert opening(package, obj, 10 + delta + FRAMES) == 0.0
+    assert keys(package, obj, "happy") == [300], "not the dialogue's"
+    assert follow(package, scene) == 0
+
+
+def test_all_keys_move_where_that_is_wanted(package, scene, line, obj):
+    package.sequencer.settings(scene).follow_keys = "ALL"
+    package.animation.insert_keys(obj, {"happy": 1.0}, 20)
+    move(package, line, 50)
+    follow(package, scene)
+    assert keys(package, obj, "happy") == [70]
+
+
+def test_hand_made_keys_keep_their_handles(package, scene, line, obj):
+    point = curve(package, obj).keyframe_points[20]
+    point.interpolation, point.handle_left_type, point.handle_right_type = "BEZIER", "FREE", "FREE"
+    point.handle_right = (point.co[0] + 0.4, 0.9)
+    move(package, line, 30)
+    follow(package, scene)
+    point = curve(package, obj).keyframe_points[20]
+    assert (point.interpolation, point.handle_left_type) == ("BEZIER", "FREE")
+    assert point.handle_right[0] == pytest.approx(point.co[0] + 0.4, abs=1e-4)
+
+
+def test_a_strip_may_go_where_another_one_was(package, scene, sound, line, obj):
+    other = speak(package, scene, sound, obj, 10 + FRAMES, channel=2)
+    for strip in (line, other):
+        move(package, strip, FRAMES)
+    assert follow(package, scene) == 2
+    assert opening(package, obj, 10 + FRAMES) == pytest.approx(0.0)
+    assert opening(package, obj, 10 + 2 * FRAMES - 1) == pytest.approx(1.0)
+    assert opening(package, obj, 10 + 3 * FRAMES - 1) == pytest.approx(1.0)
+    assert opening(package, obj, 10 + 3 * FRAMES) == 0.0
+
+
+def test_a_line_that_leaves_another_lets_the_mouth_rest_between(package, scene, sound, line, obj):
+    other = speak(package, scene, sound, obj, 10 + FRAMES, channel=2)  # goes on at once: no rest between
+    move(package, other, 100)
+    follow(package, scene)
+    assert opening(package, obj, 10 + FRAMES) == 0.0
+    assert opening(package, obj, 10 + FRAMES + 50) == 0.0
+    assert opening(package, obj, 10 + FRAMES + 99) == 0.0
+
+
+def test_a_trim_takes_away_what_is_not_heard_and_keeps_the_rest_where_it_is(package, scene, line, obj):
+    at_20, at_40 = opening(package, obj, 20), opening(package, obj, 40)
+    package.compat.set_strip_value(line, "left_handle", 20)
+    package.compat.set_strip_value(line, "right_handle", 41)
+    follow(package, scene)
+    assert keys(package, obj) == list(range(19, 42))
+    assert opening(package, obj, 20) == pytest.approx(at_20)
+    assert opening(package, obj, 40) == pytest.approx(at_40)
+    assert opening(package, obj, 19) == opening(package, obj, 41) == 0.0
+
+
+def test_a_trim_of_simplified_keys_ends_on_the_curve(package, scene, line, obj):
+    package.animation.remove_keys(obj, ("jawOpen",), 11, 56)  # a straight line from 10 to 57 is left
+    package.compat.set_strip_value(line, "left_handle", 20)
+    follow(package, scene)
+    assert opening(package, obj, 20) == pytest.approx(10 / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 30) == pytest.approx(20 / (FRAMES - 1), abs=1e-3)
+
+
+def test_what_is_drawn_out_again_asks_for_lip_sync(package, scene, line, obj):
+    package.compat.set_strip_value(line, "right_handle", 40)
+    follow(package, scene)
+    assert "edtalk_stale" not in line
+    package.compat.set_strip_value(line, "right_handle", 50)
+    follow(package, scene)
+    assert line["edtalk_stale"]
+    assert opening(package, obj, 39) == pytest.approx(29 / (FRAMES - 1), abs=1e-3)
+
+
+def test_slipped_content_takes_its_keys_along_under_the_handles(package, scene, line, obj):
+    before = opening(package, obj, 30)
+    move(package, line, 5)
+    package.compat.set_strip_value(line, "left_handle", 10)
+    package.compat.set_strip_value(line, "right_handle", 10 + FRAMES)
+    follow(package, scene)
+    assert opening(package, obj, 35) == pytest.approx(before, abs=1e-3)
+    assert max(keys(package, obj)) == 10 + FRAMES
+    assert line["edtalk_stale"], "it begins with moments that were not played before"
+
+
+def test_a_retimed_line_is_stretched(package, scene, line, obj):
+    set_speed(package, scene, line, 50)
+    follow(package, scene)
+    assert opening(package, obj, 10 + 24) == pytest.approx(12 / (FRAMES - 1), abs=0.02)
+    assert opening(package, obj, 10 + 70) == pytest.approx(35 / (FRAMES - 1), abs=0.02)
+    assert keys(package, obj)[0] == 9
+
+
+def test_another_frame_rate_keeps_the_seconds(package, scene, line, obj):
+    second = opening(package, obj, 10 + 24)
+    scene.render.fps = 48
+    follow(package, scene)
+    clock = package.sequencer.time_map(scene, line)
+    (frame,) = clock.frame_of([1.0])
+    assert opening(package, obj, frame) == pytest.approx(second, abs=0.02)
+
+
+def test_a_razor_cut_changes_nothing_and_both_pieces_go_on_alone(package, scene, line, obj):
+    before = keys(package, obj)
+    piece = line.split(frame=30, split_method="SOFT")
+    follow(package, scene)
+    assert keys(package, obj) == before
+    assert piece["edtalk_id"] != line["edtalk_id"]
+    move(package, piece, 100)
+    follow(package, scene)
+    assert opening(package, obj, 130) == pytest.approx(20 / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 29) == pytest.approx(19 / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 30) == opening(package, obj, 129) == 0.0
+
+
+def test_an_nla_strip_moves_with_its_line(package, scene, sound, obj):
+    obj.edtalk.lip_nla = True
+    line = speak(package, scene, sound, obj, 10)
+    move(package, line, 40)
+    follow(package, scene)
+    _track, strip = package.animation.find_strip(obj, line["edtalk_nla"])
+    assert (strip.frame_start, strip.frame_end) == (49, 10 + FRAMES + 40)
+
+
+# --- Faces
+
+
+def test_the_face_strip_follows_its_sound(package, scene, obj, line, face):
+    move(package, line, 33)
+    follow(package, scene)
+    assert span(package, face) == span(package, line) == (43, 43 + FRAMES)
+
+
+def test_the_face_strip_is_trimmed_alike(package, scene, obj, line, face):
+    package.compat.set_strip_value(line, "left_handle", 20)
+    package.compat.set_strip_value(line, "right_handle", 50)
+    follow(package, scene)
+    assert span(package, face) == (20, 50)
+    assert len(face.elements) == FRAMES, "drawn out again it shows its frames"
+    package.compat.set_strip_value(line, "right_handle", 55)
+    follow(package, scene)
+    assert span(package, face) == (20, 55)
+
+
+def test_the_sound_follows_its_face_strip(package, scene, obj, line, face):
+    move(package, face, -4)
+    follow(package, scene)
+    assert span(package, line) == (6, 6 + FRAMES)
+    assert keys(package, obj)[0] == 5
+    package.sequencer.settings(scene).follow_face = False
+    move(package, face, 50)
+    follow(package, scene)
+    assert span(package, line) == (6, 6 + FRAMES)
+
+
+def test_pieces_of_a_face_strip_pull_its_sound_together_or_not_at_all(package, scene, obj, line, face):
+    piece = face.split(frame=30, split_method="SOFT")
+    follow(package, scene)
+    move(package, piece, 5)
+    follow(package, scene)
+    assert span(package, line) == (10, 10 + FRAMES)
+    for strip in (face, piece):
+        move(package, strip, 20)
+    follow(package, scene)
+    assert span(package, line) == (30, 30 + FRAMES)
+
+
+def test_a_copy_of_a_face_elsewhere_neither_follows_nor_is_followed(package, scene, obj, line, face):
+    scene.sequence_editor.active_strip = face
+    for strip in scene.sequence_editor.strips:
+        strip.select = strip == face
+    with package.compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.duplicate()
+    (copy,) = [strip for strip in package.sequencer.faces(scene, obj) if strip != face]
+    move(package, copy, 200)
+    follow(package, scene)
+    assert span(package, line) == span(package, face) == (10, 10 + FRAMES)
+    move(package, line, 5)
+    follow(package, scene)
+    assert span(package, face) == (15, 15 + FRAMES)
+    assert span(package, copy) == (210, 210 + FRAMES)
+    move(package, face, 5)
+    follow(package, scene)
+    assert span(package, line) == (20, 20 + FRAMES)
+
+
+def test_both_moved_together_move_once(package, scene, obj, line, face):
+    move(package, line, 12)
+    move(package, face, 12)
+    follow(package, scene)
+    assert span(package, line) == span(package, face) == (22, 22 + FRAMES)
+    assert keys(package, obj)[0] == 21
+
+
+def test_a_face_over_several_lines_moves_when_all_do(package, scene, sound, obj, line, fake_engine):
+    fake_engine()
+    other = speak(package, scene, sound, obj, 100, channel=2)
+    bpy.ops.edtalk.render_face(frames="DIALOGUE")
+    (face,) = package.sequencer.faces(scene, obj)
+    start = span(package, face)
+    move(package, other, 10)
+    follow(package, scene)
+    assert span(package, face) == start, "one line alone: its frames have to be rendered anew"
+    for strip in (line, other):
+        move(package, strip, 20)
+    follow(package, scene)
+    assert span(package, face)[0] == start[0] + 20
+
+
+# --- When
+
+
+def test_the_button_puts_everything_in_place(package, scene, line, obj):
+    assert bpy.ops.edtalk.resync.poll()
+    move(package, line, 15)
+    assert bpy.ops.edtalk.resync() == {"FINISHED"}
+    assert keys(package, obj)[0] == 24
+
+
+def test_the_button_says_why_it_is_greyed(package, scene):
+    assert "lip-synced" in package.operators.sync.EDTALK_OT_resync.disabled_reason(bpy.context)
+
+
+def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
+    move(package, line, 15)
+    package.handlers.see_to(scene)
+    assert keys(package, obj)[0] == 24
+    package.sequencer.settings(scene).follow = False
+    move(package, line, 15)
+    package.handlers.see_to(scene)
+    assert keys(package, obj)[0] == 24
+
+
+def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkeypatch):
+    move(package, line, 15)
+    monkeypatch.setattr(package.handlers, "_changed", 1.0)
+    package.session.hold("undo")
+    assert package.handlers.settle() is not None
+    assert keys(package, obj)[0] == 9
+    package.session.release("undo")
+    assert package.handlers.settle() is None
+    assert keys(package, obj)[0] == 24
+
+
+def test_an_update_of_the_strips_is_noticed(package, scene, line, obj, monkeypatch):
+    monkeypatch.setattr(package.handlers, "_changed", 0.0)
+    move(package, line, 15)
+    bpy.context.view_layer.update()
+    assert package.handlers._changed > 0
+
+
+def test_rendering_moves_what_has_been_moved_first(package, scene, line, obj, fake_engine):
+    fake_engine()
+    move(package, line, 15)
+    bpy.ops.edtalk.render_face(frames="DIALOGUE")
+    assert keys(package, obj)[0] == 24
+
+
+def test_three_characters_and_forty_strips_are_looked_at_quickly(package, scene, sound, obj):
+    cast = [obj, package.character.create(scene, name="Ben"), package.character.create(scene, name="Cleo")]
+    strips = [speak(package, scene, sound, cast[n % 3], 10 + 60 * n, 1 + n % 3) for n in range(40)]
+    assert package.operators.sync.changes(scene) == []
+    for strip in strips:
+        move(package, strip, 6)
+    assert follow(package, scene) == 40
+    assert opening(package, cast[0], 16 + FRAMES - 1) == pytest.approx(1.0)
+    assert keys(package, cast[2])[-1] == 10 + 60 * 38 + 6 + FRAMES
+
+
+def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(package, scene, sound, line, obj):
+    ben = package.character.create(scene, name="Ben")
+    other = speak(package, scene, sound, ben, 200, channel=2)
+    bpy.data.objects.remove(obj)
+    line["edtalk_time"] = "nonsense"
+    for strip in (line, other):
+        move(package, strip, 10)
+    assert follow(package, scene) == 1
+    assert keys(package, ben)[0] == 209
+
+
+def test_a_move_and_what_followed_it_are_undone_and_redone_in_one_step(package, scene, line, obj, monkeypatch):
+    """Between the two there is a step of Blender's; what ends there goes on by itself."""
+    monkeypatch.setattr(package.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.handlers, "_look_soon", lambda: None)  # its timer is called by hand below
+
+    def state():
+        monkeypatch.setattr(package.handlers, "_changed", 1.0)
+        assert package.handlers.settle() is None
+        scene = bpy.context.scene  # undo has made everything anew
+        (strip,) = scene.sequence_editor.strips
+        return package.compat.left_handle(strip), keys(package, bpy.data.objects["Anna"])[0]
+
+    bpy.ops.ed.undo_push(message="before")
+    move(package, line, 15)
+    bpy.ops.ed.undo_push(message="move")
+    assert state() == (25, 24)
+    bpy.ops.ed.undo()
+    assert state() == (10, 9)
+    bpy.ops.ed.redo()
+    assert state() == (25, 24)
+    bpy.ops.ed.undo()
+    assert state() == (10, 9)
+
+
+def test_undoing_lip_sync_takes_its_keys_away(package, scene, sound, obj, fake_engine):
+    fake_engine()
+    strip = package.compat.new_sound(scene, "line", sound, 1, 10)
+    strip.select = True
+    bpy.ops.ed.undo_push(message="before")
+    bpy.ops.edtalk.lip_sync()
+    bpy.ops.ed.undo_push(message="Lip Sync")
+    bpy.ops.ed.undo()
+    assert curve(package, bpy.data.objects["Anna"]) is None
+    (strip,) = bpy.context.scene.sequence_editor.strips
+    assert package.sequencer.remembered_time(strip) is None
+    bpy.ops.ed.redo()
+    assert keys(package, bpy.data.objects["Anna"])[0] == 9
+
+
+def test_undoing_an_edit_finds_the_old_pictures(package, scene, obj, line, face):
+    old = [element.filename for element in face.elements]
+    bpy.ops.ed.undo_push(message="before")
+    package.animation.insert_keys(obj, {"headYaw": 0.7}, 20)
+    bpy.ops.edtalk.render_face(frames="DIALOGUE")
+    bpy.ops.ed.undo_push(message="Render Face")
+    bpy.ops.ed.undo()
+    scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
+    (face,) = package.sequencer.faces(scene, obj)
+    assert [element.filename for element in face.elements] == old
+    folder = package.operators.render.strip_folder(face)
+    assert all((folder / name).is_file() for name in old)
+    span = package.operators.render.render_range(scene, obj, "DIALOGUE")
+    task, _plan = package.operators.render.render_face(scene, obj, span)
+    assert task is None, "nothing is left to render"

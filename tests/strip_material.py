@@ -1,0 +1,64 @@
+"""Sounds whose every moment can be told from every other one, and strips to play them; for tests in Blender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import aud
+import bpy
+import numpy as np
+
+RATE = 16_000
+CONTAINERS = {
+    "wav": (aud.CONTAINER_WAV, aud.CODEC_PCM),
+    "flac": (aud.CONTAINER_FLAC, aud.CODEC_FLAC),
+    "mp3": (aud.CONTAINER_MP3, aud.CODEC_MP3),
+    "ogg": (aud.CONTAINER_OGG, aud.CODEC_VORBIS),
+    "mkv": (aud.CONTAINER_MATROSKA, aud.CODEC_AAC),
+}
+
+
+def noise(seconds: float, rate: int = RATE) -> np.ndarray:
+    """(n,) float32 between -0.5 and 0.5, smooth enough to survive a lossy format."""
+    steps = np.random.default_rng(3).uniform(-0.5, 0.5, int(seconds * 500) + 1)
+    return np.interp(np.arange(round(seconds * rate)) / rate, np.arange(len(steps)) / 500, steps).astype(np.float32)
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
+    """A file of (n,) or (n, channels) samples in the format of its suffix."""
+    samples = np.ascontiguousarray(samples.reshape(len(samples), -1), np.float32)
+    container, codec = CONTAINERS[path.suffix[1:]]
+    sound = aud.Sound.buffer(samples, rate)
+    sound.write(str(path), rate, samples.shape[1], aud.FORMAT_S16, container, codec, 192_000, 1024)
+    return path
+
+
+def lag(heard: np.ndarray, truth: np.ndarray, at: int, most: int = 3000) -> int:
+    """By how many samples `heard` lies beside `truth[at:]`: positive, it is from later than it should be."""
+    window = heard[: min(len(heard), 8000)].astype(np.float64)
+    errors = {}
+    for shift in range(-min(most, at), most + 1):
+        part = truth[at + shift : at + shift + len(window)]
+        if len(part) == len(window):
+            errors[shift] = np.abs(part - window).mean()
+    return min(errors, key=errors.get)
+
+
+def set_speed(package, scene: bpy.types.Scene, strip: bpy.types.Strip, percent: float) -> None:
+    """Retime a whole strip, as Set Speed does."""
+    scene.sequence_editor.active_strip = strip
+    for other in package.compat.strips(scene):
+        other.select = other == strip
+    with package.compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.retiming_segment_speed_set(speed=percent)
+
+
+def add_retiming_keys(package, scene: bpy.types.Scene, strip: bpy.types.Strip, *frames: int) -> None:
+    """Retiming keys at frames of the scene, which change nothing until they are moved."""
+    scene.sequence_editor.active_strip = strip
+    for other in package.compat.strips(scene):
+        other.select = other == strip
+    with package.compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.retiming_show()
+        for frame in frames:
+            bpy.ops.sequencer.retiming_key_add(timeline_frame=frame)
