@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets everything up and renders the demo: demo.mp4 with sound, and demo.png, a contact sheet of it.
-# Options are handed on, for example: bash demo.sh --size 256
+# Sets everything up and does the artist's whole job through Blender: demo.blend with a talking character in it,
+# demo.mp4 with sound, and demo.png, a contact sheet of it. Options are handed on; see demo.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash setup.sh
-exec .venv/worker/bin/python -m inference demo --out demo.mp4 --sheet demo.png "$@"
+exec .venv/blender-5.0/bin/python demo.py "$@"

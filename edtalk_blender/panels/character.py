@@ -115,6 +115,8 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
             if character.characters(context.scene):
                 row.menu("EDTALK_MT_characters", text="Choose Character", icon="USER")
             row.operator("edtalk.add_character", icon="ADD")
+            if not character.characters(context.scene):
+                layout.operator("edtalk.demo", icon="PLAY")
             if context.active_object is not None:
                 layout.operator("edtalk.make_character", text=f"Use {context.active_object.name}", icon="USER")
             return
@@ -138,7 +140,10 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         if group.bank:
             row.operator("edtalk.set_bank", text="", icon="LOOP_BACK").starter = True
         row.operator("edtalk.set_bank", text="", icon="FILE_FOLDER")
-        _draw_pose_buttons(layout.row(align=True))
+        row = layout.row(align=True)
+        _draw_pose_buttons(row)
+        row.separator()
+        row.operator("edtalk.idle_motion", icon="FORCE_TURBULENCE")
 
 
 def draw_problem(layout: bpy.types.UILayout, message: str, operator: str, label: str) -> None:
@@ -258,11 +263,6 @@ def _draw_slider(layout: bpy.types.UILayout, obj: bpy.types.Object, name: str) -
         layout.prop(obj.edtalk, path, text=character.title(name), slider=True)
 
 
-def _draw_in_add_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
-    menu.layout.operator_context = "INVOKE_DEFAULT"
-    menu.layout.operator("edtalk.add_character", text="Talking Face", icon="USER")
-
-
 CLASSES = (
     EDTALK_MT_characters,
     EDTALK_MT_emotions,
@@ -275,10 +275,8 @@ CLASSES = (
 def register() -> None:
     for cls in CLASSES:
         bpy.utils.register_class(cls)
-    bpy.types.VIEW3D_MT_add.append(_draw_in_add_menu)
 
 
 def unregister() -> None:
-    bpy.types.VIEW3D_MT_add.remove(_draw_in_add_menu)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)

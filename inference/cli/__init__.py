@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import EDTalkError
-from . import capture, demo, lipsync, maintain, render, worker
+from . import capture, contact, demo, lipsync, maintain, render, shot, worker
 
 BUG, INPUT, DISK, INTERRUPTED = 1, 2, 3, 130
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit codes: 0 done, 1 a bug, 2 wrong input, 3 disk full or not writable, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in (render, lipsync, capture, demo, maintain, worker):
+    for module in (render, lipsync, capture, shot, demo, contact, maintain, worker):
         module.add_commands(commands)
     for command in set(commands.choices.values()):
         command.add_argument("--debug", action="store_true", help="show the traceback of a failure")

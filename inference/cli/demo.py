@@ -5,22 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..emotion import EmotionCurve
+from ..coefficients import Coefficients
 from ..errors import EDTalkError
 from . import options
 from .progress import STYLES, note
 
-if TYPE_CHECKING:
-    from .rendering import Result
-
 MATERIAL = Path(__file__).parents[1] / "demo"
 PORTRAIT, LINE = MATERIAL / "portrait_1.png", MATERIAL / "line.wav"
 EMOTION = "0=neutral 1.1=neutral 1.8=happy 3.1=happy 4.1=sad:0.9"  # follows the words of line.txt
-FRAMES = 12
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -45,6 +38,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..picture import save_picture
+    from .contact import contact_sheet
     from .rendering import make
 
     sheet = args.sheet or args.out.with_suffix(".png")
@@ -55,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
             raise EDTalkError(f"{path} does not exist.", "Reinstall, or give another file.", "media")
     result = make(_render_arguments(args))
     if result.stopped is None:
-        save_picture(sheet, _contact_sheet(args, result))
+        rows = Coefficients(result.coefficients, result.bank.names, result.fps)
+        title = f"{args.source.name} says {args.audio.name}: {args.emotion}"
+        save_picture(sheet, contact_sheet(args.out, args.audio, rows, result.bank, args.emotion, title))
         note(f"wrote {args.out} and {sheet}.")
     if args.json:
         print(json.dumps(result.to_json() | {"sheet": str(sheet)}))
@@ -81,30 +77,3 @@ def _names_head(args: argparse.Namespace) -> bool:
     from ..idle import BLINK, SWAY
 
     return bool({BLINK, *SWAY} & set(options.load_bank_for(args).names))
-
-
-def _contact_sheet(args: argparse.Namespace, result: Result) -> np.ndarray:
-    """Frames as they are in the written clip, with what drove them."""
-    from ..audio import load_sound
-    from ..video import read_frames
-    from .sheet import Line, draw, evenly
-
-    frames = len(result.coefficients)
-    chosen = set(evenly(frames, FRAMES))
-    pictures = {index: rgb for index, rgb in enumerate(read_frames(args.out)) if index in chosen}
-    times = np.arange(frames) / result.fps
-    samples, rate = load_sound(args.audio)
-    emotions = EmotionCurve.parse(args.emotion).strengths(times, frames / result.fps)
-    line = Line(times, samples, rate, _opening(result), emotions)
-    return draw(line, pictures, f"{args.source.name} says {args.audio.name}: {args.emotion}")
-
-
-def _opening(result: Result) -> np.ndarray:
-    """(T,) how far the mouth is open, 0..1: the jaw where the bank names it, else how much the mouth's numbers say."""
-    bank, values = result.bank, result.coefficients
-    if "jawOpen" in bank.names:
-        opening = values[:, bank.names.index("jawOpen")]
-    else:
-        lips = values[:, bank.config.bank_slices["lip"]]
-        opening = np.linalg.norm(lips - np.median(lips, axis=0), axis=1)
-    return np.clip(opening / max(float(np.abs(opening).max()), 1e-6), 0.0, 1.0)

@@ -1,0 +1,118 @@
+"""The artist's whole job without a window, run by demo.sh with Blender's Python.
+
+Builds the extension and installs it into a user folder of its own, makes a scene with a character, a line of dialogue
+and an emotion curve, lip-syncs it, renders the face out of process into a strip, saves demo.blend and exports demo.mp4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent
+BUILD = ROOT / "build"
+LOG = BUILD / "demo.log"
+ENGINE = ROOT / ".venv" / "worker" / "bin" / "python"
+WIDTH = 512  # pixels of the exported clip
+
+
+terminal = os.fdopen(os.dup(1), "w")  # Blender tells of every frame on stdout, which goes to LOG
+
+
+def say(text: str) -> None:
+    print(f"demo: {text}", file=terminal, flush=True)
+
+
+@contextlib.contextmanager
+def into_log() -> Iterator[None]:
+    """Send what anybody prints into LOG; its end is shown when something goes wrong."""
+    BUILD.mkdir(exist_ok=True)
+    with LOG.open("w") as log:
+        kept = os.dup(2)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, 2)
+            print("".join(LOG.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
+            raise
+
+
+def build_zip() -> Path:
+    """The extension as Blender's own tool makes it."""
+    import bpy
+
+    tool = Path(bpy.utils.resource_path("LOCAL")) / "scripts/addons_core/bl_pkg/cli/blender_ext.py"
+    target = BUILD / "edtalk.zip"
+    command = [sys.executable, str(tool), "build", "--source-dir", str(ROOT), "--output-filepath", str(target)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return target
+
+
+def install(extension: Path) -> ModuleType:
+    """Install and enable it; returns its package."""
+    import bpy
+
+    bpy.ops.extensions.package_install_files(repo="user_default", filepath=str(extension), enable_on_install=True)
+    return importlib.import_module("bl_ext.user_default.edtalk")
+
+
+def make(package: str, blend: Path, movie: Path) -> Path:
+    """Everything an artist would do; returns the folder of the shot that was rendered."""
+    import bpy
+
+    names = ("cli", "compat", "demo", "portrait", "sequencer", "session", "operators.render")
+    cli, compat, demo, portrait, sequencer, session, render = (
+        importlib.import_module(f"{package}.edtalk_blender.{name}") for name in names
+    )
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    scene = bpy.context.scene
+    scene.render.resolution_x = scene.render.resolution_y = WIDTH
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are kept beside the file
+
+    obj = demo.build(scene)
+    session.wait(portrait.measure(obj))
+    cli.lip_sync(scene, sequencer.dialogue(scene, obj))
+    say(f"{obj.name} speaks: {len(compat.fcurves(obj))} F-curves")
+    began = time.monotonic()
+    plan = cli.render_faces(scene, [obj])[obj.name]
+    say(f"{plan.missing} frames rendered in {time.monotonic() - began:.1f} s, {plan.reused} were there already")
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))
+    render.export_movie(scene, movie)
+    session.restart()
+    return plan.folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="without a suffix (default demo)")
+    out = parser.parse_args().out.resolve()
+    blend, movie, sheet = (out.with_suffix(suffix) for suffix in (".blend", ".mp4", ".png"))
+    os.environ["BLENDER_USER_RESOURCES"] = str(BUILD / "demo-user")  # before bpy is imported: it is read only then
+    os.environ.setdefault("EDTALK_WORKER_PYTHON", str(ENGINE))
+    shutil.rmtree(BUILD / "demo-user", ignore_errors=True)
+
+    with into_log():
+        package = install(build_zip())
+        say("extension built and installed")
+        shot = make(package.__name__, blend, movie)
+        demo = importlib.import_module(f"{package.__name__}.edtalk_blender.demo")
+        title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: {demo.EMOTIONS}"
+        words = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", demo.EMOTIONS, "--title", title]
+        words = [str(ENGINE), "-m", "inference", "sheet", *words, "--out", sheet, "--overwrite"]
+        subprocess.run([str(word) for word in words], check=True, cwd=ROOT)
+    say(f"wrote {blend.name}, {movie.name} and {sheet.name}")
+
+
+if __name__ == "__main__":
+    main()

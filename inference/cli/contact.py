@@ -1,0 +1,73 @@
+"""`sheet`: a contact sheet of a clip, with what drove it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from ..bank import Bank
+from ..coefficients import Coefficients
+from ..emotion import EmotionCurve
+from . import options
+from .progress import note
+
+FRAMES = 12
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "sheet",
+        help="contact sheet of a rendered clip",
+        description="Draw frames of a clip that was rendered from a shot, over its sound, its mouth and its emotions.",
+    )
+    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="the clip; its first frame is row 0")
+    parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="what is said in it")
+    parser.add_argument("--shot", type=Path, required=True, metavar="FOLDER", help="the shot that it was rendered from")
+    parser.add_argument("--emotion", default="neutral", metavar="CURVE", help="what is felt, as for 'render'")
+    parser.add_argument("--title", default="", help="a line above it all")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
+    options.add_overwrite(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from ..bank import read_bank
+    from ..picture import save_picture
+    from ..shot import Shot
+
+    options.check_free(args.out, args.overwrite, suffixes=(".png",))
+    shot = Shot.read(args.shot)
+    sheet = contact_sheet(
+        args.video, args.audio, shot.coefficients, read_bank(shot.bank), args.emotion, args.title or args.video.name
+    )
+    save_picture(args.out, sheet)
+    note(f"wrote {args.out}.")
+
+
+def contact_sheet(
+    clip: Path, audio: Path, rows: Coefficients, bank: Bank, emotion: str, title: str = ""
+) -> np.ndarray:
+    """uint8 (H, W, 3): FRAMES frames of a clip as they are in the file, with what drove them. rows: one a frame."""
+    from ..audio import load_sound
+    from ..video import read_frames
+    from .sheet import Line, draw, evenly
+
+    frames, fps = len(rows), rows.fps or 25.0
+    chosen = set(evenly(frames, FRAMES))
+    pictures = {index: rgb for index, rgb in enumerate(read_frames(clip)) if index in chosen}
+    times = np.arange(frames) / fps
+    samples, rate = load_sound(audio)
+    emotions = EmotionCurve.parse(emotion, bank.presets).strengths(times, frames / fps)
+    return draw(Line(times, samples, rate, _opening(rows, bank), emotions), pictures, title)
+
+
+def _opening(rows: Coefficients, bank: Bank) -> np.ndarray:
+    """(T,) how far the mouth is open, 0..1: the jaw where the bank names it, else how much the mouth's numbers say."""
+    if "jawOpen" in bank.names:
+        opening = rows.column("jawOpen")
+    else:
+        lips = rows.select(bank.names_of("lip")).values
+        opening = np.linalg.norm(lips - np.median(lips, axis=0), axis=1)
+    return np.clip(opening / max(float(np.abs(opening).max()), 1e-6), 0.0, 1.0)
