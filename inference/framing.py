@@ -1,9 +1,10 @@
-"""Which square of a picture is its face: found, given by hand, or all of it."""
+"""Which square of a picture or a clip is its face: found, given by hand, or all of it."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:  # at run time only where pixels are looked at: it brings Open
 # A square picture whose face lies this near to where the network expects it is taken as it is: cutting it again would
 # blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
 _NEAR, _SAME_SIZE = 0.12, 0.25
+
+_LOOKS, _LOOKS_PER_SECOND = 10, 2  # frames of a clip in which its face is looked for
 
 
 def frame_picture(
@@ -39,6 +42,51 @@ def frame_picture(
         return given_crop(rgb, size, crop, label)
     found = crop_from_face(find_face(rgb, which=which, label=label), size)
     return whole(rgb, size) if fills(rgb.shape, [found]) else found
+
+
+def frame_clip(
+    frames: Iterator[np.ndarray],
+    fps: float,
+    size: int,
+    crop: str | Sequence[float] = "auto",
+    *,
+    which: int | None = None,
+    label: str = "the clip",
+) -> Crop:
+    """The one upright square for all of a clip: what moves within it is the head's motion.
+
+    frames: uint8 (H, W, 3) each, `fps` a second; no more are read than needed. crop, which and errors as for
+    `frame_picture`, and the errors of reading.
+    """
+    from .face import crop_from_box, whole
+
+    first = next(frames)
+    if crop != "auto":
+        return given_crop(first, size, crop, label)
+    found = look_for_face(itertools.chain([first], frames), fps, size, which=which, label=label)
+    if fills(first.shape, found):
+        return whole(first, size)
+    x, y, log_side = usual_place(found)
+    side = math.exp(log_side)
+    return crop_from_box(x - side / 2 + 0.5, y - side / 2 + 0.5, side, size)
+
+
+def look_for_face(
+    frames: Iterator[np.ndarray], fps: float, size: int, *, which: int | None = None, label: str = "the clip"
+) -> list[Crop]:
+    """The face's crop in a few frames from the start of a clip; EDTalkError(kind="face") if none shows one."""
+    from .face import crop_from_face, find_face
+
+    every = max(1, round(fps / _LOOKS_PER_SECOND))
+    crops, reason = [], None
+    for rgb in itertools.islice(frames, 0, every * _LOOKS, every):
+        try:
+            crops.append(crop_from_face(find_face(rgb, which=which, label=label), size))
+        except EDTalkError as error:
+            reason = reason or error
+    if not crops:
+        raise reason
+    return crops
 
 
 def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: str) -> Crop:

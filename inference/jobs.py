@@ -6,11 +6,11 @@ import ctypes
 import gc
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ import torch
 from .bank import STARTER, Bank, load_bank
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .picture import from_network, load_picture, save_picture, to_network
+from .picture import clear_leftovers, from_network, load_picture, save_picture, to_network
 from .protocol import ProtocolError
 from .renderer import FaceRenderer, open_device
 from .shot import Shot, as_crop, file_sha256
 
 if TYPE_CHECKING:
+    from .clip import Clip
     from .worker import Request
 
 BANKS, FACES = 2, 8  # kept loaded; faces of each bank
-_FRAME_BY_HAND = "Set Crop to By Hand and give the square, or to Whole Picture if the portrait is a face already."
+_FRAME_BY_HAND = "Set Crop to By Hand and give the square, or to Whole Picture if the picture is a face already."
 
 Answer = tuple[dict[str, Any], bytes]  # the fields and the payload of `done`
 T = TypeVar("T")
@@ -35,6 +36,16 @@ T = TypeVar("T")
 
 def torch_version() -> str:
     return torch.__version__
+
+
+class Caller(Protocol):
+    """Whom a render reports to, and who may stop it: a request of Blender's, or the command line."""
+
+    @property
+    def cancelled(self) -> bool: ...
+    def tell(self, kind: str, **fields: Any) -> None: ...
+    def progress(self, phase: str, done: int, total: int) -> None: ...
+    def make_way(self) -> None: ...
 
 
 class Jobs:
@@ -88,6 +99,40 @@ class Jobs:
             raise EDTalkError(f"{message} {len(names)}.", "Convert or train it again.", "bank")
         return {"names": names, "frames": len(rows)}, rows.astype("<f4").tobytes()
 
+    def capture(self, request: Request) -> Answer:
+        """Coefficients of a face in every frame of a clip, a folder of pictures or a picture."""
+        from .capture import capture
+
+        def step(done: int, total: int) -> None:
+            request.make_way()
+            request.check()
+            request.progress("watching", done, total)
+
+        clip, crop, loaded = _footage(request), as_crop(request["crop"]), self._bank(request, request["bank"])
+        with _in_artists_words():
+            rows = capture(loaded.renderer, clip, crop, step)
+        fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
+        return fields, rows.values.astype("<f4").tobytes()
+
+    def explore(self, request: Request) -> Answer:
+        """What each coefficient of a bank does to a face."""
+        from .explore import explore
+
+        loaded, crop = self._bank(request, request["bank"]), as_crop(request["crop"])
+        face = loaded.face(Path(request["picture"]), crop)
+
+        def draw(rows: np.ndarray) -> list[np.ndarray]:
+            return list(face.renderer.render(rows.astype(np.float32)))
+
+        def step(done: int, total: int) -> None:
+            request.make_way()
+            request.check()
+            request.progress("exploring", done, total)
+
+        rest = face.renderer.source_coefficients.values[0]
+        found = explore(draw, rest, loaded.bank.coefficients, face.eyes, step)
+        return {"motions": [motion.to_json() for motion in found]}, b""
+
     def preview(self, request: Request) -> Answer:
         """The face with one row of coefficients."""
         loaded = self._bank(request, request["bank"])
@@ -101,33 +146,40 @@ class Jobs:
 
     def render(self, request: Request) -> Answer:
         """Write the pictures of a shot that are not there yet, and name those of all its rows as they become ready."""
+        return self.render_shot(request, Shot.read(request["shot"])), b""
+
+    def render_shot(self, caller: Caller, shot: Shot, rows: Sequence[int] | None = None) -> dict[str, Any]:
+        """`render` for any caller. rows: ascending, default all; the pictures of others are not looked at.
+
+        Any number of processes may render one shot at once: each picture is written whole, and whoever comes second
+        writes the same.
+        """
         began = time.monotonic()
-        shot = Shot.read(request["shot"])
-        names, missing = shot.file_names(), shot.missing()
+        rows = range(len(shot.coefficients)) if rows is None else rows
+        names, missing = shot.file_names(), shot.missing(rows)
         waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
         reused = 0
-        for row, name in enumerate(names):
-            if name in waiting:
-                waiting[name].append(row)
+        for row in rows:
+            if names[row] in waiting:
+                waiting[names[row]].append(row)
             else:
-                request.tell("frame_file", index=row, file=name, reused=True)
+                caller.tell("frame_file", index=row, file=names[row], reused=True)
                 reused += 1
         rendered = 0
-        for row, pixels in zip(missing, self._drawn(request, shot, missing), strict=False):
+        for row, pixels in zip(missing, self._drawn(caller, shot, missing), strict=False):
             save_picture(shot.frames_folder / names[row], pixels)
             rendered += 1
             for place, index in enumerate(waiting[names[row]]):  # a hold: one picture, several frames
-                request.tell("frame_file", index=index, file=names[row], reused=place > 0)
+                caller.tell("frame_file", index=index, file=names[row], reused=place > 0)
                 reused += place > 0
-            request.progress("rendering", rendered, len(missing))
-            request.make_way()
-            if request.cancelled:
+            caller.progress("rendering", rendered, len(missing))
+            caller.make_way()
+            if caller.cancelled:
                 break
         seconds = round(time.monotonic() - began, 3)
-        cancelled = rendered < len(missing)
-        return {"rendered": rendered, "reused": reused, "cancelled": cancelled, "seconds": seconds}, b""
+        return {"rendered": rendered, "reused": reused, "cancelled": rendered < len(missing), "seconds": seconds}
 
-    def _drawn(self, request: Request, shot: Shot, rows: list[int]) -> Iterator[np.ndarray]:
+    def _drawn(self, request: Caller, shot: Shot, rows: list[int]) -> Iterator[np.ndarray]:
         """Pictures of some rows of a shot, as they are computed; nothing is loaded for none."""
         if not rows or request.cancelled:
             return
@@ -144,6 +196,7 @@ class Jobs:
             shot.frames_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(shot.frames_folder, error) from error
+        clear_leftovers(shot.frames_folder)
         request.progress("rendering", 0, len(rows))
         table = shot.coefficients
         yield from face.renderer.render(Coefficients(table.values[rows], table.names))
@@ -163,7 +216,7 @@ class Jobs:
         allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's
         return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or allocator
 
-    def _bank(self, request: Request, path: str | Path) -> _LoadedBank:
+    def _bank(self, request: Caller, path: str | Path) -> _LoadedBank:
         """The bank of a file, "" for the embedded one; read again when the file has changed."""
         path = Path(path or STARTER)
         try:
@@ -189,6 +242,29 @@ def _sound(request: Request) -> tuple[np.ndarray, np.ndarray]:
         )
     sound = np.frombuffer(request.payload, "<f4", samples)
     return np.nan_to_num(sound, posinf=1.0, neginf=-1.0), np.frombuffer(request.payload, "<f8", times, 4 * samples)
+
+
+def _footage(request: Request) -> Clip:
+    """The clip of a capture request."""
+    from .clip import Clip
+    from .video import parse_fps
+
+    path, fps, start, end = Path(request["media"]), request["fps"], float(request["start"]), request["end"]
+    end = None if end is None else float(end)
+    if start < 0 or (end is not None and end <= start):
+        raise ProtocolError(f"A capture goes forwards from 0 seconds or later, found {start:g} to {end}.")
+    return Clip.at_own_rate(path, start, end) if fps is None else Clip(path, float(parse_fps(fps)), start, end)
+
+
+@contextmanager
+def _in_artists_words() -> Iterator[None]:
+    """Faces that are not found, said without the command line's options."""
+    try:
+        yield
+    except EDTalkError as error:
+        if error.kind != "face":
+            raise
+        raise EDTalkError(error.message.replace("--crop", "the crop"), _FRAME_BY_HAND, error.kind) from error
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -220,13 +296,13 @@ class _LoadedBank:
         self._faces: _Recent[_Face] = _Recent(FACES)
 
     @cached_property
-    def _renderer(self) -> FaceRenderer:
+    def renderer(self) -> FaceRenderer:
         return FaceRenderer(self.bank, str(self._device))
 
     def face(self, picture: Path, crop: str | tuple[float, ...]) -> _Face:
         """The face of a picture, known again by the picture's content wherever its file lies."""
         key = file_sha256(picture), crop
-        return self._faces.get(key, lambda: _Face(self._renderer.another(), picture, crop))
+        return self._faces.get(key, lambda: _Face(self.renderer.another(), picture, crop))
 
 
 class _Face:
@@ -236,15 +312,23 @@ class _Face:
         from .framing import cut, frame_picture, is_whole
 
         rgb, size = load_picture(picture).rgb, renderer.config.size
-        try:
+        with _in_artists_words():
             square = frame_picture(rgb, size, crop, label=picture.name)
-        except EDTalkError as error:
-            message = error.message.replace("--crop", "the crop")
-            raise EDTalkError(message, _FRAME_BY_HAND, error.kind) from error
         self.renderer = renderer
         self.pixels = from_network(to_network(cut(rgb, square), size))
         self._whole, self._square = is_whole(rgb, square), square
+        self._was_placed_by_eyes = crop == "auto" and not self._whole
         renderer.set_source(self.pixels)
+
+    @property
+    def eyes(self) -> np.ndarray | None:
+        """(2, 2) centres of the right and left eye in `pixels`; None where "auto" puts them, or if none are seen."""
+        from .face import detect_faces
+
+        if self._was_placed_by_eyes:
+            return None
+        faces = [face for face in detect_faces(self.pixels, upright_only=True) if face.landmarks is not None]
+        return max(faces, key=lambda face: face.score).landmarks[:2] if faces else None
 
     @property
     def place(self) -> dict[str, Any]:

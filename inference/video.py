@@ -32,6 +32,7 @@ CONTAINERS = (".mp4", ".mov", ".mkv")
 SOUND_RATE = 48000  # Hz in written clips: an AAC frame is then shorter than a picture up to 46 fps
 _EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
 _SLACK = Fraction(2, 1000)  # seconds: containers that round times to 1 ms must not lose or repeat a frame
+_WORTH_SEEKING = 2  # seconds into a clip; less is read through sooner
 
 Sound = tuple[np.ndarray, int] | str | os.PathLike[str]  # (float32 (n,) or (n, channels) in [-1, 1], rate) or a file
 
@@ -85,41 +86,74 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
         return ClipInfo(width, height, fps, count, float(duration) if duration else None, rotation, sound)
 
 
-def read_frames(path: str | os.PathLike[str], fps: float | str | Fraction | None = None) -> Iterator[np.ndarray]:
+def read_frames(
+    path: str | os.PathLike[str],
+    fps: float | str | Fraction | None = None,
+    *,
+    start: float | Fraction = 0,
+    end: float | Fraction | None = None,
+) -> Iterator[np.ndarray]:
     """The frames of a clip as shown: upright, 8-bit RGB, whatever is stored.
 
-    With `fps`, frame i is what is on screen at i / fps seconds, and there are round(duration * fps) of them, at least
-    one; without it, every stored frame.  A damaged or cut-off file yields what is good and logs a warning.
+    With `fps`, frame i is what is on screen at start + i / fps seconds, up to `end` or the clip's own; there are
+    round((the clip's duration - start) * fps) of them, at least one.  Without it, every stored frame of the whole clip.
+    A damaged or cut-off file yields what is good and logs a warning.
     Raises EDTalkError(kind="media") when there is nothing to yield.
     """
     path = Path(path)
-    rate = None if fps is None else parse_fps(fps)
-    container, stream = _open_clip(path)
-    frames = _decode(container, stream, path)
-    return map(_to_rgb, frames) if rate is None else _resampled(frames, rate, 1 / _rate(stream))
+    if fps is None:
+        return map(_to_rgb, _decode(*_open_clip(path), path))
+    rate, first = parse_fps(fps), Fraction(start)
+    return _resampled(_Part(path, first), rate, first, None if end is None else Fraction(end))
 
 
-def open_driver(path: str | os.PathLike[str], fps: float | str | Fraction | None = None) -> Iterator[np.ndarray]:
+def open_driver(
+    path: str | os.PathLike[str],
+    fps: float | str | Fraction | None = None,
+    *,
+    start: float | Fraction = 0,
+    end: float | Fraction | None = None,
+) -> Iterator[np.ndarray]:
     """The frames of whatever drives a face: a video, one still picture, or a folder of pictures in natural order.
 
-    Every picture of a folder is one frame; `fps` resamples videos only.  Raises EDTalkError(kind="media").
+    Every picture of a folder is one frame; `fps` resamples videos only, and says which pictures of a folder lie between
+    `start` and `end` seconds.  Raises EDTalkError(kind="media").
     """
     path = Path(path)
     if path.is_dir():
-        return _folder_frames(path)
+        return (load_picture(picture).rgb for picture in pictures_of(path, fps, start=start, end=end))
     if path.suffix.lower() in PICTURES:
         return iter([load_picture(path).rgb])
-    return read_frames(path, fps)
+    return read_frames(path, fps, start=start, end=end)
 
 
-def _folder_frames(folder: Path) -> Iterator[np.ndarray]:
+def pictures_of(
+    folder: str | os.PathLike[str],
+    fps: float | str | Fraction | None = None,
+    *,
+    start: float | Fraction = 0,
+    end: float | Fraction | None = None,
+) -> list[Path]:
+    """The pictures of a folder that `open_driver` reads; raises EDTalkError(kind="media") where there is none."""
+
     def natural(path: Path) -> list:  # frame_2 before frame_10
         return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.name)]
 
+    folder = Path(folder)
     pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
     if not pictures:
         raise EDTalkError(f"{folder} holds no pictures; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
-    return (load_picture(path).rgb for path in sorted(pictures, key=natural))
+    first, last = (0, None) if fps is None else _span(parse_fps(fps), start, end)
+    if first >= len(pictures):
+        message = f"{folder} holds {len(pictures)} pictures: there is no number {first + 1}."
+        raise EDTalkError(message, "Choose an earlier part.", "media")
+    return sorted(pictures, key=natural)[first:last]
+
+
+def _span(fps: Fraction, start: float | Fraction, end: float | Fraction | None) -> tuple[int, int | None]:
+    """First frame on screen from `start` on, and the one after the last that begins before `end`."""
+    first = math.floor((Fraction(start) + _SLACK) * fps)
+    return first, None if end is None else max(first + 1, math.ceil((Fraction(end) - _SLACK) * fps))
 
 
 def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
@@ -170,28 +204,69 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, path
         logger.warning("%s is damaged or cut off: %d frames, %.2f%s s, could be read.", path, count, end, length)
 
 
-def _resampled(frames: Iterator[av.VideoFrame], fps: Fraction, usual: Fraction) -> Iterator[np.ndarray]:
-    """Hold every frame until the next one's time; `usual` is a frame's duration where it does not say."""
+class _Part:
+    """The frames of a clip from at least `start` seconds on, read from there where the file can be sought.
+
+    zero: the clip's beginning, in the seconds that its frames give, or None for the first frame's.
+    """
+
+    def __init__(self, path: Path, start: Fraction) -> None:
+        container, stream = _open_clip(path)
+        self.path, self.usual, self.zero = path, 1 / _rate(stream), None
+        self.frames = _decode(container, stream, path)
+        if start > _WORTH_SEEKING and stream.start_time is not None:
+            zero = stream.start_time * stream.time_base
+            sought = _sought(path, start + zero)
+            if sought is not None:
+                self.frames, self.zero = sought, zero
+                container.close()
+
+
+def _sought(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
+    """The frames from the last key frame before `time` on; None where the file does not lead there."""
+    container, stream = _open_clip(path)
+    try:
+        container.seek(math.floor(time / stream.time_base), stream=stream)
+        frames = _decode(container, stream, path)
+        first = next(frames)
+    except (av.FFmpegError, OSError, EDTalkError):
+        container.close()
+        return None
+    if first.pts is None or first.pts * first.time_base > time + _SLACK:
+        frames.close()
+        return None
+    return itertools.chain([first], frames)
+
+
+def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None) -> Iterator[np.ndarray]:
+    """Hold every frame until the next one's time; `part.usual` is a frame's duration where it does not say."""
     ready: deque[np.ndarray] = deque()  # chosen but not yet due: the clip might end less than half a frame on
     index = given = 0  # of the next frame to choose, and to yield
-    current, shown, start, time = None, None, None, Fraction(0)
-    for frame in itertools.chain(frames, [None]):
+    current, shown, zero, time = None, None, part.zero, Fraction(0)
+    wanted = math.inf if end is None else max(1, math.ceil((end - start - _SLACK) * fps))
+    for frame in itertools.chain(part.frames, [None]):
+        stamp = None if frame is None or frame.pts is None else frame.pts * frame.time_base
         if frame is None:
-            time += max(_length(current) or usual, 2 * _SLACK)  # the end of the last frame
+            time += max(_length(current) or part.usual, 2 * _SLACK)  # the end of the last frame
         elif current is not None:
-            stamp = None if frame.pts is None else frame.pts * frame.time_base - start
-            time = max(time, time + usual if stamp is None else stamp)
+            time = max(time, time + part.usual if stamp is None else stamp - zero)
         else:
-            start = (frame.pts or 0) * frame.time_base
-        while current is not None and index / fps < time - _SLACK:
+            zero = stamp or Fraction(0) if zero is None else zero
+            time = (zero if stamp is None else stamp) - zero
+        while current is not None and start + index / fps < time - _SLACK:
             shown = _to_rgb(current) if shown is None else shown
             ready.append(shown)
             index += 1
-        count = max(1, math.floor(time * fps + Fraction(1, 2)))  # frames that a clip ending here has
-        while ready and given < (count if current is not None else 0):
+        count = max(1, math.floor((time - start) * fps + Fraction(1, 2)))  # frames that a clip ending here has
+        while ready and given < (min(count, wanted) if current is not None else 0):
             yield ready.popleft()
             given += 1
+        if given >= wanted:
+            return
         current, shown = frame, None
+    if not given:
+        message = f"{part.path} ends at {float(time):.2f} s: there is nothing to see {float(start):.2f} s into it."
+        raise EDTalkError(message, "Choose an earlier part.", "media")
 
 
 def _length(frame: av.VideoFrame) -> Fraction | None:

@@ -2,7 +2,8 @@
 
 Three threads. One reads: the end of stdin means that Blender is gone, however it went, and ends the process even in the
 middle of a frame. One says every second that the process lives. The main thread computes, one job after another, but a
-render makes way between two frames for whatever else is asked. The process is known here, the work in `inference.jobs`.
+render and a capture make way between two frames for what else is asked. The process is known here, the work in
+`inference.jobs`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # at run time only when Blender's death would be noticed: the
     from .jobs import Jobs
 
 BEAT = 1.0  # seconds
+NICE = 5  # Blender comes first where both want the cores: playback must not stutter for a preview
 _REPORT_EVERY = 0.2  # seconds between two reports of progress
 _BUG, _INPUT = 1, 2  # exit codes, those of the command line
 
@@ -38,6 +40,8 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
     """
     incoming, outgoing = _private_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for Blender; stdin tells when it is over
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     outbox, inbox = _Outbox(outgoing), _Inbox()
     threading.Thread(target=_listen, args=(incoming, inbox, outbox), daemon=True).start()
     try:
@@ -105,10 +109,9 @@ class _Job:
     cancelled: bool = False
     superseded: bool = False
 
-    @property
-    def waits_for_renders(self) -> bool:
-        """Whether it has to wait for the render that is going on; a job to be dropped has not."""
-        return self.message.kind in ("render", "release") and not self.cancelled
+    def waits_for(self, other: _Job) -> bool:
+        """Whether it cannot be done between two frames of another; a job to be dropped can."""
+        return self.message.kind in ("render", "release", other.message.kind) and not self.cancelled
 
     def replaces(self, other: _Job) -> bool:
         """Whether a preview makes an older one of the same face pointless."""
@@ -147,12 +150,12 @@ class _Inbox:
             return None if self.closing else self._waiting.pop(0)
 
     def take_between_frames(self) -> list[_Job]:
-        """What is waiting now and need not wait for the render in work."""
+        """What is waiting now and need not wait for the end of the job in work."""
         with self._changed:
             if self.closing:
                 return []
-            now = [job for job in self._waiting if not job.waits_for_renders]
-            self._waiting = [job for job in self._waiting if job.waits_for_renders]
+            now = [job for job in self._waiting if not job.waits_for(self._begun[-1])]
+            self._waiting = [job for job in self._waiting if job not in now]
             return now
 
     def begin(self, job: _Job) -> None:
@@ -244,7 +247,7 @@ class Request:
             raise CancelledError
 
     def make_way(self) -> None:
-        """Do what else has been asked meanwhile; for renders, between two frames."""
+        """Do what else has been asked meanwhile; for renders and captures, between two frames."""
         for job in self._worker.inbox.take_between_frames():
             self._worker.do(job)
 
@@ -288,8 +291,9 @@ class _Worker:
         if kind == "release":
             self._jobs.release()
             return {}, b""
-        work = {"portrait": self._jobs.portrait, "lip_sync": self._jobs.lip_sync, "render": self._jobs.render,
-                "preview": self._jobs.preview}.get(kind)  # fmt: skip
+        jobs = self._jobs
+        work = {"portrait": jobs.portrait, "lip_sync": jobs.lip_sync, "capture": jobs.capture, "render": jobs.render,
+                "preview": jobs.preview, "explore": jobs.explore}.get(kind)  # fmt: skip
         if work is None:
             raise ProtocolError(f"The worker does not know the request '{kind}'.")
         request = Request(job, self)

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ..capture import capture
+from ..clip import Clip
 from ..coefficients import Coefficients
 from ..framing import cut
 from .framing import Framing
@@ -22,58 +23,6 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..face import Crop, PasteBack
     from ..renderer import FaceRenderer
-
-BACKWARDS_BYTES = 256 * 2**20  # of decoded frames held at once where a clip is played backwards
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A clip, a folder of pictures or one picture, read at `fps`."""
-
-    path: Path
-    fps: float
-
-    @property
-    def is_picture(self) -> bool:
-        from ..video import PICTURES
-
-        return self.path.suffix.lower() in PICTURES and not self.path.is_dir()
-
-    def frames(self) -> Iterator[np.ndarray]:
-        from ..video import open_driver
-
-        return open_driver(self.path, self.fps)
-
-    def count(self, most: int | None = None) -> int:
-        """Number of frames, found by reading them; no more than `most` are read."""
-        return 1 if self.is_picture else sum(1 for _ in islice(self.frames(), most))
-
-    def has_sound(self) -> bool:
-        from ..video import probe
-
-        return not self.is_picture and not self.path.is_dir() and probe(self.path).has_audio
-
-    def in_order(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        """The frames with these numbers, in any order; going forwards costs one reading, going backwards several."""
-        indices = list(indices)
-        frames, at, held = self.frames(), 0, {}
-        for place, index in enumerate(indices):
-            if index in held:
-                yield held[index]
-                continue
-            if index < at:
-                frames, at = self.frames(), 0
-            frame = next(islice(frames, index - at, None))
-            at = index + 1
-            held = {index: frame}
-            if place + 1 < len(indices) and indices[place + 1] < index:
-                held = self._before(index, frame)
-            yield frame
-
-    def _before(self, index: int, frame: np.ndarray) -> dict[int, np.ndarray]:
-        """Frame `index` and as many before it as may be held."""
-        first = max(0, index + 1 - max(1, BACKWARDS_BYTES // frame.nbytes))
-        return dict(zip(range(first, index + 1), islice(self.frames(), first, index + 1), strict=False))
 
 
 def measure(
@@ -106,8 +55,8 @@ def frame_clip(clip: Clip, framing: Framing, size: int) -> Crop:
 def capture_clip(renderer: FaceRenderer, clip: Clip, framing: Framing, progress: str = "auto") -> Coefficients:
     """Coefficients of every frame of a clip."""
     crop = frame_clip(clip, framing, renderer.config.size)
-    rows = measure(renderer, clip, [crop], range(clip.count()), progress)
-    return Coefficients(rows, renderer.bank.names, None if clip.is_picture else clip.fps)
+    with Progress(f"reading {clip.path.name}", clip.expected(), progress) as bar:
+        return capture(renderer, clip, crop, lambda _done, _total: bar.step())
 
 
 class Source(Protocol):

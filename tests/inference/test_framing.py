@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.cli.clips import Clip, cut
 from inference.cli.framing import Framing
+from inference.clip import Clip
 from inference.errors import EDTalkError
 from inference.face import whole
+from inference.framing import cut
 from inference.picture import load_picture
 from inference.video import VideoWriter
 
@@ -96,7 +97,7 @@ def test_a_driving_clip_gets_one_upright_square_and_a_dubbed_one_follows(scene, 
 
 
 def test_frames_in_any_order_with_little_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.cli.clips.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
+    monkeypatch.setattr("inference.clip.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
     for index in range(7):
         Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
     for order in ([0, 1, 2, 6, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2], [3, 3, 3], [6, 5, 4, 3, 2], [2, 6, 0, 1, 5, 5]):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inference import video
 from inference.errors import EDTalkError
 from inference.video import ClipInfo, FrameFolder, VideoWriter, open_driver, parse_fps, probe, read_frames
 
@@ -34,12 +35,13 @@ def interrupted(writer, frames, stop):
         raise stop
 
 
-def make_clip(path, times, *, fps=30, rotation=0, pix_fmt="yuv420p", frames=None, codec="libx264"):
+def make_clip(path, times, *, fps=30, rotation=0, pix_fmt="yuv420p", frames=None, codec="libx264", gop=12):
     """A clip whose frame i is shown from times[i] on, in 1/1000 s where `times` are floats of seconds."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         stream.codec_context.time_base = Fraction(1, 30000)
+        stream.codec_context.gop_size = gop
         stream.codec_context.color_range = 2 if pix_fmt == "gray" else 1  # grey has no 16..235 of its own
         if codec == "libx264":
             stream.options = {"crf": "1" if "10" in pix_fmt else "5"}
@@ -123,6 +125,30 @@ def test_variable_frame_rate_is_held_by_time(tmp_path):
     shown = [number(frame) for frame in read_frames(path, 25)]
     assert shown[:23] == [0] * 3 + [1] * 10 + [2] + [3] * 9
     assert set(shown[23:]) == {4}
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
+@pytest.mark.parametrize(("start", "end"), [(0, 0.5), (0.5, 1.2), (2.9, 3.3), (3.7, None), (2.55, 2.56)])
+def test_a_part_is_what_the_whole_shows_then(tmp_path, suffix, start, end):
+    path = make_clip(tmp_path / f"c{suffix}", np.arange(120) / 30)
+    whole = [number(frame) for frame in read_frames(path, 60)]
+    part = [number(frame) for frame in read_frames(path, 60, start=start, end=end)]
+    assert part == whole[round(start * 60) : None if end is None else max(round(end * 60), round(start * 60) + 1)]
+
+
+def test_a_part_far_into_a_clip_is_read_from_nearby(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", np.arange(40), fps=1, gop=10)
+    part = video._Part(path, Fraction(25))
+    assert next(part.frames).time == 20
+    assert next(video._Part(path, Fraction(1)).frames).time == 0
+
+
+def test_a_part_that_is_not_there(tmp_path):
+    path = make_clip(tmp_path / "c.mp4", np.arange(12) / 30)
+    for start in (0.45, 5.0):
+        with pytest.raises(EDTalkError, match=r"ends at 0\.40 s") as caught:
+            list(read_frames(path, 25, start=start))
+        assert caught.value.kind == "media"
 
 
 def test_a_single_frame_is_at_least_one(tmp_path):

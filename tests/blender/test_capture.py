@@ -1,0 +1,538 @@
+"""Recorded faces as keys: which frames and sliders, what the numbers are, what stays, and what is said."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.panel_layout import Layout
+from tests.strip_material import add_retiming_keys, set_speed
+
+FILM_FPS = 25  # as the fake worker has it, whose column c is at c / 10 + the seconds gone by
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory, addon) -> Path:
+    """Two seconds at 25 fps, each frame a little brighter than the one before."""
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
+    scene.render.fps, scene.frame_start, scene.frame_end = FILM_FPS, 1, 50
+    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 64, 32, 100
+    strips = compat.strip_collection(scene)
+    known = strips.bl_rna.functions["new_effect"].parameters
+    end = {"length": 50} if "length" in known else {"frame_end": 51}
+    strip = strips.new_effect(name="grey", type="COLOR", channel=1, frame_start=1, **end)
+    for frame in (1, 50):
+        strip.color = [0.1 if frame == 1 else 0.9] * 3
+        strip.keyframe_insert("color", frame=frame)
+    for point in (point for curve in compat.fcurves(scene) for point in curve.keyframe_points):
+        point.interpolation = "LINEAR"
+    scene.view_settings.view_transform = "Standard"
+    compat.set_video_output(scene, path)
+    bpy.ops.render.render(animation=True, scene=scene.name)
+    bpy.data.scenes.remove(scene)
+    return path
+
+
+@pytest.fixture
+def strip(package, scene, film):
+    return add(package, scene, film, 10)
+
+
+@pytest.fixture
+def options(package):
+    return package.capture.Options
+
+
+def add(package, scene, film, frame):
+    strips = package.compat.strip_collection(scene)
+    strip = strips.new_movie(name="film", filepath=str(film), channel=1, frame_start=frame)
+    select(scene, strip)
+    return strip
+
+
+def select(scene, *strips):
+    for strip in scene.sequence_editor.strips_all:
+        strip.select = strip in strips
+
+
+def capture(package, scene, obj, source, options, **where):
+    package.session.wait(package.capture.capture(scene, obj, source, options, **where))
+
+
+def keys(package, obj, name="jawOpen"):
+    """(K, 2) frames and values."""
+    path = package.character.data_path(name)
+    for curve in package.compat.fcurves(obj):
+        if curve.data_path == path:
+            return np.array([point.co for point in curve.keyframe_points])
+    return np.empty((0, 2))
+
+
+def column(package, obj, name):
+    return package.character.bank_of(obj).names.index(name)
+
+
+def at(package, obj, name, frame):
+    return package.animation.sliders_at(obj, [name], frame)[name]
+
+
+# --- When a strip shows what
+
+
+@pytest.mark.parametrize("fps", [24, 25, 60])
+def test_a_strip_that_was_added_frame_by_frame(package, scene, film, fps):
+    scene.render.fps = fps
+    clock = package.footage.time_map(scene, add(package, scene, film, 10))
+    assert (clock.start, clock.end) == (10, 60)
+    np.testing.assert_allclose(clock.seconds(clock.frames), np.arange(50) / FILM_FPS, atol=1e-9)
+
+
+@pytest.mark.parametrize("fps", [24, 25, 60])
+def test_a_strip_that_keeps_the_speed_of_its_film(package, scene, film, fps):
+    scene.render.fps = fps
+    strip = add_at_own_speed(package, scene, film, 10)
+    clock = package.footage.time_map(scene, strip)
+    assert len(clock.frames) == 2 * fps
+    np.testing.assert_allclose(clock.seconds(clock.frames), np.arange(2 * fps) / fps, atol=1e-9)
+    package.compat.set_strip_value(strip, "content_trim_start", 10)
+    first = package.compat.left_handle(strip)
+    assert package.footage.time_map(scene, strip).seconds(first) == pytest.approx(10 / FILM_FPS)
+
+
+def add_at_own_speed(package, scene, film, frame):
+    """As the sequencer's own Add menu does."""
+    package.compat.strip_collection(scene)
+    known = bpy.ops.sequencer.movie_strip_add.get_rna_type().properties
+    quiet = {"move_strips": False} if "move_strips" in known else {}
+    with package.compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.movie_strip_add(
+            filepath=str(film), frame_start=frame, channel=1, sound=False, use_framerate=False,
+            adjust_playback_rate=True, **quiet,
+        )  # fmt: skip
+    (strip,) = package.compat.strips(scene)
+    return strip
+
+
+@pytest.mark.parametrize("own_speed", [False, True])
+@pytest.mark.parametrize("change", ["none", "trim", "half", "double", "parts"])
+def test_it_is_the_second_that_blender_shows(package, scene, film, tmp_path, own_speed, change):
+    scene.render.fps = 15
+    strip = (add_at_own_speed if own_speed else add)(package, scene, film, 10)
+    if change == "trim":
+        package.compat.set_strip_value(strip, "content_trim_start", 13)
+    elif change == "parts":
+        add_retiming_keys(package, scene, strip, 10, 20)
+        strip.retiming_keys[1].timeline_frame += 6
+    elif change != "none":
+        set_speed(package, scene, strip, 50 if change == "half" else 200)
+    clock = package.footage.time_map(scene, strip)
+    frames = clock.frames[:: max(1, len(clock.frames) // 6)].tolist()
+    seen = [film_frame_at(scene, frame, tmp_path / "seen.png") for frame in frames]
+    expected = np.clip(clock.seconds(frames) * FILM_FPS, 0, 49)
+    assert np.abs(seen - expected).max() < 1.5, "Blender shows whole frames, and 4.5 takes half keys"
+
+
+def film_frame_at(scene, frame, path):
+    """Which frame of the film is rendered there, by its brightness."""
+    render = scene.render
+    render.resolution_x, render.resolution_y, render.resolution_percentage = 64, 32, 100
+    render.image_settings.file_format, render.filepath = "PNG", str(path)
+    scene.view_settings.view_transform = "Standard"
+    scene.frame_set(frame)
+    bpy.ops.render.render(write_still=True)
+    image = bpy.data.images.load(str(path))
+    pixels = np.empty(4 * 64 * 32, np.float32)
+    image.pixels.foreach_get(pixels)
+    bpy.data.images.remove(image)
+    return (pixels[0] - 0.102) / (0.906 - 0.102) * 49
+
+
+def test_trimmed_slipped_and_slowed_down(package, scene, strip):
+    scene.render.fps = FILM_FPS
+    compat, clock_of = package.compat, package.footage.time_map
+    compat.set_strip_value(strip, "left_handle", 20)
+    compat.set_strip_value(strip, "right_handle", 40)
+    clock = clock_of(scene, strip)
+    assert (clock.start, clock.end) == (20, 40)
+    assert clock.seconds(20) == pytest.approx(10 / FILM_FPS)
+    compat.set_strip_value(strip, "content_start", 15)
+    assert clock.move_to(clock_of(scene, strip)) == 5
+
+
+def test_at_half_speed_and_retimed_in_parts(package, scene, film):
+    scene.render.fps = FILM_FPS
+    slow = add(package, scene, film, 10)
+    set_speed(package, scene, slow, 50)
+    clock = package.footage.time_map(scene, slow)
+    assert clock.seconds([10, 60, 100]) == pytest.approx([0, 1, 1.8], abs=0.03)
+    scene.sequence_editor.strips.remove(slow)
+    parts = add(package, scene, film, 10)
+    add_retiming_keys(package, scene, parts, 10, 20)
+    parts.retiming_keys[1].timeline_frame = 30
+    clock = package.footage.time_map(scene, parts)
+    assert clock.seconds([10, 20, 30, 58]) == pytest.approx([0, 0.2, 0.4, 1.9], abs=0.05)
+
+
+def test_within_a_metastrip_only_what_it_shows(package, scene, strip):
+    compat = package.compat
+    with compat.sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.meta_make()
+    (meta,) = scene.sequence_editor.strips
+    compat.set_strip_value(meta, "left_handle", 20)
+    clock = package.footage.time_map(scene, meta.strips[0])
+    assert (clock.start, clock.end) == (20, 60)
+    assert clock.seconds(20) == pytest.approx(10 / FILM_FPS)
+
+
+# --- The keys
+
+
+def test_a_strip_becomes_one_key_a_frame_for_every_slider(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    capture(package, scene, obj, strip, options())
+    for name in package.character.bank_of(obj).names:
+        frames, values = keys(package, obj, name).T
+        assert frames.tolist() == list(range(10, 60))
+        expected = column(package, obj, name) / 10 + np.arange(50) / FILM_FPS
+        np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fps", "base"), [(24, 1.0), (24, 1.001), (30, 1.0), (60, 1.0)])
+def test_the_motion_is_at_the_same_second_at_every_rate(package, scene, film, obj, fake_engine, options, fps, base):
+    fake_engine()
+    scene.render.fps, scene.render.fps_base = fps, base
+    capture(package, scene, obj, film, options(), frame=101)
+    frames, values = keys(package, obj).T
+    assert frames.tolist() == list(range(101, 101 + round(2 * fps / base)))
+    seconds = (frames - 101) * base / fps
+    expected = column(package, obj, "jawOpen") / 10 + np.minimum(seconds, 49 / FILM_FPS)
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+
+
+def test_only_what_lies_between_the_handles(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    package.compat.set_strip_value(strip, "left_handle", 30)
+    package.compat.set_strip_value(strip, "right_handle", 41)
+    capture(package, scene, obj, strip, options(banks=("pose",)))
+    frames, values = keys(package, obj, "headYaw").T
+    assert frames.tolist() == list(range(30, 41))
+    np.testing.assert_allclose(values - values[0], np.arange(11) / FILM_FPS, atol=1e-5)
+    assert values[0] == pytest.approx(column(package, obj, "headYaw") / 10 + 20 / FILM_FPS, abs=1e-5)
+
+
+@pytest.mark.parametrize("banks", [("lip",), ("pose",), ("exp",), ("pose", "exp")])
+def test_any_part_of_the_face_alone(package, scene, strip, obj, fake_engine, options, banks):
+    fake_engine()
+    before = {name: obj.edtalk[name] for name in package.character.channel_names(obj)}
+    capture(package, scene, obj, strip, options(banks=banks))
+    bank = package.character.bank_of(obj)
+    expected = {package.character.data_path(entry.name) for entry in bank.coefficients if entry.bank in banks}
+    assert {curve.data_path for curve in package.compat.fcurves(obj)} == expected
+    assert all(obj.edtalk[name] == value for name, value in before.items())
+
+
+def test_keys_in_the_range_are_replaced_and_no_others(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    for frame in (5, 9, 9.5, 10, 33.3, 59, 59.5, 200):
+        package.animation.insert_keys(obj, {"headYaw": 7.0, "happy": 0.5, "jawOpen": 7.0}, frame)
+    capture(package, scene, obj, strip, options(banks=("pose",)))
+    capture(package, scene, obj, strip, options(banks=("pose",)))
+    frames, values = keys(package, obj, "headYaw").T
+    assert frames.tolist() == [5, 9, 9.5, *range(10, 60), 59.5, 200]
+    assert values[frames < 10].tolist() == values[frames > 59].tolist()[:1] * 3 == [7, 7, 7]
+    assert (values[3:-2] != 7).all()
+    assert len(keys(package, obj, "happy")) == len(keys(package, obj, "jawOpen")) == 8
+
+
+def test_relative_goes_from_rest_to_rest(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    for gain in (1.0, 0.5, 2.0):
+        capture(package, scene, obj, strip, options(relative=True, gain=gain))
+        rest = package.character.rest_values(obj)
+        for name in ("jawOpen", "headYaw", "eyeBlink"):
+            values = keys(package, obj, name)[:, 1]
+            np.testing.assert_allclose(values, rest[name] + gain * np.arange(50) / FILM_FPS, atol=1e-5)
+
+
+def test_the_recorded_face_may_rest_at_another_frame(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
+    rest = package.character.rest_values(obj)["headYaw"]
+    frames, values = keys(package, obj, "headYaw").T
+    np.testing.assert_allclose(values, rest + (frames - 35) / FILM_FPS, atol=1e-5)
+    for frame in (9, 60):
+        with pytest.raises(Exception, match="shown from 10 to 59"):
+            package.capture.capture(scene, obj, strip, options(relative=True, rest_frame=frame))
+
+
+def test_absolute_with_a_gain_is_measured_from_the_characters_rest(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    package.session.wait(package.portrait.measure(obj))
+    capture(package, scene, obj, strip, options())
+    once, rest = keys(package, obj, "headYaw")[:, 1], package.character.rest_values(obj)["headYaw"]
+    capture(package, scene, obj, strip, options(gain=1.5))
+    np.testing.assert_allclose(keys(package, obj, "headYaw")[:, 1], rest + 1.5 * (once - rest), atol=1e-5)
+
+
+def test_smoothing_takes_away_jitter_and_0_nothing(package, scene, obj, options):
+    rng = np.random.default_rng(3)
+    rough = (0.3 + 0.01 * rng.standard_normal((50, 1))).astype(np.float32)
+    rows = package.capture.Rows(("headYaw",), rough, FILM_FPS, 0.0)
+    scene.render.fps = FILM_FPS
+    clock = package.core.timemap.TimeMap.of_strip(FILM_FPS, 1, 51, 1)
+    package.capture.write(scene, obj, rows, clock, clock.frames, options())
+    assert np.array_equal(keys(package, obj, "headYaw")[:, 1], rough[:, 0])
+    package.capture.write(scene, obj, rows, clock, clock.frames, options(smooth=1.0))
+    assert keys(package, obj, "headYaw")[:, 1].std() < 0.5 * rough.std()
+
+
+def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    capture(package, scene, obj, strip, options())
+    dense = keys(package, obj)
+    capture(package, scene, obj, strip, options(simplify=0.02))
+    assert len(keys(package, obj)) < 0.2 * len(dense)
+    assert max(abs(at(package, obj, "jawOpen", frame) - value) for frame, value in dense) < 0.021
+
+
+@pytest.mark.parametrize("nla", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_mouth_is_mixed_from_sound_and_video(package, scene, strip, obj, fake_engine, options, share, nla):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    frames = np.arange(5, 71)
+    spoken = 0.5 + 0.4 * np.sin(frames)
+    package.animation.write_curves(obj, {"jawOpen": spoken}, frames, nla=nla, strip_name="line")
+    if share == 0:
+        with pytest.raises(Exception, match="nothing to capture"):
+            package.capture.capture(scene, obj, strip, options(banks=("lip",), video_mouth=share))
+    capture(package, scene, obj, strip, options(banks=("lip", "pose"), video_mouth=share))
+    inside = slice(5, 55)
+    recorded = column(package, obj, "jawOpen") / 10 + np.arange(50) / FILM_FPS
+    expected = (1 - share) * spoken[inside] + share * recorded
+    if share == 0 and nla:
+        assert len(keys(package, obj)) == 0
+        return
+    found = [at(package, obj, "jawOpen", frame) for frame in range(10, 60)]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(keys(package, obj, "headYaw")) == 50
+    if not nla:
+        assert [at(package, obj, "jawOpen", frame) for frame in (5, 9, 60, 70)] == pytest.approx(spoken[[0, 4, 55, 65]])
+
+
+# --- One frame
+
+
+def test_match_this_face_keys_the_frame_that_is_shown(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    scene.render.fps = FILM_FPS
+    package.capture.settings(scene).use_lip = False
+    package.animation.insert_keys(obj, {"jawOpen": 0.4}, 1)
+    scene.frame_set(22)
+    assert bpy.ops.edtalk.match_face() == {"FINISHED"}
+    for name in ("headYaw", "eyeBlink"):
+        expected = column(package, obj, name) / 10 + 12 / FILM_FPS
+        np.testing.assert_allclose(keys(package, obj, name), [[22, expected]], atol=1e-5)
+        assert obj.edtalk[name] == pytest.approx(expected, abs=1e-5)
+    assert keys(package, obj).tolist() == [[1, pytest.approx(0.4)]]
+
+
+def test_a_picture_sets_the_pose_with_or_without_keys(package, scene, demo, obj, fake_engine):
+    fake_engine()
+    picture = str(demo / "portrait_1.png")
+    scene.frame_set(7)
+    assert bpy.ops.edtalk.match_picture(filepath=picture, key=False) == {"FINISHED"}
+    assert obj.edtalk["headYaw"] == pytest.approx(column(package, obj, "headYaw") / 10)
+    assert not package.compat.fcurves(obj)
+    bpy.ops.edtalk.match_picture(filepath=picture)
+    assert keys(package, obj, "headYaw")[:, 0].tolist() == [7]
+
+
+def test_of_a_picture_strip_the_one_that_is_shown(package, scene, demo, obj, fake_engine):
+    fake_engine()
+    strip = package.compat.new_image(scene, "stills", demo / "portrait_1.png", 1, 1)
+    strip.elements.append("portrait_2.png")
+    for frame, name in ((1, "portrait_1.png"), (2, "portrait_2.png")):
+        assert package.footage.picture_path(strip, frame).name == name
+    select(scene, strip)
+    scene.frame_set(1)
+    assert bpy.ops.edtalk.match_face() == {"FINISHED"}
+    assert len(keys(package, obj, "headYaw")) == 1
+
+
+def test_the_pose_goes_to_the_frame_that_was_asked_for(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    scene.frame_set(20)
+    task = package.capture.match(scene, obj, strip, options())
+    before = obj.edtalk["headYaw"]
+    scene.frame_set(40)
+    package.session.wait(task)
+    assert keys(package, obj, "headYaw")[:, 0].tolist() == [20]
+    assert obj.edtalk["headYaw"] == before, "what is seen now is another frame"
+
+
+# --- Meanwhile
+
+
+def test_the_keys_go_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    task = package.capture.capture(scene, obj, strip, options())
+    package.compat.set_strip_value(strip, "content_start", 110)
+    package.session.wait(task)
+    assert keys(package, obj)[[0, -1], 0].tolist() == [110, 159]
+
+
+@pytest.mark.parametrize("gone", ["strip", "character", "bank"])
+def test_what_was_deleted_or_changed_meanwhile(package, scene, strip, obj, fake_engine, options, write_bank, gone):
+    fake_engine()
+    task = package.capture.capture(scene, obj, strip, options())
+    if gone == "strip":
+        scene.sequence_editor.strips.remove(strip)
+    elif gone == "character":
+        bpy.data.objects.remove(obj)
+    else:
+        package.character.set_bank(obj, str(write_bank()))
+    package.session.wait(task)
+    assert task.error is None
+    if gone == "strip":
+        assert len(keys(package, obj)) == 50, "the recording is taken over all the same"
+
+
+def test_it_shows_how_far_it_is_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options):
+    fake_engine("--slow", 0.02)
+    package.session.wait(package.portrait.measure(obj))
+    task = package.capture.capture(scene, obj, strip, options())
+    until = time.monotonic() + 20
+    while not task.fraction and time.monotonic() < until:
+        package.session.pump()
+    assert "watching" in task.status
+    assert task.label == "Capture 'film'"
+    task.cancel()
+    package.session.wait(task)
+    assert task.cancelled
+    assert len(keys(package, obj)) == 0
+
+
+def test_a_killed_engine_is_started_again_and_the_keys_written(package, scene, strip, obj, fake_engine, tmp_path):
+    fake_engine("--die-after", 3, "--once", tmp_path / "once")
+    assert bpy.ops.edtalk.capture() == {"FINISHED"}
+    assert len(keys(package, obj)) == 50
+
+
+# --- What is said
+
+
+def test_a_greyed_button_says_why(package, scene, film):
+    reason = package.operators.capture.EDTALK_OT_capture.disabled_reason
+    match_reason = package.operators.capture.EDTALK_OT_match_face.disabled_reason
+    assert "Add a character" in reason(bpy.context)
+    obj = package.character.create(scene, name="Anna")
+    assert "Select a movie strip" in reason(bpy.context)
+    assert "shown at the current frame" in match_reason(bpy.context)
+    add(package, scene, film, 10)
+    assert reason(bpy.context) == ""
+    assert "shown at the current frame" in match_reason(bpy.context)
+    scene.frame_set(10)
+    assert match_reason(bpy.context) == ""
+    own = package.capture.settings(scene)
+    own.use_lip = own.use_pose = own.use_exp = False
+    assert "Switch on Mouth" in reason(bpy.context)
+    own.use_lip, own.video_mouth = True, 0.0
+    assert "Switch on Mouth" in reason(bpy.context)
+    package.character.create(scene, name="Ben")
+    bpy.context.view_layer.objects.active = None
+    assert "Select the character" in reason(bpy.context)
+    assert obj is not None
+
+
+def test_files_that_are_missing_or_no_film(package, scene, strip, obj, film, tmp_path):
+    with pytest.raises(RuntimeError, match=r"nowhere\.mp4 does not exist"):
+        bpy.ops.edtalk.capture_file(filepath=str(tmp_path / "nowhere.mp4"))
+    strip.filepath = str(tmp_path / "gone.mp4")
+    with pytest.raises(RuntimeError, match=r"'film' is missing: .*gone\.mp4"):
+        bpy.ops.edtalk.capture()
+    (tmp_path / "gone.mp4").write_text("no film")
+    with pytest.raises(RuntimeError, match=r"gone\.mp4 is no film"):
+        bpy.ops.edtalk.capture()
+    strip.filepath = str(film)
+    strip.use_reverse_frames = True
+    with pytest.raises(RuntimeError, match="plays backwards"):
+        bpy.ops.edtalk.capture()
+
+
+def test_a_result_that_is_hidden_is_said(package, scene, strip, obj, fake_engine, options):
+    fake_engine()
+    capture(package, scene, obj, strip, options())
+    package.session.dismiss()
+    obj.animation_data.nla_tracks.new().is_solo = True
+    capture(package, scene, obj, strip, options())
+    problem = package.session.problems[-1]
+    assert problem.fix == "edtalk.reveal_animation"
+    assert bpy.ops.edtalk.reveal_animation(**problem.options) == {"FINISHED"}
+
+
+def test_the_settings_are_the_options(package, scene, options):
+    own = package.capture.settings(scene)
+    assert package.capture.options_of(scene) == options(smooth=0.25)
+    own.use_lip, own.relative, own.rest_at, own.rest_frame, own.gain = False, True, "FRAME", 12, 0.5
+    own.crop_mode, own.crop = "box", (1, 2, 64)
+    found = package.capture.options_of(scene)
+    assert (found.banks, found.relative, found.rest_frame, found.gain) == (("pose", "exp"), True, 12, 0.5)
+    assert found.crop == (1, 2, 64)
+
+
+def test_the_panel_shows_what_counts(package, scene, film):
+    def drawn() -> Layout:
+        layout = Layout()
+        package.panels.capture.draw_capture(layout, bpy.context)
+        return layout
+
+    assert not drawn().texts("operator")
+    package.character.create(scene, name="Anna")
+    layout = drawn()
+    expected = ["edtalk.capture", "edtalk.capture_file", "edtalk.match_face", "edtalk.match_picture"]
+    assert layout.texts("operator") == expected
+    assert {"use_lip", "use_pose", "use_exp", "video_mouth", "gain", "smooth"} <= set(layout.texts("prop"))
+    assert "rest_at" not in layout.texts("prop")
+    own = package.capture.settings(scene)
+    own.use_lip, own.relative, own.rest_at, own.crop_mode = False, True, "FRAME", "box"
+    layout = drawn()
+    assert "video_mouth" not in layout.texts("prop")
+    assert {"rest_at", "rest_frame", "crop"} <= set(layout.texts("prop"))
+    add(package, scene, film, 10)
+    assert "From 'film' to Anna." in " ".join(drawn().texts("label"))
+
+
+# --- With the real engine
+
+
+def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, options):
+    """A second of a real recording: one key a frame, within the head what a head does."""
+    film = media / "pose_source1.mp4"
+    strips = package.compat.strip_collection(scene)
+    strip = strips.new_movie(name="take", filepath=str(film), channel=1, frame_start=1)
+    package.compat.set_strip_value(strip, "left_handle", 26)
+    package.compat.set_strip_value(strip, "right_handle", 38)
+    capture(package, scene, obj, strip, options(relative=True))
+    rest = package.character.rest_values(obj)
+    for name in package.character.bank_of(obj).names:
+        frames, values = keys(package, obj, name).T
+        assert frames.tolist() == list(range(26, 38))
+        assert values[0] == pytest.approx(rest[name], abs=1e-5)
+    scene.frame_set(30)
+    package.session.wait(package.capture.match(scene, obj, strip, options(banks=("pose",))))
+    assert len(keys(package, obj, "headYaw")) == 12
