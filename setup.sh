@@ -2,7 +2,7 @@
 # Makes .venv/worker (torch, librosa, opencv) and .venv/blender-5.0 (bpy), and returns at once when they are as pinned.
 #
 #   bash setup.sh               what rendering, the demo and Blender need
-#   bash setup.sh --tests       and what the tests need: training's packages, and the oldest and newest Blender
+#   bash setup.sh --tests       and what the tests need: training's packages, a farm, the oldest and newest Blender
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -121,6 +121,7 @@ environment worker "$PYTHON" wheels/requirements-worker.txt $DEVELOPMENT
 environment blender-5.0 "$PYTHON" wheels/requirements-blender-5.0.txt $DEVELOPMENT
 [[ ${1-} == --tests ]] || exit 0
 training_extras
+environment farm "$PYTHON" wheels/requirements-farm.txt
 environment blender-4.5 "$PYTHON" wheels/requirements-blender-4.5.txt $DEVELOPMENT
 if NEWER=$(python_of 13); then
     environment blender-5.2 "$NEWER" wheels/requirements-blender-5.2.txt $DEVELOPMENT

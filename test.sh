@@ -26,7 +26,7 @@ run() {
 }
 
 shopt -s nullglob # a folder that is not there is left out
-run worker tests/unit tests/inference* tests/training*
+run worker tests/unit tests/inference* tests/training* tests/farm*
 for environment in .venv/blender-*/; do
     run "$(basename "$environment")" tests/unit tests/blender* tests/package*
 done

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from .errors import EDTalkError, disk_error
 
 LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
+_AT_WORK = 3600.0  # seconds
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
 
 
@@ -71,7 +74,7 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         raise EDTalkError(f"A picture is saved from uint8 (H, W, 3 or 4), found {pixels.dtype} {pixels.shape}.")
     if path.suffix.lower() not in (".png", ".exr"):
         raise EDTalkError(f"Pictures are saved as .png or .exr, found the suffix '{path.suffix}' in {path}.")
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")  # two may write one picture
     try:
         if path.suffix.lower() == ".exr":
             partial.write_bytes(_exr(pixels))
@@ -82,6 +85,15 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         raise disk_error(path, error) from error
     finally:
         remove_partial(partial)
+
+
+def clear_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what writers that were killed left in a folder of pictures; but nothing of the last hour."""
+    with contextlib.suppress(OSError):
+        for path in Path(folder).glob(".*.partial.*"):
+            with contextlib.suppress(OSError):  # somebody else was faster
+                if time.time() - path.stat().st_mtime > _AT_WORK:
+                    path.unlink()
 
 
 def to_network(rgb: np.ndarray, size: int = 256) -> np.ndarray:

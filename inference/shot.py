@@ -11,6 +11,9 @@ import hashlib
 import json
 import math
 import os
+import re
+import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -27,6 +30,7 @@ FORMAT_VERSION = 1
 PICTURE_VERSION = 1  # raised when the engine comes to make other pictures from the same inputs: all are made anew then
 IMAGE_FORMATS = ("png", "exr")
 _SHOT, _TABLE = "shot.json", "coefficients.npy"
+_RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
 _AGAIN = "Render the shot again from Blender."
 
 
@@ -58,6 +62,7 @@ class Shot:
     bank: the file, and bank_sha256 the hash in its metadata. crop: see `as_crop`. coefficients: one row a frame, final
     values in the bank's column order. frames_folder: where pictures go, made when the first is written.
     first_frame: the scene's number of row 0. image_format: "png" or "exr".
+    sound: what is heard from row 0 on, if anything; no picture depends on it.
     Raises EDTalkError for another crop or format, or no rows.
     """
 
@@ -69,10 +74,12 @@ class Shot:
     frames_folder: Path
     first_frame: int = 1
     image_format: str = "png"
+    sound: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("bank", "portrait", "frames_folder"):
             object.__setattr__(self, name, Path(getattr(self, name)))
+        object.__setattr__(self, "sound", None if self.sound is None else Path(self.sound))
         object.__setattr__(self, "crop", as_crop(self.crop))
         if self.image_format not in IMAGE_FORMATS:
             raise EDTalkError(f"Frames are {' or '.join(IMAGE_FORMATS)} files, found '{self.image_format}'.")
@@ -103,21 +110,23 @@ class Shot:
         """The name of each row's picture in `frames_folder`."""
         return tuple(f"{key}.{self.image_format}" for key in self._keys)
 
-    def missing(self) -> list[int]:
+    def missing(self, rows: Iterable[int] | None = None) -> list[int]:
         """Rows to render, in order: the first one of each picture that has no file yet, or an empty one.
 
-        All of them where the folder cannot be read; what is wrong with it comes out when the first is written.
+        rows: ascending, those to look at; default all. All of them are missing where the folder cannot be read; what is
+        wrong with it comes out when the first is written.
         """
         there: set[str] = set()
         with suppress(OSError), os.scandir(self.frames_folder) as entries:
             there = {entry.name for entry in entries if entry.stat().st_size}
-        first = {}
-        for row, name in enumerate(self.file_names()):
-            first.setdefault(name, row)
+        first, names = {}, self.file_names()
+        for row in range(len(names)) if rows is None else rows:
+            first.setdefault(names[row], row)
         return [row for name, row in first.items() if name not in there]
 
     def write(self, folder: str | os.PathLike[str]) -> Shot:
-        """Write the shot with a copy of its portrait into a folder, made if need be; returns it as `read` finds it.
+        """Write the shot with copies of its portrait and sound into a folder, made if need be; returns it as `read`
+        finds it.
 
         Each file appears whole or not at all, `shot.json` last. Raises EDTalkError(kind="disk").
         """
@@ -125,6 +134,7 @@ class Shot:
         table = BytesIO()
         np.save(table, self.coefficients.values.astype("<f4"), allow_pickle=False)
         portrait = folder / self.portrait.name
+        sound = self.sound and folder / self.sound.name
         data = {
             "format_version": FORMAT_VERSION,
             "bank": _relative(self.bank, folder),
@@ -139,15 +149,19 @@ class Shot:
             "first_frame": self.first_frame,
             "image_format": self.image_format,
         }
+        if sound:
+            data["sound"] = sound.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(folder, error) from error
         if not portrait.is_file() or file_sha256(portrait) != self.portrait_sha256:
-            _write_whole(portrait, _read_bytes(self.portrait))
-        _write_whole(folder / _TABLE, table.getvalue())
-        _write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
-        return replace(self, portrait=portrait)
+            write_whole(portrait, _read_bytes(self.portrait))
+        if sound and not (sound.exists() and sound.samefile(self.sound)):
+            write_whole(sound, _sound_bytes(self.sound))
+        write_whole(folder / _TABLE, table.getvalue())
+        write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
+        return replace(self, portrait=portrait, sound=sound)
 
     @staticmethod
     def read(folder: str | os.PathLike[str]) -> Shot:
@@ -177,6 +191,47 @@ class Shot:
         return shot
 
 
+def frame_ranges(frames: Iterable[int]) -> str:
+    """Frames, ascending, as people and farms write them: "1-20,24"."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame == runs[-1][1] + 1:
+            runs[-1][1] = frame
+        else:
+            runs.append([frame, frame])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def parse_frame_ranges(text: str) -> list[int]:
+    """The frames, ascending, that such a text names, negative ones too: "-5--1". EDTalkError for another text."""
+    frames: set[int] = set()
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise EDTalkError(f"Frames are given as 7, 1-20 or 1-20,24, found '{text}'.")
+        frames.update(range(first, last + 1))
+    return sorted(frames)
+
+
+def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:
+    """Give a file another name, where that is not possible or not wanted a copy; whole or not at all.
+
+    Whatever has that name is replaced. Raises OSError.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        if not copy:
+            with suppress(OSError):
+                os.link(source, partial)
+        if not partial.exists():
+            shutil.copyfile(source, partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)  # also where both names were the same file: then nothing was replaced
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Of a picture's bytes, read again only when its size or time changed; EDTalkError(kind="media") if unreadable."""
     path = Path(path)
@@ -199,6 +254,14 @@ def _read_bytes(path: Path) -> bytes:
         raise _unreadable(path, error) from error
 
 
+def _sound_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        message = f"The sound {path} could not be read: {error.strerror}."
+        raise EDTalkError(message, "Choose another file.", "media") from error
+
+
 def _unreadable(path: Path, error: OSError) -> EDTalkError:
     if isinstance(error, FileNotFoundError):
         return EDTalkError(f"The portrait {path} does not exist.", "Choose the picture again.", "media")
@@ -216,6 +279,7 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray) -> Shot:
             frames_folder=_absolute(folder, data["frames_folder"]),
             first_frame=int(data["first_frame"]),
             image_format=str(data["image_format"]),
+            sound=folder / Path(str(data["sound"])).name if data.get("sound") else None,
         )
     except EDTalkError as error:
         raise EDTalkError(f"{folder / _SHOT} cannot be used. {error.message}", _AGAIN) from error
@@ -231,7 +295,7 @@ def _absolute(folder: Path, path: object) -> Path:
     return Path(os.path.abspath(folder / str(path)))
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_bytes(content)

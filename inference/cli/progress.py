@@ -8,9 +8,9 @@ import sys
 import time
 from types import FrameType
 
-STYLES = ("auto", "bar", "lines", "json", "none")
+STYLES = ("auto", "bar", "lines", "json", "openjd", "none")
 _WIDTH = 30
-_EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5}  # seconds between reports
+_EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5, "openjd": 0.5}  # seconds between reports
 
 
 def note(text: str) -> None:
@@ -21,7 +21,8 @@ def note(text: str) -> None:
 class Progress:
     """Counts frames of one task and reports at a bearable rate; `style` is one of STYLES.
 
-    "bar" and "lines" go to stderr, and "auto" is the bar on a terminal and lines elsewhere; "json" goes to stdout.
+    "bar" and "lines" go to stderr, and "auto" is the bar on a terminal and lines elsewhere; "json" and "openjd", the
+    lines that render farms read, go to stdout.
     """
 
     def __init__(self, label: str, total: int | None, style: str = "auto") -> None:
@@ -34,7 +35,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.shown or self.style == "json":
+        if self.shown or self.style in ("json", "openjd"):
             self._report()
         if self.shown and self.style == "bar":
             print(file=sys.stderr)
@@ -59,6 +60,11 @@ class Progress:
         if self.style == "json":
             event = {"event": "progress", "task": self.label, "done": self.done, "total": self.total}
             print(json.dumps(event | {"eta": None if eta is None else round(eta, 1)}), flush=True)
+            return
+        if self.style == "openjd":
+            if self.total is not None:
+                share = min(self.done / self.total, 1.0) if self.total else 1.0
+                print(f"openjd_progress: {100 * share:.1f}", flush=True)
             return
         of = f"/{self.total}" if self.total else ""
         rest = "" if eta is None else f", {_clock(eta)} left"

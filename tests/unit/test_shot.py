@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from edtalk.inference.coefficients import Coefficients
 from edtalk.inference.errors import EDTalkError
-from edtalk.inference.shot import PICTURE_VERSION, Shot, as_crop
+from edtalk.inference.shot import (
+    PICTURE_VERSION,
+    Shot,
+    as_crop,
+    frame_ranges,
+    link_or_copy,
+    parse_frame_ranges,
+)
 
 NAMES = ("jawOpen", "headYaw", "browUp")
 ROWS = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 1e-7, 0]], np.float32)
@@ -69,6 +76,15 @@ def test_missing_are_the_first_rows_of_pictures_without_a_file(shot):
     (shot.frames_folder / names[1]).write_bytes(b"a picture")
     (shot.frames_folder / names[4]).touch()  # what a power cut leaves behind
     assert shot.missing() == [0, 4]
+
+
+def test_missing_among_some_rows_are_theirs_alone(shot):
+    assert shot.missing([2, 3]) == [2, 3], "whoever renders these cannot count on the first rows of their pictures"
+    assert shot.missing([1, 2]) == [1]
+    assert shot.missing([]) == []
+    shot.frames_folder.mkdir()
+    (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture")
+    assert shot.missing([2, 3]) == [2]
 
 
 # ------------------------------------------------------------------------------------------------ folders
@@ -168,6 +184,58 @@ def test_a_portrait_that_is_gone(shot, tmp_path):
         error = refusal(function)
         assert (error.kind, "Müller.PNG does not exist" in error.message) == ("media", True)
     assert not (tmp_path / "shot").exists()
+
+
+def test_a_sound_comes_along_and_no_picture_depends_on_it(shot, tmp_path):
+    sound, folder = tmp_path / "line 1.wav", tmp_path / "shot"
+    sound.write_bytes(b"heard, not looked at")
+    heard = replace(shot, sound=sound)
+    assert heard.keys() == shot.keys()
+    assert heard.write(folder).sound == Shot.read(folder).sound == folder / "line 1.wav"
+    sound.unlink()
+    Shot.read(folder).write(folder)
+    assert (folder / "line 1.wav").read_bytes() == b"heard, not looked at"
+    error = refusal(heard.write, tmp_path / "other")
+    assert (error.kind, "line 1.wav could not be read" in error.message) == ("media", True)
+    shot.write(folder)
+    assert Shot.read(folder).sound is None
+    assert "sound" not in json.loads((folder / "shot.json").read_bytes()), "as before there were any"
+
+
+# ------------------------------------------------------------------------------------------------ frames
+
+
+def test_ranges_of_frames_say_what_they_were_made_of():
+    random = np.random.default_rng(2)
+    for count in range(1, 40):
+        frames = sorted(set(random.integers(-30, 30, count).tolist()))
+        assert parse_frame_ranges(frame_ranges(frames)) == frames
+    assert frame_ranges([1, 2, 3, 7, 9, 10]) == "1-3,7,9-10"
+    assert frame_ranges(range(-5, 0)) == "-5--1"
+    assert parse_frame_ranges(" 3, 5-7 ,6-8") == [3, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("text", ["", ",", "1-", "-", "a", "1.5", "5-3", "1-2-3", "1,,2", "1..3"])
+def test_what_is_no_range(text):
+    assert repr(text)[1:-1] in refusal(parse_frame_ranges, text).message
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("links", [True, False])
+def test_files_get_another_name_or_a_copy(tmp_path, monkeypatch, copy, links):
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"1")
+    target.write_bytes(b"whatever was there")
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    for _ in range(2):  # the second time both may be one file
+        link_or_copy(source, target, copy)
+        assert target.read_bytes() == b"1"
+        assert target.samefile(source) == (links and not copy)
+        assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
 
 
 # ------------------------------------------------------------------------------------------------ crops

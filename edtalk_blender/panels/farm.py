@@ -1,0 +1,40 @@
+"""The part of the Sequencer's sidebar for those who have a render farm."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import compat, sequencer
+from .character import CATEGORY
+
+
+class EDTALK_PT_farm(bpy.types.Panel):
+    """The face as a job for a render farm"""
+
+    bl_label = "Farm"
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(sequencer.characters(context, compat.sequencer_scene(context)))
+
+    def draw(self, context: bpy.types.Context) -> None:
+        scene = compat.sequencer_scene(context)
+        settings = sequencer.settings(scene)
+        column = self.layout.column(align=True)
+        column.operator_context = "INVOKE_DEFAULT"
+        button = column.operator("edtalk.export_farm_job", icon="EXPORT")
+        button.frames = settings.render_range
+        button.everybody = settings.everybody and len(sequencer.characters(context, scene)) > 1
+        column.operator("edtalk.fetch_farm_frames", icon="IMPORT")
+
+
+def register() -> None:
+    bpy.utils.register_class(EDTALK_PT_farm)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_class(EDTALK_PT_farm)

@@ -1,0 +1,302 @@
+"""`shot`: what is done with a shot folder where there is no Blender: render, tell, encode, number, hand to a farm."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..bank import read_bank
+from ..errors import EDTalkError
+from ..shot import Shot, frame_ranges, parse_frame_ranges
+from . import options
+from .progress import STYLES, Progress, Stop, note
+
+EXAMPLES = """examples:
+  render a shot that Blender wrote; frames that are there already are left
+    shot render film_edtalk/Anna/shots/3f2a --frames 101-150
+  as one job of a farm, and the same by hand on this machine
+    shot bundle SHOT --out job/ --chunk 50 --gpus 1
+    shot render job/shot && shot encode job/shot --out anna.mp4
+  for a compositor: frame_0101.png, frame_0102.png ...
+    shot frames SHOT --out plates/
+
+Frames are counted as in the scene: a shot that begins at frame 101 has no frame 1. 'shot info' tells.
+"""
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "shot",
+        help="render a shot folder; for farms",
+        description="Work with a shot: the folder that Blender writes for what it renders.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
+
+    render = _action(actions, "render", run_render, "render the frames that are not there yet",
+                     "Render the frames of a shot that are not there yet. Frames are the same bit for bit however the "
+                     "shot is divided among runs, and any number of them may run at once. Stopped or killed, what was "
+                     "finished is kept. Several shots share one start of the engine.", several=True)  # fmt: skip
+    render.add_argument(
+        "--frames", type=_frames, metavar="A-B", help="scene frames, both included, such as 101-150 (default: all)"
+    )
+    render.add_argument("--bank", type=Path, metavar="FILE", help="the shot's bank, if it lies elsewhere here")
+    options.add_device(render)
+    _add_progress(render)
+    render.add_argument("--json", action="store_true", help="print what was done as a JSON object")
+
+    _action(actions, "info", run_info, "what a shot holds, and what is missing (JSON)",
+            "Tell as a JSON object what a shot holds and which of its frames are not rendered yet.")  # fmt: skip
+
+    encode = _action(actions, "encode", run_encode, "rendered frames and sound -> video",
+                     "Write a shot's frames, all of which must be rendered, as a video with its sound.")  # fmt: skip
+    encode.add_argument("--out", type=Path, required=True, metavar="FILE.mp4", help="the video (.mp4, .mov, .mkv)")
+    _add_audio(encode)
+    options.add_overwrite(encode)
+    _add_progress(encode)
+
+    frames = _action(actions, "frames", run_frames, "rendered frames -> frame_0101.png ...",
+                     "Put a shot's frames into a folder under the scene's frame numbers, and its sound. They are hard "
+                     "links where the file system has them, which take no space.")  # fmt: skip
+    frames.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if need be")
+    frames.add_argument("--copy", action="store_true", help="copies, for programs that write into files they open")
+    options.add_overwrite(frames)
+
+    bundle = _action(actions, "bundle", run_bundle, "write a farm job (Open Job Description)",
+                     "Write a shot and a job that renders and encodes it into a folder, for AWS Deadline Cloud or any "
+                     "farm that takes Open Job Description; 'openjd run FOLDER/template.json' tries it.")  # fmt: skip
+    bundle.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if need be")
+    bundle.add_argument("--name", help="of the job and the clip (default: the folder's)")
+    bundle.add_argument("--chunk", type=options.positive, default=50, metavar="N", help="frames a task (default 50)")
+    bundle.add_argument(
+        "--gpus", type=options.positive, default=0, metavar="N", help="only machines with N or more (default: any)"
+    )
+    bundle.add_argument(
+        "--timeout", type=options.positive, default=3600, metavar="SECONDS", help="a task's longest time (default 3600)"
+    )
+    bundle.add_argument("--device", default="auto", help="what the farm renders on (default auto)")
+    bundle.add_argument("--engine", metavar="PYTHON", help="the farm's Python for the engine (default: this one)")
+    bundle.add_argument("--engine-folder", metavar="FOLDER", help="the extension's folder there (default: this one)")
+    bundle.add_argument("--keep-bank", action="store_true", help="do not take the bank along, all machines see it")
+    _add_audio(bundle)
+    bundle.add_argument("--json", action="store_true", help="print what was written as a JSON object")
+
+
+def _action(
+    actions: argparse._SubParsersAction, name: str, run: Any, short: str, description: str, several: bool = False
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=short, description=description)
+    parser.set_defaults(run=run)
+    count = {"nargs": "+"} if several else {}
+    parser.add_argument("shot", type=Path, metavar="SHOT", help="the shot's folder, which holds shot.json", **count)
+    parser.add_argument(
+        "--frames-folder", type=Path, metavar="FOLDER", help="where its frames are (default: where the shot says)"
+    )
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
+    )
+    return parser
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--progress", choices=STYLES, default="auto",
+        help="how progress is shown; openjd: as render farms read it, on stdout (default: a bar on a terminal)",
+    )  # fmt: skip
+
+
+def _add_audio(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--audio", metavar="FILE|none", help="what is heard (default: the shot's own sound, if any)")
+
+
+def _frames(text: str) -> list[int]:
+    try:
+        return parse_frame_ranges(text)
+    except EDTalkError as error:
+        raise argparse.ArgumentTypeError(f"expected scene frames such as 101-150, found '{text}'") from error
+
+
+def run_render(args: argparse.Namespace) -> int:
+    with _told_to_farm(args.progress):
+        if args.frames and len(args.shot) > 1:
+            raise EDTalkError(f"--frames is about one shot, and {len(args.shot)} are given.")
+        shots = [_read(args, folder) for folder in args.shot]
+        if args.bank:
+            shots = [replace(shot, bank=args.bank) for shot in shots]
+        tasks = [(shot, _rows(shot, args.frames)) for shot in shots]
+        missing = sum(len(shot.missing(rows)) for shot, rows in tasks)
+        started = time.monotonic()
+        with Stop() as stop, Progress("rendering", missing, args.progress) as bar:
+            rendered = _render(args, tasks, stop, bar)
+    stopped = stop.asked if rendered < missing else None
+    frames = sum(len(rows) for _, rows in tasks)
+    if args.json:
+        event = "done" if stopped is None else "stopped"
+        seconds = round(time.monotonic() - started, 2)
+        print(json.dumps({"event": event, "frames": frames, "rendered": rendered, "seconds": seconds}))
+    elif args.progress != "openjd":
+        note(f"{'done' if stopped is None else 'stopped'}; {rendered} pictures rendered for {frames} frames")
+    return 0 if stopped is None else 128 + stopped
+
+
+def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop: Stop, bar: Progress) -> int:
+    """Render rows of shots, each with what failed in others left alone; how many pictures were written.
+
+    Raises the first shot's error at the end.
+    """
+    rendered, failures = 0, []
+    tasks = [(shot, rows) for shot, rows in tasks if shot.missing(rows)]
+    if not tasks:  # as for many a task that runs again; loading torch takes seconds
+        return 0
+    from ..jobs import Jobs
+
+    jobs = Jobs(args.device, args.threads)
+    for shot, rows in tasks:
+        try:
+            rendered += jobs.render_shot(_Reporter(shot, stop, bar), shot, rows)["rendered"]
+        except EDTalkError as error:
+            failures.append(error)
+            if len(tasks) > 1:
+                note(f"{shot.portrait.parent}: {error}")
+    if failures:
+        raise failures[0]
+    return rendered
+
+
+def run_info(args: argparse.Namespace) -> None:
+    shot = _read(args, args.shot)
+    table, names, missing = shot.coefficients, shot.file_names(), shot.missing()
+    absent = {names[row] for row in missing}
+    frames = [shot.first_frame + row for row, name in enumerate(names) if name in absent]
+    print(json.dumps({
+        "shot": str(args.shot),
+        "first_frame": shot.first_frame,
+        "last_frame": shot.first_frame + len(table) - 1,
+        "frames": len(table),
+        "fps": table.fps,
+        "seconds": table.fps and len(table) / table.fps,
+        "pictures": len(set(names)),
+        "pictures_missing": len(missing),
+        "missing_frames": frame_ranges(frames),
+        "frames_folder": str(shot.frames_folder),
+        "image_format": shot.image_format,
+        "bank": str(shot.bank),
+        "bank_problem": _bank_problem(shot),
+        "portrait": str(shot.portrait),
+        "crop": shot.crop,
+        "sound": shot.sound and str(shot.sound),
+        "coefficients": table.names,
+    }))  # fmt: skip
+
+
+def run_encode(args: argparse.Namespace) -> None:
+    with _told_to_farm(args.progress):
+        shot = _read(args, args.shot)
+        options.check_free(args.out, args.overwrite, (".mp4", ".mov", ".mkv"))
+        from ..frames import encode
+
+        with Progress("encoding", len(shot.coefficients), args.progress) as bar:
+            frames = encode(shot, args.out, shot.sound, bar.step)
+    if args.progress == "openjd":
+        print(f"Saved: {args.out}", flush=True)
+    else:
+        note(f"{args.out}: {frames} frames, {'with' if shot.sound else 'without'} sound")
+
+
+def run_frames(args: argparse.Namespace) -> None:
+    from ..frames import number
+
+    made = number(_read(args, args.shot), args.out, copy=args.copy, overwrite=args.overwrite)
+    note(f"{len(made)} files in {args.out}")
+
+
+def run_bundle(args: argparse.Namespace) -> None:
+    from ..farm import Job, write_bundle
+
+    if args.out.is_file():
+        raise EDTalkError(f"{args.out} is a file; a folder is to be written there.", "Choose another name.")
+    chosen = {"engine": args.engine, "engine_folder": args.engine_folder}
+    job = Job(
+        name=args.name or args.out.resolve().name,
+        chunk=args.chunk,
+        gpus=args.gpus,
+        timeout=args.timeout,
+        device=args.device,
+        **{name: value for name, value in chosen.items() if value},
+    )
+    shot = write_bundle(_read(args, args.shot), args.out, job, keep_bank=args.keep_bank)
+    tasks = -(-len(shot.coefficients) // args.chunk)
+    if args.json:
+        print(json.dumps({"out": str(args.out), "name": job.title, "clip": job.clip, "tasks": tasks}))
+    else:
+        note(f"{args.out}: '{job.title}', {len(shot.coefficients)} frames in {tasks} tasks, then {job.clip}")
+
+
+class _Reporter:
+    """What `Jobs` tells of a render, for people and farms; a `jobs.Caller`."""
+
+    def __init__(self, shot: Shot, stop: Stop, bar: Progress) -> None:
+        self._shot, self._stop, self._bar = shot, stop, bar
+
+    @property
+    def cancelled(self) -> bool:
+        return self._stop.asked is not None
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        if kind == "frame_file" and not fields["reused"] and self._bar.style == "openjd":
+            print(f"Saved: {self._shot.frames_folder / fields['file']}", flush=True)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        if phase == "rendering" and done:
+            self._bar.step()
+
+    def make_way(self) -> None:
+        """Nobody else asks."""
+
+
+@contextmanager
+def _told_to_farm(style: str) -> Iterator[None]:
+    """Have a farm show the sentence of a failure at the task, not only in its log."""
+    try:
+        yield
+    except EDTalkError as error:
+        if style == "openjd":
+            print(f"openjd_fail: {' '.join(str(error).split())}", flush=True)
+        raise
+
+
+def _read(args: argparse.Namespace, folder: Path) -> Shot:
+    shot = Shot.read(folder)
+    if args.frames_folder:
+        shot = replace(shot, frames_folder=args.frames_folder)
+    audio = getattr(args, "audio", None)
+    if audio and audio != "none" and not Path(audio).is_file():
+        raise EDTalkError(f"The sound file {audio} does not exist.", "Choose the file again.", "media")
+    return replace(shot, sound=None if audio == "none" else Path(audio)) if audio else shot
+
+
+def _rows(shot: Shot, frames: list[int] | None) -> list[int]:
+    """Rows of scene frames; EDTalkError where the shot has none of that number."""
+    first, count = shot.first_frame, len(shot.coefficients)
+    rows = list(range(count)) if frames is None else [frame - first for frame in frames]
+    if rows[0] < 0 or rows[-1] >= count:
+        raise EDTalkError(
+            f"The shot has frames {first} to {first + count - 1}, asked were {frame_ranges(frames or ())}.",
+            "'shot info' tells which it has.",
+        )
+    return rows
+
+
+def _bank_problem(shot: Shot) -> str | None:
+    try:
+        found = read_bank(shot.bank).sha256
+    except EDTalkError as error:
+        return error.message
+    return None if found == shot.bank_sha256 else f"{shot.bank} is not the bank that the shot was made with."

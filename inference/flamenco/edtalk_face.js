@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// A job type for Blender's render farm Flamenco: renders a face of EDTalk in chunks, then encodes it with its sound.
+// Copy this file into the folder `scripts` beside the flamenco-manager. In flamenco-manager.yaml the variables
+// `edtalk_python` and `edtalk` say, for each platform, which Python runs the engine and where the extension lies.
+
+const JOB_TYPE = {
+    label: "EDTalk Face",
+    description: "Render the frames of a shot that are not there yet, and encode them with their sound",
+    settings: [
+        // What the artist sets.
+        { key: "bundle", type: "string", subtype: "dir_path", required: true, visible: "visible",
+          description: "Folder that Export Farm Job wrote. All workers must see it" },
+        { key: "frames", type: "string", required: true, visible: "visible",
+          eval: "f'{C.scene.frame_start}-{C.scene.frame_end}'",
+          evalInfo: { showLinkButton: true, description: "Scene frame range" },
+          description: "Frames of the shot, as the scene numbers them. Examples: '47', '1-30', '3, 5-10'" },
+        { key: "chunk_size", type: "int32", default: 50, propargs: { min: 1 }, visible: "submission",
+          description: "Frames a task: so many that they outweigh the start of the engine" },
+        { key: "clip", type: "string", default: "face.mp4", visible: "submission",
+          description: "File name of the clip; leave empty for none. It needs all frames of the shot" },
+        { key: "device", type: "string", default: "auto", choices: ["auto", "cuda", "mps", "cpu"],
+          visible: "submission", description: "What workers render on" },
+
+        // What the farm's administrator sets, here or by the Manager's variables.
+        { key: "engine", type: "string", default: "{edtalk_python}", visible: "web",
+          description: "The Python that runs the engine on the workers" },
+        { key: "engine_folder", type: "string", default: "{edtalk}", visible: "web",
+          description: "The extension's folder on the workers" },
+        { key: "task_type", type: "string", default: "misc", visible: "web",
+          description: "Workers that are configured for this type of task get the frames" },
+    ]
+};
+
+function compileJob(job) {
+    const settings = job.settings;
+    const frames = path.join(settings.bundle, "output", "frames");
+
+    const renders = frameChunker(settings.frames, settings.chunk_size).map(chunk =>
+        engineTask(settings, `render-${chunk}`, [
+            "render", path.join(settings.bundle, "shot"), "--frames-folder", frames,
+            `--frames=${chunk}`, "--device", settings.device, "--progress", "lines",
+        ]));
+    renders.forEach(task => job.addTask(task));
+    if (!settings.clip) {
+        return;
+    }
+    const encode = engineTask(settings, "encode", [
+        "encode", path.join(settings.bundle, "shot"), "--frames-folder", frames,
+        "--out", path.join(settings.bundle, "output", settings.clip), "--overwrite", "--progress", "lines",
+    ]);
+    renders.forEach(task => encode.addDependency(task));
+    job.addTask(encode);
+}
+
+function engineTask(settings, name, words) {
+    const task = author.Task(name, settings.task_type);
+    task.addCommand(author.Command("exec", {
+        exe: settings.engine,
+        args: ["-X", "utf8", path.join(settings.engine_folder, "inference"), "shot"].concat(words),
+    }));
+    return task;
+}

@@ -1,0 +1,164 @@
+"""Farm jobs: what is exported, that it renders without Blender, and that the frames find their way back."""
+
+import json
+import subprocess
+import wave
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.panel_layout import Layout
+from tests.strip_material import RATE, noise, write_sound
+
+FRAMES = 6
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture
+def saved(scene, tmp_path):
+    """The scene saved as `film.blend`, from frame 101 on."""
+    scene.frame_start, scene.frame_end = 101, 100 + FRAMES
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film.blend"))
+    return tmp_path
+
+
+@pytest.fixture
+def turning(package, obj):
+    """The character turns its head, so that all frames differ."""
+    package.animation.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(101, 101 + FRAMES))
+    return obj
+
+
+@pytest.fixture
+def read_shot(addon):
+    return addon.inference.shot.Shot.read
+
+
+def export(folder: Path, **options):
+    return bpy.ops.edtalk.export_farm_job(**{"directory": str(folder), "frames": "SCENE"} | options)
+
+
+def values(job: Path) -> dict:
+    given = json.loads((job / "parameter_values.json").read_text())["parameterValues"]
+    return {one["name"]: one["value"] for one in given}
+
+
+def test_a_job_is_what_render_face_would_render(package, scene, saved, turning, fake_engine, read_shot, tmp_path):
+    fake_engine()
+    assert export(tmp_path / "jobs", chunk=2, gpus=1, engine="/f/python", engine_folder="/f/edtalk") == {"FINISHED"}
+    job = tmp_path / "jobs" / "Anna"
+    shot = read_shot(job / "shot")
+    rows = package.animation.sample(scene, turning, range(101, 101 + FRAMES))
+    assert np.array_equal(shot.coefficients.values, rows)
+    assert (shot.first_frame, shot.coefficients.fps, shot.image_format) == (101, 24.0, "png")
+    assert (shot.bank.parent, shot.portrait.parent) == (job / "shot", job / "shot")
+    given = values(job)
+    assert (given["Frames"], given["ChunkSize"], given["Clip"]) == ("101-106", 2, "film Anna.mp4")
+    assert (given["Engine"], given["EngineFolder"]) == ("/f/python", "/f/edtalk")
+    template = json.loads((job / "template.json").read_text())
+    assert template["name"] == "film Anna"
+    assert template["steps"][0]["hostRequirements"]["amounts"][0]["min"] == 1
+    assert not list(package.sequencer.faces(scene, turning)), "no strip is placed for it"
+
+
+def test_frames_that_are_rendered_come_along_and_others_come_back(
+    package, scene, saved, turning, fake_engine, read_shot, tmp_path
+):
+    fake_engine()
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    package.animation.insert_keys(turning, {"headYaw": 3.0}, 101)
+    package.animation.insert_keys(turning, {"headYaw": 4.0}, 102)
+    export(tmp_path / "jobs")
+    shot = read_shot(tmp_path / "jobs" / "Anna" / "shot")
+    assert shot.missing() == [0, 1]
+    (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture of the farm's")
+    assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}, "where the job is, is remembered"
+    frames = package.operators.render.character_folder(turning) / "frames"
+    assert (frames / shot.file_names()[0]).read_bytes() == b"a picture of the farm's"
+    _task, plan = package.operators.render.render_face(scene, turning, (101, 101 + FRAMES))
+    assert plan.missing == 1
+
+
+def test_what_the_farm_gets_renders_there_and_is_shown_here(package, scene, saved, turning, engine, tmp_path):
+    """Without Blender, in a process of the engine's own; nothing is left to render afterwards."""
+    assert export(tmp_path / "jobs") == {"FINISHED"}
+    job = tmp_path / "jobs" / "Anna"
+    given = values(job)
+    command = [given["Engine"], "-X", "utf8", f"{given['EngineFolder']}/inference", "shot", "render", job / "shot"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
+    task, plan = package.operators.render.render_face(scene, turning, (101, 101 + FRAMES))
+    assert (task, plan.missing) == (None, 0)
+    (strip,) = package.sequencer.faces(scene, turning)
+    assert package.operators.render.waiting_frames(strip) == 0
+
+
+def test_the_dialogue_is_heard_at_its_time(package, scene, saved, obj, fake_engine, tmp_path):
+    """A strip that begins half a second into the job, one that is trimmed and reaches over its end, and a mute one."""
+    fake_engine()
+    scene.frame_start, scene.frame_end = 1, 48
+    samples = noise(2.0)
+    path = write_sound(tmp_path / "line.wav", samples)
+    places = ((1, 13), (2, 25), (3, 1))
+    strips = [package.compat.new_sound(scene, "line", path, channel, start) for channel, start in places]
+    for strip in strips:
+        package.sequencer.assign(strip, obj)
+    package.compat.set_strip_value(strips[0], "right_handle", 25)  # half a second
+    package.compat.set_strip_value(strips[1], "left_handle", 37)  # and the second half of the line's first second
+    strips[1].volume = 0.5
+    strips[2].mute = True
+    assert export(tmp_path / "jobs") == {"FINISHED"}
+    with wave.open(str(tmp_path / "jobs" / "Anna" / "shot" / "dialogue.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getnframes()) == (RATE, 1, 2 * RATE)
+        heard = np.frombuffer(file.readframes(2 * RATE), "<i2") / 32767
+    expected = np.zeros(2 * RATE)
+    half = RATE // 2
+    expected[half : 2 * half] = samples[:half]
+    expected[3 * half :] = 0.5 * samples[half : 2 * half]
+    assert np.abs(heard - expected).max() < 1e-3
+
+
+def test_a_silent_character_has_no_sound(package, scene, saved, obj, fake_engine, read_shot, tmp_path):
+    fake_engine()
+    export(tmp_path / "jobs")
+    assert read_shot(tmp_path / "jobs" / "Anna" / "shot").sound is None
+
+
+def test_all_characters_at_once(package, scene, saved, obj, fake_engine, demo, tmp_path):
+    fake_engine()
+    package.character.create(scene, str(demo / "portrait_2.png"), name="Bo/b")
+    export(tmp_path / "jobs", everybody=True)
+    assert {path.name for path in (tmp_path / "jobs").iterdir()} == {"Anna", "Bo_b"}
+    assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
+
+
+def test_what_cannot_be_done_is_one_sentence(package, scene, saved, obj, fake_engine, tmp_path):
+    fake_engine()
+    with pytest.raises(RuntimeError, match="No folder was chosen"):
+        bpy.ops.edtalk.export_farm_job(frames="SCENE")
+    with pytest.raises(RuntimeError, match="no dialogue yet"):
+        export(tmp_path / "jobs", frames="DIALOGUE")
+    with pytest.raises(RuntimeError, match="holds no job of these characters"):
+        bpy.ops.edtalk.fetch_farm_frames(directory=str(tmp_path))
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError, match="could not be written"):
+        export(tmp_path / "file")
+
+
+def test_the_panel_has_both_buttons_once_there_is_a_character(package, scene, demo):
+    cls = package.panels.farm.EDTALK_PT_farm
+    assert not cls.poll(bpy.context)
+    assert not bpy.ops.edtalk.export_farm_job.poll()
+    package.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    assert cls.poll(bpy.context)
+    layout = Layout()
+    cls.draw(type("Panel", (), {"layout": layout}), bpy.context)
+    assert layout.texts("operator") == ["edtalk.export_farm_job", "edtalk.fetch_farm_frames"]
+    assert "DEFAULT_CLOSED" in cls.bl_options

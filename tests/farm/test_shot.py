@@ -1,0 +1,355 @@
+"""`shot`: the same frames however they are asked for, nothing twice, nothing lost, and what is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inference import jobs, picture
+from inference.frames import read_frame
+from inference.model.config import GeneratorConfig
+from inference.picture import save_picture
+from inference.shot import Shot, frame_ranges
+from inference.video import read_frames
+from tests.cli_material import BANKS, ROOT, SMALL, media_lengths, run, write_bank
+from tests.farm.conftest import FIRST, FPS, pictures
+
+FRAMES = 24
+
+
+@pytest.fixture
+def shot(make_shot) -> Path:
+    return make_shot(FRAMES)
+
+
+@pytest.fixture
+def frames(tmp_path) -> Path:
+    return tmp_path / "frames"
+
+
+def render(shot: Path, *words: object) -> int:
+    return run("shot", "render", shot, "--device", "cpu", "--threads", 1, *words)
+
+
+@pytest.fixture
+def direct(shot, tmp_path) -> dict[str, bytes]:
+    """All frames, rendered at once into a folder of their own."""
+    assert render(shot, "--frames-folder", tmp_path / "direct") == 0
+    return pictures(tmp_path / "direct")
+
+
+def said(capfd) -> str:
+    return capfd.readouterr().err.strip().splitlines()[-1]
+
+
+# ------------------------------------------------------------------------------------------------ render
+
+
+def test_frames_are_the_same_however_they_are_divided(shot, frames, direct):
+    assert len(direct) == FRAMES - FRAMES // 4
+    numbers = list(range(FIRST, FIRST + FRAMES))
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        chosen = random.integers(0, 4, FRAMES)
+        for task in range(4):
+            chunk = [number for number, of in zip(numbers, chosen, strict=True) if of == task]
+            assert render(shot, f"--frames={frame_ranges(chunk)}") == 0
+        assert pictures(frames) == direct
+        for path in frames.iterdir():
+            path.unlink()
+
+
+def test_several_shots_share_one_engine_and_one_that_fails_stops_no_other(make_shot, tmp_path, monkeypatch, capfd):
+    made = []
+    monkeypatch.setattr(jobs, "load_bank", lambda path, load=jobs.load_bank: made.append(path) or load(path))
+    shots = [make_shot(count, f"shot{count}", frames_folder=tmp_path / f"frames{count}") for count in (3, 4, 5)]
+    Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
+    shots.insert(1, make_shot(6, "bad", portrait=tmp_path / "nobody.png", crop="auto"))
+    assert run("shot", "render", *shots, "--device", "cpu", "--threads", 1) == 2
+    assert "No face was found in nobody.png" in said(capfd)
+    assert len(made) == 1
+    for count in (3, 4, 5):
+        assert len(pictures(tmp_path / f"frames{count}")) == count - count // 4
+    assert run("shot", "render", *shots[:1], *shots[2:], "--json") == 0
+    done = json.loads(capfd.readouterr().out)
+    assert (done["frames"], done["rendered"]) == (12, 0)
+    assert run("shot", "render", *shots, "--frames", "101") == 2
+    assert "--frames is about one shot, and 4 are given" in said(capfd)
+
+
+def test_frames_are_numbered_as_in_the_scene(shot, frames, direct, capfd):
+    names = Shot.read(shot).file_names()
+    assert render(shot, "--frames", "103-105") == 0
+    assert set(pictures(frames)) == set(names[2:5])
+    assert render(shot, "--frames", FIRST + FRAMES - 1) == 0
+    assert set(pictures(frames)) == {*names[2:5], names[-1]}
+    capfd.readouterr()
+    for asked in ("1-20", "100-101", "101-125", f"{FIRST + FRAMES}"):
+        assert render(shot, "--frames", asked) == 2
+        assert f"has frames 101 to 124, asked were {asked}." in said(capfd)
+    for asked in ("", "x", "5-3", "1-2-3", "101,"):
+        assert render(shot, f"--frames={asked}") == 2
+        assert "expected scene frames" in said(capfd)
+
+
+def test_frames_before_zero_have_numbers_too(make_shot, frames):
+    shot = make_shot(8, first_frame=-4)
+    assert render(shot, "--frames=-4--2") == 0
+    assert set(pictures(frames)) == set(Shot.read(shot).file_names()[:3])
+
+
+def test_what_is_there_is_left_and_nothing_is_loaded_for_it(shot, frames, direct, monkeypatch, capfd):
+    assert render(shot, "--frames", "101-110") == 0
+    before = {path: path.stat().st_mtime_ns for path in frames.iterdir()}
+    capfd.readouterr()
+    assert render(shot, "--json") == 0
+    done = json.loads(capfd.readouterr().out)
+    assert (done["event"], done["frames"], done["rendered"]) == ("done", FRAMES, len(direct) - len(before))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    monkeypatch.setattr(jobs, "Jobs", lambda *_: pytest.fail("loaded"))
+    assert render(shot) == 0
+    assert pictures(frames) == direct
+
+
+def test_what_a_farm_reads(shot, frames, capfd):
+    assert render(shot, "--frames", "101-108", "--progress", "openjd") == 0
+    lines = capfd.readouterr().out.splitlines()
+    saved = [line.removeprefix("Saved: ") for line in lines if line.startswith("Saved: ")]
+    assert {Path(line) for line in saved} == set(frames.iterdir())
+    percent = [float(line.split()[1]) for line in lines if line.startswith("openjd_progress: ")]
+    assert percent == sorted(percent)
+    assert percent[-1] == 100.0
+    assert len(saved) + len(percent) == len(lines)
+    assert render(shot, "--frames", "101-108", "--progress", "openjd") == 0
+    assert capfd.readouterr().out.splitlines() == ["openjd_progress: 100.0"]
+    assert render(shot, "--frames", "1-8", "--progress", "openjd") == 2
+    told = capfd.readouterr()
+    assert told.out.startswith("openjd_fail: The shot has frames 101 to 124")
+    assert told.out.strip().removeprefix("openjd_fail: ") in told.err
+
+
+def test_a_term_signal_ends_it_after_the_frame_and_nothing_is_lost(shot, frames, direct, monkeypatch):
+    def save_and_signal(path, pixels):
+        save_picture(path, pixels)
+        if len(pictures(frames)) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(jobs, "save_picture", save_and_signal)
+    assert render(shot) == 128 + signal.SIGTERM
+    assert len(pictures(frames)) == 5
+    assert render(shot) == 0
+    assert pictures(frames) == direct
+
+
+def test_two_at_once_write_the_same(shot, frames, direct):
+    command = [sys.executable, ROOT / "inference", "shot", "render", shot, "--device", "cpu", "--threads", "1"]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=shot.parent) for _ in range(2)]
+    assert [process.communicate(timeout=120) and process.returncode for process in running] == [0, 0]
+    assert pictures(frames) == direct
+    assert [path for path in frames.iterdir() if path.name[0] == "."] == []
+
+
+def test_two_that_write_one_picture_do_not_meet(tmp_path, monkeypatch):
+    """The second begins and ends while the first has its file half written."""
+    path, pixels = tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)
+    first = Image.Image.save
+
+    def slow(self, partial, *rest, **options):
+        monkeypatch.setattr(Image.Image, "save", first)
+        Path(partial).write_bytes(b"half")
+        save_picture(path, pixels)
+        assert Image.open(path).size == (4, 4)
+        self.save(partial, *rest, **options)
+
+    monkeypatch.setattr(Image.Image, "save", slow)
+    save_picture(path, pixels)
+    assert [one.name for one in tmp_path.iterdir()] == ["a.png"]
+    assert Image.open(path).size == (4, 4)
+
+
+def test_leftovers_of_killed_writers_go_and_work_of_others_stays(shot, frames, monkeypatch):
+    frames.mkdir()
+    old, young, mine = frames / ".ab.12345678.partial.png", frames / ".cd.12345678.partial.png", frames / ".mine.png"
+    for path in (old, young, mine):
+        path.write_bytes(b"half a picture")
+    os.utime(old, (time.time() - 2 * picture._AT_WORK,) * 2)
+    os.utime(mine, (0, 0))
+    assert render(shot, "--frames", "101") == 0
+    assert (old.exists(), young.exists(), mine.exists()) == (False, True, True)
+
+
+def test_frames_of_no_bytes_are_made_anew(shot, frames, direct):
+    """What a machine that lost its power leaves behind."""
+    frames.mkdir()
+    for name in list(direct)[:3]:
+        (frames / name).touch()
+    assert render(shot) == 0
+    assert pictures(frames) == direct
+
+
+def test_a_bank_that_lies_elsewhere(shot, frames, inputs, tmp_path, capfd):
+    data = json.loads((shot / "shot.json").read_text())
+    (shot / "shot.json").write_text(json.dumps(data | {"bank": "/nowhere/bank.safetensors"}))
+    assert render(shot) == 2
+    assert "bank.safetensors does not exist" in said(capfd)
+    assert render(shot, "--frames", 101, "--bank", inputs / "bank.safetensors") == 0
+    other = GeneratorConfig(**SMALL | {"style_dim": 40}, banks=BANKS)
+    assert render(shot, "--bank", write_bank(tmp_path / "other.safetensors", other, sound=False)) == 2
+    assert "is not the bank that the shot was made with" in said(capfd)
+
+
+def test_failures_have_the_command_lines_exit_codes(shot, frames, tmp_path, capfd):
+    assert render(tmp_path / "nothing") == 2
+    assert "is not a whole shot" in said(capfd)
+    frames.write_bytes(b"a file where the folder would be")
+    assert render(shot) == 3
+    assert "frames could not be written" in said(capfd)
+    assert run("shot") == 2
+    assert run("shot", "dance") == 2
+    assert render(tmp_path / "nothing", "--debug") == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ info
+
+
+def test_info_tells_what_is_missing_in_the_words_of_render(shot, frames, direct, inputs, capfd):
+    assert render(shot, "--frames", "105-108,120") == 0
+    capfd.readouterr()
+    assert run("shot", "info", shot) == 0
+    info = json.loads(capfd.readouterr().out)
+    assert (info["first_frame"], info["last_frame"], info["frames"], info["fps"]) == (101, 124, FRAMES, FPS)
+    assert (info["pictures"], info["pictures_missing"]) == (18, 18 - len(pictures(frames)))
+    assert info["missing_frames"] == "101-104,109-118,121-124", "119 holds what 120 shows"
+    assert (info["bank_problem"], info["sound"]) == (None, str(shot / "line.wav"))
+    assert render(shot, f"--frames={info['missing_frames']}") == 0
+    assert pictures(frames) == direct
+    capfd.readouterr()
+    assert run("shot", "info", shot, "--frames-folder", frames.parent / "elsewhere") == 0
+    assert json.loads(capfd.readouterr().out)["missing_frames"] == "101-124"
+
+
+# ------------------------------------------------------------------------------------------------ encode
+
+
+def test_a_clip_has_all_frames_and_the_sound(shot, frames, direct, tmp_path, inputs, capfd):
+    out = tmp_path / "clip.mp4"
+    encode = ["shot", "encode", shot, "--frames-folder", tmp_path / "direct", "--out", out]
+    assert run(*encode) == 0
+    count, rate, _, sound = media_lengths(out)
+    assert (count, float(rate)) == (FRAMES, FPS)
+    assert sound == pytest.approx(FRAMES / FPS, abs=0.03)
+    assert run(*encode) == 2
+    assert "exists" in said(capfd)
+    assert run(*encode, "--overwrite", "--audio", "none") == 0
+    assert media_lengths(out)[3] is None
+    assert run(*encode, "--overwrite", "--audio", tmp_path / "no.wav") == 2
+    assert run(*encode, "--overwrite", "--audio", inputs / "line.wav", "--progress", "openjd") == 0
+    assert capfd.readouterr().out.splitlines()[-1] == f"Saved: {out}"
+
+
+def test_a_clip_shows_each_frame_for_its_time(make_shot, tmp_path):
+    """Grey frames of the shot's own, so that compression cannot confuse them."""
+    folder = make_shot(10)
+    shot = Shot.read(folder)
+    levels = {name: 20 * index for index, name in enumerate(dict.fromkeys(shot.file_names()))}
+    shot.frames_folder.mkdir()
+    for name, level in levels.items():
+        save_picture(shot.frames_folder / name, np.full((16, 16, 3), level, np.uint8))
+    assert run("shot", "encode", folder, "--out", tmp_path / "clip.mkv") == 0
+    found = [rgb.mean() for rgb in read_frames(tmp_path / "clip.mkv")]
+    assert found == pytest.approx([levels[name] for name in shot.file_names()], abs=3)
+
+
+def test_a_shot_that_is_not_finished_is_not_encoded(shot, frames, tmp_path, capfd):
+    assert render(shot, "--frames", "101-104") == 0
+    for command in (["encode", shot, "--out", tmp_path / "clip.mp4"], ["frames", shot, "--out", tmp_path / "numbered"]):
+        assert run("shot", *command) == 2
+        assert "20 of 24 frames are not rendered yet: 105-124." in said(capfd)
+    assert not (tmp_path / "clip.mp4").exists()
+    assert not (tmp_path / "numbered").exists()
+
+
+@pytest.mark.parametrize("form", ["png", "exr"])
+def test_a_damaged_frame_is_named(make_shot, frames, tmp_path, form, capfd):
+    shot = make_shot(6, image_format=form)
+    assert render(shot) == 0
+    damaged = frames / Shot.read(shot).file_names()[4]
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    assert run("shot", "encode", shot, "--out", tmp_path / "clip.mp4") == 2
+    assert f"The frame {damaged} is damaged" in said(capfd)
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_exr_and_png_are_the_same_to_a_clip(tmp_path, channels):
+    pixels = np.random.default_rng(3).integers(0, 256, (32, 16, channels)).astype(np.uint8)
+    pixels[0, :, :3] = np.arange(16)[:, None]
+    for name in ("a.png", "a.exr"):
+        save_picture(tmp_path / name, pixels)
+    png, exr = (read_frame(tmp_path / name).astype(int) for name in ("a.png", "a.exr"))
+    assert png.shape == (32, 16, 3)
+    if channels == 3:
+        assert np.array_equal(png, exr)
+        return
+    solid = pixels[..., 3] > 250  # over black in linear light here, in sRGB there: the same only where little shows
+    assert np.abs(png - exr)[solid].max() <= 4
+
+
+def test_a_shot_without_a_rate_is_no_clip(make_shot, tmp_path, capfd):
+    shot = make_shot(2)
+    found = Shot.read(shot)
+    replace(found, coefficients=replace(found.coefficients, fps=None)).write(shot)
+    assert render(shot) == 0
+    assert run("shot", "encode", shot, "--out", tmp_path / "clip.mp4") == 2
+    assert "no frame rate" in said(capfd)
+
+
+# ------------------------------------------------------------------------------------------------ frames
+
+
+def test_numbered_frames_take_no_space(shot, frames, tmp_path):
+    assert render(shot) == 0
+    out = tmp_path / "numbered"
+    assert run("shot", "frames", shot, "--out", out) == 0
+    names = Shot.read(shot).file_names()
+    assert {path.name for path in out.iterdir()} == {"sound.wav", *(f"frame_{n:04d}.png" for n in range(101, 125))}
+    for row, name in enumerate(names):
+        assert (out / f"frame_{FIRST + row:04d}.png").samefile(frames / name)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert run("shot", "frames", shot, "--out", out) == 0, "again is nothing"
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+
+
+def test_numbered_copies_can_be_written_into(shot, frames, direct, tmp_path):
+    assert render(shot) == 0
+    out = tmp_path / "numbered"
+    for _ in range(2):  # links become copies, copies stay
+        assert run("shot", "frames", shot, "--out", out, *(["--copy"] if out.exists() else [])) == 0
+    with (out / "frame_0101.png").open("r+b") as file:
+        file.write(b"ruined")
+    assert pictures(frames) == direct
+    assert run("shot", "frames", shot, "--out", out, "--copy") == 2
+    assert run("shot", "frames", shot, "--out", out, "--copy", "--overwrite") == 0
+    assert (out / "frame_0101.png").read_bytes() == direct[Shot.read(shot).file_names()[0]]
+
+
+def test_numbered_frames_where_there_are_no_links(shot, direct, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder = ["--frames-folder", tmp_path / "direct"]
+    assert run("shot", "frames", shot, "--out", tmp_path / "numbered", *folder) == 0
+    names = Shot.read(shot).file_names()
+    for row in range(FRAMES):
+        assert (tmp_path / "numbered" / f"frame_{FIRST + row:04d}.png").read_bytes() == direct[names[row]]
