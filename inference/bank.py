@@ -9,17 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import arkit
 from .coefficients import Coefficients
 from .errors import EDTalkError
 from .model.config import GeneratorConfig
@@ -33,7 +35,10 @@ _MAX_HEADER = 100 * 2**20
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One slider: which bank it belongs to, its value at rest, the range an artist usually needs, what 1.0 means."""
+    """One slider: which bank it belongs to, its value at rest, the range an artist usually needs, what 1.0 means.
+
+    arkit: how much of it each of ARKit's units makes, see `inference.arkit`; empty where they have no part in it.
+    """
 
     name: str
     bank: str
@@ -41,6 +46,7 @@ class Coefficient:
     soft_min: float = -5.0
     soft_max: float = 5.0
     unit: str = ""
+    arkit: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
         bank = Bank(
             name=str(data["name"]),
             config=GeneratorConfig.from_json(data),
-            coefficients=tuple(Coefficient(**entry) for entry in data["coefficients"]),
+            coefficients=tuple(_coefficient(entry) for entry in data["coefficients"]),
             presets={name: np.array(vector, np.float32) for name, vector in data["presets"].items()},
             licence=str(data["licence"]),
             origin=str(data["origin"]),
@@ -187,8 +193,6 @@ def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
 
 def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> Bank:
     """Write a bank whole or not at all; returns it as `read_bank` would find it."""
-    from dataclasses import replace
-
     from safetensors.numpy import save
 
     _check(bank)
@@ -211,6 +215,45 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
     return bank
 
 
+def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
+    """Write the weights of `bank.path` with the meaning of `bank` to another file; returns it as `read_bank` finds it.
+
+    For names and ranges that were found later: the weights and so their hash stay what they are, and whoever uses the
+    old file goes on using it. Whole or not at all, without reading the weights into memory.
+    """
+    _check(bank)
+    path = Path(path)
+    if path.exists() and path.samefile(bank.path):
+        raise EDTalkError(f"{path} cannot be copied onto itself.", "Choose another name.", "bank")
+    header = _read_header(bank.path)
+    bank = replace(bank, sha256=read_bank(bank.path).sha256)
+    header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with bank.path.open("rb") as source, partial.open("wb") as target:
+            source.seek(8 + struct.unpack("<Q", source.read(8))[0])
+            target.write(struct.pack("<Q", len(text)) + text)
+            shutil.copyfileobj(source, target, 2**20)
+        partial.replace(path)
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return replace(bank, path=path)
+
+
+def _coefficient(entry: Mapping[str, Any]) -> Coefficient:
+    """One entry of the metadata; banks written before there was `arkit` say it by their names."""
+    coefficient = Coefficient(**entry)
+    if "arkit" in entry:
+        return coefficient
+    return replace(coefficient, arkit=arkit.derived(coefficient.name, coefficient.unit))
+
+
 def _check(bank: Bank) -> None:
     what = f"The bank '{bank.name}'" + (f" in {bank.path}" if bank.path else "")
     columns = [name for name, count in bank.config.banks for _ in range(count)]
@@ -227,9 +270,14 @@ def _check(bank: Bank) -> None:
                 f"{what} gives the emotion '{name}' wrongly: expected {expected} numbers, found {vector.size}.",
                 kind="bank",
             )
+    unknown = {unit: entry.name for entry in bank.coefficients for unit in entry.arkit if unit not in arkit.NAMES}
+    if unknown:
+        unit, name = next(iter(unknown.items()))
+        raise EDTalkError(f"{what} makes '{name}' of '{unit}', which is none of ARKit's face units.", kind="bank")
     numbers = [bank.rest, *bank.presets.values(), *((entry.soft_min, entry.soft_max) for entry in bank.coefficients)]
+    numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
     if not all(np.isfinite(row).all() for row in numbers):
-        raise EDTalkError(f"{what} has a rest value, range or emotion that is not finite.", kind="bank")
+        raise EDTalkError(f"{what} has a rest value, range, share or emotion that is not finite.", kind="bank")
     if bank.presets and "neutral" not in bank.presets:
         raise EDTalkError(f"{what} has emotions but no 'neutral' to measure them from.", kind="bank")
 

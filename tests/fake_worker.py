@@ -206,6 +206,17 @@ class Worker:
             rows.extend(column / 10 + start + index / fps for column in range(len(names)))
         return {"names": names, "frames": count, "fps": fps, "start": start}, rows.tobytes()
 
+    def do_explore(self, message: Message) -> tuple[dict[str, Any], bytes]:
+        """The mouth's first opens the jaw, the head's first turns it by 20 degrees; of others nothing is known."""
+        motions, first = [], {"lip": ("jaw", "jawOpen", 4.0), "pose": ("head", "headYaw", 0.05)}
+        for entry in read_coefficients(message["bank"]):
+            self.work(message.job)
+            region, name, share = first.pop(entry["bank"], ("none", entry["name"], 0.0))
+            arkit = {name: share} if share else {}
+            motions.append({"name": entry["name"], "region": region, "suggestion": name, "arkit": arkit,
+                            "soft_min": -1.0, "soft_max": 4.0})  # fmt: skip
+        return {"motions": motions}, b""
+
     def do_preview(self, message: Message) -> tuple[dict[str, Any], bytes]:
         self.work(message.job)
         return {"size": SIZE}, colour(message.payload) * (SIZE * SIZE)

@@ -18,7 +18,7 @@ from inference.bank import AUDIO_PREFIX, Bank, Coefficient, save_bank
 from inference.model.config import GeneratorConfig
 
 from .losses import ALPHA_GAIN
-from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, emotion_vector
+from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector
 
 ORIGIN = (
     "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
@@ -43,9 +43,16 @@ def in_coefficient_units(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def arkit_shares(unit: Unit) -> dict[str, float]:
+    """What a coefficient is made of when ARKit captures a face: the mean of the units it drives, or degrees."""
+    if unit.degrees:
+        return {unit.name: 1 / unit.degrees}
+    return {name: 1 / len(unit.arkit) for name in unit.arkit}
+
+
 def starter_bank(config: GeneratorConfig) -> Bank:
     coefficients = tuple(
-        Coefficient(unit.name, bank, 0.0, unit.soft_min, unit.soft_max, unit.unit)
+        Coefficient(unit.name, bank, 0.0, unit.soft_min, unit.soft_max, unit.unit, arkit_shares(unit))
         for (bank, _), units in zip(BANKS, (LIP, POSE, EXPRESSION), strict=True)
         for unit in units
     )

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unit:
-    """One coefficient: its name, the ARKit face units it drives, its soft range and what 1.0 amounts to."""
+    """One coefficient: its name, the ARKit face units it drives, its soft range and what 1.0 amounts to.
+
+    degrees: what 1.0 amounts to for a rotation of the head, which ARKit measures too.
+    """
 
     name: str
     arkit: tuple[str, ...] = ()
     soft_min: float = 0.0
     soft_max: float = 1.0
     unit: str = ""
+    degrees: float = 0.0
 
 
 def _single(name: str) -> Unit:
@@ -51,9 +55,9 @@ LIP = (
     _single("tongueOut"),
 )
 POSE = (
-    Unit("headYaw", (), -1.0, 1.0, "30 degrees, positive towards picture right"),
-    Unit("headPitch", (), -1.0, 1.0, "20 degrees, positive looks down"),
-    Unit("headRoll", (), -1.0, 1.0, "20 degrees, positive clockwise in the picture"),
+    Unit("headYaw", (), -1.0, 1.0, "30 degrees, positive towards picture right", 30),
+    Unit("headPitch", (), -1.0, 1.0, "20 degrees, positive looks down", 20),
+    Unit("headRoll", (), -1.0, 1.0, "20 degrees, positive clockwise in the picture", 20),
     Unit("headShiftX", (), -1.0, 1.0, "8 % of the picture's width, positive right"),
     Unit("headShiftY", (), -1.0, 1.0, "8 % of the picture's height, positive down"),
     Unit("headScale", (), -1.0, 1.0, "12 % larger"),

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from inference.bank import Bank, Coefficient, load_bank, numbered_coefficients, read_bank, save_bank
+from inference import arkit
+from inference.bank import Bank, Coefficient, copy_bank, load_bank, numbered_coefficients, read_bank, save_bank
 from inference.errors import EDTalkError
 from inference.model.config import GeneratorConfig
 
@@ -18,7 +19,8 @@ COLUMNS = ("lip", "lip", "lip", "pose", "pose", "exp", "exp")
 
 @pytest.fixture
 def bank() -> Bank:
-    names = (Coefficient("jawOpen", "lip", 0.1, 0.0, 1.0, "opening"), *numbered_coefficients(CONFIG.banks)[1:])
+    jaw = Coefficient("jawOpen", "lip", 0.1, 0.0, 1.0, "opening", {"jawOpen": 0.5, "mouthClose": -0.25})
+    names = (jaw, *numbered_coefficients(CONFIG.banks)[1:])
     return Bank(
         name="test bank",
         config=CONFIG,
@@ -239,6 +241,100 @@ class TestMeaning:
     def test_a_bank_without_a_file_has_no_weights(self, bank):
         with pytest.raises(EDTalkError, match="no file"):
             _ = bank.tensors
+
+
+class TestCopies:
+    """The same weights under other names."""
+
+    def test_only_the_meaning_changes(self, bank, tensors, saved, tmp_path):
+        old = read_bank(saved)
+        named = replace(old, coefficients=tuple(replace(entry, name=entry.name.upper()) for entry in old.coefficients))
+        copied = copy_bank(named, tmp_path / "deep" / "named.safetensors")
+        loaded = load_bank(copied.path)
+        assert loaded.to_json() == copied.to_json() == named.to_json()
+        assert loaded.sha256 == old.sha256
+        for name, tensor in tensors.items():
+            assert np.array_equal(loaded.tensors[name], tensor)
+        assert read_bank(saved).to_json() == old.to_json()
+        assert [path.name for path in copied.path.parent.iterdir()] == ["named.safetensors"]
+
+    def test_tensors_stay_aligned(self, saved, tmp_path):
+        for length in range(1, 10):
+            copied = copy_bank(replace(read_bank(saved), name="n" * length), tmp_path / f"{length}.safetensors")
+            (header,) = struct.unpack("<Q", copied.path.read_bytes()[:8])
+            assert header % 8 == 0
+            assert load_bank(copied.path).name == "n" * length
+
+    def test_what_cannot_be_written(self, saved, tmp_path):
+        bank = read_bank(saved)
+        with pytest.raises(EDTalkError, match="cannot be copied onto itself"):
+            copy_bank(bank, saved)
+        with pytest.raises(EDTalkError, match="could not be written"):
+            copy_bank(bank, saved / "bank.safetensors")
+        twice = (bank.coefficients[0],) * 2 + bank.coefficients[2:]
+        with pytest.raises(EDTalkError, match="each name once"):
+            copy_bank(replace(bank, coefficients=twice), tmp_path / "twice.safetensors")
+        assert not (tmp_path / "twice.safetensors").exists()
+        assert load_bank(saved).to_json() == bank.to_json()
+
+
+class TestArkit:
+    """What a bank says of ARKit's units, and what its names say where it was written before banks could say so."""
+
+    @pytest.fixture
+    def old(self, bank, tensors, tmp_path):
+        """A bank file without the entry."""
+
+        def write(*coefficients: Coefficient):
+            path = tmp_path / "old.safetensors"
+            table = (*coefficients, *numbered_coefficients(CONFIG.banks)[len(coefficients) :])
+            save_bank(replace(bank, coefficients=table), tensors, path)
+            entries = [{key: value for key, value in vars(entry).items() if key != "arkit"} for entry in table]
+            rewrite_bank(path, coefficients=entries)
+            return path
+
+        return write
+
+    def test_names_stand_in_for_it(self, old):
+        path = old(
+            Coefficient("jawOpen", "lip"),
+            Coefficient("mouthSmile", "lip"),
+            Coefficient("lip_03", "lip"),
+            Coefficient("headYaw", "pose", unit="30 degrees, positive towards picture right"),
+            Coefficient("headShiftX", "pose", unit="8 % of the picture's width, positive right"),
+            Coefficient("headRoll", "exp"),
+        )
+        assert [dict(entry.arkit) for entry in load_bank(path).coefficients] == [
+            {"jawOpen": 1.0},
+            {"mouthSmileLeft": 0.5, "mouthSmileRight": 0.5},
+            {},
+            {"headYaw": 1 / 30},
+            {},
+            {},
+            {},
+        ]
+
+    def test_what_a_bank_says_itself_stays(self, bank, saved):
+        assert read_bank(saved).coefficients == bank.coefficients
+        rewrite_bank(saved, coefficients=[vars(replace(entry, arkit={})) for entry in bank.coefficients])
+        assert read_bank(saved).coefficients[0].arkit == {}
+
+    def test_the_starter_bank_says_what_its_trainer_will_write(self, starter_bank):
+        exported = pytest.importorskip("training.export_bank").starter_bank(starter_bank.config)
+        assert read_bank(starter_bank.path).coefficients == exported.coefficients
+        known = {unit for entry in exported.coefficients for unit in entry.arkit}
+        assert known == {name for name in arkit.NAMES if not name.startswith("eyeLook")}
+
+    @pytest.mark.parametrize("shares", [{"jaw": 1.0}, "jawOpen", ["jawOpen"], 3, {"jawOpen": "all"}, {"jawOpen": None}])
+    def test_what_makes_no_sense(self, bank, saved, shares):
+        entries = [vars(entry) for entry in bank.coefficients]
+        rewrite_bank(saved, coefficients=[entries[0] | {"arkit": shares}, *entries[1:]])
+        refused(saved, "unreadable bank metadata|none of ARKit's face units|not finite")
+
+    def test_shares_that_are_not_finite(self, bank, tensors, tmp_path):
+        wrong = replace(bank.coefficients[0], arkit={"jawOpen": np.inf})
+        with pytest.raises(EDTalkError, match="not finite"):
+            save_bank(replace(bank, coefficients=(wrong, *bank.coefficients[1:])), tensors, tmp_path / "wrong")
 
 
 class TestEmotion:

@@ -510,7 +510,8 @@ class TestInspect:
         assert found["tensors"] == report.used
         assert found["sha256"] == report.bank.sha256
         assert found["coefficients"][0] == {
-            "name": "lip_01", "bank": "lip", "rest": 0.0, "soft_min": -5.0, "soft_max": 5.0, "unit": ""
+            "name": "lip_01", "bank": "lip", "rest": 0.0, "soft_min": -5.0, "soft_max": 5.0, "unit": "",
+            "arkit": {},
         }  # fmt: skip
         text = format_inspect(found)
         for part in ("mine.safetensors: bank", "lip_01", "exp_02", "-5 to 5", "as recorded", "neutral", "sha256"):

@@ -17,11 +17,13 @@ BLENDER = frozenset({"bpy", "bpy_extras", "aud", "gpu"})
 # What both sides import. A file that joins them joins this list.
 CONTRACTS = [
     "inference.errors",
+    "inference.arkit",
     "inference.coefficients",
     "inference.bank",
     "inference.model.config",
     "inference.protocol",
     "inference.shot",
+    "inference.farm",
 ]
 MAX_BYTES = 20 * 10**6
 MAX_LINES = 700

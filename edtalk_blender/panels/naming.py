@@ -1,0 +1,85 @@
+"""The 3D View's sidebar for a bank whose sliders have only numbers: names and ranges that are proposed, and edited."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...inference.errors import EDTalkError
+from .. import character, naming
+from .character import CATEGORY, wrapped
+
+
+class EDTALK_UL_slider_names(bpy.types.UIList):
+    """Sliders with the names proposed for them"""
+
+    def draw_item(
+        self,
+        _context: bpy.types.Context,
+        layout: bpy.types.UILayout,
+        group: naming.Naming,
+        item: naming.SliderName,
+        _icon: int,
+        _owner: naming.Naming,
+        _active: str,
+    ) -> None:
+        row = layout.row(align=True)
+        row.alert = bool(naming.fault(group.id_data, item))
+        row.label(text=item.name)
+        row.prop(item, "new_name", text="", emboss=False)
+        row.label(text=item.region)
+
+
+class EDTALK_PT_naming(bpy.types.Panel):
+    """Names for the sliders of a bank that has none"""
+
+    bl_label = "Slider Names"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+    bl_options = {"DEFAULT_CLOSED"}
+    bl_order = 11
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        obj = character.active(context)
+        try:
+            return obj is not None and bool(len(obj.edtalk_naming.sliders) or naming.numbered(character.bank_of(obj)))
+        except EDTalkError:
+            return False
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, obj = self.layout, character.active(context)
+        group, bank = obj.edtalk_naming, character.bank_of(obj)
+        if not len(group.sliders):
+            column = layout.column(align=True)
+            for line in wrapped(f"The bank '{bank.name}' only numbers its sliders."):
+                column.label(text=line)
+            layout.operator("edtalk.name_sliders", icon="VIEWZOOM")
+            return
+        layout.template_list("EDTALK_UL_slider_names", "", group, "sliders", group, "active", rows=6)
+        item = group.sliders[min(max(group.active, 0), len(group.sliders) - 1)]
+        if reason := naming.fault(obj, item):
+            layout.label(text=reason, icon="ERROR")
+        column = layout.column(align=True)
+        if item.name in obj.edtalk:
+            path = f'["{bpy.utils.escape_identifier(item.name)}"]'
+            column.prop(obj.edtalk, path, text="Try It", slider=True)
+        row = column.row(align=True)
+        row.prop(item, "soft_min")
+        row.prop(item, "soft_max")
+        row = layout.row(align=True)
+        row.operator("edtalk.apply_names", icon="CHECKMARK")
+        row.operator("edtalk.discard_names", icon="X")
+
+
+CLASSES = (EDTALK_UL_slider_names, EDTALK_PT_naming)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

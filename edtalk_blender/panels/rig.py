@@ -1,0 +1,91 @@
+"""The 3D View's sidebar for a 3D head: whose sliders move it, which slider moves which shape key, drivers and keys."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import character, rig
+from .character import CATEGORY, draw_problem
+
+
+class EDTALK_UL_links(bpy.types.UIList):
+    """Links of a head, one a row: shape key, slider, gain, offset"""
+
+    def draw_item(
+        self,
+        _context: bpy.types.Context,
+        layout: bpy.types.UILayout,
+        group: rig.ShapeRig,
+        link: rig.ShapeLink,
+        _icon: int,
+        _owner: rig.ShapeRig,
+        _active: str,
+    ) -> None:
+        obj = group.id_data
+        row = layout.row(align=True)
+        row.alert = not rig.is_whole(obj, link)
+        row.prop_search(link, "shape_key", obj.data.shape_keys, "key_blocks", text="")
+        row.prop(link, "slider", text="", icon="PROPERTIES")
+        numbers = row.row(align=True)
+        numbers.scale_x = 0.6
+        numbers.prop(link, "gain", text="")
+        numbers.prop(link, "offset", text="")
+
+    def filter_items(self, _context: bpy.types.Context, group: rig.ShapeRig, name: str) -> tuple[list[int], list[int]]:
+        """By shape key or slider: the links' own names are numbers."""
+        text = self.filter_name.lower()
+        links = getattr(group, name)
+        shown = [text in link.shape_key.lower() or text in link.slider.lower() for link in links]
+        return [self.bitflag_filter_item * (is_shown != self.use_filter_invert) for is_shown in shown], []
+
+
+class EDTALK_PT_rig(bpy.types.Panel):
+    """A 3D head moved by the same sliders"""
+
+    bl_label = "3D Face"
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+    bl_options = {"DEFAULT_CLOSED"}
+    bl_order = 10
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(character.characters(context.scene)) or rig.has_shapes(context.active_object)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, obj = self.layout, context.active_object
+        if not rig.has_shapes(obj):
+            layout.label(text="Select a 3D head with shape keys", icon="INFO")
+            return
+        group = obj.edtalk_rig
+        if reason := character.editable_reason(obj):
+            draw_problem(layout, f"{reason}.", "", "")
+        layout.prop(group, "character", text="", icon="USER")
+        layout.operator("edtalk.match_shapes", icon="VIEWZOOM")
+        row = layout.row()
+        row.template_list("EDTALK_UL_links", "", group, "links", group, "active", rows=4)
+        column = row.column(align=True)
+        column.operator("edtalk.add_link", text="", icon="ADD")
+        column.operator("edtalk.remove_link", text="", icon="REMOVE")
+        if rig.is_stale(obj):
+            draw_problem(layout, "Portrait, bank or emotions have changed.", "edtalk.drive_shapes", "Drive Again")
+        row = layout.row(align=True)
+        if rig.is_driven(obj):
+            row.operator("edtalk.undrive_shapes", icon="UNLINKED")
+        else:
+            row.operator("edtalk.drive_shapes", icon="LINKED")
+        row.operator("edtalk.bake_shapes", icon="KEY_HLT")
+
+
+CLASSES = (EDTALK_UL_links, EDTALK_PT_rig)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

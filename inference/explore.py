@@ -1,0 +1,344 @@
+"""What each coefficient of a bank does to a face: moved alone to either side of rest, the picture's motion is measured.
+
+Optical flow says where pixels went. What moves the whole head is told from what is left in the mouth, jaw, eyes and
+brows; the larger part names the coefficient, its direction chooses the word. Lengths are in eye distances, so that they
+mean the same in every picture. "Left" and "right" in names are the person's, as ARKit has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+from . import arkit
+from .bank import Coefficient
+from .face import EYES, TEMPLATE
+
+SIZE = 256  # pixels: smaller pictures are enlarged, so that small motion can be measured
+REGIONS = ("head", "jaw", "mouth", "eyes", "brows")
+UNMOVED = "none"
+
+_AIM = 0.08  # how far pixels should go to be measured well: more tears the picture, and the match is lost
+_LEAST = 0.01  # less is noise
+_NOISE = _LEAST / _AIM
+_FIRST, _GROWTH, _FARTHEST = 1 / 256, 8.0, 4.0  # steps, in soft ranges: the first, by how much they grow, the last
+_TOO_FAR = 2.5  # times what is measured well
+_MORE = 1.3  # a larger step is better if it moves so much more
+_FULL = {"head": 0.5, "jaw": 0.35, "mouth": 0.2, "eyes": 0.12, "brows": 0.15}  # what a strong motion of each amounts to
+_ONE_SIDED = 0.4  # the other side does less than this
+_TURNS = 0.85  # the rim of a head that turns moves less than this share of its middle, the rim of one that shifts all
+_CLEAR = 0.3  # the share of a region from which on its motion has a word; of five even ones each has 0.2
+_RADIUS = 1.5  # from the axis that a head turns about to the middle of the face
+
+Draw = Callable[[np.ndarray], Iterable[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What one coefficient does.
+
+    region: where most of it happens, one of REGIONS, or "none". shares: of all five, 1 in sum. step: how far it was
+    moved from rest; amount: how far the fastest pixels went then. direction: mean (x, y) in the region per step, to the
+    picture's right and down. asymmetry: -1 only the picture's left half moves, 1 only its right. suggestion, soft_min,
+    soft_max, arkit: for a `Coefficient`.
+    """
+
+    name: str
+    region: str
+    shares: dict[str, float]
+    step: float
+    amount: float
+    direction: tuple[float, float]
+    asymmetry: float
+    suggestion: str
+    soft_min: float
+    soft_max: float
+    arkit: dict[str, float]
+
+    def to_json(self) -> dict[str, object]:
+        return vars(self)
+
+
+def explore(
+    draw: Draw,
+    rest: np.ndarray,
+    coefficients: Sequence[Coefficient],
+    eyes: np.ndarray | None = None,
+    step: Callable[[int, int], object] = lambda _done, _total: None,
+) -> list[Motion]:
+    """What each coefficient does to the face that `draw` draws.
+
+    draw: (k, n) rows of coefficients -> k pictures uint8 (S, S, 3). rest: (n,) row of the face at rest. eyes: (2, 2)
+    pixels of the centres of the right and the left eye in it, by default where a face is cut out for the network.
+    step: called before each coefficient with how many are done, and at the end; may raise to stop.
+    """
+    (picture,) = draw(rest[None])
+    face = _Face(picture, eyes)
+    found = []
+    for index, entry in enumerate(coefficients):
+        step(index, len(coefficients))
+        found.append(_measure(draw, face, rest, index, entry))
+    step(len(coefficients), len(coefficients))
+    return _named_once(found)
+
+
+def _measure(draw: Draw, face: _Face, rest: np.ndarray, index: int, entry: Coefficient) -> Motion:
+    usual = max(abs(entry.soft_min - entry.rest), abs(entry.soft_max - entry.rest)) or 1.0
+    size, farthest = usual * _FIRST, usual * _FARTHEST
+    best, found = 0.0, None
+    while True:
+        rows = np.repeat(rest[None], 2, axis=0)
+        rows[:, index] += (size, -size)
+        forth, back = (face.flow(picture) for picture in draw(rows))
+        reached = max(face.reached(forth), face.reached(back))
+        if found is None and reached > _TOO_FAR and size > usual * _FIRST**2:
+            size /= reached
+            continue
+        if found is None or best < _NOISE or reached > _MORE * best:
+            best, found = reached, (size, forth, back)
+        else:
+            break  # farther out it does no more: it has torn, or come to its end
+        if reached >= 0.5 or size >= farthest:
+            break
+        size = min(size * min(1 / max(reached, 1e-6), _GROWTH), farthest)
+    size, forth, back = found
+    amounts = face.fastest(forth), face.fastest(back)
+    return _described(face, entry, forth if amounts[0] >= _ONE_SIDED * amounts[1] else -back, size, *amounts)
+
+
+def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, forth: float, back: float) -> Motion:
+    """flow: for one step forwards. forth, back: how far the fastest pixels go on either side."""
+    amount = max(forth, back)
+    if amount < _LEAST:
+        unmoved = dict.fromkeys(REGIONS, 0.0)
+        return Motion(entry.name, UNMOVED, unmoved, step, amount, (0.0, 0.0), 0.0, entry.name, entry.soft_min,
+                      entry.soft_max, {})  # fmt: skip
+    head, own = face.split(flow)
+    strengths = {"head": float(np.linalg.norm(head[face.oval], axis=1).mean())}
+    strengths |= {name: float(np.linalg.norm(own[mask], axis=1).mean()) for name, mask in face.parts.items()}
+    total = sum(strengths.values())
+    shares = {name: round(strengths[name] / total, 4) for name in REGIONS}
+    region = max(REGIONS, key=strengths.__getitem__)
+    moved, mask = (flow, face.oval) if region == "head" else (own, face.parts[region])
+    name, degrees = entry.name, 0.0
+    if shares[region] >= _CLEAR:
+        name, degrees = face.words_for_head(flow) if region == "head" else (_WORDS[region](face, own), 0.0)
+
+    peak = float(np.percentile(np.linalg.norm(moved[mask], axis=1), 95))
+    full = _round(min(step * _FULL[region] / max(peak, 1e-6), 2 * _FARTHEST * step))
+    soft_min = entry.rest - (full if back >= _ONE_SIDED * forth else 0.0)
+    soft_max = entry.rest + (full if forth >= _ONE_SIDED * back else 0.0)
+    if name == entry.name:
+        soft_min, soft_max = entry.soft_min, entry.soft_max
+    units = {name: step / degrees} if degrees else {unit: share * full for unit, share in arkit.derived(name).items()}
+    if soft_max == entry.rest:
+        units = {}  # it does what ARKit measures only backwards
+    return Motion(
+        entry.name, region, shares, step, round(amount, 4), _mean(moved, mask), face.asymmetry(moved, mask), name,
+        round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()},
+    )  # fmt: skip
+
+
+def _named_once(found: list[Motion]) -> list[Motion]:
+    """Each suggestion once: the coefficient that does it most purely has the plain name, and what it makes of ARKit's
+    units; the others are numbered."""
+    purest = {motion.suggestion: motion for motion in sorted(found, key=lambda m: m.shares.get(m.region, 0.0))}
+    seen: Counter[str] = Counter()
+    taken = {motion.suggestion for motion in found}
+    result = []
+    for motion in found:
+        if purest[motion.suggestion] is not motion:
+            while (name := f"{motion.suggestion}{seen[motion.suggestion] + 2}") in taken:
+                seen[motion.suggestion] += 1
+            seen[motion.suggestion] += 1
+            motion = replace(motion, suggestion=name, arkit={})
+        result.append(motion)
+    return result
+
+
+def _round(value: float) -> float:
+    """To two digits, so that a range is something to remember."""
+    digits = 1 - math.floor(math.log10(max(value, 1e-9)))
+    return round(value, digits)
+
+
+def _mean(flow: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    x, y = flow[mask].mean(0)
+    return round(float(x), 4), round(float(y), 4)
+
+
+# ------------------------------------------------------------------------------------------------ the face
+
+
+class _Face:
+    """A face at rest: where its parts are, and where they went in other pictures of it.
+
+    Flows are (SIZE, SIZE, 2) in eye distances, x to the picture's right and y down.
+    """
+
+    def __init__(self, picture: np.ndarray, eyes: np.ndarray | None) -> None:
+        self._grey = _grey(picture)
+        self._matcher = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        scale = SIZE / len(picture)
+        right, left = EYES * SIZE / TEMPLATE if eyes is None else (np.asarray(eyes, np.float64) + 0.5) * scale - 0.5
+        self.distance = float(np.hypot(*(left - right)))
+        across = (left - right) / self.distance
+        y, x = np.mgrid[:SIZE, :SIZE]
+        offset = (np.stack([x, y], axis=-1) - (left + right) / 2) / self.distance
+        self.x, self.y = offset @ across, offset @ (-across[1], across[0])
+        """Of every pixel, from between the eyes: towards the left eye, which is the picture's right, and down."""
+
+    def flow(self, picture: np.ndarray) -> np.ndarray:
+        return self._matcher.calc(self._grey, _grey(picture), None) / self.distance
+
+    def box(self, left: float, right: float, top: float, bottom: float) -> np.ndarray:
+        return (self.x >= left) & (self.x <= right) & (self.y >= top) & (self.y <= bottom)
+
+    @cached_property
+    def oval(self) -> np.ndarray:
+        return (self.x / 1.25) ** 2 + ((self.y - 0.55) / 1.75) ** 2 <= 1
+
+    @cached_property
+    def parts(self) -> dict[str, np.ndarray]:
+        beside = abs(abs(self.x) - 0.5)  # from the middle of the nearer eye
+        return {
+            "jaw": self.box(-0.65, 0.65, 1.5, 2.05),
+            "mouth": self.box(-0.6, 0.6, 0.8, 1.5),
+            "eyes": (beside <= 0.36) & (abs(self.y) <= 0.24),
+            "brows": (abs(self.x) <= 1.0) & (self.y < -0.24) & (self.y >= -0.7),
+        }
+
+    @cached_property
+    def skull(self) -> np.ndarray:
+        """What only the head moves: the oval without the parts, cheeks that follow the mouth and the eyes' margins."""
+        moving = np.any(list(self.parts.values()), axis=0) | self.box(-1.0, 1.0, 0.7, 2.3)
+        return self.oval & ~moving
+
+    def fastest(self, flow: np.ndarray) -> float:
+        """How far pixels go in the part that moves most; not the very fastest, which may be wrong."""
+        return max(self._fastest(flow).values())
+
+    def reached(self, flow: np.ndarray) -> float:
+        """The same as a share of what is measured well; small parts need not go as far."""
+        return max(length / min(_AIM, _FULL[name] / 2) for name, length in self._fastest(flow).items())
+
+    def _fastest(self, flow: np.ndarray) -> dict[str, float]:
+        lengths = np.linalg.norm(flow, axis=2)
+        masks = {"head": self.oval} | self.parts
+        return {
+            name: max(float(np.percentile(lengths[mask & side], 90)) for side in (self.x < 0, self.x >= 0))
+            for name, mask in masks.items()
+        }
+
+    def split(self, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The head's part of a flow, an affine motion that fits the skull, and what is left."""
+        terms = np.stack([np.ones_like(self.x), self.x, self.y], axis=-1)
+        weight = np.ones(int(self.skull.sum()))
+        for _ in range(4):  # a few pixels that slid along a plain cheek must not count
+            shares = terms[self.skull] * weight[:, None]
+            fit = np.linalg.lstsq(shares, flow[self.skull] * weight[:, None], rcond=None)[0]
+            error = np.linalg.norm(flow[self.skull] - terms[self.skull] @ fit, axis=1)
+            weight = np.sqrt(1 / (1 + (error / max(np.median(error), 1e-6)) ** 2))
+        head = terms @ fit
+        return head, flow - head
+
+    def words_for_head(self, flow: np.ndarray) -> tuple[str, float]:
+        """The name of a motion of the whole head, and for rotations its degrees, positive as ARKit's."""
+        x, y = self.x[self.oval], self.y[self.oval] - 0.55
+        terms = (
+            np.stack([np.ones_like(x), np.zeros_like(x), -y, x], axis=1),
+            np.stack([np.zeros_like(x), np.ones_like(x), x, y], axis=1),
+        )
+        fit = np.linalg.lstsq(np.concatenate(terms), flow[self.oval].T.ravel(), rcond=None)[0]
+        radius = float(np.hypot(x, y).mean())
+        kinds = dict(zip(("x", "y", "roll", "scale"), fit * (1, 1, radius, radius), strict=True))
+        kind = max(kinds, key=lambda name: abs(kinds[name]))
+        if kind == "roll":
+            return "headRoll", math.degrees(math.atan(fit[2]))
+        if kind == "scale":
+            return "headScale", 0.0
+        axis = 0 if kind == "x" else 1
+        middle = float(flow[self.box(-0.4, 0.4, 0.2, 0.9)][:, axis].mean())
+        rims = (self.box(-1.0, -0.85, 0, 1), self.box(0.85, 1.0, 0, 1)) if kind == "x" else (
+            self.box(-0.5, 0.5, -1.15, -0.9), self.box(-0.4, 0.4, 2.0, 2.25),
+        )  # fmt: skip
+        rim = float(np.mean([flow[mask][:, axis].mean() for mask in rims]))
+        if rim / middle > _TURNS:
+            return ("headShiftX" if kind == "x" else "headShiftY"), 0.0
+        angle = math.degrees(math.asin(max(-1.0, min(1.0, middle / _RADIUS))))
+        return ("headYaw" if kind == "x" else "headPitch"), angle
+
+    def asymmetry(self, flow: np.ndarray, mask: np.ndarray) -> float:
+        left, right = (np.linalg.norm(flow[mask & side], axis=1).sum() for side in (self.x < 0, self.x >= 0))
+        return round(float((right - left) / max(right + left, 1e-9)), 4)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    method = cv2.INTER_CUBIC if len(grey) < SIZE else cv2.INTER_AREA
+    return grey if len(grey) == SIZE else cv2.resize(grey, (SIZE, SIZE), interpolation=method)
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def _strongest(choices: dict[tuple[str, str], float]) -> str:
+    """The word for what is most of several motions; each has one for either direction."""
+    pair = max(choices, key=lambda words: abs(choices[words]))
+    forwards, backwards = pair
+    return forwards if choices[pair] > 0 else backwards
+
+
+def _jaw(face: _Face, own: np.ndarray) -> str:
+    x, y = own[face.parts["jaw"]].mean(0)
+    return _strongest({("jawOpen", "jawClose"): y, ("jawLeft", "jawRight"): x})
+
+
+def _mouth(face: _Face, own: np.ndarray) -> str:
+    left, right = (own[face.box(*sides, 0.95, 1.3)].mean(0) for sides in ((-0.55, -0.3), (0.3, 0.55)))
+    upper, lower = (own[face.box(-0.2, 0.2, *rows)].mean(0) for rows in ((0.9, 1.1), (1.15, 1.4)))
+    middle = (upper + lower) / 2
+    x, y = own[face.parts["mouth"]].mean(0)
+    return _strongest({
+        ("mouthLeft", "mouthRight"): x,
+        ("mouthDown", "mouthUp"): y,
+        ("mouthStretch", "mouthPucker"): (right[0] - left[0]) / 2,
+        ("mouthFrown", "mouthSmile"): (left[1] + right[1]) / 2 - middle[1],
+        ("mouthOpen", "mouthPress"): (lower[1] - upper[1]) / 2,
+    })  # fmt: skip
+
+
+def _eyes(face: _Face, own: np.ndarray) -> str:
+    mask = face.parts["eyes"]
+    upper, lower = own[mask & (face.y < 0)].mean(0), own[mask & (face.y > 0.06)].mean(0)
+    name = _strongest({
+        ("eyeBlink", "eyeWide"): upper[1] - max(lower[1], 0.0),
+        ("eyesDown", "eyeSquint"): lower[1],
+        ("eyesLeft", "eyesRight"): own[mask][:, 0].mean(),
+    })  # fmt: skip
+    return name + _side(face.asymmetry(own, mask)) if name in arkit.PAIRED else name
+
+
+def _brows(face: _Face, own: np.ndarray) -> str:
+    mask = face.parts["brows"]
+    side = _side(face.asymmetry(own, mask))
+    inner, outer = (-own[mask & part][:, 1].mean() for part in (abs(face.x) < 0.45, abs(face.x) > 0.6))  # upwards
+    if inner + outer < 0:
+        return f"browDown{side}"
+    if min(inner, outer) > 0.6 * max(inner, outer):
+        return "browUp"
+    return "browInnerUp" if inner > outer else f"browOuterUp{side}"
+
+
+def _side(asymmetry: float) -> str:
+    """Of the person, where nearly all of a motion happens on one side."""
+    return "" if abs(asymmetry) < 0.5 else "Left" if asymmetry > 0 else "Right"
+
+
+_WORDS = {"jaw": _jaw, "mouth": _mouth, "eyes": _eyes, "brows": _brows}

@@ -1,0 +1,269 @@
+"""What coefficients do is found out from pictures: motion that is put there by construction comes back by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from inference import arkit
+from inference.bank import Coefficient, read_bank
+from inference.explore import REGIONS, explore
+from inference.face import EYES
+from inference.jobs import Jobs
+from inference.protocol import Message, encode
+from inference.worker import CancelledError
+from tests.synthetic_inputs import picture
+
+SIZE = 256
+DISTANCE = float(np.hypot(*(EYES[1] - EYES[0])))
+CENTRE = EYES.mean(0)
+Y, X = (part - centre for part, centre in zip(np.mgrid[:SIZE, :SIZE], CENTRE[::-1], strict=True))
+X, Y = X / DISTANCE, Y / DISTANCE  # of every pixel, in eye distances from between the eyes
+
+
+def blob(x: float, y: float, wide: float, high: float) -> np.ndarray:
+    return np.exp(-(((X - x) / wide) ** 2) - ((Y - y) / high) ** 2)
+
+
+def flow(x: np.ndarray | float = 0.0, y: np.ndarray | float = 0.0) -> np.ndarray:
+    return np.stack([np.broadcast_to(x, X.shape), np.broadcast_to(y, X.shape)], axis=-1)
+
+
+def both(y: float, wide: float, high: float, x: float = 0.5) -> np.ndarray:
+    return blob(-x, y, wide, high) + blob(x, y, wide, high)
+
+
+CHIN, LIPS, LIDS = blob(0, 1.75, 0.6, 0.35), blob(0, 1.15, 0.5, 0.25), both(-0.1, 0.3, 0.12)
+# Where pixels go, in eye distances, when a coefficient is 1; and what that is.
+MOTIONS: dict[str, tuple[np.ndarray, str]] = {
+    "jawOpen": (flow(y=0.3 * CHIN), "jaw"),
+    "jawLeft": (flow(x=0.3 * CHIN), "jaw"),
+    "mouthSmile": (flow(y=-0.2 * both(1.1, 0.2, 0.2, 0.45)), "mouth"),
+    "mouthFrown": (flow(y=0.2 * both(1.1, 0.2, 0.2, 0.45)), "mouth"),
+    "mouthStretch": (flow(x=0.2 * (blob(0.45, 1.12, 0.25, 0.2) - blob(-0.45, 1.12, 0.25, 0.2))), "mouth"),
+    "mouthPucker": (flow(x=-0.2 * (blob(0.45, 1.12, 0.25, 0.2) - blob(-0.45, 1.12, 0.25, 0.2))), "mouth"),
+    "mouthLeft": (flow(x=0.2 * LIPS), "mouth"),
+    "mouthRight": (flow(x=-0.2 * LIPS), "mouth"),
+    "eyeBlink": (flow(y=0.15 * LIDS), "eyes"),
+    "eyeBlinkLeft": (flow(y=0.15 * blob(0.5, -0.1, 0.3, 0.12)), "eyes"),
+    "eyeWide": (flow(y=-0.15 * LIDS), "eyes"),
+    "browUp": (flow(y=-0.2 * both(-0.48, 0.55, 0.18)), "brows"),
+    "browDown": (flow(y=0.2 * both(-0.48, 0.55, 0.18)), "brows"),
+    "browInnerUp": (flow(y=-0.2 * blob(0, -0.48, 0.35, 0.18)), "brows"),
+    "headYaw": (flow(x=0.35 * np.sqrt(np.clip(1 - (X / 1.3) ** 2, 0, 1))), "head"),
+    "headPitch": (flow(y=0.35 * np.sqrt(np.clip(1 - ((Y - 0.55) / 1.8) ** 2, 0, 1))), "head"),
+    "headShiftX": (flow(x=0.3), "head"),
+    "headShiftY": (flow(y=0.3), "head"),
+    "headRoll": (flow(x=-0.2 * (Y - 0.55), y=0.2 * X), "head"),
+    "headScale": (flow(x=0.15 * X, y=0.15 * (Y - 0.55)), "head"),
+}
+
+
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    """Texture everywhere, so that motion can be seen anywhere."""
+    return cv2.GaussianBlur(picture("face", SIZE, SIZE), (0, 0), 1.0)
+
+
+def drawing(face: np.ndarray, flows: list[np.ndarray], bend: Callable = lambda row: row) -> Callable:
+    """Draws the face with every pixel moved by the sum of coefficients times their flows."""
+    grid = np.stack([np.arange(SIZE)[None].repeat(SIZE, 0), np.arange(SIZE)[:, None].repeat(SIZE, 1)], -1)
+
+    def draw(rows: np.ndarray):
+        for row in rows:
+            moved = DISTANCE * sum(value * part for value, part in zip(bend(row), flows, strict=True))
+            source = grid - moved
+            for _ in range(3):  # where the pixel came from that is here now
+                there = cv2.remap(moved.astype(np.float32), source.astype(np.float32), None, cv2.INTER_LINEAR)
+                source = grid - there
+            yield cv2.remap(face, source.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+    return draw
+
+
+def look(face, *flows, rest=0.0, bend=lambda row: row, soft=5.0):
+    """What `explore` makes of motions; every coefficient is called by its number."""
+    names = [Coefficient(f"lip_{index + 1:02d}", "lip", rest, rest - soft, rest + soft) for index in range(len(flows))]
+    return explore(drawing(face, list(flows), bend), np.full(len(flows), rest), names)
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_a_motion_is_found_where_it_is_and_named(face, name):
+    moved, region = MOTIONS[name]
+    (motion,) = look(face, moved)
+    assert motion.region == region, motion.shares
+    assert sum(motion.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert set(motion.shares) == set(REGIONS)
+    assert motion.suggestion == name
+    assert motion.name == "lip_01"
+
+
+@pytest.mark.parametrize("name", ["headYaw", "headPitch", "headRoll", "jawOpen"])
+def test_direction_and_arkits_share_have_the_motions_sign(face, name):
+    moved, _ = MOTIONS[name]
+    forth, back = look(face, moved)[0], look(face, -moved)[0]
+    if name == "headRoll":
+        assert forth.arkit.keys() == back.arkit.keys() == {name}
+        assert forth.arkit[name] == pytest.approx(1 / np.degrees(np.arctan(0.2)), rel=0.1)
+        assert back.arkit[name] == pytest.approx(-forth.arkit[name], rel=0.1)
+    elif name == "jawOpen":
+        assert (back.suggestion, back.arkit) == ("jawClose", {})
+        assert forth.direction[1] > 0 > back.direction[1]
+        assert forth.arkit["jawOpen"] == forth.soft_max
+    else:
+        axis = 0 if name == "headYaw" else 1
+        assert forth.direction[axis] > 0 > back.direction[axis]
+        assert forth.arkit[name] > 0 > back.arkit[name]
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.3, 8.0, 60.0])
+@pytest.mark.parametrize("name", ["jawOpen", "eyeBlink", "headYaw"])
+def test_ranges_follow_the_coefficients_own_scale(face, name, scale):
+    """However much a coefficient does, its range is where the motion is a full one."""
+    moved, region = MOTIONS[name]
+    plain, scaled = look(face, moved)[0], look(face, moved * scale)[0]
+    assert scaled.region == region
+    if scale > 0.1:
+        assert scaled.soft_max * scale == pytest.approx(plain.soft_max, rel=0.3)
+    assert scaled.soft_min == -scaled.soft_max
+
+
+def test_a_range_is_around_the_rest_value_and_one_sided_where_the_motion_is(face):
+    moved, _ = MOTIONS["jawOpen"]
+    assert look(face, moved, rest=2.0)[0].soft_min == pytest.approx(4 - look(face, moved, rest=2.0)[0].soft_max)
+    (opening,) = look(face, moved, bend=lambda row: np.maximum(row, 0))
+    assert opening.soft_min == 0 < opening.soft_max
+    (closing,) = look(face, moved, bend=lambda row: np.minimum(row, 0))
+    assert closing.soft_max == 0 > closing.soft_min
+    assert closing.arkit == {}
+
+
+def test_what_moves_nothing_keeps_its_name_and_range(face):
+    (motion,) = look(face, flow())
+    assert (motion.region, motion.suggestion, motion.arkit) == ("none", "lip_01", {})
+    assert (motion.soft_min, motion.soft_max) == (-5, 5)
+
+
+def test_a_head_that_moves_is_not_taken_for_its_mouth(face):
+    """With a little of everything on top, what is most of it names it."""
+    head, jaw, lids = MOTIONS["headYaw"][0], MOTIONS["jawOpen"][0], MOTIONS["eyeBlink"][0]
+    assert look(face, head + 0.3 * jaw + 0.2 * lids)[0].region == "head"
+    assert look(face, jaw + 0.15 * head)[0].region == "jaw"
+    assert look(face, lids + 0.05 * head)[0].region == "eyes"
+
+
+def test_every_name_is_suggested_once_and_the_purest_has_it(face):
+    jaw, head = MOTIONS["jawOpen"][0], MOTIONS["headYaw"][0]
+    found = look(face, jaw + 0.15 * head, jaw, jaw + 0.1 * head, head)
+    names = [motion.suggestion for motion in found]
+    assert sorted(names) == ["headYaw", "jawOpen", "jawOpen2", "jawOpen3"]
+    assert names[1] == "jawOpen"
+    assert [bool(motion.arkit) for motion in found] == [False, True, False, True]
+
+
+def test_each_side_of_the_face(face):
+    left, right = (look(face, flow(y=0.15 * blob(side * 0.5, -0.1, 0.3, 0.12)))[0] for side in (1, -1))
+    assert left.asymmetry > 0.6 and left.suggestion == "eyeBlinkLeft"  # noqa: PT018
+    assert right.asymmetry < -0.6 and right.suggestion == "eyeBlinkRight"  # noqa: PT018
+    assert abs(look(face, MOTIONS["eyeBlink"][0])[0].asymmetry) < 0.2
+
+
+@pytest.mark.parametrize("turn", [0.0, 12.0])
+def test_the_face_may_stand_elsewhere_in_the_picture(face, turn):
+    """The same motion about eyes that are nearer to each other, moved and turned."""
+    matrix = cv2.getRotationMatrix2D(tuple(CENTRE), -turn, 0.8)
+    matrix[:, 2] += (9, -6)
+    eyes = EYES @ matrix[:, :2].T + matrix[:, 2]
+
+    def draw(rows):
+        for drawn in drawing(face, [MOTIONS["mouthSmile"][0]])(rows):
+            yield cv2.warpAffine(drawn, matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
+
+    (motion,) = explore(draw, np.zeros(1), [Coefficient("exp_01", "exp")], eyes)
+    assert (motion.region, motion.suggestion) == ("mouth", "mouthSmile")
+
+
+@pytest.mark.parametrize("size", [64, 128, 512])
+def test_pictures_of_any_size(face, size):
+    def draw(rows):
+        for drawn in drawing(face, [MOTIONS["jawOpen"][0]])(rows):
+            yield cv2.resize(drawn, (size, size), interpolation=cv2.INTER_AREA)
+
+    (motion,) = explore(draw, np.zeros(1), [Coefficient("lip_01", "lip")])
+    assert motion.region == "jaw"
+
+
+def test_it_says_how_far_it_is_and_can_be_stopped(face):
+    told = []
+    names = [Coefficient(f"lip_{index}", "lip") for index in range(3)]
+    flows = [MOTIONS[name][0] for name in ("jawOpen", "eyeBlink", "headYaw")]
+    explore(drawing(face, flows), np.zeros(3), names, step=lambda *counts: told.append(counts))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+    def stop(done, _total):
+        if done:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        explore(drawing(face, flows), np.zeros(3), names, step=stop)
+
+
+def test_suggestions_that_arkit_knows_are_arkits(face):
+    for name, (moved, _region) in MOTIONS.items():
+        (motion,) = look(face, moved)
+        assert set(motion.arkit) <= set(arkit.NAMES)
+        assert bool(motion.arkit) == bool(arkit.derived(name, "1 degrees"))
+
+
+# --- Asked for by Blender
+
+
+class Request:
+    """A request to `explore`, and what was told about it."""
+
+    def __init__(self, cancel_after: int = 1000, **fields) -> None:
+        self.fields, self.told, self.left, self.made_way = fields, [], cancel_after, 0
+
+    def __getitem__(self, name):
+        return self.fields[name]
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        self.told.append((phase, done, total))
+
+    def make_way(self) -> None:
+        self.made_way += 1
+
+    def check(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise CancelledError
+
+
+@pytest.fixture
+def asked(material):
+    def asked(**changes) -> Request:
+        fields = {"bank": str(material.bank), "picture": str(material.source), "crop": "none"}
+        return Request(**(fields | changes))
+
+    return asked
+
+
+def test_the_worker_answers_for_every_coefficient_of_a_bank(material, asked):
+    request = asked()
+    answer, payload = Jobs("cpu", 1).explore(request)
+    motions, entries = answer["motions"], read_bank(material.bank).coefficients
+    assert payload == b""
+    assert [motion["name"] for motion in motions] == [entry.name for entry in entries]
+    assert len({motion["suggestion"] for motion in motions}) == len(entries)
+    assert all(motion["soft_min"] <= motion["soft_max"] for motion in motions)
+    assert request.told[-1] == ("exploring", 36, 36)
+    assert request.made_way == 37
+    encode(Message("done", 1, answer))
+
+
+def test_the_worker_can_be_stopped_between_two_coefficients(asked):
+    with pytest.raises(CancelledError):
+        Jobs("cpu", 1).explore(asked(cancel_after=2))
