@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ REST = 0.7  # share of the portraits that are exactly at rest
 MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
 # Weight of the picture loss on top of 1, by point group: what an artist looks at.
-GROUP_WEIGHT = {"mouth": 10.0, "eyes": 8.0, "face": 1.0}
+GROUP_WEIGHT = {"mouth": 16.0, "eyes": 8.0, "face": 1.0}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Batch:
     tracks: Tracks  # S * K pairs
     still: Tensor  # (S * K, 1, 32, 32) 1 where both pictures show background
     weight: Tensor  # (S * K, 1, R, R) of the picture loss
+    mouth: Tensor  # (S * K, 1, R, R) 1 around the driving mouth, 0 elsewhere
 
 
 class HeadPairs:
@@ -99,7 +100,8 @@ class HeadPairs:
             driving_coefficients=self.coefficients[rows],
             tracks=tracks,
             still=still[:, None].float(),
-            weight=self._weights(tracks.driving),
+            weight=self._weights(tracks.driving, GROUP_WEIGHT),
+            mouth=self._weights(tracks.driving, {"mouth": 1.0}) - 1.0,
         )
 
     def tracks(self, source: Tensor, driving: Tensor) -> Tracks:
@@ -112,13 +114,13 @@ class HeadPairs:
         """(N, 3, R, R) in [-1, 1] by frame number."""
         return self.frames[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
-    def _weights(self, points: Tensor) -> Tensor:
-        """(N, 1, R, R): more weight in the cells of a coarse grid that hold points of the named groups."""
+    def _weights(self, points: Tensor, gains: Mapping[str, float]) -> Tensor:
+        """(N, 1, R, R): 1, and that much more in the cells of a coarse grid that hold points of the named groups."""
         cells = 16
         index = ((points.clamp(-1.0, 0.999) + 1.0) * (cells / 2)).long()
         flat = index[..., 1] * cells + index[..., 0]
         grid = torch.ones(len(points), cells * cells)
-        for name, gain in GROUP_WEIGHT.items():
+        for name, gain in gains.items():
             first, last = self.groups[name]
             hit = torch.zeros_like(grid).scatter_(1, flat[:, first:last], 1.0)
             grid = torch.maximum(grid, 1.0 + gain * hit)
@@ -139,6 +141,7 @@ class HeadPairs:
             tracks=Tracks(batch.tracks.source * flip, batch.tracks.driving * flip, batch.tracks.visible),
             still=batch.still.flip(-1),
             weight=batch.weight.flip(-1),
+            mouth=batch.mouth.flip(-1),
         )
 
 

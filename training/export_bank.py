@@ -60,16 +60,23 @@ def starter_bank(config: GeneratorConfig) -> Bank:
     return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)
 
 
+def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
+    """Which tensors of a file are the audio network's: those marked so in a bank, all in a file of weights."""
+    marked = [name for name in tensors if name.startswith(AUDIO_PREFIX)]
+    return marked or list(tensors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
-    parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip")
+    parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip, or a bank")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     checkpoint = torch.load(args.generator, weights_only=True)
     config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
     tensors = {name: tensor.numpy() for name, tensor in in_coefficient_units(checkpoint["average"]).items()}
-    tensors |= {AUDIO_PREFIX + name: tensor for name, tensor in load_file(args.audio2lip).items()}
+    listening = load_file(args.audio2lip)
+    tensors |= {AUDIO_PREFIX + name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)}
     bank = save_bank(starter_bank(config), tensors, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 

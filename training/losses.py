@@ -16,8 +16,10 @@ from .data import Batch, Tracks
 # The network's alpha is a coefficient times this, so that a face unit at 1 visibly moves the latent against the
 # source's own; `training.export_bank` folds it into the weights again.
 ALPHA_GAIN = 6.0
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 4.0}
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 4.0, "hidden": 0.3}
 WARM_UP = 60  # steps
+HIDDEN_FROM = 0.15  # difference of colour, of 2, from which a pixel counts as hidden in the source; all of it at twice
+OPEN = 0.75  # mask where the source shows what is seen: further open and it could hardly be shut again
 FLOW_FROM = 16  # coarsest resolution at which the warp is held to the tracked points
 
 
@@ -37,8 +39,27 @@ def generator_losses(model: Generator, batch: Batch, point_weight: Tensor) -> tu
         "flow": held_flow_error(levels, batch.tracks, point_weight),
         "still": still_error(levels[-1], batch),
         "read": read_error(model, latent, truth),
+        "hidden": hidden_error(levels[-1], batch),
     }
     return losses, rgb
+
+
+def hidden_error(level: Level, batch: Batch) -> Tensor:
+    """How much the mask lets through of a source that does not show what is to be seen, around the mouth.
+
+    No flow finds teeth behind closed lips. The picture's loss says so too, but a mask that is nearly shut or nearly
+    open everywhere hardly hears it.
+    """
+    repeats = len(batch.driving) // len(batch.source)
+    with torch.no_grad():
+        source = batch.source.repeat_interleave(repeats, 0)
+        found = F.grid_sample(source, sampling_grid(level.flow).permute(0, 2, 3, 1), align_corners=False)
+        missed = (found - batch.driving).abs().mean(1, keepdim=True)
+        hidden = ((missed - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
+        target = OPEN * (1.0 - hidden)
+        weight = batch.mouth * (1.0 + 10.0 * hidden)  # there is little of it
+    error = F.binary_cross_entropy_with_logits(level.flow[:, 2:], target, weight, reduction="sum")
+    return error / weight.sum().clamp(min=1.0)
 
 
 def read_error(model: Generator, latent: Tensor, truth: Tensor) -> Tensor:

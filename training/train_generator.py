@@ -30,6 +30,7 @@ from .units import BANKS
 CHANNELS = {4: 96, 8: 80, 16: 56, 32: 24, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
+MASK_STEP = 12.0  # how many times the step of its flow a blend mask takes: it has no sub-pixel to hit
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
@@ -45,7 +46,7 @@ def fresh(config: GeneratorConfig) -> Generator:
         for flow in model.dec.to_flows:
             flow.conv.weight.mul_(0.05)
         # Logits add up from coarse to fine: at first the source shows through where there are pixels for it.
-        for flow, logit in zip(model.dec.to_flows, (-3.0, 0.0, 1.0, 4.0, 0.0, 0.0), strict=False):
+        for flow, logit in zip(model.dec.to_flows, (-3.0, 0.0, 1.0, 3.0, 0.0, 0.0), strict=False):
             flow.bias[0, 2] = logit
         for rgb in model.dec.to_rgbs:
             rgb.conv[0].weight.mul_(0.3)
@@ -58,7 +59,7 @@ def fresh(config: GeneratorConfig) -> Generator:
 
 
 def grown(
-    config: GeneratorConfig, smaller: Generator, pairs: HeadPairs, rng: np.random.Generator, *, fitting: int = 120
+    config: GeneratorConfig, smaller: Generator, pairs: HeadPairs, rng: np.random.Generator, *, fitting: int = 250
 ) -> Generator:
     """A generator of twice the size that starts out doing what the smaller one does.
 
@@ -119,6 +120,12 @@ def optimiser_for(model: Generator, rate: float) -> torch.optim.Adam:
         groups.setdefault(step_scale(name, last), []).append(weight)
     described = [{"params": weights, "scale": scale} for scale, weights in groups.items() if scale]
     return torch.optim.Adam(described, rate, betas=(0.9, 0.99))
+
+
+@torch.no_grad()
+def mask_rows(model: Generator) -> list[Tensor]:
+    """Views of what makes each level's blend logit; its flow has the other rows of the same tensors."""
+    return [row for flow in model.dec.to_flows for row in (flow.conv.weight[:, 2], flow.bias[:, 2])]
 
 
 def point_weights(pairs: HeadPairs) -> Tensor:
@@ -230,9 +237,13 @@ def train(args: argparse.Namespace) -> None:
         optimiser.zero_grad()
         total(losses).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        before = [row.clone() for row in mask_rows(model)]
         optimiser.step()
+        with torch.no_grad():
+            for row, old in zip(mask_rows(model), before, strict=True):
+                row.lerp_(old, 1.0 - MASK_STEP)
         step += 1
-        decay = min(0.98, step / (step + 20.0))  # longer averages lag behind while the weights still move fast
+        decay = min(0.995, step / (step + 20.0))  # longer at first, and it would lag behind weights that move fast
         with torch.no_grad():
             for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
                 mean.lerp_(value, 1.0 - decay)
