@@ -45,7 +45,8 @@ def generator_losses(model: Generator, batch: Batch, point_weight: Tensor) -> tu
 
 
 def hidden_error(level: Level, batch: Batch) -> Tensor:
-    """How much the mask lets through of a source that does not show what is to be seen, around the mouth.
+    """How much the mask lets through of a source that does not show what is to be seen: around the mouth, shut it
+    where that is so; there and around the eyes, keep it open elsewhere.
 
     No flow finds teeth behind closed lips. The picture's loss says so too, but a mask that is nearly shut or nearly
     open everywhere hardly hears it.
@@ -55,9 +56,9 @@ def hidden_error(level: Level, batch: Batch) -> Tensor:
         source = batch.source.repeat_interleave(repeats, 0)
         found = F.grid_sample(source, sampling_grid(level.flow).permute(0, 2, 3, 1), align_corners=False)
         missed = (found - batch.driving).abs().mean(1, keepdim=True)
-        hidden = ((missed - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
+        hidden = batch.mouth * ((missed - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
         target = OPEN * (1.0 - hidden)
-        weight = batch.mouth * (1.0 + 10.0 * hidden)  # there is little of it
+        weight = (batch.weight - 1.0) * (1.0 + 10.0 * hidden)  # there is little of it
     error = F.binary_cross_entropy_with_logits(level.flow[:, 2:], target, weight, reduction="sum")
     return error / weight.sum().clamp(min=1.0)
 
