@@ -151,6 +151,7 @@ def setup_channels(obj: bpy.types.Object, rest: Mapping[str, float] | None = Non
         del group[name]
     if after != before:
         group.rest = json.dumps(after)
+    group.name = "Face"  # what the Graph Editor puts in brackets behind a slider's name
     for entry in bank.coefficients:
         name, value = entry.name, after[entry.name]
         if name not in group or group[name] == before.get(name):
