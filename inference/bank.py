@@ -13,7 +13,6 @@ import shutil
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 from . import arkit
 from .coefficients import Coefficients
 from .errors import EDTalkError
+from .files import appearing
 from .model.config import GeneratorConfig
 
 FORMAT_VERSION = 1
@@ -202,16 +202,9 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
     unsigned = save(payload)
     (length,) = struct.unpack("<Q", unsigned[:8])
     bank = replace(bank, has_audio=has_audio, path=path, sha256=hashlib.sha256(unsigned[8 + length :]).hexdigest())
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with appearing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(save(payload, {_METADATA_KEY: json.dumps(bank.to_json())}))
-        partial.replace(path)
-    except OSError as error:
-        raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
-    finally:
-        with suppress(OSError):  # where nothing can be written there is nothing to remove either
-            partial.unlink()
     return bank
 
 
@@ -230,19 +223,12 @@ def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
     header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with appearing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         with bank.path.open("rb") as source, partial.open("wb") as target:
             source.seek(8 + struct.unpack("<Q", source.read(8))[0])
             target.write(struct.pack("<Q", len(text)) + text)
             shutil.copyfileobj(source, target, 2**20)
-        partial.replace(path)
-    except OSError as error:
-        raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
     return replace(bank, path=path)
 
 

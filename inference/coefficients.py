@@ -10,13 +10,13 @@ import os
 import zipfile
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .errors import EDTalkError
+from .files import appearing
 
 _UNREADABLE = (  # what numpy, zipfile and csv raise for a file that is something else
     OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, StopIteration,
@@ -97,8 +97,7 @@ class Coefficients:
         path = Path(path)
         if path.suffix not in (".npz", ".csv"):
             raise EDTalkError(f"Coefficients are saved as .npz or .csv, found the suffix '{path.suffix}' in {path}.")
-        partial = path.with_name(f".{path.name}.partial{path.suffix}")
-        try:
+        with appearing(path) as partial:
             if path.suffix == ".npz":
                 fps = np.array([] if self.fps is None else [self.fps])
                 np.savez(partial, values=self.values, names=np.array(self.names), fps=fps)
@@ -107,12 +106,6 @@ class Coefficients:
                     writer = csv.writer(file)
                     writer.writerow(("frame" if self.fps is None else f"fps={self.fps!r}", *self.names))
                     writer.writerows((frame, *map(repr, row.tolist())) for frame, row in enumerate(self.values))
-            partial.replace(path)
-        except OSError as error:
-            raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
-        finally:
-            with suppress(OSError):  # where nothing can be written there is nothing to remove either
-                partial.unlink()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Coefficients:

@@ -17,7 +17,8 @@ from typing import Any
 
 from .bank import read_bank
 from .errors import EDTalkError, disk_error
-from .shot import Shot, frame_ranges, link_or_copy, write_whole
+from .files import link_or_copy
+from .shot import Shot, frame_ranges, write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOT, OUTPUT, FRAMES = "shot", "output", "frames"  # folders of a bundle; frames are within the output

@@ -15,8 +15,9 @@ import av
 import numpy as np
 
 from .errors import EDTalkError, disk_error
+from .files import link_or_copy
 from .picture import load_picture
-from .shot import Shot, frame_ranges, link_or_copy
+from .shot import Shot, frame_ranges
 from .video import Sound, VideoWriter, parse_fps
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-import uuid
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import EDTalkError, disk_error
+from .errors import EDTalkError
+from .files import appearing
 
 LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
@@ -74,17 +74,11 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         raise EDTalkError(f"A picture is saved from uint8 (H, W, 3 or 4), found {pixels.dtype} {pixels.shape}.")
     if path.suffix.lower() not in (".png", ".exr"):
         raise EDTalkError(f"Pictures are saved as .png or .exr, found the suffix '{path.suffix}' in {path}.")
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")  # two may write one picture
-    try:
+    with appearing(path) as partial:
         if path.suffix.lower() == ".exr":
             partial.write_bytes(_exr(pixels))
         else:
             Image.fromarray(pixels).save(partial, "PNG", compress_level=3)  # 6 is thrice as slow for 5 % less
-        partial.replace(path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        remove_partial(partial)
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:

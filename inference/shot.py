@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
+from .files import appearing
 
 FORMAT_VERSION = 1
 PICTURE_VERSION = 1  # raised when the engine comes to make other pictures from the same inputs: all are made anew then
@@ -214,24 +214,6 @@ def parse_frame_ranges(text: str) -> list[int]:
     return sorted(frames)
 
 
-def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:
-    """Give a file another name, where that is not possible or not wanted a copy; whole or not at all.
-
-    Whatever has that name is replaced. Raises OSError.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        if not copy:
-            with suppress(OSError):
-                os.link(source, partial)
-        if not partial.exists():
-            shutil.copyfile(source, partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)  # also where both names were the same file: then nothing was replaced
-
-
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Of a picture's bytes, read again only when its size or time changed; EDTalkError(kind="media") if unreadable."""
     path = Path(path)
@@ -296,12 +278,5 @@ def _absolute(folder: Path, path: object) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with appearing(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        raise disk_error(path, error) from error
-    finally:
-        with suppress(OSError):  # where nothing can be written there is nothing to remove either
-            partial.unlink()

@@ -23,6 +23,7 @@ import av
 import numpy as np
 
 from .errors import EDTalkError, disk_error
+from .files import appearing
 from .picture import check_file, load_picture, remove_partial, save_picture
 
 logger = logging.getLogger(__name__)
@@ -490,15 +491,10 @@ def _file_frames(path: Path) -> Iterator[av.AudioFrame]:
 
 
 def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
-    partial = path.with_name(f".{path.name}.partial.wav")
-    try:
-        first = next(frames, None)
-        with wave.open(str(partial), "wb") as file:
-            file.setnchannels(len(first.layout.channels) if first else 1)
-            file.setsampwidth(2)
-            file.setframerate(first.sample_rate if first else SOUND_RATE)
-            for frame in itertools.chain([first] if first else [], frames):
-                file.writeframes(frame.to_ndarray().astype("<i2").tobytes())
-        partial.replace(path)
-    finally:
-        remove_partial(partial)
+    first = next(frames, None)
+    with appearing(path) as partial, wave.open(str(partial), "wb") as file:
+        file.setnchannels(len(first.layout.channels) if first else 1)
+        file.setsampwidth(2)
+        file.setframerate(first.sample_rate if first else SOUND_RATE)
+        for frame in itertools.chain([first] if first else [], frames):
+            file.writeframes(frame.to_ndarray().astype("<i2").tobytes())

@@ -20,7 +20,6 @@ from ...inference import arkit
 from ...inference.bank import Coefficient
 from ...inference.errors import EDTalkError
 
-DAY = 86400.0
 _APPROACH = "Export the take as CSV: Live Link Face calls that mode ARKit."
 _TIMECODE = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})([:;.,])(\d{1,3}(?:\.\d+)?)")
 _TIME_COLUMNS = ("time", "timestamp", "seconds", "sec", "t", "ms", "timems", "timestampms", "timeseconds")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from ...inference.errors import EDTalkError
+from ...inference.files import appearing
 
 _KEY = "edtalk_emotions"
 VERSION = 1
@@ -44,13 +44,6 @@ def read(path: Path) -> Presets:
 def write(path: Path, presets: Mapping[str, Mapping[str, float]]) -> None:
     """Write emotions to a file, whole or not at all."""
     text = json.dumps({_KEY: VERSION, "emotions": presets}, indent=1, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with appearing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise EDTalkError(f"{path} could not be written: {error.strerror}.", kind="disk") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()

@@ -13,7 +13,8 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ...inference.errors import EDTalkError, disk_error
 from ...inference.farm import Job, write_bundle
-from ...inference.shot import Shot, link_or_copy
+from ...inference.files import link_or_copy
+from ...inference.shot import Shot
 from .. import character, compat, portrait, sequencer, session
 from ..session import Task
 from . import render

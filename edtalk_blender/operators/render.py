@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from bpy_extras.io_utils import ExportHelper
 
 from ...inference.coefficients import Coefficients
 from ...inference.errors import EDTalkError, disk_error
+from ...inference.files import link_or_copy
 from ...inference.protocol import Message
 from ...inference.shot import Shot
 from .. import animation, character, compat, portrait, sequencer, session
@@ -160,8 +160,7 @@ def _adopt(shot: Shot, old_folder: Path) -> None:
         shot.frames_folder.mkdir(parents=True, exist_ok=True)
         for name in (names[row] for row in shot.missing()):
             if (old_folder / name).is_file():
-                shutil.copyfile(old_folder / name, shot.frames_folder / f".{name}.partial")
-                (shot.frames_folder / f".{name}.partial").replace(shot.frames_folder / name)
+                link_or_copy(old_folder / name, shot.frames_folder / name)
     except OSError as error:
         raise disk_error(shot.frames_folder, error) from error
 

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from edtalk.inference.coefficients import Coefficients
 from edtalk.inference.errors import EDTalkError
-from edtalk.inference.shot import (
-    PICTURE_VERSION,
-    Shot,
-    as_crop,
-    frame_ranges,
-    link_or_copy,
-    parse_frame_ranges,
-)
+from edtalk.inference.files import link_or_copy
+from edtalk.inference.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
 
 NAMES = ("jawOpen", "headYaw", "browUp")
 ROWS = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 1e-7, 0]], np.float32)
