@@ -7,26 +7,29 @@ from pathlib import Path
 import bpy
 import numpy as np
 
+from ..inference.demo import EMOTIONS, LINE, PORTRAIT
 from ..inference.emotion import EmotionCurve
-from . import animation, character, compat, sequencer, session
+from . import animation, character, compat, sequencer
 from .operators.base import Explained
 from .operators.idle import write_idle_motion
 
-MATERIAL = session.ROOT / "inference" / "demo"
-PORTRAIT, LINE = MATERIAL / "portrait_1.png", MATERIAL / "line.wav"
 FPS = 25
-EMOTIONS = "0=neutral 1.1=neutral 1.8=happy 3.1=happy 4.1=sad:0.9"  # seconds; follows the words of line.txt
 
 
-def build(scene: bpy.types.Scene, portrait: Path = PORTRAIT, line: Path = LINE, emotions: str = EMOTIONS):
+def build(
+    scene: bpy.types.Scene, portrait: Path = PORTRAIT, line: Path = LINE, emotions: str = EMOTIONS
+) -> bpy.types.Object:
     """A character, its dialogue in the sequencer and its emotion curve in `scene`; returns the character.
 
-    The scene gets FPS frames a second and the line's length. Raises EDTalkError for an emotion the bank does not have.
+    The scene gets FPS frames a second and the line's length. Portrait and line are packed: the .blend can go anywhere.
+    Raises EDTalkError for a picture that cannot be read or an emotion the bank does not have.
     """
+    character.check_picture(str(portrait))
     scene.render.fps, scene.render.fps_base = FPS, 1.0
     obj = character.create(scene, str(portrait), name="Painting")
-    character.check_picture(str(portrait))
+    obj.edtalk.portrait_image.pack()
     strip = compat.new_sound(scene, line.stem, line, channel=1, frame=1)
+    strip.sound.pack()
     sequencer.assign(strip, obj)
     clock = sequencer.time_map(scene, strip)
     scene.frame_start, scene.frame_end = clock.start, clock.end - 1

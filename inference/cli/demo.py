@@ -7,13 +7,10 @@ import json
 from pathlib import Path
 
 from ..coefficients import Coefficients
+from ..demo import EMOTIONS, LINE, PORTRAIT
 from ..errors import EDTalkError
 from . import options
 from .progress import STYLES, note
-
-MATERIAL = Path(__file__).parents[1] / "demo"
-PORTRAIT, LINE = MATERIAL / "portrait_1.png", MATERIAL / "line.wav"
-EMOTION = "0=neutral 1.1=neutral 1.8=happy 3.1=happy 4.1=sad:0.9"  # follows the words of line.txt
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -27,7 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="the contact sheet (default: OUT with .png)")
     parser.add_argument("--source", type=Path, default=PORTRAIT, metavar="PICTURE", help="another portrait")
     parser.add_argument("--audio", type=Path, default=LINE, metavar="SOUND", help="another line")
-    parser.add_argument("--emotion", default=EMOTION, metavar="CURVE", help=f"(default '{EMOTION}')")
+    parser.add_argument("--emotion", default=EMOTIONS, metavar="CURVE", help=f"(default '{EMOTIONS}')")
     options.add_overwrite(parser)
     options.add_bank(parser)
     options.add_device(parser)

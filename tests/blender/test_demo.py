@@ -28,6 +28,21 @@ def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
     assert [round(one["sad"], 3) for one in happy] == [0.0, 0.0, 0.9]
 
 
+def test_the_demo_can_go_anywhere(package, scene, obj, tmp_path):
+    """Saved, loaded and heard with nothing of it read from where it came from."""
+    (strip,) = package.sequencer.dialogue(scene, obj)
+    before = package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+    obj.edtalk.portrait_image.filepath, strip.sound.filepath = "//gone.png", "//gone.wav"
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "demo.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "demo.blend"))
+    scene = bpy.context.scene
+    (obj,) = package.character.characters(scene)
+    (strip,) = package.sequencer.dialogue(scene, obj)
+    after = package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+    np.testing.assert_array_equal(after.samples, before.samples)
+    assert package.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
+
+
 def test_idle_motion_begins_at_rest_and_blinks(package, scene, obj):
     rows = package.animation.sample(scene, obj, range(scene.frame_start, scene.frame_end + 1))
     names = package.character.bank_of(obj).names

@@ -17,6 +17,8 @@ BLENDER = frozenset({"bpy", "bpy_extras", "aud", "gpu"})
 # What both sides import. A file that joins them joins this list.
 CONTRACTS = [
     "inference.errors",
+    "inference.demo",
+    "inference.files",
     "inference.arkit",
     "inference.coefficients",
     "inference.bank",
