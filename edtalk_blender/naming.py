@@ -200,10 +200,11 @@ def _animated() -> Iterator[bpy.types.ID]:
 
 CLASSES = (SliderName, Naming)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
     bpy.types.Object.edtalk_naming = PointerProperty(
         type=Naming, name="Slider Names", description="Names that are proposed for the sliders"
     )
@@ -211,5 +212,4 @@ def register() -> None:
 
 def unregister() -> None:
     del bpy.types.Object.edtalk_naming
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()

@@ -188,10 +188,11 @@ class Character(bpy.types.PropertyGroup):
 
 CLASSES = (BankState, Character)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
     bpy.types.Object.edtalk = PointerProperty(
         type=Character, name="EDTalk", description="Talking face", override=OVERRIDABLE
     )
@@ -199,5 +200,4 @@ def register() -> None:
 
 def unregister() -> None:
     del bpy.types.Object.edtalk
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()

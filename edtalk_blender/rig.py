@@ -406,10 +406,11 @@ def _meet_references(*_: object) -> None:
 
 CLASSES = (ShapeLink, ShapeRig)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
     bpy.types.Object.edtalk_rig = PointerProperty(
         type=ShapeRig, name="3D Face", description="What moves this head's shape keys", override=OVERRIDABLE
     )
@@ -419,5 +420,4 @@ def register() -> None:
 def unregister() -> None:
     bpy.app.handlers.save_pre.remove(_meet_references)
     del bpy.types.Object.edtalk_rig
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()

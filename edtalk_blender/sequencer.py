@@ -425,15 +425,15 @@ def quoted(names: Iterable[str], most: int = 3) -> str:
 
 CLASSES = (SequencerSettings,)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
     bpy.types.Scene.edtalk_sequencer = PointerProperty(type=SequencerSettings, name="EDTalk")
 
 
 def unregister() -> None:
     del bpy.types.Scene.edtalk_sequencer
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()
     _lengths.clear()

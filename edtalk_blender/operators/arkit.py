@@ -195,14 +195,14 @@ def _draw_in_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> N
 
 CLASSES = (EDTALK_OT_import_arkit,)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
     bpy.types.TOPBAR_MT_file_import.append(_draw_in_import_menu)
 
 
 def unregister() -> None:
     bpy.types.TOPBAR_MT_file_import.remove(_draw_in_import_menu)
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()

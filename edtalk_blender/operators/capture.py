@@ -131,12 +131,4 @@ class EDTALK_OT_match_picture(FromFile, bpy.types.Operator):
 
 CLASSES = (EDTALK_OT_capture, EDTALK_OT_capture_file, EDTALK_OT_match_face, EDTALK_OT_match_picture)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

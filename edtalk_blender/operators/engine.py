@@ -240,10 +240,11 @@ CLASSES = (
     EDTALK_OT_copy_report,
 )
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
 
 
 def unregister() -> None:
@@ -253,5 +254,4 @@ def unregister() -> None:
     if _installation is not None:
         _installation.cancel()
         _installation = None
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()

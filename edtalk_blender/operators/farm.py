@@ -248,12 +248,4 @@ def _chosen(context: bpy.types.Context, scene: bpy.types.Scene, everybody: bool)
 
 CLASSES = (EDTALK_OT_export_farm_job, EDTALK_OT_fetch_farm_frames)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -290,12 +290,4 @@ class EDTALK_OT_reveal_animation(Explained, bpy.types.Operator):
 
 CLASSES = (EDTALK_OT_lip_sync, EDTALK_OT_assign_strip, EDTALK_OT_reveal_animation)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

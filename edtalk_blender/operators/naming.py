@@ -106,12 +106,4 @@ def proposed_path(obj: bpy.types.Object) -> Path:
 
 CLASSES = (EDTALK_OT_name_sliders, EDTALK_OT_apply_names, EDTALK_OT_discard_names)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -503,13 +503,13 @@ def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
 
 CLASSES = (EDTALK_OT_render_face, EDTALK_OT_clear_cache, EDTALK_OT_export_movie)
 
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
 
 def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
+    register_classes()
 
 
 def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+    unregister_classes()
     _renders.clear()

@@ -256,12 +256,4 @@ class EDTALK_OT_resync(Explained, bpy.types.Operator):
 
 CLASSES = (EDTALK_OT_resync,)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

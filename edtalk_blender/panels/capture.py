@@ -93,12 +93,4 @@ class EDTALK_PT_capture_view(_Capture, bpy.types.Panel):
 
 CLASSES = (EDTALK_PT_capture_sequencer, EDTALK_PT_capture_view)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -74,12 +74,4 @@ class EDTALK_PT_naming(bpy.types.Panel):
 
 CLASSES = (EDTALK_UL_slider_names, EDTALK_PT_naming)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -80,12 +80,4 @@ class EDTALK_PT_rig(bpy.types.Panel):
 
 CLASSES = (EDTALK_UL_links, EDTALK_PT_rig)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -104,12 +104,4 @@ class EDTALK_PT_status_sequencer(_Status, bpy.types.Panel):
 
 CLASSES = (EDTALK_PT_status_view, EDTALK_PT_status_sequencer)
 
-
-def register() -> None:
-    for cls in CLASSES:
-        bpy.utils.register_class(cls)
-
-
-def unregister() -> None:
-    for cls in reversed(CLASSES):
-        bpy.utils.unregister_class(cls)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)
