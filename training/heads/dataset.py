@@ -72,6 +72,7 @@ def render_dataset(
         fresh.write_text(json.dumps({**described, "done": done}, indent=1))
         os.replace(fresh, meta)
 
+    np.save(out / "places.npy", mesh.places())
     save(done)
     drawer, started, begun = renderer(size), time.perf_counter(), done
     while done < identities:

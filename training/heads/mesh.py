@@ -227,6 +227,13 @@ def load() -> Mesh:
     )  # fmt: skip
 
 
+def places() -> np.ndarray:
+    """(1024, 3) float32: where the tracked points lie on the average head, centred and of unit deviation by axis."""
+    mesh = load()
+    at = mesh.template[mesh.points]
+    return ((at - at.mean(0)) / at.std(0)).astype(np.float32)
+
+
 def vertex_normals(positions: np.ndarray, triangles: np.ndarray, normal_sum: scipy.sparse.csr_matrix) -> np.ndarray:
     """(V, 3) unit normals, weighted by area; zero where a vertex has no surface."""
     a, b, c = (positions[triangles[:, k]] for k in range(3))

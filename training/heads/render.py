@@ -132,6 +132,7 @@ class Renderer:
     def show(self, person: Identity) -> None:
         """Make `person` the one whom `render` draws."""
         self.person, mesh = person, self.mesh
+        self.backdrop = cv2.resize(person.backdrop, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
         columns = (mesh.template, person.local, person.paint, self.cavity[:, None], mesh.part[:, None])
         self.still.write(np.concatenate(columns, axis=1).astype("f4").tobytes())
         for name, value in person.uniforms.items():
@@ -192,6 +193,7 @@ class Renderer:
         parts = ("mouthUpperUp", "mouthLowerDown", "mouthFunnel", "mouthStretch", "mouthRollLower", "mouthRollUpper")
         ajar = 2 * (lips["jawOpen"] - lips["mouthClose"]) + sum(lips[name] for name in parts)
         self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
+        self.program["tongue"].value = lips["tongueOut"]
         self.program["gaze"].value = tuple(self._gaze(turn))
         self.target.use()
         self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
@@ -207,8 +209,7 @@ class Renderer:
         depth = np.frombuffer(self.target.read(attachment=-1, components=1, dtype="f4"), np.float32)
         depth = depth.reshape(side, side)[::-1]
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
-        backdrop = cv2.resize(person.backdrop, (size, size), interpolation=cv2.INTER_CUBIC)
-        image = small[..., :3] + backdrop * (1 - small[..., 3:] / 255)
+        image = small[..., :3] + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)
         return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
 

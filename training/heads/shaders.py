@@ -36,6 +36,7 @@ uniform vec4 hair;    // density, gloss, curly, parting angle
 uniform vec4 blotch;  // amount, redness, offset, wrinkles and freckles
 uniform float gloss;
 uniform float ajar;    // 0 lips closed, 1 apart
+uniform float tongue;  // 0 in the mouth, 1 out
 in vec3 v_position; in vec3 v_normal; in vec3 v_template; in vec3 v_local; in vec4 v_paint; in float v_cavity;
 flat in int v_part;
 out vec4 colour;
@@ -98,7 +99,7 @@ void main() {
         shine = mix(shine, 0.02, worn);
         // the inside of the mouth is dark and red, darker further back
         float inside = smoothstep(0.3, 0.7, v_paint.w);
-        albedo = mix(albedo, vec3(0.22, 0.035, 0.035) * smoothstep(0.5, 1.5, t.z), inside);
+        albedo = mix(albedo, vec3(0.16, 0.03, 0.03) * smoothstep(0.7, 1.5, t.z), inside);
         open = mix(open, 0.5, inside);
     } else if (v_part == EYE) {
         vec3 direction = eye_axis;
@@ -114,12 +115,14 @@ void main() {
         n = normalize(mix(n, direction, 0.6));
     } else if (v_part == TEETH) {
         albedo = vec3(0.80, 0.76, 0.66);
-        open = mix(0.12, 0.85, smoothstep(1.0, 1.5, t.z)) * mix(0.1, 1.0, ajar);
+        // lips shade the teeth, the more the further back
+        open = mix(0.08, 0.7, smoothstep(1.15, 1.5, t.z)) * mix(0.1, 1.0, ajar);
         shine = 0.3 * ajar;
         rough = 40.0; wrap = 0.6;
     } else if (v_part == TONGUE) {
-        albedo = vec3(0.52, 0.17, 0.16);
-        open = mix(0.15, 0.75, smoothstep(0.75, 1.4, t.z));
+        albedo = vec3(0.42, 0.13, 0.12);
+        // dark within the mouth; put out, it is in the light
+        open = mix(0.03, 0.3, smoothstep(0.75, 1.4, t.z)) + 0.5 * tongue * smoothstep(1.0, 1.4, t.z);
         shine = 0.2;
     } else if (v_part == LASH) {
         albedo = brow_colour * 0.15;
