@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -60,7 +60,10 @@ class Phone:
 
 @dataclass(frozen=True)
 class Take:
-    """samples: (n,) float32 at 16 kHz; curves: (m, 20) float32 in 0..1, 200 rows a second; phones as spoken."""
+    """samples: (n,) float32 at 16 kHz; curves: (m, 20) float32 in 0..1, 200 rows a second; phones as spoken.
+
+    Phones have the stops' closures in them; they cover speech and pauses alike, and are empty where nobody speaks.
+    """
 
     samples: np.ndarray
     curves: np.ndarray
@@ -399,8 +402,22 @@ def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: 
         text = made_up_words(rng, int(rng.integers(2, 6))) if rng.random() < 0.3 else str(rng.choice(own))
         spoken = speak(text, voice, tract)
         emphasis = np.float32(10 ** rng.uniform(-0.25, 0.1))
-        parts += [Take(spoken.samples * emphasis, spoken.curves), _pause(rng, 1.2)]
-    return Take(np.concatenate([part.samples for part in parts]), np.concatenate([part.curves for part in parts]))
+        parts += [replace(spoken, samples=spoken.samples * emphasis), _pause(rng, 1.2)]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Take]) -> Take:
+    """The takes one after another; their phones' times count from the start of the first."""
+    starts = np.cumsum([0, *(len(part.samples) for part in parts)]) / RATE
+    return Take(
+        np.concatenate([part.samples for part in parts]),
+        np.concatenate([part.curves for part in parts]),
+        tuple(
+            replace(phone, start=phone.start + start, end=phone.end + start)
+            for part, start in zip(parts, starts, strict=False)
+            for phone in part.phones
+        ),
+    )
 
 
 def _pause(rng: np.random.Generator, longest: float) -> Take:
@@ -410,7 +427,8 @@ def _pause(rng: np.random.Generator, longest: float) -> Take:
     if rng.random() < 0.3:
         breath = np.sin(np.linspace(0, np.pi, len(samples))) ** 2 * 10 ** rng.uniform(-3, -1.6)
         samples += breath * sosfilt(_BREATH_BAND, _noise(rng, len(samples), 1.0))
-    return Take(samples.astype(np.float32), np.zeros((rows, len(LIP)), np.float32))
+    silence = Phone("", 0.0, rows / CURVE_FPS)
+    return Take(samples.astype(np.float32), np.zeros((rows, len(LIP)), np.float32), (silence,))
 
 
 # -------------------------------------------------------------------------------------------------- recordings
@@ -421,9 +439,10 @@ def recording(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seco
     if rng.random() < 1 / 12:
         count = round(seconds * CURVE_FPS) * _ENVELOPE_HOP
         room = _noise(rng, count, rng.uniform(0, 2)) * rng.choice([0.0, 10 ** rng.uniform(-5, -1.3)])
-        return Take(room.astype(np.float32), np.zeros((count // _ENVELOPE_HOP, len(LIP)), np.float32))
+        rest = np.zeros((count // _ENVELOPE_HOP, len(LIP)), np.float32)
+        return Take(room.astype(np.float32), rest, (Phone("", 0.0, count / RATE),))
     spoken = take(rng, variants, seconds)
-    return Take(augment(spoken.samples, rng), spoken.curves)
+    return replace(spoken, samples=augment(spoken.samples, rng))
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

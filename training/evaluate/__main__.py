@@ -1,0 +1,229 @@
+"""Figures of a bank on people, photographs and voices it was never trained on, beside those of copying the source.
+
+    python -m training.evaluate inference/banks/starter.safetensors --out DIR
+    python -m training.evaluate BANK --out DIR --size 128 --curve A.jsonl B.jsonl
+    python -m training.evaluate BANK --out DIR --quick
+
+DIR/report.md has the table, plots and contact sheets, DIR/figures.json the numbers. Frames are made by `FaceRenderer`,
+as an artist gets them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from inference.bank import Bank, load_bank
+from training.units import EMOTIONS, NAMES
+
+from . import figures as lines
+from . import measure, people, photographs, report, voices
+from .measure import Seen
+from .puppet import BankPuppet
+from .report import Figure
+from .understanding import confusion, train_judge
+
+MEDIA = (
+    Path(__file__).parents[2].parent / "shared" / "media"
+)  # recordings that are not ours to publish, where there are
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
+
+
+def sounds_in(places: Sequence[Path]) -> list[Path]:
+    """Sound files among files and folders."""
+    found = []
+    for place in places:
+        inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        found += [path for path in inside if not place.is_dir() or path.suffix.lower() in SOUNDS]
+    return found
+
+
+def evaluate(args: argparse.Namespace) -> list[Figure]:
+    """Measure everything, write the report and return its figures."""
+    began = time.monotonic()
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    bank = load_bank(args.bank)
+    if bank.names != NAMES:
+        raise SystemExit(
+            f"{args.bank} has other coefficients than the rendered heads: only such banks have a known truth."
+        )
+    count = min(args.identities, 8) if args.quick else args.identities
+    persons = range(args.first, args.first + count)
+    apart_from = persons[: max(1, count // 6)]
+    size, remarks, details = args.size, [], {}
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+    judge = train_judge(12 if args.quick else 50)
+    say("the judge has learnt")
+    puppet = BankPuppet(bank, size, detail=args.detail)
+    seen = measure.watch(
+        puppet, persons, size, judge, args.sway, lambda done: say(f"{done} people") if done % 10 == 0 else None
+    )
+    figures = lines.people_figures(seen)
+    apart, by_unit = lines.apart_figures(puppet, apart_from, size)
+    say("disentanglement")
+    reading, by_column = lines.reading_figures(seen)
+    figures += [*apart, *reading, *lines.person_figures(seen)]
+
+    sounds = sounds_in(args.voices if args.voices is not None else [MEDIA] if MEDIA.is_dir() else [])
+    said, spoken, said_remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
+    say("voices")
+    figures += said
+    remarks += said_remarks
+
+    acted: list[photographs.Photograph] = []
+    folder = args.photographs or MEDIA
+    if folder.is_dir():
+        more, acted, photograph_remarks = lines.photograph_figures(puppet, folder, size, judge)
+        figures += more
+        remarks += photograph_remarks
+        say("photographs")
+    else:
+        remarks.append("No photographs were given, so none were judged.")
+    figures += lines.speed_figures(bank)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    remarks.append(f"While speed was measured, the machine's load was {load:.1f}: above 2, other work slows it down.")
+    if any(np.isnan(figure.value or 0) for figure in figures if figure.key.startswith("speed")):
+        remarks.append("Where no speed is given, other work held the cores: measure again on a quiet machine.")
+    say("speed")
+
+    details["units"] = {
+        name: dict(zip(("own", "rest", "share_of_truth", "head", "truth"), row, strict=True))
+        for name, row in by_unit.items()
+    }
+    details["read_r"] = {name: dict(zip(NAMES, row, strict=True)) for name, row in by_column.items()}
+    details["confusion"] = confusion(seen.felt, seen.told["result"])
+    for number, person in enumerate(persons[:2]):
+        report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
+    logs = {path.stem: report.read_log(path) for path in args.curve}
+    _plots(out, seen, by_unit, by_column, details["confusion"], spoken, logs)
+    report.save_sheet(seen.sheet, out / "people.jpg")
+    report.save_sheet(seen.emotions, out / "emotions.jpg")
+    report.save_sheet(seen.worst, out / "worst.jpg")
+    report.save_sheet(list(_photograph_rows(acted)), out / "photographs.jpg")
+    report.save_json(figures, details, out / "figures.json")
+    (out / "report.md").write_text(_text(args, bank, figures, remarks, seen, bool(acted), logs))
+    say(f"{out / 'report.md'}")
+    return figures
+
+
+def _photograph_rows(acted: Sequence[photographs.Photograph]):
+    for one in acted:
+        few = np.linspace(0, len(one.results) - 1, 8).round().astype(int)
+        if one.truth is not None:
+            yield [one.portrait, *one.truth[few]]
+        yield [one.portrait, *one.results[few]]
+
+
+def _plots(
+    out: Path,
+    seen: Seen,
+    by_unit: dict[str, np.ndarray],
+    by_column: dict[str, np.ndarray],
+    shares: np.ndarray,
+    spoken: Sequence[voices.Spoken],
+    logs: dict[str, list[dict[str, float]]],
+) -> None:
+    report.plot_scores(seen.scores["psnr"].ravel(), seen.scores["psnr_copy"].ravel(), out / "psnr.png", "dB", 26.0)
+    units = np.array([by_unit[name] for name in NAMES])
+    of_truth = np.maximum(units[:, 4], 1e-9)
+    shown = {
+        "own region": units[:, 0] / of_truth,
+        "the rest": units[:, 1] / of_truth,
+        "in the right direction": units[:, 2],
+    }
+    report.plot_bars(NAMES, shown, out / "units.png", "of the true movement")
+    shown = {"driven frames": by_column["result"], "true pictures": by_column["truth"]}
+    report.plot_bars(NAMES, shown, out / "reading.png", "correlation", 0.9)
+    report.plot_confusion(shares, list(EMOTIONS), out / "emotions.png")
+    heard = [one for one in spoken if one.seen is not None] or list(spoken[:1])
+    for one in heard[:1]:
+        times = one.heard.times
+        curves = {"lip opening asked for": one.gap, "voice": voices.loudness(one.heard.samples, times)}
+        curves |= {} if one.seen is None else {"lip opening in the picture": one.seen}
+        report.plot_voice(times, curves, out / "voice.png", one.heard.closures, one.heard.silences)
+    if logs:
+        report.plot_curves(logs, out / "curve.png")
+
+
+def _text(
+    args: argparse.Namespace, bank: Bank, figures: list[Figure], remarks: list[str], seen: Seen, acted: bool, logs: dict
+) -> str:  # fmt: skip
+    asked = [figure for figure in figures if figure.target is not None]
+    met = sum(figure.met is True for figure in asked)
+    count = len(seen.embedded["portrait"])
+    enlarged = f", enlarged from the bank's {bank.config.size} px" if bank.config.size < args.size else ""
+    enlarged = ", with the portrait's own texture" if args.detail else enlarged
+    last = args.first + count - 1
+    pictures = [
+        (
+            "people.jpg",
+            "People, a row each: the portrait, then truth and result in pairs; the last pair is a pose sweep.",
+        ),
+        ("worst.jpg", "The frames least like the truth: portrait, truth, result."),
+        ("sweeps-1.jpg", f"One coefficient at a time, truth above result: {', '.join(measure.SWEPT)}."),
+        ("sweeps-2.jpg", "The same of somebody else."),
+        ("emotions.jpg", f"Truth above result: at rest, {', '.join(EMOTIONS)}; half of them talk."),
+    ]
+    if acted:
+        pictures.append(("photographs.jpg", "Real pictures, and real clips with their own frames above."))
+    plots = [
+        ("psnr.png", "Every driven frame against copying its source."),
+        (
+            "units.png",
+            "Every coefficient alone: how much of the true movement its own region makes, and how much the rest.",
+        ),
+        ("reading.png", "How well each coefficient is read."),
+        ("emotions.png", "Emotions acted, and what they were told as."),
+        ("voice.png", "Lips and loudness; red: /p b m/, grey: silence."),
+    ] + [("curve.png", "Held-out figures against training time, copying or resting dashed.")] * bool(logs)
+    shown = [
+        f"![{Path(name).stem}]({name})\n{words}" for name, words in [*plots, *pictures] if (args.out / name).exists()
+    ]
+    remarks = [*remarks, *(sentence for name, lines in logs.items() for sentence in report.last_third(name, lines))]
+    if not report.can_plot():
+        remarks = [*remarks, "Plots are left out: matplotlib is not installed."]
+    return "\n\n".join([
+        f"# Evaluation of {args.bank.name}",
+        f"{count} people never trained on (identities {args.first} to {last}), {seen.scores['psnr'].shape[1]} driven "
+        f"frames each at {args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
+        report.table(figures),
+        "## How it is measured\n" + report.METHOD.format(sway=args.sway, **vars(people)),
+        "## Remarks\n" + "\n".join(f"- {remark}" for remark in remarks),
+        "## To look at",
+        *shown,
+    ]) + "\n"  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bank", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--identities", type=int, default=100, help="people to draw")
+    parser.add_argument("--first", type=int, default=people.FIRST, help="the first one's number")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the truth that frames are compared with")
+    parser.add_argument("--sway", type=float, default=people.SWAY, help="how much driven heads move: pose's deviation")
+    parser.add_argument("--detail", action="store_true", help="with the portrait's own texture, as sharp shots have it")
+    parser.add_argument("--voices", type=Path, nargs="*", help="sound files, or folders of them")
+    parser.add_argument("--photographs", type=Path, help="folder of pictures and clips of one face each")
+    parser.add_argument("--curve", type=Path, nargs="*", default=[], help="training logs (.jsonl) to plot")
+    parser.add_argument("--quick", action="store_true", help="a rough look in less than a minute")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, but for the speed")
+    args = parser.parse_args(arguments)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(args.threads)
+    print(report.table(evaluate(args)))
+
+
+if __name__ == "__main__":
+    main()

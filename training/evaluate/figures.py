@@ -1,0 +1,190 @@
+"""The lines of the report's table: what was measured, beside copying the source, the truth and what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from inference.bank import Bank
+from inference.bench import RandomBank
+from inference.errors import EDTalkError
+from training.train_generator import small_config
+from training.units import BANKS, EMOTIONS, NAMES
+
+from . import measure, motion, people, photographs, voices
+from .measure import Seen
+from .puppet import Puppet
+from .report import Figure
+from .understanding import Judge, correlations, likeness, strangers
+
+LARGE = 256  # pixels at which the speed is asked for
+
+
+def people_figures(seen: Seen) -> list[Figure]:
+    score = {name: float(np.nanmean(values)) for name, values in seen.scores.items()}
+    sweep = {name: float(np.nanmean(seen.scores[name][:, people.DRIVEN :])) for name in ("psnr", "psnr_copy")}
+    talk = {name: float(np.nanmean(seen.scores[name][:, : people.DRIVEN])) for name in ("psnr", "psnr_copy")}
+    figures = [
+        Figure("psnr", "PSNR, face region, all driven frames", score["psnr"], "dB", score["psnr_copy"], None, 26.0),
+        Figure(
+            "psnr_gain", "of that above copying the source", score["psnr"] - score["psnr_copy"], "dB", 0.0, None, 6.0
+        ),
+        Figure("psnr_talk", "PSNR of talking and acting alone", talk["psnr"], "dB", talk["psnr_copy"]),
+        Figure("psnr_sweep", "PSNR of pose sweeps alone", sweep["psnr"], "dB", sweep["psnr_copy"]),
+        Figure("ssim", "SSIM, face region", score["ssim"], "", score["ssim_copy"], 1.0, 0.85),
+    ]
+    for name, what, target in (
+        ("mouth", "mouth", 0.04),
+        ("face", "whole face", 0.04),
+        ("eyes", "around the eyes", None),
+    ):
+        key = f"points_{name}"
+        what = f"landmark error, {what}, of the eye distance"
+        figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0, target, at_most=True))
+    figures.append(
+        Figure("drift", "the same by optical flow between truth and result", score["drift"], "%", score["drift_copy"])
+    )
+    figures.append(
+        Figure("background", "background outside the head, mean change in levels of 255", score["background"],
+               "levels", 0.0, 0.0, 2.0, at_most=True)
+    )  # fmt: skip
+    return figures
+
+
+def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
+    by_column = {name: correlations(rows, seen.driving) for name, rows in seen.read.items()}
+    figures, start = [], 0
+    for bank, count in BANKS:
+        mean = {name: float(np.nanmean(values[start : start + count])) for name, values in by_column.items()}
+        what = f"coefficients read from a driven frame, r, {bank}"
+        figures.append(Figure(f"read_{bank}", what, mean["result"], "r", mean["copy"], mean["truth"], 0.9))
+        start += count
+    return figures, by_column
+
+
+def person_figures(seen: Seen) -> list[Figure]:
+    portraits, results, truths = (seen.embedded[name] for name in ("portrait", "result", "truth"))
+    value, best = likeness(portraits, results, truths), likeness(portraits, truths)
+    told, told_truth = (float(np.mean(seen.told[name] == seen.felt)) for name in ("result", "truth"))
+    return [
+        Figure("identity", "identity: distance source-output over that of two people", value, "", 0.0, best, 0.5, True),
+        Figure("emotions", "emotions told apart, 8 classes", told, "%", 1 / len(EMOTIONS), told_truth, 0.8),
+    ]
+
+
+def apart_figures(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list[Figure], dict[str, np.ndarray]]:
+    made, true = motion.units_apart(puppet, persons, size)
+    figures = [
+        Figure(f"apart_{bank}", f"disentanglement, {bank}: movement in its own region over the rest",
+               motion.apart(made, bank), "ratio", None, motion.apart(true, bank), 5.0)
+        for bank, _ in BANKS
+    ]  # fmt: skip
+    by_unit = {}
+    for name in NAMES:
+        of_unit = [one for one in made if one.name == name]
+        wanted = [one.own for one in true if one.name == name]
+        parts = [np.mean([getattr(one, part) for one in of_unit]) if of_unit else np.nan
+                 for part in ("own", "rest", "share", "head")]  # fmt: skip
+        by_unit[name] = np.array([*parts, np.mean(wanted) if wanted else np.nan])
+    heads = [one.head for one in made if one.bank != "pose"]
+    figures.append(
+        Figure(
+            "apart_head", "movement of the whole head by one face unit, of the eye distance", float(np.mean(heads)), "%"
+        )
+    )
+    return figures, by_unit
+
+
+def voice_figures(
+    bank: Bank, puppet: Puppet, sounds: Sequence[Path], person: int, size: int, count: int
+) -> tuple[list[Figure], list[voices.Spoken], list[str]]:
+    """Figures, every voice spoken, and remarks; without an audio network there is nothing to say."""
+    if not bank.has_audio:
+        return [], [], ["The bank has no audio network, so nothing is said of voices."]
+    portrait = people.shoot(person, np.zeros((1, len(NAMES)), np.float32), size)
+    puppet.show(portrait.images[0])
+    made = [voices.listen(bank, heard) for heard in voices.synthetic(count)]
+    heard = [voices.listen(bank, voices.real(path), puppet, portrait.points[0]) for path in sounds]
+    remarks = [
+        f"{one.heard.name}: {one.heard.how}; {len(one.heard.closures)} sounds /p b m/ and "
+        f"{sum(end - start for start, end in one.heard.silences):.1f} s of silence found."
+        for one in heard
+    ]
+    figures, scores = [], []
+    for one in heard:
+        envelope = voices.loudness(one.heard.samples, one.heard.times)
+        scores.append([voices.agreement(curve, envelope) for curve in (one.seen, one.gap)])
+    what = "real speech: lip opening in the picture against the voice's envelope"
+    if scores:
+        seen, asked = np.array([[r for r, _ in score] for score in scores]).mean(0)
+        lag = max(abs(score[0][1]) for score in scores)
+        figures += [
+            Figure("speech", what, float(seen), "r", 0.0, None, 0.6),
+            Figure(
+                "speech_lag", "frames by which they are apart where they agree best", lag, "frames", None, 0, 1, True
+            ),
+            Figure("speech_asked", "the same of the opening that the audio network asks for", float(asked), "r", 0.0),
+        ]
+    else:
+        figures.append(Figure("speech", what, None, "r", 0.0, None, 0.6))
+        remarks.append("No real voice was given, so real speech is not measured.")
+    for key, what, spoken in (("synthetic", "held-out espeak-ng voices", made), ("real", "real speech", heard)):
+        closed, rest = voices.rates(spoken) if spoken else (np.nan, np.nan)
+        best = voices.rates(spoken, "true_") if key == "synthetic" else (None, None)
+        figures += [
+            Figure(f"closed_{key}", f"{what}: lips closed on /p b m/", closed, "%", 1.0, best[0], 0.8),
+            Figure(f"rest_{key}", f"{what}: mouth at rest in silence", rest, "%", 1.0, best[1], 0.95),
+        ]
+    pairs = [np.concatenate([getattr(one, name) for one in made]) for name in ("gap", "true_gap")]
+    figures.append(
+        Figure("speech_truth", "held-out espeak-ng voices: lip opening against the true one, r",
+               float(np.corrcoef(*pairs)[0, 1]), "r", 0.0, 1.0)
+    )  # fmt: skip
+    return figures, [*made, *heard], remarks
+
+
+def photograph_figures(
+    puppet: Puppet, folder: Path, size: int, judge: Judge
+) -> tuple[list[Figure], list[photographs.Photograph], list[str]]:
+    acted, remarks = [], []
+    for path in photographs.portraits_in(folder):
+        try:
+            acted.append(photographs.act(puppet, path, size, judge))
+        except EDTalkError as error:
+            remarks.append(f"{path.name} was left out: {error.message}")
+    figures = []
+    clips = [one for one in acted if one.truth is not None]
+    if clips:
+        mean = {name: float(np.mean([getattr(clip, name) for clip in clips]))
+                for name in ("psnr", "psnr_copy", "ssim", "ssim_copy")}  # fmt: skip
+        what = f"{len(clips)} real clips, first frame acting what is read off the others"
+        figures += [
+            Figure("clips_psnr", f"{what}: PSNR, face region", mean["psnr"], "dB", mean["psnr_copy"]),
+            Figure("clips_ssim", f"{what}: SSIM, face region", mean["ssim"], "", mean["ssim_copy"], 1.0),
+        ]
+    if len(acted) > 1:
+        between = strangers(np.stack([one.person for one in acted]), np.stack([one.acted for one in acted])[:, None])
+        distance = float(np.mean([1 - one.person @ one.acted for one in acted])) / between
+        what = f"{len(acted)} photographs and clips: identity as above, each of somebody else"
+        figures.append(Figure("photographs_identity", what, distance, "", 0.0))
+    return figures, acted, remarks
+
+
+def speed_figures(bank: Bank) -> list[Figure]:
+    size = bank.config.size
+    own = measure.frames_per_second(bank)
+    sharp = measure.frames_per_second(bank, detail=LARGE) if size <= LARGE else None
+    figures = [
+        Figure("speed_detail", f"FaceRenderer.render with detail at {LARGE} px, two CPU cores, frames", sharp, "fps")
+    ]
+    if size == LARGE:
+        what = f"FaceRenderer.render, two CPU cores, {size} px, frames"
+        return [Figure("speed", what, own, "fps", target=25.0), *figures]
+    large = measure.frames_per_second(RandomBank.of(small_config(LARGE)))
+    return [
+        Figure("speed_own", f"FaceRenderer.render, two CPU cores, {size} px, frames", own, "fps"),
+        Figure("speed", f"of a {LARGE} px bank of the trainer's, random weights: frames", large, "fps", target=25.0),
+        *figures,
+    ]

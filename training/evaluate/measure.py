@@ -1,0 +1,176 @@
+"""A puppet among people it never saw: everything that is measured of it, person by person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from inference.bank import Bank
+from inference.renderer import FaceRenderer
+from training.units import NAMES
+
+from . import people
+from .motion import point_errors
+from .people import EYE_DISTANCE, Shots
+from .pictures import background_change, drift, face_boxes, psnr, ssim
+from .puppet import Puppet
+from .understanding import Judge
+
+SHOWN = 10  # people of whom pictures are kept
+WORST = 10  # frames kept because they are the least like the truth
+SPEED_FRAMES, SPEED_SECONDS = 5, 8.0  # of a run, and for all runs
+SWEPT = {  # coefficients to look at: what a row of a sheet goes through
+    "headYaw": (-1.0, 1.0),
+    "headPitch": (-1.0, 1.0),
+    "headRoll": (-1.0, 1.0),
+    "jawOpen": (0.0, 1.0),
+    "mouthPucker": (0.0, 1.0),
+    "eyeBlink": (0.0, 1.0),
+    "mouthSmile": (0.0, 1.0),
+    "browInnerUp": (0.0, 1.0),
+}
+SWEEP_STEPS = 7
+
+
+@dataclass
+class Seen:
+    """What was measured of I people with T driven frames each, and pictures to look at.
+
+    scores: (I, T) by name, "_copy" behind the name where the portrait stands in for the result. driving, read_*:
+    (I * T, 36). portraits (I, d), results and truths (I, T, d): embeddings. felt, told, told_truth: (8 * I,) emotions.
+    """
+
+    scores: dict[str, np.ndarray]
+    driving: np.ndarray
+    read: dict[str, np.ndarray]
+    embedded: dict[str, np.ndarray]
+    felt: np.ndarray
+    told: dict[str, np.ndarray]
+    sheet: list[list[np.ndarray]] = field(default_factory=list)  # portrait, then truth and result in turn
+    emotions: list[list[np.ndarray]] = field(default_factory=list)  # truths above results
+    worst: list[list[np.ndarray]] = field(default_factory=list)  # portrait, truth, result
+
+
+def watch(
+    puppet: Puppet,
+    persons: Sequence[int],
+    size: int,
+    judge: Judge,
+    sway: float = people.SWAY,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Seen:
+    """Let the puppet be each person's, and drive it: once by talk from a portrait, once by emotions from rest."""
+    scores, driving, told, felt = [], [], {"result": [], "truth": []}, []
+    read, embedded = {"result": [], "truth": [], "copy": []}, {"portrait": [], "result": [], "truth": []}
+    sheet, emotions, worst = [], [], []
+    for number, person in enumerate(persons):
+        shots = people.shoot(person, people.sitting(person, sway), size)
+        portrait, truth = shots[:1], shots[1:]
+        puppet.show(portrait.images[0])
+        result = puppet.pictures(truth.coefficients)
+        moved = puppet.moved(truth.coefficients, portrait.points[0])
+        scores.append(_scores(result, moved, portrait, truth))
+        driving.append(truth.coefficients)
+        own = puppet.read(portrait.images)
+        for name, rows in (
+            ("result", puppet.read(result)), ("truth", puppet.read(truth.images)), ("copy", own.repeat(len(result), 0)),
+        ):  # fmt: skip
+            read[name].append(rows)
+        visible = portrait.visible & truth.visible
+        embedded["portrait"].append(judge.embedding(portrait.images, portrait.points, portrait.visible))
+        embedded["result"].append(judge.embedding(result, moved, visible))
+        embedded["truth"].append(judge.embedding(truth.images, truth.points, visible))
+        if number < SHOWN:
+            tiles = [tile for pair in zip(truth.images, result, strict=True) for tile in pair]
+            sheet.append([portrait.images[0], *tiles[:6], *tiles[-2:]])
+        for row, score in enumerate(scores[-1]["psnr"]):
+            worst.append((float(score), [portrait.images[0], truth.images[row], result[row]]))
+        worst = sorted(worst, key=lambda one: one[0])[:WORST]
+
+        rows, labels = people.emotional(person)
+        draw = rows if number < 2 else rows[:0]
+        rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
+        puppet.show(rest.images[0])
+        where = people.shoot(person, rows, 64).points
+        told["truth"].append(judge.emotion(where, rest.points[0]))
+        told["result"].append(judge.emotion(puppet.moved(rows, rest.points[0]), rest.points[0]))
+        felt.append(labels)
+        if len(draw):
+            emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
+        progress(number + 1)
+    return Seen(
+        {name: np.stack([score[name] for score in scores]) for name in scores[0]},
+        np.concatenate(driving),
+        {name: np.concatenate(rows) for name, rows in read.items()},
+        {
+            name: np.concatenate(rows) if name == "portrait" else np.stack(rows)
+            for name, rows in embedded.items()
+        },
+        np.concatenate(felt),
+        {name: np.concatenate(labels) for name, labels in told.items()},
+        sheet, emotions, [tiles for _, tiles in worst],
+    )  # fmt: skip
+
+
+def _scores(result: np.ndarray, moved: np.ndarray, portrait: Shots, truth: Shots) -> dict[str, np.ndarray]:
+    size = truth.images.shape[1]
+    copy = np.broadcast_to(portrait.images, truth.images.shape)
+    boxes = face_boxes(truth.points, size)
+    visible = truth.visible & portrait.visible
+    errors, still = (point_errors(points, truth.points, visible) for points in (moved, portrait.points))
+    return {
+        "psnr": psnr(result, truth.images, boxes),
+        "psnr_copy": psnr(copy, truth.images, boxes),
+        "ssim": ssim(result, truth.images, boxes),
+        "ssim_copy": ssim(copy, truth.images, boxes),
+        "drift": drift(result, truth.images, truth.points, visible) / EYE_DISTANCE,
+        "drift_copy": drift(copy, truth.images, truth.points, visible) / EYE_DISTANCE,
+        "background": background_change(result, portrait.images[0], truth.masks, portrait.masks[0]),
+    } | {f"points_{name}": error for name, error in errors.items()} | {
+        f"points_{name}_copy": error for name, error in still.items()
+    }  # fmt: skip
+
+
+def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
+    """One coefficient at a time in seven steps: a row of truth above a row of results for each of SWEPT."""
+    rows = np.zeros((1 + len(SWEPT) * SWEEP_STEPS, len(NAMES)), np.float32)
+    for number, (name, (first, last)) in enumerate(SWEPT.items()):
+        part = slice(1 + number * SWEEP_STEPS, 1 + (number + 1) * SWEEP_STEPS)
+        rows[part, NAMES.index(name)] = np.linspace(first, last, SWEEP_STEPS)
+    shots = people.shoot(person, rows, size)
+    puppet.show(shots.images[0])
+    results = puppet.pictures(rows)
+    return [
+        list(pictures[1 + number * SWEEP_STEPS : 1 + (number + 1) * SWEEP_STEPS])
+        for number in range(len(SWEPT))
+        for pictures in (shots.images, results)
+    ]
+
+
+def frames_per_second(bank: Bank, threads: int = 2, detail: int | None = None) -> float:
+    """Of `FaceRenderer.render` with coefficients that change every frame; the best of many short runs.
+
+    What else the machine does can only slow it down, hence the best; two threads that wait for each other crawl then,
+    so it is NaN, not measured, where even that run got less than one core. detail: pixels of pictures that have their
+    source's own texture; default as the network draws them.
+    """
+    before = torch.get_num_threads()
+    renderer = FaceRenderer(bank, "cpu", threads)
+    rng = np.random.default_rng(0)
+    side = detail or bank.config.size
+    source = rng.integers(0, 256, (side, side, 3)).astype(np.uint8)
+    renderer.set_source(source, source if detail else None)
+    rows = (bank.rest + rng.normal(0, 0.2, (SPEED_FRAMES, len(bank.names)))).astype(np.float32)
+    runs, began = [], time.perf_counter()
+    while not runs or time.perf_counter() - began < SPEED_SECONDS:
+        started, working = time.perf_counter(), time.process_time()
+        for _picture in renderer.render(rows):
+            pass
+        runs.append((time.perf_counter() - started, time.process_time() - working))
+    torch.set_num_threads(before)
+    seconds, worked = min(runs)
+    return SPEED_FRAMES / seconds if worked >= seconds else float("nan")

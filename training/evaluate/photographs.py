@@ -1,0 +1,91 @@
+"""Real pictures and clips, of which nobody knows the truth but the clips themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inference.clip import Clip
+from inference.errors import EDTalkError
+from inference.framing import cut, frame_clip, frame_picture
+from inference.picture import load_picture
+from inference.video import PICTURES
+from training.units import EMOTIONS
+
+from . import people
+from .pictures import face_boxes, psnr, ssim
+from .puppet import Puppet, resized
+from .understanding import Judge
+
+CLIPS = (".mp4", ".mov", ".mkv", ".webm")
+EVERY, MOST = 10, 25  # of a clip, every tenth frame, no more than this
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A real face and what became of it; truth is there for clips, whose first frame is the portrait."""
+
+    name: str
+    portrait: np.ndarray  # (S, S, 3)
+    results: np.ndarray  # (T, S, S, 3)
+    truth: np.ndarray | None
+    person: np.ndarray  # (d,) embedding of the portrait
+    acted: np.ndarray  # (d,) mean embedding of the results
+    psnr: float | None = None
+    psnr_copy: float | None = None
+    ssim: float | None = None
+    ssim_copy: float | None = None
+
+
+def portraits_in(folder: Path) -> Iterator[Path]:
+    """Pictures and clips of a folder, by name."""
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *CLIPS))
+
+
+def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
+    """A picture acts the eight emotions and some talk; a clip's first frame acts what is read off the others.
+
+    Raises EDTalkError where there is no face or no picture.
+    """
+    truth = None
+    if path.suffix.lower() in PICTURES:
+        rgb = load_picture(path).rgb
+        portrait = resized_square(cut(rgb, frame_picture(rgb, size, label=path.name)), size)
+        rows = np.concatenate([people.sitting(0)[1:5], people.emotional(0)[0][1 : len(EMOTIONS)]])
+    else:
+        clip = Clip.at_own_rate(path)
+        crop = frame_clip(clip.frames(), clip.fps, size, label=path.name)
+        frames = [
+            resized_square(cut(rgb, crop), size)
+            for index, rgb in enumerate(clip.frames())
+            if index % EVERY == 0 and index <= EVERY * MOST
+        ]
+        if len(frames) < 2:
+            raise EDTalkError(f"{path.name} has no second frame to compare with.", kind="media")
+        portrait, truth = frames[0], np.stack(frames[1:])
+        rows = puppet.read(truth)
+    puppet.show(portrait)
+    results, points = puppet.pictures(rows), judge.average
+    moved = np.concatenate([points[None], puppet.moved(rows, points)])
+    seen = np.ones(moved.shape[:2], bool)
+    embedded = judge.embedding(np.concatenate([portrait[None], results]), moved, seen)
+    person, acted = embedded[0], embedded[1:].mean(0)
+    if truth is None:
+        return Photograph(path.stem, portrait, results, None, person, acted)
+    boxes = face_boxes(np.broadcast_to(points, (len(truth), *points.shape)), size)
+    still = np.broadcast_to(portrait, truth.shape)
+    figures = [float(measure(made, truth, boxes).mean()) for measure in (psnr, ssim) for made in (results, still)]
+    return Photograph(path.stem, portrait, results, truth, person, acted, *figures)
+
+
+def resized_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """A face that is all of its picture, at `size` pixels; squeezed where it is not square, as the network does."""
+    side = min(picture.shape[:2])
+    if picture.shape[0] != picture.shape[1]:
+        import cv2
+
+        picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+    return resized(picture, size)

@@ -1,0 +1,109 @@
+"""What is judged: a portrait and coefficients in, pictures and moved points out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inference.bank import Bank
+from inference.model.generator import Generator
+from inference.picture import to_network
+from inference.renderer import FaceRenderer
+from training.losses import sampling_grid
+
+COARSE = 32  # side of the grid on which points are first looked for
+STEPS = 6
+AT_ONCE = 8  # frames
+
+
+class Puppet(Protocol):
+    """A person in a portrait who does what coefficients say. T frames of S pixels, points in [-1, 1]."""
+
+    def show(self, portrait: np.ndarray) -> None:
+        """Make the person of a portrait (H, W, 3) uint8 the one who moves."""
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        """(T, 36) -> (T, S, S, 3) uint8."""
+
+    def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """(T, 36) and points (P, 2) of the portrait -> (T, P, 2): where they are in the pictures."""
+
+    def read(self, pictures: np.ndarray) -> np.ndarray:
+        """(T, S, S, 3) -> (T, 36): what each of them is doing."""
+
+
+class BankPuppet:
+    """A bank through `FaceRenderer`, as shots show it; pictures are resized to `size` where the bank's are not.
+
+    detail: give them the portrait's own texture (`inference.detail`) instead. Raises EDTalkError for a size that is
+    smaller than the bank's then.
+    """
+
+    def __init__(self, bank: Bank, size: int, *, detail: bool = False) -> None:
+        self.size, self.config, self.detail = size, bank.config, detail
+        self.renderer = FaceRenderer(bank, "cpu")
+        self._model = Generator(bank.config)  # the form that says where it looks
+        self._model.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in self._model.state_dict()})
+        self._model.eval()
+
+    @torch.no_grad()
+    def show(self, portrait: np.ndarray) -> None:
+        self.renderer.set_source(portrait, resized(portrait, self.size) if self.detail else None)
+        self._latent, self._features = self._model.enc(torch.from_numpy(to_network(portrait, self.config.size)[None]))
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([resized(picture, self.size) for picture in self.renderer.render(rows)])
+
+    @torch.no_grad()
+    def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
+        wanted, found = torch.from_numpy(np.asarray(points, np.float32)), []
+        for some in torch.from_numpy(np.asarray(rows, np.float32)).split(AT_ONCE):
+            *_, last = self._model.levels(self._latent, self._features, some)
+            found.append(appearing_at(sampling_grid(last.flow), wanted.expand(len(some), -1, -1)))
+        return torch.cat(found).numpy()
+
+    def read(self, pictures: np.ndarray) -> np.ndarray:
+        return self.renderer.encode(pictures).values
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """A square uint8 picture at `size` pixels."""
+    if len(picture) == size:
+        return picture
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA if size < len(picture) else cv2.INTER_CUBIC)
+
+
+def appearing_at(grid: Tensor, points: Tensor) -> Tensor:
+    """Where points of the source appear: the flow says where each pixel looks, so it is inverted.
+
+    grid (N, 2, R, R) positions in the source, points (N, P, 2) in the source -> (N, P, 2), all in [-1, 1]. The nearest
+    pixel of a coarse grid, then Newton's steps; of all places tried, the one that looks nearest to the point.
+    """
+    size = grid.shape[-1]
+    step = max(1, size // COARSE)
+    coarse = grid[:, :, step // 2 :: step, step // 2 :: step].flatten(2).transpose(1, 2)
+    line = (torch.arange(size)[step // 2 :: step] * 2 + 1) / size - 1.0
+    places = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).view(-1, 2)
+    at = places[torch.cdist(points, coarse).argmin(-1)]  # (N, P, 2)
+
+    pixel = 2.0 / size
+    around = torch.tensor([[0, 0], [pixel, 0], [-pixel, 0], [0, pixel], [0, -pixel]])
+    best, nearest = at, torch.full(at.shape[:2], torch.inf)
+    for _ in range(STEPS + 1):
+        seen = F.grid_sample(grid, at[:, :, None] + around, padding_mode="border", align_corners=False)
+        here, right, left, below, above = seen.permute(3, 0, 2, 1)  # (N, P, 2) each
+        missing = points - here
+        distance = missing.norm(dim=-1)
+        closer = distance < nearest
+        best, nearest = torch.where(closer[..., None], at, best), torch.where(closer, distance, nearest)
+        slope = torch.stack([right - left, below - above], -1) / (2 * pixel)  # d looked / d place
+        square = slope.transpose(-1, -2) @ slope + 1e-3 * torch.eye(2)  # where the flow stands still it leads nowhere
+        move = torch.linalg.solve(square, slope.transpose(-1, -2) @ missing[..., None])[..., 0]
+        far = (move.norm(dim=-1, keepdim=True) / (4 * step * pixel)).clamp(min=1.0)
+        at = (at + move / far).clamp(-1.0, 1.0)
+    return best
