@@ -18,6 +18,7 @@ PORTRAIT_FRAMES = 3  # the first frames of every identity look like a portrait, 
 REST = 0.7  # share of the portraits that are exactly at rest
 MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
+RAREST = 0.05  # deviation below which a coefficient counts no more than at this one
 # Weight of the picture loss on top of 1, by point group: what an artist looks at.
 GROUP_WEIGHT = {"mouth": 16.0, "eyes": 8.0, "face": 1.0}
 
@@ -43,6 +44,7 @@ class Batch:
     still: Tensor  # (S * K, 1, 32, 32) 1 where both pictures show background
     weight: Tensor  # (S * K, 1, R, R) of the picture loss
     mouth: Tensor  # (S * K, 1, R, R) 1 around the driving mouth, 0 elsewhere
+    places: Tensor  # (P, 3) where the tracked points lie on the average head, of unit size
 
 
 class HeadPairs:
@@ -72,6 +74,8 @@ class HeadPairs:
         self.points = joined("points")
         self.visible = joined("visible")
         self.coefficients = joined("coefficients")
+        self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))  # (P, 3) on the average head, of unit size
+        self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()  # (36,)
         self.mirror_order, self.mirror_sign = _mirror_table()
 
     def batch(self, rng: np.random.Generator, sources: int, drivings: int, portraits: float) -> Batch:
@@ -102,6 +106,7 @@ class HeadPairs:
             still=still[:, None].float(),
             weight=self._weights(tracks.driving, GROUP_WEIGHT),
             mouth=self._weights(tracks.driving, {"mouth": 1.0}) - 1.0,
+            places=self.places,
         )
 
     def tracks(self, source: Tensor, driving: Tensor) -> Tracks:
@@ -142,6 +147,7 @@ class HeadPairs:
             still=batch.still.flip(-1),
             weight=batch.weight.flip(-1),
             mouth=batch.mouth.flip(-1),
+            places=batch.places * torch.tensor([-1.0, 1.0, 1.0]),
         )
 
 

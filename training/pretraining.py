@@ -1,13 +1,15 @@
-"""What a generator learns before it paints: to read a face, and the motion that all faces share.
+"""What a generator learns before it paints: to see a face, the motion that all faces share, and each person's own.
 
-Both are learnt beside the picture's losses too, but there they take hours: alone they take minutes, because the
-encoder's part needs no decoder, and the decoder's part neither source nor more than one run of its convolutions a step.
+All are learnt beside the picture's losses too, but there they take hours: alone they take minutes, because the
+encoder's part needs no decoder, the decoder's part neither source nor more than one run of its convolutions a step, and
+no flow its finest levels.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from inference.model.generator import Generator, upsample
 
 from .data import HeadPairs, Tracks, recoloured
-from .losses import ALPHA_GAIN, FLOW_FROM, flow_error, rate_at, read_error
+from .losses import ALPHA_GAIN, FLOW_FROM, WEIGHTS, PlaceHeads, flow_error, held_flow_error, own_motion, read_error
+from .optimiser import optimiser_for, rate_at
 
 SPREAD = 0.3  # size of an untrained latent's components, against 0.5 that a face unit at 1 brings
 SHAPE_CODES = 24  # principal components of people's points at rest: 98 % of what makes them differ
@@ -55,12 +58,13 @@ def calibrate(model: Generator, pairs: HeadPairs, rng: np.random.Generator, *, f
 
 
 def learn_to_see(
-    model: Generator, pairs: HeadPairs, rng: np.random.Generator, seconds: float, *, rate: float = 1e-2, pictures=16
+    model: Generator, place_heads: PlaceHeads, pairs: HeadPairs, rng: np.random.Generator, seconds: float, *,
+    rate: float = 1e-2, pictures: int = 16,
 ) -> None:
-    """Teach the encoder what a face is doing, and whose face it is: where that person's points lie at rest.
+    """Teach the encoder what a face is doing, whose face it is, and its features where on a face they lie.
 
-    The heads read the former off the latent. The latter has a head of its own that is dropped afterwards: the decoder
-    needs it in the latent, to move this person's mouth and not an average one.
+    The heads read the first off the latent. The second, where that person's points lie at rest, has a head of its own
+    that is dropped afterwards: the decoder needs it in the latent, to move this person's mouth and not an average one.
     """
     at_rest = pairs.points[:: pairs.frames_per_identity].float().flatten(1)
     _, sizes, axes = torch.pca_lowrank(at_rest, min(SHAPE_CODES, *at_rest.shape), niter=4)
@@ -69,26 +73,64 @@ def learn_to_see(
     shape_head = nn.Linear(model.config.style_dim, codes.shape[1])
     *layers, last = model.enc.net_app.convs
     readers = [getattr(model, f"{name}_fc")[2] for name, _ in model.config.banks]
-    groups = [(nn.ModuleList(layers), 1.0), (last, 0.1), (nn.ModuleList(readers), 1.0), (shape_head, 0.3)]
+    groups = [
+        (nn.ModuleList(layers), 1.0), (last, 0.1), (nn.ModuleList(readers), 1.0), (shape_head, 0.3), (place_heads, 0.3)
+    ]  # fmt: skip
     optimiser = torch.optim.Adam(
         [{"params": list(module.parameters()), "scale": scale} for module, scale in groups], betas=(0.9, 0.99)
     )
-    began, step, read_mean, shape_mean = time.monotonic(), 0, 1.0, 1.0
+    began, step, means = time.monotonic(), 0, torch.ones(3)
     while (elapsed := time.monotonic() - began) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = group["scale"] * rate_at(step, elapsed / seconds, rate)
         rows = torch.from_numpy(rng.integers(0, len(pairs.frames), pictures))
-        latent, _ = model.enc(recoloured(pairs.pictures(rows), rng))
-        read = read_error(model, latent, pairs.coefficients[rows])
-        shape = F.mse_loss(shape_head(latent), codes[rows // pairs.frames_per_identity])
+        latent, features = model.enc(recoloured(pairs.pictures(rows), rng))
+        errors = torch.stack([
+            read_error(model, latent, pairs.coefficients[rows], pairs.rarity),
+            F.mse_loss(shape_head(latent), codes[rows // pairs.frames_per_identity]),
+            place_heads.error(features, pairs.points[rows].float(), pairs.visible[rows].float(), pairs.places),
+        ])  # fmt: skip
         optimiser.zero_grad()
-        (10.0 * read + 0.2 * shape).backward()
+        (errors @ errors.new_tensor([0.2, 0.4, 0.4])).backward()
         optimiser.step()
         step += 1
-        read_mean += 0.01 * (read.item() - read_mean)
-        shape_mean += 0.01 * (shape.item() - shape_mean)
+        means.lerp_(errors.detach(), max(0.01, 1.0 / step))
         if step % 500 == 0:
-            print(f"reading: step {step}, coefficients {read_mean:.4f}, shape {shape_mean:.3f}", flush=True)
+            read, shape, place = means.tolist()
+            print(f"seeing: step {step}, coefficients {read:.3f}, shape {shape:.3f}, place {place:.3f}", flush=True)
+
+
+def learn_own_motion(
+    model: Generator, place_heads: PlaceHeads, pairs: HeadPairs, rng: np.random.Generator, weights: Tensor,
+    seconds: float, *, rate: float = 3e-3, sources: int = 8, drivings: int = 4,
+) -> None:
+    """Teach encoder and decoder together each person's own motion: the flow alone, and no finer than BLIND_TO, where
+    it is decided but costs a third of a picture."""
+    optimiser = optimiser_for(model, place_heads, rate)
+    levels_held = sum(resolution <= BLIND_TO for resolution in model.config.resolutions)
+    began, step, means = time.monotonic(), 0, torch.ones(3)
+    while (elapsed := time.monotonic() - began) < seconds:
+        for group in optimiser.param_groups:
+            group["lr"] = group["scale"] * rate_at(step, 0.5 * elapsed / seconds, rate)  # goes on at full rate after
+        batch = pairs.batch(rng, sources, drivings, 0.9)
+        latent, features = model.enc(batch.source)
+        levels = list(islice(model.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN), levels_held))
+        errors = torch.stack([
+            held_flow_error(levels, batch.tracks, weights),
+            read_error(model, latent, batch.source_coefficients, pairs.rarity),
+            place_heads.error(
+                features, batch.tracks.source[::drivings], batch.tracks.visible[::drivings], batch.places
+            ),
+        ])  # fmt: skip
+        optimiser.zero_grad()
+        (errors @ errors.new_tensor([WEIGHTS["flow"], WEIGHTS["read"], WEIGHTS["place"]])).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        means.lerp_(errors.detach(), max(0.01, 1.0 / step))
+        if step % 200 == 0:
+            flow, read, place = means.tolist()
+            print(f"own motion: step {step}, flow {flow:.4f}, coefficients {read:.3f}, place {place:.3f}", flush=True)
 
 
 def learn_common_motion(
@@ -119,7 +161,8 @@ def learn_common_motion(
         driving = rest + torch.from_numpy(rng.integers(1, pairs.frames_per_identity, pairs_a_step))
         tracks: Tracks = pairs.tracks(rest, driving)
         flows = blind_flows(model, pairs.coefficients[driving] * ALPHA_GAIN @ basis.T)
-        held = [flow_error(flow, tracks, weights) for flow in flows if flow.shape[-1] >= FLOW_FROM]
+        emphasis = own_motion(tracks)
+        held = [flow_error(flow, tracks, weights, emphasis) for flow in flows if flow.shape[-1] >= FLOW_FROM]
         loss = torch.stack(held).mean()
         optimiser.zero_grad()
         loss.backward()

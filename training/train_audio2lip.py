@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from inference.audio import (
@@ -48,6 +48,7 @@ NAMES = tuple(unit.name for unit in LIP)
 # The most that speech makes of each unit (1 where it makes nothing of it), and what makes speech readable.
 REACH = torch.tensor([max(viseme.shape.get(name, 0.0) for viseme in VISEMES.values()) or 1.0 for name in NAMES])
 WEIGHTS = torch.tensor([{"jawOpen": 4.0, "mouthPress": 2.0, "mouthPucker": 2.0}.get(name, 1.0) for name in NAMES])
+CLOSING = 5.0  # how much more an error counts while the lips are pressed together
 JAW, PRESS = NAMES.index("jawOpen"), NAMES.index("mouthPress")
 
 
@@ -89,7 +90,7 @@ def loss_of(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     inner = target[:, 1:-1]
     error = _robust(smooth - inner) + 0.15 * _robust(raw[:, 1:-1] - inner)
     change = _robust(smooth.diff(dim=1) - inner.diff(dim=1))
-    closing = 1 + inner[..., PRESS, None]  # closures are short, and seen at once when missed
+    closing = 1 + CLOSING * inner[..., PRESS, None]  # closures are short, and seen at once when missed
     return (error * closing * WEIGHTS).mean() + 0.1 * (change * WEIGHTS).mean()
 
 
@@ -155,10 +156,13 @@ def follow(average: Audio2Lip, model: Audio2Lip, decay: float) -> None:
             mean.copy_(value)
 
 
-def train(out: Path, minutes: float, seed: int, resume: bool) -> Audio2Lip:
-    """Train until `minutes` have been spent in all; returns the averaged model."""
+def train(out: Path, minutes: float, seed: int, resume: bool, start: Path | None = None) -> Audio2Lip:
+    """Train until `minutes` have been spent in all; returns the averaged model. start: a bank to begin from."""
     torch.manual_seed(seed)
     model = Audio2Lip(CONFIG).to(memory_format=torch.channels_last)
+    if start:
+        learnt = load_file(start)
+        model.load_state_dict({name: learnt[PREFIX + name] for name in model.state_dict()})
     average = Audio2Lip(CONFIG)
     average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
@@ -211,13 +215,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="time to train, in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out")
+    parser.add_argument("--start", type=Path, help="a bank whose network to begin with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--listen", type=Path, help="a real voice: also report how the jaw follows its loudness")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
-    model = train(options.out, options.minutes, options.seed, options.resume)
+    model = train(options.out, options.minutes, options.seed, options.resume, options.start)
     figures = {"held_out_clean": asdict(evaluate(model, clean=True)), "held_out_recorded": asdict(evaluate(model))}
     if options.listen:
         samples = to_16k(*load_sound(options.listen))

@@ -22,15 +22,15 @@ from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from .data import Batch, HeadPairs
-from .losses import ALPHA_GAIN, flow_error, generator_losses, picture_loss, rate_at, total
-from .pretraining import calibrate, learn_common_motion, learn_to_see
+from .losses import ALPHA_GAIN, PlaceHeads, flow_error, generator_losses, picture_loss, total
+from .optimiser import MASK_STEP, mask_rows, optimiser_for, rate_at
+from .pretraining import calibrate, learn_common_motion, learn_own_motion, learn_to_see
 from .units import BANKS
 
 # A warp needs few channels where pixels are many; multiples of 8 are what the CPU's convolutions work in.
 CHANNELS = {4: 96, 8: 80, 16: 56, 32: 24, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
-MASK_STEP = 12.0  # how many times the step of its flow a blend mask takes: it has no sub-pixel to hit
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
@@ -46,7 +46,7 @@ def fresh(config: GeneratorConfig) -> Generator:
         for flow in model.dec.to_flows:
             flow.conv.weight.mul_(0.05)
         # Logits add up from coarse to fine: at first the source shows through where there are pixels for it.
-        for flow, logit in zip(model.dec.to_flows, (-3.0, 0.0, 1.0, 3.0, 0.0, 0.0), strict=False):
+        for flow, logit in zip(model.dec.to_flows, (-1.0, 0.0, 1.0, 3.0, 0.0, 0.0), strict=False):
             flow.bias[0, 2] = logit
         for rgb in model.dec.to_rgbs:
             rgb.conv[0].weight.mul_(0.3)
@@ -94,38 +94,6 @@ def grown(
         optimiser.step()
     print(f"grown from {old_top} px, feature mismatch {loss.item():.3f}", flush=True)
     return model
-
-
-def step_scale(name: str, last_of_encoder: str) -> float:
-    """How large a parameter's step is against the others'.
-
-    Adam moves all weights of a layer in step, so what a layer of hundreds of inputs puts out jumps by many times the
-    rate: a flow that jitters by a pixel never settles, and neither does anything that looks through it.
-    """
-    if "fineadainresblock" in name:
-        return 0.1  # not equalised
-    if "to_flows" in name and "modulation" not in name:
-        return 0.1
-    if name.split(".")[0].endswith("fc"):
-        return 0.0 if name.startswith("fc") or ".2." not in name else 1.0  # the square ones stay the identity
-    if name.startswith("enc."):
-        return 0.05 if name.startswith(last_of_encoder) else 0.5
-    return 1.0 if "to_rgbs" in name else 0.4
-
-
-def optimiser_for(model: Generator, rate: float) -> torch.optim.Adam:
-    groups: dict[float, list[Tensor]] = {}
-    last = f"enc.net_app.convs.{len(model.enc.net_app.convs) - 1}."
-    for name, weight in model.named_parameters():
-        groups.setdefault(step_scale(name, last), []).append(weight)
-    described = [{"params": weights, "scale": scale} for scale, weights in groups.items() if scale]
-    return torch.optim.Adam(described, rate, betas=(0.9, 0.99))
-
-
-@torch.no_grad()
-def mask_rows(model: Generator) -> list[Tensor]:
-    """Views of what makes each level's blend logit; its flow has the other rows of the same tensors."""
-    return [row for flow in model.dec.to_flows for row in (flow.conv.weight[:, 2], flow.bias[:, 2])]
 
 
 def point_weights(pairs: HeadPairs) -> Tensor:
@@ -184,6 +152,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
     weights, config = point_weights(pairs), small_config(args.size)
+    place_heads = PlaceHeads(config.channels)
     step, elapsed, resumed = 0, 0.0, args.out.exists()
     if resumed:
         checkpoint = torch.load(args.out, weights_only=True)
@@ -191,17 +160,21 @@ def train(args: argparse.Namespace) -> None:
         model.load_state_dict(checkpoint["model"])
     elif args.grow_from:
         smaller = Generator(small_config(args.size // 2))
-        smaller.load_state_dict(torch.load(args.grow_from, weights_only=True)["average"])
+        grown_from = torch.load(args.grow_from, weights_only=True)
+        smaller.load_state_dict(grown_from["average"])
+        place_heads.load_state_dict(grown_from["place_heads"])
         model = grown(config, smaller, pairs, rng)
     else:
         model = fresh(config)
         calibrate(model, pairs, rng)
-        learn_to_see(model, pairs, rng, args.reading_minutes * 60.0)
+        learn_to_see(model, place_heads, pairs, rng, args.seeing_minutes * 60.0)
         learn_common_motion(model, pairs, rng, weights, args.flow_minutes * 60.0)
+        learn_own_motion(model, place_heads, pairs, rng, weights, args.own_flow_minutes * 60.0)
     average = copy.deepcopy(model)
-    optimiser = optimiser_for(model, args.rate)
+    optimiser = optimiser_for(model, place_heads, args.rate)
     if resumed:
         average.load_state_dict(checkpoint["average"])
+        place_heads.load_state_dict(checkpoint["place_heads"])
         optimiser.load_state_dict(checkpoint["optimiser"])
         step, elapsed = checkpoint["step"], checkpoint["elapsed"]
         rng.bit_generator.state = json.loads(checkpoint["random"])
@@ -212,7 +185,8 @@ def train(args: argparse.Namespace) -> None:
     def save() -> None:
         partial = args.out.with_suffix(".partial")
         torch.save({
-            "model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+            "model": model.state_dict(), "average": average.state_dict(),
+            "place_heads": place_heads.state_dict(), "optimiser": optimiser.state_dict(),
             "step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state),
             "config": json.dumps(config.to_json()),
         }, partial)
@@ -233,7 +207,8 @@ def train(args: argparse.Namespace) -> None:
         began = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = group["scale"] * rate_at(step, elapsed / budget, args.rate)
-        losses, _ = generator_losses(model, pairs.batch(rng, args.sources, args.drivings, args.portraits), weights)
+        batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
+        losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
         optimiser.zero_grad()
         total(losses).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -271,8 +246,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
     parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
     parser.add_argument("--grow-from", type=Path, help="checkpoint of half the size to start from")
-    parser.add_argument("--reading-minutes", type=float, default=12.0, help="before these, for the encoder alone")
+    parser.add_argument("--seeing-minutes", type=float, default=12.0, help="before these, for the encoder alone")
     parser.add_argument("--flow-minutes", type=float, default=1.5, help="and for the common motion alone")
+    parser.add_argument("--own-flow-minutes", type=float, default=15.0, help="and for each person's own motion alone")
     parser.add_argument("--sources", type=int, default=16)
     parser.add_argument("--drivings", type=int, default=2)
     parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")

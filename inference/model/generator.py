@@ -83,13 +83,13 @@ class ScaledLeakyReLU(nn.Module):
 
 
 class Blur(nn.Module):
-    def __init__(self, pad: tuple[int, int], gain: float = 1.0) -> None:
+    def __init__(self, pad: tuple[int, int], gain: float = 1.0, stride: int = 1) -> None:
         super().__init__()
         self.register_buffer("kernel", blur_kernel(gain))
-        self.pad = pad
+        self.pad, self.stride = pad, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return fir(x, self.kernel, self.pad)
+        return fir(x, self.kernel, self.pad, self.stride)
 
 
 class ResBlock(nn.Module):
@@ -99,7 +99,8 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Sequential(EqualConv2d(inputs, inputs, 3, padding=1), ScaledLeakyReLU(inputs))
         self.conv2 = nn.Sequential(Blur((2, 2)), EqualConv2d(inputs, outputs, 3, stride=2), ScaledLeakyReLU(outputs))
-        self.skip = nn.Sequential(Blur((1, 1)), EqualConv2d(inputs, outputs, 1, stride=2))
+        # The published 1x1 convolution has stride 2; what it skips need not be filtered.
+        self.skip = nn.Sequential(Blur((1, 1), stride=2), EqualConv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.conv2(self.conv1(x)) + self.skip(x)) / GAIN

@@ -12,10 +12,25 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference.model.generator import Generator  # noqa: E402
-from training.data import HeadPairs  # noqa: E402
+from training.data import HeadPairs, Tracks  # noqa: E402
 from training.export_bank import in_coefficient_units, starter_bank  # noqa: E402
-from training.losses import ALPHA_GAIN, flow_error, generator_losses, sampling_grid, total  # noqa: E402
-from training.pretraining import blind_flows, calibrate, learn_common_motion, learn_to_see  # noqa: E402
+from training.losses import (  # noqa: E402
+    ALPHA_GAIN,
+    MOST,
+    PlaceHeads,
+    flow_error,
+    generator_losses,
+    own_motion,
+    sampling_grid,
+    total,
+)
+from training.pretraining import (  # noqa: E402
+    blind_flows,
+    calibrate,
+    learn_common_motion,
+    learn_own_motion,
+    learn_to_see,
+)
 from training.train_generator import fresh, grown, point_weights, small_config, train  # noqa: E402
 from training.units import NAMES  # noqa: E402
 
@@ -45,6 +60,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "points.npy", points.astype(np.float16))
     np.save(folder / "visible.npy", np.ones((count, POINTS), bool))
     np.save(folder / "coefficients.npy", coefficients)
+    on_disc = points[0].astype(np.float32) / 0.45  # of the first frame, which is at rest
+    np.save(folder / "places.npy", np.concatenate([on_disc, np.zeros((POINTS, 1), np.float32)], 1))
     groups = {"mouth": [0, 10], "eyes": [10, 20], "face": [20, 30], "scalp": [30, 35], "neck": [35, 40]}
     (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": 20, "points": groups}))
     return folder
@@ -58,7 +75,7 @@ def pairs(folder: Path) -> HeadPairs:
 def options(folder: Path, out: Path, **changes: object) -> argparse.Namespace:
     defaults = {
         "data": [folder], "heldout": folder, "out": out, "size": 64, "minutes": 0.02, "grow_from": None,
-        "sources": 4, "drivings": 2, "flow_minutes": 0.01, "reading_minutes": 0.01,
+        "sources": 4, "drivings": 2, "flow_minutes": 0.01, "seeing_minutes": 0.01, "own_flow_minutes": 0.01,
         "portraits": 0.5, "rate": 3e-3, "threads": 1, "seed": 0,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | changes))
@@ -98,6 +115,7 @@ def test_mirroring_twice_changes_nothing(pairs: HeadPairs) -> None:
     for name, value in vars(batch.tracks).items():
         torch.testing.assert_close(getattr(twice.tracks, name), value)
     once = pairs._mirrored(batch)
+    assert torch.equal(once.places[:, 0], -batch.places[:, 0])
     column = NAMES.index("headShiftX")
     assert torch.equal(once.driving_coefficients[:, column], -batch.driving_coefficients[:, column])
 
@@ -148,23 +166,77 @@ def test_the_encoder_learns_to_read(pairs: HeadPairs) -> None:
     torch.manual_seed(0)
     model, rng = fresh(small_config(64)), np.random.default_rng(0)
     calibrate(model, pairs, rng, frames=100)
-    learn_to_see(model, pairs, rng, seconds=6.0)
+    places = PlaceHeads(model.config.channels)
+    learn_to_see(model, places, pairs, rng, seconds=6.0)
     column = NAMES.index("headShiftX")
     with torch.no_grad():
         read = model.coefficients(model.enc(pairs.pictures(torch.arange(160)))[0])[:, column]
     assert torch.corrcoef(torch.stack([read, pairs.coefficients[:, column]]))[0, 1] > 0.9
 
 
+def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs) -> None:
+    """Where the portrait itself is moved, only the source says how far there is to go."""
+    torch.manual_seed(0)
+    model, rng, weights = fresh(small_config(64)), np.random.default_rng(0), point_weights(pairs)
+    places = PlaceHeads(model.config.channels)
+    calibrate(model, pairs, rng, frames=100)
+    batch = pairs.batch(np.random.default_rng(3), 16, 2, 0.0)
+
+    def error() -> float:
+        with torch.no_grad():
+            levels = list(model.levels(*model.enc(batch.source), batch.driving_coefficients * ALPHA_GAIN))
+        return flow_error(levels[2].flow, batch.tracks, weights).item()  # 32 px, the finest that it teaches
+
+    before = error()
+    learn_own_motion(model, places, pairs, rng, weights, seconds=8.0)
+    assert error() < 0.9 * before
+
+
+def test_places_are_looked_up_where_the_points_are() -> None:
+    """Features that say where in the picture they lie tell the places of a face that fills it."""
+    heads, sizes = PlaceHeads({8: 2, 16: 2, 32: 2}), (8, 16, 32)
+    with torch.no_grad():
+        for head in heads.heads:
+            head.weight.copy_(torch.eye(3, 2))
+            head.bias.zero_()
+    lines = [(torch.arange(size) * 2 + 1) / size - 1 for size in sizes]
+    features = [torch.stack(torch.meshgrid(line, line, indexing="xy"))[None] for line in lines]
+    points = torch.rand(1, 50, 2, generator=torch.manual_seed(0)) * 1.6 - 0.8
+    places, seen = torch.nn.functional.pad(points[0], (0, 1)), torch.ones(1, 50)
+
+    def error() -> float:
+        return heads.error(features, points, seen, places).item()
+
+    assert error() < 1e-6
+    places[25:] += 0.1
+    assert error() == pytest.approx(0.005, abs=1e-4)
+    seen[:, 25:] = 0.0  # what is hidden says nothing
+    assert error() < 1e-6
+
+
+def test_what_moves_by_itself_counts_more_than_what_goes_with_the_head() -> None:
+    rng = np.random.default_rng(0)
+    source = torch.from_numpy(rng.uniform(-0.5, 0.5, (1, 200, 2)).astype(np.float32))
+    turn = torch.tensor([[0.9, 0.1], [-0.1, 0.9]])
+    driving = source @ turn + 0.1
+    seen = torch.ones(1, 200)
+    torch.testing.assert_close(own_motion(Tracks(source, driving, seen)), seen, atol=1e-2, rtol=0)
+    driving[0, :5, 1] += 0.2  # a lid that closes
+    weight = own_motion(Tracks(source, driving, seen))[0]
+    assert (weight[:5] == MOST).all()
+    assert weight[5:].max() < 0.5 * MOST
+
+
 def test_a_few_steps_bring_every_loss_down(pairs: HeadPairs) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model, weights = fresh(small_config(64)), point_weights(pairs)
-    optimiser = torch.optim.Adam(model.parameters(), 2e-3)
+    places, optimiser = PlaceHeads(model.config.channels), torch.optim.Adam(model.parameters(), 2e-3)
     fixed = pairs.batch(rng, 4, 1, 0.5)
     with torch.no_grad():
-        before = total(generator_losses(model, fixed, weights)[0]).item()
+        before = total(generator_losses(model, places, fixed, pairs.rarity, weights)[0]).item()
     for _ in range(15):
-        loss = total(generator_losses(model, fixed, weights)[0])
+        loss = total(generator_losses(model, places, fixed, pairs.rarity, weights)[0])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
