@@ -29,6 +29,7 @@ from .picture import to_network
 from .renderer import FaceRenderer
 
 MATRIX = 1024
+DETAIL = 512, 1024  # pixels of frames with the source's own detail
 FLOW_GAIN = 0.04  # random flows of a few pixels, like trained ones, not of the whole picture
 
 
@@ -94,6 +95,13 @@ def run(
     sources = [_seconds(partial(renderer.set_source, image)) for _ in range(3)]
     encodings = [_seconds(partial(renderer.encode, image[None].repeat(renderer.batch, 0))) for _ in range(3)]
 
+    detailed = {}
+    for size in (size for size in DETAIL if size >= config.size):
+        renderer.set_source(image, random.integers(0, 256, (size, size, 3)).astype(np.uint8))
+        _draw(renderer, rows)
+        times = [_seconds(partial(_draw, renderer, rows)) for _ in range(max(1, frames // 2))]
+        detailed[size] = median(times) / renderer.batch * 1e3
+
     work = flops(config)
     frame, rate = median(constant), 2 * MATRIX**3 / median(products)
     figures: dict[str, Any] = {
@@ -110,6 +118,7 @@ def run(
         "matrix_gflops": rate / 1e9,
         "share_of_matrix_rate": work["decode"] / frame / rate,
         "changing_expression_overhead": median(changing) / frame - 1,
+        "detail_ms": detailed,
         "source_ms": median(sources) * 1e3,
         "encode_ms": median(encodings) / renderer.batch * 1e3,
         "import_s": _import_seconds(),
@@ -141,6 +150,10 @@ def format_text(figures: dict[str, Any]) -> str:
         f"work              {value['gflop_per_frame']:9.2f} GFLOP a frame in plain form",
         f"matrix product    {value['matrix_gflops']:9.1f} GFLOP/s in the same run; the frames reach "
         f"{value['share_of_matrix_rate']:.0%} of it",
+        *(
+            f"at {size:4} px        {took:9.1f} ms   with the source's detail"
+            for size, took in value["detail_ms"].items()
+        ),
         f"changing emotion  {value['changing_expression_overhead']:+9.1%} a frame",
         f"new source        {value['source_ms']:9.1f} ms once",
         f"capture           {value['encode_ms']:9.1f} ms a picture",
@@ -232,7 +245,7 @@ def _grouped(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
 def _blur(blur: Blur, x: Tensor) -> Tensor:
     x = F.pad(x, (*blur.pad, *blur.pad))
     flat = F.conv2d(x.reshape(-1, 1, *x.shape[2:]), blur.kernel[None, None])
-    return flat.view(*x.shape[:2], *flat.shape[2:])
+    return flat.view(*x.shape[:2], *flat.shape[2:])[..., :: blur.stride, :: blur.stride]  # all of it is computed
 
 
 def _upsample(up: Upsample, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +15,13 @@ from .coefficients import Coefficients
 from .errors import EDTalkError
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
+from .model.reader import Reader
 from .model.weights import Weights
 from .model.winograd import Scratch
 from .picture import frames_to_network, from_network, to_network
+
+if TYPE_CHECKING:
+    from .detail import Detail, Workspace
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GPU_BATCH = 8
@@ -55,22 +60,30 @@ class FaceRenderer:
             weights, scratch = Weights(bank.tensors, self.device), Scratch()
             self._encoder = Encoder(weights, self.config, scratch)
             self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
+            self._reader = Reader.from_bank(bank, self.device)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: Source | None = None
         self._source_coefficients: Coefficients | None = None
         self._canvases: dict[bytes, Canvas] = {}
+        self._detail: Detail | None = None
+        self._workspaces: dict[int, Workspace] = {}
 
-    def set_source(self, image: np.ndarray) -> None:
-        """image uint8 (H, W, 3) RGB, resized to the network's size; all that depends on it alone is computed now."""
-        pixels = to_network(_checked(image), self.config.size)
+    def set_source(self, image: np.ndarray, detail: np.ndarray | None = None) -> None:
+        """image uint8 (H, W, 3) RGB, resized to the network's size; all that depends on it alone is computed now.
+
+        detail: uint8 (D, D, 3), the same at D pixels: pictures are then D wide, and sharp (`inference.detail`). D is
+        the network's size or more. Default: pictures as the network draws them.
+        """
+        pixels, detail = to_network(_checked(image), self.config.size), self._checked_detail(detail)
         self._source, values = self._encode_source(pixels)
         self._source_coefficients = Coefficients(values, self.bank.names)
         self._canvases = {}
+        self._detail = self._detail_of(self._source, values[0], detail, self._canvases)
 
     def another(self) -> FaceRenderer:
         """A renderer with the same weights, held once in memory, and a source of its own; for the same thread."""
         other = copy.copy(self)
-        other._source = other._source_coefficients = None
+        other._source = other._source_coefficients = other._detail = None
         other._canvases = {}
         return other
 
@@ -95,43 +108,63 @@ class FaceRenderer:
     ) -> Iterator[np.ndarray]:
         """Pictures (size, size, 3) RGB of the source with each row's coefficients, in order, as they are computed.
 
-        coefficients: (T, n), absolute, in the bank's column order. dtype: np.uint8, or np.float32 for what the network
-        said, nominally in [-1, 1], not clamped. Raises EDTalkError at once for a missing source or foreign rows.
+        size is the network's, or that of the source's detail. coefficients: (T, n), absolute, in the bank's column
+        order. dtype: np.uint8, or np.float32 for what was computed, nominally in [-1, 1], not clamped. Raises
+        EDTalkError at once for a missing source or foreign rows.
         """
         values, dtype = self._values(coefficients), _pixel_type(dtype)
         if self._source is None:
             raise _no_source()
-        return self._render(self._source, values, dtype)
+        return self._render(self._source, self._detail, values, dtype)
 
     def render_frames(
         self,
         images: Iterable[np.ndarray],
         coefficients: Coefficients | np.ndarray,
         dtype: type[np.uint8] | type[np.float32] = np.uint8,
+        added: np.ndarray | None = None,
+        details: Iterable[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
         """As `render`, but each row has a source picture of its own, as when a video's lips are changed.
 
-        images: uint8 (H, W, 3), one a row, read as needed. The source that was set is neither used nor changed. Raises
-        EDTalkError, on the way, when pictures and rows differ in number.
+        images: uint8 (H, W, 3), one a row, read as needed. added: (n,) bool, coefficients that are added to what the
+        picture itself is doing; default none. details: a detail for each picture, as in `set_source`; default none. The
+        source that was set is neither used nor changed. Raises EDTalkError, on the way, when pictures and rows differ
+        in number.
         """
-        return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype))
+        details = None if details is None else iter(details)
+        return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype), added, details)
 
-    def _render(self, source: Source, values: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    def _render(
+        self, source: Source, detail: Detail | None, values: np.ndarray, dtype: np.dtype
+    ) -> Iterator[np.ndarray]:
         for start in range(0, len(values), self.batch):
             rows = list(values[start : start + self.batch])
-            planes = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
-            yield from _pictures(planes[: len(rows)], dtype)
+            planes, flows = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
+            yield from _pictures(planes[: len(rows)], flows, detail, dtype)
 
     def _render_frames(
-        self, images: Iterator[np.ndarray], values: np.ndarray, dtype: np.dtype
+        self,
+        images: Iterator[np.ndarray],
+        values: np.ndarray,
+        dtype: np.dtype,
+        added: np.ndarray | None,
+        details: Iterator[np.ndarray] | None,
     ) -> Iterator[np.ndarray]:
         for index, row in enumerate(values):
             image = next(images, None)
             if image is None:
                 raise EDTalkError(f"Every frame needs a picture: expected {len(values)}, found {index}.")
-            source, _ = self._encode_source(frames_to_network(_checked(image)[None], self.config.size)[0])
-            planes = self._decode(source, np.stack(_filled([row], self.batch)), {})
-            yield from _pictures(planes[:1], dtype)
+            source, own = self._encode_source(frames_to_network(_checked(image)[None], self.config.size)[0])
+            if added is not None:
+                row = np.where(added, own[0] + row, row)
+            canvases: dict[bytes, Canvas] = {}
+            fine = None
+            if details is not None and (fine := self._checked_detail(next(details, None))) is None:
+                raise EDTalkError(f"Every frame needs a detail: expected {len(values)}, found {index}.")
+            detail = self._detail_of(source, own[0], fine, canvases)
+            planes, flows = self._decode(source, np.stack(_filled([row], self.batch)), canvases)
+            yield from _pictures(planes[:1], flows, detail, dtype)
         if next(images, None) is not None:
             raise EDTalkError(f"There are more pictures than the {len(values)} rows of coefficients.")
 
@@ -146,19 +179,54 @@ class FaceRenderer:
             )
         return coefficients.values
 
+    def _checked_detail(self, detail: np.ndarray | None) -> np.ndarray | None:
+        if detail is None:
+            return None
+        height, width, _ = _checked(detail).shape
+        if height != width or height < self.config.size:
+            raise EDTalkError(
+                f"A source's detail is a square of at least {self.config.size} pixels, the size of the bank "
+                f"'{self.bank.name}', found {width} x {height}."
+            )
+        return np.ascontiguousarray(detail)
+
+    def _detail_of(
+        self, source: Source, own: np.ndarray, fine: np.ndarray | None, canvases: dict[bytes, Canvas]
+    ) -> Detail | None:
+        """own (n,): what the source is doing."""
+        if fine is None:
+            return None
+        from .detail import Detail, Workspace  # it brings OpenCV
+
+        planes, flows = self._decode(source, np.stack(_filled([own], self.batch)), canvases)
+        size = len(fine)
+        if size not in self._workspaces:
+            self._workspaces[size] = Workspace(size)
+        return Detail(fine, planes[0], flows[0], self._workspaces[size])
+
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
-        latent, features = self._encoder(torch.from_numpy(pixels[None]).to(self.device))
-        return self._decoder.source(latent, features), self._encoder.coefficients(latent).cpu().numpy()
+        planes = torch.from_numpy(pixels[None]).to(self.device)
+        latent, features = self._encoder(planes)
+        values = self._encoder.coefficients(latent) if self._reader is None else self._reader(planes)
+        return self._decoder.source(latent, features), values.cpu().numpy()
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:
-        latent, _ = self._encoder(torch.from_numpy(pixels).to(self.device))
+        planes = torch.from_numpy(pixels).to(self.device)
+        if self._reader is not None:
+            return self._reader(planes).cpu().numpy()
+        latent, _ = self._encoder(planes)
         return self._encoder.coefficients(latent).cpu().numpy()
 
     @torch.no_grad()
-    def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> np.ndarray:
-        """values (batch, n) -> (batch, 3, S, S). canvases: by expression; left with those of this batch."""
+    def _decode(
+        self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """values (batch, n) -> pictures and flows, (batch, 3, S, S) each, as the decoder gives them.
+
+        canvases: by expression; left with those of this batch.
+        """
         alpha = torch.from_numpy(values).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         keys = [row.tobytes() for row in expression.cpu().numpy()]
@@ -168,7 +236,8 @@ class FaceRenderer:
                 known[key] = self._decoder.canvas(source, expression[index : index + 1])
         canvases.clear()
         canvases.update(known)
-        return self._draw(source, Canvas.stack([known[key] for key in keys]), alpha).cpu().numpy()
+        planes, flows = self._draw(source, Canvas.stack([known[key] for key in keys]), alpha)
+        return planes.cpu().numpy(), flows.cpu().numpy()
 
 
 def open_device(name: str) -> torch.device:
@@ -204,8 +273,13 @@ def _pixel_type(dtype: type) -> np.dtype:
     return np.dtype(dtype)
 
 
-def _pictures(planes: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """(N, 3, S, S) -> N pictures (S, S, 3)."""
+def _pictures(planes: np.ndarray, flows: np.ndarray, detail: Detail | None, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """(N, 3, S, S), and as many flows or more -> N pictures (S, S, 3), or (D, D, 3) with a source's detail."""
+    if detail is not None:
+        for one, flow in zip(planes, flows, strict=False):
+            levels = detail(one, flow, dtype == np.uint8)
+            yield levels if dtype == np.uint8 else levels / np.float32(127.5) - np.float32(1)
+        return
     yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 

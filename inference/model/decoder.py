@@ -278,8 +278,9 @@ class Decoder:
             colours.append((source.colours[index] + added).add_(mix_channels(offset, level.colour)))
         return Canvas(features, colours)
 
-    def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> Tensor:
-        """alpha (N, n) -> pictures (N, 3, S, S), nominally in [-1, 1], not clamped."""
+    def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha (N, n) -> pictures (N, 3, S, S), nominally in [-1, 1], not clamped, and the last level's flow and mask
+        (N, 3, S, S), before tanh and sigmoid."""
         scales = self.modulation(source.styles, alpha)
         styles, flow_styles = iter(scales[: -len(self.levels)]), iter(scales[-len(self.levels) :])
         x = self.first(next(styles))
@@ -300,4 +301,4 @@ class Decoder:
                 warped = self.warp(canvas.features[index], grid, mask)
                 x = torch.addcmul(warped, x, 1.0 - mask).to(self.dtype)
                 carried = torch.cat((flow, colour), 1)
-        return colour
+        return colour, flow

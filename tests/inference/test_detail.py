@@ -1,0 +1,288 @@
+"""The source's own texture in the pictures: all of it at rest, moved with the flow, none where it does not belong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from inference.bench import RandomBank
+from inference.detail import Detail, Workspace
+from inference.errors import EDTalkError
+from inference.face import crop_from_box, whole
+from inference.framing import cut_at, fitting_size
+from inference.model.config import GeneratorConfig
+from inference.renderer import FaceRenderer
+
+ROOT = Path(__file__).parents[2]
+SMALL = GeneratorConfig(64, 32, {4: 24, 8: 24, 16: 16, 32: 8, 64: 8}, (("lip", 5), ("pose", 3), ("exp", 4)))
+SIZES = (64, 100, 256)
+NET = 64
+
+
+def textured(size: int, seed: int = 0) -> np.ndarray:
+    """A picture with something in every band, as fine as its pixels."""
+    random, levels = np.random.default_rng(seed), np.zeros((size, size, 3))
+    for cells in (4, 16, size):
+        coarse = random.normal(0, 40, (cells, cells, 3))
+        levels += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.clip(levels + 128, 0, 255).astype(np.uint8)
+
+
+def motion(frames: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((frames, SMALL.coefficient_count)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def bank() -> RandomBank:
+    return RandomBank.of(SMALL)
+
+
+def renderer_of(bank: RandomBank, size: int, seed: int = 0, batch: int | None = None) -> FaceRenderer:
+    renderer = FaceRenderer(bank, "cpu", batch=batch)
+    renderer.set_source(textured(size, seed), textured(size, seed))
+    return renderer
+
+
+# ------------------------------------------------------------------------------------------------ the renderer
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_at_rest_a_frame_is_the_portrait(bank: RandomBank, size: int) -> None:
+    renderer = renderer_of(bank, size)
+    (rest,) = renderer.render(renderer.source_coefficients)
+    assert (rest.dtype, rest.shape) == (np.uint8, (size, size, 3))
+    assert np.abs(rest.astype(int) - textured(size)).max() <= 1
+    moved = next(renderer.render(renderer.source_coefficients.values + motion(1)))
+    assert np.abs(moved.astype(int) - textured(size)).mean() > 2
+
+
+def test_what_the_network_draws_alone_stays_what_it_was(bank: RandomBank) -> None:
+    rows, plain = motion(3), FaceRenderer(bank, "cpu")
+    plain.set_source(textured(256))
+    before = list(plain.render(rows, np.float32))
+    plain.set_source(textured(256), textured(256))
+    assert next(plain.render(rows)).shape == (256, 256, 3)
+    plain.set_source(textured(256))
+    assert np.array_equal(before, list(plain.render(rows, np.float32)))
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("size", [64, 100])
+def test_frames_are_bit_identical_however_the_clip_is_cut(bank: RandomBank, size: int, batch: int) -> None:
+    rows, renderer = motion(7), renderer_of(bank, size, batch=batch)
+    together = np.stack(list(renderer.render(rows)))
+    parts = [frame for first, last in ((0, 1), (1, 6), (6, 7)) for frame in renderer.render(rows[first:last])]
+    assert np.array_equal(parts, together)
+    order = np.random.default_rng(1).permutation(7)
+    assert np.array_equal(list(renderer_of(bank, size, batch=batch).render(rows[order])), together[order])
+
+
+def test_frames_do_not_depend_on_the_number_of_threads(bank: RandomBank) -> None:
+    renderer, rows, before = renderer_of(bank, 256), motion(2), cv2.getNumThreads()
+    try:
+        found = [(cv2.setNumThreads(count), list(renderer.render(rows)))[1] for count in (1, 3)]
+    finally:
+        cv2.setNumThreads(before)
+    assert np.array_equal(*found)
+
+
+def test_bytes_are_the_floats_clamped_and_rounded(bank: RandomBank) -> None:
+    renderer, rows = renderer_of(bank, 100), motion(2) * 3
+    pictures, values = (np.stack(list(renderer.render(rows, dtype))) for dtype in (np.uint8, np.float32))
+    levels = (values + 1) * 127.5
+    assert values.dtype == np.float32
+    assert np.abs(pictures - np.clip(levels, 0, 255)).max() <= 0.501
+    assert np.abs(values).max() > 1  # what was clamped
+
+
+def test_sources_do_not_share_what_is_theirs(bank: RandomBank) -> None:
+    """Renderers with the same weights, drawing in turn, and frames that are kept while others are drawn."""
+    rows, one = motion(3), renderer_of(bank, 100)
+    other = one.another()
+    with pytest.raises(EDTalkError, match="no source picture"):
+        other.render(rows)
+    other.set_source(textured(100, 1), textured(100, 1))
+    pairs = list(zip(one.render(rows), other.render(rows), strict=True))
+    assert np.array_equal([pair[0] for pair in pairs], list(renderer_of(bank, 100).render(rows)))
+    assert np.array_equal([pair[1] for pair in pairs], list(renderer_of(bank, 100, 1).render(rows)))
+    one.set_source(textured(100, 1), textured(100, 1))
+    assert np.array_equal(list(one.render(rows)), [pair[1] for pair in pairs])
+
+
+def test_a_source_and_detail_for_every_frame(bank: RandomBank) -> None:
+    images, rows = [textured(64, seed) for seed in range(3)], motion(3)
+    details = [cv2.resize(image, (128, 128)) for image in images]
+    renderer = FaceRenderer(bank, "cpu")
+    frames = list(renderer.render_frames(images, rows, details=details))
+    for frame, image, detail, row in zip(frames, images, details, rows, strict=True):
+        renderer.set_source(image, detail)
+        assert np.array_equal(frame, next(renderer.render(row[None])))
+    still = renderer.render_frames(images, np.zeros_like(rows), added=np.ones(len(rows[0]), bool), details=details)
+    assert np.array_equal(list(still), details)
+    with pytest.raises(EDTalkError, match="detail"):
+        list(renderer.render_frames(images, rows, details=details[:2]))
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [
+        (textured(63), "at least 64 pixels.*found 63 x 63"),
+        (textured(128)[:100], "square.*found 128 x 100"),
+        (textured(64).astype(np.float32), "uint8"),
+        (textured(64)[..., 0], "uint8"),
+    ],
+)
+def test_details_that_are_none(bank: RandomBank, detail: np.ndarray, said: str) -> None:
+    renderer = renderer_of(bank, 64)
+    before = list(renderer.render(motion(1)))
+    with pytest.raises(EDTalkError, match=said):
+        renderer.set_source(textured(64, 1), detail)
+    assert np.array_equal(list(renderer.render(motion(1))), before)
+
+
+# ------------------------------------------------------------------------------------------------ the transfer
+
+
+def flow_to(looks: np.ndarray, mask: np.ndarray | float = 4.0) -> np.ndarray:
+    """The flow (3, S, S) of a network whose pixels look at `looks`, (S, S, 2) in pixels, with that logit."""
+    line = np.linspace(-1, 1, NET)
+    grid = np.stack(np.meshgrid(line, line), -1)
+    shift = np.arctanh(np.clip((looks * 2 + 1) / NET - 1 - grid, -0.999, 0.999))
+    return np.dstack((shift, np.broadcast_to(mask, (NET, NET)))).transpose(2, 0, 1).astype(np.float32)
+
+
+def place(x: float = 0.0, y: float = 0.0) -> np.ndarray:
+    line = np.arange(NET)
+    return np.stack(np.meshgrid(line, line), -1) + np.array([x, y])
+
+
+def planes_of(picture: np.ndarray) -> np.ndarray:
+    """What a network that draws softly would say of a picture of any size."""
+    small = cv2.resize(picture.astype(np.float32), (NET, NET), interpolation=cv2.INTER_AREA)
+    return (cv2.GaussianBlur(small, (0, 0), 2) / 127.5 - 1).transpose(2, 0, 1).astype(np.float32)
+
+
+def detail_of(fine: np.ndarray, flow: np.ndarray) -> Detail:
+    return Detail(fine, planes_of(fine), flow, Workspace(len(fine)))
+
+
+def alone(planes: np.ndarray, size: int) -> np.ndarray:
+    """What the network drew, enlarged."""
+    levels = np.ascontiguousarray((planes.transpose(1, 2, 0) + 1) * 127.5)
+    return np.clip(cv2.resize(levels, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255)
+
+
+def difference(found: np.ndarray, expected: np.ndarray, margin: int = 24) -> float:
+    inside = np.s_[margin:-margin, margin:-margin]
+    return float(np.abs(found[inside].astype(float) - expected[inside]).mean())
+
+
+@pytest.mark.parametrize("resting", [place(), place(1.5, -0.75), place() * 1.03 - 1], ids=["none", "shift", "zoom"])
+def test_texture_moves_with_the_flow_whatever_the_flow_at_rest(resting: np.ndarray) -> None:
+    fine = textured(256)
+    detail = detail_of(fine, flow_to(resting))
+    moved = np.roll(fine, (-8, 12), (0, 1))  # of 4 network pixels to a fine one: by 3 to the right, 2 up
+    there = place(-3, 2)  # where each pixel was at rest
+    looks = np.stack([cv2.remap(resting[..., axis].astype(np.float32), there.astype(np.float32), None,
+                                cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for axis in (0, 1)], -1)  # fmt: skip
+    found = detail(planes_of(moved), flow_to(looks))
+    assert difference(found, moved) < 1
+    assert difference(alone(planes_of(moved), 256), moved) > 20
+
+
+def test_what_the_network_changes_is_changed() -> None:
+    fine = textured(256) // 2 + 60
+    brighter = np.clip(planes_of(fine) + 0.2, -1, 1)
+    found = detail_of(fine, flow_to(place()))(brighter, flow_to(place()), whole_levels=False)
+    assert np.abs(found - (fine + 0.2 * 127.5)).max() < 0.1
+
+
+REGION = np.zeros((NET, NET), bool)
+REGION[20:44, 20:44] = True
+
+
+def opened(kind: str) -> np.ndarray:
+    """A flow in whose REGION the source cannot show what is there, as in a mouth that opens."""
+    middle = np.array([32.0, 32.0])
+    if kind == "mask":
+        return flow_to(place(), np.where(REGION, -8.0, 4.0))
+    looks = place()
+    if kind == "stretch":  # all of the region looks at a line, as an inside looks at the lips that were closed
+        looks[REGION] = (looks[REGION] - middle) * (1, 0.05) + middle
+    if kind == "fold":
+        looks[REGION] = (looks[REGION] - middle) * (1, -1) + middle
+    return flow_to(looks)
+
+
+@pytest.mark.parametrize("kind", ["mask", "stretch", "fold"])
+def test_no_ghost_where_the_source_has_nothing_to_show(kind: str) -> None:
+    fine = textured(256)
+    fine[120:136, 90:166] = 0  # closed lips
+    within = textured(256, 5)
+    drawn = planes_of(within)
+    found = detail_of(fine, flow_to(place()))(drawn, opened(kind), whole_levels=False)
+    inside = np.s_[108:148, 108:148]
+    assert np.abs(found - alone(drawn, 256))[inside].max() < 2
+    ignored = detail_of(fine, flow_to(place()))(drawn, flow_to(place()), whole_levels=False)
+    assert np.abs(ignored - alone(drawn, 256))[inside].mean() > 10  # the check can fail
+
+
+def test_a_mask_that_is_faint_from_the_first_keeps_the_texture() -> None:
+    """How far an official checkpoint's mask opens at all is its own affair: only closing counts."""
+    fine, flow = textured(256), flow_to(place(), -1.0)
+    assert np.array_equal(detail_of(fine, flow)(planes_of(fine), flow), fine)
+
+
+def test_wild_flows_give_finite_pictures() -> None:
+    random, fine = np.random.default_rng(0), textured(100)
+    wild = random.normal(0, 50, (3, NET, NET)).astype(np.float32)
+    detail = detail_of(fine, wild)
+    for flow in (wild, -wild, random.normal(0, 0.5, (3, NET, NET)).astype(np.float32)):
+        assert np.isfinite(detail(planes_of(fine), flow, whole_levels=False)).all()
+
+
+# ------------------------------------------------------------------------------------------------ what it is cut from
+
+
+def test_a_detail_shows_what_the_crop_shows() -> None:
+    picture = cv2.resize(textured(64), (600, 400), interpolation=cv2.INTER_CUBIC)
+    crop = crop_from_box(120, 40, 300, NET, 10)
+    fine = cut_at(picture, crop, 256)
+    assert fine.shape == (256, 256, 3)
+    assert difference(cv2.resize(fine, (NET, NET), interpolation=cv2.INTER_AREA), cut_at(picture, crop, NET), 2) < 2
+    square = textured(90)
+    assert np.array_equal(cut_at(square, whole(square, NET), 90), square)
+
+
+def test_a_size_that_loses_nothing() -> None:
+    sides = {40: 64, 200: 256, 256: 256, 257: 512, 900: 1024, 5000: 1024}
+    assert {side: fitting_size(crop_from_box(0, 0, side, NET), NET) for side in sides} == sides
+    assert fitting_size(crop_from_box(0, 0, 100, 512), 512) == 512
+
+
+def test_memory_does_not_grow_with_the_clip() -> None:
+    pytest.importorskip("resource", reason="this system does not tell a process's peak memory")
+    script = """
+import numpy as np
+from inference.bench import RandomBank, peak_memory_mib
+from inference.model.config import GeneratorConfig
+from inference.renderer import FaceRenderer
+config = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", 2), ("pose", 2), ("exp", 2)))
+renderer = FaceRenderer(RandomBank.of(config), "cpu", threads=1)
+image = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+def clip(frames):
+    rows = np.random.default_rng(0).standard_normal((frames, 6)).astype(np.float32)
+    renderer.set_source(image, image)
+    for _ in renderer.render(rows): pass
+    for _ in renderer.render_frames((image for _ in range(20)), rows[:20], details=(image for _ in range(20))): pass
+    return peak_memory_mib()
+print(clip(20), clip(100))
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    short, long = map(float, result.stdout.split())
+    assert long <= 1.1 * short
