@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .coefficients import Coefficients
 from .framing import cut, frame_clip
+from .plate import Track
+from .tracking import followed, unseen_note
 
 if TYPE_CHECKING:
     from .clip import Clip
-    from .face import Crop
+    from .face import Crop, Which
     from .renderer import FaceRenderer
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """One row for every frame. unseen: first and last row of each stretch without a face; note: a sentence on them."""
+
+    rows: Coefficients
+    unseen: list[tuple[int, int]]
+    note: str
 
 
 def capture(
@@ -21,22 +33,70 @@ def capture(
     clip: Clip,
     crop: Crop | str | Sequence[float],
     step: Callable[[int, int], object] = lambda done, total: None,
-) -> Coefficients:
+    *,
+    which: Which = None,
+    watch: bool = True,
+) -> Captured:
     """One row for every frame of a clip, as the frame is within one square for all of them.
 
-    crop: the square, or how to come by it, see `inference.framing.frame_clip`. step: called with the number of frames
-    measured and of all, 0 where not known, before each frame that is looked at; may raise to stop. The renderer's
-    source picture is neither used nor changed. Raises EDTalkError, kind "media" or "face".
+    crop: the square, or how to come by it, see `inference.framing.frame_clip`. which: with "auto", one of several
+    faces, see `inference.face.choose_face`. step: called with the number of frames measured and of all, 0 where not
+    known, before each frame that is looked at; may raise to stop. Where the face has left the picture its motion is
+    carried over from the frames around; without `watch`, with "none", and where no frame shows a face that can be
+    detected, nothing is known of that. The renderer's source picture is neither used nor changed.
+    Raises EDTalkError, kind "media" or "face".
     """
     from .face import Crop
 
-    total = clip.expected() or 0
+    total, watch = clip.expected() or 0, watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
     if not isinstance(crop, Crop):
         looked_at = _told(clip.frames(), lambda _: step(0, total))
-        crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, label=clip.path.name)
+        crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
+    presence = _Presence(crop, clip) if watch else None
     measured = _told(clip.frames(), lambda done: step(done, total))
-    rows = renderer.encode(cut(rgb, crop) for rgb in measured)
-    return Coefficients(rows.values, rows.names, None if clip.is_picture else clip.fps)
+    rows = renderer.encode(cut(rgb, crop) for rgb in (presence.watch(measured) if presence else measured))
+    seen = presence.seen() if presence else np.ones(len(rows), bool)
+    times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps
+    track = Track(times, np.where(seen[:, None], crop.box, np.nan))
+    then = "there the motion is carried over from the frames around"
+    note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
+    values = carried_over(rows.values, seen)
+    return Captured(Coefficients(values, rows.names, None if clip.is_picture else clip.fps), track.unseen, note)
+
+
+def carried_over(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """(T, n) rows with those not `seen` (T,) interpolated between their neighbours, held before and after all."""
+    if seen.all() or not seen.any():
+        return values
+    places = np.flatnonzero(seen)
+    columns = [np.interp(np.arange(len(values)), places, column[places]) for column in values.T]
+    return np.where(seen[:, None], values, np.stack(columns, axis=1)).astype(values.dtype)
+
+
+class _Presence:
+    """Whether the face in a square is there, frame by frame."""
+
+    def __init__(self, crop: Crop, clip: Clip) -> None:
+        from .face import CropTracker
+
+        x, y, side, _ = crop.box
+        self._fps, self._square = clip.fps, (x + side / 2 - 0.5, y + side / 2 - 0.5, side)
+        # It is enough to look once a second: where the face is lost on the way the tracker looks at once.
+        self._tracker = CropTracker(every=max(1, round(clip.fps)), which=self._square[:2], label=clip.path.name)
+
+    def watch(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for rgb in frames:
+            self._tracker.add(rgb)
+            yield rgb
+
+    def seen(self) -> np.ndarray:
+        """(T,) bool; all of them where no face could be detected at all."""
+        if not self._tracker.found:
+            return np.ones(len(self._tracker), bool)
+        crops = followed(self._tracker, self._fps)
+        x, y, side = self._square
+        middle = crops[:, :2] + crops[:, 2:3] / 2 - 0.5
+        return np.abs(middle - (x, y)).max(axis=1) < side / 2  # which NaN is not
 
 
 def _told(frames: Iterator[np.ndarray], tell: Callable[[int], object]) -> Iterator[np.ndarray]:

@@ -17,9 +17,11 @@ import cv2
 import numpy as np
 
 from .errors import EDTalkError
+from .plate import runs
 
 TEMPLATE = 256  # pixels: the square in which upstream's template is given
 EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # centres of the right and left eye in it
+Which = int | str | Sequence[float] | None  # one of several faces, see `choose_face`
 SMALLEST = 40  # pixels: a narrower face has fewer than ten between the eyes, and the network would invent it
 _MANUAL = "Give --crop x,y,size or a clearer picture."
 
@@ -58,16 +60,18 @@ def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
     return sorted(faces, key=lambda face: face.centre[0])
 
 
-def find_face(rgb: np.ndarray, *, which: int | None = None, label: str = "the picture") -> Face:
-    """The one face of a picture, or number `which` from the left (1 is the first).
-
-    Raises EDTalkError(kind="face") when there is none, more than one and no choice, or only a tiny one.
-    """
+def find_face(rgb: np.ndarray, *, which: Which = None, label: str = "the picture") -> Face:
+    """The one face of a picture, or the one chosen; see `choose_face`."""
     return choose_face(detect_faces(rgb), which=which, label=label)
 
 
-def choose_face(faces: Sequence[Face], *, which: int | None = None, label: str = "the picture") -> Face:
-    """What `find_face` does with the faces found; faces too small to use do not count beside larger ones."""
+def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the picture") -> Face:
+    """The only one of the faces found, from left to right; those too small to use do not count beside larger ones.
+
+    which: the number of one from the left, from 1, or from the right, from -1; "largest"; or (x, y) in pixels for the
+    one nearest to that point. Raises EDTalkError(kind="face") when there is no face or not that one, more than one and
+    no choice, or only a tiny one.
+    """
     if not faces:
         raise EDTalkError(f"No face was found in {label}.", _MANUAL, "face")
     usable = [face for face in faces if face.box[2] >= SMALLEST]
@@ -75,14 +79,19 @@ def choose_face(faces: Sequence[Face], *, which: int | None = None, label: str =
         widest = max(face.box[2] for face in faces)
         message = f"The face in {label} is only {widest:.0f} pixels wide; at least {SMALLEST} are needed."
         raise EDTalkError(message, "Use a larger picture.", "face")
-    if which is not None and not 1 <= which <= len(usable):
+    if which == "largest":
+        return max(usable, key=lambda face: face.box[2])
+    if isinstance(which, (Sequence, np.ndarray)):
+        return min(usable, key=lambda face: np.hypot(*(face.centre - which)))
+    if which is not None and not 1 <= abs(which) <= len(usable):
         message = f"There is no face {which} in {label}: {len(usable)} found."
         raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}.", "face")
     if which is None and len(usable) > 1:
         places = ", ".join(f"({face.centre[0]:.0f}, {face.centre[1]:.0f})" for face in usable)
         message = f"{len(usable)} faces were found in {label}, at {places}."
         raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
-    return usable[(which or 1) - 1]
+    which = which or 1
+    return usable[which - 1 if which > 0 else which]
 
 
 @lru_cache(maxsize=1)
@@ -389,20 +398,31 @@ def _upstream_warp(rgb: np.ndarray, crop: Crop) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ paste back
 
 
+# What is replaced, in a crop from -1 to 1: centre, half width and half height, and the power that rounds its corners.
+# The mouth with chin and cheeks as far as they move with it, where "auto" puts them.
+_AREAS = {"face": ((0.0, 0.0), (1.0, 1.0), 4), "mouth": ((0.067, 0.47), (0.5, 0.46), 2)}
+
+
 class PasteBack:
     """Lays rendered faces over the picture that the crop was cut from; made once per source (and crop).
 
     rect: (left, top, right, bottom), the part of the picture that changes.
-    mask: float32 of that part, 1 inside, falling smoothly to exactly 0 at the crop's edge; a rounded square.
+    mask: float32 of that part, 1 inside, falling smoothly to exactly 0 at its edge: of the whole face a rounded square
+    as large as the crop, of the mouth an oval.
     """
 
-    def __init__(self, picture_shape: Sequence[int], crop: Crop, *, feather: float = 0.25) -> None:
-        """feather: width of the falling part as a fraction of half the crop, above 0 and at most 1."""
+    def __init__(self, picture_shape: Sequence[int], crop: Crop, *, feather: float = 0.25, area: str = "face") -> None:
+        """feather: width of the falling part as a fraction of the mask's half width, above 0 and at most 1.
+
+        area: "face" or "mouth".
+        """
         if not 0 < feather <= 1:
             raise EDTalkError(f"The feather of a paste is above 0 and at most 1, found {feather:g}.")
         height, width = picture_shape[:2]
         edge = crop.size - 1
-        corners = _apply(crop.to_picture, np.array([(0, 0), (edge, 0), (0, edge), (edge, edge)], float))
+        (middle_x, middle_y), (half_width, half_height), power = _AREAS[area]
+        box = np.array([(x, y) for x in (-1, 1) for y in (-1, 1)]) * (half_width, half_height) + (middle_x, middle_y)
+        corners = _apply(crop.to_picture, (box + 1) * edge / 2)
         left, top = np.clip(np.floor(corners.min(0)), 0, (width, height)).astype(int).tolist()
         right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, (width, height)).astype(int).tolist()
         self.shape, self.size = (height, width), crop.size
@@ -412,9 +432,12 @@ class PasteBack:
         self._reduced = crop.at_size(max(1, round(crop.size / max(1, round(1 / crop.scale)))))
         self._to_rect = self._reduced.to_picture - [[0, 0, left], [0, 0, top]]
         x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
-        (a, b, c), (d, e, f) = (crop.to_crop * 2 / edge - [[0, 0, 1], [0, 0, 1]]).astype(np.float32)  # edges at +-1
+        across, down = crop.to_crop * 2 / edge - [[0, 0, 1 + middle_x], [0, 0, 1 + middle_y]]  # edges at +-1
+        (a, b, c), (d, e, f) = (across / half_width).astype(np.float32), (down / half_height).astype(np.float32)
         u, v = a * x + b * y + c, d * x + e * y + f
-        inside = 0.9999 - np.sqrt(np.sqrt(u * u * u * u + v * v * v * v))  # |u|^4 + |v|^4 = 1 is a rounded square
+        u, v = u * u, v * v
+        # |u|^4 + |v|^4 = 1 is a rounded square
+        inside = 0.9999 - (np.sqrt(np.sqrt(u * u + v * v)) if power == 4 else np.sqrt(u + v))
         ramp = np.clip(inside / feather, 0, 1)
         self.mask = ramp * ramp * (3 - 2 * ramp)
         self._rest = 1 - self.mask
@@ -467,8 +490,8 @@ class CropTracker:
 
     Optical flow between neighbouring frames gives the motion (precise, but its small errors add up); a detection every
     few frames says where the face is (no drift, but it jumps by a pixel or two).  The slow difference of the two
-    is smoothed over some seconds and added to the first.  Only six numbers a frame are kept.
-    Feed the frames to `add`, then take `crops`: looking both ways in time is what avoids the lag.
+    is smoothed over some seconds and added to the first.  Only a few numbers a frame are kept.
+    Feed the frames to `add`, then take `crops`, and `seen`: looking both ways in time is what avoids the lag.
     """
 
     def __init__(
@@ -476,16 +499,19 @@ class CropTracker:
         size: int = TEMPLATE,
         *,
         every: int = 10,
-        which: int | None = None,
+        which: Which = None,
         label: str = "the clip",
         detect: Callable[[np.ndarray], list[Face]] | None = None,
     ) -> None:
-        """every: frames between detections.  which: the face to follow, from the left in the first frame with any."""
+        """every: frames between detections.  which: the face to follow, chosen in the first frame with any."""
         self.size, self.every, self.which, self.label = size, every, which, label
         self._detect = detect or (lambda rgb: detect_faces(rgb, upright_only=True))
         self._path: list[np.ndarray] = []  # per frame: centre x, y, log scale, angle; by flow alone within a shot
         self._anchors: list[tuple[int, np.ndarray]] = []  # frame, detection minus path
         self._shots = [0]  # frames at which the path begins anew
+        self._followed: list[bool] = []  # per frame: whether the flow led there, with the face well in the picture
+        self._faces = 0  # in the frame in which one was chosen
+        self._look_at, self._failed = 0, 0  # the frame of the next detection, and how many have failed in a row
         self._before = np.zeros((0, 0, 3), np.uint8)
 
     def add(self, rgb: np.ndarray) -> None:
@@ -493,17 +519,30 @@ class CropTracker:
         frame = len(self._path)
         moved = self._follow(rgb) if self._anchors else None
         path = moved if moved is not None else self._path[-1] if self._path else np.zeros(4)
-        if moved is None or frame - self._anchors[-1][0] >= self.every:
-            found = self._measure(rgb, path)
-            if found is not None:
-                lost = moved is None or np.hypot(*(found - path)[:2]) > 0.3 * self.size * math.exp(path[2])
+        if frame >= self._look_at or (moved is None and not self._failed):
+            found = self._measure(rgb, path, moved is not None)
+            if found is None:  # to look takes longest where there is nothing to see
+                self._failed += 1
+                self._look_at = frame + min(self._failed, max(1, self.every // 2))
+            else:
+                self._failed, self._look_at = 0, frame + self.every
+                lost = moved is None or np.hypot(*(found - path)[:2]) > 0.3 * self._side(path)
                 if lost:  # a cut, or the flow slipped off: begin anew instead of gliding over
                     path = found
                     if self._anchors:
                         self._shots.append(frame)
                 self._anchors.append((frame, found - path))
         self._path.append(path)
+        self._followed.append(moved is not None and self._is_well_inside(path, rgb.shape))
         self._before = rgb
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    @property
+    def found(self) -> bool:
+        """Whether any frame has shown a face so far."""
+        return bool(self._anchors)
 
     def crops(self) -> list[Crop]:
         """One crop per frame added; raises EDTalkError(kind="face") if no frame showed a face."""
@@ -516,18 +555,63 @@ class CropTracker:
             poses[start:stop] = _smooth(poses[start:stop]) + _drift(anchors, np.arange(start, stop))
         return [Crop(self.size, _pose_matrix(*pose, self.size)) for pose in poses]
 
-    def _measure(self, rgb: np.ndarray, near: np.ndarray) -> np.ndarray | None:
-        """The pose of the face detected nearest to the pose before, or None."""
+    def seen(self, *, gap: int = 12, trust: int = 50) -> np.ndarray:
+        """(N,) bool: whether each frame shows the face.
+
+        It does where it was detected, where the flow leads on from there for at most `trust` frames or until the next
+        detection in the same shot, and between two such frames no more than `gap` frames apart: a blink of the
+        detector.
+        """
+        seen, found = np.zeros(len(self._path), bool), [frame for frame, _ in self._anchors]
+        for place, frame in enumerate(found):
+            after = found[place + 1] if place + 1 < len(found) else len(seen)
+            unbroken = frame + 1
+            while unbroken < after and self._followed[unbroken] and unbroken not in self._shots:
+                unbroken += 1
+            meets = unbroken == after < len(seen) and after not in self._shots
+            seen[frame : after if meets else min(unbroken, frame + 1 + trust)] = True
+        for first, last in runs(~seen):
+            if first > 0 and last + 1 < len(seen) and last - first < gap:
+                seen[first : last + 1] = True
+        return seen
+
+    def _side(self, pose: np.ndarray) -> float:
+        """Of a pose's crop, in pixels of the picture."""
+        return self.size * math.exp(pose[2])
+
+    def _is_well_inside(self, pose: np.ndarray, shape: Sequence[int]) -> bool:
+        """Whether most of the face is in the picture: of one that leaves it the flow soon follows the background."""
+        margin = 0.2 * self._side(pose)
+        x, y = pose[:2]
+        return margin <= x <= shape[1] - margin and margin <= y <= shape[0] - margin
+
+    def _measure(self, rgb: np.ndarray, near: np.ndarray, followed: bool) -> np.ndarray | None:
+        """The pose of the face detected nearest to the pose before, or None; of several faces, only the chosen one."""
         faces = self._detect(rgb)
         if not faces:
             return None
         if self._anchors:
-            face = min(faces, key=lambda face: np.hypot(*(_pose(crop_from_face(face, self.size)) - near)[:2]))
+            face = self._ours(faces, near, followed)
         else:
             face = choose_face(faces, which=self.which, label=self.label)
+            self._faces = len(faces)
+        if face is None:
+            return None
         pose = _pose(crop_from_face(face, self.size))
         pose[3] += 2 * math.pi * round((near[3] - pose[3]) / (2 * math.pi))
         return pose
+
+    def _ours(self, faces: list[Face], near: np.ndarray, followed: bool) -> Face | None:
+        def distance(face: Face) -> float:
+            return float(np.hypot(*(_pose(crop_from_face(face, self.size)) - near)[:2]))
+
+        nearest = min(faces, key=distance)
+        if self.which is None or distance(nearest) < (0.5 if followed else 1.0) * self._side(near):
+            return nearest
+        # Somebody else's, or a cut: then there are as many as there were when the face was chosen.
+        if followed or len(faces) != self._faces:
+            return None
+        return choose_face(faces, which=self.which, label=self.label)
 
     def _follow(self, rgb: np.ndarray) -> np.ndarray | None:
         """The last pose moved on by the optical flow of the face, or None where too few points agree."""
@@ -577,6 +661,9 @@ def _smooth(path: np.ndarray, sigma: float = 1.5) -> np.ndarray:
 def _drift(anchors: list[tuple[int, np.ndarray]], frames: np.ndarray, sigma: float = 50.0) -> np.ndarray:
     """(T, 4): the detections' differences, weighted by a Gaussian over `sigma` frames around every frame."""
     times, offsets = np.array([time for time, _ in anchors]), np.array([offset for _, offset in anchors])
-    distance = (frames[:, None] - times) ** 2
-    weight = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2)  # the nearest counts 1: no 0 / 0
-    return weight @ offsets / weight.sum(1, keepdims=True)
+    parts = []
+    for block in np.array_split(frames, -(-len(frames) // 1000)):  # all at once would be a gigabyte in half an hour
+        distance = (block[:, None] - times) ** 2
+        weight = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2)  # the nearest counts 1: no 0 / 0
+        parts.append(weight @ offsets / weight.sum(1, keepdims=True))
+    return np.concatenate(parts)

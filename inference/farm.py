@@ -63,7 +63,8 @@ class Job:
 def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_bank: bool = False) -> Shot:
     """Write a shot and its job into a folder, made if need be; returns the shot in it, whose frames go there as well.
 
-    Bank, portrait and sound come along, and so do the frames that are rendered already; what can be a hard link is one.
+    Bank, portrait or plate and sound come along, and so do the frames that are rendered already; what can be a hard
+    link is one.
     keep_bank: name the bank where it lies instead, for farms whose machines all see it there. Written again over itself
     the folder keeps its frames, so only what changed is rendered by the next job.
     Raises EDTalkError where the bank is missing or another than the shot's, or with kind "disk".
@@ -145,7 +146,7 @@ def _parameters(shot: Shot, job: Job) -> list[dict[str, Any]]:
                 "userInterface": interface, **more}  # fmt: skip
 
     return [
-        parameter("Shot", "PATH", SHOT, "Shot", "The shot: coefficients, portrait, sound and bank.",
+        parameter("Shot", "PATH", SHOT, "Shot", "The shot: coefficients, portrait or plate, sound and bank.",
                   objectType="DIRECTORY", dataFlow="IN"),
         parameter("OutDir", "PATH", OUTPUT, "Output Folder", "Where frames and clip go.",
                   objectType="DIRECTORY", dataFlow="OUT"),

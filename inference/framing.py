@@ -12,11 +12,13 @@ import numpy as np
 from .errors import EDTalkError
 
 if TYPE_CHECKING:  # at run time only where pixels are looked at: it brings OpenCV, and a command's --help need not wait
-    from .face import Crop
+    from .face import Crop, Which
 
 # A square picture whose face lies this near to where the network expects it is taken as it is: cutting it again would
 # blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
 _NEAR, _SAME_SIZE = 0.12, 0.25
+
+_SIZES = 256, 512, 1024  # pixels of a face that is drawn for a picture's own resolution
 
 _LOOKS, _LOOKS_PER_SECOND = 10, 2  # frames of a clip in which its face is looked for
 
@@ -26,15 +28,15 @@ def frame_picture(
     size: int,
     crop: str | Sequence[float] = "auto",
     *,
-    which: int | None = None,
+    which: Which = None,
     label: str = "the picture",
 ) -> Crop:
     """The face of a uint8 (H, W, 3) picture at `size` pixels.
 
     crop: "auto" looks for the face and turns it upright, or takes a picture that is all face whole; "none" takes any
     picture whole; x, y, side in pixels, and an angle in degrees clockwise if there is one, is the square to take.
-    which: with "auto", the face from the left, from 1. Raises EDTalkError(kind="face") when no face is found, or
-    several and none is chosen, or the square lies outside the picture.
+    which: with "auto", one of several faces, see `inference.face.choose_face`. Raises EDTalkError(kind="face") when no
+    face is found, or several and none is chosen, or the square lies outside the picture.
     """
     from .face import crop_from_face, find_face, whole
 
@@ -50,7 +52,7 @@ def frame_clip(
     size: int,
     crop: str | Sequence[float] = "auto",
     *,
-    which: int | None = None,
+    which: Which = None,
     label: str = "the clip",
 ) -> Crop:
     """The one upright square for all of a clip: what moves within it is the head's motion.
@@ -72,16 +74,18 @@ def frame_clip(
 
 
 def look_for_face(
-    frames: Iterator[np.ndarray], fps: float, size: int, *, which: int | None = None, label: str = "the clip"
+    frames: Iterator[np.ndarray], fps: float, size: int, *, which: Which = None, label: str = "the clip"
 ) -> list[Crop]:
     """The face's crop in a few frames from the start of a clip; EDTalkError(kind="face") if none shows one."""
-    from .face import crop_from_face, find_face
+    from .face import choose_face, crop_from_face, detect_faces
 
     every = max(1, round(fps / _LOOKS_PER_SECOND))
-    crops, reason = [], None
+    crops, reason, upright = [], None, False
     for rgb in itertools.islice(frames, 0, every * _LOOKS, every):
         try:
-            crops.append(crop_from_face(find_face(rgb, which=which, label=label), size))
+            face = choose_face(detect_faces(rgb, upright_only=upright), which=which, label=label)
+            crops.append(crop_from_face(face, size))
+            upright |= face.angle == 0  # the clip lies on no side: where it has left there is no need to turn it about
         except EDTalkError as error:
             reason = reason or error
     if not crops:
@@ -117,6 +121,23 @@ def cut(rgb: np.ndarray, crop: Crop) -> np.ndarray:
     return rgb if is_whole(rgb, crop) else crop_face(rgb, crop)
 
 
+def cut_at(rgb: np.ndarray, crop: Crop, size: int) -> np.ndarray:
+    """uint8 (size, size, 3): the face with other pixels than the crop has, for `FaceRenderer.set_source`'s detail."""
+    from PIL import Image
+
+    from .face import crop_face
+
+    if is_whole(rgb, crop):
+        return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size)))
+    return crop_face(rgb, crop.at_size(size))
+
+
+def fitting_size(crop: Crop, least: int) -> int:
+    """The smallest of a few sizes at which a face cut out there loses nothing, `least` or more and at most 1024."""
+    side = crop.scale * crop.size
+    return max(least, next((size for size in (least, *_SIZES) if size >= side), _SIZES[-1]))
+
+
 def usual_place(crops: Sequence[Crop]) -> np.ndarray:
     """(3,): centre x, y and logarithm of the side of the usual one of some crops, in their picture."""
     middle = (crops[0].size - 1) / 2
@@ -130,7 +151,7 @@ def is_square(shape: tuple[int, ...]) -> bool:
 
 def fills(shape: tuple[int, ...], crops: Sequence[Crop]) -> bool:
     """Whether a picture of that shape, with its face there, has been cut out for the network already."""
-    if not is_square(shape):
+    if not crops or not is_square(shape):
         return False
     width = shape[1]
     x, y, log_side = usual_place(crops)

@@ -17,8 +17,11 @@ import torch
 
 from .bank import STARTER, Bank, load_bank
 from .coefficients import Coefficients
+from .dubbing import dub, plate_frames
 from .errors import EDTalkError, disk_error
-from .picture import clear_leftovers, from_network, load_picture, save_picture, to_network
+from .layers import Layering
+from .picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
+from .plate import media_sha256
 from .protocol import ProtocolError
 from .renderer import FaceRenderer, open_device
 from .shot import Shot, as_crop, file_sha256
@@ -108,11 +111,31 @@ class Jobs:
             request.check()
             request.progress("watching", done, total)
 
-        clip, crop, loaded = _footage(request), as_crop(request["crop"]), self._bank(request, request["bank"])
+        clip, crop, which = _footage(request), as_crop(request["crop"]), _which(request)
+        loaded = self._bank(request, request["bank"])
         with _in_artists_words():
-            rows = capture(loaded.renderer, clip, crop, step)
+            found = capture(loaded.renderer, clip, crop, step, which=which)
+        rows = found.rows
         fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
-        return fields, rows.values.astype("<f4").tobytes()
+        return fields | {"unseen": found.unseen, "note": found.note}, rows.values.astype("<f4").tobytes()
+
+    def track(self, request: Request) -> Answer:
+        """Where a face is in every frame of a movie or a folder of pictures, for dubbing."""
+        from .tracking import track_media
+
+        def step(done: int, total: int) -> None:
+            request.make_way()
+            request.check()
+            request.progress("tracking", done, max(done, total) if total else 0)
+
+        media, crop, which = Path(request["media"]), as_crop(request["crop"]), _which(request)
+        start, end = _span(request)
+        with _in_artists_words():
+            found = track_media(media, crop, which=which, start=start, end=end, step=step)
+        (width, height), track = found.size, found.track
+        fields = {"frames": len(track), "width": width, "height": height, "fps": found.fps, "sha256":
+                  media_sha256(media), "unseen": track.unseen, "note": found.note}  # fmt: skip
+        return fields, track.to_bytes()
 
     def explore(self, request: Request) -> Answer:
         """What each coefficient of a bank does to a face."""
@@ -157,6 +180,8 @@ class Jobs:
         began = time.monotonic()
         rows = range(len(shot.coefficients)) if rows is None else rows
         names, missing = shot.file_names(), shot.missing(rows)
+        if shot.plate is not None:  # footage is read forwards
+            missing.sort(key=lambda row: shot.plate.times[row])
         waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
         reused = 0
         for row in rows:
@@ -191,15 +216,30 @@ class Jobs:
                 "Choose the bank again, and render again.",
                 "bank",
             )
-        face = loaded.face(shot.portrait, shot.crop)
+        layering = Layering(shot.layer, shot.mask, shot.feather)
+        size = shot.size or (None if layering.needs_picture else loaded.size)
+        if shot.size and shot.size < loaded.size:
+            message = f"The bank '{loaded.bank.name}' draws {loaded.size} pixels, the shot asks for {shot.size}."
+            raise EDTalkError(message, "Set the size to the bank's own.", "bank")
+        face = None if shot.plate else loaded.face(shot.portrait, shot.crop, size)
         try:
             shot.frames_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(shot.frames_folder, error) from error
         clear_leftovers(shot.frames_folder)
         request.progress("rendering", 0, len(rows))
-        table = shot.coefficients
-        yield from face.renderer.render(Coefficients(table.values[rows], table.names))
+        table = Coefficients(shot.coefficients.values[rows], shot.coefficients.names)
+        if face is not None:
+            picture = load_picture(shot.portrait) if shot.layer != "square" else None
+            for pixels in face.renderer.render(table):
+                yield layering.compose(pixels, picture, face.square)
+            return
+        frames = plate_frames(shot.plate, rows, loaded.size)
+        for rgb, crop, pixels in dub(loaded.renderer, frames, table.values, loaded.is_added, size):
+            if crop is None:
+                yield layering.without_face(rgb, size or loaded.size)
+            else:
+                yield layering.compose(pixels, Picture(rgb), crop)
 
     def release(self) -> None:
         """Give back the memory of everything kept."""
@@ -249,11 +289,27 @@ def _footage(request: Request) -> Clip:
     from .clip import Clip
     from .video import parse_fps
 
-    path, fps, start, end = Path(request["media"]), request["fps"], float(request["start"]), request["end"]
+    path, fps, (start, end) = Path(request["media"]), request["fps"], _span(request)
+    return Clip.at_own_rate(path, start, end) if fps is None else Clip(path, float(parse_fps(fps)), start, end)
+
+
+def _span(request: Request) -> tuple[float, float | None]:
+    start, end = float(request["start"]), request["end"]
     end = None if end is None else float(end)
     if start < 0 or (end is not None and end <= start):
-        raise ProtocolError(f"A capture goes forwards from 0 seconds or later, found {start:g} to {end}.")
-    return Clip.at_own_rate(path, start, end) if fps is None else Clip(path, float(parse_fps(fps)), start, end)
+        raise ProtocolError(f"A {request.kind} goes forwards from 0 or later, found {start:g} to {end}.")
+    return start, end
+
+
+def _which(request: Request) -> int | str | tuple[float, ...] | None:
+    """Which of several faces is meant, see `inference.face.choose_face`."""
+    which = request.get("which")
+    if which in (None, "largest") or (type(which) is int and which):
+        return which
+    with suppress(TypeError, ValueError):
+        x, y = map(float, which)
+        return x, y
+    raise ProtocolError(f"A face is chosen by its number, 'largest' or a point, found {which!r}.")
 
 
 @contextmanager
@@ -264,7 +320,8 @@ def _in_artists_words() -> Iterator[None]:
     except EDTalkError as error:
         if error.kind != "face":
             raise
-        raise EDTalkError(error.message.replace("--crop", "the crop"), _FRAME_BY_HAND, error.kind) from error
+        hint = f"Choose one of them. {_FRAME_BY_HAND}" if "faces were found" in error.message else _FRAME_BY_HAND
+        raise EDTalkError(error.message.replace("--crop", "the crop"), hint, error.kind) from error
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -293,32 +350,43 @@ class _LoadedBank:
 
     def __init__(self, bank: Bank, device: torch.device) -> None:
         self.bank, self._device = bank, device
+        self.size = bank.config.size
         self._faces: _Recent[_Face] = _Recent(FACES)
 
     @cached_property
     def renderer(self) -> FaceRenderer:
         return FaceRenderer(self.bank, str(self._device))
 
-    def face(self, picture: Path, crop: str | tuple[float, ...]) -> _Face:
-        """The face of a picture, known again by the picture's content wherever its file lies."""
-        key = file_sha256(picture), crop
-        return self._faces.get(key, lambda: _Face(self.renderer.another(), picture, crop))
+    @property
+    def is_added(self) -> np.ndarray:
+        """(n,) bool: the coefficients that dubbing adds to a frame's own, all but the lips'."""
+        return np.array([coefficient.bank != "lip" for coefficient in self.bank.coefficients])
+
+    def face(self, picture: Path, crop: str | tuple[float, ...], size: int | None = 0) -> _Face:
+        """The face of a picture, known again by the picture's content wherever its file lies.
+
+        size: pixels of what it draws; 0: the bank's own; None: those of a few sizes that lose least of the picture.
+        """
+        key = file_sha256(picture), crop, size
+        return self._faces.get(key, lambda: _Face(self.renderer.another(), picture, crop, size))
 
 
 class _Face:
-    """A renderer with its source picture set. pixels: uint8 (size, size, 3), what the network sees of it."""
+    """A renderer with its source picture set. pixels: uint8 (size, size, 3), what the network sees of it, cut out of
+    the picture by `square`."""
 
-    def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...]) -> None:
-        from .framing import cut, frame_picture, is_whole
+    def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...], size: int | None) -> None:
+        from .framing import cut, cut_at, fitting_size, frame_picture, is_whole
 
-        rgb, size = load_picture(picture).rgb, renderer.config.size
+        rgb, own_size = load_picture(picture).rgb, renderer.config.size
         with _in_artists_words():
-            square = frame_picture(rgb, size, crop, label=picture.name)
+            square = frame_picture(rgb, own_size, crop, label=picture.name)
         self.renderer = renderer
-        self.pixels = from_network(to_network(cut(rgb, square), size))
-        self._whole, self._square = is_whole(rgb, square), square
+        self.pixels = from_network(to_network(cut(rgb, square), own_size))
+        self._whole, self.square = is_whole(rgb, square), square
         self._was_placed_by_eyes = crop == "auto" and not self._whole
-        renderer.set_source(self.pixels)
+        side = fitting_size(square, own_size) if size is None else size or own_size
+        renderer.set_source(self.pixels, self.pixels if side == own_size else cut_at(rgb, square, side))
 
     @property
     def eyes(self) -> np.ndarray | None:
@@ -335,5 +403,5 @@ class _Face:
         """Where the face was cut out, as a message says it."""
         if self._whole:
             return {"crop": "none", "angle": 0.0}
-        *crop, angle = self._square.box
+        *crop, angle = self.square.box
         return {"crop": crop, "angle": angle}

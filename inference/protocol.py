@@ -6,7 +6,8 @@ object in UTF-8, and raw bytes. Its `t` says what it is; `id` is the job that it
 Blender asks      with                                          payload
 `portrait`        bank, picture, crop
 `lip_sync`        bank, rate, samples, times (two counts)       samples float32, then times in seconds float64
-`capture`         bank, media, crop, fps, start, end
+`capture`         bank, media, crop, fps, start, end, which
+`track`           media, crop, start, end, which
 `render`          shot (a folder, see `inference.shot`)
 `preview`         bank, picture, crop                           one row of coefficients, float32
 `explore`         bank, picture, crop
@@ -17,26 +18,34 @@ bank and picture are paths, bank "" is the embedded one. crop is "auto", "none",
 picture, with an angle in degrees clockwise as a fourth number where the square is turned (`inference.shot.as_crop`).
 media is a video, a folder of pictures or a picture, of which what is on screen from `start` seconds to `end` (null: to
 its end) is captured, `fps` times a second (null: at its own rate, from the beginning of the frame on screen at `start`;
-25 for pictures). Payloads are little endian.
+25 for pictures). `track` follows a face through every frame that is on screen from `start` to `end`, which are times of
+the media's own (`inference.plate`): a folder's pictures are counted from 0. which may be left out and says which of
+several faces is meant: null (there must be one only), a number from the left, from 1, or from the right, from -1,
+"largest", or [x, y] for the nearest to that pixel. Payloads are little endian.
 
-Jobs are done in the order asked, but `render`, `capture` and `explore` make way between two frames for all but renders,
-`release` and jobs of their own kind. A preview that has not begun is dropped when a newer one of the same bank, picture
-and crop comes. After `cancel` the job still ends with `done` (or with an `error`, or its full result, if that came
-first).
+Jobs are done in the order asked, but `render`, `capture`, `track` and `explore` make way between two frames for all but
+renders, `release` and jobs of their own kind. A preview that has not begun is dropped when a newer one of the same
+bank, picture and crop comes. After `cancel` the job still ends with `done` (or with an `error`, or its full result, if
+that came first).
 
 The worker answers, after `hello` (protocol, engine, device, device_name, pid, python, torch) as the first message of
 all, in whose place an `error` with id 0 says why it cannot start:
 
 `accepted`        the job has begun (not for `ping` and `release`, which are only answered with `done`)
-`progress`        phase ("loading", "listening", "watching", "exploring", "rendering"), done, total, eta (seconds, null)
-`frame_file`      index (row of the shot), file (its name), reused (there already)
+`progress`        phase ("loading", "listening", "watching", "tracking", "exploring", "rendering"), done, total, eta
+                  (seconds, null)
+`frame_file`      index (row of the shot, in any order), file (its name), reused (there already)
 `done`            the job's result, or cancelled: true. portrait: rest {name: value}, size; payload RGB uint8
                   (size, size, 3), top row first; crop "none" or [x, y, side] and angle, to be shown: the square found
                   by "auto" is nearly always turned a little, so a character keeps "auto", or all four numbers.
                   lip_sync: names, frames; payload float32 (frames, len(names)). capture: as lip_sync, and of the
-                  rows fps and start (seconds). preview: size, payload as portrait, or superseded: true. render:
-                  rendered (pictures drawn), reused (other rows), cancelled, seconds. explore: motions, one object for
-                  each coefficient in the bank's order, with the fields of `inference.explore.Motion`
+                  rows fps and start (seconds), and unseen, [first, last] of each stretch of rows in which no face was
+                  seen (they are carried over from those around), and note, a sentence on them or "". track: frames,
+                  width, height, fps (null for pictures), sha256 (of the media, as `inference.plate.Plate` has it),
+                  unseen and note; payload as of `inference.plate.Track.to_bytes`. preview: size, payload as portrait,
+                  or superseded: true. render: rendered (pictures drawn), reused (other rows), cancelled, seconds.
+                  explore: motions, one object for each coefficient in the bank's order, with the fields of
+                  `inference.explore.Motion`
 `error`           kind, message, hint as in `inference.errors`; ends the job. An `error` with id 0 belongs to no job and
                   the worker ends after it
 `beat`            every second: busy (id or null), memory and device_memory (bytes, or null where not known)

@@ -7,6 +7,7 @@ name shows a stale one. Standard library and numpy only: Blender writes shots, t
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import json
 import math
@@ -24,12 +25,18 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .files import appearing
+from .files import appearing, link_or_copy
+from .plate import PICTURES, Plate, pictures_in
 
-FORMAT_VERSION = 1
-PICTURE_VERSION = 1  # raised when the engine comes to make other pictures from the same inputs: all are made anew then
+FORMAT_VERSION = 2  # 2 where a shot has a plate or makes something else than squares, which older readers would miss
+PICTURE_VERSION = 2  # raised when the engine comes to make other pictures from the same inputs: all are made anew then
 IMAGE_FORMATS = ("png", "exr")
-_SHOT, _TABLE = "shot.json", "coefficients.npy"
+LAYERS = ("square", "matte", "plate", "pasted")
+MASKS = ("face", "mouth")
+_CHOICES = ("layer", "mask", "feather", "size")
+FEATHER = 0.25
+SMALLEST, LARGEST = 64, 4096  # pixels of a face's side
+_SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
 _RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
 _AGAIN = "Render the shot again from Blender."
 
@@ -63,42 +70,90 @@ class Shot:
     values in the bank's column order. frames_folder: where pictures go, made when the first is written.
     first_frame: the scene's number of row 0. image_format: "png" or "exr".
     sound: what is heard from row 0 on, if anything; no picture depends on it.
-    Raises EDTalkError for another crop or format, or no rows.
+    layer: what a picture holds. "square": the face's square, opaque. "matte": the square with a matte that is 0 at its
+    border. "plate": the whole picture, transparent but for the face. "pasted": the whole picture with the face laid in.
+    mask: what of the face is laid over the rest: all of it or the mouth with its surroundings. feather: width of the
+    mask's soft part as a share of its half width, above 0 and at most 1.
+    size: pixels of a side of the face's square, the bank's own or more; 0: the bank's own, and for the whole picture as
+    many as lose least of it.
+    plate: dubbing. Each row is made from a frame of its own instead of the portrait, which is None then, and the crop
+    counts for nothing. That frame keeps its pose and expression: lip coefficients are final values as ever, all others
+    are added to the frame's own. Where its track is NaN the frame stays as it is, and "square" is black.
+    Raises EDTalkError for another crop, format, layer, mask or size, no rows, or a plate with another number of them.
     """
 
     bank: Path
     bank_sha256: str
-    portrait: Path
+    portrait: Path | None
     crop: str | tuple[float, ...]
     coefficients: Coefficients
     frames_folder: Path
     first_frame: int = 1
     image_format: str = "png"
     sound: Path | None = None
+    layer: str = "square"
+    mask: str = "face"
+    feather: float = FEATHER
+    plate: Plate | None = None
+    size: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("bank", "portrait", "frames_folder"):
-            object.__setattr__(self, name, Path(getattr(self, name)))
-        object.__setattr__(self, "sound", None if self.sound is None else Path(self.sound))
+        if self.plate is not None:
+            object.__setattr__(self, "portrait", None)
+            object.__setattr__(self, "crop", "auto")
+        elif self.portrait is None:
+            raise EDTalkError("A shot needs a portrait or a plate, found neither.", "Choose a picture.")
+        for name in ("bank", "portrait", "frames_folder", "sound"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else Path(value))
         object.__setattr__(self, "crop", as_crop(self.crop))
-        if self.image_format not in IMAGE_FORMATS:
-            raise EDTalkError(f"Frames are {' or '.join(IMAGE_FORMATS)} files, found '{self.image_format}'.")
+        object.__setattr__(self, "feather", float(self.feather))
+        object.__setattr__(self, "size", int(self.size))
+        for what, value, known in (
+            ("Frames are {} files", self.image_format, IMAGE_FORMATS),
+            ("A layer is {}", self.layer, LAYERS),
+            ("A mask is {}", self.mask, MASKS),
+        ):
+            if value not in known:
+                raise EDTalkError(f"{what.format(' or '.join(known))}, found '{value}'.")
+        if self.size and not SMALLEST <= self.size <= LARGEST:
+            raise EDTalkError(f"A face is {SMALLEST} to {LARGEST} pixels wide, found {self.size}.")
+        if not 0 < self.feather <= 1:
+            raise EDTalkError(f"The feather of a mask is above 0 and at most 1, found {self.feather:g}.")
         if not len(self.coefficients):
             raise EDTalkError("A shot needs at least one frame, found none.", "Choose a longer range.")
+        if self.plate is not None and len(self.plate.times) != len(self.coefficients):
+            message = f"A shot of {len(self.coefficients)} frames needs a plate of as many, found"
+            raise EDTalkError(f"{message} {len(self.plate.times)}.", "Track the face again.")
 
     @property
     def portrait_sha256(self) -> str:
-        """Of the portrait's bytes; EDTalkError(kind="media") when it cannot be read."""
+        """Of the portrait's bytes; EDTalkError(kind="media") when it cannot be read, or there is none."""
+        if self.portrait is None:
+            raise EDTalkError("A shot with a plate has no portrait.", kind="media")
         return file_sha256(self.portrait)
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        """What is chosen beyond the bank's own square, as files and keys hold it: nothing of what is not."""
+        layers = {"layer": self.layer, "mask": self.mask, "feather": self.feather}
+        return (layers if self.layer != "square" else {}) | ({"size": self.size} if self.size else {})
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
-        made_from = [PICTURE_VERSION, self.bank_sha256, self.portrait_sha256, self.crop, self.image_format]
+        source = [self.portrait_sha256, self.crop] if self.plate is None else [self.plate.sha256, "plate"]
+        made_from = [PICTURE_VERSION, self.bank_sha256, *source, self.image_format]
+        if self._choices:
+            made_from.append(self._choices)
         start = hashlib.sha256(json.dumps(made_from).encode())
         keys = []
-        for row in self.coefficients.values.astype("<f4") + np.float32(0):  # -0 and 0 are the same picture
+        rows = self.coefficients.values.astype("<f4") + np.float32(0)  # -0 and 0 are the same picture
+        for number, row in enumerate(rows):
             digest = start.copy()
-            digest.update(row.tobytes())
+            if self.plate is not None:
+                digest.update(self.plate.row(number))
+            if self.plate is None or self.plate.seen[number]:
+                digest.update(row.tobytes())
             keys.append(digest.hexdigest()[:20])
         return tuple(keys)
 
@@ -124,44 +179,56 @@ class Shot:
             first.setdefault(names[row], row)
         return [row for name, row in first.items() if name not in there]
 
-    def write(self, folder: str | os.PathLike[str]) -> Shot:
-        """Write the shot with copies of its portrait and sound into a folder, made if need be; returns it as `read`
-        finds it.
+    def write(self, folder: str | os.PathLike[str], *, plate_by_name: bool = False) -> Shot:
+        """Write the shot with its portrait, sound and plate into a folder, made if need be; returns it as `read` finds
+        it.
 
+        Portrait and sound are copied, the plate is a hard link, or a copy where that cannot be. plate_by_name: where it
+        cannot, it is named where it lies, for shots that this machine alone renders: a movie is large.
         Each file appears whole or not at all, `shot.json` last. Raises EDTalkError(kind="disk").
         """
         folder = Path(folder)
-        table = BytesIO()
-        np.save(table, self.coefficients.values.astype("<f4"), allow_pickle=False)
-        portrait = folder / self.portrait.name
+        table = _as_npy(self.coefficients.values.astype("<f4"))
+        portrait = self.portrait and folder / self.portrait.name
         sound = self.sound and folder / self.sound.name
         data = {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.plate or self._choices else 1,
             "bank": _relative(self.bank, folder),
             "bank_sha256": self.bank_sha256,
-            "portrait": portrait.name,
-            "portrait_sha256": self.portrait_sha256,
-            "crop": self.crop,
             "names": self.coefficients.names,
             "fps": self.coefficients.fps,
-            "coefficients_sha256": hashlib.sha256(table.getvalue()).hexdigest(),
+            "coefficients_sha256": hashlib.sha256(table).hexdigest(),
             "frames_folder": _relative(self.frames_folder, folder),
             "first_frame": self.first_frame,
             "image_format": self.image_format,
+            **self._choices,
         }
+        if portrait:
+            data |= {"portrait": portrait.name, "portrait_sha256": self.portrait_sha256, "crop": self.crop}
         if sound:
             data["sound"] = sound.name
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(folder, error) from error
-        if not portrait.is_file() or file_sha256(portrait) != self.portrait_sha256:
+        if portrait and (not portrait.is_file() or file_sha256(portrait) != self.portrait_sha256):
             write_whole(portrait, _read_bytes(self.portrait))
         if sound and not (sound.exists() and sound.samefile(self.sound)):
             write_whole(sound, _sound_bytes(self.sound))
-        write_whole(folder / _TABLE, table.getvalue())
+        plate = self.plate
+        if plate is not None:
+            plate = replace(plate, media=_bring_plate(plate, folder / _PLATE, by_name=plate_by_name))
+            rows = _as_npy(np.column_stack([plate.times, plate.track]).astype("<f8"))
+            write_whole(folder / _PLATE_ROWS, rows)
+            media = _relative(plate.media, folder)
+            data["plate"] = {
+                "media": media,
+                "sha256": plate.sha256,
+                "rows_sha256": hashlib.sha256(rows).hexdigest(),
+            }
+        write_whole(folder / _TABLE, table)
         write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
-        return replace(self, portrait=portrait, sound=sound)
+        return replace(self, portrait=portrait, sound=sound, plate=plate)
 
     @staticmethod
     def read(folder: str | os.PathLike[str]) -> Shot:
@@ -176,17 +243,17 @@ class Shot:
                     f"{path} has shot format {version}, this version reads up to {FORMAT_VERSION}.",
                     "Update the extension.",
                 )
-            table = (folder / _TABLE).read_bytes()
-            if hashlib.sha256(table).hexdigest() != data["coefficients_sha256"]:
-                raise EDTalkError(f"{folder / _TABLE} is damaged, or belongs to another shot.", _AGAIN)
-            shot = _from_json(folder, data, np.load(BytesIO(table), allow_pickle=False))
+            table = _read_npy(folder / _TABLE, data["coefficients_sha256"])
+            plate = data.get("plate")
+            rows = None if plate is None else _read_npy(folder / _PLATE_ROWS, plate["rows_sha256"])
+            shot = _from_json(folder, data, table, rows)
         except FileNotFoundError as error:
             raise EDTalkError(f"{folder} is not a whole shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
             raise EDTalkError(f"{error.filename or path} could not be read: {error.strerror}.", _AGAIN) from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
             raise EDTalkError(f"{path} is not a shot, or is damaged: {error!r}.", _AGAIN) from error
-        if shot.portrait_sha256 != data.get("portrait_sha256"):
+        if shot.portrait is not None and shot.portrait_sha256 != data.get("portrait_sha256"):
             raise EDTalkError(f"{shot.portrait} is not the portrait that the shot was made with.", _AGAIN)
         return shot
 
@@ -250,18 +317,68 @@ def _unreadable(path: Path, error: OSError) -> EDTalkError:
     return EDTalkError(f"The portrait {path} could not be read: {error.strerror}.", "Choose another picture.", "media")
 
 
-def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray) -> Shot:
+def _as_npy(array: np.ndarray) -> bytes:
+    file = BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _read_npy(path: Path, sha256: object) -> np.ndarray:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise EDTalkError(f"{path} is damaged, or belongs to another shot.", _AGAIN)
+    return np.load(BytesIO(content), allow_pickle=False)
+
+
+def _bring_plate(plate: Plate, folder: Path, *, by_name: bool) -> Path:
+    """Give a plate's media a place in a folder of its own; where it is then."""
+    media, target = plate.media, folder / plate.media.name
+    if not media.exists():
+        raise EDTalkError(f"The plate {media} does not exist.", "Choose the footage again.", "media")
+    if target.exists() and target.samefile(media):
+        return target
+    pictures = pictures_in(media) if media.is_dir() else None
+    try:
+        (target if pictures else folder).mkdir(parents=True, exist_ok=True)
+        if by_name and not _can_link(pictures[0] if pictures else media, folder):
+            return media
+        wanted = {target / picture.name: picture for picture in pictures} if pictures else {target: media}
+        for path, source in wanted.items():
+            if not (path.exists() and (path.samefile(source) or filecmp.cmp(path, source, shallow=False))):
+                link_or_copy(source, path)
+        for path in target.iterdir() if pictures else ():  # of an earlier version: they would count as frames
+            if path not in wanted and path.suffix.lower() in PICTURES:
+                path.unlink()
+    except OSError as error:
+        raise disk_error(Path(error.filename or folder), error) from error
+    return target
+
+
+def _can_link(path: Path, folder: Path) -> bool:
+    trial = folder / f".{path.stem}.partial"
+    with suppress(OSError):
+        trial.unlink(missing_ok=True)
+        os.link(path, trial)
+        trial.unlink()
+        return True
+    return False
+
+
+def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.ndarray | None) -> Shot:
+    plate, choices = data.get("plate"), {name: data[name] for name in _CHOICES if name in data}
     try:
         return Shot(
             bank=_absolute(folder, data["bank"]),
             bank_sha256=str(data["bank_sha256"]),
-            portrait=folder / Path(str(data["portrait"])).name,
-            crop=data["crop"],
+            portrait=folder / Path(str(data["portrait"])).name if plate is None else None,
+            crop=data["crop"] if plate is None else "auto",
             coefficients=Coefficients(values, tuple(str(name) for name in data["names"]), data["fps"]),
             frames_folder=_absolute(folder, data["frames_folder"]),
             first_frame=int(data["first_frame"]),
             image_format=str(data["image_format"]),
             sound=folder / Path(str(data["sound"])).name if data.get("sound") else None,
+            plate=plate and Plate(_absolute(folder, plate["media"]), str(plate["sha256"]), rows[:, 0], rows[:, 1:]),
+            **choices,
         )
     except EDTalkError as error:
         raise EDTalkError(f"{folder / _SHOT} cannot be used. {error.message}", _AGAIN) from error

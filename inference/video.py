@@ -11,10 +11,9 @@ import itertools
 import logging
 import math
 import os
-import re
 import wave
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,15 +24,17 @@ import numpy as np
 from .errors import EDTalkError, disk_error
 from .files import appearing
 from .picture import check_file, load_picture, remove_partial, save_picture
+from .plate import PICTURES, pictures_in
 
 logger = logging.getLogger(__name__)
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 CONTAINERS = (".mp4", ".mov", ".mkv")
 SOUND_RATE = 48000  # Hz in written clips: an AAC frame is then shorter than a picture up to 46 fps
 _EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
 _SLACK = Fraction(2, 1000)  # seconds: containers that round times to 1 ms must not lose or repeat a frame
 _WORTH_SEEKING = 2  # seconds into a clip; less is read through sooner
+_FAR = 10  # seconds between two frames wanted; as far apart as key frames usually are
+_EXACT = Fraction(1, 10**6)  # seconds: what is lost of a frame's own time in a float
 
 Sound = tuple[np.ndarray, int] | str | os.PathLike[str]  # (float32 (n,) or (n, channels) in [-1, 1], rate) or a file
 
@@ -136,19 +137,71 @@ def pictures_of(
     end: float | Fraction | None = None,
 ) -> list[Path]:
     """The pictures of a folder that `open_driver` reads; raises EDTalkError(kind="media") where there is none."""
-
-    def natural(path: Path) -> list:  # frame_2 before frame_10
-        return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", path.name)]
-
-    folder = Path(folder)
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
-    if not pictures:
-        raise EDTalkError(f"{folder} holds no pictures; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
+    pictures = pictures_in(folder)
     first, last = (0, None) if fps is None else _span(parse_fps(fps), start, end)
     if first >= len(pictures):
         message = f"{folder} holds {len(pictures)} pictures: there is no number {first + 1}."
         raise EDTalkError(message, "Choose an earlier part.", "media")
-    return sorted(pictures, key=natural)[first:last]
+    return pictures[first:last]
+
+
+def stamped_frames(
+    path: str | os.PathLike[str], *, start: float = 0, end: float | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Every frame that is on screen from `start` to `end`, with the time when it begins, in the media's own time.
+
+    That is seconds for a video, the picture's number from 0 for a folder, and 0 for a picture. Frames are as
+    `read_frames` has them, however uneven their times are. Raises EDTalkError(kind="media").
+    """
+    path = Path(path)
+    end = math.inf if end is None else end
+    if path.is_dir() or path.suffix.lower() in PICTURES:
+        pictures = dict(enumerate(pictures_in(path) if path.is_dir() else [path]))
+        shown = [number for number in pictures if number > start - 1 and number < end]
+        if not shown:
+            raise _ends_before(path, len(pictures), start, "pictures")
+        for number in shown:
+            yield float(number), load_picture(pictures[number]).rgb
+        return
+    found, time = False, Fraction(0)
+    for time, until, frame in _timed(_Part(path, Fraction(start))):
+        if time >= end - _SLACK and found:
+            return
+        if until > start + _SLACK:
+            found = True
+            yield float(time), _to_rgb(frame)
+    if not found:
+        raise _ends_before(path, float(time), start, "s")
+
+
+def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[np.ndarray]:
+    """The frame on screen at each of some ascending `times` of the media's own, as `stamped_frames` counts them.
+
+    Before the first frame it is that one, after the last that one. Where a frame is asked for again the array is the
+    same one. Which frame it is does not depend on the other times. Raises EDTalkError(kind="media").
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in PICTURES:
+        pictures = pictures_in(path) if path.is_dir() else [path]
+        for number, same in itertools.groupby(min(max(int(time + 1e-6), 0), len(pictures) - 1) for time in times):
+            yield from itertools.repeat(load_picture(pictures[number]).rgb, len(list(same)))
+        return
+    frames, until, frame, rgb, seekable = iter(()), Fraction(-1), None, None, True
+    for time in times:
+        at = Fraction(time) + _EXACT
+        if frame is None or (seekable and at - until > _FAR):
+            part = _Part(path, Fraction(time))
+            seekable = part.zero is not None or frame is None
+            frames, until = _timed(part), Fraction(-1)
+        while until <= at and (following := next(frames, None)) is not None:
+            (_, until, frame), rgb = following, None
+        rgb = _to_rgb(frame) if rgb is None else rgb
+        yield rgb
+
+
+def _ends_before(path: Path, length: float, start: float, unit: str) -> EDTalkError:
+    message = f"{path} ends after {length:g} {unit}: there is nothing to see from {start:g} on."
+    return EDTalkError(message, "Choose an earlier part.", "media")
 
 
 def _span(fps: Fraction, start: float | Fraction, end: float | Fraction | None) -> tuple[int, int | None]:
@@ -208,12 +261,14 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, path
 class _Part:
     """The frames of a clip from at least `start` seconds on, read from there where the file can be sought.
 
-    zero: the clip's beginning, in the seconds that its frames give, or None for the first frame's.
+    zero: the clip's beginning, in the seconds that its frames give, or None for the first frame's. begins: what its
+    file says of it, if anything.
     """
 
     def __init__(self, path: Path, start: Fraction) -> None:
         container, stream = _open_clip(path)
         self.path, self.usual, self.zero = path, 1 / _rate(stream), None
+        self.begins = None if stream.start_time is None else stream.start_time * stream.time_base
         self.frames = _decode(container, stream, path)
         if start > _WORTH_SEEKING and stream.start_time is not None:
             zero = stream.start_time * stream.time_base
@@ -237,6 +292,23 @@ def _sought(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
         frames.close()
         return None
     return itertools.chain([first], frames)
+
+
+def _timed(part: _Part) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    """When each frame of a part begins and ends, in seconds since the clip's beginning, and the frame.
+
+    A frame whose successor begins at the same time is never seen, and left out.
+    """
+    zero, current, time = part.begins, None, Fraction(0)
+    for frame in part.frames:
+        stamp = None if frame.pts is None else frame.pts * frame.time_base
+        zero = (stamp or Fraction(0)) if zero is None else zero
+        begins = (time + part.usual if current is not None else time) if stamp is None else stamp - zero
+        if current is not None and begins > time:
+            yield time, begins, current
+        time, current = begins if current is None else max(time, begins), frame
+    if current is not None:
+        yield time, time + max(_length(current) or part.usual, 2 * _SLACK), current
 
 
 def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None) -> Iterator[np.ndarray]:

@@ -223,6 +223,14 @@ class Request:
         """A field of the message; ProtocolError when Blender left it out."""
         return self._job.message[name]
 
+    def get(self, name: str) -> Any:
+        """A field that Blender may leave out; None then."""
+        return self._job.message.fields.get(name)
+
+    @property
+    def kind(self) -> str:
+        return self._job.message.kind
+
     def tell(self, kind: str, **fields: Any) -> None:
         self._worker.outbox.send(Message(kind, self._job.message.job, fields))
 
@@ -292,8 +300,8 @@ class _Worker:
             self._jobs.release()
             return {}, b""
         jobs = self._jobs
-        work = {"portrait": jobs.portrait, "lip_sync": jobs.lip_sync, "capture": jobs.capture, "render": jobs.render,
-                "preview": jobs.preview, "explore": jobs.explore}.get(kind)  # fmt: skip
+        work = {"portrait": jobs.portrait, "lip_sync": jobs.lip_sync, "capture": jobs.capture, "track": jobs.track,
+                "render": jobs.render, "preview": jobs.preview, "explore": jobs.explore}.get(kind)  # fmt: skip
         if work is None:
             raise ProtocolError(f"The worker does not know the request '{kind}'.")
         request = Request(job, self)

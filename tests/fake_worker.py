@@ -9,6 +9,7 @@ depends on the coefficients, its lips follow the loudness of the sound.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -204,7 +205,34 @@ class Worker:
             self.work(message.job)
             self.send("progress", message.job, phase="watching", done=index, total=count, eta=None)
             rows.extend(column / 10 + start + index / fps for column in range(len(names)))
-        return {"names": names, "frames": count, "fps": fps, "start": start}, rows.tobytes()
+        fields = {"names": names, "frames": count, "fps": fps, "start": start, "unseen": [], "note": ""}
+        return fields, rows.tobytes()
+
+    def do_track(self, message: Message) -> tuple[dict[str, Any], bytes]:
+        """Recordings are 2 s long, 640 x 360 at 25 fps, pictures of a folder as large; a folder is read file by file.
+
+        The square of 200 pixels goes right by one a frame; in frames 20 to 24 of a name with "leaves" is no face.
+        """
+        media = Path(message["media"])
+        if not media.exists():
+            raise ValueError(f"{media} does not exist.")
+        still = media.is_dir() or media.suffix == ".png"
+        files = sorted(media.iterdir()) if media.is_dir() else [media]
+        count, length = (len(files), 1.0) if still else (50, 0.04)
+        end = count * length if message["end"] is None else message["end"]
+        shown = [n for n in range(count) if (n + 1) * length > message["start"] + 1e-3 and n * length < end - 1e-3]
+        rows, unseen = array("d"), []
+        for done, number in enumerate(shown):
+            self.work(message.job)
+            self.send("progress", message.job, phase="tracking", done=done, total=len(shown), eta=None)
+            gone = "leaves" in media.name and 20 <= number < 25
+            rows.extend([number * length, *([math.nan] * 4 if gone else [100.0 + number, 50.0, 200.0, 0.0])])
+            if gone:
+                unseen = [[unseen[0][0] if unseen else done, done]]
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+        note = f"No face was seen in {media.name} at seconds 0.80 to 0.96 (5 frames)." if unseen else ""
+        fields = {"frames": len(shown), "width": 640, "height": 360, "fps": None if still else 25.0, "sha256": digest}
+        return fields | {"unseen": unseen, "note": note}, rows.tobytes()
 
     def do_explore(self, message: Message) -> tuple[dict[str, Any], bytes]:
         """The mouth's first opens the jaw, the head's first turns it by 20 degrees; of others nothing is known."""
@@ -227,12 +255,14 @@ class Worker:
         if stills := message.fields.get("stills"):
             folder, names = Path(message["shot"]), [f"{index:04}.png" for index in range(stills)]
             rows = [array("f", [index / stills]).tobytes() for index in range(stills)]
+            draw = png
         else:
             from inference.shot import Shot
 
             shot = Shot.read(message["shot"])
             folder, names = shot.frames_folder, shot.file_names()
             rows = [row.tobytes() for row in shot.coefficients.values]
+            draw = {"plate": layer_png, "pasted": plate_png}.get(shot.layer, png)
         folder.mkdir(parents=True, exist_ok=True)
         counts, cancelled = {True: 0, False: 0}, False
         for index, (name, row) in enumerate(zip(names, rows, strict=True)):
@@ -244,7 +274,7 @@ class Worker:
                 cancelled = True
                 break
             if not reused:
-                write_whole(folder / name, png(colour(row)))
+                write_whole(folder / name, draw(colour(row)))
             counts[reused] += 1
             self.send("frame_file", message.job, index=index, file=name, reused=reused)
             left = (len(names) - index - 1) * self.options.slow
@@ -282,12 +312,29 @@ def colour(row: bytes) -> bytes:
 
 
 def png(rgb: bytes) -> bytes:
+    return encode_png([rgb * SIZE] * SIZE, 2)
+
+
+def plate_png(rgb: bytes) -> bytes:
+    """A whole picture of the recording that `do_track` makes up."""
+    return encode_png([rgb * 640] * 360, 2)
+
+
+def layer_png(rgb: bytes) -> bytes:
+    """The same, transparent but for the 320 columns in the middle."""
+    return encode_png([bytes(4 * 160) + (rgb + b"\xff") * 320 + bytes(4 * 160)] * 360, 6)
+
+
+def encode_png(lines: list[bytes], kind: int) -> bytes:
+    """Lines of 8-bit RGB (kind 2) or RGBA (kind 6)."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    header = struct.pack(">IIBBBBB", SIZE, SIZE, 8, 2, 0, 0, 0)
-    lines = (b"\0" + rgb * SIZE) * SIZE
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    width = len(lines[0]) // (3 if kind == 2 else 4)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(lines), 8, kind, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + line for line in lines), 1))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -26,9 +26,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="find the face (auto, default), use the whole picture (none), or the square with its left top corner "
         "at X,Y in pixels",
     )  # fmt: skip
-    parser.add_argument(
-        "--face", type=options.positive, metavar="N", help="of several faces the Nth from the left, from 1"
-    )
+    options.add_face(parser)
     options.add_only(parser)
     options.add_bank(parser)
     options.add_overwrite(parser)

@@ -5,7 +5,6 @@ Everything is read frame by frame, and again where it is needed twice: memory do
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,34 +15,38 @@ import numpy as np
 from ..capture import capture
 from ..clip import Clip
 from ..coefficients import Coefficients
-from ..framing import cut
+from ..framing import cut, cut_at, fitting_size
 from .framing import Framing
-from .progress import Progress
+from .progress import Progress, note
 
 if TYPE_CHECKING:
-    from ..face import Crop, PasteBack
+    from ..face import Crop
+    from ..layers import Layering
     from ..renderer import FaceRenderer
 
 
 def measure(
-    renderer: FaceRenderer, clip: Clip, crops: list[Crop], needed: Iterable[int], progress: str
+    renderer: FaceRenderer, clip: Clip, crops: list[Crop | None], needed: Iterable[int], progress: str
 ) -> np.ndarray:
-    """(N, n) coefficients of the frames `needed`, up to the last of them; other rows are 0.
+    """(N, n) coefficients of the frames `needed`, up to the last of them; other rows, and those without a crop, are 0.
 
     crops: one a frame, the last one for all that follow.
     """
-    needed = sorted(set(needed))
-    with Progress(f"reading {clip.path.name}", len(needed), progress) as bar:
+    last = max(needed := set(needed))
+    seen = sorted(index for index in needed if crops[min(index, len(crops) - 1)] is not None)
+    rows = np.zeros((last + 1, len(renderer.bank.names)), np.float32)
+    if not seen:
+        return rows
+    with Progress(f"reading {clip.path.name}", len(seen), progress) as bar:
 
         def faces() -> Iterator[np.ndarray]:
-            wanted = set(needed)
-            for index, rgb in enumerate(islice(clip.frames(), needed[-1] + 1)):
+            wanted = set(seen)
+            for index, rgb in enumerate(islice(clip.frames(), seen[-1] + 1)):
                 if index in wanted:
                     yield cut(rgb, crops[min(index, len(crops) - 1)])
                     bar.step()
 
-        rows = np.zeros((needed[-1] + 1, len(renderer.bank.names)), np.float32)
-        rows[needed] = renderer.encode(faces()).values
+        rows[seen] = renderer.encode(faces()).values
     return rows
 
 
@@ -56,7 +59,10 @@ def capture_clip(renderer: FaceRenderer, clip: Clip, framing: Framing, progress:
     """Coefficients of every frame of a clip."""
     crop = frame_clip(clip, framing, renderer.config.size)
     with Progress(f"reading {clip.path.name}", clip.expected(), progress) as bar:
-        return capture(renderer, clip, crop, lambda _done, _total: bar.step())
+        found = capture(renderer, clip, crop, lambda _done, _total: bar.step(), watch=framing.mode != "none")
+    if found.note:
+        note(found.note)
+    return found.rows
 
 
 class Source(Protocol):
@@ -68,67 +74,60 @@ class Source(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Of the full picture."""
 
-    def faces(self, rows: np.ndarray, start: int) -> Iterator[np.ndarray]:
-        """uint8 (size, size, 3) for coefficients (T, n), the first of which is frame `start`."""
-
-    def full(self, face: np.ndarray) -> np.ndarray:
-        """The last face given, put back into its full picture; with its alpha where it has one."""
+    def pictures(self, rows: np.ndarray, start: int, layering: Layering) -> Iterator[np.ndarray]:
+        """One for each of the coefficients (T, n), the first of which is frame `start`; see `Layering.compose`."""
 
 
 class Portrait:
-    """A picture; frames are made from it alone."""
+    """A picture; frames are made from it alone. size: of a face, as for `dub`."""
 
-    def __init__(self, renderer: FaceRenderer, path: Path, framing: Framing) -> None:
-        from ..face import PasteBack
+    def __init__(self, renderer: FaceRenderer, path: Path, framing: Framing, size: int | None) -> None:
         from ..picture import load_picture
 
-        picture = load_picture(path)
-        crop = framing.of_picture(picture.rgb, renderer.config.size, path.name)
-        renderer.set_source(cut(picture.rgb, crop))
+        self._renderer, self._picture = renderer, load_picture(path)
+        self.shape = self._picture.rgb.shape
+        self._crop = framing.of_picture(self._picture.rgb, renderer.config.size, path.name)
+        side = fitting_size(self._crop, renderer.config.size) if size is None else size
+        detail = cut_at(self._picture.rgb, self._crop, side) if side else None
+        renderer.set_source(cut(self._picture.rgb, self._crop), detail)
         self.own = renderer.source_coefficients.values
-        self.shape = picture.rgb.shape
-        self._renderer, self._picture = renderer, picture
-        self._paste = PasteBack(picture.rgb.shape, crop)
 
-    def faces(self, rows: np.ndarray, start: int) -> Iterator[np.ndarray]:
-        return self._renderer.render(rows)
-
-    def full(self, face: np.ndarray) -> np.ndarray:
-        pasted = self._paste.paste(self._picture.rgb, face)
-        return pasted if self._picture.alpha is None else np.dstack([pasted, self._picture.alpha])
+    def pictures(self, rows: np.ndarray, start: int, layering: Layering) -> Iterator[np.ndarray]:
+        for face in self._renderer.render(rows):
+            yield layering.compose(face, self._picture, self._crop)
 
 
-class Shot:
-    """A clip to be dubbed: frame i is made from the clip's frame `indices[i]`, cut out where the face is by then."""
+class Footage:
+    """A clip to be dubbed: frame i is made from the clip's frame `indices[i]`, cut out where the face is by then.
+
+    size: of a face, as for `dub`.
+    """
 
     def __init__(
-        self, renderer: FaceRenderer, clip: Clip, framing: Framing, indices: np.ndarray, span: slice, progress: str
+        self,
+        renderer: FaceRenderer,
+        clip: Clip,
+        framing: Framing,
+        indices: np.ndarray,
+        span: slice,
+        progress: str,
+        size: int | None,
     ) -> None:
         self._renderer, self._clip, self._indices = renderer, clip, indices
-        self.shape = next(clip.frames()).shape
+        self.shape, self._size = next(clip.frames()).shape, size
         self._crops = framing.of_frames(clip, int(indices.max()) + 1, renderer.config.size)
         rows = measure(renderer, clip, self._crops, indices[span].tolist(), progress)
         self.own = rows[np.minimum(indices, len(rows) - 1)]
-        self._waiting: deque[tuple[np.ndarray, Crop]] = deque()
-        self._paste: tuple[Crop, PasteBack] | None = None
 
-    def faces(self, rows: np.ndarray, start: int) -> Iterator[np.ndarray]:
+    def pictures(self, rows: np.ndarray, start: int, layering: Layering) -> Iterator[np.ndarray]:
+        from ..dubbing import dub
+        from ..picture import Picture
+
         indices = self._indices[start : start + len(rows)].tolist()
-
-        def pictures() -> Iterator[np.ndarray]:
-            for index, rgb in zip(indices, self._clip.in_order(indices), strict=True):
-                crop = self._crops[min(index, len(self._crops) - 1)]
-                self._waiting.append((rgb, crop))
-                yield cut(rgb, crop)
-
-        for face in self._renderer.render_frames(pictures(), rows):
-            self._current = self._waiting.popleft()
-            yield face
-
-    def full(self, face: np.ndarray) -> np.ndarray:
-        from ..face import PasteBack
-
-        rgb, crop = self._current
-        if self._paste is None or self._paste[0] is not crop:
-            self._paste = crop, PasteBack(rgb.shape, crop)
-        return self._paste[1].paste(rgb, face)
+        crops = [self._crops[min(index, len(self._crops) - 1)] for index in indices]
+        frames = zip(self._clip.in_order(indices), crops, strict=True)
+        for rgb, crop, face in dub(self._renderer, frames, rows, size=self._size):
+            if crop is None:
+                yield layering.without_face(rgb, self._size or self._renderer.config.size)
+            else:
+                yield layering.compose(face, Picture(rgb), crop)

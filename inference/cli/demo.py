@@ -12,6 +12,8 @@ from ..errors import EDTalkError
 from . import options
 from .progress import STYLES, note
 
+SIZE = 512  # pixels of the clip
+
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -62,7 +64,7 @@ def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     words = ["--source", args.source, "--audio", args.audio, "--emotion", args.emotion, "--out", args.out]
-    words += ["--bank", args.bank, "--device", args.device, "--progress", args.progress]
+    words += ["--bank", args.bank, "--device", args.device, "--progress", args.progress, "--size", SIZE]
     words += ["--threads", args.threads] if args.threads else []
     words += ["--overwrite"] if args.overwrite else []
     rendering = parser.parse_args([str(word) for word in words])

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import EDTalkError
-from ..framing import fills, frame_clip, frame_picture, given_crop, is_square, is_whole, look_for_face
+from ..framing import frame_clip, frame_picture, given_crop, is_whole
 from .progress import note
 
 if TYPE_CHECKING:
     from ..clip import Clip
-    from ..face import Crop
+    from ..face import Crop, Which
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The value of --crop or --driver-crop. box: x, y, side in pixels; which: the face from the left, from 1."""
+    """The value of --crop or --driver-crop. box: x, y, side in pixels; which: see `inference.face.choose_face`."""
 
     mode: str = "auto"
     box: tuple[float, float, float] | None = None
-    which: int | None = None
+    which: Which = None
     options: tuple[str, str] = ("--crop", "--face")
 
     @staticmethod
@@ -61,30 +61,36 @@ class Framing:
         self._say_found(first, crop, label)
         return crop
 
-    def of_frames(self, clip: Clip, count: int, size: int) -> list[Crop]:
-        """Squares that follow the face through the first `count` frames of a clip, or one that holds for all."""
-        from ..face import CropTracker, whole
+    def of_frames(self, clip: Clip, count: int, size: int) -> list[Crop | None]:
+        """Squares that follow the face through the first `count` frames of a clip, or one that holds for all.
+
+        None where the face is not to be seen.
+        """
+        from ..dubbing import crop_of
+        from ..tracking import track_frames, unseen_note
 
         label, first = clip.path.name, next(clip.frames())
+
+        def frames() -> Iterator[tuple[float, np.ndarray]]:
+            for number, rgb in enumerate(itertools.islice(clip.frames(), count)):
+                yield number if clip.is_still else number / clip.fps, rgb
+
         try:
             if self.mode != "auto":
                 return [given_crop(first, size, self.box or self.mode, label)]
-            if is_square(first.shape):
-                looks = look_for_face(clip.frames(), clip.fps, size, which=self.which, label=label)
-                if fills(first.shape, looks):
-                    crop = whole(first, size)
-                    self._say_found(first, crop, label)
-                    return [crop]
-            tracker = CropTracker(size, which=self.which, label=label)
-            for rgb in itertools.islice(clip.frames(), count):
-                tracker.add(rgb)
-            crops = tracker.crops()
+            track = track_frames(frames, clip.fps, which=self.which, label=label)
         except EDTalkError as error:
             raise self._explained(error) from error
-        note(f"face found in {label}; its square follows it.")
+        crops = [crop_of(square, size) for square in track.crops]
+        if all(crop is None or is_whole(first, crop) for crop in crops):
+            self._say_found(first, next(filter(None, crops)), label)
+        else:
+            note(f"face found in {label}; its square follows it.")
+        if absent := unseen_note(label, track, counted=clip.is_still):
+            note(absent)
         return crops
 
-    def choosing(self, which: int | None, options: tuple[str, str] = ("--crop", "--face")) -> Framing:
+    def choosing(self, which: Which, options: tuple[str, str] = ("--crop", "--face")) -> Framing:
         """The same with the value of --face; `options` are these two options' names, for messages."""
         if which is not None and self.mode != "auto":
             raise EDTalkError(f"{options[1]} chooses among faces, and with {options[0]} none are looked for.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..bank import STARTER, Bank, load_bank
 from ..errors import EDTalkError
+from ..shot import LARGEST
 
 if TYPE_CHECKING:
     from ..renderer import FaceRenderer
@@ -40,6 +41,13 @@ def add_only(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_face(parser: argparse._ActionsContainer, option: str = "--face", text: str = "") -> None:
+    usual = (
+        "of several faces the Nth from the left, from 1 (from the right: -1), the largest, or the nearest to a point"
+    )
+    parser.add_argument(option, type=face_choice, metavar="N|largest|X,Y", help=text or usual)
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 
@@ -51,6 +59,37 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found '{text}'")
+    return value
+
+
+def face_choice(text: str) -> int | str | tuple[float, float]:
+    """What `inference.face.choose_face` takes."""
+    if text == "largest":
+        return text
+    try:
+        point = tuple(float(part) for part in text.split(","))
+        which = int(text) if len(point) == 1 else point
+    except ValueError:
+        which = 0
+    if not which or (isinstance(which, tuple) and (len(which) != 2 or not all(map(math.isfinite, which)))):
+        raise argparse.ArgumentTypeError(
+            f"expected a number from 1, largest, or a point such as 640,360, found '{text}'"
+        )
+    return which
+
+
+def share(text: str) -> float:
+    value = number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, found '{text}'")
+    return value
+
+
+def side(text: str) -> int:
+    """Pixels of a square picture."""
+    value = positive(text)
+    if value > LARGEST:
+        raise argparse.ArgumentTypeError(f"expected at most {LARGEST} pixels, found '{text}'")
     return value
 
 

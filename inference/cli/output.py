@@ -60,7 +60,7 @@ def open_output(
 
 
 def enlarged(face: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (S, S, 3) at `size` pixels a side."""
+    """uint8 (S, S, 3 or 4) at `size` pixels a side."""
     from PIL import Image
 
     return np.asarray(Image.fromarray(face).resize((size, size), Image.Resampling.LANCZOS))

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from ..shot import FEATHER, LAYERS, MASKS
 from ..timeline import ENDS
 from . import options
 from .framing import Framing
@@ -105,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--driver-crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
         help="as --crop, for driving clips and pictures",
     )  # fmt: skip
-    drivers.add_argument("--driver-face", type=options.positive, metavar="N", help="as --face, for driving clips")
+    options.add_face(drivers, "--driver-face", "as --face, for driving clips")
 
     picture = parser.add_argument_group("picture")
     picture.add_argument(
@@ -113,14 +114,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="find the face (auto, default), use the whole picture (none), or the square with its left top corner "
         "at X,Y in pixels",
     )  # fmt: skip
+    options.add_face(picture)
+    layers = picture.add_mutually_exclusive_group()
+    layers.add_argument(
+        "--layer", choices=LAYERS, default="square",
+        help="what a frame shows: the face's square (default), the square with a matte (RGBA), the whole picture "
+        "transparent but for the face (plate, RGBA), or with the face laid in (pasted)",
+    )  # fmt: skip
+    layers.add_argument(
+        "--paste-back", action="store_const", const="pasted", dest="layer",
+        help="put the face back into the full picture, as --layer pasted",
+    )  # fmt: skip
     picture.add_argument(
-        "--face", type=options.positive, metavar="N", help="of several faces the Nth from the left, from 1"
+        "--mask", choices=MASKS, help="what is laid in: the whole face (default), or the mouth with chin and cheeks"
     )
     picture.add_argument(
-        "--paste-back", action="store_true", help="put the face back into the full picture (default: the face alone)"
-    )
+        "--feather", type=options.share, metavar="X",
+        help=f"width of the mask's soft part as a share of its half width, above 0 to 1 (default {FEATHER})",
+    )  # fmt: skip
     picture.add_argument(
-        "--size", type=options.positive, metavar="PIXELS", help="side of the result (default: the bank's); Lanczos"
+        "--size", type=options.side, metavar="PIXELS",
+        help="side of the result (default: the bank's); with the source's own detail",
+    )  # fmt: skip
+    picture.add_argument(
+        "--plain", action="store_true", help="what the network draws, soft as it is, without the source's own detail"
     )
 
     time = parser.add_argument_group("time")

@@ -16,9 +16,10 @@ from ..bank import Bank
 from ..coefficients import Coefficients
 from ..emotion import EmotionCurve
 from ..errors import EDTalkError
+from ..shot import FEATHER
 from ..timeline import TAIL, Rules, rules
 from . import options, output
-from .clips import Clip, Portrait, Shot, Source, frame_clip, measure
+from .clips import Clip, Footage, Portrait, Source, frame_clip, measure
 from .performance import Performance, at_rate
 from .progress import Progress, Stop
 
@@ -73,8 +74,15 @@ def check(args: argparse.Namespace) -> None:
     if args.expression and args.emotion_base == "neutral":
         raise EDTalkError("--emotion-base neutral would replace the expression that --expression copies.",
                           "Leave one of them out.")
-    if args.paste_back and args.size:
-        raise EDTalkError("--size is the size of the face alone; with --paste-back the result has the picture's size.")
+    if _is_full(args.layer) and args.size:
+        raise EDTalkError("--size is the size of the face alone; with --paste-back, --layer plate or pasted the result "
+                          "has the picture's size.")
+    if args.layer == "square" and (args.mask or args.feather):
+        raise EDTalkError("--mask and --feather are about the other layers: the square has no matte.",
+                          "Give --layer matte, plate or pasted.")
+    if args.layer in ("matte", "plate") and output.is_clip(args.out, args.format):
+        raise EDTalkError(f"--layer {args.layer} is partly transparent, and a clip cannot be.",
+                          "Give a folder for --out; its pictures are RGBA.")
     if args.driver_face and not any(clips):
         raise EDTalkError("--driver-face is about driving clips, and there is none.")
     if args.sound not in (None, "none") and not Path(args.sound).is_file():
@@ -122,21 +130,27 @@ def _draw(
     args: argparse.Namespace, work: _Work, source: Source, rows: np.ndarray, span: slice
 ) -> tuple[int, int | None]:
     """Number of frames written, and the signal that stopped it short, if one did."""
+    from ..layers import Layering
+
     size = args.size or work.bank.config.size
-    shape = source.shape[:2] if args.paste_back else (size, size)
+    full = _is_full(args.layer)
     clip = output.is_clip(args.out, args.format)
+    layering = Layering(args.layer, args.mask or "face", args.feather or FEATHER)
+    shape = source.shape[:2] if full else (size, size)
     writer = output.open_output(args.out, args.format, span, work.fps, shape, work.sound(span, clip), args.overwrite)
     with Stop() as stop, writer, Progress("rendering", len(rows), args.progress) as bar:
-        for face in source.faces(rows, span.start):
-            if args.paste_back:
-                picture = source.full(face)
-                writer.write(picture[..., :3] if clip else picture)
-            else:
-                writer.write(face if size == len(face) else output.enlarged(face, size))
+        for picture in source.pictures(rows, span.start, layering):
+            picture = picture if full or size == len(picture) else output.enlarged(picture, size)
+            writer.write(picture[..., :3] if clip else picture)
             bar.step()
             if stop.asked is not None:
                 break
     return bar.done, None if bar.done == len(rows) else stop.asked or signal.SIGINT
+
+
+def _is_full(layer: str) -> bool:
+    """Whether its pictures are as large as the source, not as the face."""
+    return layer in ("plate", "pasted")
 
 
 def _span(args: argparse.Namespace, frames: int, fps: float) -> slice:
@@ -217,9 +231,17 @@ class _Work:
     def source(self, renderer: FaceRenderer, span: slice) -> Source:
         framing = self.args.crop.choosing(self.args.face)
         if self.source_clip is None:
-            return Portrait(renderer, self.args.source, framing)
+            return Portrait(renderer, self.args.source, framing, self.face_size)
         indices = self.rules.pose_indices(self.length, self.source_clip.count(self.length))
-        return Shot(renderer, self.source_clip, framing, indices, span, self.args.progress)
+        return Footage(renderer, self.source_clip, framing, indices, span, self.args.progress, self.face_size)
+
+    @property
+    def face_size(self) -> int | None:
+        """Pixels of a face that is drawn, as for `inference.dubbing.dub`."""
+        if self.args.plain:
+            return 0
+        own = self.bank.config.size
+        return None if _is_full(self.args.layer) else max(self.args.size or own, own)
 
     def audio_lips(self, times: np.ndarray) -> np.ndarray | None:
         if not self.args.audio:

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..bank import read_bank
 from ..errors import EDTalkError
 from ..shot import Shot, frame_ranges, parse_frame_ranges
@@ -164,7 +166,8 @@ def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop:
         except EDTalkError as error:
             failures.append(error)
             if len(tasks) > 1:
-                note(f"{shot.portrait.parent}: {error}")
+                source = shot.portrait or shot.plate.media
+                note(f"{source.parent}: {error}")
     if failures:
         raise failures[0]
     return rendered
@@ -174,7 +177,6 @@ def run_info(args: argparse.Namespace) -> None:
     shot = _read(args, args.shot)
     table, names, missing = shot.coefficients, shot.file_names(), shot.missing()
     absent = {names[row] for row in missing}
-    frames = [shot.first_frame + row for row, name in enumerate(names) if name in absent]
     print(json.dumps({
         "shot": str(args.shot),
         "first_frame": shot.first_frame,
@@ -184,13 +186,19 @@ def run_info(args: argparse.Namespace) -> None:
         "seconds": table.fps and len(table) / table.fps,
         "pictures": len(set(names)),
         "pictures_missing": len(missing),
-        "missing_frames": frame_ranges(frames),
+        "missing_frames": _scene_ranges(shot, [row for row, name in enumerate(names) if name in absent]),
         "frames_folder": str(shot.frames_folder),
         "image_format": shot.image_format,
         "bank": str(shot.bank),
         "bank_problem": _bank_problem(shot),
-        "portrait": str(shot.portrait),
-        "crop": shot.crop,
+        "portrait": shot.portrait and str(shot.portrait),
+        "crop": None if shot.plate else shot.crop,
+        "layer": shot.layer,
+        "mask": shot.mask,
+        "feather": shot.feather,
+        "plate": shot.plate and str(shot.plate.media),
+        "plate_problem": _plate_problem(shot),
+        "frames_without_face": shot.plate and _scene_ranges(shot, np.flatnonzero(~shot.plate.seen).tolist()),
         "sound": shot.sound and str(shot.sound),
         "coefficients": table.names,
     }))  # fmt: skip
@@ -292,6 +300,17 @@ def _rows(shot: Shot, frames: list[int] | None) -> list[int]:
             "'shot info' tells which it has.",
         )
     return rows
+
+
+def _scene_ranges(shot: Shot, rows: list[int]) -> str:
+    return frame_ranges(shot.first_frame + row for row in rows)
+
+
+def _plate_problem(shot: Shot) -> str | None:
+    """What keeps its plate from being used, as far as can be told without reading all of it."""
+    if shot.plate is None or shot.plate.media.exists():
+        return None
+    return f"The plate {shot.plate.media} does not exist."
 
 
 def _bank_problem(shot: Shot) -> str | None:

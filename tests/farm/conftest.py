@@ -13,7 +13,9 @@ from PIL import Image
 from inference.bank import read_bank
 from inference.coefficients import Coefficients
 from inference.model.config import GeneratorConfig
+from inference.plate import Plate, Track, media_sha256
 from inference.shot import Shot
+from inference.video import VideoWriter
 from tests.cli_material import BANKS, SMALL, write_bank, write_wav
 from tests.synthetic_inputs import picture, waveform
 
@@ -57,3 +59,21 @@ def make_shot(inputs: Path, tmp_path: Path) -> Callable[..., Path]:
 def pictures(folder: Path) -> dict[str, bytes]:
     """The content of all finished frames of a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+
+
+@pytest.fixture
+def dub_shot(make_shot, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a shot as `make_shot` does, of footage instead of a portrait; no face in its third frame."""
+
+    def make(frames: int, folder: str = "shot", **changes: Any) -> Path:
+        media = tmp_path / "rushes.mp4"
+        with VideoWriter(media, 25, (96, 64)) as writer:
+            for index in range(frames):
+                writer.write(picture(f"rushes_{index}", 64, 96))
+        crops = np.tile([20.0, 10, 40, 2], (frames, 1)) + np.arange(frames)[:, None] * [0.25, 0, 0, 0]
+        crops[2] = np.nan
+        track = Track(np.arange(frames) / 25, crops)
+        plate = Plate.of(media, media_sha256(media), track, np.arange(frames) / 25)
+        return make_shot(frames, folder, **({"portrait": None, "plate": plate, "layer": "pasted"} | changes))
+
+    return make

@@ -75,6 +75,31 @@ def test_a_bundle_is_whole_wherever_it_is_carried(make_shot, inputs, tmp_path, d
     assert pictures(tmp_path / "there" / "output" / "frames") == expected
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_a_bundle_of_dubbed_footage_is_whole_too(dub_shot, tmp_path, direct, monkeypatch, capfd, links):
+    shot = dub_shot(8)
+    expected = direct(shot)
+    assert len(expected) == 8, "each frame is one of its own, also where coefficients hold"
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    bundle(shot, tmp_path / "here" / "job", "--chunk", 3)
+    shutil.rmtree(shot)
+    (tmp_path / "rushes.mp4").unlink()
+    (tmp_path / "here" / "job").rename(tmp_path / "there")
+    capfd.readouterr()
+    assert run("shot", "info", tmp_path / "there" / "shot") == 0
+    info = json.loads(capfd.readouterr().out)
+    assert (info["bank_problem"], info["plate_problem"], info["frames_without_face"]) == (None, None, "103")
+    assert Path(info["plate"]).is_relative_to(tmp_path / "there")
+    for chunk in ("107-108", "101-103", "104-106"):
+        assert run("shot", "render", tmp_path / "there" / "shot", "--frames", chunk, "--threads", 1) == 0
+    assert pictures(tmp_path / "there" / "output" / "frames") == expected
+    assert run("shot", "encode", tmp_path / "there" / "shot", "--out", tmp_path / "dub.mp4") == 0
+    count, rate, _, sound = media_lengths(tmp_path / "dub.mp4")
+    assert (count, float(rate)) == (8, FPS)
+    assert sound == pytest.approx(8 / FPS, abs=0.03)
+
+
 def test_frames_that_are_there_come_along_and_stay(make_shot, tmp_path):
     shot = make_shot(12)
     assert run("shot", "render", shot, "--frames", "101-104") == 0
@@ -252,6 +277,17 @@ def test_250_frames_in_5_chunks_one_of_them_killed_equal_the_direct_render(input
     count, rate, _, sound = media_lengths(job / "output" / "Müller.mp4")
     assert (count, float(rate)) == (250, FPS)
     assert sound == pytest.approx(250 / FPS, abs=0.03)
+
+
+@needs_openjd
+def test_dubbed_footage_is_run_as_well(dub_shot, tmp_path, direct):
+    shot = dub_shot(9)
+    expected = direct(shot)
+    job = bundle(shot, tmp_path / "job", "--chunk", 3, "--device", "cpu")
+    answer = openjd("run", job / "template.json")
+    assert answer.returncode == 0, answer.stdout[-3000:]
+    assert pictures(job / "output" / "frames") == expected
+    assert media_lengths(job / "output" / "job.mp4")[0] == 9
 
 
 @needs_openjd

@@ -41,7 +41,8 @@ LIP, POSE, EXP = slice(0, 20), slice(20, 26), slice(26, 36)
 
 def renderer_of(bank: Path) -> FaceRenderer:
     renderer = FaceRenderer(load_bank(bank), device="cpu", threads=1)
-    renderer.set_source(picture("source_0", 64, 64))
+    source = picture("source_0", 64, 64)
+    renderer.set_source(source, source)
     return renderer
 
 
@@ -113,7 +114,8 @@ def test_dubbing_uses_each_frame_of_the_clip_as_its_own_source(material, tmp_pat
     samples, rate = audio.load_sound(material.voice)
     expected[:, LIP] = audio.lip_sync(samples, rate, np.arange(12) / 25, load_bank(bank))
     np.testing.assert_allclose(result.coefficients, expected, atol=1e-6)
-    for drawn, direct in zip(read_png(tmp_path), renderer.render_frames(sources, result.coefficients), strict=True):
+    expected = renderer.render_frames(sources, result.coefficients, details=sources)
+    for drawn, direct in zip(read_png(tmp_path), expected, strict=True):
         np.testing.assert_array_equal(drawn, direct)
 
 
@@ -222,6 +224,24 @@ def test_split_dubbing_equals_the_whole(material, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_detail_and_what_the_network_draws_alone(material, tmp_path):
+    large = picture("large", 200, 200)
+    Image.fromarray(large).save(tmp_path / "large.png")
+    words = ["--source", tmp_path / "large.png", "--seconds", 0.1, "--emotion", "happy", "--intensity", 0, "--out"]
+    assert run(*render(material, *words, tmp_path / "detail", "--size", 128)) == 0
+    assert run(*render(material, *words, tmp_path / "plain", "--size", 128, "--plain")) == 0
+    renderer = FaceRenderer(load_bank(material.bank), device="cpu", threads=1)
+    fine = np.asarray(Image.fromarray(large).resize((128, 128)))
+    renderer.set_source(large, fine)
+    result = make(material, *words, tmp_path / "again", "--size", 128)
+    (direct,) = renderer.render(result.coefficients[:1])
+    np.testing.assert_array_equal(read_png(tmp_path / "detail")[0], direct)
+    renderer.set_source(large)
+    (direct,) = renderer.render(result.coefficients[:1])
+    direct = np.asarray(Image.fromarray(direct).resize((128, 128), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(read_png(tmp_path / "plain")[0], direct)
+
+
 def test_part_of_a_clip_has_its_own_part_of_the_sound(material, tmp_path):
     samples = np.concatenate([np.zeros(8000, np.float32), waveform(0.5)])
     voice = write_wav(tmp_path / "late.wav", samples)
@@ -242,6 +262,8 @@ def test_pictures_folders_sizes_and_paste_back(material, tmp_path):
     ]  # fmt: skip
     assert run(*render(material, *sound, tmp_path / "large", "--size", 100)) == 0
     assert read_png(tmp_path / "large")[0].shape == (100, 100, 3)
+    assert run(*render(material, *sound, tmp_path / "small", "--size", 40)) == 0
+    assert read_png(tmp_path / "small")[0].shape == (40, 40, 3)
     assert run(*render(material, *sound, tmp_path / "odd.mp4", "--size", 101)) == 0
     assert media_lengths(tmp_path / "odd.mp4")[0] == 2
 

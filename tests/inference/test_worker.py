@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,8 @@ def direct(material: Material) -> Iterator[FaceRenderer]:
     """What the worker should give, computed here; its source is the material's, taken whole."""
     before = torch.get_num_threads()
     renderer = FaceRenderer(load_bank(material.bank), "cpu", threads=1)  # as the worker: sums are rounded by threads
-    renderer.set_source(np.asarray(Image.open(material.source)))
+    source = np.asarray(Image.open(material.source))
+    renderer.set_source(source, source)
     yield renderer
     torch.set_num_threads(before)
 
@@ -395,6 +397,33 @@ def test_every_picture_is_drawn_once_and_named_for_all_its_rows(worker, shot, di
         assert np.array_equal(Image.open(made.frames_folder / name), pixels)
     reports = answers.of("progress")
     assert [(report["done"], report["total"]) for report in reports if report["phase"] == "rendering"][-1] == (3, 3)
+
+
+@pytest.mark.parametrize("size", [100, 256])
+def test_larger_pictures_have_the_portraits_own_detail(worker, shot, material, tmp_path, size):
+    portrait = Image.fromarray(picture("large", 300, 300))
+    portrait.save(tmp_path / "large.png")
+    made = shot(motion(2) * [[0], [1]], portrait=tmp_path / "large.png", size=size)
+    rest = worker.done("portrait", bank=str(material.bank), picture=str(tmp_path / "large.png"), crop="none")["rest"]
+    table = made.coefficients
+    values = np.float32([list(rest.values())]) + np.float32([[0], [0.5]])
+    made = replace(made, coefficients=Coefficients(values, table.names, table.fps))
+    assert render(worker, made, tmp_path / "shot").last["rendered"] == 2
+    still, moved = (np.asarray(Image.open(made.frames_folder / name)).astype(int) for name in made.file_names())
+    expected = np.asarray(portrait.resize((size, size))).astype(int)
+    assert np.abs(still - expected).max() <= 1
+    assert moved.shape == still.shape
+    assert np.abs(moved - expected).mean() > 1
+
+
+def test_a_size_below_the_banks_is_refused(worker, tmp_path, material, shot):
+    config = GeneratorConfig(128, 16, {4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 8}, BANKS)
+    path = write_bank(tmp_path / "large.safetensors", config)
+    made = shot(motion(1), bank=path, bank_sha256=load_bank(path).sha256, size=64)
+    made.write(tmp_path / "shot")
+    error = worker.refused("render", shot=str(tmp_path / "shot"))
+    assert error["kind"] == "bank"
+    assert "128 pixels, the shot asks for 64" in error["message"]
 
 
 def test_only_what_changed_is_rendered_again(worker, shot, tmp_path):

@@ -19,6 +19,7 @@ CONTRACTS = [
     "inference.errors",
     "inference.demo",
     "inference.files",
+    "inference.plate",
     "inference.arkit",
     "inference.coefficients",
     "inference.bank",

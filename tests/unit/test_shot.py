@@ -251,5 +251,23 @@ def test_what_is_no_crop(crop):
     assert refusal(as_crop, crop).kind == "face"
 
 
+def test_a_size_makes_other_pictures_and_the_banks_own_is_not_spoken_of(shot, tmp_path):
+    keys = {size: replace(shot, size=size).keys() for size in (0, 512, 1024)}
+    assert keys[0] == shot.keys()
+    assert len({key for some in keys.values() for key in some}) == 3 * len(set(shot.keys()))
+    for size, version in ((0, 1), (512, 2)):
+        made = replace(shot, size=size)
+        made.write(tmp_path / "shot")
+        data = json.loads((tmp_path / "shot" / "shot.json").read_text())
+        assert (data["format_version"], data.get("size", 0)) == (version, size)
+        found = Shot.read(tmp_path / "shot")
+        assert (found.size, found.keys()) == (size, made.keys())
+    for size in (-512, 1, 63, 4097):
+        assert "64 to 4096 pixels" in refusal(lambda size=size: replace(shot, size=size)).message
+    data["size"] = "large"
+    (tmp_path / "shot" / "shot.json").write_text(json.dumps(data))
+    assert "shot.json" in refusal(Shot.read, tmp_path / "shot").message
+
+
 def test_a_shot_of_nothing(shot):
     assert "at least one frame" in refusal(lambda: replace(shot, coefficients=shot.coefficients[:0])).message

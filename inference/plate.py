@@ -1,0 +1,193 @@
+"""A plate: footage whose every frame is a face's source of its own, and where the face is in each of its frames.
+
+Times are the media's own: of a movie the seconds since its first frame, of a folder of pictures a picture's number from
+0, of one picture 0. Standard library and numpy only: Blender's side plans dubbing with this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from .errors import EDTalkError
+from .files import appearing
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
+_ROUNDED = 2e-3  # as near as this before a frame's beginning is meant to be there, as when a clip is read
+_AGAIN = "Track the face again."
+
+
+def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The pictures of a folder in natural order, frame_2 before frame_10; EDTalkError(kind="media") without any."""
+
+    def natural(path: Path) -> list[tuple[bool, int, str]]:
+        parts = [part for part in re.split(r"(\d+)", path.name) if part]
+        return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part.lower()) for part in parts]
+
+    folder = Path(folder)
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.name[0] != "."]
+    except OSError as error:
+        raise EDTalkError(f"{folder} could not be read: {error.strerror}.", "Check the path.", "media") from error
+    if not found:
+        raise EDTalkError(f"{folder} holds no pictures; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
+    return sorted(found, key=natural)
+
+
+def media_sha256(media: str | os.PathLike[str]) -> str:
+    """Of a file's bytes, or of the order and the bytes of a folder's pictures; what did not change is not read again.
+
+    Raises EDTalkError(kind="media") where there is nothing to read.
+    """
+    media = Path(media)
+    if not media.is_dir():
+        return _file_sha256(media)
+    digests = [_file_sha256(path) for path in pictures_in(media)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        status = path.stat()
+        return _sha256(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        message = f"{path} could not be read: {error.strerror}."
+        raise EDTalkError(message, "Choose the footage again.", "media") from error
+
+
+@lru_cache(maxsize=2**16)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """Where a face is in every frame of some footage.
+
+    times: (N,) float64, ascending, when each frame begins. crops: (N, 4) float64, the square's x, y and side in pixels
+    of the upright picture and its angle in degrees clockwise; a row of NaN where no face was seen.
+    Raises EDTalkError for anything else.
+    """
+
+    times: np.ndarray
+    crops: np.ndarray
+
+    def __post_init__(self) -> None:
+        times, crops = checked_rows(self.times, self.crops)
+        if not len(times) or not (np.diff(times) > 0).all():
+            raise EDTalkError("A track has frames in the order of their times.", _AGAIN)
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "crops", crops)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def unseen(self) -> list[tuple[int, int]]:
+        """First and last frame, counted from 0, of each run of frames without a face."""
+        return runs(np.isnan(self.crops[:, 2]))
+
+    def at(self, times: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) beginnings and (T, 4) crops of the frames on screen at `times` (T,), in any order.
+
+        Before the first frame it is that one, after the last that one.
+        """
+        times = np.asarray(times, np.float64).reshape(-1)
+        rows = np.searchsorted(self.times, times + _ROUNDED, side="right") - 1
+        rows = np.clip(rows, 0, len(self) - 1)
+        return self.times[rows], self.crops[rows]
+
+    def to_bytes(self) -> bytes:
+        """Little-endian float64 (N, 5): time, x, y, side, angle."""
+        return np.column_stack([self.times, self.crops]).astype("<f8").tobytes()
+
+    @staticmethod
+    def from_bytes(payload: bytes) -> Track:
+        """What `to_bytes` made; EDTalkError for something else."""
+        if len(payload) % 40:
+            raise EDTalkError(f"A track is 40 bytes a frame, found {len(payload)}.", _AGAIN)
+        return _from_table(np.frombuffer(payload, "<f8").reshape(-1, 5))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a `.npy` of (N, 5); the file appears whole or not at all. Raises EDTalkError(kind="disk")."""
+        table = BytesIO()
+        np.save(table, np.column_stack([self.times, self.crops]).astype("<f8"), allow_pickle=False)
+        with appearing(Path(path)) as partial:
+            partial.write_bytes(table.getvalue())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Track:
+        """What `save` wrote; raises EDTalkError naming the file when it is missing or anything else."""
+        try:
+            return _from_table(np.load(path, allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError, EDTalkError) as error:
+            raise EDTalkError(f"{path} is not the track of a face.", _AGAIN) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Plate:
+    """The source pictures of a shot's rows.
+
+    media: a movie, a folder of pictures or a picture. sha256: see `media_sha256`. times: (T,) float64, of the frame
+    that each row is made from. track: (T, 4) float64, its crop, see `Track.crops`.
+    Raises EDTalkError for rows that do not fit each other.
+    """
+
+    media: Path
+    sha256: str
+    times: np.ndarray
+    track: np.ndarray
+
+    def __post_init__(self) -> None:
+        times, track = checked_rows(self.times, self.track)
+        object.__setattr__(self, "media", Path(self.media))
+        object.__setattr__(self, "times", times)
+        object.__setattr__(self, "track", track)
+
+    @staticmethod
+    def of(media: str | os.PathLike[str], sha256: str, track: Track, times: Sequence[float] | np.ndarray) -> Plate:
+        """The frames on screen at `times` (T,), which may stand still, jump and run backwards."""
+        return Plate(Path(media), sha256, *track.at(times))
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """(T,) bool: whether the row's frame shows a face."""
+        return ~np.isnan(self.track[:, 2])
+
+    def row(self, number: int) -> bytes:
+        """What tells the source of one row from that of another: equal bytes for the same crop of the same frame."""
+        return np.array([self.times[number], *self.track[number]], "<f8").tobytes()
+
+
+def runs(marked: np.ndarray) -> list[tuple[int, int]]:
+    """First and last place of each run of True in (N,) bool."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8)))
+    return [(int(first), int(after) - 1) for first, after in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def checked_rows(times: np.ndarray, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) and (T, 4) float64, each row of crops whole or all NaN; EDTalkError for anything else."""
+    times = np.array(times, np.float64).reshape(-1) + 0.0  # -0 and 0 are the same frame
+    crops = np.array(crops, np.float64) + 0.0
+    if crops.shape != (len(times), 4):
+        raise EDTalkError(f"{len(times)} times need a track of shape {(len(times), 4)}, found {crops.shape}.", _AGAIN)
+    seen = ~np.isnan(crops).all(1)
+    if not (np.isfinite(times).all() and np.isfinite(crops[seen]).all() and (crops[seen, 2] > 0).all()):
+        raise EDTalkError("A track needs finite times and squares larger than 0 pixels.", _AGAIN)
+    crops[~seen] = np.nan  # in one form only: its bytes are looked at
+    return times, crops
+
+
+def _from_table(table: np.ndarray) -> Track:
+    if table.ndim != 2 or table.shape[1] != 5:
+        raise EDTalkError(f"A track has 5 numbers a frame, found {table.shape}.", _AGAIN)
+    return Track(table[:, 0], table[:, 1:])

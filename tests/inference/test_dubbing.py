@@ -1,0 +1,598 @@
+"""Dubbing: every frame of some footage with new lips, whatever the order, the chunks and the media."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inference.dubbing import crop_of, dub
+from inference.errors import EDTalkError
+from inference.face import CropTracker
+from inference.frames import encode
+from inference.framing import cut
+from inference.jobs import Jobs
+from inference.layers import Layering
+from inference.picture import Picture, load_picture
+from inference.plate import Plate, Track, media_sha256
+from inference.shot import Coefficients, Shot
+from inference.video import VideoWriter, read_frames, stamped_frames
+from tests.cli_material import Material, render, run
+from tests.footage import HEIGHT, frame, write_clip
+from tests.inference.test_video import make_clip, number
+from tests.inference.test_worker import COMMAND, Client
+from tests.synthetic_inputs import picture
+
+LIPS = 20  # the first columns of the material's bank
+NOWHERE = [np.nan] * 4
+UNEVEN = np.array([0, 0.03, 0.1, 0.13, 0.2, 0.5, 0.53, 0.6, 0.63, 0.66, 0.7, 0.74])
+
+
+class Recorder:
+    """A caller that remembers, and stops a render after so many pictures."""
+
+    def __init__(self, stop_after: int = 10**9) -> None:
+        self.files: dict[int, str] = {}
+        self.drawn, self._stop_after = 0, stop_after
+
+    @property
+    def cancelled(self) -> bool:
+        return self.drawn >= self._stop_after
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        assert kind == "frame_file"
+        self.files[fields["index"]] = fields["file"]
+        self.drawn += not fields["reused"]
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        assert 0 <= done <= total
+
+    def make_way(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Jobs]:
+    before = torch.get_num_threads()
+    yield Jobs("cpu", 1)
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def loaded(jobs, material: Material):
+    return jobs._bank(Recorder(), material.bank)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory) -> Path:
+    """Twelve frames at uneven times, each a picture of its own."""
+    rushes = [picture(f"rushes_{index}", 48, 64) for index in range(len(UNEVEN))]
+    return make_clip(tmp_path_factory.mktemp("film") / "film.mp4", UNEVEN, frames=rushes, gop=5)
+
+
+@pytest.fixture(scope="module")
+def track(film) -> Track:
+    """A square that wanders, and no face in two frames."""
+    steps = np.arange(len(UNEVEN))
+    crops = np.stack([15 + steps * 0.7, 5 + steps % 3, np.full(len(steps), 30.0), steps * 0.5], axis=1)
+    crops[[4, 5]] = np.nan
+    return Track(np.array([time for time, _ in stamped_frames(film)]), crops)
+
+
+@pytest.fixture
+def shot(material, loaded, film, track, tmp_path) -> Callable[..., Shot]:
+    """Makes shots of the film; row i shows its frame i unless `times` say otherwise."""
+
+    def make(rows: np.ndarray | None = None, times: Any = None, media: Path = film, **changes: Any) -> Shot:
+        times = track.times if times is None else times
+        if rows is None:
+            rows = np.random.default_rng(7).standard_normal((len(times), 36))
+        plate = Plate.of(media, media_sha256(media), track, times)
+        given = {"bank": material.bank, "bank_sha256": loaded.bank.sha256, "portrait": None, "crop": "auto",
+                 "coefficients": Coefficients(rows, loaded.bank.names, 25), "frames_folder": tmp_path / "frames",
+                 "layer": "pasted", "plate": plate}  # fmt: skip
+        return Shot(**(given | changes))
+
+    return make
+
+
+def drawn(jobs: Jobs, shot: Shot, rows: list[int] | None = None) -> list[bytes]:
+    """The file of every row asked for, after rendering what is missing."""
+    caller = Recorder()
+    jobs.render_shot(caller, shot, rows)
+    asked = list(range(len(shot.coefficients)) if rows is None else rows)
+    assert sorted(caller.files) == asked
+    return [(shot.frames_folder / caller.files[row]).read_bytes() for row in asked]
+
+
+def pictures(shot: Shot) -> list[np.ndarray]:
+    found = [load_picture(shot.frames_folder / name) for name in shot.file_names()]
+    return [one.rgb if one.alpha is None else np.dstack([one.rgb, one.alpha]) for one in found]
+
+
+def refusal(function, *arguments, **named) -> EDTalkError:
+    with pytest.raises(EDTalkError) as caught:
+        function(*arguments, **named)
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------ what is drawn
+
+
+@pytest.mark.parametrize("mask", ["face", "mouth"])
+def test_outside_the_mask_the_plate_is_there_bit_for_bit(jobs, shot, film, track, mask):
+    pasted, plate = (shot(layer=layer, mask=mask) for layer in ("pasted", "plate"))
+    for each in (pasted, plate):
+        drawn(jobs, each)
+    for row, (_, rgb) in enumerate(stamped_frames(film)):
+        result, layer = pictures(pasted)[row], pictures(plate)[row]
+        assert layer.shape == (48, 64, 4)
+        outside = layer[..., 3] == 0
+        if row in (4, 5):
+            assert np.array_equal(result, rgb), "no face, nothing changes"
+            assert not layer.any()
+            continue
+        assert outside.any() and not outside.all()  # noqa: PT018
+        changed = np.abs(result.astype(int) - rgb).max(axis=2)
+        assert changed[outside].max() <= 1, "an alpha below half a level"
+        left, top, side = track.crops[row, :3].astype(int)
+        reach = np.zeros((48, 64), bool)
+        reach[max(top - 1, 0) : top + side + 2, max(left - 1, 0) : left + side + 2] = True
+        assert not changed[~reach].any(), "outside the square nothing at all"
+        alpha = layer[..., 3:] / 255
+        np.testing.assert_allclose(layer[..., :3] * alpha + rgb * (1 - alpha), result, atol=1.5)
+
+
+def test_a_frame_keeps_its_own_pose_and_expression_and_takes_the_rows_lips(jobs, loaded, shot, film, track):
+    """Lips are absolute; 0 in the others is the frame's own, and what is there is added to it."""
+    rows = np.zeros((12, 36), np.float32)
+    rows[:, :LIPS] = 0.3
+    rows[6:, LIPS:] = 0.7
+    made = shot(rows, layer="square", size=64)
+    drawn(jobs, made)
+    renderer = loaded.renderer
+    for row, (_, rgb) in enumerate(stamped_frames(film)):
+        crop = crop_of(track.crops[row], 64)
+        if crop is None:
+            assert not pictures(made)[row].any()
+            continue
+        own = renderer.encode([cut(rgb, crop)]).values[0]
+        wanted = np.concatenate([rows[row, :LIPS], own[LIPS:] + rows[row, LIPS:]])
+        ((_, _, face),) = dub(renderer, [(rgb, crop)], wanted[None], size=64)
+        assert np.abs(pictures(made)[row].astype(int) - face).max() <= 1
+    assert loaded.is_added.tolist() == [False] * LIPS + [True] * 16
+
+
+@pytest.mark.parametrize("layer", ["plate", "pasted", "matte", "square"])
+def test_frames_are_the_same_however_they_are_divided(jobs, shot, tmp_path, layer):
+    whole = drawn(jobs, shot(layer=layer, frames_folder=tmp_path / "whole"))
+    random = np.random.default_rng(1)
+    for turn in range(2):
+        chosen = random.integers(0, 3, 12)
+        made = shot(layer=layer, frames_folder=tmp_path / f"parts{turn}")
+        parts: dict[int, bytes] = {}
+        for chunk in range(3):
+            rows = np.flatnonzero(chosen == chunk).tolist()
+            parts |= dict(zip(rows, drawn(jobs, made, rows), strict=True))
+        assert [parts[row] for row in range(12)] == whole
+
+
+def test_time_may_stand_still_jump_and_run_backwards(jobs, shot, track):
+    rows = np.tile(np.random.default_rng(2).standard_normal(36), (12, 1))
+    straight = dict(zip(track.times.tolist(), drawn(jobs, shot(rows)), strict=True))
+    order = np.array([11, 11, 10, 3, 2, 1, 0, 0, 7, 7, 9, 4])
+    made = shot(rows, times=track.times[order] + 0.004, frames_folder=shot().frames_folder.parent / "other")
+    assert made.plate.times.tolist() == track.times[order].tolist()
+    assert drawn(jobs, made) == [straight[time] for time in made.plate.times.tolist()]
+    assert len(list(made.frames_folder.iterdir())) == len(set(order.tolist())), "holds are drawn once"
+
+
+def test_what_is_there_is_left_and_a_render_that_was_stopped_goes_on(jobs, shot):
+    made = shot()
+    stopped = Recorder(stop_after=4)
+    assert jobs.render_shot(stopped, made)["cancelled"]
+    before = {path: path.stat().st_mtime_ns for path in made.frames_folder.iterdir()}
+    assert len(before) == 4
+    answer = jobs.render_shot(Recorder(), made)
+    assert (answer["rendered"], answer["reused"]) == (8, 4)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_square_may_be_larger_than_the_banks(jobs, shot):
+    made = shot(layer="matte", size=128)
+    drawn(jobs, made)
+    assert {one.shape for one in pictures(made)} == {(128, 128, 4)}
+
+
+@pytest.mark.parametrize("layer", ["matte", "plate", "pasted"])
+@pytest.mark.parametrize("image_format", ["png", "exr"])
+def test_a_still_portrait_has_the_same_layers(jobs, loaded, material, tmp_path, layer, image_format):
+    Image.fromarray(picture("poster", 90, 120)).save(tmp_path / "poster.png")
+    rows = Coefficients(np.random.default_rng(3).standard_normal((2, 36)), loaded.bank.names, 25)
+    made = Shot(material.bank, loaded.bank.sha256, tmp_path / "poster.png", (20, 10, 60), rows, tmp_path / "frames",
+                layer=layer, image_format=image_format)  # fmt: skip
+    drawn(jobs, made)
+    if image_format == "exr":
+        assert all((made.frames_folder / name).read_bytes()[:4] == b"\x76\x2f\x31\x01" for name in made.file_names())
+        return
+    poster = load_picture(tmp_path / "poster.png").rgb
+    for one in pictures(made):
+        assert one.shape[2] == (3 if layer == "pasted" else 4)
+        if layer == "pasted":
+            assert np.array_equal(one[:, :19], poster[:, :19])
+            assert np.array_equal(one[72:], poster[72:])
+        if layer == "plate":
+            assert one.shape[:2] == (90, 120)
+            assert not one[:, :19, 3].any()
+
+
+# ------------------------------------------------------------------------------------------------ media
+
+
+def test_a_folder_of_pictures_is_a_plate(jobs, shot, film, track, tmp_path):
+    folder = tmp_path / "rushes"
+    folder.mkdir()
+    for index, (_, rgb) in enumerate(stamped_frames(film)):
+        Image.fromarray(rgb).save(folder / f"{index}.png")
+    counted = Track(np.arange(12.0), track.crops)
+    rows = np.random.default_rng(7).standard_normal((12, 36))
+    made = shot(rows)
+    of_folder = replace(made, plate=Plate.of(folder, media_sha256(folder), counted, np.arange(12)),
+                        frames_folder=tmp_path / "other")  # fmt: skip
+    assert drawn(jobs, of_folder) == drawn(jobs, made)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rotation": 90}, {"pix_fmt": "yuv420p10le"}, {"pix_fmt": "gray"}], ids=["rotated", "10 bit", "grey"]
+)
+def test_odd_media_come_back_as_they_are_shown(jobs, shot, tmp_path, options):
+    """A clip that a phone turned, one of more bits, one without colour: the plate is what `read_frames` shows."""
+    path = write_clip(tmp_path / "odd.mp4", [picture(f"odd_{index}", 48, 64) for index in range(4)],
+                      UNEVEN[:4], **options)  # fmt: skip
+    shown = list(read_frames(path))
+    assert {rgb.shape for rgb in shown} == {(48, 64, 3)}
+    crops = np.array([[15, 5, 30, 0]] * 3 + [NOWHERE])
+    made = shot()
+    made = replace(made, coefficients=made.coefficients[:4],
+                   plate=Plate.of(path, media_sha256(path), Track(UNEVEN[:4], crops), UNEVEN[:4]))  # fmt: skip
+    drawn(jobs, made)
+    for result, rgb in zip(pictures(made), shown, strict=True):
+        assert np.array_equal(result[:, :14], rgb[:, :14])
+    assert np.array_equal(pictures(made)[3], shown[3])
+
+
+def test_four_k(jobs, shot, tmp_path):
+    media = tmp_path / "large.png"
+    Image.fromarray(np.tile(picture("large", 270, 480), (8, 8, 1))).save(media, compress_level=1)
+    plate = Plate.of(media, media_sha256(media), Track(np.zeros(1), np.array([[900, 500, 700, 3.0]])), [0])
+    made = shot()
+    made = replace(made, coefficients=made.coefficients[:1], plate=plate, layer="plate")
+    drawn(jobs, made)
+    (result,) = pictures(made)
+    assert result.shape == (2160, 3840, 4)
+    assert result[850, 1250, 3] == 255
+    assert not result[:450, :, 3].any()
+
+
+def test_footage_that_changed_or_went_is_one_sentence(jobs, shot, film, tmp_path):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(film.read_bytes())
+    made = shot(media=copy)
+    copy.write_bytes(film.read_bytes() + b"edited")
+    error = refusal(jobs.render_shot, Recorder(), made)
+    assert (error.kind, "copy.mp4 is not the footage" in error.message, bool(error.hint)) == ("media", True, True)
+    copy.unlink()
+    error = refusal(jobs.render_shot, Recorder(), made)
+    assert (error.kind, "copy.mp4" in error.message, bool(error.hint)) == ("media", True, True)
+
+
+def test_footage_that_breaks_off_keeps_what_is_good(jobs, shot, tmp_path, caplog):
+    whole = make_clip(tmp_path / "whole.mkv", np.arange(30) / 30, gop=4)
+    (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    media = tmp_path / "cut.mkv"
+    times = np.array([time for time, _ in stamped_frames(media)])
+    assert 0 < len(times) < 30
+    made = shot()
+    plate = Plate.of(media, media_sha256(media), Track(times, np.tile([15.0, 5, 30, 0], (len(times), 1))),
+                     np.arange(12) / 4)  # fmt: skip
+    drawn(jobs, replace(made, plate=plate))
+    assert number(pictures(replace(made, plate=plate))[-1][:4]) == len(times) - 1, "held from there on"
+
+
+# ------------------------------------------------------------------------------------------------ sound
+
+
+def test_250_frames_of_uneven_footage_stay_within_a_frame_of_their_sound(jobs, shot, tmp_path):
+    """Frames that say their number, and a click for each flash of a clapper, before and after."""
+    random = np.random.default_rng(4)
+    times = np.cumsum(random.choice([0.025, 0.033, 0.04, 0.05], 290))
+    times -= times[0]
+    claps = [30, 120, 200]  # frames of the footage
+    stored = [np.full((48, 64, 3), 240 if i in claps or i - 1 in claps else 20 + i % 50, np.uint8) for i in range(290)]
+    media = make_clip(tmp_path / "rushes.mp4", times, frames=stored)
+    sound, rate = np.zeros(12 * 16000, np.float32), 16000
+    for clap in claps:
+        sound[round(times[clap] * rate) :][:160] = 0.9
+
+    found = Track(np.array([time for time, _ in stamped_frames(media)]), np.tile([15.0, 5, 30, 0], (290, 1)))
+    scene = np.arange(250) / 25
+    made = shot()
+    table = Coefficients(np.zeros((250, 36), np.float32), made.coefficients.names, 25)
+    made = replace(made, coefficients=table, plate=Plate.of(media, media_sha256(media), found, scene))
+    drawn(jobs, made)
+    levels = np.array([one[:4].mean() for one in pictures(made)])
+    expected = [stored[index].mean() for index in np.searchsorted(found.times, scene + 2e-3, side="right") - 1]
+    np.testing.assert_allclose(levels, expected, atol=3)
+
+    assert encode(made, tmp_path / "dub.mp4", (sound, rate)) == 250
+    bright = np.array([rgb[:4].mean() > 150 for rgb in read_frames(tmp_path / "dub.mp4")])
+    flashes = np.flatnonzero(bright & ~np.concatenate([[False], bright[:-1]])) / 25
+    with av.open(str(tmp_path / "dub.mp4")) as file:
+        heard = np.concatenate([block.to_ndarray().mean(0) for block in file.decode(audio=0)])
+        delay = float((file.streams.audio[0].start_time or 0) * file.streams.audio[0].time_base)
+    loud = np.abs(heard) > 0.4
+    clicks = np.flatnonzero(loud) / 48000 + delay
+    for flash, clap in zip(flashes, claps, strict=True):
+        assert abs(flash - times[clap]) <= 1 / 25
+        assert np.abs(clicks - flash).min() <= 1 / 25
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def test_memory_does_not_grow_with_the_length():
+    """A tracker keeps some numbers a frame and no picture."""
+    still = picture("rushes", 120, 160)
+    tracker = CropTracker(every=1000, detect=lambda rgb: [])
+
+    def grown(count: int) -> int:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(count):
+            tracker.add(still.copy())
+        return tracemalloc.get_traced_memory()[0] - before
+
+    tracemalloc.start()
+    try:
+        grown(50)
+        assert grown(500) < 500 * 500, "bytes a frame; a picture has 57,600"
+    finally:
+        tracemalloc.stop()
+
+
+# ------------------------------------------------------------------------------------------------ through the worker
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Client]:
+    client = Client(COMMAND)
+    client.next()
+    yield client
+    client.end()
+
+
+@pytest.fixture(scope="module")
+def rushes(tmp_path_factory) -> Path:
+    """A real face that is there, gone for a while, and back."""
+    places = [(260.0, 180.0)] * 12 + [None] * 16 + [(260.0, 180.0)] * 12
+    shown = [frame(place, width=480) for place in places]
+    return write_clip(tmp_path_factory.mktemp("rushes") / "walk.mp4", shown, np.arange(len(places)) / 25)
+
+
+def ask(worker: Client, media: Path, **changes: Any) -> int:
+    fields = {"media": str(media), "crop": "auto", "start": 0.0, "end": None}
+    return worker.ask("track", **(fields | changes))
+
+
+def test_tracking_says_where_the_face_is_and_where_it_is_not(worker, rushes):
+    answers = worker.answers(ask(worker, rushes))
+    done, track = answers.last, Track.from_bytes(answers.last.payload)
+    assert (done["frames"], done["width"], done["height"]) == (40, 480, HEIGHT)
+    assert len(track) == 40
+    assert done["fps"] == pytest.approx(25, rel=0.03)
+    assert done["sha256"] == media_sha256(rushes)
+    assert track.unseen == [tuple(stretch) for stretch in done["unseen"]]
+    ((first, last),) = track.unseen
+    assert (first, 26 < last < 33) == (12, True)
+    assert done["note"].startswith("No face was seen in walk.mp4 at seconds 0.48 to ")
+    steps = [message for message in answers.of("progress") if message["phase"] == "tracking"]
+    assert steps[0]["done"] == 0
+    assert all(step["total"] == 40 for step in steps)
+
+
+def test_tracking_can_be_stopped_and_makes_way(worker, rushes, material):
+    job = ask(worker, rushes)
+    worker.until(job, lambda message: message.kind == "progress")
+    assert worker.done("portrait", bank=str(material.bank), picture=str(material.source), crop="none")["size"] == 64
+    worker.cancel(job)
+    assert worker.answers(job).last.fields == {"cancelled": True}
+
+
+def test_tracking_refuses_in_one_sentence(worker, rushes, material, tmp_path):
+    def refused(media: Path = rushes, **changes: Any) -> dict[str, str]:
+        last = worker.answers(ask(worker, media, **changes)).last
+        assert last.kind == "error", last.fields
+        assert "--" not in last["message"] + last["hint"], "there are no such options in Blender"
+        assert last["hint"]
+        return last.fields
+
+    for which in (0, "smallest", [1], [1, 2, 3], True, 1.5):
+        assert refused(which=which)["kind"] == "protocol", which
+    assert refused(start=2.0, end=1.0)["kind"] == "protocol"
+    assert "nothing to see" in refused(start=99.0)["message"]
+    assert "No face was found in any frame of film.mp4" in refused(
+        make_clip(tmp_path / "film.mp4", [0, 0.1, 0.2]))["message"]  # fmt: skip
+    two = Image.new("RGB", (1300, 400))
+    face = Image.open(Path(__file__).parents[2] / "inference" / "demo" / "portrait_1.png").resize((380, 380))
+    for x in (50, 800):
+        two.paste(face, (x, 10))
+    two.save(tmp_path / "two.png")
+    several = refused(tmp_path / "two.png")
+    assert (several["kind"], "2 faces were found" in several["message"]) == ("face", True)
+    assert several["hint"].startswith("Choose one of them")
+    middles = {}
+    for which in (1, -1, "largest", [1000.0, 200.0]):
+        track = Track.from_bytes(worker.answers(ask(worker, tmp_path / "two.png", which=which)).last.payload)
+        middles[str(which)] = track.crops[0, 0] + track.crops[0, 2] / 2
+    assert middles["1"] < 400 < 800 < middles["-1"] == middles["[1000.0, 200.0]"]
+
+
+def test_a_capture_says_where_the_face_was_gone_and_carries_the_motion_over(worker, rushes, material):
+    fields = {"bank": str(material.bank), "media": str(rushes), "crop": "auto", "fps": 25.0, "start": 0.0, "end": None}
+    done = worker.answers(worker.ask("capture", **fields)).last
+    assert done.kind == "done", done.fields
+    ((first, last),) = done["unseen"]
+    assert 11 <= first <= 13
+    assert 26 < last < 33
+    assert "the motion is carried over" in done["note"]
+    rows = np.frombuffer(done.payload, "<f4").reshape(done["frames"], -1)
+    between = np.linspace(rows[first - 1], rows[last + 1], last - first + 3)[1:-1]
+    np.testing.assert_allclose(rows[first : last + 1], between, atol=1e-4)
+    held = worker.answers(worker.ask("capture", **(fields | {"crop": "none", "end": 0.2}))).last
+    assert (held["unseen"], held["note"]) == ([], "")
+
+
+def test_the_worker_renders_what_it_tracked(worker, rushes, material, loaded, tmp_path):
+    answer = worker.answers(ask(worker, rushes)).last
+    plate = Plate.of(rushes, answer["sha256"], Track.from_bytes(answer.payload), np.arange(10, 14) / 25)
+    assert plate.seen.tolist() == [True, True, False, False]
+    rows = Coefficients(np.zeros((4, 36), np.float32), loaded.bank.names, 25)
+    Shot(material.bank, loaded.bank.sha256, None, "auto", rows, tmp_path / "frames", layer="pasted",
+         plate=plate).write(tmp_path / "shot")  # fmt: skip
+    answers = worker.answers(worker.ask("render", shot=str(tmp_path / "shot")))
+    assert answers.last.kind == "done", answers.last.fields
+    shown = list(read_frames(rushes))
+    for message in answers.of("frame_file"):
+        result, rgb = load_picture(tmp_path / "frames" / message["file"]).rgb, shown[10 + message["index"]]
+        assert np.array_equal(result, rgb) == (message["index"] >= 2)
+        assert np.array_equal(result[:, :40], rgb[:, :40]), "far from the face"
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def test_the_command_line_makes_the_same_layers(material, loaded, tmp_path):
+    """Dubbing there, face by face through the same code: what is pasted is the plate's layer over the plate."""
+    words = ["--source", material.clip, "--crop", "10,10,40", "--audio", material.voice, "--format", "png", "--out"]
+    layers = {}
+    for name, layer in {"pasted": ["--layer", "pasted"], "back": ["--paste-back"], "plate": ["--layer", "plate"],
+                        "mouth": ["--layer", "plate", "--mask", "mouth", "--feather", "0.5"],
+                        "matte": ["--layer", "matte"]}.items():  # fmt: skip
+        assert run(*render(material, *words, tmp_path / name, *layer)) == 0
+        layers[name] = [load_picture(path) for path in sorted((tmp_path / name).glob("*.png"))]
+    shown = list(read_frames(material.clip, 25))
+    assert len(layers["pasted"]) == 12, "longer than the clip, which goes back"
+    for index, (pasted, back, plate, mouth, matte) in enumerate(zip(*layers.values(), strict=True)):
+        rgb = shown[index if index < 10 else 19 - index]
+        assert np.array_equal(pasted.rgb, back.rgb)
+        alpha = plate.alpha[..., None] / 255
+        np.testing.assert_allclose(plate.rgb * alpha + rgb * (1 - alpha), pasted.rgb, atol=1.5)
+        assert 0 < np.count_nonzero(mouth.alpha) < np.count_nonzero(plate.alpha)
+        assert matte.rgb.shape == (64, 64, 3)
+        assert matte.alpha.min() == 0
+
+
+def test_a_still_is_composed_as_a_shot_composes_it(material, loaded, tmp_path):
+    Image.fromarray(picture("scene_2", 90, 120)).save(tmp_path / "scene.png")
+    words = ["--source", tmp_path / "scene.png", "--crop", "20,10,60", "--coefficients"]
+    Coefficients(np.zeros((1, 36), np.float32), loaded.bank.names, 25).save(tmp_path / "rows.npz")
+    for layer in ("plate", "pasted"):
+        out = tmp_path / layer
+        assert run(*render(material, *words, tmp_path / "rows.npz", "--layer", layer, "--out", out)) == 0
+        (found,) = [load_picture(path) for path in out.glob("*.png")]
+        assert found.rgb.shape == (90, 120, 3)
+        assert (found.alpha is None) == (layer == "pasted")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--layer", "plate"], "--layer plate is partly transparent, and a clip cannot be"),
+        (["--layer", "matte"], "--layer matte is partly transparent"),
+        (["--mask", "mouth"], "the square has no matte"),
+        (["--feather", "0.5"], "the square has no matte"),
+        (["--paste-back", "--feather", "1.5"], "above 0 and at most 1"),
+        (["--paste-back", "--layer", "plate"], "not allowed with"),
+        (["--crop", "auto", "--face", "nose"], "expected a number from 1, largest"),
+        (["--crop", "auto", "--face", "1,2,3"], "expected a number from 1, largest"),
+    ],
+)
+def test_the_command_line_refuses_what_makes_no_sense(material, tmp_path, capfd, words, said):
+    out = tmp_path / "out.mp4"
+    assert run(*render(material, "--audio", material.voice, "--out", out, *words)) == 2
+    assert said in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_a_shot_folder_tells_of_its_plate(shot, film, tmp_path, capfd):
+    made = shot(first_frame=101).write(tmp_path / "shot")
+    assert run("shot", "info", tmp_path / "shot") == 0
+    info = json.loads(capfd.readouterr().out)
+    assert (info["layer"], info["portrait"], info["crop"]) == ("pasted", None, None)
+    assert (info["plate"], info["plate_problem"]) == (str(made.plate.media), None)
+    assert info["frames_without_face"] == "105-106"
+    made.plate.media.unlink()
+    assert run("shot", "info", tmp_path / "shot") == 0
+    assert "does not exist" in json.loads(capfd.readouterr().out)["plate_problem"]
+
+
+# ------------------------------------------------------------------------------------------------ real footage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask", ["face", "mouth"])
+def test_real_footage_shows_no_seam(media, starter_bank, mask):
+    """Across the mask's border, with the bank that we ship, the gradient is the footage's own within a tenth."""
+    from inference.renderer import FaceRenderer
+    from inference.tracking import track_media
+
+    clip = media / "mouth_source.mp4"
+    found = track_media(clip, end=0.7).track
+    renderer = FaceRenderer(starter_bank, "cpu")
+    added = np.array([coefficient.bank != "lip" for coefficient in starter_bank.coefficients])
+    row = np.zeros((1, len(added)), np.float32)
+    row[0, starter_bank.names.index("jawOpen")] = 0.6
+    own, after = [], []
+    for (_, rgb), square in list(zip(stamped_frames(clip, end=0.7), found.crops, strict=True))[::4]:
+        crop = crop_of(square, renderer.config.size)
+        ((_, _, face),) = dub(renderer, [(rgb, crop)], row, added)
+        pasted, plate = (Layering(layer, mask).compose(face, Picture(rgb), crop) for layer in ("pasted", "plate"))
+        border = np.diff((plate[..., 3] > 0).astype(int), axis=0) != 0
+        for values, one in ((own, rgb), (after, pasted)):
+            values.append(np.abs(np.diff(one.astype(int), axis=0)).mean(2)[border].mean())
+    assert np.mean(after) == pytest.approx(np.mean(own), rel=0.1)
+
+
+def test_a_movie_as_large_as_it_likes_is_read_as_it_goes(tmp_path):
+    """Only what is asked for is decoded from far on: the first frames are not read for the last ones."""
+    from inference import video
+
+    path = tmp_path / "long.mp4"
+    with VideoWriter(path, 25, (64, 48)) as writer:
+        writer._video.codec_context.gop_size = 25
+        for index in range(600):
+            writer.write(np.full((48, 64, 3), 20 + index % 200, np.uint8))
+    decoded = []
+    original = video._decode
+
+    def counted(*arguments: Any) -> Iterator[av.VideoFrame]:
+        for found in original(*arguments):
+            decoded.append(found.pts)
+            yield found
+
+    video._decode = counted
+    try:
+        near, far = video.frames_at(path, [0.0, 23.0])
+    finally:
+        video._decode = original
+    assert near.mean() == pytest.approx(20, abs=2)
+    assert far.mean() == pytest.approx(20 + 575 % 200, abs=2)
+    assert len(decoded) < 60
