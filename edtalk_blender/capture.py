@@ -101,6 +101,13 @@ class CaptureSettings(bpy.types.PropertyGroup):
         step=100,
         precision=1,
     )
+    which: IntProperty(
+        name="Face Number",
+        description="Which face is meant where the recording shows several: 1 is the first from the left, -1 the first "
+        "from the right. 0 where there is only one",
+        min=-20,
+        max=20,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class Options:
     banks: those of "lip", "pose" and "exp" to take. relative: from rest to rest, see `core.retarget.retargeted`; the
     recorded face is at rest at `rest_frame` of the scene, None: in the first frame captured. smooth: see
     `core.one_euro`. simplify: as `lip_decimate` of a character. video_mouth: share of the recorded mouth in a mix with
-    the keys that the mouth has. crop: see `inference.shot.as_crop`.
+    the keys that the mouth has. crop: see `inference.shot.as_crop`. which: of several faces, counted from the left
+    from 1 on, from the right from -1 on; 0 where there is only one.
     """
 
     banks: Sequence[str] = tuple(_BANKS)
@@ -121,6 +129,7 @@ class Options:
     simplify: float = 0.0
     video_mouth: float = 1.0
     crop: str | Sequence[float] = "auto"
+    which: int = 0
 
 
 def settings(scene: bpy.types.Scene) -> CaptureSettings:
@@ -139,6 +148,7 @@ def options_of(scene: bpy.types.Scene) -> Options:
         simplify=own.simplify,
         video_mouth=own.video_mouth,
         crop=tuple(own.crop) if own.crop_mode == "box" else own.crop_mode,
+        which=own.which,
     )
 
 
@@ -189,6 +199,8 @@ def capture(
         moved = _moved(scene, strip_id, then)
         write(scene, obj, rows, then, then.moved(moved).frames, options)
         session.edited("Capture")
+        if note := answer.fields.get("note"):
+            session.report(EDTalkError(note, "", "face"))
         if reason := animation.hidden_by(obj):
             error = EDTalkError(reason, "What was captured is written, but it does not show.", "hidden")
             session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": uid})
@@ -341,8 +353,8 @@ def _submit(
         if not portrait.is_known(obj):
             portrait.measure(obj)  # is answered first, so that rest is where this portrait's is
     crop = options.crop if isinstance(options.crop, str) else list(options.crop)
-    fields = {"bank": str(character.bank_path(obj)), "media": str(path), "crop": crop, **asked}
-    return session.submit("capture", fields, label=label, on_done=apply)
+    fields = {"bank": str(character.bank_path(obj)), "media": str(path), "crop": crop, "which": options.which or None}
+    return session.submit("capture", fields | asked, label=label, on_done=apply)
 
 
 def _rows(answer: Message, names: Sequence[str]) -> Rows:

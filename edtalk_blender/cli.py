@@ -1,9 +1,10 @@
 """`blender --command edtalk ...`: the artist's work without a window. Each command is a function for scripts, too.
 
-    blender --command edtalk --save-as shot.blend add-character me.png --name Anna
-    blender --command edtalk --blend shot.blend --save lip-sync --sound line.wav --character Anna
-    blender --command edtalk --blend shot.blend --save render
-    blender --command edtalk --blend shot.blend export shot.mp4
+blender --command edtalk --save-as shot.blend add-character me.png --name Anna
+blender --command edtalk --blend shot.blend --save lip-sync --sound line.wav --character Anna
+blender --command edtalk --blend shot.blend --save render
+blender --command edtalk --blend shot.blend export shot.mp4
+blender --command edtalk --save-as dub.blend dub film.mp4 --sound line.wav
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import bpy
 
 from ..inference.errors import EDTalkError
-from . import character, compat, portrait, sequencer, session
+from . import character, compat, footage, portrait, sequencer, session
+from .operators import dub as dub_operator
 from .operators import lipsync, render, sync
 
 NAME = "edtalk"
@@ -85,11 +87,46 @@ def render_faces(
     """Render characters' faces into strips and wait; returns by name what there was to do. Raises EDTalkError."""
     if sequencer.settings(scene).follow:
         sync.follow(scene)
-    spans = [render.render_range(scene, obj, which) for obj in objs]
-    session.wait(*(portrait.measure(obj) for obj in objs if not portrait.is_known(obj)))
-    begun = {obj.name: render.render_face(scene, obj, span) for obj, span in zip(objs, spans, strict=True)}
-    session.wait(*(task for task, _plan in begun.values() if task))
-    return {name: plan for name, (_task, plan) in begun.items()}
+    for obj in objs:
+        render.stretches(scene, obj, which)  # is said before anything is asked or changed
+    plans: dict[str, render.Plan] = {}
+
+    def tell(name: str, plan: render.Plan) -> None:
+        plans[name] = plans[name].with_more(plan) if name in plans else plan
+
+    session.wait(*(session.Chain(render.steps(scene, obj, which, tell)) for obj in objs))
+    return plans
+
+
+def add_movie(scene: bpy.types.Scene, movie: str | os.PathLike[str], *, frame: int | None = None) -> bpy.types.Strip:
+    """A movie strip of a whole film, on the lowest free channel; EDTalkError for a file that is missing or no film."""
+    path = Path(os.path.abspath(movie))
+    if not path.is_file():
+        raise EDTalkError(f"The film {path} does not exist.", "Check the path.", "media")
+    footage.film_frames(path)
+    start = scene.frame_start if frame is None else frame
+    strip = compat.new_movie(scene, path.stem, path, sequencer.LAST_CHANNEL, start)
+    strip.channel = sequencer.free_channel(scene, compat.left_handle(strip), compat.right_handle(strip))
+    return strip
+
+
+def dub(
+    scene: bpy.types.Scene,
+    strips: Sequence[bpy.types.Strip],
+    sounds: Sequence[bpy.types.Strip] = (),
+    obj: bpy.types.Object | None = None,
+) -> dict[str, render.Plan]:
+    """Dub movie strips by a character, a new one by default, that speaks the sounds, and wait; returns by its name
+    what there was to do. Raises EDTalkError."""
+    if sequencer.settings(scene).follow:
+        sync.follow(scene)
+    plans: dict[str, render.Plan] = {}
+
+    def tell(name: str, plan: render.Plan) -> None:
+        plans[name] = plans[name].with_more(plan) if name in plans else plan
+
+    session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=tell))
+    return plans
 
 
 def status(scene: bpy.types.Scene) -> dict[str, Any]:
@@ -163,6 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--range", choices=ranges, default="auto", help="frames to render (default: %(default)s)")
     command.set_defaults(run=_render)
 
+    command = commands.add_parser("dub", help="give the face in a film another mouth, in a strip above it")
+    command.add_argument("movie", help="a film, which is added as a strip first, or the name of a movie strip")
+    command.add_argument("--sound", metavar="FILE", help="what is spoken; it begins with the film")
+    command.add_argument("--frame", type=int, help="where an added film begins; without it, where the scene does")
+    command.add_argument("--character", metavar="NAME", help="whose mouth; without it, a new one's")
+    command.set_defaults(run=_dub)
+
     command = commands.add_parser("export", help="render the sequencer, faces and sound, into an MP4 file")
     command.add_argument("movie", metavar="FILE")
     command.set_defaults(run=_export)
@@ -200,6 +244,15 @@ def _render(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
     if not objs:
         raise EDTalkError("There is no character in the scene.", "Add one with add-character.")
     for name, plan in render_faces(scene, objs, options.range.upper()).items():
+        print(f"{name}: {plan.missing} frames rendered, {plan.reused} were there already.")
+
+
+def _dub(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
+    obj = _character(scene, options.character) if options.character else None
+    known = {strip.name: strip for strip in compat.strips(scene) if strip.type == "MOVIE"}
+    strip = known.get(options.movie) or add_movie(scene, options.movie, frame=options.frame)
+    sounds = [add_sound(scene, options.sound, frame=compat.left_handle(strip))] if options.sound else []
+    for name, plan in dub(scene, [strip], sounds, obj or sequencer.speaker(strip)).items():
         print(f"{name}: {plan.missing} frames rendered, {plan.reused} were there already.")
 
 

@@ -1,10 +1,11 @@
 """The differences between Blender 4.5 and 5.2, each answered once. No other file asks for Blender's version.
 
-    actions     4.5 reaches the F-curves of a slot through the layers, 5.0 has a function for it
-    strips      5.1 renames `frame_final_*` and `frame_*` to handles and content and warns about the old names
-    retiming    5.0 moved the last key behind the last frame, and a number within the keys
-    sequencer   5.0 edits the sequencer of `workspace.sequencer_scene`, which need not be the window's scene
-    output      5.0 asks for a media type before a file format
+actions     4.5 reaches the F-curves of a slot through the layers, 5.0 has a function for it
+strips      5.1 renames `frame_final_*` and `frame_*` to handles and content and warns about the old names
+retiming    5.0 moved the last key behind the last frame, and a number within the keys
+sequencer   5.0 edits the sequencer of `workspace.sequencer_scene`, which need not be the window's scene
+output      5.0 asks for a media type before a file format
+compositor  5.0 has a node group of its own for each scene, and sockets where nodes had properties
 """
 
 from __future__ import annotations
@@ -152,6 +153,13 @@ def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int,
     )
 
 
+def new_movie(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.MovieStrip:
+    """A movie strip of a whole film, frame by frame, fitted into the frame. The file is not checked."""
+    return strip_collection(scene).new_movie(
+        name=name, filepath=str(path), channel=channel, frame_start=frame, fit_method="FIT"
+    )
+
+
 def new_sound(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.SoundStrip:
     """A sound strip of a whole file. The file is not checked."""
     return strip_collection(scene).new_sound(name=name, filepath=str(path), channel=channel, frame_start=frame)
@@ -207,6 +215,61 @@ def sequencer_context(context: bpy.types.Context, scene: bpy.types.Scene) -> Ite
 
 def _strip_name(strip: bpy.types.Strip, name: str) -> str:
     return name if name in strip.bl_rna.properties else _STRIP_NAMES[name]
+
+
+# --- Compositor
+
+
+_NODE_SOCKETS = {  # 4.5's property of a node: 5.0's socket, and 4.5's values by 5.0's name
+    "mode": ("Type", {"APPLY": "Apply Mask", "REPLACE_ALPHA": "Replace Alpha"}),
+    "mapping": ("Type", {"PREMUL_TO_STRAIGHT": "To Straight", "STRAIGHT_TO_PREMUL": "To Premultiplied"}),
+    "filter_type": ("Type", {"GAUSS": "Gaussian", "FAST_GAUSS": "Fast Gaussian"}),
+    "space": ("Type", {"RENDER_SIZE": "Render Size"}),
+    "frame_method": ("Frame Type", {"FIT": "Fit"}),
+}
+
+
+def compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
+    """The nodes that a scene's picture goes through, None where there are none or they are switched off."""
+    if "compositing_node_group" in scene.bl_rna.properties:
+        return scene.compositing_node_group
+    return scene.node_tree if scene.use_nodes else None
+
+
+def ensure_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree:
+    """The scene's compositor, switched on; a new one is empty."""
+    if "compositing_node_group" in scene.bl_rna.properties:
+        if scene.compositing_node_group is None:
+            scene.compositing_node_group = bpy.data.node_groups.new("Compositor", "CompositorNodeTree")
+    else:
+        is_new = scene.node_tree is None
+        scene.use_nodes = True
+        if is_new:
+            scene.node_tree.nodes.clear()
+    scene.render.use_compositing = True
+    return compositor(scene)
+
+
+def compositor_output(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
+    """The socket that a compositor's picture comes out of; its node is made where it lacks."""
+    if "compositing_node_group" not in bpy.types.Scene.bl_rna.properties:
+        outputs = [node for node in tree.nodes if node.bl_idname == "CompositorNodeComposite"]
+        node = next((node for node in outputs if not node.mute), None) or tree.nodes.new("CompositorNodeComposite")
+        return node.inputs[0]
+    if not any(item.item_type == "SOCKET" and item.in_out == "OUTPUT" for item in tree.interface.items_tree):
+        tree.interface.new_socket(name="Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+    outputs = [node for node in tree.nodes if node.bl_idname == "NodeGroupOutput"]
+    node = next((node for node in outputs if node.is_active_output), None) or tree.nodes.new("NodeGroupOutput")
+    return node.inputs[0]
+
+
+def set_node_option(node: bpy.types.Node, name: str, value: str) -> None:
+    """Set what 4.5 has as a property of a node, by its names there."""
+    if name in node.bl_rna.properties:
+        setattr(node, name, value)
+    else:
+        socket, values = _NODE_SOCKETS[name]
+        node.inputs[socket].default_value = values[value]
 
 
 # --- Output

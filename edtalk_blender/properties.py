@@ -18,6 +18,7 @@ from bpy.props import (
     StringProperty,
 )
 
+from ..inference.shot import FEATHER
 from . import character
 
 OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
@@ -123,6 +124,61 @@ class Character(bpy.types.PropertyGroup):
         step=100,
         precision=1,
         update=_portrait_changed,
+        override=OVERRIDABLE,
+    )
+    layer: EnumProperty(
+        name="Layer",
+        description="What the rendered pictures hold",
+        items=(
+            ("square", "Face Square", "The square of the face, opaque"),
+            ("matte", "Matte", "The square of the face, transparent towards its border"),
+            (
+                "plate",
+                "Plate Layer",
+                "The whole picture of the plate, transparent but for the face: to be laid over the plate",
+            ),
+            ("pasted", "Pasted on Plate", "The whole picture of the plate, opaque, with the face laid in"),
+        ),
+        default="square",
+        override=OVERRIDABLE,
+    )
+    size: EnumProperty(
+        name="Size",
+        description="Pixels of a side of the rendered face. The portrait's own detail is kept as far as it has any",
+        items=(
+            ("0", "Bank's Own", "As large as the bank draws, the fastest"),
+            ("512", "512", "512 pixels, or the bank's own where that is more"),
+            ("1024", "1024", "1024 pixels, or the bank's own where that is more"),
+        ),
+        default="512",
+        override=OVERRIDABLE,
+    )
+    mask: EnumProperty(
+        name="Mask",
+        description="What is laid over the plate",
+        items=(
+            ("face", "Face", "All of the face"),
+            ("mouth", "Mouth", "The mouth and what moves with it; the rest stays the plate's own"),
+        ),
+        default="face",
+        override=OVERRIDABLE,
+    )
+    feather: FloatProperty(
+        name="Feather",
+        description="Width of the mask's soft edge, as a share of its half width",
+        default=FEATHER,
+        min=0.01,
+        max=1.0,
+        precision=2,
+        subtype="FACTOR",
+        override=OVERRIDABLE,
+    )
+    which: IntProperty(
+        name="Face Number",
+        description="Which face of a film is meant where it shows several: 1 is the first from the left, -1 the first "
+        "from the right. 0 where there is only one",
+        min=-20,
+        max=20,
         override=OVERRIDABLE,
     )
     banks: CollectionProperty(type=BankState, name="Banks", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})

@@ -29,6 +29,10 @@ ID, CHARACTER = "edtalk_id", "edtalk_character"
 TIME = "edtalk_time"  # of a dialogue strip: its TimeMap when its keys were last in place
 SHOT = "edtalk_shot"  # of a face strip: the folder of what it was rendered from
 SOUNDS = "edtalk_sounds"  # of a face strip: identities of the dialogue strips that it was rendered for
+LAYER = "edtalk_layer"  # of a face strip: what its pictures hold, as `inference.shot` names it
+PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it is laid over
+APART = "edtalk_apart"  # of a face strip: its plate does not show its film frame by frame
+STALE = "edtalk_stale"  # of a dialogue strip: it plays moments that have no keys; of a face strip: its film has changed
 LAST_CHANNEL = 128
 
 RENDER_RANGES = (
@@ -111,6 +115,7 @@ def tell_apart(scene: bpy.types.Scene) -> None:
         copies.sort(key=lambda strip: (not _as_remembered(scene, strip), strip.channel))
         for strip in copies[1:]:
             strip[ID] = uuid.uuid4().hex[:12]
+            _take_faces(scene, strip, copies[0])
             then, now = remembered_time(strip), time_map(scene, strip)
             if then is None:
                 continue
@@ -118,6 +123,18 @@ def tell_apart(scene: bpy.types.Scene) -> None:
                 remember_time(strip, now)
             else:
                 del strip[TIME]
+
+
+def _take_faces(scene: bpy.types.Scene, plate: bpy.types.Strip, original: bpy.types.Strip) -> None:
+    """Give a plate that was cut off or copied the face strips that lie over it, and not over its original."""
+
+    def covers(one: bpy.types.Strip, face: bpy.types.Strip) -> bool:
+        ends = compat.left_handle(one), compat.right_handle(one)
+        return ends[0] <= compat.left_handle(face) and compat.right_handle(face) <= ends[1]
+
+    for face in [strip for strip in compat.strips(scene) if is_face(strip) and strip.get(PLATE) == original[ID]]:
+        if covers(plate, face) and not covers(original, face):
+            face[PLATE] = plate[ID]
 
 
 def _as_remembered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
@@ -136,8 +153,13 @@ def is_face(strip: bpy.types.Strip) -> bool:
     return strip.type == "IMAGE" and bool(strip.get(CHARACTER))
 
 
+def is_plate(strip: bpy.types.Strip) -> bool:
+    """Whether a movie strip is dubbed by a character."""
+    return strip.type == "MOVIE" and bool(strip.get(CHARACTER))
+
+
 def assign(strip: bpy.types.Strip, obj: bpy.types.Object | None) -> None:
-    """Say who speaks in a sound strip; None: nobody."""
+    """Say who speaks in a sound strip, or whose face a movie strip shows; None: nobody."""
     identity(strip)
     if obj is not None:
         strip[CHARACTER] = obj.edtalk.uid
@@ -177,6 +199,13 @@ def faces(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Strip
     """The face strips of a character, in order of time."""
     uid = obj.edtalk.uid
     own = [strip for strip in compat.strips(scene) if is_face(strip) and strip[CHARACTER] == uid]
+    return sorted(own, key=compat.left_handle)
+
+
+def plates(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.MovieStrip]:
+    """The movie strips that a character dubs, in order of time."""
+    uid = obj.edtalk.uid
+    own = [strip for strip in compat.strips(scene) if is_plate(strip) and strip[CHARACTER] == uid]
     return sorted(own, key=compat.left_handle)
 
 

@@ -36,7 +36,7 @@ from .process import Log, Process, environment
 
 logger = logging.getLogger(__name__)
 
-REPEATABLE = ("render", "portrait", "lip_sync", "capture")  # asked again of the next worker when one dies
+REPEATABLE = ("render", "portrait", "lip_sync", "capture", "track")  # asked again of the next worker when one dies
 _LONGEST_GAP = 1.0  # seconds: between two pumps further apart than this (a frozen Blender, sleep) nobody listened
 _MOST_BYTES = 64 * 2**20  # of payload in the inbox
 

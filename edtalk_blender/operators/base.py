@@ -6,7 +6,7 @@ import bpy
 
 from ...inference.errors import EDTalkError
 from .. import session
-from ..session import Task
+from ..session import Chain, Task
 
 
 class Explained:
@@ -51,8 +51,8 @@ class Asking(Explained):
         session.dismiss()  # what went wrong before is being tried again
         return super().execute(context)
 
-    def finish(self, *tasks: Task) -> None:
-        """Wait for the tasks where nobody else would; raises the first one's error."""
+    def finish(self, *tasks: Task | Chain) -> None:
+        """Wait for tasks or chains where nobody else would; raises the first one's error."""
         if session.blocking() or not self._from_button:
             session.wait(*tasks)
         for task in tasks:

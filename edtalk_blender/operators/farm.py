@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from ...inference.errors import EDTalkError, disk_error
 from ...inference.farm import Job, write_bundle
 from ...inference.files import link_or_copy
 from ...inference.shot import Shot
-from .. import character, compat, portrait, sequencer, session
-from ..session import Task
+from .. import character, compat, dubbing, sequencer, session
+from ..folders import FRAMES, as_directory, blend_name, character_folder
+from ..session import Chain, Task
 from . import render
 from .base import Asking, Explained
 
@@ -36,16 +37,21 @@ class Settings:
 
 
 def export(
-    scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int], folder: Path, settings: Settings
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    span: tuple[int, int],
+    folder: Path,
+    settings: Settings,
+    plate: bpy.types.MovieStrip | None = None,
 ) -> Shot:
     """Write a character's face over some frames as a job, into a folder of its name; returns the shot in it.
 
-    What is rendered already comes along, as does the dialogue. Raises EDTalkError where portrait, bank or a sound are
-    missing, or the folder cannot be written to.
+    plate: the movie strip that it dubs, whose film comes along. So do the dialogue and what is rendered already. Raises
+    EDTalkError where portrait, bank, film or a sound are missing, or the folder cannot be written to.
     """
-    shot = render.write_shot(scene, obj, span, _SHOT).shot
+    shot = render.write_shot(scene, obj, span, _SHOT, plate).shot
     job = Job(
-        name=f"{render.blend_name()} {obj.name}",
+        name=f"{blend_name()} {obj.name}",
         chunk=settings.chunk,
         gpus=settings.gpus,
         engine=settings.engine or str(session.find_engine().python or "python"),
@@ -64,7 +70,7 @@ def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
     """
     shot = Shot.read(folder / bpy.path.clean_name(obj.name) / "shot")
     missing = {shot.file_names()[row] for row in shot.missing()}
-    here = replace(shot, frames_folder=render.character_folder(obj) / render.FRAMES)
+    here = replace(shot, frames_folder=character_folder(obj) / FRAMES)
     wanted = {here.file_names()[row] for row in here.missing()} - missing
     try:
         here.frames_folder.mkdir(parents=True, exist_ok=True)
@@ -162,39 +168,47 @@ Blender, for AWS Deadline Cloud, Flamenco or any farm that takes Open Job Descri
             raise EDTalkError("No folder was chosen for the job.", "Choose one.")
         scene, folder = compat.sequencer_scene(context), Path(bpy.path.abspath(self.directory))
         chosen = _chosen(context, scene, self.everybody)
-        spans = {obj.edtalk.uid: render.render_range(scene, obj, self.frames) for obj in chosen}
-        settings = Settings(self.chunk, self.gpus, self.keep_bank, self.engine.strip(), self.engine_folder.strip())
         for obj in chosen:
-            span = spans[obj.edtalk.uid]
-            if not portrait.is_known(obj):
-                task = portrait.measure(obj)
-                if self._from_button and not session.blocking():
-                    task.then(_export_later(scene, obj, span, folder, settings))
-                    self.report({"INFO"}, f"{obj.name} is exported as soon as its portrait has been read")
-                    continue
-                self.finish(task)
-            shot = export(scene, obj, span, folder, settings)
-            self.report({"INFO"}, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
-        scene[FOLDER] = render.as_directory(folder)
+            stretch(scene, obj, self.frames)  # is said before anything is asked or written
+        settings = Settings(self.chunk, self.gpus, self.keep_bank, self.engine.strip(), self.engine_folder.strip())
+        told: dict[str, str] = {}
+        chains = [Chain(_steps(scene, obj, self.frames, folder, settings, told.__setitem__)) for obj in chosen]
+        self.finish(*chains)
+        for obj in chosen:
+            later = f"{obj.name} is exported as soon as its portrait has been read"
+            self.report({"INFO"}, told.get(obj.name, later))
+        scene[FOLDER] = as_directory(folder)
         return None
 
 
-def _export_later(
-    scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int], folder: Path, settings: Settings
-) -> Callable[[Task], None]:
-    """What exports a character once its portrait has been read."""
+def stretch(
+    scene: bpy.types.Scene, obj: bpy.types.Object, which: str
+) -> tuple[tuple[int, int], bpy.types.MovieStrip | None]:
+    """The one stretch of frames that a job holds, see `render.stretches`; EDTalkError where there are several."""
+    found = render.stretches(scene, obj, which)
+    if len(found) > 1:
+        names = sequencer.quoted(plate.name for _span, plate in found)
+        message = f"{obj.name} dubs {len(found)} movie strips, {names}; a farm job holds one."
+        raise EDTalkError(message, "Set the preview range to one of them, and export that range.")
+    return found[0]
+
+
+def _steps(
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    which: str,
+    folder: Path,
+    settings: Settings,
+    tell: Callable[[str, str], None],
+) -> Iterator[list[Task]]:
+    """What exports a character once all is known of it. tell: is told its name, and what there is to do."""
     scene_name, uid = scene.name, obj.edtalk.uid
-
-    def go_on(task: Task) -> None:
-        scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
-        if scene is None or obj is None or task.error or task.cancelled:
-            return
-        try:
-            export(scene, obj, span, folder, settings)
-        except EDTalkError as error:
-            session.report(error)
-
-    return go_on
+    yield from dubbing.getting_ready(scene_name, uid)
+    scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
+    if scene is not None and obj is not None:
+        span, plate = stretch(scene, obj, which)
+        shot = export(scene, obj, span, folder, settings, plate)
+        tell(obj.name, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
 
 
 class EDTALK_OT_fetch_farm_frames(Explained, bpy.types.Operator):

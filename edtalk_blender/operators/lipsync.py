@@ -17,7 +17,6 @@ from ..session import Task
 from .base import Asking, Explained
 
 NLA = "edtalk_nla"  # of a dialogue strip: name of the NLA strip that holds its keys
-STALE = "edtalk_stale"  # of a dialogue strip: it has come to play moments that have no keys
 
 
 # --- Asking for a strip
@@ -116,8 +115,8 @@ def write_lips(
         frames, values = np.append(frames, after), np.concatenate([values, rest])
     _write(obj, strip, names, frames, values, "CONSTANT" if step > 1 else "LINEAR")
     sequencer.remember_time(strip, clock)
-    if STALE in strip:
-        del strip[STALE]
+    if sequencer.STALE in strip:
+        del strip[sequencer.STALE]
 
 
 def _write(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
@@ -20,57 +20,24 @@ from ...inference.errors import EDTalkError, disk_error
 from ...inference.files import link_or_copy
 from ...inference.protocol import Message
 from ...inference.shot import Shot
-from .. import animation, character, compat, portrait, sequencer, session
+from .. import animation, character, compat, compositing, dubbing, footage, sequencer, session
+from ..compositing import WHOLE
 from ..core import timemap
-from ..session import Task
+from ..folders import FRAMES, SHOTS, as_directory, character_folder, is_temporary
+from ..session import Chain, Task
 from . import sync
 from .base import Asking, Explained
 
 RENDERED = "edtalk_rendered"  # of a face strip: what its pictures were made from, in short
-FRAMES, SHOTS = "frames", "shots"  # folders within a character's own
+SIZE = "edtalk_size"  # of a face strip: width and height of its pictures
 
 _PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")
-_COLOUR_SPACES = {"png": "sRGB", "exr": "Linear Rec.709"}  # a strip takes that of its first file, which is a PNG
+# What a strip takes from its first file, which is a PNG. OpenEXR's alpha is multiplied in, as its standard has it.
+_COLOUR_SPACES, _ALPHA_MODES = {"png": "sRGB", "exr": "Linear Rec.709"}, {"png": "STRAIGHT", "exr": "PREMUL"}
 _FLUSH = 0.25  # seconds between two updates of a strip
 _WAITING_ALPHA = 0.4
 
-_renders: dict[str, Task] = {}  # by character: the render that its face strips are waiting for
-
-
-# --- Where frames are kept
-
-
-def character_folder(obj: bpy.types.Object) -> Path:
-    """The folder of a character's shots and frames: beside the .blend, or temporary while that has not been saved."""
-    name = bpy.path.clean_name(obj.name)
-    if cache := session.preferred().cache:
-        place = hashlib.sha256(bpy.data.filepath.encode()).hexdigest()[:8]
-        return Path(bpy.path.abspath(cache)) / f"{blend_name()}_{place}" / name
-    if not bpy.data.filepath:
-        return Path(bpy.app.tempdir) / "edtalk" / name
-    return Path(bpy.data.filepath).parent / f"{blend_name()}_edtalk" / name
-
-
-def blend_name() -> str:
-    return Path(bpy.data.filepath).stem or "unsaved"
-
-
-def is_temporary() -> bool:
-    """Whether frames will be gone when Blender is closed."""
-    return not bpy.data.filepath and not session.preferred().cache
-
-
-def strip_folder(strip: bpy.types.ImageStrip) -> Path:
-    """The folder of an image strip's files, absolute."""
-    return Path(bpy.path.abspath(strip.directory))
-
-
-def as_directory(folder: Path) -> str:
-    """How a strip names a folder: from the .blend where it can, so that both may move together."""
-    if bpy.data.filepath:
-        with suppress(ValueError):  # on another drive
-            return bpy.path.relpath(str(folder)) + "/"
-    return f"{folder}/"
+_renders: dict[tuple[str, str], Task] = {}  # by character and plate: the render that face strips are waiting for
 
 
 # --- Rendering
@@ -84,6 +51,10 @@ class Plan:
     folder: Path
     missing: int
     reused: int
+
+    def with_more(self, other: Plan) -> Plan:
+        """This plan, with what there is to do for another one too."""
+        return replace(self, missing=self.missing + other.missing, reused=self.reused + other.reused)
 
 
 def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> tuple[int, int]:
@@ -102,48 +73,127 @@ def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> t
     return scene.frame_start, scene.frame_end + 1
 
 
-def render_face(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int]) -> tuple[Task | None, Plan]:
+def stretches(
+    scene: bpy.types.Scene, obj: bpy.types.Object, which: str
+) -> list[tuple[tuple[int, int], bpy.types.MovieStrip | None]]:
+    """What is to be rendered of a character: first frame and the one after the last, and the plate they lie on.
+
+    Over each movie strip that it dubs there is one, as long as the strip for "AUTO", else where the range has it; for
+    other characters there is one without a plate. EDTalkError where there is no such range.
+    """
+    plates = sequencer.plates(scene, obj)
+    if not plates:
+        return [(render_range(scene, obj, which), None)]
+    clocks = [footage.time_map(scene, plate) for plate in plates]
+    if which != "AUTO":
+        wanted = render_range(scene, obj, which)
+        clocks = [clock.clipped(*wanted) for clock in clocks]
+    found = [((clock.start, clock.end), plate) for clock, plate in zip(clocks, plates, strict=True)]
+    found = [(span, plate) for span, plate in found if span[1] > span[0]]
+    if not found:
+        names = sequencer.quoted(plate.name for plate in plates)
+        raise EDTalkError(f"{obj.name} dubs {names}, which is not shown in this range.", "Render another range.")
+    return found
+
+
+def steps(
+    scene: bpy.types.Scene, obj: bpy.types.Object, which: str, tell: Callable[[str, Plan], object] = lambda *_: None
+) -> Iterator[list[Task]]:
+    """Steps of a `session.Chain` that find out what has to be known of a character, and render it.
+
+    tell: is told its name and each plan that is begun.
+    """
+    scene_name, uid, later = scene.name, obj.edtalk.uid, False
+    for tasks in dubbing.getting_ready(scene_name, uid):
+        yield tasks
+        later = True
+    scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
+    if scene is None or obj is None:
+        return
+    begun = []
+    for span, plate in stretches(scene, obj, which):
+        task, plan = render_face(scene, obj, span, plate)
+        tell(obj.name, plan)
+        begun.append(task)
+    if later:
+        session.edited("Render Face")
+    if tasks := [task for task in begun if task]:
+        yield tasks
+
+
+def render_face(
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    span: tuple[int, int],
+    plate: bpy.types.MovieStrip | None = None,
+) -> tuple[Task | None, Plan]:
     """Place or renew a character's face strip over some frames and begin to render what is missing.
 
-    The task is None where every picture is there already. Raises EDTalkError before anything is changed when portrait
-    or bank are missing or the folder cannot be written to.
+    plate: the movie strip that it is laid over. The task is None where every picture is there already. Raises
+    EDTalkError before anything is changed when portrait, film or bank are missing or the folder cannot be written to.
     """
-    own = _face_strips(scene, obj)
+    own = _face_strips(scene, obj, plate)
     strip_id = sequencer.identity(own[0]) if own else character.new_uid()[:12]
-    plan = write_shot(scene, obj, span, strip_id)
+    plan = write_shot(scene, obj, span, strip_id, plate)
     if own:
         _adopt(plan.shot, strip_folder(own[0]))
         plan = _counted(plan.shot, plan.folder)
-    waiting = _waiting_picture(obj, plan.shot.frames_folder)
-    strips = own or [_new_strip(scene, obj, span, waiting, strip_id)]
+    waiting = _waiting_picture(obj, plan.shot)
+    size = _picture_size(scene, obj, plan.shot, plate)
+    strips = own or [_new_strip(scene, obj, span, waiting, strip_id, plate, size)]
     for strip in strips:
-        _fill(scene, strip, obj, plan, span, waiting.name)
-    if not character.editable_reason(obj):
+        _fill(scene, strip, obj, plan, span, waiting.name, plate)
+        _resize(scene, strip, size)
+    if plate is not None:
+        sequencer.remember_time(plate, sequencer.time_map(scene, plate))
+    elif not character.editable_reason(obj):
         obj.edtalk.face_strip = strip_id
-    if older := _renders.pop(obj.edtalk.uid, None):
+    if older := _renders.pop(_key(obj, plate), None):
         older.cancel()
     if not plan.missing:
+        compositing.renew(scene)
         return None, plan
-    return _submit(scene, obj, plan, [sequencer.identity(strip) for strip in strips]), plan
+    return _submit(scene, obj, plan, [sequencer.identity(strip) for strip in strips], plate), plan
 
 
-def write_shot(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int], strip_id: str) -> Plan:
+def write_shot(
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    span: tuple[int, int],
+    strip_id: str,
+    plate: bpy.types.MovieStrip | None = None,
+) -> Plan:
     start, end = span
-    bank = character.bank_of(obj)
+    bank, group = character.bank_of(obj), obj.edtalk
     home = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # a sequencer may stand alone
     rows = animation.sample(home, obj, range(start, end))
     folder = character_folder(obj)
+    if plate is None:
+        source = {"portrait": character.portrait_path(obj), "crop": character.crop_of(obj)}
+    else:
+        rows = dubbing.differences(obj, rows)
+        source = {"portrait": None, "crop": "auto", "plate": dubbing.plate_of(scene, obj, plate, span)}
     shot = Shot(
         bank=character.bank_path(obj),
         bank_sha256=bank.sha256,
-        portrait=character.portrait_path(obj),
-        crop=character.crop_of(obj),
         coefficients=Coefficients(rows, bank.names, sequencer.fps(scene)),
         frames_folder=folder / FRAMES,
         first_frame=start,
         image_format=sequencer.settings(scene).image_format,
+        layer=group.layer,
+        size=_square_size(group, bank.config.size),
+        mask=group.mask,
+        feather=round(group.feather, 4),
+        **source,
     )
-    return _counted(shot.write(folder / SHOTS / strip_id), folder / SHOTS / strip_id)
+    written = shot.write(folder / SHOTS / strip_id, plate_by_name=True)
+    return _counted(written, folder / SHOTS / strip_id)
+
+
+def _square_size(group: bpy.types.PropertyGroup, own: int) -> int:
+    """A shot's size: 0 for a bank that draws as much by itself, and where pictures are as large as the plate."""
+    size = int(group.size)
+    return 0 if group.layer in WHOLE or size <= own else size
 
 
 def _counted(shot: Shot, folder: Path) -> Plan:
@@ -165,8 +215,18 @@ def _adopt(shot: Shot, old_folder: Path) -> None:
         raise disk_error(shot.frames_folder, error) from error
 
 
-def _submit(scene: bpy.types.Scene, obj: bpy.types.Object, plan: Plan, strip_ids: list[str]) -> Task:
-    scene_name, uid, version = scene.name, obj.edtalk.uid, _version(plan.shot)
+def _key(obj: bpy.types.Object, plate: bpy.types.MovieStrip | None) -> tuple[str, str]:
+    return obj.edtalk.uid, sequencer.identity(plate) if plate else ""
+
+
+def _submit(
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    plan: Plan,
+    strip_ids: list[str],
+    plate: bpy.types.MovieStrip | None,
+) -> Task:
+    scene_name, key, version = scene.name, _key(obj, plate), _version(plan.shot)
     arrived: dict[int, str] = {}
     flushed = time.monotonic()
 
@@ -190,19 +250,25 @@ def _submit(scene: bpy.types.Scene, obj: bpy.types.Object, plan: Plan, strip_ids
                     strip.elements[index].filename = name
             compat.refresh(strip)
         arrived.clear()
-        if not waiting and uid in _renders:
-            _renders.pop(uid).cancel()  # nobody wants the rest
+        if not waiting and key in _renders:
+            _renders.pop(key).cancel()  # nobody wants the rest
+
+    def end(task: Task) -> None:
+        if _renders.get(key) is task:
+            del _renders[key]
+        if scene := bpy.data.scenes.get(scene_name):
+            compositing.renew(scene)
 
     task = session.submit("render", {"shot": str(plan.folder)}, label=f"Render '{obj.name}'", on_event=receive)
-    _renders[uid] = task
-    task.then(lambda task: _renders.pop(uid) if _renders.get(uid) is task else None)
+    _renders[key] = task
+    task.then(end)
     return task
 
 
 def rendering(obj: bpy.types.Object) -> Task | None:
     """The render of this character that is going on."""
-    task = _renders.get(obj.edtalk.uid)
-    return task if task in session.tasks else None
+    own = (task for (uid, _plate), task in _renders.items() if uid == obj.edtalk.uid)
+    return next((task for task in own if task in session.tasks), None)
 
 
 def _is_rendering() -> bool:
@@ -212,10 +278,21 @@ def _is_rendering() -> bool:
 # --- The strip
 
 
-def _face_strips(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.ImageStrip]:
-    """The character's face strip, and what the artist cut off it: all pieces that share its content's first frame."""
+def strip_folder(strip: bpy.types.ImageStrip) -> Path:
+    """The folder of an image strip's files, absolute."""
+    return Path(bpy.path.abspath(strip.directory))
+
+
+def _face_strips(
+    scene: bpy.types.Scene, obj: bpy.types.Object, plate: bpy.types.MovieStrip | None
+) -> list[bpy.types.ImageStrip]:
+    """The character's face strip over a plate, or over none, and what the artist cut off it: all pieces that share its
+    content's first frame."""
+    over = plate.get(sequencer.ID) if plate else None
     strips = [strip for strip in sequencer.faces(scene, obj) if strip.get(sequencer.SHOT)]
-    main = sequencer.find(scene, obj.edtalk.face_strip) or (strips[0] if strips else None)
+    strips = [strip for strip in strips if strip.get(sequencer.PLATE) == over] if over or not plate else []
+    main = None if plate else sequencer.find(scene, obj.edtalk.face_strip)
+    main = main if main in strips else next(iter(strips), None)
     if main is None:
         return []
     start = compat.content_start(main)
@@ -223,15 +300,61 @@ def _face_strips(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.type
 
 
 def _new_strip(
-    scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int], waiting: Path, strip_id: str
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    span: tuple[int, int],
+    waiting: Path,
+    strip_id: str,
+    plate: bpy.types.MovieStrip | None,
+    size: tuple[int, int],
 ) -> bpy.types.ImageStrip:
-    _show_colours_as_they_are(scene)
-    above = max((strip.channel for strip in sequencer.dialogue(scene, obj)), default=0)
-    channel = sequencer.free_channel(scene, *span, above=above)
+    show_colours_as_they_are(scene)
+    below = [*sequencer.dialogue(scene, obj), *((plate,) if plate else ())]
+    channel = sequencer.free_channel(scene, *span, above=max((_channel(strip) for strip in below), default=0))
     strip = compat.new_image(scene, f"{obj.name} face", waiting, channel, span[0])
     strip[sequencer.ID], strip[sequencer.CHARACTER] = strip_id, obj.edtalk.uid
     strip.blend_type = "ALPHA_OVER"
+    if plate is not None and obj.edtalk.layer in WHOLE:
+        dubbing.lie_over(strip, plate, size)
+    else:
+        scale = _fit(scene, size)
+        strip.transform.scale_x = strip.transform.scale_y = scale
+    strip[SIZE] = size
     return strip
+
+
+def _channel(strip: bpy.types.Strip) -> int:
+    """The channel on which a strip is seen: within metastrips the outermost one's."""
+    while meta := strip.parent_meta():
+        strip = meta
+    return strip.channel
+
+
+def _fit(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
+    """The scale at which a picture just fits into the frame."""
+    return min(scene.render.resolution_x / size[0], scene.render.resolution_y / size[1])
+
+
+def _resize(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None:
+    """Where a strip's pictures have become larger or smaller, show them as large within the frame as the last ones."""
+    before = tuple(strip.get(SIZE) or size)
+    if before != size:
+        change = _fit(scene, size) / _fit(scene, before)
+        strip.transform.scale_x *= change
+        strip.transform.scale_y *= change
+    strip[SIZE] = size
+
+
+def _picture_size(
+    scene: bpy.types.Scene, obj: bpy.types.Object, shot: Shot, plate: bpy.types.MovieStrip | None
+) -> tuple[int, int]:
+    """Width and height of a shot's pictures."""
+    if shot.layer not in WHOLE:
+        return (shot.size or character.bank_of(obj).config.size,) * 2
+    if plate is None:
+        width, height = obj.edtalk.portrait_image.size
+        return (width, height)
+    return dubbing.tracked(scene, obj, plate).size
 
 
 def _fill(
@@ -241,6 +364,7 @@ def _fill(
     plan: Plan,
     span: tuple[int, int],
     waiting: str,
+    plate: bpy.types.MovieStrip | None,
 ) -> None:
     """Have a strip show a shot's pictures where there are any, `waiting` elsewhere, trimmed as the artist had it."""
     start, end = span
@@ -252,6 +376,7 @@ def _fill(
     strip.directory = as_directory(plan.shot.frames_folder)
     with suppress(TypeError):  # a studio's own colour management may have other names
         strip.colorspace_settings.name = _COLOUR_SPACES[plan.shot.image_format]
+    strip.alpha_mode = _ALPHA_MODES[plan.shot.image_format]
     sequencer.set_elements(strip, [waiting if name in absent else name for name in names])
     compat.set_strip_value(strip, "left_handle_offset", 0.0)
     compat.set_strip_value(strip, "right_handle_offset", 0.0)
@@ -265,8 +390,13 @@ def _fill(
         )
     spoken = [sequencer.identity(one) for one in sequencer.dialogue(scene, obj) if _overlaps(one, span)]
     strip[sequencer.SHOT] = as_directory(plan.folder)
-    strip[sequencer.SOUNDS] = " ".join(spoken)
-    strip[RENDERED] = _version(plan.shot)
+    strip[sequencer.SOUNDS] = "" if plate else " ".join(spoken)  # over a plate it stays with the plate
+    strip[RENDERED], strip[sequencer.LAYER] = _version(plan.shot), plan.shot.layer
+    if plate is not None:
+        strip[sequencer.PLATE] = sequencer.identity(plate)
+        strip[sequencer.APART] = not dubbing.is_frame_by_frame(scene, plate)
+    if sequencer.STALE in strip:
+        del strip[sequencer.STALE]
     sequencer.remember_time(strip, sequencer.time_map(scene, strip))
     compat.refresh(strip)
 
@@ -303,21 +433,28 @@ def _version(shot: Shot) -> str:
     return hashlib.sha256(" ".join(shot.file_names()).encode()).hexdigest()[:12]
 
 
-def _waiting_picture(obj: bpy.types.Object, folder: Path) -> Path:
-    """The picture shown where none has been rendered yet: the face half transparent, a grey square for want of one."""
-    size = character.bank_of(obj).config.size
-    path = folder / f"waiting_{obj.edtalk.uid[:8]}_{size}.png"
+def _waiting_picture(obj: bpy.types.Object, shot: Shot) -> Path:
+    """The picture shown where none has been rendered yet: the face half transparent, a grey square for want of one.
+
+    Over a plate it is transparent, of any size: the plate is seen.
+    """
+    whole, size = shot.layer in WHOLE, shot.size or character.bank_of(obj).config.size
+    folder, size = shot.frames_folder, 8 if whole else size
+    path = folder / f"waiting_{obj.edtalk.uid[:8]}_{'plate' if whole else size}.png"
     if path.is_file():
         return path
-    pixels = np.full((size, size, 4), 0.5, np.float32)
-    face = character.face_image(obj)
-    if face is not None and tuple(face.size) == (size, size):
+    face = None if whole else character.face_image(obj)
+    drawn = face.size[0] if face is not None and face.size[0] and face.size[0] == face.size[1] else size
+    pixels = np.full((drawn, drawn, 4), 0.5, np.float32)
+    if face is not None and tuple(face.size) == (drawn, drawn):
         face.pixels.foreach_get(pixels.ravel())
-    pixels[..., 3] = _WAITING_ALPHA
-    image = bpy.data.images.new("EDTalk waiting", size, size, alpha=True)
+    pixels[..., 3] = 0.0 if whole else _WAITING_ALPHA
+    image = bpy.data.images.new("EDTalk waiting", drawn, drawn, alpha=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         image.pixels.foreach_set(pixels.ravel())
+        if drawn != size:
+            image.scale(size, size)
         image.filepath_raw, image.file_format = str(path), "PNG"
         image.save()
     except OSError as error:
@@ -329,7 +466,7 @@ def _waiting_picture(obj: bpy.types.Object, folder: Path) -> Path:
     return path
 
 
-def _show_colours_as_they_are(scene: bpy.types.Scene) -> None:
+def show_colours_as_they_are(scene: bpy.types.Scene) -> None:
     """Factory scenes are viewed through AgX, which alters pictures in strips; Blender's own Add Image does the same."""
     view = scene.view_settings
     if view.view_transform in ("AgX", "Filmic"):
@@ -365,22 +502,25 @@ render that was cancelled goes on where it stopped"""
             sync.follow(scene)
         chosen = self._chosen(context, scene)
         for obj in chosen:
-            render_range(scene, obj, self.frames)  # is said before anything is asked or changed
-        unknown = [obj for obj in chosen if not portrait.is_known(obj)]
-        measured = [portrait.measure(obj) for obj in unknown]
-        if measured and self._from_button and not session.blocking():
-            for obj, task in zip(unknown, measured, strict=True):
-                task.then(_render_later(scene, obj, self.frames))
-            chosen = [obj for obj in chosen if obj not in unknown]
-        else:
-            self.finish(*measured)
+            stretches(scene, obj, self.frames)  # is said before anything is asked or changed
         before = scene.view_settings.view_transform
-        tasks = [self._render(scene, obj) for obj in chosen]
+        running, told = True, []
+
+        def tell(name: str, plan: Plan) -> None:
+            if running:  # later, there is no operator any more that could report
+                told.append(f"{name}: {plan.missing} frames to render, {plan.reused} are there already")
+
+        chains = [Chain(steps(scene, obj, self.frames, tell)) for obj in chosen]
+        try:
+            self.finish(*chains)
+        finally:
+            running = False
+            for text in told:
+                self.report({"INFO"}, text)
         if scene.view_settings.view_transform != before:
             self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
         if is_temporary():
             self.report({"INFO"}, "Frames are kept only until Blender closes: save the .blend to keep them beside it")
-        self.finish(*(task for task in tasks if task))
         return None
 
     def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
@@ -395,28 +535,6 @@ render that was cancelled goes on where it stopped"""
         if not chosen:
             raise EDTalkError("No character is selected.", "Select one in the viewport, or render all characters.")
         return chosen
-
-    def _render(self, scene: bpy.types.Scene, obj: bpy.types.Object) -> Task | None:
-        task, plan = render_face(scene, obj, render_range(scene, obj, self.frames))
-        self.report({"INFO"}, f"{obj.name}: {plan.missing} frames to render, {plan.reused} are there already")
-        return task
-
-
-def _render_later(scene: bpy.types.Scene, obj: bpy.types.Object, which: str):
-    """What renders a character once its portrait has been read."""
-    scene_name, uid = scene.name, obj.edtalk.uid
-
-    def go_on(task: Task) -> None:
-        scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
-        if scene is None or obj is None or task.error or task.cancelled:
-            return
-        try:
-            render_face(scene, obj, render_range(scene, obj, which))
-        except EDTalkError as error:
-            session.report(error)
-        session.edited("Render Face")
-
-    return go_on
 
 
 class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
@@ -438,6 +556,7 @@ class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
                 size += path.stat().st_size
                 count += 1
                 path.unlink()
+        compositing.clear_unused()
         self.report({"INFO"}, f"Deleted {count} frames, {size / 1e6:.1f} MB")
         return None
 

@@ -1,8 +1,9 @@
 """Keys and face strips follow their sound: what moved is found by comparing each strip with its remembered time.
 
 A strip remembers the time for which its keys are in place. `follow` finds the strips that differ, moves the keys and
-the face strips after them - or, when it was the face strip that was moved, the sound - and remembers anew. It pushes no
-undo step: what follows belongs to the step of the move that it follows, and is found again after an undo or redo.
+the face strips after them - or, when it was the face strip that was moved, the sound - and remembers anew. A face strip
+over a plate follows that alone: its pictures are the plate's. `follow` pushes no undo step: what follows belongs to the
+step of the move that it follows, and is found again after an undo or redo.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 import bpy
 import numpy as np
 
-from .. import animation, character, compat, sequencer
+from .. import animation, character, compat, compositing, sequencer
 from ..core import timemap
 from ..core.timemap import TimeMap
 from .base import Explained
-from .lipsync import NLA, STALE
+from .lipsync import NLA
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def follow(scene: bpy.types.Scene) -> int:
     found = changes(scene)
     sounds = [change for change in found if change.strip.type == "SOUND"]
     faces = [change for change in found if change.strip.type == "IMAGE"]
+    plates = [change for change in found if change.strip.type == "MOVIE"]
     if sequencer.settings(scene).follow_face:
         sounds += _pull_sounds(scene, faces, {change.strip.get(sequencer.ID) for change in sounds})
     for uid in {change.strip[sequencer.CHARACTER] for change in sounds}:
@@ -60,8 +62,11 @@ def follow(scene: bpy.types.Scene) -> int:
         if obj is not None and not character.editable_reason(obj):
             _move_keys(scene, obj, own)
         _push_faces(scene, own)
-    for change in (*sounds, *faces):
+    _push_dubbed(scene, plates)
+    for change in (*sounds, *faces, *plates):
         sequencer.remember_time(change.strip, sequencer.time_map(scene, change.strip))
+    if found:
+        compositing.renew(scene)
     return len(found)
 
 
@@ -103,15 +108,35 @@ def _push_faces(scene: bpy.types.Scene, sounds: list[Change]) -> None:
         sequencer.remember_time(face, sequencer.time_map(scene, face))
 
 
-def _trim_alike(face: bpy.types.Strip, then: TimeMap, sound: Change) -> None:
-    """Where a sound's handles were trimmed over content that stayed, those of its face are too."""
+def _push_dubbed(scene: bpy.types.Scene, plates: list[Change]) -> None:
+    """Move and trim the face strips that lie over plates like these; what shows another moment of the film is stale."""
+    for face in [strip for strip in compat.strips(scene) if sequencer.is_face(strip)]:
+        change = next((one for one in plates if one.strip[sequencer.ID] == face.get(sequencer.PLATE)), None)
+        then = sequencer.remembered_time(face)
+        if change is None or then is None:
+            continue
+        if change.moved is not None:
+            _shift(face, then.moved(change.moved).start - compat.left_handle(face))
+        elif then.end <= change.now.start or then.start >= change.now.end:
+            continue  # a piece that lies over another one that was cut off
+        elif not _trim_alike(face, then, change) or _plays_more(change):
+            face[sequencer.STALE] = True
+        sequencer.remember_time(face, sequencer.time_map(scene, face))
+
+
+def _trim_alike(face: bpy.types.Strip, then: TimeMap, sound: Change) -> bool:
+    """Where a sound's or plate's handles were trimmed over content that stayed, those of its face are too.
+
+    False where it was slipped or retimed: its pictures have to be rendered anew.
+    """
     if not np.allclose(sound.then.seconds(sound.then.frames), sound.now.seconds(sound.then.frames), atol=1e-6):
-        return  # slipped or retimed: its pictures have to be rendered anew
+        return False
     first = compat.content_start(face)
     if then.start == sound.then.start:
         compat.set_strip_value(face, "left_handle", max(sound.now.start, int(first)))
     if then.end == sound.then.end:
         compat.set_strip_value(face, "right_handle", min(sound.now.end, int(first) + len(face.elements)))
+    return True
 
 
 def _sounds(face: bpy.types.Strip) -> list[str]:
@@ -153,7 +178,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
         if change.strip.get(NLA):
             _move_nla(obj, change)
         if _plays_more(change):
-            change.strip[STALE] = True
+            change.strip[sequencer.STALE] = True
 
 
 def _rest_frames(clocks: dict[str, TimeMap]) -> set[int]:
@@ -217,7 +242,7 @@ def _move_nla(obj: bpy.types.Object, change: Change) -> None:
     if found is None:
         return
     if change.moved is None:
-        change.strip[STALE] = True
+        change.strip[sequencer.STALE] = True
         return
     _track, strip = found
     start, end = strip.frame_start + change.moved, strip.frame_end + change.moved

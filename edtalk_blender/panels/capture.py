@@ -60,6 +60,8 @@ def _draw_how(layout: bpy.types.UILayout, own: capture.CaptureSettings) -> None:
     column.prop(own, "crop_mode")
     if own.crop_mode == "box":
         column.prop(own, "crop")
+    if own.crop_mode == "auto":
+        column.prop(own, "which")
 
 
 def _banks(obj: bpy.types.Object) -> list[str]:

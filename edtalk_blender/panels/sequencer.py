@@ -6,8 +6,8 @@ import bpy
 
 from ...inference.errors import EDTalkError
 from .. import character, compat, sequencer
+from ..compositing import WHOLE
 from ..operators import render
-from ..operators.lipsync import STALE
 from .character import CATEGORY, draw_problem, wrapped
 
 
@@ -78,7 +78,7 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
             return
         for note in (sequencer.mismatch(scene, strip), sequencer.notes(scene, strip)):
             draw_note(layout, note)
-        if strip.get(STALE):
+        if strip.get(sequencer.STALE):
             draw_note(layout, f"'{strip.name}' plays moments that have no mouth yet: use Lip Sync again.")
 
 
@@ -117,6 +117,8 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
         column.prop(settings, "render_range")
         column.prop(settings, "image_format")
         known = sequencer.characters(context, scene)
+        if obj := sequencer.default_speaker(context, scene):
+            draw_layer(layout, obj)
         if len(known) > 1:
             column.prop(settings, "everybody")
         column = layout.column(align=True)
@@ -138,6 +140,9 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
             waiting = render.waiting_frames(strip)
             if waiting:
                 draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are still to be rendered.")
+        for strip in sequencer.faces(scene, obj):
+            if strip.get(sequencer.STALE):
+                draw_note(layout, f"'{strip.name}' no longer fits its film: use Render Face again.")
 
 
 class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):
@@ -172,6 +177,20 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         for line in wrapped("The face is shown in the viewport and, as an image of its name, in the Image Editor."):
             self.layout.label(text=line)
+
+
+def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
+    """What a character's rendered pictures hold."""
+    group = obj.edtalk
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    column.prop(group, "layer")
+    if group.layer not in WHOLE:
+        column.prop(group, "size")
+    if group.layer != "square":
+        column.prop(group, "mask")
+        column.prop(group, "feather", slider=True)
 
 
 def draw_note(layout: bpy.types.UILayout, text: str) -> None:

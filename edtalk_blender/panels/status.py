@@ -31,7 +31,7 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
     """One line on the engine, or what is wrong with it and the button that mends it."""
     running = buttons.installation()
     if running is not None:
-        done = f" {running.done} of {running.total}" if running.total else ""
+        done = f" {running.done} of {running.total}{running.unit}" if running.total else ""
         row = layout.row(align=True)
         factor = running.done / running.total if running.total else 0.0
         row.progress(factor=factor, text=f"Installing: {running.phase}{done}")
@@ -50,7 +50,13 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         return
     device = f" on {client.hello.get('device_name')}" if client and client.hello else ""
     text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
-    layout.label(text=text + device, icon=_STATE_ICONS[state])
+    row = layout.row(align=True)
+    row.label(text=text + device, icon=_STATE_ICONS[state])
+    beat = client.beat if client else {}
+    taken = beat.get("device_memory") or beat.get("memory")
+    if taken:
+        row.label(text=f"{taken / 1e9:.1f} GB")
+        row.operator("edtalk.free_memory", text="", icon="X")
     if found.reason:  # out of date, and in use all the same
         draw_problem(layout, found.reason, "edtalk.repair_engine", "Repair Engine")
 

@@ -536,3 +536,15 @@ def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, op
     scene.frame_set(30)
     package.session.wait(package.capture.match(scene, obj, strip, options(banks=("pose",))))
     assert len(keys(package, obj, "headYaw")) == 12
+
+
+def test_one_of_several_faces_is_asked_for(package, scene, strip, obj, fake_engine, options):
+    client = fake_engine()
+    package.capture.settings(scene).which = -1
+    asked, request = [], client.request
+    client.request = lambda kind, fields, *rest, **more: (
+        asked.append((kind, fields)) or request(kind, fields, *rest, **more)
+    )
+    capture(package, scene, obj, strip, package.capture.options_of(scene))
+    capture(package, scene, obj, strip, options(banks=("lip",)))
+    assert [fields["which"] for kind, fields in asked if kind == "capture"] == [-1, None]

@@ -84,6 +84,30 @@ def test_a_face_strip_with_one_picture_a_frame(package, scene, saved, turning, f
     assert scene.view_settings.view_transform == "Standard", "AgX would change the face's colours"
 
 
+def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turning, fake_engine):
+    fake_engine()
+    render()
+    strip, known = face(package, scene, turning), set()
+    read = addon.inference.shot.Shot.read
+    own = package.character.bank_of(turning).config.size
+    for size, layer, asked in (
+        ("512", "square", 512),
+        ("1024", "matte", 1024),
+        ("0", "square", 0),
+        ("512", "pasted", 0),
+    ):
+        turning.edtalk.size, turning.edtalk.layer = size, layer
+        render()
+        assert read(bpy.path.abspath(strip[package.sequencer.SHOT])).size == asked
+        assert not known & set(shown(strip)), "other pictures than those of another size"
+        known |= set(shown(strip))
+        if layer != "pasted":
+            assert tuple(strip[package.operators.render.SIZE]) == (asked or own,) * 2
+            (waiting,) = (saved / "shot_edtalk" / "Anna" / "frames").glob(f"waiting_*_{asked or own}.png")
+            image = bpy.data.images.load(str(waiting))
+            assert tuple(image.size) == (asked or own,) * 2
+
+
 def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 3, 40)

@@ -1,0 +1,69 @@
+"""The sub-panel Plate, in the sidebars of the Sequencer and of the 3D View: dubbing, and the face over its plate."""
+
+from __future__ import annotations
+
+import bpy
+
+from .. import compat, dubbing, sequencer
+from ..compositing import WHOLE
+from ..operators import composite, dub
+from .character import CATEGORY
+from .sequencer import draw_layer, draw_note
+
+
+def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Who is dubbed, how the face is laid over the plate, and the buttons that do."""
+    scene, movies = compat.sequencer_scene(context), dub.movies(context)
+    obj = dub.who(context, movies) or sequencer.default_speaker(context, scene)
+    sounds = [strip.name for strip in sequencer.selected_sounds(context)]
+    if movies:
+        names = sequencer.quoted((strip.name for strip in movies), most=1)
+        speaker = dub.who(context, movies)
+        spoken = f", who speaks {sequencer.quoted(sounds, most=1)}" if sounds else ""
+        draw_note(layout, f"{names} with the mouth of {speaker.name if speaker else 'a new character'}{spoken}.")
+    else:
+        draw_note(layout, "To dub, select a movie strip and the sounds that are to be spoken.")
+    column = layout.column(align=True)
+    column.operator_context = "INVOKE_DEFAULT"
+    column.scale_y = 1.3
+    column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
+    if obj is None:
+        return
+    draw_layer(layout, obj)
+    if sequencer.plates(scene, obj):
+        row = layout.row()
+        row.use_property_split = True
+        row.use_property_decorate = False
+        row.prop(obj.edtalk, "which")
+        draw_note(layout, dubbing.note(scene, obj))
+    strip = composite.face_strip(context)
+    if strip is not None and strip.get(sequencer.LAYER) not in WHOLE:
+        draw_note(layout, "With Plate Layer, the face fits its plate in the compositor.")
+    layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")
+
+
+class _Plate:
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+    bl_label = "Plate"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        draw_plate(self.layout, context)
+
+
+class EDTALK_PT_plate_sequencer(_Plate, bpy.types.Panel):
+    """Dubbing, and the face over its plate"""
+
+    bl_space_type = "SEQUENCE_EDITOR"
+
+
+class EDTALK_PT_plate_view(_Plate, bpy.types.Panel):
+    """Dubbing, and the face over its plate"""
+
+    bl_space_type = "VIEW_3D"
+
+
+CLASSES = (EDTALK_PT_plate_sequencer, EDTALK_PT_plate_view)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,679 @@
+"""Dub Movie: whose mouth it is, which frames of the film are used, where the result lies, and what happens later."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.blender.test_capture import add_at_own_speed
+from tests.panel_layout import Layout
+from tests.picture_material import read, render, write_png
+from tests.strip_material import noise, set_speed, write_sound
+
+FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of the film, as the fake worker has it too
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory, addon) -> Path:
+    """Two seconds at 25 fps, each frame a little brighter than the one before."""
+    path = tmp_path_factory.mktemp("film") / "walk.mkv"
+    compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
+    scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, FRAMES
+    scene.render.resolution_x, scene.render.resolution_y = WIDTH, HEIGHT
+    strips = compat.strip_collection(scene)
+    known = strips.bl_rna.functions["new_effect"].parameters
+    end = {"length": FRAMES} if "length" in known else {"frame_end": FRAMES + 1}
+    strip = strips.new_effect(name="grey", type="COLOR", channel=1, frame_start=1, **end)
+    for frame in (1, FRAMES):
+        strip.color = [0.1 if frame == 1 else 0.9] * 3
+        strip.keyframe_insert("color", frame=frame)
+    for point in (point for curve in compat.fcurves(scene) for point in curve.keyframe_points):
+        point.interpolation = "LINEAR"
+    scene.view_settings.view_transform = "Standard"
+    compat.set_video_output(scene, path)
+    scene.render.ffmpeg.format, scene.render.ffmpeg.audio_codec = "MKV", "NONE"
+    bpy.ops.render.render(animation=True, scene=scene.name)
+    bpy.data.scenes.remove(scene)
+    return path
+
+
+@pytest.fixture
+def saved(scene, tmp_path):
+    scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, 100
+    scene.render.resolution_x, scene.render.resolution_y = WIDTH, HEIGHT
+    scene.render.compositor_device = "CPU"
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    return tmp_path
+
+
+@pytest.fixture
+def movie(package, scene, saved, film):
+    """The film from frame 10 on, selected."""
+    return place(package, scene, film, 10)
+
+
+def place(package, scene, film, frame, channel=1):
+    strip = package.compat.new_movie(scene, film.stem, film, channel, frame)
+    select(scene, strip)
+    return strip
+
+
+def select(scene, *strips):
+    for strip in scene.sequence_editor.strips_all:
+        strip.select = strip in strips
+
+
+def dub(package, scene):
+    """Dub what is selected; the character and its face strips."""
+    assert bpy.ops.edtalk.dub_movie() == {"FINISHED"}
+    (obj,) = package.character.characters(scene)
+    return obj, package.sequencer.faces(scene, obj)
+
+
+def shot_of(addon, strip):
+    return addon.inference.shot.Shot.read(bpy.path.abspath(strip["edtalk_shot"]))
+
+
+def ends(package, strip):
+    return package.compat.left_handle(strip), package.compat.right_handle(strip)
+
+
+def jaw(package, obj, value, frame):
+    package.animation.insert_keys(obj, {"jawOpen": value}, frame)
+
+
+# --- The simple case
+
+
+def test_a_movie_alone_gets_a_character_and_a_strip_above(package, addon, scene, movie, fake_engine):
+    fake_engine()
+    before = {name: movie.transform.path_resolve(name) for name in ("scale_x", "offset_x", "rotation")}
+    obj, (face,) = dub(package, scene)
+    assert obj.name == "walk"
+    assert (obj.edtalk.layer, obj.edtalk.mask) == ("plate", "mouth")
+    assert ends(package, face) == ends(package, movie) == (10, 60)
+    assert face.channel > movie.channel
+    assert (face.blend_type, face.alpha_mode) == ("ALPHA_OVER", "STRAIGHT")
+    assert package.operators.render.waiting_frames(face) == 0
+    assert before == {name: movie.transform.path_resolve(name) for name in before}, "the plate is left as it was"
+    shot = shot_of(addon, face)
+    np.testing.assert_allclose(shot.plate.times, np.arange(FRAMES) / FPS)
+    np.testing.assert_allclose(shot.plate.track[:, 0], 100 + np.arange(FRAMES))
+    assert (shot.layer, shot.mask, shot.portrait) == ("plate", "mouth", None)
+
+
+def test_the_portrait_is_the_first_frame_with_a_face(package, scene, movie, fake_engine):
+    fake_engine()
+    obj, _faces = dub(package, scene)
+    image = obj.edtalk.portrait_image
+    assert tuple(image.size) == (WIDTH, HEIGHT)
+    assert image.packed_file is not None, "so that it goes where the .blend goes"
+    assert package.portrait.is_known(obj)
+
+
+def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_path):
+    fake_engine()
+    sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
+    select(scene, movie, sound)
+    obj, (face,) = dub(package, scene)
+    assert package.sequencer.speaker(sound) == obj
+    assert package.compat.fcurves(obj)
+    assert face.channel > sound.channel
+    assert len({element.filename for element in face.elements}) > 20
+
+
+def test_all_but_the_mouth_is_a_difference_from_rest(package, addon, scene, movie, fake_engine):
+    fake_engine()
+    obj, _faces = dub(package, scene)
+    names = list(package.character.bank_of(obj).names)
+    jaw(package, obj, 0.7, 20)
+    rest = package.character.rest_values(obj)
+    package.animation.insert_keys(obj, {"headYaw": rest["headYaw"]}, 10)
+    package.animation.insert_keys(obj, {"headYaw": rest["headYaw"] + 5.0}, 20)
+    obj.edtalk["headYaw"] = rest["headYaw"]
+    _obj, (face,) = dub(package, scene)
+    rows = shot_of(addon, face).coefficients.values
+    lips = package.character.bank_of(obj).names_of("lip")
+    own = [index for index, name in enumerate(names) if name not in lips and name != "headYaw"]
+    assert (rows[:, own] == 0).all(), "the film's own, to the bit"
+    assert rows[10, names.index("headYaw")] == pytest.approx(5.0, abs=1e-4)
+    assert rows[10, names.index("jawOpen")] == pytest.approx(0.7, abs=1e-6)
+
+
+def test_the_character_that_is_active_lends_its_mouth(package, scene, movie, fake_engine, demo):
+    fake_engine()
+    anna = package.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    bpy.context.view_layer.objects.active = anna
+    obj, _faces = dub(package, scene)
+    assert obj == anna
+    assert anna.edtalk.portrait_image.name.startswith("portrait_1")
+
+
+# --- Which frames
+
+
+@pytest.mark.parametrize("change", ["trim", "slip", "half", "double", "24 fps", "meta"])
+def test_every_frame_is_made_from_the_one_that_blender_shows(package, addon, scene, saved, film, fake_engine, change):
+    fake_engine()
+    if change == "24 fps":
+        scene.render.fps = 24
+        movie = add_at_own_speed(package, scene, film, 10)
+        select(scene, movie)
+    else:
+        movie = place(package, scene, film, 10)
+    if change == "trim":
+        package.compat.set_strip_value(movie, "left_handle", 17)
+        package.compat.set_strip_value(movie, "right_handle", 40)
+    elif change == "slip":
+        package.compat.set_strip_value(movie, "content_trim_start", 7)
+    elif change in ("half", "double"):
+        set_speed(package, scene, movie, 50 if change == "half" else 200)
+    elif change == "meta":
+        with package.compat.sequencer_context(bpy.context, scene):
+            bpy.ops.sequencer.meta_make()
+        (meta,) = scene.sequence_editor.strips
+        package.compat.set_strip_value(meta, "left_handle", 20)
+        movie = meta.strips[0]
+        select(scene, movie)
+    obj, (face,) = dub(package, scene)
+    clock = package.footage.time_map(scene, movie)
+    assert ends(package, face) == (clock.start, clock.end)
+    shot = shot_of(addon, face)
+    wanted = np.clip(clock.seconds(clock.frames) * FPS, 0, FRAMES - 1)
+    assert np.abs(shot.plate.times * FPS - wanted).max() <= (0.001 if change in ("trim", "slip", "meta") else 0.51)
+    together = change in ("trim", "slip", "meta")
+    assert bool(face.get("edtalk_apart")) != together
+    assert obj.edtalk.layer == ("plate" if together else "pasted"), "opaque where Blender may show a neighbour"
+
+
+def test_frames_that_are_trimmed_away_are_not_rendered(package, scene, movie, fake_engine):
+    fake_engine()
+    package.compat.set_strip_value(movie, "right_handle", 20)
+    _obj, (face,) = dub(package, scene)
+    assert len(face.elements) == 10
+    scene.frame_start = 40
+    with pytest.raises(RuntimeError, match="not shown in this range"):
+        bpy.ops.edtalk.render_face(frames="SCENE")
+    scene.frame_start, scene.frame_end = 12, 14
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    assert ends(package, face) == (12, 15)
+
+
+def test_frames_without_a_face_stay_and_are_told_of(package, addon, scene, saved, film, fake_engine):
+    fake_engine()
+    leaves = shutil.copy(film, saved / "leaves.mkv")
+    place(package, scene, Path(leaves), 10)
+    _obj, (face,) = dub(package, scene)
+    assert np.isnan(shot_of(addon, face).plate.track[20:25]).all()
+    assert any("No face was seen in leaves.mkv" in problem.message for problem in package.session.problems)
+    package.session.dismiss()
+
+
+def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engine):
+    fake_engine()
+    movie = place(package, scene, Path(shutil.copy(film, saved / "leaves.mkv")), 10)
+    package.compat.set_strip_value(movie, "left_handle", 30)
+    package.compat.set_strip_value(movie, "right_handle", 34)
+    with pytest.raises(RuntimeError, match="No face is seen in what 'leaves' shows"):
+        bpy.ops.edtalk.dub_movie()
+
+
+# --- Again
+
+
+def counts(package, scene, obj):
+    """Missing and reused pictures of a render that is begun now, which is then waited for."""
+    found = []
+    chain = package.session.Chain(
+        package.operators.render.steps(
+            scene, obj, "AUTO", lambda _name, plan: found.append((plan.missing, plan.reused))
+        )
+    )
+    package.session.wait(chain)
+    (only,) = found
+    return only
+
+
+def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, scene, movie, fake_engine):
+    client = fake_engine()
+    obj, (face,) = dub(package, scene)
+    before = [element.filename for element in face.elements]
+    for frame, value in ((19, 0.0), (20, 0.5), (21, 0.0)):
+        jaw(package, obj, value, frame)
+    tracks = list((package.folders.character_folder(obj) / "tracks").iterdir())
+    package.dubbing._known.clear()  # as in another session
+    asked = []
+    request = client.request
+    client.request = lambda kind, *rest, **more: asked.append(kind) or request(kind, *rest, **more)
+    assert counts(package, scene, obj) == (1, FRAMES - 1)
+    after = [element.filename for element in face.elements]
+    assert [index for index in range(FRAMES) if before[index] != after[index]] == [10]
+    assert asked == ["render"]
+    assert list((package.folders.character_folder(obj) / "tracks").iterdir()) == tracks
+
+
+def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, fake_engine):
+    fake_engine()
+    obj, _faces = dub(package, scene)
+    package.compat.set_strip_value(movie, "left_handle", 20)
+    assert counts(package, scene, obj) == (0, 40)
+    package.compat.set_strip_value(movie, "content_start", 30)
+    assert counts(package, scene, obj) == (0, 40)
+
+
+def test_what_was_cancelled_goes_on(package, scene, movie, fake_engine):
+    fake_engine("--slow", 0.01)
+    chain = package.operators.dub.begin(scene, [movie])
+    until = time.monotonic() + 20
+    while not package.session.tasks or package.session.tasks[0].kind != "render" or not shown(package, scene):
+        assert time.monotonic() < until
+        package.session.pump(0.01)
+    (obj,) = package.character.characters(scene)
+    bpy.ops.edtalk.cancel(number=package.session.tasks[0].number)
+    package.session.wait(chain)
+    (face,) = package.sequencer.faces(scene, obj)
+    waiting = package.operators.render.waiting_frames(face)
+    assert 0 < waiting < FRAMES
+    missing, reused = counts(package, scene, obj)
+    assert missing + reused == FRAMES
+    assert 0 < reused < FRAMES
+    assert package.operators.render.waiting_frames(face) == 0
+
+
+def shown(package, scene):
+    """How many frames of the only face strip have come."""
+    faces = [strip for strip in package.compat.strips(scene) if package.sequencer.is_face(strip)]
+    return sum(len(face.elements) - package.operators.render.waiting_frames(face) for face in faces)
+
+
+def test_a_killed_engine_loses_nothing(package, scene, movie, fake_engine, tmp_path):
+    fake_engine("--die-after", 60, "--once", tmp_path / "once")
+    _obj, (face,) = dub(package, scene)
+    assert package.operators.render.waiting_frames(face) == 0
+
+
+def test_blenders_main_thread_does_not_wait(package, scene, movie, fake_engine, monkeypatch):
+    """With a window the button returns at once; character and assignment are there, the rest comes by and by."""
+    fake_engine("--slow", 0.005)
+    monkeypatch.setattr(package.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.session, "keep_ticking", lambda: None)
+    chain = package.operators.dub.begin(scene, [movie])
+    assert not chain.finished
+    assert not [strip for strip in package.compat.strips(scene) if package.sequencer.is_face(strip)]
+    until = time.monotonic() + 20
+    while not chain.finished:
+        assert time.monotonic() < until
+        package.session.pump(0.01)
+    assert chain.error is None
+    assert shown(package, scene) == FRAMES
+
+
+def test_two_movies_of_one_character(package, scene, movie, film, fake_engine):
+    fake_engine()
+    second = place(package, scene, film, 200)
+    select(scene, movie, second)
+    obj, faces = dub(package, scene)
+    assert [ends(package, face) for face in faces] == [(10, 60), (200, 250)]
+    assert len({face["edtalk_plate"] for face in faces}) == 2
+    jaw(package, obj, 0.5, 220)
+    bpy.ops.edtalk.render_face()
+    assert len(package.sequencer.faces(scene, obj)) == 2
+
+
+# --- Following
+
+
+def test_a_moved_plate_takes_its_face_along(package, scene, movie, fake_engine):
+    fake_engine()
+    _obj, (face,) = dub(package, scene)
+    package.compat.set_strip_value(movie, "content_start", 35)
+    assert package.operators.sync.follow(scene) == 1
+    assert ends(package, face) == ends(package, movie) == (35, 85)
+    assert package.operators.sync.changes(scene) == []
+    assert not face.get("edtalk_stale")
+
+
+def test_both_moved_together_stay_together(package, scene, movie, fake_engine, tmp_path):
+    fake_engine()
+    sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
+    select(scene, movie, sound)
+    _obj, (face,) = dub(package, scene)
+    for strip in (movie, sound, face):
+        package.compat.set_strip_value(strip, "content_start", package.compat.content_start(strip) + 7)
+    package.operators.sync.follow(scene)
+    assert ends(package, face) == ends(package, movie) == (17, 67)
+    assert package.compat.left_handle(sound) == 22
+
+
+def test_a_moved_sound_moves_the_mouth_and_not_the_picture(package, scene, movie, fake_engine, tmp_path):
+    fake_engine()
+    sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 2, 15)
+    select(scene, movie, sound)
+    _obj, (face,) = dub(package, scene)
+    package.compat.set_strip_value(sound, "content_start", 30)
+    package.operators.sync.follow(scene)
+    assert ends(package, face) == (10, 60)
+
+
+def test_a_trimmed_plate_trims_its_face(package, scene, movie, fake_engine):
+    fake_engine()
+    _obj, (face,) = dub(package, scene)
+    package.compat.set_strip_value(movie, "left_handle", 20)
+    package.compat.set_strip_value(movie, "right_handle", 50)
+    package.operators.sync.follow(scene)
+    assert ends(package, face) == (20, 50)
+    assert not face.get("edtalk_stale")
+
+
+def test_a_slipped_plate_asks_for_a_new_render(package, scene, movie, fake_engine):
+    fake_engine()
+    _obj, (face,) = dub(package, scene)
+    package.compat.set_strip_value(movie, "content_trim_start", 5)
+    package.compat.set_strip_value(movie, "content_start", 10)
+    package.operators.sync.follow(scene)
+    assert face.get("edtalk_stale")
+    bpy.ops.edtalk.render_face()
+    assert not face.get("edtalk_stale")
+
+
+def test_pieces_that_were_cut_stay_over_their_piece(package, scene, movie, fake_engine):
+    fake_engine()
+    obj, (face,) = dub(package, scene)
+    movie.split(frame=30, split_method="SOFT")
+    face.split(frame=30, split_method="SOFT")
+    package.operators.sync.follow(scene)
+    faces, plates = package.sequencer.faces(scene, obj), package.sequencer.plates(scene, obj)
+    assert (
+        [ends(package, strip) for strip in faces] == [ends(package, strip) for strip in plates] == [(10, 30), (30, 60)]
+    )
+    assert [strip["edtalk_plate"] for strip in faces] == [strip["edtalk_id"] for strip in plates]
+    jaw(package, obj, 0.3, 15)
+    bpy.ops.edtalk.render_face()
+    faces = package.sequencer.faces(scene, obj)
+    assert [ends(package, strip) for strip in faces] == [(10, 30), (30, 60)]
+
+
+# --- Where it lies
+
+
+def test_the_layer_fits_a_plate_that_is_scaled_moved_and_mirrored(package, scene, movie, fake_engine, saved):
+    fake_engine()
+    movie.transform.scale_x = movie.transform.scale_y = 0.5
+    movie.transform.offset_x, movie.use_flip_x = 40, True
+    _obj, (face,) = dub(package, scene)
+    for element in face.elements:  # the film's left half, in red
+        picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+        picture[:, : WIDTH // 2] = 255, 0, 0, 255
+        write_png(package.operators.render.strip_folder(face) / element.filename, picture)
+    package.compat.refresh(face)
+    seen = render(scene, saved / "out.png", 30)[HEIGHT // 2, :, :3]
+    red = np.flatnonzero((seen[:, 0] > 200) & (seen[:, 1] < 60))
+    grey = np.flatnonzero((seen[:, 0] > 60) & (np.ptp(seen, axis=1) < 10))
+    assert (len(red), len(grey)) == pytest.approx((160, 160), abs=4), "half as large, each of them half of the picture"
+    assert red.min() == pytest.approx(grey.max() + 1, abs=2), "mirrored: the left half is on the right"
+    assert (red.max() + grey.min()) / 2 != pytest.approx(WIDTH / 2, abs=20), "not in the middle"
+
+
+def test_outside_the_face_the_rendered_plate_is_bit_identical(package, scene, movie, fake_engine, saved):
+    fake_engine()
+    scene.view_settings.view_transform = "Standard"
+    before = render(scene, saved / "before.png", 30)
+    dub(package, scene)
+    after = render(scene, saved / "after.png", 30)
+    assert (before[:, :160] == after[:, :160]).all()
+    assert (before[:, 480:] == after[:, 480:]).all()
+    assert (before[:, 160:480] != after[:, 160:480]).any()
+
+
+def test_a_still_is_its_own_plate(package, addon, scene, saved, fake_engine, demo):
+    """The layer is as large as the portrait, and what the artist made of the strip's size stays when it changes."""
+    fake_engine()
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    obj = package.character.create(scene, str(write_png(saved / "still.png", pixels)), name="Anna")
+    bpy.context.view_layer.objects.active = obj
+    scene.frame_end = 3
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    (strip,) = package.sequencer.faces(scene, obj)
+    size = shot_of(addon, strip).size or package.character.bank_of(obj).config.size
+    assert strip.transform.scale_y == pytest.approx(HEIGHT / size)
+    strip.transform.scale_x = strip.transform.scale_y = strip.transform.scale_y / 2
+    obj.edtalk.layer, obj.edtalk.feather = "plate", 0.5
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    assert strip.transform.scale_y == pytest.approx(0.5), "half as large as the frame, as before"
+    shot = shot_of(addon, strip)
+    assert (shot.layer, shot.mask, shot.feather, shot.plate) == ("plate", "face", 0.5, None)
+
+
+def test_the_compositor_shows_what_the_strip_shows_of_the_film(package, scene, movie, fake_engine, saved):
+    fake_engine()
+    package.compat.set_strip_value(movie, "left_handle", 15)
+    dub(package, scene)
+    scene.render.dither_intensity = 0
+    strips = [render(scene, saved / "strip.png", frame)[5, 5, 0] for frame in (15, 30)]
+    bpy.ops.edtalk.build_compositor()
+    nodes = [render(scene, saved / "nodes.png", frame)[5, 5, 0] for frame in (15, 30)]
+    assert np.abs(np.subtract(strips, nodes)).max() <= 1
+
+
+@pytest.mark.parametrize("speed", [50, 200])
+def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, saved, speed):
+    fake_engine()
+    set_speed(package, scene, movie, speed)
+    dub(package, scene)
+    scene.render.dither_intensity = 0
+    bpy.ops.edtalk.build_compositor()
+    for node in package.compat.compositor(scene).nodes:
+        if node.get("edtalk_part") == "group":
+            node.inputs["Amount"].default_value = 0  # the plate alone
+    clock = package.footage.time_map(scene, movie)
+    frames = [clock.start, clock.start + 8, clock.end - 3]
+    seen = [render(scene, saved / "nodes.png", frame)[5, 5, 0] for frame in frames]
+    expected = 25.5 + package.dubbing.seconds(scene, movie, frames) * FPS * (229.5 - 25.5) / (FRAMES - 1)
+    assert np.abs(np.array(seen) - expected).max() < 4
+    set_speed(package, scene, movie, 100)
+    package.compositing.renew(scene)
+    tree = package.compat.compositor(scene)
+    assert len(package.compat.fcurves(tree)) <= 1
+
+
+def test_in_the_real_engine(package, scene, saved, engine, demo):
+    """A portrait that wanders through the picture gets another mouth, and everything outside of it stays."""
+    film = wandering(package, demo / "portrait_2.png", saved / "wandering.mkv")
+    scene.render.resolution_x = scene.render.resolution_y = 256
+    scene.view_settings.view_transform = "Standard"
+    place(package, scene, film, 1)
+    before = render(scene, saved / "before.png", 2)
+    obj, (face,) = dub(package, scene)
+    assert package.operators.render.waiting_frames(face) == 0
+    layer = read(package.operators.render.strip_folder(face) / face.elements[1].filename)
+    after = render(scene, saved / "after.png", 2)
+    clear = layer[..., 3] == 0
+    assert 0.02 < 1 - clear.mean() < 0.6, "the mouth is laid over, and not the whole picture"
+    assert (after[clear] == before[clear]).all()
+    jaw(package, obj, 1.0, 2)
+    bpy.ops.edtalk.render_face()
+    opened = render(scene, saved / "after.png", 2)
+    assert np.abs(opened - after).max() > 30, "the jaw has dropped"
+    assert (opened[clear] == before[clear]).all()
+
+
+def wandering(package, portrait, path):
+    """Three frames of a portrait, each a little further to the right."""
+    scene = bpy.data.scenes.new("wandering")
+    scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, 3
+    scene.render.resolution_x = scene.render.resolution_y = 256
+    strip = package.compat.new_image(scene, "portrait", portrait, 1, 1)
+    package.compat.set_strip_value(strip, "right_handle", 4)
+    for frame in (1, 3):
+        strip.transform.offset_x = 2.0 * frame
+        strip.transform.keyframe_insert("offset_x", frame=frame)
+    scene.view_settings.view_transform = "Standard"
+    package.compat.set_video_output(scene, path)
+    scene.render.ffmpeg.format, scene.render.ffmpeg.audio_codec = "MKV", "NONE"
+    bpy.ops.render.render(animation=True, scene=scene.name)
+    bpy.data.scenes.remove(scene)
+    return path
+
+
+# --- Undo, and the farm
+
+
+def test_dubbing_is_undone(package, scene, movie, fake_engine):
+    fake_engine()
+    bpy.context.preferences.edit.use_global_undo = True
+    bpy.ops.ed.undo_push(message="before")
+    dub(package, scene)
+    bpy.ops.ed.undo_push(message="after")
+    bpy.ops.ed.undo()
+    scene = bpy.context.scene
+    assert [strip.name for strip in package.compat.strips(scene)] == ["walk"]
+    assert package.character.characters(scene) == []
+    (movie,) = package.compat.strips(scene)
+    assert not package.sequencer.is_plate(movie)
+
+
+def test_a_farm_job_takes_the_film_along(package, addon, scene, movie, fake_engine, tmp_path):
+    fake_engine()
+    obj, _faces = dub(package, scene)
+    bpy.context.view_layer.objects.active = obj
+    assert bpy.ops.edtalk.export_farm_job(directory=str(tmp_path / "farm")) == {"FINISHED"}
+    shot = addon.inference.shot.Shot.read(tmp_path / "farm" / "walk" / "shot")
+    assert shot.plate.media.is_relative_to(tmp_path / "farm")
+    assert shot.missing() == [], "what is rendered already comes along"
+
+
+# --- One step after the other
+
+
+def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, scene, fake_engine):
+    fake_engine("--slow", 0.02)
+    done = []
+
+    def steps():
+        first = [package.session.submit("ping"), package.session.submit("ping")]
+        yield first
+        done.append([task.finished for task in first])
+        yield [package.session.submit("ping")]
+        done.append("the end")
+
+    chain = package.session.Chain(steps())
+    assert done == []
+    package.session.wait(chain)
+    assert done == [[True, True], "the end"]
+    assert chain.error is None
+
+
+def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
+    fake_engine()
+    package.session.dismiss()
+    later = []
+
+    def fails_at_once():
+        raise addon.inference.errors.EDTalkError("Nothing is there.")
+        yield []
+
+    def fails_in_the_engine():
+        yield [package.session.submit("portrait", {"bank": "", "picture": "/nowhere.png", "crop": "auto"})]
+        later.append("went on")
+
+    def fails_later():
+        yield [package.session.submit("ping")]
+        raise addon.inference.errors.EDTalkError("It has gone meanwhile.")
+
+    for steps, message, told in (
+        (fails_at_once, "Nothing is there", False),
+        (fails_in_the_engine, r"nowhere\.png", True),
+        (fails_later, "gone meanwhile", True),
+    ):
+        chain = package.session.Chain(steps())
+        with pytest.raises(addon.inference.errors.EDTalkError, match=message):
+            package.session.wait(chain)
+        assert bool(package.session.problems) == told, "who called is told of what failed at once"
+        package.session.dismiss()
+    assert later == []
+
+
+# --- What is said
+
+
+def test_what_keeps_it_from_working_is_said(package, scene, saved, film, fake_engine):
+    fake_engine()
+    operator = package.operators.dub.EDTALK_OT_dub_movie
+    assert "Select the movie strip" in operator.disabled_reason(bpy.context)
+    movie = place(package, scene, Path(shutil.copy(film, saved / "gone.mkv")), 10)
+    assert operator.disabled_reason(bpy.context) == ""
+    (saved / "gone.mkv").unlink()
+    with pytest.raises(RuntimeError, match=r"'gone' is missing: .*gone\.mkv"):
+        bpy.ops.edtalk.dub_movie()
+    assert package.character.characters(scene) == [], "nothing was made in vain"
+    movie.use_reverse_frames = True
+    with pytest.raises(RuntimeError, match="backwards"):
+        bpy.ops.edtalk.dub_movie()
+
+
+def test_an_engine_that_fails_leaves_a_clear_word(package, scene, movie, fake_engine):
+    fake_engine("--die-after", 3)
+    with pytest.raises(RuntimeError, match="engine"):
+        bpy.ops.edtalk.dub_movie()
+    fake_engine()
+    _obj, (face,) = dub(package, scene)
+    assert package.operators.render.waiting_frames(face) == 0
+
+
+def test_which_of_several_faces_is_asked_for(package, scene, movie, fake_engine, demo):
+    client = fake_engine()
+    obj = package.character.create(scene, name="Second")
+    bpy.context.view_layer.objects.active = obj
+    obj.edtalk.which = 2
+    asked = []
+    request = client.request
+    client.request = lambda kind, fields, *rest, **more: (
+        asked.append((kind, fields)) or request(kind, fields, *rest, **more)
+    )
+    dub(package, scene)
+    assert dict(asked)["track"]["which"] == 2
+    assert obj.edtalk.crop_mode == "box", "among several faces the portrait's is not found by itself"
+
+
+@pytest.mark.parametrize("panel", ["EDTALK_PT_plate_sequencer", "EDTALK_PT_plate_view"])
+def test_the_panel(package, scene, saved, film, fake_engine, panel):
+    fake_engine()
+    draw = getattr(bpy.types, panel).draw
+
+    def drawn():
+        from types import SimpleNamespace
+
+        layout = Layout()
+        draw(SimpleNamespace(layout=layout), bpy.context)
+        return layout
+
+    assert "edtalk.dub_movie" in drawn().texts("operator")
+    place(package, scene, film, 10)
+    assert "anewcharacter" in "".join(drawn().texts("label")).replace(" ", "")
+    dub(package, scene)
+    layout = drawn()
+    assert {"layer", "mask", "feather", "which"} <= set(layout.texts("prop"))
+    assert "edtalk.build_compositor" in layout.texts("operator")
+
+
+def test_on_the_command_line(package, scene, saved, film, fake_engine, capsys, tmp_path):
+    fake_engine()
+    sound = write_sound(tmp_path / "line.wav", noise(1.0))
+    assert package.cli.main(["--save", "dub", str(film), "--sound", str(sound), "--frame", "5"]) == 0
+    assert "walk: " in capsys.readouterr().out
+    package.cli.main(["status"])
+    printed = capsys.readouterr().out
+    (walk,) = json.loads(printed[printed.index("{") :])["characters"]
+    assert (walk["dialogue"], walk["faces"]["walk face"]) == (["line"], {"frames": FRAMES, "waiting": 0})
+    assert package.cli.main(["dub", "walk"]) == 0
+    assert ": 0 frames rendered" in capsys.readouterr().out
+    assert package.cli.main(["dub", "gone.mp4"]) == 1
