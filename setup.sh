@@ -80,22 +80,48 @@ pip_install() {
 # ready NAME STAMP HASH : the environment works and was finished from these very requirement files.
 ready() {
     local venv=.venv/$1
-    [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3" ]]
+    [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3"* ]]
 }
 
-# environment NAME PYTHON FILE... : .venv/NAME holds what the FILEs pin. The stamp comes last, so an interrupted one is
-# redone.
+# environment NAME PYTHON FILE... : .venv/NAME holds what the FILEs pin. The stamp, the files' hash and names, comes last,
+# so an interrupted one is redone. Of a lock pip checks every file's checksum, hence each file by itself.
 environment() {
-    local name=$1 python=$2 hash started=$SECONDS
+    local name=$1 python=$2 hash started=$SECONDS file
+    local -a locked
     shift 2
     hash=$(cat "$@" | sha256sum)
     ready "$name" .stamp "$hash" && return
     say "$name: installing $(cat "$@" | grep -c '==') packages, a few minutes"
     rm -rf ".venv/$name"
     "$python" -m venv ".venv/$name"
-    pip_install "$name" "${@/#/--requirement=}"
-    echo "$hash" >".venv/$name/.stamp"
+    for file in "$@"; do
+        [[ $file == wheels/locks/* ]] && locked=(--require-hashes --no-deps) || locked=()
+        pip_install "$name" "${locked[@]}" "--requirement=$file"
+    done
+    echo "$hash $*" >".venv/$name/.stamp"
     say "$name: ready after $((SECONDS - started)) s"
+}
+
+# worker_lock : the lock that .venv/worker is made from, or is to be made from: torch for the processor where pip finds
+# that, else torch for CUDA, which the common index has; it is far larger and does without a card.
+worker_lock() {
+    local lock locks=wheels/locks/linux-$(uname -m) trial
+    for lock in "$locks"-{cpu,cuda}.txt; do
+        [[ -f $lock ]] || fail "there is no $lock: PyTorch's packages are for other machines than this"
+        if ready worker .stamp "$(cat "$lock" $DEVELOPMENT | sha256sum)"; then
+            echo "$lock"
+            return
+        fi
+    done
+    trial=$(mktemp -d)
+    "$PYTHON" -m venv "$trial"
+    if "$trial/bin/python" -m pip install --dry-run --no-deps --quiet "$(grep -o '^torch==[^ ]*' "$locks-cpu.txt")" \
+        >.venv/torch.log 2>&1; then
+        echo "$locks-cpu.txt"
+    else
+        echo "$locks-cuda.txt"
+    fi
+    rm -rf "$trial"
 }
 
 # Without dependencies: the mesh package is wanted for its data, not for the simulation stack that it names.
@@ -117,7 +143,8 @@ PYTHON=$(python_of 11) || fail "Python 3.11 is needed, found $(python3 --version
     "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
 install_system_packages
 DEVELOPMENT=wheels/requirements-development.txt
-environment worker "$PYTHON" wheels/requirements-worker.txt $DEVELOPMENT
+LOCK=$(worker_lock)
+environment worker "$PYTHON" "$LOCK" $DEVELOPMENT
 environment blender-5.0 "$PYTHON" wheels/requirements-blender-5.0.txt $DEVELOPMENT
 [[ ${1-} == --tests ]] || exit 0
 training_extras

@@ -11,7 +11,7 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import preview, sequencer, session
+from . import compositing, preview, sequencer, session
 from .operators import render, sync
 
 _PATIENCE = 0.3  # seconds without change after which strips are taken to be where they are meant to be
@@ -45,6 +45,7 @@ def see_to(scene: bpy.types.Scene, step: str = "") -> bool:
     """
     if step:
         render.refill(scene)
+        compositing.renew(scene)
     if not sequencer.settings(scene).follow:
         return False
     if not sync.changes(scene):
@@ -113,6 +114,7 @@ def _load_post(*_: object) -> None:
     for scene in bpy.data.scenes:
         sequencer.tell_apart(scene)
         render.refill(scene)
+        compositing.renew(scene)
 
 
 @persistent
@@ -128,6 +130,8 @@ def _save_post(*_: object) -> None:
 @persistent
 def _render_init(*_: object) -> None:
     session.hold("render")
+    if session.preferred().yields:
+        session.free_memory()
 
 
 @persistent

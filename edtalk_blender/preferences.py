@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import EnumProperty, IntProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from . import session
+from .core import engine, lock
 from .core.engine import State
 from .operators import engine as buttons
 from .panels import character as character_panels
@@ -19,6 +20,18 @@ DEVICES = (
     ("cuda", "Graphics Card (CUDA)", "An NVIDIA graphics card"),
     ("mps", "Graphics (Apple)", "The graphics of an Apple computer"),
 )
+BACKENDS = (
+    ("auto", "Automatic", "What suits this computer's graphics card"),
+    ("cpu", "Processor", "No graphics card is used; the smallest download"),
+    ("cuda", "NVIDIA (CUDA)", "NVIDIA cards since the GTX 16 and RTX 20, with a current driver; works without"),
+    ("mps", "Apple", "The graphics of Apple computers"),
+    (
+        "other",
+        "Other Graphics Card",
+        "Older NVIDIA cards, NVIDIA on Windows, AMD, Intel: torch comes from the Torch Index, its checksum unknown",
+    ),
+)
+_OFFERED = [item for item in BACKENDS if item[0] in ("auto", *lock.offered(session.ROOT))]
 
 
 def _engine_changed(_preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
@@ -53,6 +66,26 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         max=1024,
         update=_engine_changed,
     )
+    backend: EnumProperty(
+        name="Install for",
+        description="What the engine is installed for",
+        items=_OFFERED,
+    )
+    mirror: StringProperty(
+        name="Mirror",
+        description="Address of a package index to download from instead of the usual one, for example your studio's. "
+        "What comes from it is checked all the same. Empty: the usual one",
+    )
+    torch_index: StringProperty(
+        name="Torch Index",
+        description="Address of a package index that has PyTorch for your graphics card, as the installation page of "
+        "PyTorch names it. Needed for Other Graphics Card; else it is asked besides the usual one. Empty: none",
+    )
+    yields: BoolProperty(
+        name="Free Memory for Renders",
+        description="Have an idle engine give its memory, the graphics card's above all, back when Blender begins to "
+        "render. The next preview after it takes a little longer",
+    )
     cache: StringProperty(
         name="Frames",
         description="Folder for rendered frames. Empty: a folder beside each .blend, which may move with it",
@@ -73,9 +106,12 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.use_property_decorate = False
         column.prop(self, "device")
         column.prop(self, "threads")
+        column.prop(self, "yields")
         column.prop(self, "cache")
         column.prop(self, "tab")
         column.prop(self, "python")
+        if session.find_engine().origin == "installed":
+            self._draw_installation(layout)
 
     def _draw_engine(self, box: bpy.types.UILayout) -> None:
         status_panels.draw_engine(box.column(align=True))
@@ -94,6 +130,26 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         if not bpy.app.online_access and buttons.installation() is None and not found.usable:
             box.label(text="Online Access is off in Preferences > System.", icon="INFO")
 
+    def _draw_installation(self, layout: bpy.types.UILayout) -> None:
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(self, "backend")
+        column.prop(self, "mirror")
+        column.prop(self, "torch_index")
+        column = layout.column(align=True)
+        suited = buttons.suited() if self.backend == "auto" else None
+        column.label(text=suited[1] if suited else "", icon="INFO")
+        column.label(text=buttons.planned() or "Looking for a graphics card...", icon="BLANK1")
+        kept = engine.downloaded(session.user_folder())
+        if kept:
+            row = layout.row(align=True)
+            row.label(text=f"Downloads kept for repairs and other computers: {kept / 1e6:.0f} MB", icon="PACKAGE")
+            row.operator("wm.path_open", text="", icon="FILE_FOLDER").filepath = str(
+                session.user_folder() / engine.DOWNLOADS
+            )
+            row.operator("edtalk.remove_downloads", text="", icon="TRASH")
+
 
 def preferences() -> EDTalkPreferences | None:
     """What the artist has set; None while the extension is not enabled in the preferences."""
@@ -107,7 +163,7 @@ def _preferred() -> Preferred:
         return Preferred()
     options = () if found.device == "auto" else ("--device", found.device)
     options += ("--threads", str(found.threads)) if found.threads else ()
-    return Preferred(found.python, options, found.cache)
+    return Preferred(found.python, options, found.cache, found.backend, found.mirror, found.torch_index, found.yields)
 
 
 def _tabbed() -> list[type[bpy.types.Panel]]:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,38 @@ class Task:
             redraw()
 
 
+class Chain:
+    """Things asked of the engine one after the other: a generator that yields the tasks that it waits for.
+
+    It begins at once, and ends at the first error or cancelled task. Between two steps anything may happen to the
+    scene: the generator finds objects and strips anew after each `yield`, and says `edited` where it changed something.
+    error: what ended it, shown to the artist unless it happened before anything was waited for.
+    """
+
+    def __init__(self, steps: Iterator[Sequence[Task]]) -> None:
+        self.finished = False
+        self.error: EDTalkError | None = None
+        self._steps, self._tasks = steps, list[Task]()
+        self._go_on(None)
+
+    def _go_on(self, ended: Task | None) -> None:
+        if self.finished or not all(task.finished for task in self._tasks):
+            return
+        failed = next((task for task in self._tasks if task.error or task.cancelled), None)
+        if failed:
+            self.finished, self.error = True, failed.error
+            return
+        try:
+            self._tasks = list(next(self._steps, ()))
+            self.finished = not self._tasks
+        except EDTalkError as error:
+            self.finished, self.error = True, error
+            if ended:
+                report(error)
+        for task in list(self._tasks):
+            task.then(self._go_on)
+
+
 @dataclass(frozen=True)
 class Problem:
     """What the artist is told and, if there is one, the operator that mends it and the words on its button."""
@@ -146,12 +178,17 @@ class Preferred:
     """What the preferences say, read anew each time.
 
     python: an interpreter or environment, "" for the usual ones. options: of the worker's command line. cache: a folder
-    for frames, "" for beside the .blend.
+    for frames, "" for beside the .blend. backend, mirror, torch_index: how the engine is installed, as `Installation`
+    has them. yields: whether the engine gives its memory back when Blender begins to render.
     """
 
     python: str = ""
     options: tuple[str, ...] = ()
     cache: str = ""
+    backend: str = "auto"
+    mirror: str = ""
+    torch_index: str = ""
+    yields: bool = False
 
 
 tasks: list[Task] = []  # unfinished, in the order asked
@@ -229,10 +266,10 @@ def submit(
     return task
 
 
-def wait(*awaited: Task, timeout: float | None = None) -> None:
-    """Pump until the tasks have ended; for background mode and scripts, where no timer runs.
+def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
+    """Pump until the tasks or chains have ended; for background mode and scripts, where no timer runs.
 
-    Raises the first task's error, or EDTalkError(kind="timeout").
+    Raises the first one's error, or EDTalkError(kind="timeout").
     """
     until = None if timeout is None else time.monotonic() + timeout
     while not all(task.finished for task in awaited):
@@ -312,6 +349,12 @@ def keep_ticking() -> None:
     """See to it that the timer runs, where there is one."""
     if not blocking() and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=_BUSY, persistent=True)
+
+
+def free_memory() -> None:
+    """Have an engine that has nothing to do give back its memory and the device's; the next request takes longer."""
+    if _client is not None and not tasks and _client.state is State.READY:
+        _client.request("release")
 
 
 def _save_power() -> None:

@@ -151,7 +151,9 @@ def test_a_missing_engine_is_offered_to_be_installed(draw, package, quiet, monke
 
 
 def test_a_running_installation_is_shown(draw, package, quiet, monkeypatch):
-    running = SimpleNamespace(phase="installing packages", done=12, total=48, finished=False, cancel=lambda: None)
+    running = SimpleNamespace(
+        phase="installing packages", done=12, total=48, unit="", finished=False, cancel=lambda: None
+    )
     monkeypatch.setattr(package.operators.engine, "_installation", running)
     layout = draw("EDTALK_PT_status_view")
     assert layout.texts("progress") == ["Installing: installing packages 12 of 48"]
@@ -163,10 +165,12 @@ def test_a_running_installation_is_shown(draw, package, quiet, monkeypatch):
 
 def test_the_end_of_an_installation_is_noticed(addon, package, quiet, monkeypatch):
     error = addon.inference.errors.EDTalkError("The disk is full.", "Free some space.", "disk")
-    ended = SimpleNamespace(finished=True, error=error, cancel=lambda: None)
+    ended = SimpleNamespace(finished=True, error=error, log=SimpleNamespace(tail=("No space",)), cancel=lambda: None)
+    monkeypatch.setattr(package.operators.engine, "_failed", None)
     monkeypatch.setattr(package.operators.engine, "_installation", ended)
     assert package.operators.engine._watch() is None
     assert package.operators.engine.installation() is None
+    assert "No space" in package.operators.engine.report_text()
     assert quiet.problems[-1].message == "The disk is full."
 
 
@@ -222,10 +226,10 @@ def test_preferences_are_drawn_and_reach_the_engine(package, quiet, monkeypatch)
     layout = Layout()
     cls = package.preferences.EDTalkPreferences
     panel = SimpleNamespace(layout=layout, _draw_engine=lambda box: cls._draw_engine(panel, box))
-    for name in ("device", "threads", "cache", "tab", "python"):
+    for name in ("device", "threads", "yields", "cache", "tab", "python"):
         setattr(panel, name, getattr(preferences, name))
     cls.draw(panel, bpy.context)
-    assert set(layout.texts("prop")) == {"device", "threads", "cache", "tab", "python"}
+    assert set(layout.texts("prop")) == {"device", "threads", "yields", "cache", "tab", "python"}
     try:
         preferences.device, preferences.threads = "cpu", 1
         assert quiet.preferred().options == ("--device", "cpu", "--threads", "1")

@@ -93,6 +93,8 @@ def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
         "inference/banks/starter.md",
         "inference/demo/line.wav",
         "wheels/requirements-worker.txt",
+        "wheels/locks/linux-x86_64-cpu.txt",
+        "wheels/locks/installer.txt",
     ):
         assert needed in found
     folders = {name.split("/")[0] for name in found if "/" in name}

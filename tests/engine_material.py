@@ -1,0 +1,113 @@
+"""A tiny extension to install an engine for: its lock, packages and environments, and a program in Python's place."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import zipfile
+from pathlib import Path
+
+from edtalk.edtalk_blender.core import lock
+from edtalk.edtalk_blender.core.engine import interpreter
+
+LOCK = lock.LOCKS / "linux-x86_64-cpu.txt"
+
+
+def make_root(folder: Path, *lines: str) -> Path:
+    """An extension whose engine needs the packages of these lines, and whose self-test imports `tiny`."""
+    (folder / lock.LOCKS).mkdir(parents=True)
+    (folder / LOCK).write_text("\n".join(["# what inference/ imports", *lines, ""]))
+    (folder / lock.INSTALLER).write_text(f"pip==99.0 --hash=sha256:{'0' * 64}  # 1000000 bytes\n")
+    (folder / "inference").mkdir()
+    (folder / "inference" / "__init__.py").touch()
+    (folder / "inference" / "__main__.py").write_text(
+        "import sys, tiny\nassert sys.argv[1:] == ['selftest']\nprint('all is well')\n"
+    )
+    return folder
+
+
+def make_wheel(folder: Path, name: str = "tiny", content: str = "") -> Path:
+    """A package of one module; the same bytes each time."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in {
+            f"{name}.py": content,
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/RECORD": f"{name}.py,,\n",
+        }.items():
+            wheel.writestr(zipfile.ZipInfo(file), text)
+    return path
+
+
+def line(wheel: Path, size: int = 0) -> str:
+    """A wheel as a lock has it; size: bytes, when not the file's own."""
+    name, version, *_ = wheel.name.split("-")
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return f"{name}=={version} --hash=sha256:{sha256}  # {size or wheel.stat().st_size} bytes"
+
+
+def stamp(root: Path, *files: Path) -> str:
+    """As setup.sh writes it, by sha256sum."""
+    files = files or (LOCK,)
+    return f"{lock.hash_of(root, files)}  - {' '.join(file.as_posix() for file in files)}"
+
+
+def make_environment(folder: Path, stamp: str | None = None) -> Path:
+    """What `find` looks at."""
+    python = interpreter(folder)
+    python.parent.mkdir(parents=True)
+    python.touch()
+    python.chmod(0o755)
+    if stamp is not None:
+        (folder / ".stamp").write_text(f"{stamp}\n")
+    return python
+
+
+def make_python(folder: Path) -> Path:
+    """A program that makes "environments" with itself inside; what its pip does is the text of the file `pip` there.
+
+    That finds the packages that are asked for in `wanted`. After it, pip downloads from the folder `index`. What it was
+    asked is in `calls`.
+    """
+    path = folder / "python3.11"
+    path.write_text(
+        f"""#!{sys.executable}
+import os, pathlib, shutil, sys, time
+here = pathlib.Path({str(folder)!r})
+arguments = " ".join(sys.argv[1:])
+if "-m venv" in arguments:
+    folder = pathlib.Path(sys.argv[-1]) / "bin"
+    folder.mkdir()
+    shutil.copy(__file__, folder / "python")
+elif "-m pip" in arguments:
+    wanted = []
+    if "--requirement" in sys.argv:
+        lines = pathlib.Path(sys.argv[sys.argv.index("--requirement") + 1]).read_text().splitlines()
+        wanted = [line.split()[0] for line in lines]
+    with (here / "calls").open("a") as calls:
+        print(arguments, "for", *wanted, file=calls)
+    for name in wanted:
+        print("Collecting", name, flush=True)
+    download = " download " in arguments
+    exec((here / "pip").read_text())
+    for name in wanted if download else []:
+        file = here / "index" / (name.replace("==", "-") + "-py3-none-any.whl")
+        if file.exists():
+            shutil.copy(file, sys.argv[sys.argv.index("--dest") + 1])
+"""
+    )
+    path.chmod(0o755)
+    (folder / "pip").write_text("")
+    make_wheel(folder / "index")
+    return path
+
+
+def asked(folder: Path, word: str) -> list[str]:
+    """What the pip of `make_python` was asked with this word, since the last question."""
+    path = folder / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return [call for call in lines if word in call]

@@ -1,0 +1,117 @@
+"""The graphics card, asked of drivers that are there, absent, old or deadly; and the backend that follows from it."""
+
+import ctypes
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+from edtalk.edtalk_blender.core import gpu
+from edtalk.edtalk_blender.core.gpu import Card
+
+
+def driver(*cards: tuple[str, int, int], version: int = 13000, fails: str = "") -> SimpleNamespace:
+    """Stands in for NVIDIA's library: cards as (name, major, minor); `fails`: the function that returns an error."""
+
+    def answer(name, pointer, value):
+        pointer._obj.value = value
+        return int(name == fails)
+
+    def attribute(pointer, which, device):
+        return answer("cuDeviceGetAttribute", pointer, cards[device - 100][{75: 1, 76: 2}[which]])
+
+    def name(buffer, size, device):
+        assert size == len(buffer)
+        buffer.value = cards[device - 100][0].encode()
+        return 0
+
+    return SimpleNamespace(
+        cuInit=lambda flags: int(fails == "cuInit"),
+        cuDriverGetVersion=lambda pointer: answer("cuDriverGetVersion", pointer, version),
+        cuDeviceGetCount=lambda pointer: answer("cuDeviceGetCount", pointer, len(cards)),
+        cuDeviceGet=lambda pointer, index: answer("cuDeviceGet", pointer, 100 + index),
+        cuDeviceGetAttribute=attribute,
+        cuDeviceGetName=name,
+    )
+
+
+def test_cards_are_read_with_capability_and_driver():
+    library = driver(("NVIDIA GeForce RTX 4090", 8, 9), ("NVIDIA GeForce GTX 1080 é", 6, 1), version=12040)
+    assert gpu.cards(lambda name: library) == [
+        Card("NVIDIA GeForce RTX 4090", (8, 9), (12, 4)),
+        Card("NVIDIA GeForce GTX 1080 é", (6, 1), (12, 4)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "function", ["cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetAttribute"]
+)
+def test_a_driver_that_fails_has_no_cards(function):
+    assert gpu.cards(lambda name: driver(("card", 8, 9), fails=function)) == []
+
+
+def test_no_driver_and_one_that_is_none():
+    def missing(name):
+        raise OSError(name)
+
+    assert gpu.cards(missing) == []
+    assert gpu.cards(lambda name: SimpleNamespace()) == []
+    assert gpu.cards(lambda name: ctypes.CDLL(None) if os.name == "posix" else ctypes.windll.kernel32) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a script")
+@pytest.mark.skipif(sys.platform == "darwin", reason="Apple's computers are not asked")
+@pytest.mark.parametrize(
+    ("does", "found"),
+    [
+        ('echo \'[{"name": "A", "capability": [9, 0], "driver": [13, 1]}]\'', [Card("A", (9, 0), (13, 1))]),
+        ("kill -SEGV $$", []),
+        ("echo nonsense", []),
+        ("echo '[1]'", []),
+        ("echo '[{}]'", []),
+        ("exec sleep 600", []),
+    ],
+)
+def test_whatever_the_asked_program_does_blender_gets_an_answer(tmp_path, does, found):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{does}\n")
+    python.chmod(0o755)
+    assert gpu.probe(str(python), seconds=0.3 if "sleep" in does else 20) == found
+
+
+def test_blender_itself_is_not_started_as_python(tmp_path):
+    program = tmp_path / "blender"
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'\n")
+    program.chmod(0o755)
+    assert gpu.probe(str(program)) == gpu.probe("") == gpu.probe(str(tmp_path / "python")) == []
+    assert not (tmp_path / "started").exists()
+
+
+def test_the_real_probe_answers():
+    """Whatever this machine has."""
+    assert all(isinstance(card, Card) and card.name for card in gpu.probe())
+
+
+LINUX, WINDOWS = ["cpu", "cuda", "other"], ["cpu", "other"]
+GOOD, OLD = Card("RTX 4090", (8, 9), (13, 0)), Card("GTX 1080", (6, 1), (13, 0))
+
+
+@pytest.mark.parametrize(
+    ("offered", "cards", "backend", "words"),
+    [
+        (["mps"], [], "mps", "own graphics"),
+        (LINUX, [], "cpu", "No NVIDIA"),
+        (LINUX, [GOOD], "cuda", "RTX 4090 will draw"),
+        (LINUX, [OLD, GOOD], "cuda", "RTX 4090 will draw"),
+        (LINUX, [OLD], "cpu", "GTX 1080 is too old"),
+        (LINUX, [Card("RTX 2070", (7, 5), (12, 9))], "cpu", "for CUDA 12.9, 13.0 is needed: update it"),
+        (WINDOWS, [GOOD], "cpu", "Other Graphics Card"),
+        (WINDOWS, [], "cpu", "No NVIDIA"),
+    ],
+)
+def test_the_backend_that_is_proposed_is_offered_and_explained(offered, cards, backend, words):
+    proposed, why = gpu.backend(offered, cards)
+    assert proposed == backend
+    assert proposed in offered
+    assert words in why
+    assert why.endswith(".")

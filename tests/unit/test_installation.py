@@ -1,0 +1,436 @@
+"""Installing the engine: from a folder, an archive, an index; cancelled, gone on with, spoilt, refused. No network."""
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from edtalk.edtalk_blender.core import engine, gpu, installation, lock
+from edtalk.edtalk_blender.core.engine import State, find
+from edtalk.edtalk_blender.core.installation import Installation
+from edtalk.inference.errors import EDTalkError
+
+from tests.engine_material import LOCK, asked, line, make_environment, make_python, make_root, make_wheel, stamp
+
+PATIENCE = 120.0  # seconds, for a virtual environment on a busy machine
+
+posix = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a script")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    monkeypatch.delenv(engine.VARIABLE, raising=False)
+    monkeypatch.setattr(installation, "SPARE", 10**6)  # bytes: the engine of these tests is small
+    monkeypatch.setattr(lock, "here", lambda: "linux-x86_64")
+    monkeypatch.setattr(gpu, "probe", lambda: [])
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """An extension whose engine needs one tiny package, and whose self-test imports it."""
+    return make_root(tmp_path / "an extension", line(make_wheel(tmp_path)))
+
+
+@pytest.fixture
+def fake_python(tmp_path) -> Path:
+    return make_python(tmp_path)
+
+
+def make_wheels(folder: Path) -> Path:
+    make_wheel(folder)
+    return folder
+
+
+def finish(installation: Installation) -> Installation:
+    installation.start()
+    assert installation.wait(PATIENCE)
+    return installation
+
+
+# ------------------------------------------------------------------------------------------------ from a folder
+
+
+def test_installed_from_a_folder_by_the_real_venv_and_pip(root, tmp_path):
+    user = tmp_path / "user's ünfolder"
+    wheels = make_wheels(tmp_path / "packages")
+    done = finish(Installation(root, user, wheels=wheels, python=Path(sys.executable)))
+    assert done.error is None
+    assert done.phase == "done"
+    assert "all is well" in done.log.tail
+    assert any("--no-index" in said for said in done.log.tail)
+    assert any("--require-hashes" in said for said in done.log.tail)
+    found = find(root, user)
+    assert (found.state, found.origin, found.made_from) == (State.READY, "installed", LOCK.as_posix())
+
+    (user / "weights.safetensors").touch()
+    (user / "installer").mkdir()
+    engine.uninstall(user)
+    assert find(root, user).state is State.MISSING
+    until = time.monotonic() + PATIENCE
+    while len(list(user.iterdir())) > 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert {path.name for path in user.iterdir()} == {"weights.safetensors", "engine-installation.log"}
+
+
+@posix
+def test_a_repair_that_fails_leaves_no_engine_that_looks_like_one_and_says_why(root, tmp_path, fake_python):
+    make_environment(tmp_path / "user" / "engine", stamp(root))
+    assert find(root, tmp_path / "user").state is State.READY
+    (tmp_path / "pip").write_text("print('ERROR: No matching distribution found for tiny==1.0'); sys.exit(1)")
+    wheels = make_wheels(tmp_path / "packages")
+    failed = finish(Installation(root, tmp_path / "user", wheels=wheels, python=fake_python))
+    assert failed.error.message.endswith("could not be installed: No matching distribution found for tiny==1.0.")
+    assert failed.error.hint
+    found = find(root, tmp_path / "user")
+    assert found.state is State.INCOMPLETE
+    assert "tiny==1.0" in found.reason
+    (tmp_path / "pip").write_text("")
+    assert finish(Installation(root, tmp_path / "user", wheels=wheels, python=fake_python)).error is None
+    assert find(root, tmp_path / "user").state is State.READY
+    assert [path.name for path in (tmp_path / "user").iterdir() if path.name.startswith("engine.")] == []
+
+
+@posix
+def test_a_file_that_is_not_the_locked_one_is_named_and_the_old_engine_kept(root, tmp_path, fake_python):
+    make_environment(tmp_path / "user" / "engine", stamp(root))
+    other = make_wheel(tmp_path / "packages", content="import socket")
+    failed = finish(Installation(root, tmp_path / "user", wheels=other.parent, python=fake_python))
+    assert failed.error.kind == "checksum"
+    assert str(other) in failed.error.message
+    assert hashlib.sha256(other.read_bytes()).hexdigest()[:12] in failed.error.message
+    assert failed.error.hint
+    assert not (tmp_path / "calls").exists(), "pip was not even asked"
+    assert find(root, tmp_path / "user").state is State.READY
+
+
+def test_what_is_spoilt_after_the_check_is_refused_by_the_real_pip(root, tmp_path, monkeypatch):
+    """The checksums are pip's to check too, so that nothing comes in between."""
+    good = make_wheel(tmp_path / "good")
+    monkeypatch.setattr(
+        lock, "hashes", lambda folder, pattern="*.whl": {hashlib.sha256(good.read_bytes()).hexdigest(): good}
+    )
+    spoilt = make_wheel(tmp_path / "packages", content="import socket").parent
+    failed = finish(Installation(root, tmp_path / "user", wheels=spoilt, python=Path(sys.executable)))
+    assert failed.error.kind == "checksum"
+    assert "tiny-1.0-py3-none-any.whl is not the file that was expected" in failed.error.message
+    assert find(root, tmp_path / "user").state is State.INCOMPLETE
+
+
+@posix
+def test_what_a_folder_lacks_is_counted_and_named(root, tmp_path, fake_python):
+    (root / LOCK).write_text(f"{(root / LOCK).read_text()}big==3.2 --hash=sha256:{'3' * 64}\n")
+    failed = finish(Installation(root, tmp_path / "user", wheels=make_wheels(tmp_path / "w"), python=fake_python))
+    assert "lacks 1 of 2 packages for linux-x86_64-cpu: big==3.2." in failed.error.message
+    assert "README" in failed.error.hint
+
+
+@posix
+def test_a_folder_is_installed_for_what_it_is_whole_for(root, tmp_path, fake_python):
+    """Of a computer with a card, for one without whose artist left the choice at Automatic."""
+    wheels = tmp_path / "packages"
+    (root / LOCK).with_name("linux-x86_64-cuda.txt").write_text(line(make_wheel(wheels, "big")) + "\n")
+    assert finish(Installation(root, tmp_path / "user", wheels=wheels, python=fake_python)).error is None
+    assert find(root, tmp_path / "user").made_from.endswith("cuda.txt")
+    chosen = Installation(root, tmp_path / "user", wheels=wheels, python=fake_python, backend="cpu")
+    assert "tiny==1.0" in finish(chosen).error.message
+
+
+@posix
+def test_installed_from_one_archive(root, tmp_path, fake_python):
+    """Wherever the wheels lie in it; nothing else of it is written, and nothing elsewhere."""
+    archive = tmp_path / "packages.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(make_wheel(tmp_path), "../../from elsewhere/tiny-1.0-py3-none-any.whl")
+        packed.writestr("../evil.py", "")
+    user = tmp_path / "user"
+    assert finish(Installation(root, user, wheels=archive, python=fake_python)).error is None
+    assert find(root, user).state is State.READY
+    assert [path.name for path in (user / "downloads").iterdir()] == ["tiny-1.0-py3-none-any.whl"]
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+@posix
+def test_a_damaged_archive_is_told(root, tmp_path, fake_python):
+    archive = tmp_path / "packages.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("tiny-1.0-py3-none-any.whl", "x" * 1000)
+    archive.write_bytes(archive.read_bytes().replace(b"x" * 100, b"y" * 100, 1))
+    failed = finish(Installation(root, tmp_path / "user", wheels=archive, python=fake_python))
+    assert failed.error.kind == "checksum"
+    assert f"{archive} is damaged" in failed.error.message
+    archive.write_bytes(b"no archive")
+    with pytest.raises(EDTalkError, match=r"packages\.zip holds no Python packages"):
+        Installation(root, tmp_path / "user", wheels=archive).start()
+
+
+# ------------------------------------------------------------------------------------------------ what cannot begin
+
+
+def test_without_leave_nothing_is_downloaded(root, tmp_path):
+    with pytest.raises(EDTalkError) as caught:
+        Installation(root, tmp_path / "user").start()
+    assert caught.value.kind == "offline"
+    assert "Allow Online Access" in caught.value.hint
+    assert not (tmp_path / "user").exists()
+
+
+def test_what_cannot_begin_says_so_at_once(root, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EDTalkError, match=r"empty holds no Python packages"):
+        Installation(root, tmp_path / "user", wheels=tmp_path / "empty").start()
+    with pytest.raises(EDTalkError, match=r"installer\.txt does not exist"):
+        Installation(tmp_path, tmp_path / "user", online=True).start()
+    with pytest.raises(EDTalkError, match="the address of an index"):
+        Installation(root, tmp_path / "user", online=True, backend="other").start()
+    with pytest.raises(EDTalkError, match=r"NVIDIA.* on linux-x86_64\. Choose the processor or another graphics card"):
+        Installation(root, tmp_path / "user", online=True, backend="cuda").start()
+    monkeypatch.setattr(lock, "here", lambda: "amiga-m68k")
+    with pytest.raises(EDTalkError, match=r"amiga-m68k\. Choose an existing Python"):
+        Installation(root, tmp_path / "user", online=True).start()
+    assert not (tmp_path / "user").exists()
+
+
+def test_no_python_and_no_uv(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "")
+    failed = finish(Installation(root, tmp_path / "user", online=True))
+    assert "Python 3.11 with its venv module was not found" in failed.error.message
+    assert "uv" in failed.error.hint
+    assert find(root, tmp_path / "user").state is State.MISSING  # nothing was touched
+
+
+def test_too_little_disk(root, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(installation, "SPARE", 3 * 10**9)
+    failed = finish(Installation(root, tmp_path / "user", online=True, python=Path(sys.executable)))
+    assert failed.error.kind == "disk"
+    assert "needs 3.0 GB of disk" in failed.error.message
+    assert "has 2.0 GB left" in failed.error.message
+
+
+def test_a_folder_that_cannot_be_made(root, tmp_path):
+    (tmp_path / "user").touch()
+    failed = finish(Installation(root, tmp_path / "user", online=True, python=Path(sys.executable)))
+    assert failed.error.kind == "disk"
+    assert str(tmp_path / "user") in failed.error.message
+
+
+# ------------------------------------------------------------------------------------------------ from an index
+
+
+@posix
+def test_online_it_asks_the_index_and_tries_twice(root, tmp_path, fake_python):
+    user = tmp_path / "user"
+    assert finish(Installation(root, user, online=True, python=fake_python)).error is None
+    assert find(root, user).state is State.READY
+    downloads = asked(tmp_path, " download ")
+    assert len(downloads) == 1
+    assert "--no-index" not in downloads[0]
+    assert "--require-hashes" in downloads[0]
+    engine.remove_downloads(user)
+    (tmp_path / "pip").write_text(
+        "if download: print('ReadTimeoutError: Read timed out.'); print('ERROR: gave up'); sys.exit(1)"
+    )
+    failed = finish(Installation(root, user, online=True, python=fake_python))
+    assert failed.error.kind == "network"
+    assert "gave up" in failed.error.message
+    assert len(asked(tmp_path, " download ")) == 2
+    (tmp_path / "pip").write_text("print('OSError: [Errno 28] No space left on device'); sys.exit(1)")
+    assert finish(Installation(root, user, online=True, python=fake_python)).error.kind == "disk"
+
+
+@posix
+def test_an_engine_stays_until_all_that_replaces_it_is_here(root, tmp_path, fake_python):
+    python = make_environment(tmp_path / "user" / "engine", stamp(root))
+    (tmp_path / "pip").write_text("if download: print('ERROR: gave up'); sys.exit(1)")
+    assert finish(Installation(root, tmp_path / "user", online=True, python=fake_python)).error
+    found = find(root, tmp_path / "user")
+    assert (found.state, found.python) == (State.READY, python)
+    assert not (tmp_path / "user" / "installer").exists()
+
+
+@posix
+def test_finished_downloads_survive_cancel_and_are_not_asked_for_again(tmp_path, fake_python):
+    """Large packages are fetched one by one; progress counts what was there before."""
+    wheels = [make_wheel(tmp_path / "index", name) for name in ("tiny", "big", "huge")]
+    root = make_root(tmp_path / "extension", *map(line, wheels, (0, 20 * 10**6, 30 * 10**6)))
+    (tmp_path / "pip").write_text(
+        "if download and 'huge==1.0' in wanted:\n"
+        "    print('Progress 15000000 of 30000000', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    user = tmp_path / "user"
+    begun = Installation(root, user, online=True, python=fake_python)
+    begun.start()
+    until = time.monotonic() + PATIENCE
+    while begun.done < 36:  # pip itself, tiny, big, and half of huge
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert (begun.phase, begun.done, begun.total, begun.unit) == ("downloading", 36, 51, " MB")
+    assert not any("Progress" in said for said in begun.log.tail)
+    begun.cancel()
+    assert begun.wait(PATIENCE)
+    assert begun.cancelled
+    assert begun.error is None
+    assert find(root, user).state is State.MISSING
+    assert {path.name.split("-")[0] for path in (user / "downloads").iterdir()} == {"tiny", "big"}
+    assert engine.downloaded(user) == sum(wheel.stat().st_size for wheel in wheels[:2])
+    names = [call.partition(" for ")[2] for call in asked(tmp_path, " download ")]
+    assert names == ["pip==99.0 tiny==1.0", "big==1.0", "huge==1.0"]
+
+    (user / "downloads" / wheels[0].name).write_bytes(b"cut short")
+    (tmp_path / "pip").write_text("")
+    assert finish(Installation(root, user, online=True, python=fake_python)).error is None
+    names = [call.partition(" for ")[2] for call in asked(tmp_path, " download ")]
+    assert names == ["pip==99.0 tiny==1.0", "huge==1.0"]
+    assert find(root, user).state is State.READY
+
+
+@posix
+def test_addresses_reach_pip_and_only_where_they_belong(root, tmp_path, fake_python):
+    (root / LOCK).write_text(f"{(root / LOCK).read_text()}torch==2.0+cpu --hash=sha256:{'7' * 64}\n")
+    mirror, index = "https://anna:secret@mirror.example/simple", "https://torch.example/whl"
+    user = tmp_path / "user"
+    options = {"online": True, "python": fake_python, "mirror": f" {mirror} ", "torch_index": index}
+    assert finish(Installation(root, user, **options)).error is None
+    for call in asked(tmp_path, " download "):
+        assert f"--index-url {mirror} --extra-index-url {index}" in call
+    assert "secret" not in (user / "engine-installation.log").read_text()
+    assert finish(Installation(root, user, backend="other", **options)).error is None
+    calls = asked(tmp_path, "")
+    assert not any("torch==2.0+cpu" in call for call in calls)
+    torch = [call for call in calls if "torch==2.0" in call]
+    assert len(torch) == 1
+    assert f"--index-url {index}" in torch[0]
+    assert mirror not in torch[0]
+    assert "--require-hashes" not in torch[0]
+    assert all("--require-hashes" in call for call in calls if call not in torch)
+
+
+@posix
+def test_a_download_with_another_checksum_is_told_in_one_sentence(root, tmp_path, fake_python):
+    said = [
+        "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the package",
+        "    tiny==1.0 from https://mirror.example/tiny-1.0-py3-none-any.whl#sha256=aaaa (from -r w.txt (line 1)):",
+        f"        Expected sha256 {'1' * 64}",
+        f"             Got        {'2' * 64}",
+    ]
+    (tmp_path / "pip").write_text(f"if download: print(*{said!r}, sep=chr(10)); sys.exit(1)")
+    failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
+    assert failed.error.kind == "checksum"
+    assert "tiny-1.0-py3-none-any.whl is not the file that was expected (222222222222..." in failed.error.message
+    assert "\n" not in failed.error.message
+    assert "Mirror" in failed.error.hint
+
+
+@posix
+def test_an_index_without_torch_for_the_processor_leads_to_the_other_backends(root, tmp_path, fake_python):
+    said = "ERROR: No matching distribution found for torch==2.0+cpu"
+    (tmp_path / "pip").write_text(f"if download: print({said!r}); sys.exit(1)")
+    failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
+    assert failed.error.kind == "torch"
+    assert "torch==2.0+cpu" in failed.error.message
+    assert "Torch Index" in failed.error.hint
+
+
+@posix
+def test_cancel_kills_what_runs_and_leaves_a_mark(root, tmp_path, fake_python):
+    """Also what the step itself has started."""
+    (tmp_path / "pip").write_text(
+        """
+if "--python" in arguments:
+    pid = os.fork()
+    if pid:
+        (here / "pid").write_text(str(pid))
+        print("Installing", flush=True)
+    time.sleep(600)
+"""
+    )
+    begun = Installation(root, tmp_path / "user", online=True, python=fake_python)
+    begun.start()
+    until = time.monotonic() + PATIENCE
+    while "Installing" not in begun.log.tail:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert (begun.phase, begun.done, begun.total) == ("installing packages", 1, 1)
+    assert not begun.finished
+    begun.cancel()
+    assert begun.wait(PATIENCE)
+    assert begun.cancelled
+    assert begun.error is None
+    found = find(root, tmp_path / "user")
+    assert found.state is State.INCOMPLETE
+    assert "cancelled" in found.reason
+    pid = int((tmp_path / "pid").read_text())
+    while (process := Path(f"/proc/{pid}/stat")).exists() and process.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@posix
+def test_where_there_is_no_python_uv_brings_one(root, tmp_path, fake_python, monkeypatch):
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(
+        f"""#!{sys.executable}
+import os, pathlib, sys
+with open({str(tmp_path / "uv calls")!r}, "a") as calls:
+    print(*sys.argv[1:], file=calls)
+if sys.argv[1] == "venv":
+    os.execv({str(fake_python)!r}, ["python", "-m", "venv", sys.argv[-1]])
+"""
+    )
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", str(uv.parent))
+    monkeypatch.setattr(sys, "executable", "")
+    wheels = make_wheels(tmp_path / "packages")
+    assert finish(Installation(root, tmp_path / "user", wheels=wheels)).error is None
+    venv, install = (tmp_path / "uv calls").read_text().splitlines()
+    assert "--python 3.11" in venv
+    assert "--offline" in venv
+    assert "--offline" in install
+    assert "--no-index" in install
+    assert "--require-hashes" in install
+    assert finish(Installation(root, tmp_path / "user", online=True)).error is None
+    assert "--offline" not in " ".join((tmp_path / "uv calls").read_text().splitlines()[2:])
+
+
+@posix
+def test_an_old_engine_is_removed_only_when_its_workers_have_ended(root, tmp_path, fake_python):
+    user = tmp_path / "user"
+    python = make_environment(user / "engine", stamp(root))
+    begun = Installation(root, user, online=True, python=fake_python, hold=True)
+    begun.start()
+    until = time.monotonic() + PATIENCE
+    while begun.phase != installation.REPLACING:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert python.exists()
+    assert find(root, user).state is State.READY
+    begun.cancel()
+    assert begun.wait(PATIENCE)
+    assert find(root, user).python == python, "cancelled in time, nothing is lost"
+    begun = Installation(root, user, online=True, python=fake_python, hold=True)
+    begun.start()
+    begun.let_go.set()
+    assert begun.wait(PATIENCE)
+    assert begun.error is None
+    assert find(root, user).state is State.READY
+    assert asked(tmp_path, "--python"), "it is another one"
+
+
+@posix
+def test_a_repair_from_downloads_that_are_whole_asks_no_index(root, tmp_path, fake_python):
+    user = tmp_path / "user"
+    pip = make_wheel(tmp_path / "index", "pip")
+    (root / lock.INSTALLER).write_text(f"{line(pip)}\n")
+    assert finish(Installation(root, user, online=True, python=fake_python)).error is None
+    assert len(asked(tmp_path, " download ")) == 1
+    assert finish(Installation(root, user, online=True, python=fake_python)).error is None
+    assert all("--no-index" in call for call in asked(tmp_path, ""))

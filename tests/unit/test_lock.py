@@ -1,0 +1,121 @@
+"""What the engine is installed from: the locks of this repository, how one is read and chosen, which files fit it."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+from edtalk.edtalk_blender.core import lock
+from edtalk.inference.errors import EDTalkError
+
+from tests.engine_material import LOCK, make_root, make_wheel
+
+ROOT = Path(__file__).parents[2]
+PLACES = {
+    "linux-x86_64": ["cpu", "cuda", "other"],
+    "windows-x86_64": ["cpu", "other"],
+    "macos-arm64": ["mps"],
+}
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+def locks() -> list[tuple[str, str]]:
+    return [(place, backend) for place, backends in PLACES.items() for backend in backends]
+
+
+def test_there_is_a_lock_for_every_platform_that_torch_and_blender_share():
+    for place, backends in PLACES.items():
+        assert lock.offered(ROOT, place) == backends
+    assert lock.offered(ROOT, "windows-arm64") == []
+
+
+@pytest.mark.parametrize(("place", "backend"), locks())
+def test_each_lock_is_whole(place, backend):
+    """Everything that is asked for is in it once, as asked, with one checksum and a size that can be shown."""
+    read = lock.read(ROOT, backend, place)
+    versions = {package.name: package.version for package in read.packages}
+    assert len(versions) == len(read.packages)
+    for line in (ROOT / "wheels" / "requirements-worker.txt").read_text().splitlines():
+        if match := re.match(r"([\w-]+)==([\w.]+)", line):
+            name, version = match.groups()
+            found = read.unlocked.partition("==")[2] if name == "torch" and backend == "other" else versions[name]
+            assert found.partition("+")[0] == version
+    assert all(len(package.hashes) == 1 and package.size > 0 for package in read.packages)
+    assert 10**8 < read.size < 10**10
+
+
+def test_the_same_versions_everywhere():
+    """So that frames of a farm of several platforms look alike."""
+    found: dict[str, set[str]] = {}
+    for place, backend in locks():
+        for package in lock.read(ROOT, backend, place).packages:
+            found.setdefault(package.name, set()).add(package.version.partition("+")[0])
+    assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+
+
+def test_only_cuda_brings_cuda_along():
+    for place, backend in locks():
+        brought = any(package.name.startswith("nvidia-") for package in lock.read(ROOT, backend, place).packages)
+        assert brought == (backend == "cuda")
+
+
+def test_no_lock_names_an_address():
+    for file in (ROOT / lock.LOCKS).iterdir():
+        assert "://" not in file.read_text(encoding="utf-8")
+        assert "index-url" not in file.read_text(encoding="utf-8")
+
+
+def test_a_lock_is_read(tmp_path):
+    root = make_root(
+        tmp_path / "e", f"a-b==1.0+cpu --hash=sha256:{A} --hash=sha256:{B}  # 12 bytes", "", f"c==2 --hash=sha256:{C}"
+    )
+    read = lock.read(root, "cpu", "linux-x86_64")
+    assert read.file == LOCK
+    assert [str(package) for package in read.packages] == [
+        f"a-b==1.0+cpu --hash=sha256:{A} --hash=sha256:{B}",
+        f"c==2 --hash=sha256:{C}",
+    ]
+    assert read.size == 12
+
+
+def test_another_card_takes_torchs_version_from_the_lock_and_its_file_from_elsewhere(tmp_path):
+    root = make_root(
+        tmp_path / "e", f"numpy==2 --hash=sha256:{A}  # 5 bytes", f"torch==2.1+cpu --hash=sha256:{B}  # 7 bytes"
+    )
+    read = lock.read(root, "other", "linux-x86_64")
+    assert (read.unlocked, read.size, [package.name for package in read.packages]) == ("torch==2.1", 5, ["numpy"])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "numpy",
+        "numpy==2",
+        f"numpy>=2 --hash=sha256:{A}",
+        f"numpy==2 --hash=sha256:{A[1:]}",
+        "--index-url https://x.example",
+    ],
+)
+def test_a_line_without_version_and_checksum_is_refused_by_file_and_number(tmp_path, line):
+    root = make_root(tmp_path / "e", line)
+    with pytest.raises(EDTalkError, match=r"linux-x86_64-cpu\.txt, line 2,"):
+        lock.read(root, "cpu", "linux-x86_64")
+
+
+def test_what_is_not_offered_is_told_with_what_is(tmp_path):
+    root = make_root(tmp_path / "e")
+    with pytest.raises(EDTalkError, match=r"Apple's graphics on linux-x86_64\. Choose the processor or another"):
+        lock.read(root, "mps", "linux-x86_64")
+    with pytest.raises(EDTalkError, match=r"on macos-x86_64\. Choose an existing Python"):
+        lock.read(root, "cpu", "macos-x86_64")
+
+
+def test_files_are_told_by_their_content_not_their_name(tmp_path):
+    wheel = make_wheel(tmp_path / "w")
+    (tmp_path / "w" / "notes.txt").touch()
+    found = lock.hashes(tmp_path / "w")
+    assert found == {hashlib.sha256(wheel.read_bytes()).hexdigest(): wheel}
+    fits = lock.Package("tiny", "1.0", (A, *found), 1)
+    lacks = lock.Package("tiny", "1.0", (A, B), 1)
+    assert lock.missing([fits, lacks], found) == [lacks]
+    assert lock.hashes(tmp_path / "nothing") == {}
