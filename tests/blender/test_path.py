@@ -96,7 +96,7 @@ def test_everything_at_rest_renders_the_portrait_itself(package, scene, engine, 
 def test_openexr_frames_look_as_png_ones_do(package, scene, engine, demo, tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     scene.frame_end = 1
-    scene.render.resolution_x = scene.render.resolution_y = SIZE
+    scene.render.resolution_x = scene.render.resolution_y = DETAILED  # Blender scales the two differently
     package.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
     stills = []
     for image_format in ("png", "exr"):
@@ -107,7 +107,7 @@ def test_openexr_frames_look_as_png_ones_do(package, scene, engine, demo, tmp_pa
         scene.render.filepath = str(tmp_path / f"{image_format}.png")
         bpy.ops.render.render(write_still=True)
         still = bpy.data.images.load(scene.render.filepath)
-        stills.append(np.empty(4 * SIZE * SIZE, np.float32))
+        stills.append(np.empty(4 * DETAILED**2, np.float32))
         still.pixels.foreach_get(stills[-1])
     assert np.abs(stills[0] - stills[1]).max() < 0.01
 
