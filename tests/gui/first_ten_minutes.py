@@ -129,10 +129,14 @@ def artist() -> Iterator[float]:
     images = [strip for strip in bpy.context.scene.sequence_editor.strips if strip.type == "IMAGE"]
     done["placed at once"] = len(images) == 1
     folder = Path(bpy.path.abspath(images[0].directory))
-    yield from until(lambda: all((folder / one.filename).is_file() for one in images[0].elements), 120)
-    yield 2.0
+    waiting = images[0].elements[-1].filename  # the picture that stands for those to come, a file like theirs
+
+    def names() -> set[str]:
+        return {element.filename for element in images[0].elements}
+
+    yield from until(lambda: waiting not in names() and all((folder / name).is_file() for name in names()), 120)
     done["frames"] = len(images[0].elements)
-    done["pictures"] = len({element.filename for element in images[0].elements})
+    done["pictures"] = len(names())
     bpy.context.scene.frame_set(40)
     yield 2.0
     yield from screenshot("sequencer")
