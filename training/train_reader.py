@@ -22,10 +22,9 @@ from inference.model.reader import Reader
 
 from .data import HeadPairs
 from .optimiser import rate_at
-from .units import BANKS, NAMES
+from .units import BANKS, NAMES, SCALE, SHIFT
 
 CHANNELS, HIDDEN = (16, 32, 64, 96, 128), 160
-SHIFT, SCALE = 0.08, 0.12  # picture widths and share at a coefficient of 1, as the heads are rendered
 EVALUATE_EVERY = 60.0  # seconds
 
 

@@ -17,8 +17,8 @@ from inference.model.reader import PREFIX, Reader  # noqa: E402
 from inference.renderer import FaceRenderer  # noqa: E402
 from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_reader import SCALE, SHIFT, disturbed, train  # noqa: E402
-from training.units import NAMES  # noqa: E402
+from training.train_reader import disturbed, train  # noqa: E402
+from training.units import NAMES, SCALE, SHIFT  # noqa: E402
 
 X, Y, GROWTH = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
 

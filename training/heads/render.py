@@ -13,11 +13,10 @@ from scipy.ndimage import gaussian_filter
 from training.heads import mesh as heads
 from training.heads.identity import Identity, identity
 from training.heads.shaders import FRAGMENT, OUTLINE, VERTEX
-from training.units import LIP, NAMES, POSE, UNITS
+from training.units import LIP, NAMES, POSE, SCALE, SHIFT, UNITS
 
 OVERSAMPLING = 2
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
-SHIFT, SCALE = 0.08, 0.12  # picture widths and share at a coefficient of 1
 SHOULDERS_FOLLOW = 0.5  # of the head's shift and scale
 DEPTH_TOLERANCE = 0.012  # picture widths
 
