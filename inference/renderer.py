@@ -95,7 +95,10 @@ class FaceRenderer:
         return self._source_coefficients
 
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
-        """What each picture of an iterable or of one uint8 (N, H, W, 3) array is doing: N rows, in order."""
+        """What each picture of an iterable or of one uint8 (N, H, W, 3) array is doing: N rows, in order.
+
+        By the bank's own reader if it carries one, see `inference.model.reader`; else as `source_coefficients` are.
+        """
         rows = [np.zeros((0, len(self.bank.names)), np.float32)]
         pictures = iter(images)
         while chunk := list(islice(pictures, self.batch)):
@@ -206,10 +209,8 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
-        planes = torch.from_numpy(pixels[None]).to(self.device)
-        latent, features = self._encoder(planes)
-        values = self._encoder.coefficients(latent) if self._reader is None else self._reader(planes)
-        return self._decoder.source(latent, features), values.cpu().numpy()
+        latent, features = self._encoder(torch.from_numpy(pixels[None]).to(self.device))
+        return self._decoder.source(latent, features), self._encoder.coefficients(latent).cpu().numpy()
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:

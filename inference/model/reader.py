@@ -1,7 +1,9 @@
 """A reader of its own that a bank may carry: what a face is doing, straight from its picture.
 
 EDTalk reads coefficients off the latent that also draws the face. A small bank's encoder has to spend what little it
-has on drawing; a plain network beside it costs a tenth of its time and reads far better.
+has on drawing; a plain network beside it costs a tenth of its time and reads drivers far better. What a source is doing
+is still read off its latent: there it matters what the decoder takes the source for, errors included, or coefficients
+that should leave it as it is would move it.
 """
 
 from __future__ import annotations

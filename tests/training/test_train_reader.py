@@ -95,10 +95,11 @@ def test_a_bank_reads_with_the_reader_it_carries(tmp_path: Path) -> None:
         wanted = reader(planes).numpy()
     face = FaceRenderer(load_bank(tmp_path / "reads.safetensors"), "cpu")
     np.testing.assert_allclose(face.encode(pictures).values, wanted, atol=1e-5)
-    face.set_source(pictures[0])
-    np.testing.assert_allclose(face.source_coefficients.values, wanted[:1], atol=1e-5)
     plain = FaceRenderer(load_bank(tmp_path / "plain.safetensors"), "cpu")
     assert np.abs(plain.encode(pictures).values - wanted).max() > 1e-3
+    for one in (face, plain):  # a source is taken to do what its latent says, or at rest it would not be itself
+        one.set_source(pictures[0])
+    np.testing.assert_array_equal(face.source_coefficients.values, plain.source_coefficients.values)
 
 
 @pytest.mark.parametrize(("channels", "outputs"), [((8, 8, 8), 36), ((8, 8, 8, 8), 35)])
