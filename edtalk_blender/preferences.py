@@ -24,11 +24,16 @@ BACKENDS = (
     ("auto", "Automatic", "What suits this computer's graphics card"),
     ("cpu", "Processor", "No graphics card is used; the smallest download"),
     ("cuda", "NVIDIA (CUDA)", "NVIDIA cards since the GTX 16 and RTX 20, with a current driver; works without"),
+    (
+        "cuda-old",
+        "Older NVIDIA (CUDA 12)",
+        "NVIDIA cards since the GTX 750 or 900, or drivers since 525, with an older torch; works without a card too",
+    ),
     ("mps", "Apple", "The graphics of Apple computers"),
     (
         "other",
         "Other Graphics Card",
-        "Older NVIDIA cards, NVIDIA on Windows, AMD, Intel: torch comes from the Torch Index, its checksum unknown",
+        "NVIDIA on Windows, AMD, Intel: torch comes from the Torch Index, its checksum unknown",
     ),
 )
 _OFFERED = [item for item in BACKENDS if item[0] in ("auto", *lock.offered(session.ROOT))]

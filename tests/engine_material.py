@@ -82,7 +82,7 @@ if "-m venv" in arguments:
     folder = pathlib.Path(sys.argv[-1]) / "bin"
     folder.mkdir()
     shutil.copy(__file__, folder / "python")
-elif "-m pip" in arguments:
+elif "-m pip" in arguments or "fetch.py" in arguments:
     wanted = []
     if "--requirement" in sys.argv:
         lines = pathlib.Path(sys.argv[sys.argv.index("--requirement") + 1]).read_text().splitlines()

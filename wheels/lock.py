@@ -42,21 +42,25 @@ class Target:
     """What one lock is for.
 
     name: PLATFORM-BACKEND, as core/lock.py looks for it.  uv: uv's name of the platform.  tags: pip's names of it, best
-    first.  torch: its local version where the build is not the one of the common index, "+cpu".
+    first.  build: torch's local version where the build is not the one of the common index, "+cpu".  torch: its version
+    where that is not the one of requirements-worker.txt.
     """
 
     name: str
     uv: str
     tags: tuple[str, ...]
+    build: str = ""
     torch: str = ""
 
 
 _GLIBC = (*(f"manylinux_2_{minor}_x86_64" for minor in range(28, 4, -1)), "manylinux2014_x86_64")
 TARGETS = (
     Target("linux-x86_64-cuda", "x86_64-manylinux_2_28", _GLIBC),
-    Target("linux-x86_64-cpu", "x86_64-manylinux_2_28", _GLIBC, torch="+cpu"),
+    Target("linux-x86_64-cpu", "x86_64-manylinux_2_28", _GLIBC, build="+cpu"),
     Target("windows-x86_64-cpu", "x86_64-pc-windows-msvc", ("win_amd64",)),
     Target("macos-arm64-mps", "aarch64-apple-darwin", tuple(mac_platforms(MACOS, "arm64"))),
+    # The last of which the common index has a build for cards older than the GTX 16; last here, to follow the others.
+    Target("linux-x86_64-cuda-old", "x86_64-manylinux_2_28", _GLIBC, torch="2.7.1"),
 )
 
 
@@ -120,6 +124,12 @@ def _best(package: dict, rank: dict[Tag, int]) -> Wheel:
     return Wheel(package["name"], package["version"], sha256, size)
 
 
+def _suited(requirement: str, target: Target) -> str:
+    """A requirement of the list as it is for a target."""
+    name, _, version = requirement.partition("==")
+    return f"torch=={target.torch or version}{target.build}" if name == "torch" else requirement
+
+
 def _listed(path: Path) -> list[str]:
     """The requirements in a file: without comments, options and hashes."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -141,15 +151,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     LOCKS.mkdir(exist_ok=True)
     wanted = _listed(REQUIREMENTS)
-    locked = [] if options.upgrade else [line for path in sorted(LOCKS.glob("*.txt")) for line in _listed(path)]
-    pins = dict(line.split("==") for line in locked)
+    pins: dict[str, str] = {}
+    for target in reversed(TARGETS) if not options.upgrade else ():
+        pins |= dict(line.split("==") for line in _listed(LOCKS / f"{target.name}.txt"))
     for target in TARGETS:
         pins.pop("torch", None)  # pinned in `wanted`, and differently built
-        requirements = [name + target.torch if name.startswith("torch==") else name for name in wanted]
-        kept = [f"{name}=={version}" for name, version in pins.items()]
-        wheels = resolve(requirements, kept, target, options.find_links if target.torch else None)
+        requirements = [_suited(name, target) for name in wanted]
+        # With another torch goes another triton.
+        kept = [f"{name}=={version}" for name, version in pins.items() if not (target.torch and name == "triton")]
+        wheels = resolve(requirements, kept, target, options.find_links if target.build else None)
         write(target.name, wheels)
-        pins |= {wheel.name: wheel.version for wheel in wheels}  # the same versions everywhere
+        if not target.torch:
+            pins |= {wheel.name: wheel.version for wheel in wheels}  # the same versions everywhere
     write("installer", resolve([INSTALLER], [], TARGETS[0], None))
 
 

@@ -18,6 +18,8 @@ _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 CUDA = (13, 0)  # what the locked torch is built with
 _OLDEST = (7, 5)  # the capability of a card below which that CUDA does nothing
+OLD_CUDA = (12, 0)  # what the driver has to run for the older torch, built with 12.6: all of 12 run each other's
+_OLD_BUILD = ((5, 0), (9, 0))  # the capabilities that it is built for
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,24 @@ def probe(python: str = sys.executable, seconds: float = 20.0) -> list[Card]:
 
 
 def backend(offered: Sequence[str], found: Sequence[Card]) -> tuple[str, str]:
-    """The backend to propose of those offered ("cpu", "cuda", "mps"), and why, as one or two sentences."""
+    """The backend to propose of those offered (as `lock.BACKENDS` has them), and why, as one or two sentences."""
     if "mps" in offered:
         return "mps", "This computer's own graphics will draw the faces."
     if not found:
         return "cpu", "No NVIDIA graphics card was found: the processor will draw the faces."
     card = max(found, key=lambda card: card.capability)
-    if "cuda" in offered and card.capability >= _OLDEST:
-        if card.driver >= CUDA:
-            return "cuda", f"{card.name} will draw the faces."
-        told = f"The driver of {card.name} is for CUDA {_dotted(card.driver)}, {_dotted(CUDA)} is needed: update it."
-        return "cpu", f"{told} As it is, the processor will draw the faces."
+    current = "cuda" in offered and card.capability >= _OLDEST
+    if current and card.driver >= CUDA:
+        return "cuda", f"{card.name} will draw the faces."
+    old = "cuda-old" in offered and _OLD_BUILD[0] <= card.capability <= _OLD_BUILD[1]
+    needed = OLD_CUDA if old else CUDA
+    told = f"The driver of {card.name} is for CUDA {_dotted(card.driver)}"
+    if old and card.driver >= OLD_CUDA:
+        if current:
+            return "cuda-old", f"{told}, for which the older build of torch is taken: {card.name} will draw the faces."
+        return "cuda-old", f"{card.name} will draw the faces, with the older build of torch that is for such cards."
+    if current or old:
+        return "cpu", f"{told}, {_dotted(needed)} is needed: update it. As it is, the processor will draw the faces."
     why = "too old for the usual packages" if "cuda" in offered else "not what the usual packages are for"
     other = 'to use it all the same, choose "Other Graphics Card" in the preferences'
     return "cpu", f"{card.name} is {why}; {other}. As it is, the processor will draw the faces."

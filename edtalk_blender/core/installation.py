@@ -1,18 +1,19 @@
 """Installing the engine, in a thread: first everything is fetched and checked, then the old engine goes. No bpy.
 
-    <user folder>/downloads/   packages as they came, kept: what is here and whole is not fetched again, and the folder
-                               can be carried to a computer without network
+    <user folder>/downloads/   packages as they came, kept: what is here and whole is not fetched again, what is not
+                               whole yet is NAME.part; the folder can be carried to a computer without network
     <user folder>/installer/   pip, while it is needed
     <user folder>/engine/      the engine, see engine.py
 
-pip and not our own code fetches, because it knows the computer's index, proxy and certificates. It takes up a download
-where the connection broke; one that was cancelled begins anew, those before it are kept.
+pip fetches, because it knows the computer's index, proxy and certificates; fetch.py has it go on with a file that was
+interrupted, in this run or an earlier one, where it broke off.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import logging
 import re
 import shlex
@@ -34,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 UNPACKED, SPARE = 2.2, 10**9  # an engine's size on disk in those of its downloads, and bytes to be left over
 REPLACING = "replacing the old engine"  # the phase in which `let_go` is waited for
-_SMALL = 8 * 10**6  # bytes: up to here packages are fetched together, larger ones singly, so that Cancel loses little
+_SMALL = 8 * 10**6  # bytes: up to here packages are fetched together, larger ones singly
+_QUIETLY = ("--disable-pip-version-check", "--no-input")
+_FETCH = Path(__file__).with_name("fetch.py")
 _PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 
 
@@ -105,7 +108,7 @@ class Installation:
         self._thread.start()
 
     def cancel(self) -> None:
-        """Stop soon; an engine that is half made by then is left marked as incomplete, whole downloads are kept."""
+        """Stop soon; an engine that is half made by then is left marked as incomplete, downloads are kept."""
         with self._guard:
             self.cancelled = True
             process = self._process
@@ -140,7 +143,7 @@ class Installation:
         self._enter("preparing")
         self._make_installer(python, uv)
         if self._online:
-            self._fetch([*lock.parse(self._root, lock.INSTALLER), *chosen.packages])
+            self._fetch([*lock.parse(self._root, lock.INSTALLER), *chosen.packages], chosen.unlocked)
         self._enter(REPLACING)
         while not self.let_go.wait(0.1):
             self._go_on()
@@ -215,7 +218,7 @@ class Installation:
             apart = ["--isolated"] if "--no-index" in source else []
             self._call_again([*self._pip("install"), "--progress-bar", "off", *apart, *wanted], failure)
 
-    def _fetch(self, packages: Sequence[Package]) -> None:
+    def _fetch(self, packages: Sequence[Package], unlocked: str) -> None:
         """Download what is not there yet; checked against its checksum by pip, and what was there by ourselves."""
         self._enter("checking earlier downloads")
         self._downloads.mkdir(exist_ok=True)
@@ -224,15 +227,44 @@ class Installation:
         before = sum(package.size for package in packages) - sum(package.size for package in wanted)
         self._count(before, sum(package.size for package in packages))
         for batch in _batches(wanted):
-            command = [*self._pip("download"), "--only-binary", ":all:", "--no-deps", "--no-cache-dir"]
-            command += ["--progress-bar", "raw", "--resume-retries", "20", "--dest", str(self._downloads)]
-            command += [*self._source(), *self._written(batch)]
+            command = self._download("--no-deps", *self._source(), *self._written(batch))
             self._call_again(command, "The engine's packages could not be downloaded", before)
             before += sum(package.size for package in batch)
             self._count(before)
+        if unlocked:
+            self._enter("downloading torch")
+            self._fetch_unlocked(unlocked, packages)
+        for part in self._downloads.glob("*.part"):  # of another version, begun and never gone on with
+            part.unlink()
+
+    def _fetch_unlocked(self, unlocked: str, packages: Sequence[Package]) -> None:
+        """Download torch with what it brings along for its card, which is not locked and not to be had elsewhere.
+
+        The packages, which are here, are taken where it needs some of them.
+        """
+        folder = self._unlocked_folder(unlocked)
+        folder.mkdir(exist_ok=True)
+        for other in self._downloads.glob("other-*"):
+            if other != folder:
+                shutil.rmtree(other)
+        same = self._installer / "same.txt"
+        same.write_text("".join(f"{package.pinned}\n" for package in packages), encoding="utf-8")
+        command = self._download("--index-url", self._torch_index, "--constraint", str(same), into=folder)
+        for wheel in self._downloads.glob("*.whl"):
+            if not wheel.name.startswith("torch-"):
+                command += ["--find-links", str(wheel)]
+        self._call_again([*command, unlocked], "torch could not be downloaded")
+
+    def _unlocked_folder(self, unlocked: str) -> Path:
+        """Each index's and version's own, for their files may be called the same."""
+        return self._downloads / f"other-{hashlib.sha256(f'{self._torch_index} {unlocked}'.encode()).hexdigest()[:8]}"
+
+    def _download(self, *what: str, into: Path | None = None) -> list[str]:
+        pip = [str(interpreter(self._installer)), "-I", str(_FETCH), *_QUIETLY, "download", "--no-cache-dir"]
+        return [*pip, "--only-binary", ":all:", "--dest", str(into or self._downloads), *what]
 
     def _install_packages(self, chosen: Lock) -> None:
-        """Out of the folder, each file checked by pip once more."""
+        """Out of the folder, each locked file checked by pip once more."""
         self._enter("installing packages")
         self.unit, self.total = "", len(chosen.packages)
         into = [*self._pip("--python", str(interpreter(self._folder)), "install"), "--progress-bar", "off"]
@@ -241,15 +273,15 @@ class Installation:
         self._call(command, "The engine's packages could not be installed")
         if chosen.unlocked:
             self._enter("installing torch")
-            source = there
-            if self._online:  # what it brings along for its card is not locked either, and not to be had elsewhere
-                source = ["--index-url", self._torch_index, "--cache-dir", str(self._downloads / "cache")]
-                source += ["--resume-retries", "20"]
-            command = [*into, "--only-binary", ":all:", *source, chosen.unlocked]
-            self._call_again(command, "torch could not be installed")
+            torch = chosen.unlocked
+            if self._online:
+                folder = self._unlocked_folder(torch)
+                there += ["--find-links", str(folder)]
+                torch = next(map(str, folder.glob("torch-*.whl")), torch)
+            self._call([*into, "--only-binary", ":all:", *there, torch], "torch could not be installed")
 
     def _pip(self, *what: str) -> list[str]:
-        return [str(interpreter(self._installer)), "-m", "pip", "--disable-pip-version-check", "--no-input", *what]
+        return [str(interpreter(self._installer)), "-m", "pip", *_QUIETLY, *what]
 
     def _source(self) -> list[str]:
         """Where pip looks besides what it is configured with."""
@@ -283,9 +315,13 @@ class Installation:
         with self._guard:
             self._go_on()
             process = self._process = Process(
-                command, cwd=cwd or self._user_dir, env=environment(place), stderr=subprocess.STDOUT
+                command,
+                cwd=cwd or self._user_dir,
+                env=environment(place),
+                stdin=subprocess.PIPE,  # its end tells the step that Blender is no more
+                stderr=subprocess.STDOUT,
             )
-        with process.stdout:
+        with process.stdin, process.stdout:
             for line in process.stdout:
                 if match := _PROGRESS.match(line):
                     now, all_of_it = map(int, match.groups())

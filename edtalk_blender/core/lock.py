@@ -24,6 +24,7 @@ INSTALLER = LOCKS / "installer.txt"
 BACKENDS = {
     "cpu": "the processor",
     "cuda": "NVIDIA graphics cards (CUDA 13)",
+    "cuda-old": "older NVIDIA graphics cards (CUDA 12)",
     "mps": "Apple's graphics",
     "other": "another graphics card",
 }

@@ -58,6 +58,7 @@ def test_the_card_is_asked_for_in_the_background(package, buttons, monkeypatch):
 
 def test_what_is_installed_is_said_with_its_size(package, buttons):
     assert "For the processor, 0.5 GB are downloaded" in buttons.planned("cpu")
+    assert "For older NVIDIA graphics cards (CUDA 12), 3.2 GB are downloaded" in buttons.planned("cuda-old")
     assert "0.3 GB and torch" in buttons.planned("other")
     assert "cannot be installed for Apple's graphics on linux-x86_64" in buttons.planned("mps")
 

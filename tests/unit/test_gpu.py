@@ -93,6 +93,7 @@ def test_the_real_probe_answers():
 
 
 LINUX, WINDOWS = ["cpu", "cuda", "other"], ["cpu", "other"]
+BOTH = ["cpu", "cuda", "cuda-old", "other"]
 GOOD, OLD = Card("RTX 4090", (8, 9), (13, 0)), Card("GTX 1080", (6, 1), (13, 0))
 
 
@@ -105,6 +106,15 @@ GOOD, OLD = Card("RTX 4090", (8, 9), (13, 0)), Card("GTX 1080", (6, 1), (13, 0))
         (LINUX, [OLD, GOOD], "cuda", "RTX 4090 will draw"),
         (LINUX, [OLD], "cpu", "GTX 1080 is too old"),
         (LINUX, [Card("RTX 2070", (7, 5), (12, 9))], "cpu", "for CUDA 12.9, 13.0 is needed: update it"),
+        (BOTH, [GOOD, OLD], "cuda", "RTX 4090 will draw"),
+        (BOTH, [OLD], "cuda-old", "GTX 1080 will draw the faces, with the older build of torch"),
+        (BOTH, [Card("GTX 750 Ti", (5, 0), (12, 0))], "cuda-old", "GTX 750 Ti will draw"),
+        (BOTH, [Card("RTX 2070", (7, 5), (12, 9))], "cuda-old", "for CUDA 12.9, for which the older build"),
+        (BOTH, [Card("H100", (9, 0), (12, 4))], "cuda-old", "H100 will draw"),
+        (BOTH, [Card("RTX 5090", (12, 0), (12, 9))], "cpu", "for CUDA 12.9, 13.0 is needed: update it"),
+        (BOTH, [Card("GTX 1080", (6, 1), (11, 4))], "cpu", "for CUDA 11.4, 12.0 is needed: update it"),
+        (BOTH, [Card("RTX 2070", (7, 5), (11, 4))], "cpu", "for CUDA 11.4, 12.0 is needed: update it"),
+        (BOTH, [Card("GTX 680", (3, 0), (11, 4))], "cpu", "GTX 680 is too old"),
         (WINDOWS, [GOOD], "cpu", "Other Graphics Card"),
         (WINDOWS, [], "cpu", "No NVIDIA"),
     ],
