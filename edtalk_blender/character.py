@@ -21,6 +21,7 @@ from bpy.app.handlers import persistent
 from ..inference.bank import STARTER, Bank, read_bank
 from ..inference.emotion import NEUTRAL
 from ..inference.errors import EDTalkError
+from .core import exif
 from .core.mix import EXPRESSION, bank_strengths, final_rows
 
 FACE_OF = "edtalk_face_of"  # custom property of an image that we draw: the uid of its character
@@ -29,6 +30,7 @@ EMOTION_GROUP = "Emotion"
 COEFFICIENT_LIMITS = (-1e3, 1e3)
 EMOTION_LIMITS = (0.0, 1.5)
 STRENGTH_LIMITS = (0.0, 10.0)
+_NOISE = 1e-4  # of a coefficient that is read off a picture; no picture shows it
 
 # Called with the character whose portrait or crop has changed; its rest pose is then to be found anew.
 portrait_listeners: list[Callable[[bpy.types.Object], None]] = []
@@ -140,9 +142,9 @@ def setup_channels(obj: bpy.types.Object, rest: Mapping[str, float] | None = Non
     """
     group, bank = obj.edtalk, bank_of(obj)
     before = rest_values(obj)
-    after = {entry.name: entry.rest for entry in bank.coefficients}
-    after |= {name: value for name, value in before.items() if name in after}
-    after |= {name: _float32(value) for name, value in (rest or {}).items() if name in after}
+    usual = {entry.name: entry.rest for entry in bank.coefficients}
+    after = usual | {name: value for name, value in before.items() if name in usual}
+    after |= {name: _settled(value, usual[name]) for name, value in (rest or {}).items() if name in usual}
     emotion_names = emotions(obj)
     _check_names(bank, emotion_names)
 
@@ -299,6 +301,13 @@ def load_picture(path: str) -> bpy.types.Image:
         return image
 
 
+def portrait_size(obj: bpy.types.Object) -> tuple[int, int]:
+    """Width and height of the portrait held upright, as the engine has it; EDTalkError where it is missing."""
+    width, height = obj.edtalk.portrait_image.size
+    on_its_side = exif.is_on_its_side(exif.orientation(portrait_path(obj)))
+    return (height, width) if on_its_side else (width, height)
+
+
 def portrait_path(obj: bpy.types.Object) -> Path:
     """The portrait's file, absolute; a portrait packed into the .blend is written out for the worker to read.
 
@@ -450,8 +459,9 @@ def _parse(text: str) -> Mapping:
     return json.loads(text) if text else {}
 
 
-def _float32(value: float) -> float:
-    return float(np.float32(value))
+def _settled(value: float, usual: float) -> float:
+    """What a face is doing, read off its picture, as float32; what is only noise about the bank's own rest is that."""
+    return usual if abs(value - usual) < _NOISE else float(np.float32(value))
 
 
 # --- What the viewport shows

@@ -17,12 +17,15 @@ import numpy as np
 
 from ..inference.errors import EDTalkError, disk_error
 from ..inference.files import link_or_copy
+from ..inference.shot import file_sha256
 from . import character, compat, dubbing, footage, sequencer
+from .core import exif
 from .folders import SEQUENCES, as_directory, character_folder
 
 STRIP, PART = "edtalk_strip", "edtalk_part"  # of a node: identity of its face strip, and which of its nodes it is
 GROUP, GROUP_VERSION = "edtalk_group", 1  # of a node group: that it is ours
 WHOLE = ("plate", "pasted")  # layers that are as large as the plate
+UPRIGHT = "upright"  # folder within that of the sequences, of turned portraits
 
 _MATCH_RADIUS = 0.06  # of the picture's height: what colours are averaged over
 _SPACES, _ALPHA = {".png": "sRGB", ".exr": "Linear Rec.709"}, {".png": "STRAIGHT", ".exr": "PREMUL"}
@@ -54,7 +57,7 @@ def build(scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.ImageS
     plate = sequencer.find(scene, strip.get(sequencer.PLATE, ""))
     whole = strip.get(sequencer.LAYER) in WHOLE
     frames = _numbered(obj, strip)
-    film = _film(plate) if whole and plate else obj.edtalk.portrait_image if whole else None
+    film = _film(plate) if whole and plate else _upright(obj) if whole else None
 
     tree, strip_id = compat.ensure_compositor(scene), sequencer.identity(strip)
     parts = _parts(tree, strip_id)
@@ -219,6 +222,39 @@ def _film(plate: bpy.types.MovieStrip) -> bpy.types.Image:
 
 
 # --- Numbered pictures
+
+
+def _upright(obj: bpy.types.Object) -> bpy.types.Image | None:
+    """The character's portrait as the engine takes it: of a photograph noted to be turned, a turned one."""
+    image, orientation = obj.edtalk.portrait_image, 1
+    with suppress(EDTalkError):  # it is missing
+        photograph = character.portrait_path(obj)
+        orientation = exif.orientation(photograph)
+    if orientation == 1:
+        return image
+    folder = character_folder(obj) / SEQUENCES / UPRIGHT
+    path = folder / f"{file_sha256(photograph)[:12]}.png"
+    if not path.is_file():
+        width, height = image.size
+        pixels = np.empty((height, width, 4), np.float32)
+        image.pixels.foreach_get(pixels.ravel())
+        pixels = np.ascontiguousarray(exif.upright(pixels[::-1], orientation)[::-1])
+        copy = bpy.data.images.new(f"{obj.name} upright", *pixels.shape[1::-1])
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            copy.pixels.foreach_set(pixels.ravel())
+            copy.filepath_raw, copy.file_format = str(path), "PNG"
+            copy.save()
+        except OSError as error:
+            raise disk_error(path, error) from error
+        except RuntimeError as error:
+            hint = "Choose a folder that may be written to."
+            raise EDTalkError(f"{path} could not be written.", hint, "disk") from error
+        finally:
+            bpy.data.images.remove(copy)
+    turned = bpy.data.images.load(as_directory(folder) + path.name, check_existing=True)
+    turned[STRIP] = UPRIGHT  # so that its folder is kept
+    return turned
 
 
 def _numbered(obj: bpy.types.Object, strip: bpy.types.ImageStrip) -> bpy.types.Image:

@@ -16,8 +16,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 # Threads that wait for one another by spinning slow a small frame twentyfold when Blender uses the cores as well.
-# OpenMP reads this once, so it has to stand before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# OpenMP reads this once, so it has to stand before torch is imported. In Blender's own process, where the package is
+# part of the extension's and torch is never imported, it is left as Blender and other add-ons want it.
+if __name__ == "inference":
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from .audio import lip_sync

@@ -352,8 +352,7 @@ def _picture_size(
     if shot.layer not in WHOLE:
         return (shot.size or character.bank_of(obj).config.size,) * 2
     if plate is None:
-        width, height = obj.edtalk.portrait_image.size
-        return (width, height)
+        return character.portrait_size(obj)
     return dubbing.tracked(scene, obj, plate).size
 
 

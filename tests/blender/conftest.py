@@ -57,6 +57,30 @@ def addon() -> Iterator[ModuleType]:
     bpy.ops.preferences.addon_disable(module=EXTENSION)
 
 
+@pytest.fixture(scope="session")
+def film(tmp_path_factory, addon) -> Path:
+    """walk.mkv: two seconds of 640 x 360 at 25 fps, each frame a little brighter than the one before."""
+    path = tmp_path_factory.mktemp("film") / "walk.mkv"
+    compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
+    scene.render.fps, scene.frame_start, scene.frame_end = 25, 1, 50
+    scene.render.resolution_x, scene.render.resolution_y = 640, 360
+    strips = compat.strip_collection(scene)
+    known = strips.bl_rna.functions["new_effect"].parameters
+    end = {"length": 50} if "length" in known else {"frame_end": 51}
+    strip = strips.new_effect(name="grey", type="COLOR", channel=1, frame_start=1, **end)
+    for frame in (1, 50):
+        strip.color = [0.1 if frame == 1 else 0.9] * 3
+        strip.keyframe_insert("color", frame=frame)
+    for point in (point for curve in compat.fcurves(scene) for point in curve.keyframe_points):
+        point.interpolation = "LINEAR"
+    scene.view_settings.view_transform = "Standard"
+    compat.set_video_output(scene, path)
+    scene.render.ffmpeg.format, scene.render.ffmpeg.audio_codec = "MKV", "NONE"
+    bpy.ops.render.render(animation=True, scene=scene.name)
+    bpy.data.scenes.remove(scene)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def scene(addon: ModuleType) -> bpy.types.Scene:
     """An empty scene at 24 fps, frames 1 to 250; the extension stays enabled."""

@@ -113,6 +113,14 @@ def test_the_rest_pose_takes_along_what_was_at_rest_only(character, obj):
     assert character.rest_values(obj)["headYaw"] == 0.25, "a rest pose stays until another one is read"
 
 
+def test_noise_about_the_banks_rest_is_the_banks_rest(character, obj):
+    """A face read off its picture is never exactly at rest; -0.000007 on a slider says nothing."""
+    entry, other = character.bank_of(obj).coefficients[:2]
+    character.setup_channels(obj, {entry.name: entry.rest - 7e-6, other.name: other.rest + 2e-4})
+    assert obj.edtalk[entry.name] == character.rest_values(obj)[entry.name] == entry.rest
+    assert obj.edtalk[other.name] == character.rest_values(obj)[other.name] == np.float32(other.rest + 2e-4)
+
+
 def test_strengths_scale_what_differs_from_rest(character, obj):
     names = character.bank_of(obj).names
     character.setup_channels(obj, dict.fromkeys(names, 0.5))

@@ -1,5 +1,7 @@
 """The face over its plate: pixels that come out of the sequencer and the compositor, and nodes that are kept."""
 
+from pathlib import Path
+
 import bpy
 import numpy as np
 import pytest
@@ -139,6 +141,35 @@ def test_the_view_that_the_artist_chose_afterwards_is_kept(package, scene, face)
     scene.view_settings.view_transform = "AgX"
     build(package, scene)
     assert scene.view_settings.view_transform == "AgX"
+
+
+def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, plate, obj):
+    """Blender shows it on its side, the engine draws on it upright."""
+    grey = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8)[None, :, None], (HEIGHT, 1, 3))
+    grey[: HEIGHT // 4] //= 2
+    lying = np.ones((WIDTH, HEIGHT, 4), np.float32)
+    lying[..., :3] = np.rot90(grey)[::-1] / 255
+    image = bpy.data.images.new("lying", HEIGHT, WIDTH)
+    image.pixels.foreach_set(lying.ravel())
+    image.filepath_raw, image.file_format = str(saved / "photo.jpg"), "JPEG"
+    image.save(quality=100)
+    bpy.data.images.remove(image)
+    note = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # 90 degrees clockwise
+    data = (saved / "photo.jpg").read_bytes()
+    (saved / "photo.jpg").write_bytes(data[:2] + b"\xff\xe1\0" + bytes([len(note) + 2]) + note + data[2:])
+    obj.edtalk.portrait_image = bpy.data.images.load(str(saved / "photo.jpg"))
+    assert tuple(obj.edtalk.portrait_image.size) == (HEIGHT, WIDTH)
+    assert package.character.portrait_size(obj) == (WIDTH, HEIGHT)
+
+    strip = face()
+    assert tuple(strip[package.operators.render.SIZE]) == (WIDTH, HEIGHT)
+    assert strip.transform.scale_x == 1.0
+    build(package, scene)
+    seen = render(scene, saved / "out.png", 1)[..., :3]
+    assert np.abs(seen[:, CLEAR] - grey[:, CLEAR].astype(int)).max() <= 8, "a JPEG is not exact"
+    shown = parts(package, build(package, scene), strip)["plate"].image
+    package.compositing.clear_unused()
+    assert Path(bpy.path.abspath(shown.filepath)).is_file()
 
 
 # --- The nodes

@@ -14,36 +14,12 @@ from tests.panel_layout import Layout
 from tests.picture_material import read, render, write_png
 from tests.strip_material import noise, set_speed, write_sound
 
-FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of the film, as the fake worker has it too
+FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of `film`, as the fake worker has it too
 
 
 @pytest.fixture
 def package(addon):
     return addon.edtalk_blender
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory, addon) -> Path:
-    """Two seconds at 25 fps, each frame a little brighter than the one before."""
-    path = tmp_path_factory.mktemp("film") / "walk.mkv"
-    compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
-    scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, FRAMES
-    scene.render.resolution_x, scene.render.resolution_y = WIDTH, HEIGHT
-    strips = compat.strip_collection(scene)
-    known = strips.bl_rna.functions["new_effect"].parameters
-    end = {"length": FRAMES} if "length" in known else {"frame_end": FRAMES + 1}
-    strip = strips.new_effect(name="grey", type="COLOR", channel=1, frame_start=1, **end)
-    for frame in (1, FRAMES):
-        strip.color = [0.1 if frame == 1 else 0.9] * 3
-        strip.keyframe_insert("color", frame=frame)
-    for point in (point for curve in compat.fcurves(scene) for point in curve.keyframe_points):
-        point.interpolation = "LINEAR"
-    scene.view_settings.view_transform = "Standard"
-    compat.set_video_output(scene, path)
-    scene.render.ffmpeg.format, scene.render.ffmpeg.audio_codec = "MKV", "NONE"
-    bpy.ops.render.render(animation=True, scene=scene.name)
-    bpy.data.scenes.remove(scene)
-    return path
 
 
 @pytest.fixture

@@ -220,6 +220,22 @@ def test_python_files_are_short_enough_to_read():
     assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
 
 
+def test_how_openmp_waits_is_changed_where_the_engine_runs_and_not_in_blender():
+    """There the package has the extension's name."""
+    code = (
+        "import os, sys, types\n"
+        "extension = sys.modules['extension'] = types.ModuleType('extension')\n"
+        f"extension.__path__ = [{str(ROOT)!r}]\n"
+        "import extension.inference.protocol\n"
+        "before = os.environ.get('OMP_WAIT_POLICY')\n"
+        "import inference\n"
+        "print(before, os.environ['OMP_WAIT_POLICY'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert said.stdout.decode().split() == ["None", "passive"]
+
+
 def test_no_file_is_large():
     sizes = {path.relative_to(ROOT): path.stat().st_size for path in published()}
     assert {path: size for path, size in sizes.items() if size > MAX_BYTES} == {}
