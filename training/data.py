@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,14 +70,17 @@ class HeadPairs:
                 parts.append(torch.from_numpy(convert(rows)))
             return torch.cat(parts)
 
-        self.frames = joined("frames", lambda rows: _area_mean(rows, size))
-        self.masks = joined("masks", lambda rows: _area_mean(rows[..., None], 32)[..., 0])
+        self.frames = joined("frames", lambda rows: area_mean(rows, size))
+        self.masks = joined("masks", lambda rows: area_mean(rows[..., None], 32)[..., 0])
         self.points = joined("points")
         self.visible = joined("visible")
         self.coefficients = joined("coefficients")
         self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))  # (P, 3) on the average head, of unit size
         self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()  # (36,)
-        self.mirror_order, self.mirror_sign = _mirror_table()
+        self.mirror_order, self.mirror_sign = mirror_table()
+
+    def renew(self) -> None:
+        """Called once a step: takes in what is new. A fixed set has nothing new."""
 
     def batch(self, rng: np.random.Generator, sources: int, drivings: int, portraits: float) -> Batch:
         """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest."""
@@ -151,7 +155,25 @@ class HeadPairs:
         )
 
 
-def _mirror_table() -> tuple[Tensor, Tensor]:
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """What `training_pairs` goes by."""
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--data", type=Path, nargs="+", help="folders of training heads")
+    either.add_argument(
+        "--stream", type=int, nargs="?", const=600, metavar="PEOPLE", help="render heads while training, ever new ones"
+    )
+
+
+def training_pairs(args: argparse.Namespace, size: int) -> HeadPairs:
+    """The heads that a trainer's --data or --stream asks for; those of a stream are noted beside its --out."""
+    if not getattr(args, "stream", None):
+        return HeadPairs(args.data, size)
+    from .stream import SEED, HeadStream  # here because only rendering needs OpenGL
+
+    return HeadStream(size, args.stream, seed=SEED + args.seed, log=args.out.with_suffix(".people"))
+
+
+def mirror_table() -> tuple[Tensor, Tensor]:
     order, sign = list(range(len(NAMES))), torch.ones(len(NAMES))
     for left, right in MIRROR_SWAP:
         a, b = NAMES.index(left), NAMES.index(right)
@@ -178,7 +200,7 @@ def _tinted(pictures: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     return scaled.clamp(-1.0, 1.0)
 
 
-def _area_mean(frames: np.ndarray, size: int) -> np.ndarray:
+def area_mean(frames: np.ndarray, size: int) -> np.ndarray:
     """uint8 (N, S, S, C) -> uint8 (N, size, size, C), in slices so that a memory map stays on disk."""
     factor = frames.shape[1] // size
     result = np.empty((len(frames), size, size, frames.shape[3]), np.uint8)

@@ -3,6 +3,7 @@
     python -m training.train_generator --data DIR DIR --heldout DIR --out A.pt --size 128 --minutes 60
     python -m training.train_generator --data DIR DIR --heldout DIR --out B.pt --size 256 --minutes 60 --grow-from A.pt
 
+With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; A.people notes which.
 Run the same command again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
 """
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 
-from .data import Batch, HeadPairs
+from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .losses import ALPHA_GAIN, PlaceHeads, flow_error, generator_losses, picture_loss, total
 from .optimiser import MASK_STEP, mask_rows, optimiser_for, rate_at
 from .pretraining import calibrate, learn_common_motion, learn_own_motion, learn_to_see
@@ -150,7 +151,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
+    pairs, heldout = training_pairs(args, args.size), HeadPairs([args.heldout], args.size)
     weights, config = point_weights(pairs), small_config(args.size)
     place_heads = PlaceHeads(config.channels)
     step, elapsed, resumed = 0, 0.0, args.out.exists()
@@ -207,6 +208,7 @@ def train(args: argparse.Namespace) -> None:
         began = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = group["scale"] * rate_at(step, elapsed / budget, args.rate)
+        pairs.renew()
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
         losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
         optimiser.zero_grad()
@@ -240,7 +242,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
+    add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))

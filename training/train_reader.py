@@ -2,6 +2,7 @@
 
     python -m training.train_reader --data DIR DIR --heldout DIR --out R.pt --minutes 30
 
+With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which.
 Run the same command again to go on after an interruption; a line a minute goes to R.jsonl.
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from inference.model.reader import Reader
 
-from .data import HeadPairs
+from .data import HeadPairs, add_data_options, training_pairs
 from .optimiser import rate_at
 from .units import BANKS, NAMES, SCALE, SHIFT
 
@@ -71,7 +72,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     reader = Reader(CHANNELS, HIDDEN, len(NAMES))
-    pairs, heldout = HeadPairs(args.data, reader.size), HeadPairs([args.heldout], reader.size)
+    pairs, heldout = training_pairs(args, reader.size), HeadPairs([args.heldout], reader.size)
     reader.last.bias.data.copy_(pairs.coefficients.mean(0))
     optimiser = torch.optim.AdamW(reader.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
     step, elapsed, average = 0, 0.0, copy.deepcopy(reader)
@@ -94,16 +95,24 @@ def train(args: argparse.Namespace) -> None:
             log.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
         partial = args.out.with_suffix(".partial")
-        torch.save({
-            "model": reader.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
-            "step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state),
-        }, partial)
+        torch.save(
+            {
+                "model": reader.state_dict(),
+                "average": average.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step,
+                "elapsed": elapsed,
+                "random": json.dumps(rng.bit_generator.state),
+            },
+            partial,
+        )
         partial.replace(args.out)
 
     while elapsed < budget:
         began = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, elapsed / budget, args.rate)
+        pairs.renew()
         rows = torch.from_numpy(rng.integers(0, len(pairs.frames), args.pictures))
         pictures, truth = pairs.pictures(rows), pairs.coefficients[rows]
         if rng.random() < 0.5:
@@ -130,7 +139,7 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
+    add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
     parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over every run")

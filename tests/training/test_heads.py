@@ -175,3 +175,13 @@ def test_resumed_data_set_has_the_same_bytes(drawer, tmp_path, monkeypatch) -> N
     coefficients = np.load(whole / "coefficients.npy")
     assert coefficients.shape == (12, 36)
     assert not coefficients[::4].any()
+
+
+def test_long_hair_is_closed_at_the_crown(drawer) -> None:
+    start, row = drawer.mesh.shell_start, mesh.SHELL_COLUMNS
+    people = [someone for someone in map(render.person, range(30)) if someone.shell]
+    assert people
+    for someone in people:
+        crown, brim = someone.rest[start : start + row], someone.rest[-row:]
+        assert np.ptp(crown[:, [0, 2]], axis=0).max() < 1e-3
+        assert np.ptp(brim[:, [0, 2]], axis=0).max() > 0.2

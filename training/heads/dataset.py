@@ -18,7 +18,7 @@ import numpy as np
 
 from training.heads import mesh
 from training.heads.identity import identity
-from training.heads.render import renderer
+from training.heads.render import Renderer, renderer
 from training.heads.sampling import SWAY, coefficients
 from training.units import NAMES
 
@@ -45,6 +45,18 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
         "points": ((count, POINTS, 2), np.float16),
         "visible": ((count, POINTS), np.bool_),
         "coefficients": ((count, len(NAMES)), np.float32),
+    }
+
+
+def shoot(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
+    """Person `index` in so many frames: what belongs into the rows of every file of `arrays`."""
+    rows = coefficients(index, frames, seed, sway)
+    with drawer.context:
+        drawer.show(identity(index, seed))
+        shots = [drawer.render(row) for row in rows]
+    kinds = {"frames": "image", "masks": "mask", "points": "points", "visible": "visible"}
+    return {name: np.stack([getattr(shot, kind) for shot in shots]) for name, kind in kinds.items()} | {
+        "coefficients": rows
     }
 
 
@@ -76,14 +88,9 @@ def render_dataset(
     save(done)
     drawer, started, begun = renderer(size), time.perf_counter(), done
     while done < identities:
-        rows = coefficients(first + done, frames, seed, sway)
-        with drawer.context:
-            drawer.show(identity(first + done, seed))
-            shots = [drawer.render(row) for row in rows]
         at = slice(done * frames, (done + 1) * frames)
-        for name, kind in (("frames", "image"), ("masks", "mask"), ("points", "points"), ("visible", "visible")):
-            files[name][at] = np.stack([getattr(shot, kind) for shot in shots])
-        files["coefficients"][at] = rows
+        for name, values in shoot(drawer, first + done, frames, seed, sway).items():
+            files[name][at] = values
         done += 1
         if done % SAVE_EVERY == 0 or done == identities:
             save(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -53,7 +54,7 @@ class Identity:
 
 
 def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict[str, Any]]:
-    """(19158, 3) vertices of the original file, and who the person is."""
+    """(19158, 3) vertices of the original file, shaped where they matter, and who the person is."""
     ancestry = rng.dirichlet((0.35, 0.35, 0.35))
     male = float(np.clip(rng.normal(0.5, 0.55), 0.0, 1.0))
     age = float(rng.beta(0.9, 1.9))  # 0 is 25 years, 1 is 90
@@ -78,9 +79,18 @@ def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict
     vertices = mesh.original.copy()
     for name, amount in amounts.items():
         if amount > 1e-3:
-            index, delta = heads.target(name)
+            index, delta = _head_target(name)
             vertices[index] += np.float32(amount) * delta
     return vertices, {"ancestry": ancestry, "male": male, "age": age, "weight": weight}
+
+
+@cache
+def _head_target(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a shape target that moves what is drawn, or the joint of the neck."""
+    index, delta = heads.target(name)
+    kept = heads.load().kept >= 0
+    kept[heads.HEAD_JOINT] = True
+    return index[kept[index]], delta[kept[index]]
 
 
 def _lips_together(shape: np.ndarray, mesh: heads.Mesh) -> np.ndarray:
@@ -146,7 +156,7 @@ def _drape(
     hanging = np.clip((top - share) / (1.0 - share), 0.0, 1.0)
     front = opening - curtain * hanging
     azimuth = np.pi + part * (np.pi - front)  # 0 is the face
-    elevation = np.radians(82.0) * (1.0 - on_skull) + 0.0 * part
+    elevation = np.radians(90.0) * (1.0 - on_skull) + 0.0 * part
     direction = np.stack(
         [np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)], -1
     )

@@ -80,7 +80,6 @@ def read_target(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0].astype(np.int64), table[:, 1:].astype(np.float32)
 
 
-@cache
 def target(name: str) -> tuple[np.ndarray, np.ndarray]:
     """A shape target by its path below `mpfb2/targets`, without suffix."""
     return read_target(data_folder() / "mpfb2" / "targets" / f"{name}.target.gz")

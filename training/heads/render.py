@@ -12,10 +12,11 @@ from scipy.ndimage import gaussian_filter
 
 from training.heads import mesh as heads
 from training.heads.identity import Identity, identity
-from training.heads.shaders import FRAGMENT, OUTLINE, VERTEX
+from training.heads.shaders import OUTLINE, SHADE, SURFACE, SURFACE_VERTEX, WHOLE_PICTURE
 from training.units import LIP, NAMES, POSE, SCALE, SHIFT, UNITS
 
 OVERSAMPLING = 2
+SURFACES = ("surface_template", "surface_normal", "surface_paint")
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
 SHOULDERS_FOLLOW = 0.5  # of the head's shift and scale
 DEPTH_TOLERANCE = 0.012  # picture widths
@@ -62,27 +63,39 @@ class Renderer:
         self.context = moderngl.create_standalone_context(backend="egl", require=330)
         self.context.enable(moderngl.DEPTH_TEST)
         side = size * OVERSAMPLING
-        self.colour = self.context.texture((side, side), 4)
         self.depth = self.context.depth_texture((side, side))
+        self.surface = [self.context.texture((side, side), 4, dtype="f4") for _ in SURFACES]
+        self.surface_target = self.context.framebuffer(self.surface, self.depth)
+        self.colour = self.context.texture((side, side), 4)
         self.target = self.context.framebuffer([self.colour], self.depth)
-        self.program = self.context.program(vertex_shader=VERTEX, fragment_shader=FRAGMENT)
+        self.target.depth_mask = False
         count = len(self.mesh.template)
         self.moving = self.context.buffer(reserve=count * 24, dynamic=True)
-        self.still = self.context.buffer(reserve=count * 48)
-        index = self.context.buffer(self.mesh.triangles.tobytes())
+        self.still = self.context.buffer(reserve=count * 36)
+        self.drawing = self.context.program(vertex_shader=SURFACE_VERTEX, fragment_shader=SURFACE)
         layout = [
             (self.moving, "3f 3f", "position", "normal"),
-            (self.still, "3f 3f 4f 2f", "template_position", "local", "paint", "cavity_part"),
+            (self.still, "3f 4f 2f", "template_position", "paint", "cavity_part"),
         ]
-        self.object = self.context.vertex_array(self.program, layout, index, index_element_size=4)
-        self.shape = self.context.program(vertex_shader=OUTLINE, fragment_shader="#version 330\nvoid main() {}")
-        outline = [(self.moving, "3f 12x", "position")]
-        self.outline = self.context.vertex_array(self.shape, outline, index, index_element_size=4)
+        # what is closed shows no back; lashes and long hair have two sides
+        thin = np.isin(self.mesh.part[self.mesh.triangles[:, 0]], (heads.LASH, heads.HAIR))
+        self.solid, self.thin = (self._object(layout, self.mesh.triangles[which]) for which in (~thin, thin))
+        self.lashes = 3 * (int(thin.sum()) - self.mesh.shell_triangles)
+        self.program = self.context.program(vertex_shader=WHOLE_PICTURE, fragment_shader=SHADE)
+        self.picture = self.context.vertex_array(self.program, [])
+        for unit, (name, texture) in enumerate(zip(SURFACES, self.surface, strict=True), 1):
+            texture.use(unit)
+            self.program[name].value = unit
         self.noise = self.context.texture3d((64, 64, 64), 4, noise_cells().tobytes())
         self.noise.filter = (moderngl.LINEAR, moderngl.LINEAR)
         self.noise.use(0)
         self.cavity = self._cavities()
         self.person: Identity | None = None
+
+    def _object(self, layout: list, triangles: np.ndarray) -> moderngl.VertexArray:
+        return self.context.vertex_array(
+            self.drawing, layout, self.context.buffer(triangles.tobytes()), index_element_size=4
+        )
 
     def _cavities(self, directions: int = 80) -> np.ndarray:
         """(V,) share of the sky that reaches each vertex of the average head, by depth maps from many sides."""
@@ -132,7 +145,9 @@ class Renderer:
         """Make `person` the one whom `render` draws."""
         self.person, mesh = person, self.mesh
         self.backdrop = cv2.resize(person.backdrop, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
-        columns = (mesh.template, person.local, person.paint, self.cavity[:, None], mesh.part[:, None])
+        local = np.pad(person.local, ((0, 0), (0, 1)))
+        paint = np.where(mesh.part[:, None] == heads.SKIN, person.paint, local)
+        columns = (mesh.template, paint, self.cavity[:, None], mesh.part[:, None])
         self.still.write(np.concatenate(columns, axis=1).astype("f4").tobytes())
         for name, value in person.uniforms.items():
             if name in self.program:
@@ -148,9 +163,8 @@ class Renderer:
                 [0, 0, -1, d],
             ]
         )
-        for program in (self.program, self.shape):
-            program["camera"].write(self.projection.T.astype("f4").tobytes())
-        self.program["eye_point"].value = (0.0, 0.0, d)
+        self.drawing["camera"].write(self.projection.T.astype("f4").tobytes())
+        self.program["eye_ray"].value = (*middle, 0.5 / d)
 
     def positions(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(V, 3) posed vertices in picture widths from the eyes' midpoint at rest, and the (3, 3) head rotation."""
@@ -194,14 +208,17 @@ class Renderer:
         self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
         self.program["tongue"].value = lips["tongueOut"]
         self.program["gaze"].value = tuple(self._gaze(turn))
-        self.target.use()
-        self.target.clear(0.0, 0.0, 0.0, 0.0, depth=1.0)
-        used = 3 * (len(mesh.triangles) - (0 if person.shell else mesh.shell_triangles))
-        # depth first: what is hidden is then never shaded
+        self.surface_target.use()
+        self.context.clear(depth=1.0)
         self.context.depth_func = "<"
-        self.outline.render(vertices=used)
-        self.context.depth_func = "<="
-        self.object.render(vertices=used)
+        self.context.enable(moderngl.CULL_FACE)
+        self.solid.render()
+        self.context.disable(moderngl.CULL_FACE)
+        self.thin.render(vertices=-1 if person.shell else self.lashes)
+        self.target.use()
+        self.target.clear(0.0, 0.0, 0.0, 0.0)
+        self.context.depth_func = ">"  # wherever something is nearer than nothing
+        self.picture.render(moderngl.TRIANGLES, vertices=3)
 
         side = size * OVERSAMPLING
         pixels = np.frombuffer(self.target.read(components=4), np.uint8).reshape(side, side, 4)[::-1]

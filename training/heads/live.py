@@ -1,0 +1,66 @@
+"""A process that renders ever new people into a few slots on disk, for `training.stream` to take from.
+
+It writes "slot identity" to its output for every person that is ready, and reads from its input the number of each
+slot that is free again. It waits while no slot is free, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.heads.dataset import arrays, shoot
+from training.heads.render import renderer
+
+SLOTS = 8
+
+
+def shelf(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarray]:
+    """The slots' memory maps by name, (SLOTS, frames, ...) each; mode: "w+" makes them, "r+" opens them."""
+    return {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype=kind, shape=(SLOTS, *shape))
+        for name, (shape, kind) in arrays(1, frames, size).items()
+    }
+
+
+def deliver(folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int) -> None:
+    """Render identities first, first + stride, ... until nobody listens."""
+    files, free, number, drawer = shelf(folder, frames, size, "r+"), list(range(SLOTS)), first, renderer(size)
+    while True:
+        person = shoot(drawer, number, frames, seed, sway)
+        if not free:
+            line = sys.stdin.readline()
+            if not line:
+                return
+            free.append(int(line))
+        slot = free.pop()
+        for name, values in person.items():
+            files[name][slot] = values
+        print(slot, number, flush=True)
+        number += stride
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="with the slots' files")
+    for name in ("frames", "size", "seed", "first", "stride"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--sway", type=float, required=True)
+    args = parser.parse_args()
+    cv2.setNumThreads(1)
+    os.nice(5)  # training comes first
+    with suppress(BrokenPipeError):
+        deliver(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride)
+    shutil.rmtree(args.folder, ignore_errors=True)  # whoever listened is gone
+    os._exit(0)  # nobody reads what is left to be flushed
+
+
+if __name__ == "__main__":
+    main()
