@@ -426,7 +426,7 @@ def _pause(rng: np.random.Generator, longest: float) -> Take:
     samples = np.zeros(rows * _ENVELOPE_HOP)
     if rng.random() < 0.3:
         breath = np.sin(np.linspace(0, np.pi, len(samples))) ** 2 * 10 ** rng.uniform(-3, -1.6)
-        samples += breath * sosfilt(_BREATH_BAND, _noise(rng, len(samples), 1.0))
+        samples += breath * sosfilt(_BREATH_BAND, coloured_noise(rng, len(samples), 1.0))
     silence = Phone("", 0.0, rows / CURVE_FPS)
     return Take(samples.astype(np.float32), np.zeros((rows, len(LIP)), np.float32), (silence,))
 
@@ -438,7 +438,7 @@ def recording(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seco
     """One training example: a take through some microphone, or once in twelve a room in which nobody speaks."""
     if rng.random() < 1 / 12:
         count = round(seconds * CURVE_FPS) * _ENVELOPE_HOP
-        room = _noise(rng, count, rng.uniform(0, 2)) * rng.choice([0.0, 10 ** rng.uniform(-5, -1.3)])
+        room = coloured_noise(rng, count, rng.uniform(0, 2)) * rng.choice([0.0, 10 ** rng.uniform(-5, -1.3)])
         rest = np.zeros((count // _ENVELOPE_HOP, len(LIP)), np.float32)
         return Take(room.astype(np.float32), rest, (Phone("", 0.0, count / RATE),))
     spoken = take(rng, variants, seconds)
@@ -453,11 +453,11 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out = samples.astype(np.float64)
     envelope = uniform_filter1d(np.abs(out), 160)
     if rng.random() < 0.5:  # real voices are noisier than a synthesiser's
-        out += _noise(rng, len(out), 0.0) * envelope * 10 ** rng.uniform(-1.3, -0.3)
+        out += coloured_noise(rng, len(out), 0.0) * envelope * 10 ** rng.uniform(-1.3, -0.3)
     if rng.random() < 0.9:
         out = _equalise(out, rng)
     if rng.random() < 0.5:
-        out = _reverberate(out, rng)
+        out = reverberate(out, rng)
     if rng.random() < 0.35:
         out = sosfilt(butter(4, rng.uniform(2800, 7500), "low", fs=RATE, output="sos"), out)
     if rng.random() < 0.5:
@@ -470,7 +470,7 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     out *= 10 ** (rng.uniform(-26, -0.5) / 20) / peak
     level = np.sqrt(np.mean(np.square(out)))
     if rng.random() < 0.85:
-        out += _noise(rng, len(out), rng.uniform(0, 2)) * level * 10 ** (-rng.uniform(8, 60) / 20)
+        out += coloured_noise(rng, len(out), rng.uniform(0, 2)) * level * 10 ** (-rng.uniform(8, 60) / 20)
     if rng.random() < 0.25:
         hum = rng.choice([50.0, 60.0]) * rng.integers(1, 4)
         out += np.sin(2 * np.pi * hum * np.arange(len(out)) / RATE) * level * 10 ** (-rng.uniform(15, 45) / 20)
@@ -478,7 +478,7 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (np.round(out * 32767) / 32768).astype(np.float32)
 
 
-def _noise(rng: np.random.Generator, count: int, slope: float) -> np.ndarray:
+def coloured_noise(rng: np.random.Generator, count: int, slope: float) -> np.ndarray:
     """(count,) of unit level; power falls with frequency ** slope: 0 white, 1 pink, 2 brown."""
     size = fft.next_fast_len(count, real=True)
     spectrum = fft.rfft(rng.standard_normal(size))
@@ -497,12 +497,17 @@ def _equalise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return fft.irfft(fft.rfft(samples, size) * 10 ** (decibel / 20), size)[: len(samples)]
 
 
-def _reverberate(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Direct sound first, so that the timing holds, then a decaying tail."""
-    decay = rng.uniform(0.08, 0.7)  # seconds to fall by 60 dB
+def reverberate(
+    samples: np.ndarray,
+    rng: np.random.Generator,
+    decays: tuple[float, float] = (0.08, 0.7),
+    levels: tuple[float, float] = (-25.0, -2.0),
+) -> np.ndarray:
+    """Direct sound first, so that the timing holds, then a tail: seconds to fall by 60 dB, and its level in dB."""
+    decay = rng.uniform(*decays)
     time = np.arange(int(decay * RATE)) / RATE
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay)
     tail[: int(rng.uniform(0.002, 0.02) * RATE)] = 0
-    tail *= 10 ** (rng.uniform(-25, -2) / 20) / np.sqrt(np.square(tail).sum())
+    tail *= 10 ** (rng.uniform(*levels) / 20) / np.sqrt(np.square(tail).sum())
     tail[0] = 1
     return fftconvolve(samples, tail)[: len(samples)]

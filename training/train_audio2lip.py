@@ -1,4 +1,4 @@
-"""Train the starter bank's Audio2Lip on speech that espeak-ng speaks (`training.speech`).
+"""Train the starter bank's Audio2Lip on speech that espeak-ng speaks (`training.speech`) in rooms (`training.rooms`).
 
     python -m training.train_audio2lip --out audio2lip.safetensors --minutes 20 --seed 0 [--resume] [--listen voice.wav]
 
@@ -35,6 +35,7 @@ from inference.audio import (
 )
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 
+from .rooms import begun, lived_in, nobody
 from .speech import CURVE_FPS, HELD_OUT_VARIANTS, VISEMES, Take, recording, take
 from .units import LIP
 
@@ -43,12 +44,22 @@ FPS = UPSTREAM_FPS
 CLIPS, FRAMES = 16, 10  # a batch: clips of consecutive frames
 POOL = 96  # recordings at hand; the oldest gives way to a new one every RENEWAL steps
 RENEWAL = 2
-PEAK_RATE, WARM_UP = 3e-3, 60
+WARM_UP = 60
 NAMES = tuple(unit.name for unit in LIP)
 # The most that speech makes of each unit (1 where it makes nothing of it), and what makes speech readable.
 REACH = torch.tensor([max(viseme.shape.get(name, 0.0) for viseme in VISEMES.values()) or 1.0 for name in NAMES])
 WEIGHTS = torch.tensor([{"jawOpen": 4.0, "mouthPress": 2.0, "mouthPucker": 2.0}.get(name, 1.0) for name in NAMES])
 CLOSING = 5.0  # how much more an error counts while the lips are pressed together
+RESTING = 2.0  # and while nobody speaks
+# How far each unit opens the lips, in eye distances, fitted to the average head over what speech asks for.
+OPENING = torch.tensor([
+    {"jawOpen": 0.48, "mouthFunnel": 0.13, "mouthLowerDown": 0.1, "mouthUpperUp": 0.06, "mouthPress": -0.04,
+     "mouthRollLower": -0.05, "mouthRollUpper": -0.045, "mouthShrugUpper": 0.06}.get(name, 0.0)
+    for name in NAMES
+])  # fmt: skip
+SHUT = 0.03  # eye distances: a smaller gap is not seen
+GAP_WEIGHT = 2.0  # of every eye distance by which lips that ought to be shut are apart
+BEGINNINGS = 0.1  # share of a batch's clips that are the first moments of a recording
 JAW, PRESS = NAMES.index("jawOpen"), NAMES.index("mouthPress")
 
 
@@ -62,9 +73,19 @@ class Pool:
             self.renew()
 
     def renew(self) -> None:
-        made = recording(np.random.default_rng((self._seed, 1, self._next)))
+        made = heard(np.random.default_rng((self._seed, 1, self._next)))
         self.recordings.append((mel_spectrogram(made.samples), made.curves))
         self._next += 1
+
+
+def heard(rng: np.random.Generator) -> Take:
+    """A recording to learn from: half in rooms that are heard, some with nobody in them, half cut from the middle."""
+    if rng.random() < 0.1:
+        return nobody(rng)
+    made = recording(rng)
+    if rng.random() < 0.55:
+        made = lived_in(made, rng)
+    return begun(made, rng) if rng.random() < 0.5 else made
 
 
 def draw(pool: Pool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +93,8 @@ def draw(pool: Pool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tens
     inputs, targets = [], []
     for index in rng.integers(len(pool.recordings), size=CLIPS):
         mel, curves = pool.recordings[index]
-        rows = rng.integers(len(curves) - CURVE_FPS // FPS * FRAMES) + np.arange(FRAMES) * (CURVE_FPS // FPS)
+        first = 0 if rng.random() < BEGINNINGS else rng.integers(len(curves) - CURVE_FPS // FPS * FRAMES)
+        rows = first + np.arange(FRAMES) * (CURVE_FPS // FPS)
         inputs.append(windows_at(mel, rows / CURVE_FPS))
         targets.append(curves[rows])
     return torch.from_numpy(np.concatenate(inputs)), torch.from_numpy(np.stack(targets))
@@ -83,15 +105,18 @@ def loss_of(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Learning through the smoothing lets closures of one frame survive it; a little of the unsmoothed error keeps the
     net from sharpening without end. Errors are relative to the unit's reach, squared where small: an absolute error
-    asks for the median, which of a unit that is mostly off, as pressed lips are, is 0.
+    asks for the median, which of a unit that is mostly off, as pressed lips are, is 0. Lips that ought to be shut and
+    are not count once more, by the gap between them: it is what is seen.
     """
-    raw, target = raw / REACH, target / REACH
+    gap, raw, target = target[:, 1:-1] @ OPENING, raw / REACH, target / REACH
     smooth = sum(float(tap) * raw[:, i : raw.shape[1] - 2 + i] for i, tap in enumerate(SMOOTH_TAPS))
     inner = target[:, 1:-1]
     error = _robust(smooth - inner) + 0.15 * _robust(raw[:, 1:-1] - inner)
     change = _robust(smooth.diff(dim=1) - inner.diff(dim=1))
     closing = 1 + CLOSING * inner[..., PRESS, None]  # closures are short, and seen at once when missed
-    return (error * closing * WEIGHTS).mean() + 0.1 * (change * WEIGHTS).mean()
+    resting = 1 + RESTING * (inner == 0).all(-1, keepdim=True)
+    ajar = F.relu(smooth @ (OPENING * REACH) - SHUT)[gap < SHUT].sum() / gap.numel()
+    return (error * closing * resting * WEIGHTS).mean() + 0.1 * (change * WEIGHTS).mean() + GAP_WEIGHT * ajar
 
 
 def _robust(error: torch.Tensor) -> torch.Tensor:
@@ -156,16 +181,22 @@ def follow(average: Audio2Lip, model: Audio2Lip, decay: float) -> None:
             mean.copy_(value)
 
 
-def train(out: Path, minutes: float, seed: int, resume: bool, start: Path | None = None) -> Audio2Lip:
-    """Train until `minutes` have been spent in all; returns the averaged model. start: a bank to begin from."""
+def train(
+    out: Path, minutes: float, seed: int, resume: bool, start: Path | None = None, peak: float = 3e-3
+) -> Audio2Lip:
+    """Train until `minutes` have been spent in all; returns the averaged model.
+
+    start: a bank, or weights, to begin from; peak: the highest learning rate.
+    """
     torch.manual_seed(seed)
     model = Audio2Lip(CONFIG).to(memory_format=torch.channels_last)
     if start:
         learnt = load_file(start)
-        model.load_state_dict({name: learnt[PREFIX + name] for name in model.state_dict()})
+        marked = PREFIX if PREFIX + next(iter(model.state_dict())) in learnt else ""
+        model.load_state_dict({name: learnt[marked + name] for name in model.state_dict()})
     average = Audio2Lip(CONFIG)
     average.load_state_dict(model.state_dict())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     step, spent = 0, 0.0
     checkpoint = out.with_suffix(".checkpoint.pt")
     if resume:
@@ -185,12 +216,13 @@ def train(out: Path, minutes: float, seed: int, resume: bool, start: Path | None
     started, reported, running = time.monotonic() - spent, time.monotonic(), None
     while (spent := time.monotonic() - started) < minutes * 60:
         progress = spent / (minutes * 60)
-        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
+        rate = peak * min(1, (step + 1) / WARM_UP) * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
         for group in optimiser.param_groups:
             group["lr"] = rate
         inputs, target = draw(pool, np.random.default_rng((seed, 3, step)))
         model.train()
-        raw = model(inputs.contiguous(memory_format=torch.channels_last)).view(CLIPS, FRAMES, -1)
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = model(inputs.contiguous(memory_format=torch.channels_last)).float().view(CLIPS, FRAMES, -1)
         loss = loss_of(raw, target)
         optimiser.zero_grad()
         loss.backward()
@@ -215,14 +247,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20, help="time to train, in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint beside --out")
-    parser.add_argument("--start", type=Path, help="a bank whose network to begin with")
+    parser.add_argument("--start", type=Path, help="a bank, or weights, to begin with")
+    parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--listen", type=Path, help="a real voice: also report how the jaw follows its loudness")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
-    model = train(options.out, options.minutes, options.seed, options.resume, options.start)
+    model = train(options.out, options.minutes, options.seed, options.resume, options.start, options.rate)
     figures = {"held_out_clean": asdict(evaluate(model, clean=True)), "held_out_recorded": asdict(evaluate(model))}
     if options.listen:
         samples = to_16k(*load_sound(options.listen))

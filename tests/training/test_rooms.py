@@ -1,0 +1,119 @@
+"""Voices in rooms that are heard: the sound changes, the mouth does not; clips begin with it shut."""
+
+import ctypes.util
+
+import numpy as np
+import pytest
+
+from training.rooms import READY, begun, lived_in, nobody
+from training.speech import CURVE_FPS, RATE, Take, take
+from training.units import LIP
+
+HOP = RATE // CURVE_FPS
+
+
+@pytest.fixture(scope="module")
+def made() -> Take:
+    if not ctypes.util.find_library("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    return take(np.random.default_rng(4), seconds=3.0)
+
+
+def level(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def test_the_room_is_heard_in_pauses_and_the_mouth_is_true(made: Take) -> None:
+    speaking = np.repeat((made.curves > 0).any(axis=1), HOP)
+    ratios = []
+    for seed in range(12):
+        heard = lived_in(made, np.random.default_rng(seed))
+        assert heard.samples.shape == made.samples.shape
+        assert heard.samples.dtype == np.float32
+        assert np.abs(heard.samples).max() <= 1
+        assert heard.curves is made.curves
+        assert heard.phones == made.phones
+        ratios.append(level(heard.samples[~speaking]) / level(heard.samples[speaking]))
+    assert level(made.samples[~speaking]) / level(made.samples[speaking]) < 0.05
+    assert np.median(ratios) > 0.05
+    assert max(ratios) < 1.0
+    again = lived_in(made, np.random.default_rng(11))
+    np.testing.assert_array_equal(again.samples, heard.samples)
+
+
+def test_a_voice_still_starts_when_it_did(made: Take) -> None:
+    """Echoes come after the sound: until the first word the room alone is heard."""
+    first = next(phone.start for phone in made.phones if phone.symbol)
+    before, after = round((first - 0.05) * RATE), round((first + 0.3) * RATE)
+    louder = [
+        level(heard[before:after]) / max(level(heard[:before]), 1e-9)
+        for heard in (lived_in(made, np.random.default_rng(seed)).samples for seed in range(12))
+    ]
+    assert np.median(louder) > 2
+
+
+def test_where_nobody_speaks_the_mouth_rests() -> None:
+    levels = []
+    for seed in range(30):
+        room = nobody(np.random.default_rng(seed), 1.0)
+        assert room.samples.shape == (RATE,)
+        assert room.curves.shape == (CURVE_FPS, len(LIP))
+        assert not room.curves.any()
+        assert not room.phones[0].symbol
+        assert np.isfinite(room.samples).all()
+        levels.append(level(room.samples))
+    assert min(levels) == 0  # digital silence
+    assert max(levels) > 0.1
+
+
+def test_clips_begin_with_a_shut_mouth_and_are_the_take_from_there(made: Take) -> None:
+    lengths = set()
+    for seed in range(20):
+        clip = begun(made, np.random.default_rng(seed))
+        rows = len(clip.curves)
+        lengths.add(rows)
+        assert len(clip.samples) == rows * HOP
+        assert len(made.curves) // 2 <= rows <= len(made.curves)
+        np.testing.assert_array_equal(clip.samples, made.samples[-len(clip.samples) :])
+        settled = round(READY * CURVE_FPS)
+        np.testing.assert_array_equal(clip.curves[settled:], made.curves[-rows:][settled:])
+        assert not clip.curves[0].any()
+        assert (clip.curves[:settled] <= made.curves[-rows:][:settled]).all()
+        assert clip.phones[0].start == 0
+        assert clip.phones[-1].end == pytest.approx(rows / CURVE_FPS)
+    assert len(lengths) > 10
+
+
+def test_what_opens_the_lips_agrees_with_the_mesh() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("moderngl", reason="the mesh belongs to the drawn heads")
+    from training.evaluate import voices
+    from training.heads import mesh
+    from training.speech import VISEMES
+    from training.train_audio2lip import NAMES, OPENING, SHUT
+
+    try:
+        mesh.data_folder()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    shapes = np.array([[viseme.shape.get(name, 0.0) for name in NAMES] for viseme in VISEMES.values()], np.float32)
+    gap, _ = voices.mouth(shapes)
+    np.testing.assert_allclose(shapes @ OPENING.numpy(), gap, atol=SHUT)
+    assert SHUT < voices.CLOSED
+
+
+def test_lips_that_ought_to_be_shut_cost_more_than_lips_that_are_a_little_too_shut() -> None:
+    torch = pytest.importorskip("torch")
+    from training.train_audio2lip import JAW, PRESS, loss_of
+
+    target = torch.zeros(1, 10, len(LIP))
+    target[..., PRESS], target[..., JAW] = 0.3, 0.1
+    target[:, 4:7, JAW] = 0.03
+
+    def cost(jaw: float) -> float:
+        answer = target.clone()
+        answer[:, 4:7, JAW] += jaw
+        return loss_of(answer, target).item()
+
+    assert cost(0.0) < cost(0.15)
+    assert cost(0.15) > 1.5 * cost(-0.15)
