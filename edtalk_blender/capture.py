@@ -187,6 +187,9 @@ def capture(
         shown = f"{begin} to {clock.end - 1}" if clock else f"{begin} on"
         message = f"The recorded face cannot be at rest at frame {rest_frame:g}: '{label}' is shown from {shown}."
         raise EDTalkError(message, "Choose a frame within it, or the first one.")
+    if rest_frame is not None:
+        at_rest = clock.seconds([rest_frame])[0] if clock else (rest_frame - begin) / sequencer.fps(scene)
+        asked["rest"] = max(0.0, float(at_rest))
 
     scene_name, uid = scene.name, obj.edtalk.uid
 

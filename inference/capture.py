@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +38,7 @@ def capture(
     *,
     which: Which = None,
     watch: bool = True,
+    rest: float | None = None,
 ) -> Captured:
     """One row for every frame of a clip, as the frame is within one square for all of them.
 
@@ -44,11 +47,17 @@ def capture(
     known, before each frame that is looked at; may raise to stop. Where the face has left the picture its motion is
     carried over from the frames around; without `watch`, with "none", and where no frame shows a face that can be
     detected, nothing is known of that. The renderer's source picture is neither used nor changed.
+
+    A bank with a relative reader reads every frame again, as what it does more than one of them; what that one does is
+    what the plain reader says of all frames in the middle. rest: the time of that one, in the clip's own seconds;
+    default: the one that looks nearest to rest. `step` then counts frames twice.
     Raises EDTalkError, kind "media" or "face".
     """
     from .face import Crop
 
-    total, watch = clip.expected() or 0, watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
+    compares = renderer.can_compare and not clip.is_picture
+    total = (clip.expected() or 0) * (2 if compares else 1)
+    watch = watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
     if not isinstance(crop, Crop):
         looked_at = _told(clip.frames(), lambda _: step(0, total))
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
@@ -56,12 +65,31 @@ def capture(
     measured = _told(clip.frames(), lambda done: step(done, total))
     rows = renderer.encode(cut(rgb, crop) for rgb in (presence.watch(measured) if presence else measured))
     seen = presence.seen() if presence else np.ones(len(rows), bool)
+    values = rows.values
+    if compares:
+        number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
+        again = _told(clip.frames(), lambda done: step(len(rows) + done, total))
+        still = cut(next(islice(clip.frames(), number, None)), crop)
+        more = renderer.compare(still, (cut(rgb, crop) for rgb in again), values - values[number])
+        counts = seen if seen.any() else ~seen
+        values = more + np.median((values - more)[counts], axis=0)  # one frame alone may be misread
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps
     track = Track(times, np.where(seen[:, None], crop.box, np.nan))
     then = "there the motion is carried over from the frames around"
     note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
-    values = carried_over(rows.values, seen)
+    values = carried_over(values, seen)
     return Captured(Coefficients(values, rows.names, None if clip.is_picture else clip.fps), track.unseen, note)
+
+
+def nearest_to_rest(rows: Coefficients, seen: np.ndarray) -> int:
+    """Number of the frame in which a face does least, of those in which it is `seen` (T,), or of all."""
+    doing = np.square(rows.values).sum(axis=1)
+    return int(np.argmin(np.where(seen, doing, np.inf))) if seen.any() else int(np.argmin(doing))
+
+
+def frame_at(clip: Clip, time: float, count: int) -> int:
+    """Number of the one of `count` frames that is on screen at `time` seconds."""
+    return min(max(math.floor((time - clip.start) * clip.fps + 1e-3), 0), count - 1)
 
 
 def carried_over(values: np.ndarray, seen: np.ndarray) -> np.ndarray:

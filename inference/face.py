@@ -60,6 +60,10 @@ def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
     return sorted(faces, key=lambda face: face.centre[0])
 
 
+class ChoiceError(EDTalkError):
+    """There are several faces, and no choice or one that is not there."""
+
+
 def find_face(rgb: np.ndarray, *, which: Which = None, label: str = "the picture") -> Face:
     """The one face of a picture, or the one chosen; see `choose_face`."""
     return choose_face(detect_faces(rgb), which=which, label=label)
@@ -85,11 +89,11 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
         return min(usable, key=lambda face: np.hypot(*(face.centre - which)))
     if which is not None and not 1 <= abs(which) <= len(usable):
         message = f"There is no face {which} in {label}: {len(usable)} found."
-        raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}.", "face")
+        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}.", "face")
     if which is None and len(usable) > 1:
         places = ", ".join(f"({face.centre[0]:.0f}, {face.centre[1]:.0f})" for face in usable)
         message = f"{len(usable)} faces were found in {label}, at {places}."
-        raise EDTalkError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
+        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
     which = which or 1
     return usable[which - 1 if which > 0 else which]
 

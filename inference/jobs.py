@@ -19,6 +19,7 @@ from .bank import STARTER, Bank, load_bank
 from .coefficients import Coefficients
 from .dubbing import dub, plate_frames
 from .errors import EDTalkError, disk_error
+from .face import ChoiceError
 from .layers import Layering
 from .picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
 from .plate import media_sha256
@@ -114,7 +115,7 @@ class Jobs:
         clip, crop, which = _footage(request), as_crop(request["crop"]), _which(request)
         loaded = self._bank(request, request["bank"])
         with _in_artists_words():
-            found = capture(loaded.renderer, clip, crop, step, which=which)
+            found = capture(loaded.renderer, clip, crop, step, which=which, rest=request.get("rest"))
         rows = found.rows
         fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
         return fields | {"unseen": found.unseen, "note": found.note}, rows.values.astype("<f4").tobytes()
@@ -320,7 +321,7 @@ def _in_artists_words() -> Iterator[None]:
     except EDTalkError as error:
         if error.kind != "face":
             raise
-        hint = f"Choose one of them. {_FRAME_BY_HAND}" if "faces were found" in error.message else _FRAME_BY_HAND
+        hint = f"Choose one of them. {_FRAME_BY_HAND}" if isinstance(error, ChoiceError) else _FRAME_BY_HAND
         raise EDTalkError(error.message.replace("--crop", "the crop"), hint, error.kind) from error
 
 

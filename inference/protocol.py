@@ -6,7 +6,7 @@ object in UTF-8, and raw bytes. Its `t` says what it is; `id` is the job that it
 Blender asks      with                                          payload
 `portrait`        bank, picture, crop
 `lip_sync`        bank, rate, samples, times (two counts)       samples float32, then times in seconds float64
-`capture`         bank, media, crop, fps, start, end, which
+`capture`         bank, media, crop, fps, start, end, which, rest
 `track`           media, crop, start, end, which
 `render`          shot (a folder, see `inference.shot`)
 `preview`         bank, picture, crop                           one row of coefficients, float32
@@ -21,7 +21,8 @@ its end) is captured, `fps` times a second (null: at its own rate, from the begi
 25 for pictures). `track` follows a face through every frame that is on screen from `start` to `end`, which are times of
 the media's own (`inference.plate`): a folder's pictures are counted from 0. which may be left out and says which of
 several faces is meant: null (there must be one only), a number from the left, from 1, or from the right, from -1,
-"largest", or [x, y] for the nearest to that pixel. Payloads are little endian.
+"largest", or [x, y] for the nearest to that pixel. rest may be left out: at how many seconds the recorded face is known
+to be at rest, null: not known. Payloads are little endian.
 
 Jobs are done in the order asked, but `render`, `capture`, `track` and `explore` make way between two frames for all but
 renders, `release` and jobs of their own kind. A preview that has not begun is dropped when a newer one of the same

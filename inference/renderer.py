@@ -16,6 +16,7 @@ from .errors import EDTalkError
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
 from .model.reader import Reader
+from .model.relative_reader import RelativeReader, RestFlow
 from .model.weights import Weights
 from .model.winograd import Scratch
 from .picture import frames_to_network, from_network, to_network
@@ -61,6 +62,7 @@ class FaceRenderer:
             self._encoder = Encoder(weights, self.config, scratch)
             self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
             self._reader = Reader.from_bank(bank, self.device)
+            self._relative_reader = RelativeReader.from_bank(bank, self.device)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: Source | None = None
         self._source_coefficients: Coefficients | None = None
@@ -105,6 +107,27 @@ class FaceRenderer:
             planes = [frames_to_network(_checked(image)[None], self.config.size)[0] for image in chunk]
             rows.append(self._encode_drivers(np.stack(_filled(planes, self.batch)))[: len(chunk)])
         return Coefficients(np.concatenate(rows), self.bank.names)
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether the bank carries what `compare` needs."""
+        return self._relative_reader is not None
+
+    def compare(self, rest: np.ndarray, images: Iterable[np.ndarray], encoded: np.ndarray) -> np.ndarray:
+        """(N, n): what each picture does more than `rest`, of the same person in the same square and about at rest.
+
+        Pictures as for `encode`. encoded: (N, n), what that gives of them, less what it gives of `rest`; the answer is
+        nearer to the truth. Only for a bank that `can_compare`, see `inference.model.relative_reader`.
+        """
+        size, differences = self.config.size, [np.zeros((0, len(self.bank.names)), np.float32)]
+        still = frames_to_network(_checked(rest)[None], size)
+        flow, pictures = RestFlow(still[0]), iter(images)
+        while chunk := list(islice(pictures, self.batch)):
+            planes = _filled([frames_to_network(_checked(image)[None], size)[0] for image in chunk], self.batch)
+            flows = np.stack([flow.to(plane) for plane in planes])
+            differences.append(self._compare(still, np.stack(planes), flows)[: len(chunk)])
+        own, plain = self._relative_reader.share.cpu().numpy()
+        return own * np.concatenate(differences) + plain * encoded
 
     def render(
         self, coefficients: Coefficients | np.ndarray, dtype: type[np.uint8] | type[np.float32] = np.uint8
@@ -219,6 +242,11 @@ class FaceRenderer:
             return self._reader(planes).cpu().numpy()
         latent, _ = self._encoder(planes)
         return self._encoder.coefficients(latent).cpu().numpy()
+
+    @torch.no_grad()
+    def _compare(self, still: np.ndarray, planes: np.ndarray, flows: np.ndarray) -> np.ndarray:
+        rest, frames, flow = (torch.from_numpy(part).to(self.device) for part in (still, planes, flows))
+        return self._relative_reader(rest.expand_as(frames), frames, flow).cpu().numpy()
 
     @torch.no_grad()
     def _decode(

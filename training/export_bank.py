@@ -1,7 +1,7 @@
 """Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
 
     python -m training.export_bank --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --out inference/banks/starter.safetensors
+        --relative-reader RR.pt --out inference/banks/starter.safetensors
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from inference.bank import AUDIO_PREFIX, Bank, Coefficient, save_bank
 from inference.model.config import GeneratorConfig
 from inference.model.reader import PREFIX as READER_PREFIX
+from inference.model.relative_reader import PREFIX as RELATIVE_READER_PREFIX
 
 from .losses import ALPHA_GAIN
 from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
     parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip, or a bank")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader, for a bank of its size")
+    parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     checkpoint = torch.load(args.generator, weights_only=True)
@@ -83,6 +85,10 @@ def main() -> None:
     if args.reader:
         reading = torch.load(args.reader, weights_only=True)["average"]
         tensors |= {READER_PREFIX + name: tensor.numpy() for name, tensor in reading.items()}
+    if args.relative_reader:
+        comparing = torch.load(args.relative_reader, weights_only=True)["average"]
+        floats = {name: tensor for name, tensor in comparing.items() if tensor.is_floating_point()}  # not counters
+        tensors |= {RELATIVE_READER_PREFIX + name: tensor.numpy() for name, tensor in floats.items()}
     bank = save_bank(starter_bank(config), tensors, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 

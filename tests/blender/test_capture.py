@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -18,29 +17,6 @@ FILM_FPS = 25  # as the fake worker has it, whose column c is at c / 10 + the se
 @pytest.fixture
 def package(addon):
     return addon.edtalk_blender
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory, addon) -> Path:
-    """Two seconds at 25 fps, each frame a little brighter than the one before."""
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
-    scene.render.fps, scene.frame_start, scene.frame_end = FILM_FPS, 1, 50
-    scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = 64, 32, 100
-    strips = compat.strip_collection(scene)
-    known = strips.bl_rna.functions["new_effect"].parameters
-    end = {"length": 50} if "length" in known else {"frame_end": 51}
-    strip = strips.new_effect(name="grey", type="COLOR", channel=1, frame_start=1, **end)
-    for frame in (1, 50):
-        strip.color = [0.1 if frame == 1 else 0.9] * 3
-        strip.keyframe_insert("color", frame=frame)
-    for point in (point for curve in compat.fcurves(scene) for point in curve.keyframe_points):
-        point.interpolation = "LINEAR"
-    scene.view_settings.view_transform = "Standard"
-    compat.set_video_output(scene, path)
-    bpy.ops.render.render(animation=True, scene=scene.name)
-    bpy.data.scenes.remove(scene)
-    return path
 
 
 @pytest.fixture
@@ -536,6 +512,23 @@ def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, op
     scene.frame_set(30)
     package.session.wait(package.capture.match(scene, obj, strip, options(banks=("pose",))))
     assert len(keys(package, obj, "headYaw")) == 12
+
+
+def test_the_worker_is_told_when_the_recorded_face_is_at_rest(package, scene, strip, obj, film, fake_engine, options):
+    client = fake_engine()
+    asked, request = [], client.request
+
+    def listened(kind, fields, *rest, **more):
+        asked.append((kind, fields))
+        return request(kind, fields, *rest, **more)
+
+    client.request = listened
+    scene.render.fps = FILM_FPS
+    capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
+    capture(package, scene, obj, str(film), options(relative=True, rest_frame=35), frame=10)
+    capture(package, scene, obj, strip, options(relative=True))
+    capture(package, scene, obj, strip, options(rest_frame=35))  # counts only for relative capture
+    assert [fields.get("rest") for kind, fields in asked if kind == "capture"] == [1.0, 1.0, None, None]
 
 
 def test_one_of_several_faces_is_asked_for(package, scene, strip, obj, fake_engine, options):

@@ -21,18 +21,10 @@ from inference.renderer import FaceRenderer
 from inference.video import VideoWriter, read_frames
 from tests.cli_material import Material, pictures, run
 from tests.inference.test_video import make_clip
-from tests.inference.test_worker import COMMAND, Client, motion
+from tests.inference.test_worker import Client, motion
 from tests.synthetic_inputs import picture
 
 PHONE = [0.0, 0.033, 0.1, 0.133, 0.3, 0.333, 0.366, 0.5]  # seconds at which frames of an uneven clip begin
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Client]:
-    client = Client(COMMAND)
-    client.next()
-    yield client
-    client.end()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from inference.video import VideoWriter, read_frames, stamped_frames
 from tests.cli_material import Material, render, run
 from tests.footage import HEIGHT, frame, write_clip
 from tests.inference.test_video import make_clip, number
-from tests.inference.test_worker import COMMAND, Client
+from tests.inference.test_worker import Client
 from tests.synthetic_inputs import picture
 
 LIPS = 20  # the first columns of the material's bank
@@ -372,14 +372,6 @@ def test_memory_does_not_grow_with_the_length():
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Client]:
-    client = Client(COMMAND)
-    client.next()
-    yield client
-    client.end()
-
-
-@pytest.fixture(scope="module")
 def rushes(tmp_path_factory) -> Path:
     """A real face that is there, gone for a while, and back."""
     places = [(260.0, 180.0)] * 12 + [None] * 16 + [(260.0, 180.0)] * 12
@@ -438,6 +430,7 @@ def test_tracking_refuses_in_one_sentence(worker, rushes, material, tmp_path):
     several = refused(tmp_path / "two.png")
     assert (several["kind"], "2 faces were found" in several["message"]) == ("face", True)
     assert several["hint"].startswith("Choose one of them")
+    assert refused(tmp_path / "two.png", which=3)["hint"].startswith("Choose one of them")
     middles = {}
     for which in (1, -1, "largest", [1000.0, 200.0]):
         track = Track.from_bytes(worker.answers(ask(worker, tmp_path / "two.png", which=which)).last.payload)
