@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from .coefficients import Coefficients
 from .errors import EDTalkError
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
+from .model.generator import warp_grid
 from .model.reader import Reader
+from .model.refiner import refiner_from_bank
 from .model.relative_reader import RelativeReader, RestFlow
 from .model.weights import Weights
 from .model.winograd import Scratch
@@ -61,6 +64,7 @@ class FaceRenderer:
             weights, scratch = Weights(bank.tensors, self.device), Scratch()
             self._encoder = Encoder(weights, self.config, scratch)
             self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
+            self._refiner = refiner_from_bank(bank, self.device)
             self._reader = Reader.from_bank(bank, self.device)
             self._relative_reader = RelativeReader.from_bank(bank, self.device)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
@@ -142,6 +146,21 @@ class FaceRenderer:
         if self._source is None:
             raise _no_source()
         return self._render(self._source, self._detail, values, dtype)
+
+    def places(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
+        """(T, 2, S, S), x and y in [-1, 1]: where in the source each pixel of each row's picture looks.
+
+        S is the network's size. As for `render`; not streamed.
+        """
+        if self._source is None:
+            raise _no_source()
+        found = [np.zeros((0, 2, self.config.size, self.config.size), np.float32)]
+        values, grid = self._values(coefficients), warp_grid(self.config.size)[0].permute(2, 0, 1).numpy()
+        for start in range(0, len(values), self.batch):
+            rows = list(values[start : start + self.batch])
+            _, flows = self._decode(self._source, np.stack(_filled(rows, self.batch)), self._canvases)
+            found.append(grid + np.tanh(flows[: len(rows), :2]))
+        return np.concatenate(found)
 
     def render_frames(
         self,
@@ -232,8 +251,13 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
-        latent, features = self._encoder(torch.from_numpy(pixels[None]).to(self.device))
-        return self._decoder.source(latent, features), self._encoder.coefficients(latent).cpu().numpy()
+        picture = torch.from_numpy(pixels[None]).to(self.device)
+        latent, features = self._encoder(picture)
+        source, own = self._decoder.source(latent, features), self._encoder.coefficients(latent)
+        if self._refiner is not None:
+            own = self._refiner.read(picture)
+            source = replace(source, seen=(picture, self._refiner.motion_of(picture), own))
+        return source, own.cpu().numpy()
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:
@@ -252,7 +276,7 @@ class FaceRenderer:
     def _decode(
         self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """values (batch, n) -> pictures and flows, (batch, 3, S, S) each, as the decoder gives them.
+        """values (batch, n) -> pictures and flows, (batch, 3, S, S) each, as the decoder gives them or the refiner.
 
         canvases: by expression; left with those of this batch.
         """
@@ -266,6 +290,9 @@ class FaceRenderer:
         canvases.clear()
         canvases.update(known)
         planes, flows = self._draw(source, Canvas.stack([known[key] for key in keys]), alpha)
+        if source.seen is not None:
+            known = (part.expand(len(planes), *part.shape[1:]) for part in source.seen)
+            flows, planes = self._refiner(*known, flows, planes, alpha)
         return planes.cpu().numpy(), flows.cpu().numpy()
 
 

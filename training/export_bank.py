@@ -1,7 +1,7 @@
 """Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
 
     python -m training.export_bank --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --relative-reader RR.pt --out inference/banks/starter.safetensors
+        --refiner F.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from inference.bank import AUDIO_PREFIX, Bank, Coefficient, save_bank
 from inference.model.config import GeneratorConfig
 from inference.model.reader import PREFIX as READER_PREFIX
+from inference.model.refiner import PREFIX as REFINER_PREFIX
 from inference.model.relative_reader import PREFIX as RELATIVE_READER_PREFIX
 
 from .losses import ALPHA_GAIN
@@ -73,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
     parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip, or a bank")
+    parser.add_argument("--refiner", type=Path, help="checkpoint of training.train_refiner with that generator")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader, for a bank of its size")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
     parser.add_argument("--out", type=Path, required=True)
@@ -82,6 +84,9 @@ def main() -> None:
     tensors = {name: tensor.numpy() for name, tensor in in_coefficient_units(checkpoint["average"]).items()}
     listening = load_file(args.audio2lip)
     tensors |= {AUDIO_PREFIX + name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)}
+    if args.refiner:
+        refining = torch.load(args.refiner, weights_only=True)["average"]
+        tensors |= {REFINER_PREFIX + name: tensor.numpy() for name, tensor in refining.items()}
     if args.reader:
         reading = torch.load(args.reader, weights_only=True)["average"]
         tensors |= {READER_PREFIX + name: tensor.numpy() for name, tensor in reading.items()}

@@ -58,19 +58,19 @@ def generator_losses(
         "picture": picture_loss(rgb, batch),
         "edges": edge_loss(rgb, batch),
         "flow": held_flow_error(levels, batch.tracks, point_weight),
-        "still": still_error(levels[-1], batch),
+        "still": still_error(levels[-1].flow, batch),
         "read": read_error(model, latent, batch.source_coefficients, rarity),
         "place": place_heads.error(
             features, batch.tracks.source[::drivings], batch.tracks.visible[::drivings], batch.places
         ),
-        "hidden": hidden_error(levels[-1], batch),
+        "hidden": hidden_error(levels[-1].flow, batch, OPEN),
     }
     return losses, rgb
 
 
-def hidden_error(level: Level, batch: Batch) -> Tensor:
+def hidden_error(flow: Tensor, batch: Batch, open_mask: float) -> Tensor:
     """How much the mask lets through of a source that does not show what is to be seen: around the mouth, shut it
-    where that is so; there and around the eyes, keep it open elsewhere.
+    where that is so; there and around the eyes, keep it at `open_mask` elsewhere. flow: (N, 3, R, R).
 
     No flow finds teeth behind closed lips. The picture's loss says so too, but a mask that is nearly shut or nearly
     open everywhere hardly hears it.
@@ -78,12 +78,12 @@ def hidden_error(level: Level, batch: Batch) -> Tensor:
     repeats = len(batch.driving) // len(batch.source)
     with torch.no_grad():
         source = batch.source.repeat_interleave(repeats, 0)
-        found = F.grid_sample(source, sampling_grid(level.flow).permute(0, 2, 3, 1), align_corners=False)
+        found = F.grid_sample(source, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
         missed = (found - batch.driving).abs().mean(1, keepdim=True)
         hidden = batch.mouth * ((missed - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
-        target = OPEN * (1.0 - hidden)
+        target = open_mask * (1.0 - hidden)
         weight = (batch.weight - 1.0) * (1.0 + 10.0 * hidden)  # there is little of it
-    error = F.binary_cross_entropy_with_logits(level.flow[:, 2:], target, weight, reduction="sum")
+    error = F.binary_cross_entropy_with_logits(flow[:, 2:], target, weight, reduction="sum")
     return error / weight.sum().clamp(min=1.0)
 
 
@@ -155,10 +155,10 @@ def own_motion(tracks: Tracks) -> Tensor:
     return (1.0 + itself / OWN_MOTION).clamp(max=MOST)
 
 
-def still_error(level: Level, batch: Batch) -> Tensor:
+def still_error(flow: Tensor, batch: Batch) -> Tensor:
     """How far background that stays background is dragged, in half widths."""
     cells = batch.still.shape[-1]
-    grid = F.adaptive_avg_pool2d(sampling_grid(level.flow), cells)
+    grid = F.adaptive_avg_pool2d(sampling_grid(flow), cells)
     line = (torch.arange(cells) * 2 + 1) / cells - 1.0
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return ((grid - centres).abs().sum(1, keepdim=True) * batch.still).sum() / batch.still.sum().clamp(min=1.0)

@@ -36,6 +36,7 @@ class Source:
     features: list[Tensor]  # (1, C, R, R); the last level's is not needed
     normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
     colours: list[Tensor]  # (1, 3, R, R) ToRGB's view of the features
+    seen: tuple[Tensor, ...] | None = None  # for a bank's refiner: picture (1, 3, S, S), its motion, own alpha (1, n)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -34,42 +33,12 @@ from training.pretraining import (  # noqa: E402
 from training.train_generator import fresh, grown, point_weights, small_config, train  # noqa: E402
 from training.units import NAMES  # noqa: E402
 
-FRAMES, POINTS = 8, 40  # evaluation drives portrait frame 1 by frames 4 and 7
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty 'identities' of a bright disc that moves with headShiftX; the points lie on the disc."""
-    folder = tmp_path_factory.mktemp("discs")
-    rng = np.random.default_rng(0)
-    count, size = 20 * FRAMES, 128
-    coefficients = np.zeros((count, len(NAMES)), np.float32)
-    shift = rng.uniform(-1, 1, count)
-    shift[::FRAMES] = 0.0  # the first frame of each is at rest
-    coefficients[:, NAMES.index("headShiftX")] = shift
-    line = (np.arange(size) * 2 + 1) / size - 1
-    x, y = np.meshgrid(line, line)
-    inside = np.hypot(x - 0.3 * shift[:, None, None], y) < 0.5
-    colours = rng.integers(60, 255, (20, 3)).repeat(FRAMES, 0)
-    frames = np.where(inside[..., None], colours[:, None, None], 20).astype(np.uint8)
-    angle, radius = rng.uniform(0, 2 * np.pi, POINTS), rng.uniform(0, 0.45, POINTS)
-    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)[None].repeat(count, 0)
-    points[..., 0] += 0.3 * shift[:, None]
-    np.save(folder / "frames.npy", frames)
-    np.save(folder / "masks.npy", inside.astype(np.uint8) * 255)
-    np.save(folder / "points.npy", points.astype(np.float16))
-    np.save(folder / "visible.npy", np.ones((count, POINTS), bool))
-    np.save(folder / "coefficients.npy", coefficients)
-    on_disc = points[0].astype(np.float32) / 0.45  # of the first frame, which is at rest
-    np.save(folder / "places.npy", np.concatenate([on_disc, np.zeros((POINTS, 1), np.float32)], 1))
-    groups = {"mouth": [0, 10], "eyes": [10, 20], "face": [20, 30], "scalp": [30, 35], "neck": [35, 40]}
-    (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": 20, "points": groups}))
-    return folder
+from .conftest import POINTS  # noqa: E402
 
 
 @pytest.fixture
-def pairs(folder: Path) -> HeadPairs:
-    return HeadPairs([folder], 64)
+def pairs(discs: Path) -> HeadPairs:
+    return HeadPairs([discs], 64)
 
 
 def options(folder: Path, out: Path, **changes: object) -> argparse.Namespace:
@@ -243,10 +212,10 @@ def test_a_few_steps_bring_every_loss_down(pairs: HeadPairs) -> None:
     assert loss.item() < 0.8 * before
 
 
-def test_growing_keeps_what_was_learnt(folder: Path) -> None:
+def test_growing_keeps_what_was_learnt(discs: Path) -> None:
     torch.manual_seed(0)
     smaller = fresh(small_config(64))
-    pairs = HeadPairs([folder], 128)
+    pairs = HeadPairs([discs], 128)
     larger = grown(small_config(128), smaller, pairs, np.random.default_rng(0), fitting=40)
     for name, tensor in smaller.state_dict().items():
         if name.startswith("dec."):
@@ -258,15 +227,15 @@ def test_growing_keeps_what_was_learnt(folder: Path) -> None:
     assert (grown_latent - latent).norm() < 0.5 * latent.norm()
 
 
-def test_training_resumes_where_it_stopped(folder: Path, tmp_path: Path) -> None:
+def test_training_resumes_where_it_stopped(discs: Path, tmp_path: Path) -> None:
     out = tmp_path / "model.pt"
-    train(options(folder, out))
+    train(options(discs, out))
     first = torch.load(out, weights_only=True)
-    train(options(folder, out))  # its time is used up: nothing more is learnt
+    train(options(discs, out))  # its time is used up: nothing more is learnt
     again = torch.load(out, weights_only=True)
     assert again["step"] == first["step"] >= 1
     assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
-    train(options(folder, out, minutes=first["elapsed"] / 60 + 0.02))
+    train(options(discs, out, minutes=first["elapsed"] / 60 + 0.02))
     assert torch.load(out, weights_only=True)["step"] > first["step"]
     lines = out.with_suffix(".jsonl").read_text().splitlines()
     assert len(lines) == 3

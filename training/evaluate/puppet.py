@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inference.bank import Bank
-from inference.model.generator import Generator
-from inference.picture import to_network
 from inference.renderer import FaceRenderer
-from training.losses import sampling_grid
 
 COARSE = 32  # side of the grid on which points are first looked for
 STEPS = 6
@@ -47,14 +44,9 @@ class BankPuppet:
     def __init__(self, bank: Bank, size: int, *, detail: bool = False) -> None:
         self.size, self.config, self.detail = size, bank.config, detail
         self.renderer = FaceRenderer(bank, "cpu")
-        self._model = Generator(bank.config)  # the form that says where it looks
-        self._model.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in self._model.state_dict()})
-        self._model.eval()
 
-    @torch.no_grad()
     def show(self, portrait: np.ndarray) -> None:
         self.renderer.set_source(portrait, resized(portrait, self.size) if self.detail else None)
-        self._latent, self._features = self._model.enc(torch.from_numpy(to_network(portrait, self.config.size)[None]))
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         return np.stack([resized(picture, self.size) for picture in self.renderer.render(rows)])
@@ -62,9 +54,9 @@ class BankPuppet:
     @torch.no_grad()
     def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
         wanted, found = torch.from_numpy(np.asarray(points, np.float32)), []
-        for some in torch.from_numpy(np.asarray(rows, np.float32)).split(AT_ONCE):
-            *_, last = self._model.levels(self._latent, self._features, some)
-            found.append(appearing_at(sampling_grid(last.flow), wanted.expand(len(some), -1, -1)))
+        for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+            places = torch.from_numpy(self.renderer.places(some))
+            found.append(appearing_at(places, wanted.expand(len(some), -1, -1)))
         return torch.cat(found).numpy()
 
     def read(self, pictures: np.ndarray) -> np.ndarray:

@@ -1,0 +1,197 @@
+"""What a bank may carry to put its network's pictures right: where this person's face moves, and what is not seen.
+
+EDTalk's decoder grows a picture from a constant, and takes long to learn where a person's own features lie. A bank that
+was not trained that long leaves them a little beside their place. Three plain networks know sooner:
+
+- *reading* looks at the source, once, and says what it is doing: mostly nothing, portraits being at rest.
+- *motion* looks at it too and says of each of its pixels how far each coefficient moves it. What a change of
+  coefficients does is their weighted sum, as in EDTalk's banks, but of fields in the picture in place of directions in
+  a latent space. Where nothing changes, nothing moves.
+- *painter* looks at the source warped that way and at the decoder's picture, and says frame by frame what is still
+  beside its place, and what the source does not show, such as teeth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EDTalkError
+from .generator import warp_grid
+from .reader import Reader
+
+if TYPE_CHECKING:
+    from ..bank import Bank
+
+PREFIX = "refiner."
+LEAK = 0.2
+READING_HIDDEN = 128
+MOTION_WIDTH, PAINTER_WIDTH = 64, 32  # channels that the last layers read
+SMALL = 0.1  # half widths: the painter is told motion in these, and tells it so
+STEPS = 5  # to invert a motion; it is smooth but for the lips' seam
+FOUND = 0.05  # half widths: a pixel that comes no nearer than this, to twice, was nowhere in the source
+_FURTHEST = 0.999  # of what tanh gives
+_AGAIN = "Get the bank again."
+
+
+class Refined(NamedTuple):
+    """flow (N, 3, S, S), before tanh and sigmoid as the decoder's, and rgb (N, 3, S, S), nominally in [-1, 1]."""
+
+    flow: Tensor
+    rgb: Tensor
+
+
+class Conv(nn.Module):
+    """3x3 convolution and leaky ReLU; `told` coefficients, if any, turn its channels up and down in between."""
+
+    def __init__(self, inputs: int, outputs: int, told: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.told = nn.Linear(told, 2 * outputs) if told else None
+
+    def forward(self, x: Tensor, coefficients: Tensor | None) -> Tensor:
+        x = self.conv(x)
+        if self.told is not None:
+            gain, offset = self.told(coefficients)[:, :, None, None].chunk(2, 1)
+            x = x * (1.0 + gain) + offset
+        return F.leaky_relu(x, LEAK)
+
+
+class UNet(nn.Module):
+    """(N, inputs, H, H) -> (N, width, H, H) by way of ever coarser levels; `channels` from H down."""
+
+    def __init__(self, inputs: int, channels: Sequence[int], width: int, told: int = 0) -> None:
+        super().__init__()
+        self.first = Conv(inputs, channels[0], told)
+        self.down = nn.ModuleList(Conv(a, b, told, stride=2) for a, b in pairwise(channels))
+        self.same = nn.ModuleList(Conv(b, b, told) for b in channels[1:])
+        self.up = nn.ModuleList(Conv(a + b, a, told) for a, b in pairwise(channels))
+        self.last = Conv(channels[0], width, told)
+
+    def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
+        x = self.first(x, coefficients)
+        skipped = []
+        for down, same in zip(self.down, self.same, strict=True):
+            skipped.append(x)
+            x = same(down(x, coefficients), coefficients)
+        for up, skip in zip(reversed(self.up), reversed(skipped), strict=True):
+            x = up(torch.cat([skip, F.interpolate(x, scale_factor=2.0, mode="nearest")], 1), coefficients)
+        return self.last(x, coefficients)
+
+
+class Refiner(nn.Module):
+    """Both networks, at half the picture's size H = S / 2.
+
+    reading, motion, painter: channels of each network. terms: (2, T) numbers of coefficients whose products move
+    pixels too, as two turns of a head do.
+    """
+
+    def __init__(
+        self,
+        reading: Sequence[int],
+        motion: Sequence[int],
+        painter: Sequence[int],
+        coefficients: int,
+        terms: Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__()
+        self.register_buffer("terms", torch.tensor(terms, dtype=torch.int32).reshape(-1, 2).T.contiguous())
+        self.fields = coefficients + len(terms)
+        self.reading = Reader(reading, READING_HIDDEN, coefficients)
+        self.motion = UNet(5, motion, MOTION_WIDTH)
+        self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
+        self.painter = UNet(15, painter, PAINTER_WIDTH, told=coefficients)
+        self.paint = nn.Conv2d(PAINTER_WIDTH, 4 * 6, 3, padding=1)
+        nn.init.normal_(self.maps.weight, std=0.005)
+        for still in (self.maps.bias, self.paint.weight, self.paint.bias):
+            nn.init.zeros_(still)
+
+    def motion_of(self, source: Tensor) -> Tensor:
+        """source (N, 3, S, S) -> (N, fields, 2, H, H): how far each `amounts` moves each pixel, in half widths."""
+        small = F.avg_pool2d(source, 2)
+        places = _centres(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
+            features = self.motion(torch.cat([small, places], 1))
+        return self.maps(features.float()).unflatten(1, (self.fields, 2))
+
+    def read(self, source: Tensor) -> Tensor:
+        """source (N, 3, S, S) -> (N, n): what it is doing."""
+        return self.reading(F.interpolate(source, size=(self.reading.size,) * 2, mode="area"))
+
+    def amounts(self, coefficients: Tensor) -> Tensor:
+        """(N, n) -> (N, fields): the coefficients and their products."""
+        first, second = coefficients[:, self.terms[0]], coefficients[:, self.terms[1]]
+        return torch.cat([coefficients, first * second], 1)
+
+    def forward(
+        self, source: Tensor, motion: Tensor, own: Tensor, flow: Tensor, rgb: Tensor, coefficients: Tensor
+    ) -> Refined:
+        """source (N, 3, S, S), its motion and what it is doing itself (N, n); the decoder's flow and rgb
+        (N, 3, S, S) for coefficients (N, n)."""
+        grid = warp_grid(source.shape[-1], source.device).permute(0, 3, 1, 2)
+        drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder looks
+        centres, size = _centres(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
+        moves = torch.einsum("nf,nfchw->nchw", self.amounts(coefficients) - self.amounts(own), motion)
+        looks = drawn
+        for _ in range(STEPS):
+            looks = centres - warped(moves, looks)
+        missed = centres - looks - warped(moves, looks)
+        nowhere = ((missed.norm(dim=1, keepdim=True) - FOUND) / FOUND).clamp(0.0, 1.0)  # as in a mouth that opens
+        looks = looks + nowhere * (drawn - looks)
+        logit = flow[:, 2:].clamp(-8.0, 8.0)
+        seen = torch.cat([
+            warped(F.avg_pool2d(source, 2), looks), F.avg_pool2d(rgb, 2), (looks - centres) / SMALL,
+            (drawn - looks) / SMALL, missed / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2),
+            centres.expand(len(rgb), -1, -1, -1),
+        ], 1)  # fmt: skip
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
+            painted = F.pixel_shuffle(self.paint(self.painter(seen.clamp(-2.0, 2.0), coefficients)), 2).float()
+        shift = F.interpolate(looks - centres, scale_factor=2.0, mode="bilinear", align_corners=False)
+        looks = _centres(size, shift.device) + shift + painted[:, :2] * SMALL
+        logit = logit + painted[:, 2:3]
+        mask = torch.sigmoid(logit)
+        refined = warped(source, looks) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
+        offset = (looks - grid).clamp(-_FURTHEST, _FURTHEST)
+        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined)
+
+
+def _centres(size: int, device: torch.device) -> Tensor:
+    """(1, 2, size, size): where pixels lie, in [-1, 1]."""
+    line = (torch.arange(size, device=device) * 2 + 1) / size - 1.0
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+
+
+def warped(source: Tensor, places: Tensor) -> Tensor:
+    """source (N, C, R, R) where `places` (N, 2, S, S) look, in [-1, 1]; its border goes on for ever."""
+    return F.grid_sample(source, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+
+
+def refiner_from_bank(bank: Bank, device: torch.device | str = "cpu") -> Refiner | None:
+    """The refiner that a bank carries, or None; EDTalkError (kind "bank") for one that does not fit the bank."""
+    state = {
+        name.removeprefix(PREFIX): torch.from_numpy(np.array(tensor))
+        for name, tensor in bank.tensors.items()
+        if name.startswith(PREFIX)
+    }
+    if not state:
+        return None
+    try:
+        layers = sum(name.startswith("reading.convs.") and name.endswith(".bias") for name in state)
+        reading = [len(state[f"reading.convs.{layer}.bias"]) for layer in range(layers)]
+        motion, painter = (_widths(state, part) for part in ("motion", "painter"))
+        refiner = Refiner(reading, motion, painter, len(bank.names), state["terms"].T.tolist())
+        refiner.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise EDTalkError(f"The refiner in the bank '{bank.name}' does not fit: {error}.", _AGAIN, "bank") from error
+    return refiner.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _widths(state: dict[str, Tensor], part: str) -> list[int]:
+    count = sum(name.startswith(f"{part}.down.") and name.endswith(".conv.weight") for name in state)
+    return [len(state[f"{part}.first.conv.bias"]), *(len(state[f"{part}.down.{n}.conv.bias"]) for n in range(count))]

@@ -1,0 +1,167 @@
+"""The networks that put a small bank's pictures right: where they look, what they paint, how a bank carries them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.bank import load_bank, save_bank  # noqa: E402
+from inference.errors import EDTalkError  # noqa: E402
+from inference.model.generator import Generator  # noqa: E402
+from inference.model.refiner import PREFIX, Refiner, refiner_from_bank  # noqa: E402
+from inference.renderer import FaceRenderer  # noqa: E402
+from training.export_bank import starter_bank  # noqa: E402
+from training.train_generator import fresh, small_config  # noqa: E402
+
+SIZE, COUNT = 64, 36
+SHIFT = 0.125  # half widths: four pixels of 64
+REST = torch.zeros(1, COUNT)
+
+
+@pytest.fixture
+def refiner() -> Refiner:
+    """Of random weights."""
+    torch.manual_seed(0)
+    made = Refiner((8, 8, 8), (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)]).eval().requires_grad_(False)
+    made.paint.weight.normal_(0, 0.1)
+    return made
+
+
+@pytest.fixture
+def unpainted(refiner: Refiner) -> Refiner:
+    """One that leaves to the motion where to look, and to the decoder's mask how much of it to take."""
+    refiner.paint.weight.zero_()
+    return refiner
+
+
+def pictures(count: int = 1) -> torch.Tensor:
+    """Smooth ones: where they look can be seen to a fraction of a pixel."""
+    coarse = torch.rand(count, 3, 6, 6, generator=torch.manual_seed(1)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(-1, 1)
+
+
+def still(count: int = 1, open_mask: float = 8.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a decoder gives that does not move anything and draws black."""
+    flow = torch.zeros(count, 3, SIZE, SIZE)
+    flow[:, 2] = open_mask
+    return flow, torch.full((count, 3, SIZE, SIZE), -1.0)
+
+
+def test_a_motion_moves_the_picture_as_it_says(unpainted: Refiner) -> None:
+    """One coefficient that moves everything to the right, at half strength and at full."""
+    source, (flow, rgb) = pictures(), still()
+    motion = torch.zeros(1, unpainted.fields, 2, SIZE // 2, SIZE // 2)
+    motion[:, 7, 0] = SHIFT
+    for strength, pixels in ((0.0, 0), (0.5, 2), (1.0, 4)):
+        coefficients = torch.zeros(1, COUNT)
+        coefficients[0, 7] = strength
+        made = unpainted(source, motion, REST, flow, rgb, coefficients).rgb
+        inner = slice(8, -8)
+        wanted = source.roll(pixels, -1)
+        torch.testing.assert_close(made[..., inner, inner], wanted[..., inner, inner], atol=2e-3, rtol=0)
+
+
+def test_a_motion_that_grows_along_the_picture_is_inverted(unpainted: Refiner) -> None:
+    """Where pixels look is where the motion sends them from."""
+    half = SIZE // 2
+    line = (torch.arange(half) * 2 + 1) / half - 1
+    motion = torch.zeros(1, unpainted.fields, 2, half, half)
+    motion[:, 0, 1] = 0.2 * torch.sin(2 * line)[:, None]  # y, by the first coefficient
+    coefficients = torch.zeros(1, COUNT)
+    coefficients[0, 0] = 1.0
+    made = unpainted(pictures(), motion, REST, *still(), coefficients)
+    looks = torch.tanh(made.flow[0, 1]) + torch.linspace(-1, 1, SIZE)[:, None]
+    sent = looks + 0.2 * torch.sin(2 * looks)
+    at = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    assert (sent - at[:, None])[8:-8].abs().max() < 2e-3
+
+
+def test_products_of_coefficients_are_amounts_too(refiner: Refiner) -> None:
+    coefficients = torch.rand(3, COUNT)
+    amounts = refiner.amounts(coefficients)
+    assert amounts.shape == (3, refiner.fields)
+    torch.testing.assert_close(amounts[:, :-2], coefficients)
+    torch.testing.assert_close(amounts[:, -2:], coefficients[:, :1] * coefficients[:, :2])
+
+
+def test_a_shut_mask_shows_what_the_decoder_drew(unpainted: Refiner) -> None:
+    source, (flow, rgb) = pictures(), still(open_mask=-8.0)
+    motion = unpainted.motion_of(source)
+    made = unpainted(source, motion, REST, flow, rgb, torch.ones(1, COUNT))
+    torch.testing.assert_close(made.rgb, rgb, atol=2e-3, rtol=0)
+
+
+def test_a_source_that_keeps_doing_what_it_does_stays_where_it_is(unpainted: Refiner) -> None:
+    source, (flow, rgb), own = pictures(), still(), torch.rand(1, COUNT)
+    made = unpainted(source, unpainted.motion_of(source), own, flow, rgb, own)
+    torch.testing.assert_close(made.rgb, source, atol=2e-3, rtol=0)
+
+
+def test_a_batch_is_its_rows(refiner: Refiner) -> None:
+    source, (flow, rgb), coefficients = pictures(3), still(3), torch.rand(3, COUNT)
+    motion, own = refiner.motion_of(source), 0.1 * torch.rand(3, COUNT)
+    together = refiner(source, motion, own, flow, rgb, coefficients)
+    for row in range(3):
+        one = slice(row, row + 1)
+        known = source[one], refiner.motion_of(source[one]), own[one]
+        alone = refiner(*known, flow[one], rgb[one], coefficients[one])
+        torch.testing.assert_close(alone.rgb, together.rgb[one], atol=1e-4, rtol=0)
+        torch.testing.assert_close(alone.flow, together.flow[one], atol=1e-3, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------ in a bank
+
+
+def write_bank(path: Path, refiner: Refiner | None) -> Path:
+    torch.manual_seed(2)
+    model = fresh(small_config(SIZE))
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    if refiner is not None:
+        tensors |= {PREFIX + name: tensor.numpy() for name, tensor in refiner.state_dict().items()}
+    save_bank(starter_bank(model.config), tensors, path)
+    return path
+
+
+def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: Path) -> None:
+    found = refiner_from_bank(load_bank(write_bank(tmp_path / "bank.safetensors", refiner)))
+    assert found is not None
+    for name, tensor in refiner.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
+    assert refiner_from_bank(load_bank(write_bank(tmp_path / "plain.safetensors", None))) is None
+
+
+def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), (8, 8), (8, 16), 5, [(0, 0)]))
+    with pytest.raises(EDTalkError, match="refiner in the bank 'starter' does not fit") as caught:
+        FaceRenderer(load_bank(path), "cpu")
+    assert caught.value.kind == "bank"
+
+
+def test_the_renderer_shows_what_the_refiner_makes(refiner: Refiner, tmp_path: Path) -> None:
+    """Of the decoder's own picture, the same alone and among others, and `places` says where it looks."""
+    bank = load_bank(write_bank(tmp_path / "bank.safetensors", refiner))
+    renderer, rng = FaceRenderer(bank, "cpu"), np.random.default_rng(0)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    rows = rng.normal(0, 0.3, (3, COUNT)).astype(np.float32)
+    renderer.set_source(image)
+    frames = np.stack(list(renderer.render(rows, np.float32)))
+    assert all(np.array_equal(next(renderer.render(row[None], np.float32)), frame)
+               for row, frame in zip(rows, frames, strict=True))  # fmt: skip
+
+    model = Generator(bank.config)
+    model.load_state_dict({name: torch.from_numpy(np.array(bank.tensors[name])) for name in model.state_dict()})
+    source = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.no_grad():
+        latent, features = model.enc(source)
+        *_, last = model.levels(latent, features, torch.from_numpy(rows))
+        known = source, refiner.motion_of(source), refiner.read(source)
+        known = (part.expand(3, *part.shape[1:]) for part in known)
+        made = refiner(*known, last.flow, last.rgb, torch.from_numpy(rows))
+    np.testing.assert_allclose(frames, made.rgb.permute(0, 2, 3, 1), atol=2e-3)
+    looks = torch.linspace(-1, 1, SIZE)[None, None] + torch.tanh(made.flow[:, 0])
+    np.testing.assert_allclose(renderer.places(rows)[:, 0], looks, atol=1e-3)

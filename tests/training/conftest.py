@@ -1,0 +1,43 @@
+"""A data set of the trainers' own kind, made up and tiny."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.units import NAMES
+
+FRAMES, POINTS = 8, 40  # evaluation drives a portrait frame by frames 4 and 7
+
+
+@pytest.fixture(scope="module")
+def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty 'identities' of a bright disc that moves with headShiftX; the points lie on the disc."""
+    folder = tmp_path_factory.mktemp("discs")
+    rng = np.random.default_rng(0)
+    count, size = 20 * FRAMES, 128
+    coefficients = np.zeros((count, len(NAMES)), np.float32)
+    shift = rng.uniform(-1, 1, count)
+    shift[::FRAMES] = 0.0  # the first frame of each is at rest
+    coefficients[:, NAMES.index("headShiftX")] = shift
+    line = (np.arange(size) * 2 + 1) / size - 1
+    x, y = np.meshgrid(line, line)
+    inside = np.hypot(x - 0.3 * shift[:, None, None], y) < 0.5
+    colours = rng.integers(60, 255, (20, 3)).repeat(FRAMES, 0)
+    frames = np.where(inside[..., None], colours[:, None, None], 20).astype(np.uint8)
+    angle, radius = rng.uniform(0, 2 * np.pi, POINTS), rng.uniform(0, 0.45, POINTS)
+    points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)[None].repeat(count, 0)
+    points[..., 0] += 0.3 * shift[:, None]
+    np.save(folder / "frames.npy", frames)
+    np.save(folder / "masks.npy", inside.astype(np.uint8) * 255)
+    np.save(folder / "points.npy", points.astype(np.float16))
+    np.save(folder / "visible.npy", np.ones((count, POINTS), bool))
+    np.save(folder / "coefficients.npy", coefficients)
+    on_disc = points[0].astype(np.float32) / 0.45  # of the first frame, which is at rest
+    np.save(folder / "places.npy", np.concatenate([on_disc, np.zeros((POINTS, 1), np.float32)], 1))
+    groups = {"mouth": [0, 10], "eyes": [10, 20], "face": [20, 30], "scalp": [30, 35], "neck": [35, 40]}
+    (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": 20, "points": groups}))
+    return folder

@@ -1,0 +1,118 @@
+"""The refiner's trainer on a tiny made-up data set: the motion, the painter, the critic, resuming."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.data import Batch, HeadPairs, recoloured  # noqa: E402
+from training.train_generator import fresh as fresh_generator  # noqa: E402
+from training.train_generator import point_weights, small_config  # noqa: E402
+from training.train_refiner import figures, fresh, motion_losses, refined, refiner_losses, train  # noqa: E402
+from training.units import NAMES  # noqa: E402
+
+
+@pytest.fixture
+def pairs(discs: Path) -> HeadPairs:
+    return HeadPairs([discs], 64)
+
+
+@pytest.fixture(scope="module")
+def generator_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model, path = fresh_generator(small_config(64)), tmp_path_factory.mktemp("generator") / "G.pt"
+    torch.save({"average": model.state_dict(), "config": json.dumps(model.config.to_json())}, path)
+    return path
+
+
+def options(generator: Path, folder: Path, out: Path, **changes: object) -> argparse.Namespace:
+    defaults = {
+        "generator": generator, "data": [folder], "heldout": folder, "out": out, "minutes": 0.08,
+        "motion_minutes": 0.03, "critic_from": 0.3, "sources": 4, "drivings": 2, "portraits": 0.9, "rate": 2e-3,
+        "threads": 1, "seed": 0,
+    }  # fmt: skip
+    return argparse.Namespace(**(defaults | changes))
+
+
+def test_the_motion_of_a_person_is_learnt_from_points(pairs: HeadPairs) -> None:
+    """From some people's, in many lights, so that others move as they should."""
+    torch.manual_seed(0)
+    refiner, rng, weights = fresh(), np.random.default_rng(0), point_weights(pairs)
+    optimiser = torch.optim.Adam(refiner.parameters(), 1e-3)
+
+    def sitting(people: np.ndarray) -> Batch:
+        rest = people * pairs.frames_per_identity
+        return pairs.pick(rest, rest[:, None] + np.arange(1, pairs.frames_per_identity))
+
+    def lit(batch: Batch) -> Batch:
+        return replace(batch, source=recoloured(batch.source, rng))
+
+    others = sitting(np.arange(14, 20))
+    with torch.no_grad():
+        before = motion_losses(refiner, others, weights)["moved"].item()
+    for _ in range(60):
+        losses = motion_losses(refiner, lit(sitting(rng.integers(0, 14, 6))), weights)
+        optimiser.zero_grad()
+        losses["moved"].backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert motion_losses(refiner, others, weights)["moved"].item() < 0.4 * before
+
+
+def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
+    """Everything moves as the disc does: points are where they were sent, but background was dragged along."""
+    refiner, weights = fresh().requires_grad_(False), point_weights(pairs)
+    refiner.maps.weight.zero_()
+    refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
+    batch = pairs.pick(np.array([0, 8]), np.array([[1, 2], [9, 10]]))
+    losses = motion_losses(refiner, batch, weights)
+    assert losses["moved"].item() < 2e-3
+    assert losses["held"].item() > 1e-2
+
+
+def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> None:
+    """And with a perfect motion the flow that comes out has next to no error either."""
+    torch.manual_seed(0)
+    generator, refiner = fresh_generator(small_config(64)), fresh().eval().requires_grad_(False)
+    refiner.maps.weight.zero_()
+    refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
+    for layer in (refiner.reading.last.weight, refiner.reading.last.bias):
+        layer.zero_()  # it reads that every source is at rest, as this one is
+    batch = pairs.pick(np.array([0]), np.array([[1, 2]]))
+    made, alone = refined(generator, refiner, batch)
+    assert made.rgb.shape == alone.shape == batch.driving.shape
+    assert refiner_losses(made, batch, point_weights(pairs))["flow"].item() < 2e-3
+
+
+def test_it_trains_measures_and_goes_on_where_it_stopped(generator_file: Path, discs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "refiner.pt"
+    train(options(generator_file, discs, out))
+    first = torch.load(out, weights_only=True)
+    train(options(generator_file, discs, out))  # its time is used up
+    again = torch.load(out, weights_only=True)
+    assert again["step"] == first["step"] >= 2
+    assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
+    train(options(generator_file, discs, out, minutes=first["elapsed"] / 60 + 0.02))
+    last = torch.load(out, weights_only=True)
+    assert last["step"] > first["step"]
+    assert not torch.equal(last["critic"]["layers.6.weight"], first["critic"]["layers.6.weight"])  # it was asked
+    moved = [name for name in first["model"] if name.startswith(("motion.", "maps."))]
+    assert all(torch.equal(last["model"][name], first["model"][name]) for name in moved)  # the motion was learnt before
+    assert len(out.with_suffix(".jsonl").read_text().splitlines()) == 3
+    assert out.with_suffix(".png").exists()
+
+
+def test_copying_is_measured_beside(pairs: HeadPairs) -> None:
+    torch.manual_seed(0)
+    generator = fresh_generator(small_config(64)).requires_grad_(False)
+    result, batch, rgb = figures(generator, fresh().eval(), pairs, point_weights(pairs), identities=4)
+    still = (batch.source.repeat_interleave(2, 0) - batch.driving).square().mean((1, 2, 3))
+    assert result["psnr_copy"] == pytest.approx((10 * torch.log10(4 / still)).mean().item(), abs=1e-3)
+    assert rgb.shape == batch.driving.shape

@@ -1,0 +1,248 @@
+"""Train the networks that put a trained generator's pictures right: bounded by time, resumable.
+
+    python -m training.train_refiner --generator G.pt --data DIR DIR --heldout DIR --out F.pt --minutes 60
+
+With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; F.people notes which.
+Run the same command again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
+The generator stays as it is. First the motion is learnt from tracked points alone, then, with the motion as it is, the
+painter from pictures; in the last part of its time a critic looks for what gives the pictures away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from itertools import combinations_with_replacement
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inference.model.config import GeneratorConfig
+from inference.model.generator import Generator
+from inference.model.refiner import Refined, Refiner
+
+from .data import Batch, HeadPairs, add_data_options, training_pairs
+from .losses import ALPHA_GAIN, edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
+from .optimiser import rate_at
+from .train_generator import contact_sheet, point_weights, psnr
+from .units import NAMES
+
+READING = (16, 32, 64, 96)  # channels, of pictures of 64 px
+MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
+TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
+WEIGHTS = {"moved": 1.0, "held": 0.5, "read": 1.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
+           "hidden": 0.1, "fooled": 0.02}  # fmt: skip
+MISREAD = 0.1  # what an error of 1 counts that moves nothing
+MORE = 2, 3  # times as many sources, and driving frames of each, while the motion is learnt
+OPEN = 0.95  # mask where the source shows what is seen
+SAVE_EVERY, EVALUATE_EVERY = 120.0, 240.0  # seconds
+
+
+class Critic(nn.Module):
+    """Pictures (N, 3, R, R) -> (N, 1, R / 8, R / 8): how true each patch looks."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 4 * width)):
+            layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)),
+                       nn.LeakyReLU(0.2)]  # fmt: skip
+        self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, padding=1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.layers(pictures)
+
+
+def fresh() -> Refiner:
+    turns = [NAMES.index(name) for name in TURNS]
+    terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
+    return Refiner(READING, MOTION, PAINTER, len(NAMES), terms)
+
+
+def loaded_generator(path: Path) -> Generator:
+    checkpoint = torch.load(path, weights_only=True)
+    model = Generator(GeneratorConfig.from_json(json.loads(checkpoint["config"])))
+    model.load_state_dict(checkpoint["average"])
+    return model.requires_grad_(False)
+
+
+def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refined, Tensor]:
+    """What the two draw together, and what the generator drew alone."""
+    drivings = len(batch.driving) // len(batch.source)
+    with torch.no_grad():
+        latent, features = generator.enc(batch.source)
+        *_, last = generator.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN)
+        known = batch.source, refiner.motion_of(batch.source), refiner.read(batch.source)
+        known = (part.repeat_interleave(drivings, 0) for part in known)
+    return refiner(*known, last.flow, last.rgb, batch.driving_coefficients), last.rgb
+
+
+def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
+    """How far from where they are seen the source's points are sent, how far background that stays is dragged, and how
+    far a source is sent from where it is, mouth and all, by what is misread off it."""
+    drivings = len(batch.driving) // len(batch.source)
+    motion = refiner.motion_of(batch.source)
+    amounts = refiner.amounts(batch.driving_coefficients).unflatten(0, (-1, drivings))
+    amounts = amounts - refiner.amounts(batch.source_coefficients)[:, None]
+    at = F.grid_sample(
+        motion.flatten(1, 2), batch.tracks.source[::drivings, None], padding_mode="border", align_corners=False
+    )[:, :, 0].unflatten(1, (-1, 2))  # (S, fields, 2, P)
+    sent = torch.einsum("skf,sfcp->skpc", amounts, at).flatten(0, 1)
+    weight = batch.tracks.visible * point_weight * own_motion(batch.tracks)
+    error = (sent - (batch.tracks.driving - batch.tracks.source)).abs().sum(-1)
+    cells = F.adaptive_avg_pool2d(motion.flatten(1, 2), batch.still.shape[-1]).unflatten(1, (-1, 2))
+    dragged = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1).abs().sum(1, keepdim=True)
+    return {
+        "moved": (error * weight).sum() / weight.sum().clamp(min=1.0),
+        "held": (dragged * batch.still).sum() / batch.still.sum().clamp(min=1.0),
+        "read": read_error(refiner, batch, at.detach(), weight[::drivings]),
+    }
+
+
+def read_error(refiner: Refiner, batch: Batch, at: Tensor, weight: Tensor) -> Tensor:
+    """Mean distance, in half widths, that what is misread would send a source's points; at (S, fields, 2, P): how far
+    each of `Refiner.amounts` moves them, weight (S, P)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        read = refiner.read(batch.source)
+    wrong = refiner.amounts(read.float()) - refiner.amounts(batch.source_coefficients)
+    sent = torch.einsum("sf,sfcp->spc", wrong, at).abs().sum(-1)
+    return (sent * weight).sum() / weight.sum().clamp(min=1.0) + MISREAD * wrong.abs().mean()
+
+
+def refiner_losses(made: Refined, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
+    """Unweighted losses by name; point_weight: (P,)."""
+    return {
+        "picture": picture_loss(made.rgb, batch),
+        "edges": edge_loss(made.rgb, batch),
+        "flow": flow_error(made.flow, batch.tracks, point_weight, own_motion(batch.tracks)),
+        "still": still_error(made.flow, batch),
+        "hidden": hidden_error(made.flow, batch, OPEN),
+    }
+
+
+@torch.no_grad()
+def figures(
+    generator: Generator, refiner: Refiner, pairs: HeadPairs, weights: Tensor, *, identities: int = 64
+) -> tuple[dict, Batch, Tensor]:
+    """Held-out figures: the first frame driven by frames 4 and 7 of every identity; the generator's alone beside."""
+    first = np.arange(min(identities, pairs.identities)) * pairs.frames_per_identity
+    batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
+    made, alone = refined(generator, refiner, batch)
+    copied = batch.source.repeat_interleave(2, 0)
+    losses = refiner_losses(made, batch, weights)
+    result = {"flow": flow_error(made.flow, batch.tracks, weights)} | {
+        name: losses[name] for name in ("picture", "edges", "hidden")
+    }
+    for name, picture in (("psnr", made.rgb), ("psnr_alone", alone), ("psnr_copy", copied)):
+        result[name] = psnr(picture.clamp(-1, 1), batch.driving)
+    return {name: round(value.item(), 4) for name, value in result.items()}, batch, made.rgb
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    generator = loaded_generator(args.generator)
+    size = generator.config.size
+    pairs, heldout = training_pairs(args, size), HeadPairs([args.heldout], size)
+    weights = point_weights(pairs)
+    refiner, critic = fresh().to(memory_format=torch.channels_last), Critic()
+    average = copy.deepcopy(refiner).eval()
+    optimiser = torch.optim.AdamW(refiner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    suspicion = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
+    parts = {"model": refiner, "average": average, "optimiser": optimiser, "critic": critic, "suspicion": suspicion}
+    step, elapsed, moving, budget = 0, 0.0, args.motion_minutes * 60.0, args.minutes * 60.0
+    if args.out.exists():
+        checkpoint = torch.load(args.out, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
+        rng.bit_generator.state = json.loads(checkpoint["random"])
+
+    def save() -> None:
+        partial = args.out.with_suffix(".partial")
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(state | {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}, partial)
+        partial.replace(args.out)
+
+    def evaluate() -> None:
+        result, batch, rgb = figures(generator, average, heldout, weights)
+        contact_sheet(batch, rgb, args.out.with_suffix(".png"))
+        line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
+        with args.out.with_suffix(".jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    saved, evaluated, running = elapsed, elapsed, {}
+    while elapsed < budget:
+        began, painting = time.monotonic(), elapsed >= moving
+        share = (elapsed - moving) / (budget - moving) if painting else elapsed / moving
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, share, args.rate)
+        pairs.renew()
+        # Motion is a source's alone, and has but to be weighed anew for another driving frame.
+        more = (1, 1) if painting else MORE
+        batch = pairs.batch(rng, more[0] * args.sources, more[1] * args.drivings, args.portraits)
+        if painting:
+            made, _ = refined(generator, refiner, batch)
+            losses = refiner_losses(made, batch, weights)
+            if share >= args.critic_from:
+                losses["fooled"] = -critic(made.rgb).mean()
+        else:
+            losses = motion_losses(refiner, batch, weights)
+        optimiser.zero_grad()
+        torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(refiner.parameters(), 1.0)
+        optimiser.step()
+        if painting and share >= args.critic_from - 0.02:  # it has to know something before it is asked
+            losses["told"] = F.relu(1.0 - critic(batch.driving)).mean() + F.relu(1.0 + critic(made.rgb.detach())).mean()
+            suspicion.zero_grad()
+            losses["told"].backward()
+            suspicion.step()
+        step += 1
+        decay = min(0.998, step / (step + 20.0))
+        with torch.no_grad():
+            for mean, value in zip(average.state_dict().values(), refiner.state_dict().values(), strict=True):
+                if value.is_floating_point():
+                    mean.lerp_(value, 1.0 - decay)
+        for name, loss in losses.items():
+            running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
+        elapsed += time.monotonic() - began
+        if step % 50 == 0:
+            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
+            print(f"{elapsed / 60:6.1f} min, step {step}: {text}", flush=True)
+        if elapsed - saved > SAVE_EVERY:
+            save()
+            saved = elapsed
+        if elapsed - evaluated > EVALUATE_EVERY:
+            evaluate()
+            evaluated = elapsed
+    save()
+    evaluate()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
+    add_data_options(parser)
+    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
+    parser.add_argument("--motion-minutes", type=float, default=30.0, help="of these, for the motion")
+    parser.add_argument("--critic-from", type=float, default=0.7, help="share of the painter's time")
+    parser.add_argument("--sources", type=int, default=6)
+    parser.add_argument("--drivings", type=int, default=2)
+    parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
