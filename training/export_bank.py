@@ -64,6 +64,11 @@ def starter_bank(config: GeneratorConfig) -> Bank:
     return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)
 
 
+def in_short(tensor: Tensor) -> np.ndarray:
+    """At half the size, where numbers are not whole: a plain network does not mind, and computes in float32."""
+    return (tensor.half() if tensor.is_floating_point() else tensor).numpy()
+
+
 def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
     """Which tensors of a file are the audio network's: those marked so in a bank, all in a file of weights."""
     marked = [name for name in tensors if name.startswith(AUDIO_PREFIX)]
@@ -86,14 +91,14 @@ def main() -> None:
     tensors |= {AUDIO_PREFIX + name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)}
     if args.refiner:
         refining = torch.load(args.refiner, weights_only=True)["average"]
-        tensors |= {REFINER_PREFIX + name: tensor.numpy() for name, tensor in refining.items()}
+        tensors |= {REFINER_PREFIX + name: in_short(tensor) for name, tensor in refining.items()}
     if args.reader:
         reading = torch.load(args.reader, weights_only=True)["average"]
         tensors |= {READER_PREFIX + name: tensor.numpy() for name, tensor in reading.items()}
     if args.relative_reader:
         comparing = torch.load(args.relative_reader, weights_only=True)["average"]
         floats = {name: tensor for name, tensor in comparing.items() if tensor.is_floating_point()}  # not counters
-        tensors |= {RELATIVE_READER_PREFIX + name: tensor.numpy() for name, tensor in floats.items()}
+        tensors |= {RELATIVE_READER_PREFIX + name: in_short(tensor) for name, tensor in floats.items()}
     bank = save_bank(starter_bank(config), tensors, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 

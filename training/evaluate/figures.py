@@ -43,6 +43,10 @@ def people_figures(seen: Seen) -> list[Figure]:
         key = f"points_{name}"
         what = f"landmark error, {what}, of the eye distance"
         figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0, target, at_most=True))
+    for name, what in (("mouth", "mouth"), ("face", "whole face")):
+        key = f"points_from_rest_{name}"
+        what = f"the same, {what}, acting from a portrait that is at rest"
+        figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0))
     figures.append(
         Figure("drift", "the same by optical flow between truth and result", score["drift"], "%", score["drift_copy"])
     )

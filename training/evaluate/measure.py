@@ -95,9 +95,11 @@ def watch(
         draw = rows if number < 2 else rows[:0]
         rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
-        where = people.shoot(person, rows, 64).points
-        told["truth"].append(judge.emotion(where, rest.points[0]))
-        told["result"].append(judge.emotion(puppet.moved(rows, rest.points[0]), rest.points[0]))
+        acted = people.shoot(person, rows, 64)
+        moved = puppet.moved(rows, rest.points[0])
+        told["truth"].append(judge.emotion(acted.points, rest.points[0]))
+        told["result"].append(judge.emotion(moved, rest.points[0]))
+        scores[-1] |= _from_rest(moved, rest, acted)
         felt.append(labels)
         if len(draw):
             emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
@@ -133,6 +135,15 @@ def _scores(result: np.ndarray, moved: np.ndarray, portrait: Shots, truth: Shots
     } | {f"points_{name}": error for name, error in errors.items()} | {
         f"points_{name}_copy": error for name, error in still.items()
     }  # fmt: skip
+
+
+def _from_rest(moved: np.ndarray, rest: Shots, acted: Shots) -> dict[str, np.ndarray]:
+    """Point errors where nothing has to be guessed of what the portrait is doing itself."""
+    visible = rest.visible[:1] & acted.visible
+    errors, still = (point_errors(points, acted.points, visible) for points in (moved, rest.points[:1]))
+    return {f"points_from_rest_{name}": error for name, error in errors.items()} | {
+        f"points_from_rest_{name}_copy": error for name, error in still.items()
+    }
 
 
 def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
