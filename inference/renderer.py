@@ -253,11 +253,11 @@ class FaceRenderer:
     def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
         picture = torch.from_numpy(pixels[None]).to(self.device)
         latent, features = self._encoder(picture)
-        source, own = self._decoder.source(latent, features), self._encoder.coefficients(latent)
-        if self._refiner is not None:
-            own = self._refiner.read(picture)
-            source = replace(source, seen=(picture, self._refiner.motion_of(picture), own))
-        return source, own.cpu().numpy()
+        source = self._decoder.source(latent, features)
+        if self._refiner is None:
+            return source, self._encoder.coefficients(latent).cpu().numpy()
+        own = self._refiner.read(picture)
+        return replace(source, seen=(picture, self._refiner.motion_of(picture), own)), own.cpu().numpy()
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:

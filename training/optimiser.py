@@ -1,11 +1,11 @@
-"""How large a step each of a generator's parameters takes."""
+"""How large a step each of a generator's parameters takes, and the average that follows them."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
@@ -45,6 +45,15 @@ def optimiser_for(model: Generator, place_heads: PlaceHeads, rate: float) -> tor
         groups.setdefault(step_scale(name, last), []).append(weight)
     described = [{"params": weights, "scale": scale} for scale, weights in groups.items() if scale]
     return torch.optim.Adam(described, rate, betas=(0.9, 0.99))
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, step: int, longest: float = 0.998) -> None:
+    """Draw the average of a model's weights after step `step`: over few steps at first, up to 1 / (1 - longest)."""
+    decay = min(longest, step / (step + 20.0))
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(value, 1.0 - decay)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from inference.model.generator import Generator
 
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .losses import ALPHA_GAIN, PlaceHeads, flow_error, generator_losses, picture_loss, total
-from .optimiser import MASK_STEP, mask_rows, optimiser_for, rate_at
+from .optimiser import MASK_STEP, follow, mask_rows, optimiser_for, rate_at
 from .pretraining import calibrate, learn_common_motion, learn_own_motion, learn_to_see
 from .units import BANKS
 
@@ -220,10 +220,7 @@ def train(args: argparse.Namespace) -> None:
             for row, old in zip(mask_rows(model), before, strict=True):
                 row.lerp_(old, 1.0 - MASK_STEP)
         step += 1
-        decay = min(0.995, step / (step + 20.0))  # longer at first, and it would lag behind weights that move fast
-        with torch.no_grad():
-            for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                mean.lerp_(value, 1.0 - decay)
+        follow(average, model, step, 0.995)  # over more, it would lag behind weights that move fast
         for name, loss in losses.items():
             running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
         elapsed += time.monotonic() - began

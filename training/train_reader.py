@@ -22,7 +22,7 @@ from torch import Tensor
 from inference.model.reader import Reader
 
 from .data import HeadPairs, add_data_options, training_pairs
-from .optimiser import rate_at
+from .optimiser import follow, rate_at
 from .units import BANKS, NAMES, SCALE, SHIFT
 
 CHANNELS, HIDDEN = (16, 32, 64, 96, 128), 160
@@ -126,10 +126,7 @@ def train(args: argparse.Namespace) -> None:
         optimiser.step()
         step += 1
         error += 0.01 * (loss.item() - error)
-        decay = min(0.998, step / (step + 20.0))
-        with torch.no_grad():
-            for mean, value in zip(average.state_dict().values(), reader.state_dict().values(), strict=True):
-                mean.lerp_(value, 1.0 - decay)
+        follow(average, reader, step)
         elapsed += time.monotonic() - began
         if elapsed - evaluated > EVALUATE_EVERY:
             report()

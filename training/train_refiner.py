@@ -28,7 +28,7 @@ from inference.model.refiner import Refined, Refiner
 
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .losses import ALPHA_GAIN, edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
-from .optimiser import rate_at
+from .optimiser import follow, rate_at
 from .train_generator import contact_sheet, point_weights, psnr
 from .units import NAMES
 
@@ -205,11 +205,7 @@ def train(args: argparse.Namespace) -> None:
             losses["told"].backward()
             suspicion.step()
         step += 1
-        decay = min(0.998, step / (step + 20.0))
-        with torch.no_grad():
-            for mean, value in zip(average.state_dict().values(), refiner.state_dict().values(), strict=True):
-                if value.is_floating_point():
-                    mean.lerp_(value, 1.0 - decay)
+        follow(average, refiner, step)
         for name, loss in losses.items():
             running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
         elapsed += time.monotonic() - began

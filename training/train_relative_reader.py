@@ -21,13 +21,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from inference.model.reader import Reader
 from inference.model.relative_reader import GRID, RelativeReader, RestFlow, Seen
 
 from .data import PORTRAIT_FRAMES, HeadPairs
-from .optimiser import rate_at
+from .optimiser import follow, rate_at
 from .train_reader import CHANNELS as READER_CHANNELS
 from .train_reader import HIDDEN as READER_HIDDEN
 from .units import BANKS, NAMES
@@ -232,14 +232,6 @@ def correlations(read: Tensor, truth: Tensor) -> tuple[Tensor, float]:
     pooled = float(np.corrcoef(read.flatten().numpy(), truth.flatten().numpy())[0, 1])
     read, truth = read - read.mean(0), truth - truth.mean(0)
     return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9), pooled
-
-
-def follow(average: nn.Module, model: nn.Module, step: int) -> None:
-    decay = min(0.998, step / (step + 20.0))
-    with torch.no_grad():
-        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - decay)
 
 
 class Trainer:

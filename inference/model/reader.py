@@ -59,11 +59,7 @@ class Reader(nn.Module):
     @staticmethod
     def from_bank(bank: Bank, device: torch.device | str = "cpu") -> Reader | None:
         """The reader that a bank carries, or None; EDTalkError (kind "bank") for one that does not fit the bank."""
-        state = {
-            name.removeprefix(PREFIX): torch.from_numpy(np.array(tensor, np.float32))
-            for name, tensor in bank.tensors.items()
-            if name.startswith(PREFIX)
-        }
+        state = part_of(bank, PREFIX)
         if not state:
             return None
         try:
@@ -73,7 +69,21 @@ class Reader(nn.Module):
             reader.load_state_dict(state)
         except (KeyError, RuntimeError) as error:
             raise EDTalkError(f"The reader in the bank '{bank.name}' does not fit: {error}.", _AGAIN, "bank") from error
-        if reader.size != bank.config.size:
-            message = f"The reader in the bank '{bank.name}' reads {reader.size} pixels, the bank draws"
-            raise EDTalkError(f"{message} {bank.config.size}.", _AGAIN, "bank")
+        check_size(bank, "reader", reader.size)
         return reader.to(device).eval().requires_grad_(False)
+
+
+def part_of(bank: Bank, prefix: str) -> dict[str, Tensor]:
+    """State of a network of its own that a bank carries under `prefix`; empty if it does not. Floats are float32."""
+    return {
+        name.removeprefix(prefix): torch.from_numpy(np.array(tensor, np.float32 if tensor.dtype.kind == "f" else None))
+        for name, tensor in bank.tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def check_size(bank: Bank, what: str, size: int) -> None:
+    """Raises EDTalkError (kind "bank") where a reader of `size` pixels is in a bank that draws others."""
+    if size != bank.config.size:
+        message = f"The {what} in the bank '{bank.name}' reads {size} pixels, the bank draws {bank.config.size}."
+        raise EDTalkError(message, _AGAIN, "bank")

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import EDTalkError
 from .generator import warp_grid
-from .reader import Reader
+from .reader import Reader, part_of
 
 if TYPE_CHECKING:
     from ..bank import Bank
@@ -86,7 +85,7 @@ class UNet(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Both networks, at half the picture's size H = S / 2.
+    """All three; motion and painter at half the picture's size, H = S / 2.
 
     reading, motion, painter: channels of each network. terms: (2, T) numbers of coefficients whose products move
     pixels too, as two turns of a head do.
@@ -174,11 +173,7 @@ def warped(source: Tensor, places: Tensor) -> Tensor:
 
 def refiner_from_bank(bank: Bank, device: torch.device | str = "cpu") -> Refiner | None:
     """The refiner that a bank carries, or None; EDTalkError (kind "bank") for one that does not fit the bank."""
-    state = {
-        name.removeprefix(PREFIX): torch.from_numpy(np.array(tensor))
-        for name, tensor in bank.tensors.items()
-        if name.startswith(PREFIX)
-    }
+    state = part_of(bank, PREFIX)
     if not state:
         return None
     try:

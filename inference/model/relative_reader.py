@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import EDTalkError
+from .reader import check_size, part_of
 
 if TYPE_CHECKING:
     from ..bank import Bank
@@ -143,11 +144,7 @@ class RelativeReader(nn.Module):
     @staticmethod
     def from_bank(bank: Bank, device: torch.device | str = "cpu") -> RelativeReader | None:
         """The relative reader that a bank carries, or None; EDTalkError (kind "bank") for one that does not fit."""
-        state = {
-            name.removeprefix(PREFIX): torch.from_numpy(np.array(tensor, np.float32))
-            for name, tensor in bank.tensors.items()
-            if name.startswith(PREFIX)
-        }
+        state = part_of(bank, PREFIX)
         if not state:
             return None
         try:
@@ -161,9 +158,7 @@ class RelativeReader(nn.Module):
         except (KeyError, RuntimeError) as error:
             message = f"The relative reader in the bank '{bank.name}' does not fit: {error}."
             raise EDTalkError(message, _AGAIN, "bank") from error
-        if reader.size != bank.config.size:
-            message = f"The relative reader in the bank '{bank.name}' reads {reader.size} pixels, the bank draws"
-            raise EDTalkError(f"{message} {bank.config.size}.", _AGAIN, "bank")
+        check_size(bank, "relative reader", reader.size)
         return reader.to(device).eval().requires_grad_(False)
 
 

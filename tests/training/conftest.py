@@ -1,16 +1,37 @@
-"""A data set of the trainers' own kind, made up and tiny."""
+"""What draws heads, and a data set of the trainers' own kind, made up and tiny."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from training.units import NAMES
 
+if TYPE_CHECKING:
+    from training.heads import render
+
+DRAWN = 64  # pixels of heads that are drawn
 FRAMES, POINTS = 8, 40  # evaluation drives a portrait frame by frames 4 and 7
+
+
+@pytest.fixture(scope="module")
+def drawer() -> render.Renderer:
+    """The heads' renderer at DRAWN pixels; skips with the reason where there is none."""
+    pytest.importorskip("moderngl", reason="moderngl draws the heads")
+    from training.heads import mesh, render
+
+    try:
+        mesh.data_folder()
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    try:
+        return render.renderer(DRAWN)
+    except Exception as failure:  # moderngl raises bare exceptions where EGL is absent
+        pytest.skip(f"no OpenGL through EGL: {failure}")
 
 
 @pytest.fixture(scope="module")

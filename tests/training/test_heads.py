@@ -12,19 +12,9 @@ pytest.importorskip("moderngl", reason="moderngl draws the heads")
 from training.heads import dataset, mesh, render, sampling
 from training.units import LIP, NAMES, POSE
 
-SIZE, PERSON = 64, 3
+from .conftest import DRAWN as SIZE
 
-
-@pytest.fixture(scope="module")
-def drawer() -> render.Renderer:
-    try:
-        mesh.data_folder()
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
-    try:
-        return render.renderer(SIZE)
-    except Exception as failure:  # moderngl raises bare exceptions where EGL is absent
-        pytest.skip(f"no OpenGL through EGL: {failure}")
+PERSON = 3
 
 
 @pytest.fixture

@@ -15,23 +15,13 @@ pytest.importorskip("torch")
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
 from training.data import HeadPairs
-from training.heads import dataset, live, mesh, render
+from training.heads import dataset, live, render
 from training.stream import HeadStream, Painter
 from training.units import NAMES
 
-SIZE, PEOPLE, FRAMES, SEED, SWAY = 64, 3, 4, 77, 0.3
+from .conftest import DRAWN as SIZE
 
-
-@pytest.fixture(scope="module")
-def drawer() -> render.Renderer:
-    try:
-        mesh.data_folder()
-    except FileNotFoundError as missing:
-        pytest.skip(str(missing))
-    try:
-        return render.renderer(SIZE)
-    except Exception as failure:  # moderngl raises bare exceptions where EGL is absent
-        pytest.skip(f"no OpenGL through EGL: {failure}")
+PEOPLE, FRAMES, SEED, SWAY = 3, 4, 77, 0.3
 
 
 @pytest.fixture(scope="module")
