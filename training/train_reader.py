@@ -75,15 +75,15 @@ def train(args: argparse.Namespace) -> None:
     pairs, heldout = training_pairs(args, reader.size), HeadPairs([args.heldout], reader.size)
     reader.last.bias.data.copy_(pairs.coefficients.mean(0))
     optimiser = torch.optim.AdamW(reader.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, elapsed, average = 0, 0.0, copy.deepcopy(reader)
+    step, elapsed, average, error = 0, 0.0, copy.deepcopy(reader), 1.0
     if args.out.exists():
         checkpoint = torch.load(args.out, weights_only=True)
         reader.load_state_dict(checkpoint["model"])
         average.load_state_dict(checkpoint["average"])
         optimiser.load_state_dict(checkpoint["optimiser"])
-        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
+        step, elapsed, error = checkpoint["step"], checkpoint["elapsed"], checkpoint.get("error", 1.0)
         rng.bit_generator.state = json.loads(checkpoint["random"])
-    budget, evaluated, error = args.minutes * 60.0, elapsed, 1.0
+    budget, evaluated = args.minutes * 60.0, elapsed
 
     def report() -> None:
         found = correlations(average, heldout)
@@ -102,6 +102,7 @@ def train(args: argparse.Namespace) -> None:
                 "optimiser": optimiser.state_dict(),
                 "step": step,
                 "elapsed": elapsed,
+                "error": error,
                 "random": json.dumps(rng.bit_generator.state),
             },
             partial,
