@@ -136,12 +136,14 @@ class Refiner(nn.Module):
         grid = warp_grid(source.shape[-1], source.device).permute(0, 3, 1, 2)
         drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder looks
         centres, size = _centres(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
-        moves = torch.einsum("nf,nfchw->nchw", self.amounts(coefficients) - self.amounts(own), motion)
+        amounts = self.amounts(coefficients) - self.amounts(own)
+        moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
         looks = drawn
         for _ in range(STEPS):
             looks = centres - warped(moves, looks)
         missed = centres - looks - warped(moves, looks)
-        nowhere = ((missed.norm(dim=1, keepdim=True) - FOUND) / FOUND).clamp(0.0, 1.0)  # as in a mouth that opens
+        distance = torch.hypot(*missed.split(1, 1))
+        nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # as in a mouth that opens
         looks = looks + nowhere * (drawn - looks)
         logit = flow[:, 2:].clamp(-8.0, 8.0)
         seen = torch.cat([
