@@ -1,9 +1,15 @@
 """Train the network that reads coefficients off pictures of faces: bounded by time, resumable.
 
     python -m training.train_reader --data DIR DIR --heldout DIR --out R.pt --minutes 30
+    python -m training.train_reader --data DIR DIR --heldout DIR --out S.pt --minutes 30 --framed
 
-With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which.
-Run the same command again to go on after an interruption; a line a minute goes to R.jsonl.
+With `--framed` it learns to read sources, which show a face where portraits have it: that says something of how large
+a head is, and where; a film's crop does not. With `--stream` in the place of `--data DIR DIR` people are rendered
+meanwhile, ever new ones; R.people notes which. Run the same command again to go on after an interruption; a line a
+minute goes to R.jsonl.
+
+What a face does is a few numbers, and they say little about what a picture is to be looked at for. So while it learns
+the network says as well where the tracked points are; that answer is dropped.
 """
 
 from __future__ import annotations
@@ -17,24 +23,55 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inference.model.reader import Reader
+from inference.model.reader import LAST, LEAK, Reader
 
-from .data import HeadPairs, add_data_options, training_pairs
+from .data import PORTRAIT_FRAMES, HeadPairs, add_data_options, training_pairs
 from .optimiser import follow, rate_at
 from .units import BANKS, NAMES, SCALE, SHIFT
 
-CHANNELS, HIDDEN = (16, 32, 64, 96, 128), 160
+CHANNELS, HIDDEN = (24, 48, 72, 104, 144), 192
+COMPONENTS = 96  # of all tracked points' places
+CLOSE = 0.02  # half widths: points that are this far off count as much as knowing nothing of the coefficients
 EVALUATE_EVERY = 60.0  # seconds
+FRAMED_SHARES = 0.15, 0.5  # of a framed reader's pictures: exactly at rest; other portraits; the rest of them act
+POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
-def disturbed(pictures: Tensor, coefficients: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures as cameras and croppers make them, and what they then show: moved, scaled, blurred, tinted, noisy.
+class Learner(nn.Module):
+    """A reader while it learns: with normalised layers, and with a second answer, (N, `components`)."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.reader = Reader(CHANNELS, HIDDEN, len(NAMES))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS)
+        self.points = nn.Linear(HIDDEN, components)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        x = pictures
+        for conv, norm in zip(self.reader.convs, self.norms, strict=True):
+            x = F.leaky_relu(norm(conv(x)), LEAK)
+        x = F.leaky_relu(self.reader.hidden(x.flatten(1)), LEAK)
+        return self.reader.last(x), self.points(x)
+
+    def learnt(self) -> Reader:
+        """The reader alone, which says the same without normalisation."""
+        reader = copy.deepcopy(self.reader).eval()
+        norms = copy.deepcopy(self.norms).eval()
+        reader.convs = nn.ModuleList(map(fuse_conv_bn_eval, reader.convs, norms))
+        return reader
+
+
+def cropped(
+    pictures: Tensor, coefficients: Tensor, points: Tensor, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures as croppers leave them, moved and scaled, what they then show, and where points (N, P, 2) then are.
 
     A face that is cut out a little to the left is one whose head is shifted to the right.
     """
-    count, size = len(pictures), pictures.shape[-1]
+    count = len(pictures)
     move = torch.from_numpy(rng.normal(0, 0.03, (count, 2)).astype(np.float32))  # picture widths, right and down
     growth = torch.from_numpy(np.exp(rng.normal(0, 0.04, count)).astype(np.float32))
     theta = torch.zeros(count, 2, 3)
@@ -47,7 +84,12 @@ def disturbed(pictures: Tensor, coefficients: Tensor, rng: np.random.Generator) 
     shown[:, x] = shown[:, x] * growth + move[:, 0] / SHIFT
     shown[:, y] = shown[:, y] * growth + move[:, 1] / SHIFT
     shown[:, scale] = ((1.0 + SCALE * shown[:, scale]) * growth - 1.0) / SCALE
+    return pictures, shown, points * growth[:, None, None] + 2.0 * move[:, None]
 
+
+def filmed(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures as cameras make them: blurred, tinted, noisy."""
+    count, size = len(pictures), pictures.shape[-1]
     if rng.random() < 0.3:
         small = F.interpolate(pictures, scale_factor=float(rng.uniform(0.4, 0.9)), mode="bilinear", antialias=True)
         pictures = F.interpolate(small, size=(size, size), mode="bilinear")
@@ -55,14 +97,34 @@ def disturbed(pictures: Tensor, coefficients: Tensor, rng: np.random.Generator) 
     gain = 0.5 * gain + 0.5 * gain.mean(1, keepdim=True)
     offset = torch.from_numpy(rng.uniform(-0.3, 0.3, (count, 1, 1, 1)).astype(np.float32))
     noise = torch.randn_like(pictures) * float(rng.uniform(0.0, 0.06))
-    return (pictures * gain + offset + noise).clamp(-1.0, 1.0), shown
+    return (pictures * gain + offset + noise).clamp(-1.0, 1.0)
 
 
-def correlations(reader: Reader, pairs: HeadPairs) -> Tensor:
-    """(36,) correlation of what is read with the truth, over every picture of `pairs`."""
-    with torch.no_grad():
-        read = torch.cat([reader(pairs.pictures(rows)) for rows in torch.arange(len(pairs.frames)).split(100)])
-    truth = pairs.coefficients
+def principal(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Points (N, P, 2) -> their mean place (2 P,) and the `count` directions (2 P, count) in which they differ most."""
+    rows = points[:: max(1, len(points) // 6000)].float().flatten(1)
+    mean = rows.mean(0)
+    return mean, torch.linalg.eigh((rows - mean).T @ (rows - mean)).eigenvectors[:, -count:]
+
+
+def framed_rows(pairs: HeadPairs, count: int, rng: np.random.Generator) -> Tensor:
+    """Numbers of `count` frames, many of them portraits, see FRAMED_SHARES."""
+    person = rng.integers(0, pairs.identities, count) * pairs.frames_per_identity
+    portrait = rng.integers(1, PORTRAIT_FRAMES, count)
+    acting = rng.integers(PORTRAIT_FRAMES, pairs.frames_per_identity, count)
+    still, either = FRAMED_SHARES[0], sum(FRAMED_SHARES)
+    drawn = rng.random(count)
+    return torch.from_numpy(person + np.where(drawn < still, 0, np.where(drawn < either, portrait, acting)))
+
+
+@torch.no_grad()
+def read_all(reader: Reader, pairs: HeadPairs) -> Tensor:
+    """(N, 36) off every picture of `pairs`."""
+    return torch.cat([reader(pairs.pictures(rows)) for rows in torch.arange(len(pairs.frames)).split(100)])
+
+
+def correlations(read: Tensor, truth: Tensor) -> Tensor:
+    """(36,) of each column."""
     read, truth = read - read.mean(0), truth - truth.mean(0)
     return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9)
 
@@ -71,23 +133,30 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    reader = Reader(CHANNELS, HIDDEN, len(NAMES))
-    pairs, heldout = training_pairs(args, reader.size), HeadPairs([args.heldout], reader.size)
-    reader.last.bias.data.copy_(pairs.coefficients.mean(0))
-    optimiser = torch.optim.AdamW(reader.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, elapsed, average, error = 0, 0.0, copy.deepcopy(reader), 1.0
+    size = LAST << len(CHANNELS)
+    pairs, heldout = training_pairs(args, size), HeadPairs([args.heldout], size)
+    mean, directions = principal(pairs.points, COMPONENTS)
+    learner = Learner(directions.shape[1]).to(memory_format=torch.channels_last)
+    learner.reader.last.bias.data.copy_(pairs.coefficients.mean(0))
+    optimiser = torch.optim.AdamW(learner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
+    step, elapsed, average, error = 0, 0.0, copy.deepcopy(learner).eval(), 0.0
     if args.out.exists():
         checkpoint = torch.load(args.out, weights_only=True)
-        reader.load_state_dict(checkpoint["model"])
-        average.load_state_dict(checkpoint["average"])
+        learner.load_state_dict(checkpoint["model"])
+        average.load_state_dict(checkpoint["followed"])
         optimiser.load_state_dict(checkpoint["optimiser"])
-        step, elapsed, error = checkpoint["step"], checkpoint["elapsed"], checkpoint.get("error", 1.0)
+        step, elapsed, error = checkpoint["step"], checkpoint["elapsed"], checkpoint["error"]
         rng.bit_generator.state = json.loads(checkpoint["random"])
     budget, evaluated = args.minutes * 60.0, elapsed
 
     def report() -> None:
-        found = correlations(average, heldout)
+        reader = average.learnt()
+        read = read_all(reader, heldout)
+        found, wrong = correlations(read, heldout.coefficients), (read - heldout.coefficients)[:, POSE].abs()
+        portraits = torch.arange(len(read)) % heldout.frames_per_identity
+        portraits = (portraits > 0) & (portraits < PORTRAIT_FRAMES)
         line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 3)}
+        line["portraits"] = [round(value, 3) for value in wrong[portraits].mean(0).tolist()]  # yaw to scale
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
         line |= {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
@@ -97,8 +166,9 @@ def train(args: argparse.Namespace) -> None:
         partial = args.out.with_suffix(".partial")
         torch.save(
             {
-                "model": reader.state_dict(),
-                "average": average.state_dict(),
+                "model": learner.state_dict(),
+                "followed": average.state_dict(),
+                "average": reader.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "step": step,
                 "elapsed": elapsed,
@@ -114,20 +184,30 @@ def train(args: argparse.Namespace) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, elapsed / budget, args.rate)
         pairs.renew()
-        rows = torch.from_numpy(rng.integers(0, len(pairs.frames), args.pictures))
-        pictures, truth = pairs.pictures(rows), pairs.coefficients[rows]
-        if rng.random() < 0.5:
+        if args.framed:
+            rows = framed_rows(pairs, args.pictures, rng)
+        else:
+            rows = torch.from_numpy(rng.integers(0, len(pairs.frames), args.pictures))
+        pictures, truth, points = pairs.pictures(rows), pairs.coefficients[rows], pairs.points[rows].float()
+        mirrored = rng.random() < 0.5
+        if mirrored:
             pictures, truth = pictures.flip(-1), truth[:, pairs.mirror_order] * pairs.mirror_sign
-        pictures, truth = disturbed(pictures, truth, rng)
+        if not args.framed:
+            pictures, truth, points = cropped(pictures, truth, points, rng)
+        pictures = filmed(pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            read = reader(pictures.contiguous(memory_format=torch.channels_last))
+            read, placed = learner(pictures.contiguous(memory_format=torch.channels_last))
         loss = ((read.float() - truth).square() * pairs.rarity).mean()
+        if not mirrored:  # the left cheek's points are no mirror image of the right one's
+            missed = placed.float() - (points.flatten(1) - mean) @ directions
+            distance = (missed.square().sum(1) / points.shape[1] + 1e-6).sqrt()
+            loss = loss + distance.mean() / CLOSE
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         step += 1
-        error += 0.01 * (loss.item() - error)
-        follow(average, reader, step)
+        error += max(0.01, 1 / step) * (loss.item() - error)
+        follow(average, learner, step)
         elapsed += time.monotonic() - began
         if elapsed - evaluated > EVALUATE_EVERY:
             report()
@@ -141,6 +221,7 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
     parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over every run")
+    parser.add_argument("--framed", action="store_true", help="learn to read sources, not films")
     parser.add_argument("--pictures", type=int, default=32, help="a step")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)

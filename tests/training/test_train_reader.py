@@ -15,9 +15,10 @@ from inference.bank import load_bank, save_bank  # noqa: E402
 from inference.errors import EDTalkError  # noqa: E402
 from inference.model.reader import PREFIX, Reader  # noqa: E402
 from inference.renderer import FaceRenderer  # noqa: E402
+from training.data import HeadPairs  # noqa: E402
 from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_reader import disturbed, train  # noqa: E402
+from training.train_reader import Learner, cropped, framed_rows, principal, train  # noqa: E402
 from training.units import NAMES, SCALE, SHIFT  # noqa: E402
 
 X, Y, GROWTH = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
@@ -32,6 +33,13 @@ def discs(coefficients: np.ndarray, size: int = 128) -> np.ndarray:
     return np.where(inside[..., None], 200, 40).astype(np.uint8).repeat(3, -1)
 
 
+def on_discs(coefficients: np.ndarray) -> np.ndarray:
+    """(N, 5, 2): the middle of each disc and four places on its edge, in [-1, 1]."""
+    shift = SHIFT * coefficients[:, [X, Y]]
+    around = np.array([[0, 0], [1, 0], [-1, 0], [0, 1], [0, -1]])
+    return 2 * (shift[:, None] + 0.2 * (1 + SCALE * coefficients[:, GROWTH, None, None]) * around)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, rng = tmp_path_factory.mktemp("discs"), np.random.default_rng(0)
@@ -40,25 +48,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "coefficients.npy", coefficients)
     np.save(folder / "frames.npy", discs(coefficients))
     np.save(folder / "masks.npy", np.zeros((200, 128, 128), np.uint8))
-    np.save(folder / "points.npy", np.zeros((200, 5, 2), np.float16))
+    np.save(folder / "points.npy", on_discs(coefficients).astype(np.float16))
     np.save(folder / "visible.npy", np.ones((200, 5), bool))
     np.save(folder / "places.npy", np.zeros((5, 3), np.float32))
     (folder / "meta.json").write_text(json.dumps({"frames": 8, "done": 25, "points": {"mouth": [0, 5]}}))
     return folder
 
 
-def options(folder: Path, out: Path, minutes: float) -> argparse.Namespace:
-    named = {"data": [folder], "heldout": folder, "out": out, "minutes": minutes}
+def options(folder: Path, out: Path, minutes: float, framed: bool = False) -> argparse.Namespace:
+    named = {"data": [folder], "heldout": folder, "out": out, "minutes": minutes, "framed": framed}
     return argparse.Namespace(**named, pictures=16, rate=2e-3, threads=1, seed=0)
 
 
-def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("framed", [False, True])
+def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path, framed: bool) -> None:
     out = tmp_path / "reader.pt"
-    train(options(folder, out, 0.1))
+    train(options(folder, out, 0.1, framed))
     first = torch.load(out, weights_only=True)
-    train(options(folder, out, 0.1))  # its time is used up
+    train(options(folder, out, 0.1, framed))  # its time is used up
     assert torch.load(out, weights_only=True)["step"] == first["step"]
-    train(options(folder, out, first["elapsed"] / 60 + 0.1))
+    train(options(folder, out, first["elapsed"] / 60 + 0.1, framed))
     assert torch.load(out, weights_only=True)["step"] > first["step"]
     start, *_, end = (json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines())
     assert end["error"] < start["error"]
@@ -66,12 +75,14 @@ def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) ->
 
 
 def test_a_crop_beside_the_face_is_a_face_that_moved() -> None:
-    """What `disturbed` says of a picture is what the disc in it does."""
+    """What `cropped` says of a picture is what the disc in it does, and where its points are."""
     rng = np.random.default_rng(0)
     coefficients = torch.zeros(16, len(NAMES))
     coefficients[:, [X, Y, GROWTH]] = torch.from_numpy(rng.uniform(-0.5, 0.5, (16, 3)).astype(np.float32))
     pictures = torch.from_numpy(discs(coefficients.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-    moved, shown = disturbed(pictures, coefficients, rng)
+    points = torch.from_numpy(on_discs(coefficients.numpy()))
+    moved, shown, placed = cropped(pictures, coefficients, points, rng)
+    np.testing.assert_allclose(placed.numpy(), on_discs(shown.numpy()), atol=1e-5)
     drawn = torch.from_numpy(discs(shown.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
     def inside(picture: torch.Tensor) -> torch.Tensor:
@@ -80,6 +91,33 @@ def test_a_crop_beside_the_face_is_a_face_that_moved() -> None:
 
     assert (inside(moved) != inside(drawn)).float().mean() < 0.02
     assert (inside(moved) != inside(pictures)).float().mean() > 0.02
+
+
+def test_what_is_learnt_says_the_same_without_normalisation() -> None:
+    torch.manual_seed(0)
+    learner, pictures = Learner(4), torch.rand(8, 3, 128, 128) * 2 - 1
+    with torch.no_grad():
+        for _ in range(3):
+            learner(pictures)  # it gets used to them
+        wanted, _ = learner.eval()(pictures)
+        assert wanted.std() > 1e-3
+        torch.testing.assert_close(learner.learnt()(pictures), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_points_are_told_by_the_directions_in_which_they_differ(folder: Path) -> None:
+    points = HeadPairs([folder], 64).points.float()
+    mean, directions = principal(points, 96)
+    assert directions.shape == (10, 10)  # no more than there are
+    torch.testing.assert_close(directions.T @ directions, torch.eye(10), atol=1e-5, rtol=0)
+    mean, directions = principal(points, 3)  # across, down, larger
+    rows = points.flatten(1) - mean
+    torch.testing.assert_close(rows @ directions @ directions.T, rows, atol=2e-3, rtol=0)
+
+
+def test_sources_are_mostly_portraits(folder: Path) -> None:
+    rows = framed_rows(HeadPairs([folder], 64), 2000, np.random.default_rng(0)) % 8
+    shares = [(part.sum() / 2000).item() for part in (rows == 0, (rows == 1) | (rows == 2), rows > 2)]
+    np.testing.assert_allclose(shares, [0.15, 0.5, 0.35], atol=0.05)
 
 
 def test_a_bank_reads_with_the_reader_it_carries(tmp_path: Path) -> None:
