@@ -1,7 +1,8 @@
 """Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
 
     python -m training.export_bank --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --refiner F.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
+        --refiner F.pt --reading S.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
+    python -m training.export_bank --bank inference/banks/starter.safetensors --refiner F.pt --out NEW.safetensors
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from inference.bank import AUDIO_PREFIX, Bank, Coefficient, save_bank
+from inference.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
 from inference.model.config import GeneratorConfig
 from inference.model.reader import PREFIX as READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
@@ -75,30 +76,48 @@ def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
     return marked or list(tensors)
 
 
+def trained(path: Path) -> dict[str, Tensor]:
+    """What a trainer's checkpoint holds, its steps averaged."""
+    return torch.load(path, weights_only=True)["average"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
-    parser.add_argument("--audio2lip", type=Path, required=True, help="weights of training.train_audio2lip, or a bank")
+    parser.add_argument("--bank", type=Path, help="bank from which to take what is not given")
+    parser.add_argument("--generator", type=Path, help="checkpoint of training.train_generator")
+    parser.add_argument("--audio2lip", type=Path, help="weights of training.train_audio2lip, or a bank")
     parser.add_argument("--refiner", type=Path, help="checkpoint of training.train_refiner with that generator")
+    parser.add_argument("--reading", type=Path, help="checkpoint of training.train_reader --framed, for the refiner")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader, for a bank of its size")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    checkpoint = torch.load(args.generator, weights_only=True)
-    config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
-    tensors = {name: tensor.numpy() for name, tensor in in_coefficient_units(checkpoint["average"]).items()}
-    listening = load_file(args.audio2lip)
-    tensors |= {AUDIO_PREFIX + name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)}
+    if not args.bank and not (args.generator and args.audio2lip):
+        parser.error("without --bank, both --generator and --audio2lip are needed")
+    base = load_bank(args.bank) if args.bank else None
+    config, tensors = (base.config, dict(base.tensors)) if base else (None, {})
+
+    def put(prefix: str, part: dict[str, np.ndarray]) -> None:
+        for name in [name for name in tensors if name.startswith(prefix)]:
+            del tensors[name]
+        tensors.update({prefix + name: tensor for name, tensor in part.items()})
+
+    if args.generator:
+        config = GeneratorConfig.from_json(json.loads(torch.load(args.generator, weights_only=True)["config"]))
+        tensors.update({name: part.numpy() for name, part in in_coefficient_units(trained(args.generator)).items()})
+    if args.audio2lip:
+        listening = load_file(args.audio2lip)
+        put(AUDIO_PREFIX, {name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)})
     if args.refiner:
-        refining = torch.load(args.refiner, weights_only=True)["average"]
-        tensors |= {REFINER_PREFIX + name: in_short(tensor) for name, tensor in refining.items()}
+        put(REFINER_PREFIX, {name: in_short(tensor) for name, tensor in trained(args.refiner).items()})
+    if args.reading:
+        put(f"{REFINER_PREFIX}reading.", {name: in_short(tensor) for name, tensor in trained(args.reading).items()})
     if args.reader:
-        reading = torch.load(args.reader, weights_only=True)["average"]
-        tensors |= {READER_PREFIX + name: tensor.numpy() for name, tensor in reading.items()}
+        put(READER_PREFIX, {name: tensor.numpy() for name, tensor in trained(args.reader).items()})
     if args.relative_reader:
-        comparing = torch.load(args.relative_reader, weights_only=True)["average"]
+        comparing = trained(args.relative_reader)
         floats = {name: tensor for name, tensor in comparing.items() if tensor.is_floating_point()}  # not counters
-        tensors |= {RELATIVE_READER_PREFIX + name: in_short(tensor) for name, tensor in floats.items()}
+        put(RELATIVE_READER_PREFIX, {name: in_short(tensor) for name, tensor in floats.items()})
     bank = save_bank(starter_bank(config), tensors, args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 
