@@ -16,7 +16,7 @@ from torch import Tensor
 from .units import NAMES
 
 PORTRAIT_FRAMES = 3  # the first frames of every identity look like a portrait, the first one is at rest
-REST = 0.7  # share of the portraits that are exactly at rest
+REST = 0.5  # share of the portraits that are exactly at rest
 MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
 RAREST = 0.05  # deviation below which a coefficient counts no more than at this one
@@ -43,6 +43,7 @@ class Batch:
     driving_coefficients: Tensor  # (S * K, 36)
     tracks: Tracks  # S * K pairs
     still: Tensor  # (S * K, 1, 32, 32) 1 where both pictures show background
+    backdrop: Tensor  # (S, 1, 32, 32) 1 where the source shows background
     weight: Tensor  # (S * K, 1, R, R) of the picture loss
     mouth: Tensor  # (S * K, 1, R, R) 1 around the driving mouth, 0 elsewhere
     places: Tensor  # (P, 3) where the tracked points lie on the average head, of unit size
@@ -108,6 +109,7 @@ class HeadPairs:
             driving_coefficients=self.coefficients[rows],
             tracks=tracks,
             still=still[:, None].float(),
+            backdrop=(self.masks[source_rows] < 8)[:, None].float(),
             weight=self._weights(tracks.driving, GROUP_WEIGHT),
             mouth=self._weights(tracks.driving, {"mouth": 1.0}) - 1.0,
             places=self.places,
@@ -149,6 +151,7 @@ class HeadPairs:
             driving_coefficients=coefficients(batch.driving_coefficients),
             tracks=Tracks(batch.tracks.source * flip, batch.tracks.driving * flip, batch.tracks.visible),
             still=batch.still.flip(-1),
+            backdrop=batch.backdrop.flip(-1),
             weight=batch.weight.flip(-1),
             mouth=batch.mouth.flip(-1),
             places=batch.places * torch.tensor([-1.0, 1.0, 1.0]),

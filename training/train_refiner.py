@@ -1,8 +1,11 @@
 """Train the networks that put a trained generator's pictures right: bounded by time, resumable.
 
     python -m training.train_refiner --generator G.pt --data DIR DIR --heldout DIR --out F.pt --minutes 60
+    python -m training.train_refiner --generator BANK --begin BANK --data DIR DIR --heldout DIR --out F.pt
 
-With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; F.people notes which.
+With --begin it goes on from what a bank's refiner knows. With `--stream` in the place of `--data DIR DIR` people are
+rendered meanwhile, ever new ones; F.people notes which. What a source is doing is told here;
+`training.train_reader --framed` learns to see it.
 Run the same command again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
 The generator stays as it is. First the motion is learnt from tracked points alone, then, with the motion as it is, the
 painter from pictures; in the last part of its time a critic looks for what gives the pictures away.
@@ -14,6 +17,7 @@ import argparse
 import copy
 import json
 import time
+from dataclasses import replace
 from itertools import combinations_with_replacement
 from pathlib import Path
 
@@ -22,22 +26,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.bank import load_bank
 from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
-from inference.model.refiner import Refined, Refiner
+from inference.model.reader import part_of
+from inference.model.refiner import PREFIX, Refined, Refiner
 
 from .data import Batch, HeadPairs, add_data_options, training_pairs
-from .losses import ALPHA_GAIN, edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
+from .export_bank import in_coefficient_units
+from .losses import edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
 from .optimiser import follow, rate_at
 from .train_generator import contact_sheet, point_weights, psnr
+from .train_reader import CHANNELS as READING
+from .train_reader import HIDDEN as READING_HIDDEN
 from .units import NAMES
 
-READING = (16, 32, 64, 96)  # channels, of pictures of 64 px
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
 TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
-WEIGHTS = {"moved": 1.0, "held": 0.5, "read": 1.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
+WEIGHTS = {"moved": 1.0, "held": 0.5, "torn": 100.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
            "hidden": 0.1, "fooled": 0.02}  # fmt: skip
-MISREAD = 0.1  # what an error of 1 counts that moves nothing
+AROUND = 5  # cells, of 32 in a picture's width, of background around a head that may move with it
 MORE = 2, 3  # times as many sources, and driving frames of each, while the motion is learnt
 OPEN = 0.95  # mask where the source shows what is seen
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 240.0  # seconds
@@ -61,14 +69,27 @@ class Critic(nn.Module):
 def fresh() -> Refiner:
     turns = [NAMES.index(name) for name in TURNS]
     terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
-    return Refiner(READING, MOTION, PAINTER, len(NAMES), terms)
+    return Refiner(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), terms)
 
 
 def loaded_generator(path: Path) -> Generator:
+    """Of a checkpoint or a bank; alpha is the coefficient itself."""
+    if path.suffix == ".safetensors":
+        bank = load_bank(path)
+        model = Generator(bank.config)
+        names = set(model.state_dict())
+        model.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in names})
+        return model.requires_grad_(False)
     checkpoint = torch.load(path, weights_only=True)
     model = Generator(GeneratorConfig.from_json(json.loads(checkpoint["config"])))
-    model.load_state_dict(checkpoint["average"])
+    model.load_state_dict(in_coefficient_units(checkpoint["average"]))
     return model.requires_grad_(False)
+
+
+def known_to(bank: Path) -> dict[str, Tensor]:
+    """State of a bank's refiner, but for its reading."""
+    known = part_of(load_bank(bank), PREFIX)
+    return {name: tensor for name, tensor in known.items() if not name.startswith("reading.")}
 
 
 def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refined, Tensor]:
@@ -76,15 +97,16 @@ def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refin
     drivings = len(batch.driving) // len(batch.source)
     with torch.no_grad():
         latent, features = generator.enc(batch.source)
-        *_, last = generator.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN)
-        known = batch.source, refiner.motion_of(batch.source), refiner.read(batch.source)
+        *_, last = generator.levels(latent, features, batch.driving_coefficients)
+        # Told what the source is doing: a painter that has to put up with misreadings learns to mistrust the motion.
+        known = batch.source, refiner.motion_of(batch.source), batch.source_coefficients
         known = (part.repeat_interleave(drivings, 0) for part in known)
     return refiner(*known, last.flow, last.rgb, batch.driving_coefficients), last.rgb
 
 
 def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
-    """How far from where they are seen the source's points are sent, how far background that stays is dragged, and how
-    far a source is sent from where it is, mouth and all, by what is misread off it."""
+    """How far from where they are seen the source's points are sent, how far background is dragged that is not near a
+    head, and how suddenly what is near it is left behind."""
     drivings = len(batch.driving) // len(batch.source)
     motion = refiner.motion_of(batch.source)
     amounts = refiner.amounts(batch.driving_coefficients).unflatten(0, (-1, drivings))
@@ -95,23 +117,32 @@ def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[
     sent = torch.einsum("skf,sfcp->skpc", amounts, at).flatten(0, 1)
     weight = batch.tracks.visible * point_weight * own_motion(batch.tracks)
     error = (sent - (batch.tracks.driving - batch.tracks.source)).abs().sum(-1)
-    cells = F.adaptive_avg_pool2d(motion.flatten(1, 2), batch.still.shape[-1]).unflatten(1, (-1, 2))
-    dragged = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1).abs().sum(1, keepdim=True)
+    cells = F.adaptive_avg_pool2d(motion.flatten(1, 2), batch.backdrop.shape[-1]).unflatten(1, (-1, 2))
+    dragged = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1)
+    backdrop = batch.backdrop.repeat_interleave(drivings, 0)
+    far = apart(backdrop)
     return {
         "moved": (error * weight).sum() / weight.sum().clamp(min=1.0),
-        "held": (dragged * batch.still).sum() / batch.still.sum().clamp(min=1.0),
-        "read": read_error(refiner, batch, at.detach(), weight[::drivings]),
+        "held": (dragged.abs().sum(1, keepdim=True) * far).sum() / far.sum().clamp(min=1.0),
+        "torn": unevenness(dragged, backdrop),
     }
 
 
-def read_error(refiner: Refiner, batch: Batch, at: Tensor, weight: Tensor) -> Tensor:
-    """Mean distance, in half widths, that what is misread would send a source's points; at (S, fields, 2, P): how far
-    each of `Refiner.amounts` moves them, weight (S, P)."""
-    with torch.autocast("cpu", torch.bfloat16):
-        read = refiner.read(batch.source)
-    wrong = refiner.amounts(read.float()) - refiner.amounts(batch.source_coefficients)
-    sent = torch.einsum("sf,sfcp->spc", wrong, at).abs().sum(-1)
-    return (sent * weight).sum() / weight.sum().clamp(min=1.0) + MISREAD * wrong.abs().mean()
+def apart(background: Tensor) -> Tensor:
+    """(N, 1, H, H) of 0 and 1: what of it is further than AROUND from anything else."""
+    return 1.0 - F.max_pool2d(1.0 - background, 2 * AROUND + 1, stride=1, padding=AROUND)
+
+
+def unevenness(dragged: Tensor, backdrop: Tensor) -> Tensor:
+    """Mean square difference between neighbours of dragged (N, 2, H, H), where one of the two is background. What lets
+    go of a head all at once leaves a ragged outline."""
+    sums, count = dragged.new_zeros(()), dragged.new_zeros(())
+    for axis in (-1, -2):
+        one, other = (slice(None, -1), slice(1, None))
+        a, b = (dragged.movedim(axis, 0)[part] for part in (one, other))
+        either = torch.maximum(*(backdrop.movedim(axis, 0)[part] for part in (one, other)))
+        sums, count = sums + ((a - b).square() * either).sum(), count + either.sum()
+    return sums / count.clamp(min=1.0)
 
 
 def refiner_losses(made: Refined, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
@@ -120,7 +151,7 @@ def refiner_losses(made: Refined, batch: Batch, point_weight: Tensor) -> dict[st
         "picture": picture_loss(made.rgb, batch),
         "edges": edge_loss(made.rgb, batch),
         "flow": flow_error(made.flow, batch.tracks, point_weight, own_motion(batch.tracks)),
-        "still": still_error(made.flow, batch),
+        "still": still_error(made.flow, replace(batch, still=apart(batch.still))),
         "hidden": hidden_error(made.flow, batch, OPEN),
     }
 
@@ -152,8 +183,12 @@ def train(args: argparse.Namespace) -> None:
     pairs, heldout = training_pairs(args, size), HeadPairs([args.heldout], size)
     weights = point_weights(pairs)
     refiner, critic = fresh().to(memory_format=torch.channels_last), Critic()
+    refiner.reading.requires_grad_(False)
+    if args.begin:
+        refiner.load_state_dict(known_to(args.begin), strict=False)
     average = copy.deepcopy(refiner).eval()
-    optimiser = torch.optim.AdamW(refiner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    learning = [value for value in refiner.parameters() if value.requires_grad]
+    optimiser = torch.optim.AdamW(learning, args.rate, betas=(0.9, 0.99), weight_decay=0.01)
     suspicion = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
     parts = {"model": refiner, "average": average, "optimiser": optimiser, "critic": critic, "suspicion": suspicion}
     step, elapsed, moving, budget = 0, 0.0, args.motion_minutes * 60.0, args.minutes * 60.0
@@ -197,7 +232,7 @@ def train(args: argparse.Namespace) -> None:
             losses = motion_losses(refiner, batch, weights)
         optimiser.zero_grad()
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(refiner.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         if painting and share >= args.critic_from - 0.02:  # it has to know something before it is asked
             losses["told"] = F.relu(1.0 - critic(batch.driving)).mean() + F.relu(1.0 + critic(made.rgb.detach())).mean()
@@ -224,7 +259,10 @@ def train(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generator", type=Path, required=True, help="checkpoint of training.train_generator")
+    parser.add_argument(
+        "--generator", type=Path, required=True, help="checkpoint of training.train_generator, or a bank"
+    )
+    parser.add_argument("--begin", type=Path, help="bank whose refiner to begin with")
     add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")

@@ -6,7 +6,8 @@ was not trained that long leaves them a little beside their place. Three plain n
 - *reading* looks at the source, once, and says what it is doing: mostly nothing, portraits being at rest.
 - *motion* looks at it too and says of each of its pixels how far each coefficient moves it. What a change of
   coefficients does is their weighted sum, as in EDTalk's banks, but of fields in the picture in place of directions in
-  a latent space. Where nothing changes, nothing moves.
+  a latent space. Where nothing changes, nothing moves. Around a head they fade out: what is behind it stretches, and
+  its outline stays whole.
 - *painter* looks at the source warped that way and at the decoder's picture, and says frame by frame what is still
   beside its place, and what the source does not show, such as teeth.
 """
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PREFIX = "refiner."
 LEAK = 0.2
-READING_HIDDEN = 128
 MOTION_WIDTH, PAINTER_WIDTH = 64, 32  # channels that the last layers read
 SMALL = 0.1  # half widths: the painter is told motion in these, and tells it so
 STEPS = 5  # to invert a motion; it is smooth but for the lips' seam
@@ -87,13 +87,14 @@ class UNet(nn.Module):
 class Refiner(nn.Module):
     """All three; motion and painter at half the picture's size, H = S / 2.
 
-    reading, motion, painter: channels of each network. terms: (2, T) numbers of coefficients whose products move
-    pixels too, as two turns of a head do.
+    reading, motion, painter: channels of each network; hidden: of the first one's affine layer. terms: (2, T) numbers
+    of coefficients whose products move pixels too, as two turns of a head do.
     """
 
     def __init__(
         self,
         reading: Sequence[int],
+        hidden: int,
         motion: Sequence[int],
         painter: Sequence[int],
         coefficients: int,
@@ -102,7 +103,7 @@ class Refiner(nn.Module):
         super().__init__()
         self.register_buffer("terms", torch.tensor(terms, dtype=torch.int32).reshape(-1, 2).T.contiguous())
         self.fields = coefficients + len(terms)
-        self.reading = Reader(reading, READING_HIDDEN, coefficients)
+        self.reading = Reader(reading, hidden, coefficients)
         self.motion = UNet(5, motion, MOTION_WIDTH)
         self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
         self.painter = UNet(15, painter, PAINTER_WIDTH, told=coefficients)
@@ -182,7 +183,8 @@ def refiner_from_bank(bank: Bank, device: torch.device | str = "cpu") -> Refiner
         layers = sum(name.startswith("reading.convs.") and name.endswith(".bias") for name in state)
         reading = [len(state[f"reading.convs.{layer}.bias"]) for layer in range(layers)]
         motion, painter = (_widths(state, part) for part in ("motion", "painter"))
-        refiner = Refiner(reading, motion, painter, len(bank.names), state["terms"].T.tolist())
+        hidden = len(state["reading.hidden.bias"])
+        refiner = Refiner(reading, hidden, motion, painter, len(bank.names), state["terms"].T.tolist())
         refiner.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise EDTalkError(f"The refiner in the bank '{bank.name}' does not fit: {error}.", _AGAIN, "bank") from error

@@ -26,7 +26,7 @@ REST = torch.zeros(1, COUNT)
 def refiner() -> Refiner:
     """Of random weights."""
     torch.manual_seed(0)
-    made = Refiner((8, 8, 8), (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)]).eval().requires_grad_(False)
+    made = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)]).eval().requires_grad_(False)
     made.paint.weight.normal_(0, 0.1)
     return made
 
@@ -136,7 +136,7 @@ def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: 
 
 def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), (8, 8), (8, 16), 5, [(0, 0)]))
+    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), 16, (8, 8), (8, 16), 5, [(0, 0)]))
     with pytest.raises(EDTalkError, match="refiner in the bank 'starter' does not fit") as caught:
         FaceRenderer(load_bank(path), "cpu")
     assert caught.value.kind == "bank"

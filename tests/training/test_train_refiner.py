@@ -12,10 +12,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from inference.bank import save_bank  # noqa: E402
+from inference.model.refiner import PREFIX  # noqa: E402
 from training.data import Batch, HeadPairs, recoloured  # noqa: E402
+from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh as fresh_generator  # noqa: E402
 from training.train_generator import point_weights, small_config  # noqa: E402
-from training.train_refiner import figures, fresh, motion_losses, refined, refiner_losses, train  # noqa: E402
+from training.train_refiner import (  # noqa: E402
+    apart,
+    figures,
+    fresh,
+    known_to,
+    loaded_generator,
+    motion_losses,
+    refined,
+    refiner_losses,
+    train,
+    unevenness,
+)
 from training.units import NAMES  # noqa: E402
 
 
@@ -36,7 +50,7 @@ def options(generator: Path, folder: Path, out: Path, **changes: object) -> argp
     defaults = {
         "generator": generator, "data": [folder], "heldout": folder, "out": out, "minutes": 0.08,
         "motion_minutes": 0.03, "critic_from": 0.3, "sources": 4, "drivings": 2, "portraits": 0.9, "rate": 2e-3,
-        "threads": 1, "seed": 0,
+        "threads": 1, "seed": 0, "begin": None,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | changes))
 
@@ -67,7 +81,7 @@ def test_the_motion_of_a_person_is_learnt_from_points(pairs: HeadPairs) -> None:
 
 
 def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
-    """Everything moves as the disc does: points are where they were sent, but background was dragged along."""
+    """Everything moves as the disc does: points are where they were sent, far background was dragged along."""
     refiner, weights = fresh().requires_grad_(False), point_weights(pairs)
     refiner.maps.weight.zero_()
     refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
@@ -75,6 +89,27 @@ def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
     losses = motion_losses(refiner, batch, weights)
     assert losses["moved"].item() < 2e-3
     assert losses["held"].item() > 1e-2
+    assert losses["torn"].item() < 1e-9  # all of it alike
+
+
+def test_background_may_move_with_a_head_that_is_near() -> None:
+    background = torch.ones(1, 1, 32, 32)
+    background[..., 14:18, 14:18] = 0  # a head
+    far = apart(background)
+    assert far[0, 0, 8].all()
+    assert far[0, 0, :, 23].all()
+    assert not far[..., 9:23, 9:23].any()
+
+
+def test_a_motion_that_lets_go_at_once_is_torn() -> None:
+    background = torch.ones(1, 1, 32, 32)
+    background[..., :16] = 0
+    line = torch.arange(32.0)
+    sudden, slow = ((line < 16).float(), ((24 - line) / 9).clamp(0, 1))
+    at_once, gently = (unevenness(0.2 * row.expand(1, 2, 32, 32), background) for row in (sudden, slow))
+    assert gently < 0.2 * at_once
+    inside = 0.2 * (line < 8).float().expand(1, 2, 32, 32)
+    assert unevenness(inside, background) == 0  # as at lips: that is the points' affair
 
 
 def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> None:
@@ -83,8 +118,6 @@ def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> Non
     generator, refiner = fresh_generator(small_config(64)), fresh().eval().requires_grad_(False)
     refiner.maps.weight.zero_()
     refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
-    for layer in (refiner.reading.last.weight, refiner.reading.last.bias):
-        layer.zero_()  # it reads that every source is at rest, as this one is
     batch = pairs.pick(np.array([0]), np.array([[1, 2]]))
     made, alone = refined(generator, refiner, batch)
     assert made.rgb.shape == alone.shape == batch.driving.shape
@@ -107,6 +140,19 @@ def test_it_trains_measures_and_goes_on_where_it_stopped(generator_file: Path, d
     assert all(torch.equal(last["model"][name], first["model"][name]) for name in moved)  # the motion was learnt before
     assert len(out.with_suffix(".jsonl").read_text().splitlines()) == 3
     assert out.with_suffix(".png").exists()
+
+
+def test_it_begins_with_what_a_bank_knows(generator_file: Path, tmp_path: Path) -> None:
+    generator, refiner = loaded_generator(generator_file), fresh()
+    tensors = {name: tensor.numpy() for name, tensor in generator.state_dict().items()}
+    tensors |= {PREFIX + name: tensor.numpy() for name, tensor in refiner.state_dict().items()}
+    bank = tmp_path / "bank.safetensors"
+    save_bank(starter_bank(generator.config), tensors, bank)
+    again = loaded_generator(bank).state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in generator.state_dict().items())
+    known, own = known_to(bank), refiner.state_dict()
+    assert {name for name in own if not name.startswith("reading.")} == set(known)
+    assert all(torch.equal(own[name].float(), tensor.float()) for name, tensor in known.items())
 
 
 def test_copying_is_measured_beside(pairs: HeadPairs) -> None:
