@@ -43,10 +43,16 @@ def people_figures(seen: Seen) -> list[Figure]:
         key = f"points_{name}"
         what = f"landmark error, {what}, of the eye distance"
         figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0, target, at_most=True))
-    for name, what in (("mouth", "mouth"), ("face", "whole face")):
-        key = f"points_from_rest_{name}"
-        what = f"the same, {what}, acting from a portrait that is at rest"
-        figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0))
+    from_rest = "from a portrait exactly at rest"
+    figures += [
+        Figure("rest_psnr", f"{from_rest}: PSNR, face region", score["rest_psnr"], "dB", score["rest_psnr_copy"]),
+        Figure("rest_ssim", f"{from_rest}: SSIM", score["rest_ssim"], "", score["rest_ssim_copy"], 1.0),
+        *(
+            Figure(f"rest_{key}", f"{from_rest}: landmark error, {what}", score[f"rest_{key}"], "%",
+                   score[f"rest_{key}_copy"], 0.0)
+            for key, what in (("points_mouth", "mouth"), ("points_face", "whole face"))
+        ),
+    ]  # fmt: skip
     figures.append(
         Figure("drift", "the same by optical flow between truth and result", score["drift"], "%", score["drift_copy"])
     )

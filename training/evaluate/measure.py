@@ -40,8 +40,9 @@ SWEEP_STEPS = 7
 class Seen:
     """What was measured of I people with T driven frames each, and pictures to look at.
 
-    scores: (I, T) by name, "_copy" behind the name where the portrait stands in for the result. driving, read_*:
-    (I * T, 36). portraits (I, d), results and truths (I, T, d): embeddings. felt, told, told_truth: (8 * I,) emotions.
+    scores: (I, T) by name, "rest_" before it where the portrait is exactly at rest, "_copy" behind it where that stands
+    in for the result. driving, read_*: (I * T, 36). portraits (I, d), results and truths (I, T, d): embeddings. felt,
+    told, told_truth: (8 * I,) emotions.
     """
 
     scores: dict[str, np.ndarray]
@@ -63,7 +64,7 @@ def watch(
     sway: float = people.SWAY,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Seen:
-    """Let the puppet be each person's, and drive it: once by talk from a portrait, once by emotions from rest."""
+    """Let the puppet be each person's, and drive it: by talk from a portrait and from rest, by emotions from rest."""
     scores, driving, told, felt = [], [], {"result": [], "truth": []}, []
     read, embedded = {"result": [], "truth": [], "copy": []}, {"portrait": [], "result": [], "truth": []}
     sheet, emotions, worst = [], [], []
@@ -95,11 +96,14 @@ def watch(
         draw = rows if number < 2 else rows[:0]
         rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
+        from_rest = _scores(
+            puppet.pictures(truth.coefficients), puppet.moved(truth.coefficients, rest.points[0]), rest[:1], truth
+        )
+        scores[-1] |= {f"rest_{name}": values for name, values in from_rest.items()}
         acted = people.shoot(person, rows, 64)
         moved = puppet.moved(rows, rest.points[0])
         told["truth"].append(judge.emotion(acted.points, rest.points[0]))
         told["result"].append(judge.emotion(moved, rest.points[0]))
-        scores[-1] |= _from_rest(moved, rest, acted)
         felt.append(labels)
         if len(draw):
             emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
@@ -135,15 +139,6 @@ def _scores(result: np.ndarray, moved: np.ndarray, portrait: Shots, truth: Shots
     } | {f"points_{name}": error for name, error in errors.items()} | {
         f"points_{name}_copy": error for name, error in still.items()
     }  # fmt: skip
-
-
-def _from_rest(moved: np.ndarray, rest: Shots, acted: Shots) -> dict[str, np.ndarray]:
-    """Point errors where nothing has to be guessed of what the portrait is doing itself."""
-    visible = rest.visible[:1] & acted.visible
-    errors, still = (point_errors(points, acted.points, visible) for points in (moved, rest.points[:1]))
-    return {f"points_from_rest_{name}": error for name, error in errors.items()} | {
-        f"points_from_rest_{name}_copy": error for name, error in still.items()
-    }
 
 
 def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
