@@ -11,6 +11,7 @@ The network's share of this is done at its own size, only the source is warped a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -26,6 +27,9 @@ _SOFT = 1.0  # pixels of the network: texture never ends in an edge
 # Half-way values between pixels, from six of them: the filter that H.264 moves pictures with.
 _HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 _EDGE = cv2.BORDER_REPLICATE
+
+
+Inset = tuple[np.ndarray, np.ndarray]  # (2, 3) from its pixels to [-1, 1] of the picture; (h, w, 4) colour times alpha
 
 
 class Workspace:
@@ -54,8 +58,13 @@ class Detail:
         looks, self._mask = _looks(flow)
         self._away = looks - self._pixels
 
-    def __call__(self, planes: np.ndarray, flow: np.ndarray, whole_levels: bool = True) -> np.ndarray:
-        """What the network drew of another frame -> (D, D, 3), sRGB levels: uint8, or float32 that are not clamped."""
+    def __call__(
+        self, planes: np.ndarray, flow: np.ndarray, whole_levels: bool = True, insets: Sequence[Inset] = ()
+    ) -> np.ndarray:
+        """What the network drew of another frame -> (D, D, 3), sRGB levels: uint8, or float32 that are not clamped.
+
+        insets: what to lay over it, see `inference.model.insets.Laid.frame`.
+        """
         looks, mask = _looks(flow)
         place, missed = self._place(looks)
         kept = self._kept(place, mask, missed)
@@ -71,7 +80,10 @@ class Detail:
         seen = cv2.remap(self._fine, places, None, cv2.INTER_LINEAR, work.seen, _EDGE)
         weight = cv2.merge((kept, kept, kept), work.weight)
         seen = cv2.multiply(seen, weight, weight, dtype=cv2.CV_32F)
-        return cv2.add(seen, change, dtype=cv2.CV_8U if whole_levels else cv2.CV_32F)
+        result = cv2.add(seen, change, dtype=cv2.CV_8U if whole_levels else cv2.CV_32F)
+        for to_picture, drawn in insets:
+            _lay_over(result, to_picture, drawn)
+        return result
 
     def _place(self, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each pixel of a frame was at rest, (S, S, 2), and how far from that place the rest looked elsewhere.
@@ -92,6 +104,23 @@ class Detail:
         kept *= np.minimum(mask / np.maximum(mask_at_rest, _FAINT), 1)
         kept *= np.clip((_MISSED[1] - missed) / (_MISSED[1] - _MISSED[0]), 0, 1)
         return cv2.GaussianBlur(kept, (0, 0), _SOFT, borderType=_EDGE)
+
+
+def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
+    """Change a picture (D, D, 3), levels, where an inset lies."""
+    size, (height, width) = len(picture), drawn.shape[:2]
+    to_pixel = to_picture * (size / 2)
+    to_pixel[:, 2] += (size - 1) / 2
+    corners = np.array([[-1, -1, 1], [width, -1, 1], [-1, height, 1], [width, height, 1]]) @ to_pixel.T
+    left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
+    if not drawn[..., 3].any() or left >= right or top >= bottom:
+        return
+    to_pixel[:, 2] -= left, top
+    found = cv2.warpAffine(drawn, to_pixel, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
+    under, alpha = picture[top:bottom, left:right], found[..., 3:]
+    laid = under * (1 - alpha) + (found[..., :3] + alpha) * np.float32(127.5)
+    under[...] = np.clip(np.rint(laid), 0, 255) if picture.dtype == np.uint8 else laid
 
 
 def _levels(planes: np.ndarray) -> np.ndarray:

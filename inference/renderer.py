@@ -6,10 +6,11 @@ import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .bank import Bank
 from .coefficients import Coefficients
@@ -17,6 +18,7 @@ from .errors import EDTalkError
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
 from .model.generator import warp_grid
+from .model.insets import Insets, Known, Laid, laid_over
 from .model.reader import Reader
 from .model.refiner import refiner_from_bank
 from .model.relative_reader import RelativeReader, RestFlow
@@ -65,6 +67,7 @@ class FaceRenderer:
             self._encoder = Encoder(weights, self.config, scratch)
             self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
             self._refiner = refiner_from_bank(bank, self.device)
+            self._insets = Insets.from_bank(bank, self.device) if self._refiner else None
             self._reader = Reader.from_bank(bank, self.device)
             self._relative_reader = RelativeReader.from_bank(bank, self.device)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
@@ -158,7 +161,7 @@ class FaceRenderer:
         values, grid = self._values(coefficients), warp_grid(self.config.size)[0].permute(2, 0, 1).numpy()
         for start in range(0, len(values), self.batch):
             rows = list(values[start : start + self.batch])
-            _, flows = self._decode(self._source, np.stack(_filled(rows, self.batch)), self._canvases)
+            flows = self._decode(self._source, np.stack(_filled(rows, self.batch)), self._canvases).flows
             found.append(grid + np.tanh(flows[: len(rows), :2]))
         return np.concatenate(found)
 
@@ -185,8 +188,8 @@ class FaceRenderer:
     ) -> Iterator[np.ndarray]:
         for start in range(0, len(values), self.batch):
             rows = list(values[start : start + self.batch])
-            planes, flows = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
-            yield from _pictures(planes[: len(rows)], flows, detail, dtype)
+            decoded = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
+            yield from _pictures(decoded, len(rows), detail, dtype)
 
     def _render_frames(
         self,
@@ -208,8 +211,8 @@ class FaceRenderer:
             if details is not None and (fine := self._checked_detail(next(details, None))) is None:
                 raise EDTalkError(f"Every frame needs a detail: expected {len(values)}, found {index}.")
             detail = self._detail_of(source, own[0], fine, canvases)
-            planes, flows = self._decode(source, np.stack(_filled([row], self.batch)), canvases)
-            yield from _pictures(planes[:1], flows, detail, dtype)
+            decoded = self._decode(source, np.stack(_filled([row], self.batch)), canvases)
+            yield from _pictures(decoded, 1, detail, dtype)
         if next(images, None) is not None:
             raise EDTalkError(f"There are more pictures than the {len(values)} rows of coefficients.")
 
@@ -243,11 +246,11 @@ class FaceRenderer:
             return None
         from .detail import Detail, Workspace  # it brings OpenCV
 
-        planes, flows = self._decode(source, np.stack(_filled([own], self.batch)), canvases)
+        decoded = self._decode(source, np.stack(_filled([own], self.batch)), canvases)
         size = len(fine)
         if size not in self._workspaces:
             self._workspaces[size] = Workspace(size)
-        return Detail(fine, planes[0], flows[0], self._workspaces[size])
+        return Detail(fine, decoded.planes[0], decoded.flows[0], self._workspaces[size])
 
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
@@ -256,8 +259,11 @@ class FaceRenderer:
         source = self._decoder.source(latent, features)
         if self._refiner is None:
             return source, self._encoder.coefficients(latent).cpu().numpy()
-        own = self._refiner.read(picture)
-        return replace(source, seen=(picture, self._refiner.motion_of(picture), own)), own.cpu().numpy()
+        own, motion = self._refiner.read(picture), self._refiner.motion_of(picture)
+        source = replace(source, seen=(picture, motion, own))
+        if self._insets is not None:
+            source = replace(source, known=self._insets.know(picture, motion, self._insets.find(picture)))
+        return source, own.cpu().numpy()
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:
@@ -273,13 +279,8 @@ class FaceRenderer:
         return self._relative_reader(rest.expand_as(frames), frames, flow).cpu().numpy()
 
     @torch.no_grad()
-    def _decode(
-        self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """values (batch, n) -> pictures and flows, (batch, 3, S, S) each, as the decoder gives them or the refiner.
-
-        canvases: by expression; left with those of this batch.
-        """
+    def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
+        """values (batch, n). canvases: by expression; left with those of this batch."""
         alpha = torch.from_numpy(values).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         keys = [row.tobytes() for row in expression.cpu().numpy()]
@@ -289,11 +290,26 @@ class FaceRenderer:
                 known[key] = self._decoder.canvas(source, expression[index : index + 1])
         canvases.clear()
         canvases.update(known)
+        insets: list[Laid] = []
         planes, flows = self._draw(source, Canvas.stack([known[key] for key in keys]), alpha)
         if source.seen is not None:
-            known = (part.expand(len(planes), *part.shape[1:]) for part in source.seen)
-            flows, planes = self._refiner(*known, flows, planes, alpha)
-        return planes.cpu().numpy(), flows.cpu().numpy()
+            refined = self._refiner(*_repeated(source.seen, len(planes)), flows, planes, alpha)
+            if self._insets is not None:
+                known, own = Known(*_repeated(source.known, len(planes))), source.seen[2]
+                turned = self._refiner.amounts(alpha * self._insets.pose) - self._refiner.amounts(
+                    own * self._insets.pose
+                )
+                insets = self._insets(known, turned, alpha - own, refined.looks, refined.missed, alpha)
+            flows, planes = refined.flow, refined.rgb
+        return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
+
+
+class Decoded(NamedTuple):
+    """A batch of pictures and flows, (batch, 3, S, S) each, and what is still to be laid over the pictures."""
+
+    planes: np.ndarray
+    flows: np.ndarray
+    insets: list[Laid]
 
 
 def open_device(name: str) -> torch.device:
@@ -329,13 +345,20 @@ def _pixel_type(dtype: type) -> np.dtype:
     return np.dtype(dtype)
 
 
-def _pictures(planes: np.ndarray, flows: np.ndarray, detail: Detail | None, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """(N, 3, S, S), and as many flows or more -> N pictures (S, S, 3), or (D, D, 3) with a source's detail."""
+def _repeated(parts: tuple[Tensor, ...], count: int) -> Iterator[Tensor]:
+    """Parts of one source, for each frame of a batch."""
+    return (part.expand(count, *part.shape[1:]) for part in parts)
+
+
+def _pictures(decoded: Decoded, count: int, detail: Detail | None, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The first `count` of a batch -> pictures (S, S, 3), or (D, D, 3) with a source's detail."""
     if detail is not None:
-        for one, flow in zip(planes, flows, strict=False):
-            levels = detail(one, flow, dtype == np.uint8)
+        for row, (one, flow) in enumerate(zip(decoded.planes[:count], decoded.flows, strict=False)):
+            over = [laid.frame(row) for laid in decoded.insets]
+            levels = detail(one, flow, dtype == np.uint8, over)
             yield levels if dtype == np.uint8 else levels / np.float32(127.5) - np.float32(1)
         return
+    planes = laid_over(torch.from_numpy(decoded.planes), decoded.insets).numpy()[:count]
     yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 

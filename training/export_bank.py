@@ -1,7 +1,7 @@
 """Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
 
     python -m training.export_bank --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --refiner F.pt --reading S.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
+        --refiner F.pt --reading S.pt --insets I.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
     python -m training.export_bank --bank inference/banks/starter.safetensors --refiner F.pt --out NEW.safetensors
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from inference.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
 from inference.model.config import GeneratorConfig
+from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.reader import PREFIX as READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
 from inference.model.relative_reader import PREFIX as RELATIVE_READER_PREFIX
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--audio2lip", type=Path, help="weights of training.train_audio2lip, or a bank")
     parser.add_argument("--refiner", type=Path, help="checkpoint of training.train_refiner with that generator")
     parser.add_argument("--reading", type=Path, help="checkpoint of training.train_reader --framed, for the refiner")
+    parser.add_argument("--insets", type=Path, help="checkpoint of training.train_insets with that refiner")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader, for a bank of its size")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
     parser.add_argument("--out", type=Path, required=True)
@@ -112,6 +114,8 @@ def main() -> None:
         put(REFINER_PREFIX, {name: in_short(tensor) for name, tensor in trained(args.refiner).items()})
     if args.reading:
         put(f"{REFINER_PREFIX}reading.", {name: in_short(tensor) for name, tensor in trained(args.reading).items()})
+    if args.insets:
+        put(INSETS_PREFIX, {name: in_short(tensor) for name, tensor in trained(args.insets).items()})
     if args.reader:
         put(READER_PREFIX, {name: tensor.numpy() for name, tensor in trained(args.reader).items()})
     if args.relative_reader:

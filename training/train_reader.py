@@ -3,10 +3,10 @@
     python -m training.train_reader --data DIR DIR --heldout DIR --out R.pt --minutes 30
     python -m training.train_reader --data DIR DIR --heldout DIR --out S.pt --minutes 30 --framed
 
-With `--framed` it learns to read sources, which show a face where portraits have it: that says something of how large
-a head is, and where; a film's crop does not. With `--stream` in the place of `--data DIR DIR` people are rendered
-meanwhile, ever new ones; R.people notes which. Run the same command again to go on after an interruption; a line a
-minute goes to R.jsonl.
+With `--framed` it learns to read sources: mostly portraits, none of them cropped at random. How large a head is in a
+portrait, and where, tells nothing of how near it is: its place is its rest. With `--stream` in the place of
+`--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which. Run the same command again to go on
+after an interruption; a line a minute goes to R.jsonl.
 
 What a face does is a few numbers, and they say little about what a picture is to be looked at for. So while it learns
 the network says as well where the tracked points are; that answer is dropped.
@@ -36,7 +36,8 @@ CHANNELS, HIDDEN = (24, 48, 72, 104, 144), 192
 COMPONENTS = 96  # of all tracked points' places
 CLOSE = 0.02  # half widths: points that are this far off count as much as knowing nothing of the coefficients
 EVALUATE_EVERY = 60.0  # seconds
-FRAMED_SHARES = 0.15, 0.5  # of a framed reader's pictures: exactly at rest; other portraits; the rest of them act
+FRAMED_SHARES = 0.4, 0.4  # of a framed reader's pictures: exactly at rest; other portraits; the rest of them act
+PLACE = [NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale")]
 POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
@@ -80,7 +81,7 @@ def cropped(
     grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
     pictures = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
     shown = coefficients.clone()
-    x, y, scale = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
+    x, y, scale = PLACE
     shown[:, x] = shown[:, x] * growth + move[:, 0] / SHIFT
     shown[:, y] = shown[:, y] * growth + move[:, 1] / SHIFT
     shown[:, scale] = ((1.0 + SCALE * shown[:, scale]) * growth - 1.0) / SCALE
@@ -157,6 +158,7 @@ def train(args: argparse.Namespace) -> None:
         portraits = (portraits > 0) & (portraits < PORTRAIT_FRAMES)
         line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 3)}
         line["portraits"] = [round(value, 3) for value in wrong[portraits].mean(0).tolist()]  # yaw to scale
+        line["place"] = [round(value, 3) for value in read[:, PLACE].abs().mean(0).tolist()]
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
         line |= {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
@@ -192,7 +194,9 @@ def train(args: argparse.Namespace) -> None:
         mirrored = rng.random() < 0.5
         if mirrored:
             pictures, truth = pictures.flip(-1), truth[:, pairs.mirror_order] * pairs.mirror_sign
-        if not args.framed:
+        if args.framed:
+            truth[:, PLACE] = 0.0
+        else:
             pictures, truth, points = cropped(pictures, truth, points, rng)
         pictures = filmed(pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):

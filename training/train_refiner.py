@@ -39,7 +39,7 @@ from .optimiser import follow, rate_at
 from .train_generator import contact_sheet, point_weights, psnr
 from .train_reader import CHANNELS as READING
 from .train_reader import HIDDEN as READING_HIDDEN
-from .units import NAMES
+from .units import BANKS, NAMES
 
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
 TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
@@ -69,7 +69,8 @@ class Critic(nn.Module):
 def fresh() -> Refiner:
     turns = [NAMES.index(name) for name in TURNS]
     terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
-    return Refiner(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), terms)
+    pose = range(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
+    return Refiner(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), terms, pose)
 
 
 def loaded_generator(path: Path) -> Generator:

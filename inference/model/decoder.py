@@ -37,6 +37,7 @@ class Source:
     normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
     colours: list[Tensor]  # (1, 3, R, R) ToRGB's view of the features
     seen: tuple[Tensor, ...] | None = None  # for a bank's refiner: picture (1, 3, S, S), its motion, own alpha (1, n)
+    known: tuple[Tensor, ...] | None = None  # for a bank's insets, see `inference.model.insets.Known`
 
 
 @dataclass(frozen=True)

@@ -32,18 +32,25 @@ if TYPE_CHECKING:
 PREFIX = "refiner."
 LEAK = 0.2
 MOTION_WIDTH, PAINTER_WIDTH = 64, 32  # channels that the last layers read
+SMOOTH = 1.3  # pixels of the motion's
 SMALL = 0.1  # half widths: the painter is told motion in these, and tells it so
-STEPS = 5  # to invert a motion; it is smooth but for the lips' seam
+# To invert a motion, shares of what is still missing: where a turning head's far side stretches, whole steps overshoot.
+STEPS = (0.6,) * 3 + (0.4,) * 3 + (0.25,) * 8
 FOUND = 0.05  # half widths: a pixel that comes no nearer than this, to twice, was nowhere in the source
 _FURTHEST = 0.999  # of what tanh gives
 _AGAIN = "Get the bank again."
 
 
 class Refined(NamedTuple):
-    """flow (N, 3, S, S), before tanh and sigmoid as the decoder's, and rgb (N, 3, S, S), nominally in [-1, 1]."""
+    """flow (N, 3, S, S), before tanh and sigmoid as the decoder's, and rgb (N, 3, S, S), nominally in [-1, 1].
+
+    looks, missed: what the motion alone says, see `inverted`.
+    """
 
     flow: Tensor
     rgb: Tensor
+    looks: Tensor
+    missed: Tensor
 
 
 class Conv(nn.Module):
@@ -88,7 +95,7 @@ class Refiner(nn.Module):
     """All three; motion and painter at half the picture's size, H = S / 2.
 
     reading, motion, painter: channels of each network; hidden: of the first one's affine layer. terms: (2, T) numbers
-    of coefficients whose products move pixels too, as two turns of a head do.
+    of coefficients whose products move pixels too, as two turns of a head do. pose: numbers of those that move a head.
     """
 
     def __init__(
@@ -99,10 +106,13 @@ class Refiner(nn.Module):
         painter: Sequence[int],
         coefficients: int,
         terms: Sequence[tuple[int, int]],
+        pose: Sequence[int],
     ) -> None:
         super().__init__()
         self.register_buffer("terms", torch.tensor(terms, dtype=torch.int32).reshape(-1, 2).T.contiguous())
         self.fields = coefficients + len(terms)
+        heads = [number in pose for number in range(coefficients)]
+        self.register_buffer("rigid", torch.tensor([*heads, *(a in pose and b in pose for a, b in terms)]))
         self.reading = Reader(reading, hidden, coefficients)
         self.motion = UNet(5, motion, MOTION_WIDTH)
         self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
@@ -118,7 +128,9 @@ class Refiner(nn.Module):
         places = _centres(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
             features = self.motion(torch.cat([small, places], 1))
-        return self.maps(features.float()).unflatten(1, (self.fields, 2))
+        fields = self.maps(features.float()).unflatten(1, (self.fields, 2))
+        # A head moves as one: what is uneven in that is pulled into tatters where its far side stretches.
+        return torch.where(self.rigid[:, None, None, None], smoothed(fields), fields)
 
     def read(self, source: Tensor) -> Tensor:
         """source (N, 3, S, S) -> (N, n): what it is doing."""
@@ -139,13 +151,10 @@ class Refiner(nn.Module):
         centres, size = _centres(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
         amounts = self.amounts(coefficients) - self.amounts(own)
         moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
-        looks = drawn
-        for _ in range(STEPS):
-            looks = centres - warped(moves, looks)
-        missed = centres - looks - warped(moves, looks)
+        found, missed = inverted(moves, drawn)
         distance = torch.hypot(*missed.split(1, 1))
         nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # as in a mouth that opens
-        looks = looks + nowhere * (drawn - looks)
+        looks = found + nowhere * (drawn - found)
         logit = flow[:, 2:].clamp(-8.0, 8.0)
         seen = torch.cat([
             warped(F.avg_pool2d(source, 2), looks), F.avg_pool2d(rgb, 2), (looks - centres) / SMALL,
@@ -160,7 +169,26 @@ class Refiner(nn.Module):
         mask = torch.sigmoid(logit)
         refined = warped(source, looks) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
         offset = (looks - grid).clamp(-_FURTHEST, _FURTHEST)
-        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined)
+        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, found, missed)
+
+
+def smoothed(fields: Tensor) -> Tensor:
+    """(N, F, 2, H, H), blurred by a Gaussian of SMOOTH pixels."""
+    reach = round(3 * SMOOTH)
+    line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=fields.device) / SMOOTH) ** 2)
+    planes = F.pad(fields.flatten(1, 2), (reach,) * 4, mode="replicate").flatten(0, 1)[:, None]
+    for kernel in (line.view(1, 1, 1, -1), line.view(1, 1, -1, 1)):
+        planes = F.conv2d(planes, kernel / line.sum())
+    return planes.view_as(fields)
+
+
+def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """moves (N, 2, H, H): how far each pixel of a source is sent -> where each pixel of the result looks, and by how
+    much what is found there is sent beside it; both (N, 2, H, H), in half widths. start: where to look at first."""
+    centres, looks = _centres(moves.shape[-1], moves.device), start
+    for share in STEPS:
+        looks = looks + share * (centres - looks - warped(moves, looks))
+    return looks, centres - looks - warped(moves, looks)
 
 
 def _centres(size: int, device: torch.device) -> Tensor:
@@ -184,7 +212,8 @@ def refiner_from_bank(bank: Bank, device: torch.device | str = "cpu") -> Refiner
         reading = [len(state[f"reading.convs.{layer}.bias"]) for layer in range(layers)]
         motion, painter = (_widths(state, part) for part in ("motion", "painter"))
         hidden = len(state["reading.hidden.bias"])
-        refiner = Refiner(reading, hidden, motion, painter, len(bank.names), state["terms"].T.tolist())
+        pose = state["rigid"].nonzero().flatten()
+        refiner = Refiner(reading, hidden, motion, painter, len(bank.names), state["terms"].T.tolist(), pose.tolist())
         refiner.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         raise EDTalkError(f"The refiner in the bank '{bank.name}' does not fit: {error}.", _AGAIN, "bank") from error

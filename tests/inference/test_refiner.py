@@ -26,7 +26,7 @@ REST = torch.zeros(1, COUNT)
 def refiner() -> Refiner:
     """Of random weights."""
     torch.manual_seed(0)
-    made = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)]).eval().requires_grad_(False)
+    made = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)], [0, 2]).eval().requires_grad_(False)
     made.paint.weight.normal_(0, 0.1)
     return made
 
@@ -78,6 +78,20 @@ def test_a_motion_that_grows_along_the_picture_is_inverted(unpainted: Refiner) -
     sent = looks + 0.2 * torch.sin(2 * looks)
     at = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
     assert (sent - at[:, None])[8:-8].abs().max() < 2e-3
+
+
+def test_a_head_moves_evenly(refiner: Refiner) -> None:
+    """Its own coefficients and their products do, what moves a face need not."""
+    source = torch.rand(1, 3, SIZE, SIZE, generator=torch.manual_seed(0)) * 2 - 1
+    rigid = [0, 2, COUNT]  # (0, 0) is a product of two of them, (0, 1) is not
+    assert refiner.rigid.nonzero().flatten().tolist() == rigid
+    even = refiner.motion_of(source)
+    refiner.rigid.zero_()
+    uneven = refiner.motion_of(source)
+    others = [field for field in range(refiner.fields) if field not in rigid]
+    torch.testing.assert_close(even[:, others], uneven[:, others])
+    before, after = (motion[:, rigid].diff(dim=-1).square().mean((0, 2, 3, 4)) for motion in (uneven, even))
+    assert (after < 0.3 * before).all()
 
 
 def test_products_of_coefficients_are_amounts_too(refiner: Refiner) -> None:
@@ -136,7 +150,7 @@ def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: 
 
 def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), 16, (8, 8), (8, 16), 5, [(0, 0)]))
+    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), 16, (8, 8), (8, 16), 5, [(0, 0)], [0]))
     with pytest.raises(EDTalkError, match="refiner in the bank 'starter' does not fit") as caught:
         FaceRenderer(load_bank(path), "cpu")
     assert caught.value.kind == "bank"

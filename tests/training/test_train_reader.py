@@ -71,7 +71,10 @@ def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path, fr
     assert torch.load(out, weights_only=True)["step"] > first["step"]
     start, *_, end = (json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines())
     assert end["error"] < start["error"]
-    assert end["pose"] > 0.4  # of the 0.5 that there is to know: three of six move
+    if framed:  # where a portrait has its head is where it rests
+        assert max(map(abs, end["place"])) < 0.15
+    else:
+        assert end["pose"] > 0.4  # of the 0.5 that there is to know: three of six move
 
 
 def test_a_crop_beside_the_face_is_a_face_that_moved() -> None:
@@ -117,7 +120,7 @@ def test_points_are_told_by_the_directions_in_which_they_differ(folder: Path) ->
 def test_sources_are_mostly_portraits(folder: Path) -> None:
     rows = framed_rows(HeadPairs([folder], 64), 2000, np.random.default_rng(0)) % 8
     shares = [(part.sum() / 2000).item() for part in (rows == 0, (rows == 1) | (rows == 2), rows > 2)]
-    np.testing.assert_allclose(shares, [0.15, 0.5, 0.35], atol=0.05)
+    np.testing.assert_allclose(shares, [0.4, 0.4, 0.2], atol=0.05)
 
 
 def test_a_bank_reads_with_the_reader_it_carries(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""What a bank may carry to draw what no warp of a source finds: teeth in a mouth that opens, skin of lids that close.
+
+A network that draws the whole picture spends next to nothing on a mouth. Here one draws a window around the mouth and
+one a window around the eyes, at more than the bank's own resolution. The windows go where the head goes, by the
+refiner's motion at three anchors, so that teeth are always at much the same place in theirs, and are learnt soon. An
+inset is laid over the picture where the network says that the source does not show what is there; where a face does
+what its source does, it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import EDTalkError
+from .reader import Reader, part_of
+from .refiner import SMALL, UNet, warped
+
+if TYPE_CHECKING:
+    from ..bank import Bank
+
+PREFIX = "insets."
+INPUTS = 12
+CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
+BORDER = 0.15  # share of a window's half sides over which an inset fades in
+_AGAIN = "Get the bank again."
+
+
+class Window(NamedTuple):
+    """A tilted rectangle in a picture, in [-1, 1]: (N, 2) each, its middle and half its width and its height."""
+
+    middle: Tensor
+    along: Tensor
+    down: Tensor
+
+    def places(self, height: int, width: int) -> Tensor:
+        """(N, 2, height, width): where in the picture its pixels lie."""
+        x, y = ((torch.arange(count, device=self.middle.device) * 2 + 1) / count - 1 for count in (width, height))
+        along, down = (side[:, :, None, None] for side in (self.along, self.down))
+        return self.middle[:, :, None, None] + along * x + down * y[:, None]
+
+    def inside(self, places: Tensor) -> Tensor:
+        """(N, 2, H, W) places in the picture -> where in the window they are, in [-1, 1] where they are within."""
+        away = places - self.middle[:, :, None, None]
+        along, down = (
+            (side / side.square().sum(1, keepdim=True))[:, :, None, None] for side in (self.along, self.down)
+        )
+        return torch.cat([(away * along).sum(1, keepdim=True), (away * down).sum(1, keepdim=True)], 1)
+
+
+def window_at(eyes: Tensor, anchor: Tensor, extent: Sequence[float]) -> Window:
+    """eyes (N, 2): from the left to the right one; anchor (N, 2). extent: half the window's width and height, and how
+    far below the anchor it lies, in distances of the eyes."""
+    across, height, below = extent
+    upright = torch.stack([-eyes[:, 1], eyes[:, 0]], 1)
+    return Window(anchor + below * upright, across * eyes, height * upright)
+
+
+class Laid(NamedTuple):
+    """What is to be laid over N pictures: (N, 4, h, w), colour in [-1, 1] times alpha, and alpha."""
+
+    window: Window
+    drawn: Tensor
+
+    def cpu(self) -> Laid:
+        return Laid(Window(*(part.cpu() for part in self.window)), self.drawn.cpu())
+
+    def frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(2, 3) that takes a pixel of the window to [-1, 1] of one picture, and (h, w, 4) float32."""
+        drawn = self.drawn[row].permute(1, 2, 0).numpy()
+        middle, along, down = (part[row].numpy().astype(np.float64) for part in self.window)
+        height, width = drawn.shape[:2]
+        along, down = along * 2 / width, down * 2 / height
+        corner = middle - along * (width - 1) / 2 - down * (height - 1) / 2
+        return np.stack([along, down, corner], 1), np.ascontiguousarray(drawn)
+
+
+class Inset(nn.Module):
+    """What is in a window: (N, INPUTS, h, w) and coefficients (N, n) -> (N, 4, h, w), colour and alpha.
+
+    extent: see `window_at`.
+    """
+
+    def __init__(
+        self, size: tuple[int, int], extent: Sequence[float], channels: Sequence[int], coefficients: int
+    ) -> None:
+        super().__init__()
+        self.register_buffer("extent", torch.tensor(extent))
+        x, y = ((1 - ((torch.arange(count) * 2 + 1) / count - 1).abs()) / BORDER for count in reversed(size))
+        self.register_buffer("feather", torch.minimum(x, y[:, None]).clamp(max=1.0)[None, None])
+        self.unet = UNet(4 * INPUTS, channels, channels[0], told=coefficients)
+        self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
+        nn.init.zeros_(self.paint.weight)
+        nn.init.zeros_(self.paint.bias)
+
+    def forward(self, seen: Tensor, coefficients: Tensor) -> Tensor:
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
+            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-2.0, 2.0), 2), coefficients)).float()
+        painted = F.pixel_shuffle(painted, 2)
+        return torch.cat([seen[:, :3] + painted[:, :3], torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+
+
+class Known(NamedTuple):
+    """Of a source (N, 3, S, S): where its eyes and its mouth are, (N, 3, 2), and how each of the refiner's amounts
+    moves them, (N, fields, 2, 3)."""
+
+    source: Tensor
+    anchors: Tensor
+    moved: Tensor
+
+
+class Insets(nn.Module):
+    """Mouth and eyes. anchors: reads off a picture where the left eye, the right one and the mouth are in it.
+
+    pose: (n,) 1 for coefficients that move the whole head.
+    """
+
+    def __init__(self, anchors: Reader, mouth: Inset, eyes: Inset, pose: Tensor) -> None:
+        super().__init__()
+        self.anchors, self.mouth, self.eyes = anchors, mouth, eyes
+        self.register_buffer("pose", pose)
+
+    def find(self, source: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, 3, 2) anchors in [-1, 1]."""
+        small = F.interpolate(source, size=(self.anchors.size,) * 2, mode="area")
+        return self.anchors(small).unflatten(1, (3, 2))
+
+    def know(self, source: Tensor, motion: Tensor, anchors: Tensor) -> Known:
+        """motion: the refiner's (N, fields, 2, H, H)."""
+        at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
+        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)))
+
+    def forward(
+        self, known: Known, turned: Tensor, change: Tensor, looks: Tensor, missed: Tensor, coefficients: Tensor
+    ) -> list[Laid]:
+        """What to lay over pictures of N coefficients.
+
+        turned (N, fields): what of the refiner's amounts is of the pose. change (N, n) of the coefficients against
+        what the source does. looks, missed: see `inference.model.refiner.Refined`.
+        """
+        anchors = known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+        strength = ((change.abs() * (1 - self.pose)).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
+        result = []
+        for inset, window, at_rest in zip(
+            (self.mouth, self.eyes), self.windows(anchors), self.windows(known.anchors), strict=True
+        ):
+            drawn = inset(self.see(inset, known.source, window, at_rest, looks, missed), coefficients)
+            alpha = drawn[:, 3:] * strength
+            result.append(Laid(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
+        return result
+
+    def windows(self, anchors: Tensor) -> tuple[Window, Window]:
+        """Around the mouth and around the eyes; anchors (N, 3, 2)."""
+        left, right, mouth = anchors.unbind(1)
+        eyes = right - left
+        return window_at(eyes, mouth, self.mouth.extent), window_at(eyes, (left + right) / 2, self.eyes.extent)
+
+    @staticmethod
+    def see(inset: Inset, source: Tensor, window: Window, at_rest: Window, looks: Tensor, missed: Tensor) -> Tensor:
+        """(N, INPUTS, h, w): the source as it is warped into the window, by how much that misses, where it looks in
+        the source's own window, what is there, and where in the window each pixel is."""
+        height, width = inset.feather.shape[-2:]
+        places = window.places(height, width)
+        looked = warped(looks, places)
+        own = warped(source, at_rest.places(height, width))
+        seen = [warped(source, looked), warped(missed, places) / SMALL, at_rest.inside(looked), own]
+        here = window.inside(places)
+        return torch.cat([part.expand(len(places), -1, -1, -1) for part in (*seen, here)], 1)
+
+    @staticmethod
+    def from_bank(bank: Bank, device: torch.device | str = "cpu") -> Insets | None:
+        """The insets that a bank carries, or None; EDTalkError (kind "bank") for some that do not fit the bank."""
+        state = part_of(bank, PREFIX)
+        if not state:
+            return None
+        try:
+            layers = sum(name.startswith("anchors.convs.") and name.endswith(".bias") for name in state)
+            widths = [len(state[f"anchors.convs.{layer}.bias"]) for layer in range(layers)]
+            anchors = Reader(widths, len(state["anchors.hidden.bias"]), 6)
+            parts = []
+            for name in ("mouth", "eyes"):
+                levels = sum(key.startswith(f"{name}.unet.down.") and key.endswith(".conv.bias") for key in state)
+                inner = (len(state[f"{name}.unet.down.{level}.conv.bias"]) for level in range(levels))
+                channels = [len(state[f"{name}.unet.first.conv.bias"]), *inner]
+                size = tuple(state[f"{name}.feather"].shape[-2:])
+                parts.append(Inset(size, (0.0, 0.0, 0.0), channels, len(bank.names)))
+            insets = Insets(anchors, *parts, torch.zeros(len(bank.names)))
+            insets.load_state_dict(state)
+        except (KeyError, RuntimeError) as error:
+            message = f"The insets in the bank '{bank.name}' do not fit: {error}."
+            raise EDTalkError(message, _AGAIN, "bank") from error
+        return insets.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def laid_over(pictures: Tensor, insets: Sequence[Laid]) -> Tensor:
+    """Pictures (N, 3, S, S) under insets."""
+    size = pictures.shape[-1]
+    line = (torch.arange(size, device=pictures.device) * 2 + 1) / size - 1
+    places = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    for window, drawn in insets:
+        here = window.inside(places.expand(len(pictures), -1, -1, -1)).permute(0, 2, 3, 1)
+        found = F.grid_sample(drawn, here, align_corners=False)  # nothing beyond its border
+        pictures = pictures * (1 - found[:, 3:]) + found[:, :3]
+    return pictures

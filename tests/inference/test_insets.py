@@ -1,0 +1,175 @@
+"""Windows that follow a face, what is laid over the picture there, and how a bank carries the networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.bank import load_bank, save_bank  # noqa: E402
+from inference.detail import Detail, Workspace  # noqa: E402
+from inference.errors import EDTalkError  # noqa: E402
+from inference.model.insets import CHANGE, PREFIX, Inset, Insets, Laid, Window, laid_over  # noqa: E402
+from inference.model.reader import Reader  # noqa: E402
+from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
+from inference.model.refiner import Refiner  # noqa: E402
+from inference.renderer import FaceRenderer  # noqa: E402
+from training.export_bank import starter_bank  # noqa: E402
+from training.train_generator import fresh, small_config  # noqa: E402
+
+SIZE, COUNT, LIP, POSE = 64, 36, 3, 22
+FIELDS = COUNT + 1
+ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
+
+
+def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """`looks` and `missed` of pictures in which nothing moves."""
+    line = (torch.arange(SIZE // 2) * 2 + 1) / (SIZE // 2) - 1
+    centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    return centres.expand(count, -1, -1, -1), torch.zeros(count, 2, SIZE // 2, SIZE // 2)
+
+
+@pytest.fixture
+def insets() -> Insets:
+    """Of random weights, that lay what they draw over half of everything."""
+    torch.manual_seed(0)
+    parts = [Inset(size, (0.6, 0.5, 0.1), (8, 12), COUNT) for size in ((16, 16), (12, 24))]
+    for part in parts:
+        part.paint.weight.data.normal_(0, 0.1)
+    pose = torch.zeros(COUNT)
+    pose[20:26] = 1
+    return Insets(Reader((8, 8, 8, 8), 16, 6), *parts, pose).eval().requires_grad_(False)
+
+
+def changed(amount: float, column: int, count: int = 1) -> torch.Tensor:
+    values = torch.zeros(count, COUNT)
+    values[:, column] = amount
+    return values
+
+
+def test_a_window_knows_what_is_within() -> None:
+    torch.manual_seed(0)
+    along = torch.randn(3, 2)
+    window = Window(torch.randn(3, 2), along, 0.4 * torch.stack([-along[:, 1], along[:, 0]], 1))
+    here = window.inside(window.places(10, 20))
+    y, x = torch.meshgrid((torch.arange(10) * 2 + 1) / 10 - 1, (torch.arange(20) * 2 + 1) / 20 - 1, indexing="ij")
+    torch.testing.assert_close(here, torch.stack([x, y])[None].expand(3, -1, -1, -1), atol=1e-4, rtol=0)
+
+
+def test_windows_go_where_the_head_goes_and_stay_where_only_the_mouth_moves(insets: Insets) -> None:
+    motion = torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2)
+    motion[:, POSE, 0], motion[:, LIP, 1] = 0.2, 0.3
+    known = insets.know(torch.zeros(1, 3, SIZE, SIZE), motion, ANCHORS)
+    looks, missed = still()
+    turned, talked = torch.zeros(1, FIELDS), torch.zeros(1, FIELDS)
+    turned[:, POSE] = 1.0
+    rest = insets.windows(ANCHORS)
+    for amounts, shift in ((turned, 0.2), (talked, 0.0)):
+        laid = insets(known, amounts, changed(1.0, LIP), looks, missed, changed(1.0, LIP))
+        for one, before in zip(laid, rest, strict=True):
+            moved = one.window.middle - before.middle
+            torch.testing.assert_close(moved, torch.tensor([[shift, 0.0]]), atol=1e-5, rtol=0)
+            torch.testing.assert_close(one.window.along, before.along)
+
+
+def test_a_face_that_does_what_its_source_does_is_left_alone(insets: Insets) -> None:
+    """Whatever its head does; and the more it changes, the more is laid over it."""
+    known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
+
+    def laid(change: torch.Tensor) -> torch.Tensor:
+        return insets(known, torch.zeros(1, FIELDS), change, *still(), torch.ones(1, COUNT))[0].drawn
+
+    picture = torch.rand(1, 3, SIZE, SIZE)
+    at_rest = insets(known, torch.zeros(1, FIELDS), changed(0.8, POSE), *still(), torch.ones(1, COUNT))
+    assert torch.equal(laid_over(picture, at_rest), picture)
+    torch.testing.assert_close(laid(changed(CHANGE / 2, LIP)) * 2, laid(changed(-3.0, LIP)))
+    assert laid(changed(1.0, LIP)).abs().max() > 0.1
+
+
+def test_a_batch_is_its_rows(insets: Insets) -> None:
+    torch.manual_seed(1)
+    motion = 0.1 * torch.randn(1, FIELDS, 2, SIZE // 2, SIZE // 2)
+    known = insets.know(torch.rand(1, 3, SIZE, SIZE), motion, ANCHORS)
+    turned, change, coefficients = (torch.rand(3, n) for n in (FIELDS, COUNT, COUNT))
+    looks, missed = (part + 0.05 * torch.rand(3, 2, SIZE // 2, SIZE // 2) for part in still(3))
+    whole = type(known)(*(part.expand(3, *part.shape[1:]) for part in known))
+    together = insets(whole, turned, change, looks, missed, coefficients)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = insets(known, turned[one], change[one], looks[one], missed[one], coefficients[one])
+        for part, of_batch in zip(alone, together, strict=True):
+            torch.testing.assert_close(part.drawn, of_batch.drawn[one], atol=1e-4, rtol=0)
+
+
+def test_an_inset_lies_where_its_window_is_at_every_size() -> None:
+    """On the network's picture and on one with detail: the same rectangle, and nothing beside it."""
+    window = Window(torch.tensor([[0.25, -0.125]]), torch.tensor([[0.375, 0.0]]), torch.tensor([[0.0, 0.25]]))
+    drawn = torch.ones(1, 4, 16, 16)
+    drawn[:, :3] = 0.5
+    over = laid_over(torch.zeros(1, 3, 128, 128), [Laid(window, drawn)])[0]
+    rows, columns = slice(42, 70), slice(58, 102)
+    assert (over[:, rows, columns] == 0.5).all()
+    assert over.abs().sum() < 0.5 * 3 * 32 * 49  # half a pixel around it at the most
+    flat = np.zeros((256, 256, 3), np.uint8)
+    flow = np.zeros((3, 128, 128), np.float32)
+    detail = Detail(flat, np.full((3, 128, 128), -1, np.float32), flow, Workspace(256))
+    fine = detail(np.full((3, 128, 128), -1, np.float32), flow, True, [Laid(window, drawn).frame(0)])
+    assert (fine[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop] == 191).all()
+    assert not fine[:77].any()
+    assert not fine[:, :108].any()
+    half_there = np.full((3, 128, 128), -1, np.float32)
+    drawn[:, 3], drawn[:, :3] = 0.5, 0.25
+    levels = detail(half_there, flow, False, [Laid(window, drawn).frame(0)])
+    np.testing.assert_allclose(levels[100, 160], 0.5 * 191.25, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------ in a bank
+
+
+def write_bank(path: Path, insets: Insets | None) -> Path:
+    torch.manual_seed(2)
+    model = fresh(small_config(SIZE))
+    refiner = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0)], [POSE])
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for prefix, part in ((REFINER_PREFIX, refiner), (PREFIX, insets)):
+        if part is not None:
+            tensors |= {prefix + name: tensor.numpy() for name, tensor in part.state_dict().items()}
+    save_bank(starter_bank(model.config), tensors, path)
+    return path
+
+
+def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Path) -> None:
+    found = Insets.from_bank(load_bank(write_bank(tmp_path / "bank.safetensors", insets)))
+    state = found.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in insets.state_dict().items())
+    assert Insets.from_bank(load_bank(write_bank(tmp_path / "plain.safetensors", None))) is None
+
+
+def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
+    foreign = Insets(insets.anchors, insets.mouth, Inset((12, 24), (0.6, 0.5, 0.1), (8, 12), 5), insets.pose)
+    with pytest.raises(EDTalkError, match="The insets in the bank 'starter' do not fit"):
+        FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
+
+
+def test_the_renderer_lays_insets_over_faces_that_change(insets: Insets, tmp_path: Path) -> None:
+    insets.anchors.last.weight.zero_()
+    insets.anchors.last.bias.copy_(ANCHORS.flatten())
+    picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    made = {}
+    for name, part in (("with", insets), ("without", None)):
+        renderer = FaceRenderer(load_bank(write_bank(tmp_path / f"{name}.safetensors", part)), "cpu")
+        for fine in (None, picture):
+            renderer.set_source(picture, fine)
+            own = renderer.source_coefficients.values
+            rows = np.concatenate([own, own + changed(0.9, LIP).numpy(), own + changed(0.9, POSE).numpy()])
+            made[name, fine is None] = np.stack(list(renderer.render(rows)))
+    for plain in (True, False):
+        differs = (made["with", plain].astype(int) - made["without", plain]).any((1, 2, 3))
+        assert differs.tolist() == [False, True, False]
+    in_batches = FaceRenderer(load_bank(tmp_path / "with.safetensors"), "cpu", batch=2)
+    in_batches.set_source(picture, picture)
+    again = np.stack(list(in_batches.render(rows)))
+    assert np.abs(again.astype(int) - made["with", False]).max() <= 1

@@ -1,0 +1,298 @@
+"""Train the networks that draw mouths and eyes over the picture: bounded by time, resumable.
+
+    python -m training.train_insets --refiner F.pt --data DIR DIR --heldout DIR --out I.pt --minutes 50
+
+The refiner, a checkpoint or a bank, stays as it is; of it only the motion is used. DIRs hold heads of twice the bank's
+size. First the anchors are learnt, then both insets, in the last part of their time under critics. Run the same command
+again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inference.bank import load_bank
+from inference.model.insets import Inset, Insets
+from inference.model.reader import Reader
+from inference.model.refiner import Refiner, inverted, refiner_from_bank, warped
+
+from .data import Batch, HeadPairs
+from .optimiser import follow, rate_at
+from .train_reader import cropped, filmed
+from .train_refiner import Critic
+from .train_refiner import fresh as fresh_refiner
+from .units import BANKS, NAMES
+
+ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 128 px
+MOUTH, EYES = (72, 72), (48, 104)  # pixels of the windows, height and width
+MOUTH_EXTENT, EYES_EXTENT = (0.75, 0.75, 0.12), (1.05, 0.485, -0.06)  # in eye distances, see `Inset`
+CHANNELS = (48, 64, 96)
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
+HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
+UNSURE = 0.006  # half widths by which an anchor may be misread
+SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
+POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
+
+
+class Drawn(NamedTuple):
+    """A window of N driven frames: what the inset drew (N, 4, h, w), what it saw, and the truth (N, 3, h, w)."""
+
+    inset: Tensor
+    seen: Tensor
+    truth: Tensor
+
+    @property
+    def picture(self) -> Tensor:
+        """The inset laid over the warped source."""
+        alpha = self.inset[:, 3:]
+        return self.seen[:, :3] * (1 - alpha) + self.inset[:, :3] * alpha
+
+
+def fresh() -> Insets:
+    pose = torch.zeros(len(NAMES))
+    pose[POSE] = 1.0
+    parts = (Inset(size, extent, CHANNELS, len(NAMES)) for size, extent in ((MOUTH, MOUTH_EXTENT), (EYES, EYES_EXTENT)))
+    return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
+
+
+def loaded_refiner(path: Path) -> Refiner:
+    """Of a checkpoint or a bank."""
+    if path.suffix == ".safetensors":
+        refiner = refiner_from_bank(load_bank(path))
+        if refiner is None:
+            raise SystemExit(f"{path} has no refiner")
+        return refiner
+    refiner = fresh_refiner().to(memory_format=torch.channels_last)
+    refiner.load_state_dict(torch.load(path, weights_only=True)["average"])
+    return refiner.eval().requires_grad_(False)
+
+
+def anchors_of(points: Tensor, pairs: HeadPairs) -> Tensor:
+    """Tracked points (N, P, 2) -> (N, 3, 2): the middles of the left eye's, of the right one's and of the mouth's."""
+    eyes, mouth = (slice(*pairs.groups[name]) for name in ("eyes", "mouth"))
+    left = pairs.places[eyes, 0] < 0
+    parts = points[:, eyes][:, left], points[:, eyes][:, ~left], points[:, mouth]
+    return torch.stack([part.mean(1) for part in parts], 1)
+
+
+def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, count: int) -> Tensor:
+    """Mean distance, in half widths, in pictures that are moved, tinted and mirrored."""
+    rows = torch.from_numpy(rng.integers(0, len(pairs.frames), count))
+    pictures = F.interpolate(pairs.pictures(rows), size=(insets.anchors.size,) * 2, mode="area")
+    anchors = anchors_of(pairs.points[rows].float(), pairs)
+    if rng.random() < 0.5:
+        pictures, anchors = pictures.flip(-1), (anchors * torch.tensor([-1.0, 1.0]))[:, [1, 0, 2]]
+    pictures, _, anchors = cropped(pictures, pairs.coefficients[rows], anchors, rng)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = insets.anchors(filmed(pictures, rng).contiguous(memory_format=torch.channels_last))
+    return (found.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
+
+
+def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
+    """Mouth and eyes of a batch. anchors: (S, 3, 2) of the sources; coarse: these at half the size, as a bank."""
+    drivings = len(batch.driving) // len(batch.source)
+    half = F.avg_pool2d(batch.source, 2)
+    source = F.interpolate(half, scale_factor=2.0, mode="bilinear") if coarse else batch.source
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            motion = refiner.motion_of(half.contiguous(memory_format=torch.channels_last)).float()
+        known = insets.know(source, motion, anchors)
+        known = type(known)(*(part.repeat_interleave(drivings, 0) for part in known))
+        amounts, turned = (
+            refiner.amounts(batch.driving_coefficients * share)
+            - refiner.amounts(batch.source_coefficients * share).repeat_interleave(drivings, 0)
+            for share in (1.0, insets.pose)
+        )
+        moves = torch.einsum("skf,sfchw->skchw", amounts.unflatten(0, (-1, drivings)), motion).flatten(0, 1)
+        line = (torch.arange(moves.shape[-1]) * 2 + 1) / moves.shape[-1] - 1
+        centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+        looks, missed = inverted(moves, centres.expand_as(moves))
+        moved = known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+        windows, at_rest = insets.windows(moved), insets.windows(known.anchors)
+    result = []
+    for inset, window, rest in zip((insets.mouth, insets.eyes), windows, at_rest, strict=True):
+        seen = insets.see(inset, known.source, window, rest, looks, missed)
+        truth = warped(batch.driving, window.places(*seen.shape[-2:]))
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        result.append(Drawn(inset(seen, batch.driving_coefficients), seen, truth))
+    return result
+
+
+def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
+    """Unweighted losses by name. What is drawn counts by itself as well: laid over little, it would hardly be told."""
+    truth = drawn.truth
+    with torch.no_grad():
+        hidden = ((drawn.seen[:, :3] - truth).abs().mean(1, keepdim=True) / HIDDEN - 1).clamp(0.0, 1.0)
+        weight = 1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)
+    losses = {"picture": truth.new_zeros(()), "edges": truth.new_zeros(())}
+    for picture in (drawn.picture, drawn.inset[:, :3]):
+        error = picture - truth
+        across = (error.diff(dim=-1).abs() * weight[..., 1:]).sum() / weight.sum()
+        down = (error.diff(dim=-2).abs() * weight[..., 1:, :]).sum() / weight.sum()
+        losses["edges"] = losses["edges"] + (across + down) / 6
+        scale = weight
+        for _ in range(3):
+            losses["picture"] = losses["picture"] + (error.abs() * scale).sum() / scale.sum() / 18
+            error, scale = F.avg_pool2d(error, 2), F.avg_pool2d(scale, 2)
+    return losses | {"laid": (drawn.inset[:, 3:] * (1 - hidden)).mean()}
+
+
+@torch.no_grad()
+def figures(
+    insets: Insets, refiner: Refiner, pairs: HeadPairs, people: int = 48
+) -> tuple[dict[str, float], list[Drawn]]:
+    """Held-out people at rest, driven by frames 4 and 7, with the anchors that are found."""
+    first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
+    batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
+    found = insets.find(batch.source)
+    missed = (found - anchors_of(pairs.points[first].float(), pairs)).norm(dim=-1).mean()
+    result, drawn = {"anchors": round(missed.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
+    for name, one in zip(("mouth", "eyes"), drawn, strict=True):
+        for what, picture in (("", one.picture), ("_warped", one.seen[:, :3])):
+            error = (picture.clamp(-1, 1) - one.truth).square().mean((1, 2, 3))
+            result[f"{name}{what}"] = round((10 * torch.log10(4 / error)).mean().item(), 2)
+    return result, drawn
+
+
+def contact_sheet(drawn: list[Drawn], path: Path, count: int = 12) -> None:
+    """Columns of a frame each: warped source, truth, result; the mouths above the eyes."""
+    rows = []
+    for one in drawn:
+        for pictures in (one.seen[:count, :3], one.truth[:count], one.picture[:count]):
+            levels = ((pictures.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+            tiles = [cv2.resize(tile, (192, round(192 * tile.shape[0] / tile.shape[1]))) for tile in levels]
+            rows.append(np.concatenate(tiles, 1))
+    cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    refiner = loaded_refiner(args.refiner)
+    pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
+    insets = fresh().to(memory_format=torch.channels_last)
+    average, critics = copy.deepcopy(insets).eval(), nn.ModuleList([Critic(), Critic()])
+    finding = torch.optim.AdamW(insets.anchors.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    painting = [*insets.mouth.parameters(), *insets.eyes.parameters()]
+    optimiser = torch.optim.AdamW(painting, args.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    suspicion = torch.optim.Adam(critics.parameters(), 4e-4, betas=(0.5, 0.99))
+    parts = {"model": insets, "average": average, "finding": finding, "optimiser": optimiser, "critics": critics,
+             "suspicion": suspicion}  # fmt: skip
+    step, elapsed, anchoring, budget = 0, 0.0, args.anchor_minutes * 60.0, args.minutes * 60.0
+    if args.out.exists():
+        checkpoint = torch.load(args.out, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(checkpoint[name])
+        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
+        rng.bit_generator.state = json.loads(checkpoint["random"])
+
+    def save() -> None:
+        partial = args.out.with_suffix(".partial")
+        state = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(state | {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}, partial)
+        partial.replace(args.out)
+
+    def evaluate() -> None:
+        result, drawn = figures(average, refiner, heldout)
+        contact_sheet(drawn, args.out.with_suffix(".png"))
+        line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
+        with args.out.with_suffix(".jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+
+    saved, evaluated, running = elapsed, elapsed, {}
+    while elapsed < budget:
+        began, painted = time.monotonic(), elapsed >= anchoring
+        share = (elapsed - anchoring) / (budget - anchoring) if painted else elapsed / anchoring
+        chosen = optimiser if painted else finding
+        for group in chosen.param_groups:
+            group["lr"] = rate_at(step, share, args.rate)
+        told: list[Tensor] = []
+        if painted:
+            batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
+            losses, drawn = one_step(insets, refiner, pairs, batch, rng)
+            if share >= args.critic_from:
+                losses["fooled"] = sum(-critic(one.picture).mean() for critic, one in zip(critics, drawn, strict=True))
+            loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
+        else:
+            losses = {"anchors": anchor_loss(insets, pairs, rng, 4 * args.sources)}
+            loss = losses["anchors"]
+        chosen.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(painting if painted else insets.anchors.parameters(), 1.0)
+        chosen.step()
+        if painted and share >= args.critic_from - 0.02:  # they have to know something before they are asked
+            told = [
+                F.relu(1.0 - critic(one.truth)).mean() + F.relu(1.0 + critic(one.picture.detach())).mean()
+                for critic, one in zip(critics, drawn, strict=True)
+            ]
+            losses["told"] = torch.stack(told).sum()
+            suspicion.zero_grad()
+            losses["told"].backward()
+            suspicion.step()
+        step += 1
+        follow(average, insets, step)
+        for name, value in losses.items():
+            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
+        elapsed += time.monotonic() - began
+        if step % 50 == 0:
+            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
+            print(f"{elapsed / 60:6.1f} min, step {step}: {text}", flush=True)
+        if elapsed - saved > SAVE_EVERY:
+            save()
+            saved = elapsed
+        if elapsed - evaluated > EVALUATE_EVERY:
+            evaluate()
+            evaluated = elapsed
+    save()
+    evaluate()
+
+
+def one_step(
+    insets: Insets, refiner: Refiner, pairs: HeadPairs, batch: Batch, rng: np.random.Generator
+) -> tuple[dict[str, Tensor], list[Drawn]]:
+    """Losses of both insets together, and what they drew; anchors as unsure as they are found."""
+    drivings = len(batch.driving) // len(batch.source)
+    anchors = anchors_of(batch.tracks.source[::drivings], pairs)
+    if (batch.places[:, 0] != pairs.places[:, 0]).any():
+        anchors = anchors[:, [1, 0, 2]]  # mirrored: what was the left eye is the right one
+    anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
+    drawn = draw(insets, refiner, batch, anchors, coarse=rng.random() < 0.5)
+    both = [inset_losses(one) for one in drawn]
+    return {name: sum(losses[name] for losses in both) for name in both[0]}, drawn
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refiner", type=Path, required=True, help="training.train_refiner's checkpoint, or a bank")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
+    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the heads: twice the bank's")
+    parser.add_argument("--minutes", type=float, default=50.0, help="training time in all, over every run")
+    parser.add_argument("--anchor-minutes", type=float, default=4.0, help="of these, for the anchors")
+    parser.add_argument("--critic-from", type=float, default=0.6, help="share of the insets' time")
+    parser.add_argument("--sources", type=int, default=8)
+    parser.add_argument("--drivings", type=int, default=3)
+    parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
