@@ -69,8 +69,9 @@ def capture(
     if compares:
         number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
         again = _told(clip.frames(), lambda done: step(len(rows) + done, total))
-        still = cut(next(islice(clip.frames(), number, None)), crop)
-        more = renderer.compare(still, (cut(rgb, crop) for rgb in again), values - values[number])
+        closer = crop.at_size(renderer.comparing_size)
+        still = cut(next(islice(clip.frames(), number, None)), closer)
+        more = renderer.compare(still, (cut(rgb, closer) for rgb in again), values - values[number])
         counts = seen if seen.any() else ~seen
         values = more + np.median((values - more)[counts], axis=0)  # one frame alone may be misread
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps

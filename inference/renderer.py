@@ -15,6 +15,7 @@ from torch import Tensor
 from .bank import Bank
 from .coefficients import Coefficients
 from .errors import EDTalkError
+from .model.close_reader import CloseReader, look_at
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
 from .model.generator import warp_grid
@@ -70,6 +71,8 @@ class FaceRenderer:
             self._insets = Insets.from_bank(bank, self.device) if self._refiner else None
             self._reader = Reader.from_bank(bank, self.device)
             self._relative_reader = RelativeReader.from_bank(bank, self.device)
+            # It looks where the insets are, and the refiner's motion takes them.
+            self.close_reader = CloseReader.from_bank(bank, self.device) if self._insets else None
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: Source | None = None
         self._source_coefficients: Coefficients | None = None
@@ -123,18 +126,32 @@ class FaceRenderer:
     def compare(self, rest: np.ndarray, images: Iterable[np.ndarray], encoded: np.ndarray) -> np.ndarray:
         """(N, n): what each picture does more than `rest`, of the same person in the same square and about at rest.
 
-        Pictures as for `encode`. encoded: (N, n), what that gives of them, less what it gives of `rest`; the answer is
-        nearer to the truth. Only for a bank that `can_compare`, see `inference.model.relative_reader`.
+        Pictures as for `encode`, best of `comparing_size`. encoded: (N, n), what that gives of them, less what it gives
+        of `rest`; the answer is nearer to the truth. Only for a bank that `can_compare`, see
+        `inference.model.relative_reader` and, for one that carries it too, `inference.model.close_reader`.
         """
         size, differences = self.config.size, [np.zeros((0, len(self.bank.names)), np.float32)]
         still = frames_to_network(_checked(rest)[None], size)
+        beside = self._beside(rest) if self.close_reader is not None else None
+        own, plain = self._relative_reader.share.cpu().numpy()
         flow, pictures = RestFlow(still[0]), iter(images)
         while chunk := list(islice(pictures, self.batch)):
             planes = _filled([frames_to_network(_checked(image)[None], size)[0] for image in chunk], self.batch)
             flows = np.stack([flow.to(plane) for plane in planes])
-            differences.append(self._compare(still, np.stack(planes), flows)[: len(chunk)])
-        own, plain = self._relative_reader.share.cpu().numpy()
-        return own * np.concatenate(differences) + plain * encoded
+            done = sum(map(len, differences))
+            found = own * self._compare(still, np.stack(planes), flows)[: len(chunk)]
+            found += plain * encoded[done : done + len(chunk)]
+            if beside is not None:
+                large = [frames_to_network(image[None], self.comparing_size)[0] for image in chunk]
+                seen = np.stack(_filled(large, self.batch)), np.stack(_filled(list(found), self.batch))
+                found = self._look_closely(beside, *seen)[: len(chunk)]
+            differences.append(found)
+        return np.concatenate(differences)
+
+    @property
+    def comparing_size(self) -> int:
+        """Pixels of a side of the pictures that `compare` makes the most of."""
+        return self.config.size * (1 if self.close_reader is None else 2)
 
     def render(
         self, coefficients: Coefficients | np.ndarray, dtype: type[np.uint8] | type[np.float32] = np.uint8
@@ -279,6 +296,24 @@ class FaceRenderer:
         return self._relative_reader(rest.expand_as(frames), frames, flow).cpu().numpy()
 
     @torch.no_grad()
+    def _beside(self, rest: np.ndarray) -> Beside:
+        small, large = (
+            torch.from_numpy(frames_to_network(rest[None], size)).to(self.device)
+            for size in (self.config.size, self.comparing_size)
+        )
+        known = self._insets.know(small, self._refiner.motion_of(small), self._insets.find(small))
+        return Beside(look_at(large, known.anchors), known)
+
+    @torch.no_grad()
+    def _look_closely(self, beside: Beside, planes: np.ndarray, thought: np.ndarray) -> np.ndarray:
+        """planes (batch, 3, R, R), thought (batch, n) of what they do more than the rest -> the same, nearer to it."""
+        large, more = (torch.from_numpy(part).to(self.device) for part in (planes, thought))
+        turned = self._refiner.amounts(more * self._insets.pose)
+        frames = look_at(large, beside.known.anchors_at(turned))
+        rest = [window.expand_as(frame) for window, frame in zip(beside.windows, frames, strict=True)]
+        return self.close_reader.read(rest, frames, more).cpu().numpy()
+
+    @torch.no_grad()
     def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
         """values (batch, n). canvases: by expression; left with those of this batch."""
         alpha = torch.from_numpy(values).to(self.device)
@@ -302,6 +337,13 @@ class FaceRenderer:
                 insets = self._insets(known, turned, alpha - own, refined.looks, refined.missed, alpha)
             flows, planes = refined.flow, refined.rgb
         return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
+
+
+class Beside(NamedTuple):
+    """A picture at rest, as the close reader sees it: its windows, and what takes them along with the head."""
+
+    windows: list[Tensor]
+    known: Known
 
 
 class Decoded(NamedTuple):

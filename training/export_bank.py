@@ -1,7 +1,8 @@
 """Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
 
     python -m training.export_bank --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --refiner F.pt --reading S.pt --insets I.pt --relative-reader RR.pt --out inference/banks/starter.safetensors
+        --refiner F.pt --reading S.pt --insets I.pt --relative-reader RR.pt --close-reader C.pt \\
+        --out inference/banks/starter.safetensors
     python -m training.export_bank --bank inference/banks/starter.safetensors --refiner F.pt --out NEW.safetensors
 """
 
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from inference.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
+from inference.model.close_reader import PREFIX as CLOSE_READER_PREFIX
 from inference.model.config import GeneratorConfig
 from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.reader import PREFIX as READER_PREFIX
@@ -66,9 +68,9 @@ def starter_bank(config: GeneratorConfig) -> Bank:
     return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)
 
 
-def in_short(tensor: Tensor) -> np.ndarray:
-    """At half the size, where numbers are not whole: a plain network does not mind, and computes in float32."""
-    return (tensor.half() if tensor.is_floating_point() else tensor).numpy()
+def in_short(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """At half the size, where numbers are not whole: networks do not mind, and compute in float32."""
+    return {name: part.astype(np.float16) if part.dtype.kind == "f" else part for name, part in tensors.items()}
 
 
 def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
@@ -77,9 +79,10 @@ def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
     return marked or list(tensors)
 
 
-def trained(path: Path) -> dict[str, Tensor]:
-    """What a trainer's checkpoint holds, its steps averaged."""
-    return torch.load(path, weights_only=True)["average"]
+def trained(path: Path) -> dict[str, np.ndarray]:
+    """What a trainer's checkpoint holds, its steps averaged; without counters of these."""
+    state = torch.load(path, weights_only=True)["average"]
+    return {name: part.numpy() for name, part in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def main() -> None:
@@ -92,6 +95,7 @@ def main() -> None:
     parser.add_argument("--insets", type=Path, help="checkpoint of training.train_insets with that refiner")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader, for a bank of its size")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
+    parser.add_argument("--close-reader", type=Path, help="checkpoint of training.train_close_reader")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     if not args.bank and not (args.generator and args.audio2lip):
@@ -105,24 +109,23 @@ def main() -> None:
         tensors.update({prefix + name: tensor for name, tensor in part.items()})
 
     if args.generator:
-        config = GeneratorConfig.from_json(json.loads(torch.load(args.generator, weights_only=True)["config"]))
-        tensors.update({name: part.numpy() for name, part in in_coefficient_units(trained(args.generator)).items()})
+        checkpoint = torch.load(args.generator, weights_only=True)
+        config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
+        tensors.update({name: part.numpy() for name, part in in_coefficient_units(checkpoint["average"]).items()})
     if args.audio2lip:
         listening = load_file(args.audio2lip)
         put(AUDIO_PREFIX, {name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)})
-    if args.refiner:
-        put(REFINER_PREFIX, {name: in_short(tensor) for name, tensor in trained(args.refiner).items()})
-    if args.reading:
-        put(f"{REFINER_PREFIX}reading.", {name: in_short(tensor) for name, tensor in trained(args.reading).items()})
-    if args.insets:
-        put(INSETS_PREFIX, {name: in_short(tensor) for name, tensor in trained(args.insets).items()})
-    if args.reader:
-        put(READER_PREFIX, {name: tensor.numpy() for name, tensor in trained(args.reader).items()})
-    if args.relative_reader:
-        comparing = trained(args.relative_reader)
-        floats = {name: tensor for name, tensor in comparing.items() if tensor.is_floating_point()}  # not counters
-        put(RELATIVE_READER_PREFIX, {name: in_short(tensor) for name, tensor in floats.items()})
-    bank = save_bank(starter_bank(config), tensors, args.out)
+    for path, prefix in (
+        (args.refiner, REFINER_PREFIX),
+        (args.reading, f"{REFINER_PREFIX}reading."),
+        (args.insets, INSETS_PREFIX),
+        (args.reader, READER_PREFIX),
+        (args.relative_reader, RELATIVE_READER_PREFIX),
+        (args.close_reader, CLOSE_READER_PREFIX),
+    ):
+        if path:
+            put(prefix, trained(path))
+    bank = save_bank(starter_bank(config), in_short(tensors), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 
 

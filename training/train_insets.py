@@ -118,8 +118,7 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
         line = (torch.arange(moves.shape[-1]) * 2 + 1) / moves.shape[-1] - 1
         centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
         looks, missed = inverted(moves, centres.expand_as(moves))
-        moved = known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
-        windows, at_rest = insets.windows(moved), insets.windows(known.anchors)
+        windows, at_rest = insets.windows(known.anchors_at(turned)), insets.windows(known.anchors)
     result = []
     for inset, window, rest in zip((insets.mouth, insets.eyes), windows, at_rest, strict=True):
         seen = insets.see(inset, known.source, window, rest, looks, missed)

@@ -113,6 +113,10 @@ class Known(NamedTuple):
     anchors: Tensor
     moved: Tensor
 
+    def anchors_at(self, turned: Tensor) -> Tensor:
+        """(N, 3, 2): where the anchors are once the head has moved by turned (N, fields), the refiner's amounts."""
+        return self.anchors + torch.einsum("nf,nfcp->npc", turned, self.moved.expand(len(turned), -1, -1, -1))
+
 
 class Insets(nn.Module):
     """Mouth and eyes. anchors: reads off a picture where the left eye, the right one and the mouth are in it.
@@ -143,7 +147,7 @@ class Insets(nn.Module):
         turned (N, fields): what of the refiner's amounts is of the pose. change (N, n) of the coefficients against
         what the source does. looks, missed: see `inference.model.refiner.Refined`.
         """
-        anchors = known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+        anchors = known.anchors_at(turned)
         strength = ((change.abs() * (1 - self.pose)).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
         result = []
         for inset, window, at_rest in zip(

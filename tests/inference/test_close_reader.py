@@ -1,0 +1,129 @@
+"""The reader that looks closely at mouth and eyes: its windows, its share, and how a bank carries it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.bank import load_bank, save_bank  # noqa: E402
+from inference.errors import EDTalkError  # noqa: E402
+from inference.model.close_reader import EXTENTS, PREFIX, SIZES, CloseReader, look_at, windows_at  # noqa: E402
+from inference.model.insets import PREFIX as INSETS_PREFIX  # noqa: E402
+from inference.model.insets import Inset, Insets  # noqa: E402
+from inference.model.reader import Reader  # noqa: E402
+from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
+from inference.model.refiner import Refiner  # noqa: E402
+from inference.model.relative_reader import PREFIX as RELATIVE_PREFIX  # noqa: E402
+from inference.model.relative_reader import RelativeReader  # noqa: E402
+from inference.renderer import FaceRenderer  # noqa: E402
+from training.export_bank import starter_bank  # noqa: E402
+from training.train_generator import fresh, small_config  # noqa: E402
+
+COUNT = 36
+ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
+
+
+@pytest.fixture
+def reader() -> CloseReader:
+    torch.manual_seed(0)
+    return CloseReader((6, 8), 12, COUNT).eval().requires_grad_(False)
+
+
+def test_windows_turn_and_grow_with_the_eyes() -> None:
+    turned = torch.stack([-ANCHORS[..., 1], ANCHORS[..., 0]], -1) * 1.5  # a quarter turn about the picture's middle
+    for before, after, extent in zip(windows_at(ANCHORS), windows_at(turned), EXTENTS, strict=True):
+        assert before.along[0, 0] == pytest.approx(0.6 * extent[0])
+        for one, other in zip(before, after, strict=True):
+            torch.testing.assert_close(torch.stack([-one[:, 1], one[:, 0]], 1) * 1.5, other)
+
+
+def test_the_same_face_looks_the_same_wherever_it_is() -> None:
+    coarse = torch.rand(1, 3, 8, 8, generator=torch.manual_seed(1)) * 2 - 1
+    picture = torch.nn.functional.interpolate(coarse, size=(128, 128), mode="bicubic")
+    moved = picture.roll((8, -16), (-2, -1))
+    shift = torch.tensor([-16, 8]) * 2 / 128
+    for here, there, size in zip(
+        look_at(picture, ANCHORS * 0.5), look_at(moved, ANCHORS * 0.5 + shift), SIZES, strict=True
+    ):
+        assert here.shape[-2:] == size
+        torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
+
+
+def test_what_is_read_has_its_share_of_what_is_thought(reader: CloseReader) -> None:
+    rest = [torch.rand(3, 3, *size) for size in SIZES]
+    frames, thought = [torch.rand(3, 3, *size) for size in SIZES], torch.rand(3, COUNT)
+    own = reader(rest, frames)
+    torch.testing.assert_close(reader.read(rest, frames, thought), own)
+    reader.share[0], reader.share[1] = 0.25, 2.0
+    torch.testing.assert_close(reader.read(rest, frames, thought), 0.25 * own + 2.0 * thought)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = reader([part[one] for part in rest], [part[one] for part in frames])
+        torch.testing.assert_close(alone, own[one], atol=1e-5, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------ in a bank
+
+
+def write_bank(path: Path, *parts: tuple[str, torch.nn.Module]) -> Path:
+    torch.manual_seed(2)
+    model = fresh(small_config(128))
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    for prefix, part in parts:
+        floats = {name: part for name, part in part.state_dict().items() if "num_batches" not in name}
+        tensors |= {prefix + name: tensor.numpy() for name, tensor in floats.items()}
+    save_bank(starter_bank(model.config), tensors, path)
+    return path
+
+
+@pytest.fixture
+def parts() -> list[tuple[str, torch.nn.Module]]:
+    """All that a close reader goes by; anchors are where they are, whatever the picture."""
+    torch.manual_seed(3)
+    pose = torch.zeros(COUNT)
+    pose[20:26] = 1
+    insets = [Inset((16, 16), (0.6, 0.5, 0.1), (8, 12), COUNT) for _ in range(2)]
+    anchors = Reader((8, 8, 8, 8), 16, 6)
+    anchors.last.weight.data.zero_()
+    anchors.last.bias.data.copy_(ANCHORS.flatten())
+    return [
+        (REFINER_PREFIX, Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0)], range(20, 26))),
+        (INSETS_PREFIX, Insets(anchors, *insets, pose)),
+        (RELATIVE_PREFIX, RelativeReader((8, 8, 8, 8, 8), 16, COUNT, (16, 32))),
+    ]
+
+
+def test_a_face_is_compared_with_the_close_reader_that_a_bank_carries(
+    reader: CloseReader, parts: list[tuple[str, torch.nn.Module]], tmp_path: Path
+) -> None:
+    """Half of what it says of the windows, and half of what is thought without it; alone as among others."""
+    reader.share[:] = 0.5
+    without = FaceRenderer(load_bank(write_bank(tmp_path / "without.safetensors", *parts)), "cpu")
+    closely = FaceRenderer(load_bank(write_bank(tmp_path / "with.safetensors", *parts, (PREFIX, reader))), "cpu")
+    assert (without.comparing_size, closely.comparing_size) == (128, 256)
+    rest, *frames = np.random.default_rng(0).integers(0, 256, (4, 256, 256, 3), np.uint8)
+    encoded = np.random.default_rng(1).normal(0, 0.1, (3, COUNT)).astype(np.float32)
+    thought = without.compare(rest, frames, encoded)
+    found = closely.compare(rest, frames, encoded)
+    refiner, insets = parts[0][1].eval(), parts[1][1]
+    large = torch.from_numpy(np.stack([rest, *frames])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        small = torch.nn.functional.avg_pool2d(large[:1], 2)
+        known = insets.know(small, refiner.motion_of(small), ANCHORS)
+        then = known.anchors_at(refiner.amounts(torch.from_numpy(thought) * insets.pose))
+        own = reader([part.expand(3, -1, -1, -1) for part in look_at(large[:1], ANCHORS)], look_at(large[1:], then))
+    np.testing.assert_allclose(found, 0.5 * own.numpy() + 0.5 * thought, atol=2e-2)
+    assert np.abs(found - thought).max() > 0.05
+    for row in range(3):
+        alone = closely.compare(rest, [frames[row]], encoded[row : row + 1])
+        np.testing.assert_array_equal(alone[0], found[row])
+
+
+def test_a_close_reader_that_does_not_fit_is_refused(parts: list[tuple[str, torch.nn.Module]], tmp_path: Path) -> None:
+    path = write_bank(tmp_path / "bank.safetensors", *parts, (PREFIX, CloseReader((6, 8), 12, 5)))
+    with pytest.raises(EDTalkError, match="The close reader in the bank 'starter' does not fit"):
+        FaceRenderer(load_bank(path), "cpu")

@@ -1,0 +1,88 @@
+"""The close reader's trainer on a tiny made-up data set: pairs of windows, learning, resuming."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.model.close_reader import SIZES  # noqa: E402
+from training.train_close_reader import Heads, Learner, Pairs, as_coded, train  # noqa: E402
+from training.train_insets import loaded_refiner  # noqa: E402
+from training.train_refiner import fresh as fresh_refiner  # noqa: E402
+from training.units import NAMES  # noqa: E402
+
+SIZE, SHIFT_X = 128, NAMES.index("headShiftX")
+
+
+@pytest.fixture(scope="module")
+def refiner_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its motion is the discs' own: everything moves with headShiftX."""
+    torch.manual_seed(0)
+    refiner, path = fresh_refiner().requires_grad_(False), tmp_path_factory.mktemp("refiner") / "F.pt"
+    refiner.maps.weight.zero_()
+    refiner.maps.bias.view(-1, 2)[SHIFT_X, 0] = 0.3
+    torch.save({"average": refiner.state_dict()}, path)
+    return path
+
+
+def test_windows_follow_the_head(refiner_file: Path, discs: Path) -> None:
+    """So that a disc which only goes to and fro looks the same in all of them, and its points do not move there."""
+    heads = Heads([discs])
+    rest, frame = np.array([0, 8, 8]), np.array([1, 10, 15])
+    before, after, difference, points = Pairs(heads, loaded_refiner(refiner_file)).pick(
+        rest, frame, np.random.default_rng(0), spoilt=False
+    )
+    for still, moved, size in zip(before, after, SIZES, strict=True):
+        assert still.shape == (3, 3, *size)
+        assert (still - moved).abs().mean() < 0.05 * still.std()
+    torch.testing.assert_close(difference, heads.coefficients[frame] - heads.coefficients[rest])
+    assert points.abs().max() < 0.02
+    assert difference[:, SHIFT_X].abs().min() > 0.02
+
+
+def test_pictures_of_several_folders_are_those_of_each(discs: Path) -> None:
+    one, two = Heads([discs]), Heads([discs, discs])
+    assert two.people == 2 * one.people
+    count = one.people * one.per_person
+    np.testing.assert_array_equal(two.pictures(np.array([3, count + 3])), one.pictures(np.array([3, 3])))
+
+
+def test_films_are_coded_in_several_ways() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    made = [as_coded(picture, rng) for _ in range(30)]
+    assert all(one.shape == picture.shape and one.dtype == np.uint8 for one in made)
+    assert 5 < sum(np.array_equal(one, picture) for one in made) < 25
+
+
+def test_what_is_learnt_says_the_same_without_normalisation() -> None:
+    torch.manual_seed(0)
+    learner = Learner(4)
+    rest, frames = ([torch.rand(8, 3, *size) for size in SIZES] for _ in range(2))
+    with torch.no_grad():
+        for _ in range(3):
+            learner(rest, frames)
+        wanted, _ = learner.eval()(rest, frames)
+        torch.testing.assert_close(learner.learnt()(rest, frames), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_it_trains_and_goes_on_where_it_stopped(refiner_file: Path, discs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "close.pt"
+    named = {"refiner": refiner_file, "data": [discs], "heldout": discs, "out": out, "bank": None}
+    options = argparse.Namespace(**named, minutes=0.1, pictures=8, rate=2e-3, threads=1, seed=0)
+    train(options)
+    first = torch.load(out, weights_only=True)
+    train(options)  # its time is used up
+    assert torch.load(out, weights_only=True)["step"] == first["step"]
+    options.minutes = first["elapsed"] / 60 + 0.1
+    train(options)
+    last = torch.load(out, weights_only=True)
+    assert last["step"] > first["step"] >= 2
+    start, *_, end = (json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines())
+    assert end["error"] + end["points"] < start["error"] + start["points"]

@@ -1,0 +1,337 @@
+"""Train the reader that looks closely at mouth and eyes: bounded by time, resumable.
+
+    python -m training.train_close_reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 60
+
+DIRs hold heads of twice the bank's size. The refiner, a checkpoint or a bank, takes the windows along with the head.
+While it learns the network says as well how far the tracked points have moved in the windows; that answer is dropped.
+At the end, with --bank, it is weighed against what is read without it.
+Run the same command again to go on after an interruption; a line a minute goes to C.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from inference.bank import load_bank
+from inference.model.close_reader import CloseReader, look_at, windows_at
+from inference.model.reader import LEAK
+from inference.model.refiner import Refiner
+from inference.renderer import FaceRenderer
+
+from .data import PORTRAIT_FRAMES, RAREST, mirror_table
+from .optimiser import follow, rate_at
+from .train_insets import anchors_of, loaded_refiner
+from .train_reader import principal
+from .train_relative_reader import fit_share
+from .units import BANKS, NAMES
+
+CHANNELS, HIDDEN = (24, 48, 72, 96), 256
+COMPONENTS = 64  # of the movement of all points in the windows
+CLOSE = 0.02  # of a window's half sides: points that are this far off count as much as knowing nothing of coefficients
+UNKNOWN = 0.02  # about the error of knowing nothing of the coefficients
+UNSURE = 0.008  # half widths by which an anchor may be misread
+UNSURE_POSE = 0.03  # by which a reading of the head's movement errs
+EVALUATE_EVERY = 60.0  # seconds
+POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
+FACE = [column for column in range(len(NAMES)) if not POSE.start <= column < POSE.stop]
+
+
+class Heads:
+    """Data sets of one size, whose pictures stay on the disk."""
+
+    def __init__(self, folders: list[Path]) -> None:
+        metas = [json.loads((folder / "meta.json").read_text()) for folder in folders]
+        self.per_person = int(metas[0]["frames"])
+        self.groups = {name: tuple(bounds) for name, bounds in metas[0]["points"].items()}
+        counts = [int(meta["done"]) * self.per_person for meta in metas]
+        self.starts = np.cumsum([0, *counts])
+        self.people = self.starts[-1] // self.per_person
+        self.pages = [np.load(folder / "frames.npy", mmap_mode="r") for folder in folders]
+
+        pages = list(zip(folders, counts, strict=True))
+
+        def joined(name: str) -> Tensor:
+            parts = [np.load(folder / f"{name}.npy", mmap_mode="r")[:count] for folder, count in pages]
+            return torch.from_numpy(np.concatenate(parts))
+
+        self.points, self.coefficients = joined("points"), joined("coefficients")
+        self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))
+        self.anchors = anchors_of(self.points.float(), self)
+
+    def pictures(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 (N, R, R, 3)."""
+        folder = np.searchsorted(self.starts, rows, side="right") - 1
+        return np.stack([self.pages[part][row - self.starts[part]] for part, row in zip(folder, rows, strict=True)])
+
+
+class Learner(nn.Module):
+    """A close reader while it learns, with normalised layers and a second answer."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.reader = CloseReader(CHANNELS, HIDDEN, len(NAMES))
+        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS) for _ in range(2))
+        self.points = nn.Linear(HIDDEN, components)
+
+    def forward(self, rest: list[Tensor], frames: list[Tensor]) -> tuple[Tensor, Tensor]:
+        features = []
+        for look, norms, still, moved in zip(self.reader.looks, self.norms, rest, frames, strict=True):
+            x = torch.cat([still, moved - still], 1).contiguous(memory_format=torch.channels_last)
+            for conv, norm in zip(look.convs, norms, strict=True):
+                x = F.leaky_relu(norm(conv(x)), LEAK)
+            features.append(x.flatten(1))
+        x = F.leaky_relu(self.reader.hidden(torch.cat(features, 1)), LEAK)
+        return self.reader.last(x), self.points(x)
+
+    def learnt(self) -> CloseReader:
+        """The reader alone, which says the same without normalisation."""
+        reader, norms = copy.deepcopy(self.reader).eval(), copy.deepcopy(self.norms).eval()
+        for look, of_look in zip(reader.looks, norms, strict=True):
+            look.convs = nn.ModuleList(map(fuse_conv_bn_eval, look.convs, of_look))
+        return reader
+
+
+@torch.no_grad()
+def anchor_motion(refiner: Refiner, heads: Heads) -> Tensor:
+    """(people, PORTRAIT_FRAMES, fields, 2, 3) float16: how the refiner's amounts move the anchors of each portrait."""
+    found = []
+    for person in range(heads.people):
+        rows = person * heads.per_person + np.arange(PORTRAIT_FRAMES)
+        pictures = in_network_terms(heads.pictures(rows))
+        with torch.autocast("cpu", torch.bfloat16):
+            motion = refiner.motion_of(F.avg_pool2d(pictures, 2).contiguous(memory_format=torch.channels_last)).float()
+        at = F.grid_sample(motion.flatten(1, 2), heads.anchors[rows][:, None], align_corners=False)[:, :, 0]
+        found.append(at.unflatten(1, (-1, 2)).half())
+    return torch.stack(found)
+
+
+def in_network_terms(pictures: np.ndarray) -> Tensor:
+    """uint8 (N, R, R, 3) -> (N, 3, R, R) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+class Pairs:
+    """Frames beside portraits of the same people, as windows, with what the one does more than the other."""
+
+    def __init__(self, heads: Heads, refiner: Refiner) -> None:
+        self.heads, self.refiner, self.moved = heads, refiner, anchor_motion(refiner, heads)
+
+    def pick(
+        self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, spoilt: bool
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Windows at rest and in frames, difference (N, 36), and how far points are moved (N, P, 2) within windows.
+
+        rest, frame: numbers of pictures. spoilt: as they are filmed and read, not as they are.
+        """
+        heads = self.heads
+        person, portrait = np.divmod(rest, heads.per_person)
+        moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
+        acted, held = heads.coefficients[frame], heads.coefficients[rest]
+        thought, at_rest = torch.zeros_like(acted), torch.zeros_like(held)
+        thought[:, POSE], at_rest[:, POSE] = acted[:, POSE], held[:, POSE]
+        if spoilt:
+            thought[:, POSE] += torch.from_numpy(rng.normal(0, UNSURE_POSE, (len(rest), 6)).astype(np.float32))
+            anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
+        turned = self.refiner.amounts(thought) - self.refiner.amounts(at_rest)
+        then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
+        pictures = [heads.pictures(rows) for rows in (rest, frame)]
+        if spoilt:
+            pictures = [np.stack([as_coded(picture, rng) for picture in part]) for part in pictures]
+        windows = [
+            look_at(in_network_terms(part), where) for part, where in zip(pictures, (anchors, then), strict=True)
+        ]
+        points = []
+        for group, before, after in zip(("mouth", "eyes"), windows_at(anchors), windows_at(then), strict=True):
+            chosen = slice(*heads.groups[group])
+            places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
+            now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
+            points.append((now - first)[:, :, 0].movedim(1, -1))
+        return *windows, acted - held, torch.cat(points, 1)
+
+    def batch(self, count: int, rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Any frame beside a portrait, most of these exactly at rest."""
+        first = rng.integers(0, self.heads.people, count) * self.heads.per_person
+        rest = np.where(rng.random(count) < 0.6, 0, rng.integers(1, PORTRAIT_FRAMES, count))
+        return self.pick(first + rest, first + rng.integers(0, self.heads.per_person, count), rng, spoilt=True)
+
+
+def as_coded(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 (R, R, 3) as a film may show it: sometimes smaller, sometimes coded."""
+    if rng.random() < 0.3:
+        size, share = len(picture), rng.uniform(0.45, 1.0)
+        small = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        picture = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+    if rng.random() < 0.4:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(50, 95))]
+        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
+    return picture
+
+
+def lit(rest: list[Tensor], frames: list[Tensor], rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor]]:
+    """Both tinted alike, the frame a little brighter, each with noise of its own."""
+    count = len(rest[0])
+    gain = torch.from_numpy(rng.uniform(0.6, 1.3, (count, 3, 1, 1)).astype(np.float32))
+    gain = 0.5 * gain + 0.5 * gain.mean(1, keepdim=True)
+    offset = torch.from_numpy(rng.uniform(-0.3, 0.3, (count, 1, 1, 1)).astype(np.float32))
+    brighter = torch.from_numpy(np.exp(rng.normal(0, 0.04, (count, 1, 1, 1))).astype(np.float32))
+    noise = float(rng.uniform(0, 0.04))
+    rest = [part * gain + offset + torch.randn_like(part) * noise for part in rest]
+    return rest, [part * gain * brighter + offset + torch.randn_like(part) * noise for part in frames]
+
+
+def correlation(read: Tensor, truth: Tensor) -> tuple[Tensor, float]:
+    """(n,) of each column, and of all of them pooled."""
+    pooled = float(np.corrcoef(read.flatten().numpy(), truth.flatten().numpy())[0, 1])
+    read, truth = read - read.mean(0), truth - truth.mean(0)
+    return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9), pooled
+
+
+def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 36) of every driven frame: what the close reader says, what is thought without it, and what is true.
+
+    renderer: of a bank with all that the close reader goes by, and with this one itself.
+    """
+    own, thought, truth = [], [], []
+    reader = renderer.close_reader
+    for person in range(heads.people):
+        rows = person * heads.per_person + np.arange(heads.per_person)
+        pictures = [as_coded(picture, rng) for picture in heads.pictures(rows)]
+        rest, driven = pictures[0], pictures[PORTRAIT_FRAMES:]
+        encoded = renderer.encode([rest, *driven]).values
+        for share, said in (((1.0, 0.0), own), ((0.0, 1.0), thought)):
+            reader.share.copy_(torch.tensor(share)[:, None].expand_as(reader.share))
+            said.append(torch.from_numpy(renderer.compare(rest, driven, encoded[1:] - encoded[0])))
+        truth.append(heads.coefficients[rows[PORTRAIT_FRAMES:]] - heads.coefficients[rows[0]])
+    return torch.cat(own), torch.cat(thought), torch.cat(truth)
+
+
+def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
+    """How much a checkpoint's reader counts beside what is read without it by a bank, on people held out.
+
+    Those that either was trained on would make it look better than it is.
+    """
+    checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
+    renderer.close_reader = CloseReader(CHANNELS, HIDDEN, len(NAMES)).eval()
+    renderer.close_reader.load_state_dict(checkpoint["average"])
+    own, thought, truth = read_by(renderer, Heads([folder]), rng)
+    share = fit_share(own, thought, truth)
+    share[:, POSE] = torch.tensor([[0.0], [1.0]])
+    before, after = (correlation(read, truth)[1] for read in (thought, share[0] * own + share[1] * thought))
+    print(f"pooled r {before:.3f} -> {after:.3f}")
+    checkpoint["average"]["share"] = share
+    partial = path.with_suffix(".partial")
+    torch.save(checkpoint, partial)
+    partial.replace(path)
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    refiner = loaded_refiner(args.refiner)
+    pairs, unseen = Pairs(Heads(args.data), refiner), Heads([args.heldout])
+    driven = np.flatnonzero(np.arange(unseen.people * unseen.per_person) % unseen.per_person >= PORTRAIT_FRAMES)
+    *seen, truth, _ = Pairs(unseen, refiner).pick(driven // unseen.per_person * unseen.per_person, driven, rng, False)
+    *_, sample = pairs.batch(2000, rng)
+    mean, directions = principal(sample, COMPONENTS)
+    order, sign = mirror_table()
+    weight = 1.0 / pairs.heads.coefficients.std(0).clamp(min=RAREST)
+    weight = (weight / weight[FACE].mean())[FACE]
+    learner = Learner(directions.shape[1]).to(memory_format=torch.channels_last)
+    average = copy.deepcopy(learner).eval()
+    optimiser = torch.optim.AdamW(learner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
+    step, elapsed, error, missed = 0, 0.0, 0.0, 0.0
+    if args.out.exists():
+        checkpoint = torch.load(args.out, weights_only=True)
+        learner.load_state_dict(checkpoint["model"])
+        average.load_state_dict(checkpoint["followed"])
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        mean, directions = checkpoint["mean"], checkpoint["directions"]
+        step, elapsed, error, missed = (checkpoint[name] for name in ("step", "elapsed", "error", "missed"))
+        rng.bit_generator.state = json.loads(checkpoint["random"])
+    budget, evaluated = args.minutes * 60.0, elapsed
+
+    def report() -> None:
+        reader = average.learnt()
+        with torch.no_grad():
+            parts = [
+                reader(*([part[rows] for part in side] for side in seen)) for rows in torch.arange(len(truth)).split(50)
+            ]
+        found, pooled = correlation(torch.cat(parts)[:, FACE], truth[:, FACE])
+        line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 4), "points": round(missed, 4)}
+        line |= {"face": round(pooled, 3), "lip": round(found[: BANKS[0][1]].mean().item(), 3)}
+        line |= {"exp": round(found[BANKS[0][1] :].mean().item(), 3)}
+        with args.out.with_suffix(".jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(json.dumps(line), flush=True)
+        partial = args.out.with_suffix(".partial")
+        state = {
+            "model": learner.state_dict(), "followed": average.state_dict(), "average": reader.state_dict(),
+            "optimiser": optimiser.state_dict(), "mean": mean, "directions": directions, "step": step,
+            "elapsed": elapsed, "error": error, "missed": missed, "random": json.dumps(rng.bit_generator.state),
+        }  # fmt: skip
+        torch.save(state, partial)
+        partial.replace(args.out)
+
+    while elapsed < budget:
+        began = time.monotonic()
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, elapsed / budget, args.rate)
+        rest, frames, difference, points = pairs.batch(args.pictures, rng)
+        rest, frames = lit(rest, frames, rng)
+        mirrored = rng.random() < 0.5
+        if mirrored:
+            rest, frames = ([part.flip(-1) for part in side] for side in (rest, frames))
+            difference = difference[:, order] * sign
+        with torch.autocast("cpu", torch.bfloat16):
+            read, placed = learner(rest, frames)
+        loss = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / UNKNOWN
+        error += max(0.01, 1 / (step + 1)) * (loss.item() - error)
+        if not mirrored:  # the left cheek's points are no mirror image of the right one's
+            away = placed.float() - (points.flatten(1) - mean) @ directions
+            distance = (away.square().sum(1) / points.shape[1] + 1e-7).sqrt().mean()
+            missed += max(0.02, 1 / (step + 1)) * (distance.item() - missed)
+            loss = loss + distance / CLOSE
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+        follow(average, learner, step)
+        elapsed += time.monotonic() - began
+        if elapsed - evaluated > EVALUATE_EVERY:
+            report()
+            evaluated = elapsed
+    report()
+    if args.bank:
+        fit(args.out, args.bank, args.heldout, rng)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refiner", type=Path, required=True, help="training.train_refiner's checkpoint, or a bank")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
+    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    parser.add_argument("--bank", type=Path, help="bank with all but this reader: then it has its share too")
+    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
+    parser.add_argument("--pictures", type=int, default=48, help="a step")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
