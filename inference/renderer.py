@@ -87,7 +87,7 @@ class FaceRenderer:
         the network's size or more. Default: pictures as the network draws them.
         """
         pixels, detail = to_network(_checked(image), self.config.size), self._checked_detail(detail)
-        self._source, values = self._encode_source(pixels)
+        self._source, values = self._encode_source(pixels, image if detail is None else detail)
         self._source_coefficients = Coefficients(values, self.bank.names)
         self._canvases = {}
         self._detail = self._detail_of(self._source, values[0], detail, self._canvases)
@@ -220,13 +220,14 @@ class FaceRenderer:
             image = next(images, None)
             if image is None:
                 raise EDTalkError(f"Every frame needs a picture: expected {len(values)}, found {index}.")
-            source, own = self._encode_source(frames_to_network(_checked(image)[None], self.config.size)[0])
-            if added is not None:
-                row = np.where(added, own[0] + row, row)
-            canvases: dict[bytes, Canvas] = {}
             fine = None
             if details is not None and (fine := self._checked_detail(next(details, None))) is None:
                 raise EDTalkError(f"Every frame needs a detail: expected {len(values)}, found {index}.")
+            pixels = frames_to_network(_checked(image)[None], self.config.size)[0]
+            source, own = self._encode_source(pixels, image if fine is None else fine)
+            if added is not None:
+                row = np.where(added, own[0] + row, row)
+            canvases: dict[bytes, Canvas] = {}
             detail = self._detail_of(source, own[0], fine, canvases)
             decoded = self._decode(source, np.stack(_filled([row], self.batch)), canvases)
             yield from _pictures(decoded, 1, detail, dtype)
@@ -270,7 +271,8 @@ class FaceRenderer:
         return Detail(fine, decoded.planes[0], decoded.flows[0], self._workspaces[size])
 
     @torch.no_grad()
-    def _encode_source(self, pixels: np.ndarray) -> tuple[Source, np.ndarray]:
+    def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> tuple[Source, np.ndarray]:
+        """pixels (3, S, S); fine (H, W, 3), the same at any size."""
         picture = torch.from_numpy(pixels[None]).to(self.device)
         latent, features = self._encoder(picture)
         source = self._decoder.source(latent, features)
@@ -279,7 +281,11 @@ class FaceRenderer:
         own, motion = self._refiner.read(picture), self._refiner.motion_of(picture)
         source = replace(source, seen=(picture, motion, own))
         if self._insets is not None:
-            source = replace(source, known=self._insets.know(picture, motion, self._insets.find(picture)))
+            known = self._insets.know(picture, motion, self._insets.find(picture))
+            if min(fine.shape[:2]) >= 2 * self.config.size:  # they see twice as much as the network
+                large = torch.from_numpy(to_network(fine, 2 * self.config.size)[None])
+                known = known._replace(source=large.to(self.device))
+            source = replace(source, known=known)
         return source, own.cpu().numpy()
 
     @torch.no_grad()

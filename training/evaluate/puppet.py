@@ -31,7 +31,7 @@ class Puppet(Protocol):
         """(T, 36) and points (P, 2) of the portrait -> (T, P, 2): where they are in the pictures."""
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
-        """(T, S, S, 3) -> (T, 36): what each of them is doing."""
+        """(T, S, S, 3) of the person shown -> (T, 36): what each of them is doing."""
 
 
 class BankPuppet:
@@ -43,9 +43,10 @@ class BankPuppet:
 
     def __init__(self, bank: Bank, size: int, *, detail: bool = False) -> None:
         self.size, self.config, self.detail = size, bank.config, detail
-        self.renderer = FaceRenderer(bank, "cpu")
+        self.renderer, self.portrait = FaceRenderer(bank, "cpu"), np.zeros((size, size, 3), np.uint8)
 
     def show(self, portrait: np.ndarray) -> None:
+        self.portrait = portrait
         self.renderer.set_source(portrait, resized(portrait, self.size) if self.detail else None)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
@@ -60,7 +61,12 @@ class BankPuppet:
         return torch.cat(found).numpy()
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
-        return self.renderer.encode(pictures).values
+        """As a film is captured: against the portrait where the bank can, else each by itself."""
+        encoded = self.renderer.encode([self.portrait, *pictures]).values
+        if not self.renderer.can_compare:
+            return encoded[1:]
+        more = self.renderer.compare(self.portrait, pictures, encoded[1:] - encoded[0])
+        return self.renderer.source_coefficients.values + more
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:

@@ -29,6 +29,8 @@ METHOD = """\
   at least a quarter as far as its furthest point in the truth about that person, the rest what moves at most a
   twentieth as far. No unit is left out for its name, only those that move no point by 2 % of the eye distance. For the
   pose it is movement that a solid head explains over movement that it does not.
+- Coefficients are read as a film is captured: against the portrait, by the bank's relative and close readers, and added
+  to what is read off the portrait. Correlations are means over a bank's coefficients.
 - Identity is a proxy: Fisherfaces learnt from rendered truth of other people, as no recognition network comes with the
   project. They look at grey values of the face turned upright.
 - Emotions are told by a linear discriminant of the landmarks' displacement from the portrait at rest, learnt from
