@@ -35,8 +35,10 @@ from .train_refiner import fresh as fresh_refiner
 from .units import BANKS, NAMES
 
 ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 128 px
-MOUTH, EYES = (72, 72), (48, 104)  # pixels of the windows, height and width
-MOUTH_EXTENT, EYES_EXTENT = (0.75, 0.75, 0.12), (1.05, 0.485, -0.06)  # in eye distances, see `Inset`
+# Pixels of the windows, height and width; how large in eye distances, and which parts of them are drawn, see `Inset`.
+MOUTH = (72, 72), (0.75, 0.75, 0.12), [(0.0, 0.59, 0.7)]
+EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0.78)]
+BESIDE = 0.02  # what a pixel counts that is not drawn over
 CHANNELS = (48, 64, 96)
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
@@ -46,11 +48,13 @@ POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
 class Drawn(NamedTuple):
-    """A window of N driven frames: what the inset drew (N, 4, h, w), what it saw, and the truth (N, 3, h, w)."""
+    """A window of N driven frames: what the inset drew (N, 4, h, w), what it saw, the truth (N, 3, h, w), and where it
+    may draw (1, 1, h, w)."""
 
     inset: Tensor
     seen: Tensor
     truth: Tensor
+    feather: Tensor
 
     @property
     def picture(self) -> Tensor:
@@ -62,7 +66,7 @@ class Drawn(NamedTuple):
 def fresh() -> Insets:
     pose = torch.zeros(len(NAMES))
     pose[POSE] = 1.0
-    parts = (Inset(size, extent, CHANNELS, len(NAMES)) for size, extent in ((MOUTH, MOUTH_EXTENT), (EYES, EYES_EXTENT)))
+    parts = (Inset(*window, CHANNELS, len(NAMES)) for window in (MOUTH, EYES))
     return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
 
 
@@ -124,7 +128,7 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
         seen = insets.see(inset, known.source, window, rest, looks, missed)
         truth = warped(batch.driving, window.places(*seen.shape[-2:]))
         seen = seen.contiguous(memory_format=torch.channels_last)
-        result.append(Drawn(inset(seen, batch.driving_coefficients), seen, truth))
+        result.append(Drawn(inset(seen, batch.driving_coefficients), seen, truth, inset.feather))
     return result
 
 
@@ -133,7 +137,7 @@ def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
     truth = drawn.truth
     with torch.no_grad():
         hidden = ((drawn.seen[:, :3] - truth).abs().mean(1, keepdim=True) / HIDDEN - 1).clamp(0.0, 1.0)
-        weight = 1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)
+        weight = (1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)) * (BESIDE + drawn.feather)
     losses = {"picture": truth.new_zeros(()), "edges": truth.new_zeros(())}
     for picture in (drawn.picture, drawn.inset[:, :3]):
         error = picture - truth
@@ -286,7 +290,7 @@ def main() -> None:
     parser.add_argument("--critic-from", type=float, default=0.6, help="share of the insets' time")
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--drivings", type=int, default=3)
-    parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
+    parser.add_argument("--portraits", type=float, default=0.5, help="share of sources that look like a portrait")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "insets."
 INPUTS = 12
 CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
-BORDER = 0.15  # share of a window's half sides over which an inset fades in
+BORDER = 0.3  # share of an oval's half axes over which an inset fades in
 _AGAIN = "Get the bank again."
 
 
@@ -83,16 +83,24 @@ class Laid(NamedTuple):
 class Inset(nn.Module):
     """What is in a window: (N, INPUTS, h, w) and coefficients (N, n) -> (N, 4, h, w), colour and alpha.
 
-    extent: see `window_at`.
+    extent: see `window_at`. ovals: the middle across, and half the width and height, in the window's [-1, 1], of each
+    place that may be drawn over: mouth or eyes, but not the outline of the face.
     """
 
     def __init__(
-        self, size: tuple[int, int], extent: Sequence[float], channels: Sequence[int], coefficients: int
+        self,
+        size: tuple[int, int],
+        extent: Sequence[float],
+        ovals: Sequence[tuple[float, float, float]],
+        channels: Sequence[int],
+        coefficients: int,
     ) -> None:
         super().__init__()
         self.register_buffer("extent", torch.tensor(extent))
-        x, y = ((1 - ((torch.arange(count) * 2 + 1) / count - 1).abs()) / BORDER for count in reversed(size))
-        self.register_buffer("feather", torch.minimum(x, y[:, None]).clamp(max=1.0)[None, None])
+        x, y = ((torch.arange(count) * 2 + 1) / count - 1 for count in reversed(size))
+        away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
+        nearest = torch.stack(away).amin(0)
+        self.register_buffer("feather", ((1 - nearest) / BORDER).clamp(0.0, 1.0)[None, None])
         self.unet = UNet(4 * INPUTS, channels, channels[0], told=coefficients)
         self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
@@ -192,7 +200,7 @@ class Insets(nn.Module):
                 inner = (len(state[f"{name}.unet.down.{level}.conv.bias"]) for level in range(levels))
                 channels = [len(state[f"{name}.unet.first.conv.bias"]), *inner]
                 size = tuple(state[f"{name}.feather"].shape[-2:])
-                parts.append(Inset(size, (0.0, 0.0, 0.0), channels, len(bank.names)))
+                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, len(bank.names)))
             insets = Insets(anchors, *parts, torch.zeros(len(bank.names)))
             insets.load_state_dict(state)
         except (KeyError, RuntimeError) as error:

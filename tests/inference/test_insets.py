@@ -36,12 +36,21 @@ def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 def insets() -> Insets:
     """Of random weights, that lay what they draw over half of everything."""
     torch.manual_seed(0)
-    parts = [Inset(size, (0.6, 0.5, 0.1), (8, 12), COUNT) for size in ((16, 16), (12, 24))]
+    parts = [Inset(size, (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), COUNT) for size in ((16, 16), (12, 24))]
     for part in parts:
         part.paint.weight.data.normal_(0, 0.1)
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
     return Insets(Reader((8, 8, 8, 8), 16, 6), *parts, pose).eval().requires_grad_(False)
+
+
+def test_an_inset_lies_within_its_ovals_alone() -> None:
+    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), COUNT)
+    feather = inset.feather[0, 0]
+    assert feather[10, [9, 10, 29, 30]].min() == 1  # the eyes
+    assert not feather[:, 19:21].any()  # the nose
+    assert not feather[[0, -1]].any()
+    torch.testing.assert_close(feather, feather.flip(-1))
 
 
 def changed(amount: float, column: int, count: int = 1) -> torch.Tensor:
@@ -149,7 +158,8 @@ def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Pat
 
 
 def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
-    foreign = Insets(insets.anchors, insets.mouth, Inset((12, 24), (0.6, 0.5, 0.1), (8, 12), 5), insets.pose)
+    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), 5)
+    foreign = Insets(insets.anchors, insets.mouth, eyes, insets.pose)
     with pytest.raises(EDTalkError, match="The insets in the bank 'starter' do not fit"):
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
 

@@ -51,11 +51,11 @@ def test_windows_show_the_truth_where_the_motion_takes_them(refiner_file: Path, 
 
 def test_what_lies_over_little_is_told_what_to_draw_all_the_same() -> None:
     seen, truth = torch.zeros(1, 12, 16, 16), torch.full((1, 3, 16, 16), 0.5)
-    inset = torch.zeros(1, 4, 16, 16, requires_grad=True)
-    losses = inset_losses(Drawn(inset, seen, truth))
+    inset, whole = torch.zeros(1, 4, 16, 16, requires_grad=True), torch.ones(1, 1, 16, 16)
+    losses = inset_losses(Drawn(inset, seen, truth, whole))
     (losses["picture"] + losses["edges"]).backward()
     assert (inset.grad[:, :3].mean((0, 2, 3)) < 0).all()  # towards the truth, though alpha is 0
-    assert inset_losses(Drawn(torch.cat([truth, torch.ones(1, 1, 16, 16)], 1), seen, truth))["picture"] == 0
+    assert inset_losses(Drawn(torch.cat([truth, whole], 1), seen, truth, whole))["picture"] == 0
 
 
 def test_it_trains_measures_and_goes_on_where_it_stopped(refiner_file: Path, discs: Path, tmp_path: Path) -> None:
