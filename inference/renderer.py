@@ -281,12 +281,12 @@ class FaceRenderer:
         own, motion = self._refiner.read(picture), self._refiner.motion_of(picture)
         source = replace(source, seen=(picture, motion, own))
         if self._insets is not None:
-            known = self._insets.know(picture, motion, self._insets.find(picture))
+            seen = picture
             if min(fine.shape[:2]) >= 2 * self.config.size:  # they see twice as much as the network
-                large = torch.from_numpy(to_network(fine, 2 * self.config.size)[None])
-                known = known._replace(source=large.to(self.device))
+                seen = torch.from_numpy(to_network(fine, 2 * self.config.size)[None]).to(self.device)
+            known = self._insets.know(seen, motion, self._insets.find(picture))
             source = replace(source, known=known)
-        return source, own.cpu().numpy()
+        return source, own.cpu().numpy().copy()  # the source's own is not the caller's to change
 
     @torch.no_grad()
     def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:

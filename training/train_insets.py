@@ -66,7 +66,10 @@ class Drawn(NamedTuple):
 def fresh() -> Insets:
     pose = torch.zeros(len(NAMES))
     pose[POSE] = 1.0
-    parts = (Inset(*window, CHANNELS, len(NAMES)) for window in (MOUTH, EYES))
+    expression = torch.zeros(len(NAMES))
+    expression[POSE.stop :] = 1.0
+    calling = 1.0 - pose, expression
+    parts = (Inset(*window, CHANNELS, called_by) for window, called_by in zip((MOUTH, EYES), calling, strict=True))
     return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
 
 
@@ -122,10 +125,10 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
         line = (torch.arange(moves.shape[-1]) * 2 + 1) / moves.shape[-1] - 1
         centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
         looks, missed = inverted(moves, centres.expand_as(moves))
-        windows, at_rest = insets.windows(known.anchors_at(turned)), insets.windows(known.anchors)
+        windows = insets.windows(known.anchors_at(turned))
     result = []
-    for inset, window, rest in zip((insets.mouth, insets.eyes), windows, at_rest, strict=True):
-        seen = insets.see(inset, known.source, window, rest, looks, missed)
+    for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):
+        seen = insets.see(number, known, window, looks, missed)
         truth = warped(batch.driving, window.places(*seen.shape[-2:]))
         seen = seen.contiguous(memory_format=torch.channels_last)
         result.append(Drawn(inset(seen, batch.driving_coefficients), seen, truth, inset.feather))

@@ -83,8 +83,9 @@ class Laid(NamedTuple):
 class Inset(nn.Module):
     """What is in a window: (N, INPUTS, h, w) and coefficients (N, n) -> (N, 4, h, w), colour and alpha.
 
-    extent: see `window_at`. ovals: the middle across, and half the width and height, in the window's [-1, 1], of each
-    place that may be drawn over: mouth or eyes, but not the outline of the face.
+    called_by: (n,) 1 for coefficients whose change calls for it. extent: see `window_at`. ovals: the middle across, and
+    half the width and height, in the window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the
+    outline of the face.
     """
 
     def __init__(
@@ -93,18 +94,23 @@ class Inset(nn.Module):
         extent: Sequence[float],
         ovals: Sequence[tuple[float, float, float]],
         channels: Sequence[int],
-        coefficients: int,
+        called_by: Tensor,
     ) -> None:
         super().__init__()
+        self.register_buffer("called_by", called_by)
         self.register_buffer("extent", torch.tensor(extent))
         x, y = ((torch.arange(count) * 2 + 1) / count - 1 for count in reversed(size))
         away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
         nearest = torch.stack(away).amin(0)
         self.register_buffer("feather", ((1 - nearest) / BORDER).clamp(0.0, 1.0)[None, None])
-        self.unet = UNet(4 * INPUTS, channels, channels[0], told=coefficients)
+        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by))
         self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
+
+    def strength(self, change: Tensor) -> Tensor:
+        """change (N, n) -> (N, 1, 1, 1): how much the inset counts."""
+        return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
     def forward(self, seen: Tensor, coefficients: Tensor) -> Tensor:
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
@@ -114,12 +120,14 @@ class Inset(nn.Module):
 
 
 class Known(NamedTuple):
-    """Of a source (N, 3, S, S): where its eyes and its mouth are, (N, 3, 2), and how each of the refiner's amounts
-    moves them, (N, fields, 2, 3)."""
+    """Of a source (N, 3, S, S): where its eyes and its mouth are, (N, 3, 2), how each of the refiner's amounts moves
+    them, (N, fields, 2, 3), and what the windows of mouth and eyes show of it, (N, 3, h, w)."""
 
     source: Tensor
     anchors: Tensor
     moved: Tensor
+    mouth: Tensor
+    eyes: Tensor
 
     def anchors_at(self, turned: Tensor) -> Tensor:
         """(N, 3, 2): where the anchors are once the head has moved by turned (N, fields), the refiner's amounts."""
@@ -143,9 +151,13 @@ class Insets(nn.Module):
         return self.anchors(small).unflatten(1, (3, 2))
 
     def know(self, source: Tensor, motion: Tensor, anchors: Tensor) -> Known:
-        """motion: the refiner's (N, fields, 2, H, H)."""
+        """source (N, 3, S, S) of any size; motion: the refiner's (N, fields, 2, H, H)."""
         at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
-        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)))
+        shown = (
+            warped(source, window.places(*inset.feather.shape[-2:]))
+            for inset, window in zip((self.mouth, self.eyes), self.windows(anchors), strict=True)
+        )
+        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown)
 
     def forward(
         self, known: Known, turned: Tensor, change: Tensor, looks: Tensor, missed: Tensor, coefficients: Tensor
@@ -155,13 +167,13 @@ class Insets(nn.Module):
         turned (N, fields): what of the refiner's amounts is of the pose. change (N, n) of the coefficients against
         what the source does. looks, missed: see `inference.model.refiner.Refined`.
         """
-        anchors = known.anchors_at(turned)
-        strength = ((change.abs() * (1 - self.pose)).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
+        windows = self.windows(known.anchors_at(turned))
         result = []
-        for inset, window, at_rest in zip(
-            (self.mouth, self.eyes), self.windows(anchors), self.windows(known.anchors), strict=True
-        ):
-            drawn = inset(self.see(inset, known.source, window, at_rest, looks, missed), coefficients)
+        for number, inset in enumerate((self.mouth, self.eyes)):
+            strength, window = inset.strength(change), windows[number]
+            if not strength.any():
+                continue
+            drawn = inset(self.see(number, known, window, looks, missed), coefficients)
             alpha = drawn[:, 3:] * strength
             result.append(Laid(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
@@ -172,17 +184,15 @@ class Insets(nn.Module):
         eyes = right - left
         return window_at(eyes, mouth, self.mouth.extent), window_at(eyes, (left + right) / 2, self.eyes.extent)
 
-    @staticmethod
-    def see(inset: Inset, source: Tensor, window: Window, at_rest: Window, looks: Tensor, missed: Tensor) -> Tensor:
-        """(N, INPUTS, h, w): the source as it is warped into the window, by how much that misses, where it looks in
-        the source's own window, what is there, and where in the window each pixel is."""
-        height, width = inset.feather.shape[-2:]
-        places = window.places(height, width)
+    def see(self, number: int, known: Known, window: Window, looks: Tensor, missed: Tensor) -> Tensor:
+        """What inset `number` sees, (N, INPUTS, h, w): the source as it is warped into the window, by how much that
+        misses, where it looks in the source's own window, what is there, and where in the window each pixel is."""
+        own = (known.mouth, known.eyes)[number]
+        places = window.places(*own.shape[-2:])
         looked = warped(looks, places)
-        own = warped(source, at_rest.places(height, width))
-        seen = [warped(source, looked), warped(missed, places) / SMALL, at_rest.inside(looked), own]
-        here = window.inside(places)
-        return torch.cat([part.expand(len(places), -1, -1, -1) for part in (*seen, here)], 1)
+        at_rest = self.windows(known.anchors)[number]
+        seen = [warped(known.source, looked), warped(missed, places) / SMALL, at_rest.inside(looked), own]
+        return torch.cat([*seen, window.inside(places)], 1)
 
     @staticmethod
     def from_bank(bank: Bank, device: torch.device | str = "cpu") -> Insets | None:
@@ -200,7 +210,7 @@ class Insets(nn.Module):
                 inner = (len(state[f"{name}.unet.down.{level}.conv.bias"]) for level in range(levels))
                 channels = [len(state[f"{name}.unet.first.conv.bias"]), *inner]
                 size = tuple(state[f"{name}.feather"].shape[-2:])
-                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, len(bank.names)))
+                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, torch.zeros(len(bank.names))))
             insets = Insets(anchors, *parts, torch.zeros(len(bank.names)))
             insets.load_state_dict(state)
         except (KeyError, RuntimeError) as error:

@@ -36,16 +36,17 @@ def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 def insets() -> Insets:
     """Of random weights, that lay what they draw over half of everything."""
     torch.manual_seed(0)
-    parts = [Inset(size, (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), COUNT) for size in ((16, 16), (12, 24))]
-    for part in parts:
-        part.paint.weight.data.normal_(0, 0.1)
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
+    oval = [(0.0, 0.9, 0.9)]
+    parts = [Inset(size, (0.6, 0.5, 0.1), oval, (8, 12), 1 - pose) for size in ((16, 16), (12, 24))]
+    for part in parts:
+        part.paint.weight.data.normal_(0, 0.1)
     return Insets(Reader((8, 8, 8, 8), 16, 6), *parts, pose).eval().requires_grad_(False)
 
 
 def test_an_inset_lies_within_its_ovals_alone() -> None:
-    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), COUNT)
+    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), torch.ones(COUNT))
     feather = inset.feather[0, 0]
     assert feather[10, [9, 10, 29, 30]].min() == 1  # the eyes
     assert not feather[:, 19:21].any()  # the nose
@@ -158,10 +159,20 @@ def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Pat
 
 
 def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
-    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), 5)
+    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(5))
     foreign = Insets(insets.anchors, insets.mouth, eyes, insets.pose)
     with pytest.raises(EDTalkError, match="The insets in the bank 'starter' do not fit"):
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
+
+
+def test_an_inset_that_nothing_calls_for_is_not_drawn(insets: Insets) -> None:
+    """As the eyes' while somebody only talks."""
+    insets.eyes.called_by.zero_()
+    insets.eyes.called_by[30] = 1
+    known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
+    for column, count in ((LIP, 1), (30, 2), (POSE, 0)):
+        laid = insets(known, torch.zeros(1, FIELDS), changed(0.5, column), *still(), torch.ones(1, COUNT))
+        assert len(laid) == count
 
 
 def test_the_renderer_lays_insets_over_faces_that_change(insets: Insets, tmp_path: Path) -> None:
@@ -176,6 +187,8 @@ def test_the_renderer_lays_insets_over_faces_that_change(insets: Insets, tmp_pat
             own = renderer.source_coefficients.values
             rows = np.concatenate([own, own + changed(0.9, LIP).numpy(), own + changed(0.9, POSE).numpy()])
             made[name, fine is None] = np.stack(list(renderer.render(rows)))
+    renderer.source_coefficients.values[:] += 0.5  # is not what the source is doing
+    np.testing.assert_array_equal(np.stack(list(renderer.render(rows))), made["without", False])
     for plain in (True, False):
         differs = (made["with", plain].astype(int) - made["without", plain]).any((1, 2, 3))
         assert differs.tolist() == [False, True, False]
