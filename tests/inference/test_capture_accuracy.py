@@ -33,7 +33,7 @@ def test_a_heads_turns_arrive_on_another_head(media: Path) -> None:
 
 
 HELD_OUT = 100003  # an identity that no bank of ours was trained on
-POOLED = 0.8  # what a short training reaches; 0.95 is what is aimed at
+POOLED = 0.84  # what our training reaches; 0.95 is what is aimed at
 
 
 def test_a_made_up_persons_film_gives_back_what_it_was_made_of(tmp_path: Path) -> None:
