@@ -39,6 +39,7 @@ ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 1
 MOUTH = (72, 72), (0.75, 0.75, 0.12), [(0.0, 0.59, 0.7)]
 EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0.78)]
 BESIDE = 0.02  # what a pixel counts that is not drawn over
+LIDS = ("eyeBlink", "eyeSquint")  # what calls for the eyes' inset: for all else their own texture is sharper, and there
 CHANNELS = (48, 64, 96)
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
@@ -66,9 +67,9 @@ class Drawn(NamedTuple):
 def fresh() -> Insets:
     pose = torch.zeros(len(NAMES))
     pose[POSE] = 1.0
-    expression = torch.zeros(len(NAMES))
-    expression[POSE.stop :] = 1.0
-    calling = 1.0 - pose, expression
+    lids = torch.zeros(len(NAMES))
+    lids[[NAMES.index(name) for name in LIDS]] = 1.0
+    calling = 1.0 - pose, lids
     parts = (Inset(*window, CHANNELS, called_by) for window, called_by in zip((MOUTH, EYES), calling, strict=True))
     return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
 
