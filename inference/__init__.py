@@ -15,11 +15,13 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-# Threads that wait for one another by spinning slow a small frame twentyfold when Blender uses the cores as well.
+# Threads that wait for one another by spinning slow a small frame twentyfold when Blender uses the cores as well; those
+# that fall asleep at once need twice the time for one that is made of many small steps. So they spin for a moment.
 # OpenMP reads this once, so it has to stand before torch is imported. In Blender's own process, where the package is
 # part of the extension's and torch is never imported, it is left as Blender and other add-ons want it.
 if __name__ == "inference":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from .audio import lip_sync

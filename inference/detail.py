@@ -108,19 +108,26 @@ class Detail:
 
 def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
     """Change a picture (D, D, 3), levels, where an inset lies."""
-    size, (height, width) = len(picture), drawn.shape[:2]
+    rows, columns = (np.flatnonzero(drawn[..., 3].any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return
+    size, left, top, right, bottom = len(picture), columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    drawn = drawn[top:bottom, left:right]
     to_pixel = to_picture * (size / 2)
-    to_pixel[:, 2] += (size - 1) / 2
+    to_pixel[:, 2] += (size - 1) / 2 + to_pixel[:, :2] @ (left, top)
+    width, height = right - left, bottom - top
     corners = np.array([[-1, -1, 1], [width, -1, 1], [-1, height, 1], [width, height, 1]]) @ to_pixel.T
     left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
-    if not drawn[..., 3].any() or left >= right or top >= bottom:
+    if left >= right or top >= bottom:
         return
     to_pixel[:, 2] -= left, top
-    found = cv2.warpAffine(drawn, to_pixel, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
-    under, alpha = picture[top:bottom, left:right], found[..., 3:]
-    laid = under * (1 - alpha) + (found[..., :3] + alpha) * np.float32(127.5)
-    under[...] = np.clip(np.rint(laid), 0, 255) if picture.dtype == np.uint8 else laid
+    levels = np.concatenate([(drawn[..., :3] + drawn[..., 3:]) * np.float32(127.5), drawn[..., 3:]], -1)
+    found = cv2.warpAffine(levels, to_pixel, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
+    under, beside = picture[top:bottom, left:right], 1 - found[..., 3]
+    kept = cv2.multiply(under, cv2.merge((beside, beside, beside)), dtype=cv2.CV_32F)
+    over = np.ascontiguousarray(found[..., :3])
+    under[...] = cv2.add(kept, over, dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
 
 
 def _levels(planes: np.ndarray) -> np.ndarray:
