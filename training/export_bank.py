@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from inference.model.relative_reader import PREFIX as RELATIVE_READER_PREFIX
 from .losses import ALPHA_GAIN
 from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector
 
+READING_PREFIX = f"{REFINER_PREFIX}reading."
+PARTS = AUDIO_PREFIX, REFINER_PREFIX, INSETS_PREFIX, READER_PREFIX, RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX
 ORIGIN = (
     "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
     "and on speech synthesised by espeak-ng from our own sentences."
@@ -85,7 +88,7 @@ def trained(path: Path) -> dict[str, np.ndarray]:
     return {name: part.numpy() for name, part in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", type=Path, help="bank from which to take what is not given")
     parser.add_argument("--generator", type=Path, help="checkpoint of training.train_generator")
@@ -97,27 +100,33 @@ def main() -> None:
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.train_relative_reader")
     parser.add_argument("--close-reader", type=Path, help="checkpoint of training.train_close_reader")
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if not args.bank and not (args.generator and args.audio2lip):
         parser.error("without --bank, both --generator and --audio2lip are needed")
     base = load_bank(args.bank) if args.bank else None
     config, tensors = (base.config, dict(base.tensors)) if base else (None, {})
+
+    if args.generator:
+        checkpoint = torch.load(args.generator, weights_only=True)
+        config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
+        tensors = {name: part for name, part in tensors.items() if name.startswith(PARTS)}  # not another generator's
+        tensors |= {name: part.numpy() for name, part in in_coefficient_units(checkpoint["average"]).items()}
 
     def put(prefix: str, part: dict[str, np.ndarray]) -> None:
         for name in [name for name in tensors if name.startswith(prefix)]:
             del tensors[name]
         tensors.update({prefix + name: tensor for name, tensor in part.items()})
 
-    if args.generator:
-        checkpoint = torch.load(args.generator, weights_only=True)
-        config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
-        tensors.update({name: part.numpy() for name, part in in_coefficient_units(checkpoint["average"]).items()})
     if args.audio2lip:
         listening = load_file(args.audio2lip)
         put(AUDIO_PREFIX, {name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)})
+    if args.refiner:  # it was told what sources are doing, so its own reading knows nothing
+        knowing = {name: part for name, part in trained(args.refiner).items() if not name.startswith("reading.")}
+        kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
+        put(REFINER_PREFIX, knowing)
+        tensors.update(kept)
     for path, prefix in (
-        (args.refiner, REFINER_PREFIX),
-        (args.reading, f"{REFINER_PREFIX}reading."),
+        (args.reading, READING_PREFIX),
         (args.insets, INSETS_PREFIX),
         (args.reader, READER_PREFIX),
         (args.relative_reader, RELATIVE_READER_PREFIX),
@@ -125,6 +134,8 @@ def main() -> None:
     ):
         if path:
             put(prefix, trained(path))
+    if args.refiner and not any(name.startswith(READING_PREFIX) for name in tensors):
+        parser.error("a refiner needs a --reading, or a --bank that has one")
     bank = save_bank(starter_bank(config), in_short(tensors), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 
