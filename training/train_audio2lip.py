@@ -35,6 +35,7 @@ from inference.audio import (
 )
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 
+from .checkpoint import save_checkpoint
 from .rooms import begun, lived_in, nobody
 from .speech import CURVE_FPS, HELD_OUT_VARIANTS, VISEMES, Take, recording, take
 from .units import LIP
@@ -208,9 +209,7 @@ def train(
 
     def save() -> None:
         state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
-        partial = checkpoint.with_suffix(".partial")
-        torch.save(state | {"step": step, "spent": spent}, partial)
-        partial.replace(checkpoint)
+        save_checkpoint(state | {"step": step, "spent": spent}, checkpoint)
 
     pool = Pool(seed, first=step // RENEWAL)
     started, reported, running = time.monotonic() - spent, time.monotonic(), None

@@ -24,17 +24,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.bank import load_bank
-from inference.model.close_reader import CloseReader, look_at, windows_at
+from inference.model.close_reader import EXTENTS, WINDOWS, CloseReader, look_at
+from inference.model.insets import windows_at
 from inference.model.reader import LEAK
 from inference.model.refiner import Refiner
 from inference.renderer import FaceRenderer
 
+from .checkpoint import log_line, save_checkpoint
 from .data import PORTRAIT_FRAMES, RAREST, mirror_table
 from .optimiser import follow, rate_at
 from .train_insets import anchors_of, loaded_refiner
 from .train_reader import principal
-from .train_relative_reader import fit_share
-from .units import BANKS, NAMES
+from .train_relative_reader import correlations, fit_share
+from .units import BANKS, NAMES, POSE_COLUMNS
 
 CHANNELS, HIDDEN = (24, 48, 72, 96), 256
 COMPONENTS = 64  # of the movement of all points in the windows
@@ -43,8 +45,7 @@ UNKNOWN = 0.02  # about the error of knowing nothing of the coefficients
 UNSURE = 0.008  # half widths by which an anchor may be misread
 UNSURE_POSE = 0.03  # by which a reading of the head's movement errs
 EVALUATE_EVERY = 60.0  # seconds
-POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
-FACE = [column for column in range(len(NAMES)) if not POSE.start <= column < POSE.stop]
+FACE = [column for column in range(len(NAMES)) if not POSE_COLUMNS.start <= column < POSE_COLUMNS.stop]
 
 
 class Heads:
@@ -139,9 +140,9 @@ class Pairs:
         moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
         acted, held = heads.coefficients[frame], heads.coefficients[rest]
         thought, at_rest = torch.zeros_like(acted), torch.zeros_like(held)
-        thought[:, POSE], at_rest[:, POSE] = acted[:, POSE], held[:, POSE]
+        thought[:, POSE_COLUMNS], at_rest[:, POSE_COLUMNS] = acted[:, POSE_COLUMNS], held[:, POSE_COLUMNS]
         if spoilt:
-            thought[:, POSE] += torch.from_numpy(rng.normal(0, UNSURE_POSE, (len(rest), 6)).astype(np.float32))
+            thought[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, UNSURE_POSE, (len(rest), 6)).astype(np.float32))
             anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
         turned = self.refiner.amounts(thought) - self.refiner.amounts(at_rest)
         then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
@@ -152,7 +153,8 @@ class Pairs:
             look_at(in_network_terms(part), where) for part, where in zip(pictures, (anchors, then), strict=True)
         ]
         points = []
-        for group, before, after in zip(("mouth", "eyes"), windows_at(anchors), windows_at(then), strict=True):
+        placed = (windows_at(at, EXTENTS) for at in (anchors, then))
+        for group, before, after in zip(WINDOWS, *placed, strict=True):
             chosen = slice(*heads.groups[group])
             places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
             now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
@@ -190,13 +192,6 @@ def lit(rest: list[Tensor], frames: list[Tensor], rng: np.random.Generator) -> t
     return rest, [part * gain * brighter + offset + torch.randn_like(part) * noise for part in frames]
 
 
-def correlation(read: Tensor, truth: Tensor) -> tuple[Tensor, float]:
-    """(n,) of each column, and of all of them pooled."""
-    pooled = float(np.corrcoef(read.flatten().numpy(), truth.flatten().numpy())[0, 1])
-    read, truth = read - read.mean(0), truth - truth.mean(0)
-    return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9), pooled
-
-
 def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """(N, 36) of every driven frame: what the close reader says, what is thought without it, and what is true.
 
@@ -226,13 +221,11 @@ def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
     renderer.close_reader.load_state_dict(checkpoint["average"])
     own, thought, truth = read_by(renderer, Heads([folder]), rng)
     share = fit_share(own, thought, truth)
-    share[:, POSE] = torch.tensor([[0.0], [1.0]])
-    before, after = (correlation(read, truth)[1] for read in (thought, share[0] * own + share[1] * thought))
+    share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])
+    before, after = (correlations(read, truth)[1] for read in (thought, share[0] * own + share[1] * thought))
     print(f"pooled r {before:.3f} -> {after:.3f}")
     checkpoint["average"]["share"] = share
-    partial = path.with_suffix(".partial")
-    torch.save(checkpoint, partial)
-    partial.replace(path)
+    save_checkpoint(checkpoint, path)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -269,21 +262,17 @@ def train(args: argparse.Namespace) -> None:
             parts = [
                 reader(*([part[rows] for part in side] for side in seen)) for rows in torch.arange(len(truth)).split(50)
             ]
-        found, pooled = correlation(torch.cat(parts)[:, FACE], truth[:, FACE])
+        found, pooled = correlations(torch.cat(parts)[:, FACE], truth[:, FACE])
         line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 4), "points": round(missed, 4)}
         line |= {"face": round(pooled, 3), "lip": round(found[: BANKS[0][1]].mean().item(), 3)}
         line |= {"exp": round(found[BANKS[0][1] :].mean().item(), 3)}
-        with args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
-        partial = args.out.with_suffix(".partial")
+        log_line(line, args.out)
         state = {
             "model": learner.state_dict(), "followed": average.state_dict(), "average": reader.state_dict(),
             "optimiser": optimiser.state_dict(), "mean": mean, "directions": directions, "step": step,
             "elapsed": elapsed, "error": error, "missed": missed, "random": json.dumps(rng.bit_generator.state),
         }  # fmt: skip
-        torch.save(state, partial)
-        partial.replace(args.out)
+        save_checkpoint(state, args.out)
 
     while elapsed < budget:
         began = time.monotonic()

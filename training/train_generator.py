@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 
+from .checkpoint import log_line, save_checkpoint
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .losses import ALPHA_GAIN, PlaceHeads, flow_error, generator_losses, picture_loss, total
 from .optimiser import MASK_STEP, follow, mask_rows, optimiser_for, rate_at
@@ -184,22 +185,18 @@ def train(args: argparse.Namespace) -> None:
           f"{elapsed / 60:.1f} of {args.minutes} minutes done", flush=True)
 
     def save() -> None:
-        partial = args.out.with_suffix(".partial")
-        torch.save({
+        save_checkpoint({
             "model": model.state_dict(), "average": average.state_dict(),
             "place_heads": place_heads.state_dict(), "optimiser": optimiser.state_dict(),
             "step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state),
             "config": json.dumps(config.to_json()),
-        }, partial)
-        partial.replace(args.out)
+        }, args.out)
 
     def evaluate() -> None:
         result, batch, rgb = figures(average, heldout, weights)
         contact_sheet(batch, rgb, args.out.with_suffix(".png"))
         line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        with args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        log_line(line, args.out)
 
     saved = evaluated = elapsed
     save()

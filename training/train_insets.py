@@ -25,14 +25,15 @@ from torch import Tensor, nn
 from inference.bank import load_bank
 from inference.model.insets import Inset, Insets
 from inference.model.reader import Reader
-from inference.model.refiner import Refiner, inverted, refiner_from_bank, warped
+from inference.model.refiner import Refiner, inverted, pixel_places, refiner_from_bank, warped
 
+from .checkpoint import log_line, save_checkpoint
 from .data import Batch, HeadPairs
 from .optimiser import follow, rate_at
 from .train_reader import cropped, filmed
 from .train_refiner import Critic
 from .train_refiner import fresh as fresh_refiner
-from .units import BANKS, NAMES
+from .units import NAMES, POSE_COLUMNS
 
 ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 128 px
 # Pixels of the windows, height and width; how large in eye distances, and which parts of them are drawn, see `Inset`.
@@ -45,7 +46,6 @@ WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
 UNSURE = 0.006  # half widths by which an anchor may be misread
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
-POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
 class Drawn(NamedTuple):
@@ -66,7 +66,7 @@ class Drawn(NamedTuple):
 
 def fresh() -> Insets:
     pose = torch.zeros(len(NAMES))
-    pose[POSE] = 1.0
+    pose[POSE_COLUMNS] = 1.0
     lids = torch.zeros(len(NAMES))
     lids[[NAMES.index(name) for name in LIDS]] = 1.0
     calling = 1.0 - pose, lids
@@ -123,9 +123,7 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
             for share in (1.0, insets.pose)
         )
         moves = torch.einsum("skf,sfchw->skchw", amounts.unflatten(0, (-1, drivings)), motion).flatten(0, 1)
-        line = (torch.arange(moves.shape[-1]) * 2 + 1) / moves.shape[-1] - 1
-        centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
-        looks, missed = inverted(moves, centres.expand_as(moves))
+        looks, missed = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
         windows = insets.windows(known.anchors_at(turned))
     result = []
     for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):
@@ -207,18 +205,15 @@ def train(args: argparse.Namespace) -> None:
         rng.bit_generator.state = json.loads(checkpoint["random"])
 
     def save() -> None:
-        partial = args.out.with_suffix(".partial")
         state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save(state | {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}, partial)
-        partial.replace(args.out)
+        state |= {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}
+        save_checkpoint(state, args.out)
 
     def evaluate() -> None:
         result, drawn = figures(average, refiner, heldout)
         contact_sheet(drawn, args.out.with_suffix(".png"))
         line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        with args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        log_line(line, args.out)
 
     saved, evaluated, running = elapsed, elapsed, {}
     while elapsed < budget:

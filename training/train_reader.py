@@ -28,9 +28,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.model.reader import LAST, LEAK, Reader
 
+from .checkpoint import log_line, save_checkpoint
 from .data import PORTRAIT_FRAMES, HeadPairs, add_data_options, training_pairs
 from .optimiser import follow, rate_at
-from .units import BANKS, NAMES, SCALE, SHIFT
+from .units import BANKS, NAMES, POSE_COLUMNS, SCALE, SHIFT
 
 CHANNELS, HIDDEN = (24, 48, 72, 104, 144), 192
 COMPONENTS = 96  # of all tracked points' places
@@ -38,7 +39,6 @@ CLOSE = 0.02  # half widths: points that are this far off count as much as knowi
 EVALUATE_EVERY = 60.0  # seconds
 FRAMED_SHARES = 0.4, 0.4  # of a framed reader's pictures: exactly at rest; other portraits; the rest of them act
 PLACE = [NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale")]
-POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
 class Learner(nn.Module):
@@ -153,7 +153,7 @@ def train(args: argparse.Namespace) -> None:
     def report() -> None:
         reader = average.learnt()
         read = read_all(reader, heldout)
-        found, wrong = correlations(read, heldout.coefficients), (read - heldout.coefficients)[:, POSE].abs()
+        found, wrong = correlations(read, heldout.coefficients), (read - heldout.coefficients)[:, POSE_COLUMNS].abs()
         portraits = torch.arange(len(read)) % heldout.frames_per_identity
         portraits = (portraits > 0) & (portraits < PORTRAIT_FRAMES)
         line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 3)}
@@ -162,11 +162,8 @@ def train(args: argparse.Namespace) -> None:
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
         line |= {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
-        with args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
-        partial = args.out.with_suffix(".partial")
-        torch.save(
+        log_line(line, args.out)
+        save_checkpoint(
             {
                 "model": learner.state_dict(),
                 "followed": average.state_dict(),
@@ -177,9 +174,8 @@ def train(args: argparse.Namespace) -> None:
                 "error": error,
                 "random": json.dumps(rng.bit_generator.state),
             },
-            partial,
+            args.out,
         )
-        partial.replace(args.out)
 
     while elapsed < budget:
         began = time.monotonic()

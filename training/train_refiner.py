@@ -32,6 +32,7 @@ from inference.model.generator import Generator
 from inference.model.reader import part_of
 from inference.model.refiner import PREFIX, Refined, Refiner
 
+from .checkpoint import log_line, save_checkpoint
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .export_bank import in_coefficient_units
 from .losses import edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
@@ -39,7 +40,7 @@ from .optimiser import follow, rate_at
 from .train_generator import contact_sheet, point_weights, psnr
 from .train_reader import CHANNELS as READING
 from .train_reader import HIDDEN as READING_HIDDEN
-from .units import BANKS, NAMES
+from .units import NAMES, POSE_COLUMNS
 
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
 TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
@@ -69,7 +70,7 @@ class Critic(nn.Module):
 def fresh() -> Refiner:
     turns = [NAMES.index(name) for name in TURNS]
     terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
-    pose = range(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
+    pose = range(len(NAMES))[POSE_COLUMNS]
     return Refiner(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), terms, pose)
 
 
@@ -201,18 +202,15 @@ def train(args: argparse.Namespace) -> None:
         rng.bit_generator.state = json.loads(checkpoint["random"])
 
     def save() -> None:
-        partial = args.out.with_suffix(".partial")
         state = {name: part.state_dict() for name, part in parts.items()}
-        torch.save(state | {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}, partial)
-        partial.replace(args.out)
+        state |= {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}
+        save_checkpoint(state, args.out)
 
     def evaluate() -> None:
         result, batch, rgb = figures(generator, average, heldout, weights)
         contact_sheet(batch, rgb, args.out.with_suffix(".png"))
         line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        with args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        log_line(line, args.out)
 
     saved, evaluated, running = elapsed, elapsed, {}
     while elapsed < budget:

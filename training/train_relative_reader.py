@@ -26,17 +26,17 @@ from torch import Tensor
 from inference.model.reader import Reader
 from inference.model.relative_reader import GRID, RelativeReader, RestFlow, Seen
 
+from .checkpoint import log_line, save_checkpoint
 from .data import PORTRAIT_FRAMES, HeadPairs
 from .optimiser import follow, rate_at
 from .train_reader import CHANNELS as READER_CHANNELS
 from .train_reader import HIDDEN as READER_HIDDEN
-from .units import BANKS, NAMES
+from .units import BANKS, NAMES, POSE_COLUMNS
 
 CHANNELS, HIDDEN, CELLS = (32, 64, 96, 128, 160), 192, (GRID, 32)
 EVALUATE_EVERY = 60.0  # seconds
 MARGIN, STEPS = 4, 2  # pixels that are kept around what the second stage sees, and by which it is moved
 PICTURES, FOUND = 100.0, 12.0  # levels of a byte for 1.0
-POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
 
 
 class Material(NamedTuple):
@@ -85,7 +85,7 @@ def fit_linear(reader: RelativeReader, flows: Tensor, coefficients: Tensor) -> N
     reader.linear.weight.data.copy_(torch.linalg.solve(gram, grid.T @ coefficients).T)
     reader.linear.bias.data.zero_()
     moved = torch.linalg.lstsq(coefficients, grid).solution.view(len(NAMES), 2, GRID, GRID)
-    reader.stages[0].motion.zero_()[POSE] = moved[POSE]
+    reader.stages[0].motion.zero_()[POSE_COLUMNS] = moved[POSE_COLUMNS]
 
 
 def mean_motion(pairs: HeadPairs, cells: int) -> Tensor:
@@ -154,7 +154,7 @@ def live_batch(pairs: HeadPairs, flows: Tensor, count: int, rng: np.random.Gener
 def scaled(difference: Tensor, growth: Tensor) -> Tensor:
     """What is true of two pictures, once both are enlarged alike: the head is shifted, and grows, by more."""
     result = difference.clone()
-    result[:, POSE.start + 3 : POSE.stop] *= growth
+    result[:, POSE_COLUMNS.start + 3 : POSE_COLUMNS.stop] *= growth
     return result
 
 
@@ -383,19 +383,15 @@ class Trainer:
         line |= {"error": round(self._error, 4), "pooled": round(pooled, 3)}
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
-        with self.args.out.with_suffix(".jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(json.dumps(line), flush=True)
+        log_line(line, self.args.out)
         self._save()
 
     def _save(self) -> None:
-        partial = self.args.out.with_suffix(".partial")
-        torch.save({
+        save_checkpoint({
             "model": self.reader.state_dict(), "average": self.average.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "elapsed": self.elapsed, "steps": self.steps, "random": json.dumps(self.rng.bit_generator.state),
-        }, partial)
-        partial.replace(self.args.out)
+        }, self.args.out)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -62,6 +62,7 @@ POSE = (
     Unit("headShiftY", (), -1.0, 1.0, "8 % of the picture's height, positive down"),
     Unit("headScale", (), -1.0, 1.0, "12 % larger"),
 )
+POSE_COLUMNS = slice(len(LIP), len(LIP) + len(POSE))
 SHIFT, SCALE = 0.08, 0.12  # picture widths, and share of the size, at a coefficient of 1
 EXPRESSION = (
     _paired("browDown"),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import EDTalkError
-from .insets import Window, window_at
+from .insets import windows_at
 from .reader import LEAK, part_of
 from .refiner import warped
 
@@ -90,16 +90,10 @@ class CloseReader(nn.Module):
         return reader.to(device).eval().requires_grad_(False)
 
 
-def windows_at(anchors: Tensor) -> list[Window]:
-    """Around mouth and eyes; anchors (N, 3, 2): of the left eye, the right one and the mouth, in [-1, 1]."""
-    left, right, mouth = anchors.unbind(1)
-    middles = mouth, (left + right) / 2
-    return [window_at(right - left, middle, extent) for middle, extent in zip(middles, EXTENTS, strict=True)]
-
-
 def look_at(pictures: Tensor, anchors: Tensor) -> list[Tensor]:
-    """(N, 3, R, R) -> what is in each window, (N, 3, h, w)."""
-    return [warped(pictures, window.places(*size)) for window, size in zip(windows_at(anchors), SIZES, strict=True)]
+    """Pictures (N, 3, R, R) and anchors (N, 3, 2), see `windows_at` -> what is in each window, (N, 3, h, w)."""
+    windows = windows_at(anchors, EXTENTS)
+    return [warped(pictures, window.places(*size)) for window, size in zip(windows, SIZES, strict=True)]
 
 
 def _halved(length: int, times: int) -> int:

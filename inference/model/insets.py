@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import EDTalkError
 from .reader import Reader, part_of
-from .refiner import SMALL, UNet, warped
+from .refiner import SMALL, UNet, pixel_places, warped
 
 if TYPE_CHECKING:
     from ..bank import Bank
@@ -59,6 +59,14 @@ def window_at(eyes: Tensor, anchor: Tensor, extent: Sequence[float]) -> Window:
     across, height, below = extent
     upright = torch.stack([-eyes[:, 1], eyes[:, 0]], 1)
     return Window(anchor + below * upright, across * eyes, height * upright)
+
+
+def windows_at(anchors: Tensor, extents: Sequence[Sequence[float] | Tensor]) -> list[Window]:
+    """Around mouth and eyes. anchors (N, 3, 2): of the left eye, the right one and the mouth; extents: see
+    `window_at`."""
+    left, right, mouth = anchors.unbind(1)
+    middles = mouth, (left + right) / 2
+    return [window_at(right - left, middle, extent) for middle, extent in zip(middles, extents, strict=True)]
 
 
 class Laid(NamedTuple):
@@ -178,11 +186,9 @@ class Insets(nn.Module):
             result.append(Laid(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
 
-    def windows(self, anchors: Tensor) -> tuple[Window, Window]:
-        """Around the mouth and around the eyes; anchors (N, 3, 2)."""
-        left, right, mouth = anchors.unbind(1)
-        eyes = right - left
-        return window_at(eyes, mouth, self.mouth.extent), window_at(eyes, (left + right) / 2, self.eyes.extent)
+    def windows(self, anchors: Tensor) -> list[Window]:
+        """Of both insets; anchors (N, 3, 2)."""
+        return windows_at(anchors, (self.mouth.extent, self.eyes.extent))
 
     def see(self, number: int, known: Known, window: Window, looks: Tensor, missed: Tensor) -> Tensor:
         """What inset `number` sees, (N, INPUTS, h, w): the source as it is warped into the window, by how much that
@@ -221,9 +227,7 @@ class Insets(nn.Module):
 
 def laid_over(pictures: Tensor, insets: Sequence[Laid]) -> Tensor:
     """Pictures (N, 3, S, S) under insets."""
-    size = pictures.shape[-1]
-    line = (torch.arange(size, device=pictures.device) * 2 + 1) / size - 1
-    places = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    places = pixel_places(pictures.shape[-1], pictures.device)
     for window, drawn in insets:
         here = window.inside(places.expand(len(pictures), -1, -1, -1)).permute(0, 2, 3, 1)
         found = F.grid_sample(drawn, here, align_corners=False)  # nothing beyond its border

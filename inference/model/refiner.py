@@ -125,7 +125,7 @@ class Refiner(nn.Module):
     def motion_of(self, source: Tensor) -> Tensor:
         """source (N, 3, S, S) -> (N, fields, 2, H, H): how far each `amounts` moves each pixel, in half widths."""
         small = F.avg_pool2d(source, 2)
-        places = _centres(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
+        places = pixel_places(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
             features = self.motion(torch.cat([small, places], 1))
         fields = self.maps(features.float()).unflatten(1, (self.fields, 2))
@@ -148,7 +148,7 @@ class Refiner(nn.Module):
         (N, 3, S, S) for coefficients (N, n)."""
         grid = warp_grid(source.shape[-1], source.device).permute(0, 3, 1, 2)
         drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder looks
-        centres, size = _centres(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
+        centres, size = pixel_places(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
         amounts = self.amounts(coefficients) - self.amounts(own)
         moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
         found, missed = inverted(moves, drawn)
@@ -164,7 +164,7 @@ class Refiner(nn.Module):
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
             painted = F.pixel_shuffle(self.paint(self.painter(seen.clamp(-2.0, 2.0), coefficients)), 2).float()
         shift = F.interpolate(looks - centres, scale_factor=2.0, mode="bilinear", align_corners=False)
-        looks = _centres(size, shift.device) + shift + painted[:, :2] * SMALL
+        looks = pixel_places(size, shift.device) + shift + painted[:, :2] * SMALL
         logit = logit + painted[:, 2:3]
         mask = torch.sigmoid(logit)
         refined = warped(source, looks) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
@@ -184,13 +184,13 @@ def smoothed(fields: Tensor) -> Tensor:
 def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """moves (N, 2, H, H): how far each pixel of a source is sent -> where each pixel of the result looks, and by how
     much what is found there is sent beside it; both (N, 2, H, H), in half widths. start: where to look at first."""
-    centres, looks = _centres(moves.shape[-1], moves.device), start
+    centres, looks = pixel_places(moves.shape[-1], moves.device), start
     for share in STEPS:
         looks = looks + share * (centres - looks - warped(moves, looks))
     return looks, centres - looks - warped(moves, looks)
 
 
-def _centres(size: int, device: torch.device) -> Tensor:
+def pixel_places(size: int, device: torch.device) -> Tensor:
     """(1, 2, size, size): where pixels lie, in [-1, 1]."""
     line = (torch.arange(size, device=device) * 2 + 1) / size - 1.0
     return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 
 from inference.bank import load_bank, save_bank  # noqa: E402
 from inference.errors import EDTalkError  # noqa: E402
-from inference.model.close_reader import EXTENTS, PREFIX, SIZES, CloseReader, look_at, windows_at  # noqa: E402
+from inference.model.close_reader import EXTENTS, PREFIX, SIZES, CloseReader, look_at  # noqa: E402
 from inference.model.insets import PREFIX as INSETS_PREFIX  # noqa: E402
-from inference.model.insets import Inset, Insets  # noqa: E402
+from inference.model.insets import Inset, Insets, windows_at  # noqa: E402
 from inference.model.reader import Reader  # noqa: E402
 from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
 from inference.model.refiner import Refiner  # noqa: E402
@@ -35,7 +35,7 @@ def reader() -> CloseReader:
 
 def test_windows_turn_and_grow_with_the_eyes() -> None:
     turned = torch.stack([-ANCHORS[..., 1], ANCHORS[..., 0]], -1) * 1.5  # a quarter turn about the picture's middle
-    for before, after, extent in zip(windows_at(ANCHORS), windows_at(turned), EXTENTS, strict=True):
+    for before, after, extent in zip(*(windows_at(at, EXTENTS) for at in (ANCHORS, turned)), EXTENTS, strict=True):
         assert before.along[0, 0] == pytest.approx(0.6 * extent[0])
         for one, other in zip(before, after, strict=True):
             torch.testing.assert_close(torch.stack([-one[:, 1], one[:, 0]], 1) * 1.5, other)

@@ -8,7 +8,7 @@ import numpy as np
 
 from training.heads import mesh, render, sampling
 from training.heads.identity import EYE_SPAN
-from training.units import EMOTIONS, NAMES, POSE, emotion_vector
+from training.units import EMOTIONS, NAMES, POSE, POSE_COLUMNS, emotion_vector
 
 FIRST = 100_000  # people up to here may be trained on
 STUDENTS = 900_000  # people on whom classifiers learn what the truth looks like
@@ -78,7 +78,7 @@ def emotional(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
         row = np.zeros(len(NAMES), np.float32)
         if rng.random() < 0.5:
             row = sampling.driven(rng)
-        row[sampling.POSE] = np.clip(rng.normal(0, 0.15, len(POSE)), -1, 1)
+        row[POSE_COLUMNS] = np.clip(rng.normal(0, 0.15, len(POSE)), -1, 1)
         row[EMOTION] = rng.uniform(0.7, 1.0) * np.array(emotion_vector(emotion))
         rows.append(sampling.limited(row))
         labels.append(label)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.units import BANKS, EMOTIONS, EXPRESSION, NAMES, UNITS, emotion_vector
+from training.units import BANKS, EMOTIONS, EXPRESSION, NAMES, POSE_COLUMNS, UNITS, emotion_vector
 
 INDEX = {name: position for position, name in enumerate(NAMES)}
-POSE = slice(BANKS[0][1], BANKS[0][1] + BANKS[1][1])
-EXP = slice(POSE.stop, len(UNITS))
+EXP = slice(POSE_COLUMNS.stop, len(UNITS))
 PORTRAITS = 3  # of each person's frames, the first of which is exactly at rest
 SWAY = 0.45  # standard deviation of a driven frame's pose coefficients
 SHAPES = (  # lip units that speech uses together; a tuple in a tuple is a choice of one
@@ -31,7 +30,7 @@ SHAPES = (  # lip units that speech uses together; a tuple in a tuple is a choic
 def portrait(rng: np.random.Generator) -> np.ndarray:
     """(36,) float32: somebody sits for a picture."""
     values = np.zeros(len(UNITS))
-    values[POSE] = rng.normal(0, 0.15, BANKS[1][1])
+    values[POSE_COLUMNS] = rng.normal(0, 0.15, BANKS[1][1])
     if rng.random() < 0.3:
         values[INDEX["jawOpen"]] = rng.uniform(0, 0.1)
     if rng.random() < 0.3:
@@ -48,7 +47,7 @@ def driven(rng: np.random.Generator, sway: float = SWAY) -> np.ndarray:
         which = int(rng.integers(len(UNITS)))
         values[which] = rng.uniform(UNITS[which].soft_min, UNITS[which].soft_max)
         return values.astype(np.float32)
-    values[POSE] = np.clip(rng.normal(0, sway, BANKS[1][1]), -1, 1)
+    values[POSE_COLUMNS] = np.clip(rng.normal(0, sway, BANKS[1][1]), -1, 1)
     jaw = rng.beta(0.9, 1.5) if rng.random() < 0.9 else 0.0
     values[INDEX["jawOpen"]] = jaw
     if rng.random() < 0.2:
@@ -110,7 +109,7 @@ def limited(values: np.ndarray) -> np.ndarray:
     lips = [INDEX[name] for name in NAMES[2:17]]
     values[lips] *= min(1.0, 2.2 / max(values[lips].sum(), 1e-9))
     values[INDEX["mouthClose"]] = min(values[INDEX["mouthClose"]], values[INDEX["jawOpen"]])
-    values[POSE] = np.clip(values[POSE], -1, 1)
+    values[POSE_COLUMNS] = np.clip(values[POSE_COLUMNS], -1, 1)
     return values.astype(np.float32)
 
 
