@@ -68,7 +68,7 @@ class Heads:
 
         self.points, self.coefficients = joined("points"), joined("coefficients")
         self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))
-        self.anchors = anchors_of(self.points.float(), self)
+        self.anchors = anchors_of(self.points.float(), self.places, self.groups)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """uint8 (N, R, R, 3)."""

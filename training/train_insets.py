@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,10 +87,11 @@ def loaded_refiner(path: Path) -> Refiner:
     return refiner.eval().requires_grad_(False)
 
 
-def anchors_of(points: Tensor, pairs: HeadPairs) -> Tensor:
-    """Tracked points (N, P, 2) -> (N, 3, 2): the middles of the left eye's, of the right one's and of the mouth's."""
-    eyes, mouth = (slice(*pairs.groups[name]) for name in ("eyes", "mouth"))
-    left = pairs.places[eyes, 0] < 0
+def anchors_of(points: Tensor, places: Tensor, groups: Mapping[str, tuple[int, int]]) -> Tensor:
+    """Tracked points (N, P, 2), which lie at places (P, 3) on a head -> (N, 3, 2): the middles of the left eye's, of the
+    right one's and of the mouth's. Of a mirrored picture both are mirrored."""
+    eyes, mouth = (slice(*groups[name]) for name in ("eyes", "mouth"))
+    left = places[eyes, 0] < 0
     parts = points[:, eyes][:, left], points[:, eyes][:, ~left], points[:, mouth]
     return torch.stack([part.mean(1) for part in parts], 1)
 
@@ -98,7 +100,7 @@ def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, coun
     """Mean distance, in half widths, in pictures that are moved, tinted and mirrored."""
     rows = torch.from_numpy(rng.integers(0, len(pairs.frames), count))
     pictures = F.interpolate(pairs.pictures(rows), size=(insets.anchors.size,) * 2, mode="area")
-    anchors = anchors_of(pairs.points[rows].float(), pairs)
+    anchors = anchors_of(pairs.points[rows].float(), pairs.places, pairs.groups)
     if rng.random() < 0.5:
         pictures, anchors = pictures.flip(-1), (anchors * torch.tensor([-1.0, 1.0]))[:, [1, 0, 2]]
     pictures, _, anchors = cropped(pictures, pairs.coefficients[rows], anchors, rng)
@@ -161,7 +163,7 @@ def figures(
     first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
     found = insets.find(batch.source)
-    missed = (found - anchors_of(pairs.points[first].float(), pairs)).norm(dim=-1).mean()
+    missed = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
     result, drawn = {"anchors": round(missed.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
     for name, one in zip(("mouth", "eyes"), drawn, strict=True):
         for what, picture in (("", one.picture), ("_warped", one.seen[:, :3])):
@@ -268,9 +270,7 @@ def one_step(
 ) -> tuple[dict[str, Tensor], list[Drawn]]:
     """Losses of both insets together, and what they drew; anchors as unsure as they are found."""
     drivings = len(batch.driving) // len(batch.source)
-    anchors = anchors_of(batch.tracks.source[::drivings], pairs)
-    if (batch.places[:, 0] != pairs.places[:, 0]).any():
-        anchors = anchors[:, [1, 0, 2]]  # mirrored: what was the left eye is the right one
+    anchors = anchors_of(batch.tracks.source[::drivings], batch.places, pairs.groups)
     anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
     drawn = draw(insets, refiner, batch, anchors, coarse=rng.random() < 0.5)
     both = [inset_losses(one) for one in drawn]

@@ -3,8 +3,8 @@
     python -m training.train_reader --data DIR DIR --heldout DIR --out R.pt --minutes 30
     python -m training.train_reader --data DIR DIR --heldout DIR --out S.pt --minutes 30 --framed
 
-With `--framed` it learns to read sources: mostly portraits, none of them cropped at random. How large a head is in a
-portrait, and where, tells nothing of how near it is: its place is its rest. With `--stream` in the place of
+With `--framed` it learns to read sources: mostly portraits, none of them cropped at random. How near a head is can
+hardly be told from one picture, so a source's own place and size count as its rest. With `--stream` in the place of
 `--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which. Run the same command again to go on
 after an interruption; a line a minute goes to R.jsonl.
 

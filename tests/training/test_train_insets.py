@@ -43,10 +43,19 @@ def test_windows_show_the_truth_where_the_motion_takes_them(refiner_file: Path, 
     """With the true motion, the warped source in a window is the driven frame in it."""
     pairs = HeadPairs([discs], SIZE)
     batch = pairs.pick(np.array([0, 8]), np.array([[1, 2], [9, 10]]))
-    anchors = anchors_of(batch.tracks.source[::2], pairs)
+    anchors = anchors_of(batch.tracks.source[::2], batch.places, pairs.groups)
     for drawn in draw(fresh().eval().requires_grad_(False), loaded_refiner(refiner_file), batch, anchors, coarse=False):
         assert drawn.truth.std() > 0.1  # the disc's edge is in it
         assert (drawn.seen[:, :3] - drawn.truth).abs().mean() < 0.02
+
+
+def test_the_left_eye_of_a_mirrored_picture_was_the_right_one(discs: Path) -> None:
+    pairs, flip = HeadPairs([discs], SIZE), torch.tensor([-1.0, 1.0])
+    points = pairs.points[:4].float()
+    before = anchors_of(points, pairs.places, pairs.groups)
+    after = anchors_of(points * flip, pairs.places * torch.tensor([-1.0, 1.0, 1.0]), pairs.groups)
+    torch.testing.assert_close(after, (before * flip)[:, [1, 0, 2]])
+    assert (before[:, 0, 0] < before[:, 1, 0]).all()
 
 
 def test_what_lies_over_little_is_told_what_to_draw_all_the_same() -> None:
