@@ -88,8 +88,8 @@ def loaded_refiner(path: Path) -> Refiner:
 
 
 def anchors_of(points: Tensor, places: Tensor, groups: Mapping[str, tuple[int, int]]) -> Tensor:
-    """Tracked points (N, P, 2), which lie at places (P, 3) on a head -> (N, 3, 2): the middles of the left eye's, of the
-    right one's and of the mouth's. Of a mirrored picture both are mirrored."""
+    """Tracked points (N, P, 2), which lie at places (P, 3) on a head -> (N, 3, 2): the middles of the left eye's, of
+    the right one's and of the mouth's. Of a mirrored picture both are mirrored."""
     eyes, mouth = (slice(*groups[name]) for name in ("eyes", "mouth"))
     left = places[eyes, 0] < 0
     parts = points[:, eyes][:, left], points[:, eyes][:, ~left], points[:, mouth]
