@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,7 +15,7 @@ from torch import Tensor
 from .bank import Bank
 from .coefficients import Coefficients
 from .errors import EDTalkError
-from .model.close_reader import CloseReader, look_at
+from .model.close_reader import CloseReader, RestWindow, look_at
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
 from .model.generator import warp_grid
@@ -134,17 +134,16 @@ class FaceRenderer:
         still = frames_to_network(_checked(rest)[None], size)
         beside = self._beside(rest) if self.close_reader is not None else None
         own, plain = self._relative_reader.share.cpu().numpy()
-        flow, pictures = RestFlow(still[0]), iter(images)
-        while chunk := list(islice(pictures, self.batch)):
+        flow, waiting = RestFlow(still[0]), iter(images)
+        while chunk := list(islice(waiting, self.batch)):
             planes = _filled([frames_to_network(_checked(image)[None], size)[0] for image in chunk], self.batch)
             flows = np.stack([flow.to(plane) for plane in planes])
             done = sum(map(len, differences))
             found = own * self._compare(still, np.stack(planes), flows)[: len(chunk)]
             found += plain * encoded[done : done + len(chunk)]
             if beside is not None:
-                large = [frames_to_network(image[None], self.comparing_size)[0] for image in chunk]
-                seen = np.stack(_filled(large, self.batch)), np.stack(_filled(list(found), self.batch))
-                found = self._look_closely(beside, *seen)[: len(chunk)]
+                pictures, thought = (_filled(list(part), self.batch) for part in (chunk, found))
+                found = self._look_closely(beside, pictures, np.stack(thought))[: len(chunk)]
             differences.append(found)
         return np.concatenate(differences)
 
@@ -303,21 +302,26 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _beside(self, rest: np.ndarray) -> Beside:
-        small, large = (
-            torch.from_numpy(frames_to_network(rest[None], size)).to(self.device)
-            for size in (self.config.size, self.comparing_size)
-        )
+        small = torch.from_numpy(frames_to_network(rest[None], self.config.size)).to(self.device)
         known = self._insets.know(small, self._refiner.motion_of(small), self._insets.find(small))
-        return Beside(look_at(large, known.anchors), known)
+        shown = look_at([self._compared(rest)], known.anchors)
+        return Beside([RestWindow(window) for (window,) in shown], known)
 
     @torch.no_grad()
-    def _look_closely(self, beside: Beside, planes: np.ndarray, thought: np.ndarray) -> np.ndarray:
-        """planes (batch, 3, R, R), thought (batch, n) of what they do more than the rest -> the same, nearer to it."""
-        large, more = (torch.from_numpy(part).to(self.device) for part in (planes, thought))
+    def _look_closely(self, beside: Beside, images: Sequence[np.ndarray], thought: np.ndarray) -> np.ndarray:
+        """batch images, thought (batch, n) of what they do more than the rest -> the same, nearer to it."""
+        more = torch.from_numpy(thought).to(self.device)
         turned = self._refiner.amounts(more * self._insets.pose)
-        frames = look_at(large, beside.known.anchors_at(turned))
-        rest = [window.expand_as(frame) for window, frame in zip(beside.windows, frames, strict=True)]
-        return self.close_reader.read(rest, frames, more).cpu().numpy()
+        shown = look_at([self._compared(image) for image in images], beside.known.anchors_at(turned))
+        seen = [
+            torch.from_numpy(np.stack([rest.beside(window) for window in windows])).to(self.device).permute(0, 3, 1, 2)
+            for rest, windows in zip(beside.windows, shown, strict=True)
+        ]
+        return self.close_reader.read(seen, more).cpu().numpy()
+
+    def _compared(self, image: np.ndarray) -> np.ndarray:
+        """float32 (R, R, 3) in [-1, 1], of the size that is compared."""
+        return np.ascontiguousarray(frames_to_network(image[None], self.comparing_size)[0].transpose(1, 2, 0))
 
     @torch.no_grad()
     def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
@@ -348,7 +352,7 @@ class FaceRenderer:
 class Beside(NamedTuple):
     """A picture at rest, as the close reader sees it: its windows, and what takes them along with the head."""
 
-    windows: list[Tensor]
+    windows: list[RestWindow]
     known: Known
 
 

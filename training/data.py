@@ -83,13 +83,23 @@ class HeadPairs:
     def renew(self) -> None:
         """Called once a step: takes in what is new. A fixed set has nothing new."""
 
-    def batch(self, rng: np.random.Generator, sources: int, drivings: int, portraits: float) -> Batch:
-        """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest."""
+    def batch(
+        self, rng: np.random.Generator, sources: int, drivings: int, portraits: float, odds: Tensor | None = None
+    ) -> Batch:
+        """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest.
+
+        odds: (frames,) how much oftener than another each frame drives; default all alike.
+        """
         identity = rng.choice(self.identities, sources, replace=False) * self.frames_per_identity
         is_portrait = rng.random(sources) < portraits
         portrait = np.where(rng.random(sources) < REST, 0, rng.integers(1, PORTRAIT_FRAMES, sources))
         frame = np.where(is_portrait, portrait, rng.integers(0, self.frames_per_identity, sources))
-        driving = rng.integers(0, self.frames_per_identity, (sources, drivings))
+        if odds is None:
+            driving = rng.integers(0, self.frames_per_identity, (sources, drivings))
+        else:
+            of_each = odds.unflatten(0, (self.identities, -1))[identity // self.frames_per_identity].double()
+            chances = (of_each / of_each.sum(1, keepdim=True)).numpy()
+            driving = np.stack([rng.choice(self.frames_per_identity, drivings, p=row) for row in chances])
         batch = self.pick(identity + frame, (identity[:, None] + driving))
         if rng.random() < 0.5:
             batch = self._mirrored(batch)

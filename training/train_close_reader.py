@@ -1,9 +1,10 @@
 """Train the reader that looks closely at mouth and eyes: bounded by time, resumable.
 
-    python -m training.train_close_reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 60
+    python -m training.train_close_reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 90
 
 DIRs hold heads of twice the bank's size. The refiner, a checkpoint or a bank, takes the windows along with the head.
 While it learns the network says as well how far the tracked points have moved in the windows; that answer is dropped.
+Cutting out windows and searching flow takes longer than learning from them, so each pair is learnt from a few times.
 At the end, with --bank, it is weighed against what is read without it.
 Run the same command again to go on after an interruption; a line a minute goes to C.jsonl.
 """
@@ -15,6 +16,7 @@ import copy
 import json
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.bank import load_bank
-from inference.model.close_reader import EXTENTS, WINDOWS, CloseReader, look_at
+from inference.model.close_reader import CELL, EXTENTS, SEEN, SIZES, WINDOWS, CloseReader, RestWindow, look_at
 from inference.model.insets import windows_at
 from inference.model.reader import LEAK
 from inference.model.refiner import Refiner
@@ -38,12 +40,15 @@ from .train_reader import principal
 from .train_relative_reader import correlations, fit_share
 from .units import BANKS, NAMES, POSE_COLUMNS
 
-CHANNELS, HIDDEN = (24, 48, 72, 96), 256
+CHANNELS, NARROW, HIDDEN = (32, 64, 96, 128), 256, 384
 COMPONENTS = 64  # of the movement of all points in the windows
 CLOSE = 0.02  # of a window's half sides: points that are this far off count as much as knowing nothing of coefficients
 UNKNOWN = 0.02  # about the error of knowing nothing of the coefficients
 UNSURE = 0.008  # half widths by which an anchor may be misread
 UNSURE_POSE = 0.03  # by which a reading of the head's movement errs
+REUSED = 4  # times that a pair is learnt from, in the mean
+HELD = 6000  # pairs in memory, 260 kB each
+NOISE = np.random.default_rng(0).standard_normal(1 << 22, np.float32)  # to cut noise from: drawing it takes long
 EVALUATE_EVERY = 60.0  # seconds
 FACE = [column for column in range(len(NAMES)) if not POSE_COLUMNS.start <= column < POSE_COLUMNS.stop]
 
@@ -81,25 +86,31 @@ class Learner(nn.Module):
 
     def __init__(self, components: int) -> None:
         super().__init__()
-        self.reader = CloseReader(CHANNELS, HIDDEN, len(NAMES))
-        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS) for _ in range(2))
+        self.reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES))
+        order, sign = mirror_table()
+        self.reader.mirror.copy_(order)
+        self.reader.mirror_sign.copy_(sign)
+        # What the first layer sees is even enough.
+        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS[1:]) for _ in WINDOWS)
         self.points = nn.Linear(HIDDEN, components)
 
-    def forward(self, rest: list[Tensor], frames: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def forward(self, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
         features = []
-        for look, norms, still, moved in zip(self.reader.looks, self.norms, rest, frames, strict=True):
-            x = torch.cat([still, moved - still], 1).contiguous(memory_format=torch.channels_last)
-            for conv, norm in zip(look.convs, norms, strict=True):
+        for look, norms, x in zip(self.reader.looks, self.norms, seen, strict=True):
+            flow = F.avg_pool2d(x[:, -2:], CELL).flatten(1)
+            x = F.leaky_relu(look.convs[0](x), LEAK)
+            for conv, norm in zip(look.convs[1:], norms, strict=True):
                 x = F.leaky_relu(norm(conv(x)), LEAK)
-            features.append(x.flatten(1))
-        x = F.leaky_relu(self.reader.hidden(torch.cat(features, 1)), LEAK)
+            features += [x.flatten(1), flow.to(x.dtype)]
+        x = F.leaky_relu(self.reader.hidden(self.reader.narrow(torch.cat(features, 1))), LEAK)
         return self.reader.last(x), self.points(x)
 
     def learnt(self) -> CloseReader:
         """The reader alone, which says the same without normalisation."""
         reader, norms = copy.deepcopy(self.reader).eval(), copy.deepcopy(self.norms).eval()
         for look, of_look in zip(reader.looks, norms, strict=True):
-            look.convs = nn.ModuleList(map(fuse_conv_bn_eval, look.convs, of_look))
+            first, *others = look.convs
+            look.convs = nn.ModuleList([first, *map(fuse_conv_bn_eval, others, of_look)])
         return reader
 
 
@@ -122,19 +133,26 @@ def in_network_terms(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
+class Seen(NamedTuple):
+    """Of N pairs: what is seen in each window, bfloat16 (N, h, w, SEEN), what the frame does more than the portrait,
+    (N, 36), and how far points are moved within windows, (N, P, 2)."""
+
+    windows: list[Tensor]
+    difference: Tensor
+    points: Tensor
+
+
 class Pairs:
-    """Frames beside portraits of the same people, as windows, with what the one does more than the other."""
+    """Frames beside portraits of the same people."""
 
     def __init__(self, heads: Heads, refiner: Refiner) -> None:
         self.heads, self.refiner, self.moved = heads, refiner, anchor_motion(refiner, heads)
 
     def pick(
-        self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, spoilt: bool
-    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        """Windows at rest and in frames, difference (N, 36), and how far points are moved (N, P, 2) within windows.
-
-        rest, frame: numbers of pictures. spoilt: as they are filmed and read, not as they are.
-        """
+        self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, *, spoilt: bool, mirrored: bool = False
+    ) -> Seen:
+        """rest, frame: numbers of pictures. spoilt: as they are filmed and read, not as they are. mirrored: as is what
+        is seen, but neither difference nor points."""
         heads = self.heads
         person, portrait = np.divmod(rest, heads.per_person)
         moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
@@ -146,12 +164,17 @@ class Pairs:
             anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
         turned = self.refiner.amounts(thought) - self.refiner.amounts(at_rest)
         then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
-        pictures = [heads.pictures(rows) for rows in (rest, frame)]
-        if spoilt:
-            pictures = [np.stack([as_coded(picture, rng) for picture in part]) for part in pictures]
-        windows = [
-            look_at(in_network_terms(part), where) for part, where in zip(pictures, (anchors, then), strict=True)
-        ]
+        shown = [look_at(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, then))]
+        lights = [Light.drawn(rng) if spoilt else Light() for _ in rest]
+        windows = []
+        for stills, frames in zip(*shown, strict=True):
+            seen = []
+            for still, moved_one, light in zip(stills, frames, lights, strict=True):
+                pair = [as_coded(still, rng), as_coded(moved_one, rng)] if spoilt else [still, moved_one]
+                lit = [light.on(picture, rng, later) for later, picture in enumerate(pair)]
+                before, after = (np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture for picture in lit)
+                seen.append(torch.from_numpy(RestWindow(before).beside(after)).bfloat16())
+            windows.append(torch.stack(seen))
         points = []
         placed = (windows_at(at, EXTENTS) for at in (anchors, then))
         for group, before, after in zip(WINDOWS, *placed, strict=True):
@@ -159,37 +182,84 @@ class Pairs:
             places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
             now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
             points.append((now - first)[:, :, 0].movedim(1, -1))
-        return *windows, acted - held, torch.cat(points, 1)
+        return Seen(windows, acted - held, torch.cat(points, 1))
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        """Any frame beside a portrait, most of these exactly at rest."""
+    def some(self, count: int, rng: np.random.Generator, mirrored: bool = False) -> Seen:
+        """Any frames beside portraits, most of these exactly at rest."""
         first = rng.integers(0, self.heads.people, count) * self.heads.per_person
         rest = np.where(rng.random(count) < 0.6, 0, rng.integers(1, PORTRAIT_FRAMES, count))
-        return self.pick(first + rest, first + rng.integers(0, self.heads.per_person, count), rng, spoilt=True)
+        frame = first + rng.integers(0, self.heads.per_person, count)
+        return self.pick(first + rest, frame, rng, spoilt=True, mirrored=mirrored)
+
+
+class Stock:
+    """Pairs to learn from, HELD at a time, the oldest of which give way to new ones."""
+
+    def __init__(self, pairs: Pairs, mean: Tensor, directions: Tensor, rng: np.random.Generator) -> None:
+        """mean, directions: of how points are moved, see `training.train_reader.principal`."""
+        self.pairs, self.mean, self.directions, self.rng = pairs, mean, directions, rng
+        self.windows = [torch.empty(HELD, *size, SEEN, dtype=torch.bfloat16) for size in SIZES]
+        self.difference, self.placed = torch.empty(HELD, len(NAMES)), torch.empty(HELD, directions.shape[1])
+        self.is_placed = torch.empty(HELD)
+        self.order, self.sign = mirror_table()
+        self.oldest = 0
+        while not self.renew(50):
+            pass
+
+    def renew(self, count: int) -> bool:
+        """Whether all have been renewed since this was last said."""
+        mirrored = self.rng.random() < 0.5
+        count = min(count, HELD - self.oldest)
+        new, rows = self.pairs.some(count, self.rng, mirrored), slice(self.oldest, self.oldest + count)
+        for held, windows in zip(self.windows, new.windows, strict=True):
+            held[rows] = windows
+        self.difference[rows] = new.difference[:, self.order] * self.sign if mirrored else new.difference
+        self.placed[rows] = (new.points.flatten(1) - self.mean) @ self.directions
+        self.is_placed[rows] = not mirrored  # the left cheek's points are no mirror image of the right one's
+        self.oldest = (self.oldest + count) % HELD
+        return not self.oldest
+
+    def draw(self, count: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Windows (N, SEEN, h, w), difference (N, 36), where points go (N, C), and (N,) whether that is known."""
+        rows = torch.from_numpy(self.rng.integers(0, HELD, count))
+        windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
+        return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
+
+
+class Light(NamedTuple):
+    """Of a portrait and a frame: colours' gain (3,) and offset, how much brighter the frame is, and noise."""
+
+    gain: np.ndarray = np.ones(3, np.float32)
+    offset: float = 0.0
+    brighter: float = 1.0
+    noise: float = 0.0
+
+    @staticmethod
+    def drawn(rng: np.random.Generator) -> Light:
+        gain = rng.uniform(0.6, 1.3, 3).astype(np.float32)
+        brighter = np.exp(rng.normal(0, 0.04))
+        return Light(0.5 * gain + 0.5 * gain.mean(), rng.uniform(-0.3, 0.3), brighter, rng.uniform(0, 0.04))
+
+    def on(self, picture: np.ndarray, rng: np.random.Generator, later: int) -> np.ndarray:
+        """uint8 (h, w, 3) -> float32, nominally in [-1, 1]. later: 1 for the frame, 0 for the portrait."""
+        scale = self.gain * np.float32(self.brighter**later)
+        lit = picture * (scale / np.float32(127.5)) + (np.float32(self.offset) - scale)
+        if self.noise:
+            first = rng.integers(0, NOISE.size - lit.size)
+            lit += NOISE[first : first + lit.size].reshape(lit.shape) * np.float32(self.noise)
+        return lit
 
 
 def as_coded(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (R, R, 3) as a film may show it: sometimes smaller, sometimes coded."""
+    """uint8 (h, w, 3) as a film may show it: sometimes smaller, sometimes coded."""
     if rng.random() < 0.3:
-        size, share = len(picture), rng.uniform(0.45, 1.0)
+        share = rng.uniform(0.45, 1.0)
         small = cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        picture = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+        picture = cv2.resize(small, picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.4:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(50, 95))]
         picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR)
     return picture
-
-
-def lit(rest: list[Tensor], frames: list[Tensor], rng: np.random.Generator) -> tuple[list[Tensor], list[Tensor]]:
-    """Both tinted alike, the frame a little brighter, each with noise of its own."""
-    count = len(rest[0])
-    gain = torch.from_numpy(rng.uniform(0.6, 1.3, (count, 3, 1, 1)).astype(np.float32))
-    gain = 0.5 * gain + 0.5 * gain.mean(1, keepdim=True)
-    offset = torch.from_numpy(rng.uniform(-0.3, 0.3, (count, 1, 1, 1)).astype(np.float32))
-    brighter = torch.from_numpy(np.exp(rng.normal(0, 0.04, (count, 1, 1, 1))).astype(np.float32))
-    noise = float(rng.uniform(0, 0.04))
-    rest = [part * gain + offset + torch.randn_like(part) * noise for part in rest]
-    return rest, [part * gain * brighter + offset + torch.randn_like(part) * noise for part in frames]
 
 
 def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,7 +287,7 @@ def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
     Those that either was trained on would make it look better than it is.
     """
     checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
-    renderer.close_reader = CloseReader(CHANNELS, HIDDEN, len(NAMES)).eval()
+    renderer.close_reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES)).eval()
     renderer.close_reader.load_state_dict(checkpoint["average"])
     own, thought, truth = read_by(renderer, Heads([folder]), rng)
     share = fit_share(own, thought, truth)
@@ -236,10 +306,9 @@ def train(args: argparse.Namespace) -> None:
     refiner = loaded_refiner(args.refiner)
     pairs, unseen = Pairs(Heads(args.data), refiner), Heads([args.heldout])
     driven = np.flatnonzero(np.arange(unseen.people * unseen.per_person) % unseen.per_person >= PORTRAIT_FRAMES)
-    *seen, truth, _ = Pairs(unseen, refiner).pick(driven // unseen.per_person * unseen.per_person, driven, rng, False)
-    *_, sample = pairs.batch(2000, rng)
-    mean, directions = principal(sample, COMPONENTS)
-    order, sign = mirror_table()
+    rest = driven // unseen.per_person * unseen.per_person
+    seen, truth, _ = Pairs(unseen, refiner).pick(rest, driven, rng, spoilt=False)
+    mean, directions = principal(pairs.some(2000, rng).points, COMPONENTS)
     weight = 1.0 / pairs.heads.coefficients.std(0).clamp(min=RAREST)
     weight = (weight / weight[FACE].mean())[FACE]
     learner = Learner(directions.shape[1]).to(memory_format=torch.channels_last)
@@ -254,13 +323,14 @@ def train(args: argparse.Namespace) -> None:
         mean, directions = checkpoint["mean"], checkpoint["directions"]
         step, elapsed, error, missed = (checkpoint[name] for name in ("step", "elapsed", "error", "missed"))
         rng.bit_generator.state = json.loads(checkpoint["random"])
-    budget, evaluated = args.minutes * 60.0, elapsed
+    budget, evaluated, stock = args.minutes * 60.0, elapsed, Stock(pairs, mean, directions, rng)
 
     def report() -> None:
         reader = average.learnt()
         with torch.no_grad():
             parts = [
-                reader(*([part[rows] for part in side] for side in seen)) for rows in torch.arange(len(truth)).split(50)
+                reader([held[rows].float().permute(0, 3, 1, 2) for held in seen])
+                for rows in torch.arange(len(truth)).split(50)
             ]
         found, pooled = correlations(torch.cat(parts)[:, FACE], truth[:, FACE])
         line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 4), "points": round(missed, 4)}
@@ -278,21 +348,16 @@ def train(args: argparse.Namespace) -> None:
         began = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, elapsed / budget, args.rate)
-        rest, frames, difference, points = pairs.batch(args.pictures, rng)
-        rest, frames = lit(rest, frames, rng)
-        mirrored = rng.random() < 0.5
-        if mirrored:
-            rest, frames = ([part.flip(-1) for part in side] for side in (rest, frames))
-            difference = difference[:, order] * sign
+        stock.renew(args.pictures // REUSED)
+        windows, difference, points, is_known = stock.draw(args.pictures)
         with torch.autocast("cpu", torch.bfloat16):
-            read, placed = learner(rest, frames)
+            read, placed = learner(windows)
         loss = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / UNKNOWN
         error += max(0.01, 1 / (step + 1)) * (loss.item() - error)
-        if not mirrored:  # the left cheek's points are no mirror image of the right one's
-            away = placed.float() - (points.flatten(1) - mean) @ directions
-            distance = (away.square().sum(1) / points.shape[1] + 1e-7).sqrt().mean()
-            missed += max(0.02, 1 / (step + 1)) * (distance.item() - missed)
-            loss = loss + distance / CLOSE
+        square = (placed.float() - points).square().sum(1) / (len(mean) / 2)
+        distance = ((square + 1e-7).sqrt() * is_known).sum() / is_known.sum().clamp(min=1.0)
+        missed += max(0.01, 1 / (step + 1)) * (distance.item() - missed)
+        loss = loss + distance / CLOSE
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -314,8 +379,8 @@ def main() -> None:
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
     parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
     parser.add_argument("--bank", type=Path, help="bank with all but this reader: then it has its share too")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
-    parser.add_argument("--pictures", type=int, default=48, help="a step")
+    parser.add_argument("--minutes", type=float, default=90.0, help="training time in all, over every run")
+    parser.add_argument("--pictures", type=int, default=64, help="a step")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

@@ -14,6 +14,7 @@ import copy
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,10 @@ EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0
 BESIDE = 0.02  # what a pixel counts that is not drawn over
 LIDS = ("eyeBlink", "eyeSquint")  # what calls for the eyes' inset: for all else their own texture is sharper, and there
 CHANNELS = (48, 64, 96)
+OFTENER = {"eyeBlink": 5.0, "jawOpen": 1.0}  # how much oftener a frame is drawn that has it, as most do not
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
+COMPLEXION = 0.2  # of a level of 1, by how much skin's colours may differ from a rendered head's
 UNSURE = 0.006  # half widths by which an anchor may be misread
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
@@ -107,6 +110,27 @@ def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, coun
     with torch.autocast("cpu", torch.bfloat16):
         found = insets.anchors(filmed(pictures, rng).contiguous(memory_format=torch.channels_last))
     return (found.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
+
+
+def in_other_light(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Sources and what drives them with the same gamma, saturation and complexion: photographs have all kinds.
+
+    A complexion tints what is neither dark nor white: skin and lips, but not the inside of a mouth, nor teeth.
+    """
+    count = len(batch.source)
+    gamma, saturation = (
+        torch.from_numpy(np.exp(rng.uniform(-most, most, (count, 1, 1, 1))).astype(np.float32)) for most in (0.45, 0.6)
+    )
+    tint = torch.from_numpy(rng.uniform(-COMPLEXION, COMPLEXION, (count, 3, 1, 1)).astype(np.float32))
+
+    def lit(pictures: Tensor) -> Tensor:
+        each = len(pictures) // count
+        levels = ((pictures + 1) / 2).pow(gamma.repeat_interleave(each, 0))
+        grey = levels.mean(1, keepdim=True)
+        tinted = levels + tint.repeat_interleave(each, 0) * 4 * grey.square() * (1 - grey)
+        return (grey + (tinted - grey) * saturation.repeat_interleave(each, 0)).clamp(0.0, 1.0) * 2 - 1
+
+    return replace(batch, source=lit(batch.source), driving=lit(batch.driving))
 
 
 def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
@@ -190,6 +214,7 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     refiner = loaded_refiner(args.refiner)
     pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
+    odds = 1.0 + pairs.coefficients[:, [NAMES.index(name) for name in OFTENER]] @ torch.tensor([*OFTENER.values()])
     insets = fresh().to(memory_format=torch.channels_last)
     average, critics = copy.deepcopy(insets).eval(), nn.ModuleList([Critic(), Critic()])
     finding = torch.optim.AdamW(insets.anchors.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -226,7 +251,7 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = rate_at(step, share, args.rate)
         told: list[Tensor] = []
         if painted:
-            batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
+            batch = in_other_light(pairs.batch(rng, args.sources, args.drivings, args.portraits, odds), rng)
             losses, drawn = one_step(insets, refiner, pairs, batch, rng)
             if share >= args.critic_from:
                 losses["fooled"] = sum(-critic(one.picture).mean() for critic, one in zip(critics, drawn, strict=True))

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 PREFIX = "insets."
 INPUTS = 12
+LEAST_SPREAD = 0.1  # of a window's colours: what is fainter is noise
 CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
 BORDER = 0.3  # share of an oval's half axes over which an inset fades in
+CELL = 8  # pixels of a side of those that an inset is made to meet its border by
 _AGAIN = "Get the bank again."
 
 
@@ -43,6 +45,12 @@ class Window(NamedTuple):
         x, y = ((torch.arange(count, device=self.middle.device) * 2 + 1) / count - 1 for count in (width, height))
         along, down = (side[:, :, None, None] for side in (self.along, self.down))
         return self.middle[:, :, None, None] + along * x + down * y[:, None]
+
+    def pixels(self, row: int, height: int, width: int) -> np.ndarray:
+        """(2, 3) float64 that takes a pixel of the window, of that many, to its place in picture `row`, in [-1, 1]."""
+        middle, along, down = (part[row].cpu().numpy().astype(np.float64) for part in self)
+        along, down = along * 2 / width, down * 2 / height
+        return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 1)
 
     def inside(self, places: Tensor) -> Tensor:
         """(N, 2, H, W) places in the picture -> where in the window they are, in [-1, 1] where they are within."""
@@ -81,16 +89,15 @@ class Laid(NamedTuple):
     def frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """(2, 3) that takes a pixel of the window to [-1, 1] of one picture, and (h, w, 4) float32."""
         drawn = self.drawn[row].permute(1, 2, 0).numpy()
-        middle, along, down = (part[row].numpy().astype(np.float64) for part in self.window)
-        height, width = drawn.shape[:2]
-        along, down = along * 2 / width, down * 2 / height
-        corner = middle - along * (width - 1) / 2 - down * (height - 1) / 2
-        return np.stack([along, down, corner], 1), np.ascontiguousarray(drawn)
+        return self.window.pixels(row, *drawn.shape[:2]), np.ascontiguousarray(drawn)
 
 
 class Inset(nn.Module):
     """What is in a window: (N, INPUTS, h, w) and coefficients (N, n) -> (N, 4, h, w), colour and alpha.
 
+    It sees and says colours against those of the skin around what it draws, so that a photograph's light is no news,
+    and what it says meets the picture where it fades into it: what is amiss on the border is made good within, the less
+    the further from there (Shepard's weights).
     called_by: (n,) 1 for coefficients whose change calls for it. extent: see `window_at`. ovals: the middle across, and
     half the width and height, in the window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the
     outline of the face.
@@ -111,7 +118,12 @@ class Inset(nn.Module):
         away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
         nearest = torch.stack(away).amin(0)
         self.register_buffer("feather", ((1 - nearest) / BORDER).clamp(0.0, 1.0)[None, None])
-        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by))
+        amount = self._cells(self.border[None, None].float())[0, 0]
+        y, x = (torch.arange(count) for count in amount.shape)
+        cells = torch.cartesian_prod(y, x).float()
+        near = 1 / (torch.cdist(cells, cells).square() + 0.5)
+        self.register_buffer("reach", near / (near @ amount.flatten())[:, None])
+        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by) + 4)
         self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
@@ -121,10 +133,30 @@ class Inset(nn.Module):
         return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
     def forward(self, seen: Tensor, coefficients: Tensor) -> Tensor:
+        warped_source, places, own, pixels = seen.split((3, 4, 3, 2), 1)
+        border = own[:, :, self.border]
+        skin = border.median(2).values[:, :, None, None]  # there may be a brow, or the end of a chin
+        within = (own - skin)[:, :, self.feather[0, 0] > 0]
+        spread = within.square().mean((1, 2)).sqrt().clamp(min=LEAST_SPREAD)[:, None, None, None]
+        seen = torch.cat([(warped_source - skin) / spread, places, (own - skin) / spread, pixels], 1)
+        told = torch.cat([coefficients, skin.flatten(1), spread.flatten(1)], 1)
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
-            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-2.0, 2.0), 2), coefficients)).float()
+            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), told)).float()
         painted = F.pixel_shuffle(painted, 2)
-        return torch.cat([seen[:, :3] + painted[:, :3], torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+        colours = skin + spread * painted[:, :3]
+        amiss = self._cells((warped_source - colours) * self.border)
+        within = (amiss.flatten(2) @ self.reach.T).unflatten(2, amiss.shape[2:])
+        colours = colours + F.interpolate(within, size=colours.shape[2:], mode="bilinear")
+        return torch.cat([colours, torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+
+    @property
+    def border(self) -> Tensor:
+        """(h, w) bool: where it fades in."""
+        return (self.feather[0, 0] > 0) & (self.feather[0, 0] < 1)
+
+    def _cells(self, planes: Tensor) -> Tensor:
+        height, width = planes.shape[2:]
+        return F.adaptive_avg_pool2d(planes, (-(-height // CELL), -(-width // CELL)))
 
 
 class Known(NamedTuple):

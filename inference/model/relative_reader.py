@@ -171,18 +171,19 @@ class RestFlow:
     def __init__(self, rest: np.ndarray) -> None:
         import cv2  # here: only a bank with a relative reader needs it
 
-        self._rest = _grey(rest)
+        self._rest = grey(rest)
         self._search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._search.setFinestScale(0)
 
     def to(self, picture: np.ndarray) -> np.ndarray:
         """float32 (2, S / 2, S / 2): how far to the right and down, in half picture sides."""
-        flow, size = self._search.calc(self._rest, _grey(picture), None), len(self._rest)
+        flow, size = self._search.calc(self._rest, grey(picture), None), len(self._rest)
         cells = flow.reshape(size // 2, 2, size // 2, 2, 2).mean((1, 3))
         return np.ascontiguousarray(cells.transpose(2, 0, 1)) * np.float32(2 / size)
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
+def grey(picture: np.ndarray) -> np.ndarray:
+    """(3, H, W) in [-1, 1] -> uint8 (H, W), what flow is searched in."""
     import cv2
 
     levels = np.rint((np.clip(picture, -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from inference.bank import load_bank, save_bank  # noqa: E402
 from inference.detail import Detail, Workspace  # noqa: E402
 from inference.errors import EDTalkError  # noqa: E402
-from inference.model.insets import CHANGE, PREFIX, Inset, Insets, Laid, Window, laid_over  # noqa: E402
+from inference.model.insets import CHANGE, INPUTS, PREFIX, Inset, Insets, Laid, Window, laid_over  # noqa: E402
 from inference.model.reader import Reader  # noqa: E402
 from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
 from inference.model.refiner import Refiner  # noqa: E402
@@ -52,6 +52,33 @@ def test_an_inset_lies_within_its_ovals_alone() -> None:
     assert not feather[:, 19:21].any()  # the nose
     assert not feather[[0, -1]].any()
     torch.testing.assert_close(feather, feather.flip(-1))
+
+
+def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
+    """Whatever the network thinks skin is like."""
+    inset = Inset((48, 64), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT)).eval()
+    seen = torch.zeros(2, INPUTS, 48, 64)
+    seen[:, 7:10] = 0.2  # the source's window, all skin
+    seen[0, :3], seen[1, :3] = 0.2, 0.5
+    with torch.no_grad():
+        drawn = inset(seen, torch.zeros(2, COUNT))
+    for one, level in zip(drawn, (0.2, 0.5), strict=True):
+        torch.testing.assert_close(one[:3], torch.full((3, 48, 64), level))
+    assert (drawn[:, 3:] == 0.5 * inset.feather).all()
+
+
+def test_the_light_of_a_picture_is_no_news(insets: Insets) -> None:
+    """Twice as contrasty and brighter: so is what is drawn, unless the network goes by the skin's own colour."""
+    inset, light = insets.mouth, (2.0, 0.1)
+    for conv in (part for part in inset.unet.modules() if getattr(part, "told", None) is not None):
+        conv.told.weight[:, -4:] = 0.0
+    torch.manual_seed(3)
+    seen = torch.rand(1, INPUTS, 16, 16) - 0.5
+    lit = seen.clone()
+    for colours in (slice(0, 3), slice(7, 10)):
+        lit[:, colours] = seen[:, colours] * light[0] + light[1]
+    one, other = (inset(part, torch.ones(1, COUNT))[:, :3] for part in (seen, lit))
+    torch.testing.assert_close(other, one * light[0] + light[1], atol=1e-4, rtol=1e-4)
 
 
 def changed(amount: float, column: int, count: int = 1) -> torch.Tensor:

@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.model.close_reader import SIZES  # noqa: E402
-from training.train_close_reader import Heads, Learner, Pairs, as_coded, train  # noqa: E402
+from inference.model.close_reader import SEEN, SIZES  # noqa: E402
+from training.train_close_reader import Heads, Learner, Light, Pairs, Stock, as_coded, train  # noqa: E402
 from training.train_insets import loaded_refiner  # noqa: E402
 from training.train_refiner import fresh as fresh_refiner  # noqa: E402
 from training.units import NAMES  # noqa: E402
@@ -35,12 +35,11 @@ def test_windows_follow_the_head(refiner_file: Path, discs: Path) -> None:
     """So that a disc which only goes to and fro looks the same in all of them, and its points do not move there."""
     heads = Heads([discs])
     rest, frame = np.array([0, 8, 8]), np.array([1, 10, 15])
-    before, after, difference, points = Pairs(heads, loaded_refiner(refiner_file)).pick(
-        rest, frame, np.random.default_rng(0), spoilt=False
-    )
-    for still, moved, size in zip(before, after, SIZES, strict=True):
-        assert still.shape == (3, 3, *size)
-        assert (still - moved).abs().mean() < 0.05 * still.std()
+    pairs = Pairs(heads, loaded_refiner(refiner_file))
+    windows, difference, points = pairs.pick(rest, frame, np.random.default_rng(0), spoilt=False)
+    for seen, size in zip(windows, SIZES, strict=True):
+        assert seen.shape == (3, *size, SEEN)
+        assert seen[..., 3:6].abs().mean() < 0.05 * seen[..., :3].std()
     torch.testing.assert_close(difference, heads.coefficients[frame] - heads.coefficients[rest])
     assert points.abs().max() < 0.02
     assert difference[:, SHIFT_X].abs().min() > 0.02
@@ -61,18 +60,56 @@ def test_films_are_coded_in_several_ways() -> None:
     assert 5 < sum(np.array_equal(one, picture) for one in made) < 25
 
 
+def test_both_pictures_of_a_pair_are_in_the_same_light() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (20, 20, 3), np.uint8)
+    np.testing.assert_allclose(Light().on(picture, rng, 0), picture / 127.5 - 1, atol=1e-6)
+    light = Light(np.float32([0.5, 1.0, 1.0]), 0.1, 1.2, 0.02)
+    before, after = (light.on(picture, rng, later) for later in (0, 1))
+    np.testing.assert_allclose((after - 0.1).mean((0, 1)), 1.2 * (before - 0.1).mean((0, 1)), atol=0.01)
+    assert 0.01 < np.std(before - light.on(picture, rng, 0)) < 0.05
+
+
+def test_a_stock_is_renewed_from_its_oldest(refiner_file: Path, discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.train_close_reader.HELD", 30)
+    pairs = Pairs(Heads([discs]), loaded_refiner(refiner_file))
+    points = pairs.some(20, np.random.default_rng(0)).points.flatten(1)
+    stock = Stock(pairs, points.mean(0), torch.eye(points.shape[1])[:, :4], np.random.default_rng(1))
+    before = [held.clone() for held in stock.windows]
+    assert not stock.renew(20)
+    for held, once in zip(stock.windows, before, strict=True):
+        same = (held == once).flatten(1).all(1)
+        assert same.tolist() == [False] * 20 + [True] * 10
+    assert stock.renew(20)  # ten of them: no pair is renewed before all are
+    windows, difference, placed, known = stock.draw(7)
+    assert [part.shape for part in windows] == [(7, SEEN, *size) for size in SIZES]
+    assert (difference.shape, placed.shape, known.shape) == ((7, 36), (7, 4), (7,))
+
+
+def test_a_mirrored_pair_is_the_pair_in_a_mirror(refiner_file: Path, discs: Path) -> None:
+    pairs, rows = Pairs(Heads([discs]), loaded_refiner(refiner_file)), (np.array([0, 8]), np.array([3, 12]))
+    one, other = (
+        pairs.pick(*rows, np.random.default_rng(0), spoilt=False, mirrored=mirrored) for mirrored in (False, True)
+    )
+    for straight, turned in zip(one.windows, other.windows, strict=True):
+        assert torch.equal(straight[..., :6].flip(2), turned[..., :6])  # the flow is searched in the mirror
+
+
 def test_what_is_learnt_says_the_same_without_normalisation() -> None:
     torch.manual_seed(0)
     learner = Learner(4)
-    rest, frames = ([torch.rand(8, 3, *size) for size in SIZES] for _ in range(2))
+    seen = [torch.rand(8, SEEN, *size) for size in SIZES]
     with torch.no_grad():
         for _ in range(3):
-            learner(rest, frames)
-        wanted, _ = learner.eval()(rest, frames)
-        torch.testing.assert_close(learner.learnt()(rest, frames), wanted, atol=1e-4, rtol=1e-4)
+            learner(seen)
+        wanted, _ = learner.eval()(seen)
+        torch.testing.assert_close(learner.learnt()(seen), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_it_trains_and_goes_on_where_it_stopped(refiner_file: Path, discs: Path, tmp_path: Path) -> None:
+def test_it_trains_and_goes_on_where_it_stopped(
+    refiner_file: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.train_close_reader.HELD", 50)
     out = tmp_path / "close.pt"
     named = {"refiner": refiner_file, "data": [discs], "heldout": discs, "out": out, "bank": None}
     options = argparse.Namespace(**named, minutes=0.1, pictures=8, rate=2e-3, threads=1, seed=0)
