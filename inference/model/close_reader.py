@@ -131,14 +131,14 @@ def look_at(pictures: Sequence[np.ndarray], anchors: Tensor) -> list[list[np.nda
     """
     import cv2
 
-    sharp = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     result = []
-    for window, (height, width) in zip(windows_at(anchors, EXTENTS), SIZES, strict=True):
+    for window, (height, width) in zip(windows_at(anchors.cpu(), EXTENTS), SIZES, strict=True):
         shown = []
         for row, picture in enumerate(pictures):
             to_pixels = window.pixels(row, height, width) * (len(picture) / 2)
             to_pixels[:, 2] += (len(picture) - 1) / 2
-            shown.append(cv2.warpAffine(picture, to_pixels, (width, height), None, sharp, cv2.BORDER_REPLICATE))
+            shown.append(cv2.warpAffine(picture, to_pixels, (width, height), None, flags, cv2.BORDER_REPLICATE))
         result.append(shown)
     return result
 

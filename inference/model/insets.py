@@ -47,8 +47,11 @@ class Window(NamedTuple):
         return self.middle[:, :, None, None] + along * x + down * y[:, None]
 
     def pixels(self, row: int, height: int, width: int) -> np.ndarray:
-        """(2, 3) float64 that takes a pixel of the window, of that many, to its place in picture `row`, in [-1, 1]."""
-        middle, along, down = (part[row].cpu().numpy().astype(np.float64) for part in self)
+        """(2, 3) float64 that takes a pixel of the window, of that many, to its place in picture `row`, in [-1, 1].
+
+        For one that lies in the CPU's memory.
+        """
+        middle, along, down = (part[row].numpy().astype(np.float64) for part in self)
         along, down = along * 2 / width, down * 2 / height
         return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 1)
 
