@@ -50,12 +50,11 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         return
     device = f" on {client.hello.get('device_name')}" if client and client.hello else ""
     text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
-    row = layout.row(align=True)
-    row.label(text=text + device, icon=_STATE_ICONS[state])
     beat = client.beat if client else {}
     taken = beat.get("device_memory") or beat.get("memory")
+    row = layout.row(align=True)
+    row.label(text=text + device + (f", {taken / 1e9:.1f} GB" if taken else ""), icon=_STATE_ICONS[state])
     if taken:
-        row.label(text=f"{taken / 1e9:.1f} GB")
         row.operator("edtalk.free_memory", text="", icon="X")
     if found.reason:  # out of date, and in use all the same
         draw_problem(layout, found.reason, "edtalk.repair_engine", "Repair Engine")

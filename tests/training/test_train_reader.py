@@ -67,7 +67,7 @@ def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path, fr
     first = torch.load(out, weights_only=True)
     train(options(folder, out, 0.1, framed))  # its time is used up
     assert torch.load(out, weights_only=True)["step"] == first["step"]
-    train(options(folder, out, first["elapsed"] / 60 + 0.1, framed))
+    train(options(folder, out, first["elapsed"] / 60 + 0.2, framed))  # a busy machine makes few steps of it
     assert torch.load(out, weights_only=True)["step"] > first["step"]
     start, *_, end = (json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines())
     assert end["error"] < start["error"]
