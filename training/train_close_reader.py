@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import time
 from pathlib import Path
@@ -48,7 +49,6 @@ UNSURE = 0.008  # half widths by which an anchor may be misread
 UNSURE_POSE = 0.03  # by which a reading of the head's movement errs
 REUSED = 4  # times that a pair is learnt from, in the mean
 HELD = 6000  # pairs in memory, 260 kB each
-NOISE = np.random.default_rng(0).standard_normal(1 << 22, np.float32)  # to cut noise from: drawing it takes long
 EVALUATE_EVERY = 60.0  # seconds
 FACE = [column for column in range(len(NAMES)) if not POSE_COLUMNS.start <= column < POSE_COLUMNS.stop]
 
@@ -203,11 +203,11 @@ class Stock:
         self.is_placed = torch.empty(HELD)
         self.order, self.sign = mirror_table()
         self.oldest = 0
-        while not self.renew(50):
-            pass
+        for _ in range(0, HELD, 50):
+            self.renew(50)
 
-    def renew(self, count: int) -> bool:
-        """Whether all have been renewed since this was last said."""
+    def renew(self, count: int) -> None:
+        """The oldest, but not beyond the last place: from there on with the next call."""
         mirrored = self.rng.random() < 0.5
         count = min(count, HELD - self.oldest)
         new, rows = self.pairs.some(count, self.rng, mirrored), slice(self.oldest, self.oldest + count)
@@ -217,13 +217,18 @@ class Stock:
         self.placed[rows] = (new.points.flatten(1) - self.mean) @ self.directions
         self.is_placed[rows] = not mirrored  # the left cheek's points are no mirror image of the right one's
         self.oldest = (self.oldest + count) % HELD
-        return not self.oldest
 
     def draw(self, count: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """Windows (N, SEEN, h, w), difference (N, 36), where points go (N, C), and (N,) whether that is known."""
         rows = torch.from_numpy(self.rng.integers(0, HELD, count))
         windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
         return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
+
+
+@functools.cache
+def some_noise() -> np.ndarray:
+    """To cut pieces from: drawing ever new numbers takes longer than all else that is done to a window."""
+    return np.random.default_rng(0).standard_normal(1 << 22, np.float32)
 
 
 class Light(NamedTuple):
@@ -245,8 +250,8 @@ class Light(NamedTuple):
         scale = self.gain * np.float32(self.brighter**later)
         lit = picture * (scale / np.float32(127.5)) + (np.float32(self.offset) - scale)
         if self.noise:
-            first = rng.integers(0, NOISE.size - lit.size)
-            lit += NOISE[first : first + lit.size].reshape(lit.shape) * np.float32(self.noise)
+            first = rng.integers(0, some_noise().size - lit.size)
+            lit += some_noise()[first : first + lit.size].reshape(lit.shape) * np.float32(self.noise)
         return lit
 
 

@@ -76,11 +76,15 @@ def test_a_stock_is_renewed_from_its_oldest(refiner_file: Path, discs: Path, mon
     points = pairs.some(20, np.random.default_rng(0)).points.flatten(1)
     stock = Stock(pairs, points.mean(0), torch.eye(points.shape[1])[:, :4], np.random.default_rng(1))
     before = [held.clone() for held in stock.windows]
-    assert not stock.renew(20)
+    assert stock.oldest == 0
+    stock.renew(20)
     for held, once in zip(stock.windows, before, strict=True):
         same = (held == once).flatten(1).all(1)
         assert same.tolist() == [False] * 20 + [True] * 10
-    assert stock.renew(20)  # ten of them: no pair is renewed before all are
+    stock.renew(20)  # ten of them: no pair is renewed before all are
+    assert stock.oldest == 0
+    for held, once in zip(stock.windows, before, strict=True):
+        assert not (held == once).flatten(1).all(1).any()
     windows, difference, placed, known = stock.draw(7)
     assert [part.shape for part in windows] == [(7, SEEN, *size) for size in SIZES]
     assert (difference.shape, placed.shape, known.shape) == ((7, 36), (7, 4), (7,))
