@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from training.units import LIP, NAMES, POSE, SCALE, SHIFT, UNITS
 
 OVERSAMPLING = 2
 SURFACES = ("surface_template", "surface_normal", "surface_paint")
+NOTHING, EVERYTHING = (False,) * 4, (True,) * 4
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
 SHOULDERS_FOLLOW = 0.5  # of the head's shift and scale
 DEPTH_TOLERANCE = 0.012  # picture widths
@@ -60,6 +62,8 @@ class Renderer:
 
     def __init__(self, size: int) -> None:
         self.size, self.mesh = size, heads.load()
+        # Without a GPU Mesa draws in threads, which wait for each other beside a training: one is faster.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
         self.context = moderngl.create_standalone_context(backend="egl", require=330)
         self.context.enable(moderngl.DEPTH_TEST)
         side = size * OVERSAMPLING
@@ -171,8 +175,11 @@ class Renderer:
         person, mesh = self.person, self.mesh
         values = np.asarray(coefficients, np.float32)
         lip, pose, exp = np.split(values, [len(LIP), len(LIP) + len(POSE)])
-        delta = (np.concatenate([lip, exp]) @ mesh.units).reshape(-1, 3)
-        shaped = person.rest + delta * np.float32(person.unit)
+        amounts = np.concatenate([lip, exp])
+        delta = np.zeros_like(mesh.units[0])
+        for unit in np.flatnonzero(amounts):  # most are 0; one product of all would wait for BLAS's threads
+            delta += amounts[unit] * mesh.units[unit]
+        shaped = person.rest + delta.reshape(-1, 3) * np.float32(person.unit)
         yaw, pitch, roll, shift_x, shift_y, scale = pose.astype(np.float64)
         turn = rotation(yaw * YAW, pitch * PITCH, roll * ROLL)
         growth, move = 1 + SCALE * scale, SHIFT * np.array([shift_x, -shift_y, 0.0])
@@ -209,7 +216,9 @@ class Renderer:
         self.program["tongue"].value = lips["tongueOut"]
         self.program["gaze"].value = tuple(self._gaze(turn))
         self.surface_target.use()
+        self.surface_target.color_mask = (NOTHING,) * len(SURFACES)  # what is left there lies behind nothing, unseen
         self.context.clear(depth=1.0)
+        self.surface_target.color_mask = (EVERYTHING,) * len(SURFACES)
         self.context.depth_func = "<"
         self.context.enable(moderngl.CULL_FACE)
         self.solid.render()
