@@ -84,6 +84,8 @@ class Renderer:
         # what is closed shows no back; lashes and long hair have two sides
         thin = np.isin(self.mesh.part[self.mesh.triangles[:, 0]], (heads.LASH, heads.HAIR))
         self.solid, self.thin = (self._object(layout, self.mesh.triangles[which]) for which in (~thin, thin))
+        count = len(self.mesh.triangles) - self.mesh.shell_triangles
+        self.shorn = self.mesh.triangles[:count], self.mesh.normal_sum[:, :count]  # what is there of most people
         self.lashes = 3 * (int(thin.sum()) - self.mesh.shell_triangles)
         self.program = self.context.program(vertex_shader=WHOLE_PICTURE, fragment_shader=SHADE)
         self.picture = self.context.vertex_array(self.program, [])
@@ -207,7 +209,8 @@ class Renderer:
         if person is None:
             raise RuntimeError("show(person) comes first")
         position, turn = self.positions(coefficients)
-        normal = heads.vertex_normals(position, mesh.triangles, mesh.normal_sum)
+        surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.shorn
+        normal = heads.vertex_normals(position, *surface)
         self.moving.write(np.concatenate([position, normal], axis=1).astype("f4").tobytes())
         lips = dict(zip(NAMES, np.asarray(coefficients, np.float64), strict=True))
         parts = ("mouthUpperUp", "mouthLowerDown", "mouthFunnel", "mouthStretch", "mouthRollLower", "mouthRollUpper")
