@@ -46,16 +46,19 @@ def people_figures(seen: Seen) -> list[Figure]:
         key = f"points_{name}"
         what = f"landmark error, {what}, of the eye distance"
         figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0, target, at_most=True))
-    from_rest = "from a portrait exactly at rest"
-    figures += [
-        Figure("rest_psnr", f"{from_rest}: PSNR, face region", score["rest_psnr"], "dB", score["rest_psnr_copy"]),
-        Figure("rest_ssim", f"{from_rest}: SSIM", score["rest_ssim"], "", score["rest_ssim_copy"], 1.0),
-        *(
-            Figure(f"rest_{key}", f"{from_rest}: landmark error, {what}", score[f"rest_{key}"], "%",
-                   score[f"rest_{key}_copy"], 0.0)
-            for key, what in (("points_mouth", "mouth"), ("points_face", "whole face"))
-        ),
-    ]  # fmt: skip
+    for case, words in (("rest", "from a portrait exactly at rest"), ("led", "driven from where the portrait is")):
+        part = {name.removeprefix(f"{case}_"): value for name, value in score.items() if name.startswith(case)}
+        gain = part["psnr"] - part["psnr_copy"]
+        figures += [
+            Figure(f"{case}_psnr", f"{words}: PSNR, face region", part["psnr"], "dB", part["psnr_copy"], None, 26.0),
+            Figure(f"{case}_psnr_gain", f"{words}: of that above copying", gain, "dB", 0.0, None, 6.0),
+            Figure(f"{case}_ssim", f"{words}: SSIM", part["ssim"], "", part["ssim_copy"], 1.0, 0.85),
+            *(
+                Figure(f"{case}_{key}", f"{words}: landmark error, {what}", part[key], "%", part[f"{key}_copy"], 0.0,
+                       0.04, at_most=True)
+                for key, what in (("points_mouth", "mouth"), ("points_face", "whole face"))
+            ),
+        ]  # fmt: skip
     figures.append(
         Figure("drift", "the same by optical flow between truth and result", score["drift"], "%", score["drift_copy"])
     )
@@ -68,12 +71,18 @@ def people_figures(seen: Seen) -> list[Figure]:
 
 def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
     by_column = {name: correlations(rows, seen.driving) for name, rows in seen.read.items()}
+    pooled = {name: float(np.corrcoef(rows.ravel(), seen.driving.ravel())[0, 1]) for name, rows in seen.read.items()}
     figures, start = [], 0
     for bank, count in BANKS:
         mean = {name: float(np.nanmean(values[start : start + count])) for name, values in by_column.items()}
         what = f"coefficients read from a driven frame, r, {bank}"
         figures.append(Figure(f"read_{bank}", what, mean["result"], "r", mean["copy"], mean["truth"], 0.9))
+        what = f"the same from a portrait exactly at rest, {bank}"
+        figures.append(Figure(f"rest_read_{bank}", what, mean["rest_result"], "r", None, mean["rest_truth"]))
         start += count
+    for case, words in (("", ""), ("rest_", ", from a portrait exactly at rest")):
+        what, best = f"all coefficients of all frames together{words}, r", pooled[f"{case}truth"]
+        figures.append(Figure(f"{case}read", what, pooled[f"{case}result"], "r", pooled["copy"], best, 0.9))
     return figures, by_column
 
 

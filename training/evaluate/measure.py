@@ -40,9 +40,10 @@ SWEEP_STEPS = 7
 class Seen:
     """What was measured of I people with T driven frames each, and pictures to look at.
 
-    scores: (I, T) by name, "rest_" before it where the portrait is exactly at rest, "_copy" behind it where that stands
-    in for the result. driving, read_*: (I * T, 36). portraits (I, d), results and truths (I, T, d): embeddings. felt,
-    told, told_truth: (8 * I,) emotions.
+    scores: (I, T) by name, "rest_" before it where the portrait is exactly at rest, "led_" where it is not and frames
+    are driven by how they differ from it, "_copy" behind it where that stands in for the result. driving, read:
+    (I * T, 36), the latter of result, truth and the portrait in their place, and of the first two from rest. embedded:
+    portraits (I, d), results and truths (I, T, d). felt, told, told_truth: (8 * I,) emotions.
     """
 
     scores: dict[str, np.ndarray]
@@ -66,7 +67,8 @@ def watch(
 ) -> Seen:
     """Let the puppet be each person's, and drive it: by talk from a portrait and from rest, by emotions from rest."""
     scores, driving, told, felt = [], [], {"result": [], "truth": []}, []
-    read, embedded = {"result": [], "truth": [], "copy": []}, {"portrait": [], "result": [], "truth": []}
+    read: dict[str, list[np.ndarray]] = {name: [] for name in ("result", "truth", "copy", "rest_result", "rest_truth")}
+    embedded: dict[str, list[np.ndarray]] = {name: [] for name in ("portrait", "result", "truth")}
     sheet, emotions, worst = [], [], []
     for number, person in enumerate(persons):
         shots = people.shoot(person, people.sitting(person, sway), size)
@@ -76,6 +78,9 @@ def watch(
         moved = puppet.moved(truth.coefficients, portrait.points[0])
         scores.append(_scores(result, moved, portrait, truth))
         driving.append(truth.coefficients)
+        led = truth.coefficients + (puppet.own() - portrait.coefficients[0])
+        from_there = _scores(puppet.pictures(led), puppet.moved(led, portrait.points[0]), portrait, truth)
+        scores[-1] |= {f"led_{name}": values for name, values in from_there.items()}
         own = puppet.read(portrait.images)
         for name, rows in (
             ("result", puppet.read(result)), ("truth", puppet.read(truth.images)), ("copy", own.repeat(len(result), 0)),
@@ -96,10 +101,11 @@ def watch(
         draw = rows if number < 2 else rows[:0]
         rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
-        from_rest = _scores(
-            puppet.pictures(truth.coefficients), puppet.moved(truth.coefficients, rest.points[0]), rest[:1], truth
-        )
+        driven = puppet.pictures(truth.coefficients)
+        from_rest = _scores(driven, puppet.moved(truth.coefficients, rest.points[0]), rest[:1], truth)
         scores[-1] |= {f"rest_{name}": values for name, values in from_rest.items()}
+        read["rest_result"].append(puppet.read(driven))
+        read["rest_truth"].append(puppet.read(truth.images))
         acted = people.shoot(person, rows, 64)
         moved = puppet.moved(rows, rest.points[0])
         told["truth"].append(judge.emotion(acted.points, rest.points[0]))

@@ -24,6 +24,9 @@ class Puppet(Protocol):
     def show(self, portrait: np.ndarray) -> None:
         """Make the person of a portrait (H, W, 3) uint8 the one who moves."""
 
+    def own(self) -> np.ndarray:
+        """(36,) what it takes the portrait to be doing."""
+
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         """(T, 36) -> (T, S, S, 3) uint8."""
 
@@ -49,6 +52,9 @@ class BankPuppet:
         self.portrait = portrait
         self.renderer.set_source(portrait, resized(portrait, self.size) if self.detail else None)
 
+    def own(self) -> np.ndarray:
+        return self.renderer.source_coefficients.values[0]
+
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         return np.stack([resized(picture, self.size) for picture in self.renderer.render(rows)])
 
@@ -66,7 +72,7 @@ class BankPuppet:
         if not self.renderer.can_compare:
             return encoded[1:]
         more = self.renderer.compare(self.portrait, pictures, encoded[1:] - encoded[0])
-        return self.renderer.source_coefficients.values + more
+        return self.own() + more
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:

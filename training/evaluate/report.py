@@ -20,8 +20,9 @@ UNITS |= {"ratio": (1.0, 1, " : 1"), "fps": (1.0, 0, " a second"), "frames": (1.
 METHOD = """\
 - The portrait is not quite at rest. Six driven frames talk and act at random (pose deviation {sway}), two turn, tilt
   or shift the head alone, by {SWEEP} of what a pose coefficient of 1 amounts to. The face region is the box of the
-  tracked face points. Size and place of a head that is not at rest cannot be told from those of another that is; lines
-  "from a portrait exactly at rest" drive the same frames without that doubt.
+  tracked face points. Size and place of a head that is not at rest cannot be told from those of another that is. Two
+  kinds of lines drive the same frames without that doubt: "from a portrait exactly at rest", and "driven from where the
+  portrait is", in which coefficients say how frames differ from it, as when an artist keys it from where it is.
 - Landmarks are 830 tracked vertices of the face. A result's are the portrait's, moved by the bank's own flow turned
   round; those hidden in portrait or frame do not count. Optical flow between truth and result is a second opinion
   that looks at pixels alone: it sees small errors well and large ones only in part, as its figure for copying shows.
@@ -30,7 +31,8 @@ METHOD = """\
   twentieth as far. No unit is left out for its name, only those that move no point by 2 % of the eye distance. For the
   pose it is movement that a solid head explains over movement that it does not.
 - Coefficients are read as a film is captured: against the portrait, by the bank's relative and close readers, and added
-  to what is read off the portrait. Correlations are means over a bank's coefficients.
+  to what is read off the portrait. Correlations are means over a bank's coefficients, or of all numbers together, as
+  capture's is.
 - Identity is a proxy: Fisherfaces learnt from rendered truth of other people, as no recognition network comes with the
   project. They look at grey values of the face turned upright.
 - Emotions are told by a linear discriminant of the landmarks' displacement from the portrait at rest, learnt from
