@@ -84,26 +84,37 @@ class HeadPairs:
         """Called once a step: takes in what is new. A fixed set has nothing new."""
 
     def batch(
-        self, rng: np.random.Generator, sources: int, drivings: int, portraits: float, odds: Tensor | None = None
+        self,
+        rng: np.random.Generator,
+        sources: int,
+        drivings: int,
+        portraits: float,
+        oftener: Mapping[str, float] | None = None,
+        tinted: bool = True,
     ) -> Batch:
         """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest.
 
-        odds: (frames,) how much oftener than another each frame drives; default all alike.
+        oftener: by how much oftener a frame drives that has a coefficient fully than one that has none of it. tinted:
+        each person's pictures have a gain and an offset, the same for all.
         """
         identity = rng.choice(self.identities, sources, replace=False) * self.frames_per_identity
         is_portrait = rng.random(sources) < portraits
         portrait = np.where(rng.random(sources) < REST, 0, rng.integers(1, PORTRAIT_FRAMES, sources))
         frame = np.where(is_portrait, portrait, rng.integers(0, self.frames_per_identity, sources))
-        if odds is None:
+        if oftener is None:
             driving = rng.integers(0, self.frames_per_identity, (sources, drivings))
         else:
-            of_each = odds.unflatten(0, (self.identities, -1))[identity // self.frames_per_identity].double()
-            chances = (of_each / of_each.sum(1, keepdim=True)).numpy()
+            frames = torch.from_numpy(identity[:, None] + np.arange(self.frames_per_identity))
+            amounts = self.coefficients[frames][..., [NAMES.index(name) for name in oftener]].double()
+            odds = 1.0 + amounts @ torch.tensor([*oftener.values()]).double()
+            chances = (odds / odds.sum(1, keepdim=True)).numpy()
             driving = np.stack([rng.choice(self.frames_per_identity, drivings, p=row) for row in chances])
         batch = self.pick(identity + frame, (identity[:, None] + driving))
         if rng.random() < 0.5:
             batch = self._mirrored(batch)
-        tints = _tints(sources, rng)  # the same for all frames of a person
+        if not tinted:
+            return batch
+        tints = _tints(sources, rng)
         return replace(batch, source=_tinted(batch.source, *tints), driving=_tinted(batch.driving, *tints))
 
     def pick(self, source: np.ndarray, driving: np.ndarray) -> Batch:

@@ -20,6 +20,12 @@ def rate_at(step: int, share: float, peak: float) -> float:
     return peak * min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
 
 
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """For all groups, times the `scale` of those that have one."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
 def step_scale(name: str, last_of_encoder: str) -> float:
     """How large a parameter's step is against the others'.
 
@@ -38,7 +44,7 @@ def step_scale(name: str, last_of_encoder: str) -> float:
 
 
 def optimiser_for(model: Generator, place_heads: PlaceHeads, rate: float) -> torch.optim.Adam:
-    """Adam over both, in groups whose `scale` the caller multiplies the rate by."""
+    """Adam over both, in groups that have a `scale`, see `set_rate`."""
     groups: dict[float, list[Tensor]] = {0.3: list(place_heads.parameters())}
     last = f"enc.net_app.convs.{len(model.enc.net_app.convs) - 1}."
     for name, weight in model.named_parameters():

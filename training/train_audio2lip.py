@@ -35,7 +35,7 @@ from inference.audio import (
 )
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 
-from .checkpoint import save_checkpoint
+from .course import save_checkpoint
 from .rooms import begun, lived_in, nobody
 from .speech import CURVE_FPS, HELD_OUT_VARIANTS, VISEMES, Take, recording, take
 from .units import LIP

@@ -15,7 +15,7 @@ import argparse
 import copy
 import functools
 import json
-import time
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +33,12 @@ from inference.model.reader import LEAK
 from inference.model.refiner import Refiner
 from inference.renderer import FaceRenderer
 
-from .checkpoint import log_line, save_checkpoint
+from .course import Course, add_course_options, save_checkpoint, seeded
 from .data import PORTRAIT_FRAMES, RAREST, mirror_table
-from .optimiser import follow, rate_at
+from .optimiser import follow, rate_at, set_rate
 from .train_insets import anchors_of, loaded_refiner
-from .train_reader import principal
-from .train_relative_reader import correlations, fit_share
+from .train_reader import correlations, pooled, principal
+from .train_relative_reader import fit_share
 from .units import BANKS, NAMES, POSE_COLUMNS
 
 CHANNELS, NARROW, HIDDEN = (32, 64, 96, 128), 256, 384
@@ -82,17 +82,20 @@ class Heads:
 
 
 class Learner(nn.Module):
-    """A close reader while it learns, with normalised layers and a second answer."""
+    """A close reader while it learns, with normalised layers and a second answer: how points are moved from their mean
+    (2 P,), along directions (2 P, components)."""
 
-    def __init__(self, components: int) -> None:
+    def __init__(self, mean: Tensor, directions: Tensor) -> None:
         super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("directions", directions)
         self.reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES))
         order, sign = mirror_table()
         self.reader.mirror.copy_(order)
         self.reader.mirror_sign.copy_(sign)
         # What the first layer sees is even enough.
         self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS[1:]) for _ in WINDOWS)
-        self.points = nn.Linear(HIDDEN, components)
+        self.points = nn.Linear(HIDDEN, directions.shape[1])
 
     def forward(self, seen: list[Tensor]) -> tuple[Tensor, Tensor]:
         features = []
@@ -297,82 +300,55 @@ def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
     own, thought, truth = read_by(renderer, Heads([folder]), rng)
     share = fit_share(own, thought, truth)
     share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])
-    before, after = (correlations(read, truth)[1] for read in (thought, share[0] * own + share[1] * thought))
+    before, after = (pooled(read, truth) for read in (thought, share[0] * own + share[1] * thought))
     print(f"pooled r {before:.3f} -> {after:.3f}")
     checkpoint["average"]["share"] = share
     save_checkpoint(checkpoint, path)
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    refiner = loaded_refiner(args.refiner)
+    rng, refiner = seeded(args), loaded_refiner(args.refiner)
     pairs, unseen = Pairs(Heads(args.data), refiner), Heads([args.heldout])
     driven = np.flatnonzero(np.arange(unseen.people * unseen.per_person) % unseen.per_person >= PORTRAIT_FRAMES)
     rest = driven // unseen.per_person * unseen.per_person
     seen, truth, _ = Pairs(unseen, refiner).pick(rest, driven, rng, spoilt=False)
-    mean, directions = principal(pairs.some(2000, rng).points, COMPONENTS)
     weight = 1.0 / pairs.heads.coefficients.std(0).clamp(min=RAREST)
     weight = (weight / weight[FACE].mean())[FACE]
-    learner = Learner(directions.shape[1]).to(memory_format=torch.channels_last)
+    learner = Learner(*principal(pairs.some(2000, rng).points, COMPONENTS)).to(memory_format=torch.channels_last)
     average = copy.deepcopy(learner).eval()
     optimiser = torch.optim.AdamW(learner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, elapsed, error, missed = 0, 0.0, 0.0, 0.0
-    if args.out.exists():
-        checkpoint = torch.load(args.out, weights_only=True)
-        learner.load_state_dict(checkpoint["model"])
-        average.load_state_dict(checkpoint["followed"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        mean, directions = checkpoint["mean"], checkpoint["directions"]
-        step, elapsed, error, missed = (checkpoint[name] for name in ("step", "elapsed", "error", "missed"))
-        rng.bit_generator.state = json.loads(checkpoint["random"])
-    budget, evaluated, stock = args.minutes * 60.0, elapsed, Stock(pairs, mean, directions, rng)
+    parts = {"model": learner, "followed": average, "optimiser": optimiser}
+    course = Course(args.out, parts, rng, lambda: {"average": average.learnt().state_dict()})
+    stock = Stock(pairs, learner.mean, learner.directions, rng)
 
-    def report() -> None:
+    def evaluate() -> dict[str, float]:
         reader = average.learnt()
         with torch.no_grad():
-            parts = [
+            read = [
                 reader([held[rows].float().permute(0, 3, 1, 2) for held in seen])
                 for rows in torch.arange(len(truth)).split(50)
             ]
-        found, pooled = correlations(torch.cat(parts)[:, FACE], truth[:, FACE])
-        line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 4), "points": round(missed, 4)}
-        line |= {"face": round(pooled, 3), "lip": round(found[: BANKS[0][1]].mean().item(), 3)}
-        line |= {"exp": round(found[BANKS[0][1] :].mean().item(), 3)}
-        log_line(line, args.out)
-        state = {
-            "model": learner.state_dict(), "followed": average.state_dict(), "average": reader.state_dict(),
-            "optimiser": optimiser.state_dict(), "mean": mean, "directions": directions, "step": step,
-            "elapsed": elapsed, "error": error, "missed": missed, "random": json.dumps(rng.bit_generator.state),
-        }  # fmt: skip
-        save_checkpoint(state, args.out)
+        said, true = torch.cat(read)[:, FACE], truth[:, FACE]
+        found = correlations(said, true)
+        line = {name: round(value, 4) for name, value in course.running.items()}
+        line |= {"face": round(pooled(said, true), 3), "lip": round(found[: BANKS[0][1]].mean().item(), 3)}
+        return line | {"exp": round(found[BANKS[0][1] :].mean().item(), 3)}
 
-    while elapsed < budget:
-        began = time.monotonic()
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, elapsed / budget, args.rate)
+    for share in course.steps(args.minutes, evaluate, save_every=math.inf, evaluate_every=EVALUATE_EVERY):
+        set_rate(optimiser, rate_at(course.step, share, args.rate))
         stock.renew(args.pictures // REUSED)
         windows, difference, points, is_known = stock.draw(args.pictures)
         with torch.autocast("cpu", torch.bfloat16):
             read, placed = learner(windows)
-        loss = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / UNKNOWN
-        error += max(0.01, 1 / (step + 1)) * (loss.item() - error)
-        square = (placed.float() - points).square().sum(1) / (len(mean) / 2)
+        error = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / UNKNOWN
+        square = (placed.float() - points).square().sum(1) / (len(learner.mean) / 2)
         distance = ((square + 1e-7).sqrt() * is_known).sum() / is_known.sum().clamp(min=1.0)
-        missed += max(0.01, 1 / (step + 1)) * (distance.item() - missed)
-        loss = loss + distance / CLOSE
+        loss = error + distance / CLOSE
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        follow(average, learner, step)
-        elapsed += time.monotonic() - began
-        if elapsed - evaluated > EVALUATE_EVERY:
-            report()
-            evaluated = elapsed
-    report()
+        follow(average, learner, course.step + 1)
+        course.note({"error": error, "points": distance})
     if args.bank:
         fit(args.out, args.bank, args.heldout, rng)
 
@@ -382,13 +358,9 @@ def main() -> None:
     parser.add_argument("--refiner", type=Path, required=True, help="training.train_refiner's checkpoint, or a bank")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    add_course_options(parser, minutes=90.0, rate=2e-3)
     parser.add_argument("--bank", type=Path, help="bank with all but this reader: then it has its share too")
-    parser.add_argument("--minutes", type=float, default=90.0, help="training time in all, over every run")
     parser.add_argument("--pictures", type=int, default=64, help="a step")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

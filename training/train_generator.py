@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 
-from .checkpoint import log_line, save_checkpoint
+from .course import Course, add_course_options, seeded
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .losses import ALPHA_GAIN, PlaceHeads, flow_error, generator_losses, picture_loss, total
-from .optimiser import MASK_STEP, follow, mask_rows, optimiser_for, rate_at
+from .optimiser import MASK_STEP, follow, mask_rows, optimiser_for, rate_at, set_rate
 from .pretraining import calibrate, learn_common_motion, learn_own_motion, learn_to_see
 from .units import BANKS
 
@@ -33,7 +32,6 @@ from .units import BANKS
 CHANNELS = {4: 96, 8: 80, 16: 56, 32: 24, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
-SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
 def small_config(size: int) -> GeneratorConfig:
@@ -149,17 +147,12 @@ def contact_sheet(batch: Batch, rgb: Tensor, path: Path, rows: int = 10) -> None
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
+    rng = seeded(args)
     pairs, heldout = training_pairs(args, args.size), HeadPairs([args.heldout], args.size)
     weights, config = point_weights(pairs), small_config(args.size)
-    place_heads = PlaceHeads(config.channels)
-    step, elapsed, resumed = 0, 0.0, args.out.exists()
+    place_heads, resumed = PlaceHeads(config.channels), args.out.exists()
     if resumed:
-        checkpoint = torch.load(args.out, weights_only=True)
         model = Generator(config)
-        model.load_state_dict(checkpoint["model"])
     elif args.grow_from:
         smaller = Generator(small_config(args.size // 2))
         grown_from = torch.load(args.grow_from, weights_only=True)
@@ -174,37 +167,20 @@ def train(args: argparse.Namespace) -> None:
         learn_own_motion(model, place_heads, pairs, rng, weights, args.own_flow_minutes * 60.0)
     average = copy.deepcopy(model)
     optimiser = optimiser_for(model, place_heads, args.rate)
-    if resumed:
-        average.load_state_dict(checkpoint["average"])
-        place_heads.load_state_dict(checkpoint["place_heads"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
-        rng.bit_generator.state = json.loads(checkpoint["random"])
+    parts = {"model": model, "average": average, "place_heads": place_heads, "optimiser": optimiser}
+    course = Course(args.out, parts, rng, lambda: {"config": json.dumps(config.to_json())})
     count = sum(weight.numel() for weight in model.parameters())
-    print(f"{pairs.identities} identities at {args.size} px, {count:,} parameters, step {step}, "
-          f"{elapsed / 60:.1f} of {args.minutes} minutes done", flush=True)
+    print(f"{pairs.identities} identities at {args.size} px, {count:,} parameters, step {course.step}, "
+          f"{course.elapsed / 60:.1f} of {args.minutes} minutes done", flush=True)
 
-    def save() -> None:
-        save_checkpoint({
-            "model": model.state_dict(), "average": average.state_dict(),
-            "place_heads": place_heads.state_dict(), "optimiser": optimiser.state_dict(),
-            "step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state),
-            "config": json.dumps(config.to_json()),
-        }, args.out)
-
-    def evaluate() -> None:
+    def evaluate() -> dict[str, float]:
         result, batch, rgb = figures(average, heldout, weights)
         contact_sheet(batch, rgb, args.out.with_suffix(".png"))
-        line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        log_line(line, args.out)
+        return result
 
-    saved = evaluated = elapsed
-    save()
-    budget, running = args.minutes * 60.0, {}
-    while elapsed < budget:
-        began = time.monotonic()
-        for group in optimiser.param_groups:
-            group["lr"] = group["scale"] * rate_at(step, elapsed / budget, args.rate)
+    course.save()  # what was learnt before it took long
+    for share in course.steps(args.minutes, evaluate):
+        set_rate(optimiser, rate_at(course.step, share, args.rate))
         pairs.renew()
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
         losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
@@ -216,31 +192,16 @@ def train(args: argparse.Namespace) -> None:
         with torch.no_grad():
             for row, old in zip(mask_rows(model), before, strict=True):
                 row.lerp_(old, 1.0 - MASK_STEP)
-        step += 1
-        follow(average, model, step, 0.995)  # over more, it would lag behind weights that move fast
-        for name, loss in losses.items():
-            running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
-        elapsed += time.monotonic() - began
-        if step % 50 == 0:
-            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
-            print(f"{elapsed / 60:6.1f} min, step {step}: {text}", flush=True)
-        if elapsed - saved > SAVE_EVERY:
-            save()
-            saved = elapsed
-        if elapsed - evaluated > EVALUATE_EVERY:
-            evaluate()
-            evaluated = elapsed
-    save()
-    evaluate()
+        follow(average, model, course.step + 1, 0.995)  # over more, it would lag behind weights that move fast
+        course.note(losses)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    add_course_options(parser, minutes=60.0, rate=3e-3, threads=2)
     parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
     parser.add_argument("--grow-from", type=Path, help="checkpoint of half the size to start from")
     parser.add_argument("--seeing-minutes", type=float, default=12.0, help="before these, for the encoder alone")
     parser.add_argument("--flow-minutes", type=float, default=1.5, help="and for the common motion alone")
@@ -248,9 +209,6 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=16)
     parser.add_argument("--drivings", type=int, default=2)
     parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +27,9 @@ from inference.model.insets import Inset, Insets
 from inference.model.reader import Reader
 from inference.model.refiner import Refiner, inverted, pixel_places, refiner_from_bank, warped
 
-from .checkpoint import log_line, save_checkpoint
+from .course import Course, add_course_options, seeded
 from .data import Batch, HeadPairs
-from .optimiser import follow, rate_at
+from .optimiser import follow, rate_at, set_rate
 from .train_reader import cropped, filmed
 from .train_refiner import Critic
 from .train_refiner import fresh as fresh_refiner
@@ -43,13 +41,14 @@ MOUTH = (72, 72), (0.75, 0.75, 0.12), [(0.0, 0.59, 0.7)]
 EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0.78)]
 BESIDE = 0.02  # what a pixel counts that is not drawn over
 LIDS = ("eyeBlink", "eyeSquint")  # what calls for the eyes' inset: for all else their own texture is sharper, and there
-CHANNELS = (48, 64, 96)
-OFTENER = {"eyeBlink": 5.0, "jawOpen": 1.0}  # how much oftener a frame is drawn that has it, as most do not
+CHANNELS = (32, 48, 80)
+OFTENER = {"eyeBlink": 5.0, "jawOpen": 1.0, "tongueOut": 1.0}  # how much oftener a frame is drawn
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
-COMPLEXION = 0.2  # of a level of 1, by how much skin's colours may differ from a rendered head's
+COMPLEXION = 0.16  # of a level of 1, by how much skin's colours may differ from a rendered head's
+ALIKE = 0.16  # of a level: what differs as much from the cheeks' is hardly skin
+LIGHT = 0.12  # by what share a light's may: photographs are balanced
 UNSURE = 0.006  # half widths by which an anchor may be misread
-SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds
 
 
 class Drawn(NamedTuple):
@@ -74,7 +73,10 @@ def fresh() -> Insets:
     lids = torch.zeros(len(NAMES))
     lids[[NAMES.index(name) for name in LIDS]] = 1.0
     calling = 1.0 - pose, lids
-    parts = (Inset(*window, CHANNELS, called_by) for window, called_by in zip((MOUTH, EYES), calling, strict=True))
+    parts = (
+        Inset(*window, CHANNELS, called_by, tone)
+        for window, called_by, tone in zip((MOUTH, EYES), calling, (0.0, 1.0), strict=True)
+    )
     return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
 
 
@@ -112,25 +114,60 @@ def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, coun
     return (found.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
 
 
-def in_other_light(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Sources and what drives them with the same gamma, saturation and complexion: photographs have all kinds.
+def in_other_light(batch: Batch, anchors: Tensor, rng: np.random.Generator) -> Batch:
+    """Sources and what drives them with the same light, gamma, saturation and complexion: photographs have all kinds.
 
-    A complexion tints what is neither dark nor white: skin and lips, but not the inside of a mouth, nor teeth.
+    A complexion tints what is about as bright as the cheeks, but not the inside of a mouth, nor teeth: these are much
+    the same in everybody. Light leaves black as it is. Otherwise mouths in pale skin would be taken for violet.
+    anchors: (S, 3, 2).
     """
     count = len(batch.source)
     gamma, saturation = (
-        torch.from_numpy(np.exp(rng.uniform(-most, most, (count, 1, 1, 1))).astype(np.float32)) for most in (0.45, 0.6)
+        torch.from_numpy(np.exp(rng.uniform(-most, most, (count, 1, 1, 1))).astype(np.float32)) for most in (0.45, 0.4)
     )
+    gain = torch.from_numpy(np.exp(rng.uniform(-LIGHT, LIGHT, (count, 3, 1, 1))).astype(np.float32))
+    bright = torch.from_numpy(rng.uniform(0.7, 1.25, (count, 1, 1, 1)).astype(np.float32))
+    cheeks = anchors[:, :2] + (anchors[:, 2:] - anchors[:, :2].mean(1, keepdim=True)) / 2
+    coarse = F.avg_pool2d(batch.source.mean(1, keepdim=True), batch.source.shape[-1] // 32)
+    cheek = (F.grid_sample(coarse, cheeks[:, None], align_corners=False).mean((2, 3), keepdim=True) + 1) / 2
     tint = torch.from_numpy(rng.uniform(-COMPLEXION, COMPLEXION, (count, 3, 1, 1)).astype(np.float32))
 
     def lit(pictures: Tensor) -> Tensor:
         each = len(pictures) // count
         levels = ((pictures + 1) / 2).pow(gamma.repeat_interleave(each, 0))
         grey = levels.mean(1, keepdim=True)
-        tinted = levels + tint.repeat_interleave(each, 0) * 4 * grey.square() * (1 - grey)
-        return (grey + (tinted - grey) * saturation.repeat_interleave(each, 0)).clamp(0.0, 1.0) * 2 - 1
+        skin = torch.exp(-(((grey - cheek.pow(gamma).repeat_interleave(each, 0)) / ALIKE) ** 2))
+        tinted = levels + tint.repeat_interleave(each, 0) * skin
+        saturated = grey + (tinted - grey) * saturation.repeat_interleave(each, 0)
+        return (saturated * (bright * gain).repeat_interleave(each, 0)).clamp(0.0, 1.0) * 2 - 1
 
     return replace(batch, source=lit(batch.source), driving=lit(batch.driving))
+
+
+def made_up(source: Tensor, anchors: Tensor, rng: np.random.Generator) -> Tensor:
+    """Sources (S, 3, R, R), half of them with dark lashes and shadows around the eyes, as no rendered heads have them:
+    none of these tell what colour lids are once they close. anchors: (S, 3, 2)."""
+    places, result = pixel_places(source.shape[-1], source.device)[0], []
+    for picture, (left, right, _) in zip(source, anchors, strict=True):
+        if rng.random() < 0.5:
+            result.append(picture)
+            continue
+        apart = (right - left).norm()
+        across = (right - left) / apart
+        width, height, up = rng.uniform(0.15, 0.32), rng.uniform(0.06, 0.16), rng.uniform(-0.02, 0.06)
+        thickness, dark, shadow = rng.uniform(0.1, 0.5), rng.uniform(0.0, 0.9), rng.uniform(0.0, 0.6)
+        above = rng.uniform(-0.5, 0.5)
+        cover = torch.zeros_like(places[:1])
+        for eye in (left, right):
+            away = places - eye[:, None, None]
+            x = (away[0] * across[0] + away[1] * across[1]) / apart / width
+            y = ((away[1] * across[0] - away[0] * across[1]) / apart + up) / height
+            far = torch.hypot(x, y)
+            line = dark * torch.exp(-(((far - 1) / thickness) ** 2)) * torch.sigmoid(4 * (above - y))
+            cover = torch.maximum(cover, torch.maximum(line, shadow * torch.exp(-((far / 1.5) ** 4)))[None])
+        paint = torch.from_numpy(rng.uniform(-1.0, -0.4, (3, 1, 1)).astype(np.float32))
+        result.append(picture + cover * (torch.minimum(paint, picture) - picture))
+    return torch.stack(result)
 
 
 def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
@@ -156,7 +193,8 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
         seen = insets.see(number, known, window, looks, missed)
         truth = warped(batch.driving, window.places(*seen.shape[-2:]))
         seen = seen.contiguous(memory_format=torch.channels_last)
-        result.append(Drawn(inset(seen, batch.driving_coefficients), seen, truth, inset.feather))
+        skin = (known.around_mouth, known.around_eyes)[number]
+        result.append(Drawn(inset(seen, batch.driving_coefficients, skin), seen, truth, inset.feather))
     return result
 
 
@@ -208,13 +246,8 @@ def contact_sheet(drawn: list[Drawn], path: Path, count: int = 12) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    refiner = loaded_refiner(args.refiner)
+    rng, refiner = seeded(args), loaded_refiner(args.refiner)
     pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
-    odds = 1.0 + pairs.coefficients[:, [NAMES.index(name) for name in OFTENER]] @ torch.tensor([*OFTENER.values()])
     insets = fresh().to(memory_format=torch.channels_last)
     average, critics = copy.deepcopy(insets).eval(), nn.ModuleList([Critic(), Critic()])
     finding = torch.optim.AdamW(insets.anchors.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -223,35 +256,23 @@ def train(args: argparse.Namespace) -> None:
     suspicion = torch.optim.Adam(critics.parameters(), 4e-4, betas=(0.5, 0.99))
     parts = {"model": insets, "average": average, "finding": finding, "optimiser": optimiser, "critics": critics,
              "suspicion": suspicion}  # fmt: skip
-    step, elapsed, anchoring, budget = 0, 0.0, args.anchor_minutes * 60.0, args.minutes * 60.0
-    if args.out.exists():
-        checkpoint = torch.load(args.out, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(checkpoint[name])
-        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
-        rng.bit_generator.state = json.loads(checkpoint["random"])
+    course = Course(args.out, parts, rng)
 
-    def save() -> None:
-        state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}
-        save_checkpoint(state, args.out)
-
-    def evaluate() -> None:
+    def evaluate() -> dict[str, float]:
         result, drawn = figures(average, refiner, heldout)
         contact_sheet(drawn, args.out.with_suffix(".png"))
-        line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        log_line(line, args.out)
+        return result
 
-    saved, evaluated, running = elapsed, elapsed, {}
-    while elapsed < budget:
-        began, painted = time.monotonic(), elapsed >= anchoring
-        share = (elapsed - anchoring) / (budget - anchoring) if painted else elapsed / anchoring
+    anchoring = args.anchor_minutes / args.minutes
+    for share in course.steps(args.minutes, evaluate):
+        painted = share >= anchoring
+        share = (share - anchoring) / (1 - anchoring) if painted else share / anchoring
         chosen = optimiser if painted else finding
-        for group in chosen.param_groups:
-            group["lr"] = rate_at(step, share, args.rate)
-        told: list[Tensor] = []
+        set_rate(chosen, rate_at(course.step, share, args.rate))
         if painted:
-            batch = in_other_light(pairs.batch(rng, args.sources, args.drivings, args.portraits, odds), rng)
+            batch = pairs.batch(rng, args.sources, args.drivings, args.portraits, OFTENER, tinted=False)
+            anchors = anchors_of(batch.tracks.source[:: args.drivings], batch.places, pairs.groups)
+            batch = in_other_light(replace(batch, source=made_up(batch.source, anchors, rng)), anchors, rng)
             losses, drawn = one_step(insets, refiner, pairs, batch, rng)
             if share >= args.critic_from:
                 losses["fooled"] = sum(-critic(one.picture).mean() for critic, one in zip(critics, drawn, strict=True))
@@ -272,22 +293,8 @@ def train(args: argparse.Namespace) -> None:
             suspicion.zero_grad()
             losses["told"].backward()
             suspicion.step()
-        step += 1
-        follow(average, insets, step)
-        for name, value in losses.items():
-            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
-        elapsed += time.monotonic() - began
-        if step % 50 == 0:
-            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
-            print(f"{elapsed / 60:6.1f} min, step {step}: {text}", flush=True)
-        if elapsed - saved > SAVE_EVERY:
-            save()
-            saved = elapsed
-        if elapsed - evaluated > EVALUATE_EVERY:
-            evaluate()
-            evaluated = elapsed
-    save()
-    evaluate()
+        follow(average, insets, course.step + 1)
+        course.note(losses)
 
 
 def one_step(
@@ -307,17 +314,13 @@ def main() -> None:
     parser.add_argument("--refiner", type=Path, required=True, help="training.train_refiner's checkpoint, or a bank")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    add_course_options(parser, minutes=50.0, rate=1e-3)
     parser.add_argument("--size", type=int, default=256, help="pixels of the heads: twice the bank's")
-    parser.add_argument("--minutes", type=float, default=50.0, help="training time in all, over every run")
     parser.add_argument("--anchor-minutes", type=float, default=4.0, help="of these, for the anchors")
     parser.add_argument("--critic-from", type=float, default=0.6, help="share of the insets' time")
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--drivings", type=int, default=3)
     parser.add_argument("--portraits", type=float, default=0.5, help="share of sources that look like a portrait")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

@@ -4,9 +4,10 @@
     python -m training.train_reader --data DIR DIR --heldout DIR --out S.pt --minutes 30 --framed
 
 With `--framed` it learns to read sources: mostly portraits, none of them cropped at random. How near a head is can
-hardly be told from one picture, so a source's own place and size count as its rest. With `--stream` in the place of
-`--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which. Run the same command again to go on
-after an interruption; a line a minute goes to R.jsonl.
+hardly be told from one picture, so a source's own place and size count as its rest. How much it reads of people at rest
+is found out on the held-out ones, who are then not to be those by whom a bank is judged. With `--stream` in the place
+of `--data DIR DIR` people are rendered meanwhile, ever new ones; R.people notes which. Run the same command again to go
+on after an interruption; a line a minute goes to R.jsonl.
 
 What a face does is a few numbers, and they say little about what a picture is to be looked at for. So while it learns
 the network says as well where the tracked points are; that answer is dropped.
@@ -16,8 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import time
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.model.reader import LAST, LEAK, Reader
+from inference.model.refiner import Reading
 
-from .checkpoint import log_line, save_checkpoint
+from .course import Course, add_course_options, seeded
 from .data import PORTRAIT_FRAMES, HeadPairs, add_data_options, training_pairs
-from .optimiser import follow, rate_at
+from .optimiser import follow, rate_at, set_rate
 from .units import BANKS, NAMES, POSE_COLUMNS, SCALE, SHIFT
 
 CHANNELS, HIDDEN = (24, 48, 72, 104, 144), 192
@@ -38,6 +39,7 @@ COMPONENTS = 96  # of all tracked points' places
 CLOSE = 0.02  # half widths: points that are this far off count as much as knowing nothing of the coefficients
 EVALUATE_EVERY = 60.0  # seconds
 FRAMED_SHARES = 0.4, 0.4  # of a framed reader's pictures: exactly at rest; other portraits; the rest of them act
+DOUBTED, LEAST_DOUBT = 0.99, 0.02  # share of people at rest of whom a framed reader is to read nothing at all
 PLACE = [NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale")]
 
 
@@ -124,63 +126,55 @@ def read_all(reader: Reader, pairs: HeadPairs) -> Tensor:
     return torch.cat([reader(pairs.pictures(rows)) for rows in torch.arange(len(pairs.frames)).split(100)])
 
 
+def doubting(reader: Reader, read: Tensor, truth: Tensor) -> Reading:
+    """The same that knows what it reads of people at rest; read, truth (N, 36)."""
+    result = Reading(CHANNELS, HIDDEN, len(NAMES))
+    result.load_state_dict(reader.state_dict(), strict=False)
+    still = (truth == 0.0).all(1)
+    if still.any():
+        result.doubt.copy_(read[still].abs().quantile(DOUBTED, 0).clamp(min=LEAST_DOUBT))
+    return result
+
+
 def correlations(read: Tensor, truth: Tensor) -> Tensor:
     """(36,) of each column."""
     read, truth = read - read.mean(0), truth - truth.mean(0)
     return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9)
 
 
+def pooled(read: Tensor, truth: Tensor) -> float:
+    """The correlation of all numbers together."""
+    return correlations(read.reshape(-1, 1), truth.reshape(-1, 1)).item()
+
+
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    size = LAST << len(CHANNELS)
+    rng, size = seeded(args), LAST << len(CHANNELS)
     pairs, heldout = training_pairs(args, size), HeadPairs([args.heldout], size)
     mean, directions = principal(pairs.points, COMPONENTS)
     learner = Learner(directions.shape[1]).to(memory_format=torch.channels_last)
     learner.reader.last.bias.data.copy_(pairs.coefficients.mean(0))
     optimiser = torch.optim.AdamW(learner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    step, elapsed, average, error = 0, 0.0, copy.deepcopy(learner).eval(), 0.0
-    if args.out.exists():
-        checkpoint = torch.load(args.out, weights_only=True)
-        learner.load_state_dict(checkpoint["model"])
-        average.load_state_dict(checkpoint["followed"])
-        optimiser.load_state_dict(checkpoint["optimiser"])
-        step, elapsed, error = checkpoint["step"], checkpoint["elapsed"], checkpoint["error"]
-        rng.bit_generator.state = json.loads(checkpoint["random"])
-    budget, evaluated = args.minutes * 60.0, elapsed
+    average = copy.deepcopy(learner).eval()
+    learnt: dict[str, Tensor] = {}
+    parts = {"model": learner, "followed": average, "optimiser": optimiser}
+    course = Course(args.out, parts, rng, lambda: {"average": learnt})
 
-    def report() -> None:
+    def evaluate() -> dict[str, object]:
         reader = average.learnt()
         read = read_all(reader, heldout)
+        learnt.update((doubting(reader, read, heldout.coefficients) if args.framed else reader).state_dict())
         found, wrong = correlations(read, heldout.coefficients), (read - heldout.coefficients)[:, POSE_COLUMNS].abs()
         portraits = torch.arange(len(read)) % heldout.frames_per_identity
         portraits = (portraits > 0) & (portraits < PORTRAIT_FRAMES)
-        line = {"minutes": round(elapsed / 60, 1), "step": step, "error": round(error, 3)}
+        line = {name: round(value, 3) for name, value in course.running.items()}
         line["portraits"] = [round(value, 3) for value in wrong[portraits].mean(0).tolist()]  # yaw to scale
         line["place"] = [round(value, 3) for value in read[:, PLACE].abs().mean(0).tolist()]
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
-        line |= {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
-        log_line(line, args.out)
-        save_checkpoint(
-            {
-                "model": learner.state_dict(),
-                "followed": average.state_dict(),
-                "average": reader.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step,
-                "elapsed": elapsed,
-                "error": error,
-                "random": json.dumps(rng.bit_generator.state),
-            },
-            args.out,
-        )
+        return line | {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
 
-    while elapsed < budget:
-        began = time.monotonic()
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, elapsed / budget, args.rate)
+    for share in course.steps(args.minutes, evaluate, save_every=math.inf, evaluate_every=EVALUATE_EVERY):
+        set_rate(optimiser, rate_at(course.step, share, args.rate))
         pairs.renew()
         if args.framed:
             rows = framed_rows(pairs, args.pictures, rng)
@@ -207,27 +201,17 @@ def train(args: argparse.Namespace) -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        step += 1
-        error += max(0.01, 1 / step) * (loss.item() - error)
-        follow(average, learner, step)
-        elapsed += time.monotonic() - began
-        if elapsed - evaluated > EVALUATE_EVERY:
-            report()
-            evaluated = elapsed
-    report()
+        follow(average, learner, course.step + 1)
+        course.note({"error": loss})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
-    parser.add_argument("--minutes", type=float, default=30.0, help="training time in all, over every run")
+    add_course_options(parser, minutes=30.0, rate=2e-3)
     parser.add_argument("--framed", action="store_true", help="learn to read sources, not films")
     parser.add_argument("--pictures", type=int, default=32, help="a step")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

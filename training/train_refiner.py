@@ -3,8 +3,9 @@
     python -m training.train_refiner --generator G.pt --data DIR DIR --heldout DIR --out F.pt --minutes 60
     python -m training.train_refiner --generator BANK --begin BANK --data DIR DIR --heldout DIR --out F.pt
 
-With --begin it goes on from what a bank's refiner knows. With `--stream` in the place of `--data DIR DIR` people are
-rendered meanwhile, ever new ones; F.people notes which. What a source is doing is told here;
+With --begin it goes on from what a bank's refiner knows. With --size, twice the bank's, pictures are judged at that
+size as well, with the source's own texture, as shots show them. With `--stream` in the place of `--data DIR DIR` people
+are rendered meanwhile, ever new ones; F.people notes which. What a source is doing is told here;
 `training.train_reader --framed` learns to see it.
 Run the same command again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
 The generator stays as it is. First the motion is learnt from tracked points alone, then, with the motion as it is, the
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
 from dataclasses import replace
 from itertools import combinations_with_replacement
 from pathlib import Path
@@ -30,13 +30,13 @@ from inference.bank import load_bank
 from inference.model.config import GeneratorConfig
 from inference.model.generator import Generator
 from inference.model.reader import part_of
-from inference.model.refiner import PREFIX, Refined, Refiner
+from inference.model.refiner import PREFIX, Refined, Refiner, pixel_places, warped
 
-from .checkpoint import log_line, save_checkpoint
+from .course import Course, add_course_options, seeded
 from .data import Batch, HeadPairs, add_data_options, training_pairs
 from .export_bank import in_coefficient_units
-from .losses import edge_loss, flow_error, hidden_error, own_motion, picture_loss, still_error
-from .optimiser import follow, rate_at
+from .losses import edge_loss, flow_error, hidden_error, own_motion, picture_loss, sampling_grid, still_error
+from .optimiser import follow, rate_at, set_rate
 from .train_generator import contact_sheet, point_weights, psnr
 from .train_reader import CHANNELS as READING
 from .train_reader import HIDDEN as READING_HIDDEN
@@ -45,11 +45,11 @@ from .units import NAMES, POSE_COLUMNS
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
 TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
 WEIGHTS = {"moved": 1.0, "held": 0.5, "torn": 100.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
-           "hidden": 0.1, "fooled": 0.02}  # fmt: skip
+           "hidden": 0.1, "fooled": 0.02, "fine": 1.0, "fine_edges": 1.0}  # fmt: skip
 AROUND = 5  # cells, of 32 in a picture's width, of background around a head that may move with it
 MORE = 2, 3  # times as many sources, and driving frames of each, while the motion is learnt
 OPEN = 0.95  # mask where the source shows what is seen
-SAVE_EVERY, EVALUATE_EVERY = 120.0, 240.0  # seconds
+EVALUATE_EVERY = 240.0  # seconds
 
 
 class Critic(nn.Module):
@@ -104,6 +104,24 @@ def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refin
         known = batch.source, refiner.motion_of(batch.source), batch.source_coefficients
         known = (part.repeat_interleave(drivings, 0) for part in known)
     return refiner(*known, last.flow, last.rgb, batch.driving_coefficients), last.rgb
+
+
+def halved(batch: Batch) -> Batch:
+    """The same pictures at half their size."""
+    smaller = {name: F.avg_pool2d(getattr(batch, name), 2) for name in ("source", "driving", "weight", "mouth")}
+    return replace(batch, **smaller)
+
+
+def finely(made: Refined, small: Batch, batch: Batch) -> Tensor:
+    """What was made of a batch at half the size, (N, 3, R, R) with the source's texture: what the mask lets through is
+    taken from the source at its full size."""
+    drivings = len(batch.driving) // len(batch.source)
+    source, own = (part.source.repeat_interleave(drivings, 0) for part in (small, batch))
+    looks, mask = sampling_grid(made.flow), torch.sigmoid(made.flow[:, 2:])
+    drawn = made.rgb - warped(source, looks) * mask
+    shift = looks - pixel_places(looks.shape[-1], looks.device)
+    shift, mask, drawn = (F.interpolate(part, scale_factor=2.0, mode="bilinear") for part in (shift, mask, drawn))
+    return warped(own, pixel_places(own.shape[-1], own.device) + shift) * mask + drawn
 
 
 def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
@@ -165,7 +183,12 @@ def figures(
     """Held-out figures: the first frame driven by frames 4 and 7 of every identity; the generator's alone beside."""
     first = np.arange(min(identities, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
+    fine = None
+    if pairs.size > generator.config.size:
+        whole, batch = batch, halved(batch)
     made, alone = refined(generator, refiner, batch)
+    if pairs.size > generator.config.size:
+        fine = finely(made, batch, whole)
     copied = batch.source.repeat_interleave(2, 0)
     losses = refiner_losses(made, batch, weights)
     result = {"flow": flow_error(made.flow, batch.tracks, weights)} | {
@@ -173,15 +196,17 @@ def figures(
     }
     for name, picture in (("psnr", made.rgb), ("psnr_alone", alone), ("psnr_copy", copied)):
         result[name] = psnr(picture.clamp(-1, 1), batch.driving)
+    if fine is not None:
+        result["psnr_fine"], result["edges_fine"] = psnr(fine.clamp(-1, 1), whole.driving), edge_loss(fine, whole)
+        batch, made = whole, made._replace(rgb=fine)
     return {name: round(value.item(), 4) for name, value in result.items()}, batch, made.rgb
 
 
 def train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    rng = np.random.default_rng(args.seed)
-    generator = loaded_generator(args.generator)
-    size = generator.config.size
+    rng, generator = seeded(args), loaded_generator(args.generator)
+    size = args.size or generator.config.size
+    if size not in (generator.config.size, 2 * generator.config.size):
+        raise SystemExit(f"--size is {generator.config.size}, the generator's, or twice that, found {size}")
     pairs, heldout = training_pairs(args, size), HeadPairs([args.heldout], size)
     weights = point_weights(pairs)
     refiner, critic = fresh().to(memory_format=torch.channels_last), Critic()
@@ -193,40 +218,31 @@ def train(args: argparse.Namespace) -> None:
     optimiser = torch.optim.AdamW(learning, args.rate, betas=(0.9, 0.99), weight_decay=0.01)
     suspicion = torch.optim.Adam(critic.parameters(), 4e-4, betas=(0.5, 0.99))
     parts = {"model": refiner, "average": average, "optimiser": optimiser, "critic": critic, "suspicion": suspicion}
-    step, elapsed, moving, budget = 0, 0.0, args.motion_minutes * 60.0, args.minutes * 60.0
-    if args.out.exists():
-        checkpoint = torch.load(args.out, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(checkpoint[name])
-        step, elapsed = checkpoint["step"], checkpoint["elapsed"]
-        rng.bit_generator.state = json.loads(checkpoint["random"])
+    course = Course(args.out, parts, rng)
 
-    def save() -> None:
-        state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"step": step, "elapsed": elapsed, "random": json.dumps(rng.bit_generator.state)}
-        save_checkpoint(state, args.out)
-
-    def evaluate() -> None:
+    def evaluate() -> dict[str, float]:
         result, batch, rgb = figures(generator, average, heldout, weights)
         contact_sheet(batch, rgb, args.out.with_suffix(".png"))
-        line = {"minutes": round(elapsed / 60, 1), "step": step, **result}
-        log_line(line, args.out)
+        return result
 
-    saved, evaluated, running = elapsed, elapsed, {}
-    while elapsed < budget:
-        began, painting = time.monotonic(), elapsed >= moving
-        share = (elapsed - moving) / (budget - moving) if painting else elapsed / moving
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, share, args.rate)
+    moving = args.motion_minutes / args.minutes
+    for share in course.steps(args.minutes, evaluate, evaluate_every=EVALUATE_EVERY):
+        painting = share >= moving
+        share = (share - moving) / (1 - moving) if painting else share / moving
+        set_rate(optimiser, rate_at(course.step, share, args.rate))
         pairs.renew()
         # Motion is a source's alone, and has but to be weighed anew for another driving frame.
         more = (1, 1) if painting else MORE
         batch = pairs.batch(rng, more[0] * args.sources, more[1] * args.drivings, args.portraits)
         if painting:
-            made, _ = refined(generator, refiner, batch)
-            losses = refiner_losses(made, batch, weights)
+            small = batch if size == generator.config.size else halved(batch)
+            made, _ = refined(generator, refiner, small)
+            losses, shown = refiner_losses(made, small, weights), made.rgb
+            if small is not batch:
+                shown = finely(made, small, batch)
+                losses |= {"fine": picture_loss(shown, batch), "fine_edges": edge_loss(shown, batch)}
             if share >= args.critic_from:
-                losses["fooled"] = -critic(made.rgb).mean()
+                losses["fooled"] = -critic(shown).mean()
         else:
             losses = motion_losses(refiner, batch, weights)
         optimiser.zero_grad()
@@ -234,26 +250,12 @@ def train(args: argparse.Namespace) -> None:
         nn.utils.clip_grad_norm_(learning, 1.0)
         optimiser.step()
         if painting and share >= args.critic_from - 0.02:  # it has to know something before it is asked
-            losses["told"] = F.relu(1.0 - critic(batch.driving)).mean() + F.relu(1.0 + critic(made.rgb.detach())).mean()
+            losses["told"] = F.relu(1.0 - critic(batch.driving)).mean() + F.relu(1.0 + critic(shown.detach())).mean()
             suspicion.zero_grad()
             losses["told"].backward()
             suspicion.step()
-        step += 1
-        follow(average, refiner, step)
-        for name, loss in losses.items():
-            running[name] = 0.98 * running.get(name, loss.item()) + 0.02 * loss.item()
-        elapsed += time.monotonic() - began
-        if step % 50 == 0:
-            text = " ".join(f"{name} {value:.4f}" for name, value in running.items())
-            print(f"{elapsed / 60:6.1f} min, step {step}: {text}", flush=True)
-        if elapsed - saved > SAVE_EVERY:
-            save()
-            saved = elapsed
-        if elapsed - evaluated > EVALUATE_EVERY:
-            evaluate()
-            evaluated = elapsed
-    save()
-    evaluate()
+        follow(average, refiner, course.step + 1)
+        course.note(losses)
 
 
 def main() -> None:
@@ -264,16 +266,13 @@ def main() -> None:
     parser.add_argument("--begin", type=Path, help="bank whose refiner to begin with")
     add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time in all, over every run")
+    add_course_options(parser, minutes=60.0, rate=2e-3)
+    parser.add_argument("--size", type=int, help="of the pictures that are judged (default: the generator's)")
     parser.add_argument("--motion-minutes", type=float, default=30.0, help="of these, for the motion")
     parser.add_argument("--critic-from", type=float, default=0.7, help="share of the painter's time")
     parser.add_argument("--sources", type=int, default=6)
     parser.add_argument("--drivings", type=int, default=2)
     parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

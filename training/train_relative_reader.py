@@ -26,11 +26,12 @@ from torch import Tensor
 from inference.model.reader import Reader
 from inference.model.relative_reader import GRID, RelativeReader, RestFlow, Seen
 
-from .checkpoint import log_line, save_checkpoint
+from .course import add_course_options, log_line, save_checkpoint, seeded
 from .data import PORTRAIT_FRAMES, HeadPairs
-from .optimiser import follow, rate_at
+from .optimiser import follow, rate_at, set_rate
 from .train_reader import CHANNELS as READER_CHANNELS
 from .train_reader import HIDDEN as READER_HIDDEN
+from .train_reader import correlations, pooled
 from .units import BANKS, NAMES, POSE_COLUMNS
 
 CHANNELS, HIDDEN, CELLS = (32, 64, 96, 128, 160), 192, (GRID, 32)
@@ -227,21 +228,11 @@ def fit_share(own: Tensor, plain: Tensor, truth: Tensor) -> Tensor:
     return torch.linalg.solve(both, gram.mT @ truth.T[..., None])[..., 0].T.contiguous()
 
 
-def correlations(read: Tensor, truth: Tensor) -> tuple[Tensor, float]:
-    """(36,) of each coefficient, and of all of them pooled."""
-    pooled = float(np.corrcoef(read.flatten().numpy(), truth.flatten().numpy())[0, 1])
-    read, truth = read - read.mean(0), truth - truth.mean(0)
-    return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9), pooled
-
-
 class Trainer:
     """Both stages, one after the other; `state` is what is written."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        torch.set_num_threads(args.threads)
-        cv2.setNumThreads(args.threads)
-        torch.manual_seed(args.seed)
-        self.args, self.rng = args, np.random.default_rng(args.seed)
+        self.args, self.rng = args, seeded(args)
         self.reader = RelativeReader(CHANNELS, HIDDEN, len(NAMES), CELLS)
         size = self.reader.size
         self.pairs, self.heldout = HeadPairs(args.data, size), HeadPairs([args.heldout], size)
@@ -360,8 +351,7 @@ class Trainer:
         budget, evaluated, optimiser = minutes * 60.0, self.elapsed[number], self.optimisers[number]
         while self.elapsed[number] < budget:
             began = time.monotonic()
-            for group in optimiser.param_groups:
-                group["lr"] = rate_at(self.steps[number], self.elapsed[number] / budget, self.args.rate)
+            set_rate(optimiser, rate_at(self.steps[number], self.elapsed[number] / budget, self.args.rate))
             loss = loss_of()
             optimiser.zero_grad()
             loss.backward()
@@ -378,9 +368,10 @@ class Trainer:
     def _report(self, number: int, read: Callable[[], Tensor]) -> None:
         driven = torch.arange(len(self.heldout.frames)) % self.heldout.frames_per_identity >= PORTRAIT_FRAMES
         truth = self.heldout.coefficients - self.heldout.coefficients[rest_rows(self.heldout)]
-        found, pooled = correlations(read()[driven], truth[driven])
+        said, truth = read()[driven], truth[driven]
+        found = correlations(said, truth)
         line = {"stage": number + 1, "minutes": round(self.elapsed[number] / 60, 1), "step": self.steps[number]}
-        line |= {"error": round(self._error, 4), "pooled": round(pooled, 3)}
+        line |= {"error": round(self._error, 4), "pooled": round(pooled(said, truth), 3)}
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
         log_line(line, self.args.out)
@@ -404,14 +395,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
     parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint to write and to go on from")
+    add_course_options(parser, minutes=35.0, rate=2e-3, minutes_of="the second stage's training")
     parser.add_argument("--reader", type=Path, help="checkpoint of training.train_reader: then it has its share too")
     parser.add_argument("--first-minutes", type=float, default=4.0, help="training time of the first stage")
-    parser.add_argument("--minutes", type=float, default=35.0, help="training time of the second stage")
     parser.add_argument("--pictures", type=int, default=32, help="a step")
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
 

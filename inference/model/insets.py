@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PREFIX = "insets."
 INPUTS = 12
-LEAST_SPREAD = 0.1  # of a window's colours: what is fainter is noise
+DARKEST = 0.05  # level, of 1, that is added before logarithms: what differs below is noise
+CONTRAST = 0.5  # of these logarithms: about how much a face's differ
 CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
 BORDER = 0.3  # share of an oval's half axes over which an inset fades in
 CELL = 8  # pixels of a side of those that an inset is made to meet its border by
@@ -96,14 +97,16 @@ class Laid(NamedTuple):
 
 
 class Inset(nn.Module):
-    """What is in a window: (N, INPUTS, h, w) and coefficients (N, n) -> (N, 4, h, w), colour and alpha.
+    """What is in a window: (N, INPUTS, h, w), coefficients (N, n) and `skin_of` the source's window -> (N, 4, h, w),
+    colour and alpha.
 
-    It sees and says colours against those of the skin around what it draws, so that a photograph's light is no news,
-    and what it says meets the picture where it fades into it: what is amiss on the border is made good within, the less
-    the further from there (Shepard's weights).
-    called_by: (n,) 1 for coefficients whose change calls for it. extent: see `window_at`. ovals: the middle across, and
-    half the width and height, in the window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the
-    outline of the face.
+    It sees and says how many times as bright as the skin around what it draws anything is, in each colour: of that no
+    photograph's light is any news. What it says meets the picture where it fades into it: what is amiss on the border
+    is made good within, the less the further from there (Shepard's weights).
+    called_by: (n,) 1 for coefficients whose change calls for it. tone: 1 where what is drawn is skin, of whatever
+    colour that is; 0 where it is not, and is said against no more than how bright the skin is: mouths are red within,
+    whoever's they are. extent: see `window_at`. ovals: the middle across, and half the width and height, in the
+    window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the outline of the face.
     """
 
     def __init__(
@@ -113,9 +116,11 @@ class Inset(nn.Module):
         ovals: Sequence[tuple[float, float, float]],
         channels: Sequence[int],
         called_by: Tensor,
+        tone: float,
     ) -> None:
         super().__init__()
         self.register_buffer("called_by", called_by)
+        self.register_buffer("tone", torch.tensor(tone))
         self.register_buffer("extent", torch.tensor(extent))
         x, y = ((torch.arange(count) * 2 + 1) / count - 1 for count in reversed(size))
         away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
@@ -126,7 +131,7 @@ class Inset(nn.Module):
         cells = torch.cartesian_prod(y, x).float()
         near = 1 / (torch.cdist(cells, cells).square() + 0.5)
         self.register_buffer("reach", near / (near @ amount.flatten())[:, None])
-        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by) + 4)
+        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by) + 3)
         self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
@@ -135,22 +140,23 @@ class Inset(nn.Module):
         """change (N, n) -> (N, 1, 1, 1): how much the inset counts."""
         return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
-    def forward(self, seen: Tensor, coefficients: Tensor) -> Tensor:
+    def skin_of(self, own: Tensor) -> Tensor:
+        """A source's window (N, 3, h, w) -> (N, 3), logarithms of the skin's colour there."""
+        return logarithms(own[:, :, self.border]).median(2).values  # there may be a brow, or the end of a chin
+
+    def forward(self, seen: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
         warped_source, places, own, pixels = seen.split((3, 4, 3, 2), 1)
-        border = own[:, :, self.border]
-        skin = border.median(2).values[:, :, None, None]  # there may be a brow, or the end of a chin
-        within = (own - skin)[:, :, self.feather[0, 0] > 0]
-        spread = within.square().mean((1, 2)).sqrt().clamp(min=LEAST_SPREAD)[:, None, None, None]
-        seen = torch.cat([(warped_source - skin) / spread, places, (own - skin) / spread, pixels], 1)
-        told = torch.cat([coefficients, skin.flatten(1), spread.flatten(1)], 1)
+        warped_source, own, told = logarithms(warped_source), logarithms(own), torch.cat([coefficients, skin], 1)
+        skin = skin[:, :, None, None]
+        seen = torch.cat([(warped_source - skin) / CONTRAST, places, (own - skin) / CONTRAST, pixels], 1)
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
             painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), told)).float()
         painted = F.pixel_shuffle(painted, 2)
-        colours = skin + spread * painted[:, :3]
-        amiss = self._cells((warped_source - colours) * self.border)
+        drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted[:, :3]
+        amiss = self._cells((warped_source - drawn) * self.border)
         within = (amiss.flatten(2) @ self.reach.T).unflatten(2, amiss.shape[2:])
-        colours = colours + F.interpolate(within, size=colours.shape[2:], mode="bilinear")
-        return torch.cat([colours, torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+        drawn = drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")
+        return torch.cat([colours(drawn), torch.sigmoid(painted[:, 3:]) * self.feather], 1)
 
     @property
     def border(self) -> Tensor:
@@ -162,15 +168,27 @@ class Inset(nn.Module):
         return F.adaptive_avg_pool2d(planes, (-(-height // CELL), -(-width // CELL)))
 
 
+def logarithms(colours: Tensor) -> Tensor:
+    """Of levels of 1, of colours in [-1, 1]."""
+    return torch.log((colours.clamp(min=-1.0) + 1) / 2 + DARKEST)
+
+
+def colours(logarithms: Tensor) -> Tensor:
+    """The inverse of `logarithms`, in [-1, 1 and a little more]."""
+    return (torch.exp(logarithms.clamp(max=0.2)) - DARKEST) * 2 - 1
+
+
 class Known(NamedTuple):
     """Of a source (N, 3, S, S): where its eyes and its mouth are, (N, 3, 2), how each of the refiner's amounts moves
-    them, (N, fields, 2, 3), and what the windows of mouth and eyes show of it, (N, 3, h, w)."""
+    them, (N, fields, 2, 3), what the windows of mouth and eyes show of it, (N, 3, h, w), and skin there, (N, 3)."""
 
     source: Tensor
     anchors: Tensor
     moved: Tensor
     mouth: Tensor
     eyes: Tensor
+    around_mouth: Tensor
+    around_eyes: Tensor
 
     def anchors_at(self, turned: Tensor) -> Tensor:
         """(N, 3, 2): where the anchors are once the head has moved by turned (N, fields), the refiner's amounts."""
@@ -196,11 +214,11 @@ class Insets(nn.Module):
     def know(self, source: Tensor, motion: Tensor, anchors: Tensor) -> Known:
         """source (N, 3, S, S) of any size; motion: the refiner's (N, fields, 2, H, H)."""
         at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
-        shown = (
-            warped(source, window.places(*inset.feather.shape[-2:]))
-            for inset, window in zip((self.mouth, self.eyes), self.windows(anchors), strict=True)
-        )
-        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown)
+        insets = self.mouth, self.eyes
+        windows = zip(insets, self.windows(anchors), strict=True)
+        shown = [warped(source, window.places(*inset.feather.shape[-2:])) for inset, window in windows]
+        skins = (inset.skin_of(own) for inset, own in zip(insets, shown, strict=True))
+        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown, *skins)
 
     def forward(
         self, known: Known, turned: Tensor, change: Tensor, looks: Tensor, missed: Tensor, coefficients: Tensor
@@ -216,7 +234,8 @@ class Insets(nn.Module):
             strength, window = inset.strength(change), windows[number]
             if not strength.any():
                 continue
-            drawn = inset(self.see(number, known, window, looks, missed), coefficients)
+            skin = (known.around_mouth, known.around_eyes)[number]
+            drawn = inset(self.see(number, known, window, looks, missed), coefficients, skin)
             alpha = drawn[:, 3:] * strength
             result.append(Laid(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
@@ -251,7 +270,8 @@ class Insets(nn.Module):
                 inner = (len(state[f"{name}.unet.down.{level}.conv.bias"]) for level in range(levels))
                 channels = [len(state[f"{name}.unet.first.conv.bias"]), *inner]
                 size = tuple(state[f"{name}.feather"].shape[-2:])
-                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, torch.zeros(len(bank.names))))
+                called_by = torch.zeros(len(bank.names))
+                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, called_by, 0.0))
             insets = Insets(anchors, *parts, torch.zeros(len(bank.names)))
             insets.load_state_dict(state)
         except (KeyError, RuntimeError) as error:

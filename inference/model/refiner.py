@@ -65,8 +65,8 @@ class Conv(nn.Module):
         x = self.conv(x)
         if self.told is not None:
             gain, offset = self.told(coefficients)[:, :, None, None].chunk(2, 1)
-            x = x * (1.0 + gain) + offset
-        return F.leaky_relu(x, LEAK)
+            x = torch.addcmul(offset, x, 1.0 + gain)
+        return F.leaky_relu(x, LEAK, inplace=True)
 
 
 class UNet(nn.Module):
@@ -91,6 +91,22 @@ class UNet(nn.Module):
         return self.last(x, coefficients)
 
 
+class Reading(Reader):
+    """Says that a portrait is at rest where it cannot be told from one.
+
+    doubt: (n,) how much is read of somebody at rest. What is nowhere more than that is nothing, what is somewhere twice
+    as much is taken as it is.
+    """
+
+    def __init__(self, channels: Sequence[int], hidden: int, coefficients: int) -> None:
+        super().__init__(channels, hidden, coefficients)
+        self.register_buffer("doubt", torch.full((coefficients,), 1e-6))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        read = super().forward(pictures)
+        return read * ((read.abs() / self.doubt).amax(1, keepdim=True) - 1.0).clamp(0.0, 1.0)
+
+
 class Refiner(nn.Module):
     """All three; motion and painter at half the picture's size, H = S / 2.
 
@@ -113,7 +129,7 @@ class Refiner(nn.Module):
         self.fields = coefficients + len(terms)
         heads = [number in pose for number in range(coefficients)]
         self.register_buffer("rigid", torch.tensor([*heads, *(a in pose and b in pose for a, b in terms)]))
-        self.reading = Reader(reading, hidden, coefficients)
+        self.reading = Reading(reading, hidden, coefficients)
         self.motion = UNet(5, motion, MOTION_WIDTH)
         self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
         self.painter = UNet(15, painter, PAINTER_WIDTH, told=coefficients)

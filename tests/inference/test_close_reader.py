@@ -135,7 +135,7 @@ def parts() -> list[tuple[str, torch.nn.Module]]:
     torch.manual_seed(3)
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
-    insets = [Inset((16, 16), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT)) for _ in range(2)]
+    insets = [Inset((16, 16), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT), 1.0) for _ in range(2)]
     anchors = Reader((8, 8, 8, 8), 16, 6)
     anchors.last.weight.data.zero_()
     anchors.last.bias.data.copy_(ANCHORS.flatten())

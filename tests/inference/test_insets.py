@@ -12,7 +12,18 @@ torch = pytest.importorskip("torch")
 from inference.bank import load_bank, save_bank  # noqa: E402
 from inference.detail import Detail, Workspace  # noqa: E402
 from inference.errors import EDTalkError  # noqa: E402
-from inference.model.insets import CHANGE, INPUTS, PREFIX, Inset, Insets, Laid, Window, laid_over  # noqa: E402
+from inference.model.insets import (  # noqa: E402
+    CHANGE,
+    INPUTS,
+    PREFIX,
+    Inset,
+    Insets,
+    Laid,
+    Window,
+    colours,
+    laid_over,
+    logarithms,
+)
 from inference.model.reader import Reader  # noqa: E402
 from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
 from inference.model.refiner import Refiner  # noqa: E402
@@ -39,14 +50,14 @@ def insets() -> Insets:
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
     oval = [(0.0, 0.9, 0.9)]
-    parts = [Inset(size, (0.6, 0.5, 0.1), oval, (8, 12), 1 - pose) for size in ((16, 16), (12, 24))]
+    parts = [Inset(size, (0.6, 0.5, 0.1), oval, (8, 12), 1 - pose, 1.0) for size in ((16, 16), (12, 24))]
     for part in parts:
         part.paint.weight.data.normal_(0, 0.1)
     return Insets(Reader((8, 8, 8, 8), 16, 6), *parts, pose).eval().requires_grad_(False)
 
 
 def test_an_inset_lies_within_its_ovals_alone() -> None:
-    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), torch.ones(COUNT))
+    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), torch.ones(COUNT), 1.0)
     feather = inset.feather[0, 0]
     assert feather[10, [9, 10, 29, 30]].min() == 1  # the eyes
     assert not feather[:, 19:21].any()  # the nose
@@ -56,29 +67,35 @@ def test_an_inset_lies_within_its_ovals_alone() -> None:
 
 def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
     """Whatever the network thinks skin is like."""
-    inset = Inset((48, 64), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT)).eval()
+    inset = Inset((48, 64), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT), 1.0).eval()
     seen = torch.zeros(2, INPUTS, 48, 64)
     seen[:, 7:10] = 0.2  # the source's window, all skin
     seen[0, :3], seen[1, :3] = 0.2, 0.5
     with torch.no_grad():
-        drawn = inset(seen, torch.zeros(2, COUNT))
+        drawn = inset(seen, torch.zeros(2, COUNT), inset.skin_of(seen[:, 7:10]))
     for one, level in zip(drawn, (0.2, 0.5), strict=True):
         torch.testing.assert_close(one[:3], torch.full((3, 48, 64), level))
     assert (drawn[:, 3:] == 0.5 * inset.feather).all()
 
 
 def test_the_light_of_a_picture_is_no_news(insets: Insets) -> None:
-    """Twice as contrasty and brighter: so is what is drawn, unless the network goes by the skin's own colour."""
-    inset, light = insets.mouth, (2.0, 0.1)
+    """Brighter and of another colour: so is what is drawn, unless the network goes by the skin's own colour."""
+    inset, light = insets.mouth, torch.tensor([0.2, -0.1, -0.3])
     for conv in (part for part in inset.unet.modules() if getattr(part, "told", None) is not None):
-        conv.told.weight[:, -4:] = 0.0
+        conv.told.weight[:, -3:] = 0.0
     torch.manual_seed(3)
     seen = torch.rand(1, INPUTS, 16, 16) - 0.5
     lit = seen.clone()
-    for colours in (slice(0, 3), slice(7, 10)):
-        lit[:, colours] = seen[:, colours] * light[0] + light[1]
-    one, other = (inset(part, torch.ones(1, COUNT))[:, :3] for part in (seen, lit))
-    torch.testing.assert_close(other, one * light[0] + light[1], atol=1e-4, rtol=1e-4)
+    for part in (slice(0, 3), slice(7, 10)):
+        lit[:, part] = colours(logarithms(seen[:, part]) + light[:, None, None])
+    one, other = (inset(part, torch.ones(1, COUNT), inset.skin_of(part[:, 7:10]))[:, :3] for part in (seen, lit))
+    torch.testing.assert_close(logarithms(other), logarithms(one) + light[:, None, None], atol=1e-4, rtol=1e-4)
+
+
+def test_a_colour_comes_back_from_its_logarithm() -> None:
+    levels = torch.linspace(-1, 1, 101)
+    torch.testing.assert_close(colours(logarithms(levels)), levels)
+    assert logarithms(torch.tensor([-3.0])).isfinite().all()  # where a filter has overshot
 
 
 def changed(amount: float, column: int, count: int = 1) -> torch.Tensor:
@@ -186,7 +203,7 @@ def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Pat
 
 
 def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
-    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(5))
+    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(5), 1.0)
     foreign = Insets(insets.anchors, insets.mouth, eyes, insets.pose)
     with pytest.raises(EDTalkError, match="The insets in the bank 'starter' do not fit"):
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")

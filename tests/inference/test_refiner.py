@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from inference.bank import load_bank, save_bank  # noqa: E402
 from inference.errors import EDTalkError  # noqa: E402
 from inference.model.generator import Generator  # noqa: E402
-from inference.model.refiner import PREFIX, Refiner, refiner_from_bank  # noqa: E402
+from inference.model.refiner import PREFIX, Reading, Refiner, refiner_from_bank  # noqa: E402
 from inference.renderer import FaceRenderer  # noqa: E402
 from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh, small_config  # noqa: E402
@@ -113,6 +113,18 @@ def test_a_source_that_keeps_doing_what_it_does_stays_where_it_is(unpainted: Ref
     source, (flow, rgb), own = pictures(), still(), torch.rand(1, COUNT)
     made = unpainted(source, unpainted.motion_of(source), own, flow, rgb, own)
     torch.testing.assert_close(made.rgb, source, atol=2e-3, rtol=0)
+
+
+def test_a_portrait_that_could_be_at_rest_is_at_rest() -> None:
+    """And one that is seen to do something does it as far as it was read."""
+    reading = Reading((4, 4), 4, 3).eval().requires_grad_(False)
+    reading.last.weight.zero_()
+    reading.doubt.copy_(torch.tensor([0.1, 0.05, 0.02]))
+    for read, share in (
+        ([0.1, -0.05, 0.02], 0.0), ([0.0, -0.075, 0.0], 0.5), ([0.01, 0.0, -0.04], 1.0), ([0.5, 0.04, 0.0], 1.0),
+    ):  # fmt: skip
+        reading.last.bias.copy_(torch.tensor(read))
+        torch.testing.assert_close(reading(torch.zeros(2, 3, 16, 16)), share * torch.tensor([read] * 2))
 
 
 def test_a_batch_is_its_rows(refiner: Refiner) -> None:

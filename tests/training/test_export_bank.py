@@ -23,7 +23,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """G.pt, A.safetensors, two refiners F.pt and F2.pt, and a reading S.pt, all of random weights."""
     from safetensors.numpy import save_file
 
-    from inference.model.reader import Reader
+    from inference.model.refiner import Reading
 
     torch.manual_seed(0)
     folder, model = tmp_path_factory.mktemp("checkpoints"), fresh(small_config(128))
@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({f"{AUDIO_PREFIX}any": np.ones(3, np.float32)}, folder / "A.safetensors")
     for name in ("F", "F2"):
         torch.save({"average": fresh_refiner().state_dict()}, folder / f"{name}.pt")
-    torch.save({"average": Reader(CHANNELS, HIDDEN, len(NAMES)).state_dict()}, folder / "S.pt")
+    torch.save({"average": Reading(CHANNELS, HIDDEN, len(NAMES)).state_dict()}, folder / "S.pt")
     return folder
 
 

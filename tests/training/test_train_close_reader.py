@@ -101,7 +101,7 @@ def test_a_mirrored_pair_is_the_pair_in_a_mirror(refiner_file: Path, discs: Path
 
 def test_what_is_learnt_says_the_same_without_normalisation() -> None:
     torch.manual_seed(0)
-    learner = Learner(4)
+    learner = Learner(torch.zeros(10), torch.zeros(10, 4))
     seen = [torch.rand(8, SEEN, *size) for size in SIZES]
     with torch.no_grad():
         for _ in range(3):

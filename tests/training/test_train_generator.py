@@ -89,6 +89,18 @@ def test_mirroring_twice_changes_nothing(pairs: HeadPairs) -> None:
     assert torch.equal(once.driving_coefficients[:, column], -batch.driving_coefficients[:, column])
 
 
+def test_what_is_wanted_drives_oftener(pairs: HeadPairs) -> None:
+    rng, column = np.random.default_rng(0), NAMES.index("headShiftX")
+
+    def mean(oftener: dict[str, float] | None) -> float:
+        batches = [pairs.batch(rng, 8, 2, 0.9, oftener, tinted=False) for _ in range(40)]
+        return float(torch.cat([batch.driving_coefficients[:, column] for batch in batches]).abs().mean())
+
+    pairs.coefficients[:, column] = (torch.arange(len(pairs.coefficients)) % 4 == 3).float()
+    assert mean(None) == pytest.approx(0.25, abs=0.05)
+    assert mean({"headShiftX": 3.0}) == pytest.approx(0.57, abs=0.05)  # four times as often as each of three others
+
+
 def test_every_identity_keeps_its_own_colours(pairs: HeadPairs) -> None:
     batch = pairs.batch(np.random.default_rng(1), 4, 2, 0.5)
     centre = batch.driving[:, :, 32, 32].view(4, 2, 3)

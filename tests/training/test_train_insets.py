@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.data import HeadPairs  # noqa: E402
-from training.train_insets import Drawn, anchors_of, draw, fresh, inset_losses, loaded_refiner, train  # noqa: E402
+from training.train_insets import (  # noqa: E402
+    Drawn,
+    anchors_of,
+    draw,
+    fresh,
+    in_other_light,
+    inset_losses,
+    loaded_refiner,
+    made_up,
+    train,
+)
 from training.train_refiner import fresh as fresh_refiner  # noqa: E402
 from training.units import NAMES  # noqa: E402
 
@@ -56,6 +67,32 @@ def test_the_left_eye_of_a_mirrored_picture_was_the_right_one(discs: Path) -> No
     after = anchors_of(points * flip, pairs.places * torch.tensor([-1.0, 1.0, 1.0]), pairs.groups)
     torch.testing.assert_close(after, (before * flip)[:, [1, 0, 2]])
     assert (before[:, 0, 0] < before[:, 1, 0]).all()
+
+
+def test_make_up_is_dark_and_around_the_eyes() -> None:
+    rng, anchors = np.random.default_rng(0), torch.tensor([[[-0.3, -0.2], [0.3, -0.2], [0.0, 0.4]]]).expand(40, -1, -1)
+    plain = torch.full((40, 3, 64, 64), 0.5)
+    made = made_up(plain, anchors, rng)
+    changed = (made != plain).flatten(1).any(1)
+    assert 10 < changed.sum() < 30
+    assert (made <= plain + 1e-6).all()
+    assert made.min() < 0.0
+    darker = (plain - made).mean((0, 1))
+    assert darker[:40].mean() > 20 * darker[50:].mean()  # the mouth is at row 44
+    torch.testing.assert_close(darker, darker.flip(-1), atol=1e-5, rtol=0)
+
+
+def test_another_light_leaves_black_and_is_the_same_for_all_of_a_person(discs: Path) -> None:
+    pairs = HeadPairs([discs], SIZE)
+    batch = pairs.pick(np.array([0, 8]), np.array([[0, 0], [8, 8]]))
+    black = replace(batch, source=batch.source.clone(), driving=batch.driving.clone())
+    black.source[:, :, :4], black.driving[:, :, :4] = -1.0, -1.0
+    anchors = anchors_of(black.tracks.source[::2], black.places, pairs.groups)
+    lit = in_other_light(black, anchors, np.random.default_rng(1))
+    assert lit.source[:, :, :4].max() < -0.9
+    torch.testing.assert_close(lit.driving[::2], lit.source)
+    torch.testing.assert_close(lit.driving[1::2], lit.source)
+    assert (lit.source - black.source).abs().mean() > 0.01
 
 
 def test_what_lies_over_little_is_told_what_to_draw_all_the_same() -> None:

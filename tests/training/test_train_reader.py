@@ -18,7 +18,15 @@ from inference.renderer import FaceRenderer  # noqa: E402
 from training.data import HeadPairs  # noqa: E402
 from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_reader import Learner, cropped, framed_rows, principal, train  # noqa: E402
+from training.train_reader import (  # noqa: E402
+    LEAST_DOUBT,
+    Learner,
+    cropped,
+    doubting,
+    framed_rows,
+    principal,
+    train,
+)
 from training.units import NAMES, SCALE, SHIFT  # noqa: E402
 
 X, Y, GROWTH = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
@@ -115,6 +123,23 @@ def test_points_are_told_by_the_directions_in_which_they_differ(folder: Path) ->
     mean, directions = principal(points, 3)  # across, down, larger
     rows = points.flatten(1) - mean
     torch.testing.assert_close(rows @ directions @ directions.T, rows, atol=2e-3, rtol=0)
+
+
+def test_what_is_read_of_people_at_rest_is_doubted() -> None:
+    torch.manual_seed(0)
+    reader, truth = Learner(4).learnt(), torch.zeros(200, len(NAMES))
+    truth[100:, 3] = 0.5
+    read = torch.zeros_like(truth)
+    read[:100, X], read[100:, Y] = torch.linspace(-0.2, 0.2, 100), 0.9
+    reading = doubting(reader, read, truth)
+    assert reading.doubt[X] == pytest.approx(0.2, abs=0.01)
+    others = [column for column in range(len(NAMES)) if column != X]
+    assert (reading.doubt[others] == LEAST_DOUBT).all()
+    pictures = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        plain = reader(pictures)
+        reading.doubt.fill_(1e-6)
+        torch.testing.assert_close(reading(pictures), plain)  # otherwise it is the same
 
 
 def test_sources_are_mostly_portraits(folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference.bank import save_bank  # noqa: E402
-from inference.model.refiner import PREFIX  # noqa: E402
+from inference.model.refiner import PREFIX, Refined, pixel_places, warped  # noqa: E402
 from training.data import Batch, HeadPairs, recoloured  # noqa: E402
 from training.export_bank import starter_bank  # noqa: E402
 from training.train_generator import fresh as fresh_generator  # noqa: E402
@@ -21,7 +21,9 @@ from training.train_generator import point_weights, small_config  # noqa: E402
 from training.train_refiner import (  # noqa: E402
     apart,
     figures,
+    finely,
     fresh,
+    halved,
     known_to,
     loaded_generator,
     motion_losses,
@@ -50,7 +52,7 @@ def options(generator: Path, folder: Path, out: Path, **changes: object) -> argp
     defaults = {
         "generator": generator, "data": [folder], "heldout": folder, "out": out, "minutes": 0.08,
         "motion_minutes": 0.03, "critic_from": 0.3, "sources": 4, "drivings": 2, "portraits": 0.9, "rate": 2e-3,
-        "threads": 1, "seed": 0, "begin": None,
+        "threads": 1, "seed": 0, "begin": None, "size": None,
     }  # fmt: skip
     return argparse.Namespace(**(defaults | changes))
 
@@ -122,6 +124,33 @@ def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> Non
     made, alone = refined(generator, refiner, batch)
     assert made.rgb.shape == alone.shape == batch.driving.shape
     assert refiner_losses(made, batch, point_weights(pairs))["flow"].item() < 2e-3
+
+
+@pytest.mark.parametrize("mask", [8.0, -30.0])
+def test_a_source_at_its_full_size_shows_through_the_mask(pairs: HeadPairs, mask: float) -> None:
+    """Moved by as much as the flow says; where the mask is shut, there is what was drawn."""
+    torch.manual_seed(0)
+    small = halved(batch := pairs.pick(np.array([0]), np.array([[1]])))
+    assert small.source.shape[-1] == small.weight.shape[-1] == 32
+    line = torch.linspace(-1, 1, 32)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    looks = pixel_places(32, "cpu") + 0.125  # four pixels of 64
+    flow = torch.cat([torch.atanh(looks - grid), torch.full((1, 1, 32, 32), mask)], 1)
+    drawn = torch.full_like(small.source, 0.3)
+    share = torch.sigmoid(flow[:, 2:])
+    made = Refined(flow, warped(small.source, looks) * share + drawn * (1 - share), looks, looks)
+    found = finely(made, small, batch)[..., :58, :58]
+    wanted = batch.source[..., 4:62, 4:62] if mask > 0 else torch.full_like(found, 0.3)
+    torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
+
+
+def test_it_is_judged_at_twice_the_size_as_well(generator_file: Path, discs: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--size is 64"):
+        train(options(generator_file, discs, tmp_path / "refiner.pt", size=256))
+    train(options(generator_file, discs, tmp_path / "refiner.pt", size=128, minutes=0.2))
+    last = json.loads((tmp_path / "refiner.jsonl").read_text().splitlines()[-1])
+    assert {"psnr", "psnr_fine", "psnr_copy"} < set(last)
+    assert last["psnr_fine"] == pytest.approx(last["psnr"], abs=3)
 
 
 def test_it_trains_measures_and_goes_on_where_it_stopped(generator_file: Path, discs: Path, tmp_path: Path) -> None:
