@@ -182,13 +182,10 @@ def figures(
 ) -> tuple[dict, Batch, Tensor]:
     """Held-out figures: the first frame driven by frames 4 and 7 of every identity; the generator's alone beside."""
     first = np.arange(min(identities, pairs.identities)) * pairs.frames_per_identity
-    batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
-    fine = None
-    if pairs.size > generator.config.size:
-        whole, batch = batch, halved(batch)
+    judged = pairs.pick(first, np.stack([first + 4, first + 7], 1))
+    batch = judged if pairs.size == generator.config.size else halved(judged)
     made, alone = refined(generator, refiner, batch)
-    if pairs.size > generator.config.size:
-        fine = finely(made, batch, whole)
+    shown = made.rgb
     copied = batch.source.repeat_interleave(2, 0)
     losses = refiner_losses(made, batch, weights)
     result = {"flow": flow_error(made.flow, batch.tracks, weights)} | {
@@ -196,10 +193,10 @@ def figures(
     }
     for name, picture in (("psnr", made.rgb), ("psnr_alone", alone), ("psnr_copy", copied)):
         result[name] = psnr(picture.clamp(-1, 1), batch.driving)
-    if fine is not None:
-        result["psnr_fine"], result["edges_fine"] = psnr(fine.clamp(-1, 1), whole.driving), edge_loss(fine, whole)
-        batch, made = whole, made._replace(rgb=fine)
-    return {name: round(value.item(), 4) for name, value in result.items()}, batch, made.rgb
+    if batch is not judged:
+        shown = finely(made, batch, judged)
+        result |= {"psnr_fine": psnr(shown.clamp(-1, 1), judged.driving), "edges_fine": edge_loss(shown, judged)}
+    return {name: round(value.item(), 4) for name, value in result.items()}, judged, shown
 
 
 def train(args: argparse.Namespace) -> None:

@@ -100,8 +100,8 @@ class Inset(nn.Module):
     """What is in a window: (N, INPUTS, h, w), coefficients (N, n) and `skin_of` the source's window -> (N, 4, h, w),
     colour and alpha.
 
-    It sees and says how many times as bright as the skin around what it draws anything is, in each colour: of that no
-    photograph's light is any news. What it says meets the picture where it fades into it: what is amiss on the border
+    It sees and says, in each colour, how many times as bright as the skin around it anything is, so that a photograph's
+    light is no news. What it says meets the picture where it fades into it: what is amiss on the border
     is made good within, the less the further from there (Shepard's weights).
     called_by: (n,) 1 for coefficients whose change calls for it. tone: 1 where what is drawn is skin, of whatever
     colour that is; 0 where it is not, and is said against no more than how bright the skin is: mouths are red within,

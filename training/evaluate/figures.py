@@ -29,44 +29,39 @@ def people_figures(seen: Seen) -> list[Figure]:
     score = {name: float(np.nanmean(values)) for name, values in scores.items()}
     sweep = {name: float(np.nanmean(seen.scores[name][:, people.DRIVEN :])) for name in ("psnr", "psnr_copy")}
     talk = {name: float(np.nanmean(seen.scores[name][:, : people.DRIVEN])) for name in ("psnr", "psnr_copy")}
-    figures = [
-        Figure("psnr", "PSNR, face region, all driven frames", score["psnr"], "dB", score["psnr_copy"], None, 26.0),
-        Figure(
-            "psnr_gain", "of that above copying the source", score["psnr"] - score["psnr_copy"], "dB", 0.0, None, 6.0
-        ),
+    figures = driven_figures(score, "", "")
+    figures += [
         Figure("psnr_talk", "PSNR of talking and acting alone", talk["psnr"], "dB", talk["psnr_copy"]),
         Figure("psnr_sweep", "PSNR of pose sweeps alone", sweep["psnr"], "dB", sweep["psnr_copy"]),
-        Figure("ssim", "SSIM, face region", score["ssim"], "", score["ssim_copy"], 1.0, 0.85),
-    ]
-    for name, what, target in (
-        ("mouth", "mouth", 0.04),
-        ("face", "whole face", 0.04),
-        ("eyes", "around the eyes", None),
-    ):
-        key = f"points_{name}"
-        what = f"landmark error, {what}, of the eye distance"
-        figures.append(Figure(key, what, score[key], "%", score[f"{key}_copy"], 0.0, target, at_most=True))
-    for case, words in (("rest", "from a portrait exactly at rest"), ("led", "driven from where the portrait is")):
-        part = {name.removeprefix(f"{case}_"): value for name, value in score.items() if name.startswith(case)}
-        gain = part["psnr"] - part["psnr_copy"]
-        figures += [
-            Figure(f"{case}_psnr", f"{words}: PSNR, face region", part["psnr"], "dB", part["psnr_copy"], None, 26.0),
-            Figure(f"{case}_psnr_gain", f"{words}: of that above copying", gain, "dB", 0.0, None, 6.0),
-            Figure(f"{case}_ssim", f"{words}: SSIM", part["ssim"], "", part["ssim_copy"], 1.0, 0.85),
-            *(
-                Figure(f"{case}_{key}", f"{words}: landmark error, {what}", part[key], "%", part[f"{key}_copy"], 0.0,
-                       0.04, at_most=True)
-                for key, what in (("points_mouth", "mouth"), ("points_face", "whole face"))
-            ),
-        ]  # fmt: skip
-    figures.append(
-        Figure("drift", "the same by optical flow between truth and result", score["drift"], "%", score["drift_copy"])
-    )
+        Figure("points_eyes", "landmark error, around the eyes", score["points_eyes"], "%",
+               score["points_eyes_copy"], 0.0),
+        Figure("drift", "landmark error by optical flow between truth and result", score["drift"], "%",
+               score["drift_copy"]),
+    ]  # fmt: skip
+    figures += driven_figures(score, "rest_", "from a portrait exactly at rest: ")
+    figures += driven_figures(score, "led_", "driven from where the portrait is: ")
     figures.append(
         Figure("background", "background outside the head, mean change in levels of 255", score["background"],
                "levels", 0.0, 0.0, 2.0, at_most=True)
     )  # fmt: skip
     return figures
+
+
+def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figure]:
+    """How near driven frames come to the truth; case, words: what is before names in `Seen.scores` and in the table."""
+
+    def figure(key: str, what: str, unit: str, truth: float | None, target: float, at_most: bool = False) -> Figure:
+        key = case + key
+        return Figure(key, words + what, score[key], unit, score[f"{key}_copy"], truth, target, at_most)
+
+    gain = score[f"{case}psnr"] - score[f"{case}psnr_copy"]
+    return [
+        figure("psnr", "PSNR, face region", "dB", None, 26.0),
+        Figure(f"{case}psnr_gain", f"{words}of that above copying the source", gain, "dB", 0.0, None, 6.0),
+        figure("ssim", "SSIM, face region", "", 1.0, 0.85),
+        figure("points_mouth", "landmark error, mouth, of the eye distance", "%", 0.0, 0.04, at_most=True),
+        figure("points_face", "landmark error, whole face, of the eye distance", "%", 0.0, 0.04, at_most=True),
+    ]
 
 
 def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
@@ -81,7 +76,7 @@ def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
         figures.append(Figure(f"rest_read_{bank}", what, mean["rest_result"], "r", None, mean["rest_truth"]))
         start += count
     for case, words in (("", ""), ("rest_", ", from a portrait exactly at rest")):
-        what, best = f"all coefficients of all frames together{words}, r", pooled[f"{case}truth"]
+        what, best = f"coefficients read from a driven frame, all of them together{words}, r", pooled[f"{case}truth"]
         figures.append(Figure(f"{case}read", what, pooled[f"{case}result"], "r", pooled["copy"], best, 0.9))
     return figures, by_column
 
