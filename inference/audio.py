@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from .bank import AUDIO_PREFIX as PREFIX
 from .errors import EDTalkError
+from .media import open_media
 from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip, Audio2LipConfig
 
 RATE = 16_000
@@ -74,7 +75,7 @@ def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
 
 
 def _decode(path: Path) -> tuple[np.ndarray, int]:
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_media(path, metadata_errors="replace") as container:
         if not container.streams.audio:
             raise EDTalkError(f"{path} has no sound.", "Choose a file with an audio stream.", "media")
         stream = container.streams.audio[0]

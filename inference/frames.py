@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import EDTalkError, disk_error
 from .files import link_or_copy
+from .media import open_media
 from .picture import load_picture
 from .shot import Shot, frame_ranges
 from .video import Sound, VideoWriter, parse_fps
@@ -101,7 +102,7 @@ def read_frame(path: Path) -> np.ndarray:
 
 def _read_exr(path: Path) -> np.ndarray:
     """Linear light, already multiplied by alpha, to sRGB."""
-    with av.open(str(path)) as file:
+    with open_media(path) as file:
         frame = next(file.decode(video=0))
     number = np.float16 if "f16" in frame.format.name else np.float32  # FFmpeg's converter knows no half floats
     green, blue, red, *_ = (

@@ -20,6 +20,9 @@ from .errors import EDTalkError
 from .files import appearing
 
 LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
+# All that is ever decoded, whatever a file is called. Pillow hands PostScript to another program and has many a decoder
+# that nobody needs here. JPEG includes MPO, PPM the other Netpbm files.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF", "PPM")
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
 _AT_WORK = 3600.0  # seconds
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
@@ -47,7 +50,7 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sizes below are ours to judge
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if max(image.size) > LONGEST_SIDE:
                     raise _unusable(path, f"found {image.width} x {image.height} pixels", f"at most {LONGEST_SIDE}")
                 image.load()
@@ -125,11 +128,13 @@ def from_network(planes: np.ndarray) -> np.ndarray:
 
 
 def check_file(path: Path, expected: str) -> None:
-    """Raise for what no decoder needs to look at: missing, a folder, empty."""
+    """Raise for what no decoder needs to look at: missing, a folder, a device or pipe, empty."""
     if path.is_dir():
         raise EDTalkError(f"{path} is a folder; {expected}.", "Choose a file inside it.", "media")
     if not path.exists():
         raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "media")
+    if not path.is_file():
+        raise EDTalkError(f"{path} is not a regular file; {expected}.", "Choose another file.", "media")
     if path.stat().st_size == 0:
         raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from .errors import EDTalkError, disk_error
 from .files import appearing
+from .media import open_media
 from .picture import check_file, load_picture, remove_partial, save_picture
 from .plate import PICTURES, pictures_in
 
@@ -213,7 +214,7 @@ def _span(fps: Fraction, start: float | Fraction, end: float | Fraction | None) 
 def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
     check_file(path, _EXPECTED)
     try:
-        container = av.open(str(path))
+        container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         hint = "It may be damaged or not have finished copying: copy or export it again."
         raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found something else.", hint, "media") from error
@@ -552,7 +553,7 @@ def _file_frames(path: Path) -> Iterator[av.AudioFrame]:
     expected = "expected sound such as WAV, FLAC, MP3 or a video with sound"
     check_file(path, expected)
     try:
-        with av.open(str(path)) as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise EDTalkError(f"{path} has no sound in it: {expected}.", "Choose another file.", "media")
             for frame in container.decode(audio=0):

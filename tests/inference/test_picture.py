@@ -1,5 +1,6 @@
 """Still pictures: what loads, what is refused and how, files written whole, and upstream's two resizes."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -122,6 +123,55 @@ def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
         assert str(path) in caught.value.message
         assert caught.value.hint
         assert "expected" in caught.value.message
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(ran.txt)(w) file closefile\n"
+PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("portrait.png", POSTSCRIPT),
+        ("portrait.jpg", POSTSCRIPT),
+        ("portrait.eps", POSTSCRIPT),
+        # The header of a DOS EPS file: where the PostScript begins and ends, where a preview TIFF does.
+        ("dos.tif", b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 30, len(POSTSCRIPT), 0, 0, 0, 0) + b"\0\0" + POSTSCRIPT),
+        ("tiff.tif", b"II*\0" + struct.pack("<I", 8) + POSTSCRIPT),
+        ("polyglot.png", b"\x89PNG\r\n\x1a\n" + POSTSCRIPT),
+        ("polyglot.jpg", b"\xff\xd8\xff\xfe" + struct.pack(">H", 2 + len(POSTSCRIPT)) + POSTSCRIPT),
+        ("page.png", PDF),
+        ("drawing.png", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+        ("drawing.jpg", b"push graphic-context\nviewbox 0 0 9 9\nimage over 0,0 0,0 'ran.txt'\npop graphic-context\n"),
+        ("meta.bmp", b"\xd7\xcd\xc6\x9a\0\0" + bytes(16) + b"\1\0\t\0"),
+        ("compound.tga", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)),
+    ],
+)
+def test_what_describes_a_picture_to_another_program_is_refused(tmp_path, monkeypatch, name, content):
+    monkeypatch.setattr("subprocess.Popen", pytest.fail)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EDTalkError, match="expected a picture") as caught:
+        load_picture(tmp_path / name)
+    assert caught.value.kind == "media"
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("suffix", [".tga", ".jp2", ".gif", ".avif", ".ppm", ".pgm", ".mpo"])
+def test_other_pictures_of_artists_are_read(tmp_path, suffix):
+    image = Image.fromarray(picture("source_0"))
+    several = {"save_all": True, "append_images": [image]} if suffix == ".mpo" else {}
+    (image.convert("L") if suffix == ".pgm" else image).save(tmp_path / f"p{suffix}", **several)
+    assert load_picture(tmp_path / f"p{suffix}").rgb.shape == picture("source_0").shape
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zeros.png"):
+        with pytest.raises(EDTalkError, match="not a regular file"):
+            load_picture(tmp_path / name)
 
 
 # ---- writing

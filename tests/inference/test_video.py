@@ -1,6 +1,7 @@
 """Clips in and out: speed, length, sound, colours, what happens to damaged files, full disks and Ctrl-C."""
 
 import logging
+import os
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from inference import video
+from inference.audio import load_sound
 from inference.errors import EDTalkError
 from inference.video import ClipInfo, FrameFolder, VideoWriter, open_driver, parse_fps, probe, read_frames
 
@@ -212,6 +214,51 @@ def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
             assert caught.value.kind == "media"
             assert str(tmp_path / name) in caught.value.message
             assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["list.mp4", "list.mov", "list.wav", "list.ffconcat", "list.m3u8", "list.mpd", "list.sdp"]
+)
+@pytest.mark.parametrize("kind", ["hls", "concat", "dash", "sdp", "xml"])
+def test_a_file_that_names_other_files_is_not_followed(tmp_path, monkeypatch, name, kind):
+    """Whatever it is called; the file that it names can be read."""
+    with FrameFolder(tmp_path / "other", sound=tone(1)) as folder:
+        folder.write(numbered(0))
+    assert load_sound(tmp_path / "other" / "sound.wav")[1]
+    monkeypatch.chdir(tmp_path)
+    named = "other/sound.wav"
+    (tmp_path / name).write_text({
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{named}\n#EXT-X-ENDLIST\n",
+        "concat": f"ffconcat version 1.0\nfile {named}\n",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" '
+                f'profiles="urn:mpeg:dash:profile:isoff-live:2011" type="static"><Period><AdaptationSet>'
+                f'<Representation id="1"><BaseURL>{named}</BaseURL></Representation></AdaptationSet></Period></MPD>',
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+        "xml": f'<smil><body><audio src="{named}"/></body></smil>',
+    }[kind])  # fmt: skip
+    for read in (load_sound, probe, lambda path: VideoWriter(tmp_path / "o.mp4", 25, (64, 48), sound=path)):
+        with pytest.raises(EDTalkError) as caught:
+            read(tmp_path / name)
+        assert caught.value.kind == "media"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["concat:other", "http:x.mp4", "data:x.mov", "take%03d.mkv", "a|b.mp4"])
+def test_a_name_that_looks_like_an_address_is_a_file(tmp_path, monkeypatch, name):
+    make_clip(tmp_path / "c.mp4", [0, 1 / 30, 2 / 30])
+    (tmp_path / "c.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert [number(frame) for frame in read_frames(name)] == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zeros.mp4").symlink_to("/dev/zero")
+    for read in (load_sound, probe):
+        for name in ("pipe.mp4", "zeros.mp4"):
+            with pytest.raises(EDTalkError):
+                read(tmp_path / name)
 
 
 def test_a_clip_cut_off_in_the_middle_gives_what_is_good_and_a_warning(tmp_path, caplog):

@@ -76,6 +76,17 @@ def test_the_add_on_knows_no_engine_and_its_core_no_blender():
     assert trespasses(ROOT / "edtalk_blender" / "core", BLENDER) == []
 
 
+def test_files_of_others_are_opened_in_one_place_a_library():
+    """Where formats and protocols are limited; writing is another matter."""
+    found = {
+        (path.relative_to(ROOT).as_posix(), match[1])
+        for folder in ("inference", "training", "edtalk_blender")
+        for path in (ROOT / folder).rglob("*.py")
+        for match in re.finditer(r"\b(Image|av)\.open\((?!.*\"w\")", path.read_text(encoding="utf-8"))
+    }
+    assert found == {("inference/picture.py", "Image"), ("inference/media.py", "av")}
+
+
 def run_without_engine(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python code from the root where importing any of the engine's packages raises."""
     guard = f"""
