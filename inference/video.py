@@ -370,8 +370,8 @@ def _duration(container: av.container.InputContainer, stream: av.VideoStream) ->
 class VideoWriter:
     """Writes H.264 (yuv420p, BT.709) and AAC into .mp4, .mov or .mkv, in a `with` block.
 
-    The clip is written beside its target and renamed when the block ends, also when it ends with an error or Ctrl-C:
-    the frames done so far are then playable.  With no frame, or a full disk, nothing is left behind.
+    The clip is written beside its target and takes its name when the block ends without an error.  Otherwise, and with
+    no frame, nothing is left behind and a clip that was there before stays.  For a shorter clip, end the block early.
     Sound is cut, or padded with silence, to the length of the picture.  H.264 wants even sizes: an odd width or
     height gets its last column or row twice.
     """
@@ -431,17 +431,18 @@ class VideoWriter:
             self._write_sound()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        whole = kind is None and self.frames > 0 and not self._failed
         try:
             with self._disk_errors():
-                if self.frames and not self._failed:
+                if whole:
                     self._file.mux(self._video.encode(None))
                     if self._sound:
                         self._file.mux(self._audio.encode(None))
                 self._file.close()
-                if self.frames and not self._failed:
+                if whole:
                     self._partial.replace(self.path)
         except EDTalkError:
-            if error is None:  # else the first error is the one to tell
+            if kind is None:  # else the first error is the one to tell
                 raise
         finally:
             remove_partial(self._partial)

@@ -17,7 +17,7 @@ from bpy_extras.io_utils import ExportHelper
 
 from ...inference.coefficients import Coefficients
 from ...inference.errors import EDTalkError, disk_error
-from ...inference.files import link_or_copy
+from ...inference.files import appearing, link_or_copy
 from ...inference.protocol import Message
 from ...inference.shot import Shot
 from .. import animation, character, compat, compositing, dubbing, footage, sequencer, session
@@ -608,14 +608,14 @@ def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
         compat.set_video_output(scene, path)
         bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=scene.name)
         return path
-    path.unlink(missing_ok=True)
-    try:
-        with compat.video_output(scene, path):
-            bpy.ops.render.render(animation=True, scene=scene.name)
-    except RuntimeError as error:
-        raise EDTalkError(f"{path} could not be written: {error}", "Choose another place.", "disk") from error
-    if not path.is_file() or not path.stat().st_size:
-        raise EDTalkError(f"{path} was not written.", "See Blender's console for the reason.", "disk")
+    with appearing(path) as partial:
+        try:
+            with compat.video_output(scene, partial):
+                bpy.ops.render.render(animation=True, scene=scene.name)
+        except RuntimeError as error:
+            raise EDTalkError(f"{path} could not be written: {error}", "Choose another place.", "disk") from error
+        if not partial.is_file() or not partial.stat().st_size:
+            raise EDTalkError(f"{path} was not written.", "See Blender's console for the reason.", "disk")
     return path
 
 

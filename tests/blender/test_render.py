@@ -420,8 +420,23 @@ def test_a_movie_is_exported_and_the_scenes_output_left_alone(package, scene, sa
     assert (saved / "out.mp4").stat().st_size > 1000
     assert before == (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
     assert package.session.may_apply(), "the end of the render was noticed"
+    assert not list(saved.glob(".out*"))
     with pytest.raises(RuntimeError, match="does not exist"):
         bpy.ops.edtalk.export_movie(filepath=str(saved / "none" / "out.mp4"))
+
+
+def test_a_failed_export_leaves_the_movie_before(package, scene, saved, turning, fake_engine, monkeypatch):
+    fake_engine()
+    render()
+    (saved / "out.mp4").write_bytes(b"the movie before")
+    module = package.operators.render
+    monkeypatch.setattr(module.compat, "set_video_output", lambda *_: None)  # nothing comes where it is expected
+    scene.render.filepath = str(saved / "elsewhere_")
+    scene.render.resolution_x = scene.render.resolution_y = 16
+    with pytest.raises(RuntimeError, match="was not written"):
+        bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4"))
+    assert (saved / "out.mp4").read_bytes() == b"the movie before"
+    assert not list(saved.glob(".out*"))
 
 
 def test_greyed_buttons_say_why(package, scene, obj):

@@ -286,8 +286,13 @@ def test_a_damaged_frame_is_named(make_shot, frames, tmp_path, form, capfd):
     assert render(shot) == 0
     damaged = frames / Shot.read(shot).file_names()[4]
     damaged.write_bytes(damaged.read_bytes()[:60])
-    assert run("shot", "encode", shot, "--out", tmp_path / "clip.mp4") == 2
-    assert f"The frame {damaged} is damaged" in said(capfd)
+    (tmp_path / "out").mkdir()
+    for before in ([], [b"the clip before"]):
+        for content in before:
+            (tmp_path / "out" / "clip.mp4").write_bytes(content)
+        assert run("shot", "encode", shot, "--out", tmp_path / "out" / "clip.mp4", "--overwrite") == 2
+        assert f"The frame {damaged} is damaged" in said(capfd)
+        assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == before
 
 
 @pytest.mark.parametrize("channels", [3, 4])

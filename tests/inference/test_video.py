@@ -348,13 +348,43 @@ def test_odd_sizes_get_their_last_row_and_column_twice(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
-def test_what_is_done_stays_playable_when_the_work_stops(tmp_path, stop):
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("frames", [0, 1, 60])
+def test_an_error_leaves_the_clip_before_and_no_other(tmp_path, suffix, frames, stop):
+    path = tmp_path / f"c{suffix}"
+    for before in (None, b"the clip before"):
+        if before is not None:
+            path.write_bytes(before)
+        with pytest.raises(stop):
+            interrupted(VideoWriter(path, 25, (64, 48), sound=tone(9)), frames, stop)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if before is None else [before])
+
+
+def test_damaged_sound_leaves_the_clip_before(tmp_path):
+    def sound():
+        yield from video._sample_frames(*tone(1))
+        raise EDTalkError("The sound breaks off.", kind="media")
+
+    def write():
+        with VideoWriter(path, 25, (64, 48), sound=tone(1)) as writer:
+            writer._sound._frames = sound()
+            for i in range(60):
+                writer.write(numbered(i))
+
     path = tmp_path / "c.mp4"
-    with pytest.raises(stop):
-        interrupted(VideoWriter(path, 25, (64, 48), sound=tone(9)), 7, stop)
-    assert [number(frame) for frame in read_frames(path)] == list(range(7))
-    assert abs(lengths(path)[1] - 7 / 25) <= 1 / 25
+    path.write_bytes(b"the clip before")
+    with pytest.raises(EDTalkError, match="breaks off"):
+        write()
+    assert path.read_bytes() == b"the clip before"
     assert [file.name for file in tmp_path.iterdir()] == ["c.mp4"]
+
+
+def test_a_block_that_ends_early_gives_a_shorter_clip(tmp_path):
+    with VideoWriter(tmp_path / "c.mp4", 25, (64, 48), sound=tone(9)) as writer:
+        for i in range(7):
+            writer.write(numbered(i))
+    assert [number(frame) for frame in read_frames(tmp_path / "c.mp4")] == list(range(7))
+    assert abs(lengths(tmp_path / "c.mp4")[1] - 7 / 25) <= 1 / 25
 
 
 def test_no_frame_leaves_no_file(tmp_path):
