@@ -23,14 +23,14 @@ import numpy as np
 from . import arkit
 from .coefficients import Coefficients
 from .errors import EDTalkError
-from .files import appearing
+from .files import appearing, open_regular
 from .model.config import GeneratorConfig
 
 FORMAT_VERSION = 1
 STARTER = Path(__file__).parent / "banks" / "starter.safetensors"
 AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
-_MAX_HEADER = 100 * 2**20
+_MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
             path=path,
         )
         _check(bank)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_shapes(bank, header)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
         raise EDTalkError(f"{path} has unreadable bank metadata: {error!r}.", "Get the bank again.", "bank") from error
     return bank
 
@@ -242,7 +243,7 @@ def _coefficient(entry: Mapping[str, Any]) -> Coefficient:
 
 def _check(bank: Bank) -> None:
     what = f"The bank '{bank.name}'" + (f" in {bank.path}" if bank.path else "")
-    columns = [name for name, count in bank.config.banks for _ in range(count)]
+    columns = [name for name, count in bank.config.banks for _ in range(count)]  # the config limits the counts
     if [entry.bank for entry in bank.coefficients] != columns or len(set(bank.names)) != len(columns):
         raise EDTalkError(
             f"{what} names its coefficients wrongly: expected {dict(bank.config.banks)} in this order, "
@@ -268,12 +269,27 @@ def _check(bank: Bank) -> None:
         raise EDTalkError(f"{what} has emotions but no 'neutral' to measure them from.", kind="bank")
 
 
+def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
+    """Raise where the sizes that a bank's metadata gives are not those of its generator's tensors, if it has one."""
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if "direction_lipnonlip.weight" not in shapes:
+        return
+    found, config = GeneratorConfig.from_shapes(shapes), bank.config
+    same = (found.size, found.style_dim, dict(found.banks)) == (config.size, config.style_dim, dict(config.banks))
+    if not same or any(config.channels[resolution] != count for resolution, count in found.channels.items()):
+        raise EDTalkError(
+            f"{bank.path} is damaged: its metadata describes another generator than it holds.",
+            "Get the bank again.",
+            "bank",
+        )
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     """A safetensors file's JSON header: 8 bytes of length, then UTF-8; its metadata may be empty but is there."""
     hint = "Choose a .safetensors bank, or make one with 'python -m inference convert'."
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
@@ -288,7 +304,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise EDTalkError(f"{path} does not exist.", hint, "bank") from error
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", hint, "bank") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise EDTalkError(f"{path} is not a bank: its header is not a safetensors header.", hint, "bank") from error
     if 8 + length + end != size:
         raise EDTalkError(
@@ -298,6 +314,6 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _payload_hash(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(8 + struct.unpack("<Q", file.read(8))[0])
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all. Standard library only: both sides write them."""
+"""Files that appear whole or not at all, and reading what others wrote. Standard library only: both sides use it."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import disk_error
 
@@ -27,6 +30,29 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # renamed; or where nothing can be written there is nothing to remove either
             partial.unlink()
+
+
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+    """A regular file of at most `limit` bytes, opened for reading.
+
+    Raises OSError as `open` does, and at once for a larger file, a folder, a device or a pipe.
+    """
+    flags = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits for somebody who writes to it
+    file = open(path, "rb", opener=lambda name, given: os.open(name, given | flags))  # noqa: SIM115 - returned
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and (limit is None or status.st_size <= limit):
+        return file
+    file.close()
+    if stat.S_ISREG(status.st_mode):
+        message = f"it has {status.st_size} bytes, at most {limit} are expected"
+        raise OSError(errno.EFBIG, message, os.fspath(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
+    with open_regular(path, limit) as file:
+        return file.read(limit)
 
 
 def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+# No generator is larger; a damaged or forged file easily says so.
+LARGEST_SIZE, LARGEST_WIDTH, MOST_COEFFICIENTS = 2048, 4096, 1024
 OFFICIAL_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64}
 
 
@@ -15,6 +17,7 @@ class GeneratorConfig:
 
     banks: (name, number of basis vectors), in the column order of Q. The first two, "lip" and "pose", share one
     direction matrix, as upstream's checkpoints do; a bank called "exp" switches expression enhancement on.
+    Raises ValueError for other sizes, and above the largest of this module.
     """
 
     size: int = 256
@@ -23,14 +26,19 @@ class GeneratorConfig:
     banks: tuple[tuple[str, int], ...] = (("lip", 20), ("pose", 6), ("exp", 10))
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size & (self.size - 1):
-            raise ValueError(f"size must be a power of two of at least 8, found {self.size}")
+        if not 8 <= self.size <= LARGEST_SIZE or self.size & (self.size - 1):
+            raise ValueError(f"size must be a power of two from 8 to {LARGEST_SIZE}, found {self.size}")
+        for what, width in [("style_dim", self.style_dim), *(("channels", count) for count in self.channels.values())]:
+            if not 1 <= width <= LARGEST_WIDTH:
+                raise ValueError(f"{what} must be from 1 to {LARGEST_WIDTH}, found {width}")
         missing = [resolution for resolution in (4, *self.resolutions) if resolution not in self.channels]
         if missing:
             raise ValueError(f"channels has no entry for resolution {missing[0]}")
         names = [name for name, _ in self.banks]
         if names[:2] != ["lip", "pose"] or len(set(names)) != len(names):
             raise ValueError(f"banks must start with lip and pose and name each bank once, found {names}")
+        if min(dim for _, dim in self.banks) < 0 or self.coefficient_count > MOST_COEFFICIENTS:
+            raise ValueError(f"banks must have at most {MOST_COEFFICIENTS} vectors in all, found {self.banks}")
 
     @property
     def resolutions(self) -> tuple[int, ...]:

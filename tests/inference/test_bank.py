@@ -1,7 +1,9 @@
 """Bank files: they come back as written, any damage is found and named, and emotions are measured from neutral."""
 
 import json
+import os
 import struct
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from inference import arkit
 from inference.bank import Bank, Coefficient, copy_bank, load_bank, numbered_coefficients, read_bank, save_bank
 from inference.errors import EDTalkError
 from inference.model.config import GeneratorConfig
+from inference.model.generator import Generator
 
 CONFIG = GeneratorConfig(size=8, style_dim=8, channels={4: 4, 8: 4}, banks=(("lip", 3), ("pose", 2), ("exp", 2)))
 COLUMNS = ("lip", "lip", "lip", "pose", "pose", "exp", "exp")
@@ -189,6 +192,50 @@ class TestDamage:
     def test_metadata_that_makes_no_sense(self, saved, changes):
         rewrite_bank(saved, **changes)
         refused(saved, "unreadable bank metadata")
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"banks": [["lip", 2147483648], ["pose", 2], ["exp", 2]]},
+            {"banks": [["lip", 3], ["pose", 2], ["exp", 2], *([f"more{i}", 10**9] for i in range(99))]},
+            {"banks": [["lip", -3], ["pose", 8], ["exp", 2]]},
+            {"banks": [["lip", float("inf")], ["pose", 2], ["exp", 2]]},
+            {"style_dim": 2**20},
+            {"style_dim": 0},
+            {"style_dim": float("inf")},
+            {"size": 2**40},
+            {"size": 2**20, "channels": {str(2**power): 4 for power in range(2, 21)}},
+            {"channels": {"4": 4, "8": 2**31}},
+            {"channels": {"4": 4, "8": -4}},
+        ],
+    )
+    def test_sizes_that_no_generator_has(self, saved, changes):
+        rewrite_bank(saved, **changes)
+        tracemalloc.start()
+        try:
+            refused(saved, "unreadable bank metadata")
+            assert tracemalloc.get_traced_memory()[1] < 5e6
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"style_dim": 4096}, {"size": 16, "channels": {"4": 4, "8": 4, "16": 4}}, {"channels": {"4": 4, "8": 8}}],
+    )
+    def test_sizes_that_its_generator_does_not_have(self, bank, tmp_path, changes):
+        path = tmp_path / "bank.safetensors"
+        tensors = {name: tensor.numpy() for name, tensor in Generator(CONFIG).state_dict().items()}
+        save_bank(bank, tensors, path)
+        assert load_bank(path).config == CONFIG
+        rewrite_bank(path, **changes)
+        refused(path, "another generator than it holds")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+    def test_only_regular_files_are_opened(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.safetensors")
+        (tmp_path / "zeros.safetensors").symlink_to("/dev/zero")
+        for name in ("pipe.safetensors", "zeros.safetensors"):
+            refused(tmp_path / name, "not a regular file")
 
     def test_metadata_that_is_no_json(self, saved):
         rewrite_header(saved, lambda header: header["__metadata__"].update(edtalk="{"))

@@ -1,10 +1,12 @@
-"""Files appear whole or not at all, whoever else writes them."""
+"""Files appear whole or not at all, whoever else writes them, and only regular ones are read."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from edtalk.inference.errors import EDTalkError
-from edtalk.inference.files import appearing
+from edtalk.inference.files import appearing, read_regular
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -49,3 +51,23 @@ def test_the_disk_is_named(tmp_path):
     with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, appearing(path) as partial:
         partial.touch()
     assert failure.value.kind == "disk"
+
+
+def test_a_regular_file_is_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "link").symlink_to("a")
+    for name in ("a", "link"):
+        assert read_regular(tmp_path / name, 5) == b"12345"
+        with pytest.raises(OSError, match="it has 5 bytes, at most 4 are expected"):
+            read_regular(tmp_path / name, 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+def test_nothing_else_is_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero", "/dev/null"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_regular(path, 5)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path, 5)
