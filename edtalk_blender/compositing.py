@@ -269,7 +269,7 @@ def _numbered(obj: bpy.types.Object, strip: bpy.types.ImageStrip) -> bpy.types.I
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for number, name in enumerate(names, 1):
-                if (source / name).is_file():
+                if Path(name).name == name and os.path.isfile(source / name):
                     link_or_copy(source / name, folder / f"face_{number:04}{suffix}")
             (folder / "whole").touch()
         except OSError as error:

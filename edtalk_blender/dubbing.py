@@ -18,6 +18,7 @@ import numpy as np
 
 from ..inference.coefficients import Coefficients
 from ..inference.errors import EDTalkError, disk_error
+from ..inference.files import read_regular
 from ..inference.plate import Plate, Track
 from ..inference.protocol import Message
 from ..inference.shot import Shot, write_whole
@@ -30,6 +31,7 @@ PORTRAIT = "portrait"  # folder within a character's own, of the picture taken f
 _WHOLE = 30.0  # seconds: a film up to this length is tracked from end to end, whatever the strip shows of it
 _AROUND = 5.0  # seconds tracked before and after what the strip shows of a longer one
 _INSTANT = 1e-3  # seconds: shorter than any frame
+_MOST_TEXT = 2**20  # bytes of the JSON beside a track
 
 _known: dict[Path, Tracked] = {}  # by the file that each is kept in
 
@@ -143,7 +145,7 @@ def _write(file: Path, found: Tracked) -> None:
 
 
 def _read(file: Path, media: Path) -> Tracked:
-    data = json.loads(file.read_bytes())
+    data = json.loads(read_regular(file, _MOST_TEXT))
     (width, height), (first, last) = data["size"], data["span"]
     track = Track.load(file.with_suffix(".npy"))
     return Tracked(media, str(data["sha256"]), (int(width), int(height)), (float(first), float(last)), track)

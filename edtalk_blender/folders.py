@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def character_folder(obj: bpy.types.Object) -> Path:
 def temporary_folder(obj: bpy.types.Object) -> Path:
     """Where a character's files are until the .blend is saved for the first time."""
     return Path(bpy.app.tempdir) / "edtalk" / bpy.path.clean_name(obj.name)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a path lies where files of this .blend are kept, and may be read without the artist asking for it.
+
+    That is the folder of the .blend, the one of the preferences and the temporary one.
+    """
+    places = [bpy.app.tempdir, os.path.dirname(bpy.data.filepath), bpy.path.abspath(session.preferred().cache)]
+    path = Path(os.path.abspath(path))
+    return any(path.is_relative_to(os.path.abspath(place)) for place in places if place)
 
 
 def blend_name() -> str:

@@ -6,6 +6,7 @@ go. While Blender renders, saves or undoes the session holds back everything.
 
 from __future__ import annotations
 
+import logging
 import time
 
 import bpy
@@ -13,6 +14,8 @@ from bpy.app.handlers import persistent
 
 from . import compositing, preview, sequencer, session
 from .operators import render, sync
+
+logger = logging.getLogger(__name__)
 
 _PATIENCE = 0.3  # seconds without change after which strips are taken to be where they are meant to be
 
@@ -112,9 +115,11 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        sequencer.tell_apart(scene)
-        render.refill(scene)
-        compositing.renew(scene)
+        for bring_up_to_date in (sequencer.tell_apart, render.refill, compositing.renew):
+            try:
+                bring_up_to_date(scene)
+            except Exception:  # a file may hold anything, and must open all the same
+                logger.exception("The scene '%s' could not be brought up to date.", scene.name)
 
 
 @persistent

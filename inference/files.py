@@ -49,10 +49,10 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Bina
     raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
 
 
-def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """The content of a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
     with open_regular(path, limit) as file:
-        return file.read(limit)
+        return file.read(limit)  # no more, although some files of a system say that they are empty
 
 
 def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:

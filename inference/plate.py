@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from .errors import EDTalkError
-from .files import appearing
+from .files import appearing, open_regular, read_regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 _ROUNDED = 2e-3  # as near as this before a frame's beginning is meant to be there, as when a clip is read
 _AGAIN = "Track the face again."
+_MOST_ROWS = 256 * 2**20  # bytes of a track; 6 million frames
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
@@ -65,7 +66,7 @@ def _file_sha256(path: Path) -> str:
 
 @lru_cache(maxsize=2**16)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -128,8 +129,8 @@ class Track:
     def load(path: str | os.PathLike[str]) -> Track:
         """What `save` wrote; raises EDTalkError naming the file when it is missing or anything else."""
         try:
-            return _from_table(np.load(path, allow_pickle=False))
-        except (OSError, ValueError, TypeError, EOFError, EDTalkError) as error:
+            return _from_table(np.load(BytesIO(read_regular(path, _MOST_ROWS)), allow_pickle=False))
+        except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError, EDTalkError) as error:
             raise EDTalkError(f"{path} is not the track of a face.", _AGAIN) from error
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .files import appearing, link_or_copy
+from .files import appearing, link_or_copy, open_regular, read_regular
 from .plate import PICTURES, Plate, pictures_in
 
 FORMAT_VERSION = 2  # 2 where a shot has a plate or makes something else than squares, which older readers would miss
@@ -39,6 +39,8 @@ SMALLEST, LARGEST = 64, 4096  # pixels of a face's side
 _SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
 _RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
 _AGAIN = "Render the shot again from Blender."
+_MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # bytes that are read of a file
+_BEYOND = (OverflowError, MemoryError, RecursionError)  # what forged sizes and nesting raise
 
 
 def as_crop(value: object) -> str | tuple[float, ...]:
@@ -236,7 +238,7 @@ class Shot:
         folder = Path(folder)
         path = folder / _SHOT
         try:
-            data = json.loads(path.read_bytes())
+            data = json.loads(read_regular(path, _MOST_TEXT))
             version = int(data["format_version"])
             if version > FORMAT_VERSION:
                 raise EDTalkError(
@@ -251,7 +253,7 @@ class Shot:
             raise EDTalkError(f"{folder} is not a whole shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
             raise EDTalkError(f"{error.filename or path} could not be read: {error.strerror}.", _AGAIN) from error
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, *_BEYOND) as error:
             raise EDTalkError(f"{path} is not a shot, or is damaged: {error!r}.", _AGAIN) from error
         if shot.portrait is not None and shot.portrait_sha256 != data.get("portrait_sha256"):
             raise EDTalkError(f"{shot.portrait} is not the portrait that the shot was made with.", _AGAIN)
@@ -293,19 +295,23 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    return hashlib.sha256(_read_bytes(path)).hexdigest()
+    try:
+        with open_regular(path, _MOST_PICTURE) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, _MOST_PICTURE)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
 def _sound_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         message = f"The sound {path} could not be read: {error.strerror}."
         raise EDTalkError(message, "Choose another file.", "media") from error
@@ -324,7 +330,7 @@ def _as_npy(array: np.ndarray) -> bytes:
 
 
 def _read_npy(path: Path, sha256: object) -> np.ndarray:
-    content = path.read_bytes()
+    content = read_regular(path, _MOST_ROWS)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise EDTalkError(f"{path} is damaged, or belongs to another shot.", _AGAIN)
     return np.load(BytesIO(content), allow_pickle=False)

@@ -7,24 +7,28 @@ from pathlib import Path
 
 import numpy as np
 
+from ...inference.files import open_regular
+
 _ORIENTATION = 0x0112  # the tag
+_FAR = 2**20  # bytes; cameras put the note first
 
 
 def orientation(path: Path) -> int:
     """1 to 8 as EXIF has it; 1, as it is, for what is no JPEG, has no note or cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(2) != b"\xff\xd8":
                 return 1
-            while True:
+            while file.tell() < _FAR:
                 marker, kind, length = struct.unpack(">BBH", file.read(4))
-                if marker != 0xFF or kind == 0xDA:  # the picture itself: no note before it
+                if marker != 0xFF or kind == 0xDA or length < 2:  # the picture itself: no note before it; or damage
                     return 1
                 segment = file.read(length - 2)
                 if kind == 0xE1 and segment.startswith(b"Exif\0\0"):
                     return _noted(segment[6:])
     except (OSError, struct.error, ValueError):
-        return 1
+        pass
+    return 1
 
 
 def _noted(tiff: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ from ...inference.shot import Shot
 from .. import animation, character, compat, compositing, dubbing, footage, sequencer, session
 from ..compositing import WHOLE
 from ..core import timemap
-from ..folders import FRAMES, SHOTS, as_directory, character_folder, is_temporary
+from ..folders import FRAMES, SHOTS, as_directory, character_folder, is_own, is_temporary
 from ..session import Chain, Task
 from . import sync
 from .base import Asking, Explained
@@ -401,19 +402,23 @@ def _fill(
 
 
 def refill(scene: bpy.types.Scene) -> None:
-    """Show pictures that arrived while nobody looked: after an undo, or a Blender that ended while rendering."""
+    """Show pictures that arrived while nobody looked: after an undo, or a Blender that ended while rendering.
+
+    A shot elsewhere than where this .blend's files are kept is not read: the .blend may be a stranger's.
+    """
     for strip in compat.strips(scene):
         if not (sequencer.is_face(strip) and strip.get(sequencer.SHOT)):
             continue
         folder, known = strip_folder(strip), {}
         waiting = {element.filename for element in strip.elements if not _PICTURE.fullmatch(element.filename)}
         if waiting:
+            shot_folder = Path(bpy.path.abspath(str(strip[sequencer.SHOT])))
             with suppress(EDTalkError):
-                shot = Shot.read(bpy.path.abspath(strip[sequencer.SHOT]))
-                if _version(shot) == strip.get(RENDERED) and len(shot.coefficients) == len(strip.elements):
+                shot = Shot.read(shot_folder) if is_own(shot_folder) else None
+                if shot and _version(shot) == strip.get(RENDERED) and len(shot.coefficients) == len(strip.elements):
                     known = dict(enumerate(shot.file_names()))
         for index, name in known.items():
-            if strip.elements[index].filename in waiting and (folder / name).is_file():
+            if strip.elements[index].filename in waiting and os.path.isfile(folder / name):
                 strip.elements[index].filename = name
         if known:
             compat.refresh(strip)

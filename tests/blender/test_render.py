@@ -1,5 +1,6 @@
 """Render Face: which frames are rendered, where they are kept, what the strip shows meanwhile, and what survives."""
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -310,6 +311,57 @@ def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, save
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
     strip = package.sequencer.find(bpy.context.scene, strip_id)
     assert package.operators.render.waiting_frames(strip) == 0
+
+
+@pytest.mark.parametrize("fault", ["pipe", "zeros", "pipe for rows", "sparse", "nested", "elsewhere", "number"])
+def test_opening_a_strangers_file_reads_only_regular_files_of_its_own(
+    package, scene, saved, turning, fake_engine, tmp_path_factory, monkeypatch, fault
+):
+    fake_engine("--slow", 0.02)
+    task, plan = begin(package, scene, turning)
+    strip = face(package, scene, turning)
+    strip_id = package.sequencer.identity(strip)
+    if fault == "elsewhere":
+        other = tmp_path_factory.mktemp("other")
+        shutil.copytree(plan.folder, other, dirs_exist_ok=True)
+        strip[package.sequencer.SHOT] = f"{other}/"
+    if fault == "number":
+        strip[package.sequencer.SHOT] = 7
+    bpy.ops.wm.save_mainfile()
+    package.session.wait(task)
+    text, rows = plan.folder / "shot.json", plan.folder / "coefficients.npy"
+    if fault in ("pipe", "zeros", "sparse", "nested"):
+        text.unlink()
+    if fault == "pipe":
+        os.mkfifo(text)
+    elif fault == "zeros":
+        text.symlink_to("/dev/zero")
+    elif fault == "sparse":
+        with text.open("wb") as file:
+            file.truncate(2**40)
+    elif fault == "nested":
+        text.write_text("[" * 10**6)
+    elif fault == "pipe for rows":
+        rows.unlink()
+        os.mkfifo(rows)
+    failures = []
+    monkeypatch.setattr(package.handlers.logger, "exception", lambda *words: failures.append(words))
+    bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
+    strip = package.sequencer.find(bpy.context.scene, strip_id)
+    assert package.operators.render.waiting_frames(strip) > 0, "the frames count as not there"
+    assert failures == []
+
+
+def test_a_file_opens_whatever_goes_wrong_in_one_scene(package, scene, saved, turning, fake_engine, monkeypatch):
+    def fail(_scene):
+        raise ZeroDivisionError
+
+    seen = []
+    monkeypatch.setattr(package.handlers.render, "refill", fail)
+    monkeypatch.setattr(package.handlers.compositing, "renew", lambda scene: seen.append(scene.name))
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
+    assert seen == [one.name for one in bpy.data.scenes]
 
 
 # --- Where frames are kept

@@ -1,5 +1,6 @@
 """The note in a JPEG of how to turn it: read from files as cameras write them, and from what is damaged or none."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -50,3 +51,15 @@ def test_pictures_are_turned_as_the_engine_turns_them(tmp_path: Path):
         turned = exif.upright(pixels, orientation)
         np.testing.assert_array_equal(turned, expected)
         assert exif.is_on_its_side(orientation) == (turned.shape != pixels.shape)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_segment_shorter_than_its_own_length_ends_the_search(tmp_path, length):
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0" + struct.pack(">H", length) + jpeg(6)[2:])
+    assert exif.orientation(tmp_path / "photo.jpg") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert exif.orientation(tmp_path / "pipe.jpg") == exif.orientation(Path("/dev/zero")) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -271,3 +272,25 @@ def test_a_size_makes_other_pictures_and_the_banks_own_is_not_spoken_of(shot, tm
 
 def test_a_shot_of_nothing(shot):
     assert "at least one frame" in refusal(lambda: replace(shot, coefficients=shot.coefficients[:0])).message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+@pytest.mark.parametrize("name", ["shot.json", "coefficients.npy", "portrait.png"])
+def test_only_regular_files_of_a_shot_are_read(shot, tmp_path, name):
+    written = shot.write(tmp_path / "written")
+    path = written.portrait if name == "portrait.png" else tmp_path / "written" / name
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()):
+        path.unlink()
+        make(path)
+        with pytest.raises(EDTalkError, match="could not be read"):
+            Shot.read(tmp_path / "written")
+        if path.is_dir():
+            path.rmdir()
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"format_version": Infinity}', '{"format_version": 1e999}'])
+def test_forged_text_is_one_sentence(shot, tmp_path, text):
+    shot.write(tmp_path / "written")
+    (tmp_path / "written" / "shot.json").write_text(text)
+    with pytest.raises(EDTalkError, match="is not a shot, or is damaged"):
+        Shot.read(tmp_path / "written")
