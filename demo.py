@@ -71,7 +71,7 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     """Everything an artist would do; returns the folder of the shot that was rendered."""
     import bpy
 
-    names = ("cli", "compat", "demo", "portrait", "sequencer", "session", "operators.render")
+    names = ("cli", "compat", "demo", "character.portrait", "timeline.sequencer", "engine.session", "render.operators")
     cli, compat, demo, portrait, sequencer, session, render = (
         importlib.import_module(f"{package}.edtalk_blender.{name}") for name in names
     )

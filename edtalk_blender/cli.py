@@ -19,10 +19,14 @@ from typing import Any
 
 import bpy
 
-from ..inference.errors import EDTalkError
-from . import character, compat, footage, portrait, sequencer, session
-from .operators import dub as dub_operator
-from .operators import lipsync, render, sync
+from ..inference.contract.errors import EDTalkError
+from . import compat, follow
+from .character import character, portrait
+from .engine import session
+from .lipsync import lipsync
+from .render import dub as dub_operator
+from .render import face_shot, face_strip, operators, render
+from .timeline import footage, sequencer
 
 NAME = "edtalk"
 _FAILED, _MISUSED = 1, 2  # exit codes
@@ -83,15 +87,15 @@ def lip_sync(
 
 def render_faces(
     scene: bpy.types.Scene, objs: Sequence[bpy.types.Object], which: str = "AUTO"
-) -> dict[str, render.Plan]:
+) -> dict[str, face_shot.Plan]:
     """Render characters' faces into strips and wait; returns by name what there was to do. Raises EDTalkError."""
     if sequencer.settings(scene).follow:
-        sync.follow(scene)
+        follow.follow(scene)
     for obj in objs:
-        render.stretches(scene, obj, which)  # is said before anything is asked or changed
-    plans: dict[str, render.Plan] = {}
+        face_shot.stretches(scene, obj, which)  # is said before anything is asked or changed
+    plans: dict[str, face_shot.Plan] = {}
 
-    def tell(name: str, plan: render.Plan) -> None:
+    def tell(name: str, plan: face_shot.Plan) -> None:
         plans[name] = plans[name].with_more(plan) if name in plans else plan
 
     session.wait(*(session.Chain(render.steps(scene, obj, which, tell)) for obj in objs))
@@ -115,14 +119,14 @@ def dub(
     strips: Sequence[bpy.types.Strip],
     sounds: Sequence[bpy.types.Strip] = (),
     obj: bpy.types.Object | None = None,
-) -> dict[str, render.Plan]:
+) -> dict[str, face_shot.Plan]:
     """Dub movie strips by a character, a new one by default, that speaks the sounds, and wait; returns by its name
     what there was to do. Raises EDTalkError."""
     if sequencer.settings(scene).follow:
-        sync.follow(scene)
-    plans: dict[str, render.Plan] = {}
+        follow.follow(scene)
+    plans: dict[str, face_shot.Plan] = {}
 
-    def tell(name: str, plan: render.Plan) -> None:
+    def tell(name: str, plan: face_shot.Plan) -> None:
         plans[name] = plans[name].with_more(plan) if name in plans else plan
 
     session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=tell))
@@ -141,13 +145,13 @@ def status(scene: bpy.types.Scene) -> dict[str, Any]:
                 "bank": character.bank_path(obj).name,
                 "dialogue": [strip.name for strip in sequencer.dialogue(scene, obj)],
                 "faces": {
-                    strip.name: {"frames": len(strip.elements), "waiting": render.waiting_frames(strip)}
+                    strip.name: {"frames": len(strip.elements), "waiting": face_strip.waiting_frames(strip)}
                     for strip in sequencer.faces(scene, obj)
                 },
             }
             for obj in character.characters(scene)
         ],
-        "out of place": [change.strip.name for change in sync.changes(scene)],
+        "out of place": [change.strip.name for change in follow.changes(scene)],
     }
 
 
@@ -257,7 +261,7 @@ def _dub(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
 
 
 def _export(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
-    print(f"Wrote {render.export_movie(scene, os.path.abspath(options.movie))}.")
+    print(f"Wrote {operators.export_movie(scene, os.path.abspath(options.movie))}.")
 
 
 def _status(scene: bpy.types.Scene, _options: argparse.Namespace) -> None:

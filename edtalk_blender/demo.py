@@ -7,11 +7,14 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ..inference.demo import EMOTIONS, LINE, PORTRAIT
-from ..inference.emotion import EmotionCurve
-from . import animation, character, compat, sequencer
-from .operators.base import Explained
-from .operators.idle import write_idle_motion
+from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT
+from ..inference.contract.emotion import EmotionCurve
+from . import compat
+from .animation import keys
+from .character import character
+from .engine.asking import Explained
+from .idle import write_idle_motion
+from .timeline import sequencer
 
 FPS = 25
 
@@ -43,7 +46,7 @@ def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None
     frames = np.array([start + key.seconds(0.0) * FPS for key in curve.keys])
     for name in curve.names:
         values = np.array([key.strengths.get(name, 0.0) for key in curve.keys])
-        animation.write_curves(obj, {name: values}, frames, interpolation="BEZIER")
+        keys.write_curves(obj, {name: values}, frames, interpolation="BEZIER")
 
 
 class EDTALK_OT_demo(Explained, bpy.types.Operator):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import bpy
 
-from . import session
+from .engine import session
 
 FRAMES, SHOTS, TRACKS, SEQUENCES = "frames", "shots", "tracks", "sequences"  # folders within a character's own
 

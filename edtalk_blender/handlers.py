@@ -12,8 +12,11 @@ import time
 import bpy
 from bpy.app.handlers import persistent
 
-from . import compositing, preview, sequencer, session
-from .operators import render, sync
+from . import follow
+from .engine import session
+from .plate import compositing
+from .render import face_strip, preview
+from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +50,15 @@ def see_to(scene: bpy.types.Scene, step: str = "") -> bool:
     an undo or redo that ends there goes on, and True is returned: all data are new then.
     """
     if step:
-        render.refill(scene)
+        face_strip.refill(scene)
         compositing.renew(scene)
     if not sequencer.settings(scene).follow:
         return False
-    if not sync.changes(scene):
+    if not follow.changes(scene):
         return False
     if step and _step_on(step):
         return True
-    sync.follow(scene)
+    follow.follow(scene)
     session.edited("Follow Sound")
     session.push_undo()
     return False
@@ -115,7 +118,7 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for bring_up_to_date in (sequencer.tell_apart, render.refill, compositing.renew):
+        for bring_up_to_date in (sequencer.tell_apart, face_strip.refill, compositing.renew):
             try:
                 bring_up_to_date(scene)
             except Exception:  # a file may hold anything, and must open all the same

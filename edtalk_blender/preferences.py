@@ -5,14 +5,13 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
-from . import session
-from .core import engine, lock
-from .core.engine import State
-from .operators import engine as buttons
+from .engine import engine, lock, session
+from .engine import operators as buttons
+from .engine.engine import State
+from .engine.session import PACKAGE, Preferred
 from .panels import character as character_panels
 from .panels import sequencer as sequencer_panels
 from .panels import status as status_panels
-from .session import PACKAGE, Preferred
 
 DEVICES = (
     ("auto", "Automatic", "A graphics card if it can be used, else the processor"),

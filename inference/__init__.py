@@ -24,24 +24,24 @@ if __name__ == "inference":
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
-    from .audio import lip_sync
-    from .bank import Bank, load_bank
-    from .coefficients import Coefficients
-    from .emotion import EmotionCurve
-    from .errors import EDTalkError
+    from .contract.bank import Bank, load_bank
+    from .contract.coefficients import Coefficients
+    from .contract.emotion import EmotionCurve
+    from .contract.errors import EDTalkError
+    from .lipsync import lip_sync
     from .renderer import FaceRenderer
 
 __version__ = "0.1.0"
 __all__ = ["Bank", "Coefficients", "EDTalkError", "EmotionCurve", "FaceRenderer", "lip_sync", "load_bank"]
 
 _HOME = {
-    "Bank": "bank",
-    "Coefficients": "coefficients",
-    "EDTalkError": "errors",
-    "EmotionCurve": "emotion",
+    "Bank": "contract.bank",
+    "Coefficients": "contract.coefficients",
+    "EDTalkError": "contract.errors",
+    "EmotionCurve": "contract.emotion",
     "FaceRenderer": "renderer",
-    "lip_sync": "audio",
-    "load_bank": "bank",
+    "lip_sync": "lipsync",
+    "load_bank": "contract.bank",
 }
 
 

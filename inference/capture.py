@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .coefficients import Coefficients
-from .framing import cut, frame_clip
-from .plate import Track
-from .tracking import followed, unseen_note
+from .contract.coefficients import Coefficients
+from .contract.plate import Track
+from .face.framing import cut, frame_clip
+from .face.tracking import followed, unseen_note
 
 if TYPE_CHECKING:
-    from .clip import Clip
-    from .face import Crop, Which
+    from .face.detect import Crop, Which
+    from .media.clip import Clip
     from .renderer import FaceRenderer
 
 
@@ -42,8 +42,8 @@ def capture(
 ) -> Captured:
     """One row for every frame of a clip, as the frame is within one square for all of them.
 
-    crop: the square, or how to come by it, see `inference.framing.frame_clip`. which: with "auto", one of several
-    faces, see `inference.face.choose_face`. step: called with the number of frames measured and of all, 0 where not
+    crop: the square, or how to come by it, see `inference.face.framing.frame_clip`. which: with "auto", one of several
+    faces, see `detect.choose_face`. step: called with the number of frames measured and of all, 0 where not
     known, before each frame that is looked at; may raise to stop. Where the face has left the picture its motion is
     carried over from the frames around; without `watch`, with "none", and where no frame shows a face that can be
     detected, nothing is known of that. The renderer's source picture is neither used nor changed.
@@ -53,7 +53,7 @@ def capture(
     default: the one that looks nearest to rest. `step` then counts frames twice.
     Raises EDTalkError, kind "media" or "face".
     """
-    from .face import Crop
+    from .face.detect import Crop
 
     compares = renderer.can_compare and not clip.is_picture
     total = (clip.expected() or 0) * (2 if compares else 1)
@@ -106,7 +106,7 @@ class _Presence:
     """Whether the face in a square is there, frame by frame."""
 
     def __init__(self, crop: Crop, clip: Clip) -> None:
-        from .face import CropTracker
+        from .face.crop_tracker import CropTracker
 
         x, y, side, _ = crop.box
         self._fps, self._square = clip.fps, (x + side / 2 - 0.5, y + side / 2 - 0.5, side)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import EDTalkError
-from .face import Crop, crop_from_box
-from .framing import cut, cut_at, fitting_size
-from .plate import Plate, media_sha256
-from .video import frames_at
+from .contract.errors import EDTalkError
+from .contract.plate import Plate, media_sha256
+from .face.detect import Crop, crop_from_box
+from .face.framing import cut, cut_at, fitting_size
+from .media.video import frames_at
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer

@@ -16,9 +16,9 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from . import arkit
-from .bank import Coefficient
-from .face import EYES, TEMPLATE
+from .contract import arkit
+from .contract.bank import Coefficient
+from .face.detect import EYES, TEMPLATE
 
 SIZE = 256  # pixels: smaller pictures are enlarged, so that small motion can be measured
 REGIONS = ("head", "jaw", "mouth", "eyes", "brows")

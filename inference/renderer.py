@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .bank import Bank
-from .coefficients import Coefficients
-from .errors import EDTalkError
-from .model.close_reader import CloseReader, RestWindow, look_at
+from .contract.bank import Bank
+from .contract.coefficients import Coefficients
+from .contract.errors import EDTalkError
+from .media.picture import frames_to_network, from_network, to_network
 from .model.decoder import Canvas, Decoder, Source
 from .model.encoder import Encoder
 from .model.generator import warp_grid
 from .model.insets import Insets, Known, Laid, laid_over
-from .model.reader import Reader
+from .model.readers.absolute import Reader
+from .model.readers.close import CloseReader, RestWindow, look_at
+from .model.readers.relative import RelativeReader, RestFlow
 from .model.refiner import refiner_from_bank
-from .model.relative_reader import RelativeReader, RestFlow
 from .model.weights import Weights
 from .model.winograd import Scratch
-from .picture import frames_to_network, from_network, to_network
 
 if TYPE_CHECKING:
     from .detail import Detail, Workspace
@@ -109,7 +109,7 @@ class FaceRenderer:
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
         """What each picture of an iterable or of one uint8 (N, H, W, 3) array is doing: N rows, in order.
 
-        By the bank's own reader if it carries one, see `inference.model.reader`; else as `source_coefficients` are.
+        By the bank's own reader if it carries one, see `readers.absolute`; else as `source_coefficients` are.
         """
         rows = [np.zeros((0, len(self.bank.names)), np.float32)]
         pictures = iter(images)
@@ -128,7 +128,7 @@ class FaceRenderer:
 
         Pictures as for `encode`, best of `comparing_size`. encoded: (N, n), what that gives of them, less what it gives
         of `rest`; the answer is nearer to the truth. Only for a bank that `can_compare`, see
-        `inference.model.relative_reader` and, for one that carries it too, `inference.model.close_reader`.
+        `inference.model.readers.relative` and, for one that carries it too, `inference.model.readers.close`.
         """
         size, differences = self.config.size, [np.zeros((0, len(self.bank.names)), np.float32)]
         still = frames_to_network(_checked(rest)[None], size)
@@ -261,7 +261,10 @@ class FaceRenderer:
         """own (n,): what the source is doing."""
         if fine is None:
             return None
-        from .detail import Detail, Workspace  # it brings OpenCV
+        from .detail import (
+            Detail,
+            Workspace,  # it brings OpenCV
+        )
 
         decoded = self._decode(source, np.stack(_filled([own], self.batch)), canvases)
         size = len(fine)

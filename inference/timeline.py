@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import EDTalkError
+from .contract.errors import EDTalkError
 
 TAIL = 20  # frames upstream cuts off the end of an expression clip
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from inference import cli
-from inference.bank import Bank, Coefficient, numbered_coefficients, save_bank
-from inference.bench import RandomBank
 from inference.cli import rendering
+from inference.cli.bench import RandomBank
+from inference.contract.bank import Bank, Coefficient, numbered_coefficients, save_bank
+from inference.contract.config import GeneratorConfig
+from inference.media.video_writer import VideoWriter
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
-from inference.model.config import GeneratorConfig
-from inference.video import VideoWriter
 from tests.synthetic_inputs import picture, waveform
 
 ROOT = Path(__file__).parents[1]

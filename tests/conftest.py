@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from inference import bank
+from inference.contract import bank
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,8 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from edtalk.edtalk_blender.core import lock
-from edtalk.edtalk_blender.core.engine import interpreter
+from edtalk.edtalk_blender.engine import lock
+from edtalk.edtalk_blender.engine.engine import interpreter
 
 LOCK = lock.LOCKS / "linux-x86_64-cpu.txt"
 

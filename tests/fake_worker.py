@@ -1,4 +1,4 @@
-"""A worker without an engine: speaks `inference.protocol`, answers plausibly and at once, and misbehaves on request.
+"""A worker without an engine: speaks `contract.protocol`, answers plausibly and at once, and misbehaves on request.
 
     python tests/fake_worker.py [--slow 0.1] [--die-after 3] ...
 
@@ -26,8 +26,8 @@ from typing import Any, BinaryIO, NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inference import protocol  # noqa: E402 - the checkout's, from wherever this file is started
-from inference.protocol import Message  # noqa: E402
+from inference.contract import protocol  # the checkout's, from wherever this file is started
+from inference.contract.protocol import Message
 
 STARTER = ROOT / "inference" / "banks" / "starter.safetensors"
 SIZE = 16  # pixels
@@ -257,7 +257,7 @@ class Worker:
             rows = [array("f", [index / stills]).tobytes() for index in range(stills)]
             draw = png
         else:
-            from inference.shot import Shot
+            from inference.contract.shot import Shot
 
             shot = Shot.read(message["shot"])
             folder, names = shot.frames_folder, shot.file_names()

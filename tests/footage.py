@@ -11,9 +11,9 @@ import av
 import cv2
 import numpy as np
 
-from inference.demo import PORTRAIT
-from inference.face import Crop, crop_from_face, find_face
-from inference.picture import load_picture
+from inference.contract.demo import PORTRAIT
+from inference.face.detect import Crop, crop_from_face, find_face
+from inference.media.picture import load_picture
 from tests.synthetic_inputs import picture
 
 SIDE = 256  # pixels of the portrait in a frame

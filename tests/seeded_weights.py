@@ -29,11 +29,11 @@ MODELS = ("edtalk", "lip_pose", "audio2lip")
 
 # Layers that must not sit at unit variance: (start of the key, end of the key, gain).
 SPECIAL_GAIN = (
-    ("dec.to_rgb", ".conv.0.weight", 0.3),       # six RGB layers are summed
-    ("lip_fc.2.", "weight", 4.0),                # motion coefficients of real size (+-5)
+    ("dec.to_rgb", ".conv.0.weight", 0.3),  # six RGB layers are summed
+    ("lip_fc.2.", "weight", 4.0),  # motion coefficients of real size (+-5)
     ("pose_fc.2.", "weight", 4.0),
     ("exp_fc.2.", "weight", 4.0),
-    ("audio_encoder.", "weight", 0.6),           # residual stack without rescaling
+    ("audio_encoder.", "weight", 0.6),  # residual stack without rescaling
     ("mapping.", "weight", 2.5),
 )
 # A ToFlow convolution has three output rows: x shift, y shift, mask logit.
@@ -57,9 +57,9 @@ def blur_kernel(key):
 def rule(key, shape):
     """(offset, gain) of one tensor, from its key and shape."""
     if key.endswith(("modulation.bias", "conv_block.1.weight")):
-        return 1.0, 0.1                                   # style scale, batch-norm scale
+        return 1.0, 0.1  # style scale, batch-norm scale
     if key.endswith("running_var"):
-        return 0.0, 0.3                                   # exponentiated by the caller
+        return 0.0, 0.3  # exponentiated by the caller
     if key.endswith(("bias", "running_mean", "noise.weight")):
         return 0.0, 0.03 if key.startswith("dec.to_flows.") else 0.1
     if key.startswith("dec.to_flows.") and key.endswith(".conv.weight"):
@@ -72,7 +72,7 @@ def rule(key, shape):
     if "fineadainresblock" in key or key.startswith(("audio_encoder.", "mapping.")):
         gain *= 1.4 / math.sqrt(math.prod(shape[1:]))
     if "mlp_shared" in key:
-        gain *= 1.5                                       # the expression latent is short
+        gain *= 1.5  # the expression latent is short
     return 0.0, gain
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -96,3 +98,25 @@ EMOTIONS: dict[str, dict[str, float]] = {
 def emotion_vector(name: str) -> list[float]:
     """The preset as 10 expression coefficients in bank order."""
     return [EMOTIONS[name].get(unit.name, 0.0) for unit in EXPRESSION]
+
+
+def in_coefficient_units(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same generator with latents ALPHA_GAIN times smaller, so that alpha is the coefficient itself.
+
+    Exact: what makes a latent (the encoder's last convolution, the heads' offsets) shrinks, what reads one grows.
+    """
+    last = max(int(name.split(".")[3]) for name in state if name.startswith("enc.net_app.convs."))
+    result = {}
+    for name, tensor in state.items():
+        makes_latent = name == f"enc.net_app.convs.{last}.weight" or (
+            name.split(".")[0].endswith("fc") and name.endswith("bias")
+        )
+        reads_latent = name.endswith(("modulation.weight", "mlp_shared.0.weight"))
+        factor = 1.0 / ALPHA_GAIN if makes_latent else ALPHA_GAIN if reads_latent else 1.0
+        result[name] = tensor * factor
+    return result
+
+
+# The network's alpha is a coefficient times this, so that a face unit at 1 visibly moves the latent against the
+# source's own; `training.export` folds it into the weights again.
+ALPHA_GAIN = 6.0

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bpy
 
-from ...inference.errors import EDTalkError
-from .. import capture, character, compat, footage, sequencer
-from ..operators.capture import target
+from ...inference.contract.errors import EDTalkError
+from .. import compat
+from ..capture import capture
+from ..capture.operators import target
+from ..character import character
+from ..timeline import footage, sequencer
 from .character import CATEGORY
 from .sequencer import draw_note
 

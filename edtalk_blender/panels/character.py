@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 import bpy
 
-from ...inference.errors import EDTalkError
-from .. import animation, character
-from ..core.mix import EXPRESSION
-from ..operators import emotion
-from ..operators.character import EMOTIONS
+from ...inference.contract.errors import EDTalkError
+from ..animation import emotion, hidden
+from ..character import character
+from ..character.mix import EXPRESSION
+from ..character.operators import EMOTIONS
 
 CATEGORY = "EDTalk"
 
@@ -53,7 +53,7 @@ def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
     if not any(operator == "edtalk.set_bank" for _message, operator, _label in found):
         if set(character.bank_of(obj).names) - set(character.channel_names(obj)):
             found.append((f"{obj.name} lacks sliders of its bank.", "edtalk.update_sliders", "Add Sliders"))
-        if reason := animation.hidden_by(obj):
+        if reason := hidden.hidden_by(obj):
             found.append((reason, "edtalk.reveal_animation", "Show Animation"))
     return found
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bpy
 
-from .. import compat, sequencer
+from .. import compat
+from ..timeline import sequencer
 from .character import CATEGORY
 
 

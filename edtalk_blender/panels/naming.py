@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import bpy
 
-from ...inference.errors import EDTalkError
-from .. import character, naming
+from ...inference.contract.errors import EDTalkError
+from ..character import character
+from ..naming import naming
 from .character import CATEGORY, wrapped
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import bpy
 
-from .. import compat, dubbing, sequencer
-from ..compositing import WHOLE
-from ..operators import composite, dub
+from .. import compat
+from ..plate import dubbing, operators
+from ..plate.compositing import WHOLE
+from ..render import dub
+from ..timeline import sequencer
 from .character import CATEGORY
 from .sequencer import draw_layer, draw_note
 
@@ -36,7 +38,7 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         row.use_property_decorate = False
         row.prop(obj.edtalk, "which")
         draw_note(layout, dubbing.note(scene, obj))
-    strip = composite.face_strip(context)
+    strip = operators.face_strip(context)
     if strip is not None and strip.get(sequencer.LAYER) not in WHOLE:
         draw_note(layout, "With Plate Layer, the face fits its plate in the compositor.")
     layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")

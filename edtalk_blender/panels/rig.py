@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bpy
 
-from .. import character, rig
+from ..character import character
+from ..rig import rig
 from .character import CATEGORY, draw_problem
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bpy
 
-from ...inference.errors import EDTalkError
-from .. import character, compat, sequencer
-from ..compositing import WHOLE
-from ..operators import render
+from ...inference.contract.errors import EDTalkError
+from .. import compat
+from ..character import character
+from ..plate.compositing import WHOLE
+from ..render import face_strip, render
+from ..timeline import sequencer
 from .character import CATEGORY, draw_problem, wrapped
 
 
@@ -137,7 +139,7 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
         if render.rendering(obj):
             return  # its progress is shown
         for strip in sequencer.faces(scene, obj)[:1]:
-            waiting = render.waiting_frames(strip)
+            waiting = face_strip.waiting_frames(strip)
             if waiting:
                 draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are still to be rendered.")
         for strip in sequencer.faces(scene, obj):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bpy
 
-from .. import session
-from ..core.client import State
-from ..operators import engine as buttons
+from ..engine import operators as buttons
+from ..engine import session
+from ..engine.client import State
 from .character import CATEGORY, draw_problem, wrapped
 
 _STATE_ICONS = {

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..errors import EDTalkError
+from ..contract.errors import EDTalkError
 from . import capture, contact, demo, lipsync, maintain, render, shot, worker
 
 BUG, INPUT, DISK, INTERRUPTED = 1, 2, 3, 130
@@ -74,8 +74,10 @@ def _bug(error: Exception, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     text = " ".join(str(error).split())
-    _say(f"Internal error ({type(error).__name__}: {text}). This is a bug in EDTalk, not in your input.",
-         "" if debug else "Report it with the output of the same command with --debug, and of 'selftest'.")
+    _say(
+        f"Internal error ({type(error).__name__}: {text}). This is a bug in EDTalk, not in your input.",
+        "" if debug else "Report it with the output of the same command with --debug, and of 'selftest'.",
+    )
     return BUG
 
 

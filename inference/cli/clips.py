@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..capture import capture
-from ..clip import Clip
-from ..coefficients import Coefficients
-from ..framing import cut, cut_at, fitting_size
+from ..contract.coefficients import Coefficients
+from ..face.framing import cut, cut_at, fitting_size
+from ..media.clip import Clip
 from .framing import Framing
 from .progress import Progress, note
 
 if TYPE_CHECKING:
-    from ..face import Crop
-    from ..layers import Layering
+    from ..face.detect import Crop
+    from ..face.layers import Layering
     from ..renderer import FaceRenderer
 
 
@@ -84,7 +84,7 @@ class Portrait:
     """A picture; frames are made from it alone. size: of a face, as for `dub`."""
 
     def __init__(self, renderer: FaceRenderer, path: Path, framing: Framing, size: int | None) -> None:
-        from ..picture import load_picture
+        from ..media.picture import load_picture
 
         self._renderer, self._picture = renderer, load_picture(path)
         self.shape = self._picture.rgb.shape
@@ -123,7 +123,7 @@ class Footage:
 
     def pictures(self, rows: np.ndarray, start: int, layering: Layering) -> Iterator[np.ndarray]:
         from ..dubbing import dub
-        from ..picture import Picture
+        from ..media.picture import Picture
 
         indices = self._indices[start : start + len(rows)].tolist()
         crops = [self._crops[min(index, len(self._crops) - 1)] for index in indices]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..bank import Bank
-from ..coefficients import Coefficients
-from ..emotion import EmotionCurve
+from ..contract.bank import Bank
+from ..contract.coefficients import Coefficients
+from ..contract.emotion import EmotionCurve
 from . import options
 from .progress import note
 
@@ -33,9 +33,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..bank import read_bank
-    from ..picture import save_picture
-    from ..shot import Shot
+    from ..contract.bank import read_bank
+    from ..contract.shot import Shot
+    from ..media.picture import save_picture
 
     options.check_free(args.out, args.overwrite, suffixes=(".png",))
     shot = Shot.read(args.shot)
@@ -46,12 +46,10 @@ def run(args: argparse.Namespace) -> None:
     note(f"wrote {args.out}.")
 
 
-def contact_sheet(
-    clip: Path, audio: Path, rows: Coefficients, bank: Bank, emotion: str, title: str = ""
-) -> np.ndarray:
+def contact_sheet(clip: Path, audio: Path, rows: Coefficients, bank: Bank, emotion: str, title: str = "") -> np.ndarray:
     """uint8 (H, W, 3): FRAMES frames of a clip as they are in the file, with what drove them. rows: one a frame."""
-    from ..audio import load_sound
-    from ..video import read_frames
+    from ..media.sound import load_sound
+    from ..media.video import read_frames
     from .sheet import Line, draw, evenly
 
     frames, fps = len(rows), rows.fps or 25.0

@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from ..coefficients import Coefficients
-from ..demo import EMOTIONS, LINE, PORTRAIT
-from ..errors import EDTalkError
+from ..contract.coefficients import Coefficients
+from ..contract.demo import EMOTIONS, LINE, PORTRAIT
+from ..contract.errors import EDTalkError
 from . import options
 from .progress import STYLES, note
 
@@ -36,7 +36,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..picture import save_picture
+    from ..media.picture import save_picture
     from .contact import contact_sheet
     from .rendering import make
 
@@ -73,6 +73,6 @@ def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def _names_head(args: argparse.Namespace) -> bool:
-    from ..idle import BLINK, SWAY
+    from ..contract.idle import BLINK, SWAY
 
     return bool({BLINK, *SWAY} & set(options.load_bank_for(args).names))

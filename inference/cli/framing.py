@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import EDTalkError
-from ..framing import frame_clip, frame_picture, given_crop, is_whole
+from ..contract.errors import EDTalkError
+from ..face.framing import frame_clip, frame_picture, given_crop, is_whole
 from .progress import note
 
 if TYPE_CHECKING:
-    from ..clip import Clip
-    from ..face import Crop, Which
+    from ..face.detect import Crop, Which
+    from ..media.clip import Clip
 
 
 @dataclass(frozen=True)
 class Framing:
-    """The value of --crop or --driver-crop. box: x, y, side in pixels; which: see `inference.face.choose_face`."""
+    """The value of --crop or --driver-crop. box: x, y, side in pixels; which: see `detect.choose_face`."""
 
     mode: str = "auto"
     box: tuple[float, float, float] | None = None
@@ -67,7 +67,7 @@ class Framing:
         None where the face is not to be seen.
         """
         from ..dubbing import crop_of
-        from ..tracking import track_frames, unseen_note
+        from ..face.tracking import track_frames, unseen_note
 
         label, first = clip.path.name, next(clip.frames())
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..coefficients import Coefficients
+from ..contract.coefficients import Coefficients
 from .options import add_bank, add_only, add_overwrite, check_free, columns, frame_rate, load_bank_for
 
 
@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     check_free(args.out, args.overwrite, suffixes=(".npz", ".csv"))
     bank = load_bank_for(args, audio=True)
     names = columns(bank, args.only)
-    from ..audio import frame_times, lip_sync, load_sound
+    from ..lipsync import frame_times, lip_sync
+    from ..media.sound import load_sound
 
     samples, rate = load_sound(args.audio)
     times = frame_times(len(samples) / rate, args.fps)

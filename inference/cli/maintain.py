@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EDTalkError
+from ..contract.errors import EDTalkError
 from . import options
 
 PACKAGES = ("numpy", "torch", "safetensors", "av", "opencv-python", "pillow", "librosa", "soxr", "mediapipe")
@@ -24,9 +24,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         help="EDTalk's checkpoints -> bank",
         description="Make a bank from the files that EDTalk publishes. Nothing in them is executed.",
     )
-    parser.add_argument(
-        "--generator", type=Path, required=True, metavar="FILE", help="EDTalk.pt or EDTalk_lip_pose.pt"
-    )
+    parser.add_argument("--generator", type=Path, required=True, metavar="FILE", help="EDTalk.pt or EDTalk_lip_pose.pt")
     parser.add_argument("--audio2lip", type=Path, metavar="FILE", help="Audio2Lip.pt, for lip-sync from sound")
     parser.add_argument("--presets", type=Path, metavar="FOLDER", help="predefined_exp_weights, for --emotion")
     parser.add_argument("--out", type=Path, required=True, metavar="BANK", help="the .safetensors file to write")
@@ -75,15 +73,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run_convert(args: argparse.Namespace) -> None:
     options.check_free(args.out, args.overwrite, suffixes=(".safetensors",))
-    from ..convert import convert
+    from ..model.convert import convert
 
     report = convert(args.generator, args.audio2lip, args.presets, args.out, name=args.name)
     print(json.dumps(report.to_json()) if args.json else report)
 
 
 def run_inspect(args: argparse.Namespace) -> None:
-    from ..bank import STARTER
-    from ..convert import format_inspect, inspect
+    from ..contract.bank import STARTER
+    from ..model.convert import format_inspect, inspect
 
     found = inspect(args.file or STARTER)
     print(json.dumps(found) if args.json else format_inspect(found))
@@ -91,7 +89,7 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 def run_bench(args: argparse.Namespace) -> None:
     bank = options.load_bank_for(args) if args.bank else None
-    from .. import bench
+    from . import bench
 
     figures = bench.run(bank, args.frames, args.device, args.threads, compare_upstream=args.upstream)
     print(json.dumps(figures) if args.json else bench.format_text(figures))
@@ -152,7 +150,7 @@ def _version(name: str) -> str | None:
 
 
 def _face_detector() -> str:
-    from ..face import detect_faces
+    from ..face.detect import detect_faces
 
     return f"works, {len(detect_faces(np.zeros((64, 64, 3), np.uint8)))} faces in a black picture"
 
@@ -177,7 +175,7 @@ def _render_one(bank: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _lip_sync_tone(bank: Any) -> str:
-    from ..audio import frame_times, lip_sync
+    from ..lipsync import frame_times, lip_sync
 
     rate = 16_000
     tone = np.sin(np.arange(rate) * (2 * np.pi * 220 / rate)).astype(np.float32) * 0.3
@@ -186,4 +184,3 @@ def _lip_sync_tone(bank: Any) -> str:
     if not np.isfinite(lips).all():
         raise EDTalkError("The lip-sync network gave numbers that are not finite.")
     return f"works, {len(lips)} frames of 1 s of tone in {(time.perf_counter() - started) * 1000:.0f} ms"
-

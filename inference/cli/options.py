@@ -9,9 +9,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bank import STARTER, Bank, load_bank
-from ..errors import EDTalkError
-from ..shot import LARGEST
+from ..contract.bank import STARTER, Bank, load_bank
+from ..contract.errors import EDTalkError
+from ..contract.shot import LARGEST
 
 if TYPE_CHECKING:
     from ..renderer import FaceRenderer
@@ -63,7 +63,7 @@ def positive(text: str) -> int:
 
 
 def face_choice(text: str) -> int | str | tuple[float, float]:
-    """What `inference.face.choose_face` takes."""
+    """What `inference.face.detect.choose_face` takes."""
     if text == "largest":
         return text
     try:

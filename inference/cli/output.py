@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import EDTalkError
+from ..contract.errors import EDTalkError
 from .options import check_free
 
 if TYPE_CHECKING:
-    from ..video import FrameFolder, Sound, VideoWriter
+    from ..media.video_writer import FrameFolder, Sound, VideoWriter
 
 CLIPS = (".mp4", ".mov", ".mkv")
 
@@ -45,7 +45,7 @@ def open_output(
     out: Path, form: str | None, span: slice, fps: float, shape: tuple[int, int], sound: Sound | None, overwrite: bool
 ) -> VideoWriter | FrameFolder:
     """The writer for frames `span` of the whole result, each (height, width) of `shape`."""
-    from ..video import FrameFolder, VideoWriter
+    from ..media.video_writer import FrameFolder, VideoWriter
 
     if is_clip(out, form):
         height, width = shape

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..bank import Bank
-from ..coefficients import Coefficients
-from ..emotion import EmotionCurve
-from ..errors import EDTalkError
-from ..idle import add_idle_motion
+from ..contract.bank import Bank
+from ..contract.coefficients import Coefficients
+from ..contract.emotion import EmotionCurve
+from ..contract.errors import EDTalkError
+from ..contract.idle import add_idle_motion
 from ..timeline import Rules, resample_indices
 
 

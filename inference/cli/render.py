@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from ..shot import FEATHER, LAYERS, MASKS
+from ..contract.shot import FEATHER, LAYERS, MASKS
 from ..timeline import ENDS
 from . import options
 from .framing import Framing

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bank import Bank
-from ..coefficients import Coefficients
-from ..emotion import EmotionCurve
-from ..errors import EDTalkError
-from ..shot import FEATHER
+from ..contract.bank import Bank
+from ..contract.coefficients import Coefficients
+from ..contract.emotion import EmotionCurve
+from ..contract.errors import EDTalkError
+from ..contract.shot import FEATHER
 from ..timeline import TAIL, Rules, rules
 from . import options, output
 from .clips import Clip, Footage, Portrait, Source, frame_clip, measure
@@ -24,8 +24,8 @@ from .performance import Performance, at_rate
 from .progress import Progress, Stop
 
 if TYPE_CHECKING:
+    from ..media.video_writer import Sound
     from ..renderer import FaceRenderer
-    from ..video import Sound
 
 DEFAULT_FPS = 25.0
 _DRIVER_OPTIONS = ("--driver-crop", "--driver-face")
@@ -67,22 +67,31 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what can be seen to make no sense before anything is read."""
     clips = [args.lip_video, args.pose_video, args.expression]
     if args.relative and not any(clips):
-        raise EDTalkError("--relative is about driving clips, and there is none.", "Give --lip-video, --pose-video or "
-                          "--expression, or leave --relative out.")
+        raise EDTalkError(
+            "--relative is about driving clips, and there is none.",
+            "Give --lip-video, --pose-video or --expression, or leave --relative out.",
+        )
     if not args.emotion and (args.intensity != 1.0 or args.emotion_base != "own"):
         raise EDTalkError("--intensity and --emotion-base are about --emotion, which is not given.")
     if args.expression and args.emotion_base == "neutral":
-        raise EDTalkError("--emotion-base neutral would replace the expression that --expression copies.",
-                          "Leave one of them out.")
+        raise EDTalkError(
+            "--emotion-base neutral would replace the expression that --expression copies.", "Leave one of them out."
+        )
     if _is_full(args.layer) and args.size:
-        raise EDTalkError("--size is the size of the face alone; with --paste-back, --layer plate or pasted the result "
-                          "has the picture's size.")
+        raise EDTalkError(
+            "--size is the size of the face alone; with --paste-back, --layer plate or pasted the result "
+            "has the picture's size."
+        )
     if args.layer == "square" and (args.mask or args.feather):
-        raise EDTalkError("--mask and --feather are about the other layers: the square has no matte.",
-                          "Give --layer matte, plate or pasted.")
+        raise EDTalkError(
+            "--mask and --feather are about the other layers: the square has no matte.",
+            "Give --layer matte, plate or pasted.",
+        )
     if args.layer in ("matte", "plate") and output.is_clip(args.out, args.format):
-        raise EDTalkError(f"--layer {args.layer} is partly transparent, and a clip cannot be.",
-                          "Give a folder for --out; its pictures are RGBA.")
+        raise EDTalkError(
+            f"--layer {args.layer} is partly transparent, and a clip cannot be.",
+            "Give a folder for --out; its pictures are RGBA.",
+        )
     if args.driver_face and not any(clips):
         raise EDTalkError("--driver-face is about driving clips, and there is none.")
     if args.sound not in (None, "none") and not Path(args.sound).is_file():
@@ -96,8 +105,11 @@ def make(args: argparse.Namespace) -> Result:
     check(args)
     bank = options.load_bank_for(args, audio=bool(args.audio), emotions=bool(args.emotion))
     if args.expression and not bank.config.enhances_expression:
-        raise EDTalkError(f"The bank '{bank.name}' moves only mouth and head, so --expression cannot be used.",
-                          "Leave --expression out, or use a bank with expressions.", "bank")
+        raise EDTalkError(
+            f"The bank '{bank.name}' moves only mouth and head, so --expression cannot be used.",
+            "Leave --expression out, or use a bank with expressions.",
+            "bank",
+        )
     work = _Work(args, bank)
     emotion = EmotionCurve.parse(args.emotion, bank.presets) if args.emotion else None
     frames = work.length
@@ -122,15 +134,16 @@ def make(args: argparse.Namespace) -> Result:
     values = performance.coefficients(bank, source.own, times, duration)
     started = time.perf_counter()
     drawn, stopped = _draw(args, work, source, values[span], span)
-    return Result(args.out, bank, str(renderer.device), work.fps, span, drawn, time.perf_counter() - started, values,
-                  stopped)
+    return Result(
+        args.out, bank, str(renderer.device), work.fps, span, drawn, time.perf_counter() - started, values, stopped
+    )
 
 
 def _draw(
     args: argparse.Namespace, work: _Work, source: Source, rows: np.ndarray, span: slice
 ) -> tuple[int, int | None]:
     """Number of frames written, and the signal that stopped it short, if one did."""
-    from ..layers import Layering
+    from ..face.layers import Layering
 
     size = args.size or work.bank.config.size
     full = _is_full(args.layer)
@@ -160,8 +173,11 @@ def _span(args: argparse.Namespace, frames: int, fps: float) -> slice:
     elif args.seconds:
         first, last = round(args.seconds[0] * fps), max(1, round(args.seconds[1] * fps))
     if first >= min(last, frames):
-        raise EDTalkError(f"There is nothing to render: the result has only frames 0 to {frames - 1}, "
-                          f"{frames / fps:.2f} s at {fps:g} fps.", "Choose another --frames or --seconds.")
+        raise EDTalkError(
+            f"There is nothing to render: the result has only frames 0 to {frames - 1}, "
+            f"{frames / fps:.2f} s at {fps:g} fps.",
+            "Choose another --frames or --seconds.",
+        )
     return slice(first, min(last, frames))
 
 
@@ -195,7 +211,7 @@ class _Work:
     @cached_property
     def speech(self) -> tuple[np.ndarray, float]:
         """Samples of --audio as lip-sync hears them, and its length in seconds."""
-        from ..audio import load_sound, to_16k
+        from ..media.sound import load_sound, to_16k
 
         samples, rate = load_sound(self.args.audio)
         return to_16k(samples, rate), len(samples) / rate
@@ -204,7 +220,7 @@ class _Work:
     def length(self) -> int:
         """Frames of the whole result."""
         if self.args.audio:
-            from ..audio import frame_times
+            from ..lipsync import frame_times
 
             return len(frame_times(self.speech[1], self.fps))
         if self.table is not None:
@@ -246,7 +262,8 @@ class _Work:
     def audio_lips(self, times: np.ndarray) -> np.ndarray | None:
         if not self.args.audio:
             return None
-        from ..audio import RATE, lip_sync
+        from ..lipsync import lip_sync
+        from ..media.sound import RATE
 
         return lip_sync(self.speech[0], RATE, times, self.bank)
 
@@ -276,8 +293,7 @@ class _Work:
             path = talking.path if talking and talking.has_sound() else None
         if path is None or not (clip and span.start):
             return path
-        from ..audio import load_sound
+        from ..media.sound import load_sound
 
         samples, rate = load_sound(path)
         return samples[round(span.start / self.fps * rate) :], rate
-

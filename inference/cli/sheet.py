@@ -119,9 +119,7 @@ def _polyline(
 
 
 def _coloured(line: Line) -> list[tuple[str, str, np.ndarray]]:
-    return [
-        (name, EMOTIONS[place % len(EMOTIONS)], curve) for place, (name, curve) in enumerate(line.emotions.items())
-    ]
+    return [(name, EMOTIONS[place % len(EMOTIONS)], curve) for place, (name, curve) in enumerate(line.emotions.items())]
 
 
 def _font(size: int) -> ImageFont.ImageFont:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bank import read_bank
-from ..errors import EDTalkError
-from ..shot import Shot, frame_ranges, parse_frame_ranges
+from ..contract.bank import read_bank
+from ..contract.errors import EDTalkError
+from ..contract.shot import Shot, frame_ranges, parse_frame_ranges
 from . import options
 from .progress import STYLES, Progress, Stop, note
 
@@ -157,7 +157,7 @@ def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop:
     tasks = [(shot, rows) for shot, rows in tasks if shot.missing(rows)]
     if not tasks:  # as for many a task that runs again; loading torch takes seconds
         return 0
-    from ..jobs import Jobs
+    from ..worker.jobs import Jobs
 
     jobs = Jobs(args.device, args.threads)
     for shot, rows in tasks:
@@ -208,7 +208,7 @@ def run_encode(args: argparse.Namespace) -> None:
     with _told_to_farm(args.progress):
         shot = _read(args, args.shot)
         options.check_free(args.out, args.overwrite, (".mp4", ".mov", ".mkv"))
-        from ..frames import encode
+        from ..media.frames import encode
 
         with Progress("encoding", len(shot.coefficients), args.progress) as bar:
             frames = encode(shot, args.out, shot.sound, bar.step)
@@ -219,14 +219,14 @@ def run_encode(args: argparse.Namespace) -> None:
 
 
 def run_frames(args: argparse.Namespace) -> None:
-    from ..frames import number
+    from ..media.frames import number
 
     made = number(_read(args, args.shot), args.out, copy=args.copy, overwrite=args.overwrite)
     note(f"{len(made)} files in {args.out}")
 
 
 def run_bundle(args: argparse.Namespace) -> None:
-    from ..farm import Job, write_bundle
+    from ..contract.farm import Job, write_bundle
 
     if args.out.is_file():
         raise EDTalkError(f"{args.out} is a file; a folder is to be written there.", "Choose another name.")

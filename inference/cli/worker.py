@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..errors import EDTalkError
+from ..contract.errors import EDTalkError
 from . import options
 
 
@@ -23,6 +23,6 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     if sys.stdin is None or sys.stdin.isatty():
         raise EDTalkError("The worker is started by Blender and listens to it.", "For people there is 'render'.")
-    from .. import worker
+    from ..worker import worker
 
     worker.run(args.device, args.threads)

@@ -19,10 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..bank import is_bank
-from ..errors import EDTalkError
+from ..contract.bank import is_bank
+from ..contract.config import GeneratorConfig
+from ..contract.errors import EDTalkError
 from .audio2lip import Audio2Lip, Audio2LipConfig
-from .config import GeneratorConfig
 from .generator import Generator
 
 GENERATOR = "gen"

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import GeneratorConfig
+from ..contract.config import GeneratorConfig
 from .encoder import Blur, channels_last
 from .generator import GAIN, LEAK, warp_grid
 from .weights import Weights
@@ -77,9 +77,7 @@ class Modulation:
 class Enhancement:
     """Expression's gain and offset on one level's features, and the part of them that only the source decides."""
 
-    def __init__(
-        self, weights: Weights, name: str, resolution: int, directions: Tensor, scratch: Scratch
-    ) -> None:
+    def __init__(self, weights: Weights, name: str, resolution: int, directions: Tensor, scratch: Scratch) -> None:
         conv = weights(f"{name}.conv2.weight")
         self.conv = convolution(conv, resolution, scratch)
         self.one = conv.new_ones(1, len(conv), 1, 1)

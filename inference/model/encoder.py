@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .config import GeneratorConfig
+from ..contract.config import GeneratorConfig
 from .generator import GAIN, LEAK, blur_kernel
 from .weights import Weights
 from .winograd import Scratch, convolution

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import GeneratorConfig
+from ..contract.config import GeneratorConfig
 
 LEAK = 0.2
 GAIN = math.sqrt(2.0)

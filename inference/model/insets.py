@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EDTalkError
-from .reader import Reader, part_of
+from ..contract.errors import EDTalkError
+from .readers.absolute import Reader, part_of
 from .refiner import SMALL, UNet, pixel_places, warped
 
 if TYPE_CHECKING:
-    from ..bank import Bank
+    from ..contract.bank import Bank
 
 PREFIX = "insets."
 INPUTS = 12

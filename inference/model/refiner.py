@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EDTalkError
+from ..contract.errors import EDTalkError
 from .generator import warp_grid
-from .reader import Reader, part_of
+from .readers.absolute import Reader, part_of
 
 if TYPE_CHECKING:
-    from ..bank import Bank
+    from ..contract.bank import Bank
 
 PREFIX = "refiner."
 LEAK = 0.2

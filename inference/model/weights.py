@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EDTalkError
-from .config import GeneratorConfig
+from ..contract.config import GeneratorConfig
+from ..contract.errors import EDTalkError
 from .generator import ENHANCEMENT_WIDTH
 
 

@@ -45,7 +45,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def addon() -> Iterator[ModuleType]:
-    """The enabled extension's root package, all its Blender modules as attributes: `addon.edtalk_blender.character`."""
+    """The enabled extension's root package, with its modules as attributes, such as `addon.edtalk_blender.compat`."""
     folder = Path(bpy.utils.user_resource("EXTENSIONS", path="user_default", create=True))
     (folder / "edtalk").symlink_to(ROOT, target_is_directory=True)
     bpy.ops.extensions.repo_refresh_all()
@@ -97,7 +97,7 @@ def demo() -> Path:
 @pytest.fixture
 def obj(addon: ModuleType, scene: bpy.types.Scene, demo: Path) -> bpy.types.Object:
     """A character with a portrait and the starter bank, active in the scene."""
-    made = addon.edtalk_blender.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    made = addon.edtalk_blender.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
     bpy.context.view_layer.objects.active = made
     return made
 
@@ -143,8 +143,8 @@ def write_bank(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
     """Has the session talk to `tests/fake_worker.py`, started with the given options; returns its client."""
-    session = addon.edtalk_blender.session
-    client_module = addon.edtalk_blender.core.client
+    session = addon.edtalk_blender.engine.session
+    client_module = addon.edtalk_blender.engine.client
 
     def start(*options: str, **limits: float) -> object:
         session.restart()
@@ -159,7 +159,7 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
 @pytest.fixture
 def engine(addon: ModuleType) -> ModuleType:
     """The session, with the real engine; it stays warm from test to test."""
-    session = addon.edtalk_blender.session
+    session = addon.edtalk_blender.engine.session
     found = session.find_engine()
     if not found.usable:
         pytest.skip(f"needs the worker's environment: {found.reason}")

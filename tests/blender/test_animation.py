@@ -14,12 +14,12 @@ def package(addon):
 
 @pytest.fixture
 def animation(package):
-    return package.animation
+    return package.animation.keys
 
 
 @pytest.fixture
 def character(package):
-    return package.character
+    return package.character.character
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def keys(package, character):
 
 
 def curve_of(package, obj, name):
-    path = package.character.data_path(name)
+    path = package.character.character.data_path(name)
     return next((curve for curve in package.compat.fcurves(obj) if curve.data_path == path), None)
 
 
@@ -49,7 +49,7 @@ def shown(obj, name):
 def test_each_slider_is_keyed_alone_and_named(package, obj, name):
     assert obj.edtalk.keyframe_insert(f'["{name}"]', frame=1)
     (curve,) = package.compat.fcurves(obj)
-    assert curve.data_path == package.character.data_path(name) == f'edtalk["{name}"]'
+    assert curve.data_path == package.character.character.data_path(name) == f'edtalk["{name}"]'
     assert curve.array_index == 0
     assert obj.path_resolve(curve.data_path) == obj.edtalk[name]
 
@@ -78,7 +78,7 @@ def test_strength_and_mute_are_animated(package, obj, scene):
         state.strength, state.mute = strength, mute
         state.keyframe_insert("strength", frame=frame)
         state.keyframe_insert("mute", frame=frame)
-    rows = package.animation.sample(scene, obj, [1, 6, 11, 12])
+    rows = package.animation.sampling.sample(scene, obj, [1, 6, 11, 12])
     assert rows[:, 0] == pytest.approx([1.0, 0.5, 0.0, 0.0])
 
 
@@ -96,14 +96,14 @@ def test_curves_are_written_with_group_and_interpolation(package, animation, obj
     assert obj.edtalk.action == obj.animation_data.action
 
 
-def test_a_minute_of_dialogue_is_written_at_once(animation, character, obj):
+def test_a_minute_of_dialogue_is_written_at_once(package, animation, character, obj):
     frames = np.arange(1440) + 1.0
     names = character.bank_of(obj).names_of("lip")
     table = np.random.default_rng(1).random((1440, 20), np.float32)
     began = time.perf_counter()
     animation.write_curves(obj, dict(zip(names, table.T, strict=True)), frames, replace=(1, 1440))
     print(f"20 curves x 1440 keys: {time.perf_counter() - began:.3f} s")
-    rows = animation.sample(bpy.context.scene, obj, frames)
+    rows = package.animation.sampling.sample(bpy.context.scene, obj, frames)
     np.testing.assert_array_equal(rows[:, :20], table)
 
 
@@ -183,7 +183,7 @@ def busy(package, obj):
     """Curves on all kinds of sliders, some beyond their limits, some muted."""
     frames = np.array([1.0, 4.0, 9.5])
     curves = {"jawOpen": np.array([0, 1, 2.0]), "headYaw": np.array([-1, 5, 0.0]), "happy": np.array([-1, 3, 0.5])}
-    package.animation.write_curves(obj, curves | {"browDown": np.ones(3), "mouthPucker": np.ones(3)}, frames)
+    package.animation.keys.write_curves(obj, curves | {"browDown": np.ones(3), "mouthPucker": np.ones(3)}, frames)
     curve_of(package, obj, "browDown").mute = True
     curve_of(package, obj, "mouthPucker").modifiers.new("NOISE")
     obj.edtalk["browDown"], obj.edtalk["sad"], obj.edtalk["tongueOut"] = 0.125, 0.25, 0.375
@@ -197,30 +197,30 @@ def busy(package, obj):
 def test_sampling_agrees_with_stepping(package, animation, obj, scene):
     busy(package, obj)
     frames = [0, 1, 2, 3.5, 5, 8, 9.25, 12]
-    assert animation.moved_by_curves_alone(obj)
-    fast = animation.sample(scene, obj, frames)
+    assert package.animation.sampling.moved_by_curves_alone(obj)
+    fast = package.animation.sampling.sample(scene, obj, frames)
     obj.edtalk.driver_add('["mouthDimple"]').driver.expression = "0.0"
-    assert not animation.moved_by_curves_alone(obj)
-    np.testing.assert_allclose(animation.sample(scene, obj, frames), fast, atol=1e-6)
+    assert not package.animation.sampling.moved_by_curves_alone(obj)
+    np.testing.assert_allclose(package.animation.sampling.sample(scene, obj, frames), fast, atol=1e-6)
 
 
-def test_sampling_sees_drivers_and_leaves_everything_as_it_was(animation, obj, scene):
+def test_sampling_sees_drivers_and_leaves_everything_as_it_was(package, animation, obj, scene):
     animation.write_curves(obj, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 11]))
     scene.frame_set(3, subframe=0.5)
     obj.edtalk["headYaw"] = 0.9  # by hand, not keyed
     obj.edtalk.driver_add('["jawOpen"]').driver.expression = "frame / 10"
     collections = len(bpy.data.collections)
-    rows = animation.sample(scene, obj, [1, 6, 11])
+    rows = package.animation.sampling.sample(scene, obj, [1, 6, 11])
     assert rows[:, 0] == pytest.approx([0.1, 0.6, 1.1])
     assert rows[:, 20] == pytest.approx([0.0, 0.5, 1.0])
     assert (scene.frame_current, scene.frame_subframe) == (3, 0.5)
     assert obj.edtalk["headYaw"] == 0.9
     assert len(bpy.data.collections) == collections
-    assert not animation.is_sampling()
+    assert not package.animation.sampling.is_sampling()
 
 
 @pytest.mark.parametrize("how", ["hide_viewport", "hide_set", "excluded", "other scene"])
-def test_hidden_characters_are_sampled_too(animation, character, obj, scene, how):
+def test_hidden_characters_are_sampled_too(package, animation, character, obj, scene, how):
     obj.edtalk.driver_add('["jawOpen"]').driver.expression = "frame / 10"
     if how == "hide_viewport":
         obj.hide_viewport = True
@@ -236,16 +236,16 @@ def test_hidden_characters_are_sampled_too(animation, character, obj, scene, how
         scene.collection.objects.unlink(obj)
         scene = bpy.data.scenes.new("Other")
         scene.collection.objects.link(obj)
-    rows = animation.sample(scene, obj, [2, 7])
+    rows = package.animation.sampling.sample(scene, obj, [2, 7])
     assert rows[:, 0] == pytest.approx([0.2, 0.7])
     assert obj.hide_viewport == (how == "hide_viewport")
 
 
-def test_sampling_sees_nla_strips(animation, obj, scene):
+def test_sampling_sees_nla_strips(package, animation, obj, scene):
     lines = {"jawOpen": np.array([0.5, 1.0])}
     animation.write_curves(obj, lines, np.array([10, 20]), nla=True, strip_name="Line 1")
-    assert not animation.moved_by_curves_alone(obj)
-    rows = animation.sample(scene, obj, [1, 10, 15, 20, 30])
+    assert not package.animation.sampling.moved_by_curves_alone(obj)
+    rows = package.animation.sampling.sample(scene, obj, [1, 10, 15, 20, 30])
     assert rows[:, 0] == pytest.approx([0, 0.5, 0.75, 1.0, 0])
 
 
@@ -279,92 +279,92 @@ def test_names_longer_than_blender_allows_are_found_again(animation, obj):
 
 
 @pytest.fixture
-def written(animation, obj):
+def written(package, animation, obj):
     """A character with a mouth written into its action, that shows."""
     animation.write_curves(obj, {"jawOpen": np.array([0.0, 1.0])}, np.array([1, 11]))
-    assert animation.hidden_by(obj) is None
+    assert package.animation.hidden.hidden_by(obj) is None
     return obj
 
 
 @pytest.fixture
-def line(animation, obj):
+def line(package, animation, obj):
     """A character with a mouth written into an NLA strip, that shows."""
     animation.write_curves(obj, {"jawOpen": np.array([0.0, 1.0])}, np.array([1, 11]), nla=True, strip_name="Line")
-    assert animation.hidden_by(obj) is None
+    assert package.animation.hidden.hidden_by(obj) is None
     return obj
 
 
-def check(animation, obj, words):
+def check(package, animation, obj, words):
     """The reason is told, the character is indeed still, `reveal` mends it, and then it moves."""
-    assert words in (animation.hidden_by(obj) or "nothing hides it")
-    still = animation.sample(bpy.context.scene, obj, [1, 11])[:, 0]
+    assert words in (package.animation.hidden.hidden_by(obj) or "nothing hides it")
+    still = package.animation.sampling.sample(bpy.context.scene, obj, [1, 11])[:, 0]
     assert still[1] != pytest.approx(1.0)
-    assert animation.reveal(obj) is None
-    assert animation.sample(bpy.context.scene, obj, [1, 11])[:, 0] == pytest.approx([0.0, 1.0])
+    assert package.animation.hidden.reveal(obj) is None
+    assert package.animation.sampling.sample(bpy.context.scene, obj, [1, 11])[:, 0] == pytest.approx([0.0, 1.0])
 
 
-def test_nothing_written_is_not_hidden(animation, obj):
-    assert animation.hidden_by(obj) is None
+def test_nothing_written_is_not_hidden(package, animation, obj):
+    assert package.animation.hidden.hidden_by(obj) is None
     obj.animation_data_create()
-    assert animation.hidden_by(obj) is None
+    assert package.animation.hidden.hidden_by(obj) is None
 
 
-def test_hidden_by_another_action(animation, written):
+def test_hidden_by_another_action(package, animation, written):
     written.animation_data.action = bpy.data.actions.new("Walk")
-    check(animation, written, "'Walk' is assigned")
+    check(package, animation, written, "'Walk' is assigned")
 
 
-def test_hidden_by_no_action(animation, written):
+def test_hidden_by_no_action(package, animation, written):
     written.animation_data.action = None
-    check(animation, written, "no action is assigned")
+    check(package, animation, written, "no action is assigned")
 
 
-def test_hidden_by_a_solo_track(animation, written):
+def test_hidden_by_a_solo_track(package, animation, written):
     track = written.animation_data.nla_tracks.new()
     track.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
     track.is_solo = True
-    check(animation, written, "plays solo")
+    check(package, animation, written, "plays solo")
 
 
 def test_hidden_by_muted_curves(animation, package, written):
     curve_of(package, written, "jawOpen").mute = True
-    check(animation, written, "jawOpen is muted")
+    check(package, animation, written, "jawOpen is muted")
 
 
 def test_hidden_by_a_muted_group(animation, package, written):
     curve_of(package, written, "jawOpen").group.mute = True
-    check(animation, written, "jawOpen is muted")
+    check(package, animation, written, "jawOpen is muted")
 
 
-def test_hidden_by_a_muted_bank(animation, written):
+def test_hidden_by_a_muted_bank(package, animation, written):
     written.edtalk.banks["lip"].mute = True
-    check(animation, written, "Mouth of Anna is muted")
+    check(package, animation, written, "Mouth of Anna is muted")
 
 
-def test_hidden_by_another_solo_bank(animation, written):
+def test_hidden_by_another_solo_bank(package, animation, written):
     written.edtalk.banks["pose"].solo = True
-    check(animation, written, "Mouth of Anna is muted")
+    check(package, animation, written, "Mouth of Anna is muted")
 
 
-def test_hidden_by_a_driver_which_only_the_artist_can_remove(animation, written):
+def test_hidden_by_a_driver_which_only_the_artist_can_remove(package, animation, written):
     written.edtalk.driver_add('["jawOpen"]').driver.expression = "0.5"
-    assert "driver" in animation.hidden_by(written)
-    assert "driver" in animation.reveal(written)
+    assert "driver" in package.animation.hidden.hidden_by(written)
+    assert "driver" in package.animation.hidden.reveal(written)
 
 
-def test_a_pushed_down_action_shows(animation, written):
+def test_a_pushed_down_action_shows(package, animation, written):
     data = written.animation_data
     track = data.nla_tracks.new()
     strip = track.strips.new("Line", 1, data.action)
     strip.action_slot = data.action_slot
     data.action = None
-    assert animation.hidden_by(written) is None
+    assert package.animation.hidden.hidden_by(written) is None
     strip.mute = True
-    check(animation, written, "strip 'Line' is muted")
+    check(package, animation, written, "strip 'Line' is muted")
 
 
 @pytest.mark.parametrize("what", ["track", "strip", "nla", "solo", "influence"])
-def test_a_strip_hidden_by_the_nla(animation, line, what):
+def test_a_strip_hidden_by_the_nla(package, animation, line, what):
     data = line.animation_data
     track, strip = animation.find_strip(line, "Line")
     if what == "track":
@@ -381,7 +381,7 @@ def test_a_strip_hidden_by_the_nla(animation, line, what):
         other.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
         other.is_solo = True
     words = {"nla": "switched off", "solo": "plays solo", "influence": "no influence"}.get(what, f"NLA {what} ")
-    check(animation, line, words)
+    check(package, animation, line, words)
 
 
 def test_a_strip_hidden_by_the_action(animation, package, line):
@@ -389,17 +389,17 @@ def test_a_strip_hidden_by_the_action(animation, package, line):
     package.compat.assign_action(line, action)
     curve = package.compat.channelbag(line).fcurves.new('edtalk["jawOpen"]')
     curve.keyframe_points.insert(1, 0.0)
-    check(animation, line, "'Still' moves the same sliders")
+    check(package, animation, line, "'Still' moves the same sliders")
 
 
-def test_a_strip_hidden_by_one_that_lies_over_it(animation, line):
+def test_a_strip_hidden_by_one_that_lies_over_it(package, animation, line):
     animation.write_curves(line, {"jawOpen": np.zeros(2)}, np.array([1, 20]), nla=True, strip_name="Over")
-    assert animation.hidden_by(line) is None, "it is the one written last"
+    assert package.animation.hidden.hidden_by(line) is None, "it is the one written last"
     line.edtalk.action = animation.find_strip(line, "Line")[1].action
-    check(animation, line, "'Over' lies over 'Line'")
+    check(package, animation, line, "'Over' lies over 'Line'")
 
 
-def test_tweak_mode_hides_the_action_and_is_left_to_write(animation, obj, written):
+def test_tweak_mode_hides_the_action_and_is_left_to_write(package, animation, obj, written):
     data = obj.animation_data
     track = data.nla_tracks.new()
     strip = track.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
@@ -407,7 +407,7 @@ def test_tweak_mode_hides_the_action_and_is_left_to_write(animation, obj, writte
     data.nla_tracks.active = track
     data.use_tweak_mode = True
     assert data.use_tweak_mode
-    assert "tweaking an NLA strip" in animation.hidden_by(obj)
+    assert "tweaking an NLA strip" in package.animation.hidden.hidden_by(obj)
     animation.insert_keys(obj, {"headYaw": 1.0}, 1)
     assert not data.use_tweak_mode
-    assert animation.hidden_by(obj) is None
+    assert package.animation.hidden.hidden_by(obj) is None

@@ -97,7 +97,7 @@ def test_a_part_of_the_take(package, obj, write_take, load, options, expected):
 
 
 def test_the_portrait_is_what_a_neutral_face_shows(package, obj, write_take, load):
-    package.character.setup_channels(obj, {"jawOpen": 0.25, "headYaw": -0.5})
+    package.character.character.setup_channels(obj, {"jawOpen": 0.25, "headYaw": -0.5})
     path = write_take(JawOpen=lambda s: s / 4, HeadYaw=lambda _: 0.3)
     load(path, strength=2.0)
     jaw = keys(curves_of(package, obj)["jawOpen"])
@@ -144,7 +144,7 @@ def test_simplified_curves_stay_within_the_tolerance(package, obj, write_take, l
 
 
 def test_only_the_takes_own_frames_are_replaced(package, obj, write_take, load):
-    package.animation.write_curves(obj, {"jawOpen": np.full(101, 9.0)}, np.arange(1, 102))
+    package.animation.keys.write_curves(obj, {"jawOpen": np.full(101, 9.0)}, np.arange(1, 102))
     load(write_take(JawOpen=wave), start=31)
     at = keys(curves_of(package, obj)["jawOpen"])
     assert np.array_equal(at[:, 0], np.arange(1, 102))
@@ -179,7 +179,7 @@ def test_what_cannot_be_imported(package, obj, write_take, load, options, compla
 
 def test_a_bank_that_knows_no_arkit(package, obj, write_bank, write_take, load):
     bank = write_bank(banks={"lip": ("lip_01",), "pose": ("pose_01",), "exp": ("exp_01", "exp_02")})
-    package.character.set_bank(obj, str(bank))
+    package.character.character.set_bank(obj, str(bank))
     with pytest.raises(RuntimeError, match="does not say what its sliders have to do with a captured face"):
         load(write_take())
 

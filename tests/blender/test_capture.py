@@ -26,7 +26,7 @@ def strip(package, scene, film):
 
 @pytest.fixture
 def options(package):
-    return package.capture.Options
+    return package.capture.capture.Options
 
 
 def add(package, scene, film, frame):
@@ -42,12 +42,12 @@ def select(scene, *strips):
 
 
 def capture(package, scene, obj, source, options, **where):
-    package.session.wait(package.capture.capture(scene, obj, source, options, **where))
+    package.engine.session.wait(package.capture.capture.capture(scene, obj, source, options, **where))
 
 
 def keys(package, obj, name="jawOpen"):
     """(K, 2) frames and values."""
-    path = package.character.data_path(name)
+    path = package.character.character.data_path(name)
     for curve in package.compat.fcurves(obj):
         if curve.data_path == path:
             return np.array([point.co for point in curve.keyframe_points])
@@ -55,11 +55,11 @@ def keys(package, obj, name="jawOpen"):
 
 
 def column(package, obj, name):
-    return package.character.bank_of(obj).names.index(name)
+    return package.character.character.bank_of(obj).names.index(name)
 
 
 def at(package, obj, name, frame):
-    return package.animation.sliders_at(obj, [name], frame)[name]
+    return package.animation.sampling.sliders_at(obj, [name], frame)[name]
 
 
 # --- When a strip shows what
@@ -68,7 +68,7 @@ def at(package, obj, name, frame):
 @pytest.mark.parametrize("fps", [24, 25, 60])
 def test_a_strip_that_was_added_frame_by_frame(package, scene, film, fps):
     scene.render.fps = fps
-    clock = package.footage.time_map(scene, add(package, scene, film, 10))
+    clock = package.timeline.footage.time_map(scene, add(package, scene, film, 10))
     assert (clock.start, clock.end) == (10, 60)
     np.testing.assert_allclose(clock.seconds(clock.frames), np.arange(50) / FILM_FPS, atol=1e-9)
 
@@ -77,12 +77,12 @@ def test_a_strip_that_was_added_frame_by_frame(package, scene, film, fps):
 def test_a_strip_that_keeps_the_speed_of_its_film(package, scene, film, fps):
     scene.render.fps = fps
     strip = add_at_own_speed(package, scene, film, 10)
-    clock = package.footage.time_map(scene, strip)
+    clock = package.timeline.footage.time_map(scene, strip)
     assert len(clock.frames) == 2 * fps
     np.testing.assert_allclose(clock.seconds(clock.frames), np.arange(2 * fps) / fps, atol=1e-9)
     package.compat.set_strip_value(strip, "content_trim_start", 10)
     first = package.compat.left_handle(strip)
-    assert package.footage.time_map(scene, strip).seconds(first) == pytest.approx(10 / FILM_FPS)
+    assert package.timeline.footage.time_map(scene, strip).seconds(first) == pytest.approx(10 / FILM_FPS)
 
 
 def add_at_own_speed(package, scene, film, frame):
@@ -111,7 +111,7 @@ def test_it_is_the_second_that_blender_shows(package, scene, film, tmp_path, own
         strip.retiming_keys[1].timeline_frame += 6
     elif change != "none":
         set_speed(package, scene, strip, 50 if change == "half" else 200)
-    clock = package.footage.time_map(scene, strip)
+    clock = package.timeline.footage.time_map(scene, strip)
     frames = clock.frames[:: max(1, len(clock.frames) // 6)].tolist()
     seen = [film_frame_at(scene, frame, tmp_path / "seen.png") for frame in frames]
     expected = np.clip(clock.seconds(frames) * FILM_FPS, 0, 49)
@@ -135,7 +135,7 @@ def film_frame_at(scene, frame, path):
 
 def test_trimmed_slipped_and_slowed_down(package, scene, strip):
     scene.render.fps = FILM_FPS
-    compat, clock_of = package.compat, package.footage.time_map
+    compat, clock_of = package.compat, package.timeline.footage.time_map
     compat.set_strip_value(strip, "left_handle", 20)
     compat.set_strip_value(strip, "right_handle", 40)
     clock = clock_of(scene, strip)
@@ -149,13 +149,13 @@ def test_at_half_speed_and_retimed_in_parts(package, scene, film):
     scene.render.fps = FILM_FPS
     slow = add(package, scene, film, 10)
     set_speed(package, scene, slow, 50)
-    clock = package.footage.time_map(scene, slow)
+    clock = package.timeline.footage.time_map(scene, slow)
     assert clock.seconds([10, 60, 100]) == pytest.approx([0, 1, 1.8], abs=0.03)
     scene.sequence_editor.strips.remove(slow)
     parts = add(package, scene, film, 10)
     add_retiming_keys(package, scene, parts, 10, 20)
     parts.retiming_keys[1].timeline_frame = 30
-    clock = package.footage.time_map(scene, parts)
+    clock = package.timeline.footage.time_map(scene, parts)
     assert clock.seconds([10, 20, 30, 58]) == pytest.approx([0, 0.2, 0.4, 1.9], abs=0.05)
 
 
@@ -165,7 +165,7 @@ def test_within_a_metastrip_only_what_it_shows(package, scene, strip):
         bpy.ops.sequencer.meta_make()
     (meta,) = scene.sequence_editor.strips
     compat.set_strip_value(meta, "left_handle", 20)
-    clock = package.footage.time_map(scene, meta.strips[0])
+    clock = package.timeline.footage.time_map(scene, meta.strips[0])
     assert (clock.start, clock.end) == (20, 60)
     assert clock.seconds(20) == pytest.approx(10 / FILM_FPS)
 
@@ -177,7 +177,7 @@ def test_a_strip_becomes_one_key_a_frame_for_every_slider(package, scene, strip,
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options())
-    for name in package.character.bank_of(obj).names:
+    for name in package.character.character.bank_of(obj).names:
         frames, values = keys(package, obj, name).T
         assert frames.tolist() == list(range(10, 60))
         expected = column(package, obj, name) / 10 + np.arange(50) / FILM_FPS
@@ -211,10 +211,10 @@ def test_only_what_lies_between_the_handles(package, scene, strip, obj, fake_eng
 @pytest.mark.parametrize("banks", [("lip",), ("pose",), ("exp",), ("pose", "exp")])
 def test_any_part_of_the_face_alone(package, scene, strip, obj, fake_engine, options, banks):
     fake_engine()
-    before = {name: obj.edtalk[name] for name in package.character.channel_names(obj)}
+    before = {name: obj.edtalk[name] for name in package.character.character.channel_names(obj)}
     capture(package, scene, obj, strip, options(banks=banks))
-    bank = package.character.bank_of(obj)
-    expected = {package.character.data_path(entry.name) for entry in bank.coefficients if entry.bank in banks}
+    bank = package.character.character.bank_of(obj)
+    expected = {package.character.character.data_path(entry.name) for entry in bank.coefficients if entry.bank in banks}
     assert {curve.data_path for curve in package.compat.fcurves(obj)} == expected
     assert all(obj.edtalk[name] == value for name, value in before.items())
 
@@ -222,7 +222,7 @@ def test_any_part_of_the_face_alone(package, scene, strip, obj, fake_engine, opt
 def test_keys_in_the_range_are_replaced_and_no_others(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     for frame in (5, 9, 9.5, 10, 33.3, 59, 59.5, 200):
-        package.animation.insert_keys(obj, {"headYaw": 7.0, "happy": 0.5, "jawOpen": 7.0}, frame)
+        package.animation.keys.insert_keys(obj, {"headYaw": 7.0, "happy": 0.5, "jawOpen": 7.0}, frame)
     capture(package, scene, obj, strip, options(banks=("pose",)))
     capture(package, scene, obj, strip, options(banks=("pose",)))
     frames, values = keys(package, obj, "headYaw").T
@@ -237,7 +237,7 @@ def test_relative_goes_from_rest_to_rest(package, scene, strip, obj, fake_engine
     scene.render.fps = FILM_FPS
     for gain in (1.0, 0.5, 2.0):
         capture(package, scene, obj, strip, options(relative=True, gain=gain))
-        rest = package.character.rest_values(obj)
+        rest = package.character.character.rest_values(obj)
         for name in ("jawOpen", "headYaw", "eyeBlink"):
             values = keys(package, obj, name)[:, 1]
             np.testing.assert_allclose(values, rest[name] + gain * np.arange(50) / FILM_FPS, atol=1e-5)
@@ -247,19 +247,19 @@ def test_the_recorded_face_may_rest_at_another_frame(package, scene, strip, obj,
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
-    rest = package.character.rest_values(obj)["headYaw"]
+    rest = package.character.character.rest_values(obj)["headYaw"]
     frames, values = keys(package, obj, "headYaw").T
     np.testing.assert_allclose(values, rest + (frames - 35) / FILM_FPS, atol=1e-5)
     for frame in (9, 60):
         with pytest.raises(Exception, match="shown from 10 to 59"):
-            package.capture.capture(scene, obj, strip, options(relative=True, rest_frame=frame))
+            package.capture.capture.capture(scene, obj, strip, options(relative=True, rest_frame=frame))
 
 
 def test_absolute_with_a_gain_is_measured_from_the_characters_rest(package, scene, strip, obj, fake_engine, options):
     fake_engine()
-    package.session.wait(package.portrait.measure(obj))
+    package.engine.session.wait(package.character.portrait.measure(obj))
     capture(package, scene, obj, strip, options())
-    once, rest = keys(package, obj, "headYaw")[:, 1], package.character.rest_values(obj)["headYaw"]
+    once, rest = keys(package, obj, "headYaw")[:, 1], package.character.character.rest_values(obj)["headYaw"]
     capture(package, scene, obj, strip, options(gain=1.5))
     np.testing.assert_allclose(keys(package, obj, "headYaw")[:, 1], rest + 1.5 * (once - rest), atol=1e-5)
 
@@ -267,12 +267,12 @@ def test_absolute_with_a_gain_is_measured_from_the_characters_rest(package, scen
 def test_smoothing_takes_away_jitter_and_0_nothing(package, scene, obj, options):
     rng = np.random.default_rng(3)
     rough = (0.3 + 0.01 * rng.standard_normal((50, 1))).astype(np.float32)
-    rows = package.capture.Rows(("headYaw",), rough, FILM_FPS, 0.0)
+    rows = package.capture.capture.Rows(("headYaw",), rough, FILM_FPS, 0.0)
     scene.render.fps = FILM_FPS
-    clock = package.core.timemap.TimeMap.of_strip(FILM_FPS, 1, 51, 1)
-    package.capture.write(scene, obj, rows, clock, clock.frames, options())
+    clock = package.timeline.timemap.TimeMap.of_strip(FILM_FPS, 1, 51, 1)
+    package.capture.capture.write(scene, obj, rows, clock, clock.frames, options())
     assert np.array_equal(keys(package, obj, "headYaw")[:, 1], rough[:, 0])
-    package.capture.write(scene, obj, rows, clock, clock.frames, options(smooth=1.0))
+    package.capture.capture.write(scene, obj, rows, clock, clock.frames, options(smooth=1.0))
     assert keys(package, obj, "headYaw")[:, 1].std() < 0.5 * rough.std()
 
 
@@ -292,10 +292,10 @@ def test_the_mouth_is_mixed_from_sound_and_video(package, scene, strip, obj, fak
     scene.render.fps = FILM_FPS
     frames = np.arange(5, 71)
     spoken = 0.5 + 0.4 * np.sin(frames)
-    package.animation.write_curves(obj, {"jawOpen": spoken}, frames, nla=nla, strip_name="line")
+    package.animation.keys.write_curves(obj, {"jawOpen": spoken}, frames, nla=nla, strip_name="line")
     if share == 0:
         with pytest.raises(Exception, match="nothing to capture"):
-            package.capture.capture(scene, obj, strip, options(banks=("lip",), video_mouth=share))
+            package.capture.capture.capture(scene, obj, strip, options(banks=("lip",), video_mouth=share))
     capture(package, scene, obj, strip, options(banks=("lip", "pose"), video_mouth=share))
     inside = slice(5, 55)
     recorded = column(package, obj, "jawOpen") / 10 + np.arange(50) / FILM_FPS
@@ -316,8 +316,8 @@ def test_the_mouth_is_mixed_from_sound_and_video(package, scene, strip, obj, fak
 def test_match_this_face_keys_the_frame_that_is_shown(package, scene, strip, obj, fake_engine):
     fake_engine()
     scene.render.fps = FILM_FPS
-    package.capture.settings(scene).use_lip = False
-    package.animation.insert_keys(obj, {"jawOpen": 0.4}, 1)
+    package.capture.capture.settings(scene).use_lip = False
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.4}, 1)
     scene.frame_set(22)
     assert bpy.ops.edtalk.match_face() == {"FINISHED"}
     for name in ("headYaw", "eyeBlink"):
@@ -343,7 +343,7 @@ def test_of_a_picture_strip_the_one_that_is_shown(package, scene, demo, obj, fak
     strip = package.compat.new_image(scene, "stills", demo / "portrait_1.png", 1, 1)
     strip.elements.append("portrait_2.png")
     for frame, name in ((1, "portrait_1.png"), (2, "portrait_2.png")):
-        assert package.footage.picture_path(strip, frame).name == name
+        assert package.timeline.footage.picture_path(strip, frame).name == name
     select(scene, strip)
     scene.frame_set(1)
     assert bpy.ops.edtalk.match_face() == {"FINISHED"}
@@ -353,10 +353,10 @@ def test_of_a_picture_strip_the_one_that_is_shown(package, scene, demo, obj, fak
 def test_the_pose_goes_to_the_frame_that_was_asked_for(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.frame_set(20)
-    task = package.capture.match(scene, obj, strip, options())
+    task = package.capture.capture.match(scene, obj, strip, options())
     before = obj.edtalk["headYaw"]
     scene.frame_set(40)
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert keys(package, obj, "headYaw")[:, 0].tolist() == [20]
     assert obj.edtalk["headYaw"] == before, "what is seen now is another frame"
 
@@ -366,23 +366,23 @@ def test_the_pose_goes_to_the_frame_that_was_asked_for(package, scene, strip, ob
 
 def test_the_keys_go_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine, options):
     fake_engine()
-    task = package.capture.capture(scene, obj, strip, options())
+    task = package.capture.capture.capture(scene, obj, strip, options())
     package.compat.set_strip_value(strip, "content_start", 110)
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert keys(package, obj)[[0, -1], 0].tolist() == [110, 159]
 
 
 @pytest.mark.parametrize("gone", ["strip", "character", "bank"])
 def test_what_was_deleted_or_changed_meanwhile(package, scene, strip, obj, fake_engine, options, write_bank, gone):
     fake_engine()
-    task = package.capture.capture(scene, obj, strip, options())
+    task = package.capture.capture.capture(scene, obj, strip, options())
     if gone == "strip":
         scene.sequence_editor.strips.remove(strip)
     elif gone == "character":
         bpy.data.objects.remove(obj)
     else:
-        package.character.set_bank(obj, str(write_bank()))
-    package.session.wait(task)
+        package.character.character.set_bank(obj, str(write_bank()))
+    package.engine.session.wait(task)
     assert task.error is None
     if gone == "strip":
         assert len(keys(package, obj)) == 50, "the recording is taken over all the same"
@@ -390,15 +390,15 @@ def test_what_was_deleted_or_changed_meanwhile(package, scene, strip, obj, fake_
 
 def test_it_shows_how_far_it_is_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options):
     fake_engine("--slow", 0.02)
-    package.session.wait(package.portrait.measure(obj))
-    task = package.capture.capture(scene, obj, strip, options())
+    package.engine.session.wait(package.character.portrait.measure(obj))
+    task = package.capture.capture.capture(scene, obj, strip, options())
     until = time.monotonic() + 20
     while not task.fraction and time.monotonic() < until:
-        package.session.pump()
+        package.engine.session.pump()
     assert "watching" in task.status
     assert task.label == "Capture 'film'"
     task.cancel()
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert task.cancelled
     assert len(keys(package, obj)) == 0
 
@@ -413,10 +413,10 @@ def test_a_killed_engine_is_started_again_and_the_keys_written(package, scene, s
 
 
 def test_a_greyed_button_says_why(package, scene, film):
-    reason = package.operators.capture.EDTALK_OT_capture.disabled_reason
-    match_reason = package.operators.capture.EDTALK_OT_match_face.disabled_reason
+    reason = package.capture.operators.EDTALK_OT_capture.disabled_reason
+    match_reason = package.capture.operators.EDTALK_OT_match_face.disabled_reason
     assert "Add a character" in reason(bpy.context)
-    obj = package.character.create(scene, name="Anna")
+    obj = package.character.character.create(scene, name="Anna")
     assert "Select a movie strip" in reason(bpy.context)
     assert "shown at the current frame" in match_reason(bpy.context)
     add(package, scene, film, 10)
@@ -424,12 +424,12 @@ def test_a_greyed_button_says_why(package, scene, film):
     assert "shown at the current frame" in match_reason(bpy.context)
     scene.frame_set(10)
     assert match_reason(bpy.context) == ""
-    own = package.capture.settings(scene)
+    own = package.capture.capture.settings(scene)
     own.use_lip = own.use_pose = own.use_exp = False
     assert "Switch on Mouth" in reason(bpy.context)
     own.use_lip, own.video_mouth = True, 0.0
     assert "Switch on Mouth" in reason(bpy.context)
-    package.character.create(scene, name="Ben")
+    package.character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = None
     assert "Select the character" in reason(bpy.context)
     assert obj is not None
@@ -453,20 +453,20 @@ def test_files_that_are_missing_or_no_film(package, scene, strip, obj, film, tmp
 def test_a_result_that_is_hidden_is_said(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     capture(package, scene, obj, strip, options())
-    package.session.dismiss()
+    package.engine.session.dismiss()
     obj.animation_data.nla_tracks.new().is_solo = True
     capture(package, scene, obj, strip, options())
-    problem = package.session.problems[-1]
+    problem = package.engine.session.problems[-1]
     assert problem.fix == "edtalk.reveal_animation"
     assert bpy.ops.edtalk.reveal_animation(**problem.options) == {"FINISHED"}
 
 
 def test_the_settings_are_the_options(package, scene, options):
-    own = package.capture.settings(scene)
-    assert package.capture.options_of(scene) == options(smooth=0.25)
+    own = package.capture.capture.settings(scene)
+    assert package.capture.capture.options_of(scene) == options(smooth=0.25)
     own.use_lip, own.relative, own.rest_at, own.rest_frame, own.gain = False, True, "FRAME", 12, 0.5
     own.crop_mode, own.crop = "box", (1, 2, 64)
-    found = package.capture.options_of(scene)
+    found = package.capture.capture.options_of(scene)
     assert (found.banks, found.relative, found.rest_frame, found.gain) == (("pose", "exp"), True, 12, 0.5)
     assert found.crop == (1, 2, 64)
 
@@ -478,13 +478,13 @@ def test_the_panel_shows_what_counts(package, scene, film):
         return layout
 
     assert not drawn().texts("operator")
-    package.character.create(scene, name="Anna")
+    package.character.character.create(scene, name="Anna")
     layout = drawn()
     expected = ["edtalk.capture", "edtalk.capture_file", "edtalk.match_face", "edtalk.match_picture"]
     assert layout.texts("operator") == expected
     assert {"use_lip", "use_pose", "use_exp", "video_mouth", "gain", "smooth"} <= set(layout.texts("prop"))
     assert "rest_at" not in layout.texts("prop")
-    own = package.capture.settings(scene)
+    own = package.capture.capture.settings(scene)
     own.use_lip, own.relative, own.rest_at, own.crop_mode = False, True, "FRAME", "box"
     layout = drawn()
     assert "video_mouth" not in layout.texts("prop")
@@ -504,13 +504,13 @@ def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, op
     package.compat.set_strip_value(strip, "left_handle", 26)
     package.compat.set_strip_value(strip, "right_handle", 38)
     capture(package, scene, obj, strip, options(relative=True))
-    rest = package.character.rest_values(obj)
-    for name in package.character.bank_of(obj).names:
+    rest = package.character.character.rest_values(obj)
+    for name in package.character.character.bank_of(obj).names:
         frames, values = keys(package, obj, name).T
         assert frames.tolist() == list(range(26, 38))
         assert values[0] == pytest.approx(rest[name], abs=1e-5)
     scene.frame_set(30)
-    package.session.wait(package.capture.match(scene, obj, strip, options(banks=("pose",))))
+    package.engine.session.wait(package.capture.capture.match(scene, obj, strip, options(banks=("pose",))))
     assert len(keys(package, obj, "headYaw")) == 12
 
 
@@ -533,11 +533,11 @@ def test_the_worker_is_told_when_the_recorded_face_is_at_rest(package, scene, st
 
 def test_one_of_several_faces_is_asked_for(package, scene, strip, obj, fake_engine, options):
     client = fake_engine()
-    package.capture.settings(scene).which = -1
+    package.capture.capture.settings(scene).which = -1
     asked, request = [], client.request
     client.request = lambda kind, fields, *rest, **more: (
         asked.append((kind, fields)) or request(kind, fields, *rest, **more)
     )
-    capture(package, scene, obj, strip, package.capture.options_of(scene))
+    capture(package, scene, obj, strip, package.capture.capture.options_of(scene))
     capture(package, scene, obj, strip, options(banks=("lip",)))
     assert [fields["which"] for kind, fields in asked if kind == "capture"] == [-1, None]

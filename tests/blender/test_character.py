@@ -9,12 +9,12 @@ import pytest
 
 @pytest.fixture
 def character(addon):
-    return addon.edtalk_blender.character
+    return addon.edtalk_blender.character.character
 
 
 @pytest.fixture
 def errors(addon):
-    return addon.inference.errors
+    return addon.inference.contract.errors
 
 
 def evaluated(obj):
@@ -245,7 +245,7 @@ def test_a_linked_character_is_animated_through_an_override(character, addon, ob
     override.edtalk["mouthSmile"] = 0.2
     override.edtalk.banks["pose"].strength = 0.5
     character.setup_channels(override, {"mouthPucker": 0.125})
-    animation = addon.edtalk_blender.animation
+    animation = addon.edtalk_blender.animation.keys
     animation.write_curves(override, {"headYaw": np.array([0.0, 0.8])}, np.array([1, 11]), replace=(1, 11))
     override.keyframe_insert(character.data_path("happy"), frame=5)
     before = character.row(override)
@@ -261,7 +261,7 @@ def test_a_linked_character_is_animated_through_an_override(character, addon, ob
     assert override.animation_data.action.library is None, "a linked action is not written to"
     paths = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(override)}
     assert {character.data_path("headYaw"), character.data_path("happy")} <= paths
-    rows = animation.sample(bpy.context.scene, override, [1, 6, 11])
+    rows = addon.edtalk_blender.animation.sampling.sample(bpy.context.scene, override, [1, 6, 11])
     assert rows[:, 20] == pytest.approx([0.0, 0.2, 0.4])
 
 
@@ -308,7 +308,7 @@ def test_a_missing_bank_is_one_sentence_and_changes_nothing(character, errors, s
 
 def test_another_bank_keeps_sliders_of_the_same_names(character, addon, obj, write_bank):
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"] = 0.5, 0.25, 0.75
-    addon.edtalk_blender.animation.insert_keys(obj, {"browDown": 1.0, "jawOpen": 0.5}, 1)
+    addon.edtalk_blender.animation.keys.insert_keys(obj, {"browDown": 1.0, "jawOpen": 0.5}, 1)
     dropped = character.set_bank(obj, str(write_bank()))
     assert {"browDown", "mouthPucker", "sad"} <= set(dropped)
     assert not {"jawOpen", "headYaw", "happy"} & set(dropped)

@@ -55,9 +55,9 @@ def test_strips_of_the_file_are_lip_synced_to_the_only_character(package, scene,
     for number in range(2):
         package.compat.new_sound(scene, f"line {number}", sound, 1, 10 + 50 * number)
     assert edtalk("lip-sync", "--strip", "line 1")[0] == 0
-    assert [strip.name for strip in package.sequencer.dialogue(scene, obj)] == ["line 1"]
+    assert [strip.name for strip in package.timeline.sequencer.dialogue(scene, obj)] == ["line 1"]
     assert edtalk("lip-sync", "--character", "Anna")[0] == 0
-    assert len(package.sequencer.dialogue(scene, obj)) == 2
+    assert len(package.timeline.sequencer.dialogue(scene, obj)) == 2
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_strip_that_cannot_be_does_not_stop_the_others(package, scene, edtalk,
     fake_engine()
     good, bad = (write_sound(tmp_path / name, noise(0.5)) for name in ("good.wav", "bad.wav"))
     for number, path in enumerate((bad, good)):
-        package.sequencer.assign(package.compat.new_sound(scene, path.stem, path, 1 + number, 10), obj)
+        package.timeline.sequencer.assign(package.compat.new_sound(scene, path.stem, path, 1 + number, 10), obj)
     bad.unlink()
     code, said = edtalk("lip-sync")
     assert (code, "bad.wav" in said) == (1, True)

@@ -51,7 +51,7 @@ def layer():
 
 @pytest.fixture
 def obj(package, scene, saved, plate):
-    made = package.character.create(scene, str(saved / "plate.png"), name="Anna")
+    made = package.character.character.create(scene, str(saved / "plate.png"), name="Anna")
     bpy.context.view_layer.objects.active = made
     made.edtalk.layer = "plate"
     return made
@@ -63,13 +63,13 @@ def face(package, scene, obj, fake_engine, layer):
 
     def face(kind: str = "png"):
         fake_engine()
-        package.sequencer.settings(scene).image_format = kind
-        package.animation.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
+        package.timeline.sequencer.settings(scene).image_format = kind
+        package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
         bpy.ops.edtalk.render_face(frames="SCENE")
-        (strip,) = package.sequencer.faces(scene, obj)
+        (strip,) = package.timeline.sequencer.faces(scene, obj)
         write = {"png": write_png, "exr": write_exr}[kind]
         for number, element in enumerate(strip.elements, 1):
-            write(package.operators.render.strip_folder(strip) / element.filename, layer(number))
+            write(package.render.face_strip.strip_folder(strip) / element.filename, layer(number))
         package.compat.refresh(strip)
         return strip
 
@@ -82,7 +82,7 @@ def build(package, scene):
 
 
 def parts(package, tree, strip):
-    return package.compositing._parts(tree, package.sequencer.identity(strip))
+    return package.plate.compositing._parts(tree, package.timeline.sequencer.identity(strip))
 
 
 def over(layer, plate, linear):
@@ -159,16 +159,16 @@ def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, pl
     (saved / "photo.jpg").write_bytes(data[:2] + b"\xff\xe1\0" + bytes([len(note) + 2]) + note + data[2:])
     obj.edtalk.portrait_image = bpy.data.images.load(str(saved / "photo.jpg"))
     assert tuple(obj.edtalk.portrait_image.size) == (HEIGHT, WIDTH)
-    assert package.character.portrait_size(obj) == (WIDTH, HEIGHT)
+    assert package.character.character.portrait_size(obj) == (WIDTH, HEIGHT)
 
     strip = face()
-    assert tuple(strip[package.operators.render.SIZE]) == (WIDTH, HEIGHT)
+    assert tuple(strip[package.render.face_shot.SIZE]) == (WIDTH, HEIGHT)
     assert strip.transform.scale_x == 1.0
     build(package, scene)
     seen = render(scene, saved / "out.png", 1)[..., :3]
     assert np.abs(seen[:, CLEAR] - grey[:, CLEAR].astype(int)).max() <= 8, "a JPEG is not exact"
     shown = parts(package, build(package, scene), strip)["plate"].image
-    package.compositing.clear_unused()
+    package.plate.compositing.clear_unused()
     assert Path(bpy.path.abspath(shown.filepath)).is_file()
 
 
@@ -231,15 +231,15 @@ def test_what_the_artist_links_elsewhere_is_left_there(package, scene, saved, fa
 def test_two_faces_over_one_plate(package, scene, saved, plate, face, obj, layer):
     face()
     build(package, scene)
-    ben = package.character.create(scene, str(saved / "plate.png"), name="Ben")
+    ben = package.character.character.create(scene, str(saved / "plate.png"), name="Ben")
     ben.edtalk.layer = "plate"
     bpy.context.view_layer.objects.active = ben
     bpy.ops.edtalk.render_face(frames="SCENE")
-    (strip,) = package.sequencer.faces(scene, ben)
+    (strip,) = package.timeline.sequencer.faces(scene, ben)
     second = layer(50)
     second[:, :32, 3], second[:, 32:, 3] = 255, 0
     for name in {element.filename for element in strip.elements}:
-        write_png(package.operators.render.strip_folder(strip) / name, second)
+        write_png(package.render.face_strip.strip_folder(strip) / name, second)
     tree = build(package, scene)
     assert sum(node.get("edtalk_part") == "plate" for node in tree.nodes) == 1
     seen = render(scene, saved / "out.png", 2)[..., :3]
@@ -294,7 +294,7 @@ def test_grain_differs_from_frame_to_frame_and_not_from_render_to_render(package
     for element in strip.elements:  # the same picture in every frame
         grey = np.full((HEIGHT, WIDTH, 4), 128, np.uint8)
         grey[..., 3] = 255
-        write_png(package.operators.render.strip_folder(strip) / element.filename, grey)
+        write_png(package.render.face_strip.strip_folder(strip) / element.filename, grey)
     tree = build(package, scene)
     parts(package, tree, strip)["group"].inputs["Grain"].default_value = 0.5
     first, second, again = (render(scene, saved / "out.png", frame) for frame in (1, 2, 1))
@@ -309,7 +309,7 @@ def test_matching_brings_colours_to_those_of_the_plate(package, scene, saved, fa
     strip = face()
     bright = np.full((HEIGHT, WIDTH, 4), (150, 130, 140, 255), np.uint8)
     for element in strip.elements:
-        write_png(package.operators.render.strip_folder(strip) / element.filename, bright)
+        write_png(package.render.face_strip.strip_folder(strip) / element.filename, bright)
     tree = build(package, scene)
     obj.edtalk.portrait_image.reload()
     controls = parts(package, tree, strip)["group"].inputs
@@ -339,7 +339,7 @@ def test_a_moved_strip_is_followed(package, scene, saved, layer, face):
     strip = face()
     build(package, scene)
     package.compat.set_strip_value(strip, "content_start", 21)
-    package.operators.sync.follow(scene)
+    package.follow.follow(scene)
     seen = render(scene, saved / "out.png", 23)[..., :3]
     assert np.abs(seen[:, SOLID] - layer(3)[:, SOLID, :3].astype(int)).max() <= 1
 
@@ -348,11 +348,11 @@ def test_what_is_rendered_again_is_shown(package, scene, saved, obj, face):
     strip = face()
     build(package, scene)
     before = render(scene, saved / "out.png", 2)
-    package.animation.insert_keys(obj, {"jawOpen": 0.7}, 2)
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
     bpy.ops.edtalk.render_face(frames="SCENE")
     name = strip.elements[1].filename
     picture = np.full((HEIGHT, WIDTH, 4), 200, np.uint8)
-    write_png(package.operators.render.strip_folder(strip) / name, picture)  # the same file by another name
+    write_png(package.render.face_strip.strip_folder(strip) / name, picture)  # the same file by another name
     after = render(scene, saved / "out.png", 2)
     assert not (before == after).all()
 
@@ -362,10 +362,10 @@ def test_undone_frames_are_shown_again(package, scene, saved, obj, face):
     tree = build(package, scene)
     shown = parts(package, tree, strip)["face"].image.filepath
     names = [element.filename for element in strip.elements]
-    package.animation.insert_keys(obj, {"jawOpen": 0.7}, 2)
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
     bpy.ops.edtalk.render_face(frames="SCENE")
     assert parts(package, tree, strip)["face"].image.filepath != shown
-    package.sequencer.set_elements(strip, names)  # as an undo does
+    package.timeline.sequencer.set_elements(strip, names)  # as an undo does
     package.handlers.see_to(scene, "undo")
     assert parts(package, tree, strip)["face"].image.filepath == shown
 
@@ -373,7 +373,7 @@ def test_undone_frames_are_shown_again(package, scene, saved, obj, face):
 def test_clearing_frees_pictures_that_only_old_folders_hold(package, scene, saved, obj, face):
     face()
     build(package, scene)
-    package.animation.insert_keys(obj, {"jawOpen": 0.7}, 2)
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
     bpy.ops.edtalk.render_face(frames="SCENE")
     folder = package.folders.character_folder(obj) / "sequences"
     assert len(list(folder.iterdir())) == 2
@@ -404,7 +404,7 @@ def test_building_is_undone(package, scene, saved, face):
 
 
 def test_a_greyed_button_says_why(package, scene, obj):
-    operator = package.operators.composite.EDTALK_OT_build_compositor
+    operator = package.plate.operators.EDTALK_OT_build_compositor
     assert operator.disabled_reason(bpy.context) == "Render the face first"
     bpy.data.objects.remove(obj)
     assert "no character" in operator.disabled_reason(bpy.context)

@@ -18,35 +18,35 @@ def obj(package, scene):
 
 
 def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
-    (strip,) = package.sequencer.dialogue(scene, obj)
+    (strip,) = package.timeline.sequencer.dialogue(scene, obj)
     assert (scene.frame_start, scene.frame_end) == (1, package.compat.right_handle(strip) - 1)
     names = {curve.data_path for curve in package.compat.fcurves(obj)}
-    assert {package.character.data_path(name) for name in ("happy", "sad", "eyeBlink", "headYaw")} <= names
+    assert {package.character.character.data_path(name) for name in ("happy", "sad", "eyeBlink", "headYaw")} <= names
     bpy.context.view_layer.objects.active = obj
-    happy = [package.animation.sliders_at(obj, ["happy", "sad"], frame) for frame in (1, 60, 160)]
+    happy = [package.animation.sampling.sliders_at(obj, ["happy", "sad"], frame) for frame in (1, 60, 160)]
     assert [round(one["happy"], 3) for one in happy] == [0.0, 1.0, 0.0]
     assert [round(one["sad"], 3) for one in happy] == [0.0, 0.0, 0.9]
 
 
 def test_the_demo_can_go_anywhere(package, scene, obj, tmp_path):
     """Saved, loaded and heard with nothing of it read from where it came from."""
-    (strip,) = package.sequencer.dialogue(scene, obj)
-    before = package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+    (strip,) = package.timeline.sequencer.dialogue(scene, obj)
+    before = package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     obj.edtalk.portrait_image.filepath, strip.sound.filepath = "//gone.png", "//gone.wav"
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "demo.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "demo.blend"))
     scene = bpy.context.scene
-    (obj,) = package.character.characters(scene)
-    (strip,) = package.sequencer.dialogue(scene, obj)
-    after = package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+    (obj,) = package.character.character.characters(scene)
+    (strip,) = package.timeline.sequencer.dialogue(scene, obj)
+    after = package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     np.testing.assert_array_equal(after.samples, before.samples)
-    assert package.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
+    assert package.character.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
 
 
 def test_idle_motion_begins_at_rest_and_blinks(package, scene, obj):
-    rows = package.animation.sample(scene, obj, range(scene.frame_start, scene.frame_end + 1))
-    names = package.character.bank_of(obj).names
-    rest = package.character.rest_row(obj)
+    rows = package.animation.sampling.sample(scene, obj, range(scene.frame_start, scene.frame_end + 1))
+    names = package.character.character.bank_of(obj).names
+    rest = package.character.character.rest_row(obj)
     yaw, blink = (rows[:, names.index(name)] for name in ("headYaw", "eyeBlink"))
     assert abs(yaw[0] - rest[names.index("headYaw")]) < 0.01
     assert 0.02 < np.abs(yaw - yaw[0]).max() < 0.5
@@ -55,14 +55,16 @@ def test_idle_motion_begins_at_rest_and_blinks(package, scene, obj):
 
 
 def test_idle_motion_is_thinned_within_its_bound(package, scene, obj):
-    curve = next(one for one in package.compat.fcurves(obj) if one.data_path == package.character.data_path("headYaw"))
+    curve = next(
+        one for one in package.compat.fcurves(obj) if one.data_path == package.character.character.data_path("headYaw")
+    )
     assert len(curve.keyframe_points) < (scene.frame_end - scene.frame_start) / 2
 
 
 def test_the_operator_keeps_to_its_range_and_says_when_it_cannot(package, scene, obj):
     bpy.context.view_layer.objects.active = obj
     scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 200, 240
-    before = package.animation.sliders_at(obj, ["headYaw"], 100)
+    before = package.animation.sampling.sliders_at(obj, ["headYaw"], 100)
     assert bpy.ops.edtalk.idle_motion(frames="PREVIEW", amount=2.0, blinks=False, seed=3) == {"FINISHED"}
-    assert package.animation.sliders_at(obj, ["headYaw"], 100) == pytest.approx(before)
+    assert package.animation.sampling.sliders_at(obj, ["headYaw"], 100) == pytest.approx(before)
     assert bpy.ops.edtalk.demo.poll() is False

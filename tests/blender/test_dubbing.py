@@ -51,12 +51,12 @@ def select(scene, *strips):
 def dub(package, scene):
     """Dub what is selected; the character and its face strips."""
     assert bpy.ops.edtalk.dub_movie() == {"FINISHED"}
-    (obj,) = package.character.characters(scene)
-    return obj, package.sequencer.faces(scene, obj)
+    (obj,) = package.character.character.characters(scene)
+    return obj, package.timeline.sequencer.faces(scene, obj)
 
 
 def shot_of(addon, strip):
-    return addon.inference.shot.Shot.read(bpy.path.abspath(strip["edtalk_shot"]))
+    return addon.inference.contract.shot.Shot.read(bpy.path.abspath(strip["edtalk_shot"]))
 
 
 def ends(package, strip):
@@ -64,7 +64,7 @@ def ends(package, strip):
 
 
 def jaw(package, obj, value, frame):
-    package.animation.insert_keys(obj, {"jawOpen": value}, frame)
+    package.animation.keys.insert_keys(obj, {"jawOpen": value}, frame)
 
 
 # --- The simple case
@@ -79,7 +79,7 @@ def test_a_movie_alone_gets_a_character_and_a_strip_above(package, addon, scene,
     assert ends(package, face) == ends(package, movie) == (10, 60)
     assert face.channel > movie.channel
     assert (face.blend_type, face.alpha_mode) == ("ALPHA_OVER", "STRAIGHT")
-    assert package.operators.render.waiting_frames(face) == 0
+    assert package.render.face_strip.waiting_frames(face) == 0
     assert before == {name: movie.transform.path_resolve(name) for name in before}, "the plate is left as it was"
     shot = shot_of(addon, face)
     np.testing.assert_allclose(shot.plate.times, np.arange(FRAMES) / FPS)
@@ -93,7 +93,7 @@ def test_the_portrait_is_the_first_frame_with_a_face(package, scene, movie, fake
     image = obj.edtalk.portrait_image
     assert tuple(image.size) == (WIDTH, HEIGHT)
     assert image.packed_file is not None, "so that it goes where the .blend goes"
-    assert package.portrait.is_known(obj)
+    assert package.character.portrait.is_known(obj)
 
 
 def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_path):
@@ -101,7 +101,7 @@ def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
     select(scene, movie, sound)
     obj, (face,) = dub(package, scene)
-    assert package.sequencer.speaker(sound) == obj
+    assert package.timeline.sequencer.speaker(sound) == obj
     assert package.compat.fcurves(obj)
     assert face.channel > sound.channel
     assert len({element.filename for element in face.elements}) > 20
@@ -110,15 +110,15 @@ def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_
 def test_all_but_the_mouth_is_a_difference_from_rest(package, addon, scene, movie, fake_engine):
     fake_engine()
     obj, _faces = dub(package, scene)
-    names = list(package.character.bank_of(obj).names)
+    names = list(package.character.character.bank_of(obj).names)
     jaw(package, obj, 0.7, 20)
-    rest = package.character.rest_values(obj)
-    package.animation.insert_keys(obj, {"headYaw": rest["headYaw"]}, 10)
-    package.animation.insert_keys(obj, {"headYaw": rest["headYaw"] + 5.0}, 20)
+    rest = package.character.character.rest_values(obj)
+    package.animation.keys.insert_keys(obj, {"headYaw": rest["headYaw"]}, 10)
+    package.animation.keys.insert_keys(obj, {"headYaw": rest["headYaw"] + 5.0}, 20)
     obj.edtalk["headYaw"] = rest["headYaw"]
     _obj, (face,) = dub(package, scene)
     rows = shot_of(addon, face).coefficients.values
-    lips = package.character.bank_of(obj).names_of("lip")
+    lips = package.character.character.bank_of(obj).names_of("lip")
     own = [index for index, name in enumerate(names) if name not in lips and name != "headYaw"]
     assert (rows[:, own] == 0).all(), "the film's own, to the bit"
     assert rows[10, names.index("headYaw")] == pytest.approx(5.0, abs=1e-4)
@@ -127,7 +127,7 @@ def test_all_but_the_mouth_is_a_difference_from_rest(package, addon, scene, movi
 
 def test_the_character_that_is_active_lends_its_mouth(package, scene, movie, fake_engine, demo):
     fake_engine()
-    anna = package.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    anna = package.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
     bpy.context.view_layer.objects.active = anna
     obj, _faces = dub(package, scene)
     assert obj == anna
@@ -161,7 +161,7 @@ def test_every_frame_is_made_from_the_one_that_blender_shows(package, addon, sce
         movie = meta.strips[0]
         select(scene, movie)
     obj, (face,) = dub(package, scene)
-    clock = package.footage.time_map(scene, movie)
+    clock = package.timeline.footage.time_map(scene, movie)
     assert ends(package, face) == (clock.start, clock.end)
     shot = shot_of(addon, face)
     wanted = np.clip(clock.seconds(clock.frames) * FPS, 0, FRAMES - 1)
@@ -190,8 +190,8 @@ def test_frames_without_a_face_stay_and_are_told_of(package, addon, scene, saved
     place(package, scene, Path(leaves), 10)
     _obj, (face,) = dub(package, scene)
     assert np.isnan(shot_of(addon, face).plate.track[20:25]).all()
-    assert any("No face was seen in leaves.mkv" in problem.message for problem in package.session.problems)
-    package.session.dismiss()
+    assert any("No face was seen in leaves.mkv" in problem.message for problem in package.engine.session.problems)
+    package.engine.session.dismiss()
 
 
 def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engine):
@@ -209,12 +209,10 @@ def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engi
 def counts(package, scene, obj):
     """Missing and reused pictures of a render that is begun now, which is then waited for."""
     found = []
-    chain = package.session.Chain(
-        package.operators.render.steps(
-            scene, obj, "AUTO", lambda _name, plan: found.append((plan.missing, plan.reused))
-        )
+    chain = package.engine.session.Chain(
+        package.render.render.steps(scene, obj, "AUTO", lambda _name, plan: found.append((plan.missing, plan.reused)))
     )
-    package.session.wait(chain)
+    package.engine.session.wait(chain)
     (only,) = found
     return only
 
@@ -226,7 +224,7 @@ def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, sce
     for frame, value in ((19, 0.0), (20, 0.5), (21, 0.0)):
         jaw(package, obj, value, frame)
     tracks = list((package.folders.character_folder(obj) / "tracks").iterdir())
-    package.dubbing._known.clear()  # as in another session
+    package.plate.dubbing._known.clear()  # as in another session
     asked = []
     request = client.request
     client.request = lambda kind, *rest, **more: asked.append(kind) or request(kind, *rest, **more)
@@ -248,47 +246,51 @@ def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, f
 
 def test_what_was_cancelled_goes_on(package, scene, movie, fake_engine):
     fake_engine("--slow", 0.01)
-    chain = package.operators.dub.begin(scene, [movie])
+    chain = package.render.dub.begin(scene, [movie])
     until = time.monotonic() + 20
-    while not package.session.tasks or package.session.tasks[0].kind != "render" or not shown(package, scene):
+    while (
+        not package.engine.session.tasks
+        or package.engine.session.tasks[0].kind != "render"
+        or not shown(package, scene)
+    ):
         assert time.monotonic() < until
-        package.session.pump(0.01)
-    (obj,) = package.character.characters(scene)
-    bpy.ops.edtalk.cancel(number=package.session.tasks[0].number)
-    package.session.wait(chain)
-    (face,) = package.sequencer.faces(scene, obj)
-    waiting = package.operators.render.waiting_frames(face)
+        package.engine.session.pump(0.01)
+    (obj,) = package.character.character.characters(scene)
+    bpy.ops.edtalk.cancel(number=package.engine.session.tasks[0].number)
+    package.engine.session.wait(chain)
+    (face,) = package.timeline.sequencer.faces(scene, obj)
+    waiting = package.render.face_strip.waiting_frames(face)
     assert 0 < waiting < FRAMES
     missing, reused = counts(package, scene, obj)
     assert missing + reused == FRAMES
     assert 0 < reused < FRAMES
-    assert package.operators.render.waiting_frames(face) == 0
+    assert package.render.face_strip.waiting_frames(face) == 0
 
 
 def shown(package, scene):
     """How many frames of the only face strip have come."""
-    faces = [strip for strip in package.compat.strips(scene) if package.sequencer.is_face(strip)]
-    return sum(len(face.elements) - package.operators.render.waiting_frames(face) for face in faces)
+    faces = [strip for strip in package.compat.strips(scene) if package.timeline.sequencer.is_face(strip)]
+    return sum(len(face.elements) - package.render.face_strip.waiting_frames(face) for face in faces)
 
 
 def test_a_killed_engine_loses_nothing(package, scene, movie, fake_engine, tmp_path):
     fake_engine("--die-after", 60, "--once", tmp_path / "once")
     _obj, (face,) = dub(package, scene)
-    assert package.operators.render.waiting_frames(face) == 0
+    assert package.render.face_strip.waiting_frames(face) == 0
 
 
 def test_blenders_main_thread_does_not_wait(package, scene, movie, fake_engine, monkeypatch):
     """With a window the button returns at once; character and assignment are there, the rest comes by and by."""
     fake_engine("--slow", 0.005)
-    monkeypatch.setattr(package.session, "blocking", lambda: False)
-    monkeypatch.setattr(package.session, "keep_ticking", lambda: None)
-    chain = package.operators.dub.begin(scene, [movie])
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.engine.session, "keep_ticking", lambda: None)
+    chain = package.render.dub.begin(scene, [movie])
     assert not chain.finished
-    assert not [strip for strip in package.compat.strips(scene) if package.sequencer.is_face(strip)]
+    assert not [strip for strip in package.compat.strips(scene) if package.timeline.sequencer.is_face(strip)]
     until = time.monotonic() + 20
     while not chain.finished:
         assert time.monotonic() < until
-        package.session.pump(0.01)
+        package.engine.session.pump(0.01)
     assert chain.error is None
     assert shown(package, scene) == FRAMES
 
@@ -302,7 +304,7 @@ def test_two_movies_of_one_character(package, scene, movie, film, fake_engine):
     assert len({face["edtalk_plate"] for face in faces}) == 2
     jaw(package, obj, 0.5, 220)
     bpy.ops.edtalk.render_face()
-    assert len(package.sequencer.faces(scene, obj)) == 2
+    assert len(package.timeline.sequencer.faces(scene, obj)) == 2
 
 
 # --- Following
@@ -312,9 +314,9 @@ def test_a_moved_plate_takes_its_face_along(package, scene, movie, fake_engine):
     fake_engine()
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(movie, "content_start", 35)
-    assert package.operators.sync.follow(scene) == 1
+    assert package.follow.follow(scene) == 1
     assert ends(package, face) == ends(package, movie) == (35, 85)
-    assert package.operators.sync.changes(scene) == []
+    assert package.follow.changes(scene) == []
     assert not face.get("edtalk_stale")
 
 
@@ -325,7 +327,7 @@ def test_both_moved_together_stay_together(package, scene, movie, fake_engine, t
     _obj, (face,) = dub(package, scene)
     for strip in (movie, sound, face):
         package.compat.set_strip_value(strip, "content_start", package.compat.content_start(strip) + 7)
-    package.operators.sync.follow(scene)
+    package.follow.follow(scene)
     assert ends(package, face) == ends(package, movie) == (17, 67)
     assert package.compat.left_handle(sound) == 22
 
@@ -336,7 +338,7 @@ def test_a_moved_sound_moves_the_mouth_and_not_the_picture(package, scene, movie
     select(scene, movie, sound)
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(sound, "content_start", 30)
-    package.operators.sync.follow(scene)
+    package.follow.follow(scene)
     assert ends(package, face) == (10, 60)
 
 
@@ -345,7 +347,7 @@ def test_a_trimmed_plate_trims_its_face(package, scene, movie, fake_engine):
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(movie, "left_handle", 20)
     package.compat.set_strip_value(movie, "right_handle", 50)
-    package.operators.sync.follow(scene)
+    package.follow.follow(scene)
     assert ends(package, face) == (20, 50)
     assert not face.get("edtalk_stale")
 
@@ -355,7 +357,7 @@ def test_a_slipped_plate_asks_for_a_new_render(package, scene, movie, fake_engin
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(movie, "content_trim_start", 5)
     package.compat.set_strip_value(movie, "content_start", 10)
-    package.operators.sync.follow(scene)
+    package.follow.follow(scene)
     assert face.get("edtalk_stale")
     bpy.ops.edtalk.render_face()
     assert not face.get("edtalk_stale")
@@ -366,15 +368,15 @@ def test_pieces_that_were_cut_stay_over_their_piece(package, scene, movie, fake_
     obj, (face,) = dub(package, scene)
     movie.split(frame=30, split_method="SOFT")
     face.split(frame=30, split_method="SOFT")
-    package.operators.sync.follow(scene)
-    faces, plates = package.sequencer.faces(scene, obj), package.sequencer.plates(scene, obj)
+    package.follow.follow(scene)
+    faces, plates = package.timeline.sequencer.faces(scene, obj), package.timeline.sequencer.plates(scene, obj)
     assert (
         [ends(package, strip) for strip in faces] == [ends(package, strip) for strip in plates] == [(10, 30), (30, 60)]
     )
     assert [strip["edtalk_plate"] for strip in faces] == [strip["edtalk_id"] for strip in plates]
     jaw(package, obj, 0.3, 15)
     bpy.ops.edtalk.render_face()
-    faces = package.sequencer.faces(scene, obj)
+    faces = package.timeline.sequencer.faces(scene, obj)
     assert [ends(package, strip) for strip in faces] == [(10, 30), (30, 60)]
 
 
@@ -389,7 +391,7 @@ def test_the_layer_fits_a_plate_that_is_scaled_moved_and_mirrored(package, scene
     for element in face.elements:  # the film's left half, in red
         picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         picture[:, : WIDTH // 2] = 255, 0, 0, 255
-        write_png(package.operators.render.strip_folder(face) / element.filename, picture)
+        write_png(package.render.face_strip.strip_folder(face) / element.filename, picture)
     package.compat.refresh(face)
     seen = render(scene, saved / "out.png", 30)[HEIGHT // 2, :, :3]
     red = np.flatnonzero((seen[:, 0] > 200) & (seen[:, 1] < 60))
@@ -414,12 +416,12 @@ def test_a_still_is_its_own_plate(package, addon, scene, saved, fake_engine, dem
     """The layer is as large as the portrait, and what the artist made of the strip's size stays when it changes."""
     fake_engine()
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    obj = package.character.create(scene, str(write_png(saved / "still.png", pixels)), name="Anna")
+    obj = package.character.character.create(scene, str(write_png(saved / "still.png", pixels)), name="Anna")
     bpy.context.view_layer.objects.active = obj
     scene.frame_end = 3
     bpy.ops.edtalk.render_face(frames="SCENE")
-    (strip,) = package.sequencer.faces(scene, obj)
-    size = shot_of(addon, strip).size or package.character.bank_of(obj).config.size
+    (strip,) = package.timeline.sequencer.faces(scene, obj)
+    size = shot_of(addon, strip).size or package.character.character.bank_of(obj).config.size
     assert strip.transform.scale_y == pytest.approx(HEIGHT / size)
     strip.transform.scale_x = strip.transform.scale_y = strip.transform.scale_y / 2
     obj.edtalk.layer, obj.edtalk.feather = "plate", 0.5
@@ -450,13 +452,13 @@ def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, sa
     for node in package.compat.compositor(scene).nodes:
         if node.get("edtalk_part") == "group":
             node.inputs["Amount"].default_value = 0  # the plate alone
-    clock = package.footage.time_map(scene, movie)
+    clock = package.timeline.footage.time_map(scene, movie)
     frames = [clock.start, clock.start + 8, clock.end - 3]
     seen = [render(scene, saved / "nodes.png", frame)[5, 5, 0] for frame in frames]
-    expected = 25.5 + package.dubbing.seconds(scene, movie, frames) * FPS * (229.5 - 25.5) / (FRAMES - 1)
+    expected = 25.5 + package.plate.dubbing.seconds(scene, movie, frames) * FPS * (229.5 - 25.5) / (FRAMES - 1)
     assert np.abs(np.array(seen) - expected).max() < 4
     set_speed(package, scene, movie, 100)
-    package.compositing.renew(scene)
+    package.plate.compositing.renew(scene)
     tree = package.compat.compositor(scene)
     assert len(package.compat.fcurves(tree)) <= 1
 
@@ -469,8 +471,8 @@ def test_in_the_real_engine(package, scene, saved, engine, demo):
     place(package, scene, film, 1)
     before = render(scene, saved / "before.png", 2)
     obj, (face,) = dub(package, scene)
-    assert package.operators.render.waiting_frames(face) == 0
-    layer = read(package.operators.render.strip_folder(face) / face.elements[1].filename)
+    assert package.render.face_strip.waiting_frames(face) == 0
+    layer = read(package.render.face_strip.strip_folder(face) / face.elements[1].filename)
     after = render(scene, saved / "after.png", 2)
     clear = layer[..., 3] == 0
     assert 0.02 < 1 - clear.mean() < 0.6, "the mouth is laid over, and not the whole picture"
@@ -512,9 +514,9 @@ def test_dubbing_is_undone(package, scene, movie, fake_engine):
     bpy.ops.ed.undo()
     scene = bpy.context.scene
     assert [strip.name for strip in package.compat.strips(scene)] == ["walk"]
-    assert package.character.characters(scene) == []
+    assert package.character.character.characters(scene) == []
     (movie,) = package.compat.strips(scene)
-    assert not package.sequencer.is_plate(movie)
+    assert not package.timeline.sequencer.is_plate(movie)
 
 
 def test_a_farm_job_takes_the_film_along(package, addon, scene, movie, fake_engine, tmp_path):
@@ -522,7 +524,7 @@ def test_a_farm_job_takes_the_film_along(package, addon, scene, movie, fake_engi
     obj, _faces = dub(package, scene)
     bpy.context.view_layer.objects.active = obj
     assert bpy.ops.edtalk.export_farm_job(directory=str(tmp_path / "farm")) == {"FINISHED"}
-    shot = addon.inference.shot.Shot.read(tmp_path / "farm" / "walk" / "shot")
+    shot = addon.inference.contract.shot.Shot.read(tmp_path / "farm" / "walk" / "shot")
     assert shot.plate.media.is_relative_to(tmp_path / "farm")
     assert shot.missing() == [], "what is rendered already comes along"
 
@@ -535,46 +537,46 @@ def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, scene, f
     done = []
 
     def steps():
-        first = [package.session.submit("ping"), package.session.submit("ping")]
+        first = [package.engine.session.submit("ping"), package.engine.session.submit("ping")]
         yield first
         done.append([task.finished for task in first])
-        yield [package.session.submit("ping")]
+        yield [package.engine.session.submit("ping")]
         done.append("the end")
 
-    chain = package.session.Chain(steps())
+    chain = package.engine.session.Chain(steps())
     assert done == []
-    package.session.wait(chain)
+    package.engine.session.wait(chain)
     assert done == [[True, True], "the end"]
     assert chain.error is None
 
 
 def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
     fake_engine()
-    package.session.dismiss()
+    package.engine.session.dismiss()
     later = []
 
     def fails_at_once():
-        raise addon.inference.errors.EDTalkError("Nothing is there.")
+        raise addon.inference.contract.errors.EDTalkError("Nothing is there.")
         yield []
 
     def fails_in_the_engine():
-        yield [package.session.submit("portrait", {"bank": "", "picture": "/nowhere.png", "crop": "auto"})]
+        yield [package.engine.session.submit("portrait", {"bank": "", "picture": "/nowhere.png", "crop": "auto"})]
         later.append("went on")
 
     def fails_later():
-        yield [package.session.submit("ping")]
-        raise addon.inference.errors.EDTalkError("It has gone meanwhile.")
+        yield [package.engine.session.submit("ping")]
+        raise addon.inference.contract.errors.EDTalkError("It has gone meanwhile.")
 
     for steps, message, told in (
         (fails_at_once, "Nothing is there", False),
         (fails_in_the_engine, r"nowhere\.png", True),
         (fails_later, "gone meanwhile", True),
     ):
-        chain = package.session.Chain(steps())
-        with pytest.raises(addon.inference.errors.EDTalkError, match=message):
-            package.session.wait(chain)
-        assert bool(package.session.problems) == told, "who called is told of what failed at once"
-        package.session.dismiss()
+        chain = package.engine.session.Chain(steps())
+        with pytest.raises(addon.inference.contract.errors.EDTalkError, match=message):
+            package.engine.session.wait(chain)
+        assert bool(package.engine.session.problems) == told, "who called is told of what failed at once"
+        package.engine.session.dismiss()
     assert later == []
 
 
@@ -583,14 +585,14 @@ def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
 
 def test_what_keeps_it_from_working_is_said(package, scene, saved, film, fake_engine):
     fake_engine()
-    operator = package.operators.dub.EDTALK_OT_dub_movie
+    operator = package.render.dub.EDTALK_OT_dub_movie
     assert "Select the movie strip" in operator.disabled_reason(bpy.context)
     movie = place(package, scene, Path(shutil.copy(film, saved / "gone.mkv")), 10)
     assert operator.disabled_reason(bpy.context) == ""
     (saved / "gone.mkv").unlink()
     with pytest.raises(RuntimeError, match=r"'gone' is missing: .*gone\.mkv"):
         bpy.ops.edtalk.dub_movie()
-    assert package.character.characters(scene) == [], "nothing was made in vain"
+    assert package.character.character.characters(scene) == [], "nothing was made in vain"
     movie.use_reverse_frames = True
     with pytest.raises(RuntimeError, match="backwards"):
         bpy.ops.edtalk.dub_movie()
@@ -602,12 +604,12 @@ def test_an_engine_that_fails_leaves_a_clear_word(package, scene, movie, fake_en
         bpy.ops.edtalk.dub_movie()
     fake_engine()
     _obj, (face,) = dub(package, scene)
-    assert package.operators.render.waiting_frames(face) == 0
+    assert package.render.face_strip.waiting_frames(face) == 0
 
 
 def test_which_of_several_faces_is_asked_for(package, scene, movie, fake_engine, demo):
     client = fake_engine()
-    obj = package.character.create(scene, name="Second")
+    obj = package.character.character.create(scene, name="Second")
     bpy.context.view_layer.objects.active = obj
     obj.edtalk.which = 2
     asked = []

@@ -14,12 +14,12 @@ def package(addon):
 
 @pytest.fixture
 def character(package):
-    return package.character
+    return package.character.character
 
 
 @pytest.fixture
 def emotion(package):
-    return package.operators.emotion
+    return package.animation.emotion
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def library(emotion, tmp_path, monkeypatch):
 
 def at(package, obj, name, frames):
     """An emotion slider by its curve at some frames."""
-    path = package.character.data_path(name)
+    path = package.character.character.data_path(name)
     (curve,) = (curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
     return [curve.evaluate(frame) for frame in frames]
 
@@ -104,7 +104,7 @@ def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
     strip = package.compat.new_image(scene, "plate", demo / "portrait_1.png", 1, 20)
     package.compat.set_strip_value(strip, "right_handle", 60)
     package.compat.new_sound(scene, "line", demo / "line.wav", 2, 71)
-    assert package.operators.emotion.cuts(scene) == [20, 60, 100]
+    assert package.animation.emotion.cuts(scene) == [20, 60, 100]
     bpy.ops.edtalk.emotion_change(emotion="happy", at="CUT", hold=True)
     assert at(package, obj, "happy", (59, 60)) == pytest.approx([0, 1])
 
@@ -113,7 +113,7 @@ def test_emotions_mix_with_lip_sync_in_the_row(package, character, obj, scene):
     scene.frame_set(1)
     bpy.ops.edtalk.emotion_change(emotion="happy", frames=10)
     bank = character.bank_of(obj)
-    rows = package.animation.sample(scene, obj, [1, 11])
+    rows = package.animation.sampling.sample(scene, obj, [1, 11])
     np.testing.assert_allclose(rows[0], bank.rest, atol=1e-6)
     np.testing.assert_allclose(rows[1, 26:], bank.presets["happy"], atol=1e-6)
     np.testing.assert_allclose(rows[1, :26], bank.rest[:26], atol=1e-6)
@@ -122,7 +122,7 @@ def test_emotions_mix_with_lip_sync_in_the_row(package, character, obj, scene):
 def test_without_emotions_the_buttons_say_why(package, character, obj, write_bank):
     character.set_bank(obj, str(write_bank(presets={})))
     assert not bpy.ops.edtalk.emotion_key.poll()
-    assert "no emotions" in package.operators.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
+    assert "no emotions" in package.animation.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
 
 
 # --- Emotions of the artist's own
@@ -159,11 +159,11 @@ def test_own_emotions_are_keyed_and_saved_in_the_file(package, character, obj, s
     scene.frame_set(1)
     bpy.ops.edtalk.emotion_change(emotion="smug", frames=10, strength=0.5)
     uid = obj.edtalk.uid
-    rows = package.animation.sample(scene, obj, [1, 6, 11])
+    rows = package.animation.sampling.sample(scene, obj, [1, 6, 11])
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
     loaded = character.find(uid)
-    np.testing.assert_array_equal(package.animation.sample(bpy.context.scene, loaded, [1, 6, 11]), rows)
+    np.testing.assert_array_equal(package.animation.sampling.sample(bpy.context.scene, loaded, [1, 6, 11]), rows)
 
 
 def test_the_library_serves_other_characters(character, obj, scene, emotion):
@@ -234,7 +234,7 @@ def test_a_damaged_library_is_one_sentence(obj, library):
 
 def test_the_library_lies_in_the_configuration_folder(addon, monkeypatch):
     monkeypatch.undo()
-    path = addon.edtalk_blender.operators.emotion.library_path()
+    path = addon.edtalk_blender.animation.emotion.library_path()
     assert path.name == "emotions.json"
     assert path.parent.name == "edtalk"
     assert str(path).startswith(bpy.utils.resource_path("USER"))

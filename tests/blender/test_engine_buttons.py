@@ -18,17 +18,17 @@ def package(addon):
 @pytest.fixture
 def buttons(package, monkeypatch):
     """The operators' module, on a computer with Linux whose graphics card has not been asked for yet."""
-    package.session.dismiss()
-    monkeypatch.setattr(package.core.lock, "here", lambda: "linux-x86_64")
-    monkeypatch.setattr(package.operators.engine, "_suited", None)
-    yield package.operators.engine
-    package.session.dismiss()
+    package.engine.session.dismiss()
+    monkeypatch.setattr(package.engine.lock, "here", lambda: "linux-x86_64")
+    monkeypatch.setattr(package.engine.operators, "_suited", None)
+    yield package.engine.operators
+    package.engine.session.dismiss()
 
 
 @pytest.fixture
 def user(package, monkeypatch, tmp_path):
     """The extension's folder, with nothing in it."""
-    monkeypatch.setattr(package.session, "user_folder", lambda: tmp_path)
+    monkeypatch.setattr(package.engine.session, "user_folder", lambda: tmp_path)
     return tmp_path
 
 
@@ -43,9 +43,9 @@ def test_the_card_is_asked_for_in_the_background(package, buttons, monkeypatch):
     def probe():
         asked.set()
         assert answered.wait(30)
-        return [package.core.gpu.Card("RTX 4090", (8, 9), (13, 0))]
+        return [package.engine.gpu.Card("RTX 4090", (8, 9), (13, 0))]
 
-    monkeypatch.setattr(package.core.gpu, "probe", probe)
+    monkeypatch.setattr(package.engine.gpu, "probe", probe)
     assert buttons.suited() is None
     assert asked.wait(30)
     assert buttons.planned() == ""
@@ -64,10 +64,10 @@ def test_what_is_installed_is_said_with_its_size(package, buttons):
 
 
 def test_preferences_show_the_plan_and_reach_the_installation(package, buttons, user, monkeypatch):
-    monkeypatch.setattr(package.core.gpu, "probe", lambda: [])
-    engine = package.core.engine
+    monkeypatch.setattr(package.engine.gpu, "probe", lambda: [])
+    engine = package.engine.engine
     missing = engine.Engine(engine.State.MISSING, user, None, "The engine is not installed.", "Install it.")
-    monkeypatch.setattr(package.session, "find_engine", lambda: missing)
+    monkeypatch.setattr(package.engine.session, "find_engine", lambda: missing)
     wait_for(buttons)
     preferences, cls = package.preferences.preferences(), package.preferences.EDTalkPreferences
 
@@ -127,21 +127,23 @@ def test_a_running_engine_gives_way_when_the_new_one_is_there_and_not_before(
     running = SimpleNamespace(phase="downloading", finished=False, let_go=threading.Event(), cancel=lambda: None)
     monkeypatch.setattr(buttons, "_installation", running)
     assert buttons._watch() > 0
-    assert package.session.current_client() is client
+    assert package.engine.session.current_client() is client
     running.phase = buttons.REPLACING
     assert buttons._watch() > 0
-    assert package.session.current_client() is None
+    assert package.engine.session.current_client() is None
     assert running.let_go.is_set()
 
 
 def test_without_torch_for_the_processor_the_larger_one_is_offered(addon, package, buttons, monkeypatch):
-    error = addon.inference.errors.EDTalkError("There is no torch==2.13.0+cpu.", "Choose another backend.", "torch")
+    error = addon.inference.contract.errors.EDTalkError(
+        "There is no torch==2.13.0+cpu.", "Choose another backend.", "torch"
+    )
     log = SimpleNamespace(tail=("[1] pip download", "ERROR: No matching distribution"))
     ended = SimpleNamespace(finished=True, error=error, log=log, cancel=lambda: None)
     monkeypatch.setattr(buttons, "_failed", None)
     monkeypatch.setattr(buttons, "_installation", ended)
     assert buttons._watch() is None
-    problem = package.session.problems[-1]
+    problem = package.engine.session.problems[-1]
     assert (problem.fix, dict(problem.options)) == ("edtalk.install_engine", {"backend": "cuda"})
     assert "CUDA" in problem.label
     known = bpy.ops.edtalk.install_engine.get_rna_type().properties
@@ -152,7 +154,7 @@ def test_without_torch_for_the_processor_the_larger_one_is_offered(addon, packag
 def test_memory_is_shown_and_given_back_by_button_and_before_renders_if_wanted(
     package, buttons, fake_engine, monkeypatch
 ):
-    session, told = package.session, []
+    session, told = package.engine.session, []
     assert "not running" in buttons.EDTALK_OT_free_memory.disabled_reason(bpy.context)
     client = fake_engine()
     client.start()

@@ -31,13 +31,13 @@ def saved(scene, tmp_path):
 @pytest.fixture
 def turning(package, obj):
     """The character turns its head, so that all frames differ."""
-    package.animation.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(101, 101 + FRAMES))
+    package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(101, 101 + FRAMES))
     return obj
 
 
 @pytest.fixture
 def read_shot(addon):
-    return addon.inference.shot.Shot.read
+    return addon.inference.contract.shot.Shot.read
 
 
 def export(folder: Path, **options):
@@ -54,7 +54,7 @@ def test_a_job_is_what_render_face_would_render(package, scene, saved, turning, 
     assert export(tmp_path / "jobs", chunk=2, gpus=1, engine="/f/python", engine_folder="/f/edtalk") == {"FINISHED"}
     job = tmp_path / "jobs" / "Anna"
     shot = read_shot(job / "shot")
-    rows = package.animation.sample(scene, turning, range(101, 101 + FRAMES))
+    rows = package.animation.sampling.sample(scene, turning, range(101, 101 + FRAMES))
     assert np.array_equal(shot.coefficients.values, rows)
     assert (shot.first_frame, shot.coefficients.fps, shot.image_format) == (101, 24.0, "png")
     assert (shot.bank.parent, shot.portrait.parent) == (job / "shot", job / "shot")
@@ -64,7 +64,7 @@ def test_a_job_is_what_render_face_would_render(package, scene, saved, turning, 
     template = json.loads((job / "template.json").read_text())
     assert template["name"] == "film Anna"
     assert template["steps"][0]["hostRequirements"]["amounts"][0]["min"] == 1
-    assert not list(package.sequencer.faces(scene, turning)), "no strip is placed for it"
+    assert not list(package.timeline.sequencer.faces(scene, turning)), "no strip is placed for it"
 
 
 def test_frames_that_are_rendered_come_along_and_others_come_back(
@@ -72,16 +72,16 @@ def test_frames_that_are_rendered_come_along_and_others_come_back(
 ):
     fake_engine()
     bpy.ops.edtalk.render_face(frames="SCENE")
-    package.animation.insert_keys(turning, {"headYaw": 3.0}, 101)
-    package.animation.insert_keys(turning, {"headYaw": 4.0}, 102)
+    package.animation.keys.insert_keys(turning, {"headYaw": 3.0}, 101)
+    package.animation.keys.insert_keys(turning, {"headYaw": 4.0}, 102)
     export(tmp_path / "jobs")
     shot = read_shot(tmp_path / "jobs" / "Anna" / "shot")
     assert shot.missing() == [0, 1]
     (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture of the farm's")
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}, "where the job is, is remembered"
-    frames = package.operators.render.character_folder(turning) / "frames"
+    frames = package.render.operators.character_folder(turning) / "frames"
     assert (frames / shot.file_names()[0]).read_bytes() == b"a picture of the farm's"
-    _task, plan = package.operators.render.render_face(scene, turning, (101, 101 + FRAMES))
+    _task, plan = package.render.render.render_face(scene, turning, (101, 101 + FRAMES))
     assert plan.missing == 1
 
 
@@ -94,10 +94,10 @@ def test_what_the_farm_gets_renders_there_and_is_shown_here(package, scene, save
     answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert answer.returncode == 0, answer.stderr
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
-    task, plan = package.operators.render.render_face(scene, turning, (101, 101 + FRAMES))
+    task, plan = package.render.render.render_face(scene, turning, (101, 101 + FRAMES))
     assert (task, plan.missing) == (None, 0)
-    (strip,) = package.sequencer.faces(scene, turning)
-    assert package.operators.render.waiting_frames(strip) == 0
+    (strip,) = package.timeline.sequencer.faces(scene, turning)
+    assert package.render.face_strip.waiting_frames(strip) == 0
 
 
 def test_the_dialogue_is_heard_at_its_time(package, scene, saved, obj, fake_engine, tmp_path):
@@ -109,7 +109,7 @@ def test_the_dialogue_is_heard_at_its_time(package, scene, saved, obj, fake_engi
     places = ((1, 13), (2, 25), (3, 1))
     strips = [package.compat.new_sound(scene, "line", path, channel, start) for channel, start in places]
     for strip in strips:
-        package.sequencer.assign(strip, obj)
+        package.timeline.sequencer.assign(strip, obj)
     package.compat.set_strip_value(strips[0], "right_handle", 25)  # half a second
     package.compat.set_strip_value(strips[1], "left_handle", 37)  # and the second half of the line's first second
     strips[1].volume = 0.5
@@ -133,7 +133,7 @@ def test_a_silent_character_has_no_sound(package, scene, saved, obj, fake_engine
 
 def test_all_characters_at_once(package, scene, saved, obj, fake_engine, demo, tmp_path):
     fake_engine()
-    package.character.create(scene, str(demo / "portrait_2.png"), name="Bo/b")
+    package.character.character.create(scene, str(demo / "portrait_2.png"), name="Bo/b")
     export(tmp_path / "jobs", everybody=True)
     assert {path.name for path in (tmp_path / "jobs").iterdir()} == {"Anna", "Bo_b"}
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
@@ -156,7 +156,7 @@ def test_the_panel_has_both_buttons_once_there_is_a_character(package, scene, de
     cls = package.panels.farm.EDTALK_PT_farm
     assert not cls.poll(bpy.context)
     assert not bpy.ops.edtalk.export_farm_job.poll()
-    package.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    package.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
     assert cls.poll(bpy.context)
     layout = Layout()
     cls.draw(type("Panel", (), {"layout": layout}), bpy.context)

@@ -41,7 +41,7 @@ def lip_sync(scene, *strips, **options):
 
 def keys(package, obj, name="jawOpen"):
     """(K, 2) frames and values."""
-    path = package.character.data_path(name)
+    path = package.character.character.data_path(name)
     for curve in package.compat.fcurves(obj):
         if curve.data_path == path:
             return np.array([point.co for point in curve.keyframe_points])
@@ -64,9 +64,9 @@ def test_a_strip_becomes_one_key_a_frame_and_rest_around_it(package, scene, stri
     assert found[[0, -1], 1].tolist() == [0.0, 0.0]
     loud, silent = jaw_at(package, obj, 10 + 6), jaw_at(package, obj, 10 + 18)
     assert loud > 0.3 > 0.05 > silent
-    assert package.sequencer.speaker(strip) == obj
+    assert package.timeline.sequencer.speaker(strip) == obj
     assert {curve.data_path for curve in package.compat.fcurves(obj)} == {
-        package.character.data_path(name) for name in package.character.bank_of(obj).names_of("lip")
+        package.character.character.data_path(name) for name in package.character.character.bank_of(obj).names_of("lip")
     }
 
 
@@ -115,7 +115,7 @@ def test_the_mouth_rests_between_lines_and_not_within_them(package, scene, sound
 
 def test_again_replaces_the_strips_own_keys_and_no_others(package, scene, strip, obj, fake_engine):
     fake_engine()
-    package.animation.insert_keys(obj, {"jawOpen": 0.7, "headYaw": 0.5}, 200)
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.7, "headYaw": 0.5}, 200)
     lip_sync(scene, strip)
     count = len(keys(package, obj))
     lip_sync(scene, strip)
@@ -127,7 +127,7 @@ def test_again_replaces_the_strips_own_keys_and_no_others(package, scene, strip,
 
 
 def test_muted_and_silent_strips_close_the_mouth_without_an_engine(package, scene, strip, obj, monkeypatch):
-    monkeypatch.setattr(package.session, "client", lambda: pytest.fail("nothing is to be asked"))
+    monkeypatch.setattr(package.engine.session, "client", lambda: pytest.fail("nothing is to be asked"))
     strip.mute = True
     lip_sync(scene, strip)
     assert set(keys(package, obj)[:, 1]) == {0.0}
@@ -168,13 +168,13 @@ def test_a_line_can_be_an_nla_strip(package, scene, strip, obj, fake_engine):
 
 def test_a_minute_of_dialogue_is_written_quickly(package, scene, strip, obj):
     """0.2 s is asked for; the bound here leaves room for a busy machine."""
-    names = package.character.bank_of(obj).names_of("lip")
+    names = package.character.character.bank_of(obj).names_of("lip")
     package.compat.set_strip_value(strip, "right_handle", 10 + 60 * 24)
-    clock = package.sequencer.time_map(scene, strip)
+    clock = package.timeline.sequencer.time_map(scene, strip)
     rows = np.random.default_rng(1).uniform(0, 1, (len(clock.frames), len(names))).astype(np.float32)
-    package.sequencer.assign(strip, obj)
+    package.timeline.sequencer.assign(strip, obj)
     began = time.perf_counter()
-    package.operators.lipsync.write_lips(scene, strip, obj, clock, names, rows)
+    package.lipsync.lipsync.write_lips(scene, strip, obj, clock, names, rows)
     took = time.perf_counter() - began
     print(f"60 s at 24 fps into {len(names)} curves: {took:.3f} s")
     assert len(keys(package, obj)) == 60 * 24 + 2
@@ -186,90 +186,94 @@ def test_a_minute_of_dialogue_is_written_quickly(package, scene, strip, obj):
 
 def test_three_characters_and_forty_strips(package, scene, sound, obj, fake_engine):
     fake_engine()
-    cast = [obj, package.character.create(scene, name="Ben"), package.character.create(scene, name="Cleo")]
+    cast = [
+        obj,
+        package.character.character.create(scene, name="Ben"),
+        package.character.character.create(scene, name="Cleo"),
+    ]
     length = 60
     strips = [package.compat.new_sound(scene, f"line {n}", sound, 1 + n % 3, 10 + length * n) for n in range(40)]
     for number, strip in enumerate(strips):
-        package.sequencer.assign(strip, cast[number % 3])
+        package.timeline.sequencer.assign(strip, cast[number % 3])
     assert bpy.ops.edtalk.lip_sync(which="LINKED") == {"FINISHED"}
     for number, speaker in enumerate(cast):
-        own = [strip for strip in strips if package.sequencer.speaker(strip) == speaker]
+        own = [strip for strip in strips if package.timeline.sequencer.speaker(strip) == speaker]
         assert len(own) == 14 - (number > 0)
         assert jaw_at(package, speaker, package.compat.left_handle(own[-1]) + 6) > 0.3
         others = [strip for strip in strips if strip not in own]
         assert jaw_at(package, speaker, package.compat.left_handle(others[0]) + 30) == 0.0
-    assert not package.session.tasks
+    assert not package.engine.session.tasks
 
 
 def test_the_answer_goes_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine):
     fake_engine()
-    task = package.operators.lipsync.lip_sync(scene, strip, obj)
-    package.session.pump()
+    task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
+    package.engine.session.pump()
     package.compat.set_strip_value(strip, "content_start", 110)
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert keys(package, obj)[0, 0] == 109
 
 
 @pytest.mark.parametrize("gone", ["strip", "character"])
 def test_what_was_deleted_meanwhile_is_let_go(package, scene, strip, obj, fake_engine, gone):
     fake_engine()
-    task = package.operators.lipsync.lip_sync(scene, strip, obj)
-    package.session.pump()
+    task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
+    package.engine.session.pump()
     if gone == "strip":
         scene.sequence_editor.strips.remove(strip)
     else:
         bpy.data.objects.remove(obj)
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert task.error is None
 
 
 def test_nothing_is_applied_while_blender_renders_saves_or_undoes(package, scene, strip, obj, fake_engine):
     fake_engine()
-    package.session.hold("render")
-    task = package.operators.lipsync.lip_sync(scene, strip, obj)
+    package.engine.session.hold("render")
+    task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
     for _ in range(50):
-        package.session.pump()
+        package.engine.session.pump()
         time.sleep(0.005)
     assert not task.finished
     assert len(keys(package, obj)) == 0
-    package.session.release("render")
-    package.session.wait(task)
+    package.engine.session.release("render")
+    package.engine.session.wait(task)
     assert len(keys(package, obj)) > 0
 
 
 def test_loading_another_file_lets_go_of_everything(package, scene, strip, obj, fake_engine):
     client = fake_engine("--slow", 0.3)
-    task = package.operators.lipsync.lip_sync(scene, strip, obj)
-    package.session.pump()
+    task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
+    package.engine.session.pump()
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
-    assert not package.session.tasks
-    assert package.session.current_client() == client, "the engine stays warm"
+    assert not package.engine.session.tasks
+    assert package.engine.session.current_client() == client, "the engine stays warm"
     until = time.monotonic() + 5
     while client._jobs and time.monotonic() < until:
-        package.session.pump()
+        package.engine.session.pump()
     assert task.error is None
 
 
 def test_a_strip_given_to_another_character_takes_its_keys_away(package, scene, strip, obj, fake_engine):
     fake_engine()
-    ben = package.character.create(scene, name="Ben")
+    ben = package.character.character.create(scene, name="Ben")
     lip_sync(scene, strip)
     assert len(keys(package, obj))
     assert bpy.ops.edtalk.assign_strip(uid=ben.edtalk.uid) == {"FINISHED"}
-    assert package.sequencer.speaker(strip) == ben
+    assert package.timeline.sequencer.speaker(strip) == ben
     assert len(keys(package, obj)) == 0
     bpy.ops.edtalk.assign_strip(clear=True)
-    assert package.sequencer.speaker(strip) is None
+    assert package.timeline.sequencer.speaker(strip) is None
 
 
 # --- What is said
 
 
 def test_a_greyed_button_says_why(package, scene, sound):
-    reason = package.operators.lipsync.EDTALK_OT_lip_sync.disabled_reason
+    reason = package.lipsync.operators.EDTALK_OT_lip_sync.disabled_reason
     assert "no character yet" in reason(bpy.context)
     assert not bpy.ops.edtalk.lip_sync.poll()
-    package.character.create(scene, name="Anna")
+    package.character.character.create(scene, name="Anna")
     assert "no sound" in reason(bpy.context)
     package.compat.new_sound(scene, "line", sound, 1, 10)
     assert reason(bpy.context) == ""
@@ -282,52 +286,52 @@ def test_strips_that_cannot_be_are_named_and_the_others_done(package, scene, str
     other = package.compat.new_sound(scene, "gone", path, 2, 100)
     path.unlink()
     assert lip_sync(scene, strip, other) == {"FINISHED"}
-    assert "gone.wav" in package.session.problems[-1].message
+    assert "gone.wav" in package.engine.session.problems[-1].message
     assert len(keys(package, obj))
     with pytest.raises(RuntimeError, match=r"gone\.wav"):
         lip_sync(scene, other)
 
 
 def test_two_characters_and_none_chosen(package, scene, strip, obj):
-    package.character.create(scene, name="Ben")
+    package.character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = None
     with pytest.raises(RuntimeError, match="belongs to no character"):
         lip_sync(scene, strip)
 
 
 def test_a_bank_that_cannot_listen_is_named(package, scene, strip, write_bank):
-    obj = package.character.create(scene, name="Anna", bank=str(write_bank()))
+    obj = package.character.character.create(scene, name="Anna", bank=str(write_bank()))
     bpy.context.view_layer.objects.active = obj
     with pytest.raises(RuntimeError, match="no network that listens"):
         lip_sync(scene, strip)
 
 
 def test_without_an_engine_the_button_that_installs_it_is_offered(package, scene, strip, obj, monkeypatch):
-    engine = package.core.engine
+    engine = package.engine.engine
     monkeypatch.setattr(engine, "find", lambda root, user_dir, preferred: engine.Engine(
         engine.State.MISSING, root, None, "The engine is not installed.", "Install it."))  # fmt: skip
-    package.session.restart()
-    package.session.forget_engine()
+    package.engine.session.restart()
+    package.engine.session.forget_engine()
     try:
         with pytest.raises(RuntimeError, match="not installed"):
             lip_sync(scene, strip)
-        assert package.session.problems[-1].fix == "edtalk.install_engine"
+        assert package.engine.session.problems[-1].fix == "edtalk.install_engine"
     finally:
         monkeypatch.undo()
-        package.session.forget_engine()
+        package.engine.session.forget_engine()
 
 
 def test_a_result_that_is_hidden_is_said_and_shown(package, scene, strip, obj, fake_engine):
     fake_engine()
     lip_sync(scene, strip)
-    package.session.dismiss()
+    package.engine.session.dismiss()
     obj.animation_data.nla_tracks.new().is_solo = True
     lip_sync(scene, strip)
-    problem = package.session.problems[-1]
+    problem = package.engine.session.problems[-1]
     assert problem.fix == "edtalk.reveal_animation"
     assert bpy.ops.edtalk.reveal_animation(**problem.options) == {"FINISHED"}
-    assert package.animation.hidden_by(obj) is None
-    assert not package.session.problems
+    assert package.animation.hidden.hidden_by(obj) is None
+    assert not package.engine.session.problems
 
 
 def test_a_linked_character_cannot_be_written_to(package, scene, strip, obj, tmp_path):
@@ -352,7 +356,7 @@ def test_an_engine_that_keeps_dying_is_told_with_its_mend(package, scene, strip,
     fake_engine("--die-after", 0)
     with pytest.raises(RuntimeError, match="engine"):
         lip_sync(scene, strip)
-    assert package.session.problems[-1].fix == "edtalk.restart_engine"
+    assert package.engine.session.problems[-1].fix == "edtalk.restart_engine"
 
 
 def test_a_button_returns_at_once_and_all_strips_are_one_undo_step(
@@ -362,15 +366,15 @@ def test_a_button_returns_at_once_and_all_strips_are_one_undo_step(
     strips = [package.compat.new_sound(scene, f"line {n}", sound, 1, 10 + 60 * n) for n in range(3)]
     select(scene, *strips)
     steps = []
-    monkeypatch.setattr(package.session, "blocking", lambda: False)
-    monkeypatch.setattr(package.session, "edited", steps.append)
-    monkeypatch.setattr(package.operators.base.Asking, "_from_button", True)  # there is nothing to click here
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.engine.session, "edited", steps.append)
+    monkeypatch.setattr(package.engine.asking.Asking, "_from_button", True)  # there is nothing to click here
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
-    assert package.session.tasks
+    assert package.engine.session.tasks
     assert steps == []
     until = time.monotonic() + 10
-    while package.session.tasks and time.monotonic() < until:
-        package.session.pump()
+    while package.engine.session.tasks and time.monotonic() < until:
+        package.engine.session.pump()
         time.sleep(0.002)
     assert steps == ["Lip Sync"]
     assert keys(package, obj)[-1, 0] > 130

@@ -28,7 +28,7 @@ def bank(write_bank):
 @pytest.fixture
 def face(package, obj, bank):
     """A character whose bank only numbers its sliders."""
-    package.character.set_bank(obj, str(bank))
+    package.character.character.set_bank(obj, str(bank))
     return obj
 
 
@@ -61,11 +61,11 @@ def test_the_engine_proposes_names_and_ranges(package, proposed):
     item = proposed.edtalk_naming.sliders["lip_01"]
     assert (item.soft_min, item.soft_max, item.region) == (-1.0, 4.0, "jaw")
     assert proposed.edtalk_naming.sliders["pose_01"].turn == pytest.approx(0.05)
-    assert set(NAMES) <= set(package.character.channel_names(proposed)), "nothing is renamed yet"
+    assert set(NAMES) <= set(package.character.character.channel_names(proposed)), "nothing is renamed yet"
 
 
 def test_sliders_that_have_names_keep_them_unless_asked(package, obj, fake_engine, write_bank):
-    package.character.set_bank(obj, str(write_bank(banks=BANKS | {"lip": ("smirk", "lip_02")})))
+    package.character.character.set_bank(obj, str(write_bank(banks=BANKS | {"lip": ("smirk", "lip_02")})))
     fake_engine()
     bpy.ops.edtalk.name_sliders()
     assert set(proposals(obj)) == {"lip_02", "pose_01", "exp_01", "exp_02"}
@@ -94,7 +94,7 @@ def test_proposals_that_cannot_be_applied(package, proposed, bank, named, change
     item = proposed.edtalk_naming.sliders["lip_01"]
     for name, value in change.items():
         setattr(item, name, value)
-    assert reason in package.naming.fault(proposed, item)
+    assert reason in package.naming.naming.fault(proposed, item)
     with pytest.raises(RuntimeError, match=reason):
         bpy.ops.edtalk.apply_names(filepath=named)
     assert proposed.edtalk.bank == str(bank)
@@ -103,7 +103,7 @@ def test_proposals_that_cannot_be_applied(package, proposed, bank, named, change
 
 def test_proposals_are_edited_and_discarded(package, proposed):
     proposed.edtalk_naming.sliders["lip_01"].new_name = "Gob"
-    assert package.naming.fault(proposed, proposed.edtalk_naming.sliders["lip_01"]) == ""
+    assert package.naming.naming.fault(proposed, proposed.edtalk_naming.sliders["lip_01"]) == ""
     assert bpy.ops.edtalk.discard_names() == {"FINISHED"}
     assert proposals(proposed) == {}
     with pytest.raises(RuntimeError, match="Name the sliders first"):
@@ -115,9 +115,9 @@ def test_proposals_are_edited_and_discarded(package, proposed):
 
 def test_the_bank_is_copied_with_names_ranges_and_arkit(package, addon, proposed, bank, named):
     proposed.edtalk_naming.sliders["lip_02"].new_name = "mouthSmile"
-    before, content = package.character.bank_of(proposed), bank.read_bytes()
+    before, content = package.character.character.bank_of(proposed), bank.read_bytes()
     assert bpy.ops.edtalk.apply_names(filepath=named) == {"FINISHED"}
-    after = addon.inference.bank.read_bank(named)
+    after = addon.inference.contract.bank.read_bank(named)
     assert after.names == ("jawOpen", "mouthSmile", "headYaw", "exp_01", "exp_02")
     assert after.sha256 == before.sha256
     assert bank.read_bytes() == content
@@ -134,7 +134,7 @@ def test_the_bank_is_copied_with_names_ranges_and_arkit(package, addon, proposed
 
 
 def test_values_rest_and_own_emotions_move_along(package, proposed, named):
-    character = package.character
+    character = package.character.character
     character.setup_channels(proposed, {"lip_01": 0.25, "pose_01": -0.5})
     character.set_own_presets(proposed, {"smug": {"exp_01": 0.5, "exp_02": -1.0}})
     proposed.edtalk_naming.sliders["exp_01"].new_name = "browUp"
@@ -152,7 +152,9 @@ def test_values_rest_and_own_emotions_move_along(package, proposed, named):
 def test_names_may_change_places(package, proposed, named):
     sliders = proposed.edtalk_naming.sliders
     sliders["lip_01"].new_name, sliders["lip_02"].new_name = "lip_02", "lip_01"
-    package.animation.write_curves(proposed, {"lip_01": np.array([1.0]), "lip_02": np.array([2.0])}, np.array([1.0]))
+    package.animation.keys.write_curves(
+        proposed, {"lip_01": np.array([1.0]), "lip_02": np.array([2.0])}, np.array([1.0])
+    )
     proposed.edtalk["lip_01"], proposed.edtalk["lip_02"] = 1.0, 2.0
     bpy.ops.edtalk.apply_names(filepath=named)
     assert (proposed.edtalk["lip_01"], proposed.edtalk["lip_02"]) == (2.0, 1.0)
@@ -165,15 +167,15 @@ def test_names_may_change_places(package, proposed, named):
 
 def test_animation_goes_on(package, scene, proposed, named):
     """Action, NLA strips and drivers give the same rows before and after."""
-    animation = package.animation
+    animation = package.animation.keys
     frames = np.arange(1, 25)
     animation.write_curves(proposed, {"lip_02": frames / 24}, frames)
     animation.write_curves(proposed, {"lip_01": frames / 12, "happy": frames / 48}, frames, nla=True, strip_name="line")
     proposed.edtalk.driver_add('["pose_01"]').driver.expression = "frame / 100"
-    before = animation.sample(scene, proposed, frames)
+    before = package.animation.sampling.sample(scene, proposed, frames)
     assert np.ptp(before, axis=0).min() > 0
     bpy.ops.edtalk.apply_names(filepath=named)
-    np.testing.assert_allclose(animation.sample(scene, proposed, frames), before, atol=1e-6)
+    np.testing.assert_allclose(package.animation.sampling.sample(scene, proposed, frames), before, atol=1e-6)
     _track, strip = animation.find_strip(proposed, "line")
     assert {curve.data_path for curve in package.compat.slot_fcurves(strip.action, strip.action_slot)} == {
         'edtalk["jawOpen"]', 'edtalk["happy"]',
@@ -196,8 +198,8 @@ def test_others_that_read_the_sliders_go_on(package, scene, proposed, named):
     head.shape_key_add(name="Basis")
     head.shape_key_add(name="open")
     head.edtalk_rig.character = proposed
-    package.rig.add_link(head, "open", "lip_01", 0.5)
-    package.rig.drive(head)
+    package.rig.rig.add_link(head, "open", "lip_01", 0.5)
+    package.rig.rig.drive(head)
     bpy.ops.edtalk.apply_names(filepath=named)
     proposed.edtalk["jawOpen"] = 0.5
     proposed.update_tag()
@@ -206,11 +208,11 @@ def test_others_that_read_the_sliders_go_on(package, scene, proposed, named):
     assert light.evaluated_get(graph).energy == pytest.approx(0.5)
     assert mesh.shape_keys.evaluated_get(graph).key_blocks["open"].value == pytest.approx(0.25)
     assert head.edtalk_rig.links[0].slider == "jawOpen"
-    assert not package.rig.is_stale(head)
+    assert not package.rig.rig.is_stale(head)
 
 
 def test_all_characters_of_the_bank_and_no_others(package, scene, demo, proposed, bank, write_bank, named):
-    character, animation = package.character, package.animation
+    character, animation = package.character.character, package.animation.keys
     twin = character.create(scene, "", str(bank), "Bert")
     other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
     for face in (proposed, twin, other):
@@ -223,7 +225,7 @@ def test_all_characters_of_the_bank_and_no_others(package, scene, demo, proposed
 
 
 def test_an_action_that_others_use_is_copied_first(package, scene, proposed, write_bank, named):
-    character, animation = package.character, package.animation
+    character, animation = package.character.character, package.animation.keys
     other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
     animation.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
     action = proposed.animation_data.action
@@ -238,14 +240,14 @@ def test_an_action_that_others_use_is_copied_first(package, scene, proposed, wri
 
 def test_the_face_need_not_be_measured_or_rendered_again(package, proposed, named):
     """Its rest pose and its frames are known by the weights, which are the same."""
-    package.session.wait(package.portrait.measure(proposed))
-    assert package.portrait.is_known(proposed)
+    package.engine.session.wait(package.character.portrait.measure(proposed))
+    assert package.character.portrait.is_known(proposed)
     bpy.ops.edtalk.apply_names(filepath=named)
-    assert package.portrait.is_known(proposed)
+    assert package.character.portrait.is_known(proposed)
 
 
 def test_undo_brings_the_old_bank_and_names_back(package, proposed, bank, named):
-    package.animation.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
+    package.animation.keys.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
     bpy.ops.ed.undo_push(message="before")
     bpy.ops.edtalk.apply_names("EXEC_DEFAULT", True, filepath=named)
     assert curve_paths(package, bpy.data.objects["Anna"]) == ['edtalk["jawOpen"]']
@@ -253,7 +255,7 @@ def test_undo_brings_the_old_bank_and_names_back(package, proposed, bank, named)
     face = bpy.data.objects["Anna"]
     assert face.edtalk.bank == str(bank)
     assert curve_paths(package, face) == ['edtalk["lip_01"]']
-    assert {"lip_01", "pose_01"} <= set(package.character.channel_names(face))
+    assert {"lip_01", "pose_01"} <= set(package.character.character.channel_names(face))
     assert proposals(face) == NAMES
 
 
@@ -261,16 +263,16 @@ def test_undo_brings_the_old_bank_and_names_back(package, proposed, bank, named)
 
 
 def test_the_copy_lies_beside_the_bank(package, addon, proposed, bank, tmp_path):
-    assert package.operators.naming.proposed_path(proposed) == bank.with_name("official_named.safetensors")
-    package.character.set_bank(proposed, "")
+    assert package.naming.operators.proposed_path(proposed) == bank.with_name("official_named.safetensors")
+    package.character.character.set_bank(proposed, "")
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
-    assert package.operators.naming.proposed_path(proposed) == tmp_path / "starter_named.safetensors"
+    assert package.naming.operators.proposed_path(proposed) == tmp_path / "starter_named.safetensors"
 
 
 def test_the_panel(package, obj, bank, fake_engine):
     panel = package.panels.naming.EDTALK_PT_naming
     assert not panel.poll(bpy.context), "the starter bank has names"
-    package.character.set_bank(obj, str(bank))
+    package.character.character.set_bank(obj, str(bank))
     assert panel.poll(bpy.context)
 
     def draw() -> Layout:
@@ -292,17 +294,17 @@ def test_the_panel(package, obj, bank, fake_engine):
 
 def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, obj, tmp_path):
     """The starter bank with numbers for names: whatever it moves, everything has a name of its own afterwards."""
-    bank = addon.inference.bank
+    bank = addon.inference.contract.bank
     starter = bank.read_bank(bank.STARTER)
     entries = tuple(
         replace(entry, soft_min=-5.0, soft_max=5.0, unit="", arkit={})
         for entry in bank.numbered_coefficients(starter.config.banks)
     )
     plain = bank.copy_bank(replace(starter, coefficients=entries), tmp_path / "plain.safetensors").path
-    package.character.set_bank(obj, str(plain))
+    package.character.character.set_bank(obj, str(plain))
     assert bpy.ops.edtalk.name_sliders() == {"FINISHED"}
     regions = {item.name: item.region for item in obj.edtalk_naming.sliders}
     assert len(regions) == 36
     assert set(regions.values()) <= {"head", "jaw", "mouth", "eyes", "brows", "none"}
     assert bpy.ops.edtalk.apply_names(filepath=str(tmp_path / "named.safetensors")) == {"FINISHED"}
-    assert len(set(package.character.bank_of(obj).names)) == 36
+    assert len(set(package.character.character.bank_of(obj).names)) == 36

@@ -42,7 +42,7 @@ def test_without_a_character_there_is_the_button_that_adds_one(draw, scene):
 def test_every_slider_is_drawn_once(draw, package, obj):
     names = draw("EDTALK_PT_banks").texts("prop") + draw("EDTALK_PT_emotions").texts("prop")
     sliders = [name for name in names if name.startswith("[")]
-    assert sorted(sliders) == sorted(f'["{name}"]' for name in package.character.channel_names(obj))
+    assert sorted(sliders) == sorted(f'["{name}"]' for name in package.character.character.channel_names(obj))
     assert names.count("strength") == names.count("mute") == names.count("solo") == 3
 
 
@@ -59,17 +59,17 @@ def test_the_character_panel_is_quiet_when_all_is_well(draw, obj):
 
 
 def test_own_emotions_can_be_removed(draw, package, obj):
-    package.character.set_own_presets(obj, {"smug": {"mouthSmile": 0.5}})
+    package.character.character.set_own_presets(obj, {"smug": {"mouthSmile": 0.5}})
     layout = draw("EDTALK_PT_emotions")
     assert layout.texts("operator").count("edtalk.remove_emotion") == 1
 
 
 def test_menus(draw, package, obj, tmp_path, monkeypatch):
     path = tmp_path / "emotions.json"
-    monkeypatch.setattr(package.operators.emotion, "library_path", lambda: path)
+    monkeypatch.setattr(package.animation.emotion, "library_path", lambda: path)
     assert draw("EDTALK_MT_characters").texts("operator") == ["edtalk.select_character", "edtalk.add_character"]
     assert "edtalk.add_emotion" not in draw("EDTALK_MT_emotions").texts("operator")
-    package.core.presets.write(path, {"smug": {"mouthSmile": 0.5}})
+    package.animation.presets.write(path, {"smug": {"mouthSmile": 0.5}})
     assert "edtalk.add_emotion" in draw("EDTALK_MT_emotions").texts("operator")
     path.write_text("damaged")
     assert "holds no emotions" in draw("EDTALK_MT_emotions").texts("label")[0]
@@ -77,7 +77,7 @@ def test_menus(draw, package, obj, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["portrait", "bank", "sliders", "hidden"])
 def test_what_is_wrong_is_said_with_the_button_that_mends_it(draw, package, obj, write_bank, fault):
-    character, animation = package.character, package.animation
+    character, animation = package.character.character, package.animation.keys
     if fault == "portrait":
         obj.edtalk.portrait = "/nowhere/face.png"
         expected = "edtalk.set_portrait", "/nowhere/face.png does not exist"
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_said_with_the_button_that_mends_it(draw, package, obj,
     ],
 )
 def test_the_starter_bank_falls_into_groups(package, obj, bank, expected):
-    names = package.character.bank_of(obj).names_of(bank)
+    names = package.character.character.bank_of(obj).names_of(bank)
     groups = package.panels.character.grouped(bank, names)
     assert {title: len(members) for title, members in groups.items()} == expected
     assert sorted(name for members in groups.values() for name in members) == sorted(names)

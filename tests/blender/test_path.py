@@ -19,7 +19,7 @@ def package(addon):
 
 
 def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp_path):
-    compat, character, sequencer = package.compat, package.character, package.sequencer
+    compat, character, sequencer = package.compat, package.character.character, package.timeline.sequencer
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     scene.render.fps = 25
     scene.render.resolution_x = scene.render.resolution_y = SIZE
@@ -31,17 +31,17 @@ def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp
     compat.set_strip_value(line, "right_handle", 20 + FRAMES)
     line.select = True
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
-    assert package.portrait.is_known(obj)
+    assert package.character.portrait.is_known(obj)
     jaw = next(curve for curve in compat.fcurves(obj) if curve.data_path == character.data_path("jawOpen"))
     spoken = [jaw.evaluate(frame) for frame in range(20, 20 + FRAMES)]
     assert np.ptp(spoken) > 0.05, "the mouth moves"
 
-    package.animation.insert_keys(obj, {"happy": 0.0}, 20)
-    package.animation.insert_keys(obj, {"happy": 1.0}, 19 + FRAMES)
+    package.animation.keys.insert_keys(obj, {"happy": 0.0}, 20)
+    package.animation.keys.insert_keys(obj, {"happy": 1.0}, 19 + FRAMES)
     assert bpy.ops.edtalk.render_face() == {"FINISHED"}
     (face,) = sequencer.faces(scene, obj)
     assert (compat.left_handle(face), compat.right_handle(face)) == (20, 20 + FRAMES)
-    assert package.operators.render.waiting_frames(face) == 0
+    assert package.render.face_strip.waiting_frames(face) == 0
     names = [element.filename for element in face.elements]
     assert len(set(names)) == FRAMES
 
@@ -50,10 +50,10 @@ def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp
     assert first[..., :3].std() > 0.05, "a picture of something"
     assert np.abs(first - last).max() > 0.1, "the face has changed"
 
-    package.animation.insert_keys(obj, {"happy": 0.5}, 27)
-    span = package.operators.render.render_range(scene, obj, "AUTO")
-    task, plan = package.operators.render.render_face(scene, obj, span)
-    package.session.wait(task)
+    package.animation.keys.insert_keys(obj, {"happy": 0.5}, 27)
+    span = package.timeline.sequencer.render_range(scene, obj, "AUTO")
+    task, plan = package.render.render.render_face(scene, obj, span)
+    package.engine.session.wait(task)
     assert plan.reused >= 2, "the first and the last frame at least"
     assert plan.missing < FRAMES
 
@@ -66,12 +66,12 @@ def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp
     assert clip.fps == pytest.approx(25)
     voice = sequencer.listen(scene, heard, sequencer.time_map(scene, heard))
     assert np.abs(voice.samples).max() > 0.01, "the line is heard"
-    assert not package.session.problems
+    assert not package.engine.session.problems
 
 
 def rendered(package, strip, name):
     """(H, W, 4) float32 pixels of one of a strip's files."""
-    image = bpy.data.images.load(str(package.operators.render.strip_folder(strip) / name))
+    image = bpy.data.images.load(str(package.render.face_strip.strip_folder(strip) / name))
     values = np.empty(4 * image.size[0] * image.size[1], np.float32)
     image.pixels.foreach_get(values)
     return values.reshape(image.size[1], image.size[0], 4)
@@ -79,28 +79,31 @@ def rendered(package, strip, name):
 
 def test_everything_at_rest_renders_the_portrait_itself(package, scene, engine, demo):
     """A character at rest is drawn as the engine draws its portrait; what is shown after reading it is that picture."""
-    obj = package.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
-    engine.wait(package.portrait.measure(obj))
-    image = package.character.face_image(obj)
+    obj = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
+    engine.wait(package.character.portrait.measure(obj))
+    image = package.character.character.face_image(obj)
     assert tuple(image.size) == (SIZE, SIZE)
     at_portrait = np.empty(4 * SIZE * SIZE, np.float32)
     image.pixels.foreach_get(at_portrait)
     answers = []
-    fields = {"bank": str(package.character.bank_path(obj)), "picture": str(package.character.portrait_path(obj))}
-    fields["crop"] = package.character.crop_of(obj)
-    row = package.character.row(obj).astype("<f4").tobytes()
+    fields = {
+        "bank": str(package.character.character.bank_path(obj)),
+        "picture": str(package.character.character.portrait_path(obj)),
+    }
+    fields["crop"] = package.character.character.crop_of(obj)
+    row = package.character.character.row(obj).astype("<f4").tobytes()
     engine.wait(engine.submit("preview", fields, row, on_done=answers.append))
-    assert np.abs(package.portrait.picture(answers[0]).ravel() - at_portrait).mean() < 0.1
+    assert np.abs(package.character.portrait.picture(answers[0]).ravel() - at_portrait).mean() < 0.1
 
 
 def test_openexr_frames_look_as_png_ones_do(package, scene, engine, demo, tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     scene.frame_end = 1
     scene.render.resolution_x = scene.render.resolution_y = DETAILED  # Blender scales the two differently
-    package.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
+    package.character.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
     stills = []
     for image_format in ("png", "exr"):
-        package.sequencer.settings(scene).image_format = image_format
+        package.timeline.sequencer.settings(scene).image_format = image_format
         assert bpy.ops.edtalk.render_face(frames="SCENE", everybody=True) == {"FINISHED"}
         (strip,) = scene.sequence_editor.strips
         assert strip.elements[0].filename.endswith(image_format)
@@ -155,7 +158,14 @@ folder = Path(bpy.utils.user_resource("EXTENSIONS", path="user_default", create=
 (folder / "edtalk").symlink_to(root, target_is_directory=True)
 bpy.ops.extensions.repo_refresh_all()
 bpy.ops.preferences.addon_enable(module="bl_ext.user_default.edtalk")
-names = ("character", "session", "portrait", "operators.render", "core.client", "animation")
+names = (
+    "character.character",
+    "engine.session",
+    "character.portrait",
+    "render.render",
+    "engine.client",
+    "animation.keys",
+)
 character, session, portrait, render, client, animation = (
     import_module(f"bl_ext.user_default.edtalk.edtalk_blender.{name}") for name in names
 )

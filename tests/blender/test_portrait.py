@@ -18,7 +18,7 @@ def asked(package, monkeypatch):
     def submit(kind, fields, *, label, on_done):
         def answer(**rest):
             task.finished = True
-            on_done(package.session.Message("done", 1, {"rest": rest, "size": 2}, bytes(range(12))))
+            on_done(package.engine.session.Message("done", 1, {"rest": rest, "size": 2}, bytes(range(12))))
 
         def cancel():
             task.finished = task.cancelled = True
@@ -30,36 +30,36 @@ def asked(package, monkeypatch):
         questions.append(task)
         return task
 
-    monkeypatch.setattr(package.session, "submit", submit)
+    monkeypatch.setattr(package.engine.session, "submit", submit)
     return questions
 
 
 def test_the_engine_is_asked_about_the_picture(package, obj, asked, demo):
-    package.portrait.measure(obj)
+    package.character.portrait.measure(obj)
     (question,) = asked
-    bank = package.character.bank_of(obj)
+    bank = package.character.character.bank_of(obj)
     assert question.kind == "portrait"
     assert question.fields == {"bank": str(bank.path), "picture": str(demo / "portrait_1.png"), "crop": "auto"}
     obj.edtalk.crop_mode, obj.edtalk.crop = "box", (1.0, 2.0, 64.0)
-    package.portrait.measure(obj)
+    package.character.portrait.measure(obj)
     assert tuple(asked[-1].fields["crop"]) == (1.0, 2.0, 64.0)
 
 
 def test_the_answer_is_applied_once(package, obj, asked):
-    assert not package.portrait.is_known(obj)
-    task = package.portrait.measure(obj)
-    assert package.portrait.measure(obj) == task, "it is under way"
+    assert not package.character.portrait.is_known(obj)
+    task = package.character.portrait.measure(obj)
+    assert package.character.portrait.measure(obj) == task, "it is under way"
     asked[0].answer(jawOpen=0.25, headYaw=-0.5)
     assert (obj.edtalk["jawOpen"], obj.edtalk["headYaw"]) == (0.25, -0.5)
-    assert package.portrait.is_known(obj)
+    assert package.character.portrait.is_known(obj)
     assert len(asked) == 1
-    assert obj.data == package.character.face_image(obj), "the face as the engine found it is shown"
+    assert obj.data == package.character.character.face_image(obj), "the face as the engine found it is shown"
 
 
 def test_another_portrait_is_another_question(package, obj, asked, demo):
-    package.portrait.measure(obj)
+    package.character.portrait.measure(obj)
     obj.edtalk.portrait = str(demo / "portrait_2.png")
-    package.portrait.measure(obj)
+    package.character.portrait.measure(obj)
     first, second = asked
     assert first.cancelled
     first.answer(jawOpen=0.25)
@@ -67,18 +67,18 @@ def test_another_portrait_is_another_question(package, obj, asked, demo):
     second.answer(jawOpen=0.5)
     assert obj.edtalk["jawOpen"] == 0.5
     obj.edtalk.portrait = str(demo / "portrait_1.png")
-    assert not package.portrait.is_known(obj)
+    assert not package.character.portrait.is_known(obj)
 
 
 def test_the_character_may_be_renamed_or_gone_when_the_answer_comes(package, scene, obj, asked):
     import bpy
 
-    package.portrait.measure(obj)
+    package.character.portrait.measure(obj)
     obj.name = "Somebody"
     asked[0].answer(jawOpen=0.25)
     assert obj.edtalk["jawOpen"] == 0.25
-    other = package.character.create(scene, obj.edtalk.portrait)
-    package.portrait.measure(other)
+    other = package.character.character.create(scene, obj.edtalk.portrait)
+    package.character.portrait.measure(other)
     bpy.data.objects.remove(other)
     asked[1].answer(jawOpen=0.75)
     assert obj.edtalk["jawOpen"] == 0.25
@@ -87,19 +87,19 @@ def test_the_character_may_be_renamed_or_gone_when_the_answer_comes(package, sce
 def test_a_missing_portrait_is_said_when_asking(addon, package, scene, asked, demo, tmp_path):
     path = tmp_path / "face.png"
     path.write_bytes((demo / "portrait_1.png").read_bytes())
-    obj = package.character.create(scene, str(path))
+    obj = package.character.character.create(scene, str(path))
     path.unlink()
-    with pytest.raises(addon.inference.errors.EDTalkError, match="does not exist"):
-        package.portrait.measure(obj)
-    with pytest.raises(addon.inference.errors.EDTalkError, match="does not exist"):
-        package.portrait.is_known(obj)
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="does not exist"):
+        package.character.portrait.measure(obj)
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="does not exist"):
+        package.character.portrait.is_known(obj)
     assert asked == []
 
 
 def test_a_picked_portrait_is_read_at_once_where_there_is_a_window(package, obj, asked, demo, monkeypatch):
     obj.edtalk.portrait = str(demo / "portrait_2.png")
     assert asked == [], "a script asks when it needs to"
-    monkeypatch.setattr(package.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     obj.edtalk.portrait = str(demo / "portrait_1.png")
     obj.edtalk.crop_mode = "none"
     assert [task.fields["crop"] for task in asked] == ["auto", "none"]

@@ -16,9 +16,9 @@ def package(addon):
 def live(package, scene, obj, fake_engine, monkeypatch):
     """A measured character under an engine that takes 50 ms a picture, in a Blender that seems to have a window."""
     fake_engine("--slow", 0.05)
-    package.session.wait(package.portrait.measure(obj))
-    monkeypatch.setattr(package.session, "blocking", lambda: False)
-    package.preview.forget()
+    package.engine.session.wait(package.character.portrait.measure(obj))
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
+    package.render.preview.forget()
     obj.edtalk["headYaw"] = 0.0
     return obj
 
@@ -26,9 +26,11 @@ def live(package, scene, obj, fake_engine, monkeypatch):
 @pytest.fixture
 def asked(package, monkeypatch):
     """Kinds of everything that was asked of the engine."""
-    kinds, submit = [], package.session.submit
+    kinds, submit = [], package.engine.session.submit
     monkeypatch.setattr(
-        package.session, "submit", lambda kind, *args, **options: kinds.append(kind) or submit(kind, *args, **options)
+        package.engine.session,
+        "submit",
+        lambda kind, *args, **options: kinds.append(kind) or submit(kind, *args, **options),
     )
     return kinds
 
@@ -42,14 +44,14 @@ def slide(obj, value):
 
 def finish(package):
     until = time.monotonic() + 10
-    while package.session.tasks and time.monotonic() < until:
-        package.session.pump(0.01)
+    while package.engine.session.tasks and time.monotonic() < until:
+        package.engine.session.pump(0.01)
         time.sleep(0.002)
-    assert not package.session.tasks
+    assert not package.engine.session.tasks
 
 
 def pixels(package, obj):
-    image = package.character.face_image(obj)
+    image = package.character.character.face_image(obj)
     values = np.empty(4 * image.size[0] * image.size[1], np.float32)
     image.pixels.foreach_get(values)
     return values
@@ -59,7 +61,7 @@ def expected(obj, package):
     """What the fake engine draws for the pose as it is: three bytes of the row's checksum."""
     import zlib
 
-    row = package.character.row(obj.evaluated_get(bpy.context.view_layer.depsgraph))
+    row = package.character.character.row(obj.evaluated_get(bpy.context.view_layer.depsgraph))
     return np.frombuffer(zlib.crc32(row.astype("<f4").tobytes()).to_bytes(4, "little")[:3], np.uint8) / 255
 
 
@@ -68,7 +70,7 @@ def test_a_slider_shows_its_face(package, live, asked):
     assert asked == ["preview"]
     finish(package)
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
-    assert live.data == package.character.face_image(live), "the Empty shows it"
+    assert live.data == package.character.character.face_image(live), "the Empty shows it"
     slide(live, 0.4)
     assert asked == ["preview"], "nothing changed"
 
@@ -76,14 +78,14 @@ def test_a_slider_shows_its_face(package, live, asked):
 def test_of_many_changes_the_last_is_shown_and_most_are_left_out(package, live, asked):
     for step in range(40):
         slide(live, step / 40)
-        package.session.pump(0.001)
+        package.engine.session.pump(0.001)
     finish(package)
     assert len(asked) < 20
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
 
 
 def test_scrubbing_shows_the_face_of_each_frame(package, scene, live, asked):
-    package.animation.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 10]))
+    package.animation.keys.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 10]))
     finish(package)
     asked.clear()
     scene.frame_set(5)
@@ -94,7 +96,7 @@ def test_scrubbing_shows_the_face_of_each_frame(package, scene, live, asked):
 
 def test_a_change_of_frame_costs_little_while_the_engine_is_busy(package, scene, live):
     """The engine takes 50 ms a picture here; a frame must not wait for it. A wide bound, for a busy machine."""
-    package.animation.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 250]))
+    package.animation.keys.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 250]))
     scene.frame_set(1)
     began = time.perf_counter()
     for frame in range(2, 102):
@@ -106,10 +108,10 @@ def test_a_change_of_frame_costs_little_while_the_engine_is_busy(package, scene,
 
 
 def test_every_character_gets_its_turn(package, scene, live, asked, demo):
-    ben = package.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
-    package.session.wait(package.portrait.measure(ben))
+    ben = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
+    package.engine.session.wait(package.character.portrait.measure(ben))
     finish(package)
-    package.preview.forget()
+    package.render.preview.forget()
     for obj in (live, ben):
         obj.edtalk["jawOpen"] = 0.3
         obj.update_tag()
@@ -122,17 +124,17 @@ def test_every_character_gets_its_turn(package, scene, live, asked, demo):
 @pytest.mark.parametrize("reason", ["off", "rendering", "failed", "background"])
 def test_when_nothing_is_drawn(package, scene, live, asked, monkeypatch, reason):
     if reason == "off":
-        package.sequencer.settings(scene).preview = False
+        package.timeline.sequencer.settings(scene).preview = False
     elif reason == "rendering":
-        package.session.hold("render")
+        package.engine.session.hold("render")
     elif reason == "failed":
-        state = package.core.client.State.FAILED
-        monkeypatch.setattr(type(package.session.current_client()), "state", property(lambda client: state))
+        state = package.engine.client.State.FAILED
+        monkeypatch.setattr(type(package.engine.session.current_client()), "state", property(lambda client: state))
     else:
-        monkeypatch.setattr(package.session, "blocking", lambda: True)
+        monkeypatch.setattr(package.engine.session, "blocking", lambda: True)
     slide(live, 0.7)
     scene.frame_set(7)
-    package.session.release("render")
+    package.engine.session.release("render")
     assert asked == []
 
 
@@ -144,9 +146,9 @@ def test_a_portrait_that_was_never_read_is_read_first(package, scene, live, aske
 
 
 def test_a_missing_portrait_is_left_to_the_panel(package, scene, live, asked):
-    package.session.dismiss()
+    package.engine.session.dismiss()
     live.edtalk.portrait_image = None
     asked.clear()
     slide(live, 0.2)
     assert asked == []
-    assert not package.session.problems
+    assert not package.engine.session.problems

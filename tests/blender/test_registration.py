@@ -41,7 +41,7 @@ def test_what_is_registered_goes_again(addon):
     try:
         assert all(names == [] for names in registered().values()), registered()
         assert not any(bpy.app.timers.is_registered(timer) for timer in timers(addon))
-        assert addon.edtalk_blender.character.portrait_listeners == []
+        assert addon.edtalk_blender.character.character.portrait_listeners == []
     finally:
         bpy.ops.preferences.addon_enable(module=EXTENSION)
     assert registered() == before
@@ -61,7 +61,7 @@ def timers(addon) -> list[object]:
 def test_a_module_that_cannot_register_is_an_error(addon, monkeypatch):
     package = addon.edtalk_blender
     bpy.ops.preferences.addon_disable(module=EXTENSION)
-    monkeypatch.setattr(package.properties, "register", lambda: 1 / 0)
+    monkeypatch.setattr(package.character.properties, "register", lambda: 1 / 0)
     try:
         with pytest.raises(ZeroDivisionError):
             package.register()

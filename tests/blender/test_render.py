@@ -30,7 +30,7 @@ def saved(scene, tmp_path):
 @pytest.fixture
 def turning(package, obj):
     """The character turns its head, so that all frames differ."""
-    package.animation.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
+    package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
     return obj
 
 
@@ -39,7 +39,7 @@ def render(**options):
 
 
 def face(package, scene, obj):
-    (strip,) = package.sequencer.faces(scene, obj)
+    (strip,) = package.timeline.sequencer.faces(scene, obj)
     return strip
 
 
@@ -48,22 +48,22 @@ def shown(strip):
 
 
 def pictures(package, obj):
-    folder = package.operators.render.character_folder(obj) / "frames"
+    folder = package.folders.character_folder(obj) / "frames"
     return {path.name for path in folder.glob("[0-9a-f]*.*")}
 
 
 def begin(package, scene, obj):
     """Start a render of the scene's range without waiting for it."""
-    if not package.portrait.is_known(obj):
-        package.session.wait(package.portrait.measure(obj))
-    span = package.operators.render.render_range(scene, obj, "SCENE")
-    return package.operators.render.render_face(scene, obj, span)
+    if not package.character.portrait.is_known(obj):
+        package.engine.session.wait(package.character.portrait.measure(obj))
+    span = package.timeline.sequencer.render_range(scene, obj, "SCENE")
+    return package.render.render.render_face(scene, obj, span)
 
 
 def pump_until(package, condition, seconds=10.0):
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
-        package.session.pump(0.01)
+        package.engine.session.pump(0.01)
         time.sleep(0.002)
     assert condition()
 
@@ -81,7 +81,7 @@ def test_a_face_strip_with_one_picture_a_frame(package, scene, saved, turning, f
     folder = saved / "shot_edtalk" / "Anna" / "frames"
     assert all((folder / name).is_file() for name in shown(strip))
     assert strip.blend_type == "ALPHA_OVER"
-    assert turning.edtalk.face_strip == package.sequencer.identity(strip)
+    assert turning.edtalk.face_strip == package.timeline.sequencer.identity(strip)
     assert scene.view_settings.view_transform == "Standard", "AgX would change the face's colours"
 
 
@@ -89,8 +89,8 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
     fake_engine()
     render()
     strip, known = face(package, scene, turning), set()
-    read = addon.inference.shot.Shot.read
-    own = package.character.bank_of(turning).config.size
+    read = addon.inference.contract.shot.Shot.read
+    own = package.character.character.bank_of(turning).config.size
     for size, layer, asked in (
         ("512", "square", 512),
         ("1024", "matte", 1024),
@@ -99,11 +99,11 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
     ):
         turning.edtalk.size, turning.edtalk.layer = size, layer
         render()
-        assert read(bpy.path.abspath(strip[package.sequencer.SHOT])).size == asked
+        assert read(bpy.path.abspath(strip[package.timeline.sequencer.SHOT])).size == asked
         assert not known & set(shown(strip)), "other pictures than those of another size"
         known |= set(shown(strip))
         if layer != "pasted":
-            assert tuple(strip[package.operators.render.SIZE]) == (asked or own,) * 2
+            assert tuple(strip[package.render.face_shot.SIZE]) == (asked or own,) * 2
             (waiting,) = (saved / "shot_edtalk" / "Anna" / "frames").glob(f"waiting_*_{asked or own}.png")
             image = bpy.data.images.load(str(waiting))
             assert tuple(image.size) == (asked or own,) * 2
@@ -112,7 +112,7 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
 def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 3, 40)
-    package.sequencer.assign(sound, obj)
+    package.timeline.sequencer.assign(sound, obj)
     package.compat.new_sound(scene, "music", tmp_path / "line.wav", 4, 45)
     render(frames="AUTO")
     strip = face(package, scene, obj)
@@ -124,11 +124,11 @@ def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_
 
 
 def test_ranges(addon, package, scene, obj, tmp_path):
-    render_range = package.operators.render.render_range
+    render_range = package.timeline.sequencer.render_range
     scene.frame_start, scene.frame_end = 5, 9
     assert render_range(scene, obj, "AUTO") == render_range(scene, obj, "SCENE") == (5, 10)
     for which, complaint in (("DIALOGUE", "no dialogue"), ("PREVIEW", "no preview range")):
-        with pytest.raises(addon.inference.errors.EDTalkError, match=complaint):
+        with pytest.raises(addon.inference.contract.errors.EDTalkError, match=complaint):
             render_range(scene, obj, which)
     scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 6, 7
     assert render_range(scene, obj, "PREVIEW") == (6, 8)
@@ -136,7 +136,7 @@ def test_ranges(addon, package, scene, obj, tmp_path):
 
 def test_drivers_and_the_nla_are_rendered(package, scene, saved, obj, fake_engine):
     fake_engine()
-    driver = obj.driver_add(package.character.data_path("headYaw")).driver
+    driver = obj.driver_add(package.character.character.data_path("headYaw")).driver
     driver.type, driver.expression = "SCRIPTED", "frame / 12"
     render()
     assert len(set(shown(face(package, scene, obj)))) == FRAMES
@@ -156,12 +156,12 @@ def test_only_what_changed_is_rendered_again(package, scene, saved, turning, fak
     fake_engine()
     render()
     before = shown(face(package, scene, turning))
-    package.animation.insert_keys(turning, {"jawOpen": 0.0}, 4)
-    package.animation.insert_keys(turning, {"jawOpen": 0.5}, 5)
-    package.animation.insert_keys(turning, {"jawOpen": 0.0}, 6)
+    package.animation.keys.insert_keys(turning, {"jawOpen": 0.0}, 4)
+    package.animation.keys.insert_keys(turning, {"jawOpen": 0.5}, 5)
+    package.animation.keys.insert_keys(turning, {"jawOpen": 0.0}, 6)
     task, plan = begin(package, scene, turning)
     assert (plan.missing, plan.reused) == (1, FRAMES - 1)
-    package.session.wait(task)
+    package.engine.session.wait(task)
     after = shown(face(package, scene, turning))
     assert [index for index in range(FRAMES) if before[index] != after[index]] == [4]
 
@@ -174,7 +174,7 @@ def test_the_artists_edits_of_the_strip_are_kept(package, scene, saved, turning,
     strip.name = "my face"
     package.compat.set_strip_value(strip, "left_handle", 4)
     scene.view_settings.view_transform = "AgX"
-    package.animation.insert_keys(turning, {"headYaw": 3.0}, 6)
+    package.animation.keys.insert_keys(turning, {"headYaw": 3.0}, 6)
     render()
     strip = face(package, scene, turning)
     assert (strip.name, strip.channel, strip.blend_type, strip.transform.offset_x) == ("my face", 7, "CROSS", 50)
@@ -197,10 +197,10 @@ def test_pieces_that_were_cut_off_are_renewed_too(package, scene, saved, turning
     render()
     whole = face(package, scene, turning)
     piece = whole.split(frame=6, split_method="SOFT")
-    package.animation.insert_keys(turning, {"jawOpen": 0.9}, 1)
+    package.animation.keys.insert_keys(turning, {"jawOpen": 0.9}, 1)
     before = shown(piece)
     render()
-    strips = package.sequencer.faces(scene, turning)
+    strips = package.timeline.sequencer.faces(scene, turning)
     assert len(strips) == 2
     assert {package.compat.left_handle(strip) for strip in strips} == {1, 6}
     assert all(shown(strip) != before for strip in strips)
@@ -214,7 +214,7 @@ def test_a_strip_makes_room_where_the_artist_put_something(package, scene, saved
     package.compat.new_sound(scene, "music", sound, strip.channel, FRAMES + 5)
     scene.frame_end = FRAMES + 30
     render()
-    assert not package.sequencer.is_covered(scene, face(package, scene, turning))
+    assert not package.timeline.sequencer.is_covered(scene, face(package, scene, turning))
 
 
 # --- While it goes on
@@ -225,14 +225,14 @@ def test_a_strip_is_there_at_once_and_fills(package, scene, saved, turning, fake
     task, plan = begin(package, scene, turning)
     strip = face(package, scene, turning)
     assert (plan.missing, plan.reused) == (FRAMES, 0)
-    assert package.operators.render.waiting_frames(strip) == FRAMES
+    assert package.render.face_strip.waiting_frames(strip) == FRAMES
     assert all(name.startswith("waiting_") for name in shown(strip))
-    assert (package.operators.render.strip_folder(strip) / shown(strip)[0]).is_file()
-    pump_until(package, lambda: 0 < package.operators.render.waiting_frames(strip) < FRAMES)
+    assert (package.render.face_strip.strip_folder(strip) / shown(strip)[0]).is_file()
+    pump_until(package, lambda: 0 < package.render.face_strip.waiting_frames(strip) < FRAMES)
     assert 0 < task.fraction < 1
     assert "rendering" in task.status
-    package.session.wait(task)
-    assert package.operators.render.waiting_frames(strip) == 0
+    package.engine.session.wait(task)
+    assert package.render.face_strip.waiting_frames(strip) == 0
 
 
 def test_cancel_keeps_what_is_done_and_the_next_render_goes_on(package, scene, saved, turning, fake_engine):
@@ -240,22 +240,22 @@ def test_cancel_keeps_what_is_done_and_the_next_render_goes_on(package, scene, s
     task, _plan = begin(package, scene, turning)
     pump_until(package, lambda: len(pictures(package, turning)) >= 3)
     assert bpy.ops.edtalk.cancel(number=task.number) == {"FINISHED"}
-    package.session.wait(task)
+    package.engine.session.wait(task)
     assert task.cancelled
     done = len(pictures(package, turning))
     assert 3 <= done < FRAMES
     strip = face(package, scene, turning)
-    assert package.operators.render.waiting_frames(strip) == FRAMES - done
+    assert package.render.face_strip.waiting_frames(strip) == FRAMES - done
     task, plan = begin(package, scene, turning)
     assert (plan.missing, plan.reused) == (FRAMES - done, done)
-    package.session.wait(task)
-    assert package.operators.render.waiting_frames(strip) == 0
+    package.engine.session.wait(task)
+    assert package.render.face_strip.waiting_frames(strip) == 0
 
 
 def test_a_killed_engine_loses_no_finished_frame(package, scene, saved, turning, fake_engine, tmp_path):
     fake_engine("--die-after", 6, "--once", tmp_path / "once")
     assert render() == {"FINISHED"}
-    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+    assert package.render.face_strip.waiting_frames(face(package, scene, turning)) == 0
     assert len(pictures(package, turning)) == FRAMES
 
 
@@ -267,7 +267,7 @@ def test_an_engine_that_keeps_dying_leaves_what_it_drew(package, scene, saved, t
     assert 0 < drawn < FRAMES
     fake_engine()
     render()
-    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+    assert package.render.face_strip.waiting_frames(face(package, scene, turning)) == 0
 
 
 @pytest.mark.parametrize(
@@ -279,8 +279,8 @@ def test_whatever_the_engine_does_the_artist_is_told(package, scene, saved, turn
     fake_engine(*fault, silent=0.2, kill=0.6, start=5.0)
     with pytest.raises(RuntimeError, match=r"[Ee]ngine"):
         render()
-    assert package.session.problems[-1].fix in ("edtalk.restart_engine", "edtalk.repair_engine")
-    assert not package.session.tasks
+    assert package.engine.session.problems[-1].fix in ("edtalk.restart_engine", "edtalk.repair_engine")
+    assert not package.engine.session.tasks
 
 
 def test_a_strip_deleted_meanwhile_ends_its_render(package, scene, saved, turning, fake_engine):
@@ -294,11 +294,11 @@ def test_a_strip_deleted_meanwhile_ends_its_render(package, scene, saved, turnin
 def test_a_second_render_takes_the_firsts_place(package, scene, saved, turning, fake_engine):
     fake_engine("--slow", 0.02)
     first, _plan = begin(package, scene, turning)
-    package.animation.insert_keys(turning, {"headYaw": 2.0}, 12)
+    package.animation.keys.insert_keys(turning, {"headYaw": 2.0}, 12)
     second, _plan = begin(package, scene, turning)
-    package.session.wait(second)
+    package.engine.session.wait(second)
     assert first.cancelled
-    assert package.operators.render.waiting_frames(face(package, scene, turning)) == 0
+    assert package.render.face_strip.waiting_frames(face(package, scene, turning)) == 0
 
 
 def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, saved, turning, fake_engine):
@@ -306,11 +306,11 @@ def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, save
     fake_engine("--slow", 0.02)
     task, _plan = begin(package, scene, turning)
     bpy.ops.wm.save_mainfile()
-    strip_id = package.sequencer.identity(face(package, scene, turning))
-    package.session.wait(task)
+    strip_id = package.timeline.sequencer.identity(face(package, scene, turning))
+    package.engine.session.wait(task)
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
-    strip = package.sequencer.find(bpy.context.scene, strip_id)
-    assert package.operators.render.waiting_frames(strip) == 0
+    strip = package.timeline.sequencer.find(bpy.context.scene, strip_id)
+    assert package.render.face_strip.waiting_frames(strip) == 0
 
 
 @pytest.mark.parametrize("fault", ["pipe", "zeros", "pipe for rows", "sparse", "nested", "elsewhere", "number"])
@@ -320,15 +320,15 @@ def test_opening_a_strangers_file_reads_only_regular_files_of_its_own(
     fake_engine("--slow", 0.02)
     task, plan = begin(package, scene, turning)
     strip = face(package, scene, turning)
-    strip_id = package.sequencer.identity(strip)
+    strip_id = package.timeline.sequencer.identity(strip)
     if fault == "elsewhere":
         other = tmp_path_factory.mktemp("other")
         shutil.copytree(plan.folder, other, dirs_exist_ok=True)
-        strip[package.sequencer.SHOT] = f"{other}/"
+        strip[package.timeline.sequencer.SHOT] = f"{other}/"
     if fault == "number":
-        strip[package.sequencer.SHOT] = 7
+        strip[package.timeline.sequencer.SHOT] = 7
     bpy.ops.wm.save_mainfile()
-    package.session.wait(task)
+    package.engine.session.wait(task)
     text, rows = plan.folder / "shot.json", plan.folder / "coefficients.npy"
     if fault in ("pipe", "zeros", "sparse", "nested"):
         text.unlink()
@@ -347,8 +347,8 @@ def test_opening_a_strangers_file_reads_only_regular_files_of_its_own(
     failures = []
     monkeypatch.setattr(package.handlers.logger, "exception", lambda *words: failures.append(words))
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
-    strip = package.sequencer.find(bpy.context.scene, strip_id)
-    assert package.operators.render.waiting_frames(strip) > 0, "the frames count as not there"
+    strip = package.timeline.sequencer.find(bpy.context.scene, strip_id)
+    assert package.render.face_strip.waiting_frames(strip) > 0, "the frames count as not there"
     assert failures == []
 
 
@@ -357,7 +357,7 @@ def test_a_file_opens_whatever_goes_wrong_in_one_scene(package, scene, saved, tu
         raise ZeroDivisionError
 
     seen = []
-    monkeypatch.setattr(package.handlers.render, "refill", fail)
+    monkeypatch.setattr(package.handlers.face_strip, "refill", fail)
     monkeypatch.setattr(package.handlers.compositing, "renew", lambda scene: seen.append(scene.name))
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
@@ -372,8 +372,8 @@ def test_an_unsaved_file_keeps_frames_for_now_and_saves_them_with_it(package, sc
     scene.frame_start, scene.frame_end = 1, FRAMES
     render()
     strip = face(package, scene, turning)
-    assert package.operators.render.is_temporary()
-    assert str(package.operators.render.strip_folder(strip)).startswith(bpy.app.tempdir.rstrip("/"))
+    assert package.render.operators.is_temporary()
+    assert str(package.render.face_strip.strip_folder(strip)).startswith(bpy.app.tempdir.rstrip("/"))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "late.blend"))
     _task, plan = begin(package, scene, turning)
     assert plan.missing == 0, "taken over from the temporary folder"
@@ -392,7 +392,7 @@ def test_a_file_moved_with_its_folder_shows_and_reuses_its_frames(package, scene
     bpy.ops.wm.open_mainfile(filepath=str(moved / "shot.blend"))
     scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
     strip = face(package, scene, obj)
-    assert all((package.operators.render.strip_folder(strip) / name).is_file() for name in shown(strip))
+    assert all((package.render.face_strip.strip_folder(strip) / name).is_file() for name in shown(strip))
     _task, plan = begin(package, scene, obj)
     assert plan.missing == 0
 
@@ -402,14 +402,14 @@ def test_a_folder_that_cannot_be_written_to_is_named(package, scene, saved, turn
     (saved / "shot_edtalk").write_text("a file where the folder would be")
     with pytest.raises(RuntimeError, match=r"shot_edtalk.*could not be written"):
         render()
-    assert package.sequencer.faces(scene, turning) == []
+    assert package.timeline.sequencer.faces(scene, turning) == []
 
 
 def test_a_missing_portrait_is_named(package, scene, saved, fake_engine, demo):
     fake_engine()
     portrait = saved / "face.png"
     shutil.copy(demo / "portrait_1.png", portrait)
-    obj = package.character.create(scene, str(portrait), name="Anna")
+    obj = package.character.character.create(scene, str(portrait), name="Anna")
     bpy.context.view_layer.objects.active = obj
     portrait.unlink()
     with pytest.raises(RuntimeError, match=r"face\.png does not exist"):
@@ -426,7 +426,7 @@ def test_a_missing_bank_is_named(package, scene, saved, obj, fake_engine):
 def test_unused_frames_are_cleared_and_others_are_not(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
-    package.animation.insert_keys(turning, {"headYaw": 5.0}, 1)
+    package.animation.keys.insert_keys(turning, {"headYaw": 5.0}, 1)
     render()
     assert len(pictures(package, turning)) > FRAMES
     keep = saved / "shot_edtalk" / "Anna" / "frames" / "mine.png"
@@ -438,16 +438,16 @@ def test_unused_frames_are_cleared_and_others_are_not(package, scene, saved, tur
 
 def test_all_characters_at_once(package, scene, saved, turning, fake_engine, demo):
     fake_engine()
-    ben = package.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
+    ben = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
     assert render(everybody=True) == {"FINISHED"}
     strips = [face(package, scene, turning), face(package, scene, ben)]
     assert strips[0].channel != strips[1].channel
-    assert not any(package.operators.render.waiting_frames(strip) for strip in strips)
+    assert not any(package.render.face_strip.waiting_frames(strip) for strip in strips)
 
 
 def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake_engine):
     fake_engine()
-    package.session.wait(package.portrait.measure(turning))
+    package.engine.session.wait(package.character.portrait.measure(turning))
     bpy.data.libraries.write(str(saved / "cast.blend"), {turning})
     bpy.data.objects.remove(turning)
     with bpy.data.libraries.load(str(saved / "cast.blend"), link=True) as (_theirs, ours):
@@ -457,7 +457,7 @@ def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake
     assert render(everybody=True) == {"FINISHED"}
     assert len(set(shown(face(package, scene, linked)))) == FRAMES
     render(everybody=True)
-    assert len(package.sequencer.faces(scene, linked)) == 1
+    assert len(package.timeline.sequencer.faces(scene, linked)) == 1
 
 
 # --- Out
@@ -471,7 +471,7 @@ def test_a_movie_is_exported_and_the_scenes_output_left_alone(package, scene, sa
     assert bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4")) == {"FINISHED"}
     assert (saved / "out.mp4").stat().st_size > 1000
     assert before == (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
-    assert package.session.may_apply(), "the end of the render was noticed"
+    assert package.engine.session.may_apply(), "the end of the render was noticed"
     assert not list(saved.glob(".out*"))
     with pytest.raises(RuntimeError, match="does not exist"):
         bpy.ops.edtalk.export_movie(filepath=str(saved / "none" / "out.mp4"))
@@ -481,7 +481,7 @@ def test_a_failed_export_leaves_the_movie_before(package, scene, saved, turning,
     fake_engine()
     render()
     (saved / "out.mp4").write_bytes(b"the movie before")
-    module = package.operators.render
+    module = package.render.operators
     monkeypatch.setattr(module.compat, "set_video_output", lambda *_: None)  # nothing comes where it is expected
     scene.render.filepath = str(saved / "elsewhere_")
     scene.render.resolution_x = scene.render.resolution_y = 16
@@ -492,7 +492,7 @@ def test_a_failed_export_leaves_the_movie_before(package, scene, saved, turning,
 
 
 def test_greyed_buttons_say_why(package, scene, obj):
-    render_module = package.operators.render
+    render_module = package.render.operators
     assert "nothing in the sequencer" in render_module.EDTALK_OT_export_movie.disabled_reason(bpy.context)
     bpy.data.objects.remove(obj)
     assert "no character" in render_module.EDTALK_OT_render_face.disabled_reason(bpy.context)
@@ -500,8 +500,10 @@ def test_greyed_buttons_say_why(package, scene, obj):
 
 
 def test_a_preferred_folder_for_frames(package, scene, saved, turning, monkeypatch, tmp_path):
-    monkeypatch.setattr(package.session, "preferred", lambda: package.session.Preferred(cache=str(tmp_path / "cache")))
-    folder = package.operators.render.character_folder(turning)
+    monkeypatch.setattr(
+        package.engine.session, "preferred", lambda: package.engine.session.Preferred(cache=str(tmp_path / "cache"))
+    )
+    folder = package.folders.character_folder(turning)
     assert Path(tmp_path / "cache") in folder.parents
     assert folder.name == "Anna"
 
@@ -509,10 +511,10 @@ def test_a_preferred_folder_for_frames(package, scene, saved, turning, monkeypat
 def test_a_file_loaded_in_the_middle_of_a_render_can_be_exported(package, scene, saved, turning, fake_engine):
     """The forgotten render must not grey out what waits for renders."""
     fake_engine("--slow", 0.2)
-    render, obj = package.operators.render, turning
+    render, operators, obj = package.render.render, package.render.operators, turning
     task, _plan = begin(package, scene, obj)
     assert render.rendering(obj) is task
-    assert render.EDTALK_OT_clear_cache.disabled_reason(bpy.context)
-    package.session.cancel_all()
+    assert operators.EDTALK_OT_clear_cache.disabled_reason(bpy.context)
+    package.engine.session.cancel_all()
     assert render.rendering(obj) is None
-    assert not render.EDTALK_OT_clear_cache.disabled_reason(bpy.context)
+    assert not operators.EDTALK_OT_clear_cache.disabled_reason(bpy.context)

@@ -28,7 +28,7 @@ def strip(package, scene, sound):
 
 
 def heard(package, scene, strip):
-    return package.sequencer.listen(scene, strip, package.sequencer.time_map(scene, strip))
+    return package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
 
 
 # --- Time
@@ -37,14 +37,14 @@ def heard(package, scene, strip):
 @pytest.mark.parametrize(("fps", "base"), RATES)
 def test_seconds_run_at_the_scenes_rate(package, scene, sound, fps, base):
     scene.render.fps, scene.render.fps_base = fps, base
-    clock = package.sequencer.time_map(scene, package.compat.new_sound(scene, "line", sound, 1, 10))
+    clock = package.timeline.sequencer.time_map(scene, package.compat.new_sound(scene, "line", sound, 1, 10))
     assert clock.seconds(10) == 0
     assert clock.seconds(10 + 5 * fps) == pytest.approx(5 * base, abs=1e-6)
     assert len(clock.frames) == pytest.approx(10 * fps / base, abs=2)
 
 
 def test_moved_trimmed_slipped_and_delayed_strips(package, scene, strip):
-    compat, clock_of = package.compat, package.sequencer.time_map
+    compat, clock_of = package.compat, package.timeline.sequencer.time_map
     compat.set_strip_value(strip, "left_handle", 22)
     compat.set_strip_value(strip, "right_handle", 70)
     clock = clock_of(scene, strip)
@@ -58,33 +58,37 @@ def test_moved_trimmed_slipped_and_delayed_strips(package, scene, strip):
 
 def test_content_cut_at_its_start_is_skipped(package, scene, strip):
     package.compat.set_strip_value(strip, "content_trim_start", 12)
-    assert package.sequencer.time_map(scene, strip).seconds(package.compat.left_handle(strip)) == pytest.approx(0.5)
+    assert package.timeline.sequencer.time_map(scene, strip).seconds(
+        package.compat.left_handle(strip)
+    ) == pytest.approx(0.5)
 
 
 def test_a_strip_at_half_speed(package, scene, strip):
     set_speed(package, scene, strip, 50)
-    clock = package.sequencer.time_map(scene, strip)
+    clock = package.timeline.sequencer.time_map(scene, strip)
     assert clock.speed == pytest.approx(0.5, rel=2e-3)
     assert clock.seconds(10 + 96) == pytest.approx(2.0, abs=0.02)
-    assert package.sequencer.notes(scene, strip) == ""
+    assert package.timeline.sequencer.notes(scene, strip) == ""
 
 
 def test_a_strip_retimed_in_parts(package, scene, strip):
     add_retiming_keys(package, scene, strip, 10, 58)
     assert len(strip.retiming_keys) == 3
-    assert package.sequencer.time_map(scene, strip).seconds([34, 58, 130]) == pytest.approx([1, 2, 5], abs=0.01)
+    assert package.timeline.sequencer.time_map(scene, strip).seconds([34, 58, 130]) == pytest.approx(
+        [1, 2, 5], abs=0.01
+    )
     strip.retiming_keys[1].timeline_frame = 106  # its first two seconds take four
-    clock = package.sequencer.time_map(scene, strip)
+    clock = package.timeline.sequencer.time_map(scene, strip)
     assert clock.seconds([58, 106]) == pytest.approx([1, 2], abs=0.01)
-    assert package.sequencer.notes(scene, strip) == ""
+    assert package.timeline.sequencer.notes(scene, strip) == ""
 
 
 def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypatch):
     add_retiming_keys(package, scene, strip, 10, 58)
     strip.retiming_keys[1].timeline_frame = 106
     monkeypatch.setattr(package.compat, "_retiming_fraction", lambda key: -1.0)
-    assert "cannot be read" in package.sequencer.notes(scene, strip)
-    assert package.sequencer.time_map(scene, strip).speed == pytest.approx(1.0, rel=0.01)
+    assert "cannot be read" in package.timeline.sequencer.notes(scene, strip)
+    assert package.timeline.sequencer.time_map(scene, strip).speed == pytest.approx(1.0, rel=0.01)
 
 
 def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
@@ -95,13 +99,13 @@ def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
     package.compat.set_strip_value(meta, "left_handle", 30)
     package.compat.set_strip_value(meta, "right_handle", 60)
     (inside,) = meta.strips
-    clock = package.sequencer.time_map(scene, inside)
+    clock = package.timeline.sequencer.time_map(scene, inside)
     assert (clock.start, clock.end) == (30, 60)
     assert clock.seconds(30) == pytest.approx(20 / 24)
 
 
 def test_time_is_remembered_on_the_strip(package, scene, strip):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     assert sequencer.remembered_time(strip) is None
     sequencer.remember_time(strip, sequencer.time_map(scene, strip))
     assert sequencer.remembered_time(strip) == sequencer.time_map(scene, strip)
@@ -146,7 +150,7 @@ def test_a_packed_sound_is_heard_when_its_file_is_gone(package, scene, tmp_path)
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     strip.sound.pack()
     path.unlink()
-    assert package.sequencer.sound_problem(strip) == ""
+    assert package.timeline.sequencer.sound_problem(strip) == ""
     assert len(heard(package, scene, strip).samples) >= 2 * RATE - 1000
 
 
@@ -154,8 +158,8 @@ def test_a_missing_sound_is_named(addon, package, scene, tmp_path):
     path = write_sound(tmp_path / "line.wav", noise(2.0))
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     path.unlink()
-    assert str(path) in package.sequencer.sound_problem(strip)
-    with pytest.raises(addon.inference.errors.EDTalkError, match=r"line\.wav.*Find Missing Files"):
+    assert str(path) in package.timeline.sequencer.sound_problem(strip)
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match=r"line\.wav.*Find Missing Files"):
         heard(package, scene, strip)
 
 
@@ -163,28 +167,28 @@ def test_a_file_that_is_no_sound_is_named(addon, package, scene, tmp_path):
     path = tmp_path / "line.wav"
     path.write_text("not a sound")
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
-    with pytest.raises(addon.inference.errors.EDTalkError, match=r"line\.wav.*cannot be read"):
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match=r"line\.wav.*cannot be read"):
         heard(package, scene, strip)
 
 
 def test_a_strip_beyond_the_end_of_its_sound_says_so(addon, package, scene, strip):
     package.compat.set_strip_value(strip, "right_handle", 500)
     package.compat.set_strip_value(strip, "left_handle", 400)
-    with pytest.raises(addon.inference.errors.EDTalkError, match="plays nothing of its sound"):
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="plays nothing of its sound"):
         heard(package, scene, strip)
 
 
 def test_a_long_sound_is_sent_at_a_lower_rate(package, scene, tmp_path, monkeypatch):
     path = write_sound(tmp_path / "line.wav", noise(4.0, 48_000), 48_000)
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
-    monkeypatch.setattr(package.sequencer, "MAX_PAYLOAD", 2 * 4 * 48_000)
+    monkeypatch.setattr(package.timeline.sequencer, "MAX_PAYLOAD", 2 * 4 * 48_000)
     sound = heard(package, scene, strip)
     assert sound.rate == 16_000
     assert len(sound.samples) == pytest.approx(4 * 16_000, abs=400)
 
 
 def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     loud = heard(package, scene, strip).samples
     strip.volume = 0.1
     assert np.array_equal(heard(package, scene, strip).samples, loud)
@@ -198,18 +202,18 @@ def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip
 
 
 def test_muted_and_turned_down_strips_are_silent(package, scene, strip):
-    assert not package.sequencer.is_silent(scene, strip)
+    assert not package.timeline.sequencer.is_silent(scene, strip)
     strip.volume = 0.0
-    assert package.sequencer.is_silent(scene, strip)
+    assert package.timeline.sequencer.is_silent(scene, strip)
     strip.volume, strip.mute = 1.0, True
-    assert package.sequencer.is_silent(scene, strip)
+    assert package.timeline.sequencer.is_silent(scene, strip)
 
 
 # --- Whose
 
 
 def test_strips_are_found_by_identity_whatever_they_are_called(package, scene, strip, obj):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     sequencer.assign(strip, obj)
     own = sequencer.identity(strip)
     strip.name, obj.name = "another", "somebody"
@@ -222,7 +226,7 @@ def test_strips_are_found_by_identity_whatever_they_are_called(package, scene, s
 
 
 def test_copies_of_a_strip_get_an_identity_of_their_own(package, scene, strip, sound, obj):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     sequencer.assign(strip, obj)
     sequencer.remember_time(strip, sequencer.time_map(scene, strip))
     copy = package.compat.new_sound(scene, "copy", sound, 2, 100)
@@ -237,11 +241,11 @@ def test_copies_of_a_strip_get_an_identity_of_their_own(package, scene, strip, s
 
 
 def test_the_speaker_of_new_strips_is_the_active_or_the_only_character(package, scene, obj):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     assert sequencer.default_speaker(bpy.context, scene) == obj
     bpy.context.view_layer.objects.active = None
     assert sequencer.default_speaker(bpy.context, scene) == obj
-    package.character.create(scene, name="Ben")
+    package.character.character.create(scene, name="Ben")
     assert sequencer.default_speaker(bpy.context, scene) is None
 
 
@@ -249,7 +253,7 @@ def test_the_speaker_of_new_strips_is_the_active_or_the_only_character(package, 
 
 
 def test_a_free_channel_is_found_above(package, scene, strip, sound):
-    sequencer = package.sequencer
+    sequencer = package.timeline.sequencer
     package.compat.new_sound(scene, "music", sound, 2, 200)
     assert sequencer.free_channel(scene, 10, 100) == 2
     assert sequencer.free_channel(scene, 10, 300) == 3
@@ -260,14 +264,14 @@ def test_a_free_channel_is_found_above(package, scene, strip, sound):
 def test_when_there_is_no_channel_left_it_is_said(addon, package, scene, sound):
     for channel in range(1, 129):
         package.compat.new_sound(scene, "line", sound, channel, 1)
-    with pytest.raises(addon.inference.errors.EDTalkError, match="All channels"):
-        package.sequencer.free_channel(scene, 10, 20)
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="All channels"):
+        package.timeline.sequencer.free_channel(scene, 10, 20)
 
 
 def test_a_sound_alone_has_no_frame_rate_to_differ(package, scene, strip):
     scene.render.fps = 30
-    assert package.sequencer.mismatch(scene, strip) == ""
-    assert package.sequencer.time_map(scene, strip).end == pytest.approx(10 + 10 * 30, abs=2)
+    assert package.timeline.sequencer.mismatch(scene, strip) == ""
+    assert package.timeline.sequencer.time_map(scene, strip).end == pytest.approx(10 + 10 * 30, abs=2)
 
 
 def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
@@ -282,6 +286,6 @@ def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
         bpy.ops.render.render(animation=True)
     package.compat.strip_collection(scene).remove(colour)
     strip = package.compat.strip_collection(scene).new_movie(name="film", filepath=str(path), channel=1, frame_start=1)
-    assert package.sequencer.mismatch(scene, strip) == ""
+    assert package.timeline.sequencer.mismatch(scene, strip) == ""
     scene.render.fps = 24
-    assert "The file runs at 25 fps, the scene at 24" in package.sequencer.mismatch(scene, strip)
+    assert "The file runs at 25 fps, the scene at 24" in package.timeline.sequencer.mismatch(scene, strip)

@@ -21,7 +21,7 @@ def package(addon):
 
 @pytest.fixture
 def rig(package):
-    return package.rig
+    return package.rig.rig
 
 
 def make_head(names=ARKIT, name: str = "Head") -> bpy.types.Object:
@@ -48,10 +48,10 @@ def head(obj):
 @pytest.fixture
 def act(package, obj):
     """Animates the character: mouth, expression, an emotion, bank strength."""
-    names = package.character.bank_of(obj).names
+    names = package.character.character.bank_of(obj).names
     random = np.random.default_rng(4)
     for name in (*names, "happy", "sad"):
-        package.animation.write_curves(obj, {name: random.uniform(0, 0.4, len(FRAMES))}, FRAMES)
+        package.animation.keys.write_curves(obj, {name: random.uniform(0, 0.4, len(FRAMES))}, FRAMES)
     for frame, strength in ((1, 0.5), (24, 1.5)):
         obj.edtalk.banks["exp"].strength = strength
         obj.edtalk.banks["exp"].keyframe_insert("strength", frame=frame)
@@ -74,10 +74,12 @@ def links(head) -> set[tuple[str, str, float]]:
 
 def expected(package, obj, head, frames=FRAMES) -> np.ndarray:
     """What the rendered face does at the frames, as values of the head's keys with a slider each and gain 1."""
-    bank = package.character.bank_of(obj)
-    moved = package.animation.sample(bpy.context.scene, obj, frames) - package.character.rest_row(obj)
+    bank = package.character.character.bank_of(obj)
+    moved = package.animation.sampling.sample(bpy.context.scene, obj, frames) - package.character.character.rest_row(
+        obj
+    )
     slider = {link.shape_key: link.slider for link in head.edtalk_rig.links}
-    return np.stack([moved[:, bank.names.index(slider[name])] for name in package.rig.shape_keys(head)], axis=1)
+    return np.stack([moved[:, bank.names.index(slider[name])] for name in package.rig.rig.shape_keys(head)], axis=1)
 
 
 # --- Links
@@ -126,14 +128,14 @@ def test_links_by_hand(head, obj):
 
 
 def test_the_head_does_what_the_rendered_face_does(package, rig, obj, head, act):
-    package.character.setup_channels(obj, {"jawOpen": 0.2, "mouthSmile": 0.1, "browInnerUp": -0.1})
+    package.character.character.setup_channels(obj, {"jawOpen": 0.2, "mouthSmile": 0.1, "browInnerUp": -0.1})
     bpy.ops.edtalk.match_shapes()
     assert bpy.ops.edtalk.drive_shapes() == {"FINISHED"}
     np.testing.assert_allclose(shown(head), expected(package, obj, head), atol=1e-4)
 
 
 def test_at_rest_the_head_is_at_rest_whatever_the_portrait_does(package, obj, head):
-    package.character.setup_channels(obj, dict.fromkeys(package.character.bank_of(obj).names, 0.3))
+    package.character.character.setup_channels(obj, dict.fromkeys(package.character.character.bank_of(obj).names, 0.3))
     bpy.ops.edtalk.match_shapes()
     bpy.ops.edtalk.drive_shapes()
     np.testing.assert_allclose(shown(head, [1]), 0, atol=1e-6)
@@ -185,11 +187,11 @@ def test_drivers_need_no_leave_to_run_scripts(package, rig, obj, head, act, tmp_
 def test_a_character_may_be_the_head_itself_and_its_parent(package, rig, scene, capfd):
     """Sliders, shape keys and drivers of one object, all of the same names, are no dependency cycle."""
     head = make_head(("jawOpen", "happy"))
-    package.character.adopt(head)
-    child = package.character.create(scene, "", name="Child")
+    package.character.character.adopt(head)
+    child = package.character.character.create(scene, "", name="Child")
     child.parent = head
     for face, mesh in ((head, head), (child, make_head(("jawOpen", "happy"), "Other"))):
-        package.animation.write_curves(face, {"jawOpen": FRAMES / 24}, FRAMES)
+        package.animation.keys.write_curves(face, {"jawOpen": FRAMES / 24}, FRAMES)
         mesh.parent = face if mesh != face else None
         bpy.context.view_layer.objects.active = mesh
         mesh.edtalk_rig.character = face
@@ -219,7 +221,7 @@ def test_a_new_rest_pose_makes_drivers_stale(package, rig, obj, head):
     assert not rig.is_stale(head)
     bpy.ops.edtalk.drive_shapes()
     assert not rig.is_stale(head)
-    package.character.setup_channels(obj, {"jawOpen": 0.3})
+    package.character.character.setup_channels(obj, {"jawOpen": 0.3})
     assert rig.is_stale(head)
     bpy.ops.edtalk.drive_shapes()
     assert not rig.is_stale(head)
@@ -250,7 +252,7 @@ def test_only_our_drivers_go(rig, obj, head):
 
 def test_too_many_links_for_one_driver(rig, obj, head, package):
     head.edtalk_rig.character = obj
-    for name in package.character.bank_of(obj).names:
+    for name in package.character.character.bank_of(obj).names:
         rig.add_link(head, "jawOpen", name, 0.12345)
     with pytest.raises(RuntimeError, match="'jawOpen' has too many links for one driver"):
         bpy.ops.edtalk.drive_shapes()
@@ -262,7 +264,7 @@ def test_too_many_links_for_one_driver(rig, obj, head, package):
 
 
 def keyed(package, head, name: str) -> bpy.types.FCurve:
-    path = package.rig.value_path(name)
+    path = package.rig.rig.value_path(name)
     return next(curve for curve in package.compat.fcurves(head.data.shape_keys) if curve.data_path == path)
 
 
@@ -425,7 +427,7 @@ def test_names_that_say_nothing(obj, scene):
 
 
 def test_two_characters_leave_the_choice(package, obj, scene):
-    package.character.create(scene, "", name="Bert")
+    package.character.character.create(scene, "", name="Bert")
     head = make_head()
     with pytest.raises(RuntimeError, match="Choose the character"):
         bpy.ops.edtalk.match_shapes()
@@ -441,7 +443,7 @@ def test_undo_takes_the_drivers_away(package, obj, head):
     bpy.ops.ed.undo()
     head = bpy.data.objects["Head"]
     assert len(head.edtalk_rig.links) == len(ARKIT)
-    assert not package.rig.is_driven(head)
+    assert not package.rig.rig.is_driven(head)
     assert not head.data.shape_keys.animation_data or not list(head.data.shape_keys.animation_data.drivers)
 
 
@@ -469,7 +471,7 @@ def test_the_panel(package, draw, obj, scene):
     bpy.ops.edtalk.drive_shapes()
     assert "edtalk.undrive_shapes" in draw().texts("operator")
     assert draw().texts("prop").count("gain") == len(ARKIT)
-    package.character.setup_channels(obj, {"jawOpen": 0.3})
+    package.character.character.setup_channels(obj, {"jawOpen": 0.3})
     assert "edtalk.drive_shapes" in draw().texts("operator")
     bpy.data.objects.remove(obj)
     assert draw() is not None

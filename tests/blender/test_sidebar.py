@@ -49,9 +49,9 @@ def words(layout):
 @pytest.fixture
 def quiet(package):
     """No problems left over from another test."""
-    package.session.dismiss()
-    package.session.restart()
-    return package.session
+    package.engine.session.dismiss()
+    package.engine.session.restart()
+    return package.engine.session
 
 
 # --- The sequencer's panels
@@ -70,7 +70,7 @@ def test_then_to_select_sound_and_lip_sync_it(draw, package, scene, obj, sound):
     layout = draw("EDTALK_PT_dialogue")
     assert layout.texts("menu") == ["EDTALK_MT_speakers"]
     assert layout.texts("operator") == ["edtalk.lip_sync"]
-    package.sequencer.assign(strip, obj)
+    package.timeline.sequencer.assign(strip, obj)
     assert draw("EDTALK_PT_dialogue").texts("operator") == ["edtalk.lip_sync", "edtalk.lip_sync"]
     assert draw("EDTALK_MT_speakers").texts("operator") == ["edtalk.assign_strip", "edtalk.assign_strip"]
     assert draw("EDTALK_PT_lip_settings").texts("prop") == ["lip_step", "lip_smooth", "lip_decimate", "lip_nla"]
@@ -94,11 +94,11 @@ def test_the_face_panel_tells_what_is_left_to_render(draw, package, scene, obj, 
     assert "edtalk.render_face" in draw("EDTALK_PT_face").texts("operator")
     bpy.ops.edtalk.render_face(frames="SCENE")
     assert words(draw("EDTALK_PT_face")) == ""
-    (strip,) = package.sequencer.faces(scene, obj)
+    (strip,) = package.timeline.sequencer.faces(scene, obj)
     strip.elements[1].filename = "waiting_x.png"
     assert "1of3framesarestilltoberendered" in words(draw("EDTALK_PT_face"))
     assert "everybody" not in draw("EDTALK_PT_face").texts("prop")
-    package.character.create(scene, name="Ben")
+    package.character.character.create(scene, name="Ben")
     assert "everybody" in draw("EDTALK_PT_face").texts("prop")
 
 
@@ -112,8 +112,8 @@ def test_what_follows_what_can_be_switched(draw):
 
 def test_progress_is_shown_with_its_cancel(draw, package, scene, obj, fake_engine):
     fake_engine("--slow", 0.2)
-    package.session.dismiss()
-    tasks = [package.session.submit("portrait", fields, label=label) for label, fields in (
+    package.engine.session.dismiss()
+    tasks = [package.engine.session.submit("portrait", fields, label=label) for label, fields in (
         ("Reading one", {"bank": "", "picture": __file__, "crop": "none"}),
         ("Reading two", {"bank": "", "picture": __file__, "crop": "none"}),
     )]  # fmt: skip
@@ -122,13 +122,15 @@ def test_progress_is_shown_with_its_cancel(draw, package, scene, obj, fake_engin
     assert layout.texts("progress")[0].startswith("Reading one:")
     assert layout.texts("operator").count("edtalk.cancel") == 3, "each, and all"
     bpy.ops.edtalk.cancel()
-    package.session.wait(*tasks)
+    package.engine.session.wait(*tasks)
     assert all(task.cancelled for task in tasks)
     assert draw("EDTALK_PT_status_view").texts("progress") == []
 
 
 def test_a_problem_is_shown_with_its_mend_until_it_is_dismissed(addon, draw, package, quiet):
-    error = addon.inference.errors.EDTalkError("The engine ran out of memory.", "Close other programs.", "memory")
+    error = addon.inference.contract.errors.EDTalkError(
+        "The engine ran out of memory.", "Close other programs.", "memory"
+    )
     quiet.report(error)
     quiet.report(error)
     layout = draw("EDTALK_PT_status_sequencer")
@@ -139,13 +141,13 @@ def test_a_problem_is_shown_with_its_mend_until_it_is_dismissed(addon, draw, pac
 
 
 def test_a_missing_engine_is_offered_to_be_installed(draw, package, quiet, monkeypatch):
-    engine = package.core.engine
+    engine = package.engine.engine
     missing = engine.Engine(engine.State.MISSING, quiet.ROOT, None, "The engine is not installed.", "Install it.")
     monkeypatch.setattr(quiet, "find_engine", lambda: missing)
     layout = draw("EDTALK_PT_status_view")
     assert layout.texts("operator") == ["edtalk.install_engine", "edtalk.install_engine_from_folder"]
     assert "notinstalled" in words(layout)
-    buttons = package.operators.engine
+    buttons = package.engine.operators
     assert "network" in buttons.EDTALK_OT_install_engine.disabled_reason(bpy.context), "Blender may not go online here"
     assert buttons.EDTALK_OT_install_engine_from_folder.disabled_reason(bpy.context) == ""
 
@@ -154,23 +156,23 @@ def test_a_running_installation_is_shown(draw, package, quiet, monkeypatch):
     running = SimpleNamespace(
         phase="installing packages", done=12, total=48, unit="", finished=False, cancel=lambda: None
     )
-    monkeypatch.setattr(package.operators.engine, "_installation", running)
+    monkeypatch.setattr(package.engine.operators, "_installation", running)
     layout = draw("EDTALK_PT_status_view")
     assert layout.texts("progress") == ["Installing: installing packages 12 of 48"]
     assert layout.texts("operator") == ["edtalk.cancel_installation"]
     assert bpy.ops.edtalk.cancel_installation() == {"FINISHED"}
     for button in ("EDTALK_OT_install_engine", "EDTALK_OT_install_engine_from_folder", "EDTALK_OT_uninstall_engine"):
-        assert "being installed" in getattr(package.operators.engine, button).disabled_reason(bpy.context)
+        assert "being installed" in getattr(package.engine.operators, button).disabled_reason(bpy.context)
 
 
 def test_the_end_of_an_installation_is_noticed(addon, package, quiet, monkeypatch):
-    error = addon.inference.errors.EDTalkError("The disk is full.", "Free some space.", "disk")
+    error = addon.inference.contract.errors.EDTalkError("The disk is full.", "Free some space.", "disk")
     ended = SimpleNamespace(finished=True, error=error, log=SimpleNamespace(tail=("No space",)), cancel=lambda: None)
-    monkeypatch.setattr(package.operators.engine, "_failed", None)
-    monkeypatch.setattr(package.operators.engine, "_installation", ended)
-    assert package.operators.engine._watch() is None
-    assert package.operators.engine.installation() is None
-    assert "No space" in package.operators.engine.report_text()
+    monkeypatch.setattr(package.engine.operators, "_failed", None)
+    monkeypatch.setattr(package.engine.operators, "_installation", ended)
+    assert package.engine.operators._watch() is None
+    assert package.engine.operators.installation() is None
+    assert "No space" in package.engine.operators.report_text()
     assert quiet.problems[-1].message == "The disk is full."
 
 
@@ -181,15 +183,15 @@ def test_an_installation_from_an_empty_folder_is_refused(package, quiet, tmp_pat
 
 def test_a_report_holds_what_a_bug_report_needs(package, fake_engine, scene, obj):
     fake_engine()
-    package.session.wait(package.session.submit("ping"))
+    package.engine.session.wait(package.engine.session.submit("ping"))
     assert bpy.ops.edtalk.copy_report() == {"FINISHED"}
-    text = package.operators.engine.report_text()
+    text = package.engine.operators.report_text()
     assert bpy.app.version_string in text
     assert "Fake" in text
 
 
 def test_an_idle_engine_gives_back_memory_and_then_ends(package, fake_engine, monkeypatch):
-    session, told = package.session, []
+    session, told = package.engine.session, []
     client = fake_engine()
     client.start()
     until = time.monotonic() + 10

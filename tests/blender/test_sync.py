@@ -28,12 +28,12 @@ def line(package, scene, sound, obj):
 def speak(package, scene, sound, obj, frame, channel=1):
     strip = package.compat.new_sound(scene, "line", sound, channel, frame)
     package.compat.set_strip_value(strip, "right_handle", frame + FRAMES)
-    package.sequencer.assign(strip, obj)
-    names = package.character.bank_of(obj).names_of("lip")
+    package.timeline.sequencer.assign(strip, obj)
+    names = package.character.character.bank_of(obj).names_of("lip")
     rows = np.zeros((FRAMES, len(names)), np.float32)
     rows[:, names.index("jawOpen")] = np.linspace(0, 1, FRAMES)
-    clock = package.sequencer.time_map(scene, strip)
-    package.operators.lipsync.write_lips(scene, strip, obj, clock, names, rows)
+    clock = package.timeline.sequencer.time_map(scene, strip)
+    package.lipsync.lipsync.write_lips(scene, strip, obj, clock, names, rows)
     return strip
 
 
@@ -42,12 +42,12 @@ def face(package, scene, obj, line, fake_engine):
     """The line's face strip, rendered."""
     fake_engine()
     bpy.ops.edtalk.render_face(frames="DIALOGUE")
-    (strip,) = package.sequencer.faces(scene, obj)
+    (strip,) = package.timeline.sequencer.faces(scene, obj)
     return strip
 
 
 def curve(package, obj, name="jawOpen"):
-    path = package.character.data_path(name)
+    path = package.character.character.data_path(name)
     return next((curve for curve in package.compat.fcurves(obj) if curve.data_path == path), None)
 
 
@@ -60,7 +60,7 @@ def opening(package, obj, frame):
 
 
 def follow(package, scene):
-    return package.operators.sync.follow(scene)
+    return package.follow.follow(scene)
 
 
 def move(package, strip, delta):
@@ -76,14 +76,14 @@ def span(package, strip):
 
 def test_what_has_not_moved_stays(package, scene, line, obj):
     before = keys(package, obj)
-    assert package.operators.sync.changes(scene) == []
+    assert package.follow.changes(scene) == []
     assert follow(package, scene) == 0
     assert keys(package, obj) == before == list(range(9, 10 + FRAMES + 1))
 
 
 @pytest.mark.parametrize("delta", [100, 7, -5])
 def test_keys_move_with_their_strip(package, scene, line, obj, delta):
-    package.animation.insert_keys(obj, {"happy": 1.0, "jawOpen": 0.3}, 300)
+    package.animation.keys.insert_keys(obj, {"happy": 1.0, "jawOpen": 0.3}, 300)
     move(package, line, delta)
     assert follow(package, scene) == 1
     assert keys(package, obj) == [*range(9 + delta, 10 + delta + FRAMES + 1), 300]
@@ -94,8 +94,8 @@ def test_keys_move_with_their_strip(package, scene, line, obj, delta):
 
 
 def test_all_keys_move_where_that_is_wanted(package, scene, line, obj):
-    package.sequencer.settings(scene).follow_keys = "ALL"
-    package.animation.insert_keys(obj, {"happy": 1.0}, 20)
+    package.timeline.sequencer.settings(scene).follow_keys = "ALL"
+    package.animation.keys.insert_keys(obj, {"happy": 1.0}, 20)
     move(package, line, 50)
     follow(package, scene)
     assert keys(package, obj, "happy") == [70]
@@ -144,7 +144,7 @@ def test_a_trim_takes_away_what_is_not_heard_and_keeps_the_rest_where_it_is(pack
 
 
 def test_a_trim_of_simplified_keys_ends_on_the_curve(package, scene, line, obj):
-    package.animation.remove_keys(obj, ("jawOpen",), 11, 56)  # a straight line from 10 to 57 is left
+    package.animation.keys.remove_keys(obj, ("jawOpen",), 11, 56)  # a straight line from 10 to 57 is left
     package.compat.set_strip_value(line, "left_handle", 20)
     follow(package, scene)
     assert opening(package, obj, 20) == pytest.approx(10 / (FRAMES - 1), abs=1e-3)
@@ -184,7 +184,7 @@ def test_another_frame_rate_keeps_the_seconds(package, scene, line, obj):
     second = opening(package, obj, 10 + 24)
     scene.render.fps = 48
     follow(package, scene)
-    clock = package.sequencer.time_map(scene, line)
+    clock = package.timeline.sequencer.time_map(scene, line)
     (frame,) = clock.frame_of([1.0])
     assert opening(package, obj, frame) == pytest.approx(second, abs=0.02)
 
@@ -207,7 +207,7 @@ def test_an_nla_strip_moves_with_its_line(package, scene, sound, obj):
     line = speak(package, scene, sound, obj, 10)
     move(package, line, 40)
     follow(package, scene)
-    _track, strip = package.animation.find_strip(obj, line["edtalk_nla"])
+    _track, strip = package.animation.keys.find_strip(obj, line["edtalk_nla"])
     assert (strip.frame_start, strip.frame_end) == (49, 10 + FRAMES + 40)
 
 
@@ -236,7 +236,7 @@ def test_the_sound_follows_its_face_strip(package, scene, obj, line, face):
     follow(package, scene)
     assert span(package, line) == (6, 6 + FRAMES)
     assert keys(package, obj)[0] == 5
-    package.sequencer.settings(scene).follow_face = False
+    package.timeline.sequencer.settings(scene).follow_face = False
     move(package, face, 50)
     follow(package, scene)
     assert span(package, line) == (6, 6 + FRAMES)
@@ -260,7 +260,7 @@ def test_a_copy_of_a_face_elsewhere_neither_follows_nor_is_followed(package, sce
         strip.select = strip == face
     with package.compat.sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.duplicate()
-    (copy,) = [strip for strip in package.sequencer.faces(scene, obj) if strip != face]
+    (copy,) = [strip for strip in package.timeline.sequencer.faces(scene, obj) if strip != face]
     move(package, copy, 200)
     follow(package, scene)
     assert span(package, line) == span(package, face) == (10, 10 + FRAMES)
@@ -285,7 +285,7 @@ def test_a_face_over_several_lines_moves_when_all_do(package, scene, sound, obj,
     fake_engine()
     other = speak(package, scene, sound, obj, 100, channel=2)
     bpy.ops.edtalk.render_face(frames="DIALOGUE")
-    (face,) = package.sequencer.faces(scene, obj)
+    (face,) = package.timeline.sequencer.faces(scene, obj)
     start = span(package, face)
     move(package, other, 10)
     follow(package, scene)
@@ -307,14 +307,14 @@ def test_the_button_puts_everything_in_place(package, scene, line, obj):
 
 
 def test_the_button_says_why_it_is_greyed(package, scene):
-    assert "lip-synced" in package.operators.sync.EDTALK_OT_resync.disabled_reason(bpy.context)
+    assert "lip-synced" in package.follow.EDTALK_OT_resync.disabled_reason(bpy.context)
 
 
 def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
     move(package, line, 15)
     package.handlers.see_to(scene)
     assert keys(package, obj)[0] == 24
-    package.sequencer.settings(scene).follow = False
+    package.timeline.sequencer.settings(scene).follow = False
     move(package, line, 15)
     package.handlers.see_to(scene)
     assert keys(package, obj)[0] == 24
@@ -323,10 +323,10 @@ def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
 def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkeypatch):
     move(package, line, 15)
     monkeypatch.setattr(package.handlers, "_changed", 1.0)
-    package.session.hold("undo")
+    package.engine.session.hold("undo")
     assert package.handlers.settle() is not None
     assert keys(package, obj)[0] == 9
-    package.session.release("undo")
+    package.engine.session.release("undo")
     assert package.handlers.settle() is None
     assert keys(package, obj)[0] == 24
 
@@ -346,9 +346,13 @@ def test_rendering_moves_what_has_been_moved_first(package, scene, line, obj, fa
 
 
 def test_three_characters_and_forty_strips_are_looked_at_quickly(package, scene, sound, obj):
-    cast = [obj, package.character.create(scene, name="Ben"), package.character.create(scene, name="Cleo")]
+    cast = [
+        obj,
+        package.character.character.create(scene, name="Ben"),
+        package.character.character.create(scene, name="Cleo"),
+    ]
     strips = [speak(package, scene, sound, cast[n % 3], 10 + 60 * n, 1 + n % 3) for n in range(40)]
-    assert package.operators.sync.changes(scene) == []
+    assert package.follow.changes(scene) == []
     for strip in strips:
         move(package, strip, 6)
     assert follow(package, scene) == 40
@@ -357,7 +361,7 @@ def test_three_characters_and_forty_strips_are_looked_at_quickly(package, scene,
 
 
 def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(package, scene, sound, line, obj):
-    ben = package.character.create(scene, name="Ben")
+    ben = package.character.character.create(scene, name="Ben")
     other = speak(package, scene, sound, ben, 200, channel=2)
     bpy.data.objects.remove(obj)
     line["edtalk_time"] = "nonsense"
@@ -369,7 +373,7 @@ def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(packag
 
 def test_a_move_and_what_followed_it_are_undone_and_redone_in_one_step(package, scene, line, obj, monkeypatch):
     """Between the two there is a step of Blender's; what ends there goes on by itself."""
-    monkeypatch.setattr(package.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     monkeypatch.setattr(package.handlers, "_look_soon", lambda: None)  # its timer is called by hand below
 
     def state():
@@ -401,7 +405,7 @@ def test_undoing_lip_sync_takes_its_keys_away(package, scene, sound, obj, fake_e
     bpy.ops.ed.undo()
     assert curve(package, bpy.data.objects["Anna"]) is None
     (strip,) = bpy.context.scene.sequence_editor.strips
-    assert package.sequencer.remembered_time(strip) is None
+    assert package.timeline.sequencer.remembered_time(strip) is None
     bpy.ops.ed.redo()
     assert keys(package, bpy.data.objects["Anna"])[0] == 9
 
@@ -409,15 +413,15 @@ def test_undoing_lip_sync_takes_its_keys_away(package, scene, sound, obj, fake_e
 def test_undoing_an_edit_finds_the_old_pictures(package, scene, obj, line, face):
     old = [element.filename for element in face.elements]
     bpy.ops.ed.undo_push(message="before")
-    package.animation.insert_keys(obj, {"headYaw": 0.7}, 20)
+    package.animation.keys.insert_keys(obj, {"headYaw": 0.7}, 20)
     bpy.ops.edtalk.render_face(frames="DIALOGUE")
     bpy.ops.ed.undo_push(message="Render Face")
     bpy.ops.ed.undo()
     scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
-    (face,) = package.sequencer.faces(scene, obj)
+    (face,) = package.timeline.sequencer.faces(scene, obj)
     assert [element.filename for element in face.elements] == old
-    folder = package.operators.render.strip_folder(face)
+    folder = package.render.face_strip.strip_folder(face)
     assert all((folder / name).is_file() for name in old)
-    span = package.operators.render.render_range(scene, obj, "DIALOGUE")
-    task, _plan = package.operators.render.render_face(scene, obj, span)
+    span = package.timeline.sequencer.render_range(scene, obj, "DIALOGUE")
+    task, _plan = package.render.render.render_face(scene, obj, span)
     assert task is None, "nothing is left to render"

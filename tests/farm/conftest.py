@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.bank import read_bank
-from inference.coefficients import Coefficients
-from inference.model.config import GeneratorConfig
-from inference.plate import Plate, Track, media_sha256
-from inference.shot import Shot
-from inference.video import VideoWriter
+from inference.contract.bank import read_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.config import GeneratorConfig
+from inference.contract.plate import Plate, Track, media_sha256
+from inference.contract.shot import Shot
+from inference.media.video_writer import VideoWriter
 from tests.cli_material import BANKS, SMALL, write_bank, write_wav
 from tests.synthetic_inputs import picture, waveform
 

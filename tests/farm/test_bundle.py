@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference.bank import read_bank
-from inference.coefficients import Coefficients
-from inference.errors import EDTalkError
-from inference.farm import Job, template, write_bundle
-from inference.shot import Shot
+from inference.contract.bank import read_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.errors import EDTalkError
+from inference.contract.farm import Job, template, write_bundle
+from inference.contract.shot import Shot
 from tests.cli_material import ROOT, media_lengths, run
 from tests.farm.conftest import FPS, pictures
 

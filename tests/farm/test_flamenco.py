@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from inference.shot import Shot, parse_frame_ranges
+from inference.contract.shot import Shot, parse_frame_ranges
 from tests.cli_material import ROOT, media_lengths, run
 from tests.farm.conftest import pictures
 

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import jobs, picture
-from inference.frames import read_frame
-from inference.model.config import GeneratorConfig
-from inference.picture import save_picture
-from inference.shot import Shot, frame_ranges
-from inference.video import read_frames
+from inference.contract.config import GeneratorConfig
+from inference.contract.shot import Shot, frame_ranges
+from inference.media import picture
+from inference.media.frames import read_frame
+from inference.media.picture import save_picture
+from inference.media.video import read_frames
+from inference.worker import jobs
 from tests.cli_material import BANKS, ROOT, SMALL, media_lengths, run, write_bank
 from tests.farm.conftest import FIRST, FPS, pictures
 

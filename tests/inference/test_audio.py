@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from inference.audio import (
+from inference.contract.errors import EDTalkError
+from inference.lipsync import (
     PREFIX,
-    RATE,
     SMOOTH_TAPS,
     audio2lip_from_tensors,
     frame_times,
     lip_sync,
-    load_sound,
     mel_spectrogram,
-    to_16k,
     windows,
     windows_at,
 )
-from inference.errors import EDTalkError
+from inference.media.sound import RATE, load_sound, to_16k
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 from tests.seeded_weights import seeded_state_dict
 
@@ -212,7 +210,7 @@ def test_bank_with_a_damaged_audio_net(bank):
 
 
 def test_the_starter_bank_speaks_and_rests():
-    from inference.bank import load_bank
+    from inference.contract.bank import load_bank
     from training.units import LIP
 
     starter = load_bank(STARTER)
@@ -319,6 +317,8 @@ def test_a_rate_change_keeps_length_and_pitch():
 
 
 def test_nothing_here_needs_blender():
-    program = "import sys, inference.audio; print(sorted({'bpy', 'aud'} & set(sys.modules)), 'librosa' in sys.modules)"
+    program = (
+        "import sys, inference.lipsync; print(sorted({'bpy', 'aud'} & set(sys.modules)), 'librosa' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.split("\n")[0] == "[] False"  # and librosa waits until it is needed

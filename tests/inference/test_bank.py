@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from inference import arkit
-from inference.bank import Bank, Coefficient, copy_bank, load_bank, numbered_coefficients, read_bank, save_bank
-from inference.errors import EDTalkError
-from inference.model.config import GeneratorConfig
+from inference.contract import arkit
+from inference.contract.bank import Bank, Coefficient, copy_bank, load_bank, numbered_coefficients, read_bank, save_bank
+from inference.contract.config import GeneratorConfig
+from inference.contract.errors import EDTalkError
 from inference.model.generator import Generator
 
 CONFIG = GeneratorConfig(size=8, style_dim=8, channels={4: 4, 8: 4}, banks=(("lip", 3), ("pose", 2), ("exp", 2)))
@@ -367,7 +367,7 @@ class TestArkit:
         assert read_bank(saved).coefficients[0].arkit == {}
 
     def test_the_starter_bank_says_what_its_trainer_will_write(self, starter_bank):
-        exported = pytest.importorskip("training.export_bank").starter_bank(starter_bank.config)
+        exported = pytest.importorskip("training.export").starter_bank(starter_bank.config)
         assert read_bank(starter_bank.path).coefficients == exported.coefficients
         known = {unit for entry in exported.coefficients for unit in entry.arkit}
         assert known == {name for name in arkit.NAMES if not name.startswith("eyeLook")}

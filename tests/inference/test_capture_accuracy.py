@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from inference.audio import lip_sync, load_sound
-from inference.bank import load_bank
 from inference.capture import capture
-from inference.clip import Clip
-from inference.demo import EMOTIONS, LINE, PORTRAIT
-from inference.emotion import EmotionCurve
-from inference.idle import add_idle_motion
-from inference.picture import load_picture
+from inference.contract.bank import load_bank
+from inference.contract.demo import EMOTIONS, LINE, PORTRAIT
+from inference.contract.emotion import EmotionCurve
+from inference.contract.idle import add_idle_motion
+from inference.lipsync import lip_sync
+from inference.media.clip import Clip
+from inference.media.picture import load_picture
+from inference.media.sound import load_sound
+from inference.media.video_writer import VideoWriter
 from inference.renderer import FaceRenderer
-from inference.video import VideoWriter
 
 if TYPE_CHECKING:
     from training.heads import render

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.bank import load_bank
-from inference.coefficients import Coefficients
-from inference.picture import load_picture
-from inference.protocol import Message
+from inference.contract.bank import load_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.protocol import Message
+from inference.media.picture import load_picture
+from inference.media.video import read_frames
+from inference.media.video_writer import VideoWriter
 from inference.renderer import FaceRenderer
-from inference.video import VideoWriter, read_frames
 from tests.cli_material import Material, pictures, run
 from tests.inference.test_video import make_clip
 from tests.inference.test_worker import Client, motion

@@ -13,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import audio
-from inference.bank import STARTER, load_bank
-from inference.bench import RandomBank
+from inference import lipsync
 from inference.cli import progress
-from inference.coefficients import Coefficients
-from inference.model.config import GeneratorConfig
+from inference.cli.bench import RandomBank
+from inference.contract.bank import STARTER, load_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.config import GeneratorConfig
+from inference.media import sound as media_sound
 from inference.renderer import FaceRenderer
 from tests.cli_material import (
     BANKS,
@@ -85,8 +86,8 @@ def test_modes(material, tmp_path, mode, words, bank, lip, pose, exp):
     frames = len(result.coefficients)
     expected = np.repeat(own, frames, axis=0)
     if lip == "audio":
-        samples, rate = audio.load_sound(material.voice)
-        expected[:, LIP] = audio.lip_sync(samples, rate, np.arange(frames) / 25, load_bank(bank))
+        samples, rate = media_sound.load_sound(material.voice)
+        expected[:, LIP] = lipsync.lip_sync(samples, rate, np.arange(frames) / 25, load_bank(bank))
     else:
         driver = {11: pictures("lip", 11), 5: pictures("pose", 5)}[len(lip)]
         expected[:, LIP] = renderer.encode(driver).values[:, LIP]
@@ -111,8 +112,8 @@ def test_dubbing_uses_each_frame_of_the_clip_as_its_own_source(material, tmp_pat
     renderer = renderer_of(bank)
     sources = [pictures("pose", 5)[index] for index in MIRROR5]
     expected = renderer.encode(sources).values
-    samples, rate = audio.load_sound(material.voice)
-    expected[:, LIP] = audio.lip_sync(samples, rate, np.arange(12) / 25, load_bank(bank))
+    samples, rate = media_sound.load_sound(material.voice)
+    expected[:, LIP] = lipsync.lip_sync(samples, rate, np.arange(12) / 25, load_bank(bank))
     np.testing.assert_allclose(result.coefficients, expected, atol=1e-6)
     expected = renderer.render_frames(sources, result.coefficients, details=sources)
     for drawn, direct in zip(read_png(tmp_path), expected, strict=True):
@@ -250,7 +251,7 @@ def test_part_of_a_clip_has_its_own_part_of_the_sound(material, tmp_path):
     frames, _, seconds, sound = media_lengths(tmp_path / "out.mp4")
     assert frames in (12, 13)
     assert abs(sound - seconds) <= 0.04
-    heard, _ = audio.load_sound(tmp_path / "out.mp4")
+    heard, _ = media_sound.load_sound(tmp_path / "out.mp4")
     assert np.abs(heard[:4000]).max() > 0.1
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from inference.cli import progress, rendering
-from inference.coefficients import Coefficients
+from inference.contract.coefficients import Coefficients
 from tests.cli_material import ROOT, make, media_lengths, render, run, write_wav
 from tests.synthetic_inputs import waveform
 

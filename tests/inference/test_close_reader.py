@@ -10,28 +10,29 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import load_bank, save_bank  # noqa: E402
-from inference.errors import EDTalkError  # noqa: E402
-from inference.model.close_reader import (  # noqa: E402
-    EXTENTS,
-    FLOW_UNIT,
-    PREFIX,
-    SEEN,
-    SIZES,
-    CloseReader,
-    RestWindow,
-    look_at,
+from inference.contract.bank import (
+    load_bank,
+    save_bank,
 )
-from inference.model.insets import PREFIX as INSETS_PREFIX  # noqa: E402
-from inference.model.insets import Inset, Insets, windows_at  # noqa: E402
-from inference.model.reader import Reader  # noqa: E402
-from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
-from inference.model.refiner import Refiner  # noqa: E402
-from inference.model.relative_reader import PREFIX as RELATIVE_PREFIX  # noqa: E402
-from inference.model.relative_reader import RelativeReader  # noqa: E402
-from inference.renderer import FaceRenderer  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
+from inference.contract.errors import EDTalkError
+from inference.model.insets import PREFIX as INSETS_PREFIX
+from inference.model.insets import (
+    Inset,
+    Insets,
+    windows_at,
+)
+from inference.model.readers.absolute import Reader
+from inference.model.readers.close import EXTENTS, FLOW_UNIT, PREFIX, SEEN, SIZES, CloseReader, RestWindow, look_at
+from inference.model.readers.relative import PREFIX as RELATIVE_PREFIX
+from inference.model.readers.relative import RelativeReader
+from inference.model.refiner import PREFIX as REFINER_PREFIX
+from inference.model.refiner import Refiner
+from inference.renderer import FaceRenderer
+from training.export import starter_bank
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
 
 COUNT = 36
 ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from inference.bank import AUDIO_PREFIX, load_bank, read_bank
-from inference.convert import Report, convert, format_inspect, inspect
-from inference.errors import EDTalkError
+from inference.contract.bank import AUDIO_PREFIX, load_bank, read_bank
+from inference.contract.config import GeneratorConfig
+from inference.contract.errors import EDTalkError
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
-from inference.model.config import GeneratorConfig
+from inference.model.convert import Report, convert, format_inspect, inspect
 from inference.model.generator import Generator
 from tests.seeded_weights import seeded_state_dict
 

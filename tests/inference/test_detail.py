@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from inference.bench import RandomBank
+from inference.cli.bench import RandomBank
+from inference.contract.config import GeneratorConfig
+from inference.contract.errors import EDTalkError
 from inference.detail import Detail, Workspace
-from inference.errors import EDTalkError
-from inference.face import crop_from_box, whole
-from inference.framing import cut_at, fitting_size
-from inference.model.config import GeneratorConfig
+from inference.face.detect import crop_from_box, whole
+from inference.face.framing import cut_at, fitting_size
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -269,8 +269,8 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     pytest.importorskip("resource", reason="this system does not tell a process's peak memory")
     script = """
 import numpy as np
-from inference.bench import RandomBank, peak_memory_mib
-from inference.model.config import GeneratorConfig
+from inference.cli.bench import RandomBank, peak_memory_mib
+from inference.contract.config import GeneratorConfig
 from inference.renderer import FaceRenderer
 config = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", 2), ("pose", 2), ("exp", 2)))
 renderer = FaceRenderer(RandomBank.of(config), "cpu", threads=1)

@@ -15,17 +15,18 @@ import pytest
 import torch
 from PIL import Image
 
+from inference.contract.errors import EDTalkError
+from inference.contract.plate import Plate, Track, media_sha256
+from inference.contract.shot import Coefficients, Shot
 from inference.dubbing import crop_of, dub
-from inference.errors import EDTalkError
-from inference.face import CropTracker
-from inference.frames import encode
-from inference.framing import cut
-from inference.jobs import Jobs
-from inference.layers import Layering
-from inference.picture import Picture, load_picture
-from inference.plate import Plate, Track, media_sha256
-from inference.shot import Coefficients, Shot
-from inference.video import VideoWriter, read_frames, stamped_frames
+from inference.face.crop_tracker import CropTracker
+from inference.face.framing import cut
+from inference.face.layers import Layering
+from inference.media.frames import encode
+from inference.media.picture import Picture, load_picture
+from inference.media.video import read_frames, stamped_frames
+from inference.media.video_writer import VideoWriter
+from inference.worker.jobs import Jobs
 from tests.cli_material import Material, render, run
 from tests.footage import HEIGHT, frame, write_clip
 from tests.inference.test_video import make_clip, number
@@ -544,8 +545,8 @@ def test_a_shot_folder_tells_of_its_plate(shot, film, tmp_path, capfd):
 @pytest.mark.parametrize("mask", ["face", "mouth"])
 def test_real_footage_shows_no_seam(media, starter_bank, mask):
     """Across the mask's border, with the bank that we ship, the gradient is the footage's own within a tenth."""
+    from inference.face.tracking import track_media
     from inference.renderer import FaceRenderer
-    from inference.tracking import track_media
 
     clip = media / "mouth_source.mp4"
     found = track_media(clip, end=0.7).track
@@ -566,7 +567,7 @@ def test_real_footage_shows_no_seam(media, starter_bank, mask):
 
 def test_a_movie_as_large_as_it_likes_is_read_as_it_goes(tmp_path):
     """Only what is asked for is decoded from far on: the first frames are not read for the last ones."""
-    from inference import video
+    from inference.media import video
 
     path = tmp_path / "long.mp4"
     with VideoWriter(path, 25, (64, 48)) as writer:

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from inference import arkit
-from inference.bank import Coefficient, read_bank
+from inference.contract import arkit
+from inference.contract.bank import Coefficient, read_bank
+from inference.contract.protocol import Message, encode
 from inference.explore import REGIONS, explore
-from inference.face import EYES
-from inference.jobs import Jobs
-from inference.protocol import Message, encode
-from inference.worker import CancelledError
+from inference.face.detect import EYES
+from inference.worker.jobs import Jobs
+from inference.worker.queue import CancelledError
 from tests.synthetic_inputs import picture
 
 SIZE = 256

@@ -7,14 +7,13 @@ import cv2
 import numpy as np
 import pytest
 
-from inference import face as module
-from inference.errors import EDTalkError
-from inference.face import (
+from inference.contract.errors import EDTalkError
+from inference.face import detect
+from inference.face.crop_tracker import CropTracker
+from inference.face.detect import (
     EYES,
     Crop,
-    CropTracker,
     Face,
-    PasteBack,
     choose_face,
     crop_face,
     crop_from_box,
@@ -27,7 +26,8 @@ from inference.face import (
     upstream_video_box,
     whole,
 )
-from inference.picture import load_picture
+from inference.face.paste import PasteBack
+from inference.media.picture import load_picture
 from tests import synthetic_inputs
 
 picture = functools.cache(synthetic_inputs.picture)  # a large one takes a second
@@ -244,9 +244,9 @@ def test_exactly_one_face_or_a_choice():
 
 
 def test_an_opencv_without_detector_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(module, "_face_mesh", lambda: None)
-    monkeypatch.setattr(module, "_cascade_folder", lambda: None)
-    module._cascade.cache_clear()
+    monkeypatch.setattr(detect, "_face_mesh", lambda: None)
+    monkeypatch.setattr(detect, "_cascade_folder", lambda: None)
+    detect._cascade.cache_clear()
     with pytest.raises(EDTalkError, match="--crop x,y,size") as caught:
         detect_faces(picture("scene", 64, 64))
     assert caught.value.kind == "face"
@@ -292,10 +292,10 @@ def test_two_faces_are_counted_from_the_left():
 @needs_media
 def test_mediapipe_agrees():
     pytest.importorskip("mediapipe", reason="MediaPipe is optional and not installed")
-    if module._face_mesh() is None:
+    if detect._face_mesh() is None:
         pytest.skip("this MediaPipe comes without its face mesh")
     for name, eyes in PORTRAITS.items():
-        (face,) = module._mesh_faces(load_picture(MEDIA / name).rgb)
+        (face,) = detect._mesh_faces(load_picture(MEDIA / name).rgb)
         assert np.linalg.norm(apply(crop_from_face(face).to_crop, eyes) - EYES, axis=1).max() < 4
 
 
@@ -375,7 +375,7 @@ def test_a_cut_starts_anew_and_late_or_absent_faces_are_handled():
 
 @needs_media
 def test_a_real_head_keeps_its_eyes_in_place():
-    from inference.video import read_frames
+    from inference.media.video import read_frames
 
     tracker = CropTracker()
     frames = [frame for frame, _ in zip(read_frames(MEDIA / "pose_source1.mp4"), range(31), strict=False)]

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from inference.cli.framing import Framing
-from inference.clip import Clip
-from inference.errors import EDTalkError
-from inference.face import whole
-from inference.framing import cut
-from inference.picture import load_picture
-from inference.video import VideoWriter
+from inference.contract.errors import EDTalkError
+from inference.face.detect import whole
+from inference.face.framing import cut
+from inference.media.clip import Clip
+from inference.media.picture import load_picture
+from inference.media.video_writer import VideoWriter
 
 PORTRAIT = Path(__file__).parents[2] / "inference" / "demo" / "portrait_1.png"
 SIZE = 128
@@ -97,7 +97,7 @@ def test_a_driving_clip_gets_one_upright_square_and_a_dubbed_one_follows(scene, 
 
 
 def test_frames_in_any_order_with_little_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.clip.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
+    monkeypatch.setattr("inference.media.clip.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
     for index in range(7):
         Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
     for order in ([0, 1, 2, 6, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2], [3, 3, 3], [6, 5, 4, 3, 2], [2, 6, 0, 1, 5, 5]):

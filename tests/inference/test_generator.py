@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from inference.bench import RandomBank
-from inference.model.config import GeneratorConfig
+from inference.cli.bench import RandomBank
+from inference.contract.config import GeneratorConfig
 from inference.model.generator import ExpressionEnhancement, Generator, blur_kernel, fir, upsample, warp_grid
 from inference.model.weights import dead_keys
 

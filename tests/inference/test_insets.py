@@ -9,27 +9,25 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import load_bank, save_bank  # noqa: E402
-from inference.detail import Detail, Workspace  # noqa: E402
-from inference.errors import EDTalkError  # noqa: E402
-from inference.model.insets import (  # noqa: E402
-    CHANGE,
-    INPUTS,
-    PREFIX,
-    Inset,
-    Insets,
-    Laid,
-    Window,
-    colours,
-    laid_over,
-    logarithms,
+from inference.contract.bank import (
+    load_bank,
+    save_bank,
 )
-from inference.model.reader import Reader  # noqa: E402
-from inference.model.refiner import PREFIX as REFINER_PREFIX  # noqa: E402
-from inference.model.refiner import Refiner  # noqa: E402
-from inference.renderer import FaceRenderer  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
+from inference.contract.errors import EDTalkError
+from inference.detail import (
+    Detail,
+    Workspace,
+)
+from inference.model.insets import CHANGE, INPUTS, PREFIX, Inset, Insets, Laid, Window, colours, laid_over, logarithms
+from inference.model.readers.absolute import Reader
+from inference.model.refiner import PREFIX as REFINER_PREFIX
+from inference.model.refiner import Refiner
+from inference.renderer import FaceRenderer
+from training.export import starter_bank
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
 
 SIZE, COUNT, LIP, POSE = 64, 36, 3, 22
 FIELDS = COUNT + 1

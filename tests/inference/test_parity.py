@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference.bank import Bank, numbered_coefficients
-from inference.bench import Upstream
-from inference.model.config import GeneratorConfig
+from inference.cli.bench import Upstream
+from inference.contract.bank import Bank, numbered_coefficients
+from inference.contract.config import GeneratorConfig
+from inference.media.picture import to_network
 from inference.model.generator import Generator
-from inference.picture import to_network
 from inference.renderer import FaceRenderer
 from tests import synthetic_inputs
 from tests.seeded_weights import seeded_state_dict

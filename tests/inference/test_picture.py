@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.errors import EDTalkError
-from inference.picture import frames_to_network, from_network, load_picture, save_picture, to_network
+from inference.contract.errors import EDTalkError
+from inference.media.picture import frames_to_network, from_network, load_picture, save_picture, to_network
 from tests.synthetic_inputs import picture
 
 DATA = Path(__file__).parent / "data"

@@ -9,13 +9,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import load_bank, save_bank  # noqa: E402
-from inference.errors import EDTalkError  # noqa: E402
-from inference.model.generator import Generator  # noqa: E402
-from inference.model.refiner import PREFIX, Reading, Refiner, refiner_from_bank  # noqa: E402
-from inference.renderer import FaceRenderer  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
+from inference.contract.bank import (
+    load_bank,
+    save_bank,
+)
+from inference.contract.errors import EDTalkError
+from inference.model.generator import Generator
+from inference.model.refiner import (
+    PREFIX,
+    Reading,
+    Refiner,
+    refiner_from_bank,
+)
+from inference.renderer import FaceRenderer
+from training.export import starter_bank
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
 
 SIZE, COUNT = 64, 36
 SHIFT = 0.125  # half widths: four pixels of 64

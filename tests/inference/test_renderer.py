@@ -13,17 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from inference import bench
-from inference.bench import RandomBank
-from inference.coefficients import Coefficients
-from inference.errors import EDTalkError
-from inference.model.config import GeneratorConfig
+from inference.cli import bench
+from inference.cli.bench import RandomBank
+from inference.contract.coefficients import Coefficients
+from inference.contract.config import GeneratorConfig
+from inference.contract.errors import EDTalkError
+from inference.media.picture import from_network, to_network
 from inference.model.decoder import GridWarp, RowWarp, upsample
 from inference.model.generator import Generator, blur_kernel, warp_grid
 from inference.model.generator import upsample as reference_upsample
 from inference.model.weights import Weights
 from inference.model.winograd import Direct, Scratch, Winograd
-from inference.picture import from_network, to_network
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -282,8 +282,8 @@ def test_memory_does_not_grow_with_the_clip() -> None:
     pytest.importorskip("resource", reason="this system does not tell a process's peak memory")
     script = """
 import numpy as np
-from inference.bench import RandomBank, peak_memory_mib
-from inference.model.config import GeneratorConfig
+from inference.cli.bench import RandomBank, peak_memory_mib
+from inference.contract.config import GeneratorConfig
 from inference.renderer import FaceRenderer
 config = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", 2), ("pose", 2), ("exp", 2)))
 renderer = FaceRenderer(RandomBank.of(config), "cpu", threads=1)

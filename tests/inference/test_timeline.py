@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.errors import EDTalkError
+from inference.contract.errors import EDTalkError
 from inference.timeline import Rules, hold, loop, mirror, resample_indices, rules, upstream_rules, without_tail
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "timelines.json").read_text())

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference.errors import EDTalkError
-from inference.face import Face, choose_face
-from inference.plate import Track, media_sha256
-from inference.tracking import track_frames, track_media, unseen_note
-from inference.video import VideoWriter, frames_at, read_frames, stamped_frames
+from inference.contract.errors import EDTalkError
+from inference.contract.plate import Track, media_sha256
+from inference.face.detect import Face, choose_face
+from inference.face.tracking import track_frames, track_media, unseen_note
+from inference.media.video import frames_at, read_frames, stamped_frames
+from inference.media.video_writer import VideoWriter
 from tests.footage import HEIGHT, WIDTH, Place, background, frame, frames, true_middle, write_clip
 from tests.inference.test_video import make_clip, number
 
@@ -129,11 +130,13 @@ def test_before_it_comes_and_after_it_went_there_is_none():
 
 def test_a_detector_that_blinks_is_no_face_that_left(monkeypatch):
     """In profile a face is not detected, and yet there."""
-    from inference import face
+    from inference.face import detect as face_detect
 
     seen = iter([True, False] + [False] * 100)
-    detect = face.detect_faces
-    monkeypatch.setattr(face, "detect_faces", lambda rgb, **options: detect(rgb, **options) if next(seen) else [])
+    detect = face_detect.detect_faces
+    monkeypatch.setattr(
+        face_detect, "detect_faces", lambda rgb, **options: detect(rgb, **options) if next(seen) else []
+    )
     places = [(320 + 0.5 * i, 180.0) for i in range(40)]
     assert follow(frames(places)).unseen == []
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import video
-from inference.audio import load_sound
-from inference.errors import EDTalkError
-from inference.video import ClipInfo, FrameFolder, VideoWriter, open_driver, parse_fps, probe, read_frames
+from inference.contract.errors import EDTalkError
+from inference.media import video, video_writer
+from inference.media.sound import load_sound
+from inference.media.video import ClipInfo, open_driver, parse_fps, probe, read_frames
+from inference.media.video_writer import FrameFolder, VideoWriter
 
 MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
 FILM = Fraction(24000, 1001)
@@ -362,7 +363,7 @@ def test_an_error_leaves_the_clip_before_and_no_other(tmp_path, suffix, frames, 
 
 def test_damaged_sound_leaves_the_clip_before(tmp_path):
     def sound():
-        yield from video._sample_frames(*tone(1))
+        yield from video_writer._sample_frames(*tone(1))
         raise EDTalkError("The sound breaks off.", kind="media")
 
     def write():

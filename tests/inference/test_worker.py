@@ -22,15 +22,16 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import __version__, cli, protocol
-from inference.audio import frame_times, lip_sync
-from inference.bank import load_bank
-from inference.coefficients import Coefficients
-from inference.model.config import GeneratorConfig
-from inference.protocol import Message
+from inference import __version__, cli
+from inference.contract import protocol
+from inference.contract.bank import load_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.config import GeneratorConfig
+from inference.contract.protocol import Message
+from inference.contract.shot import Shot
+from inference.lipsync import frame_times, lip_sync
 from inference.renderer import FaceRenderer
-from inference.shot import Shot
-from inference.worker import _Inbox
+from inference.worker.queue import Inbox
 from tests.cli_material import BANKS, ROOT, SMALL, Material, write_bank
 from tests.synthetic_inputs import picture, waveform
 
@@ -41,7 +42,7 @@ PORTRAIT = ROOT / "inference" / "demo" / "portrait_1.png"
 PATCHED = """
 import os, sys, time
 import numpy, torch
-from inference import jobs, worker
+from inference.worker import jobs, worker
 {patches}
 worker.run("cpu", 1)
 """
@@ -499,7 +500,7 @@ def preview(job: int, picture: str) -> Message:
 
 
 def test_the_latest_preview_of_each_face_wins():
-    inbox = _Inbox()
+    inbox = Inbox()
     for message in (preview(1, "a"), preview(2, "b"), preview(3, "a"), Message("portrait", 4, preview(1, "a").fields)):
         inbox.put(message)
     taken = [inbox.take() for _ in range(4)]
@@ -631,7 +632,7 @@ jobs.Jobs.portrait, jobs.Jobs.preview, jobs.Jobs.render = portrait, preview, ren
 
 PARENT = """
 import subprocess, sys, time
-from inference import protocol
+from inference.contract import protocol
 process = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 protocol.write(process.stdin, protocol.Message("render", 1, {"shot": sys.argv[2]}))
 while protocol.read(process.stdout).fields.get("phase") != "rendering":

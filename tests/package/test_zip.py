@@ -86,9 +86,9 @@ def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
         "LICENSE",
         "README.md",
         "edtalk_blender/__init__.py",
-        "edtalk_blender/core/mix.py",
-        "inference/protocol.py",
-        "inference/worker.py",
+        "edtalk_blender/character/mix.py",
+        "inference/contract/protocol.py",
+        "inference/worker/worker.py",
         "inference/banks/starter.safetensors",
         "inference/banks/starter.md",
         "inference/demo/line.wav",
@@ -138,7 +138,7 @@ state("installed")
 bpy.ops.edtalk.add_character(filepath=portrait)
 obj = bpy.context.active_object
 obj.edtalk["jawOpen"] = 0.5
-told["sliders"] = len(sys.modules[module + ".edtalk_blender.character"].row(obj))
+told["sliders"] = len(sys.modules[module + ".edtalk_blender.character.character"].row(obj))
 told["folder"] = os.path.dirname(sys.modules[module].__file__)
 bpy.ops.preferences.addon_disable(module=module)
 state("disabled")

@@ -12,7 +12,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.course import Course, log_line, save_checkpoint  # noqa: E402
+from training.learning.course import (
+    Course,
+    log_line,
+    save_checkpoint,
+)
 
 
 def test_an_interrupted_checkpoint_leaves_the_one_before(tmp_path: Path) -> None:

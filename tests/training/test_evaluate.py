@@ -15,11 +15,32 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from training.evaluate import __main__ as command  # noqa: E402
-from training.evaluate import figures, measure, motion, people, pictures, report, understanding, voices  # noqa: E402
-from training.evaluate.puppet import BankPuppet, appearing_at, resized  # noqa: E402
-from training.heads import mesh, render  # noqa: E402
-from training.units import EMOTIONS, LIP, NAMES, POSE  # noqa: E402
+from training.evaluate import __main__ as command
+from training.evaluate import (
+    figures,
+    measure,
+    motion,
+    people,
+    pictures,
+    report,
+    understanding,
+    voices,
+)
+from training.evaluate.puppet import (
+    BankPuppet,
+    appearing_at,
+    resized,
+)
+from training.heads import (
+    mesh,
+    render,
+)
+from training.units import (
+    EMOTIONS,
+    LIP,
+    NAMES,
+    POSE,
+)
 
 SIZE, PERSONS = 64, (people.FIRST, people.FIRST + 1)
 

@@ -10,12 +10,24 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import AUDIO_PREFIX, load_bank  # noqa: E402
-from training.export_bank import READING_PREFIX, main  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_reader import CHANNELS, HIDDEN  # noqa: E402
-from training.train_refiner import fresh as fresh_refiner  # noqa: E402
-from training.units import NAMES  # noqa: E402
+from inference.contract.bank import (
+    AUDIO_PREFIX,
+    load_bank,
+)
+from training.export import (
+    READING_PREFIX,
+    main,
+)
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
+from training.stages.reader import (
+    CHANNELS,
+    HIDDEN,
+)
+from training.stages.refiner import fresh as fresh_refiner
+from training.units import NAMES
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import ctypes.util
 import numpy as np
 import pytest
 
-from training.rooms import READY, begun, lived_in, nobody
-from training.speech import CURVE_FPS, RATE, Take, take
 from training.units import LIP
+from training.voices.rooms import READY, begun, lived_in, nobody
+from training.voices.speech import CURVE_FPS, RATE, Take, take
 
 HOP = RATE // CURVE_FPS
 
@@ -89,8 +89,8 @@ def test_what_opens_the_lips_agrees_with_the_mesh() -> None:
     pytest.importorskip("moderngl", reason="the mesh belongs to the drawn heads")
     from training.evaluate import voices
     from training.heads import mesh
-    from training.speech import VISEMES
-    from training.train_audio2lip import NAMES, OPENING, SHUT
+    from training.stages.audio2lip import NAMES, OPENING, SHUT
+    from training.voices.speech import VISEMES
 
     try:
         mesh.data_folder()
@@ -104,7 +104,7 @@ def test_what_opens_the_lips_agrees_with_the_mesh() -> None:
 
 def test_lips_that_ought_to_be_shut_cost_more_than_lips_that_are_a_little_too_shut() -> None:
     torch = pytest.importorskip("torch")
-    from training.train_audio2lip import JAW, PRESS, loss_of
+    from training.stages.audio2lip import JAW, PRESS, loss_of
 
     target = torch.zeros(1, 10, len(LIP))
     target[..., PRESS], target[..., JAW] = 0.3, 0.1

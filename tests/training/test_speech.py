@@ -5,7 +5,8 @@ import ctypes.util
 import numpy as np
 import pytest
 
-from training.speech import (
+from training.units import LIP
+from training.voices.speech import (
     CURVE_FPS,
     HELD_OUT_VARIANTS,
     RATE,
@@ -17,7 +18,6 @@ from training.speech import (
     speak,
     take,
 )
-from training.units import LIP
 
 pytestmark = pytest.mark.skipif(not ctypes.util.find_library("espeak-ng"), reason="espeak-ng is not installed")
 

@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from training.data import HeadPairs
 from training.heads import dataset, live, render
-from training.stream import HeadStream, Painter
+from training.heads.data import HeadPairs
+from training.heads.stream import HeadStream, Painter
 from training.units import NAMES
 
 from .conftest import DRAWN as SIZE

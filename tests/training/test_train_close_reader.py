@@ -11,11 +11,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.model.close_reader import SEEN, SIZES  # noqa: E402
-from training.train_close_reader import Heads, Learner, Light, Pairs, Stock, as_coded, train  # noqa: E402
-from training.train_insets import loaded_refiner  # noqa: E402
-from training.train_refiner import fresh as fresh_refiner  # noqa: E402
-from training.units import NAMES  # noqa: E402
+from inference.model.readers.close import (
+    SEEN,
+    SIZES,
+)
+from training.learning.augment import Light, as_coded
+from training.stages.close_reader import (
+    Heads,
+    Learner,
+    Pairs,
+    Stock,
+    train,
+)
+from training.stages.refiner import fresh as fresh_refiner
+from training.stages.refiner import loaded_refiner
+from training.units import NAMES
 
 SIZE, SHIFT_X = 128, NAMES.index("headShiftX")
 
@@ -71,7 +81,7 @@ def test_both_pictures_of_a_pair_are_in_the_same_light() -> None:
 
 
 def test_a_stock_is_renewed_from_its_oldest(refiner_file: Path, discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.train_close_reader.HELD", 30)
+    monkeypatch.setattr("training.stages.close_reader.HELD", 30)
     pairs = Pairs(Heads([discs]), loaded_refiner(refiner_file))
     points = pairs.some(20, np.random.default_rng(0)).points.flatten(1)
     stock = Stock(pairs, points.mean(0), torch.eye(points.shape[1])[:, :4], np.random.default_rng(1))
@@ -113,7 +123,7 @@ def test_what_is_learnt_says_the_same_without_normalisation() -> None:
 def test_it_trains_and_goes_on_where_it_stopped(
     refiner_file: Path, discs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.train_close_reader.HELD", 50)
+    monkeypatch.setattr("training.stages.close_reader.HELD", 50)
     out = tmp_path / "close.pt"
     named = {"refiner": refiner_file, "data": [discs], "heldout": discs, "out": out, "bank": None}
     options = argparse.Namespace(**named, minutes=0.1, pictures=8, rate=2e-3, threads=1, seed=0)

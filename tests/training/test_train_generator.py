@@ -10,30 +10,28 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.model.generator import Generator  # noqa: E402
-from training.data import HeadPairs, Tracks  # noqa: E402
-from training.export_bank import in_coefficient_units, starter_bank  # noqa: E402
-from training.losses import (  # noqa: E402
+from inference.model.generator import Generator
+from training.export import starter_bank
+from training.heads.data import (
+    HeadPairs,
+    Tracks,
+)
+from training.learning.losses import MOST, PlaceHeads, flow_error, generator_losses, own_motion, sampling_grid, total
+from training.stages.generator import (
+    fresh,
+    grown,
+    point_weights,
+    small_config,
+    train,
+)
+from training.stages.pretraining import blind_flows, calibrate, learn_common_motion, learn_own_motion, learn_to_see
+from training.units import (
     ALPHA_GAIN,
-    MOST,
-    PlaceHeads,
-    flow_error,
-    generator_losses,
-    own_motion,
-    sampling_grid,
-    total,
+    NAMES,
+    in_coefficient_units,
 )
-from training.pretraining import (  # noqa: E402
-    blind_flows,
-    calibrate,
-    learn_common_motion,
-    learn_own_motion,
-    learn_to_see,
-)
-from training.train_generator import fresh, grown, point_weights, small_config, train  # noqa: E402
-from training.units import NAMES  # noqa: E402
 
-from .conftest import POINTS  # noqa: E402
+from .conftest import POINTS
 
 
 @pytest.fixture

@@ -12,20 +12,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.data import HeadPairs  # noqa: E402
-from training.train_insets import (  # noqa: E402
-    Drawn,
-    anchors_of,
-    draw,
-    fresh,
-    in_other_light,
-    inset_losses,
-    loaded_refiner,
-    made_up,
-    train,
-)
-from training.train_refiner import fresh as fresh_refiner  # noqa: E402
-from training.units import NAMES  # noqa: E402
+from training.heads.data import HeadPairs
+from training.learning.augment import in_other_light
+from training.stages.insets import Drawn, anchors_of, draw, fresh, inset_losses, made_up, train
+from training.stages.refiner import fresh as fresh_refiner
+from training.stages.refiner import loaded_refiner
+from training.units import NAMES
 
 SIZE = 128
 

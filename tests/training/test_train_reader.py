@@ -11,23 +11,29 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import load_bank, save_bank  # noqa: E402
-from inference.errors import EDTalkError  # noqa: E402
-from inference.model.reader import PREFIX, Reader  # noqa: E402
-from inference.renderer import FaceRenderer  # noqa: E402
-from training.data import HeadPairs  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_reader import (  # noqa: E402
-    LEAST_DOUBT,
-    Learner,
-    cropped,
-    doubting,
-    framed_rows,
-    principal,
-    train,
+from inference.contract.bank import (
+    load_bank,
+    save_bank,
 )
-from training.units import NAMES, SCALE, SHIFT  # noqa: E402
+from inference.contract.errors import EDTalkError
+from inference.model.readers.absolute import (
+    PREFIX,
+    Reader,
+)
+from inference.renderer import FaceRenderer
+from training.export import starter_bank
+from training.heads.data import HeadPairs
+from training.learning.augment import cropped
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
+from training.stages.reader import LEAST_DOUBT, Learner, doubting, framed_rows, principal, train
+from training.units import (
+    NAMES,
+    SCALE,
+    SHIFT,
+)
 
 X, Y, GROWTH = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
 

@@ -12,27 +12,39 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import save_bank  # noqa: E402
-from inference.model.refiner import PREFIX, Refined, pixel_places, warped  # noqa: E402
-from training.data import Batch, HeadPairs, recoloured  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh as fresh_generator  # noqa: E402
-from training.train_generator import point_weights, small_config  # noqa: E402
-from training.train_refiner import (  # noqa: E402
+from inference.contract.bank import save_bank
+from inference.model.refiner import (
+    PREFIX,
+    Refined,
+    pixel_places,
+    warped,
+)
+from training.export import starter_bank
+from training.heads.data import (
+    Batch,
+    HeadPairs,
+    recoloured,
+)
+from training.stages.generator import fresh as fresh_generator
+from training.stages.generator import (
+    loaded_generator,
+    point_weights,
+    small_config,
+)
+from training.stages.refiner import (
     apart,
     figures,
     finely,
     fresh,
     halved,
     known_to,
-    loaded_generator,
     motion_losses,
     refined,
     refiner_losses,
     train,
     unevenness,
 )
-from training.units import NAMES  # noqa: E402
+from training.units import NAMES
 
 
 @pytest.fixture

@@ -11,18 +11,41 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.bank import Bank, load_bank, save_bank  # noqa: E402
-from inference.capture import capture, frame_at, nearest_to_rest  # noqa: E402
-from inference.clip import Clip  # noqa: E402
-from inference.coefficients import Coefficients  # noqa: E402
-from inference.errors import EDTalkError  # noqa: E402
-from inference.model.relative_reader import PREFIX, RelativeReader, RestFlow, misfits  # noqa: E402
-from inference.picture import save_picture  # noqa: E402
-from inference.renderer import FaceRenderer  # noqa: E402
-from training.export_bank import starter_bank  # noqa: E402
-from training.train_generator import fresh, small_config  # noqa: E402
-from training.train_relative_reader import as_filmed, fit_share, train  # noqa: E402
-from training.units import NAMES, SHIFT  # noqa: E402
+from inference.capture import (
+    capture,
+    frame_at,
+    nearest_to_rest,
+)
+from inference.contract.bank import (
+    Bank,
+    load_bank,
+    save_bank,
+)
+from inference.contract.coefficients import Coefficients
+from inference.contract.errors import EDTalkError
+from inference.media.clip import Clip
+from inference.media.picture import save_picture
+from inference.model.readers.relative import (
+    PREFIX,
+    RelativeReader,
+    RestFlow,
+    misfits,
+)
+from inference.renderer import FaceRenderer
+from training.export import starter_bank
+from training.learning.augment import as_filmed
+from training.stages.generator import (
+    fresh,
+    small_config,
+)
+from training.stages.relative_reader import (
+    fit_share,
+    train,
+)
+from training.units import (
+    NAMES,
+    SHIFT,
+)
 
 X, Y = NAMES.index("headShiftX"), NAMES.index("headShiftY")
 SIDE = 64

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core import arkit as takes
-from edtalk.edtalk_blender.core.arkit import Rate, read_take, timecode_seconds
-from edtalk.inference import arkit
-from edtalk.inference.bank import STARTER, Coefficient, read_bank
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.capture.live_link import Rate, read_take, timecode_seconds
+from edtalk.edtalk_blender.character import arkit as character_arkit
+from edtalk.inference.contract import arkit
+from edtalk.inference.contract.bank import STARTER, Coefficient, read_bank
+from edtalk.inference.contract.errors import EDTalkError
 
 HEADER = (
     "EyeBlinkLeft EyeLookDownLeft EyeLookInLeft EyeLookOutLeft EyeLookUpLeft EyeSquintLeft EyeWideLeft EyeBlinkRight "
@@ -317,7 +317,7 @@ def test_the_starter_bank_is_what_its_names_say():
     names = list(arkit.NAMES)
     values = np.random.default_rng(1).uniform(0, 1, (5, len(names)))
     values[:, -3:] = (values[:, -3:] - 0.5) * 60
-    curves = takes.to_bank(bank.coefficients, names, values)
+    curves = character_arkit.to_bank(bank.coefficients, names, values)
     at = {name: values[:, index] for index, name in enumerate(names)}
     np.testing.assert_allclose(curves["jawOpen"], at["jawOpen"])
     np.testing.assert_allclose(curves["mouthSmile"], (at["mouthSmileLeft"] + at["mouthSmileRight"]) / 2)
@@ -329,7 +329,7 @@ def test_the_starter_bank_is_what_its_names_say():
 
 def test_a_missing_side_leaves_its_share_to_the_other():
     entry = Coefficient("mouthSmile", "lip", arkit={"mouthSmileLeft": 0.5, "mouthSmileRight": 0.5})
-    curves = takes.to_bank([entry], ["mouthSmileRight", "jawOpen"], np.array([[0.8, 1.0]]))
+    curves = character_arkit.to_bank([entry], ["mouthSmileRight", "jawOpen"], np.array([[0.8, 1.0]]))
     assert curves.keys() == {"mouthSmile"}
     assert curves["mouthSmile"] == pytest.approx([0.8])
 
@@ -340,11 +340,11 @@ def test_there_and_back():
         *read_bank(STARTER).coefficients,
         Coefficient("axis", "lip", arkit={"eyeLookInLeft": -3.0, "eyeLookOutRight": 2.0}),
     ]
-    back = takes.from_bank(coefficients)
+    back = character_arkit.from_bank(coefficients)
     rows = np.random.default_rng(2).standard_normal((4, len(coefficients)))
     column = {entry.name: index for index, entry in enumerate(coefficients)}
     units = np.array([sum(gain * rows[:, column[name]] for name, gain in part.items()) for part in back.values()]).T
-    again = takes.to_bank(coefficients, list(back), units)
+    again = character_arkit.to_bank(coefficients, list(back), units)
     for name, curve in again.items():
         np.testing.assert_allclose(curve, rows[:, column[name]], atol=1e-9)
     assert len(again) == len(coefficients) - 3
@@ -353,5 +353,5 @@ def test_there_and_back():
 
 
 def test_a_bank_without_arkit_has_no_way_back():
-    assert takes.from_bank([Coefficient("lip_01", "lip")]) == {}
-    assert takes.to_bank([Coefficient("lip_01", "lip")], ["jawOpen"], np.ones((2, 1))) == {}
+    assert character_arkit.from_bank([Coefficient("lip_01", "lip")]) == {}
+    assert character_arkit.to_bank([Coefficient("lip_01", "lip")], ["jawOpen"], np.ones((2, 1))) == {}

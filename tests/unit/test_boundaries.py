@@ -14,20 +14,27 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ENGINE = frozenset({"torch", "cv2", "librosa", "safetensors", "av", "PIL", "scipy", "soxr"})
 BLENDER = frozenset({"bpy", "bpy_extras", "aud", "gpu"})
-# What both sides import. A file that joins them joins this list.
-CONTRACTS = [
-    "inference.errors",
-    "inference.demo",
-    "inference.files",
-    "inference.plate",
-    "inference.arkit",
-    "inference.coefficients",
-    "inference.bank",
-    "inference.model.config",
-    "inference.protocol",
-    "inference.shot",
-    "inference.farm",
-]
+# Modules of the add-on that work without bpy, so that they can be tested without it.
+WITHOUT_BLENDER = (
+    "animation.curves",
+    "animation.pose",
+    "animation.presets",
+    "capture.live_link",
+    "capture.one_euro",
+    "capture.retarget",
+    "character.arkit",
+    "character.exif",
+    "character.mix",
+    "engine.client",
+    "engine.engine",
+    "engine.fetch",
+    "engine.gpu",
+    "engine.installation",
+    "engine.lock",
+    "engine.process",
+    "rig.shape_names",
+    "timeline.timemap",
+)
 MAX_BYTES = 20 * 10**6
 MAX_LINES = 700
 
@@ -70,10 +77,34 @@ def test_the_engine_knows_no_blender():
 
 
 @pytest.mark.skipif(not (ROOT / "edtalk_blender").is_dir(), reason="there is no add-on yet")
-def test_the_add_on_knows_no_engine_and_its_core_no_blender():
+def test_the_add_on_imports_no_engine_package():
     assert len(list((ROOT / "edtalk_blender").rglob("*.py"))) > 1
     assert trespasses(ROOT / "edtalk_blender", ENGINE) == []
-    assert trespasses(ROOT / "edtalk_blender" / "core", BLENDER) == []
+
+
+def test_the_add_on_imports_nothing_of_inference_but_the_contract():
+    """`from ...inference.contract import shot` and the like; relative imports, because Blender names the package."""
+    others = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.module}"
+        for path in sorted((ROOT / "edtalk_blender").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level and (node.module or "").split(".")[0] == "inference"
+        if (node.module or "").split(".")[1:2] != ["contract"]
+    ]
+    assert others == []
+
+
+def test_modules_without_blender_import_without_it():
+    """Each of `WITHOUT_BLENDER`, and no module that imports bpy only somewhere below."""
+    answer = run_without(
+        BLENDER | ENGINE,
+        "import importlib, types\n"
+        "extension = sys.modules['extension'] = types.ModuleType('extension')\n"
+        f"extension.__path__ = [{str(ROOT)!r}]\n"
+        f"for name in {WITHOUT_BLENDER!r}:\n"
+        "    importlib.import_module('extension.edtalk_blender.' + name)\n",
+    )
+    assert answer.returncode == 0, answer.stderr
 
 
 def test_files_of_others_are_opened_in_one_place_a_library():
@@ -84,16 +115,20 @@ def test_files_of_others_are_opened_in_one_place_a_library():
         for path in (ROOT / folder).rglob("*.py")
         for match in re.finditer(r"\b(Image|av)\.open\((?!.*\"w\")", path.read_text(encoding="utf-8"))
     }
-    assert found == {("inference/picture.py", "Image"), ("inference/media.py", "av")}
+    assert found == {("inference/media/picture.py", "Image"), ("inference/media/container.py", "av")}
 
 
 def run_without_engine(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code from the root where importing any of the engine's packages raises."""
+    return run_without(ENGINE, program, *arguments)
+
+
+def run_without(packages: frozenset[str], program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code from the root in a process where importing any of the packages raises."""
     guard = f"""
 import sys
 class Guard:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {sorted(ENGINE)!r}:
+        if name.split(".")[0] in {sorted(packages)!r}:
             raise ModuleNotFoundError("kept out by the test: " + name)
 sys.meta_path.insert(0, Guard())
 """
@@ -144,15 +179,17 @@ def write_bank_by_hand(path: Path) -> None:
 
 def test_the_contracts_work_without_the_engine(tmp_path):
     write_bank_by_hand(tmp_path / "hand.safetensors")
+    contract = [f"inference.contract.{path.stem}" for path in (ROOT / "inference" / "contract").glob("[!_]*.py")]
+    assert len(contract) > 5
     answer = run_without_engine(
         f"""
 import importlib, json, pathlib
-for name in {CONTRACTS!r}:
+for name in {contract!r}:
     importlib.import_module(name)
-from inference.bank import read_bank
-from inference.coefficients import Coefficients
-from inference.errors import EDTalkError
-from inference.shot import Shot
+from inference.contract.bank import read_bank
+from inference.contract.coefficients import Coefficients
+from inference.contract.errors import EDTalkError
+from inference.contract.shot import Shot
 
 folder = pathlib.Path(sys.argv[1])
 bank = read_bank(folder / "hand.safetensors")
@@ -237,7 +274,7 @@ def test_how_openmp_waits_is_changed_where_the_engine_runs_and_not_in_blender():
         "import os, sys, types\n"
         "extension = sys.modules['extension'] = types.ModuleType('extension')\n"
         f"extension.__path__ = [{str(ROOT)!r}]\n"
-        "import extension.inference.protocol\n"
+        "import extension.inference.contract.protocol\n"
         "before = os.environ.get('OMP_WAIT_POLICY')\n"
         "import inference\n"
         "print(before, os.environ['OMP_WAIT_POLICY'])\n"

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from edtalk.edtalk_blender.core.client import Client, EngineError, Limits, State
-from edtalk.edtalk_blender.core.process import Log, _Limits, environment
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.engine.client import Client, EngineError, Limits, State
+from edtalk.edtalk_blender.engine.process import Log, _Limits, environment
+from edtalk.inference.contract.errors import EDTalkError
 
 ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests" / "fake_worker.py")]
@@ -493,7 +493,7 @@ from types import ModuleType
 for name in ("edtalk", "edtalk.edtalk_blender"):
     sys.modules[name] = ModuleType(name)
     sys.modules[name].__path__ = [{str(ROOT)!r} + name.removeprefix("edtalk").replace(".", "/")]
-from edtalk.edtalk_blender.core.client import Client
+from edtalk.edtalk_blender.engine.client import Client
 client = Client({FAKE!r} + ["--slow", "0.05"])
 job = client.request("render", {{"shot": sys.argv[1], "stills": 100000}})
 while not job.progress.done:

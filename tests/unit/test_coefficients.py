@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from inference.coefficients import Coefficients
-from inference.errors import EDTalkError
+from inference.contract.coefficients import Coefficients
+from inference.contract.errors import EDTalkError
 
 NAMES = ("jawOpen", "mouthSmile", "yaw")
 

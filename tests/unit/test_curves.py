@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core import curves, mix
+from edtalk.edtalk_blender.animation import curves
+from edtalk.edtalk_blender.character import mix
 
 RNG = np.random.default_rng(3)
 BANKS = (("lip", 3), ("pose", 2), ("exp", 2))

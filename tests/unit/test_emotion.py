@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference.emotion import EmotionCurve
-from inference.errors import EDTalkError
-from inference.idle import add_idle_motion, blinks
+from inference.contract.emotion import EmotionCurve
+from inference.contract.errors import EDTalkError
+from inference.contract.idle import add_idle_motion, blinks
 
 KNOWN = ("angry", "happy", "neutral", "sad")
 TIMES = np.arange(101) / 25
@@ -149,6 +149,7 @@ def test_idle_motion_off_and_on_a_bank_without_names():
 
 
 def test_no_torch_is_imported():
-    code = "import inference.emotion, inference.timeline, inference.idle, sys; sys.exit('torch' in sys.modules)"
+    modules = "inference.contract.emotion, inference.contract.idle, inference.timeline"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

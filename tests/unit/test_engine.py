@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from edtalk.edtalk_blender.core import engine
-from edtalk.edtalk_blender.core.engine import State, find
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.engine import engine
+from edtalk.edtalk_blender.engine.engine import State, find
+from edtalk.inference.contract.errors import EDTalkError
 
 from tests.engine_material import LOCK, make_environment, make_root, stamp
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core import exif
+from edtalk.edtalk_blender.character import exif
 
 
 def jpeg(orientation: int, order: str = "<", entries: int = 1) -> bytes:

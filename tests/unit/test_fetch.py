@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from edtalk.edtalk_blender.core import engine, gpu, installation, lock
-from edtalk.edtalk_blender.core.engine import State, find
-from edtalk.edtalk_blender.core.installation import Installation
+from edtalk.edtalk_blender.engine import engine, gpu, installation, lock
+from edtalk.edtalk_blender.engine.engine import State, find
+from edtalk.edtalk_blender.engine.installation import Installation
 
 from tests.engine_material import LOCK, line, make_root, make_wheel
 

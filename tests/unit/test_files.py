@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from edtalk.inference.errors import EDTalkError
-from edtalk.inference.files import appearing, read_regular
+from edtalk.inference.contract.errors import EDTalkError
+from edtalk.inference.contract.files import appearing, read_regular
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):

@@ -6,8 +6,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from edtalk.edtalk_blender.core import gpu
-from edtalk.edtalk_blender.core.gpu import Card
+from edtalk.edtalk_blender.engine import gpu
+from edtalk.edtalk_blender.engine.gpu import Card
 
 
 def driver(*cards: tuple[str, int, int], version: int = 13000, fails: str = "") -> SimpleNamespace:

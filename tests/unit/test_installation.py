@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from edtalk.edtalk_blender.core import engine, gpu, installation, lock
-from edtalk.edtalk_blender.core.engine import State, find
-from edtalk.edtalk_blender.core.installation import Installation
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.engine import engine, gpu, installation, lock
+from edtalk.edtalk_blender.engine.engine import State, find
+from edtalk.edtalk_blender.engine.installation import Installation
+from edtalk.inference.contract.errors import EDTalkError
 
 from tests.engine_material import LOCK, asked, line, make_environment, make_python, make_root, make_wheel, stamp
 

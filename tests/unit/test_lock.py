@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from edtalk.edtalk_blender.core import lock
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.engine import lock
+from edtalk.inference.contract.errors import EDTalkError
 
 from tests.engine_material import LOCK, make_root, make_wheel
 

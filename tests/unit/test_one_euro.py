@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core import one_euro
+from edtalk.edtalk_blender.capture import one_euro
 
 STRENGTHS = [0.1, 0.5, 1.0, 3.0]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edtalk.inference.coefficients import Coefficients
-from edtalk.inference.errors import EDTalkError
-from edtalk.inference.plate import Plate, Track, media_sha256, pictures_in, runs
-from edtalk.inference.shot import LAYERS, Shot
+from edtalk.inference.contract.coefficients import Coefficients
+from edtalk.inference.contract.errors import EDTalkError
+from edtalk.inference.contract.plate import Plate, Track, media_sha256, pictures_in, runs
+from edtalk.inference.contract.shot import LAYERS, Shot
 
 NAMES = ("jawOpen", "headYaw")
 NOWHERE = [np.nan] * 4

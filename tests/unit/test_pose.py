@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from edtalk.edtalk_blender.core import pose, presets
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.animation import pose, presets
+from edtalk.inference.contract.errors import EDTalkError
 
 
 def test_a_pose_survives_its_text():

@@ -7,8 +7,8 @@ import random
 import struct
 
 import pytest
-from edtalk.inference import protocol
-from edtalk.inference.protocol import Message, ProtocolError
+from edtalk.inference.contract import protocol
+from edtalk.inference.contract.protocol import Message, ProtocolError
 
 PREVIEW = Message("preview", 7, {"picture": "Bücher/日本.png", "crop": [1.5, 2, 30], "bank": ""}, bytes(range(256)))
 

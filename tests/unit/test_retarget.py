@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core.retarget import at_times, blended, retargeted
+from edtalk.edtalk_blender.capture.retarget import at_times, blended, retargeted
 
 RANDOM = np.random.default_rng(4)
 ROWS = RANDOM.standard_normal((30, 5)).astype(np.float32)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from edtalk.edtalk_blender.core.shape_names import Link, match
-from edtalk.inference import arkit
-from edtalk.inference.bank import STARTER, Coefficient, read_bank
+from edtalk.edtalk_blender.rig.shape_names import Link, match
+from edtalk.inference.contract import arkit
+from edtalk.inference.contract.bank import STARTER, Coefficient, read_bank
 
 STARTERS = read_bank(STARTER).coefficients
 EMOTIONS = ("angry", "disgusted", "fear", "happy", "sad", "surprised")

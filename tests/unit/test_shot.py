@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edtalk.inference.coefficients import Coefficients
-from edtalk.inference.errors import EDTalkError
-from edtalk.inference.files import link_or_copy
-from edtalk.inference.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
+from edtalk.inference.contract.coefficients import Coefficients
+from edtalk.inference.contract.errors import EDTalkError
+from edtalk.inference.contract.files import link_or_copy
+from edtalk.inference.contract.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
 
 NAMES = ("jawOpen", "headYaw", "browUp")
 ROWS = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 1e-7, 0]], np.float32)
@@ -50,7 +50,7 @@ def test_a_key_is_made_of_what_a_picture_is_made_of(shot, tmp_path, monkeypatch)
         assert not set(replace(shot, **{name: value}).keys()) & set(shot.keys()), name
     crops = [(1, 2, 30), (1, 2, 31), (1, 2, 30, 5)]
     assert len({replace(shot, crop=crop).keys() for crop in crops}) == 3
-    monkeypatch.setattr("edtalk.inference.shot.PICTURE_VERSION", PICTURE_VERSION + 1)
+    monkeypatch.setattr("edtalk.inference.contract.shot.PICTURE_VERSION", PICTURE_VERSION + 1)
     assert not set(replace(shot).keys()) & set(shot.keys())
 
 

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.core import timemap
-from edtalk.edtalk_blender.core.timemap import TimeMap, scene_fps
-from edtalk.inference.errors import EDTalkError
+from edtalk.edtalk_blender.timeline import timemap
+from edtalk.edtalk_blender.timeline.timemap import TimeMap, scene_fps
+from edtalk.inference.contract.errors import EDTalkError
 
 RATES = {
     "23.976": (24, 1.001),

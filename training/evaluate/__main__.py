@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import torch
 
-from inference.bank import Bank, load_bank
+from inference.contract.bank import Bank, load_bank
 from training.units import EMOTIONS, NAMES
 
 from . import figures as lines

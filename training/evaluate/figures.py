@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.bank import Bank
-from inference.bench import RandomBank
-from inference.errors import EDTalkError
-from training.train_generator import small_config
+from inference.cli.bench import RandomBank
+from inference.contract.bank import Bank
+from inference.contract.errors import EDTalkError
+from training.stages.generator import small_config
 from training.units import BANKS, EMOTIONS, NAMES
 
 from . import measure, motion, people, photographs, voices

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from inference.bank import Bank
+from inference.contract.bank import Bank
 from inference.renderer import FaceRenderer
 from training.units import NAMES
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.clip import Clip
-from inference.errors import EDTalkError
-from inference.framing import cut, frame_clip, frame_picture
-from inference.picture import load_picture
-from inference.video import PICTURES
+from inference.contract.errors import EDTalkError
+from inference.face.framing import cut, frame_clip, frame_picture
+from inference.media.clip import Clip
+from inference.media.picture import load_picture
+from inference.media.video import PICTURES
 from training.units import EMOTIONS
 
 from . import people

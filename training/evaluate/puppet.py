@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.bank import Bank
+from inference.contract.bank import Bank
 from inference.renderer import FaceRenderer
 
 COARSE = 32  # side of the grid on which points are first looked for

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.audio import RATE, frame_times, lip_sync, load_sound, to_16k
-from inference.bank import Bank
+from inference.contract.bank import Bank
+from inference.lipsync import frame_times, lip_sync
+from inference.media.sound import RATE, load_sound, to_16k
 from training.heads import mesh
-from training.speech import CURVE_FPS, HELD_OUT_VARIANTS, Phone, Take, recording, take
-from training.train_audio2lip import FPS
+from training.stages.audio2lip import FPS
 from training.units import LIP, NAMES
+from training.voices.speech import CURVE_FPS, HELD_OUT_VARIANTS, Phone, Take, recording, take
 
 from . import people
 from .puppet import Puppet

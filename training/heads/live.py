@@ -1,4 +1,4 @@
-"""A process that renders ever new people into a few slots on disk, for `training.stream` to take from.
+"""A process that renders ever new people into a few slots on disk, for `training.heads.stream` to take from.
 
 It writes "slot identity" to its output for every person that is ready, and reads from its input the number of each
 slot that is free again. It waits while no slot is free, and ends when its input does.

@@ -1,0 +1,1 @@
+"""Keyframes, sampling, poses and emotions."""

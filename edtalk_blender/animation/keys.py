@@ -1,0 +1,337 @@
+"""Curves in and out of a character's animation, in bulk, and what keeps a written curve from being seen.
+
+Everything goes through the F-curves of the object's action (or of an NLA strip), so that afterwards there is nothing
+of ours between the artist and the Graph Editor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from .. import compat
+from ..character import character
+
+_INTERPOLATION = {"CONSTANT": 0, "LINEAR": 1, "BEZIER": 2, "SINE": 12}
+_EASING = {"AUTO": 0, "EASE_IN": 1, "EASE_OUT": 2, "EASE_IN_OUT": 3}
+_AUTO_CLAMPED = 4
+_KEY_FIELDS = {  # of a keyframe point: name, numbers a key, kind
+    "co": (2, np.float32),
+    "handle_left": (2, np.float32),
+    "handle_right": (2, np.float32),
+    "interpolation": (1, np.int32),
+    "easing": (1, np.int32),
+    "handle_left_type": (1, np.int32),
+    "handle_right_type": (1, np.int32),
+    "type": (1, np.int32),
+    "amplitude": (1, np.float32),
+    "back": (1, np.float32),
+    "period": (1, np.float32),
+    "select_control_point": (1, bool),
+    "select_left_handle": (1, bool),
+    "select_right_handle": (1, bool),
+}
+
+
+# --- Writing
+
+
+def write_curves(
+    obj: bpy.types.Object,
+    curves: Mapping[str, np.ndarray],
+    frames: np.ndarray,
+    *,
+    replace: tuple[float, float] | None = None,
+    group: str = "",
+    interpolation: str = "LINEAR",
+    easing: str = "AUTO",
+    nla: bool = False,
+    strip_name: str = "",
+) -> None:
+    """Write keys for many sliders at once.
+
+    curves: by slider name, (T,) values; frames: (T,) increasing, fractions allowed.
+    replace: first and last frame between which old keys of these sliders go; all others stay as they are, with their
+    handles. A new key also takes the place of an old one at the same frame.
+    group: the F-curves' group in the Graph Editor; by default the slider's bank.
+    interpolation: "CONSTANT", "LINEAR", "BEZIER" or "SINE"; easing: "AUTO", "EASE_IN", "EASE_OUT", "EASE_IN_OUT".
+    nla: write into the NLA strip `strip_name` instead of the action, in place of what that strip held.
+    """
+    frames = np.asarray(frames, np.float32)
+    if nla:
+        strip_name = _short(strip_name or f"{obj.name} dialogue")
+        bag = _strip_channelbag(obj, strip_name)
+    else:
+        bag = own_channelbag(obj)
+        obj.edtalk.action = obj.animation_data.action
+    for name, values in curves.items():
+        write_curve(
+            bag,
+            character.data_path(name),
+            frames,
+            values,
+            replace=replace,
+            group=group or group_of(obj, name),
+            interpolation=interpolation,
+            easing=easing,
+        )
+    if nla:
+        _place_strip(obj, strip_name, frames)
+    obj.update_tag()
+
+
+def write_curve(
+    bag: bpy.types.ActionChannelbag,
+    path: str,
+    frames: np.ndarray,
+    values: np.ndarray,
+    *,
+    replace: tuple[float, float] | None = None,
+    group: str = "",
+    interpolation: str = "LINEAR",
+    easing: str = "AUTO",
+) -> None:
+    """Write keys of one property, by its path from whatever the channelbag moves; see `write_curves`."""
+    frames = np.asarray(frames, np.float32)
+    curve = bag.fcurves.find(path) or bag.fcurves.new(path)
+    if curve.group is None and group:
+        curve.group = bag.groups.get(group) or bag.groups.new(group)
+    old = _read_keys(curve)
+    at = old["co"][:, 0]
+    gone = np.isin(at, frames)
+    if replace is not None:
+        gone |= (at >= replace[0]) & (at <= replace[1])
+    new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
+    _write_keys(curve, {field: np.concatenate([old[field][~gone], new[field]]) for field in _KEY_FIELDS})
+
+
+def insert_keys(
+    obj: bpy.types.Object,
+    values: Mapping[str, float],
+    frame: float,
+    *,
+    interpolation: str = "BEZIER",
+    easing: str = "AUTO",
+) -> None:
+    """One key for each named slider, in place of what is at this frame."""
+    curves = {name: np.array([value]) for name, value in values.items()}
+    write_curves(obj, curves, np.array([frame]), interpolation=interpolation, easing=easing)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Keys from `start` to `end`, both included, go to `start + delta + (frame - start) * scale`."""
+
+    start: float
+    end: float
+    delta: float
+    scale: float = 1.0
+
+
+def shift_keys(
+    obj: bpy.types.Object, names: Sequence[str], start: float, end: float, delta: float, scale: float = 1.0
+) -> None:
+    """Move the keys of these sliders that lie between two frames, handles included; see `move_keys`."""
+    move_keys(obj, names, [Move(start, end, delta, scale)])
+
+
+def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]) -> None:
+    """Move several ranges of keys at once, each from where it is now, so that one may land where another one leaves.
+
+    A key that lands on one that stays takes its place. Only the object's action is touched.
+    """
+    paths = {character.data_path(name) for name in names}
+    if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
+        return
+    for curve in own_channelbag(obj).fcurves:
+        if curve.data_path not in paths:
+            continue
+        keys = _read_keys(curve)
+        at = keys["co"][:, 0].astype(np.float64)
+        moved = np.zeros(len(at), bool)
+        for move in moves:
+            chosen = (at >= move.start) & (at <= move.end) & ~moved
+            moved |= chosen
+            for field in ("co", "handle_left", "handle_right"):
+                x = keys[field][chosen, 0].astype(np.float64)
+                keys[field][chosen, 0] = move.start + move.delta + (x - move.start) * move.scale
+        if not moved.any():
+            continue
+        keep = moved | ~np.isin(keys["co"][:, 0], keys["co"][moved, 0])
+        _write_keys(curve, {field: values[keep] for field, values in keys.items()})
+    obj.update_tag()
+
+
+def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: float) -> None:
+    """Remove the keys of these sliders between two frames, both included; F-curves without keys go too."""
+    remove_key_ranges(obj, names, [(start, end)])
+
+
+def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
+    """Remove the keys of these sliders within several ranges of frames at once, as `remove_keys` does within one."""
+    paths = {character.data_path(name) for name in names}
+    if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
+        return
+    bag = own_channelbag(obj)
+    for curve in [curve for curve in bag.fcurves if curve.data_path in paths]:
+        keys = _read_keys(curve)
+        at = keys["co"][:, 0]
+        keep = np.all([(at < start) | (at > end) for start, end in ranges], axis=0)
+        if not keep.any():
+            bag.fcurves.remove(curve)
+        elif not keep.all():
+            _write_keys(curve, {field: values[keep] for field, values in keys.items()})
+    obj.update_tag()
+
+
+def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
+    """F-curves that are this object's alone: an action that is linked, or that another object uses, is copied first."""
+    animation = obj.animation_data or obj.animation_data_create()
+    if animation.use_tweak_mode:
+        animation.use_tweak_mode = False
+    slot = animation.action_slot
+    shared = slot is not None and any(user != obj for user in slot.users() if user.library is None)
+    make_action_local(obj, even_if_local=shared)
+    return compat.channelbag(obj)
+
+
+def make_action_local(obj: bpy.types.ID, *, even_if_local: bool = False) -> None:
+    """Copy an action that cannot be changed here, because it is linked from another file."""
+    animation = obj.animation_data
+    if animation is None or animation.action is None or not (animation.action.library or even_if_local):
+        return
+    identifier = animation.last_slot_identifier
+    animation.action = animation.action.copy()
+    if identifier in animation.action.slots:
+        animation.action_slot = animation.action.slots[identifier]
+
+
+def group_of(obj: bpy.types.Object, name: str) -> str:
+    """The group that a slider's F-curve belongs to in the Graph Editor: its bank, or the emotions."""
+    for entry in character.bank_of(obj).coefficients:
+        if entry.name == name:
+            return character.BANK_TITLES.get(entry.bank, character.title(entry.bank))
+    return character.EMOTION_GROUP
+
+
+def _read_keys(curve: bpy.types.FCurve) -> dict[str, np.ndarray]:
+    """Every field of all keys: (K,) or (K, 2)."""
+    points = curve.keyframe_points
+    keys = {}
+    for field, (size, kind) in _KEY_FIELDS.items():
+        flat = np.empty(size * len(points), kind)
+        if len(points):
+            points.foreach_get(field, flat)
+        keys[field] = flat.reshape(-1, size) if size > 1 else flat
+    return keys
+
+
+def _new_keys(frames: np.ndarray, values: np.ndarray, interpolation: int, easing: int) -> dict[str, np.ndarray]:
+    """Keys with handles that Blender places by itself, should somebody make them Bezier later."""
+    count = len(frames)
+    co = np.stack([frames, values], axis=1)
+    keys = {field: np.zeros((count, size) if size > 1 else count, kind) for field, (size, kind) in _KEY_FIELDS.items()}
+    keys |= {"co": co, "handle_left": co.copy(), "handle_right": co.copy()}
+    keys["interpolation"][:], keys["easing"][:] = interpolation, easing
+    keys["handle_left_type"][:] = keys["handle_right_type"][:] = _AUTO_CLAMPED
+    keys["amplitude"][:], keys["back"][:], keys["period"][:] = 0.8, 1.70158, 4.1  # Blender's own for a new key
+    return keys
+
+
+def _write_keys(curve: bpy.types.FCurve, keys: Mapping[str, np.ndarray]) -> None:
+    order = np.argsort(keys["co"][:, 0], kind="stable")
+    points = curve.keyframe_points
+    points.clear()
+    points.add(len(order))
+    for field, values in keys.items():
+        points.foreach_set(field, np.ascontiguousarray(values[order]).ravel())
+    curve.update()
+
+
+# --- Keying what the sliders say
+
+
+def key_sliders(
+    context: bpy.types.Context, obj: bpy.types.Object, names: Iterable[str], *, automatic: bool = False
+) -> int:
+    """Key sliders as they are at the current frame, as Blender's own keying does; returns how many keys were set.
+
+    automatic: do so only while auto keying is on, by its preferences.
+    """
+    settings, preferences = context.scene.tool_settings, context.preferences.edit
+    if automatic and not settings.use_keyframe_insert_auto:
+        return 0
+    needed = preferences.use_auto_keyframe_insert_needed if automatic else preferences.use_keyframe_insert_needed
+    options = {"INSERTKEY_NEEDED"} if needed else set()
+    if automatic and settings.auto_keying_mode == "REPLACE_KEYS":
+        options.add("INSERTKEY_REPLACE")
+    make_action_local(obj)
+    return sum(
+        obj.keyframe_insert(
+            character.data_path(name),
+            frame=context.scene.frame_current_final,
+            group=group_of(obj, name),
+            options=options,
+            keytype=settings.keyframe_type,
+        )
+        for name in names
+    )
+
+
+# --- NLA strips
+
+
+def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bpy.types.NlaStrip] | None:
+    """The character's NLA strip of this name and the track it lies on."""
+    animation = obj.animation_data
+    for track in animation.nla_tracks if animation else ():
+        for strip in track.strips:
+            if strip.name == _short(name):
+                return track, strip
+    return None
+
+
+def _short(name: str) -> str:
+    """A name as long as an NLA strip's may be."""
+    return name.encode()[:63].decode(errors="ignore")
+
+
+def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChannelbag:
+    """F-curves of the strip's action, emptied; the strip itself lies where it belongs after `_place_strip`."""
+    action = bpy.data.actions.get(name)
+    found = find_strip(obj, name)
+    if found is not None:
+        track, strip = found
+        action = strip.action if strip.action.library is None else None
+        track.strips.remove(strip)
+        if not track.strips:
+            obj.animation_data.nla_tracks.remove(track)
+    elif action is not None and action.users:
+        action = None  # somebody else's of the same name
+    action = action or bpy.data.actions.new(name)
+    bag = compat.action_channelbag(action, compat.fitting_slot(action, obj))
+    bag.fcurves.clear()
+    obj.edtalk.action = action
+    return bag
+
+
+def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray) -> None:
+    animation = obj.animation_data or obj.animation_data_create()
+    action = obj.edtalk.action
+    first, last = float(frames[0]), float(max(frames[-1], frames[0] + 1))
+    for track in animation.nla_tracks:
+        free = all(strip.frame_end <= first or strip.frame_start >= last for strip in track.strips)
+        if free and track.name.startswith("Dialogue"):
+            break
+    else:
+        track = animation.nla_tracks.new()
+        track.name = "Dialogue"
+    strip = track.strips.new(name, int(first), action)
+    strip.name = name
+    strip.action_slot = compat.fitting_slot(action, obj)
+    strip.action_frame_start, strip.action_frame_end = first, last
+    strip.frame_start, strip.frame_end = first, last
+    strip.extrapolation = "NOTHING"  # outside its line the mouth is at rest, or as the action has it

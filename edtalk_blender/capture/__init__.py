@@ -1,0 +1,1 @@
+"""Facial performance from movies, images and ARKit recordings to keyframes."""

@@ -1,0 +1,287 @@
+"""ARKit recordings: files that phones write, read into seconds and face units, and what they make of a bank's sliders.
+
+Read are Live Link Face's CSV (a timecode, 52 face units, rotations of head and eyes) and the plain table of face units
+that other apps write, with a column of times or without one.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ...inference.contract import arkit
+from ...inference.contract.errors import EDTalkError
+
+_APPROACH = "Export the take as CSV: Live Link Face calls that mode ARKit."
+_TIMECODE = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})([:;.,])(\d{1,3}(?:\.\d+)?)")
+_TIME_COLUMNS = ("time", "timestamp", "seconds", "sec", "t", "ms", "timems", "timestampms", "timeseconds")
+_FRAME_COLUMNS = ("frame", "frames", "frameindex", "framenumber", "index")
+
+
+# --- Timecode
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How a timecode counts: `count` frames to its second, which really last `count / fps` seconds.
+
+    drop: whether it leaves out frame numbers, 2 in 30 at every minute but each tenth, to keep up with the clock.
+    """
+
+    count: int
+    fps: float
+    drop: bool = False
+
+    @staticmethod
+    def parse(text: str) -> Rate:
+        """ "24", "29.97", "59.94 drop" ...; raises EDTalkError for what no timecode counts in."""
+        number, _, drop = text.strip().partition(" ")
+        try:
+            fps = float(number)
+            count = math.ceil(fps - 1e-6)
+            slower = fps < count - 1e-6
+            if not 1 <= count <= 240 or drop not in ("", "drop") or (drop and not (slower and count % 30 == 0)):
+                raise ValueError(text)
+        except (ValueError, OverflowError) as error:
+            raise EDTalkError(
+                f"No timecode counts in '{text}'.", "Give 24, 25, 30, 50, 60, 23.976, 29.97, 59.94 or 29.97 drop."
+            ) from error
+        return Rate(count, count * 1000 / 1001 if slower else float(count), bool(drop))
+
+    def seconds(self, hours: int, minutes: int, seconds: int, frames: float) -> float:
+        """Seconds since midnight's timecode; `frames` may have a fraction."""
+        minutes += 60 * hours
+        total = (60 * minutes + seconds) * self.count + frames
+        if self.drop:
+            total -= self.count // 15 * (minutes - minutes // 10)
+        return total / self.fps
+
+
+def timecode_seconds(text: str, rate: Rate) -> float:
+    """Seconds of one HH:MM:SS:FF or HH:MM:SS:FF.sss; EDTalkError for anything else."""
+    parts = _split_timecode(text)
+    if parts is None:
+        raise EDTalkError(f"'{text}' is no timecode.", "Write it as hours:minutes:seconds:frames, 10:30:00:00.")
+    return rate.seconds(*parts[:4])
+
+
+def _split_timecode(text: str) -> tuple[int, int, int, float, bool] | None:
+    """Hours, minutes, seconds, frames, and whether it is written as drop frame, with a semicolon."""
+    found = _TIMECODE.fullmatch(text.strip())
+    if not found or int(found[2]) > 59 or int(found[3]) > 59:
+        return None
+    return int(found[1]), int(found[2]), int(found[3]), float(found[5]), found[4] == ";"
+
+
+def _guess_rate(codes: Sequence[tuple[int, int, int, float, bool]]) -> Rate:
+    """What a take's timecode counts in: a second whose end was recorded shows it, else what Live Link Face has."""
+    drop = any(code[4] for code in codes)
+    is_whole = any(code[2] != after[2] for code, after in pairwise(codes))
+    highest = int(max(code[3] for code in codes)) + 1
+    for count in (24, 25, 30, 48, 50, 60, 100, 120, 240):
+        if count >= highest and (is_whole or count >= 60):
+            return Rate(count, count * 1000 / 1001 if drop else float(count), drop and count % 30 == 0)
+    return Rate(highest, float(highest))
+
+
+# --- Takes
+
+
+@dataclass(frozen=True, eq=False)
+class Take:
+    """A recording. times: (T,) seconds from its first row, rising. values: (T, n) of the columns `names`.
+
+    names: ARKit's, as in `contract.arkit`: face units 0..1, the head in degrees. start: seconds of the first row's
+    timecode, None without one. rate: what the timecode counts in. skipped: rows without a face, or cut off.
+    """
+
+    times: np.ndarray
+    names: tuple[str, ...]
+    values: np.ndarray
+    start: float | None = None
+    rate: Rate | None = None
+    skipped: int = 0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first row to the last."""
+        return float(self.times[-1])
+
+    def at(self, seconds: np.ndarray) -> np.ndarray:
+        """(len(seconds), n): between two rows evenly from one to the next, before the first and after the last held."""
+        columns = [np.interp(seconds, self.times, column) for column in self.values.T]
+        return np.stack(columns, axis=1)
+
+    def with_sides_swapped(self) -> Take:
+        """With left and right of jaw and mouth exchanged, which some versions of Live Link Face mix up."""
+        other = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
+        return replace(self, names=tuple(other.get(name, name) for name in self.names))
+
+    def with_head_from_start(self) -> Take:
+        """With the head measured from how it is held in the first row, wherever the phone was."""
+        values = self.values.copy()
+        head = [index for index, name in enumerate(self.names) if name in arkit.HEAD]
+        values[:, head] -= values[0, head]
+        return replace(self, values=values)
+
+
+def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
+    """A take from a CSV file.
+
+    rate: what its timecode counts in, see `Rate.parse`; found out where empty. fps: rows a second, for a file that does
+    not tell the time. Raises EDTalkError, one sentence that names the file and what is wrong with it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise EDTalkError(f"{path} does not exist.", "Choose the take again.", "media") from error
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="media") from error
+    except UnicodeDecodeError as error:
+        raise EDTalkError(f"{path} is no CSV file: it is not text.", _APPROACH, "media") from error
+    try:
+        return _parse(text, Rate.parse(rate) if rate else None, fps)
+    except EDTalkError as error:
+        raise EDTalkError(f"{path.name} cannot be used: {error.message}", error.hint or _APPROACH, "media") from error
+
+
+def _parse(text: str, rate: Rate | None, fps: float) -> Take:
+    table = _Table(text)
+    units = {name: index for index, cell in enumerate(table.header) if (name := unit_name(cell)) is not None}
+    if not set(units) & set(arkit.FACE):
+        raise EDTalkError("its first row names none of ARKit's face units, such as EyeBlinkLeft or JawOpen.")
+    found = len(table.rows)
+    units = {name: index for name, index in units.items() if any(row.is_filled([index]) for row in table.rows)}
+    # An app that loses the face leaves its numbers out, one that is stopped cuts them off.
+    table.rows = [row for row in table.rows if row.is_filled(units.values())]
+    if not (table.rows and units):
+        raise EDTalkError("it holds no row with a face.")
+    values = table.numbers(units.values())
+    times, start, rate = _times(table, rate, fps)
+    step = np.diff(times, prepend=-np.inf)
+    if (step < 0).any():
+        raise EDTalkError(f"its time runs backwards in line {table.rows[int(np.argmax(step < 0))].line}.")
+    names, values = _in_our_units(tuple(units), values[step > 0])
+    times = times[step > 0]  # a time that is repeated says nothing new
+    return Take(times - times[0], names, values, start, rate, found - len(times))
+
+
+def _times(table: _Table, rate: Rate | None, fps: float) -> tuple[np.ndarray, float | None, Rate | None]:
+    """(T,) seconds of the rows; the first one's timecode and what it counts in, where that is what they have."""
+    column = table.column(("timecode", *_TIME_COLUMNS))
+    if column is not None and (table.is_called(column, "timecode") or ":" in table.rows[0].cells[column]):
+        codes = []
+        for row in table.rows:
+            code = _split_timecode(row.cells[column])
+            if code is None:
+                raise EDTalkError(f"line {row.line} has the timecode '{row.cells[column]}', expected HH:MM:SS:FF.")
+            codes.append(code)
+        rate = rate or _guess_rate(codes)
+        times = np.array([rate.seconds(*code[:4]) for code in codes])
+        day = rate.seconds(24, 0, 0, 0)
+        times += day * np.cumsum(np.diff(times, prepend=times[0]) < -day / 2)  # takes may go on over midnight
+        return times, float(times[0]), rate
+    if column is not None:
+        times = table.numbers([column])[:, 0]
+        while len(times) > 1 and np.median(np.diff(times)) > 1:  # milli-, micro- or nanoseconds
+            times = times / 1000
+        return times, None, None
+    column = table.column(_FRAME_COLUMNS)
+    frames = np.array([row.order for row in table.rows]) if column is None else table.numbers([column])[:, 0]
+    return frames / fps, None, None
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    order: int
+    cells: Sequence[str]
+
+    def is_filled(self, columns: Iterable[int]) -> bool:
+        return all(column < len(self.cells) and self.cells[column].strip() for column in columns)
+
+
+class _Table:
+    """A CSV file's header and rows, whatever stands between its cells; blank lines are left out."""
+
+    def __init__(self, text: str) -> None:
+        lines = text.splitlines()
+        delimiter = max(",;\t", key=next((line for line in lines if line.strip()), "").count)
+        reader = csv.reader(lines, delimiter=delimiter)
+        try:
+            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        except csv.Error as error:
+            raise EDTalkError(f"it is no table ({error}).") from error
+        if not rows:
+            raise EDTalkError("it is empty.")
+        self.header = rows[0][1]
+        self.rows = [_Row(line, order, cells) for order, (line, cells) in enumerate(rows[1:])]
+        self._comma = delimiter == ";"  # between the cells, because numbers have one for a point
+
+    def is_called(self, column: int, *names: str) -> bool:
+        return _plain(self.header[column]) in names
+
+    def column(self, names: Sequence[str]) -> int | None:
+        return next((index for index in range(len(self.header)) if self.is_called(index, *names)), None)
+
+    def numbers(self, columns: Iterable[int]) -> np.ndarray:
+        """(rows, columns) float64; EDTalkError naming the line that has anything else."""
+        columns = list(columns)
+        return np.array([[self._number(row, column) for column in columns] for row in self.rows])
+
+    def _number(self, row: _Row, column: int) -> float:
+        cell = row.cells[column].strip() if column < len(row.cells) else ""
+        try:
+            value = float(cell.replace(",", ".") if self._comma else cell)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise EDTalkError(f"line {row.line} has '{cell}' for {self.header[column].strip()}, expected a number.")
+        return value
+
+
+def _in_our_units(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Face units as they are; the head's radians, where they are that, as degrees with our signs.
+
+    Live Link Face counts turning to the person's right, down, and clockwise for the camera as positive, and writes
+    zeros where the head is not recorded.
+    """
+    most = float(np.abs(values[:, [index for index, name in enumerate(names) if name in arkit.FACE]]).max())
+    if most > 2:
+        raise EDTalkError(f"its face units go up to {most:g}, expected 0 to 1.")
+    head = [index for index, name in enumerate(names) if name in arkit.HEAD]
+    angles = values[:, head]
+    if not angles.any():
+        kept = [index for index in range(len(names)) if index not in head]
+        return tuple(names[index] for index in kept), values[:, kept]
+    values = values.copy()
+    if np.abs(angles).max() <= math.pi:
+        values[:, head] = np.degrees(angles)
+    if "headYaw" in names:
+        values[:, names.index("headYaw")] *= -1  # the picture's right is the person's left
+    return names, values
+
+
+# --- Names
+
+
+def unit_name(text: str) -> str | None:
+    """ARKit's name as `contract.arkit` has it, whatever its capitals, separators and sides' spelling; else None."""
+    return _SPELLINGS.get(_plain(text))
+
+
+def _plain(text: str) -> str:
+    """`Eye_Blink.L` -> `eyeblinkl`."""
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+_SPELLINGS = {_plain(name): name for name in arkit.NAMES} | {
+    f"{_plain(name)}{side[0].lower()}": f"{name}{side}" for name in arkit.PAIRED for side in ("Left", "Right")
+}

@@ -1,0 +1,211 @@
+"""A face that a phone has captured, as keys on a character's sliders."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
+from bpy_extras.io_utils import ImportHelper
+
+from ...inference.contract.arkit import HEAD
+from ...inference.contract.bank import Coefficient
+from ...inference.contract.errors import EDTalkError
+from ..animation import curves, hidden, keys
+from ..character import arkit, character
+from ..character.operators import OnCharacter
+from ..engine import session
+from ..timeline import timemap
+from . import live_link
+from .live_link import Rate, Take
+
+_RATES = ("23.976", "24", "25", "29.97", "29.97 drop", "30", "50", "59.94", "59.94 drop", "60")
+
+
+class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
+    """Animate the character with a face captured by a phone: the CSV file of Live Link Face, or of another ARKit app"""
+
+    bl_idname = "edtalk.import_arkit"
+    bl_label = "Import Face Capture"
+    bl_options = {"REGISTER", "UNDO", "PRESET"}
+
+    filename_ext = ".csv"
+    filter_glob: StringProperty(default="*.csv;*.tsv;*.txt", options={"HIDDEN"})
+    filepath: StringProperty(name="Take", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    start: IntProperty(
+        name="Start Frame", description="Frame of the scene at which the take begins", default=1, options={"SKIP_SAVE"}
+    )
+    use_timecode: BoolProperty(
+        name="By Timecode",
+        description="Place the take by its timecode, so that everything recorded with the same clock is in sync",
+    )
+    timecode: StringProperty(
+        name="At Start Frame",
+        description="Timecode that belongs to the start frame, as hours:minutes:seconds:frames",
+        default="00:00:00:00",
+    )
+    rate: EnumProperty(
+        name="Timecode",
+        description="Frames per second that the take's timecode counts in",
+        items=(
+            ("AUTO", "Automatic", "Find out; what is shorter than a second is taken for Live Link Face's, which is 60"),
+            *((rate, rate, f"{rate} frames per second") for rate in _RATES),
+        ),
+        default="AUTO",
+    )
+    fps: FloatProperty(
+        name="Rows per Second",
+        description="Used for files that do not tell the time",
+        default=60.0,
+        min=1.0,
+        soft_max=240.0,
+    )
+    mouth: BoolProperty(name="Mouth", description="Animate the sliders of the mouth", default=True)
+    expression: BoolProperty(
+        name="Expression", description="Animate the sliders of brows, eyes and cheeks", default=True
+    )
+    head: EnumProperty(
+        name="Head",
+        items=(
+            ("NONE", "Leave Alone", "Do not animate the head"),
+            ("START", "From Its Start", "Measured from how it is held when the take begins, wherever the phone was"),
+            ("RECORDED", "As Recorded", "Measured from looking straight into the phone"),
+        ),
+        default="START",
+    )
+    strength: FloatProperty(
+        name="Strength",
+        description="How much of what was captured is used; more exaggerates",
+        default=1.0,
+        soft_min=0.0,
+        soft_max=2.0,
+    )
+    from_rest: BoolProperty(
+        name="From the Portrait",
+        description="Where the captured face is neutral, show the portrait as it is. Off: show a neutral face",
+        default=True,
+    )
+    swap_sides: BoolProperty(
+        name="Swap Jaw and Mouth Sides",
+        description="Exchange left and right of jaw and mouth, which some versions of Live Link Face mix up",
+    )
+    simplify: FloatProperty(
+        name="Simplify",
+        description="Leave out keys where the curve stays within this distance without them. 0 writes every frame",
+        default=0.005,
+        min=0.0,
+        soft_max=0.1,
+        precision=3,
+    )
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if not self.properties.is_property_set("start"):
+            self.start = context.scene.frame_current
+        return super().invoke(context, event)
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.use_property_split, layout.use_property_decorate = True, False
+        column = layout.column(heading="Animate")
+        column.prop(self, "mouth")
+        column.prop(self, "expression")
+        layout.prop(self, "head")
+        layout.prop(self, "strength")
+        layout.prop(self, "from_rest")
+        layout.prop(self, "swap_sides")
+        layout.prop(self, "simplify")
+        column = layout.column()
+        column.prop(self, "start")
+        column.prop(self, "use_timecode")
+        row = column.row()
+        row.active = self.use_timecode
+        row.prop(self, "timecode")
+        layout.prop(self, "rate")
+        layout.prop(self, "fps")
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        obj = character.active(context)
+        take = self._take()
+        entries = self._sliders(obj, take)
+        frames, seconds = self._times(context.scene, take)
+        rest = character.rest_values(obj) if self.from_rest else {}
+        for name, moved in arkit.to_bank(entries, take.names, take.at(seconds)).items():
+            column = rest.get(name, 0.0) + self.strength * moved
+            kept = curves.decimate(frames, column, self.simplify or -1.0)
+            keys.write_curves(obj, {name: column[kept]}, frames[kept], replace=(frames[0], frames[-1]))
+        self._tell(obj, take, frames)
+        return None
+
+    def _take(self) -> Take:
+        rate = "" if self.rate == "AUTO" else self.rate
+        take = live_link.read_take(character.resolve(self.filepath), rate, self.fps)
+        take = take.with_sides_swapped() if self.swap_sides else take
+        return take.with_head_from_start() if self.head == "START" else take
+
+    def _sliders(self, obj: bpy.types.Object, take: Take) -> list[Coefficient]:
+        """The coefficients that are wanted; EDTalkError where the take moves none of them."""
+        bank = character.bank_of(obj)
+        if not any(entry.arkit for entry in bank.coefficients):
+            raise EDTalkError(
+                f"The bank '{bank.name}' of {obj.name} does not say what its sliders have to do with a captured face.",
+                "Name its sliders, or use the starter bank.",
+                "bank",
+            )
+        wanted = {"lip": self.mouth, "pose": self.head != "NONE"}
+        entries = [entry for entry in bank.coefficients if wanted.get(entry.bank, self.expression)]
+        if not arkit.to_bank(entries, take.names, take.values[:1]):
+            name = character.resolve(self.filepath).name
+            raise EDTalkError(f"Nothing in {name} moves what is chosen.", "Choose mouth, expression or head.")
+        return entries
+
+    def _times(self, scene: bpy.types.Scene, take: Take) -> tuple[np.ndarray, np.ndarray]:
+        """The scene's frames that the take covers, and the take's seconds at them."""
+        fps = timemap.scene_fps(scene.render.fps, scene.render.fps_base)
+        first = float(self.start)
+        if self.use_timecode:
+            if take.start is None:
+                raise EDTalkError(
+                    f"{character.resolve(self.filepath).name} has no timecode.", "Place it by its start frame instead."
+                )
+            first += (take.start - live_link.timecode_seconds(self.timecode, take.rate or Rate(60, 60.0))) * fps
+        near = 1e-4  # frames
+        frames = np.arange(np.ceil(first - near), np.floor(first + take.duration * fps + near) + 1)
+        if not len(frames):
+            raise EDTalkError("The take lies between two frames of the scene.", "Move its start, or record longer.")
+        if np.abs(frames).max() > 1048574:  # Blender's last frame
+            seconds = int(take.start)
+            clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}:00"
+            raise EDTalkError(
+                f"By its timecode the take begins at frame {first:.0f}, where Blender has none.",
+                f"Give a timecode at the start frame that is near the take's, {clock}.",
+            )
+        return frames, (frames - first) / fps
+
+    def _tell(self, obj: bpy.types.Object, take: Take, frames: np.ndarray) -> None:
+        self.report({"INFO"}, f"Imported {take.duration:.1f} s to frames {frames[0]:.0f} to {frames[-1]:.0f}")
+        if take.skipped:
+            self.report({"WARNING"}, f"{take.skipped} rows without a face were bridged evenly")
+        if self.head != "NONE" and not set(HEAD) & set(take.names):
+            self.report({"WARNING"}, "The take has no head rotation: switch it on in the app")
+        if reason := hidden.hidden_by(obj):
+            error = EDTalkError(reason, "The capture was imported, but it does not show.", "hidden")
+            session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": obj.edtalk.uid})
+
+
+def _draw_in_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
+    menu.layout.operator_context = "INVOKE_DEFAULT"
+    menu.layout.operator("edtalk.import_arkit", text="ARKit Face Capture (.csv)")
+
+
+CLASSES = (EDTALK_OT_import_arkit,)
+
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+def register() -> None:
+    register_classes()
+    bpy.types.TOPBAR_MT_file_import.append(_draw_in_import_menu)
+
+
+def unregister() -> None:
+    bpy.types.TOPBAR_MT_file_import.remove(_draw_in_import_menu)
+    unregister_classes()

@@ -1,0 +1,138 @@
+"""Buttons that take over what a recorded face does: over time, from strips or a file, and as the pose of one frame."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import BoolProperty, StringProperty
+from bpy_extras.io_utils import ImportHelper
+
+from ...inference.contract.errors import EDTalkError
+from .. import compat
+from ..character import character
+from ..engine import session
+from ..engine.asking import Asking
+from ..timeline import footage, sequencer
+from . import capture
+
+
+def target(context: bpy.types.Context) -> bpy.types.Object | None:
+    """The character that recordings are taken over to: the active one, or the only one."""
+    return sequencer.default_speaker(context, compat.sequencer_scene(context))
+
+
+class OntoCharacter(Asking):
+    """Mixin for operators that take a recording over to the active character."""
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        scene, obj = compat.sequencer_scene(context), target(context)
+        if obj is None:
+            known = sequencer.characters(context, scene)
+            return "Select the character in the viewport first" if known else "Add a character first"
+        own = capture.settings(scene)
+        if not any((own.use_lip and own.video_mouth > 0, own.use_pose, own.use_exp)):
+            return "Switch on Mouth, Head or Expression first"
+        return character.editable_reason(obj)
+
+
+class FromFile(OntoCharacter, ImportHelper):
+    """Mixin for operators that ask for a file."""
+
+    filter_movie: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        self._from_button = True
+        return ImportHelper.invoke(self, context, event)
+
+
+class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
+    """Take over what the face in the selected movie strips does as keys of the character"""
+
+    bl_idname = "edtalk.capture"
+    bl_label = "Capture"
+    bl_options = {"UNDO"}
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        reason = super().disabled_reason(context)
+        if not reason and not footage.selected(context):
+            return "Select a movie strip in the sequencer first"
+        return reason
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        scene, obj = compat.sequencer_scene(context), target(context)
+        sequencer.tell_apart(scene)
+        tasks, failed = [], []
+        for strip in footage.selected(context):
+            try:
+                tasks.append(capture.capture(scene, obj, strip))
+            except EDTalkError as error:
+                failed.append(error)
+        if not tasks:
+            raise failed[0]
+        for error in failed:
+            session.report(error)
+        if failed:
+            self.report({"WARNING"}, f"{len(failed)} of {len(tasks) + len(failed)} cannot be captured: {failed[0]}")
+        self.finish(*tasks)
+        return None
+
+
+class EDTALK_OT_capture_file(FromFile, bpy.types.Operator):
+    """Take over what the face in a video or a folder of pictures does, from the current frame on"""
+
+    bl_idname = "edtalk.capture_file"
+    bl_label = "Capture File"
+    bl_options = {"UNDO"}
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        self.finish(capture.capture(compat.sequencer_scene(context), target(context), self.filepath))
+        return None
+
+
+class EDTALK_OT_match_face(OntoCharacter, bpy.types.Operator):
+    """Pose the character like the face that the selected movie or image strip shows at the current frame"""
+
+    bl_idname = "edtalk.match_face"
+    bl_label = "Match This Face"
+    bl_options = {"UNDO"}
+
+    key: BoolProperty(name="Key", description="Key the pose at the current frame", default=True)
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        reason = super().disabled_reason(context)
+        if not reason and cls._strip(context) is None:
+            return "Select a movie or image strip that is shown at the current frame"
+        return reason
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        scene = compat.sequencer_scene(context)
+        self.finish(capture.match(scene, target(context), self._strip(context), key=self.key))
+        return None
+
+    @staticmethod
+    def _strip(context: bpy.types.Context) -> bpy.types.Strip | None:
+        return footage.seen_at(context, compat.sequencer_scene(context).frame_current_final)
+
+
+class EDTALK_OT_match_picture(FromFile, bpy.types.Operator):
+    """Pose the character at the current frame like the face in a picture, or in the first frame of a video"""
+
+    bl_idname = "edtalk.match_picture"
+    bl_label = "Match Picture"
+    bl_options = {"UNDO"}
+
+    key: BoolProperty(name="Key", description="Key the pose at the current frame", default=True)
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        self.finish(capture.match(compat.sequencer_scene(context), target(context), self.filepath, key=self.key))
+        return None
+
+
+CLASSES = (EDTALK_OT_capture, EDTALK_OT_capture_file, EDTALK_OT_match_face, EDTALK_OT_match_picture)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,0 +1,1 @@
+"""The character: its properties, portrait and evaluated coefficients."""

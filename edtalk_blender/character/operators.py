@@ -1,0 +1,189 @@
+"""Adding a character, choosing its portrait and bank, and what is done to a pose: reset, mirror, copy, paste, key."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import BoolProperty, StringProperty
+from bpy_extras.io_utils import ImportHelper
+
+from ...inference.contract.errors import EDTalkError
+from ..engine.asking import Explained
+from . import character
+
+EMOTIONS = "emotion"  # stands among the banks' names for the emotion sliders
+
+
+class OnCharacter(Explained):
+    """Mixin for operators that change the active character."""
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        obj = character.active(context)
+        if obj is None:
+            return "Select a character first" if character.characters(context.scene) else "Add a character first"
+        return character.editable_reason(obj)
+
+
+# --- Making
+
+
+class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
+    """Add a talking face: choose the portrait that is to be brought to life"""
+
+    bl_idname = "edtalk.add_character"
+    bl_label = "Add Character"
+    bl_options = {"REGISTER", "UNDO"}
+
+    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="File of the bank. Empty: the starter bank", options={"SKIP_SAVE"})
+    title: StringProperty(name="Name", description="Empty: as the portrait's file", options={"SKIP_SAVE"})
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        return "Leave edit mode first" if context.mode != "OBJECT" else ""
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        character.check_picture(self.filepath)
+        obj = character.create(context, self.filepath, self.bank, self.title)
+        _select(context, obj)
+        self.report({"INFO"}, f"Added {obj.name}")
+        return None
+
+
+class EDTALK_OT_make_character(Explained, bpy.types.Operator):
+    """Make a talking face of the active object; the picture that an image Empty shows becomes its portrait"""
+
+    bl_idname = "edtalk.make_character"
+    bl_label = "Make Character"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        obj = context.active_object
+        if obj is None:
+            return "Select an object first"
+        if character.is_character(obj):
+            return f"{obj.name} is a character already"
+        return character.editable_reason(obj)
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        character.adopt(context.active_object)
+        return None
+
+
+class EDTALK_OT_select_character(Explained, bpy.types.Operator):
+    """Make this character the active one"""
+
+    bl_idname = "edtalk.select_character"
+    bl_label = "Select Character"
+    bl_options = {"REGISTER", "UNDO"}
+
+    uid: StringProperty(name="Character", description="Its identity")
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        obj = character.find(self.uid)
+        if obj is None or context.view_layer.objects.get(obj.name) != obj:
+            raise EDTalkError("That character is not in this scene any more.")
+        _select(context, obj)
+        return None
+
+
+class EDTALK_OT_make_override(Explained, bpy.types.Operator):
+    """Make a library override of the linked character, so that it can be animated in this file"""
+
+    bl_idname = "edtalk.make_override"
+    bl_label = "Make Library Override"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        obj = character.active(context)
+        return "" if obj is not None and character.editable_reason(obj) else "Select a linked character first"
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        obj = character.active(context)
+        if obj.override_library is not None:
+            obj.override_library.is_system_override = False
+            return None
+        made = obj.override_hierarchy_create(context.scene, context.view_layer, do_fully_editable=True)
+        if made is None:
+            raise EDTalkError(f"{obj.name} cannot be overridden.", "Append it instead of linking it.")
+        _select(context, made)
+        return None
+
+
+class EDTALK_OT_set_portrait(OnCharacter, ImportHelper, bpy.types.Operator):
+    """Choose another portrait for the character; its animation stays"""
+
+    bl_idname = "edtalk.set_portrait"
+    bl_label = "Choose Portrait"
+    bl_options = {"REGISTER", "UNDO"}
+
+    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        character.check_picture(self.filepath)
+        character.active(context).edtalk.portrait = self.filepath
+        return None
+
+
+class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
+    """Choose the bank that draws the face and names its sliders; sliders of the same names keep their animation"""
+
+    bl_idname = "edtalk.set_bank"
+    bl_label = "Choose Bank"
+    bl_options = {"REGISTER", "UNDO"}
+
+    filename_ext = ".safetensors"
+    filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
+    filepath: StringProperty(name="Bank", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    starter: BoolProperty(
+        name="Starter Bank", description="Use the bank that comes with the extension", options={"SKIP_SAVE"}
+    )
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        return self.execute(context) if self.starter else super().invoke(context, event)
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        obj = character.active(context)
+        dropped = character.set_bank(obj, "" if self.starter else self.filepath)
+        if dropped:
+            names = ", ".join(dropped[:5]) + (f" and {len(dropped) - 5} more" if len(dropped) > 5 else "")
+            self.report({"WARNING"}, f"The bank '{character.bank_of(obj).name}' has no {names}; their keys are kept")
+        return None
+
+
+class EDTALK_OT_update_sliders(OnCharacter, bpy.types.Operator):
+    """Give the character the sliders of its bank, when the bank's file has changed"""
+
+    bl_idname = "edtalk.update_sliders"
+    bl_label = "Update Sliders"
+    bl_options = {"REGISTER", "UNDO"}
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        character.setup_channels(character.active(context))
+        return None
+
+
+def _select(context: bpy.types.Context, obj: bpy.types.Object) -> None:
+    for other in context.selected_objects:
+        other.select_set(False)
+    obj.select_set(True)
+    context.view_layer.objects.active = obj
+
+
+CLASSES = (
+    EDTALK_OT_add_character,
+    EDTALK_OT_make_character,
+    EDTALK_OT_select_character,
+    EDTALK_OT_make_override,
+    EDTALK_OT_set_portrait,
+    EDTALK_OT_set_bank,
+    EDTALK_OT_update_sliders,
+)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

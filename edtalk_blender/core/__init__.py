@@ -1,1 +1,0 @@
-"""What the extension knows without Blender: nothing below imports bpy."""

@@ -1,0 +1,1 @@
+"""The worker process as Blender sees it: finding, installing and talking to it."""

@@ -1,0 +1,228 @@
+"""The worker's own Python: where it is, whether it is as it should be, how it is removed and reported. No bpy.
+
+`find` looks at a few files and is fit for drawing code. installation.py makes it; what that could not finish is marked,
+so that nobody takes it for an engine:
+
+    <user folder>/engine/              a virtual environment
+    <user folder>/engine/.incomplete   why it is not finished; there until it is
+    <user folder>/engine/.stamp        hash and names of the files of requirements that it was installed from
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...inference.contract.errors import EDTalkError
+from . import lock
+from .process import Process, environment
+
+VARIABLE = "EDTALK_WORKER_PYTHON"
+PYTHON = (3, 11)  # what the packages are locked for
+FOLDER, DOWNLOADS, INSTALLER = "engine", "downloads", "installer"  # in the user's folder
+MARKER, STAMP = ".incomplete", ".stamp"  # in the engine's
+_WINDOWS = sys.platform == "win32"
+_INSTALL = "Install the engine in the extension's preferences."
+_REPAIR = "Repair the engine in the extension's preferences."
+
+
+class State(enum.Enum):
+    """MISSING: nothing there.  INCOMPLETE: an installation was not finished.  BROKEN: the interpreter is not there.
+    OUTDATED: installed for another version of the extension; may work."""
+
+    READY = "ready"
+    MISSING = "not installed"
+    INCOMPLETE = "not completely installed"
+    BROKEN = "broken"
+    OUTDATED = "out of date"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was found.
+
+    python: the interpreter, None if there is none.  reason, hint: a sentence and the next step, "" when READY.
+    origin: "preferences", the name of the environment variable, "checkout" or "installed".  made_from: the lock that
+    it was installed from, relative to `root`; "" where that is unknown.
+    """
+
+    state: State
+    root: Path
+    python: Path | None = None
+    reason: str = ""
+    hint: str = ""
+    origin: str = "installed"
+    made_from: str = ""
+
+    @property
+    def usable(self) -> bool:
+        return self.state in (State.READY, State.OUTDATED)
+
+    def command(self, *options: str) -> tuple[str, ...]:
+        """What starts the worker, in `root`; options as `python -m inference worker --help` lists them.
+
+        Raises EDTalkError(kind="engine") with the reason when there is nothing to start.
+        """
+        if not self.usable:
+            raise EDTalkError(self.reason, self.hint, "engine")
+        return (str(self.python), "-X", "utf8", "-m", "inference", "worker", *options)
+
+
+def find(root: Path, user_dir: Path, preferred: str | Path = "") -> Engine:
+    """The engine to use: the one chosen in the preferences, by the environment variable, a checkout's, the installed.
+
+    root: the extension's folder, where `inference` is.  preferred: an interpreter or the folder of an environment; one
+    that was chosen and is not there is BROKEN, and no other is taken instead. Runs nothing.
+    """
+    for chosen, origin in ((preferred, "preferences"), (os.environ.get(VARIABLE, ""), VARIABLE)):
+        if str(chosen):
+            return _chosen(root, Path(chosen).expanduser(), origin)
+    checkout = root / ".venv" / "worker"
+    if checkout.is_dir():
+        return _environment(root, checkout, "checkout", f"Run setup.sh in {root}.")
+    return _environment(root, user_dir / FOLDER, "installed", _REPAIR)
+
+
+def _chosen(root: Path, path: Path, origin: str) -> Engine:
+    """Somebody else's environment, of which nothing is known but whether its interpreter is there."""
+    python = interpreter(path) if path.is_dir() else path
+    if python.is_file() and os.access(python, os.X_OK):
+        return Engine(State.READY, root, python, origin=origin)
+    where = "in the preferences" if origin == "preferences" else f"by {origin}"
+    hint = "Choose a Python interpreter or the folder of an environment, or clear the setting to use the default."
+    return Engine(State.BROKEN, root, None, f"The engine set {where}, {python}, is no program.", hint, origin)
+
+
+def _environment(root: Path, folder: Path, origin: str, mend: str) -> Engine:
+    python = interpreter(folder)
+
+    def found(state: State, reason: str, hint: str = mend) -> Engine:
+        return Engine(state, root, python if python.exists() else None, reason, hint, origin)
+
+    if not folder.is_dir():
+        return found(State.MISSING, "The engine is not installed.", _INSTALL)
+    if (why := _read(folder / MARKER)) is not None:
+        return found(State.INCOMPLETE, f"The engine's installation was not finished: {why or 'it was interrupted.'}")
+    if not python.exists():
+        return found(State.BROKEN, f"The engine is broken: its interpreter {python} does not exist.")
+    stamp = _read(folder / STAMP)
+    if stamp is None:
+        return found(State.INCOMPLETE, "The engine's installation was not finished: it was interrupted.")
+    hash, *files = stamp.replace(" - ", " ").split() or [""]  # the dash is sha256sum's
+    if not files or lock.hash_of(root, files) != hash:
+        return found(State.OUTDATED, "The engine was installed for another version of this extension.")
+    return Engine(State.READY, root, python, origin=origin, made_from=files[0])
+
+
+def interpreter(folder: Path) -> Path:
+    """Where the Python of a virtual environment is."""
+    return folder / "Scripts" / "python.exe" if _WINDOWS else folder / "bin" / "python"
+
+
+def find_python() -> Path | None:
+    """A Python of the version needed that can make environments; asks each candidate, which takes a moment.
+
+    Blender's own, where it has the version, comes last: an environment made from it ends with that Blender.
+    """
+    name = ".".join(map(str, PYTHON))
+    candidates = [[f"python{name}"], ["py", f"-{name}"], ["python3"], ["python"]]
+    if Path(sys.executable or "blender").name.startswith("python"):
+        candidates.append([sys.executable])
+    question = (
+        f"import sys, venv, ensurepip; sys.version_info[:2] == {PYTHON} or sys.exit(1); "
+        "sys.stdout.buffer.write(sys.executable.encode('utf-8', 'surrogateescape'))"
+    )
+    for candidate in candidates:
+        program = shutil.which(candidate[0])
+        if program:
+            with contextlib.suppress(OSError):
+                answer = Process([program, *candidate[1:], "-I", "-c", question], env=environment()).answer(20)
+                if answer:
+                    return Path(answer.decode("utf-8", "surrogateescape"))
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ removing
+
+
+def uninstall(user_dir: Path) -> None:
+    """Remove the installed engine and its downloads, nothing else; at once for everybody, its files in a while."""
+    set_aside(user_dir / FOLDER)
+    set_aside(user_dir / INSTALLER)  # of an installation that was killed
+    remove_downloads(user_dir)
+
+
+def remove_downloads(user_dir: Path) -> None:
+    """Remove what the engine was installed from; its files go in a thread."""
+    set_aside(user_dir / DOWNLOADS)
+    threading.Thread(target=sweep, args=(user_dir,), name="edtalk removal", daemon=True).start()
+
+
+def downloaded(user_dir: Path) -> int:
+    """Bytes that the downloads take; looks at each file's size."""
+    with contextlib.suppress(OSError):
+        return sum(file.stat().st_size for file in (user_dir / DOWNLOADS).rglob("*") if file.is_file())
+    return 0
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder so that `sweep` removes it; fine if it is not there. Raises EDTalkError if it is in use."""
+    try:
+        folder.rename(folder.with_name(f"{folder.name}.old-{time.time_ns()}"))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        message = f"{folder} cannot be removed: {error.strerror}."
+        hint = "Close other Blender windows that use the engine, then try again."
+        raise EDTalkError(message, hint, "disk") from error
+
+
+def sweep(user_dir: Path) -> None:
+    """Delete what was set aside."""
+    for old in user_dir.glob("*.old-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------ reporting
+
+
+def report(
+    engine: Engine,
+    facts: Mapping[str, object] | None = None,
+    failure: EDTalkError | None = None,
+    log: Sequence[str] = (),
+) -> str:
+    """Text for a bug report: system, `facts` (versions, the client's state, its hello ...), engine, error, log.
+
+    The user's home is written as ~, for reports are public.
+    """
+    lines = ["EDTalk engine report", f"{'system':<16} {platform.platform()} {platform.machine()}"]
+    entries = {"Blender's Python": platform.python_version()} | dict(facts or {})
+    entries |= {"engine": engine.state.value, "engine's Python": engine.python, "found in": engine.origin}
+    entries |= {"reason": engine.reason, "extension": engine.root}
+    entries |= {"installed from": engine.made_from, "backends here": ", ".join(lock.offered(engine.root)) or "none"}
+    with contextlib.suppress(OSError):
+        entries["free disk"] = f"{shutil.disk_usage(engine.root).free / 1e9:.1f} GB"
+    lines += [f"{name:<16} {value}" for name, value in entries.items() if value not in (None, "")]
+    if failure:
+        lines += ["", f"{failure.kind}: {failure}"]
+    if log:
+        lines += ["", f"Last {len(log)} lines of the log:", *log]
+    text, home = "\n".join(lines), os.path.expanduser("~")
+    return text.replace(home, "~") if len(home) > 1 else text
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None

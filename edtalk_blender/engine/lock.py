@@ -1,0 +1,146 @@
+"""What the engine is installed from: for each platform and backend, packages with versions and SHA-256. No bpy.
+
+    wheels/locks/PLATFORM-BACKEND.txt   linux-x86_64-cuda.txt; made by wheels/lock.py
+    wheels/locks/installer.txt          the pip that fetches them
+
+Each is a requirements file that pip takes as it stands. The backend "other" has none: its torch is whatever the index
+that the artist names has for its card, everything else is that of the processor's list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...inference.contract.errors import EDTalkError
+
+LOCKS = Path("wheels", "locks")
+INSTALLER = LOCKS / "installer.txt"
+BACKENDS = {
+    "cpu": "the processor",
+    "cuda": "NVIDIA graphics cards (CUDA 13)",
+    "cuda-old": "older NVIDIA graphics cards (CUDA 12)",
+    "mps": "Apple's graphics",
+    "other": "another graphics card",
+}
+_LINE = re.compile(
+    r"(?P<name>[\w.-]+)==(?P<version>[\w.+!-]+)(?P<hashes>( --hash=sha256:[0-9a-f]{64})+)(  # (?P<size>\d+) bytes)?"
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package.  hashes: SHA-256 of the files that are accepted, in hexadecimal.  size: bytes of the file."""
+
+    name: str
+    version: str
+    hashes: tuple[str, ...]
+    size: int
+
+    @property
+    def pinned(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    def __str__(self) -> str:
+        return " ".join([self.pinned, *(f"--hash=sha256:{hash}" for hash in self.hashes)])
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What is installed for one backend.  file: relative to the extension's folder.
+
+    unlocked: a package of which the version alone is known, for the backend "other".
+    """
+
+    file: Path
+    backend: str
+    packages: tuple[Package, ...]
+    unlocked: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes to download; for "other" without torch, whose size nobody knows beforehand."""
+        return sum(package.size for package in self.packages)
+
+
+def here() -> str:
+    """This platform, as the locks call it."""
+    system = {"win32": "windows", "darwin": "macos"}.get(sys.platform, sys.platform)
+    machine = platform.machine().lower()
+    return f"{system}-{ {'amd64': 'x86_64', 'aarch64': 'arm64'}.get(machine, machine) }"
+
+
+def offered(root: Path, place: str = "") -> list[str]:
+    """The backends that there are for a platform, by default this one."""
+    place = place or here()
+    found = [backend for backend in BACKENDS if (root / LOCKS / f"{place}-{backend}.txt").is_file()]
+    return [*found, "other"] if "cpu" in found else found
+
+
+def read(root: Path, backend: str, place: str = "") -> Lock:
+    """The lock for a backend on a platform, by default this one.
+
+    Raises EDTalkError(kind="engine"): there is none, or it cannot be read.
+    """
+    place = place or here()
+    if backend not in offered(root, place):
+        others = " or ".join(BACKENDS[name] for name in offered(root, place))
+        message = f"The engine cannot be installed for {BACKENDS.get(backend, backend)} on {place}."
+        hint = f"Choose {others}." if others else "Choose an existing Python with torch in the preferences."
+        raise EDTalkError(message, hint, "engine")
+    file = LOCKS / f"{place}-{'cpu' if backend == 'other' else backend}.txt"
+    lock = Lock(file, backend, parse(root, file))
+    if backend != "other":
+        return lock
+    torch = next((package for package in lock.packages if package.name == "torch"), None)
+    rest = tuple(package for package in lock.packages if package is not torch)
+    return replace(lock, packages=rest, unlocked=f"torch=={torch.version.partition('+')[0]}" if torch else "")
+
+
+def parse(root: Path, file: Path) -> tuple[Package, ...]:
+    """The packages of a lock file; EDTalkError(kind="engine") if it is not there or a line is none."""
+    try:
+        lines = (root / file).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        message = f"{root / file} does not exist or cannot be read."
+        raise EDTalkError(message, "Install the extension again.", "engine") from error
+    packages = []
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            match = _LINE.fullmatch(line.strip())
+            if not match:
+                message = (
+                    f"{root / file}, line {number}, is no package with a version and a checksum: {line.strip()!r}."
+                )
+                raise EDTalkError(message, "Install the extension again.", "engine")
+            hashes = tuple(re.findall(r"[0-9a-f]{64}", match["hashes"]))
+            packages.append(Package(match["name"], match["version"], hashes, int(match["size"] or 0)))
+    return tuple(packages)
+
+
+def hash_of(root: Path, files: Iterable[Path | str]) -> str:
+    """SHA-256 of files one after another, as setup.sh has it; "" if one is not there."""
+    try:
+        return hashlib.sha256(b"".join((root / file).read_bytes() for file in files)).hexdigest()
+    except OSError:
+        return ""
+
+
+def missing(packages: Iterable[Package], hashes: Iterable[str]) -> list[Package]:
+    """The packages of which no file is among those with these hashes."""
+    have = set(hashes)
+    return [package for package in packages if have.isdisjoint(package.hashes)]
+
+
+def hashes(folder: Path, pattern: str = "*.whl") -> dict[str, Path]:
+    """The wheels in a folder by their SHA-256; takes a few seconds for each GB."""
+    found = {}
+    for wheel in sorted(folder.glob(pattern)):
+        with wheel.open("rb") as file:
+            found[hashlib.file_digest(file, "sha256").hexdigest()] = wheel
+    return found

@@ -1,0 +1,1 @@
+"""Lip sync from sound strips to keyframes."""

@@ -1,0 +1,155 @@
+"""Lip sync: a sound strip's audio becomes mouth keys of its character."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import bpy
+import numpy as np
+
+from ...inference.contract.errors import EDTalkError
+from ...inference.contract.protocol import Message
+from ..animation import curves, hidden, keys
+from ..character import character, portrait
+from ..engine import session
+from ..engine.session import Task
+from ..timeline import sequencer, timemap
+from ..timeline.sequencer import NLA
+from ..timeline.timemap import TimeMap
+
+# --- Asking for a strip
+
+
+def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> Task | None:
+    """Begin the lip sync of one strip to one character; None when it was done at once, because nothing is heard.
+
+    Raises EDTalkError when it cannot begin. The keys are written when the answer comes, where the strip is by then.
+    """
+    if reason := character.editable_reason(obj):
+        raise EDTalkError(f"{reason}.")
+    bank = character.bank_of(obj)
+    if not bank.has_audio:
+        message = f"The bank '{bank.name}' of {obj.name} has no network that listens, so it cannot lip-sync."
+        raise EDTalkError(message, "Choose a bank with lip-sync.", "bank")
+    if problem := sequencer.sound_problem(strip):
+        raise EDTalkError(f"{problem}.", "Find it with File > External Data > Find Missing Files.", "media")
+    sequencer.assign(strip, obj)
+    if sequencer.is_silent(scene, strip):
+        write_lips(scene, strip, obj, sequencer.time_map(scene, strip), bank.names_of("lip"), None)
+        return None
+
+    with suppress(EDTalkError):  # a voice can be listened to before there is a face
+        if not portrait.is_known(obj):
+            portrait.measure(obj)  # is answered first, so that the mouth comes to rest where this face's does
+    where = scene.name, sequencer.identity(strip)
+    asked: list[TimeMap] = []
+
+    def prepare() -> tuple[dict, bytes] | None:
+        scene, strip, obj = _targets(*where)
+        if obj is None:
+            return None
+        clock = sequencer.time_map(scene, strip)
+        sound = sequencer.listen(scene, strip, clock)
+        times = clock.seconds(clock.frames) - sound.start
+        asked.append(clock)
+        fields = {"bank": str(character.bank_path(obj)), "rate": sound.rate, "samples": len(sound.samples)}
+        payload = sound.samples.astype("<f4").tobytes() + times.astype("<f8").tobytes()
+        return fields | {"times": len(times)}, payload
+
+    def apply(answer: Message) -> None:
+        scene, strip, obj = _targets(*where)
+        if obj is None:
+            return  # deleted meanwhile
+        names, clock, now = answer["names"], asked[-1], sequencer.time_map(scene, strip)
+        rows = np.frombuffer(answer.payload, "<f4").reshape(answer["frames"], len(names))
+        if clock.move_to(now) is not None:
+            clock = now
+        write_lips(scene, strip, obj, clock, names, rows)
+        warn_if_hidden(obj)
+
+    return session.submit("lip_sync", label=f"Lip Sync '{strip.name}'", prepare=prepare, on_done=apply)
+
+
+def _targets(
+    scene_name: str, strip_id: str
+) -> tuple[bpy.types.Scene | None, bpy.types.Strip | None, bpy.types.Object | None]:
+    """Scene, strip and character, all None when one of them has gone."""
+    scene = bpy.data.scenes.get(scene_name)
+    strip = sequencer.find(scene, strip_id) if scene else None
+    obj = sequencer.speaker(strip) if strip else None
+    return (scene, strip, obj) if obj else (None, None, None)
+
+
+# --- Writing the answer
+
+
+def write_lips(
+    scene: bpy.types.Scene,
+    strip: bpy.types.SoundStrip,
+    obj: bpy.types.Object,
+    clock: TimeMap,
+    names: tuple[str, ...],
+    rows: np.ndarray | None,
+) -> None:
+    """Write the mouth of one strip as keys of `names`, in place of what this strip had written before.
+
+    rows: (T, len(names)) values at the frames of `clock`, None for a closed mouth. A frame before and after the strip
+    the mouth is at rest, unless somebody speaks there.
+    """
+    others = [sequencer.time_map(scene, other) for other in sequencer.dialogue(scene, obj) if other != strip]
+    clear_lips(obj, strip, names, keep=[*others, clock])
+    known = character.rest_values(obj)
+    rest = np.array([[known[name] for name in names]])
+    group = obj.edtalk
+    if rows is None:
+        frames, values, step = clock.frames[[0, -1]], np.repeat(rest, 2, axis=0), 1
+    else:
+        step = group.lip_step
+        frames, values = curves.on_steps(clock.frames, curves.smooth(rows, group.lip_smooth), step)
+    before, after = timemap.rest_frames(others, clock)
+    if before is not None:
+        frames, values = np.append(before, frames), np.concatenate([rest, values])
+    if after is not None:
+        frames, values = np.append(frames, after), np.concatenate([values, rest])
+    _write(obj, strip, names, frames, values, "CONSTANT" if step > 1 else "LINEAR")
+    sequencer.remember_time(strip, clock)
+    if sequencer.STALE in strip:
+        del strip[sequencer.STALE]
+
+
+def _write(
+    obj: bpy.types.Object,
+    strip: bpy.types.SoundStrip,
+    names: tuple[str, ...],
+    frames: np.ndarray,
+    values: np.ndarray,
+    interpolation: str,
+) -> None:
+    ends, group = (frames[0], frames[-1]), obj.edtalk
+    error = group.lip_decimate if group.lip_decimate > 0 else -1.0
+    kept = [np.unique(curves.decimate(frames, column, error)) for column in values.T]
+    if group.lip_nla:
+        strip[NLA] = strip.get(NLA) or f"{obj.name}: {strip.name}"
+        rows = np.unique(np.concatenate(kept))  # all curves of an NLA strip are written together
+        table = dict(zip(names, values[rows].T, strict=True))
+        keys.write_curves(obj, table, frames[rows], interpolation=interpolation, nla=True, strip_name=strip[NLA])
+        return
+    for name, column, rows in zip(names, values.T, kept, strict=True):
+        keys.write_curves(obj, {name: column[rows]}, frames[rows], replace=ends, interpolation=interpolation)
+
+
+def clear_lips(obj: bpy.types.Object, strip: bpy.types.SoundStrip, names: tuple[str, ...], keep: list[TimeMap]) -> None:
+    """Remove the keys that a strip had written, but not where the strips in `keep` speak."""
+    then = sequencer.remembered_time(strip)
+    if then is None:
+        return
+    lost = timemap.uncovered((then.start - 1, then.end + 1), [(one.start, one.end) for one in keep])
+    keys.remove_key_ranges(obj, names, [(start, end - 1) for start, end in lost])
+    del strip[sequencer.TIME]
+
+
+def warn_if_hidden(obj: bpy.types.Object) -> None:
+    """Say so when something keeps the written keys from being seen, with the button that shows them."""
+    if reason := hidden.hidden_by(obj):
+        error = EDTalkError(reason, "Lip sync was written, but it does not show.", "hidden")
+        session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": obj.edtalk.uid})

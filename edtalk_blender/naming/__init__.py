@@ -1,0 +1,1 @@
+"""Names for the coefficients of a bank that has none."""

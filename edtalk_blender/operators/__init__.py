@@ -1,1 +1,0 @@
-"""Operators by the work they do; each module registers its own."""

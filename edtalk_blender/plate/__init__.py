@@ -1,0 +1,1 @@
+"""Faces over filmed footage: compositing and dubbing."""

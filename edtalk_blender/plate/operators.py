@@ -1,0 +1,69 @@
+"""Build Compositor: the face over its plate, as nodes."""
+
+from __future__ import annotations
+
+import bpy
+
+from ...inference.contract.errors import EDTalkError
+from .. import compat
+from ..engine.asking import Explained
+from ..render import face_strip as render_face_strip
+from ..timeline import sequencer
+from . import compositing
+
+
+def face_strip(context: bpy.types.Context) -> bpy.types.ImageStrip | None:
+    """The face strip that is meant: the active character's, else a selected one.
+
+    Where the character has several it is a selected one, else the one at the current frame, else the first.
+    """
+    scene = compat.sequencer_scene(context)
+    now, obj = scene.frame_current, sequencer.default_speaker(context, scene)
+    strips = sequencer.faces(scene, obj) if obj else filter(sequencer.is_face, sequencer.selected(context))
+    strips = [strip for strip in strips if strip.get(sequencer.SHOT)]
+    shown = [strip for strip in strips if compat.left_handle(strip) <= now < compat.right_handle(strip)]
+    return next(iter([*(strip for strip in strips if strip.select), *shown, *strips]), None)
+
+
+class EDTALK_OT_build_compositor(Explained, bpy.types.Operator):
+    """Make the nodes that lay the rendered face over its plate, with controls for colour, blur and grain. Nodes of \
+your own are kept; used again, it brings its own up to date"""
+
+    bl_idname = "edtalk.build_compositor"
+    bl_label = "Build Compositor"
+    bl_options = {"REGISTER", "UNDO"}
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        scene = compat.sequencer_scene(context)
+        if not sequencer.characters(context, scene):
+            return "There is no character yet: add one first"
+        if face_strip(context) is None:
+            return "Render the face first"
+        return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        scene, strip = compat.sequencer_scene(context), face_strip(context)
+        obj = sequencer.speaker(strip)
+        if obj is None:
+            raise EDTalkError(
+                f"The character of '{strip.name}' is not in this file any more.", "Render the face again."
+            )
+        is_new = compositing.is_new(scene, strip)
+        todo = compositing.build(scene, obj, strip)
+        if todo:
+            self.report({"INFO"}, todo)
+        if is_new:
+            before = scene.view_settings.view_transform
+            render_face_strip.show_colours_as_they_are(scene)
+            if scene.view_settings.view_transform != before:
+                self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
+            if scene.render.use_sequencer:
+                scene.render.use_sequencer = False
+                self.report({"INFO"}, "Render now shows the compositor: Sequencer is off in Output, Post Processing")
+        return None
+
+
+CLASSES = (EDTALK_OT_build_compositor,)
+
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

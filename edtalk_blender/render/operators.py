@@ -1,0 +1,184 @@
+"""Render Face: a character's evaluated rows become a shot, the shot's pictures a strip that fills as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy_extras.io_utils import ExportHelper
+
+from ...inference.contract.errors import EDTalkError
+from ...inference.contract.files import appearing
+from .. import compat, follow
+from ..character import character
+from ..engine import session
+from ..engine.asking import Asking, Explained
+from ..engine.session import Chain
+from ..folders import FRAMES, character_folder, is_temporary
+from ..plate import compositing
+from ..timeline import sequencer
+from .face_shot import Plan, stretches
+from .face_strip import PICTURE, strip_folder
+from .render import forget_renders, is_rendering, steps
+
+# --- Operators
+
+
+class EDTALK_OT_render_face(Asking, bpy.types.Operator):
+    """Render the character's face over its dialogue into a strip. Only frames that changed are rendered, and a \
+render that was cancelled goes on where it stopped"""
+
+    bl_idname = "edtalk.render_face"
+    bl_label = "Render Face"
+    bl_options = {"UNDO"}
+
+    frames: EnumProperty(name="Range", items=sequencer.RENDER_RANGES, default="AUTO")
+    everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        scene = compat.sequencer_scene(context)
+        if not sequencer.characters(context, scene):
+            return "There is no character yet: add one first"
+        if bpy.app.is_job_running("RENDER"):
+            return "Wait until Blender has finished rendering"
+        return ""
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        scene = compat.sequencer_scene(context)
+        if sequencer.settings(scene).follow:
+            follow.follow(scene)
+        chosen = self._chosen(context, scene)
+        for obj in chosen:
+            stretches(scene, obj, self.frames)  # is said before anything is asked or changed
+        before = scene.view_settings.view_transform
+        running, told = True, []
+
+        def tell(name: str, plan: Plan) -> None:
+            if running:  # later, there is no operator any more that could report
+                told.append(f"{name}: {plan.missing} frames to render, {plan.reused} are there already")
+
+        chains = [Chain(steps(scene, obj, self.frames, tell)) for obj in chosen]
+        try:
+            self.finish(*chains)
+        finally:
+            running = False
+            for text in told:
+                self.report({"INFO"}, text)
+        if scene.view_settings.view_transform != before:
+            self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
+        if is_temporary():
+            self.report({"INFO"}, "Frames are kept only until Blender closes: save the .blend to keep them beside it")
+        return None
+
+    def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
+        known = sequencer.characters(context, scene)
+        if self.everybody:
+            return known
+        selected = [obj for obj in known if obj in context.selected_objects] if context.view_layer else []
+        default = sequencer.default_speaker(context, scene)
+        chosen = selected or [obj for obj in (default,) if obj is not None]
+        if not chosen:
+            chosen = [obj for obj in known if any(sequencer.speaker(one) == obj for one in sequencer.selected(context))]
+        if not chosen:
+            raise EDTalkError("No character is selected.", "Select one in the viewport, or render all characters.")
+        return chosen
+
+
+class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
+    """Delete rendered frames that no strip shows. What is undone afterwards may have to be rendered again"""
+
+    bl_idname = "edtalk.clear_cache"
+    bl_label = "Clear Unused Frames"
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        return "Wait until the face is rendered, or cancel it" if is_rendering() else ""
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
+        count, size = 0, 0
+        shown = _shown_pictures()
+        for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
+            if PICTURE.fullmatch(path.name) and path not in shown:
+                size += path.stat().st_size
+                count += 1
+                path.unlink()
+        compositing.clear_unused()
+        self.report({"INFO"}, f"Deleted {count} frames, {size / 1e6:.1f} MB")
+        return None
+
+
+def _shown_pictures() -> set[Path]:
+    strips: Iterable[bpy.types.Strip] = (strip for scene in bpy.data.scenes for strip in compat.strips(scene))
+    return {
+        strip_folder(strip) / element.filename
+        for strip in strips
+        if strip.type == "IMAGE"
+        for element in strip.elements
+    }
+
+
+class EDTALK_OT_export_movie(Explained, ExportHelper, bpy.types.Operator):
+    """Render the sequencer, faces and sound, into an MP4 file"""
+
+    bl_idname = "edtalk.export_movie"
+    bl_label = "Export Movie"
+
+    filename_ext = ".mp4"
+    filter_glob: StringProperty(default="*.mp4", options={"HIDDEN"})
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        scene = compat.sequencer_scene(context)
+        if not compat.strips(scene):
+            return "There is nothing in the sequencer yet"
+        if is_rendering():
+            return "Wait until the face is rendered, or cancel it"
+        return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        scene = compat.sequencer_scene(context)
+        path = export_movie(scene, bpy.path.abspath(self.filepath))
+        if not session.blocking():
+            self.report({"INFO"}, f"The scene's output is now {path}")
+        return None
+
+
+def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
+    """Render a scene's sequencer into an MP4 file; with a window it is begun, with Blender's progress and Esc.
+
+    Raises EDTalkError where it cannot be written.
+    """
+    path = Path(file).with_suffix(".mp4")
+    if not path.parent.is_dir():
+        raise EDTalkError(f"The folder {path.parent} does not exist.", "Choose another one.", "disk")
+    if not session.blocking():
+        compat.set_video_output(scene, path)
+        bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=scene.name)
+        return path
+    with appearing(path) as partial:
+        try:
+            with compat.video_output(scene, partial):
+                bpy.ops.render.render(animation=True, scene=scene.name)
+        except RuntimeError as error:
+            raise EDTalkError(f"{path} could not be written: {error}", "Choose another place.", "disk") from error
+        if not partial.is_file() or not partial.stat().st_size:
+            raise EDTalkError(f"{path} was not written.", "See Blender's console for the reason.", "disk")
+    return path
+
+
+CLASSES = (EDTALK_OT_render_face, EDTALK_OT_clear_cache, EDTALK_OT_export_movie)
+
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+def register() -> None:
+    register_classes()
+
+
+def unregister() -> None:
+    unregister_classes()
+    forget_renders()

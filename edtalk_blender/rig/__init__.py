@@ -1,0 +1,1 @@
+"""Driving the shape keys of a 3D face."""

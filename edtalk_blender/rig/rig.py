@@ -1,0 +1,423 @@
+"""A 3D head that a character's sliders move: which slider moves which shape key, as drivers or as keys.
+
+The links are stored on the head's object. A shape key is a sum of what its links say of the sliders, measured from
+rest, with emotions, bank strengths and mutes as in the rendered face. Drivers say so in Blender's simple expressions,
+which work without leave to run scripts; keys are the same numbers, frame by frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import bpy
+import numpy as np
+from bpy.app.handlers import persistent
+from bpy.props import CollectionProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+
+from ...inference.contract.errors import EDTalkError
+from ..animation import curves, keys, sampling
+from ..character import character
+from ..character.mix import EXPRESSION
+
+OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
+LONGEST = 255  # letters of a driver's expression
+_follows = True  # whether drivers follow a change of the links at once
+
+
+# --- What is stored
+
+
+def _link_changed(link: ShapeLink, _context: bpy.types.Context) -> None:
+    follow(link.id_data)
+
+
+def _rig_changed(group: ShapeRig, _context: bpy.types.Context) -> None:
+    follow(group.id_data)
+
+
+def _is_character(_group: ShapeRig, obj: bpy.types.Object) -> bool:
+    return character.is_character(obj)
+
+
+def _slider_names(link: ShapeLink, _context: bpy.types.Context, text: str) -> list[str]:
+    obj = link.id_data.edtalk_rig.character
+    names = character.channel_names(obj) if obj else ()
+    return [name for name in names if text.lower() in name.lower()]
+
+
+class ShapeLink(bpy.types.PropertyGroup):
+    """How much one slider moves one shape key. `name` tells the links of a head apart."""
+
+    shape_key: StringProperty(
+        name="Shape Key", description="The shape key that is moved", update=_link_changed, override=OVERRIDABLE
+    )
+    slider: StringProperty(
+        name="Slider",
+        description="The slider or emotion of the character that moves it",
+        search=_slider_names,
+        update=_link_changed,
+        override=OVERRIDABLE,
+    )
+    gain: FloatProperty(
+        name="Gain",
+        description="How far the shape key moves when the slider moves by 1 from rest",
+        default=1.0,
+        soft_min=-2.0,
+        soft_max=2.0,
+        update=_link_changed,
+        override=OVERRIDABLE,
+    )
+    offset: FloatProperty(
+        name="Offset",
+        description="What the shape key is when the slider is at rest",
+        default=0.0,
+        soft_min=-1.0,
+        soft_max=1.0,
+        update=_link_changed,
+        override=OVERRIDABLE,
+    )
+
+
+class ShapeRig(bpy.types.PropertyGroup):
+    """What moves a head's shape keys."""
+
+    character: PointerProperty(
+        type=bpy.types.Object,
+        name="Character",
+        description="The talking face whose sliders move this head",
+        poll=_is_character,
+        update=_rig_changed,
+        override=OVERRIDABLE,
+    )
+    links: CollectionProperty(type=ShapeLink, name="Links", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})
+    active: IntProperty(name="Active Link", override=OVERRIDABLE)
+    driven_by: StringProperty(
+        name="Driven By", description="What the drivers were made of, empty without drivers", override=OVERRIDABLE
+    )
+
+
+def add_link(obj: bpy.types.Object, shape_key: str = "", slider: str = "", gain: float = 1.0) -> ShapeLink:
+    """One more link of a head; library overrides tell them apart by name."""
+    links = obj.edtalk_rig.links
+    number = 1 + max((int(link.name) for link in links if link.name.isdigit()), default=0)
+    with changing(obj):
+        link = links.add()
+        link.name = str(number)
+        link.shape_key, link.slider, link.gain = shape_key, slider, gain
+    return link
+
+
+# --- Heads
+
+
+def has_shapes(obj: bpy.types.Object | None) -> bool:
+    return obj is not None and getattr(obj.data, "shape_keys", None) is not None
+
+
+def shape_keys(obj: bpy.types.Object) -> list[str]:
+    """Names of the keys that can be moved: all but the basis."""
+    key = obj.data.shape_keys
+    return [block.name for block in key.key_blocks if block != key.reference_key]
+
+
+def editable_keys(obj: bpy.types.Object) -> bpy.types.Key:
+    """The head's shape keys, to be animated. Those of a library are overridden: an object's override has them not.
+
+    Raises EDTalkError where that cannot be.
+    """
+    if reason := character.editable_reason(obj):
+        raise EDTalkError(f"{reason}.")
+    if obj.data.library is not None and obj.data.override_create(remap_local_usages=True) is None:
+        raise EDTalkError(f"The shape keys of {obj.name} are linked and cannot be overridden.", "Append it instead.")
+    override = obj.data.override_library
+    if override is not None and override.is_system_override:
+        override.is_system_override = False
+    return obj.data.shape_keys
+
+
+def character_of(obj: bpy.types.Object) -> bpy.types.Object:
+    """The character that moves the head; EDTalkError where none is chosen."""
+    found = obj.edtalk_rig.character
+    if found is None or not character.is_character(found):
+        raise EDTalkError(f"{obj.name} does not belong to a character yet.", "Choose the one whose sliders move it.")
+    return found
+
+
+def value_path(shape_key: str) -> str:
+    return f'key_blocks["{bpy.utils.escape_identifier(shape_key)}"].value'
+
+
+# --- What a shape key is made of
+
+
+@dataclass
+class Mix:
+    """A shape key's value: `constant + sum over banks of heard * (still + sum of gain * slider)`.
+
+    heard is a bank's strength, 0 while it is muted. Keys of `gains` and `still` are the banks' places in their order.
+    """
+
+    constant: float = 0.0
+    still: dict[int, float] = field(default_factory=dict)
+    gains: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def add(self, bank: int, slider: str, gain: float, rest: float = 0.0) -> None:
+        part = self.gains.setdefault(bank, {})
+        part[slider] = part.get(slider, 0.0) + gain
+        self.still[bank] = self.still.get(bank, 0.0) - gain * rest
+
+    @property
+    def sliders(self) -> list[str]:
+        return list(dict.fromkeys(slider for part in self.gains.values() for slider in part))
+
+    def values(self, columns: dict[str, np.ndarray], strengths: np.ndarray) -> np.ndarray:
+        """(T,) from (T,) columns of the sliders and (T, banks) of what is heard of each bank."""
+        total = np.full(len(strengths), self.constant)
+        for bank, part in self.gains.items():
+            moved = self.still[bank] + sum(gain * columns[slider] for slider, gain in part.items())
+            total += strengths[:, bank] * moved
+        return total
+
+    def expression(self, names: dict[str, str], banks: int) -> str:
+        """The same for a driver; names: of the variables by slider. A bank's are s0, m0, o0: strength, mute, solo."""
+        text = _number(self.constant)
+        for bank, part in self.gains.items():
+            others = "".join(f"-o{other}" for other in range(banks) if other != bank)
+            terms = [f"{_number(gain)}*{names[slider]}" for slider, gain in part.items()]
+            if _number(self.still[bank]) != "0":
+                terms.append(_number(self.still[bank]))
+            text += f"+s{bank}*(1-m{bank})*max(o{bank},1{others})*({'+'.join(terms)})"
+        return text.replace("+-", "-")
+
+
+def _number(value: float) -> str:
+    """As plain decimals, which is all that simple expressions read."""
+    return f"{round(value, 5) + 0.0:.5f}".rstrip("0").rstrip(".")
+
+
+def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
+    """What each linked shape key of a head is made of; links that name nothing there is are left out.
+
+    Raises EDTalkError where the character or its bank is missing.
+    """
+    face = character_of(obj)
+    bank, rest = character.bank_of(face), character.rest_values(face)
+    order = [name for name, _count in bank.config.banks]
+    emotions = character.emotions(face) if EXPRESSION in order else {}
+    expression = bank.names_of(EXPRESSION)
+    coefficients = {entry.name: entry for entry in bank.coefficients}
+    existing = set(shape_keys(obj))
+    found: dict[str, Mix] = {}
+    for link in obj.edtalk_rig.links:
+        entry = coefficients.get(link.slider)
+        if link.shape_key not in existing or (entry is None and link.slider not in emotions):
+            continue
+        mix = found.setdefault(link.shape_key, Mix())
+        mix.constant += link.offset
+        if entry is None:
+            mix.add(order.index(EXPRESSION), link.slider, link.gain)
+            continue
+        mix.add(order.index(entry.bank), entry.name, link.gain, rest.get(entry.name, entry.rest))
+        if entry.bank == EXPRESSION:
+            for emotion, offsets in emotions.items():
+                if share := float(offsets[expression.index(entry.name)]):
+                    mix.add(order.index(EXPRESSION), emotion, link.gain * share)
+    return found
+
+
+def is_whole(obj: bpy.types.Object, link: ShapeLink) -> bool:
+    """Whether both ends of a link exist."""
+    face = obj.edtalk_rig.character
+    return face is not None and link.slider in face.edtalk and link.shape_key in shape_keys(obj)
+
+
+# --- Drivers
+
+
+def drive(obj: bpy.types.Object) -> int:
+    """Have the sliders move the head from now on; returns the number of shape keys that have drivers.
+
+    Drivers are made anew, so that they say what the links and the portrait's rest pose say now.
+    """
+    face, found = character_of(obj), mixes(obj)
+    for shape_key, mix in found.items():
+        if len(mix.expression(_variables(mix), len(face.edtalk.banks))) > LONGEST:
+            raise EDTalkError(
+                f"'{shape_key}' has too many links for one driver.", "Remove some of them, or bake its keys instead."
+            )
+    key = editable_keys(obj)
+    _check_free(obj, found)
+    original = obj.data.override_library.reference.shape_keys if obj.data.override_library else None
+    if original is not None and original.animation_data is not None:
+        where = original.library.name
+        raise EDTalkError(
+            f"The shape keys of {obj.name} are animated in {where}, and Blender keeps no drivers beside.",
+            "Bake its keys instead.",
+        )
+    remove_drivers(obj)
+    for shape_key, mix in found.items():
+        driver = key.driver_add(value_path(shape_key)).driver
+        driver.type = "SCRIPTED"
+        names = _variables(mix)
+        for slider, name in names.items():
+            _add_variable(driver, name, face, character.data_path(slider))
+        for bank, state in enumerate(face.edtalk.banks):
+            properties = {"s": "strength", "m": "mute", "o": "solo"} if bank in mix.gains else {"o": "solo"}
+            for letter, name in properties.items():
+                _add_variable(driver, f"{letter}{bank}", face, state.path_from_id(name))
+        driver.expression = mix.expression(names, len(face.edtalk.banks))
+    obj.edtalk_rig.driven_by = _signature(found)
+    obj.update_tag()
+    return len(found)
+
+
+def _variables(mix: Mix) -> dict[str, str]:
+    return {slider: f"v{index}" for index, slider in enumerate(mix.sliders)}
+
+
+def _add_variable(driver: bpy.types.Driver, name: str, owner: bpy.types.Object, path: str) -> None:
+    variable = driver.variables.new()
+    variable.name = name
+    variable.targets[0].id = owner
+    variable.targets[0].data_path = path
+
+
+def remove_drivers(obj: bpy.types.Object, names: Iterable[str] | None = None) -> int:
+    """Remove the drivers that `drive` made, of the named shape keys or of all; returns their number."""
+    key = obj.data.shape_keys
+    paths = None if names is None else {value_path(name) for name in names}
+    ours = [curve for curve in _drivers(key) if paths is None or curve.data_path in paths]
+    for path in [curve.data_path for curve in ours]:
+        key.driver_remove(path)
+    if not any(True for _ in _drivers(key)):
+        obj.edtalk_rig.driven_by = ""
+    obj.update_tag()
+    return len(ours)
+
+
+def _check_free(obj: bpy.types.Object, names: Iterable[str]) -> None:
+    """Raise EDTalkError for shape keys that somebody else drives, as rigs do from their bones."""
+    key = obj.data.shape_keys
+    ours, paths = {curve.data_path for curve in _drivers(key)}, {value_path(name): name for name in names}
+    drivers = key.animation_data.drivers if key.animation_data else ()
+    taken = [paths[curve.data_path] for curve in drivers if curve.data_path in paths and curve.data_path not in ours]
+    if taken:
+        names = f"'{taken[0]}'" + (f" and {len(taken) - 1} more shape keys" if len(taken) > 1 else "")
+        raise EDTalkError(
+            f"Drivers of the rig's own move {names} of {obj.name}.",
+            "Remove those drivers, or the links of these shape keys.",
+        )
+
+
+def _drivers(key: bpy.types.Key) -> Iterator[bpy.types.FCurve]:
+    """Drivers that read nothing but a character's sliders."""
+    for curve in key.animation_data.drivers if key.animation_data else ():
+        targets = [target for variable in curve.driver.variables for target in variable.targets]
+        if targets and all(target.data_path.startswith("edtalk") for target in targets):
+            yield curve
+
+
+def is_driven(obj: bpy.types.Object) -> bool:
+    return bool(obj.edtalk_rig.driven_by)
+
+
+def is_stale(obj: bpy.types.Object) -> bool:
+    """Whether drivers were made for another rest pose, other emotions or another bank; False where that is unknown."""
+    if not is_driven(obj):
+        return False
+    try:
+        return obj.edtalk_rig.driven_by != _signature(mixes(obj))
+    except EDTalkError:
+        return False
+
+
+def _signature(found: dict[str, Mix]) -> str:
+    parts = {name: [mix.constant, mix.still, mix.gains] for name, mix in found.items()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def follow(obj: bpy.types.Object) -> None:
+    """Make the drivers anew where there are any; a head that cannot be driven now keeps those it has."""
+    if _follows and is_driven(obj) and has_shapes(obj):
+        try:
+            drive(obj)
+        except EDTalkError:
+            return  # the panel says that they are not up to date
+
+
+@contextmanager
+def changing(obj: bpy.types.Object) -> Iterator[None]:
+    """Within, drivers do not follow every change of a link; they do at the end."""
+    global _follows
+    before, _follows = _follows, False
+    try:
+        yield
+    finally:
+        _follows = before
+        follow(obj)
+
+
+# --- Keys
+
+
+def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], simplify: float = -1.0) -> int:
+    """Write what the sliders say at `frames` as keys of the shape keys, in place of drivers and of older keys there.
+
+    simplify: how far a curve may be from what it is with all keys; below 0 all are written. Values stay within the
+    range that their shape key allows. Returns the number of shape keys.
+    """
+    face, found = character_of(obj), mixes(obj)
+    frames = np.asarray(frames, np.float64)
+    values, strengths, emotions = sampling.sample_sliders(scene, face, frames)
+    columns = dict(zip(character.bank_of(face).names, values.T, strict=True))
+    columns |= dict(zip(character.emotions(face), emotions.T, strict=True))
+    key = editable_keys(obj)
+    _check_free(obj, found)
+    remove_drivers(obj, found)
+    bag = keys.own_channelbag(key)
+    for shape_key, mix in found.items():
+        block = key.key_blocks[shape_key]
+        column = np.clip(mix.values(columns, strengths), block.slider_min, block.slider_max)
+        kept = curves.decimate(frames, column, simplify)
+        ends = frames[0], frames[-1]
+        keys.write_curve(bag, value_path(shape_key), frames[kept], column[kept], replace=ends, group="Face")
+    obj.update_tag()
+    return len(found)
+
+
+# --- Blender's events
+
+
+@persistent
+def _meet_references(*_: object) -> None:
+    """Before saving: give what overrides override the same groups of properties, all at their defaults.
+
+    Blender can tell an override's links from its library's only where the library's object has a group at all, and a
+    rig that was made without this extension has none. Nothing is changed by it but memory.
+    """
+    for obj in bpy.data.objects:
+        if obj.override_library is not None and obj.override_library.reference is not None:
+            _ = obj.override_library.reference.edtalk, obj.override_library.reference.edtalk_rig
+
+
+CLASSES = (ShapeLink, ShapeRig)
+
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+def register() -> None:
+    register_classes()
+    bpy.types.Object.edtalk_rig = PointerProperty(
+        type=ShapeRig, name="3D Face", description="What moves this head's shape keys", override=OVERRIDABLE
+    )
+    bpy.app.handlers.save_pre.append(_meet_references)
+
+
+def unregister() -> None:
+    bpy.app.handlers.save_pre.remove(_meet_references)
+    del bpy.types.Object.edtalk_rig
+    unregister_classes()

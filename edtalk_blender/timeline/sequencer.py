@@ -1,0 +1,486 @@
+"""Strips: whose they are, what is heard in them and when, and where the face goes.
+
+A strip is known by its own `edtalk_id`, a dialogue strip's character by `edtalk_character`. Both are custom properties,
+so they are saved, copied and undone with the strip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import aud
+import bpy
+import numpy as np
+from bpy.props import BoolProperty, EnumProperty, PointerProperty
+
+from ...inference.contract.errors import EDTalkError
+from ...inference.contract.protocol import MAX_PAYLOAD
+from .. import compat
+from ..character import character
+from . import timemap
+from .timemap import TimeMap
+
+ID, CHARACTER = "edtalk_id", "edtalk_character"
+TIME = "edtalk_time"  # of a dialogue strip: its TimeMap when its keys were last in place
+SHOT = "edtalk_shot"  # of a face strip: the folder of what it was rendered from
+NLA = "edtalk_nla"  # of a dialogue strip: name of the NLA strip that holds its keys
+SOUNDS = "edtalk_sounds"  # of a face strip: identities of the dialogue strips that it was rendered for
+LAYER = "edtalk_layer"  # of a face strip: what its pictures hold, as `inference.contract.shot` names it
+PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it is laid over
+APART = "edtalk_apart"  # of a face strip: its plate does not show its film frame by frame
+STALE = "edtalk_stale"  # of a dialogue strip: it plays moments that have no keys; of a face strip: its film has changed
+LAST_CHANNEL = 128
+
+RENDER_RANGES = (
+    ("AUTO", "Dialogue or Scene", "The character's dialogue if it has any, else the scene"),
+    ("DIALOGUE", "Dialogue", "From the first to the last of the character's sound strips"),
+    ("SCENE", "Scene", "The scene's frame range"),
+    ("PREVIEW", "Preview Range", "The preview range of the timeline"),
+)
+
+_SEEKS_EXACTLY = {".wav", ".aif", ".aiff", ".flac", ".mp3"}  # the others land up to 1024 samples beside the mark
+
+
+class SequencerSettings(bpy.types.PropertyGroup):
+    """What the artist switches on and off for a whole scene."""
+
+    follow: BoolProperty(
+        name="Follow Sound",
+        description="When a dialogue strip is moved, trimmed or retimed, its keys and its face strip follow",
+        default=True,
+    )
+    follow_face: BoolProperty(
+        name="Follow Face",
+        description="When a face strip is moved, its dialogue strips and their keys follow",
+        default=True,
+    )
+    follow_keys: EnumProperty(
+        name="Keys",
+        description="Which keys of the character follow its dialogue",
+        items=(
+            ("LIPS", "Mouth", "Keys that Lip Sync wrote"),
+            ("ALL", "All", "Every key of the character that lies within the strip: emotions, head and mouth"),
+        ),
+        default="LIPS",
+    )
+    preview: BoolProperty(
+        name="Live Preview",
+        description="Show the face in viewport and image editor while sliders move and the timeline is scrubbed",
+        default=True,
+    )
+    render_range: EnumProperty(
+        name="Range", description="Frames that are rendered", items=RENDER_RANGES, default="AUTO"
+    )
+    everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
+    image_format: EnumProperty(
+        name="Format",
+        description="Files that faces are rendered to",
+        items=(("png", "PNG", "8 bits, sRGB"), ("exr", "OpenEXR", "Half float, linear light")),
+        default="png",
+    )
+
+
+def settings(scene: bpy.types.Scene) -> SequencerSettings:
+    return scene.edtalk_sequencer
+
+
+# --- Identities
+
+
+def identity(strip: bpy.types.Strip) -> str:
+    """The strip's identity; it is given one if it has none."""
+    if not strip.get(ID):
+        strip[ID] = uuid.uuid4().hex[:12]
+    return strip[ID]
+
+
+def find(scene: bpy.types.Scene, wanted: str) -> bpy.types.Strip | None:
+    """The strip with this identity, or None."""
+    return next((strip for strip in compat.strips(scene) if wanted and strip.get(ID) == wanted), None)
+
+
+def tell_apart(scene: bpy.types.Scene) -> None:
+    """Give an identity of their own to copies of strips, which are made with their original's.
+
+    The one whose time is as remembered is the original; of two the one further down is. A piece that was cut off plays
+    what it played before, so its keys are in place; a copy elsewhere has none.
+    """
+    shared = Counter(strip[ID] for strip in compat.strips(scene) if strip.get(ID))
+    for own in (own for own, count in shared.items() if count > 1):
+        copies = [strip for strip in compat.strips(scene) if strip.get(ID) == own]
+        copies.sort(key=lambda strip: (not _as_remembered(scene, strip), strip.channel))
+        for strip in copies[1:]:
+            strip[ID] = uuid.uuid4().hex[:12]
+            _take_faces(scene, strip, copies[0])
+            then, now = remembered_time(strip), time_map(scene, strip)
+            if then is None:
+                continue
+            if then.clipped(now.start, now.end).same_as(now):
+                remember_time(strip, now)
+            else:
+                del strip[TIME]
+
+
+def _take_faces(scene: bpy.types.Scene, plate: bpy.types.Strip, original: bpy.types.Strip) -> None:
+    """Give a plate that was cut off or copied the face strips that lie over it, and not over its original."""
+
+    def covers(one: bpy.types.Strip, face: bpy.types.Strip) -> bool:
+        ends = compat.left_handle(one), compat.right_handle(one)
+        return ends[0] <= compat.left_handle(face) and compat.right_handle(face) <= ends[1]
+
+    for face in [strip for strip in compat.strips(scene) if is_face(strip) and strip.get(PLATE) == original[ID]]:
+        if covers(plate, face) and not covers(original, face):
+            face[PLATE] = plate[ID]
+
+
+def _as_remembered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    then = remembered_time(strip)
+    return then is not None and then.same_as(time_map(scene, strip))
+
+
+# --- Characters
+
+
+def is_dialogue(strip: bpy.types.Strip) -> bool:
+    return strip.type == "SOUND" and bool(strip.get(CHARACTER))
+
+
+def is_face(strip: bpy.types.Strip) -> bool:
+    return strip.type == "IMAGE" and bool(strip.get(CHARACTER))
+
+
+def is_plate(strip: bpy.types.Strip) -> bool:
+    """Whether a movie strip is dubbed by a character."""
+    return strip.type == "MOVIE" and bool(strip.get(CHARACTER))
+
+
+def assign(strip: bpy.types.Strip, obj: bpy.types.Object | None) -> None:
+    """Say who speaks in a sound strip, or whose face a movie strip shows; None: nobody."""
+    identity(strip)
+    if obj is not None:
+        strip[CHARACTER] = obj.edtalk.uid
+    elif CHARACTER in strip:
+        del strip[CHARACTER]
+
+
+def speaker(strip: bpy.types.Strip) -> bpy.types.Object | None:
+    """The character that a strip belongs to, or None; changes nothing, so panels may ask."""
+    uid = strip.get(CHARACTER)
+    found = [obj for obj in bpy.data.objects if character.is_character(obj) and obj.edtalk.uid == uid] if uid else []
+    return min(found, key=lambda obj: (obj.library is not None, obj.session_uid), default=None)
+
+
+def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.types.Object | None:
+    """Who speaks in strips that belong to nobody yet: the active character, or the only one."""
+    active = context.view_layer.objects.active if context.view_layer else None
+    if character.is_character(active):
+        return active
+    everybody = characters(context, scene)
+    return everybody[0] if len(everybody) == 1 else None
+
+
+def characters(context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
+    """The characters of the edited scene, or, where it has none, of the window's: a sequencer may stand alone."""
+    return character.characters(scene) or character.characters(context.scene)
+
+
+def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Strip]:
+    """The sound strips in which a character speaks, in order of time."""
+    uid = obj.edtalk.uid
+    own = [strip for strip in compat.strips(scene) if is_dialogue(strip) and strip[CHARACTER] == uid]
+    return sorted(own, key=compat.left_handle)
+
+
+def faces(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Strip]:
+    """The face strips of a character, in order of time."""
+    uid = obj.edtalk.uid
+    own = [strip for strip in compat.strips(scene) if is_face(strip) and strip[CHARACTER] == uid]
+    return sorted(own, key=compat.left_handle)
+
+
+def plates(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.MovieStrip]:
+    """The movie strips that a character dubs, in order of time."""
+    uid = obj.edtalk.uid
+    own = [strip for strip in compat.strips(scene) if is_plate(strip) and strip[CHARACTER] == uid]
+    return sorted(own, key=compat.left_handle)
+
+
+# --- Time
+
+
+def fps(scene: bpy.types.Scene) -> float:
+    """Frames per second of a scene."""
+    return timemap.scene_fps(scene.render.fps, scene.render.fps_base)
+
+
+def time_map(scene: bpy.types.Scene, strip: bpy.types.Strip) -> TimeMap:
+    """When a strip plays which moment of its source. A retiming that cannot be read counts as an even one."""
+    rate, start, end = fps(scene), compat.left_handle(strip), max(compat.left_handle(strip), compat.right_handle(strip))
+    clock = TimeMap.of_strip(
+        rate,
+        start,
+        end,
+        compat.content_start(strip),
+        trimmed=compat.strip_value(strip, "content_trim_start"),
+        delay=strip.sound_offset if strip.type == "SOUND" else 0.0,
+        retiming=_retiming(strip, rate),
+    )
+    meta = strip.parent_meta()
+    while meta:
+        clock = clock.clipped(compat.left_handle(meta), compat.right_handle(meta))
+        meta = meta.parent_meta()
+    return clock
+
+
+def _retiming(strip: bpy.types.Strip, rate: float) -> Sequence[tuple[float, float]]:
+    keys = strip.retiming_keys
+    if len(keys) < 2:
+        return ()
+    content = content_frames(strip, rate)
+    even = ((keys[0].timeline_frame, 0.0), (keys[-1].timeline_frame, float(content)))
+    return compat.retiming(strip, content) or even
+
+
+def content_frames(strip: bpy.types.Strip, rate: float) -> int:
+    """Frames of the strip's content at its own speed and at the scene's rate."""
+    if strip.type == "IMAGE":
+        return len(strip.elements)
+    trimmed = compat.strip_value(strip, "content_trim_start") + compat.strip_value(strip, "content_trim_end")
+    seconds = sound_seconds(strip)
+    return timemap.content_frames(seconds, rate, trimmed) if seconds else compat.strip_value(strip, "content_duration")
+
+
+def remembered_time(strip: bpy.types.Strip) -> TimeMap | None:
+    """The strip's time when its keys were last in place; None before the first lip sync, or when it is unreadable."""
+    data = strip.get(TIME)
+    try:
+        return TimeMap.from_json(data.to_dict()) if data else None
+    except (EDTalkError, AttributeError):
+        return None
+
+
+def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
+    strip[TIME] = clock.to_json()
+
+
+def mismatch(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
+    """A sentence where a strip comes from a film that does not run at the scene's rate, else an empty one.
+
+    A sound alone has no frame rate: Blender gives its strip another length when the scene's rate is changed.
+    """
+    rate = fps(scene)
+    if strip.type == "MOVIE":
+        return timemap.rate_mismatch(rate, strip.fps)
+    if strip.type != "SOUND" or strip.sound is None:
+        return ""
+    path = sound_path(strip)
+    for other in compat.strips(scene):  # the picture of the same film knows its rate
+        if other.type == "MOVIE" and Path(bpy.path.abspath(other.filepath)) == path:
+            return timemap.rate_mismatch(rate, other.fps)
+    return ""
+
+
+def notes(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
+    """A sentence about what of a strip's time is not followed exactly, else an empty one."""
+    if len(strip.retiming_keys) > 2 and compat.retiming(strip, content_frames(strip, fps(scene))) is None:
+        return f"The retiming keys within '{strip.name}' cannot be read in this Blender: its speed was taken as even."
+    return ""
+
+
+# --- Sound
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is heard of a strip: mono samples (n,) float32 at `rate` Hz, the first `start` seconds into the source."""
+
+    samples: np.ndarray
+    rate: int
+    start: float
+
+
+def sound_problem(strip: bpy.types.Strip) -> str:
+    """Why a strip cannot be listened to, or an empty string."""
+    if strip.type != "SOUND":
+        return f"'{strip.name}' is not a sound strip"
+    if strip.sound is None:
+        return f"'{strip.name}' has no sound"
+    if strip.sound.packed_file is None and not sound_path(strip).is_file():
+        return f"The sound of '{strip.name}' is missing: {sound_path(strip)}"
+    return ""
+
+
+def sound_path(strip: bpy.types.SoundStrip) -> Path:
+    """The file of a strip's sound, absolute; what is packed is written out to be read."""
+    sound = strip.sound
+    path = Path(bpy.path.abspath(sound.filepath, library=sound.library))
+    if sound.packed_file is None:
+        return path
+    data = sound.packed_file.data
+    unpacked = Path(bpy.app.tempdir) / f"edtalk_{hashlib.sha256(data).hexdigest()[:20]}{path.suffix}"
+    if not unpacked.is_file():
+        unpacked.write_bytes(data)
+    return unpacked
+
+
+_lengths: dict[tuple[Path, int, int], float] = {}
+
+
+def sound_seconds(strip: bpy.types.SoundStrip) -> float:
+    """Length of the whole sound of a strip; 0 when it cannot be read."""
+    if sound_problem(strip):
+        return 0.0
+    path = sound_path(strip)
+    state = path.stat()
+    key = path, state.st_mtime_ns, state.st_size
+    if key not in _lengths:
+        try:
+            source = aud.Sound(str(path))
+            _lengths[key] = max(source.length, 0) / source.specs[0]
+        except (aud.error, ZeroDivisionError):
+            _lengths[key] = 0.0
+    return _lengths[key]
+
+
+def listen(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) -> Sound:
+    """The part of its sound that a strip plays, at the sound's own speed, channels averaged, fades applied.
+
+    Whatever was trimmed away is not heard, and where the volume is turned down for a while the mouth follows. Raises
+    EDTalkError naming the file when it is missing, unreadable or plays nothing here.
+    """
+    if problem := sound_problem(strip):
+        raise EDTalkError(f"{problem}.", "Find it with File > External Data > Find Missing Files.", "media")
+    path = sound_path(strip)
+    first, last = clock.cut(math.inf)
+    exact = path.suffix.lower() in _SEEKS_EXACTLY
+    try:
+        source = aud.Sound(str(path))
+        rate = round(source.specs[0])
+        samples = source.limit(first if exact else 0.0, last).data() if last > first else np.empty((0, 1), np.float32)
+    except aud.error as error:
+        message = f"The sound {path} of '{strip.name}' cannot be read ({error})."
+        raise EDTalkError(message, "Use WAV, MP3, FLAC, OGG or MP4.", "media") from error
+    samples = samples.mean(axis=1, dtype=np.float32)  # aud's own downmix adds channels up
+    samples = samples if exact else samples[round(first * rate) :]
+    if not len(samples):
+        message = f"'{strip.name}' plays nothing of its sound {path.name} between its handles."
+        raise EDTalkError(message, "Move its handles, or its content with Slip.", "media")
+    if samples.nbytes > MAX_PAYLOAD // 2:
+        samples = aud.Sound.buffer(samples[:, None], rate).resample(16_000, 1).data()[:, 0]
+        rate = 16_000
+    fade = loudness(scene, strip, clock.frames)
+    if fade is not None:
+        samples = samples * np.interp(first + np.arange(len(samples)) / rate, clock.seconds(clock.frames), fade)
+    return Sound(np.ascontiguousarray(samples, np.float32), rate, first)
+
+
+def loudness(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, frames: np.ndarray) -> np.ndarray | None:
+    """(T,) volume relative to the loudest of these frames, None where it does not change.
+
+    A fader mixes, it does not articulate: a voice low throughout still opens its mouth, one that fades closes it.
+    """
+    path = strip.path_from_id("volume")
+    curve = next((curve for curve in compat.fcurves(scene) if curve.data_path == path), None)
+    if curve is None or not len(frames):
+        return None
+    volumes = np.array([max(curve.evaluate(frame), 0.0) for frame in frames])
+    return volumes / volumes.max() if volumes.max() > 0 else volumes
+
+
+def is_silent(scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> bool:
+    """Whether nothing is heard of a strip: muted, or turned down altogether."""
+    fade = loudness(scene, strip, time_map(scene, strip).frames)
+    return strip.mute or (strip.volume <= 0 if fade is None else not fade.any())
+
+
+# --- Places
+
+
+def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -> int:
+    """The lowest channel over `above` that is empty from `start` to before `end`; EDTalkError when all are taken."""
+    taken = {
+        strip.channel
+        for strip in (scene.sequence_editor_create().strips)
+        if compat.left_handle(strip) < end and compat.right_handle(strip) > start
+    }
+    for channel in range(above + 1, LAST_CHANNEL + 1):
+        if channel not in taken:
+            return channel
+    message = f"All channels above {above} are taken from frame {start} to {end}."
+    raise EDTalkError(message, "Make room for the face strip.")
+
+
+def is_covered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    """Whether another strip lies on the same channel at the same time."""
+    start, end = compat.left_handle(strip), compat.right_handle(strip)
+    return any(
+        other.channel == strip.channel and compat.left_handle(other) < end and compat.right_handle(other) > start
+        for other in scene.sequence_editor.strips
+        if other != strip
+    )
+
+
+def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
+    """Have an image strip show these files of its folder, one a frame."""
+    elements = strip.elements
+    while len(elements) > len(names):
+        elements.pop(len(elements) - 1)
+    for element, name in zip(elements, names, strict=False):
+        if element.filename != name:
+            element.filename = name
+    for name in names[len(elements) :]:
+        elements.append(name)
+
+
+def selected(context: bpy.types.Context) -> list[bpy.types.Strip]:
+    """The selected strips of the edited scene, in order of time."""
+    scene = compat.sequencer_scene(context)
+    return sorted((strip for strip in compat.strips(scene) if strip.select), key=compat.left_handle) if scene else []
+
+
+def selected_sounds(context: bpy.types.Context) -> list[bpy.types.SoundStrip]:
+    return [strip for strip in selected(context) if strip.type == "SOUND"]
+
+
+def quoted(names: Iterable[str], most: int = 3) -> str:
+    """'a', 'b' and 5 more."""
+    names = [f"'{name}'" for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> tuple[int, int]:
+    """First frame and the one after the last; EDTalkError where there is no such range."""
+    if which in ("AUTO", "DIALOGUE"):
+        clocks = [time_map(scene, strip) for strip in dialogue(scene, obj)]
+        found = timemap.union((clock.start, clock.end) for clock in clocks)
+        if found:
+            return found
+        if which == "DIALOGUE":
+            raise EDTalkError(f"{obj.name} has no dialogue yet.", "Use Lip Sync, or render another range.")
+    if which == "PREVIEW":
+        if not scene.use_preview_range:
+            raise EDTalkError("The scene has no preview range.", "Set one in the timeline with P.")
+        return scene.frame_preview_start, scene.frame_preview_end + 1
+    return scene.frame_start, scene.frame_end + 1
+
+
+CLASSES = (SequencerSettings,)
+
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+def register() -> None:
+    register_classes()
+    bpy.types.Scene.edtalk_sequencer = PointerProperty(type=SequencerSettings, name="EDTalk")
+
+
+def unregister() -> None:
+    del bpy.types.Scene.edtalk_sequencer
+    unregister_classes()
+    _lengths.clear()

@@ -1,0 +1,215 @@
+"""Time in the sequencer: which second of its sound a strip plays at which frame. All time maths is here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from ...inference.contract.errors import EDTalkError
+
+_SAME = 1e-6  # frames: closer than this is the same moment
+
+
+def scene_fps(fps: int, fps_base: float) -> float:
+    """Frames per second of a scene. Blender keeps fps_base as float32, so 24 / 1.001 is restored to what was meant."""
+    if fps <= 0 or not 0 < fps_base < math.inf:
+        raise EDTalkError(f"A scene needs a frame rate above 0, found {fps} / {fps_base}.")
+    return fps / round(fps_base, 6)
+
+
+@dataclass(frozen=True)
+class TimeMap:
+    """A strip's time: at frame f of the scene the second `seconds(f)` of its source is heard.
+
+    fps: frames of the scene per second.
+    start, end: the first frame that shows the strip and the frame after the last.
+    knots: two or more pairs (frame, second), frames ascending, seconds never falling. Between two the time runs evenly;
+    outside it goes on at the scene's own rate.
+    """
+
+    fps: float
+    start: int
+    end: int
+    knots: tuple[tuple[float, float], ...]
+
+    @staticmethod
+    def of_strip(
+        fps: float,
+        start: int,
+        end: int,
+        content_start: float,
+        *,
+        trimmed: float = 0.0,
+        delay: float = 0.0,
+        retiming: Sequence[tuple[float, float]] = (),
+    ) -> TimeMap:
+        """The map of a strip as the sequencer describes it.
+
+        content_start: frame at which the untrimmed source would begin. trimmed: frames of the scene cut off the source
+        itself. delay: seconds by which the sound comes later. retiming: pairs (frame of the scene, frame of the source)
+        for every retiming key; none for a strip at its own speed.
+        """
+        at_start = trimmed / fps - delay
+        frames = retiming or ((content_start, 0.0), (content_start + max(end - start, 1), float(max(end - start, 1))))
+        return TimeMap(fps, start, end, tuple((float(at), at_start + source / fps) for at, source in frames))
+
+    def __post_init__(self) -> None:
+        frames, seconds = zip(*self.knots, strict=True) if self.knots else ((), ())
+        if not (self.fps > 0 and len(frames) > 1 and np.isfinite([*frames, *seconds]).all()):
+            raise EDTalkError("A strip's time needs a frame rate and two points, all of them finite numbers.")
+        rising = all(a < b for a, b in pairwise(frames)) and all(a <= b for a, b in pairwise(seconds))
+        if self.end < self.start or not rising:
+            raise EDTalkError(f"A strip's time must run forwards, found {self.start}-{self.end} through {self.knots}.")
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(T,) int64: every frame of the scene that shows the strip."""
+        return np.arange(self.start, self.end)
+
+    @property
+    def speed(self) -> float:
+        """Source seconds per second of the scene, from the first knot to the last; 1.0 is the sound's own speed."""
+        (first, second), *_, (last, end) = self.knots
+        return (end - second) / (last - first) * self.fps
+
+    def seconds(self, frames: np.ndarray | Sequence[float] | float) -> np.ndarray:
+        """Seconds of the source heard at the given frames of the scene, which may lie outside the strip."""
+        at, source = np.array(self.knots).T
+        frames = np.asarray(frames, np.float64)
+        outside = np.minimum(frames - at[0], 0.0) + np.maximum(frames - at[-1], 0.0)
+        return np.interp(frames, at, source) + outside / self.fps
+
+    def frame_of(self, seconds: np.ndarray | Sequence[float] | float) -> np.ndarray:
+        """The frames of the scene, not rounded, at which these seconds are heard; the last one where time is frozen."""
+        at, source = np.array(self.knots).T
+        seconds = np.asarray(seconds, np.float64)
+        upper = np.clip(np.searchsorted(source, seconds, side="right"), 1, len(at) - 1)
+        width = source[upper] - source[upper - 1]
+        part = np.divide(seconds - source[upper - 1], width, out=np.ones_like(seconds), where=width > 0)
+        inside = at[upper - 1] + np.clip(part, 0.0, 1.0) * (at[upper] - at[upper - 1])
+        outside = np.minimum(seconds - source[0], 0.0) + np.maximum(seconds - source[-1], 0.0)
+        return inside + outside * self.fps
+
+    def cut(self, length: float) -> tuple[float, float]:
+        """First and last second of a source of `length` seconds that the strip lets through; equal when it is none.
+
+        What the artist trimmed away is not part of it, so a mouth neither begins early nor lingers over a cut.
+        """
+        first, last = self.seconds([self.start, self.end])
+        return (min(max(first, 0.0), length), min(max(last, 0.0), length))
+
+    def moved(self, delta: int) -> TimeMap:
+        """The same strip `delta` frames later."""
+        knots = tuple((frame + delta, second) for frame, second in self.knots)
+        return replace(self, start=self.start + delta, end=self.end + delta, knots=knots)
+
+    def clipped(self, start: int, end: int) -> TimeMap:
+        """What a surrounding meta strip that shows `start` to `end` leaves of it."""
+        start = min(max(self.start, start), self.end)
+        return replace(self, start=start, end=max(start, min(self.end, end)))
+
+    def move_to(self, other: TimeMap) -> int | None:
+        """By how many whole frames this map was moved to become `other`; None when it was changed in another way."""
+        delta = other.start - self.start
+        return delta if self.moved(delta).same_as(other) else None
+
+    def same_as(self, other: TimeMap) -> bool:
+        """Whether both play the same moments at the same frames."""
+        if (self.start, self.end) != (other.start, other.end) or not math.isclose(self.fps, other.fps, rel_tol=1e-6):
+            return False
+        frames = sorted({self.start, self.end, *(frame for frame, _ in (*self.knots, *other.knots))})
+        return bool(np.abs(self.seconds(frames) - other.seconds(frames)).max() * self.fps < _SAME)
+
+    def follow(self, frames: np.ndarray | Sequence[float], other: TimeMap) -> np.ndarray:
+        """Where the moments at `frames` (T,) of this map are in `other`, rounded to a millionth of a frame."""
+        delta = self.move_to(other)
+        if delta is not None:
+            return np.asarray(frames, np.float64) + delta
+        return np.round(other.frame_of(self.seconds(frames)), 6)
+
+    def moves_to(self, other: TimeMap) -> list[tuple[float, float, float, float]]:
+        """How what lies within this strip gets to its moments in `other`: pieces (first, last, delta, scale).
+
+        Within a piece frame f goes to `first + delta + (f - first) * scale`; pieces that stay are left out.
+        """
+        first, last = float(self.start), float(self.end - 1)
+        if last < first:
+            return []
+        turns = [frame for frame, _ in self.knots] + other.follow([frame for frame, _ in other.knots], self).tolist()
+        bounds = sorted({first, last, *(frame for frame in turns if first < frame < last)})
+        pieces = []
+        for start, end in list(pairwise(bounds)) or [(first, first)]:
+            at, to = self.follow([start, end], other).tolist()
+            scale = round((to - at) / (end - start), 9) if end > start else 1.0
+            if abs(at - start) > _SAME or abs(scale - 1.0) > _SAME:
+                pieces.append((start, end, at - start, scale))
+        return pieces
+
+    def to_json(self) -> dict[str, object]:
+        """Plain numbers, as a strip's custom property keeps them."""
+        knots = [value for knot in self.knots for value in knot]
+        return {"fps": self.fps, "start": self.start, "end": self.end, "knots": knots}
+
+    @staticmethod
+    def from_json(data: dict[str, object]) -> TimeMap:
+        """Read what `to_json` wrote; raises EDTalkError for anything else."""
+        try:
+            values = [float(value) for value in data["knots"]]
+            knots = tuple(zip(values[::2], values[1::2], strict=True))
+            return TimeMap(float(data["fps"]), int(data["start"]), int(data["end"]), knots)
+        except (KeyError, TypeError, ValueError) as error:
+            raise EDTalkError("A strip's remembered time is unreadable.", "Use Re-sync on it.") from error
+
+
+def content_frames(seconds: float, fps: float, trimmed: int = 0) -> int:
+    """Frames that the sequencer gives a sound of `seconds`, `trimmed` of them cut off the source itself."""
+    return max(1, math.floor(seconds * fps + 0.5) - trimmed)
+
+
+def rest_frames(maps: Sequence[TimeMap], one: TimeMap) -> tuple[int | None, int | None]:
+    """The frames before and after `one` at which a face is to be at rest; None where another strip speaks."""
+    spoken = [(other.start, other.end) for other in maps if other != one and other.end > other.start]
+
+    def free(frame: int) -> bool:
+        return not any(start <= frame < end for start, end in spoken)
+
+    return (one.start - 1 if free(one.start - 1) else None, one.end if free(one.end) else None)
+
+
+def uncovered(whole: tuple[int, int], ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of a range, each from its first frame to the one after its last, that no other range covers."""
+    parts, start = [], whole[0]
+    for first, last in sorted(ranges):
+        if first > start:
+            parts.append((start, min(first, whole[1])))
+        start = max(start, last)
+        if start >= whole[1]:
+            return parts
+    return [*parts, (start, whole[1])]
+
+
+def union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
+    """The frames from the first start to the last end; None without a range."""
+    ranges = [(start, end) for start, end in ranges if end > start]
+    return (min(start for start, _ in ranges), max(end for _, end in ranges)) if ranges else None
+
+
+def rate_mismatch(scene: float, file: float) -> str:
+    """A sentence for a film whose frame rate is not the scene's; empty when they agree within 1 in 20,000.
+
+    23.976 and 24 do differ: a minute of one is a frame and a half longer than a minute of the other.
+    """
+    if file <= 0 or abs(scene - file) <= 5e-5 * scene:
+        return ""
+    return (
+        f"The file runs at {_rate(file)} fps, the scene at {_rate(scene)}: "
+        f"{abs(scene - file) * 60:.3g} frames apart after a minute."
+    )
+
+
+def _rate(fps: float) -> str:
+    return f"{fps:.3f}".rstrip("0").rstrip(".")

@@ -1,0 +1,286 @@
+"""How fast this machine renders, against what its own matrix product could do.
+
+A frame's work is counted as the multiplications and additions of the plain form; a rewrite that does the same with less
+shows as speed, and a share above 100 % is possible. The matrix rate is measured between the frames, so that whatever
+else the machine does slows both down.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..contract.bank import Bank, numbered_coefficients
+from ..contract.config import GeneratorConfig
+from ..media.picture import to_network
+from ..model.generator import Blur, ExpressionEnhancement, Generator, ModulatedConv2d, Upsample
+from ..renderer import FaceRenderer
+
+MATRIX = 1024
+DETAIL = 512, 1024  # pixels of frames with the source's own detail
+FLOW_GAIN = 0.04  # random flows of a few pixels, like trained ones, not of the whole picture
+
+
+@dataclass(frozen=True)
+class RandomBank(Bank):
+    """A bank whose weights are made up, for timing: by default of the size of the published ones."""
+
+    seed: int = 0
+
+    @staticmethod
+    def of(config: GeneratorConfig | None = None) -> RandomBank:
+        config = config or GeneratorConfig()
+        return RandomBank("random weights", config, numbered_coefficients(config.banks))
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.seed)
+            state = Generator(self.config).state_dict()
+        flows = [name for name in state if name.startswith("dec.to_flows.") and name.endswith(".conv.weight")]
+        state.update({name: state[name] * FLOW_GAIN for name in flows})
+        return {name: tensor.numpy() for name, tensor in state.items()}
+
+
+def run(
+    bank: Bank | None = None,
+    frames: int = 20,
+    device: str = "auto",
+    threads: int | None = None,
+    compare_upstream: bool = False,
+) -> dict[str, Any]:
+    """Figures by name; times are medians. bank: default random weights of the published size.
+
+    compare_upstream: also time the call that upstream makes for every frame, on the CPU, and report the ratio.
+    """
+    bank = bank or RandomBank.of()
+    config, random = bank.config, np.random.default_rng(0)
+    image = random.integers(0, 256, (config.size, config.size, 3)).astype(np.uint8)
+    started = time.perf_counter()
+    _ = bank.tensors
+    read = time.perf_counter()
+    renderer = FaceRenderer(bank, device, threads)
+    loaded = time.perf_counter()
+    renderer.set_source(image)
+    _draw(renderer, renderer.source_coefficients.values)
+    first = time.perf_counter()
+
+    # Coefficients around the source's own; only the expression decides whether features can be kept.
+    rows = renderer.source_coefficients.values + random.standard_normal((renderer.batch, len(bank.names))) * 0.5
+    rows = rows.astype(np.float32)
+    columns = config.bank_slices.get("exp", slice(0))
+    rows[:, columns] = rows[0, columns]
+    matrix = torch.rand(MATRIX, MATRIX, device=renderer.device)
+    products, constant, changing, upstream = [], [], [], []
+    for _ in range(max(1, frames)):
+        products.append(_seconds(partial(_multiply, matrix)))
+        _draw(renderer, rows)
+        constant.append(_seconds(partial(_draw, renderer, rows)) / renderer.batch)
+        products.append(_seconds(partial(_multiply, matrix)))
+        other = rows.copy()
+        other[:, columns] += random.standard_normal(other[:, columns].shape)
+        changing.append(_seconds(partial(_draw, renderer, other)) / renderer.batch)
+    sources = [_seconds(partial(renderer.set_source, image)) for _ in range(3)]
+    encodings = [_seconds(partial(renderer.encode, image[None].repeat(renderer.batch, 0))) for _ in range(3)]
+
+    detailed = {}
+    for size in (size for size in DETAIL if size >= config.size):
+        renderer.set_source(image, random.integers(0, 256, (size, size, 3)).astype(np.uint8))
+        _draw(renderer, rows)
+        times = [_seconds(partial(_draw, renderer, rows)) for _ in range(max(1, frames // 2))]
+        detailed[size] = median(times) / renderer.batch * 1e3
+
+    work = flops(config)
+    frame, rate = median(constant), 2 * MATRIX**3 / median(products)
+    figures: dict[str, Any] = {
+        "bank": bank.name,
+        "size": config.size,
+        "device": str(renderer.device),
+        "threads": torch.get_num_threads(),
+        "batch": renderer.batch,
+        "torch": torch.__version__,
+        "frames": len(constant),
+        "ms_per_frame": frame * 1e3,
+        "frames_per_second": 1 / frame,
+        "gflop_per_frame": work["decode"] / 1e9,
+        "matrix_gflops": rate / 1e9,
+        "share_of_matrix_rate": work["decode"] / frame / rate,
+        "changing_expression_overhead": median(changing) / frame - 1,
+        "detail_ms": detailed,
+        "source_ms": median(sources) * 1e3,
+        "encode_ms": median(encodings) / renderer.batch * 1e3,
+        "import_s": _import_seconds(),
+        "read_s": read - started,
+        "load_s": loaded - read,
+        "first_frame_s": first - loaded,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    if compare_upstream:
+        call = Upstream(bank)
+        row = renderer.source_coefficients.values
+        _ = call(image, image, row)
+        upstream = [_seconds(partial(call, image, image, row)) for _ in range(3)]
+        figures["upstream_call_ms"] = median(upstream) * 1e3
+        figures["times_upstream"] = median(upstream) / frame
+        figures["source_share_of_upstream_call"] = median(sources) / median(upstream)
+        figures["upstream_gflop"] = (2 * work["encode"] + 2 * work["enhance"] + work["decode"]) / 1e9
+    return figures
+
+
+def format_text(figures: dict[str, Any]) -> str:
+    """The figures of `run` as a table for people."""
+    value = dict(figures)
+    lines = [
+        f"{value['bank']}, {value['size']} px, on {value['device']} with {value['threads']} threads, "
+        f"batch {value['batch']}, torch {value['torch']}",
+        f"frame             {value['ms_per_frame']:9.1f} ms   {value['frames_per_second']:.1f} frames/s, "
+        f"median of {value['frames']}",
+        f"work              {value['gflop_per_frame']:9.2f} GFLOP a frame in plain form",
+        f"matrix product    {value['matrix_gflops']:9.1f} GFLOP/s in the same run; the frames reach "
+        f"{value['share_of_matrix_rate']:.0%} of it",
+        *(
+            f"at {size:4} px        {took:9.1f} ms   with the source's detail"
+            for size, took in value["detail_ms"].items()
+        ),
+        f"changing emotion  {value['changing_expression_overhead']:+9.1%} a frame",
+        f"new source        {value['source_ms']:9.1f} ms once",
+        f"capture           {value['encode_ms']:9.1f} ms a picture",
+        f"start-up          {value['import_s'] + value['read_s'] + value['load_s'] + value['first_frame_s']:9.2f} s: "
+        f"import {value['import_s']:.2f}, read {value['read_s']:.2f}, load {value['load_s']:.2f}, "
+        f"source and first frame {value['first_frame_s']:.2f}",
+    ]
+    if value["peak_memory_mib"] is not None:
+        lines.append(f"peak memory       {value['peak_memory_mib']:9.0f} MiB")
+    if "upstream_call_ms" in value:
+        lines.append(
+            f"upstream's call   {value['upstream_call_ms']:9.1f} ms for {value['upstream_gflop']:.1f} GFLOP: "
+            f"{value['times_upstream']:.1f} times a frame; a new source costs "
+            f"{value['source_share_of_upstream_call']:.2f} of it"
+        )
+    return "\n".join(lines)
+
+
+def flops(config: GeneratorConfig) -> dict[str, float]:
+    """Multiplications and additions of the plain form, for one picture each: "encode", "decode", "enhance".
+
+    "enhance" is the half that is not dead. Convolutions and low-pass filters are counted, pointwise work is not.
+    """
+    channels, fir = config.channels, 32
+    encode = 2 * 3 * channels[config.size] * config.size**2 + 2 * 16 * channels[4] * config.style_dim
+    decode = 2 * 9 * 16 * channels[4] ** 2
+    enhance = 0
+    for size in config.resolutions:
+        wide, narrow = channels[size // 2], channels[size]
+        here, below = size**2, (size // 2) ** 2
+        encode += 18 * here * narrow**2 + (18 + 2) * below * narrow * wide + 2 * fir * here * narrow
+        decode += 18 * below * wide * narrow + 18 * here * narrow**2 + (fir + 2 * 6) * here * narrow
+        enhance += 18 * here * narrow**2
+    return {"encode": encode, "decode": decode, "enhance": enhance if config.enhances_expression else 0}
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory this process has held, or None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class Upstream:
+    """The call that upstream makes for every frame, with its costs: a picture and the pose picture's encodings, both
+    halves of the expression enhancement, filters built for each sample, low-pass filters as batches of one channel.
+
+    Same answer as ours; only for timing, on the CPU.
+    """
+
+    def __init__(self, bank: Bank) -> None:
+        self.generator = generator = Generator(bank.config).eval().requires_grad_(False)
+        state = {name: torch.from_numpy(bank.tensors[name]) for name in generator.state_dict() if name in bank.tensors}
+        generator.load_state_dict(state, strict=False)  # starter banks may leave constant filters out
+        slow = {ModulatedConv2d: _grouped, Blur: _blur, Upsample: _upsample, ExpressionEnhancement: _both_halves}
+        for module in generator.modules():
+            if type(module) in slow:
+                module.forward = partial(slow[type(module)], module)
+
+    @torch.no_grad()
+    def __call__(self, source: np.ndarray, pose: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+        """Pictures uint8, alpha (1, n) -> float32 (3, S, S). The pose picture's coefficients are found and not used."""
+        size = self.generator.config.size
+        source, pose = (torch.from_numpy(to_network(picture, size)[None]) for picture in (source, pose))
+        latent, _ = self.generator.enc(pose)
+        self.generator.coefficients(latent)
+        self.generator.basis()  # once here and once below
+        return self.generator(source, torch.from_numpy(alpha))[0].numpy()
+
+
+def _grouped(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
+    count, inputs, height, width = x.shape
+    weight = conv.scale * conv.weight * conv.modulation(style)[:, None, :, None, None]
+    if conv.demodulate:
+        weight = weight * torch.rsqrt(weight.square().sum((2, 3, 4), keepdim=True) + 1e-8)
+    outputs, kernel = weight.shape[1], weight.shape[3]
+    x = x.reshape(1, count * inputs, height, width)
+    if conv.up:
+        weight = weight.transpose(1, 2).reshape(count * inputs, outputs, kernel, kernel)
+        x = F.conv_transpose2d(x, weight, stride=2, groups=count)
+        return conv.blur(x.view(count, outputs, *x.shape[2:]))
+    weight = weight.reshape(count * outputs, inputs, kernel, kernel)
+    return F.conv2d(x, weight, padding=conv.padding, groups=count).view(count, outputs, height, width)
+
+
+def _blur(blur: Blur, x: Tensor) -> Tensor:
+    x = F.pad(x, (*blur.pad, *blur.pad))
+    flat = F.conv2d(x.reshape(-1, 1, *x.shape[2:]), blur.kernel[None, None])
+    return flat.view(*x.shape[:2], *flat.shape[2:])[..., :: blur.stride, :: blur.stride]  # all of it is computed
+
+
+def _upsample(up: Upsample, x: Tensor) -> Tensor:
+    count, channels, height, width = x.shape
+    spread = x.new_zeros(count * channels, 1, 2 * height, 2 * width)
+    spread[:, :, ::2, ::2] = x.reshape(-1, 1, height, width)
+    return F.conv2d(F.pad(spread, (2, 1, 2, 1)), up.kernel[None, None]).view(count, channels, 2 * height, 2 * width)
+
+
+def _both_halves(block: ExpressionEnhancement, feature: Tensor, expression: Tensor) -> Tensor:
+    gain, offset = block.norm2(expression)
+    F.leaky_relu(block.normalised(feature) * gain + offset, 0.01)  # as costly as the half that is overwritten
+    gain, offset = block.norm2(expression)
+    return feature + block.normalised(feature) * gain + offset
+
+
+def _draw(renderer: FaceRenderer, rows: np.ndarray) -> None:
+    for _ in renderer.render(rows):
+        pass
+
+
+def _multiply(matrix: Tensor) -> None:
+    torch.mm(matrix, matrix)
+    if matrix.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _import_seconds() -> float:
+    """Of a fresh process up to where a bank could be loaded."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", "import inference.renderer"]
+    return _seconds(partial(subprocess.run, command, cwd=root, check=False, capture_output=True))

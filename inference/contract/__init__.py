@@ -1,0 +1,1 @@
+"""What Blender and the engine share: file formats, messages, errors. Standard library and numpy only."""

@@ -1,0 +1,319 @@
+"""A bank: one `.safetensors` file with the weights, and the meaning of every coefficient in its metadata.
+
+Reading the meaning needs only the standard library and numpy, so Blender's side draws its sliders from here; the
+tensors are read when first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import arkit
+from .coefficients import Coefficients
+from .config import GeneratorConfig
+from .errors import EDTalkError
+from .files import appearing, open_regular
+
+FORMAT_VERSION = 1
+STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
+AUDIO_PREFIX = "audio2lip."
+_METADATA_KEY = "edtalk"
+_MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One slider: which bank it belongs to, its value at rest, the range an artist usually needs, what 1.0 means.
+
+    arkit: how much of it each of ARKit's units makes, see `contract.arkit`; empty where they have no part in it.
+    """
+
+    name: str
+    bank: str
+    rest: float = 0.0
+    soft_min: float = -5.0
+    soft_max: float = 5.0
+    unit: str = ""
+    arkit: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A generator's sizes, its coefficients in column order, its emotion presets and where it comes from.
+
+    presets: expression vectors (m,) float32 by emotion, `neutral` among them where there are any; absolute values.
+    path: the file the tensors are read from.
+    """
+
+    name: str
+    config: GeneratorConfig
+    coefficients: tuple[Coefficient, ...]
+    presets: Mapping[str, np.ndarray] = field(default_factory=dict)
+    licence: str = ""
+    origin: str = ""
+    sha256: str = ""
+    has_audio: bool = False
+    path: Path | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(coefficient.name for coefficient in self.coefficients)
+
+    @cached_property
+    def rest(self) -> np.ndarray:
+        """(n,) float32: every coefficient's value at rest, before a portrait has been encoded."""
+        return np.array([coefficient.rest for coefficient in self.coefficients], np.float32)
+
+    def names_of(self, bank: str) -> tuple[str, ...]:
+        """Names of one bank's coefficients; empty when there is no such bank."""
+        return tuple(coefficient.name for coefficient in self.coefficients if coefficient.bank == bank)
+
+    def at_rest(self, frames: int = 1, fps: float | None = None) -> Coefficients:
+        return Coefficients(np.tile(self.rest, (frames, 1)), self.names, fps)
+
+    def with_emotion(self, expression: np.ndarray, strengths: Mapping[str, float | np.ndarray]) -> np.ndarray:
+        """`expression + sum_k s_k (preset_k - neutral)`.
+
+        expression: (T, m) absolute; strengths: by preset name, a number or (T,), usually 0..1. Presets are not
+        zero-centred, hence the difference. Returns (T, m) float32; raises EDTalkError for a preset it does not have.
+        """
+        result = np.array(expression, np.float32)
+        for name, strength in strengths.items():
+            if name not in self.presets:
+                known = ", ".join(sorted(self.presets)) or "none"
+                raise EDTalkError(f"The bank '{self.name}' has no emotion '{name}'; it has: {known}.")
+            difference = self.presets[name] - self.presets["neutral"]
+            result += np.asarray(strength, np.float32)[..., None] * difference
+        return result
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All weights by name, `audio2lip.` before the audio network's; read from the file and held."""
+        if self.path is None:
+            raise EDTalkError(f"The bank '{self.name}' has no file to read its weights from.", kind="bank")
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(self.path)
+        except (OSError, SafetensorError) as error:
+            raise EDTalkError(
+                f"{self.path} is damaged: its weights cannot be read ({error}).", "Get the bank again.", "bank"
+            ) from error
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            **self.config.to_json(),
+            "coefficients": [vars(coefficient) for coefficient in self.coefficients],
+            "presets": {name: np.asarray(vector, float).tolist() for name, vector in self.presets.items()},
+            "licence": self.licence,
+            "origin": self.origin,
+            "sha256": self.sha256,
+            "has_audio": self.has_audio,
+        }
+
+
+def numbered_coefficients(banks: Iterable[tuple[str, int]]) -> tuple[Coefficient, ...]:
+    """Coefficients for a bank whose axes nobody has named yet: lip_01, lip_02, ... pose_01 ..."""
+    return tuple(Coefficient(f"{bank}_{index + 1:02d}", bank) for bank, count in banks for index in range(count))
+
+
+def is_bank(path: str | os.PathLike[str]) -> bool:
+    """Whether a safetensors file says that it is a bank; EDTalkError when it is no whole safetensors file."""
+    return _METADATA_KEY in _read_header(Path(path))["__metadata__"]
+
+
+def read_bank(path: str | os.PathLike[str]) -> Bank:
+    """The bank's meaning, without its weights; raises EDTalkError with one sentence naming the file."""
+    path = Path(path)
+    header = _read_header(path)
+    text = header["__metadata__"].get(_METADATA_KEY)
+    if text is None:
+        raise EDTalkError(
+            f"{path} is a safetensors file but not an EDTalk bank: its metadata has no '{_METADATA_KEY}' entry.",
+            "Make a bank from EDTalk's checkpoints with 'python -m inference convert'.",
+            "bank",
+        )
+    try:
+        data = json.loads(text)
+        version = int(data["format_version"])
+        if version > FORMAT_VERSION:
+            raise EDTalkError(
+                f"{path} has bank format {version}, this version reads up to {FORMAT_VERSION}.",
+                "Update the extension.",
+                "bank",
+            )
+        bank = Bank(
+            name=str(data["name"]),
+            config=GeneratorConfig.from_json(data),
+            coefficients=tuple(_coefficient(entry) for entry in data["coefficients"]),
+            presets={name: np.array(vector, np.float32) for name, vector in data["presets"].items()},
+            licence=str(data["licence"]),
+            origin=str(data["origin"]),
+            sha256=str(data["sha256"]),
+            has_audio=bool(data["has_audio"]),
+            path=path,
+        )
+        _check(bank)
+        _check_shapes(bank, header)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+        raise EDTalkError(f"{path} has unreadable bank metadata: {error!r}.", "Get the bank again.", "bank") from error
+    return bank
+
+
+def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
+    """A bank with its weights read and checked against their hash; the embedded starter bank by default.
+
+    Raises EDTalkError (kind "bank") for a missing, truncated, altered or foreign file.
+    """
+    bank = read_bank(path)
+    found = _payload_hash(Path(path))
+    if found != bank.sha256:
+        raise EDTalkError(
+            f"{path} is damaged: its weights hash to {found[:12]}..., expected {bank.sha256[:12]}....",
+            "Get the bank again.",
+            "bank",
+        )
+    _ = bank.tensors
+    return bank
+
+
+def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> Bank:
+    """Write a bank whole or not at all; returns it as `read_bank` would find it."""
+    from safetensors.numpy import save
+
+    _check(bank)
+    path = Path(path)
+    payload = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    has_audio = any(name.startswith(AUDIO_PREFIX) for name in payload)
+    unsigned = save(payload)
+    (length,) = struct.unpack("<Q", unsigned[:8])
+    bank = replace(bank, has_audio=has_audio, path=path, sha256=hashlib.sha256(unsigned[8 + length :]).hexdigest())
+    with appearing(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(save(payload, {_METADATA_KEY: json.dumps(bank.to_json())}))
+    return bank
+
+
+def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
+    """Write the weights of `bank.path` with the meaning of `bank` to another file; returns it as `read_bank` finds it.
+
+    For names and ranges that were found later: the weights and so their hash stay what they are, and whoever uses the
+    old file goes on using it. Whole or not at all, without reading the weights into memory.
+    """
+    _check(bank)
+    path = Path(path)
+    if path.exists() and path.samefile(bank.path):
+        raise EDTalkError(f"{path} cannot be copied onto itself.", "Choose another name.", "bank")
+    header = _read_header(bank.path)
+    bank = replace(bank, sha256=read_bank(bank.path).sha256)
+    header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    with appearing(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with bank.path.open("rb") as source, partial.open("wb") as target:
+            source.seek(8 + struct.unpack("<Q", source.read(8))[0])
+            target.write(struct.pack("<Q", len(text)) + text)
+            shutil.copyfileobj(source, target, 2**20)
+    return replace(bank, path=path)
+
+
+def _coefficient(entry: Mapping[str, Any]) -> Coefficient:
+    """One entry of the metadata; banks written before there was `arkit` say it by their names."""
+    coefficient = Coefficient(**entry)
+    if "arkit" in entry:
+        return coefficient
+    return replace(coefficient, arkit=arkit.derived(coefficient.name, coefficient.unit))
+
+
+def _check(bank: Bank) -> None:
+    what = f"The bank '{bank.name}'" + (f" in {bank.path}" if bank.path else "")
+    columns = [name for name, count in bank.config.banks for _ in range(count)]  # the config limits the counts
+    if [entry.bank for entry in bank.coefficients] != columns or len(set(bank.names)) != len(columns):
+        raise EDTalkError(
+            f"{what} names its coefficients wrongly: expected {dict(bank.config.banks)} in this order, "
+            f"each name once, found {dict(Counter(entry.bank for entry in bank.coefficients))}.",
+            kind="bank",
+        )
+    expected = dict(bank.config.banks).get("exp", 0)
+    for name, vector in bank.presets.items():
+        if vector.shape != (expected,):
+            raise EDTalkError(
+                f"{what} gives the emotion '{name}' wrongly: expected {expected} numbers, found {vector.size}.",
+                kind="bank",
+            )
+    unknown = {unit: entry.name for entry in bank.coefficients for unit in entry.arkit if unit not in arkit.NAMES}
+    if unknown:
+        unit, name = next(iter(unknown.items()))
+        raise EDTalkError(f"{what} makes '{name}' of '{unit}', which is none of ARKit's face units.", kind="bank")
+    numbers = [bank.rest, *bank.presets.values(), *((entry.soft_min, entry.soft_max) for entry in bank.coefficients)]
+    numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
+    if not all(np.isfinite(row).all() for row in numbers):
+        raise EDTalkError(f"{what} has a rest value, range, share or emotion that is not finite.", kind="bank")
+    if bank.presets and "neutral" not in bank.presets:
+        raise EDTalkError(f"{what} has emotions but no 'neutral' to measure them from.", kind="bank")
+
+
+def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
+    """Raise where the sizes that a bank's metadata gives are not those of its generator's tensors, if it has one."""
+    shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if "direction_lipnonlip.weight" not in shapes:
+        return
+    found, config = GeneratorConfig.from_shapes(shapes), bank.config
+    same = (found.size, found.style_dim, dict(found.banks)) == (config.size, config.style_dim, dict(config.banks))
+    if not same or any(config.channels[resolution] != count for resolution, count in found.channels.items()):
+        raise EDTalkError(
+            f"{bank.path} is damaged: its metadata describes another generator than it holds.",
+            "Get the bank again.",
+            "bank",
+        )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """A safetensors file's JSON header: 8 bytes of length, then UTF-8; its metadata may be empty but is there."""
+    hint = "Choose a .safetensors bank, or make one with 'python -m inference convert'."
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise EDTalkError(
+                    f"{path} is not a bank: expected a safetensors file, found {size} other bytes.", hint, "bank"
+                )
+            header = json.loads(file.read(length))
+            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+            header["__metadata__"] = dict(header.get("__metadata__") or {})
+    except FileNotFoundError as error:
+        raise EDTalkError(f"{path} does not exist.", hint, "bank") from error
+    except OSError as error:
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", hint, "bank") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise EDTalkError(f"{path} is not a bank: its header is not a safetensors header.", hint, "bank") from error
+    if 8 + length + end != size:
+        raise EDTalkError(
+            f"{path} is cut off: expected {8 + length + end} bytes, found {size}.", "Get the bank again.", "bank"
+        )
+    return header
+
+
+def _payload_hash(path: Path) -> str:
+    with open_regular(path) as file:
+        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,182 @@
+"""A shot as a job for a render farm: an Open Job Description bundle, a folder that holds all that the job needs.
+
+The job renders frames in chunks, each one run of `shot render`, and then encodes the clip with its sound. AWS Deadline
+Cloud takes the folder as it is, `openjd run` runs it on one machine. Standard library and numpy only: Blender writes
+bundles too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .bank import read_bank
+from .errors import EDTalkError, disk_error
+from .files import link_or_copy
+from .shot import Shot, frame_ranges, write_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOT, OUTPUT, FRAMES = "shot", "output", "frames"  # folders of a bundle; frames are within the output
+_GRACE = 30  # seconds that a task may take to finish its frame when it is to stop
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a farm is to render a shot. All of it but timeout and gpus can be changed when the job is submitted.
+
+    name: of the job, and of the clip. chunk: frames a task, so many that they outweigh the engine's start. gpus: that a
+    rendering machine must have at least. timeout: seconds after which a task counts as hung. engine: the Python that
+    runs the engine on the farm's machines; engine_folder: the extension's folder there. Defaults are this machine's.
+    """
+
+    name: str
+    chunk: int = 50
+    gpus: int = 0
+    timeout: int = 3600
+    device: str = "auto"
+    engine: str = sys.executable
+    engine_folder: str = str(ROOT)
+
+    def __post_init__(self) -> None:
+        if min(self.chunk, self.timeout) < 1 or self.gpus < 0:
+            raise EDTalkError(
+                f"A job needs chunks and a timeout above 0 and no negative number of GPUs, found {self.chunk}, "
+                f"{self.timeout} and {self.gpus}."
+            )
+
+    @property
+    def title(self) -> str:
+        """The name as a job may have it: braces mean something there, and 128 characters are the most."""
+        return " ".join(re.sub(r"[{}\x00-\x1f\x7f-\x9f]", " ", self.name).split())[:100] or "EDTalk"
+
+    @property
+    def clip(self) -> str:
+        """A file name that every system takes."""
+        return re.sub(r"[^-. ()+,@=~\w]", "_", self.title) + ".mp4"
+
+
+def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_bank: bool = False) -> Shot:
+    """Write a shot and its job into a folder, made if need be; returns the shot in it, whose frames go there as well.
+
+    Bank, portrait or plate and sound come along, and so do the frames that are rendered already; what can be a hard
+    link is one.
+    keep_bank: name the bank where it lies instead, for farms whose machines all see it there. Written again over itself
+    the folder keeps its frames, so only what changed is rendered by the next job.
+    Raises EDTalkError where the bank is missing or another than the shot's, or with kind "disk".
+    """
+    folder = Path(os.path.abspath(folder))
+    found = read_bank(shot.bank)
+    if found.sha256 != shot.bank_sha256:
+        raise EDTalkError(f"{shot.bank} is not the bank that the shot was made with.", "Write the shot again.", "bank")
+    frames = folder / OUTPUT / FRAMES
+    bank = shot.bank if keep_bank else folder / SHOT / shot.bank.name
+    try:
+        for path in (folder / SHOT, frames):
+            path.mkdir(parents=True, exist_ok=True)
+        if not (bank.exists() and bank.samefile(shot.bank)):
+            link_or_copy(shot.bank, bank)
+        for name in set(shot.file_names()):
+            picture = shot.frames_folder / name
+            if picture.is_file() and picture.stat().st_size and not (frames / name).exists():
+                link_or_copy(picture, frames / name)
+    except OSError as error:
+        raise disk_error(Path(error.filename or folder), error) from error
+    written = replace(shot, bank=bank, frames_folder=frames).write(folder / SHOT)
+    references = [str(bank)] if keep_bank else []
+    for name, content in (
+        ("template", template(shot, job)),
+        ("parameter_values", {"parameterValues": _values(shot, job)}),
+        ("asset_references", {"assetReferences": {
+            "inputs": {"filenames": [], "directories": []},  # all there is lies in the folder that is a parameter
+            "outputs": {"directories": []},
+            "referencedPaths": references,
+        }}),
+    ):  # fmt: skip
+        write_whole(folder / f"{name}.json", json.dumps(content, indent=2).encode())
+    return written
+
+
+def template(shot: Shot, job: Job) -> dict[str, Any]:
+    """The Open Job Description job template of a shot (specification 2023-09), as what JSON holds."""
+    frames = f"{{{{Param.OutDir}}}}/{FRAMES}"
+    render = _step("Render", job, ["render", "{{Param.Shot}}", "--frames-folder", frames, "--progress", "openjd",
+                                   "--frames={{Task.Param.Frames}}", "--device", "{{Param.Device}}"])  # fmt: skip
+    render["parameterSpace"] = {"taskParameterDefinitions": [{
+        "name": "Frames",
+        "type": "CHUNK[INT]",
+        "range": "{{Param.Frames}}",
+        "chunks": {"defaultTaskCount": "{{Param.ChunkSize}}", "rangeConstraint": "CONTIGUOUS"},
+    }]}  # fmt: skip
+    if job.gpus:
+        render["hostRequirements"] = {"amounts": [{"name": "amount.worker.gpu", "min": job.gpus}]}
+    encode = _step("Encode", job, ["encode", "{{Param.Shot}}", "--frames-folder", frames, "--progress", "openjd",
+                                   "--out", "{{Param.OutDir}}/{{Param.Clip}}", "--overwrite"])  # fmt: skip
+    encode["dependencies"] = [{"dependsOn": render["name"]}]
+    return {
+        "specificationVersion": "jobtemplate-2023-09",
+        "extensions": ["TASK_CHUNKING"],
+        "name": job.title,
+        "parameterDefinitions": _parameters(shot, job),
+        "steps": [render, encode],
+    }
+
+
+def _step(name: str, job: Job, words: list[str]) -> dict[str, Any]:
+    """A step that runs one `shot` command, directly: no shell has to be there, none can misread a path."""
+    action = {
+        "command": "{{Param.Engine}}",
+        "args": ["-X", "utf8", "{{Param.EngineFolder}}/inference", "shot", *words],
+        "timeout": job.timeout,
+        "cancelation": {"mode": "NOTIFY_THEN_TERMINATE", "notifyPeriodInSeconds": _GRACE},
+    }
+    return {"name": name, "script": {"actions": {"onRun": action}}}
+
+
+def _parameters(shot: Shot, job: Job) -> list[dict[str, Any]]:
+    def parameter(name: str, kind: str, default: object, label: str, description: str, **more: Any) -> dict[str, Any]:
+        control = {"INT": "SPIN_BOX", "PATH": "CHOOSE_DIRECTORY"}.get(kind, "LINE_EDIT")
+        group = "Engine" if name.startswith("Engine") else "Face"
+        interface = {"control": control, "label": label, "groupLabel": group}
+        return {"name": name, "type": kind, "default": default, "description": description,
+                "userInterface": interface, **more}  # fmt: skip
+
+    return [
+        parameter("Shot", "PATH", SHOT, "Shot", "The shot: coefficients, portrait or plate, sound and bank.",
+                  objectType="DIRECTORY", dataFlow="IN"),
+        parameter("OutDir", "PATH", OUTPUT, "Output Folder", "Where frames and clip go.",
+                  objectType="DIRECTORY", dataFlow="OUT"),
+        parameter("Frames", "STRING", _frames(shot), "Frames", "Frames to render, by the scene's numbers."),
+        parameter("ChunkSize", "INT", job.chunk, "Chunk Size", "Frames a task.", minValue=1),
+        parameter("Clip", "STRING", job.clip, "Clip", "File name of the clip.", minLength=1),
+        parameter("Device", "STRING", job.device, "Device", "auto, cuda, mps or cpu.", minLength=1),
+        parameter("Engine", "STRING", job.engine, "Python", "The Python that runs the engine on the farm's machines.",
+                  minLength=1),
+        parameter("EngineFolder", "STRING", job.engine_folder, "Extension Folder",
+                  "The extension's folder on the farm's machines; it holds 'inference'.", minLength=1),
+    ]  # fmt: skip
+
+
+def _values(shot: Shot, job: Job) -> list[dict[str, Any]]:
+    """What Deadline Cloud's submitter shows first; paths are left to the template, so that the folder may move."""
+    values = {
+        "deadline:targetTaskRunStatus": "READY",
+        "deadline:maxFailedTasksCount": 20,
+        "deadline:maxRetriesPerTask": 5,
+        "deadline:priority": 50,
+        "Frames": _frames(shot),
+        "ChunkSize": job.chunk,
+        "Clip": job.clip,
+        "Device": job.device,
+        "Engine": job.engine,
+        "EngineFolder": job.engine_folder,
+    }
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _frames(shot: Shot) -> str:
+    return frame_ranges(range(shot.first_frame, shot.first_frame + len(shot.coefficients)))

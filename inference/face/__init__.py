@@ -1,0 +1,1 @@
+"""Finding, tracking, cutting out and pasting back faces."""

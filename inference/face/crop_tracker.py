@@ -1,0 +1,212 @@
+"""A smooth crop of a face that moves through a clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from ..contract.errors import EDTalkError
+from ..contract.plate import runs
+from .detect import (
+    _MANUAL,
+    TEMPLATE,
+    Crop,
+    Face,
+    Which,
+    _pose_matrix,
+    apply_matrix,
+    choose_face,
+    crop_face,
+    crop_from_face,
+    detect_faces,
+)
+
+# ------------------------------------------------------------------------------------------------ a face over time
+
+
+class CropTracker:
+    """The crop of every frame of a clip, steady on a still head and without lag on a moving one.
+
+    Optical flow between neighbouring frames gives the motion (precise, but its small errors add up); a detection every
+    few frames says where the face is (no drift, but it jumps by a pixel or two).  The slow difference of the two
+    is smoothed over some seconds and added to the first.  Only a few numbers a frame are kept.
+    Feed the frames to `add`, then take `crops`, and `seen`: looking both ways in time is what avoids the lag.
+    """
+
+    def __init__(
+        self,
+        size: int = TEMPLATE,
+        *,
+        every: int = 10,
+        which: Which = None,
+        label: str = "the clip",
+        detect: Callable[[np.ndarray], list[Face]] | None = None,
+    ) -> None:
+        """every: frames between detections.  which: the face to follow, chosen in the first frame with any."""
+        self.size, self.every, self.which, self.label = size, every, which, label
+        self._detect = detect or (lambda rgb: detect_faces(rgb, upright_only=True))
+        self._path: list[np.ndarray] = []  # per frame: centre x, y, log scale, angle; by flow alone within a shot
+        self._anchors: list[tuple[int, np.ndarray]] = []  # frame, detection minus path
+        self._shots = [0]  # frames at which the path begins anew
+        self._followed: list[bool] = []  # per frame: whether the flow led there, with the face well in the picture
+        self._faces = 0  # in the frame in which one was chosen
+        self._look_at, self._failed = 0, 0  # the frame of the next detection, and how many have failed in a row
+        self._before = np.zeros((0, 0, 3), np.uint8)
+
+    def add(self, rgb: np.ndarray) -> None:
+        """The next frame, uint8 (H, W, 3); the first one with several faces and no choice raises EDTalkError."""
+        frame = len(self._path)
+        moved = self._follow(rgb) if self._anchors else None
+        path = moved if moved is not None else self._path[-1] if self._path else np.zeros(4)
+        if frame >= self._look_at or (moved is None and not self._failed):
+            found = self._measure(rgb, path, moved is not None)
+            if found is None:  # to look takes longest where there is nothing to see
+                self._failed += 1
+                self._look_at = frame + min(self._failed, max(1, self.every // 2))
+            else:
+                self._failed, self._look_at = 0, frame + self.every
+                lost = moved is None or np.hypot(*(found - path)[:2]) > 0.3 * self._side(path)
+                if lost:  # a cut, or the flow slipped off: begin anew instead of gliding over
+                    path = found
+                    if self._anchors:
+                        self._shots.append(frame)
+                self._anchors.append((frame, found - path))
+        self._path.append(path)
+        self._followed.append(moved is not None and self._is_well_inside(path, rgb.shape))
+        self._before = rgb
+
+    def __len__(self) -> int:
+        return len(self._path)
+
+    @property
+    def found(self) -> bool:
+        """Whether any frame has shown a face so far."""
+        return bool(self._anchors)
+
+    def crops(self) -> list[Crop]:
+        """One crop per frame added; raises EDTalkError(kind="face") if no frame showed a face."""
+        if not self._anchors:
+            raise EDTalkError(f"No face was found in any frame of {self.label}.", _MANUAL, "face")
+        first = self._anchors[0][0]  # the frames before it borrow its crop
+        poses = np.array([self._path[max(frame, first)] for frame in range(len(self._path))])
+        for start, stop in zip(self._shots, [*self._shots[1:], len(poses)], strict=True):
+            anchors = [anchor for anchor in self._anchors if start <= anchor[0] < stop]
+            poses[start:stop] = _smooth(poses[start:stop]) + _drift(anchors, np.arange(start, stop))
+        return [Crop(self.size, _pose_matrix(*pose, self.size)) for pose in poses]
+
+    def seen(self, *, gap: int = 12, trust: int = 50) -> np.ndarray:
+        """(N,) bool: whether each frame shows the face.
+
+        It does where it was detected, where the flow leads on from there for at most `trust` frames or until the next
+        detection in the same shot, and between two such frames no more than `gap` frames apart: a blink of the
+        detector.
+        """
+        seen, found = np.zeros(len(self._path), bool), [frame for frame, _ in self._anchors]
+        for place, frame in enumerate(found):
+            after = found[place + 1] if place + 1 < len(found) else len(seen)
+            unbroken = frame + 1
+            while unbroken < after and self._followed[unbroken] and unbroken not in self._shots:
+                unbroken += 1
+            meets = unbroken == after < len(seen) and after not in self._shots
+            seen[frame : after if meets else min(unbroken, frame + 1 + trust)] = True
+        for first, last in runs(~seen):
+            if first > 0 and last + 1 < len(seen) and last - first < gap:
+                seen[first : last + 1] = True
+        return seen
+
+    def _side(self, pose: np.ndarray) -> float:
+        """Of a pose's crop, in pixels of the picture."""
+        return self.size * math.exp(pose[2])
+
+    def _is_well_inside(self, pose: np.ndarray, shape: Sequence[int]) -> bool:
+        """Whether most of the face is in the picture: of one that leaves it the flow soon follows the background."""
+        margin = 0.2 * self._side(pose)
+        x, y = pose[:2]
+        return margin <= x <= shape[1] - margin and margin <= y <= shape[0] - margin
+
+    def _measure(self, rgb: np.ndarray, near: np.ndarray, followed: bool) -> np.ndarray | None:
+        """The pose of the face detected nearest to the pose before, or None; of several faces, only the chosen one."""
+        faces = self._detect(rgb)
+        if not faces:
+            return None
+        if self._anchors:
+            face = self._ours(faces, near, followed)
+        else:
+            face = choose_face(faces, which=self.which, label=self.label)
+            self._faces = len(faces)
+        if face is None:
+            return None
+        pose = _pose(crop_from_face(face, self.size))
+        pose[3] += 2 * math.pi * round((near[3] - pose[3]) / (2 * math.pi))
+        return pose
+
+    def _ours(self, faces: list[Face], near: np.ndarray, followed: bool) -> Face | None:
+        def distance(face: Face) -> float:
+            return float(np.hypot(*(_pose(crop_from_face(face, self.size)) - near)[:2]))
+
+        nearest = min(faces, key=distance)
+        if self.which is None or distance(nearest) < (0.5 if followed else 1.0) * self._side(near):
+            return nearest
+        # Somebody else's, or a cut: then there are as many as there were when the face was chosen.
+        if followed or len(faces) != self._faces:
+            return None
+        return choose_face(faces, which=self.which, label=self.label)
+
+    def _follow(self, rgb: np.ndarray) -> np.ndarray | None:
+        """The last pose moved on by the optical flow of the face, or None where too few points agree."""
+        crop = Crop(self.size, _pose_matrix(*self._path[-1], self.size)).at_size(TEMPLATE)
+        before, now = (cv2.cvtColor(crop_face(frame, crop), cv2.COLOR_RGB2GRAY) for frame in (self._before, rgb))
+        points = cv2.goodFeaturesToTrack(before, 150, 0.01, 5, mask=_face_area())
+        if points is None:
+            return None
+        ahead, good, _ = cv2.calcOpticalFlowPyrLK(before, now, points, None, winSize=(21, 21), maxLevel=3)
+        back, good_back, _ = cv2.calcOpticalFlowPyrLK(now, before, ahead, None, winSize=(21, 21), maxLevel=3)
+        sure = (good & good_back).ravel().astype(bool) & (np.linalg.norm(back - points, axis=2).ravel() < 0.5)
+        if sure.sum() < 10:
+            return None
+        # The mouth and the lids move on their own; RANSAC leaves them out.
+        step, agree = cv2.estimateAffinePartial2D(points[sure], ahead[sure], ransacReprojThreshold=1.0)
+        if step is None or agree.sum() < 8:
+            return None
+        moved = crop.to_picture @ np.vstack([step, (0, 0, 1)])
+        pose = _pose(Crop(TEMPLATE, moved).at_size(self.size))
+        pose[3] += 2 * math.pi * round((self._path[-1][3] - pose[3]) / (2 * math.pi))
+        return pose
+
+
+@lru_cache(maxsize=1)
+def _face_area() -> np.ndarray:
+    """Where skin is in a 256 px crop, hair and background left out: there the flow is the head's."""
+    return cv2.ellipse(np.zeros((TEMPLATE, TEMPLATE), np.uint8), (136, 145), (55, 70), 0, 0, 360, 255, -1)
+
+
+def _pose(crop: Crop) -> np.ndarray:
+    """(4,): centre x, y in the picture, log scale, angle in radians."""
+    x, y = apply_matrix(crop.to_picture, np.full(2, (crop.size - 1) / 2))
+    (cos, _, _), (sin, _, _) = crop.to_picture
+    return np.array([x, y, math.log(math.hypot(cos, sin)), math.atan2(sin, cos)])
+
+
+def _smooth(path: np.ndarray, sigma: float = 1.5) -> np.ndarray:
+    """(T, 4) Gaussian over `sigma` frames; the ends continue point-mirrored, so that a moving start does not lag."""
+    reach = math.ceil(3 * sigma)
+    if len(path) <= reach:
+        return path
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padded = np.pad(path, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    return np.stack([np.convolve(column, kernel / kernel.sum(), "valid") for column in padded.T], axis=1)
+
+
+def _drift(anchors: list[tuple[int, np.ndarray]], frames: np.ndarray, sigma: float = 50.0) -> np.ndarray:
+    """(T, 4): the detections' differences, weighted by a Gaussian over `sigma` frames around every frame."""
+    times, offsets = np.array([time for time, _ in anchors]), np.array([offset for _, offset in anchors])
+    parts = []
+    for block in np.array_split(frames, -(-len(frames) // 1000)):  # all at once would be a gigabyte in half an hour
+        distance = (block[:, None] - times) ** 2
+        weight = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2)  # the nearest counts 1: no 0 / 0
+        parts.append(weight @ offsets / weight.sum(1, keepdims=True))
+    return np.concatenate(parts)

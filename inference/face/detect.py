@@ -1,0 +1,398 @@
+"""Find a face, cut it out as the network wants it, and put it back without a seam (design, section 6).
+
+Points are (x, y) in pixels with pixel centres at whole numbers, as in OpenCV.  A face picture ("crop") is square;
+the place of the eyes in it is upstream's (architecture notes, section 11).  "Right" is the person's right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+
+from ..contract.errors import EDTalkError
+
+TEMPLATE = 256  # pixels: the square in which upstream's template is given
+EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # centres of the right and left eye in it
+Which = int | str | Sequence[float] | None  # one of several faces, see `choose_face`
+SMALLEST = 40  # pixels: a narrower face has fewer than ten between the eyes, and the network would invent it
+_MANUAL = "Give --crop x,y,size or a clearer picture."
+
+# ---------------------------------------------------------------------------------------------- finding a face
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in a picture.
+
+    box: x, y, width, height of the square from brow to chin, before it is turned by `angle` about its centre.
+    landmarks: (k, 2), the centres of the right and the left eye first, or None where the eyes were not found.
+    score: higher is surer; only comparable between faces of one picture.  angle: clockwise roll in degrees.
+    """
+
+    box: tuple[float, float, float, float]
+    landmarks: np.ndarray | None = None
+    score: float = 0.0
+    angle: float = 0.0
+
+    @property
+    def centre(self) -> np.ndarray:
+        x, y, width, height = self.box
+        return np.array([x + (width - 1) / 2, y + (height - 1) / 2])
+
+
+def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
+    """All faces of a uint8 (H, W, 3) picture, from left to right; turned heads are looked for if none is upright.
+
+    MediaPipe's face mesh is used where it is installed, OpenCV's Haar cascades otherwise.
+    Raises EDTalkError(kind="face") where neither is there.
+    """
+    faces = _mesh_faces(rgb) if _face_mesh() else []
+    if not faces and not (_face_mesh() and _cascade_folder() is None):
+        faces = _haar_faces(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), upright_only)
+    return sorted(faces, key=lambda face: face.centre[0])
+
+
+class ChoiceError(EDTalkError):
+    """There are several faces, and no choice or one that is not there."""
+
+
+def find_face(rgb: np.ndarray, *, which: Which = None, label: str = "the picture") -> Face:
+    """The one face of a picture, or the one chosen; see `choose_face`."""
+    return choose_face(detect_faces(rgb), which=which, label=label)
+
+
+def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the picture") -> Face:
+    """The only one of the faces found, from left to right; those too small to use do not count beside larger ones.
+
+    which: the number of one from the left, from 1, or from the right, from -1; "largest"; or (x, y) in pixels for the
+    one nearest to that point. Raises EDTalkError(kind="face") when there is no face or not that one, more than one and
+    no choice, or only a tiny one.
+    """
+    if not faces:
+        raise EDTalkError(f"No face was found in {label}.", _MANUAL, "face")
+    usable = [face for face in faces if face.box[2] >= SMALLEST]
+    if not usable:
+        widest = max(face.box[2] for face in faces)
+        message = f"The face in {label} is only {widest:.0f} pixels wide; at least {SMALLEST} are needed."
+        raise EDTalkError(message, "Use a larger picture.", "face")
+    if which == "largest":
+        return max(usable, key=lambda face: face.box[2])
+    if isinstance(which, (Sequence, np.ndarray)):
+        return min(usable, key=lambda face: np.hypot(*(face.centre - which)))
+    if which is not None and not 1 <= abs(which) <= len(usable):
+        message = f"There is no face {which} in {label}: {len(usable)} found."
+        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}.", "face")
+    if which is None and len(usable) > 1:
+        places = ", ".join(f"({face.centre[0]:.0f}, {face.centre[1]:.0f})" for face in usable)
+        message = f"{len(usable)} faces were found in {label}, at {places}."
+        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
+    which = which or 1
+    return usable[which - 1 if which > 0 else which]
+
+
+@lru_cache(maxsize=1)
+def _face_mesh():
+    """MediaPipe's face mesh, or None: it is optional, and releases from 1.0 on come without the model."""
+    try:
+        from mediapipe import solutions
+    except ImportError:
+        return None
+    return solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=8, refine_landmarks=True)
+
+
+def _mesh_faces(rgb: np.ndarray) -> list[Face]:
+    found = _face_mesh().process(np.ascontiguousarray(rgb)).multi_face_landmarks or []
+    size = np.array([rgb.shape[1], rgb.shape[0]])
+    faces = []
+    for mesh in found:
+        points = np.array([(point.x, point.y) for point in mesh.landmark]) * size - 0.5
+        right, left = points[[33, 160, 158, 133, 153, 144]].mean(0), points[[362, 385, 387, 263, 373, 380]].mean(0)
+        faces.append(_face_from_eyes(np.stack([right, left, points[1], points[61], points[291]])))
+    return faces
+
+
+def _haar_faces(grey: np.ndarray, upright_only: bool) -> list[Face]:
+    """Faces of a grey picture; the first way of looking that finds something ends the search."""
+    for longest, margin in ((480, 0.0), (1200, 0.0), (480, 0.25)):  # the last one for a face that fills the picture
+        if longest == 480 or max(grey.shape) > 480:
+            faces = _look(grey, 0.0, longest, margin)
+            if faces:
+                return _distinct(faces)
+    if upright_only:
+        return []
+    turned = [face for angle in range(30, 331, 30) for face in _look(grey, angle, 480, 0.1)]
+    return _distinct([face for face in turned if face.landmarks is not None])  # the eyes tell which way is up
+
+
+def _look(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[Face]:
+    """Faces whose roll is about `angle` degrees, in a copy scaled to `longest` pixels and turned upright."""
+    height, width = grey.shape
+    scale = min(1.0, longest / max(grey.shape))
+    cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
+    columns = round((abs(cos) * width + abs(sin) * height) * (1 + 2 * margin))
+    rows = round((abs(sin) * width + abs(cos) * height) * (1 + 2 * margin))
+    turn = np.array([[cos, sin], [-sin, cos]])  # picture -> upright copy
+    shift = np.array([columns - 1, rows - 1]) / 2 - turn @ (np.array([width - 1, height - 1]) / 2)
+    upright = _sample(grey, _invert(np.column_stack([turn, shift])), (columns, rows), 1 / scale)
+
+    boxes, neighbours = _cascade("frontalface_alt2").detectMultiScale2(cv2.equalizeHist(upright), 1.1, 3, 0, (24, 24))
+    faces = []
+    for (x, y, side, _), votes in zip(boxes, np.ravel(neighbours), strict=True):
+        centre = np.linalg.solve(turn, np.array([x, y]) + (side - 1) / 2 - shift)
+        left, top = centre - (side / scale - 1) / 2
+        face = Face((float(left), float(top), side / scale, side / scale), None, float(votes), angle)
+        face = replace(face, landmarks=_eyes(grey, face))
+        # Without eyes only what many windows agree on: a few see faces in foliage and on printed pages.
+        if face.landmarks is not None or votes >= 12:
+            faces.append(face)
+    return faces
+
+
+def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
+    """(2, 2) centres of the right and left eye inside a Haar box, or None unless both are plausible."""
+    square = _square(face, 160)  # the eyes are then about 63 px apart
+    patch = crop_face(grey, square)
+    eyes = []
+    for x0, x1, outward in ((0, 92, -1), (68, 160, 1)):  # right eye on the picture's left
+        region = patch[24:100, x0:x1]
+        for name in ("eye_tree_eyeglasses", "eye"):
+            boxes, votes = _cascade(name).detectMultiScale2(region, 1.05, 3, 0, (22, 22), (72, 72))
+            if len(boxes):
+                x, y, side, _ = boxes[int(np.argmax(votes))]
+                # The boxes lie outward of the lids' middle by 2 % of the eye distance and above it by 3 %,
+                # measured on 23 pictures against 68-point landmarks.
+                eyes.append((x0 + x + (side - 1) / 2 - 1.2 * outward, 24 + y + (side - 1) / 2 + 1.7))
+                break
+    if len(eyes) < 2:
+        return None
+    across, down = np.subtract(eyes[1], eyes[0])
+    if not 40 <= across <= 88 or abs(down) > 0.5 * across:
+        return None
+    return apply_matrix(square.to_picture, np.array(eyes))
+
+
+def _distinct(faces: list[Face]) -> list[Face]:
+    """The surest of the faces that lie over each other, without what is far less sure than the best of all."""
+    kept: list[Face] = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        far = all(np.linalg.norm(face.centre - other.centre) > 0.5 * max(face.box[2], other.box[2]) for other in kept)
+        if far and face.score >= 0.15 * max(other.score for other in faces):
+            kept.append(face)
+    return kept
+
+
+def _cascade_folder() -> Path | None:
+    folder = Path(getattr(getattr(cv2, "data", None), "haarcascades", ""))
+    usable = hasattr(cv2, "CascadeClassifier") and (folder / "haarcascade_eye.xml").exists()
+    return folder if usable else None
+
+
+@lru_cache
+def _cascade(name: str) -> cv2.CascadeClassifier:
+    folder = _cascade_folder()
+    if folder is None:
+        message = f"Faces cannot be looked for: OpenCV {cv2.__version__} comes without its face detector."
+        raise EDTalkError(message, "Install opencv-python 4 in the worker, or give --crop x,y,size.", "face")
+    return cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
+
+
+# The place of the eyes in a Haar box, as fractions of its side (medians of the same 23 pictures).
+_EYES_IN_BOX = SimpleNamespace(x=0.5, y=0.403, distance=0.392)
+
+
+def _square(face: Face, size: int) -> Crop:
+    """The face's own box as a crop."""
+    scale = face.box[2] / size
+    return Crop(size, _pose_matrix(*face.centre, math.log(scale), math.radians(face.angle), size))
+
+
+def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:
+    """A face with the box that Haar would give, from landmarks that begin with the eyes."""
+    across = points[1] - points[0]
+    side = float(np.hypot(*across)) / _EYES_IN_BOX.distance
+    angle = math.atan2(across[1], across[0])
+    centre = points[:2].mean(0) + (0.5 - _EYES_IN_BOX.y) * side * np.array([-math.sin(angle), math.cos(angle)])
+    left, top = centre - (side - 1) / 2
+    return Face((float(left), float(top), side, side), points, score, math.degrees(angle))
+
+
+# ------------------------------------------------------------------------------------------------ the crop
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A square of `size` pixels and its place in the picture.
+
+    to_picture: (2, 3) float64, crop pixel -> picture pixel.  to_crop: its inverse.
+    """
+
+    size: int
+    to_picture: np.ndarray
+
+    @cached_property
+    def to_crop(self) -> np.ndarray:
+        return _invert(self.to_picture)
+
+    @property
+    def scale(self) -> float:
+        """Picture pixels per crop pixel."""
+        return math.sqrt(abs(np.linalg.det(self.to_picture[:, :2])))
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """x, y, side and angle with which `crop_from_box` gives this crop again; for squares of the picture only."""
+        side = self.scale * self.size
+        x, y = apply_matrix(self.to_picture, np.full(2, (self.size - 1) / 2)) - side / 2 + 0.5
+        return float(x), float(y), side, math.degrees(math.atan2(self.to_picture[1, 0], self.to_picture[0, 0]))
+
+    def at_size(self, size: int) -> Crop:
+        """The same region of the picture with another number of pixels."""
+        step = self.size / size
+        finer = np.array([[step, 0, step / 2 - 0.5], [0, step, step / 2 - 0.5], [0, 0, 1]])
+        return Crop(size, self.to_picture @ finer)
+
+
+def similarity(template: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """(2, 3) rotation, uniform scale and shift that best takes `template` (k, 2) to `image` (k, 2), never mirrored.
+
+    Least squares (Umeyama).  In the plane a rotation with scale is one complex number, hence the closed form.
+    Raises EDTalkError(kind="face") for fewer than two different points.
+    """
+    source = np.asarray(template, np.float64) @ (1, 1j)
+    target = np.asarray(image, np.float64) @ (1, 1j)
+    spread = source - source.mean()
+    power = (abs(spread) ** 2).sum()
+    if len(source) != len(target) or not power > 1e-12:
+        raise EDTalkError("A face is placed by at least two different points.", kind="face")
+    turn = (spread.conj() * (target - target.mean())).sum() / power
+    shift = target.mean() - turn * source.mean()
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def crop_from_landmarks(points: np.ndarray, template: np.ndarray, size: int = TEMPLATE) -> Crop:
+    """The crop that brings `points` (k, 2) of the picture to `template` (k, 2), given for a 256 px square."""
+    return Crop(TEMPLATE, similarity(template, points)).at_size(size)
+
+
+def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
+    """The crop with the eyes where upstream has them; without eyes they are assumed where a Haar box has them."""
+    if face.landmarks is not None:
+        return crop_from_landmarks(face.landmarks[:2], EYES, size)
+    half = _EYES_IN_BOX.distance / 2
+    eyes = [(_EYES_IN_BOX.x - half, _EYES_IN_BOX.y), (_EYES_IN_BOX.x + half, _EYES_IN_BOX.y)]
+    unit = 1000  # of the box, so that fractions need no rounding rule of their own
+    return crop_from_landmarks(apply_matrix(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5), EYES, size)
+
+
+def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE, angle: float = 0.0) -> Crop:
+    """The square of the picture that begins at (x, y), what `--crop x,y,size` gives; turned about its centre.
+
+    angle: clockwise, in degrees.
+    """
+    if not side > 0:
+        raise EDTalkError(f"A crop needs a size above 0 pixels, found {side:g}.", kind="face")
+    if angle == 0:
+        return Crop(size, _region(x, y, side, side, size))
+    centre = x + side / 2 - 0.5, y + side / 2 - 0.5
+    return Crop(size, _pose_matrix(*centre, math.log(side / size), math.radians(angle), size))
+
+
+def whole(rgb: np.ndarray, size: int = TEMPLATE) -> Crop:
+    """The picture as it is, for one that is already a face crop; a picture that is not square gets squeezed."""
+    return Crop(size, _region(0, 0, rgb.shape[1], rgb.shape[0], size))
+
+
+def crop_face(rgb: np.ndarray, crop: Crop, *, upstream: bool = False) -> np.ndarray:
+    """uint8 (H, W[, 3]) -> uint8 (size, size[, 3]): bilinear, averaged over the pixels that it shrinks.
+
+    Beyond the picture its edge pixels continue: a black corner, as upstream has, is an edge that the network would
+    move along with the head.  `upstream=True` gives upstream's crop: black outside, no averaging.
+    """
+    if upstream:
+        return _upstream_warp(rgb, crop)
+    return _sample(rgb, crop.to_picture, (crop.size, crop.size), crop.scale)
+
+
+def upstream_video_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
+    """Upstream's fixed crop of a clip (`crop_video`) from the union of its face boxes, in a frame height x width.
+
+    Returns whole numbers (width, height, left, top); clamped to the frame, therefore not always square.
+    """
+    dw, dh = _enlarge(right - left, bottom - top, 0.1)
+    left, right = max(0, int(left - dw)), min(width, int(right + dw))
+    top, bottom = max(0, int(top - dh)), min(height, int(bottom + dh))
+    return right - left, bottom - top, left, top
+
+
+def upstream_image_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
+    """Upstream's crop of a still (`crop_image`) from a box already moved up by a tenth and clamped to the picture.
+
+    Returns whole numbers (left, top, right, bottom).  Only overflow at the left and top shrinks the box: upstream
+    compares the box before it grew with the other two edges, so the result may reach beyond them.
+    """
+    dw, dh = _enlarge(right - left, bottom - top, 0.8)
+    shrink = max(0, dw - left, dh - top, right - width, bottom - height)
+    edges = left - dw + shrink, top - dh + shrink, right + dw - shrink, bottom + dh - shrink
+    return tuple(int(edge) for edge in edges)
+
+
+def _enlarge(width: float, height: float, increase: float) -> tuple[float, float]:
+    """Pixels to add at either side and at top and bottom for a square about `increase` larger all round."""
+    dw = max(increase, ((1 + 2 * increase) * height - width) / (2 * width)) * width
+    dh = max(increase, ((1 + 2 * increase) * width - height) / (2 * height)) * height
+    return dw, dh
+
+
+def _region(x: float, y: float, width: float, height: float, size: int) -> np.ndarray:
+    """The axis-aligned rectangle that begins at the outer corner of pixel (x, y), as a crop's `to_picture`."""
+    sx, sy = width / size, height / size
+    return np.array([[sx, 0, x + sx / 2 - 0.5], [0, sy, y + sy / 2 - 0.5]])
+
+
+def _pose_matrix(cx: float, cy: float, log_scale: float, angle: float, size: int) -> np.ndarray:
+    """`to_picture` of the square with its centre at (cx, cy), turned clockwise by `angle` radians."""
+    turn = np.exp(complex(log_scale, angle))
+    shift = complex(cx, cy) - turn * complex(1, 1) * (size - 1) / 2
+    return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+
+
+def _invert(matrix: np.ndarray) -> np.ndarray:
+    return np.linalg.inv(np.vstack([matrix, (0, 0, 1)]))[:2]
+
+
+def apply_matrix(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(2, 3) matrix on points (k, 2)."""
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def _sample(picture: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    """The picture seen through `to_picture` as (width, height) pixels of `scale` picture pixels each."""
+    fine = max(1, round(scale))  # bilinear looks at four pixels only: take more samples and average them
+    width, height = size
+    step = np.array([[1 / fine, 0, 0.5 / fine - 0.5], [0, 1 / fine, 0.5 / fine - 0.5], [0, 0, 1]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    samples = cv2.warpAffine(
+        picture, to_picture @ step, (width * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE
+    )
+    return samples if fine == 1 else cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
+
+
+def _upstream_warp(rgb: np.ndarray, crop: Crop) -> np.ndarray:
+    """Bilinear, black outside, truncated.  In numpy: OpenCV 4 rounds positions to 1/32 px, up to 4 levels off."""
+    height, width = rgb.shape[:2]
+    padded = np.pad(rgb, ((1, 2), (1, 2), (0, 0))).astype(np.float64)
+    down, across = np.mgrid[: crop.size, : crop.size]
+    points = apply_matrix(crop.to_picture, np.stack([across, down], axis=-1)) + 1
+    points = np.clip(points, 0, (width + 1, height + 1))
+    x, y = points[..., 0].astype(int), points[..., 1].astype(int)
+    fx, fy = np.moveaxis(points - np.stack([x, y], axis=-1), -1, 0)[..., None]
+    upper = padded[y, x] * (1 - fx) + padded[y, x + 1] * fx
+    lower = padded[y + 1, x] * (1 - fx) + padded[y + 1, x + 1] * fx
+    return (upper * (1 - fy) + lower * fy).astype(np.uint8)

@@ -1,0 +1,166 @@
+"""Where a face is in every frame of some footage, and in which frames none is to be seen."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..contract.errors import EDTalkError
+from ..contract.plate import PICTURES, Track
+from .framing import fills, given_crop, is_square, look_for_face
+
+if TYPE_CHECKING:
+    from .crop_tracker import CropTracker
+    from .detect import Crop, Which
+
+_GAP, _TRUST = 0.5, 2.0  # seconds: see `CropTracker.seen`
+_USUAL = 25.0  # pictures a second
+_NAMED = 4  # stretches without a face that a sentence names
+
+Frames = Iterator[tuple[float, np.ndarray]]  # when each begins, and uint8 (H, W, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """The result of `track_media`. fps: None for pictures; size: width and height; note: what is to be said, or ""."""
+
+    track: Track
+    fps: float | None
+    size: tuple[int, int]
+    note: str
+
+
+def track_media(
+    media: str | os.PathLike[str],
+    crop: str | Sequence[float] = "auto",
+    *,
+    which: Which = None,
+    start: float = 0.0,
+    end: float | None = None,
+    step: Callable[[int, int], object] = lambda done, total: None,
+) -> Tracked:
+    """Follow a face through the frames that a movie or a folder of pictures shows from `start` to `end`.
+
+    Times are the media's own, see `contract.plate`. crop: "auto" follows the face, or takes footage that is all face
+    whole; "none" or a square (`inference.face.framing.frame_picture`) holds for every frame. which: see
+    `detect.choose_face`. step: called with the number of frames done and of all, 0 where not known, before each
+    frame; may raise to stop. Memory does not grow with the
+    length but for some numbers a frame. Raises EDTalkError, kind "media" or "face".
+    """
+    from ..media.video import probe, stamped_frames
+
+    media = Path(media)
+    pictures = media.is_dir() or media.suffix.lower() in PICTURES
+    info = None if pictures else probe(media)
+    fps = float(info.fps) if info else _USUAL
+    total = _expected(media, fps, start, end, info and info.duration)
+    _, first = next(stamped_frames(media, start=start, end=end))
+
+    def frames() -> Frames:
+        return stamped_frames(media, start=start, end=end)
+
+    track = track_frames(frames, fps, crop, which=which, label=media.name, step=lambda done: step(done, total))
+    note = unseen_note(media.name, track, counted=pictures)
+    return Tracked(track, None if pictures else fps, (first.shape[1], first.shape[0]), note)
+
+
+def track_frames(
+    frames: Callable[[], Frames],
+    fps: float,
+    crop: str | Sequence[float] = "auto",
+    *,
+    which: Which = None,
+    label: str = "the clip",
+    step: Callable[[int], object] = lambda done: None,
+) -> Track:
+    """`track_media` for frames that are there already; `frames` begins anew each time."""
+    from .crop_tracker import CropTracker
+    from .detect import TEMPLATE, whole
+
+    _, first = next(frames())
+    height, width = first.shape[:2]
+    square = None
+    if crop == "none" and not is_square(first.shape):
+        message = f"The whole picture is taken of square footage only, and {label} is {width} x {height}."
+        raise EDTalkError(message, "Choose Auto, or give the square by hand.", "face")
+    if crop != "auto":
+        square = given_crop(first, TEMPLATE, crop, label).box
+    elif is_square(first.shape) and fills(first.shape, _faces_at_start(frames(), fps, which, label)):
+        square = whole(first, TEMPLATE).box
+
+    tracker = CropTracker(TEMPLATE, which=which, label=label)
+    times = []
+    for time, rgb in frames():
+        step(len(times))
+        if rgb.shape != first.shape:
+            message = f"{label} changes its size on the way, from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"
+            raise EDTalkError(f"{message} pixels.", "Convert it to one size.", "media")
+        times.append(time)
+        if crop == "auto":
+            tracker.add(rgb)
+    crops = followed(tracker, fps, square) if crop == "auto" else np.tile(square, (len(times), 1))
+    return Track(np.array(times), crops)
+
+
+def followed(tracker: CropTracker, fps: float, square: Sequence[float] | None = None) -> np.ndarray:
+    """(T, 4) crops of the frames that a tracker was shown, NaN where the face was not seen.
+
+    square: what to take of every frame with a face, instead of following it. Raises EDTalkError(kind="face").
+    """
+    crops = np.array([crop.box for crop in tracker.crops()])
+    if square is not None:
+        crops[:] = square
+    crops[~tracker.seen(gap=round(_GAP * fps), trust=round(_TRUST * fps))] = np.nan
+    return crops
+
+
+def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these frames stay as they are") -> str:
+    """One sentence on the frames of some footage in which no face was seen, "" for none.
+
+    counted: whether it is made of pictures, which have no seconds. then: what becomes of these frames.
+    """
+    unseen, times = track.unseen, track.times
+    if not unseen:
+        return ""
+    if counted:
+        what, ends = "picture", [(f"{first + 1}", f"{last + 1}") for first, last in unseen]
+    else:
+        what, ends = "second", [(f"{times[first]:.2f}", f"{times[last]:.2f}") for first, last in unseen]
+    parts = [first if first == last else f"{first} to {last}" for first, last in ends[:_NAMED]]
+    if len(ends) > _NAMED:
+        parts.append(f"{len(ends) - _NAMED} other stretches")
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    frames = sum(last - first + 1 for first, last in unseen)
+    one = len(ends) == 1 and ends[0][0] == ends[0][1]
+    where = f"{what}{'' if one else 's'} {listed} ({frames} frame{'' if frames == 1 else 's'})"
+    return f"No face was seen in {label} at {where}; {then}."
+
+
+def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> list[Crop]:
+    """Crops in a few frames; none where the face comes later, which the tracker finds."""
+    from .detect import TEMPLATE
+
+    frames = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
+    try:
+        return look_for_face(frames, fps, TEMPLATE, which=which, label=label)
+    except EDTalkError:
+        return []
+
+
+def _expected(media: Path, fps: float, start: float, end: float | None, duration: float | None) -> int:
+    """Number of frames for a progress bar; 0 where the file does not say."""
+    from ..contract.plate import pictures_in
+
+    if media.is_dir():
+        ends = [time for time in (float(len(pictures_in(media))), end) if time is not None]
+        return max(1, round(min(ends) - start))
+    if media.suffix.lower() in PICTURES:
+        return 1
+    ends = [time for time in (duration, end) if time is not None]
+    return max(1, round((min(ends) - start) * fps)) if ends else 0

@@ -1,0 +1,191 @@
+"""Sound to lip coefficients: decoding, mel spectrogram, Audio2Lip at any frame times (ARCHITECTURE.md, section 7).
+
+Upstream only knows 25 frames a second. Here a frame is a time in seconds, and at times i/25 the numbers are upstream's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .contract.bank import AUDIO_PREFIX as PREFIX
+from .contract.errors import EDTalkError
+from .media.sound import RATE, SMOOTH_SPACING, UPSTREAM_FPS, to_16k
+from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip, Audio2LipConfig
+
+FRAME_SAMPLES = RATE // UPSTREAM_FPS  # 640: sounds are cut to whole upstream frames
+MEL_FPS = 80
+# Smoothing in time: a gaussian of sigma one upstream frame, three taps: 0.274, 0.452, 0.274.
+SMOOTH_TAPS = np.exp([-0.5, 0.0, -0.5]) / (1 + 2 * math.exp(-0.5))
+
+_FFT = 800
+_HOP = RATE // MEL_FPS
+_PRE_EMPHASIS = 0.97
+_MEL_CHUNK = 4096  # mel frames transformed at a time: 51 s of sound, 26 MB of complex spectrum
+
+
+class AudioBank(Protocol):
+    """What lip-sync needs of a bank: its tensors by name, those of the audio net under "audio2lip."."""
+
+    tensors: Mapping[str, np.ndarray]
+
+
+def frame_times(duration: float, fps: float) -> np.ndarray:
+    """Times (T,) in seconds of the T = int(duration * fps) whole frames of a sound of `duration` seconds."""
+    return np.arange(int(duration * fps + 1e-9)) / fps
+
+
+def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
+    """Samples (m,) at 16 kHz to the mel spectrogram (80, n) float32 in [-4, 4], 80 frames a second (7.2 to 7.6).
+
+    As upstream, whole 640-sample frames are used and the rest is dropped: n = 1 + 640 T // 200.
+    Raises EDTalkError("media") below one such frame.
+    """
+    length = len(samples_16k) // FRAME_SAMPLES * FRAME_SAMPLES
+    if not length:
+        raise EDTalkError(
+            f"The sound lasts {len(samples_16k) / RATE * 1000:.0f} ms; lip-sync needs at least 40 ms.",
+            "Choose a longer sound.",
+            "media",
+        )
+    signal = np.array(samples_16k[:length], np.float64)
+    signal[1:] -= _PRE_EMPHASIS * signal[:-1]
+    segments = sliding_window_view(np.pad(signal, _FFT // 2, mode="reflect"), _FFT)[::_HOP]  # (n, 800), no copy
+    mel = np.empty((MEL_BANDS, len(segments)), np.float32)
+    for start in range(0, len(segments), _MEL_CHUNK):
+        chunk = slice(start, start + _MEL_CHUNK)
+        magnitude = np.abs(np.fft.rfft(segments[chunk] * _hann()))  # (chunk, 401)
+        decibel = 20 * np.log10(np.maximum(1e-5, _mel_basis() @ magnitude.T)) - 20
+        mel[:, chunk] = np.clip(8 * (decibel + 100) / 100 - 4, -4, 4)
+    return mel
+
+
+@cache
+def _hann() -> np.ndarray:
+    """(800,) float64, periodic."""
+    return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FFT) / _FFT)
+
+
+@cache
+def _mel_basis() -> np.ndarray:
+    """(80, 401): Slaney's scale and area normalisation, 55 to 7600 Hz, rounded to float32 as librosa gives it."""
+    import librosa.filters  # here because it takes seconds to import
+
+    basis = librosa.filters.mel(
+        sr=RATE, n_fft=_FFT, n_mels=MEL_BANDS, fmin=55, fmax=7600, htk=False, norm="slaney", dtype=np.float32
+    )
+    return basis.astype(np.float64)
+
+
+def windows(mel: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Mel (80, n) and integer 25 fps frames (T,) to Audio2Lip's input (T, 1, 80, 16), as upstream cuts it (7.7)."""
+    return windows_at(mel, np.asarray(frames) / UPSTREAM_FPS)
+
+
+def windows_at(mel: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Mel (80, n) and times (T,) in seconds to Audio2Lip's input (T, 1, 80, 16): mel from t - 0.08 s to t + 0.12 s.
+
+    The sound's first and last mel frames go on for ever on either side of it.
+    """
+    return _cut(mel, _window_starts(times, mel.shape[1]))
+
+
+def _window_starts(times: np.ndarray, mel_frames: int) -> np.ndarray:
+    """First mel index (T,) of the window at each time: trunc(80 (t - 2/25)).
+
+    Rounding first makes it exact at times i/25 however they were computed, where the product may fall short of a
+    whole number by a rounding error. Beyond the sound all indices hit its end, so starts are limited to where they do.
+    """
+    starts = np.trunc(np.round(MEL_FPS * np.asarray(times, np.float64) - 6.4, 6))
+    return np.clip(starts, 1 - WINDOW, mel_frames - 1).astype(np.int64)
+
+
+def _cut(mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Windows (T, 1, 80, 16) that begin at `starts` (T,), each index kept inside the sound."""
+    indices = np.clip(starts[:, None] + np.arange(WINDOW), 0, mel.shape[1] - 1)
+    return mel.T[indices].swapaxes(1, 2)[:, None]
+
+
+def audio2lip_from_tensors(tensors: Mapping[str, np.ndarray]) -> Audio2Lip:
+    """The audio net of a bank's tensors, its size read from their shapes, in eval mode.
+
+    Names begin with "audio2lip."; raises EDTalkError("bank") when there are none or they do not fit together.
+    """
+    state = {
+        name.removeprefix(PREFIX): torch.from_numpy(np.array(value))
+        for name, value in tensors.items()
+        if name.startswith(PREFIX)
+    }
+    if not state:
+        raise EDTalkError("This bank has no audio net (Audio2Lip).", "Choose a bank with lip-sync.", "bank")
+    try:
+        model = Audio2Lip(Audio2LipConfig.of(state))
+        model.load_state_dict(state)
+    except (KeyError, RuntimeError) as error:
+        raise EDTalkError(
+            "This bank's audio net (Audio2Lip) is damaged: its tensors do not fit together.", "Import it again.", "bank"
+        ) from error
+    return model.eval()
+
+
+def lip_sync(
+    samples: np.ndarray,
+    sample_rate: int,
+    times: np.ndarray,
+    bank: AudioBank,
+    *,
+    smooth: bool = True,
+    upstream_edges: bool = False,
+    device: str | torch.device = "cpu",
+    batch: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Lip coefficients (T, lip_dim) float32 at `times` (T,), in seconds from the first of `samples` (n,), any order.
+
+    Smoothing keeps its width in seconds: the net's answers 40 ms before and after join the one at t, whatever the
+    frame rate. At the sound's ends the missing neighbour is the end's own answer; `upstream_edges` counts it as zero,
+    as upstream does, and so dims the mouth there. Times outside the sound hear its first or last moment held.
+    The net runs once per distinct window, so at most 80 times a second; `progress` is told how many windows are done
+    and how many there are, before each batch and at the end, and may raise to stop. Raises EDTalkError("media") for a
+    sound below 40 ms, ("bank") for a bank without audio net, ("input") for times that are not numbers.
+    """
+    times = np.asarray(times, np.float64).reshape(-1)
+    if not np.isfinite(times).all():
+        raise EDTalkError("Frame times must be finite numbers of seconds, found NaN or infinity.")
+    model = audio2lip_from_tensors(bank.tensors).fuse().to(device)
+    sound = to_16k(samples, sample_rate)
+    mel = mel_spectrogram(sound)
+    if not smooth:
+        return _evaluate(model, mel, times, batch, progress)
+    last = (len(sound) // FRAME_SAMPLES - 1) / UPSTREAM_FPS  # time of upstream's last frame
+    wanted = times[:, None] + np.array([-SMOOTH_SPACING, 0.0, SMOOTH_SPACING])  # (T, 3)
+    inside = np.clip(wanted, np.minimum(times, 0)[:, None], np.maximum(times, last)[:, None])
+    taps = np.broadcast_to(SMOOTH_TAPS, wanted.shape)
+    if upstream_edges:
+        taps = np.where(np.abs(inside - wanted) < 1e-6, taps, 0)
+    raw = _evaluate(model, mel, inside.ravel(), batch, progress).reshape(*wanted.shape, model.config.lip_dim)
+    return np.einsum("tk,tkd->td", taps.astype(np.float32), raw)
+
+
+@torch.inference_mode()
+def _evaluate(
+    model: Audio2Lip, mel: np.ndarray, times: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
+) -> np.ndarray:
+    """The net's unsmoothed answers (T, lip_dim) float32 at `times` (T,), each distinct window evaluated once."""
+    starts, inverse = np.unique(_window_starts(times, mel.shape[1]), return_inverse=True)
+    device = model.mapping.weight.device
+    answers = np.empty((len(starts), model.config.lip_dim), np.float32)
+    for first in range(0, len(starts), batch):
+        if progress:
+            progress(first, len(starts))
+        some = slice(first, first + batch)
+        answers[some] = model(torch.from_numpy(_cut(mel, starts[some])).to(device)).cpu().numpy()
+    if progress:
+        progress(len(starts), len(starts))
+    return answers[inverse]

@@ -1,0 +1,189 @@
+"""Still pictures in and out, and the two ways upstream brings pixels to the network.
+
+Pictures are uint8 sRGB, (H, W, 3), RGB order.  The network sees float32 (N, 3, size, size) in [-1, 1].
+The rules are those of the reference (architecture notes, section 10).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..contract.errors import EDTalkError
+from ..contract.files import appearing
+
+LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
+# All that is ever decoded, whatever a file is called. Pillow hands PostScript to another program and has many a decoder
+# that nobody needs here. JPEG includes MPO, PPM the other Netpbm files.
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF", "PPM")
+_EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
+_AT_WORK = 3600.0  # seconds
+_CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A still picture as stored: colours are not multiplied by alpha.
+
+    rgb: uint8 (H, W, 3), sRGB.  alpha: uint8 (H, W), 255 = opaque, or None where the file has none.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray | None = None
+
+
+def load_picture(path: str | os.PathLike[str]) -> Picture:
+    """Read any still picture upright (EXIF rotation applied), of an animation the first frame.
+
+    Grey, palette, CMYK and 16-bit files become 8-bit RGB; embedded colour profiles are not applied.
+    Raises EDTalkError(kind="media") naming the file when it cannot be used.
+    """
+    path = Path(path)
+    check_file(path, _EXPECTED)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sizes below are ours to judge
+            with Image.open(path, formats=FORMATS) as image:
+                if max(image.size) > LONGEST_SIDE:
+                    raise _unusable(path, f"found {image.width} x {image.height} pixels", f"at most {LONGEST_SIDE}")
+                image.load()
+                return _to_picture(path, ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise _unusable(path, "found far too many pixels", f"a side of at most {LONGEST_SIDE}") from error
+    except UnidentifiedImageError as error:
+        raise _unusable(path, "found something else") from error
+    except PermissionError as error:
+        raise EDTalkError(f"{path} may not be read.", "Change its permissions or choose another.", "media") from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError) as error:  # what decoders raise
+        raise _unusable(path, f"found a damaged or incomplete one ({error})") from error
+
+
+def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
+    """Write uint8 sRGB (H, W, 3) or straight-alpha (H, W, 4) as `.png` or as half-float `.exr`.
+
+    OpenEXR's conventions are followed: colours become linear light and are multiplied by alpha.
+    The file appears whole or not at all; raises EDTalkError(kind="disk") when it cannot be written.
+    """
+    path = Path(path)
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise EDTalkError(f"A picture is saved from uint8 (H, W, 3 or 4), found {pixels.dtype} {pixels.shape}.")
+    if path.suffix.lower() not in (".png", ".exr"):
+        raise EDTalkError(f"Pictures are saved as .png or .exr, found the suffix '{path.suffix}' in {path}.")
+    with appearing(path) as partial:
+        if path.suffix.lower() == ".exr":
+            partial.write_bytes(_exr(pixels))
+        else:
+            Image.fromarray(pixels).save(partial, "PNG", compress_level=3)  # 6 is thrice as slow for 5 % less
+
+
+def clear_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Remove what writers that were killed left in a folder of pictures; but nothing of the last hour."""
+    with contextlib.suppress(OSError):
+        for path in Path(folder).glob(".*.partial.*"):
+            with contextlib.suppress(OSError):  # somebody else was faster
+                if time.time() - path.stat().st_mtime > _AT_WORK:
+                    path.unlink()
+
+
+def to_network(rgb: np.ndarray, size: int = 256) -> np.ndarray:
+    """Source picture uint8 (H, W, 3) -> float32 (3, size, size) in [-1, 1].
+
+    Upstream's rule for the source: Pillow's default resize (bicubic, antialiased, uint8 result), aspect ignored.
+    """
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size)))
+    return np.ascontiguousarray(_normalise(small).transpose(2, 0, 1))
+
+
+def frames_to_network(frames: np.ndarray, size: int = 256) -> np.ndarray:
+    """Driving frames uint8 (N, H, W, 3) -> float32 (N, 3, size, size) in [-1, 1].
+
+    Upstream's rule for drivers: bilinear, half-pixel centres, no antialias; `size` square input is untouched.
+    """
+    planes = np.ascontiguousarray(_normalise(frames).transpose(0, 3, 1, 2))
+    if planes.shape[2:] == (size, size):
+        return planes
+    import torch  # only here: importing it takes seconds, and most callers have cropped to `size` already
+
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(planes), (size, size), mode="bilinear", align_corners=False, antialias=False
+    )
+    return resized.numpy()
+
+
+def from_network(planes: np.ndarray) -> np.ndarray:
+    """Network output float (..., 3, H, W), nominally [-1, 1] -> uint8 (..., H, W, 3), clamped and rounded.
+
+    Never stretched to the clip's own range as upstream does: a frame must not depend on its neighbours.
+    """
+    levels = (np.clip(planes, -1.0, 1.0) + 1.0) * np.float32(127.5)
+    return np.ascontiguousarray(np.moveaxis(np.rint(levels).astype(np.uint8), -3, -1))
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Raise for what no decoder needs to look at: missing, a folder, a device or pipe, empty."""
+    if path.is_dir():
+        raise EDTalkError(f"{path} is a folder; {expected}.", "Choose a file inside it.", "media")
+    if not path.exists():
+        raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "media")
+    if not path.is_file():
+        raise EDTalkError(f"{path} is not a regular file; {expected}.", "Choose another file.", "media")
+    if path.stat().st_size == 0:
+        raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
+
+
+def _unusable(path: Path, found: str, limit: str = "") -> EDTalkError:
+    expected = f"{_EXPECTED} with {limit}" if limit else _EXPECTED
+    return EDTalkError(f"{path} cannot be used: {expected}, {found}.", _CHOOSE, "media")
+
+
+def _to_picture(path: Path, image: Image.Image) -> Picture:
+    if image.mode.startswith("I;16"):  # 65535 = 257 * 255; Pillow's own conversion would clip at 255
+        grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return Picture(np.repeat(grey[..., None], 3, axis=2))
+    if image.mode in ("I", "F"):
+        raise _unusable(path, "found 32-bit pixels", "8 or 16 bits a channel")
+    if "transparency" in image.info or "A" in image.getbands() or image.mode in ("La", "RGBa"):
+        rgba = np.asarray(image.convert("RGBA"))
+        return Picture(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]))
+    return Picture(np.array(image.convert("RGB")))
+
+
+def _exr(pixels: np.ndarray) -> bytes:
+    """A complete OpenEXR file: half float, zip compression, linear light, alpha premultiplied."""
+    import av  # FFmpeg's encoder: Pillow has none and current OpenCV wheels are built without OpenEXR
+
+    colour = _linear(pixels[..., :3])
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3:].astype(np.float32) / 255
+        colour = np.concatenate([colour * alpha, alpha], axis=2)
+    layout = "gbrpf32le" if colour.shape[2] == 3 else "gbrapf32le"
+    encoder = av.CodecContext.create("exr", "w")
+    encoder.height, encoder.width = colour.shape[:2]
+    encoder.pix_fmt, encoder.framerate = layout, 1
+    encoder.options = {"format": "half", "compression": "zip16"}
+    packets = encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(colour), format=layout))
+    return b"".join(bytes(packet) for packet in [*packets, *encoder.encode(None)])
+
+
+def _linear(levels: np.ndarray) -> np.ndarray:
+    """sRGB uint8 -> linear light float32 in [0, 1] (IEC 61966-2-1)."""
+    value = np.arange(256) / 255
+    table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    return table.astype(np.float32)[levels]
+
+
+def _normalise(levels: np.ndarray) -> np.ndarray:
+    return (levels.astype(np.float32) / 255 - np.float32(0.5)) * 2
+
+
+def remove_partial(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the folder itself is gone or read-only; the first error is the one to tell
+        path.unlink(missing_ok=True)

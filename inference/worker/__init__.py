@@ -1,0 +1,1 @@
+"""The worker process that serves Blender."""

@@ -1,0 +1,1 @@
+"""What all training stages share: loop, losses, augmentation, optimiser."""

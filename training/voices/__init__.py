@@ -1,0 +1,1 @@
+"""Synthetic speech with phone times, and room acoustics."""

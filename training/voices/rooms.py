@@ -1,0 +1,159 @@
+"""The rooms that voices are recorded in, made by code: breath, noise, hum, music, bumps, echoes and codecs.
+
+Real recordings are never silent in their pauses, and a mouth must rest there all the same. What a take says of the
+mouth stays true: only the sound changes, but for `begun`, which is how a clip begins that was cut out of a take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+from scipy.signal import butter, istft, sosfilt, stft
+
+from ..units import LIP
+from .speech import CURVE_FPS, RATE, Phone, Take, coloured_noise, reverberate
+
+HOP = RATE // CURVE_FPS
+READY = 0.1  # seconds that a mouth takes to open in a clip that begins in the middle of a word
+
+
+def lived_in(made: Take, rng: np.random.Generator) -> Take:
+    """The take in a room that is heard, at 5 to 40 dB below the voice; same length, timing and mouth."""
+    count, out = len(made.samples), made.samples.astype(np.float64)
+    spoken = np.repeat((made.curves > 0).any(axis=1), HOP)[:count]
+    voice = np.sqrt(np.mean(np.square(out[spoken]))) if spoken.any() else 0.05
+
+    def below(quietest: float = 40.0, loudest: float = 5.0) -> float:
+        return voice * 10 ** (-rng.uniform(loudest, quietest) / 20)
+
+    if rng.random() < 0.6:
+        out += _breaths(made, rng) * below(30.0, 3.0)
+    if rng.random() < 0.4:
+        out = reverberate(out, rng, (0.3, 1.2), (-12.0, 0.0))
+    if rng.random() < 0.8:
+        out += _drifting_noise(rng, count) * below()
+    if rng.random() < 0.35:
+        out += _hum(rng, count) * below()
+    if rng.random() < 0.15:
+        out += _music(rng, count) * below(40.0, 12.0)
+    if rng.random() < 0.3:
+        out += _bumps(rng, count) * below(20.0, 0.0)
+    if rng.random() < 0.3:
+        out = _coded(out, rng)
+    return replace(made, samples=_taken(out, rng))
+
+
+def nobody(rng: np.random.Generator, seconds: float = 6.0) -> Take:
+    """A place where nobody speaks: digital silence, noise, hum, tones or music; the mouth rests."""
+    rows = round(seconds * CURVE_FPS)
+    count = rows * HOP
+    kinds = (_drifting_noise, _hum, _music, _tone, _bumps)
+    out = np.zeros(count)
+    if rng.random() > 0.12:
+        for kind in rng.choice(len(kinds), rng.integers(1, 3), replace=False, p=(0.4, 0.15, 0.2, 0.15, 0.1)):
+            out += kinds[kind](rng, count) * 10 ** (-rng.uniform(6, 60) / 20)
+        if rng.random() < 0.3:
+            out = _coded(out, rng)
+    samples = np.clip(out, -1, 1).astype(np.float32)
+    return Take(samples, np.zeros((rows, len(LIP)), np.float32), (Phone("", 0.0, count / RATE),))
+
+
+def begun(made: Take, rng: np.random.Generator) -> Take:
+    """The take from somewhere on, mostly from where its voice sets in: the mouth is shut in the clip's first frame.
+
+    Nothing was heard before, so the network, whose window then repeats the first sound, must not open ahead of it.
+    """
+    rows = len(made.curves)
+    onsets = [pause.end for pause, sound in pairwise(made.phones) if sound.symbol and not pause.symbol]
+    at = rng.uniform(0, rows / CURVE_FPS)
+    if onsets and rng.random() < 0.7:
+        at = rng.choice(onsets) + rng.uniform(-0.15, 0.1)
+    first = int(np.clip(at * CURVE_FPS, 0, rows // 2))
+    opening = np.minimum(np.arange(rows - first) / (READY * CURVE_FPS), 1.0)[:, None] ** 2
+    cut = first / CURVE_FPS
+    phones = [replace(one, start=max(one.start - cut, 0.0), end=one.end - cut) for one in made.phones if one.end > cut]
+    return Take(made.samples[first * HOP :], (made.curves[first:] * opening).astype(np.float32), tuple(phones))
+
+
+def _taken(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """16 bit, at some level of recording."""
+    loud = samples * 10 ** (rng.uniform(-20, -0.5) / 20) / (np.abs(samples).max() or 1.0)
+    return (np.round(np.clip(loud, -1, 1) * 32767) / 32768).astype(np.float32)
+
+
+def _breaths(made: Take, rng: np.random.Generator) -> np.ndarray:
+    """(n,) of about unit level: breath drawn or let out in pauses, and the smack of lips that part."""
+    out = np.zeros(len(made.samples))
+    for pause in made.phones:
+        start, end = round(pause.start * RATE), min(round(pause.end * RATE), len(out))
+        length = min(end - start, round(rng.uniform(0.15, 0.8) * RATE))
+        if pause.symbol or length < RATE // 10 or rng.random() < 0.4:
+            continue
+        first = end - length if rng.random() < 0.5 else rng.integers(start, end - length + 1)  # or right before speech
+        low = rng.uniform(200, 1200)
+        band = butter(1, (low, low * rng.uniform(2.0, 5.0)), "band", fs=RATE, output="sos")
+        swell = np.sin(np.pi * np.linspace(0, 1, length) ** rng.uniform(0.5, 2.0)) ** 2
+        out[first : first + length] += swell * sosfilt(band, coloured_noise(rng, length, rng.uniform(0, 1)))
+        if rng.random() < 0.4:
+            smack, fading = rng.integers(first, first + length), np.exp(-np.arange(160) / 30)
+            out[smack : smack + 160] += (3 * fading * rng.standard_normal(160))[: len(out) - smack]
+    return out
+
+
+def _drifting_noise(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) of unit level, white to brown, even or swelling slowly as traffic does."""
+    noise = coloured_noise(rng, count, rng.uniform(0, 2.2))
+    if rng.random() < 0.4:
+        swell = np.sin(2 * np.pi * rng.uniform(0.05, 0.7) * _time(count) + rng.uniform(0, 6))
+        noise *= 1 + rng.uniform(0.2, 0.9) * swell
+    return noise
+
+
+def _hum(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) of about unit level: the mains and its harmonics."""
+    mains = rng.choice([50.0, 60.0]) * 2 * np.pi * _time(count)
+    return sum(rng.random() / k * np.sin(k * mains + rng.uniform(0, 6)) for k in range(1, 1 + int(rng.integers(1, 12))))
+
+
+def _tone(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) of about unit level: a steady tone, pure or with harmonics that fall off."""
+    pitch, fall = 2 * np.pi * np.exp(rng.uniform(np.log(80), np.log(3000))) * _time(count), rng.uniform(1.0, 3.0)
+    return sum(np.sin(k * pitch) / k**fall for k in range(1, 1 + int(rng.choice([1, 1, 2, 4]))))
+
+
+def _music(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) of about unit level: chords of plucked or held notes at some tempo."""
+    out, beat = np.zeros(count), int(rng.uniform(0.15, 0.9) * RATE)
+    held, harmonics = rng.random() < 0.4, 1 + int(rng.integers(0, 4))
+    for first in range(0, count, beat):
+        time = _time(min(beat, count - first))
+        shape = np.minimum(time / 0.01, 1.0) * (1.0 if held else np.exp(-time * rng.uniform(2, 10)))
+        for _ in range(rng.integers(1, 4)):
+            pitch = 2 * np.pi * 110.0 * 2 ** (rng.integers(0, 37) / 12) * time
+            out[first : first + len(time)] += shape * sum(np.sin(k * pitch) / k**1.5 for k in range(1, 1 + harmonics))
+    return out / (out.std() or 1.0)
+
+
+def _bumps(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) up to about 5: clicks, knocks and rustling, now and then."""
+    out = np.zeros(count)
+    for first in rng.integers(0, count, rng.integers(1, 10)):
+        length = min(int(RATE * np.exp(rng.uniform(np.log(0.001), np.log(0.08)))), count - first)
+        fading = np.exp(-5 * np.arange(length) / length)
+        out[first : first + length] += 3 * fading * coloured_noise(rng, 2048, rng.uniform(0, 2))[:length]
+    return out
+
+
+def _coded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As a codec leaves it: no band above some frequency, and nothing that is far below the loudest at its moment."""
+    frequency, _, spectrum = stft(samples, RATE, nperseg=512)
+    level = np.abs(spectrum)
+    kept = level > level.max(axis=0) * 10 ** (-rng.uniform(25, 60) / 20)
+    kept &= (frequency < rng.uniform(3400, 7600))[:, None]
+    return istft(spectrum * kept, RATE, nperseg=512)[1][: len(samples)]
+
+
+def _time(count: int) -> np.ndarray:
+    return np.arange(count) / RATE
