@@ -31,7 +31,7 @@ MODULES = (
     "engine.operators",
     "idle",
     "capture.operators",
-    "capture.live_link_operators",
+    "capture.arkit_operators",
     "rig.operators",
     "naming.operators",
     "demo",

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.capture.live_link import Rate, read_take, timecode_seconds
+from edtalk.edtalk_blender.capture.arkit_csv import Rate, read_take, timecode_seconds
 from edtalk.edtalk_blender.character import arkit as character_arkit
 from edtalk.inference.contract import arkit
 from edtalk.inference.contract.bank import STARTER, Coefficient, read_bank

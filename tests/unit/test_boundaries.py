@@ -19,7 +19,7 @@ WITHOUT_BLENDER = (
     "animation.curves",
     "animation.pose",
     "animation.presets",
-    "capture.live_link",
+    "capture.arkit_csv",
     "capture.one_euro",
     "capture.retarget",
     "character.arkit",

@@ -15,8 +15,8 @@ from ..character import arkit, character
 from ..character.operators import OnCharacter
 from ..engine import session
 from ..timeline import timemap
-from . import live_link
-from .live_link import Rate, Take
+from . import arkit_csv
+from .arkit_csv import Rate, Take
 
 _RATES = ("23.976", "24", "25", "29.97", "29.97 drop", "30", "50", "59.94", "59.94 drop", "60")
 
@@ -137,7 +137,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
 
     def _take(self) -> Take:
         rate = "" if self.rate == "AUTO" else self.rate
-        take = live_link.read_take(character.resolve(self.filepath), rate, self.fps)
+        take = arkit_csv.read_take(character.resolve(self.filepath), rate, self.fps)
         take = take.with_sides_swapped() if self.swap_sides else take
         return take.with_head_from_start() if self.head == "START" else take
 
@@ -166,7 +166,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
                 raise EDTalkError(
                     f"{character.resolve(self.filepath).name} has no timecode.", "Place it by its start frame instead."
                 )
-            first += (take.start - live_link.timecode_seconds(self.timecode, take.rate or Rate(60, 60.0))) * fps
+            first += (take.start - arkit_csv.timecode_seconds(self.timecode, take.rate or Rate(60, 60.0))) * fps
         near = 1e-4  # frames
         frames = np.arange(np.ceil(first - near), np.floor(first + take.duration * fps + near) + 1)
         if not len(frames):
