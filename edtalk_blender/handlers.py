@@ -1,13 +1,14 @@
-"""What Blender tells us: a file is loaded or saved, something was rendered or undone, strips, sliders or frames moved.
+"""Blender's application handlers: load, save, render, undo, frame changes and depsgraph updates.
 
-Nothing is done here that takes long or changes the scene; changes wait for the timer `settle`, once the artist has let
-go. While Blender renders, saves or undoes the session holds back everything.
+Handlers return quickly and do not change the scene: changes are debounced by the timer `settle`. The session applies
+no results while Blender renders, saves or undoes.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 import bpy
 from bpy.app.handlers import persistent
@@ -20,34 +21,45 @@ from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 0.3  # seconds without change after which strips are taken to be where they are meant to be
-
-_changed = 0.0  # when strips last changed, 0 when all has been seen to
-_stepped = ""  # "undo" or "redo", when that was the last change
+_DELAY = 0.3  # seconds without a change before keys and faces follow their strips
 
 
 # --- Strips that moved
 
 
+@dataclass
+class Pending:
+    """Changes to strips that their keys and faces have not followed yet.
+
+    changed_at: time of the last change (`time.monotonic`), 0 if there is none. step: "undo" or "redo" if that was the
+    last change, otherwise empty.
+    """
+
+    changed_at: float = 0.0
+    step: str = ""
+
+
+pending = Pending()
+
+
 def settle() -> float | None:
-    """The timer: once nothing moves any more, have keys and faces follow. Returns seconds until it looks again."""
-    global _changed, _stepped
-    if not _changed:
+    """Timer: make keys and faces follow once the strips stop changing. Returns the seconds until the next call."""
+    if not pending.changed_at:
         return None
-    if time.monotonic() - _changed < _PATIENCE or not session.may_apply() or _is_dragging():
-        return _PATIENCE
-    step, _changed, _stepped = _stepped, 0.0, ""
-    for name in bpy.data.scenes.keys():  # noqa: SIM118 - by name, for an undo makes all scenes anew
-        if see_to(bpy.data.scenes[name], step):
+    if time.monotonic() - pending.changed_at < _DELAY or not session.may_apply() or _is_dragging():
+        return _DELAY
+    step, pending.changed_at, pending.step = pending.step, 0.0, ""
+    for name in bpy.data.scenes.keys():  # noqa: SIM118  undo replaces all scenes, so look each one up by name
+        if settle_scene(bpy.data.scenes[name], step):
             break
     return None
 
 
-def see_to(scene: bpy.types.Scene, step: str = "") -> bool:
-    """Bring a scene's keys and faces to where their strips are, as part of the step that moved the strips.
+def settle_scene(scene: bpy.types.Scene, step: str = "") -> bool:
+    """Move a scene's keys and faces to match their strips, and push an undo step for it.
 
-    step: "undo" or "redo" if that was what moved them. Between a move and what followed it there is a step more;
-    an undo or redo that ends there goes on, and True is returned: all data are new then.
+    step: "undo" or "redo" if that moved the strips. Moving a strip and the keys that followed it are two undo steps.
+    An undo or redo that stops between them is repeated; then all data is new, and True is returned.
     """
     if step:
         face_strip.refill(scene)
@@ -56,7 +68,7 @@ def see_to(scene: bpy.types.Scene, step: str = "") -> bool:
         return False
     if not follow.changes(scene):
         return False
-    if step and _step_on(step):
+    if step and _repeat(step):
         return True
     follow.follow(scene)
     session.edited("Follow Sound")
@@ -64,30 +76,28 @@ def see_to(scene: bpy.types.Scene, step: str = "") -> bool:
     return False
 
 
-def _step_on(step: str) -> bool:
-    """Undo or redo once more, but not for ever."""
-    global _stepped
+def _repeat(step: str) -> bool:
+    """Undo or redo one more step. Returns whether that was possible."""
     operator = getattr(bpy.ops.ed, step)
     windows = bpy.context.window_manager.windows
     if not windows or session.blocking():
         return False
     with bpy.context.temp_override(window=windows[0]):
-        stepped = operator.poll() and operator() == {"FINISHED"}
-    _stepped = ""
-    return stepped
+        repeated = operator.poll() and operator() == {"FINISHED"}
+    pending.step = ""  # set by this step's own handler: repeat once only
+    return repeated
 
 
 def _is_dragging() -> bool:
-    """Whether the artist is moving something right now."""
+    """Whether a transform or sequencer operator is running."""
     running = (operator for window in bpy.context.window_manager.windows for operator in window.modal_operators)
     return any(operator.bl_idname.startswith(("TRANSFORM_OT", "SEQUENCER_OT")) for operator in running)
 
 
-def _look_soon() -> None:
-    global _changed
-    _changed = time.monotonic()
+def _schedule() -> None:
+    pending.changed_at = time.monotonic()
     if not session.blocking() and not bpy.app.timers.is_registered(settle):
-        bpy.app.timers.register(settle, first_interval=_PATIENCE, persistent=True)
+        bpy.app.timers.register(settle, first_interval=_DELAY, persistent=True)
 
 
 # --- Blender's events
@@ -98,7 +108,7 @@ def _depsgraph_update_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgrap
     if not session.may_apply():
         return
     if scene.sequence_editor and any(isinstance(update.id, bpy.types.Scene) for update in depsgraph.updates):
-        _look_soon()
+        _schedule()
     preview.scene_changed(scene, depsgraph)
 
 
@@ -118,11 +128,11 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for bring_up_to_date in (sequencer.tell_apart, face_strip.refill, compositing.renew):
+        for update in (sequencer.tell_apart, face_strip.refill, compositing.renew):
             try:
-                bring_up_to_date(scene)
-            except Exception:  # a file may hold anything, and must open all the same
-                logger.exception("The scene '%s' could not be brought up to date.", scene.name)
+                update(scene)
+            except Exception:  # a file with damaged data must still open
+                logger.exception("The scene '%s' could not be updated.", scene.name)
 
 
 @persistent
@@ -154,19 +164,18 @@ def _undo_pre(*_: object) -> None:
 
 @persistent
 def _undo_post(*_: object) -> None:
-    _stepped_to("undo")
+    _after_step("undo")
 
 
 @persistent
 def _redo_post(*_: object) -> None:
-    _stepped_to("redo")
+    _after_step("redo")
 
 
-def _stepped_to(step: str) -> None:
-    global _stepped
+def _after_step(step: str) -> None:
     session.release("undo")
-    _stepped = step
-    _look_soon()
+    pending.step = step
+    _schedule()
 
 
 _HANDLERS = {

@@ -366,7 +366,7 @@ def test_undone_frames_are_shown_again(package, scene, saved, obj, face):
     bpy.ops.edtalk.render_face(frames="SCENE")
     assert parts(package, tree, strip)["face"].image.filepath != shown
     package.timeline.sequencer.set_elements(strip, names)  # as an undo does
-    package.handlers.see_to(scene, "undo")
+    package.handlers.settle_scene(scene, "undo")
     assert parts(package, tree, strip)["face"].image.filepath == shown
 
 
