@@ -10,6 +10,7 @@ from .engine import operators as buttons
 from .engine.engine import State
 from .engine.session import PACKAGE, Preferred
 from .panels import character as character_panels
+from .panels import messages
 from .panels import sequencer as sequencer_panels
 from .panels import status as status_panels
 
@@ -98,7 +99,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
     tab: StringProperty(
         name="Tab",
         description="Name of the tab in the sidebars",
-        default=character_panels.CATEGORY,
+        default=messages.CATEGORY,
         update=_tab_changed,
     )
 
@@ -177,7 +178,7 @@ def _tabbed() -> list[type[bpy.types.Panel]]:
 
 def _name_tabs(name: str) -> None:
     for cls in _tabbed():
-        cls.bl_category = name.strip() or character_panels.CATEGORY
+        cls.bl_category = name.strip() or messages.CATEGORY
 
 
 def register() -> None:

@@ -10,8 +10,7 @@ from ..capture import capture
 from ..capture.operators import target
 from ..character import character
 from ..timeline import footage, sequencer
-from .character import CATEGORY
-from .sequencer import draw_note
+from .messages import CATEGORY, draw_note
 
 _SWITCHES = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}
 

@@ -12,8 +12,7 @@ from ..animation import emotion, hidden
 from ..character import character
 from ..character.mix import EXPRESSION
 from ..character.operators import EMOTIONS
-
-CATEGORY = "EDTalk"
+from .messages import CATEGORY, draw_problem
 
 # Groups of a bank's sliders by the beginning of their names, ARKit's; what fits none comes first, without a title.
 _GROUPS = {
@@ -144,30 +143,6 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         _draw_pose_buttons(row)
         row.separator()
         row.operator("edtalk.idle_motion", icon="FORCE_TURBULENCE")
-
-
-def draw_problem(layout: bpy.types.UILayout, message: str, operator: str, label: str) -> None:
-    """One sentence with the button that mends it."""
-    box = layout.box().column(align=True)
-    box.alert = True
-    for number, line in enumerate(wrapped(message)):
-        box.label(text=line, icon="BLANK1" if number else "ERROR")
-    if operator:
-        box.operator(operator, text=label)
-
-
-def wrapped(text: str, width: int = 38) -> list[str]:
-    """A sentence in lines that fit a sidebar; paths break at any letter, since they have no spaces."""
-    lines = [""]
-    for word in text.split():
-        while len(word) > width:
-            lines.append(word[:width])
-            word = word[width:]
-        if len(lines[-1]) + len(word) + 1 > width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return [line for line in lines if line]
 
 
 def _bank_name(obj: bpy.types.Object) -> str:

@@ -6,7 +6,7 @@ import bpy
 
 from .. import compat
 from ..timeline import sequencer
-from .character import CATEGORY
+from .messages import CATEGORY
 
 
 class EDTALK_PT_farm(bpy.types.Panel):

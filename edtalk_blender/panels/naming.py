@@ -7,7 +7,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from ..character import character
 from ..naming import naming
-from .character import CATEGORY, wrapped
+from .messages import CATEGORY, wrapped
 
 
 class EDTALK_UL_slider_names(bpy.types.UIList):

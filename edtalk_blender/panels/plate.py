@@ -9,8 +9,8 @@ from ..plate import dubbing, operators
 from ..plate.compositing import WHOLE
 from ..render import dub
 from ..timeline import sequencer
-from .character import CATEGORY
-from .sequencer import draw_layer, draw_note
+from .messages import CATEGORY, draw_note
+from .sequencer import draw_layer
 
 
 def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:

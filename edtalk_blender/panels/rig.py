@@ -6,7 +6,7 @@ import bpy
 
 from ..character import character
 from ..rig import rig
-from .character import CATEGORY, draw_problem
+from .messages import CATEGORY, draw_problem
 
 
 class EDTALK_UL_links(bpy.types.UIList):

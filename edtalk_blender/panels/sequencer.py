@@ -10,7 +10,7 @@ from ..character import character
 from ..plate.compositing import WHOLE
 from ..render import face_strip, render
 from ..timeline import sequencer
-from .character import CATEGORY, draw_problem, wrapped
+from .messages import CATEGORY, draw_note, draw_problem, wrapped
 
 
 class EDTALK_MT_speakers(bpy.types.Menu):
@@ -193,13 +193,6 @@ def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
     if group.layer != "square":
         column.prop(group, "mask")
         column.prop(group, "feather", slider=True)
-
-
-def draw_note(layout: bpy.types.UILayout, text: str) -> None:
-    """A sentence to know, with nothing to mend; nothing where it is empty."""
-    column = layout.column(align=True)
-    for number, line in enumerate(wrapped(text)):
-        column.label(text=line, icon="BLANK1" if number else "INFO")
 
 
 def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:

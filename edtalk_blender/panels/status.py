@@ -7,7 +7,7 @@ import bpy
 from ..engine import operators as buttons
 from ..engine import session
 from ..engine.client import State
-from .character import CATEGORY, draw_problem, wrapped
+from .messages import CATEGORY, draw_problem, wrapped
 
 _STATE_ICONS = {
     State.READY: "CHECKMARK",

@@ -128,6 +128,6 @@ def test_unknown_names_form_one_group_without_a_title(package):
 
 @pytest.mark.parametrize("text", ["", "short", "a sentence of many words that goes on for a while", "/long" * 30])
 def test_wrapping_loses_nothing(package, text):
-    lines = package.panels.character.wrapped(text, 20)
+    lines = package.panels.messages.wrapped(text, 20)
     assert all(len(line) <= 20 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
