@@ -102,12 +102,6 @@ def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
     return getattr(context, "sequencer_scene", None) or context.scene
 
 
-def set_sequencer_scene(context: bpy.types.Context, scene: bpy.types.Scene) -> None:
-    """Show a scene's sequencer in this workspace; before 5.0 it is always the window's scene that shows."""
-    if "sequencer_scene" in context.workspace.bl_rna.properties:
-        context.workspace.sequencer_scene = scene
-
-
 def strip_collection(scene: bpy.types.Scene) -> Any:
     """The collection that new strips go into, with the scene's sequencer made where it lacks."""
     return scene.sequence_editor_create().strips
@@ -193,24 +187,6 @@ def _retiming_fraction(key: bpy.types.RetimingKey) -> float:
         return -1.0
     offset = 12 if bpy.app.version >= (5, 0) else 16
     return ctypes.c_float.from_address(key.as_pointer() + offset).value
-
-
-@contextmanager
-def sequencer_context(context: bpy.types.Context, scene: bpy.types.Scene) -> Iterator[None]:
-    """Within, operators of the sequencer act on `scene`; an area is lent to the sequencer when none shows it."""
-    window = context.window or context.window_manager.windows[0]
-    area = next((area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"), window.screen.areas[0])
-    kind, shown = area.type, getattr(window.workspace, "sequencer_scene", None)
-    area.type = "SEQUENCE_EDITOR"
-    region = next(region for region in area.regions if region.type == "WINDOW")
-    try:
-        with context.temp_override(window=window, scene=scene, area=area, region=region):
-            set_sequencer_scene(context, scene)
-            yield
-    finally:
-        area.type = kind
-        if hasattr(window.workspace, "sequencer_scene"):
-            window.workspace.sequencer_scene = shown
 
 
 def _strip_name(strip: bpy.types.Strip, name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aud
@@ -49,7 +51,7 @@ def set_speed(package, scene: bpy.types.Scene, strip: bpy.types.Strip, percent: 
     scene.sequence_editor.active_strip = strip
     for other in package.compat.strips(scene):
         other.select = other == strip
-    with package.compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.retiming_segment_speed_set(speed=percent)
 
 
@@ -58,7 +60,27 @@ def add_retiming_keys(package, scene: bpy.types.Scene, strip: bpy.types.Strip, *
     scene.sequence_editor.active_strip = strip
     for other in package.compat.strips(scene):
         other.select = other == strip
-    with package.compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.retiming_show()
         for frame in frames:
             bpy.ops.sequencer.retiming_key_add(timeline_frame=frame)
+
+
+@contextmanager
+def sequencer_context(context: bpy.types.Context, scene: bpy.types.Scene) -> Iterator[None]:
+    """Run sequencer operators on `scene`. Without a sequencer area, another area becomes one in the meantime."""
+    window = context.window or context.window_manager.windows[0]
+    area = next((area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"), window.screen.areas[0])
+    workspace = window.workspace
+    old_type, old_scene = area.type, getattr(workspace, "sequencer_scene", None)
+    area.type = "SEQUENCE_EDITOR"
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    try:
+        with context.temp_override(window=window, scene=scene, area=area, region=region):
+            if hasattr(workspace, "sequencer_scene"):  # since Blender 5.0
+                workspace.sequencer_scene = scene
+            yield
+    finally:
+        area.type = old_type
+        if hasattr(workspace, "sequencer_scene"):
+            workspace.sequencer_scene = old_scene

@@ -131,13 +131,6 @@ class Move:
     scale: float = 1.0
 
 
-def shift_keys(
-    obj: bpy.types.Object, names: Sequence[str], start: float, end: float, delta: float, scale: float = 1.0
-) -> None:
-    """Move the keys of these sliders that lie between two frames, handles included; see `move_keys`."""
-    move_keys(obj, names, [Move(start, end, delta, scale)])
-
-
 def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]) -> None:
     """Move several ranges of keys at once, each from where it is now, so that one may land where another one leaves.
 

@@ -11,11 +11,7 @@ import numpy as np
 from .. import compat
 from ..character import character
 from ..character.mix import bank_strengths
-
-_is_sampling = False
-
-
-# --- Sampling
+from ..engine import session
 
 
 def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dict[str, float]:
@@ -55,11 +51,6 @@ def moved_by_curves_alone(obj: bpy.types.Object) -> bool:
         return True
     has_drivers = any(driver.data_path.startswith("edtalk") for driver in animation.drivers)
     return not has_drivers and not animation.nla_tracks and not animation.use_tweak_mode
-
-
-def is_sampling() -> bool:
-    """Whether frames are being stepped through for `sample`: no time for a preview."""
-    return _is_sampling
 
 
 def _sample_curves(obj: bpy.types.Object, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,7 +109,6 @@ def _sample_frames(
 @contextmanager
 def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.types.Depsgraph]:
     """Have the object evaluated even where it is hidden, and leave frame, sliders and visibility as they were."""
-    global _is_sampling
     frame, subframe = scene.frame_current, scene.frame_subframe
     names = character.channel_names(obj)
     before = {name: obj.edtalk[name] for name in names}
@@ -126,7 +116,7 @@ def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.typ
     shelter = bpy.data.collections.new("EDTalk sampling")
     shelter.objects.link(obj)
     scene.collection.children.link(shelter)
-    _is_sampling = True
+    session.hold("sampling")  # no preview of these frames
     try:
         if hidden:
             obj.hide_viewport = False
@@ -140,4 +130,4 @@ def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.typ
         scene.frame_set(frame, subframe=subframe)
         for name, value in before.items():
             obj.edtalk[name] = value
-        _is_sampling = False
+        session.release("sampling")

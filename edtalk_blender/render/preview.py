@@ -13,7 +13,6 @@ import numpy as np
 
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import Message
-from ..animation import sampling
 from ..character import character, portrait
 from ..engine import session
 from ..engine.client import State
@@ -30,7 +29,7 @@ _known: tuple[float, str, list[str]] = 0.0, "", []  # when looked up, the scene,
 
 def is_on(scene: bpy.types.Scene) -> bool:
     """Whether faces are drawn live: a window, wanted, an engine there, and Blender not about something else."""
-    if session.blocking() or not sequencer.settings(scene).preview or sampling.is_sampling() or not session.may_apply():
+    if session.blocking() or not sequencer.settings(scene).preview or not session.may_apply():
         return False
     client = session.current_client()
     return client.state is not State.FAILED if client else session.find_engine().usable

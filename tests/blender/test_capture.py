@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.panel_layout import Layout
-from tests.strip_material import add_retiming_keys, set_speed
+from tests.strip_material import add_retiming_keys, sequencer_context, set_speed
 
 FILM_FPS = 25  # as the fake worker has it, whose column c is at c / 10 + the seconds gone by
 
@@ -90,7 +90,7 @@ def add_at_own_speed(package, scene, film, frame):
     package.compat.strip_collection(scene)
     known = bpy.ops.sequencer.movie_strip_add.get_rna_type().properties
     quiet = {"move_strips": False} if "move_strips" in known else {}
-    with package.compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.movie_strip_add(
             filepath=str(film), frame_start=frame, channel=1, sound=False, use_framerate=False,
             adjust_playback_rate=True, **quiet,
@@ -161,7 +161,7 @@ def test_at_half_speed_and_retimed_in_parts(package, scene, film):
 
 def test_within_a_metastrip_only_what_it_shows(package, scene, strip):
     compat = package.compat
-    with compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.meta_make()
     (meta,) = scene.sequence_editor.strips
     compat.set_strip_value(meta, "left_handle", 20)

@@ -12,7 +12,7 @@ import pytest
 from tests.blender.test_capture import add_at_own_speed
 from tests.panel_layout import Layout
 from tests.picture_material import read, render, write_png
-from tests.strip_material import noise, set_speed, write_sound
+from tests.strip_material import noise, sequencer_context, set_speed, write_sound
 
 FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of `film`, as the fake worker has it too
 
@@ -154,7 +154,7 @@ def test_every_frame_is_made_from_the_one_that_blender_shows(package, addon, sce
     elif change in ("half", "double"):
         set_speed(package, scene, movie, 50 if change == "half" else 200)
     elif change == "meta":
-        with package.compat.sequencer_context(bpy.context, scene):
+        with sequencer_context(bpy.context, scene):
             bpy.ops.sequencer.meta_make()
         (meta,) = scene.sequence_editor.strips
         package.compat.set_strip_value(meta, "left_handle", 20)

@@ -5,7 +5,16 @@ import bpy
 import numpy as np
 import pytest
 
-from tests.strip_material import CONTAINERS, RATE, add_retiming_keys, lag, noise, set_speed, write_sound
+from tests.strip_material import (
+    CONTAINERS,
+    RATE,
+    add_retiming_keys,
+    lag,
+    noise,
+    sequencer_context,
+    set_speed,
+    write_sound,
+)
 
 RATES = [(24, 1.001), (24, 1.0), (25, 1.0), (30, 1.001), (30, 1.0), (50, 1.0), (60, 1.0)]
 
@@ -93,7 +102,7 @@ def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypat
 
 def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
     strip.select = True
-    with package.compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.meta_make()
     (meta,) = scene.sequence_editor.strips
     package.compat.set_strip_value(meta, "left_handle", 30)

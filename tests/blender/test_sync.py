@@ -4,7 +4,7 @@ import bpy
 import numpy as np
 import pytest
 
-from tests.strip_material import noise, set_speed, write_sound
+from tests.strip_material import noise, sequencer_context, set_speed, write_sound
 
 FRAMES = 48  # of the two-second line at 24 fps
 
@@ -258,7 +258,7 @@ def test_a_copy_of_a_face_elsewhere_neither_follows_nor_is_followed(package, sce
     scene.sequence_editor.active_strip = face
     for strip in scene.sequence_editor.strips:
         strip.select = strip == face
-    with package.compat.sequencer_context(bpy.context, scene):
+    with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.duplicate()
     (copy,) = [strip for strip in package.timeline.sequencer.faces(scene, obj) if strip != face]
     move(package, copy, 200)
@@ -312,17 +312,17 @@ def test_the_button_says_why_it_is_greyed(package, scene):
 
 def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
     move(package, line, 15)
-    package.handlers.see_to(scene)
+    package.handlers.settle_scene(scene)
     assert keys(package, obj)[0] == 24
     package.timeline.sequencer.settings(scene).follow = False
     move(package, line, 15)
-    package.handlers.see_to(scene)
+    package.handlers.settle_scene(scene)
     assert keys(package, obj)[0] == 24
 
 
 def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkeypatch):
     move(package, line, 15)
-    monkeypatch.setattr(package.handlers, "_changed", 1.0)
+    monkeypatch.setattr(package.handlers.pending, "changed_at", 1.0)
     package.engine.session.hold("undo")
     assert package.handlers.settle() is not None
     assert keys(package, obj)[0] == 9
@@ -332,10 +332,10 @@ def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkey
 
 
 def test_an_update_of_the_strips_is_noticed(package, scene, line, obj, monkeypatch):
-    monkeypatch.setattr(package.handlers, "_changed", 0.0)
+    monkeypatch.setattr(package.handlers.pending, "changed_at", 0.0)
     move(package, line, 15)
     bpy.context.view_layer.update()
-    assert package.handlers._changed > 0
+    assert package.handlers.pending.changed_at > 0
 
 
 def test_rendering_moves_what_has_been_moved_first(package, scene, line, obj, fake_engine):
@@ -374,10 +374,10 @@ def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(packag
 def test_a_move_and_what_followed_it_are_undone_and_redone_in_one_step(package, scene, line, obj, monkeypatch):
     """Between the two there is a step of Blender's; what ends there goes on by itself."""
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
-    monkeypatch.setattr(package.handlers, "_look_soon", lambda: None)  # its timer is called by hand below
+    monkeypatch.setattr(package.handlers, "_schedule", lambda: None)  # its timer is called by hand below
 
     def state():
-        monkeypatch.setattr(package.handlers, "_changed", 1.0)
+        monkeypatch.setattr(package.handlers.pending, "changed_at", 1.0)
         assert package.handlers.settle() is None
         scene = bpy.context.scene  # undo has made everything anew
         (strip,) = scene.sequence_editor.strips
