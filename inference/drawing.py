@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,14 +12,11 @@ import numpy as np
 import torch
 
 from .contract.bank import Bank
-from .contract.errors import EDTalkError
 from .contract.shot import file_sha256
-from .face.detect import ChoiceError
 from .media.picture import from_network, load_picture, to_network
 from .renderer import FaceRenderer
 
 FACES = 8  # kept ready to be drawn, of each bank
-_FRAME_BY_HAND = "Set Crop to By Hand and give the square, or to Whole Picture if the picture is a face already."
 
 T = TypeVar("T")
 
@@ -69,8 +65,7 @@ class _Face:
         from .face.framing import cut, cut_at, fitting_size, frame_picture, is_whole
 
         rgb, own_size = load_picture(picture).rgb, renderer.config.size
-        with in_artists_words():
-            square = frame_picture(rgb, own_size, crop, label=picture.name)
+        square = frame_picture(rgb, own_size, crop, label=picture.name)
         self.renderer = renderer
         self.pixels = from_network(to_network(cut(rgb, square), own_size))
         self._whole, self.square = is_whole(rgb, square), square
@@ -95,18 +90,6 @@ class _Face:
             return {"crop": "none", "angle": 0.0}
         *crop, angle = self.square.box
         return {"crop": crop, "angle": angle}
-
-
-@contextmanager
-def in_artists_words() -> Iterator[None]:
-    """Faces that are not found, said without the command line's options."""
-    try:
-        yield
-    except EDTalkError as error:
-        if error.kind != "face":
-            raise
-        hint = f"Choose one of them. {_FRAME_BY_HAND}" if isinstance(error, ChoiceError) else _FRAME_BY_HAND
-        raise EDTalkError(error.message.replace("--crop", "the crop"), hint, error.kind) from error
 
 
 class Recent(Generic[T]):

@@ -92,7 +92,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
         items=(
             ("auto", "Find Face", "Find the face in the recording; one square for all of it"),
             ("none", "Whole Picture", "The recording shows a face already, cut as the bank wants it"),
-            ("box", "By Hand", "A square given in pixels of the recording"),
+            ("box", "Manual", "A square given in pixels of the recording"),
         ),
         default="auto",
     )

@@ -110,7 +110,7 @@ class Character(bpy.types.PropertyGroup):
         items=(
             ("auto", "Find Face", "Find the face in the portrait"),
             ("none", "Whole Picture", "The portrait is a face already, cut as the bank wants it"),
-            ("box", "By Hand", "A square given in pixels of the portrait"),
+            ("box", "Manual", "A square given in pixels of the portrait"),
         ),
         default="auto",
         update=_portrait_changed,

@@ -32,6 +32,7 @@ from typing import Any
 from ...inference.contract import protocol
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import Message
+from .hints import hint_for
 from .process import Log, Process, environment
 
 logger = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ class Client:
             job.cancelled = bool(fields.get("cancelled") or fields.get("superseded"))
         elif message.kind == "error":
             job.finished = True
-            job.error = EDTalkError(*_said(message))
+            job.error = EDTalkError(*_said(message), str(fields.get("code", "")))
         if job.finished:
             self._jobs.pop(job.id, None)
         try:
@@ -446,12 +447,14 @@ def _superseded(job: Job) -> Message:
 
 
 def _failed(job: Job, error: EDTalkError) -> Message:
-    return Message("error", job.id, {"kind": error.kind, "message": error.message, "hint": error.hint})
+    fields = {"kind": error.kind, "message": error.message, "hint": error.hint, "code": error.code}
+    return Message("error", job.id, fields)
 
 
 def _said(error: Message) -> tuple[str, str, str]:
-    """Message, hint and kind, as EDTalkError takes them."""
-    return tuple(str(error.fields.get(name, "")) for name in ("message", "hint", "kind"))
+    """Message, hint and kind, as EDTalkError takes them. A hint for the error's code replaces the worker's."""
+    message, hint, kind, code = (str(error.fields.get(name, "")) for name in ("message", "hint", "kind", "code"))
+    return message, hint_for(code, hint), kind
 
 
 # ------------------------------------------------------------------------------------------------ causes of death

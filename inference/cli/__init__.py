@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from ..contract.errors import EDTalkError
 from . import capture, contact, demo, lipsync, maintain, render, shot, worker
+from .hints import with_options
 
 BUG, INPUT, DISK, INTERRUPTED = 1, 2, 3, 130
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EDTalkError as error:
         if args.debug:
             traceback.print_exc()
+        error = with_options(error)
         _say(error.message, error.hint)
         return DISK if error.kind == "disk" else INPUT
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..contract.errors import EDTalkError
 from ..face.framing import frame_clip, frame_picture, given_crop, is_whole
+from .hints import with_options
 from .progress import note
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Framing:
         try:
             crop = frame_picture(rgb, size, self.box or self.mode, which=self.which, label=label)
         except EDTalkError as error:
-            raise self._explained(error) from error
+            raise with_options(error, *self.options) from error
         self._say_found(rgb, crop, label)
         return crop
 
@@ -57,7 +58,7 @@ class Framing:
         try:
             crop = frame_clip(frames, fps, size, self.box or self.mode, which=self.which, label=label)
         except EDTalkError as error:
-            raise self._explained(error) from error
+            raise with_options(error, *self.options) from error
         self._say_found(first, crop, label)
         return crop
 
@@ -80,7 +81,7 @@ class Framing:
                 return [given_crop(first, size, self.box or self.mode, label)]
             track = track_frames(frames, clip.fps, which=self.which, label=label)
         except EDTalkError as error:
-            raise self._explained(error) from error
+            raise with_options(error, *self.options) from error
         crops = [crop_of(square, size) for square in track.crops]
         if all(crop is None or is_whole(first, crop) for crop in crops):
             self._say_found(first, next(filter(None, crops)), label)
@@ -104,11 +105,3 @@ class Framing:
             return
         x, y, side, _ = crop.box
         note(f"face found in {label}; cut out as {self.options[0]} {x:.0f},{y:.0f},{side:.0f}.")
-
-    def _explained(self, error: EDTalkError) -> EDTalkError:
-        """The same with this framing's own options in place of the usual ones."""
-        crop, face = self.options
-        message, hint = (text.replace("--crop", crop).replace("--face", face) for text in (error.message, error.hint))
-        if error.message.startswith("No face"):
-            hint = f"Give {crop} x,y,size, {crop} none to use the whole picture, or a clearer picture."
-        return EDTalkError(message, hint, error.kind)

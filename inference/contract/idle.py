@@ -40,7 +40,8 @@ def add_idle_motion(
         raise EDTalkError(
             "Idle motion needs a bank that names its head and eye coefficients (headYaw, eyeBlink, ...); this one "
             "does not.",
-            "Use the starter bank, or drive the head with --pose-video.",
+            "Use the starter bank.",
+            code="idle_unsupported",
         )
     result = np.array(values, np.float32)
     times = np.asarray(times, np.float64)

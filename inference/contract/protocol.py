@@ -47,7 +47,7 @@ all, in whose place an `error` with id 0 says why it cannot start:
                   or superseded: true. render: rendered (pictures drawn), reused (other rows), cancelled, seconds.
                   explore: motions, one object for each coefficient in the bank's order, with the fields of
                   `inference.explore.Motion`
-`error`           kind, message, hint as in `contract.errors`; ends the job. An `error` with id 0 belongs to no job and
+`error`           kind, message, hint, code: see `contract.errors`; ends the job. With id 0 it belongs to no job and
                   the worker ends after it
 `beat`            every second: busy (id or null), memory and device_memory (bytes, or null where not known)
 """

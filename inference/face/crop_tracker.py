@@ -9,10 +9,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from ..contract.errors import EDTalkError
 from ..contract.plate import runs
 from .detect import (
-    _MANUAL,
     TEMPLATE,
     Crop,
     Face,
@@ -23,6 +21,7 @@ from .detect import (
     crop_face,
     crop_from_face,
     detect_faces,
+    face_not_found,
 )
 
 # ------------------------------------------------------------------------------------------------ a face over time
@@ -90,7 +89,7 @@ class CropTracker:
     def crops(self) -> list[Crop]:
         """One crop per frame added; raises EDTalkError(kind="face") if no frame showed a face."""
         if not self._anchors:
-            raise EDTalkError(f"No face was found in any frame of {self.label}.", _MANUAL, "face")
+            raise face_not_found(f"No face was found in any frame of {self.label}.")
         first = self._anchors[0][0]  # the frames before it borrow its crop
         poses = np.array([self._path[max(frame, first)] for frame in range(len(self._path))])
         for start, stop in zip(self._shots, [*self._shots[1:], len(poses)], strict=True):

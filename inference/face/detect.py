@@ -22,7 +22,6 @@ TEMPLATE = 256  # pixels: the square in which upstream's template is given
 EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # centres of the right and left eye in it
 Which = int | str | Sequence[float] | None  # one of several faces, see `choose_face`
 SMALLEST = 40  # pixels: a narrower face has fewer than ten between the eyes, and the network would invent it
-_MANUAL = "Give --crop x,y,size or a clearer picture."
 
 # ---------------------------------------------------------------------------------------------- finding a face
 
@@ -59,8 +58,10 @@ def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
     return sorted(faces, key=lambda face: face.centre[0])
 
 
-class ChoiceError(EDTalkError):
-    """There are several faces, and no choice or one that is not there."""
+def face_not_found(message: str) -> EDTalkError:
+    """The error for a picture or clip without a face, with the usual next step."""
+    hint = "Give the square of the face, or use a clearer picture."
+    return EDTalkError(message, hint, "face", "face_not_found")
 
 
 def find_face(rgb: np.ndarray, *, which: Which = None, label: str = "the picture") -> Face:
@@ -76,7 +77,7 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
     no choice, or only a tiny one.
     """
     if not faces:
-        raise EDTalkError(f"No face was found in {label}.", _MANUAL, "face")
+        raise face_not_found(f"No face was found in {label}.")
     usable = [face for face in faces if face.box[2] >= SMALLEST]
     if not usable:
         widest = max(face.box[2] for face in faces)
@@ -88,11 +89,11 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
         return min(usable, key=lambda face: np.hypot(*(face.centre - which)))
     if which is not None and not 1 <= abs(which) <= len(usable):
         message = f"There is no face {which} in {label}: {len(usable)} found."
-        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}.", "face")
+        raise EDTalkError(message, f"Choose one from 1 to {len(usable)}.", "face", "no_such_face")
     if which is None and len(usable) > 1:
         places = ", ".join(f"({face.centre[0]:.0f}, {face.centre[1]:.0f})" for face in usable)
         message = f"{len(usable)} faces were found in {label}, at {places}."
-        raise ChoiceError(message, f"Choose one with --face 1..{len(usable)}, counted from the left.", "face")
+        raise EDTalkError(message, "Choose one of them.", "face", "several_faces")
     which = which or 1
     return usable[which - 1 if which > 0 else which]
 
@@ -199,7 +200,8 @@ def _cascade(name: str) -> cv2.CascadeClassifier:
     folder = _cascade_folder()
     if folder is None:
         message = f"Faces cannot be looked for: OpenCV {cv2.__version__} comes without its face detector."
-        raise EDTalkError(message, "Install opencv-python 4 in the worker, or give --crop x,y,size.", "face")
+        hint = "Install opencv-python 4, or give the square of the face."
+        raise EDTalkError(message, hint, "face", "no_face_detector")
     return cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
 
 
@@ -292,7 +294,7 @@ def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
 
 
 def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE, angle: float = 0.0) -> Crop:
-    """The square of the picture that begins at (x, y), what `--crop x,y,size` gives; turned about its centre.
+    """The square of the picture that begins at (x, y), turned about its centre.
 
     angle: clockwise, in degrees.
     """

@@ -102,8 +102,8 @@ def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: s
     x, y, side, *angle = crop
     height, width = rgb.shape[:2]
     if x >= width or y >= height or x + side <= 0 or y + side <= 0:
-        message = f"The square of --crop lies outside {label}, which is {width} x {height} pixels."
-        raise EDTalkError(message, kind="face")
+        message = f"The crop lies outside {label}, which is {width} x {height} pixels."
+        raise EDTalkError(message, "Give a square inside the picture.", "face", "crop_outside")
     return crop_from_box(x, y, side, size, *angle)
 
 

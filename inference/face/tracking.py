@@ -87,8 +87,8 @@ def track_frames(
     height, width = first.shape[:2]
     square = None
     if crop == "none" and not is_square(first.shape):
-        message = f"The whole picture is taken of square footage only, and {label} is {width} x {height}."
-        raise EDTalkError(message, "Choose Auto, or give the square by hand.", "face")
+        message = f"Only square footage can be used whole; {label} is {width} x {height} pixels."
+        raise EDTalkError(message, "Give the square of the face.", "face", "not_square")
     if crop != "auto":
         square = given_crop(first, TEMPLATE, crop, label).box
     elif is_square(first.shape) and fills(first.shape, _faces_at_start(frames(), fps, which, label)):

@@ -64,7 +64,7 @@ def number(shot: Shot, folder: str | os.PathLike[str], *, copy: bool = False, ov
             target = folder / name
             ours = target.exists() and (target.samefile(source) or filecmp.cmp(source, target, shallow=False))
             if target.exists() and not ours and not overwrite:
-                raise EDTalkError(f"{target} exists.", "Choose another folder, or add --overwrite.")
+                raise EDTalkError(f"{target} exists.", "Choose another folder.", code="output_exists")
             if not ours or (copy and target.samefile(source)):
                 link_or_copy(source, target, copy)
             made.append(target)
@@ -82,7 +82,8 @@ def finished(shot: Shot) -> list[Path]:
         ranges = frame_ranges(frames)
         raise EDTalkError(
             f"{len(frames)} of {len(names)} frames are not rendered yet: {ranges}.",
-            f"Render them with: shot render SHOT --frames={ranges}",
+            "Render them first.",
+            code="frames_missing",
         )
     return [shot.frames_folder / name for name in names]
 

@@ -210,8 +210,9 @@ def _expect_kind(checkpoint: Checkpoint, kind: str) -> None:
         raise EDTalkError(
             f"{checkpoint.path} is the wrong checkpoint: expected {_PUBLISHED[kind]}, found "
             f"{_PUBLISHED[checkpoint.kind]}.",
-            "Give the generator as --generator and the audio network as --audio2lip.",
+            "Give the generator and the audio network the other way round.",
             "bank",
+            "checkpoints_swapped",
         )
 
 

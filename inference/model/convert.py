@@ -52,7 +52,7 @@ class Report:
                 f"tensors   {self.used} used, {len(self.dropped)} dropped that nothing reads",
                 *(f"          - {line}" for line in _grouped(self.dropped)),
                 f"emotions  {', '.join(sorted(self.bank.presets)) or 'none'}",
-                f"audio     {'yes' if self.bank.has_audio else 'no: lip-sync from sound needs --audio2lip'}",
+                f"audio     {'yes' if self.bank.has_audio else 'no: lip-sync needs an Audio2Lip checkpoint'}",
                 f"origin    {self.bank.origin}",
                 f"licence   {self.bank.licence}",
             )

@@ -19,7 +19,7 @@ from ..contract.errors import EDTalkError, disk_error
 from ..contract.plate import media_sha256
 from ..contract.protocol import ProtocolError
 from ..contract.shot import Shot, as_crop
-from ..drawing import Caller, LoadedBank, Recent, in_artists_words
+from ..drawing import Caller, LoadedBank, Recent
 from ..dubbing import dub, plate_frames
 from ..face.layers import Layering
 from ..media.picture import Picture, clear_leftovers, load_picture, save_picture
@@ -100,8 +100,7 @@ class Jobs:
 
         clip, crop, which = _footage(request), as_crop(request["crop"]), _which(request)
         loaded = self._bank(request, request["bank"])
-        with in_artists_words():
-            found = capture(loaded.renderer, clip, crop, step, which=which, rest=request.get("rest"))
+        found = capture(loaded.renderer, clip, crop, step, which=which, rest=request.get("rest"))
         rows = found.rows
         fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
         return fields | {"unseen": found.unseen, "note": found.note}, rows.values.astype("<f4").tobytes()
@@ -117,8 +116,7 @@ class Jobs:
 
         media, crop, which = Path(request["media"]), as_crop(request["crop"]), _which(request)
         start, end = _span(request)
-        with in_artists_words():
-            found = track_media(media, crop, which=which, start=start, end=end, step=step)
+        found = track_media(media, crop, which=which, start=start, end=end, step=step)
         (width, height), track = found.size, found.track
         fields = {"frames": len(track), "width": width, "height": height, "fps": found.fps, "sha256":
                   media_sha256(media), "unseen": track.unseen, "note": found.note}  # fmt: skip

@@ -114,7 +114,8 @@ class Outbox:
                 end_process(0)
 
     def send_error(self, job: int, error: EDTalkError) -> None:
-        self.send(Message("error", job, {"kind": error.kind, "message": error.message, "hint": error.hint}))
+        fields = {"kind": error.kind, "message": error.message, "hint": error.hint, "code": error.code}
+        self.send(Message("error", job, fields))
 
 
 def listen(stream: BinaryIO, inbox: Inbox, outbox: Outbox) -> NoReturn:

@@ -228,7 +228,7 @@ def test_a_face_that_is_not_found_and_a_square_beside_the_picture(worker, materi
     error = refused(worker, material, film, crop="auto")
     assert (error["kind"], "No face was found in film.mp4" in error["message"]) == ("face", True), error
     error = refused(worker, material, film, crop=[500, 0, 30])
-    assert "the crop lies outside film.mp4" in error["message"]
+    assert "The crop lies outside film.mp4" in error["message"]
 
 
 # ------------------------------------------------------------------------------------------------ on the way

@@ -251,7 +251,7 @@ def test_footage_that_is_all_face_is_taken_whole_and_a_square_holds(tmp_path):
     for index in range(2):
         Image.fromarray(background()).save(wide / f"{index}.png")
     np.testing.assert_allclose(track_media(wide, (10, 20, 90, 7.5)).track.crops, [[10, 20, 90, 7.5]] * 2, atol=1e-9)
-    assert "square footage only" in refusal(track_media, wide, "none").message
+    assert "Only square footage" in refusal(track_media, wide, "none").message
     assert "outside wide" in refusal(track_media, wide, (900, 0, 50)).message
     Image.new("RGB", (64, 48)).save(wide / "2.png")
     assert "changes its size on the way" in refusal(track_media, wide, (10, 20, 30)).message

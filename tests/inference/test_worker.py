@@ -300,7 +300,7 @@ def test_a_face_in_a_picture_is_found_and_what_was_found_can_be_asked_for(worker
         ({"picture": "folder"}, "media", "folder could not be read"),
         ({"picture": "black.png", "crop": "auto"}, "face", "No face was found in black.png"),
         ({"picture": "pair.png", "crop": "auto"}, "face", "2 faces were found in pair.png"),
-        ({"picture": "black.png", "crop": [500, 0, 30]}, "face", "the crop lies outside black.png"),
+        ({"picture": "black.png", "crop": [500, 0, 30]}, "face", "The crop lies outside black.png"),
         ({"bank": "nowhere.safetensors"}, "bank", "nowhere.safetensors does not exist"),
         ({"bank": "noise.png"}, "bank", "is not a bank"),
     ],
