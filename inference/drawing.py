@@ -1,9 +1,10 @@
-"""From a shot to frames."""
+"""From a shot to frames: the one rendering pipeline of the worker, the command line and render farms."""
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,18 +12,24 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from .contract.bank import Bank
-from .contract.shot import file_sha256
-from .media.picture import from_network, load_picture, to_network
-from .renderer import FaceRenderer
+from .contract.bank import STARTER, Bank, load_bank
+from .contract.coefficients import Coefficients
+from .contract.errors import EDTalkError, disk_error
+from .contract.shot import Shot, file_sha256
+from .dubbing import dub, plate_frames
+from .face.layers import Layering
+from .media.picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
+from .renderer import FaceRenderer, open_device
 
-FACES = 8  # kept ready to be drawn, of each bank
+BANKS = 2  # loaded banks that are kept
+FACES = 8  # encoded portraits that are kept for each bank
 
 T = TypeVar("T")
+ReportProgress = Callable[[str, int, int], None]  # phase, steps done, steps in total
 
 
 class Caller(Protocol):
-    """Whom a render reports to, and who may stop it: a request of Blender's, or the command line."""
+    """Receives the progress of a render and may cancel it: a request from Blender, or the command line."""
 
     @property
     def cancelled(self) -> bool: ...
@@ -31,8 +38,132 @@ class Caller(Protocol):
     def make_way(self) -> None: ...
 
 
+def ignore_progress(phase: str, done: int, total: int) -> None:
+    """The `ReportProgress` of a caller that shows none."""
+
+
+class ShotRenderer:
+    """Renders shots on one device. Keeps the banks and portraits that were used last. Not thread-safe.
+
+    device: "auto" (CUDA, else MPS, else CPU) or a torch device name. threads: number of CPU threads, for the whole
+    process; default all. Raises EDTalkError(kind="device") if the device is not available.
+    """
+
+    def __init__(self, device: str = "auto", threads: int | None = None) -> None:
+        if threads is not None:
+            import cv2
+
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        self.device = open_device(device)
+        self._banks: Recent[LoadedBank] = Recent(BANKS)
+
+    def bank(self, path: str | Path, progress: ReportProgress = ignore_progress) -> LoadedBank:
+        """The bank in a file ("": the embedded starter bank). It is loaded again if the file has changed.
+
+        Raises EDTalkError(kind="bank") if the file is missing or damaged.
+        """
+        path = Path(path or STARTER)
+        try:
+            status = path.stat()
+            key = path, status.st_size, status.st_mtime_ns
+        except OSError:
+            key = path, 0, 0  # `load_bank` raises the error
+
+        def load() -> LoadedBank:
+            progress("loading", 0, 1)
+            return LoadedBank(load_bank(path), self.device)
+
+        return self._banks.get(key, load)
+
+    def render(self, caller: Caller, shot: Shot, rows: Sequence[int] | None = None) -> dict[str, Any]:
+        """Write the frames of a shot that have no file yet, and tell the caller the file of every row.
+
+        rows: ascending row numbers, default all; the files of other rows are not checked. Several processes may render
+        one shot at the same time: each file is written atomically, and all processes write the same content.
+        Returns the numbers of rendered and reused frames, whether the caller cancelled, and the seconds it took.
+        """
+        began = time.monotonic()
+        rows = range(len(shot.coefficients)) if rows is None else rows
+        names, missing = shot.file_names(), shot.missing(rows)
+        if shot.plate is not None:  # footage is read forwards
+            missing.sort(key=lambda row: shot.plate.times[row])
+        waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
+        reused = 0
+        for row in rows:
+            if names[row] in waiting:
+                waiting[names[row]].append(row)
+            else:
+                caller.tell("frame_file", index=row, file=names[row], reused=True)
+                reused += 1
+        rendered = 0
+        to_draw = [] if caller.cancelled else missing
+        for row, pixels in zip(to_draw, self.draw(shot, to_draw, caller.progress), strict=True):
+            if not rendered:
+                _open_folder(shot.frames_folder)
+            save_picture(shot.frames_folder / names[row], pixels)
+            rendered += 1
+            for place, index in enumerate(waiting[names[row]]):  # a hold: one file, several frames
+                caller.tell("frame_file", index=index, file=names[row], reused=place > 0)
+                reused += place > 0
+            caller.progress("rendering", rendered, len(missing))
+            caller.make_way()
+            if caller.cancelled:
+                break
+        seconds = round(time.monotonic() - began, 3)
+        return {"rendered": rendered, "reused": reused, "cancelled": rendered < len(missing), "seconds": seconds}
+
+    def draw(self, shot: Shot, rows: Sequence[int], progress: ReportProgress = ignore_progress) -> Iterator[np.ndarray]:
+        """Render some rows of a shot, one at a time: uint8 (H, W, 3), or (H, W, 4) with straight alpha.
+
+        Memory does not grow with the number of rows. Without rows nothing is loaded.
+        """
+        if not rows:
+            return
+        loaded = self.bank(shot.bank, progress)
+        if loaded.bank.sha256 != shot.bank_sha256:
+            raise EDTalkError(
+                f"{shot.bank} is not the bank that the shot was made with: expected weights "
+                f"{shot.bank_sha256[:12]}..., found {loaded.bank.sha256[:12]}....",
+                "Choose the bank again, and render again.",
+                "bank",
+            )
+        layering = Layering(shot.layer, shot.mask, shot.feather)
+        size = shot.size or (None if layering.needs_picture else loaded.size)
+        if shot.size and shot.size < loaded.size:
+            message = f"The bank '{loaded.bank.name}' draws {loaded.size} pixels, the shot asks for {shot.size}."
+            raise EDTalkError(message, "Set the size to the bank's own.", "bank")
+        face = None if shot.plate else loaded.face(shot.portrait, shot.crop, size)
+        progress("rendering", 0, len(rows))
+        table = Coefficients(shot.coefficients.values[rows], shot.coefficients.names)
+        if face is not None:
+            picture = load_picture(shot.portrait) if shot.layer != "square" else None
+            for pixels in face.renderer.render(table):
+                yield layering.compose(pixels, picture, face.square)
+            return
+        frames = plate_frames(shot.plate, rows, loaded.size)
+        for rgb, crop, pixels in dub(loaded.renderer, frames, table.values, loaded.is_added, size):
+            if crop is None:
+                yield layering.without_face(rgb, size or loaded.size)
+            else:
+                yield layering.compose(pixels, Picture(rgb), crop)
+
+    def clear(self) -> None:
+        """Drop all loaded banks and portraits."""
+        self._banks.clear()
+
+
+def _open_folder(folder: Path) -> None:
+    """Create the folder for rendered frames. Raises EDTalkError(kind="disk")."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    clear_leftovers(folder)
+
+
 class LoadedBank:
-    """A bank's weights on the device, once they draw, and the faces drawn with them."""
+    """A bank with its weights on the device, and the portraits encoded with it."""
 
     def __init__(self, bank: Bank, device: torch.device) -> None:
         self.bank, self._device = bank, device
@@ -49,7 +180,7 @@ class LoadedBank:
         return np.array([coefficient.bank != "lip" for coefficient in self.bank.coefficients])
 
     def face(self, picture: Path, crop: str | tuple[float, ...], size: int | None = 0) -> _Face:
-        """The face of a picture, known again by the picture's content wherever its file lies.
+        """The face in a picture. The cache is keyed by the picture's content, not by its path.
 
         size: pixels of what it draws; 0: the bank's own; None: those of a few sizes that lose least of the picture.
         """
@@ -93,7 +224,7 @@ class _Face:
 
 
 class Recent(Generic[T]):
-    """The last few of something costly, by what it was made from."""
+    """A cache of the `count` objects that were used last."""
 
     def __init__(self, count: int) -> None:
         self._count, self._made = count, OrderedDict()

@@ -157,12 +157,12 @@ def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop:
     tasks = [(shot, rows) for shot, rows in tasks if shot.missing(rows)]
     if not tasks:  # as for many a task that runs again; loading torch takes seconds
         return 0
-    from ..worker.jobs import Jobs
+    from ..drawing import ShotRenderer
 
-    jobs = Jobs(args.device, args.threads)
+    renderer = ShotRenderer(args.device, args.threads)
     for shot, rows in tasks:
         try:
-            rendered += jobs.render_shot(_Reporter(shot, stop, bar), shot, rows)["rendered"]
+            rendered += renderer.render(_Reporter(shot, stop, bar), shot, rows)["rendered"]
         except EDTalkError as error:
             failures.append(error)
             if len(tasks) > 1:
@@ -248,7 +248,7 @@ def run_bundle(args: argparse.Namespace) -> None:
 
 
 class _Reporter:
-    """What `Jobs` tells of a render, for people and farms; a `jobs.Caller`."""
+    """Reports a render to the terminal or to a farm. A `drawing.Caller`."""
 
     def __init__(self, shot: Shot, stop: Stop, bar: Progress) -> None:
         self._shot, self._stop, self._bar = shot, stop, bar

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import time
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..contract.bank import STARTER, load_bank
 from ..contract.coefficients import Coefficients
-from ..contract.errors import EDTalkError, disk_error
+from ..contract.errors import EDTalkError
 from ..contract.plate import media_sha256
 from ..contract.protocol import ProtocolError
 from ..contract.shot import Shot, as_crop
-from ..drawing import Caller, LoadedBank, Recent
-from ..dubbing import dub, plate_frames
-from ..face.layers import Layering
-from ..media.picture import Picture, clear_leftovers, load_picture, save_picture
-from ..renderer import open_device
+from ..drawing import ShotRenderer
 
 if TYPE_CHECKING:
     from ..media.clip import Clip
     from .queue import Request
-
-BANKS = 2  # kept loaded
 
 Answer = tuple[dict[str, Any], bytes]  # the fields and the payload of `done`
 
@@ -41,17 +32,12 @@ def torch_version() -> str:
 class Jobs:
     """The answers to Blender's requests, for one thread. Each raises EDTalkError, or CancelledError where it may stop.
 
-    device, threads: see `FaceRenderer`; EDTalkError(kind="device") for a device that is not there.
+    device, threads: see `ShotRenderer`; EDTalkError(kind="device") for a device that is not there.
     """
 
     def __init__(self, device: str = "auto", threads: int | None = None) -> None:
-        if threads is not None:
-            import cv2
-
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(threads)
-        self.device = open_device(device)
-        self._banks: Recent[LoadedBank] = Recent(BANKS)
+        self.shots = ShotRenderer(device, threads)
+        self.device = self.shots.device
 
     @property
     def device_name(self) -> str:
@@ -64,7 +50,7 @@ class Jobs:
 
     def portrait(self, request: Request) -> Answer:
         """What a picture's face is doing, and the face."""
-        loaded = self._bank(request, request["bank"])
+        loaded = self.shots.bank(request["bank"], request.progress)
         face = loaded.face(Path(request["picture"]), as_crop(request["crop"]))
         (row,) = face.renderer.source_coefficients.values.tolist()
         rest = dict(zip(loaded.bank.names, row, strict=True))
@@ -75,7 +61,7 @@ class Jobs:
         from ..lipsync import lip_sync
 
         samples, times = _sound(request)
-        bank = self._bank(request, request["bank"]).bank
+        bank = self.shots.bank(request["bank"], request.progress).bank
 
         def progress(done: int, total: int) -> None:
             request.check()
@@ -99,7 +85,7 @@ class Jobs:
             request.progress("watching", done, total)
 
         clip, crop, which = _footage(request), as_crop(request["crop"]), _which(request)
-        loaded = self._bank(request, request["bank"])
+        loaded = self.shots.bank(request["bank"], request.progress)
         found = capture(loaded.renderer, clip, crop, step, which=which, rest=request.get("rest"))
         rows = found.rows
         fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
@@ -126,7 +112,7 @@ class Jobs:
         """What each coefficient of a bank does to a face."""
         from ..explore import explore
 
-        loaded, crop = self._bank(request, request["bank"]), as_crop(request["crop"])
+        loaded, crop = self.shots.bank(request["bank"], request.progress), as_crop(request["crop"])
         face = loaded.face(Path(request["picture"]), crop)
 
         def draw(rows: np.ndarray) -> list[np.ndarray]:
@@ -143,7 +129,7 @@ class Jobs:
 
     def preview(self, request: Request) -> Answer:
         """The face with one row of coefficients."""
-        loaded = self._bank(request, request["bank"])
+        loaded = self.shots.bank(request["bank"], request.progress)
         names, payload = loaded.bank.names, request.payload
         if len(payload) != 4 * len(names):
             raise ProtocolError(f"A preview needs {4 * len(names)} bytes of coefficients, found {len(payload)}.")
@@ -154,81 +140,11 @@ class Jobs:
 
     def render(self, request: Request) -> Answer:
         """Write the pictures of a shot that are not there yet, and name those of all its rows as they become ready."""
-        return self.render_shot(request, Shot.read(request["shot"])), b""
-
-    def render_shot(self, caller: Caller, shot: Shot, rows: Sequence[int] | None = None) -> dict[str, Any]:
-        """`render` for any caller. rows: ascending, default all; the pictures of others are not looked at.
-
-        Any number of processes may render one shot at once: each picture is written whole, and whoever comes second
-        writes the same.
-        """
-        began = time.monotonic()
-        rows = range(len(shot.coefficients)) if rows is None else rows
-        names, missing = shot.file_names(), shot.missing(rows)
-        if shot.plate is not None:  # footage is read forwards
-            missing.sort(key=lambda row: shot.plate.times[row])
-        waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
-        reused = 0
-        for row in rows:
-            if names[row] in waiting:
-                waiting[names[row]].append(row)
-            else:
-                caller.tell("frame_file", index=row, file=names[row], reused=True)
-                reused += 1
-        rendered = 0
-        for row, pixels in zip(missing, self._drawn(caller, shot, missing), strict=False):
-            save_picture(shot.frames_folder / names[row], pixels)
-            rendered += 1
-            for place, index in enumerate(waiting[names[row]]):  # a hold: one picture, several frames
-                caller.tell("frame_file", index=index, file=names[row], reused=place > 0)
-                reused += place > 0
-            caller.progress("rendering", rendered, len(missing))
-            caller.make_way()
-            if caller.cancelled:
-                break
-        seconds = round(time.monotonic() - began, 3)
-        return {"rendered": rendered, "reused": reused, "cancelled": rendered < len(missing), "seconds": seconds}
-
-    def _drawn(self, request: Caller, shot: Shot, rows: list[int]) -> Iterator[np.ndarray]:
-        """Pictures of some rows of a shot, as they are computed; nothing is loaded for none."""
-        if not rows or request.cancelled:
-            return
-        loaded = self._bank(request, shot.bank)
-        if loaded.bank.sha256 != shot.bank_sha256:
-            raise EDTalkError(
-                f"{shot.bank} is not the bank that the shot was made with: expected weights "
-                f"{shot.bank_sha256[:12]}..., found {loaded.bank.sha256[:12]}....",
-                "Choose the bank again, and render again.",
-                "bank",
-            )
-        layering = Layering(shot.layer, shot.mask, shot.feather)
-        size = shot.size or (None if layering.needs_picture else loaded.size)
-        if shot.size and shot.size < loaded.size:
-            message = f"The bank '{loaded.bank.name}' draws {loaded.size} pixels, the shot asks for {shot.size}."
-            raise EDTalkError(message, "Set the size to the bank's own.", "bank")
-        face = None if shot.plate else loaded.face(shot.portrait, shot.crop, size)
-        try:
-            shot.frames_folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(shot.frames_folder, error) from error
-        clear_leftovers(shot.frames_folder)
-        request.progress("rendering", 0, len(rows))
-        table = Coefficients(shot.coefficients.values[rows], shot.coefficients.names)
-        if face is not None:
-            picture = load_picture(shot.portrait) if shot.layer != "square" else None
-            for pixels in face.renderer.render(table):
-                yield layering.compose(pixels, picture, face.square)
-            return
-        frames = plate_frames(shot.plate, rows, loaded.size)
-        for rgb, crop, pixels in dub(loaded.renderer, frames, table.values, loaded.is_added, size):
-            if crop is None:
-                yield layering.without_face(rgb, size or loaded.size)
-            else:
-                yield layering.compose(pixels, Picture(rgb), crop)
+        return self.shots.render(request, Shot.read(request["shot"])), b""
 
     def release(self) -> None:
         """Give back the memory of everything kept."""
-        self._banks.clear()
+        self.shots.clear()
         gc.collect()
         with suppress(OSError, AttributeError, TypeError):  # only glibc has it, and would keep most for later
             ctypes.CDLL(None).malloc_trim(0)
@@ -240,21 +156,6 @@ class Jobs:
     def is_out_of_memory(self, error: Exception) -> bool:
         allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's
         return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or allocator
-
-    def _bank(self, request: Caller, path: str | Path) -> LoadedBank:
-        """The bank of a file, "" for the embedded one; read again when the file has changed."""
-        path = Path(path or STARTER)
-        try:
-            status = path.stat()
-            key = path, status.st_size, status.st_mtime_ns
-        except OSError:
-            key = path, 0, 0  # `load_bank` says what is wrong
-
-        def load() -> LoadedBank:
-            request.progress("loading", 0, 1)
-            return LoadedBank(load_bank(path), self.device)
-
-        return self._banks.get(key, load)
 
 
 def _sound(request: Request) -> tuple[np.ndarray, np.ndarray]:
@@ -295,6 +196,3 @@ def _which(request: Request) -> int | str | tuple[float, ...] | None:
         x, y = map(float, which)
         return x, y
     raise ProtocolError(f"A face is chosen by its number, 'largest' or a point, found {which!r}.")
-
-
-# ------------------------------------------------------------------------------------------------ what is kept

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inference import drawing
 from inference.contract.config import GeneratorConfig
 from inference.contract.shot import Shot, frame_ranges
 from inference.media import picture
 from inference.media.frames import read_frame
 from inference.media.picture import save_picture
 from inference.media.video import read_frames
-from inference.worker import jobs
 from tests.cli_material import BANKS, ROOT, SMALL, media_lengths, run, write_bank
 from tests.farm.conftest import FIRST, FPS, pictures
 
@@ -72,7 +72,7 @@ def test_frames_are_the_same_however_they_are_divided(shot, frames, direct):
 
 def test_several_shots_share_one_engine_and_one_that_fails_stops_no_other(make_shot, tmp_path, monkeypatch, capfd):
     made = []
-    monkeypatch.setattr(jobs, "load_bank", lambda path, load=jobs.load_bank: made.append(path) or load(path))
+    monkeypatch.setattr(drawing, "load_bank", lambda path, load=drawing.load_bank: made.append(path) or load(path))
     shots = [make_shot(count, f"shot{count}", frames_folder=tmp_path / f"frames{count}") for count in (3, 4, 5)]
     Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
     shots.insert(1, make_shot(6, "bad", portrait=tmp_path / "nobody.png", crop="auto"))
@@ -117,7 +117,7 @@ def test_what_is_there_is_left_and_nothing_is_loaded_for_it(shot, frames, direct
     done = json.loads(capfd.readouterr().out)
     assert (done["event"], done["frames"], done["rendered"]) == ("done", FRAMES, len(direct) - len(before))
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    monkeypatch.setattr(jobs, "Jobs", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(drawing, "ShotRenderer", lambda *_: pytest.fail("loaded"))
     assert render(shot) == 0
     assert pictures(frames) == direct
 
@@ -145,7 +145,7 @@ def test_a_term_signal_ends_it_after_the_frame_and_nothing_is_lost(shot, frames,
         if len(pictures(frames)) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(jobs, "save_picture", save_and_signal)
+    monkeypatch.setattr(drawing, "save_picture", save_and_signal)
     assert render(shot) == 128 + signal.SIGTERM
     assert len(pictures(frames)) == 5
     assert render(shot) == 0

@@ -18,6 +18,7 @@ from PIL import Image
 from inference.contract.errors import EDTalkError
 from inference.contract.plate import Plate, Track, media_sha256
 from inference.contract.shot import Coefficients, Shot
+from inference.drawing import ShotRenderer
 from inference.dubbing import crop_of, dub
 from inference.face.crop_tracker import CropTracker
 from inference.face.framing import cut
@@ -26,7 +27,6 @@ from inference.media.frames import encode
 from inference.media.picture import Picture, load_picture
 from inference.media.video import read_frames, stamped_frames
 from inference.media.video_writer import VideoWriter
-from inference.worker.jobs import Jobs
 from tests.cli_material import Material, render, run
 from tests.footage import HEIGHT, frame, write_clip
 from tests.inference.test_video import make_clip, number
@@ -62,15 +62,15 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def jobs() -> Iterator[Jobs]:
+def jobs() -> Iterator[ShotRenderer]:
     before = torch.get_num_threads()
-    yield Jobs("cpu", 1)
+    yield ShotRenderer("cpu", 1)
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def loaded(jobs, material: Material):
-    return jobs._bank(Recorder(), material.bank)
+    return jobs.bank(material.bank)
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +106,10 @@ def shot(material, loaded, film, track, tmp_path) -> Callable[..., Shot]:
     return make
 
 
-def drawn(jobs: Jobs, shot: Shot, rows: list[int] | None = None) -> list[bytes]:
+def drawn(jobs: ShotRenderer, shot: Shot, rows: list[int] | None = None) -> list[bytes]:
     """The file of every row asked for, after rendering what is missing."""
     caller = Recorder()
-    jobs.render_shot(caller, shot, rows)
+    jobs.render(caller, shot, rows)
     asked = list(range(len(shot.coefficients)) if rows is None else rows)
     assert sorted(caller.files) == asked
     return [(shot.frames_folder / caller.files[row]).read_bytes() for row in asked]
@@ -200,10 +200,10 @@ def test_time_may_stand_still_jump_and_run_backwards(jobs, shot, track):
 def test_what_is_there_is_left_and_a_render_that_was_stopped_goes_on(jobs, shot):
     made = shot()
     stopped = Recorder(stop_after=4)
-    assert jobs.render_shot(stopped, made)["cancelled"]
+    assert jobs.render(stopped, made)["cancelled"]
     before = {path: path.stat().st_mtime_ns for path in made.frames_folder.iterdir()}
     assert len(before) == 4
-    answer = jobs.render_shot(Recorder(), made)
+    answer = jobs.render(Recorder(), made)
     assert (answer["rendered"], answer["reused"]) == (8, 4)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -289,10 +289,10 @@ def test_footage_that_changed_or_went_is_one_sentence(jobs, shot, film, tmp_path
     copy.write_bytes(film.read_bytes())
     made = shot(media=copy)
     copy.write_bytes(film.read_bytes() + b"edited")
-    error = refusal(jobs.render_shot, Recorder(), made)
+    error = refusal(jobs.render, Recorder(), made)
     assert (error.kind, "copy.mp4 is not the footage" in error.message, bool(error.hint)) == ("media", True, True)
     copy.unlink()
-    error = refusal(jobs.render_shot, Recorder(), made)
+    error = refusal(jobs.render, Recorder(), made)
     assert (error.kind, "copy.mp4" in error.message, bool(error.hint)) == ("media", True, True)
 
 

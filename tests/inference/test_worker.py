@@ -42,6 +42,7 @@ PORTRAIT = ROOT / "inference" / "demo" / "portrait_1.png"
 PATCHED = """
 import os, sys, time
 import numpy, torch
+from inference import drawing
 from inference.worker import jobs, worker
 {patches}
 worker.run("cpu", 1)
@@ -645,7 +646,7 @@ time.sleep(600)
 @pytest.mark.skipif(os.name == "nt", reason="Blender's Job Object does it there")
 def test_it_dies_with_blender_even_in_the_middle_of_a_frame(shot, tmp_path):
     shot(motion(2)).write(tmp_path / "shot")
-    patches = "jobs.save_picture = lambda *_: time.sleep(600)"  # a frame that takes long
+    patches = "drawing.save_picture = lambda *_: time.sleep(600)"  # a frame that takes long
     command = [sys.executable, "-c", PARENT, PATCHED.format(patches=patches), str(tmp_path / "shot")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
