@@ -13,6 +13,7 @@ MODULES = (
     "rig.rig",
     "naming.naming",
     "timeline.sequencer",
+    "timeline.audio",
     "timeline.footage",
     "plate.dubbing",
     "engine.session",

@@ -52,7 +52,7 @@ def changes(scene: bpy.types.Scene) -> list[Change]:
 
 def follow(scene: bpy.types.Scene) -> int:
     """Bring everything that is linked to where its strip is now; returns how many strips had changed."""
-    sequencer.tell_apart(scene)
+    sequencer.ensure_unique_ids(scene)
     found = changes(scene)
     sounds = [change for change in found if change.strip.type == "SOUND"]
     faces = [change for change in found if change.strip.type == "IMAGE"]

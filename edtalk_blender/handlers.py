@@ -128,7 +128,7 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for update in (sequencer.tell_apart, face_strip.refill, compositing.renew):
+        for update in (sequencer.ensure_unique_ids, face_strip.refill, compositing.renew):
             try:
                 update(scene)
             except Exception:  # a file with damaged data must still open

@@ -64,7 +64,7 @@ class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene, obj = compat.sequencer_scene(context), target(context)
-        sequencer.tell_apart(scene)
+        sequencer.ensure_unique_ids(scene)
         tasks, failed = [], []
         for strip in footage.selected(context):
             try:

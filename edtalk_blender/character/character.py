@@ -62,12 +62,12 @@ def find(uid: str) -> bpy.types.Object | None:
 
     Copies of an object have their original's identity until now: each but the oldest gets a new one.
     """
-    everybody = tell_apart()
+    everybody = ensure_unique_ids()
     found = [obj for obj in everybody if obj.edtalk.uid == uid]
     return min(found, key=lambda obj: obj.library is not None, default=None)
 
 
-def tell_apart() -> list[bpy.types.Object]:
+def ensure_unique_ids() -> list[bpy.types.Object]:
     """Give an identity to every character that has none, or has one that an older character of this file has.
 
     Returns all characters of the file, linked ones too.

@@ -13,7 +13,7 @@ from ..animation import curves, hidden, keys
 from ..character import character, portrait
 from ..engine import session
 from ..engine.session import Task
-from ..timeline import sequencer, timemap
+from ..timeline import audio, sequencer, timemap
 from ..timeline.sequencer import NLA
 from ..timeline.timemap import TimeMap
 
@@ -31,10 +31,10 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     if not bank.has_audio:
         message = f"The bank '{bank.name}' of {obj.name} has no network that listens, so it cannot lip-sync."
         raise EDTalkError(message, "Choose a bank with lip-sync.", "bank")
-    if problem := sequencer.sound_problem(strip):
-        raise EDTalkError(f"{problem}.", "Find it with File > External Data > Find Missing Files.", "media")
+    if problem := audio.problem(strip):
+        raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
     sequencer.assign(strip, obj)
-    if sequencer.is_silent(scene, strip):
+    if audio.is_silent(scene, strip, sequencer.time_map(scene, strip)):
         write_lips(scene, strip, obj, sequencer.time_map(scene, strip), bank.names_of("lip"), None)
         return None
 
@@ -49,7 +49,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         if obj is None:
             return None
         clock = sequencer.time_map(scene, strip)
-        sound = sequencer.listen(scene, strip, clock)
+        sound = audio.read(scene, strip, clock)
         times = clock.seconds(clock.frames) - sound.start
         asked.append(clock)
         fields = {"bank": str(character.bank_path(obj)), "rate": sound.rate, "samples": len(sound.samples)}

@@ -44,7 +44,7 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        sequencer.tell_apart(scene)
+        sequencer.ensure_unique_ids(scene)
         tasks, failed = [], []
         strips = self._strips(context, scene)
         for strip in strips:
@@ -53,7 +53,7 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
                 if obj is None:
                     message = f"'{strip.name}' belongs to no character yet."
                     raise EDTalkError(message, "Select the character too, or choose one under Speaker.")
-                if note := sequencer.notes(scene, strip):
+                if note := sequencer.retiming_note(scene, strip):
                     self.report({"WARNING"}, note)
                 tasks.append(lip_sync(scene, strip, obj))
             except EDTalkError as error:
@@ -114,7 +114,7 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
         obj = character.find(self.uid) if self.uid else sequencer.default_speaker(context, scene)
         if obj is None and not self.clear:
             raise EDTalkError("There is no character to assign.", "Add one, or select it in the viewport.")
-        sequencer.tell_apart(scene)
+        sequencer.ensure_unique_ids(scene)
         for strip in sequencer.selected_sounds(context):
             before = sequencer.speaker(strip)
             if before is not None and (self.clear or before != obj) and not character.editable_reason(before):

@@ -9,7 +9,7 @@ from .. import compat
 from ..character import character
 from ..plate.compositing import WHOLE
 from ..render import face_strip, render
-from ..timeline import sequencer
+from ..timeline import audio, sequencer
 from .messages import CATEGORY, draw_note, draw_problem, wrapped
 
 
@@ -75,10 +75,10 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         row.menu("EDTALK_MT_speakers", text=text, icon="USER")
 
     def _draw_notes(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> None:
-        if problem := sequencer.sound_problem(strip):
+        if problem := audio.problem(strip):
             draw_problem(layout, f"{problem}.", "file.find_missing_files", "Find Missing Files")
             return
-        for note in (sequencer.mismatch(scene, strip), sequencer.notes(scene, strip)):
+        for note in (sequencer.frame_rate_note(scene, strip), sequencer.retiming_note(scene, strip)):
             draw_note(layout, note)
         if strip.get(sequencer.STALE):
             draw_note(layout, f"'{strip.name}' plays moments that have no mouth yet: use Lip Sync again.")

@@ -16,7 +16,7 @@ from ..engine.session import Chain, Task
 from ..folders import is_temporary
 from ..lipsync import lipsync
 from ..plate import compositing, dubbing
-from ..timeline import footage, sequencer
+from ..timeline import audio, footage, sequencer
 from . import face_shot, render
 
 
@@ -57,8 +57,8 @@ def begin(
         if not len(footage.time_map(scene, strip).frames):
             raise EDTalkError(f"'{strip.name}' shows nothing.", "Move its handles.", "media")
     for sound in sounds:
-        if problem := sequencer.sound_problem(sound):
-            raise EDTalkError(f"{problem}.", "Find it with File > External Data > Find Missing Files.", "media")
+        if problem := audio.problem(sound):
+            raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
     if obj is None:
         obj = character.create(scene, name=Path(strips[0].name).stem)
     elif reason := character.editable_reason(obj):
@@ -113,7 +113,7 @@ frames that changed are rendered"""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        sequencer.tell_apart(scene)
+        sequencer.ensure_unique_ids(scene)
         if sequencer.settings(scene).follow:
             follow.follow(scene)
         strips, running = movies(context), True

@@ -22,7 +22,7 @@ from ..engine.asking import Asking, Explained
 from ..engine.session import Chain, Task
 from ..folders import FRAMES, as_directory, blend_name, character_folder
 from ..plate import dubbing
-from ..timeline import sequencer
+from ..timeline import audio, sequencer
 from . import face_shot, face_strip
 
 FOLDER = "edtalk_farm"  # of a scene: where its last job was exported to
@@ -89,10 +89,11 @@ def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int
     """What a character says over some frames: samples (n,) float32 and their rate, None where it is silent."""
     heard = []
     for strip in sequencer.dialogue(scene, obj):
-        clock = sequencer.time_map(scene, strip).clipped(*span)
-        if clock.end > clock.start and not sequencer.is_silent(scene, strip):
-            animated = sequencer.loudness(scene, strip, clock.frames) is not None  # `listen` applies that
-            heard.append((clock, sequencer.listen(scene, strip, clock), 1.0 if animated else strip.volume))
+        whole = sequencer.time_map(scene, strip)
+        clock = whole.clipped(*span)
+        if clock.end > clock.start and not audio.is_silent(scene, strip, whole):
+            animated = audio.loudness(scene, strip, clock.frames) is not None  # `audio.read` has applied it
+            heard.append((clock, audio.read(scene, strip, clock), 1.0 if animated else strip.volume))
     if not heard:
         return None
     rate, per_second = max(sound.rate for _, sound, _ in heard), sequencer.fps(scene)

@@ -9,10 +9,8 @@ import bpy
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat
-from . import sequencer
+from . import audio, sequencer
 from .timemap import TimeMap
-
-_FIND = "Find it with File > External Data > Find Missing Files."
 
 
 def selected(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
@@ -45,7 +43,7 @@ def picture_path(strip: bpy.types.ImageStrip, frame: float) -> Path:
 def _existing(strip: bpy.types.Strip, file: str) -> Path:
     path = Path(bpy.path.abspath(file, library=strip.id_data.library))
     if not path.is_file():
-        raise EDTalkError(f"The file of '{strip.name}' is missing: {path}.", _FIND, "media")
+        raise EDTalkError(f"The file of '{strip.name}' is missing: {path}.", audio.FIND_MISSING, "media")
     return path
 
 

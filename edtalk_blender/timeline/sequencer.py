@@ -6,24 +6,18 @@ so they are saved, copied and undone with the strip.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import aud
 import bpy
-import numpy as np
 from bpy.props import BoolProperty, EnumProperty, PointerProperty
 
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import MAX_PAYLOAD
 from .. import compat
 from ..character import character
-from . import timemap
+from . import audio, timemap
 from .timemap import TimeMap
 
 ID, CHARACTER = "edtalk_id", "edtalk_character"
@@ -43,8 +37,6 @@ RENDER_RANGES = (
     ("SCENE", "Scene", "The scene's frame range"),
     ("PREVIEW", "Preview Range", "The preview range of the timeline"),
 )
-
-_SEEKS_EXACTLY = {".wav", ".aif", ".aiff", ".flac", ".mp3"}  # the others land up to 1024 samples beside the mark
 
 
 class SequencerSettings(bpy.types.PropertyGroup):
@@ -105,7 +97,7 @@ def find(scene: bpy.types.Scene, wanted: str) -> bpy.types.Strip | None:
     return next((strip for strip in compat.strips(scene) if wanted and strip.get(ID) == wanted), None)
 
 
-def tell_apart(scene: bpy.types.Scene) -> None:
+def ensure_unique_ids(scene: bpy.types.Scene) -> None:
     """Give an identity of their own to copies of strips, which are made with their original's.
 
     The one whose time is as remembered is the original; of two the one further down is. A piece that was cut off plays
@@ -252,7 +244,7 @@ def content_frames(strip: bpy.types.Strip, rate: float) -> int:
     if strip.type == "IMAGE":
         return len(strip.elements)
     trimmed = compat.strip_value(strip, "content_trim_start") + compat.strip_value(strip, "content_trim_end")
-    seconds = sound_seconds(strip)
+    seconds = audio.seconds(strip)
     return timemap.content_frames(seconds, rate, trimmed) if seconds else compat.strip_value(strip, "content_duration")
 
 
@@ -269,7 +261,7 @@ def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
     strip[TIME] = clock.to_json()
 
 
-def mismatch(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
+def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     """A sentence where a strip comes from a film that does not run at the scene's rate, else an empty one.
 
     A sound alone has no frame rate: Blender gives its strip another length when the scene's rate is changed.
@@ -279,124 +271,18 @@ def mismatch(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
         return timemap.rate_mismatch(rate, strip.fps)
     if strip.type != "SOUND" or strip.sound is None:
         return ""
-    path = sound_path(strip)
+    path = audio.file_path(strip)
     for other in compat.strips(scene):  # the picture of the same film knows its rate
         if other.type == "MOVIE" and Path(bpy.path.abspath(other.filepath)) == path:
             return timemap.rate_mismatch(rate, other.fps)
     return ""
 
 
-def notes(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
+def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     """A sentence about what of a strip's time is not followed exactly, else an empty one."""
     if len(strip.retiming_keys) > 2 and compat.retiming(strip, content_frames(strip, fps(scene))) is None:
         return f"The retiming keys within '{strip.name}' cannot be read in this Blender: its speed was taken as even."
     return ""
-
-
-# --- Sound
-
-
-@dataclass(frozen=True)
-class Sound:
-    """What is heard of a strip: mono samples (n,) float32 at `rate` Hz, the first `start` seconds into the source."""
-
-    samples: np.ndarray
-    rate: int
-    start: float
-
-
-def sound_problem(strip: bpy.types.Strip) -> str:
-    """Why a strip cannot be listened to, or an empty string."""
-    if strip.type != "SOUND":
-        return f"'{strip.name}' is not a sound strip"
-    if strip.sound is None:
-        return f"'{strip.name}' has no sound"
-    if strip.sound.packed_file is None and not sound_path(strip).is_file():
-        return f"The sound of '{strip.name}' is missing: {sound_path(strip)}"
-    return ""
-
-
-def sound_path(strip: bpy.types.SoundStrip) -> Path:
-    """The file of a strip's sound, absolute; what is packed is written out to be read."""
-    sound = strip.sound
-    path = Path(bpy.path.abspath(sound.filepath, library=sound.library))
-    if sound.packed_file is None:
-        return path
-    data = sound.packed_file.data
-    unpacked = Path(bpy.app.tempdir) / f"edtalk_{hashlib.sha256(data).hexdigest()[:20]}{path.suffix}"
-    if not unpacked.is_file():
-        unpacked.write_bytes(data)
-    return unpacked
-
-
-_lengths: dict[tuple[Path, int, int], float] = {}
-
-
-def sound_seconds(strip: bpy.types.SoundStrip) -> float:
-    """Length of the whole sound of a strip; 0 when it cannot be read."""
-    if sound_problem(strip):
-        return 0.0
-    path = sound_path(strip)
-    state = path.stat()
-    key = path, state.st_mtime_ns, state.st_size
-    if key not in _lengths:
-        try:
-            source = aud.Sound(str(path))
-            _lengths[key] = max(source.length, 0) / source.specs[0]
-        except (aud.error, ZeroDivisionError):
-            _lengths[key] = 0.0
-    return _lengths[key]
-
-
-def listen(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) -> Sound:
-    """The part of its sound that a strip plays, at the sound's own speed, channels averaged, fades applied.
-
-    Whatever was trimmed away is not heard, and where the volume is turned down for a while the mouth follows. Raises
-    EDTalkError naming the file when it is missing, unreadable or plays nothing here.
-    """
-    if problem := sound_problem(strip):
-        raise EDTalkError(f"{problem}.", "Find it with File > External Data > Find Missing Files.", "media")
-    path = sound_path(strip)
-    first, last = clock.cut(math.inf)
-    exact = path.suffix.lower() in _SEEKS_EXACTLY
-    try:
-        source = aud.Sound(str(path))
-        rate = round(source.specs[0])
-        samples = source.limit(first if exact else 0.0, last).data() if last > first else np.empty((0, 1), np.float32)
-    except aud.error as error:
-        message = f"The sound {path} of '{strip.name}' cannot be read ({error})."
-        raise EDTalkError(message, "Use WAV, MP3, FLAC, OGG or MP4.", "media") from error
-    samples = samples.mean(axis=1, dtype=np.float32)  # aud's own downmix adds channels up
-    samples = samples if exact else samples[round(first * rate) :]
-    if not len(samples):
-        message = f"'{strip.name}' plays nothing of its sound {path.name} between its handles."
-        raise EDTalkError(message, "Move its handles, or its content with Slip.", "media")
-    if samples.nbytes > MAX_PAYLOAD // 2:
-        samples = aud.Sound.buffer(samples[:, None], rate).resample(16_000, 1).data()[:, 0]
-        rate = 16_000
-    fade = loudness(scene, strip, clock.frames)
-    if fade is not None:
-        samples = samples * np.interp(first + np.arange(len(samples)) / rate, clock.seconds(clock.frames), fade)
-    return Sound(np.ascontiguousarray(samples, np.float32), rate, first)
-
-
-def loudness(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, frames: np.ndarray) -> np.ndarray | None:
-    """(T,) volume relative to the loudest of these frames, None where it does not change.
-
-    A fader mixes, it does not articulate: a voice low throughout still opens its mouth, one that fades closes it.
-    """
-    path = strip.path_from_id("volume")
-    curve = next((curve for curve in compat.fcurves(scene) if curve.data_path == path), None)
-    if curve is None or not len(frames):
-        return None
-    volumes = np.array([max(curve.evaluate(frame), 0.0) for frame in frames])
-    return volumes / volumes.max() if volumes.max() > 0 else volumes
-
-
-def is_silent(scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> bool:
-    """Whether nothing is heard of a strip: muted, or turned down altogether."""
-    fade = loudness(scene, strip, time_map(scene, strip).frames)
-    return strip.mute or (strip.volume <= 0 if fade is None else not fade.any())
 
 
 # --- Places
@@ -483,4 +369,3 @@ def register() -> None:
 def unregister() -> None:
     del bpy.types.Scene.edtalk_sequencer
     unregister_classes()
-    _lengths.clear()

@@ -83,7 +83,7 @@ def test_a_duplicate_by_operator_is_somebody_else(character, obj):
     uid = obj.edtalk.uid
     obj.select_set(True)
     bpy.ops.object.duplicate()
-    character.tell_apart()
+    character.ensure_unique_ids()
     assert sorted(other.edtalk.uid == uid for other in character.characters(bpy.context.scene)) == [False, True]
     assert character.find(uid) == obj
 
@@ -366,7 +366,7 @@ def test_a_copy_has_a_face_of_its_own(character, scene, obj):
     image = character.show_pixels(obj, np.ones((4, 4, 4), np.float32))
     copy = obj.copy()
     scene.collection.objects.link(copy)
-    character.tell_apart()
+    character.ensure_unique_ids()
     other = character.show_pixels(copy, np.zeros((4, 4, 4), np.float32))
     assert other != image
     assert image.pixels[0] == 1.0

@@ -31,14 +31,14 @@ def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
 def test_the_demo_can_go_anywhere(package, scene, obj, tmp_path):
     """Saved, loaded and heard with nothing of it read from where it came from."""
     (strip,) = package.timeline.sequencer.dialogue(scene, obj)
-    before = package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
+    before = package.timeline.audio.read(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     obj.edtalk.portrait_image.filepath, strip.sound.filepath = "//gone.png", "//gone.wav"
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "demo.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "demo.blend"))
     scene = bpy.context.scene
     (obj,) = package.character.character.characters(scene)
     (strip,) = package.timeline.sequencer.dialogue(scene, obj)
-    after = package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
+    after = package.timeline.audio.read(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     np.testing.assert_array_equal(after.samples, before.samples)
     assert package.character.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
 

@@ -64,7 +64,7 @@ def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp
     heard = compat.new_sound(scene, "sound", movie, 9, 1)
     assert abs((compat.right_handle(clip) - compat.left_handle(clip)) - FRAMES) <= 1
     assert clip.fps == pytest.approx(25)
-    voice = sequencer.listen(scene, heard, sequencer.time_map(scene, heard))
+    voice = package.timeline.audio.read(scene, heard, sequencer.time_map(scene, heard))
     assert np.abs(voice.samples).max() > 0.01, "the line is heard"
     assert not package.engine.session.problems
 

@@ -36,8 +36,12 @@ def strip(package, scene, sound):
     return package.compat.new_sound(scene, "line", sound, 1, 10)
 
 
+def is_silent(package, scene, strip):
+    return package.timeline.audio.is_silent(scene, strip, package.timeline.sequencer.time_map(scene, strip))
+
+
 def heard(package, scene, strip):
-    return package.timeline.sequencer.listen(scene, strip, package.timeline.sequencer.time_map(scene, strip))
+    return package.timeline.audio.read(scene, strip, package.timeline.sequencer.time_map(scene, strip))
 
 
 # --- Time
@@ -77,7 +81,7 @@ def test_a_strip_at_half_speed(package, scene, strip):
     clock = package.timeline.sequencer.time_map(scene, strip)
     assert clock.speed == pytest.approx(0.5, rel=2e-3)
     assert clock.seconds(10 + 96) == pytest.approx(2.0, abs=0.02)
-    assert package.timeline.sequencer.notes(scene, strip) == ""
+    assert package.timeline.sequencer.retiming_note(scene, strip) == ""
 
 
 def test_a_strip_retimed_in_parts(package, scene, strip):
@@ -89,14 +93,14 @@ def test_a_strip_retimed_in_parts(package, scene, strip):
     strip.retiming_keys[1].timeline_frame = 106  # its first two seconds take four
     clock = package.timeline.sequencer.time_map(scene, strip)
     assert clock.seconds([58, 106]) == pytest.approx([1, 2], abs=0.01)
-    assert package.timeline.sequencer.notes(scene, strip) == ""
+    assert package.timeline.sequencer.retiming_note(scene, strip) == ""
 
 
 def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypatch):
     add_retiming_keys(package, scene, strip, 10, 58)
     strip.retiming_keys[1].timeline_frame = 106
     monkeypatch.setattr(package.compat, "_retiming_fraction", lambda key: -1.0)
-    assert "cannot be read" in package.timeline.sequencer.notes(scene, strip)
+    assert "cannot be read" in package.timeline.sequencer.retiming_note(scene, strip)
     assert package.timeline.sequencer.time_map(scene, strip).speed == pytest.approx(1.0, rel=0.01)
 
 
@@ -159,7 +163,7 @@ def test_a_packed_sound_is_heard_when_its_file_is_gone(package, scene, tmp_path)
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     strip.sound.pack()
     path.unlink()
-    assert package.timeline.sequencer.sound_problem(strip) == ""
+    assert package.timeline.audio.problem(strip) == ""
     assert len(heard(package, scene, strip).samples) >= 2 * RATE - 1000
 
 
@@ -167,7 +171,7 @@ def test_a_missing_sound_is_named(addon, package, scene, tmp_path):
     path = write_sound(tmp_path / "line.wav", noise(2.0))
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     path.unlink()
-    assert str(path) in package.timeline.sequencer.sound_problem(strip)
+    assert str(path) in package.timeline.audio.problem(strip)
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match=r"line\.wav.*Find Missing Files"):
         heard(package, scene, strip)
 
@@ -183,21 +187,20 @@ def test_a_file_that_is_no_sound_is_named(addon, package, scene, tmp_path):
 def test_a_strip_beyond_the_end_of_its_sound_says_so(addon, package, scene, strip):
     package.compat.set_strip_value(strip, "right_handle", 500)
     package.compat.set_strip_value(strip, "left_handle", 400)
-    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="plays nothing of its sound"):
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="contains no audio from"):
         heard(package, scene, strip)
 
 
 def test_a_long_sound_is_sent_at_a_lower_rate(package, scene, tmp_path, monkeypatch):
     path = write_sound(tmp_path / "line.wav", noise(4.0, 48_000), 48_000)
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
-    monkeypatch.setattr(package.timeline.sequencer, "MAX_PAYLOAD", 2 * 4 * 48_000)
+    monkeypatch.setattr(package.timeline.audio, "MAX_PAYLOAD", 2 * 4 * 48_000)
     sound = heard(package, scene, strip)
     assert sound.rate == 16_000
     assert len(sound.samples) == pytest.approx(4 * 16_000, abs=400)
 
 
 def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip):
-    sequencer = package.timeline.sequencer
     loud = heard(package, scene, strip).samples
     strip.volume = 0.1
     assert np.array_equal(heard(package, scene, strip).samples, loud)
@@ -207,15 +210,15 @@ def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip
     samples = heard(package, scene, strip).samples
     assert np.allclose(samples[: 4 * RATE], loud[: 4 * RATE], atol=1e-3)
     assert np.abs(samples[6 * RATE :]).max() < 1e-6
-    assert not sequencer.is_silent(scene, strip)
+    assert not is_silent(package, scene, strip)
 
 
 def test_muted_and_turned_down_strips_are_silent(package, scene, strip):
-    assert not package.timeline.sequencer.is_silent(scene, strip)
+    assert not is_silent(package, scene, strip)
     strip.volume = 0.0
-    assert package.timeline.sequencer.is_silent(scene, strip)
+    assert is_silent(package, scene, strip)
     strip.volume, strip.mute = 1.0, True
-    assert package.timeline.sequencer.is_silent(scene, strip)
+    assert is_silent(package, scene, strip)
 
 
 # --- Whose
@@ -242,7 +245,7 @@ def test_copies_of_a_strip_get_an_identity_of_their_own(package, scene, strip, s
     for name in (sequencer.ID, sequencer.CHARACTER, sequencer.TIME):
         copy[name] = strip[name]
     own = strip[sequencer.ID]
-    sequencer.tell_apart(scene)
+    sequencer.ensure_unique_ids(scene)
     assert strip[sequencer.ID] == own, "the one that is where it was is the original"
     assert copy[sequencer.ID] != own
     assert sequencer.remembered_time(copy) is None
@@ -279,7 +282,7 @@ def test_when_there_is_no_channel_left_it_is_said(addon, package, scene, sound):
 
 def test_a_sound_alone_has_no_frame_rate_to_differ(package, scene, strip):
     scene.render.fps = 30
-    assert package.timeline.sequencer.mismatch(scene, strip) == ""
+    assert package.timeline.sequencer.frame_rate_note(scene, strip) == ""
     assert package.timeline.sequencer.time_map(scene, strip).end == pytest.approx(10 + 10 * 30, abs=2)
 
 
@@ -295,6 +298,6 @@ def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
         bpy.ops.render.render(animation=True)
     package.compat.strip_collection(scene).remove(colour)
     strip = package.compat.strip_collection(scene).new_movie(name="film", filepath=str(path), channel=1, frame_start=1)
-    assert package.timeline.sequencer.mismatch(scene, strip) == ""
+    assert package.timeline.sequencer.frame_rate_note(scene, strip) == ""
     scene.render.fps = 24
-    assert "The file runs at 25 fps, the scene at 24" in package.timeline.sequencer.mismatch(scene, strip)
+    assert "The file runs at 25 fps, the scene at 24" in package.timeline.sequencer.frame_rate_note(scene, strip)
