@@ -1,4 +1,4 @@
-"""Sound to lip coefficients: decoding, mel spectrogram, Audio2Lip at any frame times (ARCHITECTURE.md, section 7).
+"""Sound to lip coefficients: decoding, mel spectrogram, Audio2Lip at any frame times.
 
 Upstream only knows 25 frames a second. Here a frame is a time in seconds, and at times i/25 the numbers are upstream's.
 """

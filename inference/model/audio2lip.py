@@ -1,4 +1,4 @@
-"""Audio2Lip: 0.2 s of mel spectrogram to the lip coefficients of one frame (ARCHITECTURE.md, section 7.8).
+"""Audio2Lip: 0.2 s of mel spectrogram to the lip coefficients of one frame.
 
 State-dict names and shapes are upstream's, so `Audio2Lip.pt` loads as it is; the starter bank holds a narrow one.
 """

@@ -1,7 +1,7 @@
 """The same numbers as upstream, with seeded weights, for everything that its nine ways of driving a face compute.
 
-Limits are those that `GOLDENS.md` of the reference run suggests: five times what independent float32 implementations
-differ by. The pictures come from our own coefficients, so each mode is checked from its input pictures on.
+Tolerances are five times the difference between independent float32 implementations. The pictures come from our own
+coefficients, so each mode is checked from its input pictures on.
 """
 
 from __future__ import annotations
