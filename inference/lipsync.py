@@ -83,11 +83,6 @@ def _mel_basis() -> np.ndarray:
     return basis.astype(np.float64)
 
 
-def windows(mel: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """Mel (80, n) and integer 25 fps frames (T,) to Audio2Lip's input (T, 1, 80, 16), as upstream cuts it (7.7)."""
-    return windows_at(mel, np.asarray(frames) / UPSTREAM_FPS)
-
-
 def windows_at(mel: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Mel (80, n) and times (T,) in seconds to Audio2Lip's input (T, 1, 80, 16): mel from t - 0.08 s to t + 0.12 s.
 

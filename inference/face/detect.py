@@ -311,45 +311,13 @@ def whole(rgb: np.ndarray, size: int = TEMPLATE) -> Crop:
     return Crop(size, _region(0, 0, rgb.shape[1], rgb.shape[0], size))
 
 
-def crop_face(rgb: np.ndarray, crop: Crop, *, upstream: bool = False) -> np.ndarray:
+def crop_face(rgb: np.ndarray, crop: Crop) -> np.ndarray:
     """uint8 (H, W[, 3]) -> uint8 (size, size[, 3]): bilinear, averaged over the pixels that it shrinks.
 
-    Beyond the picture its edge pixels continue: a black corner, as upstream has, is an edge that the network would
-    move along with the head.  `upstream=True` gives upstream's crop: black outside, no averaging.
+    Outside the picture its edge pixels are repeated. A black corner would be an edge that the network moves with the
+    head.
     """
-    if upstream:
-        return _upstream_warp(rgb, crop)
     return _sample(rgb, crop.to_picture, (crop.size, crop.size), crop.scale)
-
-
-def upstream_video_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
-    """Upstream's fixed crop of a clip (`crop_video`) from the union of its face boxes, in a frame height x width.
-
-    Returns whole numbers (width, height, left, top); clamped to the frame, therefore not always square.
-    """
-    dw, dh = _enlarge(right - left, bottom - top, 0.1)
-    left, right = max(0, int(left - dw)), min(width, int(right + dw))
-    top, bottom = max(0, int(top - dh)), min(height, int(bottom + dh))
-    return right - left, bottom - top, left, top
-
-
-def upstream_image_box(left: float, top: float, right: float, bottom: float, height: int, width: int):
-    """Upstream's crop of a still (`crop_image`) from a box already moved up by a tenth and clamped to the picture.
-
-    Returns whole numbers (left, top, right, bottom).  Only overflow at the left and top shrinks the box: upstream
-    compares the box before it grew with the other two edges, so the result may reach beyond them.
-    """
-    dw, dh = _enlarge(right - left, bottom - top, 0.8)
-    shrink = max(0, dw - left, dh - top, right - width, bottom - height)
-    edges = left - dw + shrink, top - dh + shrink, right + dw - shrink, bottom + dh - shrink
-    return tuple(int(edge) for edge in edges)
-
-
-def _enlarge(width: float, height: float, increase: float) -> tuple[float, float]:
-    """Pixels to add at either side and at top and bottom for a square about `increase` larger all round."""
-    dw = max(increase, ((1 + 2 * increase) * height - width) / (2 * width)) * width
-    dh = max(increase, ((1 + 2 * increase) * width - height) / (2 * height)) * height
-    return dw, dh
 
 
 def _region(x: float, y: float, width: float, height: float, size: int) -> np.ndarray:
@@ -384,17 +352,3 @@ def _sample(picture: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], 
         picture, to_picture @ step, (width * fine, height * fine), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
     return samples if fine == 1 else cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
-
-
-def _upstream_warp(rgb: np.ndarray, crop: Crop) -> np.ndarray:
-    """Bilinear, black outside, truncated.  In numpy: OpenCV 4 rounds positions to 1/32 px, up to 4 levels off."""
-    height, width = rgb.shape[:2]
-    padded = np.pad(rgb, ((1, 2), (1, 2), (0, 0))).astype(np.float64)
-    down, across = np.mgrid[: crop.size, : crop.size]
-    points = apply_matrix(crop.to_picture, np.stack([across, down], axis=-1)) + 1
-    points = np.clip(points, 0, (width + 1, height + 1))
-    x, y = points[..., 0].astype(int), points[..., 1].astype(int)
-    fx, fy = np.moveaxis(points - np.stack([x, y], axis=-1), -1, 0)[..., None]
-    upper = padded[y, x] * (1 - fx) + padded[y, x + 1] * fx
-    lower = padded[y + 1, x] * (1 - fx) + padded[y + 1, x + 1] * fx
-    return (upper * (1 - fy) + lower * fy).astype(np.uint8)

@@ -22,8 +22,6 @@ from inference.face.detect import (
     detect_faces,
     find_face,
     similarity,
-    upstream_image_box,
-    upstream_video_box,
     whole,
 )
 from inference.face.paste import PasteBack
@@ -78,17 +76,6 @@ def test_landmark_crop_matches_upstream(index):
         expected = golden[f"similarity/{index}/matrix_template_to_image"][:2]
         np.testing.assert_allclose(crop.to_picture[:, :2], expected[:, :2], atol=1e-5)
         np.testing.assert_allclose(crop.to_picture[:, 2], expected[:, 2], atol=1e-3)
-        pixels = crop_face(picture("crop_scene", 360, 480), crop, upstream=True)
-        difference = pixels[::4, ::4].astype(int) - golden[f"similarity/{index}/crop_stride4"]
-        assert abs(difference).max() <= 1
-
-
-def test_box_rules_match_upstream():
-    with np.load(DATA / "crop.npz") as golden:
-        for row in golden["video_bbox"]:
-            assert upstream_video_box(*row[:4], int(row[4]), int(row[5])) == tuple(row[6:].astype(int))
-        for row in golden["image_bbox"]:
-            assert upstream_image_box(*row[:4], int(row[4]), int(row[5])) == tuple(row[6:].astype(int))
 
 
 def test_a_crop_and_its_inverse_and_other_sizes():
@@ -141,7 +128,6 @@ def test_shrinking_averages_and_the_border_continues():
     white = np.full((50, 50, 3), 255, np.uint8)
     outside = crop_from_box(-20, -20, 90, 90)
     assert (crop_face(white, outside) == 255).all()
-    assert (crop_face(white, outside, upstream=True)[:19] == 0).all()
 
 
 # ---- paste back
