@@ -12,11 +12,12 @@ import numpy as np
 
 from .contract.coefficients import Coefficients
 from .contract.plate import Track
+from .face.footage import followed, unseen_note
 from .face.framing import cut, frame_clip
-from .face.tracking import followed, unseen_note
 
 if TYPE_CHECKING:
-    from .face.detect import Crop, Which
+    from .face.crop import Crop
+    from .face.detect import Which
     from .media.clip import Clip
     from .renderer import FaceRenderer
 
@@ -53,7 +54,7 @@ def capture(
     default: the one that looks nearest to rest. `step` then counts frames twice.
     Raises EDTalkError, kind "media" or "face".
     """
-    from .face.detect import Crop
+    from .face.crop import Crop
 
     compares = renderer.can_compare and not clip.is_picture
     total = (clip.expected() or 0) * (2 if compares else 1)

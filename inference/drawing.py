@@ -17,7 +17,7 @@ from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError, disk_error
 from .contract.shot import Shot, file_sha256
 from .dubbing import dub, plate_frames
-from .face.layers import Layering
+from .face.paste import Layering
 from .media.picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
 from .renderer import FaceRenderer, open_device
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .contract.errors import EDTalkError
 from .contract.plate import Plate, media_sha256
-from .face.detect import Crop, crop_from_box
+from .face.crop import Crop, crop_from_box
 from .face.framing import cut, cut_at, fitting_size
 from .media.video import frames_at
 

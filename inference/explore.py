@@ -18,7 +18,8 @@ import numpy as np
 
 from .contract import arkit
 from .contract.bank import Coefficient
-from .face.detect import EYES, TEMPLATE
+from .face.crop import TEMPLATE
+from .face.detect import EYES
 
 SIZE = 256  # pixels: smaller pictures are enlarged, so that small motion can be measured
 REGIONS = ("head", "jaw", "mouth", "eyes", "brows")

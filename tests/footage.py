@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from inference.contract.demo import PORTRAIT
-from inference.face.detect import Crop, crop_from_face, find_face
+from inference.face.crop import Crop
+from inference.face.detect import crop_from_face, find_face
 from inference.media.picture import load_picture
 from tests.synthetic_inputs import picture
 

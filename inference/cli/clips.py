@@ -20,8 +20,8 @@ from .framing import Framing
 from .progress import Progress, note
 
 if TYPE_CHECKING:
-    from ..face.detect import Crop
-    from ..face.layers import Layering
+    from ..face.crop import Crop
+    from ..face.paste import Layering
     from ..renderer import FaceRenderer
 
 

@@ -17,7 +17,8 @@ from .hints import with_options
 from .progress import note
 
 if TYPE_CHECKING:
-    from ..face.detect import Crop, Which
+    from ..face.crop import Crop
+    from ..face.detect import Which
     from ..media.clip import Clip
 
 
@@ -68,7 +69,7 @@ class Framing:
         None where the face is not to be seen.
         """
         from ..dubbing import crop_of
-        from ..face.tracking import track_frames, unseen_note
+        from ..face.footage import track_frames, unseen_note
 
         label, first = clip.path.name, next(clip.frames())
 

@@ -143,7 +143,7 @@ def _draw(
     args: argparse.Namespace, work: _Work, source: Source, rows: np.ndarray, span: slice
 ) -> tuple[int, int | None]:
     """Number of frames written, and the signal that stopped it short, if one did."""
-    from ..face.layers import Layering
+    from ..face.paste import Layering
 
     size = args.size or work.bank.config.size
     full = _is_full(args.layer)

@@ -12,7 +12,8 @@ import numpy as np
 from ..contract.errors import EDTalkError
 
 if TYPE_CHECKING:  # at run time only where pixels are looked at: it brings OpenCV, and a command's --help need not wait
-    from .detect import Crop, Which
+    from .crop import Crop
+    from .detect import Which
 
 # A square picture whose face lies this near to where the network expects it is taken as it is: cutting it again would
 # blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
@@ -38,7 +39,8 @@ def frame_picture(
     which: with "auto", one of several faces, see `detect.choose_face`. Raises EDTalkError(kind="face") when no
     face is found, or several and none is chosen, or the square lies outside the picture.
     """
-    from .detect import crop_from_face, find_face, whole
+    from .crop import whole
+    from .detect import crop_from_face, find_face
 
     if crop != "auto":
         return given_crop(rgb, size, crop, label)
@@ -60,7 +62,7 @@ def frame_clip(
     frames: uint8 (H, W, 3) each, `fps` a second; no more are read than needed. crop, which and errors as for
     `frame_picture`, and the errors of reading.
     """
-    from .detect import crop_from_box, whole
+    from .crop import crop_from_box, whole
 
     first = next(frames)
     if crop != "auto":
@@ -95,7 +97,7 @@ def look_for_face(
 
 def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: str) -> Crop:
     """`frame_picture` for "none" and for a square, where nothing is looked for."""
-    from .detect import crop_from_box, whole
+    from .crop import crop_from_box, whole
 
     if crop == "none":
         return whole(rgb, size)
@@ -109,14 +111,14 @@ def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: s
 
 def is_whole(rgb: np.ndarray, crop: Crop) -> bool:
     """Whether a crop takes in the picture as it is."""
-    from .detect import whole
+    from .crop import whole
 
     return np.allclose(crop.to_picture, whole(rgb, crop.size).to_picture)
 
 
 def cut(rgb: np.ndarray, crop: Crop) -> np.ndarray:
     """The face as a picture of its own; one that is all face stays as it is, and the network's own rules resize it."""
-    from .detect import crop_face
+    from .crop import crop_face
 
     return rgb if is_whole(rgb, crop) else crop_face(rgb, crop)
 
@@ -125,7 +127,7 @@ def cut_at(rgb: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     """uint8 (size, size, 3): the face with other pixels than the crop has, for `FaceRenderer.set_source`'s detail."""
     from PIL import Image
 
-    from .detect import crop_face
+    from .crop import crop_face
 
     if is_whole(rgb, crop):
         return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size)))

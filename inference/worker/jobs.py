@@ -93,7 +93,7 @@ class Jobs:
 
     def track(self, request: Request) -> Answer:
         """Where a face is in every frame of a movie or a folder of pictures, for dubbing."""
-        from ..face.tracking import track_media
+        from ..face.footage import track_media
 
         def step(done: int, total: int) -> None:
             request.make_way()

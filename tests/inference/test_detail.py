@@ -14,7 +14,7 @@ from inference.cli.bench import RandomBank
 from inference.contract.config import GeneratorConfig
 from inference.contract.errors import EDTalkError
 from inference.detail import Detail, Workspace
-from inference.face.detect import crop_from_box, whole
+from inference.face.crop import crop_from_box, whole
 from inference.face.framing import cut_at, fitting_size
 from inference.renderer import FaceRenderer
 

@@ -22,7 +22,7 @@ from inference.drawing import ShotRenderer
 from inference.dubbing import crop_of, dub
 from inference.face.crop_tracker import CropTracker
 from inference.face.framing import cut
-from inference.face.layers import Layering
+from inference.face.paste import Layering
 from inference.media.frames import encode
 from inference.media.picture import Picture, load_picture
 from inference.media.video import read_frames, stamped_frames
@@ -545,7 +545,7 @@ def test_a_shot_folder_tells_of_its_plate(shot, film, tmp_path, capfd):
 @pytest.mark.parametrize("mask", ["face", "mouth"])
 def test_real_footage_shows_no_seam(media, starter_bank, mask):
     """Across the mask's border, with the bank that we ship, the gradient is the footage's own within a tenth."""
-    from inference.face.tracking import track_media
+    from inference.face.footage import track_media
     from inference.renderer import FaceRenderer
 
     clip = media / "mouth_source.mp4"

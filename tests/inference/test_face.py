@@ -9,21 +9,9 @@ import pytest
 
 from inference.contract.errors import EDTalkError
 from inference.face import detect
+from inference.face.crop import Crop, crop_face, crop_from_box, crop_from_landmarks, similarity, whole
 from inference.face.crop_tracker import CropTracker
-from inference.face.detect import (
-    EYES,
-    Crop,
-    Face,
-    choose_face,
-    crop_face,
-    crop_from_box,
-    crop_from_face,
-    crop_from_landmarks,
-    detect_faces,
-    find_face,
-    similarity,
-    whole,
-)
+from inference.face.detect import EYES, Face, choose_face, crop_from_face, detect_faces, find_face
 from inference.face.paste import PasteBack
 from inference.media.picture import load_picture
 from tests import synthetic_inputs

@@ -10,7 +10,7 @@ from PIL import Image
 
 from inference.cli.framing import Framing
 from inference.contract.errors import EDTalkError
-from inference.face.detect import whole
+from inference.face.crop import whole
 from inference.face.framing import cut
 from inference.media.clip import Clip
 from inference.media.picture import load_picture

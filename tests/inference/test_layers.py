@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from inference.contract.shot import LAYERS, MASKS
-from inference.face.detect import Crop, crop_face, crop_from_box
-from inference.face.layers import Layering
-from inference.face.paste import PasteBack
+from inference.face.crop import Crop, crop_face, crop_from_box
+from inference.face.paste import Layering, PasteBack
 from inference.media.frames import read_frame
 from inference.media.picture import Picture, load_picture, save_picture
 from tests.synthetic_inputs import picture
@@ -140,7 +139,7 @@ def test_without_a_face(scene, layer):
 
 def test_a_mask_is_computed_once_for_a_crop(scene, face, monkeypatch):
     made = []
-    monkeypatch.setattr("inference.face.layers.PasteBack", lambda *a, **k: made.append(1) or PasteBack(*a, **k))
+    monkeypatch.setattr("inference.face.paste.PasteBack", lambda *a, **k: made.append(1) or PasteBack(*a, **k))
     layering = Layering("pasted")
     for _ in range(3):
         layering.compose(face, scene, CROP)

@@ -11,7 +11,7 @@ from PIL import Image
 from inference.contract.errors import EDTalkError
 from inference.contract.plate import Track, media_sha256
 from inference.face.detect import Face, choose_face
-from inference.face.tracking import track_frames, track_media, unseen_note
+from inference.face.footage import track_frames, track_media, unseen_note
 from inference.media.video import frames_at, read_frames, stamped_frames
 from inference.media.video_writer import VideoWriter
 from tests.footage import HEIGHT, WIDTH, Place, background, frame, frames, true_middle, write_clip

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from inference.face.detect import similarity
+from inference.face.crop import similarity
 from training.units import EMOTIONS, NAMES
 
 from . import people

@@ -16,8 +16,9 @@ from ..contract.plate import PICTURES, Track
 from .framing import fills, given_crop, is_square, look_for_face
 
 if TYPE_CHECKING:
+    from .crop import Crop
     from .crop_tracker import CropTracker
-    from .detect import Crop, Which
+    from .detect import Which
 
 _GAP, _TRUST = 0.5, 2.0  # seconds: see `CropTracker.seen`
 _USUAL = 25.0  # pictures a second
@@ -80,8 +81,8 @@ def track_frames(
     step: Callable[[int], object] = lambda done: None,
 ) -> Track:
     """`track_media` for frames that are there already; `frames` begins anew each time."""
+    from .crop import TEMPLATE, whole
     from .crop_tracker import CropTracker
-    from .detect import TEMPLATE, whole
 
     _, first = next(frames())
     height, width = first.shape[:2]
@@ -144,7 +145,7 @@ def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these f
 
 def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> list[Crop]:
     """Crops in a few frames; none where the face comes later, which the tracker finds."""
-    from .detect import TEMPLATE
+    from .crop import TEMPLATE
 
     frames = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
     try:
