@@ -1,35 +1,75 @@
 #!/usr/bin/env bash
-# Sets everything up and runs all tests: the engine's under .venv/worker, the add-on's under each Blender of
-# .venv/blender-*, and those of the contracts that both sides share (tests/unit) under each of them. Options are handed
-# on, for example: bash test.sh -k bank
+# Set up the environments, check style, and run the tests.
+#
+#   bash test.sh                      everything
+#   bash test.sh --fast               for daily work: no test that is marked slow, and only the newest Blender
+#   bash test.sh [--fast] OPTION...   options for pytest, for example: bash test.sh -k bank
+#
+# .venv/worker runs the tests of the engine, of training and of farm jobs. Every .venv/blender-* runs the add-on's tests.
+# tests/unit runs in all of them. The output is also written to build/test/. No time limit stops a test; pytest prints
+# the stack of each thread when a test runs for longer than faulthandler_timeout (pyproject.toml).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-bash setup.sh --tests
 
-NO_TESTS=5 # pytest's exit status when nothing was selected, as -k may well do in one of the environments
-OPTIONS=("$@")
-results=() ran=0 failed=0
-
-# run ENVIRONMENT FOLDER...
-run() {
-    local name=$1 status=0 outcome=passed
-    shift
-    echo "== $name: $*"
-    # Blender 4.5 may hang when Python ends; nothing here takes half as long.
-    timeout --kill-after=10 1500 ".venv/$name/bin/python" -m pytest "$@" "${OPTIONS[@]}" || status=$?
-    case $status in
-        0) ran=1 ;;
-        "$NO_TESTS") outcome="nothing selected" ;;
-        *) outcome="FAILED" failed=1 ;;
+FAST=
+OPTIONS=()
+for option in "$@"; do
+    case $option in
+        --fast) FAST=1 ;;
+        *) OPTIONS+=("$option") ;;
     esac
-    results+=("$name $outcome")
+done
+[[ -z $FAST ]] || OPTIONS=(-m "not slow" "${OPTIONS[@]}")
+
+LOGS=build/test
+NOTHING_SELECTED=5 # pytest's exit status, which -k causes in some environments
+results=() tested= failed=
+
+# record NAME STATUS : keep the outcome for the summary.
+record() {
+    local outcome
+    case $2 in
+        0) outcome=passed ;;
+        "$NOTHING_SELECTED") outcome="nothing selected" ;;
+        *) outcome="FAILED (status $2)" failed=1 ;;
+    esac
+    results+=("$1: $outcome")
 }
 
-shopt -s nullglob # a folder that is not there is left out
-run worker tests/unit tests/inference* tests/training* tests/farm*
-for environment in .venv/blender-*/; do
-    run "$(basename "$environment")" tests/unit tests/blender* tests/package*
+# check NAME COMMAND... : run a check of the sources.
+check() {
+    local name=$1 status=0
+    shift
+    echo "== $name"
+    "$@" || status=$?
+    record "$name" "$status"
+}
+
+# run ENVIRONMENT FOLDER... : run the tests of the folders in .venv/ENVIRONMENT.
+run() {
+    local name=$1 status=0
+    shift
+    echo "== $name: $*"
+    ".venv/$name/bin/python" -m pytest "$@" "${OPTIONS[@]}" 2>&1 | tee "$LOGS/$name.log" || status=$?
+    [[ $status == "$NOTHING_SELECTED" ]] || tested=1
+    record "$name" "$status"
+}
+
+bash setup.sh --tests
+rm -rf "$LOGS"
+mkdir -p "$LOGS"
+
+check "ruff check" .venv/worker/bin/ruff check --quiet .
+check "ruff format" .venv/worker/bin/ruff format --quiet --check .
+
+mapfile -t BLENDERS < <(printf '%s\n' .venv/blender-*/ | sort --version-sort)
+[[ -z $FAST ]] || BLENDERS=("${BLENDERS[-1]}")
+run worker tests/unit tests/inference tests/training tests/farm
+for environment in "${BLENDERS[@]}"; do
+    run "$(basename "$environment")" tests/unit tests/blender tests/package
 done
 
-echo "== $(IFS=,; echo "${results[*]}" | sed 's/,/, /g')"
-((ran && !failed))
+echo "== Summary"
+grep -E '^(FAILED|ERROR) ' "$LOGS"/*.log | sed "s|^$LOGS/\(.*\)\.log:|\1: |" || true
+printf '%s\n' "${results[@]}"
+[[ -n $tested && -z $failed ]]
