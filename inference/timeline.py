@@ -76,17 +76,6 @@ def rules(end: str | None, *, audio: bool, has_expression: bool, dubbing: bool =
     return Rules(end, end)
 
 
-def resample_indices(count: int, from_fps: float, to_fps: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where the frames of a `to_fps` timeline fall among `count` rows at `from_fps`.
-
-    Returns (T,) lower row and (T,) weight of the row after it; both timelines start at 0 and cover the same time.
-    """
-    frames = max(1, round(_checked(count) * to_fps / from_fps))
-    position = np.minimum(np.arange(frames) * (from_fps / to_fps), count - 1)
-    lower = np.minimum(position.astype(int), max(count - 2, 0))
-    return lower, (position - lower).astype(np.float32)
-
-
 def _checked(count: int) -> int:
     if count < 1:
         raise EDTalkError("A driving clip needs at least one frame, found none.", kind="media")

@@ -16,9 +16,9 @@ from bpy_extras.io_utils import ExportHelper, ImportHelper
 
 from ...inference.contract.emotion import NEUTRAL
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.mixing import EXPRESSION
 from .. import compat
 from ..character import character
-from ..character.mix import EXPRESSION
 from ..character.operators import OnCharacter
 from . import keys, presets, sampling
 

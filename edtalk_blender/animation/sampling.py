@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import bpy
 import numpy as np
 
+from ...inference.contract.mixing import bank_strengths
 from .. import compat
 from ..character import character
-from ..character.mix import bank_strengths
 from ..engine import session
 
 

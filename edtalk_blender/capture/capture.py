@@ -17,6 +17,7 @@ import bpy
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, FloatVectorProperty, IntProperty, PointerProperty
 
+from ...inference.contract import mixing
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import Message
 from ..animation import curves, hidden, keys, sampling
@@ -25,7 +26,7 @@ from ..engine import session
 from ..engine.session import Task
 from ..timeline import footage, sequencer
 from ..timeline.timemap import TimeMap
-from . import one_euro, retarget
+from . import one_euro
 
 LIPS = "lip"
 _BANKS = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}  # a bank: the switch for it
@@ -117,7 +118,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
 class Options:
     """How a recorded face is taken over.
 
-    banks: those of "lip", "pose" and "exp" to take. relative: from rest to rest, see `core.retarget.retargeted`; the
+    banks: those of "lip", "pose" and "exp" to take. relative: from rest to rest, see `contract.mixing.retargeted`; the
     recorded face is at rest at `rest_frame` of the scene, None: in the first frame captured. smooth: see
     `core.one_euro`. simplify: as `lip_decimate` of a character. video_mouth: share of the recorded mouth in a mix with
     the keys that the mouth has. crop: see `contract.shot.as_crop`. which: of several faces, counted from the left
@@ -237,18 +238,18 @@ def write(
     ranges = {entry.name: entry.soft_max - entry.soft_min for entry in bank.coefficients}
     widths = np.array([ranges[name] or 1.0 for name in rows.names])
     smooth = one_euro.smooth(rows.values, rows.fps, options.smooth, widths)
-    values = retarget.at_times(smooth, rows.fps, rows.start, clock.seconds(clock.frames))
+    values = mixing.at_times(smooth, rows.fps, rows.start, clock.seconds(clock.frames))
     rest = _rest(obj, rows.names)
     driver_rest = None
     if options.relative:
         at_rest = clock.start if options.rest_frame is None else options.rest_frame
-        (driver_rest,) = retarget.at_times(smooth, rows.fps, rows.start, clock.seconds([at_rest]))
-    values = retarget.retargeted(values, rest, gain=options.gain, driver_rest=driver_rest)
+        (driver_rest,) = mixing.at_times(smooth, rows.fps, rows.start, clock.seconds([at_rest]))
+    values = mixing.retargeted(values, rest, gain=options.gain, driver_rest=driver_rest)
     lips = [column for column, name in enumerate(rows.names) if name in bank.names_of(LIPS)]
     if lips and options.video_mouth < 1:
         known = [bank.names.index(rows.names[column]) for column in lips]
         before = sampling.sample_sliders(scene, obj, frames)[0][:, known]
-        values[:, lips] = retarget.blended(before, values[:, lips], options.video_mouth)
+        values[:, lips] = mixing.blended(before, values[:, lips], options.video_mouth)
     error = options.simplify if options.simplify > 0 else -1.0
     for name, column in zip(rows.names, values.T, strict=True):
         kept = np.unique(curves.decimate(frames, column, error))
@@ -303,7 +304,7 @@ def match(
         if obj is None:
             return
         rows = _rows(answer, names)
-        values = retarget.retargeted(rows.values[:1], _rest(obj, rows.names), gain=options.gain)[0]
+        values = mixing.retargeted(rows.values[:1], _rest(obj, rows.names), gain=options.gain)[0]
         pose = dict(zip(rows.names, values.tolist(), strict=True))
         if key:
             keys.insert_keys(obj, pose, frame)

@@ -19,10 +19,9 @@ import numpy as np
 from bpy.app.handlers import persistent
 
 from ...inference.contract.bank import STARTER, Bank, read_bank
-from ...inference.contract.emotion import NEUTRAL
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.mixing import EXPRESSION, bank_strengths, final_rows
 from . import exif
-from .mix import EXPRESSION, bank_strengths, final_rows
 
 FACE_OF = "edtalk_face_of"  # custom property of an image that we draw: the uid of its character
 BANK_TITLES = {"lip": "Mouth", "pose": "Head", "exp": "Expression"}
@@ -397,11 +396,7 @@ def emotions(obj: bpy.types.Object) -> dict[str, np.ndarray]:
     """The character's emotions by name, the bank's first: each as its difference (m,) from neutral."""
     bank = bank_of(obj)
     columns = bank.names_of(EXPRESSION)
-    found = {
-        name: (vector - bank.presets[NEUTRAL]).astype(np.float64)
-        for name, vector in bank.presets.items()
-        if name != NEUTRAL
-    }
+    found = bank.emotion_offsets()
     for name, offsets in _parse(obj.edtalk.presets).items():
         found[name] = np.array([offsets.get(column, 0.0) for column in columns])
     return found

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import bpy
 
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.mixing import EXPRESSION
 from ..animation import emotion, hidden
 from ..character import character
-from ..character.mix import EXPRESSION
 from ..character.operators import EMOTIONS
 from .messages import CATEGORY, draw_problem
 

@@ -19,9 +19,9 @@ from bpy.app.handlers import persistent
 from bpy.props import CollectionProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.mixing import EXPRESSION
 from ..animation import curves, keys, sampling
 from ..character import character
-from ..character.mix import EXPRESSION
 
 OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
 LONGEST = 255  # letters of a driver's expression

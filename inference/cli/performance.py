@@ -15,7 +15,8 @@ from ..contract.coefficients import Coefficients
 from ..contract.emotion import EmotionCurve
 from ..contract.errors import EDTalkError
 from ..contract.idle import add_idle_motion
-from ..timeline import Rules, resample_indices
+from ..contract.mixing import at_times, retargeted
+from ..timeline import Rules
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Performance:
         for name, clip in self.clips.items():
             at = slices[name]
             driven = clip[self.indices(name, frames, len(clip)), at]
-            values[:, at] = own[:, at] + (driven - clip[0, at]) if self.relative else driven
+            start = clip[0, at] if self.relative else None
+            values[:, at] = retargeted(driven, own[:, at], driver_rest=start)
         if self.audio_lips is not None:
             values[:, slices["lip"]] = self.audio_lips[:frames]
         if self.emotion is not None:
@@ -80,7 +82,5 @@ def at_rate(table: Coefficients, bank: Bank, fps: float) -> Coefficients:
         )
     if table.fps is None or table.fps == fps:
         return table
-    lower, weight = resample_indices(len(table), table.fps, fps)
-    after = table.values[np.minimum(lower + 1, len(table) - 1)]
-    values = table.values[lower] * (1 - weight[:, None]) + after * weight[:, None]
-    return Coefficients(values, table.names, fps)
+    frames = max(1, round(len(table) * fps / table.fps))
+    return Coefficients(at_times(table.values, table.fps, 0.0, np.arange(frames) / fps), table.names, fps)

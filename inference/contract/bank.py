@@ -23,8 +23,10 @@ import numpy as np
 from . import arkit
 from .coefficients import Coefficients
 from .config import GeneratorConfig
+from .emotion import NEUTRAL
 from .errors import EDTalkError
 from .files import appearing, open_regular
+from .mixing import add_emotions
 
 FORMAT_VERSION = 1
 STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
@@ -84,19 +86,28 @@ class Bank:
         return Coefficients(np.tile(self.rest, (frames, 1)), self.names, fps)
 
     def with_emotion(self, expression: np.ndarray, strengths: Mapping[str, float | np.ndarray]) -> np.ndarray:
-        """`expression + sum_k s_k (preset_k - neutral)`.
+        """Add emotions to an expression, see `mixing.add_emotions`.
 
-        expression: (T, m) absolute; strengths: by preset name, a number or (T,), usually 0..1. Presets are not
-        zero-centred, hence the difference. Returns (T, m) float32; raises EDTalkError for a preset it does not have.
+        expression: (T, m), absolute. strengths: by preset name, a number or (T,), usually 0 to 1; `neutral` has no
+        effect. Returns (T, m) float32. Raises EDTalkError for an emotion that the bank does not have.
         """
-        result = np.array(expression, np.float32)
-        for name, strength in strengths.items():
-            if name not in self.presets:
-                known = ", ".join(sorted(self.presets)) or "none"
-                raise EDTalkError(f"The bank '{self.name}' has no emotion '{name}'; it has: {known}.")
-            difference = self.presets[name] - self.presets["neutral"]
-            result += np.asarray(strength, np.float32)[..., None] * difference
-        return result
+        unknown = [name for name in strengths if name not in self.presets]
+        if unknown:
+            known = ", ".join(sorted(self.presets)) or "none"
+            raise EDTalkError(f"The bank '{self.name}' has no emotion '{unknown[0]}'; it has: {known}.")
+        offsets = self.emotion_offsets()
+        columns = [np.broadcast_to(strengths[name], len(expression)) for name in strengths if name in offsets]
+        columns = np.reshape(columns, (len(columns), len(expression))).T
+        used = [offsets[name] for name in strengths if name in offsets]
+        return add_emotions(expression, columns, used).astype(np.float32)
+
+    def emotion_offsets(self) -> dict[str, np.ndarray]:
+        """What each emotion adds to the expression at strength 1: (m,) float64, the preset minus `neutral`."""
+        return {
+            name: (vector - self.presets[NEUTRAL]).astype(np.float64)
+            for name, vector in self.presets.items()
+            if name != NEUTRAL
+        }
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:

@@ -4,11 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from inference.contract.errors import EDTalkError
-from inference.timeline import Rules, hold, loop, mirror, resample_indices, rules, upstream_rules, without_tail
+from inference.timeline import Rules, hold, loop, mirror, rules, upstream_rules, without_tail
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "timelines.json").read_text())
 
@@ -66,14 +65,3 @@ def test_choice_of_rules():
     assert rules(None, audio=True, has_expression=True, dubbing=True).pose == "mirror"
     with pytest.raises(EDTalkError, match="'stop'"):
         rules("stop", audio=True, has_expression=True)
-
-
-@pytest.mark.parametrize(("source", "target"), [(25, 25), (25, 24), (25, 30), (30, 25), (23.976, 60), (50, 25)])
-@pytest.mark.parametrize("count", [1, 2, 101])
-def test_resampling_a_straight_line_keeps_it(count, source, target):
-    lower, weight = resample_indices(count, source, target)
-    values = np.arange(count) / source
-    after = np.minimum(lower + 1, count - 1)
-    result = values[lower] * (1 - weight) + values[after] * weight
-    assert len(result) == max(1, round(count * target / source))
-    np.testing.assert_allclose(result, np.minimum(np.arange(len(result)) / target, values[-1]), atol=1e-6)

@@ -1,12 +1,10 @@
-"""Curves between network and keyframes, and sliders mixed into rows: properties that hold for any input."""
+"""Curves between network and keyframes: properties that hold for any input."""
 
 import numpy as np
 import pytest
 from edtalk.edtalk_blender.animation import curves
-from edtalk.edtalk_blender.character import mix
 
 RNG = np.random.default_rng(3)
-BANKS = (("lip", 3), ("pose", 2), ("exp", 2))
 
 
 def signals() -> list[tuple[str, np.ndarray]]:
@@ -78,41 +76,3 @@ def test_on_twos_every_second_frame_is_left():
     np.testing.assert_array_equal(curves.on_steps(frames, values, 1)[1], values)
     with pytest.raises(ValueError, match="at least 1"):
         curves.on_steps(frames, values, 0)
-
-
-# --- Mixing
-
-
-def test_at_rest_the_row_is_rest_to_the_last_bit():
-    rest = RNG.normal(size=7).astype(np.float32).astype(np.float64)
-    strengths = RNG.uniform(0, 3, (5, 3))
-    rows = mix.final_rows(BANKS, rest, np.tile(rest, (5, 1)), strengths, np.zeros((5, 2)), RNG.normal(size=(2, 2)))
-    np.testing.assert_array_equal(rows, np.tile(rest.astype(np.float32), (5, 1)))
-
-
-def test_each_bank_has_its_strength_and_emotions_their_offsets():
-    rest, values = np.full(7, 0.5), np.full((1, 7), 1.5)
-    offsets = np.array([[1.0, 0.0], [0.0, 2.0]])
-    rows = mix.final_rows(BANKS, rest, values, np.array([[0.5, 2.0, 1.0]]), np.array([[0.25, 0.5]]), offsets)
-    np.testing.assert_allclose(rows, [[1.0, 1.0, 1.0, 2.5, 2.5, 1.75, 2.5]])
-
-
-def test_full_strength_gives_back_the_values():
-    values = RNG.normal(size=(20, 7)).astype(np.float32)
-    rows = mix.final_rows(BANKS, RNG.normal(size=7), values, np.ones((20, 3)), np.zeros((20, 0)), np.zeros((0, 2)))
-    np.testing.assert_array_equal(rows, values)
-
-
-@pytest.mark.parametrize(
-    ("mute", "solo", "expected"),
-    [
-        ((0, 0, 0), (0, 0, 0), (0.5, 1.0, 2.0)),
-        ((1, 0, 0), (0, 0, 0), (0.0, 1.0, 2.0)),
-        ((0, 0, 0), (0, 1, 0), (0.0, 1.0, 0.0)),
-        ((0, 1, 0), (0, 1, 0), (0.0, 0.0, 0.0)),
-        ((0, 0, 1), (1, 0, 1), (0.5, 0.0, 0.0)),
-    ],
-)
-def test_mute_and_solo(mute, solo, expected):
-    result = mix.bank_strengths(np.array([[0.5, 1.0, 2.0]]), np.array([mute]) > 0, np.array([solo]) > 0)
-    np.testing.assert_array_equal(result, [expected])

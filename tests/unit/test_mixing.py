@@ -1,9 +1,10 @@
-"""One face's motion on another: exact where it has to be, and straight in between."""
+"""Emotions, bank strengths, retargeting and sampling of coefficient rows."""
 
 import numpy as np
 import pytest
-from edtalk.edtalk_blender.capture.retarget import at_times, blended, retargeted
+from edtalk.inference.contract.mixing import at_times, bank_strengths, blended, final_rows, retargeted
 
+BANKS = (("lip", 3), ("pose", 2), ("exp", 2))
 RANDOM = np.random.default_rng(4)
 ROWS = RANDOM.standard_normal((30, 5)).astype(np.float32)
 REST, DRIVER = RANDOM.standard_normal((2, 5)).astype(np.float32)
@@ -49,3 +50,41 @@ def test_the_ends_of_a_blend_are_exact():
     assert np.array_equal(blended(ROWS, other, 0.0), ROWS)
     assert np.array_equal(blended(ROWS, other, 1.0), other)
     np.testing.assert_allclose(blended(ROWS, other, 0.25), 0.75 * ROWS + 0.25 * other, atol=1e-6)
+
+
+# ---- sliders
+
+
+def test_at_rest_the_row_is_rest_to_the_last_bit():
+    rest = RANDOM.normal(size=7).astype(np.float32).astype(np.float64)
+    strengths = RANDOM.uniform(0, 3, (5, 3))
+    rows = final_rows(BANKS, rest, np.tile(rest, (5, 1)), strengths, np.zeros((5, 2)), RANDOM.normal(size=(2, 2)))
+    np.testing.assert_array_equal(rows, np.tile(rest.astype(np.float32), (5, 1)))
+
+
+def test_each_bank_has_its_strength_and_emotions_their_offsets():
+    rest, values = np.full(7, 0.5), np.full((1, 7), 1.5)
+    offsets = np.array([[1.0, 0.0], [0.0, 2.0]])
+    rows = final_rows(BANKS, rest, values, np.array([[0.5, 2.0, 1.0]]), np.array([[0.25, 0.5]]), offsets)
+    np.testing.assert_allclose(rows, [[1.0, 1.0, 1.0, 2.5, 2.5, 1.75, 2.5]])
+
+
+def test_full_strength_gives_back_the_values():
+    values = RANDOM.normal(size=(20, 7)).astype(np.float32)
+    rows = final_rows(BANKS, RANDOM.normal(size=7), values, np.ones((20, 3)), np.zeros((20, 0)), np.zeros((0, 2)))
+    np.testing.assert_array_equal(rows, values)
+
+
+@pytest.mark.parametrize(
+    ("mute", "solo", "expected"),
+    [
+        ((0, 0, 0), (0, 0, 0), (0.5, 1.0, 2.0)),
+        ((1, 0, 0), (0, 0, 0), (0.0, 1.0, 2.0)),
+        ((0, 0, 0), (0, 1, 0), (0.0, 1.0, 0.0)),
+        ((0, 1, 0), (0, 1, 0), (0.0, 0.0, 0.0)),
+        ((0, 0, 1), (1, 0, 1), (0.5, 0.0, 0.0)),
+    ],
+)
+def test_mute_and_solo(mute, solo, expected):
+    result = bank_strengths(np.array([[0.5, 1.0, 2.0]]), np.array([mute]) > 0, np.array([solo]) > 0)
+    np.testing.assert_array_equal(result, [expected])
