@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import disk_error
+from .errors import EDTalkError, disk_error
 
 
 @contextmanager
@@ -30,6 +30,21 @@ def appearing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # renamed; or where nothing can be written there is nothing to remove either
             partial.unlink()
+
+
+def check_file(path: Path, expected: str) -> None:
+    """Raise EDTalkError(kind="media") unless `path` is a regular file with content.
+
+    expected: what the file should be, for the message, such as "expected a picture such as PNG or JPEG".
+    """
+    if path.is_dir():
+        raise EDTalkError(f"{path} is a folder; {expected}.", "Choose a file inside it.", "media")
+    if not path.exists():
+        raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "media")
+    if not path.is_file():
+        raise EDTalkError(f"{path} is not a regular file; {expected}.", "Choose another file.", "media")
+    if path.stat().st_size == 0:
+        raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:

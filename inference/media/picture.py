@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..contract.errors import EDTalkError
-from ..contract.files import appearing
+from ..contract.files import appearing, check_file
 
 LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
 # All that is ever decoded, whatever a file is called. Pillow hands PostScript to another program and has many a decoder
@@ -127,18 +127,6 @@ def from_network(planes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(np.rint(levels).astype(np.uint8), -3, -1))
 
 
-def check_file(path: Path, expected: str) -> None:
-    """Raise for what no decoder needs to look at: missing, a folder, a device or pipe, empty."""
-    if path.is_dir():
-        raise EDTalkError(f"{path} is a folder; {expected}.", "Choose a file inside it.", "media")
-    if not path.exists():
-        raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "media")
-    if not path.is_file():
-        raise EDTalkError(f"{path} is not a regular file; {expected}.", "Choose another file.", "media")
-    if path.stat().st_size == 0:
-        raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
-
-
 def _unusable(path: Path, found: str, limit: str = "") -> EDTalkError:
     expected = f"{_EXPECTED} with {limit}" if limit else _EXPECTED
     return EDTalkError(f"{path} cannot be used: {expected}, {found}.", _CHOOSE, "media")
@@ -182,8 +170,3 @@ def _linear(levels: np.ndarray) -> np.ndarray:
 
 def _normalise(levels: np.ndarray) -> np.ndarray:
     return (levels.astype(np.float32) / 255 - np.float32(0.5)) * 2
-
-
-def remove_partial(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the folder itself is gone or read-only; the first error is the one to tell
-        path.unlink(missing_ok=True)

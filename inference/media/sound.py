@@ -1,8 +1,10 @@
-"""Reading sound files."""
+"""Reading sound: decoding a file, converting sample formats and rates."""
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -10,34 +12,31 @@ import numpy as np
 import soxr
 
 from ..contract.errors import EDTalkError
+from ..contract.files import check_file
 from .container import open_media
 
-RATE = 16_000
-UPSTREAM_FPS = 25
-SMOOTH_SPACING = 1 / UPSTREAM_FPS  # seconds between the taps that smooth lip sync
+RATE = 16_000  # Hz, of all sound that a network receives
+UPSTREAM_FPS = 25  # frame rate for which upstream's lip-sync network was made
+SMOOTH_SPACING = 1 / UPSTREAM_FPS  # seconds between the taps of the smoothing filter of lip-sync
+
+_EXPECTED = "expected sound such as WAV, FLAC or MP3, or a video with sound"
 
 
 def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """The first audio stream of a sound or video file: mono samples (n,) float32 in [-1, 1] and their rate in Hz.
 
-    Channels are averaged; the rate is the file's own. Raises EDTalkError("media") naming the file when it is missing,
-    empty, not a media file, without sound, unreadable or shorter than one 25 fps frame (40 ms).
+    Channels are averaged; the rate is the file's own. Raises EDTalkError(kind="media") naming the file if it is
+    missing, empty, not a media file, without sound, unreadable or shorter than 40 ms.
     """
     path = Path(path)
-    if not path.is_file():
-        raise EDTalkError(f"The sound file {path} does not exist.", "Choose the file again.", "media")
-    if path.stat().st_size == 0:
-        raise EDTalkError(f"The sound file {path} is empty.", "Export the sound again.", "media")
-    try:
-        samples, rate = _decode(path)
-    except av.error.FFmpegError as error:
-        raise EDTalkError(
-            f"{path} is not a sound or video file that can be read ({error.strerror}).",
-            "Use WAV, MP3, FLAC, OGG, MP4 or MOV.",
-            "media",
-        ) from error
-    except OSError as error:
-        raise EDTalkError(f"{path} could not be opened: {error.strerror}.", kind="media") from error
+    frames = decode_sound(path)
+    first = next(frames, None)
+    if first is None:
+        raise EDTalkError(f"The audio stream of {path} holds no samples.", "Export the sound again.", "media")
+    rate = first.sample_rate
+    # "fltp" has one row per channel. Their mean is a plain average; FFmpeg's own downmix has weights.
+    converted = convert_sound(itertools.chain([first], frames), "fltp", rate=rate)  # 16-bit PCM becomes k / 32768
+    samples = np.concatenate([frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in converted])
     seconds = len(samples) / rate
     if seconds < SMOOTH_SPACING:
         raise EDTalkError(
@@ -45,26 +44,45 @@ def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
             "Choose a longer sound.",
             "media",
         )
-    return samples, rate
+    return np.nan_to_num(samples, posinf=1.0, neginf=-1.0), rate
 
 
-def _decode(path: Path) -> tuple[np.ndarray, int]:
-    with open_media(path, metadata_errors="replace") as container:
-        if not container.streams.audio:
-            raise EDTalkError(f"{path} has no sound.", "Choose a file with an audio stream.", "media")
-        stream = container.streams.audio[0]
-        rate = stream.codec_context.sample_rate
-        to_float = av.AudioResampler(format="fltp", rate=rate)  # PCM16 becomes exactly k / 32768
-        frames = [frame for decoded in container.decode(stream) for frame in to_float.resample(decoded)]
-        frames += to_float.resample(None)
-    # fltp is one row per channel; a mean of rows is the plain average, where FFmpeg's own downmix has weights.
-    chunks = [frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in frames]
-    if not chunks:
-        raise EDTalkError(f"The sound stream of {path} holds no samples.", "Export the sound again.", "media")
-    return np.nan_to_num(np.concatenate(chunks), posinf=1.0, neginf=-1.0), rate
+def decode_sound(path: Path) -> Iterator[av.AudioFrame]:
+    """The frames of a file's first audio stream as they are stored; opened when the first one is taken.
+
+    Raises EDTalkError(kind="media") naming the file if it cannot be opened or decoded, or has no audio stream.
+    """
+    check_file(path, _EXPECTED)
+    try:
+        with open_media(path, metadata_errors="replace") as container:
+            if not container.streams.audio:
+                raise EDTalkError(f"{path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
+            yield from container.decode(audio=0)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}.", "Choose another file.", "media") from error
+
+
+def convert_sound(
+    frames: Iterable[av.AudioFrame], sample_format: str, *, layout: str | None = None, rate: int | None = None
+) -> Iterator[av.AudioFrame]:
+    """Frames in another sample format, channel layout and rate in Hz; None keeps a frame's own.
+
+    The input may change its format on the way, as joined MP3 files do. Timestamps are dropped: gaps are closed.
+    """
+    resampler, known = None, None
+    for frame in frames:
+        frame.pts = None
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        if form != known:
+            if resampler:
+                yield from resampler.resample(None)
+            resampler, known = av.AudioResampler(sample_format, layout, rate), form
+        yield from resampler.resample(frame)
+    if resampler:
+        yield from resampler.resample(None)  # the samples that it still holds
 
 
 def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Mono samples (n,) at `rate` Hz to float32 at 16 kHz; what is 16 kHz already comes through untouched."""
+    """Mono samples (n,) at `rate` Hz to float32 at 16 kHz; 16 kHz input is returned unchanged."""
     samples = np.asarray(samples, np.float32)
     return samples if rate == RATE else soxr.resample(samples, rate, RATE, quality="HQ")

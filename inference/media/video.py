@@ -21,9 +21,10 @@ import av
 import numpy as np
 
 from ..contract.errors import EDTalkError
+from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
 from .container import open_media
-from .picture import check_file, load_picture
+from .picture import load_picture
 
 logger = logging.getLogger(__name__)
 _EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
@@ -157,8 +158,8 @@ def stamped_frames(
         for number in shown:
             yield float(number), load_picture(pictures[number]).rgb
         return
-    found, time = False, Fraction(0)
-    for time, until, frame in _timed(_Part(path, Fraction(start))):
+    found, time, part = False, Fraction(0), _Part(path, Fraction(start))
+    for time, until, frame in _timed(part, part.begins):
         if time >= end - _SLACK and found:
             return
         if until > start + _SLACK:
@@ -186,7 +187,7 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
         if frame is None or (seekable and at - until > _FAR):
             part = _Part(path, Fraction(time))
             seekable = part.zero is not None or frame is None
-            frames, until = _timed(part), Fraction(-1)
+            frames, until = _timed(part, part.begins), Fraction(-1)
         while until <= at and (following := next(frames, None)) is not None:
             (_, until, frame), rgb = following, None
         rgb = _to_rgb(frame) if rgb is None else rgb
@@ -288,12 +289,13 @@ def _sought(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
     return itertools.chain([first], frames)
 
 
-def _timed(part: _Part) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
-    """When each frame of a part begins and ends, in seconds since the clip's beginning, and the frame.
+def _timed(part: _Part, zero: Fraction | None) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
+    """The begin and end of each frame of a part, in seconds since the clip's beginning, and the frame.
 
-    A frame whose successor begins at the same time is never seen, and left out.
+    zero: timestamp of the clip's beginning in seconds; None: that of the first frame. A frame that ends when it begins
+    is left out. A frame without a timestamp or duration lasts `part.usual`.
     """
-    zero, current, time = part.begins, None, Fraction(0)
+    current, time = None, Fraction(0)
     for frame in part.frames:
         stamp = None if frame.pts is None else frame.pts * frame.time_base
         zero = (stamp or Fraction(0)) if zero is None else zero
@@ -306,33 +308,24 @@ def _timed(part: _Part) -> Iterator[tuple[Fraction, Fraction, av.VideoFrame]]:
 
 
 def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None) -> Iterator[np.ndarray]:
-    """Hold every frame until the next one's time; `part.usual` is a frame's duration where it does not say."""
-    ready: deque[np.ndarray] = deque()  # chosen but not yet due: the clip might end less than half a frame on
-    index = given = 0  # of the next frame to choose, and to yield
-    current, shown, zero, time = None, None, part.zero, Fraction(0)
+    """RGB frames at an even rate: each is the frame shown at its time."""
+    ready: deque[np.ndarray] = deque()  # chosen, but held back: a clip may end less than half a frame later
+    chosen = given = 0
     wanted = math.inf if end is None else max(1, math.ceil((end - start - _SLACK) * fps))
-    for frame in itertools.chain(part.frames, [None]):
-        stamp = None if frame is None or frame.pts is None else frame.pts * frame.time_base
-        if frame is None:
-            time += max(_length(current) or part.usual, 2 * _SLACK)  # the end of the last frame
-        elif current is not None:
-            time = max(time, time + part.usual if stamp is None else stamp - zero)
-        else:
-            zero = stamp or Fraction(0) if zero is None else zero
-            time = (zero if stamp is None else stamp) - zero
-        while current is not None and start + index / fps < time - _SLACK:
-            shown = _to_rgb(current) if shown is None else shown
-            ready.append(shown)
-            index += 1
-        count = max(1, math.floor((time - start) * fps + Fraction(1, 2)))  # frames that a clip ending here has
-        while ready and given < (min(count, wanted) if current is not None else 0):
+    for _, until, frame in _timed(part, part.zero):
+        rgb = None
+        while start + chosen / fps < until - _SLACK:
+            rgb = _to_rgb(frame) if rgb is None else rgb
+            ready.append(rgb)
+            chosen += 1
+        count = max(1, math.floor((until - start) * fps + Fraction(1, 2)))  # frames of a clip that ends here
+        while ready and given < min(count, wanted):
             yield ready.popleft()
             given += 1
         if given >= wanted:
             return
-        current, shown = frame, None
     if not given:
-        message = f"{part.path} ends at {float(time):.2f} s: there is nothing to see {float(start):.2f} s into it."
+        message = f"{part.path} ends at {float(until):.2f} s: there is nothing to see {float(start):.2f} s into it."
         raise EDTalkError(message, "Choose an earlier part.", "media")
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..contract.errors import EDTalkError, disk_error
 from ..contract.files import appearing
-from .container import open_media
-from .picture import check_file, remove_partial, save_picture
+from .picture import save_picture
+from .sound import convert_sound, decode_sound
 from .video import parse_fps
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
@@ -60,7 +60,7 @@ class VideoWriter:
             self._partial.touch()  # FFmpeg would open it at the first frame only
             self._file = av.open(str(self._partial), "w", options=moov_first)
         except (av.FFmpegError, OSError) as error:
-            remove_partial(self._partial)
+            _remove(self._partial)
             raise disk_error(self.path, error) from error
         self._video = self._file.add_stream("libx264", rate=self.fps, options={"crf": str(crf), "preset": "medium"})
         self._video.width, self._video.height = (side + side % 2 for side in size)
@@ -106,7 +106,7 @@ class VideoWriter:
             if kind is None:  # else the first error is the one to tell
                 raise
         finally:
-            remove_partial(self._partial)
+            _remove(self._partial)
         if kind is None and not self.frames:
             raise EDTalkError(f"{self.path} was not written: there was no frame to write.")
 
@@ -175,7 +175,6 @@ class _SoundTrack:
 
     def pull(self, count: int) -> av.AudioFrame:
         while self._waiting.samples < count and (frame := next(self._frames, None)) is not None:
-            frame.pts = None  # a gap in a file's own times is no reason to refuse it
             self._waiting.write(frame)
         piece = self._waiting.read(min(count, self._waiting.samples)) if self._waiting.samples else None
         samples = np.zeros((1 if self.layout == "mono" else 2, count), np.float32)
@@ -188,14 +187,13 @@ class _SoundTrack:
 
 def _sound_frames(sound: Sound, form: str, rate: int | None) -> Iterator[av.AudioFrame]:
     """Mono or stereo frames of sample format `form` at `rate`, or at the sound's own; problems are told at once."""
-    source = _sample_frames(*sound) if isinstance(sound, tuple) else _file_frames(Path(sound))
+    source = _sample_frames(*sound) if isinstance(sound, tuple) else decode_sound(Path(sound))
     first = next(source, None)
     if first is None:
         return iter(())
     layout = "mono" if len(first.layout.channels) == 1 else "stereo"
-    resampler = av.AudioResampler(form, layout, rate or first.sample_rate)
-    frames = itertools.chain([first], source, [None])  # None brings out what the resampler holds back
-    return itertools.chain.from_iterable(map(resampler.resample, frames))
+    frames = itertools.chain([first], source)
+    return convert_sound(frames, form, layout=layout, rate=rate or first.sample_rate)
 
 
 def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
@@ -211,20 +209,6 @@ def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def _file_frames(path: Path) -> Iterator[av.AudioFrame]:
-    expected = "expected sound such as WAV, FLAC, MP3 or a video with sound"
-    check_file(path, expected)
-    try:
-        with open_media(path) as container:
-            if not container.streams.audio:
-                raise EDTalkError(f"{path} has no sound in it: {expected}.", "Choose another file.", "media")
-            for frame in container.decode(audio=0):
-                frame.pts = None
-                yield frame
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise EDTalkError(f"{path} cannot be read: {expected}.", "Choose another file.", "media") from error
-
-
 def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
     first = next(frames, None)
     with appearing(path) as partial, wave.open(str(partial), "wb") as file:
@@ -233,3 +217,8 @@ def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
         file.setframerate(first.sample_rate if first else SOUND_RATE)
         for frame in itertools.chain([first] if first else [], frames):
             file.writeframes(frame.to_ndarray().astype("<i2").tobytes())
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # the folder is gone or read-only; the first error is the one to report
+        path.unlink(missing_ok=True)

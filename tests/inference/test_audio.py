@@ -21,7 +21,7 @@ from inference.lipsync import (
     mel_spectrogram,
     windows_at,
 )
-from inference.media.sound import RATE, load_sound, to_16k
+from inference.media.sound import RATE, convert_sound, load_sound, to_16k
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 from tests.seeded_weights import seeded_state_dict
 
@@ -290,16 +290,30 @@ def test_bad_files_are_named_and_explained(tmp_path):
     for name, words in (
         ("missing.wav", "does not exist"),
         ("empty.wav", "is empty"),
-        ("text.wav", "not a sound or video file"),
-        ("noise.mp3", "not a sound or video file"),
+        ("text.wav", "cannot be read: expected sound"),
+        ("noise.mp3", "cannot be read: expected sound"),
         ("mute.mp4", "has no sound"),
         ("click.wav", "lasts 30 ms"),
-        (".", "does not exist"),
+        (".", "is a folder"),
     ):
         with pytest.raises(EDTalkError, match=words) as caught:
             load_sound(tmp_path / name)
         assert caught.value.kind == "media"
         assert str(tmp_path / name) in caught.value.message
+
+
+def test_a_stream_may_change_its_rate_and_channels():
+    """As a recorded broadcast does between programme and advertisement."""
+    frames = []
+    for rate, channels in ((16000, 1), (44100, 2)):
+        planes = np.repeat(tone(1.0, rate)[None], channels, axis=0).astype(np.float32)
+        frames.append(av.AudioFrame.from_ndarray(planes, format="fltp", layout="mono" if channels == 1 else "stereo"))
+        frames[-1].sample_rate = rate
+    converted = list(convert_sound(frames, "fltp", rate=16000))
+    assert {frame.sample_rate for frame in converted} == {16000}
+    samples = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in converted])
+    assert len(samples) == pytest.approx(32000, abs=50)
+    np.testing.assert_allclose(samples[17000:31000], tone(2.0, 16000)[17000:31000], atol=0.02)
 
 
 def test_too_short_a_sound_is_no_crash(bank):

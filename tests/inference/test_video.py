@@ -403,7 +403,7 @@ def test_wrong_frames_suffixes_sounds_and_folders_are_told_before_any_work(tmp_p
             writer.write(numbered(0)[:40])
     with pytest.raises(EDTalkError, match=r"\.gif"):
         VideoWriter(tmp_path / "c.gif", 25, (64, 48))
-    for sound, words in [(tmp_path / "none.wav", "does not exist"), (tmp_path / "c.mp4", "no sound in it")]:
+    for sound, words in [(tmp_path / "none.wav", "does not exist"), (tmp_path / "c.mp4", "has no sound")]:
         with pytest.raises(EDTalkError, match=words) as caught:
             VideoWriter(tmp_path / "d.mp4", 25, (64, 48), sound=sound)
         assert caught.value.kind == "media"
