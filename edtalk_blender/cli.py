@@ -92,11 +92,11 @@ def render_faces(
     if sequencer.settings(scene).follow:
         follow.follow(scene)
     for obj in objs:
-        face_shot.stretches(scene, obj, which)  # is said before anything is asked or changed
+        face_shot.render_ranges(scene, obj, which)  # is said before anything is asked or changed
     plans: dict[str, face_shot.Plan] = {}
 
     def tell(name: str, plan: face_shot.Plan) -> None:
-        plans[name] = plans[name].with_more(plan) if name in plans else plan
+        plans[name] = plans[name].plus(plan) if name in plans else plan
 
     session.wait(*(session.Chain(render.steps(scene, obj, which, tell)) for obj in objs))
     return plans
@@ -127,7 +127,7 @@ def dub(
     plans: dict[str, face_shot.Plan] = {}
 
     def tell(name: str, plan: face_shot.Plan) -> None:
-        plans[name] = plans[name].with_more(plan) if name in plans else plan
+        plans[name] = plans[name].plus(plan) if name in plans else plan
 
     session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=tell))
     return plans

@@ -42,6 +42,7 @@ class Task:
     """One thing that was asked of the engine, from its turn in the queue to its end.
 
     label: what the artist reads while it goes on; "" for what is not shown. number: tells it from all others.
+    subject: what it is about, such as (character, strip), for `unfinished`; () where nothing asks for it.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Task:
         prepare: Callable[[], tuple[Mapping[str, Any], bytes] | None],
         on_done: Callable[[Message], object] | None,
         on_event: Callable[[Message], object] | None,
+        subject: tuple[str, ...] = (),
     ) -> None:
-        self.kind, self.label, self.number = kind, label, next(_numbers)
+        self.kind, self.label, self.subject, self.number = kind, label, subject, next(_numbers)
         self.finished = self.cancelled = False
         self.error: EDTalkError | None = None
         self.job: Job | None = None
@@ -251,19 +253,25 @@ def submit(
     prepare: Callable[[], tuple[Mapping[str, Any], bytes] | None] | None = None,
     on_done: Callable[[Message], object] | None = None,
     on_event: Callable[[Message], object] | None = None,
+    subject: tuple[str, ...] = (),
 ) -> Task:
     """Ask the engine for something and return at once; errors end the task and are shown to the artist.
 
     prepare: gives fields and payload when the task's turn comes, None if there is nothing to ask after all; for what
-    takes a moment to gather. on_done: gets the result. on_event: gets every message.
+    takes a moment to gather. on_done: gets the result. on_event: gets every message. subject: see `unfinished`.
     """
-    task = Task(kind, label, prepare or (lambda: (fields or {}, payload)), on_done, on_event)
+    task = Task(kind, label, prepare or (lambda: (fields or {}, payload)), on_done, on_event, subject)
     tasks.append(task)
     if prepare is None:
         task._begin()
         _sweep()
     keep_ticking()
     return task
+
+
+def unfinished(subject: tuple[str, ...]) -> list[Task]:
+    """The unfinished tasks that were submitted with this subject."""
+    return [task for task in tasks if task.subject == subject and not task.finished]
 
 
 def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:

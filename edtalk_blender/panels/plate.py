@@ -5,8 +5,8 @@ from __future__ import annotations
 import bpy
 
 from .. import compat
+from ..character.snapshot import FULL_FRAME_LAYERS
 from ..plate import dubbing, operators
-from ..plate.compositing import WHOLE
 from ..render import dub
 from ..timeline import sequencer
 from .messages import CATEGORY, draw_note
@@ -39,7 +39,7 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         row.prop(obj.edtalk, "which")
         draw_note(layout, dubbing.note(scene, obj))
     strip = operators.face_strip(context)
-    if strip is not None and strip.get(sequencer.LAYER) not in WHOLE:
+    if strip is not None and strip.get(sequencer.LAYER) not in FULL_FRAME_LAYERS:
         draw_note(layout, "With Plate Layer, the face fits its plate in the compositor.")
     layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")
 

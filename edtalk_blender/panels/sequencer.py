@@ -7,7 +7,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import character
-from ..plate.compositing import WHOLE
+from ..character.snapshot import FULL_FRAME_LAYERS
 from ..render import face_strip, render
 from ..timeline import audio, sequencer
 from .messages import CATEGORY, draw_note, draw_problem, wrapped
@@ -188,7 +188,7 @@ def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
     column.use_property_split = True
     column.use_property_decorate = False
     column.prop(group, "layer")
-    if group.layer not in WHOLE:
+    if group.layer not in FULL_FRAME_LAYERS:
         column.prop(group, "size")
     if group.layer != "square":
         column.prop(group, "mask")

@@ -20,13 +20,13 @@ from ...inference.contract.files import link_or_copy
 from ...inference.contract.shot import file_sha256
 from .. import compat
 from ..character import character, exif
+from ..character.snapshot import FULL_FRAME_LAYERS
 from ..folders import SEQUENCES, as_directory, character_folder
 from ..timeline import footage, sequencer
 from . import dubbing
 
 STRIP, PART = "edtalk_strip", "edtalk_part"  # of a node: identity of its face strip, and which of its nodes it is
 GROUP, GROUP_VERSION = "edtalk_group", 1  # of a node group: that it is ours
-WHOLE = ("plate", "pasted")  # layers that are as large as the plate
 UPRIGHT = "upright"  # folder within that of the sequences, of turned portraits
 
 _MATCH_RADIUS = 0.06  # of the picture's height: what colours are averaged over
@@ -57,7 +57,7 @@ def build(scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.ImageS
     film is missing or the folder cannot be written to.
     """
     plate = sequencer.find(scene, strip.get(sequencer.PLATE, ""))
-    whole = strip.get(sequencer.LAYER) in WHOLE
+    whole = strip.get(sequencer.LAYER) in FULL_FRAME_LAYERS
     frames = _numbered(obj, strip)
     film = _film(plate) if whole and plate else _upright(obj) if whole else None
 

@@ -22,10 +22,11 @@ from ...inference.contract.files import read_regular
 from ...inference.contract.plate import Plate, Track
 from ...inference.contract.protocol import Message
 from ...inference.contract.shot import Shot, write_whole
-from ..character import character, portrait
+from ..character import character, portrait, snapshot
+from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 from ..engine.session import Task
-from ..folders import SHOTS, TRACKS, character_folder, temporary_folder
+from ..folders import SHOTS, TRACKS
 from ..timeline import footage, sequencer
 
 PORTRAIT = "portrait"  # folder within a character's own, of the picture taken from its film
@@ -35,7 +36,7 @@ _AROUND = 5.0  # seconds tracked before and after what the strip shows of a long
 _INSTANT = 1e-3  # seconds: shorter than any frame
 _MOST_TEXT = 2**20  # bytes of the JSON beside a track
 
-_known: dict[Path, Tracked] = {}  # by the file that each is kept in
+_cache: dict[Path, Tracked] = {}  # by the file that each is kept in
 
 
 @dataclass(frozen=True)
@@ -78,32 +79,32 @@ def _span(scene: bpy.types.Scene, strips: Sequence[bpy.types.MovieStrip]) -> tup
 # --- Tracks
 
 
-def tracked(scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.MovieStrip) -> Tracked | None:
+def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip) -> Tracked | None:
     """Where the face is in what a strip shows, None where that has not been found yet.
 
     Raises EDTalkError(kind="media") where the film is missing.
     """
     path = footage.movie_path(strip)
-    file = _file(obj, path)
-    if file not in _known:
+    file = _file(face, path)
+    if file not in _cache:
         with suppress(EDTalkError, OSError, ValueError, KeyError, TypeError):
-            _known[file] = _read(file, path)
-    if file not in _known:  # tracked before the .blend was saved
-        before = temporary_folder(obj) / TRACKS / file.name
+            _cache[file] = _read(file, path)
+    if file not in _cache:  # tracked before the .blend was saved
+        before = face.temporary_folder / TRACKS / file.name
         with suppress(EDTalkError, OSError, ValueError, KeyError, TypeError):
-            _known[file] = _read(before, path)
-            _write(file, _known[file])
-    found = _known.get(file)
+            _cache[file] = _read(before, path)
+            _write(file, _cache[file])
+    found = _cache.get(file)
     return found if found and found.covers(_span(scene, [strip])) else None
 
 
-def track(scene: bpy.types.Scene, obj: bpy.types.Object, strips: Sequence[bpy.types.MovieStrip]) -> Task:
+def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.types.MovieStrip]) -> Task:
     """Ask where the face is in a film, over what some strips of it show; the answer is kept beside the shots.
 
     Raises EDTalkError(kind="media") where the film is missing.
     """
     path = footage.movie_path(strips[0])
-    file = _file(obj, path)
+    file = _file(face, path)
     film = strips[0].fps or sequencer.fps(scene)
     length = footage.film_frames(path) / film
     first, last = _span(scene, strips)
@@ -116,7 +117,7 @@ def track(scene: bpy.types.Scene, obj: bpy.types.Object, strips: Sequence[bpy.ty
     def apply(answer: Message) -> None:
         size = (int(answer["width"]), int(answer["height"]))
         found = Tracked(path, answer["sha256"], size, (first, last), Track.from_bytes(answer.payload))
-        _known[file] = found
+        _cache[file] = found
         if note := answer.fields.get("note"):
             session.report(EDTalkError(note, "", "face"))
         try:
@@ -124,16 +125,16 @@ def track(scene: bpy.types.Scene, obj: bpy.types.Object, strips: Sequence[bpy.ty
         except EDTalkError as error:
             session.report(error)
 
-    fields = {"media": str(path), "crop": "auto", "which": obj.edtalk.which or None, **asked}
+    fields = {"media": str(path), "crop": "auto", "which": face.face_number or None, **asked}
     return session.submit("track", fields, label=f"Track the face in '{path.name}'", on_done=apply)
 
 
-def _file(obj: bpy.types.Object, path: Path) -> Path:
+def _file(face: CharacterSnapshot, path: Path) -> Path:
     """Where a film's track is kept: another file for another film, or another face in it."""
     state = path.stat()
-    meant = [path.name, state.st_size, state.st_mtime_ns, obj.edtalk.which]
+    meant = [path.name, state.st_size, state.st_mtime_ns, face.face_number]
     digits = hashlib.sha256(json.dumps(meant).encode()).hexdigest()[:20]
-    return character_folder(obj) / TRACKS / f"{digits}.json"
+    return face.folder / TRACKS / f"{digits}.json"
 
 
 def _write(file: Path, found: Tracked) -> None:
@@ -156,7 +157,7 @@ def _read(file: Path, media: Path) -> Tracked:
 # --- Before a render
 
 
-def getting_ready(scene_name: str, uid: str) -> Iterator[list[Task]]:
+def preparation(scene_name: str, uid: str) -> Iterator[list[Task]]:
     """Steps of a `session.Chain`: what has to be known of a character before it is rendered.
 
     That is its rest pose and, of one that dubs, where the face is in its films and a portrait, for which the first
@@ -172,24 +173,25 @@ def _lacking(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
     plates = sequencer.plates(scene, obj)
     if not plates:
         return [] if portrait.is_known(obj) else [portrait.measure(obj)]
+    face = snapshot.read(obj, with_portrait=False)
     films: dict[Path, list[bpy.types.MovieStrip]] = {}
     for strip in plates:
         films.setdefault(footage.movie_path(strip), []).append(strip)
-    unknown = [strips for strips in films.values() if any(tracked(scene, obj, strip) is None for strip in strips)]
+    unknown = [strips for strips in films.values() if any(tracked(scene, face, strip) is None for strip in strips)]
     if unknown:
-        return [track(scene, obj, strips) for strips in unknown]
-    if obj.edtalk.portrait_image is None and not character.editable_reason(obj):
-        return [_take_portrait(scene, obj, plates)]
+        return [track(scene, face, strips) for strips in unknown]
+    if obj.edtalk.portrait_image is None and face.editable:
+        return [_take_portrait(scene, face, plates)]
     with suppress(EDTalkError):  # a film can be dubbed without a portrait, by the bank's own rest pose
         if not portrait.is_known(obj) and not portrait.has_failed(obj):
             return [portrait.measure(obj)]
     return []
 
 
-def _take_portrait(scene: bpy.types.Scene, obj: bpy.types.Object, plates: Sequence[bpy.types.MovieStrip]) -> Task:
+def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequence[bpy.types.MovieStrip]) -> Task:
     """Make the first frame with a face that plates show the character's portrait; EDTalkError where there is none."""
     for strip in plates:
-        found = tracked(scene, obj, strip)
+        found = tracked(scene, face, strip)
         times, crops = found.track.at(seconds(scene, strip, footage.time_map(scene, strip).frames))
         seen = np.flatnonzero(~np.isnan(crops[:, 2]))
         if len(seen):
@@ -200,18 +202,18 @@ def _take_portrait(scene: bpy.types.Scene, obj: bpy.types.Object, plates: Sequen
         raise EDTalkError(
             message, "Move the strip's handles to where there is a face, or choose another strip.", "face"
         )
-    bank, folder, first = character.bank_of(obj), character_folder(obj), seen[0]
+    bank, first = face.bank, seen[0]
     shot = Shot(
-        bank=character.bank_path(obj),
+        bank=face.bank_path,
         bank_sha256=bank.sha256,
         portrait=None,
         crop="auto",
         coefficients=Coefficients(np.zeros((1, len(bank.names)), np.float32), bank.names, sequencer.fps(scene)),
-        frames_folder=folder / PORTRAIT,
+        frames_folder=face.folder / PORTRAIT,
         layer="pasted",
         plate=Plate(found.media, found.sha256, times[[first]], np.full((1, 4), np.nan)),  # the frame as it is
     )
-    uid, crop = obj.edtalk.uid, crops[first]
+    uid, crop = face.uid, crops[first]
     picture = shot.frames_folder / shot.file_names()[0]
 
     def apply(_answer: Message) -> None:
@@ -225,29 +227,29 @@ def _take_portrait(scene: bpy.types.Scene, obj: bpy.types.Object, plates: Sequen
         image.pack()
         obj.edtalk.portrait_image = image
 
-    home = shot.write(folder / SHOTS / PORTRAIT, plate_by_name=True) and folder / SHOTS / PORTRAIT
-    return session.submit("render", {"shot": str(home)}, label=f"Take a portrait of {obj.name}", on_done=apply)
+    folder = face.folder / SHOTS / PORTRAIT
+    shot.write(folder, plate_by_name=True)
+    return session.submit("render", {"shot": str(folder)}, label=f"Take a portrait of {face.name}", on_done=apply)
 
 
 # --- What the shot and the strip need
 
 
 def plate_of(
-    scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.MovieStrip, span: tuple[int, int]
+    scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip, span: tuple[int, int]
 ) -> Plate:
     """The film's frames that a strip shows over some frames of the scene; EDTalkError where they are not tracked."""
-    found = tracked(scene, obj, strip)
+    found = tracked(scene, face, strip)
     if found is None:
         raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Use Dub Movie first.", "face")
     return Plate.of(found.media, found.sha256, found.track, seconds(scene, strip, range(*span)))
 
 
-def differences(obj: bpy.types.Object, rows: np.ndarray) -> np.ndarray:
+def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:
     """(T, n) rows as a shot with a plate wants them: lips as they are, all else measured from the character's rest."""
-    bank = character.bank_of(obj)
-    own = ~np.isin(bank.names, bank.names_of("lip"))
+    own = ~np.isin(face.bank.names, face.bank.names_of("lip"))
     rows = rows.copy()
-    rows[:, own] = np.round(rows[:, own] - character.rest_row(obj).astype(rows.dtype)[own], 6)  # rest is exactly 0
+    rows[:, own] = np.round(rows[:, own] - face.rest.astype(rows.dtype)[own], 6)  # rest is exactly 0
     return rows
 
 
@@ -276,4 +278,4 @@ def note(scene: bpy.types.Scene, obj: bpy.types.Object) -> str:
 
 
 def unregister() -> None:
-    _known.clear()
+    _cache.clear()

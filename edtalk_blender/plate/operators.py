@@ -7,7 +7,6 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..engine.asking import Explained
-from ..render import face_strip as render_face_strip
 from ..timeline import sequencer
 from . import compositing
 
@@ -55,7 +54,7 @@ your own are kept; used again, it brings its own up to date"""
             self.report({"INFO"}, todo)
         if is_new:
             before = scene.view_settings.view_transform
-            render_face_strip.show_colours_as_they_are(scene)
+            sequencer.use_standard_view(scene)
             if scene.view_settings.view_transform != before:
                 self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
             if scene.render.use_sequencer:

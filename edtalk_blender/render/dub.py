@@ -10,12 +10,13 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from .. import compat, follow
 from ..character import character
+from ..character.snapshot import FULL_FRAME_LAYERS
 from ..engine import session
 from ..engine.asking import Asking
 from ..engine.session import Chain, Task
 from ..folders import is_temporary
 from ..lipsync import lipsync
-from ..plate import compositing, dubbing
+from ..plate import dubbing
 from ..timeline import audio, footage, sequencer
 from . import face_shot, render
 
@@ -65,7 +66,7 @@ def begin(
         raise EDTalkError(f"{reason}.")
     for strip in strips:
         sequencer.assign(strip, obj)
-    if obj.edtalk.layer not in compositing.WHOLE:
+    if obj.edtalk.layer not in FULL_FRAME_LAYERS:
         together = all(dubbing.is_frame_by_frame(scene, strip) for strip in strips)
         obj.edtalk.layer, obj.edtalk.mask = "plate" if together else "pasted", "mouth"
     return Chain(_steps(scene, obj, [sequencer.identity(sound) for sound in sounds], tell))
@@ -78,7 +79,7 @@ def _steps(
     tell: Callable[[str, face_shot.Plan], object],
 ) -> Iterator[list[Task]]:
     scene_name, uid = scene.name, obj.edtalk.uid
-    yield from dubbing.getting_ready(scene_name, uid)  # where the mouth rests is known before it speaks
+    yield from dubbing.preparation(scene_name, uid)  # where the mouth rests is known before it speaks
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is None or obj is None:
         return

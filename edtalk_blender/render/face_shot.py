@@ -1,4 +1,4 @@
-"""A character's evaluated coefficients, written as a shot that the worker renders."""
+"""A character's animation over a range of frames, written as a shot that the worker renders."""
 
 from __future__ import annotations
 
@@ -11,96 +11,85 @@ from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.shot import Shot
 from ..animation import sampling
-from ..character import character
-from ..folders import FRAMES, SHOTS, character_folder
+from ..character.snapshot import CharacterSnapshot
+from ..folders import FRAMES, SHOTS
 from ..plate import dubbing
-from ..plate.compositing import WHOLE
 from ..timeline import footage, sequencer
-from ..timeline.sequencer import render_range
-
-SIZE = "edtalk_size"  # of a face strip: width and height of its pictures
-
-
-# --- Rendering
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be rendered, and how much of it there is already."""
+    """A shot, the folder that it is written to, and how many of its pictures are missing and already rendered."""
 
     shot: Shot
     folder: Path
     missing: int
     reused: int
 
-    def with_more(self, other: Plan) -> Plan:
-        """This plan, with what there is to do for another one too."""
+    @staticmethod
+    def of(shot: Shot, folder: Path) -> Plan:
+        missing = len(shot.missing())
+        return Plan(shot, folder, missing, len(set(shot.file_names())) - missing)
+
+    def plus(self, other: Plan) -> Plan:
+        """This plan with the counts of another one added."""
         return replace(self, missing=self.missing + other.missing, reused=self.reused + other.reused)
 
 
-def stretches(
+def render_ranges(
     scene: bpy.types.Scene, obj: bpy.types.Object, which: str
 ) -> list[tuple[tuple[int, int], bpy.types.MovieStrip | None]]:
-    """What is to be rendered of a character: first frame and the one after the last, and the plate they lie on.
+    """The frame ranges to render for a character, each with the movie strip that the face is rendered over or None.
 
-    Over each movie strip that it dubs there is one, as long as the strip for "AUTO", else where the range has it; for
-    other characters there is one without a plate. EDTalkError where there is no such range.
+    A range is its first frame and the one after its last. which: an item of `sequencer.RENDER_RANGES`. A character
+    that dubs movie strips has one range for each, the whole strip for "AUTO". Raises EDTalkError where there is none.
     """
     plates = sequencer.plates(scene, obj)
     if not plates:
-        return [(render_range(scene, obj, which), None)]
+        return [(sequencer.render_range(scene, obj, which), None)]
     clocks = [footage.time_map(scene, plate) for plate in plates]
     if which != "AUTO":
-        wanted = render_range(scene, obj, which)
+        wanted = sequencer.render_range(scene, obj, which)
         clocks = [clock.clipped(*wanted) for clock in clocks]
     found = [((clock.start, clock.end), plate) for clock, plate in zip(clocks, plates, strict=True)]
     found = [(span, plate) for span, plate in found if span[1] > span[0]]
     if not found:
         names = sequencer.quoted(plate.name for plate in plates)
-        raise EDTalkError(f"{obj.name} dubs {names}, which is not shown in this range.", "Render another range.")
+        raise EDTalkError(f"{obj.name} dubs {names}, which is outside this range.", "Render another range.")
     return found
 
 
-def write_shot(
+def write(
     scene: bpy.types.Scene,
     obj: bpy.types.Object,
+    face: CharacterSnapshot,
     span: tuple[int, int],
-    strip_id: str,
+    name: str,
     plate: bpy.types.MovieStrip | None = None,
 ) -> Plan:
-    start, end = span
-    bank, group = character.bank_of(obj), obj.edtalk
-    home = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # a sequencer may stand alone
-    rows = sampling.sample(home, obj, range(start, end))
-    folder = character_folder(obj)
-    if plate is None:
-        source = {"portrait": character.portrait_path(obj), "crop": character.crop_of(obj)}
-    else:
-        rows = dubbing.differences(obj, rows)
-        source = {"portrait": None, "crop": "auto", "plate": dubbing.plate_of(scene, obj, plate, span)}
+    """Sample a character from frame span[0] to the one before span[1] and write the shot to its folder `name`.
+
+    face: `obj` as it was read. plate: the movie strip that the face is rendered over. Raises EDTalkError where the
+    movie has not been tracked, or the folder cannot be written to.
+    """
+    own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
+    rows = sampling.sample(own_scene, obj, range(*span))
     shot = Shot(
-        bank=character.bank_path(obj),
-        bank_sha256=bank.sha256,
-        coefficients=Coefficients(rows, bank.names, sequencer.fps(scene)),
-        frames_folder=folder / FRAMES,
-        first_frame=start,
+        bank=face.bank_path,
+        bank_sha256=face.bank.sha256,
+        portrait=face.portrait,
+        crop=face.crop,
+        coefficients=Coefficients(
+            rows if plate is None else dubbing.differences(face, rows), face.bank.names, sequencer.fps(scene)
+        ),
+        frames_folder=face.folder / FRAMES,
+        first_frame=span[0],
         image_format=sequencer.settings(scene).image_format,
-        layer=group.layer,
-        size=_square_size(group, bank.config.size),
-        mask=group.mask,
-        feather=round(group.feather, 4),
-        **source,
+        layer=face.layer,
+        size=face.size,
+        mask=face.mask,
+        feather=face.feather,
+        plate=None if plate is None else dubbing.plate_of(scene, face, plate, span),
     )
-    written = shot.write(folder / SHOTS / strip_id, plate_by_name=True)
-    return counted(written, folder / SHOTS / strip_id)
-
-
-def _square_size(group: bpy.types.PropertyGroup, own: int) -> int:
-    """A shot's size: 0 for a bank that draws as much by itself, and where pictures are as large as the plate."""
-    size = int(group.size)
-    return 0 if group.layer in WHOLE or size <= own else size
-
-
-def counted(shot: Shot, folder: Path) -> Plan:
-    missing = len(shot.missing())
-    return Plan(shot, folder, missing, len(set(shot.file_names())) - missing)
+    folder = face.folder / SHOTS / name
+    return Plan.of(shot.write(folder, plate_by_name=True), folder)

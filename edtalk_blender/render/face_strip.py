@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
@@ -14,71 +16,88 @@ import numpy as np
 from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.shot import Shot
 from .. import compat
-from ..character import character
+from ..character.snapshot import CharacterSnapshot
 from ..folders import as_directory, is_own
 from ..plate import dubbing
-from ..plate.compositing import WHOLE
 from ..timeline import sequencer
-from .face_shot import SIZE, Plan
 
-RENDERED = "edtalk_rendered"  # of a face strip: what its pictures were made from, in short
+SIZE = "edtalk_size"  # of a face strip: width and height of its pictures
+RENDERED = "edtalk_rendered"  # of a face strip: version of the pictures that it shows or waits for, see `version`
 
-PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")
-# What a strip takes from its first file, which is a PNG. OpenEXR's alpha is multiplied in, as its standard has it.
+PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")  # names of rendered pictures, other than the placeholder's
+# A strip takes both from its first file, which may be the placeholder, a PNG. OpenEXR alpha is premultiplied.
 _COLOUR_SPACES, _ALPHA_MODES = {"png": "sRGB", "exr": "Linear Rec.709"}, {"png": "STRAIGHT", "exr": "PREMUL"}
-_WAITING_ALPHA = 0.4
+_PLACEHOLDER_ALPHA = 0.4
 
 
-# --- The strip
+@dataclass(frozen=True)
+class Content:
+    """What a face strip shows.
+
+    placeholder: file in the frames folder for frames that are not rendered yet. size: width and height of the pictures.
+    sounds: identities of the dialogue strips that it follows; a strip over a plate follows the plate alone.
+    plate: identity of the movie strip that it lies over, or "". plate_differs: see `sequencer.APART`.
+    """
+
+    shot: Shot
+    shot_folder: Path
+    placeholder: str
+    size: tuple[int, int]
+    sounds: tuple[str, ...] = ()
+    plate: str = ""
+    plate_differs: bool = False
 
 
-def strip_folder(strip: bpy.types.ImageStrip) -> Path:
-    """The folder of an image strip's files, absolute."""
-    return Path(bpy.path.abspath(strip.directory))
+# --- Finding and making one
 
 
-def _face_strips(
+def find(
     scene: bpy.types.Scene, obj: bpy.types.Object, plate: bpy.types.MovieStrip | None
 ) -> list[bpy.types.ImageStrip]:
-    """The character's face strip over a plate, or over none, and what the artist cut off it: all pieces that share its
-    content's first frame."""
-    over = plate.get(sequencer.ID) if plate else None
+    """The character's face strip over a plate, or over none, followed by the pieces that the artist cut off it.
+
+    A piece has the same first frame of content as the strip that it was cut off.
+    """
+    over = sequencer.identity(plate) if plate else None
     strips = [strip for strip in sequencer.faces(scene, obj) if strip.get(sequencer.SHOT)]
-    strips = [strip for strip in strips if strip.get(sequencer.PLATE) == over] if over or not plate else []
-    main = None if plate else sequencer.find(scene, obj.edtalk.face_strip)
-    main = main if main in strips else next(iter(strips), None)
-    if main is None:
-        return []
-    start = compat.content_start(main)
-    return [main, *(strip for strip in strips if strip != main and compat.content_start(strip) == start)]
+    strips = [strip for strip in strips if strip.get(sequencer.PLATE) == over]
+    if plate is None:
+        main = next((strip for strip in strips if strip.get(sequencer.ID) == obj.edtalk.face_strip), None)
+        strips.sort(key=lambda strip: strip != main)
+    start = compat.content_start(strips[0]) if strips else 0
+    return [strip for strip in strips if compat.content_start(strip) == start]
 
 
-def _new_strip(
+def add(
     scene: bpy.types.Scene,
-    obj: bpy.types.Object,
-    span: tuple[int, int],
-    waiting: Path,
+    face: CharacterSnapshot,
+    content: Content,
     strip_id: str,
+    below: Sequence[bpy.types.Strip],
     plate: bpy.types.MovieStrip | None,
-    size: tuple[int, int],
 ) -> bpy.types.ImageStrip:
-    show_colours_as_they_are(scene)
-    below = [*sequencer.dialogue(scene, obj), *((plate,) if plate else ())]
-    channel = sequencer.free_channel(scene, *span, above=max((_channel(strip) for strip in below), default=0))
-    strip = compat.new_image(scene, f"{obj.name} face", waiting, channel, span[0])
-    strip[sequencer.ID], strip[sequencer.CHARACTER] = strip_id, obj.edtalk.uid
+    """A new face strip on a free channel above the strips `below`, placed as its plate or fitted into the frame."""
+    sequencer.use_standard_view(scene)
+    start, end = _range(content.shot)
+    channel = sequencer.free_channel(scene, start, end, above=max(map(_outer_channel, below), default=0))
+    placeholder = content.shot.frames_folder / content.placeholder
+    strip = compat.new_image(scene, f"{face.name} face", placeholder, channel, start)
+    strip[sequencer.ID], strip[sequencer.CHARACTER] = strip_id, face.uid
+    strip[SIZE] = content.size
     strip.blend_type = "ALPHA_OVER"
-    if plate is not None and obj.edtalk.layer in WHOLE:
-        dubbing.lie_over(strip, plate, size)
+    if plate is not None and face.is_full_frame:
+        dubbing.lie_over(strip, plate, content.size)
     else:
-        scale = _fit(scene, size)
-        strip.transform.scale_x = strip.transform.scale_y = scale
-    strip[SIZE] = size
+        strip.transform.scale_x = strip.transform.scale_y = _fit(scene, content.size)
     return strip
 
 
-def _channel(strip: bpy.types.Strip) -> int:
-    """The channel on which a strip is seen: within metastrips the outermost one's."""
+def _range(shot: Shot) -> tuple[int, int]:
+    return shot.first_frame, shot.first_frame + len(shot.coefficients)
+
+
+def _outer_channel(strip: bpy.types.Strip) -> int:
+    """The channel of a strip, or of the outermost metastrip around it."""
     while meta := strip.parent_meta():
         strip = meta
     return strip.channel
@@ -89,8 +108,33 @@ def _fit(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
     return min(scene.render.resolution_x / size[0], scene.render.resolution_y / size[1])
 
 
-def _resize(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None:
-    """Where a strip's pictures have become larger or smaller, show them as large within the frame as the last ones."""
+# --- Filling it
+
+
+def fill(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, content: Content) -> None:
+    """Show a shot's pictures in a strip, with the placeholder where there are none; the artist's trim is kept."""
+    trim = _trim(strip)
+    _set_files(strip, content)
+    _place(scene, strip, content.shot, trim)
+    _keep_size_in_frame(scene, strip, content.size)
+    strip[sequencer.SHOT] = as_directory(content.shot_folder)
+    strip[sequencer.SOUNDS] = " ".join(content.sounds)
+    strip[RENDERED], strip[sequencer.LAYER] = version(content.shot), content.shot.layer
+    if content.plate:
+        strip[sequencer.PLATE], strip[sequencer.APART] = content.plate, content.plate_differs
+    if sequencer.STALE in strip:
+        del strip[sequencer.STALE]
+    sequencer.remember_time(strip, sequencer.time_map(scene, strip))
+    compat.refresh(strip)
+
+
+def version(shot: Shot) -> str:
+    """12 digits that differ where any of the shot's pictures does."""
+    return hashlib.sha256(" ".join(shot.file_names()).encode()).hexdigest()[:12]
+
+
+def _keep_size_in_frame(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None:
+    """Scale a strip whose pictures change their size, so that they look as large as before."""
     before = tuple(strip.get(SIZE) or size)
     if before != size:
         change = _fit(scene, size) / _fit(scene, before)
@@ -99,132 +143,105 @@ def _resize(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, size: tuple[int
     strip[SIZE] = size
 
 
-def _picture_size(
-    scene: bpy.types.Scene, obj: bpy.types.Object, shot: Shot, plate: bpy.types.MovieStrip | None
-) -> tuple[int, int]:
-    """Width and height of a shot's pictures."""
-    if shot.layer not in WHOLE:
-        return (shot.size or character.bank_of(obj).config.size,) * 2
-    if plate is None:
-        return character.portrait_size(obj)
-    return dubbing.tracked(scene, obj, plate).size
-
-
-def _fill(
-    scene: bpy.types.Scene,
-    strip: bpy.types.ImageStrip,
-    obj: bpy.types.Object,
-    plan: Plan,
-    span: tuple[int, int],
-    waiting: str,
-    plate: bpy.types.MovieStrip | None,
-) -> None:
-    """Have a strip show a shot's pictures where there are any, `waiting` elsewhere, trimmed as the artist had it."""
-    start, end = span
-    was = compat.content_start(strip), compat.content_start(strip) + len(strip.elements)
-    handles = compat.left_handle(strip), compat.right_handle(strip)
-    trimmed = len(strip.elements) > 1 and handles != was
-    names = plan.shot.file_names()
-    absent = {names[row] for row in plan.shot.missing()}
-    strip.directory = as_directory(plan.shot.frames_folder)
+def _set_files(strip: bpy.types.ImageStrip, content: Content) -> None:
+    shot = content.shot
+    names = shot.file_names()
+    missing = {names[row] for row in shot.missing()}
+    strip.directory = as_directory(shot.frames_folder)
     with suppress(TypeError):  # a studio's own colour management may have other names
-        strip.colorspace_settings.name = _COLOUR_SPACES[plan.shot.image_format]
-    strip.alpha_mode = _ALPHA_MODES[plan.shot.image_format]
-    sequencer.set_elements(strip, [waiting if name in absent else name for name in names])
+        strip.colorspace_settings.name = _COLOUR_SPACES[shot.image_format]
+    strip.alpha_mode = _ALPHA_MODES[shot.image_format]
+    sequencer.set_elements(strip, [content.placeholder if name in missing else name for name in names])
+
+
+def _trim(strip: bpy.types.ImageStrip) -> tuple[int, int] | None:
+    """The strip's handles where the artist trimmed it, else None."""
+    start, length = compat.content_start(strip), len(strip.elements)
+    handles = compat.left_handle(strip), compat.right_handle(strip)
+    return handles if length > 1 and handles != (start, start + length) else None
+
+
+def _place(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, shot: Shot, trim: tuple[int, int] | None) -> None:
+    """Move a strip to its shot's frames, trimmed as before, and to a free channel where another strip is in the way."""
+    start, end = _range(shot)
     compat.set_strip_value(strip, "left_handle_offset", 0.0)
     compat.set_strip_value(strip, "right_handle_offset", 0.0)
     compat.set_strip_value(strip, "content_start", float(start))
-    if trimmed and handles[0] < end and handles[1] > start:
-        compat.set_strip_value(strip, "left_handle", max(handles[0], start))
-        compat.set_strip_value(strip, "right_handle", min(handles[1], end))
+    if trim and trim[0] < end and trim[1] > start:
+        compat.set_strip_value(strip, "left_handle", max(trim[0], start))
+        compat.set_strip_value(strip, "right_handle", min(trim[1], end))
     if sequencer.is_covered(scene, strip):
-        strip.channel = sequencer.free_channel(
-            scene, compat.left_handle(strip), compat.right_handle(strip), above=strip.channel
-        )
-    spoken = [sequencer.identity(one) for one in sequencer.dialogue(scene, obj) if _overlaps(one, span)]
-    strip[sequencer.SHOT] = as_directory(plan.folder)
-    strip[sequencer.SOUNDS] = "" if plate else " ".join(spoken)  # over a plate it stays with the plate
-    strip[RENDERED], strip[sequencer.LAYER] = _version(plan.shot), plan.shot.layer
-    if plate is not None:
-        strip[sequencer.PLATE] = sequencer.identity(plate)
-        strip[sequencer.APART] = not dubbing.is_frame_by_frame(scene, plate)
-    if sequencer.STALE in strip:
-        del strip[sequencer.STALE]
-    sequencer.remember_time(strip, sequencer.time_map(scene, strip))
-    compat.refresh(strip)
+        left, right = compat.left_handle(strip), compat.right_handle(strip)
+        strip.channel = sequencer.free_channel(scene, left, right, above=strip.channel)
+
+
+def placeholder(face: CharacterSnapshot, folder: Path, image: bpy.types.Image | None) -> Path:
+    """A PNG for frames that are not rendered yet: the face half transparent, or a grey square without an image.
+
+    For full-frame layers it is transparent and of any size, so that the plate shows. image: the face as last rendered.
+    """
+    size = 8 if face.is_full_frame else face.square
+    path = folder / f"waiting_{face.uid[:8]}_{'plate' if face.is_full_frame else size}.png"
+    if path.is_file():
+        return path
+    usable = not face.is_full_frame and image is not None and image.size[0] and image.size[0] == image.size[1]
+    drawn = image.size[0] if usable else size
+    pixels = np.full((drawn, drawn, 4), 0.5, np.float32)
+    if usable:
+        image.pixels.foreach_get(pixels.ravel())
+    pixels[..., 3] = 0.0 if face.is_full_frame else _PLACEHOLDER_ALPHA
+    copy = bpy.data.images.new("EDTalk waiting", drawn, drawn, alpha=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        copy.pixels.foreach_set(pixels.ravel())
+        if drawn != size:
+            copy.scale(size, size)
+        copy.filepath_raw, copy.file_format = str(path), "PNG"
+        copy.save()
+    except OSError as error:
+        raise disk_error(path, error) from error
+    except RuntimeError as error:
+        raise EDTalkError(f"{path} could not be written.", "Choose a folder with write permission.", "disk") from error
+    finally:
+        bpy.data.images.remove(copy)
+    return path
+
+
+# --- Afterwards
+
+
+def folder_of(strip: bpy.types.ImageStrip) -> Path:
+    """The folder of an image strip's files, absolute."""
+    return Path(bpy.path.abspath(strip.directory))
+
+
+def waiting_frames(strip: bpy.types.ImageStrip) -> int:
+    """Number of frames of a face strip that have not been rendered."""
+    return sum(not PICTURE.fullmatch(element.filename) for element in strip.elements)
 
 
 def refill(scene: bpy.types.Scene) -> None:
-    """Show pictures that arrived while nobody looked: after an undo, or a Blender that ended while rendering.
+    """Show pictures that were rendered meanwhile: after an undo, or after Blender was closed while rendering.
 
-    A shot elsewhere than where this .blend's files are kept is not read: the .blend may be a stranger's.
+    Shots outside the folders of this .blend are not read, because the .blend may come from an untrusted source.
     """
     for strip in compat.strips(scene):
         if not (sequencer.is_face(strip) and strip.get(sequencer.SHOT)):
             continue
-        folder, known = strip_folder(strip), {}
-        waiting = {element.filename for element in strip.elements if not PICTURE.fullmatch(element.filename)}
-        if waiting:
-            shot_folder = Path(bpy.path.abspath(str(strip[sequencer.SHOT])))
-            with suppress(EDTalkError):
-                shot = Shot.read(shot_folder) if is_own(shot_folder) else None
-                if shot and _version(shot) == strip.get(RENDERED) and len(shot.coefficients) == len(strip.elements):
-                    known = dict(enumerate(shot.file_names()))
-        for index, name in known.items():
-            if strip.elements[index].filename in waiting and os.path.isfile(folder / name):
-                strip.elements[index].filename = name
-        if known:
+        waiting = [index for index, one in enumerate(strip.elements) if not PICTURE.fullmatch(one.filename)]
+        names = _names_of_shot(strip) if waiting else ()
+        for index in waiting if names else ():
+            if os.path.isfile(folder_of(strip) / names[index]):
+                strip.elements[index].filename = names[index]
+        if names:
             compat.refresh(strip)
 
 
-def waiting_frames(strip: bpy.types.ImageStrip) -> int:
-    """How many frames of a face strip have not been rendered."""
-    return sum(not PICTURE.fullmatch(element.filename) for element in strip.elements)
-
-
-def _overlaps(strip: bpy.types.Strip, span: tuple[int, int]) -> bool:
-    return compat.left_handle(strip) < span[1] and compat.right_handle(strip) > span[0]
-
-
-def _version(shot: Shot) -> str:
-    return hashlib.sha256(" ".join(shot.file_names()).encode()).hexdigest()[:12]
-
-
-def _waiting_picture(obj: bpy.types.Object, shot: Shot) -> Path:
-    """The picture shown where none has been rendered yet: the face half transparent, a grey square for want of one.
-
-    Over a plate it is transparent, of any size: the plate is seen.
-    """
-    whole, size = shot.layer in WHOLE, shot.size or character.bank_of(obj).config.size
-    folder, size = shot.frames_folder, 8 if whole else size
-    path = folder / f"waiting_{obj.edtalk.uid[:8]}_{'plate' if whole else size}.png"
-    if path.is_file():
-        return path
-    face = None if whole else character.face_image(obj)
-    drawn = face.size[0] if face is not None and face.size[0] and face.size[0] == face.size[1] else size
-    pixels = np.full((drawn, drawn, 4), 0.5, np.float32)
-    if face is not None and tuple(face.size) == (drawn, drawn):
-        face.pixels.foreach_get(pixels.ravel())
-    pixels[..., 3] = 0.0 if whole else _WAITING_ALPHA
-    image = bpy.data.images.new("EDTalk waiting", drawn, drawn, alpha=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        image.pixels.foreach_set(pixels.ravel())
-        if drawn != size:
-            image.scale(size, size)
-        image.filepath_raw, image.file_format = str(path), "PNG"
-        image.save()
-    except OSError as error:
-        raise disk_error(path, error) from error
-    except RuntimeError as error:
-        raise EDTalkError(f"{path} could not be written.", "Choose a folder that may be written to.", "disk") from error
-    finally:
-        bpy.data.images.remove(image)
-    return path
-
-
-def show_colours_as_they_are(scene: bpy.types.Scene) -> None:
-    """Factory scenes are viewed through AgX, which alters pictures in strips; Blender's own Add Image does the same."""
-    view = scene.view_settings
-    if view.view_transform in ("AgX", "Filmic"):
-        view.view_transform = "Standard"
+def _names_of_shot(strip: bpy.types.ImageStrip) -> tuple[str, ...]:
+    """Names of the pictures that a face strip waits for; none where its shot is gone, foreign or another one by now."""
+    shot_folder = Path(bpy.path.abspath(str(strip[sequencer.SHOT])))
+    with suppress(EDTalkError):
+        shot = Shot.read(shot_folder) if is_own(shot_folder) else None
+        if shot and version(shot) == strip.get(RENDERED) and len(shot.coefficients) == len(strip.elements):
+            return shot.file_names()
+    return ()

@@ -16,7 +16,7 @@ from ...inference.contract.farm import Job, write_bundle
 from ...inference.contract.files import link_or_copy
 from ...inference.contract.shot import Shot
 from .. import compat
-from ..character import character
+from ..character import character, snapshot
 from ..engine import session
 from ..engine.asking import Asking, Explained
 from ..engine.session import Chain, Task
@@ -53,7 +53,8 @@ def export(
     plate: the movie strip that it dubs, whose film comes along. So do the dialogue and what is rendered already. Raises
     EDTalkError where portrait, bank, film or a sound are missing, or the folder cannot be written to.
     """
-    shot = face_shot.write_shot(scene, obj, span, _SHOT, plate).shot
+    face = snapshot.read(obj, with_portrait=plate is None)
+    shot = face_shot.write(scene, obj, face, span, _SHOT, plate).shot
     job = Job(
         name=f"{blend_name()} {obj.name}",
         chunk=settings.chunk,
@@ -174,7 +175,7 @@ Blender, for AWS Deadline Cloud, Flamenco or any farm that takes Open Job Descri
         scene, folder = compat.sequencer_scene(context), Path(bpy.path.abspath(self.directory))
         chosen = _chosen(context, scene, self.everybody)
         for obj in chosen:
-            stretch(scene, obj, self.frames)  # is said before anything is asked or written
+            job_range(scene, obj, self.frames)  # is said before anything is asked or written
         settings = Settings(self.chunk, self.gpus, self.keep_bank, self.engine.strip(), self.engine_folder.strip())
         told: dict[str, str] = {}
         chains = [Chain(_steps(scene, obj, self.frames, folder, settings, told.__setitem__)) for obj in chosen]
@@ -186,11 +187,11 @@ Blender, for AWS Deadline Cloud, Flamenco or any farm that takes Open Job Descri
         return None
 
 
-def stretch(
+def job_range(
     scene: bpy.types.Scene, obj: bpy.types.Object, which: str
 ) -> tuple[tuple[int, int], bpy.types.MovieStrip | None]:
-    """The one stretch of frames that a job holds, see `render.stretches`; EDTalkError where there are several."""
-    found = face_shot.stretches(scene, obj, which)
+    """The range of a job, see `face_shot.render_ranges`; EDTalkError where there are several."""
+    found = face_shot.render_ranges(scene, obj, which)
     if len(found) > 1:
         names = sequencer.quoted(plate.name for _span, plate in found)
         message = f"{obj.name} dubs {len(found)} movie strips, {names}; a farm job holds one."
@@ -208,10 +209,10 @@ def _steps(
 ) -> Iterator[list[Task]]:
     """What exports a character once all is known of it. tell: is told its name, and what there is to do."""
     scene_name, uid = scene.name, obj.edtalk.uid
-    yield from dubbing.getting_ready(scene_name, uid)
+    yield from dubbing.preparation(scene_name, uid)
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is not None and obj is not None:
-        span, plate = stretch(scene, obj, which)
+        span, plate = job_range(scene, obj, which)
         shot = export(scene, obj, span, folder, settings, plate)
         tell(obj.name, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
 

@@ -19,9 +19,7 @@ from ..engine.session import Chain
 from ..folders import FRAMES, character_folder, is_temporary
 from ..plate import compositing
 from ..timeline import sequencer
-from .face_shot import Plan, stretches
-from .face_strip import PICTURE, strip_folder
-from .render import forget_renders, is_rendering, steps
+from . import face_shot, face_strip, render
 
 # --- Operators
 
@@ -52,15 +50,15 @@ render that was cancelled goes on where it stopped"""
             follow.follow(scene)
         chosen = self._chosen(context, scene)
         for obj in chosen:
-            stretches(scene, obj, self.frames)  # is said before anything is asked or changed
+            face_shot.render_ranges(scene, obj, self.frames)  # is said before anything is asked or changed
         before = scene.view_settings.view_transform
         running, told = True, []
 
-        def tell(name: str, plan: Plan) -> None:
+        def tell(name: str, plan: face_shot.Plan) -> None:
             if running:  # later, there is no operator any more that could report
                 told.append(f"{name}: {plan.missing} frames to render, {plan.reused} are there already")
 
-        chains = [Chain(steps(scene, obj, self.frames, tell)) for obj in chosen]
+        chains = [Chain(render.steps(scene, obj, self.frames, tell)) for obj in chosen]
         try:
             self.finish(*chains)
         finally:
@@ -95,14 +93,14 @@ class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "Wait until the face is rendered, or cancel it" if is_rendering() else ""
+        return "Wait until the face is rendered, or cancel it" if render.is_rendering() else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
         count, size = 0, 0
         shown = _shown_pictures()
         for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
-            if PICTURE.fullmatch(path.name) and path not in shown:
+            if face_strip.PICTURE.fullmatch(path.name) and path not in shown:
                 size += path.stat().st_size
                 count += 1
                 path.unlink()
@@ -114,7 +112,7 @@ class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
 def _shown_pictures() -> set[Path]:
     strips: Iterable[bpy.types.Strip] = (strip for scene in bpy.data.scenes for strip in compat.strips(scene))
     return {
-        strip_folder(strip) / element.filename
+        face_strip.folder_of(strip) / element.filename
         for strip in strips
         if strip.type == "IMAGE"
         for element in strip.elements
@@ -135,7 +133,7 @@ class EDTALK_OT_export_movie(Explained, ExportHelper, bpy.types.Operator):
         scene = compat.sequencer_scene(context)
         if not compat.strips(scene):
             return "There is nothing in the sequencer yet"
-        if is_rendering():
+        if render.is_rendering():
             return "Wait until the face is rendered, or cancel it"
         return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
 
@@ -172,13 +170,4 @@ def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
 
 CLASSES = (EDTALK_OT_render_face, EDTALK_OT_clear_cache, EDTALK_OT_export_movie)
 
-register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
-
-
-def register() -> None:
-    register_classes()
-
-
-def unregister() -> None:
-    unregister_classes()
-    forget_renders()
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

@@ -1,4 +1,4 @@
-"""Rendering a character: plan the shot, place the strip, submit the job."""
+"""Rendering a character: write its shot, fill its face strip and have the worker render what is missing."""
 
 from __future__ import annotations
 
@@ -13,51 +13,40 @@ from ...inference.contract.files import link_or_copy
 from ...inference.contract.protocol import Message
 from ...inference.contract.shot import Shot
 from .. import compat
-from ..character import character
+from ..character import character, snapshot
+from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 from ..engine.session import Task
 from ..plate import compositing, dubbing
 from ..timeline import sequencer
-from .face_shot import Plan, counted, stretches, write_shot
-from .face_strip import (
-    RENDERED,
-    _face_strips,
-    _fill,
-    _new_strip,
-    _picture_size,
-    _resize,
-    _version,
-    _waiting_picture,
-    strip_folder,
-)
+from . import face_shot, face_strip
+from .face_shot import Plan
 
 _FLUSH = 0.25  # seconds between two updates of a strip
 
-_renders: dict[tuple[str, str], Task] = {}  # by character and plate: the render that face strips are waiting for
-
 
 def steps(
-    scene: bpy.types.Scene, obj: bpy.types.Object, which: str, tell: Callable[[str, Plan], object] = lambda *_: None
+    scene: bpy.types.Scene, obj: bpy.types.Object, which: str, on_plan: Callable[[str, Plan], object] = lambda *_: None
 ) -> Iterator[list[Task]]:
-    """Steps of a `session.Chain` that find out what has to be known of a character, and render it.
+    """Steps of a `session.Chain` that measure and track what a character lacks, then render it.
 
-    tell: is told its name and each plan that is begun.
+    on_plan: called with the character's name and each plan whose render begins.
     """
-    scene_name, uid, later = scene.name, obj.edtalk.uid, False
-    for tasks in dubbing.getting_ready(scene_name, uid):
+    scene_name, uid, waited = scene.name, obj.edtalk.uid, False
+    for tasks in dubbing.preparation(scene_name, uid):
         yield tasks
-        later = True
+        waited = True
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is None or obj is None:
         return
-    begun = []
-    for span, plate in stretches(scene, obj, which):
+    tasks = []
+    for span, plate in face_shot.render_ranges(scene, obj, which):
         task, plan = render_face(scene, obj, span, plate)
-        tell(obj.name, plan)
-        begun.append(task)
-    if later:
+        on_plan(obj.name, plan)
+        tasks += [task] if task else []
+    if waited:
         session.edited("Render Face")
-    if tasks := [task for task in begun if task]:
+    if tasks:
         yield tasks
 
 
@@ -67,37 +56,51 @@ def render_face(
     span: tuple[int, int],
     plate: bpy.types.MovieStrip | None = None,
 ) -> tuple[Task | None, Plan]:
-    """Place or renew a character's face strip over some frames and begin to render what is missing.
+    """Add or update a character's face strip from frame span[0] to the one before span[1], and begin to render.
 
-    plate: the movie strip that it is laid over. The task is None where every picture is there already. Raises
-    EDTalkError before anything is changed when portrait, film or bank are missing or the folder cannot be written to.
+    plate: the movie strip that the face is rendered over. The task is None where all pictures exist already. Raises
+    EDTalkError before anything is changed where portrait, movie or bank are missing or the folder cannot be written to.
     """
-    own = _face_strips(scene, obj, plate)
-    strip_id = sequencer.identity(own[0]) if own else character.new_uid()[:12]
-    plan = write_shot(scene, obj, span, strip_id, plate)
-    if own:
-        _adopt(plan.shot, strip_folder(own[0]))
-        plan = counted(plan.shot, plan.folder)
-    waiting = _waiting_picture(obj, plan.shot)
-    size = _picture_size(scene, obj, plan.shot, plate)
-    strips = own or [_new_strip(scene, obj, span, waiting, strip_id, plate, size)]
+    face = snapshot.read(obj, with_portrait=plate is None)
+    strips = face_strip.find(scene, obj, plate)
+    strip_id = sequencer.identity(strips[0]) if strips else character.new_uid()[:12]
+
+    plan = face_shot.write(scene, obj, face, span, strip_id, plate)
+    if strips:
+        _bring_pictures(plan.shot, face_strip.folder_of(strips[0]))
+        plan = Plan.of(plan.shot, plan.folder)
+
+    dialogue = sequencer.dialogue(scene, obj)
+    content = face_strip.Content(
+        shot=plan.shot,
+        shot_folder=plan.folder,
+        placeholder=face_strip.placeholder(face, plan.shot.frames_folder, character.face_image(obj)).name,
+        size=_picture_size(scene, face, plate),
+        sounds=() if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, span)),
+        plate=sequencer.identity(plate) if plate else "",
+        plate_differs=plate is not None and not dubbing.is_frame_by_frame(scene, plate),
+    )
+    if not strips:
+        below = [*dialogue, plate] if plate else dialogue
+        strips = [face_strip.add(scene, face, content, strip_id, below, plate)]
     for strip in strips:
-        _fill(scene, strip, obj, plan, span, waiting.name, plate)
-        _resize(scene, strip, size)
+        face_strip.fill(scene, strip, content)
     if plate is not None:
         sequencer.remember_time(plate, sequencer.time_map(scene, plate))
-    elif not character.editable_reason(obj):
+    elif face.editable:
         obj.edtalk.face_strip = strip_id
-    if older := _renders.pop(_key(obj, plate), None):
+
+    subject = (face.uid, content.plate)
+    for older in session.unfinished(subject):
         older.cancel()
     if not plan.missing:
         compositing.renew(scene)
         return None, plan
-    return _submit(scene, obj, plan, [sequencer.identity(strip) for strip in strips], plate), plan
+    return _submit(scene, face, plan, [sequencer.identity(strip) for strip in strips], subject), plan
 
 
-def _adopt(shot: Shot, old_folder: Path) -> None:
-    """Take over pictures from where the strip's were before the .blend was saved, renamed or moved."""
+def _bring_pictures(shot: Shot, old_folder: Path) -> None:
+    """Link pictures from the folder that the strip used before the .blend was saved, renamed or moved."""
     if old_folder == shot.frames_folder or not old_folder.is_dir():
         return
     names = shot.file_names()
@@ -110,26 +113,27 @@ def _adopt(shot: Shot, old_folder: Path) -> None:
         raise disk_error(shot.frames_folder, error) from error
 
 
-def _key(obj: bpy.types.Object, plate: bpy.types.MovieStrip | None) -> tuple[str, str]:
-    return obj.edtalk.uid, sequencer.identity(plate) if plate else ""
+def _picture_size(
+    scene: bpy.types.Scene, face: CharacterSnapshot, plate: bpy.types.MovieStrip | None
+) -> tuple[int, int]:
+    """Width and height of the rendered pictures."""
+    if not face.is_full_frame:
+        return face.square, face.square
+    return face.portrait_size if plate is None else dubbing.tracked(scene, face, plate).size
 
 
 def _submit(
-    scene: bpy.types.Scene,
-    obj: bpy.types.Object,
-    plan: Plan,
-    strip_ids: list[str],
-    plate: bpy.types.MovieStrip | None,
+    scene: bpy.types.Scene, face: CharacterSnapshot, plan: Plan, strip_ids: list[str], subject: tuple[str, str]
 ) -> Task:
-    scene_name, key, version = scene.name, _key(obj, plate), _version(plan.shot)
+    scene_name, version = scene.name, face_strip.version(plan.shot)
     arrived: dict[int, str] = {}
     flushed = time.monotonic()
 
-    def strips() -> list[bpy.types.ImageStrip]:
-        """Those that still wait for these pictures: an undo, a later render or the artist may have taken them away."""
+    def waiting_strips() -> list[bpy.types.ImageStrip]:
+        """The strips that still show this shot: an undo, a later render or the artist may have removed them."""
         scene = bpy.data.scenes.get(scene_name)
         found = [sequencer.find(scene, one) for one in strip_ids] if scene else []
-        return [strip for strip in found if strip and strip.get(RENDERED) == version]
+        return [strip for strip in found if strip and strip.get(face_strip.RENDERED) == version]
 
     def receive(message: Message) -> None:
         nonlocal flushed
@@ -138,38 +142,31 @@ def _submit(
         if not arrived or (message.kind not in ("done", "error") and time.monotonic() - flushed < _FLUSH):
             return
         flushed = time.monotonic()
-        waiting = strips()
-        for strip in waiting:
+        strips = waiting_strips()
+        for strip in strips:
             for index, name in arrived.items():
                 if strip.elements[index].filename != name:
                     strip.elements[index].filename = name
             compat.refresh(strip)
         arrived.clear()
-        if not waiting and key in _renders:
-            _renders.pop(key).cancel()  # nobody wants the rest
+        if not strips:
+            task.cancel()
 
-    def end(task: Task) -> None:
-        if _renders.get(key) is task:
-            del _renders[key]
+    def end(_task: Task) -> None:
         if scene := bpy.data.scenes.get(scene_name):
             compositing.renew(scene)
 
-    task = session.submit("render", {"shot": str(plan.folder)}, label=f"Render '{obj.name}'", on_event=receive)
-    _renders[key] = task
+    task = session.submit(
+        "render", {"shot": str(plan.folder)}, label=f"Render '{face.name}'", subject=subject, on_event=receive
+    )
     task.then(end)
     return task
 
 
 def rendering(obj: bpy.types.Object) -> Task | None:
-    """The render of this character that is going on."""
-    own = (task for (uid, _plate), task in _renders.items() if uid == obj.edtalk.uid)
-    return next((task for task in own if task in session.tasks), None)
+    """The latest unfinished render of a character."""
+    return next((task for task in reversed(session.tasks) if task.subject and task.subject[0] == obj.edtalk.uid), None)
 
 
 def is_rendering() -> bool:
-    return any(task in session.tasks for task in _renders.values())
-
-
-def forget_renders() -> None:
-    """Forget all renders, when the extension is disabled."""
-    _renders.clear()
+    return any(task.subject for task in session.tasks)

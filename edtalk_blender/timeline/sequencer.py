@@ -290,11 +290,7 @@ def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
 
 def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -> int:
     """The lowest channel over `above` that is empty from `start` to before `end`; EDTalkError when all are taken."""
-    taken = {
-        strip.channel
-        for strip in (scene.sequence_editor_create().strips)
-        if compat.left_handle(strip) < end and compat.right_handle(strip) > start
-    }
+    taken = {strip.channel for strip in compat.strip_collection(scene) if overlaps(strip, (start, end))}
     for channel in range(above + 1, LAST_CHANNEL + 1):
         if channel not in taken:
             return channel
@@ -302,14 +298,26 @@ def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -
     raise EDTalkError(message, "Make room for the face strip.")
 
 
+def overlaps(strip: bpy.types.Strip, span: tuple[int, int]) -> bool:
+    """Whether a strip shows any frame from span[0] to the one before span[1]."""
+    return compat.left_handle(strip) < span[1] and compat.right_handle(strip) > span[0]
+
+
 def is_covered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
     """Whether another strip lies on the same channel at the same time."""
-    start, end = compat.left_handle(strip), compat.right_handle(strip)
+    span = compat.left_handle(strip), compat.right_handle(strip)
     return any(
-        other.channel == strip.channel and compat.left_handle(other) < end and compat.right_handle(other) > start
+        other.channel == strip.channel and overlaps(other, span)
         for other in scene.sequence_editor.strips
         if other != strip
     )
+
+
+def use_standard_view(scene: bpy.types.Scene) -> None:
+    """Set the view transform to Standard where AgX or Filmic would alter image strips, as Blender's Add Image does."""
+    view = scene.view_settings
+    if view.view_transform in ("AgX", "Filmic"):
+        view.view_transform = "Standard"
 
 
 def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ def face(package, scene, obj, fake_engine, layer):
         (strip,) = package.timeline.sequencer.faces(scene, obj)
         write = {"png": write_png, "exr": write_exr}[kind]
         for number, element in enumerate(strip.elements, 1):
-            write(package.render.face_strip.strip_folder(strip) / element.filename, layer(number))
+            write(package.render.face_strip.folder_of(strip) / element.filename, layer(number))
         package.compat.refresh(strip)
         return strip
 
@@ -162,7 +162,7 @@ def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, pl
     assert package.character.character.portrait_size(obj) == (WIDTH, HEIGHT)
 
     strip = face()
-    assert tuple(strip[package.render.face_shot.SIZE]) == (WIDTH, HEIGHT)
+    assert tuple(strip[package.render.face_strip.SIZE]) == (WIDTH, HEIGHT)
     assert strip.transform.scale_x == 1.0
     build(package, scene)
     seen = render(scene, saved / "out.png", 1)[..., :3]
@@ -239,7 +239,7 @@ def test_two_faces_over_one_plate(package, scene, saved, plate, face, obj, layer
     second = layer(50)
     second[:, :32, 3], second[:, 32:, 3] = 255, 0
     for name in {element.filename for element in strip.elements}:
-        write_png(package.render.face_strip.strip_folder(strip) / name, second)
+        write_png(package.render.face_strip.folder_of(strip) / name, second)
     tree = build(package, scene)
     assert sum(node.get("edtalk_part") == "plate" for node in tree.nodes) == 1
     seen = render(scene, saved / "out.png", 2)[..., :3]
@@ -294,7 +294,7 @@ def test_grain_differs_from_frame_to_frame_and_not_from_render_to_render(package
     for element in strip.elements:  # the same picture in every frame
         grey = np.full((HEIGHT, WIDTH, 4), 128, np.uint8)
         grey[..., 3] = 255
-        write_png(package.render.face_strip.strip_folder(strip) / element.filename, grey)
+        write_png(package.render.face_strip.folder_of(strip) / element.filename, grey)
     tree = build(package, scene)
     parts(package, tree, strip)["group"].inputs["Grain"].default_value = 0.5
     first, second, again = (render(scene, saved / "out.png", frame) for frame in (1, 2, 1))
@@ -309,7 +309,7 @@ def test_matching_brings_colours_to_those_of_the_plate(package, scene, saved, fa
     strip = face()
     bright = np.full((HEIGHT, WIDTH, 4), (150, 130, 140, 255), np.uint8)
     for element in strip.elements:
-        write_png(package.render.face_strip.strip_folder(strip) / element.filename, bright)
+        write_png(package.render.face_strip.folder_of(strip) / element.filename, bright)
     tree = build(package, scene)
     obj.edtalk.portrait_image.reload()
     controls = parts(package, tree, strip)["group"].inputs
@@ -352,7 +352,7 @@ def test_what_is_rendered_again_is_shown(package, scene, saved, obj, face):
     bpy.ops.edtalk.render_face(frames="SCENE")
     name = strip.elements[1].filename
     picture = np.full((HEIGHT, WIDTH, 4), 200, np.uint8)
-    write_png(package.render.face_strip.strip_folder(strip) / name, picture)  # the same file by another name
+    write_png(package.render.face_strip.folder_of(strip) / name, picture)  # the same file by another name
     after = render(scene, saved / "out.png", 2)
     assert not (before == after).all()
 

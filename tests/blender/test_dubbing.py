@@ -177,7 +177,7 @@ def test_frames_that_are_trimmed_away_are_not_rendered(package, scene, movie, fa
     _obj, (face,) = dub(package, scene)
     assert len(face.elements) == 10
     scene.frame_start = 40
-    with pytest.raises(RuntimeError, match="not shown in this range"):
+    with pytest.raises(RuntimeError, match="outside this range"):
         bpy.ops.edtalk.render_face(frames="SCENE")
     scene.frame_start, scene.frame_end = 12, 14
     bpy.ops.edtalk.render_face(frames="SCENE")
@@ -224,7 +224,7 @@ def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, sce
     for frame, value in ((19, 0.0), (20, 0.5), (21, 0.0)):
         jaw(package, obj, value, frame)
     tracks = list((package.folders.character_folder(obj) / "tracks").iterdir())
-    package.plate.dubbing._known.clear()  # as in another session
+    package.plate.dubbing._cache.clear()  # as in another session
     asked = []
     request = client.request
     client.request = lambda kind, *rest, **more: asked.append(kind) or request(kind, *rest, **more)
@@ -391,7 +391,7 @@ def test_the_layer_fits_a_plate_that_is_scaled_moved_and_mirrored(package, scene
     for element in face.elements:  # the film's left half, in red
         picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         picture[:, : WIDTH // 2] = 255, 0, 0, 255
-        write_png(package.render.face_strip.strip_folder(face) / element.filename, picture)
+        write_png(package.render.face_strip.folder_of(face) / element.filename, picture)
     package.compat.refresh(face)
     seen = render(scene, saved / "out.png", 30)[HEIGHT // 2, :, :3]
     red = np.flatnonzero((seen[:, 0] > 200) & (seen[:, 1] < 60))
@@ -472,7 +472,7 @@ def test_in_the_real_engine(package, scene, saved, engine, demo):
     before = render(scene, saved / "before.png", 2)
     obj, (face,) = dub(package, scene)
     assert package.render.face_strip.waiting_frames(face) == 0
-    layer = read(package.render.face_strip.strip_folder(face) / face.elements[1].filename)
+    layer = read(package.render.face_strip.folder_of(face) / face.elements[1].filename)
     after = render(scene, saved / "after.png", 2)
     clear = layer[..., 3] == 0
     assert 0.02 < 1 - clear.mean() < 0.6, "the mouth is laid over, and not the whole picture"

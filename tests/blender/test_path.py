@@ -71,7 +71,7 @@ def test_from_a_portrait_and_a_line_to_a_movie(package, scene, engine, demo, tmp
 
 def rendered(package, strip, name):
     """(H, W, 4) float32 pixels of one of a strip's files."""
-    image = bpy.data.images.load(str(package.render.face_strip.strip_folder(strip) / name))
+    image = bpy.data.images.load(str(package.render.face_strip.folder_of(strip) / name))
     values = np.empty(4 * image.size[0] * image.size[1], np.float32)
     image.pixels.foreach_get(values)
     return values.reshape(image.size[1], image.size[0], 4)

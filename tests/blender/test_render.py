@@ -103,7 +103,7 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
         assert not known & set(shown(strip)), "other pictures than those of another size"
         known |= set(shown(strip))
         if layer != "pasted":
-            assert tuple(strip[package.render.face_shot.SIZE]) == (asked or own,) * 2
+            assert tuple(strip[package.render.face_strip.SIZE]) == (asked or own,) * 2
             (waiting,) = (saved / "shot_edtalk" / "Anna" / "frames").glob(f"waiting_*_{asked or own}.png")
             image = bpy.data.images.load(str(waiting))
             assert tuple(image.size) == (asked or own,) * 2
@@ -227,7 +227,7 @@ def test_a_strip_is_there_at_once_and_fills(package, scene, saved, turning, fake
     assert (plan.missing, plan.reused) == (FRAMES, 0)
     assert package.render.face_strip.waiting_frames(strip) == FRAMES
     assert all(name.startswith("waiting_") for name in shown(strip))
-    assert (package.render.face_strip.strip_folder(strip) / shown(strip)[0]).is_file()
+    assert (package.render.face_strip.folder_of(strip) / shown(strip)[0]).is_file()
     pump_until(package, lambda: 0 < package.render.face_strip.waiting_frames(strip) < FRAMES)
     assert 0 < task.fraction < 1
     assert "rendering" in task.status
@@ -373,7 +373,7 @@ def test_an_unsaved_file_keeps_frames_for_now_and_saves_them_with_it(package, sc
     render()
     strip = face(package, scene, turning)
     assert package.render.operators.is_temporary()
-    assert str(package.render.face_strip.strip_folder(strip)).startswith(bpy.app.tempdir.rstrip("/"))
+    assert str(package.render.face_strip.folder_of(strip)).startswith(bpy.app.tempdir.rstrip("/"))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "late.blend"))
     _task, plan = begin(package, scene, turning)
     assert plan.missing == 0, "taken over from the temporary folder"
@@ -392,7 +392,7 @@ def test_a_file_moved_with_its_folder_shows_and_reuses_its_frames(package, scene
     bpy.ops.wm.open_mainfile(filepath=str(moved / "shot.blend"))
     scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
     strip = face(package, scene, obj)
-    assert all((package.render.face_strip.strip_folder(strip) / name).is_file() for name in shown(strip))
+    assert all((package.render.face_strip.folder_of(strip) / name).is_file() for name in shown(strip))
     _task, plan = begin(package, scene, obj)
     assert plan.missing == 0
 

@@ -420,7 +420,7 @@ def test_undoing_an_edit_finds_the_old_pictures(package, scene, obj, line, face)
     scene, obj = bpy.context.scene, bpy.data.objects["Anna"]
     (face,) = package.timeline.sequencer.faces(scene, obj)
     assert [element.filename for element in face.elements] == old
-    folder = package.render.face_strip.strip_folder(face)
+    folder = package.render.face_strip.folder_of(face)
     assert all((folder / name).is_file() for name in old)
     span = package.timeline.sequencer.render_range(scene, obj, "DIALOGUE")
     task, _plan = package.render.render.render_face(scene, obj, span)

@@ -1,0 +1,87 @@
+"""A character read once into plain values, for rendering: later edits in Blender do not change it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import bpy
+import numpy as np
+
+from ...inference.contract.bank import Bank
+from ..folders import character_folder, temporary_folder
+from . import character
+
+FULL_FRAME_LAYERS = ("plate", "pasted")  # layers whose pictures are as large as the plate or portrait
+
+
+@dataclass(frozen=True, eq=False)
+class CharacterSnapshot:
+    """What rendering needs to know of a character.
+
+    bank_path, bank: the bank's file and its metadata.
+    rest: (n,) float64, the coefficients at which the portrait is rendered unchanged.
+    portrait, crop: file of the portrait and the crop as a `Shot` has it; None and "auto" where it was not asked for.
+    portrait_size: its upright width and height, where the pictures are as large as the portrait; else None.
+    layer, mask, feather, size: as a `Shot` has them; size 0 stands for the bank's native size.
+    face_number: the face to use in a movie that shows several, see `edtalk.which`; 0 where there is only one.
+    face_strip: identity of the strip that shows the rendered frames, "" before the first render.
+    folder, temporary_folder: of its shots, frames and tracks, now and before the .blend was saved.
+    editable: whether its properties may be changed; linked characters are read-only.
+    """
+
+    name: str
+    uid: str
+    bank_path: Path
+    bank: Bank
+    rest: np.ndarray
+    portrait: Path | None
+    crop: str | tuple[float, float, float]
+    portrait_size: tuple[int, int] | None
+    layer: str
+    mask: str
+    feather: float
+    size: int
+    face_number: int
+    face_strip: str
+    folder: Path
+    temporary_folder: Path
+    editable: bool
+
+    @property
+    def is_full_frame(self) -> bool:
+        """Whether its pictures are as large as the plate or portrait, not the square of the face."""
+        return self.layer in FULL_FRAME_LAYERS
+
+    @property
+    def square(self) -> int:
+        """Pixels of a side of the face's square."""
+        return self.size or self.bank.config.size
+
+
+def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnapshot:
+    """The character as it is now. with_portrait: False for one that is rendered over movie strips and may have none.
+
+    Raises EDTalkError where the bank or the wanted portrait is missing.
+    """
+    group, bank = obj.edtalk, character.bank_of(obj)
+    is_full_frame, size = group.layer in FULL_FRAME_LAYERS, int(group.size)
+    return CharacterSnapshot(
+        name=obj.name,
+        uid=group.uid,
+        bank_path=character.bank_path(obj),
+        bank=bank,
+        rest=character.rest_row(obj),
+        portrait=character.portrait_path(obj) if with_portrait else None,
+        crop=character.crop_of(obj) if with_portrait else "auto",
+        portrait_size=character.portrait_size(obj) if with_portrait and is_full_frame else None,
+        layer=group.layer,
+        mask=group.mask,
+        feather=round(group.feather, 4),
+        size=0 if is_full_frame or size <= bank.config.size else size,
+        face_number=group.which,
+        face_strip=group.face_strip,
+        folder=character_folder(obj),
+        temporary_folder=temporary_folder(obj),
+        editable=not character.editable_reason(obj),
+    )
