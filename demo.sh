@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up and does the artist's whole job through Blender: demo.blend with a talking character in it,
-# demo.mp4 with sound, and demo.png, a contact sheet of it. Options are handed on; see demo.py.
+# Set up the environments and make the demo with Blender: demo.blend with a talking character, demo.mp4 with sound, and
+# demo.png, a contact sheet. Options are passed to demo.py.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 bash setup.sh

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes .venv/worker (torch, librosa, opencv) and .venv/blender-5.0 (bpy), and returns at once when they are as pinned.
+# Create .venv/worker (torch, librosa, opencv) and .venv/blender-5.0 (bpy). Environments that are up to date are kept.
 #
-#   bash setup.sh               what rendering, the demo and Blender need
-#   bash setup.sh --tests       and what the tests need: training's packages, a farm, the oldest and newest Blender
+#   bash setup.sh               the environments for rendering, the demo and Blender
+#   bash setup.sh --tests       also those for the tests: training, farm, the oldest and the newest Blender
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
 
-# python_of MINOR : a Python 3.MINOR, from PATH or from where pyenv keeps several.
+# python_of MINOR : print the path of a Python 3.MINOR, from PATH or from pyenv's versions.
 python_of() {
     local candidate
     for candidate in "python3.$1" python3 "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$1".*/bin/python; do
@@ -21,7 +21,7 @@ python_of() {
     return 1
 }
 
-# What must be loadable, and the Debian package that brings it. Sonames, because package names differ between releases.
+# Required libraries, each with its Debian package. Sonames, because package names differ between releases.
 LIBRARIES="
     libGL.so.1          libgl1
     libEGL.so.1         libegl1
@@ -56,35 +56,36 @@ install_system_packages() {
     local command="apt-get install -y --no-install-recommends ${packages[*]}"
     if ((EUID)); then
         as_root=(sudo -n)
-        sudo -n true 2>/dev/null || fail "these system packages are missing; install them with: sudo $command"
+        sudo -n true 2>/dev/null || fail "system packages are missing; install them with: sudo $command"
     fi
-    command -v apt-get >/dev/null || fail "these system packages (Debian's names) are missing: ${packages[*]}"
-    say "system packages: ${packages[*]}"
+    command -v apt-get >/dev/null || fail "apt-get is missing; install these packages (Debian names): ${packages[*]}"
+    say "installing system packages: ${packages[*]}"
     as_root+=(env DEBIAN_FRONTEND=noninteractive)
-    # A machine whose package lists cannot be refreshed may still have what is asked for.
+    # The packages may be available even if the package lists cannot be updated.
     "${as_root[@]}" apt-get update >"$log" 2>&1 || true
     # shellcheck disable=SC2086  # one word per package
-    "${as_root[@]}" $command >>"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "this failed: $command"; }
+    "${as_root[@]}" $command >>"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "this command failed: $command"; }
 }
 
-# pip_install NAME OPTION... : into .venv/NAME, tried twice because downloads break.
+# pip_install NAME OPTION... : install into .venv/NAME; tried twice, because downloads fail now and then.
 pip_install() {
     local name=$1 log=.venv/$1.log
     shift
     local -a command=(".venv/$name/bin/python" -m pip --disable-pip-version-check install --no-input "$@")
     "${command[@]}" >"$log" 2>&1 && return
-    say "$name: pip failed, once more"
+    say "$name: pip failed, trying again"
     "${command[@]}" >"$log" 2>&1 || { tail -n 15 "$log" >&2; fail "$name: pip failed, see $log"; }
 }
 
-# ready NAME STAMP HASH : the environment works and was finished from these very requirement files.
+# ready NAME STAMP HASH : whether the environment exists and was completed from requirement files with this hash.
 ready() {
     local venv=.venv/$1
     [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3"* ]]
 }
 
-# environment NAME PYTHON FILE... : .venv/NAME holds what the FILEs pin. The stamp, the files' hash and names, comes last,
-# so an interrupted one is redone. Of a lock pip checks every file's checksum, hence each file by itself.
+# environment NAME PYTHON FILE... : create .venv/NAME with the packages that the FILEs pin. The stamp (hash and names of
+# the files) is written last, so that an interrupted environment is created again. Each file is installed by itself,
+# because pip checks hashes for all files of a call or for none.
 environment() {
     local name=$1 python=$2 hash started=$SECONDS file
     local -a locked
@@ -102,12 +103,12 @@ environment() {
     say "$name: ready after $((SECONDS - started)) s"
 }
 
-# worker_lock : the lock that .venv/worker is made from, or is to be made from: torch for the processor where pip finds
-# that, else torch for CUDA, which the common index has; it is far larger and does without a card.
+# worker_lock : print the lock that .venv/worker was or will be created from: torch for the CPU if pip finds it, else
+# torch for CUDA, which PyPI has; it is much larger and also runs without a card.
 worker_lock() {
     local lock locks=wheels/locks/linux-$(uname -m) trial
     for lock in "$locks"-{cpu,cuda}.txt; do
-        [[ -f $lock ]] || fail "there is no $lock: PyTorch's packages are for other machines than this"
+        [[ -f $lock ]] || fail "$lock does not exist: there are no PyTorch packages for this kind of machine"
         if ready worker .stamp "$(cat "$lock" $DEVELOPMENT | sha256sum)"; then
             echo "$lock"
             return
@@ -124,12 +125,12 @@ worker_lock() {
     rm -rf "$trial"
 }
 
-# Without dependencies: the mesh package is wanted for its data, not for the simulation stack that it names.
+# Installed without dependencies: only the data of the mesh package is used, not the simulation packages it depends on.
 training_extras() {
     local hash file=wheels/requirements-training.txt
     hash=$(sha256sum <"$file")
     ready worker .stamp-training "$hash" && return
-    say "worker: adding what training needs"
+    say "worker: installing the packages for training"
     pip_install worker --no-deps "--requirement=$file"
     echo "$hash" >.venv/worker/.stamp-training
 }
@@ -139,7 +140,7 @@ case "${1-}" in '' | --tests) ;; *) fail "unknown option '$1'; usage: bash setup
 mkdir -p .venv
 exec 9>.venv/.lock
 flock -n 9 || { say "waiting for another set-up to finish"; flock 9; }
-PYTHON=$(python_of 11) || fail "Python 3.11 is needed, found $(python3 --version 2>/dev/null || echo none);" \
+PYTHON=$(python_of 11) || fail "Python 3.11 is required, found $(python3 --version 2>/dev/null || echo none);" \
     "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
 install_system_packages
 DEVELOPMENT=wheels/requirements-development.txt
@@ -153,5 +154,5 @@ environment blender-4.5 "$PYTHON" wheels/requirements-blender-4.5.txt $DEVELOPME
 if NEWER=$(python_of 13); then
     environment blender-5.2 "$NEWER" wheels/requirements-blender-5.2.txt $DEVELOPMENT
 else
-    say "Python 3.13 is not here, so Blender 5.2 is left out of the tests"
+    say "Python 3.13 was not found; the tests skip Blender 5.2"
 fi
