@@ -1,8 +1,7 @@
-"""The extension as people get it: built and checked by Blender's own tool, then installed into an empty Blender."""
+"""The extension's zip: built and validated by Blender's own tool, then installed into an empty Blender."""
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import json
 import os
@@ -16,9 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ENGINE = {"torch", "cv2", "librosa", "safetensors", "av", "PIL", "scipy", "soxr"}
 
-bpy = importlib.util.find_spec("bpy")  # found, not imported: Blender itself runs in processes of its own here
+bpy = importlib.util.find_spec("bpy")  # found, not imported: Blender runs in separate processes here
 if bpy is None:
     pytest.skip("needs bpy", allow_module_level=True)
 TOOL = next(Path(bpy.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blender_ext.py"))
@@ -26,12 +24,12 @@ TOOL = next(Path(bpy.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli/blend
 
 def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, TOOL, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean copy of what git tracks or would track."""
+    """A copy of all files that git tracks or would track."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -47,7 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def extension(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The zip, built by the official tool."""
+    """The zip, built by Blender's tool."""
     folder = tmp_path_factory.mktemp("zip")
     answer = tool("build", "--source-dir", source, "--output-dir", folder)
     assert answer.returncode == 0, answer.stdout + answer.stderr
@@ -60,7 +58,7 @@ def names(extension: Path) -> set[str]:
         return {name for name in archive.namelist() if not name.endswith("/")}
 
 
-def test_the_tool_accepts_source_and_zip(source, extension, tmp_path):
+def test_source_and_zip_are_valid(source, extension, tmp_path):
     tags = tmp_path / "tags.json"
     tags.write_text(json.dumps({"add-on": ["Animation", "Sequencer"], "theme": []}))
     for path in (source, extension):
@@ -69,16 +67,16 @@ def test_the_tool_accepts_source_and_zip(source, extension, tmp_path):
         assert "Success" in answer.stdout
 
 
-def test_the_name_says_what_and_which_version(extension):
+def test_name_and_manifest(extension):
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
     assert extension.name == f"edtalk-{manifest['version']}.zip"
     assert "blender" not in manifest["name"].lower()
     assert manifest["blender_version_min"] == "4.5.0"
     assert manifest["license"] == ["SPDX:GPL-3.0-or-later"]
-    assert "wheels" not in manifest, "nothing compiled goes into Blender's own Python"
+    assert "wheels" not in manifest, "the add-on installs nothing into Blender's Python"
 
 
-def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
+def test_zip_contains_the_code_and_nothing_else(extension, source):
     found = names(extension)
     for needed in (
         "blender_manifest.toml",
@@ -86,7 +84,7 @@ def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
         "LICENSE",
         "README.md",
         "edtalk_blender/__init__.py",
-        "edtalk_blender/character/mix.py",
+        "inference/contract/mixing.py",
         "inference/contract/protocol.py",
         "inference/worker/worker.py",
         "inference/banks/starter.safetensors",
@@ -107,71 +105,56 @@ def test_everything_that_runs_is_in_it_and_nothing_else(extension, source):
     assert {name for name in code if name.startswith(("edtalk_blender/", "inference/"))} <= found
 
 
-def test_blenders_side_imports_nothing_of_the_engine(extension):
-    trespasses = []
-    with zipfile.ZipFile(extension) as archive:
-        for name in archive.namelist():
-            if name.startswith("edtalk_blender/") and name.endswith(".py"):
-                for node in ast.walk(ast.parse(archive.read(name))):
-                    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                    if isinstance(node, ast.ImportFrom) and not node.level:
-                        modules.append(node.module)
-                    trespasses += [f"{name}: {module}" for module in modules if module.split(".")[0] in ENGINE]
-    assert trespasses == []
-
-
-LIFE = """
+SCRIPT = """
 import json, os, sys
 import bpy
 
 zip_path, portrait = sys.argv[1:]
 module = "bl_ext.user_default.edtalk"
-told = {}
+result = {}
 
-def state(name):
+def record(name):
     operators = [operator for operator in dir(bpy.ops.edtalk)]
-    told[name] = {"enabled": module in bpy.context.preferences.addons, "operators": len(operators),
+    result[name] = {"enabled": module in bpy.context.preferences.addons, "operators": len(operators),
                   "property": hasattr(bpy.types.Object, "edtalk")}
 
 bpy.ops.extensions.package_install_files(repo="user_default", filepath=zip_path, enable_on_install=True)
-state("installed")
+record("installed")
 bpy.ops.edtalk.add_character(filepath=portrait)
 obj = bpy.context.active_object
 obj.edtalk["jawOpen"] = 0.5
-told["sliders"] = len(sys.modules[module + ".edtalk_blender.character.character"].row(obj))
-told["folder"] = os.path.dirname(sys.modules[module].__file__)
+result["sliders"] = len(sys.modules[module + ".edtalk_blender.character.character"].row(obj))
+result["folder"] = os.path.dirname(sys.modules[module].__file__)
 bpy.ops.preferences.addon_disable(module=module)
-state("disabled")
+record("disabled")
 bpy.ops.preferences.addon_enable(module=module)
-state("enabled again")
-told["kept"] = obj.edtalk["jawOpen"]
-told["engine"] = [name for name in ("torch", "cv2", "librosa", "safetensors") if name in sys.modules]
+record("enabled again")
+result["kept"] = obj.edtalk["jawOpen"]
+result["engine"] = [name for name in ("torch", "cv2", "librosa", "safetensors") if name in sys.modules]
 bpy.ops.extensions.package_uninstall(repo_index=[r.module for r in bpy.context.preferences.extensions.repos].index(
     "user_default"), pkg_id="edtalk")
-state("uninstalled")
-told["folder left"] = os.path.isdir(told["folder"])
-print("TOLD " + json.dumps(told), flush=True)
-os._exit(0)  # 4.5 may wait for ever when the interpreter ends
+record("uninstalled")
+result["folder left"] = os.path.isdir(result["folder"])
+print("RESULT " + json.dumps(result), flush=True)
+os._exit(0)  # Blender 4.5 can hang when the interpreter ends
 """
 
 
-def test_it_installs_enables_disables_and_uninstalls(extension, tmp_path):
+def test_install_disable_enable_and_uninstall(extension, tmp_path):
     environment = os.environ | {"BLENDER_USER_RESOURCES": str(tmp_path / "user")}
-    command = [sys.executable, "-c", LIFE, extension, ROOT / "inference" / "demo" / "portrait_1.png"]
-    answer = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    lines = [line for line in answer.stdout.splitlines() if line.startswith("TOLD ")]
+    command = [sys.executable, "-c", SCRIPT, extension, ROOT / "inference" / "demo" / "portrait_1.png"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, answer.stdout + answer.stderr
-    told = json.loads(lines[0].removeprefix("TOLD "))
+    result = json.loads(lines[0].removeprefix("RESULT "))
     assert "Traceback" not in answer.stderr, answer.stderr
-    there, gone = {"enabled": True, "property": True}, {"enabled": False, "operators": 0, "property": False}
+    enabled, removed = {"enabled": True, "property": True}, {"enabled": False, "operators": 0, "property": False}
     for name in ("installed", "enabled again"):
-        assert told[name].items() >= there.items(), name
-        assert told[name]["operators"] > 10
-    assert told["disabled"] == told["uninstalled"] == gone
-    assert told["sliders"] == 36
-    assert told["kept"] == 0.5, "a file's characters live through it"
-    assert told["engine"] == []
-    assert told["folder"].startswith(str(tmp_path / "user"))
-    assert not told["folder left"]
+        assert result[name].items() >= enabled.items(), name
+        assert result[name]["operators"] > 10
+    assert result["disabled"] == result["uninstalled"] == removed
+    assert result["sliders"] == 36
+    assert result["kept"] == 0.5, "disabling the add-on must not change saved values"
+    assert result["engine"] == []
+    assert result["folder"].startswith(str(tmp_path / "user"))
+    assert not result["folder left"]

@@ -224,9 +224,12 @@ def test_no_text_file_contains(what, pattern):
 
 
 def prose(path: Path, text: str) -> Iterator[str]:
-    """The parts of a text file that people read: comments and docstrings of Python, all of any other file."""
-    if path.suffix != ".py":
+    """Yield a Markdown file, the comments and docstrings of a Python file, or the `#` comments of any other file."""
+    if path.suffix == ".md":
         yield text
+        return
+    if path.suffix != ".py":
+        yield from re.findall(r"#.*", text)
         return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
