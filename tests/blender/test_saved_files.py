@@ -1,0 +1,80 @@
+"""A .blend that an earlier version saved opens with its character, strips, keys and compositor nodes.
+
+The file was saved by commit 8e81f54 in Blender 4.5: the character Anna with a packed portrait, an emotion of its own,
+keys, one lip-synced sound strip, its face strip of 12 frames and the compositor nodes for it. The pictures lay beside
+the file and are not in it.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import bpy
+import numpy as np
+import pytest
+
+SAVED = Path(__file__).parent / "data" / "saved_by_8e81f54.blend"
+FRAMES = 12
+
+
+@pytest.fixture
+def package(addon):
+    return addon.edtalk_blender
+
+
+@pytest.fixture
+def opened(package, tmp_path):
+    """The scene of the saved file, opened from a writable copy."""
+    path = shutil.copy(SAVED, tmp_path / "anna.blend")
+    bpy.ops.wm.open_mainfile(filepath=str(path))
+    return bpy.context.scene
+
+
+@pytest.fixture
+def anna(opened):
+    return opened.objects["Anna"]
+
+
+def test_the_character_and_its_values(package, opened, anna):
+    character, group = package.character.character, anna.edtalk
+    assert character.characters(opened) == [anna]
+    assert (group.crop_mode, group.layer, group.size) == ("none", "matte", "0")
+    assert group.feather == pytest.approx(0.3)
+    assert character.bank_state(anna, "pose").strength == 0.5
+    assert list(character.own_presets(anna)) == ["wry"]
+    assert package.character.portrait.is_known(anna), "the portrait need not be measured again"
+    rows = package.animation.sampling.sample(opened, anna, range(1, FRAMES + 1))
+    np.testing.assert_allclose(rows, json.loads(opened["expected_rows"]), atol=1e-5)
+
+
+def test_its_strips(package, opened, anna):
+    sequencer = package.timeline.sequencer
+    (line,), (face,) = sequencer.dialogue(opened, anna), sequencer.faces(opened, anna)
+    assert (line.name, face.name) == ("line", "Anna face")
+    assert sequencer.identity(face) == anna.edtalk.face_strip
+    for strip in (line, face):
+        assert sequencer.remembered_time(strip).same_as(sequencer.time_map(opened, strip))
+    package.compat.set_strip_value(line, "content_start", 11)
+    assert package.follow.follow(opened) == 1
+    assert package.compat.left_handle(face) == 11
+
+
+def test_its_face_is_rendered_into_the_same_strip(package, opened, anna, fake_engine):
+    fake_engine()
+    (before,) = (strip.name for strip in package.timeline.sequencer.faces(opened, anna))
+    assert bpy.ops.edtalk.render_face(frames="SCENE") == {"FINISHED"}
+    (face,) = package.timeline.sequencer.faces(opened, anna)
+    assert (face.name, len(face.elements)) == (before, FRAMES)
+    assert package.render.face_strip.waiting_frames(face) == 0
+    assert all((package.render.face_strip.folder_of(face) / one.filename).is_file() for one in face.elements)
+
+
+def test_its_compositor_nodes_are_found_again(package, opened, anna, fake_engine):
+    fake_engine()
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    (face,) = package.timeline.sequencer.faces(opened, anna)
+    tree = package.compat.compositor(opened)
+    count = len(tree.nodes)
+    assert not package.plate.compositing.is_new(opened, face)
+    package.plate.compositing.build(opened, anna, face)
+    assert len(tree.nodes) == count
