@@ -10,7 +10,8 @@ import numpy as np
 
 from ...inference.contract.mixing import bank_strengths
 from .. import compat
-from ..character import character
+from ..character import character, snapshot
+from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 
 
@@ -24,23 +25,32 @@ def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dic
     return found
 
 
-def sample(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float]) -> np.ndarray:
+def sample(
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot | None = None
+) -> np.ndarray:
     """(T, n) float32 rows to render at `frames`, as Blender evaluates them: drivers and NLA count.
 
     Reads the F-curves alone where nothing else moves the character, else steps through the frames and returns to the
-    current one. Sliders changed by hand and not keyed keep their value.
+    current one. Sliders changed by hand and not keyed keep their value. face: `obj` as it was read, if it was.
     Raises EDTalkError where the character's bank is missing.
     """
-    return character.rows(obj, *sample_sliders(scene, obj, frames))
+    face = face or snapshot.read(obj, with_portrait=False)
+    return face.rows(*_sample(scene, obj, frames, face))
 
 
 def sample_sliders(
     scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `sample` makes its rows of: (T, n) coefficient sliders, (T, banks) strengths, (T, k) emotion sliders."""
+    return _sample(scene, obj, frames, snapshot.read(obj, with_portrait=False))
+
+
+def _sample(
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     frames = np.asarray(frames, np.float64)
     if moved_by_curves_alone(obj):
-        return _sample_curves(obj, frames)
+        return _sample_curves(obj, frames, face)
     return _sample_frames(scene, obj, frames)
 
 
@@ -53,38 +63,39 @@ def moved_by_curves_alone(obj: bpy.types.Object) -> bool:
     return not has_drivers and not animation.nla_tracks and not animation.use_tweak_mode
 
 
-def _sample_curves(obj: bpy.types.Object, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sample_curves(
+    obj: bpy.types.Object, frames: np.ndarray, face: CharacterSnapshot
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     curves = {curve.data_path: curve for curve in compat.fcurves(obj) if not is_silent(curve)}
+    sliders, banks = obj.edtalk, face.bank.config.banks
 
-    def column(path: str, still: float, lowest: float, highest: float) -> np.ndarray:
+    def column(path: str, unkeyed: float, limits: tuple[float, float]) -> np.ndarray:
         """(T,) one property over time, clamped as Blender does when it evaluates."""
         curve = curves.get(path)
         if curve is None:
-            return np.full(len(frames), still)
-        return np.clip([curve.evaluate(frame) for frame in frames.tolist()], lowest, highest)
+            return np.full(len(frames), unkeyed)
+        return np.clip([curve.evaluate(frame) for frame in frames.tolist()], *limits)
 
-    def table(columns: list[np.ndarray]) -> np.ndarray:
+    def table(columns: Iterable[np.ndarray]) -> np.ndarray:
+        columns = list(columns)
         return np.stack(columns, axis=1) if columns else np.empty((len(frames), 0))
 
-    bank, still = character.bank_of(obj), character.values(obj)
-    values = [
-        column(character.data_path(name), still[index], *character.COEFFICIENT_LIMITS)
-        for index, name in enumerate(bank.names)
-    ]
-    emotions_still = character.emotion_values(obj)
-    emotions = [
-        column(character.data_path(name), emotions_still[index], *character.EMOTION_LIMITS)
-        for index, name in enumerate(character.emotions(obj))
-    ]
-    states = [character.bank_state(obj, name) for name, _count in bank.config.banks]
-    strengths = bank_strengths(
-        table([column(state.path_from_id("strength"), state.strength, *character.STRENGTH_LIMITS) for state in states]),
-        *(
-            table([column(state.path_from_id(switch), getattr(state, switch), 0, 1) for state in states]) >= 1
-            for switch in ("mute", "solo")
-        ),
+    def states(name: str, limits: tuple[float, float]) -> np.ndarray:
+        """(T, banks) a property of every bank: its strength, mute or solo."""
+        found = [sliders.banks[bank] for bank, _count in banks]
+        return table(column(one.path_from_id(name), getattr(one, name), limits) for one in found)
+
+    values = table(
+        column(character.data_path(name), sliders.get(name, rest), character.COEFFICIENT_LIMITS)
+        for name, rest in zip(face.bank.names, face.rest, strict=True)
     )
-    return table(values), strengths, table(emotions)
+    emotions = table(
+        column(character.data_path(name), sliders.get(name, 0.0), character.EMOTION_LIMITS) for name in face.emotions
+    )
+    strengths = bank_strengths(
+        states("strength", character.STRENGTH_LIMITS), states("mute", (0, 1)) >= 1, states("solo", (0, 1)) >= 1
+    )
+    return values, strengths, emotions
 
 
 def is_silent(curve: bpy.types.FCurve) -> bool:

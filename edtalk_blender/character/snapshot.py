@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import bpy
 import numpy as np
 
 from ...inference.contract.bank import Bank
+from ...inference.contract.mixing import final_rows
 from ..folders import character_folder, temporary_folder
 from . import character
 
@@ -21,6 +23,7 @@ class CharacterSnapshot:
 
     bank_path, bank: the bank's file and its metadata.
     rest: (n,) float64, the coefficients at which the portrait is rendered unchanged.
+    emotions: by name, the offset (m,) of the expression coefficients from neutral; the bank's first, then its own.
     portrait, crop: file of the portrait and the crop as a `Shot` has it; None and "auto" where it was not asked for.
     portrait_size: its upright width and height, where the pictures are as large as the portrait; else None.
     layer, mask, feather, size: as a `Shot` has them; size 0 stands for the bank's native size.
@@ -35,6 +38,7 @@ class CharacterSnapshot:
     bank_path: Path
     bank: Bank
     rest: np.ndarray
+    emotions: Mapping[str, np.ndarray]
     portrait: Path | None
     crop: str | tuple[float, float, float]
     portrait_size: tuple[int, int] | None
@@ -58,6 +62,10 @@ class CharacterSnapshot:
         """Pixels of a side of the face's square."""
         return self.size or self.bank.config.size
 
+    def rows(self, values: np.ndarray, strengths: np.ndarray, emotions: np.ndarray) -> np.ndarray:
+        """(T, n) float32 rows to render: (T, n) sliders, (T, banks) strengths and (T, k) emotions mixed."""
+        return final_rows(self.bank.config.banks, self.rest, values, strengths, emotions, list(self.emotions.values()))
+
 
 def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnapshot:
     """The character as it is now. with_portrait: False for one that is rendered over movie strips and may have none.
@@ -72,6 +80,7 @@ def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnaps
         bank_path=character.bank_path(obj),
         bank=bank,
         rest=character.rest_row(obj),
+        emotions=character.emotions(obj),
         portrait=character.portrait_path(obj) if with_portrait else None,
         crop=character.crop_of(obj) if with_portrait else "auto",
         portrait_size=character.portrait_size(obj) if with_portrait and is_full_frame else None,

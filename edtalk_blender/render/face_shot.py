@@ -73,7 +73,7 @@ def write(
     movie has not been tracked, or the folder cannot be written to.
     """
     own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
-    rows = sampling.sample(own_scene, obj, range(*span))
+    rows = sampling.sample(own_scene, obj, range(*span), face)
     shot = Shot(
         bank=face.bank_path,
         bank_sha256=face.bank.sha256,
