@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .contract.bank import STARTER, Bank, load_bank
 from .contract.coefficients import Coefficients
@@ -18,6 +19,7 @@ from .contract.errors import EDTalkError, disk_error
 from .contract.shot import Shot, file_sha256
 from .dubbing import dub, plate_frames
 from .face.paste import Layering
+from .face.size import BANK_SIZE, FaceSize
 from .media.picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
 from .renderer import FaceRenderer, open_device
 
@@ -125,32 +127,46 @@ class ShotRenderer:
             raise EDTalkError(
                 f"{shot.bank} is not the bank that the shot was made with: expected weights "
                 f"{shot.bank_sha256[:12]}..., found {loaded.bank.sha256[:12]}....",
-                "Choose the bank again, and render again.",
+                "Choose the bank again, then render again.",
                 "bank",
             )
-        layering = Layering(shot.layer, shot.mask, shot.feather)
-        size = shot.size or (None if layering.needs_picture else loaded.size)
-        if shot.size and shot.size < loaded.size:
-            message = f"The bank '{loaded.bank.name}' draws {loaded.size} pixels, the shot asks for {shot.size}."
-            raise EDTalkError(message, "Set the size to the bank's own.", "bank")
-        face = None if shot.plate else loaded.face(shot.portrait, shot.crop, size)
         progress("rendering", 0, len(rows))
-        table = Coefficients(shot.coefficients.values[rows], shot.coefficients.names)
-        if face is not None:
-            picture = load_picture(shot.portrait) if shot.layer != "square" else None
-            for pixels in face.renderer.render(table):
-                yield layering.compose(pixels, picture, face.square)
-            return
+        draw = self._draw_portrait if shot.plate is None else self._draw_plate
+        for pixels in draw(loaded, shot, rows):
+            yield pixels if shot.fills_picture else _resized(pixels, shot.size or loaded.size)
+
+    def _draw_portrait(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        layering = Layering(shot.layer, shot.mask, shot.feather)
+        face = loaded.face(shot.portrait, shot.crop, FaceSize.of(shot.layer, shot.size, shot.detail))
+        picture = load_picture(shot.portrait) if shot.layer != "square" else None
+        for pixels in face.renderer.render(_rows_of(shot, rows)):
+            yield layering.compose(pixels, picture, face.square)
+
+    def _draw_plate(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        layering = Layering(shot.layer, shot.mask, shot.feather)
         frames = plate_frames(shot.plate, rows, loaded.size)
-        for rgb, crop, pixels in dub(loaded.renderer, frames, table.values, loaded.is_added, size):
+        values, added = _rows_of(shot, rows).values, loaded.added(shot.added)
+        size = FaceSize.of(shot.layer, shot.size, shot.detail)
+        for rgb, crop, pixels in dub(loaded.renderer, frames, values, added, size):
             if crop is None:
-                yield layering.without_face(rgb, size or loaded.size)
+                yield layering.without_face(rgb, loaded.size)
             else:
                 yield layering.compose(pixels, Picture(rgb), crop)
 
     def clear(self) -> None:
         """Drop all loaded banks and portraits."""
         self._banks.clear()
+
+
+def _rows_of(shot: Shot, rows: Sequence[int]) -> Coefficients:
+    return Coefficients(shot.coefficients.values[list(rows)], shot.coefficients.names)
+
+
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    """uint8 (S, S, 3 or 4) -> (side, side, 3 or 4)."""
+    if len(pixels) == side:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
 
 
 def _open_folder(folder: Path) -> None:
@@ -168,45 +184,50 @@ class LoadedBank:
     def __init__(self, bank: Bank, device: torch.device) -> None:
         self.bank, self._device = bank, device
         self.size = bank.config.size
-        self._faces: Recent[_Face] = Recent(FACES)
+        self._faces: Recent[Face] = Recent(FACES)
 
     @cached_property
     def renderer(self) -> FaceRenderer:
         return FaceRenderer(self.bank, str(self._device))
 
-    @property
-    def is_added(self) -> np.ndarray:
-        """(n,) bool: the coefficients that dubbing adds to a frame's own, all but the lips'."""
-        return np.array([coefficient.bank != "lip" for coefficient in self.bank.coefficients])
+    def added(self, names: Sequence[str] | None) -> np.ndarray:
+        """(n,) bool: the coefficients that a dubbed shot adds to a frame's own, see `Shot.added`."""
+        if names is None:
+            return np.array([coefficient.bank != "lip" for coefficient in self.bank.coefficients])
+        return np.isin(self.bank.names, list(names))
 
-    def face(self, picture: Path, crop: str | tuple[float, ...], size: int | None = 0) -> _Face:
+    def face(self, picture: Path, crop: str | tuple[float, ...], size: FaceSize = BANK_SIZE) -> Face:
         """The face in a picture. The cache is keyed by the picture's content, not by its path.
 
-        size: pixels of what it draws; 0: the bank's own; None: those of a few sizes that lose least of the picture.
+        Raises EDTalkError, kind "media" or "face".
         """
         key = file_sha256(picture), crop, size
-        return self._faces.get(key, lambda: _Face(self.renderer.another(), picture, crop, size))
+        return self._faces.get(key, lambda: Face(self.renderer.another(), picture, crop, size))
 
 
-class _Face:
-    """A renderer with its source picture set. pixels: uint8 (size, size, 3), what the network sees of it, cut out of
-    the picture by `square`."""
+class Face:
+    """A renderer whose source is the face in a picture.
 
-    def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...], size: int | None) -> None:
-        from .face.framing import cut, cut_at, fitting_size, frame_picture, is_whole
+    pixels: uint8 (size, size, 3), the network's input. square: the crop that it was cut out with.
+    """
 
-        rgb, own_size = load_picture(picture).rgb, renderer.config.size
-        square = frame_picture(rgb, own_size, crop, label=picture.name)
+    def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...], size: FaceSize) -> None:
+        from .face.framing import cut, cut_at, frame_picture, is_whole
+
+        rgb, native = load_picture(picture).rgb, renderer.config.size
+        square = frame_picture(rgb, native, crop, label=picture.name)
         self.renderer = renderer
-        self.pixels = from_network(to_network(cut(rgb, square), own_size))
+        self.pixels = from_network(to_network(cut(rgb, square), native))
         self._whole, self.square = is_whole(rgb, square), square
         self._was_placed_by_eyes = crop == "auto" and not self._whole
-        side = fitting_size(square, own_size) if size is None else size or own_size
-        renderer.set_source(self.pixels, self.pixels if side == own_size else cut_at(rgb, square, side))
+        side, detail = size.side(native, square), None
+        if size.detail:
+            detail = self.pixels if side == native else cut_at(rgb, square, side)
+        renderer.set_source(self.pixels, detail)
 
     @property
     def eyes(self) -> np.ndarray | None:
-        """(2, 2) centres of the right and left eye in `pixels`; None where "auto" puts them, or if none are seen."""
+        """(2, 2) centres of the right and left eye in `pixels`. None if "auto" aligned them, or none are detected."""
         from .face.detect import detect_faces
 
         if self._was_placed_by_eyes:
@@ -216,7 +237,7 @@ class _Face:
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where the face was cut out, as a message says it."""
+        """Where the face was cut out, as fields of an answer."""
         if self._whole:
             return {"crop": "none", "angle": 0.0}
         *crop, angle = self.square.box

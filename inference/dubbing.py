@@ -1,8 +1,9 @@
-"""Footage whose mouths are changed: every frame keeps its own face, pose and light."""
+"""Dubbing: the face in each frame of some footage is rendered again with new coefficients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +11,16 @@ import numpy as np
 from .contract.errors import EDTalkError
 from .contract.plate import Plate, media_sha256
 from .face.crop import Crop, crop_from_box
-from .face.framing import cut, cut_at, fitting_size
+from .face.framing import cut, cut_at
+from .face.size import SOURCE_SIZE, FaceSize
 from .media.video import frames_at
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
 
-# A frame of the footage, and its crop and the face drawn there, or None where none is to be seen.
+HELD_BYTES = 256 * 2**20  # decoded frames that are held where footage is read backwards
+
+# A frame of the footage, its crop and the face rendered there; the last two are None if no face is visible.
 Dubbed = tuple[np.ndarray, Crop | None, np.ndarray | None]
 
 
@@ -25,40 +29,62 @@ def dub(
     frames: Iterable[tuple[np.ndarray, Crop | None]],
     rows: np.ndarray,
     added: np.ndarray | None = None,
-    size: int | None = None,
+    size: FaceSize = SOURCE_SIZE,
 ) -> Iterator[Dubbed]:
-    """Draw each frame's face with a row of coefficients of its own, as they are asked for.
+    """Render the face of each frame with its own row of coefficients, lazily.
 
-    frames: uint8 (H, W, 3) and the crop, None where there is no face, one a row. rows: (T, n) in the bank's order.
-    added: (n,) bool, which of them are added to the frame's own; default none. size: pixels of a face, with the frame's
-    own detail; default: those of a few sizes that lose least of the frame. 0: as the network alone draws it.
+    frames: one per row, uint8 (H, W, 3) and the crop of the face, or None where no face is visible.
+    rows: (T, n) in the bank's order. added: (n,) bool, coefficients that are added to the frame's own; default none.
     """
     for (rgb, crop), row in zip(frames, rows, strict=True):
         if crop is None:
             yield rgb, None, None
             continue
-        side = fitting_size(crop, renderer.config.size) if size is None else size
-        details = [cut_at(rgb, crop, side)] if side else None
+        details = [cut_at(rgb, crop, size.side(renderer.config.size, crop))] if size.detail else None
         (face,) = renderer.render_frames([cut(rgb, crop)], row[None], added=added, details=details)
         yield rgb, crop, face
 
 
-def plate_frames(plate: Plate, rows: list[int], size: int) -> Iterator[tuple[np.ndarray, Crop | None]]:
-    """The frames of some rows of a plate, ascending in time, and their crops of `size` pixels.
+def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, Crop | None]]:
+    """The frames of some rows of a plate and their crops of `size` pixels. Fastest if their times ascend.
 
-    Raises EDTalkError(kind="media") where the plate is gone or another than the shot was made with.
+    Raises EDTalkError(kind="media") if the footage is missing or is not the one that the shot was made with.
     """
     if media_sha256(plate.media) != plate.sha256:
         raise EDTalkError(
-            f"{plate.media} is not the footage that the shot was made with; it has changed since.",
-            "Track the face again, and render again.",
+            f"{plate.media} has changed since the shot was made.",
+            "Track the face again, then render again.",
             "media",
         )
-    for row, rgb in zip(rows, frames_at(plate.media, plate.times[rows]), strict=True):
+    for row, rgb in zip(rows, frames_in_any_order(plate.media, plate.times[list(rows)]), strict=True):
         yield rgb, crop_of(plate.track[row], size)
 
 
+def frames_in_any_order(media: Path, times: np.ndarray) -> Iterator[np.ndarray]:
+    """As `frames_at`, for times in any order. Descending times are read in blocks of at most HELD_BYTES."""
+    at, block = 0, 1
+    while at < len(times):
+        ascending = _run(times[at:])
+        if ascending > 1 or at + 1 == len(times):
+            for rgb in frames_at(media, times[at : at + ascending]):
+                yield rgb
+            block = max(1, HELD_BYTES // rgb.nbytes)
+            at += ascending
+            continue
+        descending = min(_run(-times[at:]), block)
+        held = list(frames_at(media, times[at : at + descending][::-1]))
+        yield from reversed(held)
+        block = max(1, HELD_BYTES // held[0].nbytes)
+        at += descending
+
+
+def _run(times: np.ndarray) -> int:
+    """Number of times from the first on that do not descend."""
+    descents = np.flatnonzero(np.diff(times) < 0)
+    return int(descents[0]) + 1 if len(descents) else len(times)
+
+
 def crop_of(square: np.ndarray, size: int) -> Crop | None:
-    """A row of a track as a crop; None where it is NaN."""
+    """A row of a track, (4,), as a crop of `size` pixels; None where it is NaN."""
     x, y, side, angle = square.tolist()
     return None if np.isnan(side) else crop_from_box(x, y, side, size, angle)

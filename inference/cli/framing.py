@@ -7,19 +7,20 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..contract.errors import EDTalkError
-from ..face.framing import frame_clip, frame_picture, given_crop, is_whole
+from ..face.framing import frame_clip, frame_picture, is_whole
 from .hints import with_options
 from .progress import note
 
 if TYPE_CHECKING:
+    from ..contract.plate import Track
     from ..face.crop import Crop
     from ..face.detect import Which
-    from ..media.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -63,34 +64,34 @@ class Framing:
         self._say_found(first, crop, label)
         return crop
 
-    def of_frames(self, clip: Clip, count: int, size: int) -> list[Crop | None]:
-        """Squares that follow the face through the first `count` frames of a clip, or one that holds for all.
+    def of_portrait(self, path: Path, size: int) -> str | tuple[float, ...]:
+        """The face of a portrait, as a shot's `crop`."""
+        from ..media.picture import load_picture
 
-        None where the face is not to be seen.
-        """
-        from ..dubbing import crop_of
-        from ..face.footage import track_frames, unseen_note
+        rgb = load_picture(path).rgb
+        crop = self.of_picture(rgb, size, path.name)
+        return "none" if is_whole(rgb, crop) else self.box or crop.box
 
-        label, first = clip.path.name, next(clip.frames())
-
-        def frames() -> Iterator[tuple[float, np.ndarray]]:
-            for number, rgb in enumerate(itertools.islice(clip.frames(), count)):
-                yield number if clip.is_still else number / clip.fps, rgb
+    def of_footage(self, path: Path, end: float) -> Track:
+        """Where the face is in the frames of a clip up to `end`, in the clip's own time (see `contract.plate`)."""
+        from ..face.crop import TEMPLATE, crop_from_box
+        from ..face.footage import track_media
 
         try:
-            if self.mode != "auto":
-                return [given_crop(first, size, self.box or self.mode, label)]
-            track = track_frames(frames, clip.fps, which=self.which, label=label)
+            found = track_media(path, self.box or self.mode, which=self.which, end=end)
         except EDTalkError as error:
             raise with_options(error, *self.options) from error
-        crops = [crop_of(square, size) for square in track.crops]
-        if all(crop is None or is_whole(first, crop) for crop in crops):
-            self._say_found(first, next(filter(None, crops)), label)
+        squares = found.track.crops[~np.isnan(found.track.crops[:, 2])]
+        width, height = found.size
+        if self.mode == "auto" and (squares != squares[0]).any():
+            note(f"face found in {path.name}; the crop follows it.")
         else:
-            note(f"face found in {label}; its square follows it.")
-        if absent := unseen_note(label, track, counted=clip.is_still):
-            note(absent)
-        return crops
+            x, y, side, angle = squares[0].tolist()
+            blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # only its size matters
+            self._say_found(blank, crop_from_box(x, y, side, TEMPLATE, angle), path.name)
+        if found.note:
+            note(found.note)
+        return found.track
 
     def choosing(self, which: Which, options: tuple[str, str] = ("--crop", "--face")) -> Framing:
         """The same with the value of --face; `options` are these two options' names, for messages."""

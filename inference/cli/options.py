@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..contract.bank import STARTER, Bank, load_bank
+from ..contract.bank import STARTER, Bank, load_bank, read_bank
 from ..contract.errors import EDTalkError
 from ..contract.shot import LARGEST
 
@@ -143,24 +143,29 @@ def check_free(path: Path, overwrite: bool, suffixes: Iterable[str] = ()) -> Non
         raise EDTalkError(f"The folder {path.parent} does not exist.", "Create it first.", "disk")
 
 
-def load_bank_for(args: argparse.Namespace, *, audio: bool = False, emotions: bool = False) -> Bank:
-    """The bank of --bank, checked for what is going to be asked of it."""
+def load_bank_for(
+    args: argparse.Namespace, *, audio: bool = False, emotions: bool = False, weights: bool = True
+) -> Bank:
+    """The bank of --bank. Raises EDTalkError if it lacks a lip-sync network (`audio`) or emotions (`emotions`).
+
+    weights: whether the weights are loaded as well, not only the metadata.
+    """
     if args.bank == STARTER and not STARTER.exists():
         raise EDTalkError(
             "The embedded starter bank is missing from this installation.", "Reinstall, or give --bank FILE.", "bank"
         )
-    bank = load_bank(args.bank)
+    bank = load_bank(args.bank) if weights else read_bank(args.bank)
     if audio and not bank.has_audio:
         raise EDTalkError(
-            f"The bank '{bank.name}' has no lip-sync network, so it cannot follow a sound.",
+            f"The bank '{bank.name}' has no lip-sync network.",
             "Convert it again with --audio2lip Audio2Lip.pt, or use --lip-video.",
             "bank",
         )
     if emotions and not bank.presets:
-        why = "has no emotions" if bank.config.enhances_expression else "moves only mouth and head"
+        why = "has no emotion presets" if bank.config.enhances_expression else "has no expression coefficients"
         raise EDTalkError(
             f"The bank '{bank.name}' {why}, so --emotion cannot be used.",
-            "Leave --emotion out, or use a bank with expression presets.",
+            "Leave out --emotion, or use a bank with emotion presets.",
             "bank",
         )
     return bank

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..contract.errors import EDTalkError
 from .options import check_free
 
@@ -41,26 +39,23 @@ def check_output(out: Path, form: str | None, overwrite: bool, inputs: Iterable[
         raise EDTalkError(f"The folder {out.parent} does not exist.", "Create it first.", "disk")
 
 
+def refuse_existing(out: Path, form: str | None, span: slice, overwrite: bool) -> None:
+    """Raise EDTalkError if a frame of `span` exists in the folder `out` and may not be overwritten."""
+    if is_clip(out, form) or overwrite:
+        return
+    for number in range(span.start + 1, span.stop + 1):
+        path = out / f"frame_{number:04d}.{form or 'png'}"
+        if path.exists():
+            raise EDTalkError(f"{path} exists.", "Choose another folder, or add --overwrite.")
+
+
 def open_output(
-    out: Path, form: str | None, span: slice, fps: float, shape: tuple[int, int], sound: Sound | None, overwrite: bool
+    out: Path, form: str | None, span: slice, fps: float, shape: tuple[int, int], sound: Sound | None
 ) -> VideoWriter | FrameFolder:
-    """The writer for frames `span` of the whole result, each (height, width) of `shape`."""
+    """The writer for the frames `span` of the whole result. shape: (height, width) of each."""
     from ..media.video_writer import FrameFolder, VideoWriter
 
     if is_clip(out, form):
         height, width = shape
         return VideoWriter(out, fps, (width, height), sound=sound)
-    form = form or "png"
-    first, last = span.start + 1, span.stop
-    for number in range(first, last + 1):
-        path = out / f"frame_{number:04d}.{form}"
-        if path.exists() and not overwrite:
-            raise EDTalkError(f"{path} exists.", "Choose another folder, or add --overwrite.")
-    return FrameFolder(out, form, sound=sound, start=first)
-
-
-def enlarged(face: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (S, S, 3 or 4) at `size` pixels a side."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(face).resize((size, size), Image.Resampling.LANCZOS))
+    return FrameFolder(out, form or "png", sound=sound, start=span.start + 1)

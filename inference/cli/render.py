@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 
 from ..contract.shot import FEATHER, LAYERS, MASKS
-from ..timeline import ENDS
 from . import options
 from .framing import Framing
+from .performance import ENDS
 from .progress import STYLES
 
 EXAMPLES = """examples:

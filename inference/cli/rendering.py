@@ -1,10 +1,11 @@
-"""What `render` does: read, measure, put together, draw and write, one frame at a time."""
+"""What `render` does: read the inputs, build a shot, render it with the pipeline of the worker, write the output."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,18 @@ from ..contract.bank import Bank
 from ..contract.coefficients import Coefficients
 from ..contract.emotion import EmotionCurve
 from ..contract.errors import EDTalkError
-from ..contract.shot import FEATHER
-from ..timeline import TAIL, Rules, rules
+from ..contract.idle import BLINK
+from ..contract.plate import Plate, media_sha256
+from ..contract.shot import FEATHER, FILLS_PICTURE, Shot
+from ..face.framing import cut
+from ..face.size import FaceSize
 from . import options, output
-from .clips import Clip, Footage, Portrait, Source, frame_clip, measure
-from .performance import Performance, at_rate
+from .clips import Clip, frame_clip, measure
+from .performance import TAIL, Performance, Rules, at_rate, rules
 from .progress import Progress, Stop
 
 if TYPE_CHECKING:
+    from ..drawing import LoadedBank, ShotRenderer
     from ..media.video_writer import Sound
     from ..renderer import FaceRenderer
 
@@ -33,7 +38,11 @@ _DRIVER_OPTIONS = ("--driver-crop", "--driver-face")
 
 @dataclass(frozen=True)
 class Result:
-    """What was made. coefficients: (T, n) of the whole timeline, of which frames `span` were drawn."""
+    """What was rendered.
+
+    coefficients: (T, n) of the whole timeline, see `Plan`; frames `span` of it were rendered. frames: number of frames
+    written. stopped: the signal that ended the render early, or None.
+    """
 
     out: Path
     bank: Bank
@@ -64,36 +73,36 @@ class Result:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what can be seen to make no sense before anything is read."""
+    """Reject combinations of options that make no sense, before any file is read. Raises EDTalkError."""
     clips = [args.lip_video, args.pose_video, args.expression]
     if args.relative and not any(clips):
         raise EDTalkError(
-            "--relative is about driving clips, and there is none.",
+            "--relative requires a driving clip.",
             "Give --lip-video, --pose-video or --expression, or leave --relative out.",
         )
     if not args.emotion and (args.intensity != 1.0 or args.emotion_base != "own"):
-        raise EDTalkError("--intensity and --emotion-base are about --emotion, which is not given.")
+        raise EDTalkError("--intensity and --emotion-base require --emotion.")
     if args.expression and args.emotion_base == "neutral":
         raise EDTalkError(
-            "--emotion-base neutral would replace the expression that --expression copies.", "Leave one of them out."
+            "--emotion-base neutral would replace the expression from --expression.", "Leave out one of them."
         )
-    if _is_full(args.layer) and args.size:
+    if args.layer in FILLS_PICTURE and args.size:
         raise EDTalkError(
-            "--size is the size of the face alone; with --paste-back, --layer plate or pasted the result "
-            "has the picture's size."
+            "--size cannot be used with --paste-back, --layer plate or --layer pasted: the output has the size of the "
+            "source."
         )
     if args.layer == "square" and (args.mask or args.feather):
         raise EDTalkError(
-            "--mask and --feather are about the other layers: the square has no matte.",
-            "Give --layer matte, plate or pasted.",
+            "--mask and --feather require --layer matte, plate or pasted.",
+            "Add --layer, or leave them out.",
         )
     if args.layer in ("matte", "plate") and output.is_clip(args.out, args.format):
         raise EDTalkError(
-            f"--layer {args.layer} is partly transparent, and a clip cannot be.",
-            "Give a folder for --out; its pictures are RGBA.",
+            f"--layer {args.layer} is transparent, and video files have no transparency.",
+            "Give a folder as --out; its images are RGBA.",
         )
     if args.driver_face and not any(clips):
-        raise EDTalkError("--driver-face is about driving clips, and there is none.")
+        raise EDTalkError("--driver-face requires a driving clip.")
     if args.sound not in (None, "none") and not Path(args.sound).is_file():
         raise EDTalkError(f"The sound file {args.sound} does not exist.", "Choose the file again.", "media")
     inputs = [args.source, args.audio, args.coefficients, *clips]
@@ -101,94 +110,62 @@ def check(args: argparse.Namespace) -> None:
 
 
 def make(args: argparse.Namespace) -> Result:
-    """Everything from the arguments of `render` to the finished file; on Ctrl-C what is finished by then."""
+    """Run `render`. After Ctrl-C the output holds the frames finished so far. Raises EDTalkError."""
     check(args)
-    bank = options.load_bank_for(args, audio=bool(args.audio), emotions=bool(args.emotion))
-    if args.expression and not bank.config.enhances_expression:
-        raise EDTalkError(
-            f"The bank '{bank.name}' moves only mouth and head, so --expression cannot be used.",
-            "Leave --expression out, or use a bank with expressions.",
-            "bank",
-        )
-    work = _Work(args, bank)
-    emotion = EmotionCurve.parse(args.emotion, bank.presets) if args.emotion else None
-    frames = work.length
-    if not work.source_clip and not work.moves and emotion is None and not args.idle_motion:
-        raise EDTalkError("Nothing drives the face.", "Give --audio, --lip-video, --pose-video, --emotion, ...")
-    span = _span(args, frames, work.fps)
-    times, duration = np.arange(frames) / work.fps, frames / work.fps
+    inputs = Inputs(args)
+    output.refuse_existing(args.out, args.format, inputs.span, args.overwrite)
+    from ..drawing import ShotRenderer  # after the checks above: loading torch takes seconds
 
-    renderer = options.make_renderer(bank, args)
-    source = work.source(renderer, span)
-    performance = Performance(
-        audio_lips=work.audio_lips(times),
-        table=work.table,
-        clips=work.measured(renderer, span),
-        rules=work.rules,
-        relative=args.relative,
-        emotion=emotion,
-        intensity=args.intensity,
-        from_neutral=args.emotion_base == "neutral",
-        idle=args.idle_motion,
-    )
-    values = performance.coefficients(bank, source.own, times, duration)
+    renderer = ShotRenderer(args.device, args.threads)
+    plan = inputs.plan(renderer)
     started = time.perf_counter()
-    drawn, stopped = _draw(args, work, source, values[span], span)
-    return Result(
-        args.out, bank, str(renderer.device), work.fps, span, drawn, time.perf_counter() - started, values, stopped
-    )
+    written, stopped = _write(inputs, plan.shot, renderer)
+    seconds = time.perf_counter() - started
+    device = str(renderer.device)
+    return Result(args.out, inputs.bank, device, inputs.fps, inputs.span, written, seconds, plan.coefficients, stopped)
 
 
-def _draw(
-    args: argparse.Namespace, work: _Work, source: Source, rows: np.ndarray, span: slice
-) -> tuple[int, int | None]:
-    """Number of frames written, and the signal that stopped it short, if one did."""
-    from ..face.paste import Layering
-
-    size = args.size or work.bank.config.size
-    full = _is_full(args.layer)
+def _write(inputs: Inputs, shot: Shot, renderer: ShotRenderer) -> tuple[int, int | None]:
+    """Render a shot into the output. Returns the number of frames, and the signal that ended it early or None."""
+    args, frames = inputs.args, len(shot.coefficients)
     clip = output.is_clip(args.out, args.format)
-    layering = Layering(args.layer, args.mask or "face", args.feather or FEATHER)
-    shape = source.shape[:2] if full else (size, size)
-    writer = output.open_output(args.out, args.format, span, work.fps, shape, work.sound(span, clip), args.overwrite)
-    with Stop() as stop, writer, Progress("rendering", len(rows), args.progress) as bar:
-        for picture in source.pictures(rows, span.start, layering):
-            picture = picture if full or size == len(picture) else output.enlarged(picture, size)
-            writer.write(picture[..., :3] if clip else picture)
+    with Stop() as stop, Progress("rendering", frames, args.progress) as bar, ExitStack() as opened:
+        writer = None
+        for pixels in renderer.draw(shot, range(frames)):
+            if writer is None:  # the first frame determines the size
+                shape, sound = pixels.shape[:2], inputs.sound(clip)
+                writer = output.open_output(args.out, args.format, inputs.span, inputs.fps, shape, sound)
+                opened.enter_context(writer)
+            writer.write(pixels[..., :3] if clip else pixels)
             bar.step()
             if stop.asked is not None:
                 break
-    return bar.done, None if bar.done == len(rows) else stop.asked or signal.SIGINT
+    return bar.done, None if bar.done == frames else stop.asked or signal.SIGINT
 
 
-def _is_full(layer: str) -> bool:
-    """Whether its pictures are as large as the source, not as the face."""
-    return layer in ("plate", "pasted")
+@dataclass(frozen=True)
+class Plan:
+    """What `render` renders.
+
+    shot: the frames of `Inputs.span`, ready to be rendered or written. coefficients: (T, n) of the whole timeline, as
+    in the shot: absolute, or in dubbing relative to the frame's own where `Shot.added` says so.
+    """
+
+    shot: Shot
+    coefficients: np.ndarray
 
 
-def _span(args: argparse.Namespace, frames: int, fps: float) -> slice:
-    first, last = 0, frames
-    if args.frames:
-        first, last = args.frames
-    elif args.seconds:
-        first, last = round(args.seconds[0] * fps), max(1, round(args.seconds[1] * fps))
-    if first >= min(last, frames):
-        raise EDTalkError(
-            f"There is nothing to render: the result has only frames 0 to {frames - 1}, "
-            f"{frames / fps:.2f} s at {fps:g} fps.",
-            "Choose another --frames or --seconds.",
-        )
-    return slice(first, min(last, frames))
+class Inputs:
+    """The inputs of one `render`. Files are opened when they are needed.
 
+    Raises EDTalkError if the options do not fit the bank, nothing drives the face, or the range is empty.
+    """
 
-class _Work:
-    """The inputs of one render, opened when needed."""
-
-    def __init__(self, args: argparse.Namespace, bank: Bank) -> None:
-        self.args, self.bank = args, bank
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.bank = args, _bank_for(args)
         table = Coefficients.load(args.coefficients) if args.coefficients else None
         self.fps: float = args.fps or (table and table.fps) or DEFAULT_FPS
-        self.table = None if table is None else self._own_columns(at_rate(table, bank, self.fps))
+        self.table = None if table is None else self._without_fixed_pose(at_rate(table, self.bank, self.fps))
         self.clips = {
             name: Clip(path, self.fps)
             for name, path in (("lip", args.lip_video), ("pose", args.pose_video), ("exp", args.expression))
@@ -196,33 +173,65 @@ class _Work:
         }
         source = Clip(args.source, self.fps)
         self.source_clip = None if source.is_picture else source
+        self.emotion = EmotionCurve.parse(args.emotion, self.bank.presets) if args.emotion else None
+        moves = args.audio or self.clips or self.table is not None or self.emotion or args.idle_motion
+        if not (self.length and (self.source_clip or moves)):
+            raise EDTalkError("No driving input.", "Give --audio, --lip-video, --pose-video, --emotion, ...")
 
-    @property
-    def moves(self) -> bool:
-        return bool(self.args.audio or self.clips or self.table is not None)
-
-    def _own_columns(self, table: Coefficients) -> Coefficients:
-        """Without the pose where --fixed-pose overrides it."""
-        if not self.args.fixed_pose:
-            return table
-        pose = self.bank.names_of("pose")
-        return table.select([name for name in table.names if name not in pose])
-
-    @cached_property
-    def speech(self) -> tuple[np.ndarray, float]:
-        """Samples of --audio as lip-sync hears them, and its length in seconds."""
-        from ..media.sound import load_sound, to_16k
-
-        samples, rate = load_sound(self.args.audio)
-        return to_16k(samples, rate), len(samples) / rate
+    def plan(self, renderer: ShotRenderer) -> Plan:
+        """Read everything that drives the face and combine it into a shot."""
+        args, loaded = self.args, renderer.bank(self.args.bank)
+        choices: dict[str, Any] = {
+            "layer": args.layer,
+            "mask": args.mask or "face",
+            "feather": args.feather or FEATHER,
+            "size": args.size or 0,
+            "detail": not args.plain,
+        }
+        framing, plate = args.crop.choosing(args.face), None
+        if self.source_clip is None:
+            crop = framing.of_portrait(args.source, loaded.size)
+            size = FaceSize.of(choices["layer"], choices["size"], choices["detail"])
+            own = loaded.face(args.source, crop, size).renderer.source_coefficients.values
+            choices |= {"portrait": args.source, "crop": crop}
+        else:
+            plate = self._plate()
+            own = self._own_motion(loaded, plate)
+            choices |= {"plate": plate, "portrait": None, "crop": "auto"}
+        performance = Performance(
+            audio_lips=self._audio_lips(loaded.bank),
+            table=self.table,
+            clips=self._measured(loaded.renderer),
+            rules=self.rules,
+            relative=args.relative,
+            emotion=self.emotion,
+            intensity=args.intensity,
+            from_neutral=args.emotion_base == "neutral",
+            idle=args.idle_motion,
+        )
+        times, duration = np.arange(self.length) / self.fps, self.length / self.fps
+        values = performance.coefficients(self.bank, own, times, duration)
+        if plate is not None:
+            replaced = performance.replaced(self.bank)
+            values = np.where(replaced, values, values - own)
+            choices["added"] = np.array(self.bank.names)[~replaced].tolist()
+        shot = Shot(
+            bank=self.args.bank,
+            bank_sha256=loaded.bank.sha256,
+            coefficients=Coefficients(values[self.span], self.bank.names, self.fps),
+            frames_folder=args.out,
+            first_frame=self.span.start + 1,
+            **choices,
+        )
+        return Plan(shot, values)
 
     @cached_property
     def length(self) -> int:
-        """Frames of the whole result."""
+        """Number of frames of the whole result."""
         if self.args.audio:
             from ..lipsync import frame_times
 
-            return len(frame_times(self.speech[1], self.fps))
+            return len(frame_times(self._speech[1], self.fps))
         if self.table is not None:
             return len(self.table)
         moving = [self.clips.get("lip"), self.source_clip, self.clips.get("pose"), self.clips.get("exp")]
@@ -233,7 +242,23 @@ class _Work:
             return self.args.frames[1]
         if self.args.seconds:
             return max(1, round(self.args.seconds[1] * self.fps))
-        raise EDTalkError("Nothing says how long the result is.", "Give --audio or a clip, or a length with --seconds.")
+        raise EDTalkError("Cannot determine the output length.", "Give --audio, a clip, or a length with --seconds.")
+
+    @cached_property
+    def span(self) -> slice:
+        """The frames to render. Raises EDTalkError if there are none."""
+        first, last = 0, self.length
+        if self.args.frames:
+            first, last = self.args.frames
+        elif self.args.seconds:
+            first, last = round(self.args.seconds[0] * self.fps), max(1, round(self.args.seconds[1] * self.fps))
+        if first >= min(last, self.length):
+            raise EDTalkError(
+                f"There is nothing to render: the result has only frames 0 to {self.length - 1}, "
+                f"{self.length / self.fps:.2f} s at {self.fps:g} fps.",
+                "Choose another --frames or --seconds.",
+            )
+        return slice(first, min(last, self.length))
 
     @cached_property
     def rules(self) -> Rules:
@@ -244,56 +269,92 @@ class _Work:
             dubbing=self.source_clip is not None,
         )
 
-    def source(self, renderer: FaceRenderer, span: slice) -> Source:
-        framing = self.args.crop.choosing(self.args.face)
-        if self.source_clip is None:
-            return Portrait(renderer, self.args.source, framing, self.face_size)
-        indices = self.rules.pose_indices(self.length, self.source_clip.count(self.length))
-        return Footage(renderer, self.source_clip, framing, indices, span, self.args.progress, self.face_size)
-
-    @property
-    def face_size(self) -> int | None:
-        """Pixels of a face that is drawn, as for `inference.dubbing.dub`."""
-        if self.args.plain:
-            return 0
-        own = self.bank.config.size
-        return None if _is_full(self.args.layer) else max(self.args.size or own, own)
-
-    def audio_lips(self, times: np.ndarray) -> np.ndarray | None:
-        if not self.args.audio:
-            return None
-        from ..lipsync import lip_sync
-        from ..media.sound import RATE
-
-        return lip_sync(self.speech[0], RATE, times, self.bank)
-
-    def measured(self, renderer: FaceRenderer, span: slice) -> dict[str, np.ndarray]:
-        """Coefficients of the driving clips by the bank they drive; a clip that drives two is measured once."""
-        framing = self.args.driver_crop.choosing(self.args.driver_face, _DRIVER_OPTIONS)
-        by_path: dict[Path, tuple[Clip, int, set[int]]] = {}
-        for name, clip in self.clips.items():
-            count = clip.count(self.length + TAIL)
-            indices = Performance(rules=self.rules).indices(name, self.length, count)[span]
-            _, _, needed = by_path.setdefault(clip.path, (clip, count, {0}))
-            needed.update(indices.tolist())
-        rows = {}
-        for path, (clip, count, needed) in by_path.items():
-            crop = frame_clip(clip, framing, renderer.config.size)
-            found = measure(renderer, clip, [crop], needed, self.args.progress)
-            rows[path] = np.pad(found, ((0, count - len(found)), (0, 0)))
-        return {name: rows[clip.path] for name, clip in self.clips.items()}
-
-    def sound(self, span: slice, clip: bool) -> Sound | None:
-        """What is heard: for a clip from the first frame of `span` on, for a folder from frame 0."""
+    def sound(self, clip: bool) -> Sound | None:
+        """The sound of the output: of a clip from the first frame of `span` on, of a folder from frame 0 on."""
         if self.args.sound == "none":
             return None
         path = Path(self.args.sound) if self.args.sound else self.args.audio
         if path is None:
             talking = self.clips.get("lip") or self.source_clip
             path = talking.path if talking and talking.has_sound() else None
-        if path is None or not (clip and span.start):
+        if path is None or not (clip and self.span.start):
             return path
         from ..media.sound import load_sound
 
         samples, rate = load_sound(path)
-        return samples[round(span.start / self.fps * rate) :], rate
+        return samples[round(self.span.start / self.fps * rate) :], rate
+
+    def _without_fixed_pose(self, table: Coefficients) -> Coefficients:
+        """The table without its pose if --fixed-pose is given."""
+        if not self.args.fixed_pose:
+            return table
+        pose = self.bank.names_of("pose")
+        return table.select([name for name in table.names if name not in pose])
+
+    @cached_property
+    def _speech(self) -> tuple[np.ndarray, float]:
+        """Samples of --audio at the rate of the lip-sync network, and the length in seconds."""
+        from ..media.sound import load_sound, to_16k
+
+        samples, rate = load_sound(self.args.audio)
+        return to_16k(samples, rate), len(samples) / rate
+
+    def _audio_lips(self, bank: Bank) -> np.ndarray | None:
+        """(T, lip) from --audio, or None."""
+        if not self.args.audio:
+            return None
+        from ..lipsync import lip_sync
+        from ..media.sound import RATE
+
+        return lip_sync(self._speech[0], RATE, np.arange(self.length) / self.fps, bank)
+
+    def _plate(self) -> Plate:
+        """The frames of the source clip that are dubbed, one for each frame of `span`, and the face in them."""
+        clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
+        indices = self.rules.pose_indices(self.length, clip.count(self.length))[self.span]
+        seconds = indices * (1.0 if clip.is_still else 1 / self.fps)  # images of a folder are counted, not timed
+        end = float(seconds.max()) + (1.0 if clip.is_still else 1 / self.fps)
+        return Plate.of(clip.path, media_sha256(clip.path), framing.of_footage(clip.path, end), seconds)
+
+    def _own_motion(self, loaded: LoadedBank, plate: Plate) -> np.ndarray:
+        """(1, n) zeros, or (T, n) the coefficients of the source clip if the performance depends on them.
+
+        Only blinks do: they close an eye as far as it is still open. Everything else is replaced or added.
+        """
+        if not (self.args.idle_motion and BLINK in self.bank.names):
+            return np.zeros((1, len(self.bank.names)), np.float32)
+        from ..dubbing import plate_frames
+
+        frames = plate_frames(plate, range(len(plate.times)), loaded.size)
+        own = np.zeros((self.length, len(self.bank.names)), np.float32)
+        seen = np.flatnonzero(plate.seen)
+        own[self.span][seen] = loaded.renderer.encode(cut(rgb, crop) for rgb, crop in frames if crop is not None).values
+        return own
+
+    def _measured(self, renderer: FaceRenderer) -> dict[str, np.ndarray]:
+        """Coefficients of the driving clips by the bank that they drive. A clip that drives two is measured once."""
+        framing = self.args.driver_crop.choosing(self.args.driver_face, _DRIVER_OPTIONS)
+        by_path: dict[Path, tuple[Clip, int, set[int]]] = {}
+        for name, clip in self.clips.items():
+            count = clip.count(self.length + TAIL)
+            indices = self.rules.indices(name, self.length, count)[self.span]
+            _, _, needed = by_path.setdefault(clip.path, (clip, count, {0}))
+            needed.update(indices.tolist())
+        rows = {}
+        for path, (clip, count, needed) in by_path.items():
+            crop = frame_clip(clip, framing, renderer.config.size)
+            found = measure(renderer, clip, crop, needed, self.args.progress)
+            rows[path] = np.pad(found, ((0, count - len(found)), (0, 0)))
+        return {name: rows[clip.path] for name, clip in self.clips.items()}
+
+
+def _bank_for(args: argparse.Namespace) -> Bank:
+    """The metadata of --bank, checked for what the other options need."""
+    bank = options.load_bank_for(args, audio=bool(args.audio), emotions=bool(args.emotion), weights=False)
+    if args.expression and not bank.config.enhances_expression:
+        raise EDTalkError(
+            f"The bank '{bank.name}' has no expression coefficients, so --expression cannot be used.",
+            "Leave out --expression, or use a bank with expressions.",
+            "bank",
+        )
+    return bank

@@ -1,8 +1,8 @@
-"""A shot: everything that a stretch of frames is rendered from, in a folder that a worker or a farm can read.
+"""A shot: all input that is needed to render a range of frames, as a folder that the worker and farms read.
 
-Every picture is named by what it was made from. So a frame that did not change is never rendered again however the
-timeline moved, frames that hold share one file, undoing an edit finds the old pictures, and nobody who keeps files by
-name shows a stale one. Standard library and numpy only: Blender writes shots, the worker reads them.
+A frame's file is named by a hash of its input. So frames that did not change are not rendered again when the timeline
+moves, identical frames share one file, undo finds the files of earlier versions, and programs that cache files by name
+never show an outdated frame. Standard library and numpy only: the add-on writes shots, the worker reads them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from .errors import EDTalkError, disk_error
 from .files import appearing, link_or_copy, open_regular, read_regular
 from .plate import PICTURES, Plate, pictures_in
 
-FORMAT_VERSION = 2  # 2 where a shot has a plate or makes something else than squares, which older readers would miss
-PICTURE_VERSION = 2  # raised when the engine comes to make other pictures from the same inputs: all are made anew then
+# Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
+# written as version 1, so that earlier releases read it.
+FORMAT_VERSION = 3
+PICTURE_VERSION = 2  # increased when the same input gives other pixels; all frames are then rendered again
 IMAGE_FORMATS = ("png", "exr")
 LAYERS = ("square", "matte", "plate", "pasted")
+FILLS_PICTURE = ("plate", "pasted")  # layers whose frames have the size of the source picture
 MASKS = ("face", "mouth")
-_CHOICES = ("layer", "mask", "feather", "size")
+_CHOICES = ("layer", "mask", "feather", "size", "detail", "added")
 FEATHER = 0.25
-SMALLEST, LARGEST = 64, 4096  # pixels of a face's side
+LARGEST = 4096  # pixels of a side of the face's square
 _SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
 _RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
 _AGAIN = "Render the shot again from Blender."
@@ -68,20 +71,25 @@ def as_crop(value: object) -> str | tuple[float, ...]:
 class Shot:
     """One face over some frames.
 
-    bank: the file, and bank_sha256 the hash in its metadata. crop: see `as_crop`. coefficients: one row a frame, final
-    values in the bank's column order. frames_folder: where pictures go, made when the first is written.
-    first_frame: the scene's number of row 0. image_format: "png" or "exr".
-    sound: what is heard from row 0 on, if anything; no picture depends on it.
-    layer: what a picture holds. "square": the face's square, opaque. "matte": the square with a matte that is 0 at its
-    border. "plate": the whole picture, transparent but for the face. "pasted": the whole picture with the face laid in.
-    mask: what of the face is laid over the rest: all of it or the mouth with its surroundings. feather: width of the
-    mask's soft part as a share of its half width, above 0 and at most 1.
-    size: pixels of a side of the face's square, the bank's own or more; 0: the bank's own, and for the whole picture as
-    many as lose least of it.
-    plate: dubbing. Each row is made from a frame of its own instead of the portrait, which is None then, and the crop
-    counts for nothing. That frame keeps its pose and expression: lip coefficients are final values as ever, all others
-    are added to the frame's own. Where its track is NaN the frame stays as it is, and "square" is black.
-    Raises EDTalkError for another crop, format, layer, mask or size, no rows, or a plate with another number of them.
+    bank: path of the bank file. bank_sha256: the hash in its metadata.
+    portrait: the source image, None with a plate. crop: where the face is in it, see `as_crop`.
+    coefficients: one row per frame, final values in the bank's column order.
+    frames_folder: where rendered frames are written; created with the first one.
+    first_frame: the scene's frame number of row 0. image_format: "png" or "exr".
+    sound: optional; starts at row 0; does not affect the images.
+    layer: what a frame shows. "square": the face's square, opaque. "matte": the square, with an alpha that is 0 at its
+        border. "plate": the whole picture, transparent except for the face. "pasted": the face pasted on the picture.
+    mask: the part of the face that is visible in the other layers than "square": "face", or "mouth" with its
+        surroundings. feather: width of the mask's soft border relative to its half width, above 0 and at most 1.
+    size: width of the face's square in pixels, 1 to 4096; 0: the bank's own, or for "plate" and "pasted" what the
+        resolution of the source needs. Frames of "square" and "matte" have exactly this size. The face is never
+        rendered smaller than the bank's own size (see `inference.face.size`).
+    detail: whether the fine texture of the source is added; False gives the network's output alone.
+    plate: the footage of a dubbed shot. Each row is rendered from a frame of its own; `crop` is not used. Frames
+        without a face (NaN in the track) stay unchanged; their "square" is black.
+    added: with a plate, names of the coefficients whose values are added to the frame's own. The others are final
+        values. None: all except those of the lips.
+    Raises EDTalkError for an invalid crop, format, layer, mask or size, no rows, or a plate with another length.
     """
 
     bank: Path
@@ -98,48 +106,79 @@ class Shot:
     feather: float = FEATHER
     plate: Plate | None = None
     size: int = 0
+    detail: bool = True
+    added: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.plate is not None:
             object.__setattr__(self, "portrait", None)
             object.__setattr__(self, "crop", "auto")
         elif self.portrait is None:
-            raise EDTalkError("A shot needs a portrait or a plate, found neither.", "Choose a picture.")
+            raise EDTalkError("A shot needs a portrait or a plate, found neither.", "Choose an image.")
         for name in ("bank", "portrait", "frames_folder", "sound"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else Path(value))
         object.__setattr__(self, "crop", as_crop(self.crop))
         object.__setattr__(self, "feather", float(self.feather))
         object.__setattr__(self, "size", int(self.size))
+        object.__setattr__(self, "detail", bool(self.detail))
+        if self.added is not None:
+            object.__setattr__(self, "added", tuple(str(name) for name in self.added))
         for what, value, known in (
-            ("Frames are {} files", self.image_format, IMAGE_FORMATS),
-            ("A layer is {}", self.layer, LAYERS),
-            ("A mask is {}", self.mask, MASKS),
+            ("The image format must be {}", self.image_format, IMAGE_FORMATS),
+            ("The layer must be {}", self.layer, LAYERS),
+            ("The mask must be {}", self.mask, MASKS),
         ):
             if value not in known:
                 raise EDTalkError(f"{what.format(' or '.join(known))}, found '{value}'.")
-        if self.size and not SMALLEST <= self.size <= LARGEST:
-            raise EDTalkError(f"A face is {SMALLEST} to {LARGEST} pixels wide, found {self.size}.")
+        if not 0 <= self.size <= LARGEST:
+            raise EDTalkError(f"The size must be 0 to {LARGEST} pixels, found {self.size}.")
         if not 0 < self.feather <= 1:
-            raise EDTalkError(f"The feather of a mask is above 0 and at most 1, found {self.feather:g}.")
+            raise EDTalkError(f"The feather must be above 0 and at most 1, found {self.feather:g}.")
         if not len(self.coefficients):
             raise EDTalkError("A shot needs at least one frame, found none.", "Choose a longer range.")
+        for name in self.added or ():
+            if name not in self.coefficients.names:
+                raise EDTalkError(f"The shot adds to the coefficient '{name}', which it does not have.")
         if self.plate is not None and len(self.plate.times) != len(self.coefficients):
-            message = f"A shot of {len(self.coefficients)} frames needs a plate of as many, found"
+            message = f"The plate must have the {len(self.coefficients)} frames of the shot, found"
             raise EDTalkError(f"{message} {len(self.plate.times)}.", "Track the face again.")
 
     @property
     def portrait_sha256(self) -> str:
-        """Of the portrait's bytes; EDTalkError(kind="media") when it cannot be read, or there is none."""
+        """Hash of the portrait file. Raises EDTalkError(kind="media") if it is unreadable, or there is none."""
         if self.portrait is None:
             raise EDTalkError("A shot with a plate has no portrait.", kind="media")
         return file_sha256(self.portrait)
 
     @property
+    def fills_picture(self) -> bool:
+        """Whether frames have the size of the source picture, not of the face's square."""
+        return self.layer in FILLS_PICTURE
+
+    @property
     def _choices(self) -> dict[str, Any]:
-        """What is chosen beyond the bank's own square, as files and keys hold it: nothing of what is not."""
-        layers = {"layer": self.layer, "mask": self.mask, "feather": self.feather}
-        return (layers if self.layer != "square" else {}) | ({"size": self.size} if self.size else {})
+        """The options that differ from their defaults, as written in files and hashed in keys.
+
+        Defaults are left out so that the keys of shots from earlier versions stay valid.
+        """
+        chosen: dict[str, Any] = {}
+        if self.layer != "square":
+            chosen |= {"layer": self.layer, "mask": self.mask, "feather": self.feather}
+        if self.size:
+            chosen["size"] = self.size
+        if not self.detail:
+            chosen["detail"] = False
+        if self.added is not None:
+            chosen["added"] = self.added
+        return chosen
+
+    @property
+    def _format_version(self) -> int:
+        """The oldest version that has everything this shot uses."""
+        if not self.detail or self.added is not None:
+            return 3
+        return 2 if self.plate or self._choices else 1
 
     @cached_property
     def _keys(self) -> tuple[str, ...]:
@@ -149,7 +188,7 @@ class Shot:
             made_from.append(self._choices)
         start = hashlib.sha256(json.dumps(made_from).encode())
         keys = []
-        rows = self.coefficients.values.astype("<f4") + np.float32(0)  # -0 and 0 are the same picture
+        rows = self.coefficients.values.astype("<f4") + np.float32(0)  # -0 and 0 give the same picture
         for number, row in enumerate(rows):
             digest = start.copy()
             if self.plate is not None:
@@ -160,18 +199,18 @@ class Shot:
         return tuple(keys)
 
     def keys(self) -> tuple[str, ...]:
-        """20 hexadecimal digits a row, equal where the pictures are; they do not depend on the row's frame."""
+        """20 hexadecimal digits per row, equal for equal frames. They do not depend on the frame number."""
         return self._keys
 
     def file_names(self) -> tuple[str, ...]:
-        """The name of each row's picture in `frames_folder`."""
+        """The name of each row's file in `frames_folder`."""
         return tuple(f"{key}.{self.image_format}" for key in self._keys)
 
     def missing(self, rows: Iterable[int] | None = None) -> list[int]:
-        """Rows to render, in order: the first one of each picture that has no file yet, or an empty one.
+        """Rows to render, ascending: the first row of each distinct frame whose file is missing or empty.
 
-        rows: ascending, those to look at; default all. All of them are missing where the folder cannot be read; what is
-        wrong with it comes out when the first is written.
+        rows: ascending, the rows to check; default all. If the folder cannot be read, all of them are missing; the
+        error is raised when the first frame is written.
         """
         there: set[str] = set()
         with suppress(OSError), os.scandir(self.frames_folder) as entries:
@@ -182,19 +221,18 @@ class Shot:
         return [row for name, row in first.items() if name not in there]
 
     def write(self, folder: str | os.PathLike[str], *, plate_by_name: bool = False) -> Shot:
-        """Write the shot with its portrait, sound and plate into a folder, made if need be; returns it as `read` finds
-        it.
+        """Write the shot with its portrait, sound and plate into a folder. Returns it as `read` would.
 
-        Portrait and sound are copied, the plate is a hard link, or a copy where that cannot be. plate_by_name: where it
-        cannot, it is named where it lies, for shots that this machine alone renders: a movie is large.
-        Each file appears whole or not at all, `shot.json` last. Raises EDTalkError(kind="disk").
+        The folder is created if necessary. Portrait and sound are copied. The plate becomes a hard link; where that is
+        impossible it is copied or, with plate_by_name, referenced by its path (movies are large, and such a shot is
+        only rendered on this machine). Files are written atomically, `shot.json` last. Raises EDTalkError(kind="disk").
         """
         folder = Path(folder)
         table = _as_npy(self.coefficients.values.astype("<f4"))
         portrait = self.portrait and folder / self.portrait.name
         sound = self.sound and folder / self.sound.name
         data = {
-            "format_version": FORMAT_VERSION if self.plate or self._choices else 1,
+            "format_version": self._format_version,
             "bank": _relative(self.bank, folder),
             "bank_sha256": self.bank_sha256,
             "names": self.coefficients.names,
@@ -234,7 +272,7 @@ class Shot:
 
     @staticmethod
     def read(folder: str | os.PathLike[str]) -> Shot:
-        """The shot of a folder; raises EDTalkError naming the file that is missing, damaged or of another shot."""
+        """Read a shot. Raises EDTalkError naming the file that is missing, damaged or belongs to another shot."""
         folder = Path(folder)
         path = folder / _SHOT
         try:

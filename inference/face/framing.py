@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # at run time only where pixels are looked at: it brings Open
 # blur it and add a border for nothing. As a share of the side, and as natural logarithm of the size.
 _NEAR, _SAME_SIZE = 0.12, 0.25
 
-_SIZES = 256, 512, 1024  # pixels of a face that is drawn for a picture's own resolution
-
 _LOOKS, _LOOKS_PER_SECOND = 10, 2  # frames of a clip in which its face is looked for
 
 
@@ -132,12 +130,6 @@ def cut_at(rgb: np.ndarray, crop: Crop, size: int) -> np.ndarray:
     if is_whole(rgb, crop):
         return np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size)))
     return crop_face(rgb, crop.at_size(size))
-
-
-def fitting_size(crop: Crop, least: int) -> int:
-    """The smallest of a few sizes at which a face cut out there loses nothing, `least` or more and at most 1024."""
-    side = crop.scale * crop.size
-    return max(least, next((size for size in (least, *_SIZES) if size >= side), _SIZES[-1]))
 
 
 def usual_place(crops: Sequence[Crop]) -> np.ndarray:

@@ -108,16 +108,11 @@ class Layering:
     feather: float = 0.25
     _paste: tuple[tuple, PasteBack] | None = field(default=None, init=False, repr=False)
 
-    @property
-    def needs_picture(self) -> bool:
-        """Whether the picture that the face was cut from is looked at."""
-        return self.layer in ("plate", "pasted")
-
     def compose(self, face: np.ndarray, picture: Picture | None, crop: Crop) -> np.ndarray:
         """uint8 (H, W, 3), or (H, W, 4) with straight alpha, of a square face uint8 (S, S, 3) of any size.
 
-        picture: what the face was cut from by `crop`; None will do unless `needs_picture`. Its own alpha, if it has
-        one, stays. Outside the mask "pasted" is the picture bit for bit, and the alpha of the others exactly 0.
+        picture: what the face was cut from by `crop`; None is allowed for "square" and "matte". Its own alpha, if it
+        has one, stays. Outside the mask "pasted" is the picture bit for bit, and the alpha of the others exactly 0.
         """
         if self.layer == "square":
             return face

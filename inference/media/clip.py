@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-BACKWARDS_BYTES = 256 * 2**20  # of decoded frames held at once where a clip is played backwards
 _USUAL = 25.0  # fps of what has no rate of its own
 _CREDIBLE = (1, 240)  # fps; files of one frame, and damaged ones, claim others
 _ROUNDED = 2e-3  # seconds: as near as this to a frame's beginning is meant to be there
@@ -83,25 +82,3 @@ class Clip:
         from .video import probe
 
         return not self.is_still and probe(self.path).has_audio
-
-    def in_order(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        """The frames with these numbers, in any order; going forwards costs one reading, going backwards several."""
-        indices = list(indices)
-        frames, at, held = self.frames(), 0, {}
-        for place, index in enumerate(indices):
-            if index in held:
-                yield held[index]
-                continue
-            if index < at:
-                frames, at = self.frames(), 0
-            frame = next(islice(frames, index - at, None))
-            at = index + 1
-            held = {index: frame}
-            if place + 1 < len(indices) and indices[place + 1] < index:
-                held = self._before(index, frame)
-            yield frame
-
-    def _before(self, index: int, frame: np.ndarray) -> dict[int, np.ndarray]:
-        """Frame `index` and as many before it as may be held."""
-        first = max(0, index + 1 - max(1, BACKWARDS_BYTES // frame.nbytes))
-        return dict(zip(range(first, index + 1), islice(self.frames(), first, index + 1), strict=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from inference import lipsync
-from inference.cli import progress
+from inference import cli, lipsync
+from inference.cli import progress, rendering
 from inference.cli.bench import RandomBank
 from inference.contract.bank import STARTER, load_bank
 from inference.contract.coefficients import Coefficients
 from inference.contract.config import GeneratorConfig
+from inference.drawing import ShotRenderer
 from inference.media import sound as media_sound
 from inference.renderer import FaceRenderer
 from tests.cli_material import (
@@ -111,13 +113,57 @@ def test_dubbing_uses_each_frame_of_the_clip_as_its_own_source(material, tmp_pat
     result = make(material, "--bank", bank, "--source", material.pose5, "--audio", material.voice, "--out", tmp_path)
     renderer = renderer_of(bank)
     sources = [pictures("pose", 5)[index] for index in MIRROR5]
-    expected = renderer.encode(sources).values
     samples, rate = media_sound.load_sound(material.voice)
-    expected[:, LIP] = lipsync.lip_sync(samples, rate, np.arange(12) / 25, load_bank(bank))
-    np.testing.assert_allclose(result.coefficients, expected, atol=1e-6)
-    expected = renderer.render_frames(sources, result.coefficients, details=sources)
+    lips = lipsync.lip_sync(samples, rate, np.arange(12) / 25, load_bank(bank))
+    np.testing.assert_array_equal(result.coefficients[:, LIP], lips)
+    assert not result.coefficients[:, POSE].any(), "nothing drives the head"
+    added = np.arange(26) >= 20
+    expected = renderer.render_frames(sources, result.coefficients, added=added, details=sources)
     for drawn, direct in zip(read_png(tmp_path), expected, strict=True):
         np.testing.assert_array_equal(drawn, direct)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--audio", "voice", "--emotion", "0=neutral 0.3=happy", "--size", 96],
+        ["--audio", "voice", "--idle-motion", 1, "--size", 40, "--layer", "matte"],
+        ["--lip-video", "lip11", "--pose-video", "pose5", "--relative", "--layer", "plate", "--mask", "mouth"],
+        ["--lip-video", "lip11", "--plain", "--paste-back", "--frames", "3-6"],
+        ["--source", "clip", "--audio", "voice", "--paste-back", "--emotion", "sad"],
+        ["--source", "clip", "--audio", "voice", "--idle-motion", 1, "--frames", "6-11"],
+        ["--source", "pose5", "--crop", "8,8,40", "--pose-video", "pose5", "--seconds", 0.4, "--layer", "pasted"],
+        ["--source", "clip", "--expression", "exp3", "--relative", "--layer", "plate", "--feather", 0.5],
+    ],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_render_and_shot_render_give_the_same_frames(material, tmp_path, words):
+    words = render(material, *(getattr(material, str(word), word) for word in words), "--out", tmp_path / "out")
+    assert run(*words) == 0
+    args = cli.build_parser().parse_args([str(word) for word in words])
+    shot = rendering.Inputs(args).plan(ShotRenderer("cpu", 1)).shot
+    replace(shot, frames_folder=tmp_path / "frames").write(tmp_path / "shot")
+    assert run("shot", "render", tmp_path / "shot", "--device", "cpu", "--threads", 1) == 0
+    assert run("shot", "frames", tmp_path / "shot", "--out", tmp_path / "numbered") == 0
+    found = {path.name: np.asarray(Image.open(path)) for path in (tmp_path / "out").glob("*.png")}
+    assert sorted(found) == sorted(path.name for path in (tmp_path / "numbered").glob("*.png"))
+    for name, pixels in found.items():
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / "numbered" / name)))
+
+
+def test_a_dubbed_clip_keeps_its_own_motion_where_nothing_replaces_it(material, tmp_path):
+    """Emotions and relative motion are added to each frame's own values; absolute motion replaces them."""
+    words = ["--source", material.clip, "--frames", "0-4", "--out", tmp_path / "out", "--overwrite"]
+    renderer = renderer_of(material.bank)
+    driver = renderer.encode(pictures("pose", 5)).values
+    happy = load_bank(material.bank).emotion_offsets()["happy"]
+
+    found = make(material, *words, "--emotion", "happy").coefficients[:5]
+    np.testing.assert_allclose(found, np.where(np.arange(36) >= 26, np.pad(happy, (26, 0)), 0) + np.zeros((5, 1)))
+    found = make(material, *words, "--pose-video", material.pose5).coefficients[:5]
+    np.testing.assert_allclose(found[:, POSE], driver[:, POSE], atol=1e-6)
+    found = make(material, *words, "--pose-video", material.pose5, "--relative").coefficients[:5]
+    np.testing.assert_allclose(found[:, POSE], (driver - driver[0])[:, POSE], atol=1e-6)
 
 
 def test_relative_adds_the_change_since_the_first_frame(material, tmp_path):

@@ -15,7 +15,8 @@ from inference.contract.config import GeneratorConfig
 from inference.contract.errors import EDTalkError
 from inference.detail import Detail, Workspace
 from inference.face.crop import crop_from_box, whole
-from inference.face.framing import cut_at, fitting_size
+from inference.face.framing import cut_at
+from inference.face.size import FaceSize
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -261,8 +262,8 @@ def test_a_detail_shows_what_the_crop_shows() -> None:
 
 def test_a_size_that_loses_nothing() -> None:
     sides = {40: 64, 200: 256, 256: 256, 257: 512, 900: 1024, 5000: 1024}
-    assert {side: fitting_size(crop_from_box(0, 0, side, NET), NET) for side in sides} == sides
-    assert fitting_size(crop_from_box(0, 0, 100, 512), 512) == 512
+    assert {side: FaceSize(None).side(NET, crop_from_box(0, 0, side, NET)) for side in sides} == sides
+    assert FaceSize(None).side(512, crop_from_box(0, 0, 100, 512)) == 512
 
 
 def test_memory_does_not_grow_with_the_clip() -> None:

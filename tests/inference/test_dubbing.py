@@ -19,10 +19,11 @@ from inference.contract.errors import EDTalkError
 from inference.contract.plate import Plate, Track, media_sha256
 from inference.contract.shot import Coefficients, Shot
 from inference.drawing import ShotRenderer
-from inference.dubbing import crop_of, dub
+from inference.dubbing import crop_of, dub, frames_in_any_order
 from inference.face.crop_tracker import CropTracker
 from inference.face.framing import cut
 from inference.face.paste import Layering
+from inference.face.size import FaceSize
 from inference.media.frames import encode
 from inference.media.picture import Picture, load_picture
 from inference.media.video import read_frames, stamped_frames
@@ -168,9 +169,9 @@ def test_a_frame_keeps_its_own_pose_and_expression_and_takes_the_rows_lips(jobs,
             continue
         own = renderer.encode([cut(rgb, crop)]).values[0]
         wanted = np.concatenate([rows[row, :LIPS], own[LIPS:] + rows[row, LIPS:]])
-        ((_, _, face),) = dub(renderer, [(rgb, crop)], wanted[None], size=64)
+        ((_, _, face),) = dub(renderer, [(rgb, crop)], wanted[None], size=FaceSize(64))
         assert np.abs(pictures(made)[row].astype(int) - face).max() <= 1
-    assert loaded.is_added.tolist() == [False] * LIPS + [True] * 16
+    assert loaded.added(None).tolist() == [False] * LIPS + [True] * 16
 
 
 @pytest.mark.parametrize("layer", ["plate", "pasted", "matte", "square"])
@@ -290,7 +291,7 @@ def test_footage_that_changed_or_went_is_one_sentence(jobs, shot, film, tmp_path
     made = shot(media=copy)
     copy.write_bytes(film.read_bytes() + b"edited")
     error = refusal(jobs.render, Recorder(), made)
-    assert (error.kind, "copy.mp4 is not the footage" in error.message, bool(error.hint)) == ("media", True, True)
+    assert (error.kind, "copy.mp4 has changed since" in error.message, bool(error.hint)) == ("media", True, True)
     copy.unlink()
     error = refusal(jobs.render, Recorder(), made)
     assert (error.kind, "copy.mp4" in error.message, bool(error.hint)) == ("media", True, True)
@@ -470,6 +471,15 @@ def test_the_worker_renders_what_it_tracked(worker, rushes, material, loaded, tm
         assert np.array_equal(result[:, :40], rgb[:, :40]), "far from the face"
 
 
+def test_footage_is_read_in_any_order_with_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.dubbing.HELD_BYTES", 3 * 8 * 8 * 3)  # three frames
+    for index in range(7):
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
+    for order in ([0, 1, 2, 6, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2], [3, 3, 3], [6, 5, 4, 3, 2], [2, 6, 0, 1, 5, 5], [4], []):
+        frames = frames_in_any_order(tmp_path, np.array(order, np.float64))
+        assert [int(frame[0, 0, 0]) for frame in frames] == order
+
+
 # ------------------------------------------------------------------------------------------------ the command line
 
 
@@ -509,10 +519,10 @@ def test_a_still_is_composed_as_a_shot_composes_it(material, loaded, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--layer", "plate"], "--layer plate is partly transparent, and a clip cannot be"),
-        (["--layer", "matte"], "--layer matte is partly transparent"),
-        (["--mask", "mouth"], "the square has no matte"),
-        (["--feather", "0.5"], "the square has no matte"),
+        (["--layer", "plate"], "--layer plate is transparent, and video files have no transparency"),
+        (["--layer", "matte"], "--layer matte is transparent"),
+        (["--mask", "mouth"], "--mask and --feather require --layer"),
+        (["--feather", "0.5"], "--mask and --feather require --layer"),
         (["--paste-back", "--feather", "1.5"], "above 0 and at most 1"),
         (["--paste-back", "--layer", "plate"], "not allowed with"),
         (["--crop", "auto", "--face", "nose"], "expected a number from 1, largest"),

@@ -90,15 +90,7 @@ def test_a_driving_clip_gets_one_upright_square_and_a_dubbed_one_follows(scene, 
     crop = Framing().of_clip(clip.frames(), 25, SIZE, "clip.mp4")
     assert crop.to_picture[0, 1] == crop.to_picture[1, 0] == 0
     assert abs(place(crop)[0] - LEFT - 14) < 40
-    crops = Framing().of_frames(clip, 15, SIZE)
-    assert len(crops) == 15
-    moved = crops[-1].to_picture @ (64, 64, 1) - crops[0].to_picture @ (64, 64, 1)
+    track = Framing().of_footage(path, 0.6)
+    assert len(track) == 15
+    moved = track.crops[-1, :2] - track.crops[0, :2]
     np.testing.assert_allclose(moved, (28, 0), atol=4)
-
-
-def test_frames_in_any_order_with_little_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("inference.media.clip.BACKWARDS_BYTES", 3 * 8 * 8 * 3)  # three frames
-    for index in range(7):
-        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
-    for order in ([0, 1, 2, 6, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2], [3, 3, 3], [6, 5, 4, 3, 2], [2, 6, 0, 1, 5, 5]):
-        assert [int(frame[0, 0, 0]) for frame in Clip(tmp_path, 25).in_order(order)] == order

@@ -418,14 +418,16 @@ def test_larger_pictures_have_the_portraits_own_detail(worker, shot, material, t
     assert np.abs(moved - expected).mean() > 1
 
 
-def test_a_size_below_the_banks_is_refused(worker, tmp_path, material, shot):
-    config = GeneratorConfig(128, 16, {4: 8, 8: 8, 16: 8, 32: 8, 64: 8, 128: 8}, BANKS)
-    path = write_bank(tmp_path / "large.safetensors", config)
-    made = shot(motion(1), bank=path, bank_sha256=load_bank(path).sha256, size=64)
-    made.write(tmp_path / "shot")
-    error = worker.refused("render", shot=str(tmp_path / "shot"))
-    assert error["kind"] == "bank"
-    assert "128 pixels, the shot asks for 64" in error["message"]
+def test_a_size_below_the_banks_is_scaled_down(worker, tmp_path, material, shot):
+    made = shot(motion(1), size=40)
+    assert render(worker, made, tmp_path / "shot").last["rendered"] == 1
+    (small,) = (np.asarray(Image.open(made.frames_folder / name)) for name in made.file_names())
+    full = replace(made, size=0, frames_folder=tmp_path / "full")
+    render(worker, full, tmp_path / "shot")
+    (name,) = full.file_names()
+    np.testing.assert_array_equal(
+        small, Image.open(tmp_path / "full" / name).resize((40, 40), Image.Resampling.LANCZOS)
+    )
 
 
 def test_only_what_changed_is_rendered_again(worker, shot, tmp_path):

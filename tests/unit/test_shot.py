@@ -11,6 +11,7 @@ import pytest
 from edtalk.inference.contract.coefficients import Coefficients
 from edtalk.inference.contract.errors import EDTalkError
 from edtalk.inference.contract.files import link_or_copy
+from edtalk.inference.contract.plate import Plate
 from edtalk.inference.contract.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
 
 NAMES = ("jawOpen", "headYaw", "browUp")
@@ -263,11 +264,25 @@ def test_a_size_makes_other_pictures_and_the_banks_own_is_not_spoken_of(shot, tm
         assert (data["format_version"], data.get("size", 0)) == (version, size)
         found = Shot.read(tmp_path / "shot")
         assert (found.size, found.keys()) == (size, made.keys())
-    for size in (-512, 1, 63, 4097):
-        assert "64 to 4096 pixels" in refusal(lambda size=size: replace(shot, size=size)).message
+    for size in (-512, 4097):
+        assert "0 to 4096 pixels" in refusal(lambda size=size: replace(shot, size=size)).message
     data["size"] = "large"
     (tmp_path / "shot" / "shot.json").write_text(json.dumps(data))
     assert "shot.json" in refusal(Shot.read, tmp_path / "shot").message
+
+
+def test_later_options_change_the_keys_and_raise_the_version_only_if_used(shot, tmp_path):
+    names = shot.coefficients.names
+    plate = Plate(shot.portrait, "0" * 64, np.zeros(len(shot.coefficients)), np.ones((len(shot.coefficients), 4)))
+    dubbed = replace(shot, portrait=None, plate=plate)
+    made = [shot, replace(shot, detail=False), dubbed, replace(dubbed, added=names[:2]), replace(dubbed, added=())]
+    assert len({each.keys() for each in made}) == len(made)
+    for each, version in zip(made, (1, 3, 2, 3, 3), strict=True):
+        each.write(tmp_path / "shot")
+        assert json.loads((tmp_path / "shot" / "shot.json").read_text())["format_version"] == version
+        found = Shot.read(tmp_path / "shot")
+        assert (found.detail, found.added, found.keys()) == (each.detail, each.added, each.keys())
+    assert "'nose'" in refusal(lambda: replace(dubbed, added=("nose",))).message
 
 
 def test_a_shot_of_nothing(shot):

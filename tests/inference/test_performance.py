@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from inference.cli.performance import Rules, hold, loop, mirror, rules, upstream_rules, without_tail
 from inference.contract.errors import EDTalkError
-from inference.timeline import Rules, hold, loop, mirror, rules, upstream_rules, without_tail
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "timelines.json").read_text())
 
