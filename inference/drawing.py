@@ -35,9 +35,9 @@ class Caller(Protocol):
 
     @property
     def cancelled(self) -> bool: ...
-    def tell(self, kind: str, **fields: Any) -> None: ...
+    def frame_file(self, index: int, file: str, reused: bool) -> None: ...
     def progress(self, phase: str, done: int, total: int) -> None: ...
-    def make_way(self) -> None: ...
+    def run_previews(self) -> None: ...
 
 
 def ignore_progress(phase: str, done: int, total: int) -> None:
@@ -96,7 +96,7 @@ class ShotRenderer:
             if names[row] in waiting:
                 waiting[names[row]].append(row)
             else:
-                caller.tell("frame_file", index=row, file=names[row], reused=True)
+                caller.frame_file(row, names[row], True)
                 reused += 1
         rendered = 0
         to_draw = [] if caller.cancelled else missing
@@ -106,10 +106,10 @@ class ShotRenderer:
             save_picture(shot.frames_folder / names[row], pixels)
             rendered += 1
             for place, index in enumerate(waiting[names[row]]):  # a hold: one file, several frames
-                caller.tell("frame_file", index=index, file=names[row], reused=place > 0)
+                caller.frame_file(index, names[row], place > 0)
                 reused += place > 0
             caller.progress("rendering", rendered, len(missing))
-            caller.make_way()
+            caller.run_previews()
             if caller.cancelled:
                 break
         seconds = round(time.monotonic() - began, 3)

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import cv2
 import numpy as np
 
 from .contract import arkit
+from .contract.answers import Motion
 from .contract.bank import Coefficient
 from .face.crop import TEMPLATE
 from .face.detect import EYES
@@ -38,32 +39,6 @@ _CLEAR = 0.3  # the share of a region from which on its motion has a word; of fi
 _RADIUS = 1.5  # from the axis that a head turns about to the middle of the face
 
 Draw = Callable[[np.ndarray], Iterable[np.ndarray]]
-
-
-@dataclass(frozen=True)
-class Motion:
-    """What one coefficient does.
-
-    region: where most of it happens, one of REGIONS, or "none". shares: of all five, 1 in sum. step: how far it was
-    moved from rest; amount: how far the fastest pixels went then. direction: mean (x, y) in the region per step, to the
-    picture's right and down. asymmetry: -1 only the picture's left half moves, 1 only its right. suggestion, soft_min,
-    soft_max, arkit: for a `Coefficient`.
-    """
-
-    name: str
-    region: str
-    shares: dict[str, float]
-    step: float
-    amount: float
-    direction: tuple[float, float]
-    asymmetry: float
-    suggestion: str
-    soft_min: float
-    soft_max: float
-    arkit: dict[str, float]
-
-    def to_json(self) -> dict[str, object]:
-        return vars(self)
 
 
 def explore(

@@ -1,9 +1,9 @@
-"""A worker without an engine: speaks `contract.protocol`, answers plausibly and at once, and misbehaves on request.
+"""A worker without networks, for tests: gives plausible answers at once and misbehaves on request.
 
     python tests/fake_worker.py [--slow 0.1] [--die-after 3] ...
 
-Standard library only, but for `render`, which reads the shot as the real one does. Its faces are one flat colour that
-depends on the coefficients, its lips follow the loudness of the sound.
+Needs only the standard library and numpy. Its faces have one flat colour that depends on the coefficients; its lips
+follow the loudness of the sound. `tests/inference/test_contract.py` holds it to the real worker's protocol.
 """
 
 from __future__ import annotations
@@ -13,21 +13,28 @@ import hashlib
 import json
 import math
 import os
+import platform
 import signal
 import struct
 import sys
 import threading
 import time
 import zlib
-from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from inference.contract import protocol  # the checkout's, from wherever this file is started
-from inference.contract.protocol import Message
+from inference.contract import answers, protocol, requests  # the checkout's, from wherever this file is started
+from inference.contract.answers import Answer
+from inference.contract.errors import EDTalkError
+from inference.contract.plate import Track
+from inference.contract.protocol import Message, ProtocolError
+from inference.contract.shot import Shot
 
 STARTER = ROOT / "inference" / "banks" / "starter.safetensors"
 SIZE = 16  # pixels
@@ -36,21 +43,21 @@ SIZE = 16  # pixels
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--beat", type=float, default=1.0, metavar="SECONDS", help="between two beats")
-    parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="for every frame or answer")
-    parser.add_argument("--once", type=Path, metavar="FILE", help="misbehave only if FILE is not there, and make it")
+    parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="that each frame or answer takes")
+    parser.add_argument("--once", type=Path, metavar="FILE", help="misbehave only if FILE does not exist; create it")
     parser.add_argument("--exit", type=int, metavar="CODE", help="end at once, as if torch were missing")
-    parser.add_argument("--no-hello", action="store_true", help="say nothing at all")
-    parser.add_argument("--wrong-protocol", action="store_true", help="speak the next version")
-    parser.add_argument("--complain", action="store_true", help="an error about no job before the hello, then exit")
-    parser.add_argument("--deaf", type=float, default=0.0, metavar="SECONDS", help="before it begins to read stdin")
-    parser.add_argument("--die-after", type=int, metavar="N", help="frames or answers: kill -9 itself")
-    parser.add_argument("--die-with", metavar="SIGNAL", help="instead of KILL, or an exit code", default="KILL")
-    parser.add_argument("--say", metavar="TEXT", help="last words, on stderr")
-    parser.add_argument("--hang-after", type=int, metavar="N", help="frames or answers: neither works nor beats")
-    parser.add_argument("--garbage", action="store_true", help="answer the first request with no message")
-    parser.add_argument("--close-stdout", action="store_true", help="after the first request, and live on")
+    parser.add_argument("--no-hello", action="store_true", help="send nothing")
+    parser.add_argument("--wrong-protocol", action="store_true", help="claim the next version of the protocol")
+    parser.add_argument("--complain", action="store_true", help="send an error instead of hello, then exit")
+    parser.add_argument("--deaf", type=float, default=0.0, metavar="SECONDS", help="before it starts to read stdin")
+    parser.add_argument("--die-after", type=int, metavar="N", help="kill itself after N frames or answers")
+    parser.add_argument("--die-with", metavar="SIGNAL", help="the signal or exit code for that", default="KILL")
+    parser.add_argument("--say", metavar="TEXT", help="last line on stderr")
+    parser.add_argument("--hang-after", type=int, metavar="N", help="stop working after N frames or answers")
+    parser.add_argument("--garbage", action="store_true", help="answer the first request with text")
+    parser.add_argument("--close-stdout", action="store_true", help="close stdout after the first request and live on")
     parser.add_argument("--stubborn", action="store_true", help="ignore cancel")
-    parser.add_argument("--flood-stdout", type=int, default=0, metavar="N", help="reports of progress per request")
+    parser.add_argument("--flood-stdout", type=int, default=0, metavar="N", help="progress messages per request")
     parser.add_argument("--flood-stderr", type=int, default=0, metavar="BYTES", help="per request")
     return parser.parse_args()
 
@@ -76,10 +83,11 @@ class Worker:
         if options.no_hello:
             sleep_forever()
         if options.complain:
-            self.send("error", 0, kind="device", message="There is no device 'cuda'.", hint="Choose another device.")
+            self.send(answers.Failure("device", "There is no device 'cuda'.", "Choose another device."))
             os._exit(2)
         version = protocol.VERSION + options.wrong_protocol
-        self.send("hello", protocol=version, engine="fake", device="cpu", device_name="Fake", pid=os.getpid())
+        python = platform.python_version()
+        self.send(answers.Hello(version, "fake", "cpu", "Fake", os.getpid(), python, "none"))
         threading.Thread(target=self.beat, daemon=True).start()
         while True:
             with self.changed:
@@ -90,7 +98,7 @@ class Worker:
             self.busy = None
 
     def listen(self) -> NoReturn:
-        """The end of stdin is the end of everything, also in the middle of a frame."""
+        """Read requests; the end of stdin ends the process, even during a frame."""
         time.sleep(self.options.deaf)
         while (message := protocol.read(self.stdin)) is not None and message.kind != "shutdown":
             with self.changed:
@@ -101,7 +109,7 @@ class Worker:
                 if message.kind == "preview":
                     for older in [other for other in self.waiting if other.fields == message.fields]:
                         self.waiting.remove(older)
-                        self.send("done", older.job, superseded=True)
+                        self.send(answers.Stopped(superseded=True), older.job)
                 self.waiting.append(message)
                 self.changed.notify()
         os._exit(0)
@@ -109,12 +117,12 @@ class Worker:
     def beat(self) -> NoReturn:
         while True:
             time.sleep(self.options.beat)
-            self.send("beat", busy=self.busy, memory=2**20, device_memory=None)
+            self.send(answers.Beat(self.busy, 2**20, None))
 
-    def send(self, kind: str, job: int = 0, payload: bytes = b"", /, **fields: Any) -> None:
+    def send(self, answer: Answer, job: int = 0) -> None:
         with self.writing:
             try:
-                protocol.write(self.stdout, Message(kind, job, fields, payload))
+                protocol.write(self.stdout, answer.to_message(job))
             except OSError:
                 os._exit(0)
 
@@ -130,24 +138,33 @@ class Worker:
             self.writing.acquire()
             self.stdout.close()
             sleep_forever()
-        if message.kind in ("ping", "release"):
-            self.send("done", job)
-            return
-        self.send("accepted", job)
-        for index in range(options.flood_stdout):
-            self.send("progress", job, bytes(1000), phase="flooding", done=index, total=options.flood_stdout, eta=None)
         try:
-            fields, payload = getattr(self, f"do_{message.kind}")(message)
-        except CancelledError:
-            fields, payload = {"cancelled": True}, b""
-        except Exception as error:
-            message, kind = getattr(error, "message", str(error)), getattr(error, "kind", "bug")
-            self.send("error", job, kind=kind, message=message, hint="Try something else.")
+            request = requests.read_request(message)
+        except ProtocolError as error:
+            self.send(answers.Failure.of(error), job)
             return
-        self.send("done", job, payload, **fields)
+        if message.kind in ("ping", "release"):
+            self.send(answers.Done(), job)
+            return
+        self.send(answers.Accepted(), job)
+        for index in range(options.flood_stdout):
+            self.send(answers.Progress("flooding" * 100, index, options.flood_stdout), job)
+        try:
+            if stills := message.fields.get("stills"):
+                result = self.draw_stills(request, job, stills)
+            else:
+                result = getattr(self, f"do_{message.kind}")(request, job)
+        except CancelledError:
+            self.send(answers.Stopped(), job)
+        except EDTalkError as error:
+            self.send(answers.Failure.of(error), job)
+        except Exception as error:
+            self.send(answers.Failure("bug", str(error), "Try something else."), job)
+        else:
+            self.send(result, job)
 
     def work(self, job: int) -> None:
-        """One unit of work: takes its time, may be cancelled, and may be the last."""
+        """One unit of work, which takes `--slow` seconds and may be cancelled."""
         options, until = self.options, time.monotonic() + self.options.slow
         while True:
             if job in self.cancelled:
@@ -158,129 +175,127 @@ class Worker:
         if self.count == options.die_after:
             die(options.die_with, options.say)
         if self.count == options.hang_after:
-            self.writing.acquire()  # so that there are no beats
+            self.writing.acquire()  # stops the beats
             sleep_forever()
         self.count += 1
 
     # ---------------------------------------------------------------------------------------- answers
 
-    def do_portrait(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        Path(message["picture"]).stat()
-        self.work(message.job)
-        rest = {entry["name"]: entry["rest"] for entry in read_coefficients(message["bank"])}
-        crop = [0.0, 0.0, float(SIZE)] if message["crop"] == "auto" else message["crop"]
-        return {"rest": rest, "crop": crop, "angle": 0.0, "size": SIZE}, bytes([128, 96, 64] * SIZE * SIZE)
+    def do_portrait(self, request: requests.Portrait, job: int) -> Answer:
+        request.picture.stat()
+        self.work(job)
+        rest = {entry["name"]: entry["rest"] for entry in read_coefficients(request.bank)}
+        crop = (0.0, 0.0, float(SIZE)) if request.crop == "auto" else request.crop
+        pixels = np.broadcast_to(np.uint8([128, 96, 64]), (SIZE, SIZE, 3))
+        return answers.PortraitResult(rest, crop[:3] if crop != "none" else crop, 0.0, pixels)
 
-    def do_lip_sync(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        """The jaw opens with the loudness around each moment; everything else rests."""
-        sound, times = array("f"), array("d")
-        sound.frombytes(message.payload[: 4 * message["samples"]])
-        times.frombytes(message.payload[4 * message["samples"] :])
-        if len(times) != message["times"]:
-            raise ValueError(f"expected {message['times']} times, found {len(times)}")
-        self.work(message.job)
-        lips = [entry for entry in read_coefficients(message["bank"]) if entry["bank"] == "lip"]
+    def do_lip_sync(self, request: requests.LipSync, job: int) -> Answer:
+        """The jaw opens with the loudness around each time; all other coefficients are at rest."""
+        self.work(job)
+        lips = [entry for entry in read_coefficients(request.bank) if entry["bank"] == "lip"]
         names = [entry["name"] for entry in lips]
         jaw = names.index("jawOpen") if "jawOpen" in names else 0
-        half, rows = message["rate"] // 50, array("f")
-        for moment in times:
-            middle = round(moment * message["rate"])
-            heard = sound[max(middle - half, 0) : max(middle + half, 0)]
-            row = [entry["rest"] for entry in lips]
-            row[jaw] += min(4 * sum(map(abs, heard)) / max(len(heard), 1), 1.0)
-            rows.extend(row)
-        self.send("progress", message.job, phase="listening", done=len(times), total=len(times), eta=0.0)
-        return {"names": names, "frames": len(times)}, rows.tobytes()
+        rows = np.tile(np.float32([entry["rest"] for entry in lips]), (len(request.times), 1))
+        half = request.rate // 50
+        for row, time_ in zip(rows, request.times, strict=True):
+            middle = round(time_ * request.rate)
+            heard = request.samples[max(middle - half, 0) : max(middle + half, 0)]
+            row[jaw] += min(4 * float(np.abs(heard).mean()), 1.0) if len(heard) else 0.0
+        self.send(answers.Progress("listening", len(rows), len(rows), 0.0), job)
+        return answers.LipSyncResult(tuple(names), rows)
 
-    def do_capture(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        """Recordings are 2 s long, at 25 fps unless asked otherwise; column c is at c / 10 + the seconds gone by."""
-        if not Path(message["media"]).exists():
-            raise ValueError(f"{message['media']} does not exist.")
-        fps, start = message["fps"] or 25.0, message["start"]
-        start = int((start + 0.002) * fps) / fps if message["fps"] is None else start
-        end = 2.0 if message["end"] is None else min(message["end"], 2.0)
-        count = 1 if message["media"].endswith(".png") else max(1, math.ceil((end - start - 0.002) * fps))
-        names, rows = [entry["name"] for entry in read_coefficients(message["bank"])], array("f")
+    def do_capture(self, request: requests.Capture, job: int) -> Answer:
+        """Recordings last 2 s, at 25 fps unless requested otherwise. Column c is c / 10 + the time in seconds."""
+        if not request.media.exists():
+            raise ValueError(f"{request.media} does not exist.")
+        fps, start = request.fps or 25.0, request.start
+        start = int((start + 0.002) * fps) / fps if request.fps is None else start
+        end = 2.0 if request.end is None else min(request.end, 2.0)
+        count = 1 if request.media.suffix == ".png" else max(1, math.ceil((end - start - 0.002) * fps))
+        names, rows = [entry["name"] for entry in read_coefficients(request.bank)], []
         for index in range(count):
-            self.work(message.job)
-            self.send("progress", message.job, phase="watching", done=index, total=count, eta=None)
-            rows.extend(column / 10 + start + index / fps for column in range(len(names)))
-        fields = {"names": names, "frames": count, "fps": fps, "start": start, "unseen": [], "note": ""}
-        return fields, rows.tobytes()
+            self.work(job)
+            self.send(answers.Progress("watching", index, count), job)
+            rows.append(np.arange(len(names)) / 10 + start + index / fps)
+        return answers.CaptureResult(tuple(names), np.float32(rows), fps, start)
 
-    def do_track(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        """Recordings are 2 s long, 640 x 360 at 25 fps, pictures of a folder as large; a folder is read file by file.
+    def do_track(self, request: requests.Track, job: int) -> Answer:
+        """Recordings last 2 s, 640 x 360 at 25 fps; pictures of a folder have the same size.
 
-        The square of 200 pixels goes right by one a frame; in frames 20 to 24 of a name with "leaves" is no face.
+        The square of 200 pixels moves right by one pixel per frame. If the name of the recording contains "leaves",
+        frames 20 to 24 have no face.
         """
-        media = Path(message["media"])
+        media = request.media
         if not media.exists():
             raise ValueError(f"{media} does not exist.")
         still = media.is_dir() or media.suffix == ".png"
         files = sorted(media.iterdir()) if media.is_dir() else [media]
         count, length = (len(files), 1.0) if still else (50, 0.04)
-        end = count * length if message["end"] is None else message["end"]
-        shown = [n for n in range(count) if (n + 1) * length > message["start"] + 1e-3 and n * length < end - 1e-3]
-        rows, unseen = array("d"), []
+        end = count * length if request.end is None else request.end
+        shown = [n for n in range(count) if (n + 1) * length > request.start + 1e-3 and n * length < end - 1e-3]
+        crops = []
         for done, number in enumerate(shown):
-            self.work(message.job)
-            self.send("progress", message.job, phase="tracking", done=done, total=len(shown), eta=None)
+            self.work(job)
+            self.send(answers.Progress("tracking", done, len(shown)), job)
             gone = "leaves" in media.name and 20 <= number < 25
-            rows.extend([number * length, *([math.nan] * 4 if gone else [100.0 + number, 50.0, 200.0, 0.0])])
-            if gone:
-                unseen = [[unseen[0][0] if unseen else done, done]]
+            crops.append([math.nan] * 4 if gone else [100.0 + number, 50.0, 200.0, 0.0])
+        track = Track(np.array(shown) * length, np.array(crops))
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-        note = f"No face was seen in {media.name} at seconds 0.80 to 0.96 (5 frames)." if unseen else ""
-        fields = {"frames": len(shown), "width": 640, "height": 360, "fps": None if still else 25.0, "sha256": digest}
-        return fields | {"unseen": unseen, "note": note}, rows.tobytes()
+        note = f"No face was seen in {media.name} from 0.80 s to 0.96 s (5 frames)." if track.unseen else ""
+        fps = None if still else 25.0
+        return answers.TrackResult(track, 640, 360, fps, digest, tuple(track.unseen), note)
 
-    def do_explore(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        """The mouth's first opens the jaw, the head's first turns it by 20 degrees; of others nothing is known."""
+    def do_explore(self, request: requests.Explore, job: int) -> Answer:
+        """The first lip coefficient opens the jaw, the first pose coefficient turns the head by 20 degrees."""
         motions, first = [], {"lip": ("jaw", "jawOpen", 4.0), "pose": ("head", "headYaw", 0.05)}
-        for entry in read_coefficients(message["bank"]):
-            self.work(message.job)
+        for entry in read_coefficients(request.bank):
+            self.work(job)
             region, name, share = first.pop(entry["bank"], ("none", entry["name"], 0.0))
             arkit = {name: share} if share else {}
-            motions.append({"name": entry["name"], "region": region, "suggestion": name, "arkit": arkit,
-                            "soft_min": -1.0, "soft_max": 4.0})  # fmt: skip
-        return {"motions": motions}, b""
+            shares = {region: 1.0} if share else {}
+            motions.append(
+                answers.Motion(entry["name"], region, shares, 1.0, share, (0.0, 1.0), 0.0, name, -1.0, 4.0, arkit)
+            )
+        return answers.ExploreResult(tuple(motions))
 
-    def do_preview(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        self.work(message.job)
-        return {"size": SIZE}, colour(message.payload) * (SIZE * SIZE)
+    def do_preview(self, request: requests.Preview, job: int) -> Answer:
+        self.work(job)
+        pixels = np.frombuffer(colour(request.coefficients.tobytes()), np.uint8)
+        return answers.PreviewResult(np.broadcast_to(pixels, (SIZE, SIZE, 3)))
 
-    def do_render(self, message: Message) -> tuple[dict[str, Any], bytes]:
-        """Pictures of the shot's rows that are not there yet; `stills` = N needs no shot but draws N in its folder."""
+    def do_render(self, request: requests.Render, job: int) -> Answer:
+        """Draw the pictures of the shot's rows that do not exist yet."""
+        shot = Shot.read(request.shot)
+        draw = {"plate": layer_png, "pasted": plate_png}.get(shot.layer, png)
+        rows = [row.tobytes() for row in shot.coefficients.values]
+        return self.draw_rows(job, shot.frames_folder, shot.file_names(), rows, draw)
+
+    def draw_stills(self, request: requests.Render, job: int, count: int) -> Answer:
+        """Draw `count` pictures into the folder of a render request, without a shot."""
+        names = [f"{index:04}.png" for index in range(count)]
+        rows = [np.float32(index / count).tobytes() for index in range(count)]
+        return self.draw_rows(job, request.shot, names, rows, png)
+
+    def draw_rows(
+        self, job: int, folder: Path, names: list[str], rows: list[bytes], draw: Callable[[bytes], bytes]
+    ) -> Answer:
         began = time.monotonic()
-        if stills := message.fields.get("stills"):
-            folder, names = Path(message["shot"]), [f"{index:04}.png" for index in range(stills)]
-            rows = [array("f", [index / stills]).tobytes() for index in range(stills)]
-            draw = png
-        else:
-            from inference.contract.shot import Shot
-
-            shot = Shot.read(message["shot"])
-            folder, names = shot.frames_folder, shot.file_names()
-            rows = [row.tobytes() for row in shot.coefficients.values]
-            draw = {"plate": layer_png, "pasted": plate_png}.get(shot.layer, png)
         folder.mkdir(parents=True, exist_ok=True)
         counts, cancelled = {True: 0, False: 0}, False
         for index, (name, row) in enumerate(zip(names, rows, strict=True)):
             reused = (folder / name).is_file()
-            try:
-                if not reused:
-                    self.work(message.job)
-            except CancelledError:
-                cancelled = True
-                break
             if not reused:
+                try:
+                    self.work(job)
+                except CancelledError:
+                    cancelled = True
+                    break
                 write_whole(folder / name, draw(colour(row)))
             counts[reused] += 1
-            self.send("frame_file", message.job, index=index, file=name, reused=reused)
+            self.send(answers.FrameFile(index, name, reused), job)
             left = (len(names) - index - 1) * self.options.slow
-            self.send("progress", message.job, phase="rendering", done=index + 1, total=len(names), eta=left)
-        seconds = time.monotonic() - began
-        return {"rendered": counts[False], "reused": counts[True], "cancelled": cancelled, "seconds": seconds}, b""
+            self.send(answers.Progress("rendering", index + 1, len(names), left), job)
+        return answers.RenderResult(counts[False], counts[True], cancelled, time.monotonic() - began)
 
 
 class CancelledError(Exception):
@@ -288,7 +303,7 @@ class CancelledError(Exception):
 
 
 def private_streams() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout for messages alone; what anybody prints goes to stderr."""
+    """stdin and stdout for messages only; printed text goes to stderr."""
     descriptors = os.dup(0), os.dup(1)
     if os.name == "nt":
         import msvcrt
@@ -299,15 +314,15 @@ def private_streams() -> tuple[BinaryIO, BinaryIO]:
     return os.fdopen(descriptors[0], "rb"), os.fdopen(descriptors[1], "wb")
 
 
-def read_coefficients(bank: str) -> list[dict[str, Any]]:
-    """name, bank and rest of every coefficient, from the header of a bank file; "" is the embedded one."""
-    with Path(bank or STARTER).open("rb") as file:
+def read_coefficients(bank: Path | None) -> list[dict[str, Any]]:
+    """name, bank and rest of each coefficient, from the header of a bank file; None is the embedded bank."""
+    with (bank or STARTER).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         return json.loads(json.loads(file.read(length))["__metadata__"]["edtalk"])["coefficients"]
 
 
 def colour(row: bytes) -> bytes:
-    """Three bytes that differ where rows do."""
+    """RGB bytes that depend on a row of coefficients."""
     return struct.pack("<I", zlib.crc32(row))[:3]
 
 
@@ -316,12 +331,12 @@ def png(rgb: bytes) -> bytes:
 
 
 def plate_png(rgb: bytes) -> bytes:
-    """A whole picture of the recording that `do_track` makes up."""
+    """A picture of the size of the recording in `do_track`."""
     return encode_png([rgb * 640] * 360, 2)
 
 
 def layer_png(rgb: bytes) -> bytes:
-    """The same, transparent but for the 320 columns in the middle."""
+    """The same, transparent except for the 320 columns in the middle."""
     return encode_png([bytes(4 * 160) + (rgb + b"\xff") * 320 + bytes(4 * 160)] * 360, 6)
 
 
@@ -362,13 +377,14 @@ def main() -> NoReturn:
     if options.once:
         try:
             options.once.touch(exist_ok=False)
-        except FileExistsError:  # this time as it should be
-            options = argparse.Namespace(**(vars(options) | MILD))
+        except FileExistsError:  # behave this time
+            options = argparse.Namespace(**(vars(options) | WELL_BEHAVED))
     Worker(options).run()
 
 
-MILD = {"exit": None, "no_hello": False, "wrong_protocol": False, "complain": False, "deaf": 0.0, "die_after": None,
-        "hang_after": None, "garbage": False, "close_stdout": False, "stubborn": False}  # fmt: skip
+WELL_BEHAVED = {"exit": None, "no_hello": False, "wrong_protocol": False, "complain": False, "deaf": 0.0,
+                "die_after": None, "hang_after": None, "garbage": False, "close_stdout": False,
+                "stubborn": False}  # fmt: skip
 
 if __name__ == "__main__":
     main()

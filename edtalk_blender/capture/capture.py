@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
 import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, FloatVectorProperty, IntProperty, PointerProperty
 
-from ...inference.contract import mixing
+from ...inference.contract import answers, mixing, requests
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
 from ..animation import curves, hidden, keys, sampling
 from ..character import character, portrait
 from ..engine import session
@@ -197,7 +197,7 @@ def capture(
 
     scene_name, uid = scene.name, obj.edtalk.uid
 
-    def apply(answer: Message) -> None:
+    def apply(answer: answers.CaptureResult) -> None:
         scene, obj = _targets(scene_name, uid, names)
         if obj is None:
             return
@@ -206,8 +206,8 @@ def capture(
         moved = _moved(scene, strip_id, then)
         write(scene, obj, rows, then, then.moved(moved).frames, options)
         session.edited("Capture")
-        if note := answer.fields.get("note"):
-            session.report(EDTalkError(note, "", "face"))
+        if answer.note:
+            session.report(EDTalkError(answer.note, "", "face"))
         if reason := hidden.hidden_by(obj):
             error = EDTalkError(reason, "What was captured is written, but it does not show.", "hidden")
             session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": uid})
@@ -299,7 +299,7 @@ def match(
         start = max(0, round(float(footage.time_map(scene, source).seconds(frame)) * film)) / film
     scene_name, uid = scene.name, obj.edtalk.uid
 
-    def apply(answer: Message) -> None:
+    def apply(answer: answers.CaptureResult) -> None:
         scene, obj = _targets(scene_name, uid, names)
         if obj is None:
             return
@@ -352,22 +352,21 @@ def _submit(
     obj: bpy.types.Object,
     path: Path,
     options: Options,
-    asked: Mapping[str, object],
+    asked: Mapping[str, Any],
     label: str,
-    apply: Callable[[Message], None],
+    apply: Callable[[answers.CaptureResult], None],
 ) -> Task:
     with suppress(EDTalkError):  # a face can be looked at before there is a portrait
         if not portrait.is_known(obj):
             portrait.measure(obj)  # is answered first, so that rest is where this portrait's is
-    crop = options.crop if isinstance(options.crop, str) else list(options.crop)
-    fields = {"bank": str(character.bank_path(obj)), "media": str(path), "crop": crop, "which": options.which or None}
-    return session.submit("capture", fields | asked, label=label, on_done=apply)
+    bank = character.bank_path(obj)
+    request = requests.Capture(bank, path, options.crop, which=options.which or None, **asked)
+    return session.submit(request, label=label, on_done=apply)
 
 
-def _rows(answer: Message, names: Sequence[str]) -> Rows:
-    values = np.frombuffer(answer.payload, "<f4").reshape(answer["frames"], len(answer["names"]))
-    columns = [answer["names"].index(name) for name in names]
-    return Rows(tuple(names), values[:, columns], answer["fps"], answer["start"])
+def _rows(answer: answers.CaptureResult, names: Sequence[str]) -> Rows:
+    columns = [answer.names.index(name) for name in names]
+    return Rows(tuple(names), answer.rows[:, columns], answer.fps, answer.start)
 
 
 def _rest(obj: bpy.types.Object, names: Sequence[str]) -> np.ndarray:

@@ -11,8 +11,8 @@ import json
 import bpy
 import numpy as np
 
+from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
 from ...inference.contract.shot import file_sha256
 from ..engine import session
 from ..engine.session import Task
@@ -41,17 +41,16 @@ def measure(obj: bpy.types.Object) -> Task:
             return task
         task.cancel()  # the answer would be about another picture
 
-    def apply(answer: Message) -> None:
+    def apply(answer: answers.PortraitResult) -> None:
         obj = character.find(uid)
         if obj is None or _running.get(uid, ("", None))[0] != signature:
             return  # deleted, or another portrait was chosen meanwhile
-        character.setup_channels(obj, answer["rest"])
+        character.setup_channels(obj, answer.rest)
         obj.edtalk.rest_of = signature
-        character.show_pixels(obj, picture(answer))
+        character.show_pixels(obj, picture(answer.pixels))
 
-    fields = {"bank": str(character.bank_path(obj)), "picture": str(character.portrait_path(obj))}
-    fields["crop"] = character.crop_of(obj)
-    task = session.submit("portrait", fields, label=f"Reading the face of {obj.name}", on_done=apply)
+    request = requests.Portrait(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
+    task = session.submit(request, label=f"Reading the face of {obj.name}", on_done=apply)
     _running[uid] = signature, task
     return task
 
@@ -62,11 +61,10 @@ def has_failed(obj: bpy.types.Object) -> bool:
     return task is not None and task.error is not None and wanted == _signature(obj)
 
 
-def picture(answer: Message) -> np.ndarray:
-    """(size, size, 4) float32 RGBA, bottom row first, of an answer to `portrait` or `preview`."""
-    size = answer["size"]
-    rgba = np.ones((size, size, 4), np.float32)
-    rgba[..., :3] = np.frombuffer(answer.payload, np.uint8).reshape(size, size, 3)[::-1]
+def picture(pixels: np.ndarray) -> np.ndarray:
+    """(size, size, 4) float32 RGBA, 0 to 1, bottom row first, from (size, size, 3) uint8 RGB, top row first."""
+    rgba = np.ones((*pixels.shape[:2], 4), np.float32)
+    rgba[..., :3] = pixels[::-1]
     rgba[..., :3] /= 255
     return rgba
 

@@ -1,14 +1,14 @@
-"""Blender's side of the conversation with the worker: starts it, asks it, hears it, outlives it. No bpy.
+"""The client of the worker process: starts it, sends requests, delivers answers, restarts it after a crash. No bpy.
 
-A `Client` belongs to one thread, Blender's main thread, which never waits for the worker: it leaves messages in an
-outbox, and `pump()`, called by a timer, takes the answers out of an inbox and hands them to whoever asked. Everything
-that is decided - which jobs are unfinished, whether a worker hangs, whether it is started again - is decided in these
-calls, so it needs no lock. Behind them each worker process has three threads (`_Worker`) that do nothing but move
-bytes - outbox to stdin, stdout to inbox, stderr to the log - and one lock, which guards the two boxes.
+A `Client` belongs to one thread, Blender's main thread, which never waits for the worker. `request` puts a message
+into an outbox; `pump`, called by a timer, takes answers from an inbox and calls the callbacks. All decisions - which
+jobs are unfinished, whether the worker hangs, whether to restart it - are made in these calls, so they need no lock.
+Each worker process has three threads (`_Worker`) that only move bytes: outbox to stdin, stdout to inbox, stderr to the
+log. One lock guards the two boxes.
 
-    STOPPED --start, request--> STARTING --hello--> READY <--> BUSY      SILENT: no beat for a while
-       ^                                              |                  RESTARTING: died once, started again
-       +------------------ shutdown ------------------+--dies again--> FAILED --start--> STARTING
+    STOPPED --start, request--> STARTING --hello--> READY <--> BUSY      SILENT: no beat for some time
+       ^                                              |                  RESTARTING: crashed once, started again
+       +------------------ shutdown ------------------+--second crash--> FAILED --start--> STARTING
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ...inference.contract import protocol
+from ...inference.contract import answers, protocol, requests
+from ...inference.contract.answers import Answer, Beat, Failure, Hello, Progress, Stopped
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
+from ...inference.contract.protocol import Message, ProtocolError
+from ...inference.contract.requests import Request
 from .hints import hint_for
 from .process import Log, Process, environment
 
 logger = logging.getLogger(__name__)
 
-REPEATABLE = ("render", "portrait", "lip_sync", "capture", "track")  # asked again of the next worker when one dies
-_LONGEST_GAP = 1.0  # seconds: between two pumps further apart than this (a frozen Blender, sleep) nobody listened
+REPEATABLE = ("render", "portrait", "lip_sync", "capture", "track")  # sent again to the next worker after a crash
+_LONGEST_GAP = 1.0  # seconds; a longer gap between two pumps (Blender hangs, the computer sleeps) is no silence
 _MOST_BYTES = 64 * 2**20  # of payload in the inbox
 
 
 class State(enum.Enum):
-    """What the worker is doing, as far as this side knows."""
+    """The state of the worker, as far as this process knows."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -56,10 +57,11 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Limits:
-    """How long is waited, in seconds, and how much is kept.
+    """Time limits in seconds, and sizes.
 
-    start: for the hello (importing torch for the first time is slow).  silent: without a beat, to say so; kill: to end
-    it.  cancel: for a job to end when asked.  restarts: within `window`.  messages: that wait to be pumped.
+    start: from the start to the hello (the first import of torch is slow). silent: without a message until the state is
+    SILENT; kill: until the worker is killed. cancel: for a job to end after it was cancelled. restarts: at most so many
+    within `window`. messages: at most so many in the inbox. log_lines: kept in memory. log_bytes: of the log file.
     """
 
     start: float = 60.0
@@ -74,10 +76,10 @@ class Limits:
 
 
 class EngineError(EDTalkError):
-    """The worker died or could not be started; `log_tail` holds the last lines that it wrote.
+    """The worker ended or could not be started. `log_tail` holds the last lines that it wrote.
 
-    kind: "start" (could not be started, or never said hello), "version", "memory", "killed", "crash", "hung",
-    "garbage" or "ended"; or that of the error which the worker itself gave as the reason.
+    kind: "start" (it could not be started, or sent no hello), "version", "memory", "killed", "crash", "hung",
+    "garbage" or "ended"; or the kind of the error that the worker sent before it ended.
     """
 
     def __init__(self, message: str, hint: str, kind: str, log_tail: tuple[str, ...] = ()) -> None:
@@ -85,40 +87,36 @@ class EngineError(EDTalkError):
         self.log_tail = log_tail
 
 
-@dataclass(frozen=True)
-class Progress:
-    """phase: what is being done, "" before it has begun.  total, eta (seconds): None where not known."""
-
-    phase: str = ""
-    done: int = 0
-    total: int | None = None
-    eta: float | None = None
-
-
 class Job:
-    """One request and what became of it; changes only within the client's `pump`.
+    """A request and its outcome; changes only in the client's `pump`.
 
-    result: the `done` message.  error: why it failed.  cancelled: it ended because it was asked to, or, a preview,
-    because a newer one took its place.
+    result: the last answer. error: why it failed. cancelled: it was cancelled or, if a preview, superseded.
     """
 
-    def __init__(self, client: Client, message: Message, on_event: Callable[[Message], object] | None) -> None:
-        self.id, self.kind = message.job, message.kind
+    def __init__(
+        self, client: Client, number: int, request: Request, on_event: Callable[[Answer], object] | None
+    ) -> None:
+        self.id, self.request = number, request
         self.finished = self.cancelled = False
         self.error: EDTalkError | None = None
-        self.result: Message | None = None
+        self.result: Answer | None = None
         self.progress = Progress()
-        self._client, self._message, self._on_event = client, message, on_event
+        self._client, self._on_event = client, on_event
+        self._message = request.to_message(number)
         self._begun = False
-        self._deadline: float | None = None  # once cancelled: when patience ends
+        self._deadline: float | None = None  # once cancelled: when the worker is killed
+
+    @property
+    def kind(self) -> str:
+        return self.request.kind
 
     def cancel(self) -> None:
-        """Ask for an end; it comes in a later pump, with `cancelled` set unless the job was done first."""
+        """Request cancellation. The job ends in a later pump, with `cancelled` set unless it was done first."""
         self._client._cancel(self)
 
 
 class Client:
-    """One worker process at a time, started when first needed and again after its first death."""
+    """One worker process at a time, started with the first request and restarted after its first crash."""
 
     def __init__(
         self,
@@ -129,18 +127,18 @@ class Client:
         log: Path | None = None,
         limits: Limits = Limits(),
     ) -> None:
-        """env: variables on top of a clean environment.  log: file for what the worker writes to stderr."""
+        """env: variables to add to a clean environment. log: file for what the worker writes to stderr."""
         self.command, self.limits = tuple(command), limits
-        self.hello: dict[str, Any] | None = None  # what the running worker said of itself
-        self.failure: EngineError | None = None  # why it died, until the next one says hello or `start` is called
+        self.hello: Hello | None = None  # of the running worker
+        self.failure: EngineError | None = None  # why it ended, until the next one sends hello or `start` is called
         self._cwd, self._env = cwd, environment(env)
         self._log = Log(log, lines=limits.log_lines, size=limits.log_bytes)
         self._worker: _Worker | None = None
-        self._jobs: dict[int, Job] = {}  # unfinished, in the order asked
-        self._events: deque[tuple[Job, Message]] = deque()  # ends of jobs that no worker tells of
+        self._jobs: dict[int, Job] = {}  # unfinished, in the order requested
+        self._events: deque[tuple[Job, Answer]] = deque()  # ends of jobs that the client itself decided
         self._ids = itertools.count(1)
-        self._deaths: list[float] = []  # when, within the last `limits.window`
-        self._complaint: Message | None = None  # an `error` about no job: why the worker is about to end
+        self._crashes: list[float] = []  # when the worker ended, within the last `limits.window`
+        self._complaint: EDTalkError | None = None  # an error about no job: why the worker is about to end
         self._silence, self._heard, self._pumped = 0.0, 0, 0.0
         _clients.add(self)
 
@@ -156,73 +154,68 @@ class Client:
 
     @property
     def log_tail(self) -> tuple[str, ...]:
-        """The last lines that the worker, and the one before it, wrote to stderr."""
+        """The last lines that the worker and the one before it wrote to stderr."""
         return self._log.tail
 
     @property
-    def beat(self) -> Mapping[str, Any]:
-        """The worker's last sign of life: busy (id of the job, or None), memory and device_memory (bytes)."""
-        return self._worker.beat if self._worker else {}
+    def beat(self) -> Beat | None:
+        """The last beat of the running worker."""
+        return self._worker.beat if self._worker else None
 
-    # -------------------------------------------------------------------------------------------- asking
+    # -------------------------------------------------------------------------------------------- requests
 
     def start(self) -> None:
-        """Start the worker unless it runs. After FAILED this is a new beginning, with a restart to spare."""
+        """Start the worker unless it runs. After FAILED it may be restarted again as often as `limits` say."""
         if self._worker is None:
             self.failure = None
-            self._deaths.clear()
+            self._crashes.clear()
             self._launch()
 
-    def request(
-        self,
-        kind: str,
-        fields: Mapping[str, Any] | None = None,
-        payload: bytes = b"",
-        on_event: Callable[[Message], object] | None = None,
-    ) -> Job:
-        """Ask for something; `on_event` gets every message about it, the last one `done` or `error`.
+    def request(self, request: Request, on_event: Callable[[Answer], object] | None = None) -> Job:
+        """Send a request; `on_event` gets every answer to it.
 
-        Starts the worker if there is none; in FAILED the job fails at once, for `start` is the person's to call. Of
-        previews of one face that have not left yet only the newest is sent, the others are `done` with `superseded`.
-        Raises EDTalkError for a request too large to send.
+        Starts the worker if there is none. In FAILED the job fails at once, because only the user restarts the worker.
+        Previews of the same face that have not been sent are superseded by this one.
+        Raises EDTalkError for a request that is too large to send.
         """
-        message = Message(kind, next(self._ids), dict(fields or {}), payload)
+        job = Job(self, next(self._ids), request, on_event)
         try:
-            protocol.encode(message)
-        except protocol.ProtocolError as error:
-            raise EDTalkError(f"This is too much for one request: {error}", "Split a long sound.") from error
-        if kind == "preview":
+            protocol.encode(job._message)
+        except ProtocolError as error:
+            message = f"The request is too large. {error.message}"
+            raise EDTalkError(message, "Split the sound into shorter parts.") from error
+        if isinstance(request, requests.Preview):
             for older in list(self._jobs.values()):
-                if older.kind == kind and older._message.fields == message.fields and self._unsent(older):
-                    self._finish(older, _superseded(older))
-        job = self._jobs[message.job] = Job(self, message, on_event)
+                if request.shows_same_face(older.request) and self._unsent(older):
+                    self._finish(older, Stopped(superseded=True))
+        self._jobs[job.id] = job
         if self.state is State.FAILED:
-            self._finish(job, _failed(job, self.failure))
+            self._finish(job, Failure.of(self.failure))
         elif self._worker is None:
             self._launch()
         elif self.hello is not None:
-            self._worker.send(message)
+            self._worker.send(job._message)
         return job
 
     def _cancel(self, job: Job) -> None:
         if job.id not in self._jobs or job._deadline is not None:
             return
         if self._unsent(job):
-            self._finish(job, _cancelled(job))
+            self._finish(job, Stopped())
         else:
             job._deadline = time.monotonic() + self.limits.cancel
-            self._worker.send(Message("cancel", job.id))
+            self._worker.send(requests.Cancel().to_message(job.id))
 
     def _unsent(self, job: Job) -> bool:
-        """Whether the worker has not been given this job; what waits in the outbox is taken back."""
+        """Whether the job has not been sent to the worker. Its message is removed from the outbox."""
         return self._worker is None or self.hello is None or self._worker.withdraw(job._message)
 
-    # -------------------------------------------------------------------------------------------- hearing
+    # -------------------------------------------------------------------------------------------- answers
 
     def pump(self, budget_s: float = 0.005) -> bool:
-        """Deliver waiting messages on this thread, for about `budget_s` seconds; at least one, if there is one.
+        """Deliver waiting answers on this thread for about `budget_s` seconds, at least one if there is one.
 
-        Returns whether anything is still going on, that is, whether to call again soon.
+        Returns whether jobs are unfinished, that is, whether to call again soon.
         """
         until = time.monotonic() + budget_s
         while self._step() and time.monotonic() < until:
@@ -230,15 +223,15 @@ class Client:
         self._watch()
         return bool(self._events or self._jobs) or self.state in (State.STARTING, State.RESTARTING)
 
-    def wait(self, job: Job, timeout: float | None = None) -> Message:
-        """Pump until the job is finished and return its `done` message; for background mode, where no timer runs.
+    def wait(self, job: Job, timeout: float | None = None) -> Answer:
+        """Pump until the job is finished and return its last answer; for background mode, where no timer runs.
 
-        Raises the job's error, or EDTalkError(kind="timeout") after `timeout` seconds: the job then goes on.
+        Raises the job's error, or EDTalkError(kind="timeout") after `timeout` seconds; the job then continues.
         """
         until = None if timeout is None else time.monotonic() + timeout
         while not job.finished:
             if until is not None and time.monotonic() > until:
-                raise EDTalkError(f"'{job.kind}' is not done after {timeout:g} s.", "Allow it more time.", "timeout")
+                raise EDTalkError(f"'{job.kind}' is not done after {timeout:g} s.", "Allow more time.", "timeout")
             self.pump(0.05)
             if self._worker and not job.finished:
                 self._worker.wait_for_message(0.02)
@@ -247,7 +240,7 @@ class Client:
         return job.result
 
     def _step(self) -> bool:
-        """Handle one thing that has happened; False if nothing has."""
+        """Handle one event; False if there is none."""
         if self._events:
             self._deliver(*self._events.popleft())
             return True
@@ -255,50 +248,59 @@ class Client:
         if isinstance(news, Message):
             self._receive(news)
         elif isinstance(news, _End):
-            self._died(self._post_mortem(news))
+            self._handle_end(self._cause_of_end(news))
         return news is not None
 
     def _receive(self, message: Message) -> None:
         job = self._jobs.get(message.job)
         if message.kind == "error" and message.job == 0:
-            self._complaint = message
+            self._complaint = _error(Failure.from_message(message))
         elif self.hello is None:
             self._greet(message)
         elif job:
-            self._deliver(job, message)
+            try:
+                answer = answers.read_answer(message, job.request)
+            except ProtocolError as error:
+                answer = Failure.of(error)
+            self._deliver(job, answer)
 
     def _greet(self, message: Message) -> None:
-        """The first message of a worker says which protocol it speaks; only then is it asked for anything."""
-        if message.kind != "hello":
-            found = f"The engine began with '{message.kind}' instead of a greeting."
-            self._died(self._error(found, _REPAIR, "garbage"))
-        elif (version := message.fields.get("protocol")) != protocol.VERSION:
-            found = f"The engine speaks version {version} of the protocol, this extension version {protocol.VERSION}."
-            self._died(self._error(found, _UPDATE, "version"))
-        else:
-            self.hello, self.failure = message.fields, None
-            for job in self._jobs.values():
-                self._worker.send(job._message)
+        """Check the first message of a worker; send the waiting requests if both sides use the same protocol."""
+        version = message.fields.get("protocol")
+        if message.kind == "hello" and version != protocol.VERSION:
+            found = f"The engine uses version {version} of the protocol, this extension version {protocol.VERSION}."
+            self._handle_end(self._error(found, _UPDATE, "version"))
+            return
+        try:
+            hello = answers.read_answer(message)
+        except ProtocolError as error:
+            self._handle_end(self._error(f"The engine's answer is unreadable: {error.message}", _REPAIR, "garbage"))
+            return
+        if not isinstance(hello, Hello):
+            found = f"The engine sent '{message.kind}' instead of 'hello'."
+            self._handle_end(self._error(found, _REPAIR, "garbage"))
+            return
+        self.hello, self.failure = hello, None
+        for job in self._jobs.values():
+            self._worker.send(job._message)
 
-    def _deliver(self, job: Job, message: Message) -> None:
-        fields = message.fields
-        if message.kind == "accepted":
+    def _deliver(self, job: Job, answer: Answer) -> None:
+        if isinstance(answer, answers.Accepted):
             job._begun = True
-        elif message.kind == "progress":
-            job.progress = Progress(*(fields.get(name) for name in ("phase", "done", "total", "eta")))
-        elif message.kind == "done":
-            job.finished, job.result = True, message
-            job.cancelled = bool(fields.get("cancelled") or fields.get("superseded"))
-        elif message.kind == "error":
-            job.finished = True
-            job.error = EDTalkError(*_said(message), str(fields.get("code", "")))
+        elif isinstance(answer, Progress):
+            job.progress = answer
+        elif isinstance(answer, Failure):
+            job.finished, job.error = True, _error(answer)
+        elif answer.kind == "done":
+            job.finished, job.result = True, answer
+            job.cancelled = answers.was_cancelled(answer)
         if job.finished:
             self._jobs.pop(job.id, None)
         try:
             if job._on_event:
-                job._on_event(message)
+                job._on_event(answer)
         except Exception as error:
-            logger.exception("What was to be done with '%s' of '%s' failed.", message.kind, job.kind)
+            logger.exception("The callback for '%s' of '%s' failed.", answer.kind, job.kind)
             bug = f"The result of '{job.kind}' could not be used ({type(error).__name__}: {error})."
             job.error = EDTalkError(bug, "This is a bug: report it with the text of Copy Report.", "bug")
             if not job.finished:
@@ -306,12 +308,12 @@ class Client:
                 self._jobs.pop(job.id, None)
                 job.finished = True
 
-    # -------------------------------------------------------------------------------------------- life and death
+    # -------------------------------------------------------------------------------------------- the worker's life
 
     def shutdown(self, timeout: float = 1.0) -> None:
-        """End the worker, politely for `timeout` seconds, which this alone of all calls waits. Jobs are cancelled."""
+        """End the worker and cancel all jobs. Waits up to `timeout` seconds before it kills the worker."""
         for job in list(self._jobs.values()):
-            self._finish(job, _cancelled(job))
+            self._finish(job, Stopped())
         if worker := self._worker:
             self._drop_worker(kill=False)
             worker.close()
@@ -325,13 +327,13 @@ class Client:
         self._silence, self._heard, self._pumped = 0.0, 0, time.monotonic()
 
     def _drop_worker(self, kill: bool = True) -> None:
-        """Hear no more of this one; kills without waiting for the death."""
+        """Forget the worker process; kills it without waiting for its end."""
         if kill:
             self._worker.kill()
         self._worker, self.hello, self._complaint = None, None, None
 
     def _watch(self) -> None:
-        """Look at the clock: a worker that says nothing, a job that does not end."""
+        """Check the time limits of the worker and of cancelled jobs."""
         now = time.monotonic()
         listened, self._pumped = min(now - self._pumped, _LONGEST_GAP), now
         worker, limits = self._worker, self.limits
@@ -340,16 +342,16 @@ class Client:
         self._silence = 0.0 if worker.heard != self._heard else self._silence + listened
         self._heard = worker.heard
         if self.hello is None and self._silence > limits.start:
-            found = f"The engine has not answered within {limits.start:g} s of being started."
-            self._died(self._error(found, "Try again: the first start after installing is the slowest.", "start"))
+            found = f"The engine did not answer within {limits.start:g} s of its start."
+            self._handle_end(self._error(found, "Try again: the first start is the slowest.", "start"))
         elif self.hello is not None and self._silence > limits.kill:
-            found = f"The engine has not answered for {limits.kill:g} s and was stopped."
-            self._died(self._error(found, _AGAIN, "hung"))
+            found = f"The engine did not answer for {limits.kill:g} s and was stopped."
+            self._handle_end(self._error(found, _AGAIN, "hung"))
         else:
             self._enforce_cancels(now)
 
     def _enforce_cancels(self, now: float) -> None:
-        """Kill a worker that goes on with what it was asked to stop; not one that is busy with something else."""
+        """Kill a worker that continues a cancelled job past its deadline, not one that is busy with another job."""
         jobs = self._jobs.values()
         overdue = [job for job in jobs if job._deadline is not None and now > job._deadline]
         if not overdue:
@@ -359,27 +361,27 @@ class Client:
             self._carry_over()
             if self._jobs:
                 self._launch()
-        else:  # it will pass over these when it comes to them
+        else:  # the worker will skip these jobs
             for job in overdue:
-                self._finish(job, _cancelled(job))
+                self._finish(job, Stopped())
 
-    def _died(self, failure: EngineError) -> None:
-        """Once in a while a worker that had worked is started again; else every job hears why there is none."""
+    def _handle_end(self, failure: EngineError) -> None:
+        """Restart a worker that had sent hello, at most `limits.restarts` times; otherwise fail all jobs."""
         now, greeted = time.monotonic(), self.hello is not None
         logger.warning("%s", failure)
         self._log.note(str(failure))
         self._drop_worker()
         self.failure = failure
-        self._deaths = [when for when in self._deaths if now - when < self.limits.window] + [now]
-        if greeted and len(self._deaths) <= self.limits.restarts:
+        self._crashes = [when for when in self._crashes if now - when < self.limits.window] + [now]
+        if greeted and len(self._crashes) <= self.limits.restarts:
             self._carry_over()
             self._launch()
         else:
             for job in list(self._jobs.values()):
-                self._finish(job, _failed(job, failure) if job._deadline is None else _cancelled(job))
+                self._finish(job, Failure.of(failure) if job._deadline is None else Stopped())
 
-    def _post_mortem(self, end: _End) -> EngineError:
-        """One sentence and the next step for a worker that ended by itself."""
+    def _cause_of_end(self, end: _End) -> EngineError:
+        """The error for a worker that ended by itself."""
         words = self._log.last_words.rstrip(".")
         said = f": {words}." if words else "."
         cause = end.cause
@@ -389,19 +391,19 @@ class Client:
         elif any(sign in line for line in self._log.latest[-5:] for sign in _OUT_OF_MEMORY):
             found, hint, kind = f"The engine ran out of memory{said}", "Close other programs, then try again.", "memory"
         elif cause in ("SIGKILL", 137):
-            found = "The engine was killed from outside, as a system does that runs out of memory."
+            found = "The engine was killed by the system, probably out of memory."
             hint, kind = "Close other programs, then try again.", "killed"
         elif cause in ("SIGTERM", "SIGINT", "SIGHUP"):
-            found, hint, kind = "The engine was ended by another program.", "Try again.", "killed"
+            found, hint, kind = "The engine was stopped by another program.", "Try again.", "killed"
         elif cause in _CRASHES:
             found = f"The engine crashed with {_CRASHES[cause]}."
             hint, kind = "Try again; if it happens again, update the graphics driver and copy the report.", "crash"
         elif self._complaint:
-            found, hint, kind = _said(self._complaint)
+            found, hint, kind = self._complaint.message, self._complaint.hint, self._complaint.kind
         elif end.garbage:
-            found, hint, kind = f"The engine's answer cannot be understood: {end.garbage}", _REPAIR, "garbage"
+            found, hint, kind = f"The engine's answer is unreadable: {end.garbage}", _REPAIR, "garbage"
         elif cause is None:
-            found, hint, kind = "The engine stopped answering and was ended.", _AGAIN, "ended"
+            found, hint, kind = "The engine stopped answering and was killed.", _AGAIN, "ended"
         elif self.hello is None:
             found, hint, kind = f"The engine stopped while starting, with exit code {cause}{said}", _REPAIR, "start"
         else:
@@ -409,18 +411,18 @@ class Client:
         return self._error(found, hint, kind)
 
     def _carry_over(self) -> None:
-        """Settle the jobs that the next worker is not to be asked for again."""
+        """End the jobs that are not sent again to the next worker."""
         for job in list(self._jobs.values()):
             job.progress, job._begun = Progress(), False
             if job._deadline is not None:
-                self._finish(job, _cancelled(job))
+                self._finish(job, Stopped())
             elif job.kind not in REPEATABLE:
-                self._finish(job, _superseded(job))
+                self._finish(job, Stopped(superseded=True))
 
-    def _finish(self, job: Job, message: Message) -> None:
-        """End a job from this side; it is told in the next step of the pump."""
+    def _finish(self, job: Job, answer: Answer) -> None:
+        """End a job without the worker; the answer is delivered in the next step of the pump."""
         del self._jobs[job.id]
-        self._events.append((job, message))
+        self._events.append((job, answer))
 
     def _error(self, message: str, hint: str, kind: str) -> EngineError:
         return EngineError(message, hint, kind, self._log.tail)
@@ -435,29 +437,12 @@ def _shutdown_all() -> None:
         client.shutdown()
 
 
-# ------------------------------------------------------------------------------------------------ ends of jobs
+def _error(failure: Failure) -> EDTalkError:
+    """The worker's error, with a hint that names Blender's controls where there is one for its code."""
+    return EDTalkError(failure.message, hint_for(failure.code, failure.hint), failure.error_kind, failure.code)
 
 
-def _cancelled(job: Job) -> Message:
-    return Message("done", job.id, {"cancelled": True})
-
-
-def _superseded(job: Job) -> Message:
-    return Message("done", job.id, {"superseded": True})
-
-
-def _failed(job: Job, error: EDTalkError) -> Message:
-    fields = {"kind": error.kind, "message": error.message, "hint": error.hint, "code": error.code}
-    return Message("error", job.id, fields)
-
-
-def _said(error: Message) -> tuple[str, str, str]:
-    """Message, hint and kind, as EDTalkError takes them. A hint for the error's code replaces the worker's."""
-    message, hint, kind, code = (str(error.fields.get(name, "")) for name in ("message", "hint", "kind", "code"))
-    return message, hint_for(code, hint), kind
-
-
-# ------------------------------------------------------------------------------------------------ causes of death
+# ------------------------------------------------------------------------------------------------ causes of an end
 
 _REPAIR = "Repair the engine in the extension's preferences."
 _UPDATE = "Update the engine in the extension's preferences, then restart Blender."
@@ -480,7 +465,8 @@ _CRASHES = {
 class _End:
     """How a worker ended.
 
-    code: its exit code, None if it had to be killed.  garbage: what was no message.  obstacle: to starting it.
+    code: its exit code, None if it had to be killed. garbage: what it wrote instead of a message. obstacle: why it
+    could not be started.
     """
 
     code: int | None = None
@@ -500,15 +486,15 @@ class _End:
 
 
 class _Worker:
-    """A process, the threads that move its messages, and the one lock that they share with the caller."""
+    """A process, the threads that move its messages, and the lock that they share with the caller."""
 
-    _GRACE = 0.5  # seconds that a process may take to end after it has closed its stdout or sent garbage
+    _GRACE = 0.5  # seconds that a process may take to end after it has closed its stdout or written garbage
 
     def __init__(
         self, command: Sequence[str], cwd: Path | None, env: Mapping[str, str], log: Log, most_messages: int
     ) -> None:
-        self.heard = 0  # messages so far, beats among them: signs of life
-        self.beat: dict[str, Any] = {}  # the last one
+        self.heard = 0  # number of messages, including beats
+        self.beat: Beat | None = None  # the last one
         self._command, self._cwd, self._env, self._log, self._most = command, cwd, env, log, most_messages
         self._changed = threading.Condition()  # guards all below
         self._inbox: deque[Message] = deque()
@@ -518,7 +504,7 @@ class _Worker:
         self._closing = self._killed = False
         self._in_thread(self._run)
 
-    # what the caller's thread does; none of it waits unless it says so
+    # called by the caller's thread; only the functions named wait_... wait
 
     def send(self, message: Message) -> None:
         with self._changed:
@@ -526,7 +512,7 @@ class _Worker:
             self._changed.notify_all()
 
     def withdraw(self, message: Message) -> bool:
-        """Take a message back; False if it is on its way."""
+        """Remove a message from the outbox; False if it has been sent."""
         with self._changed:
             if message in self._outbox:
                 self._outbox.remove(message)
@@ -534,7 +520,7 @@ class _Worker:
             return False
 
     def take(self) -> Message | _End | None:
-        """The next message, after the last one how it ended, or None: nothing new."""
+        """The next message; after the last one, how the process ended; None if there is nothing new."""
         with self._changed:
             if not self._inbox:
                 return self._end
@@ -542,9 +528,9 @@ class _Worker:
             return self._inbox.popleft()
 
     def close(self) -> None:
-        """Ask it to end; its stdin is closed after what is still to be sent."""
+        """Request its end; its stdin is closed after the messages in the outbox."""
         with self._changed:
-            self._outbox.append(Message("shutdown"))
+            self._outbox.append(requests.Shutdown().to_message(0))
             self._closing = True
             self._inbox.clear()
             self._changed.notify_all()
@@ -567,7 +553,7 @@ class _Worker:
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._end, seconds))
 
-    # what its threads do
+    # run by its threads
 
     def _in_thread(self, work: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=work, args=arguments, name=f"edtalk{work.__name__}", daemon=True)
@@ -575,7 +561,7 @@ class _Worker:
         return thread
 
     def _run(self) -> None:
-        """Start the process and read its stdout to the end; then find out how it ended."""
+        """Start the process, read its stdout to the end, then record how it ended."""
         try:
             process = Process(self._command, cwd=self._cwd, env=self._env, stdin=subprocess.PIPE)
         except (OSError, ValueError) as error:
@@ -583,7 +569,7 @@ class _Worker:
         else:
             with self._changed:
                 self._process = process
-            if self._killed:  # while it was being started
+            if self._killed:  # by the caller, during the start
                 process.kill()
             self._log.note(f"engine started, process {process.pid}")
             self._in_thread(self._write, process)
@@ -592,7 +578,7 @@ class _Worker:
             code = process.wait(self._GRACE)
             process.kill()
             process.wait()
-            logging_.join(self._GRACE)  # what it started may hold its stderr open
+            logging_.join(self._GRACE)  # its child processes may keep stderr open
             end = _End(code, garbage)
         with self._changed:
             self._end, self._closing = end, True
@@ -600,17 +586,17 @@ class _Worker:
             self._changed.notify_all()
 
     def _read(self, process: Process) -> str:
-        """stdout to inbox, waiting while that is full; returns what was no message, or ""."""
+        """Move messages from stdout to the inbox, waiting while that is full. Returns what is unreadable, or ""."""
         try:
             with process.stdout as stdout:
                 while (message := protocol.read(stdout)) is not None:
                     self.heard += 1
                     if message.kind == "beat":
-                        self.beat = message.fields
+                        self.beat = Beat.from_message(message)
                     else:
                         self._put(message)
-        except protocol.ProtocolError as error:
-            return str(error)
+        except ProtocolError as error:
+            return error.message
         except (OSError, ValueError):
             pass
         return ""
@@ -626,8 +612,8 @@ class _Worker:
         return len(self._inbox) >= self._most or sum(len(message.payload) for message in self._inbox) >= _MOST_BYTES
 
     def _write(self, process: Process) -> None:
-        """outbox to stdin, for as long as the process takes it."""
-        if hasattr(signal, "pthread_sigmask"):  # a write to a dead process must not end a Blender that minds SIGPIPE
+        """Move messages from the outbox to stdin until the process ends."""
+        if hasattr(signal, "pthread_sigmask"):  # a write to an ended process must not end Blender with SIGPIPE
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
         with contextlib.suppress(OSError, ValueError), process.stdin as stdin:
             while message := self._next_to_send():

@@ -339,7 +339,7 @@ def report_text() -> str:
     log: tuple[str, ...] = ()
     failure: EDTalkError | None = None
     if client is not None:
-        facts |= {"state": client.state.value} | (client.hello or {})
+        facts |= {"state": client.state.value} | (vars(client.hello) if client.hello else {})
         failure, log = client.failure, client.log_tail
     if _failed is not None:
         failure, log = _failed.error, (*log, *_failed.log.tail)

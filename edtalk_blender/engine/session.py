@@ -1,9 +1,10 @@
-"""What is going on between this Blender and its engine: one client, the tasks that wait for it, the last problem.
+"""The tasks that this Blender has given to the engine, the engine's client, and the problems shown to the artist.
 
-    task = session.submit("portrait", {...}, label="Reading Anna's face", on_done=apply)
+    task = session.submit(requests.Portrait(bank, picture, "auto"), label="Read the face of Anna", on_done=apply)
 
-returns at once; `apply` is called later on Blender's main thread, by a timer, or by `wait` where no timer runs. Results
-are never applied while Blender renders, saves or undoes. A callback keeps no object or strip: it finds them by id.
+returns at once. `apply` is called later with the result, on Blender's main thread, by a timer, or by `wait` in
+background mode. Results are never applied while Blender renders, saves or undoes. A callback keeps no reference to an
+object or strip: it finds them by id.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from typing import Any
 
 import bpy
 
+from ...inference.contract import answers, requests
+from ...inference.contract.answers import Answer
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
+from ...inference.contract.requests import Request
 from . import engine
 from .client import Client, Job, State
 
@@ -31,30 +34,28 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 _REDRAW = 0.2  # seconds between two redraws for progress
-_LOOK_AGAIN = 3.0  # seconds between two looks at the engine's files
-_RELEASE, _LEAVE = 300.0, 1800.0  # idle seconds after which the engine gives back memory, and ends
-
+_LOOK_AGAIN = 3.0  # seconds for which a look at the engine's files is valid
+_RELEASE, _LEAVE = 300.0, 1800.0  # idle seconds after which the engine frees its memory, and is ended
 
 _numbers = itertools.count(1)
 
 
 class Task:
-    """One thing that was asked of the engine, from its turn in the queue to its end.
+    """A request to the engine, from its turn in the queue to its end.
 
-    label: what the artist reads while it goes on; "" for what is not shown. number: tells it from all others.
-    subject: what it is about, such as (character, strip), for `unfinished`; () where nothing asks for it.
+    label: shown to the artist with the progress, "" if it is not shown. number: identifies the task. subject: what it
+    is about, such as (character, strip), for `unfinished`.
     """
 
     def __init__(
         self,
-        kind: str,
         label: str,
-        prepare: Callable[[], tuple[Mapping[str, Any], bytes] | None],
-        on_done: Callable[[Message], object] | None,
-        on_event: Callable[[Message], object] | None,
+        prepare: Callable[[], Request | None],
+        on_done: Callable[[Any], object] | None,
+        on_event: Callable[[Answer], object] | None,
         subject: tuple[str, ...] = (),
     ) -> None:
-        self.kind, self.label, self.subject, self.number = kind, label, subject, next(_numbers)
+        self.label, self.subject, self.number = label, subject, next(_numbers)
         self.finished = self.cancelled = False
         self.error: EDTalkError | None = None
         self.job: Job | None = None
@@ -63,17 +64,18 @@ class Task:
 
     @property
     def fraction(self) -> float:
-        """How far it is, 0..1."""
+        """Progress, 0 to 1."""
         progress = self.job and self.job.progress
         return min(progress.done / progress.total, 1.0) if progress and progress.total else 0.0
 
     @property
     def status(self) -> str:
-        """What it is doing, for a progress bar: "rendering 12 of 48, 3 s left"."""
+        """Text for a progress bar, such as "rendering 12 of 48, 3 s left"."""
         if self.job is None:
             return "waiting"
-        if _client and _client.state in (State.STARTING, State.RESTARTING, State.SILENT):
-            return f"engine {_client.state.value}"
+        client = _state.client
+        if client and client.state in (State.STARTING, State.RESTARTING, State.SILENT):
+            return f"engine {client.state.value}"
         progress = self.job.progress
         text = progress.phase or "waiting"
         if progress.total and progress.total > 1:
@@ -81,7 +83,7 @@ class Task:
         return text if progress.eta is None else f"{text}, {_duration(progress.eta)} left"
 
     def cancel(self) -> None:
-        """Ask for an end; what is done is kept."""
+        """Request cancellation; completed work is kept."""
         if self.job:
             self.job.cancel()
         elif not self.finished:
@@ -89,7 +91,7 @@ class Task:
             self._end()
 
     def then(self, call: Callable[[Task], object]) -> None:
-        """Have something called when it has ended, however it did; at once if it has."""
+        """Call a function when the task has ended, whatever the outcome; at once if it has ended."""
         if self.finished:
             call(self)
         else:
@@ -97,27 +99,26 @@ class Task:
 
     def _begin(self) -> None:
         try:
-            asked = self._prepare()
-            if asked is None:
+            request = self._prepare()
+            if request is None:
                 self._end()
             else:
-                self.job = client().request(self.kind, *asked, on_event=self._receive)
+                self.job = client().request(request, on_event=self._receive)
         except EDTalkError as error:
             self._end(error)
         except Exception as error:
-            logger.exception("'%s' could not be asked for.", self.kind)
-            bug = f"'{self.label or self.kind}' could not be begun ({type(error).__name__}: {error})."
+            logger.exception("The task '%s' could not be started.", self.label or "Preview")
+            bug = f"The task '{self.label or 'Preview'}' could not be started ({type(error).__name__}: {error})."
             self._end(EDTalkError(bug, "This is a bug: report it with the text of Copy Report.", "bug"))
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, answer: Answer) -> None:
         if self._on_event:
-            self._on_event(message)
-        in_vain = message.fields.get("cancelled") or message.fields.get("superseded")
-        if self._on_done and message.kind == "done" and not in_vain:
-            self._on_done(message)
+            self._on_event(answer)
+        if self._on_done and answer.kind == "done" and not answers.was_cancelled(answer):
+            self._on_done(answer)
 
     def _settle(self) -> None:
-        """Take notice of the end of its job."""
+        """End the task if its job has ended."""
         if self.job and self.job.finished and not self.finished:
             self.cancelled = self.job.cancelled
             self._end(self.job.error)
@@ -133,11 +134,11 @@ class Task:
 
 
 class Chain:
-    """Things asked of the engine one after the other: a generator that yields the tasks that it waits for.
+    """Tasks that depend on each other: a generator that yields the tasks that it waits for.
 
-    It begins at once, and ends at the first error or cancelled task. Between two steps anything may happen to the
-    scene: the generator finds objects and strips anew after each `yield`, and says `edited` where it changed something.
-    error: what ended it, shown to the artist unless it happened before anything was waited for.
+    It starts at once, and ends at the first task that fails or is cancelled. The scene may change between two steps:
+    the generator looks up objects and strips again after each `yield`, and calls `edited` after it changed something.
+    error: what ended it; also reported to the artist, unless it happened before the first `yield`.
     """
 
     def __init__(self, steps: Iterator[Sequence[Task]]) -> None:
@@ -166,7 +167,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Problem:
-    """What the artist is told and, if there is one, the operator that mends it and the words on its button."""
+    """A message for the artist and, if there is one, the operator that fixes it and the label of its button."""
 
     message: str
     hint: str = ""
@@ -177,11 +178,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Preferred:
-    """What the preferences say, read anew each time.
+    """The extension's preferences.
 
-    python: an interpreter or environment, "" for the usual ones. options: of the worker's command line. cache: a folder
-    for frames, "" for beside the .blend. backend, mirror, torch_index: how the engine is installed, as `Installation`
-    has them. yields: whether the engine gives its memory back when Blender begins to render.
+    python: an interpreter or environment, "" for the installed one. options: of the worker's command line. cache: a
+    folder for frames, "" for the folder of the .blend. backend, mirror, torch_index: see `Installation`. yields:
+    whether the engine frees its memory when Blender starts to render.
     """
 
     python: str = ""
@@ -193,49 +194,58 @@ class Preferred:
     yields: bool = False
 
 
-tasks: list[Task] = []  # unfinished, in the order asked
-problems: deque[Problem] = deque(maxlen=3)  # the last ones, until they are dismissed
+@dataclass
+class _State:
+    """What changes while the extension is enabled.
+
+    client: made with the first request. found: when the engine was looked up, and the result. held: reasons for which
+    no results are applied. undo_name: of the undo step to push. redrawn, worked: when panels were last redrawn for
+    progress, and the engine last had work. released: whether an idle engine has freed its memory.
+    """
+
+    client: Client | None = None
+    found: tuple[float, engine.Engine | None] = (0.0, None)
+    held: set[str] = field(default_factory=set)
+    undo_name: str = ""
+    redrawn: float = 0.0
+    worked: float = 0.0
+    released: bool = False
+
+
+tasks: list[Task] = []  # unfinished, in the order submitted
+problems: deque[Problem] = deque(maxlen=3)  # the latest ones, until they are dismissed
 preferred: Callable[[], Preferred] = Preferred  # set by `preferences`
-
-_client: Client | None = None
-_found: tuple[float, engine.Engine | None] = 0.0, None
-_held: set[str] = set()
-_undo_name = ""
-_redrawn = _worked = 0.0
-_released = False
+_state = _State()
 
 
-# --- Asking
+# --- Requests
 
 
 def client() -> Client:
-    """The engine's client, made when first needed; EDTalkError(kind="engine") when no engine is installed."""
-    global _client
-    if _client is None:
+    """The engine's client, made when first needed. Raises EDTalkError(kind="engine") if no engine is installed."""
+    if _state.client is None:
         command = find_engine().command(*preferred().options)
-        _client = Client(command, cwd=ROOT, log=user_folder() / "engine.log")
-    return _client
+        _state.client = Client(command, cwd=ROOT, log=user_folder() / "engine.log")
+    return _state.client
 
 
 def current_client() -> Client | None:
-    """The client if there has been need of one; starts nothing."""
-    return _client
+    """The client, None before the first request; starts nothing."""
+    return _state.client
 
 
 def find_engine() -> engine.Engine:
-    """Where the engine's Python is, and whether it can be used; looked up every few seconds, for panels ask often."""
-    global _found
-    when, found = _found
+    """Where the engine's Python is and whether it can be used. Cached for a few seconds: panels call it often."""
+    when, found = _state.found
     if found is None or time.monotonic() - when > _LOOK_AGAIN:
         found = engine.find(ROOT, user_folder(), preferred().python)
-        _found = time.monotonic(), found
+        _state.found = time.monotonic(), found
     return found
 
 
 def forget_engine() -> None:
-    """Look the engine up anew: it was installed, removed or chosen."""
-    global _found
-    _found = 0.0, None
+    """Look up the engine again: it was installed, removed or chosen."""
+    _state.found = 0.0, None
     redraw()
 
 
@@ -245,24 +255,22 @@ def user_folder() -> Path:
 
 
 def submit(
-    kind: str,
-    fields: Mapping[str, Any] | None = None,
-    payload: bytes = b"",
+    request: Request | Callable[[], Request | None],
     *,
     label: str = "",
-    prepare: Callable[[], tuple[Mapping[str, Any], bytes] | None] | None = None,
-    on_done: Callable[[Message], object] | None = None,
-    on_event: Callable[[Message], object] | None = None,
+    on_done: Callable[[Any], object] | None = None,
+    on_event: Callable[[Answer], object] | None = None,
     subject: tuple[str, ...] = (),
 ) -> Task:
-    """Ask the engine for something and return at once; errors end the task and are shown to the artist.
+    """Send a request to the engine and return at once. Errors end the task and are shown to the artist.
 
-    prepare: gives fields and payload when the task's turn comes, None if there is nothing to ask after all; for what
-    takes a moment to gather. on_done: gets the result. on_event: gets every message. subject: see `unfinished`.
+    request: also a function that makes the request when the task's turn comes, for one that takes a moment to prepare;
+    it returns None if there is nothing to request. on_done: called with the result, see `answers.RESULTS`; not called
+    if the request fails or is cancelled. on_event: called with every answer. subject: see `unfinished`.
     """
-    task = Task(kind, label, prepare or (lambda: (fields or {}, payload)), on_done, on_event, subject)
+    task = Task(label, request if callable(request) else lambda: request, on_done, on_event, subject)
     tasks.append(task)
-    if prepare is None:
+    if not callable(request):
         task._begin()
         _sweep()
     keep_ticking()
@@ -275,14 +283,14 @@ def unfinished(subject: tuple[str, ...]) -> list[Task]:
 
 
 def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
-    """Pump until the tasks or chains have ended; for background mode and scripts, where no timer runs.
+    """Pump until tasks or chains have ended; for background mode and scripts, where no timer runs.
 
-    Raises the first one's error, or EDTalkError(kind="timeout").
+    Raises the error of the first that failed, or EDTalkError(kind="timeout") after `timeout` seconds.
     """
     until = None if timeout is None else time.monotonic() + timeout
     while not all(task.finished for task in awaited):
         if until is not None and time.monotonic() > until:
-            raise EDTalkError(f"The engine is not done after {timeout:g} s.", "Allow it more time.", "timeout")
+            raise EDTalkError(f"The engine is not done after {timeout:g} s.", "Allow more time.", "timeout")
         pump(0.05)
         time.sleep(0.005)
     for task in awaited:
@@ -291,50 +299,47 @@ def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
 
 
 def blocking() -> bool:
-    """Whether operators have to wait for their tasks, because no timer would finish them."""
+    """Whether operators must wait for their tasks because timers do not run (background mode)."""
     return bpy.app.background
 
 
-# --- Hearing
+# --- Results
 
 
 def pump(budget: float = 0.005) -> bool:
-    """Begin what waits, deliver what came, settle what ended. Returns whether anything is going on.
+    """Start the next task, deliver results, remove ended tasks. Returns whether tasks are unfinished.
 
-    Does nothing while Blender renders, saves or undoes.
+    budget: seconds for delivering results. Does nothing while Blender renders, saves or undoes.
     """
-    global _worked
     if not may_apply():
         return bool(tasks)
     for task in tasks:
         if task.job is None:
-            task._begin()  # one a tick: gathering sound takes a moment
+            task._begin()  # one per tick: reading sound takes a moment
             break
-    going_on = _client.pump(budget) if _client else False
+    going_on = _state.client.pump(budget) if _state.client else False
     _sweep()
     push_undo()
-    if tasks or (_client and _client.state in (State.STARTING, State.RESTARTING)):
-        _worked = time.monotonic()
+    if tasks or (_state.client and _state.client.state in (State.STARTING, State.RESTARTING)):
+        _state.worked = time.monotonic()
     return bool(tasks) or going_on
 
 
 def _sweep() -> None:
     for task in list(tasks):
-        task._settle()  # which may ask for the next thing, and come back here
+        task._settle()  # which may submit the next task and call this function
     tasks[:] = [task for task in tasks if not task.finished]
 
 
 def edited(name: str) -> None:
-    """Say that a result changed the scene: one undo step of this name follows. For edits outside of an operator."""
-    global _undo_name
-    _undo_name = name
+    """Push an undo step of this name after a result changed the scene; for changes made outside of an operator."""
+    _state.undo_name = name
     keep_ticking()
 
 
 def push_undo() -> None:
-    """Push the undo step that `edited` announced, if it did."""
-    global _undo_name
-    name, _undo_name = _undo_name, ""
+    """Push the undo step requested by `edited`, if any."""
+    name, _state.undo_name = _state.undo_name, ""
     windows = bpy.context.window_manager.windows
     if name and not blocking() and windows:
         with bpy.context.temp_override(window=windows[0]):
@@ -342,7 +347,7 @@ def push_undo() -> None:
 
 
 def _tick() -> float | None:
-    """The timer: quick while something is going on, slow while the engine idles, gone when there is none."""
+    """The timer: fast while tasks are unfinished, slow while the engine is idle, ended when there is no engine."""
     if not may_apply():
         return _HELD
     busy = pump()
@@ -350,43 +355,41 @@ def _tick() -> float | None:
     _save_power()
     if busy:
         return _BUSY
-    return _IDLE if _client and _client.state not in (State.STOPPED, State.FAILED) else None
+    return _IDLE if _state.client and _state.client.state not in (State.STOPPED, State.FAILED) else None
 
 
 def keep_ticking() -> None:
-    """See to it that the timer runs, where there is one."""
+    """Start the timer unless it runs or Blender is in background mode."""
     if not blocking() and not bpy.app.timers.is_registered(_tick):
         bpy.app.timers.register(_tick, first_interval=_BUSY, persistent=True)
 
 
 def free_memory() -> None:
-    """Have an engine that has nothing to do give back its memory and the device's; the next request takes longer."""
-    if _client is not None and not tasks and _client.state is State.READY:
-        _client.request("release")
+    """Free the memory of an idle engine and its device. The next request takes longer."""
+    if _state.client is not None and not tasks and _state.client.state is State.READY:
+        _state.client.request(requests.Release())
 
 
 def _save_power() -> None:
-    """Have an engine that nobody needs give back the device's memory, and later end."""
-    global _released, _worked
-    idle = time.monotonic() - _worked
-    if idle < _RELEASE or tasks or _client is None:
-        _released = False
+    """Free the memory of an engine that has been idle for some time, and end it later."""
+    idle = time.monotonic() - _state.worked
+    if idle < _RELEASE or tasks or _state.client is None:
+        _state.released = False
     elif idle > _LEAVE:
-        _client.shutdown(0.0)
-    elif not _released:
-        _client.request("release")
-        _released = True
+        _state.client.shutdown(0.0)
+    elif not _state.released:
+        _state.client.request(requests.Release())
+        _state.released = True
 
 
 def _redraw_for_progress() -> None:
-    global _redrawn
-    if any(task.label for task in tasks) and time.monotonic() - _redrawn > _REDRAW:
+    if any(task.label for task in tasks) and time.monotonic() - _state.redrawn > _REDRAW:
         redraw()
-        _redrawn = time.monotonic()
+        _state.redrawn = time.monotonic()
 
 
 def redraw(kinds: Collection[str] = ("SEQUENCE_EDITOR", "VIEW_3D", "PREFERENCES")) -> None:
-    """Have areas drawn again, by default those that show what is going on."""
+    """Redraw areas, by default those that show tasks and problems."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type in kinds:
@@ -398,24 +401,25 @@ def redraw(kinds: Collection[str] = ("SEQUENCE_EDITOR", "VIEW_3D", "PREFERENCES"
 
 def may_apply() -> bool:
     """Whether results may change the scene now."""
-    return not _held and not bpy.app.is_job_running("RENDER")
+    return not _state.held and not bpy.app.is_job_running("RENDER")
 
 
 def hold(reason: str) -> None:
-    """Apply nothing until `release` is called with the same reason: "render", "save", "undo"."""
-    _held.add(reason)
+    """Apply no results until `release` is called with the same reason: "render", "save" or "undo"."""
+    _state.held.add(reason)
 
 
 def release(reason: str) -> None:
-    _held.discard(reason)
+    """Undo `hold` for one reason."""
+    _state.held.discard(reason)
 
 
 def release_all() -> None:
-    """Apply results again, whatever held them back: an end that Blender did not tell of, for one."""
-    _held.clear()
+    """Undo `hold` for all reasons, because Blender does not report the end of every render, save or undo."""
+    _state.held.clear()
 
 
-# --- Telling
+# --- Problems
 
 
 _FIXES = {
@@ -429,9 +433,9 @@ _FIXES = {
 
 
 def report(error: EDTalkError, *, fix: str = "", label: str = "", options: Mapping[str, Any] | None = None) -> Problem:
-    """Show an error in the panels, with a button for the operator that mends it where there is one.
+    """Show an error in the panels, with a button for the operator that fixes it, if there is one.
 
-    fix: the operator, by default that of the error's kind; label: what its button says; options: its properties.
+    fix: the operator, by default that of the error's kind; label: of its button; options: its properties.
     """
     if not fix:
         fix, label = _FIXES.get(error.kind, ("", ""))
@@ -444,7 +448,7 @@ def report(error: EDTalkError, *, fix: str = "", label: str = "", options: Mappi
 
 
 def dismiss() -> None:
-    """Forget the problems."""
+    """Remove all problems from the panels."""
     problems.clear()
 
 
@@ -456,11 +460,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-# --- Beginning and end
+# --- End
 
 
 def cancel_all() -> None:
-    """Cancel every task and forget its targets; the engine stays warm. For another file being loaded."""
+    """Cancel all tasks without calling their callbacks; the engine keeps running. For the load of another file."""
     for task in list(tasks):
         task._on_done = task._on_event = None
         task._next.clear()
@@ -469,17 +473,16 @@ def cancel_all() -> None:
 
 
 def restart() -> None:
-    """End the engine, and start it anew when it is next needed, with the preferences as they are then."""
-    global _client
+    """End the engine. The next request starts it with the preferences as they are then."""
     cancel_all()
     dismiss()
-    if _client:
-        _client.shutdown(0.5)
-        _client = None
+    if _state.client:
+        _state.client.shutdown(0.5)
+        _state.client = None
 
 
 def unregister() -> None:
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
     restart()
-    _held.clear()
+    _state.held.clear()

@@ -7,8 +7,8 @@ from contextlib import suppress
 import bpy
 import numpy as np
 
+from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
 from ..animation import curves, hidden, keys
 from ..character import character, portrait
 from ..engine import session
@@ -44,7 +44,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     where = scene.name, sequencer.identity(strip)
     asked: list[TimeMap] = []
 
-    def prepare() -> tuple[dict, bytes] | None:
+    def prepare() -> requests.LipSync | None:
         scene, strip, obj = _targets(*where)
         if obj is None:
             return None
@@ -52,22 +52,19 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         sound = audio.read(scene, strip, clock)
         times = clock.seconds(clock.frames) - sound.start
         asked.append(clock)
-        fields = {"bank": str(character.bank_path(obj)), "rate": sound.rate, "samples": len(sound.samples)}
-        payload = sound.samples.astype("<f4").tobytes() + times.astype("<f8").tobytes()
-        return fields | {"times": len(times)}, payload
+        return requests.LipSync(character.bank_path(obj), sound.rate, sound.samples, times)
 
-    def apply(answer: Message) -> None:
+    def apply(answer: answers.LipSyncResult) -> None:
         scene, strip, obj = _targets(*where)
         if obj is None:
             return  # deleted meanwhile
-        names, clock, now = answer["names"], asked[-1], sequencer.time_map(scene, strip)
-        rows = np.frombuffer(answer.payload, "<f4").reshape(answer["frames"], len(names))
+        clock, now = asked[-1], sequencer.time_map(scene, strip)
         if clock.move_to(now) is not None:
             clock = now
-        write_lips(scene, strip, obj, clock, names, rows)
+        write_lips(scene, strip, obj, clock, answer.names, answer.rows)
         warn_if_hidden(obj)
 
-    return session.submit("lip_sync", label=f"Lip Sync '{strip.name}'", prepare=prepare, on_done=apply)
+    return session.submit(prepare, label=f"Lip Sync '{strip.name}'", on_done=apply)
 
 
 def _targets(

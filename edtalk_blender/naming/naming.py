@@ -19,6 +19,7 @@ import bpy
 from bpy.props import CollectionProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ...inference.contract import arkit
+from ...inference.contract.answers import Motion
 from ...inference.contract.bank import Bank, Coefficient, copy_bank
 from ...inference.contract.errors import EDTalkError
 from .. import compat
@@ -56,17 +57,17 @@ def numbered(bank: Bank) -> tuple[str, ...]:
     return tuple(name for name in bank.names if _NUMBERED.fullmatch(name))
 
 
-def propose(obj: bpy.types.Object, motions: Iterable[Mapping[str, Any]], names: Iterable[str]) -> None:
-    """Offer names and ranges for some sliders, from what the engine saw them do; see `inference.explore.Motion`."""
+def propose(obj: bpy.types.Object, motions: Iterable[Motion], names: Iterable[str]) -> None:
+    """Offer names and ranges for some sliders, from what the engine saw them do; see `Motion`."""
     group, wanted = obj.edtalk_naming, set(names)
     group.sliders.clear()
     group.active = 0
     for motion in motions:
-        if motion["name"] in wanted:
+        if motion.name in wanted:
             item = group.sliders.add()
-            item.name, item.new_name, item.region = motion["name"], motion["suggestion"], motion["region"]
-            item.soft_min, item.soft_max = motion["soft_min"], motion["soft_max"]
-            item.turn = motion["arkit"].get(motion["suggestion"], 0.0) if motion["suggestion"] in arkit.HEAD else 0.0
+            item.name, item.new_name, item.region = motion.name, motion.suggestion, motion.region
+            item.soft_min, item.soft_max = motion.soft_min, motion.soft_max
+            item.turn = motion.arkit.get(motion.suggestion, 0.0) if motion.suggestion in arkit.HEAD else 0.0
 
 
 def fault(obj: bpy.types.Object, item: SliderName) -> str:

@@ -8,9 +8,9 @@ import bpy
 from bpy.props import BoolProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
+from ...inference.contract import answers, requests
 from ...inference.contract.bank import STARTER
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
 from ..character import character
 from ..character.operators import OnCharacter
 from ..engine import session
@@ -38,19 +38,18 @@ class EDTALK_OT_name_sliders(Asking, OnCharacter, bpy.types.Operator):
             raise EDTalkError(
                 f"All sliders of the bank '{bank.name}' have names.", "Choose All Sliders to have others proposed."
             )
-        fields = {"bank": str(character.bank_path(obj)), "picture": str(character.portrait_path(obj))}
-        fields["crop"] = character.crop_of(obj)
+        request = requests.Explore(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
 
-        def apply(answer: Message) -> None:
+        def apply(answer: answers.ExploreResult) -> None:
             obj = character.find(uid)
             if obj is None or character.bank_of(obj).names != bank.names:
                 return  # deleted, or given another bank meanwhile
-            naming.propose(obj, answer["motions"], names)
+            naming.propose(obj, answer.motions, names)
             session.edited("Propose Slider Names")
             session.redraw()
 
         label = f"Looking at the sliders of {obj.name}"
-        self.finish(session.submit("explore", fields, label=label, on_done=apply))
+        self.finish(session.submit(request, label=label, on_done=apply))
         return None
 
 

@@ -48,10 +48,10 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
     if state is State.FAILED:
         draw_problem(layout, str(client.failure), "edtalk.restart_engine", "Restart Engine")
         return
-    device = f" on {client.hello.get('device_name')}" if client and client.hello else ""
+    device = f" on {client.hello.device_name}" if client and client.hello else ""
     text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
-    beat = client.beat if client else {}
-    taken = beat.get("device_memory") or beat.get("memory")
+    beat = client.beat if client else None
+    taken = (beat.device_memory or beat.memory) if beat else None
     row = layout.row(align=True)
     row.label(text=text + device + (f", {taken / 1e9:.1f} GB" if taken else ""), icon=_STATE_ICONS[state])
     if taken:

@@ -16,11 +16,11 @@ from pathlib import Path
 import bpy
 import numpy as np
 
+from ...inference.contract import answers, requests
 from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.files import read_regular
 from ...inference.contract.plate import Plate, Track
-from ...inference.contract.protocol import Message
 from ...inference.contract.shot import Shot, write_whole
 from ..character import character, portrait, snapshot
 from ..character.snapshot import CharacterSnapshot
@@ -109,24 +109,24 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
     length = footage.film_frames(path) / film
     first, last = _span(scene, strips)
     if length <= _WHOLE:
-        first, last, asked = 0.0, length, {"start": 0.0, "end": None}
+        first, last, end = 0.0, length, None
     else:
         first, last = max(first - _AROUND, 0.0), min(last + _AROUND, length)
-        asked = {"start": first, "end": last + 1 / film}
+        end = last + 1 / film
 
-    def apply(answer: Message) -> None:
-        size = (int(answer["width"]), int(answer["height"]))
-        found = Tracked(path, answer["sha256"], size, (first, last), Track.from_bytes(answer.payload))
+    def apply(answer: answers.TrackResult) -> None:
+        size = answer.width, answer.height
+        found = Tracked(path, answer.sha256, size, (first, last), answer.track)
         _cache[file] = found
-        if note := answer.fields.get("note"):
-            session.report(EDTalkError(note, "", "face"))
+        if answer.note:
+            session.report(EDTalkError(answer.note, "", "face"))
         try:
             _write(file, found)
         except EDTalkError as error:
             session.report(error)
 
-    fields = {"media": str(path), "crop": "auto", "which": face.face_number or None, **asked}
-    return session.submit("track", fields, label=f"Track the face in '{path.name}'", on_done=apply)
+    request = requests.Track(path, "auto", first, end, face.face_number or None)
+    return session.submit(request, label=f"Track the face in '{path.name}'", on_done=apply)
 
 
 def _file(face: CharacterSnapshot, path: Path) -> Path:
@@ -216,7 +216,7 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
     uid, crop = face.uid, crops[first]
     picture = shot.frames_folder / shot.file_names()[0]
 
-    def apply(_answer: Message) -> None:
+    def apply(_answer: answers.RenderResult) -> None:
         obj = character.find(uid)
         if obj is None or obj.edtalk.portrait_image is not None or not picture.is_file():
             return
@@ -229,7 +229,7 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
 
     folder = face.folder / SHOTS / PORTRAIT
     shot.write(folder, plate_by_name=True)
-    return session.submit("render", {"shot": str(folder)}, label=f"Take a portrait of {face.name}", on_done=apply)
+    return session.submit(requests.Render(folder), label=f"Take a portrait of {face.name}", on_done=apply)
 
 
 # --- What the shot and the strip need

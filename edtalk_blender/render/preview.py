@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 
 import bpy
-import numpy as np
 
+from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.protocol import Message
 from ..character import character, portrait
 from ..engine import session
 from ..engine.client import State
@@ -40,31 +39,31 @@ def show(scene: bpy.types.Scene, obj: bpy.types.Object, depsgraph: bpy.types.Dep
     uid = obj.edtalk.uid
     try:
         pose = character.row(obj.evaluated_get(depsgraph))
-        fields = {"bank": str(character.bank_path(obj)), "picture": str(character.portrait_path(obj))}
-        fields["crop"] = character.crop_of(obj)
+        face = character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj)
+        request = requests.Preview(*face, pose)
         if not portrait.is_known(obj):
             if not portrait.has_failed(obj):
                 portrait.measure(obj)
             return
     except EDTalkError:
         return  # the character's panel says what is missing
-    state = repr(fields).encode() + pose.tobytes()
+    state = repr(face).encode() + pose.tobytes()
     if _shown.get(uid) == state:
         return
     if _drawing and not _drawing.finished:
         _waiting[uid] = None
         return
-    _ask(scene, uid, fields, pose, state)
+    _ask(scene, uid, request, state)
 
 
-def _ask(scene: bpy.types.Scene, uid: str, fields: dict, pose: np.ndarray, state: bytes) -> None:
+def _ask(scene: bpy.types.Scene, uid: str, request: requests.Preview, state: bytes) -> None:
     global _drawing
     scene_name = scene.name
 
-    def apply(answer: Message) -> None:
+    def apply(answer: answers.PreviewResult) -> None:
         obj = character.find(uid)
         if obj is not None:
-            character.show_pixels(obj, portrait.picture(answer))
+            character.show_pixels(obj, portrait.picture(answer.pixels))
             session.redraw(("VIEW_3D", "IMAGE_EDITOR"))
 
     def go_on(_task: Task) -> None:
@@ -78,7 +77,7 @@ def _ask(scene: bpy.types.Scene, uid: str, fields: dict, pose: np.ndarray, state
 
     _waiting.pop(uid, None)
     _shown[uid] = state
-    _drawing = session.submit("preview", fields, pose.astype("<f4").tobytes(), on_done=apply)
+    _drawing = session.submit(request, on_done=apply)
     _drawing.then(go_on)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import bpy
 
+from ...inference.contract import answers, requests
 from ...inference.contract.errors import disk_error
 from ...inference.contract.files import link_or_copy
-from ...inference.contract.protocol import Message
 from ...inference.contract.shot import Shot
 from .. import compat
 from ..character import character, snapshot
@@ -135,11 +135,11 @@ def _submit(
         found = [sequencer.find(scene, one) for one in strip_ids] if scene else []
         return [strip for strip in found if strip and strip.get(face_strip.RENDERED) == version]
 
-    def receive(message: Message) -> None:
+    def receive(answer: answers.Answer) -> None:
         nonlocal flushed
-        if message.kind == "frame_file":
-            arrived[message["index"]] = message["file"]
-        if not arrived or (message.kind not in ("done", "error") and time.monotonic() - flushed < _FLUSH):
+        if isinstance(answer, answers.FrameFile):
+            arrived[answer.index] = answer.file
+        if not arrived or (answer.kind not in ("done", "error") and time.monotonic() - flushed < _FLUSH):
             return
         flushed = time.monotonic()
         strips = waiting_strips()
@@ -157,7 +157,7 @@ def _submit(
             compositing.renew(scene)
 
     task = session.submit(
-        "render", {"shot": str(plan.folder)}, label=f"Render '{face.name}'", subject=subject, on_event=receive
+        requests.Render(plan.folder), label=f"Render '{face.name}'", subject=subject, on_event=receive
     )
     task.then(end)
     return task

@@ -257,16 +257,16 @@ class _Reporter:
     def cancelled(self) -> bool:
         return self._stop.asked is not None
 
-    def tell(self, kind: str, **fields: Any) -> None:
-        if kind == "frame_file" and not fields["reused"] and self._bar.style == "openjd":
-            print(f"Saved: {self._shot.frames_folder / fields['file']}", flush=True)
+    def frame_file(self, index: int, file: str, reused: bool) -> None:
+        if not reused and self._bar.style == "openjd":
+            print(f"Saved: {self._shot.frames_folder / file}", flush=True)
 
     def progress(self, phase: str, done: int, total: int) -> None:
         if phase == "rendering" and done:
             self._bar.step()
 
-    def make_way(self) -> None:
-        """Nobody else asks."""
+    def run_previews(self) -> None:
+        """There are no other requests."""
 
 
 @contextmanager

@@ -1,28 +1,25 @@
-"""What the worker does for Blender, and what it keeps between two requests: banks, and faces ready to be drawn."""
+"""Does the work that Blender requests. Keeps the banks and portraits that were used last."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ..contract import answers, requests
+from ..contract.answers import Answer
 from ..contract.coefficients import Coefficients
 from ..contract.errors import EDTalkError
 from ..contract.plate import media_sha256
 from ..contract.protocol import ProtocolError
-from ..contract.shot import Shot, as_crop
-from ..drawing import ShotRenderer
-
-if TYPE_CHECKING:
-    from ..media.clip import Clip
-    from .queue import Request
-
-Answer = tuple[dict[str, Any], bytes]  # the fields and the payload of `done`
+from ..contract.requests import Request
+from ..contract.shot import Shot
+from ..drawing import LoadedBank, ShotRenderer
+from ..media.clip import Clip
+from .queue import RunningJob
 
 
 def torch_version() -> str:
@@ -30,9 +27,11 @@ def torch_version() -> str:
 
 
 class Jobs:
-    """The answers to Blender's requests, for one thread. Each raises EDTalkError, or CancelledError where it may stop.
+    """One method for each kind of request, for use by one thread.
 
-    device, threads: see `ShotRenderer`; EDTalkError(kind="device") for a device that is not there.
+    Each takes the request and the job, through which it reports progress and can be cancelled, and returns the result.
+    Each raises EDTalkError, or CancelledError if the job was cancelled and has no partial result.
+    device, threads: see `ShotRenderer`; EDTalkError(kind="device") if the device is not available.
     """
 
     def __init__(self, device: str = "auto", threads: int | None = None) -> None:
@@ -41,112 +40,104 @@ class Jobs:
 
     @property
     def device_name(self) -> str:
-        """What a person calls the device."""
+        """Product name of the device, for users."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device).upper()
 
     def device_memory(self) -> int | None:
-        """Bytes held on a graphics card, or None."""
+        """Bytes that are reserved on the graphics card, None without one."""
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
 
-    def portrait(self, request: Request) -> Answer:
-        """What a picture's face is doing, and the face."""
-        loaded = self.shots.bank(request["bank"], request.progress)
-        face = loaded.face(Path(request["picture"]), as_crop(request["crop"]))
+    def do(self, request: Request, job: RunningJob) -> Answer:
+        """The result of any request that Blender waits for."""
+        if isinstance(request, requests.Release):
+            self.release()
+            return answers.Done()
+        if isinstance(request, requests.Ping):
+            return answers.Done()
+        method = {
+            requests.Portrait: self.portrait,
+            requests.LipSync: self.lip_sync,
+            requests.Capture: self.capture,
+            requests.Track: self.track,
+            requests.Explore: self.explore,
+            requests.Preview: self.preview,
+            requests.Render: self.render,
+        }[type(request)]
+        job.send(answers.Accepted())
+        return method(request, job)
+
+    def portrait(self, request: requests.Portrait, job: RunningJob) -> answers.PortraitResult:
+        loaded = self._bank(request, job)
+        face = loaded.face(request.picture, request.crop)
         (row,) = face.renderer.source_coefficients.values.tolist()
         rest = dict(zip(loaded.bank.names, row, strict=True))
-        return {"rest": rest, **face.place, "size": len(face.pixels)}, face.pixels.tobytes()
+        return answers.PortraitResult(rest, **face.place, pixels=face.pixels)
 
-    def lip_sync(self, request: Request) -> Answer:
-        """Lip coefficients of a sound at the times asked for."""
+    def lip_sync(self, request: requests.LipSync, job: RunningJob) -> answers.LipSyncResult:
         from ..lipsync import lip_sync
 
-        samples, times = _sound(request)
-        bank = self.shots.bank(request["bank"], request.progress).bank
+        bank = self._bank(request, job).bank
 
         def progress(done: int, total: int) -> None:
-            request.check()
-            request.progress("listening", done, total)
+            job.check_cancelled()
+            job.progress("listening", done, total)
 
+        samples = np.nan_to_num(request.samples, posinf=1.0, neginf=-1.0)
         device = self.device if self.device.type == "cuda" else "cpu"
-        rows = lip_sync(samples, int(request["rate"]), times, bank, device=device, progress=progress)
+        rows = lip_sync(samples, request.rate, request.times, bank, device=device, progress=progress)
         names = bank.names_of("lip")
         if rows.shape[1] != len(names):
-            message = f"The lip-sync network of the bank '{bank.name}' moves {rows.shape[1]} coefficients, the bank has"
+            message = f"The lip-sync network of the bank '{bank.name}' has {rows.shape[1]} coefficients, the bank has"
             raise EDTalkError(f"{message} {len(names)}.", "Convert or train it again.", "bank")
-        return {"names": names, "frames": len(rows)}, rows.astype("<f4").tobytes()
+        return answers.LipSyncResult(names, rows)
 
-    def capture(self, request: Request) -> Answer:
-        """Coefficients of a face in every frame of a clip, a folder of pictures or a picture."""
+    def capture(self, request: requests.Capture, job: RunningJob) -> answers.CaptureResult:
         from ..capture import capture
 
-        def step(done: int, total: int) -> None:
-            request.make_way()
-            request.check()
-            request.progress("watching", done, total)
-
-        clip, crop, which = _footage(request), as_crop(request["crop"]), _which(request)
-        loaded = self.shots.bank(request["bank"], request.progress)
-        found = capture(loaded.renderer, clip, crop, step, which=which, rest=request.get("rest"))
+        clip = _clip(request)
+        renderer, step = self._bank(request, job).renderer, job.steps_of("watching")
+        found = capture(renderer, clip, request.crop, step, which=request.which, rest=request.rest)
         rows = found.rows
-        fields = {"names": rows.names, "frames": len(rows), "fps": clip.fps, "start": clip.start}
-        return fields | {"unseen": found.unseen, "note": found.note}, rows.values.astype("<f4").tobytes()
+        return answers.CaptureResult(rows.names, rows.values, clip.fps, clip.start, tuple(found.unseen), found.note)
 
-    def track(self, request: Request) -> Answer:
-        """Where a face is in every frame of a movie or a folder of pictures, for dubbing."""
+    def track(self, request: requests.Track, job: RunningJob) -> answers.TrackResult:
         from ..face.footage import track_media
 
-        def step(done: int, total: int) -> None:
-            request.make_way()
-            request.check()
-            request.progress("tracking", done, max(done, total) if total else 0)
+        media, start, end, step = request.media, request.start, request.end, job.steps_of("tracking")
+        found = track_media(media, request.crop, which=request.which, start=start, end=end, step=step)
+        width, height = found.size
+        unseen = tuple(found.track.unseen)
+        return answers.TrackResult(found.track, width, height, found.fps, media_sha256(media), unseen, found.note)
 
-        media, crop, which = Path(request["media"]), as_crop(request["crop"]), _which(request)
-        start, end = _span(request)
-        found = track_media(media, crop, which=which, start=start, end=end, step=step)
-        (width, height), track = found.size, found.track
-        fields = {"frames": len(track), "width": width, "height": height, "fps": found.fps, "sha256":
-                  media_sha256(media), "unseen": track.unseen, "note": found.note}  # fmt: skip
-        return fields, track.to_bytes()
-
-    def explore(self, request: Request) -> Answer:
-        """What each coefficient of a bank does to a face."""
+    def explore(self, request: requests.Explore, job: RunningJob) -> answers.ExploreResult:
         from ..explore import explore
 
-        loaded, crop = self.shots.bank(request["bank"], request.progress), as_crop(request["crop"])
-        face = loaded.face(Path(request["picture"]), crop)
+        loaded = self._bank(request, job)
+        face = loaded.face(request.picture, request.crop)
 
         def draw(rows: np.ndarray) -> list[np.ndarray]:
             return list(face.renderer.render(rows.astype(np.float32)))
 
-        def step(done: int, total: int) -> None:
-            request.make_way()
-            request.check()
-            request.progress("exploring", done, total)
+        rest, step = face.renderer.source_coefficients.values[0], job.steps_of("exploring")
+        return answers.ExploreResult(tuple(explore(draw, rest, loaded.bank.coefficients, face.eyes, step)))
 
-        rest = face.renderer.source_coefficients.values[0]
-        found = explore(draw, rest, loaded.bank.coefficients, face.eyes, step)
-        return {"motions": [motion.to_json() for motion in found]}, b""
+    def preview(self, request: requests.Preview, job: RunningJob) -> answers.PreviewResult:
+        loaded = self._bank(request, job)
+        names, row = loaded.bank.names, request.coefficients
+        if len(row) != len(names):
+            raise ProtocolError(f"The bank '{loaded.bank.name}' has {len(names)} coefficients, found {len(row)}.")
+        face = loaded.face(request.picture, request.crop)
+        (pixels,) = face.renderer.render(Coefficients(row[None], names))
+        return answers.PreviewResult(pixels)
 
-    def preview(self, request: Request) -> Answer:
-        """The face with one row of coefficients."""
-        loaded = self.shots.bank(request["bank"], request.progress)
-        names, payload = loaded.bank.names, request.payload
-        if len(payload) != 4 * len(names):
-            raise ProtocolError(f"A preview needs {4 * len(names)} bytes of coefficients, found {len(payload)}.")
-        face = loaded.face(Path(request["picture"]), as_crop(request["crop"]))
-        row = Coefficients(np.frombuffer(payload, "<f4")[None], names)
-        (pixels,) = face.renderer.render(row)
-        return {"size": len(pixels)}, pixels.tobytes()
-
-    def render(self, request: Request) -> Answer:
-        """Write the pictures of a shot that are not there yet, and name those of all its rows as they become ready."""
-        return self.shots.render(request, Shot.read(request["shot"])), b""
+    def render(self, request: requests.Render, job: RunningJob) -> answers.RenderResult:
+        return answers.RenderResult(**self.shots.render(job, Shot.read(request.shot)))
 
     def release(self) -> None:
-        """Give back the memory of everything kept."""
+        """Free the memory of all banks and portraits."""
         self.shots.clear()
         gc.collect()
-        with suppress(OSError, AttributeError, TypeError):  # only glibc has it, and would keep most for later
+        with suppress(OSError, AttributeError, TypeError):  # only glibc has it; it keeps most freed memory otherwise
             ctypes.CDLL(None).malloc_trim(0)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -154,45 +145,17 @@ class Jobs:
             torch.mps.empty_cache()
 
     def is_out_of_memory(self, error: Exception) -> bool:
-        allocator = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # the CPU's
-        return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or allocator
+        on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or on_cpu
+
+    def _bank(self, request: requests.FaceRequest | requests.LipSync | requests.Capture, job: RunningJob) -> LoadedBank:
+        return self.shots.bank(request.bank or "", job.progress)
 
 
-def _sound(request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """Samples (n,) float32 and times (T,) float64 of a lip-sync request."""
-    samples, times = int(request["samples"]), int(request["times"])
-    if min(samples, times) < 0 or len(request.payload) != 4 * samples + 8 * times:
-        raise ProtocolError(
-            f"A lip-sync of {samples} samples at {times} times needs {4 * samples + 8 * times} bytes, found "
-            f"{len(request.payload)}."
-        )
-    sound = np.frombuffer(request.payload, "<f4", samples)
-    return np.nan_to_num(sound, posinf=1.0, neginf=-1.0), np.frombuffer(request.payload, "<f8", times, 4 * samples)
-
-
-def _footage(request: Request) -> Clip:
-    """The clip of a capture request."""
-    from ..media.clip import Clip
+def _clip(request: requests.Capture) -> Clip:
     from ..media.video import parse_fps
 
-    path, fps, (start, end) = Path(request["media"]), request["fps"], _span(request)
-    return Clip.at_own_rate(path, start, end) if fps is None else Clip(path, float(parse_fps(fps)), start, end)
-
-
-def _span(request: Request) -> tuple[float, float | None]:
-    start, end = float(request["start"]), request["end"]
-    end = None if end is None else float(end)
-    if start < 0 or (end is not None and end <= start):
-        raise ProtocolError(f"A {request.kind} goes forwards from 0 or later, found {start:g} to {end}.")
-    return start, end
-
-
-def _which(request: Request) -> int | str | tuple[float, ...] | None:
-    """Which of several faces is meant, see `inference.face.detect.choose_face`."""
-    which = request.get("which")
-    if which in (None, "largest") or (type(which) is int and which):
-        return which
-    with suppress(TypeError, ValueError):
-        x, y = map(float, which)
-        return x, y
-    raise ProtocolError(f"A face is chosen by its number, 'largest' or a point, found {which!r}.")
+    media, start, end = request.media, request.start, request.end
+    if request.fps is None:
+        return Clip.at_own_rate(media, start, end)
+    return Clip(media, float(parse_fps(request.fps)), start, end)

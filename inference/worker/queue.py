@@ -1,4 +1,4 @@
-"""The worker's queue: requests in, answers out, cancelling and pre-emption."""
+"""The worker's queue: reads requests, sends answers, cancels, and lets short requests overtake long ones."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
-from ..contract import protocol
-from ..contract.errors import EDTalkError
+from ..contract import answers, protocol, requests
+from ..contract.answers import Answer
 from ..contract.protocol import Message, ProtocolError
+from ..contract.requests import Request
 
-if TYPE_CHECKING:  # at run time only when Blender's death would be noticed: the import of torch takes seconds
-    pass
 if TYPE_CHECKING:
-    from .worker import _Worker
+    from .worker import Worker
 
 BUG, INPUT = 1, 2  # exit codes, those of the command line
 
-NICE = 5  # Blender comes first where both want the cores: playback must not stutter for a preview
-_REPORT_EVERY = 0.2  # seconds between two reports of progress
+NICE = 5  # lower priority than Blender, so that playback does not stutter during a preview
+_REPORT_EVERY = 0.2  # seconds between two progress messages
 
 
 # --------------------------------------------------------------------------------------------------- in and out
@@ -30,105 +30,110 @@ _REPORT_EVERY = 0.2  # seconds between two reports of progress
 
 @dataclass(eq=False)
 class QueuedJob:
-    """A request that has not been answered yet."""
+    """A request that has not been answered yet. request: None if it is malformed, as `fault` explains."""
 
-    message: Message
+    id: int
+    request: Request | None
+    fault: ProtocolError | None = None
     cancelled: bool = False
     superseded: bool = False
 
-    def waits_for(self, other: QueuedJob) -> bool:
-        """Whether it cannot be done between two frames of another; a job to be dropped can."""
-        return self.message.kind in ("render", "release", other.message.kind) and not self.cancelled
+    @staticmethod
+    def of(message: Message) -> QueuedJob:
+        try:
+            return QueuedJob(message.job, requests.read_request(message))
+        except ProtocolError as error:
+            return QueuedJob(message.job, None, error)
 
-    def replaces(self, other: QueuedJob) -> bool:
-        """Whether a preview makes an older one of the same face pointless."""
-        mine, others = self.message, other.message
-        face = ("bank", "picture", "crop")
-        return mine.kind == others.kind == "preview" and all(mine.fields.get(n) == others.fields.get(n) for n in face)
+    def can_interrupt(self, running: QueuedJob) -> bool:
+        """Whether it may be done between two frames of a running job. A cancelled job only has to be answered."""
+        long = (requests.Render, requests.Release, type(running.request))
+        return self.cancelled or not isinstance(self.request, long)
+
+    def supersedes(self, other: QueuedJob) -> bool:
+        """Whether this is a newer preview of the same face."""
+        return isinstance(self.request, requests.Preview) and self.request.shows_same_face(other.request)
 
 
 class Inbox:
-    """Requests in the order in which they came; filled by the reading thread, emptied by the computing one."""
+    """Requests in the order in which they arrived. Filled by the reading thread, emptied by the working thread."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: list[QueuedJob] = []
-        self._begun: list[QueuedJob] = []  # the job in work last, those that make way for it before it
+        self._running: list[QueuedJob] = []  # the current job last, after those that it interrupts
         self.closing = False
 
     def put(self, message: Message) -> None:
         with self._changed:
-            if message.kind == "shutdown":
+            if message.kind == requests.Shutdown.kind:
                 self.closing = True
-            elif message.kind == "cancel":
-                for job in self._waiting + self._begun:
-                    job.cancelled |= job.message.job == message.job
+            elif message.kind == requests.Cancel.kind:
+                for job in self._waiting + self._running:
+                    job.cancelled |= job.id == message.job
             else:
-                new = QueuedJob(message)
+                new = QueuedJob.of(message)
                 for job in self._waiting:
-                    job.superseded |= new.replaces(job)
+                    job.superseded |= new.supersedes(job)
                 self._waiting.append(new)
             self._changed.notify()
 
     def take(self) -> QueuedJob | None:
-        """The next job, waiting for it; None when the worker is to end."""
+        """Wait for the next job; None when the worker has to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self.closing)
             return None if self.closing else self._waiting.pop(0)
 
     def take_between_frames(self) -> list[QueuedJob]:
-        """What is waiting now and need not wait for the end of the job in work."""
+        """The waiting jobs that may interrupt the current one."""
         with self._changed:
             if self.closing:
                 return []
-            now = [job for job in self._waiting if not job.waits_for(self._begun[-1])]
+            now = [job for job in self._waiting if job.can_interrupt(self._running[-1])]
             self._waiting = [job for job in self._waiting if job not in now]
             return now
 
     def begin(self, job: QueuedJob) -> None:
         with self._changed:
-            self._begun.append(job)
+            self._running.append(job)
 
     def finish(self, job: QueuedJob) -> None:
         with self._changed:
-            self._begun.remove(job)
+            self._running.remove(job)
 
     @property
     def busy(self) -> int | None:
-        """Id of the job in work."""
+        """Number of the current job."""
         with self._changed:
-            return self._begun[-1].message.job if self._begun else None
+            return self._running[-1].id if self._running else None
 
 
 class Outbox:
-    """Messages to Blender, from any thread; when nobody can read them any more the process ends."""
+    """Sends answers to Blender, from any thread. Ends the process when Blender has closed the stream."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self.between_messages = stream, threading.Lock()
 
-    def send(self, message: Message) -> None:
+    def send(self, answer: Answer, job: int = 0) -> None:
+        message = answer.to_message(job)
         with self.between_messages:
             try:
                 protocol.write(self._stream, message)
             except OSError:
                 end_process(0)
 
-    def send_error(self, job: int, error: EDTalkError) -> None:
-        fields = {"kind": error.kind, "message": error.message, "hint": error.hint, "code": error.code}
-        self.send(Message("error", job, fields))
-
 
 def listen(stream: BinaryIO, inbox: Inbox, outbox: Outbox) -> NoReturn:
-    """The reading thread. It writes nothing that the process outlives: a full stdout must not keep it from reading."""
+    """The reading thread. It sends nothing while the process lives: a full stdout must not stop it from reading."""
     try:
         while (message := protocol.read(stream)) is not None:
             inbox.put(message)
     except ProtocolError as error:
         print(f"edtalk: {error}", file=sys.stderr)
-        outbox.send_error(0, EDTalkError(str(error), "Start the worker again.", "protocol"))
+        outbox.send(answers.Failure.of(error))
         end_process(INPUT)
     except OSError:
-        pass  # as good as the end
+        pass  # the same as the end of the stream
     end_process(0)
 
 
@@ -136,34 +141,24 @@ def listen(stream: BinaryIO, inbox: Inbox, outbox: Outbox) -> NoReturn:
 
 
 class CancelledError(Exception):
-    """Raised by `Request.check`, through the job's code to whoever began it."""
+    """Raised by `RunningJob.check_cancelled`."""
 
 
-class Request:
-    """A job as its code in `worker.jobs` sees it: what is asked, how to report, and where it may be interrupted."""
+class RunningJob:
+    """A job as the code in `worker.jobs` and `drawing` sees it: reports progress and asks whether to stop."""
 
-    def __init__(self, job: QueuedJob, worker: _Worker) -> None:
+    def __init__(self, job: QueuedJob, worker: Worker) -> None:
         self._job, self._worker = job, worker
         self._phase, self._began, self._reported = "", 0.0, 0.0
-        self.payload = job.message.payload
 
-    def __getitem__(self, name: str) -> Any:
-        """A field of the message; ProtocolError when Blender left it out."""
-        return self._job.message[name]
+    def send(self, answer: Answer) -> None:
+        self._worker.outbox.send(answer, self._job.id)
 
-    def get(self, name: str) -> Any:
-        """A field that Blender may leave out; None then."""
-        return self._job.message.fields.get(name)
-
-    @property
-    def kind(self) -> str:
-        return self._job.message.kind
-
-    def tell(self, kind: str, **fields: Any) -> None:
-        self._worker.outbox.send(Message(kind, self._job.message.job, fields))
+    def frame_file(self, index: int, file: str, reused: bool) -> None:
+        self.send(answers.FrameFile(index, file, reused))
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Tell how far a phase is, at a bearable rate: at once, then a few times a second, and at its end."""
+        """Report progress: at the start and end of a phase, and a few times per second in between."""
         now = time.monotonic()
         if phase != self._phase:
             self._phase, self._began = phase, now
@@ -171,25 +166,35 @@ class Request:
             return
         self._reported = now
         eta = round((now - self._began) / done * (total - done), 2) if done else None
-        self.tell("progress", phase=phase, done=done, total=total, eta=eta)
+        self.send(answers.Progress(phase, done, total, eta))
 
     @property
     def cancelled(self) -> bool:
         return self._job.cancelled or self._worker.inbox.closing
 
-    def check(self) -> None:
-        """Raise CancelledError if Blender no longer wants the result."""
+    def check_cancelled(self) -> None:
+        """Raise CancelledError if the job was cancelled."""
         if self.cancelled:
             raise CancelledError
 
-    def make_way(self) -> None:
-        """Do what else has been asked meanwhile; for renders and captures, between two frames."""
+    def run_previews(self) -> None:
+        """Do the short requests that arrived meanwhile. Called between two frames of a long job."""
         for job in self._worker.inbox.take_between_frames():
             self._worker.do(job)
 
+    def steps_of(self, phase: str) -> Callable[[int, int], None]:
+        """A function of (done, total) to call between two frames. It raises CancelledError if the job was cancelled."""
+
+        def step(done: int, total: int) -> None:
+            self.run_previews()
+            self.check_cancelled()
+            self.progress(phase, done, max(done, total) if total else 0)
+
+        return step
+
 
 def end_process(code: int) -> NoReturn:
-    """End the process without waiting for anything: threads may hang in reads, libraries take long to unload."""
+    """End the process at once: threads may hang in reads, and libraries take long to unload."""
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(code)

@@ -1,9 +1,8 @@
-"""The process that computes for Blender, over stdin and stdout as `inference.contract.protocol` says.
+"""The worker process: does what Blender requests over stdin and stdout, see `docs/protocol.md`.
 
-Three threads. One reads: the end of stdin means that Blender is gone, however it went, and ends the process even in the
-middle of a frame. One says every second that the process lives. The main thread computes, one job after another, but a
-render and a capture make way between two frames for what else is asked. The process is known here, the work in
-`inference.worker.jobs`.
+It has three threads. One reads stdin; its end means that Blender has ended, and ends the process even during a frame.
+One sends a beat every second. The main thread does one job after another; a long job lets short ones run between two
+of its frames. This module manages the process, `inference.worker.jobs` does the work.
 """
 
 from __future__ import annotations
@@ -16,27 +15,27 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from .. import __version__
 from ..contract import protocol
+from ..contract.answers import Answer, Beat, Failure, Hello, Stopped
 from ..contract.errors import EDTalkError
-from ..contract.protocol import Message, ProtocolError
+from .queue import BUG, INPUT, NICE, CancelledError, Inbox, Outbox, QueuedJob, RunningJob, end_process, listen
 
-if TYPE_CHECKING:  # at run time only when Blender's death would be noticed: the import of torch takes seconds
+if TYPE_CHECKING:  # imports torch, which takes seconds; `run` imports it when the reading thread runs
     from .jobs import Jobs
-from .queue import BUG, INPUT, NICE, CancelledError, Inbox, Outbox, QueuedJob, Request, end_process, listen
 
 BEAT = 1.0  # seconds
 
 
 def run(device: str = "auto", threads: int | None = None) -> NoReturn:
-    """Work until stdin ends or `shutdown` comes, then end the process. device, threads: see `FaceRenderer`.
+    """Work until stdin ends or `shutdown` arrives, then end the process. device, threads: see `ShotRenderer`.
 
-    Exit codes: 0 asked to or Blender gone, 1 the installation does not work, 2 no such device or no message on stdin.
+    Exit codes: 0 shutdown or end of stdin, 1 the installation does not work, 2 unknown device or unreadable stdin.
     """
     incoming, outgoing = _private_streams()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for Blender; stdin tells when it is over
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in Blender's terminal ends Blender, and then stdin
     if hasattr(os, "nice"):
         os.nice(NICE)
     outbox, inbox = Outbox(outgoing), Inbox()
@@ -46,23 +45,25 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
 
         jobs = Jobs(device, threads)
     except EDTalkError as error:
-        outbox.send_error(0, error)
+        outbox.send(Failure.of(error))
         end_process(INPUT)
     except Exception as error:
         traceback.print_exc()
         message = f"The engine cannot start: {_one_line(error)}."
-        outbox.send_error(0, EDTalkError(message, "Repair the engine in the extension's preferences.", "engine"))
+        outbox.send(Failure("engine", message, "Repair the engine in the extension's preferences."))
         end_process(BUG)
-    outbox.send(Message("hello", 0, {
-        "protocol": protocol.VERSION,
-        "engine": __version__,
-        "device": str(jobs.device),
-        "device_name": jobs.device_name,
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "torch": torch_version(),
-    }))  # fmt: skip
-    worker = _Worker(inbox, outbox, jobs)
+    outbox.send(
+        Hello(
+            protocol.VERSION,
+            __version__,
+            str(jobs.device),
+            jobs.device_name,
+            os.getpid(),
+            platform.python_version(),
+            torch_version(),
+        )
+    )
+    worker = Worker(inbox, outbox, jobs)
     threading.Thread(target=worker.beat, daemon=True).start()
     worker.serve()
     with outbox.between_messages:
@@ -70,7 +71,7 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
-    """stdin and stdout for messages alone: what anybody else prints goes to stderr, what they read is empty."""
+    """stdin and stdout for messages only: for all other code stdout is stderr and stdin is empty."""
     descriptors = os.dup(0), os.dup(1)
     if os.name == "nt":
         import msvcrt
@@ -88,7 +89,9 @@ def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class _Worker:
+class Worker:
+    """Does the jobs of the inbox, one at a time."""
+
     def __init__(self, inbox: Inbox, outbox: Outbox, jobs: Jobs) -> None:
         self.inbox, self.outbox, self._jobs = inbox, outbox, jobs
 
@@ -99,51 +102,35 @@ class _Worker:
     def beat(self) -> NoReturn:
         while True:
             time.sleep(BEAT)
-            memory = {"memory": _memory(), "device_memory": self._jobs.device_memory()}
-            self.outbox.send(Message("beat", 0, {"busy": self.inbox.busy, **memory}))
+            self.outbox.send(Beat(self.inbox.busy, _memory(), self._jobs.device_memory()))
 
     def do(self, job: QueuedJob) -> None:
-        """Answer one job; whatever goes wrong is told, and the worker lives on."""
-        message = job.message
+        """Do one job and send its result, or the error."""
         if job.superseded or job.cancelled:
-            why = {"superseded": True} if job.superseded else {"cancelled": True}
-            self.outbox.send(Message("done", message.job, why))
+            self.outbox.send(Stopped(job.superseded), job.id)
             return
         self.inbox.begin(job)
         try:
-            fields, payload = self._answer(job)
-            self.outbox.send(Message("done", message.job, fields, payload))
+            self.outbox.send(self._result(job), job.id)
         except CancelledError:
-            self.outbox.send(Message("done", message.job, {"cancelled": True}))
+            self.outbox.send(Stopped(), job.id)
         except Exception as error:
-            self.outbox.send_error(message.job, self._explained(error))
+            self.outbox.send(Failure.of(self._explained(error)), job.id)
         finally:
             self.inbox.finish(job)
 
-    def _answer(self, job: QueuedJob) -> tuple[dict[str, Any], bytes]:
-        kind = job.message.kind
-        if kind == "ping":
-            return {}, b""
-        if kind == "release":
-            self._jobs.release()
-            return {}, b""
-        jobs = self._jobs
-        work = {"portrait": jobs.portrait, "lip_sync": jobs.lip_sync, "capture": jobs.capture, "track": jobs.track,
-                "render": jobs.render, "preview": jobs.preview, "explore": jobs.explore}.get(kind)  # fmt: skip
-        if work is None:
-            raise ProtocolError(f"The worker does not know the request '{kind}'.")
-        request = Request(job, self)
-        request.tell("accepted")
-        return work(request)
+    def _result(self, job: QueuedJob) -> Answer:
+        if job.request is None:
+            raise job.fault
+        return self._jobs.do(job.request, RunningJob(job, self))
 
     def _explained(self, error: Exception) -> EDTalkError:
+        """The error to show to the user for any exception."""
         if isinstance(error, EDTalkError):
             return error
-        if isinstance(error, ProtocolError):
-            return EDTalkError(str(error), "Update the extension and its engine to the same version.", "protocol")
         traceback.print_exception(error)
         if self._jobs.is_out_of_memory(error):
-            error.__traceback__ = None  # it holds every tensor that was being worked on
+            error.__traceback__ = None  # it refers to all tensors of the failed job
             self._jobs.release()
             where = "The computer" if self._jobs.device.type == "cpu" else f"The device {self._jobs.device_name}"
             return EDTalkError(f"{where} has too little free memory.", "Close other programs and try again.", "memory")
@@ -155,7 +142,7 @@ class _Worker:
 
 
 def _memory() -> int | None:
-    """Bytes of memory that the process holds, where the system says so."""
+    """Bytes of memory that the process uses, None if the system does not report it."""
     with suppress(OSError, ValueError, IndexError, AttributeError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return None

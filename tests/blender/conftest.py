@@ -149,8 +149,8 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
     def start(*options: str, **limits: float) -> object:
         session.restart()
         command = [sys.executable, str(ROOT / "tests" / "fake_worker.py"), *map(str, options)]
-        session._client = client_module.Client(command, limits=client_module.Limits(**limits))
-        return session._client
+        session._state.client = client_module.Client(command, limits=client_module.Limits(**limits))
+        return session._state.client
 
     yield start
     session.restart()

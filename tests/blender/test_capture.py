@@ -518,26 +518,20 @@ def test_the_worker_is_told_when_the_recorded_face_is_at_rest(package, scene, st
     client = fake_engine()
     asked, request = [], client.request
 
-    def listened(kind, fields, *rest, **more):
-        asked.append((kind, fields))
-        return request(kind, fields, *rest, **more)
-
-    client.request = listened
+    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
     capture(package, scene, obj, str(film), options(relative=True, rest_frame=35), frame=10)
     capture(package, scene, obj, strip, options(relative=True))
     capture(package, scene, obj, strip, options(rest_frame=35))  # counts only for relative capture
-    assert [fields.get("rest") for kind, fields in asked if kind == "capture"] == [1.0, 1.0, None, None]
+    assert [one.rest for one in asked if one.kind == "capture"] == [1.0, 1.0, None, None]
 
 
 def test_one_of_several_faces_is_asked_for(package, scene, strip, obj, fake_engine, options):
     client = fake_engine()
     package.capture.capture.settings(scene).which = -1
     asked, request = [], client.request
-    client.request = lambda kind, fields, *rest, **more: (
-        asked.append((kind, fields)) or request(kind, fields, *rest, **more)
-    )
+    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
     capture(package, scene, obj, strip, package.capture.capture.options_of(scene))
     capture(package, scene, obj, strip, options(banks=("lip",)))
-    assert [fields["which"] for kind, fields in asked if kind == "capture"] == [-1, None]
+    assert [one.which for one in asked if one.kind == "capture"] == [-1, None]

@@ -227,7 +227,7 @@ def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, sce
     package.plate.dubbing._cache.clear()  # as in another session
     asked = []
     request = client.request
-    client.request = lambda kind, *rest, **more: asked.append(kind) or request(kind, *rest, **more)
+    client.request = lambda asked_for, **more: asked.append(asked_for.kind) or request(asked_for, **more)
     assert counts(package, scene, obj) == (1, FRAMES - 1)
     after = [element.filename for element in face.elements]
     assert [index for index in range(FRAMES) if before[index] != after[index]] == [10]
@@ -250,7 +250,7 @@ def test_what_was_cancelled_goes_on(package, scene, movie, fake_engine):
     until = time.monotonic() + 20
     while (
         not package.engine.session.tasks
-        or package.engine.session.tasks[0].kind != "render"
+        or not package.engine.session.tasks[0].label.startswith("Render")
         or not shown(package, scene)
     ):
         assert time.monotonic() < until
@@ -532,15 +532,15 @@ def test_a_farm_job_takes_the_film_along(package, addon, scene, movie, fake_engi
 # --- One step after the other
 
 
-def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, scene, fake_engine):
+def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, addon, scene, fake_engine):
     fake_engine("--slow", 0.02)
-    done = []
+    done, ping = [], addon.inference.contract.requests.Ping()
 
     def steps():
-        first = [package.engine.session.submit("ping"), package.engine.session.submit("ping")]
+        first = [package.engine.session.submit(ping), package.engine.session.submit(ping)]
         yield first
         done.append([task.finished for task in first])
-        yield [package.engine.session.submit("ping")]
+        yield [package.engine.session.submit(ping)]
         done.append("the end")
 
     chain = package.engine.session.Chain(steps())
@@ -553,18 +553,19 @@ def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, scene, f
 def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
     fake_engine()
     package.engine.session.dismiss()
-    later = []
+    later, requests = [], addon.inference.contract.requests
+    ping = requests.Ping()
 
     def fails_at_once():
         raise addon.inference.contract.errors.EDTalkError("Nothing is there.")
         yield []
 
     def fails_in_the_engine():
-        yield [package.engine.session.submit("portrait", {"bank": "", "picture": "/nowhere.png", "crop": "auto"})]
+        yield [package.engine.session.submit(requests.Portrait(None, "/nowhere.png", "auto"))]
         later.append("went on")
 
     def fails_later():
-        yield [package.engine.session.submit("ping")]
+        yield [package.engine.session.submit(ping)]
         raise addon.inference.contract.errors.EDTalkError("It has gone meanwhile.")
 
     for steps, message, told in (
@@ -614,11 +615,9 @@ def test_which_of_several_faces_is_asked_for(package, scene, movie, fake_engine,
     obj.edtalk.which = 2
     asked = []
     request = client.request
-    client.request = lambda kind, fields, *rest, **more: (
-        asked.append((kind, fields)) or request(kind, fields, *rest, **more)
-    )
+    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
     dub(package, scene)
-    assert dict(asked)["track"]["which"] == 2
+    assert [one.which for one in asked if one.kind == "track"] == [2]
     assert obj.edtalk.crop_mode == "box", "among several faces the portrait's is not found by itself"
 
 

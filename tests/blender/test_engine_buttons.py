@@ -166,7 +166,7 @@ def test_memory_is_shown_and_given_back_by_button_and_before_renders_if_wanted(
     package.panels.status.draw_engine(layout)
     assert "edtalk.free_memory" in layout.texts("operator")
     assert any(text.endswith(" GB") for text in layout.texts("label"))
-    monkeypatch.setattr(client, "request", told.append)
+    monkeypatch.setattr(client, "request", lambda request: told.append(request.kind))
     assert bpy.ops.edtalk.free_memory() == {"FINISHED"}
     assert told == ["release"]
     monkeypatch.setattr(session, "tasks", [object()])

@@ -86,14 +86,11 @@ def test_everything_at_rest_renders_the_portrait_itself(package, scene, engine, 
     at_portrait = np.empty(4 * SIZE * SIZE, np.float32)
     image.pixels.foreach_get(at_portrait)
     answers = []
-    fields = {
-        "bank": str(package.character.character.bank_path(obj)),
-        "picture": str(package.character.character.portrait_path(obj)),
-    }
-    fields["crop"] = package.character.character.crop_of(obj)
-    row = package.character.character.row(obj).astype("<f4").tobytes()
-    engine.wait(engine.submit("preview", fields, row, on_done=answers.append))
-    assert np.abs(package.character.portrait.picture(answers[0]).ravel() - at_portrait).mean() < 0.1
+    character = package.character.character
+    face = character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj)
+    request = engine.requests.Preview(*face, character.row(obj))
+    engine.wait(engine.submit(request, on_done=answers.append))
+    assert np.abs(package.character.portrait.picture(answers[0].pixels).ravel() - at_portrait).mean() < 0.1
 
 
 def test_openexr_frames_look_as_png_ones_do(package, scene, engine, demo, tmp_path):
@@ -171,11 +168,11 @@ character, session, portrait, render, client, animation = (
 )
 bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
 bpy.ops.wm.save_as_mainfile(filepath=blend)
-session._client = client.Client([sys.executable, str(root / "tests" / "fake_worker.py"), "--slow", "0.02"])
+session._state.client = client.Client([sys.executable, str(root / "tests" / "fake_worker.py"), "--slow", "0.02"])
 scene = bpy.context.scene
 obj = character.create(scene, str(root / "inference" / "demo" / "portrait_1.png"), name="Anna")
 session.wait(portrait.measure(obj))
-print("worker", session._client.hello["pid"], flush=True)
+print("worker", session._state.client.hello.pid, flush=True)
 animation.write_curves(obj, {"headYaw": [0.0, 1.0]}, [1.0, 100.0])
 render.render_face(scene, obj, (1, 101))
 bpy.ops.wm.save_mainfile()

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 
@@ -11,21 +12,20 @@ def package(addon):
 
 
 @pytest.fixture
-def asked(package, monkeypatch):
+def asked(package, addon, monkeypatch):
     """Questions to an engine that never answers by itself: `asked[-1].answer(jawOpen=0.25)` does."""
     questions = []
 
-    def submit(kind, fields, *, label, on_done):
+    def submit(request, *, label, on_done):
         def answer(**rest):
             task.finished = True
-            on_done(package.engine.session.Message("done", 1, {"rest": rest, "size": 2}, bytes(range(12))))
+            pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+            on_done(addon.inference.contract.answers.PortraitResult(rest, "none", 0.0, pixels))
 
         def cancel():
             task.finished = task.cancelled = True
 
-        task = SimpleNamespace(
-            kind=kind, fields=fields, label=label, finished=False, cancelled=False, error=None, cancel=cancel
-        )
+        task = SimpleNamespace(request=request, label=label, finished=False, cancelled=False, error=None, cancel=cancel)
         task.answer = answer
         questions.append(task)
         return task
@@ -38,11 +38,15 @@ def test_the_engine_is_asked_about_the_picture(package, obj, asked, demo):
     package.character.portrait.measure(obj)
     (question,) = asked
     bank = package.character.character.bank_of(obj)
-    assert question.kind == "portrait"
-    assert question.fields == {"bank": str(bank.path), "picture": str(demo / "portrait_1.png"), "crop": "auto"}
+    assert question.request.kind == "portrait"
+    assert question.request.to_message(1).fields == {
+        "bank": str(bank.path),
+        "picture": str(demo / "portrait_1.png"),
+        "crop": "auto",
+    }
     obj.edtalk.crop_mode, obj.edtalk.crop = "box", (1.0, 2.0, 64.0)
     package.character.portrait.measure(obj)
-    assert tuple(asked[-1].fields["crop"]) == (1.0, 2.0, 64.0)
+    assert asked[-1].request.crop == (1.0, 2.0, 64.0)
 
 
 def test_the_answer_is_applied_once(package, obj, asked):
@@ -102,5 +106,5 @@ def test_a_picked_portrait_is_read_at_once_where_there_is_a_window(package, obj,
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     obj.edtalk.portrait = str(demo / "portrait_1.png")
     obj.edtalk.crop_mode = "none"
-    assert [task.fields["crop"] for task in asked] == ["auto", "none"]
+    assert [task.request.crop for task in asked] == ["auto", "none"]
     assert [task.cancelled for task in asked] == [True, False]

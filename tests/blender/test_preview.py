@@ -30,7 +30,7 @@ def asked(package, monkeypatch):
     monkeypatch.setattr(
         package.engine.session,
         "submit",
-        lambda kind, *args, **options: kinds.append(kind) or submit(kind, *args, **options),
+        lambda request, **options: kinds.append(request.kind) or submit(request, **options),
     )
     return kinds
 

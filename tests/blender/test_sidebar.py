@@ -110,13 +110,11 @@ def test_what_follows_what_can_be_switched(draw):
 # --- Status
 
 
-def test_progress_is_shown_with_its_cancel(draw, package, scene, obj, fake_engine):
+def test_progress_is_shown_with_its_cancel(addon, draw, package, scene, obj, fake_engine):
     fake_engine("--slow", 0.2)
     package.engine.session.dismiss()
-    tasks = [package.engine.session.submit("portrait", fields, label=label) for label, fields in (
-        ("Reading one", {"bank": "", "picture": __file__, "crop": "none"}),
-        ("Reading two", {"bank": "", "picture": __file__, "crop": "none"}),
-    )]  # fmt: skip
+    request = addon.inference.contract.requests.Portrait(None, __file__, "none")
+    tasks = [package.engine.session.submit(request, label=label) for label in ("Reading one", "Reading two")]
     layout = draw("EDTALK_PT_status_sequencer")
     assert len(layout.texts("progress")) == 2
     assert layout.texts("progress")[0].startswith("Reading one:")
@@ -181,9 +179,9 @@ def test_an_installation_from_an_empty_folder_is_refused(package, quiet, tmp_pat
         bpy.ops.edtalk.install_engine_from_folder(directory=str(tmp_path))
 
 
-def test_a_report_holds_what_a_bug_report_needs(package, fake_engine, scene, obj):
+def test_a_report_holds_what_a_bug_report_needs(addon, package, fake_engine, scene, obj):
     fake_engine()
-    package.engine.session.wait(package.engine.session.submit("ping"))
+    package.engine.session.wait(package.engine.session.submit(addon.inference.contract.requests.Ping()))
     assert bpy.ops.edtalk.copy_report() == {"FINISHED"}
     text = package.engine.operators.report_text()
     assert bpy.app.version_string in text
@@ -198,7 +196,7 @@ def test_an_idle_engine_gives_back_memory_and_then_ends(package, fake_engine, mo
     while client.state.value != "ready" and time.monotonic() < until:
         assert session._tick() is not None
         time.sleep(0.005)
-    monkeypatch.setattr(client, "request", told.append)
+    monkeypatch.setattr(client, "request", lambda request: told.append(request.kind))
     session._tick()
     assert told == []
     monkeypatch.setattr(session, "_RELEASE", 0.0)
@@ -213,7 +211,7 @@ def test_an_idle_engine_gives_back_memory_and_then_ends(package, fake_engine, mo
 
 def test_a_task_that_cannot_be_begun_ends_and_is_told(package, quiet, fake_engine):
     fake_engine()
-    task = quiet.submit("ping", prepare=lambda: 1 / 0, label="Dividing")
+    task = quiet.submit(lambda: 1 / 0, label="Dividing")
     with pytest.raises(Exception, match="ZeroDivisionError"):
         quiet.wait(task)
     assert quiet.problems[-1].fix == "edtalk.copy_report"

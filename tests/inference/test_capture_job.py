@@ -221,7 +221,7 @@ def test_requests_that_make_no_sense(worker, material, film):
     for change in ({"start": -1.0}, {"start": 2.0, "end": 1.0}):
         assert refused(worker, material, film, **change)["kind"] == "protocol"
     assert "frame rate" in refused(worker, material, film, fps=0)["message"]
-    assert refused(worker, material, film, crop="face")["kind"] == "face"
+    assert refused(worker, material, film, crop="face")["kind"] == "protocol"
 
 
 def test_a_face_that_is_not_found_and_a_square_beside_the_picture(worker, material, film):

@@ -50,15 +50,14 @@ class Recorder:
     def cancelled(self) -> bool:
         return self.drawn >= self._stop_after
 
-    def tell(self, kind: str, **fields: Any) -> None:
-        assert kind == "frame_file"
-        self.files[fields["index"]] = fields["file"]
-        self.drawn += not fields["reused"]
+    def frame_file(self, index: int, file: str, reused: bool) -> None:
+        self.files[index] = file
+        self.drawn += not reused
 
     def progress(self, phase: str, done: int, total: int) -> None:
         assert 0 <= done <= total
 
-    def make_way(self) -> None:
+    def run_previews(self) -> None:
         pass
 
 

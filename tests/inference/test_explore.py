@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from inference.contract import arkit
+from inference.contract.answers import Answer, read_answer
 from inference.contract.bank import Coefficient, read_bank
-from inference.contract.protocol import Message, encode
+from inference.contract.requests import Explore
 from inference.explore import REGIONS, explore
 from inference.face.detect import EYES
 from inference.worker.jobs import Jobs
@@ -221,49 +222,44 @@ def test_suggestions_that_arkit_knows_are_arkits(face):
 # --- Asked for by Blender
 
 
-class Request:
-    """A request to `explore`, and what was told about it."""
+class Job:
+    """A job of the worker that records its progress, and is cancelled after some steps."""
 
-    def __init__(self, cancel_after: int = 1000, **fields) -> None:
-        self.fields, self.told, self.left, self.made_way = fields, [], cancel_after, 0
+    def __init__(self, cancel_after: int = 1000) -> None:
+        self.reports, self.left = [], cancel_after
 
-    def __getitem__(self, name):
-        return self.fields[name]
+    def send(self, answer: Answer) -> None:
+        assert answer.kind == "accepted"
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        self.told.append((phase, done, total))
+        self.reports.append((phase, done, total))
 
-    def make_way(self) -> None:
-        self.made_way += 1
+    def steps_of(self, phase: str) -> Callable[[int, int], None]:
+        def step(done: int, total: int) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise CancelledError
+            self.progress(phase, done, total)
 
-    def check(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise CancelledError
+        return step
 
 
 @pytest.fixture
-def asked(material):
-    def asked(**changes) -> Request:
-        fields = {"bank": str(material.bank), "picture": str(material.source), "crop": "none"}
-        return Request(**(fields | changes))
-
-    return asked
+def request_of_face(material) -> Explore:
+    return Explore(material.bank, material.source, "none")
 
 
-def test_the_worker_answers_for_every_coefficient_of_a_bank(material, asked):
-    request = asked()
-    answer, payload = Jobs("cpu", 1).explore(request)
-    motions, entries = answer["motions"], read_bank(material.bank).coefficients
-    assert payload == b""
-    assert [motion["name"] for motion in motions] == [entry.name for entry in entries]
-    assert len({motion["suggestion"] for motion in motions}) == len(entries)
-    assert all(motion["soft_min"] <= motion["soft_max"] for motion in motions)
-    assert request.told[-1] == ("exploring", 36, 36)
-    assert request.made_way == 37
-    encode(Message("done", 1, answer))
+def test_the_worker_answers_for_every_coefficient_of_a_bank(material, request_of_face):
+    job = Job()
+    answer = Jobs("cpu", 1).do(request_of_face, job)
+    motions, entries = answer.motions, read_bank(material.bank).coefficients
+    assert [motion.name for motion in motions] == [entry.name for entry in entries]
+    assert len({motion.suggestion for motion in motions}) == len(entries)
+    assert all(motion.soft_min <= motion.soft_max for motion in motions)
+    assert job.reports[-1] == ("exploring", 36, 36)
+    assert read_answer(answer.to_message(1), request_of_face).motions[0].name == entries[0].name
 
 
-def test_the_worker_can_be_stopped_between_two_coefficients(asked):
+def test_the_worker_can_be_stopped_between_two_coefficients(request_of_face):
     with pytest.raises(CancelledError):
-        Jobs("cpu", 1).explore(asked(cancel_after=2))
+        Jobs("cpu", 1).do(request_of_face, Job(cancel_after=2))

@@ -44,7 +44,7 @@ def test_messages_come_through_as_they_are(most):
 
 def test_a_field_that_is_missing_is_named():
     assert PREVIEW["crop"] == [1.5, 2, 30]
-    with pytest.raises(ProtocolError, match="'preview' lacks 'shot'"):
+    with pytest.raises(ProtocolError, match="'preview' has no field 'shot'"):
         _ = PREVIEW["shot"]
 
 

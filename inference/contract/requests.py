@@ -1,0 +1,315 @@
+"""Every request that the worker understands. Standard library and numpy only.
+
+    message = Preview(bank, picture, "auto", row).to_message(job=7)   # Blender sends
+    request = read_request(message)                                    # the worker reads
+
+A constructor checks its values and raises EDTalkError. `read_request` raises ProtocolError for a message that is not of
+the documented form; unknown fields are ignored. `answers` has a class for each answer. `docs/protocol.md` describes the
+wire format, `protocol` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from .checks import Crop, as_number, as_path, as_whole, crop_field, parse, set_fields
+from .errors import EDTalkError
+from .protocol import Message, ProtocolError
+from .shot import as_crop
+
+Which = int | str | tuple[float, float] | None  # see `Capture`
+
+FASTEST = 1000.0  # frames per second
+
+
+class Request:
+    """Base class of the requests. `kind` is the `t` of the message."""
+
+    kind: ClassVar[str]
+
+    def to_message(self, job: int) -> Message:
+        """The message to send. job: a number that identifies the request among all of one worker."""
+        return Message(self.kind, job)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        """The request that a message holds; call `read_request` instead, which checks the message too."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class FaceRequest(Request):
+    """A request about the face of one picture.
+
+    bank: the bank file, None for the embedded bank. picture: the portrait. crop: the square around the face: "auto"
+    detects it, "none" takes the whole picture, or x, y, side in pixels of the picture and an optional angle in degrees,
+    clockwise about the centre of the square.
+    """
+
+    bank: Path | None
+    picture: Path
+    crop: Crop
+
+    def __post_init__(self) -> None:
+        set_fields(self, bank=_bank(self.bank), picture=as_path(self.picture, "picture"), crop=as_crop(self.crop))
+
+    def to_message(self, job: int) -> Message:
+        return Message(self.kind, job, self._face)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        return cls(message["bank"], message["picture"], message["crop"])
+
+    @property
+    def _face(self) -> dict[str, Any]:
+        return {"bank": str(self.bank or ""), "picture": str(self.picture), "crop": crop_field(self.crop)}
+
+
+class Portrait(FaceRequest):
+    """Measure the coefficients of a portrait and return the cropped face. Answer: `PortraitResult`."""
+
+    kind = "portrait"
+
+
+class Explore(FaceRequest):
+    """Measure how each coefficient of the bank moves the face. Answer: `ExploreResult`."""
+
+    kind = "explore"
+
+
+@dataclass(frozen=True, eq=False)
+class Preview(FaceRequest):
+    """Render the face with one row of coefficients. Answer: `PreviewResult`.
+
+    A preview that has not started is superseded by a newer one of the same face. coefficients: (n,) float32, in the
+    order of the bank's names.
+    """
+
+    kind = "preview"
+    coefficients: np.ndarray
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        set_fields(self, coefficients=np.asarray(self.coefficients, "<f4").reshape(-1))
+
+    def to_message(self, job: int) -> Message:
+        return Message(self.kind, job, self._face, self.coefficients.tobytes())
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        coefficients = np.frombuffer(message.payload, "<f4")
+        return cls(message["bank"], message["picture"], message["crop"], coefficients)
+
+    def shows_same_face(self, other: Request) -> bool:
+        """Whether the other request is a preview of the same bank, picture and crop."""
+        return isinstance(other, Preview) and self._face == other._face
+
+
+@dataclass(frozen=True, eq=False)
+class LipSync(Request):
+    """Compute lip coefficients from speech. Answer: `LipSyncResult`.
+
+    samples: (n,) float32, one channel, -1 to 1. rate: samples per second. times: (T,) float64, the moments for which
+    coefficients are wanted, in seconds from the first sample; they may lie outside the sound.
+    """
+
+    kind = "lip_sync"
+    bank: Path | None
+    rate: int
+    samples: np.ndarray
+    times: np.ndarray
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            bank=_bank(self.bank),
+            rate=int(as_number(self.rate, "rate", least=1)),
+            samples=np.asarray(self.samples, "<f4").reshape(-1),
+            times=np.asarray(self.times, "<f8").reshape(-1),
+        )
+        if not np.isfinite(self.times).all():
+            raise EDTalkError("'times' must be finite numbers of seconds.")
+
+    def to_message(self, job: int) -> Message:
+        counts = {"samples": len(self.samples), "times": len(self.times)}
+        payload = self.samples.tobytes() + self.times.tobytes()
+        return Message(self.kind, job, {"bank": str(self.bank or ""), "rate": self.rate, **counts}, payload)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        samples, times = (as_whole(message[name], name) for name in ("samples", "times"))
+        expected, found = 4 * samples + 8 * times, len(message.payload)
+        if found != expected:
+            raise ProtocolError(f"{samples} samples and {times} times are {expected} bytes, found {found}.")
+        sound = np.frombuffer(message.payload, "<f4", samples)
+        return cls(message["bank"], message["rate"], sound, np.frombuffer(message.payload, "<f8", times, 4 * samples))
+
+
+@dataclass(frozen=True)
+class Capture(Request):
+    """Measure the coefficients of a face in every frame of a recording. Answer: `CaptureResult`.
+
+    bank, crop: as for `Portrait`. media: a video, a folder of pictures or one picture. fps: rows per second; None: the
+    rate of the video, from the frame that is visible at `start`, or 25 for pictures. start, end: seconds of the
+    recording, `end` excluded; end None: to its end. which: which of several faces is meant: None if there must be only
+    one, a number counted from the left (1, 2 ...) or from the right (-1, -2 ...), "largest", or the (x, y) in pixels
+    that the face is nearest to. rest: at how many seconds the face is neutral; None: not known.
+    """
+
+    kind = "capture"
+    bank: Path | None
+    media: Path
+    crop: Crop = "auto"
+    fps: float | None = None
+    start: float = 0.0
+    end: float | None = None
+    which: Which = None
+    rest: float | None = None
+
+    def __post_init__(self) -> None:
+        start, end = _span(self.kind, self.start, self.end)
+        set_fields(
+            self,
+            bank=_bank(self.bank),
+            media=as_path(self.media, "media"),
+            crop=as_crop(self.crop),
+            fps=None if self.fps is None else as_number(self.fps, "fps"),
+            start=start,
+            end=end,
+            which=_which(self.which),
+            rest=None if self.rest is None else as_number(self.rest, "rest", least=0),
+        )
+        if self.fps is not None and not 0 < self.fps <= FASTEST:
+            raise EDTalkError(f"The frame rate must be above 0 and at most {FASTEST:g} fps, found {self.fps:g}.")
+
+    def to_message(self, job: int) -> Message:
+        content = {"bank": str(self.bank or ""), "media": str(self.media), "crop": crop_field(self.crop)}
+        span = {"fps": self.fps, "start": self.start, "end": self.end}
+        return Message(self.kind, job, content | span | {"which": _which_field(self.which), "rest": self.rest})
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        needed = (message[name] for name in ("bank", "media", "crop", "fps", "start", "end"))
+        return cls(*needed, message.fields.get("which"), message.fields.get("rest"))
+
+
+@dataclass(frozen=True)
+class Track(Request):
+    """Find the square around a face in every frame of a recording, for dubbing. Answer: `TrackResult`.
+
+    media, crop, which: as for `Capture`. start, end: all frames that are visible between these times are tracked, in
+    seconds of the recording; frame k of a folder of pictures is visible from k to k + 1. end None: to its end.
+    """
+
+    kind = "track"
+    media: Path
+    crop: Crop = "auto"
+    start: float = 0.0
+    end: float | None = None
+    which: Which = None
+
+    def __post_init__(self) -> None:
+        start, end = _span(self.kind, self.start, self.end)
+        media, crop, which = as_path(self.media, "media"), as_crop(self.crop), _which(self.which)
+        set_fields(self, media=media, crop=crop, start=start, end=end, which=which)
+
+    def to_message(self, job: int) -> Message:
+        content = {"media": str(self.media), "crop": crop_field(self.crop), "start": self.start, "end": self.end}
+        return Message(self.kind, job, content | {"which": _which_field(self.which)})
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        needed = (message[name] for name in ("media", "crop", "start", "end"))
+        return cls(*needed, message.fields.get("which"))
+
+
+@dataclass(frozen=True)
+class Render(Request):
+    """Render the frames of a shot that do not exist yet. Answers: `FrameFile` for each row, then `RenderResult`.
+
+    shot: the folder that `inference.contract.shot.Shot.write` made.
+    """
+
+    kind = "render"
+    shot: Path
+
+    def __post_init__(self) -> None:
+        set_fields(self, shot=as_path(self.shot, "shot"))
+
+    def to_message(self, job: int) -> Message:
+        return Message(self.kind, job, {"shot": str(self.shot)})
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        return cls(message["shot"])
+
+
+@dataclass(frozen=True)
+class Release(Request):
+    """Free the memory of all loaded banks and faces, also the device's. Answer: `Done`."""
+
+    kind = "release"
+
+
+@dataclass(frozen=True)
+class Ping(Request):
+    """Answered with `Done` when all requests before it are."""
+
+    kind = "ping"
+
+
+@dataclass(frozen=True)
+class Cancel(Request):
+    """Stop the request whose number `job` the message carries. Has no answer of its own."""
+
+    kind = "cancel"
+
+
+@dataclass(frozen=True)
+class Shutdown(Request):
+    """End the worker after the frame that it is computing. Has no answer."""
+
+    kind = "shutdown"
+
+
+REQUESTS: dict[str, type[Request]] = {
+    request.kind: request
+    for request in (Portrait, LipSync, Capture, Track, Explore, Preview, Render, Release, Ping, Cancel, Shutdown)
+}
+
+
+def read_request(message: Message) -> Request:
+    """The request that a message holds; ProtocolError for an unknown one or one that is not of the documented form."""
+    known = REQUESTS.get(message.kind)
+    if known is None:
+        raise ProtocolError(f"The worker does not know the request '{message.kind}'.")
+    return parse(known, message)
+
+
+def _bank(value: Any) -> Path | None:
+    """The path of a bank; messages have "" for the embedded one."""
+    return None if value is None or value == "" else as_path(value, "bank")
+
+
+def _span(kind: str, start: Any, end: Any) -> tuple[float, float | None]:
+    start, end = as_number(start, "start", least=0), None if end is None else as_number(end, "end")
+    if end is not None and end <= start:
+        raise EDTalkError(f"The end of a {kind} must lie after its start, found {start:g} s to {end:g} s.")
+    return start, end
+
+
+def _which(value: Any) -> Which:
+    if value is None or value == "largest" or (type(value) is int and value):
+        return value
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return as_number(value[0], "which"), as_number(value[1], "which")
+    raise EDTalkError(f"'which' must be the number of a face, 'largest' or a point (x, y), found {value!r}.")
+
+
+def _which_field(which: Which) -> int | str | list[float] | None:
+    return list(which) if isinstance(which, tuple) else which
