@@ -73,22 +73,6 @@ class Coefficients:
         columns = [self._index(name) for name in names]
         return Coefficients(self.values[:, columns], tuple(names), self.fps)
 
-    def lerp(self, other: Coefficients, weight: float | np.ndarray) -> Coefficients:
-        """`(1 - weight) * self + weight * other`; weight is a number or one per frame (T,).
-
-        A weight of 0 or 1 gives that side exactly. A single row on either side counts for every frame.
-        """
-        if self.names != other.names:
-            raise EDTalkError("Coefficients of different banks cannot be blended: their names differ.")
-        weight = np.asarray(weight, np.float32)
-        if weight.ndim == 1:
-            weight = weight[:, None]
-        if len({len(self), len(other), *weight.shape[:1]} - {1}) > 1:
-            raise EDTalkError(
-                f"Coefficients of {len(self)} and {len(other)} frames cannot be blended by {weight.size} weights."
-            )
-        return Coefficients((1 - weight) * self.values + weight * other.values, self.names, self.fps)
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `.npz` (exact) or `.csv` (a header of names, one row a frame) by the path's suffix.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,6 +70,21 @@ def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> byte
     """The content of a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
     with open_regular(path, limit) as file:
         return file.read(limit)  # no more, although some files of a system say that they are empty
+
+
+def cached_sha256(path: Path, limit: int | None = None) -> str:
+    """SHA-256 of a regular file of at most `limit` bytes, in hexadecimal. Raises OSError as `open_regular` does.
+
+    The file is read again only if its size or modification time has changed.
+    """
+    status = path.stat()
+    return _sha256(path, limit, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**16)
+def _sha256(path: Path, limit: int | None, size: int, mtime_ns: int) -> str:
+    with open_regular(path, limit) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:

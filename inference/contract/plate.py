@@ -11,14 +11,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from .errors import EDTalkError
-from .files import appearing, open_regular, read_regular
+from .files import appearing, cached_sha256, read_regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 _ROUNDED = 2e-3  # as near as this before a frame's beginning is meant to be there, as when a clip is read
@@ -57,17 +57,10 @@ def media_sha256(media: str | os.PathLike[str]) -> str:
 
 def _file_sha256(path: Path) -> str:
     try:
-        status = path.stat()
-        return _sha256(path, status.st_size, status.st_mtime_ns)
+        return cached_sha256(path)
     except OSError as error:
         message = f"{path} could not be read: {error.strerror}."
         raise EDTalkError(message, "Choose the footage again.", "media") from error
-
-
-@lru_cache(maxsize=2**16)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

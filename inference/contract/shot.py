@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .files import appearing, link_or_copy, open_regular, read_regular
+from .files import appearing, cached_sha256, link_or_copy, read_regular
 from .plate import PICTURES, Plate, pictures_in
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
@@ -322,20 +322,10 @@ def parse_frame_ranges(text: str) -> list[int]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """Of a picture's bytes, read again only when its size or time changed; EDTalkError(kind="media") if unreadable."""
+    """Hash of a portrait file, see `files.cached_sha256`. Raises EDTalkError(kind="media") if it is unreadable."""
     path = Path(path)
     try:
-        status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    try:
-        with open_regular(path, _MOST_PICTURE) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return cached_sha256(path, _MOST_PICTURE)
     except OSError as error:
         raise _unreadable(path, error) from error
 

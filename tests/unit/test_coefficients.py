@@ -62,33 +62,6 @@ class TestTable:
             curves.select(["nose"])
 
 
-class TestLerp:
-    @pytest.fixture
-    def other(self, curves) -> Coefficients:
-        return Coefficients(np.flip(curves.values, 0), NAMES)
-
-    def test_ends_are_exact(self, curves, other):
-        assert np.array_equal(curves.lerp(other, 0.0).values, curves.values)
-        assert np.array_equal(curves.lerp(other, 1.0).values, other.values)
-        assert curves.lerp(other, 1.0).fps == curves.fps
-
-    def test_weight_per_frame(self, curves, other):
-        weight = np.array([0, 1, 0.5, 0.25, 1])
-        expected = [(1 - w) * a + w * b for w, a, b in zip(weight, curves.values, other.values, strict=True)]
-        np.testing.assert_allclose(curves.lerp(other, weight).values, expected, rtol=1e-6)
-
-    def test_one_row_counts_for_every_frame(self, curves):
-        assert np.array_equal(curves.lerp(curves[2], np.ones(5)).values, np.tile(curves.values[2], (5, 1)))
-
-    def test_tables_that_do_not_fit(self, curves, other):
-        with pytest.raises(EDTalkError, match="names differ"):
-            curves.lerp(Coefficients(other.values, ("a", "b", "c")), 0.5)
-        with pytest.raises(EDTalkError, match="5 and 4 frames"):
-            curves.lerp(other[:4], 0.5)
-        with pytest.raises(EDTalkError, match="by 3 weights"):
-            curves.lerp(other, np.zeros(3))
-
-
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 class TestFiles:
     def test_round_trip_is_exact(self, curves, tmp_path, suffix):
