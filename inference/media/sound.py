@@ -44,7 +44,7 @@ def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
             "Choose a longer sound.",
             "media",
         )
-    return np.nan_to_num(samples, posinf=1.0, neginf=-1.0), rate
+    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), rate
 
 
 def decode_sound(path: Path) -> Iterator[av.AudioFrame]:
