@@ -12,7 +12,7 @@ import numpy as np
 
 from .contract.coefficients import Coefficients
 from .contract.plate import Track
-from .face.footage import followed, unseen_note
+from .face.footage import tracked_crops, unseen_note
 from .face.framing import cut, frame_clip
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class _Presence:
         """(T,) bool; all of them where no face could be detected at all."""
         if not self._tracker.found:
             return np.ones(len(self._tracker), bool)
-        crops = followed(self._tracker, self._fps)
+        crops = tracked_crops(self._tracker, self._fps)
         x, y, side = self._square
         middle = crops[:, :2] + crops[:, 2:3] / 2 - 0.5
         return np.abs(middle - (x, y)).max(axis=1) < side / 2  # which NaN is not

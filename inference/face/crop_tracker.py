@@ -1,4 +1,4 @@
-"""A smooth crop of a face that moves through a clip."""
+"""Track the crop of a face through a clip, smoothed over time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from ..contract.plate import runs
 from .crop import TEMPLATE, Crop, apply_matrix, crop_face, pose_matrix
 from .detect import Face, Which, choose_face, crop_from_face, detect_faces, face_not_found
 
-# ------------------------------------------------------------------------------------------------ a face over time
-
 
 class CropTracker:
-    """The crop of every frame of a clip, steady on a still head and without lag on a moving one.
+    """The crop of every frame of a clip: steady for a still head, without lag for a moving one.
 
-    Optical flow between neighbouring frames gives the motion (precise, but its small errors add up); a detection every
-    few frames says where the face is (no drift, but it jumps by a pixel or two).  The slow difference of the two
-    is smoothed over some seconds and added to the first.  Only a few numbers a frame are kept.
-    Feed the frames to `add`, then take `crops`, and `seen`: looking both ways in time is what avoids the lag.
+    Optical flow between neighbouring frames gives the motion: precise, but its errors add up. A detection every few
+    frames gives the position: no drift, but it jumps by a pixel or two. The difference of the two is smoothed over some
+    seconds and added to the flow's path. Smoothing uses past and future frames, which avoids lag, so the results are
+    available after the last frame: call `add` for each frame, then `crops` and `seen`. Frames are not kept in memory.
     """
 
     def __init__(
@@ -34,31 +32,36 @@ class CropTracker:
         label: str = "the clip",
         detect: Callable[[np.ndarray], list[Face]] | None = None,
     ) -> None:
-        """every: frames between detections.  which: the face to follow, chosen in the first frame with any."""
+        """size: pixels of the crops. every: frames between detections. which: face to track, chosen in the first frame
+        with a face, see `detect.choose_face`. label: name of the clip, for messages. detect: detector of faces.
+        """
         self.size, self.every, self.which, self.label = size, every, which, label
         self._detect = detect or (lambda rgb: detect_faces(rgb, upright_only=True))
-        self._path: list[np.ndarray] = []  # per frame: centre x, y, log scale, angle; by flow alone within a shot
-        self._anchors: list[tuple[int, np.ndarray]] = []  # frame, detection minus path
-        self._shots = [0]  # frames at which the path begins anew
-        self._followed: list[bool] = []  # per frame: whether the flow led there, with the face well in the picture
-        self._faces = 0  # in the frame in which one was chosen
-        self._look_at, self._failed = 0, 0  # the frame of the next detection, and how many have failed in a row
+        self._path: list[np.ndarray] = []  # per frame, by flow alone within a shot: centre x, y, log scale, angle
+        self._anchors: list[tuple[int, np.ndarray]] = []  # frame number, detected pose minus path
+        self._shots = [0]  # frames at which the path starts again
+        self._followed: list[bool] = []  # per frame: whether the flow succeeded and the face is well inside
+        self._faces = 0  # number of faces in the frame in which one was chosen
+        self._detect_at, self._failed = 0, 0  # frame of the next detection; detections failed in a row
         self._before = np.zeros((0, 0, 3), np.uint8)
 
     def add(self, rgb: np.ndarray) -> None:
-        """The next frame, uint8 (H, W, 3); the first one with several faces and no choice raises EDTalkError."""
+        """Add the next frame, uint8 (H, W, 3).
+
+        Raises EDTalkError(kind="face") at the first frame with faces if `choose_face` cannot choose one.
+        """
         frame = len(self._path)
         moved = self._follow(rgb) if self._anchors else None
         path = moved if moved is not None else self._path[-1] if self._path else np.zeros(4)
-        if frame >= self._look_at or (moved is None and not self._failed):
+        if frame >= self._detect_at or (moved is None and not self._failed):
             found = self._measure(rgb, path, moved is not None)
-            if found is None:  # to look takes longest where there is nothing to see
+            if found is None:  # detection is slowest in frames without a face
                 self._failed += 1
-                self._look_at = frame + min(self._failed, max(1, self.every // 2))
+                self._detect_at = frame + min(self._failed, max(1, self.every // 2))
             else:
-                self._failed, self._look_at = 0, frame + self.every
+                self._failed, self._detect_at = 0, frame + self.every
                 lost = moved is None or np.hypot(*(found - path)[:2]) > 0.3 * self._side(path)
-                if lost:  # a cut, or the flow slipped off: begin anew instead of gliding over
+                if lost:  # a cut, or the flow lost the face: start again at the detection
                     path = found
                     if self._anchors:
                         self._shots.append(frame)
@@ -72,14 +75,14 @@ class CropTracker:
 
     @property
     def found(self) -> bool:
-        """Whether any frame has shown a face so far."""
+        """Whether a face was found in any frame so far."""
         return bool(self._anchors)
 
     def crops(self) -> list[Crop]:
-        """One crop per frame added; raises EDTalkError(kind="face") if no frame showed a face."""
+        """One crop per frame added. Raises EDTalkError(kind="face") if no face was found."""
         if not self._anchors:
             raise face_not_found(f"No face was found in any frame of {self.label}.")
-        first = self._anchors[0][0]  # the frames before it borrow its crop
+        first = self._anchors[0][0]  # earlier frames get the crop of this one
         poses = np.array([self._path[max(frame, first)] for frame in range(len(self._path))])
         for start, stop in zip(self._shots, [*self._shots[1:], len(poses)], strict=True):
             anchors = [anchor for anchor in self._anchors if start <= anchor[0] < stop]
@@ -89,9 +92,9 @@ class CropTracker:
     def seen(self, *, gap: int = 12, trust: int = 50) -> np.ndarray:
         """(N,) bool: whether each frame shows the face.
 
-        It does where it was detected, where the flow leads on from there for at most `trust` frames or until the next
-        detection in the same shot, and between two such frames no more than `gap` frames apart: a blink of the
-        detector.
+        A frame counts if the face was detected in it, if the flow leads there from a detection over at most `trust`
+        frames or up to the next detection of the same shot, and if it lies in a gap of at most `gap` frames between
+        such frames, where the detector failed briefly.
         """
         seen, found = np.zeros(len(self._path), bool), [frame for frame, _ in self._anchors]
         for place, frame in enumerate(found):
@@ -107,22 +110,22 @@ class CropTracker:
         return seen
 
     def _side(self, pose: np.ndarray) -> float:
-        """Of a pose's crop, in pixels of the picture."""
+        """Side of a pose's crop in pixels of the picture."""
         return self.size * math.exp(pose[2])
 
     def _is_well_inside(self, pose: np.ndarray, shape: Sequence[int]) -> bool:
-        """Whether most of the face is in the picture: of one that leaves it the flow soon follows the background."""
+        """Whether most of the face is in the picture. When a face leaves, the flow soon tracks the background."""
         margin = 0.2 * self._side(pose)
         x, y = pose[:2]
         return margin <= x <= shape[1] - margin and margin <= y <= shape[0] - margin
 
     def _measure(self, rgb: np.ndarray, near: np.ndarray, followed: bool) -> np.ndarray | None:
-        """The pose of the face detected nearest to the pose before, or None; of several faces, only the chosen one."""
+        """The detected pose (4,) of the tracked face, or None. near: its last pose; followed: whether by flow."""
         faces = self._detect(rgb)
         if not faces:
             return None
         if self._anchors:
-            face = self._ours(faces, near, followed)
+            face = self._same_face(faces, near, followed)
         else:
             face = choose_face(faces, which=self.which, label=self.label)
             self._faces = len(faces)
@@ -132,20 +135,22 @@ class CropTracker:
         pose[3] += 2 * math.pi * round((near[3] - pose[3]) / (2 * math.pi))
         return pose
 
-    def _ours(self, faces: list[Face], near: np.ndarray, followed: bool) -> Face | None:
+    def _same_face(self, faces: list[Face], near: np.ndarray, followed: bool) -> Face | None:
+        """The tracked face among detected ones, or None if it is not among them."""
+
         def distance(face: Face) -> float:
             return float(np.hypot(*(_pose(crop_from_face(face, self.size)) - near)[:2]))
 
         nearest = min(faces, key=distance)
         if self.which is None or distance(nearest) < (0.5 if followed else 1.0) * self._side(near):
             return nearest
-        # Somebody else's, or a cut: then there are as many as there were when the face was chosen.
+        # Another person or a cut. After a cut, choose again only if there are as many faces as at the first choice.
         if followed or len(faces) != self._faces:
             return None
         return choose_face(faces, which=self.which, label=self.label)
 
     def _follow(self, rgb: np.ndarray) -> np.ndarray | None:
-        """The last pose moved on by the optical flow of the face, or None where too few points agree."""
+        """The last pose moved by the optical flow of the face; None if too few points agree."""
         crop = Crop(self.size, pose_matrix(*self._path[-1], self.size)).at_size(TEMPLATE)
         before, now = (cv2.cvtColor(crop_face(frame, crop), cv2.COLOR_RGB2GRAY) for frame in (self._before, rgb))
         points = cv2.goodFeaturesToTrack(before, 150, 0.01, 5, mask=_face_area())
@@ -156,7 +161,7 @@ class CropTracker:
         sure = (good & good_back).ravel().astype(bool) & (np.linalg.norm(back - points, axis=2).ravel() < 0.5)
         if sure.sum() < 10:
             return None
-        # The mouth and the lids move on their own; RANSAC leaves them out.
+        # RANSAC leaves out the mouth and the eyelids, which move independently of the head.
         step, agree = cv2.estimateAffinePartial2D(points[sure], ahead[sure], ransacReprojThreshold=1.0)
         if step is None or agree.sum() < 8:
             return None
@@ -168,19 +173,22 @@ class CropTracker:
 
 @lru_cache(maxsize=1)
 def _face_area() -> np.ndarray:
-    """Where skin is in a 256 px crop, hair and background left out: there the flow is the head's."""
+    """(256, 256) uint8 mask of the skin in a crop, without hair and background: there the flow is that of the head."""
     return cv2.ellipse(np.zeros((TEMPLATE, TEMPLATE), np.uint8), (136, 145), (55, 70), 0, 0, 360, 255, -1)
 
 
 def _pose(crop: Crop) -> np.ndarray:
-    """(4,): centre x, y in the picture, log scale, angle in radians."""
+    """(4,): centre x, y in pixels of the picture, natural logarithm of the scale, angle in radians."""
     x, y = apply_matrix(crop.to_picture, np.full(2, (crop.size - 1) / 2))
     (cos, _, _), (sin, _, _) = crop.to_picture
     return np.array([x, y, math.log(math.hypot(cos, sin)), math.atan2(sin, cos)])
 
 
 def _smooth(path: np.ndarray, sigma: float = 1.5) -> np.ndarray:
-    """(T, 4) Gaussian over `sigma` frames; the ends continue point-mirrored, so that a moving start does not lag."""
+    """(T, 4) poses smoothed by a Gaussian of `sigma` frames.
+
+    The ends are extended by point reflection, so that motion at the start and end does not lag.
+    """
     reach = math.ceil(3 * sigma)
     if len(path) <= reach:
         return path
@@ -190,11 +198,13 @@ def _smooth(path: np.ndarray, sigma: float = 1.5) -> np.ndarray:
 
 
 def _drift(anchors: list[tuple[int, np.ndarray]], frames: np.ndarray, sigma: float = 50.0) -> np.ndarray:
-    """(T, 4): the detections' differences, weighted by a Gaussian over `sigma` frames around every frame."""
+    """(T, 4): for every frame, the mean of the anchors' differences, weighted by a Gaussian of `sigma` frames."""
     times, offsets = np.array([time for time, _ in anchors]), np.array([offset for _, offset in anchors])
     parts = []
-    for block in np.array_split(frames, -(-len(frames) // 1000)):  # all at once would be a gigabyte in half an hour
+    for block in np.array_split(frames, -(-len(frames) // 1000)):  # all at once would take a gigabyte for half an hour
         distance = (block[:, None] - times) ** 2
-        weight = np.exp(-0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2)  # the nearest counts 1: no 0 / 0
+        weight = np.exp(
+            -0.5 * (distance - distance.min(1, keepdims=True)) / sigma**2
+        )  # the nearest anchor has weight 1, which avoids 0 / 0
         parts.append(weight @ offsets / weight.sum(1, keepdims=True))
     return np.concatenate(parts)

@@ -1,7 +1,6 @@
-"""Find a face, cut it out as the network wants it, and put it back without a seam (design, section 6).
+"""Find the faces in a picture and choose one of them.
 
-Points are (x, y) in pixels with pixel centres at whole numbers, as in OpenCV.  A face picture ("crop") is square;
-the place of the eyes in it is upstream's (architecture notes, section 11).  "Right" is the person's right.
+Points are (x, y) in pixels; pixel centres lie at whole numbers, as in OpenCV. "Right" is the person's right.
 """
 
 from __future__ import annotations
@@ -19,18 +18,22 @@ import numpy as np
 from ..contract.errors import EDTalkError
 from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks, inverse_matrix, pose_matrix, sample
 
-EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # centres of the right and left eye in it
-Which = int | str | Sequence[float] | None  # one of several faces, see `choose_face`
-SMALLEST = 40  # pixels: a narrower face has fewer than ten between the eyes, and the network would invent it
+EYES = np.array(
+    [[106.3, 113.0], [165.5, 113.5]]
+)  # (2, 2) centres of the right and left eye in a 256 px crop, as upstream has them
+Which = int | str | Sequence[float] | None  # selects one of several faces, see `choose_face`
+SMALLEST = 40  # pixels: a narrower face has fewer than ten pixels between the eyes, too few for the network
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
     """One face in a picture.
 
-    box: x, y, width, height of the square from brow to chin, before it is turned by `angle` about its centre.
-    landmarks: (k, 2), the centres of the right and the left eye first, or None where the eyes were not found.
-    score: higher is surer; only comparable between faces of one picture.  angle: clockwise roll in degrees.
+    box: x, y, width, height in pixels of the square from brow to chin, before it is rotated by `angle` about its
+        centre.
+    landmarks: (k, 2) pixels, beginning with the centres of the right and the left eye; None if no eyes were found.
+    score: confidence, comparable between the faces of one picture only.
+    angle: clockwise roll in degrees.
     """
 
     box: tuple[float, float, float, float]
@@ -45,10 +48,10 @@ class Face:
 
 
 def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
-    """All faces of a uint8 (H, W, 3) picture, from left to right; turned heads are looked for if none is upright.
+    """All faces of a uint8 (H, W, 3) picture, from left to right.
 
-    MediaPipe's face mesh is used where it is installed, OpenCV's Haar cascades otherwise.
-    Raises EDTalkError(kind="face") where neither is there.
+    Rolled heads are searched for if no upright face is found, unless `upright_only`. Uses MediaPipe's face mesh if it
+    is installed, OpenCV's Haar cascades otherwise. Raises EDTalkError(kind="face") if neither is available.
     """
     faces = _mesh_faces(rgb) if _face_mesh() else []
     if not faces and not (_face_mesh() and _cascade_folder() is None):
@@ -57,22 +60,24 @@ def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
 
 
 def face_not_found(message: str) -> EDTalkError:
-    """The error for a picture or clip without a face, with the usual next step."""
+    """The error for a picture or clip in which no face was found."""
     hint = "Give the square of the face, or use a clearer picture."
     return EDTalkError(message, hint, "face", "face_not_found")
 
 
 def find_face(rgb: np.ndarray, *, which: Which = None, label: str = "the picture") -> Face:
-    """The one face of a picture, or the one chosen; see `choose_face`."""
+    """The only face of a picture, or the chosen one; see `choose_face` for arguments and errors."""
     return choose_face(detect_faces(rgb), which=which, label=label)
 
 
 def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the picture") -> Face:
-    """The only one of the faces found, from left to right; those too small to use do not count beside larger ones.
+    """Select one face. Faces narrower than `SMALLEST` are ignored.
 
-    which: the number of one from the left, from 1, or from the right, from -1; "largest"; or (x, y) in pixels for the
-    one nearest to that point. Raises EDTalkError(kind="face") when there is no face or not that one, more than one and
-    no choice, or only a tiny one.
+    faces: sorted from left to right. which: None for the only face; 1 for the first from the left, 2 for the next, -1
+    for the first from the right; "largest"; or (x, y) in pixels for the face nearest to that point.
+    label: name of the picture, for messages.
+    Raises EDTalkError(kind="face") if there is no usable face, if `which` is None and there are several, or if there is
+    no face with that number.
     """
     if not faces:
         raise face_not_found(f"No face was found in {label}.")
@@ -80,7 +85,7 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
     if not usable:
         widest = max(face.box[2] for face in faces)
         message = f"The face in {label} is only {widest:.0f} pixels wide; at least {SMALLEST} are needed."
-        raise EDTalkError(message, "Use a larger picture.", "face")
+        raise EDTalkError(message, "Use a picture with more pixels.", "face")
     if which == "largest":
         return max(usable, key=lambda face: face.box[2])
     if isinstance(which, (Sequence, np.ndarray)):
@@ -98,7 +103,7 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
 
 @lru_cache(maxsize=1)
 def _face_mesh():
-    """MediaPipe's face mesh, or None: it is optional, and releases from 1.0 on come without the model."""
+    """MediaPipe's face mesh, or None. It is optional, and releases from 1.0 on do not include the model."""
     try:
         from mediapipe import solutions
     except ImportError:
@@ -118,20 +123,26 @@ def _mesh_faces(rgb: np.ndarray) -> list[Face]:
 
 
 def _haar_faces(grey: np.ndarray, upright_only: bool) -> list[Face]:
-    """Faces of a grey picture; the first way of looking that finds something ends the search."""
-    for longest, margin in ((480, 0.0), (1200, 0.0), (480, 0.25)):  # the last one for a face that fills the picture
+    """Faces of a grey picture. The search tries several resolutions and angles, and ends at the first success."""
+    for longest, margin in ((480, 0.0), (1200, 0.0), (480, 0.25)):  # the margin is for a face that fills the picture
         if longest == 480 or max(grey.shape) > 480:
-            faces = _look(grey, 0.0, longest, margin)
+            faces = _faces_at_angle(grey, 0.0, longest, margin)
             if faces:
-                return _distinct(faces)
+                return _without_overlaps(faces)
     if upright_only:
         return []
-    turned = [face for angle in range(30, 331, 30) for face in _look(grey, angle, 480, 0.1)]
-    return _distinct([face for face in turned if face.landmarks is not None])  # the eyes tell which way is up
+    turned = [face for angle in range(30, 331, 30) for face in _faces_at_angle(grey, angle, 480, 0.1)]
+    return _without_overlaps(
+        [face for face in turned if face.landmarks is not None]
+    )  # only the eyes show which way is up
 
 
-def _look(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[Face]:
-    """Faces whose roll is about `angle` degrees, in a copy scaled to `longest` pixels and turned upright."""
+def _faces_at_angle(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[Face]:
+    """Faces whose roll is about `angle` degrees.
+
+    They are detected in a copy with a longer side of `longest` pixels, rotated upright, with a border of `margin` times
+    its size.
+    """
     height, width = grey.shape
     scale = min(1.0, longest / max(grey.shape))
     cos, sin = math.cos(math.radians(angle)) * scale, math.sin(math.radians(angle)) * scale
@@ -148,14 +159,14 @@ def _look(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[F
         left, top = centre - (side / scale - 1) / 2
         face = Face((float(left), float(top), side / scale, side / scale), None, float(votes), angle)
         face = replace(face, landmarks=_eyes(grey, face))
-        # Without eyes only what many windows agree on: a few see faces in foliage and on printed pages.
+        # Without eyes, require many agreeing windows: a few also agree on foliage and printed pages.
         if face.landmarks is not None or votes >= 12:
             faces.append(face)
     return faces
 
 
 def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
-    """(2, 2) centres of the right and left eye inside a Haar box, or None unless both are plausible."""
+    """(2, 2) centres of the right and left eye inside a Haar box; None if either is missing or implausible."""
     square = _square(face, 160)  # the eyes are then about 63 px apart
     patch = crop_face(grey, square)
     eyes = []
@@ -165,8 +176,8 @@ def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
             boxes, votes = _cascade(name).detectMultiScale2(region, 1.05, 3, 0, (22, 22), (72, 72))
             if len(boxes):
                 x, y, side, _ = boxes[int(np.argmax(votes))]
-                # The boxes lie outward of the lids' middle by 2 % of the eye distance and above it by 3 %,
-                # measured on 23 pictures against 68-point landmarks.
+                # The centres of the boxes lie 2 % of the eye distance too far outward and 3 % too high, measured on
+                # 23 pictures against 68-point landmarks.
                 eyes.append((x0 + x + (side - 1) / 2 - 1.2 * outward, 24 + y + (side - 1) / 2 + 1.7))
                 break
     if len(eyes) < 2:
@@ -177,8 +188,8 @@ def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
     return apply_matrix(square.to_picture, np.array(eyes))
 
 
-def _distinct(faces: list[Face]) -> list[Face]:
-    """The surest of the faces that lie over each other, without what is far less sure than the best of all."""
+def _without_overlaps(faces: list[Face]) -> list[Face]:
+    """The most confident of overlapping faces, without those far less confident than the best of all."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
         far = all(np.linalg.norm(face.centre - other.centre) > 0.5 * max(face.box[2], other.box[2]) for other in kept)
@@ -197,24 +208,24 @@ def _cascade_folder() -> Path | None:
 def _cascade(name: str) -> cv2.CascadeClassifier:
     folder = _cascade_folder()
     if folder is None:
-        message = f"Faces cannot be looked for: OpenCV {cv2.__version__} comes without its face detector."
+        message = f"Faces cannot be detected: OpenCV {cv2.__version__} comes without its face detector."
         hint = "Install opencv-python 4, or give the square of the face."
         raise EDTalkError(message, hint, "face", "no_face_detector")
     return cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
 
 
-# The place of the eyes in a Haar box, as fractions of its side (medians of the same 23 pictures).
+# Position of the eyes in a Haar box, as fractions of its side (medians of the same 23 pictures).
 _EYES_IN_BOX = SimpleNamespace(x=0.5, y=0.403, distance=0.392)
 
 
 def _square(face: Face, size: int) -> Crop:
-    """The face's own box as a crop."""
+    """The face's box as a crop."""
     scale = face.box[2] / size
     return Crop(size, pose_matrix(*face.centre, math.log(scale), math.radians(face.angle), size))
 
 
 def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:
-    """A face with the box that Haar would give, from landmarks that begin with the eyes."""
+    """A face from landmarks that begin with the eyes, with the box that the Haar detector would give."""
     across = points[1] - points[0]
     side = float(np.hypot(*across)) / _EYES_IN_BOX.distance
     angle = math.atan2(across[1], across[0])
@@ -224,10 +235,10 @@ def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:
 
 
 def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
-    """The crop with the eyes where upstream has them; without eyes they are assumed where a Haar box has them."""
+    """The crop that maps the eyes to `EYES`. Without landmarks, their usual place in the box is used."""
     if face.landmarks is not None:
         return crop_from_landmarks(face.landmarks[:2], EYES, size)
     half = _EYES_IN_BOX.distance / 2
     eyes = [(_EYES_IN_BOX.x - half, _EYES_IN_BOX.y), (_EYES_IN_BOX.x + half, _EYES_IN_BOX.y)]
-    unit = 1000  # of the box, so that fractions need no rounding rule of their own
+    unit = 1000  # pixels of the box, so that rounding does not matter
     return crop_from_landmarks(apply_matrix(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5), EYES, size)

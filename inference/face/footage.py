@@ -1,4 +1,4 @@
-"""Where a face is in every frame of some footage, and in which frames none is to be seen."""
+"""Find the crop of a face in every frame of a movie or a folder of pictures, and the frames without a face."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ import numpy as np
 
 from ..contract.errors import EDTalkError
 from ..contract.plate import PICTURES, Track
-from .framing import fills, given_crop, is_square, look_for_face
+from .framing import given_crop, is_face_crop, is_square, sample_crops
 
 if TYPE_CHECKING:
     from .crop import Crop
     from .crop_tracker import CropTracker
     from .detect import Which
 
-_GAP, _TRUST = 0.5, 2.0  # seconds: see `CropTracker.seen`
-_USUAL = 25.0  # pictures a second
-_NAMED = 4  # stretches without a face that a sentence names
+_GAP, _TRUST = 0.5, 2.0  # seconds, see `CropTracker.seen`
+_DEFAULT_FPS = 25.0  # of folders of pictures
+_NAMED = 4  # ranges without a face that a note lists
 
-Frames = Iterator[tuple[float, np.ndarray]]  # when each begins, and uint8 (H, W, 3)
+Frames = Iterator[tuple[float, np.ndarray]]  # start time and pixels, uint8 (H, W, 3)
 
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """The result of `track_media`. fps: None for pictures; size: width and height; note: what is to be said, or ""."""
+    """The result of `track_media`.
+
+    fps: frames per second, None for pictures. size: (width, height) in pixels. note: one sentence on frames without a
+    face, "" if there are none.
+    """
 
     track: Track
     fps: float | None
@@ -46,20 +50,21 @@ def track_media(
     end: float | None = None,
     step: Callable[[int, int], object] = lambda done, total: None,
 ) -> Tracked:
-    """Follow a face through the frames that a movie or a folder of pictures shows from `start` to `end`.
+    """Track a face through the frames that a movie or a folder of pictures shows from `start` to `end`.
 
-    Times are the media's own, see `contract.plate`. crop: "auto" follows the face, or takes footage that is all face
-    whole; "none" or a square (`inference.face.framing.frame_picture`) holds for every frame. which: see
-    `detect.choose_face`. step: called with the number of frames done and of all, 0 where not known, before each
-    frame; may raise to stop. Memory does not grow with the
-    length but for some numbers a frame. Raises EDTalkError, kind "media" or "face".
+    start, end: in the media's own time, see `contract.plate`.
+    crop: "auto" tracks the face, or uses footage whole that is already a face crop; "none" or a square, as in
+        `framing.frame_picture`, is used for every frame.
+    which: see `detect.choose_face`.
+    step: called before each frame with the number of frames done and the total (0 if unknown); may raise to stop.
+    Frames are not kept in memory. Raises EDTalkError with kind "media" or "face".
     """
     from ..media.video import probe, stamped_frames
 
     media = Path(media)
     pictures = media.is_dir() or media.suffix.lower() in PICTURES
     info = None if pictures else probe(media)
-    fps = float(info.fps) if info else _USUAL
+    fps = float(info.fps) if info else _DEFAULT_FPS
     total = _expected(media, fps, start, end, info and info.duration)
     _, first = next(stamped_frames(media, start=start, end=end))
 
@@ -80,7 +85,7 @@ def track_frames(
     label: str = "the clip",
     step: Callable[[int], object] = lambda done: None,
 ) -> Track:
-    """`track_media` for frames that are there already; `frames` begins anew each time."""
+    """`track_media` for frames from a function. frames: returns an iterator from the first frame at each call."""
     from .crop import TEMPLATE, whole
     from .crop_tracker import CropTracker
 
@@ -92,7 +97,7 @@ def track_frames(
         raise EDTalkError(message, "Give the square of the face.", "face", "not_square")
     if crop != "auto":
         square = given_crop(first, TEMPLATE, crop, label).box
-    elif is_square(first.shape) and fills(first.shape, _faces_at_start(frames(), fps, which, label)):
+    elif is_square(first.shape) and is_face_crop(first.shape, _faces_at_start(frames(), fps, which, label)):
         square = whole(first, TEMPLATE).box
 
     tracker = CropTracker(TEMPLATE, which=which, label=label)
@@ -100,19 +105,20 @@ def track_frames(
     for time, rgb in frames():
         step(len(times))
         if rgb.shape != first.shape:
-            message = f"{label} changes its size on the way, from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"
+            message = f"The frame size of {label} changes from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"
             raise EDTalkError(f"{message} pixels.", "Convert it to one size.", "media")
         times.append(time)
         if crop == "auto":
             tracker.add(rgb)
-    crops = followed(tracker, fps, square) if crop == "auto" else np.tile(square, (len(times), 1))
+    crops = tracked_crops(tracker, fps, square) if crop == "auto" else np.tile(square, (len(times), 1))
     return Track(np.array(times), crops)
 
 
-def followed(tracker: CropTracker, fps: float, square: Sequence[float] | None = None) -> np.ndarray:
-    """(T, 4) crops of the frames that a tracker was shown, NaN where the face was not seen.
+def tracked_crops(tracker: CropTracker, fps: float, square: Sequence[float] | None = None) -> np.ndarray:
+    """(T, 4) x, y, side and angle of the crop in each frame added to a tracker, NaN for frames without a face.
 
-    square: what to take of every frame with a face, instead of following it. Raises EDTalkError(kind="face").
+    square: used for every frame with a face instead of the tracked crop. Raises EDTalkError(kind="face") if no frame
+    shows a face.
     """
     crops = np.array([crop.box for crop in tracker.crops()])
     if square is not None:
@@ -122,9 +128,9 @@ def followed(tracker: CropTracker, fps: float, square: Sequence[float] | None = 
 
 
 def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these frames stay as they are") -> str:
-    """One sentence on the frames of some footage in which no face was seen, "" for none.
+    """One sentence that lists the frames without a face, "" if there are none.
 
-    counted: whether it is made of pictures, which have no seconds. then: what becomes of these frames.
+    counted: whether to give numbers of pictures instead of seconds. then: what happens to these frames.
     """
     unseen, times = track.unseen, track.times
     if not unseen:
@@ -135,7 +141,7 @@ def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these f
         what, ends = "second", [(f"{times[first]:.2f}", f"{times[last]:.2f}") for first, last in unseen]
     parts = [first if first == last else f"{first} to {last}" for first, last in ends[:_NAMED]]
     if len(ends) > _NAMED:
-        parts.append(f"{len(ends) - _NAMED} other stretches")
+        parts.append(f"{len(ends) - _NAMED} other ranges")
     listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
     frames = sum(last - first + 1 for first, last in unseen)
     one = len(ends) == 1 and ends[0][0] == ends[0][1]
@@ -144,18 +150,18 @@ def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these f
 
 
 def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> list[Crop]:
-    """Crops in a few frames; none where the face comes later, which the tracker finds."""
+    """Crops in the first five seconds; [] if the face appears later, where the tracker finds it."""
     from .crop import TEMPLATE
 
     frames = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
     try:
-        return look_for_face(frames, fps, TEMPLATE, which=which, label=label)
+        return sample_crops(frames, fps, TEMPLATE, which=which, label=label)
     except EDTalkError:
         return []
 
 
 def _expected(media: Path, fps: float, start: float, end: float | None, duration: float | None) -> int:
-    """Number of frames for a progress bar; 0 where the file does not say."""
+    """Number of frames for a progress bar; 0 if the file does not tell."""
     from ..contract.plate import pictures_in
 
     if media.is_dir():

@@ -1,4 +1,4 @@
-"""Pasting a rendered face back into the picture it was cut from."""
+"""Paste a rendered face back into its picture, and make the image layers of a shot from rendered faces."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from ..contract.errors import EDTalkError
 from ..media.picture import Picture
 from .crop import Crop, apply_matrix, crop_face
 
-# What is replaced, in a crop from -1 to 1: centre, half width and half height, and the power that rounds its corners.
-# The mouth with chin and cheeks as far as they move with it, where "auto" puts them.
+# Replaced area in crop coordinates from -1 to 1: centre, half width and height, exponent that rounds the corners.
+# "mouth" includes the parts of chin and cheeks that move with it, at their place in an automatic crop.
 _AREAS = {"face": ((0.0, 0.0), (1.0, 1.0), 4), "mouth": ((0.067, 0.47), (0.5, 0.46), 2)}
 
 
 class PasteBack:
-    """Lays rendered faces over the picture that the crop was cut from; made once per source (and crop).
+    """Pastes rendered faces into the picture that the crop was cut from. Created once per picture size and crop.
 
-    rect: (left, top, right, bottom), the part of the picture that changes.
-    mask: float32 of that part, 1 inside, falling smoothly to exactly 0 at its edge: of the whole face a rounded square
-    as large as the crop, of the mouth an oval.
+    rect: (left, top, right, bottom) in pixels, the part of the picture that changes.
+    mask: float32 (bottom - top, right - left), 1 inside, falling smoothly to exactly 0 at its edge. A rounded square as
+        large as the crop for the face, an oval for the mouth.
     """
 
     def __init__(self, picture_shape: Sequence[int], crop: Crop, *, feather: float = 0.25, area: str = "face") -> None:
-        """feather: width of the falling part as a fraction of the mask's half width, above 0 and at most 1.
-
-        area: "face" or "mouth".
+        """picture_shape: (H, W, ...). feather: width of the soft edge as a fraction of the mask's half width, greater
+        than 0 and at most 1. area: "face" or "mouth". Raises EDTalkError for another feather.
         """
         if not 0 < feather <= 1:
-            raise EDTalkError(f"The feather of a paste is above 0 and at most 1, found {feather:g}.")
+            raise EDTalkError(f"The feather of a paste must be greater than 0 and at most 1, found {feather:g}.")
         height, width = picture_shape[:2]
         edge = crop.size - 1
         (middle_x, middle_y), (half_width, half_height), power = _AREAS[area]
@@ -42,27 +41,30 @@ class PasteBack:
         self.shape, self.size = (height, width), crop.size
         self.rect = left, top, max(left, right), max(top, bottom)
 
-        # A face larger than its place is averaged down before it is placed, as in `_sample`.
+        # A face larger than its region is averaged down before it is warped, as in `crop.sample`.
         self._reduced = crop.at_size(max(1, round(crop.size / max(1, round(1 / crop.scale)))))
         self._to_rect = self._reduced.to_picture - [[0, 0, left], [0, 0, top]]
         x, y = np.arange(left, right, dtype=np.float32), np.arange(top, bottom, dtype=np.float32)[:, None]
-        across, down = crop.to_crop * 2 / edge - [[0, 0, 1 + middle_x], [0, 0, 1 + middle_y]]  # edges at +-1
+        across, down = crop.to_crop * 2 / edge - [
+            [0, 0, 1 + middle_x],
+            [0, 0, 1 + middle_y],
+        ]  # the mask's edges lie at +-1
         (a, b, c), (d, e, f) = (across / half_width).astype(np.float32), (down / half_height).astype(np.float32)
         u, v = a * x + b * y + c, d * x + e * y + f
         u, v = u * u, v * v
-        # |u|^4 + |v|^4 = 1 is a rounded square
+        # |u|^4 + |v|^4 = 1 is a rounded square, u^2 + v^2 = 1 an oval
         inside = 0.9999 - (np.sqrt(np.sqrt(u * u + v * v)) if power == 4 else np.sqrt(u + v))
         ramp = np.clip(inside / feather, 0, 1)
         self.mask = ramp * ramp * (3 - 2 * ramp)
         self._rest = 1 - self.mask
 
     def paste(self, background: np.ndarray, face: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """uint8 (H, W, 3) with the uint8 (size, size, 3) face laid over it; outside the mask nothing changes.
+        """Paste a face, uint8 (size, size, 3), into a picture, uint8 (H, W, 3). Outside the mask nothing changes.
 
-        out: where to put the result; `out=background` changes only the rectangle, in place, and is the fastest.
+        out: array for the result, which is returned; `out=background` works in place and is the fastest.
         """
         if background.shape != (*self.shape, 3):
-            raise EDTalkError(f"This paste is for pictures of {(*self.shape, 3)}, found {background.shape}.")
+            raise EDTalkError(f"This paste needs pictures of shape {(*self.shape, 3)}, found {background.shape}.")
         if out is None:
             out = background.copy()
         elif out is not background:
@@ -74,7 +76,7 @@ class PasteBack:
         return out
 
     def layer(self, face: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 4): the face alone, straight alpha, transparent around it; for compositing over the plate."""
+        """The face on a transparent picture, uint8 (H, W, 4) with straight alpha, for compositing over the plate."""
         left, top, right, bottom = self.rect
         layer = np.zeros((*self.shape, 4), np.uint8)
         if self.mask.size:
@@ -85,11 +87,11 @@ class PasteBack:
     def _place(self, face: np.ndarray) -> np.ndarray:
         """The face warped into the rectangle."""
         if face.shape != (self.size, self.size, 3):
-            raise EDTalkError(f"This paste is for faces of {(self.size, self.size, 3)}, found {face.shape}.")
+            raise EDTalkError(f"This paste needs faces of shape {(self.size, self.size, 3)}, found {face.shape}.")
         if self._reduced.size != self.size:
             face = cv2.resize(face, (self._reduced.size, self._reduced.size), interpolation=cv2.INTER_AREA)
         left, top, right, bottom = self.rect
-        # Cubic keeps a magnified face crisper; the repeated border is only ever seen where the mask is 0.
+        # Cubic keeps a magnified face sharper. The repeated border lies where the mask is 0.
         flags = cv2.INTER_CUBIC if self._reduced.scale > 1 else cv2.INTER_LINEAR
         return cv2.warpAffine(
             face, self._to_rect, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE
@@ -98,9 +100,9 @@ class PasteBack:
 
 @dataclass
 class Layering:
-    """Makes a shot's pictures of rendered faces; layer, mask and feather are those of `inference.contract.shot.Shot`.
+    """Makes the images of a shot from rendered faces. layer, mask, feather: see `inference.contract.shot.Shot`.
 
-    What depends on the crop alone is computed once for all frames that have the same one.
+    The mask of a crop is computed once for consecutive frames with the same crop.
     """
 
     layer: str = "square"
@@ -109,10 +111,10 @@ class Layering:
     _paste: tuple[tuple, PasteBack] | None = field(default=None, init=False, repr=False)
 
     def compose(self, face: np.ndarray, picture: Picture | None, crop: Crop) -> np.ndarray:
-        """uint8 (H, W, 3), or (H, W, 4) with straight alpha, of a square face uint8 (S, S, 3) of any size.
+        """The image of a rendered face, uint8 (S, S, 3) of any size: uint8 (H, W, 3), or (H, W, 4) with straight alpha.
 
-        picture: what the face was cut from by `crop`; None is allowed for "square" and "matte". Its own alpha, if it
-        has one, stays. Outside the mask "pasted" is the picture bit for bit, and the alpha of the others exactly 0.
+        picture: the picture that the face was cut from by `crop`; None is allowed for "square" and "matte". Its alpha,
+        if any, is kept. Outside the mask, "pasted" equals the picture and the alpha of other layers is exactly 0.
         """
         if self.layer == "square":
             return face
@@ -121,7 +123,7 @@ class Layering:
             paste = self._paste_for((size, size), Crop(size, np.eye(2, 3)))
             matte = paste.layer(face)[..., 3]
             if alpha is not None:
-                matte = _both(matte, crop_face(alpha, crop.at_size(size)))
+                matte = _multiplied(matte, crop_face(alpha, crop.at_size(size)))
             return np.dstack([face, matte])
         paste = self._paste_for(picture.rgb.shape, crop.at_size(size))
         if self.layer == "pasted":
@@ -129,11 +131,11 @@ class Layering:
             return pasted if alpha is None else np.dstack([pasted, alpha])
         layer = paste.layer(face)
         if alpha is not None:
-            layer[..., 3] = _both(layer[..., 3], alpha)
+            layer[..., 3] = _multiplied(layer[..., 3], alpha)
         return layer
 
     def without_face(self, rgb: np.ndarray, size: int) -> np.ndarray:
-        """The same of a frame of footage that shows no face; `size`: what its square would have."""
+        """The image of a frame without a face, as from `compose`. rgb: the frame; size: pixels of a rendered face."""
         if self.layer == "pasted":
             return rgb
         if self.layer == "plate":
@@ -147,6 +149,6 @@ class Layering:
         return self._paste[1]
 
 
-def _both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Two alphas, one within the other."""
+def _multiplied(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The product of two alpha channels, uint8."""
     return np.rint(first * (second / np.float32(255))).astype(np.uint8)
