@@ -1,14 +1,29 @@
-"""Stands in for Blender's layouts, so that panels can be drawn and looked at without a window."""
+"""A substitute for Blender's UILayout, to draw panels and menus without a window."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 
 import bpy
 
 
+def draw(cls: type[bpy.types.Panel] | type[bpy.types.Menu], closed: tuple[str, ...] = ()) -> Layout | None:
+    """The layout after a panel or menu was drawn, or None if its `poll` hides it. closed: idnames of closed panels."""
+    if hasattr(cls, "poll") and not cls.poll(bpy.context):
+        return None
+    panel = SimpleNamespace(layout=Layout(closed=closed))
+    for name in dir(cls):
+        method = getattr(cls, name)
+        if isinstance(method, FunctionType):
+            setattr(panel, name, MethodType(method, panel))
+    for name in ("draw_header", "draw_header_preset", "draw"):
+        if hasattr(panel, name):
+            getattr(panel, name)(bpy.context)
+    return panel.layout
+
+
 class Layout:
-    """Stands in for UILayout: checks that properties and operators exist, and keeps what was drawn."""
+    """Records what is drawn, and checks that the properties, operators, menus and lists exist."""
 
     def __init__(self, drawn: list[tuple[str, str]] | None = None, closed: tuple[str, ...] = ()) -> None:
         self.drawn = [] if drawn is None else drawn

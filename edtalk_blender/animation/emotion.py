@@ -1,8 +1,8 @@
-"""Emotions over time, and emotions of the artist's own.
+"""Key emotions over time, and create custom emotions.
 
-An own emotion is a slider of the character like those of its bank, and is stored in the .blend with it, so that a file
-means the same on every machine. The library, a file in Blender's configuration folder, is only where emotions wait to
-be added to another character.
+A custom emotion is a slider of the character like those of its bank. It is stored with the character in the .blend, so
+a file does not depend on the user's library. The library is a file in Blender's configuration folder with emotions to
+add to other characters.
 """
 
 from __future__ import annotations
@@ -22,93 +22,117 @@ from ..character import character
 from ..character.operators import OnCharacter
 from . import keys, presets, sampling
 
-_shown: list[tuple[str, str, str]] = []  # Blender keeps no reference to the words of a menu that it shows
+_items: list[tuple[str, str, str]] = []  # Blender holds no reference to the strings of a dynamic enum
 
 
 def _emotion_items(_operator: bpy.types.Operator, context: bpy.types.Context) -> list[tuple[str, str, str]]:
     obj = character.active(context) if context else None
     names = [NEUTRAL, *(character.emotions(obj) if obj else ())]
-    _shown[:] = [(name, character.title(name), "") for name in names]
-    return _shown
+    _items[:] = [(name, character.title(name), "") for name in names]
+    return _items
 
 
 class ForEmotion(OnCharacter):
-    """Mixin: an emotion of the active character and how strong it is to be."""
+    """Mixin for operators with an emotion of the active character and its strength."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        reason = super().disabled_reason(context)
-        if not reason and not character.emotions(character.active(context)):
-            return "This bank has no emotions; save one from the pose first"
-        return reason
+        if reason := super().disabled_reason(context):
+            return reason
+        try:
+            known = character.emotions(character.active(context))
+        except EDTalkError as error:  # the bank cannot be read
+            return error.message.removesuffix(".")
+        return "" if known else "This bank has no emotions. Save one from the current pose first"
 
     def targets(self, obj: bpy.types.Object) -> dict[str, float]:
-        """What every emotion slider goes to: the chosen one to its strength, all others to 0."""
+        """Values by emotion: `strength` for the chosen one, 0 for all others. Raises EDTalkError if it is unknown."""
         known = character.emotions(obj)
         if self.emotion not in known and self.emotion != NEUTRAL:
-            raise EDTalkError(f"{obj.name} has no emotion '{self.emotion}'; it has: {', '.join(known)}.")
+            raise EDTalkError(
+                f"{obj.name} has no emotion '{self.emotion}'.", f"Choose one of: {', '.join((NEUTRAL, *known))}."
+            )
         return {name: self.strength if name == self.emotion else 0.0 for name in known}
 
 
-# --- Over time
+# --- Emotions over time
 
 
 class EDTALK_OT_emotion_key(ForEmotion, bpy.types.Operator):
-    """Key an emotion at the current frame; all others are keyed at 0, so that the face blends from one to the next"""
+    """Insert a keyframe for an emotion at the current frame, and keyframes of 0 for all other emotions"""
 
     bl_idname = "edtalk.emotion_key"
     bl_label = "Key Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: EnumProperty(name="Emotion", items=_emotion_items)
-    strength: FloatProperty(name="Strength", default=1.0, min=0.0, soft_max=1.0, max=character.EMOTION_LIMITS[1])
+    emotion: EnumProperty(name="Emotion", description="Emotion to key", items=_emotion_items)
+    strength: FloatProperty(
+        name="Strength",
+        description="Strength of the emotion. 1 is the full emotion",
+        default=1.0,
+        min=0.0,
+        soft_max=1.0,
+        max=character.EMOTION_LIMITS[1],
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
         targets = self.targets(obj)
         keys.insert_keys(obj, targets, context.scene.frame_current_final)
-        _show(context, obj, targets)
+        _set_sliders(obj, targets)
         return None
 
 
 class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
-    """Change from the emotion that the face has to another one, here or at a cut"""
+    """Key a transition from the current emotion to another one, at the current frame or at a cut"""
 
     bl_idname = "edtalk.emotion_change"
     bl_label = "Change Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: EnumProperty(name="To", items=_emotion_items)
-    strength: FloatProperty(name="Strength", default=1.0, min=0.0, soft_max=1.0, max=character.EMOTION_LIMITS[1])
+    emotion: EnumProperty(name="To", description="Emotion at the end of the transition", items=_emotion_items)
+    strength: FloatProperty(
+        name="Strength",
+        description="Strength of the new emotion. 1 is the full emotion",
+        default=1.0,
+        min=0.0,
+        soft_max=1.0,
+        max=character.EMOTION_LIMITS[1],
+    )
     at: EnumProperty(
         name="At",
+        description="Reference frame of the transition",
         items=(
-            ("FRAME", "Current Frame", "Around the current frame"),
-            ("CUT", "Nearest Cut", "Around the nearest edge of a picture strip or timeline marker"),
+            ("FRAME", "Current Frame", "Use the current frame"),
+            ("CUT", "Nearest Cut", "Use the nearest timeline marker or the nearest start or end of an image strip"),
         ),
         default="FRAME",
     )
-    frames: IntProperty(name="Frames", description="How long the change takes", default=12, min=1, soft_max=100)
+    frames: IntProperty(
+        name="Duration", description="Length of the transition in frames", default=12, min=1, soft_max=100
+    )
     place: EnumProperty(
-        name="Place",
+        name="Align",
+        description="Position of the transition relative to the reference frame",
         items=(
-            ("START", "Starts Here", "The change begins at the frame"),
-            ("CENTRE", "Centred", "The change is half done at the frame"),
-            ("END", "Ends Here", "The new emotion is reached at the frame"),
+            ("START", "Start", "The transition starts at the reference frame"),
+            ("CENTRE", "Center", "The transition is centered on the reference frame"),
+            ("END", "End", "The transition ends at the reference frame"),
         ),
         default="START",
     )
     easing: EnumProperty(
         name="Easing",
+        description="Interpolation of the transition",
         items=(
-            ("EASE_IN_OUT", "Ease In and Out", "Begin and end gently"),
-            ("EASE_IN", "Ease In", "Begin gently"),
-            ("EASE_OUT", "Ease Out", "End gently"),
-            ("LINEAR", "Linear", "Change evenly"),
+            ("EASE_IN_OUT", "Ease In and Out", "Start and end slowly"),
+            ("EASE_IN", "Ease In", "Start slowly"),
+            ("EASE_OUT", "Ease Out", "End slowly"),
+            ("LINEAR", "Linear", "Change at constant speed"),
         ),
         default="EASE_IN_OUT",
     )
-    hold: BoolProperty(name="Hard Cut", description="Hold what was, and change from one frame to the next")
+    hold: BoolProperty(name="Hard Cut", description="Change from one frame to the next, without a transition")
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         return context.window_manager.invoke_props_dialog(self)
@@ -145,19 +169,19 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
             interpolation="CONSTANT" if self.hold else "LINEAR" if self.easing == "LINEAR" else "SINE",
             easing="AUTO" if self.hold or self.easing == "LINEAR" else self.easing,
         )
-        _show(context, obj, sampling.sliders_at(obj, list(targets), scene.frame_current))
+        _set_sliders(obj, sampling.sliders_at(obj, list(targets), scene.frame_current))
         self.report({"INFO"}, f"{character.title(self.emotion)} from frame {end}")
         return None
 
     def _nearest_cut(self, context: bpy.types.Context) -> int:
         found = cuts(context.scene) or cuts(compat.sequencer_scene(context))
         if not found:
-            raise EDTalkError("There is no cut: no timeline marker and no picture strip.", "Use the current frame.")
+            raise EDTalkError("No cut found.", "Add a timeline marker or an image strip.")
         return min(found, key=lambda cut: abs(cut - context.scene.frame_current))
 
 
 def cuts(scene: bpy.types.Scene) -> list[int]:
-    """Frames at which a new shot begins: timeline markers, and where picture strips begin or end."""
+    """Frames of cuts, sorted: timeline markers, and the start and end of every strip with images."""
     found = {marker.frame for marker in scene.timeline_markers}
     for strip in compat.strips(scene):
         if strip.type in ("MOVIE", "IMAGE", "SCENE", "MOVIECLIP", "META"):
@@ -165,37 +189,41 @@ def cuts(scene: bpy.types.Scene) -> list[int]:
     return sorted(found)
 
 
-def _show(context: bpy.types.Context, obj: bpy.types.Object, values: dict[str, float]) -> None:
-    """Set the sliders to what was keyed, which they would else take only when the frame changes."""
+def _set_sliders(obj: bpy.types.Object, values: dict[str, float]) -> None:
+    """Set sliders to their keyed values now; Blender would update them at the next frame change."""
     for name, value in values.items():
         obj.edtalk[name] = float(value)
     obj.update_tag()
 
 
-# --- Emotions of the artist's own
+# --- Custom emotions
 
 
 def library_path() -> Path:
-    """File of the artist's emotions; it outlives the extension."""
+    """File of the emotion library. It is kept when the extension is uninstalled."""
     return Path(bpy.utils.user_resource("CONFIG", path="edtalk", create=True)) / "emotions.json"
 
 
 def library() -> presets.Presets:
-    """The artist's emotions by name. Raises EDTalkError where their file is damaged."""
+    """Emotions of the library by name. Raises EDTalkError if the file is damaged."""
     return presets.read(library_path()) if library_path().exists() else {}
 
 
 class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
-    """Save the expression that the face has now as an emotion of your own, with a slider"""
+    """Save the current expression as a custom emotion with its own slider"""
 
     bl_idname = "edtalk.save_emotion"
     bl_label = "Save as Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: StringProperty(name="Name", default="My Emotion")
-    to_library: BoolProperty(name="Keep in Library", description="For other characters and files too", default=True)
+    emotion: StringProperty(name="Name", description="Name of the new emotion", default="My Emotion")
+    to_library: BoolProperty(
+        name="Add to Library", description="Save it in the emotion library too, for other characters", default=True
+    )
     reset: BoolProperty(
-        name="Hand Over", description="Put the expression to rest and set the new emotion's slider to 1", default=True
+        name="Reset Expression",
+        description="Reset the expression sliders to rest and set the slider of the new emotion to 1",
+        default=True,
     )
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
@@ -208,7 +236,7 @@ class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
         offsets = dict(zip(bank.names, (character.row(obj) - character.rest_row(obj)).tolist(), strict=True))
         moved = {name: round(offsets[name], 6) for name in columns if abs(offsets[name]) > 1e-6}
         if not moved:
-            raise EDTalkError("The face has no expression to save.", "Move the expression sliders first.")
+            raise EDTalkError("The face has no expression to save.", "Change the expression sliders first.")
         own = character.own_presets(obj)
         character.set_own_presets(obj, own | {self.emotion: moved})
         if self.to_library:
@@ -216,47 +244,49 @@ class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
         if self.reset:
             rest = character.rest_values(obj)
             emotions = dict.fromkeys(character.emotions(obj), 0.0)
-            _show(context, obj, {name: rest[name] for name in columns} | emotions | {self.emotion: 1.0})
+            _set_sliders(obj, {name: rest[name] for name in columns} | emotions | {self.emotion: 1.0})
         return None
 
 
 class EDTALK_OT_add_emotion(OnCharacter, bpy.types.Operator):
-    """Give the character an emotion from your library"""
+    """Add an emotion from the library to the character"""
 
     bl_idname = "edtalk.add_emotion"
     bl_label = "Add Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: StringProperty(name="Name")
+    emotion: StringProperty(name="Name", description="Emotion to add")
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return super().disabled_reason(context) or ("" if library_path().exists() else "Your library is empty")
+        return super().disabled_reason(context) or ("" if library_path().exists() else "The emotion library is empty")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj, known = character.active(context), library()
         if self.emotion not in known:
-            raise EDTalkError(f"Your library has no emotion '{self.emotion}'; it has: {', '.join(known) or 'none'}.")
+            raise EDTalkError(
+                f"The library has no emotion '{self.emotion}'.", f"Choose one of: {', '.join(known) or 'none'}."
+            )
         _add(obj, {self.emotion: known[self.emotion]})
         return None
 
 
 class EDTALK_OT_remove_emotion(OnCharacter, bpy.types.Operator):
-    """Take this emotion of your own from the character, with its keys; your library keeps it"""
+    """Remove this custom emotion and its keyframes from the character. It stays in the library"""
 
     bl_idname = "edtalk.remove_emotion"
     bl_label = "Remove Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: StringProperty(name="Name")
-    from_library: BoolProperty(name="From Library", description="Remove it from your library as well")
+    emotion: StringProperty(name="Name", description="Emotion to remove")
+    from_library: BoolProperty(name="From Library", description="Remove it from the library too")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
         own = character.own_presets(obj)
         known = library() if self.from_library else {}
         if self.emotion not in own and self.emotion not in known:
-            raise EDTalkError(f"{obj.name} has no emotion of its own called '{self.emotion}'.")
+            raise EDTalkError(f"{obj.name} has no custom emotion '{self.emotion}'.")
         if self.emotion in known:
             del known[self.emotion]
             presets.write(library_path(), known)
@@ -267,21 +297,21 @@ class EDTALK_OT_remove_emotion(OnCharacter, bpy.types.Operator):
 
 
 class EDTALK_OT_export_emotions(OnCharacter, ExportHelper, bpy.types.Operator):
-    """Write the character's own emotions to a file, for somebody else"""
+    """Export the character's custom emotions to a file"""
 
     bl_idname = "edtalk.export_emotions"
     bl_label = "Export Emotions"
 
     filename_ext = ".json"
     filter_glob: StringProperty(default="*.json", options={"HIDDEN"})
-    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(name="File", description="File to export to", subtype="FILE_PATH", options={"SKIP_SAVE"})
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         obj = character.active(context)
         if obj is None:
             return "Select a character first"
-        return "" if character.own_presets(obj) else f"{obj.name} has no emotions of its own"
+        return "" if character.own_presets(obj) else f"{obj.name} has no custom emotions"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         presets.write(character.resolve(self.filepath), character.own_presets(character.active(context)))
@@ -289,7 +319,7 @@ class EDTALK_OT_export_emotions(OnCharacter, ExportHelper, bpy.types.Operator):
 
 
 class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
-    """Give the character the emotions of a file, and keep them in your library"""
+    """Add the emotions of a file to the character"""
 
     bl_idname = "edtalk.import_emotions"
     bl_label = "Import Emotions"
@@ -297,8 +327,12 @@ class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
 
     filename_ext = ".json"
     filter_glob: StringProperty(default="*.json", options={"HIDDEN"})
-    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
-    to_library: BoolProperty(name="Keep in Library", description="For other characters and files too", default=True)
+    filepath: StringProperty(
+        name="File", description="File of emotions to import", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
+    to_library: BoolProperty(
+        name="Add to Library", description="Add them to the emotion library too, for other characters", default=True
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
@@ -311,12 +345,12 @@ class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
 
 
 def _add(obj: bpy.types.Object, found: presets.Presets) -> None:
-    """Give the character emotions of its own; EDTalkError where none of their sliders is among the bank's."""
+    """Add custom emotions to the character. Raises EDTalkError if the bank has none of an emotion's sliders."""
     bank = character.bank_of(obj)
     for name, offsets in found.items():
         if not set(offsets) & set(bank.names_of(EXPRESSION)):
             raise EDTalkError(
-                f"The emotion '{name}' was made with another bank: '{bank.name}' has none of its sliders.",
+                f"The emotion '{name}' was made with another bank: the bank '{bank.name}' has none of its sliders.",
                 "Use a character with the same bank.",
             )
     character.set_own_presets(obj, character.own_presets(obj) | found)
@@ -341,4 +375,4 @@ def register() -> None:
 
 def unregister() -> None:
     unregister_classes()
-    _shown.clear()
+    _items.clear()

@@ -1,13 +1,23 @@
-"""Panels drawn onto a layout that writes down what it is asked for: nothing fails and nothing is missing."""
+"""Panels and menus in every state of a scene: drawing never fails, and every disabled operator gives a reason."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import bpy
 import pytest
 
-from tests.panel_layout import Layout
+from tests.panel_layout import draw
+from tests.strip_material import noise, write_sound
+
+STATES: dict[str, Callable[[SimpleNamespace], object]] = {}
+
+
+def state(prepare: Callable[[SimpleNamespace], object]) -> Callable[[SimpleNamespace], object]:
+    """Register a function that prepares a scene, under its name."""
+    STATES[prepare.__name__] = prepare
+    return prepare
 
 
 @pytest.fixture
@@ -16,106 +26,352 @@ def package(addon):
 
 
 @pytest.fixture
-def draw(package):
-    """`draw("EDTALK_PT_banks")`: the layout after a panel or menu has been drawn, None where it is not shown."""
+def world(package, scene, demo, film, tmp_path, write_bank, fake_engine, monkeypatch):
+    """What the states use: the add-on's modules, files, and `add` for a character."""
+    monkeypatch.setattr(package.animation.emotion, "library_path", lambda: tmp_path / "emotions.json")
+    package.engine.session.dismiss()
 
-    def draw(name: str, **options) -> Layout | None:
-        cls = next(cls for cls in package.panels.character.CLASSES if cls.__name__ == name)
-        if hasattr(cls, "poll") and not cls.poll(bpy.context):
-            return None
-        panel = SimpleNamespace(layout=Layout(**options), **{
-            name: getattr(cls, name).__get__(SimpleNamespace()) for name in ("_draw_header",) if hasattr(cls, name)
-        })  # fmt: skip
-        cls.draw(panel, bpy.context)
-        return panel.layout
+    def add(name="Anna", bank=""):
+        obj = package.character.character.create(scene, str(demo / "portrait_1.png"), bank, name)
+        bpy.context.view_layer.objects.active = obj
+        return obj
 
-    return draw
-
-
-def test_without_a_character_there_is_the_button_that_adds_one(draw, scene):
-    layout = draw("EDTALK_PT_character")
-    assert layout.texts("operator") == ["edtalk.add_character", "edtalk.demo"]
-    assert draw("EDTALK_PT_emotions") is None
-    assert draw("EDTALK_PT_banks") is None
+    yield SimpleNamespace(
+        package=package, scene=scene, demo=demo, film=film, tmp=tmp_path, add=add, write_bank=write_bank,
+        fake_engine=fake_engine, monkeypatch=monkeypatch, sound=write_sound(tmp_path / "line.wav", noise(0.5)),
+    )  # fmt: skip
+    package.engine.session.dismiss()
 
 
-def test_every_slider_is_drawn_once(draw, package, obj):
-    names = draw("EDTALK_PT_banks").texts("prop") + draw("EDTALK_PT_emotions").texts("prop")
+# --- Characters
+
+
+@state
+def empty_scene(world):
+    pass
+
+
+@state
+def other_object(world):
+    mesh = bpy.data.objects.new("Cube", bpy.data.meshes.new("Cube"))
+    world.scene.collection.objects.link(mesh)
+    bpy.context.view_layer.objects.active = mesh
+
+
+@state
+def character(world):
+    world.add()
+
+
+@state
+def two_characters_none_active(world):
+    world.add(), world.add("Ben")
+    bpy.context.view_layer.objects.active = None
+
+
+@state
+def missing_portrait(world):
+    world.add().edtalk.portrait = str(world.tmp / "gone.png")
+
+
+@state
+def missing_bank(world):
+    path = world.write_bank()
+    world.add(bank=str(path))
+    path.unlink()
+
+
+@state
+def missing_sliders(world):
+    world.add(bank=str(world.write_bank()))
+    world.write_bank(banks={"lip": ("jawOpen", "lip_02"), "pose": ("headYaw",), "exp": ("exp_01", "exp_03")})
+
+
+@state
+def manual_crop(world):
+    world.add().edtalk.crop_mode = "box"
+
+
+@state
+def overridden_keyframes(world):
+    obj = world.add()
+    world.package.animation.keys.insert_keys(obj, {"jawOpen": 1.0}, 1)
+    obj.animation_data.action = bpy.data.actions.new("Walk")
+
+
+@state
+def bank_without_emotions(world):
+    world.add(bank=str(world.write_bank(presets={})))
+
+
+@state
+def custom_emotions(world):
+    world.package.character.character.set_own_presets(world.add(), {"smug": {"mouthSmile": 0.5}})
+    world.package.animation.presets.write(world.tmp / "emotions.json", {"wry": {"mouthSmile": 0.5}})
+
+
+@state
+def damaged_library(world):
+    world.add()
+    (world.tmp / "emotions.json").write_text("damaged")
+
+
+@state
+def unnamed_sliders(world):
+    banks = {"lip": ("lip_01", "lip_02"), "pose": ("pose_01",), "exp": ("exp_01", "exp_02")}
+    return world.add(bank=str(world.write_bank("plain", banks=banks)))
+
+
+@state
+def proposed_names(world):
+    obj = unnamed_sliders(world)
+    world.fake_engine()
+    bpy.ops.edtalk.name_sliders()
+    obj.edtalk_naming.sliders[0].new_name = ""
+
+
+# --- 3D heads
+
+
+def add_head(*names: str) -> bpy.types.Object:
+    head = bpy.data.objects.new("Head", bpy.data.meshes.new("Head"))
+    head.data.from_pydata([(0, 0, 0)], [], [])
+    bpy.context.scene.collection.objects.link(head)
+    for name in ("Basis", *names):
+        head.shape_key_add(name=name)
+    bpy.context.view_layer.objects.active = head
+    return head
+
+
+@state
+def head_without_links(world):
+    world.add()
+    add_head("jawOpen")
+
+
+@state
+def head_with_basis_only(world):
+    world.add()
+    add_head()
+
+
+@state
+def driven_head(world):
+    obj, head = world.add(), add_head("jawOpen", "hat")
+    bpy.ops.edtalk.match_shapes()
+    bpy.ops.edtalk.drive_shapes()
+    return obj, head
+
+
+@state
+def outdated_drivers(world):
+    obj, _head = driven_head(world)
+    world.package.character.character.setup_channels(obj, {"jawOpen": 0.3})
+
+
+@state
+def head_of_a_deleted_character(world):
+    obj, _head = driven_head(world)
+    bpy.data.objects.remove(obj)
+
+
+# --- Strips
+
+
+def add_sound(world) -> bpy.types.Strip:
+    strip = world.package.compat.new_sound(world.scene, "line", world.sound, 1, 1)
+    strip.select = True
+    return strip
+
+
+@state
+def sound_without_character(world):
+    add_sound(world)
+
+
+@state
+def sound_strip(world):
+    world.add()
+    return add_sound(world)
+
+
+@state
+def dialogue_of_two_characters(world):
+    for frame, name in ((1, "Anna"), (100, "Ben")):
+        strip = world.package.compat.new_sound(world.scene, name, world.sound, 1, frame)
+        world.package.timeline.sequencer.assign(strip, world.add(name))
+        strip.select = True
+
+
+@state
+def stale_dialogue(world):
+    strip = sound_strip(world)
+    world.package.timeline.sequencer.assign(strip, world.package.character.character.characters(world.scene)[0])
+    strip["edtalk_stale"] = True
+    strip["edtalk_time"] = "damaged"
+
+
+@state
+def missing_sound(world):
+    sound_strip(world)
+    world.sound.unlink()
+
+
+@state
+def speaker_was_deleted(world):
+    strip, obj = add_sound(world), world.add()
+    world.package.timeline.sequencer.assign(strip, obj)
+    bpy.data.objects.remove(obj)
+
+
+def add_movie(world) -> bpy.types.Strip:
+    strip = world.package.compat.new_movie(world.scene, "film", world.film, 2, 1)
+    strip.select = True
+    return strip
+
+
+@state
+def movie_strip(world):
+    world.add()
+    add_movie(world)
+
+
+@state
+def movie_and_sound_without_character(world):
+    add_sound(world), add_movie(world)
+
+
+@state
+def all_capture_options(world):
+    movie_strip(world)
+    settings = world.package.capture.capture.settings(world.scene)
+    settings.relative, settings.rest_at, settings.crop_mode = True, "FRAME", "box"
+
+
+@state
+def nothing_to_capture(world):
+    movie_strip(world)
+    settings = world.package.capture.capture.settings(world.scene)
+    settings.use_lip = settings.use_pose = settings.use_exp = False
+
+
+@state
+def partly_rendered_face(world):
+    world.fake_engine()
+    obj = world.add()
+    world.scene.frame_end = 3
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    (strip,) = world.package.timeline.sequencer.faces(world.scene, obj)
+    strip.elements[1].filename = "waiting_x.png"
+    strip["edtalk_stale"] = True
+
+
+@state
+def whole_plate_layer(world):
+    partly_rendered_face(world)
+    world.package.character.character.characters(world.scene)[0].edtalk.layer = "plate"
+
+
+# --- The engine
+
+
+@state
+def reported_problem(world):
+    error = SimpleNamespace(message="The disk is full.", hint="Free some space.", kind="disk")
+    world.package.engine.session.report(error)
+
+
+@state
+def missing_engine(world):
+    session, engine = world.package.engine.session, world.package.engine.engine
+    found = engine.Engine(engine.State.MISSING, session.ROOT, None, "The engine is not installed.", "Install it.")
+    world.monkeypatch.setattr(session, "find_engine", lambda: found)
+    world.add()
+
+
+@state
+def running_installation(world):
+    running = SimpleNamespace(phase="packages", done=12, total=48, unit="", finished=False, cancel=lambda: None)
+    world.monkeypatch.setattr(world.package.engine.operators, "_installation", running)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_nothing_fails_and_disabled_operators_give_a_reason(package, world, name):
+    STATES[name](world)
+    for cls in defined(package, bpy.types.Panel, bpy.types.Menu):
+        draw(cls)
+    for cls in defined(package, bpy.types.Operator):
+        reason = cls.disabled_reason(bpy.context)
+        enabled = getattr(bpy.ops.edtalk, cls.bl_idname.removeprefix("edtalk.")).poll()
+        assert enabled == (reason == ""), f"{cls.__name__}: {reason}"
+        assert not reason.endswith("."), "Blender adds the full stop"
+
+
+def defined(package, *kinds: type) -> list[type]:
+    """The add-on's registered classes of some kinds."""
+    classes = {cls for module in package.modules() for cls in vars(module).values() if isinstance(cls, type)}
+    return [cls for cls in classes if issubclass(cls, kinds) and cls.__name__.startswith("EDTALK_")]
+
+
+# --- What the panels of a character contain
+
+
+@pytest.fixture
+def drawn(package):
+    """`drawn("EDTALK_PT_banks")`: the layout of a panel, or None if it is hidden."""
+    return lambda name, **options: draw(getattr(package.panels.character, name), **options)
+
+
+def test_an_empty_scene_offers_to_add_a_character(drawn, scene):
+    assert "edtalk.add_character" in drawn("EDTALK_PT_character").texts("operator")
+    assert drawn("EDTALK_PT_emotions") is None
+    assert drawn("EDTALK_PT_banks") is None
+
+
+def test_every_slider_is_drawn_once(drawn, package, obj):
+    names = drawn("EDTALK_PT_banks").texts("prop") + drawn("EDTALK_PT_emotions").texts("prop")
     sliders = [name for name in names if name.startswith("[")]
     assert sorted(sliders) == sorted(f'["{name}"]' for name in package.character.character.channel_names(obj))
-    assert names.count("strength") == names.count("mute") == names.count("solo") == 3
 
 
-def test_closed_banks_draw_their_header_only(draw, obj):
-    layout = draw("EDTALK_PT_banks", closed=("edtalk_lip", "edtalk_pose", "edtalk_exp"))
-    assert layout.texts("prop") == ["strength", "solo", "mute"] * 3
-    assert layout.texts("label") == ["Mouth", "Head", "Expression"]
+def test_closed_banks_draw_no_sliders(drawn, obj):
+    closed = drawn("EDTALK_PT_banks", closed=("edtalk_lip", "edtalk_pose", "edtalk_exp"))
+    assert not any(name.startswith("[") for name in closed.texts("prop"))
 
 
-def test_the_character_panel_is_quiet_when_all_is_well(draw, obj):
-    layout = draw("EDTALK_PT_character")
-    assert layout.texts("label") == ["starter bank"]
-    assert {"edtalk.reset", "edtalk.mirror", "edtalk.copy_pose", "edtalk.paste_pose"} <= set(layout.texts("operator"))
-
-
-def test_own_emotions_can_be_removed(draw, package, obj):
+def test_custom_emotions_can_be_removed(drawn, package, obj):
     package.character.character.set_own_presets(obj, {"smug": {"mouthSmile": 0.5}})
-    layout = draw("EDTALK_PT_emotions")
-    assert layout.texts("operator").count("edtalk.remove_emotion") == 1
-
-
-def test_menus(draw, package, obj, tmp_path, monkeypatch):
-    path = tmp_path / "emotions.json"
-    monkeypatch.setattr(package.animation.emotion, "library_path", lambda: path)
-    assert draw("EDTALK_MT_characters").texts("operator") == ["edtalk.select_character", "edtalk.add_character"]
-    assert "edtalk.add_emotion" not in draw("EDTALK_MT_emotions").texts("operator")
-    package.animation.presets.write(path, {"smug": {"mouthSmile": 0.5}})
-    assert "edtalk.add_emotion" in draw("EDTALK_MT_emotions").texts("operator")
-    path.write_text("damaged")
-    assert "holds no emotions" in draw("EDTALK_MT_emotions").texts("label")[0]
-
-
-@pytest.mark.parametrize("fault", ["portrait", "bank", "sliders", "hidden"])
-def test_what_is_wrong_is_said_with_the_button_that_mends_it(draw, package, obj, write_bank, fault):
-    character, animation = package.character.character, package.animation.keys
-    if fault == "portrait":
-        obj.edtalk.portrait = "/nowhere/face.png"
-        expected = "edtalk.set_portrait", "/nowhere/face.png does not exist"
-    elif fault == "bank":
-        path = write_bank()
-        character.set_bank(obj, str(path))
-        path.unlink()
-        expected = "edtalk.set_bank", "does not exist"
-    elif fault == "sliders":
-        character.set_bank(obj, str(write_bank()))
-        write_bank(banks={"lip": ("jawOpen", "lip_02"), "pose": ("headYaw",), "exp": ("exp_01", "exp_03")})
-        expected = "edtalk.update_sliders", "lacks sliders"
-    else:
-        animation.insert_keys(obj, {"jawOpen": 1.0}, 1)
-        obj.animation_data.action = bpy.data.actions.new("Walk")
-        expected = "edtalk.reveal_animation", "'Walk' is assigned"
-    found = {operator: message for message, operator, _label in package.panels.character.problems(obj)}
-    assert set(found) == {expected[0]}
-    assert expected[1] in found[expected[0]]
-    layout = draw("EDTALK_PT_character")
-    assert expected[0] in layout.texts("operator")
-    assert found[expected[0]].replace(" ", "") in "".join(layout.texts("label")).replace(" ", "")
-    draw("EDTALK_PT_banks")
-    draw("EDTALK_PT_emotions")
+    assert drawn("EDTALK_PT_emotions").texts("operator").count("edtalk.remove_emotion") == 1
 
 
 @pytest.mark.parametrize(
-    ("bank", "expected"),
+    ("name", "fix"),
     [
-        ("lip", {"Jaw": 4, "Tongue and Cheeks": 2, "Corners": 5, "Lips": 9}),
-        ("pose", {"Turn": 3, "Place": 3}),
-        ("exp", {"Brows": 3, "Eyes": 3, "Cheeks and Nose": 2, "Mouth": 2}),
+        ("missing_portrait", "edtalk.set_portrait"),
+        ("missing_bank", "edtalk.set_bank"),
+        ("missing_sliders", "edtalk.update_sliders"),
+        ("overridden_keyframes", "edtalk.reveal_animation"),
     ],
 )
-def test_the_starter_bank_falls_into_groups(package, obj, bank, expected):
+def test_each_problem_is_shown_with_the_operator_that_fixes_it(drawn, package, world, name, fix):
+    STATES[name](world)
+    problems = package.panels.character.problems(package.character.character.active(bpy.context))
+    assert [operator for _message, operator, _label in problems] == [fix]
+    assert fix in drawn("EDTALK_PT_character").texts("operator")
+
+
+def test_a_good_character_has_no_problems(package, obj):
+    assert package.panels.character.problems(obj) == []
+
+
+# --- Groups of sliders
+
+
+@pytest.mark.parametrize("bank", ["lip", "pose", "exp"])
+def test_every_slider_of_the_starter_bank_is_in_a_titled_group(package, obj, bank):
     names = package.character.character.bank_of(obj).names_of(bank)
     groups = package.panels.character.grouped(bank, names)
-    assert {title: len(members) for title, members in groups.items()} == expected
+    assert "" not in groups
     assert sorted(name for members in groups.values() for name in members) == sorted(names)
 
 
@@ -127,7 +383,7 @@ def test_unknown_names_form_one_group_without_a_title(package):
 
 
 @pytest.mark.parametrize("text", ["", "short", "a sentence of many words that goes on for a while", "/long" * 30])
-def test_wrapping_loses_nothing(package, text):
+def test_wrapped_lines_are_short_and_complete(package, text):
     lines = package.panels.messages.wrapped(text, 20)
     assert all(len(line) <= 20 for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
