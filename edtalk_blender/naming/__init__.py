@@ -1,1 +1,1 @@
-"""Names for the coefficients of a bank that has none."""
+"""Give names to the sliders of a bank that only numbers them."""

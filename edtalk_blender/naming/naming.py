@@ -1,8 +1,8 @@
-"""Names for the sliders of a bank that only numbers them, and what becomes of everything that calls them by number.
+"""Name the sliders of a bank that only numbers them, and update everything that refers to them.
 
-The names are proposals until they are applied: then they go into a copy of the bank, whose weights are the same, and
-the characters that used the old file use the copy. So undo brings back the old file with the old names, shots that were
-written before can still be rendered, and no picture has to be rendered again.
+Names are proposals until they are applied. Applying writes a copy of the bank with the same weights and the new names,
+and switches the characters to the copy. The old file stays, so undo works, older shots can still be rendered and
+rendered frames stay valid.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _SLIDER = re.compile(r'^edtalk\["((?:[^"\\]|\\.)*)"\]')
 
 
 class SliderName(bpy.types.PropertyGroup):
-    """What one slider is to be called. `name` is what it is called now."""
+    """Proposed name and range of one slider. `name` is its current name."""
 
-    new_name: StringProperty(name="Name", description="What the slider is to be called")
-    soft_min: FloatProperty(name="Least", description="Where the slider is to begin", default=-5.0)
-    soft_max: FloatProperty(name="Most", description="Where the slider is to end", default=5.0)
-    region: StringProperty(name="Moves", description="The part of the face in which most of the motion was seen")
-    turn: FloatProperty(name="Turn", description="How far it goes for one degree of the head, if it turns the head")
+    new_name: StringProperty(name="Name", description="New name of the slider")
+    soft_min: FloatProperty(name="Min", description="Lower end of the slider's range", default=-5.0)
+    soft_max: FloatProperty(name="Max", description="Upper end of the slider's range", default=5.0)
+    region: StringProperty(name="Region", description="Part of the face with most of the slider's motion")
+    turn: FloatProperty(name="Turn", description="Slider value per degree of head rotation, for head sliders")
 
 
 class Naming(bpy.types.PropertyGroup):
-    """Proposals for a character's sliders, until they are applied or discarded."""
+    """Proposals for a character's sliders."""
 
     sliders: CollectionProperty(type=SliderName, name="Sliders")
     active: IntProperty(name="Active Slider")
 
 
 def numbered(bank: Bank) -> tuple[str, ...]:
-    """Names of the sliders that have only a number: lip_01, pose_02."""
+    """Names of sliders that only have a number, such as lip_01."""
     return tuple(name for name in bank.names if _NUMBERED.fullmatch(name))
 
 
 def propose(obj: bpy.types.Object, motions: Iterable[Motion], names: Iterable[str]) -> None:
-    """Offer names and ranges for some sliders, from what the engine saw them do; see `Motion`."""
+    """Store proposals for the sliders in `names`. motions: what the engine measured, see `Motion`."""
     group, wanted = obj.edtalk_naming, set(names)
     group.sliders.clear()
     group.active = 0
@@ -71,34 +71,34 @@ def propose(obj: bpy.types.Object, motions: Iterable[Motion], names: Iterable[st
 
 
 def fault(obj: bpy.types.Object, item: SliderName) -> str:
-    """Why a proposal cannot be applied, or an empty string."""
+    """Why a proposal cannot be applied, without a full stop; empty if it can."""
     name = item.new_name
     if not name.strip() or len(name.encode()) > LONGEST:
-        return "A name has 1 to 60 letters"
+        return f"A name must have 1 to {LONGEST} characters"
     if item.soft_max <= item.soft_min:
-        return f"The range of '{name}' ends before it begins"
+        return f"The maximum of '{name}' must be above its minimum"
     counts = Counter(new_names(obj).values())
     taken = character.reserved_names() | set(character.emotions(obj))
-    return f"'{name}' is taken" if counts[name] > 1 or name in taken else ""
+    return f"The name '{name}' is already in use" if counts[name] > 1 or name in taken else ""
 
 
 def new_names(obj: bpy.types.Object) -> dict[str, str]:
-    """What every slider of the bank would be called, by what it is called now."""
+    """New name of every slider of the bank by its current name; both are equal without a proposal."""
     wanted = {item.name: item.new_name for item in obj.edtalk_naming.sliders}
     return {name: wanted.get(name, name) for name in character.bank_of(obj).names}
 
 
-# --- Applying them
+# --- Applying proposals
 
 
 def apply(obj: bpy.types.Object, path: str) -> tuple[bpy.types.Object, ...]:
-    """Write a bank with the proposed names, and have all characters that use the old one use it; returns those.
+    """Write a bank with the proposed names to `path`, and switch all characters of the old bank to it.
 
-    path: the new file. Raises EDTalkError, having changed nothing, where a proposal or the file cannot be used.
+    Returns those characters. Raises EDTalkError, without any change, if a proposal or the file cannot be used.
     """
     for item in obj.edtalk_naming.sliders:
         if reason := fault(obj, item):
-            raise EDTalkError(f"{reason}.", f"Choose another name or range for '{item.name}'.")
+            raise EDTalkError(f"{reason}.", f"Change the name or range of '{item.name}'.")
     old, names = character.bank_of(obj), new_names(obj)
     items = {item.name: item for item in obj.edtalk_naming.sliders}
     entries = tuple(_renamed(entry, items.get(entry.name)) for entry in old.coefficients)
@@ -111,7 +111,7 @@ def apply(obj: bpy.types.Object, path: str) -> tuple[bpy.types.Object, ...]:
 
 
 def _renamed(entry: Coefficient, item: SliderName | None) -> Coefficient:
-    """A coefficient as proposed; what it has to do with ARKit follows from its name and range."""
+    """The coefficient with its proposal applied. Its ARKit mapping is derived from the new name and range."""
     if item is None:
         return entry
     name, most = item.new_name, item.soft_max
@@ -126,10 +126,10 @@ def _uses(obj: bpy.types.Object, path: Path) -> bool:
 
 
 def rename_sliders(obj: bpy.types.Object, names: Mapping[str, str], bank: str) -> None:
-    """Give a character a bank with the same sliders under other names; whatever uses them goes on doing so.
+    """Switch a character to a bank with the same sliders under other names, and update all references to them.
 
-    Values, rest pose, own emotions, F-curves in its action and NLA strips, drivers on its sliders and drivers of others
-    that read them, links of 3D heads. bank: the file, as the character's property has it.
+    These are values, rest pose, custom emotions, F-curves of its action and NLA strips, drivers on its sliders, drivers
+    that read its sliders, and links of 3D heads. bank: path of the bank, as in the character's property.
     """
     group = obj.edtalk
     values = {name: group[name] for name in names if name in group}
@@ -163,7 +163,7 @@ def _new_path(path: str, names: Mapping[str, str]) -> str:
 
 
 def _own_curves(obj: bpy.types.Object) -> Iterator[bpy.types.FCurve]:
-    """F-curves of the object's action and of its NLA strips; actions that others use too are copied first."""
+    """F-curves of the object's action and NLA strips. Actions shared with other objects are copied first."""
     data = obj.animation_data
     if data is None:
         return
@@ -183,7 +183,7 @@ def _own_curves(obj: bpy.types.Object) -> Iterator[bpy.types.FCurve]:
 
 
 def _targets(obj: bpy.types.Object) -> Iterator[bpy.types.DriverTarget]:
-    """What drivers anywhere in the file read of this object."""
+    """Driver targets in the whole file that read this object."""
     for owner in _animated():
         for curve in owner.animation_data.drivers:
             for variable in curve.driver.variables:
@@ -191,7 +191,7 @@ def _targets(obj: bpy.types.Object) -> Iterator[bpy.types.DriverTarget]:
 
 
 def _animated() -> Iterator[bpy.types.ID]:
-    """Everything of this file that has animation data, node trees inside materials and scenes among it."""
+    """All local data-blocks with animation data, including embedded node trees."""
     collections: Sequence[Any] = [
         getattr(bpy.data, entry.identifier) for entry in bpy.data.bl_rna.properties if entry.type == "COLLECTION"
     ]
@@ -210,7 +210,7 @@ register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSE
 def register() -> None:
     register_classes()
     bpy.types.Object.edtalk_naming = PointerProperty(
-        type=Naming, name="Slider Names", description="Names that are proposed for the sliders"
+        type=Naming, name="Slider Names", description="Proposed names of the sliders"
     )
 
 

@@ -1,4 +1,4 @@
-"""Name the Sliders: have the engine look at what each slider of a bank does, edit what it proposes, apply it."""
+"""Operators for naming sliders: analyse what each slider moves, propose names, apply or discard them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from . import naming
 
 
 class EDTALK_OT_name_sliders(Asking, OnCharacter, bpy.types.Operator):
-    """Move each slider of the bank alone, see what it does to this portrait, and propose names and ranges"""
+    """Analyze what each slider of the bank moves in this portrait, and propose names and ranges"""
 
     bl_idname = "edtalk.name_sliders"
-    bl_label = "Name the Sliders"
+    bl_label = "Name Sliders"
     bl_options = {"UNDO"}
 
     everything: BoolProperty(
         name="All Sliders",
-        description="Propose names for sliders that have names too, not only for lip_01, pose_02 ...",
+        description="Propose new names for all sliders. Disabled: only for numbered sliders such as lip_01",
     )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -36,34 +36,34 @@ class EDTALK_OT_name_sliders(Asking, OnCharacter, bpy.types.Operator):
         names = bank.names if self.everything else naming.numbered(bank)
         if not names:
             raise EDTalkError(
-                f"All sliders of the bank '{bank.name}' have names.", "Choose All Sliders to have others proposed."
+                f"All sliders of the bank '{bank.name}' have names.", "Enable All Sliders to propose new ones."
             )
         request = requests.Explore(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
 
         def apply(answer: answers.ExploreResult) -> None:
             obj = character.find(uid)
             if obj is None or character.bank_of(obj).names != bank.names:
-                return  # deleted, or given another bank meanwhile
+                return  # deleted, or its bank changed
             naming.propose(obj, answer.motions, names)
             session.edited("Propose Slider Names")
             session.redraw()
 
-        label = f"Looking at the sliders of {obj.name}"
+        label = f"Analyzing the sliders of {obj.name}"
         self.finish(session.submit(request, label=label, on_done=apply))
         return None
 
 
 class OnProposals(OnCharacter):
-    """Mixin for operators that need proposals."""
+    """Mixin for operators on proposed names."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         reason = super().disabled_reason(context)
-        return reason or ("" if len(character.active(context).edtalk_naming.sliders) else "Name the sliders first")
+        return reason or ("" if len(character.active(context).edtalk_naming.sliders) else "Use Name Sliders first")
 
 
 class EDTALK_OT_apply_names(OnProposals, ExportHelper, bpy.types.Operator):
-    """Write a bank with these names, and have all characters that use the old one use it; their animation stays"""
+    """Save a copy of the bank with the new names, and use it for all characters of the old bank. Keeps animation"""
 
     bl_idname = "edtalk.apply_names"
     bl_label = "Apply Names"
@@ -71,7 +71,9 @@ class EDTALK_OT_apply_names(OnProposals, ExportHelper, bpy.types.Operator):
 
     filename_ext = ".safetensors"
     filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
-    filepath: StringProperty(name="Bank", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(
+        name="Bank", description="File of the new bank", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         self.filepath = str(proposed_path(character.active(context)))
@@ -80,12 +82,12 @@ class EDTALK_OT_apply_names(OnProposals, ExportHelper, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
         users = naming.apply(obj, self.filepath or str(proposed_path(obj)))
-        self.report({"INFO"}, f"Named the sliders of {', '.join(user.name for user in users)}")
+        self.report({"INFO"}, f"Renamed the sliders of {', '.join(user.name for user in users)}")
         return None
 
 
 class EDTALK_OT_discard_names(OnProposals, bpy.types.Operator):
-    """Forget the proposed names"""
+    """Discard the proposed names"""
 
     bl_idname = "edtalk.discard_names"
     bl_label = "Discard"
@@ -97,7 +99,7 @@ class EDTALK_OT_discard_names(OnProposals, bpy.types.Operator):
 
 
 def proposed_path(obj: bpy.types.Object) -> Path:
-    """Beside the bank; for the bank that comes with the extension beside the .blend, or at home."""
+    """Default path of the new bank: next to the old one; for the starter bank next to the .blend, or at home."""
     bank = character.bank_path(obj)
     folder = bank.parent
     if bank == STARTER:

@@ -1,1 +1,1 @@
-"""Panels by the editor they appear in; each module registers its own."""
+"""Panels in the sidebars of the 3D View and the Sequencer, and menu entries."""

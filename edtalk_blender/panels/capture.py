@@ -1,4 +1,4 @@
-"""The sub-panel Capture, in the sidebars of the Sequencer and of the 3D View."""
+"""The panel Capture in the sidebars of the Sequencer and the 3D View."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from ..character import character
 from ..timeline import footage, sequencer
 from .messages import CATEGORY, draw_note
 
-_SWITCHES = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}
-
 
 def draw_capture(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """What to take over, how, and the buttons that do."""
+    """Draw the capture settings and operators."""
     scene, obj = compat.sequencer_scene(context), target(context)
     layout.operator_context = "INVOKE_DEFAULT"
     if obj is None:
-        draw_note(layout, "Select the character that a recorded face is to be taken over to.")
+        draw_note(layout, "Select the character to receive the capture.")
         return
-    own = capture.settings(scene)
-    _draw_what(layout, own, _banks(obj))
-    _draw_how(layout, own)
+    settings = capture.settings(scene)
+    _draw_parts(layout, settings, _banks(obj))
+    _draw_options(layout, settings)
     movies = footage.selected(context)
     names = sequencer.quoted((strip.name for strip in movies), most=1)
-    draw_note(layout, f"From {names} to {obj.name}." if movies else f"To {obj.name}; select a movie strip to capture.")
+    draw_note(layout, f"From {names} to {obj.name}." if movies else f"To {obj.name}. Select a movie strip.")
     column = layout.column(align=True)
     column.operator_context = "INVOKE_DEFAULT"
     column.operator("edtalk.capture", icon="CAMERA_DATA")
@@ -38,39 +36,39 @@ def draw_capture(layout: bpy.types.UILayout, context: bpy.types.Context) -> None
     column.operator("edtalk.match_picture", icon="FILE_IMAGE")
 
 
-def _draw_what(layout: bpy.types.UILayout, own: capture.CaptureSettings, banks: list[str]) -> None:
+def _draw_parts(layout: bpy.types.UILayout, settings: capture.CaptureSettings, banks: list[str]) -> None:
     row = layout.row(align=True)
-    for bank, switch in _SWITCHES.items():
+    for bank, switch in capture.BANK_SWITCHES.items():
         if bank in banks:
-            row.prop(own, switch, toggle=True)
-    if own.use_lip and "lip" in banks:
-        layout.prop(own, "video_mouth", text="Mouth: Sound to Video", slider=True)
+            row.prop(settings, switch, toggle=True)
+    if settings.use_lip and "lip" in banks:
+        layout.prop(settings, "video_mouth", slider=True)
 
 
-def _draw_how(layout: bpy.types.UILayout, own: capture.CaptureSettings) -> None:
+def _draw_options(layout: bpy.types.UILayout, settings: capture.CaptureSettings) -> None:
     column = layout.column()
     column.use_property_split = True
     column.use_property_decorate = False
-    column.prop(own, "relative")
-    if own.relative:
-        column.prop(own, "rest_at")
-        if own.rest_at == "FRAME":
-            column.prop(own, "rest_frame")
-    column.prop(own, "gain")
-    column.prop(own, "smooth")
-    column.prop(own, "simplify")
-    column.prop(own, "crop_mode")
-    if own.crop_mode == "box":
-        column.prop(own, "crop")
-    if own.crop_mode == "auto":
-        column.prop(own, "which")
+    column.prop(settings, "relative")
+    if settings.relative:
+        column.prop(settings, "rest_at")
+        if settings.rest_at == "FRAME":
+            column.prop(settings, "rest_frame")
+    column.prop(settings, "gain")
+    column.prop(settings, "smooth")
+    column.prop(settings, "simplify")
+    column.prop(settings, "crop_mode")
+    if settings.crop_mode == "box":
+        column.prop(settings, "crop")
+    if settings.crop_mode == "auto":
+        column.prop(settings, "which")
 
 
 def _banks(obj: bpy.types.Object) -> list[str]:
     try:
         return [name for name, _count in character.bank_of(obj).config.banks]
     except EDTalkError:
-        return []  # the character's panel says what is missing
+        return []  # the Character panel shows the problem
 
 
 class _Capture:
@@ -84,13 +82,13 @@ class _Capture:
 
 
 class EDTALK_PT_capture_sequencer(_Capture, bpy.types.Panel):
-    """What a recorded face does, as keys of the character"""
+    """Capture a recorded face to keyframes of the character"""
 
     bl_space_type = "SEQUENCE_EDITOR"
 
 
 class EDTALK_PT_capture_view(_Capture, bpy.types.Panel):
-    """What a recorded face does, as keys of the character"""
+    """Capture a recorded face to keyframes of the character"""
 
     bl_space_type = "VIEW_3D"
 

@@ -1,4 +1,4 @@
-"""The sidebar of the 3D View: the character, its emotions, and the sliders of its banks in groups."""
+"""Panels in the sidebar of the 3D View: the character, its emotions and its sliders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..character import character
 from ..character.operators import EMOTIONS
 from .messages import CATEGORY, draw_problem
 
-# Groups of a bank's sliders by the beginning of their names, ARKit's; what fits none comes first, without a title.
+# Groups of sliders: title and pattern of ARKit names, in order. Other sliders come first, without a title.
 _GROUPS = {
     "lip": (
         ("Jaw", r"jaw"),
@@ -22,13 +22,13 @@ _GROUPS = {
         ("Corners", r"mouth(Left|Right|Smile|Frown|Dimple|Stretch|Press)"),
         ("Lips", r"mouth"),
     ),
-    "pose": (("Turn", r"head(Yaw|Pitch|Roll)"), ("Place", r"head")),
+    "pose": (("Rotation", r"head(Yaw|Pitch|Roll)"), ("Position", r"head")),
     "exp": (("Brows", r"brow"), ("Eyes", r"eye"), ("Cheeks and Nose", r"cheek|nose"), ("Mouth", r"mouth")),
 }
 
 
 def grouped(bank: str, names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the title of their group, in the order of the table; "" holds those that fit none."""
+    """Slider names by the title of their group, in display order. The title "" holds names without a group."""
     table = _GROUPS.get(bank, ())
     groups: dict[str, list[str]] = {"": [], **{title: [] for title, _pattern in table}}
     for name in names:
@@ -37,7 +37,7 @@ def grouped(bank: str, names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
-    """What keeps the character from working: a sentence, the operator that mends it and the text of its button."""
+    """Problems of the character: a sentence, the operator that fixes it, and the label of its button."""
     found = []
     if reason := character.editable_reason(obj):
         found.append((f"{reason}.", "edtalk.make_override", "Make Override"))
@@ -72,9 +72,9 @@ class EDTALK_MT_characters(bpy.types.Menu):
 
 
 class EDTALK_MT_emotions(bpy.types.Menu):
-    """Emotions of your own"""
+    """Custom emotions"""
 
-    bl_label = "Own Emotions"
+    bl_label = "Custom Emotions"
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -166,7 +166,7 @@ def _draw_pose_buttons(row: bpy.types.UILayout, bank: str = "") -> None:
 
 
 class _OfCharacter(_InSidebar):
-    """A panel that is there while a character with a bank is."""
+    """Mixin for panels that are shown if the active character has a bank."""
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -178,7 +178,7 @@ class _OfCharacter(_InSidebar):
 
 
 class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
-    """How strong each emotion is; they add to the expression sliders"""
+    """Strength of each emotion, added to the expression sliders"""
 
     bl_label = "Emotions"
 
@@ -201,7 +201,7 @@ class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
 
 
 class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
-    """Every motion of the face"""
+    """All sliders of the face, by bank"""
 
     bl_label = "Sliders"
 

@@ -1,4 +1,4 @@
-"""The part of the Sequencer's sidebar for those who have a render farm."""
+"""The panel Render Farm in the sidebar of the Sequencer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .messages import CATEGORY
 
 
 class EDTALK_PT_farm(bpy.types.Panel):
-    """The face as a job for a render farm"""
+    """Render faces on a render farm"""
 
-    bl_label = "Farm"
+    bl_label = "Render Farm"
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = CATEGORY

@@ -1,4 +1,4 @@
-"""The same buttons in menus, where the menu search (F3) finds them and shortcuts can be given to them."""
+"""Menu entries for the operators, for the menu search (F3) and custom shortcuts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import bpy
 
 
 class EDTALK_MT_strip(bpy.types.Menu):
-    """What a talking face can do with strips"""
+    """Talking face operators for strips"""
 
     bl_label = "Talking Face"
 

@@ -1,4 +1,4 @@
-"""The 3D View's sidebar for a bank whose sliders have only numbers: names and ranges that are proposed, and edited."""
+"""The panel Slider Names in the sidebar of the 3D View: edit proposed names and ranges of sliders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .messages import CATEGORY, wrapped
 
 
 class EDTALK_UL_slider_names(bpy.types.UIList):
-    """Sliders with the names proposed for them"""
+    """Sliders and their proposed names"""
 
     def draw_item(
         self,
@@ -31,7 +31,7 @@ class EDTALK_UL_slider_names(bpy.types.UIList):
 
 
 class EDTALK_PT_naming(bpy.types.Panel):
-    """Names for the sliders of a bank that has none"""
+    """Name the sliders of a bank that only numbers them"""
 
     bl_label = "Slider Names"
     bl_space_type = "VIEW_3D"
@@ -53,7 +53,7 @@ class EDTALK_PT_naming(bpy.types.Panel):
         group, bank = obj.edtalk_naming, character.bank_of(obj)
         if not len(group.sliders):
             column = layout.column(align=True)
-            for line in wrapped(f"The bank '{bank.name}' only numbers its sliders."):
+            for line in wrapped(f"The sliders of the bank '{bank.name}' have no names."):
                 column.label(text=line)
             layout.operator("edtalk.name_sliders", icon="VIEWZOOM")
             return
@@ -64,7 +64,7 @@ class EDTALK_PT_naming(bpy.types.Panel):
         column = layout.column(align=True)
         if item.name in obj.edtalk:
             path = f'["{bpy.utils.escape_identifier(item.name)}"]'
-            column.prop(obj.edtalk, path, text="Try It", slider=True)
+            column.prop(obj.edtalk, path, text="Preview", slider=True)
         row = column.row(align=True)
         row.prop(item, "soft_min")
         row.prop(item, "soft_max")

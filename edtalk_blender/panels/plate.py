@@ -1,4 +1,4 @@
-"""The sub-panel Plate, in the sidebars of the Sequencer and of the 3D View: dubbing, and the face over its plate."""
+"""The panel Plate in the sidebars of the Sequencer and the 3D View: dubbing and compositing over a plate."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .sequencer import draw_layer
 
 
 def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
-    """Who is dubbed, how the face is laid over the plate, and the buttons that do."""
+    """Draw the dubbing and compositing settings and operators."""
     scene, movies = compat.sequencer_scene(context), dub.movies(context)
     obj = dub.who(context, movies) or sequencer.default_speaker(context, scene)
     sounds = [strip.name for strip in sequencer.selected_sounds(context)]
     if movies:
         names = sequencer.quoted((strip.name for strip in movies), most=1)
         speaker = dub.who(context, movies)
-        spoken = f", who speaks {sequencer.quoted(sounds, most=1)}" if sounds else ""
-        draw_note(layout, f"{names} with the mouth of {speaker.name if speaker else 'a new character'}{spoken}.")
+        dialogue = f" with {sequencer.quoted(sounds, most=1)}" if sounds else ""
+        draw_note(layout, f"Dub {names}{dialogue}, using {speaker.name if speaker else 'a new character'}.")
     else:
-        draw_note(layout, "To dub, select a movie strip and the sounds that are to be spoken.")
+        draw_note(layout, "To dub, select a movie strip and its new dialogue.")
     column = layout.column(align=True)
     column.operator_context = "INVOKE_DEFAULT"
     column.scale_y = 1.3
@@ -40,7 +40,7 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         draw_note(layout, dubbing.note(scene, obj))
     strip = operators.face_strip(context)
     if strip is not None and strip.get(sequencer.LAYER) not in FULL_FRAME_LAYERS:
-        draw_note(layout, "With Plate Layer, the face fits its plate in the compositor.")
+        draw_note(layout, "Use Plate Layer to align the face with its plate in the compositor.")
     layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")
 
 
@@ -55,13 +55,13 @@ class _Plate:
 
 
 class EDTALK_PT_plate_sequencer(_Plate, bpy.types.Panel):
-    """Dubbing, and the face over its plate"""
+    """Dub a movie, and composite the face over its plate"""
 
     bl_space_type = "SEQUENCE_EDITOR"
 
 
 class EDTALK_PT_plate_view(_Plate, bpy.types.Panel):
-    """Dubbing, and the face over its plate"""
+    """Dub a movie, and composite the face over its plate"""
 
     bl_space_type = "VIEW_3D"
 

@@ -1,4 +1,4 @@
-"""The 3D View's sidebar for a 3D head: whose sliders move it, which slider moves which shape key, drivers and keys."""
+"""The panel 3D Face in the sidebar of the 3D View: link the shape keys of a 3D head to sliders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .messages import CATEGORY, draw_problem
 
 
 class EDTALK_UL_links(bpy.types.UIList):
-    """Links of a head, one a row: shape key, slider, gain, offset"""
+    """Links of a head: shape key, slider, gain and offset"""
 
     def draw_item(
         self,
@@ -24,7 +24,7 @@ class EDTALK_UL_links(bpy.types.UIList):
     ) -> None:
         obj = group.id_data
         row = layout.row(align=True)
-        row.alert = not rig.is_whole(obj, link)
+        row.alert = not rig.is_valid(obj, link)
         row.prop_search(link, "shape_key", obj.data.shape_keys, "key_blocks", text="")
         row.prop(link, "slider", text="", icon="PROPERTIES")
         numbers = row.row(align=True)
@@ -33,7 +33,7 @@ class EDTALK_UL_links(bpy.types.UIList):
         numbers.prop(link, "offset", text="")
 
     def filter_items(self, _context: bpy.types.Context, group: rig.ShapeRig, name: str) -> tuple[list[int], list[int]]:
-        """By shape key or slider: the links' own names are numbers."""
+        """Filter by shape key or slider, because the names of links are numbers."""
         text = self.filter_name.lower()
         links = getattr(group, name)
         shown = [text in link.shape_key.lower() or text in link.slider.lower() for link in links]
@@ -41,7 +41,7 @@ class EDTALK_UL_links(bpy.types.UIList):
 
 
 class EDTALK_PT_rig(bpy.types.Panel):
-    """A 3D head moved by the same sliders"""
+    """Drive the shape keys of a 3D head with the sliders"""
 
     bl_label = "3D Face"
     bl_space_type = "VIEW_3D"
@@ -70,7 +70,7 @@ class EDTALK_PT_rig(bpy.types.Panel):
         column.operator("edtalk.add_link", text="", icon="ADD")
         column.operator("edtalk.remove_link", text="", icon="REMOVE")
         if rig.is_stale(obj):
-            draw_problem(layout, "Portrait, bank or emotions have changed.", "edtalk.drive_shapes", "Drive Again")
+            draw_problem(layout, "The drivers are out of date.", "edtalk.drive_shapes", "Update Drivers")
         row = layout.row(align=True)
         if rig.is_driven(obj):
             row.operator("edtalk.undrive_shapes", icon="UNLINKED")

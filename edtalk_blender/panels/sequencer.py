@@ -1,4 +1,4 @@
-"""The sidebar of the Sequencer: who speaks, Lip Sync, Render Face, and what follows what."""
+"""Panels in the sidebar of the Sequencer: dialogue, face rendering, sync and live preview."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .messages import CATEGORY, draw_note, draw_problem, wrapped
 
 
 class EDTALK_MT_speakers(bpy.types.Menu):
-    """Who speaks in the selected sound strips"""
+    """Speaker of the selected sound strips"""
 
     bl_label = "Speaker"
 
@@ -23,7 +23,7 @@ class EDTALK_MT_speakers(bpy.types.Menu):
         for obj in sequencer.characters(context, compat.sequencer_scene(context)):
             layout.operator("edtalk.assign_strip", text=obj.name, icon="USER").uid = obj.edtalk.uid
         layout.separator()
-        layout.operator("edtalk.assign_strip", text="Nobody", icon="X").clear = True
+        layout.operator("edtalk.assign_strip", text="None", icon="X").clear = True
 
 
 class _InSequencer:
@@ -67,9 +67,9 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         if speaker:
             text = speaker.name
         elif len(speakers) > 1:
-            text = "Several"
+            text = "Multiple"
         else:
-            text = f"{default.name} (active)" if default else "Nobody yet"
+            text = f"{default.name} (active)" if default else "None"
         row = layout.row(align=True)
         row.label(text="Speaker")
         row.menu("EDTALK_MT_speakers", text=text, icon="USER")
@@ -81,13 +81,13 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         for note in (sequencer.frame_rate_note(scene, strip), sequencer.retiming_note(scene, strip)):
             draw_note(layout, note)
         if strip.get(sequencer.STALE):
-            draw_note(layout, f"'{strip.name}' plays moments that have no mouth yet: use Lip Sync again.")
+            draw_note(layout, f"Part of '{strip.name}' has no lip-sync keys. Run Lip Sync again.")
 
 
 class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
-    """How lip sync is written as keys"""
+    """Keyframe options of lip sync"""
 
-    bl_label = "Keys"
+    bl_label = "Keyframes"
     bl_parent_id = "EDTALK_PT_dialogue"
     bl_options = {"DEFAULT_CLOSED"}
 
@@ -106,7 +106,7 @@ class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
 
 
 class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
-    """The rendered face"""
+    """Render the face to an image strip"""
 
     bl_label = "Face"
 
@@ -137,20 +137,20 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
 
     def _draw_face(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.types.Object) -> None:
         if render.rendering(obj):
-            return  # its progress is shown
+            return  # the Status panel shows its progress
         for strip in sequencer.faces(scene, obj)[:1]:
             waiting = face_strip.waiting_frames(strip)
             if waiting:
-                draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are still to be rendered.")
+                draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are not rendered yet.")
         for strip in sequencer.faces(scene, obj):
             if strip.get(sequencer.STALE):
-                draw_note(layout, f"'{strip.name}' no longer fits its film: use Render Face again.")
+                draw_note(layout, f"'{strip.name}' no longer matches its movie. Run Render Face again.")
 
 
 class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):
-    """What follows a strip that is moved"""
+    """Keep sound, keyframes and face strips in sync when a strip moves"""
 
-    bl_label = "Follow"
+    bl_label = "Keep in Sync"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw_header(self, context: bpy.types.Context) -> None:
@@ -168,7 +168,7 @@ class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):
 
 
 class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
-    """The face while sliders move and the timeline is scrubbed"""
+    """Update the face while sliders change and during scrubbing"""
 
     bl_label = "Live Preview"
     bl_options = {"DEFAULT_CLOSED"}
@@ -177,12 +177,12 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
         self.layout.prop(sequencer.settings(compat.sequencer_scene(context)), "preview", text="")
 
     def draw(self, context: bpy.types.Context) -> None:
-        for line in wrapped("The face is shown in the viewport and, as an image of its name, in the Image Editor."):
+        for line in wrapped("Shows the face in the 3D View, and as an image with its name in the Image Editor."):
             self.layout.label(text=line)
 
 
 def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
-    """What a character's rendered pictures hold."""
+    """Draw the settings of a character's rendered images."""
     group = obj.edtalk
     column = layout.column()
     column.use_property_split = True
@@ -196,7 +196,7 @@ def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
 
 
 def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:
-    """The character whose settings are shown: the first selected strip's, else the one it would be given to."""
+    """Speaker of the first selected sound strip, or the character it would be assigned to. None without a bank."""
     scene = compat.sequencer_scene(context)
     sounds = sequencer.selected_sounds(context)
     obj = (sequencer.speaker(sounds[0]) if sounds else None) or sequencer.default_speaker(context, scene)

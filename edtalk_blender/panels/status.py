@@ -1,4 +1,4 @@
-"""What both sidebars begin with: the engine, what it is doing and how long still, what went wrong and its mend."""
+"""The status at the top of both sidebars: the engine, running tasks with progress, and problems."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _STATE_ICONS = {
 
 
 def draw_status(layout: bpy.types.UILayout) -> None:
-    """Engine, tasks and problems."""
+    """Draw engine, tasks and problems."""
     draw_engine(layout)
     _draw_tasks(layout)
     _draw_problems(layout)
 
 
 def draw_engine(layout: bpy.types.UILayout) -> None:
-    """One line on the engine, or what is wrong with it and the button that mends it."""
+    """Draw the state of the engine, or its problem with the button that fixes it."""
     running = buttons.installation()
     if running is not None:
         done = f" {running.done} of {running.total}{running.unit}" if running.total else ""
@@ -39,9 +39,9 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         return
     found, client = session.find_engine(), session.current_client()
     if not found.usable:
-        mend = "edtalk.install_engine" if found.origin == "installed" else ""
-        draw_problem(layout, f"{found.reason} {found.hint}", mend, "Install Engine")
-        if mend:
+        fix = "edtalk.install_engine" if found.origin == "installed" else ""
+        draw_problem(layout, f"{found.reason} {found.hint}", fix, "Install Engine")
+        if fix:
             layout.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
         return
     state = client.state if client else State.STOPPED
@@ -51,12 +51,12 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
     device = f" on {client.hello.device_name}" if client and client.hello else ""
     text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
     beat = client.beat if client else None
-    taken = (beat.device_memory or beat.memory) if beat else None
+    memory = (beat.device_memory or beat.memory) if beat else None  # bytes
     row = layout.row(align=True)
-    row.label(text=text + device + (f", {taken / 1e9:.1f} GB" if taken else ""), icon=_STATE_ICONS[state])
-    if taken:
+    row.label(text=text + device + (f", {memory / 1e9:.1f} GB" if memory else ""), icon=_STATE_ICONS[state])
+    if memory:
         row.operator("edtalk.free_memory", text="", icon="X")
-    if found.reason:  # out of date, and in use all the same
+    if found.reason:  # usable, but out of date
         draw_problem(layout, found.reason, "edtalk.repair_engine", "Repair Engine")
 
 
@@ -96,13 +96,13 @@ class _Status:
 
 
 class EDTALK_PT_status_view(_Status, bpy.types.Panel):
-    """The engine, and what it is doing"""
+    """State of the engine and its tasks"""
 
     bl_space_type = "VIEW_3D"
 
 
 class EDTALK_PT_status_sequencer(_Status, bpy.types.Panel):
-    """The engine, and what it is doing"""
+    """State of the engine and its tasks"""
 
     bl_space_type = "SEQUENCE_EDITOR"
 

@@ -1,1 +1,1 @@
-"""Driving the shape keys of a 3D face."""
+"""Drive the shape keys of a 3D head."""

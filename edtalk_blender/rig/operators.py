@@ -1,4 +1,4 @@
-"""A 3D head that follows a character: finding its shape keys' sliders, drivers, keys."""
+"""Operators for a 3D head: match shape keys with sliders, drive them, bake them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import rig, shape_names
 
 
 class OnHead(Explained):
-    """Mixin for operators that change the active object, a 3D head."""
+    """Mixin for operators on the active object, a 3D head with shape keys."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -24,7 +24,7 @@ class OnHead(Explained):
 
 
 class OnLinkedHead(OnHead):
-    """Mixin for operators that need links."""
+    """Mixin for operators on a head with a character and links."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -33,26 +33,27 @@ class OnLinkedHead(OnHead):
             return reason
         group = context.active_object.edtalk_rig
         if group.character is None:
-            return "Choose the character whose sliders move this head first"
-        return "" if len(group.links) else "Match the shape keys' names first"
+            return "Choose the character that drives this head first"
+        return "" if len(group.links) else "Use Match Names or add a link first"
 
 
 class EDTALK_OT_match_shapes(OnHead, bpy.types.Operator):
-    """Find the slider of every shape key by its name: ARKit's, VRM's, Meta's, or the sliders' own"""
+    """Link shape keys to sliders by name. Recognizes ARKit, VRM and Meta viseme names, and names of sliders"""
 
     bl_idname = "edtalk.match_shapes"
     bl_label = "Match Names"
     bl_options = {"REGISTER", "UNDO"}
 
     replace: BoolProperty(
-        name="From Scratch", description="Forget the links there are. Off: add those of shape keys that have none"
+        name="Replace Links",
+        description="Remove all existing links first. Disabled: only add links for shape keys without one",
     )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         reason = super().disabled_reason(context)
         if not reason and _face_for(context) is None:
-            return "Choose the character whose sliders move this head first"
+            return "Choose the character that drives this head first"
         return reason
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -71,15 +72,15 @@ class EDTALK_OT_match_shapes(OnHead, bpy.types.Operator):
         found = {link.shape_key for link in group.links} & set(names)
         if not found:
             raise EDTalkError(
-                f"None of the {len(names)} shape keys of {obj.name} has a name that says what it is.",
-                "Add links by hand, one for each shape key.",
+                f"None of the {len(names)} shape keys of {obj.name} has a known name.",
+                "Use Add Link for each shape key.",
             )
-        self.report({"INFO"}, f"{len(found)} of {len(names)} shape keys have a slider")
+        self.report({"INFO"}, f"Linked {len(found)} of {len(names)} shape keys")
         return None
 
 
 class EDTALK_OT_add_link(OnHead, bpy.types.Operator):
-    """Link one more shape key to a slider; a shape key may have several links, which add up"""
+    """Link a shape key to a slider. Several links of one shape key are added together"""
 
     bl_idname = "edtalk.add_link"
     bl_label = "Add Link"
@@ -97,7 +98,7 @@ class EDTALK_OT_add_link(OnHead, bpy.types.Operator):
 
 
 class EDTALK_OT_remove_link(OnHead, bpy.types.Operator):
-    """Remove this link"""
+    """Remove the active link"""
 
     bl_idname = "edtalk.remove_link"
     bl_label = "Remove Link"
@@ -106,7 +107,7 @@ class EDTALK_OT_remove_link(OnHead, bpy.types.Operator):
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         reason = super().disabled_reason(context)
-        return reason or ("" if len(context.active_object.edtalk_rig.links) else "There is no link")
+        return reason or ("" if len(context.active_object.edtalk_rig.links) else "There are no links")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = context.active_object
@@ -118,7 +119,7 @@ class EDTALK_OT_remove_link(OnHead, bpy.types.Operator):
 
 
 class EDTALK_OT_drive_shapes(OnLinkedHead, bpy.types.Operator):
-    """Have the character's sliders move this head from now on"""
+    """Add drivers, so that the character's sliders control the linked shape keys"""
 
     bl_idname = "edtalk.drive_shapes"
     bl_label = "Drive"
@@ -127,12 +128,12 @@ class EDTALK_OT_drive_shapes(OnLinkedHead, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = context.active_object
         count = rig.drive(obj)
-        self.report({"INFO"}, f"{rig.character_of(obj).name} moves {count} shape keys of {obj.name}")
+        self.report({"INFO"}, f"{rig.character_of(obj).name} drives {count} shape keys of {obj.name}")
         return None
 
 
 class EDTALK_OT_undrive_shapes(OnHead, bpy.types.Operator):
-    """Remove the drivers, so that the head can be animated by itself again"""
+    """Remove the drivers that Drive added from this head's shape keys"""
 
     bl_idname = "edtalk.undrive_shapes"
     bl_label = "Stop Driving"
@@ -149,27 +150,28 @@ class EDTALK_OT_undrive_shapes(OnHead, bpy.types.Operator):
 
 
 class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
-    """Write the character's animation as keys of the head's shape keys, in place of drivers; for export, for one"""
+    """Bake the character's animation to keyframes of the shape keys instead of drivers, for example for export"""
 
     bl_idname = "edtalk.bake_shapes"
     bl_label = "Bake"
     bl_options = {"REGISTER", "UNDO"}
 
     which: EnumProperty(
-        name="Frames",
+        name="Range",
+        description="Frames to bake",
         items=(
-            ("SCENE", "Scene", "From the scene's first frame to its last"),
-            ("PREVIEW", "Preview Range", "The preview range, or the scene's frames where there is none"),
-            ("CUSTOM", "Given", "From Start to End"),
+            ("SCENE", "Scene", "Bake the frame range of the scene"),
+            ("PREVIEW", "Preview Range", "Bake the preview range, or the scene's frame range if there is none"),
+            ("CUSTOM", "Custom", "Bake the frames from Start to End"),
         ),
         default="SCENE",
     )
-    start: IntProperty(name="Start", default=1, options={"SKIP_SAVE"})
-    end: IntProperty(name="End", default=250, options={"SKIP_SAVE"})
-    step: IntProperty(name="Every", description="Write every so many frames", default=1, min=1, soft_max=4)
+    start: IntProperty(name="Start", description="First frame to bake", default=1, options={"SKIP_SAVE"})
+    end: IntProperty(name="End", description="Last frame to bake", default=250, options={"SKIP_SAVE"})
+    step: IntProperty(name="Step", description="Frames between two keyframes", default=1, min=1, soft_max=4)
     simplify: FloatProperty(
         name="Simplify",
-        description="Leave out keys where the curve stays within this distance without them. 0 writes every frame",
+        description="Remove keyframes while the curve changes by no more than this value. 0 keys every step",
         default=0.0,
         min=0.0,
         soft_max=0.1,
@@ -193,10 +195,12 @@ class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj, (start, end) = context.active_object, self._range(context.scene)
         if end < start:
-            raise EDTalkError(f"There are no frames from {start} to {end}.", "Give an end after the start.")
+            raise EDTalkError(
+                f"The range from frame {start} to {end} is empty.", "Set End to the start frame or later."
+            )
         frames = np.unique([*range(start, end + 1, self.step), end])
         count = rig.bake(context.scene, obj, frames, self.simplify or -1.0)
-        self.report({"INFO"}, f"Baked {count} shape keys of {obj.name}, frames {start} to {end}")
+        self.report({"INFO"}, f"Baked {count} shape keys of {obj.name} from frame {start} to {end}")
         return None
 
     def _range(self, scene: bpy.types.Scene) -> tuple[int, int]:
@@ -208,16 +212,15 @@ class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
 
 
 def _face_for(context: bpy.types.Context) -> bpy.types.Object | None:
-    """The character of the active head: the one it has, itself, one that is selected too, or the scene's only one."""
+    """The character for the active head: its own, the head itself, the selected one, or the scene's only one."""
     obj = context.active_object
     if obj.edtalk_rig.character is not None:
         return obj.edtalk_rig.character
     if character.is_character(obj):
         return obj
-    everybody = character.characters(context.scene)
-    selected = [face for face in everybody if face.select_get()]
-    chosen = selected or everybody
-    return chosen[0] if len(chosen) == 1 else None
+    characters = character.characters(context.scene)
+    candidates = [face for face in characters if face.select_get()] or characters
+    return candidates[0] if len(candidates) == 1 else None
 
 
 CLASSES = (

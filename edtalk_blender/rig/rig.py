@@ -1,8 +1,8 @@
-"""A 3D head that a character's sliders move: which slider moves which shape key, as drivers or as keys.
+"""Control the shape keys of a 3D head by a character's sliders, with drivers or baked keyframes.
 
-The links are stored on the head's object. A shape key is a sum of what its links say of the sliders, measured from
-rest, with emotions, bank strengths and mutes as in the rendered face. Drivers say so in Blender's simple expressions,
-which work without leave to run scripts; keys are the same numbers, frame by frame.
+The links between shape keys and sliders are stored on the head's object. A shape key is the sum of its links: gain
+times the slider's offset from rest, with emotions, bank strengths and mutes as in the rendered face. Drivers use
+Blender's simple expressions, which work without permission to run scripts. Baked keyframes have the same values.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..animation import curves, keys, sampling
 from ..character import character
 
 OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
-LONGEST = 255  # letters of a driver's expression
-_follows = True  # whether drivers follow a change of the links at once
+LONGEST = 255  # characters in a driver's expression
+_redrive_on_change = True  # whether a change of a link updates the drivers at once; see `changing`
 
 
-# --- What is stored
+# --- Stored properties
 
 
 def _link_changed(link: ShapeLink, _context: bpy.types.Context) -> None:
@@ -50,21 +50,21 @@ def _slider_names(link: ShapeLink, _context: bpy.types.Context, text: str) -> li
 
 
 class ShapeLink(bpy.types.PropertyGroup):
-    """How much one slider moves one shape key. `name` tells the links of a head apart."""
+    """Link of one slider to one shape key. `name` is unique among the links of a head."""
 
     shape_key: StringProperty(
-        name="Shape Key", description="The shape key that is moved", update=_link_changed, override=OVERRIDABLE
+        name="Shape Key", description="Shape key to control", update=_link_changed, override=OVERRIDABLE
     )
     slider: StringProperty(
         name="Slider",
-        description="The slider or emotion of the character that moves it",
+        description="Slider or emotion of the character that controls the shape key",
         search=_slider_names,
         update=_link_changed,
         override=OVERRIDABLE,
     )
     gain: FloatProperty(
         name="Gain",
-        description="How far the shape key moves when the slider moves by 1 from rest",
+        description="Change of the shape key for a slider value of 1 above rest",
         default=1.0,
         soft_min=-2.0,
         soft_max=2.0,
@@ -73,7 +73,7 @@ class ShapeLink(bpy.types.PropertyGroup):
     )
     offset: FloatProperty(
         name="Offset",
-        description="What the shape key is when the slider is at rest",
+        description="Value of the shape key when the slider is at rest",
         default=0.0,
         soft_min=-1.0,
         soft_max=1.0,
@@ -83,12 +83,12 @@ class ShapeLink(bpy.types.PropertyGroup):
 
 
 class ShapeRig(bpy.types.PropertyGroup):
-    """What moves a head's shape keys."""
+    """Character and links of a head."""
 
     character: PointerProperty(
         type=bpy.types.Object,
         name="Character",
-        description="The talking face whose sliders move this head",
+        description="Character whose sliders control this head",
         poll=_is_character,
         update=_rig_changed,
         override=OVERRIDABLE,
@@ -96,12 +96,12 @@ class ShapeRig(bpy.types.PropertyGroup):
     links: CollectionProperty(type=ShapeLink, name="Links", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})
     active: IntProperty(name="Active Link", override=OVERRIDABLE)
     driven_by: StringProperty(
-        name="Driven By", description="What the drivers were made of, empty without drivers", override=OVERRIDABLE
+        name="Driven By", description="Signature of the drivers' formulas. Empty: no drivers", override=OVERRIDABLE
     )
 
 
 def add_link(obj: bpy.types.Object, shape_key: str = "", slider: str = "", gain: float = 1.0) -> ShapeLink:
-    """One more link of a head; library overrides tell them apart by name."""
+    """Add a link to a head. Its name is a new number, because library overrides match links by name."""
     links = obj.edtalk_rig.links
     number = 1 + max((int(link.name) for link in links if link.name.isdigit()), default=0)
     with changing(obj):
@@ -119,20 +119,22 @@ def has_shapes(obj: bpy.types.Object | None) -> bool:
 
 
 def shape_keys(obj: bpy.types.Object) -> list[str]:
-    """Names of the keys that can be moved: all but the basis."""
+    """Names of all shape keys except the basis."""
     key = obj.data.shape_keys
     return [block.name for block in key.key_blocks if block != key.reference_key]
 
 
 def editable_keys(obj: bpy.types.Object) -> bpy.types.Key:
-    """The head's shape keys, to be animated. Those of a library are overridden: an object's override has them not.
+    """The head's shape keys, editable. Linked ones are overridden, since an override of the object excludes them.
 
-    Raises EDTalkError where that cannot be.
+    Raises EDTalkError if that is not possible.
     """
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
     if obj.data.library is not None and obj.data.override_create(remap_local_usages=True) is None:
-        raise EDTalkError(f"The shape keys of {obj.name} are linked and cannot be overridden.", "Append it instead.")
+        raise EDTalkError(
+            f"The shape keys of {obj.name} are linked and cannot be overridden.", f"Append {obj.name} instead."
+        )
     override = obj.data.override_library
     if override is not None and override.is_system_override:
         override.is_system_override = False
@@ -140,10 +142,10 @@ def editable_keys(obj: bpy.types.Object) -> bpy.types.Key:
 
 
 def character_of(obj: bpy.types.Object) -> bpy.types.Object:
-    """The character that moves the head; EDTalkError where none is chosen."""
+    """The character that drives the head. Raises EDTalkError if none is chosen."""
     found = obj.edtalk_rig.character
     if found is None or not character.is_character(found):
-        raise EDTalkError(f"{obj.name} does not belong to a character yet.", "Choose the one whose sliders move it.")
+        raise EDTalkError(f"{obj.name} has no character.", "Choose the character that drives it.")
     return found
 
 
@@ -151,58 +153,62 @@ def value_path(shape_key: str) -> str:
     return f'key_blocks["{bpy.utils.escape_identifier(shape_key)}"].value'
 
 
-# --- What a shape key is made of
+# --- Formula of a shape key
 
 
 @dataclass
 class Mix:
-    """A shape key's value: `constant + sum over banks of heard * (still + sum of gain * slider)`.
+    """Formula of a shape key: `constant + sum over banks of strength * (offset + sum of gain * slider)`.
 
-    heard is a bank's strength, 0 while it is muted. Keys of `gains` and `still` are the banks' places in their order.
+    strength is the bank's strength, 0 if it is muted. The keys of `offsets` and `gains` are indices of banks.
     """
 
     constant: float = 0.0
-    still: dict[int, float] = field(default_factory=dict)
+    offsets: dict[int, float] = field(default_factory=dict)
     gains: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def add(self, bank: int, slider: str, gain: float, rest: float = 0.0) -> None:
+        """Add `gain * (slider - rest)`, scaled by the strength of the bank with this index."""
         part = self.gains.setdefault(bank, {})
         part[slider] = part.get(slider, 0.0) + gain
-        self.still[bank] = self.still.get(bank, 0.0) - gain * rest
+        self.offsets[bank] = self.offsets.get(bank, 0.0) - gain * rest
 
     @property
     def sliders(self) -> list[str]:
         return list(dict.fromkeys(slider for part in self.gains.values() for slider in part))
 
     def values(self, columns: dict[str, np.ndarray], strengths: np.ndarray) -> np.ndarray:
-        """(T,) from (T,) columns of the sliders and (T, banks) of what is heard of each bank."""
+        """Values (T,) of the shape key. columns: slider values (T,) by name. strengths: (T, banks), 0 if muted."""
         total = np.full(len(strengths), self.constant)
         for bank, part in self.gains.items():
-            moved = self.still[bank] + sum(gain * columns[slider] for slider, gain in part.items())
+            moved = self.offsets[bank] + sum(gain * columns[slider] for slider, gain in part.items())
             total += strengths[:, bank] * moved
         return total
 
     def expression(self, names: dict[str, str], banks: int) -> str:
-        """The same for a driver; names: of the variables by slider. A bank's are s0, m0, o0: strength, mute, solo."""
+        """The formula as a driver expression.
+
+        names: variable names by slider. Variables s0, m0 and o0 are strength, mute and solo of the bank with index 0.
+        """
         text = _number(self.constant)
         for bank, part in self.gains.items():
             others = "".join(f"-o{other}" for other in range(banks) if other != bank)
             terms = [f"{_number(gain)}*{names[slider]}" for slider, gain in part.items()]
-            if _number(self.still[bank]) != "0":
-                terms.append(_number(self.still[bank]))
+            if _number(self.offsets[bank]) != "0":
+                terms.append(_number(self.offsets[bank]))
             text += f"+s{bank}*(1-m{bank})*max(o{bank},1{others})*({'+'.join(terms)})"
         return text.replace("+-", "-")
 
 
 def _number(value: float) -> str:
-    """As plain decimals, which is all that simple expressions read."""
+    """Decimal notation without exponent, as simple expressions require."""
     return f"{round(value, 5) + 0.0:.5f}".rstrip("0").rstrip(".")
 
 
 def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
-    """What each linked shape key of a head is made of; links that name nothing there is are left out.
+    """Formulas by shape key. Links to missing shape keys or sliders are ignored.
 
-    Raises EDTalkError where the character or its bank is missing.
+    Raises EDTalkError if the character or its bank is missing.
     """
     face = character_of(obj)
     bank, rest = character.bank_of(face), character.rest_values(face)
@@ -229,8 +235,8 @@ def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
     return found
 
 
-def is_whole(obj: bpy.types.Object, link: ShapeLink) -> bool:
-    """Whether both ends of a link exist."""
+def is_valid(obj: bpy.types.Object, link: ShapeLink) -> bool:
+    """Whether the link's shape key and slider exist."""
     face = obj.edtalk_rig.character
     return face is not None and link.slider in face.edtalk and link.shape_key in shape_keys(obj)
 
@@ -239,24 +245,25 @@ def is_whole(obj: bpy.types.Object, link: ShapeLink) -> bool:
 
 
 def drive(obj: bpy.types.Object) -> int:
-    """Have the sliders move the head from now on; returns the number of shape keys that have drivers.
+    """Add drivers to the linked shape keys, in place of existing ones from here. Returns the number of drivers.
 
-    Drivers are made anew, so that they say what the links and the portrait's rest pose say now.
+    The drivers are generated from the current links and the portrait's current rest pose. Raises EDTalkError if a
+    formula is too long, or if the shape keys are not editable or have other drivers.
     """
     face, found = character_of(obj), mixes(obj)
     for shape_key, mix in found.items():
         if len(mix.expression(_variables(mix), len(face.edtalk.banks))) > LONGEST:
             raise EDTalkError(
-                f"'{shape_key}' has too many links for one driver.", "Remove some of them, or bake its keys instead."
+                f"'{shape_key}' has too many links for one driver.", "Remove some of them, or use Bake instead."
             )
     key = editable_keys(obj)
     _check_free(obj, found)
     original = obj.data.override_library.reference.shape_keys if obj.data.override_library else None
     if original is not None and original.animation_data is not None:
-        where = original.library.name
+        library = original.library.name
         raise EDTalkError(
-            f"The shape keys of {obj.name} are animated in {where}, and Blender keeps no drivers beside.",
-            "Bake its keys instead.",
+            f"The shape keys of {obj.name} are animated in {library}, so Blender would lose new drivers on reload.",
+            "Use Bake instead.",
         )
     remove_drivers(obj)
     for shape_key, mix in found.items():
@@ -287,7 +294,7 @@ def _add_variable(driver: bpy.types.Driver, name: str, owner: bpy.types.Object, 
 
 
 def remove_drivers(obj: bpy.types.Object, names: Iterable[str] | None = None) -> int:
-    """Remove the drivers that `drive` made, of the named shape keys or of all; returns their number."""
+    """Remove the drivers made by `drive` from the named shape keys, or from all. Returns their number."""
     key = obj.data.shape_keys
     paths = None if names is None else {value_path(name) for name in names}
     ours = [curve for curve in _drivers(key) if paths is None or curve.data_path in paths]
@@ -300,7 +307,7 @@ def remove_drivers(obj: bpy.types.Object, names: Iterable[str] | None = None) ->
 
 
 def _check_free(obj: bpy.types.Object, names: Iterable[str]) -> None:
-    """Raise EDTalkError for shape keys that somebody else drives, as rigs do from their bones."""
+    """Raise EDTalkError if the shape keys have drivers that `drive` did not make, such as those of a rig."""
     key = obj.data.shape_keys
     ours, paths = {curve.data_path for curve in _drivers(key)}, {value_path(name): name for name in names}
     drivers = key.animation_data.drivers if key.animation_data else ()
@@ -308,13 +315,13 @@ def _check_free(obj: bpy.types.Object, names: Iterable[str]) -> None:
     if taken:
         names = f"'{taken[0]}'" + (f" and {len(taken) - 1} more shape keys" if len(taken) > 1 else "")
         raise EDTalkError(
-            f"Drivers of the rig's own move {names} of {obj.name}.",
+            f"Other drivers already control {names} of {obj.name}.",
             "Remove those drivers, or the links of these shape keys.",
         )
 
 
 def _drivers(key: bpy.types.Key) -> Iterator[bpy.types.FCurve]:
-    """Drivers that read nothing but a character's sliders."""
+    """Drivers made by `drive`: those that read only a character's properties."""
     for curve in key.animation_data.drivers if key.animation_data else ():
         targets = [target for variable in curve.driver.variables for target in variable.targets]
         if targets and all(target.data_path.startswith("edtalk") for target in targets):
@@ -326,7 +333,7 @@ def is_driven(obj: bpy.types.Object) -> bool:
 
 
 def is_stale(obj: bpy.types.Object) -> bool:
-    """Whether drivers were made for another rest pose, other emotions or another bank; False where that is unknown."""
+    """Whether rest pose, emotions, bank or links have changed since the drivers were made; False if unknown."""
     if not is_driven(obj):
         return False
     try:
@@ -336,39 +343,39 @@ def is_stale(obj: bpy.types.Object) -> bool:
 
 
 def _signature(found: dict[str, Mix]) -> str:
-    parts = {name: [mix.constant, mix.still, mix.gains] for name, mix in found.items()}
+    parts = {name: [mix.constant, mix.offsets, mix.gains] for name, mix in found.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def follow(obj: bpy.types.Object) -> None:
-    """Make the drivers anew where there are any; a head that cannot be driven now keeps those it has."""
-    if _follows and is_driven(obj) and has_shapes(obj):
+    """Update the drivers of a driven head. If that fails, it keeps the old ones."""
+    if _redrive_on_change and is_driven(obj) and has_shapes(obj):
         try:
             drive(obj)
         except EDTalkError:
-            return  # the panel says that they are not up to date
+            return  # the panel shows that they are out of date
 
 
 @contextmanager
 def changing(obj: bpy.types.Object) -> Iterator[None]:
-    """Within, drivers do not follow every change of a link; they do at the end."""
-    global _follows
-    before, _follows = _follows, False
+    """Update the drivers once at the end of the block instead of after every change of a link."""
+    global _redrive_on_change
+    before, _redrive_on_change = _redrive_on_change, False
     try:
         yield
     finally:
-        _follows = before
+        _redrive_on_change = before
         follow(obj)
 
 
-# --- Keys
+# --- Keyframes
 
 
 def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], simplify: float = -1.0) -> int:
-    """Write what the sliders say at `frames` as keys of the shape keys, in place of drivers and of older keys there.
+    """Bake the linked shape keys to keyframes at `frames`, in place of drivers and of keyframes in that range.
 
-    simplify: how far a curve may be from what it is with all keys; below 0 all are written. Values stay within the
-    range that their shape key allows. Returns the number of shape keys.
+    simplify: largest error of the decimated curves; below 0 every frame gets a keyframe. Values are clamped to the
+    range of their shape key. Returns the number of shape keys. Raises EDTalkError as `drive` does.
     """
     face, found = character_of(obj), mixes(obj)
     frames = np.asarray(frames, np.float64)
@@ -389,15 +396,15 @@ def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], s
     return len(found)
 
 
-# --- Blender's events
+# --- Registration
 
 
 @persistent
-def _meet_references(*_: object) -> None:
-    """Before saving: give what overrides override the same groups of properties, all at their defaults.
+def _create_reference_groups(*_: object) -> None:
+    """Before saving, create the property groups of linked objects that are overridden, with default values.
 
-    Blender can tell an override's links from its library's only where the library's object has a group at all, and a
-    rig that was made without this extension has none. Nothing is changed by it but memory.
+    Blender saves an override of `links` only if the linked object has the property group. A rig made without this
+    extension has none. Reading a property creates its group in memory and changes nothing else.
     """
     for obj in bpy.data.objects:
         if obj.override_library is not None and obj.override_library.reference is not None:
@@ -412,12 +419,12 @@ register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSE
 def register() -> None:
     register_classes()
     bpy.types.Object.edtalk_rig = PointerProperty(
-        type=ShapeRig, name="3D Face", description="What moves this head's shape keys", override=OVERRIDABLE
+        type=ShapeRig, name="3D Face", description="Character and links of the shape keys", override=OVERRIDABLE
     )
-    bpy.app.handlers.save_pre.append(_meet_references)
+    bpy.app.handlers.save_pre.append(_create_reference_groups)
 
 
 def unregister() -> None:
-    bpy.app.handlers.save_pre.remove(_meet_references)
+    bpy.app.handlers.save_pre.remove(_create_reference_groups)
     del bpy.types.Object.edtalk_rig
     unregister_classes()

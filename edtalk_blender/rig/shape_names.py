@@ -1,7 +1,7 @@
-"""Which slider moves which shape key of a 3D head, by their names.
+"""Match the shape keys of a 3D head with sliders by name.
 
-Understood are ARKit's names, those of VRM 0 and 1, Meta's (Oculus's) visemes, and the sliders' own; in any spelling,
-with whatever comes before or after them: `jawOpen`, `Head.JAW_OPEN`, `mouthSmile_L`, `viseme_aa`, `Fcl_MTH_A`.
+Recognises ARKit, VRM 0/1 and Meta (Oculus) viseme names, and names of sliders, in any spelling and with any prefix or
+suffix: `jawOpen`, `Head.JAW_OPEN`, `mouthSmile_L`, `viseme_aa`, `Fcl_MTH_A`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..character.arkit import from_bank
 
 @dataclass(frozen=True)
 class Link:
-    """A part of what a shape key is: `gain * (slider - rest)`. A key's value is the sum of its parts."""
+    """Adds `gain * (slider - rest)` to a shape key. The value of a shape key is the sum of its links."""
 
     shape_key: str
     slider: str
     gain: float = 1.0
 
 
-# What ARKit's units say about the shapes that others give names to. Both vowels of a pair that differ little have one;
-# those that none of the units tells from its neighbours, Meta's DD, kk, CH, SS, nn and RR, have none.
+# Approximations of visemes and eyelid shapes by ARKit blend shapes: name -> {blend shape: weight}. Meta's visemes DD,
+# kk, CH, SS, nn and RR are missing, because no combination of blend shapes distinguishes them.
 _VISEMES: dict[str, dict[str, float]] = {
     "aa": {"jawOpen": 1.4, "mouthFunnel": -0.7, "mouthPucker": -0.7},
     "ee": {"mouthStretchLeft": 1.0, "mouthStretchRight": 1.0},
@@ -47,17 +47,18 @@ _LID_NAMES = {name: name for name in _LIDS} | {
     "eyecloser": "blinkright", "eyesclosed": "blink",
 }  # fmt: skip
 _EMOTION_NAMES = {"joy": "happy", "sorrow": "sad", "anger": "angry", "surprise": "surprised", "disgust": "disgusted"}
-_AROUND = frozenset({"vrm", "fcl", "bs", "blend", "shape", "blendshape", "face", "facial", "expression", "key"})
-_AROUND_VISEMES = _AROUND | {"viseme", "vis", "v", "vrc", "mth", "mouth", "lip", "phoneme"}
-_AROUND_EMOTIONS = _AROUND | {"all", "emotion", "exp"}
+# Words in a name that carry no meaning of their own, in general and for visemes and emotions.
+_AFFIXES = frozenset({"vrm", "fcl", "bs", "blend", "shape", "blendshape", "face", "facial", "expression", "key"})
+_VISEME_AFFIXES = _AFFIXES | {"viseme", "vis", "v", "vrc", "mth", "mouth", "lip", "phoneme"}
+_EMOTION_AFFIXES = _AFFIXES | {"all", "emotion", "exp"}
 _BASIS = frozenset({"basis", "base", "neutral"})
 
 
 def match(shape_keys: Iterable[str], coefficients: Sequence[Coefficient], emotions: Iterable[str] = ()) -> list[Link]:
-    """Links for every shape key whose name says what it is, in the keys' order.
+    """Links for every shape key with a known name, in the order of the shape keys.
 
-    A head that has ARKit's shapes gets those alone, because the others would move it twice: visemes are used where no
-    ARKit shape moves the mouth, lids where none blinks, emotions where ARKit has none but the mouth's at most.
+    ARKit shapes come first, because mixing them with others would apply the same motion twice: visemes are only linked
+    if no ARKit shape moves the mouth, eyelids if none blinks, emotions if there are no ARKit shapes outside the mouth.
     """
     words = _own_words(name for name in shape_keys if "".join(_words(name)) not in _BASIS)
     units = from_bank(coefficients)
@@ -66,11 +67,11 @@ def match(shape_keys: Iterable[str], coefficients: Sequence[Coefficient], emotio
     moves_mouth, blinks = bool(keys_of.keys() & _MOUTH), bool(keys_of.keys() & _BLINKS)
     expresses = bool(keys_of.keys() - _MOUTH)
     sliders = {"".join(_words(entry.name)): entry.name for entry in coefficients}
-    moods = {"".join(_words(name)): name for name in emotions}
+    emotion_names = {"".join(_words(name)): name for name in emotions}
     for key, parts in words.items():
-        viseme, lid = _VISEME_NAMES.get(_core(parts, _AROUND_VISEMES)), _LID_NAMES.get(_core(parts, _AROUND))
-        mood = _core(parts, _AROUND_EMOTIONS)
-        mood = moods.get(mood) or moods.get(_EMOTION_NAMES.get(mood, ""))
+        viseme, lid = _VISEME_NAMES.get(_core(parts, _VISEME_AFFIXES)), _LID_NAMES.get(_core(parts, _AFFIXES))
+        core = _core(parts, _EMOTION_AFFIXES)
+        emotion = emotion_names.get(core) or emotion_names.get(_EMOTION_NAMES.get(core, ""))
         if key in found:
             continue
         if slider := sliders.get("".join(parts)):
@@ -79,13 +80,13 @@ def match(shape_keys: Iterable[str], coefficients: Sequence[Coefficient], emotio
             found[key] = _links(key, _VISEMES[viseme], units)
         elif lid and not blinks:
             found[key] = _links(key, _LIDS[lid], units)
-        elif mood and not expresses:
-            found[key] = [Link(key, mood)]
+        elif emotion and not expresses:
+            found[key] = [Link(key, emotion)]
     return [link for key in words for link in found.get(key, ())]
 
 
 def _links(shape_key: str, shares: Mapping[str, float], units: Mapping[str, Mapping[str, float]]) -> list[Link]:
-    """A shape that is made of ARKit's units, made of sliders instead."""
+    """Links of a shape key that is a weighted sum of ARKit blend shapes (`shares`)."""
     gains: dict[str, float] = {}
     for unit, share in shares.items():
         for slider, gain in units.get(unit, {}).items():
@@ -97,7 +98,7 @@ def _links(shape_key: str, shares: Mapping[str, float], units: Mapping[str, Mapp
 
 
 def _spellings(unit: str) -> Iterable[str]:
-    """`mouthSmileLeft` without capitals and separators: mouthsmileleft, mouthsmilel, leftmouthsmile, lmouthsmile."""
+    """Lower-case spellings of `mouthSmileLeft`: mouthsmileleft, mouthsmilel, leftmouthsmile, lmouthsmile."""
     yield unit.lower()
     for side in ("Left", "Right"):
         name = unit.removesuffix(side)
@@ -116,7 +117,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _own_words(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The words of each name, without those that all of three or more names begin or end with."""
+    """Words of each name, without a prefix or suffix that all of three or more names share."""
     words = {name: _words(name) for name in names}
     while len(words) > 2 and all(len(parts) > 1 for parts in words.values()):
         firsts, lasts = ({parts[end] for parts in words.values()} for end in (0, -1))
@@ -127,13 +128,13 @@ def _own_words(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return words
 
 
-def _core(words: Sequence[str], around: frozenset[str]) -> str:
-    """The words in one, without those that only say what kind of thing it is."""
-    return "".join(word for word in words if word not in around)
+def _core(words: Sequence[str], affixes: frozenset[str]) -> str:
+    """The words joined, without affixes."""
+    return "".join(word for word in words if word not in affixes)
 
 
 def _best(words: Mapping[str, Sequence[str]], aliases: Mapping[str, str]) -> dict[str, list[str]]:
-    """For each target of `aliases` the names that say it best: the whole name, its end, or its beginning."""
+    """Best matching names for each target of `aliases`. The whole name scores highest, then its end, its beginning."""
     candidates: dict[str, dict[str, int]] = {}
     for name, parts in words.items():
         count = len(parts)

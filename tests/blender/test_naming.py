@@ -1,15 +1,14 @@
-"""Sliders get names: from pictures to proposals to a new bank, and everything that used the numbers uses the names."""
+"""Naming sliders: proposals from the engine, the new bank, and updated references."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import bpy
 import numpy as np
 import pytest
 
-from tests.panel_layout import Layout
+from tests.panel_layout import draw
 
 BANKS = {"lip": ("lip_01", "lip_02"), "pose": ("pose_01",), "exp": ("exp_01", "exp_02")}
 NAMES = {"lip_01": "jawOpen", "lip_02": "lip_02", "pose_01": "headYaw", "exp_01": "exp_01", "exp_02": "exp_02"}
@@ -34,7 +33,7 @@ def face(package, obj, bank):
 
 @pytest.fixture
 def proposed(face, fake_engine):
-    """The same after Name the Sliders."""
+    """The same character with proposals."""
     fake_engine()
     assert bpy.ops.edtalk.name_sliders() == {"FINISHED"}
     return face
@@ -61,10 +60,10 @@ def test_the_engine_proposes_names_and_ranges(package, proposed):
     item = proposed.edtalk_naming.sliders["lip_01"]
     assert (item.soft_min, item.soft_max, item.region) == (-1.0, 4.0, "jaw")
     assert proposed.edtalk_naming.sliders["pose_01"].turn == pytest.approx(0.05)
-    assert set(NAMES) <= set(package.character.character.channel_names(proposed)), "nothing is renamed yet"
+    assert set(NAMES) <= set(package.character.character.channel_names(proposed)), "sliders are not renamed yet"
 
 
-def test_sliders_that_have_names_keep_them_unless_asked(package, obj, fake_engine, write_bank):
+def test_named_sliders_get_proposals_only_on_request(package, obj, fake_engine, write_bank):
     package.character.character.set_bank(obj, str(write_bank(banks=BANKS | {"lip": ("smirk", "lip_02")})))
     fake_engine()
     bpy.ops.edtalk.name_sliders()
@@ -73,7 +72,7 @@ def test_sliders_that_have_names_keep_them_unless_asked(package, obj, fake_engin
     assert proposals(obj)["smirk"] == "jawOpen"
 
 
-def test_a_bank_with_names_says_so(obj):
+def test_a_bank_with_names_only_is_an_error(obj):
     with pytest.raises(RuntimeError, match="All sliders of the bank 'starter' have names"):
         bpy.ops.edtalk.name_sliders()
 
@@ -81,16 +80,16 @@ def test_a_bank_with_names_says_so(obj):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"new_name": "headYaw"}, "'headYaw' is taken"),
-        ({"new_name": "happy"}, "'happy' is taken"),
-        ({"new_name": "portrait"}, "'portrait' is taken"),
-        ({"new_name": "lip_02"}, "'lip_02' is taken"),
-        ({"new_name": " "}, "1 to 60 letters"),
-        ({"new_name": "x" * 61}, "1 to 60 letters"),
-        ({"soft_min": 4.0}, "ends before it begins"),
+        ({"new_name": "headYaw"}, "'headYaw' is already in use"),
+        ({"new_name": "happy"}, "'happy' is already in use"),
+        ({"new_name": "portrait"}, "'portrait' is already in use"),
+        ({"new_name": "lip_02"}, "'lip_02' is already in use"),
+        ({"new_name": " "}, "1 to 60 characters"),
+        ({"new_name": "x" * 61}, "1 to 60 characters"),
+        ({"soft_min": 4.0}, "must be above its minimum"),
     ],
 )
-def test_proposals_that_cannot_be_applied(package, proposed, bank, named, change, reason):
+def test_invalid_proposals_are_errors(package, proposed, bank, named, change, reason):
     item = proposed.edtalk_naming.sliders["lip_01"]
     for name, value in change.items():
         setattr(item, name, value)
@@ -101,19 +100,19 @@ def test_proposals_that_cannot_be_applied(package, proposed, bank, named, change
     assert proposals(proposed)
 
 
-def test_proposals_are_edited_and_discarded(package, proposed):
+def test_proposals_can_be_edited_and_discarded(package, proposed):
     proposed.edtalk_naming.sliders["lip_01"].new_name = "Gob"
     assert package.naming.naming.fault(proposed, proposed.edtalk_naming.sliders["lip_01"]) == ""
     assert bpy.ops.edtalk.discard_names() == {"FINISHED"}
     assert proposals(proposed) == {}
-    with pytest.raises(RuntimeError, match="Name the sliders first"):
+    with pytest.raises(RuntimeError, match="Use Name Sliders first"):
         bpy.ops.edtalk.apply_names(filepath="nowhere")
 
 
 # --- The new bank
 
 
-def test_the_bank_is_copied_with_names_ranges_and_arkit(package, addon, proposed, bank, named):
+def test_the_new_bank_has_names_ranges_and_arkit_mapping(package, addon, proposed, bank, named):
     proposed.edtalk_naming.sliders["lip_02"].new_name = "mouthSmile"
     before, content = package.character.character.bank_of(proposed), bank.read_bytes()
     assert bpy.ops.edtalk.apply_names(filepath=named) == {"FINISHED"}
@@ -133,7 +132,7 @@ def test_the_bank_is_copied_with_names_ranges_and_arkit(package, addon, proposed
     assert proposals(proposed) == {}
 
 
-def test_values_rest_and_own_emotions_move_along(package, proposed, named):
+def test_values_rest_and_custom_emotions_are_renamed(package, proposed, named):
     character = package.character.character
     character.setup_channels(proposed, {"lip_01": 0.25, "pose_01": -0.5})
     character.set_own_presets(proposed, {"smug": {"exp_01": 0.5, "exp_02": -1.0}})
@@ -149,7 +148,7 @@ def test_values_rest_and_own_emotions_move_along(package, proposed, named):
     assert character.own_presets(proposed) == {"smug": {"browUp": 0.5, "exp_02": -1.0}}
 
 
-def test_names_may_change_places(package, proposed, named):
+def test_names_can_be_swapped(package, proposed, named):
     sliders = proposed.edtalk_naming.sliders
     sliders["lip_01"].new_name, sliders["lip_02"].new_name = "lip_02", "lip_01"
     package.animation.keys.write_curves(
@@ -162,11 +161,11 @@ def test_names_may_change_places(package, proposed, named):
     assert values == {'edtalk["lip_01"]': 2.0, 'edtalk["lip_02"]': 1.0}
 
 
-# --- What used the numbers
+# --- References to sliders
 
 
-def test_animation_goes_on(package, scene, proposed, named):
-    """Action, NLA strips and drivers give the same rows before and after."""
+def test_animation_is_unchanged(package, scene, proposed, named):
+    """Action, NLA strips and drivers give the same coefficients before and after."""
     animation = package.animation.keys
     frames = np.arange(1, 25)
     animation.write_curves(proposed, {"lip_02": frames / 24}, frames)
@@ -183,7 +182,7 @@ def test_animation_goes_on(package, scene, proposed, named):
     assert [curve.data_path for curve in proposed.animation_data.drivers] == ['edtalk["headYaw"]']
 
 
-def test_others_that_read_the_sliders_go_on(package, scene, proposed, named):
+def test_drivers_that_read_sliders_are_updated(package, scene, proposed, named):
     light = bpy.data.lights.new("Lamp", "POINT")
     lamp = bpy.data.objects.new("Lamp", light)
     scene.collection.objects.link(lamp)
@@ -211,7 +210,7 @@ def test_others_that_read_the_sliders_go_on(package, scene, proposed, named):
     assert not package.rig.rig.is_stale(head)
 
 
-def test_all_characters_of_the_bank_and_no_others(package, scene, demo, proposed, bank, write_bank, named):
+def test_all_characters_of_the_bank_are_switched(package, scene, demo, proposed, bank, write_bank, named):
     character, animation = package.character.character, package.animation.keys
     twin = character.create(scene, "", str(bank), "Bert")
     other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
@@ -224,7 +223,7 @@ def test_all_characters_of_the_bank_and_no_others(package, scene, demo, proposed
     assert curve_paths(package, other) == ['edtalk["lip_01"]']
 
 
-def test_an_action_that_others_use_is_copied_first(package, scene, proposed, write_bank, named):
+def test_a_shared_action_is_copied_first(package, scene, proposed, write_bank, named):
     character, animation = package.character.character, package.animation.keys
     other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
     animation.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
@@ -238,15 +237,15 @@ def test_an_action_that_others_use_is_copied_first(package, scene, proposed, wri
     assert other.animation_data.action == action
 
 
-def test_the_face_need_not_be_measured_or_rendered_again(package, proposed, named):
-    """Its rest pose and its frames are known by the weights, which are the same."""
+def test_the_portraits_rest_pose_stays_known(package, proposed, named):
+    """It is stored by the hash of the weights, which are the same."""
     package.engine.session.wait(package.character.portrait.measure(proposed))
     assert package.character.portrait.is_known(proposed)
     bpy.ops.edtalk.apply_names(filepath=named)
     assert package.character.portrait.is_known(proposed)
 
 
-def test_undo_brings_the_old_bank_and_names_back(package, proposed, bank, named):
+def test_undo_restores_the_old_bank_and_names(package, proposed, bank, named):
     package.animation.keys.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
     bpy.ops.ed.undo_push(message="before")
     bpy.ops.edtalk.apply_names("EXEC_DEFAULT", True, filepath=named)
@@ -259,41 +258,33 @@ def test_undo_brings_the_old_bank_and_names_back(package, proposed, bank, named)
     assert proposals(face) == NAMES
 
 
-# --- What is said and shown
+# --- File name, panel, real engine
 
 
-def test_the_copy_lies_beside_the_bank(package, addon, proposed, bank, tmp_path):
+def test_the_default_path_is_next_to_the_bank(package, addon, proposed, bank, tmp_path):
     assert package.naming.operators.proposed_path(proposed) == bank.with_name("official_named.safetensors")
     package.character.character.set_bank(proposed, "")
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     assert package.naming.operators.proposed_path(proposed) == tmp_path / "starter_named.safetensors"
 
 
-def test_the_panel(package, obj, bank, fake_engine):
+def test_the_panel_is_only_shown_for_banks_without_names(package, obj, bank):
     panel = package.panels.naming.EDTALK_PT_naming
-    assert not panel.poll(bpy.context), "the starter bank has names"
+    assert draw(panel) is None
     package.character.character.set_bank(obj, str(bank))
-    assert panel.poll(bpy.context)
+    assert "edtalk.name_sliders" in draw(panel).texts("operator")
 
-    def draw() -> Layout:
-        layout = Layout()
-        panel.draw(SimpleNamespace(layout=layout), bpy.context)
-        return layout
 
-    assert draw().texts("operator") == ["edtalk.name_sliders"]
-    fake_engine()
-    bpy.ops.edtalk.name_sliders()
-    drawn = draw()
-    assert drawn.texts("operator") == ["edtalk.apply_names", "edtalk.discard_names"]
-    assert drawn.texts("prop").count("new_name") == 5
-    assert '["lip_01"]' in drawn.texts("prop")
-    obj.edtalk_naming.sliders[0].new_name = ""
-    assert "A name has 1 to 60 letters" in draw().texts("label")
-    assert "DEFAULT_CLOSED" in panel.bl_options
+def test_the_panel_shows_all_proposals_and_the_fault_of_the_active_one(package, proposed):
+    panel = package.panels.naming.EDTALK_PT_naming
+    assert draw(panel).texts("prop").count("new_name") == len(NAMES)
+    assert {"edtalk.apply_names", "edtalk.discard_names"} <= set(draw(panel).texts("operator"))
+    proposed.edtalk_naming.sliders[0].new_name = ""
+    assert package.naming.naming.fault(proposed, proposed.edtalk_naming.sliders[0]) in draw(panel).texts("label")
 
 
 def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, obj, tmp_path):
-    """The starter bank with numbers for names: whatever it moves, everything has a name of its own afterwards."""
+    """The starter bank without names gets 36 different names."""
     bank = addon.inference.contract.bank
     starter = bank.read_bank(bank.STARTER)
     entries = tuple(

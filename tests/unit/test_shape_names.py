@@ -1,4 +1,4 @@
-"""Shape keys find their sliders by name, in every spelling that rigs use, and nothing moves a head twice."""
+"""Matching shape keys with sliders by name."""
 
 from __future__ import annotations
 
@@ -56,25 +56,25 @@ def test_arkit_in_any_spelling(spell):
         if any(unit in entry.arkit for entry in STARTERS)
     }
     assert found == expected
-    assert len(found) == 44, "the starter bank has no gaze"
+    assert len(found) == 44, "the starter bank has no eye directions"
 
 
-def test_one_key_alone_finds_its_slider():
+def test_a_single_shape_key_is_matched():
     assert match(["Model.jawOpen"], STARTERS) == [Link("Model.jawOpen", "jawOpen")]
     assert match(["left_eye_blink"], STARTERS) == [Link("left_eye_blink", "eyeBlink")]
 
 
 @pytest.mark.parametrize("name", ["Basis", "hat", "jaw", "open", "xjawopenx", "mouth", "smile", "", "口", "a1b2"])
-def test_other_names_find_nothing(name):
+def test_other_names_are_not_matched(name):
     assert match([name], STARTERS, EMOTIONS) == []
 
 
-def test_the_best_name_wins_over_correctives():
+def test_corrective_shapes_are_not_matched():
     names = ["jawOpen", "mouthSmileLeft_jawOpen", "jawOpen_fix", "mouthSmileLeft"]
     assert set(matched(names)) == {"jawOpen", "mouthSmileLeft"}
 
 
-def test_keys_of_several_parts_move_together():
+def test_shapes_of_several_meshes_are_all_matched():
     assert set(matched(["skin.jawOpen", "teeth.jawOpen", "beard.mouthSmileLeft"])) == {
         "skin.jawOpen",
         "teeth.jawOpen",
@@ -83,7 +83,7 @@ def test_keys_of_several_parts_move_together():
 
 
 @pytest.mark.parametrize("prefix", ["viseme_", "vrc.v_", "Face.Viseme-", ""])
-def test_metas_visemes(prefix):
+def test_meta_visemes(prefix):
     names = [name.replace("viseme_", prefix) for name in META]
     found = matched(names)
     assert {name[len(prefix) :].lower() for name in found} == {"pp", "ff", "th", "aa", "e", "i", "o", "u"}
@@ -118,7 +118,7 @@ def test_vrm(names, emotions):
         assert found[name] == {emotion: 1.0}
 
 
-def test_own_sliders_and_own_emotions():
+def test_slider_names_and_custom_emotions():
     coefficients = [Coefficient("lip_01", "lip"), Coefficient("headScale", "pose"), Coefficient("mouthSmile", "exp")]
     assert matched(["Lip_01", "head_scale", "mouthSmile", "Smirk"], coefficients, ["smirk"]) == {
         "Lip_01": {"lip_01": 1.0},
@@ -128,19 +128,19 @@ def test_own_sliders_and_own_emotions():
     }
 
 
-def test_a_head_with_arkits_shapes_is_not_moved_twice():
-    """VRM heads for "perfect sync" have all of them; there the others stay alone."""
+def test_arkit_shapes_exclude_visemes_and_emotions():
+    """VRM heads for "perfect sync" have both; linking both would apply the same motion twice."""
     vrm = ["aa", "ih", "ou", "ee", "oh", "blink", "happy", "sad", "viseme_PP"]
     assert set(matched([*arkit.FACE, *vrm])).isdisjoint(vrm)
     assert set(matched(["eyeBlinkLeft", "eyeBlinkRight", "aa", "blink"])) == {"eyeBlinkLeft", "eyeBlinkRight", "aa"}
     assert set(matched(["jawOpen", "aa", "blink", "happy"])) == {"jawOpen", "blink", "happy"}
 
 
-def test_gains_follow_what_the_bank_says():
+def test_gains_are_the_inverse_of_the_banks_mapping():
     coefficients = [Coefficient("axis", "lip", arkit={"jawOpen": 4.0})]
     assert matched(["jawOpen"], coefficients) == {"jawOpen": {"axis": pytest.approx(0.25)}}
 
 
-def test_links_are_in_the_order_of_the_keys():
+def test_links_are_in_the_order_of_the_shape_keys():
     names = ["mouthPucker", "jawOpen", "browInnerUp"]
     assert [link.shape_key for link in match(names, STARTERS)] == names
