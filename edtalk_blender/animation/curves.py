@@ -1,6 +1,6 @@
-"""What happens to a curve between the network and the keyframes: smoothing, thinning, holding. Pure numpy.
+"""Process curves before they are written as keyframes: smooth, decimate, hold on steps. Pure numpy.
 
-A curve is `frames` (T,), increasing, and `values` (T,) or, where stated, (T, n).
+A curve is `frames` (T,), strictly increasing, and `values` (T,) or, where stated, (T, n).
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import numpy as np
 
 
 def smooth(values: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian average over time with a standard deviation of `width` frames; 0 changes nothing.
+    """Gaussian filter over time with a standard deviation of `width` frames. A width of 0 returns an unchanged copy.
 
-    values: (T,) or (T, n) -> the same shape, float64. The ends are padded with the edge value, so a curve that holds
-    still at its ends keeps them, and a constant stays what it is.
+    values: (T,) or (T, n). Returns the same shape, float64. The ends are padded with the edge value, so constant
+    curves and constant ends are preserved.
     """
     values = np.asarray(values, np.float64)
     if width <= 0 or len(values) < 2:
@@ -26,10 +26,11 @@ def smooth(values: np.ndarray, width: float) -> np.ndarray:
 
 
 def decimate(frames: np.ndarray, values: np.ndarray, error: float) -> np.ndarray:
-    """Indices (K,) of the samples to keep so that straight lines between them stay within `error` of every sample.
+    """Indices (K,) of the samples to keep so that linear interpolation stays within `error` of every sample.
 
-    The first and the last sample are always kept. From each kept sample the farthest one is taken that a single line
-    can reach: the slopes that pass all samples between form a cone, which only narrows. An `error` below 0 keeps all.
+    The first and the last sample are always kept. An `error` below 0 keeps all samples. Greedy: from each kept sample,
+    keep next the farthest sample that one line can reach. The slopes that pass all samples in between form a cone that
+    narrows with every sample.
     """
     frames, values = np.asarray(frames, np.float64), np.asarray(values, np.float64)
     count = len(frames)
@@ -46,7 +47,7 @@ def decimate(frames: np.ndarray, values: np.ndarray, error: float) -> np.ndarray
         highest = np.minimum.accumulate((rise + error) / run)
         is_open = lowest <= highest
         if is_open.all() and start + len(run) < count - 1:
-            reach *= 2  # the cone has not closed yet; look farther
+            reach *= 2  # the cone has not closed yet: include more samples
             continue
         reached = is_open & (slope >= lowest) & (slope <= highest)
         kept.append(start + 1 + int(np.flatnonzero(reached)[-1]))
@@ -55,10 +56,10 @@ def decimate(frames: np.ndarray, values: np.ndarray, error: float) -> np.ndarray
 
 
 def on_steps(frames: np.ndarray, values: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every `step`-th sample, to be held until the next: 2 animates on twos. Step 1 changes nothing.
+    """Every `step`-th sample, for constant interpolation: a step of 2 animates on twos. A step of 1 changes nothing.
 
-    values: (T,) or (T, n). The last sample is not kept unless its turn comes, because it would show for one frame only.
+    values: (T,) or (T, n). The last sample is only kept if it falls on a step. Raises ValueError for a step below 1.
     """
     if step < 1:
-        raise ValueError(f"A step is at least 1 frame, found {step}.")
+        raise ValueError(f"The step must be at least 1 frame, found {step}.")
     return frames[::step], values[::step]

@@ -1,7 +1,6 @@
-"""Curves in and out of a character's animation, in bulk, and what keeps a written curve from being seen.
+"""Write, move and remove keyframes of a character in bulk.
 
-Everything goes through the F-curves of the object's action (or of an NLA strip), so that afterwards there is nothing
-of ours between the artist and the Graph Editor.
+Keyframes are ordinary F-curve keyframes of the object's action or of an NLA strip, editable in the Graph Editor.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..character import character
 _INTERPOLATION = {"CONSTANT": 0, "LINEAR": 1, "BEZIER": 2, "SINE": 12}
 _EASING = {"AUTO": 0, "EASE_IN": 1, "EASE_OUT": 2, "EASE_IN_OUT": 3}
 _AUTO_CLAMPED = 4
-_KEY_FIELDS = {  # of a keyframe point: name, numbers a key, kind
+_KEY_FIELDS = {  # properties of a keyframe point: name, numbers per key, dtype
     "co": (2, np.float32),
     "handle_left": (2, np.float32),
     "handle_right": (2, np.float32),
@@ -51,14 +50,14 @@ def write_curves(
     nla: bool = False,
     strip_name: str = "",
 ) -> None:
-    """Write keys for many sliders at once.
+    """Write keyframes for many sliders at once.
 
-    curves: by slider name, (T,) values; frames: (T,) increasing, fractions allowed.
-    replace: first and last frame between which old keys of these sliders go; all others stay as they are, with their
-    handles. A new key also takes the place of an old one at the same frame.
-    group: the F-curves' group in the Graph Editor; by default the slider's bank.
-    interpolation: "CONSTANT", "LINEAR", "BEZIER" or "SINE"; easing: "AUTO", "EASE_IN", "EASE_OUT", "EASE_IN_OUT".
-    nla: write into the NLA strip `strip_name` instead of the action, in place of what that strip held.
+    curves: values (T,) by slider name. frames: (T,), increasing, may be fractional.
+    replace: first and last frame of a range in which existing keyframes of these sliders are removed. All others keep
+    their values and handles, unless a new keyframe is at the same frame.
+    group: F-curve group in the Graph Editor; by default the slider's bank.
+    interpolation: "CONSTANT", "LINEAR", "BEZIER" or "SINE". easing: "AUTO", "EASE_IN", "EASE_OUT" or "EASE_IN_OUT".
+    nla: write into the NLA strip `strip_name` instead of the action, and replace the strip's keyframes.
     """
     frames = np.asarray(frames, np.float32)
     if nla:
@@ -94,7 +93,7 @@ def write_curve(
     interpolation: str = "LINEAR",
     easing: str = "AUTO",
 ) -> None:
-    """Write keys of one property, by its path from whatever the channelbag moves; see `write_curves`."""
+    """Write keyframes of one property. path: its data path from the channelbag's owner. See `write_curves`."""
     frames = np.asarray(frames, np.float32)
     curve = bag.fcurves.find(path) or bag.fcurves.new(path)
     if curve.group is None and group:
@@ -116,14 +115,14 @@ def insert_keys(
     interpolation: str = "BEZIER",
     easing: str = "AUTO",
 ) -> None:
-    """One key for each named slider, in place of what is at this frame."""
+    """Insert one keyframe for each slider at a frame, or replace the one there."""
     curves = {name: np.array([value]) for name, value in values.items()}
     write_curves(obj, curves, np.array([frame]), interpolation=interpolation, easing=easing)
 
 
 @dataclass(frozen=True)
 class Move:
-    """Keys from `start` to `end`, both included, go to `start + delta + (frame - start) * scale`."""
+    """Moves keyframes from `start` to `end`, inclusive, to `start + delta + (frame - start) * scale`."""
 
     start: float
     end: float
@@ -132,9 +131,9 @@ class Move:
 
 
 def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]) -> None:
-    """Move several ranges of keys at once, each from where it is now, so that one may land where another one leaves.
+    """Move several ranges of keyframes at once, so that ranges can swap places.
 
-    A key that lands on one that stays takes its place. Only the object's action is touched.
+    A moved keyframe replaces an unmoved one at the same frame. Only the object's action is changed.
     """
     paths = {character.data_path(name) for name in names}
     if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
@@ -159,12 +158,12 @@ def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]
 
 
 def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: float) -> None:
-    """Remove the keys of these sliders between two frames, both included; F-curves without keys go too."""
+    """Remove the keyframes of these sliders between two frames, inclusive, and F-curves that are then empty."""
     remove_key_ranges(obj, names, [(start, end)])
 
 
 def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
-    """Remove the keys of these sliders within several ranges of frames at once, as `remove_keys` does within one."""
+    """Remove the keyframes of these sliders in several ranges at once; see `remove_keys`."""
     paths = {character.data_path(name) for name in names}
     if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
@@ -181,7 +180,7 @@ def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Seque
 
 
 def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
-    """F-curves that are this object's alone: an action that is linked, or that another object uses, is copied first."""
+    """The object's F-curves. An action that is linked or used by other objects is copied first."""
     animation = obj.animation_data or obj.animation_data_create()
     if animation.use_tweak_mode:
         animation.use_tweak_mode = False
@@ -192,7 +191,7 @@ def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
 
 
 def make_action_local(obj: bpy.types.ID, *, even_if_local: bool = False) -> None:
-    """Copy an action that cannot be changed here, because it is linked from another file."""
+    """Replace an action that is linked from another file by a local copy. even_if_local: copy any action."""
     animation = obj.animation_data
     if animation is None or animation.action is None or not (animation.action.library or even_if_local):
         return
@@ -203,7 +202,7 @@ def make_action_local(obj: bpy.types.ID, *, even_if_local: bool = False) -> None
 
 
 def group_of(obj: bpy.types.Object, name: str) -> str:
-    """The group that a slider's F-curve belongs to in the Graph Editor: its bank, or the emotions."""
+    """F-curve group of a slider in the Graph Editor: the title of its bank, or the emotions."""
     for entry in character.bank_of(obj).coefficients:
         if entry.name == name:
             return character.BANK_TITLES.get(entry.bank, character.title(entry.bank))
@@ -211,7 +210,7 @@ def group_of(obj: bpy.types.Object, name: str) -> str:
 
 
 def _read_keys(curve: bpy.types.FCurve) -> dict[str, np.ndarray]:
-    """Every field of all keys: (K,) or (K, 2)."""
+    """All `_KEY_FIELDS` of all keyframes: (K,) or (K, 2) each."""
     points = curve.keyframe_points
     keys = {}
     for field, (size, kind) in _KEY_FIELDS.items():
@@ -223,14 +222,14 @@ def _read_keys(curve: bpy.types.FCurve) -> dict[str, np.ndarray]:
 
 
 def _new_keys(frames: np.ndarray, values: np.ndarray, interpolation: int, easing: int) -> dict[str, np.ndarray]:
-    """Keys with handles that Blender places by itself, should somebody make them Bezier later."""
+    """Keyframes with automatic handles, in case the interpolation is changed to Bezier later."""
     count = len(frames)
     co = np.stack([frames, values], axis=1)
     keys = {field: np.zeros((count, size) if size > 1 else count, kind) for field, (size, kind) in _KEY_FIELDS.items()}
     keys |= {"co": co, "handle_left": co.copy(), "handle_right": co.copy()}
     keys["interpolation"][:], keys["easing"][:] = interpolation, easing
     keys["handle_left_type"][:] = keys["handle_right_type"][:] = _AUTO_CLAMPED
-    keys["amplitude"][:], keys["back"][:], keys["period"][:] = 0.8, 1.70158, 4.1  # Blender's own for a new key
+    keys["amplitude"][:], keys["back"][:], keys["period"][:] = 0.8, 1.70158, 4.1  # Blender's defaults
     return keys
 
 
@@ -244,15 +243,15 @@ def _write_keys(curve: bpy.types.FCurve, keys: Mapping[str, np.ndarray]) -> None
     curve.update()
 
 
-# --- Keying what the sliders say
+# --- Keying the current values
 
 
 def key_sliders(
     context: bpy.types.Context, obj: bpy.types.Object, names: Iterable[str], *, automatic: bool = False
 ) -> int:
-    """Key sliders as they are at the current frame, as Blender's own keying does; returns how many keys were set.
+    """Insert keyframes for the current slider values at the current frame, with Blender's keying settings.
 
-    automatic: do so only while auto keying is on, by its preferences.
+    automatic: only if auto keying is enabled, with its settings. Returns the number of inserted keyframes.
     """
     settings, preferences = context.scene.tool_settings, context.preferences.edit
     if automatic and not settings.use_keyframe_insert_auto:
@@ -278,7 +277,7 @@ def key_sliders(
 
 
 def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bpy.types.NlaStrip] | None:
-    """The character's NLA strip of this name and the track it lies on."""
+    """The character's NLA strip of this name, with its track, or None."""
     animation = obj.animation_data
     for track in animation.nla_tracks if animation else ():
         for strip in track.strips:
@@ -288,12 +287,12 @@ def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bp
 
 
 def _short(name: str) -> str:
-    """A name as long as an NLA strip's may be."""
+    """The name cut to the 63 bytes that an NLA strip's name can have."""
     return name.encode()[:63].decode(errors="ignore")
 
 
 def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChannelbag:
-    """F-curves of the strip's action, emptied; the strip itself lies where it belongs after `_place_strip`."""
+    """Empty F-curves of the strip's action. Removes the strip; `_place_strip` adds it again."""
     action = bpy.data.actions.get(name)
     found = find_strip(obj, name)
     if found is not None:
@@ -303,7 +302,7 @@ def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChann
         if not track.strips:
             obj.animation_data.nla_tracks.remove(track)
     elif action is not None and action.users:
-        action = None  # somebody else's of the same name
+        action = None  # used elsewhere
     action = action or bpy.data.actions.new(name)
     bag = compat.action_channelbag(action, compat.fitting_slot(action, obj))
     bag.fcurves.clear()
@@ -327,4 +326,4 @@ def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray) -> None:
     strip.action_slot = compat.fitting_slot(action, obj)
     strip.action_frame_start, strip.action_frame_end = first, last
     strip.frame_start, strip.frame_end = first, last
-    strip.extrapolation = "NOTHING"  # outside its line the mouth is at rest, or as the action has it
+    strip.extrapolation = "NOTHING"  # no effect outside the line of dialogue

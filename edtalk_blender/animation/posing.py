@@ -1,4 +1,4 @@
-"""Poses of a character: reset, mirror, copy, paste and key them."""
+"""Operators for poses: reset, mirror, copy, paste and key."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from . import keys, pose
 
 
 class EDTALK_OT_reset(OnCharacter, bpy.types.Operator):
-    """Put sliders back to rest, where the portrait is shown as it is"""
+    """Reset sliders to rest, the pose of the portrait"""
 
     bl_idname = "edtalk.reset"
     bl_label = "Reset"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Empty: all banks and emotions", options={"SKIP_SAVE"})
-    slider: StringProperty(name="Slider", description="Empty: all of the bank", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="Bank to reset. Empty: all banks and emotions", options={"SKIP_SAVE"})
+    slider: StringProperty(
+        name="Slider", description="Slider to reset. Empty: all sliders of the bank", options={"SKIP_SAVE"}
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
@@ -33,30 +35,32 @@ class EDTALK_OT_reset(OnCharacter, bpy.types.Operator):
 
 
 class EDTALK_OT_mirror(OnCharacter, bpy.types.Operator):
-    """Swap left and right: sliders of either side change places, turning and shifting sideways is reversed"""
+    """Mirror the pose: swap the left and right sliders, and flip head yaw, roll and horizontal shift"""
 
     bl_idname = "edtalk.mirror"
     bl_label = "Mirror"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Empty: all banks", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="Bank to mirror. Empty: all banks", options={"SKIP_SAVE"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        turned = pose.mirrored(pose_of(obj, self.bank))
-        if not turned:
-            raise EDTalkError("Nothing here can be mirrored: no slider's name tells left from right.")
-        _pose_from_rest(context, obj, turned)
+        mirrored = pose.mirrored(pose_of(obj, self.bank))
+        if not mirrored:
+            raise EDTalkError(
+                "There are no sliders to mirror.", "Name the sliders of the two sides with Left and Right."
+            )
+        _pose_from_rest(context, obj, mirrored)
         return None
 
 
 class EDTALK_OT_copy_pose(Explained, bpy.types.Operator):
-    """Copy the pose, to paste it at another time, on another character or in another file"""
+    """Copy the current pose to the clipboard, to paste it at another frame, on another character or in another file"""
 
     bl_idname = "edtalk.copy_pose"
     bl_label = "Copy Pose"
 
-    bank: StringProperty(name="Bank", description="Empty: all banks and emotions", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="Bank to copy. Empty: all banks and emotions", options={"SKIP_SAVE"})
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -68,14 +72,14 @@ class EDTALK_OT_copy_pose(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_paste_pose(OnCharacter, bpy.types.Operator):
-    """Paste a copied pose; sliders that this character does not have are left out"""
+    """Paste the pose from the clipboard. Sliders that this character does not have are ignored"""
 
     bl_idname = "edtalk.paste_pose"
     bl_label = "Paste Pose"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Empty: everything that was copied", options={"SKIP_SAVE"})
-    text: StringProperty(name="Pose", description="Empty: the clipboard", options={"SKIP_SAVE", "HIDDEN"})
+    bank: StringProperty(name="Bank", description="Bank to paste. Empty: the whole pose", options={"SKIP_SAVE"})
+    text: StringProperty(name="Pose", description="Pose as text. Empty: the clipboard", options={"SKIP_SAVE", "HIDDEN"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
@@ -84,33 +88,33 @@ class EDTALK_OT_paste_pose(OnCharacter, bpy.types.Operator):
         fitting = {name: value for name, value in copied.items() if name in wanted}
         if not fitting:
             raise EDTalkError(
-                f"None of the {len(copied)} copied sliders are among those of {obj.name}.",
-                "Copy from a character with the same bank.",
+                f"{obj.name} has none of the {len(copied)} copied sliders.",
+                "Copy a pose from a character with the same bank.",
             )
         _pose_from_rest(context, obj, fitting)
         if not self.bank and len(fitting) < len(copied):
-            self.report({"WARNING"}, f"{len(copied) - len(fitting)} of {len(copied)} sliders have no counterpart here")
+            self.report({"WARNING"}, f"{obj.name} lacks {len(copied) - len(fitting)} of the {len(copied)} sliders")
         return None
 
 
 class EDTALK_OT_key_pose(OnCharacter, bpy.types.Operator):
-    """Insert a key on every slider at the current frame"""
+    """Insert a keyframe on every slider at the current frame"""
 
     bl_idname = "edtalk.key_pose"
     bl_label = "Key Pose"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Empty: all banks and emotions", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="Bank to key. Empty: all banks and emotions", options={"SKIP_SAVE"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
         count = keys.key_sliders(context, obj, slider_names(obj, self.bank))
-        self.report({"INFO"}, f"Inserted {count} keys" if count else "No key was needed")
+        self.report({"INFO"}, f"Inserted {count} keyframes" if count else "No keyframes needed")
         return None
 
 
 def slider_names(obj: bpy.types.Object, bank: str = "") -> tuple[str, ...]:
-    """Names of a bank's sliders, of the emotions' (bank "emotion"), or of all (bank "")."""
+    """Slider names of a bank, of the emotions (bank "emotion"), or of both (bank "")."""
     known = character.bank_of(obj)
     emotions = tuple(character.emotions(obj))
     if not bank:
@@ -119,7 +123,7 @@ def slider_names(obj: bpy.types.Object, bank: str = "") -> tuple[str, ...]:
 
 
 def pose_of(obj: bpy.types.Object, bank: str = "") -> dict[str, float]:
-    """The sliders of a bank, or all, by name, measured from rest."""
+    """Slider values by name as offsets from rest. bank: as in `slider_names`."""
     rest = character.rest_values(obj)
     return {name: obj.edtalk[name] - rest.get(name, 0.0) for name in slider_names(obj, bank) if name in obj.edtalk}
 
@@ -130,7 +134,7 @@ def _pose_from_rest(context: bpy.types.Context, obj: bpy.types.Object, pose: Map
 
 
 def _pose(context: bpy.types.Context, obj: bpy.types.Object, values: Mapping[str, float]) -> None:
-    """Set sliders, and key those that changed where auto keying is on."""
+    """Set sliders, and key those that changed if auto keying is enabled."""
     changed = [name for name, value in values.items() if obj.edtalk.get(name) != value]
     for name in changed:
         obj.edtalk[name] = float(values[name])

@@ -1,6 +1,6 @@
-"""Emotions of the artist's own in a file: by name, how far each expression slider moves from rest.
+"""Files of custom emotions: for each emotion, the offset from rest of every expression slider.
 
-Standard library only. The same file is the artist's library and what is handed to somebody else.
+Standard library only. The emotion library and exported emotions have the same format.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Presets = dict[str, dict[str, float]]
 
 
 def read(path: Path) -> Presets:
-    """The emotions of a file; EDTalkError naming the file when it is missing or anything else."""
+    """The emotions of a file. Raises EDTalkError with the file's name if it is missing or not an emotion file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = int(data[_KEY])
@@ -29,20 +29,22 @@ def read(path: Path) -> Presets:
             for name, offsets in data["emotions"].items()
         }
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist.", "Choose a file of emotions.") from error
+        raise EDTalkError(f"{path} does not exist.", "Choose an existing emotion file.") from error
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="disk") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EDTalkError(f"{path} holds no emotions.", "Choose a file that was exported here.") from error
+        raise EDTalkError(f"{path} is not an emotion file.", "Choose a file made by Export Emotions.") from error
     if version > VERSION:
         raise EDTalkError(f"{path} was written by a newer version of the extension.", "Update the extension.")
     if not all(math.isfinite(value) for offsets in presets.values() for value in offsets.values()):
-        raise EDTalkError(f"{path} holds an emotion that is not finite.", "Choose a file that was exported here.")
+        raise EDTalkError(
+            f"{path} contains an emotion with infinite or undefined values.", "Choose a file made by Export Emotions."
+        )
     return presets
 
 
 def write(path: Path, presets: Mapping[str, Mapping[str, float]]) -> None:
-    """Write emotions to a file, whole or not at all."""
+    """Write emotions to a file atomically. Raises EDTalkError if it cannot be written."""
     text = json.dumps({_KEY: VERSION, "emotions": presets}, indent=1, ensure_ascii=False)
     with appearing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The values of a character's sliders over a range of frames."""
+"""Evaluate a character's sliders over a range of frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..engine import session
 
 
 def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dict[str, float]:
-    """What sliders are at a frame by their F-curves; those without one are what they are now."""
+    """Slider values at a frame according to their F-curves; the current value for sliders without one."""
     curves = {curve.data_path: curve for curve in compat.fcurves(obj) if not is_silent(curve)}
     found = {}
     for name in names:
@@ -28,11 +28,11 @@ def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dic
 def sample(
     scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot | None = None
 ) -> np.ndarray:
-    """(T, n) float32 rows to render at `frames`, as Blender evaluates them: drivers and NLA count.
+    """Coefficients (T, n) float32 to render at `frames` (T,), as Blender evaluates them, with drivers and NLA.
 
-    Reads the F-curves alone where nothing else moves the character, else steps through the frames and returns to the
-    current one. Sliders changed by hand and not keyed keep their value. face: `obj` as it was read, if it was.
-    Raises EDTalkError where the character's bank is missing.
+    If only F-curves animate the character, they are evaluated directly. Otherwise the scene is stepped through the
+    frames, and the current frame is restored. Sliders without keyframes keep their current value. face: snapshot of
+    `obj`; None: it is read. Raises EDTalkError if the character's bank is missing.
     """
     face = face or snapshot.read(obj, with_portrait=False)
     return face.rows(*_sample(scene, obj, frames, face))
@@ -41,7 +41,7 @@ def sample(
 def sample_sliders(
     scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `sample` makes its rows of: (T, n) coefficient sliders, (T, banks) strengths, (T, k) emotion sliders."""
+    """The inputs of `sample`: (T, n) coefficient sliders, (T, banks) bank strengths, (T, k) emotion sliders."""
     return _sample(scene, obj, frames, snapshot.read(obj, with_portrait=False))
 
 
@@ -49,13 +49,13 @@ def _sample(
     scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     frames = np.asarray(frames, np.float64)
-    if moved_by_curves_alone(obj):
+    if has_only_fcurves(obj):
         return _sample_curves(obj, frames, face)
     return _sample_frames(scene, obj, frames)
 
 
-def moved_by_curves_alone(obj: bpy.types.Object) -> bool:
-    """Whether F-curves tell everything: no driver on the sliders, no NLA strip in play."""
+def has_only_fcurves(obj: bpy.types.Object) -> bool:
+    """Whether only F-curves animate the sliders: no drivers, no NLA."""
     animation = obj.animation_data
     if animation is None:
         return True
@@ -70,7 +70,7 @@ def _sample_curves(
     sliders, banks = obj.edtalk, face.bank.config.banks
 
     def column(path: str, unkeyed: float, limits: tuple[float, float]) -> np.ndarray:
-        """(T,) one property over time, clamped as Blender does when it evaluates."""
+        """One property over time, (T,), clamped like Blender's own evaluation."""
         curve = curves.get(path)
         if curve is None:
             return np.full(len(frames), unkeyed)
@@ -81,7 +81,7 @@ def _sample_curves(
         return np.stack(columns, axis=1) if columns else np.empty((len(frames), 0))
 
     def states(name: str, limits: tuple[float, float]) -> np.ndarray:
-        """(T, banks) a property of every bank: its strength, mute or solo."""
+        """Strength, mute or solo of every bank over time, (T, banks)."""
         found = [sliders.banks[bank] for bank, _count in banks]
         return table(column(one.path_from_id(name), getattr(one, name), limits) for one in found)
 
@@ -99,6 +99,7 @@ def _sample_curves(
 
 
 def is_silent(curve: bpy.types.FCurve) -> bool:
+    """Whether Blender does not evaluate an F-curve: muted, in a muted group, or without keyframes and modifiers."""
     return curve.mute or curve.is_empty or (curve.group is not None and curve.group.mute)
 
 
@@ -119,14 +120,14 @@ def _sample_frames(
 
 @contextmanager
 def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.types.Depsgraph]:
-    """Have the object evaluated even where it is hidden, and leave frame, sliders and visibility as they were."""
+    """Evaluate the object even if it is hidden, and restore frame, sliders and visibility afterwards."""
     frame, subframe = scene.frame_current, scene.frame_subframe
     names = character.channel_names(obj)
     before = {name: obj.edtalk[name] for name in names}
     hidden = obj.hide_viewport
-    shelter = bpy.data.collections.new("EDTalk sampling")
-    shelter.objects.link(obj)
-    scene.collection.children.link(shelter)
+    collection = bpy.data.collections.new("EDTalk sampling")  # visible, whatever collections the object is in
+    collection.objects.link(obj)
+    scene.collection.children.link(collection)
     session.hold("sampling")  # no preview of these frames
     try:
         if hidden:
@@ -137,7 +138,7 @@ def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.typ
     finally:
         if hidden:
             obj.hide_viewport = True
-        bpy.data.collections.remove(shelter)
+        bpy.data.collections.remove(collection)
         scene.frame_set(frame, subframe=subframe)
         for name, value in before.items():
             obj.edtalk[name] = value

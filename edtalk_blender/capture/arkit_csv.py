@@ -1,7 +1,7 @@
-"""ARKit recordings: files that phones write, read into seconds and face units, and what they make of a bank's sliders.
+"""Read ARKit face captures from CSV files into times and blend shape values.
 
-Read are Live Link Face's CSV (a timecode, 52 face units, rotations of head and eyes) and the plain table of face units
-that other apps write, with a column of times or without one.
+Supported are the CSV of Live Link Face (a timecode, 52 blend shapes, rotations of head and eyes) and plain tables of
+blend shapes from other apps, with or without a time column.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from ...inference.contract import arkit
 from ...inference.contract.errors import EDTalkError
 
-_APPROACH = "Export the take as CSV: Live Link Face calls that mode ARKit."
+_EXPORT_HINT = "Export the take as CSV. In Live Link Face, use the ARKit capture mode."
 _TIMECODE = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})([:;.,])(\d{1,3}(?:\.\d+)?)")
 _TIME_COLUMNS = ("time", "timestamp", "seconds", "sec", "t", "ms", "timems", "timestampms", "timeseconds")
 _FRAME_COLUMNS = ("frame", "frames", "frameindex", "framenumber", "index")
@@ -30,9 +30,9 @@ _FRAME_COLUMNS = ("frame", "frames", "frameindex", "framenumber", "index")
 
 @dataclass(frozen=True)
 class Rate:
-    """How a timecode counts: `count` frames to its second, which really last `count / fps` seconds.
+    """Timecode rate: `count` frame numbers per timecode second, at `fps` frames per real second.
 
-    drop: whether it leaves out frame numbers, 2 in 30 at every minute but each tenth, to keep up with the clock.
+    drop: drop-frame timecode, which skips 2 of every 30 frame numbers at each minute except every tenth.
     """
 
     count: int
@@ -41,7 +41,7 @@ class Rate:
 
     @staticmethod
     def parse(text: str) -> Rate:
-        """ "24", "29.97", "59.94 drop" ...; raises EDTalkError for what no timecode counts in."""
+        """Parse "24", "29.97", "59.94 drop" and so on. Raises EDTalkError for unsupported rates."""
         number, _, drop = text.strip().partition(" ")
         try:
             fps = float(number)
@@ -51,12 +51,12 @@ class Rate:
                 raise ValueError(text)
         except (ValueError, OverflowError) as error:
             raise EDTalkError(
-                f"No timecode counts in '{text}'.", "Give 24, 25, 30, 50, 60, 23.976, 29.97, 59.94 or 29.97 drop."
+                f"Unsupported timecode rate '{text}'.", "Use 24, 25, 30, 50, 60, 23.976, 29.97, 59.94 or 29.97 drop."
             ) from error
         return Rate(count, count * 1000 / 1001 if slower else float(count), bool(drop))
 
     def seconds(self, hours: int, minutes: int, seconds: int, frames: float) -> float:
-        """Seconds since midnight's timecode; `frames` may have a fraction."""
+        """Seconds since timecode 00:00:00:00. frames: may be fractional."""
         minutes += 60 * hours
         total = (60 * minutes + seconds) * self.count + frames
         if self.drop:
@@ -65,15 +65,17 @@ class Rate:
 
 
 def timecode_seconds(text: str, rate: Rate) -> float:
-    """Seconds of one HH:MM:SS:FF or HH:MM:SS:FF.sss; EDTalkError for anything else."""
+    """Seconds of a timecode HH:MM:SS:FF or HH:MM:SS:FF.sss. Raises EDTalkError for any other text."""
     parts = _split_timecode(text)
     if parts is None:
-        raise EDTalkError(f"'{text}' is no timecode.", "Write it as hours:minutes:seconds:frames, 10:30:00:00.")
+        raise EDTalkError(
+            f"'{text}' is not a valid timecode.", "Write it as hours:minutes:seconds:frames, for example 10:30:00:00."
+        )
     return rate.seconds(*parts[:4])
 
 
 def _split_timecode(text: str) -> tuple[int, int, int, float, bool] | None:
-    """Hours, minutes, seconds, frames, and whether it is written as drop frame, with a semicolon."""
+    """Hours, minutes, seconds, frames, and whether it is drop-frame (with a semicolon). None if invalid."""
     found = _TIMECODE.fullmatch(text.strip())
     if not found or int(found[2]) > 59 or int(found[3]) > 59:
         return None
@@ -81,7 +83,10 @@ def _split_timecode(text: str) -> tuple[int, int, int, float, bool] | None:
 
 
 def _guess_rate(codes: Sequence[tuple[int, int, int, float, bool]]) -> Rate:
-    """What a take's timecode counts in: a second whose end was recorded shows it, else what Live Link Face has."""
+    """Estimate the timecode rate from the highest frame number.
+
+    That is reliable if the take contains the end of a second. Otherwise at least Live Link Face's 60 is assumed.
+    """
     drop = any(code[4] for code in codes)
     is_whole = any(code[2] != after[2] for code, after in pairwise(codes))
     highest = int(max(code[3] for code in codes)) + 1
@@ -96,10 +101,10 @@ def _guess_rate(codes: Sequence[tuple[int, int, int, float, bool]]) -> Rate:
 
 @dataclass(frozen=True, eq=False)
 class Take:
-    """A recording. times: (T,) seconds from its first row, rising. values: (T, n) of the columns `names`.
+    """One capture. times: (T,) seconds from its first row, strictly increasing. values: (T, n) of the columns `names`.
 
-    names: ARKit's, as in `contract.arkit`: face units 0..1, the head in degrees. start: seconds of the first row's
-    timecode, None without one. rate: what the timecode counts in. skipped: rows without a face, or cut off.
+    names: of `contract.arkit`; blend shapes are 0..1, head angles are degrees. start: timecode of the first row in
+    seconds, or None. rate: rate of the timecode, or None. skipped: number of incomplete or repeated rows left out.
     """
 
     times: np.ndarray
@@ -111,21 +116,21 @@ class Take:
 
     @property
     def duration(self) -> float:
-        """Seconds from the first row to the last."""
+        """Seconds from the first row to the last row."""
         return float(self.times[-1])
 
     def at(self, seconds: np.ndarray) -> np.ndarray:
-        """(len(seconds), n): between two rows evenly from one to the next, before the first and after the last held."""
+        """Values at `seconds` (K,), linearly interpolated, (K, n). The first and last rows extend beyond the ends."""
         columns = [np.interp(seconds, self.times, column) for column in self.values.T]
         return np.stack(columns, axis=1)
 
     def with_sides_swapped(self) -> Take:
-        """With left and right of jaw and mouth exchanged, which some versions of Live Link Face mix up."""
+        """The take with left and right of jaw and mouth swapped: some versions of Live Link Face write them swapped."""
         other = {"jawLeft": "jawRight", "jawRight": "jawLeft", "mouthLeft": "mouthRight", "mouthRight": "mouthLeft"}
         return replace(self, names=tuple(other.get(name, name) for name in self.names))
 
     def with_head_from_start(self) -> Take:
-        """With the head measured from how it is held in the first row, wherever the phone was."""
+        """The take with head angles relative to the first row, independent of the phone's position."""
         values = self.values.copy()
         head = [index for index, name in enumerate(self.names) if name in arkit.HEAD]
         values[:, head] -= values[0, head]
@@ -133,10 +138,10 @@ class Take:
 
 
 def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
-    """A take from a CSV file.
+    """Read a take from a CSV file.
 
-    rate: what its timecode counts in, see `Rate.parse`; found out where empty. fps: rows a second, for a file that does
-    not tell the time. Raises EDTalkError, one sentence that names the file and what is wrong with it.
+    rate: timecode rate, see `Rate.parse`; estimated if empty. fps: rows per second of files without times.
+    Raises EDTalkError with the file's name and the reason.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -145,36 +150,38 @@ def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="media") from error
     except UnicodeDecodeError as error:
-        raise EDTalkError(f"{path} is no CSV file: it is not text.", _APPROACH, "media") from error
+        raise EDTalkError(f"{path} is not a readable CSV file: it is not text.", _EXPORT_HINT, "media") from error
     try:
         return _parse(text, Rate.parse(rate) if rate else None, fps)
     except EDTalkError as error:
-        raise EDTalkError(f"{path.name} cannot be used: {error.message}", error.hint or _APPROACH, "media") from error
+        raise EDTalkError(
+            f"{path.name} cannot be read: {error.message}", error.hint or _EXPORT_HINT, "media"
+        ) from error
 
 
 def _parse(text: str, rate: Rate | None, fps: float) -> Take:
     table = _Table(text)
     units = {name: index for index, cell in enumerate(table.header) if (name := unit_name(cell)) is not None}
     if not set(units) & set(arkit.FACE):
-        raise EDTalkError("its first row names none of ARKit's face units, such as EyeBlinkLeft or JawOpen.")
+        raise EDTalkError("the header has no ARKit blend shapes such as EyeBlinkLeft or JawOpen.")
     found = len(table.rows)
     units = {name: index for name, index in units.items() if any(row.is_filled([index]) for row in table.rows)}
-    # An app that loses the face leaves its numbers out, one that is stopped cuts them off.
+    # Apps leave the cells empty while they lose the face, and cut off the last row when they are stopped.
     table.rows = [row for row in table.rows if row.is_filled(units.values())]
     if not (table.rows and units):
-        raise EDTalkError("it holds no row with a face.")
+        raise EDTalkError("no row contains a face.")
     values = table.numbers(units.values())
     times, start, rate = _times(table, rate, fps)
     step = np.diff(times, prepend=-np.inf)
     if (step < 0).any():
-        raise EDTalkError(f"its time runs backwards in line {table.rows[int(np.argmax(step < 0))].line}.")
-    names, values = _in_our_units(tuple(units), values[step > 0])
-    times = times[step > 0]  # a time that is repeated says nothing new
+        raise EDTalkError(f"the time decreases in line {table.rows[int(np.argmax(step < 0))].line}.")
+    names, values = _normalised(tuple(units), values[step > 0])
+    times = times[step > 0]  # drop repeated rows
     return Take(times - times[0], names, values, start, rate, found - len(times))
 
 
 def _times(table: _Table, rate: Rate | None, fps: float) -> tuple[np.ndarray, float | None, Rate | None]:
-    """(T,) seconds of the rows; the first one's timecode and what it counts in, where that is what they have."""
+    """Seconds of the rows (T,). If they have timecodes, also the first one in seconds and the rate, else None."""
     column = table.column(("timecode", *_TIME_COLUMNS))
     if column is not None and (table.is_called(column, "timecode") or ":" in table.rows[0].cells[column]):
         codes = []
@@ -186,7 +193,7 @@ def _times(table: _Table, rate: Rate | None, fps: float) -> tuple[np.ndarray, fl
         rate = rate or _guess_rate(codes)
         times = np.array([rate.seconds(*code[:4]) for code in codes])
         day = rate.seconds(24, 0, 0, 0)
-        times += day * np.cumsum(np.diff(times, prepend=times[0]) < -day / 2)  # takes may go on over midnight
+        times += day * np.cumsum(np.diff(times, prepend=times[0]) < -day / 2)  # takes may pass midnight
         return times, float(times[0]), rate
     if column is not None:
         times = table.numbers([column])[:, 0]
@@ -209,7 +216,7 @@ class _Row:
 
 
 class _Table:
-    """A CSV file's header and rows, whatever stands between its cells; blank lines are left out."""
+    """Header and rows of a table separated by commas, semicolons or tabs, without blank lines."""
 
     def __init__(self, text: str) -> None:
         lines = text.splitlines()
@@ -218,12 +225,12 @@ class _Table:
         try:
             rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
         except csv.Error as error:
-            raise EDTalkError(f"it is no table ({error}).") from error
+            raise EDTalkError(f"it is not a table ({error}).") from error
         if not rows:
-            raise EDTalkError("it is empty.")
+            raise EDTalkError("the file is empty.")
         self.header = rows[0][1]
         self.rows = [_Row(line, order, cells) for order, (line, cells) in enumerate(rows[1:])]
-        self._comma = delimiter == ";"  # between the cells, because numbers have one for a point
+        self._decimal_comma = delimiter == ";"  # locales with a decimal comma separate cells by semicolons
 
     def is_called(self, column: int, *names: str) -> bool:
         return _plain(self.header[column]) in names
@@ -232,14 +239,14 @@ class _Table:
         return next((index for index in range(len(self.header)) if self.is_called(index, *names)), None)
 
     def numbers(self, columns: Iterable[int]) -> np.ndarray:
-        """(rows, columns) float64; EDTalkError naming the line that has anything else."""
+        """Numbers of some columns, (rows, columns) float64. Raises EDTalkError with the line of an invalid cell."""
         columns = list(columns)
         return np.array([[self._number(row, column) for column in columns] for row in self.rows])
 
     def _number(self, row: _Row, column: int) -> float:
         cell = row.cells[column].strip() if column < len(row.cells) else ""
         try:
-            value = float(cell.replace(",", ".") if self._comma else cell)
+            value = float(cell.replace(",", ".") if self._decimal_comma else cell)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -247,15 +254,15 @@ class _Table:
         return value
 
 
-def _in_our_units(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Face units as they are; the head's radians, where they are that, as degrees with our signs.
+def _normalised(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Convert head angles to degrees with the signs of `contract.arkit`, and drop a head that was not recorded.
 
-    Live Link Face counts turning to the person's right, down, and clockwise for the camera as positive, and writes
-    zeros where the head is not recorded.
+    In Live Link Face, positive angles turn to the person's right, down, and clockwise as seen by the camera. A head
+    that was not recorded is all zeros. Raises EDTalkError for blend shapes outside 0..1.
     """
     most = float(np.abs(values[:, [index for index, name in enumerate(names) if name in arkit.FACE]]).max())
     if most > 2:
-        raise EDTalkError(f"its face units go up to {most:g}, expected 0 to 1.")
+        raise EDTalkError(f"its blend shapes go up to {most:g}, expected 0 to 1.")
     head = [index for index, name in enumerate(names) if name in arkit.HEAD]
     angles = values[:, head]
     if not angles.any():
@@ -265,7 +272,7 @@ def _in_our_units(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str
     if np.abs(angles).max() <= math.pi:
         values[:, head] = np.degrees(angles)
     if "headYaw" in names:
-        values[:, names.index("headYaw")] *= -1  # the picture's right is the person's left
+        values[:, names.index("headYaw")] *= -1  # the right of the image is the person's left
     return names, values
 
 
@@ -273,12 +280,12 @@ def _in_our_units(names: tuple[str, ...], values: np.ndarray) -> tuple[tuple[str
 
 
 def unit_name(text: str) -> str | None:
-    """ARKit's name as `contract.arkit` has it, whatever its capitals, separators and sides' spelling; else None."""
+    """Name in `contract.arkit` for any capitalisation, separators and side suffix; None if it is no ARKit name."""
     return _SPELLINGS.get(_plain(text))
 
 
 def _plain(text: str) -> str:
-    """`Eye_Blink.L` -> `eyeblinkl`."""
+    """Lower case letters and digits only: `Eye_Blink.L` -> `eyeblinkl`."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 

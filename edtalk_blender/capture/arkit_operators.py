@@ -1,4 +1,4 @@
-"""A face that a phone has captured, as keys on a character's sliders."""
+"""Import ARKit face captures as keyframes of a character."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RATES = ("23.976", "24", "25", "29.97", "29.97 drop", "30", "50", "59.94", "59.
 
 
 class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
-    """Animate the character with a face captured by a phone: the CSV file of Live Link Face, or of another ARKit app"""
+    """Import a face capture from Live Link Face or another ARKit app (.csv) to keyframes on the character"""
 
     bl_idname = "edtalk.import_arkit"
     bl_label = "Import Face Capture"
@@ -30,67 +30,69 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
 
     filename_ext = ".csv"
     filter_glob: StringProperty(default="*.csv;*.tsv;*.txt", options={"HIDDEN"})
-    filepath: StringProperty(name="Take", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(name="Take", description="CSV file to import", subtype="FILE_PATH", options={"SKIP_SAVE"})
     start: IntProperty(
-        name="Start Frame", description="Frame of the scene at which the take begins", default=1, options={"SKIP_SAVE"}
+        name="Start Frame", description="Scene frame at which the take starts", default=1, options={"SKIP_SAVE"}
     )
     use_timecode: BoolProperty(
-        name="By Timecode",
-        description="Place the take by its timecode, so that everything recorded with the same clock is in sync",
+        name="Use Timecode",
+        description="Place the take by its timecode, in sync with other recordings of the same clock",
     )
     timecode: StringProperty(
         name="At Start Frame",
-        description="Timecode that belongs to the start frame, as hours:minutes:seconds:frames",
+        description="Timecode of the start frame, as hours:minutes:seconds:frames",
         default="00:00:00:00",
     )
     rate: EnumProperty(
-        name="Timecode",
-        description="Frames per second that the take's timecode counts in",
+        name="Timecode Rate",
+        description="Frames per second of the take's timecode",
         items=(
-            ("AUTO", "Automatic", "Find out; what is shorter than a second is taken for Live Link Face's, which is 60"),
+            ("AUTO", "Automatic", "Detect the rate. Takes shorter than a second use 60, the rate of Live Link Face"),
             *((rate, rate, f"{rate} frames per second") for rate in _RATES),
         ),
         default="AUTO",
     )
     fps: FloatProperty(
         name="Rows per Second",
-        description="Used for files that do not tell the time",
+        description="Frame rate of files without a time column, in rows per second",
         default=60.0,
         min=1.0,
         soft_max=240.0,
     )
-    mouth: BoolProperty(name="Mouth", description="Animate the sliders of the mouth", default=True)
+    mouth: BoolProperty(name="Mouth", description="Animate the mouth sliders", default=True)
     expression: BoolProperty(
         name="Expression", description="Animate the sliders of brows, eyes and cheeks", default=True
     )
     head: EnumProperty(
         name="Head",
+        description="How to animate the head",
         items=(
-            ("NONE", "Leave Alone", "Do not animate the head"),
-            ("START", "From Its Start", "Measured from how it is held when the take begins, wherever the phone was"),
-            ("RECORDED", "As Recorded", "Measured from looking straight into the phone"),
+            ("NONE", "None", "Do not animate the head"),
+            ("START", "Relative to Start", "Use head rotation relative to the start of the take"),
+            ("RECORDED", "As Recorded", "Use head rotation relative to the phone"),
         ),
         default="START",
     )
     strength: FloatProperty(
         name="Strength",
-        description="How much of what was captured is used; more exaggerates",
+        description="Scale of the captured motion: 1 as recorded, below 1 weaker, above 1 stronger",
         default=1.0,
         soft_min=0.0,
         soft_max=2.0,
     )
     from_rest: BoolProperty(
-        name="From the Portrait",
-        description="Where the captured face is neutral, show the portrait as it is. Off: show a neutral face",
+        name="Relative to Portrait",
+        description="Add the motion to the expression of the portrait. Disabled: a neutral captured face gives a "
+        "neutral character",
         default=True,
     )
     swap_sides: BoolProperty(
         name="Swap Jaw and Mouth Sides",
-        description="Exchange left and right of jaw and mouth, which some versions of Live Link Face mix up",
+        description="Swap left and right of jaw and mouth. Some versions of Live Link Face write them swapped",
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Leave out keys where the curve stays within this distance without them. 0 writes every frame",
+        description="Remove keyframes while the curve changes by no more than this value. 0 keys every frame",
         default=0.005,
         min=0.0,
         soft_max=0.1,
@@ -132,7 +134,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
             column = rest.get(name, 0.0) + self.strength * moved
             kept = curves.decimate(frames, column, self.simplify or -1.0)
             keys.write_curves(obj, {name: column[kept]}, frames[kept], replace=(frames[0], frames[-1]))
-        self._tell(obj, take, frames)
+        self._report(obj, take, frames)
         return None
 
     def _take(self) -> Take:
@@ -142,53 +144,54 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         return take.with_head_from_start() if self.head == "START" else take
 
     def _sliders(self, obj: bpy.types.Object, take: Take) -> list[Coefficient]:
-        """The coefficients that are wanted; EDTalkError where the take moves none of them."""
+        """The coefficients to animate. Raises EDTalkError if the take moves none of them."""
         bank = character.bank_of(obj)
         if not any(entry.arkit for entry in bank.coefficients):
             raise EDTalkError(
-                f"The bank '{bank.name}' of {obj.name} does not say what its sliders have to do with a captured face.",
-                "Name its sliders, or use the starter bank.",
+                f"The bank '{bank.name}' of {obj.name} has no ARKit mapping.",
+                "Use Name Sliders, or choose the starter bank.",
                 "bank",
             )
         wanted = {"lip": self.mouth, "pose": self.head != "NONE"}
         entries = [entry for entry in bank.coefficients if wanted.get(entry.bank, self.expression)]
         if not arkit.to_bank(entries, take.names, take.values[:1]):
             name = character.resolve(self.filepath).name
-            raise EDTalkError(f"Nothing in {name} moves what is chosen.", "Choose mouth, expression or head.")
+            raise EDTalkError(
+                f"{name} has no motion for the enabled parts of the face.", "Enable Mouth, Expression or Head."
+            )
         return entries
 
     def _times(self, scene: bpy.types.Scene, take: Take) -> tuple[np.ndarray, np.ndarray]:
-        """The scene's frames that the take covers, and the take's seconds at them."""
+        """Scene frames (T,) of the take, and their seconds (T,) in the take."""
         fps = timemap.scene_fps(scene.render.fps, scene.render.fps_base)
         first = float(self.start)
         if self.use_timecode:
             if take.start is None:
-                raise EDTalkError(
-                    f"{character.resolve(self.filepath).name} has no timecode.", "Place it by its start frame instead."
-                )
+                raise EDTalkError(f"{character.resolve(self.filepath).name} has no timecode.", "Disable Use Timecode.")
             first += (take.start - arkit_csv.timecode_seconds(self.timecode, take.rate or Rate(60, 60.0))) * fps
         near = 1e-4  # frames
         frames = np.arange(np.ceil(first - near), np.floor(first + take.duration * fps + near) + 1)
         if not len(frames):
-            raise EDTalkError("The take lies between two frames of the scene.", "Move its start, or record longer.")
+            raise EDTalkError("The take is between two scene frames.", "Change its start, or record a longer take.")
         if np.abs(frames).max() > 1048574:  # Blender's last frame
             seconds = int(take.start)
             clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}:00"
             raise EDTalkError(
-                f"By its timecode the take begins at frame {first:.0f}, where Blender has none.",
-                f"Give a timecode at the start frame that is near the take's, {clock}.",
+                f"The timecode places the take at frame {first:.0f}, beyond Blender's frame range.",
+                f"Set At Start Frame near the take's timecode, {clock}.",
             )
         return frames, (frames - first) / fps
 
-    def _tell(self, obj: bpy.types.Object, take: Take, frames: np.ndarray) -> None:
+    def _report(self, obj: bpy.types.Object, take: Take, frames: np.ndarray) -> None:
         self.report({"INFO"}, f"Imported {take.duration:.1f} s to frames {frames[0]:.0f} to {frames[-1]:.0f}")
         if take.skipped:
-            self.report({"WARNING"}, f"{take.skipped} rows without a face were bridged evenly")
+            self.report({"WARNING"}, f"{take.skipped} rows without a face were interpolated")
         if self.head != "NONE" and not set(HEAD) & set(take.names):
-            self.report({"WARNING"}, "The take has no head rotation: switch it on in the app")
+            self.report({"WARNING"}, "The take has no head rotation. Enable it in the app")
         if reason := hidden.hidden_by(obj):
-            error = EDTalkError(reason, "The capture was imported, but it does not show.", "hidden")
-            session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": obj.edtalk.uid})
+            error = EDTalkError(reason, "The capture was written but is overridden.", "hidden")
+            options = {"uid": obj.edtalk.uid}
+            session.report(error, fix="edtalk.reveal_animation", label="Show Animation", options=options)
 
 
 def _draw_in_import_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:

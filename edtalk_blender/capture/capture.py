@@ -1,8 +1,8 @@
-"""Capture: what a recorded face does becomes keys of a character, and a still of one the pose of a frame.
+"""Capture: read the face in a movie into keyframes of a character, or the face in an image into a pose.
 
     session.wait(capture(scene, obj, strip, Options(banks=("pose", "exp"), relative=True, smooth=0.5)))
 
-Both for a strip, whose trims, offset and speed count, and for a file.
+The source is a strip, with its trims, offset and speed, or a file.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from ..timeline.timemap import TimeMap
 from . import one_euro
 
 LIPS = "lip"
-_BANKS = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}  # a bank: the switch for it
-_INSTANT = 1e-3  # seconds: shorter than any frame
+BANK_SWITCHES = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}  # bank: property of CaptureSettings
+_INSTANT = 1e-3  # seconds, shorter than any frame
 
 
 class CaptureSettings(bpy.types.PropertyGroup):
-    """How a recorded face is taken over, for a whole scene."""
+    """Capture settings of a scene."""
 
-    use_lip: BoolProperty(name="Mouth", description="Take over the mouth", default=True)
-    use_pose: BoolProperty(name="Head", description="Take over how the head is turned and where it is", default=True)
-    use_exp: BoolProperty(name="Expression", description="Take over brows, eyes and mood", default=True)
+    use_lip: BoolProperty(name="Mouth", description="Capture mouth", default=True)
+    use_pose: BoolProperty(name="Head", description="Capture head rotation and position", default=True)
+    use_exp: BoolProperty(name="Expression", description="Capture brows, eyes and expression", default=True)
     relative: BoolProperty(
         name="Relative",
-        description="Add how the recorded face moves away from its own rest to the character's rest. Otherwise the "
-        "character does exactly what the recorded face does",
+        description="Apply the captured motion relative to the rest frame, on top of the character's rest pose. "
+        "Disabled: use the captured values as they are",
     )
     rest_at: EnumProperty(
         name="Rest",
-        description="When the recorded face is at rest",
+        description="Frame with the neutral expression of the recorded face",
         items=(
-            ("FIRST", "First Frame", "In the first frame that is captured"),
-            ("FRAME", "At Frame", "At a frame of the scene within what is captured"),
+            ("FIRST", "First Frame", "Use the first captured frame"),
+            ("FRAME", "At Frame", "Use a given scene frame within the captured range"),
         ),
         default="FIRST",
     )
-    rest_frame: IntProperty(name="Frame", description="Frame of the scene at which the recorded face is at rest")
+    rest_frame: IntProperty(name="Frame", description="Scene frame at which the recorded face has a neutral expression")
     gain: FloatProperty(
         name="Gain",
-        description="How strongly the motion is taken over: 1 as recorded, less calms it, more exaggerates",
+        description="Scale of the captured motion: 1 as recorded, below 1 weaker, above 1 stronger",
         default=1.0,
         min=0.0,
         soft_max=2.0,
@@ -64,7 +64,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     smooth: FloatProperty(
         name="Smooth",
-        description="Take away jitter where the face moves slowly, and leave quick motion as it is. 0 changes nothing",
+        description="Smooth slow motion; fast motion is unchanged. 0 disables smoothing, 1 removes about 3/4 of the "
+        "jitter",
         default=0.25,
         min=0.0,
         soft_max=1.0,
@@ -72,7 +73,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Leave out keys where the curve stays within this distance without them. 0 writes every frame",
+        description="Remove keyframes while the curve changes by no more than this value. 0 keys every frame",
         default=0.0,
         min=0.0,
         soft_max=0.1,
@@ -80,8 +81,9 @@ class CaptureSettings(bpy.types.PropertyGroup):
         precision=3,
     )
     video_mouth: FloatProperty(
-        name="Sound to Video",
-        description="The mouth: 0 keeps the keys that it has, from lip sync for one, 1 is the recorded mouth",
+        name="Mouth Blend",
+        description="Blend of lip sync and capture on the mouth: 0 keeps the existing lip-sync keys, 1 uses the "
+        "captured mouth",
         default=1.0,
         min=0.0,
         max=1.0,
@@ -89,17 +91,17 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     crop_mode: EnumProperty(
         name="Crop",
-        description="Which part of the recording is the face",
+        description="Part of the recording to use",
         items=(
-            ("auto", "Find Face", "Find the face in the recording; one square for all of it"),
-            ("none", "Whole Picture", "The recording shows a face already, cut as the bank wants it"),
-            ("box", "Manual", "A square given in pixels of the recording"),
+            ("auto", "Find Face", "Detect the face and use one square for the whole recording"),
+            ("none", "Whole Image", "Use the whole image. The recording must already be cropped to the face"),
+            ("box", "Manual", "Use a square given in pixels of the recording"),
         ),
         default="auto",
     )
     crop: FloatVectorProperty(
         name="Square",
-        description="Left edge, top edge and side of the square, in pixels of the recording from its top left corner",
+        description="Left edge, top edge and size of the square in pixels, from the top left corner of the recording",
         size=3,
         default=(0.0, 0.0, 256.0),
         step=100,
@@ -107,8 +109,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     which: IntProperty(
         name="Face Number",
-        description="Which face is meant where the recording shows several: 1 is the first from the left, -1 the first "
-        "from the right. 0 where there is only one",
+        description="Face to use if there are several, counted from the left (negative: from the right). 0 expects a "
+        "single face",
         min=-20,
         max=20,
     )
@@ -116,16 +118,16 @@ class CaptureSettings(bpy.types.PropertyGroup):
 
 @dataclass(frozen=True)
 class Options:
-    """How a recorded face is taken over.
+    """Options of a capture.
 
-    banks: those of "lip", "pose" and "exp" to take. relative: from rest to rest, see `contract.mixing.retargeted`; the
-    recorded face is at rest at `rest_frame` of the scene, None: in the first frame captured. smooth: see
-    `core.one_euro`. simplify: as `lip_decimate` of a character. video_mouth: share of the recorded mouth in a mix with
-    the keys that the mouth has. crop: see `contract.shot.as_crop`. which: of several faces, counted from the left
-    from 1 on, from the right from -1 on; 0 where there is only one.
+    banks: any of "lip", "pose" and "exp". relative: apply offsets from the driver's rest, see `mixing.retargeted`.
+    rest_frame: scene frame at which the driver is at rest; None: the first captured frame. smooth: strength, see
+    `one_euro.smooth`. simplify: largest error of the decimated curves, 0 for a key on every frame. video_mouth: weight
+    of the captured mouth against the existing keys, 0..1. crop: see `contract.shot.as_crop`. which: face to use,
+    counted from 1 from the left or from -1 from the right; 0 expects a single face.
     """
 
-    banks: Sequence[str] = tuple(_BANKS)
+    banks: Sequence[str] = tuple(BANK_SWITCHES)
     relative: bool = False
     rest_frame: float | None = None
     gain: float = 1.0
@@ -141,10 +143,10 @@ def settings(scene: bpy.types.Scene) -> CaptureSettings:
 
 
 def options_of(scene: bpy.types.Scene) -> Options:
-    """What the scene's settings say."""
+    """Options from the scene's settings."""
     own = settings(scene)
     return Options(
-        banks=tuple(bank for bank, switch in _BANKS.items() if getattr(own, switch)),
+        banks=tuple(bank for bank, switch in BANK_SWITCHES.items() if getattr(own, switch)),
         relative=own.relative,
         rest_frame=own.rest_frame if own.rest_at == "FRAME" else None,
         gain=own.gain,
@@ -156,7 +158,7 @@ def options_of(scene: bpy.types.Scene) -> Options:
     )
 
 
-# --- Over time
+# --- Animation
 
 
 def capture(
@@ -167,33 +169,34 @@ def capture(
     *,
     frame: int | None = None,
 ) -> Task:
-    """Begin to write what a recorded face does as keys of a character, in place of those in the same frames.
+    """Start capturing the face in `source` to keyframes of a character.
 
-    source: a movie strip, or a video, a folder of pictures or a picture, which then begins at `frame` (default: the
-    current one), a folder at the scene's rate. options: by default the scene's settings. The keys are written when the
-    answer comes, where the strip is by then. Raises EDTalkError when it cannot begin.
+    source: a movie strip, or the path of a movie, image or folder of images. A file starts at `frame` (default: the
+    current frame); a folder plays at the scene's frame rate. options: by default the scene's settings.
+    The keyframes are written when the worker has answered. They replace existing ones in the same range and are placed
+    where the strip is by then. Raises EDTalkError if the capture cannot start.
     """
     options = options or options_of(scene)
     names = _names(obj, options)
     if isinstance(source, bpy.types.Strip):
         clock = footage.time_map(scene, source)
         if clock.end == clock.start:
-            raise EDTalkError(f"'{source.name}' shows nothing.", "Move its handles.", "media")
+            raise EDTalkError(f"'{source.name}' shows no frame of its movie.", "Move its handles.", "media")
         path, label, begin, strip_id = footage.movie_path(source), source.name, clock.start, sequencer.identity(source)
         first, last = np.maximum(clock.seconds([clock.start, clock.end - 1]), 0.0).tolist()
-        asked = {"fps": None, "start": first, "end": last + 1 / (source.fps or clock.fps)}
+        timing = {"fps": None, "start": first, "end": last + 1 / (source.fps or clock.fps)}
     else:
         path, clock, strip_id = _file(source), None, ""
         label, begin = path.name, scene.frame_current if frame is None else frame
-        asked = {"fps": sequencer.fps(scene) if path.is_dir() else None, "start": 0.0, "end": None}
+        timing = {"fps": sequencer.fps(scene) if path.is_dir() else None, "start": 0.0, "end": None}
     rest_frame = options.rest_frame if options.relative else None
     if rest_frame is not None and (rest_frame < begin or (clock and rest_frame >= clock.end)):
-        shown = f"{begin} to {clock.end - 1}" if clock else f"{begin} on"
-        message = f"The recorded face cannot be at rest at frame {rest_frame:g}: '{label}' is shown from {shown}."
-        raise EDTalkError(message, "Choose a frame within it, or the first one.")
+        shown = f"from frame {begin} to {clock.end - 1}" if clock else f"from frame {begin}"
+        message = f"The rest frame {rest_frame:g} is outside '{label}', which is shown {shown}."
+        raise EDTalkError(message, "Choose a frame within it, or First Frame.")
     if rest_frame is not None:
         at_rest = clock.seconds([rest_frame])[0] if clock else (rest_frame - begin) / sequencer.fps(scene)
-        asked["rest"] = max(0.0, float(at_rest))
+        timing["rest"] = max(0.0, float(at_rest))
 
     scene_name, uid = scene.name, obj.edtalk.uid
 
@@ -202,22 +205,22 @@ def capture(
         if obj is None:
             return
         rows = _rows(answer, names)
-        then = clock or _file_clock(sequencer.fps(scene), begin, rows.fps, len(rows.values))
-        moved = _moved(scene, strip_id, then)
-        write(scene, obj, rows, then, then.moved(moved).frames, options)
+        captured = clock or _file_clock(sequencer.fps(scene), begin, rows.fps, len(rows.values))
+        moved = _moved(scene, strip_id, captured)
+        write(scene, obj, rows, captured, captured.moved(moved).frames, options)
         session.edited("Capture")
         if answer.note:
             session.report(EDTalkError(answer.note, "", "face"))
         if reason := hidden.hidden_by(obj):
-            error = EDTalkError(reason, "What was captured is written, but it does not show.", "hidden")
-            session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": uid})
+            error = EDTalkError(reason, "The capture was written but is overridden.", "hidden")
+            session.report(error, fix="edtalk.reveal_animation", label="Show Animation", options={"uid": uid})
 
-    return _submit(obj, path, options, asked, f"Capture '{label}'", apply)
+    return _submit(obj, path, options, timing, f"Capture '{label}'", apply)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a recorded face does. values: (T, n) of the sliders `names`, the first at `start` seconds of the file."""
+    """Captured coefficients. values: (T, n) of the sliders `names`, at `fps`, the first at `start` s of the file."""
 
     names: tuple[str, ...]
     values: np.ndarray
@@ -233,7 +236,10 @@ def write(
     frames: np.ndarray,
     options: Options,
 ) -> None:
-    """Write recorded rows as keys of a character at `frames` (K,), which show the moments of the frames of `clock`."""
+    """Write captured coefficients as keyframes of a character.
+
+    clock: gives the time in the recording of its K frames. frames: (K,), where to write them.
+    """
     bank = character.bank_of(obj)
     ranges = {entry.name: entry.soft_max - entry.soft_min for entry in bank.coefficients}
     widths = np.array([ranges[name] or 1.0 for name in rows.names])
@@ -247,9 +253,9 @@ def write(
     values = mixing.retargeted(values, rest, gain=options.gain, driver_rest=driver_rest)
     lips = [column for column, name in enumerate(rows.names) if name in bank.names_of(LIPS)]
     if lips and options.video_mouth < 1:
-        known = [bank.names.index(rows.names[column]) for column in lips]
-        before = sampling.sample_sliders(scene, obj, frames)[0][:, known]
-        values[:, lips] = mixing.blended(before, values[:, lips], options.video_mouth)
+        columns = [bank.names.index(rows.names[column]) for column in lips]
+        existing = sampling.sample_sliders(scene, obj, frames)[0][:, columns]
+        values[:, lips] = mixing.blended(existing, values[:, lips], options.video_mouth)
     error = options.simplify if options.simplify > 0 else -1.0
     for name, column in zip(rows.names, values.T, strict=True):
         kept = np.unique(curves.decimate(frames, column, error))
@@ -257,22 +263,22 @@ def write(
 
 
 def _file_clock(fps: float, begin: int, film: float, count: int) -> TimeMap:
-    """A whole film of `count` frames at its own speed, from a frame of the scene on."""
+    """Time map of a whole movie with `count` frames at `film` fps, from scene frame `begin` at its own speed."""
     shown = max(1, round(count / film * fps))
     return TimeMap.of_strip(fps, begin, begin + shown, begin)
 
 
-def _moved(scene: bpy.types.Scene, strip_id: str, then: TimeMap) -> int:
-    """By how many frames the strip has been moved since; 0 where it has changed in another way, or has gone."""
+def _moved(scene: bpy.types.Scene, strip_id: str, captured: TimeMap) -> int:
+    """Frames by which the strip was moved during the capture; 0 if it changed in another way or was deleted."""
     strip = sequencer.find(scene, strip_id)
     if strip is None or strip.type != "MOVIE":
         return 0
     with suppress(EDTalkError):
-        return then.move_to(footage.time_map(scene, strip)) or 0
+        return captured.move_to(footage.time_map(scene, strip)) or 0
     return 0
 
 
-# --- One frame
+# --- Single frame
 
 
 def match(
@@ -283,10 +289,11 @@ def match(
     *,
     key: bool = True,
 ) -> Task:
-    """Begin to pose a character like a still face, at the current frame; of `options` banks, gain and crop count.
+    """Start matching a character's pose at the current frame to the face in `source`.
 
-    source: a picture, a video, of which the first frame is taken, or a movie or image strip, of which what it shows at
-    the current frame is. key: whether to key the sliders too. Raises EDTalkError when it cannot begin.
+    source: the path of an image, or of a movie (its first frame is used), or a movie or image strip (its image at the
+    current frame is used). options: only banks, video_mouth, gain, crop and which apply. key: insert keyframes too.
+    Raises EDTalkError if it cannot start.
     """
     options = options or options_of(scene)
     names, frame, start = _names(obj, options), scene.frame_current_final, 0.0
@@ -312,17 +319,17 @@ def match(
             for name, value in pose.items():
                 obj.edtalk[name] = value
             obj.update_tag()
-        session.edited("Match This Face")
+        session.edited("Match Face")
 
-    asked = {"fps": None, "start": start, "end": start + _INSTANT}
-    return _submit(obj, path, options, asked, f"Match '{path.name}'", apply)
+    timing = {"fps": None, "start": start, "end": start + _INSTANT}
+    return _submit(obj, path, options, timing, f"Match '{path.name}'", apply)
 
 
-# --- What both share
+# --- Shared by both
 
 
 def _names(obj: bpy.types.Object, options: Options) -> tuple[str, ...]:
-    """The sliders that are taken over; EDTalkError where there are none, or the character cannot be changed."""
+    """Sliders to capture. Raises EDTalkError if there are none or if the character is not editable."""
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
     bank = character.bank_of(obj)
@@ -330,12 +337,12 @@ def _names(obj: bpy.types.Object, options: Options) -> tuple[str, ...]:
     names = tuple(entry.name for entry in bank.coefficients if entry.bank in banks)
     if not names:
         titles = [character.BANK_TITLES.get(name, name) for name, _count in bank.config.banks]
-        raise EDTalkError("There is nothing to capture.", f"Switch on {' or '.join(titles)}.")
+        raise EDTalkError("There is nothing to capture.", f"Enable {' or '.join(titles)}.")
     return names
 
 
 def _targets(scene_name: str, uid: str, names: Sequence[str]) -> tuple[bpy.types.Scene | None, bpy.types.Object | None]:
-    """Scene and character, both None when one of them has gone or the character was given another bank."""
+    """Scene and character; both None if one was deleted or the character's bank has changed."""
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     fits = scene is not None and obj is not None and set(names) <= set(character.bank_of(obj).names)
     return (scene, obj) if fits else (None, None)
@@ -344,7 +351,7 @@ def _targets(scene_name: str, uid: str, names: Sequence[str]) -> tuple[bpy.types
 def _file(path: str | os.PathLike[str]) -> Path:
     found = Path(bpy.path.abspath(os.fspath(path)))
     if not found.exists():
-        raise EDTalkError(f"The recording {found} does not exist.", "Choose a video or a picture of a face.", "media")
+        raise EDTalkError(f"The recording {found} does not exist.", "Choose a movie or an image of a face.", "media")
     return found
 
 
@@ -352,15 +359,15 @@ def _submit(
     obj: bpy.types.Object,
     path: Path,
     options: Options,
-    asked: Mapping[str, Any],
+    timing: Mapping[str, Any],
     label: str,
     apply: Callable[[answers.CaptureResult], None],
 ) -> Task:
-    with suppress(EDTalkError):  # a face can be looked at before there is a portrait
+    with suppress(EDTalkError):  # a capture does not need a portrait
         if not portrait.is_known(obj):
-            portrait.measure(obj)  # is answered first, so that rest is where this portrait's is
+            portrait.measure(obj)  # answered before the capture, which needs the portrait's rest pose
     bank = character.bank_path(obj)
-    request = requests.Capture(bank, path, options.crop, which=options.which or None, **asked)
+    request = requests.Capture(bank, path, options.crop, which=options.which or None, **timing)
     return session.submit(request, label=label, on_done=apply)
 
 

@@ -1,21 +1,21 @@
-"""The One-Euro filter (Casiez, Roussel and Vogel 2012): jitter goes where a curve is slow, quick motion stays.
+"""The One-Euro filter (Casiez, Roussel and Vogel 2012): strong smoothing of slow motion, little of fast motion.
 
-Run forwards and then backwards over the finished curve, so that nothing comes later than it was. Pure numpy.
+It is run forwards and then backwards over the curve, so that it adds no delay. Pure numpy.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-_SPEED_CUTOFF = 2.0  # Hz, of the curve's speed
-_QUICKER = 2.0  # by how much, of itself, the cutoff rises for every range a second that the curve moves
+_SPEED_CUTOFF = 2.0  # Hz, cutoff of the low pass on the speed
+_BETA = 2.0  # relative increase of the cutoff for a speed of one range per second
 
 
 def smooth(values: np.ndarray, fps: float, strength: float, ranges: np.ndarray | float = 1.0) -> np.ndarray:
-    """Smooth curves of (T,) or (T, n), evenly spaced at `fps`; returns the same shape, float64.
+    """Smooth curves (T,) or (T, n) sampled at `fps`. Returns the same shape, float64.
 
-    strength: 0 changes nothing, 0.5 halves the jitter of a recorded face, 1 leaves a quarter of it. What holds still is
-    smoothed with a cutoff of 1 / strength Hz. ranges: by which each curve usually moves, (n,) or one for all.
+    strength: 0 returns an unchanged copy, 0.5 halves the jitter of a captured face, 1 leaves a quarter of it. The
+    cutoff of a constant curve is 1 / strength Hz. ranges: usual range of each curve, (n,), or one for all.
     """
     values = np.asarray(values, np.float64)
     if strength <= 0 or len(values) < 2:
@@ -28,14 +28,14 @@ def _one_way(values: np.ndarray, fps: float, strength: float, ranges: np.ndarray
     result = np.empty_like(values)
     result[0] = values[0]
     speeds = np.diff(values, axis=0) * fps / ranges
-    speed, slow = np.zeros_like(values[0]), _share(_SPEED_CUTOFF, fps)
+    speed, speed_alpha = np.zeros_like(values[0]), _alpha(_SPEED_CUTOFF, fps)
     for index in range(1, len(values)):
-        speed += slow * (speeds[index - 1] - speed)
-        cutoff = (1 + _QUICKER * np.abs(speed)) / strength
-        result[index] = result[index - 1] + _share(cutoff, fps) * (values[index] - result[index - 1])
+        speed += speed_alpha * (speeds[index - 1] - speed)
+        cutoff = (1 + _BETA * np.abs(speed)) / strength
+        result[index] = result[index - 1] + _alpha(cutoff, fps) * (values[index] - result[index - 1])
     return result
 
 
-def _share(cutoff: np.ndarray | float, fps: float) -> np.ndarray | float:
-    """Which part of the way to the next sample a low pass with this cutoff in Hz goes."""
+def _alpha(cutoff: np.ndarray | float, fps: float) -> np.ndarray | float:
+    """Weight of the new sample in a first-order low pass with this cutoff in Hz, 0..1."""
     return 1 - np.exp(-2 * np.pi * cutoff / fps)

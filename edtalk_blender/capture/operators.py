@@ -1,4 +1,4 @@
-"""Buttons that take over what a recorded face does: over time, from strips or a file, and as the pose of one frame."""
+"""Operators for capture: animation from movie strips or files, and the pose of a single image."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from . import capture
 
 
 def target(context: bpy.types.Context) -> bpy.types.Object | None:
-    """The character that recordings are taken over to: the active one, or the only one."""
+    """The character that receives the capture: the active one, or the scene's only one."""
     return sequencer.default_speaker(context, compat.sequencer_scene(context))
 
 
 class OntoCharacter(Asking):
-    """Mixin for operators that take a recording over to the active character."""
+    """Mixin for operators that capture to the active character."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene, obj = compat.sequencer_scene(context), target(context)
         if obj is None:
-            known = sequencer.characters(context, scene)
-            return "Select the character in the viewport first" if known else "Add a character first"
+            has_characters = bool(sequencer.characters(context, scene))
+            return "Select a character in the viewport first" if has_characters else "Add a character first"
         own = capture.settings(scene)
         if not any((own.use_lip and own.video_mouth > 0, own.use_pose, own.use_exp)):
-            return "Switch on Mouth, Head or Expression first"
+            return "Enable Mouth, Head or Expression first"
         return character.editable_reason(obj)
 
 
 class FromFile(OntoCharacter, ImportHelper):
-    """Mixin for operators that ask for a file."""
+    """Mixin for capture operators that open the file browser."""
 
     filter_movie: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filepath: StringProperty(name="File", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(name="File", description="Recording of a face", subtype="FILE_PATH", options={"SKIP_SAVE"})
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         self._from_button = True
@@ -49,7 +49,7 @@ class FromFile(OntoCharacter, ImportHelper):
 
 
 class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
-    """Take over what the face in the selected movie strips does as keys of the character"""
+    """Capture the face in the selected movie strips to keyframes on the character"""
 
     bl_idname = "edtalk.capture"
     bl_label = "Capture"
@@ -76,13 +76,14 @@ class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
         for error in failed:
             session.report(error)
         if failed:
-            self.report({"WARNING"}, f"{len(failed)} of {len(tasks) + len(failed)} cannot be captured: {failed[0]}")
+            count = len(tasks) + len(failed)
+            self.report({"WARNING"}, f"{len(failed)} of {count} strips cannot be captured: {failed[0]}")
         self.finish(*tasks)
         return None
 
 
 class EDTALK_OT_capture_file(FromFile, bpy.types.Operator):
-    """Take over what the face in a video or a folder of pictures does, from the current frame on"""
+    """Capture the face in a movie file or a folder of images to keyframes, starting at the current frame"""
 
     bl_idname = "edtalk.capture_file"
     bl_label = "Capture File"
@@ -94,19 +95,19 @@ class EDTALK_OT_capture_file(FromFile, bpy.types.Operator):
 
 
 class EDTALK_OT_match_face(OntoCharacter, bpy.types.Operator):
-    """Pose the character like the face that the selected movie or image strip shows at the current frame"""
+    """Match the character's pose to the face in the selected movie or image strip at the current frame"""
 
     bl_idname = "edtalk.match_face"
-    bl_label = "Match This Face"
+    bl_label = "Match Face"
     bl_options = {"UNDO"}
 
-    key: BoolProperty(name="Key", description="Key the pose at the current frame", default=True)
+    key: BoolProperty(name="Insert Keyframes", description="Key the pose at the current frame", default=True)
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         reason = super().disabled_reason(context)
         if not reason and cls._strip(context) is None:
-            return "Select a movie or image strip that is shown at the current frame"
+            return "Select a movie or image strip at the current frame first"
         return reason
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -120,13 +121,13 @@ class EDTALK_OT_match_face(OntoCharacter, bpy.types.Operator):
 
 
 class EDTALK_OT_match_picture(FromFile, bpy.types.Operator):
-    """Pose the character at the current frame like the face in a picture, or in the first frame of a video"""
+    """Match the character's pose to the face in an image file, or in the first frame of a movie file"""
 
     bl_idname = "edtalk.match_picture"
-    bl_label = "Match Picture"
+    bl_label = "Match Image"
     bl_options = {"UNDO"}
 
-    key: BoolProperty(name="Key", description="Key the pose at the current frame", default=True)
+    key: BoolProperty(name="Insert Keyframes", description="Key the pose at the current frame", default=True)
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         self.finish(capture.match(compat.sequencer_scene(context), target(context), self.filepath, key=self.key))

@@ -1,6 +1,4 @@
-"""Curves in and out of Blender's animation: bulk keys, actions, NLA, drivers, and what keeps a key from showing."""
-
-import time
+"""Writing and sampling keyframes: actions, NLA, drivers, and what overrides written keyframes."""
 
 import bpy
 import numpy as np
@@ -46,7 +44,7 @@ def shown(obj, name):
 
 
 @pytest.mark.parametrize("name", ["jawOpen", "headYaw", "browDown", "happy"])
-def test_each_slider_is_keyed_alone_and_named(package, obj, name):
+def test_each_slider_has_its_own_named_fcurve(package, obj, name):
     assert obj.edtalk.keyframe_insert(f'["{name}"]', frame=1)
     (curve,) = package.compat.fcurves(obj)
     assert curve.data_path == package.character.character.data_path(name) == f'edtalk["{name}"]'
@@ -54,7 +52,7 @@ def test_each_slider_is_keyed_alone_and_named(package, obj, name):
     assert obj.path_resolve(curve.data_path) == obj.edtalk[name]
 
 
-def test_an_action_moves_the_evaluated_slider(obj, scene):
+def test_an_action_animates_the_evaluated_slider(obj, scene):
     for frame, value in ((1, 0.0), (11, 1.0)):
         obj.edtalk["jawOpen"] = value
         obj.keyframe_insert('edtalk["jawOpen"]', frame=frame)
@@ -64,7 +62,7 @@ def test_an_action_moves_the_evaluated_slider(obj, scene):
     assert shown(obj, "jawOpen") == pytest.approx(0.5)
 
 
-def test_a_driver_moves_the_evaluated_slider(obj, scene):
+def test_a_driver_animates_the_evaluated_slider(obj, scene):
     driver = obj.edtalk.driver_add('["jawOpen"]').driver
     driver.expression = "frame / 10"
     scene.frame_set(5)
@@ -96,13 +94,11 @@ def test_curves_are_written_with_group_and_interpolation(package, animation, obj
     assert obj.edtalk.action == obj.animation_data.action
 
 
-def test_a_minute_of_dialogue_is_written_at_once(package, animation, character, obj):
+def test_a_minute_of_dialogue_is_written_exactly(package, animation, character, obj):
     frames = np.arange(1440) + 1.0
     names = character.bank_of(obj).names_of("lip")
     table = np.random.default_rng(1).random((1440, 20), np.float32)
-    began = time.perf_counter()
     animation.write_curves(obj, dict(zip(names, table.T, strict=True)), frames, replace=(1, 1440))
-    print(f"20 curves x 1440 keys: {time.perf_counter() - began:.3f} s")
     rows = package.animation.sampling.sample(bpy.context.scene, obj, frames)
     np.testing.assert_array_equal(rows[:, :20], table)
 
@@ -133,14 +129,14 @@ def test_other_curves_are_left_alone(animation, obj, keys):
     assert keys(obj, "headYaw") == {1: 1.0, 2: 1.0, 3: 1.0}
 
 
-def test_without_a_range_a_key_takes_the_place_of_one_at_its_frame(animation, obj, keys):
+def test_without_a_range_only_keys_at_the_same_frame_are_replaced(animation, obj, keys):
     animation.write_curves(obj, {"jawOpen": np.zeros(3)}, np.array([1, 2, 3]))
     animation.insert_keys(obj, {"jawOpen": 0.5}, 2)
     animation.insert_keys(obj, {"jawOpen": 0.75}, 2.5)
     assert keys(obj, "jawOpen") == {1: 0.0, 2: 0.5, 2.5: 0.75, 3: 0.0}
 
 
-def test_a_shared_action_is_not_written_to(animation, scene, obj, keys):
+def test_a_shared_action_is_copied_before_writing(animation, scene, obj, keys):
     animation.insert_keys(obj, {"jawOpen": 0.25}, 1)
     other = obj.copy()
     scene.collection.objects.link(other)
@@ -159,16 +155,16 @@ def test_keys_are_moved_with_their_handles(package, animation, obj, keys):
     assert keys(obj, "jawOpen") == {0: 0, 15: 1, 25: 2, 30: 3}
     assert curve_of(package, obj, "jawOpen").keyframe_points[1].handle_right.x == pytest.approx(19.0)
     animation.move_keys(obj, ["jawOpen"], [animation.Move(15, 25, -15, scale=2.0)])
-    assert keys(obj, "jawOpen") == {0: 1, 20: 2, 30: 3}, "a key that lands on another one takes its place"
+    assert keys(obj, "jawOpen") == {0: 1, 20: 2, 30: 3}, "a moved key replaces an unmoved one"
 
 
-def test_ranges_that_change_places_do_not_get_mixed_up(animation, obj, keys):
+def test_two_ranges_can_swap_places(animation, obj, keys):
     animation.write_curves(obj, {"jawOpen": np.arange(4.0)}, np.array([0, 1, 10, 11]))
     animation.move_keys(obj, ["jawOpen"], [animation.Move(0, 1, 10), animation.Move(10, 11, -10)])
     assert keys(obj, "jawOpen") == {0: 2, 1: 3, 10: 0, 11: 1}
 
 
-def test_keys_are_removed_and_empty_curves_with_them(package, animation, obj, keys):
+def test_removing_all_keys_removes_the_fcurve(package, animation, obj, keys):
     animation.write_curves(obj, {"jawOpen": np.zeros(3)}, np.array([1, 2, 3]))
     animation.remove_keys(obj, ["jawOpen", "headYaw"], 2, 3)
     assert keys(obj, "jawOpen") == {1: 0.0}
@@ -179,8 +175,8 @@ def test_keys_are_removed_and_empty_curves_with_them(package, animation, obj, ke
 # --- Sampling
 
 
-def busy(package, obj):
-    """Curves on all kinds of sliders, some beyond their limits, some muted."""
+def animate(package, obj):
+    """Animate sliders of all kinds, some beyond their limits, some muted."""
     frames = np.array([1.0, 4.0, 9.5])
     curves = {"jawOpen": np.array([0, 1, 2.0]), "headYaw": np.array([-1, 5, 0.0]), "happy": np.array([-1, 3, 0.5])}
     package.animation.keys.write_curves(obj, curves | {"browDown": np.ones(3), "mouthPucker": np.ones(3)}, frames)
@@ -194,20 +190,20 @@ def busy(package, obj):
         state.keyframe_insert("solo", frame=frame)
 
 
-def test_sampling_agrees_with_stepping(package, animation, obj, scene):
-    busy(package, obj)
+def test_evaluating_fcurves_agrees_with_stepping(package, animation, obj, scene):
+    animate(package, obj)
     frames = [0, 1, 2, 3.5, 5, 8, 9.25, 12]
-    assert package.animation.sampling.moved_by_curves_alone(obj)
+    assert package.animation.sampling.has_only_fcurves(obj)
     fast = package.animation.sampling.sample(scene, obj, frames)
     obj.edtalk.driver_add('["mouthDimple"]').driver.expression = "0.0"
-    assert not package.animation.sampling.moved_by_curves_alone(obj)
+    assert not package.animation.sampling.has_only_fcurves(obj)
     np.testing.assert_allclose(package.animation.sampling.sample(scene, obj, frames), fast, atol=1e-6)
 
 
-def test_sampling_sees_drivers_and_leaves_everything_as_it_was(package, animation, obj, scene):
+def test_sampling_includes_drivers_and_restores_the_scene(package, animation, obj, scene):
     animation.write_curves(obj, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 11]))
     scene.frame_set(3, subframe=0.5)
-    obj.edtalk["headYaw"] = 0.9  # by hand, not keyed
+    obj.edtalk["headYaw"] = 0.9  # not keyed
     obj.edtalk.driver_add('["jawOpen"]').driver.expression = "frame / 10"
     collections = len(bpy.data.collections)
     rows = package.animation.sampling.sample(scene, obj, [1, 6, 11])
@@ -220,7 +216,7 @@ def test_sampling_sees_drivers_and_leaves_everything_as_it_was(package, animatio
 
 
 @pytest.mark.parametrize("how", ["hide_viewport", "hide_set", "excluded", "other scene"])
-def test_hidden_characters_are_sampled_too(package, animation, character, obj, scene, how):
+def test_hidden_characters_are_sampled(package, animation, character, obj, scene, how):
     obj.edtalk.driver_add('["jawOpen"]').driver.expression = "frame / 10"
     if how == "hide_viewport":
         obj.hide_viewport = True
@@ -241,10 +237,10 @@ def test_hidden_characters_are_sampled_too(package, animation, character, obj, s
     assert obj.hide_viewport == (how == "hide_viewport")
 
 
-def test_sampling_sees_nla_strips(package, animation, obj, scene):
+def test_sampling_includes_nla_strips(package, animation, obj, scene):
     lines = {"jawOpen": np.array([0.5, 1.0])}
     animation.write_curves(obj, lines, np.array([10, 20]), nla=True, strip_name="Line 1")
-    assert not package.animation.sampling.moved_by_curves_alone(obj)
+    assert not package.animation.sampling.has_only_fcurves(obj)
     rows = package.animation.sampling.sample(scene, obj, [1, 10, 15, 20, 30])
     assert rows[:, 0] == pytest.approx([0, 0.5, 0.75, 1.0, 0])
 
@@ -252,7 +248,7 @@ def test_sampling_sees_nla_strips(package, animation, obj, scene):
 # --- NLA strips
 
 
-def test_a_line_is_a_strip_and_is_replaced_in_place(animation, obj):
+def test_an_nla_strip_is_replaced_in_place(animation, obj):
     curves = {"jawOpen": np.array([0.5, 1.0])}
     animation.write_curves(obj, curves, np.array([10, 20]), nla=True, strip_name="Line 1")
     animation.write_curves(obj, curves, np.array([30, 40]), nla=True, strip_name="Line 2")
@@ -267,7 +263,7 @@ def test_a_line_is_a_strip_and_is_replaced_in_place(animation, obj):
     assert obj.animation_data.action is None
 
 
-def test_names_longer_than_blender_allows_are_found_again(animation, obj):
+def test_strips_with_too_long_names_are_found_again(animation, obj):
     name = "A line of dialogue that goes on, and on, and on - ü" * 3
     for _ in range(2):
         animation.write_curves(obj, {"jawOpen": np.ones(2)}, np.array([1, 9]), nla=True, strip_name=name)
@@ -275,12 +271,12 @@ def test_names_longer_than_blender_allows_are_found_again(animation, obj):
     assert sum(len(track.strips) for track in obj.animation_data.nla_tracks) == 1
 
 
-# --- What hides keys
+# --- Overridden keyframes
 
 
 @pytest.fixture
 def written(package, animation, obj):
-    """A character with a mouth written into its action, that shows."""
+    """A character with mouth keyframes in its action, which have an effect."""
     animation.write_curves(obj, {"jawOpen": np.array([0.0, 1.0])}, np.array([1, 11]))
     assert package.animation.hidden.hidden_by(obj) is None
     return obj
@@ -288,22 +284,22 @@ def written(package, animation, obj):
 
 @pytest.fixture
 def line(package, animation, obj):
-    """A character with a mouth written into an NLA strip, that shows."""
+    """A character with mouth keyframes in an NLA strip, which have an effect."""
     animation.write_curves(obj, {"jawOpen": np.array([0.0, 1.0])}, np.array([1, 11]), nla=True, strip_name="Line")
     assert package.animation.hidden.hidden_by(obj) is None
     return obj
 
 
 def check(package, animation, obj, words):
-    """The reason is told, the character is indeed still, `reveal` mends it, and then it moves."""
+    """The reason contains `words` and the keyframes have no effect; after `reveal` they have."""
     assert words in (package.animation.hidden.hidden_by(obj) or "nothing hides it")
-    still = package.animation.sampling.sample(bpy.context.scene, obj, [1, 11])[:, 0]
-    assert still[1] != pytest.approx(1.0)
+    values = package.animation.sampling.sample(bpy.context.scene, obj, [1, 11])[:, 0]
+    assert values[1] != pytest.approx(1.0)
     assert package.animation.hidden.reveal(obj) is None
     assert package.animation.sampling.sample(bpy.context.scene, obj, [1, 11])[:, 0] == pytest.approx([0.0, 1.0])
 
 
-def test_nothing_written_is_not_hidden(package, animation, obj):
+def test_without_keyframes_nothing_is_hidden(package, animation, obj):
     assert package.animation.hidden.hidden_by(obj) is None
     obj.animation_data_create()
     assert package.animation.hidden.hidden_by(obj) is None
@@ -323,7 +319,7 @@ def test_hidden_by_a_solo_track(package, animation, written):
     track = written.animation_data.nla_tracks.new()
     track.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
     track.is_solo = True
-    check(package, animation, written, "plays solo")
+    check(package, animation, written, "is solo")
 
 
 def test_hidden_by_muted_curves(animation, package, written):
@@ -352,7 +348,7 @@ def test_hidden_by_a_driver_which_only_the_artist_can_remove(package, animation,
     assert "driver" in package.animation.hidden.reveal(written)
 
 
-def test_a_pushed_down_action_shows(package, animation, written):
+def test_a_pushed_down_action_is_not_hidden(package, animation, written):
     data = written.animation_data
     track = data.nla_tracks.new()
     strip = track.strips.new("Line", 1, data.action)
@@ -380,7 +376,7 @@ def test_a_strip_hidden_by_the_nla(package, animation, line, what):
         other = data.nla_tracks.new()
         other.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
         other.is_solo = True
-    words = {"nla": "switched off", "solo": "plays solo", "influence": "no influence"}.get(what, f"NLA {what} ")
+    words = {"nla": "disabled", "solo": "is solo", "influence": "influence of 0"}.get(what, f"NLA {what} ")
     check(package, animation, line, words)
 
 
@@ -389,17 +385,17 @@ def test_a_strip_hidden_by_the_action(animation, package, line):
     package.compat.assign_action(line, action)
     curve = package.compat.channelbag(line).fcurves.new('edtalk["jawOpen"]')
     curve.keyframe_points.insert(1, 0.0)
-    check(package, animation, line, "'Still' moves the same sliders")
+    check(package, animation, line, "'Still' animates the same sliders")
 
 
-def test_a_strip_hidden_by_one_that_lies_over_it(package, animation, line):
+def test_a_strip_hidden_by_one_above_it(package, animation, line):
     animation.write_curves(line, {"jawOpen": np.zeros(2)}, np.array([1, 20]), nla=True, strip_name="Over")
-    assert package.animation.hidden.hidden_by(line) is None, "it is the one written last"
+    assert package.animation.hidden.hidden_by(line) is None, "the strip that was written last is checked"
     line.edtalk.action = animation.find_strip(line, "Line")[1].action
-    check(package, animation, line, "'Over' lies over 'Line'")
+    check(package, animation, line, "'Over' is above 'Line'")
 
 
-def test_tweak_mode_hides_the_action_and_is_left_to_write(package, animation, obj, written):
+def test_tweak_mode_hides_the_action_and_is_left_before_writing(package, animation, obj, written):
     data = obj.animation_data
     track = data.nla_tracks.new()
     strip = track.strips.new("Blink", 1, bpy.data.actions.new("Blink"))
@@ -407,7 +403,7 @@ def test_tweak_mode_hides_the_action_and_is_left_to_write(package, animation, ob
     data.nla_tracks.active = track
     data.use_tweak_mode = True
     assert data.use_tweak_mode
-    assert "tweaking an NLA strip" in package.animation.hidden.hidden_by(obj)
+    assert "tweak mode" in package.animation.hidden.hidden_by(obj)
     animation.insert_keys(obj, {"headYaw": 1.0}, 1)
     assert not data.use_tweak_mode
     assert package.animation.hidden.hidden_by(obj) is None

@@ -1,4 +1,4 @@
-"""A captured face on a character: where its keys lie, what they say, and what is left alone."""
+"""Importing ARKit captures: the frames, values and sliders of the keyframes, and errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def package(addon):
 
 @pytest.fixture
 def write_take(tmp_path):
-    """Writes a take at 60 rows a second as Live Link Face does; curves by column, functions of the second."""
+    """Writes a take in the format of Live Link Face at 60 rows per second. Columns are functions of the second."""
 
     def write(seconds: float = 2.0, first: int = 0, gap=(), **curves) -> str:
         lines = [",".join(("Timecode", "BlendShapeCount", *UNITS, *ANGLES))]
@@ -38,7 +38,7 @@ def write_take(tmp_path):
 
 @pytest.fixture
 def load(obj):
-    """Imports a take onto the character."""
+    """Imports a take to the character."""
 
     def load(path: str, **options) -> set[str]:
         return bpy.ops.edtalk.import_arkit(filepath=path, **({"simplify": 0.0} | options))
@@ -62,7 +62,7 @@ def wave(second: float) -> float:
 
 
 @pytest.mark.parametrize(("fps", "base"), [(24, 1.0), (24, 1.001), (25, 1.0), (30, 1.0), (60, 1.0)])
-def test_a_take_plays_in_its_own_time_at_any_frame_rate(package, obj, scene, write_take, load, fps, base):
+def test_a_take_keeps_its_timing_at_any_frame_rate(package, obj, scene, write_take, load, fps, base):
     scene.render.fps, scene.render.fps_base = fps, base
     load(write_take(JawOpen=wave), start=11)
     at = keys(curves_of(package, obj)["jawOpen"])
@@ -70,7 +70,7 @@ def test_a_take_plays_in_its_own_time_at_any_frame_rate(package, obj, scene, wri
     np.testing.assert_allclose(at[:, 1], [wave((frame - 11) * base / fps) for frame in at[:, 0]], atol=1e-3)
 
 
-def test_every_slider_that_the_take_moves_and_no_other(package, obj, write_take, load):
+def test_only_sliders_of_the_takes_columns_are_keyed(package, obj, write_take, load):
     path = write_take(
         JawOpen=wave, MouthSmileLeft=lambda _: 0.2, MouthSmileRight=lambda _: 0.6, HeadYaw=lambda s: -s / 4
     )
@@ -91,12 +91,12 @@ def test_every_slider_that_the_take_moves_and_no_other(package, obj, write_take,
         ({"mouth": False, "expression": False}, {"headYaw", "headPitch", "headRoll"}),
     ],
 )
-def test_a_part_of_the_take(package, obj, write_take, load, options, expected):
+def test_parts_of_the_face_can_be_disabled(package, obj, write_take, load, options, expected):
     load(write_take(JawOpen=wave, HeadYaw=wave), **options)
     assert set(curves_of(package, obj)) == expected
 
 
-def test_the_portrait_is_what_a_neutral_face_shows(package, obj, write_take, load):
+def test_motion_is_added_to_the_portraits_rest_pose(package, obj, write_take, load):
     package.character.character.setup_channels(obj, {"jawOpen": 0.25, "headYaw": -0.5})
     path = write_take(JawOpen=lambda s: s / 4, HeadYaw=lambda _: 0.3)
     load(path, strength=2.0)
@@ -107,8 +107,8 @@ def test_the_portrait_is_what_a_neutral_face_shows(package, obj, write_take, loa
     np.testing.assert_allclose(keys(curves_of(package, obj)["jawOpen"])[:, 1], (jaw[:, 0] - 1) / 24 / 4, atol=1e-5)
 
 
-def test_by_timecode_takes_lie_where_they_were_recorded(package, obj, scene, write_take, load):
-    """A take that begins half a frame after a frame of the scene is sampled at the scene's frames all the same."""
+def test_takes_are_placed_by_timecode(package, obj, scene, write_take, load):
+    """A take that starts between two scene frames is sampled at scene frames."""
     path = write_take(first=60 * 36_000 + 90, JawOpen=lambda s: s / 4)  # 10:00:01:30, with 24 fps frame 36 after ten
     load(path, start=101, use_timecode=True, timecode="10:00:00:00")
     at = keys(curves_of(package, obj)["jawOpen"])
@@ -125,7 +125,7 @@ def test_by_timecode_takes_lie_where_they_were_recorded(package, obj, scene, wri
     np.testing.assert_allclose(at[:, 1], ((at[:, 0] - 1001) / 24 - 91 / 60) / 4, atol=1e-4)
 
 
-def test_lost_rows_are_bridged(package, obj, write_take, load):
+def test_missing_rows_are_interpolated(package, obj, write_take, load):
     load(write_take(gap=range(30, 61), JawOpen=lambda s: s / 4))
     at = keys(curves_of(package, obj)["jawOpen"])
     np.testing.assert_allclose(at[:, 1], (at[:, 0] - 1) / 24 / 4, atol=1e-4)
@@ -151,7 +151,7 @@ def test_only_the_takes_own_frames_are_replaced(package, obj, write_take, load):
     assert (at[:, 1] == 9).sum() == 101 - 49
 
 
-def test_ten_minutes_are_quick(package, obj, tmp_path, load):
+def test_a_plain_table_of_ten_minutes_is_imported(package, obj, tmp_path, load):
     rows = 36_000
     names = (*UNITS, *ANGLES)
     values = np.random.default_rng(0).uniform(0, 1, (rows, len(names)))
@@ -162,29 +162,29 @@ def test_ten_minutes_are_quick(package, obj, tmp_path, load):
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "message"),
     [
         ({"filepath": "nowhere.csv"}, "does not exist"),
-        ({"mouth": False, "expression": False, "head": "NONE"}, "moves what is chosen"),
-        ({"use_timecode": True, "timecode": "noon"}, "is no timecode"),
-        ({"use_timecode": True, "timecode": "00:00:00:00", "start": 1_000_000}, "where Blender has none"),
+        ({"mouth": False, "expression": False, "head": "NONE"}, "no motion for the enabled parts"),
+        ({"use_timecode": True, "timecode": "noon"}, "is not a valid timecode"),
+        ({"use_timecode": True, "timecode": "00:00:00:00", "start": 1_000_000}, "beyond Blender's frame range"),
     ],
 )
-def test_what_cannot_be_imported(package, obj, write_take, load, options, complaint):
+def test_import_errors(package, obj, write_take, load, options, message):
     path = options.pop("filepath", None) or write_take(first=60 * 36_000, JawOpen=wave)
-    with pytest.raises(RuntimeError, match=complaint):
+    with pytest.raises(RuntimeError, match=message):
         load(path, **options)
     assert package.compat.fcurves(obj) == []
 
 
-def test_a_bank_that_knows_no_arkit(package, obj, write_bank, write_take, load):
+def test_a_bank_without_arkit_mapping_is_an_error(package, obj, write_bank, write_take, load):
     bank = write_bank(banks={"lip": ("lip_01",), "pose": ("pose_01",), "exp": ("exp_01", "exp_02")})
     package.character.character.set_bank(obj, str(bank))
-    with pytest.raises(RuntimeError, match="does not say what its sliders have to do with a captured face"):
+    with pytest.raises(RuntimeError, match="has no ARKit mapping"):
         load(write_take())
 
 
-def test_it_is_undone_in_one_step(package, obj, scene, write_take, load):
+def test_an_import_is_one_undo_step(package, obj, scene, write_take, load):
     bpy.context.preferences.edit.use_global_undo = True
     bpy.ops.ed.undo_push(message="before")
     bpy.ops.edtalk.import_arkit("EXEC_DEFAULT", True, filepath=write_take(JawOpen=wave))

@@ -1,4 +1,4 @@
-"""Recorded faces as keys: which frames and sliders, what the numbers are, what stays, and what is said."""
+"""Capture of movies and images: frames, sliders and values of the keyframes, and errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.panel_layout import Layout
 from tests.strip_material import add_retiming_keys, sequencer_context, set_speed
 
-FILM_FPS = 25  # as the fake worker has it, whose column c is at c / 10 + the seconds gone by
+FILM_FPS = 25  # of the fake worker, whose answer in column c is c / 10 + seconds
 
 
 @pytest.fixture
@@ -62,11 +62,11 @@ def at(package, obj, name, frame):
     return package.animation.sampling.sliders_at(obj, [name], frame)[name]
 
 
-# --- When a strip shows what
+# --- Timing of strips
 
 
 @pytest.mark.parametrize("fps", [24, 25, 60])
-def test_a_strip_that_was_added_frame_by_frame(package, scene, film, fps):
+def test_time_map_of_a_strip_with_one_movie_frame_per_scene_frame(package, scene, film, fps):
     scene.render.fps = fps
     clock = package.timeline.footage.time_map(scene, add(package, scene, film, 10))
     assert (clock.start, clock.end) == (10, 60)
@@ -74,7 +74,7 @@ def test_a_strip_that_was_added_frame_by_frame(package, scene, film, fps):
 
 
 @pytest.mark.parametrize("fps", [24, 25, 60])
-def test_a_strip_that_keeps_the_speed_of_its_film(package, scene, film, fps):
+def test_time_map_of_a_strip_at_the_speed_of_its_movie(package, scene, film, fps):
     scene.render.fps = fps
     strip = add_at_own_speed(package, scene, film, 10)
     clock = package.timeline.footage.time_map(scene, strip)
@@ -86,7 +86,7 @@ def test_a_strip_that_keeps_the_speed_of_its_film(package, scene, film, fps):
 
 
 def add_at_own_speed(package, scene, film, frame):
-    """As the sequencer's own Add menu does."""
+    """Add a movie strip like the Sequencer's Add menu."""
     package.compat.strip_collection(scene)
     known = bpy.ops.sequencer.movie_strip_add.get_rna_type().properties
     quiet = {"move_strips": False} if "move_strips" in known else {}
@@ -101,7 +101,7 @@ def add_at_own_speed(package, scene, film, frame):
 
 @pytest.mark.parametrize("own_speed", [False, True])
 @pytest.mark.parametrize("change", ["none", "trim", "half", "double", "parts"])
-def test_it_is_the_second_that_blender_shows(package, scene, film, tmp_path, own_speed, change):
+def test_the_time_map_agrees_with_the_frames_that_blender_renders(package, scene, film, tmp_path, own_speed, change):
     scene.render.fps = 15
     strip = (add_at_own_speed if own_speed else add)(package, scene, film, 10)
     if change == "trim":
@@ -115,11 +115,11 @@ def test_it_is_the_second_that_blender_shows(package, scene, film, tmp_path, own
     frames = clock.frames[:: max(1, len(clock.frames) // 6)].tolist()
     seen = [film_frame_at(scene, frame, tmp_path / "seen.png") for frame in frames]
     expected = np.clip(clock.seconds(frames) * FILM_FPS, 0, 49)
-    assert np.abs(seen - expected).max() < 1.5, "Blender shows whole frames, and 4.5 takes half keys"
+    assert np.abs(seen - expected).max() < 1.5, "Blender shows whole frames, and 4.5 rounds keys to half frames"
 
 
 def film_frame_at(scene, frame, path):
-    """Which frame of the film is rendered there, by its brightness."""
+    """The movie frame that Blender renders at a scene frame, by its brightness."""
     render = scene.render
     render.resolution_x, render.resolution_y, render.resolution_percentage = 64, 32, 100
     render.image_settings.file_format, render.filepath = "PNG", str(path)
@@ -133,7 +133,7 @@ def film_frame_at(scene, frame, path):
     return (pixels[0] - 0.102) / (0.906 - 0.102) * 49
 
 
-def test_trimmed_slipped_and_slowed_down(package, scene, strip):
+def test_time_map_of_trimmed_and_moved_strips(package, scene, strip):
     scene.render.fps = FILM_FPS
     compat, clock_of = package.compat, package.timeline.footage.time_map
     compat.set_strip_value(strip, "left_handle", 20)
@@ -145,7 +145,7 @@ def test_trimmed_slipped_and_slowed_down(package, scene, strip):
     assert clock.move_to(clock_of(scene, strip)) == 5
 
 
-def test_at_half_speed_and_retimed_in_parts(package, scene, film):
+def test_time_map_of_retimed_strips(package, scene, film):
     scene.render.fps = FILM_FPS
     slow = add(package, scene, film, 10)
     set_speed(package, scene, slow, 50)
@@ -159,7 +159,7 @@ def test_at_half_speed_and_retimed_in_parts(package, scene, film):
     assert clock.seconds([10, 20, 30, 58]) == pytest.approx([0, 0.2, 0.4, 1.9], abs=0.05)
 
 
-def test_within_a_metastrip_only_what_it_shows(package, scene, strip):
+def test_a_meta_strip_limits_the_time_map(package, scene, strip):
     compat = package.compat
     with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.meta_make()
@@ -170,10 +170,10 @@ def test_within_a_metastrip_only_what_it_shows(package, scene, strip):
     assert clock.seconds(20) == pytest.approx(10 / FILM_FPS)
 
 
-# --- The keys
+# --- Keyframes
 
 
-def test_a_strip_becomes_one_key_a_frame_for_every_slider(package, scene, strip, obj, fake_engine, options):
+def test_every_slider_is_keyed_on_every_frame_of_a_strip(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options())
@@ -185,7 +185,7 @@ def test_a_strip_becomes_one_key_a_frame_for_every_slider(package, scene, strip,
 
 
 @pytest.mark.parametrize(("fps", "base"), [(24, 1.0), (24, 1.001), (30, 1.0), (60, 1.0)])
-def test_the_motion_is_at_the_same_second_at_every_rate(package, scene, film, obj, fake_engine, options, fps, base):
+def test_the_motion_keeps_its_timing_at_every_frame_rate(package, scene, film, obj, fake_engine, options, fps, base):
     fake_engine()
     scene.render.fps, scene.render.fps_base = fps, base
     capture(package, scene, obj, film, options(), frame=101)
@@ -196,7 +196,7 @@ def test_the_motion_is_at_the_same_second_at_every_rate(package, scene, film, ob
     np.testing.assert_allclose(values, expected, atol=1e-4)
 
 
-def test_only_what_lies_between_the_handles(package, scene, strip, obj, fake_engine, options):
+def test_only_frames_between_the_handles_are_captured(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.render.fps = FILM_FPS
     package.compat.set_strip_value(strip, "left_handle", 30)
@@ -209,7 +209,7 @@ def test_only_what_lies_between_the_handles(package, scene, strip, obj, fake_eng
 
 
 @pytest.mark.parametrize("banks", [("lip",), ("pose",), ("exp",), ("pose", "exp")])
-def test_any_part_of_the_face_alone(package, scene, strip, obj, fake_engine, options, banks):
+def test_banks_can_be_captured_separately(package, scene, strip, obj, fake_engine, options, banks):
     fake_engine()
     before = {name: obj.edtalk[name] for name in package.character.character.channel_names(obj)}
     capture(package, scene, obj, strip, options(banks=banks))
@@ -219,7 +219,7 @@ def test_any_part_of_the_face_alone(package, scene, strip, obj, fake_engine, opt
     assert all(obj.edtalk[name] == value for name, value in before.items())
 
 
-def test_keys_in_the_range_are_replaced_and_no_others(package, scene, strip, obj, fake_engine, options):
+def test_only_keys_in_the_captured_range_are_replaced(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     for frame in (5, 9, 9.5, 10, 33.3, 59, 59.5, 200):
         package.animation.keys.insert_keys(obj, {"headYaw": 7.0, "happy": 0.5, "jawOpen": 7.0}, frame)
@@ -232,7 +232,7 @@ def test_keys_in_the_range_are_replaced_and_no_others(package, scene, strip, obj
     assert len(keys(package, obj, "happy")) == len(keys(package, obj, "jawOpen")) == 8
 
 
-def test_relative_goes_from_rest_to_rest(package, scene, strip, obj, fake_engine, options):
+def test_relative_capture_adds_offsets_to_the_characters_rest(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.render.fps = FILM_FPS
     for gain in (1.0, 0.5, 2.0):
@@ -243,7 +243,7 @@ def test_relative_goes_from_rest_to_rest(package, scene, strip, obj, fake_engine
             np.testing.assert_allclose(values, rest[name] + gain * np.arange(50) / FILM_FPS, atol=1e-5)
 
 
-def test_the_recorded_face_may_rest_at_another_frame(package, scene, strip, obj, fake_engine, options):
+def test_relative_capture_with_a_given_rest_frame(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
@@ -251,11 +251,11 @@ def test_the_recorded_face_may_rest_at_another_frame(package, scene, strip, obj,
     frames, values = keys(package, obj, "headYaw").T
     np.testing.assert_allclose(values, rest + (frames - 35) / FILM_FPS, atol=1e-5)
     for frame in (9, 60):
-        with pytest.raises(Exception, match="shown from 10 to 59"):
+        with pytest.raises(Exception, match="shown from frame 10 to 59"):
             package.capture.capture.capture(scene, obj, strip, options(relative=True, rest_frame=frame))
 
 
-def test_absolute_with_a_gain_is_measured_from_the_characters_rest(package, scene, strip, obj, fake_engine, options):
+def test_absolute_capture_applies_gain_around_the_characters_rest(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     package.engine.session.wait(package.character.portrait.measure(obj))
     capture(package, scene, obj, strip, options())
@@ -264,7 +264,7 @@ def test_absolute_with_a_gain_is_measured_from_the_characters_rest(package, scen
     np.testing.assert_allclose(keys(package, obj, "headYaw")[:, 1], rest + 1.5 * (once - rest), atol=1e-5)
 
 
-def test_smoothing_takes_away_jitter_and_0_nothing(package, scene, obj, options):
+def test_smoothing_reduces_jitter(package, scene, obj, options):
     rng = np.random.default_rng(3)
     rough = (0.3 + 0.01 * rng.standard_normal((50, 1))).astype(np.float32)
     rows = package.capture.capture.Rows(("headYaw",), rough, FILM_FPS, 0.0)
@@ -276,7 +276,7 @@ def test_smoothing_takes_away_jitter_and_0_nothing(package, scene, obj, options)
     assert keys(package, obj, "headYaw")[:, 1].std() < 0.5 * rough.std()
 
 
-def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fake_engine, options):
+def test_simplified_curves_stay_within_the_error(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     capture(package, scene, obj, strip, options())
     dense = keys(package, obj)
@@ -287,7 +287,7 @@ def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fak
 
 @pytest.mark.parametrize("nla", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_mouth_is_mixed_from_sound_and_video(package, scene, strip, obj, fake_engine, options, share, nla):
+def test_mouth_blend_mixes_existing_keys_and_capture(package, scene, strip, obj, fake_engine, options, share, nla):
     fake_engine()
     scene.render.fps = FILM_FPS
     frames = np.arange(5, 71)
@@ -310,10 +310,10 @@ def test_the_mouth_is_mixed_from_sound_and_video(package, scene, strip, obj, fak
         assert [at(package, obj, "jawOpen", frame) for frame in (5, 9, 60, 70)] == pytest.approx(spoken[[0, 4, 55, 65]])
 
 
-# --- One frame
+# --- Matching a single frame
 
 
-def test_match_this_face_keys_the_frame_that_is_shown(package, scene, strip, obj, fake_engine):
+def test_match_face_keys_the_current_frame(package, scene, strip, obj, fake_engine):
     fake_engine()
     scene.render.fps = FILM_FPS
     package.capture.capture.settings(scene).use_lip = False
@@ -327,7 +327,7 @@ def test_match_this_face_keys_the_frame_that_is_shown(package, scene, strip, obj
     assert keys(package, obj).tolist() == [[1, pytest.approx(0.4)]]
 
 
-def test_a_picture_sets_the_pose_with_or_without_keys(package, scene, demo, obj, fake_engine):
+def test_match_image_sets_the_pose_with_or_without_keys(package, scene, demo, obj, fake_engine):
     fake_engine()
     picture = str(demo / "portrait_1.png")
     scene.frame_set(7)
@@ -338,7 +338,7 @@ def test_a_picture_sets_the_pose_with_or_without_keys(package, scene, demo, obj,
     assert keys(package, obj, "headYaw")[:, 0].tolist() == [7]
 
 
-def test_of_a_picture_strip_the_one_that_is_shown(package, scene, demo, obj, fake_engine):
+def test_match_face_uses_the_image_at_the_current_frame(package, scene, demo, obj, fake_engine):
     fake_engine()
     strip = package.compat.new_image(scene, "stills", demo / "portrait_1.png", 1, 1)
     strip.elements.append("portrait_2.png")
@@ -350,7 +350,7 @@ def test_of_a_picture_strip_the_one_that_is_shown(package, scene, demo, obj, fak
     assert len(keys(package, obj, "headYaw")) == 1
 
 
-def test_the_pose_goes_to_the_frame_that_was_asked_for(package, scene, strip, obj, fake_engine, options):
+def test_the_pose_is_keyed_at_the_frame_of_the_request(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     scene.frame_set(20)
     task = package.capture.capture.match(scene, obj, strip, options())
@@ -358,13 +358,13 @@ def test_the_pose_goes_to_the_frame_that_was_asked_for(package, scene, strip, ob
     scene.frame_set(40)
     package.engine.session.wait(task)
     assert keys(package, obj, "headYaw")[:, 0].tolist() == [20]
-    assert obj.edtalk["headYaw"] == before, "what is seen now is another frame"
+    assert obj.edtalk["headYaw"] == before, "the current frame has changed"
 
 
-# --- Meanwhile
+# --- Changes during a capture
 
 
-def test_the_keys_go_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine, options):
+def test_keys_are_placed_where_the_strip_was_moved(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     task = package.capture.capture.capture(scene, obj, strip, options())
     package.compat.set_strip_value(strip, "content_start", 110)
@@ -373,7 +373,9 @@ def test_the_keys_go_to_where_the_strip_is_by_then(package, scene, strip, obj, f
 
 
 @pytest.mark.parametrize("gone", ["strip", "character", "bank"])
-def test_what_was_deleted_or_changed_meanwhile(package, scene, strip, obj, fake_engine, options, write_bank, gone):
+def test_a_deleted_strip_character_or_bank_is_no_error(
+    package, scene, strip, obj, fake_engine, options, write_bank, gone
+):
     fake_engine()
     task = package.capture.capture.capture(scene, obj, strip, options())
     if gone == "strip":
@@ -385,17 +387,17 @@ def test_what_was_deleted_or_changed_meanwhile(package, scene, strip, obj, fake_
     package.engine.session.wait(task)
     assert task.error is None
     if gone == "strip":
-        assert len(keys(package, obj)) == 50, "the recording is taken over all the same"
+        assert len(keys(package, obj)) == 50, "the capture is written anyway"
 
 
-def test_it_shows_how_far_it_is_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options):
+def test_a_capture_has_progress_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options):
     fake_engine("--slow", 0.02)
     package.engine.session.wait(package.character.portrait.measure(obj))
     task = package.capture.capture.capture(scene, obj, strip, options())
     until = time.monotonic() + 20
     while not task.fraction and time.monotonic() < until:
         package.engine.session.pump()
-    assert "watching" in task.status
+    assert 0 < task.fraction < 1
     assert task.label == "Capture 'film'"
     task.cancel()
     package.engine.session.wait(task)
@@ -403,39 +405,39 @@ def test_it_shows_how_far_it_is_and_can_be_cancelled(package, scene, strip, obj,
     assert len(keys(package, obj)) == 0
 
 
-def test_a_killed_engine_is_started_again_and_the_keys_written(package, scene, strip, obj, fake_engine, tmp_path):
+def test_a_capture_survives_a_crash_of_the_engine(package, scene, strip, obj, fake_engine, tmp_path):
     fake_engine("--die-after", 3, "--once", tmp_path / "once")
     assert bpy.ops.edtalk.capture() == {"FINISHED"}
     assert len(keys(package, obj)) == 50
 
 
-# --- What is said
+# --- Disabled operators and errors
 
 
-def test_a_greyed_button_says_why(package, scene, film):
+def test_disabled_operators_give_a_reason(package, scene, film):
     reason = package.capture.operators.EDTALK_OT_capture.disabled_reason
     match_reason = package.capture.operators.EDTALK_OT_match_face.disabled_reason
     assert "Add a character" in reason(bpy.context)
     obj = package.character.character.create(scene, name="Anna")
     assert "Select a movie strip" in reason(bpy.context)
-    assert "shown at the current frame" in match_reason(bpy.context)
+    assert "at the current frame" in match_reason(bpy.context)
     add(package, scene, film, 10)
     assert reason(bpy.context) == ""
-    assert "shown at the current frame" in match_reason(bpy.context)
+    assert "at the current frame" in match_reason(bpy.context)
     scene.frame_set(10)
     assert match_reason(bpy.context) == ""
     own = package.capture.capture.settings(scene)
     own.use_lip = own.use_pose = own.use_exp = False
-    assert "Switch on Mouth" in reason(bpy.context)
+    assert "Enable Mouth" in reason(bpy.context)
     own.use_lip, own.video_mouth = True, 0.0
-    assert "Switch on Mouth" in reason(bpy.context)
+    assert "Enable Mouth" in reason(bpy.context)
     package.character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = None
-    assert "Select the character" in reason(bpy.context)
+    assert "Select a character" in reason(bpy.context)
     assert obj is not None
 
 
-def test_files_that_are_missing_or_no_film(package, scene, strip, obj, film, tmp_path):
+def test_missing_and_unreadable_movies_are_errors(package, scene, strip, obj, film, tmp_path):
     with pytest.raises(RuntimeError, match=r"nowhere\.mp4 does not exist"):
         bpy.ops.edtalk.capture_file(filepath=str(tmp_path / "nowhere.mp4"))
     strip.filepath = str(tmp_path / "gone.mp4")
@@ -450,7 +452,7 @@ def test_files_that_are_missing_or_no_film(package, scene, strip, obj, film, tmp
         bpy.ops.edtalk.capture()
 
 
-def test_a_result_that_is_hidden_is_said(package, scene, strip, obj, fake_engine, options):
+def test_an_overridden_capture_is_reported_with_a_fix(package, scene, strip, obj, fake_engine, options):
     fake_engine()
     capture(package, scene, obj, strip, options())
     package.engine.session.dismiss()
@@ -461,7 +463,7 @@ def test_a_result_that_is_hidden_is_said(package, scene, strip, obj, fake_engine
     assert bpy.ops.edtalk.reveal_animation(**problem.options) == {"FINISHED"}
 
 
-def test_the_settings_are_the_options(package, scene, options):
+def test_the_scenes_settings_become_options(package, scene, options):
     own = package.capture.capture.settings(scene)
     assert package.capture.capture.options_of(scene) == options(smooth=0.25)
     own.use_lip, own.relative, own.rest_at, own.rest_frame, own.gain = False, True, "FRAME", 12, 0.5
@@ -471,33 +473,27 @@ def test_the_settings_are_the_options(package, scene, options):
     assert found.crop == (1, 2, 64)
 
 
-def test_the_panel_shows_what_counts(package, scene, film):
-    def drawn() -> Layout:
+def test_the_panel_draws_only_settings_that_apply(package, scene):
+    def props() -> list[str]:
         layout = Layout()
         package.panels.capture.draw_capture(layout, bpy.context)
-        return layout
+        return layout.texts("prop")
 
-    assert not drawn().texts("operator")
+    assert not props(), "there is no character"
     package.character.character.create(scene, name="Anna")
-    layout = drawn()
-    expected = ["edtalk.capture", "edtalk.capture_file", "edtalk.match_face", "edtalk.match_picture"]
-    assert layout.texts("operator") == expected
-    assert {"use_lip", "use_pose", "use_exp", "video_mouth", "gain", "smooth"} <= set(layout.texts("prop"))
-    assert "rest_at" not in layout.texts("prop")
-    own = package.capture.capture.settings(scene)
-    own.use_lip, own.relative, own.rest_at, own.crop_mode = False, True, "FRAME", "box"
-    layout = drawn()
-    assert "video_mouth" not in layout.texts("prop")
-    assert {"rest_at", "rest_frame", "crop"} <= set(layout.texts("prop"))
-    add(package, scene, film, 10)
-    assert "From 'film' to Anna." in " ".join(drawn().texts("label"))
+    assert "video_mouth" in props()
+    assert not {"rest_at", "rest_frame", "crop"} & set(props())
+    settings = package.capture.capture.settings(scene)
+    settings.use_lip, settings.relative, settings.rest_at, settings.crop_mode = False, True, "FRAME", "box"
+    assert "video_mouth" not in props()
+    assert {"rest_at", "rest_frame", "crop"} <= set(props())
 
 
 # --- With the real engine
 
 
-def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, options):
-    """A second of a real recording: one key a frame, within the head what a head does."""
+def test_a_real_movie_with_the_real_engine(package, scene, obj, engine, media, options):
+    """Half a second of a real recording: one key per frame, starting at rest."""
     film = media / "pose_source1.mp4"
     strips = package.compat.strip_collection(scene)
     strip = strips.new_movie(name="take", filepath=str(film), channel=1, frame_start=1)
@@ -514,24 +510,24 @@ def test_a_real_film_with_the_real_engine(package, scene, obj, engine, media, op
     assert len(keys(package, obj, "headYaw")) == 12
 
 
-def test_the_worker_is_told_when_the_recorded_face_is_at_rest(package, scene, strip, obj, film, fake_engine, options):
+def test_the_request_contains_the_time_of_the_rest_frame(package, scene, strip, obj, film, fake_engine, options):
     client = fake_engine()
-    asked, request = [], client.request
+    requests, request = [], client.request
 
-    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
+    client.request = lambda one, **more: requests.append(one) or request(one, **more)
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
     capture(package, scene, obj, str(film), options(relative=True, rest_frame=35), frame=10)
     capture(package, scene, obj, strip, options(relative=True))
-    capture(package, scene, obj, strip, options(rest_frame=35))  # counts only for relative capture
-    assert [one.rest for one in asked if one.kind == "capture"] == [1.0, 1.0, None, None]
+    capture(package, scene, obj, strip, options(rest_frame=35))  # only applies to relative capture
+    assert [one.rest for one in requests if one.kind == "capture"] == [1.0, 1.0, None, None]
 
 
-def test_one_of_several_faces_is_asked_for(package, scene, strip, obj, fake_engine, options):
+def test_the_request_contains_the_face_to_use(package, scene, strip, obj, fake_engine, options):
     client = fake_engine()
     package.capture.capture.settings(scene).which = -1
-    asked, request = [], client.request
-    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
+    requests, request = [], client.request
+    client.request = lambda one, **more: requests.append(one) or request(one, **more)
     capture(package, scene, obj, strip, package.capture.capture.options_of(scene))
     capture(package, scene, obj, strip, options(banks=("lip",)))
-    assert [one.which for one in asked if one.kind == "capture"] == [-1, None]
+    assert [one.which for one in requests if one.kind == "capture"] == [-1, None]

@@ -1,4 +1,4 @@
-"""`blender --command edtalk`: the whole job by commands, exit codes, and what is said where something is wrong."""
+"""The command line `blender --command edtalk`: the whole workflow, exit codes and errors."""
 
 import json
 
@@ -15,7 +15,7 @@ def package(addon):
 
 @pytest.fixture
 def edtalk(package, capsys):
-    """`edtalk("render", "--range", "scene")`: exit code, and what was printed."""
+    """`edtalk("render", "--range", "scene")`: the exit code and the output."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -25,31 +25,31 @@ def edtalk(package, capsys):
     return run
 
 
-def test_the_whole_job(package, edtalk, fake_engine, tmp_path, demo):
+def test_the_whole_workflow(package, edtalk, fake_engine, tmp_path, demo):
     fake_engine()
     blend, movie = tmp_path / "shot.blend", tmp_path / "shot.mp4"
     sound = write_sound(tmp_path / "line.wav", noise(0.5))
     assert edtalk("--save-as", blend, "add-character", demo / "portrait_1.png", "--name", "Anna")[0] == 0
     assert blend.is_file()
     at = ("--blend", blend)
-    code, said = edtalk(*at, "--save", "lip-sync", "--sound", sound, "--frame", 5)
-    assert (code, "Lip-synced 'line'" in said) == (0, True)
-    code, said = edtalk(*at, "--save", "render")
-    assert (code, "frames rendered, 0 were there already" in said) == (0, True)
+    code, output = edtalk(*at, "--save", "lip-sync", "--sound", sound, "--frame", 5)
+    assert (code, "Lip-synced 'line'" in output) == (0, True)
+    code, output = edtalk(*at, "--save", "render")
+    assert (code, "frames rendered, 0 already rendered" in output) == (0, True)
     bpy.context.scene.render.resolution_x = bpy.context.scene.render.resolution_y = 64
     bpy.ops.wm.save_mainfile()
     assert edtalk(*at, "export", movie)[0] == 0
     assert movie.stat().st_size > 1000
-    code, said = edtalk(*at, "status")
-    status = json.loads(said[said.index("{") :])
+    code, output = edtalk(*at, "status")
+    status = json.loads(output[output.index("{") :])
     (anna,) = status["characters"]
     assert (anna["name"], anna["dialogue"], anna["faces"]["Anna face"]["waiting"]) == ("Anna", ["line"], 0)
     assert status["out of place"] == []
-    code, said = edtalk(*at, "render")
-    assert ": 0 frames rendered," in said
+    code, output = edtalk(*at, "render")
+    assert ": 0 frames rendered," in output
 
 
-def test_strips_of_the_file_are_lip_synced_to_the_only_character(package, scene, edtalk, fake_engine, obj, tmp_path):
+def test_strips_of_the_scene_are_lip_synced_to_the_only_character(package, scene, edtalk, fake_engine, obj, tmp_path):
     fake_engine()
     sound = write_sound(tmp_path / "line.wav", noise(0.5))
     for number in range(2):
@@ -61,41 +61,41 @@ def test_strips_of_the_file_are_lip_synced_to_the_only_character(package, scene,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "complaint"),
+    ("arguments", "code", "message"),
     [
-        (("lip-sync",), 1, "no sound in the sequencer"),
-        (("lip-sync", "--character", "Nobody"), 1, "no character 'Nobody'; there is 'Anna'"),
+        (("lip-sync",), 1, "no sound strip"),
+        (("lip-sync", "--character", "Nobody"), 1, "no character named 'Nobody'. Choose one of: 'Anna'"),
         (("lip-sync", "--sound", "gone.wav"), 1, "gone.wav does not exist"),
-        (("lip-sync", "--strip", "gone"), 1, "no sound strip 'gone'"),
+        (("lip-sync", "--strip", "gone"), 1, "no sound strip named 'gone'"),
         (("render", "--range", "preview"), 1, "no preview range"),
         (("render", "--range", "everything"), 2, "invalid choice"),
         (("add-character", "gone.png"), 1, "gone.png"),
         (("--blend", "gone.blend", "status"), 1, "gone.blend does not exist"),
-        (("--scene", "gone", "status"), 1, "no scene 'gone'"),
+        (("--scene", "gone", "status"), 1, "no scene named 'gone'"),
         (("export", "nowhere/out.mp4"), 1, "does not exist"),
-        (("--save", "status"), 1, "no name yet"),
+        (("--save", "status"), 1, "not been saved yet"),
         ((), 2, "COMMAND"),
     ],
 )
-def test_what_is_wrong_is_said(edtalk, obj, arguments, code, complaint):
-    found, said = edtalk(*arguments)
+def test_errors(edtalk, obj, arguments, code, message):
+    found, output = edtalk(*arguments)
     assert found == code
-    assert complaint in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output
 
 
-def test_help_is_no_failure(edtalk):
-    code, said = edtalk("--help")
+def test_help_exits_with_0(edtalk):
+    code, output = edtalk("--help")
     assert code == 0
-    assert "lip-sync" in said
+    assert "lip-sync" in output
 
 
-def test_a_strip_that_cannot_be_does_not_stop_the_others(package, scene, edtalk, fake_engine, obj, tmp_path):
+def test_an_error_of_one_strip_does_not_stop_the_others(package, scene, edtalk, fake_engine, obj, tmp_path):
     fake_engine()
     good, bad = (write_sound(tmp_path / name, noise(0.5)) for name in ("good.wav", "bad.wav"))
     for number, path in enumerate((bad, good)):
         package.timeline.sequencer.assign(package.compat.new_sound(scene, path.stem, path, 1 + number, 10), obj)
     bad.unlink()
-    code, said = edtalk("lip-sync")
-    assert (code, "bad.wav" in said) == (1, True)
+    code, output = edtalk("lip-sync")
+    assert (code, "bad.wav" in output) == (1, True)
     assert package.compat.fcurves(obj)

@@ -1,4 +1,4 @@
-"""Emotions over time, and emotions of the artist's own: in the .blend, in the library, in files."""
+"""Emotions over time, and custom emotions in the .blend, in the library and in files."""
 
 import json
 
@@ -24,20 +24,20 @@ def emotion(package):
 
 @pytest.fixture(autouse=True)
 def library(emotion, tmp_path, monkeypatch):
-    """An empty library of its own for each test."""
+    """An empty emotion library for each test."""
     path = tmp_path / "library" / "emotions.json"
     monkeypatch.setattr(emotion, "library_path", lambda: path)
     return path
 
 
 def at(package, obj, name, frames):
-    """An emotion slider by its curve at some frames."""
+    """Values of an emotion's F-curve at some frames."""
     path = package.character.character.data_path(name)
     (curve,) = (curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
     return [curve.evaluate(frame) for frame in frames]
 
 
-# --- Over time
+# --- Emotions over time
 
 
 def test_keys_blend_from_one_emotion_to_the_next(package, obj, scene):
@@ -48,22 +48,22 @@ def test_keys_blend_from_one_emotion_to_the_next(package, obj, scene):
     assert at(package, obj, "sad", (1, 11, 21)) == pytest.approx([0, 0, 0.8])
     assert 0.2 < at(package, obj, "happy", (6,))[0] < 0.6
     assert {curve.group.name for curve in package.compat.fcurves(obj)} == {"Emotion"}
-    assert obj.edtalk["sad"] == pytest.approx(0.8), "the slider shows what was keyed"
+    assert obj.edtalk["sad"] == pytest.approx(0.8), "the slider has the keyed value"
 
 
 @pytest.mark.parametrize(("place", "start"), [("START", 50), ("CENTRE", 44), ("END", 38)])
-def test_a_change_eases_from_what_it_is(package, obj, scene, place, start):
+def test_a_change_eases_from_the_current_emotion(package, obj, scene, place, start):
     obj.edtalk["sad"] = 0.6
     scene.frame_set(50)
     bpy.ops.edtalk.emotion_change(emotion="happy", frames=12, place=place)
     middle, end = start + 6, start + 12
     assert at(package, obj, "happy", (1, start, middle, end, 200)) == pytest.approx([0, 0, 0.5, 1, 1])
     assert at(package, obj, "sad", (1, start, middle, end, 200)) == pytest.approx([0.6, 0.6, 0.3, 0, 0])
-    gently = at(package, obj, "happy", (start + 1, middle, middle + 1))
-    assert gently[0] < 1 / 12 < gently[2] - gently[1], "slow at the ends, quick in the middle"
+    samples = at(package, obj, "happy", (start + 1, middle, middle + 1))
+    assert samples[0] < 1 / 12 < samples[2] - samples[1], "slow at the ends, fast in the middle"
 
 
-def test_a_second_change_begins_where_the_first_left_off(package, obj, scene):
+def test_a_second_change_starts_from_the_first(package, obj, scene):
     for frame, name in ((10, "happy"), (40, "sad")):
         scene.frame_set(frame)
         bpy.ops.edtalk.emotion_change(emotion=name, frames=10)
@@ -71,7 +71,7 @@ def test_a_second_change_begins_where_the_first_left_off(package, obj, scene):
     assert at(package, obj, "sad", (30, 40, 50)) == pytest.approx([0, 0, 1])
 
 
-def test_a_change_in_the_middle_of_another_takes_its_place(package, obj, scene):
+def test_a_change_during_another_replaces_it(package, obj, scene):
     scene.frame_set(10)
     bpy.ops.edtalk.emotion_change(emotion="happy", frames=10, easing="LINEAR")
     scene.frame_set(15)
@@ -98,7 +98,7 @@ def test_easing_on_one_side_only(package, obj, scene, easing):
 
 def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
     scene.frame_set(70)
-    with pytest.raises(RuntimeError, match="There is no cut"):
+    with pytest.raises(RuntimeError, match="No cut found"):
         bpy.ops.edtalk.emotion_change(emotion="happy", at="CUT", hold=True)
     scene.timeline_markers.new("Shot 2", frame=100)
     strip = package.compat.new_image(scene, "plate", demo / "portrait_1.png", 1, 20)
@@ -109,7 +109,7 @@ def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
     assert at(package, obj, "happy", (59, 60)) == pytest.approx([0, 1])
 
 
-def test_emotions_mix_with_lip_sync_in_the_row(package, character, obj, scene):
+def test_emotions_are_added_to_rest_in_the_sampled_rows(package, character, obj, scene):
     scene.frame_set(1)
     bpy.ops.edtalk.emotion_change(emotion="happy", frames=10)
     bank = character.bank_of(obj)
@@ -119,13 +119,13 @@ def test_emotions_mix_with_lip_sync_in_the_row(package, character, obj, scene):
     np.testing.assert_allclose(rows[1, :26], bank.rest[:26], atol=1e-6)
 
 
-def test_without_emotions_the_buttons_say_why(package, character, obj, write_bank):
+def test_without_emotions_the_operators_give_a_reason(package, character, obj, write_bank):
     character.set_bank(obj, str(write_bank(presets={})))
     assert not bpy.ops.edtalk.emotion_key.poll()
     assert "no emotions" in package.animation.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
 
 
-# --- Emotions of the artist's own
+# --- Custom emotions
 
 
 def test_a_pose_becomes_an_emotion(character, obj, library):
@@ -141,7 +141,7 @@ def test_a_pose_becomes_an_emotion(character, obj, library):
     assert json.loads(library.read_text())["emotions"] == {"smug": {"mouthSmile": 0.5, "browDown": 0.25}}
 
 
-def test_an_emotion_is_measured_from_rest_and_includes_others(character, obj):
+def test_a_saved_emotion_is_relative_to_rest_and_includes_others(character, obj):
     character.setup_channels(obj, {"mouthSmile": 0.25})
     obj.edtalk["mouthSmile"], obj.edtalk["happy"] = 0.5, 0.5
     offsets = character.emotions(obj)["happy"]
@@ -152,7 +152,7 @@ def test_an_emotion_is_measured_from_rest_and_includes_others(character, obj):
     assert obj.edtalk["glee"] == 0.0
 
 
-def test_own_emotions_are_keyed_and_saved_in_the_file(package, character, obj, scene, library, tmp_path):
+def test_custom_emotions_are_saved_in_the_blend(package, character, obj, scene, library, tmp_path):
     obj.edtalk["mouthSmile"] = 0.5
     bpy.ops.edtalk.save_emotion(emotion="smug")
     library.unlink()
@@ -166,7 +166,7 @@ def test_own_emotions_are_keyed_and_saved_in_the_file(package, character, obj, s
     np.testing.assert_array_equal(package.animation.sampling.sample(bpy.context.scene, loaded, [1, 6, 11]), rows)
 
 
-def test_the_library_serves_other_characters(character, obj, scene, emotion):
+def test_the_library_can_be_used_by_other_characters(character, obj, scene, emotion):
     assert not bpy.ops.edtalk.add_emotion.poll()
     obj.edtalk["mouthSmile"] = 0.5
     bpy.ops.edtalk.save_emotion(emotion="smug")
@@ -174,14 +174,14 @@ def test_the_library_serves_other_characters(character, obj, scene, emotion):
     bpy.context.view_layer.objects.active = other
     bpy.ops.edtalk.add_emotion(emotion="smug")
     assert character.own_presets(other) == character.own_presets(obj)
-    with pytest.raises(RuntimeError, match="has no emotion 'none'; it has: smug"):
+    with pytest.raises(RuntimeError, match=r"has no emotion 'none'\. Choose one of: smug"):
         bpy.ops.edtalk.add_emotion(emotion="none")
     bpy.ops.edtalk.remove_emotion(emotion="smug", from_library=True)
     assert emotion.library() == {}
     assert "smug" in character.emotions(obj), "other characters keep it"
 
 
-def test_removing_takes_slider_and_keys(package, character, obj, scene):
+def test_removing_an_emotion_removes_slider_and_keys(package, character, obj, scene):
     obj.edtalk["mouthSmile"] = 0.5
     bpy.ops.edtalk.save_emotion(emotion="smug")
     bpy.ops.edtalk.emotion_key(emotion="smug")
@@ -189,11 +189,11 @@ def test_removing_takes_slider_and_keys(package, character, obj, scene):
     assert "smug" not in character.channel_names(obj)
     assert character.data_path("smug") not in {curve.data_path for curve in package.compat.fcurves(obj)}
     assert character.own_presets(obj) == {}
-    with pytest.raises(RuntimeError, match="no emotion of its own called 'smug'"):
+    with pytest.raises(RuntimeError, match="no custom emotion 'smug'"):
         bpy.ops.edtalk.remove_emotion(emotion="smug")
 
 
-def test_emotions_travel_as_a_file(character, obj, scene, tmp_path, write_bank):
+def test_emotions_are_exported_and_imported(character, obj, scene, tmp_path, write_bank):
     assert not bpy.ops.edtalk.export_emotions.poll()
     obj.edtalk["mouthSmile"] = 0.5
     bpy.ops.edtalk.save_emotion(emotion="smug", to_library=False)
@@ -207,12 +207,12 @@ def test_emotions_travel_as_a_file(character, obj, scene, tmp_path, write_bank):
     with pytest.raises(RuntimeError, match="made with another bank"):
         bpy.ops.edtalk.import_emotions(filepath=str(path))
     path.write_text("nothing")
-    with pytest.raises(RuntimeError, match="holds no emotions"):
+    with pytest.raises(RuntimeError, match="is not an emotion file"):
         bpy.ops.edtalk.import_emotions(filepath=str(path))
 
 
 @pytest.mark.parametrize("name", ["happy", "jawOpen", "portrait", "uid", "", "  ", "x" * 80])
-def test_names_that_are_taken_or_none_are_refused(character, obj, name):
+def test_used_and_empty_names_are_errors(character, obj, name):
     obj.edtalk["mouthSmile"] = 0.5
     with pytest.raises(RuntimeError, match="cannot be called"):
         bpy.ops.edtalk.save_emotion(emotion=name)
@@ -220,19 +220,19 @@ def test_names_that_are_taken_or_none_are_refused(character, obj, name):
     assert obj.edtalk["mouthSmile"] == 0.5
 
 
-def test_a_face_at_rest_is_no_emotion(obj):
+def test_a_face_at_rest_cannot_be_saved(obj):
     with pytest.raises(RuntimeError, match="no expression to save"):
         bpy.ops.edtalk.save_emotion(emotion="nothing")
 
 
-def test_a_damaged_library_is_one_sentence(obj, library):
+def test_a_damaged_library_is_an_error(obj, library):
     library.parent.mkdir()
     library.write_text("nothing")
-    with pytest.raises(RuntimeError, match=r"emotions\.json holds no emotions"):
+    with pytest.raises(RuntimeError, match=r"emotions\.json is not an emotion file"):
         bpy.ops.edtalk.add_emotion(emotion="smug")
 
 
-def test_the_library_lies_in_the_configuration_folder(addon, monkeypatch):
+def test_the_library_is_in_the_configuration_folder(addon, monkeypatch):
     monkeypatch.undo()
     path = addon.edtalk_blender.animation.emotion.library_path()
     assert path.name == "emotions.json"

@@ -1,4 +1,4 @@
-"""The buttons around a character: adding, choosing, resetting, mirroring, copying, keying; and why they are greyed."""
+"""Operators of characters and poses: add, choose, reset, mirror, copy, paste, key, and why they are disabled."""
 
 import json
 
@@ -19,7 +19,7 @@ def character(package):
 
 @pytest.fixture(autouse=True)
 def auto_key():
-    """Auto keying is off unless a test switches it on."""
+    """Disable auto keying. Returns the tool settings, to enable it."""
     settings = bpy.context.scene.tool_settings
     settings.use_keyframe_insert_auto = False
     return settings
@@ -41,7 +41,7 @@ def changed(character, obj) -> dict[str, float]:
 # --- Adding and choosing
 
 
-def test_add_character_selects_it(character, scene, demo):
+def test_an_added_character_is_selected(character, scene, demo):
     bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_2.png"))
     (obj,) = character.characters(scene)
     assert bpy.context.view_layer.objects.active == obj
@@ -52,7 +52,7 @@ def test_add_character_selects_it(character, scene, demo):
     assert [other.name for other in bpy.context.selected_objects] == ["Ben"]
 
 
-def test_an_image_empty_is_brought_to_life(package, character, scene, demo):
+def test_an_image_empty_becomes_a_character(package, character, scene, demo):
     assert not bpy.ops.edtalk.make_character.poll()
     empty = bpy.data.objects.new("Reference", None)
     empty.empty_display_type = "IMAGE"
@@ -66,7 +66,7 @@ def test_an_image_empty_is_brought_to_life(package, character, scene, demo):
 
 
 @pytest.mark.parametrize(("content", "words"), [(None, "does not exist"), (b"no picture at all", "no picture")])
-def test_a_portrait_that_is_none_is_refused_and_leaves_nothing(character, scene, tmp_path, content, words):
+def test_an_unreadable_portrait_is_an_error_and_adds_nothing(character, scene, tmp_path, content, words):
     path = tmp_path / "face.png"
     if content:
         path.write_bytes(content)
@@ -100,7 +100,7 @@ def test_another_portrait_keeps_the_animation(package, character, obj, demo):
     assert character.portrait_path(obj).name == "portrait_2.png"
 
 
-def test_set_bank_tells_what_it_drops(character, obj, write_bank, capfd):
+def test_set_bank_reports_dropped_sliders(character, obj, write_bank, capfd):
     bpy.ops.edtalk.set_bank(filepath=str(write_bank()))
     assert character.bank_of(obj).name == "other"
     assert "has no mouthClose, mouthFunnel" in capfd.readouterr().out
@@ -134,7 +134,7 @@ def test_reset_all_a_bank_or_a_slider(character, obj):
     assert changed(character, obj) == {}
 
 
-def test_mirror_swaps_sides_around_rest(character, obj):
+def test_mirror_swaps_offsets_from_rest(character, obj):
     character.setup_channels(obj, {"mouthLeft": 0.125, "headYaw": 0.5})
     obj.edtalk["mouthLeft"], obj.edtalk["headYaw"], obj.edtalk["headPitch"] = 0.625, 0.75, 0.25
     bpy.ops.edtalk.mirror()
@@ -142,11 +142,11 @@ def test_mirror_swaps_sides_around_rest(character, obj):
     assert obj.edtalk["mouthLeft"] == 0.125
     bpy.ops.edtalk.mirror(bank="lip")
     assert (obj.edtalk["mouthLeft"], obj.edtalk["headYaw"]) == (0.625, 0.25)
-    with pytest.raises(RuntimeError, match="Nothing here can be mirrored"):
+    with pytest.raises(RuntimeError, match="no sliders to mirror"):
         bpy.ops.edtalk.mirror(bank="exp")
 
 
-def test_a_pose_goes_to_another_character_and_another_bank(package, character, scene, obj, write_bank):
+def test_a_pose_can_be_pasted_on_another_bank(package, character, scene, obj, write_bank):
     posing = package.animation.posing
     character.setup_channels(obj, {"jawOpen": 0.25})
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"], obj.edtalk["browDown"] = 0.75, 0.5, 0.625, 1.0
@@ -158,9 +158,9 @@ def test_a_pose_goes_to_another_character_and_another_bank(package, character, s
     bpy.ops.edtalk.reset()
     bpy.ops.edtalk.paste_pose(text=text, bank="pose")
     assert (other.edtalk["jawOpen"], other.edtalk["headYaw"]) == (0.125, 0.625)
-    with pytest.raises(RuntimeError, match="holds no pose"):
+    with pytest.raises(RuntimeError, match="does not contain a pose"):
         bpy.ops.edtalk.paste_pose(text="something else")
-    with pytest.raises(RuntimeError, match="None of the 1 copied sliders"):
+    with pytest.raises(RuntimeError, match="none of the 1 copied sliders"):
         bpy.ops.edtalk.paste_pose(text=json.dumps({"edtalk_pose": 1, "sliders": {"mouthDimple": 1.0}}))
 
 
@@ -174,7 +174,7 @@ def test_key_all_or_one_bank(package, character, obj, scene):
     assert set(keyed(package, obj)) == set(character.channel_names(obj))
 
 
-def test_auto_keying_keys_what_a_button_changed(package, obj, scene, auto_key):
+def test_auto_keying_keys_changed_sliders(package, obj, scene, auto_key):
     obj.edtalk["jawOpen"] = obj.edtalk["headYaw"] = 0.5
     bpy.ops.edtalk.reset(slider="headYaw")
     assert keyed(package, obj) == {}
@@ -185,11 +185,11 @@ def test_auto_keying_keys_what_a_button_changed(package, obj, scene, auto_key):
     assert package.animation.sampling.sliders_at(obj, ["jawOpen"], 5) == {"jawOpen": 0.0}
 
 
-# --- Greyed buttons
+# --- Disabled operators
 
 
 @pytest.mark.parametrize("name", ["reset", "mirror", "paste_pose", "key_pose", "set_bank", "set_portrait", "copy_pose"])
-def test_without_a_character_buttons_say_why(package, character, scene, demo, name):
+def test_without_a_character_operators_give_a_reason(package, character, scene, demo, name):
     operator = getattr(bpy.ops.edtalk, name)
     cls = next(c for c in bpy.types.Operator.__subclasses__() if c.__name__ == f"EDTALK_OT_{name}")
     assert not operator.poll()
@@ -199,14 +199,14 @@ def test_without_a_character_buttons_say_why(package, character, scene, demo, na
     assert cls.disabled_reason(bpy.context) == ""
 
 
-def test_override_is_offered_for_linked_characters_only(obj):
+def test_override_is_only_enabled_for_linked_characters(obj):
     assert not bpy.ops.edtalk.make_override.poll()
 
 
 # --- Values are plain floats
 
 
-def test_every_way_of_setting_leaves_a_float_with_its_range(character, obj):
+def test_sliders_stay_floats_with_their_range(character, obj):
     for value in (1, True, np.float32(0.5), 0.25):
         obj.edtalk["jawOpen"] = float(value)
         shown = obj.edtalk.id_properties_ui("jawOpen").as_dict()

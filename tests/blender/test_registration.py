@@ -1,4 +1,4 @@
-"""The extension comes and goes without leaving anything behind, and swallows nothing on the way."""
+"""Registering and unregistering the extension."""
 
 import gc
 import sys
@@ -11,7 +11,7 @@ HANDLERS = [name for name in dir(bpy.app.handlers) if isinstance(getattr(bpy.app
 
 
 def registered() -> dict[str, list[str]]:
-    """Everything of ours that Blender holds, by where it holds it."""
+    """Everything that the extension has registered, by kind."""
     properties = [
         f"{owner.__name__}.{name}"
         for owner in (bpy.types.Object, bpy.types.Scene, bpy.types.WindowManager, bpy.types.Image)
@@ -31,7 +31,7 @@ def registered() -> dict[str, list[str]]:
     return {kind: sorted(names) for kind, names in found.items()}
 
 
-def test_what_is_registered_goes_again(addon):
+def test_disabling_unregisters_everything(addon):
     before = registered()
     assert "Object.edtalk" in before["properties"]
     assert "EDTALK_PT_character" in before["classes"]
@@ -48,7 +48,7 @@ def test_what_is_registered_goes_again(addon):
 
 
 def timers(addon) -> list[object]:
-    """Functions of our modules that could be timers."""
+    """Functions of the extension's modules that could be timers."""
     return [
         value
         for name, module in sys.modules.items()
@@ -58,7 +58,7 @@ def timers(addon) -> list[object]:
     ]
 
 
-def test_a_module_that_cannot_register_is_an_error(addon, monkeypatch):
+def test_an_error_in_a_module_is_not_caught(addon, monkeypatch):
     package = addon.edtalk_blender
     bpy.ops.preferences.addon_disable(module=EXTENSION)
     monkeypatch.setattr(package.character.properties, "register", lambda: 1 / 0)
@@ -70,7 +70,7 @@ def test_a_module_that_cannot_register_is_an_error(addon, monkeypatch):
         bpy.ops.preferences.addon_enable(module=EXTENSION)
 
 
-def test_modules_are_registered_in_order_and_unregistered_in_reverse(addon, monkeypatch):
+def test_modules_are_unregistered_in_reverse_order(addon, monkeypatch):
     package, calls = addon.edtalk_blender, []
 
     class Recorder:
@@ -84,8 +84,7 @@ def test_modules_are_registered_in_order_and_unregistered_in_reverse(addon, monk
     assert calls == ["+a", "+b", "-b", "-a"]
 
 
-def test_no_module_is_forgotten(addon):
-    """Whatever can be registered is in the list, once."""
+def test_every_module_is_listed_once(addon):
     package = addon.edtalk_blender
     prefix = f"{package.__name__}."
     able = {
@@ -97,13 +96,13 @@ def test_no_module_is_forgotten(addon):
     assert len(package.MODULES) == len(set(package.MODULES))
 
 
-def test_every_operator_and_panel_is_documented(addon):
+def test_every_operator_and_panel_has_a_tooltip(addon):
     classes = [cls for module in addon.edtalk_blender.modules() for cls in getattr(module, "CLASSES", ())]
     assert len(classes) > 15
     assert [cls.__name__ for cls in classes if not cls.__doc__] == []
     operators = [cls for cls in classes if issubclass(cls, bpy.types.Operator)]
     assert [cls.__name__ for cls in operators if not cls.bl_idname.startswith("edtalk.")] == []
-    assert [cls.__name__ for cls in operators if cls.__doc__.rstrip().endswith(".")] == [], "Blender adds the period"
+    assert [cls.__name__ for cls in operators if cls.__doc__.rstrip().endswith(".")] == [], "Blender adds the full stop"
     for cls in operators:
         properties = cls.bl_rna.properties
         undescribed = [entry.identifier for entry in properties if entry.identifier != "rna_type" and not entry.name]

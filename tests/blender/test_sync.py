@@ -1,4 +1,4 @@
-"""Sound, keys and face strip stay together: moved, trimmed, slipped, retimed, cut, both ways, and through undo."""
+"""Keeping sound, keyframes and face strips in sync: moving, trimming, slipping, retiming, splitting and undo."""
 
 import bpy
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from tests.strip_material import noise, sequencer_context, set_speed, write_sound
 
-FRAMES = 48  # of the two-second line at 24 fps
+FRAMES = 48  # length of the line: 2 s at 24 fps
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def sound(tmp_path_factory):
 
 @pytest.fixture
 def line(package, scene, sound, obj):
-    """A lip-synced strip from frame 10 to 57; its jaw opens from 0 at its first frame to 1 at its last."""
+    """A lip-synced strip from frame 10 to 57. jawOpen rises from 0 at the first frame to 1 at the last."""
     return speak(package, scene, sound, obj, 10)
 
 
@@ -39,7 +39,7 @@ def speak(package, scene, sound, obj, frame, channel=1):
 
 @pytest.fixture
 def face(package, scene, obj, line, fake_engine):
-    """The line's face strip, rendered."""
+    """The rendered face strip of the line."""
     fake_engine()
     bpy.ops.edtalk.render_face(frames="DIALOGUE")
     (strip,) = package.timeline.sequencer.faces(scene, obj)
@@ -71,10 +71,10 @@ def span(package, strip):
     return package.compat.left_handle(strip), package.compat.right_handle(strip)
 
 
-# --- Sound first
+# --- Moving the sound
 
 
-def test_what_has_not_moved_stays(package, scene, line, obj):
+def test_unmoved_strips_change_nothing(package, scene, line, obj):
     before = keys(package, obj)
     assert package.follow.changes(scene) == []
     assert follow(package, scene) == 0
@@ -89,11 +89,11 @@ def test_keys_move_with_their_strip(package, scene, line, obj, delta):
     assert keys(package, obj) == [*range(9 + delta, 10 + delta + FRAMES + 1), 300]
     assert opening(package, obj, 10 + delta + FRAMES - 1) == pytest.approx(1.0)
     assert opening(package, obj, 10 + delta + FRAMES) == 0.0
-    assert keys(package, obj, "happy") == [300], "not the dialogue's"
+    assert keys(package, obj, "happy") == [300], "not keyed by lip sync"
     assert follow(package, scene) == 0
 
 
-def test_all_keys_move_where_that_is_wanted(package, scene, line, obj):
+def test_all_keys_move_if_enabled(package, scene, line, obj):
     package.timeline.sequencer.settings(scene).follow_keys = "ALL"
     package.animation.keys.insert_keys(obj, {"happy": 1.0}, 20)
     move(package, line, 50)
@@ -101,7 +101,7 @@ def test_all_keys_move_where_that_is_wanted(package, scene, line, obj):
     assert keys(package, obj, "happy") == [70]
 
 
-def test_hand_made_keys_keep_their_handles(package, scene, line, obj):
+def test_moved_keys_keep_their_handles(package, scene, line, obj):
     point = curve(package, obj).keyframe_points[20]
     point.interpolation, point.handle_left_type, point.handle_right_type = "BEZIER", "FREE", "FREE"
     point.handle_right = (point.co[0] + 0.4, 0.9)
@@ -112,7 +112,7 @@ def test_hand_made_keys_keep_their_handles(package, scene, line, obj):
     assert point.handle_right[0] == pytest.approx(point.co[0] + 0.4, abs=1e-4)
 
 
-def test_a_strip_may_go_where_another_one_was(package, scene, sound, line, obj):
+def test_a_strip_can_move_to_the_place_of_another(package, scene, sound, line, obj):
     other = speak(package, scene, sound, obj, 10 + FRAMES, channel=2)
     for strip in (line, other):
         move(package, strip, FRAMES)
@@ -123,8 +123,8 @@ def test_a_strip_may_go_where_another_one_was(package, scene, sound, line, obj):
     assert opening(package, obj, 10 + 3 * FRAMES) == 0.0
 
 
-def test_a_line_that_leaves_another_lets_the_mouth_rest_between(package, scene, sound, line, obj):
-    other = speak(package, scene, sound, obj, 10 + FRAMES, channel=2)  # goes on at once: no rest between
+def test_the_mouth_rests_in_a_new_gap_between_lines(package, scene, sound, line, obj):
+    other = speak(package, scene, sound, obj, 10 + FRAMES, channel=2)  # adjacent: no rest between
     move(package, other, 100)
     follow(package, scene)
     assert opening(package, obj, 10 + FRAMES) == 0.0
@@ -132,7 +132,7 @@ def test_a_line_that_leaves_another_lets_the_mouth_rest_between(package, scene, 
     assert opening(package, obj, 10 + FRAMES + 99) == 0.0
 
 
-def test_a_trim_takes_away_what_is_not_heard_and_keeps_the_rest_where_it_is(package, scene, line, obj):
+def test_a_trim_removes_only_keys_outside_the_strip(package, scene, line, obj):
     at_20, at_40 = opening(package, obj, 20), opening(package, obj, 40)
     package.compat.set_strip_value(line, "left_handle", 20)
     package.compat.set_strip_value(line, "right_handle", 41)
@@ -144,14 +144,14 @@ def test_a_trim_takes_away_what_is_not_heard_and_keeps_the_rest_where_it_is(pack
 
 
 def test_a_trim_of_simplified_keys_ends_on_the_curve(package, scene, line, obj):
-    package.animation.keys.remove_keys(obj, ("jawOpen",), 11, 56)  # a straight line from 10 to 57 is left
+    package.animation.keys.remove_keys(obj, ("jawOpen",), 11, 56)  # leaves a straight line from 10 to 57
     package.compat.set_strip_value(line, "left_handle", 20)
     follow(package, scene)
     assert opening(package, obj, 20) == pytest.approx(10 / (FRAMES - 1), abs=1e-3)
     assert opening(package, obj, 30) == pytest.approx(20 / (FRAMES - 1), abs=1e-3)
 
 
-def test_what_is_drawn_out_again_asks_for_lip_sync(package, scene, line, obj):
+def test_an_extended_strip_is_stale(package, scene, line, obj):
     package.compat.set_strip_value(line, "right_handle", 40)
     follow(package, scene)
     assert "edtalk_stale" not in line
@@ -161,7 +161,7 @@ def test_what_is_drawn_out_again_asks_for_lip_sync(package, scene, line, obj):
     assert opening(package, obj, 39) == pytest.approx(29 / (FRAMES - 1), abs=1e-3)
 
 
-def test_slipped_content_takes_its_keys_along_under_the_handles(package, scene, line, obj):
+def test_slipping_moves_keys_between_the_handles(package, scene, line, obj):
     before = opening(package, obj, 30)
     move(package, line, 5)
     package.compat.set_strip_value(line, "left_handle", 10)
@@ -169,10 +169,10 @@ def test_slipped_content_takes_its_keys_along_under_the_handles(package, scene, 
     follow(package, scene)
     assert opening(package, obj, 35) == pytest.approx(before, abs=1e-3)
     assert max(keys(package, obj)) == 10 + FRAMES
-    assert line["edtalk_stale"], "it begins with moments that were not played before"
+    assert line["edtalk_stale"], "it starts with new content"
 
 
-def test_a_retimed_line_is_stretched(package, scene, line, obj):
+def test_retiming_scales_the_keys(package, scene, line, obj):
     set_speed(package, scene, line, 50)
     follow(package, scene)
     assert opening(package, obj, 10 + 24) == pytest.approx(12 / (FRAMES - 1), abs=0.02)
@@ -180,7 +180,7 @@ def test_a_retimed_line_is_stretched(package, scene, line, obj):
     assert keys(package, obj)[0] == 9
 
 
-def test_another_frame_rate_keeps_the_seconds(package, scene, line, obj):
+def test_keys_keep_their_time_at_another_frame_rate(package, scene, line, obj):
     second = opening(package, obj, 10 + 24)
     scene.render.fps = 48
     follow(package, scene)
@@ -189,7 +189,7 @@ def test_another_frame_rate_keeps_the_seconds(package, scene, line, obj):
     assert opening(package, obj, frame) == pytest.approx(second, abs=0.02)
 
 
-def test_a_razor_cut_changes_nothing_and_both_pieces_go_on_alone(package, scene, line, obj):
+def test_a_split_changes_no_keys_and_both_parts_move_separately(package, scene, line, obj):
     before = keys(package, obj)
     piece = line.split(frame=30, split_method="SOFT")
     follow(package, scene)
@@ -220,12 +220,12 @@ def test_the_face_strip_follows_its_sound(package, scene, obj, line, face):
     assert span(package, face) == span(package, line) == (43, 43 + FRAMES)
 
 
-def test_the_face_strip_is_trimmed_alike(package, scene, obj, line, face):
+def test_the_face_strip_is_trimmed_like_its_sound(package, scene, obj, line, face):
     package.compat.set_strip_value(line, "left_handle", 20)
     package.compat.set_strip_value(line, "right_handle", 50)
     follow(package, scene)
     assert span(package, face) == (20, 50)
-    assert len(face.elements) == FRAMES, "drawn out again it shows its frames"
+    assert len(face.elements) == FRAMES, "trimmed frames are kept"
     package.compat.set_strip_value(line, "right_handle", 55)
     follow(package, scene)
     assert span(package, face) == (20, 55)
@@ -242,7 +242,7 @@ def test_the_sound_follows_its_face_strip(package, scene, obj, line, face):
     assert span(package, line) == (6, 6 + FRAMES)
 
 
-def test_pieces_of_a_face_strip_pull_its_sound_together_or_not_at_all(package, scene, obj, line, face):
+def test_parts_of_a_split_face_move_the_sound_only_together(package, scene, obj, line, face):
     piece = face.split(frame=30, split_method="SOFT")
     follow(package, scene)
     move(package, piece, 5)
@@ -254,7 +254,7 @@ def test_pieces_of_a_face_strip_pull_its_sound_together_or_not_at_all(package, s
     assert span(package, line) == (30, 30 + FRAMES)
 
 
-def test_a_copy_of_a_face_elsewhere_neither_follows_nor_is_followed(package, scene, obj, line, face):
+def test_a_copy_of_a_face_strip_is_independent(package, scene, obj, line, face):
     scene.sequence_editor.active_strip = face
     for strip in scene.sequence_editor.strips:
         strip.select = strip == face
@@ -273,7 +273,7 @@ def test_a_copy_of_a_face_elsewhere_neither_follows_nor_is_followed(package, sce
     assert span(package, line) == (20, 20 + FRAMES)
 
 
-def test_both_moved_together_move_once(package, scene, obj, line, face):
+def test_sound_and_face_moved_together_are_moved_once(package, scene, obj, line, face):
     move(package, line, 12)
     move(package, face, 12)
     follow(package, scene)
@@ -289,28 +289,28 @@ def test_a_face_over_several_lines_moves_when_all_do(package, scene, sound, obj,
     start = span(package, face)
     move(package, other, 10)
     follow(package, scene)
-    assert span(package, face) == start, "one line alone: its frames have to be rendered anew"
+    assert span(package, face) == start, "only one line moved: its frames must be rendered again"
     for strip in (line, other):
         move(package, strip, 20)
     follow(package, scene)
     assert span(package, face)[0] == start[0] + 20
 
 
-# --- When
+# --- When strips are followed
 
 
-def test_the_button_puts_everything_in_place(package, scene, line, obj):
+def test_sync_now_moves_the_keys(package, scene, line, obj):
     assert bpy.ops.edtalk.resync.poll()
     move(package, line, 15)
     assert bpy.ops.edtalk.resync() == {"FINISHED"}
     assert keys(package, obj)[0] == 24
 
 
-def test_the_button_says_why_it_is_greyed(package, scene):
+def test_sync_now_gives_a_reason_if_disabled(package, scene):
     assert "lip-synced" in package.follow.EDTALK_OT_resync.disabled_reason(bpy.context)
 
 
-def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
+def test_moves_are_followed_unless_disabled(package, scene, line, obj):
     move(package, line, 15)
     package.handlers.settle_scene(scene)
     assert keys(package, obj)[0] == 24
@@ -320,7 +320,7 @@ def test_moves_are_seen_to_unless_switched_off(package, scene, line, obj):
     assert keys(package, obj)[0] == 24
 
 
-def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkeypatch):
+def test_nothing_is_followed_during_undo(package, scene, line, obj, monkeypatch):
     move(package, line, 15)
     monkeypatch.setattr(package.handlers.pending, "changed_at", 1.0)
     package.engine.session.hold("undo")
@@ -331,21 +331,21 @@ def test_nothing_follows_while_blender_is_busy(package, scene, line, obj, monkey
     assert keys(package, obj)[0] == 24
 
 
-def test_an_update_of_the_strips_is_noticed(package, scene, line, obj, monkeypatch):
+def test_a_changed_strip_is_pending(package, scene, line, obj, monkeypatch):
     monkeypatch.setattr(package.handlers.pending, "changed_at", 0.0)
     move(package, line, 15)
     bpy.context.view_layer.update()
     assert package.handlers.pending.changed_at > 0
 
 
-def test_rendering_moves_what_has_been_moved_first(package, scene, line, obj, fake_engine):
+def test_rendering_follows_moved_strips_first(package, scene, line, obj, fake_engine):
     fake_engine()
     move(package, line, 15)
     bpy.ops.edtalk.render_face(frames="DIALOGUE")
     assert keys(package, obj)[0] == 24
 
 
-def test_three_characters_and_forty_strips_are_looked_at_quickly(package, scene, sound, obj):
+def test_forty_strips_of_three_characters_are_followed(package, scene, sound, obj):
     cast = [
         obj,
         package.character.character.create(scene, name="Ben"),
@@ -360,7 +360,7 @@ def test_three_characters_and_forty_strips_are_looked_at_quickly(package, scene,
     assert keys(package, cast[2])[-1] == 10 + 60 * 38 + 6 + FRAMES
 
 
-def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(package, scene, sound, line, obj):
+def test_a_deleted_character_or_damaged_timing_does_not_stop_others(package, scene, sound, line, obj):
     ben = package.character.character.create(scene, name="Ben")
     other = speak(package, scene, sound, ben, 200, channel=2)
     bpy.data.objects.remove(obj)
@@ -371,15 +371,15 @@ def test_a_deleted_character_or_a_damaged_memory_does_not_stop_the_others(packag
     assert keys(package, ben)[0] == 209
 
 
-def test_a_move_and_what_followed_it_are_undone_and_redone_in_one_step(package, scene, line, obj, monkeypatch):
-    """Between the two there is a step of Blender's; what ends there goes on by itself."""
+def test_a_move_and_its_follow_are_one_undo_step(package, scene, line, obj, monkeypatch):
+    """Blender pushes a step for each; an undo or redo that stops between them is repeated."""
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
-    monkeypatch.setattr(package.handlers, "_schedule", lambda: None)  # its timer is called by hand below
+    monkeypatch.setattr(package.handlers, "_schedule", lambda: None)  # the test calls the timer itself
 
     def state():
         monkeypatch.setattr(package.handlers.pending, "changed_at", 1.0)
         assert package.handlers.settle() is None
-        scene = bpy.context.scene  # undo has made everything anew
+        scene = bpy.context.scene  # undo replaces all data
         (strip,) = scene.sequence_editor.strips
         return package.compat.left_handle(strip), keys(package, bpy.data.objects["Anna"])[0]
 
@@ -395,7 +395,7 @@ def test_a_move_and_what_followed_it_are_undone_and_redone_in_one_step(package, 
     assert state() == (10, 9)
 
 
-def test_undoing_lip_sync_takes_its_keys_away(package, scene, sound, obj, fake_engine):
+def test_undoing_lip_sync_removes_its_keys(package, scene, sound, obj, fake_engine):
     fake_engine()
     strip = package.compat.new_sound(scene, "line", sound, 1, 10)
     strip.select = True
@@ -410,7 +410,7 @@ def test_undoing_lip_sync_takes_its_keys_away(package, scene, sound, obj, fake_e
     assert keys(package, bpy.data.objects["Anna"])[0] == 9
 
 
-def test_undoing_an_edit_finds_the_old_pictures(package, scene, obj, line, face):
+def test_undo_after_a_render_reuses_the_old_images(package, scene, obj, line, face):
     old = [element.filename for element in face.elements]
     bpy.ops.ed.undo_push(message="before")
     package.animation.keys.insert_keys(obj, {"headYaw": 0.7}, 20)

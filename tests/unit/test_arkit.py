@@ -262,7 +262,7 @@ def test_a_straight_line_is_the_same_line_at_any_frame_rate(write, fps):
 
 @pytest.mark.parametrize("text", ["", "ten", "0", "500", "30 drop", "25 drop", "23.976 drop", "29.97 dropped"])
 def test_what_no_timecode_counts_in(text):
-    with pytest.raises(EDTalkError, match="No timecode counts in"):
+    with pytest.raises(EDTalkError, match="Unsupported timecode rate"):
         Rate.parse(text)
 
 
@@ -272,20 +272,20 @@ def test_what_no_timecode_counts_in(text):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "it is empty"),
-        ("\n\n \n", "it is empty"),
-        ("0.1,0.2\n0.3,0.4\n", "names none of ARKit's face units"),
-        ("name,age\nAnna,30\n", "names none of ARKit's face units"),
-        ("HeadYaw,HeadPitch\n0,0\n", "names none of ARKit's face units"),
-        ("Timecode,JawOpen\n", "holds no row with a face"),
-        ("Timecode,JawOpen\n00:00:00:00,\n", "holds no row with a face"),
+        ("", "the file is empty"),
+        ("\n\n \n", "the file is empty"),
+        ("0.1,0.2\n0.3,0.4\n", "the header has no ARKit blend shapes"),
+        ("name,age\nAnna,30\n", "the header has no ARKit blend shapes"),
+        ("HeadYaw,HeadPitch\n0,0\n", "the header has no ARKit blend shapes"),
+        ("Timecode,JawOpen\n", "no row contains a face"),
+        ("Timecode,JawOpen\n00:00:00:00,\n", "no row contains a face"),
         ("Timecode,JawOpen\n00:00:00:00,wide\n", "line 2 has 'wide' for JawOpen, expected a number"),
         ("Timecode,JawOpen\n\n00:00:00:00,nan\n", "line 3 has 'nan' for JawOpen"),
-        ("Timecode,JawOpen\n00:00:00:00,87\n", "face units go up to 87, expected 0 to 1"),
+        ("Timecode,JawOpen\n00:00:00:00,87\n", "blend shapes go up to 87, expected 0 to 1"),
         ("Timecode,JawOpen\nyesterday,0.5\n", "line 2 has the timecode 'yesterday'"),
-        ("Timecode,JawOpen\n00:00:05:00,0.5\n00:00:04:00,0.5\n", "time runs backwards in line 3"),
-        ("time,JawOpen\n1,0.5\n0.5,0.5\n", "time runs backwards in line 3"),
-        ("JawOpen\n" + '"' + "x" * 200_000, "it is no table"),
+        ("Timecode,JawOpen\n00:00:05:00,0.5\n00:00:04:00,0.5\n", "the time decreases in line 3"),
+        ("time,JawOpen\n1,0.5\n0.5,0.5\n", "the time decreases in line 3"),
+        ("JawOpen\n" + '"' + "x" * 200_000, "it is not a table"),
     ],
 )
 def test_anything_else_is_one_sentence_that_names_the_file(tmp_path, content, complaint):
@@ -294,7 +294,7 @@ def test_anything_else_is_one_sentence_that_names_the_file(tmp_path, content, co
     with pytest.raises(EDTalkError) as caught:
         read_take(path)
     assert complaint in caught.value.message
-    assert caught.value.message.startswith("odd.csv cannot be used: ")
+    assert caught.value.message.startswith("odd.csv cannot be read: ")
     assert caught.value.message.endswith(".")
     assert caught.value.hint
 

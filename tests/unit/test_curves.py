@@ -1,4 +1,4 @@
-"""Curves between network and keyframes: properties that hold for any input."""
+"""Smoothing and decimating curves."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def signals() -> list[tuple[str, np.ndarray]]:
 
 @pytest.mark.parametrize(("name", "values"), signals(), ids=[name for name, _values in signals()])
 @pytest.mark.parametrize("error", [0.0, 0.01, 0.2])
-def test_decimation_stays_within_the_bound(name, values, error):
+def test_decimation_stays_within_the_error(name, values, error):
     frames = np.arange(len(values)) + 17.0
     kept = curves.decimate(frames, values, error)
     assert kept[0] == 0
@@ -33,7 +33,7 @@ def test_decimation_stays_within_the_bound(name, values, error):
     assert np.abs(lines - values).max() <= error + 1e-9
 
 
-def test_decimation_keeps_little_of_what_is_simple():
+def test_decimation_keeps_few_samples_of_simple_curves():
     frames = np.arange(1000.0)
     assert list(curves.decimate(frames, np.full(1000, 0.5), 0.0)) == [0, 999]
     assert list(curves.decimate(frames, 0.25 * frames, 1e-6)) == [0, 999]
@@ -41,7 +41,7 @@ def test_decimation_keeps_little_of_what_is_simple():
     assert len(curves.decimate(frames, np.sin(frames / 10), -1.0)) == 1000
 
 
-def test_decimation_understands_uneven_frames():
+def test_decimation_of_uneven_frames():
     frames = np.cumsum(RNG.uniform(0.2, 3.0, 200))
     values = np.sin(frames / 5)
     kept = curves.decimate(frames, values, 0.02)
@@ -59,7 +59,7 @@ def test_smoothing_keeps_ends_and_constants():
     assert smoothed.std() < held.std()
 
 
-def test_smoothing_works_column_by_column_and_not_at_all_for_zero():
+def test_smoothing_is_per_column_and_a_width_of_0_changes_nothing():
     values = RNG.normal(size=(40, 2))
     columns = [curves.smooth(column, 1.5) for column in values.T]
     np.testing.assert_allclose(curves.smooth(values, 1.5), np.stack(columns, axis=1))
@@ -68,7 +68,7 @@ def test_smoothing_works_column_by_column_and_not_at_all_for_zero():
     assert curves.smooth(np.array([0.5]), 2.0) == [0.5]
 
 
-def test_on_twos_every_second_frame_is_left():
+def test_a_step_of_2_keeps_every_second_frame():
     frames, values = np.arange(7) + 1.0, np.arange(14.0).reshape(7, 2)
     held_frames, held = curves.on_steps(frames, values, 2)
     assert list(held_frames) == [1, 3, 5, 7]

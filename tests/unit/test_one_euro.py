@@ -1,4 +1,4 @@
-"""The One-Euro filter: what goes, what stays, and that nothing comes late, or differently at another rate."""
+"""The One-Euro filter: jitter, fast motion, delay and frame rates."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ def swing(hertz: float, fps: float = 25, seconds: float = 20) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (60,), (60, 3), (0, 3)])
-def test_strength_0_changes_nothing(shape):
+def test_a_strength_of_0_changes_nothing(shape):
     values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     found = one_euro.smooth(values, 25, 0.0)
     assert np.array_equal(found, values)
@@ -27,13 +27,13 @@ def test_strength_0_changes_nothing(shape):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_what_holds_still_stays_exactly(strength):
+def test_constant_curves_are_unchanged(strength):
     values = np.tile([0.3, -2.0], (50, 1))
     assert np.array_equal(one_euro.smooth(values, 24, strength), values)
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_a_step_is_reached_and_not_overshot(strength):
+def test_a_step_has_no_overshoot_and_no_delay(strength):
     values = np.repeat([0.0, 1.0], 200)
     found = one_euro.smooth(values, 25, strength)
     assert found[0] == pytest.approx(0, abs=0.01)
@@ -42,7 +42,7 @@ def test_a_step_is_reached_and_not_overshot(strength):
     assert found[199] < 0.5 < found[200] + 0.2, "neither early nor late"
 
 
-def test_jitter_goes_the_more_the_stronger():
+def test_more_strength_removes_more_jitter():
     noise = jitter()
     left = [one_euro.smooth(noise, 25, strength).std() / noise.std() for strength in (0.0, 0.1, 0.25, 0.5, 1.0, 2.0)]
     assert all(more > less for more, less in pairwise(left))
@@ -51,7 +51,7 @@ def test_jitter_goes_the_more_the_stronger():
 
 
 @pytest.mark.parametrize("hertz", [0.5, 2.0, 4.0])
-def test_motion_stays_where_jitter_goes(hertz):
+def test_motion_is_kept_while_jitter_is_removed(hertz):
     true = swing(hertz)
     found = one_euro.smooth(true + jitter(), 25, 0.5)
     assert found.std() == pytest.approx(true.std(), rel=0.1)
@@ -59,7 +59,7 @@ def test_motion_stays_where_jitter_goes(hertz):
 
 
 @pytest.mark.parametrize("hertz", [0.5, 1.5, 3.0])
-def test_nothing_comes_late(hertz):
+def test_there_is_no_delay(hertz):
     true = swing(hertz, fps=100)
     found = one_euro.smooth(true, 100, 1.0)
     lags = {lag: float(found[200:1800] @ true[200 - lag : 1800 - lag]) for lag in range(-15, 16)}
@@ -67,7 +67,7 @@ def test_nothing_comes_late(hertz):
 
 
 @pytest.mark.parametrize("strength", [0.25, 1.0])
-def test_it_does_about_the_same_at_every_rate(strength):
+def test_the_result_is_similar_at_every_frame_rate(strength):
     def at(fps: float) -> np.ndarray:
         time = np.arange(round(4 * fps)) / fps
         curve = np.interp(time, [0, 1, 1.2, 2.5, 4], [0, 0, 1, 0.3, 0.3])
@@ -78,20 +78,20 @@ def test_it_does_about_the_same_at_every_rate(strength):
         assert np.abs(at(fps) - at(60)).max() < 0.08
 
 
-def test_it_measures_speed_by_each_curves_own_range():
+def test_speed_is_relative_to_each_curves_range():
     one = np.stack([swing(2.0), jitter()], axis=1)
     ranges = np.array([10.0, 0.5])
     expected = one_euro.smooth(one, 25, 0.7)
     np.testing.assert_allclose(one_euro.smooth(one * ranges, 25, 0.7, ranges), expected * ranges, atol=1e-12)
 
 
-def test_curves_do_not_touch_each_other():
+def test_curves_are_smoothed_independently():
     values = np.stack([swing(1.0), jitter(), np.zeros(500)], axis=1)
     alone = [one_euro.smooth(column, 25, 0.5) for column in values.T]
     assert np.array_equal(one_euro.smooth(values, 25, 0.5), np.stack(alone, axis=1))
 
 
-def test_backwards_in_time_is_about_the_same_curve():
+def test_reversed_curves_give_a_similar_result():
     values = swing(1.0) + jitter()
     there, back = one_euro.smooth(values, 25, 0.5), one_euro.smooth(values[::-1], 25, 0.5)[::-1]
     assert np.abs(there - back)[25:-25].max() < 0.03

@@ -1,4 +1,4 @@
-"""Poses as text and mirrored, and files of emotions: between files, versions and hands that were not ours."""
+"""Poses as text, mirrored poses, and emotion files."""
 
 import json
 
@@ -7,7 +7,7 @@ from edtalk.edtalk_blender.animation import pose, presets
 from edtalk.inference.contract.errors import EDTalkError
 
 
-def test_a_pose_survives_its_text():
+def test_a_pose_survives_a_round_trip():
     sliders = {"jawOpen": 0.25, 'quoted "name"': -1.5, "Grüße": 1e-3}
     assert pose.from_text(pose.to_text(sliders)) == sliders
 
@@ -17,12 +17,12 @@ def test_a_pose_survives_its_text():
     ["", "hello", "{}", "[]", "3", '{"edtalk_pose": 1}', '{"edtalk_pose": 1, "sliders": {}}',
      '{"edtalk_pose": 1, "sliders": {"a": "b"}}', '{"sliders": {"a": 1}}', '{"edtalk_pose": 1, "sliders": {"a": NaN}}'],
 )  # fmt: skip
-def test_other_text_is_no_pose(text):
-    with pytest.raises(EDTalkError, match="holds no pose"):
+def test_other_text_is_an_error(text):
+    with pytest.raises(EDTalkError, match="does not contain a pose"):
         pose.from_text(text)
 
 
-def test_a_mirror_swaps_sides_and_turns_the_head():
+def test_mirroring_swaps_sides_and_flips_the_head():
     seen = {
         "mouthLeft": 0.25, "mouthRight": 0.0, "headYaw": 0.5, "headRoll": -0.25, "headShiftX": 0.125,
         "headPitch": 0.75, "mouthRollLower": 1.0, "jawOpen": 0.5, "headShiftY": 0.5,
@@ -37,10 +37,10 @@ def test_a_mirror_swaps_sides_and_turns_the_head():
 def test_names_without_sides_are_not_mirrored():
     assert pose.mirrored({"lip_01": 1.0, "leftover": 2.0, "brightness": 3.0}) == {}
     assert pose.mirrored({"eye_left": 1.0, "eye_right": 0.5}) == {"eye_left": 0.5, "eye_right": 1.0}
-    assert pose.mirrored({"mouthLeft": 1.0}) == {}, "the other side is not there to take it"
+    assert pose.mirrored({"mouthLeft": 1.0}) == {}, "the other side is missing"
 
 
-def test_emotions_survive_their_file(tmp_path):
+def test_emotions_survive_a_round_trip(tmp_path):
     path = tmp_path / "deep" / "emotions.json"
     emotions = {"smug": {"mouthSmile": 0.5, "browDown": 0.25}, "Überrascht": {"eyeWide": 1.0}}
     presets.write(path, emotions)
@@ -51,17 +51,17 @@ def test_emotions_survive_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "holds no emotions"),
-        (b"\xff\xfe\x00", "holds no emotions"),
-        (b"[1, 2]", "holds no emotions"),
-        (b'{"emotions": {}}', "holds no emotions"),
-        (b'{"edtalk_emotions": 1, "emotions": {"a": 3}}', "holds no emotions"),
-        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": "c"}}}', "holds no emotions"),
-        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": Infinity}}}', "not finite"),
+        (b"", "is not an emotion file"),
+        (b"\xff\xfe\x00", "is not an emotion file"),
+        (b"[1, 2]", "is not an emotion file"),
+        (b'{"emotions": {}}', "is not an emotion file"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": 3}}', "is not an emotion file"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": "c"}}}', "is not an emotion file"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": Infinity}}}', "infinite or undefined"),
         (b'{"edtalk_emotions": 2, "emotions": {}}', "newer version"),
     ],
 )
-def test_other_files_are_one_sentence(tmp_path, content, words):
+def test_other_files_are_errors_with_the_files_name(tmp_path, content, words):
     path = tmp_path / "emotions.json"
     path.write_bytes(content)
     with pytest.raises(EDTalkError, match=words) as caught:
@@ -70,7 +70,7 @@ def test_other_files_are_one_sentence(tmp_path, content, words):
     assert caught.value.hint
 
 
-def test_a_file_that_is_not_there_and_one_that_cannot_be_written(tmp_path):
+def test_missing_and_unwritable_files_are_errors(tmp_path):
     with pytest.raises(EDTalkError, match="does not exist"):
         presets.read(tmp_path / "none.json")
     (tmp_path / "folder").write_text("a file")
@@ -78,7 +78,7 @@ def test_a_file_that_is_not_there_and_one_that_cannot_be_written(tmp_path):
         presets.write(tmp_path / "folder" / "emotions.json", {})
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "emotions.json"
     presets.write(path, {"a": {"b": 1.0}})
     with pytest.raises(TypeError):
