@@ -1,7 +1,7 @@
-"""The artist's whole job without a window, run by demo.sh with Blender's Python.
+"""The whole workflow in background mode, run by demo.sh with Blender's Python.
 
-Builds the extension and installs it into a user folder of its own, makes a scene with a character, a line of dialogue
-and an emotion curve, lip-syncs it, renders the face out of process into a strip, saves demo.blend and exports demo.mp4.
+Builds the extension and installs it into a separate user folder, creates a scene with a character, a line of dialogue
+and emotions, lip-syncs it, renders the face to a strip, saves demo.blend and exports demo.mp4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ENGINE = ROOT / ".venv" / "worker" / "bin" / "python"
 WIDTH = 512  # pixels of the exported clip
 
 
-terminal = os.fdopen(os.dup(1), "w")  # Blender tells of every frame on stdout, which goes to LOG
+terminal = os.fdopen(os.dup(1), "w")  # stdout itself goes to LOG, because Blender prints every frame there
 
 
 def say(text: str) -> None:
@@ -34,22 +34,22 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def into_log() -> Iterator[None]:
-    """Send what anybody prints into LOG; its end is shown when something goes wrong."""
+    """Redirect stdout and stderr, including those of Blender and subprocesses, to LOG. Print its end on an error."""
     BUILD.mkdir(exist_ok=True)
     with LOG.open("w") as log:
-        kept = os.dup(2)
+        stderr = os.dup(2)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         try:
             yield
         except BaseException:
-            os.dup2(kept, 2)
+            os.dup2(stderr, 2)
             print("".join(LOG.read_text().splitlines(keepends=True)[-20:]), file=sys.stderr)
             raise
 
 
 def build_zip() -> Path:
-    """The extension as Blender's own tool makes it."""
+    """Build the extension with Blender's own tool. Returns the zip file."""
     import bpy
 
     tool = Path(bpy.utils.resource_path("LOCAL")) / "scripts/addons_core/bl_pkg/cli/blender_ext.py"
@@ -60,7 +60,7 @@ def build_zip() -> Path:
 
 
 def install(extension: Path) -> ModuleType:
-    """Install and enable it; returns its package."""
+    """Install and enable the extension. Returns its package."""
     import bpy
 
     bpy.ops.extensions.package_install_files(repo="user_default", filepath=str(extension), enable_on_install=True)
@@ -68,7 +68,7 @@ def install(extension: Path) -> ModuleType:
 
 
 def make(package: str, blend: Path, movie: Path) -> Path:
-    """Everything an artist would do; returns the folder of the shot that was rendered."""
+    """Create, lip-sync, render, save and export the demo scene. Returns the folder of the rendered shot."""
     import bpy
 
     names = ("cli", "compat", "demo", "character.portrait", "timeline.sequencer", "engine.session", "render.operators")
@@ -78,15 +78,15 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     scene = bpy.context.scene
     scene.render.resolution_x = scene.render.resolution_y = WIDTH
-    bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are kept beside the file
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are stored next to the file
 
     obj = demo.build(scene)
     session.wait(portrait.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
-    say(f"{obj.name} speaks: {len(compat.fcurves(obj))} F-curves")
-    began = time.monotonic()
+    say(f"{obj.name} lip-synced: {len(compat.fcurves(obj))} F-curves")
+    started = time.monotonic()
     plan = cli.render_faces(scene, [obj])[obj.name]
-    say(f"{plan.missing} frames rendered in {time.monotonic() - began:.1f} s, {plan.reused} were there already")
+    say(f"{plan.missing} frames rendered in {time.monotonic() - started:.1f} s, {plan.reused} already rendered")
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     render.export_movie(scene, movie)
     session.restart()
@@ -95,7 +95,7 @@ def make(package: str, blend: Path, movie: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="without a suffix (default demo)")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="output path without suffix (default: demo)")
     out = parser.parse_args().out.resolve()
     blend, movie, sheet = (out.with_suffix(suffix) for suffix in (".blend", ".mp4", ".png"))
     os.environ["BLENDER_USER_RESOURCES"] = str(BUILD / "demo-user")  # before bpy is imported: it is read only then
@@ -108,9 +108,9 @@ def main() -> None:
         shot = make(package.__name__, blend, movie)
         demo = importlib.import_module(f"{package.__name__}.edtalk_blender.demo")
         title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: {demo.EMOTIONS}"
-        words = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", demo.EMOTIONS, "--title", title]
-        words = [str(ENGINE), "-m", "inference", "sheet", *words, "--out", sheet, "--overwrite"]
-        subprocess.run([str(word) for word in words], check=True, cwd=ROOT)
+        options = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", demo.EMOTIONS, "--title", title]
+        command = [ENGINE, "-m", "inference", "sheet", *options, "--out", sheet, "--overwrite"]
+        subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
     say(f"wrote {blend.name}, {movie.name} and {sheet.name}")
 
 

@@ -1,12 +1,12 @@
-"""What Blender loads: panels, operators and properties around the character, and the client of the worker process."""
+"""The Blender add-on: properties, operators and panels of characters, and the client of the worker process."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
 
-# In order of registration; each has register(), unregister() or both. Nothing is caught: a module that cannot be
-# registered is an error to be seen here, not one to be met later somewhere else.
+# In registration order. Each module has register(), unregister() or both. Errors are not caught: a module that fails
+# to register must fail here, not later when it is used.
 MODULES = (
     "character.properties",
     "character.character",
@@ -52,7 +52,7 @@ MODULES = (
 
 
 def modules() -> list[ModuleType]:
-    """Imported when registered and not before: `core` is used without Blender too."""
+    """Import the modules at registration, because some modules of the package are also used without Blender."""
     return [import_module(f".{name}", __package__) for name in MODULES]
 
 

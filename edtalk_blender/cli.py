@@ -1,4 +1,4 @@
-"""`blender --command edtalk ...`: the artist's work without a window. Each command is a function for scripts, too.
+"""The command line `blender --command edtalk`, and the same commands as functions for scripts.
 
 blender --command edtalk --save-as shot.blend add-character me.png --name Anna
 blender --command edtalk --blend shot.blend --save lip-sync --sound line.wav --character Anna
@@ -29,9 +29,9 @@ from .render import face_shot, face_strip, operators, render
 from .timeline import footage, sequencer
 
 NAME = "edtalk"
-_FAILED, _MISUSED = 1, 2  # exit codes
+_FAILED = 1  # exit code of an error; argparse itself uses 2 for wrong arguments
 
-_command: object | None = None
+_command: object | None = None  # Blender's handle of the registered command, needed to unregister it
 
 
 # --- For scripts
@@ -40,7 +40,10 @@ _command: object | None = None
 def add_character(
     scene: bpy.types.Scene, picture: str | os.PathLike[str], *, name: str = "", bank: str = ""
 ) -> bpy.types.Object:
-    """A new character with its rest pose read from its portrait; waits for that. Raises EDTalkError."""
+    """Create a character and wait until its rest pose has been read from the portrait.
+
+    picture: path of the portrait. bank: path of a bank; empty: the starter bank. Raises EDTalkError.
+    """
     path = os.path.abspath(picture)
     character.check_picture(path)
     obj = character.create(scene, path, bank and os.path.abspath(bank), name)
@@ -49,10 +52,13 @@ def add_character(
 
 
 def add_sound(scene: bpy.types.Scene, sound: str | os.PathLike[str], *, frame: int | None = None) -> bpy.types.Strip:
-    """A sound strip of a whole file, on the lowest free channel; EDTalkError for a file that is not there."""
+    """Add a sound strip of a whole file on the lowest free channel. frame: default is the scene's start frame.
+
+    Raises EDTalkError if the file does not exist.
+    """
     path = Path(os.path.abspath(sound))
     if not path.is_file():
-        raise EDTalkError(f"The sound {path} does not exist.", "Check the path.", "media")
+        raise EDTalkError(f"The sound file {path} does not exist.", "Check the path.", "media")
     start = scene.frame_start if frame is None else frame
     strip = compat.new_sound(scene, path.stem, path, sequencer.LAST_CHANNEL, start)
     strip.channel = sequencer.free_channel(scene, compat.left_handle(strip), compat.right_handle(strip))
@@ -62,16 +68,16 @@ def add_sound(scene: bpy.types.Scene, sound: str | os.PathLike[str], *, frame: i
 def lip_sync(
     scene: bpy.types.Scene, strips: Sequence[bpy.types.Strip], obj: bpy.types.Object | None = None
 ) -> list[bpy.types.Strip]:
-    """Lip-sync strips, to one character or each to its own, and wait; returns the strips that were done.
+    """Lip-sync strips and wait. Returns the strips that succeeded.
 
-    Raises EDTalkError for the first that cannot be; the others are done all the same.
+    obj: the speaker of all strips; None: each strip's own. Raises the first EDTalkError after all strips were tried.
     """
     tasks, names, failed = [], [], []
     for strip in strips:
         try:
             speaker = obj or sequencer.speaker(strip)
             if speaker is None:
-                raise EDTalkError(f"'{strip.name}' belongs to no character yet.", "Say which one with --character.")
+                raise EDTalkError(f"'{strip.name}' has no speaker.", "Choose one with --character.")
             tasks.append(lipsync.lip_sync(scene, strip, speaker))
             names.append(strip.name)
         except EDTalkError as error:
@@ -88,25 +94,31 @@ def lip_sync(
 def render_faces(
     scene: bpy.types.Scene, objs: Sequence[bpy.types.Object], which: str = "AUTO"
 ) -> dict[str, face_shot.Plan]:
-    """Render characters' faces into strips and wait; returns by name what there was to do. Raises EDTalkError."""
+    """Render the faces of characters to image strips and wait. which: an item of `sequencer.RENDER_RANGES`.
+
+    Returns the plans by character name: frames rendered and reused. Raises EDTalkError.
+    """
     if sequencer.settings(scene).follow:
         follow.follow(scene)
     for obj in objs:
-        face_shot.render_ranges(scene, obj, which)  # is said before anything is asked or changed
+        face_shot.render_ranges(scene, obj, which)  # raises an error before anything is changed
     plans: dict[str, face_shot.Plan] = {}
 
-    def tell(name: str, plan: face_shot.Plan) -> None:
+    def add(name: str, plan: face_shot.Plan) -> None:
         plans[name] = plans[name].plus(plan) if name in plans else plan
 
-    session.wait(*(session.Chain(render.steps(scene, obj, which, tell)) for obj in objs))
+    session.wait(*(session.Chain(render.steps(scene, obj, which, add)) for obj in objs))
     return plans
 
 
 def add_movie(scene: bpy.types.Scene, movie: str | os.PathLike[str], *, frame: int | None = None) -> bpy.types.Strip:
-    """A movie strip of a whole film, on the lowest free channel; EDTalkError for a file that is missing or no film."""
+    """Add a movie strip of a whole file on the lowest free channel. frame: default is the scene's start frame.
+
+    Raises EDTalkError if the file is missing or not a readable movie.
+    """
     path = Path(os.path.abspath(movie))
     if not path.is_file():
-        raise EDTalkError(f"The film {path} does not exist.", "Check the path.", "media")
+        raise EDTalkError(f"The movie {path} does not exist.", "Check the path.", "media")
     footage.film_frames(path)
     start = scene.frame_start if frame is None else frame
     strip = compat.new_movie(scene, path.stem, path, sequencer.LAST_CHANNEL, start)
@@ -120,21 +132,23 @@ def dub(
     sounds: Sequence[bpy.types.Strip] = (),
     obj: bpy.types.Object | None = None,
 ) -> dict[str, face_shot.Plan]:
-    """Dub movie strips by a character, a new one by default, that speaks the sounds, and wait; returns by its name
-    what there was to do. Raises EDTalkError."""
+    """Dub movie strips with sounds and wait. obj: the character to use; None: a new one.
+
+    Returns the plans by character name: frames rendered and reused. Raises EDTalkError.
+    """
     if sequencer.settings(scene).follow:
         follow.follow(scene)
     plans: dict[str, face_shot.Plan] = {}
 
-    def tell(name: str, plan: face_shot.Plan) -> None:
+    def add(name: str, plan: face_shot.Plan) -> None:
         plans[name] = plans[name].plus(plan) if name in plans else plan
 
-    session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=tell))
+    session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=add))
     return plans
 
 
 def status(scene: bpy.types.Scene) -> dict[str, Any]:
-    """What there is: the engine, and for each character its strips and what is missing."""
+    """State of the engine, of the characters with their strips, and of strips that moved away from their keys."""
     found = session.find_engine()
     return {
         "engine": {"state": found.state.value, "python": str(found.python or ""), "reason": found.reason},
@@ -159,7 +173,7 @@ def status(scene: bpy.types.Scene) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code: 0, 1 for what went wrong, 2 for what was not understood."""
+    """Run one command. Returns its exit code: 0 for success, 1 for an error, 2 for wrong arguments."""
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as error:
@@ -178,44 +192,54 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"blender --command {NAME}", description="Talking faces without a window.")
-    parser.add_argument("--blend", metavar="FILE", help="the .blend to open; without it, the one that is open")
-    parser.add_argument("--scene", metavar="NAME", help="the scene to work on; without it, the active one")
-    parser.add_argument("--save", action="store_true", help="save the .blend afterwards")
-    parser.add_argument("--save-as", metavar="FILE", help="save it afterwards under this name")
+    parser = argparse.ArgumentParser(
+        prog=f"blender --command {NAME}", description="Talking-head animation in background mode."
+    )
+    parser.add_argument("--blend", metavar="FILE", help=".blend file to open (default: the open file)")
+    parser.add_argument("--scene", metavar="NAME", help="scene to use (default: the active scene)")
+    parser.add_argument("--save", action="store_true", help="save the .blend file afterwards")
+    parser.add_argument("--save-as", metavar="FILE", help="save the .blend file under this name afterwards")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("add-character", help="add a talking face")
-    command.add_argument("portrait", help="the picture that is brought to life")
-    command.add_argument("--name", default="", help="what it is called; without it, as its portrait's file")
-    command.add_argument("--bank", default="", help="a .safetensors bank; without it, the starter bank")
+    command = commands.add_parser("add-character", help="add a character")
+    command.add_argument("portrait", help="portrait image to animate")
+    command.add_argument("--name", default="", help="name of the character (default: the portrait's file name)")
+    command.add_argument("--bank", default="", help=".safetensors bank (default: the starter bank)")
     command.set_defaults(run=_add_character)
 
-    command = commands.add_parser("lip-sync", help="turn dialogue into mouth animation")
-    command.add_argument("--sound", metavar="FILE", help="add this sound as a strip first, and lip-sync it alone")
-    command.add_argument("--frame", type=int, help="where --sound begins; without it, where the scene does")
-    command.add_argument("--strip", action="append", default=[], metavar="NAME", help="a sound strip; may be repeated")
-    command.add_argument("--character", metavar="NAME", help="who speaks; without it, as strips say or the only one")
+    command = commands.add_parser("lip-sync", help="animate the mouth from dialogue")
+    command.add_argument("--sound", metavar="FILE", help="add this sound as a strip and lip-sync only this strip")
+    command.add_argument("--frame", type=int, help="start frame of --sound (default: the scene's start frame)")
+    command.add_argument(
+        "--strip", action="append", default=[], metavar="NAME", help="sound strip to lip-sync; may be repeated"
+    )
+    command.add_argument("--character", metavar="NAME", help="speaker (default: each strip's, or the only character)")
     command.set_defaults(run=_lip_sync)
 
-    command = commands.add_parser("render", help="render faces into strips; only frames that changed")
-    command.add_argument("--character", action="append", default=[], metavar="NAME", help="without it, everybody")
+    command = commands.add_parser("render", help="render faces to image strips; renders only changed frames")
+    command.add_argument(
+        "--character",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="character to render; may be repeated (default: all)",
+    )
     ranges = [name.lower() for name, _label, _tip in sequencer.RENDER_RANGES]
     command.add_argument("--range", choices=ranges, default="auto", help="frames to render (default: %(default)s)")
     command.set_defaults(run=_render)
 
-    command = commands.add_parser("dub", help="give the face in a film another mouth, in a strip above it")
-    command.add_argument("movie", help="a film, which is added as a strip first, or the name of a movie strip")
-    command.add_argument("--sound", metavar="FILE", help="what is spoken; it begins with the film")
-    command.add_argument("--frame", type=int, help="where an added film begins; without it, where the scene does")
-    command.add_argument("--character", metavar="NAME", help="whose mouth; without it, a new one's")
+    command = commands.add_parser("dub", help="dub the face in a movie, to an image strip above the movie strip")
+    command.add_argument("movie", help="movie file to add as a strip, or the name of a movie strip")
+    command.add_argument("--sound", metavar="FILE", help="new dialogue; starts with the movie")
+    command.add_argument("--frame", type=int, help="start frame of an added movie (default: the scene's start frame)")
+    command.add_argument("--character", metavar="NAME", help="character to use (default: the strip's, or a new one)")
     command.set_defaults(run=_dub)
 
-    command = commands.add_parser("export", help="render the sequencer, faces and sound, into an MP4 file")
-    command.add_argument("movie", metavar="FILE")
+    command = commands.add_parser("export", help="render the sequencer with faces and sound to an MP4 file")
+    command.add_argument("movie", metavar="FILE", help="MP4 file to write")
     command.set_defaults(run=_export)
 
-    command = commands.add_parser("status", help="what there is, as JSON")
+    command = commands.add_parser("status", help="print engine, characters and strips as JSON")
     command.set_defaults(run=_status)
     return parser
 
@@ -235,7 +259,7 @@ def _lip_sync(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
         strips = [strip for strip in compat.strips(scene) if strip.type == "SOUND"]
         strips = [strip for strip in strips if obj or sequencer.is_dialogue(strip)] or strips
     if not strips:
-        raise EDTalkError("There is no sound in the sequencer.", "Add some with --sound.")
+        raise EDTalkError("The sequencer has no sound strip.", "Add one with --sound.")
     known = character.characters(scene)
     if obj is None and len(known) == 1:
         obj = known[0]
@@ -246,9 +270,9 @@ def _lip_sync(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
 def _render(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
     objs = [_character(scene, name) for name in options.character] or character.characters(scene)
     if not objs:
-        raise EDTalkError("There is no character in the scene.", "Add one with add-character.")
+        raise EDTalkError("The scene has no character.", "Add one with add-character.")
     for name, plan in render_faces(scene, objs, options.range.upper()).items():
-        print(f"{name}: {plan.missing} frames rendered, {plan.reused} were there already.")
+        print(f"{name}: {plan.missing} frames rendered, {plan.reused} already rendered.")
 
 
 def _dub(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
@@ -257,7 +281,7 @@ def _dub(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
     strip = known.get(options.movie) or add_movie(scene, options.movie, frame=options.frame)
     sounds = [add_sound(scene, options.sound, frame=compat.left_handle(strip))] if options.sound else []
     for name, plan in dub(scene, [strip], sounds, obj or sequencer.speaker(strip)).items():
-        print(f"{name}: {plan.missing} frames rendered, {plan.reused} were there already.")
+        print(f"{name}: {plan.missing} frames rendered, {plan.reused} already rendered.")
 
 
 def _export(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
@@ -281,11 +305,11 @@ def _open(file: str) -> None:
 def _save(file: str | None) -> None:
     path = os.path.abspath(file) if file else bpy.data.filepath
     if not path:
-        raise EDTalkError("The .blend has no name yet.", "Give it one with --save-as FILE.")
+        raise EDTalkError("The .blend file has not been saved yet.", "Use --save-as FILE.")
     try:
         bpy.ops.wm.save_as_mainfile(filepath=path)
     except RuntimeError as error:
-        raise EDTalkError(f"{path} could not be saved: {error}", "Choose another place.", "disk") from error
+        raise EDTalkError(f"{path} could not be saved: {error}", "Choose another folder.", "disk") from error
 
 
 def _scene(name: str | None) -> bpy.types.Scene:
@@ -302,8 +326,9 @@ def _strip(scene: bpy.types.Scene, name: str) -> bpy.types.Strip:
 
 def _named(known: Any, name: str, what: str) -> Any:
     if name not in known:
-        names = sequencer.quoted(known.keys(), most=10) or "none"
-        raise EDTalkError(f"There is no {what} '{name}'; there is {names}.")
+        names = sequencer.quoted(known.keys(), most=10)
+        hint = f"Choose one of: {names}." if names else f"The scene has no {what}."
+        raise EDTalkError(f"There is no {what} named '{name}'.", hint)
     return known[name]
 
 

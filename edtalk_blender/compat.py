@@ -1,11 +1,11 @@
-"""The differences between Blender 4.5 and 5.2, each answered once. No other file asks for Blender's version.
+"""Differences between Blender 4.5 and 5.2. No other file depends on Blender's version.
 
-actions     4.5 reaches the F-curves of a slot through the layers, 5.0 has a function for it
-strips      5.1 renames `frame_final_*` and `frame_*` to handles and content and warns about the old names
-retiming    5.0 moved the last key behind the last frame, and a number within the keys
-sequencer   5.0 edits the sequencer of `workspace.sequencer_scene`, which need not be the window's scene
-output      5.0 asks for a media type before a file format
-compositor  5.0 has a node group of its own for each scene, and sockets where nodes had properties
+actions     4.5 reaches the F-curves of a slot through layers; 5.0 has a function
+strips      5.1 renames `frame_final_*` and `frame_*` to handles and content, and deprecates the old names
+retiming    5.0 places the last key after the last frame, and changes the memory layout of keys
+sequencer   5.0 edits the sequencer of `workspace.sequencer_scene`, which can differ from the window's scene
+output      5.0 needs a media type before a file format
+compositor  5.0 has one compositing node group per scene, and sockets in place of node properties
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import bpy
 from bpy_extras import anim_utils
 
-_STRIP_NAMES = {  # 5.1's name: the name before
+_STRIP_NAMES = {  # name since 5.1: older name
     "left_handle": "frame_final_start",
     "right_handle": "frame_final_end",
     "duration": "frame_final_duration",
@@ -37,7 +37,7 @@ _STRIP_NAMES = {  # 5.1's name: the name before
 
 
 def channelbag(owner: bpy.types.ID) -> bpy.types.ActionChannelbag:
-    """The F-curves and groups that move `owner`; animation data, action and slot are made where they lack."""
+    """The channelbag of `owner`'s action, with its F-curves and groups. Creates missing data, action and slot."""
     animation = owner.animation_data or owner.animation_data_create()
     if animation.action is None:
         animation.action = bpy.data.actions.new(f"{owner.name}Action")
@@ -47,12 +47,12 @@ def channelbag(owner: bpy.types.ID) -> bpy.types.ActionChannelbag:
 
 
 def fitting_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot:
-    """The action's slot for `owner`, or a new one that bears its name."""
+    """The action's slot for `owner`, or a new one with its name."""
     return find_slot(action, owner) or action.slots.new(id_type=owner.id_type, name=owner.name)
 
 
 def find_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot | None:
-    """The action's slot that `owner` last used, else the one that bears its name, else its only one."""
+    """The action's slot that `owner` used last, else the one with its name, else the only one, else None."""
     fitting = [slot for slot in action.slots if slot.target_id_type in (owner.id_type, "UNSPECIFIED")]
     last = owner.animation_data.last_slot_identifier if owner.animation_data else ""
     for slot in fitting:
@@ -65,14 +65,14 @@ def find_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.Action
 
 
 def assign_action(owner: bpy.types.ID, action: bpy.types.Action) -> None:
-    """Have `owner` moved by this action, through the slot that fits it."""
+    """Assign an action and its fitting slot to `owner`."""
     animation = owner.animation_data or owner.animation_data_create()
     animation.action = action
     animation.action_slot = fitting_slot(action, owner)
 
 
 def action_channelbag(action: bpy.types.Action, slot: bpy.types.ActionSlot) -> bpy.types.ActionChannelbag:
-    """The F-curves and groups of one slot, with layer and strip made where they lack."""
+    """The channelbag of one slot. Creates missing layer, strip and channelbag."""
     if hasattr(anim_utils, "action_ensure_channelbag_for_slot"):
         return anim_utils.action_ensure_channelbag_for_slot(action, slot)
     layer = action.layers[0] if action.layers else action.layers.new("Layer")
@@ -81,13 +81,13 @@ def action_channelbag(action: bpy.types.Action, slot: bpy.types.ActionSlot) -> b
 
 
 def fcurves(owner: bpy.types.ID) -> list[bpy.types.FCurve]:
-    """The F-curves that move `owner`, none where nothing is animated; makes nothing."""
+    """The F-curves of `owner`'s action; empty without animation. Creates nothing."""
     animation = owner.animation_data
     return slot_fcurves(animation.action, animation.action_slot) if animation else []
 
 
 def slot_fcurves(action: bpy.types.Action | None, slot: bpy.types.ActionSlot | None) -> list[bpy.types.FCurve]:
-    """The F-curves of one slot, none where there is no such thing; makes nothing."""
+    """The F-curves of one slot; empty without action or slot. Creates nothing."""
     if action is None or slot is None:
         return []
     bags = [strip.channelbag(slot) for layer in action.layers for strip in layer.strips]
@@ -98,47 +98,47 @@ def slot_fcurves(action: bpy.types.Action | None, slot: bpy.types.ActionSlot | N
 
 
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
-    """The scene whose sequencer the artist edits."""
+    """The scene that the Sequencer edits."""
     return getattr(context, "sequencer_scene", None) or context.scene
 
 
 def strip_collection(scene: bpy.types.Scene) -> Any:
-    """The collection that new strips go into, with the scene's sequencer made where it lacks."""
+    """The top-level strips of a scene. Creates a missing sequencer."""
     return scene.sequence_editor_create().strips
 
 
 def strips(scene: bpy.types.Scene) -> list[bpy.types.Strip]:
-    """All strips of a scene, those inside metastrips too; none where it has no sequencer."""
+    """All strips of a scene, including those in meta strips; empty without a sequencer."""
     return list(scene.sequence_editor.strips_all) if scene.sequence_editor else []
 
 
 def strip_value(strip: bpy.types.Strip, name: str) -> Any:
-    """A timing property of a strip by 5.1's name: left_handle, right_handle, duration, content_start ..."""
+    """A timing property of a strip by its name since 5.1: left_handle, right_handle, duration, content_start ..."""
     return getattr(strip, _strip_name(strip, name))
 
 
 def set_strip_value(strip: bpy.types.Strip, name: str, value: float) -> None:
-    """Set a timing property by 5.1's name; `left_handle` and `right_handle` trim, `content_start` moves."""
+    """Set a timing property by its name since 5.1. left_handle and right_handle trim, content_start moves."""
     setattr(strip, _strip_name(strip, name), value)
 
 
 def left_handle(strip: bpy.types.Strip) -> int:
-    """First frame that the strip shows."""
+    """First frame of the strip."""
     return int(strip_value(strip, "left_handle"))
 
 
 def right_handle(strip: bpy.types.Strip) -> int:
-    """The frame after the last one that the strip shows."""
+    """Frame after the last frame of the strip."""
     return int(strip_value(strip, "right_handle"))
 
 
 def content_start(strip: bpy.types.Strip) -> float:
-    """Frame at which the untrimmed content would begin; sound may begin between two frames."""
+    """Frame at which the untrimmed content starts; fractional for sound."""
     return float(strip_value(strip, "content_start"))
 
 
 def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.ImageStrip:
-    """An image strip of one file, fitted into the frame; a sequence grows by `strip.elements.append(file name)`.
+    """Add an image strip of one file, scaled to fit. Use `strip.elements.append(file name)` for a sequence.
 
     The file is not checked.
     """
@@ -148,28 +148,28 @@ def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int,
 
 
 def new_movie(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.MovieStrip:
-    """A movie strip of a whole film, frame by frame, fitted into the frame. The file is not checked."""
+    """Add a movie strip of a whole file, one movie frame per scene frame, scaled to fit. The file is not checked."""
     return strip_collection(scene).new_movie(
         name=name, filepath=str(path), channel=channel, frame_start=frame, fit_method="FIT"
     )
 
 
 def new_sound(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.SoundStrip:
-    """A sound strip of a whole file. The file is not checked."""
+    """Add a sound strip of a whole file. The file is not checked."""
     return strip_collection(scene).new_sound(name=name, filepath=str(path), channel=channel, frame_start=frame)
 
 
 def refresh(strip: bpy.types.Strip) -> None:
-    """Show an image strip's files as they are now: 5.x keeps the old pictures of files that changed."""
+    """Reload the images of a strip. 5.x otherwise shows cached images of files that have changed."""
     strip.invalidate_cache("RAW")
-    strip.directory = strip.directory  # a new image strip's preview waits for the change of a property
+    strip.directory = strip.directory  # the preview of a new strip only updates after a property change
 
 
 def retiming(strip: bpy.types.Strip, content: int) -> list[tuple[float, float]] | None:
-    """(frame of the scene, frame of the content) for each retiming key, none for a strip at its own speed.
+    """(scene frame, content frame) of each retiming key; empty for a strip without retiming.
 
-    content: frames of the strip's content at its own speed. Returns None where keys between the first and the last
-    cannot be read: Blender tells at which frame of the scene a key is, but not which moment of the content it holds.
+    content: length of the strip's content in frames. Returns None if there are inner keys whose content frames cannot
+    be read: Blender's API gives the scene frame of a key, but not its content frame.
     """
     keys = list(strip.retiming_keys)
     if len(keys) < 2:
@@ -177,12 +177,12 @@ def retiming(strip: bpy.types.Strip, content: int) -> list[tuple[float, float]] 
     fractions = [0.0, *(_retiming_fraction(key) for key in keys[1:-1]), 1.0]
     if any(not 0 <= a <= b for a, b in pairwise(fractions)):
         return None
-    last = content - (bpy.app.version < (5, 0))  # before 5.0 the last key sits on the last frame, since then after it
+    last = content - (bpy.app.version < (5, 0))  # before 5.0 the last key is on the last frame, since 5.0 after it
     return [(float(key.timeline_frame), part * last) for key, part in zip(keys, fractions, strict=True)]
 
 
 def _retiming_fraction(key: bpy.types.RetimingKey) -> float:
-    """Which part (0..1) of the content a key holds, -1 when not known: a float within the key that has no property."""
+    """Position of a key in the content, 0..1, read from its memory because the API lacks it. -1 if unknown."""
     if bpy.app.version >= (5, 3):
         return -1.0
     offset = 12 if bpy.app.version >= (5, 0) else 16
@@ -196,7 +196,7 @@ def _strip_name(strip: bpy.types.Strip, name: str) -> str:
 # --- Compositor
 
 
-_NODE_SOCKETS = {  # 4.5's property of a node: 5.0's socket, and 4.5's values by 5.0's name
+_NODE_SOCKETS = {  # property of a node in 4.5: its socket since 5.0, and the socket's values by the property's
     "mode": ("Type", {"APPLY": "Apply Mask", "REPLACE_ALPHA": "Replace Alpha"}),
     "mapping": ("Type", {"PREMUL_TO_STRAIGHT": "To Straight", "STRAIGHT_TO_PREMUL": "To Premultiplied"}),
     "filter_type": ("Type", {"GAUSS": "Gaussian", "FAST_GAUSS": "Fast Gaussian"}),
@@ -206,14 +206,14 @@ _NODE_SOCKETS = {  # 4.5's property of a node: 5.0's socket, and 4.5's values by
 
 
 def compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree | None:
-    """The nodes that a scene's picture goes through, None where there are none or they are switched off."""
+    """The scene's compositing nodes; None if there are none or if they are disabled."""
     if "compositing_node_group" in scene.bl_rna.properties:
         return scene.compositing_node_group
     return scene.node_tree if scene.use_nodes else None
 
 
 def ensure_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree:
-    """The scene's compositor, switched on; a new one is empty."""
+    """The scene's compositing nodes, enabled. Creates an empty node tree if there is none."""
     if "compositing_node_group" in scene.bl_rna.properties:
         if scene.compositing_node_group is None:
             scene.compositing_node_group = bpy.data.node_groups.new("Compositor", "CompositorNodeTree")
@@ -227,7 +227,7 @@ def ensure_compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree:
 
 
 def compositor_output(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
-    """The socket that a compositor's picture comes out of; its node is made where it lacks."""
+    """The input socket of the compositor's output node. Creates a missing node."""
     if "compositing_node_group" not in bpy.types.Scene.bl_rna.properties:
         outputs = [node for node in tree.nodes if node.bl_idname == "CompositorNodeComposite"]
         node = next((node for node in outputs if not node.mute), None) or tree.nodes.new("CompositorNodeComposite")
@@ -240,7 +240,7 @@ def compositor_output(tree: bpy.types.NodeTree) -> bpy.types.NodeSocket:
 
 
 def set_node_option(node: bpy.types.Node, name: str, value: str) -> None:
-    """Set what 4.5 has as a property of a node, by its names there."""
+    """Set an option of a node by the property name and value of 4.5."""
     if name in node.bl_rna.properties:
         setattr(node, name, value)
     else:
@@ -252,7 +252,7 @@ def set_node_option(node: bpy.types.Node, name: str, value: str) -> None:
 
 
 def set_video_output(scene: bpy.types.Scene, path: str | Path) -> None:
-    """Have the sequencer rendered to one H.264 file with AAC sound (.mp4), at exactly this path."""
+    """Set the scene's output to an MP4 file (H.264, AAC) of the sequencer, at exactly this path."""
     render = scene.render
     if "media_type" in render.image_settings.bl_rna.properties:
         render.image_settings.media_type = "VIDEO"
@@ -266,7 +266,7 @@ def set_video_output(scene: bpy.types.Scene, path: str | Path) -> None:
 
 @contextmanager
 def video_output(scene: bpy.types.Scene, path: str | Path) -> Iterator[None]:
-    """Within, output as `set_video_output` has it; afterwards as it was."""
+    """Use the output settings of `set_video_output` inside the block, and restore them afterwards."""
     render = scene.render
     places = [(render.ffmpeg, name) for name in ("format", "codec", "audio_codec", "constant_rate_factor")]
     places += [(render.image_settings, name) for name in ("media_type", "file_format")]  # in this order

@@ -1,4 +1,4 @@
-"""A scene to start from, made of material that comes with the extension: a face, a line of dialogue, its emotions."""
+"""The demo scene: a character with a line of dialogue and emotion keyframes, from bundled files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FPS = 25
 def build(
     scene: bpy.types.Scene, portrait: Path = PORTRAIT, line: Path = LINE, emotions: str = EMOTIONS
 ) -> bpy.types.Object:
-    """A character, its dialogue in the sequencer and its emotion curve in `scene`; returns the character.
+    """Add a character with a dialogue strip and emotion keyframes to `scene`. Returns the character.
 
-    The scene gets FPS frames a second and the line's length. Portrait and line are packed: the .blend can go anywhere.
-    Raises EDTalkError for a picture that cannot be read or an emotion the bank does not have.
+    Sets the scene's frame rate to FPS and its range to the dialogue. Portrait and sound are packed into the .blend.
+    Raises EDTalkError for an unreadable portrait or an unknown emotion.
     """
     character.check_picture(str(portrait))
     scene.render.fps, scene.render.fps_base = FPS, 1.0
@@ -42,7 +42,7 @@ def build(
 
 
 def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None:
-    """One key for each of the curve's, on every emotion that it uses; time 0 is frame `start`."""
+    """Write the keys of an emotion curve as keyframes, on every emotion in it. `start` is the frame of second 0."""
     frames = np.array([start + key.seconds(0.0) * FPS for key in curve.keys])
     for name in curve.names:
         values = np.array([key.strengths.get(name, 0.0) for key in curve.keys])
@@ -50,16 +50,16 @@ def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None
 
 
 class EDTALK_OT_demo(Explained, bpy.types.Operator):
-    """Make a face, a line of dialogue and an emotion curve to try things on; then use Lip Sync and Render Face"""
+    """Add a demo character with a line of dialogue and emotions. Then use Lip Sync and Render Face"""
 
     bl_idname = "edtalk.demo"
-    bl_label = "Try the Demo"
+    bl_label = "Add Demo"
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene = compat.sequencer_scene(context)
-        return "This scene has a character already" if character.characters(scene) else ""
+        return "This scene already has a character" if character.characters(scene) else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
@@ -68,7 +68,7 @@ class EDTALK_OT_demo(Explained, bpy.types.Operator):
             context.view_layer.objects.active = obj
         for strip in compat.strips(scene):
             strip.select = sequencer.is_dialogue(strip)
-        self.report({"INFO"}, f"Added {obj.name} and its line: use Lip Sync, then Render Face in the sequencer")
+        self.report({"INFO"}, f"Added {obj.name}. Use Lip Sync, then Render Face in the Sequencer")
         return None
 
 

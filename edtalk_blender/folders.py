@@ -1,4 +1,4 @@
-"""Where a character's shots, frames and tracks are kept: beside the .blend, or in the folder of the preferences."""
+"""Folders of a character's shots, frames and tracks: next to the .blend, or in the folder set in the preferences."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ import bpy
 
 from .engine import session
 
-FRAMES, SHOTS, TRACKS, SEQUENCES = "frames", "shots", "tracks", "sequences"  # folders within a character's own
+FRAMES, SHOTS, TRACKS, SEQUENCES = "frames", "shots", "tracks", "sequences"  # subfolders of a character's folder
 
 
 def character_folder(obj: bpy.types.Object) -> Path:
-    """The folder of a character's shots and frames: beside the .blend, or temporary while that has not been saved."""
+    """Folder of a character: in the preferences' folder or next to the .blend; temporary for an unsaved .blend."""
     name = bpy.path.clean_name(obj.name)
     if cache := session.preferred().cache:
-        place = hashlib.sha256(bpy.data.filepath.encode()).hexdigest()[:8]
-        return Path(bpy.path.abspath(cache)) / f"{blend_name()}_{place}" / name
+        path_hash = hashlib.sha256(bpy.data.filepath.encode()).hexdigest()[:8]
+        return Path(bpy.path.abspath(cache)) / f"{blend_name()}_{path_hash}" / name
     if not bpy.data.filepath:
         return temporary_folder(obj)
     return Path(bpy.data.filepath).parent / f"{blend_name()}_edtalk" / name
 
 
 def temporary_folder(obj: bpy.types.Object) -> Path:
-    """Where a character's files are until the .blend is saved for the first time."""
+    """Folder of a character until the .blend is saved for the first time."""
     return Path(bpy.app.tempdir) / "edtalk" / bpy.path.clean_name(obj.name)
 
 
 def is_own(path: Path) -> bool:
-    """Whether a path lies where files of this .blend are kept, and may be read without the artist asking for it.
+    """Whether a path may be read when a .blend opens, without asking the user.
 
-    That is the folder of the .blend, the one of the preferences and the temporary one.
+    Allowed are the folder of the .blend, the folder set in the preferences and the temporary folder.
     """
-    places = [bpy.app.tempdir, os.path.dirname(bpy.data.filepath), bpy.path.abspath(session.preferred().cache)]
+    roots = [bpy.app.tempdir, os.path.dirname(bpy.data.filepath), bpy.path.abspath(session.preferred().cache)]
     path = Path(os.path.abspath(path))
-    return any(path.is_relative_to(os.path.abspath(place)) for place in places if place)
+    return any(path.is_relative_to(os.path.abspath(root)) for root in roots if root)
 
 
 def blend_name() -> str:
+    """Name of the .blend without suffix, "unsaved" if it has none."""
     return Path(bpy.data.filepath).stem or "unsaved"
 
 
 def is_temporary() -> bool:
-    """Whether frames will be gone when Blender is closed."""
+    """Whether frames are in the temporary folder, which Blender deletes when it quits."""
     return not bpy.data.filepath and not session.preferred().cache
 
 
 def as_directory(folder: Path) -> str:
-    """How a strip names a folder: from the .blend where it can, so that both may move together."""
+    """Path of a folder for a strip: relative to the .blend if possible, so that both can be moved together."""
     if bpy.data.filepath:
         with suppress(ValueError):  # on another drive
             return bpy.path.relpath(str(folder)) + "/"

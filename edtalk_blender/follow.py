@@ -1,9 +1,9 @@
-"""Keys and face strips follow their sound: what moved is found by comparing each strip with its remembered time.
+"""Keep keyframes and face strips in sync with their sound strips.
 
-A strip remembers the time for which its keys are in place. `follow` finds the strips that differ, moves the keys and
-the face strips after them - or, when it was the face strip that was moved, the sound - and remembers anew. A face strip
-over a plate follows that alone: its pictures are the plate's. `follow` pushes no undo step: what follows belongs to the
-step of the move that it follows, and is found again after an undo or redo.
+Each strip stores the timing for which its keyframes were written. `follow` finds strips whose timing has changed, moves
+their keyframes and face strips (or the sound, if a face strip was moved), and stores the new timing. A face strip over
+a plate follows only the plate, because its images come from there. `follow` pushes no undo step: its changes belong to
+the undo step of the move, and are found again after an undo or redo.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .timeline.timemap import TimeMap
 
 @dataclass(frozen=True)
 class Change:
-    """A strip, its time when its keys were last in place, and its time now."""
+    """A strip with its stored timing (`then`) and its current timing (`now`)."""
 
     strip: bpy.types.Strip
     then: TimeMap
@@ -34,12 +34,12 @@ class Change:
 
     @property
     def moved(self) -> int | None:
-        """Frames by which it was moved; None where it was trimmed, slipped or retimed."""
+        """Frames by which the strip was moved; None if it was trimmed, slipped or retimed."""
         return self.then.move_to(self.now)
 
 
 def changes(scene: bpy.types.Scene) -> list[Change]:
-    """The strips that are not where their keys are."""
+    """Strips whose timing differs from the stored timing."""
     found = []
     for strip in compat.strips(scene):
         then = sequencer.remembered_time(strip) if strip.get(sequencer.CHARACTER) else None
@@ -51,7 +51,7 @@ def changes(scene: bpy.types.Scene) -> list[Change]:
 
 
 def follow(scene: bpy.types.Scene) -> int:
-    """Bring everything that is linked to where its strip is now; returns how many strips had changed."""
+    """Move keyframes and linked strips to match changed strips. Returns the number of changed strips."""
     sequencer.ensure_unique_ids(scene)
     found = changes(scene)
     sounds = [change for change in found if change.strip.type == "SOUND"]
@@ -73,11 +73,11 @@ def follow(scene: bpy.types.Scene) -> int:
     return len(found)
 
 
-# --- Strips after strips
+# --- Moving strips
 
 
 def _pull_sounds(scene: bpy.types.Scene, faces: Iterable[Change], already: set[str]) -> list[Change]:
-    """Move the sounds whose face strips were moved, all by the same, unless they moved too."""
+    """Move the sounds whose face strips all moved by the same number of frames, unless the sounds moved too."""
     moved = {change.strip[sequencer.ID]: change.moved for change in faces}
     deltas: dict[str, set[int | None]] = {}
     for face in [strip for strip in compat.strips(scene) if sequencer.is_face(strip)]:
@@ -95,7 +95,7 @@ def _pull_sounds(scene: bpy.types.Scene, faces: Iterable[Change], already: set[s
 
 
 def _push_faces(scene: bpy.types.Scene, sounds: list[Change]) -> None:
-    """Move and trim the face strips whose sounds all changed alike."""
+    """Move and trim the face strips whose sounds all changed in the same way."""
     by_id = {change.strip[sequencer.ID]: change for change in sounds}
     for face in [strip for strip in compat.strips(scene) if sequencer.is_face(strip)]:
         spoken = _sounds(face)
@@ -107,12 +107,12 @@ def _push_faces(scene: bpy.types.Scene, sounds: list[Change]) -> None:
         if len(deltas) == 1 and None not in deltas:
             _shift(face, then.moved(deltas.pop()).start - compat.left_handle(face))
         elif len(changed) == 1:
-            _trim_alike(face, then, changed[0])
+            _trim_like(face, then, changed[0])
         sequencer.remember_time(face, sequencer.time_map(scene, face))
 
 
 def _push_dubbed(scene: bpy.types.Scene, plates: list[Change]) -> None:
-    """Move and trim the face strips that lie over plates like these; what shows another moment of the film is stale."""
+    """Move and trim the face strips over changed plates. Mark faces stale that now lie over other movie frames."""
     for face in [strip for strip in compat.strips(scene) if sequencer.is_face(strip)]:
         change = next((one for one in plates if one.strip[sequencer.ID] == face.get(sequencer.PLATE)), None)
         then = sequencer.remembered_time(face)
@@ -121,29 +121,29 @@ def _push_dubbed(scene: bpy.types.Scene, plates: list[Change]) -> None:
         if change.moved is not None:
             _shift(face, then.moved(change.moved).start - compat.left_handle(face))
         elif then.end <= change.now.start or then.start >= change.now.end:
-            continue  # a piece that lies over another one that was cut off
-        elif not _trim_alike(face, then, change) or _plays_more(change):
+            continue  # part of a split strip, over another part of the plate
+        elif not _trim_like(face, then, change) or _plays_more(change):
             face[sequencer.STALE] = True
         sequencer.remember_time(face, sequencer.time_map(scene, face))
 
 
-def _trim_alike(face: bpy.types.Strip, then: TimeMap, sound: Change) -> bool:
-    """Where a sound's or plate's handles were trimmed over content that stayed, those of its face are too.
+def _trim_like(face: bpy.types.Strip, then: TimeMap, source: Change) -> bool:
+    """Trim a face strip like its sound or plate. Returns False if the source was slipped or retimed instead.
 
-    False where it was slipped or retimed: its pictures have to be rendered anew.
+    Then the images of the face have to be rendered again.
     """
-    if not np.allclose(sound.then.seconds(sound.then.frames), sound.now.seconds(sound.then.frames), atol=1e-6):
+    if not np.allclose(source.then.seconds(source.then.frames), source.now.seconds(source.then.frames), atol=1e-6):
         return False
     first = compat.content_start(face)
-    if then.start == sound.then.start:
-        compat.set_strip_value(face, "left_handle", max(sound.now.start, int(first)))
-    if then.end == sound.then.end:
-        compat.set_strip_value(face, "right_handle", min(sound.now.end, int(first) + len(face.elements)))
+    if then.start == source.then.start:
+        compat.set_strip_value(face, "left_handle", max(source.now.start, int(first)))
+    if then.end == source.then.end:
+        compat.set_strip_value(face, "right_handle", min(source.now.end, int(first) + len(face.elements)))
     return True
 
 
 def _sounds(face: bpy.types.Strip) -> list[str]:
-    """Identities of the dialogue strips that a face strip was rendered for."""
+    """Ids of the dialogue strips that a face strip was rendered for."""
     return str(face.get(sequencer.SOUNDS) or "").split()
 
 
@@ -152,13 +152,13 @@ def _shift(strip: bpy.types.Strip, delta: int) -> None:
         compat.set_strip_value(strip, "content_start", compat.content_start(strip) + delta)
 
 
-# --- Keys after strips
+# --- Moving keyframes
 
 
 def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Change]) -> None:
-    """Move the keys of one character's changed strips, all at once, for one may go where another was."""
+    """Move the keyframes of one character's changed strips, all at once because strips can swap places."""
     lips = character.bank_of(obj).names_of("lip")
-    everything = sequencer.settings(scene).follow_keys == "ALL"
+    all_sliders = sequencer.settings(scene).follow_keys == "ALL"
     dialogue = [strip for strip in sequencer.dialogue(scene, obj) if strip.get(sequencer.TIME)]
     then = {strip[sequencer.ID]: sequencer.remembered_time(strip) for strip in dialogue}
     then |= {change.strip[sequencer.ID]: change.then for change in changed}
@@ -171,7 +171,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in gone])
     moves = [keys.Move(*piece) for change in keyed for piece in change.then.moves_to(change.now)]
     if moves:
-        keys.move_keys(obj, character.channel_names(obj) if everything else lips, moves)
+        keys.move_keys(obj, character.channel_names(obj) if all_sliders else lips, moves)
     kept = [(one.start, one.end) for one in now.values()]
     for change in keyed:
         if change.moved is None:
@@ -185,9 +185,9 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
 
 
 def _rest_frames(clocks: dict[str, TimeMap]) -> set[int]:
-    """The frames at which the mouth is at rest because the strip before or after has ended or not begun."""
-    every = list(clocks.values())
-    return {frame for one in every for frame in timemap.rest_frames(every, one) if frame is not None}
+    """Frames next to strips at which the mouth is keyed at rest."""
+    all_clocks = list(clocks.values())
+    return {frame for one in all_clocks for frame in timemap.rest_frames(all_clocks, one) if frame is not None}
 
 
 def _within(frames: set[int], clocks: list[TimeMap]) -> set[int]:
@@ -195,7 +195,7 @@ def _within(frames: set[int], clocks: list[TimeMap]) -> set[int]:
 
 
 def _edge_values(obj: bpy.types.Object, lips: tuple[str, ...], change: Change) -> dict[int, dict[str, float]]:
-    """What the mouth did at the moments that a trimmed strip now begins and ends with, where it had keys for them."""
+    """Mouth values at the new first and last frame of a trimmed strip, if they were in its old range."""
     paths = {character.data_path(name): name for name in lips}
     curves = {paths[curve.data_path]: curve for curve in compat.fcurves(obj) if curve.data_path in paths}
     found = {}
@@ -213,7 +213,7 @@ def _trim_keys(
     edges: dict[int, dict[str, float]],
     kept: list[tuple[int, int]],
 ) -> None:
-    """Remove keys that a strip no longer plays, and key its new ends as the curve passed through them."""
+    """Remove the keyframes outside a trimmed strip, and key its new ends with the values of the curve there."""
     reach = timemap.union([(change.then.start, change.then.end), *_ends(change)])
     lost = [(start, end - 1) for start, end in timemap.uncovered(reach, kept)]
     keys.remove_key_ranges(obj, lips, lost)
@@ -222,13 +222,13 @@ def _trim_keys(
 
 
 def _ends(change: Change) -> list[tuple[int, int]]:
-    """Where the first and last key of a strip went, which may be beyond its new handles."""
+    """Range of a strip's moved keyframes, which may extend beyond its new handles."""
     first, last = change.then.follow([change.then.start, change.then.end - 1], change.now)
     return [(int(np.floor(first)), int(np.ceil(last)) + 1)]
 
 
 def _rest(obj: bpy.types.Object, lips: tuple[str, ...], frames: set[int]) -> None:
-    """Key the mouth at rest at these frames, where it has no key."""
+    """Key the mouth at rest at these frames, unless it has a keyframe there."""
     paths = {character.data_path(name): name for name in lips}
     rest = character.rest_values(obj)
     for curve in [curve for curve in compat.fcurves(obj) if curve.data_path in paths]:
@@ -256,19 +256,19 @@ def _move_nla(obj: bpy.types.Object, change: Change) -> None:
 
 
 def _plays_more(change: Change) -> bool:
-    """Whether a strip now plays moments that it did not, for which there are no keys."""
+    """Whether a strip now includes content without keyframes."""
     first, last = change.now.follow([change.now.start, change.now.end - 1], change.then)
     return first < change.then.start - 0.5 or last > change.then.end - 0.5
 
 
-# --- Operators
+# --- Operator
 
 
 class EDTALK_OT_resync(Explained, bpy.types.Operator):
-    """Bring keys and face strips to where their sound strips are now"""
+    """Move keys and face strips to match their sound strips"""
 
     bl_idname = "edtalk.resync"
-    bl_label = "Re-sync"
+    bl_label = "Sync Now"
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod
@@ -278,7 +278,7 @@ class EDTALK_OT_resync(Explained, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         count = follow(compat.sequencer_scene(context))
-        self.report({"INFO"}, f"{count} strips had moved or changed" if count else "Everything was in place")
+        self.report({"INFO"}, f"Synced {count} changed strips" if count else "Everything is in sync")
         return None
 
 

@@ -1,4 +1,4 @@
-"""The add-on's preferences: which engine, on which device, where frames go, what the tab is called."""
+"""The add-on preferences: engine, device, folder of rendered frames, name of the sidebar tab."""
 
 from __future__ import annotations
 
@@ -15,25 +15,29 @@ from .panels import sequencer as sequencer_panels
 from .panels import status as status_panels
 
 DEVICES = (
-    ("auto", "Automatic", "A graphics card if it can be used, else the processor"),
-    ("cpu", "Processor", "The processor alone"),
-    ("cuda", "Graphics Card (CUDA)", "An NVIDIA graphics card"),
-    ("mps", "Graphics (Apple)", "The graphics of an Apple computer"),
+    ("auto", "Automatic", "Use a supported GPU if there is one, otherwise the CPU"),
+    ("cpu", "CPU", "Use the CPU only"),
+    ("cuda", "CUDA", "Use an NVIDIA GPU"),
+    ("mps", "Metal", "Use the GPU of an Apple computer"),
 )
 BACKENDS = (
-    ("auto", "Automatic", "What suits this computer's graphics card"),
-    ("cpu", "Processor", "No graphics card is used; the smallest download"),
-    ("cuda", "NVIDIA (CUDA)", "NVIDIA cards since the GTX 16 and RTX 20, with a current driver; works without"),
+    ("auto", "Automatic", "Choose by the GPU of this computer"),
+    ("cpu", "CPU", "Do not use a GPU. The smallest download"),
+    (
+        "cuda",
+        "NVIDIA (CUDA)",
+        "NVIDIA GPUs from GTX 16 and RTX 20 with a current driver. Falls back to the CPU",
+    ),
     (
         "cuda-old",
         "Older NVIDIA (CUDA 12)",
-        "NVIDIA cards since the GTX 750 or 900, or drivers since 525, with an older torch; works without a card too",
+        "NVIDIA GPUs from GTX 750 or 900, or drivers from version 525, with an older PyTorch. Falls back to the CPU",
     ),
-    ("mps", "Apple", "The graphics of Apple computers"),
+    ("mps", "Apple (Metal)", "GPUs of Apple computers"),
     (
         "other",
-        "Other Graphics Card",
-        "NVIDIA on Windows, AMD, Intel: torch comes from the Torch Index, its checksum unknown",
+        "Other GPU",
+        "NVIDIA on Windows, AMD or Intel. PyTorch is downloaded from the PyTorch Index, without checksum verification",
     ),
 )
 _OFFERED = [item for item in BACKENDS if item[0] in ("auto", *lock.offered(session.ROOT))]
@@ -57,14 +61,14 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
 
     python: StringProperty(
         name="Python",
-        description="Interpreter or folder of an environment for the engine to run in. Empty: the installed engine",
+        description="Python interpreter or environment folder that runs the engine. Empty: the installed engine",
         subtype="FILE_PATH",
         update=_engine_changed,
     )
-    device: EnumProperty(name="Device", description="What draws the faces", items=DEVICES, update=_engine_changed)
+    device: EnumProperty(name="Device", description="Device for rendering", items=DEVICES, update=_engine_changed)
     threads: IntProperty(
         name="Threads",
-        description="Processor threads that the engine uses. 0: as many as there are cores",
+        description="CPU threads of the engine. 0: one per core",
         default=0,
         min=0,
         soft_max=32,
@@ -72,33 +76,33 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         update=_engine_changed,
     )
     backend: EnumProperty(
-        name="Install for",
-        description="What the engine is installed for",
+        name="Install For",
+        description="Hardware to install the engine for",
         items=_OFFERED,
     )
     mirror: StringProperty(
         name="Mirror",
-        description="Address of a package index to download from instead of the usual one, for example your studio's. "
-        "What comes from it is checked all the same. Empty: the usual one",
+        description="URL of a package index to download from instead of the default one, such as a studio mirror. "
+        "Checksums are verified. Empty: the default index",
     )
     torch_index: StringProperty(
-        name="Torch Index",
-        description="Address of a package index that has PyTorch for your graphics card, as the installation page of "
-        "PyTorch names it. Needed for Other Graphics Card; else it is asked besides the usual one. Empty: none",
+        name="PyTorch Index",
+        description="URL of a package index with PyTorch for your GPU, from the PyTorch installation page. Required "
+        "for Other GPU; for other choices it is an additional source. Empty: none",
     )
     yields: BoolProperty(
         name="Free Memory for Renders",
-        description="Have an idle engine give its memory, the graphics card's above all, back when Blender begins to "
-        "render. The next preview after it takes a little longer",
+        description="Release the memory of an idle engine, including GPU memory, when Blender starts a render. The "
+        "next preview takes a little longer",
     )
     cache: StringProperty(
         name="Frames",
-        description="Folder for rendered frames. Empty: a folder beside each .blend, which may move with it",
+        description="Folder for rendered frames. Empty: a folder next to each .blend file",
         subtype="DIR_PATH",
     )
     tab: StringProperty(
         name="Tab",
-        description="Name of the tab in the sidebars",
+        description="Name of the tab in the sidebars of the 3D View and the Sequencer",
         default=messages.CATEGORY,
         update=_tab_changed,
     )
@@ -133,7 +137,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         row.operator("edtalk.restart_engine", icon="PLAY")
         row.operator("edtalk.copy_report", icon="COPYDOWN")
         if not bpy.app.online_access and buttons.installation() is None and not found.usable:
-            box.label(text="Online Access is off in Preferences > System.", icon="INFO")
+            box.label(text="Online access is disabled in Preferences > System.", icon="INFO")
 
     def _draw_installation(self, layout: bpy.types.UILayout) -> None:
         column = layout.column()
@@ -149,7 +153,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         kept = engine.downloaded(session.user_folder())
         if kept:
             row = layout.row(align=True)
-            row.label(text=f"Downloads kept for repairs and other computers: {kept / 1e6:.0f} MB", icon="PACKAGE")
+            row.label(text=f"Downloads for repair and offline installation: {kept / 1e6:.0f} MB", icon="PACKAGE")
             row.operator("wm.path_open", text="", icon="FILE_FOLDER").filepath = str(
                 session.user_folder() / engine.DOWNLOADS
             )
@@ -157,7 +161,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
 
 
 def preferences() -> EDTalkPreferences | None:
-    """What the artist has set; None while the extension is not enabled in the preferences."""
+    """The add-on preferences; None if the extension is not enabled."""
     addon = bpy.context.preferences.addons.get(PACKAGE)
     return addon.preferences if addon else None
 
@@ -186,7 +190,7 @@ def register() -> None:
     session.preferred = _preferred
     found = preferences()
     if found is not None:
-        _name_tabs(found.tab)  # the panels are registered later
+        _name_tabs(found.tab)  # before the panels are registered
 
 
 def unregister() -> None:
