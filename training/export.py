@@ -1,16 +1,16 @@
-"""Assemble the embedded starter bank from a trained generator and a trained Audio2Lip.
+"""Assemble a bank from the checkpoints of the training stages.
 
-    python -m training.export --generator B.pt --audio2lip A.safetensors --reader R.pt \\
-        --refiner F.pt --reading S.pt --insets I.pt --relative-reader RR.pt --close-reader C.pt \\
-        --out inference/banks/starter.safetensors
-    python -m training.export --bank inference/banks/starter.safetensors --refiner F.pt --out NEW.safetensors
+    python -m training export --generator B.pt --audio2lip A.pt --reader R.pt --refiner F.pt --reading S.pt \\
+        --insets I.pt --relative-reader RR.pt --close-reader C.pt --out inference/banks/starter.safetensors
+    python -m training export --bank inference/banks/starter.safetensors --refiner F.pt --out NEW.safetensors
+
+With --bank, parts that are not given are taken from that bank.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,14 @@ ORIGIN = (
 
 
 def arkit_shares(unit: Unit) -> dict[str, float]:
-    """What a coefficient is made of when ARKit captures a face: the mean of the units it drives, or degrees."""
+    """Weights of ARKit values that sum to the coefficient: the mean of its face units, or degrees of rotation."""
     if unit.degrees:
         return {unit.name: 1 / unit.degrees}
     return {name: 1 / len(unit.arkit) for name in unit.arkit}
 
 
 def starter_bank(config: GeneratorConfig) -> Bank:
+    """Metadata of the starter bank, without tensors."""
     coefficients = tuple(
         Coefficient(unit.name, bank, 0.0, unit.soft_min, unit.soft_max, unit.unit, arkit_shares(unit))
         for (bank, _), units in zip(BANKS, (LIP, POSE, EXPRESSION), strict=True)
@@ -52,45 +53,42 @@ def starter_bank(config: GeneratorConfig) -> Bank:
     return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)
 
 
-def in_short(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """At half the size, where numbers are not whole: networks do not mind, and compute in float32."""
+def in_half_precision(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Floating-point tensors in half precision, which halves the file; networks still compute in float32."""
     return {name: part.astype(np.float16) if part.dtype.kind == "f" else part for name, part in tensors.items()}
 
 
 def audio_names(tensors: dict[str, np.ndarray]) -> list[str]:
-    """Which tensors of a file are the audio network's: those marked so in a bank, all in a file of weights."""
+    """Names of the audio network's tensors: those with its prefix in a bank, all in a file of weights."""
     marked = [name for name in tensors if name.startswith(AUDIO_PREFIX)]
     return marked or list(tensors)
 
 
-def trained(path: Path) -> dict[str, np.ndarray]:
-    """What a trainer's checkpoint holds, its steps averaged; without counters of these."""
+def audio_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The audio network's tensors of a checkpoint (.pt), a file of weights or a bank (.safetensors)."""
+    if path.suffix == ".safetensors":
+        tensors = load_file(path)
+        return {name.removeprefix(AUDIO_PREFIX): tensors[name] for name in audio_names(tensors)}
+    return {name: part.numpy() for name, part in torch.load(path, weights_only=True)["average"].items()}
+
+
+def averaged(path: Path) -> dict[str, np.ndarray]:
+    """Averaged weights of a checkpoint, without the counters of normalisation layers."""
     state = torch.load(path, weights_only=True)["average"]
     return {name: part.numpy() for name, part in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=Path, help="bank from which to take what is not given")
-    parser.add_argument("--generator", type=Path, help="checkpoint of training.stages.generator")
-    parser.add_argument("--audio2lip", type=Path, help="weights of training.stages.audio2lip, or a bank")
-    parser.add_argument("--refiner", type=Path, help="checkpoint of training.stages.refiner with that generator")
-    parser.add_argument("--reading", type=Path, help="checkpoint of training.stages.reader --framed, for the refiner")
-    parser.add_argument("--insets", type=Path, help="checkpoint of training.stages.insets with that refiner")
-    parser.add_argument("--reader", type=Path, help="checkpoint of training.stages.reader, for a bank of its size")
-    parser.add_argument("--relative-reader", type=Path, help="checkpoint of training.stages.relative_reader")
-    parser.add_argument("--close-reader", type=Path, help="checkpoint of training.stages.close_reader")
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
+    """Export with the options of `add_options`. Raises SystemExit if a required part is missing."""
     if not args.bank and not (args.generator and args.audio2lip):
-        parser.error("without --bank, both --generator and --audio2lip are needed")
+        raise SystemExit("Give --generator and --audio2lip, or a --bank to take them from.")
     base = load_bank(args.bank) if args.bank else None
     config, tensors = (base.config, dict(base.tensors)) if base else (None, {})
 
     if args.generator:
         checkpoint = torch.load(args.generator, weights_only=True)
         config = GeneratorConfig.from_json(json.loads(checkpoint["config"]))
-        tensors = {name: part for name, part in tensors.items() if name.startswith(PARTS)}  # not another generator's
+        tensors = {name: part for name, part in tensors.items() if name.startswith(PARTS)}  # drops the old generator
         tensors |= {name: part.numpy() for name, part in in_coefficient_units(checkpoint["average"]).items()}
 
     def put(prefix: str, part: dict[str, np.ndarray]) -> None:
@@ -99,12 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tensors.update({prefix + name: tensor for name, tensor in part.items()})
 
     if args.audio2lip:
-        listening = load_file(args.audio2lip)
-        put(AUDIO_PREFIX, {name.removeprefix(AUDIO_PREFIX): listening[name] for name in audio_names(listening)})
-    if args.refiner:  # it was told what sources are doing, so its own reading knows nothing
-        knowing = {name: part for name, part in trained(args.refiner).items() if not name.startswith("reading.")}
+        put(AUDIO_PREFIX, audio_tensors(args.audio2lip))
+    if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
+        refiner = {name: part for name, part in averaged(args.refiner).items() if not name.startswith("reading.")}
         kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
-        put(REFINER_PREFIX, knowing)
+        put(REFINER_PREFIX, refiner)
         tensors.update(kept)
     for path, prefix in (
         (args.reading, READING_PREFIX),
@@ -114,12 +111,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (args.close_reader, CLOSE_READER_PREFIX),
     ):
         if path:
-            put(prefix, trained(path))
+            put(prefix, averaged(path))
     if args.refiner and not any(name.startswith(READING_PREFIX) for name in tensors):
-        parser.error("a refiner needs a --reading, or a --bank that has one")
-    bank = save_bank(starter_bank(config), in_short(tensors), args.out)
+        raise SystemExit("A refiner needs a --reading, or a --bank that has one.")
+    bank = save_bank(starter_bank(config), in_half_precision(tensors), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("--bank", type=Path, help="bank from which to take the parts that are not given")
+    parser.add_argument("--generator", type=Path, help="checkpoint of the generator stage")
+    parser.add_argument("--audio2lip", type=Path, help="checkpoint of the audio2lip stage, or a bank")
+    parser.add_argument("--refiner", type=Path, help="checkpoint of the refiner stage, trained with that generator")
+    parser.add_argument("--reading", type=Path, help="checkpoint of the reader stage with --framed, for the refiner")
+    parser.add_argument("--insets", type=Path, help="checkpoint of the insets stage, trained with that refiner")
+    parser.add_argument("--reader", type=Path, help="checkpoint of the reader stage")
+    parser.add_argument("--relative-reader", type=Path, help="checkpoint of the relative-reader stage")
+    parser.add_argument("--close-reader", type=Path, help="checkpoint of the close-reader stage")
+    parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")

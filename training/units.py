@@ -1,21 +1,22 @@
-"""What the starter bank's 36 coefficients mean, shared by the head renderer, the trainers and the bank's metadata.
+"""The starter bank's 36 coefficients, shared by the head renderer, the training stages and the bank's metadata.
 
-A face unit is 0 (off) to 1 (fully on) and has its ARKit name; left and right move together where ARKit has two.
-A pose coefficient is 1 at the amount its `unit` states. All rest at 0.
+A face unit ranges from 0 (off) to 1 (fully on) and has its ARKit name; where ARKit has a left and a right unit, both
+move together. A pose coefficient of 1 is the amount stated in its `unit`. The rest value of all coefficients is 0.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One coefficient: its name, the ARKit face units it drives, its soft range and what 1.0 amounts to.
+    """One coefficient: its name, the ARKit face units it drives, its soft range and the amount of 1.0 in words.
 
-    degrees: what 1.0 amounts to for a rotation of the head, which ARKit measures too.
+    degrees: amount of 1.0 for head rotations, which ARKit measures too.
     """
 
     name: str
@@ -65,7 +66,7 @@ POSE = (
     Unit("headScale", (), -1.0, 1.0, "12 % larger"),
 )
 POSE_COLUMNS = slice(len(LIP), len(LIP) + len(POSE))
-SHIFT, SCALE = 0.08, 0.12  # picture widths, and share of the size, at a coefficient of 1
+SHIFT, SCALE = 0.08, 0.12  # picture widths, and share of the head's size, at a coefficient of 1
 EXPRESSION = (
     _paired("browDown"),
     _single("browInnerUp"),
@@ -82,7 +83,11 @@ UNITS = LIP + POSE + EXPRESSION
 NAMES = tuple(unit.name for unit in UNITS)
 BANKS = (("lip", len(LIP)), ("pose", len(POSE)), ("exp", len(EXPRESSION)))
 
-# One expression vector each, by unit name; what is not named is 0.
+# Effect of mirroring a picture: these coefficients change places, and these change sign.
+MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
+MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
+
+# Expression vectors by unit name; units that are not listed are 0.
 EMOTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "angry": {"browDown": 1.0, "eyeWide": 0.3, "noseSneer": 0.6, "mouthFrown": 0.5},
@@ -96,27 +101,45 @@ EMOTIONS: dict[str, dict[str, float]] = {
 
 
 def emotion_vector(name: str) -> list[float]:
-    """The preset as 10 expression coefficients in bank order."""
+    """The 10 expression coefficients of a preset, in bank order."""
     return [EMOTIONS[name].get(unit.name, 0.0) for unit in EXPRESSION]
 
 
-def in_coefficient_units(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same generator with latents ALPHA_GAIN times smaller, so that alpha is the coefficient itself.
+def mirror_table() -> tuple[Tensor, Tensor]:
+    """(36,) order and (36,) sign: coefficient `order[k]` times `sign[k]` is coefficient k of the mirrored picture."""
+    order, sign = list(range(len(NAMES))), torch.ones(len(NAMES))
+    for left, right in MIRROR_SWAP:
+        a, b = NAMES.index(left), NAMES.index(right)
+        order[a], order[b] = b, a
+    for name in MIRROR_NEGATE:
+        sign[NAMES.index(name)] = -1.0
+    return torch.tensor(order), sign
 
-    Exact: what makes a latent (the encoder's last convolution, the heads' offsets) shrinks, what reads one grows.
+
+def mirrored(coefficients: Tensor) -> Tensor:
+    """(N, 36) of the mirrored pictures; also for differences of coefficients."""
+    order, sign = mirror_table()
+    return coefficients[:, order] * sign
+
+
+def in_coefficient_units(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An equivalent generator state with latents ALPHA_GAIN times smaller, so that alpha equals the coefficient.
+
+    Exact: weights that produce latents (the encoder's last convolution, the heads' biases) are divided, weights that
+    take latents as input are multiplied.
     """
     last = max(int(name.split(".")[3]) for name in state if name.startswith("enc.net_app.convs."))
     result = {}
     for name, tensor in state.items():
-        makes_latent = name == f"enc.net_app.convs.{last}.weight" or (
+        produces = name == f"enc.net_app.convs.{last}.weight" or (
             name.split(".")[0].endswith("fc") and name.endswith("bias")
         )
-        reads_latent = name.endswith(("modulation.weight", "mlp_shared.0.weight"))
-        factor = 1.0 / ALPHA_GAIN if makes_latent else ALPHA_GAIN if reads_latent else 1.0
+        consumes = name.endswith(("modulation.weight", "mlp_shared.0.weight"))
+        factor = 1.0 / ALPHA_GAIN if produces else ALPHA_GAIN if consumes else 1.0
         result[name] = tensor * factor
     return result
 
 
-# The network's alpha is a coefficient times this, so that a face unit at 1 visibly moves the latent against the
-# source's own; `training.export` folds it into the weights again.
+# During training the generator's alpha is the coefficient times this, so that a face unit at 1 changes the latent by
+# about as much as another person does. `training.export` folds the factor into the weights.
 ALPHA_GAIN = 6.0

@@ -1,4 +1,4 @@
-"""What draws heads, and a data set of the trainers' own kind, made up and tiny."""
+"""Fixtures of the training tests: the heads' renderer, and a small data set of discs instead of heads."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.units import NAMES
 if TYPE_CHECKING:
     from training.heads import render
 
-DRAWN = 64  # pixels of heads that are drawn
-FRAMES, POINTS = 8, 40  # evaluation drives a portrait frame by frames 4 and 7
+DRAWN = 64  # pixels of rendered heads
+FRAMES, POINTS = 8, 40  # evaluation needs frames 4 and 7
 
 
 @pytest.fixture(scope="module")
 def drawer() -> render.Renderer:
-    """The heads' renderer at DRAWN pixels; skips with the reason where there is none."""
+    """The heads' renderer at DRAWN pixels; skips the test if OpenGL or the heads' data are missing."""
     pytest.importorskip("moderngl", reason="moderngl draws the heads")
     from training.heads import mesh, render
 
@@ -36,18 +36,25 @@ def drawer() -> render.Renderer:
 
 @pytest.fixture(scope="module")
 def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty 'identities' of a bright disc that moves with headShiftX; the points lie on the disc."""
-    folder = tmp_path_factory.mktemp("discs")
+    """The data set of `write_discs` with 20 people."""
+    return write_discs(tmp_path_factory.mktemp("discs"), 20)
+
+
+def write_discs(folder: Path, people: int) -> Path:
+    """Write a data set of `people` discs, each in a colour of its own, that move with headShiftX; returns the folder.
+
+    The tracked points lie on the discs. The first frame of each is at rest.
+    """
     rng = np.random.default_rng(0)
-    count, size = 20 * FRAMES, 128
+    count, size = people * FRAMES, 128
     coefficients = np.zeros((count, len(NAMES)), np.float32)
     shift = rng.uniform(-1, 1, count)
-    shift[::FRAMES] = 0.0  # the first frame of each is at rest
+    shift[::FRAMES] = 0.0
     coefficients[:, NAMES.index("headShiftX")] = shift
     line = (np.arange(size) * 2 + 1) / size - 1
     x, y = np.meshgrid(line, line)
     inside = np.hypot(x - 0.3 * shift[:, None, None], y) < 0.5
-    colours = rng.integers(60, 255, (20, 3)).repeat(FRAMES, 0)
+    colours = rng.integers(60, 255, (people, 3)).repeat(FRAMES, 0)
     frames = np.where(inside[..., None], colours[:, None, None], 20).astype(np.uint8)
     angle, radius = rng.uniform(0, 2 * np.pi, POINTS), rng.uniform(0, 0.45, POINTS)
     points = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)[None].repeat(count, 0)
@@ -60,5 +67,5 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     on_disc = points[0].astype(np.float32) / 0.45  # of the first frame, which is at rest
     np.save(folder / "places.npy", np.concatenate([on_disc, np.zeros((POINTS, 1), np.float32)], 1))
     groups = {"mouth": [0, 10], "eyes": [10, 20], "face": [20, 30], "scalp": [30, 35], "neck": [35, 40]}
-    (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": 20, "points": groups}))
+    (folder / "meta.json").write_text(json.dumps({"frames": FRAMES, "done": people, "points": groups}))
     return folder

@@ -15,7 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from training.evaluate import __main__ as command
+from inference.contract.bank import STARTER
+from training.__main__ import main as command
 from training.evaluate import (
     figures,
     measure,
@@ -435,11 +436,11 @@ def test_sheets_hold_every_picture(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_whole_report(heads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SPEED_SECONDS", 0.1)
-    bank = Path(command.__file__).parents[2] / "inference" / "banks" / "starter.safetensors"
+    bank = STARTER
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     options = ["--quick", "--identities", "2", "--size", "64", "--voices", str(nothing), "--photographs", str(nothing)]
-    command.main([str(bank), "--out", str(tmp_path / "out"), *options])
+    command(["evaluate", str(bank), "--out", str(tmp_path / "out"), *options])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "PSNR, face region" in text
     assert "No real voice was given" in text

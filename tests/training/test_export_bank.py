@@ -1,4 +1,4 @@
-"""Banks put together from checkpoints, and from what another bank already knows."""
+"""Banks assembled from checkpoints and from parts of another bank."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from inference.contract.bank import (
     AUDIO_PREFIX,
     load_bank,
 )
-from training.export import (
-    READING_PREFIX,
-    main,
-)
+from training.__main__ import main as command
+from training.export import READING_PREFIX
 from training.stages.generator import (
     fresh,
     small_config,
@@ -47,17 +45,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(folder: Path, *more: str) -> list[str]:
-    return ["--generator", f"{folder}/G.pt", "--audio2lip", f"{folder}/A.safetensors", *more]
+def new_bank(folder: Path, *more: str) -> list[str]:
+    return ["export", "--generator", f"{folder}/G.pt", "--audio2lip", f"{folder}/A.safetensors", *more]
 
 
 def test_a_refiner_trained_again_keeps_the_reading_of_its_bank(checkpoints: Path, tmp_path: Path) -> None:
-    """Its trainer tells it what sources do, and leaves its reading as it was made: at random."""
+    """The refiner stage does not train its reading, whose weights in the checkpoint are random."""
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
-    main(
-        begun(checkpoints, "--refiner", f"{checkpoints}/F.pt", "--reading", f"{checkpoints}/S.pt", "--out", str(first))
-    )
-    main(["--bank", str(first), "--refiner", f"{checkpoints}/F2.pt", "--out", str(second)])
+    parts = "--refiner", f"{checkpoints}/F.pt", "--reading", f"{checkpoints}/S.pt"
+    command(new_bank(checkpoints, *parts, "--out", str(first)))
+    command(["export", "--bank", str(first), "--refiner", f"{checkpoints}/F2.pt", "--out", str(second)])
     before, after = load_bank(first).tensors, load_bank(second).tensors
     assert set(before) == set(after)
     seen = torch.load(checkpoints / "S.pt", weights_only=True)["average"]
@@ -71,17 +68,13 @@ def test_a_refiner_trained_again_keeps_the_reading_of_its_bank(checkpoints: Path
     assert all(part.dtype.kind != "f" or part.dtype == np.float16 for part in after.values())
 
 
-def test_a_refiner_without_a_reading_is_refused(
-    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refiner_without_a_reading_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     out = tmp_path / "bank.safetensors"
-    with pytest.raises(SystemExit):
-        main(begun(checkpoints, "--refiner", f"{checkpoints}/F.pt", "--out", str(out)))
-    assert "--reading" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--reading"):
+        command(new_bank(checkpoints, "--refiner", f"{checkpoints}/F.pt", "--out", str(out)))
     assert not out.exists()
 
 
-def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "bank.safetensors")])
-    assert "--generator" in capsys.readouterr().err
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="--generator"):
+        command(["export", "--out", str(tmp_path / "bank.safetensors")])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.units import LIP
-from training.voices.rooms import READY, begun, lived_in, nobody
+from training.voices.rooms import OPENING_TIME, cropped_start, silence, with_room
 from training.voices.speech import CURVE_FPS, RATE, Take, take
 
 HOP = RATE // CURVE_FPS
@@ -27,7 +27,7 @@ def test_the_room_is_heard_in_pauses_and_the_mouth_is_true(made: Take) -> None:
     speaking = np.repeat((made.curves > 0).any(axis=1), HOP)
     ratios = []
     for seed in range(12):
-        heard = lived_in(made, np.random.default_rng(seed))
+        heard = with_room(made, np.random.default_rng(seed))
         assert heard.samples.shape == made.samples.shape
         assert heard.samples.dtype == np.float32
         assert np.abs(heard.samples).max() <= 1
@@ -37,7 +37,7 @@ def test_the_room_is_heard_in_pauses_and_the_mouth_is_true(made: Take) -> None:
     assert level(made.samples[~speaking]) / level(made.samples[speaking]) < 0.05
     assert np.median(ratios) > 0.05
     assert max(ratios) < 1.0
-    again = lived_in(made, np.random.default_rng(11))
+    again = with_room(made, np.random.default_rng(11))
     np.testing.assert_array_equal(again.samples, heard.samples)
 
 
@@ -47,7 +47,7 @@ def test_a_voice_still_starts_when_it_did(made: Take) -> None:
     before, after = round((first - 0.05) * RATE), round((first + 0.3) * RATE)
     louder = [
         level(heard[before:after]) / max(level(heard[:before]), 1e-9)
-        for heard in (lived_in(made, np.random.default_rng(seed)).samples for seed in range(12))
+        for heard in (with_room(made, np.random.default_rng(seed)).samples for seed in range(12))
     ]
     assert np.median(louder) > 2
 
@@ -55,7 +55,7 @@ def test_a_voice_still_starts_when_it_did(made: Take) -> None:
 def test_where_nobody_speaks_the_mouth_rests() -> None:
     levels = []
     for seed in range(30):
-        room = nobody(np.random.default_rng(seed), 1.0)
+        room = silence(np.random.default_rng(seed), 1.0)
         assert room.samples.shape == (RATE,)
         assert room.curves.shape == (CURVE_FPS, len(LIP))
         assert not room.curves.any()
@@ -69,13 +69,13 @@ def test_where_nobody_speaks_the_mouth_rests() -> None:
 def test_clips_begin_with_a_shut_mouth_and_are_the_take_from_there(made: Take) -> None:
     lengths = set()
     for seed in range(20):
-        clip = begun(made, np.random.default_rng(seed))
+        clip = cropped_start(made, np.random.default_rng(seed))
         rows = len(clip.curves)
         lengths.add(rows)
         assert len(clip.samples) == rows * HOP
         assert len(made.curves) // 2 <= rows <= len(made.curves)
         np.testing.assert_array_equal(clip.samples, made.samples[-len(clip.samples) :])
-        settled = round(READY * CURVE_FPS)
+        settled = round(OPENING_TIME * CURVE_FPS)
         np.testing.assert_array_equal(clip.curves[settled:], made.curves[-rows:][settled:])
         assert not clip.curves[0].any()
         assert (clip.curves[:settled] <= made.curves[-rows:][:settled]).all()

@@ -1,4 +1,4 @@
-"""The generator's trainer on a tiny made-up data set: units, mirroring, growing, resuming."""
+"""The generator stage on a small data set: units, mirroring, losses, pretraining, growing."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from training.heads.data import (
     HeadPairs,
     Tracks,
 )
-from training.learning.losses import MOST, PlaceHeads, flow_error, generator_losses, own_motion, sampling_grid, total
-from training.stages.generator import (
-    fresh,
-    grown,
-    point_weights,
-    small_config,
-    train,
+from training.learning.losses import MOST, PlaceHeads, flow_error, own_motion, sampling_grid
+from training.learning.optimiser import optimiser_for
+from training.learning.trainer import Limits, Trainer
+from training.stages.generator import fresh, grown, point_weights, small_config
+from training.stages.pretraining import (
+    SHAPE_CODES,
+    blind_flows,
+    calibrate,
+    common_motion_optimiser,
+    learn_common_motion,
+    learn_own_motion,
+    learn_reading,
+    reading_optimiser,
 )
-from training.stages.pretraining import blind_flows, calibrate, learn_common_motion, learn_own_motion, learn_to_see
 from training.units import (
     ALPHA_GAIN,
     NAMES,
@@ -39,13 +44,10 @@ def pairs(discs: Path) -> HeadPairs:
     return HeadPairs([discs], 64)
 
 
-def options(folder: Path, out: Path, **changes: object) -> argparse.Namespace:
-    defaults = {
-        "data": [folder], "heldout": folder, "out": out, "size": 64, "minutes": 0.02, "grow_from": None,
-        "sources": 4, "drivings": 2, "flow_minutes": 0.01, "seeing_minutes": 0.01, "own_flow_minutes": 0.01,
-        "portraits": 0.5, "rate": 3e-3, "threads": 1, "seed": 0,
-    }  # fmt: skip
-    return argparse.Namespace(**(defaults | changes))
+def trainer_of(tmp_path: Path, phase: str, steps: int) -> Trainer:
+    """A trainer with a single phase."""
+    args, unused = argparse.Namespace(out=tmp_path / "model.pt", rate=1e-3), torch.nn.Linear(1, 1)
+    return Trainer(args, {}, {phase: Limits(steps=steps)}, np.random.default_rng(0), averaged=(unused, unused))
 
 
 def test_coefficient_units_change_nothing_but_the_scale() -> None:
@@ -87,11 +89,11 @@ def test_mirroring_twice_changes_nothing(pairs: HeadPairs) -> None:
     assert torch.equal(once.driving_coefficients[:, column], -batch.driving_coefficients[:, column])
 
 
-def test_what_is_wanted_drives_oftener(pairs: HeadPairs) -> None:
+def test_oversampled_frames_drive_more_often(pairs: HeadPairs) -> None:
     rng, column = np.random.default_rng(0), NAMES.index("headShiftX")
 
-    def mean(oftener: dict[str, float] | None) -> float:
-        batches = [pairs.batch(rng, 8, 2, 0.9, oftener, tinted=False) for _ in range(40)]
+    def mean(oversample: dict[str, float] | None) -> float:
+        batches = [pairs.batch(rng, 8, 2, 0.9, oversample, tinted=False) for _ in range(40)]
         return float(torch.cat([batch.driving_coefficients[:, column] for batch in batches]).abs().mean())
 
     pairs.coefficients[:, column] = (torch.arange(len(pairs.coefficients)) % 4 == 3).float()
@@ -123,13 +125,14 @@ def test_flow_loss_vanishes_on_the_true_flow(pairs: HeadPairs) -> None:
     assert blind.item() == pytest.approx(abs(shift.item()), abs=0.05)
 
 
-def test_the_common_motion_is_learnt_blind(pairs: HeadPairs) -> None:
-    """And the decoder, given an empty source, then makes the very flow that was taught."""
+def test_the_common_motion_needs_no_source(pairs: HeadPairs, tmp_path: Path) -> None:
+    """And the decoder, given an empty source, then produces the same flow."""
     torch.manual_seed(0)
-    model, rng, weights = fresh(small_config(64)), np.random.default_rng(0), point_weights(pairs)
+    model, weights = fresh(small_config(64)), point_weights(pairs)
     frames = torch.arange(1, 160, 8)
     tracks, alpha = pairs.tracks(frames // 8 * 8, frames), pairs.coefficients[frames] * ALPHA_GAIN
-    learn_common_motion(model, pairs, rng, weights, seconds=4.0)
+    trainer = trainer_of(tmp_path, "common-motion", 80)
+    learn_common_motion(trainer, common_motion_optimiser(model), model, pairs, weights)
     with torch.no_grad():
         style = alpha @ model.basis().T
         *_, flow = blind_flows(model, style)
@@ -141,33 +144,34 @@ def test_the_common_motion_is_learnt_blind(pairs: HeadPairs) -> None:
     torch.testing.assert_close(level.flow[:, :2], flow, atol=5e-3, rtol=0)  # the mask fades at the very border
 
 
-def test_the_encoder_learns_to_read(pairs: HeadPairs) -> None:
+def test_the_encoder_learns_to_read(pairs: HeadPairs, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, rng = fresh(small_config(64)), np.random.default_rng(0)
-    calibrate(model, pairs, rng, frames=100)
-    places = PlaceHeads(model.config.channels)
-    learn_to_see(model, places, pairs, rng, seconds=6.0)
+    model, places = fresh(small_config(64)), PlaceHeads(small_config(64).channels)
+    calibrate(model, pairs, np.random.default_rng(0), frames=100)
+    shape = torch.nn.Linear(model.config.style_dim, SHAPE_CODES)
+    optimiser = reading_optimiser(model, places, shape)
+    learn_reading(trainer_of(tmp_path, "reading", 60), optimiser, model, places, shape, pairs)
     column = NAMES.index("headShiftX")
     with torch.no_grad():
         read = model.coefficients(model.enc(pairs.pictures(torch.arange(160)))[0])[:, column]
     assert torch.corrcoef(torch.stack([read, pairs.coefficients[:, column]]))[0, 1] > 0.9
 
 
-def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs) -> None:
-    """Where the portrait itself is moved, only the source says how far there is to go."""
+def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs, tmp_path: Path) -> None:
+    """Where the portrait itself is shifted, the distance to go depends on the source."""
     torch.manual_seed(0)
-    model, rng, weights = fresh(small_config(64)), np.random.default_rng(0), point_weights(pairs)
-    places = PlaceHeads(model.config.channels)
-    calibrate(model, pairs, rng, frames=100)
+    model, places, weights = fresh(small_config(64)), PlaceHeads(small_config(64).channels), point_weights(pairs)
+    calibrate(model, pairs, np.random.default_rng(0), frames=100)
     batch = pairs.batch(np.random.default_rng(3), 16, 2, 0.0)
 
     def error() -> float:
         with torch.no_grad():
             levels = list(model.levels(*model.enc(batch.source), batch.driving_coefficients * ALPHA_GAIN))
-        return flow_error(levels[2].flow, batch.tracks, weights).item()  # 32 px, the finest that it teaches
+        return flow_error(levels[2].flow, batch.tracks, weights).item()  # 32 px, the finest level that is trained
 
     before = error()
-    learn_own_motion(model, places, pairs, rng, weights, seconds=8.0)
+    trainer = trainer_of(tmp_path, "own-motion", 60)
+    learn_own_motion(trainer, optimiser_for(model, places, 1e-3), model, places, pairs, weights)
     assert error() < 0.9 * before
 
 
@@ -206,22 +210,6 @@ def test_what_moves_by_itself_counts_more_than_what_goes_with_the_head() -> None
     assert weight[5:].max() < 0.5 * MOST
 
 
-def test_a_few_steps_bring_every_loss_down(pairs: HeadPairs) -> None:
-    torch.manual_seed(0)
-    rng = np.random.default_rng(0)
-    model, weights = fresh(small_config(64)), point_weights(pairs)
-    places, optimiser = PlaceHeads(model.config.channels), torch.optim.Adam(model.parameters(), 2e-3)
-    fixed = pairs.batch(rng, 4, 1, 0.5)
-    with torch.no_grad():
-        before = total(generator_losses(model, places, fixed, pairs.rarity, weights)[0]).item()
-    for _ in range(15):
-        loss = total(generator_losses(model, places, fixed, pairs.rarity, weights)[0])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.8 * before
-
-
 def test_growing_keeps_what_was_learnt(discs: Path) -> None:
     torch.manual_seed(0)
     smaller = fresh(small_config(64))
@@ -235,18 +223,3 @@ def test_growing_keeps_what_was_learnt(discs: Path) -> None:
         grown_latent, _ = larger.enc(picture)
         latent, _ = smaller.enc(torch.nn.functional.avg_pool2d(picture, 2))
     assert (grown_latent - latent).norm() < 0.5 * latent.norm()
-
-
-def test_training_resumes_where_it_stopped(discs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "model.pt"
-    train(options(discs, out))
-    first = torch.load(out, weights_only=True)
-    train(options(discs, out))  # its time is used up: nothing more is learnt
-    again = torch.load(out, weights_only=True)
-    assert again["step"] == first["step"] >= 1
-    assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
-    train(options(discs, out, minutes=first["elapsed"] / 60 + 0.02))
-    assert torch.load(out, weights_only=True)["step"] > first["step"]
-    lines = out.with_suffix(".jsonl").read_text().splitlines()
-    assert len(lines) == 3
-    assert out.with_suffix(".png").exists()

@@ -1,8 +1,7 @@
-"""The reader's trainer on a made-up data set, and the reader that a bank carries."""
+"""The reader stage on a small data set, and the reader of a bank."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -23,12 +22,13 @@ from inference.model.readers.absolute import (
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
 from training.heads.data import HeadPairs
-from training.learning.augment import cropped
+from training.learning.augment import Crop
 from training.stages.generator import (
     fresh,
     small_config,
 )
-from training.stages.reader import LEAST_DOUBT, Learner, doubting, framed_rows, principal, train
+from training.stages.pretraining import principal
+from training.stages.reader import LEAST_NOISE, Learner, framed_rows, noise_floor, with_noise_floor
 from training.units import (
     NAMES,
     SCALE,
@@ -69,36 +69,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(folder: Path, out: Path, minutes: float, framed: bool = False) -> argparse.Namespace:
-    named = {"data": [folder], "heldout": folder, "out": out, "minutes": minutes, "framed": framed}
-    return argparse.Namespace(**named, pictures=16, rate=2e-3, threads=1, seed=0)
-
-
-@pytest.mark.parametrize("framed", [False, True])
-def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path, framed: bool) -> None:
-    out = tmp_path / "reader.pt"
-    train(options(folder, out, 0.1, framed))
-    first = torch.load(out, weights_only=True)
-    train(options(folder, out, 0.1, framed))  # its time is used up
-    assert torch.load(out, weights_only=True)["step"] == first["step"]
-    train(options(folder, out, first["elapsed"] / 60 + 0.2, framed))  # a busy machine makes few steps of it
-    assert torch.load(out, weights_only=True)["step"] > first["step"]
-    start, *_, end = (json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines())
-    assert end["error"] < start["error"]
-    if framed:  # where a portrait has its head is where it rests
-        assert max(map(abs, end["place"])) < 0.15
-    else:
-        assert end["pose"] > 0.4  # of the 0.5 that there is to know: three of six move
-
-
-def test_a_crop_beside_the_face_is_a_face_that_moved() -> None:
-    """What `cropped` says of a picture is what the disc in it does, and where its points are."""
+def test_a_crop_changes_pictures_coefficients_and_points_alike() -> None:
+    """A disc drawn with the changed coefficients equals the cropped picture, and its points are where they were put."""
     rng = np.random.default_rng(0)
     coefficients = torch.zeros(16, len(NAMES))
     coefficients[:, [X, Y, GROWTH]] = torch.from_numpy(rng.uniform(-0.5, 0.5, (16, 3)).astype(np.float32))
     pictures = torch.from_numpy(discs(coefficients.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     points = torch.from_numpy(on_discs(coefficients.numpy()))
-    moved, shown, placed = cropped(pictures, coefficients, points, rng)
+    crop = Crop.random(16, rng)
+    moved, shown, placed = crop.pictures(pictures), crop.coefficients(coefficients), crop.points(points)
     np.testing.assert_allclose(placed.numpy(), on_discs(shown.numpy()), atol=1e-5)
     drawn = torch.from_numpy(discs(shown.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
@@ -110,51 +89,51 @@ def test_a_crop_beside_the_face_is_a_face_that_moved() -> None:
     assert (inside(moved) != inside(pictures)).float().mean() > 0.02
 
 
-def test_what_is_learnt_says_the_same_without_normalisation() -> None:
+def test_folding_the_normalisation_does_not_change_the_output() -> None:
     torch.manual_seed(0)
     learner, pictures = Learner(4), torch.rand(8, 3, 128, 128) * 2 - 1
     with torch.no_grad():
         for _ in range(3):
-            learner(pictures)  # it gets used to them
+            learner(pictures)  # updates the running statistics
         wanted, _ = learner.eval()(pictures)
         assert wanted.std() > 1e-3
-        torch.testing.assert_close(learner.learnt()(pictures), wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(learner.exported()(pictures), wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_points_are_told_by_the_directions_in_which_they_differ(folder: Path) -> None:
+def test_principal_directions_reproduce_the_points(folder: Path) -> None:
     points = HeadPairs([folder], 64).points.float()
     mean, directions = principal(points, 96)
-    assert directions.shape == (10, 10)  # no more than there are
+    assert directions.shape == (10, 10)  # no more than dimensions
     torch.testing.assert_close(directions.T @ directions, torch.eye(10), atol=1e-5, rtol=0)
     mean, directions = principal(points, 3)  # across, down, larger
     rows = points.flatten(1) - mean
     torch.testing.assert_close(rows @ directions @ directions.T, rows, atol=2e-3, rtol=0)
 
 
-def test_what_is_read_of_people_at_rest_is_doubted() -> None:
+def test_readings_of_people_at_rest_give_the_noise_floor() -> None:
     torch.manual_seed(0)
-    reader, truth = Learner(4).learnt(), torch.zeros(200, len(NAMES))
+    reader, truth = Learner(4).exported(), torch.zeros(200, len(NAMES))
     truth[100:, 3] = 0.5
     read = torch.zeros_like(truth)
     read[:100, X], read[100:, Y] = torch.linspace(-0.2, 0.2, 100), 0.9
-    reading = doubting(reader, read, truth)
+    reading = with_noise_floor(reader, noise_floor(read, truth))
     assert reading.doubt[X] == pytest.approx(0.2, abs=0.01)
     others = [column for column in range(len(NAMES)) if column != X]
-    assert (reading.doubt[others] == LEAST_DOUBT).all()
+    assert (reading.doubt[others] == LEAST_NOISE).all()
     pictures = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         plain = reader(pictures)
         reading.doubt.fill_(1e-6)
-        torch.testing.assert_close(reading(pictures), plain)  # otherwise it is the same
+        torch.testing.assert_close(reading(pictures), plain)  # without a floor it is the plain reader
 
 
-def test_sources_are_mostly_portraits(folder: Path) -> None:
+def test_framed_readers_see_mostly_portraits(folder: Path) -> None:
     rows = framed_rows(HeadPairs([folder], 64), 2000, np.random.default_rng(0)) % 8
     shares = [(part.sum() / 2000).item() for part in (rows == 0, (rows == 1) | (rows == 2), rows > 2)]
     np.testing.assert_allclose(shares, [0.4, 0.4, 0.2], atol=0.05)
 
 
-def test_a_bank_reads_with_the_reader_it_carries(tmp_path: Path) -> None:
+def test_a_bank_reads_with_its_own_reader(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = small_config(64)
     tensors = {name: tensor.numpy() for name, tensor in fresh(config).state_dict().items()}
@@ -170,7 +149,7 @@ def test_a_bank_reads_with_the_reader_it_carries(tmp_path: Path) -> None:
     np.testing.assert_allclose(face.encode(pictures).values, wanted, atol=1e-5)
     plain = FaceRenderer(load_bank(tmp_path / "plain.safetensors"), "cpu")
     assert np.abs(plain.encode(pictures).values - wanted).max() > 1e-3
-    for one in (face, plain):  # a source is taken to do what its latent says, or at rest it would not be itself
+    for one in (face, plain):  # source coefficients are read from the latent, so that they reproduce the source
         one.set_source(pictures[0])
     np.testing.assert_array_equal(face.source_coefficients.values, plain.source_coefficients.values)
 

@@ -1,4 +1,4 @@
-"""The refiner's trainer on a tiny made-up data set: the motion, the painter, the critic, resuming."""
+"""The refiner stage on a small data set: motion, painter, figures."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from training.stages.generator import (
     small_config,
 )
 from training.stages.refiner import (
-    apart,
+    far_background,
     figures,
-    finely,
     fresh,
     halved,
-    known_to,
     motion_losses,
     refined,
     refiner_losses,
+    refiner_state,
     train,
     unevenness,
+    upsampled_render,
 )
 from training.units import NAMES
 
@@ -60,17 +60,8 @@ def generator_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def options(generator: Path, folder: Path, out: Path, **changes: object) -> argparse.Namespace:
-    defaults = {
-        "generator": generator, "data": [folder], "heldout": folder, "out": out, "minutes": 0.08,
-        "motion_minutes": 0.03, "critic_from": 0.3, "sources": 4, "drivings": 2, "portraits": 0.9, "rate": 2e-3,
-        "threads": 1, "seed": 0, "begin": None, "size": None,
-    }  # fmt: skip
-    return argparse.Namespace(**(defaults | changes))
-
-
 def test_the_motion_of_a_person_is_learnt_from_points(pairs: HeadPairs) -> None:
-    """From some people's, in many lights, so that others move as they should."""
+    """Trained on some people with random exposures, it generalises to others."""
     torch.manual_seed(0)
     refiner, rng, weights = fresh(), np.random.default_rng(0), point_weights(pairs)
     optimiser = torch.optim.Adam(refiner.parameters(), 1e-3)
@@ -95,7 +86,7 @@ def test_the_motion_of_a_person_is_learnt_from_points(pairs: HeadPairs) -> None:
 
 
 def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
-    """Everything moves as the disc does: points are where they were sent, far background was dragged along."""
+    """Everything moves like the disc: no error at the points, but far background is displaced."""
     refiner, weights = fresh().requires_grad_(False), point_weights(pairs)
     refiner.maps.weight.zero_()
     refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
@@ -103,19 +94,19 @@ def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
     losses = motion_losses(refiner, batch, weights)
     assert losses["moved"].item() < 2e-3
     assert losses["held"].item() > 1e-2
-    assert losses["torn"].item() < 1e-9  # all of it alike
+    assert losses["torn"].item() < 1e-9  # the displacement is uniform
 
 
 def test_background_may_move_with_a_head_that_is_near() -> None:
     background = torch.ones(1, 1, 32, 32)
     background[..., 14:18, 14:18] = 0  # a head
-    far = apart(background)
+    far = far_background(background)
     assert far[0, 0, 8].all()
     assert far[0, 0, :, 23].all()
     assert not far[..., 9:23, 9:23].any()
 
 
-def test_a_motion_that_lets_go_at_once_is_torn() -> None:
+def test_an_abrupt_end_of_the_motion_is_uneven() -> None:
     background = torch.ones(1, 1, 32, 32)
     background[..., :16] = 0
     line = torch.arange(32.0)
@@ -123,11 +114,11 @@ def test_a_motion_that_lets_go_at_once_is_torn() -> None:
     at_once, gently = (unevenness(0.2 * row.expand(1, 2, 32, 32), background) for row in (sudden, slow))
     assert gently < 0.2 * at_once
     inside = 0.2 * (line < 8).float().expand(1, 2, 32, 32)
-    assert unevenness(inside, background) == 0  # as at lips: that is the points' affair
+    assert unevenness(inside, background) == 0  # differences inside the head do not count
 
 
-def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> None:
-    """And with a perfect motion the flow that comes out has next to no error either."""
+def test_an_untrained_painter_keeps_the_motion(pairs: HeadPairs) -> None:
+    """With the true motion, the resulting flow has almost no error."""
     torch.manual_seed(0)
     generator, refiner = fresh_generator(small_config(64)), fresh().eval().requires_grad_(False)
     refiner.maps.weight.zero_()
@@ -140,7 +131,7 @@ def test_a_painter_at_its_start_leaves_the_motion_alone(pairs: HeadPairs) -> Non
 
 @pytest.mark.parametrize("mask", [8.0, -30.0])
 def test_a_source_at_its_full_size_shows_through_the_mask(pairs: HeadPairs, mask: float) -> None:
-    """Moved by as much as the flow says; where the mask is shut, there is what was drawn."""
+    """It is moved by the flow; where the mask is 0, the painted picture remains."""
     torch.manual_seed(0)
     small = halved(batch := pairs.pick(np.array([0]), np.array([[1]])))
     assert small.source.shape[-1] == small.weight.shape[-1] == 32
@@ -151,39 +142,26 @@ def test_a_source_at_its_full_size_shows_through_the_mask(pairs: HeadPairs, mask
     drawn = torch.full_like(small.source, 0.3)
     share = torch.sigmoid(flow[:, 2:])
     made = Refined(flow, warped(small.source, looks) * share + drawn * (1 - share), looks, looks)
-    found = finely(made, small, batch)[..., :58, :58]
+    found = upsampled_render(made, small, batch)[..., :58, :58]
     wanted = batch.source[..., 4:62, 4:62] if mask > 0 else torch.full_like(found, 0.3)
     torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)
 
 
-def test_it_is_judged_at_twice_the_size_as_well(generator_file: Path, discs: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="--size is 64"):
-        train(options(generator_file, discs, tmp_path / "refiner.pt", size=256))
-    train(options(generator_file, discs, tmp_path / "refiner.pt", size=128, minutes=0.2))
-    last = json.loads((tmp_path / "refiner.jsonl").read_text().splitlines()[-1])
-    assert {"psnr", "psnr_fine", "psnr_copy"} < set(last)
-    assert last["psnr_fine"] == pytest.approx(last["psnr"], abs=3)
+def test_figures_at_twice_the_size(discs: Path) -> None:
+    torch.manual_seed(0)
+    generator, large = fresh_generator(small_config(64)).requires_grad_(False), HeadPairs([discs], 128)
+    result, batch, rgb = figures(generator, fresh().eval(), large, point_weights(large), identities=4)
+    assert rgb.shape == batch.driving.shape == (8, 3, 128, 128)
+    assert result["psnr_fine"] == pytest.approx(result["psnr"], abs=3)
 
 
-def test_it_trains_measures_and_goes_on_where_it_stopped(generator_file: Path, discs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "refiner.pt"
-    train(options(generator_file, discs, out))
-    first = torch.load(out, weights_only=True)
-    train(options(generator_file, discs, out))  # its time is used up
-    again = torch.load(out, weights_only=True)
-    assert again["step"] == first["step"] >= 2
-    assert all(torch.equal(again["model"][name], tensor) for name, tensor in first["model"].items())
-    train(options(generator_file, discs, out, minutes=first["elapsed"] / 60 + 0.02))
-    last = torch.load(out, weights_only=True)
-    assert last["step"] > first["step"]
-    assert not torch.equal(last["critic"]["layers.6.weight"], first["critic"]["layers.6.weight"])  # it was asked
-    moved = [name for name in first["model"] if name.startswith(("motion.", "maps."))]
-    assert all(torch.equal(last["model"][name], first["model"][name]) for name in moved)  # the motion was learnt before
-    assert len(out.with_suffix(".jsonl").read_text().splitlines()) == 3
-    assert out.with_suffix(".png").exists()
+def test_sizes_other_than_one_and_two_are_refused(generator_file: Path, discs: Path, tmp_path: Path) -> None:
+    args = argparse.Namespace(generator=generator_file, size=256, threads=1, seed=0)
+    with pytest.raises(SystemExit, match="must be 64, the size of the generator, or twice that; found 256"):
+        train(args)
 
 
-def test_it_begins_with_what_a_bank_knows(generator_file: Path, tmp_path: Path) -> None:
+def test_it_starts_from_the_refiner_of_a_bank(generator_file: Path, tmp_path: Path) -> None:
     generator, refiner = loaded_generator(generator_file), fresh()
     tensors = {name: tensor.numpy() for name, tensor in generator.state_dict().items()}
     tensors |= {PREFIX + name: tensor.numpy() for name, tensor in refiner.state_dict().items()}
@@ -191,12 +169,12 @@ def test_it_begins_with_what_a_bank_knows(generator_file: Path, tmp_path: Path) 
     save_bank(starter_bank(generator.config), tensors, bank)
     again = loaded_generator(bank).state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in generator.state_dict().items())
-    known, own = known_to(bank), refiner.state_dict()
+    known, own = refiner_state(bank), refiner.state_dict()
     assert {name for name in own if not name.startswith("reading.")} == set(known)
     assert all(torch.equal(own[name].float(), tensor.float()) for name, tensor in known.items())
 
 
-def test_copying_is_measured_beside(pairs: HeadPairs) -> None:
+def test_copying_is_the_baseline(pairs: HeadPairs) -> None:
     torch.manual_seed(0)
     generator = fresh_generator(small_config(64)).requires_grad_(False)
     result, batch, rgb = figures(generator, fresh().eval(), pairs, point_weights(pairs), identities=4)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +31,14 @@ from inference.model.readers.relative import (
 )
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
-from training.learning.augment import as_filmed
+from training.learning.augment import recorded_pair
 from training.stages.generator import (
     fresh,
     small_config,
 )
-from training.stages.relative_reader import (
-    fit_share,
-    train,
-)
-from training.units import (
-    NAMES,
-    SHIFT,
-)
+from training.stages.relative_reader import fit_share
+from training.units import NAMES
 
-X, Y = NAMES.index("headShiftX"), NAMES.index("headShiftY")
 SIDE = 64
 
 
@@ -188,13 +179,13 @@ def test_a_misfit_is_least_at_the_place_that_matches() -> None:
 # ------------------------------------------------------------------------------------------------ its trainer
 
 
-def test_both_pictures_are_filmed_alike() -> None:
+def test_both_pictures_of_a_recorded_pair_are_cropped_alike() -> None:
     two = textured(np.zeros((2, 2)), 128)
-    filmed, growth = as_filmed(two, np.random.default_rng(3))
-    assert filmed.shape == two.shape
-    assert 0.7 < growth < 1.4
-    moved = np.abs(filmed[0].astype(float) - two[0]).mean()
-    assert np.abs(filmed[0].astype(float) - filmed[1]).mean() < moved / 2
+    recorded, crop = recorded_pair(two, np.random.default_rng(3))
+    assert recorded.shape == two.shape
+    assert 0.7 < crop.scale.item() < 1.4
+    moved = np.abs(recorded[0].astype(float) - two[0]).mean()
+    assert np.abs(recorded[0].astype(float) - recorded[1]).mean() < moved / 2
 
 
 def test_shares_are_what_comes_nearest_to_the_truth() -> None:
@@ -203,40 +194,3 @@ def test_shares_are_what_comes_nearest_to_the_truth() -> None:
     wanted = torch.tensor([[0.7, 1.0, 0.0], [0.3, 0.0, 0.5]])
     share = fit_share(own, plain, own * wanted[0] + plain * wanted[1])
     np.testing.assert_allclose(share.numpy(), wanted.numpy(), atol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, rng = tmp_path_factory.mktemp("moved"), np.random.default_rng(0)
-    coefficients = np.zeros((24, len(NAMES)), np.float32)
-    coefficients[:, [X, Y]] = rng.uniform(-1, 1, (24, 2))
-    coefficients[::8] = 0
-    points = rng.uniform(-0.9, 0.9, (1, 5, 2)) + 2 * SHIFT * coefficients[:, None, [X, Y]]
-    np.save(folder / "coefficients.npy", coefficients)
-    np.save(folder / "frames.npy", textured(SHIFT * coefficients[:, [X, Y]], 128))
-    np.save(folder / "masks.npy", np.zeros((24, 128, 128), np.uint8))
-    np.save(folder / "points.npy", points.astype(np.float16))
-    np.save(folder / "visible.npy", np.ones((24, 5), bool))
-    np.save(folder / "places.npy", np.zeros((5, 3), np.float32))
-    (folder / "meta.json").write_text(json.dumps({"frames": 8, "done": 3, "points": {"mouth": [0, 5]}}))
-    return folder
-
-
-def test_it_learns_and_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "relative.pt"
-    named = {"data": [folder], "heldout": folder, "out": out, "reader": None, "first_minutes": 0.02, "minutes": 0.02}
-    args = argparse.Namespace(**named, pictures=4, rate=1e-3, threads=1, seed=0)
-    train(args)
-    first = torch.load(out, weights_only=True)
-    train(args)  # its time is used up
-    assert torch.load(out, weights_only=True)["steps"] == first["steps"]
-    args.minutes = first["elapsed"][1] / 60 + 0.02
-    train(args)
-    again = torch.load(out, weights_only=True)
-    assert again["steps"][0] == first["steps"][0]
-    assert again["steps"][1] > first["steps"][1]
-    lines = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
-    assert [line["stage"] for line in lines] == [1, 2, 2]
-    assert min(line["pooled"] for line in lines) > 0.5, "a shift is read off the flow"
-    reader = RelativeReader((32, 64, 96, 128, 160), 192, len(NAMES), (16, 32))
-    reader.load_state_dict(again["average"])

@@ -1,4 +1,4 @@
-"""Figures of a bank on people, photographs and voices it was never trained on: `python -m training.evaluate --help`.
+"""Evaluation of a bank: `python -m training evaluate --help`.
 
 people        people who do not exist, drawn when they are needed, with the truth about them
 puppet        what is judged: a portrait and coefficients in, pictures and moved points out

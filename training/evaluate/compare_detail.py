@@ -1,10 +1,10 @@
-"""Detail transfer against plain enlargement, by figures and side by side.
+"""Compare detail transfer with plain enlargement, by figures and side by side.
 
-    python -m training.evaluate.compare_detail --picture docs/detail.jpg [--bank BANK] [--photographs FOLDER]
+    python -m training compare-detail --picture docs/detail.jpg [--bank BANK] [--photographs FOLDER]
 
-Prints the tables of docs/detail.md. People are drawn, with the truth at every size, and none was trained on; of
-photographs the truth is not known, so their frames are measured against the portrait. Identity is the distance of
-dlib's face descriptors where `dlib-bin` and `face-recognition-models` are installed, which nothing else here needs.
+Prints the tables of docs/detail.md. Rendered people, none of them trained on, have true pictures at every size; frames
+of photographs are compared with the portrait. Identity is the distance between dlib's face descriptors, measured only
+if `dlib-bin` and `face-recognition-models` are installed.
 """
 
 from __future__ import annotations
@@ -192,21 +192,20 @@ def table(figures: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bank", type=Path, default=STARTER, help="default: the embedded starter bank")
-    parser.add_argument("--people", type=int, default=24, help="how many are drawn (default 24)")
-    parser.add_argument("--photographs", type=Path, help="folder of real pictures and clips")
-    parser.add_argument("--picture", type=Path, required=True, help="file for some of them side by side")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Compare with the options of `add_options`, and print the tables."""
     embedding = dlib_embedding()
     figures, picture = of_people(args.bank, args.people, embedding)
-    parts = [f"## {args.people} people who do not exist\n\n{table(figures)}"]
+    parts = [f"## {args.people} rendered people\n\n{table(figures)}"]
     if args.photographs:
         parts.append(f"## Photographs\n\n{table(of_photographs(args.bank, args.photographs, embedding))}")
     Image.fromarray(picture).save(args.picture, quality=88)
     print("\n\n".join(parts))
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("--bank", type=Path, default=STARTER, help="bank (default: the starter bank)")
+    parser.add_argument("--people", type=int, default=24, help="number of rendered people (default 24)")
+    parser.add_argument("--photographs", type=Path, help="folder of real pictures and clips")
+    parser.add_argument("--picture", type=Path, required=True, help="file for the side-by-side picture")

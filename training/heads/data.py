@@ -1,4 +1,4 @@
-"""Source and driving pictures of rendered heads, drawn from the data set that `training.heads.dataset` writes."""
+"""Training batches of source and driving pictures from the data sets written by `python -m training heads`."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..units import NAMES
+from ..learning.augment import Exposure
+from ..units import NAMES, mirrored
 
-PORTRAIT_FRAMES = 3  # the first frames of every identity look like a portrait, the first one is at rest
-REST = 0.5  # share of the portraits that are exactly at rest
-MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
-MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
-RAREST = 0.05  # deviation below which a coefficient counts no more than at this one
-# Weight of the picture loss on top of 1, by point group: what an artist looks at.
+PORTRAIT_FRAMES = 3  # the first frames of every person are portraits; the first of them is exactly at rest
+REST = 0.5  # share of portrait sources that are exactly at rest
+RAREST = 0.05  # lower limit of a coefficient's deviation, in the weights that are derived from it
+TINT = {"gain": (0.75, 1.2), "offset": 0.15, "shared": 0.0}  # exposure of a person's pictures, see `Exposure.random`
+# Weight of the picture loss, added to 1, by point group.
 GROUP_WEIGHT = {"mouth": 16.0, "eyes": 8.0, "face": 1.0}
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Tracked points of N pairs of a source and a driving frame, in picture coordinates [-1, 1]."""
+    """Tracked points of N pairs of source and driving frame, in picture coordinates [-1, 1]."""
 
     source: Tensor  # (N, P, 2)
     driving: Tensor  # (N, P, 2)
-    visible: Tensor  # (N, P) 1 where the point is seen in both pictures
+    visible: Tensor  # (N, P) 1 where the point is visible in both pictures
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class Batch:
     backdrop: Tensor  # (S, 1, 32, 32) 1 where the source shows background
     weight: Tensor  # (S * K, 1, R, R) of the picture loss
     mouth: Tensor  # (S * K, 1, R, R) 1 around the driving mouth, 0 elsewhere
-    places: Tensor  # (P, 3) where the tracked points lie on the average head, of unit size
+    places: Tensor  # (P, 3) positions of the tracked points on the average head, of unit deviation
 
 
 class HeadPairs:
-    """Random batches from data set folders at `size` pixels; everything is held in memory.
+    """Random batches from data set folders, with pictures of `size` pixels; everything is held in memory.
 
-    All folders have the same number of frames a person, and the same tracked points.
+    rarity: (36,) inverse variance of each coefficient.
+
+    Raises SystemExit if the folders differ in frames per person or in tracked points.
     """
 
     def __init__(self, folders: Sequence[Path], size: int) -> None:
@@ -59,7 +61,10 @@ class HeadPairs:
         self.frames_per_identity = int(metas[0]["frames"])
         self.groups = {name: tuple(bounds) for name, bounds in metas[0]["points"].items()}
         if any((meta["frames"], meta["points"]) != (metas[0]["frames"], metas[0]["points"]) for meta in metas):
-            raise SystemExit(f"{', '.join(map(str, folders))}: frames a person and points must agree")
+            raise SystemExit(
+                f"{', '.join(map(str, folders))} have different numbers of frames or tracked points per person. "
+                "Use data sets that were rendered with the same --frames."
+            )
         self.identities = sum(int(meta["done"]) for meta in metas)
         self.size = size
 
@@ -75,12 +80,11 @@ class HeadPairs:
         self.points = joined("points")
         self.visible = joined("visible")
         self.coefficients = joined("coefficients")
-        self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))  # (P, 3) on the average head, of unit size
+        self.places = torch.from_numpy(np.load(folders[0] / "places.npy"))
         self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()  # (36,)
-        self.mirror_order, self.mirror_sign = mirror_table()
 
     def renew(self) -> None:
-        """Called once a step: takes in what is new. A fixed set has nothing new."""
+        """Take in newly rendered people, once per step; a fixed data set has none."""
 
     def batch(
         self,
@@ -88,36 +92,38 @@ class HeadPairs:
         sources: int,
         drivings: int,
         portraits: float,
-        oftener: Mapping[str, float] | None = None,
+        oversample: Mapping[str, float] | None = None,
         tinted: bool = True,
     ) -> Batch:
-        """`portraits` is the share of sources that look like the picture an artist brings, most of them at rest.
+        """Random people, each with one source and several driving frames.
 
-        oftener: by how much oftener a frame drives that has a coefficient fully than one that has none of it. tinted:
-        each person's pictures have a gain and an offset, the same for all.
+        portraits: share of sources that are portraits, half of them exactly at rest; the others are any frame.
+        oversample: by coefficient name, sampling weight of driving frames where it is 1, added to 1 where it is 0.
+        tinted: apply one random exposure per person.
         """
         identity = rng.choice(self.identities, sources, replace=False) * self.frames_per_identity
         is_portrait = rng.random(sources) < portraits
         portrait = np.where(rng.random(sources) < REST, 0, rng.integers(1, PORTRAIT_FRAMES, sources))
         frame = np.where(is_portrait, portrait, rng.integers(0, self.frames_per_identity, sources))
-        if oftener is None:
+        if oversample is None:
             driving = rng.integers(0, self.frames_per_identity, (sources, drivings))
         else:
             frames = torch.from_numpy(identity[:, None] + np.arange(self.frames_per_identity))
-            amounts = self.coefficients[frames][..., [NAMES.index(name) for name in oftener]].double()
-            odds = 1.0 + amounts @ torch.tensor([*oftener.values()]).double()
+            amounts = self.coefficients[frames][..., [NAMES.index(name) for name in oversample]].double()
+            odds = 1.0 + amounts @ torch.tensor([*oversample.values()]).double()
             chances = (odds / odds.sum(1, keepdim=True)).numpy()
             driving = np.stack([rng.choice(self.frames_per_identity, drivings, p=row) for row in chances])
-        batch = self.pick(identity + frame, (identity[:, None] + driving))
+        batch = self.pick(identity + frame, identity[:, None] + driving)
         if rng.random() < 0.5:
             batch = self._mirrored(batch)
         if not tinted:
             return batch
-        tints = _tints(sources, rng)
-        return replace(batch, source=_tinted(batch.source, *tints), driving=_tinted(batch.driving, *tints))
+        exposure = Exposure.random(sources, rng, **TINT)
+        source, driving = (exposure.apply(part).clamp(-1.0, 1.0) for part in (batch.source, batch.driving))
+        return replace(batch, source=source, driving=driving)
 
     def pick(self, source: np.ndarray, driving: np.ndarray) -> Batch:
-        """source: (S,) frame numbers, driving: (S, K)."""
+        """The batch of given frame numbers, source (S,) and driving (S, K), without augmentation."""
         repeated = torch.from_numpy(np.repeat(source, driving.shape[1]))
         source_rows, rows = torch.from_numpy(source), torch.from_numpy(driving.reshape(-1))
         tracks = self.tracks(repeated, rows)
@@ -136,17 +142,17 @@ class HeadPairs:
         )
 
     def tracks(self, source: Tensor, driving: Tensor) -> Tracks:
-        """Points of the frames numbered `source` (N,) and `driving` (N,)."""
+        """Tracked points of the frame numbers `source` (N,) and `driving` (N,)."""
         before, after = self.points[source].float(), self.points[driving].float()
         inside = (before.abs().amax(-1) < 1.0) & (after.abs().amax(-1) < 1.0)
         return Tracks(before, after, (self.visible[source] & self.visible[driving] & inside).float())
 
     def pictures(self, rows: Tensor) -> Tensor:
-        """(N, 3, R, R) in [-1, 1] by frame number."""
+        """(N, 3, R, R) in [-1, 1] of the given frame numbers."""
         return self.frames[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
     def _weights(self, points: Tensor, gains: Mapping[str, float]) -> Tensor:
-        """(N, 1, R, R): 1, and that much more in the cells of a coarse grid that hold points of the named groups."""
+        """(N, 1, R, R): 1, plus the group's gain in cells of a coarse grid that contain points of that group."""
         cells = 16
         index = ((points.clamp(-1.0, 0.999) + 1.0) * (cells / 2)).long()
         flat = index[..., 1] * cells + index[..., 0]
@@ -159,16 +165,12 @@ class HeadPairs:
 
     def _mirrored(self, batch: Batch) -> Batch:
         flip = torch.tensor([-1.0, 1.0])
-
-        def coefficients(values: Tensor) -> Tensor:
-            return values[:, self.mirror_order] * self.mirror_sign
-
         return replace(
             batch,
             source=batch.source.flip(-1),
             driving=batch.driving.flip(-1),
-            source_coefficients=coefficients(batch.source_coefficients),
-            driving_coefficients=coefficients(batch.driving_coefficients),
+            source_coefficients=mirrored(batch.source_coefficients),
+            driving_coefficients=mirrored(batch.driving_coefficients),
             tracks=Tracks(batch.tracks.source * flip, batch.tracks.driving * flip, batch.tracks.visible),
             still=batch.still.flip(-1),
             backdrop=batch.backdrop.flip(-1),
@@ -178,35 +180,13 @@ class HeadPairs:
         )
 
 
-def mirror_table() -> tuple[Tensor, Tensor]:
-    order, sign = list(range(len(NAMES))), torch.ones(len(NAMES))
-    for left, right in MIRROR_SWAP:
-        a, b = NAMES.index(left), NAMES.index(right)
-        order[a], order[b] = b, a
-    for name in MIRROR_NEGATE:
-        sign[NAMES.index(name)] = -1.0
-    return torch.tensor(order), sign
-
-
 def recoloured(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pictures (N, 3, R, R) with a random gain and offset each."""
-    return _tinted(pictures, *_tints(len(pictures), rng))
-
-
-def _tints(count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    gain = torch.from_numpy(rng.uniform(0.75, 1.2, (count, 3, 1, 1)).astype(np.float32))
-    return gain, torch.from_numpy(rng.uniform(-0.15, 0.15, (count, 1, 1, 1)).astype(np.float32))
-
-
-def _tinted(pictures: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
-    """gain and offset of S identities, pictures of S * K frames."""
-    repeats = len(pictures) // len(gain)
-    scaled = pictures * gain.repeat_interleave(repeats, 0) + offset.repeat_interleave(repeats, 0)
-    return scaled.clamp(-1.0, 1.0)
+    """Pictures (N, 3, R, R) with a random exposure each, see TINT."""
+    return Exposure.random(len(pictures), rng, **TINT).apply(pictures).clamp(-1.0, 1.0)
 
 
 def area_mean(frames: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (N, S, S, C) -> uint8 (N, size, size, C), in slices so that a memory map stays on disk."""
+    """uint8 (N, S, S, C) -> (N, size, size, C), averaged in slices, so that a memory map stays on disk."""
     factor = frames.shape[1] // size
     result = np.empty((len(frames), size, size, frames.shape[3]), np.uint8)
     for start in range(0, len(frames), 500):

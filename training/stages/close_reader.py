@@ -1,12 +1,12 @@
-"""Train the reader that looks closely at mouth and eyes: bounded by time, resumable.
+"""Train the reader that compares high-resolution windows of mouth and eyes with a neutral frame.
 
-    python -m training.stages.close_reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 90
+    python -m training close-reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 90
 
-DIRs hold heads of twice the bank's size. The refiner, a checkpoint or a bank, takes the windows along with the head.
-While it learns the network says as well how far the tracked points have moved in the windows; that answer is dropped.
-Cutting out windows and searching flow takes longer than learning from them, so each pair is learnt from a few times.
-At the end, with --bank, it is weighed against what is read without it.
-Run the same command again to go on after an interruption; a line a minute goes to C.jsonl.
+The data sets need pictures of twice the bank's size. The refiner, a checkpoint or a bank, moves the windows with the
+head. An auxiliary head predicts how the tracked points move in the windows; it is dropped afterwards.
+Cutting out windows and computing their optical flow takes longer than a step, so each pair is used several times.
+With --bank, the blend weights of this reader and of the bank's others are fitted at the end, on the held-out people.
+Run the same command again to resume. A log (C.jsonl) with a line per minute is written beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,30 +31,36 @@ from inference.model.readers.close import CELL, EXTENTS, SEEN, SIZES, WINDOWS, C
 from inference.model.refiner import Refiner
 from inference.renderer import FaceRenderer
 
-from ..heads.data import PORTRAIT_FRAMES, RAREST, mirror_table
-from ..learning.augment import Light, as_coded
-from ..learning.course import Course, add_course_options, save_checkpoint, seeded
-from ..learning.optimiser import follow, rate_at, set_rate
-from ..units import BANKS, NAMES, POSE_COLUMNS
+from ..heads.data import PORTRAIT_FRAMES, RAREST
+from ..learning.augment import Exposure, array_noise, brightness_changes, compressed, downscaled
+from ..learning.optimiser import adamw, minimise
+from ..learning.trainer import Trainer, add_trainer_options, limits, save_checkpoint, seeded
+from ..units import BANKS, NAMES, POSE_COLUMNS, mirror_table, mirrored
 from .insets import anchors_of
-from .reader import correlations, pooled, principal
+from .pretraining import principal
+from .reader import correlations, pooled
 from .refiner import loaded_refiner
 from .relative_reader import fit_share
 
 CHANNELS, NARROW, HIDDEN = (32, 64, 96, 128), 256, 384
-COMPONENTS = 64  # of the movement of all points in the windows
-CLOSE = 0.02  # of a window's half sides: points that are this far off count as much as knowing nothing of coefficients
-UNKNOWN = 0.02  # about the error of knowing nothing of the coefficients
-UNSURE = 0.008  # half widths by which an anchor may be misread
-UNSURE_POSE = 0.03  # by which a reading of the head's movement errs
-REUSED = 4  # times that a pair is learnt from, in the mean
+COMPONENTS = 64  # principal components of the movement of points in the windows
+POINT_UNIT = 0.02  # half sides of a window: a point error of this size counts as much as predicting the mean
+ERROR_UNIT = 0.02  # loss of predicting the mean coefficients, about
+ANCHOR_NOISE = 0.008  # half widths, deviation of the anchors that are read from portraits
+POSE_NOISE = 0.03  # deviation of the pose coefficients that are read from frames
+MOST_NOISE = 0.04  # deviation of pixel noise, in [-1, 1], at most
+REUSED = 4  # mean number of steps that use a pair
 HELD = 6000  # pairs in memory, 260 kB each
+FIT_PAIRS = 2000  # pairs from which the principal components are computed
 EVALUATE_EVERY = 60.0  # seconds
 FACE = [column for column in range(len(NAMES)) if not POSE_COLUMNS.start <= column < POSE_COLUMNS.stop]
 
 
 class Heads:
-    """Data sets of one size, whose pictures stay on the disk."""
+    """Data sets of one size, whose pictures stay on disk.
+
+    per_person: frames per person; people: their number; points, coefficients and anchors: of all frames.
+    """
 
     def __init__(self, folders: list[Path]) -> None:
         metas = [json.loads((folder / "meta.json").read_text()) for folder in folders]
@@ -76,14 +82,16 @@ class Heads:
         self.anchors = anchors_of(self.points.float(), self.places, self.groups)
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 (N, R, R, 3)."""
+        """uint8 (N, R, R, 3) of the frame numbers `rows`."""
         folder = np.searchsorted(self.starts, rows, side="right") - 1
         return np.stack([self.pages[part][row - self.starts[part]] for part, row in zip(folder, rows, strict=True)])
 
 
 class Learner(nn.Module):
-    """A close reader while it learns, with normalised layers and a second answer: how points are moved from their mean
-    (2 P,), along directions (2 P, components)."""
+    """A close reader during training: with batch normalisation and a second output.
+
+    That output is the movement of points, relative to their mean (2 P,), along directions (2 P, components).
+    """
 
     def __init__(self, mean: Tensor, directions: Tensor) -> None:
         super().__init__()
@@ -93,7 +101,7 @@ class Learner(nn.Module):
         order, sign = mirror_table()
         self.reader.mirror.copy_(order)
         self.reader.mirror_sign.copy_(sign)
-        # What the first layer sees is even enough.
+        # The input of the first layer is normalised already.
         self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS[1:]) for _ in WINDOWS)
         self.points = nn.Linear(HIDDEN, directions.shape[1])
 
@@ -108,8 +116,8 @@ class Learner(nn.Module):
         x = F.leaky_relu(self.reader.hidden(self.reader.narrow(torch.cat(features, 1))), LEAK)
         return self.reader.last(x), self.points(x)
 
-    def learnt(self) -> CloseReader:
-        """The reader alone, which says the same without normalisation."""
+    def exported(self) -> CloseReader:
+        """The reader alone, with the normalisation folded into its convolutions."""
         reader, norms = copy.deepcopy(self.reader).eval(), copy.deepcopy(self.norms).eval()
         for look, of_look in zip(reader.looks, norms, strict=True):
             first, *others = look.convs
@@ -119,7 +127,7 @@ class Learner(nn.Module):
 
 @torch.no_grad()
 def anchor_motion(refiner: Refiner, heads: Heads) -> Tensor:
-    """(people, PORTRAIT_FRAMES, fields, 2, 3) float16: how the refiner's amounts move the anchors of each portrait."""
+    """(people, PORTRAIT_FRAMES, fields, 2, 3) float16: the refiner's motion at the anchors of each portrait."""
     found = []
     for person in range(heads.people):
         rows = person * heads.per_person + np.arange(PORTRAIT_FRAMES)
@@ -137,46 +145,49 @@ def in_network_terms(pictures: np.ndarray) -> Tensor:
 
 
 class Seen(NamedTuple):
-    """Of N pairs: what is seen in each window, bfloat16 (N, h, w, SEEN), what the frame does more than the portrait,
-    (N, 36), and how far points are moved within windows, (N, P, 2)."""
+    """N pairs of portrait and frame."""
 
-    windows: list[Tensor]
-    difference: Tensor
-    points: Tensor
+    windows: list[Tensor]  # bfloat16 (N, h, w, SEEN) each
+    difference: Tensor  # (N, 36) coefficients of the frame minus those of the portrait
+    points: Tensor  # (N, P, 2) movement of tracked points within the windows
 
 
 class Pairs:
-    """Frames beside portraits of the same people."""
+    """Pairs of a portrait and a frame of the same person, seen through windows that follow the head."""
 
     def __init__(self, heads: Heads, refiner: Refiner) -> None:
         self.heads, self.refiner, self.moved = heads, refiner, anchor_motion(refiner, heads)
 
     def pick(
-        self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, *, spoilt: bool, mirrored: bool = False
+        self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, *, augmented: bool, flipped: bool = False
     ) -> Seen:
-        """rest, frame: numbers of pictures. spoilt: as they are filmed and read, not as they are. mirrored: as is what
-        is seen, but neither difference nor points."""
+        """The pairs of frame numbers rest (N,) and frame (N,).
+
+        augmented: with codec artefacts, exposure, noise and reading errors. flipped: with mirrored windows; difference
+        and points stay those of the original.
+        """
         heads = self.heads
         person, portrait = np.divmod(rest, heads.per_person)
         moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
         acted, held = heads.coefficients[frame], heads.coefficients[rest]
-        thought, at_rest = torch.zeros_like(acted), torch.zeros_like(held)
-        thought[:, POSE_COLUMNS], at_rest[:, POSE_COLUMNS] = acted[:, POSE_COLUMNS], held[:, POSE_COLUMNS]
-        if spoilt:
-            thought[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, UNSURE_POSE, (len(rest), 6)).astype(np.float32))
-            anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
-        turned = self.refiner.amounts(thought) - self.refiner.amounts(at_rest)
+        pose, rest_pose = torch.zeros_like(acted), torch.zeros_like(held)
+        pose[:, POSE_COLUMNS], rest_pose[:, POSE_COLUMNS] = acted[:, POSE_COLUMNS], held[:, POSE_COLUMNS]
+        if augmented:
+            pose[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, POSE_NOISE, (len(rest), 6)).astype(np.float32))
+            anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
+        turned = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
         then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
         shown = [look_at(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, then))]
-        lights = [Light.drawn(rng) if spoilt else Light() for _ in rest]
+        filters = Recording(len(rest), rng) if augmented else None
         windows = []
         for stills, frames in zip(*shown, strict=True):
             seen = []
-            for still, moved_one, light in zip(stills, frames, lights, strict=True):
-                pair = [as_coded(still, rng), as_coded(moved_one, rng)] if spoilt else [still, moved_one]
-                lit = [light.on(picture, rng, later) for later, picture in enumerate(pair)]
-                before, after = (np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture for picture in lit)
-                seen.append(torch.from_numpy(RestWindow(before).beside(after)).bfloat16())
+            for row, pair in enumerate(zip(stills, frames, strict=True)):
+                before, after = filters.apply(pair, row) if filters else (part / 127.5 - 1.0 for part in pair)
+                if flipped:
+                    before, after = (np.ascontiguousarray(picture[:, ::-1]) for picture in (before, after))
+                window = RestWindow(before.astype(np.float32)).beside(after.astype(np.float32))
+                seen.append(torch.from_numpy(window).bfloat16())
             windows.append(torch.stack(seen))
         points = []
         placed = (windows_at(at, EXTENTS) for at in (anchors, then))
@@ -187,140 +198,157 @@ class Pairs:
             points.append((now - first)[:, :, 0].movedim(1, -1))
         return Seen(windows, acted - held, torch.cat(points, 1))
 
-    def some(self, count: int, rng: np.random.Generator, mirrored: bool = False) -> Seen:
-        """Any frames beside portraits, most of these exactly at rest."""
+    def some(self, count: int, rng: np.random.Generator, flipped: bool = False) -> Seen:
+        """Random frames with random portraits, of which 60 % are exactly at rest."""
         first = rng.integers(0, self.heads.people, count) * self.heads.per_person
         rest = np.where(rng.random(count) < 0.6, 0, rng.integers(1, PORTRAIT_FRAMES, count))
         frame = first + rng.integers(0, self.heads.per_person, count)
-        return self.pick(first + rest, frame, rng, spoilt=True, mirrored=mirrored)
+        return self.pick(first + rest, frame, rng, augmented=True, flipped=flipped)
+
+
+class Recording:
+    """Codec artefacts, exposure and noise of `count` pairs."""
+
+    def __init__(self, count: int, rng: np.random.Generator) -> None:
+        self.rng, self.exposure = rng, Exposure.random(count, rng)
+        self.brightness = brightness_changes(count, rng)
+        self.noise = rng.uniform(0, MOST_NOISE, count).astype(np.float32)
+
+    def apply(self, pair: Sequence[np.ndarray], row: int) -> list[np.ndarray]:
+        """Portrait and frame of pair `row`, uint8 (h, w, 3) each -> float32, nominally in [-1, 1]."""
+        shown = []
+        for picture, brightness in zip(pair, (1.0, self.brightness[row]), strict=True):
+            coded = compressed(downscaled(picture, self.rng), self.rng)
+            lit = self.exposure.apply_to_array(coded, row, brightness)
+            shown.append(lit + array_noise(lit.shape, self.rng) * self.noise[row])
+        return shown
 
 
 class Stock:
-    """Pairs to learn from, HELD at a time, the oldest of which give way to new ones."""
+    """Pairs in memory, in batches of `count`, the oldest of which is replaced in `renew`.
 
-    def __init__(self, pairs: Pairs, mean: Tensor, directions: Tensor, rng: np.random.Generator) -> None:
-        """mean, directions: of how points are moved, see `training.stages.reader.principal`."""
-        self.pairs, self.mean, self.directions, self.rng = pairs, mean, directions, rng
-        self.windows = [torch.empty(HELD, *size, SEEN, dtype=torch.bfloat16) for size in SIZES]
-        self.difference, self.placed = torch.empty(HELD, len(NAMES)), torch.empty(HELD, directions.shape[1])
-        self.is_placed = torch.empty(HELD)
-        self.order, self.sign = mirror_table()
-        self.oldest = 0
-        for _ in range(0, HELD, 50):
-            self.renew(50)
+    Batch k depends on the seed and on k alone, so a resumed training has the stock that it would have had.
+    """
 
-    def renew(self, count: int) -> None:
-        """The oldest, but not beyond the last place: from there on with the next call."""
-        mirrored = self.rng.random() < 0.5
-        count = min(count, HELD - self.oldest)
-        new, rows = self.pairs.some(count, self.rng, mirrored), slice(self.oldest, self.oldest + count)
+    def __init__(self, pairs: Pairs, mean: Tensor, directions: Tensor, seed: int, count: int, renewed: int) -> None:
+        """mean, directions: of the points' movement, see `principal`; renewed: batches replaced in earlier runs."""
+        self.pairs, self.mean, self.directions, self.seed, self.count = pairs, mean, directions, seed, count
+        self.batches = max(1, HELD // count)
+        self.size = self.batches * count
+        self.windows = [torch.empty(self.size, *size, SEEN, dtype=torch.bfloat16) for size in SIZES]
+        self.difference, self.placed = torch.empty(self.size, len(NAMES)), torch.empty(self.size, directions.shape[1])
+        self.is_placed = torch.empty(self.size)
+        self.next = renewed
+        for _ in range(self.batches):
+            self.renew()
+
+    def renew(self) -> None:
+        """Replace the oldest batch."""
+        rng = np.random.default_rng((self.seed, 1, self.next))
+        flipped = rng.random() < 0.5
+        first = self.next % self.batches * self.count
+        new, rows = self.pairs.some(self.count, rng, flipped), slice(first, first + self.count)
         for held, windows in zip(self.windows, new.windows, strict=True):
             held[rows] = windows
-        self.difference[rows] = new.difference[:, self.order] * self.sign if mirrored else new.difference
+        self.difference[rows] = mirrored(new.difference) if flipped else new.difference
         self.placed[rows] = (new.points.flatten(1) - self.mean) @ self.directions
-        self.is_placed[rows] = not mirrored  # the left cheek's points are no mirror image of the right one's
-        self.oldest = (self.oldest + count) % HELD
+        self.is_placed[rows] = not flipped  # tracked points of left and right are not mirror images of each other
+        self.next += 1
 
-    def draw(self, count: int) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """Windows (N, SEEN, h, w), difference (N, 36), where points go (N, C), and (N,) whether that is known."""
-        rows = torch.from_numpy(self.rng.integers(0, HELD, count))
+    def draw(self, count: int, rng: np.random.Generator) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Windows (N, SEEN, h, w), difference (N, 36), movement of points (N, C), and (N,) 1 where it is known."""
+        rows = torch.from_numpy(rng.integers(0, self.size, count))
         windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
         return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
 
 
 def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, 36) of every driven frame: what the close reader says, what is thought without it, and what is true.
+    """(N, 36) differences of every driven frame: by the close reader, by the others, and the true ones.
 
-    renderer: of a bank with all that the close reader goes by, and with this one itself.
+    renderer: of a bank with the other readers, and with the close reader set.
     """
-    own, thought, truth = [], [], []
+    own, others, truth = [], [], []
     reader = renderer.close_reader
     for person in range(heads.people):
         rows = person * heads.per_person + np.arange(heads.per_person)
-        pictures = [as_coded(picture, rng) for picture in heads.pictures(rows)]
+        pictures = [compressed(downscaled(picture, rng), rng) for picture in heads.pictures(rows)]
         rest, driven = pictures[0], pictures[PORTRAIT_FRAMES:]
         encoded = renderer.encode([rest, *driven]).values
-        for share, said in (((1.0, 0.0), own), ((0.0, 1.0), thought)):
+        for share, read in (((1.0, 0.0), own), ((0.0, 1.0), others)):
             reader.share.copy_(torch.tensor(share)[:, None].expand_as(reader.share))
-            said.append(torch.from_numpy(renderer.compare(rest, driven, encoded[1:] - encoded[0])))
+            read.append(torch.from_numpy(renderer.compare(rest, driven, encoded[1:] - encoded[0])))
         truth.append(heads.coefficients[rows[PORTRAIT_FRAMES:]] - heads.coefficients[rows[0]])
-    return torch.cat(own), torch.cat(thought), torch.cat(truth)
+    return torch.cat(own), torch.cat(others), torch.cat(truth)
 
 
 def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
-    """How much a checkpoint's reader counts beside what is read without it by a bank, on people held out.
+    """Fit the blend weights of a checkpoint's reader and of a bank's other readers, and write them to the checkpoint.
 
-    Those that either was trained on would make it look better than it is.
+    folder: people that none of them was trained on.
     """
     checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
     renderer.close_reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES)).eval()
     renderer.close_reader.load_state_dict(checkpoint["average"])
-    own, thought, truth = read_by(renderer, Heads([folder]), rng)
-    share = fit_share(own, thought, truth)
+    own, others, truth = read_by(renderer, Heads([folder]), rng)
+    share = fit_share(own, others, truth)
     share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])
-    before, after = (pooled(read, truth) for read in (thought, share[0] * own + share[1] * thought))
+    before, after = (pooled(read, truth) for read in (others, share[0] * own + share[1] * others))
     print(f"pooled r {before:.3f} -> {after:.3f}")
     checkpoint["average"]["share"] = share
     save_checkpoint(checkpoint, path)
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train with the options of `add_options`."""
     rng, refiner = seeded(args), loaded_refiner(args.refiner)
-    pairs, unseen = Pairs(Heads(args.data), refiner), Heads([args.heldout])
-    driven = np.flatnonzero(np.arange(unseen.people * unseen.per_person) % unseen.per_person >= PORTRAIT_FRAMES)
-    rest = driven // unseen.per_person * unseen.per_person
-    seen, truth, _ = Pairs(unseen, refiner).pick(rest, driven, rng, spoilt=False)
+    pairs, heldout = Pairs(Heads(args.data), refiner), Heads([args.heldout])
+    driven = np.flatnonzero(np.arange(heldout.people * heldout.per_person) % heldout.per_person >= PORTRAIT_FRAMES)
+    rest = driven // heldout.per_person * heldout.per_person
+    unseen, truth, _ = Pairs(heldout, refiner).pick(rest, driven, rng, augmented=False)
     weight = 1.0 / pairs.heads.coefficients.std(0).clamp(min=RAREST)
     weight = (weight / weight[FACE].mean())[FACE]
-    learner = Learner(*principal(pairs.some(2000, rng).points, COMPONENTS)).to(memory_format=torch.channels_last)
-    average = copy.deepcopy(learner).eval()
-    optimiser = torch.optim.AdamW(learner.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.02)
-    parts = {"model": learner, "followed": average, "optimiser": optimiser}
-    course = Course(args.out, parts, rng, lambda: {"average": average.learnt().state_dict()})
-    stock = Stock(pairs, learner.mean, learner.directions, rng)
+    learner = Learner(*principal(pairs.some(FIT_PAIRS, rng).points, COMPONENTS)).to(memory_format=torch.channels_last)
+    average, optimiser = copy.deepcopy(learner).eval(), adamw(learner.parameters(), args.rate)
+    trainer = Trainer(
+        args, {"model": learner, "followed": average, "optimiser": optimiser}, {"close-reader": limits(args)}, rng,
+        averaged=(learner, average), extra=lambda: {"average": average.exported().state_dict()},
+        evaluate_every=EVALUATE_EVERY,
+    )  # fmt: skip
+    renewed = max(1, args.pictures // REUSED)
+    stock = Stock(pairs, learner.mean, learner.directions, args.seed, renewed, trainer.step)
 
+    @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        reader = average.learnt()
-        with torch.no_grad():
-            read = [
-                reader([held[rows].float().permute(0, 3, 1, 2) for held in seen])
-                for rows in torch.arange(len(truth)).split(50)
-            ]
-        said, true = torch.cat(read)[:, FACE], truth[:, FACE]
-        found = correlations(said, true)
-        line = {name: round(value, 4) for name, value in course.running.items()}
-        line |= {"face": round(pooled(said, true), 3), "lip": round(found[: BANKS[0][1]].mean().item(), 3)}
-        return line | {"exp": round(found[BANKS[0][1] :].mean().item(), 3)}
+        reader = average.exported()
+        read = [
+            reader([held[rows].float().permute(0, 3, 1, 2) for held in unseen])
+            for rows in torch.arange(len(truth)).split(50)
+        ]
+        found, true = torch.cat(read)[:, FACE], truth[:, FACE]
+        by_column = correlations(found, true)
+        line = {name: round(value, 4) for name, value in trainer.running.items()}
+        line |= {"face": round(pooled(found, true), 3), "lip": round(by_column[: BANKS[0][1]].mean().item(), 3)}
+        return line | {"exp": round(by_column[BANKS[0][1] :].mean().item(), 3)}
 
-    for share in course.steps(args.minutes, evaluate, save_every=math.inf, evaluate_every=EVALUATE_EVERY):
-        set_rate(optimiser, rate_at(course.step, share, args.rate))
-        stock.renew(args.pictures // REUSED)
-        windows, difference, points, is_known = stock.draw(args.pictures)
+    for _ in trainer.steps("close-reader", optimiser, evaluate):
+        stock.renew()
+        windows, difference, points, is_known = stock.draw(args.pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):
             read, placed = learner(windows)
-        error = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / UNKNOWN
+        error = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / ERROR_UNIT
         square = (placed.float() - points).square().sum(1) / (len(learner.mean) / 2)
         distance = ((square + 1e-7).sqrt() * is_known).sum() / is_known.sum().clamp(min=1.0)
-        loss = error + distance / CLOSE
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        follow(average, learner, course.step + 1)
-        course.note({"error": error, "points": distance})
+        minimise(error + distance / POINT_UNIT, optimiser)
+        trainer.note({"error": error, "points": distance})
     if args.bank:
         fit(args.out, args.bank, args.heldout, rng)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--refiner", type=Path, required=True, help="training.stages.refiner's checkpoint, or a bank")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
-    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    add_course_options(parser, minutes=90.0, rate=2e-3)
-    parser.add_argument("--bank", type=Path, help="bank with all but this reader: then it has its share too")
-    parser.add_argument("--pictures", type=int, default=64, help="a step")
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
+    parser.add_argument("--refiner", type=Path, required=True, help="checkpoint of the refiner stage, or a bank")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets to train on")
+    parser.add_argument("--heldout", type=Path, required=True, help="data set of people that are not trained on")
+    add_trainer_options(parser, minutes=90.0, rate=2e-3)
+    parser.add_argument("--bank", type=Path, help="bank with all readers but this one, to fit blend weights with")
+    parser.add_argument("--pictures", type=int, default=64, help="pairs per step (default 64)")

@@ -1,10 +1,11 @@
-"""Train a small EDTalk generator on rendered heads: bounded by time, resumable, growing.
+"""Train a small EDTalk generator on rendered heads.
 
-    python -m training.stages.generator --data DIR DIR --heldout DIR --out A.pt --size 128 --minutes 60
-    python -m training.stages.generator --data DIR DIR --heldout DIR --out B.pt --size 256 --minutes 60 --grow-from A.pt
+    python -m training generator --data DIR DIR --heldout DIR --out A.pt --size 64 --minutes 60
+    python -m training generator --data DIR DIR --heldout DIR --out B.pt --size 128 --minutes 60 --grow-from A.pt
 
-With `--stream` in the place of `--data DIR DIR` people are rendered meanwhile, ever new ones; A.people notes which.
-Run the same command again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
+Unless it grows from a smaller one, three pretraining phases come first: reading, common motion, own motion.
+With --stream instead of --data, new people are rendered during training and listed in A.people.
+Run the same command again to resume. A log (A.jsonl) and a contact sheet (A.png) are written beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -24,36 +25,45 @@ from inference.model.generator import Generator
 
 from ..heads.data import Batch, HeadPairs
 from ..heads.stream import add_data_options, training_pairs
-from ..learning.course import Course, add_course_options, seeded
 from ..learning.losses import PlaceHeads, flow_error, generator_losses, picture_loss, total
-from ..learning.optimiser import MASK_STEP, follow, mask_rows, optimiser_for, rate_at, set_rate
+from ..learning.optimiser import MASK_STEP, mask_rows, minimise, optimiser_for
+from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..units import ALPHA_GAIN, BANKS, in_coefficient_units
-from .pretraining import calibrate, learn_common_motion, learn_own_motion, learn_to_see
+from .pretraining import (
+    SHAPE_CODES,
+    calibrate,
+    common_motion_optimiser,
+    learn_common_motion,
+    learn_own_motion,
+    learn_reading,
+    reading_optimiser,
+)
 
-# A warp needs few channels where pixels are many; multiples of 8 are what the CPU's convolutions work in.
+# A warp needs few channels at high resolutions. CPU convolutions work in multiples of 8 channels.
 CHANNELS = {4: 96, 8: 80, 16: 56, 32: 24, 64: 16, 128: 8, 256: 8}
 STYLE_DIM = 160
 GROUP_GAIN = {"mouth": 4.0, "eyes": 3.0}
 
 
 def small_config(size: int) -> GeneratorConfig:
+    """The architecture for pictures of `size` pixels."""
     channels = {resolution: count for resolution, count in CHANNELS.items() if resolution <= size}
     return GeneratorConfig(size, STYLE_DIM, channels, BANKS)
 
 
 def fresh(config: GeneratorConfig) -> Generator:
-    """A generator that starts as a small flow and a faint picture, so that nothing saturates in the first steps."""
+    """An untrained generator with a small flow and a faint picture, so that nothing saturates in the first steps."""
     model = Generator(config)
     with torch.no_grad():
         for flow in model.dec.to_flows:
             flow.conv.weight.mul_(0.05)
-        # Logits add up from coarse to fine: at first the source shows through where there are pixels for it.
+        # Mask logits add up from coarse to fine; at first the fine levels show mostly the warped source.
         for flow, logit in zip(model.dec.to_flows, (-1.0, 0.0, 1.0, 3.0, 0.0, 0.0), strict=False):
             flow.bias[0, 2] = logit
         for rgb in model.dec.to_rgbs:
             rgb.conv[0].weight.mul_(0.3)
-        # The heads are seven affine maps in a row, and a product of random matrices hardly lets a gradient through:
-        # start the square ones as the identity.
+        # The heads are seven affine maps in a row. Products of random matrices have tiny gradients, so the square ones
+        # start as the identity.
         heads = [getattr(model, f"{name}_fc")[:2] for name, _ in config.banks]
         for layer in (*model.fc, *(layer for head in heads for layer in head)):
             layer.weight.copy_(torch.eye(config.style_dim) / layer.scale)
@@ -63,10 +73,10 @@ def fresh(config: GeneratorConfig) -> Generator:
 def grown(
     config: GeneratorConfig, smaller: Generator, pairs: HeadPairs, rng: np.random.Generator, *, fitting: int = 250
 ) -> Generator:
-    """A generator of twice the size that starts out doing what the smaller one does.
+    """A generator of twice the size that starts with the smaller one's behaviour.
 
-    The decoder gains a level that adds nothing yet; the encoder's new first layers are fitted for `fitting` steps to
-    give the old encoder the features it is used to.
+    The decoder gains a level that adds almost nothing yet. The encoder's new first layers are fitted for `fitting`
+    steps to reproduce the features of the old first layer.
     """
     model = fresh(config)
     old_top = smaller.config.size
@@ -91,14 +101,13 @@ def grown(
         with torch.no_grad():
             target = smaller.enc.net_app.convs[0](nn.functional.avg_pool2d(picture, picture.shape[-1] // old_top))
         loss = (new_layers[1](new_layers[0](picture)) - target).abs().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        minimise(loss, optimiser)
     print(f"grown from {old_top} px, feature mismatch {loss.item():.3f}", flush=True)
     return model
 
 
 def point_weights(pairs: HeadPairs) -> Tensor:
+    """(P,) weights of the tracked points, see GROUP_GAIN."""
     weights = torch.ones(pairs.points.shape[1])
     for name, gain in GROUP_GAIN.items():
         first, last = pairs.groups[name]
@@ -108,17 +117,20 @@ def point_weights(pairs: HeadPairs) -> Tensor:
 
 @torch.no_grad()
 def figures(model: Generator, pairs: HeadPairs, weights: Tensor, *, identities: int = 64) -> tuple[dict, Batch, Tensor]:
-    """Held-out figures: portrait frame 1 driven by frames 4 and 7 of every identity; copying the source beside them."""
+    """Held-out figures: portrait frame 1 of every identity driven by frames 4 and 7.
+
+    "_copy" and "_rest" are baselines: copying the source, and reading 0. Also returns the batch and the pictures.
+    """
     first = np.arange(min(identities, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first + 1, np.stack([first + 4, first + 7], 1))
     latent, features = model.enc(batch.source)
     *_, last = model.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN)
     read = model.coefficients(model.enc(batch.driving)[0]) / ALPHA_GAIN
     copied, tracks = batch.source.repeat_interleave(2, 0), batch.tracks
-    seen = tracks.visible * weights
+    weight = tracks.visible * weights
     result = {
         "flow": flow_error(last.flow, batch.tracks, weights),
-        "flow_copy": ((tracks.driving - tracks.source).abs().sum(-1) * seen).sum() / seen.sum(),
+        "flow_copy": ((tracks.driving - tracks.source).abs().sum(-1) * weight).sum() / weight.sum(),
         "picture": picture_loss(last.rgb, batch),
         "picture_copy": picture_loss(copied, batch),
         "psnr": psnr(last.rgb.clamp(-1, 1), batch.driving),
@@ -130,12 +142,12 @@ def figures(model: Generator, pairs: HeadPairs, weights: Tensor, *, identities: 
 
 
 def psnr(picture: Tensor, truth: Tensor) -> Tensor:
-    """Mean over pictures, for values in [-1, 1]."""
+    """Mean PSNR in dB of pictures with values in [-1, 1]."""
     return (10.0 * torch.log10(4.0 / (picture - truth).square().mean((1, 2, 3)))).mean()
 
 
 def contact_sheet(batch: Batch, rgb: Tensor, path: Path, rows: int = 10) -> None:
-    """Source, then truth and result in pairs, one identity a row."""
+    """Save a picture with one identity per row: source, then truth and result of two frames."""
     from PIL import Image
 
     lines = []
@@ -149,80 +161,86 @@ def contact_sheet(batch: Batch, rgb: Tensor, path: Path, rows: int = 10) -> None
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train with the options of `add_options`."""
     rng = seeded(args)
     pairs, heldout = training_pairs(args, args.size), HeadPairs([args.heldout], args.size)
     weights, config = point_weights(pairs), small_config(args.size)
-    place_heads, resumed = PlaceHeads(config.channels), args.out.exists()
-    if resumed:
-        model = Generator(config)
-    elif args.grow_from:
-        smaller = Generator(small_config(args.size // 2))
-        grown_from = torch.load(args.grow_from, weights_only=True)
-        smaller.load_state_dict(grown_from["average"])
-        place_heads.load_state_dict(grown_from["place_heads"])
-        model = grown(config, smaller, pairs, rng)
-    else:
-        model = fresh(config)
-        calibrate(model, pairs, rng)
-        learn_to_see(model, place_heads, pairs, rng, args.seeing_minutes * 60.0)
-        learn_common_motion(model, pairs, rng, weights, args.flow_minutes * 60.0)
-        learn_own_motion(model, place_heads, pairs, rng, weights, args.own_flow_minutes * 60.0)
+    model, place_heads = _initial(args, config, pairs, rng)
     average = copy.deepcopy(model)
+    shape_head = nn.Linear(config.style_dim, min(SHAPE_CODES, 2 * pairs.points.shape[1]))
     optimiser = optimiser_for(model, place_heads, args.rate)
+    reading = reading_optimiser(model, place_heads, shape_head)
+    common, own = common_motion_optimiser(model), optimiser_for(model, place_heads, args.rate)
+    pretraining = () if args.grow_from else ("reading", "common-motion", "own-motion")
     parts = {"model": model, "average": average, "place_heads": place_heads, "optimiser": optimiser}
-    course = Course(args.out, parts, rng, lambda: {"config": json.dumps(config.to_json())})
+    optimisers = {"reading_optimiser": reading, "common_motion_optimiser": common, "own_motion_optimiser": own}
+    phases = {name: limits(args, name) for name in pretraining} | {"generator": limits(args)}
+    trainer = Trainer(
+        args, parts | (optimisers | {"shape_head": shape_head} if pretraining else {}), phases, rng,
+        averaged=(model, average), longest=0.995,  # over more steps, it would lag behind weights that change fast
+        extra=lambda: {"config": json.dumps(config.to_json())},
+    )  # fmt: skip
     count = sum(weight.numel() for weight in model.parameters())
-    print(
-        f"{pairs.identities} identities at {args.size} px, {count:,} parameters, step {course.step}, "
-        f"{course.elapsed / 60:.1f} of {args.minutes} minutes done",
-        flush=True,
-    )
+    print(f"{pairs.identities} identities at {args.size} px, {count:,} parameters, step {trainer.step}", flush=True)
+    if pretraining:
+        learn_reading(trainer, reading, model, place_heads, shape_head, pairs)
+        learn_common_motion(trainer, common, model, pairs, weights)
+        learn_own_motion(trainer, own, model, place_heads, pairs, weights)
+    if not trainer.started("generator"):
+        average.load_state_dict(model.state_dict())
 
     def evaluate() -> dict[str, float]:
         result, batch, rgb = figures(average, heldout, weights)
         contact_sheet(batch, rgb, args.out.with_suffix(".png"))
         return result
 
-    course.save()  # what was learnt before it took long
-    for share in course.steps(args.minutes, evaluate):
-        set_rate(optimiser, rate_at(course.step, share, args.rate))
+    for _ in trainer.steps("generator", optimiser, evaluate):
         pairs.renew()
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
         losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
-        optimiser.zero_grad()
-        total(losses).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         before = [row.clone() for row in mask_rows(model)]
-        optimiser.step()
+        minimise(total(losses), optimiser, model.parameters())
         with torch.no_grad():
             for row, old in zip(mask_rows(model), before, strict=True):
                 row.lerp_(old, 1.0 - MASK_STEP)
-        follow(average, model, course.step + 1, 0.995)  # over more, it would lag behind weights that move fast
-        course.note(losses)
+        trainer.note(losses)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _initial(
+    args: argparse.Namespace, config: GeneratorConfig, pairs: HeadPairs, rng: np.random.Generator
+) -> tuple[Generator, PlaceHeads]:
+    """Generator and place heads before the first step; their weights do not matter if a checkpoint is resumed."""
+    place_heads = PlaceHeads(config.channels)
+    if args.out.exists():
+        return Generator(config), place_heads
+    if args.grow_from:
+        smaller = Generator(small_config(args.size // 2))
+        checkpoint = torch.load(args.grow_from, weights_only=True)
+        smaller.load_state_dict(checkpoint["average"])
+        place_heads.load_state_dict(checkpoint["place_heads"])
+        return grown(config, smaller, pairs, rng), place_heads
+    model = fresh(config)
+    calibrate(model, pairs, rng)
+    return model, place_heads
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
     add_data_options(parser)
-    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    add_course_options(parser, minutes=60.0, rate=3e-3, threads=2)
-    parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256))
+    parser.add_argument("--heldout", type=Path, required=True, help="data set of people that are not trained on")
+    add_trainer_options(parser, minutes=60.0, rate=3e-3, threads=2)
+    parser.add_argument("--size", type=int, default=128, choices=(64, 128, 256), help="pixels (default 128)")
     parser.add_argument("--grow-from", type=Path, help="checkpoint of half the size to start from")
-    parser.add_argument("--seeing-minutes", type=float, default=12.0, help="before these, for the encoder alone")
-    parser.add_argument("--flow-minutes", type=float, default=1.5, help="and for the common motion alone")
-    parser.add_argument("--own-flow-minutes", type=float, default=15.0, help="and for each person's own motion alone")
-    parser.add_argument("--sources", type=int, default=16)
-    parser.add_argument("--drivings", type=int, default=2)
-    parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that look like a portrait")
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    add_limit_options(parser, "reading", minutes=12.0, what="pretraining the encoder")
+    add_limit_options(parser, "common-motion", minutes=1.5, what="pretraining the motion that all faces share")
+    add_limit_options(parser, "own-motion", minutes=15.0, what="pretraining each person's own motion")
+    parser.add_argument("--sources", type=int, default=16, help="sources per step (default 16)")
+    parser.add_argument("--drivings", type=int, default=2, help="driving frames per source (default 2)")
+    parser.add_argument("--portraits", type=float, default=0.9, help="share of sources that are portraits, 0 to 1")
 
 
 def loaded_generator(path: Path) -> Generator:
-    """Of a checkpoint or a bank; alpha is the coefficient itself."""
+    """The generator of a checkpoint (.pt) or a bank (.safetensors), frozen; its alpha is the coefficient itself."""
     if path.suffix == ".safetensors":
         bank = load_bank(path)
         model = Generator(bank.config)

@@ -1,10 +1,11 @@
-"""Train the networks that draw mouths and eyes over the picture: bounded by time, resumable.
+"""Train the insets, which redraw mouth and eyes at a higher resolution.
 
-    python -m training.stages.insets --refiner F.pt --data DIR DIR --heldout DIR --out I.pt --minutes 50
+    python -m training insets --refiner F.pt --data DIR DIR --heldout DIR --out I.pt --minutes 45
 
-The refiner, a checkpoint or a bank, stays as it is; of it only the motion is used. DIRs hold heads of twice the bank's
-size. First the anchors are learnt, then both insets, in the last part of their time under critics. Run the same command
-again to go on after an interruption. A log line and a contact sheet appear beside the checkpoint.
+The data sets need pictures of twice the bank's size. Of the refiner, a checkpoint or a bank, only the motion is used;
+it stays as it is. First the anchors (positions of eyes and mouth) are trained, then both insets, in the last part with
+critics.
+Run the same command again to resume. A log (I.jsonl) and a contact sheet (I.png) are written beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -27,28 +28,33 @@ from inference.model.readers.absolute import Reader
 from inference.model.refiner import Refiner, inverted, pixel_places, warped
 
 from ..heads.data import Batch, HeadPairs
-from ..learning.augment import cropped, filmed, in_other_light
-from ..learning.course import Course, add_course_options, seeded
-from ..learning.optimiser import follow, rate_at, set_rate
+from ..learning.augment import Crop, filmed, relit, repaint_eyes
+from ..learning.critic import CRITIC_LEAD, Critic, adversarial_loss, critic_loss
+from ..learning.losses import total
+from ..learning.optimiser import adamw, minimise
+from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..units import NAMES, POSE_COLUMNS
-from .refiner import Critic, loaded_refiner
+from .refiner import loaded_refiner
 
 ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 128 px
-# Pixels of the windows, height and width; how large in eye distances, and which parts of them are drawn, see `Inset`.
+# Windows: pixels (height, width), extent in eye distances, and the ellipses that are drawn, see `Inset`.
 MOUTH = (72, 72), (0.75, 0.75, 0.12), [(0.0, 0.59, 0.7)]
 EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0.78)]
-BESIDE = 0.02  # what a pixel counts that is not drawn over
-LIDS = ("eyeBlink", "eyeSquint")  # what calls for the eyes' inset: for all else their own texture is sharper, and there
+OUTSIDE_WEIGHT = 0.02  # loss weight of pixels that the inset does not draw
+LIDS = ("eyeBlink", "eyeSquint")  # coefficients that show the eyes' inset; otherwise the source's texture is sharper
 CHANNELS = (32, 48, 80)
-OFTENER = {"eyeBlink": 5.0, "jawOpen": 1.0, "tongueOut": 1.0}  # how much oftener a frame is drawn
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "fooled": 0.03}
-HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # difference of colour, of 2, that counts as not shown by the source, and how much more
-UNSURE = 0.006  # half widths by which an anchor may be misread
+OVERSAMPLE = {"eyeBlink": 5.0, "jawOpen": 1.0, "tongueOut": 1.0}  # see `HeadPairs.batch`
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "adversarial": 0.03}
+HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # colour difference, of 2, of pixels that the source hides, and their extra weight
+ANCHOR_NOISE = 0.006  # half widths, deviation of the anchors that are read from sources
 
 
 class Drawn(NamedTuple):
-    """A window of N driven frames: what the inset drew (N, 4, h, w), what it saw, the truth (N, 3, h, w), and where it
-    may draw (1, 1, h, w)."""
+    """A window of N driven frames.
+
+    inset: (N, 4, h, w) colours and opacity; seen: (N, c, h, w) its input; truth: (N, 3, h, w); feather: (1, 1, h, w)
+    where it may draw.
+    """
 
     inset: Tensor
     seen: Tensor
@@ -57,27 +63,30 @@ class Drawn(NamedTuple):
 
     @property
     def picture(self) -> Tensor:
-        """The inset laid over the warped source."""
+        """(N, 3, h, w): the inset over the warped source."""
         alpha = self.inset[:, 3:]
         return self.seen[:, :3] * (1 - alpha) + self.inset[:, :3] * alpha
 
 
 def fresh() -> Insets:
+    """Untrained insets."""
     pose = torch.zeros(len(NAMES))
     pose[POSE_COLUMNS] = 1.0
     lids = torch.zeros(len(NAMES))
     lids[[NAMES.index(name) for name in LIDS]] = 1.0
-    calling = 1.0 - pose, lids
+    triggers = 1.0 - pose, lids
     parts = (
-        Inset(*window, CHANNELS, called_by, tone)
-        for window, called_by, tone in zip((MOUTH, EYES), calling, (0.0, 1.0), strict=True)
+        Inset(*window, CHANNELS, trigger, tone)
+        for window, trigger, tone in zip((MOUTH, EYES), triggers, (0.0, 1.0), strict=True)
     )
     return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
 
 
 def anchors_of(points: Tensor, places: Tensor, groups: Mapping[str, tuple[int, int]]) -> Tensor:
-    """Tracked points (N, P, 2), which lie at places (P, 3) on a head -> (N, 3, 2): the middles of the left eye's, of
-    the right one's and of the mouth's. Of a mirrored picture both are mirrored."""
+    """(N, 3, 2): centres of the left eye, the right eye and the mouth.
+
+    points: (N, P, 2) tracked points; places: (P, 3) on the average head, mirrored if the picture is.
+    """
     eyes, mouth = (slice(*groups[name]) for name in ("eyes", "mouth"))
     left = places[eyes, 0] < 0
     parts = points[:, eyes][:, left], points[:, eyes][:, ~left], points[:, mouth]
@@ -85,46 +94,24 @@ def anchors_of(points: Tensor, places: Tensor, groups: Mapping[str, tuple[int, i
 
 
 def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, count: int) -> Tensor:
-    """Mean distance, in half widths, in pictures that are moved, tinted and mirrored."""
+    """Mean distance of the anchors, in half widths, on `count` augmented pictures."""
     rows = torch.from_numpy(rng.integers(0, len(pairs.frames), count))
     pictures = F.interpolate(pairs.pictures(rows), size=(insets.anchors.size,) * 2, mode="area")
     anchors = anchors_of(pairs.points[rows].float(), pairs.places, pairs.groups)
     if rng.random() < 0.5:
         pictures, anchors = pictures.flip(-1), (anchors * torch.tensor([-1.0, 1.0]))[:, [1, 0, 2]]
-    pictures, _, anchors = cropped(pictures, pairs.coefficients[rows], anchors, rng)
+    crop = Crop.random(count, rng)
+    pictures, anchors = crop.pictures(pictures), crop.points(anchors)
     with torch.autocast("cpu", torch.bfloat16):
         found = insets.anchors(filmed(pictures, rng).contiguous(memory_format=torch.channels_last))
     return (found.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
 
 
-def made_up(source: Tensor, anchors: Tensor, rng: np.random.Generator) -> Tensor:
-    """Sources (S, 3, R, R), half of them with dark lashes and shadows around the eyes, as no rendered heads have them:
-    none of these tell what colour lids are once they close. anchors: (S, 3, 2)."""
-    places, result = pixel_places(source.shape[-1], source.device)[0], []
-    for picture, (left, right, _) in zip(source, anchors, strict=True):
-        if rng.random() < 0.5:
-            result.append(picture)
-            continue
-        apart = (right - left).norm()
-        across = (right - left) / apart
-        width, height, up = rng.uniform(0.15, 0.32), rng.uniform(0.06, 0.16), rng.uniform(-0.02, 0.06)
-        thickness, dark, shadow = rng.uniform(0.1, 0.5), rng.uniform(0.0, 0.9), rng.uniform(0.0, 0.6)
-        above = rng.uniform(-0.5, 0.5)
-        cover = torch.zeros_like(places[:1])
-        for eye in (left, right):
-            away = places - eye[:, None, None]
-            x = (away[0] * across[0] + away[1] * across[1]) / apart / width
-            y = ((away[1] * across[0] - away[0] * across[1]) / apart + up) / height
-            far = torch.hypot(x, y)
-            line = dark * torch.exp(-(((far - 1) / thickness) ** 2)) * torch.sigmoid(4 * (above - y))
-            cover = torch.maximum(cover, torch.maximum(line, shadow * torch.exp(-((far / 1.5) ** 4)))[None])
-        paint = torch.from_numpy(rng.uniform(-1.0, -0.4, (3, 1, 1)).astype(np.float32))
-        result.append(picture + cover * (torch.minimum(paint, picture) - picture))
-    return torch.stack(result)
-
-
 def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
-    """Mouth and eyes of a batch. anchors: (S, 3, 2) of the sources; coarse: these at half the size, as a bank."""
+    """Windows of mouth and eyes of a batch.
+
+    anchors: (S, 3, 2) of the sources; coarse: reduce the sources to half the size first, the size of a bank.
+    """
     drivings = len(batch.driving) // len(batch.source)
     half = F.avg_pool2d(batch.source, 2)
     source = F.interpolate(half, scale_factor=2.0, mode="bilinear") if coarse else batch.source
@@ -139,11 +126,11 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
             for share in (1.0, insets.pose)
         )
         moves = torch.einsum("skf,sfchw->skchw", amounts.unflatten(0, (-1, drivings)), motion).flatten(0, 1)
-        looks, missed = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
+        looks, remaining = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
         windows = insets.windows(known.anchors_at(turned))
     result = []
     for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):
-        seen = insets.see(number, known, window, looks, missed)
+        seen = insets.see(number, known, window, looks, remaining)
         truth = warped(batch.driving, window.places(*seen.shape[-2:]))
         seen = seen.contiguous(memory_format=torch.channels_last)
         skin = (known.around_mouth, known.around_eyes)[number]
@@ -152,11 +139,14 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
 
 
 def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
-    """Unweighted losses by name. What is drawn counts by itself as well: laid over little, it would hardly be told."""
+    """Unweighted losses by name.
+
+    The inset's colours are also compared without the opacity; with low opacity they would get almost no gradient.
+    """
     truth = drawn.truth
     with torch.no_grad():
         hidden = ((drawn.seen[:, :3] - truth).abs().mean(1, keepdim=True) / HIDDEN - 1).clamp(0.0, 1.0)
-        weight = (1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)) * (BESIDE + drawn.feather)
+        weight = (1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)) * (OUTSIDE_WEIGHT + drawn.feather)
     losses = {"picture": truth.new_zeros(()), "edges": truth.new_zeros(())}
     for picture in (drawn.picture, drawn.inset[:, :3]):
         error = picture - truth
@@ -174,12 +164,15 @@ def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
 def figures(
     insets: Insets, refiner: Refiner, pairs: HeadPairs, people: int = 48
 ) -> tuple[dict[str, float], list[Drawn]]:
-    """Held-out people at rest, driven by frames 4 and 7, with the anchors that are found."""
+    """Held-out figures: people at rest driven by frames 4 and 7, with the anchors that the network finds.
+
+    Error of the anchors in half widths; PSNR of the windows, and of the warped source in them ("_warped").
+    """
     first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
     found = insets.find(batch.source)
-    missed = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
-    result, drawn = {"anchors": round(missed.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
+    error = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
+    result, drawn = {"anchors": round(error.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
     for name, one in zip(("mouth", "eyes"), drawn, strict=True):
         for what, picture in (("", one.picture), ("_warped", one.seen[:, :3])):
             error = (picture.clamp(-1, 1) - one.truth).square().mean((1, 2, 3))
@@ -188,7 +181,7 @@ def figures(
 
 
 def contact_sheet(drawn: list[Drawn], path: Path, count: int = 12) -> None:
-    """Columns of a frame each: warped source, truth, result; the mouths above the eyes."""
+    """Save a picture with one frame per column: warped source, truth and result of the mouth, then of the eyes."""
     rows = []
     for one in drawn:
         for pictures in (one.seen[:count, :3], one.truth[:count], one.picture[:count]):
@@ -199,83 +192,69 @@ def contact_sheet(drawn: list[Drawn], path: Path, count: int = 12) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train with the options of `add_options`."""
     rng, refiner = seeded(args), loaded_refiner(args.refiner)
     pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
     insets = fresh().to(memory_format=torch.channels_last)
     average, critics = copy.deepcopy(insets).eval(), nn.ModuleList([Critic(), Critic()])
-    finding = torch.optim.AdamW(insets.anchors.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    painting = [*insets.mouth.parameters(), *insets.eyes.parameters()]
-    optimiser = torch.optim.AdamW(painting, args.rate, betas=(0.9, 0.99), weight_decay=0.01)
-    suspicion = torch.optim.Adam(critics.parameters(), 4e-4, betas=(0.5, 0.99))
-    parts = {"model": insets, "average": average, "finding": finding, "optimiser": optimiser, "critics": critics,
-             "suspicion": suspicion}  # fmt: skip
-    course = Course(args.out, parts, rng)
+    anchors, painters = list(insets.anchors.parameters()), [*insets.mouth.parameters(), *insets.eyes.parameters()]
+    anchor_optimiser, optimiser = (adamw(part, args.rate, weight_decay=0.01) for part in (anchors, painters))
+    critic_optimiser = torch.optim.Adam(critics.parameters(), 4e-4, betas=(0.5, 0.99))
+    parts = {"model": insets, "average": average, "anchor_optimiser": anchor_optimiser, "optimiser": optimiser}
+    trainer = Trainer(
+        args, parts | {"critics": critics, "critic_optimiser": critic_optimiser},
+        {"anchors": limits(args, "anchor"), "painters": limits(args)}, rng, averaged=(insets, average),
+    )  # fmt: skip
 
     def evaluate() -> dict[str, float]:
         result, drawn = figures(average, refiner, heldout)
         contact_sheet(drawn, args.out.with_suffix(".png"))
         return result
 
-    anchoring = args.anchor_minutes / args.minutes
-    for share in course.steps(args.minutes, evaluate):
-        painted = share >= anchoring
-        share = (share - anchoring) / (1 - anchoring) if painted else share / anchoring
-        chosen = optimiser if painted else finding
-        set_rate(chosen, rate_at(course.step, share, args.rate))
-        if painted:
-            batch = pairs.batch(rng, args.sources, args.drivings, args.portraits, OFTENER, tinted=False)
-            anchors = anchors_of(batch.tracks.source[:: args.drivings], batch.places, pairs.groups)
-            batch = in_other_light(replace(batch, source=made_up(batch.source, anchors, rng)), anchors, rng)
-            losses, drawn = one_step(insets, refiner, pairs, batch, rng)
-            if share >= args.critic_from:
-                losses["fooled"] = sum(-critic(one.picture).mean() for critic, one in zip(critics, drawn, strict=True))
-            loss = torch.stack([WEIGHTS[name] * value for name, value in losses.items()]).sum()
-        else:
-            losses = {"anchors": anchor_loss(insets, pairs, rng, 4 * args.sources)}
-            loss = losses["anchors"]
-        chosen.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(painting if painted else insets.anchors.parameters(), 1.0)
-        chosen.step()
-        if painted and share >= args.critic_from - 0.02:  # they have to know something before they are asked
-            told = [
-                F.relu(1.0 - critic(one.truth)).mean() + F.relu(1.0 + critic(one.picture.detach())).mean()
-                for critic, one in zip(critics, drawn, strict=True)
-            ]
-            losses["told"] = torch.stack(told).sum()
-            suspicion.zero_grad()
-            losses["told"].backward()
-            suspicion.step()
-        follow(average, insets, course.step + 1)
-        course.note(losses)
+    for _ in trainer.steps("anchors", anchor_optimiser, evaluate):
+        loss = anchor_loss(insets, pairs, rng, 4 * args.sources)
+        minimise(loss, anchor_optimiser, anchors)
+        trainer.note({"anchors": loss})
+
+    for progress in trainer.steps("painters", optimiser, evaluate):
+        batch = pairs.batch(rng, args.sources, args.drivings, args.portraits, OVERSAMPLE, tinted=False)
+        places = anchors_of(batch.tracks.source[:: args.drivings], batch.places, pairs.groups)
+        source, driving = relit(repaint_eyes(batch.source, places, rng), batch.driving, places, rng)
+        batch = replace(batch, source=source, driving=driving)
+        losses, drawn = painting_losses(insets, refiner, pairs, batch, rng)
+        judged = list(zip(critics, drawn, strict=True))
+        if progress >= args.critic_from:
+            losses["adversarial"] = sum(adversarial_loss(critic, one.picture) for critic, one in judged)
+        minimise(total(losses, WEIGHTS), optimiser, painters)
+        if progress >= args.critic_from - CRITIC_LEAD:
+            losses["critic"] = sum(critic_loss(critic, one.truth, one.picture) for critic, one in judged)
+            minimise(losses["critic"], critic_optimiser)
+        trainer.note(losses)
 
 
-def one_step(
+def painting_losses(
     insets: Insets, refiner: Refiner, pairs: HeadPairs, batch: Batch, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], list[Drawn]]:
-    """Losses of both insets together, and what they drew; anchors as unsure as they are found."""
+    """Summed losses of both insets, and their windows; the anchors get ANCHOR_NOISE."""
     drivings = len(batch.driving) // len(batch.source)
     anchors = anchors_of(batch.tracks.source[::drivings], batch.places, pairs.groups)
-    anchors = anchors + torch.from_numpy(rng.normal(0, UNSURE, anchors.shape).astype(np.float32))
+    anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
     drawn = draw(insets, refiner, batch, anchors, coarse=rng.random() < 0.5)
     both = [inset_losses(one) for one in drawn]
     return {name: sum(losses[name] for losses in both) for name in both[0]}, drawn
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--refiner", type=Path, required=True, help="training.stages.refiner's checkpoint, or a bank")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of training heads")
-    parser.add_argument("--heldout", type=Path, required=True, help="folder of heads never trained on")
-    add_course_options(parser, minutes=50.0, rate=1e-3)
-    parser.add_argument("--size", type=int, default=256, help="pixels of the heads: twice the bank's")
-    parser.add_argument("--anchor-minutes", type=float, default=4.0, help="of these, for the anchors")
-    parser.add_argument("--critic-from", type=float, default=0.6, help="share of the insets' time")
-    parser.add_argument("--sources", type=int, default=8)
-    parser.add_argument("--drivings", type=int, default=3)
-    parser.add_argument("--portraits", type=float, default=0.5, help="share of sources that look like a portrait")
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
+    parser.add_argument("--refiner", type=Path, required=True, help="checkpoint of the refiner stage, or a bank")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets to train on")
+    parser.add_argument("--heldout", type=Path, required=True, help="data set of people that are not trained on")
+    add_trainer_options(parser, minutes=45.0, rate=1e-3)
+    parser.add_argument("--size", type=int, default=256, help="pixels of the heads, twice the bank's (default 256)")
+    add_limit_options(parser, "anchor", minutes=4.0, what="training the anchors")
+    parser.add_argument(
+        "--critic-from", type=float, default=0.6, help="share of the insets' training before the critics are used"
+    )
+    parser.add_argument("--sources", type=int, default=8, help="sources per step (default 8)")
+    parser.add_argument("--drivings", type=int, default=3, help="driving frames per source (default 3)")
+    parser.add_argument("--portraits", type=float, default=0.5, help="share of sources that are portraits, 0 to 1")

@@ -1,7 +1,7 @@
-"""The rooms that voices are recorded in, made by code: breath, noise, hum, music, bumps, echoes and codecs.
+"""Simulated recording conditions: breath, noise, hum, music, knocks, echoes and codecs.
 
-Real recordings are never silent in their pauses, and a mouth must rest there all the same. What a take says of the
-mouth stays true: only the sound changes, but for `begun`, which is how a clip begins that was cut out of a take.
+Pauses of real recordings are never silent, and the mouth must still rest in them. Only the sound changes; the mouth
+curves of a take stay as they are, except in `cropped_start`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ..units import LIP
 from .speech import CURVE_FPS, RATE, Phone, Take, coloured_noise, reverberate
 
 HOP = RATE // CURVE_FPS
-READY = 0.1  # seconds that a mouth takes to open in a clip that begins in the middle of a word
+OPENING_TIME = 0.1  # seconds in which the mouth opens if a clip starts within a word
 
 
-def lived_in(made: Take, rng: np.random.Generator) -> Take:
-    """The take in a room that is heard, at 5 to 40 dB below the voice; same length, timing and mouth."""
+def with_room(made: Take, rng: np.random.Generator) -> Take:
+    """The take with background sounds 5 to 40 dB below the voice; same length, timing and mouth curves."""
     count, out = len(made.samples), made.samples.astype(np.float64)
     spoken = np.repeat((made.curves > 0).any(axis=1), HOP)[:count]
     voice = np.sqrt(np.mean(np.square(out[spoken]))) if spoken.any() else 0.05
@@ -39,17 +39,17 @@ def lived_in(made: Take, rng: np.random.Generator) -> Take:
     if rng.random() < 0.15:
         out += _music(rng, count) * below(40.0, 12.0)
     if rng.random() < 0.3:
-        out += _bumps(rng, count) * below(20.0, 0.0)
+        out += _knocks(rng, count) * below(20.0, 0.0)
     if rng.random() < 0.3:
         out = _coded(out, rng)
-    return replace(made, samples=_taken(out, rng))
+    return replace(made, samples=_quantised(out, rng))
 
 
-def nobody(rng: np.random.Generator, seconds: float = 6.0) -> Take:
-    """A place where nobody speaks: digital silence, noise, hum, tones or music; the mouth rests."""
+def silence(rng: np.random.Generator, seconds: float = 6.0) -> Take:
+    """A take without speech: digital silence, noise, hum, tones or music; the mouth rests."""
     rows = round(seconds * CURVE_FPS)
     count = rows * HOP
-    kinds = (_drifting_noise, _hum, _music, _tone, _bumps)
+    kinds = (_drifting_noise, _hum, _music, _tone, _knocks)
     out = np.zeros(count)
     if rng.random() > 0.12:
         for kind in rng.choice(len(kinds), rng.integers(1, 3), replace=False, p=(0.4, 0.15, 0.2, 0.15, 0.1)):
@@ -60,10 +60,10 @@ def nobody(rng: np.random.Generator, seconds: float = 6.0) -> Take:
     return Take(samples, np.zeros((rows, len(LIP)), np.float32), (Phone("", 0.0, count / RATE),))
 
 
-def begun(made: Take, rng: np.random.Generator) -> Take:
-    """The take from somewhere on, mostly from where its voice sets in: the mouth is shut in the clip's first frame.
+def cropped_start(made: Take, rng: np.random.Generator) -> Take:
+    """The take without its start, cut mostly near the onset of speech; the mouth is closed in the first frame.
 
-    Nothing was heard before, so the network, whose window then repeats the first sound, must not open ahead of it.
+    At the start of a clip the network's window repeats the first sound, so it must not open the mouth in advance.
     """
     rows = len(made.curves)
     onsets = [pause.end for pause, sound in pairwise(made.phones) if sound.symbol and not pause.symbol]
@@ -71,27 +71,29 @@ def begun(made: Take, rng: np.random.Generator) -> Take:
     if onsets and rng.random() < 0.7:
         at = rng.choice(onsets) + rng.uniform(-0.15, 0.1)
     first = int(np.clip(at * CURVE_FPS, 0, rows // 2))
-    opening = np.minimum(np.arange(rows - first) / (READY * CURVE_FPS), 1.0)[:, None] ** 2
+    opening = np.minimum(np.arange(rows - first) / (OPENING_TIME * CURVE_FPS), 1.0)[:, None] ** 2
     cut = first / CURVE_FPS
     phones = [replace(one, start=max(one.start - cut, 0.0), end=one.end - cut) for one in made.phones if one.end > cut]
     return Take(made.samples[first * HOP :], (made.curves[first:] * opening).astype(np.float32), tuple(phones))
 
 
-def _taken(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """16 bit, at some level of recording."""
+def _quantised(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Quantised to 16 bits at a random recording level."""
     loud = samples * 10 ** (rng.uniform(-20, -0.5) / 20) / (np.abs(samples).max() or 1.0)
     return (np.round(np.clip(loud, -1, 1) * 32767) / 32768).astype(np.float32)
 
 
 def _breaths(made: Take, rng: np.random.Generator) -> np.ndarray:
-    """(n,) of about unit level: breath drawn or let out in pauses, and the smack of lips that part."""
+    """(n,) of about unit level: breathing in pauses, and lip smacks."""
     out = np.zeros(len(made.samples))
     for pause in made.phones:
         start, end = round(pause.start * RATE), min(round(pause.end * RATE), len(out))
         length = min(end - start, round(rng.uniform(0.15, 0.8) * RATE))
         if pause.symbol or length < RATE // 10 or rng.random() < 0.4:
             continue
-        first = end - length if rng.random() < 0.5 else rng.integers(start, end - length + 1)  # or right before speech
+        first = (
+            end - length if rng.random() < 0.5 else rng.integers(start, end - length + 1)
+        )  # or directly before speech
         low = rng.uniform(200, 1200)
         band = butter(1, (low, low * rng.uniform(2.0, 5.0)), "band", fs=RATE, output="sos")
         swell = np.sin(np.pi * np.linspace(0, 1, length) ** rng.uniform(0.5, 2.0)) ** 2
@@ -103,7 +105,7 @@ def _breaths(made: Take, rng: np.random.Generator) -> np.ndarray:
 
 
 def _drifting_noise(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) of unit level, white to brown, even or swelling slowly as traffic does."""
+    """(count,) of unit level, white to brown, steady or slowly swelling like traffic."""
     noise = coloured_noise(rng, count, rng.uniform(0, 2.2))
     if rng.random() < 0.4:
         swell = np.sin(2 * np.pi * rng.uniform(0.05, 0.7) * _time(count) + rng.uniform(0, 6))
@@ -112,19 +114,19 @@ def _drifting_noise(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _hum(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) of about unit level: the mains and its harmonics."""
+    """(count,) of about unit level: mains hum and its harmonics."""
     mains = rng.choice([50.0, 60.0]) * 2 * np.pi * _time(count)
     return sum(rng.random() / k * np.sin(k * mains + rng.uniform(0, 6)) for k in range(1, 1 + int(rng.integers(1, 12))))
 
 
 def _tone(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) of about unit level: a steady tone, pure or with harmonics that fall off."""
+    """(count,) of about unit level: a steady tone, pure or with harmonics."""
     pitch, fall = 2 * np.pi * np.exp(rng.uniform(np.log(80), np.log(3000))) * _time(count), rng.uniform(1.0, 3.0)
     return sum(np.sin(k * pitch) / k**fall for k in range(1, 1 + int(rng.choice([1, 1, 2, 4]))))
 
 
 def _music(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) of about unit level: chords of plucked or held notes at some tempo."""
+    """(count,) of about unit level: chords of plucked or held notes at a random tempo."""
     out, beat = np.zeros(count), int(rng.uniform(0.15, 0.9) * RATE)
     held, harmonics = rng.random() < 0.4, 1 + int(rng.integers(0, 4))
     for first in range(0, count, beat):
@@ -136,8 +138,8 @@ def _music(rng: np.random.Generator, count: int) -> np.ndarray:
     return out / (out.std() or 1.0)
 
 
-def _bumps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) up to about 5: clicks, knocks and rustling, now and then."""
+def _knocks(rng: np.random.Generator, count: int) -> np.ndarray:
+    """(count,) up to about 5: a few clicks, knocks and rustles."""
     out = np.zeros(count)
     for first in rng.integers(0, count, rng.integers(1, 10)):
         length = min(int(RATE * np.exp(rng.uniform(np.log(0.001), np.log(0.08)))), count - first)
@@ -147,7 +149,7 @@ def _bumps(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _coded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As a codec leaves it: no band above some frequency, and nothing that is far below the loudest at its moment."""
+    """Codec artefacts: no high frequencies, and no components far below the loudest one of the moment."""
     frequency, _, spectrum = stft(samples, RATE, nperseg=512)
     level = np.abs(spectrum)
     kept = level > level.max(axis=0) * 10 ** (-rng.uniform(25, 60) / 20)

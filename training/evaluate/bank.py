@@ -1,11 +1,11 @@
-"""Figures of a bank on people, photographs and voices it was never trained on, beside those of copying the source.
+"""Evaluate a bank on people, photographs and voices it was not trained on, with copying the source as baseline.
 
-    python -m training.evaluate inference/banks/starter.safetensors --out DIR
-    python -m training.evaluate BANK --out DIR --size 128 --curve A.jsonl B.jsonl
-    python -m training.evaluate BANK --out DIR --quick
+    python -m training evaluate inference/banks/starter.safetensors --out DIR
+    python -m training evaluate BANK --out DIR --size 128 --curve A.jsonl B.jsonl
+    python -m training evaluate BANK --out DIR --quick
 
-DIR/report.md has the table, plots and contact sheets, DIR/figures.json the numbers. Frames are made by `FaceRenderer`,
-as an artist gets them.
+DIR/report.md has the table, plots and contact sheets, DIR/figures.json the numbers. Frames are rendered by
+`FaceRenderer`, as in Blender.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from .puppet import BankPuppet
 from .report import Figure
 from .understanding import confusion, train_judge
 
-MEDIA = (
-    Path(__file__).parents[2].parent / "shared" / "media"
-)  # recordings that are not ours to publish, where there are
+# Recordings that may not be published with the project; used where they exist.
+MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
 
 
@@ -205,25 +204,29 @@ def _text(
     ]) + "\n"  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bank", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--identities", type=int, default=100, help="people to draw")
-    parser.add_argument("--first", type=int, default=people.FIRST, help="the first one's number")
-    parser.add_argument("--size", type=int, default=256, help="pixels of the truth that frames are compared with")
-    parser.add_argument("--sway", type=float, default=people.SWAY, help="how much driven heads move: pose's deviation")
-    parser.add_argument("--detail", action="store_true", help="with the portrait's own texture, as sharp shots have it")
-    parser.add_argument("--voices", type=Path, nargs="*", help="sound files, or folders of them")
-    parser.add_argument("--photographs", type=Path, help="folder of pictures and clips of one face each")
-    parser.add_argument("--curve", type=Path, nargs="*", default=[], help="training logs (.jsonl) to plot")
-    parser.add_argument("--quick", action="store_true", help="a rough look in less than a minute")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads, but for the speed")
-    args = parser.parse_args(arguments)
+def run(args: argparse.Namespace) -> None:
+    """Evaluate with the options of `add_options`, and print the table."""
     cv2.setNumThreads(1)
     torch.set_num_threads(args.threads)
     print(report.table(evaluate(args)))
 
 
-if __name__ == "__main__":
-    main()
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("bank", type=Path, help="bank (.safetensors) to evaluate")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--identities", type=int, default=100, help="number of people (default 100)")
+    parser.add_argument("--first", type=int, default=people.FIRST, help=f"first person (default {people.FIRST})")
+    parser.add_argument("--size", type=int, default=256, help="pixels of the true frames (default 256)")
+    parser.add_argument(
+        "--sway",
+        type=float,
+        default=people.SWAY,
+        help=f"deviation of the pose in driven frames (default {people.SWAY})",
+    )
+    parser.add_argument("--detail", action="store_true", help="use detail transfer, as shots above the bank's size do")
+    parser.add_argument("--voices", type=Path, nargs="*", help="sound files, or folders of them")
+    parser.add_argument("--photographs", type=Path, help="folder of pictures and clips of one face each")
+    parser.add_argument("--curve", type=Path, nargs="*", default=[], help="training logs (.jsonl) to plot")
+    parser.add_argument("--quick", action="store_true", help="few people and voices; takes less than a minute")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads, except for the speed (default 1)")

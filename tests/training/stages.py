@@ -1,0 +1,81 @@
+"""Runs every stage for a few steps on small data, for the tests that all stages share."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training.__main__ import COMMANDS
+from training.units import LIP
+from training.voices.speech import CURVE_FPS, RATE, Phone, Take
+
+STEPS = 3  # of each phase
+# Options of each stage beside --out and the limits; DISCS is the data set, other capitals are earlier checkpoints.
+OPTIONS = {
+    "generator": "--data DISCS --heldout DISCS --size 128 --sources 4 --threads 1",
+    "reader": "--data DISCS --heldout DISCS --pictures 8",
+    "reading": "--data DISCS --heldout DISCS --pictures 8 --framed",
+    "refiner": "--generator GENERATOR --data DISCS --heldout DISCS --sources 2 --critic-from 0.3",
+    "insets": "--refiner REFINER --data DISCS --heldout DISCS --size 128 --sources 2 --drivings 2 --critic-from 0.3",
+    "relative-reader": "--data DISCS --heldout DISCS --reader READER --pictures 4",
+    "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
+    "audio2lip": "",
+}
+PHASES = {
+    "generator": ("reading", "common-motion", "own-motion"),
+    "refiner": ("motion",),
+    "insets": ("anchor",),
+    "relative-reader": ("first",),
+}  # beside the main one
+COMMAND = {"reading": "reader"}  # where it is not the stage's name
+
+
+class Stages:
+    """Trains stages into a folder; what a stage depends on is trained first, once."""
+
+    def __init__(self, folder: Path, discs: Path) -> None:
+        self.folder, self.discs = folder, discs
+
+    def trained(self, name: str) -> Path:
+        """Checkpoint of a stage after STEPS steps of each phase, without interruption."""
+        out = self.folder / f"{name}.pt"
+        if not out.exists():
+            self.run(name, out)
+        return out
+
+    def run(self, name: str, out: Path, steps: int = STEPS, *more: str) -> None:
+        """Train a stage into `out`, as the command line does."""
+        words = []
+        for word in OPTIONS[name].split():
+            words.append(str(self.discs if word == "DISCS" else self.trained(word.lower()) if word.isupper() else word))
+        for prefix in ("", *(f"{phase}-" for phase in PHASES.get(name, ()))):
+            words += [f"--{prefix}steps", str(steps), f"--{prefix}minutes", "inf"]
+        module, function, _ = COMMANDS[COMMAND.get(name, name)]
+        stage, parser = importlib.import_module(f"training.{module}"), argparse.ArgumentParser()
+        stage.add_options(parser)
+        getattr(stage, function)(parser.parse_args([*words, "--out", str(out), *more]))
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """Let stages prepare only as much data as a few steps need, and speak without espeak-ng."""
+    patch.setattr("training.stages.close_reader.HELD", 16)
+    patch.setattr("training.stages.close_reader.FIT_PAIRS", 20)
+    patch.setattr("training.stages.audio2lip.POOL", 4)
+    for name in ("recording", "take"):
+        patch.setattr(f"training.stages.audio2lip.{name}", spoken)
+
+
+def spoken(rng: np.random.Generator, variants: object = None) -> Take:
+    """Two seconds of noise between pauses, with random mouth curves."""
+    rows = 2 * CURVE_FPS
+    curves = rng.random((rows, len(LIP))).astype(np.float32)
+    curves[: rows // 4] = curves[-rows // 4 :] = 0.0
+    curves[rows // 2 : rows // 2 + 20] = 0.0
+    curves[rows // 2 : rows // 2 + 20, [unit.name == "mouthPress" for unit in LIP]] = 0.3
+    samples = 0.1 * rng.standard_normal(2 * RATE).astype(np.float32)
+    samples *= np.repeat(curves.any(1), RATE // CURVE_FPS)
+    return Take(samples, curves, (Phone("", 0.0, 0.5), Phone("a", 0.5, 1.5), Phone("", 1.5, 2.0)))

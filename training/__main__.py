@@ -1,0 +1,50 @@
+"""Command line of the training: one command per step of making a bank, see README.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Command: module with `add_options(parser)`, its function, and a summary. In the order in which a bank is made.
+COMMANDS = {
+    "heads": ("heads.dataset", "run", "render a data set of synthetic heads"),
+    "generator": ("stages.generator", "train", "train the generator"),
+    "reader": ("stages.reader", "train", "train the reader of single pictures"),
+    "refiner": ("stages.refiner", "train", "train the refiner of the generator's pictures"),
+    "insets": ("stages.insets", "train", "train the insets of mouth and eyes"),
+    "relative-reader": ("stages.relative_reader", "train", "train the reader of differences from a neutral frame"),
+    "close-reader": ("stages.close_reader", "train", "train the reader of mouth and eye windows"),
+    "audio2lip": ("stages.audio2lip", "train", "train lip-sync on synthetic speech"),
+    "export": ("export", "run", "assemble a bank from checkpoints"),
+    "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
+    "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. arguments: default the command line's."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description="Make a bank from nothing: render heads, train the stages, export and evaluate.",
+        epilog="COMMAND --help lists the options of a command; training/README.md has all steps and their durations.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, function, summary) in COMMANDS.items():
+        if arguments[:1] != [name]:  # the others are not imported, which would take seconds
+            commands.add_parser(name, help=summary, add_help=False)
+            continue
+        stage = importlib.import_module(f"{__package__}.{module}")
+        command = commands.add_parser(
+            name, help=summary, description=stage.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        stage.add_options(command)
+        command.set_defaults(run=getattr(stage, function))
+    args = parser.parse_args(arguments)
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()
