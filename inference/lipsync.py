@@ -33,7 +33,8 @@ _MEL_CHUNK = 4096  # mel frames transformed at a time: 51 s of sound, 26 MB of c
 class AudioBank(Protocol):
     """What lip-sync needs of a bank: its tensors by name, those of the audio net under "audio2lip."."""
 
-    tensors: Mapping[str, np.ndarray]
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]: ...
 
 
 def frame_times(duration: float, fps: float) -> np.ndarray:

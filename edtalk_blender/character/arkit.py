@@ -18,12 +18,12 @@ def to_bank(coefficients: Iterable[Coefficient], names: Sequence[str], values: n
     values: (T, n) of the units `names`. A unit that is missing leaves its share to those made of the same coefficient.
     """
     column = {name: index for index, name in enumerate(names)}
-    curves = {}
+    curves: dict[str, np.ndarray] = {}
     for entry in coefficients:
         known = {name: share for name, share in entry.arkit.items() if name in column}
         there, whole = sum(map(abs, known.values())), sum(map(abs, entry.arkit.values()))
         if there > 0:
-            total = sum(share * values[:, column[name]] for name, share in known.items())
+            total = np.sum([share * values[:, column[name]] for name, share in known.items()], axis=0)
             curves[entry.name] = total * (whole / there)
     return curves
 
@@ -37,7 +37,7 @@ def from_bank(coefficients: Iterable[Coefficient]) -> dict[str, dict[str, float]
     names = [name for name in arkit.NAMES if any(entry.arkit.get(name) for entry in entries)]
     shares = np.array([[entry.arkit.get(name, 0.0) for name in names] for entry in entries])
     back = np.linalg.pinv(shares) if shares.size else shares.T
-    found = {name: {} for name in names}
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
     for name, row in zip(names, back, strict=True):
         found[name] = {entry.name: float(gain) for entry, gain in zip(entries, row, strict=True) if abs(gain) > 1e-9}
     return found

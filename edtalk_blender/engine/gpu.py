@@ -52,10 +52,11 @@ def _asked(cuda: Any) -> list[Card]:
     found = []
     for index in range(number(cuda.cuDeviceGetCount)):
         device = number(cuda.cuDeviceGet, index)
-        capability = tuple(number(cuda.cuDeviceGetAttribute, attribute, device) for attribute in (_MAJOR, _MINOR))
+        major, minor = (number(cuda.cuDeviceGetAttribute, attribute, device) for attribute in (_MAJOR, _MINOR))
         name = ctypes.create_string_buffer(256)
         cuda.cuDeviceGetName(name, len(name), device)
-        found.append(Card(name.value.decode("utf-8", "replace"), capability, (version // 1000, version % 1000 // 10)))
+        driver = version // 1000, version % 1000 // 10
+        found.append(Card(name.value.decode("utf-8", "replace"), (major, minor), driver))
     return found
 
 
@@ -64,7 +65,7 @@ def probe(python: str = sys.executable, seconds: float = 20.0) -> list[Card]:
     if sys.platform == "darwin" or not Path(python or "").name.startswith("python"):
         return []
     try:
-        flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+        flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # only on Windows
         command = [python, "-I", "-X", "utf8", __file__]
         answer = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, timeout=seconds, check=True, creationflags=flags

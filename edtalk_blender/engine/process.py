@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 _WINDOWS = sys.platform == "win32"
 _LONGEST_LINE = 4096  # bytes
@@ -48,15 +48,15 @@ class Process:
         stderr: int = subprocess.PIPE,
     ) -> None:
         """env: all of its variables (see `environment`).  Raises OSError if it cannot be started."""
-        if _WINDOWS:
-            flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
-            apart = {"creationflags": flags}
-        else:
-            apart = {"start_new_session": True}
+        apart: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
         self._popen = subprocess.Popen(
             list(command), cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, **apart
         )
-        self._family = _JobObject(int(self._popen._handle)) if _WINDOWS else None
+        self._family: _JobObject | None = None
+        if sys.platform == "win32":
+            self._family = _JobObject(int(self._popen._handle))  # type: ignore[attr-defined]
 
     @property
     def pid(self) -> int:
@@ -64,14 +64,17 @@ class Process:
 
     @property
     def stdin(self) -> IO[bytes]:
+        assert self._popen.stdin is not None, "stdin is not a pipe"
         return self._popen.stdin
 
     @property
     def stdout(self) -> IO[bytes]:
+        assert self._popen.stdout is not None, "stdout is not a pipe"
         return self._popen.stdout
 
     @property
     def stderr(self) -> IO[bytes]:
+        assert self._popen.stderr is not None, "stderr is not a pipe"
         return self._popen.stderr
 
     def kill(self) -> None:
@@ -110,6 +113,7 @@ class Log:
     def __init__(self, path: Path | None = None, *, lines: int = 200, size: int = 2**20) -> None:
         self.path = path
         self._size = size
+        self._capacity = lines
         self._lines: deque[str] = deque(maxlen=lines)
         self._latest: deque[str] = deque(maxlen=lines)
         self._partial = b""
@@ -144,7 +148,7 @@ class Log:
             if len(self._partial) > _LONGEST_LINE:
                 lines.append(self._partial)
                 self._partial = b""
-            new = [_text(line) for line in lines[-self._lines.maxlen :]]
+            new = [_text(line) for line in lines[-self._capacity :]]
             self._lines.extend(new)
             self._latest.extend(new)
             if self.path:
@@ -197,7 +201,7 @@ class _JobObject:
 
     def __init__(self, process: int) -> None:
         """process: its handle.  Where Windows refuses, the process still ends when its stdin does."""
-        self._kernel = kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        self._kernel = kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
         handle, number = ctypes.c_void_p, ctypes.c_uint32
         kernel.CreateJobObjectW.restype = handle
         kernel.CreateJobObjectW.argtypes = (ctypes.c_void_p, ctypes.c_wchar_p)

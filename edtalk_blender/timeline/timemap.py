@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -149,13 +150,13 @@ class TimeMap:
                 pieces.append((start, end, at - start, scale))
         return pieces
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         """Plain numbers, as a strip's custom property keeps them."""
         knots = [value for knot in self.knots for value in knot]
         return {"fps": self.fps, "start": self.start, "end": self.end, "knots": knots}
 
     @staticmethod
-    def from_json(data: dict[str, object]) -> TimeMap:
+    def from_json(data: dict[str, Any]) -> TimeMap:
         """Read what `to_json` wrote; raises EDTalkError for anything else."""
         try:
             values = [float(value) for value in data["knots"]]

@@ -211,7 +211,9 @@ class Upstream:
         self.generator = generator = Generator(bank.config).eval().requires_grad_(False)
         state = {name: torch.from_numpy(bank.tensors[name]) for name in generator.state_dict() if name in bank.tensors}
         generator.load_state_dict(state, strict=False)  # starter banks may leave constant filters out
-        slow = {ModulatedConv2d: _grouped, Blur: _blur, Upsample: _upsample, ExpressionEnhancement: _both_halves}
+        slow: dict[type, Callable[..., Tensor]] = {
+            ModulatedConv2d: _grouped, Blur: _blur, Upsample: _upsample, ExpressionEnhancement: _both_halves
+        }  # fmt: skip
         for module in generator.modules():
             if type(module) in slow:
                 module.forward = partial(slow[type(module)], module)
@@ -220,11 +222,11 @@ class Upstream:
     def __call__(self, source: np.ndarray, pose: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         """Pictures uint8, alpha (1, n) -> float32 (3, S, S). The pose picture's coefficients are found and not used."""
         size = self.generator.config.size
-        source, pose = (torch.from_numpy(to_network(picture, size)[None]) for picture in (source, pose))
-        latent, _ = self.generator.enc(pose)
+        from_, to = (torch.from_numpy(to_network(picture, size)[None]) for picture in (source, pose))
+        latent, _ = self.generator.enc(to)
         self.generator.coefficients(latent)
         self.generator.basis()  # once here and once below
-        return self.generator(source, torch.from_numpy(alpha))[0].numpy()
+        return self.generator(from_, torch.from_numpy(alpha))[0].numpy()
 
 
 def _grouped(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:

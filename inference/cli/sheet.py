@@ -122,5 +122,5 @@ def _coloured(line: Line) -> list[tuple[str, str, np.ndarray]]:
     return [(name, EMOTIONS[place % len(EMOTIONS)], curve) for place, (name, curve) in enumerate(line.emotions.items())]
 
 
-def _font(size: int) -> ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)

@@ -97,9 +97,9 @@ class Bank:
             raise EDTalkError(f"The bank '{self.name}' has no emotion '{unknown[0]}'; it has: {known}.")
         offsets = self.emotion_offsets()
         columns = [np.broadcast_to(strengths[name], len(expression)) for name in strengths if name in offsets]
-        columns = np.reshape(columns, (len(columns), len(expression))).T
+        table = np.reshape(columns, (len(columns), len(expression))).T
         used = [offsets[name] for name in strengths if name in offsets]
-        return add_emotions(expression, columns, used).astype(np.float32)
+        return add_emotions(expression, table, used).astype(np.float32)
 
     def emotion_offsets(self) -> dict[str, np.ndarray]:
         """What each emotion adds to the expression at strength 1: (m,) float64, the preset minus `neutral`."""
@@ -227,17 +227,18 @@ def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
     old file goes on using it. Whole or not at all, without reading the weights into memory.
     """
     _check(bank)
-    path = Path(path)
-    if path.exists() and path.samefile(bank.path):
+    path, original = Path(path), bank.path
+    assert original is not None, "only a bank with a file can be copied"
+    if path.exists() and path.samefile(original):
         raise EDTalkError(f"{path} cannot be copied onto itself.", "Choose another name.", "bank")
-    header = _read_header(bank.path)
-    bank = replace(bank, sha256=read_bank(bank.path).sha256)
+    header = _read_header(original)
+    bank = replace(bank, sha256=read_bank(original).sha256)
     header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
     with appearing(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with bank.path.open("rb") as source, partial.open("wb") as target:
+        with original.open("rb") as source, partial.open("wb") as target:
             source.seek(8 + struct.unpack("<Q", source.read(8))[0])
             target.write(struct.pack("<Q", len(text)) + text)
             shutil.copyfileobj(source, target, 2**20)
@@ -272,7 +273,8 @@ def _check(bank: Bank) -> None:
     if unknown:
         unit, name = next(iter(unknown.items()))
         raise EDTalkError(f"{what} makes '{name}' of '{unit}', which is none of ARKit's face units.", kind="bank")
-    numbers = [bank.rest, *bank.presets.values(), *((entry.soft_min, entry.soft_max) for entry in bank.coefficients)]
+    numbers: list[Any] = [bank.rest, *bank.presets.values()]
+    numbers += [(entry.soft_min, entry.soft_max) for entry in bank.coefficients]
     numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
     if not all(np.isfinite(row).all() for row in numbers):
         raise EDTalkError(f"{what} has a rest value, range, share or emotion that is not finite.", kind="bank")

@@ -107,8 +107,9 @@ class EmotionCurve:
 def _key(word: str) -> Key:
     time_text, divider, value = word.partition("=")
     time = _TIME.fullmatch(time_text)
-    terms = [_TERM.fullmatch(term) for term in value.split("+")]
-    if not divider or time is None or None in terms:
+    found = [_TERM.fullmatch(term) for term in value.split("+")]
+    terms = [term for term in found if term is not None]
+    if not divider or time is None or len(terms) < len(found):
         raise EDTalkError(f"'{word}' is not a key of an emotion curve.", _HINT)
     seconds = float(time[1]) * (0.01 if time[2] == "%" else 1.0)
     if seconds < 0 or not math.isfinite(seconds):

@@ -24,8 +24,9 @@ class EDTalkError(Exception):
         self.code = code
 
 
-def disk_error(path: Path, error: OSError) -> EDTalkError:
-    """The EDTalkError for a file that could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def disk_error(path: Path, error: Exception) -> EDTalkError:
+    """The EDTalkError for a file that could not be written. error: an OSError or FFmpeg's."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "Free some space or choose another disk." if full else "Choose an existing folder with write permission."
-    return EDTalkError(f"{path} could not be written: {error.strerror or error}.", hint, "disk")
+    reason = getattr(error, "strerror", None) or error
+    return EDTalkError(f"{path} could not be written: {reason}.", hint, "disk")

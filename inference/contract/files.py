@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from .errors import EDTalkError, disk_error
 
@@ -49,7 +49,7 @@ def check_file(path: Path, expected: str) -> None:
         raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
 
 
-def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BufferedReader:
     """A regular file of at most `limit` bytes, opened for reading.
 
     Raises OSError as `open` does, and at once for a larger file, a folder, a device or a pipe.
@@ -69,7 +69,8 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Bina
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
     """The content of a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
     with open_regular(path, limit) as file:
-        return file.read(limit)  # no more, although some files of a system say that they are empty
+        # With a limit, because some system files report a size of 0.
+        return file.read(-1 if limit is None else limit)
 
 
 def cached_sha256(path: Path, limit: int | None = None) -> str:

@@ -13,7 +13,9 @@ import numpy as np
 EXPRESSION = "exp"  # the bank that emotions change
 
 
-def add_emotions(expression: np.ndarray, strengths: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def add_emotions(
+    expression: np.ndarray, strengths: np.ndarray, offsets: np.ndarray | Sequence[np.ndarray]
+) -> np.ndarray:
     """`expression + sum_k strength_k * offset_k`.
 
     expression: (T, m) coefficients of the expression bank. strengths: (T, k), usually 0 to 1. offsets: (k, m), each

@@ -6,6 +6,7 @@ Points are (x, y) in pixels; pixel centres lie at whole numbers, as in OpenCV.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -83,7 +84,7 @@ def crop_from_box(x: float, y: float, side: float, size: int = TEMPLATE, angle: 
     if angle == 0:
         return Crop(size, _region(x, y, side, side, size))
     centre = x + side / 2 - 0.5, y + side / 2 - 0.5
-    return Crop(size, pose_matrix(*centre, math.log(side / size), math.radians(angle), size))
+    return Crop(size, pose_matrix((*centre, math.log(side / size), math.radians(angle)), size))
 
 
 def whole(rgb: np.ndarray, size: int = TEMPLATE) -> Crop:
@@ -106,11 +107,13 @@ def _region(x: float, y: float, width: float, height: float, size: int) -> np.nd
     return np.array([[sx, 0, x + sx / 2 - 0.5], [0, sy, y + sy / 2 - 0.5]])
 
 
-def pose_matrix(cx: float, cy: float, log_scale: float, angle: float, size: int) -> np.ndarray:
-    """`to_picture` (2, 3) of the square with its centre at (cx, cy), rotated clockwise by `angle` radians.
+def pose_matrix(pose: Iterable[float], size: int) -> np.ndarray:
+    """`to_picture` (2, 3) of a square.
 
-    log_scale: natural logarithm of picture pixels per crop pixel. size: pixels of the crop's side.
+    pose: centre x and y, natural logarithm of picture pixels per crop pixel, clockwise rotation in radians.
+    size: pixels of the crop's side.
     """
+    cx, cy, log_scale, angle = pose
     turn = np.exp(complex(log_scale, angle))
     shift = complex(cx, cy) - turn * complex(1, 1) * (size - 1) / 2
     return np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])

@@ -87,7 +87,7 @@ class CropTracker:
         for start, stop in zip(self._shots, [*self._shots[1:], len(poses)], strict=True):
             anchors = [anchor for anchor in self._anchors if start <= anchor[0] < stop]
             poses[start:stop] = _smooth(poses[start:stop]) + _drift(anchors, np.arange(start, stop))
-        return [Crop(self.size, pose_matrix(*pose, self.size)) for pose in poses]
+        return [Crop(self.size, pose_matrix(pose, self.size)) for pose in poses]
 
     def seen(self, *, gap: int = 12, trust: int = 50) -> np.ndarray:
         """(N,) bool: whether each frame shows the face.
@@ -151,7 +151,7 @@ class CropTracker:
 
     def _follow(self, rgb: np.ndarray) -> np.ndarray | None:
         """The last pose moved by the optical flow of the face; None if too few points agree."""
-        crop = Crop(self.size, pose_matrix(*self._path[-1], self.size)).at_size(TEMPLATE)
+        crop = Crop(self.size, pose_matrix(self._path[-1], self.size)).at_size(TEMPLATE)
         before, now = (cv2.cvtColor(crop_face(frame, crop), cv2.COLOR_RGB2GRAY) for frame in (self._before, rgb))
         points = cv2.goodFeaturesToTrack(before, 150, 0.01, 5, mask=_face_area())
         if points is None:

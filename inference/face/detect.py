@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -102,7 +103,7 @@ def choose_face(faces: Sequence[Face], *, which: Which = None, label: str = "the
 
 
 @lru_cache(maxsize=1)
-def _face_mesh():
+def _face_mesh() -> Any:
     """MediaPipe's face mesh, or None. It is optional, and releases from 1.0 on do not include the model."""
     try:
         from mediapipe import solutions
@@ -221,7 +222,7 @@ _EYES_IN_BOX = SimpleNamespace(x=0.5, y=0.403, distance=0.392)
 def _square(face: Face, size: int) -> Crop:
     """The face's box as a crop."""
     scale = face.box[2] / size
-    return Crop(size, pose_matrix(*face.centre, math.log(scale), math.radians(face.angle), size))
+    return Crop(size, pose_matrix((*face.centre, math.log(scale), math.radians(face.angle)), size))
 
 
 def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:

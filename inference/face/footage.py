@@ -65,7 +65,7 @@ def track_media(
     pictures = media.is_dir() or media.suffix.lower() in PICTURES
     info = None if pictures else probe(media)
     fps = float(info.fps) if info else _DEFAULT_FPS
-    total = _expected(media, fps, start, end, info and info.duration)
+    total = _expected(media, fps, start, end, info.duration if info else None)
     _, first = next(stamped_frames(media, start=start, end=end))
 
     def frames() -> Frames:
@@ -101,7 +101,7 @@ def track_frames(
         square = whole(first, TEMPLATE).box
 
     tracker = CropTracker(TEMPLATE, which=which, label=label)
-    times = []
+    times: list[float] = []
     for time, rgb in frames():
         step(len(times))
         if rgb.shape != first.shape:
@@ -110,7 +110,7 @@ def track_frames(
         times.append(time)
         if crop == "auto":
             tracker.add(rgb)
-    crops = tracked_crops(tracker, fps, square) if crop == "auto" else np.tile(square, (len(times), 1))
+    crops = tracked_crops(tracker, fps, square) if crop == "auto" else np.tile(np.array(square), (len(times), 1))
     return Track(np.array(times), crops)
 
 
@@ -153,9 +153,9 @@ def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> lis
     """Crops in the first five seconds; [] if the face appears later, where the tracker finds it."""
     from .crop import TEMPLATE
 
-    frames = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
+    first = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
     try:
-        return sample_crops(frames, fps, TEMPLATE, which=which, label=label)
+        return sample_crops(first, fps, TEMPLATE, which=which, label=label)
     except EDTalkError:
         return []
 

@@ -63,8 +63,9 @@ class Clip:
 
     def count(self, most: int | None = None) -> int:
         """Number of frames, found by reading them; no more than `most` are read."""
-        if self.is_still:
-            return self.expected() if most is None else min(self.expected(), most)
+        known = self.expected() if self.is_still else None
+        if known is not None:
+            return known if most is None else min(known, most)
         return sum(1 for _ in islice(self.frames(), most))
 
     def expected(self) -> int | None:

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,7 @@ def _exr(pixels: np.ndarray) -> bytes:
     layout = "gbrpf32le" if colour.shape[2] == 3 else "gbrapf32le"
     encoder = av.CodecContext.create("exr", "w")
     encoder.height, encoder.width = colour.shape[:2]
-    encoder.pix_fmt, encoder.framerate = layout, 1
+    encoder.pix_fmt, encoder.framerate = layout, Fraction(1)
     encoder.options = {"format": "half", "compression": "zip16"}
     packets = encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(colour), format=layout))
     return b"".join(bytes(packet) for packet in [*packets, *encoder.encode(None)])

@@ -69,14 +69,16 @@ def convert_sound(
 
     The input may change its format on the way, as joined MP3 files do. Timestamps are dropped: gaps are closed.
     """
-    resampler, known = None, None
+    resampler: av.AudioResampler | None = None
+    known: tuple[str, str, int] | None = None
     for frame in frames:
         frame.pts = None
         form = frame.format.name, frame.layout.name, frame.sample_rate
-        if form != known:
+        if resampler is None or form != known:
             if resampler:
                 yield from resampler.resample(None)
-            resampler, known = av.AudioResampler(sample_format, layout, rate), form
+            resampler = av.AudioResampler(sample_format, layout, rate)
+            known = form
         yield from resampler.resample(frame)
     if resampler:
         yield from resampler.resample(None)  # the samples that it still holds

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -181,7 +181,10 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
         for number, same in itertools.groupby(min(max(int(time + 1e-6), 0), len(pictures) - 1) for time in times):
             yield from itertools.repeat(load_picture(pictures[number]).rgb, len(list(same)))
         return
-    frames, until, frame, rgb, seekable = iter(()), Fraction(-1), None, None, True
+    frames: Iterator[tuple[Fraction, Fraction, av.VideoFrame]] = iter(())
+    until, seekable = Fraction(-1), True
+    frame: av.VideoFrame | None = None
+    rgb: np.ndarray | None = None
     for time in times:
         at = Fraction(time) + _EXACT
         if frame is None or (seekable and at - until > _FAR):
@@ -190,7 +193,9 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
             frames, until = _timed(part, part.begins), Fraction(-1)
         while until <= at and (following := next(frames, None)) is not None:
             (_, until, frame), rgb = following, None
-        rgb = _to_rgb(frame) if rgb is None else rgb
+        if rgb is None:
+            assert frame is not None, "a part has at least one frame"
+            rgb = _to_rgb(frame)
         yield rgb
 
 
@@ -221,15 +226,16 @@ def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     return container, streams[0]
 
 
-def _decode(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.VideoFrame]:
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, path: Path
+) -> Generator[av.VideoFrame, None, None]:
     """Frames in the order shown; bad packets are left out and told of at the end."""
     stream.thread_type = "AUTO"
     count, bad, end = 0, 0, Fraction(0)
     with container:
         expected = _duration(container, stream)
         packets = container.demux(stream)
-        packet = True
-        while packet is not None:
+        while True:
             try:
                 packet = next(packets, None)
             except av.FFmpegError:  # the file breaks off; what the decoder still holds is good
@@ -243,8 +249,10 @@ def _decode(container: av.container.InputContainer, stream: av.VideoStream, path
             for frame in frames:
                 count += 1
                 if frame.pts is not None:
-                    end = (frame.pts - (stream.start_time or 0)) * frame.time_base + 1 / _rate(stream)
+                    end = _seconds(frame.pts - (stream.start_time or 0), frame.time_base) + 1 / _rate(stream)
                 yield frame
+            if packet is None:
+                break
     if not count:
         raise EDTalkError(f"{path} holds no frame that can be read.", "Copy or export it again.", "media")
     short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
@@ -262,11 +270,12 @@ class _Part:
 
     def __init__(self, path: Path, start: Fraction) -> None:
         container, stream = _open_clip(path)
-        self.path, self.usual, self.zero = path, 1 / _rate(stream), None
-        self.begins = None if stream.start_time is None else stream.start_time * stream.time_base
-        self.frames = _decode(container, stream, path)
+        self.path, self.usual = path, 1 / _rate(stream)
+        self.zero: Fraction | None = None
+        self.begins = None if stream.start_time is None else _seconds(stream.start_time, stream.time_base)
+        self.frames: Iterator[av.VideoFrame] = _decode(container, stream, path)
         if start > _WORTH_SEEKING and stream.start_time is not None:
-            zero = stream.start_time * stream.time_base
+            zero = _seconds(stream.start_time, stream.time_base)
             sought = _sought(path, start + zero)
             if sought is not None:
                 self.frames, self.zero = sought, zero
@@ -277,13 +286,13 @@ def _sought(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
     """The frames from the last key frame before `time` on; None where the file does not lead there."""
     container, stream = _open_clip(path)
     try:
-        container.seek(math.floor(time / stream.time_base), stream=stream)
+        container.seek(math.floor(time / _seconds(1, stream.time_base)), stream=stream)
         frames = _decode(container, stream, path)
         first = next(frames)
     except (av.FFmpegError, OSError, EDTalkError):
         container.close()
         return None
-    if first.pts is None or first.pts * first.time_base > time + _SLACK:
+    if first.pts is None or _seconds(first.pts, first.time_base) > time + _SLACK:
         frames.close()
         return None
     return itertools.chain([first], frames)
@@ -295,9 +304,10 @@ def _timed(part: _Part, zero: Fraction | None) -> Iterator[tuple[Fraction, Fract
     zero: timestamp of the clip's beginning in seconds; None: that of the first frame. A frame that ends when it begins
     is left out. A frame without a timestamp or duration lasts `part.usual`.
     """
-    current, time = None, Fraction(0)
+    current: av.VideoFrame | None = None
+    time = Fraction(0)
     for frame in part.frames:
-        stamp = None if frame.pts is None else frame.pts * frame.time_base
+        stamp = None if frame.pts is None else _seconds(frame.pts, frame.time_base)
         zero = (stamp or Fraction(0)) if zero is None else zero
         begins = (time + part.usual if current is not None else time) if stamp is None else stamp - zero
         if current is not None and begins > time:
@@ -329,8 +339,13 @@ def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None
         raise EDTalkError(message, "Choose an earlier part.", "media")
 
 
+def _seconds(count: int, time_base: Fraction | None) -> Fraction:
+    assert time_base is not None, "FFmpeg gives every stream a time base"
+    return count * time_base
+
+
 def _length(frame: av.VideoFrame) -> Fraction | None:
-    return frame.duration * frame.time_base if frame.duration else None
+    return _seconds(frame.duration, frame.time_base) if frame.duration else None
 
 
 def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -346,5 +361,5 @@ def _rate(stream: av.VideoStream) -> Fraction:
 
 def _duration(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
     if stream.duration:
-        return stream.duration * stream.time_base
+        return _seconds(stream.duration, stream.time_base)
     return Fraction(container.duration, av.time_base) if container.duration else None

@@ -94,7 +94,8 @@ class Enhancement:
     def __call__(self, expression: Tensor) -> tuple[Tensor, Tensor]:
         """(1, m) -> gain and offset, each (1, C, 1, 1)."""
         hidden = F.relu(F.linear(expression, *self.shared))
-        return tuple(F.linear(hidden, *layer)[:, :, None, None] for layer in (self.gain, self.offset))
+        gain, offset = (F.linear(hidden, *layer)[:, :, None, None] for layer in (self.gain, self.offset))
+        return gain, offset
 
 
 class FirstConv:

@@ -83,6 +83,8 @@ class ScaledLeakyReLU(nn.Module):
 
 
 class Blur(nn.Module):
+    kernel: Tensor
+
     def __init__(self, pad: tuple[int, int], gain: float = 1.0, stride: int = 1) -> None:
         super().__init__()
         self.register_buffer("kernel", blur_kernel(gain))
@@ -178,6 +180,8 @@ class StyledConv(nn.Module):
 
 
 class Upsample(nn.Module):
+    kernel: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("kernel", blur_kernel(4.0))
@@ -365,7 +369,8 @@ class Generator(nn.Module):
 
     def forward(self, source: Tensor, alpha: Tensor) -> Tensor:
         """source (N, 3, S, S), alpha (N, n) -> picture (N, 3, S, S), nominally in [-1, 1], not clamped."""
-        *_, last = self.levels(*self.enc(source), alpha)
+        latent, features = self.enc(source)
+        *_, last = self.levels(latent, features, alpha)
         return last.rgb
 
 

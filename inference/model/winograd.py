@@ -90,8 +90,8 @@ class Winograd:
         count, _, height, width = x.shape
         outputs = self.weight.shape[2]
         out = torch.empty((count, outputs, height, width), memory_format=torch.channels_last)
-        for source, *factors, target in zip(x, scale, gain, bias.expand_as(gain), out, strict=True):
-            self._one(source.permute(1, 2, 0), *map(torch.flatten, factors), target.permute(1, 2, 0))
+        for one, by, to, plus, target in zip(x, scale, gain, bias.expand_as(gain), out, strict=True):
+            self._one(one.permute(1, 2, 0), by.flatten(), to.flatten(), plus.flatten(), target.permute(1, 2, 0))
         return out
 
     def _one(self, x: Tensor, scale: Tensor, gain: Tensor, bias: Tensor, out: Tensor) -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,8 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     count = min(args.identities, 8) if args.quick else args.identities
     persons = range(args.first, args.first + count)
     apart_from = persons[: max(1, count // 6)]
-    size, remarks, details = args.size, [], {}
+    size, remarks = args.size, []
+    details: dict[str, Any] = {}
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
@@ -101,11 +103,12 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
         for name, row in by_unit.items()
     }
     details["read_r"] = {name: dict(zip(NAMES, row, strict=True)) for name, row in by_column.items()}
-    details["confusion"] = confusion(seen.felt, seen.told["result"])
+    felt = confusion(seen.felt, seen.told["result"])
+    details["confusion"] = felt
     for number, person in enumerate(persons[:2]):
         report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
     logs = {path.stem: report.read_log(path) for path in args.curve}
-    _plots(out, seen, by_unit, by_column, details["confusion"], spoken, logs)
+    _plots(out, seen, by_unit, by_column, felt, spoken, logs)
     report.save_sheet(seen.sheet, out / "people.jpg")
     report.save_sheet(seen.emotions, out / "emotions.jpg")
     report.save_sheet(seen.worst, out / "worst.jpg")
@@ -116,7 +119,7 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def _photograph_rows(acted: Sequence[photographs.Photograph]):
+def _photograph_rows(acted: Sequence[photographs.Photograph]) -> Iterator[list[np.ndarray]]:
     for one in acted:
         few = np.linspace(0, len(one.results) - 1, 8).round().astype(int)
         if one.truth is not None:

@@ -66,7 +66,8 @@ def watch(
     progress: Callable[[int], None] = lambda done: None,
 ) -> Seen:
     """Let the puppet be each person's, and drive it: by talk from a portrait and from rest, by emotions from rest."""
-    scores, driving, told, felt = [], [], {"result": [], "truth": []}, []
+    scores, driving, felt = [], [], []
+    told: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
     read: dict[str, list[np.ndarray]] = {name: [] for name in ("result", "truth", "copy", "rest_result", "rest_truth")}
     embedded: dict[str, list[np.ndarray]] = {name: [] for name in ("portrait", "result", "truth")}
     sheet, emotions, worst = [], [], []
@@ -177,7 +178,8 @@ def frames_per_second(bank: Bank, threads: int = 2, detail: int | None = None) -
     source = rng.integers(0, 256, (side, side, 3)).astype(np.uint8)
     renderer.set_source(source, source if detail else None)
     rows = (bank.rest + rng.normal(0, 0.2, (SPEED_FRAMES, len(bank.names)))).astype(np.float32)
-    runs, began = [], time.perf_counter()
+    runs: list[tuple[float, float]] = []
+    began = time.perf_counter()
     while not runs or time.perf_counter() - began < SPEED_SECONDS:
         started, working = time.perf_counter(), time.process_time()
         for _picture in renderer.render(rows):

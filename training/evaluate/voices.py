@@ -219,9 +219,10 @@ class Spoken:
 def listen(bank: Bank, heard: Heard, puppet: Puppet | None = None, points: np.ndarray | None = None) -> Spoken:
     """The bank's mouth for a voice; with a puppet whose portrait has those tracked points, in the picture too."""
     rows = lip_sync(heard.samples, RATE, heard.times, bank)
-    truth = (None, None) if heard.truth is None else mouth(heard.truth)
-    seen = None if puppet is None else seen_gap(puppet, rows, points)
-    return Spoken(heard, *mouth(rows), *truth, seen)
+    gap, moved = mouth(rows)
+    true_gap, true_moved = (None, None) if heard.truth is None else mouth(heard.truth)
+    seen = None if puppet is None or points is None else seen_gap(puppet, rows, points)
+    return Spoken(heard, gap, moved, true_gap, true_moved, seen)
 
 
 def loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -322,8 +322,8 @@ def identity(index: int, seed: int = 0) -> Identity:
         local[ball] = offset / np.linalg.norm(offset, axis=1, keepdims=True)
         rest[ball, 2] -= np.float32(0.012 * unit)  # lids close over it
     rest += np.float32(unit) * _lips_together(rest / np.float32(unit), mesh)
-    rest[mesh.part == heads.TEETH] -= np.float32([0.0, 0.0, 0.06 * unit])  # out of lips that do not quite meet
-    rest[mesh.part == heads.TONGUE] -= np.float32([0.0, 0.04 * unit, 0.14 * unit])  # behind the teeth, not over them
+    rest[mesh.part == heads.TEETH] -= np.array([0, 0, 0.06 * unit], np.float32)  # out of lips that do not quite meet
+    rest[mesh.part == heads.TONGUE] -= np.array([0, 0.04 * unit, 0.14 * unit], np.float32)  # behind the teeth, not over
 
     hairline = _hairline(rng, template, who)
     normals = heads.vertex_normals(rest, mesh.triangles, mesh.normal_sum)

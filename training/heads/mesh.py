@@ -104,7 +104,8 @@ def shape_names() -> tuple[tuple[str, ...], ...]:
 
 def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list[list[tuple[int, int]]]]]:
     """(n, 3) vertices, (t, 2) texture coordinates and, by group, quads of (vertex, texture) indices."""
-    vertices, texture, groups, current = [], [], {}, ""
+    vertices, texture, current = [], [], ""
+    groups: dict[str, list[list[tuple[int, int]]]] = {}
     for line in path.read_text().splitlines():
         kind, _, rest = line.partition(" ")
         if kind == "v":
@@ -114,8 +115,8 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list[list[t
         elif kind == "g":
             current = rest.strip()
         elif kind == "f" and current in GROUPS:
-            corners = [tuple(int(x) - 1 for x in corner.split("/")[:2]) for corner in rest.split()]
-            groups.setdefault(current, []).append(corners)
+            corners = [corner.split("/") for corner in rest.split()]
+            groups.setdefault(current, []).append([(int(corner[0]) - 1, int(corner[1]) - 1) for corner in corners])
     return np.array(vertices, np.float32), np.array(texture, np.float32), groups
 
 
@@ -207,9 +208,9 @@ def load() -> Mesh:
     units = np.zeros((len(LIP) + len(EXPRESSION), count, 3), np.float32)
     for row, unit in enumerate(LIP + EXPRESSION):
         for name in unit.arkit:
-            index, delta = read_target(folder / "faceunits01" / "targets" / "faceunits" / f"{name}.target")
-            present = kept[index] >= 0
-            units[row, kept[index[present]]] += delta[present] * (TONGUE_GAIN if name == "tongueOut" else 1.0)
+            moved, delta = read_target(folder / "faceunits01" / "targets" / "faceunits" / f"{name}.target")
+            present = kept[moved] >= 0
+            units[row, kept[moved[present]]] += delta[present] * (TONGUE_GAIN if name == "tongueOut" else 1.0)
 
     corner = triangles.ravel()
     normal_sum = scipy.sparse.csr_matrix(
@@ -221,7 +222,7 @@ def load() -> Mesh:
     return Mesh(
         template=template, triangles=triangles, shell_triangles=len(shell_faces), part=part, paint=paint,
         units=units.reshape(len(units), -1), normal_sum=normal_sum, head_weight=neck_weight(template),
-        eyes=tuple(kept[ball] for ball in EYE_BALLS), kept=kept, chin=chin,
+        eyes=(kept[EYE_BALLS[0]], kept[EYE_BALLS[1]]), kept=kept, chin=chin,
         points=_tracked(template, part, paint, normals), original=original,
     )  # fmt: skip
 

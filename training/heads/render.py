@@ -106,7 +106,7 @@ class Renderer:
     def _cavities(self, directions: int = 80) -> np.ndarray:
         """(V,) share of the sky that reaches each vertex of the average head, by depth maps from many sides."""
         mesh, side = self.mesh, 256
-        position = mesh.template[: mesh.shell_start] - np.float32([0, 7.0, 0.5])
+        position = mesh.template[: mesh.shell_start] - np.array([0, 7.0, 0.5], np.float32)
         faces = mesh.triangles[: len(mesh.triangles) - mesh.shell_triangles]
         normal = heads.vertex_normals(mesh.template, mesh.triangles, mesh.normal_sum)[: mesh.shell_start]
         program = self.context.program(vertex_shader=OUTLINE, fragment_shader="#version 330\nvoid main() {}")
@@ -172,9 +172,14 @@ class Renderer:
         self.drawing["camera"].write(self.projection.T.astype("f4").tobytes())
         self.program["eye_ray"].value = (*middle, 0.5 / d)
 
+    def _shown(self) -> Identity:
+        if self.person is None:
+            raise RuntimeError("Call show(person) first.")
+        return self.person
+
     def positions(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(V, 3) posed vertices in picture widths from the eyes' midpoint at rest, and the (3, 3) head rotation."""
-        person, mesh = self.person, self.mesh
+        person, mesh = self._shown(), self.mesh
         values = np.asarray(coefficients, np.float32)
         lip, pose, exp = np.split(values, [len(LIP), len(LIP) + len(POSE)])
         amounts = np.concatenate([lip, exp])
@@ -199,15 +204,13 @@ class Renderer:
         """(V, 1) as the mesh's, with the long hair leaving the head's turn where it falls on the shoulders."""
         weight = self.mesh.head_weight.copy()
         start = self.mesh.shell_start
-        low = self.person.rest[start:, 1]
+        low = self._shown().rest[start:, 1]
         weight[start:, 0] = heads.smoothstep(-0.75, -0.2, low)
         return weight
 
     def render(self, coefficients: np.ndarray) -> Frame:
         """Draw the shown person with (36,) coefficients in the order of `training.units.UNITS`."""
-        person, mesh, size = self.person, self.mesh, self.size
-        if person is None:
-            raise RuntimeError("show(person) comes first")
+        person, mesh, size = self._shown(), self.mesh, self.size
         position, turn = self.positions(coefficients)
         surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.shorn
         normal = heads.vertex_normals(position, *surface)
@@ -246,11 +249,12 @@ class Renderer:
         camera = turn.T @ [0, 0, 1]
         right, up = np.arctan2(camera[0], camera[2]), np.arcsin(np.clip(camera[1], -1, 1))
         limit = np.radians(20)
-        right, up = limit * np.tanh(0.8 * right / limit) + self.person.gaze[0], 0.4 * up + self.person.gaze[1]
+        gaze = self._shown().gaze
+        right, up = limit * np.tanh(0.8 * right / limit) + gaze[0], 0.4 * up + gaze[1]
         return np.array([np.sin(right) * np.cos(up), np.sin(up), np.cos(right) * np.cos(up)])
 
     def _points(self, position: np.ndarray, normal: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        person, side = self.person, len(depth)
+        person, side = self._shown(), len(depth)
         at, facing = position[self.mesh.points], normal[self.mesh.points]
         clip = np.concatenate([at, np.ones((len(at), 1))], axis=1) @ self.projection.T
         screen = clip[:, :2] / clip[:, 3:] * [1, -1]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -114,7 +115,7 @@ class _Espeak:
         self._callback = _SYNTH_CALLBACK(self._receive)  # kept: the library holds only a pointer
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, wave, count: int, events) -> int:
+    def _receive(self, wave: Any, count: int, events: Any) -> int:
         if wave and count > 0:
             self._sound.append(np.ctypeslib.as_array(wave, (count,)).copy())
         index = 0
@@ -159,12 +160,12 @@ def speak(text: str, voice: Voice = Voice(), tract: float = 1.0) -> Take:
     samples = soxr.resample(sound.astype(np.float32) / 32768, rate, RATE)
     samples = samples[: len(samples) // _ENVELOPE_HOP * _ENVELOPE_HOP]  # whole rows, so that takes can be joined
     starts = [sample / rate for sample, _ in events] + [len(sound) / rate]
-    phones = [
+    spoken = [
         Phone(symbol, start, end)
         for (_, symbol), start, end in zip(events, starts, starts[1:], strict=False)
         if end > start
     ]
-    phones = tuple(_with_closures(phones, samples))
+    phones = tuple(_with_closures(spoken, samples))
     return Take(samples, lip_curves(phones, samples), phones)
 
 
@@ -338,7 +339,8 @@ def _activity(phones: Iterable[Phone], rows: int) -> np.ndarray:
 def sentences() -> tuple[tuple[str, str], ...]:
     """(language, text) of every line of `speech.txt`."""
     lines = Path(__file__).with_name("speech.txt").read_text(encoding="utf-8").splitlines()
-    return tuple(tuple(line.split("\t", 1)) for line in lines if line and not line.startswith("#"))
+    pairs = (line.split("\t", 1) for line in lines if line and not line.startswith("#"))
+    return tuple((language, text) for language, text in pairs)
 
 
 def made_up_words(rng: np.random.Generator, count: int) -> str:
