@@ -1,7 +1,7 @@
 """Blender's application handlers: load, save, render, undo, frame changes and depsgraph updates.
 
-Handlers return quickly and do not change the scene: changes are debounced by the timer `settle`. The session applies
-no results while Blender renders, saves or undoes.
+Handlers return quickly and, except after loading, do not change the scene: changes of strips are debounced by the timer
+`settle`. The session applies no results while Blender renders, saves or undoes.
 """
 
 from __future__ import annotations

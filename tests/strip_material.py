@@ -1,4 +1,4 @@
-"""Sounds whose every moment can be told from every other one, and strips to play them; for tests in Blender."""
+"""Test sounds in which every moment is unique, and helpers for strips; for tests in Blender."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CONTAINERS = {
 
 
 def noise(seconds: float, rate: int = RATE) -> np.ndarray:
-    """(n,) float32 between -0.5 and 0.5, smooth enough to survive a lossy format."""
+    """Samples (n,) float32 in -0.5..0.5, smooth enough for lossy formats."""
     steps = np.random.default_rng(3).uniform(-0.5, 0.5, int(seconds * 500) + 1)
     return np.interp(np.arange(round(seconds * rate)) / rate, np.arange(len(steps)) / 500, steps).astype(np.float32)
 
 
 def write_sound(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
-    """A file of (n,) or (n, channels) samples in the format of its suffix."""
+    """Write samples (n,) or (n, channels) to a file in the format of its suffix. Returns the path."""
     samples = np.ascontiguousarray(samples.reshape(len(samples), -1), np.float32)
     container, codec = CONTAINERS[path.suffix[1:]]
     sound = aud.Sound.buffer(samples, rate)
@@ -36,7 +36,7 @@ def write_sound(path: Path, samples: np.ndarray, rate: int = RATE) -> Path:
 
 
 def lag(heard: np.ndarray, truth: np.ndarray, at: int, most: int = 3000) -> int:
-    """By how many samples `heard` lies beside `truth[at:]`: positive, it is from later than it should be."""
+    """Offset of `heard` from `truth[at:]` in samples; positive if it is from later in `truth`."""
     window = heard[: min(len(heard), 8000)].astype(np.float64)
     errors = {}
     for shift in range(-min(most, at), most + 1):
@@ -47,7 +47,7 @@ def lag(heard: np.ndarray, truth: np.ndarray, at: int, most: int = 3000) -> int:
 
 
 def set_speed(package, scene: bpy.types.Scene, strip: bpy.types.Strip, percent: float) -> None:
-    """Retime a whole strip, as Set Speed does."""
+    """Retime a whole strip with the operator Set Speed."""
     scene.sequence_editor.active_strip = strip
     for other in package.compat.strips(scene):
         other.select = other == strip
@@ -56,7 +56,7 @@ def set_speed(package, scene: bpy.types.Scene, strip: bpy.types.Strip, percent: 
 
 
 def add_retiming_keys(package, scene: bpy.types.Scene, strip: bpy.types.Strip, *frames: int) -> None:
-    """Retiming keys at frames of the scene, which change nothing until they are moved."""
+    """Add retiming keys at scene frames. They have no effect until they are moved."""
     scene.sequence_editor.active_strip = strip
     for other in package.compat.strips(scene):
         other.select = other == strip
@@ -68,7 +68,7 @@ def add_retiming_keys(package, scene: bpy.types.Scene, strip: bpy.types.Strip, *
 
 @contextmanager
 def sequencer_context(context: bpy.types.Context, scene: bpy.types.Scene) -> Iterator[None]:
-    """Run sequencer operators on `scene`. Without a sequencer area, another area becomes one in the meantime."""
+    """Run sequencer operators on `scene`. If there is no sequencer area, another area is used temporarily."""
     window = context.window or context.window_manager.windows[0]
     area = next((area for area in window.screen.areas if area.type == "SEQUENCE_EDITOR"), window.screen.areas[0])
     workspace = window.workspace

@@ -375,7 +375,8 @@ def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], s
     """Bake the linked shape keys to keyframes at `frames`, in place of drivers and of keyframes in that range.
 
     simplify: largest error of the decimated curves; below 0 every frame gets a keyframe. Values are clamped to the
-    range of their shape key. Returns the number of shape keys. Raises EDTalkError as `drive` does.
+    range of their shape key. Returns the number of shape keys. Raises EDTalkError if the shape keys are not editable or
+    have other drivers.
     """
     face, found = character_of(obj), mixes(obj)
     frames = np.asarray(frames, np.float64)

@@ -1,4 +1,4 @@
-"""Tests with Blender itself, as a module: the repository linked into an extensions folder of their own, and enabled."""
+"""Fixtures with Blender as a Python module: the repository is linked into a temporary extensions folder and enabled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXTENSION = "bl_ext.user_default.edtalk"
 
-# Before bpy is imported, or it reads and writes the user's own settings.
+# Set before bpy is imported; otherwise it reads and writes the user's settings.
 _resources = tempfile.TemporaryDirectory(prefix="edtalk_blender_")
 os.environ["BLENDER_USER_RESOURCES"] = _resources.name
 try:
@@ -30,7 +30,7 @@ except ImportError:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Blender 4.5 can wait for ever for a handler or timer when the interpreter ends: leave without it."""
+    """Exit without finalising the interpreter: Blender 4.5 can deadlock there if a handler or timer is registered."""
     if bpy is not None and bpy.app.version < (5, 0, 0):
         status = getattr(config, "edtalk_status", 1)
         sys.stdout.flush()
@@ -59,7 +59,7 @@ def addon() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory, addon) -> Path:
-    """walk.mkv: two seconds of 640 x 360 at 25 fps, each frame a little brighter than the one before."""
+    """A movie of 50 frames, 640 x 360 pixels at 25 fps, whose brightness increases with every frame."""
     path = tmp_path_factory.mktemp("film") / "walk.mkv"
     compat, scene = addon.edtalk_blender.compat, bpy.data.scenes.new("film")
     scene.render.fps, scene.frame_start, scene.frame_end = 25, 1, 50
@@ -83,14 +83,14 @@ def film(tmp_path_factory, addon) -> Path:
 
 @pytest.fixture(autouse=True)
 def scene(addon: ModuleType) -> bpy.types.Scene:
-    """An empty scene at 24 fps, frames 1 to 250; the extension stays enabled."""
+    """An empty scene at 24 fps with frames 1 to 250. The extension stays enabled."""
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     return bpy.context.scene
 
 
 @pytest.fixture
 def demo() -> Path:
-    """Folder with the demo's portraits and line."""
+    """Folder with the portraits and the sound of the demo."""
     return ROOT / "inference" / "demo"
 
 
@@ -104,7 +104,7 @@ def obj(addon: ModuleType, scene: bpy.types.Scene, demo: Path) -> bpy.types.Obje
 
 @pytest.fixture
 def write_bank(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a bank of other sliders than the starter's, whose weights are four bytes of nothing."""
+    """Writes a bank with other sliders than the starter bank, and without usable weights."""
 
     def write(
         name: str = "other",
@@ -142,7 +142,7 @@ def write_bank(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
-    """Has the session talk to `tests/fake_worker.py`, started with the given options; returns its client."""
+    """Starts `tests/fake_worker.py` with the given options as the session's worker. Returns its client."""
     session = addon.edtalk_blender.engine.session
     client_module = addon.edtalk_blender.engine.client
 
@@ -158,7 +158,7 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
 
 @pytest.fixture
 def engine(addon: ModuleType) -> ModuleType:
-    """The session, with the real engine; it stays warm from test to test."""
+    """The session with the real engine, which keeps running between tests."""
     session = addon.edtalk_blender.engine.session
     found = session.find_engine()
     if not found.usable:

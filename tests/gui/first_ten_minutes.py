@@ -1,9 +1,7 @@
-"""What an artist does in the first ten minutes, by simulated events in a real window; run inside Blender.
+"""The first ten minutes of a user as simulated events in a real window. `test_window.py` runs it inside Blender.
 
-`test_window.py` starts it.
-
-Nothing of the extension is called from here but through menus and keys; Python only looks at what came of it. Every
-step yields the seconds that the window gets to react. The outcome goes to the JSON file named on the command line.
+The extension is only used through menus and keys; Python only checks the results. Every step yields the seconds to wait
+for the window. The results are written to the JSON file given on the command line.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from pathlib import Path
 import bpy
 
 PORTRAIT, LINE, OUT = (Path(argument) for argument in sys.argv[sys.argv.index("--") + 1 :])
-SHOTS = OUT.with_name("shots.txt")  # names of the screenshots that are wanted now; the test takes them
+SHOTS = OUT.with_name("shots.txt")  # name of the screenshot that the test should take now
 done: dict[str, object] = {}
 
 
@@ -45,7 +43,7 @@ def press(key: str, where: tuple[int, int], of: bpy.types.Window | None = None, 
 
 
 def search(words: str, where: tuple[int, int]) -> Iterator[float]:
-    """F3, type, Return: as good as the button, and it says so when the button is greyed out."""
+    """Run an operator through the menu search: F3, its name, Return."""
     yield from press("F3", where)
     yield 0.5
     for letter in words:
@@ -68,7 +66,7 @@ def until(what, seconds: float) -> Iterator[float]:
         if what():
             return
         yield 0.5
-    raise AssertionError("nothing came of it in time")
+    raise AssertionError(f"no result within {seconds} s")
 
 
 def show_sidebar(of: bpy.types.Area) -> Iterator[float]:
@@ -129,7 +127,7 @@ def artist() -> Iterator[float]:
     images = [strip for strip in bpy.context.scene.sequence_editor.strips if strip.type == "IMAGE"]
     done["placed at once"] = len(images) == 1
     folder = Path(bpy.path.abspath(images[0].directory))
-    waiting = images[0].elements[-1].filename  # the picture that stands for those to come, a file like theirs
+    waiting = images[0].elements[-1].filename  # the placeholder of frames that are not rendered yet
 
     def names() -> set[str]:
         return {element.filename for element in images[0].elements}

@@ -1,10 +1,10 @@
-"""The first ten minutes in a real Blender window. Run by hand, where a window can be had:
+"""The first ten minutes in a real Blender window. Run it manually on a machine with a display:
 
     EDTALK_GUI_BLENDER="blender" DISPLAY=:0 python -m pytest tests/gui -s
 
-EDTALK_GUI_BLENDER is the command that starts a Blender (5.2 or later) in which the extension is installed; it may be
-several words, as where Blender lives in another root. EDTALK_GUI_FOLDER is a folder that both sides see, by default a
-temporary one; screenshots stay there. They need ImageMagick's `import`.
+EDTALK_GUI_BLENDER is the command that starts a Blender (5.2 or later) with the extension installed. It may have several
+words, for example a chroot command. EDTALK_GUI_FOLDER is a folder that the test and Blender can both access (default: a
+temporary folder). Screenshots are saved there; they require ImageMagick's `import`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 420  # seconds
+TIMEOUT = 420  # seconds
 
 pytestmark = pytest.mark.gui
 
@@ -44,7 +44,7 @@ def test_the_first_ten_minutes(command: list[str], tmp_path: Path) -> None:
     arguments = ["--window-geometry", "0", "0", "1600", "1000", "--enable-event-simulate", "--python", script, "--"]
     blender = subprocess.Popen([*command, *arguments, *files, str(outcome)])
     try:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while not outcome.exists() and time.monotonic() < until and blender.poll() is None:
             if wanted.exists() and (name := wanted.read_text()):
                 time.sleep(1.0)
@@ -56,7 +56,7 @@ def test_the_first_ten_minutes(command: list[str], tmp_path: Path) -> None:
         if blender.poll() is None:
             time.sleep(3.0)
             blender.kill()
-    assert outcome.exists(), "Blender ended or hung before the artist was done"
+    assert outcome.exists(), "Blender quit or hung before the end"
     done = json.loads(outcome.read_text())
     assert "error" not in done, done["error"]
     assert done["finished"]
