@@ -119,7 +119,7 @@ def add_movie(scene: bpy.types.Scene, movie: str | os.PathLike[str], *, frame: i
     path = Path(os.path.abspath(movie))
     if not path.is_file():
         raise EDTalkError(f"The movie {path} does not exist.", "Check the path.", "media")
-    footage.film_frames(path)
+    footage.movie_frames(path)
     start = scene.frame_start if frame is None else frame
     strip = compat.new_movie(scene, path.stem, path, sequencer.LAST_CHANNEL, start)
     strip.channel = sequencer.free_channel(scene, compat.left_handle(strip), compat.right_handle(strip))
@@ -143,7 +143,7 @@ def dub(
     def add(name: str, plan: face_shot.Plan) -> None:
         plans[name] = plans[name].plus(plan) if name in plans else plan
 
-    session.wait(dub_operator.begin(scene, strips, obj, sounds, tell=add))
+    session.wait(dub_operator.begin(scene, strips, obj, sounds, on_plan=add))
     return plans
 
 

@@ -69,7 +69,7 @@ def follow(scene: bpy.types.Scene) -> int:
     for change in (*sounds, *faces, *plates):
         sequencer.remember_time(change.strip, sequencer.time_map(scene, change.strip))
     if found:
-        compositing.renew(scene)
+        compositing.update(scene)
     return len(found)
 
 

@@ -63,7 +63,7 @@ def settle_scene(scene: bpy.types.Scene, step: str = "") -> bool:
     """
     if step:
         face_strip.refill(scene)
-        compositing.renew(scene)
+        compositing.update(scene)
     if not sequencer.settings(scene).follow:
         return False
     if not follow.changes(scene):
@@ -128,7 +128,7 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for update in (sequencer.ensure_unique_ids, face_strip.refill, compositing.renew):
+        for update in (sequencer.ensure_unique_ids, face_strip.refill, compositing.update):
             try:
                 update(scene)
             except Exception:  # a file with damaged data must still open

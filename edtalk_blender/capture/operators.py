@@ -117,7 +117,7 @@ class EDTALK_OT_match_face(OntoCharacter, bpy.types.Operator):
 
     @staticmethod
     def _strip(context: bpy.types.Context) -> bpy.types.Strip | None:
-        return footage.seen_at(context, compat.sequencer_scene(context).frame_current_final)
+        return footage.selected_at(context, compat.sequencer_scene(context).frame_current_final)
 
 
 class EDTALK_OT_match_picture(FromFile, bpy.types.Operator):

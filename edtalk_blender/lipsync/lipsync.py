@@ -1,4 +1,4 @@
-"""Lip sync: a sound strip's audio becomes mouth keys of its character."""
+"""Lip sync: from a sound strip's audio to mouth keyframes of its character."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from ..timeline import audio, sequencer, timemap
 from ..timeline.sequencer import NLA
 from ..timeline.timemap import TimeMap
 
-# --- Asking for a strip
+# --- Requesting lip sync
 
 
 def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> Task | None:
-    """Begin the lip sync of one strip to one character; None when it was done at once, because nothing is heard.
+    """Begin to lip-sync a strip to a character; returns None where the strip is silent, which is done at once.
 
-    Raises EDTalkError when it cannot begin. The keys are written when the answer comes, where the strip is by then.
+    The keys are written when the result arrives, at the strip's position by then. Raises EDTalkError where the
+    character is read-only, its bank has no lip-sync network or the sound is missing.
     """
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
     bank = character.bank_of(obj)
     if not bank.has_audio:
-        message = f"The bank '{bank.name}' of {obj.name} has no network that listens, so it cannot lip-sync."
-        raise EDTalkError(message, "Choose a bank with lip-sync.", "bank")
+        message = f"The bank '{bank.name}' of {obj.name} has no lip-sync network."
+        raise EDTalkError(message, "Choose a bank with lip sync.", "bank")
     if problem := audio.problem(strip):
         raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
     sequencer.assign(strip, obj)
@@ -38,9 +39,9 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         write_lips(scene, strip, obj, sequencer.time_map(scene, strip), bank.names_of("lip"), None)
         return None
 
-    with suppress(EDTalkError):  # a voice can be listened to before there is a face
+    with suppress(EDTalkError):  # lip sync needs no portrait
         if not portrait.is_known(obj):
-            portrait.measure(obj)  # is answered first, so that the mouth comes to rest where this face's does
+            portrait.measure(obj)  # finishes first, so that the mouth returns to this face's rest pose
     where = scene.name, sequencer.identity(strip)
     asked: list[TimeMap] = []
 
@@ -70,14 +71,14 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
 def _targets(
     scene_name: str, strip_id: str
 ) -> tuple[bpy.types.Scene | None, bpy.types.Strip | None, bpy.types.Object | None]:
-    """Scene, strip and character, all None when one of them has gone."""
+    """Scene, strip and character; all None where one of them was deleted."""
     scene = bpy.data.scenes.get(scene_name)
     strip = sequencer.find(scene, strip_id) if scene else None
     obj = sequencer.speaker(strip) if strip else None
     return (scene, strip, obj) if obj else (None, None, None)
 
 
-# --- Writing the answer
+# --- Writing keys
 
 
 def write_lips(
@@ -88,15 +89,15 @@ def write_lips(
     names: tuple[str, ...],
     rows: np.ndarray | None,
 ) -> None:
-    """Write the mouth of one strip as keys of `names`, in place of what this strip had written before.
+    """Write mouth keys for one strip, replacing those that it wrote before.
 
-    rows: (T, len(names)) values at the frames of `clock`, None for a closed mouth. A frame before and after the strip
-    the mouth is at rest, unless somebody speaks there.
+    names: of the sliders. rows: (T, len(names)) values at the frames of `clock`, or None for a closed mouth. The mouth
+    is keyed at rest one frame before and after the strip, unless another dialogue strip plays there.
     """
     others = [sequencer.time_map(scene, other) for other in sequencer.dialogue(scene, obj) if other != strip]
     clear_lips(obj, strip, names, keep=[*others, clock])
-    known = character.rest_values(obj)
-    rest = np.array([[known[name] for name in names]])
+    rest_values = character.rest_values(obj)
+    rest = np.array([[rest_values[name] for name in names]])
     group = obj.edtalk
     if rows is None:
         frames, values, step = clock.frames[[0, -1]], np.repeat(rest, 2, axis=0), 1
@@ -127,7 +128,7 @@ def _write(
     kept = [np.unique(curves.decimate(frames, column, error)) for column in values.T]
     if group.lip_nla:
         strip[NLA] = strip.get(NLA) or f"{obj.name}: {strip.name}"
-        rows = np.unique(np.concatenate(kept))  # all curves of an NLA strip are written together
+        rows = np.unique(np.concatenate(kept))  # write_curves writes all curves of an NLA strip at the same frames
         table = dict(zip(names, values[rows].T, strict=True))
         keys.write_curves(obj, table, frames[rows], interpolation=interpolation, nla=True, strip_name=strip[NLA])
         return
@@ -136,7 +137,7 @@ def _write(
 
 
 def clear_lips(obj: bpy.types.Object, strip: bpy.types.SoundStrip, names: tuple[str, ...], keep: list[TimeMap]) -> None:
-    """Remove the keys that a strip had written, but not where the strips in `keep` speak."""
+    """Remove the mouth keys that a strip wrote, except within the time maps in `keep`."""
     then = sequencer.remembered_time(strip)
     if then is None:
         return
@@ -146,7 +147,7 @@ def clear_lips(obj: bpy.types.Object, strip: bpy.types.SoundStrip, names: tuple[
 
 
 def warn_if_hidden(obj: bpy.types.Object) -> None:
-    """Say so when something keeps the written keys from being seen, with the button that shows them."""
+    """Report where other animation overrides the written keys, with a button that reveals them."""
     if reason := hidden.hidden_by(obj):
-        error = EDTalkError(reason, "Lip sync was written, but it does not show.", "hidden")
-        session.report(error, fix="edtalk.reveal_animation", label="Show It", options={"uid": obj.edtalk.uid})
+        error = EDTalkError(reason, "Lip-sync keys were written but are overridden.", "hidden")
+        session.report(error, fix="edtalk.reveal_animation", label="Show Animation", options={"uid": obj.edtalk.uid})

@@ -1,4 +1,4 @@
-"""Sound strips to mouth curves: whose strip it is, Lip Sync itself, and what is offered when its result is hidden."""
+"""Operators for lip sync: writing mouth keys, assigning speakers, and revealing animation that is overridden."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from ..engine.session import Task
 from ..timeline import sequencer
 from .lipsync import clear_lips, lip_sync
 
-# --- Operators
-
 
 class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
-    """Turn the selected sound strips into mouth animation of their characters"""
+    """Write mouth keyframes to the characters of the selected sound strips"""
 
     bl_idname = "edtalk.lip_sync"
-    bl_label = "Lip Sync"  # without "UNDO": there is one step for all strips, when the last one is done
+    bl_label = "Lip Sync"  # without "UNDO": one step is pushed when the last strip is done
 
     which: EnumProperty(
         name="Strips",
         items=(
             ("SELECTED", "Selected", "The selected sound strips"),
-            ("LINKED", "All Dialogue", "Every sound strip that belongs to a character"),
+            ("LINKED", "All Dialogue", "All sound strips that are assigned to a character"),
         ),
         default="SELECTED",
     )
@@ -37,9 +35,9 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene = compat.sequencer_scene(context)
         if not sequencer.characters(context, scene):
-            return "There is no character yet: add one first"
+            return "Add a character first"
         if not any(strip.type == "SOUND" for strip in compat.strips(scene)):
-            return "There is no sound in the sequencer: add a sound strip first"
+            return "Add a sound strip to the sequencer first"
         return ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -51,8 +49,8 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
             try:
                 obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
                 if obj is None:
-                    message = f"'{strip.name}' belongs to no character yet."
-                    raise EDTalkError(message, "Select the character too, or choose one under Speaker.")
+                    message = f"'{strip.name}' has no speaker."
+                    raise EDTalkError(message, "Select the character too, or choose a Speaker.")
                 if note := sequencer.retiming_note(scene, strip):
                     self.report({"WARNING"}, note)
                 tasks.append(lip_sync(scene, strip, obj))
@@ -62,7 +60,7 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
         if len(failed) == len(strips):
             raise failed[0]
         if failed:
-            self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips cannot be lip-synced: {failed[0]}")
+            self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips could not be lip-synced: {failed[0]}")
         _one_undo_step([task for task in tasks if task])
         self.finish(*(task for task in tasks if task))
         return None
@@ -71,7 +69,7 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
         if self.which == "LINKED":
             strips = [strip for strip in compat.strips(scene) if sequencer.is_dialogue(strip)]
             if not strips:
-                raise EDTalkError("No sound strip belongs to a character yet.", "Select some and use Lip Sync.")
+                raise EDTalkError("No sound strip is assigned to a character.", "Select sound strips and run Lip Sync.")
             return strips
         strips = sequencer.selected_sounds(context)
         if not strips:
@@ -80,7 +78,7 @@ class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
 
 
 def _one_undo_step(tasks: list[Task]) -> None:
-    """Push one undo step once all have ended."""
+    """Push one undo step when all tasks have finished."""
 
     def push(_task: Task | None = None) -> None:
         if all(task.finished for task in tasks):
@@ -92,14 +90,14 @@ def _one_undo_step(tasks: list[Task]) -> None:
 
 
 class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
-    """Say which character speaks in the selected sound strips"""
+    """Assign a character as the speaker of the selected sound strips"""
 
     bl_idname = "edtalk.assign_strip"
     bl_label = "Assign Speaker"
     bl_options = {"REGISTER", "UNDO"}
 
-    uid: StringProperty(name="Character", description="Identity of the character; empty for the active one")
-    clear: BoolProperty(name="Nobody", description="The strips are no dialogue")
+    uid: StringProperty(name="Character", description="Identifier of the character. Empty: the active character")
+    clear: BoolProperty(name="None", description="Not dialogue: remove the speaker")
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -107,13 +105,13 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
 
     @classmethod
     def description(cls, _context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
-        return "The selected sound strips are no dialogue" if properties.clear else cls.__doc__
+        return "Remove the speaker of the selected sound strips" if properties.clear else cls.__doc__
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
         obj = character.find(self.uid) if self.uid else sequencer.default_speaker(context, scene)
         if obj is None and not self.clear:
-            raise EDTalkError("There is no character to assign.", "Add one, or select it in the viewport.")
+            raise EDTalkError("No character is selected.", "Select one in the viewport, or add one.")
         sequencer.ensure_unique_ids(scene)
         for strip in sequencer.selected_sounds(context):
             before = sequencer.speaker(strip)
@@ -125,23 +123,23 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_reveal_animation(Explained, bpy.types.Operator):
-    """Take away whatever keeps the written animation from being seen: solo tracks, mutes, another action"""
+    """Show the written animation by disabling solo and muted tracks or another action that override it"""
 
     bl_idname = "edtalk.reveal_animation"
     bl_label = "Show Written Animation"
     bl_options = {"REGISTER", "UNDO"}
 
-    uid: StringProperty(name="Character", description="Identity of the character; empty for the active one")
+    uid: StringProperty(name="Character", description="Identifier of the character. Empty: the active character")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
         obj = character.find(self.uid) if self.uid else sequencer.default_speaker(context, scene)
         if obj is None:
-            raise EDTalkError("There is no character whose animation could be shown.", "Select one.")
+            raise EDTalkError("No character is selected.", "Select one in the viewport.")
         remaining = hidden.reveal(obj)
         session.dismiss()
         if remaining:
-            raise EDTalkError(remaining, "Decide yourself which of the two is to play.", "hidden")
+            raise EDTalkError(remaining, "Mute or remove one of the two.", "hidden")
         return None
 
 

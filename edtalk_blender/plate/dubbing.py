@@ -1,7 +1,7 @@
-"""Dubbing: the face in a movie strip is tracked in its film, and a character's curves move its mouth frame by frame.
+"""Dubbing: tracking the face in a movie strip and preparing what a character needs to be rendered over it.
 
-A movie strip that is assigned to a character is its plate. Of every frame the face keeps its own pose, expression and
-light; what the character's sliders add to rest is added to them, and its mouth takes the place of the film's.
+A movie strip that is assigned to a character is its plate. The face in each frame keeps its pose, expression and
+lighting; the character's offsets from rest are added to them, and its mouth replaces the one in the movie.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ..engine.session import Task
 from ..folders import SHOTS, TRACKS
 from ..timeline import footage, sequencer
 
-PORTRAIT = "portrait"  # folder within a character's own, of the picture taken from its film
+PORTRAIT = "portrait"  # folder for the picture taken from a movie, and name of its shot
 
-_WHOLE = 30.0  # seconds: a film up to this length is tracked from end to end, whatever the strip shows of it
-_AROUND = 5.0  # seconds tracked before and after what the strip shows of a longer one
-_INSTANT = 1e-3  # seconds: shorter than any frame
-_MOST_TEXT = 2**20  # bytes of the JSON beside a track
+_WHOLE = 30.0  # seconds; shorter movies are tracked from start to end, whatever the strip shows
+_MARGIN = 5.0  # seconds tracked before and after the part of a longer movie that the strip shows
+_INSTANT = 1e-3  # seconds; shorter than any frame
+_MOST_TEXT = 2**20  # bytes of the JSON file beside a track
 
-_cache: dict[Path, Tracked] = {}  # by the file that each is kept in
+_cache: dict[Path, Tracked] = {}  # by the file that holds it
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """Where a face is in a film. size: width and height of its upright pictures. span: the seconds looked at."""
+    """The track of a face in a movie. size: width and height of its upright frames. span: first and last second."""
 
     media: Path
     sha256: str
@@ -57,21 +57,21 @@ class Tracked:
 
 
 def seconds(scene: bpy.types.Scene, strip: bpy.types.MovieStrip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
-    """(T,) when the film's frames begin that a strip shows at `frames` (T,) of the scene; see `footage.time_map`."""
-    film = strip.fps or sequencer.fps(scene)
-    shown = np.floor(footage.time_map(scene, strip).seconds(frames) * film + 0.5)  # the nearest, as Blender has it
-    return np.clip(shown, 0, footage.film_frames(footage.movie_path(strip)) - 1) / film
+    """(T,) start times in seconds of the movie frames that a strip shows at scene frames (T,)."""
+    rate = strip.fps or sequencer.fps(scene)
+    shown = np.floor(footage.time_map(scene, strip).seconds(frames) * rate + 0.5)  # the nearest frame, as in Blender
+    return np.clip(shown, 0, footage.movie_frames(footage.movie_path(strip)) - 1) / rate
 
 
 def is_frame_by_frame(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> bool:
-    """Whether each frame of the scene shows the film's next one; else Blender may show either of two neighbours."""
+    """Whether each scene frame shows the next movie frame; otherwise Blender may show a neighbouring one."""
     clock = footage.time_map(scene, strip)
     shown = clock.seconds(clock.frames) * (strip.fps or clock.fps)
     return bool(np.abs(np.diff(shown, prepend=shown[:1] - 1) - 1).max(initial=0.0) < 1e-3)
 
 
 def _span(scene: bpy.types.Scene, strips: Sequence[bpy.types.MovieStrip]) -> tuple[float, float]:
-    """The first and last second that some strips of a film show."""
+    """The first and last second of a movie that some of its strips show."""
     shown = np.concatenate([seconds(scene, strip, footage.time_map(scene, strip).frames) for strip in strips])
     return (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
 
@@ -80,9 +80,9 @@ def _span(scene: bpy.types.Scene, strips: Sequence[bpy.types.MovieStrip]) -> tup
 
 
 def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip) -> Tracked | None:
-    """Where the face is in what a strip shows, None where that has not been found yet.
+    """The track of the face over all that a strip shows of its movie; None where it has not been tracked.
 
-    Raises EDTalkError(kind="media") where the film is missing.
+    Raises EDTalkError(kind="media") where the movie is missing.
     """
     path = footage.movie_path(strip)
     file = _file(face, path)
@@ -99,20 +99,20 @@ def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.Mo
 
 
 def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.types.MovieStrip]) -> Task:
-    """Ask where the face is in a film, over what some strips of it show; the answer is kept beside the shots.
+    """Track the face in a movie over what its strips show of it. The track is saved beside the character's shots.
 
-    Raises EDTalkError(kind="media") where the film is missing.
+    Raises EDTalkError(kind="media") where the movie is missing.
     """
     path = footage.movie_path(strips[0])
     file = _file(face, path)
-    film = strips[0].fps or sequencer.fps(scene)
-    length = footage.film_frames(path) / film
+    rate = strips[0].fps or sequencer.fps(scene)
+    length = footage.movie_frames(path) / rate
     first, last = _span(scene, strips)
     if length <= _WHOLE:
         first, last, end = 0.0, length, None
     else:
-        first, last = max(first - _AROUND, 0.0), min(last + _AROUND, length)
-        end = last + 1 / film
+        first, last = max(first - _MARGIN, 0.0), min(last + _MARGIN, length)
+        end = last + 1 / rate
 
     def apply(answer: answers.TrackResult) -> None:
         size = answer.width, answer.height
@@ -130,10 +130,10 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
 
 
 def _file(face: CharacterSnapshot, path: Path) -> Path:
-    """Where a film's track is kept: another file for another film, or another face in it."""
+    """The file of a movie's track; its name depends on the movie's name, size and time and on the face number."""
     state = path.stat()
-    meant = [path.name, state.st_size, state.st_mtime_ns, face.face_number]
-    digits = hashlib.sha256(json.dumps(meant).encode()).hexdigest()[:20]
+    key = [path.name, state.st_size, state.st_mtime_ns, face.face_number]
+    digits = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
     return face.folder / TRACKS / f"{digits}.json"
 
 
@@ -144,7 +144,7 @@ def _write(file: Path, found: Tracked) -> None:
         raise disk_error(file.parent, error) from error
     found.track.save(file.with_suffix(".npy"))
     data = {"sha256": found.sha256, "size": found.size, "span": found.span}
-    write_whole(file, json.dumps(data).encode())  # last: with it there is a track
+    write_whole(file, json.dumps(data).encode())  # written last, because it marks the track as complete
 
 
 def _read(file: Path, media: Path) -> Tracked:
@@ -158,38 +158,38 @@ def _read(file: Path, media: Path) -> Tracked:
 
 
 def preparation(scene_name: str, uid: str) -> Iterator[list[Task]]:
-    """Steps of a `session.Chain`: what has to be known of a character before it is rendered.
+    """Steps of a `session.Chain` that measure and track what is needed before a character can be rendered.
 
-    That is its rest pose and, of one that dubs, where the face is in its films and a portrait, for which the first
-    frame with a face is taken. Raises EDTalkError where portrait, bank or film are missing.
+    These are its rest pose and, if it dubs movies, the tracks of its face and a portrait, for which the first frame
+    with a face is used. Raises EDTalkError where portrait, bank or movie are missing.
     """
-    while tasks := _lacking(bpy.data.scenes.get(scene_name), character.find(uid)):
+    while tasks := _missing(bpy.data.scenes.get(scene_name), character.find(uid)):
         yield tasks
 
 
-def _lacking(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> list[Task]:
+def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> list[Task]:
     if scene is None or obj is None:
         return []
     plates = sequencer.plates(scene, obj)
     if not plates:
         return [] if portrait.is_known(obj) else [portrait.measure(obj)]
     face = snapshot.read(obj, with_portrait=False)
-    films: dict[Path, list[bpy.types.MovieStrip]] = {}
+    movies: dict[Path, list[bpy.types.MovieStrip]] = {}
     for strip in plates:
-        films.setdefault(footage.movie_path(strip), []).append(strip)
-    unknown = [strips for strips in films.values() if any(tracked(scene, face, strip) is None for strip in strips)]
-    if unknown:
-        return [track(scene, face, strips) for strips in unknown]
+        movies.setdefault(footage.movie_path(strip), []).append(strip)
+    untracked = [strips for strips in movies.values() if any(tracked(scene, face, strip) is None for strip in strips)]
+    if untracked:
+        return [track(scene, face, strips) for strips in untracked]
     if obj.edtalk.portrait_image is None and face.editable:
         return [_take_portrait(scene, face, plates)]
-    with suppress(EDTalkError):  # a film can be dubbed without a portrait, by the bank's own rest pose
+    with suppress(EDTalkError):  # without a portrait, the bank's own rest pose is used
         if not portrait.is_known(obj) and not portrait.has_failed(obj):
             return [portrait.measure(obj)]
     return []
 
 
 def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequence[bpy.types.MovieStrip]) -> Task:
-    """Make the first frame with a face that plates show the character's portrait; EDTalkError where there is none."""
+    """Use the first visible frame with a face as the character's portrait; EDTalkError where there is none."""
     for strip in plates:
         found = tracked(scene, face, strip)
         times, crops = found.track.at(seconds(scene, strip, footage.time_map(scene, strip).frames))
@@ -198,10 +198,8 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
             break
     else:
         names = sequencer.quoted(strip.name for strip in plates)
-        message = f"No face is seen in what {names} shows of its film."
-        raise EDTalkError(
-            message, "Move the strip's handles to where there is a face, or choose another strip.", "face"
-        )
+        message = f"No face was found in the visible part of {names}."
+        raise EDTalkError(message, "Move the handles so that the strip shows a face, or choose another strip.", "face")
     bank, first = face.bank, seen[0]
     shot = Shot(
         bank=face.bank_path,
@@ -220,7 +218,7 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
         obj = character.find(uid)
         if obj is None or obj.edtalk.portrait_image is not None or not picture.is_file():
             return
-        if obj.edtalk.which:  # among several faces it would not be found again
+        if obj.edtalk.which:  # detection might choose another face
             obj.edtalk.crop, obj.edtalk.crop_mode = crop[:3], "box"
         image = character.load_picture(str(picture))
         image.name = f"{obj.name} portrait"
@@ -238,15 +236,15 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
 def plate_of(
     scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip, span: tuple[int, int]
 ) -> Plate:
-    """The film's frames that a strip shows over some frames of the scene; EDTalkError where they are not tracked."""
+    """The plate of a shot over scene frames span[0] to before span[1]; EDTalkError where it is not tracked."""
     found = tracked(scene, face, strip)
     if found is None:
-        raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Use Dub Movie first.", "face")
+        raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Run Dub Movie first.", "face")
     return Plate.of(found.media, found.sha256, found.track, seconds(scene, strip, range(*span)))
 
 
 def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:
-    """(T, n) rows as a shot with a plate wants them: lips as they are, all else measured from the character's rest."""
+    """(T, n) rows for a shot with a plate: lips absolute, all other coefficients as offsets from rest."""
     own = ~np.isin(face.bank.names, face.bank.names_of("lip"))
     rows = rows.copy()
     rows[:, own] = np.round(rows[:, own] - face.rest.astype(rows.dtype)[own], 6)  # rest is exactly 0
@@ -254,7 +252,7 @@ def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:
 
 
 def lie_over(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tuple[int, int]) -> None:
-    """Place a strip of pictures of `size` as its plate is placed: scaled, moved, turned, cropped and mirrored alike."""
+    """Copy the plate's transform, crop and mirroring to a strip whose pictures have `size`."""
     for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin", "filter"):
         setattr(strip.transform, name, getattr(plate.transform, name))
     for name in ("min_x", "max_x", "min_y", "max_y"):
@@ -267,12 +265,12 @@ def lie_over(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tup
 
 
 def note(scene: bpy.types.Scene, obj: bpy.types.Object) -> str:
-    """A sentence on what will not look as one might expect, else an empty one; reads no file, so panels may ask."""
+    """A warning about how the result will look, else ""; reads no file, so panels may call it."""
     for strip in sequencer.faces(scene, obj):
         if strip.get(sequencer.APART) and strip.get(sequencer.LAYER) == "plate":
             return (
-                f"The film under '{strip.name}' does not run frame by frame, so Blender may show the neighbour of the "
-                "frame that the face belongs to: choose Pasted on Plate."
+                f"The frame rate of the movie under '{strip.name}' differs from the scene, so the face may be "
+                "one frame off. Use Pasted on Plate."
             )
     return ""
 

@@ -1,4 +1,4 @@
-"""Build Compositor: the face over its plate, as nodes."""
+"""Operator that builds the compositor nodes for a face strip."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from . import compositing
 
 
 def face_strip(context: bpy.types.Context) -> bpy.types.ImageStrip | None:
-    """The face strip that is meant: the active character's, else a selected one.
+    """The face strip to composite: the active character's, or a selected one without a character.
 
-    Where the character has several it is a selected one, else the one at the current frame, else the first.
+    Of several, a selected one comes first, then the one at the current frame, then the earliest.
     """
     scene = compat.sequencer_scene(context)
     now, obj = scene.frame_current, sequencer.default_speaker(context, scene)
@@ -25,8 +25,8 @@ def face_strip(context: bpy.types.Context) -> bpy.types.ImageStrip | None:
 
 
 class EDTALK_OT_build_compositor(Explained, bpy.types.Operator):
-    """Make the nodes that lay the rendered face over its plate, with controls for colour, blur and grain. Nodes of \
-your own are kept; used again, it brings its own up to date"""
+    """Create compositor nodes that lay the rendered face over its plate, with controls for color, blur and grain. \
+Your own nodes are kept. Run again to update the generated ones"""
 
     bl_idname = "edtalk.build_compositor"
     bl_label = "Build Compositor"
@@ -36,7 +36,7 @@ your own are kept; used again, it brings its own up to date"""
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene = compat.sequencer_scene(context)
         if not sequencer.characters(context, scene):
-            return "There is no character yet: add one first"
+            return "Add a character first"
         if face_strip(context) is None:
             return "Render the face first"
         return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
@@ -45,9 +45,7 @@ your own are kept; used again, it brings its own up to date"""
         scene, strip = compat.sequencer_scene(context), face_strip(context)
         obj = sequencer.speaker(strip)
         if obj is None:
-            raise EDTalkError(
-                f"The character of '{strip.name}' is not in this file any more.", "Render the face again."
-            )
+            raise EDTalkError(f"The character of '{strip.name}' is no longer in this file.", "Render the face again.")
         is_new = compositing.is_new(scene, strip)
         todo = compositing.build(scene, obj, strip)
         if todo:
@@ -56,10 +54,13 @@ your own are kept; used again, it brings its own up to date"""
             before = scene.view_settings.view_transform
             sequencer.use_standard_view(scene)
             if scene.view_settings.view_transform != before:
-                self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
+                self.report({"INFO"}, f"View Transform set to Standard: {before} would change the face's colors")
             if scene.render.use_sequencer:
                 scene.render.use_sequencer = False
-                self.report({"INFO"}, "Render now shows the compositor: Sequencer is off in Output, Post Processing")
+                self.report(
+                    {"INFO"},
+                    "Sequencer was disabled under Output > Post Processing, so that Render uses the compositor",
+                )
         return None
 
 

@@ -1,1 +1,1 @@
-"""From evaluated coefficients to a face strip: shots, rendering, preview, farm jobs."""
+"""From evaluated coefficients to a face strip: shots, rendering, preview, farm jobs, dubbing."""

@@ -1,4 +1,4 @@
-"""Dub Movie: a movie strip gets a character, its dialogue a mouth, and the result lies above it."""
+"""Dub Movie: replaces the mouth in a movie strip by a character's, in a face strip above it."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ..timeline import audio, footage, sequencer
 from . import face_shot, render
 
 
-def movies(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
-    """The movie strips that are meant: those selected, else the active one."""
+def target_movies(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
+    """The selected movie strips, else the active one."""
     selected = footage.selected(context)
     scene = compat.sequencer_scene(context)
     active = scene.sequence_editor.active_strip if scene.sequence_editor else None
     return selected or ([active] if active is not None and active.type == "MOVIE" else [])
 
 
-def who(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> bpy.types.Object | None:
-    """The character that dubs: the one that did before, else who speaks in the selected sounds, else the active one."""
+def target_character(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> bpy.types.Object | None:
+    """The character that dubs: the one assigned to the movies, else to the selected sounds, else the active one."""
     for strip in (*strips, *sequencer.selected_sounds(context)):
         if obj := sequencer.speaker(strip):
             return obj
@@ -44,19 +44,18 @@ def begin(
     obj: bpy.types.Object | None = None,
     sounds: Sequence[bpy.types.SoundStrip] = (),
     *,
-    tell: Callable[[str, face_shot.Plan], object] = lambda *_: None,
+    on_plan: Callable[[str, face_shot.Plan], object] = lambda *_: None,
 ) -> Chain:
-    """Begin to dub movie strips: their face is found and its mouth moved by a character, above them.
+    """Begin to dub movie strips: track their face, lip-sync the sounds and render the mouth into strips above them.
 
-    obj: the character; None makes one, of the face that the first strip shows. sounds: are lip-synced to it first.
-    tell: see `render.steps`. Raises EDTalkError before anything is changed where a film is missing or cannot be
-    followed.
+    obj: the character; None creates one from the face in the first strip. sounds: lip-synced to it first. on_plan: see
+    `render.steps`. Raises EDTalkError before anything is changed where a movie is missing or not supported.
     """
     if not strips:
-        raise EDTalkError("No movie strip is selected.", "Select the film that is to be dubbed in the sequencer.")
+        raise EDTalkError("No movie strip is selected.", "Select the movie strip to dub in the sequencer.")
     for strip in strips:
         if not len(footage.time_map(scene, strip).frames):
-            raise EDTalkError(f"'{strip.name}' shows nothing.", "Move its handles.", "media")
+            raise EDTalkError(f"'{strip.name}' has no visible frames.", "Move its handles.", "media")
     for sound in sounds:
         if problem := audio.problem(sound):
             raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
@@ -67,19 +66,19 @@ def begin(
     for strip in strips:
         sequencer.assign(strip, obj)
     if obj.edtalk.layer not in FULL_FRAME_LAYERS:
-        together = all(dubbing.is_frame_by_frame(scene, strip) for strip in strips)
-        obj.edtalk.layer, obj.edtalk.mask = "plate" if together else "pasted", "mouth"
-    return Chain(_steps(scene, obj, [sequencer.identity(sound) for sound in sounds], tell))
+        in_step = all(dubbing.is_frame_by_frame(scene, strip) for strip in strips)
+        obj.edtalk.layer, obj.edtalk.mask = "plate" if in_step else "pasted", "mouth"
+    return Chain(_steps(scene, obj, [sequencer.identity(sound) for sound in sounds], on_plan))
 
 
 def _steps(
     scene: bpy.types.Scene,
     obj: bpy.types.Object,
     sound_ids: Sequence[str],
-    tell: Callable[[str, face_shot.Plan], object],
+    on_plan: Callable[[str, face_shot.Plan], object],
 ) -> Iterator[list[Task]]:
     scene_name, uid = scene.name, obj.edtalk.uid
-    yield from dubbing.preparation(scene_name, uid)  # where the mouth rests is known before it speaks
+    yield from dubbing.preparation(scene_name, uid)  # lip sync starts from the measured rest pose
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is None or obj is None:
         return
@@ -90,13 +89,12 @@ def _steps(
         session.edited("Dub Movie")
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is not None and obj is not None:
-        yield from render.steps(scene, obj, "AUTO", tell)
+        yield from render.steps(scene, obj, "AUTO", on_plan)
 
 
 class EDTALK_OT_dub_movie(Asking, bpy.types.Operator):
-    """Give the face in the selected movie strips another mouth: that of the active character, or of a new one, which \
-speaks the selected sound strips. The result lies in a strip above, and the movie stays as it is. Used again, only \
-frames that changed are rendered"""
+    """Dub the face in the selected movie strips with the selected sounds, using the active character (or a new one). \
+The result is a strip above the movie, which is not changed. Run again to render only frames that changed"""
 
     bl_idname = "edtalk.dub_movie"
     bl_label = "Dub Movie"
@@ -104,12 +102,12 @@ frames that changed are rendered"""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        strips = movies(context)
+        strips = target_movies(context)
         if not strips:
-            return "Select the movie strip that is to be dubbed, and the sound strips that are spoken"
+            return "Select the movie strip to dub, and the sound strips with the dialogue"
         if bpy.app.is_job_running("RENDER"):
             return "Wait until Blender has finished rendering"
-        obj = who(context, strips)
+        obj = target_character(context, strips)
         return character.editable_reason(obj) if obj else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -117,23 +115,23 @@ frames that changed are rendered"""
         sequencer.ensure_unique_ids(scene)
         if sequencer.settings(scene).follow:
             follow.follow(scene)
-        strips, running = movies(context), True
-        obj = who(context, strips)
+        strips, is_running = target_movies(context), True
+        obj = target_character(context, strips)
         sounds = [one for one in sequencer.selected_sounds(context) if sequencer.speaker(one) in (None, obj)]
-        told = []
+        messages = []
 
-        def tell(name: str, plan: face_shot.Plan) -> None:
-            if running:  # later, there is no operator any more that could report
-                told.append(f"{name}: {plan.missing} frames to render, {plan.reused} are there already")
+        def on_plan(name: str, plan: face_shot.Plan) -> None:
+            if is_running:  # the operator is gone when a background step calls this later
+                messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
 
         try:
-            self.finish(begin(scene, strips, obj, sounds, tell=tell))
+            self.finish(begin(scene, strips, obj, sounds, on_plan=on_plan))
         finally:
-            running = False
-            for text in told:
-                self.report({"INFO"}, text)
+            is_running = False
+            for message in messages:
+                self.report({"INFO"}, message)
         if is_temporary():
-            self.report({"INFO"}, "Frames are kept only until Blender closes: save the .blend to keep them beside it")
+            self.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
         return None
 
 

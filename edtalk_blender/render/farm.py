@@ -1,4 +1,4 @@
-"""A character's face as a job for a render farm: written into a folder, and its frames brought back."""
+"""Render farm jobs: exporting a character's face as a job folder and fetching the rendered frames."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from ..plate import dubbing
 from ..timeline import audio, sequencer
 from . import face_shot, face_strip
 
-FOLDER = "edtalk_farm"  # of a scene: where its last job was exported to
-_SHOT = "farm"  # name of a character's shot for the farm, among those of its strips
+FOLDER = "edtalk_farm"  # of a scene: folder of its last exported job
+_SHOT = "farm"  # name of the farm job's shot among a character's shots
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the artist sets in the file browser; names as in `inference.contract.farm.Job`."""
+    """Options of the export operator; see `inference.contract.farm.Job`."""
 
     chunk: int
     gpus: int
@@ -48,10 +48,11 @@ def export(
     settings: Settings,
     plate: bpy.types.MovieStrip | None = None,
 ) -> Shot:
-    """Write a character's face over some frames as a job, into a folder of its name; returns the shot in it.
+    """Write a job for frame span[0] to before span[1] to a folder named after the character; returns its shot.
 
-    plate: the movie strip that it dubs, whose film comes along. So do the dialogue and what is rendered already. Raises
-    EDTalkError where portrait, bank, film or a sound are missing, or the folder cannot be written to.
+    The job contains the dialogue and the frames that are already rendered. plate: the movie strip that the character
+    dubs; its movie is included. Raises EDTalkError where portrait, bank, movie or a sound are missing, or the folder
+    cannot be written to.
     """
     face = snapshot.read(obj, with_portrait=plate is None)
     shot = face_shot.write(scene, obj, face, span, _SHOT, plate).shot
@@ -69,9 +70,9 @@ def export(
 
 
 def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
-    """Bring back what a farm has rendered of a character's job: how many pictures came, and how many are still missing.
+    """Copy the frames that a farm has rendered for a character; returns the numbers of fetched and missing frames.
 
-    Raises EDTalkError where the folder holds no job of the character.
+    Raises EDTalkError where the folder contains no job of the character.
     """
     shot = Shot.read(folder / bpy.path.clean_name(obj.name) / "shot")
     missing = {shot.file_names()[row] for row in shot.missing()}
@@ -87,19 +88,19 @@ def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
 
 
 def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int]) -> tuple[np.ndarray, int] | None:
-    """What a character says over some frames: samples (n,) float32 and their rate, None where it is silent."""
-    heard = []
+    """A character's dialogue mixed over a frame range: samples (n,) float32 and their rate in Hz; None if silent."""
+    sounds = []
     for strip in sequencer.dialogue(scene, obj):
         whole = sequencer.time_map(scene, strip)
         clock = whole.clipped(*span)
         if clock.end > clock.start and not audio.is_silent(scene, strip, whole):
             animated = audio.loudness(scene, strip, clock.frames) is not None  # `audio.read` has applied it
-            heard.append((clock, audio.read(scene, strip, clock), 1.0 if animated else strip.volume))
-    if not heard:
+            sounds.append((clock, audio.read(scene, strip, clock), 1.0 if animated else strip.volume))
+    if not sounds:
         return None
-    rate, per_second = max(sound.rate for _, sound, _ in heard), sequencer.fps(scene)
+    rate, per_second = max(sound.rate for _, sound, _ in sounds), sequencer.fps(scene)
     mixed = np.zeros(round((span[1] - span[0]) / per_second * rate), np.float32)
-    for clock, sound, volume in heard:
+    for clock, sound, volume in sounds:
         first, last = (round((frame - span[0]) / per_second * rate) for frame in (clock.start, clock.end))
         moments = clock.seconds(span[0] + np.arange(first, last) / rate * per_second) - sound.start
         played = np.interp(moments * sound.rate, np.arange(len(sound.samples)), sound.samples, left=0.0, right=0.0)
@@ -108,12 +109,12 @@ def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int
 
 
 def _write_dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int]) -> Path | None:
-    """The dialogue as a temporary file, or None."""
-    heard = dialogue(scene, obj, span)
-    if heard is None:
+    """The dialogue as a temporary WAV file, or None if silent."""
+    mixed = dialogue(scene, obj, span)
+    if mixed is None:
         return None
     path = Path(bpy.app.tempdir) / "edtalk_dialogue" / "dialogue.wav"
-    samples, rate = heard
+    samples, rate = mixed
     try:
         path.parent.mkdir(exist_ok=True)
         with wave.open(str(path), "wb") as file:
@@ -130,31 +131,37 @@ def _write_dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[i
 
 
 class EDTALK_OT_export_farm_job(Asking, bpy.types.Operator):
-    """Write the character's face as a job for a render farm: a folder with all that is needed to render it without \
-Blender, for AWS Deadline Cloud, Flamenco or any farm that takes Open Job Description"""
+    """Export the character's face as a render farm job: a folder that renders without Blender, for AWS Deadline \
+Cloud, Flamenco or any farm that supports Open Job Description"""
 
     bl_idname = "edtalk.export_farm_job"
     bl_label = "Export Farm Job"
 
-    directory: StringProperty(name="Folder", description="Each character gets a folder in it", subtype="DIR_PATH")
+    directory: StringProperty(
+        name="Folder", description="Folder for the jobs. Each character gets a subfolder", subtype="DIR_PATH"
+    )
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
     frames: EnumProperty(name="Range", items=sequencer.RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Export every character of the scene")
     chunk: IntProperty(
-        name="Frames a Task",
-        description="So many that they outweigh the start of the engine, some seconds",
+        name="Frames per Task",
+        description="Number of frames in each task. Starting the engine takes some seconds per task",
         min=1,
         default=50,
     )
-    gpus: IntProperty(name="GPUs", description="Only machines that have at least this many render", min=0, max=64)
+    gpus: IntProperty(
+        name="GPUs", description="Minimum number of GPUs that a machine must have to render", min=0, max=64
+    )
     keep_bank: BoolProperty(
-        name="Leave Bank in Place", description="Do not copy the bank: all machines of the farm see it where it is"
+        name="Leave Bank in Place",
+        description="Refer to the bank by its path instead of copying it. All machines must be able to read it",
     )
     engine: StringProperty(
-        name="Python", description="What runs the engine on the farm's machines; empty for the same as here"
+        name="Python",
+        description="Python interpreter that runs the engine on the farm. Empty: the same path as on this machine",
     )
     engine_folder: StringProperty(
-        name="Extension", description="Folder of this extension on the farm's machines; empty for the same as here"
+        name="Extension", description="Folder of this extension on the farm. Empty: the same path as on this machine"
     )
 
     @classmethod
@@ -171,18 +178,18 @@ Blender, for AWS Deadline Cloud, Flamenco or any farm that takes Open Job Descri
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         if not self.directory:
-            raise EDTalkError("No folder was chosen for the job.", "Choose one.")
+            raise EDTalkError("No folder is set for the job.", "Choose a folder.")
         scene, folder = compat.sequencer_scene(context), Path(bpy.path.abspath(self.directory))
         chosen = _chosen(context, scene, self.everybody)
         for obj in chosen:
-            job_range(scene, obj, self.frames)  # is said before anything is asked or written
+            job_range(scene, obj, self.frames)  # raises before anything is submitted or written
         settings = Settings(self.chunk, self.gpus, self.keep_bank, self.engine.strip(), self.engine_folder.strip())
-        told: dict[str, str] = {}
-        chains = [Chain(_steps(scene, obj, self.frames, folder, settings, told.__setitem__)) for obj in chosen]
+        messages: dict[str, str] = {}
+        chains = [Chain(_steps(scene, obj, self.frames, folder, settings, messages.__setitem__)) for obj in chosen]
         self.finish(*chains)
         for obj in chosen:
-            later = f"{obj.name} is exported as soon as its portrait has been read"
-            self.report({"INFO"}, told.get(obj.name, later))
+            later = f"{obj.name} will be exported after its portrait has been analyzed"
+            self.report({"INFO"}, messages.get(obj.name, later))
         scene[FOLDER] = as_directory(folder)
         return None
 
@@ -194,8 +201,8 @@ def job_range(
     found = face_shot.render_ranges(scene, obj, which)
     if len(found) > 1:
         names = sequencer.quoted(plate.name for _span, plate in found)
-        message = f"{obj.name} dubs {len(found)} movie strips, {names}; a farm job holds one."
-        raise EDTalkError(message, "Set the preview range to one of them, and export that range.")
+        message = f"{obj.name} dubs {len(found)} movie strips, {names}; a farm job can contain only one."
+        raise EDTalkError(message, "Set the preview range to one of them and export that range.")
     return found[0]
 
 
@@ -205,26 +212,26 @@ def _steps(
     which: str,
     folder: Path,
     settings: Settings,
-    tell: Callable[[str, str], None],
+    report: Callable[[str, str], None],
 ) -> Iterator[list[Task]]:
-    """What exports a character once all is known of it. tell: is told its name, and what there is to do."""
+    """Steps that prepare a character and export it. report: called with its name and a message."""
     scene_name, uid = scene.name, obj.edtalk.uid
     yield from dubbing.preparation(scene_name, uid)
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is not None and obj is not None:
         span, plate = job_range(scene, obj, which)
         shot = export(scene, obj, span, folder, settings, plate)
-        tell(obj.name, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
+        report(obj.name, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
 
 
 class EDTALK_OT_fetch_farm_frames(Explained, bpy.types.Operator):
-    """Bring the frames that a farm has rendered back to the characters. Render Face then shows them, and renders only \
-what has changed since the export"""
+    """Copy frames rendered by a farm back to the characters. Render Face then shows them and renders only what has \
+changed since the export"""
 
     bl_idname = "edtalk.fetch_farm_frames"
     bl_label = "Fetch Farm Frames"
 
-    directory: StringProperty(name="Folder", description="Where the job was exported to", subtype="DIR_PATH")
+    directory: StringProperty(name="Folder", description="Folder that the job was exported to", subtype="DIR_PATH")
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
 
     @classmethod
@@ -243,10 +250,12 @@ what has changed since the export"""
         known = sequencer.characters(context, scene)
         exported = [obj for obj in known if (folder / bpy.path.clean_name(obj.name)).is_dir()]
         if not exported:
-            raise EDTalkError(f"{folder} holds no job of these characters.", "Choose where it was exported to.")
+            raise EDTalkError(
+                f"{folder} contains no job of these characters.", "Choose the folder that the job was exported to."
+            )
         for obj in exported:
             came, missing = fetch(obj, folder)
-            left = f", {missing} are not rendered yet" if missing else ""
+            left = f", {missing} not rendered yet" if missing else ""
             self.report({"INFO"}, f"{obj.name}: {came} frames fetched{left}")
         face_strip.refill(scene)
         return None
@@ -254,7 +263,7 @@ what has changed since the export"""
 
 def _no_character(context: bpy.types.Context) -> str:
     known = sequencer.characters(context, compat.sequencer_scene(context))
-    return "" if known else "There is no character yet: add one first"
+    return "" if known else "Add a character first"
 
 
 def _chosen(context: bpy.types.Context, scene: bpy.types.Scene, everybody: bool) -> list[bpy.types.Object]:

@@ -1,4 +1,4 @@
-"""Render Face: a character's evaluated rows become a shot, the shot's pictures a strip that fills as they come."""
+"""Operators that render faces, clear unused frames and export the sequencer as a movie."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ from ..plate import compositing
 from ..timeline import sequencer
 from . import face_shot, face_strip, render
 
-# --- Operators
-
 
 class EDTALK_OT_render_face(Asking, bpy.types.Operator):
-    """Render the character's face over its dialogue into a strip. Only frames that changed are rendered, and a \
-render that was cancelled goes on where it stopped"""
+    """Render the character's face into an image strip. Only missing and changed frames are rendered, so a cancelled \
+render can be continued"""
 
     bl_idname = "edtalk.render_face"
     bl_label = "Render Face"
@@ -39,7 +37,7 @@ render that was cancelled goes on where it stopped"""
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene = compat.sequencer_scene(context)
         if not sequencer.characters(context, scene):
-            return "There is no character yet: add one first"
+            return "Add a character first"
         if bpy.app.is_job_running("RENDER"):
             return "Wait until Blender has finished rendering"
         return ""
@@ -50,25 +48,25 @@ render that was cancelled goes on where it stopped"""
             follow.follow(scene)
         chosen = self._chosen(context, scene)
         for obj in chosen:
-            face_shot.render_ranges(scene, obj, self.frames)  # is said before anything is asked or changed
+            face_shot.render_ranges(scene, obj, self.frames)  # raises before anything is submitted or changed
         before = scene.view_settings.view_transform
-        running, told = True, []
+        is_running, messages = True, []
 
-        def tell(name: str, plan: face_shot.Plan) -> None:
-            if running:  # later, there is no operator any more that could report
-                told.append(f"{name}: {plan.missing} frames to render, {plan.reused} are there already")
+        def on_plan(name: str, plan: face_shot.Plan) -> None:
+            if is_running:  # the operator is gone when a background step calls this later
+                messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
 
-        chains = [Chain(render.steps(scene, obj, self.frames, tell)) for obj in chosen]
+        chains = [Chain(render.steps(scene, obj, self.frames, on_plan)) for obj in chosen]
         try:
             self.finish(*chains)
         finally:
-            running = False
-            for text in told:
-                self.report({"INFO"}, text)
+            is_running = False
+            for message in messages:
+                self.report({"INFO"}, message)
         if scene.view_settings.view_transform != before:
-            self.report({"INFO"}, f"View Transform set to Standard: {before} would have changed the face's colours")
+            self.report({"INFO"}, f"View Transform set to Standard: {before} would change the face's colors")
         if is_temporary():
-            self.report({"INFO"}, "Frames are kept only until Blender closes: save the .blend to keep them beside it")
+            self.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
         return None
 
     def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
@@ -86,14 +84,14 @@ render that was cancelled goes on where it stopped"""
 
 
 class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
-    """Delete rendered frames that no strip shows. What is undone afterwards may have to be rendered again"""
+    """Delete unused rendered frames. Undoing past this point may require rendering again"""
 
     bl_idname = "edtalk.clear_cache"
     bl_label = "Clear Unused Frames"
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "Wait until the face is rendered, or cancel it" if render.is_rendering() else ""
+        return "Wait until the face is rendered, or cancel the render" if render.is_rendering() else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
@@ -120,7 +118,7 @@ def _shown_pictures() -> set[Path]:
 
 
 class EDTALK_OT_export_movie(Explained, ExportHelper, bpy.types.Operator):
-    """Render the sequencer, faces and sound, into an MP4 file"""
+    """Render the sequencer with faces and sound to an MP4 file"""
 
     bl_idname = "edtalk.export_movie"
     bl_label = "Export Movie"
@@ -132,27 +130,27 @@ class EDTALK_OT_export_movie(Explained, ExportHelper, bpy.types.Operator):
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         scene = compat.sequencer_scene(context)
         if not compat.strips(scene):
-            return "There is nothing in the sequencer yet"
+            return "The sequencer is empty"
         if render.is_rendering():
-            return "Wait until the face is rendered, or cancel it"
+            return "Wait until the face is rendered, or cancel the render"
         return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
         path = export_movie(scene, bpy.path.abspath(self.filepath))
         if not session.blocking():
-            self.report({"INFO"}, f"The scene's output is now {path}")
+            self.report({"INFO"}, f"The scene's output path was set to {path}")
         return None
 
 
 def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
-    """Render a scene's sequencer into an MP4 file; with a window it is begun, with Blender's progress and Esc.
+    """Render a scene's sequencer to an MP4 file and return its path; EDTalkError where it cannot be written.
 
-    Raises EDTalkError where it cannot be written.
+    With a window this starts Blender's own animation render and returns at once.
     """
     path = Path(file).with_suffix(".mp4")
     if not path.parent.is_dir():
-        raise EDTalkError(f"The folder {path.parent} does not exist.", "Choose another one.", "disk")
+        raise EDTalkError(f"The folder {path.parent} does not exist.", "Choose another folder.", "disk")
     if not session.blocking():
         compat.set_video_output(scene, path)
         bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=scene.name)
@@ -162,7 +160,7 @@ def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
             with compat.video_output(scene, partial):
                 bpy.ops.render.render(animation=True, scene=scene.name)
         except RuntimeError as error:
-            raise EDTalkError(f"{path} could not be written: {error}", "Choose another place.", "disk") from error
+            raise EDTalkError(f"{path} could not be written: {error}", "Choose another folder.", "disk") from error
         if not partial.is_file() or not partial.stat().st_size:
             raise EDTalkError(f"{path} was not written.", "See Blender's console for the reason.", "disk")
     return path

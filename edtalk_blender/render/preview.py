@@ -1,7 +1,7 @@
-"""The live face: while a slider moves or the timeline is scrubbed, the newest pose is drawn and shown, older ones not.
+"""Live preview: only the latest pose is rendered; superseded requests are dropped.
 
-One picture is being drawn at any time; meanwhile only the newest pose of each character is kept. So a slow device shows
-fewer pictures and nothing else slows down.
+One preview is rendered at a time; meanwhile only the latest pose of each character waits. A slow device shows fewer
+frames per second, but nothing else slows down.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def render_face(
     for older in session.unfinished(subject):
         older.cancel()
     if not plan.missing:
-        compositing.renew(scene)
+        compositing.update(scene)
         return None, plan
     return _submit(scene, face, plan, [sequencer.identity(strip) for strip in strips], subject), plan
 
@@ -154,7 +154,7 @@ def _submit(
 
     def end(_task: Task) -> None:
         if scene := bpy.data.scenes.get(scene_name):
-            compositing.renew(scene)
+            compositing.update(scene)
 
     task = session.submit(
         requests.Render(plan.folder), label=f"Render '{face.name}'", subject=subject, on_event=receive

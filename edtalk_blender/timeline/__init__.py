@@ -1,1 +1,1 @@
-"""Time in the sequencer: strips, footage and the map from strip time to scene frames."""
+"""The sequencer: strips, their audio and footage, and the map from scene frames to source time."""

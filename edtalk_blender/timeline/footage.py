@@ -1,4 +1,4 @@
-"""Movie and image strips as recordings of a face: their files, and when a strip shows which second of its film."""
+"""Movie and image strips as footage of a face: their files, and which second of a movie a strip shows at a frame."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def selected(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
     return [strip for strip in sequencer.selected(context) if strip.type == "MOVIE"]
 
 
-def seen_at(context: bpy.types.Context, frame: float) -> bpy.types.Strip | None:
-    """The selected movie or image strip that is shown at a frame, the uppermost if there are several."""
+def selected_at(context: bpy.types.Context, frame: float) -> bpy.types.Strip | None:
+    """The selected movie or image strip at a frame, the one on the highest channel if there are several."""
     shown = [
         strip
         for strip in sequencer.selected(context)
@@ -48,28 +48,28 @@ def _existing(strip: bpy.types.Strip, file: str) -> Path:
 
 
 def time_map(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> TimeMap:
-    """When a movie strip shows which second of its film: trimmed, slipped, retimed, in metastrips.
+    """Which second of its movie a movie strip shows at each frame; trims, slips, retiming and metastrips count.
 
-    A film of another frame rate than the scene's runs at its own speed, or frame by frame where the strip was added
-    so. Raises EDTalkError for a file that is missing or no film, and for a strip that plays backwards.
+    A movie whose frame rate differs from the scene's plays at its own speed, or frame by frame if the strip was added
+    that way. Raises EDTalkError for a file that is missing or not a movie, and for a reversed strip.
     """
     if strip.use_reverse_frames:
-        message = f"'{strip.name}' plays backwards, which a captured performance does not follow."
-        raise EDTalkError(message, "Switch off Reverse Frames in the strip's properties.")
+        message = f"'{strip.name}' is reversed; reversed strips are not supported."
+        raise EDTalkError(message, "Disable Reverse Frames in the strip's properties.")
     rate, start = sequencer.fps(scene), compat.content_start(strip)
     cut = compat.strip_value(strip, "content_trim_start")
-    content = max(film_frames(movie_path(strip)) - cut - compat.strip_value(strip, "content_trim_end"), 1)
-    film = strip.fps or rate
+    content = max(movie_frames(movie_path(strip)) - cut - compat.strip_value(strip, "content_trim_end"), 1)
+    movie_rate = strip.fps or rate
     keys = compat.retiming(strip, content)
-    if keys is None:  # what lies between the first and the last cannot be read
+    if keys is None:  # the keys between the first and the last cannot be read
         keys = [(strip.retiming_keys[0].timeline_frame, 0.0), (strip.retiming_keys[-1].timeline_frame, float(content))]
     keys = keys or [(start, 0.0), (start + content, float(content))]
 
-    # A strip that keeps its film's speed counts the frames of its keys as if it did not.
-    length, speed = keys[-1][0] - start, film / rate
+    # Where a strip plays at the movie's own speed, Blender still counts its keys in movie frames.
+    length, speed = keys[-1][0] - start, movie_rate / rate
     duration = compat.strip_value(strip, "content_duration")
     speed = speed if abs(duration - length / speed) < abs(duration - length) else 1.0
-    knots = tuple((start + (frame - start) / speed, (cut + shown) / film) for frame, shown in keys)
+    knots = tuple((start + (frame - start) / speed, (cut + shown) / movie_rate) for frame, shown in keys)
 
     clock = TimeMap(rate, compat.left_handle(strip), max(compat.left_handle(strip), compat.right_handle(strip)), knots)
     meta = strip.parent_meta()
@@ -79,14 +79,14 @@ def time_map(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> TimeMap:
     return clock
 
 
-def film_frames(path: Path) -> int:
-    """Number of frames of a film, as Blender counts them; EDTalkError(kind="media") for another file."""
+def movie_frames(path: Path) -> int:
+    """Number of frames of a movie, as Blender counts them; EDTalkError(kind="media") for other files."""
     state = path.stat()
-    return _film_frames(path, state.st_mtime_ns, state.st_size)
+    return _movie_frames(path, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=64)
-def _film_frames(path: Path, _changed: int, _size: int) -> int:
+def _movie_frames(path: Path, _changed: int, _size: int) -> int:
     clip = None
     try:
         clip = bpy.data.movieclips.load(str(path))
@@ -97,9 +97,9 @@ def _film_frames(path: Path, _changed: int, _size: int) -> int:
         if clip is not None:
             bpy.data.movieclips.remove(clip)
     if frames < 1:
-        raise EDTalkError(f"{path} is no film that Blender can read.", "Choose MP4, MOV, MKV or WebM.", "media")
+        raise EDTalkError(f"{path} is not a readable movie.", "Choose MP4, MOV, MKV or WebM.", "media")
     return frames
 
 
 def unregister() -> None:
-    _film_frames.cache_clear()
+    _movie_frames.cache_clear()

@@ -1,7 +1,7 @@
-"""Strips: whose they are, what is heard in them and when, and where the face goes.
+"""Strips of the sequencer: identity, character, time and channel, and the scene's settings.
 
-A strip is known by its own `edtalk_id`, a dialogue strip's character by `edtalk_character`. Both are custom properties,
-so they are saved, copied and undone with the strip.
+A strip's identity is its custom property `edtalk_id`, its character's `edtalk_character`. Custom properties are saved,
+copied and undone with the strip.
 """
 
 from __future__ import annotations
@@ -21,72 +21,22 @@ from . import audio, timemap
 from .timemap import TimeMap
 
 ID, CHARACTER = "edtalk_id", "edtalk_character"
-TIME = "edtalk_time"  # of a dialogue strip: its TimeMap when its keys were last in place
-SHOT = "edtalk_shot"  # of a face strip: the folder of what it was rendered from
+TIME = "edtalk_time"  # of a strip whose keys or face follow it: its TimeMap when they were last in place
+SHOT = "edtalk_shot"  # of a face strip: folder of the shot that it was rendered from
 NLA = "edtalk_nla"  # of a dialogue strip: name of the NLA strip that holds its keys
 SOUNDS = "edtalk_sounds"  # of a face strip: identities of the dialogue strips that it was rendered for
-LAYER = "edtalk_layer"  # of a face strip: what its pictures hold, as `inference.contract.shot` names it
-PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it is laid over
-APART = "edtalk_apart"  # of a face strip: its plate does not show its film frame by frame
-STALE = "edtalk_stale"  # of a dialogue strip: it plays moments that have no keys; of a face strip: its film has changed
+LAYER = "edtalk_layer"  # of a face strip: layer of its pictures, as a `Shot` has it
+PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it lies over
+APART = "edtalk_apart"  # of a face strip: the frame rates of plate and scene differ, so it may be a frame off
+STALE = "edtalk_stale"  # of a dialogue strip: part of it has no keys; of a face strip: its plate has changed
 LAST_CHANNEL = 128
-
-RENDER_RANGES = (
-    ("AUTO", "Dialogue or Scene", "The character's dialogue if it has any, else the scene"),
-    ("DIALOGUE", "Dialogue", "From the first to the last of the character's sound strips"),
-    ("SCENE", "Scene", "The scene's frame range"),
-    ("PREVIEW", "Preview Range", "The preview range of the timeline"),
-)
-
-
-class SequencerSettings(bpy.types.PropertyGroup):
-    """What the artist switches on and off for a whole scene."""
-
-    follow: BoolProperty(
-        name="Follow Sound",
-        description="When a dialogue strip is moved, trimmed or retimed, its keys and its face strip follow",
-        default=True,
-    )
-    follow_face: BoolProperty(
-        name="Follow Face",
-        description="When a face strip is moved, its dialogue strips and their keys follow",
-        default=True,
-    )
-    follow_keys: EnumProperty(
-        name="Keys",
-        description="Which keys of the character follow its dialogue",
-        items=(
-            ("LIPS", "Mouth", "Keys that Lip Sync wrote"),
-            ("ALL", "All", "Every key of the character that lies within the strip: emotions, head and mouth"),
-        ),
-        default="LIPS",
-    )
-    preview: BoolProperty(
-        name="Live Preview",
-        description="Show the face in viewport and image editor while sliders move and the timeline is scrubbed",
-        default=True,
-    )
-    render_range: EnumProperty(
-        name="Range", description="Frames that are rendered", items=RENDER_RANGES, default="AUTO"
-    )
-    everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
-    image_format: EnumProperty(
-        name="Format",
-        description="Files that faces are rendered to",
-        items=(("png", "PNG", "8 bits, sRGB"), ("exr", "OpenEXR", "Half float, linear light")),
-        default="png",
-    )
-
-
-def settings(scene: bpy.types.Scene) -> SequencerSettings:
-    return scene.edtalk_sequencer
 
 
 # --- Identities
 
 
 def identity(strip: bpy.types.Strip) -> str:
-    """The strip's identity; it is given one if it has none."""
+    """The strip's identity, assigned if it has none."""
     if not strip.get(ID):
         strip[ID] = uuid.uuid4().hex[:12]
     return strip[ID]
@@ -98,10 +48,10 @@ def find(scene: bpy.types.Scene, wanted: str) -> bpy.types.Strip | None:
 
 
 def ensure_unique_ids(scene: bpy.types.Scene) -> None:
-    """Give an identity of their own to copies of strips, which are made with their original's.
+    """Give copies of strips a new identity, because Blender copies the original's.
 
-    The one whose time is as remembered is the original; of two the one further down is. A piece that was cut off plays
-    what it played before, so its keys are in place; a copy elsewhere has none.
+    The original is the strip whose time is as remembered, or the one on the lowest channel. A piece that was cut off
+    plays what it played before, so its keys are in place; a copy elsewhere has no keys.
     """
     shared = Counter(strip[ID] for strip in compat.strips(scene) if strip.get(ID))
     for own in (own for own, count in shared.items() if count > 1):
@@ -120,7 +70,7 @@ def ensure_unique_ids(scene: bpy.types.Scene) -> None:
 
 
 def _take_faces(scene: bpy.types.Scene, plate: bpy.types.Strip, original: bpy.types.Strip) -> None:
-    """Give a plate that was cut off or copied the face strips that lie over it, and not over its original."""
+    """Reassign face strips that lie over a piece or copy of a plate, and not over the original, to it."""
 
     def covers(one: bpy.types.Strip, face: bpy.types.Strip) -> bool:
         ends = compat.left_handle(one), compat.right_handle(one)
@@ -148,12 +98,12 @@ def is_face(strip: bpy.types.Strip) -> bool:
 
 
 def is_plate(strip: bpy.types.Strip) -> bool:
-    """Whether a movie strip is dubbed by a character."""
+    """Whether a strip is a movie strip that a character dubs."""
     return strip.type == "MOVIE" and bool(strip.get(CHARACTER))
 
 
 def assign(strip: bpy.types.Strip, obj: bpy.types.Object | None) -> None:
-    """Say who speaks in a sound strip, or whose face a movie strip shows; None: nobody."""
+    """Set the character that speaks in a sound strip or dubs a movie strip; None removes it."""
     identity(strip)
     if obj is not None:
         strip[CHARACTER] = obj.edtalk.uid
@@ -162,14 +112,14 @@ def assign(strip: bpy.types.Strip, obj: bpy.types.Object | None) -> None:
 
 
 def speaker(strip: bpy.types.Strip) -> bpy.types.Object | None:
-    """The character that a strip belongs to, or None; changes nothing, so panels may ask."""
+    """The character of a strip, or None. Read-only, so panels may call it."""
     uid = strip.get(CHARACTER)
     found = [obj for obj in bpy.data.objects if character.is_character(obj) and obj.edtalk.uid == uid] if uid else []
     return min(found, key=lambda obj: (obj.library is not None, obj.session_uid), default=None)
 
 
 def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.types.Object | None:
-    """Who speaks in strips that belong to nobody yet: the active character, or the only one."""
+    """The character for strips that have none yet: the active one, or the only one."""
     active = context.view_layer.objects.active if context.view_layer else None
     if character.is_character(active):
         return active
@@ -178,7 +128,7 @@ def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.t
 
 
 def characters(context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
-    """The characters of the edited scene, or, where it has none, of the window's: a sequencer may stand alone."""
+    """The characters of the edited scene, or of the window's scene where the sequencer's scene has none."""
     return character.characters(scene) or character.characters(context.scene)
 
 
@@ -203,6 +153,19 @@ def plates(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Movi
     return sorted(own, key=compat.left_handle)
 
 
+# --- Selection
+
+
+def selected(context: bpy.types.Context) -> list[bpy.types.Strip]:
+    """The selected strips of the edited scene, in order of time."""
+    scene = compat.sequencer_scene(context)
+    return sorted((strip for strip in compat.strips(scene) if strip.select), key=compat.left_handle) if scene else []
+
+
+def selected_sounds(context: bpy.types.Context) -> list[bpy.types.SoundStrip]:
+    return [strip for strip in selected(context) if strip.type == "SOUND"]
+
+
 # --- Time
 
 
@@ -212,7 +175,7 @@ def fps(scene: bpy.types.Scene) -> float:
 
 
 def time_map(scene: bpy.types.Scene, strip: bpy.types.Strip) -> TimeMap:
-    """When a strip plays which moment of its source. A retiming that cannot be read counts as an even one."""
+    """Which second of its source a strip plays at each frame. Unreadable retiming keys count as constant speed."""
     rate, start, end = fps(scene), compat.left_handle(strip), max(compat.left_handle(strip), compat.right_handle(strip))
     clock = TimeMap.of_strip(
         rate,
@@ -240,7 +203,7 @@ def _retiming(strip: bpy.types.Strip, rate: float) -> Sequence[tuple[float, floa
 
 
 def content_frames(strip: bpy.types.Strip, rate: float) -> int:
-    """Frames of the strip's content at its own speed and at the scene's rate."""
+    """Frames of the strip's content at original speed and at the scene's rate."""
     if strip.type == "IMAGE":
         return len(strip.elements)
     trimmed = compat.strip_value(strip, "content_trim_start") + compat.strip_value(strip, "content_trim_end")
@@ -249,7 +212,7 @@ def content_frames(strip: bpy.types.Strip, rate: float) -> int:
 
 
 def remembered_time(strip: bpy.types.Strip) -> TimeMap | None:
-    """The strip's time when its keys were last in place; None before the first lip sync, or when it is unreadable."""
+    """The strip's time when its keys were last in place; None before the first lip sync or if unreadable."""
     data = strip.get(TIME)
     try:
         return TimeMap.from_json(data.to_dict()) if data else None
@@ -262,9 +225,9 @@ def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
 
 
 def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
-    """A sentence where a strip comes from a film that does not run at the scene's rate, else an empty one.
+    """A warning where a strip comes from a movie whose frame rate differs from the scene's, else "".
 
-    A sound alone has no frame rate: Blender gives its strip another length when the scene's rate is changed.
+    A sound has no frame rate of its own, so the movie strip with the same file is looked up.
     """
     rate = fps(scene)
     if strip.type == "MOVIE":
@@ -272,30 +235,30 @@ def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     if strip.type != "SOUND" or strip.sound is None:
         return ""
     path = audio.file_path(strip)
-    for other in compat.strips(scene):  # the picture of the same film knows its rate
+    for other in compat.strips(scene):
         if other.type == "MOVIE" and Path(bpy.path.abspath(other.filepath)) == path:
             return timemap.rate_mismatch(rate, other.fps)
     return ""
 
 
 def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
-    """A sentence about what of a strip's time is not followed exactly, else an empty one."""
+    """A warning where a strip's retiming cannot be read exactly, else ""."""
     if len(strip.retiming_keys) > 2 and compat.retiming(strip, content_frames(strip, fps(scene))) is None:
-        return f"The retiming keys within '{strip.name}' cannot be read in this Blender: its speed was taken as even."
+        return f"The retiming keys of '{strip.name}' cannot be read in this Blender version; constant speed is assumed."
     return ""
 
 
-# --- Places
+# --- Channels and files
 
 
 def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -> int:
-    """The lowest channel over `above` that is empty from `start` to before `end`; EDTalkError when all are taken."""
+    """The lowest channel above `above` that is free from `start` to before `end`; EDTalkError where none is."""
     taken = {strip.channel for strip in compat.strip_collection(scene) if overlaps(strip, (start, end))}
     for channel in range(above + 1, LAST_CHANNEL + 1):
         if channel not in taken:
             return channel
-    message = f"All channels above {above} are taken from frame {start} to {end}."
-    raise EDTalkError(message, "Make room for the face strip.")
+    message = f"No channel above {above} is free from frame {start} to {end}."
+    raise EDTalkError(message, "Move or delete strips to make room.")
 
 
 def overlaps(strip: bpy.types.Strip, span: tuple[int, int]) -> bool:
@@ -304,7 +267,7 @@ def overlaps(strip: bpy.types.Strip, span: tuple[int, int]) -> bool:
 
 
 def is_covered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
-    """Whether another strip lies on the same channel at the same time."""
+    """Whether another strip overlaps it on the same channel."""
     span = compat.left_handle(strip), compat.right_handle(strip)
     return any(
         other.channel == strip.channel and overlaps(other, span)
@@ -321,7 +284,7 @@ def use_standard_view(scene: bpy.types.Scene) -> None:
 
 
 def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
-    """Have an image strip show these files of its folder, one a frame."""
+    """Set the files of an image strip, one per frame, in its folder."""
     elements = strip.elements
     while len(elements) > len(names):
         elements.pop(len(elements) - 1)
@@ -332,31 +295,72 @@ def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
         elements.append(name)
 
 
-def selected(context: bpy.types.Context) -> list[bpy.types.Strip]:
-    """The selected strips of the edited scene, in order of time."""
-    scene = compat.sequencer_scene(context)
-    return sorted((strip for strip in compat.strips(scene) if strip.select), key=compat.left_handle) if scene else []
-
-
-def selected_sounds(context: bpy.types.Context) -> list[bpy.types.SoundStrip]:
-    return [strip for strip in selected(context) if strip.type == "SOUND"]
-
-
 def quoted(names: Iterable[str], most: int = 3) -> str:
-    """'a', 'b' and 5 more."""
+    """Names in quotes for a message: `'a', 'b' and 5 more`."""
     names = [f"'{name}'" for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+# --- Settings and ranges
+
+RENDER_RANGES = (
+    ("AUTO", "Dialogue or Scene", "The character's dialogue if it has any, else the scene's frame range"),
+    ("DIALOGUE", "Dialogue", "From the first to the last of the character's sound strips"),
+    ("SCENE", "Scene", "The scene's frame range"),
+    ("PREVIEW", "Preview Range", "The preview range of the timeline"),
+)
+
+
+class SequencerSettings(bpy.types.PropertyGroup):
+    """Settings of a scene."""
+
+    follow: BoolProperty(
+        name="Follow Sound",
+        description="Move the keys and the face strip along when a dialogue strip is moved, trimmed or retimed",
+        default=True,
+    )
+    follow_face: BoolProperty(
+        name="Follow Face",
+        description="Move the dialogue strips and their keys along when a face strip is moved",
+        default=True,
+    )
+    follow_keys: EnumProperty(
+        name="Keys",
+        description="Keys of the character that follow its dialogue",
+        items=(
+            ("LIPS", "Mouth", "Keys written by Lip Sync"),
+            ("ALL", "All", "All keys of the character within the strip: emotions, head and mouth"),
+        ),
+        default="LIPS",
+    )
+    preview: BoolProperty(
+        name="Live Preview",
+        description="Update the face in the 3D Viewport and Image Editor while sliders or the playhead move",
+        default=True,
+    )
+    render_range: EnumProperty(name="Range", description="Frames to render", items=RENDER_RANGES, default="AUTO")
+    everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
+    image_format: EnumProperty(
+        name="Format",
+        description="File format of the rendered faces",
+        items=(("png", "PNG", "8 bit, sRGB"), ("exr", "OpenEXR", "Half float, linear")),
+        default="png",
+    )
+
+
+def settings(scene: bpy.types.Scene) -> SequencerSettings:
+    return scene.edtalk_sequencer
+
+
 def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> tuple[int, int]:
-    """First frame and the one after the last; EDTalkError where there is no such range."""
+    """First frame and the one after the last. which: an item of `RENDER_RANGES`; EDTalkError where it is not set."""
     if which in ("AUTO", "DIALOGUE"):
         clocks = [time_map(scene, strip) for strip in dialogue(scene, obj)]
         found = timemap.union((clock.start, clock.end) for clock in clocks)
         if found:
             return found
         if which == "DIALOGUE":
-            raise EDTalkError(f"{obj.name} has no dialogue yet.", "Use Lip Sync, or render another range.")
+            raise EDTalkError(f"{obj.name} has no dialogue yet.", "Run Lip Sync, or choose another range.")
     if which == "PREVIEW":
         if not scene.use_preview_range:
             raise EDTalkError("The scene has no preview range.", "Set one in the timeline with P.")

@@ -1,4 +1,4 @@
-"""Time in the sequencer: which second of its sound a strip plays at which frame. All time maths is here."""
+"""Strip time: which second of its source a strip plays at a scene frame. All time arithmetic is here."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 
 from ...inference.contract.errors import EDTalkError
 
-_SAME = 1e-6  # frames: closer than this is the same moment
+_SAME = 1e-6  # frames; two moments closer than this are the same
 
 
 def scene_fps(fps: int, fps_base: float) -> float:
-    """Frames per second of a scene. Blender keeps fps_base as float32, so 24 / 1.001 is restored to what was meant."""
+    """Frames per second of a scene. Blender stores fps_base as float32; rounding restores rates such as 24 / 1.001."""
     if fps <= 0 or not 0 < fps_base < math.inf:
         raise EDTalkError(f"A scene needs a frame rate above 0, found {fps} / {fps_base}.")
     return fps / round(fps_base, 6)
@@ -24,12 +24,12 @@ def scene_fps(fps: int, fps_base: float) -> float:
 
 @dataclass(frozen=True)
 class TimeMap:
-    """A strip's time: at frame f of the scene the second `seconds(f)` of its source is heard.
+    """Maps scene frames to seconds of a strip's source.
 
-    fps: frames of the scene per second.
-    start, end: the first frame that shows the strip and the frame after the last.
-    knots: two or more pairs (frame, second), frames ascending, seconds never falling. Between two the time runs evenly;
-    outside it goes on at the scene's own rate.
+    fps: scene frames per second.
+    start, end: the strip's first frame and the frame after its last.
+    knots: two or more pairs (frame, second), frames strictly increasing, seconds non-decreasing. The map is linear
+    between knots and continues outside them at the scene's rate.
     """
 
     fps: float
@@ -48,11 +48,11 @@ class TimeMap:
         delay: float = 0.0,
         retiming: Sequence[tuple[float, float]] = (),
     ) -> TimeMap:
-        """The map of a strip as the sequencer describes it.
+        """The map of a strip from its properties in the sequencer.
 
-        content_start: frame at which the untrimmed source would begin. trimmed: frames of the scene cut off the source
-        itself. delay: seconds by which the sound comes later. retiming: pairs (frame of the scene, frame of the source)
-        for every retiming key; none for a strip at its own speed.
+        content_start: frame at which the untrimmed source begins. trimmed: scene frames trimmed off the source itself
+        (hard trim). delay: seconds by which the sound is offset. retiming: (scene frame, source frame) of every
+        retiming key; empty for a strip at original speed.
         """
         at_start = trimmed / fps - delay
         frames = retiming or ((content_start, 0.0), (content_start + max(end - start, 1), float(max(end - start, 1))))
@@ -61,31 +61,31 @@ class TimeMap:
     def __post_init__(self) -> None:
         frames, seconds = zip(*self.knots, strict=True) if self.knots else ((), ())
         if not (self.fps > 0 and len(frames) > 1 and np.isfinite([*frames, *seconds]).all()):
-            raise EDTalkError("A strip's time needs a frame rate and two points, all of them finite numbers.")
+            raise EDTalkError("A time map needs a positive frame rate and two knots of finite numbers.")
         rising = all(a < b for a, b in pairwise(frames)) and all(a <= b for a, b in pairwise(seconds))
         if self.end < self.start or not rising:
-            raise EDTalkError(f"A strip's time must run forwards, found {self.start}-{self.end} through {self.knots}.")
+            raise EDTalkError(f"A time map must run forwards, found {self.start}-{self.end} through {self.knots}.")
 
     @property
     def frames(self) -> np.ndarray:
-        """(T,) int64: every frame of the scene that shows the strip."""
+        """(T,) int64, the scene frames from `start` to before `end`."""
         return np.arange(self.start, self.end)
 
     @property
     def speed(self) -> float:
-        """Source seconds per second of the scene, from the first knot to the last; 1.0 is the sound's own speed."""
+        """Source seconds per scene second, from the first knot to the last; 1.0 is original speed."""
         (first, second), *_, (last, end) = self.knots
         return (end - second) / (last - first) * self.fps
 
     def seconds(self, frames: np.ndarray | Sequence[float] | float) -> np.ndarray:
-        """Seconds of the source heard at the given frames of the scene, which may lie outside the strip."""
+        """(T,) source seconds at scene frames (T,), which may lie outside the strip."""
         at, source = np.array(self.knots).T
         frames = np.asarray(frames, np.float64)
         outside = np.minimum(frames - at[0], 0.0) + np.maximum(frames - at[-1], 0.0)
         return np.interp(frames, at, source) + outside / self.fps
 
     def frame_of(self, seconds: np.ndarray | Sequence[float] | float) -> np.ndarray:
-        """The frames of the scene, not rounded, at which these seconds are heard; the last one where time is frozen."""
+        """(T,) scene frames, not rounded, at which source seconds (T,) play; the last frame of a freeze."""
         at, source = np.array(self.knots).T
         seconds = np.asarray(seconds, np.float64)
         upper = np.clip(np.searchsorted(source, seconds, side="right"), 1, len(at) - 1)
@@ -96,9 +96,9 @@ class TimeMap:
         return inside + outside * self.fps
 
     def cut(self, length: float) -> tuple[float, float]:
-        """First and last second of a source of `length` seconds that the strip lets through; equal when it is none.
+        """First and last second that the strip plays of a source of `length` seconds; equal when it plays none.
 
-        What the artist trimmed away is not part of it, so a mouth neither begins early nor lingers over a cut.
+        Trimmed parts are excluded, so that lip sync neither starts early nor continues over a cut.
         """
         first, last = self.seconds([self.start, self.end])
         return (min(max(first, 0.0), length), min(max(last, 0.0), length))
@@ -109,33 +109,33 @@ class TimeMap:
         return replace(self, start=self.start + delta, end=self.end + delta, knots=knots)
 
     def clipped(self, start: int, end: int) -> TimeMap:
-        """What a surrounding meta strip that shows `start` to `end` leaves of it."""
+        """This map limited to the frames from `start` to before `end`, as a metastrip does to its content."""
         start = min(max(self.start, start), self.end)
         return replace(self, start=start, end=max(start, min(self.end, end)))
 
     def move_to(self, other: TimeMap) -> int | None:
-        """By how many whole frames this map was moved to become `other`; None when it was changed in another way."""
+        """The offset in whole frames from this map to `other`; None where they differ in any other way."""
         delta = other.start - self.start
         return delta if self.moved(delta).same_as(other) else None
 
     def same_as(self, other: TimeMap) -> bool:
-        """Whether both play the same moments at the same frames."""
+        """Whether both maps give the same seconds at the same frames."""
         if (self.start, self.end) != (other.start, other.end) or not math.isclose(self.fps, other.fps, rel_tol=1e-6):
             return False
         frames = sorted({self.start, self.end, *(frame for frame, _ in (*self.knots, *other.knots))})
         return bool(np.abs(self.seconds(frames) - other.seconds(frames)).max() * self.fps < _SAME)
 
     def follow(self, frames: np.ndarray | Sequence[float], other: TimeMap) -> np.ndarray:
-        """Where the moments at `frames` (T,) of this map are in `other`, rounded to a millionth of a frame."""
+        """(T,) frames of `other` that play what this map plays at `frames` (T,), rounded to 1e-6 frames."""
         delta = self.move_to(other)
         if delta is not None:
             return np.asarray(frames, np.float64) + delta
         return np.round(other.frame_of(self.seconds(frames)), 6)
 
     def moves_to(self, other: TimeMap) -> list[tuple[float, float, float, float]]:
-        """How what lies within this strip gets to its moments in `other`: pieces (first, last, delta, scale).
+        """How keys within this strip move to stay with their source in `other`: pieces (first, last, delta, scale).
 
-        Within a piece frame f goes to `first + delta + (f - first) * scale`; pieces that stay are left out.
+        Within a piece, frame f moves to `first + delta + (f - first) * scale`. Pieces that do not move are left out.
         """
         first, last = float(self.start), float(self.end - 1)
         if last < first:
@@ -151,28 +151,28 @@ class TimeMap:
         return pieces
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, as a strip's custom property keeps them."""
+        """Plain numbers, as stored in a strip's custom property."""
         knots = [value for knot in self.knots for value in knot]
         return {"fps": self.fps, "start": self.start, "end": self.end, "knots": knots}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> TimeMap:
-        """Read what `to_json` wrote; raises EDTalkError for anything else."""
+        """The inverse of `to_json`; raises EDTalkError for other data."""
         try:
             values = [float(value) for value in data["knots"]]
             knots = tuple(zip(values[::2], values[1::2], strict=True))
             return TimeMap(float(data["fps"]), int(data["start"]), int(data["end"]), knots)
         except (KeyError, TypeError, ValueError) as error:
-            raise EDTalkError("A strip's remembered time is unreadable.", "Use Re-sync on it.") from error
+            raise EDTalkError("The stored time of a strip is not readable.", "Run Lip Sync on it again.") from error
 
 
 def content_frames(seconds: float, fps: float, trimmed: int = 0) -> int:
-    """Frames that the sequencer gives a sound of `seconds`, `trimmed` of them cut off the source itself."""
+    """Frames that the sequencer gives a sound of `seconds`, less `trimmed` frames of hard trim."""
     return max(1, math.floor(seconds * fps + 0.5) - trimmed)
 
 
 def rest_frames(maps: Sequence[TimeMap], one: TimeMap) -> tuple[int | None, int | None]:
-    """The frames before and after `one` at which a face is to be at rest; None where another strip speaks."""
+    """The frames before and after `one` at which the mouth is keyed at rest; None where another strip is playing."""
     spoken = [(other.start, other.end) for other in maps if other != one and other.end > other.start]
 
     def free(frame: int) -> bool:
@@ -182,7 +182,7 @@ def rest_frames(maps: Sequence[TimeMap], one: TimeMap) -> tuple[int | None, int 
 
 
 def uncovered(whole: tuple[int, int], ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The parts of a range, each from its first frame to the one after its last, that no other range covers."""
+    """The parts of a range that none of `ranges` covers. A range is its first frame and the one after its last."""
     parts, start = [], whole[0]
     for first, last in sorted(ranges):
         if first > start:
@@ -194,21 +194,21 @@ def uncovered(whole: tuple[int, int], ranges: Iterable[tuple[int, int]]) -> list
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
-    """The frames from the first start to the last end; None without a range."""
+    """The smallest range that holds all non-empty ranges; None where there is none."""
     ranges = [(start, end) for start, end in ranges if end > start]
     return (min(start for start, _ in ranges), max(end for _, end in ranges)) if ranges else None
 
 
 def rate_mismatch(scene: float, file: float) -> str:
-    """A sentence for a film whose frame rate is not the scene's; empty when they agree within 1 in 20,000.
+    """A warning for a movie whose frame rate differs from the scene's by more than 1 in 20,000, else "".
 
-    23.976 and 24 do differ: a minute of one is a frame and a half longer than a minute of the other.
+    That tells 23.976 from 24 fps, which drift apart by a frame and a half per minute.
     """
     if file <= 0 or abs(scene - file) <= 5e-5 * scene:
         return ""
     return (
-        f"The file runs at {_rate(file)} fps, the scene at {_rate(scene)}: "
-        f"{abs(scene - file) * 60:.3g} frames apart after a minute."
+        f"The file has {_rate(file)} fps, the scene {_rate(scene)}: "
+        f"they drift apart by {abs(scene - file) * 60:.3g} frames per minute."
     )
 
 

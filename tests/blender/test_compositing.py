@@ -407,4 +407,4 @@ def test_a_greyed_button_says_why(package, scene, obj):
     operator = package.plate.operators.EDTALK_OT_build_compositor
     assert operator.disabled_reason(bpy.context) == "Render the face first"
     bpy.data.objects.remove(obj)
-    assert "no character" in operator.disabled_reason(bpy.context)
+    assert "Add a character" in operator.disabled_reason(bpy.context)

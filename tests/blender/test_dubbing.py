@@ -199,7 +199,7 @@ def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engi
     movie = place(package, scene, Path(shutil.copy(film, saved / "leaves.mkv")), 10)
     package.compat.set_strip_value(movie, "left_handle", 30)
     package.compat.set_strip_value(movie, "right_handle", 34)
-    with pytest.raises(RuntimeError, match="No face is seen in what 'leaves' shows"):
+    with pytest.raises(RuntimeError, match="No face was found in the visible part of 'leaves'"):
         bpy.ops.edtalk.dub_movie()
 
 
@@ -458,7 +458,7 @@ def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, sa
     expected = 25.5 + package.plate.dubbing.seconds(scene, movie, frames) * FPS * (229.5 - 25.5) / (FRAMES - 1)
     assert np.abs(np.array(seen) - expected).max() < 4
     set_speed(package, scene, movie, 100)
-    package.plate.compositing.renew(scene)
+    package.plate.compositing.update(scene)
     tree = package.compat.compositor(scene)
     assert len(package.compat.fcurves(tree)) <= 1
 
@@ -595,7 +595,7 @@ def test_what_keeps_it_from_working_is_said(package, scene, saved, film, fake_en
         bpy.ops.edtalk.dub_movie()
     assert package.character.character.characters(scene) == [], "nothing was made in vain"
     movie.use_reverse_frames = True
-    with pytest.raises(RuntimeError, match="backwards"):
+    with pytest.raises(RuntimeError, match="is reversed"):
         bpy.ops.edtalk.dub_movie()
 
 

@@ -141,11 +141,11 @@ def test_all_characters_at_once(package, scene, saved, obj, fake_engine, demo, t
 
 def test_what_cannot_be_done_is_one_sentence(package, scene, saved, obj, fake_engine, tmp_path):
     fake_engine()
-    with pytest.raises(RuntimeError, match="No folder was chosen"):
+    with pytest.raises(RuntimeError, match="No folder is set"):
         bpy.ops.edtalk.export_farm_job(frames="SCENE")
     with pytest.raises(RuntimeError, match="no dialogue yet"):
         export(tmp_path / "jobs", frames="DIALOGUE")
-    with pytest.raises(RuntimeError, match="holds no job of these characters"):
+    with pytest.raises(RuntimeError, match="contains no job of these characters"):
         bpy.ops.edtalk.fetch_farm_frames(directory=str(tmp_path))
     (tmp_path / "file").touch()
     with pytest.raises(RuntimeError, match="could not be written"):

@@ -271,10 +271,10 @@ def test_a_strip_given_to_another_character_takes_its_keys_away(package, scene, 
 
 def test_a_greyed_button_says_why(package, scene, sound):
     reason = package.lipsync.operators.EDTALK_OT_lip_sync.disabled_reason
-    assert "no character yet" in reason(bpy.context)
+    assert "Add a character" in reason(bpy.context)
     assert not bpy.ops.edtalk.lip_sync.poll()
     package.character.character.create(scene, name="Anna")
-    assert "no sound" in reason(bpy.context)
+    assert "Add a sound strip" in reason(bpy.context)
     package.compat.new_sound(scene, "line", sound, 1, 10)
     assert reason(bpy.context) == ""
     assert bpy.ops.edtalk.lip_sync.poll()
@@ -295,14 +295,14 @@ def test_strips_that_cannot_be_are_named_and_the_others_done(package, scene, str
 def test_two_characters_and_none_chosen(package, scene, strip, obj):
     package.character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = None
-    with pytest.raises(RuntimeError, match="belongs to no character"):
+    with pytest.raises(RuntimeError, match="has no speaker"):
         lip_sync(scene, strip)
 
 
 def test_a_bank_that_cannot_listen_is_named(package, scene, strip, write_bank):
     obj = package.character.character.create(scene, name="Anna", bank=str(write_bank()))
     bpy.context.view_layer.objects.active = obj
-    with pytest.raises(RuntimeError, match="no network that listens"):
+    with pytest.raises(RuntimeError, match="no lip-sync network"):
         lip_sync(scene, strip)
 
 

@@ -276,7 +276,7 @@ def test_a_free_channel_is_found_above(package, scene, strip, sound):
 def test_when_there_is_no_channel_left_it_is_said(addon, package, scene, sound):
     for channel in range(1, 129):
         package.compat.new_sound(scene, "line", sound, channel, 1)
-    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="All channels"):
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="No channel above 0 is free"):
         package.timeline.sequencer.free_channel(scene, 10, 20)
 
 
@@ -300,4 +300,4 @@ def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
     strip = package.compat.strip_collection(scene).new_movie(name="film", filepath=str(path), channel=1, frame_start=1)
     assert package.timeline.sequencer.frame_rate_note(scene, strip) == ""
     scene.render.fps = 24
-    assert "The file runs at 25 fps, the scene at 24" in package.timeline.sequencer.frame_rate_note(scene, strip)
+    assert "The file has 25 fps, the scene 24" in package.timeline.sequencer.frame_rate_note(scene, strip)
