@@ -2,7 +2,8 @@
 # Set up the environments, check style, and run the tests.
 #
 #   bash test.sh                      everything
-#   bash test.sh --fast               for daily work: no test that is marked slow, and only the newest Blender
+#   bash test.sh --fast               for daily work: no test that is marked slow, only the newest Blender, and
+#                                     tests/unit only once
 #   bash test.sh [--fast] OPTION...   options for pytest, for example: bash test.sh -k bank
 #
 # .venv/worker runs the tests of the engine, of training and of farm jobs. Every .venv/blender-* runs the add-on's tests.
@@ -63,10 +64,14 @@ check "ruff check" .venv/worker/bin/ruff check --quiet .
 check "ruff format" .venv/worker/bin/ruff format --quiet --check .
 
 mapfile -t BLENDERS < <(printf '%s\n' .venv/blender-*/ | sort --version-sort)
-[[ -z $FAST ]] || BLENDERS=("${BLENDERS[-1]}")
+BLENDER_TESTS=(tests/unit tests/blender tests/package)
+if [[ -n $FAST ]]; then
+    BLENDERS=("${BLENDERS[-1]}")
+    BLENDER_TESTS=(tests/blender tests/package)
+fi
 run worker tests/unit tests/inference tests/training tests/farm
 for environment in "${BLENDERS[@]}"; do
-    run "$(basename "$environment")" tests/unit tests/blender tests/package
+    run "$(basename "$environment")" "${BLENDER_TESTS[@]}"
 done
 
 echo "== Summary"

@@ -24,6 +24,8 @@ from inference.contract.shot import Shot
 from tests.cli_material import ROOT, media_lengths, run
 from tests.farm.conftest import FPS, pictures
 
+pytestmark = pytest.mark.slow
+
 OPENJD = ROOT / ".venv" / "farm" / ("Scripts" if os.name == "nt" else "bin") / "openjd"
 PATIENCE = 240  # seconds; only a failing test waits as long
 needs_openjd = pytest.mark.skipif(not OPENJD.exists(), reason="needs .venv/farm: bash setup.sh --tests")
@@ -230,7 +232,6 @@ def recorder(folder: Path, log: Path) -> list[object]:
 
 
 @needs_openjd
-@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="the engine that is killed is a shell script")
 def test_250_frames_in_5_chunks_one_of_them_killed_equal_the_direct_render(inputs, tmp_path, direct):
     """In a folder whose name asks for trouble."""

@@ -152,6 +152,7 @@ def test_a_term_signal_ends_it_after_the_frame_and_nothing_is_lost(shot, frames,
     assert pictures(frames) == direct
 
 
+@pytest.mark.slow
 def test_two_at_once_write_the_same(shot, frames, direct):
     command = [sys.executable, ROOT / "inference", "shot", "render", shot, "--device", "cpu", "--threads", "1"]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=shot.parent) for _ in range(2)]

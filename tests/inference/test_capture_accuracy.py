@@ -21,6 +21,8 @@ from inference.media.sound import load_sound
 from inference.media.video_writer import VideoWriter
 from inference.renderer import FaceRenderer
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from training.heads import render
 

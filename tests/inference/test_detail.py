@@ -266,6 +266,7 @@ def test_a_size_that_loses_nothing() -> None:
     assert FaceSize(None).side(512, crop_from_box(0, 0, 100, 512)) == 512
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clip() -> None:
     pytest.importorskip("resource", reason="this system does not tell a process's peak memory")
     script = """

@@ -312,6 +312,7 @@ def test_footage_that_breaks_off_keeps_what_is_good(jobs, shot, tmp_path, caplog
 # ------------------------------------------------------------------------------------------------ sound
 
 
+@pytest.mark.slow
 def test_250_frames_of_uneven_footage_stay_within_a_frame_of_their_sound(jobs, shot, tmp_path):
     """Frames that say their number, and a click for each flash of a clapper, before and after."""
     random = np.random.default_rng(4)

@@ -18,6 +18,8 @@ from inference.worker.jobs import Jobs
 from inference.worker.queue import CancelledError
 from tests.synthetic_inputs import picture
 
+pytestmark = pytest.mark.slow
+
 SIZE = 256
 DISTANCE = float(np.hypot(*(EYES[1] - EYES[0])))
 CENTRE = EYES.mean(0)

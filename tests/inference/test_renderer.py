@@ -278,6 +278,7 @@ def test_gpu(bank: RandomBank, renderer: FaceRenderer, dtype: str, limit: float)
     assert np.array_equal(np.concatenate([floats(gpu, rows[:3]), floats(gpu, rows[3:])]), whole)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clip() -> None:
     pytest.importorskip("resource", reason="this system does not tell a process's peak memory")
     script = """

@@ -17,6 +17,8 @@ from inference.media.video_writer import VideoWriter
 from tests.footage import HEIGHT, WIDTH, Place, background, frame, frames, true_middle, write_clip
 from tests.inference.test_video import make_clip, number
 
+pytestmark = pytest.mark.slow
+
 FPS = 25
 
 

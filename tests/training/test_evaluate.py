@@ -43,6 +43,8 @@ from training.units import (
     POSE,
 )
 
+pytestmark = pytest.mark.slow
+
 SIZE, PERSONS = 64, (people.FIRST, people.FIRST + 1)
 
 
@@ -433,7 +435,6 @@ def test_sheets_hold_every_picture(tmp_path: Path) -> None:
     assert sheet[48, 80].min() > 250
 
 
-@pytest.mark.slow
 def test_the_whole_report(heads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SPEED_SECONDS", 0.1)
     bank = STARTER

@@ -21,6 +21,8 @@ from training.units import NAMES
 
 from .conftest import DRAWN as SIZE
 
+pytestmark = pytest.mark.slow
+
 PEOPLE, FRAMES, SEED, SWAY = 3, 4, 77, 0.3
 
 

@@ -38,6 +38,8 @@ from training.units import (
 
 from .conftest import POINTS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pairs(discs: Path) -> HeadPairs:

@@ -17,6 +17,8 @@ from training.stages.refiner import fresh as fresh_refiner
 from training.stages.refiner import loaded_refiner
 from training.units import NAMES
 
+pytestmark = pytest.mark.slow
+
 SIZE = 128
 
 

@@ -35,6 +35,8 @@ from training.units import (
     SHIFT,
 )
 
+pytestmark = pytest.mark.slow
+
 X, Y, GROWTH = (NAMES.index(f"head{what}") for what in ("ShiftX", "ShiftY", "Scale"))
 
 

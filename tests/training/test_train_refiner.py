@@ -46,6 +46,8 @@ from training.stages.refiner import (
 )
 from training.units import NAMES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pairs(discs: Path) -> HeadPairs:

@@ -39,6 +39,8 @@ from training.stages.generator import (
 from training.stages.relative_reader import fit_share
 from training.units import NAMES
 
+pytestmark = pytest.mark.slow
+
 SIDE = 64
 
 

@@ -16,6 +16,8 @@ from edtalk.inference.contract.errors import EDTalkError
 
 from tests.engine_material import LOCK, asked, line, make_environment, make_python, make_root, make_wheel, stamp
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120.0  # seconds, for a virtual environment on a busy machine
 
 posix = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a script")
