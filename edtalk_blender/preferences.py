@@ -9,10 +9,9 @@ from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.engine import State
 from .engine.session import PACKAGE, Preferred
-from .panels import character as character_panels
-from .panels import messages
-from .panels import sequencer as sequencer_panels
-from .panels import status as status_panels
+from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
+
+_PANELS = (character, rig, naming, status, sequencer, farm, capture, plate)  # in registration order
 
 DEVICES = (
     ("auto", "Automatic", "Use a supported GPU if there is one, otherwise the CPU"),
@@ -49,7 +48,7 @@ def _engine_changed(_preferences: EDTalkPreferences, _context: bpy.types.Context
 
 
 def _tab_changed(preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
-    for cls in _tabbed():
+    for cls in reversed(_tabbed()):
         bpy.utils.unregister_class(cls)
     _name_tabs(preferences.tab)
     for cls in _tabbed():
@@ -123,7 +122,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
             self._draw_installation(layout)
 
     def _draw_engine(self, box: bpy.types.UILayout) -> None:
-        status_panels.draw_engine(box.column(align=True))
+        status.draw_engine(box.column(align=True))
         found = session.find_engine()
         row = box.row(align=True)
         if found.state is State.MISSING:
@@ -176,7 +175,8 @@ def _preferred() -> Preferred:
 
 
 def _tabbed() -> list[type[bpy.types.Panel]]:
-    classes = (*character_panels.CLASSES, *status_panels.CLASSES, *sequencer_panels.CLASSES)
+    """All panels in the tab."""
+    classes = [cls for module in _PANELS for cls in module.CLASSES]
     return [cls for cls in classes if issubclass(cls, bpy.types.Panel) and hasattr(cls, "bl_category")]
 
 

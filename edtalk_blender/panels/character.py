@@ -117,7 +117,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
             if not character.characters(context.scene):
                 layout.operator("edtalk.demo", icon="PLAY")
             if context.active_object is not None:
-                layout.operator("edtalk.make_character", text=f"Use {context.active_object.name}", icon="USER")
+                layout.operator("edtalk.make_character", icon="USER")
             return
         row.menu("EDTALK_MT_characters", text="", icon="USER")
         row.prop(obj, "name", text="")

@@ -33,9 +33,6 @@ class EDTALK_PT_farm(bpy.types.Panel):
         column.operator("edtalk.fetch_farm_frames", icon="IMPORT")
 
 
-def register() -> None:
-    bpy.utils.register_class(EDTALK_PT_farm)
+CLASSES = (EDTALK_PT_farm,)
 
-
-def unregister() -> None:
-    bpy.utils.unregister_class(EDTALK_PT_farm)
+register, unregister = bpy.utils.register_classes_factory(CLASSES)
