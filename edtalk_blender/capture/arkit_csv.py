@@ -46,14 +46,14 @@ class Rate:
         try:
             fps = float(number)
             count = math.ceil(fps - 1e-6)
-            slower = fps < count - 1e-6
-            if not 1 <= count <= 240 or drop not in ("", "drop") or (drop and not (slower and count % 30 == 0)):
+            is_ntsc = fps < count - 1e-6
+            if not 1 <= count <= 240 or drop not in ("", "drop") or (drop and not (is_ntsc and count % 30 == 0)):
                 raise ValueError(text)
         except (ValueError, OverflowError) as error:
             raise EDTalkError(
                 f"Unsupported timecode rate '{text}'.", "Use 24, 25, 30, 50, 60, 23.976, 29.97, 59.94 or 29.97 drop."
             ) from error
-        return Rate(count, count * 1000 / 1001 if slower else float(count), bool(drop))
+        return Rate(count, count * 1000 / 1001 if is_ntsc else float(count), bool(drop))
 
     def seconds(self, hours: int, minutes: int, seconds: int, frames: float) -> float:
         """Seconds since timecode 00:00:00:00. frames: may be fractional."""
@@ -88,10 +88,10 @@ def _guess_rate(codes: Sequence[tuple[int, int, int, float, bool]]) -> Rate:
     That is reliable if the take contains the end of a second. Otherwise at least Live Link Face's 60 is assumed.
     """
     drop = any(code[4] for code in codes)
-    is_whole = any(code[2] != after[2] for code, after in pairwise(codes))
+    has_end_of_second = any(code[2] != after[2] for code, after in pairwise(codes))
     highest = int(max(code[3] for code in codes)) + 1
     for count in (24, 25, 30, 48, 50, 60, 100, 120, 240):
-        if count >= highest and (is_whole or count >= 60):
+        if count >= highest and (has_end_of_second or count >= 60):
             return Rate(count, count * 1000 / 1001 if drop else float(count), drop and count % 30 == 0)
     return Rate(highest, float(highest))
 

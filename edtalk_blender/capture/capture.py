@@ -182,20 +182,25 @@ def capture(
         clock = footage.time_map(scene, source)
         if clock.end == clock.start:
             raise EDTalkError(f"'{source.name}' shows no frame of its movie.", "Move its handles.", "media")
-        path, label, begin, strip_id = footage.movie_path(source), source.name, clock.start, sequencer.identity(source)
+        path, label, start_frame, strip_id = (
+            footage.movie_path(source),
+            source.name,
+            clock.start,
+            sequencer.identity(source),
+        )
         first, last = np.maximum(clock.seconds([clock.start, clock.end - 1]), 0.0).tolist()
         timing = {"fps": None, "start": first, "end": last + 1 / (source.fps or clock.fps)}
     else:
         path, clock, strip_id = _file(source), None, ""
-        label, begin = path.name, scene.frame_current if frame is None else frame
+        label, start_frame = path.name, scene.frame_current if frame is None else frame
         timing = {"fps": sequencer.fps(scene) if path.is_dir() else None, "start": 0.0, "end": None}
     rest_frame = options.rest_frame if options.relative else None
-    if rest_frame is not None and (rest_frame < begin or (clock and rest_frame >= clock.end)):
-        shown = f"from frame {begin} to {clock.end - 1}" if clock else f"from frame {begin}"
+    if rest_frame is not None and (rest_frame < start_frame or (clock and rest_frame >= clock.end)):
+        shown = f"from frame {start_frame} to {clock.end - 1}" if clock else f"from frame {start_frame}"
         message = f"The rest frame {rest_frame:g} is outside '{label}', which is shown {shown}."
         raise EDTalkError(message, "Choose a frame within it, or First Frame.")
     if rest_frame is not None:
-        at_rest = clock.seconds([rest_frame])[0] if clock else (rest_frame - begin) / sequencer.fps(scene)
+        at_rest = clock.seconds([rest_frame])[0] if clock else (rest_frame - start_frame) / sequencer.fps(scene)
         timing["rest"] = max(0.0, float(at_rest))
 
     scene_name, uid = scene.name, obj.edtalk.uid
@@ -205,7 +210,7 @@ def capture(
         if obj is None:
             return
         rows = _rows(answer, names)
-        captured = clock or _file_clock(sequencer.fps(scene), begin, rows.fps, len(rows.values))
+        captured = clock or _file_clock(sequencer.fps(scene), start_frame, rows.fps, len(rows.values))
         moved = _moved(scene, strip_id, captured)
         write(scene, obj, rows, captured, captured.moved(moved).frames, options)
         session.edited("Capture")
@@ -262,10 +267,10 @@ def write(
         keys.write_curves(obj, {name: column[kept]}, frames[kept], replace=(frames[0], frames[-1]))
 
 
-def _file_clock(fps: float, begin: int, film: float, count: int) -> TimeMap:
-    """Time map of a whole movie with `count` frames at `film` fps, from scene frame `begin` at its own speed."""
-    shown = max(1, round(count / film * fps))
-    return TimeMap.of_strip(fps, begin, begin + shown, begin)
+def _file_clock(fps: float, start_frame: int, movie_fps: float, count: int) -> TimeMap:
+    """Time map of a whole movie with `count` frames at `movie_fps`, from scene frame `start_frame` at its own speed."""
+    shown = max(1, round(count / movie_fps * fps))
+    return TimeMap.of_strip(fps, start_frame, start_frame + shown, start_frame)
 
 
 def _moved(scene: bpy.types.Scene, strip_id: str, captured: TimeMap) -> int:
@@ -302,8 +307,8 @@ def match(
     elif source.type == "IMAGE":
         path = footage.picture_path(source, frame)
     else:
-        path, film = footage.movie_path(source), source.fps or sequencer.fps(scene)
-        start = max(0, round(float(footage.time_map(scene, source).seconds(frame)) * film)) / film
+        path, movie_fps = footage.movie_path(source), source.fps or sequencer.fps(scene)
+        start = max(0, round(float(footage.time_map(scene, source).seconds(frame)) * movie_fps)) / movie_fps
     scene_name, uid = scene.name, obj.edtalk.uid
 
     def apply(answer: answers.CaptureResult) -> None:
