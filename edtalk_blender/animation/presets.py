@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.files import appearing
+from ...inference.contract.files import atomic_write
 
 _KEY = "edtalk_emotions"
 VERSION = 1
@@ -46,6 +46,6 @@ def read(path: Path) -> Presets:
 def write(path: Path, presets: Mapping[str, Mapping[str, float]]) -> None:
     """Write emotions to a file atomically. Raises EDTalkError if it cannot be written."""
     text = json.dumps({_KEY: VERSION, "emotions": presets}, indent=1, ensure_ascii=False)
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text + "\n", encoding="utf-8")

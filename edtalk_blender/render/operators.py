@@ -10,7 +10,7 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 from bpy_extras.io_utils import ExportHelper
 
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.files import appearing
+from ...inference.contract.files import atomic_write
 from .. import compat, follow
 from ..character import character
 from ..engine import session
@@ -155,7 +155,7 @@ def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
         compat.set_video_output(scene, path)
         bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=scene.name)
         return path
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         try:
             with compat.video_output(scene, partial):
                 bpy.ops.render.render(animation=True, scene=scene.name)

@@ -219,9 +219,9 @@ def run_encode(args: argparse.Namespace) -> None:
 
 
 def run_frames(args: argparse.Namespace) -> None:
-    from ..media.frames import number
+    from ..media.frames import number_frames
 
-    made = number(_read(args, args.shot), args.out, copy=args.copy, overwrite=args.overwrite)
+    made = number_frames(_read(args, args.shot), args.out, copy=args.copy, overwrite=args.overwrite)
     note(f"{len(made)} files in {args.out}")
 
 

@@ -25,7 +25,7 @@ from .coefficients import Coefficients
 from .config import GeneratorConfig
 from .emotion import NEUTRAL
 from .errors import EDTalkError
-from .files import appearing, open_regular
+from .files import atomic_write, open_regular
 from .mixing import add_emotions
 
 FORMAT_VERSION = 1
@@ -214,7 +214,7 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
     unsigned = save(payload)
     (length,) = struct.unpack("<Q", unsigned[:8])
     bank = replace(bank, has_audio=has_audio, path=path, sha256=hashlib.sha256(unsigned[8 + length :]).hexdigest())
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(save(payload, {_METADATA_KEY: json.dumps(bank.to_json())}))
     return bank
@@ -236,7 +236,7 @@ def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
     header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         with original.open("rb") as source, partial.open("wb") as target:
             source.seek(8 + struct.unpack("<Q", source.read(8))[0])

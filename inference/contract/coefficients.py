@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import EDTalkError
-from .files import appearing
+from .files import atomic_write
 
 _UNREADABLE = (  # what numpy, zipfile and csv raise for a file that is something else
     OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, StopIteration,
@@ -81,7 +81,7 @@ class Coefficients:
         path = Path(path)
         if path.suffix not in (".npz", ".csv"):
             raise EDTalkError(f"Coefficients are saved as .npz or .csv, found the suffix '{path.suffix}' in {path}.")
-        with appearing(path) as partial:
+        with atomic_write(path) as partial:
             if path.suffix == ".npz":
                 fps = np.array([] if self.fps is None else [self.fps])
                 np.savez(partial, values=self.values, names=np.array(self.names), fps=fps)

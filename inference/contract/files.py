@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and reading what others wrote. Standard library only: both sides use it."""
+"""Write files atomically, and read files of unknown origin. Standard library only, so the add-on can use it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from .errors import EDTalkError, disk_error
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; when the block ends without an error it takes that name.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Write a file atomically: yields the path of a partial file, which is renamed to `path` at the end.
 
-    Two may write the same file at a time. An OSError in the block or at its end becomes EDTalkError(kind="disk").
+    After an error the partial file is removed and `path` is unchanged. Several processes may write the same file. An
+    OSError in the block or at its end becomes EDTalkError(kind="disk").
     """
     partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
@@ -30,7 +31,7 @@ def appearing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
-        with suppress(OSError):  # renamed; or where nothing can be written there is nothing to remove either
+        with suppress(OSError):  # it was renamed, or could not be created
             partial.unlink()
 
 
@@ -50,11 +51,11 @@ def check_file(path: Path, expected: str) -> None:
 
 
 def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> BufferedReader:
-    """A regular file of at most `limit` bytes, opened for reading.
+    """Open a regular file of at most `limit` bytes for reading.
 
-    Raises OSError as `open` does, and at once for a larger file, a folder, a device or a pipe.
+    Raises OSError as `open` does, and also for a larger file, a folder, a device or a pipe, without waiting.
     """
-    flags = getattr(os, "O_NONBLOCK", 0)  # else opening a pipe waits for somebody who writes to it
+    flags = getattr(os, "O_NONBLOCK", 0)  # otherwise opening a pipe waits for a writer
     file = open(path, "rb", opener=lambda name, given: os.open(name, given | flags))  # noqa: SIM115 - returned
     status = os.fstat(file.fileno())
     if stat.S_ISREG(status.st_mode) and (limit is None or status.st_size <= limit):
@@ -67,7 +68,7 @@ def open_regular(path: str | os.PathLike[str], limit: int | None = None) -> Buff
 
 
 def read_regular(path: str | os.PathLike[str], limit: int | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes; raises OSError as `open_regular` does."""
+    """The content of a regular file of at most `limit` bytes. Raises OSError as `open_regular` does."""
     with open_regular(path, limit) as file:
         # With a limit, because some system files report a size of 0.
         return file.read(-1 if limit is None else limit)
@@ -89,11 +90,11 @@ def _sha256(path: Path, limit: int | None, size: int, mtime_ns: int) -> str:
 
 
 def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:
-    """Give a file another name, where that is not possible or not wanted a copy; whole or not at all.
+    """Hard-link `source` as `target`, or copy it if links are not supported or `copy` is set. Atomic.
 
-    Whatever has that name is replaced. Raises EDTalkError(kind="disk").
+    An existing target is replaced. Raises EDTalkError(kind="disk").
     """
-    with appearing(target) as partial:
+    with atomic_write(target) as partial:
         if not copy:
             with suppress(OSError):
                 os.link(source, partial)

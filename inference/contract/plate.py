@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import EDTalkError
-from .files import appearing, cached_sha256, read_regular
+from .files import atomic_write, cached_sha256, read_regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 _ROUNDED = 2e-3  # as near as this before a frame's beginning is meant to be there, as when a clip is read
@@ -115,7 +115,7 @@ class Track:
         """Write a `.npy` of (N, 5); the file appears whole or not at all. Raises EDTalkError(kind="disk")."""
         table = BytesIO()
         np.save(table, np.column_stack([self.times, self.crops]).astype("<f8"), allow_pickle=False)
-        with appearing(Path(path)) as partial:
+        with atomic_write(Path(path)) as partial:
             partial.write_bytes(table.getvalue())
 
     @staticmethod

@@ -25,7 +25,7 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .files import appearing, cached_sha256, link_or_copy, read_regular
+from .files import atomic_write, cached_sha256, link_or_copy, read_regular
 from .plate import PICTURES, Plate, pictures_in
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
@@ -429,5 +429,5 @@ def _absolute(folder: Path, path: object) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(content)

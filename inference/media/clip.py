@@ -1,6 +1,6 @@
-"""A clip, a folder of pictures or one picture as a row of frames at an even rate, read as often as it is needed.
+"""A movie, a folder of pictures or one picture as frames at an even rate.
 
-Nothing is held: memory does not grow with the length.
+Frames are read again at each use and not kept, so memory does not grow with the length.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-_USUAL = 25.0  # fps of what has no rate of its own
-_CREDIBLE = (1, 240)  # fps; files of one frame, and damaged ones, claim others
-_ROUNDED = 2e-3  # seconds: as near as this to a frame's beginning is meant to be there
+_DEFAULT_FPS = 25.0  # of pictures
+_PLAUSIBLE_FPS = (1, 240)  # files of one frame and damaged files claim other rates
+_TOLERANCE = 2e-3  # seconds: a time this close before the start of a frame counts as its start
 
 
 @dataclass(frozen=True)
 class Clip:
-    """What is on screen from `start` seconds to `end` (default: to its own), `fps` times a second.
+    """The frames shown from `start` to `end` at `fps` frames per second.
 
-    Every picture of a folder is one frame; a picture is one.
+    start, end: seconds; end None: to the end of the file. Every picture of a folder is one frame.
     """
 
     path: Path
@@ -33,43 +33,44 @@ class Clip:
 
     @staticmethod
     def at_own_rate(path: str | os.PathLike[str], start: float = 0.0, end: float | None = None) -> Clip:
-        """At the clip's own rate, and from the beginning of the frame that is on screen at `start`.
+        """A clip at the file's frame rate, from the start of the frame shown at `start`.
 
-        Raises EDTalkError(kind="media") for a file that is no clip.
+        Raises EDTalkError(kind="media") if the file is not a readable clip.
         """
         from .video import probe
 
-        clip = Clip(Path(path), _USUAL, start, end)
-        fps = _USUAL if clip.is_still else float(probe(path).fps)
-        fps = fps if _CREDIBLE[0] <= fps <= _CREDIBLE[1] else _USUAL
-        return Clip(clip.path, fps, math.floor((start + _ROUNDED) * fps) / fps, end)
+        clip = Clip(Path(path), _DEFAULT_FPS, start, end)
+        fps = _DEFAULT_FPS if clip.is_still else float(probe(path).fps)
+        fps = fps if _PLAUSIBLE_FPS[0] <= fps <= _PLAUSIBLE_FPS[1] else _DEFAULT_FPS
+        return Clip(clip.path, fps, math.floor((start + _TOLERANCE) * fps) / fps, end)
 
     @property
     def is_picture(self) -> bool:
+        """Whether it is a single picture."""
         from ..contract.plate import PICTURES
 
         return self.path.suffix.lower() in PICTURES and not self.path.is_dir()
 
     @property
     def is_still(self) -> bool:
-        """Whether it is made of pictures, which have no time of their own."""
+        """Whether it is a picture or a folder of pictures, which have no times."""
         return self.path.is_dir() or self.is_picture
 
     def frames(self) -> Iterator[np.ndarray]:
-        """uint8 (H, W, 3) each; EDTalkError(kind="media"), also on the way, when there is none."""
+        """The frames, uint8 (H, W, 3) each. Raises EDTalkError(kind="media"), also while iterating."""
         from .video import open_driver
 
         return open_driver(self.path, self.fps, start=self.start, end=self.end)
 
     def count(self, most: int | None = None) -> int:
-        """Number of frames, found by reading them; no more than `most` are read."""
+        """Number of frames, found by reading them. most: stop at this number."""
         known = self.expected() if self.is_still else None
         if known is not None:
             return known if most is None else min(known, most)
         return sum(1 for _ in islice(self.frames(), most))
 
     def expected(self) -> int | None:
-        """Number of frames as its file has it, for a progress bar; None where that does not say."""
+        """Number of frames according to the file, for a progress bar; None if unknown."""
         from .video import pictures_of, probe
 
         if self.is_picture:
@@ -80,6 +81,7 @@ class Clip:
         return max(1, round((min(ends) - self.start) * self.fps)) if ends else None
 
     def has_sound(self) -> bool:
+        """Whether the file has an audio stream. Raises EDTalkError(kind="media")."""
         from .video import probe
 
         return not self.is_still and probe(self.path).has_audio

@@ -1,7 +1,7 @@
-"""Where FFmpeg opens a file: containers of sound and picture only, and nothing but the file itself.
+"""Open a media file with FFmpeg, restricted to audio and video containers in the file system.
 
-A playlist (HLS, DASH, ffconcat, SDP) names further files and addresses. FFmpeg follows them whatever the file's suffix
-is, so only the demuxers listed here may read, and only from the file system.
+A playlist (HLS, DASH, ffconcat, SDP) names further files and addresses, which FFmpeg opens whatever the suffix of the
+playlist is. Therefore only the demuxers listed here may be used.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ _ONLY = {"format_whitelist": ",".join(_DEMUXERS), "protocol_whitelist": "file"}
 
 
 def open_media(path: Path, **choices: Any) -> av.container.InputContainer:
-    """A regular file opened for reading; choices: see `av.open`.
+    """Open a regular file for reading. choices: further arguments of `av.open`.
 
-    Raises OSError, of which `av.FFmpegError` is one, for another kind of file and for what no listed demuxer reads.
+    Raises OSError (or its subclass `av.FFmpegError`) if it is not a regular file or no listed demuxer can read it.
     """
     if not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return av.open(f"file:{path}", options=dict(_ONLY), **choices)  # "file:": a name with a colon is no address
+    return av.open(
+        f"file:{path}", options=dict(_ONLY), **choices
+    )  # "file:", so that a name with a colon is not taken for a URL

@@ -1,6 +1,6 @@
-"""What others take of a shot's rendered frames, which are named by content: a clip with sound, files numbered in order.
+"""Export the rendered frames of a shot as a clip with sound, or as numbered files.
 
-Both are made of finished frames alone, so they are the last step on a farm.
+Rendered frames are named by content. The export needs finished frames only, so it is the last step of a farm job.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from .video_writer import Sound, VideoWriter
 def encode(
     shot: Shot, out: str | os.PathLike[str], sound: Sound | None = None, progress: Callable[[], None] | None = None
 ) -> int:
-    """Write the frames of a shot as a clip (.mp4, .mov, .mkv) at its rate; returns how many there were.
+    """Write the frames of a shot as a clip (.mp4, .mov, .mkv) at its frame rate; returns the number of frames.
 
-    sound: heard from the first frame on. progress: called after each frame. Raises EDTalkError where frames are missing
-    (kind "input") or cannot be read ("media"), or the shot has no rate.
+    sound: starts at the first frame. progress: called after each frame. Raises EDTalkError if frames are missing or the
+    shot has no frame rate (kind "input"), if a frame cannot be read ("media") or the clip cannot be written ("disk").
     """
     paths = finished(shot)
     if shot.coefficients.fps is None:
-        raise EDTalkError("The shot has no frame rate, so it cannot become a clip.", "Write it with one.")
+        raise EDTalkError(
+            "The shot has no frame rate, so it cannot be written as a clip.", "Export the shot again with one."
+        )
     count = 0
     height, width, _ = read_frame(paths[0]).shape
     with VideoWriter(out, parse_fps(shot.coefficients.fps), (width, height), sound=sound) as writer:
@@ -47,12 +49,14 @@ def encode(
     return count
 
 
-def number(shot: Shot, folder: str | os.PathLike[str], *, copy: bool = False, overwrite: bool = False) -> list[Path]:
-    """Put frames and sound into a folder as frame_0101.png ... by the scene's frame numbers, and sound.wav or the like.
+def number_frames(
+    shot: Shot, folder: str | os.PathLike[str], *, copy: bool = False, overwrite: bool = False
+) -> list[Path]:
+    """Put frames and sound into a folder, as frame_0101.png and so on by scene frame, and sound.wav; returns paths.
 
-    They are hard links, which take no space, where the file system has them; copies with `copy`, for programs that
-    write into the files that they open. Files that are right already are left. Raises EDTalkError where frames are
-    missing, where another file is in the way, or with kind "disk".
+    copy: write copies, for programs that change the files that they open. Otherwise hard links are made where the file
+    system supports them, which take no space. Files that are already correct are kept. overwrite: replace other files.
+    Raises EDTalkError if frames are missing, if another file exists, or with kind "disk".
     """
     folder, made = Path(folder), []
     wanted = [(path, f"frame_{shot.first_frame + row:04d}{path.suffix}") for row, path in enumerate(finished(shot))]
@@ -74,7 +78,7 @@ def number(shot: Shot, folder: str | os.PathLike[str], *, copy: bool = False, ov
 
 
 def finished(shot: Shot) -> list[Path]:
-    """The file of every row; EDTalkError naming the frames that have none."""
+    """The file of every row. Raises EDTalkError naming the frames that are not rendered."""
     names, missing = shot.file_names(), shot.missing()
     absent = {names[row] for row in missing}
     frames = [shot.first_frame + row for row, name in enumerate(names) if name in absent]
@@ -89,7 +93,7 @@ def finished(shot: Shot) -> list[Path]:
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """A rendered frame, uint8 sRGB (H, W, 3); what is transparent lies over black. Raises EDTalkError(kind="media")."""
+    """A rendered frame over black, uint8 sRGB (H, W, 3). Raises EDTalkError(kind="media") if it is damaged."""
     try:
         if path.suffix == ".exr":
             return _read_exr(path)
@@ -103,7 +107,7 @@ def read_frame(path: Path) -> np.ndarray:
 
 
 def _read_exr(path: Path) -> np.ndarray:
-    """Linear light, already multiplied by alpha, to sRGB."""
+    """Read linear, premultiplied colours as sRGB, uint8 (H, W, 3)."""
     with open_media(path) as file:
         frame = next(file.decode(video=0))
     number = np.float16 if "f16" in frame.format.name else np.float32  # FFmpeg's converter knows no half floats

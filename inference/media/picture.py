@@ -1,7 +1,7 @@
-"""Still pictures in and out, and the two ways upstream brings pixels to the network.
+"""Read and write still pictures, and convert between pictures and network tensors.
 
-Pictures are uint8 sRGB, (H, W, 3), RGB order.  The network sees float32 (N, 3, size, size) in [-1, 1].
-The rules are those of the reference (architecture notes, section 10).
+Pictures are uint8 sRGB (H, W, 3) in RGB order. The network takes float32 (N, 3, size, size) in [-1, 1]. Conversions
+follow the reference implementation.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..contract.errors import EDTalkError
-from ..contract.files import appearing, check_file
+from ..contract.files import atomic_write, check_file
 
-LONGEST_SIDE = 16384  # pixels; no camera or scan of a face is larger, a damaged header easily is
-# All that is ever decoded, whatever a file is called. Pillow hands PostScript to another program and has many a decoder
-# that nobody needs here. JPEG includes MPO, PPM the other Netpbm files.
+LONGEST_SIDE = 16384  # pixels; photographs and scans are smaller, a damaged header may claim more
+# The only formats that are decoded, whatever the suffix is. Pillow passes PostScript to another program and has many
+# decoders that are not needed here. JPEG includes MPO, PPM includes the other Netpbm formats.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF", "PPM")
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
-_AT_WORK = 3600.0  # seconds
+_STALE_AFTER = 3600.0  # seconds after its last change, no process still writes a partial file
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A still picture as stored: colours are not multiplied by alpha.
+    """A still picture with straight alpha.
 
-    rgb: uint8 (H, W, 3), sRGB.  alpha: uint8 (H, W), 255 = opaque, or None where the file has none.
+    rgb: uint8 (H, W, 3), sRGB. alpha: uint8 (H, W), 255 is opaque; None if the file has no alpha.
     """
 
     rgb: np.ndarray
@@ -41,16 +41,16 @@ class Picture:
 
 
 def load_picture(path: str | os.PathLike[str]) -> Picture:
-    """Read any still picture upright (EXIF rotation applied), of an animation the first frame.
+    """Read a still picture, or the first frame of an animation, with its EXIF rotation applied.
 
     Grey, palette, CMYK and 16-bit files become 8-bit RGB; embedded colour profiles are not applied.
-    Raises EDTalkError(kind="media") naming the file when it cannot be used.
+    Raises EDTalkError(kind="media") naming the file if it cannot be used.
     """
     path = Path(path)
     check_file(path, _EXPECTED)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the sizes below are ours to judge
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below replaces it
             with Image.open(path, formats=FORMATS) as image:
                 if max(image.size) > LONGEST_SIDE:
                     raise _unusable(path, f"found {image.width} x {image.height} pixels", f"at most {LONGEST_SIDE}")
@@ -61,16 +61,16 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     except UnidentifiedImageError as error:
         raise _unusable(path, "found something else") from error
     except PermissionError as error:
-        raise EDTalkError(f"{path} may not be read.", "Change its permissions or choose another.", "media") from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError) as error:  # what decoders raise
+        raise EDTalkError(f"{path} cannot be opened: permission denied.", "Change its permissions.", "media") from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError) as error:  # raised by decoders
         raise _unusable(path, f"found a damaged or incomplete one ({error})") from error
 
 
 def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
-    """Write uint8 sRGB (H, W, 3) or straight-alpha (H, W, 4) as `.png` or as half-float `.exr`.
+    """Write uint8 sRGB (H, W, 3), or (H, W, 4) with straight alpha, as `.png` or half-float `.exr`.
 
-    OpenEXR's conventions are followed: colours become linear light and are multiplied by alpha.
-    The file appears whole or not at all; raises EDTalkError(kind="disk") when it cannot be written.
+    As OpenEXR requires, colours in `.exr` are linear and multiplied by alpha. The file is written completely or not at
+    all. Raises EDTalkError(kind="disk") if it cannot be written, EDTalkError for another array or suffix.
     """
     path = Path(path)
     pixels = np.ascontiguousarray(pixels)
@@ -78,40 +78,42 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         raise EDTalkError(f"A picture is saved from uint8 (H, W, 3 or 4), found {pixels.dtype} {pixels.shape}.")
     if path.suffix.lower() not in (".png", ".exr"):
         raise EDTalkError(f"Pictures are saved as .png or .exr, found the suffix '{path.suffix}' in {path}.")
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         if path.suffix.lower() == ".exr":
             partial.write_bytes(_exr(pixels))
         else:
-            Image.fromarray(pixels).save(partial, "PNG", compress_level=3)  # 6 is thrice as slow for 5 % less
+            Image.fromarray(pixels).save(
+                partial, "PNG", compress_level=3
+            )  # level 6 takes three times as long for 5 % less
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove what writers that were killed left in a folder of pictures; but nothing of the last hour."""
+    """Remove partial files of killed writers from a folder of pictures, except those of the last hour."""
     with contextlib.suppress(OSError):
         for path in Path(folder).glob(".*.partial.*"):
-            with contextlib.suppress(OSError):  # somebody else was faster
-                if time.time() - path.stat().st_mtime > _AT_WORK:
+            with contextlib.suppress(OSError):  # another process removed it
+                if time.time() - path.stat().st_mtime > _STALE_AFTER:
                     path.unlink()
 
 
 def to_network(rgb: np.ndarray, size: int = 256) -> np.ndarray:
-    """Source picture uint8 (H, W, 3) -> float32 (3, size, size) in [-1, 1].
+    """Convert a source picture, uint8 (H, W, 3), to float32 (3, size, size) in [-1, 1].
 
-    Upstream's rule for the source: Pillow's default resize (bicubic, antialiased, uint8 result), aspect ignored.
+    As upstream does for sources: Pillow's default resize (bicubic, antialiased, uint8 result), aspect ratio ignored.
     """
     small = np.asarray(Image.fromarray(np.ascontiguousarray(rgb)).resize((size, size)))
     return np.ascontiguousarray(_normalise(small).transpose(2, 0, 1))
 
 
 def frames_to_network(frames: np.ndarray, size: int = 256) -> np.ndarray:
-    """Driving frames uint8 (N, H, W, 3) -> float32 (N, 3, size, size) in [-1, 1].
+    """Convert driving frames, uint8 (N, H, W, 3), to float32 (N, 3, size, size) in [-1, 1].
 
-    Upstream's rule for drivers: bilinear, half-pixel centres, no antialias; `size` square input is untouched.
+    As upstream does for drivers: bilinear, half-pixel centres, no antialiasing. Square input of `size` is not resized.
     """
     planes = np.ascontiguousarray(_normalise(frames).transpose(0, 3, 1, 2))
     if planes.shape[2:] == (size, size):
         return planes
-    import torch  # only here: importing it takes seconds, and most callers have cropped to `size` already
+    import torch  # imported late: it takes seconds, and most callers have cropped to `size` already
 
     resized = torch.nn.functional.interpolate(
         torch.from_numpy(planes), (size, size), mode="bilinear", align_corners=False, antialias=False
@@ -120,9 +122,9 @@ def frames_to_network(frames: np.ndarray, size: int = 256) -> np.ndarray:
 
 
 def from_network(planes: np.ndarray) -> np.ndarray:
-    """Network output float (..., 3, H, W), nominally [-1, 1] -> uint8 (..., H, W, 3), clamped and rounded.
+    """Convert network output, float (..., 3, H, W) in [-1, 1], to uint8 (..., H, W, 3), clamped and rounded.
 
-    Never stretched to the clip's own range as upstream does: a frame must not depend on its neighbours.
+    Upstream normalises to the range of the clip. This does not, because a frame must not depend on its neighbours.
     """
     levels = (np.clip(planes, -1.0, 1.0) + 1.0) * np.float32(127.5)
     return np.ascontiguousarray(np.moveaxis(np.rint(levels).astype(np.uint8), -3, -1))
@@ -134,7 +136,7 @@ def _unusable(path: Path, found: str, limit: str = "") -> EDTalkError:
 
 
 def _to_picture(path: Path, image: Image.Image) -> Picture:
-    if image.mode.startswith("I;16"):  # 65535 = 257 * 255; Pillow's own conversion would clip at 255
+    if image.mode.startswith("I;16"):  # 65535 = 257 * 255; Pillow's conversion would clip at 255
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return Picture(np.repeat(grey[..., None], 3, axis=2))
     if image.mode in ("I", "F"):
@@ -146,8 +148,8 @@ def _to_picture(path: Path, image: Image.Image) -> Picture:
 
 
 def _exr(pixels: np.ndarray) -> bytes:
-    """A complete OpenEXR file: half float, zip compression, linear light, alpha premultiplied."""
-    import av  # FFmpeg's encoder: Pillow has none and current OpenCV wheels are built without OpenEXR
+    """The content of an OpenEXR file: half float, zip compression, linear colours, premultiplied alpha."""
+    import av  # FFmpeg has an encoder; Pillow and current OpenCV wheels have none
 
     colour = _linear(pixels[..., :3])
     if pixels.shape[2] == 4:
@@ -163,11 +165,12 @@ def _exr(pixels: np.ndarray) -> bytes:
 
 
 def _linear(levels: np.ndarray) -> np.ndarray:
-    """sRGB uint8 -> linear light float32 in [0, 1] (IEC 61966-2-1)."""
+    """Convert sRGB uint8 to linear float32 in [0, 1] (IEC 61966-2-1)."""
     value = np.arange(256) / 255
     table = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     return table.astype(np.float32)[levels]
 
 
 def _normalise(levels: np.ndarray) -> np.ndarray:
+    """Convert uint8 to float32 in [-1, 1]."""
     return (levels.astype(np.float32) / 255 - np.float32(0.5)) * 2

@@ -67,7 +67,7 @@ def convert_sound(
 ) -> Iterator[av.AudioFrame]:
     """Frames in another sample format, channel layout and rate in Hz; None keeps a frame's own.
 
-    The input may change its format on the way, as joined MP3 files do. Timestamps are dropped: gaps are closed.
+    The input format may change between frames, as in a recorded broadcast. Timestamps are dropped, which closes gaps.
     """
     resampler: av.AudioResampler | None = None
     known: tuple[str, str, int] | None = None

@@ -1,7 +1,7 @@
-"""Clips in and out, through FFmpeg's libraries (PyAV), one frame at a time: memory does not grow with the length.
+"""Read clips through FFmpeg's libraries (PyAV), one frame at a time: memory does not grow with the length.
 
-Frames are uint8 (H, W, 3), RGB, sRGB values.  Unlike upstream (architecture notes, section 9) a clip is read at the
-frame rate asked for by presentation time, so that a 30 fps clip keeps its speed at 25 fps.
+Frames are uint8 sRGB (H, W, 3) in RGB order. A clip is resampled by presentation time, so a 30 fps clip keeps its speed
+when it is read at 25 fps. Upstream takes frame by frame instead.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ from .picture import load_picture
 
 logger = logging.getLogger(__name__)
 _EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
-_SLACK = Fraction(2, 1000)  # seconds: containers that round times to 1 ms must not lose or repeat a frame
-_WORTH_SEEKING = 2  # seconds into a clip; less is read through sooner
-_FAR = 10  # seconds between two frames wanted; as far apart as key frames usually are
-_EXACT = Fraction(1, 10**6)  # seconds: what is lost of a frame's own time in a float
+_SLACK = Fraction(2, 1000)  # seconds: containers may round times to 1 ms, which must not drop or repeat a frame
+_SEEK_FROM = 2  # seconds into a clip; an earlier start is faster to reach by decoding
+_SEEK_GAP = 10  # seconds between two requested frames, the usual distance of key frames; seek over more
+_EPSILON = Fraction(1, 10**6)  # seconds: rounding error of a frame's time as a float
 
 
 def parse_fps(value: float | str | Fraction) -> Fraction:
-    """Frames per second from a number, "25", "24000/1001" or "23.976"; film rates such as 23.976 become exact."""
+    """Frames per second from a number, "25", "24000/1001" or "23.976". Rates such as 23.976 become exact fractions.
+
+    Raises EDTalkError if it is not a number greater than 0 and at most 1000.
+    """
     try:
         fps = Fraction(value)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
         fps = Fraction(0)
     if not 0 < fps <= 1000:
-        raise EDTalkError(f"A frame rate is a number such as 25, 23.976 or 24000/1001, found '{value}'.")
+        raise EDTalkError(f"A frame rate must be a number such as 25, 23.976 or 24000/1001, found '{value}'.")
     for whole in (24, 30, 48, 60, 120):
         film = Fraction(whole * 1000, 1001)
         if abs(fps - film) < 0.005:
@@ -49,15 +52,12 @@ def parse_fps(value: float | str | Fraction) -> Fraction:
     return fps.limit_denominator(1001)
 
 
-# ------------------------------------------------------------------------------------------------ clips in
-
-
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a clip's file says of it.
+    """Properties of a clip.
 
-    width, height: pixels, as shown (after rotation).  fps: average.  frames: estimated, None if unknown.
-    duration: seconds, None if unknown.  rotation: degrees counterclockwise that a player turns the stored picture.
+    width, height: pixels, as shown (after rotation). fps: average. frames: estimated, None if unknown.
+    duration: seconds, None if unknown. rotation: counterclockwise degrees by which players rotate the stored picture.
     """
 
     width: int
@@ -70,7 +70,7 @@ class ClipInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> ClipInfo:
-    """Look at a clip without reading more than its first frame; raises EDTalkError(kind="media")."""
+    """Read the properties of a clip; decodes its first frame only. Raises EDTalkError(kind="media")."""
     path = Path(path)
     container, stream = _open_clip(path)
     with contextlib.closing(_decode(container, stream, path)) as frames:
@@ -90,12 +90,12 @@ def read_frames(
     start: float | Fraction = 0,
     end: float | Fraction | None = None,
 ) -> Iterator[np.ndarray]:
-    """The frames of a clip as shown: upright, 8-bit RGB, whatever is stored.
+    """The frames of a clip as shown: rotated upright, uint8 RGB (H, W, 3).
 
-    With `fps`, frame i is what is on screen at start + i / fps seconds, up to `end` or the clip's own; there are
-    round((the clip's duration - start) * fps) of them, at least one.  Without it, every stored frame of the whole clip.
-    A damaged or cut-off file yields what is good and logs a warning.
-    Raises EDTalkError(kind="media") when there is nothing to yield.
+    With `fps`, frame i is the one shown at start + i / fps seconds, up to `end` or the end of the clip; there are
+    round((duration - start) * fps) of them, at least one. Without `fps`, every stored frame of the whole clip.
+    start, end: seconds. A damaged or truncated file yields its readable frames and logs a warning.
+    Raises EDTalkError(kind="media") if there is no frame, at the call or at the first frame.
     """
     path = Path(path)
     if fps is None:
@@ -111,10 +111,10 @@ def open_driver(
     start: float | Fraction = 0,
     end: float | Fraction | None = None,
 ) -> Iterator[np.ndarray]:
-    """The frames of whatever drives a face: a video, one still picture, or a folder of pictures in natural order.
+    """The frames of a driver: a movie, one picture, or a folder of pictures in natural order, uint8 (H, W, 3) each.
 
-    Every picture of a folder is one frame; `fps` resamples videos only, and says which pictures of a folder lie between
-    `start` and `end` seconds.  Raises EDTalkError(kind="media").
+    `fps` resamples movies only. Every picture of a folder is one frame, and `fps` gives the pictures between `start`
+    and `end` seconds. Raises EDTalkError(kind="media").
     """
     path = Path(path)
     if path.is_dir():
@@ -131,22 +131,22 @@ def pictures_of(
     start: float | Fraction = 0,
     end: float | Fraction | None = None,
 ) -> list[Path]:
-    """The pictures of a folder that `open_driver` reads; raises EDTalkError(kind="media") where there is none."""
+    """The pictures of a folder that `open_driver` reads. Raises EDTalkError(kind="media") if there is none."""
     pictures = pictures_in(folder)
     first, last = (0, None) if fps is None else _span(parse_fps(fps), start, end)
     if first >= len(pictures):
-        message = f"{folder} holds {len(pictures)} pictures: there is no number {first + 1}."
-        raise EDTalkError(message, "Choose an earlier part.", "media")
+        message = f"{folder} has {len(pictures)} pictures; picture {first + 1} does not exist."
+        raise EDTalkError(message, "Choose an earlier start.", "media")
     return pictures[first:last]
 
 
 def stamped_frames(
     path: str | os.PathLike[str], *, start: float = 0, end: float | None = None
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Every frame that is on screen from `start` to `end`, with the time when it begins, in the media's own time.
+    """Every stored frame shown from `start` to `end`, with its start time.
 
-    That is seconds for a video, the picture's number from 0 for a folder, and 0 for a picture. Frames are as
-    `read_frames` has them, however uneven their times are. Raises EDTalkError(kind="media").
+    Times are in the media's own time: seconds for a movie, the number of the picture from 0 for a folder, 0 for a
+    picture. Frames are uint8 (H, W, 3), at uneven times if they are stored so. Raises EDTalkError(kind="media").
     """
     path = Path(path)
     end = math.inf if end is None else end
@@ -170,10 +170,10 @@ def stamped_frames(
 
 
 def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[np.ndarray]:
-    """The frame on screen at each of some ascending `times` of the media's own, as `stamped_frames` counts them.
+    """The frame shown at each of `times`, ascending, in the media's own time as in `stamped_frames`.
 
-    Before the first frame it is that one, after the last that one. Where a frame is asked for again the array is the
-    same one. Which frame it is does not depend on the other times. Raises EDTalkError(kind="media").
+    Times before the first frame give the first, times after the last frame give the last. A frame does not depend on
+    the other times. The same array is returned again for the same frame. Raises EDTalkError(kind="media").
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() in PICTURES:
@@ -186,8 +186,8 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
     frame: av.VideoFrame | None = None
     rgb: np.ndarray | None = None
     for time in times:
-        at = Fraction(time) + _EXACT
-        if frame is None or (seekable and at - until > _FAR):
+        at = Fraction(time) + _EPSILON
+        if frame is None or (seekable and at - until > _SEEK_GAP):
             part = _Part(path, Fraction(time))
             seekable = part.zero is not None or frame is None
             frames, until = _timed(part, part.begins), Fraction(-1)
@@ -200,36 +200,37 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
 
 
 def _ends_before(path: Path, length: float, start: float, unit: str) -> EDTalkError:
-    message = f"{path} ends after {length:g} {unit}: there is nothing to see from {start:g} on."
-    return EDTalkError(message, "Choose an earlier part.", "media")
+    message = f"{path} ends at {length:g} {unit}; the requested start is {start:g}."
+    return EDTalkError(message, "Choose an earlier start.", "media")
 
 
 def _span(fps: Fraction, start: float | Fraction, end: float | Fraction | None) -> tuple[int, int | None]:
-    """First frame on screen from `start` on, and the one after the last that begins before `end`."""
+    """Number of the frame shown at `start`, and of the first frame that starts at `end` or later (None: no end)."""
     first = math.floor((Fraction(start) + _SLACK) * fps)
     return first, None if end is None else max(first + 1, math.ceil((Fraction(end) - _SLACK) * fps))
 
 
 def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open a file and choose its first video stream. Raises EDTalkError(kind="media")."""
     check_file(path, _EXPECTED)
     try:
         container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        hint = "It may be damaged or not have finished copying: copy or export it again."
+        hint = "It may be damaged or incomplete: copy or export it again."
         raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found something else.", hint, "media") from error
-    covers = av.stream.Disposition.attached_pic  # the sleeve in a music file is no video
+    covers = av.stream.Disposition.attached_pic  # the cover picture of a music file
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
-        found = "only sound" if container.streams.audio else "no picture"
+        found = "only sound" if container.streams.audio else "no video stream"
         container.close()
-        raise EDTalkError(f"{path} has no video in it: {_EXPECTED}, found {found}.", "Choose another file.", "media")
+        raise EDTalkError(f"{path} has no video: {_EXPECTED}, found {found}.", "Choose another file.", "media")
     return container, streams[0]
 
 
 def _decode(
     container: av.container.InputContainer, stream: av.VideoStream, path: Path
 ) -> Generator[av.VideoFrame, None, None]:
-    """Frames in the order shown; bad packets are left out and told of at the end."""
+    """Frames in presentation order. Damaged packets are skipped, with a warning at the end."""
     stream.thread_type = "AUTO"
     count, bad, end = 0, 0, Fraction(0)
     with container:
@@ -238,11 +239,11 @@ def _decode(
         while True:
             try:
                 packet = next(packets, None)
-            except av.FFmpegError:  # the file breaks off; what the decoder still holds is good
+            except av.FFmpegError:  # the file is truncated; the frames that the decoder still holds are good
                 bad, packet = bad + 1, None
             try:
                 frames = stream.decode(packet)
-            except av.EOFError:  # it had been emptied already
+            except av.EOFError:  # the decoder was flushed already
                 frames = []
             except av.FFmpegError:
                 bad, frames = bad + 1, []
@@ -254,18 +255,18 @@ def _decode(
             if packet is None:
                 break
     if not count:
-        raise EDTalkError(f"{path} holds no frame that can be read.", "Copy or export it again.", "media")
+        raise EDTalkError(f"{path} has no readable frame.", "Copy or export it again.", "media")
     short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
     if bad or short:
         length = f" of {float(expected):.2f}" if expected else ""
-        logger.warning("%s is damaged or cut off: %d frames, %.2f%s s, could be read.", path, count, end, length)
+        logger.warning("%s is damaged or truncated: read %d frames, %.2f%s s.", path, count, end, length)
 
 
 class _Part:
-    """The frames of a clip from at least `start` seconds on, read from there where the file can be sought.
+    """The decoded frames of a clip from `start` seconds or earlier on. It seeks there if the file allows it.
 
-    zero: the clip's beginning, in the seconds that its frames give, or None for the first frame's. begins: what its
-    file says of it, if anything.
+    usual: usual duration of a frame in seconds. begins: timestamp in seconds of the clip's start according to the file,
+    None if unknown. zero: that timestamp after seeking, otherwise None for that of the first frame.
     """
 
     def __init__(self, path: Path, start: Fraction) -> None:
@@ -274,16 +275,16 @@ class _Part:
         self.zero: Fraction | None = None
         self.begins = None if stream.start_time is None else _seconds(stream.start_time, stream.time_base)
         self.frames: Iterator[av.VideoFrame] = _decode(container, stream, path)
-        if start > _WORTH_SEEKING and stream.start_time is not None:
+        if start > _SEEK_FROM and stream.start_time is not None:
             zero = _seconds(stream.start_time, stream.time_base)
-            sought = _sought(path, start + zero)
+            sought = _seek(path, start + zero)
             if sought is not None:
                 self.frames, self.zero = sought, zero
                 container.close()
 
 
-def _sought(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
-    """The frames from the last key frame before `time` on; None where the file does not lead there."""
+def _seek(path: Path, time: Fraction) -> Iterator[av.VideoFrame] | None:
+    """The frames from the last key frame before timestamp `time` in seconds on; None if seeking fails."""
     container, stream = _open_clip(path)
     try:
         container.seek(math.floor(time / _seconds(1, stream.time_base)), stream=stream)
@@ -335,8 +336,8 @@ def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None
         if given >= wanted:
             return
     if not given:
-        message = f"{part.path} ends at {float(until):.2f} s: there is nothing to see {float(start):.2f} s into it."
-        raise EDTalkError(message, "Choose an earlier part.", "media")
+        message = f"{part.path} ends at {float(until):.2f} s; the requested start is {float(start):.2f} s."
+        raise EDTalkError(message, "Choose an earlier start.", "media")
 
 
 def _seconds(count: int, time_base: Fraction | None) -> Fraction:

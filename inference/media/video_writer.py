@@ -1,4 +1,4 @@
-"""Writing clips with sound, and folders of numbered pictures."""
+"""Write clips with sound, and folders of numbered pictures."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ import av
 import numpy as np
 
 from ..contract.errors import EDTalkError, disk_error
-from ..contract.files import appearing
+from ..contract.files import atomic_write
 from .picture import save_picture
 from .sound import convert_sound, decode_sound
 from .video import parse_fps
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
-SOUND_RATE = 48000  # Hz in written clips: an AAC frame is then shorter than a picture up to 46 fps
+SOUND_RATE = 48000  # Hz of written clips: an AAC frame is then shorter than a video frame up to 46 fps
 
-Sound = tuple[np.ndarray, int] | str | os.PathLike[str]  # (float32 (n,) or (n, channels) in [-1, 1], rate) or a file
-
-
-# ------------------------------------------------------------------------------------------------ clips out
+# A file, or samples float32 (n,) or (n, channels) in [-1, 1] and their rate in Hz.
+Sound = tuple[np.ndarray, int] | str | os.PathLike[str]
 
 
 class VideoWriter:
-    """Writes H.264 (yuv420p, BT.709) and AAC into .mp4, .mov or .mkv, in a `with` block.
+    """Writes H.264 (yuv420p, BT.709) and AAC into .mp4, .mov or .mkv. Used in a `with` block.
 
-    The clip is written beside its target and takes its name when the block ends without an error.  Otherwise, and with
-    no frame, nothing is left behind and a clip that was there before stays.  For a shorter clip, end the block early.
-    Sound is cut, or padded with silence, to the length of the picture.  H.264 wants even sizes: an odd width or
-    height gets its last column or row twice.
+    The clip is written to a partial file, which is renamed when the block ends without an error. After an error, or
+    without a frame, the partial file is removed and an existing clip is kept.
+    Sound is cut to the length of the video, or padded with silence. H.264 needs even sizes: the last column or row of
+    an odd size is repeated.
     """
 
     def __init__(
@@ -46,18 +44,21 @@ class VideoWriter:
         sound: Sound | None = None,
         crf: int = 16,
     ) -> None:
-        """size: (width, height).  crf: 0 lossless .. 51; 16 shows no loss.  Raises EDTalkError before any work."""
+        """size: (width, height) in pixels. crf: 0 (lossless) to 51; 16 has no visible loss.
+
+        Raises EDTalkError for a wrong suffix or sound, kind "disk" if the file cannot be created.
+        """
         self.path, self.fps, self.size, self.frames = Path(path), parse_fps(fps), size, 0
         if self.path.suffix.lower() not in CONTAINERS:
             names = ", ".join(CONTAINERS)
-            raise EDTalkError(f"Clips are written as {names}, found the suffix '{self.path.suffix}' in {self.path}.")
+            raise EDTalkError(f"Clips must end in {names}, found the suffix '{self.path.suffix}' in {self.path}.")
         self._sound = None if sound is None else _SoundTrack(sound)
         self._partial = self.path.with_name(f".{self.path.name}.partial{self.path.suffix}")
-        self._heard = 0  # samples of sound written
+        self._written = 0  # samples of sound
         self._failed = False
         moov_first = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
         try:
-            self._partial.touch()  # FFmpeg would open it at the first frame only
+            self._partial.touch()  # FFmpeg would create it only at the first frame
             self._file = av.open(str(self._partial), "w", options=moov_first)
         except (av.FFmpegError, OSError) as error:
             _remove(self._partial)
@@ -67,7 +68,9 @@ class VideoWriter:
         self._video.pix_fmt = "yuv420p"
         codec = self._video.codec_context
         codec.time_base = 1 / self.fps
-        codec.color_primaries = codec.color_trc = codec.colorspace = 1  # BT.709, which untagged players may not guess
+        codec.color_primaries = codec.color_trc = codec.colorspace = (
+            1  # BT.709; without tags, players may guess another
+        )
         codec.color_range = 1  # 16..235
         if self._sound:
             self._audio = self._file.add_stream("aac", rate=SOUND_RATE, layout=self._sound.layout)
@@ -77,10 +80,12 @@ class VideoWriter:
         return self
 
     def write(self, rgb: np.ndarray) -> None:
-        """The next frame, uint8 (height, width, 3); raises EDTalkError(kind="disk") when the disk is full."""
+        """Write the next frame, uint8 (height, width, 3). Raises EDTalkError(kind="disk") if the disk is full."""
         width, height = self.size
         if rgb.shape != (height, width, 3) or rgb.dtype != np.uint8:
-            raise EDTalkError(f"This clip takes uint8 frames of {(height, width, 3)}, found {rgb.dtype} {rgb.shape}.")
+            raise EDTalkError(
+                f"This clip needs uint8 frames of shape {(height, width, 3)}, found {rgb.dtype} {rgb.shape}."
+            )
         if width % 2 or height % 2:
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
@@ -103,20 +108,20 @@ class VideoWriter:
                 if whole:
                     self._partial.replace(self.path)
         except EDTalkError:
-            if kind is None:  # else the first error is the one to tell
+            if kind is None:  # otherwise the first error is the one to report
                 raise
         finally:
             _remove(self._partial)
         if kind is None and not self.frames:
-            raise EDTalkError(f"{self.path} was not written: there was no frame to write.")
+            raise EDTalkError(f"{self.path} was not written: it has no frames.")
 
     def _write_sound(self) -> None:
-        """Sound up to the end of the last frame, so that both arrive in step and end together."""
+        """Write the sound up to the end of the last frame, so that video and sound are interleaved and end together."""
         if self._sound:
             due = round(self.frames / self.fps * SOUND_RATE)
-            frame = self._sound.pull(due - self._heard)
-            frame.pts, frame.time_base = self._heard, Fraction(1, SOUND_RATE)
-            self._heard = due
+            frame = self._sound.pull(due - self._written)
+            frame.pts, frame.time_base = self._written, Fraction(1, SOUND_RATE)
+            self._written = due
             self._file.mux(self._audio.encode(frame))
 
     @contextlib.contextmanager
@@ -129,18 +134,21 @@ class VideoWriter:
 
 
 class FrameFolder:
-    """Writes frame_0001.png (or .exr), frame_0002.png ... and sound.wav into a folder, in a `with` block.
+    """Writes frame_0001.png (or .exr) and so on, and sound.wav, into a folder. Used in a `with` block.
 
-    Every file appears whole or not at all, so what is done when something fails can be used.
+    Every file is written completely or not at all, so finished files stay usable after an error.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], ext: str = "png", *, sound: Sound | None = None, start: int = 1
     ) -> None:
-        """sound: written whole as 16-bit PCM at its own rate.  start: number of the first frame."""
+        """ext: "png" or "exr". sound: written as 16-bit PCM at its own rate. start: number of the first frame.
+
+        Raises EDTalkError for another ext or a wrong sound, kind "disk" if the folder cannot be written.
+        """
         self.path, self.ext, self.start, self.frames = Path(path), ext.lstrip("."), start, 0
         if self.ext not in ("png", "exr"):
-            raise EDTalkError(f"Frames are written as png or exr, found '{ext}'.")
+            raise EDTalkError(f"Frames must be png or exr, found '{ext}'.")
         sound_frames = None if sound is None else _sound_frames(sound, "s16", None)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -153,18 +161,18 @@ class FrameFolder:
         return self
 
     def write(self, pixels: np.ndarray) -> Path:
-        """The next frame, uint8 sRGB (H, W, 3) or (H, W, 4); returns its file.  Raises EDTalkError(kind="disk")."""
+        """Write the next frame, uint8 sRGB (H, W, 3 or 4), and return its path. Raises EDTalkError(kind="disk")."""
         path = self.path / f"frame_{self.start + self.frames:04d}.{self.ext}"
         save_picture(path, pixels)
         self.frames += 1
         return path
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Nothing is left open between frames."""
+        """Do nothing: no file is open between frames."""
 
 
 class _SoundTrack:
-    """Sound at 48 kHz, pulled piece by piece; silence after its end."""
+    """Sound at 48 kHz that is read in pieces, followed by silence."""
 
     def __init__(self, sound: Sound) -> None:
         self._frames = _sound_frames(sound, "fltp", SOUND_RATE)
@@ -174,6 +182,7 @@ class _SoundTrack:
         self._waiting = av.AudioFifo()
 
     def pull(self, count: int) -> av.AudioFrame:
+        """The next `count` samples."""
         while self._waiting.samples < count and (frame := next(self._frames, None)) is not None:
             self._waiting.write(frame)
         piece = self._waiting.read(min(count, self._waiting.samples)) if self._waiting.samples else None
@@ -185,22 +194,26 @@ class _SoundTrack:
         return frame
 
 
-def _sound_frames(sound: Sound, form: str, rate: int | None) -> Iterator[av.AudioFrame]:
-    """Mono or stereo frames of sample format `form` at `rate`, or at the sound's own; problems are told at once."""
+def _sound_frames(sound: Sound, sample_format: str, rate: int | None) -> Iterator[av.AudioFrame]:
+    """Mono or stereo frames in `sample_format` at `rate` Hz (None: the sound's own).
+
+    Raises EDTalkError at the call, not at the first frame, if the sound cannot be read.
+    """
     source = _sample_frames(*sound) if isinstance(sound, tuple) else decode_sound(Path(sound))
     first = next(source, None)
     if first is None:
         return iter(())
     layout = "mono" if len(first.layout.channels) == 1 else "stereo"
     frames = itertools.chain([first], source)
-    return convert_sound(frames, form, layout=layout, rate=rate or first.sample_rate)
+    return convert_sound(frames, sample_format, layout=layout, rate=rate or first.sample_rate)
 
 
 def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
+    """Frames of one second each of samples (n,) or (n, 2)."""
     samples = np.asarray(samples, np.float32)
     planes = samples[None] if samples.ndim == 1 else samples.T
     if planes.ndim != 2 or len(planes) not in (1, 2) or rate <= 0:
-        raise EDTalkError(f"Sound is float32 (n,) or (n, 2) and a rate, found {samples.shape} at {rate} Hz.")
+        raise EDTalkError(f"Sound must be float32 (n,) or (n, 2) with a rate, found {samples.shape} at {rate} Hz.")
     layout = "mono" if len(planes) == 1 else "stereo"
     for start in range(0, planes.shape[1], rate):
         block = np.ascontiguousarray(planes[:, start : start + rate])
@@ -211,7 +224,7 @@ def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
 
 def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
     first = next(frames, None)
-    with appearing(path) as partial, wave.open(str(partial), "wb") as file:
+    with atomic_write(path) as partial, wave.open(str(partial), "wb") as file:
         file.setnchannels(len(first.layout.channels) if first else 1)
         file.setsampwidth(2)
         file.setframerate(first.sample_rate if first else SOUND_RATE)

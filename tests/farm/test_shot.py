@@ -184,7 +184,7 @@ def test_leftovers_of_killed_writers_go_and_work_of_others_stays(shot, frames, m
     old, young, mine = frames / ".ab.12345678.partial.png", frames / ".cd.12345678.partial.png", frames / ".mine.png"
     for path in (old, young, mine):
         path.write_bytes(b"half a picture")
-    os.utime(old, (time.time() - 2 * picture._AT_WORK,) * 2)
+    os.utime(old, (time.time() - 2 * picture._STALE_AFTER,) * 2)
     os.utime(mine, (0, 0))
     assert render(shot, "--frames", "101") == 0
     assert (old.exists(), young.exists(), mine.exists()) == (False, True, True)

@@ -214,7 +214,7 @@ def test_what_lies_behind_the_end(worker, material, film):
     error = refused(worker, material, film, start=60.0)
     assert (error["kind"], "film.mp4 ends at 4.00 s" in error["message"]) == ("media", True), error
     error = refused(worker, material, material.lip11, start=60.0)
-    assert "holds 11 pictures" in error["message"]
+    assert "has 11 pictures" in error["message"]
 
 
 def test_requests_that_make_no_sense(worker, material, film):

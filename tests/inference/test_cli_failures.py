@@ -57,7 +57,7 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
         (["--audio", "nowhere.wav"], "nowhere.wav does not exist"),
         (["--audio", "voice", "--sound", "nowhere.wav"], "nowhere.wav does not exist"),
         (["--audio", "source"], "source.png"),
-        (["--audio", "voice", "--pose-video", "voice"], "has no video in it"),
+        (["--audio", "voice", "--pose-video", "voice"], "has no video"),
         (["--audio", "voice", "--bank", "source"], "is not a bank"),
         (["--audio", "voice", "--format", "png", "--out", "out.mp4"], "--format png is for a folder"),
         (["--audio", "voice", "--out", "out.avi"], "a clip (.mp4, .mov, .mkv) or a folder"),

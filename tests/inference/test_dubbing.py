@@ -421,7 +421,7 @@ def test_tracking_refuses_in_one_sentence(worker, rushes, material, tmp_path):
     for which in (0, "smallest", [1], [1, 2, 3], True, 1.5):
         assert refused(which=which)["kind"] == "protocol", which
     assert refused(start=2.0, end=1.0)["kind"] == "protocol"
-    assert "nothing to see" in refused(start=99.0)["message"]
+    assert "the requested start is" in refused(start=99.0)["message"]
     assert "No face was found in any frame of film.mp4" in refused(
         make_clip(tmp_path / "film.mp4", [0, 0.1, 0.2]))["message"]  # fmt: skip
     two = Image.new("RGB", (1300, 400))

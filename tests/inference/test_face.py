@@ -190,9 +190,9 @@ def test_paste_in_place_into_a_buffer_and_as_a_layer():
     far = PasteBack(scene.shape, crop_from_box(1000, 1000, 200, 128))
     assert np.array_equal(far.paste(untouched, face), untouched)
     for wrong in (face[:64], face[..., 0]):
-        with pytest.raises(EDTalkError, match="faces of"):
+        with pytest.raises(EDTalkError, match="needs faces"):
             paste.paste(scene, wrong)
-    with pytest.raises(EDTalkError, match="pictures of"):
+    with pytest.raises(EDTalkError, match="needs pictures"):
         paste.paste(scene[:-1], face)
 
 

@@ -6,13 +6,13 @@ import os
 
 import pytest
 from edtalk.inference.contract.errors import EDTalkError
-from edtalk.inference.contract.files import appearing, read_regular
+from edtalk.inference.contract.files import atomic_write, read_regular
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with appearing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
         assert path.read_text() == "old"
         assert partial.suffix == path.suffix
@@ -26,7 +26,7 @@ def test_whatever_goes_wrong_the_old_file_stays_and_nothing_else(tmp_path, error
     path.write_text("old")
 
     def write_half() -> None:
-        with appearing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("half")
             raise error
 
@@ -38,7 +38,7 @@ def test_whatever_goes_wrong_the_old_file_stays_and_nothing_else(tmp_path, error
 
 def test_two_writers_do_not_meet(tmp_path):
     path = tmp_path / "a.txt"
-    with appearing(path) as one, appearing(path) as other:
+    with atomic_write(path) as one, atomic_write(path) as other:
         assert one != other
         one.write_text("one")
         other.write_text("other")
@@ -48,7 +48,7 @@ def test_two_writers_do_not_meet(tmp_path):
 
 def test_the_disk_is_named(tmp_path):
     path = tmp_path / "none" / "a.txt"
-    with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, appearing(path) as partial:
+    with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, atomic_write(path) as partial:
         partial.touch()
     assert failure.value.kind == "disk"
 
