@@ -1,7 +1,8 @@
-"""ARKit's face units: their names, and what they mean for the coefficients of a bank. Standard library only.
+"""The ARKit face units and their mapping to the coefficients of a bank. Standard library only.
 
-A bank says for each coefficient of which units it is made: `{"mouthSmileLeft": 0.5, "mouthSmileRight": 0.5}` is their
-mean. The head's three rotations count as units too, in degrees: `{"headYaw": 1 / 30}` is 1.0 at 30 degrees.
+A bank stores for each coefficient the weights of the units it is computed from: `{"mouthSmileLeft": 0.5,
+"mouthSmileRight": 0.5}` is their mean. The three head rotations are units as well, in degrees: `{"headYaw": 1 / 30}`
+is 1.0 at 30 degrees.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PAIRED = (
     "browOuterUp", "cheekSquint", "noseSneer",
 )  # fmt: skip
 FACE = (*_SINGLE, *(f"{name}{side}" for name in PAIRED for side in ("Left", "Right")))
-"""The 52 face units, each 0 (off) to 1 (fully on). Left and right are the person's own."""
+"""The 52 face units, each 0 (off) to 1 (fully on). Left and right are from the person's point of view."""
 HEAD = ("headYaw", "headPitch", "headRoll")
 """Degrees, positive towards the picture's right, down, and clockwise in the picture."""
 NAMES = (*FACE, *HEAD)
@@ -28,9 +29,10 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?) degrees\b")
 
 
 def derived(name: str, unit: str = "") -> dict[str, float]:
-    """What a coefficient is made of where its bank does not say, from its name: unit by unit, or both sides' mean.
+    """The weights of a coefficient whose bank has none, derived from its name; {} if the name is not known.
 
-    unit: what 1.0 stands for, in words; a head rotation needs its degrees there. Empty for any other name.
+    A face unit is itself, a name without a side is the mean of both sides. unit: the description of the value 1.0; a
+    head rotation is only derived if it states the degrees ("30 degrees").
     """
     if name in FACE:
         return {name: 1.0}

@@ -1,7 +1,7 @@
-"""A bank: one `.safetensors` file with the weights, and the meaning of every coefficient in its metadata.
+"""A bank: one `.safetensors` file with the weights of the networks and a description of every coefficient.
 
-Reading the meaning needs only the standard library and numpy, so Blender's side draws its sliders from here; the
-tensors are read when first asked for.
+Reading the metadata needs only the standard library and numpy, so the add-on creates its sliders from it. The weights
+are read on first use.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One slider: which bank it belongs to, its value at rest, the range an artist usually needs, what 1.0 means.
+    """One coefficient of a bank.
 
-    arkit: how much of it each of ARKit's units makes, see `contract.arkit`; empty where they have no part in it.
+    bank: the part it belongs to, such as "lip". rest: its value at rest. soft_min, soft_max: the usual range, as of a
+    slider. unit: a description of the value 1.0. arkit: weights of ARKit units, see `contract.arkit`; {} if none apply.
     """
 
     name: str
@@ -53,10 +54,10 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Bank:
-    """A generator's sizes, its coefficients in column order, its emotion presets and where it comes from.
+    """The metadata of a bank, and its weights on first use.
 
-    presets: expression vectors (m,) float32 by emotion, `neutral` among them where there are any; absolute values.
-    path: the file the tensors are read from.
+    coefficients: in column order. presets: expression vectors (m,) float32 by emotion, absolute; if there are any,
+    `neutral` is one of them. sha256: hash of the weights. path: the file that the weights are read from.
     """
 
     name: str
@@ -75,11 +76,11 @@ class Bank:
 
     @cached_property
     def rest(self) -> np.ndarray:
-        """(n,) float32: every coefficient's value at rest, before a portrait has been encoded."""
+        """(n,) float32: the coefficients at rest, before a portrait has been encoded."""
         return np.array([coefficient.rest for coefficient in self.coefficients], np.float32)
 
     def names_of(self, bank: str) -> tuple[str, ...]:
-        """Names of one bank's coefficients; empty when there is no such bank."""
+        """The coefficient names of one part, such as "lip"; () if the bank has no such part."""
         return tuple(coefficient.name for coefficient in self.coefficients if coefficient.bank == bank)
 
     def at_rest(self, frames: int = 1, fps: float | None = None) -> Coefficients:
@@ -111,7 +112,7 @@ class Bank:
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
-        """All weights by name, `audio2lip.` before the audio network's; read from the file and held."""
+        """All weights by name, read on first use. The names of the audio network start with `audio2lip.`."""
         if self.path is None:
             raise EDTalkError(f"The bank '{self.name}' has no file to read its weights from.", kind="bank")
         from safetensors import SafetensorError
@@ -139,24 +140,24 @@ class Bank:
 
 
 def numbered_coefficients(banks: Iterable[tuple[str, int]]) -> tuple[Coefficient, ...]:
-    """Coefficients for a bank whose axes nobody has named yet: lip_01, lip_02, ... pose_01 ..."""
+    """Numbered coefficients, for a bank without names: lip_01, lip_02, ... pose_01 ..."""
     return tuple(Coefficient(f"{bank}_{index + 1:02d}", bank) for bank, count in banks for index in range(count))
 
 
 def is_bank(path: str | os.PathLike[str]) -> bool:
-    """Whether a safetensors file says that it is a bank; EDTalkError when it is no whole safetensors file."""
+    """Whether a safetensors file is a bank. Raises EDTalkError if it is not a complete safetensors file."""
     return _METADATA_KEY in _read_header(Path(path))["__metadata__"]
 
 
 def read_bank(path: str | os.PathLike[str]) -> Bank:
-    """The bank's meaning, without its weights; raises EDTalkError with one sentence naming the file."""
+    """The metadata of a bank, without its weights. Raises EDTalkError (kind "bank") for an invalid file."""
     path = Path(path)
     header = _read_header(path)
     text = header["__metadata__"].get(_METADATA_KEY)
     if text is None:
         raise EDTalkError(
             f"{path} is a safetensors file but not an EDTalk bank: its metadata has no '{_METADATA_KEY}' entry.",
-            "Make a bank from EDTalk's checkpoints with 'python -m inference convert'.",
+            "Convert EDTalk's checkpoints to a bank with 'python -m inference convert'.",
             "bank",
         )
     try:
@@ -187,9 +188,9 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
 
 
 def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
-    """A bank with its weights read and checked against their hash; the embedded starter bank by default.
+    """A bank with its weights, which are checked against their hash. Default: the embedded starter bank.
 
-    Raises EDTalkError (kind "bank") for a missing, truncated, altered or foreign file.
+    Raises EDTalkError (kind "bank") if the file is missing, truncated, altered or not a bank.
     """
     bank = read_bank(path)
     found = _payload_hash(Path(path))
@@ -204,7 +205,7 @@ def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
 
 
 def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> Bank:
-    """Write a bank whole or not at all; returns it as `read_bank` would find it."""
+    """Write a bank atomically. Returns it as `read_bank` would."""
     from safetensors.numpy import save
 
     _check(bank)
@@ -221,10 +222,10 @@ def save_bank(bank: Bank, tensors: Mapping[str, np.ndarray], path: str | os.Path
 
 
 def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
-    """Write the weights of `bank.path` with the meaning of `bank` to another file; returns it as `read_bank` finds it.
+    """Write the weights of `bank.path` with the metadata of `bank` to another file. Returns it as `read_bank` would.
 
-    For names and ranges that were found later: the weights and so their hash stay what they are, and whoever uses the
-    old file goes on using it. Whole or not at all, without reading the weights into memory.
+    For names and ranges that are determined later: the weights and their hash do not change, so shots made with the
+    old file stay valid. Written atomically, without loading the weights into memory.
     """
     _check(bank)
     path, original = Path(path), bank.path
@@ -246,7 +247,7 @@ def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
 
 
 def _coefficient(entry: Mapping[str, Any]) -> Coefficient:
-    """One entry of the metadata; banks written before there was `arkit` say it by their names."""
+    """One entry of the metadata. For banks without `arkit` weights, these are derived from the name."""
     coefficient = Coefficient(**entry)
     if "arkit" in entry:
         return coefficient
@@ -258,32 +259,32 @@ def _check(bank: Bank) -> None:
     columns = [name for name, count in bank.config.banks for _ in range(count)]  # the config limits the counts
     if [entry.bank for entry in bank.coefficients] != columns or len(set(bank.names)) != len(columns):
         raise EDTalkError(
-            f"{what} names its coefficients wrongly: expected {dict(bank.config.banks)} in this order, "
-            f"each name once, found {dict(Counter(entry.bank for entry in bank.coefficients))}.",
+            f"{what} has wrong coefficients: expected {dict(bank.config.banks)} in this order, "
+            f"with unique names, found {dict(Counter(entry.bank for entry in bank.coefficients))}.",
             kind="bank",
         )
     expected = dict(bank.config.banks).get("exp", 0)
     for name, vector in bank.presets.items():
         if vector.shape != (expected,):
             raise EDTalkError(
-                f"{what} gives the emotion '{name}' wrongly: expected {expected} numbers, found {vector.size}.",
+                f"{what} has a wrong preset '{name}': expected {expected} numbers, found {vector.size}.",
                 kind="bank",
             )
     unknown = {unit: entry.name for entry in bank.coefficients for unit in entry.arkit if unit not in arkit.NAMES}
     if unknown:
         unit, name = next(iter(unknown.items()))
-        raise EDTalkError(f"{what} makes '{name}' of '{unit}', which is none of ARKit's face units.", kind="bank")
+        raise EDTalkError(f"{what} computes '{name}' from '{unit}', which is not an ARKit face unit.", kind="bank")
     numbers: list[Any] = [bank.rest, *bank.presets.values()]
     numbers += [(entry.soft_min, entry.soft_max) for entry in bank.coefficients]
     numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
     if not all(np.isfinite(row).all() for row in numbers):
-        raise EDTalkError(f"{what} has a rest value, range, share or emotion that is not finite.", kind="bank")
+        raise EDTalkError(f"{what} has a rest value, range, weight or emotion that is not finite.", kind="bank")
     if bank.presets and "neutral" not in bank.presets:
-        raise EDTalkError(f"{what} has emotions but no 'neutral' to measure them from.", kind="bank")
+        raise EDTalkError(f"{what} has emotions but no 'neutral' preset.", kind="bank")
 
 
 def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
-    """Raise where the sizes that a bank's metadata gives are not those of its generator's tensors, if it has one."""
+    """Raise EDTalkError if the metadata does not match the shapes of the generator's weights, if there is one."""
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     if "direction_lipnonlip.weight" not in shapes:
         return
@@ -291,24 +292,23 @@ def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
     same = (found.size, found.style_dim, dict(found.banks)) == (config.size, config.style_dim, dict(config.banks))
     if not same or any(config.channels[resolution] != count for resolution, count in found.channels.items()):
         raise EDTalkError(
-            f"{bank.path} is damaged: its metadata describes another generator than it holds.",
+            f"{bank.path} is damaged: its metadata does not match its weights.",
             "Get the bank again.",
             "bank",
         )
 
 
 def _read_header(path: Path) -> dict[str, Any]:
-    """A safetensors file's JSON header: 8 bytes of length, then UTF-8; its metadata may be empty but is there."""
-    hint = "Choose a .safetensors bank, or make one with 'python -m inference convert'."
+    """The JSON header of a safetensors file: 8 bytes of length, then UTF-8. `__metadata__` is added if missing."""
+    hint = "Choose a .safetensors bank, or create one with 'python -m inference convert'."
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(8)
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise EDTalkError(
-                    f"{path} is not a bank: expected a safetensors file, found {size} other bytes.", hint, "bank"
-                )
+                found = f"{size} bytes of another format"
+                raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {found}.", hint, "bank")
             header = json.loads(file.read(length))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
@@ -318,10 +318,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", hint, "bank") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise EDTalkError(f"{path} is not a bank: its header is not a safetensors header.", hint, "bank") from error
+        raise EDTalkError(f"{path} is not a bank: it has no valid safetensors header.", hint, "bank") from error
     if 8 + length + end != size:
         raise EDTalkError(
-            f"{path} is cut off: expected {8 + length + end} bytes, found {size}.", "Get the bank again.", "bank"
+            f"{path} is truncated: expected {8 + length + end} bytes, found {size}.", "Get the bank again.", "bank"
         )
     return header
 

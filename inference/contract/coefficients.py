@@ -1,6 +1,6 @@
-"""Motion coefficients over time: the numbers an artist keys and the network renders.
+"""Motion coefficients over time: the values that artists animate and the network renders.
 
-Only the standard library and numpy: Blender's side uses this module too.
+Standard library and numpy only: the add-on uses this module, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from .errors import EDTalkError
 from .files import atomic_write
 
-_UNREADABLE = (  # what numpy, zipfile and csv raise for a file that is something else
+_UNREADABLE = (  # what numpy, zipfile and csv raise for other files
     OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, StopIteration,
     csv.Error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -28,10 +28,10 @@ _UNREADABLE = (  # what numpy, zipfile and csv raise for a file that is somethin
 class Coefficients:
     """T frames of n named coefficients.
 
-    values: (T, n) float32, absolute, in the bank's own units (a starter-bank face unit is 0..1).
-    names: n different coefficient names in the bank's column order.
-    fps: frames per second of the rows, or None where the rows are not a timeline.
-    Raises EDTalkError for values of another shape, values that are not finite, a repeated name or fps that is no rate.
+    values: (T, n) float32, absolute, in the bank's own units (face units of the starter bank range from 0 to 1).
+    names: n unique coefficient names in the bank's column order.
+    fps: rows per second, or None if the rows are not a timeline.
+    Raises EDTalkError for values of another shape or not finite, a repeated name, or an fps that is not above 0.
     """
 
     values: np.ndarray
@@ -42,15 +42,15 @@ class Coefficients:
         values = np.ascontiguousarray(self.values, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != len(self.names):
             raise EDTalkError(
-                f"Coefficients need shape (T, {len(self.names)}) for {len(self.names)} names, "
+                f"Coefficients must have the shape (T, {len(self.names)}) for {len(self.names)} names, "
                 f"found {np.shape(self.values)}."
             )
         if not np.isfinite(values).all():
             raise EDTalkError("Coefficients must be finite numbers, found NaN or infinity.")
         if len(set(self.names)) != len(self.names):
-            raise EDTalkError("Coefficients need a different name for each column, found one twice.")
+            raise EDTalkError("The names of coefficients must be unique, found one twice.")
         if self.fps is not None and not 0 < self.fps < np.inf:
-            raise EDTalkError(f"Coefficients need a frame rate above 0, found {self.fps}.")
+            raise EDTalkError(f"The frame rate of coefficients must be above 0, found {self.fps}.")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "names", tuple(self.names))
 
@@ -58,29 +58,29 @@ class Coefficients:
         return len(self.values)
 
     def __getitem__(self, rows: int | slice) -> Coefficients:
-        """The given row or rows, still two-dimensional; IndexError past the end, as for any sequence."""
+        """One row or a slice of rows, always two-dimensional. Raises IndexError as other sequences do."""
         if isinstance(rows, (int, np.integer)):
             row = range(len(self))[rows]
             rows = slice(row, row + 1)
         return Coefficients(self.values[rows], self.names, self.fps)
 
     def column(self, name: str) -> np.ndarray:
-        """(T,) view of one coefficient's curve; raises EDTalkError for an unknown name."""
+        """(T,) view of one coefficient. Raises EDTalkError for an unknown name."""
         return self.values[:, self._index(name)]
 
     def select(self, names: Sequence[str]) -> Coefficients:
-        """The named columns, in the order asked for."""
+        """The named columns, in the given order. Raises EDTalkError for an unknown name."""
         columns = [self._index(name) for name in names]
         return Coefficients(self.values[:, columns], tuple(names), self.fps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `.npz` (exact) or `.csv` (a header of names, one row a frame) by the path's suffix.
+        """Write `.npz` (exact) or `.csv` (a header with the names, one row per frame), atomically.
 
-        The file appears whole or not at all.
+        The suffix of the path selects the format. Raises EDTalkError for another suffix, or with kind "disk".
         """
         path = Path(path)
         if path.suffix not in (".npz", ".csv"):
-            raise EDTalkError(f"Coefficients are saved as .npz or .csv, found the suffix '{path.suffix}' in {path}.")
+            raise EDTalkError(f"A coefficient file must end in .npz or .csv, found '{path.suffix}' in {path}.")
         with atomic_write(path) as partial:
             if path.suffix == ".npz":
                 fps = np.array([] if self.fps is None else [self.fps])
@@ -93,7 +93,7 @@ class Coefficients:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Coefficients:
-        """Read what `save` wrote; raises EDTalkError naming the file when it is anything else."""
+        """Read a file that `save` wrote. Raises EDTalkError naming the file if it is missing or invalid."""
         path = Path(path)
         try:
             values, names, fps = _read_csv(path) if path.suffix == ".csv" else _read_npz(path)
@@ -101,8 +101,8 @@ class Coefficients:
             raise EDTalkError(f"{path} does not exist.", "Choose a .npz or .csv file of coefficients.") from error
         except _UNREADABLE as error:
             raise EDTalkError(
-                f"{path} is not a coefficient file: expected names and a table of numbers.",
-                "Make one with 'python -m inference capture' or 'lipsync'.",
+                f"{path} is not a readable coefficient file: expected names and a table of numbers.",
+                "Create one with 'python -m inference capture' or 'lipsync'.",
             ) from error
         try:
             return Coefficients(values, names, fps)
@@ -113,7 +113,7 @@ class Coefficients:
         try:
             return self.names.index(name)
         except ValueError:
-            raise EDTalkError(f"There is no coefficient '{name}'; this bank has {', '.join(self.names)}.") from None
+            raise EDTalkError(f"There is no coefficient '{name}'; available: {', '.join(self.names)}.") from None
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
@@ -123,7 +123,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first cell
+    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
         rows = csv.reader(file)
         first, *names = next(rows)
         table = [[float(value) for value in row[1:]] for row in rows if row]

@@ -1,4 +1,4 @@
-"""Sizes of an EDTalk generator: everything that the weights do not say by their names."""
+"""The configuration of an EDTalk generator."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-# No generator is larger; a damaged or forged file easily says so.
+# Limits for the values in a file, which may be damaged or forged.
 LARGEST_SIZE, LARGEST_WIDTH, MOST_COEFFICIENTS = 2048, 4096, 1024
 OFFICIAL_CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 256, 128: 128, 256: 64}
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Picture size in pixels (a power of two >= 8), latent width, channels by resolution and the list of banks.
+    """The sizes of a generator.
 
-    banks: (name, number of basis vectors), in the column order of Q. The first two, "lip" and "pose", share one
-    direction matrix, as upstream's checkpoints do; a bank called "exp" switches expression enhancement on.
-    Raises ValueError for other sizes, and above the largest of this module.
+    size: width of the images in pixels, a power of two from 8 to 2048. style_dim: width of the latent, up to 4096.
+    channels: number of feature channels by resolution, for 4, 8, ... size.
+    banks: (name, number of basis vectors) in the column order of the direction matrix Q. The first two must be "lip"
+        and "pose", which share one matrix as in upstream's checkpoints. A bank "exp" enables expression enhancement.
+    Raises ValueError for other values.
     """
 
     size: int = 256
@@ -42,7 +44,7 @@ class GeneratorConfig:
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """Resolutions of the decoder's levels: 8, 16, ... size."""
+        """The resolutions of the decoder's levels: 8, 16, ... size."""
         return tuple(2**power for power in range(3, self.size.bit_length()))
 
     @property
@@ -55,7 +57,7 @@ class GeneratorConfig:
 
     @property
     def bank_slices(self) -> dict[str, slice]:
-        """Columns of each bank in Q and in a row of coefficients."""
+        """The columns of each bank in Q and in a row of coefficients."""
         slices, start = {}, 0
         for name, dim in self.banks:
             slices[name] = slice(start, start + dim)
@@ -81,7 +83,7 @@ class GeneratorConfig:
 
     @staticmethod
     def from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> GeneratorConfig:
-        """Read the sizes off a state dict's shapes; raises KeyError when it is not a generator's."""
+        """Derive the sizes from the shapes of a state dict. Raises KeyError if it is not a generator's."""
         style_dim = shapes["direction_lipnonlip.weight"][0]
         channels = {4: shapes["dec.input.input"][1]}
         level = 0

@@ -1,6 +1,6 @@
-"""Emotions over time, written as a line of text: "happy", "happy:0.7", "0=neutral 1.5=happy:0.8 3.2=sad".
+"""Emotions over time, written as text: "happy", "happy:0.7", "0=neutral 1.5=happy:0.8 3.2=sad".
 
-Only the standard library and numpy: Blender's side uses this module too.
+Standard library and numpy only: the add-on uses this module, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TIME = re.compile(rf"({_NUMBER})(s|%)?")
 
 @dataclass(frozen=True)
 class Key:
-    """Emotions at one moment. `time` is in seconds, or a share of the whole (0..1) where `relative`."""
+    """Emotion strengths at one time. time: in seconds, or if `relative` a fraction of the duration (0 to 1)."""
 
     time: float
     strengths: Mapping[str, float]
@@ -38,15 +38,16 @@ class Key:
 
 @dataclass(frozen=True)
 class EmotionCurve:
-    """Keys in order of time. Between two keys every strength eases from one to the other; outside it is constant."""
+    """A curve through keys. Strengths ease in and out between two keys and are constant outside."""
 
     keys: tuple[Key, ...]
 
     @staticmethod
     def parse(text: str, known: Collection[str] | None = None) -> EmotionCurve:
-        """Read a curve; raises EDTalkError for bad text, and for an emotion that is not in `known` where that is given.
+        """Parse a curve. Keys are separated by spaces, commas or semicolons; a strength defaults to 1.
 
-        A strength is 1 unless stated. Keys are divided by spaces, commas or semicolons, in any order of time.
+        known: names of the available emotions; default: not checked. Raises EDTalkError for invalid text or an unknown
+        emotion.
         """
         words = re.sub(r"\s*([=:+])\s*", r"\1", text).replace(",", " ").replace(";", " ").split()
         if not words:
@@ -66,19 +67,19 @@ class EmotionCurve:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Emotions used, in order of appearance, without `neutral`, which is no emotion at all."""
+        """The emotions used, in order of appearance, without `neutral`."""
         return tuple(dict.fromkeys(name for key in self.keys for name in key.strengths if name != NEUTRAL))
 
     def check(self, known: Collection[str]) -> None:
-        """Raise EDTalkError naming the first emotion that is not among `known`."""
+        """Raise EDTalkError naming the first emotion that is not in `known`."""
         for name in (name for key in self.keys for name in key.strengths):
             if name not in known and name != NEUTRAL:
                 raise EDTalkError(f"There is no emotion '{name}'; this bank has: {', '.join(sorted(known)) or 'none'}.")
 
     def strengths(self, times: np.ndarray, duration: float | None = None) -> dict[str, np.ndarray]:
-        """Each emotion's strength at `times` (T,) in seconds, as (T,) float32, by name.
+        """The strength of each emotion by name, (T,) float32, at `times` (T,) in seconds.
 
-        duration: length of the whole in seconds, for keys given in percent; the last of `times` if left out.
+        duration: in seconds, for keys given in percent; default: the last of `times`.
         """
         times = np.asarray(times, np.float64)
         whole = float(times[-1] if duration is None and len(times) else duration or 0.0)
@@ -110,10 +111,10 @@ def _key(word: str) -> Key:
     found = [_TERM.fullmatch(term) for term in value.split("+")]
     terms = [term for term in found if term is not None]
     if not divider or time is None or len(terms) < len(found):
-        raise EDTalkError(f"'{word}' is not a key of an emotion curve.", _HINT)
+        raise EDTalkError(f"'{word}' is not a valid key of an emotion curve.", _HINT)
     seconds = float(time[1]) * (0.01 if time[2] == "%" else 1.0)
     if seconds < 0 or not math.isfinite(seconds):
-        raise EDTalkError(f"The emotion key '{word}' lies before the start.", _HINT)
+        raise EDTalkError(f"The time of the emotion key '{word}' must not be negative.", _HINT)
     strengths: dict[str, float] = {}
     for term in terms:
         name = term[1].lower()

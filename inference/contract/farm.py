@@ -1,8 +1,8 @@
-"""A shot as a job for a render farm: an Open Job Description bundle, a folder that holds all that the job needs.
+"""A shot as a job for a render farm: an Open Job Description bundle, a folder with everything the job needs.
 
-The job renders frames in chunks, each one run of `shot render`, and then encodes the clip with its sound. AWS Deadline
-Cloud takes the folder as it is, `openjd run` runs it on one machine. Standard library and numpy only: Blender writes
-bundles too.
+The job renders frames in chunks, each with one `shot render`, then encodes the clip with its sound. AWS Deadline Cloud
+accepts the folder as it is; `openjd run` runs it on one machine. Standard library and numpy only: the add-on writes
+bundles, too.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from .files import link_or_copy
 from .shot import Shot, frame_ranges, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
-SHOT, OUTPUT, FRAMES = "shot", "output", "frames"  # folders of a bundle; frames are within the output
-_GRACE = 30  # seconds that a task may take to finish its frame when it is to stop
+SHOT, OUTPUT, FRAMES = "shot", "output", "frames"  # folders of a bundle; frames are inside the output folder
+_GRACE = 30  # seconds that a cancelled task has to finish its frame
 
 
 @dataclass(frozen=True)
 class Job:
-    """How a farm is to render a shot. All of it but timeout and gpus can be changed when the job is submitted.
+    """The settings of a farm job. All except timeout and gpus can be changed when the job is submitted.
 
-    name: of the job, and of the clip. chunk: frames a task, so many that they outweigh the engine's start. gpus: that a
-    rendering machine must have at least. timeout: seconds after which a task counts as hung. engine: the Python that
-    runs the engine on the farm's machines; engine_folder: the extension's folder there. Defaults are this machine's.
+    name: of the job and the clip. chunk: frames per task; large enough to outweigh the start-up time of the engine.
+    gpus: minimum number of GPUs of a machine. timeout: seconds after which a task fails. device: "auto", or a torch
+    device name. engine: the Python of the engine on the farm's machines. engine_folder: the extension's folder there.
+    Both default to the paths on this machine. Raises EDTalkError for a number out of range.
     """
 
     name: str
@@ -45,29 +46,28 @@ class Job:
     def __post_init__(self) -> None:
         if min(self.chunk, self.timeout) < 1 or self.gpus < 0:
             raise EDTalkError(
-                f"A job needs chunks and a timeout above 0 and no negative number of GPUs, found {self.chunk}, "
-                f"{self.timeout} and {self.gpus}."
+                f"The chunk size and the timeout of a job must be above 0 and the number of GPUs must not be negative, "
+                f"found {self.chunk}, {self.timeout} and {self.gpus}."
             )
 
     @property
     def title(self) -> str:
-        """The name as a job may have it: braces mean something there, and 128 characters are the most."""
+        """A valid job name: without braces, which are template syntax, and shorter than 128 characters."""
         return " ".join(re.sub(r"[{}\x00-\x1f\x7f-\x9f]", " ", self.name).split())[:100] or "EDTalk"
 
     @property
     def clip(self) -> str:
-        """A file name that every system takes."""
+        """The file name of the clip, valid on every system."""
         return re.sub(r"[^-. ()+,@=~\w]", "_", self.title) + ".mp4"
 
 
 def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_bank: bool = False) -> Shot:
-    """Write a shot and its job into a folder, made if need be; returns the shot in it, whose frames go there as well.
+    """Write a shot and its job into a folder. Returns the shot in the folder, which renders its frames there, too.
 
-    Bank, portrait or plate and sound come along, and so do the frames that are rendered already; what can be a hard
-    link is one.
-    keep_bank: name the bank where it lies instead, for farms whose machines all see it there. Written again over itself
-    the folder keeps its frames, so only what changed is rendered by the next job.
-    Raises EDTalkError where the bank is missing or another than the shot's, or with kind "disk".
+    The folder is created if necessary. It gets the bank, the portrait or plate, the sound and the frames rendered so
+    far, as hard links where possible. If it exists, its frames are kept, so the next job renders only what changed.
+    keep_bank: reference the bank by its path instead, for farms where all machines can read it.
+    Raises EDTalkError if the bank is missing or not the shot's, or with kind "disk".
     """
     folder = Path(os.path.abspath(folder))
     found = read_bank(shot.bank)
@@ -92,7 +92,7 @@ def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_b
         ("template", template(shot, job)),
         ("parameter_values", {"parameterValues": _values(shot, job)}),
         ("asset_references", {"assetReferences": {
-            "inputs": {"filenames": [], "directories": []},  # all there is lies in the folder that is a parameter
+            "inputs": {"filenames": [], "directories": []},  # all inputs are in the folder that is a parameter
             "outputs": {"directories": []},
             "referencedPaths": references,
         }}),
@@ -102,7 +102,7 @@ def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_b
 
 
 def template(shot: Shot, job: Job) -> dict[str, Any]:
-    """The Open Job Description job template of a shot (specification 2023-09), as what JSON holds."""
+    """The Open Job Description job template of a shot (specification 2023-09), as JSON data."""
     frames = f"{{{{Param.OutDir}}}}/{FRAMES}"
     render = _step("Render", job, ["render", "{{Param.Shot}}", "--frames-folder", frames, "--progress", "openjd",
                                    "--frames={{Task.Param.Frames}}", "--device", "{{Param.Device}}"])  # fmt: skip
@@ -127,7 +127,7 @@ def template(shot: Shot, job: Job) -> dict[str, Any]:
 
 
 def _step(name: str, job: Job, words: list[str]) -> dict[str, Any]:
-    """A step that runs one `shot` command, directly: no shell has to be there, none can misread a path."""
+    """A step that runs one `shot` command, without a shell."""
     action = {
         "command": "{{Param.Engine}}",
         "args": ["-X", "utf8", "{{Param.EngineFolder}}/inference", "shot", *words],
@@ -148,21 +148,21 @@ def _parameters(shot: Shot, job: Job) -> list[dict[str, Any]]:
     return [
         parameter("Shot", "PATH", SHOT, "Shot", "The shot: coefficients, portrait or plate, sound and bank.",
                   objectType="DIRECTORY", dataFlow="IN"),
-        parameter("OutDir", "PATH", OUTPUT, "Output Folder", "Where frames and clip go.",
+        parameter("OutDir", "PATH", OUTPUT, "Output Folder", "The folder for frames and clip.",
                   objectType="DIRECTORY", dataFlow="OUT"),
-        parameter("Frames", "STRING", _frames(shot), "Frames", "Frames to render, by the scene's numbers."),
-        parameter("ChunkSize", "INT", job.chunk, "Chunk Size", "Frames a task.", minValue=1),
+        parameter("Frames", "STRING", _frames(shot), "Frames", "Frames to render, as numbered in the scene."),
+        parameter("ChunkSize", "INT", job.chunk, "Chunk Size", "Frames per task.", minValue=1),
         parameter("Clip", "STRING", job.clip, "Clip", "File name of the clip.", minLength=1),
         parameter("Device", "STRING", job.device, "Device", "auto, cuda, mps or cpu.", minLength=1),
         parameter("Engine", "STRING", job.engine, "Python", "The Python that runs the engine on the farm's machines.",
                   minLength=1),
         parameter("EngineFolder", "STRING", job.engine_folder, "Extension Folder",
-                  "The extension's folder on the farm's machines; it holds 'inference'.", minLength=1),
+                  "The extension's folder on the farm's machines, which contains 'inference'.", minLength=1),
     ]  # fmt: skip
 
 
 def _values(shot: Shot, job: Job) -> list[dict[str, Any]]:
-    """What Deadline Cloud's submitter shows first; paths are left to the template, so that the folder may move."""
+    """Initial values for Deadline Cloud's submitter. Paths are left out, so that the folder can be moved."""
     values = {
         "deadline:targetTaskRunStatus": "READY",
         "deadline:maxFailedTasksCount": 20,

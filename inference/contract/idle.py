@@ -1,7 +1,6 @@
-"""Signs of life for a still head: slow head motion, breath and blinks, as offsets on coefficients of known names.
+"""Idle motion: slow head motion and blinks, added to coefficients with known names.
 
-Only numpy. Everything is a function of time and a seed: the same moment gets the same motion at any frame rate and
-however a render is split.
+Pure numpy. The motion is a function of time and a seed, so it is the same at any frame rate and for any part of a clip.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ _PAUSE = (2.2, 4.8)  # seconds between blinks
 def add_idle_motion(
     values: np.ndarray, names: Sequence[str], times: np.ndarray, amount: float, seed: int = 0
 ) -> np.ndarray:
-    """(T, n) coefficients with gentle head motion and blinks added at `times` (T,) in seconds.
+    """Add head motion and blinks to coefficients (T, n) at `times` (T,) in seconds.
 
-    amount scales the head motion; blinks are always whole, and there are none at 0. Raises EDTalkError when the bank
-    names none of the coefficients this knows.
+    names: of the n coefficients. amount: scales the head motion, 1 is natural, 0 adds nothing; blinks always close the
+    eyes fully. Raises EDTalkError if none of the coefficients has a known name.
     """
     if not amount:
         return values
@@ -50,12 +49,12 @@ def add_idle_motion(
             result[:, names.index(name)] += amount * amplitude * _sway(times, period, (seed, row))
     if BLINK in names:
         column = result[:, names.index(BLINK)]
-        column += np.maximum(1.0 - column, 0.0) * blinks(times, seed)  # an eye half shut already has less way to go
+        column += np.maximum(1.0 - column, 0.0) * blinks(times, seed)  # closes an eye only as far as it is open
     return result
 
 
 def blinks(times: np.ndarray, seed: int = 0) -> np.ndarray:
-    """(T,) how far the lids are shut, 0..1: a quick close and a slower opening every few seconds."""
+    """(T,) how far the eyes are closed, 0 to 1: a fast closing and a slower opening every few seconds."""
     times = np.asarray(times, np.float64)
     shut = np.zeros(len(times))
     rng = np.random.Generator(np.random.PCG64((seed, 97)))
@@ -71,7 +70,7 @@ def blinks(times: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def _sway(times: np.ndarray, period: float, seed: tuple[int, int]) -> np.ndarray:
-    """(T,) smooth wandering in about -1..1: three waves whose periods share no beat, zero at time 0."""
+    """(T,) smooth motion in about -1 to 1, 0 at time 0: the sum of three waves with incommensurable periods."""
     rng = np.random.Generator(np.random.PCG64(seed))
     total = np.zeros(len(times))
     for share, faster in ((0.6, 1.0), (0.28, 1.83), (0.12, 3.41)):

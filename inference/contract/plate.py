@@ -1,7 +1,7 @@
-"""A plate: footage whose every frame is a face's source of its own, and where the face is in each of its frames.
+"""A plate: the footage of a dubbed shot, and the position of the face in each of its frames.
 
-Times are the media's own: of a movie the seconds since its first frame, of a folder of pictures a picture's number from
-0, of one picture 0. Standard library and numpy only: Blender's side plans dubbing with this.
+Times are in the media's own units: for a movie seconds since its first frame, for a folder of images the number of the
+image from 0, for a single image 0. Standard library and numpy only: the add-on uses this module, too.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from .errors import EDTalkError
 from .files import atomic_write, cached_sha256, read_regular
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
-_ROUNDED = 2e-3  # as near as this before a frame's beginning is meant to be there, as when a clip is read
+_ROUNDED = 2e-3  # seconds; a time at most this much before the start of a frame means that frame, as in reading
 _AGAIN = "Track the face again."
 _MOST_ROWS = 256 * 2**20  # bytes of a track; 6 million frames
 
 
 def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
-    """The pictures of a folder in natural order, frame_2 before frame_10; EDTalkError(kind="media") without any."""
+    """The images of a folder in natural order (frame_2 before frame_10).
+
+    Raises EDTalkError(kind="media") if there are none.
+    """
 
     def natural(path: Path) -> list[tuple[bool, int, str]]:
         parts = [part for part in re.split(r"(\d+)", path.name) if part]
@@ -39,14 +42,14 @@ def pictures_in(folder: str | os.PathLike[str]) -> list[Path]:
     except OSError as error:
         raise EDTalkError(f"{folder} could not be read: {error.strerror}.", "Check the path.", "media") from error
     if not found:
-        raise EDTalkError(f"{folder} holds no pictures; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
+        raise EDTalkError(f"{folder} contains no images; expected PNG, JPEG or TIFF files.", "Check the path.", "media")
     return sorted(found, key=natural)
 
 
 def media_sha256(media: str | os.PathLike[str]) -> str:
-    """Of a file's bytes, or of the order and the bytes of a folder's pictures; what did not change is not read again.
+    """Hash of a file, or of the images of a folder and their order. Files that did not change are not read again.
 
-    Raises EDTalkError(kind="media") where there is nothing to read.
+    Raises EDTalkError(kind="media") if there is nothing to read.
     """
     media = Path(media)
     if not media.is_dir():
@@ -65,11 +68,11 @@ def _file_sha256(path: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """Where a face is in every frame of some footage.
+    """The position of a face in every frame of some footage.
 
-    times: (N,) float64, ascending, when each frame begins. crops: (N, 4) float64, the square's x, y and side in pixels
-    of the upright picture and its angle in degrees clockwise; a row of NaN where no face was seen.
-    Raises EDTalkError for anything else.
+    times: (N,) float64, ascending, the start of each frame. crops: (N, 4) float64, x, y and width of the square in
+    pixels of the upright image, and its angle in degrees clockwise; a row of NaN where no face was detected.
+    Raises EDTalkError for other shapes or values.
     """
 
     times: np.ndarray
@@ -78,7 +81,7 @@ class Track:
     def __post_init__(self) -> None:
         times, crops = checked_rows(self.times, self.crops)
         if not len(times) or not (np.diff(times) > 0).all():
-            raise EDTalkError("A track has frames in the order of their times.", _AGAIN)
+            raise EDTalkError("The frames of a track must be in the order of their times.", _AGAIN)
         object.__setattr__(self, "times", times)
         object.__setattr__(self, "crops", crops)
 
@@ -87,13 +90,13 @@ class Track:
 
     @property
     def unseen(self) -> list[tuple[int, int]]:
-        """First and last frame, counted from 0, of each run of frames without a face."""
+        """First and last frame, from 0, of each run of frames without a face."""
         return runs(np.isnan(self.crops[:, 2]))
 
     def at(self, times: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(T,) beginnings and (T, 4) crops of the frames on screen at `times` (T,), in any order.
+        """The frames shown at `times` (T,), in any order: their start times (T,) and crops (T, 4).
 
-        Before the first frame it is that one, after the last that one.
+        Times before the first frame or after the last give that frame.
         """
         times = np.asarray(times, np.float64).reshape(-1)
         rows = np.searchsorted(self.times, times + _ROUNDED, side="right") - 1
@@ -106,13 +109,13 @@ class Track:
 
     @staticmethod
     def from_bytes(payload: bytes) -> Track:
-        """What `to_bytes` made; EDTalkError for something else."""
+        """The inverse of `to_bytes`. Raises EDTalkError if the payload is not a track."""
         if len(payload) % 40:
-            raise EDTalkError(f"A track is 40 bytes a frame, found {len(payload)}.", _AGAIN)
+            raise EDTalkError(f"A track needs 40 bytes per frame, found {len(payload)} bytes.", _AGAIN)
         return _from_table(np.frombuffer(payload, "<f8").reshape(-1, 5))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a `.npy` of (N, 5); the file appears whole or not at all. Raises EDTalkError(kind="disk")."""
+        """Write a `.npy` file of shape (N, 5), atomically. Raises EDTalkError(kind="disk")."""
         table = BytesIO()
         np.save(table, np.column_stack([self.times, self.crops]).astype("<f8"), allow_pickle=False)
         with atomic_write(Path(path)) as partial:
@@ -120,20 +123,20 @@ class Track:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Track:
-        """What `save` wrote; raises EDTalkError naming the file when it is missing or anything else."""
+        """Read a file that `save` wrote. Raises EDTalkError if it is missing or not a track."""
         try:
             return _from_table(np.load(BytesIO(read_regular(path, _MOST_ROWS)), allow_pickle=False))
         except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError, EDTalkError) as error:
-            raise EDTalkError(f"{path} is not the track of a face.", _AGAIN) from error
+            raise EDTalkError(f"{path} is not a readable face track.", _AGAIN) from error
 
 
 @dataclass(frozen=True, eq=False)
 class Plate:
-    """The source pictures of a shot's rows.
+    """The source frames of a shot's rows.
 
-    media: a movie, a folder of pictures or a picture. sha256: see `media_sha256`. times: (T,) float64, of the frame
-    that each row is made from. track: (T, 4) float64, its crop, see `Track.crops`.
-    Raises EDTalkError for rows that do not fit each other.
+    media: a movie, a folder of images or an image. sha256: see `media_sha256`. times: (T,) float64, the time of the
+    frame that each row is rendered from. track: (T, 4) float64, its crop, see `Track.crops`.
+    Raises EDTalkError if the arrays have different lengths.
     """
 
     media: Path
@@ -149,39 +152,40 @@ class Plate:
 
     @staticmethod
     def of(media: str | os.PathLike[str], sha256: str, track: Track, times: Sequence[float] | np.ndarray) -> Plate:
-        """The frames on screen at `times` (T,), which may stand still, jump and run backwards."""
+        """The frames shown at `times` (T,), in any order and with repetitions."""
         return Plate(Path(media), sha256, *track.at(times))
 
     @cached_property
     def seen(self) -> np.ndarray:
-        """(T,) bool: whether the row's frame shows a face."""
+        """(T,) bool: whether a face was detected in the row's frame."""
         return ~np.isnan(self.track[:, 2])
 
     def row(self, number: int) -> bytes:
-        """What tells the source of one row from that of another: equal bytes for the same crop of the same frame."""
+        """Identifies the source of a row: equal bytes for the same crop of the same frame."""
         return np.array([self.times[number], *self.track[number]], "<f8").tobytes()
 
 
 def runs(marked: np.ndarray) -> list[tuple[int, int]]:
-    """First and last place of each run of True in (N,) bool."""
+    """First and last index of each run of True in (N,) bool."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], marked, [False]]).astype(np.int8)))
     return [(int(first), int(after) - 1) for first, after in zip(edges[::2], edges[1::2], strict=True)]
 
 
 def checked_rows(times: np.ndarray, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(T,) and (T, 4) float64, each row of crops whole or all NaN; EDTalkError for anything else."""
-    times = np.array(times, np.float64).reshape(-1) + 0.0  # -0 and 0 are the same frame
+    """times and crops as (T,) and (T, 4) float64, each crop finite or all NaN. Raises EDTalkError otherwise."""
+    times = np.array(times, np.float64).reshape(-1) + 0.0  # -0 and 0 give the same frame
     crops = np.array(crops, np.float64) + 0.0
     if crops.shape != (len(times), 4):
-        raise EDTalkError(f"{len(times)} times need a track of shape {(len(times), 4)}, found {crops.shape}.", _AGAIN)
+        message = f"A track of {len(times)} frames needs crops of shape {(len(times), 4)}, found {crops.shape}."
+        raise EDTalkError(message, _AGAIN)
     seen = ~np.isnan(crops).all(1)
     if not (np.isfinite(times).all() and np.isfinite(crops[seen]).all() and (crops[seen, 2] > 0).all()):
-        raise EDTalkError("A track needs finite times and squares larger than 0 pixels.", _AGAIN)
-    crops[~seen] = np.nan  # in one form only: its bytes are looked at
+        raise EDTalkError("The times of a track must be finite and its squares larger than 0 pixels.", _AGAIN)
+    crops[~seen] = np.nan  # one form only, because `row` compares bytes
     return times, crops
 
 
 def _from_table(table: np.ndarray) -> Track:
     if table.ndim != 2 or table.shape[1] != 5:
-        raise EDTalkError(f"A track has 5 numbers a frame, found {table.shape}.", _AGAIN)
+        raise EDTalkError(f"A track needs 5 numbers per frame, found an array of shape {table.shape}.", _AGAIN)
     return Track(table[:, 0], table[:, 1:])

@@ -42,15 +42,15 @@ LARGEST = 4096  # pixels of a side of the face's square
 _SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
 _RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
 _AGAIN = "Render the shot again from Blender."
-_MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # bytes that are read of a file
+_MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # largest files that are read, in bytes
 _BEYOND = (OverflowError, MemoryError, RecursionError)  # what forged sizes and nesting raise
 
 
 def as_crop(value: object) -> str | tuple[float, ...]:
-    """A crop as shots and messages give it: "auto", "none", or x, y, side in pixels and optionally an angle.
+    """Check a crop: "auto", "none", or x, y and size of a square in pixels and optionally an angle.
 
-    The angle is in degrees, clockwise, about the square's centre; it is left out where it is 0. Raises EDTalkError for
-    anything else.
+    The angle is in degrees, clockwise, about the centre of the square. It is left out if it is 0.
+    Raises EDTalkError(kind="face") for other values.
     """
     if isinstance(value, str) and value in ("auto", "none"):
         return value
@@ -61,7 +61,7 @@ def as_crop(value: object) -> str | tuple[float, ...]:
     if len(numbers) in (3, 4) and all(map(math.isfinite, numbers)) and numbers[2] > 0:
         return numbers[:3] if numbers[3:] == (0,) else numbers
     raise EDTalkError(
-        f"A crop is auto, none, or x, y and side in pixels and perhaps an angle, found {value!r}.",
+        f"Crop must be auto, none, or x,y,size[,angle], found {value!r}.",
         "Set the crop again.",
         "face",
     )
@@ -288,7 +288,7 @@ class Shot:
             rows = None if plate is None else _read_npy(folder / _PLATE_ROWS, plate["rows_sha256"])
             shot = _from_json(folder, data, table, rows)
         except FileNotFoundError as error:
-            raise EDTalkError(f"{folder} is not a whole shot: {error.filename} does not exist.", _AGAIN) from error
+            raise EDTalkError(f"{folder} is not a complete shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
             raise EDTalkError(f"{error.filename or path} could not be read: {error.strerror}.", _AGAIN) from error
         except (ValueError, KeyError, TypeError, AttributeError, EOFError, *_BEYOND) as error:
@@ -299,7 +299,7 @@ class Shot:
 
 
 def frame_ranges(frames: Iterable[int]) -> str:
-    """Frames, ascending, as people and farms write them: "1-20,24"."""
+    """Frames, ascending, as text: "1-20,24"."""
     runs: list[list[int]] = []
     for frame in frames:
         if runs and frame == runs[-1][1] + 1:
@@ -310,13 +310,13 @@ def frame_ranges(frames: Iterable[int]) -> str:
 
 
 def parse_frame_ranges(text: str) -> list[int]:
-    """The frames, ascending, that such a text names, negative ones too: "-5--1". EDTalkError for another text."""
+    """The frames of such a text, ascending; they may be negative: "-5--1". Raises EDTalkError for other text."""
     frames: set[int] = set()
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise EDTalkError(f"Frames are given as 7, 1-20 or 1-20,24, found '{text}'.")
+            raise EDTalkError(f"Frames must be given as 7, 1-20 or 1-20,24, found '{text}'.")
         frames.update(range(first, last + 1))
     return sorted(frames)
 
@@ -347,8 +347,8 @@ def _sound_bytes(path: Path) -> bytes:
 
 def _unreadable(path: Path, error: OSError) -> EDTalkError:
     if isinstance(error, FileNotFoundError):
-        return EDTalkError(f"The portrait {path} does not exist.", "Choose the picture again.", "media")
-    return EDTalkError(f"The portrait {path} could not be read: {error.strerror}.", "Choose another picture.", "media")
+        return EDTalkError(f"The portrait {path} does not exist.", "Choose the image again.", "media")
+    return EDTalkError(f"The portrait {path} could not be read: {error.strerror}.", "Choose another image.", "media")
 
 
 def _as_npy(array: np.ndarray) -> bytes:
@@ -360,12 +360,12 @@ def _as_npy(array: np.ndarray) -> bytes:
 def _read_npy(path: Path, sha256: object) -> np.ndarray:
     content = read_regular(path, _MOST_ROWS)
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise EDTalkError(f"{path} is damaged, or belongs to another shot.", _AGAIN)
+        raise EDTalkError(f"{path} is damaged or belongs to another shot.", _AGAIN)
     return np.load(BytesIO(content), allow_pickle=False)
 
 
 def _bring_plate(plate: Plate, folder: Path, *, by_name: bool) -> Path:
-    """Give a plate's media a place in a folder of its own; where it is then."""
+    """Copy or link the footage of a plate into a folder. Returns its new path."""
     media, target = plate.media, folder / plate.media.name
     if not media.exists():
         raise EDTalkError(f"The plate {media} does not exist.", "Choose the footage again.", "media")
@@ -380,7 +380,7 @@ def _bring_plate(plate: Plate, folder: Path, *, by_name: bool) -> Path:
         for path, source in wanted.items():
             if not (path.exists() and (path.samefile(source) or filecmp.cmp(path, source, shallow=False))):
                 link_or_copy(source, path)
-        for path in target.iterdir() if pictures else ():  # of an earlier version: they would count as frames
+        for path in target.iterdir() if pictures else ():  # left from an earlier version; they would be read as frames
             if path not in wanted and path.suffix.lower() in PICTURES:
                 path.unlink()
     except OSError as error:
@@ -419,7 +419,7 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """How a shot names a file: from its folder where both lie in one place and may move together, else absolute."""
+    """A path as stored in a shot: relative if it is inside or beside the shot's folder, else absolute."""
     path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return Path(os.path.relpath(path, folder) if path.is_relative_to(folder.parent) else path).as_posix()
 

@@ -212,7 +212,7 @@ def test_a_bank_that_lies_elsewhere(shot, frames, inputs, tmp_path, capfd):
 
 def test_failures_have_the_command_lines_exit_codes(shot, frames, tmp_path, capfd):
     assert render(tmp_path / "nothing") == 2
-    assert "is not a whole shot" in said(capfd)
+    assert "is not a complete shot" in said(capfd)
     frames.write_bytes(b"a file where the folder would be")
     assert render(shot) == 3
     assert "frames could not be written" in said(capfd)

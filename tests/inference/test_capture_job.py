@@ -197,7 +197,7 @@ def test_of_a_clip_that_is_cut_off_what_is_there(worker, material, film, tmp_pat
         ("noise.mp4", "media", "noise.mp4 cannot be read"),
         ("noise.png", "media", "noise.png cannot be used"),
         ("empty.mp4", "media", "empty.mp4"),
-        ("empty", "media", "holds no pictures"),
+        ("empty", "media", "contains no images"),
         ("voice.wav", "media", "found only sound"),
     ],
 )

@@ -325,7 +325,7 @@ class TestBrokenDownloads:
         save_file(generator_state(), path)
         content = path.read_bytes()
         path.write_bytes(content[:-1])
-        refused("is cut off", path, None, None, out)
+        refused("is truncated", path, None, None, out)
 
 
 class TestWrongModels:

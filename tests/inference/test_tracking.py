@@ -233,7 +233,7 @@ def test_what_is_no_footage_is_one_sentence(tmp_path):
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
         ("none.mp4", "does not exist"),
-        ("folder", "holds no pictures"),
+        ("folder", "contains no images"),
         ("torn.png", "cannot be used"),
     ):
         error = refusal(track_media, tmp_path / name)

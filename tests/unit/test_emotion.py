@@ -149,7 +149,7 @@ def test_idle_motion_off_and_on_a_bank_without_names():
 
 
 def test_no_torch_is_imported():
-    modules = "inference.contract.emotion, inference.contract.idle, inference.timeline"
+    modules = "inference.contract.emotion, inference.contract.idle"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -121,7 +121,7 @@ def test_pictures_are_in_the_order_that_people_mean(tmp_path):
     assert names == ["2.png", "10.jpg", "a2b9.tif", "a2b10.tif", "shot9.PNG", "shot10.png"]
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert "holds no pictures" in refusal(pictures_in, empty).message
+    assert "contains no images" in refusal(pictures_in, empty).message
     assert refusal(pictures_in, tmp_path / "none").kind == "media"
 
 
@@ -198,7 +198,7 @@ def test_what_is_no_shot(shot, movie):
         ({"feather": 1.5}, "above 0"),
         ({"feather": float("nan")}, "above 0"),
         ({"plate": None}, "portrait or a plate"),
-        ({"coefficients": shot.coefficients[:3]}, "3 frames needs a plate of as many"),
+        ({"coefficients": shot.coefficients[:3]}, "must have the 3 frames of the shot, found 7"),
     ):
         assert said in refusal(replace, shot, **changes).message, changes
     assert refusal(lambda: shot.portrait_sha256).kind == "media"

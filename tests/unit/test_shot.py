@@ -161,7 +161,7 @@ def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
 
 
 def test_no_folder_at_all(tmp_path):
-    assert "not a whole shot" in refusal(Shot.read, tmp_path / "nothing").message
+    assert "not a complete shot" in refusal(Shot.read, tmp_path / "nothing").message
 
 
 def test_what_cannot_be_written_is_about_the_disk_and_leaves_nothing(shot, tmp_path):
