@@ -146,8 +146,8 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "mirror")
         column.prop(self, "torch_index")
         column = layout.column(align=True)
-        suited = buttons.suited() if self.backend == "auto" else None
-        column.label(text=suited[1] if suited else "", icon="INFO")
+        found = buttons.suitable_backend() if self.backend == "auto" else None
+        column.label(text=found[1] if found else "", icon="INFO")
         column.label(text=buttons.planned() or "Looking for a graphics card...", icon="BLANK1")
         kept = engine.downloaded(session.user_folder())
         if kept:

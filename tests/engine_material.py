@@ -1,4 +1,4 @@
-"""A tiny extension to install an engine for: its lock, packages and environments, and a program in Python's place."""
+"""A small extension for tests of the installer: its lock, packages and environments, and a stand-in for Python."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ LOCK = lock.LOCKS / "linux-x86_64-cpu.txt"
 
 
 def make_root(folder: Path, *lines: str) -> Path:
-    """An extension whose engine needs the packages of these lines, and whose self-test imports `tiny`."""
+    """An extension with these lines in its lock, and a self-test that imports `tiny`."""
     (folder / lock.LOCKS).mkdir(parents=True)
     (folder / LOCK).write_text("\n".join(["# what inference/ imports", *lines, ""]))
     (folder / lock.INSTALLER).write_text(f"pip==99.0 --hash=sha256:{'0' * 64}  # 1000000 bytes\n")
     (folder / "inference").mkdir()
     (folder / "inference" / "__init__.py").touch()
     (folder / "inference" / "__main__.py").write_text(
-        "import sys, tiny\nassert sys.argv[1:] == ['selftest']\nprint('all is well')\n"
+        "import sys, tiny\nassert sys.argv[1:] == ['selftest']\nprint('passed')\n"
     )
     return folder
 
 
 def make_wheel(folder: Path, name: str = "tiny", content: str = "") -> Path:
-    """A package of one module; the same bytes each time."""
+    """A package with one module; always the same bytes."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}-1.0-py3-none-any.whl"
     info = f"{name}-1.0.dist-info"
@@ -43,20 +43,20 @@ def make_wheel(folder: Path, name: str = "tiny", content: str = "") -> Path:
 
 
 def line(wheel: Path, size: int = 0) -> str:
-    """A wheel as a lock has it; size: bytes, when not the file's own."""
+    """The line of a lock for a wheel. size: in bytes, 0 for that of the file."""
     name, version, *_ = wheel.name.split("-")
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
     return f"{name}=={version} --hash=sha256:{sha256}  # {size or wheel.stat().st_size} bytes"
 
 
 def stamp(root: Path, *files: Path) -> str:
-    """As setup.sh writes it, by sha256sum."""
+    """The content of a stamp as setup.sh writes it."""
     files = files or (LOCK,)
     return f"{lock.hash_of(root, files)}  - {' '.join(file.as_posix() for file in files)}"
 
 
 def make_environment(folder: Path, stamp: str | None = None) -> Path:
-    """What `find` looks at."""
+    """The files of an environment that `find` checks."""
     python = interpreter(folder)
     python.parent.mkdir(parents=True)
     python.touch()
@@ -67,10 +67,10 @@ def make_environment(folder: Path, stamp: str | None = None) -> Path:
 
 
 def make_python(folder: Path) -> Path:
-    """A program that makes "environments" with itself inside; what its pip does is the text of the file `pip` there.
+    """A stand-in for Python. "-m venv" copies it into the environment, "-m pip" runs the code in the file `pip`.
 
-    That finds the packages that are asked for in `wanted`. After it, pip downloads from the folder `index`. What it was
-    asked is in `calls`.
+    That code has the requested packages in `wanted`. A download copies them from the folder `index` afterwards. The
+    file `calls` lists all calls of pip.
     """
     path = folder / "python3.11"
     path.write_text(
@@ -106,7 +106,7 @@ elif "-m pip" in arguments or "fetch.py" in arguments:
 
 
 def asked(folder: Path, word: str) -> list[str]:
-    """What the pip of `make_python` was asked with this word, since the last question."""
+    """The calls of `make_python`'s pip that contain this word, since the last call of this function."""
     path = folder / "calls"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)

@@ -1,11 +1,11 @@
-"""Writes wheels/locks/: for each platform and backend, every package of the engine with its version and its SHA-256.
+"""Writes wheels/locks/: for each platform and backend, the packages of the engine with version and SHA-256.
 
     python -m pip install uv packaging
-    python wheels/lock.py --find-links FOLDER            where FOLDER holds torch's CPU wheel for Linux, see README.md
-    python wheels/lock.py --find-links FOLDER --upgrade  and take the newest versions instead of those locked before
+    python wheels/lock.py --find-links FOLDER            FOLDER contains torch's CPU wheel for Linux, see README.md
+    python wheels/lock.py --find-links FOLDER --upgrade  use the newest versions instead of the locked ones
 
-uv resolves requirements-worker.txt for machines other than this one, from the package index that it is configured with.
-No address is written. A line names one package and the one file that fits its platform best:
+uv resolves requirements-worker.txt for each platform with the package index that it is configured with. No address is
+written. A line has a package and the file that fits the platform best:
 
     numpy==2.4.6 --hash=sha256:89cd...  # 16817154 bytes
 """
@@ -33,17 +33,17 @@ HERE = Path(__file__).parent
 LOCKS = HERE / "locks"
 REQUIREMENTS = HERE / "requirements-worker.txt"
 PYTHON = (3, 11)
-INSTALLER = "pip==26.3"  # what downloads all the rest: from 25.1 on pip takes up a download again where it broke off
-MACOS = (14, 0)  # the oldest that torch's wheels are for
+INSTALLER = "pip==26.3"  # downloads the other packages; from 25.1 on pip can resume a download
+MACOS = (14, 0)  # the oldest version that torch's wheels support
 
 
 @dataclass(frozen=True)
 class Target:
-    """What one lock is for.
+    """The platform and backend of a lock file.
 
-    name: PLATFORM-BACKEND, as core/lock.py looks for it.  uv: uv's name of the platform.  tags: pip's names of it, best
-    first.  build: torch's local version where the build is not the one of the common index, "+cpu".  torch: its version
-    where that is not the one of requirements-worker.txt.
+    name: PLATFORM-BACKEND, as `edtalk_blender/engine/lock.py` expects it. uv: uv's name of the platform. tags: pip's
+    names of it, best first. build: torch's local version, such as "+cpu", if the build is not on the default index.
+    torch: its version, if it is not that of requirements-worker.txt.
     """
 
     name: str
@@ -59,7 +59,7 @@ TARGETS = (
     Target("linux-x86_64-cpu", "x86_64-manylinux_2_28", _GLIBC, build="+cpu"),
     Target("windows-x86_64-cpu", "x86_64-pc-windows-msvc", ("win_amd64",)),
     Target("macos-arm64-mps", "aarch64-apple-darwin", tuple(mac_platforms(MACOS, "arm64"))),
-    # The last of which the common index has a build for cards older than the GTX 16; last here, to follow the others.
+    # The last version with a build for cards older than the GTX 16 on the default index. Last, to reuse the other pins.
     Target("linux-x86_64-cuda-old", "x86_64-manylinux_2_28", _GLIBC, torch="2.7.1"),
 )
 
@@ -76,9 +76,9 @@ class Wheel:
 
 
 def resolve(requirements: Sequence[str], pins: Iterable[str], target: Target, find_links: Path | None) -> list[Wheel]:
-    """Every package that the requirements bring along on the target's platform, by name.
+    """The requirements and their dependencies on the target's platform, sorted by name.
 
-    pins: "name==version", of those that are needed no other version is taken.
+    pins: "name==version", used for these packages if they are needed.
     """
     with tempfile.TemporaryDirectory() as folder:
         wanted, kept, found = (Path(folder, name) for name in ("wanted.txt", "kept.txt", "pylock.toml"))
@@ -96,14 +96,14 @@ def resolve(requirements: Sequence[str], pins: Iterable[str], target: Target, fi
 
 
 def _tags(target: Target) -> Iterable[Tag]:
-    """What pip would accept there, best first."""
+    """The tags that pip accepts on the target, best first."""
     interpreter = "cp{}{}".format(*PYTHON)
     yield from cpython_tags(PYTHON, platforms=target.tags)
     yield from compatible_tags(PYTHON, interpreter, target.tags)
 
 
 def _best(package: dict, rank: dict[Tag, int]) -> Wheel:
-    """Of the files of one package the one that pip would choose."""
+    """The file of a package that pip would choose."""
     fitting = []
     for file in package["wheels"]:
         path = unquote(urlsplit(file["url"]).path)
@@ -112,32 +112,32 @@ def _best(package: dict, rank: dict[Tag, int]) -> Wheel:
         if places:
             fitting.append((min(places), file, path))
     if not fitting:
-        raise SystemExit(f"{package['name']} {package['version']}: none of its wheels fits")
+        raise SystemExit(f"{package['name']} {package['version']}: no wheel for this platform")
     _, file, path = min(fitting, key=lambda choice: choice[0])
     sha256, size = file["hashes"]["sha256"], file.get("size")
-    if size is None:  # of find-links, uv tells neither size nor, always, the truth about a file that has changed since
+    if size is None:  # for find-links uv gives no size, and an old hash if a file has changed
         local = Path(url2pathname(path))
         size = local.stat().st_size
         with local.open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-                raise SystemExit(f"{local} is not what uv took it for: clear uv's cache")
+                raise SystemExit(f"{local} has changed since uv cached it: clear uv's cache")
     return Wheel(package["name"], package["version"], sha256, size)
 
 
-def _suited(requirement: str, target: Target) -> str:
-    """A requirement of the list as it is for a target."""
+def _for_target(requirement: str, target: Target) -> str:
+    """A requirement with torch's version and build for a target."""
     name, _, version = requirement.partition("==")
     return f"torch=={target.torch or version}{target.build}" if name == "torch" else requirement
 
 
 def _listed(path: Path) -> list[str]:
-    """The requirements in a file: without comments, options and hashes."""
+    """The requirements in a file, without comments, options and hashes."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [match[0] for line in lines if (match := re.match(r"[A-Za-z0-9][^\s#]*", line))]
 
 
 def write(target: str, wheels: Sequence[Wheel]) -> None:
-    """One lock file."""
+    """Write one lock file."""
     size = sum(wheel.size for wheel in wheels)
     head = f"# {target}: {len(wheels)} packages, {size / 1e6:.0f} MB. Written by wheels/lock.py; do not edit."
     (LOCKS / f"{target}.txt").write_text("\n".join([head, *map(str, wheels)]) + "\n", encoding="utf-8")
@@ -146,8 +146,8 @@ def write(target: str, wheels: Sequence[Wheel]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--find-links", type=Path, metavar="FOLDER", help="more wheels than the index has")
-    parser.add_argument("--upgrade", action="store_true", help="forget which versions were locked before")
+    parser.add_argument("--find-links", type=Path, metavar="FOLDER", help="additional wheels")
+    parser.add_argument("--upgrade", action="store_true", help="ignore the versions locked before")
     options = parser.parse_args(arguments)
     LOCKS.mkdir(exist_ok=True)
     wanted = _listed(REQUIREMENTS)
@@ -155,14 +155,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for target in reversed(TARGETS) if not options.upgrade else ():
         pins |= dict(line.split("==") for line in _listed(LOCKS / f"{target.name}.txt"))
     for target in TARGETS:
-        pins.pop("torch", None)  # pinned in `wanted`, and differently built
-        requirements = [_suited(name, target) for name in wanted]
-        # With another torch goes another triton.
+        pins.pop("torch", None)  # pinned in `wanted`, with another build for each target
+        requirements = [_for_target(name, target) for name in wanted]
+        # Another torch needs another triton.
         kept = [f"{name}=={version}" for name, version in pins.items() if not (target.torch and name == "triton")]
         wheels = resolve(requirements, kept, target, options.find_links if target.build else None)
         write(target.name, wheels)
         if not target.torch:
-            pins |= {wheel.name: wheel.version for wheel in wheels}  # the same versions everywhere
+            pins |= {wheel.name: wheel.version for wheel in wheels}  # the same versions for all targets
     write("installer", resolve([INSTALLER], [], TARGETS[0], None))
 
 

@@ -1,4 +1,4 @@
-"""What all operators share: a greyed-out one says why, an error is one sentence, long work waits only for scripts."""
+"""Base classes of the operators: reasons for disabled buttons, error reports, and requests to the engine."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .session import Chain, Task
 
 
 class Explained:
-    """Mixin: `disabled_reason` greys the button and is its tooltip, so the two cannot contradict each other."""
+    """Mixin: a disabled button shows its reason as tooltip, an EDTalkError is reported."""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        """Why it cannot be used now, as a sentence without its period; empty when it can."""
+        """Why the operator is disabled, as a sentence without a period; empty if it is enabled."""
         return ""
 
     @classmethod
@@ -25,7 +25,7 @@ class Explained:
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        """`run`, with what goes wrong said in the panel and to whoever called."""
+        """Call `run`. An error is shown in the panels and reported to the caller."""
         try:
             return self.run(context) or {"FINISHED"}
         except EDTalkError as error:
@@ -34,12 +34,12 @@ class Explained:
             return {"CANCELLED"}
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        """The work; None stands for FINISHED. Raises EDTalkError."""
+        """Do the work. None means FINISHED. Raises EDTalkError."""
         raise NotImplementedError
 
 
 class Asking(Explained):
-    """Mixin for operators that ask the engine: a button returns at once, a script gets the result when it returns."""
+    """Mixin for operators that use the engine: a button returns at once, a call from a script waits for the result."""
 
     _from_button = False
 
@@ -48,11 +48,11 @@ class Asking(Explained):
         return self.execute(context)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        session.dismiss()  # what went wrong before is being tried again
+        session.dismiss()  # the problems of the previous attempt
         return super().execute(context)
 
     def finish(self, *tasks: Task | Chain) -> None:
-        """Wait for tasks or chains where nobody else would; raises the first one's error."""
+        """Wait for tasks or chains if called by a script. Raises the error of the first that failed."""
         if session.blocking() or not self._from_button:
             session.wait(*tasks)
         for task in tasks:

@@ -1,11 +1,11 @@
-"""The worker's own Python: where it is, whether it is as it should be, how it is removed and reported. No bpy.
+"""The engine, which is the worker's Python environment: finds, checks, removes and reports it. No bpy.
 
-`find` looks at a few files and is fit for drawing code. installation.py makes it; what that could not finish is marked,
-so that nobody takes it for an engine:
+`find` only looks at a few files, so that panels can call it. installation.py creates the engine and marks one that is
+incomplete:
 
     <user folder>/engine/              a virtual environment
-    <user folder>/engine/.incomplete   why it is not finished; there until it is
-    <user folder>/engine/.stamp        hash and names of the files of requirements that it was installed from
+    <user folder>/engine/.incomplete   why it is not complete; removed when it is
+    <user folder>/engine/.stamp        hash and names of the requirements files that it was installed from
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from . import lock
 from .process import Process, environment
 
 VARIABLE = "EDTALK_WORKER_PYTHON"
-PYTHON = (3, 11)  # what the packages are locked for
-FOLDER, DOWNLOADS, INSTALLER = "engine", "downloads", "installer"  # in the user's folder
-MARKER, STAMP = ".incomplete", ".stamp"  # in the engine's
+PYTHON = (3, 11)  # the version that the packages are locked for
+FOLDER, DOWNLOADS, INSTALLER = "engine", "downloads", "installer"  # in the extension's own folder
+MARKER, STAMP = ".incomplete", ".stamp"  # in the engine's folder
 _WINDOWS = sys.platform == "win32"
 _INSTALL = "Install the engine in the extension's preferences."
 _REPAIR = "Repair the engine in the extension's preferences."
 
 
 class State(enum.Enum):
-    """MISSING: nothing there.  INCOMPLETE: an installation was not finished.  BROKEN: the interpreter is not there.
-    OUTDATED: installed for another version of the extension; may work."""
+    """MISSING: there is none. INCOMPLETE: its installation did not finish. BROKEN: it has no interpreter.
+    OUTDATED: it was installed for another version of the extension and may work."""
 
     READY = "ready"
     MISSING = "not installed"
@@ -48,11 +48,11 @@ class State(enum.Enum):
 
 @dataclass(frozen=True)
 class Engine:
-    """What was found.
+    """The engine that was found.
 
-    python: the interpreter, None if there is none.  reason, hint: a sentence and the next step, "" when READY.
-    origin: "preferences", the name of the environment variable, "checkout" or "installed".  made_from: the lock that
-    it was installed from, relative to `root`; "" where that is unknown.
+    root: the extension's folder. python: the interpreter, None if there is none. reason, hint: why it is not READY and
+    the next step, else "". origin: where it was found: "preferences", the name of the environment variable, "checkout"
+    or "installed". made_from: the lock that it was installed from, relative to `root`, "" if unknown.
     """
 
     state: State
@@ -68,9 +68,9 @@ class Engine:
         return self.state in (State.READY, State.OUTDATED)
 
     def command(self, *options: str) -> tuple[str, ...]:
-        """What starts the worker, in `root`; options as `python -m inference worker --help` lists them.
+        """The command that starts the worker, to run in `root`. options: see `python -m inference worker --help`.
 
-        Raises EDTalkError(kind="engine") with the reason when there is nothing to start.
+        Raises EDTalkError(kind="engine") with the reason if the engine is not usable.
         """
         if not self.usable:
             raise EDTalkError(self.reason, self.hint, "engine")
@@ -78,10 +78,10 @@ class Engine:
 
 
 def find(root: Path, user_dir: Path, preferred: str | Path = "") -> Engine:
-    """The engine to use: the one chosen in the preferences, by the environment variable, a checkout's, the installed.
+    """The engine to use: that of the preferences, of the environment variable, of a checkout, or the installed one.
 
-    root: the extension's folder, where `inference` is.  preferred: an interpreter or the folder of an environment; one
-    that was chosen and is not there is BROKEN, and no other is taken instead. Runs nothing.
+    root: the extension's folder, which contains `inference`. preferred: an interpreter or the folder of an environment;
+    if it does not exist the engine is BROKEN, and no other is used instead. Starts no process.
     """
     for chosen, origin in ((preferred, "preferences"), (os.environ.get(VARIABLE, ""), VARIABLE)):
         if str(chosen):
@@ -93,45 +93,45 @@ def find(root: Path, user_dir: Path, preferred: str | Path = "") -> Engine:
 
 
 def _chosen(root: Path, path: Path, origin: str) -> Engine:
-    """Somebody else's environment, of which nothing is known but whether its interpreter is there."""
+    """An environment of the user's, of which only the interpreter is checked."""
     python = interpreter(path) if path.is_dir() else path
     if python.is_file() and os.access(python, os.X_OK):
         return Engine(State.READY, root, python, origin=origin)
     where = "in the preferences" if origin == "preferences" else f"by {origin}"
     hint = "Choose a Python interpreter or the folder of an environment, or clear the setting to use the default."
-    return Engine(State.BROKEN, root, None, f"The engine set {where}, {python}, is no program.", hint, origin)
+    return Engine(State.BROKEN, root, None, f"The engine set {where}, {python}, is not a program.", hint, origin)
 
 
-def _environment(root: Path, folder: Path, origin: str, mend: str) -> Engine:
+def _environment(root: Path, folder: Path, origin: str, repair: str) -> Engine:
     python = interpreter(folder)
 
-    def found(state: State, reason: str, hint: str = mend) -> Engine:
+    def found(state: State, reason: str, hint: str = repair) -> Engine:
         return Engine(state, root, python if python.exists() else None, reason, hint, origin)
 
     if not folder.is_dir():
         return found(State.MISSING, "The engine is not installed.", _INSTALL)
     if (why := _read(folder / MARKER)) is not None:
-        return found(State.INCOMPLETE, f"The engine's installation was not finished: {why or 'it was interrupted.'}")
+        return found(State.INCOMPLETE, f"The engine's installation did not finish: {why or 'it was interrupted.'}")
     if not python.exists():
         return found(State.BROKEN, f"The engine is broken: its interpreter {python} does not exist.")
     stamp = _read(folder / STAMP)
     if stamp is None:
-        return found(State.INCOMPLETE, "The engine's installation was not finished: it was interrupted.")
-    hash, *files = stamp.replace(" - ", " ").split() or [""]  # the dash is sha256sum's
+        return found(State.INCOMPLETE, "The engine's installation did not finish: it was interrupted.")
+    hash, *files = stamp.replace(" - ", " ").split() or [""]  # sha256sum writes the dash
     if not files or lock.hash_of(root, files) != hash:
         return found(State.OUTDATED, "The engine was installed for another version of this extension.")
     return Engine(State.READY, root, python, origin=origin, made_from=files[0])
 
 
 def interpreter(folder: Path) -> Path:
-    """Where the Python of a virtual environment is."""
+    """Path of the Python of a virtual environment."""
     return folder / "Scripts" / "python.exe" if _WINDOWS else folder / "bin" / "python"
 
 
 def find_python() -> Path | None:
-    """A Python of the version needed that can make environments; asks each candidate, which takes a moment.
+    """A Python of the required version that can create environments, None if there is none. Runs each candidate.
 
-    Blender's own, where it has the version, comes last: an environment made from it ends with that Blender.
+    Blender's own Python comes last: an environment that uses it breaks when that Blender is removed.
     """
     name = ".".join(map(str, PYTHON))
     candidates = [[f"python{name}"], ["py", f"-{name}"], ["python3"], ["python"]]
@@ -155,27 +155,27 @@ def find_python() -> Path | None:
 
 
 def uninstall(user_dir: Path) -> None:
-    """Remove the installed engine and its downloads, nothing else; at once for everybody, its files in a while."""
+    """Remove the installed engine and its downloads. Their folders are renamed at once and deleted in a thread."""
     set_aside(user_dir / FOLDER)
-    set_aside(user_dir / INSTALLER)  # of an installation that was killed
+    set_aside(user_dir / INSTALLER)  # left by an installation that was killed
     remove_downloads(user_dir)
 
 
 def remove_downloads(user_dir: Path) -> None:
-    """Remove what the engine was installed from; its files go in a thread."""
+    """Remove the downloads; the files are deleted in a thread."""
     set_aside(user_dir / DOWNLOADS)
     threading.Thread(target=sweep, args=(user_dir,), name="edtalk removal", daemon=True).start()
 
 
 def downloaded(user_dir: Path) -> int:
-    """Bytes that the downloads take; looks at each file's size."""
+    """Size of the downloads in bytes."""
     with contextlib.suppress(OSError):
         return sum(file.stat().st_size for file in (user_dir / DOWNLOADS).rglob("*") if file.is_file())
     return 0
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a folder so that `sweep` removes it; fine if it is not there. Raises EDTalkError if it is in use."""
+    """Rename a folder so that `sweep` deletes it, if it exists. Raises EDTalkError if it is in use."""
     try:
         folder.rename(folder.with_name(f"{folder.name}.old-{time.time_ns()}"))
     except FileNotFoundError:
@@ -187,7 +187,7 @@ def set_aside(folder: Path) -> None:
 
 
 def sweep(user_dir: Path) -> None:
-    """Delete what was set aside."""
+    """Delete the folders that `set_aside` renamed."""
     for old in user_dir.glob("*.old-*"):
         shutil.rmtree(old, ignore_errors=True)
 
@@ -201,9 +201,9 @@ def report(
     failure: EDTalkError | None = None,
     log: Sequence[str] = (),
 ) -> str:
-    """Text for a bug report: system, `facts` (versions, the client's state, its hello ...), engine, error, log.
+    """Text for a bug report: system, `facts` (versions, state of the client, its hello), engine, error, log.
 
-    The user's home is written as ~, for reports are public.
+    The path of the home folder is replaced by ~, because reports are public.
     """
     lines = ["EDTalk engine report", f"{'system':<16} {platform.platform()} {platform.machine()}"]
     entries = {"Blender's Python": platform.python_version()} | dict(facts or {})

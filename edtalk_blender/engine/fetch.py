@@ -1,10 +1,10 @@
-"""pip, with downloads that go on where they were interrupted: by a broken connection, by Cancel, by a crash. No bpy.
+"""pip with downloads that resume after a broken connection, a cancel or a crash. No bpy.
 
     python -I fetch.py download --dest FOLDER ...     pip's own options
 
-A program for a Python that has pip, with no other module of this package. A file that is being fetched is
-FOLDER/NAME.part; whole, it becomes FOLDER/NAME, and pip checks it as any other. Everything but the fetching is pip's:
-where to look, through which proxy, with which certificates and passwords. It ends when what holds its stdin does.
+A program for a Python that has pip; it uses no other module of this package. An incomplete file is FOLDER/NAME.part; a
+complete one is renamed to FOLDER/NAME and checked by pip. Only the download itself is replaced: indexes, proxies,
+certificates and passwords are pip's. The program ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pip._vendor.urllib3.exceptions import HTTPError
 
 PART = ".part"
 RETRIES = 20  # after broken connections, for each file
-_CHUNK = 2**14  # bytes, after each of which what came is on the disk
-_SHOWN = 0.25  # seconds between two lines of progress
+_CHUNK = 2**14  # bytes that are written at a time
+_INTERVAL = 0.25  # seconds between two lines of progress
 
 
 class Downloader:
-    """Takes the place of pip's."""
+    """Replaces pip's Downloader."""
 
     def __init__(self, session: PipSession, *_options: object) -> None:
         self._session = session
         self._folder = Path(sys.argv[sys.argv.index("--dest") + 1])
 
     def __call__(self, link: Link, _location: str) -> tuple[str, str]:
-        """Fetch a file; returns where it is and, as nobody needs it, no content type."""
+        """Download a file. Returns its path and an empty content type, which pip does not need."""
         name = link.filename
         part, whole = self._folder / f"{name}{PART}", self._folder / name
         total, reached = None, False
@@ -54,19 +54,19 @@ class Downloader:
                     return str(whole), ""
             except (PipError, RequestException, HTTPError) as error:
                 if not reached or getattr(error, "response", None) is not None:
-                    raise  # nobody is there, or says no
-            print(f"The connection broke at {_size(part)} bytes of {name}: going on", flush=True)
+                    raise  # no server was reached, or it refused
+            print(f"The connection broke at {_size(part)} bytes of {name}, resuming", flush=True)
         known = f" of {total}" if total else ""
-        told = f"{name} broke off {RETRIES + 1} times, last at {_size(part)}{known} bytes"
-        raise InstallationError(f"incomplete-download: {told}")
+        reason = f"the connection broke {RETRIES + 1} times, last at {_size(part)}{known} bytes of {name}"
+        raise InstallationError(f"incomplete-download: {reason}")
 
     def batch(self, links: Iterable[Link], location: str) -> Iterator[tuple[Link, tuple[str, str]]]:
-        """Fetch several."""
+        """Download several files."""
         for link in links:
             yield link, self(link, location)
 
     def _ask(self, link: Link, part: Path) -> Response:
-        """A response with what is missing, or with everything if the server does not know parts."""
+        """A response with the missing bytes, or with the whole file if the server does not support ranges."""
         for _ in range(2):
             here = _size(part)
             headers = utils.HEADERS | ({"Range": f"bytes={here}-"} if here else {})
@@ -74,36 +74,36 @@ class Downloader:
             if response.status_code != 416:
                 break
             if response.headers.get("Content-Range", "").endswith(f"/{here}"):
-                return response  # nothing is missing
-            part.unlink()  # it is longer than the file
+                return response  # the file is complete
+            part.unlink()  # longer than the file
         utils.raise_for_status(response)
-        print(f"{'Going on with' if here else 'Downloading'} {link.filename}", flush=True)
+        print(f"{'Resuming' if here else 'Downloading'} {link.filename}", flush=True)
         return response
 
 
 def _receive(response: Response, part: Path, total: int | None) -> None:
-    """Write what comes behind what is there, or in its place; total: bytes of the whole file where that is known."""
+    """Append the response to the incomplete file, or replace it. total: size of the file in bytes, None if unknown."""
     if response.status_code == 416:
         return
     follows = response.status_code == 206
     if follows and not response.headers.get("Content-Range", "").startswith(f"bytes {_size(part)}-"):
-        part.unlink()  # the server answers something else than was asked: have everything
-        raise HTTPError("another part than the one that was asked for")
+        part.unlink()  # the server sent another range: start again
+        raise HTTPError("the server sent another range")
     shown = 0.0
     with part.open("ab" if follows else "wb") as file:
         for chunk in utils.response_chunks(response, _CHUNK):
             file.write(chunk)
-            if total and (time.monotonic() > shown + _SHOWN or file.tell() == total):
+            if total and (time.monotonic() > shown + _INTERVAL or file.tell() == total):
                 print(f"Progress {file.tell()} of {total}", flush=True)
                 shown = time.monotonic()
 
 
 def _whole_size(response: Response) -> int | None:
     if response.status_code in (206, 416):
-        told = response.headers.get("Content-Range", "").rpartition("/")[2]
+        size = response.headers.get("Content-Range", "").rpartition("/")[2]
     else:
-        told = response.headers.get("Content-Length", "")
-    return int(told) if told.isdecimal() else None
+        size = response.headers.get("Content-Length", "")
+    return int(size) if size.isdecimal() else None
 
 
 def _size(path: Path) -> int:
@@ -111,7 +111,7 @@ def _size(path: Path) -> int:
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # not by `sys.stdin`, whose lock would outlive this thread
+    os.read(sys.stdin.fileno(), 1)  # not `sys.stdin.read`, whose lock would block the end of the process
     os._exit(1)
 
 

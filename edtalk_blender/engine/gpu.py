@@ -1,6 +1,6 @@
-"""Which graphics card this computer has, as its driver tells it: no torch, no bpy, no other module of this package.
+"""Detects NVIDIA graphics cards through their driver. No torch, no bpy, no other module of this package.
 
-Run as a program it prints what it found; `probe` runs it so, for a driver that crashes takes its program along.
+Run as a program it prints what it found. `probe` runs it in a process of its own, because a driver may crash.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
-CUDA = (13, 0)  # what the locked torch is built with
-_OLDEST = (7, 5)  # the capability of a card below which that CUDA does nothing
-OLD_CUDA = (12, 0)  # what the driver has to run for the older torch, built with 12.6: all of 12 run each other's
-_OLD_BUILD = ((5, 0), (9, 0))  # the capabilities that it is built for
+CUDA = (13, 0)  # the version that the locked torch is built with
+_OLDEST = (7, 5)  # the least compute capability that this build supports
+OLD_CUDA = (12, 0)  # required of the driver for the older torch, built with 12.6; versions 12.x are compatible
+_OLD_BUILD = ((5, 0), (9, 0))  # its least and greatest compute capability
 
 
 @dataclass(frozen=True)
 class Card:
-    """An NVIDIA card.  capability: of its processors, (8, 9).  driver: the newest CUDA that this one runs, (13, 0)."""
+    """An NVIDIA card. capability: compute capability, such as (8, 9). driver: newest CUDA version of the driver."""
 
     name: str
     capability: tuple[int, int]
@@ -32,14 +32,14 @@ class Card:
 
 
 def cards(load: Callable[[str], Any] = ctypes.CDLL) -> list[Card]:
-    """What the NVIDIA driver tells of its cards, none if there is no driver; never raises."""
+    """The cards that the NVIDIA driver reports; empty if there is no driver. Never raises."""
     try:
-        return _asked(load(_LIBRARY))
-    except (OSError, AttributeError, ValueError):  # no driver, or one too old to have what is asked for
+        return _query(load(_LIBRARY))
+    except (OSError, AttributeError, ValueError):  # no driver, or one that is too old
         return []
 
 
-def _asked(cuda: Any) -> list[Card]:
+def _query(cuda: Any) -> list[Card]:
     def number(function: Callable[..., int], *arguments: int) -> int:
         answer = ctypes.c_int()
         if function(ctypes.byref(answer), *arguments):
@@ -61,7 +61,7 @@ def _asked(cuda: Any) -> list[Card]:
 
 
 def probe(python: str = sys.executable, seconds: float = 20.0) -> list[Card]:
-    """`cards`, asked by another Python; none where that takes too long, crashes or cannot be started. Never raises."""
+    """`cards` in a process of its own; empty if that fails or takes more than `seconds`. Never raises."""
     if sys.platform == "darwin" or not Path(python or "").name.startswith("python"):
         return []
     try:
@@ -77,27 +77,30 @@ def probe(python: str = sys.executable, seconds: float = 20.0) -> list[Card]:
 
 
 def backend(offered: Sequence[str], found: Sequence[Card]) -> tuple[str, str]:
-    """The backend to propose of those offered (as `lock.BACKENDS` has them), and why, as one or two sentences."""
+    """The backend to propose among those offered (see `lock.BACKENDS`), and the reason for the user."""
     if "mps" in offered:
-        return "mps", "This computer's own graphics will draw the faces."
+        return "mps", "The graphics processor of this Mac will render the faces."
     if not found:
-        return "cpu", "No NVIDIA graphics card was found: the processor will draw the faces."
+        return "cpu", "No NVIDIA graphics card was found: the CPU will render the faces."
     card = max(found, key=lambda card: card.capability)
     current = "cuda" in offered and card.capability >= _OLDEST
     if current and card.driver >= CUDA:
-        return "cuda", f"{card.name} will draw the faces."
+        return "cuda", f"{card.name} will render the faces."
     old = "cuda-old" in offered and _OLD_BUILD[0] <= card.capability <= _OLD_BUILD[1]
     needed = OLD_CUDA if old else CUDA
-    told = f"The driver of {card.name} is for CUDA {_dotted(card.driver)}"
+    driver = f"The driver of {card.name} supports CUDA {_dotted(card.driver)}"
     if old and card.driver >= OLD_CUDA:
         if current:
-            return "cuda-old", f"{told}, for which the older build of torch is taken: {card.name} will draw the faces."
-        return "cuda-old", f"{card.name} will draw the faces, with the older build of torch that is for such cards."
+            return "cuda-old", f"{driver}: {card.name} will render the faces, with an older build of torch."
+        return "cuda-old", f"{card.name} will render the faces, with an older build of torch."
     if current or old:
-        return "cpu", f"{told}, {_dotted(needed)} is needed: update it. As it is, the processor will draw the faces."
-    why = "too old for the usual packages" if "cuda" in offered else "not what the usual packages are for"
-    other = 'to use it all the same, choose "Other Graphics Card" in the preferences'
-    return "cpu", f"{card.name} is {why}; {other}. As it is, the processor will draw the faces."
+        return (
+            "cpu",
+            f"{driver}, but {_dotted(needed)} is needed: update the driver. Until then the CPU will render the faces.",
+        )
+    why = "is too old for" if "cuda" in offered else "is not supported by"
+    other = 'To use it, choose "Other Graphics Card" in the preferences.'
+    return "cpu", f"{card.name} {why} the default packages: the CPU will render the faces. {other}"
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -1,10 +1,10 @@
-"""What the engine is installed from: for each platform and backend, packages with versions and SHA-256. No bpy.
+"""Reads the lock files of the engine: for each platform and backend, packages with versions and SHA-256. No bpy.
 
     wheels/locks/PLATFORM-BACKEND.txt   linux-x86_64-cuda.txt; made by wheels/lock.py
-    wheels/locks/installer.txt          the pip that fetches them
+    wheels/locks/installer.txt          the pip that downloads them
 
-Each is a requirements file that pip takes as it stands. The backend "other" has none: its torch is whatever the index
-that the artist names has for its card, everything else is that of the processor's list.
+Each is a requirements file for pip. The backend "other" has none: its torch comes from the index that the user enters,
+all other packages are those of the backend "cpu".
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ...inference.contract.errors import EDTalkError
 LOCKS = Path("wheels", "locks")
 INSTALLER = LOCKS / "installer.txt"
 BACKENDS = {
-    "cpu": "the processor",
+    "cpu": "the CPU",
     "cuda": "NVIDIA graphics cards (CUDA 13)",
     "cuda-old": "older NVIDIA graphics cards (CUDA 12)",
-    "mps": "Apple's graphics",
+    "mps": "Apple graphics",
     "other": "another graphics card",
 }
 _LINE = re.compile(
@@ -35,7 +35,7 @@ _LINE = re.compile(
 
 @dataclass(frozen=True)
 class Package:
-    """One package.  hashes: SHA-256 of the files that are accepted, in hexadecimal.  size: bytes of the file."""
+    """A package. hashes: SHA-256 of the accepted files, in hexadecimal. size: of the file, in bytes."""
 
     name: str
     version: str
@@ -52,9 +52,9 @@ class Package:
 
 @dataclass(frozen=True)
 class Lock:
-    """What is installed for one backend.  file: relative to the extension's folder.
+    """The packages of one backend.
 
-    unlocked: a package of which the version alone is known, for the backend "other".
+    file: relative to the extension's folder. unlocked: for the backend "other", a package without checksum.
     """
 
     file: Path
@@ -64,19 +64,19 @@ class Lock:
 
     @property
     def size(self) -> int:
-        """Bytes to download; for "other" without torch, whose size nobody knows beforehand."""
+        """Bytes to download; for the backend "other" without torch, whose size is unknown."""
         return sum(package.size for package in self.packages)
 
 
 def here() -> str:
-    """This platform, as the locks call it."""
+    """Name of this platform in the lock files."""
     system = {"win32": "windows", "darwin": "macos"}.get(sys.platform, sys.platform)
     machine = platform.machine().lower()
     return f"{system}-{ {'amd64': 'x86_64', 'aarch64': 'arm64'}.get(machine, machine) }"
 
 
 def offered(root: Path, place: str = "") -> list[str]:
-    """The backends that there are for a platform, by default this one."""
+    """The backends that are available for a platform, by default this one."""
     place = place or here()
     found = [backend for backend in BACKENDS if (root / LOCKS / f"{place}-{backend}.txt").is_file()]
     return [*found, "other"] if "cpu" in found else found
@@ -85,7 +85,7 @@ def offered(root: Path, place: str = "") -> list[str]:
 def read(root: Path, backend: str, place: str = "") -> Lock:
     """The lock for a backend on a platform, by default this one.
 
-    Raises EDTalkError(kind="engine"): there is none, or it cannot be read.
+    Raises EDTalkError(kind="engine") if there is none or it cannot be read.
     """
     place = place or here()
     if backend not in offered(root, place):
@@ -103,7 +103,7 @@ def read(root: Path, backend: str, place: str = "") -> Lock:
 
 
 def parse(root: Path, file: Path) -> tuple[Package, ...]:
-    """The packages of a lock file; EDTalkError(kind="engine") if it is not there or a line is none."""
+    """The packages of a lock file. Raises EDTalkError(kind="engine") if it is missing or damaged."""
     try:
         lines = (root / file).read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -114,9 +114,7 @@ def parse(root: Path, file: Path) -> tuple[Package, ...]:
         if line.strip() and not line.startswith("#"):
             match = _LINE.fullmatch(line.strip())
             if not match:
-                message = (
-                    f"{root / file}, line {number}, is no package with a version and a checksum: {line.strip()!r}."
-                )
+                message = f"{root / file}, line {number}, is not a package with version and checksum: {line.strip()!r}."
                 raise EDTalkError(message, "Install the extension again.", "engine")
             hashes = tuple(re.findall(r"[0-9a-f]{64}", match["hashes"]))
             packages.append(Package(match["name"], match["version"], hashes, int(match["size"] or 0)))
@@ -124,7 +122,7 @@ def parse(root: Path, file: Path) -> tuple[Package, ...]:
 
 
 def hash_of(root: Path, files: Iterable[Path | str]) -> str:
-    """SHA-256 of files one after another, as setup.sh has it; "" if one is not there."""
+    """SHA-256 of the concatenated files, as setup.sh computes it; "" if one is missing."""
     try:
         return hashlib.sha256(b"".join((root / file).read_bytes() for file in files)).hexdigest()
     except OSError:
@@ -132,13 +130,13 @@ def hash_of(root: Path, files: Iterable[Path | str]) -> str:
 
 
 def missing(packages: Iterable[Package], hashes: Iterable[str]) -> list[Package]:
-    """The packages of which no file is among those with these hashes."""
+    """The packages none of whose accepted files has one of these hashes."""
     have = set(hashes)
     return [package for package in packages if have.isdisjoint(package.hashes)]
 
 
 def hashes(folder: Path, pattern: str = "*.whl") -> dict[str, Path]:
-    """The wheels in a folder by their SHA-256; takes a few seconds for each GB."""
+    """The wheels in a folder by their SHA-256. Takes a few seconds per GB."""
     found = {}
     for wheel in sorted(folder.glob(pattern)):
         with wheel.open("rb") as file:

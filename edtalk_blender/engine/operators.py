@@ -1,9 +1,10 @@
-"""The engine's buttons: install, repair, remove, restart, report; cancelling what it does; dismissing what it said."""
+"""Operators for the engine: install, repair, remove, restart, report, cancel tasks, dismiss messages."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
@@ -15,78 +16,85 @@ from .asking import Explained
 from .client import EngineError, State
 from .installation import REPLACING, Installation, space
 
-_LOOK = 0.25  # seconds between two looks at a running installation
+_INTERVAL = 0.25  # seconds between two checks of a running installation
 
-_installation: Installation | None = None
-_suited: Future[tuple[str, str]] | None = None
-_failed: Installation | None = None  # the last one, if it failed: for the report
+
+@dataclass
+class _State:
+    """installation: the one that is running. failed: the last one, if it failed. backend: the result of the probe."""
+
+    installation: Installation | None = None
+    failed: Installation | None = None
+    backend: Future[tuple[str, str]] | None = None
+
+
+_state = _State()
 
 
 def installation() -> Installation | None:
     """The installation that is running."""
-    return _installation
+    return _state.installation
 
 
 def _watch() -> float | None:
-    """The timer: have the progress drawn, end the old engine when the new one is to replace it, notice the end."""
-    global _installation, _failed
+    """The timer: redraw the progress, end the old engine before it is replaced, handle the end of the installation."""
     session.redraw()
-    if _installation is None:
+    running = _state.installation
+    if running is None:
         return None
-    if not _installation.finished:
-        if _installation.phase == REPLACING and not _installation.let_go.is_set():
+    if not running.finished:
+        if running.phase == REPLACING and not running.may_replace.is_set():
             session.restart()
             session.forget_engine()
-            _installation.let_go.set()
-        return _LOOK
-    ended, _installation = _installation, None
+            running.may_replace.set()
+        return _INTERVAL
+    _state.installation = None
     session.forget_engine()
-    _failed = ended if ended.error else None
-    if ended.error:
-        _tell(ended.error)
+    _state.failed = running if running.error else None
+    if running.error:
+        _report(running.error)
     return None
 
 
-def _tell(error: EDTalkError) -> None:
-    """With the way out where the index has no torch for the processor: the one for CUDA does without a card too."""
+def _report(error: EDTalkError) -> None:
+    """Show an error. If the index has no CPU build of torch, offer the CUDA build, which runs on the CPU too."""
     if error.kind == "torch" and "cuda" in lock.offered(session.ROOT):
         session.report(error, fix="edtalk.install_engine", label="Install for CUDA", options={"backend": "cuda"})
     else:
         session.report(error)
 
 
-def suited() -> tuple[str, str] | None:
-    """The backend that suits this computer, and why; None while the graphics card is still being asked.
+def suitable_backend() -> tuple[str, str] | None:
+    """The backend for this computer and a sentence that gives the reason; None while the graphics card is probed.
 
-    The first call begins to ask, and has what is drawn drawn anew when the answer is there.
+    The first call starts the probe; panels are redrawn when it has ended.
     """
-    global _suited
-    if _suited is None:
-        _suited = answer = Future()
+    if _state.backend is None:
+        _state.backend = result = Future()
 
-        def ask() -> None:
-            answer.set_result(gpu.backend(lock.offered(session.ROOT), gpu.probe()))
+        def probe() -> None:
+            result.set_result(gpu.backend(lock.offered(session.ROOT), gpu.probe()))
 
-        threading.Thread(target=ask, name="edtalk graphics card", daemon=True).start()
-        bpy.app.timers.register(_asked, first_interval=_LOOK)
-    return _suited.result() if _suited.done() else None
+        threading.Thread(target=probe, name="edtalk graphics card", daemon=True).start()
+        bpy.app.timers.register(_redraw_after_probe, first_interval=_INTERVAL)
+    return _state.backend.result() if _state.backend.done() else None
 
 
-def _asked() -> float | None:
-    if _suited is not None and not _suited.done():
-        return _LOOK
+def _redraw_after_probe() -> float | None:
+    if _state.backend is not None and not _state.backend.done():
+        return _INTERVAL
     session.redraw()
     return None
 
 
 def planned(backend: str = "") -> str:
-    """What Install would do, as a sentence; "" while that is being found out, or what stands in its way.
+    """A sentence that says what Install will do, or why it cannot; "" while the graphics card is probed.
 
-    backend: "" for what the preferences say.
+    backend: "" for the one of the preferences.
     """
     backend = backend or session.preferred().backend
     if backend == "auto":
-        found = suited()
+        found = suitable_backend()
         if found is None:
             return ""
         backend = found[0]
@@ -94,16 +102,16 @@ def planned(backend: str = "") -> str:
         chosen = lock.read(session.ROOT, backend)
     except EDTalkError as error:
         return str(error)
-    size, room = f"{chosen.size / 1e9:.1f} GB", f"{space(chosen) / 1e9:.0f} GB of disk"
-    more = " and torch (of its size only its index knows)" if chosen.unlocked else ""
-    return f"For {lock.BACKENDS[backend]}, {size}{more} are downloaded and up to {room} used."
+    size, room = f"{chosen.size / 1e9:.1f} GB", f"{space(chosen) / 1e9:.0f} GB of disk space"
+    more = " and torch (size unknown)" if chosen.unlocked else ""
+    return f"For {lock.BACKENDS[backend]}: downloads {size}{more}, needs up to {room}."
 
 
 # --- Installing
 
 
 class EDTALK_OT_install_engine(Explained, bpy.types.Operator):
-    """Download and install what draws the faces: a Python environment of its own, apart from Blender's"""
+    """Download and install the engine, which renders the faces, in a Python environment separate from Blender's"""
 
     bl_idname = "edtalk.install_engine"
     bl_label = "Install Engine"
@@ -114,12 +122,12 @@ class EDTALK_OT_install_engine(Explained, bpy.types.Operator):
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        if _installation is not None:
+        if _state.installation is not None:
             return "The engine is being installed"
         if not bpy.app.online_access:
-            return "Blender may not use the network: allow it in Preferences > System, or install from a folder"
+            return "Online access is disabled: allow it in Preferences > System, or install from a folder"
         if not session.blocking() and not planned():
-            return "Looking for a graphics card, to know what to install"
+            return "Detecting the graphics card"
         return ""
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -127,13 +135,12 @@ class EDTALK_OT_install_engine(Explained, bpy.types.Operator):
             self,
             event,
             title=self.bl_label,
-            message=f"{planned(self.backend)} Blender stays usable meanwhile.",
+            message=f"{planned(self.backend)} Blender remains usable during the installation.",
             confirm_text="Download",
             icon="QUESTION",
         )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        global _installation, _failed
         preferred = session.preferred()
         made = Installation(
             session.ROOT,
@@ -152,24 +159,24 @@ class EDTALK_OT_install_engine(Explained, bpy.types.Operator):
         if session.blocking():
             made.wait()
             session.forget_engine()
-            _failed = made if made.error else None
+            _state.failed = made if made.error else None
             if made.error:
                 raise made.error
             return None
-        _installation = made
-        bpy.app.timers.register(_watch, first_interval=_LOOK, persistent=True)
+        _state.installation = made
+        bpy.app.timers.register(_watch, first_interval=_INTERVAL, persistent=True)
         return None
 
     def _wheels(self) -> Path | None:
-        """The folder or archive to install from, if one was given."""
+        """The folder or archive to install from, if any."""
         if self.filepath.lower().endswith(".zip"):
             return Path(bpy.path.abspath(self.filepath))
         return Path(bpy.path.abspath(self.directory)) if self.directory else None
 
 
 class EDTALK_OT_install_engine_from_folder(EDTALK_OT_install_engine):
-    """Install the engine without the network, from a folder or a .zip of Python packages (.whl files): the Downloads \
-of another computer, for example"""
+    """Install the engine without network access from a folder or .zip of Python packages (.whl files), for example \
+the downloads of another computer"""
 
     bl_idname = "edtalk.install_engine_from_folder"
     bl_label = "Install from Folder"
@@ -179,7 +186,7 @@ of another computer, for example"""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "The engine is being installed" if _installation is not None else ""
+        return "The engine is being installed" if _state.installation is not None else ""
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)
@@ -187,7 +194,7 @@ of another computer, for example"""
 
 
 class EDTALK_OT_repair_engine(EDTALK_OT_install_engine):
-    """Remove the installed engine and install it anew. Characters, banks and rendered frames are not touched"""
+    """Remove the installed engine and install it again. Characters, banks and rendered frames are kept"""
 
     bl_idname = "edtalk.repair_engine"
     bl_label = "Repair Engine"
@@ -196,7 +203,7 @@ class EDTALK_OT_repair_engine(EDTALK_OT_install_engine):
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         origin = session.find_engine().origin
         if origin != "installed":
-            return f"The engine in use was not installed here ({origin}): repair it where it is"
+            return f"The engine in use was not installed by this extension ({origin})"
         return super().disabled_reason(context)
 
 
@@ -208,22 +215,22 @@ class EDTALK_OT_cancel_installation(Explained, bpy.types.Operator):
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "" if _installation is not None else "Nothing is being installed"
+        return "" if _state.installation is not None else "No installation is running"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        _installation.cancel()
+        _state.installation.cancel()
         return None
 
 
 class EDTALK_OT_remove_downloads(Explained, bpy.types.Operator):
-    """Remove the packages that the engine was installed from. The engine works without; a repair fetches them anew"""
+    """Remove the downloaded packages. The installed engine does not need them; a repair downloads them again"""
 
     bl_idname = "edtalk.remove_downloads"
     bl_label = "Remove Downloads"
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "The engine is being installed" if _installation is not None else ""
+        return "The engine is being installed" if _state.installation is not None else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         engine.remove_downloads(session.user_folder())
@@ -231,19 +238,18 @@ class EDTALK_OT_remove_downloads(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_uninstall_engine(Explained, bpy.types.Operator):
-    """Remove the installed engine and its downloads from this computer. Characters, banks and rendered frames are not \
-touched"""
+    """Remove the installed engine and its downloads. Characters, banks and rendered frames are kept"""
 
     bl_idname = "edtalk.uninstall_engine"
     bl_label = "Remove Engine"
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        if _installation is not None:
+        if _state.installation is not None:
             return "The engine is being installed"
         found = session.find_engine()
         if found.origin != "installed" or found.state is engine.State.MISSING:
-            return "No engine is installed here"
+            return "No engine is installed"
         return ""
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -260,7 +266,7 @@ touched"""
 
 
 class EDTALK_OT_restart_engine(Explained, bpy.types.Operator):
-    """End the engine and start it anew; what it was doing is cancelled, rendered frames are kept"""
+    """Restart the engine. Running tasks are cancelled; finished frames are kept"""
 
     bl_idname = "edtalk.restart_engine"
     bl_label = "Restart Engine"
@@ -273,7 +279,7 @@ class EDTALK_OT_restart_engine(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_free_memory(Explained, bpy.types.Operator):
-    """Have the engine give back its memory, the graphics card's above all. The next preview takes a little longer"""
+    """Free the memory that the engine uses, including graphics memory. The next preview takes longer"""
 
     bl_idname = "edtalk.free_memory"
     bl_label = "Free Memory"
@@ -283,7 +289,7 @@ class EDTALK_OT_free_memory(Explained, bpy.types.Operator):
         client = session.current_client()
         if client is None or client.state is State.STOPPED:
             return "The engine is not running"
-        return "The engine is at work" if session.tasks or client.state is not State.READY else ""
+        return "The engine is busy" if session.tasks or client.state is not State.READY else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         session.free_memory()
@@ -291,16 +297,18 @@ class EDTALK_OT_free_memory(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_cancel(Explained, bpy.types.Operator):
-    """Stop this; what is done is kept"""
+    """Cancel this task; finished frames are kept"""
 
     bl_idname = "edtalk.cancel"
     bl_label = "Cancel"
 
-    number: IntProperty(name="Task", description="Its number; 0 for all", default=0, options={"SKIP_SAVE"})
+    number: IntProperty(
+        name="Task", description="Number of the task to cancel, 0 for all", default=0, options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "" if session.tasks else "Nothing is going on"
+        return "" if session.tasks else "No task is running"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         for task in list(session.tasks):
@@ -321,19 +329,19 @@ class EDTALK_OT_dismiss(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_copy_report(Explained, bpy.types.Operator):
-    """Copy what a bug report needs: versions, device, the last error and the end of the engine's log"""
+    """Copy a bug report to the clipboard: versions, device, last error and the end of the engine's log"""
 
     bl_idname = "edtalk.copy_report"
     bl_label = "Copy Report"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         context.window_manager.clipboard = report_text()
-        self.report({"INFO"}, "Copied")
+        self.report({"INFO"}, "Report copied to the clipboard")
         return None
 
 
 def report_text() -> str:
-    """What a bug report needs."""
+    """Text for a bug report."""
     client = session.current_client()
     facts: dict[str, object] = {"Blender": bpy.app.version_string}
     log: tuple[str, ...] = ()
@@ -341,8 +349,8 @@ def report_text() -> str:
     if client is not None:
         facts |= {"state": client.state.value} | (vars(client.hello) if client.hello else {})
         failure, log = client.failure, client.log_tail
-    if _failed is not None:
-        failure, log = _failed.error, (*log, *_failed.log.tail)
+    if _state.failed is not None:
+        failure, log = _state.failed.error, (*log, *_state.failed.log.tail)
     if failure is None and session.problems:
         last = session.problems[-1]
         failure = EngineError(last.message, last.hint, "shown")
@@ -371,12 +379,11 @@ def register() -> None:
 
 
 def unregister() -> None:
-    global _installation, _suited
-    for timer in (_watch, _asked):
+    for timer in (_watch, _redraw_after_probe):
         if bpy.app.timers.is_registered(timer):
             bpy.app.timers.unregister(timer)
-    _suited = None
-    if _installation is not None:
-        _installation.cancel()
-        _installation = None
+    _state.backend = None
+    if _state.installation is not None:
+        _state.installation.cancel()
+        _state.installation = None
     unregister_classes()

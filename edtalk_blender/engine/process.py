@@ -1,4 +1,4 @@
-"""Other programs, run so that they neither disturb Blender nor outlive it; and what they write, within bounds."""
+"""Runs other programs so that they end with Blender, and logs their output within a size limit."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import IO, Any
 
 _WINDOWS = sys.platform == "win32"
 _LONGEST_LINE = 4096  # bytes
-# Blender's Python, a shell's virtual environment and pip's targets are not the other Python's business.
+# Variables of Blender's Python, a virtual environment or pip, which must not reach another Python.
 _FOREIGN = {"VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables without those that would lead another Python to Blender's modules; plus `extra`."""
+    """The environment variables without those that affect another Python, plus `extra`."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -32,10 +32,10 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 class Process:
-    """A running program in a group of its own, so that Ctrl-C in Blender's terminal is Blender's alone.
+    """A running program in its own process group, so that Ctrl-C in Blender's terminal does not reach it.
 
-    On Windows it ends with Blender, however Blender ends; elsewhere a program that reads its stdin sees that end.
-    Starting one takes from milliseconds to, with a virus scanner, seconds: not for Blender's main thread.
+    On Windows it is ended when Blender ends. On other systems its stdin ends then, which the program must handle.
+    The start can take seconds (virus scanners), so do not start one on Blender's main thread.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Process:
         stdin: int = subprocess.DEVNULL,
         stderr: int = subprocess.PIPE,
     ) -> None:
-        """env: all of its variables (see `environment`).  Raises OSError if it cannot be started."""
-        apart: dict[str, Any] = {"start_new_session": True}
+        """env: all of its variables (see `environment`). Raises OSError if it cannot be started."""
+        group: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
-            apart = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+            group = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
         self._popen = subprocess.Popen(
-            list(command), cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, **apart
+            list(command), cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, **group
         )
-        self._family: _JobObject | None = None
+        self._job_object: _JobObject | None = None
         if sys.platform == "win32":
-            self._family = _JobObject(int(self._popen._handle))  # type: ignore[attr-defined]
+            self._job_object = _JobObject(int(self._popen._handle))  # type: ignore[attr-defined]
 
     @property
     def pid(self) -> int:
@@ -78,36 +78,36 @@ class Process:
         return self._popen.stderr
 
     def kill(self) -> None:
-        """End it and what it started, at once; fine if it has ended already."""
+        """Kill it and its child processes. Does nothing if it has ended."""
         if self._popen.poll() is not None:
             return
         with contextlib.suppress(OSError):
-            if self._family:
-                self._family.terminate()
+            if self._job_object:
+                self._job_object.terminate()
             else:
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def wait(self, seconds: float | None = None) -> int | None:
-        """Its exit code (negative: the signal that ended it), or None if it still runs after `seconds`."""
+        """Its exit code (negative: the signal that ended it); None if it still runs after `seconds`."""
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def answer(self, seconds: float) -> bytes | None:
-        """What it writes to stdout, if it ends well within `seconds`; it is killed if it does not end."""
+        """Its stdout if it ends with exit code 0 within `seconds`, otherwise None. It is killed after `seconds`."""
         try:
-            said, _ = self._popen.communicate(timeout=seconds)
+            output, _ = self._popen.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            said, _ = self._popen.communicate()
-        return said if self._popen.returncode == 0 else None
+            output, _ = self._popen.communicate()
+        return output if self._popen.returncode == 0 else None
 
 
 class Log:
-    """The last lines that a program wrote, in memory, and more of them in a file that never grows beyond `size` bytes.
+    """The last lines that a program wrote, in memory, and more of them in a file of at most `size` bytes.
 
-    The file before it is kept beside it as NAME.1.  A disk that is full or read-only costs the file, nothing else.
+    A full file is renamed to NAME.1. Errors of the disk are ignored.
     """
 
     def __init__(self, path: Path | None = None, *, lines: int = 200, size: int = 2**20) -> None:
@@ -121,7 +121,7 @@ class Log:
 
     @property
     def tail(self) -> tuple[str, ...]:
-        """The last lines, notes among them."""
+        """The last lines, including notes."""
         return self._with_partial(self._lines)
 
     @property
@@ -131,18 +131,18 @@ class Log:
 
     @property
     def last_words(self) -> str:
-        """The last line since the last note that says something: of a Python traceback, the error."""
+        """The last line since the last note that is not blank; the error of a Python traceback."""
         return next((line.strip() for line in reversed(self.latest) if line.strip()), "")
 
     def note(self, text: str) -> None:
-        """A line of our own, with the time."""
+        """Add a line with the time."""
         start = "\n" if self._partial else ""
         self.write(f"{start}[{time.strftime('%Y-%m-%d %H:%M:%S')}] {text}\n".encode())
         with self._lock:
             self._latest.clear()
 
     def write(self, data: bytes) -> None:
-        """What came from the program, cut anywhere."""
+        """Add output of the program, which may end within a line."""
         with self._lock:
             *lines, self._partial = (self._partial + data).split(b"\n")
             if len(self._partial) > _LONGEST_LINE:
@@ -156,7 +156,7 @@ class Log:
                     self._append(self.path, data[-self._size :])
 
     def follow(self, stream: IO[bytes]) -> None:
-        """Take in what a program writes until it stops; returns then, and closes the stream."""
+        """Read a stream to its end and close it."""
         with contextlib.suppress(OSError, ValueError), stream:
             while data := os.read(stream.fileno(), 2**16):
                 self.write(data)
@@ -174,7 +174,7 @@ class Log:
 
 
 def _text(line: bytes) -> str:
-    """A line as a terminal would show it: a progress bar that was drawn over and over in one line counts once."""
+    """A line as a terminal shows it: only the text after the last carriage return."""
     return line.rstrip(b"\r").rsplit(b"\r", 1)[-1][:_LONGEST_LINE].decode("utf-8", "replace")
 
 
@@ -195,12 +195,12 @@ class _Limits(ctypes.Structure):
 
 
 class _JobObject:
-    """Windows' way to hold a process and its descendants: closing it, as Windows does when Blender ends, ends them."""
+    """A Windows job object: it ends a process and its descendants when it is closed, as it is when Blender ends."""
 
     _KILL_ON_CLOSE, _EXTENDED_LIMITS = 0x2000, 9
 
     def __init__(self, process: int) -> None:
-        """process: its handle.  Where Windows refuses, the process still ends when its stdin does."""
+        """process: its handle. If Windows refuses the job, the process still ends with its stdin."""
         self._kernel = kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined]
         handle, number = ctypes.c_void_p, ctypes.c_uint32
         kernel.CreateJobObjectW.restype = handle

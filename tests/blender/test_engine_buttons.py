@@ -1,4 +1,4 @@
-"""Installing the engine from Blender: what is proposed, what it says it will take, how the old engine gives way."""
+"""Installing the engine from Blender: the proposed backend, the announced sizes, the replacement of the old engine."""
 
 import threading
 import time
@@ -17,27 +17,27 @@ def package(addon):
 
 @pytest.fixture
 def buttons(package, monkeypatch):
-    """The operators' module, on a computer with Linux whose graphics card has not been asked for yet."""
+    """The module of the operators, on Linux, before the graphics card is probed."""
     package.engine.session.dismiss()
     monkeypatch.setattr(package.engine.lock, "here", lambda: "linux-x86_64")
-    monkeypatch.setattr(package.engine.operators, "_suited", None)
+    monkeypatch.setattr(package.engine.operators._state, "backend", None)
     yield package.engine.operators
     package.engine.session.dismiss()
 
 
 @pytest.fixture
 def user(package, monkeypatch, tmp_path):
-    """The extension's folder, with nothing in it."""
+    """The extension's own folder, empty."""
     monkeypatch.setattr(package.engine.session, "user_folder", lambda: tmp_path)
     return tmp_path
 
 
 def wait_for(buttons) -> tuple[str, str]:
-    buttons.suited()
-    return buttons._suited.result(30)
+    buttons.suitable_backend()
+    return buttons._state.backend.result(30)
 
 
-def test_the_card_is_asked_for_in_the_background(package, buttons, monkeypatch):
+def test_the_graphics_card_is_probed_in_a_thread(package, buttons, monkeypatch):
     asked, answered = threading.Event(), threading.Event()
 
     def probe():
@@ -46,24 +46,24 @@ def test_the_card_is_asked_for_in_the_background(package, buttons, monkeypatch):
         return [package.engine.gpu.Card("RTX 4090", (8, 9), (13, 0))]
 
     monkeypatch.setattr(package.engine.gpu, "probe", probe)
-    assert buttons.suited() is None
+    assert buttons.suitable_backend() is None
     assert asked.wait(30)
     assert buttons.planned() == ""
-    assert buttons.planned("cpu"), "what was chosen needs no card"
+    assert buttons.planned("cpu"), "a chosen backend needs no probe"
     answered.set()
     assert wait_for(buttons)[0] == "cuda"
-    assert "RTX 4090" in buttons.suited()[1]
-    assert "3.0 GB are downloaded" in buttons.planned()
+    assert "RTX 4090" in buttons.suitable_backend()[1]
+    assert "downloads 3.0 GB" in buttons.planned()
 
 
-def test_what_is_installed_is_said_with_its_size(package, buttons):
-    assert "For the processor, 0.5 GB are downloaded" in buttons.planned("cpu")
-    assert "For older NVIDIA graphics cards (CUDA 12), 3.2 GB are downloaded" in buttons.planned("cuda-old")
+def test_the_plan_names_backend_and_sizes(package, buttons):
+    assert "For the CPU: downloads 0.5 GB" in buttons.planned("cpu")
+    assert "For older NVIDIA graphics cards (CUDA 12): downloads 3.2 GB" in buttons.planned("cuda-old")
     assert "0.3 GB and torch" in buttons.planned("other")
-    assert "cannot be installed for Apple's graphics on linux-x86_64" in buttons.planned("mps")
+    assert "cannot be installed for Apple graphics on linux-x86_64" in buttons.planned("mps")
 
 
-def test_preferences_show_the_plan_and_reach_the_installation(package, buttons, user, monkeypatch):
+def test_preferences_show_the_plan_and_are_used_by_the_installation(package, buttons, user, monkeypatch):
     monkeypatch.setattr(package.engine.gpu, "probe", lambda: [])
     engine = package.engine.engine
     missing = engine.Engine(engine.State.MISSING, user, None, "The engine is not installed.", "Install it.")
@@ -82,7 +82,7 @@ def test_preferences_show_the_plan_and_reach_the_installation(package, buttons, 
 
     assert {"backend", "mirror", "torch_index"} <= set(drawn().texts("prop"))
     assert any("No NVIDIA graphics card" in text for text in drawn().texts("label"))
-    assert any("0.5 GB are downloaded" in text for text in drawn().texts("label"))
+    assert any("downloads 0.5 GB" in text for text in drawn().texts("label"))
     assert "edtalk.remove_downloads" not in drawn().texts("operator")
     (user / "downloads").mkdir()
     (user / "downloads" / "torch.whl").write_bytes(b"x" * 2_000_000)
@@ -112,7 +112,7 @@ def test_preferences_show_the_plan_and_reach_the_installation(package, buttons, 
         preferences.backend, preferences.mirror, preferences.torch_index = "auto", "", ""
 
 
-def test_downloads_are_removed_and_the_engine_stays(buttons, user):
+def test_remove_downloads_keeps_the_engine(buttons, user):
     (user / "downloads").mkdir()
     (user / "engine").mkdir()
     assert bpy.ops.edtalk.remove_downloads() == {"FINISHED"}
@@ -120,28 +120,26 @@ def test_downloads_are_removed_and_the_engine_stays(buttons, user):
     assert (user / "engine").exists()
 
 
-def test_a_running_engine_gives_way_when_the_new_one_is_there_and_not_before(
-    package, buttons, fake_engine, monkeypatch
-):
+def test_a_running_engine_ends_just_before_it_is_replaced(package, buttons, fake_engine, monkeypatch):
     client = fake_engine()
-    running = SimpleNamespace(phase="downloading", finished=False, let_go=threading.Event(), cancel=lambda: None)
-    monkeypatch.setattr(buttons, "_installation", running)
+    running = SimpleNamespace(phase="downloading", finished=False, may_replace=threading.Event(), cancel=lambda: None)
+    monkeypatch.setattr(buttons._state, "installation", running)
     assert buttons._watch() > 0
     assert package.engine.session.current_client() is client
     running.phase = buttons.REPLACING
     assert buttons._watch() > 0
     assert package.engine.session.current_client() is None
-    assert running.let_go.is_set()
+    assert running.may_replace.is_set()
 
 
-def test_without_torch_for_the_processor_the_larger_one_is_offered(addon, package, buttons, monkeypatch):
+def test_if_the_index_has_no_cpu_torch_the_cuda_build_is_offered(addon, package, buttons, monkeypatch):
     error = addon.inference.contract.errors.EDTalkError(
         "There is no torch==2.13.0+cpu.", "Choose another backend.", "torch"
     )
     log = SimpleNamespace(tail=("[1] pip download", "ERROR: No matching distribution"))
     ended = SimpleNamespace(finished=True, error=error, log=log, cancel=lambda: None)
-    monkeypatch.setattr(buttons, "_failed", None)
-    monkeypatch.setattr(buttons, "_installation", ended)
+    monkeypatch.setattr(buttons._state, "failed", None)
+    monkeypatch.setattr(buttons._state, "installation", ended)
     assert buttons._watch() is None
     problem = package.engine.session.problems[-1]
     assert (problem.fix, dict(problem.options)) == ("edtalk.install_engine", {"backend": "cuda"})
@@ -151,7 +149,7 @@ def test_without_torch_for_the_processor_the_larger_one_is_offered(addon, packag
     assert "ERROR: No matching distribution" in buttons.report_text()
 
 
-def test_memory_is_shown_and_given_back_by_button_and_before_renders_if_wanted(
+def test_memory_is_shown_and_freed_by_the_button_and_before_renders_if_enabled(
     package, buttons, fake_engine, monkeypatch
 ):
     session, told = package.engine.session, []
@@ -170,7 +168,7 @@ def test_memory_is_shown_and_given_back_by_button_and_before_renders_if_wanted(
     assert bpy.ops.edtalk.free_memory() == {"FINISHED"}
     assert told == ["release"]
     monkeypatch.setattr(session, "tasks", [object()])
-    assert "at work" in buttons.EDTALK_OT_free_memory.disabled_reason(bpy.context)
+    assert "busy" in buttons.EDTALK_OT_free_memory.disabled_reason(bpy.context)
     session.free_memory()
     monkeypatch.setattr(session, "tasks", [])
     preferences = package.preferences.preferences()

@@ -1,4 +1,4 @@
-"""Downloads that are interrupted: by the connection, by Cancel, by a crash; a server on this computer, the real pip."""
+"""Interrupted downloads, with the real pip and a package index on this computer."""
 
 import hashlib
 import os
@@ -27,14 +27,17 @@ NAME = "tiny-1.0-py3-none-any.whl"
 
 @dataclass
 class Index:
-    """A package index with one file.  ranges: whether it knows parts.  breaks: bytes after which a connection breaks,
-    for each request in turn.  held: whether it waits there instead, until the other side goes."""
+    """A package index with one file.
+
+    ranges: whether it supports range requests. breaks: for each request, the number of bytes after which the connection
+    breaks. held: the index waits there until the client closes the connection.
+    """
 
     data: bytes = b""
     ranges: bool = True
     breaks: list[int] = field(default_factory=list)
     held: bool = False
-    asked: list[str] = field(default_factory=list)  # the Range of each request for the file
+    asked: list[str] = field(default_factory=list)  # the Range header of each request for the file
     address: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
 
@@ -51,9 +54,9 @@ class Index:
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         if start >= len(self.data):
             return self._send(request, 416, {"Content-Range": f"bytes */{len(self.data)}", "Content-Length": 0}, b"")
-        told = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
+        content_range = f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"
         rest = self.data[start:]
-        return self._send(request, 206, {"Content-Range": told, "Content-Length": len(rest)}, rest)
+        return self._send(request, 206, {"Content-Range": content_range, "Content-Length": len(rest)}, rest)
 
     def _send(self, request: BaseHTTPRequestHandler, status: int, headers: dict[str, object], body: bytes) -> None:
         request.send_response(status)
@@ -93,7 +96,7 @@ def index(tmp_path) -> Iterator[Index]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Where downloads go, with the list of what is wanted."""
+    """The folder for downloads."""
     path = tmp_path / "downloads"
     path.mkdir()
     return path
@@ -109,13 +112,13 @@ def begin(index: Index, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def fetch(index: Index, folder: Path) -> str:
-    """What it says; the file has to be there afterwards and nothing else."""
+    """Download the file; returns the output. Afterwards the folder contains only that file."""
     with begin(index, folder) as process:
-        said = process.stdout.read().decode()
-        assert process.wait(PATIENCE) == 0, said
+        output = process.stdout.read().decode()
+        assert process.wait(PATIENCE) == 0, output
     assert [path.name for path in folder.iterdir()] == [NAME]
     assert (folder / NAME).read_bytes() == index.data
-    return said
+    return output
 
 
 def sha256(data: bytes) -> str:
@@ -126,34 +129,34 @@ def part(folder: Path) -> Path:
     return folder / f"{NAME}.part"
 
 
-def test_a_file_is_fetched_and_progress_told(index, folder):
-    said = fetch(index, folder)
+def test_a_file_is_downloaded_with_progress(index, folder):
+    output = fetch(index, folder)
     assert index.asked == [""]
-    assert f"Progress {len(index.data)} of {len(index.data)}" in said
+    assert f"Progress {len(index.data)} of {len(index.data)}" in output
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_what_an_earlier_run_left_is_gone_on_with_or_begun_anew(index, folder, ranges):
+def test_an_earlier_download_is_resumed_or_restarted(index, folder, ranges):
     index.ranges = ranges
     part(folder).write_bytes(index.data[:100_000])
-    said = fetch(index, folder)
+    output = fetch(index, folder)
     assert index.asked == ["bytes=100000-"]
-    assert f"Progress {len(index.data)} of {len(index.data)}" in said
+    assert f"Progress {len(index.data)} of {len(index.data)}" in output
 
 
-def test_broken_connections_are_gone_on_after(index, folder):
+def test_broken_connections_are_resumed(index, folder):
     index.breaks = [100_000, 50_000]
     fetch(index, folder)
     assert index.asked == ["", "bytes=100000-", "bytes=150000-"]
 
 
-def test_without_parts_a_broken_connection_begins_anew(index, folder):
+def test_without_range_requests_a_broken_download_restarts(index, folder):
     index.ranges, index.breaks = False, [100_000]
     fetch(index, folder)
     assert index.asked == ["", "bytes=100000-"]
 
 
-def test_a_part_that_is_all_of_it_or_more(index, folder):
+def test_an_incomplete_file_may_be_complete_or_too_long(index, folder):
     part(folder).write_bytes(index.data)
     fetch(index, folder)
     assert index.asked == [f"bytes={len(index.data)}-"]
@@ -163,8 +166,8 @@ def test_a_part_that_is_all_of_it_or_more(index, folder):
     assert index.asked[1:] == [f"bytes={len(index.data) + 1}-", ""]
 
 
-def test_killed_half_way_it_goes_on(index, folder):
-    """Also when what started it is killed: then it ends by itself."""
+def test_a_killed_download_is_resumed(index, folder):
+    """Also if its parent is killed, after which it ends by itself."""
     index.held, index.breaks = True, [HALF, MORE - HALF]
     for ends, size in ((lambda process: process.kill(), HALF), (lambda process: process.stdin.close(), MORE)):
         with begin(index, folder) as process:
@@ -181,13 +184,15 @@ def test_killed_half_way_it_goes_on(index, folder):
     assert index.asked == ["", f"bytes={HALF}-", f"bytes={MORE}-"]
 
 
-def test_a_connection_that_only_breaks_is_given_up_with_the_part_kept(index, folder):
+def test_a_connection_that_keeps_breaking_fails_and_keeps_the_incomplete_file(index, folder):
     index.breaks = [1000] * 100
     with begin(index, folder) as process:
-        said = process.stdout.read().decode()
+        output = process.stdout.read().decode()
         assert process.wait(PATIENCE) != 0
     assert len(index.asked) == 21
-    assert f"ERROR: incomplete-download: {NAME} broke off 21 times, last at 21000 of {len(index.data)} bytes" in said
+    assert (
+        f"ERROR: incomplete-download: the connection broke 21 times, last at 21000 of {len(index.data)} bytes" in output
+    )
     assert part(folder).stat().st_size == 21_000
 
 
@@ -196,7 +201,7 @@ def test_a_connection_that_only_breaks_is_given_up_with_the_part_kept(index, fol
 
 @pytest.fixture
 def install(index, tmp_path, monkeypatch):
-    """Begins to install an engine of that one package; the installer's pip is the one of these tests."""
+    """Starts the installation of an engine with that package, with the pip of this environment."""
     monkeypatch.delenv(engine.VARIABLE, raising=False)
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -219,7 +224,7 @@ def install(index, tmp_path, monkeypatch):
     return begin
 
 
-def test_cancelled_half_way_the_next_installation_goes_on(index, install, tmp_path):
+def test_the_next_installation_resumes_a_cancelled_one(index, install, tmp_path):
     index.held, index.breaks = True, [HALF]
     begun = install()
     kept = part(tmp_path / "user" / "downloads")
@@ -233,7 +238,7 @@ def test_cancelled_half_way_the_next_installation_goes_on(index, install, tmp_pa
     assert begun.cancelled
     assert kept.stat().st_size == HALF
     index.held = False
-    (kept.parent / "older-0.9-py3-none-any.whl.part").write_bytes(b"begun by an earlier version")
+    (kept.parent / "older-0.9-py3-none-any.whl.part").write_bytes(b"left by an earlier version")
     again = install()
     assert again.wait(PATIENCE)
     assert again.error is None
@@ -242,21 +247,22 @@ def test_cancelled_half_way_the_next_installation_goes_on(index, install, tmp_pa
     assert [path.name for path in kept.parent.iterdir()] == [NAME]
 
 
-@pytest.mark.parametrize("spoilt", ["part", "index"])
-def test_a_part_that_is_something_else_is_fetched_anew_once(index, install, tmp_path, spoilt):
+@pytest.mark.parametrize("damaged", ["part", "index"])
+def test_an_incomplete_file_with_other_content_is_downloaded_again_once(index, install, tmp_path, damaged):
     downloads = tmp_path / "user" / "downloads"
     downloads.mkdir(parents=True)
     part(downloads).write_bytes(b"x" * 100_000)
-    if spoilt == "index":
+    if damaged == "index":
         index.data = b"y" * 200_000
     done = install()
     assert done.wait(PATIENCE)
     assert index.asked == ["bytes=100000-", ""]
-    if spoilt == "part":
+    if damaged == "part":
         assert done.error is None
         assert (downloads / NAME).read_bytes() == index.data
         return
     assert done.error.kind == "checksum"
-    assert f"{NAME} is not the file that was expected ({sha256(index.data)[:12]}..., not" in done.error.message
+    assert f"{NAME} has the wrong checksum: expected" in done.error.message
+    assert f"found {sha256(index.data)[:12]}..." in done.error.message
     assert "\n" not in done.error.message
     assert not part(downloads).exists()

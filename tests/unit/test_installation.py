@@ -62,7 +62,7 @@ def test_installed_from_a_folder_by_the_real_venv_and_pip(root, tmp_path):
     done = finish(Installation(root, user, wheels=wheels, python=Path(sys.executable)))
     assert done.error is None
     assert done.phase == "done"
-    assert "all is well" in done.log.tail
+    assert "passed" in done.log.tail
     assert any("--no-index" in said for said in done.log.tail)
     assert any("--require-hashes" in said for said in done.log.tail)
     found = find(root, user)
@@ -119,7 +119,7 @@ def test_what_is_spoilt_after_the_check_is_refused_by_the_real_pip(root, tmp_pat
     spoilt = make_wheel(tmp_path / "packages", content="import socket").parent
     failed = finish(Installation(root, tmp_path / "user", wheels=spoilt, python=Path(sys.executable)))
     assert failed.error.kind == "checksum"
-    assert "tiny-1.0-py3-none-any.whl is not the file that was expected" in failed.error.message
+    assert "tiny-1.0-py3-none-any.whl has the wrong checksum" in failed.error.message
     assert find(root, tmp_path / "user").state is State.INCOMPLETE
 
 
@@ -127,7 +127,7 @@ def test_what_is_spoilt_after_the_check_is_refused_by_the_real_pip(root, tmp_pat
 def test_what_a_folder_lacks_is_counted_and_named(root, tmp_path, fake_python):
     (root / LOCK).write_text(f"{(root / LOCK).read_text()}big==3.2 --hash=sha256:{'3' * 64}\n")
     failed = finish(Installation(root, tmp_path / "user", wheels=make_wheels(tmp_path / "w"), python=fake_python))
-    assert "lacks 1 of 2 packages for linux-x86_64-cpu: big==3.2." in failed.error.message
+    assert "1 of 2 packages for linux-x86_64-cpu are missing: big==3.2." in failed.error.message
     assert "README" in failed.error.hint
 
 
@@ -166,7 +166,7 @@ def test_a_damaged_archive_is_told(root, tmp_path, fake_python):
     assert failed.error.kind == "checksum"
     assert f"{archive} is damaged" in failed.error.message
     archive.write_bytes(b"no archive")
-    with pytest.raises(EDTalkError, match=r"packages\.zip holds no Python packages"):
+    with pytest.raises(EDTalkError, match=r"packages\.zip contains no Python packages"):
         Installation(root, tmp_path / "user", wheels=archive).start()
 
 
@@ -183,13 +183,13 @@ def test_without_leave_nothing_is_downloaded(root, tmp_path):
 
 def test_what_cannot_begin_says_so_at_once(root, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EDTalkError, match=r"empty holds no Python packages"):
+    with pytest.raises(EDTalkError, match=r"empty contains no Python packages"):
         Installation(root, tmp_path / "user", wheels=tmp_path / "empty").start()
     with pytest.raises(EDTalkError, match=r"installer\.txt does not exist"):
         Installation(tmp_path, tmp_path / "user", online=True).start()
-    with pytest.raises(EDTalkError, match="the address of an index"):
+    with pytest.raises(EDTalkError, match="the address of a package index"):
         Installation(root, tmp_path / "user", online=True, backend="other").start()
-    with pytest.raises(EDTalkError, match=r"NVIDIA.* on linux-x86_64\. Choose the processor or another graphics card"):
+    with pytest.raises(EDTalkError, match=r"NVIDIA.* on linux-x86_64\. Choose the CPU or another graphics card"):
         Installation(root, tmp_path / "user", online=True, backend="cuda").start()
     monkeypatch.setattr(lock, "here", lambda: "amiga-m68k")
     with pytest.raises(EDTalkError, match=r"amiga-m68k\. Choose an existing Python"):
@@ -212,8 +212,8 @@ def test_too_little_disk(root, tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "SPARE", 3 * 10**9)
     failed = finish(Installation(root, tmp_path / "user", online=True, python=Path(sys.executable)))
     assert failed.error.kind == "disk"
-    assert "needs 3.0 GB of disk" in failed.error.message
-    assert "has 2.0 GB left" in failed.error.message
+    assert "needs 3.0 GB of disk space" in failed.error.message
+    assert "has 2.0 GB free" in failed.error.message
 
 
 def test_a_folder_that_cannot_be_made(root, tmp_path):
@@ -326,7 +326,10 @@ def test_a_download_with_another_checksum_is_told_in_one_sentence(root, tmp_path
     (tmp_path / "pip").write_text(f"if download: print(*{said!r}, sep=chr(10)); sys.exit(1)")
     failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
     assert failed.error.kind == "checksum"
-    assert "tiny-1.0-py3-none-any.whl is not the file that was expected (222222222222..." in failed.error.message
+    assert (
+        "tiny-1.0-py3-none-any.whl has the wrong checksum: expected 111111111111..., found 222222222222..."
+        in failed.error.message
+    )
     assert "\n" not in failed.error.message
     assert "Mirror" in failed.error.hint
 
@@ -420,7 +423,7 @@ def test_an_old_engine_is_removed_only_when_its_workers_have_ended(root, tmp_pat
     assert find(root, user).python == python, "cancelled in time, nothing is lost"
     begun = Installation(root, user, online=True, python=fake_python, hold=True)
     begun.start()
-    begun.let_go.set()
+    begun.may_replace.set()
     assert begun.wait(PATIENCE)
     assert begun.error is None
     assert find(root, user).state is State.READY

@@ -109,7 +109,7 @@ def test_a_line_without_version_and_checksum_is_refused_by_file_and_number(tmp_p
 
 def test_what_is_not_offered_is_told_with_what_is(tmp_path):
     root = make_root(tmp_path / "e")
-    with pytest.raises(EDTalkError, match=r"Apple's graphics on linux-x86_64\. Choose the processor or another"):
+    with pytest.raises(EDTalkError, match=r"Apple graphics on linux-x86_64\. Choose the CPU or another"):
         lock.read(root, "mps", "linux-x86_64")
     with pytest.raises(EDTalkError, match=r"on macos-x86_64\. Choose an existing Python"):
         lock.read(root, "cpu", "macos-x86_64")
