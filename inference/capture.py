@@ -56,7 +56,7 @@ def capture(
     """
     from .face.crop import Crop
 
-    compares = renderer.can_compare and not clip.is_picture
+    compares = renderer.reader.can_compare and not clip.is_picture
     total = (clip.expected() or 0) * (2 if compares else 1)
     watch = watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
     if not isinstance(crop, Crop):
@@ -70,9 +70,9 @@ def capture(
     if compares:
         number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
         again = _told(clip.frames(), lambda done: step(len(rows) + done, total))
-        closer = crop.at_size(renderer.comparing_size)
-        still = cut(next(islice(clip.frames(), number, None)), closer)
-        more = renderer.compare(still, (cut(rgb, closer) for rgb in again), values - values[number])
+        closer = crop.at_size(renderer.reader.comparing_size)
+        reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
+        more = renderer.reader.compare(reference, (cut(rgb, closer) for rgb in again))
         counts = seen if seen.any() else ~seen
         values = more + np.median((values - more)[counts], axis=0)  # one frame alone may be misread
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps

@@ -6,18 +6,17 @@ Upstream only knows 25 frames a second. Here a frame is a time in seconds, and a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .contract.bank import AUDIO_PREFIX as PREFIX
 from .contract.errors import EDTalkError
 from .media.sound import RATE, SMOOTH_SPACING, UPSTREAM_FPS, to_16k
-from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip, Audio2LipConfig
+from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip
+from .model.load import AUDIO2LIP, NetworkBank, load_network
 
 FRAME_SAMPLES = RATE // UPSTREAM_FPS  # 640: sounds are cut to whole upstream frames
 MEL_FPS = 80
@@ -28,13 +27,6 @@ _FFT = 800
 _HOP = RATE // MEL_FPS
 _PRE_EMPHASIS = 0.97
 _MEL_CHUNK = 4096  # mel frames transformed at a time: 51 s of sound, 26 MB of complex spectrum
-
-
-class AudioBank(Protocol):
-    """What lip-sync needs of a bank: its tensors by name, those of the audio net under "audio2lip."."""
-
-    @property
-    def tensors(self) -> Mapping[str, np.ndarray]: ...
 
 
 def frame_times(duration: float, fps: float) -> np.ndarray:
@@ -108,33 +100,11 @@ def _cut(mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return mel.T[indices].swapaxes(1, 2)[:, None]
 
 
-def audio2lip_from_tensors(tensors: Mapping[str, np.ndarray]) -> Audio2Lip:
-    """The audio net of a bank's tensors, its size read from their shapes, in eval mode.
-
-    Names begin with "audio2lip."; raises EDTalkError("bank") when there are none or they do not fit together.
-    """
-    state = {
-        name.removeprefix(PREFIX): torch.from_numpy(np.array(value))
-        for name, value in tensors.items()
-        if name.startswith(PREFIX)
-    }
-    if not state:
-        raise EDTalkError("This bank has no audio net (Audio2Lip).", "Choose a bank with lip-sync.", "bank")
-    try:
-        model = Audio2Lip(Audio2LipConfig.of(state))
-        model.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
-        raise EDTalkError(
-            "This bank's audio net (Audio2Lip) is damaged: its tensors do not fit together.", "Import it again.", "bank"
-        ) from error
-    return model.eval()
-
-
 def lip_sync(
     samples: np.ndarray,
     sample_rate: int,
     times: np.ndarray,
-    bank: AudioBank,
+    bank: NetworkBank,
     *,
     smooth: bool = True,
     upstream_edges: bool = False,
@@ -154,7 +124,12 @@ def lip_sync(
     times = np.asarray(times, np.float64).reshape(-1)
     if not np.isfinite(times).all():
         raise EDTalkError("Frame times must be finite numbers of seconds, found NaN or infinity.")
-    model = audio2lip_from_tensors(bank.tensors).fuse().to(device)
+    model = load_network(bank, AUDIO2LIP, device)
+    if model is None:
+        raise EDTalkError(
+            f"The bank '{bank.name}' has no lip-sync network (Audio2Lip).", "Choose a bank with lip-sync.", "bank"
+        )
+    model.fuse()
     sound = to_16k(samples, sample_rate)
     mel = mel_spectrogram(sound)
     if not smooth:

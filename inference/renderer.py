@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,16 +15,12 @@ from .contract.bank import Bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
 from .media.picture import frames_to_network, from_network, to_network
-from .model.decoder import Canvas, Decoder, Source
-from .model.encoder import Encoder
+from .model.batches import checked, filled
+from .model.decoder import Canvas, Source
 from .model.generator import warp_grid
-from .model.insets import Insets, Known, Laid, laid_over
-from .model.readers.absolute import Reader
-from .model.readers.close import CloseReader, RestWindow, look_at
-from .model.readers.relative import RelativeReader, RestFlow
-from .model.refiner import refiner_from_bank
-from .model.weights import Weights
-from .model.winograd import Scratch
+from .model.insets import Known, Laid, laid_over
+from .model.load import load_networks
+from .model.readers.face_reader import FaceReader
 
 if TYPE_CHECKING:
     from .detail import Detail, Workspace
@@ -64,15 +59,10 @@ class FaceRenderer:
         self.device = open_device(device)
         self.batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
         with torch.no_grad():
-            weights, scratch = Weights(bank.tensors, self.device), Scratch()
-            self._encoder = Encoder(weights, self.config, scratch)
-            self._decoder = Decoder(weights, self.config, scratch, DTYPES[dtype])
-            self._refiner = refiner_from_bank(bank, self.device)
-            self._insets = Insets.from_bank(bank, self.device) if self._refiner else None
-            self._reader = Reader.from_bank(bank, self.device)
-            self._relative_reader = RelativeReader.from_bank(bank, self.device)
-            # It looks where the insets are, and the refiner's motion takes them.
-            self.close_reader = CloseReader.from_bank(bank, self.device) if self._insets else None
+            networks = load_networks(bank, self.device, DTYPES[dtype])
+        self._encoder, self._decoder = networks.encoder, networks.decoder
+        self._refiner, self._insets = networks.refiner, networks.insets
+        self.reader = FaceReader(networks, bank.names, bank.config.size, self.device, self.batch)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: Source | None = None
         self._source_coefficients: Coefficients | None = None
@@ -86,7 +76,7 @@ class FaceRenderer:
         detail: uint8 (D, D, 3), the same at D pixels: pictures are then D wide, and sharp (`inference.detail`). D is
         the network's size or more. Default: pictures as the network draws them.
         """
-        pixels, detail = to_network(_checked(image), self.config.size), self._checked_detail(detail)
+        pixels, detail = to_network(checked(image), self.config.size), self._checked_detail(detail)
         self._source, values = self._encode_source(pixels, image if detail is None else detail)
         self._source_coefficients = Coefficients(values, self.bank.names)
         self._canvases = {}
@@ -107,50 +97,8 @@ class FaceRenderer:
         return self._source_coefficients
 
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
-        """What each picture of an iterable or of one uint8 (N, H, W, 3) array is doing: N rows, in order.
-
-        By the bank's own reader if it carries one, see `readers.absolute`; else as `source_coefficients` are.
-        """
-        rows = [np.zeros((0, len(self.bank.names)), np.float32)]
-        pictures = iter(images)
-        while chunk := list(islice(pictures, self.batch)):
-            planes = [frames_to_network(_checked(image)[None], self.config.size)[0] for image in chunk]
-            rows.append(self._encode_drivers(np.stack(_filled(planes, self.batch)))[: len(chunk)])
-        return Coefficients(np.concatenate(rows), self.bank.names)
-
-    @property
-    def can_compare(self) -> bool:
-        """Whether the bank carries what `compare` needs."""
-        return self._relative_reader is not None
-
-    def compare(self, rest: np.ndarray, images: Iterable[np.ndarray], encoded: np.ndarray) -> np.ndarray:
-        """(N, n): what each picture does more than `rest`, of the same person in the same square and about at rest.
-
-        Pictures as for `encode`, best of `comparing_size`. encoded: (N, n), what that gives of them, less what it gives
-        of `rest`; the answer is nearer to the truth. Only for a bank that `can_compare`, see
-        `inference.model.readers.relative` and, for one that carries it too, `inference.model.readers.close`.
-        """
-        size, differences = self.config.size, [np.zeros((0, len(self.bank.names)), np.float32)]
-        still = frames_to_network(_checked(rest)[None], size)
-        beside = self._beside(rest) if self.close_reader is not None else None
-        own, plain = self._relative_reader.share.cpu().numpy()
-        flow, waiting = RestFlow(still[0]), iter(images)
-        while chunk := list(islice(waiting, self.batch)):
-            planes = _filled([frames_to_network(_checked(image)[None], size)[0] for image in chunk], self.batch)
-            flows = np.stack([flow.to(plane) for plane in planes])
-            done = sum(map(len, differences))
-            found = own * self._compare(still, np.stack(planes), flows)[: len(chunk)]
-            found += plain * encoded[done : done + len(chunk)]
-            if beside is not None:
-                pictures, thought = (_filled(list(part), self.batch) for part in (chunk, found))
-                found = self._look_closely(beside, pictures, np.stack(thought))[: len(chunk)]
-            differences.append(found)
-        return np.concatenate(differences)
-
-    @property
-    def comparing_size(self) -> int:
-        """Pixels of a side of the pictures that `compare` makes the most of."""
-        return self.config.size * (1 if self.close_reader is None else 2)
+        """Absolute coefficients of each picture, uint8 (H, W, 3) RGB: N rows in order. See `FaceReader.encode`."""
+        return self.reader.encode(images)
 
     def render(
         self, coefficients: Coefficients | np.ndarray, dtype: type[np.uint8] | type[np.float32] = np.uint8
@@ -177,7 +125,7 @@ class FaceRenderer:
         values, grid = self._values(coefficients), warp_grid(self.config.size)[0].permute(2, 0, 1).numpy()
         for start in range(0, len(values), self.batch):
             rows = list(values[start : start + self.batch])
-            flows = self._decode(self._source, np.stack(_filled(rows, self.batch)), self._canvases).flows
+            flows = self._decode(self._source, np.stack(filled(rows, self.batch)), self._canvases).flows
             found.append(grid + np.tanh(flows[: len(rows), :2]))
         return np.concatenate(found)
 
@@ -204,7 +152,7 @@ class FaceRenderer:
     ) -> Iterator[np.ndarray]:
         for start in range(0, len(values), self.batch):
             rows = list(values[start : start + self.batch])
-            decoded = self._decode(source, np.stack(_filled(rows, self.batch)), self._canvases)
+            decoded = self._decode(source, np.stack(filled(rows, self.batch)), self._canvases)
             yield from _pictures(decoded, len(rows), detail, dtype)
 
     def _render_frames(
@@ -222,13 +170,13 @@ class FaceRenderer:
             fine = None
             if details is not None and (fine := self._checked_detail(next(details, None))) is None:
                 raise EDTalkError(f"Every frame needs a detail: expected {len(values)}, found {index}.")
-            pixels = frames_to_network(_checked(image)[None], self.config.size)[0]
+            pixels = frames_to_network(checked(image)[None], self.config.size)[0]
             source, own = self._encode_source(pixels, image if fine is None else fine)
             if added is not None:
                 row = np.where(added, own[0] + row, row)
             canvases: dict[bytes, Canvas] = {}
             detail = self._detail_of(source, own[0], fine, canvases)
-            decoded = self._decode(source, np.stack(_filled([row], self.batch)), canvases)
+            decoded = self._decode(source, np.stack(filled([row], self.batch)), canvases)
             yield from _pictures(decoded, 1, detail, dtype)
         if next(images, None) is not None:
             raise EDTalkError(f"There are more pictures than the {len(values)} rows of coefficients.")
@@ -247,7 +195,7 @@ class FaceRenderer:
     def _checked_detail(self, detail: np.ndarray | None) -> np.ndarray | None:
         if detail is None:
             return None
-        height, width, _ = _checked(detail).shape
+        height, width, _ = checked(detail).shape
         if height != width or height < self.config.size:
             raise EDTalkError(
                 f"A source's detail is a square of at least {self.config.size} pixels, the size of the bank "
@@ -266,7 +214,7 @@ class FaceRenderer:
             Workspace,  # it brings OpenCV
         )
 
-        decoded = self._decode(source, np.stack(_filled([own], self.batch)), canvases)
+        decoded = self._decode(source, np.stack(filled([own], self.batch)), canvases)
         size = len(fine)
         if size not in self._workspaces:
             self._workspaces[size] = Workspace(size)
@@ -289,42 +237,6 @@ class FaceRenderer:
             known = self._insets.know(seen, motion, self._insets.find(picture))
             source = replace(source, known=known)
         return source, own.cpu().numpy().copy()  # the source's own is not the caller's to change
-
-    @torch.no_grad()
-    def _encode_drivers(self, pixels: np.ndarray) -> np.ndarray:
-        planes = torch.from_numpy(pixels).to(self.device)
-        if self._reader is not None:
-            return self._reader(planes).cpu().numpy()
-        latent, _ = self._encoder(planes)
-        return self._encoder.coefficients(latent).cpu().numpy()
-
-    @torch.no_grad()
-    def _compare(self, still: np.ndarray, planes: np.ndarray, flows: np.ndarray) -> np.ndarray:
-        rest, frames, flow = (torch.from_numpy(part).to(self.device) for part in (still, planes, flows))
-        return self._relative_reader(rest.expand_as(frames), frames, flow).cpu().numpy()
-
-    @torch.no_grad()
-    def _beside(self, rest: np.ndarray) -> Beside:
-        small = torch.from_numpy(frames_to_network(rest[None], self.config.size)).to(self.device)
-        known = self._insets.know(small, self._refiner.motion_of(small), self._insets.find(small))
-        shown = look_at([self._compared(rest)], known.anchors)
-        return Beside([RestWindow(window) for (window,) in shown], known)
-
-    @torch.no_grad()
-    def _look_closely(self, beside: Beside, images: Sequence[np.ndarray], thought: np.ndarray) -> np.ndarray:
-        """batch images, thought (batch, n) of what they do more than the rest -> the same, nearer to it."""
-        more = torch.from_numpy(thought).to(self.device)
-        turned = self._refiner.amounts(more * self._insets.pose)
-        shown = look_at([self._compared(image) for image in images], beside.known.anchors_at(turned))
-        seen = [
-            torch.from_numpy(np.stack([rest.beside(window) for window in windows])).to(self.device).permute(0, 3, 1, 2)
-            for rest, windows in zip(beside.windows, shown, strict=True)
-        ]
-        return self.close_reader.read(seen, more).cpu().numpy()
-
-    def _compared(self, image: np.ndarray) -> np.ndarray:
-        """float32 (R, R, 3) in [-1, 1], of the size that is compared."""
-        return np.ascontiguousarray(frames_to_network(image[None], self.comparing_size)[0].transpose(1, 2, 0))
 
     @torch.no_grad()
     def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
@@ -350,13 +262,6 @@ class FaceRenderer:
                 insets = self._insets(known, turned, alpha - own, refined.looks, refined.missed, alpha)
             flows, planes = refined.flow, refined.rgb
         return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
-
-
-class Beside(NamedTuple):
-    """A picture at rest, as the close reader sees it: its windows, and what takes them along with the head."""
-
-    windows: list[RestWindow]
-    known: Known
 
 
 class Decoded(NamedTuple):
@@ -387,13 +292,6 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise EDTalkError(f"A picture is uint8 (height, width, 3), found {image.dtype} {image.shape}.")
-    return image
-
-
 def _pixel_type(dtype: type) -> np.dtype:
     if np.dtype(dtype) not in (np.uint8, np.float32):
         raise EDTalkError(f"Pictures come as uint8 or float32, found {np.dtype(dtype)}.")
@@ -415,11 +313,6 @@ def _pictures(decoded: Decoded, count: int, detail: Detail | None, dtype: np.dty
         return
     planes = laid_over(torch.from_numpy(decoded.planes), decoded.insets).numpy()[:count]
     yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-
-
-def _filled(rows: list[np.ndarray], count: int) -> list[np.ndarray]:
-    """Repeats the last row: library kernels may round differently in a batch of another size."""
-    return rows + rows[-1:] * (count - len(rows))
 
 
 def _summary(names: tuple[str, ...]) -> str:

@@ -14,7 +14,11 @@ COMMANDS = {
     "reader": ("stages.reader", "train", "train the reader of single pictures"),
     "refiner": ("stages.refiner", "train", "train the refiner of the generator's pictures"),
     "insets": ("stages.insets", "train", "train the insets of mouth and eyes"),
-    "relative-reader": ("stages.relative_reader", "train", "train the reader of differences from a neutral frame"),
+    "relative-reader": (
+        "stages.relative_reader",
+        "train",
+        "fit the first estimate of the relative reader",
+    ),
     "close-reader": ("stages.close_reader", "train", "train the reader of mouth and eye windows"),
     "audio2lip": ("stages.audio2lip", "train", "train lip-sync on synthetic speech"),
     "export": ("export", "run", "assemble a bank from checkpoints"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ from safetensors.numpy import load_file
 from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
 from inference.contract.config import GeneratorConfig
 from inference.model.insets import PREFIX as INSETS_PREFIX
+from inference.model.load import networks_json
 from inference.model.readers.absolute import PREFIX as READER_PREFIX
-from inference.model.readers.close import PREFIX as CLOSE_READER_PREFIX
-from inference.model.readers.relative import PREFIX as RELATIVE_READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
 
 from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector, in_coefficient_units
 
 READING_PREFIX = f"{REFINER_PREFIX}reading."
+RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX = "relative.", "close."
 PARTS = AUDIO_PREFIX, REFINER_PREFIX, INSETS_PREFIX, READER_PREFIX, RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX
 ORIGIN = (
     "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
@@ -114,7 +115,11 @@ def run(args: argparse.Namespace) -> None:
             put(prefix, averaged(path))
     if args.refiner and not any(name.startswith(READING_PREFIX) for name in tensors):
         raise SystemExit("A refiner needs a --reading, or a --bank that has one.")
-    bank = save_bank(starter_bank(config), in_half_precision(tensors), args.out)
+    try:
+        bank = replace(starter_bank(config), networks=networks_json(tensors))
+    except KeyError as error:
+        raise SystemExit(f"A network lacks the tensor {error}.") from error
+    bank = save_bank(bank, in_half_precision(tensors), args.out)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB, {len(tensors)} tensors, sha256 {bank.sha256}")
 
 

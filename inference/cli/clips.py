@@ -48,7 +48,7 @@ def frame_clip(clip: Clip, framing: Framing, size: int) -> Crop:
 def capture_clip(renderer: FaceRenderer, clip: Clip, framing: Framing, progress: str = "auto") -> Coefficients:
     """Coefficients of every frame of a clip."""
     crop = frame_clip(clip, framing, renderer.config.size)
-    passes = 2 if renderer.can_compare and not clip.is_picture else 1
+    passes = 2 if renderer.reader.can_compare and not clip.is_picture else 1
     total = (clip.expected() or 0) * passes or None
     with Progress(f"reading {clip.path.name}", total, progress) as bar:
         found = capture(renderer, clip, crop, lambda _done, _total: bar.step(), watch=framing.mode != "none")

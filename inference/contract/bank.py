@@ -22,7 +22,7 @@ import numpy as np
 
 from . import arkit
 from .coefficients import Coefficients
-from .config import GeneratorConfig
+from .config import LARGEST_WIDTH, GeneratorConfig
 from .emotion import NEUTRAL
 from .errors import EDTalkError
 from .files import atomic_write, open_regular
@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
 AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
+MOST_NETWORK_VALUES = 10_000  # numbers, lists and objects under `networks`; the starter bank has about 100
 _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
 
 
@@ -57,7 +58,8 @@ class Bank:
     """The metadata of a bank, and its weights on first use.
 
     coefficients: in column order. presets: expression vectors (m,) float32 by emotion, absolute; if there are any,
-    `neutral` is one of them. sha256: hash of the weights. path: the file that the weights are read from.
+    `neutral` is one of them. sha256: hash of the weights. networks: configuration of each further network by name, see
+    docs/bank-format.md; None in older banks. path: the file that the weights are read from.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Bank:
     origin: str = ""
     sha256: str = ""
     has_audio: bool = False
+    networks: Mapping[str, Any] | None = None
     path: Path | None = None
 
     @property
@@ -136,6 +139,7 @@ class Bank:
             "origin": self.origin,
             "sha256": self.sha256,
             "has_audio": self.has_audio,
+            **({} if self.networks is None else {"networks": self.networks}),
         }
 
 
@@ -178,6 +182,7 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
             origin=str(data["origin"]),
             sha256=str(data["sha256"]),
             has_audio=bool(data["has_audio"]),
+            networks=data.get("networks"),
             path=path,
         )
         _check(bank)
@@ -270,6 +275,8 @@ def _check(bank: Bank) -> None:
                 f"{what} has a wrong preset '{name}': expected {expected} numbers, found {vector.size}.",
                 kind="bank",
             )
+    if bank.networks is not None and not _is_network_entry(bank.networks):
+        raise EDTalkError(f"{what} describes its networks wrongly: expected sizes by name.", kind="bank")
     unknown = {unit: entry.name for entry in bank.coefficients for unit in entry.arkit if unit not in arkit.NAMES}
     if unknown:
         unit, name = next(iter(unknown.items()))
@@ -281,6 +288,25 @@ def _check(bank: Bank) -> None:
         raise EDTalkError(f"{what} has a rest value, range, weight or emotion that is not finite.", kind="bank")
     if bank.presets and "neutral" not in bank.presets:
         raise EDTalkError(f"{what} has emotions but no 'neutral' preset.", kind="bank")
+
+
+def _is_network_entry(networks: Any) -> bool:
+    """Whether it holds configurations by name: nested objects and lists of whole numbers, all of bounded size."""
+    left = [MOST_NETWORK_VALUES]
+
+    def bounded(value: Any, depth: int) -> bool:
+        left[0] -= 1
+        if left[0] < 0 or depth > 5:
+            return False
+        if isinstance(value, Mapping):
+            return all(isinstance(key, str) and bounded(part, depth + 1) for key, part in value.items())
+        if isinstance(value, list | tuple):
+            return all(bounded(part, depth + 1) for part in value)
+        return type(value) is int and 0 <= value <= LARGEST_WIDTH
+
+    return isinstance(networks, Mapping) and all(
+        isinstance(name, str) and isinstance(entry, Mapping) and bounded(entry, 1) for name, entry in networks.items()
+    )
 
 
 def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ State-dict names and shapes are upstream's, so `Audio2Lip.pt` loads as it is; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -22,13 +21,6 @@ class Audio2LipConfig:
 
     channels: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
     lip_dim: int = 20
-
-    @staticmethod
-    def of(state: Mapping[str, object]) -> Audio2LipConfig:
-        """The config of a state dict of tensors or arrays; KeyError when an expected name is missing."""
-        first_of_width = (0, 3, 6, 9, 11)
-        widths = (int(state[f"audio_encoder.{i}.conv_block.0.weight"].shape[0]) for i in first_of_width)
-        return Audio2LipConfig(tuple(widths), int(state["mapping.weight"].shape[0]))
 
 
 class ConvBlock(nn.Module):

@@ -24,6 +24,7 @@ from ..contract.config import GeneratorConfig
 from ..contract.errors import EDTalkError
 from .audio2lip import Audio2Lip, Audio2LipConfig
 from .generator import Generator
+from .load import audio2lip_config
 
 GENERATOR = "gen"
 AUDIO = "audio2lip"
@@ -99,7 +100,7 @@ def audio_network_of(checkpoint: Checkpoint) -> Network:
     """The audio network in a checkpoint, of whatever width; EDTalkError unless it holds exactly what one needs."""
     _expect_kind(checkpoint, AUDIO)
     try:
-        config = Audio2LipConfig.of(checkpoint.tensors)
+        config = audio2lip_config(checkpoint.tensors)
         network = _without_memory(Audio2Lip, config)
     except (KeyError, IndexError, ValueError, ArithmeticError, RuntimeError) as error:
         raise _no_sizes(checkpoint, error) from error

@@ -10,19 +10,16 @@ what its source does, it is not.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.errors import EDTalkError
-from .readers.absolute import Reader, part_of
+from .readers.absolute import Reader, ReaderConfig
 from .refiner import SMALL, UNet, pixel_places, warped
-
-if TYPE_CHECKING:
-    from ..contract.bank import Bank
 
 PREFIX = "insets."
 INPUTS = 12
@@ -31,7 +28,24 @@ CONTRAST = 0.5  # of these logarithms: about how much a face's differ
 CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
 BORDER = 0.3  # share of an oval's half axes over which an inset fades in
 CELL = 8  # pixels of a side of those that an inset is made to meet its border by
-_AGAIN = "Get the bank again."
+
+
+@dataclass(frozen=True)
+class InsetConfig:
+    """size: height and width of the window in pixels, multiples of 2 ** len(channels); channels: widths of its UNet."""
+
+    size: tuple[int, int]
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InsetsConfig:
+    """anchors: the reader that locates eyes and mouth, of 6 outputs; mouth, eyes: the network of each window."""
+
+    anchors: ReaderConfig
+    mouth: InsetConfig
+    eyes: InsetConfig
+    coefficients: int
 
 
 class Window(NamedTuple):
@@ -109,32 +123,40 @@ class Inset(nn.Module):
     window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the outline of the face.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        extent: Sequence[float],
-        ovals: Sequence[tuple[float, float, float]],
-        channels: Sequence[int],
-        called_by: Tensor,
-        tone: float,
-    ) -> None:
+    def __init__(self, config: InsetConfig, coefficients: int) -> None:
         super().__init__()
-        self.register_buffer("called_by", called_by)
-        self.register_buffer("tone", torch.tensor(tone))
-        self.register_buffer("extent", torch.tensor(extent))
-        x, y = ((torch.arange(count) * 2 + 1) / count - 1 for count in reversed(size))
-        away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
-        nearest = torch.stack(away).amin(0)
-        self.register_buffer("feather", ((1 - nearest) / BORDER).clamp(0.0, 1.0)[None, None])
-        amount = self._cells(self.border[None, None].float())[0, 0]
-        y, x = (torch.arange(count) for count in amount.shape)
-        cells = torch.cartesian_prod(y, x).float()
-        near = 1 / (torch.cdist(cells, cells).square() + 0.5)
-        self.register_buffer("reach", near / (near @ amount.flatten())[:, None])
-        self.unet = UNet(4 * INPUTS, channels, channels[0], told=len(called_by) + 3)
-        self.paint = nn.Conv2d(channels[0], 4 * 4, 3, padding=1)
+        self.config = config
+        height, width = config.size
+        cells = -(-height // CELL) * -(-width // CELL)
+        self.register_buffer("called_by", torch.ones(coefficients))
+        self.register_buffer("tone", torch.tensor(1.0))
+        self.register_buffer("extent", torch.ones(3))
+        self.register_buffer("feather", torch.zeros(1, 1, height, width))
+        self.register_buffer("reach", torch.zeros(cells, cells))
+        self.unet = UNet(4 * INPUTS, config.channels, config.channels[0], condition=coefficients + 3)
+        self.paint = nn.Conv2d(config.channels[0], 4 * 4, 3, padding=1)
         nn.init.zeros_(self.paint.weight)
         nn.init.zeros_(self.paint.bias)
+
+    def placed(
+        self, extent: Sequence[float], ovals: Sequence[tuple[float, float, float]], called_by: Tensor, tone: float
+    ) -> Inset:
+        """Set where and when it draws; a trained inset stores this among its tensors. Returns self.
+
+        extent: see `window_at`. ovals: horizontal centre, half width and half height, in the window's [-1, 1], of each
+        area that may be drawn over: mouth or eyes, but not the outline of the face. called_by (n,), tone: see `Inset`.
+        """
+        self.extent.copy_(torch.tensor(extent))
+        self.called_by.copy_(called_by)
+        self.tone.fill_(tone)
+        x, y = ((torch.arange(count) * 2 + 1) / count - 1 for count in reversed(self.config.size))
+        away = [torch.hypot((x - middle) / across, y[:, None] / down) for middle, across, down in ovals]
+        self.feather.copy_(((1 - torch.stack(away).amin(0)) / BORDER).clamp(0.0, 1.0))
+        amount = self._cells(self.border[None, None].float())[0, 0]
+        cells = torch.cartesian_prod(*(torch.arange(count) for count in amount.shape)).float()
+        near = 1 / (torch.cdist(cells, cells).square() + 0.5)
+        self.reach.copy_(near / (near @ amount.flatten())[:, None])
+        return self
 
     def strength(self, change: Tensor) -> Tensor:
         """change (N, n) -> (N, 1, 1, 1): how much the inset counts."""
@@ -146,11 +168,12 @@ class Inset(nn.Module):
 
     def forward(self, seen: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
         warped_source, places, own, pixels = seen.split((3, 4, 3, 2), 1)
-        warped_source, own, told = logarithms(warped_source), logarithms(own), torch.cat([coefficients, skin], 1)
+        warped_source, own = logarithms(warped_source), logarithms(own)
+        condition = torch.cat([coefficients, skin], 1)
         skin = skin[:, :, None, None]
         seen = torch.cat([(warped_source - skin) / CONTRAST, places, (own - skin) / CONTRAST, pixels], 1)
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
-            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), told)).float()
+            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), condition)).float()
         painted = F.pixel_shuffle(painted, 2)
         drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted[:, :3]
         amiss = self._cells((warped_source - drawn) * self.border)
@@ -201,10 +224,12 @@ class Insets(nn.Module):
     pose: (n,) 1 for coefficients that move the whole head.
     """
 
-    def __init__(self, anchors: Reader, mouth: Inset, eyes: Inset, pose: Tensor) -> None:
+    def __init__(self, config: InsetsConfig) -> None:
         super().__init__()
-        self.anchors, self.mouth, self.eyes = anchors, mouth, eyes
-        self.register_buffer("pose", pose)
+        self.config, count = config, config.coefficients
+        self.anchors = Reader(config.anchors)
+        self.mouth, self.eyes = Inset(config.mouth, count), Inset(config.eyes, count)
+        self.register_buffer("pose", torch.zeros(count))
 
     def find(self, source: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, 3, 2) anchors in [-1, 1]."""
@@ -253,31 +278,6 @@ class Insets(nn.Module):
         at_rest = self.windows(known.anchors)[number]
         seen = [warped(known.source, looked), warped(missed, places) / SMALL, at_rest.inside(looked), own]
         return torch.cat([*seen, window.inside(places)], 1)
-
-    @staticmethod
-    def from_bank(bank: Bank, device: torch.device | str = "cpu") -> Insets | None:
-        """The insets that a bank carries, or None; EDTalkError (kind "bank") for some that do not fit the bank."""
-        state = part_of(bank, PREFIX)
-        if not state:
-            return None
-        try:
-            layers = sum(name.startswith("anchors.convs.") and name.endswith(".bias") for name in state)
-            widths = [len(state[f"anchors.convs.{layer}.bias"]) for layer in range(layers)]
-            anchors = Reader(widths, len(state["anchors.hidden.bias"]), 6)
-            parts = []
-            for name in ("mouth", "eyes"):
-                levels = sum(key.startswith(f"{name}.unet.down.") and key.endswith(".conv.bias") for key in state)
-                inner = (len(state[f"{name}.unet.down.{level}.conv.bias"]) for level in range(levels))
-                channels = [len(state[f"{name}.unet.first.conv.bias"]), *inner]
-                size = tuple(state[f"{name}.feather"].shape[-2:])
-                called_by = torch.zeros(len(bank.names))
-                parts.append(Inset(size, (0.0, 0.0, 0.0), [(0.0, 1.0, 1.0)], channels, called_by, 0.0))
-            insets = Insets(anchors, *parts, torch.zeros(len(bank.names)))
-            insets.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
-            message = f"The insets in the bank '{bank.name}' do not fit: {error}."
-            raise EDTalkError(message, _AGAIN, "bank") from error
-        return insets.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def laid_over(pictures: Tensor, insets: Sequence[Laid]) -> Tensor:

@@ -15,19 +15,16 @@ was not trained that long leaves them a little beside their place. Three plain n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contract.errors import EDTalkError
 from .generator import warp_grid
-from .readers.absolute import Reader, part_of
-
-if TYPE_CHECKING:
-    from ..contract.bank import Bank
+from .readers.absolute import Reader, ReaderConfig
 
 PREFIX = "refiner."
 LEAK = 0.2
@@ -38,7 +35,23 @@ SMALL = 0.1  # half widths: the painter is told motion in these, and tells it so
 STEPS = (0.6,) * 3 + (0.4,) * 3 + (0.25,) * 8
 FOUND = 0.05  # half widths: a pixel that comes no nearer than this, to twice, was nowhere in the source
 _FURTHEST = 0.999  # of what tanh gives
-_AGAIN = "Get the bank again."
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """reading, motion, painter: widths of each network's layers; hidden: width of reading's affine layer.
+
+    terms: pairs of column numbers whose products move pixels too, such as two rotations of a head. pose: column numbers
+    of the coefficients that move the whole head.
+    """
+
+    reading: tuple[int, ...]
+    hidden: int
+    motion: tuple[int, ...]
+    painter: tuple[int, ...]
+    coefficients: int
+    terms: tuple[tuple[int, int], ...]
+    pose: tuple[int, ...]
 
 
 class Refined(NamedTuple):
@@ -56,15 +69,15 @@ class Refined(NamedTuple):
 class Conv(nn.Module):
     """3x3 convolution and leaky ReLU; `told` coefficients, if any, turn its channels up and down in between."""
 
-    def __init__(self, inputs: int, outputs: int, told: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, condition: int, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
-        self.told = nn.Linear(told, 2 * outputs) if told else None
+        self.condition = nn.Linear(condition, 2 * outputs) if condition else None
 
     def forward(self, x: Tensor, coefficients: Tensor | None) -> Tensor:
         x = self.conv(x)
-        if self.told is not None:
-            gain, offset = self.told(coefficients)[:, :, None, None].chunk(2, 1)
+        if self.condition is not None:
+            gain, offset = self.condition(coefficients)[:, :, None, None].chunk(2, 1)
             x = torch.addcmul(offset, x, 1.0 + gain)
         return F.leaky_relu(x, LEAK, inplace=True)
 
@@ -72,13 +85,13 @@ class Conv(nn.Module):
 class UNet(nn.Module):
     """(N, inputs, H, H) -> (N, width, H, H) by way of ever coarser levels; `channels` from H down."""
 
-    def __init__(self, inputs: int, channels: Sequence[int], width: int, told: int = 0) -> None:
+    def __init__(self, inputs: int, channels: Sequence[int], width: int, condition: int = 0) -> None:
         super().__init__()
-        self.first = Conv(inputs, channels[0], told)
-        self.down = nn.ModuleList(Conv(a, b, told, stride=2) for a, b in pairwise(channels))
-        self.same = nn.ModuleList(Conv(b, b, told) for b in channels[1:])
-        self.up = nn.ModuleList(Conv(a + b, a, told) for a, b in pairwise(channels))
-        self.last = Conv(channels[0], width, told)
+        self.first = Conv(inputs, channels[0], condition)
+        self.down = nn.ModuleList(Conv(a, b, condition, stride=2) for a, b in pairwise(channels))
+        self.same = nn.ModuleList(Conv(b, b, condition) for b in channels[1:])
+        self.up = nn.ModuleList(Conv(a + b, a, condition) for a, b in pairwise(channels))
+        self.last = Conv(channels[0], width, condition)
 
     def forward(self, x: Tensor, coefficients: Tensor | None = None) -> Tensor:
         x = self.first(x, coefficients)
@@ -98,9 +111,9 @@ class Reading(Reader):
     as much is taken as it is.
     """
 
-    def __init__(self, channels: Sequence[int], hidden: int, coefficients: int) -> None:
-        super().__init__(channels, hidden, coefficients)
-        self.register_buffer("doubt", torch.full((coefficients,), 1e-6))
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("doubt", torch.full((config.outputs,), 1e-6))
 
     def forward(self, pictures: Tensor) -> Tensor:
         read = super().forward(pictures)
@@ -114,25 +127,17 @@ class Refiner(nn.Module):
     of coefficients whose products move pixels too, as two turns of a head do. pose: numbers of those that move a head.
     """
 
-    def __init__(
-        self,
-        reading: Sequence[int],
-        hidden: int,
-        motion: Sequence[int],
-        painter: Sequence[int],
-        coefficients: int,
-        terms: Sequence[tuple[int, int]],
-        pose: Sequence[int],
-    ) -> None:
+    def __init__(self, config: RefinerConfig) -> None:
         super().__init__()
+        self.config, terms = config, config.terms
         self.register_buffer("terms", torch.tensor(terms, dtype=torch.int32).reshape(-1, 2).T.contiguous())
-        self.fields = coefficients + len(terms)
-        heads = [number in pose for number in range(coefficients)]
-        self.register_buffer("rigid", torch.tensor([*heads, *(a in pose and b in pose for a, b in terms)]))
-        self.reading = Reading(reading, hidden, coefficients)
-        self.motion = UNet(5, motion, MOTION_WIDTH)
+        self.fields = config.coefficients + len(terms)
+        pose = [column in config.pose for column in range(config.coefficients)]
+        self.register_buffer("rigid", torch.tensor([*pose, *(pose[a] and pose[b] for a, b in terms)]))
+        self.reading = Reading(ReaderConfig(config.reading, config.hidden, config.coefficients))
+        self.motion = UNet(5, config.motion, MOTION_WIDTH)
         self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
-        self.painter = UNet(15, painter, PAINTER_WIDTH, told=coefficients)
+        self.painter = UNet(15, config.painter, PAINTER_WIDTH, condition=config.coefficients)
         self.paint = nn.Conv2d(PAINTER_WIDTH, 4 * 6, 3, padding=1)
         nn.init.normal_(self.maps.weight, std=0.005)
         for still in (self.maps.bias, self.paint.weight, self.paint.bias):
@@ -215,26 +220,3 @@ def pixel_places(size: int, device: torch.device) -> Tensor:
 def warped(source: Tensor, places: Tensor) -> Tensor:
     """source (N, C, R, R) where `places` (N, 2, S, S) look, in [-1, 1]; its border goes on for ever."""
     return F.grid_sample(source, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
-
-
-def refiner_from_bank(bank: Bank, device: torch.device | str = "cpu") -> Refiner | None:
-    """The refiner that a bank carries, or None; EDTalkError (kind "bank") for one that does not fit the bank."""
-    state = part_of(bank, PREFIX)
-    if not state:
-        return None
-    try:
-        layers = sum(name.startswith("reading.convs.") and name.endswith(".bias") for name in state)
-        reading = [len(state[f"reading.convs.{layer}.bias"]) for layer in range(layers)]
-        motion, painter = (_widths(state, part) for part in ("motion", "painter"))
-        hidden = len(state["reading.hidden.bias"])
-        pose = state["rigid"].nonzero().flatten()
-        refiner = Refiner(reading, hidden, motion, painter, len(bank.names), state["terms"].T.tolist(), pose.tolist())
-        refiner.load_state_dict(state)
-    except (KeyError, RuntimeError) as error:
-        raise EDTalkError(f"The refiner in the bank '{bank.name}' does not fit: {error}.", _AGAIN, "bank") from error
-    return refiner.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
-def _widths(state: dict[str, Tensor], part: str) -> list[int]:
-    count = sum(name.startswith(f"{part}.down.") and name.endswith(".conv.weight") for name in state)
-    return [len(state[f"{part}.first.conv.bias"]), *(len(state[f"{part}.down.{n}.conv.bias"]) for n in range(count))]

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from inference.contract.bank import AUDIO_PREFIX as PREFIX
 from inference.contract.errors import EDTalkError
 from inference.lipsync import (
-    PREFIX,
     SMOOTH_TAPS,
-    audio2lip_from_tensors,
     frame_times,
     lip_sync,
     mel_spectrogram,
@@ -23,6 +22,7 @@ from inference.lipsync import (
 )
 from inference.media.sound import RATE, convert_sound, load_sound, to_16k
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
+from inference.model.load import AUDIO2LIP, load_network
 from tests.seeded_weights import seeded_state_dict
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def sound(goldens):
 
 @pytest.fixture(scope="module")
 def full_bank():
-    return SimpleNamespace(tensors={PREFIX + name: value for name, value in seeded_state_dict("audio2lip").items()})
+    return audio_bank(seeded_state_dict("audio2lip"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,12 @@ def bank():
 
 
 def bank_of(model):
-    return SimpleNamespace(tensors={PREFIX + name: value.numpy() for name, value in model.state_dict().items()})
+    return audio_bank({name: value.numpy() for name, value in model.state_dict().items()})
+
+
+def audio_bank(state):
+    tensors = {PREFIX + name: value for name, value in state.items()}
+    return SimpleNamespace(name="test", names=(), networks=None, tensors=tensors)
 
 
 def largest_difference(found, expected):
@@ -82,7 +87,7 @@ def test_windows_equal_upstream(sound, goldens):
 
 
 def test_layers_equal_upstream(full_bank, goldens):
-    model = audio2lip_from_tensors(full_bank.tensors)
+    model = load_network(full_bank, AUDIO2LIP)
     x = torch.from_numpy(goldens["windows"][:1])
     with torch.inference_mode():
         for index, block in enumerate(model.audio_encoder):
@@ -191,20 +196,21 @@ def test_fused_equals_unfused():
 
 def test_config_is_read_from_the_tensors():
     config = Audio2LipConfig((4, 6, 8, 10, 12), 5)
-    assert audio2lip_from_tensors(bank_of(Audio2Lip(config)).tensors).config == config
+    assert load_network(bank_of(Audio2Lip(config)), AUDIO2LIP).config == config
 
 
 def test_bank_without_audio_net():
-    with pytest.raises(EDTalkError, match="no audio net") as caught:
-        audio2lip_from_tensors({"dec.conv1.conv.weight": np.zeros(3, np.float32)})
+    silent = SimpleNamespace(name="test", names=(), networks=None, tensors={})
+    with pytest.raises(EDTalkError, match="The bank 'test' has no lip-sync network") as caught:
+        lip_sync(np.zeros(RATE, np.float32), RATE, [0.0], silent)
     assert caught.value.kind == "bank"
 
 
 def test_bank_with_a_damaged_audio_net(bank):
     for name in (f"{PREFIX}mapping.weight", f"{PREFIX}audio_encoder.4.conv_block.1.bias"):
         damaged = {key: value for key, value in bank.tensors.items() if key != name}
-        with pytest.raises(EDTalkError, match="damaged") as caught:
-            audio2lip_from_tensors(damaged)
+        with pytest.raises(EDTalkError, match="The audio2lip in the bank 'test' does not fit: it lacks") as caught:
+            load_network(SimpleNamespace(name="test", names=(), networks=None, tensors=damaged), AUDIO2LIP)
         assert caught.value.kind == "bank"
 
 

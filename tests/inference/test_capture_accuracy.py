@@ -60,7 +60,7 @@ def drawer(face: FaceRenderer) -> render.Renderer:
 
     try:
         mesh.data_folder()
-        return render.renderer(face.comparing_size)
+        return render.renderer(face.reader.comparing_size)
     except FileNotFoundError as missing:
         pytest.skip(str(missing))
     except Exception as failure:  # moderngl raises bare exceptions where EGL is absent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,24 @@ from inference.detail import (
     Detail,
     Workspace,
 )
-from inference.model.insets import CHANGE, INPUTS, PREFIX, Inset, Insets, Laid, Window, colours, laid_over, logarithms
-from inference.model.readers.absolute import Reader
+from inference.model.insets import (
+    CHANGE,
+    INPUTS,
+    PREFIX,
+    Inset,
+    InsetConfig,
+    Insets,
+    InsetsConfig,
+    Laid,
+    Window,
+    colours,
+    laid_over,
+    logarithms,
+)
+from inference.model.load import INSETS, load_network
+from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import PREFIX as REFINER_PREFIX
-from inference.model.refiner import Refiner
+from inference.model.refiner import Refiner, RefinerConfig
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
 from training.stages.generator import (
@@ -48,14 +63,17 @@ def insets() -> Insets:
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
     oval = [(0.0, 0.9, 0.9)]
-    parts = [Inset(size, (0.6, 0.5, 0.1), oval, (8, 12), 1 - pose, 1.0) for size in ((16, 16), (12, 24))]
-    for part in parts:
-        part.paint.weight.data.normal_(0, 0.1)
-    return Insets(Reader((8, 8, 8, 8), 16, 6), *parts, pose).eval().requires_grad_(False)
+    sizes = (InsetConfig(size, (8, 12)) for size in ((16, 16), (12, 24)))
+    made = Insets(InsetsConfig(ReaderConfig((8, 8, 8, 8), 16, 6), *sizes, COUNT)).eval().requires_grad_(False)
+    made.pose.copy_(pose)
+    for part in (made.mouth, made.eyes):
+        part.placed((0.6, 0.5, 0.1), oval, 1 - pose, 1.0).paint.weight.normal_(0, 0.1)
+    return made
 
 
 def test_an_inset_lies_within_its_ovals_alone() -> None:
-    inset = Inset((20, 40), (0.6, 0.5, 0.1), [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)], (8, 12), torch.ones(COUNT), 1.0)
+    ovals = [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)]
+    inset = Inset(InsetConfig((20, 40), (8, 12)), COUNT).placed((0.6, 0.5, 0.1), ovals, torch.ones(COUNT), 1.0)
     feather = inset.feather[0, 0]
     assert feather[10, [9, 10, 29, 30]].min() == 1  # the eyes
     assert not feather[:, 19:21].any()  # the nose
@@ -65,7 +83,8 @@ def test_an_inset_lies_within_its_ovals_alone() -> None:
 
 def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
     """Whatever the network thinks skin is like."""
-    inset = Inset((48, 64), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(COUNT), 1.0).eval()
+    inset = Inset(InsetConfig((48, 64), (8, 12)), COUNT).eval()
+    inset.placed((0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], torch.ones(COUNT), 1.0)
     seen = torch.zeros(2, INPUTS, 48, 64)
     seen[:, 7:10] = 0.2  # the source's window, all skin
     seen[0, :3], seen[1, :3] = 0.2, 0.5
@@ -79,8 +98,8 @@ def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
 def test_the_light_of_a_picture_is_no_news(insets: Insets) -> None:
     """Brighter and of another colour: so is what is drawn, unless the network goes by the skin's own colour."""
     inset, light = insets.mouth, torch.tensor([0.2, -0.1, -0.3])
-    for conv in (part for part in inset.unet.modules() if getattr(part, "told", None) is not None):
-        conv.told.weight[:, -3:] = 0.0
+    for conv in (part for part in inset.unet.modules() if getattr(part, "condition", None) is not None):
+        conv.condition.weight[:, -3:] = 0.0
     torch.manual_seed(3)
     seen = torch.rand(1, INPUTS, 16, 16) - 0.5
     lit = seen.clone()
@@ -184,7 +203,7 @@ def test_an_inset_lies_where_its_window_is_at_every_size() -> None:
 def write_bank(path: Path, insets: Insets | None) -> Path:
     torch.manual_seed(2)
     model = fresh(small_config(SIZE))
-    refiner = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0)], [POSE])
+    refiner = Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), COUNT, ((0, 0),), (POSE,)))
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     for prefix, part in ((REFINER_PREFIX, refiner), (PREFIX, insets)):
         if part is not None:
@@ -194,16 +213,15 @@ def write_bank(path: Path, insets: Insets | None) -> Path:
 
 
 def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Path) -> None:
-    found = Insets.from_bank(load_bank(write_bank(tmp_path / "bank.safetensors", insets)))
+    found = load_network(load_bank(write_bank(tmp_path / "bank.safetensors", insets)), INSETS)
     state = found.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in insets.state_dict().items())
-    assert Insets.from_bank(load_bank(write_bank(tmp_path / "plain.safetensors", None))) is None
+    assert load_network(load_bank(write_bank(tmp_path / "plain.safetensors", None)), INSETS) is None
 
 
 def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
-    eyes = Inset((12, 24), (0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], (8, 12), torch.ones(5), 1.0)
-    foreign = Insets(insets.anchors, insets.mouth, eyes, insets.pose)
-    with pytest.raises(EDTalkError, match="The insets in the bank 'starter' do not fit"):
+    foreign = Insets(replace(insets.config, coefficients=5))
+    with pytest.raises(EDTalkError, match="The insets in the bank 'starter' does not fit"):
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
 
 

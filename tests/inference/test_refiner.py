@@ -15,11 +15,13 @@ from inference.contract.bank import (
 )
 from inference.contract.errors import EDTalkError
 from inference.model.generator import Generator
+from inference.model.load import REFINER, load_network
+from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import (
     PREFIX,
     Reading,
     Refiner,
-    refiner_from_bank,
+    RefinerConfig,
 )
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
@@ -31,13 +33,14 @@ from training.stages.generator import (
 SIZE, COUNT = 64, 36
 SHIFT = 0.125  # half widths: four pixels of 64
 REST = torch.zeros(1, COUNT)
+CONFIG = RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), COUNT, ((0, 0), (0, 1)), (0, 2))
 
 
 @pytest.fixture
 def refiner() -> Refiner:
     """Of random weights."""
     torch.manual_seed(0)
-    made = Refiner((8, 8, 8), 16, (8, 8), (8, 16), COUNT, [(0, 0), (0, 1)], [0, 2]).eval().requires_grad_(False)
+    made = Refiner(CONFIG).eval().requires_grad_(False)
     made.paint.weight.normal_(0, 0.1)
     return made
 
@@ -128,7 +131,7 @@ def test_a_source_that_keeps_doing_what_it_does_stays_where_it_is(unpainted: Ref
 
 def test_a_portrait_that_could_be_at_rest_is_at_rest() -> None:
     """And one that is seen to do something does it as far as it was read."""
-    reading = Reading((4, 4), 4, 3).eval().requires_grad_(False)
+    reading = Reading(ReaderConfig((4, 4), 4, 3)).eval().requires_grad_(False)
     reading.last.weight.zero_()
     reading.doubt.copy_(torch.tensor([0.1, 0.05, 0.02]))
     for read, share in (
@@ -164,16 +167,18 @@ def write_bank(path: Path, refiner: Refiner | None) -> Path:
 
 
 def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: Path) -> None:
-    found = refiner_from_bank(load_bank(write_bank(tmp_path / "bank.safetensors", refiner)))
+    found = load_network(load_bank(write_bank(tmp_path / "bank.safetensors", refiner)), REFINER)
     assert found is not None
     for name, tensor in refiner.state_dict().items():
         assert torch.equal(found.state_dict()[name], tensor), name
-    assert refiner_from_bank(load_bank(write_bank(tmp_path / "plain.safetensors", None))) is None
+    assert load_network(load_bank(write_bank(tmp_path / "plain.safetensors", None)), REFINER) is None
 
 
 def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    path = write_bank(tmp_path / "bank.safetensors", Refiner((8, 8, 8), 16, (8, 8), (8, 16), 5, [(0, 0)], [0]))
+    path = write_bank(
+        tmp_path / "bank.safetensors", Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), 5, ((0, 0),), (0,)))
+    )
     with pytest.raises(EDTalkError, match="refiner in the bank 'starter' does not fit") as caught:
         FaceRenderer(load_bank(path), "cpu")
     assert caught.value.kind == "bank"

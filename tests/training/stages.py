@@ -21,7 +21,6 @@ OPTIONS = {
     "reading": "--data DISCS --heldout DISCS --pictures 8 --framed",
     "refiner": "--generator GENERATOR --data DISCS --heldout DISCS --sources 2 --critic-from 0.3",
     "insets": "--refiner REFINER --data DISCS --heldout DISCS --size 128 --sources 2 --drivings 2 --critic-from 0.3",
-    "relative-reader": "--data DISCS --heldout DISCS --reader READER --pictures 4",
     "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
     "audio2lip": "",
 }
@@ -29,8 +28,8 @@ PHASES = {
     "generator": ("reading", "common-motion", "own-motion"),
     "refiner": ("motion",),
     "insets": ("anchor",),
-    "relative-reader": ("first",),
 }  # beside the main one
+FITS = {"relative-reader": "--data DISCS --heldout DISCS"}  # solved at once, without steps
 COMMAND = {"reading": "reader"}  # where it is not the stage's name
 
 
@@ -50,9 +49,9 @@ class Stages:
     def run(self, name: str, out: Path, steps: int = STEPS, *more: str) -> None:
         """Train a stage into `out`, as the command line does."""
         words = []
-        for word in OPTIONS[name].split():
+        for word in (OPTIONS | FITS)[name].split():
             words.append(str(self.discs if word == "DISCS" else self.trained(word.lower()) if word.isupper() else word))
-        for prefix in ("", *(f"{phase}-" for phase in PHASES.get(name, ()))):
+        for prefix in ("", *(f"{phase}-" for phase in PHASES.get(name, ()))) if name in OPTIONS else ():
             words += [f"--{prefix}steps", str(steps), f"--{prefix}minutes", "inf"]
         module, function, _ = COMMANDS[COMMAND.get(name, name)]
         stage, parser = importlib.import_module(f"training.{module}"), argparse.ArgumentParser()

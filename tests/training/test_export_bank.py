@@ -14,18 +14,15 @@ from inference.contract.bank import (
     AUDIO_PREFIX,
     load_bank,
 )
+from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 from training.__main__ import main as command
 from training.export import READING_PREFIX
 from training.stages.generator import (
     fresh,
     small_config,
 )
-from training.stages.reader import (
-    CHANNELS,
-    HIDDEN,
-)
+from training.stages.reader import CONFIG
 from training.stages.refiner import fresh as fresh_refiner
-from training.units import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +35,11 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder, model = tmp_path_factory.mktemp("checkpoints"), fresh(small_config(128))
     torch.save({"average": model.state_dict(), "config": json.dumps(model.config.to_json())}, folder / "G.pt")
-    save_file({f"{AUDIO_PREFIX}any": np.ones(3, np.float32)}, folder / "A.safetensors")
+    voice = Audio2Lip(Audio2LipConfig((4, 4, 8, 8, 8))).state_dict().items()
+    save_file({f"{AUDIO_PREFIX}{name}": part.numpy() for name, part in voice}, folder / "A.safetensors")
     for name in ("F", "F2"):
         torch.save({"average": fresh_refiner().state_dict()}, folder / f"{name}.pt")
-    torch.save({"average": Reading(CHANNELS, HIDDEN, len(NAMES)).state_dict()}, folder / "S.pt")
+    torch.save({"average": Reading(CONFIG).state_dict()}, folder / "S.pt")
     return folder
 
 

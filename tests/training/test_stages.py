@@ -19,7 +19,7 @@ from training.learning import trainer
 from training.stages import audio2lip
 
 from .conftest import write_discs
-from .stages import OPTIONS, PHASES, STEPS, Stages, make_small
+from .stages import FITS, OPTIONS, PHASES, STEPS, Stages, make_small
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +103,13 @@ def test_a_bank_of_all_stages_loads(stages: Stages, tmp_path: Path) -> None:
     """Every exported part is found by the renderer, and fits the network that it belongs to."""
     parser, out, words = argparse.ArgumentParser(), tmp_path / "bank.safetensors", []
     export.add_options(parser)
-    for name in OPTIONS:
+    for name in (*OPTIONS, *FITS):
         words += [f"--{name}", str(stages.trained(name))]
     export.run(parser.parse_args([*words, "--out", str(out)]))
     bank = load_bank(out)
     assert bank.has_audio
     face = FaceRenderer(bank, "cpu")
-    assert face.can_compare
+    assert face.reader.can_compare
     picture = np.full((128, 128, 3), 128, np.uint8)
     face.set_source(picture)
     (frame,) = face.render(np.full((1, len(bank.names)), 0.3, np.float32))

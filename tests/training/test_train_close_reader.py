@@ -9,10 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.model.readers.close import (
-    SEEN,
-    SIZES,
-)
+from inference.model.readers.relative import SIZES, WINDOW_CHANNELS
 from training.stages.close_reader import (
     Heads,
     Learner,
@@ -46,7 +43,7 @@ def test_windows_follow_the_head(refiner_file: Path, discs: Path) -> None:
     pairs = Pairs(heads, loaded_refiner(refiner_file))
     windows, difference, points = pairs.pick(rest, frame, np.random.default_rng(0), augmented=False)
     for seen, size in zip(windows, SIZES, strict=True):
-        assert seen.shape == (3, *size, SEEN)
+        assert seen.shape == (3, *size, WINDOW_CHANNELS)
         assert seen[..., 3:6].abs().mean() < 0.05 * seen[..., :3].std()
     torch.testing.assert_close(difference, heads.coefficients[frame] - heads.coefficients[rest])
     assert points.abs().max() < 0.02
@@ -73,7 +70,7 @@ def test_a_stock_replaces_its_oldest_batch(refiner_file: Path, discs: Path, monk
     resumed = Stock(pairs, mean, directions, seed=1, count=10, renewed=1)
     assert all(torch.equal(held, other) for held, other in zip(stock.windows, resumed.windows, strict=True))
     windows, difference, placed, known = stock.draw(7, np.random.default_rng(2))
-    assert [part.shape for part in windows] == [(7, SEEN, *size) for size in SIZES]
+    assert [part.shape for part in windows] == [(7, WINDOW_CHANNELS, *size) for size in SIZES]
     assert (difference.shape, placed.shape, known.shape) == ((7, 36), (7, 4), (7,))
 
 
@@ -89,7 +86,7 @@ def test_a_flipped_pair_is_mirrored(refiner_file: Path, discs: Path) -> None:
 def test_folding_the_normalisation_does_not_change_the_output() -> None:
     torch.manual_seed(0)
     learner = Learner(torch.zeros(10), torch.zeros(10, 4))
-    seen = [torch.rand(8, SEEN, *size) for size in SIZES]
+    seen = [torch.rand(8, WINDOW_CHANNELS, *size) for size in SIZES]
     with torch.no_grad():
         for _ in range(3):
             learner(seen)

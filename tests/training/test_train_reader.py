@@ -18,6 +18,7 @@ from inference.contract.errors import EDTalkError
 from inference.model.readers.absolute import (
     PREFIX,
     Reader,
+    ReaderConfig,
 )
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
@@ -139,7 +140,7 @@ def test_a_bank_reads_with_its_own_reader(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = small_config(64)
     tensors = {name: tensor.numpy() for name, tensor in fresh(config).state_dict().items()}
-    reader = Reader((8, 8, 8, 8), 16, len(NAMES))
+    reader = Reader(ReaderConfig((8, 8, 8, 8), 16, len(NAMES)))
     carried = {PREFIX + name: tensor.numpy() for name, tensor in reader.state_dict().items()}
     save_bank(starter_bank(config), tensors | carried, tmp_path / "reads.safetensors")
     save_bank(starter_bank(config), tensors, tmp_path / "plain.safetensors")
@@ -160,7 +161,7 @@ def test_a_bank_reads_with_its_own_reader(tmp_path: Path) -> None:
 def test_a_reader_that_does_not_fit_is_refused(tmp_path: Path, channels: tuple[int, ...], outputs: int) -> None:
     config = small_config(64)
     tensors = {name: tensor.numpy() for name, tensor in fresh(config).state_dict().items()}
-    foreign = Reader(channels, 16, outputs).state_dict().items()
+    foreign = Reader(ReaderConfig(channels, 16, outputs)).state_dict().items()
     tensors |= {PREFIX + name: tensor.numpy() for name, tensor in foreign}
     bank = save_bank(starter_bank(config), tensors, tmp_path / "bank.safetensors")
     with pytest.raises(EDTalkError, match="The reader in the bank 'starter'"):

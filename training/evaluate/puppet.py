@@ -68,11 +68,10 @@ class BankPuppet:
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
         """As a film is captured: against the portrait where the bank can, else each by itself."""
-        encoded = self.renderer.encode([self.portrait, *pictures]).values
-        if not self.renderer.can_compare:
-            return encoded[1:]
-        more = self.renderer.compare(self.portrait, pictures, encoded[1:] - encoded[0])
-        return self.own() + more
+        reader = self.renderer.reader
+        if not reader.can_compare:
+            return reader.encode(pictures).values
+        return self.own() + reader.compare(reader.rest_reference(self.portrait), pictures)
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:

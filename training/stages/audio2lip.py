@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from inference.lipsync import PREFIX, SMOOTH_TAPS, frame_times, lip_sync, mel_spectrogram, windows_at
+from inference.contract.bank import AUDIO_PREFIX as PREFIX
+from inference.lipsync import SMOOTH_TAPS, frame_times, lip_sync, mel_spectrogram, windows_at
 from inference.media.sound import RATE, UPSTREAM_FPS, load_sound, to_16k
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 
@@ -125,7 +126,7 @@ class Figures:
 
 def figures_of(model: Audio2Lip, seed: int = 0, takes: int = 12, clean: bool = False) -> Figures:
     """Figures of held-out voices at 25 fps, computed like lip-sync from a sound file. clean: without room and noise."""
-    bank = SimpleNamespace(tensors=bank_tensors(model))
+    bank = trained_bank(model)
     predicted, truth = [], []
     for number in range(takes):
         rng = np.random.default_rng((seed, 2, number))
@@ -160,6 +161,11 @@ def envelope_agreement(samples: np.ndarray, jaw: np.ndarray) -> tuple[float, int
 def bank_tensors(model: Audio2Lip) -> dict[str, np.ndarray]:
     """The network's tensors by their names in a bank."""
     return {PREFIX + name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def trained_bank(model: Audio2Lip) -> SimpleNamespace:
+    """What `lip_sync` needs of a bank."""
+    return SimpleNamespace(name="in training", names=LIP, networks=None, tensors=bank_tensors(model))
 
 
 def started_from(path: Path) -> dict[str, torch.Tensor]:
@@ -210,7 +216,7 @@ def listen(model: Audio2Lip, path: Path) -> tuple[float, int]:
     """`envelope_agreement` of the jaw for a recording of a real voice."""
     samples = to_16k(*load_sound(path))
     times = frame_times(len(samples) / RATE, FPS)
-    curves = lip_sync(samples, RATE, times, SimpleNamespace(tensors=bank_tensors(model)))
+    curves = lip_sync(samples, RATE, times, trained_bank(model))
     return envelope_agreement(samples, curves[:, JAW])
 
 

@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from inference.contract.bank import load_bank
 from inference.model.insets import windows_at
+from inference.model.load import RELATIVE_READER, state_of
 from inference.model.readers.absolute import LEAK
-from inference.model.readers.close import CELL, EXTENTS, SEEN, SIZES, WINDOWS, CloseReader, RestWindow, look_at
+from inference.model.readers.relative import (
+    CELL,
+    EXTENTS,
+    SIZES,
+    WINDOW_CHANNELS,
+    WINDOWS,
+    RelativeReader,
+    RelativeReaderConfig,
+    RestWindow,
+    WindowReader,
+    cut_windows,
+)
 from inference.model.refiner import Refiner
 from inference.renderer import FaceRenderer
 
@@ -43,6 +56,7 @@ from .refiner import loaded_refiner
 from .relative_reader import fit_share
 
 CHANNELS, NARROW, HIDDEN = (32, 64, 96, 128), 256, 384
+CONFIG = RelativeReaderConfig(CHANNELS, NARROW, HIDDEN, len(NAMES))
 COMPONENTS = 64  # principal components of the movement of points in the windows
 POINT_UNIT = 0.02  # half sides of a window: a point error of this size counts as much as predicting the mean
 ERROR_UNIT = 0.02  # loss of predicting the mean coefficients, about
@@ -97,7 +111,7 @@ class Learner(nn.Module):
         super().__init__()
         self.register_buffer("mean", mean)
         self.register_buffer("directions", directions)
-        self.reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES))
+        self.reader = WindowReader(CONFIG)
         order, sign = mirror_table()
         self.reader.mirror.copy_(order)
         self.reader.mirror_sign.copy_(sign)
@@ -116,7 +130,7 @@ class Learner(nn.Module):
         x = F.leaky_relu(self.reader.hidden(self.reader.narrow(torch.cat(features, 1))), LEAK)
         return self.reader.last(x), self.points(x)
 
-    def exported(self) -> CloseReader:
+    def exported(self) -> WindowReader:
         """The reader alone, with the normalisation folded into its convolutions."""
         reader, norms = copy.deepcopy(self.reader).eval(), copy.deepcopy(self.norms).eval()
         for look, of_look in zip(reader.looks, norms, strict=True):
@@ -147,7 +161,7 @@ def in_network_terms(pictures: np.ndarray) -> Tensor:
 class Seen(NamedTuple):
     """N pairs of portrait and frame."""
 
-    windows: list[Tensor]  # bfloat16 (N, h, w, SEEN) each
+    windows: list[Tensor]  # bfloat16 (N, h, w, WINDOW_CHANNELS) each
     difference: Tensor  # (N, 36) coefficients of the frame minus those of the portrait
     points: Tensor  # (N, P, 2) movement of tracked points within the windows
 
@@ -177,7 +191,7 @@ class Pairs:
             anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
         turned = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
         then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
-        shown = [look_at(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, then))]
+        shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, then))]
         filters = Recording(len(rest), rng) if augmented else None
         windows = []
         for stills, frames in zip(*shown, strict=True):
@@ -186,7 +200,7 @@ class Pairs:
                 before, after = filters.apply(pair, row) if filters else (part / 127.5 - 1.0 for part in pair)
                 if flipped:
                     before, after = (np.ascontiguousarray(picture[:, ::-1]) for picture in (before, after))
-                window = RestWindow(before.astype(np.float32)).beside(after.astype(np.float32))
+                window = RestWindow(before.astype(np.float32)).compare(after.astype(np.float32))
                 seen.append(torch.from_numpy(window).bfloat16())
             windows.append(torch.stack(seen))
         points = []
@@ -235,7 +249,7 @@ class Stock:
         self.pairs, self.mean, self.directions, self.seed, self.count = pairs, mean, directions, seed, count
         self.batches = max(1, HELD // count)
         self.size = self.batches * count
-        self.windows = [torch.empty(self.size, *size, SEEN, dtype=torch.bfloat16) for size in SIZES]
+        self.windows = [torch.empty(self.size, *size, WINDOW_CHANNELS, dtype=torch.bfloat16) for size in SIZES]
         self.difference, self.placed = torch.empty(self.size, len(NAMES)), torch.empty(self.size, directions.shape[1])
         self.is_placed = torch.empty(self.size)
         self.next = renewed
@@ -256,7 +270,7 @@ class Stock:
         self.next += 1
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """Windows (N, SEEN, h, w), difference (N, 36), movement of points (N, C), and (N,) 1 where it is known."""
+        """Windows (N, WINDOW_CHANNELS, h, w), difference (N, 36), movement of points (N, C), (N,) 1 where known."""
         rows = torch.from_numpy(rng.integers(0, self.size, count))
         windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
         return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
@@ -268,15 +282,16 @@ def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> t
     renderer: of a bank with the other readers, and with the close reader set.
     """
     own, others, truth = [], [], []
-    reader = renderer.close_reader
+    face = renderer.reader
+    windows = face.networks.relative_reader.windows
     for person in range(heads.people):
         rows = person * heads.per_person + np.arange(heads.per_person)
         pictures = [compressed(downscaled(picture, rng), rng) for picture in heads.pictures(rows)]
         rest, driven = pictures[0], pictures[PORTRAIT_FRAMES:]
-        encoded = renderer.encode([rest, *driven]).values
+        reference = face.rest_reference(rest)
         for share, read in (((1.0, 0.0), own), ((0.0, 1.0), others)):
-            reader.share.copy_(torch.tensor(share)[:, None].expand_as(reader.share))
-            read.append(torch.from_numpy(renderer.compare(rest, driven, encoded[1:] - encoded[0])))
+            windows.share.copy_(torch.tensor(share)[:, None].expand_as(windows.share))
+            read.append(torch.from_numpy(face.compare(reference, driven)))
         truth.append(heads.coefficients[rows[PORTRAIT_FRAMES:]] - heads.coefficients[rows[0]])
     return torch.cat(own), torch.cat(others), torch.cat(truth)
 
@@ -287,8 +302,10 @@ def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
     folder: people that none of them was trained on.
     """
     checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
-    renderer.close_reader = CloseReader(CHANNELS, NARROW, HIDDEN, len(NAMES)).eval()
-    renderer.close_reader.load_state_dict(checkpoint["average"])
+    known, reader = state_of(renderer.bank, RELATIVE_READER), RelativeReader(CONFIG).eval()
+    reader.face.load_state_dict({name: known[f"face.{name}"] for name in ("weight", "bias")})
+    reader.windows.load_state_dict(checkpoint["average"])
+    renderer.reader.networks = replace(renderer.reader.networks, relative_reader=reader)
     own, others, truth = read_by(renderer, Heads([folder]), rng)
     share = fit_share(own, others, truth)
     share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])

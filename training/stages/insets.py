@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inference.model.insets import Inset, Insets
-from inference.model.readers.absolute import Reader
+from inference.model.insets import InsetConfig, Insets, InsetsConfig
+from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import Refiner, inverted, pixel_places, warped
 
 from ..heads.data import Batch, HeadPairs
@@ -75,11 +75,14 @@ def fresh() -> Insets:
     lids = torch.zeros(len(NAMES))
     lids[[NAMES.index(name) for name in LIDS]] = 1.0
     triggers = 1.0 - pose, lids
-    parts = (
-        Inset(*window, CHANNELS, trigger, tone)
-        for window, trigger, tone in zip((MOUTH, EYES), triggers, (0.0, 1.0), strict=True)
-    )
-    return Insets(Reader(ANCHORS, ANCHORS_HIDDEN, 6), *parts, pose)
+    sizes = (InsetConfig(window[0], CHANNELS) for window in (MOUTH, EYES))
+    insets = Insets(InsetsConfig(ReaderConfig(ANCHORS, ANCHORS_HIDDEN, 6), *sizes, len(NAMES)))
+    insets.pose.copy_(pose)
+    for inset, (_, extent, ovals), trigger, tone in zip(
+        (insets.mouth, insets.eyes), (MOUTH, EYES), triggers, (0.0, 1.0), strict=True
+    ):
+        inset.placed(extent, ovals, trigger, tone)
+    return insets
 
 
 def anchors_of(points: Tensor, places: Tensor, groups: Mapping[str, tuple[int, int]]) -> Tensor:

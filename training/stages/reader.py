@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from inference.model.readers.absolute import LAST, LEAK, Reader
+from inference.model.readers.absolute import LAST, LEAK, Reader, ReaderConfig
 from inference.model.refiner import Reading
 
 from ..heads.data import PORTRAIT_FRAMES, HeadPairs
@@ -37,6 +37,7 @@ from ..units import BANKS, NAMES, POSE_COLUMNS, mirrored
 from .pretraining import principal
 
 CHANNELS, HIDDEN = (24, 48, 72, 104, 144), 192
+CONFIG = ReaderConfig(CHANNELS, HIDDEN, len(NAMES))
 COMPONENTS = 96  # principal components of the tracked points
 POINT_UNIT = 0.02  # half widths: a point error of this size counts as much as predicting the mean coefficients
 EVALUATE_EVERY = 60.0  # seconds
@@ -49,7 +50,7 @@ class Learner(nn.Module):
 
     def __init__(self, components: int) -> None:
         super().__init__()
-        self.reader = Reader(CHANNELS, HIDDEN, len(NAMES))
+        self.reader = Reader(CONFIG)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in CHANNELS)
         self.points = nn.Linear(HIDDEN, components)
 
@@ -94,7 +95,7 @@ def noise_floor(read: Tensor, truth: Tensor) -> Tensor:
 
 def with_noise_floor(reader: Reader, floor: Tensor) -> Reading:
     """The same reader, which sets readings below the floor (36,) to zero."""
-    result = Reading(CHANNELS, HIDDEN, len(NAMES))
+    result = Reading(CONFIG)
     result.load_state_dict(reader.state_dict(), strict=False)
     result.doubt.copy_(floor)
     return result

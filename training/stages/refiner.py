@@ -27,8 +27,8 @@ from torch import Tensor
 
 from inference.contract.bank import load_bank
 from inference.model.generator import Generator
-from inference.model.readers.absolute import part_of
-from inference.model.refiner import PREFIX, Refined, Refiner, pixel_places, refiner_from_bank, warped
+from inference.model.load import REFINER, load_network, state_of
+from inference.model.refiner import Refined, Refiner, RefinerConfig, pixel_places, warped
 
 from ..heads.data import Batch, HeadPairs
 from ..heads.stream import add_data_options, training_pairs
@@ -65,12 +65,12 @@ def fresh() -> Refiner:
     turns = [NAMES.index(name) for name in TURNS]
     terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
     pose = range(len(NAMES))[POSE_COLUMNS]
-    return Refiner(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), terms, pose)
+    return Refiner(RefinerConfig(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), tuple(terms), tuple(pose)))
 
 
 def refiner_state(bank: Path) -> dict[str, Tensor]:
     """State of a bank's refiner, without the network that reads sources."""
-    known = part_of(load_bank(bank), PREFIX)
+    known = state_of(load_bank(bank), REFINER)
     return {name: tensor for name, tensor in known.items() if not name.startswith("reading.")}
 
 
@@ -269,7 +269,7 @@ def loaded_refiner(path: Path) -> Refiner:
     Raises SystemExit if the bank has none.
     """
     if path.suffix == ".safetensors":
-        refiner = refiner_from_bank(load_bank(path))
+        refiner = load_network(load_bank(path), REFINER)
         if refiner is None:
             raise SystemExit(f"{path} has no refiner. Choose a bank with one, or a checkpoint of the refiner stage.")
         return refiner

@@ -1,0 +1,33 @@
+"""Batches of a fixed size: library kernels may round differently in a batch of another size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from ..contract.errors import EDTalkError
+
+T = TypeVar("T")
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], int]]:
+    """Lists of exactly `size` items, the last one padded, and how many of each are real."""
+    waiting = iter(items)
+    while chunk := list(islice(waiting, size)):
+        yield filled(chunk, size), len(chunk)
+
+
+def filled(rows: list[T], count: int) -> list[T]:
+    """The rows, and the last of them repeated up to `count`."""
+    return rows + rows[-1:] * (count - len(rows))
+
+
+def checked(image: np.ndarray) -> np.ndarray:
+    """The picture, or EDTalkError where it is not uint8 (height, width, 3)."""
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise EDTalkError(f"A picture must be uint8 (height, width, 3), found {image.dtype} {image.shape}.")
+    return image

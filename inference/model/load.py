@@ -1,0 +1,277 @@
+"""Builds the networks of a bank and loads their weights.
+
+The bank's metadata says under `networks` what each of them is like, see docs/bank-format.md. Banks written before that
+entry existed are described by the shapes of their tensors instead, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..contract.bank import AUDIO_PREFIX, Bank
+from ..contract.errors import EDTalkError
+from .audio2lip import Audio2Lip, Audio2LipConfig
+from .decoder import Decoder
+from .encoder import Encoder
+from .insets import PREFIX as INSETS_PREFIX
+from .insets import InsetConfig, Insets, InsetsConfig
+from .readers.absolute import PREFIX as READER_PREFIX
+from .readers.absolute import Reader, ReaderConfig
+from .readers.relative import PREFIXES as RELATIVE_PREFIXES
+from .readers.relative import RelativeReader, RelativeReaderConfig
+from .refiner import PREFIX as REFINER_PREFIX
+from .refiner import Refiner, RefinerConfig
+from .weights import Weights
+from .winograd import Scratch
+
+AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
+_RENAMED = {".told.": ".condition."}  # in tensor names of older banks
+_AGAIN = "Get the bank again."
+T = TypeVar("T")
+
+
+class NetworkBank(Protocol):
+    """What of a bank says which networks it holds; see `contract.bank.Bank`."""
+
+    name: str
+    names: tuple[str, ...]
+    networks: Mapping[str, Any] | None
+    tensors: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that render and read faces; None for those that the bank does not have."""
+
+    encoder: Encoder
+    decoder: Decoder
+    refiner: Refiner | None
+    insets: Insets | None
+    reader: Reader | None
+    relative_reader: RelativeReader | None
+
+
+def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.float32) -> Networks:
+    """All networks of a bank but for its audio network, ready for inference.
+
+    dtype: of the decoder's convolutions. Insets need a refiner, and a relative reader needs both.
+    Raises EDTalkError (kind "bank") for tensors that are missing or do not fit their configuration, and for networks
+    that this version does not know.
+    """
+    unknown = sorted(set(bank.networks or ()) - set(_KINDS))
+    if unknown:
+        message = f"The bank '{bank.name}' has a network '{unknown[0]}' that this version does not know."
+        raise EDTalkError(message, "Update the extension.", "bank")
+    weights, scratch = Weights(bank.tensors, device), Scratch()
+    reader = load_network(bank, READER, device)
+    if reader is not None and reader.size != bank.config.size:
+        raise _unfit(bank, READER, f"it reads {reader.size} pixels, the bank renders {bank.config.size}")
+    refiner = load_network(bank, REFINER, device)
+    insets = load_network(bank, INSETS, device) if refiner is not None else None
+    return Networks(
+        Encoder(weights, bank.config, scratch),
+        Decoder(weights, bank.config, scratch, dtype),
+        refiner,
+        insets,
+        reader,
+        load_network(bank, RELATIVE_READER, device) if insets is not None else None,
+    )
+
+
+def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
+    """One network of a bank, ready for inference, or None where the bank does not have it.
+
+    name: AUDIO2LIP, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind "bank") for tensors that are
+    missing or do not fit the network's configuration.
+    """
+    config = network_config(bank, name)
+    if config is None:
+        return None
+    kind, state = _KINDS[name], state_of(bank, name)
+    count = kind.coefficients(config)
+    if count not in (None, len(bank.names)):
+        raise _unfit(bank, name, f"expected {len(bank.names)} coefficients, found {count}")
+    try:
+        with torch.device("meta"):  # without memory, so that a damaged file cannot make it allocate
+            network = kind.network(config)
+    except (ValueError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise _unfit(bank, name, f"its sizes are not valid ({error})") from error
+    expected = {key: part for key, part in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    for key, part in expected.items():
+        if key not in state:
+            raise _unfit(bank, name, f"it lacks the tensor '{key}'")
+        if state[key].shape != part.shape:
+            found = tuple(state[key].shape)
+            raise _unfit(bank, name, f"expected '{key}' of shape {tuple(part.shape)}, found {found}")
+    surplus = sorted(key for key in state if key not in network.state_dict())
+    if surplus:
+        raise _unfit(bank, name, f"it has an unknown tensor '{surplus[0]}'")
+    state = {key: state[key].to(part.dtype) for key, part in expected.items()}
+    network.load_state_dict(state, strict=False, assign=True)
+    network.to(device, memory_format=torch.channels_last if kind.channels_last else torch.preserve_format)
+    return network.eval().requires_grad_(False)
+
+
+def network_config(bank: NetworkBank, name: str) -> Any | None:
+    """Configuration of one network of a bank, or None where the bank does not have it.
+
+    From the bank's metadata or, in older banks, from its tensors. Raises EDTalkError (kind "bank") for an entry or
+    tensors from which none can be made.
+    """
+    kind = _KINDS[name]
+    try:
+        if bank.networks is None:
+            return kind.derived(_state(bank.tensors, kind)) if _has(bank.tensors, kind) else None
+        return _from_json(kind.config, bank.networks[name]) if name in bank.networks else None
+    except KeyError as error:
+        raise _unfit(bank, name, f"it lacks the tensor {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _unfit(bank, name, f"its description is not valid ({error})") from error
+
+
+def networks_json(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """The metadata entry `networks` for a new bank of these tensors. Raises KeyError where a network lacks some."""
+    return {
+        name: dataclasses.asdict(kind.derived(_state(tensors, kind)))
+        for name, kind in _KINDS.items()
+        if _has(tensors, kind)
+    }
+
+
+def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
+    """State dict of one network of a bank; empty where the bank does not have it. Floats are float32."""
+    return {
+        key: torch.from_numpy(np.array(tensor, np.float32 if tensor.dtype.kind == "f" else None))
+        for key, tensor in _state(bank.tensors, _KINDS[name]).items()
+    }
+
+
+def _unfit(bank: NetworkBank, name: str, fault: str) -> EDTalkError:
+    what = name.replace("_", " ")
+    return EDTalkError(f"The {what} in the bank '{bank.name}' does not fit: {fault}.", _AGAIN, "bank")
+
+
+def _has(tensors: Mapping[str, T], kind: _Kind) -> bool:
+    """Whether a bank has tensors of every part of a network."""
+    return all(any(name.startswith(prefix) for name in tensors) for prefix in kind.prefixes)
+
+
+def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
+    """A network's tensors by its own names."""
+    found = {}
+    for name, tensor in tensors.items():
+        for prefix, inner in kind.prefixes.items():
+            if name.startswith(prefix):
+                key = inner + name.removeprefix(prefix)
+                for old, new in _RENAMED.items():
+                    key = key.replace(old, new)
+                found[key] = tensor
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ JSON
+
+
+def _from_json(kind: type[T], data: Any) -> T:
+    """A configuration of its JSON form. Raises ValueError or TypeError for one that has other fields or types."""
+    fields = get_type_hints(kind)
+    if set(data) != set(fields):
+        raise ValueError(f"expected {', '.join(sorted(fields))}, found {', '.join(sorted(data))}")
+    return kind(**{name: _value(hint, data[name]) for name, hint in fields.items()})
+
+
+def _value(hint: Any, data: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _from_json(hint, data)
+    if hint is int:
+        if type(data) is not int:
+            raise ValueError(f"expected a whole number, found {data!r}")
+        return data
+    if not isinstance(data, list | tuple):
+        raise ValueError(f"expected a list, found {data!r}")
+    parts = get_args(hint)  # of tuple[int, ...] or tuple[int, int]
+    parts = parts[:1] * len(data) if parts[-1] is Ellipsis else parts
+    return tuple(_value(part, entry) for part, entry in zip(parts, data, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ shapes
+
+
+def audio2lip_config(state: Mapping[str, Any]) -> Audio2LipConfig:
+    """Configuration of a state dict of tensors or arrays; KeyError where one is missing."""
+    first_of_width = (0, 3, 6, 9, 11)
+    widths = (len(state[f"audio_encoder.{layer}.conv_block.0.weight"]) for layer in first_of_width)
+    return Audio2LipConfig(tuple(widths), len(state["mapping.weight"]))
+
+
+def _reader_config(state: Mapping[str, Any], part: str = "") -> ReaderConfig:
+    widths = _widths(state, part + "convs.{}.bias")
+    return ReaderConfig(widths, len(state[f"{part}hidden.bias"]), len(state[f"{part}last.bias"]))
+
+
+def _refiner_config(state: Mapping[str, Any]) -> RefinerConfig:
+    reading, terms = _reader_config(state, "reading."), state["terms"].T.tolist()
+    unets = (_unet_widths(state, part) for part in ("motion.", "painter."))
+    pose = [column for column, rigid in enumerate(state["rigid"][: reading.outputs].tolist()) if rigid]
+    return RefinerConfig(
+        reading.channels, reading.hidden, *unets, reading.outputs, tuple(map(tuple, terms)), tuple(pose)
+    )
+
+
+def _insets_config(state: Mapping[str, Any]) -> InsetsConfig:
+    parts = (
+        InsetConfig(tuple(state[f"{part}.feather"].shape[-2:]), _unet_widths(state, f"{part}.unet."))
+        for part in ("mouth", "eyes")
+    )
+    return InsetsConfig(_reader_config(state, "anchors."), *parts, len(state["pose"]))
+
+
+def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:
+    widths = _widths(state, "windows.looks.0.convs.{}.bias")
+    narrow, hidden, last = (len(state[f"windows.{layer}"]) for layer in ("narrow.weight", "hidden.bias", "last.bias"))
+    return RelativeReaderConfig(widths, narrow, hidden, last)
+
+
+def _unet_widths(state: Mapping[str, Any], part: str) -> tuple[int, ...]:
+    return len(state[f"{part}first.conv.bias"]), *_widths(state, part + "down.{}.conv.bias")
+
+
+def _widths(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Lengths of the tensors whose names have 0, 1, ... in place of the braces."""
+    widths: list[int] = []
+    while (key := name.format(len(widths))) in state:
+        widths.append(len(state[key]))
+    return tuple(widths)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """prefixes: of its tensors in a bank, and what stands for each in its own names."""
+
+    prefixes: Mapping[str, str]
+    config: type
+    network: Callable[[Any], nn.Module]
+    derived: Callable[[Mapping[str, Any]], Any]
+    coefficients: Callable[[Any], int | None]
+    channels_last: bool = False
+
+
+_KINDS = {
+    AUDIO2LIP: _Kind({AUDIO_PREFIX: ""}, Audio2LipConfig, Audio2Lip, audio2lip_config, lambda config: None),
+    REFINER: _Kind(
+        {REFINER_PREFIX: ""}, RefinerConfig, Refiner, _refiner_config, lambda config: config.coefficients, True
+    ),
+    INSETS: _Kind({INSETS_PREFIX: ""}, InsetsConfig, Insets, _insets_config, lambda config: config.coefficients, True),
+    READER: _Kind({READER_PREFIX: ""}, ReaderConfig, Reader, _reader_config, lambda config: config.outputs),
+    RELATIVE_READER: _Kind(
+        RELATIVE_PREFIXES, RelativeReaderConfig, RelativeReader, _relative_reader_config,
+        lambda config: config.coefficients,
+    ),
+}  # fmt: skip

@@ -1,0 +1,110 @@
+"""Reads coefficients from pictures with the networks of one bank: numpy outside, torch inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ...contract.coefficients import Coefficients
+from ...media.picture import frames_to_network
+from ..batches import batches, checked
+from ..insets import Known
+from ..load import Networks
+from .relative import RestFlow, RestWindow, cut_windows
+
+
+class RestReference(NamedTuple):
+    """A neutral picture of a person, prepared for `FaceReader.compare`."""
+
+    flow: RestFlow
+    windows: list[RestWindow]
+    known: Known  # where eyes and mouth are, and how the refiner moves them
+
+
+class FaceReader:
+    """Reads faces in batches of a fixed size, so that a picture's coefficients do not depend on its neighbours."""
+
+    def __init__(self, networks: Networks, names: Sequence[str], size: int, device: torch.device, batch: int) -> None:
+        """names: of the bank's coefficients; size: pixels of a side of the bank's pictures."""
+        self.networks, self.names, self.size = networks, tuple(names), size
+        self._device, self._batch = device, batch
+
+    def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
+        """Absolute coefficients of each picture, N rows in order.
+
+        images: uint8 (H, W, 3) RGB each, resized to the bank's size. Read with the bank's own reader if it has one,
+        else with the generator's encoder.
+        """
+        rows = [np.zeros((0, len(self.names)), np.float32)]
+        for pictures, count in batches(images, self._batch):
+            rows.append(self._encode(np.stack([self._planes(image) for image in pictures]))[:count])
+        return Coefficients(np.concatenate(rows), self.names)
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether the bank has a relative reader, which `compare` needs."""
+        return self.networks.relative_reader is not None
+
+    @property
+    def comparing_size(self) -> int:
+        """Size in pixels of the pictures that `compare` uses in full; larger ones are reduced to it."""
+        return self.size * (2 if self.can_compare else 1)
+
+    @torch.no_grad()
+    def rest_reference(self, image: np.ndarray) -> RestReference:
+        """image: uint8 (H, W, 3), a person at rest, best of `comparing_size`."""
+        planes, insets, refiner = self._planes(image), self.networks.insets, self.networks.refiner
+        picture = torch.from_numpy(planes[None]).to(self._device)
+        known = insets.know(picture, refiner.motion_of(picture), insets.find(picture))
+        windows = [RestWindow(window) for (window,) in cut_windows([self._large(image)], known.anchors)]
+        return RestReference(RestFlow(planes), windows, known)
+
+    def compare(self, rest: RestReference, images: Iterable[np.ndarray]) -> np.ndarray:
+        """(N, n) float32: the coefficients of each picture less those of the neutral picture.
+
+        images: as for `encode`, of the same person in the same square, best of `comparing_size`. Only for a bank that
+        `can_compare`.
+        """
+        rows = [np.zeros((0, len(self.names)), np.float32)]
+        for pictures, count in batches(images, self._batch):
+            rows.append(self._compare(rest, pictures)[:count])
+        return np.concatenate(rows)
+
+    @torch.no_grad()
+    def _encode(self, planes: np.ndarray) -> np.ndarray:
+        pictures, reader, encoder = (
+            torch.from_numpy(planes).to(self._device),
+            self.networks.reader,
+            self.networks.encoder,
+        )
+        if reader is not None:
+            return reader(pictures).cpu().numpy()
+        latent, _ = encoder(pictures)
+        return encoder.coefficients(latent).cpu().numpy()
+
+    @torch.no_grad()
+    def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
+        reader, refiner, insets = self.networks.relative_reader, self.networks.refiner, self.networks.insets
+        flow = np.stack([rest.flow.to(self._planes(image)) for image in images])
+        estimate = reader.estimate(torch.from_numpy(flow).to(self._device))
+        turned = refiner.amounts(estimate * insets.pose)
+        cut = cut_windows([self._large(image) for image in images], rest.known.anchors_at(turned))
+        windows = [
+            torch.from_numpy(np.stack([reference.compare(window) for window in shown]))
+            .to(self._device)
+            .permute(0, 3, 1, 2)
+            for reference, shown in zip(rest.windows, cut, strict=True)
+        ]
+        return reader.refine(windows, estimate).cpu().numpy()
+
+    def _planes(self, image: np.ndarray) -> np.ndarray:
+        """float32 (3, S, S) in [-1, 1]."""
+        return frames_to_network(checked(image)[None], self.size)[0]
+
+    def _large(self, image: np.ndarray) -> np.ndarray:
+        """float32 (R, R, 3) in [-1, 1] for R = comparing_size."""
+        planes = frames_to_network(checked(image)[None], self.comparing_size)[0]
+        return np.ascontiguousarray(planes.transpose(1, 2, 0))
