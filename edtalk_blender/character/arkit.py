@@ -1,4 +1,4 @@
-"""A bank's coefficients in ARKit's names and units."""
+"""Conversion between a bank's coefficients and ARKit blend shapes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 from ...inference.contract import arkit
 from ...inference.contract.bank import Coefficient
 
-# --- A bank's sliders
-
 
 def to_bank(coefficients: Iterable[Coefficient], names: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
-    """What face units make of a bank's coefficients: (T,) for each that they have to do with, 0 where all are off.
+    """Curves (T,) by coefficient, as offsets from rest, from ARKit blend shapes.
 
-    values: (T, n) of the units `names`. A unit that is missing leaves its share to those made of the same coefficient.
+    values: (T, n) of the blend shapes `names`. The weight of a missing blend shape is distributed over the others of
+    the same coefficient; coefficients without any are left out.
     """
     column = {name: index for index, name in enumerate(names)}
     curves: dict[str, np.ndarray] = {}
@@ -29,9 +28,9 @@ def to_bank(coefficients: Iterable[Coefficient], names: Sequence[str], values: n
 
 
 def from_bank(coefficients: Iterable[Coefficient]) -> dict[str, dict[str, float]]:
-    """The way back: for each face unit, how much of each coefficient, measured from rest, it is.
+    """For each ARKit blend shape, its weights on the coefficients, as offsets from rest: the inverse of `to_bank`.
 
-    The smallest units that make the coefficients what they are; both sides move alike where one coefficient has both.
+    The pseudo-inverse gives the smallest weights; left and right move alike where one coefficient drives both.
     """
     entries = [entry for entry in coefficients if any(entry.arkit.values())]
     names = [name for name in arkit.NAMES if any(entry.arkit.get(name) for entry in entries)]

@@ -1,4 +1,4 @@
-"""Adding a character, choosing its portrait and bank, and what is done to a pose: reset, mirror, copy, paste, key."""
+"""Operators that add characters and set their portrait and bank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...inference.contract.errors import EDTalkError
 from ..engine.asking import Explained
 from . import character
 
-EMOTIONS = "emotion"  # stands among the banks' names for the emotion sliders
+EMOTIONS = "emotion"  # name of the emotion sliders where banks are listed
 
 
 class OnCharacter(Explained):
@@ -24,11 +24,11 @@ class OnCharacter(Explained):
         return character.editable_reason(obj)
 
 
-# --- Making
+# --- Adding
 
 
 class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
-    """Add a talking face: choose the portrait that is to be brought to life"""
+    """Add a talking face from a portrait"""
 
     bl_idname = "edtalk.add_character"
     bl_label = "Add Character"
@@ -37,12 +37,14 @@ class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
     filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
-    bank: StringProperty(name="Bank", description="File of the bank. Empty: the starter bank", options={"SKIP_SAVE"})
-    title: StringProperty(name="Name", description="Empty: as the portrait's file", options={"SKIP_SAVE"})
+    bank: StringProperty(name="Bank", description="Bank file. Empty: the starter bank", options={"SKIP_SAVE"})
+    title: StringProperty(
+        name="Name", description="Name of the character. Empty: the name of the portrait file", options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "Leave edit mode first" if context.mode != "OBJECT" else ""
+        return "Switch to Object Mode first" if context.mode != "OBJECT" else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         character.check_picture(self.filepath)
@@ -53,7 +55,7 @@ class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
 
 
 class EDTALK_OT_make_character(Explained, bpy.types.Operator):
-    """Make a talking face of the active object; the picture that an image Empty shows becomes its portrait"""
+    """Turn the active object into a talking face. The image of an Empty becomes its portrait"""
 
     bl_idname = "edtalk.make_character"
     bl_label = "Make Character"
@@ -65,7 +67,7 @@ class EDTALK_OT_make_character(Explained, bpy.types.Operator):
         if obj is None:
             return "Select an object first"
         if character.is_character(obj):
-            return f"{obj.name} is a character already"
+            return f"{obj.name} is already a character"
         return character.editable_reason(obj)
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -74,24 +76,24 @@ class EDTALK_OT_make_character(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_select_character(Explained, bpy.types.Operator):
-    """Make this character the active one"""
+    """Select this character and make it active"""
 
     bl_idname = "edtalk.select_character"
     bl_label = "Select Character"
     bl_options = {"REGISTER", "UNDO"}
 
-    uid: StringProperty(name="Character", description="Its identity")
+    uid: StringProperty(name="Character", description="Identifier of the character")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.find(self.uid)
         if obj is None or context.view_layer.objects.get(obj.name) != obj:
-            raise EDTalkError("That character is not in this scene any more.")
+            raise EDTalkError("The character is no longer in this scene.", "Choose another one.")
         _select(context, obj)
         return None
 
 
 class EDTALK_OT_make_override(Explained, bpy.types.Operator):
-    """Make a library override of the linked character, so that it can be animated in this file"""
+    """Create a library override of the linked character to animate it in this file"""
 
     bl_idname = "edtalk.make_override"
     bl_label = "Make Library Override"
@@ -115,7 +117,7 @@ class EDTALK_OT_make_override(Explained, bpy.types.Operator):
 
 
 class EDTALK_OT_set_portrait(OnCharacter, ImportHelper, bpy.types.Operator):
-    """Choose another portrait for the character; its animation stays"""
+    """Choose another portrait for the character. Its animation is kept"""
 
     bl_idname = "edtalk.set_portrait"
     bl_label = "Choose Portrait"
@@ -132,7 +134,7 @@ class EDTALK_OT_set_portrait(OnCharacter, ImportHelper, bpy.types.Operator):
 
 
 class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
-    """Choose the bank that draws the face and names its sliders; sliders of the same names keep their animation"""
+    """Choose the bank that renders the face and defines its sliders. Shared sliders keep their animation"""
 
     bl_idname = "edtalk.set_bank"
     bl_label = "Choose Bank"
@@ -142,7 +144,7 @@ class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
     filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
     filepath: StringProperty(name="Bank", subtype="FILE_PATH", options={"SKIP_SAVE"})
     starter: BoolProperty(
-        name="Starter Bank", description="Use the bank that comes with the extension", options={"SKIP_SAVE"}
+        name="Starter Bank", description="Use the bank that is included in the extension", options={"SKIP_SAVE"}
     )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -153,12 +155,14 @@ class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
         dropped = character.set_bank(obj, "" if self.starter else self.filepath)
         if dropped:
             names = ", ".join(dropped[:5]) + (f" and {len(dropped) - 5} more" if len(dropped) > 5 else "")
-            self.report({"WARNING"}, f"The bank '{character.bank_of(obj).name}' has no {names}; their keys are kept")
+            self.report(
+                {"WARNING"}, f"The bank '{character.bank_of(obj).name}' has no sliders {names}. Their keys are kept"
+            )
         return None
 
 
 class EDTALK_OT_update_sliders(OnCharacter, bpy.types.Operator):
-    """Give the character the sliders of its bank, when the bank's file has changed"""
+    """Update the character's sliders after its bank file has changed"""
 
     bl_idname = "edtalk.update_sliders"
     bl_label = "Update Sliders"

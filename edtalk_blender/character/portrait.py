@@ -1,6 +1,7 @@
-"""What a portrait's face is doing: asked of the engine once for each portrait, crop and bank; that is the rest pose.
+"""Measuring the rest pose: the engine reads the coefficients of the face in a portrait.
 
-With a window the question is asked as soon as a portrait is chosen, without one when the answer is first needed.
+It is done once for each portrait, crop and bank: in the background when a portrait is chosen, or, without a window,
+when the result is first needed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from ..engine import session
 from ..engine.session import Task
 from . import character
 
-_running: dict[str, tuple[str, Task]] = {}  # by character: what is being measured
+_requests: dict[str, tuple[str, Task]] = {}  # by character: signature and task of its last measurement
 
 
 def is_known(obj: bpy.types.Object) -> bool:
-    """Whether the rest pose is that of the portrait as it is now; a linked character's is whatever its library says.
+    """Whether the rest pose belongs to the current portrait, crop and bank; always true for linked characters.
 
     Raises EDTalkError where portrait or bank are missing.
     """
@@ -30,35 +31,36 @@ def is_known(obj: bpy.types.Object) -> bool:
 
 
 def measure(obj: bpy.types.Object) -> Task:
-    """Ask what the face is doing; the rest pose and the picture shown are set when the answer comes.
+    """Begin to measure the portrait; sets the character's rest pose and preview image when the result arrives.
 
-    Asked twice for the same, it is the same task. Raises EDTalkError where portrait or bank are missing.
+    Returns the running task if the same portrait, crop and bank are being measured. Raises EDTalkError where portrait
+    or bank are missing.
     """
     uid, signature = obj.edtalk.uid, _signature(obj)
-    wanted, task = _running.get(uid, ("", None))
+    measured, task = _requests.get(uid, ("", None))
     if task and not task.finished:
-        if wanted == signature:
+        if measured == signature:
             return task
-        task.cancel()  # the answer would be about another picture
+        task.cancel()  # its result would belong to another portrait
 
     def apply(answer: answers.PortraitResult) -> None:
         obj = character.find(uid)
-        if obj is None or _running.get(uid, ("", None))[0] != signature:
+        if obj is None or _requests.get(uid, ("", None))[0] != signature:
             return  # deleted, or another portrait was chosen meanwhile
         character.setup_channels(obj, answer.rest)
         obj.edtalk.rest_of = signature
         character.show_pixels(obj, picture(answer.pixels))
 
     request = requests.Portrait(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
-    task = session.submit(request, label=f"Reading the face of {obj.name}", on_done=apply)
-    _running[uid] = signature, task
+    task = session.submit(request, label=f"Analyze portrait of {obj.name}", on_done=apply)
+    _requests[uid] = signature, task
     return task
 
 
 def has_failed(obj: bpy.types.Object) -> bool:
-    """Whether this very portrait, crop and bank could not be measured when last asked."""
-    wanted, task = _running.get(obj.edtalk.uid, ("", None))
-    return task is not None and task.error is not None and wanted == _signature(obj)
+    """Whether the last measurement of the current portrait, crop and bank failed."""
+    measured, task = _requests.get(obj.edtalk.uid, ("", None))
+    return task is not None and task.error is not None and measured == _signature(obj)
 
 
 def picture(pixels: np.ndarray) -> np.ndarray:
@@ -70,7 +72,7 @@ def picture(pixels: np.ndarray) -> np.ndarray:
 
 
 def _signature(obj: bpy.types.Object) -> str:
-    """20 digits that differ where portrait, crop or bank do."""
+    """20 digits that identify portrait, crop and bank."""
     parts = [character.bank_of(obj).sha256, file_sha256(character.portrait_path(obj)), character.crop_of(obj)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
@@ -82,7 +84,7 @@ def _portrait_changed(obj: bpy.types.Object) -> None:
         if not is_known(obj):
             measure(obj)
     except EDTalkError:
-        return  # the character's panel says what is missing
+        return  # the character's panel reports what is missing
 
 
 def register() -> None:
@@ -92,4 +94,4 @@ def register() -> None:
 def unregister() -> None:
     if _portrait_changed in character.portrait_listeners:
         character.portrait_listeners.remove(_portrait_changed)
-    _running.clear()
+    _requests.clear()

@@ -1,7 +1,7 @@
-"""What a character stores on its object: everything here is saved, copied, undone and library-overridable.
+"""The properties of a character, `object.edtalk`. All are saved, copied, undone and library-overridable.
 
-The coefficients and emotions themselves are custom properties of the same group, `object.edtalk["jawOpen"]`, because
-their names, ranges and defaults come from the bank; `character.setup_channels` makes them.
+The sliders of coefficients and emotions are custom properties of the same group, `object.edtalk["jawOpen"]`, because
+their names, ranges and defaults come from the bank; `character.setup_channels` creates them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
 
 
 def _is_picture(_group: Character, image: bpy.types.Image) -> bool:
-    """Offers pictures from files as portraits, not the faces that we draw ourselves nor render results."""
+    """Offer images from files as portraits, but no rendered faces and no render results."""
     return image.source == "FILE" and character.FACE_OF not in image
 
 
@@ -46,11 +46,11 @@ def _bank_changed(group: Character, _context: bpy.types.Context) -> None:
 
 
 class BankState(bpy.types.PropertyGroup):
-    """One bank of a character: how much of it is used. `name` is the bank's own, "lip", "pose" or "exp"."""
+    """Strength, mute and solo of one bank. `name` is the bank's: "lip", "pose" or "exp"."""
 
     strength: FloatProperty(
         name="Strength",
-        description="How much of this bank is used: 0 is the rest pose, 1 as animated, more exaggerates",
+        description="Strength of this bank: 0 is the rest pose, 1 is as animated, higher values exaggerate",
         default=1.0,
         min=character.STRENGTH_LIMITS[0],
         soft_max=2.0,
@@ -60,13 +60,13 @@ class BankState(bpy.types.PropertyGroup):
     )
     mute: BoolProperty(
         name="Mute",
-        description="Leave this bank at rest, without touching its animation",
+        description="Ignore the animation of this bank",
         update=_bank_changed,
         override=OVERRIDABLE,
     )
     solo: BoolProperty(
         name="Solo",
-        description="Leave all other banks at rest, without touching their animation",
+        description="Solo: ignore the animation of all other banks",
         update=_bank_changed,
         override=OVERRIDABLE,
     )
@@ -76,14 +76,12 @@ class Character(bpy.types.PropertyGroup):
     """A talking face on an object."""
 
     is_character: BoolProperty(name="Is Character", override=OVERRIDABLE)
-    uid: StringProperty(
-        name="Identity", description="Tells characters apart, whatever they are called", override=OVERRIDABLE
-    )
+    uid: StringProperty(name="Identifier", description="Unique identifier of the character", override=OVERRIDABLE)
 
     portrait_image: PointerProperty(
         type=bpy.types.Image,
         name="Portrait",
-        description="The picture that is brought to life. With every slider at rest, it is rendered as it is",
+        description="Portrait to animate. At rest it is rendered unchanged",
         poll=_is_picture,
         update=_portrait_changed,
         override=OVERRIDABLE,
@@ -91,7 +89,7 @@ class Character(bpy.types.PropertyGroup):
     # Not overridable: Blender would call the setter while it reads a file, when no image can be loaded.
     portrait: StringProperty(
         name="Portrait File",
-        description="File of the portrait",
+        description="Image file of the portrait",
         subtype="FILE_PATH",
         options={"PATH_SUPPORTS_BLEND_RELATIVE"},
         get=_get_portrait,
@@ -99,18 +97,18 @@ class Character(bpy.types.PropertyGroup):
     )
     bank: StringProperty(
         name="Bank",
-        description="File of the bank, which draws the face and names its sliders. Empty: the starter bank",
+        description="File of the bank, which renders the face and defines its sliders. Empty: the starter bank",
         subtype="FILE_PATH",
         options={"PATH_SUPPORTS_BLEND_RELATIVE"},
         override=OVERRIDABLE,
     )
     crop_mode: EnumProperty(
         name="Crop",
-        description="Which part of the portrait is the face",
+        description="Part of the portrait to use as the face",
         items=(
-            ("auto", "Find Face", "Find the face in the portrait"),
-            ("none", "Whole Picture", "The portrait is a face already, cut as the bank wants it"),
-            ("box", "Manual", "A square given in pixels of the portrait"),
+            ("auto", "Detect Face", "Detect the face in the portrait"),
+            ("none", "Full Image", "Use the full image, which is already cropped as the bank expects"),
+            ("box", "Manual", "Use a square given in pixels of the portrait"),
         ),
         default="auto",
         update=_portrait_changed,
@@ -118,7 +116,7 @@ class Character(bpy.types.PropertyGroup):
     )
     crop: FloatVectorProperty(
         name="Square",
-        description="Left edge, top edge and side of the square, in pixels of the portrait from its top left corner",
+        description="Left edge, top edge and size of the square in pixels, from the top left corner of the portrait",
         size=3,
         default=(0.0, 0.0, 0.0),
         step=100,
@@ -128,44 +126,44 @@ class Character(bpy.types.PropertyGroup):
     )
     layer: EnumProperty(
         name="Layer",
-        description="What the rendered pictures hold",
+        description="Content of the rendered images",
         items=(
-            ("square", "Face Square", "The square of the face, opaque"),
-            ("matte", "Matte", "The square of the face, transparent towards its border"),
+            ("square", "Face Square", "The square around the face, opaque"),
+            ("matte", "Matte", "The square around the face, fading to transparent at its border"),
             (
                 "plate",
                 "Plate Layer",
-                "The whole picture of the plate, transparent but for the face: to be laid over the plate",
+                "An image of the plate's size, transparent except for the face, to lay over the plate",
             ),
-            ("pasted", "Pasted on Plate", "The whole picture of the plate, opaque, with the face laid in"),
+            ("pasted", "Pasted on Plate", "The full image of the plate, opaque, with the face pasted in"),
         ),
         default="square",
         override=OVERRIDABLE,
     )
     size: EnumProperty(
         name="Size",
-        description="Pixels of a side of the rendered face. The portrait's own detail is kept as far as it has any",
+        description="Resolution of the rendered face in pixels. Detail is limited by the portrait",
         items=(
-            ("0", "Bank's Own", "As large as the bank draws, the fastest"),
-            ("512", "512", "512 pixels, or the bank's own where that is more"),
-            ("1024", "1024", "1024 pixels, or the bank's own where that is more"),
+            ("0", "Bank's Native", "Native resolution of the bank, the fastest"),
+            ("512", "512", "512 pixels, or the bank's native resolution if that is higher"),
+            ("1024", "1024", "1024 pixels, or the bank's native resolution if that is higher"),
         ),
         default="512",
         override=OVERRIDABLE,
     )
     mask: EnumProperty(
         name="Mask",
-        description="What is laid over the plate",
+        description="Part of the face to lay over the plate",
         items=(
-            ("face", "Face", "All of the face"),
-            ("mouth", "Mouth", "The mouth and what moves with it; the rest stays the plate's own"),
+            ("face", "Face", "The whole face"),
+            ("mouth", "Mouth", "The mouth and the area around it; the rest of the plate is unchanged"),
         ),
         default="face",
         override=OVERRIDABLE,
     )
     feather: FloatProperty(
         name="Feather",
-        description="Width of the mask's soft edge, as a share of its half width",
+        description="Width of the mask's soft edge, as a fraction of half its width",
         default=FEATHER,
         min=0.01,
         max=1.0,
@@ -175,8 +173,8 @@ class Character(bpy.types.PropertyGroup):
     )
     which: IntProperty(
         name="Face Number",
-        description="Which face of a film is meant where it shows several: 1 is the first from the left, -1 the first "
-        "from the right. 0 where there is only one",
+        description="Face to use in a movie that shows several, counted from the left (negative: from the right). "
+        "0 if there is only one",
         min=-20,
         max=20,
         override=OVERRIDABLE,
@@ -184,37 +182,39 @@ class Character(bpy.types.PropertyGroup):
     banks: CollectionProperty(type=BankState, name="Banks", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})
     rest: StringProperty(
         name="Rest Pose",
-        description="Value of every slider at which the portrait is rendered as it is (JSON)",
+        description="Slider values at which the portrait is rendered unchanged (JSON)",
         override=OVERRIDABLE,
     )
     rest_of: StringProperty(
         name="Rest Pose Of",
-        description="Portrait, crop and bank that the rest pose was measured from",
+        description="Identifier of the portrait, crop and bank that the rest pose was measured from",
         override=OVERRIDABLE,
     )
     presets: StringProperty(
         name="Own Emotions",
-        description="Emotions of this character besides those of its bank (JSON)",
+        description="Emotions of this character in addition to its bank's (JSON)",
         override=OVERRIDABLE,
     )
 
     action: PointerProperty(
         type=bpy.types.Action,
         name="Dialogue Action",
-        description="The action that lip sync and emotions were last written to",
+        description="Action that lip sync and emotions were last written to",
         override=OVERRIDABLE,
     )
     face_strip: StringProperty(
-        name="Face Strip", description="The strip that shows this character's rendered frames", override=OVERRIDABLE
+        name="Face Strip",
+        description="Identifier of the strip that shows this character's rendered frames",
+        override=OVERRIDABLE,
     )
     lip_nla: BoolProperty(
         name="As NLA Strip",
-        description="Write each line of dialogue as a strip of its own in the Nonlinear Animation editor",
+        description="Write each dialogue strip's keys to a separate strip in the Nonlinear Animation editor",
         override=OVERRIDABLE,
     )
     lip_smooth: FloatProperty(
         name="Smooth",
-        description="Average the mouth's motion over this many frames (standard deviation). 0 keeps it as it is",
+        description="Smooth the mouth motion with a Gaussian of this width in frames (standard deviation). 0 is off",
         default=0.0,
         min=0.0,
         soft_max=3.0,
@@ -223,7 +223,7 @@ class Character(bpy.types.PropertyGroup):
     )
     lip_decimate: FloatProperty(
         name="Simplify",
-        description="Leave out keys where the curve stays within this distance without them. 0 writes every frame",
+        description="Maximum error of the curves when keys are removed, in slider units. 0 writes a key on every frame",
         default=0.0,
         min=0.0,
         soft_max=0.1,
@@ -233,7 +233,7 @@ class Character(bpy.types.PropertyGroup):
     )
     lip_step: IntProperty(
         name="Every",
-        description="Hold each pose for this many frames: 1 on ones, 2 on twos",
+        description="Hold each pose for this number of frames: 1 animates on ones, 2 on twos",
         default=1,
         min=1,
         soft_max=4,

@@ -7,6 +7,7 @@ frames per second, but nothing else slows down.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 
 import bpy
 
@@ -18,16 +19,28 @@ from ..engine.client import State
 from ..engine.session import Task
 from ..timeline import sequencer
 
-_LOOK_AGAIN = 2.0  # seconds between two looks at who is in the scene
+_SEARCH_AGAIN = 2.0  # seconds between two searches for the scene's characters
 
-_shown: dict[str, bytes] = {}  # by character: what its picture was last asked from
-_waiting: dict[str, None] = {}  # characters that changed while another picture was being drawn, the oldest first
-_drawing: Task | None = None
-_known: tuple[float, str, list[str]] = 0.0, "", []  # when looked up, the scene, names of its characters
+
+@dataclass
+class _State:
+    """What was requested and what waits.
+
+    requested: by character, what its last preview was rendered from. waiting: characters that changed during another
+    one's preview, the oldest first. task: the last preview. found: scene, names of its characters, time of the search.
+    """
+
+    requested: dict[str, bytes] = field(default_factory=dict)
+    waiting: dict[str, None] = field(default_factory=dict)
+    task: Task | None = None
+    found: tuple[str, list[str], float] = ("", [], 0.0)
+
+
+_state = _State()
 
 
 def is_on(scene: bpy.types.Scene) -> bool:
-    """Whether faces are drawn live: a window, wanted, an engine there, and Blender not about something else."""
+    """Whether previews are rendered: enabled, in a window, with a working engine, and Blender not busy."""
     if session.blocking() or not sequencer.settings(scene).preview or not session.may_apply():
         return False
     client = session.current_client()
@@ -35,7 +48,7 @@ def is_on(scene: bpy.types.Scene) -> bool:
 
 
 def show(scene: bpy.types.Scene, obj: bpy.types.Object, depsgraph: bpy.types.Depsgraph) -> None:
-    """Draw a character as it is evaluated now, if it differs from what is shown."""
+    """Render a character as it is evaluated now, unless its preview shows that already."""
     uid = obj.edtalk.uid
     try:
         pose = character.row(obj.evaluated_get(depsgraph))
@@ -46,18 +59,17 @@ def show(scene: bpy.types.Scene, obj: bpy.types.Object, depsgraph: bpy.types.Dep
                 portrait.measure(obj)
             return
     except EDTalkError:
-        return  # the character's panel says what is missing
-    state = repr(face).encode() + pose.tobytes()
-    if _shown.get(uid) == state:
+        return  # the character's panel reports what is missing
+    source = repr(face).encode() + pose.tobytes()
+    if _state.requested.get(uid) == source:
         return
-    if _drawing and not _drawing.finished:
-        _waiting[uid] = None
+    if _state.task and not _state.task.finished:
+        _state.waiting[uid] = None
         return
-    _ask(scene, uid, request, state)
+    _submit(scene, uid, request, source)
 
 
-def _ask(scene: bpy.types.Scene, uid: str, request: requests.Preview, state: bytes) -> None:
-    global _drawing
+def _submit(scene: bpy.types.Scene, uid: str, request: requests.Preview, source: bytes) -> None:
     scene_name = scene.name
 
     def apply(answer: answers.PreviewResult) -> None:
@@ -66,55 +78,52 @@ def _ask(scene: bpy.types.Scene, uid: str, request: requests.Preview, state: byt
             character.show_pixels(obj, portrait.picture(answer.pixels))
             session.redraw(("VIEW_3D", "IMAGE_EDITOR"))
 
-    def go_on(_task: Task) -> None:
+    def show_next(_task: Task) -> None:
         scene = bpy.data.scenes.get(scene_name)
-        if _waiting and scene is not None:
-            newest = next(iter(_waiting))
-            del _waiting[newest]
-            obj = character.find(newest)
+        if _state.waiting and scene is not None:
+            oldest = next(iter(_state.waiting))
+            del _state.waiting[oldest]
+            obj = character.find(oldest)
             if obj is not None and obj.name in scene.objects:
                 show(scene, obj, scene.view_layers[0].depsgraph)
 
-    _waiting.pop(uid, None)
-    _shown[uid] = state
-    _drawing = session.submit(request, on_done=apply)
-    _drawing.then(go_on)
+    _state.waiting.pop(uid, None)
+    _state.requested[uid] = source
+    _state.task = session.submit(request, on_done=apply)
+    _state.task.then(show_next)
 
 
 def scene_changed(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
-    """After an update: draw the characters that it concerned."""
-    touched = [update.id.original for update in depsgraph.updates if isinstance(update.id, bpy.types.Object)]
-    touched = [obj for obj in touched if character.is_character(obj)]
-    if touched and is_on(scene):
-        for obj in touched:
+    """Handle a depsgraph update: render the characters that it changed."""
+    changed = [update.id.original for update in depsgraph.updates if isinstance(update.id, bpy.types.Object)]
+    changed = [obj for obj in changed if character.is_character(obj)]
+    if changed and is_on(scene):
+        for obj in changed:
             show(scene, obj, depsgraph)
 
 
 def frame_changed(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
-    """At another frame: draw whoever looks different there."""
-    known = _cast(scene)
-    if known and is_on(scene):
-        for obj in (scene.objects.get(name) for name in known):
+    """Handle a frame change: render the characters that look different at the new frame."""
+    names = _character_names(scene)
+    if names and is_on(scene):
+        for obj in (scene.objects.get(name) for name in names):
             if character.is_character(obj):
                 show(scene, obj, depsgraph)
 
 
-def _cast(scene: bpy.types.Scene) -> list[str]:
-    """Names of the scene's characters, looked up every few seconds: thousands of objects would slow playback down."""
-    global _known
-    when, name, names = _known
-    if name != scene.name or time.monotonic() - when > _LOOK_AGAIN:
+def _character_names(scene: bpy.types.Scene) -> list[str]:
+    """Names of the scene's characters, cached, because a search of thousands of objects slows down playback."""
+    scene_name, names, when = _state.found
+    if scene_name != scene.name or time.monotonic() - when > _SEARCH_AGAIN:
         names = [obj.name for obj in character.characters(scene)]
-        _known = time.monotonic(), scene.name, names
+        _state.found = scene.name, names, time.monotonic()
     return names
 
 
 def forget() -> None:
-    """Another file was loaded, or the engine restarted: nothing is shown or waited for."""
-    global _drawing, _known
-    _shown.clear()
-    _waiting.clear()
-    _drawing, _known = None, (0.0, "", [])
+    """Forget all requests; called when another file was loaded or the engine restarted."""
+    global _state
+    _state = _State()
 
 
 def unregister() -> None:

@@ -214,7 +214,7 @@ def test_emotions_are_exported_and_imported(character, obj, scene, tmp_path, wri
 @pytest.mark.parametrize("name", ["happy", "jawOpen", "portrait", "uid", "", "  ", "x" * 80])
 def test_used_and_empty_names_are_errors(character, obj, name):
     obj.edtalk["mouthSmile"] = 0.5
-    with pytest.raises(RuntimeError, match="cannot be called"):
+    with pytest.raises(RuntimeError, match="cannot be used as the name"):
         bpy.ops.edtalk.save_emotion(emotion=name)
     assert character.own_presets(obj) == {}
     assert obj.edtalk["mouthSmile"] == 0.5

@@ -349,7 +349,7 @@ def test_a_linked_head_needs_an_override(rig, obj, scene, tmp_path):
         here.objects = ["Hero"]
     scene.collection.objects.link(here.objects[0])
     bpy.context.view_layer.objects.active = here.objects[0]
-    with pytest.raises(RuntimeError, match="make a library override"):
+    with pytest.raises(RuntimeError, match="Make a library override"):
         bpy.ops.edtalk.match_shapes()
 
 
