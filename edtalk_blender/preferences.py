@@ -126,8 +126,9 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         found = session.find_engine()
         row = box.row(align=True)
         if found.state is State.MISSING:
-            row.operator("edtalk.install_engine", icon="IMPORT")
-            row.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
+            if found.origin != "installed":  # otherwise `draw_engine` has these buttons
+                row.operator("edtalk.install_engine", icon="IMPORT")
+                row.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
         else:
             row.operator("edtalk.repair_engine", icon="FILE_REFRESH")
             row.operator("edtalk.install_engine_from_folder", text="Repair from Folder", icon="FILE_FOLDER")

@@ -147,9 +147,9 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
 
 def _bank_name(obj: bpy.types.Object) -> str:
     try:
-        return f"{character.bank_of(obj).name} bank"
+        return f"Bank: {character.bank_of(obj).name}"
     except EDTalkError:
-        return character.bank_path(obj).name
+        return f"Bank: {character.bank_path(obj).name}"
 
 
 def _draw_pose_buttons(row: bpy.types.UILayout, bank: str = "") -> None:

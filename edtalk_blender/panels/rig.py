@@ -10,7 +10,7 @@ from .messages import CATEGORY, draw_problem
 
 
 class EDTALK_UL_links(bpy.types.UIList):
-    """Links of a head: shape key, slider, gain and offset"""
+    """Links of a head: shape key and slider"""
 
     def draw_item(
         self,
@@ -22,15 +22,10 @@ class EDTALK_UL_links(bpy.types.UIList):
         _owner: rig.ShapeRig,
         _active: str,
     ) -> None:
-        obj = group.id_data
         row = layout.row(align=True)
-        row.alert = not rig.is_valid(obj, link)
-        row.prop_search(link, "shape_key", obj.data.shape_keys, "key_blocks", text="")
-        row.prop(link, "slider", text="", icon="PROPERTIES")
-        numbers = row.row(align=True)
-        numbers.scale_x = 0.6
-        numbers.prop(link, "gain", text="")
-        numbers.prop(link, "offset", text="")
+        row.alert = not rig.is_valid(group.id_data, link)
+        row.label(text=link.shape_key or "No Shape Key", icon="SHAPEKEY_DATA")
+        row.label(text=link.slider or "No Slider")
 
     def filter_items(self, _context: bpy.types.Context, group: rig.ShapeRig, name: str) -> tuple[list[int], list[int]]:
         """Filter by shape key or slider, because the names of links are numbers."""
@@ -69,6 +64,8 @@ class EDTALK_PT_rig(bpy.types.Panel):
         column = row.column(align=True)
         column.operator("edtalk.add_link", text="", icon="ADD")
         column.operator("edtalk.remove_link", text="", icon="REMOVE")
+        if len(group.links):
+            _draw_link(layout, obj, group.links[min(max(group.active, 0), len(group.links) - 1)])
         if rig.is_stale(obj):
             draw_problem(layout, "The drivers are out of date.", "edtalk.drive_shapes", "Update Drivers")
         row = layout.row(align=True)
@@ -77,6 +74,16 @@ class EDTALK_PT_rig(bpy.types.Panel):
         else:
             row.operator("edtalk.drive_shapes", icon="LINKED")
         row.operator("edtalk.bake_shapes", icon="KEY_HLT")
+
+
+def _draw_link(layout: bpy.types.UILayout, obj: bpy.types.Object, link: rig.ShapeLink) -> None:
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    column.prop_search(link, "shape_key", obj.data.shape_keys, "key_blocks")
+    column.prop(link, "slider", icon="PROPERTIES")
+    column.prop(link, "gain")
+    column.prop(link, "offset")
 
 
 CLASSES = (EDTALK_UL_links, EDTALK_PT_rig)

@@ -72,7 +72,9 @@ def _draw_tasks(layout: bpy.types.UILayout) -> None:
 
 
 def _draw_problems(layout: bpy.types.UILayout) -> None:
-    for problem in session.problems:
+    engine_reason = session.find_engine().reason  # `draw_engine` shows this one
+    problems = [problem for problem in session.problems if problem.message != engine_reason]
+    for problem in problems:
         box = layout.box().column(align=True)
         for number, line in enumerate(wrapped(f"{problem.message} {problem.hint}")):
             box.label(text=line, icon="BLANK1" if number else "ERROR")
@@ -80,7 +82,7 @@ def _draw_problems(layout: bpy.types.UILayout) -> None:
             button = box.operator(problem.fix, text=problem.label)
             for name, value in problem.options.items():
                 setattr(button, name, value)
-    if session.problems:
+    if problems:
         layout.operator("edtalk.dismiss", icon="X")
 
 
