@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from inference.cli.bench import RandomBank
 from inference.contract.config import GeneratorConfig
 from inference.model.generator import ExpressionEnhancement, Generator, blur_kernel, fir, upsample, warp_grid
-from inference.model.weights import dead_keys
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = GeneratorConfig(32, 24, {4: 16, 8: 16, 16: 8, 32: 8}, (("lip", 4), ("pose", 2), ("exp", 3)))
@@ -48,14 +47,6 @@ def test_names_and_shapes_are_the_checkpoints(model: str) -> None:
         ours = {name: tuple(tensor.shape) for name, tensor in Generator(config).state_dict().items()}
     used = {name: tuple(tensor["shape"]) for name, tensor in tensors.items() if tensor["used_at_inference"]}
     assert ours == used
-
-
-@pytest.mark.parametrize("model", ["edtalk", "lip_pose"])
-def test_dead_keys_are_the_checkpoints(model: str) -> None:
-    tensors = published(model)
-    config = GeneratorConfig.from_shapes({name: tuple(tensor["shape"]) for name, tensor in tensors.items()})
-    unused = {name: tuple(tensor["shape"]) for name, tensor in tensors.items() if not tensor["used_at_inference"]}
-    assert dead_keys(config) == unused
 
 
 def test_basis_is_orthonormal_with_lapacks_signs(generator: Generator) -> None:
