@@ -1,4 +1,4 @@
-"""Pictures from coefficients, and coefficients from pictures: numpy outside, torch inside."""
+"""Renders a portrait with given coefficients: numpy outside, torch inside."""
 
 from __future__ import annotations
 
@@ -30,16 +30,19 @@ GPU_BATCH = 8
 
 
 class FaceRenderer:
-    """One bank on one device, with one source picture at a time.
+    """Renders with one bank on one device: `set_source` once, then `render` any number of frames.
 
-    A frame is bit for bit the same whether it is rendered alone, in any batch or in any part of a clip: every batch has
-    the same size, the last one filled up, and on the CPU that size is one (larger ones gain nothing there). Memory
-    does not grow with the clip. Not for use by several threads at once.
+    A frame is bit-identical whether it is rendered alone, in any batch or in any part of a clip: all batches have the
+    same size, the last one is padded, and on the CPU the size is 1 (larger batches are not faster there). Memory use
+    does not depend on the length of the clip. Not thread-safe.
 
-    device: "auto" (cuda, else mps, else cpu) or torch's name for one. threads: CPU threads, for the whole process.
-    dtype: what the decoder's convolutions compute in; latents, flow, warp and colours stay float32. compile: let
-    torch.compile fuse the decoder; the first frame then takes minutes. batch: frames computed together.
-    Raises EDTalkError, kind "device" for a device that is not there, "bank" for a bank that lacks tensors.
+    device: "auto" (cuda, else mps, else cpu) or a torch device name. threads: CPU threads, for the whole process.
+    dtype: precision of the decoder's convolutions; latents, flow, warp and colours stay float32. compile: compile the
+    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 1 on the
+    CPU, 8 on a GPU.
+    Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
+
+    Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class FaceRenderer:
         batch: int | None = None,
     ) -> None:
         if dtype not in DTYPES:
-            raise EDTalkError(f"A renderer computes in {', '.join(DTYPES)}, found '{dtype}'.")
+            raise EDTalkError(f"dtype must be one of {', '.join(DTYPES)}, found '{dtype}'.")
         if threads is not None:
             torch.set_num_threads(threads)
         self.bank, self.config = bank, bank.config
@@ -71,10 +74,11 @@ class FaceRenderer:
         self._workspaces: dict[int, Workspace] = {}
 
     def set_source(self, image: np.ndarray, detail: np.ndarray | None = None) -> None:
-        """image uint8 (H, W, 3) RGB, resized to the network's size; all that depends on it alone is computed now.
+        """Set the portrait, and compute everything that depends on it alone.
 
-        detail: uint8 (D, D, 3), the same at D pixels: pictures are then D wide, and sharp (`inference.detail`). D is
-        the network's size or more. Default: pictures as the network draws them.
+        image: uint8 (H, W, 3) RGB, resized to the bank's size. detail: uint8 (D, D, 3), the same picture at D pixels,
+        at least the bank's size; frames then are D pixels wide and keep the portrait's texture (`inference.detail`).
+        Default: frames of the bank's size.
         """
         pixels, detail = to_network(checked(image), self.config.size), self._checked_detail(detail)
         self._source, values = self._encode_source(pixels, image if detail is None else detail)
@@ -83,7 +87,7 @@ class FaceRenderer:
         self._detail = self._detail_of(self._source, values[0], detail, self._canvases)
 
     def another(self) -> FaceRenderer:
-        """A renderer with the same weights, held once in memory, and a source of its own; for the same thread."""
+        """A renderer that shares the weights but has its own source; for use in the same thread."""
         other = copy.copy(self)
         other._source = other._source_coefficients = other._detail = None
         other._canvases = {}
@@ -91,7 +95,7 @@ class FaceRenderer:
 
     @property
     def source_coefficients(self) -> Coefficients:
-        """What the source picture is doing, one row: rendering it gives the picture itself."""
+        """The coefficients of the source picture, one row: rendering them gives the picture itself."""
         if self._source_coefficients is None:
             raise _no_source()
         return self._source_coefficients
@@ -103,11 +107,11 @@ class FaceRenderer:
     def render(
         self, coefficients: Coefficients | np.ndarray, dtype: type[np.uint8] | type[np.float32] = np.uint8
     ) -> Iterator[np.ndarray]:
-        """Pictures (size, size, 3) RGB of the source with each row's coefficients, in order, as they are computed.
+        """Yield a frame (size, size, 3) RGB of the source for each row of coefficients, in order.
 
-        size is the network's, or that of the source's detail. coefficients: (T, n), absolute, in the bank's column
-        order. dtype: np.uint8, or np.float32 for what was computed, nominally in [-1, 1], not clamped. Raises
-        EDTalkError at once for a missing source or foreign rows.
+        size: the bank's, or that of the source's detail. coefficients: (T, n), absolute, in the bank's column order.
+        dtype: np.uint8 in 0..255, or np.float32, nominally in [-1, 1] but not clamped. Raises EDTalkError at once if
+        there is no source or if the coefficients are not the bank's.
         """
         values, dtype = self._values(coefficients), _pixel_type(dtype)
         if self._source is None:
@@ -115,9 +119,9 @@ class FaceRenderer:
         return self._render(self._source, self._detail, values, dtype)
 
     def places(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
-        """(T, 2, S, S), x and y in [-1, 1]: where in the source each pixel of each row's picture looks.
+        """Sampling positions in the source of each pixel of each frame: (T, 2, S, S), x and y in [-1, 1].
 
-        S is the network's size. As for `render`; not streamed.
+        S is the bank's size. Coefficients as for `render`. All frames are returned at once.
         """
         if self._source is None:
             raise _no_source()
@@ -137,12 +141,12 @@ class FaceRenderer:
         added: np.ndarray | None = None,
         details: Iterable[np.ndarray] | None = None,
     ) -> Iterator[np.ndarray]:
-        """As `render`, but each row has a source picture of its own, as when a video's lips are changed.
+        """As `render`, but with a source picture for each row, for example to change the lips in a video.
 
-        images: uint8 (H, W, 3), one a row, read as needed. added: (n,) bool, coefficients that are added to what the
-        picture itself is doing; default none. details: a detail for each picture, as in `set_source`; default none. The
-        source that was set is neither used nor changed. Raises EDTalkError, on the way, when pictures and rows differ
-        in number.
+        images: uint8 (H, W, 3), one per row, read as needed. added: (n,) bool, coefficients to add to the picture's own
+        instead of replacing them; default none. details: a detail for each picture, as in `set_source`; default none.
+        The source that was set is neither used nor changed. Raises EDTalkError during iteration if the numbers of
+        pictures and rows differ.
         """
         details = None if details is None else iter(details)
         return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype), added, details)
@@ -166,10 +170,10 @@ class FaceRenderer:
         for index, row in enumerate(values):
             image = next(images, None)
             if image is None:
-                raise EDTalkError(f"Every frame needs a picture: expected {len(values)}, found {index}.")
+                raise EDTalkError(f"There must be one picture per row: expected {len(values)}, found {index}.")
             fine = None
             if details is not None and (fine := self._checked_detail(next(details, None))) is None:
-                raise EDTalkError(f"Every frame needs a detail: expected {len(values)}, found {index}.")
+                raise EDTalkError(f"There must be one detail per row: expected {len(values)}, found {index}.")
             pixels = frames_to_network(checked(image)[None], self.config.size)[0]
             source, own = self._encode_source(pixels, image if fine is None else fine)
             if added is not None:
@@ -179,7 +183,9 @@ class FaceRenderer:
             decoded = self._decode(source, np.stack(filled([row], self.batch)), canvases)
             yield from _pictures(decoded, 1, detail, dtype)
         if next(images, None) is not None:
-            raise EDTalkError(f"There are more pictures than the {len(values)} rows of coefficients.")
+            raise EDTalkError(
+                f"There must be one picture per row: found more than the {len(values)} rows of coefficients."
+            )
 
     def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         names = self.bank.names
@@ -187,7 +193,7 @@ class FaceRenderer:
             coefficients = Coefficients(coefficients, names)
         elif coefficients.names != names:
             raise EDTalkError(
-                f"These coefficients are not the bank '{self.bank.name}'s: expected {_summary(names)}, found "
+                f"The coefficients do not match the bank '{self.bank.name}': expected {_summary(names)}, found "
                 f"{_summary(coefficients.names)}."
             )
         return coefficients.values
@@ -198,7 +204,7 @@ class FaceRenderer:
         height, width, _ = checked(detail).shape
         if height != width or height < self.config.size:
             raise EDTalkError(
-                f"A source's detail is a square of at least {self.config.size} pixels, the size of the bank "
+                f"The detail must be a square of at least {self.config.size} pixels, the size of the bank "
                 f"'{self.bank.name}', found {width} x {height}."
             )
         return np.ascontiguousarray(detail)
@@ -206,12 +212,12 @@ class FaceRenderer:
     def _detail_of(
         self, source: Source, own: np.ndarray, fine: np.ndarray | None, canvases: dict[bytes, Canvas]
     ) -> Detail | None:
-        """own (n,): what the source is doing."""
+        """own (n,): the source's coefficients."""
         if fine is None:
             return None
         from .detail import (
             Detail,
-            Workspace,  # it brings OpenCV
+            Workspace,  # imports OpenCV
         )
 
         decoded = self._decode(source, np.stack(filled([own], self.batch)), canvases)
@@ -222,7 +228,7 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> tuple[Source, np.ndarray]:
-        """pixels (3, S, S); fine (H, W, 3), the same at any size."""
+        """pixels: (3, S, S); fine: (H, W, 3), the same picture at any size. Returns the source and its (1, n)."""
         picture = torch.from_numpy(pixels[None]).to(self.device)
         latent, features = self._encoder(picture)
         source = self._decoder.source(latent, features)
@@ -232,15 +238,15 @@ class FaceRenderer:
         source = replace(source, seen=(picture, motion, own))
         if self._insets is not None:
             seen = picture
-            if min(fine.shape[:2]) >= 2 * self.config.size:  # they see twice as much as the network
+            if min(fine.shape[:2]) >= 2 * self.config.size:  # insets render at twice the resolution
                 seen = torch.from_numpy(to_network(fine, 2 * self.config.size)[None]).to(self.device)
             known = self._insets.know(seen, motion, self._insets.find(picture))
             source = replace(source, known=known)
-        return source, own.cpu().numpy().copy()  # the source's own is not the caller's to change
+        return source, own.cpu().numpy().copy()  # a copy, so that callers cannot change the source
 
     @torch.no_grad()
     def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
-        """values (batch, n). canvases: by expression; left with those of this batch."""
+        """values: (batch, n). canvases: cache by expression; afterwards it holds those of this batch."""
         alpha = torch.from_numpy(values).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         keys = [row.tobytes() for row in expression.cpu().numpy()]
@@ -265,7 +271,7 @@ class FaceRenderer:
 
 
 class Decoded(NamedTuple):
-    """A batch of pictures and flows, (batch, 3, S, S) each, and what is still to be laid over the pictures."""
+    """A batch of pictures and flows, (batch, 3, S, S) each, and the insets to composite over the pictures."""
 
     planes: np.ndarray
     flows: np.ndarray
@@ -273,9 +279,9 @@ class Decoded(NamedTuple):
 
 
 def open_device(name: str) -> torch.device:
-    """The device of that name, "auto" for the fastest one, set to compute the same numbers every time.
+    """The device of that name, or with "auto" the fastest one, set up for deterministic results.
 
-    Raises EDTalkError(kind="device") when it is not there.
+    Raises EDTalkError of kind "device" if it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -284,27 +290,29 @@ def open_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
         raise EDTalkError(
-            f"There is no device '{name}' to compute on.", "Choose auto or cpu, or install torch for it.", "device"
+            f"The device '{name}' is not available.",
+            "Choose auto or cpu, or install PyTorch with support for it.",
+            "device",
         ) from error
     if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa show in a flow; float16 is asked for by name
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a flow
         torch.backends.cudnn.deterministic = True
     return device
 
 
 def _pixel_type(dtype: type) -> np.dtype:
     if np.dtype(dtype) not in (np.uint8, np.float32):
-        raise EDTalkError(f"Pictures come as uint8 or float32, found {np.dtype(dtype)}.")
+        raise EDTalkError(f"dtype must be uint8 or float32, found {np.dtype(dtype)}.")
     return np.dtype(dtype)
 
 
 def _repeated(parts: tuple[Tensor, ...], count: int) -> Iterator[Tensor]:
-    """Parts of one source, for each frame of a batch."""
+    """The parts of one source, repeated for each frame of a batch."""
     return (part.expand(count, *part.shape[1:]) for part in parts)
 
 
 def _pictures(decoded: Decoded, count: int, detail: Detail | None, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The first `count` of a batch -> pictures (S, S, 3), or (D, D, 3) with a source's detail."""
+    """The first `count` pictures of a batch: (S, S, 3), or (D, D, 3) with a detail."""
     if detail is not None:
         for row, (one, flow) in enumerate(zip(decoded.planes[:count], decoded.flows, strict=False)):
             over = [laid.frame(row) for laid in decoded.insets]
@@ -320,4 +328,4 @@ def _summary(names: tuple[str, ...]) -> str:
 
 
 def _no_source() -> EDTalkError:
-    return EDTalkError("There is no source picture yet.", "Call set_source first.")
+    return EDTalkError("No source picture is set.", "Call set_source first.")

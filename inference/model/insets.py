@@ -1,10 +1,10 @@
-"""What a bank may carry to draw what no warp of a source finds: teeth in a mouth that opens, skin of lids that close.
+"""Renders what cannot be warped from the source: teeth in an opening mouth, the skin of closing lids.
 
-A network that draws the whole picture spends next to nothing on a mouth. Here one draws a window around the mouth and
-one a window around the eyes, at more than the bank's own resolution. The windows go where the head goes, by the
-refiner's motion at three anchors, so that teeth are always at much the same place in theirs, and are learnt soon. An
-inset is laid over the picture where the network says that the source does not show what is there; where a face does
-what its source does, it is not.
+A network that renders the whole picture has little capacity for a mouth. Here one network renders a window around the
+mouth and one a window around the eyes, at more than the bank's resolution. The windows follow the head by the refiner's
+motion at three anchors, so that teeth are always in about the same place of the window, which is easy to learn. An
+inset is composited where its network predicts that the source does not show the content. It is not used where the
+coefficients equal the source's.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .refiner import SMALL, UNet, pixel_places, warped
 
 PREFIX = "insets."
 INPUTS = 12
-DARKEST = 0.05  # level, of 1, that is added before logarithms: what differs below is noise
-CONTRAST = 0.5  # of these logarithms: about how much a face's differ
-CHANGE = 0.1  # change of a face's coefficients from which an inset counts fully
-BORDER = 0.3  # share of an oval's half axes over which an inset fades in
-CELL = 8  # pixels of a side of those that an inset is made to meet its border by
+DARKEST = 0.05  # added to levels in 0..1 before logarithms, so that noise in dark areas is not amplified
+CONTRAST = 0.5  # unit of the logarithms, about their deviation in a face
+CHANGE = 0.1  # change of a coefficient from which an inset has its full strength
+BORDER = 0.3  # part of an oval's half axes over which an inset is blended in
+CELL = 8  # pixels of a side of the cells in which the border error is averaged
 
 
 @dataclass(frozen=True)
@@ -49,29 +49,29 @@ class InsetsConfig:
 
 
 class Window(NamedTuple):
-    """A tilted rectangle in a picture, in [-1, 1]: (N, 2) each, its middle and half its width and its height."""
+    """Rotated rectangles in pictures, in [-1, 1], (N, 2) each: centre, and half the width and half the height."""
 
     middle: Tensor
     along: Tensor
     down: Tensor
 
     def places(self, height: int, width: int) -> Tensor:
-        """(N, 2, height, width): where in the picture its pixels lie."""
+        """(N, 2, height, width): positions of the window's pixels in the picture."""
         x, y = ((torch.arange(count, device=self.middle.device) * 2 + 1) / count - 1 for count in (width, height))
         along, down = (side[:, :, None, None] for side in (self.along, self.down))
         return self.middle[:, :, None, None] + along * x + down * y[:, None]
 
     def pixels(self, row: int, height: int, width: int) -> np.ndarray:
-        """(2, 3) float64 that takes a pixel of the window, of that many, to its place in picture `row`, in [-1, 1].
+        """(2, 3) float64 matrix from pixels of a window of that size to positions in picture `row`, in [-1, 1].
 
-        For one that lies in the CPU's memory.
+        Only for a window on the CPU.
         """
         middle, along, down = (part[row].numpy().astype(np.float64) for part in self)
         along, down = along * 2 / width, down * 2 / height
         return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 1)
 
     def inside(self, places: Tensor) -> Tensor:
-        """(N, 2, H, W) places in the picture -> where in the window they are, in [-1, 1] where they are within."""
+        """Positions in the picture (N, 2, H, W) -> positions in the window, in [-1, 1] if they are inside."""
         away = places - self.middle[:, :, None, None]
         along, down = (
             (side / side.square().sum(1, keepdim=True))[:, :, None, None] for side in (self.along, self.down)
@@ -80,23 +80,24 @@ class Window(NamedTuple):
 
 
 def window_at(eyes: Tensor, anchor: Tensor, extent: Sequence[float]) -> Window:
-    """eyes (N, 2): from the left to the right one; anchor (N, 2). extent: half the window's width and height, and how
-    far below the anchor it lies, in distances of the eyes."""
+    """The window of a face. eyes: (N, 2), vector from the left eye of the picture to the right one; anchor: (N, 2).
+
+    extent: half the width, half the height and the distance below the anchor, in eye distances.
+    """
     across, height, below = extent
     upright = torch.stack([-eyes[:, 1], eyes[:, 0]], 1)
     return Window(anchor + below * upright, across * eyes, height * upright)
 
 
 def windows_at(anchors: Tensor, extents: Sequence[Sequence[float] | Tensor]) -> list[Window]:
-    """Around mouth and eyes. anchors (N, 3, 2): of the left eye, the right one and the mouth; extents: see
-    `window_at`."""
+    """The windows of mouth and eyes. anchors: (N, 3, 2), left eye, right eye and mouth; extents: see `window_at`."""
     left, right, mouth = anchors.unbind(1)
     middles = mouth, (left + right) / 2
     return [window_at(right - left, middle, extent) for middle, extent in zip(middles, extents, strict=True)]
 
 
 class Laid(NamedTuple):
-    """What is to be laid over N pictures: (N, 4, h, w), colour in [-1, 1] times alpha, and alpha."""
+    """An inset for N pictures. drawn: (N, 4, h, w), colour in [-1, 1] premultiplied by alpha, and alpha."""
 
     window: Window
     drawn: Tensor
@@ -105,22 +106,21 @@ class Laid(NamedTuple):
         return Laid(Window(*(part.cpu() for part in self.window)), self.drawn.cpu())
 
     def frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(2, 3) that takes a pixel of the window to [-1, 1] of one picture, and (h, w, 4) float32."""
+        """Of picture `row`: the matrix of `Window.pixels`, and the inset (h, w, 4) float32."""
         drawn = self.drawn[row].permute(1, 2, 0).numpy()
         return self.window.pixels(row, *drawn.shape[:2]), np.ascontiguousarray(drawn)
 
 
 class Inset(nn.Module):
-    """What is in a window: (N, INPUTS, h, w), coefficients (N, n) and `skin_of` the source's window -> (N, 4, h, w),
-    colour and alpha.
+    """Renders one window: (N, INPUTS, h, w), coefficients (N, n) and `skin_of` -> (N, 4, h, w), colour and alpha.
 
-    It sees and says, in each colour, how many times as bright as the skin around it anything is, so that a photograph's
-    light is no news. What it says meets the picture where it fades into it: what is amiss on the border
-    is made good within, the less the further from there (Shepard's weights).
-    called_by: (n,) 1 for coefficients whose change calls for it. tone: 1 where what is drawn is skin, of whatever
-    colour that is; 0 where it is not, and is said against no more than how bright the skin is: mouths are red within,
-    whoever's they are. extent: see `window_at`. ovals: the middle across, and half the width and height, in the
-    window's [-1, 1], of each place that may be drawn over: mouth or eyes, but not the outline of the face.
+    Input and output colours are logarithms relative to the skin around the window, so the result does not depend on the
+    lighting. The colour error on the border is spread inwards with inverse-distance weights (`reach`), so that the
+    inset continues the picture.
+
+    Buffers, set by `placed`: called_by: (n,), 1 for coefficients whose change requires the inset. tone: 1 for content
+    of the skin's colour, 0 for content that depends on the skin's brightness only, such as the inside of a mouth.
+    extent: see `window_at`. feather: (1, 1, h, w), largest alpha of each pixel.
     """
 
     def __init__(self, config: InsetConfig, coefficients: int) -> None:
@@ -159,12 +159,12 @@ class Inset(nn.Module):
         return self
 
     def strength(self, change: Tensor) -> Tensor:
-        """change (N, n) -> (N, 1, 1, 1): how much the inset counts."""
+        """Change of the coefficients (N, n) -> strength of the inset, 0..1, (N, 1, 1, 1)."""
         return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
     def skin_of(self, own: Tensor) -> Tensor:
-        """A source's window (N, 3, h, w) -> (N, 3), logarithms of the skin's colour there."""
-        return logarithms(own[:, :, self.border]).median(2).values  # there may be a brow, or the end of a chin
+        """A source's window (N, 3, h, w) -> logarithms of the skin's colour there, (N, 3)."""
+        return logarithms(own[:, :, self.border]).median(2).values  # median: a brow or the chin may be on the border
 
     def forward(self, seen: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
         warped_source, places, own, pixels = seen.split((3, 4, 3, 2), 1)
@@ -176,14 +176,14 @@ class Inset(nn.Module):
             painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), condition)).float()
         painted = F.pixel_shuffle(painted, 2)
         drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted[:, :3]
-        amiss = self._cells((warped_source - drawn) * self.border)
-        within = (amiss.flatten(2) @ self.reach.T).unflatten(2, amiss.shape[2:])
+        border_error = self._cells((warped_source - drawn) * self.border)
+        within = (border_error.flatten(2) @ self.reach.T).unflatten(2, border_error.shape[2:])
         drawn = drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")
         return torch.cat([colours(drawn), torch.sigmoid(painted[:, 3:]) * self.feather], 1)
 
     @property
     def border(self) -> Tensor:
-        """(h, w) bool: where it fades in."""
+        """(h, w) bool: where the inset is blended in."""
         return (self.feather[0, 0] > 0) & (self.feather[0, 0] < 1)
 
     def _cells(self, planes: Tensor) -> Tensor:
@@ -192,18 +192,22 @@ class Inset(nn.Module):
 
 
 def logarithms(colours: Tensor) -> Tensor:
-    """Of levels of 1, of colours in [-1, 1]."""
+    """Logarithms of colours in [-1, 1]."""
     return torch.log((colours.clamp(min=-1.0) + 1) / 2 + DARKEST)
 
 
 def colours(logarithms: Tensor) -> Tensor:
-    """The inverse of `logarithms`, in [-1, 1 and a little more]."""
+    """The inverse of `logarithms`; results are clamped slightly above 1."""
     return (torch.exp(logarithms.clamp(max=0.2)) - DARKEST) * 2 - 1
 
 
 class Known(NamedTuple):
-    """Of a source (N, 3, S, S): where its eyes and its mouth are, (N, 3, 2), how each of the refiner's amounts moves
-    them, (N, fields, 2, 3), what the windows of mouth and eyes show of it, (N, 3, h, w), and skin there, (N, 3)."""
+    """What the insets need of a source.
+
+    source: (N, 3, S, S). anchors: (N, 3, 2), left eye, right eye and mouth in [-1, 1]. moved: (N, fields, 2, 3), their
+    displacement by each of the refiner's amounts. mouth, eyes: (N, 3, h, w), the source's windows. around_mouth,
+    around_eyes: (N, 3), see `Inset.skin_of`.
+    """
 
     source: Tensor
     anchors: Tensor
@@ -214,14 +218,14 @@ class Known(NamedTuple):
     around_eyes: Tensor
 
     def anchors_at(self, turned: Tensor) -> Tensor:
-        """(N, 3, 2): where the anchors are once the head has moved by turned (N, fields), the refiner's amounts."""
+        """(N, 3, 2): anchors after the head has moved. turned: (N, fields), the refiner's amounts of the pose."""
         return self.anchors + torch.einsum("nf,nfcp->npc", turned, self.moved.expand(len(turned), -1, -1, -1))
 
 
 class Insets(nn.Module):
-    """Mouth and eyes. anchors: reads off a picture where the left eye, the right one and the mouth are in it.
+    """The insets of mouth and eyes. anchors: the reader that locates left eye, right eye and mouth.
 
-    pose: (n,) 1 for coefficients that move the whole head.
+    pose: (n,), 1 for coefficients that move the whole head.
     """
 
     def __init__(self, config: InsetsConfig) -> None:
@@ -232,12 +236,12 @@ class Insets(nn.Module):
         self.register_buffer("pose", torch.zeros(count))
 
     def find(self, source: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, 3, 2) anchors in [-1, 1]."""
+        """source (N, 3, S, S) -> anchors (N, 3, 2) in [-1, 1]."""
         small = F.interpolate(source, size=(self.anchors.size,) * 2, mode="area")
         return self.anchors(small).unflatten(1, (3, 2))
 
     def know(self, source: Tensor, motion: Tensor, anchors: Tensor) -> Known:
-        """source (N, 3, S, S) of any size; motion: the refiner's (N, fields, 2, H, H)."""
+        """Prepare a source. source: (N, 3, S, S) of any size; motion: the refiner's, (N, fields, 2, H, H)."""
         at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
         insets = self.mouth, self.eyes
         windows = zip(insets, self.windows(anchors), strict=True)
@@ -248,10 +252,10 @@ class Insets(nn.Module):
     def forward(
         self, known: Known, turned: Tensor, change: Tensor, looks: Tensor, missed: Tensor, coefficients: Tensor
     ) -> list[Laid]:
-        """What to lay over pictures of N coefficients.
+        """The insets of N pictures; empty where the coefficients do not require any.
 
-        turned (N, fields): what of the refiner's amounts is of the pose. change (N, n) of the coefficients against
-        what the source does. looks, missed: see `inference.model.refiner.Refined`.
+        turned: (N, fields), the refiner's amounts of the pose, relative to the source. change: (N, n), coefficients
+        minus the source's. looks, missed: see `inference.model.refiner.Refined`.
         """
         windows = self.windows(known.anchors_at(turned))
         result = []
@@ -266,12 +270,15 @@ class Insets(nn.Module):
         return result
 
     def windows(self, anchors: Tensor) -> list[Window]:
-        """Of both insets; anchors (N, 3, 2)."""
+        """The windows of mouth and eyes at anchors (N, 3, 2)."""
         return windows_at(anchors, (self.mouth.extent, self.eyes.extent))
 
     def see(self, number: int, known: Known, window: Window, looks: Tensor, missed: Tensor) -> Tensor:
-        """What inset `number` sees, (N, INPUTS, h, w): the source as it is warped into the window, by how much that
-        misses, where it looks in the source's own window, what is there, and where in the window each pixel is."""
+        """Input of inset `number`, (N, INPUTS, h, w).
+
+        Channels: the source warped into the window 3, the warp's error 2, the sampling position in the source's own
+        window 2, that window 3, and the position in the window 2.
+        """
         own = (known.mouth, known.eyes)[number]
         places = window.places(*own.shape[-2:])
         looked = warped(looks, places)
@@ -281,10 +288,10 @@ class Insets(nn.Module):
 
 
 def laid_over(pictures: Tensor, insets: Sequence[Laid]) -> Tensor:
-    """Pictures (N, 3, S, S) under insets."""
+    """Pictures (N, 3, S, S) with the insets composited over them."""
     places = pixel_places(pictures.shape[-1], pictures.device)
     for window, drawn in insets:
         here = window.inside(places.expand(len(pictures), -1, -1, -1)).permute(0, 2, 3, 1)
-        found = F.grid_sample(drawn, here, align_corners=False)  # nothing beyond its border
+        found = F.grid_sample(drawn, here, align_corners=False)  # zero outside the window
         pictures = pictures * (1 - found[:, 3:]) + found[:, :3]
     return pictures

@@ -154,8 +154,8 @@ def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
 
 
 def _unfit(bank: NetworkBank, name: str, fault: str) -> EDTalkError:
-    what = name.replace("_", " ")
-    return EDTalkError(f"The {what} in the bank '{bank.name}' does not fit: {fault}.", _AGAIN, "bank")
+    message = f"The network '{name}' in the bank '{bank.name}' is not usable: {fault}."
+    return EDTalkError(message, _AGAIN, "bank")
 
 
 def _has(tensors: Mapping[str, T], kind: _Kind) -> bool:

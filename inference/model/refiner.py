@@ -1,15 +1,15 @@
-"""What a bank may carry to put its network's pictures right: where this person's face moves, and what is not seen.
+"""Corrects the pictures of a small bank: where the decoder samples the source, and what the source does not show.
 
-EDTalk's decoder grows a picture from a constant, and takes long to learn where a person's own features lie. A bank that
-was not trained that long leaves them a little beside their place. Three plain networks know sooner:
+EDTalk's decoder generates a picture from a constant, and learns only slowly where a particular person's features lie.
+Three convolutional networks correct a bank that was not trained that long:
 
-- *reading* looks at the source, once, and says what it is doing: mostly nothing, portraits being at rest.
-- *motion* looks at it too and says of each of its pixels how far each coefficient moves it. What a change of
-  coefficients does is their weighted sum, as in EDTalk's banks, but of fields in the picture in place of directions in
-  a latent space. Where nothing changes, nothing moves. Around a head they fade out: what is behind it stretches, and
-  its outline stays whole.
-- *painter* looks at the source warped that way and at the decoder's picture, and says frame by frame what is still
-  beside its place, and what the source does not show, such as teeth.
+- *reading* estimates the source's coefficients, once per source. Most portraits are at rest.
+- *motion* predicts, for each pixel of the source, its displacement per unit of each coefficient. The motion of a frame
+  is their weighted sum, as in EDTalk's banks, but of displacement fields instead of directions in a latent space.
+  Without a change of coefficients nothing moves. The fields fade out around the head, so that the background is
+  stretched and the head's outline stays intact.
+- *painter* receives the warped source and the decoder's picture, and predicts for each frame the remaining
+  displacement and the colours that the source does not show, such as teeth.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .readers.absolute import Reader, ReaderConfig
 
 PREFIX = "refiner."
 LEAK = 0.2
-MOTION_WIDTH, PAINTER_WIDTH = 64, 32  # channels that the last layers read
-SMOOTH = 1.3  # pixels of the motion's
-SMALL = 0.1  # half widths: the painter is told motion in these, and tells it so
-# To invert a motion, shares of what is still missing: where a turning head's far side stretches, whole steps overshoot.
+MOTION_WIDTH, PAINTER_WIDTH = 64, 32  # input channels of the last layers
+SMOOTH = 1.3  # sigma in pixels of the motion's resolution
+SMALL = 0.1  # half widths: unit of the displacements that the painter receives and returns
+# Step sizes for inverting a motion; full steps overshoot where the far side of a turning head is stretched.
 STEPS = (0.6,) * 3 + (0.4,) * 3 + (0.25,) * 8
-FOUND = 0.05  # half widths: a pixel that comes no nearer than this, to twice, was nowhere in the source
-_FURTHEST = 0.999  # of what tanh gives
+FOUND = 0.05  # half widths: above this error, up to twice of it, a pixel counts as not visible in the source
+_FURTHEST = 0.999  # largest value before the inverse of tanh
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ class RefinerConfig:
 
 
 class Refined(NamedTuple):
-    """flow (N, 3, S, S), before tanh and sigmoid as the decoder's, and rgb (N, 3, S, S), nominally in [-1, 1].
+    """A batch of corrected pictures.
 
-    looks, missed: what the motion alone says, see `inverted`.
+    flow: (N, 3, S, S), displacement and mask before tanh and sigmoid, as the decoder's. rgb: (N, 3, S, S), nominally in
+    [-1, 1]. looks, missed: sampling positions by the motion alone and their error, see `inverted`.
     """
 
     flow: Tensor
@@ -67,7 +68,7 @@ class Refined(NamedTuple):
 
 
 class Conv(nn.Module):
-    """3x3 convolution and leaky ReLU; `told` coefficients, if any, turn its channels up and down in between."""
+    """3x3 convolution and leaky ReLU; `condition` inputs, if any, scale and shift the channels in between."""
 
     def __init__(self, inputs: int, outputs: int, condition: int, stride: int = 1) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class Conv(nn.Module):
 
 
 class UNet(nn.Module):
-    """(N, inputs, H, H) -> (N, width, H, H) by way of ever coarser levels; `channels` from H down."""
+    """(N, inputs, H, H) -> (N, width, H, H). channels: widths from the finest level to the coarsest."""
 
     def __init__(self, inputs: int, channels: Sequence[int], width: int, condition: int = 0) -> None:
         super().__init__()
@@ -105,10 +106,10 @@ class UNet(nn.Module):
 
 
 class Reading(Reader):
-    """Says that a portrait is at rest where it cannot be told from one.
+    """Clamps readings below the noise floor to zero.
 
-    doubt: (n,) how much is read of somebody at rest. What is nowhere more than that is nothing, what is somewhere twice
-    as much is taken as it is.
+    doubt: (n,), noise floor of each coefficient, from readings of neutral faces. If no reading exceeds it, all are set
+    to zero; if one exceeds twice its floor, all are returned unchanged; in between they are scaled.
     """
 
     def __init__(self, config: ReaderConfig) -> None:
@@ -121,10 +122,10 @@ class Reading(Reader):
 
 
 class Refiner(nn.Module):
-    """All three; motion and painter at half the picture's size, H = S / 2.
+    """The three networks; motion and painter run at half the picture's resolution, H = S / 2.
 
-    reading, motion, painter: channels of each network; hidden: of the first one's affine layer. terms: (2, T) numbers
-    of coefficients whose products move pixels too, as two turns of a head do. pose: numbers of those that move a head.
+    terms: (2, T), column numbers of the products, see `RefinerConfig`. rigid: (fields,), whether a field moves the
+    whole head.
     """
 
     def __init__(self, config: RefinerConfig) -> None:
@@ -144,17 +145,18 @@ class Refiner(nn.Module):
             nn.init.zeros_(still)
 
     def motion_of(self, source: Tensor) -> Tensor:
-        """source (N, 3, S, S) -> (N, fields, 2, H, H): how far each `amounts` moves each pixel, in half widths."""
+        """source (N, 3, S, S) -> displacement of each pixel by one unit of each of `amounts`, (N, fields, 2, H, H) in
+        half widths."""
         small = F.avg_pool2d(source, 2)
         places = pixel_places(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
             features = self.motion(torch.cat([small, places], 1))
         fields = self.maps(features.float()).unflatten(1, (self.fields, 2))
-        # A head moves as one: what is uneven in that is pulled into tatters where its far side stretches.
+        # A head is rigid; unevenness in its motion would show as tears where its far side is stretched.
         return torch.where(self.rigid[:, None, None, None], smoothed(fields), fields)
 
     def read(self, source: Tensor) -> Tensor:
-        """source (N, 3, S, S) -> (N, n): what it is doing."""
+        """source (N, 3, S, S) -> its coefficients (N, n)."""
         return self.reading(F.interpolate(source, size=(self.reading.size,) * 2, mode="area"))
 
     def amounts(self, coefficients: Tensor) -> Tensor:
@@ -165,16 +167,19 @@ class Refiner(nn.Module):
     def forward(
         self, source: Tensor, motion: Tensor, own: Tensor, flow: Tensor, rgb: Tensor, coefficients: Tensor
     ) -> Refined:
-        """source (N, 3, S, S), its motion and what it is doing itself (N, n); the decoder's flow and rgb
-        (N, 3, S, S) for coefficients (N, n)."""
+        """Correct the decoder's pictures for `coefficients` (N, n).
+
+        source: (N, 3, S, S); motion: see `motion_of`; own: the source's coefficients (N, n); flow, rgb: the decoder's
+        output, (N, 3, S, S).
+        """
         grid = warp_grid(source.shape[-1], source.device).permute(0, 3, 1, 2)
-        drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder looks
+        drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder samples
         centres, size = pixel_places(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
         amounts = self.amounts(coefficients) - self.amounts(own)
         moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
         found, missed = inverted(moves, drawn)
         distance = torch.hypot(*missed.split(1, 1))
-        nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # as in a mouth that opens
+        nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # for example in an opening mouth
         looks = found + nowhere * (drawn - found)
         logit = flow[:, 2:].clamp(-8.0, 8.0)
         seen = torch.cat([
@@ -194,17 +199,22 @@ class Refiner(nn.Module):
 
 
 def smoothed(fields: Tensor) -> Tensor:
-    """(N, F, 2, H, H), blurred by a Gaussian of SMOOTH pixels; their border goes on for ever."""
+    """fields (N, F, 2, H, H), blurred by a Gaussian of SMOOTH pixels, with replicated borders."""
     reach, size = round(3 * SMOOTH), fields.shape[-1]
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=fields.device) / SMOOTH) ** 2)
     single = F.pad(torch.eye(size, device=fields.device)[:, None], (reach, reach), mode="replicate")
-    blur = F.conv1d(single, kernel.view(1, 1, -1) / kernel.sum())[:, 0]  # as matrices: a convolution is far slower
+    blur = F.conv1d(single, kernel.view(1, 1, -1) / kernel.sum())[
+        :, 0
+    ]  # as matrix products, which are much faster than a convolution
     return blur.T @ (fields @ blur)
 
 
 def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """moves (N, 2, H, H): how far each pixel of a source is sent -> where each pixel of the result looks, and by how
-    much what is found there is sent beside it; both (N, 2, H, H), in half widths. start: where to look at first."""
+    """Invert a forward displacement by fixed-point iteration.
+
+    moves: (N, 2, H, H), displacement of each pixel of the source; start: (N, 2, H, H), first guess. Returns the
+    sampling position of each pixel of the result and the remaining error, both (N, 2, H, H) in half widths.
+    """
     centres, looks = pixel_places(moves.shape[-1], moves.device), start
     for share in STEPS:
         looks = looks + share * (centres - looks - warped(moves, looks))
@@ -212,11 +222,11 @@ def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pixel_places(size: int, device: torch.device) -> Tensor:
-    """(1, 2, size, size): where pixels lie, in [-1, 1]."""
+    """(1, 2, size, size): x and y of pixel centres in [-1, 1]."""
     line = (torch.arange(size, device=device) * 2 + 1) / size - 1.0
     return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
 
 
 def warped(source: Tensor, places: Tensor) -> Tensor:
-    """source (N, C, R, R) where `places` (N, 2, S, S) look, in [-1, 1]; its border goes on for ever."""
+    """Sample source (N, C, R, R) at places (N, 2, S, S), in [-1, 1], with replicated borders -> (N, C, S, S)."""
     return F.grid_sample(source, places.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)

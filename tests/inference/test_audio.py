@@ -209,7 +209,9 @@ def test_bank_without_audio_net():
 def test_bank_with_a_damaged_audio_net(bank):
     for name in (f"{PREFIX}mapping.weight", f"{PREFIX}audio_encoder.4.conv_block.1.bias"):
         damaged = {key: value for key, value in bank.tensors.items() if key != name}
-        with pytest.raises(EDTalkError, match="The audio2lip in the bank 'test' does not fit: it lacks") as caught:
+        with pytest.raises(
+            EDTalkError, match="The network 'audio2lip' in the bank 'test' is not usable: it lacks"
+        ) as caught:
             load_network(SimpleNamespace(name="test", names=(), networks=None, tensors=damaged), AUDIO2LIP)
         assert caught.value.kind == "bank"
 

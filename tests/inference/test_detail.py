@@ -105,7 +105,7 @@ def test_sources_do_not_share_what_is_theirs(bank: RandomBank) -> None:
     """Renderers with the same weights, drawing in turn, and frames that are kept while others are drawn."""
     rows, one = motion(3), renderer_of(bank, 100)
     other = one.another()
-    with pytest.raises(EDTalkError, match="no source picture"):
+    with pytest.raises(EDTalkError, match="No source picture"):
         other.render(rows)
     other.set_source(textured(100, 1), textured(100, 1))
     pairs = list(zip(one.render(rows), other.render(rows), strict=True))

@@ -221,7 +221,7 @@ def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Pat
 
 def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> None:
     foreign = Insets(replace(insets.config, coefficients=5))
-    with pytest.raises(EDTalkError, match="The insets in the bank 'starter' does not fit"):
+    with pytest.raises(EDTalkError, match="The network 'insets' in the bank 'starter' is not usable"):
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
 
 

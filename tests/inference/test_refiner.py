@@ -179,7 +179,7 @@ def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
     path = write_bank(
         tmp_path / "bank.safetensors", Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), 5, ((0, 0),), (0,)))
     )
-    with pytest.raises(EDTalkError, match="refiner in the bank 'starter' does not fit") as caught:
+    with pytest.raises(EDTalkError, match="The network 'refiner' in the bank 'starter' is not usable") as caught:
         FaceRenderer(load_bank(path), "cpu")
     assert caught.value.kind == "bank"
 

@@ -221,7 +221,7 @@ def test_stages_of_older_relative_readers_are_ignored(relative_reader: RelativeR
 
 def test_a_relative_reader_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = write_bank(tmp_path / "bank.safetensors", RelativeReader(RelativeReaderConfig((6, 8), 10, 12, 5)))
-    with pytest.raises(EDTalkError, match="The relative reader in the bank 'starter' does not fit"):
+    with pytest.raises(EDTalkError, match="The network 'relative_reader' in the bank 'starter' is not usable"):
         FaceRenderer(load_bank(path), "cpu")
 
 

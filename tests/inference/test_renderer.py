@@ -199,16 +199,16 @@ def test_no_rows_no_frames(renderer: FaceRenderer) -> None:
 
 def test_misuse_is_told_at_once(bank: RandomBank, renderer: FaceRenderer) -> None:
     fresh = FaceRenderer(bank, "cpu")
-    with pytest.raises(EDTalkError, match="no source picture"):
+    with pytest.raises(EDTalkError, match="No source picture"):
         fresh.render(motion(1))
-    with pytest.raises(EDTalkError, match="no source picture"):
+    with pytest.raises(EDTalkError, match="No source picture"):
         _ = fresh.source_coefficients
     with pytest.raises(EDTalkError, match=r"shape \(T, 12\)"):
         renderer.render(motion(2)[:, 1:])
     with pytest.raises(EDTalkError, match="finite"):
         renderer.render(np.full((1, 12), np.nan))
     foreign = Coefficients(motion(1), tuple(f"other_{index}" for index in range(12)))
-    with pytest.raises(EDTalkError, match="not the bank"):
+    with pytest.raises(EDTalkError, match="do not match the bank"):
         renderer.render(foreign)
     with pytest.raises(EDTalkError, match="uint8 or float32"):
         renderer.render(motion(1), np.int16)

@@ -164,5 +164,5 @@ def test_a_reader_that_does_not_fit_is_refused(tmp_path: Path, channels: tuple[i
     foreign = Reader(ReaderConfig(channels, 16, outputs)).state_dict().items()
     tensors |= {PREFIX + name: tensor.numpy() for name, tensor in foreign}
     bank = save_bank(starter_bank(config), tensors, tmp_path / "bank.safetensors")
-    with pytest.raises(EDTalkError, match="The reader in the bank 'starter'"):
+    with pytest.raises(EDTalkError, match="The network 'reader' in the bank 'starter'"):
         FaceRenderer(bank, "cpu")
