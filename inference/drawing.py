@@ -252,7 +252,7 @@ class Recent(Generic[T]):
 
     def get(self, key: object, make: Callable[[], T]) -> T:
         if key not in self._made:
-            while len(self._made) >= self._count:  # before the new one is made: memory is what is short
+            while len(self._made) >= self._count:  # first, so that both are never in memory
                 self._made.popitem(last=False)
             self._made[key] = make()
         self._made.move_to_end(key)

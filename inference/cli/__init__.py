@@ -1,6 +1,7 @@
-"""The command line: one subcommand a module, and one place that turns failures into a sentence and an exit code.
+"""The command line: one module per group of commands, and one place that turns errors into a message and exit code.
 
-Exit codes: 0 done, 1 a bug, 2 something about the input, 3 the disk, 130 Ctrl-C (what was finished is kept).
+Exit codes: 0 done, 1 internal error, 2 invalid input, 3 disk full or not writable, 130 interrupted (finished frames
+are kept).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other failure here does."""
+    """Reports invalid arguments in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         _say(f"{message[:1].upper()}{message[1:]}.", f"See '{self.prog} --help'.")
@@ -33,22 +34,22 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m inference",
-        description="Talking faces from a portrait (EDTalk): make a face speak, move its head and show emotions.",
+        description="Talking-head animation from a portrait (EDTalk): lip sync, head motion and emotions.",
         epilog="Start with: python -m inference demo --out demo.mp4. "
-        "Exit codes: 0 done, 1 a bug, 2 wrong input, 3 disk full or not writable, 130 interrupted.",
+        "Exit codes: 0 done, 1 internal error, 2 invalid input, 3 disk full or not writable, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for module in (render, lipsync, capture, shot, demo, contact, maintain, worker):
         module.add_commands(commands)
     for command in set(commands.choices.values()):
-        command.add_argument("--debug", action="store_true", help="show the traceback of a failure")
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code and raises nothing but SystemExit from the parser."""
+    """Run one command. Returns the exit code; raises only the parser's SystemExit."""
     args = build_parser().parse_args(arguments)
-    logging.basicConfig(format="edtalk: %(message)s", level=logging.WARNING)  # damaged clips are told of this way
+    logging.basicConfig(format="edtalk: %(message)s", level=logging.WARNING)  # shows the warnings about damaged clips
     try:
         return args.run(args) or 0
     except EDTalkError as error:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("Stopped.")
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports the error again at exit
         return 0
     except OSError as error:
         if error.errno in _DISK_ERRORS:
@@ -77,8 +78,8 @@ def _bug(error: Exception, debug: bool) -> int:
         traceback.print_exc()
     text = " ".join(str(error).split())
     _say(
-        f"Internal error ({type(error).__name__}: {text}). This is a bug in EDTalk, not in your input.",
-        "" if debug else "Report it with the output of the same command with --debug, and of 'selftest'.",
+        f"Internal error ({type(error).__name__}: {text}). This is a bug in EDTalk.",
+        "" if debug else "Please report it, with the output of this command with --debug and of 'selftest'.",
     )
     return BUG
 

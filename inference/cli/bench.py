@@ -1,8 +1,8 @@
-"""How fast this machine renders, against what its own matrix product could do.
+"""Measures the rendering speed of this machine, relative to its matrix multiplication rate.
 
-A frame's work is counted as the multiplications and additions of the plain form; a rewrite that does the same with less
-shows as speed, and a share above 100 % is possible. The matrix rate is measured between the frames, so that whatever
-else the machine does slows both down.
+The work of a frame is counted as the multiplications and additions of a direct implementation. A faster algorithm
+therefore counts as speed, and more than 100 % is possible. The matrix rate is measured between the frames, so that
+other load affects both.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from ..model.generator import Blur, ExpressionEnhancement, Generator, ModulatedC
 from ..renderer import FaceRenderer
 
 MATRIX = 1024
-DETAIL = 512, 1024  # pixels of frames with the source's own detail
-FLOW_GAIN = 0.04  # random flows of a few pixels, like trained ones, not of the whole picture
+DETAIL = 512, 1024  # sizes in pixels of the frames with detail transfer
+FLOW_GAIN = 0.04  # limits random flows to a few pixels, as after training
 
 
 @dataclass(frozen=True)
 class RandomBank(Bank):
-    """A bank whose weights are made up, for timing: by default of the size of the published ones."""
+    """A bank with random weights for measurements, by default of the published size."""
 
     seed: int = 0
 
@@ -61,9 +61,9 @@ def run(
     threads: int | None = None,
     compare_upstream: bool = False,
 ) -> dict[str, Any]:
-    """Figures by name; times are medians. bank: default random weights of the published size.
+    """Measure. Returns figures by name; times are medians. bank: default random weights of the published size.
 
-    compare_upstream: also time the call that upstream makes for every frame, on the CPU, and report the ratio.
+    compare_upstream: also measure upstream's computation of a frame, on the CPU, and report the ratio.
     """
     bank = bank or RandomBank.of()
     config, random = bank.config, np.random.default_rng(0)
@@ -140,23 +140,20 @@ def run(
 
 
 def format_text(figures: dict[str, Any]) -> str:
-    """The figures of `run` as a table for people."""
+    """The figures of `run` as a readable table."""
     value = dict(figures)
     lines = [
         f"{value['bank']}, {value['size']} px, on {value['device']} with {value['threads']} threads, "
         f"batch {value['batch']}, torch {value['torch']}",
         f"frame             {value['ms_per_frame']:9.1f} ms   {value['frames_per_second']:.1f} frames/s, "
         f"median of {value['frames']}",
-        f"work              {value['gflop_per_frame']:9.2f} GFLOP a frame in plain form",
-        f"matrix product    {value['matrix_gflops']:9.1f} GFLOP/s in the same run; the frames reach "
+        f"work              {value['gflop_per_frame']:9.2f} GFLOP per frame, direct implementation",
+        f"matrix product    {value['matrix_gflops']:9.1f} GFLOP/s in the same run; rendering reaches "
         f"{value['share_of_matrix_rate']:.0%} of it",
-        *(
-            f"at {size:4} px        {took:9.1f} ms   with the source's detail"
-            for size, took in value["detail_ms"].items()
-        ),
-        f"changing emotion  {value['changing_expression_overhead']:+9.1%} a frame",
+        *(f"at {size:4} px        {took:9.1f} ms   with detail transfer" for size, took in value["detail_ms"].items()),
+        f"changing emotion  {value['changing_expression_overhead']:+9.1%} per frame",
         f"new source        {value['source_ms']:9.1f} ms once",
-        f"capture           {value['encode_ms']:9.1f} ms a picture",
+        f"capture           {value['encode_ms']:9.1f} ms per image",
         f"start-up          {value['import_s'] + value['read_s'] + value['load_s'] + value['first_frame_s']:9.2f} s: "
         f"import {value['import_s']:.2f}, read {value['read_s']:.2f}, load {value['load_s']:.2f}, "
         f"source and first frame {value['first_frame_s']:.2f}",
@@ -166,16 +163,17 @@ def format_text(figures: dict[str, Any]) -> str:
     if "upstream_call_ms" in value:
         lines.append(
             f"upstream's call   {value['upstream_call_ms']:9.1f} ms for {value['upstream_gflop']:.1f} GFLOP: "
-            f"{value['times_upstream']:.1f} times a frame; a new source costs "
+            f"{value['times_upstream']:.1f} times a frame; a new source takes "
             f"{value['source_share_of_upstream_call']:.2f} of it"
         )
     return "\n".join(lines)
 
 
 def flops(config: GeneratorConfig) -> dict[str, float]:
-    """Multiplications and additions of the plain form, for one picture each: "encode", "decode", "enhance".
+    """Multiplications and additions of a direct implementation for one image: "encode", "decode", "enhance".
 
-    "enhance" is the half that is not dead. Convolutions and low-pass filters are counted, pointwise work is not.
+    "enhance" is the half of the expression enhancement that affects the result. Convolutions and low-pass filters are
+    counted, pointwise operations are not.
     """
     channels, fir = config.channels, 32
     encode = 2 * 3 * channels[config.size] * config.size**2 + 2 * 16 * channels[4] * config.style_dim
@@ -191,7 +189,7 @@ def flops(config: GeneratorConfig) -> dict[str, float]:
 
 
 def peak_memory_mib() -> float | None:
-    """The most memory this process has held, or None where the system does not tell."""
+    """Peak memory of this process, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows
@@ -201,16 +199,16 @@ def peak_memory_mib() -> float | None:
 
 
 class Upstream:
-    """The call that upstream makes for every frame, with its costs: a picture and the pose picture's encodings, both
-    halves of the expression enhancement, filters built for each sample, low-pass filters as batches of one channel.
+    """Upstream's computation of a frame at its full cost: encodings of source and pose image, both halves of the
+    expression enhancement, filters built for each sample, low-pass filters as batches of one channel.
 
-    Same answer as ours; only for timing, on the CPU.
+    Same result as ours; only for measurements on the CPU.
     """
 
     def __init__(self, bank: Bank) -> None:
         self.generator = generator = Generator(bank.config).eval().requires_grad_(False)
         state = {name: torch.from_numpy(bank.tensors[name]) for name in generator.state_dict() if name in bank.tensors}
-        generator.load_state_dict(state, strict=False)  # starter banks may leave constant filters out
+        generator.load_state_dict(state, strict=False)  # starter banks may omit constant filters
         slow: dict[type, Callable[..., Tensor]] = {
             ModulatedConv2d: _grouped, Blur: _blur, Upsample: _upsample, ExpressionEnhancement: _both_halves
         }  # fmt: skip
@@ -220,7 +218,7 @@ class Upstream:
 
     @torch.no_grad()
     def __call__(self, source: np.ndarray, pose: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-        """Pictures uint8, alpha (1, n) -> float32 (3, S, S). The pose picture's coefficients are found and not used."""
+        """Images uint8, alpha (1, n) -> float32 (3, S, S). The pose image is encoded but not used, as in upstream."""
         size = self.generator.config.size
         from_, to = (torch.from_numpy(to_network(picture, size)[None]) for picture in (source, pose))
         latent, _ = self.generator.enc(to)
@@ -247,7 +245,7 @@ def _grouped(conv: ModulatedConv2d, x: Tensor, style: Tensor) -> Tensor:
 def _blur(blur: Blur, x: Tensor) -> Tensor:
     x = F.pad(x, (*blur.pad, *blur.pad))
     flat = F.conv2d(x.reshape(-1, 1, *x.shape[2:]), blur.kernel[None, None])
-    return flat.view(*x.shape[:2], *flat.shape[2:])[..., :: blur.stride, :: blur.stride]  # all of it is computed
+    return flat.view(*x.shape[:2], *flat.shape[2:])[..., :: blur.stride, :: blur.stride]  # upstream computes all of it
 
 
 def _upsample(up: Upsample, x: Tensor) -> Tensor:
@@ -259,7 +257,7 @@ def _upsample(up: Upsample, x: Tensor) -> Tensor:
 
 def _both_halves(block: ExpressionEnhancement, feature: Tensor, expression: Tensor) -> Tensor:
     gain, offset = block.norm2(expression)
-    F.leaky_relu(block.normalised(feature) * gain + offset, 0.01)  # as costly as the half that is overwritten
+    F.leaky_relu(block.normalised(feature) * gain + offset, 0.01)  # costs as much as the part that upstream overwrites
     gain, offset = block.norm2(expression)
     return feature + block.normalised(feature) * gain + offset
 
@@ -282,7 +280,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _import_seconds() -> float:
-    """Of a fresh process up to where a bank could be loaded."""
+    """Start-up time of a new process until a bank can be loaded."""
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", "import inference.renderer"]
     return _seconds(partial(subprocess.run, command, cwd=root, check=False, capture_output=True))

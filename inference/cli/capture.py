@@ -1,4 +1,4 @@
-"""`capture`: a clip or a picture of a face to a file of coefficients, to look at, to edit or to render later."""
+"""`capture`: writes the coefficients of a face in a clip or image to a file, for editing or rendering."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .progress import STYLES
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "capture",
-        help="clip or picture -> coefficients",
-        description="Measure a face's mouth, pose and expression in every frame of a clip, or in a picture.",
+        help="clip or image -> coefficients",
+        description="Measure mouth, pose and expression of a face in every frame of a clip, or in an image.",
     )
-    parser.add_argument("--video", type=Path, required=True, metavar="CLIP|PICTURE", help="the face to measure")
+    parser.add_argument("--video", type=Path, required=True, metavar="CLIP|IMAGE", help="the face to measure")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".npz (exact) or .csv (to edit)")
-    parser.add_argument("--fps", type=options.frame_rate, default=25.0, help="the clip is resampled to it (default 25)")
+    parser.add_argument("--fps", type=options.frame_rate, default=25.0, help="frame rate of the result (default 25)")
     parser.add_argument(
         "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
-        help="find the face (auto, default), use the whole picture (none), or the square with its left top corner "
-        "at X,Y in pixels",
+        help="detect the face (auto, default), use the whole image (none), or a square whose top left corner is at X,Y "
+        "in pixels",
     )  # fmt: skip
     options.add_face(parser)
     options.add_only(parser)
     options.add_bank(parser)
     options.add_overwrite(parser)
     options.add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print a report as a JSON object")
     parser.add_argument("--progress", choices=STYLES, default="auto", help="how progress is shown")
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`sheet`: a contact sheet of a clip, with what drove it."""
+"""`sheet`: draws a contact sheet of a rendered clip with its sound, mouth and emotions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "sheet",
         help="contact sheet of a rendered clip",
-        description="Draw frames of a clip that was rendered from a shot, over its sound, its mouth and its emotions.",
+        description="Draw frames of a clip that was rendered from a shot, with its sound, mouth opening and emotions.",
     )
-    parser.add_argument("--video", type=Path, required=True, metavar="FILE", help="the clip; its first frame is row 0")
-    parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="what is said in it")
+    parser.add_argument(
+        "--video", type=Path, required=True, metavar="FILE", help="the clip; its first frame is row 0 of the shot"
+    )
+    parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="its dialogue")
     parser.add_argument("--shot", type=Path, required=True, metavar="FOLDER", help="the shot that it was rendered from")
-    parser.add_argument("--emotion", default="neutral", metavar="CURVE", help="what is felt, as for 'render'")
-    parser.add_argument("--title", default="", help="a line above it all")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the picture to write")
+    parser.add_argument("--emotion", default="neutral", metavar="CURVE", help="its emotions, as for 'render'")
+    parser.add_argument("--title", default="", help="title of the sheet")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.png", help="the image to write")
     options.add_overwrite(parser)
     parser.set_defaults(run=run)
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def contact_sheet(clip: Path, audio: Path, rows: Coefficients, bank: Bank, emotion: str, title: str = "") -> np.ndarray:
-    """uint8 (H, W, 3): FRAMES frames of a clip as they are in the file, with what drove them. rows: one a frame."""
+    """uint8 (H, W, 3): FRAMES frames of a clip with their sound, mouth and emotions. rows: one row per frame."""
     from ..media.sound import load_sound
     from ..media.video import read_frames
     from .sheet import Line, draw, evenly
@@ -62,7 +64,7 @@ def contact_sheet(clip: Path, audio: Path, rows: Coefficients, bank: Bank, emoti
 
 
 def _opening(rows: Coefficients, bank: Bank) -> np.ndarray:
-    """(T,) how far the mouth is open, 0..1: the jaw where the bank names it, else how much the mouth's numbers say."""
+    """(T,) mouth opening, 0 to 1: "jawOpen" if the bank has it, else the distance of the lips from their median."""
     if "jawOpen" in bank.names:
         opening = rows.column("jawOpen")
     else:

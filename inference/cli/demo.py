@@ -1,4 +1,4 @@
-"""`demo`: the whole thing on material that comes with it, as a clip and as a contact sheet to look at."""
+"""`demo`: renders the embedded portrait and line of dialogue, and draws a contact sheet of the result."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ..contract.errors import EDTalkError
 from . import options
 from .progress import STYLES, note
 
-SIZE = 512  # pixels of the clip
+SIZE = 512  # width of the video in pixels
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
-        help="portrait + speech + emotions on embedded material",
-        description="Render the embedded portrait speaking the embedded line, its emotion changing on the way, and "
-        "draw a contact sheet of what was rendered.",
+        help="render the embedded example",
+        description="Render the embedded portrait speaking the embedded line with changing emotions, and draw a "
+        "contact sheet of the result.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo.mp4"), metavar="FILE.mp4", help="(default demo.mp4)")
     parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="the contact sheet (default: OUT with .png)")
-    parser.add_argument("--source", type=Path, default=PORTRAIT, metavar="PICTURE", help="another portrait")
+    parser.add_argument("--source", type=Path, default=PORTRAIT, metavar="IMAGE", help="another portrait")
     parser.add_argument("--audio", type=Path, default=LINE, metavar="SOUND", help="another line")
     parser.add_argument("--emotion", default=EMOTIONS, metavar="CURVE", help=f"(default '{EMOTIONS}')")
     options.add_overwrite(parser)
     options.add_bank(parser)
     options.add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print a report as a JSON object")
     parser.add_argument("--progress", choices=STYLES, default="auto", help="how progress is shown")
     parser.set_defaults(run=run)
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
-    """The arguments of `render` that the demo stands for."""
+    """The equivalent arguments of `render`."""
     from .render import add_arguments
 
     parser = argparse.ArgumentParser()

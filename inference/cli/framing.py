@@ -1,4 +1,4 @@
-"""Which square of a picture or a clip is the face: found, given by hand, or all of it."""
+"""The options that say where the face is in an image or a clip: detected, given, or the whole image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Framing:
-    """The value of --crop or --driver-crop. box: x, y, side in pixels; which: see `detect.choose_face`."""
+    """The values of --crop and --face, or of --driver-crop and --driver-face.
+
+    mode: "auto", "none" or "box". box: x, y and size in pixels. which: see `detect.choose_face`. options: the names of
+    the two options, for messages.
+    """
 
     mode: str = "auto"
     box: tuple[float, float, float] | None = None
@@ -45,7 +49,7 @@ class Framing:
         return Framing("box", (x, y, side))
 
     def of_picture(self, rgb: np.ndarray, size: int, label: str) -> Crop:
-        """The face of one picture at `size` pixels, turned upright."""
+        """The crop of an image at `size` pixels, rotated upright. Raises EDTalkError."""
         try:
             crop = frame_picture(rgb, size, self.box or self.mode, which=self.which, label=label)
         except EDTalkError as error:
@@ -54,7 +58,7 @@ class Framing:
         return crop
 
     def of_clip(self, frames: Iterator[np.ndarray], fps: float, size: int, label: str) -> Crop:
-        """One upright square for a whole driving clip: what moves within it is the head's motion, to be copied."""
+        """One crop for a whole driving clip, not rotated: the head's motion within it is what drives the face."""
         first = next(frames)
         frames = itertools.chain([first], frames)
         try:
@@ -84,7 +88,7 @@ class Framing:
         squares = found.track.crops[~np.isnan(found.track.crops[:, 2])]
         width, height = found.size
         if self.mode == "auto" and (squares != squares[0]).any():
-            note(f"face found in {path.name}; the crop follows it.")
+            note(f"found a face in {path.name}; the crop follows it.")
         else:
             x, y, side, angle = squares[0].tolist()
             blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # only its size matters
@@ -94,16 +98,16 @@ class Framing:
         return found.track
 
     def choosing(self, which: Which, options: tuple[str, str] = ("--crop", "--face")) -> Framing:
-        """The same with the value of --face; `options` are these two options' names, for messages."""
+        """The same with the value of --face. options: see the class. Raises EDTalkError if no face is searched for."""
         if which is not None and self.mode != "auto":
-            raise EDTalkError(f"{options[1]} chooses among faces, and with {options[0]} none are looked for.")
+            raise EDTalkError(f"{options[1]} requires face detection, which {options[0]} disables.")
         return replace(self, which=which, options=options)
 
     def _say_found(self, rgb: np.ndarray, crop: Crop, label: str) -> None:
         if self.mode != "auto":
             return
         if is_whole(rgb, crop):
-            note(f"{label} is already a face crop; used whole.")
+            note(f"{label} is a face crop already and is used as a whole.")
             return
         x, y, side, _ = crop.box
-        note(f"face found in {label}; cut out as {self.options[0]} {x:.0f},{y:.0f},{side:.0f}.")
+        note(f"found a face in {label}: {self.options[0]} {x:.0f},{y:.0f},{side:.0f}.")

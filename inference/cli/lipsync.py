@@ -1,4 +1,4 @@
-"""`lipsync`: a sound to a file of mouth coefficients, to look at, to edit or to render later."""
+"""`lipsync`: writes the mouth coefficients of a sound to a file, for editing or rendering."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "lipsync",
         help="sound -> mouth coefficients",
-        description="Write the mouth coefficients of a sound, one row a frame; all other coefficients are at rest. "
+        description="Write the mouth coefficients of a sound, one row per frame. All other coefficients are at rest. "
         "Render the file with 'render --coefficients'.",
     )
     parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="sound or video file with speech")
@@ -23,7 +23,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_only(parser)
     add_bank(parser)
     add_overwrite(parser)
-    parser.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print a report as a JSON object")
     parser.set_defaults(run=run)
 
 

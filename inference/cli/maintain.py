@@ -1,4 +1,4 @@
-"""`convert`, `inspect`, `bench`, `selftest`: banks and the machine they run on."""
+"""`convert`, `inspect`, `bench` and `selftest`: commands for banks and the installation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
         help="EDTalk's checkpoints -> bank",
-        description="Make a bank from the files that EDTalk publishes. Nothing in them is executed.",
+        description="Convert the checkpoints that EDTalk publishes to a bank. No code in them is executed.",
     )
     parser.add_argument("--generator", type=Path, required=True, metavar="FILE", help="EDTalk.pt or EDTalk_lip_pose.pt")
     parser.add_argument("--audio2lip", type=Path, metavar="FILE", help="Audio2Lip.pt, for lip-sync from sound")
@@ -35,25 +35,27 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser(
         "inspect",
-        help="what a bank or checkpoint holds",
-        description="Show what a bank or a checkpoint holds: sizes, coefficients with their ranges, emotions, origin.",
+        help="show the content of a bank or checkpoint",
+        description="Show the sizes, coefficients with ranges, emotions and origin of a bank or checkpoint.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", nargs="?", help="(default: the embedded starter bank)")
-    parser.add_argument("--json", action="store_true", help="print it as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print the result as a JSON object")
     parser.set_defaults(run=run_inspect)
 
     parser = commands.add_parser(
         "bench",
-        help="how fast this machine is",
-        description="Measure milliseconds a frame, the machine's own matrix rate in the same run and the share of it "
-        "reached, start-up time and peak memory.",
+        help="measure the speed of this machine",
+        description="Measure the time per frame, the fraction of the machine's matrix multiplication rate that it "
+        "reaches, the start-up time and the peak memory.",
     )
     parser.add_argument(
         "--bank", type=Path, metavar="FILE", help="(default: random weights of the published size, 256 px)"
     )
-    parser.add_argument("--frames", type=options.positive, default=20, metavar="N", help="how many (default 20)")
     parser.add_argument(
-        "--upstream", action="store_true", help="also time what EDTalk's demos do for every frame, on the CPU"
+        "--frames", type=options.positive, default=20, metavar="N", help="number of frames (default 20)"
+    )
+    parser.add_argument(
+        "--upstream", action="store_true", help="also measure the computation of EDTalk's demos, on the CPU"
     )
     options.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON object")
@@ -61,13 +63,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
     parser = commands.add_parser(
         "selftest",
-        help="does this installation work?",
-        description="Check the installation: versions, device, a frame rendered and a sound lip-synced with the "
-        "embedded bank. A bug report starts with its output. Exit code 0 if all is well, 1 if not.",
+        help="check the installation",
+        description="Check versions and the device, render a frame and lip-sync a sound with the embedded bank. "
+        "Include the output in bug reports. Exit code 0 if all checks pass, else 1.",
     )
     options.add_bank(parser)
     options.add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print the findings as a JSON object")
+    parser.add_argument("--json", action="store_true", help="print the results as a JSON object")
     parser.set_defaults(run=run_selftest)
 
 
@@ -107,7 +109,7 @@ def run_selftest(args: argparse.Namespace) -> int:
 
 
 def selftest(args: argparse.Namespace) -> dict[str, Any]:
-    """Every check by name, with "ok" at the end; a check that fails is described and does not stop the others."""
+    """The result of every check by name, and "ok": whether all passed. A failed check does not stop the others."""
     findings: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.platform()} {platform.machine()}",
@@ -152,7 +154,7 @@ def _version(name: str) -> str | None:
 def _face_detector() -> str:
     from ..face.detect import detect_faces
 
-    return f"works, {len(detect_faces(np.zeros((64, 64, 3), np.uint8)))} faces in a black picture"
+    return f"works, {len(detect_faces(np.zeros((64, 64, 3), np.uint8)))} faces in a black image"
 
 
 def _render_one(bank: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _render_one(bank: Any, args: argparse.Namespace) -> dict[str, Any]:
     ready = time.perf_counter()
     (frame,) = renderer.render(rows)
     if frame.shape != (size, size, 3) or frame.dtype != np.uint8:
-        raise EDTalkError(f"Expected a picture of {size} x {size} pixels, found {frame.dtype} {frame.shape}.")
+        raise EDTalkError(f"Expected an image of {size} x {size} pixels, found {frame.dtype} {frame.shape}.")
     return {
         "device": str(renderer.device),
         "start-up s": round(ready - started, 2),
@@ -182,5 +184,5 @@ def _lip_sync_tone(bank: Any) -> str:
     started = time.perf_counter()
     lips = lip_sync(tone, rate, frame_times(1.0, 25), bank)
     if not np.isfinite(lips).all():
-        raise EDTalkError("The lip-sync network gave numbers that are not finite.")
+        raise EDTalkError("The lip-sync network returned values that are not finite.")
     return f"works, {len(lips)} frames of 1 s of tone in {(time.perf_counter() - started) * 1000:.0f} ms"

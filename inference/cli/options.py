@@ -1,4 +1,4 @@
-"""Options that several commands share, and the checks that come with them."""
+"""Options that several commands share, and their checks."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto: the fastest)")
-    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: as many as cores)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto: the fastest)")
+    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
 
 
 def add_only(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +36,15 @@ def add_only(parser: argparse.ArgumentParser) -> None:
         "--only",
         type=bank_names,
         metavar="BANKS",
-        help="write the coefficients of these banks only, such as 'lip' or 'pose,exp' (default: all); what a file "
-        "leaves out, 'render --coefficients' takes from the portrait",
+        help="write only the coefficients of these banks, such as 'lip' or 'pose,exp' (default: all); 'render "
+        "--coefficients' takes missing coefficients from the portrait",
     )
 
 
 def add_face(parser: argparse._ActionsContainer, option: str = "--face", text: str = "") -> None:
     usual = (
-        "of several faces the Nth from the left, from 1 (from the right: -1), the largest, or the nearest to a point"
+        "which face to use: the Nth from the left, from 1 (negative: from the right), the largest, or the nearest to "
+        "a point in pixels"
     )
     parser.add_argument(option, type=face_choice, metavar="N|largest|X,Y", help=text or usual)
 
@@ -63,7 +64,7 @@ def positive(text: str) -> int:
 
 
 def face_choice(text: str) -> int | str | tuple[float, float]:
-    """What `inference.face.detect.choose_face` takes."""
+    """A value for `inference.face.detect.choose_face`."""
     if text == "largest":
         return text
     try:
@@ -86,7 +87,7 @@ def share(text: str) -> float:
 
 
 def side(text: str) -> int:
-    """Pixels of a square picture."""
+    """Width of a square image in pixels."""
     value = positive(text)
     if value > LARGEST:
         raise argparse.ArgumentTypeError(f"expected at most {LARGEST} pixels, found '{text}'")
@@ -117,26 +118,29 @@ def frame_rate(text: str) -> float:
 def bank_names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:
-        raise argparse.ArgumentTypeError("expected names of banks, such as lip or pose,exp")
+        raise argparse.ArgumentTypeError("expected bank names such as lip or pose,exp")
     return names
 
 
 def columns(bank: Bank, only: Sequence[str] | None) -> tuple[str, ...]:
-    """Names of the coefficients of the banks asked for, in the bank's order."""
+    """The coefficient names of the banks in `only` (default: all), in the bank's order. Raises EDTalkError."""
     have = [name for name, _ in bank.config.banks]
     for name in only or ():
         if name not in have:
-            raise EDTalkError(f"The bank '{bank.name}' has no part '{name}'; it has: {', '.join(have)}.")
+            raise EDTalkError(f"The bank '{bank.name}' has no part '{name}'; available: {', '.join(have)}.")
     return tuple(coefficient.name for coefficient in bank.coefficients if not only or coefficient.bank in only)
 
 
 def check_free(path: Path, overwrite: bool, suffixes: Iterable[str] = ()) -> None:
-    """Refuse an output that cannot or should not be written, before any work is done."""
+    """Raise EDTalkError if an output file cannot or must not be written, before any work is done.
+
+    suffixes: the allowed ones, default any.
+    """
     suffixes = tuple(suffixes)
     if suffixes and path.suffix.lower() not in suffixes:
         raise EDTalkError(f"The output must end in {' or '.join(suffixes)}, found '{path.name}'.")
     if path.is_dir():
-        raise EDTalkError(f"{path} is a folder; a file is to be written there.", "Choose a file name.")
+        raise EDTalkError(f"{path} is a folder; expected a file name.", "Choose a file name.")
     if path.exists() and not overwrite:
         raise EDTalkError(f"{path} exists.", "Choose another name, or add --overwrite.")
     if not path.parent.is_dir():

@@ -1,4 +1,4 @@
-"""Where frames go: a clip with sound, or a folder of pictures numbered as the whole result's frames are."""
+"""The output of `render`: a video with sound, or a folder of numbered images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ CLIPS = (".mp4", ".mov", ".mkv")
 
 
 def is_clip(out: Path, form: str | None) -> bool:
-    """Whether `out` names a clip, not a folder; EDTalkError for what is neither, or does not fit --format."""
+    """Whether `out` is a video, not a folder. Raises EDTalkError if it is neither, or does not fit --format."""
     if out.suffix.lower() in CLIPS and not out.is_dir():
         if form:
-            raise EDTalkError(f"--format {form} is for a folder of pictures, and {out.name} is a clip.")
+            raise EDTalkError(f"--format {form} requires a folder as --out, found the video {out.name}.")
         return True
     if out.is_file() or (out.suffix and not out.is_dir()):
         raise EDTalkError(
-            f"The output is a clip ({', '.join(CLIPS)}) or a folder, found '{out.name}'.",
-            "For pictures give a folder, and --format png or exr.",
+            f"The output must be a video ({', '.join(CLIPS)}) or a folder, found '{out.name}'.",
+            "For images, give a folder and --format png or exr.",
         )
     return False
 
 
 def check_output(out: Path, form: str | None, overwrite: bool, inputs: Iterable[Path | None]) -> None:
-    """Refuse an output that cannot be meant, before any work is done."""
+    """Raise EDTalkError if the output cannot be written or is one of the inputs, before any work is done."""
     if is_clip(out, form):
         check_free(out, overwrite)
         if any(path is not None and path.exists() and out.exists() and out.samefile(path) for path in inputs):

@@ -1,4 +1,4 @@
-"""What a person or a program sees while frames are made: a bar, a line now and then, JSON lines; and a polite stop."""
+"""Progress output (a bar, text lines or JSON lines), and stopping on Ctrl-C after the current frame."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5, "openjd": 0.5}  # seconds betwe
 
 
 def note(text: str) -> None:
-    """One line about what was done, for the person, apart from the result on stdout."""
+    """Print one line of information to stderr; stdout is for results."""
     print(f"edtalk: {text}", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """Counts frames of one task and reports at a bearable rate; `style` is one of STYLES.
+    """Counts the frames of one task and reports them at a limited rate.
 
-    "bar" and "lines" go to stderr, and "auto" is the bar on a terminal and lines elsewhere; "json" and "openjd", the
-    lines that render farms read, go to stdout.
+    label: name of the task. total: number of frames, None if unknown. style: one of STYLES. "bar" and "lines" are
+    printed to stderr; "auto" is a bar on a terminal and lines elsewhere. "json" and "openjd" (for render farms that
+    use Open Job Description) are printed to stdout.
     """
 
     def __init__(self, label: str, total: int | None, style: str = "auto") -> None:
@@ -50,7 +51,7 @@ class Progress:
 
     @property
     def eta(self) -> float | None:
-        """Seconds left, once a frame has been made and where the total is known."""
+        """Estimated remaining seconds; None before the first frame or without a total."""
         if not self.total or not self.done:
             return None
         return (time.monotonic() - self.started) / self.done * max(self.total - self.done, 0)
@@ -77,9 +78,9 @@ class Progress:
 
 
 class Stop:
-    """Within it the first Ctrl-C (or SIGTERM) sets `asked`, so that the frame in work is finished and kept.
+    """In its `with` block the first Ctrl-C or SIGTERM only sets `asked` to the signal, so that the frame is finished.
 
-    A second Ctrl-C interrupts at once.
+    A second one raises KeyboardInterrupt.
     """
 
     def __init__(self) -> None:

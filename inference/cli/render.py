@@ -1,4 +1,4 @@
-"""`render`: a portrait or a clip, and what drives it, to a video with sound or a folder of pictures."""
+"""`render`: renders a portrait or dubs a clip, to a video with sound or a folder of images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .performance import ENDS
 from .progress import STYLES
 
 EXAMPLES = """examples:
-  a portrait speaks, in changing moods, with a little life in head and eyes
+  a portrait speaks with changing emotions, slight head motion and blinks
     render --source me.png --audio line.wav --emotion "0=neutral 1.5=happy 4=sad:0.8" --idle-motion 1 --out me.mp4
-  mouth from a sound, head from one clip, expression from another
+  mouth from a sound, head motion from one clip, expression from another
     render --source me.png --audio line.wav --pose-video head.mp4 --expression actor.mp4 --out me.mp4
   everything from one clip, added to the portrait's own pose and expression
     render --source me.png --lip-video a.mp4 --pose-video a.mp4 --expression a.mp4 --relative --out me.mp4
-  new words for an existing shot, put back into the full picture
+  dub a clip and paste the face back into the full frame
     render --source shot.mp4 --audio line.wav --paste-back --out dubbed.mp4
-  frames 0 to 99 only, as pictures
+  frames 0 to 99 only, as images
     render --source me.png --audio line.wav --frames 0-99 --out frames/ --format png
 """
 
@@ -31,9 +31,9 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "render",
         help="portrait + sound, clips, emotions -> video",
-        description="Make a face speak and move. What nothing drives stays as the source shows it. The result is as "
-        "long as the sound, else the coefficients, the lip clip, the source clip, the pose clip or the expression "
-        "clip, whichever of them is given first; else --seconds says how long.",
+        description="Animate a face. Coefficients that nothing drives keep the values of the source. The length is "
+        "that of the sound, else of the coefficients, the lip clip, the source clip, the pose clip or the expression "
+        "clip, whichever is given first; else it is set by --seconds.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -43,107 +43,111 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", type=Path, required=True, metavar="PICTURE|CLIP",
-        help="the face to animate; of a clip every frame is used with its own pose and expression (dubbing)",
+        "--source", type=Path, required=True, metavar="IMAGE|CLIP",
+        help="the face to animate; a clip is dubbed: every frame keeps its own pose and expression",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.mp4|FOLDER",
-        help="a video (.mp4, .mov, .mkv), or a folder for one picture a frame",
+        help="a video (.mp4, .mov, .mkv), or a folder for one image per frame",
     )  # fmt: skip
-    parser.add_argument("--format", choices=("png", "exr"), help="pictures in the folder (default png)")
+    parser.add_argument("--format", choices=("png", "exr"), help="format of the images in the folder (default png)")
     options.add_overwrite(parser)
     options.add_bank(parser)
 
     lips = parser.add_argument_group("mouth (one of)")
     one = lips.add_mutually_exclusive_group()
-    one.add_argument("--audio", type=Path, metavar="SOUND", help="sound or video file with speech; also what is heard")
-    one.add_argument("--lip-video", type=Path, metavar="CLIP", help="a face whose mouth is copied")
+    one.add_argument(
+        "--audio", type=Path, metavar="SOUND", help="speech (sound or video file); also the sound of the result"
+    )
+    one.add_argument("--lip-video", type=Path, metavar="CLIP", help="face whose mouth is copied")
     lips.add_argument(
         "--coefficients", type=Path, metavar="FILE",
-        help=".npz or .csv from 'lipsync' or 'capture': drives whatever coefficients it names; other options override",
+        help=".npz or .csv from 'lipsync' or 'capture': sets the coefficients it contains; other options override it",
     )  # fmt: skip
     lips.add_argument(
         "--sound", metavar="FILE|none",
-        help="what is heard (default: --audio, else the sound of the lip clip or of the source clip)",
+        help="sound of the result (default: --audio, else the sound of the lip clip or of the source clip)",
     )  # fmt: skip
 
-    head = parser.add_argument_group("head (one of; default: as in the source)")
+    head = parser.add_argument_group("head (one of; default: the pose of the source)")
     one = head.add_mutually_exclusive_group()
-    one.add_argument("--pose-video", type=Path, metavar="CLIP|PICTURE", help="a face whose head motion is copied")
-    one.add_argument("--fixed-pose", action="store_true", help="the source's own pose, even with --coefficients")
+    one.add_argument("--pose-video", type=Path, metavar="CLIP|IMAGE", help="face whose head motion is copied")
+    one.add_argument("--fixed-pose", action="store_true", help="keep the pose of the source, even with --coefficients")
     head.add_argument(
         "--idle-motion", type=options.number, default=0.0, metavar="X",
-        help="gentle head motion of amount X (1 is natural) and blinks; needs a bank with named coefficients",
+        help="add slight head motion of amount X (1 is natural) and blinks; needs a bank with named coefficients",
     )  # fmt: skip
 
-    expression = parser.add_argument_group("expression (default: as in the source)")
-    expression.add_argument("--expression", type=Path, metavar="CLIP|PICTURE", help="a face whose expression is copied")
+    expression = parser.add_argument_group("expression (default: the expression of the source)")
+    expression.add_argument("--expression", type=Path, metavar="CLIP|IMAGE", help="face whose expression is copied")
     expression.add_argument(
         "--emotion", metavar="CURVE",
-        help="'happy', 'happy:0.7', 'happy:0.5+surprised:0.3', or keys at seconds or percent of the whole: "
-        "'0=neutral 1.5=happy:0.8 100%%=sad'; 'inspect' lists a bank's emotions",
+        help="'happy', 'happy:0.7', 'happy:0.5+surprised:0.3', or keys at seconds or percent of the length: "
+        "'0=neutral 1.5=happy:0.8 100%%=sad'; 'inspect' lists the emotions of a bank",
     )  # fmt: skip
     expression.add_argument(
-        "--intensity", type=options.number, default=1.0, metavar="X", help="scales the emotions (default 1)"
+        "--intensity", type=options.number, default=1.0, metavar="X", help="factor for the emotions (default 1)"
     )
     expression.add_argument(
         "--emotion-base", choices=("own", "neutral"), default="own",
-        help="add the emotion to the expression there is (own, default), or replace it, as EDTalk's demos do (neutral)",
+        help="add the emotion to the existing expression (own, default), or replace it as EDTalk's demos do (neutral)",
     )  # fmt: skip
 
     drivers = parser.add_argument_group("driving clips")
     drivers.add_argument(
         "--relative", action="store_true",
-        help="clips add their change since their first frame to the source's own motion, instead of replacing it",
+        help="add the clips' change since their first frame to the values of the source, instead of replacing them",
     )  # fmt: skip
     drivers.add_argument(
         "--driver-end", choices=(*ENDS, "upstream"),
-        help="a clip shorter than the result: hold its last frame, mirror it (forth and back) or loop it (default: "
-        "hold heads, mirror expressions and dubbed clips; mirror heads too where a sound drives a bank without "
-        "expression); upstream does that and drops an expression clip's last 20 frames, as EDTalk's demos do",
+        help="what follows after the end of a clip: hold its last frame, mirror it (play it backwards and forwards) or "
+        "loop it (default: hold poses; mirror expressions and dubbed clips, and poses if a sound drives a bank without "
+        "expressions); upstream: as the default, without the last 20 frames of an expression clip, as in EDTalk's "
+        "demos",
     )  # fmt: skip
     drivers.add_argument(
         "--driver-crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
-        help="as --crop, for driving clips and pictures",
+        help="as --crop, for driving clips and images",
     )  # fmt: skip
     options.add_face(drivers, "--driver-face", "as --face, for driving clips")
 
-    picture = parser.add_argument_group("picture")
+    picture = parser.add_argument_group("image")
     picture.add_argument(
         "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
-        help="find the face (auto, default), use the whole picture (none), or the square with its left top corner "
-        "at X,Y in pixels",
+        help="detect the face (auto, default), use the whole image (none), or a square whose top left corner is at X,Y "
+        "in pixels",
     )  # fmt: skip
     options.add_face(picture)
     layers = picture.add_mutually_exclusive_group()
     layers.add_argument(
         "--layer", choices=LAYERS, default="square",
-        help="what a frame shows: the face's square (default), the square with a matte (RGBA), the whole picture "
-        "transparent but for the face (plate, RGBA), or with the face laid in (pasted)",
+        help="content of a frame: the square of the face (square, default), the square with an alpha matte (matte, "
+        "RGBA), the whole image, transparent except for the face (plate, RGBA), or the face pasted on the whole image "
+        "(pasted)",
     )  # fmt: skip
     layers.add_argument(
         "--paste-back", action="store_const", const="pasted", dest="layer",
-        help="put the face back into the full picture, as --layer pasted",
+        help="paste the face on the full image, same as --layer pasted",
     )  # fmt: skip
     picture.add_argument(
-        "--mask", choices=MASKS, help="what is laid in: the whole face (default), or the mouth with chin and cheeks"
+        "--mask", choices=MASKS, help="visible part of the face: face (default), or mouth with chin and cheeks"
     )
     picture.add_argument(
         "--feather", type=options.share, metavar="X",
-        help=f"width of the mask's soft part as a share of its half width, above 0 to 1 (default {FEATHER})",
+        help=f"width of the mask's soft border relative to its half width, above 0 to 1 (default {FEATHER})",
     )  # fmt: skip
     picture.add_argument(
         "--size", type=options.side, metavar="PIXELS",
-        help="side of the result (default: the bank's); with the source's own detail",
+        help="width of the square in pixels (default: the bank's own size); detail is taken from the source",
     )  # fmt: skip
     picture.add_argument(
-        "--plain", action="store_true", help="what the network draws, soft as it is, without the source's own detail"
+        "--plain", action="store_true", help="output of the network only, without detail from the source"
     )
 
     time = parser.add_argument_group("time")
     time.add_argument(
         "--fps", type=options.frame_rate,
-        help="frames per second; clips are resampled to it (default: that of --coefficients, else 25)",
+        help="frame rate of the result; clips are resampled to it (default: that of --coefficients, else 25)",
     )  # fmt: skip
     part = time.add_mutually_exclusive_group()
     part.add_argument("--seconds", type=seconds_span, metavar="B|A-B", help="only the first B seconds, or A to B")
@@ -153,10 +157,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     options.add_device(parser)
     report = parser.add_argument_group("report")
-    report.add_argument("--json", action="store_true", help="print what was made as a JSON object")
+    report.add_argument("--json", action="store_true", help="print a report as a JSON object")
     report.add_argument(
         "--progress", choices=STYLES, default="auto",
-        help="how progress is shown; json prints a JSON line on stdout now and then (default: a bar on a terminal)",
+        help="how progress is shown; json prints JSON lines to stdout (default: a bar on a terminal)",
     )  # fmt: skip
 
 
@@ -170,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def seconds_span(text: str) -> tuple[float, float]:
-    """ "B" or "A-B" in seconds."""
+    """Parse "B" or "A-B" in seconds."""
     first, _, last = text.rpartition("-")
     try:
         start, end = float(first or 0), float(last)
@@ -182,7 +186,7 @@ def seconds_span(text: str) -> tuple[float, float]:
 
 
 def frames_span(text: str) -> tuple[int, int]:
-    """ "A-B", both included, as the half-open (A, B + 1)."""
+    """Parse "A-B", both included, to the half-open range (A, B + 1)."""
     first, divider, last = text.partition("-")
     if not divider or not first.isdecimal() or not last.isdecimal() or int(first) > int(last):
         raise argparse.ArgumentTypeError(f"expected frames such as 0-99, found '{text}'")

@@ -1,4 +1,4 @@
-"""A contact sheet of a rendered line: frames with their time, emotions, sound and mouth, and the whole line below."""
+"""Draws contact sheets: frames with their time, emotions, sound and mouth, and a timeline of the whole clip."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 FACE, CAPTION, STRIP, GAP = 224, 20, 40, 8  # pixels
 COLUMNS = 4
 TIMELINE = 150
-WINDOW = 0.8  # seconds of sound shown below a frame
+WINDOW = 0.8  # seconds of sound below each frame
 PAPER, INK, FAINT, SOUND, MOUTH = "#16181d", "#e8e8ea", "#33363f", "#6d7482", "#ffb454"
 EMOTIONS = ("#7fd962", "#73b8ff", "#f07178", "#d2a6ff", "#95e6cb", "#e6b673", "#f29668")
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was rendered. mouth: (T,) how far the mouth is open, 0..1; emotions: (T,) strengths by name."""
+    """What was rendered. times: (T,) of the frames in seconds. samples: of the sound. mouth: (T,) opening, 0 to 1.
+    emotions: (T,) strengths by name."""
 
     times: np.ndarray
     samples: np.ndarray
@@ -32,12 +33,12 @@ class Line:
 
 
 def evenly(frames: int, count: int) -> list[int]:
-    """`count` frames spread over a clip, each in the middle of its share."""
+    """`count` frames distributed evenly over a clip."""
     return [int((index + 0.5) * frames / count) for index in range(min(count, frames))]
 
 
 def draw(line: Line, frames: Mapping[int, np.ndarray], title: str = "") -> np.ndarray:
-    """uint8 (H, W, 3): `frames`, uint8 (h, w, 3) by frame number, over a timeline of the whole line."""
+    """The sheet, uint8 (H, W, 3). frames: uint8 (h, w, 3) by frame number."""
     order = sorted(frames)
     rows = -(-len(order) // COLUMNS)
     cell = FACE + CAPTION + STRIP + GAP
@@ -71,7 +72,7 @@ def _caption(pen: ImageDraw.ImageDraw, x: int, y: int, line: Line, frame: int) -
 
 
 def _timeline(pen: ImageDraw.ImageDraw, area: tuple[int, int, int, int], line: Line, order: Sequence[int]) -> None:
-    """The whole line: emotions above, sound and mouth below."""
+    """The timeline: emotions above, sound and mouth below."""
     left, top, right, bottom = area
     half = (top + bottom) // 2
     _strip(pen, (left, half, right, bottom), line, 0.0, line.duration, [float(line.times[frame]) for frame in order])
@@ -89,7 +90,7 @@ def _timeline(pen: ImageDraw.ImageDraw, area: tuple[int, int, int, int], line: L
 def _strip(
     pen: ImageDraw.ImageDraw, area: tuple[int, int, int, int], line: Line, start: float, end: float, marks: list[float]
 ) -> None:
-    """Sound from `start` to `end` seconds as a band, how far the mouth is open as a curve, `marks` as upright lines."""
+    """Draw the sound from `start` to `end` seconds, the mouth opening as a curve and `marks` as vertical lines."""
     left, top, right, bottom = area
     pen.rectangle(area, FAINT)
     loudest = float(np.abs(line.samples).max(initial=1e-6))

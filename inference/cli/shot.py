@@ -1,4 +1,4 @@
-"""`shot`: what is done with a shot folder where there is no Blender: render, tell, encode, number, hand to a farm."""
+"""`shot`: commands for shot folders: render, info, encode, frames and bundle (a farm job)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from . import options
 from .progress import STYLES, Progress, Stop, note
 
 EXAMPLES = """examples:
-  render a shot that Blender wrote; frames that are there already are left
+  render a shot that Blender wrote; existing frames are kept
     shot render film_edtalk/Anna/shots/3f2a --frames 101-150
-  as one job of a farm, and the same by hand on this machine
+  write a farm job, and run the same steps on this machine
     shot bundle SHOT --out job/ --chunk 50 --gpus 1
     shot render job/shot && shot encode job/shot --out anna.mp4
   for a compositor: frame_0101.png, frame_0102.png ...
     shot frames SHOT --out plates/
 
-Frames are counted as in the scene: a shot that begins at frame 101 has no frame 1. 'shot info' tells.
+Frame numbers are those of the scene: a shot that starts at frame 101 has no frame 1. 'shot info' shows them.
 """
 
 
@@ -36,59 +36,63 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "shot",
         help="render a shot folder; for farms",
-        description="Work with a shot: the folder that Blender writes for what it renders.",
+        description="Commands for a shot, the folder that the Blender extension writes for each render.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
 
-    render = _action(actions, "render", run_render, "render the frames that are not there yet",
-                     "Render the frames of a shot that are not there yet. Frames are the same bit for bit however the "
-                     "shot is divided among runs, and any number of them may run at once. Stopped or killed, what was "
-                     "finished is kept. Several shots share one start of the engine.", several=True)  # fmt: skip
+    render = _action(actions, "render", run_render, "render missing frames",
+                     "Render the missing frames of a shot. Several runs may render parts of a shot at the same time; "
+                     "the frames do not depend on the division. Finished frames are kept if a run is stopped. Several "
+                     "shots in one run share the start-up time.", several=True)  # fmt: skip
     render.add_argument(
         "--frames", type=_frames, metavar="A-B", help="scene frames, both included, such as 101-150 (default: all)"
     )
-    render.add_argument("--bank", type=Path, metavar="FILE", help="the shot's bank, if it lies elsewhere here")
+    render.add_argument("--bank", type=Path, metavar="FILE", help="the shot's bank, if its path has changed")
     options.add_device(render)
     _add_progress(render)
-    render.add_argument("--json", action="store_true", help="print what was done as a JSON object")
+    render.add_argument("--json", action="store_true", help="print a report as a JSON object")
 
-    _action(actions, "info", run_info, "what a shot holds, and what is missing (JSON)",
-            "Tell as a JSON object what a shot holds and which of its frames are not rendered yet.")  # fmt: skip
+    _action(actions, "info", run_info, "show a shot and its missing frames (JSON)",
+            "Print the properties of a shot and its missing frames as a JSON object.")  # fmt: skip
 
     encode = _action(actions, "encode", run_encode, "rendered frames and sound -> video",
-                     "Write a shot's frames, all of which must be rendered, as a video with its sound.")  # fmt: skip
+                     "Write the frames of a shot and its sound as a video. All frames must be rendered.")  # fmt: skip
     encode.add_argument("--out", type=Path, required=True, metavar="FILE.mp4", help="the video (.mp4, .mov, .mkv)")
     _add_audio(encode)
     options.add_overwrite(encode)
     _add_progress(encode)
 
     frames = _action(actions, "frames", run_frames, "rendered frames -> frame_0101.png ...",
-                     "Put a shot's frames into a folder under the scene's frame numbers, and its sound. They are hard "
-                     "links where the file system has them, which take no space.")  # fmt: skip
-    frames.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if need be")
-    frames.add_argument("--copy", action="store_true", help="copies, for programs that write into files they open")
+                     "Put the frames of a shot into a folder, named by their frame numbers in the scene, with the "
+                     "sound. They are hard links if the file system supports them, which take no space.")  # fmt: skip
+    frames.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="created if necessary")
+    frames.add_argument("--copy", action="store_true", help="write copies, for programs that modify the files")
     options.add_overwrite(frames)
 
     bundle = _action(actions, "bundle", run_bundle, "write a farm job (Open Job Description)",
-                     "Write a shot and a job that renders and encodes it into a folder, for AWS Deadline Cloud or any "
-                     "farm that takes Open Job Description; 'openjd run FOLDER/template.json' tries it.")  # fmt: skip
-    bundle.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="made if need be")
-    bundle.add_argument("--name", help="of the job and the clip (default: the folder's)")
-    bundle.add_argument("--chunk", type=options.positive, default=50, metavar="N", help="frames a task (default 50)")
+                     "Write a shot and a job that renders and encodes it to a folder, for AWS Deadline Cloud or "
+                     "another farm with Open Job Description. Test: 'openjd run FOLDER/template.json'.")  # fmt: skip
+    bundle.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="created if necessary")
+    bundle.add_argument("--name", help="name of the job and the clip (default: that of the folder)")
+    bundle.add_argument("--chunk", type=options.positive, default=50, metavar="N", help="frames per task (default 50)")
     bundle.add_argument(
-        "--gpus", type=options.positive, default=0, metavar="N", help="only machines with N or more (default: any)"
+        "--gpus",
+        type=options.positive,
+        default=0,
+        metavar="N",
+        help="minimum GPUs of a machine (default: none)",
     )
     bundle.add_argument(
-        "--timeout", type=options.positive, default=3600, metavar="SECONDS", help="a task's longest time (default 3600)"
+        "--timeout", type=options.positive, default=3600, metavar="SECONDS", help="time limit of a task (default 3600)"
     )
-    bundle.add_argument("--device", default="auto", help="what the farm renders on (default auto)")
-    bundle.add_argument("--engine", metavar="PYTHON", help="the farm's Python for the engine (default: this one)")
+    bundle.add_argument("--device", default="auto", help="device for rendering on the farm (default auto)")
+    bundle.add_argument("--engine", metavar="PYTHON", help="the engine's Python on the farm (default: this one)")
     bundle.add_argument("--engine-folder", metavar="FOLDER", help="the extension's folder there (default: this one)")
-    bundle.add_argument("--keep-bank", action="store_true", help="do not take the bank along, all machines see it")
+    bundle.add_argument("--keep-bank", action="store_true", help="reference the bank, which all machines can read")
     _add_audio(bundle)
-    bundle.add_argument("--json", action="store_true", help="print what was written as a JSON object")
+    bundle.add_argument("--json", action="store_true", help="print a report as a JSON object")
 
 
 def _action(
@@ -97,12 +101,12 @@ def _action(
     parser = actions.add_parser(name, help=short, description=description)
     parser.set_defaults(run=run)
     count = {"nargs": "+"} if several else {}
-    parser.add_argument("shot", type=Path, metavar="SHOT", help="the shot's folder, which holds shot.json", **count)
+    parser.add_argument("shot", type=Path, metavar="SHOT", help="the folder with shot.json", **count)
     parser.add_argument(
-        "--frames-folder", type=Path, metavar="FOLDER", help="where its frames are (default: where the shot says)"
+        "--frames-folder", type=Path, metavar="FOLDER", help="folder of its frames (default: as stored in the shot)"
     )
     parser.add_argument(
-        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of a failure"
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
     )
     return parser
 
@@ -110,12 +114,12 @@ def _action(
 def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--progress", choices=STYLES, default="auto",
-        help="how progress is shown; openjd: as render farms read it, on stdout (default: a bar on a terminal)",
+        help="how progress is shown; openjd prints lines for render farms to stdout (default: a bar on a terminal)",
     )  # fmt: skip
 
 
 def _add_audio(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--audio", metavar="FILE|none", help="what is heard (default: the shot's own sound, if any)")
+    parser.add_argument("--audio", metavar="FILE|none", help="sound of the video (default: the sound of the shot)")
 
 
 def _frames(text: str) -> list[int]:
@@ -126,9 +130,9 @@ def _frames(text: str) -> list[int]:
 
 
 def run_render(args: argparse.Namespace) -> int:
-    with _told_to_farm(args.progress):
+    with _errors_for_farm(args.progress):
         if args.frames and len(args.shot) > 1:
-            raise EDTalkError(f"--frames is about one shot, and {len(args.shot)} are given.")
+            raise EDTalkError(f"--frames can be used with one shot only, found {len(args.shot)}.")
         shots = [_read(args, folder) for folder in args.shot]
         if args.bank:
             shots = [replace(shot, bank=args.bank) for shot in shots]
@@ -144,18 +148,18 @@ def run_render(args: argparse.Namespace) -> int:
         seconds = round(time.monotonic() - started, 2)
         print(json.dumps({"event": event, "frames": frames, "rendered": rendered, "seconds": seconds}))
     elif args.progress != "openjd":
-        note(f"{'done' if stopped is None else 'stopped'}; {rendered} pictures rendered for {frames} frames")
+        note(f"{'done' if stopped is None else 'stopped'}: {rendered} images rendered for {frames} frames")
     return 0 if stopped is None else 128 + stopped
 
 
 def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop: Stop, bar: Progress) -> int:
-    """Render rows of shots, each with what failed in others left alone; how many pictures were written.
+    """Render rows of shots. Returns the number of images written.
 
-    Raises the first shot's error at the end.
+    If a shot fails, the others are still rendered; the first error is raised at the end.
     """
     rendered, failures = 0, []
     tasks = [(shot, rows) for shot, rows in tasks if shot.missing(rows)]
-    if not tasks:  # as for many a task that runs again; loading torch takes seconds
+    if not tasks:  # avoids loading torch, which takes seconds
         return 0
     from ..drawing import ShotRenderer
 
@@ -205,7 +209,7 @@ def run_info(args: argparse.Namespace) -> None:
 
 
 def run_encode(args: argparse.Namespace) -> None:
-    with _told_to_farm(args.progress):
+    with _errors_for_farm(args.progress):
         shot = _read(args, args.shot)
         options.check_free(args.out, args.overwrite, (".mp4", ".mov", ".mkv"))
         from ..media.frames import encode
@@ -229,7 +233,7 @@ def run_bundle(args: argparse.Namespace) -> None:
     from ..contract.farm import Job, write_bundle
 
     if args.out.is_file():
-        raise EDTalkError(f"{args.out} is a file; a folder is to be written there.", "Choose another name.")
+        raise EDTalkError(f"{args.out} is a file; expected a folder.", "Choose another name.")
     chosen = {"engine": args.engine, "engine_folder": args.engine_folder}
     job = Job(
         name=args.name or args.out.resolve().name,
@@ -270,8 +274,8 @@ class _Reporter:
 
 
 @contextmanager
-def _told_to_farm(style: str) -> Iterator[None]:
-    """Have a farm show the sentence of a failure at the task, not only in its log."""
+def _errors_for_farm(style: str) -> Iterator[None]:
+    """Print errors in a form that farms show with the task, not only in its log."""
     try:
         yield
     except EDTalkError as error:
@@ -291,13 +295,13 @@ def _read(args: argparse.Namespace, folder: Path) -> Shot:
 
 
 def _rows(shot: Shot, frames: list[int] | None) -> list[int]:
-    """Rows of scene frames; EDTalkError where the shot has none of that number."""
+    """The rows of scene frames (default: all). Raises EDTalkError if the shot does not have one of them."""
     first, count = shot.first_frame, len(shot.coefficients)
     rows = list(range(count)) if frames is None else [frame - first for frame in frames]
     if rows[0] < 0 or rows[-1] >= count:
         raise EDTalkError(
-            f"The shot has frames {first} to {first + count - 1}, asked were {frame_ranges(frames or ())}.",
-            "'shot info' tells which it has.",
+            f"The shot has frames {first} to {first + count - 1}, requested were {frame_ranges(frames or ())}.",
+            "Choose frames of the shot; 'shot info' shows them.",
         )
     return rows
 
@@ -307,7 +311,7 @@ def _scene_ranges(shot: Shot, rows: list[int]) -> str:
 
 
 def _plate_problem(shot: Shot) -> str | None:
-    """What keeps its plate from being used, as far as can be told without reading all of it."""
+    """Why the plate cannot be used, or None. The content is not checked."""
     if shot.plate is None or shot.plate.media.exists():
         return None
     return f"The plate {shot.plate.media} does not exist."

@@ -1,4 +1,4 @@
-"""`worker`: the process that Blender talks to."""
+"""`worker`: the process that the add-on starts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from . import options
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "worker",
-        help="(started by Blender; not for people)",
-        description="The process that computes for the Blender extension, which starts it and talks to it in binary "
-        "messages over stdin and stdout. People do not call it.",
+        help="(started by Blender; not for direct use)",
+        description="The process that computes for the Blender extension. The extension starts it and exchanges binary "
+        "messages over stdin and stdout. It is not for direct use.",
     )
     options.add_device(parser)
     parser.set_defaults(run=run)
@@ -22,7 +22,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if sys.stdin is None or sys.stdin.isatty():
-        raise EDTalkError("The worker is started by Blender and listens to it.", "For people there is 'render'.")
+        raise EDTalkError("The worker is started by Blender; stdin must not be a terminal.", "Use 'render' instead.")
     from ..worker import worker
 
     worker.run(args.device, args.threads)

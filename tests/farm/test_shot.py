@@ -85,7 +85,7 @@ def test_several_shots_share_one_engine_and_one_that_fails_stops_no_other(make_s
     done = json.loads(capfd.readouterr().out)
     assert (done["frames"], done["rendered"]) == (12, 0)
     assert run("shot", "render", *shots, "--frames", "101") == 2
-    assert "--frames is about one shot, and 4 are given" in said(capfd)
+    assert "--frames can be used with one shot only, found 4" in said(capfd)
 
 
 def test_frames_are_numbered_as_in_the_scene(shot, frames, direct, capfd):
@@ -97,7 +97,7 @@ def test_frames_are_numbered_as_in_the_scene(shot, frames, direct, capfd):
     capfd.readouterr()
     for asked in ("1-20", "100-101", "101-125", f"{FIRST + FRAMES}"):
         assert render(shot, "--frames", asked) == 2
-        assert f"has frames 101 to 124, asked were {asked}." in said(capfd)
+        assert f"has frames 101 to 124, requested were {asked}." in said(capfd)
     for asked in ("", "x", "5-3", "1-2-3", "101,"):
         assert render(shot, f"--frames={asked}") == 2
         assert "expected scene frames" in said(capfd)
