@@ -1,12 +1,12 @@
-"""EDTalk: talking faces from a portrait, driven by 36 named numbers a frame.
+"""EDTalk: talking-head animation from a portrait, driven by 36 named coefficients per frame.
 
     bank = load_bank()                                  # the embedded starter bank
     renderer = FaceRenderer(bank)
     renderer.set_source(picture)                        # uint8 (H, W, 3)
     for frame in renderer.render(coefficients): ...     # uint8 (size, size, 3)
 
-`python -m inference` is the same on the command line. Names are imported when first used, so that a program that only
-reads coefficients, Blender among them, does not need torch.
+`python -m inference` offers the same on the command line. Names are imported at first use, so programs that only read
+coefficients, such as Blender, do not need torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-# Threads that wait for one another by spinning slow a small frame twentyfold when Blender uses the cores as well; those
-# that fall asleep at once need twice the time for one that is made of many small steps. So they spin for a moment.
-# OpenMP reads this once, so it has to stand before torch is imported. In Blender's own process, where the package is
-# part of the extension's and torch is never imported, it is left as Blender and other add-ons want it.
+# OpenMP threads that wait by spinning make a small frame 20 times slower while Blender uses the cores as well. Threads
+# that sleep at once double the time of a frame that has many small steps. Therefore they spin briefly. OpenMP reads the
+# variables once, so they are set before torch is imported. They are not set in Blender's process, where the package has
+# another name and torch is never imported.
 if __name__ == "inference":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

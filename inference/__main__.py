@@ -1,10 +1,10 @@
-"""`python -m inference`, or from any folder `python PATH/TO/inference`, as a farm's machines start it."""
+"""Entry point of `python -m inference`, and of `python PATH/TO/inference` from any folder, as farm machines use it."""
 
 import sys
 
 if __package__:
     from .cli import main
-else:  # started by its path, which Python then searches for modules: its parent is what holds the package
+else:  # started by its path: put the folder that contains the package on the search path
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])

@@ -1,6 +1,7 @@
-"""Sound to lip coefficients: decoding, mel spectrogram, Audio2Lip at any frame times.
+"""Compute lip coefficients from sound: mel spectrogram, Audio2Lip at any frame times, smoothing.
 
-Upstream only knows 25 frames a second. Here a frame is a time in seconds, and at times i/25 the numbers are upstream's.
+Upstream supports 25 frames per second only. Here, a frame is a time in seconds; at times i / 25 the results equal
+upstream's.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ from .media.sound import RATE, SMOOTH_SPACING, UPSTREAM_FPS, to_16k
 from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip
 from .model.load import AUDIO2LIP, NetworkBank, load_network
 
-FRAME_SAMPLES = RATE // UPSTREAM_FPS  # 640: sounds are cut to whole upstream frames
+FRAME_SAMPLES = RATE // UPSTREAM_FPS  # 640: sounds are trimmed to a multiple of it
 MEL_FPS = 80
-# Smoothing in time: a gaussian of sigma one upstream frame, three taps: 0.274, 0.452, 0.274.
+# Smoothing over time: a Gaussian with a sigma of one upstream frame, three taps: 0.274, 0.452, 0.274.
 SMOOTH_TAPS = np.exp([-0.5, 0.0, -0.5]) / (1 + 2 * math.exp(-0.5))
 
 _FFT = 800
 _HOP = RATE // MEL_FPS
 _PRE_EMPHASIS = 0.97
-_MEL_CHUNK = 4096  # mel frames transformed at a time: 51 s of sound, 26 MB of complex spectrum
+_MEL_CHUNK = 4096  # mel frames transformed at once: 51 s of sound, 26 MB of complex spectrum
 
 
 def frame_times(duration: float, fps: float) -> np.ndarray:
-    """Times (T,) in seconds of the T = int(duration * fps) whole frames of a sound of `duration` seconds."""
+    """Start times (T,) in seconds of the T = int(duration * fps) whole frames in `duration` seconds."""
     return np.arange(int(duration * fps + 1e-9)) / fps
 
 
 def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
-    """Samples (m,) at 16 kHz to the mel spectrogram (80, n) float32 in [-4, 4], 80 frames a second (7.2 to 7.6).
+    """The mel spectrogram (80, n) float32 in [-4, 4] of samples (m,) at 16 kHz, 80 frames per second.
 
-    As upstream, whole 640-sample frames are used and the rest is dropped: n = 1 + 640 T // 200.
-    Raises EDTalkError("media") below one such frame.
+    As in upstream, the samples are trimmed to T whole frames of 640 samples: n = 1 + 640 T // 200.
+    Raises EDTalkError(kind="media") for less than one such frame.
     """
     length = len(samples_16k) // FRAME_SAMPLES * FRAME_SAMPLES
     if not length:
@@ -61,14 +62,14 @@ def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
 
 @cache
 def _hann() -> np.ndarray:
-    """(800,) float64, periodic."""
+    """Periodic Hann window, (800,) float64."""
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FFT) / _FFT)
 
 
 @cache
 def _mel_basis() -> np.ndarray:
-    """(80, 401): Slaney's scale and area normalisation, 55 to 7600 Hz, rounded to float32 as librosa gives it."""
-    import librosa.filters  # here because it takes seconds to import
+    """Mel filters (80, 401): Slaney's scale and area normalisation, 55 to 7600 Hz, in librosa's float32 precision."""
+    import librosa.filters  # imported late: it takes seconds
 
     basis = librosa.filters.mel(
         sr=RATE, n_fft=_FFT, n_mels=MEL_BANDS, fmin=55, fmax=7600, htk=False, norm="slaney", dtype=np.float32
@@ -77,9 +78,9 @@ def _mel_basis() -> np.ndarray:
 
 
 def windows_at(mel: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Mel (80, n) and times (T,) in seconds to Audio2Lip's input (T, 1, 80, 16): mel from t - 0.08 s to t + 0.12 s.
+    """Audio2Lip's input (T, 1, 80, 16) for times (T,) in seconds: the mel (80, n) from t - 0.08 s to t + 0.12 s.
 
-    The sound's first and last mel frames go on for ever on either side of it.
+    Outside the sound, its first and last mel frames are repeated.
     """
     return _cut(mel, _window_starts(times, mel.shape[1]))
 
@@ -87,15 +88,15 @@ def windows_at(mel: np.ndarray, times: np.ndarray) -> np.ndarray:
 def _window_starts(times: np.ndarray, mel_frames: int) -> np.ndarray:
     """First mel index (T,) of the window at each time: trunc(80 (t - 2/25)).
 
-    Rounding first makes it exact at times i/25 however they were computed, where the product may fall short of a
-    whole number by a rounding error. Beyond the sound all indices hit its end, so starts are limited to where they do.
+    The product is rounded first, so that times i / 25 are exact however they were computed. Starts are clipped to where
+    the window lies completely outside the sound, because all windows beyond that are equal.
     """
     starts = np.trunc(np.round(MEL_FPS * np.asarray(times, np.float64) - 6.4, 6))
     return np.clip(starts, 1 - WINDOW, mel_frames - 1).astype(np.int64)
 
 
 def _cut(mel: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Windows (T, 1, 80, 16) that begin at `starts` (T,), each index kept inside the sound."""
+    """Windows (T, 1, 80, 16) that begin at `starts` (T,); indices are clipped to the sound."""
     indices = np.clip(starts[:, None] + np.arange(WINDOW), 0, mel.shape[1] - 1)
     return mel.T[indices].swapaxes(1, 2)[:, None]
 
@@ -112,14 +113,17 @@ def lip_sync(
     batch: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Lip coefficients (T, lip_dim) float32 at `times` (T,), in seconds from the first of `samples` (n,), any order.
+    """Lip coefficients (T, lip_dim) float32 at `times` (T,).
 
-    Smoothing keeps its width in seconds: the net's answers 40 ms before and after join the one at t, whatever the
-    frame rate. At the sound's ends the missing neighbour is the end's own answer; `upstream_edges` counts it as zero,
-    as upstream does, and so dims the mouth there. Times outside the sound hear its first or last moment held.
-    The net runs once per distinct window, so at most 80 times a second; `progress` is told how many windows are done
-    and how many there are, before each batch and at the end, and may raise to stop. Raises EDTalkError("media") for a
-    sound below 40 ms, ("bank") for a bank without audio net, ("input") for times that are not numbers.
+    samples: (n,) mono in [-1, 1]. sample_rate: Hz. times: seconds from the first sample, in any order; times outside
+        the sound use its first or last window.
+    smooth: average the network's output at t - 40 ms, t and t + 40 ms, whatever the frame rate.
+    upstream_edges: at the ends of the sound, treat the missing neighbour as zero, as upstream does, which reduces the
+        motion there. By default the output at the end is repeated.
+    batch: windows per evaluation. Each distinct window is evaluated once, so at most 80 per second.
+    progress: called with the number of windows done and the total before each batch and at the end; may raise to stop.
+    Raises EDTalkError with kind "media" for a sound below 40 ms, "bank" for a bank without audio network, "input" for
+    times that are not finite.
     """
     times = np.asarray(times, np.float64).reshape(-1)
     if not np.isfinite(times).all():
@@ -148,7 +152,7 @@ def lip_sync(
 def _evaluate(
     model: Audio2Lip, mel: np.ndarray, times: np.ndarray, batch: int, progress: Callable[[int, int], None] | None
 ) -> np.ndarray:
-    """The net's unsmoothed answers (T, lip_dim) float32 at `times` (T,), each distinct window evaluated once."""
+    """The network's output (T, lip_dim) float32 at `times` (T,), unsmoothed; evaluates each distinct window once."""
     starts, inverse = np.unique(_window_starts(times, mel.shape[1]), return_inverse=True)
     device = model.mapping.weight.device
     answers = np.empty((len(starts), model.config.lip_dim), np.float32)

@@ -1,1 +1,1 @@
-"""Finding, tracking, cutting out and pasting back faces."""
+"""Detect faces, track them, cut them out and paste them back."""

@@ -1,1 +1,1 @@
-"""Reading and writing of pictures, movies and sound."""
+"""Read and write pictures, movies and sound."""
