@@ -1,4 +1,4 @@
-"""Footage with a face whose place in every frame is known: the demo's portrait before a pattern."""
+"""Footage with a face at a known position in every frame: the demo portrait over a pattern."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.synthetic_inputs import picture
 SIDE = 256  # pixels of the portrait in a frame
 HEIGHT, WIDTH = 360, 640
 TICK = Fraction(1, 90000)  # seconds
-Place = tuple[float, float] | None  # of the portrait's middle
+Place = tuple[float, float] | None  # x, y of the portrait's centre in pixels; None: not in the picture
 
 
 @cache
 def portrait() -> tuple[np.ndarray, np.ndarray]:
-    """The face, uint8 (SIDE, SIDE, 3), and what of it is laid over the background, float32 (SIDE, SIDE) in [0, 1]."""
+    """The face, uint8 (SIDE, SIDE, 3), and its matte, float32 (SIDE, SIDE) in [0, 1]."""
     face = cv2.resize(load_picture(PORTRAIT).rgb, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     down, across = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) / SIDE
     return face, np.clip((1 - np.hypot(across / 0.42, down / 0.49)) * 8, 0, 1).astype(np.float32)
@@ -33,7 +33,7 @@ def portrait() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def crop_of_portrait() -> Crop:
-    """Where the detector sees the face in the portrait."""
+    """The crop that is detected in the portrait."""
     return crop_from_face(find_face(portrait()[0]))
 
 
@@ -43,7 +43,7 @@ def background(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def frame(*places: Place, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """uint8 (height, width, 3) with the portrait's middle at each of the places; None is nowhere."""
+    """A frame, uint8 (height, width, 3), with the centre of a portrait at each of the places."""
     out = background(height, width).astype(np.float32)
     face, matte = portrait()
     for x, y in filter(None, places):
@@ -58,14 +58,14 @@ def frames(places: Iterable[Place]) -> list[np.ndarray]:
 
 
 def true_middle(place: Sequence[float]) -> np.ndarray:
-    """(2,): where the middle of a crop belongs when the portrait's middle is at `place`."""
+    """(2,): the true centre of the crop for a portrait with its centre at `place`."""
     x, y, side, _ = crop_of_portrait().box
     return np.array([x, y]) + side / 2 - SIDE / 2 + place
 
 
 def write_clip(path: Path, pictures: Sequence[np.ndarray], times: Sequence[float], pix_fmt: str = "yuv420p",
                rotation: int = 0, gop: int = 12) -> Path:  # fmt: skip
-    """A clip whose frame i is on screen from times[i] seconds on; rotation: by which a player turns it back."""
+    """Write a clip whose frame i starts at times[i] seconds. rotation: degrees of the display rotation in the file."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", rate=30, options={"crf": "8", "preset": "veryfast"})
         stored = [np.ascontiguousarray(np.rot90(rgb, -rotation // 90)) for rgb in pictures]

@@ -1,4 +1,4 @@
-"""Pictures whose every value is known, written without Blender, and what Blender renders read back; for tests in it."""
+"""Write pictures with known values without Blender, and read back what Blender renders. For tests in Blender."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def write_png(path: Path, pixels: np.ndarray) -> Path:
-    """uint8 (H, W, 3) or (H, W, 4) sRGB values, straight alpha."""
+    """Write uint8 sRGB (H, W, 3), or (H, W, 4) with straight alpha."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -26,11 +26,11 @@ def write_png(path: Path, pixels: np.ndarray) -> Path:
 
 
 def write_exr(path: Path, pixels: np.ndarray) -> Path:
-    """The same uint8 (H, W, 4) as half floats in linear light with associated alpha, uncompressed."""
+    """Write uint8 sRGB (H, W, 4) as uncompressed half floats, linear with premultiplied alpha."""
     height, width, _channels = pixels.shape
     alpha = pixels[..., 3:] / 255
     planes = np.concatenate([to_linear(pixels[..., :3]) * alpha, alpha], axis=2).astype("<f2")
-    planes = planes[..., [3, 2, 1, 0]]  # channels come in the order of their names, A B G R
+    planes = planes[..., [3, 2, 1, 0]]  # channels are stored in alphabetical order, A B G R
     channels = b"".join(
         name + b"\0" + struct.pack("<iBBBBii", 1, 0, 0, 0, 0, 1, 1) for name in (b"A", b"B", b"G", b"R")
     )
@@ -53,19 +53,19 @@ def write_exr(path: Path, pixels: np.ndarray) -> Path:
 
 
 def to_linear(levels: np.ndarray) -> np.ndarray:
-    """sRGB 0..255 as linear light 0..1."""
+    """sRGB values 0 to 255 as linear values 0 to 1."""
     values = levels / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
 
 
 def to_levels(linear: np.ndarray) -> np.ndarray:
-    """Linear light 0..1 as sRGB 0..255."""
+    """Linear values 0 to 1 as sRGB values 0 to 255."""
     linear = np.clip(linear, 0.0, 1.0)
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 def render(scene: bpy.types.Scene, path: Path, frame: int | None = None) -> np.ndarray:
-    """(H, W, 4) int levels that Blender writes into a PNG of a frame of the scene, with its own settings otherwise."""
+    """Render a frame of a scene to a PNG with the scene's settings; returns its values as `read` does."""
     if frame is not None:
         scene.frame_set(frame)
     settings = scene.render.image_settings
@@ -78,7 +78,7 @@ def render(scene: bpy.types.Scene, path: Path, frame: int | None = None) -> np.n
 
 
 def read(path: Path) -> np.ndarray:
-    """(H, W, 4) int levels of a PNG, top row first, straight alpha."""
+    """The values of a PNG, int (H, W, 4) from 0 to 255, top row first, straight alpha."""
     image = bpy.data.images.load(str(path), check_existing=False)
     image.colorspace_settings.name, image.alpha_mode = "Non-Color", "CHANNEL_PACKED"
     width, height = image.size

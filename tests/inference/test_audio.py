@@ -1,4 +1,4 @@
-"""The audio path: upstream's numbers at 25 fps, the same mouth at any frame rate, plain words for bad files."""
+"""Tests of lip-sync: parity with upstream at 25 fps, other frame rates, the network, and reading of sound files."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def full_bank():
 
 @pytest.fixture(scope="module")
 def bank():
-    """A narrow net with random weights: what it says does not matter, only that it is consistent."""
+    """A small network with random weights, for tests of consistency."""
     torch.manual_seed(0)
     return bank_of(Audio2Lip(Audio2LipConfig((4, 6, 8, 10, 12), lip_dim=5)))
 
@@ -69,10 +69,10 @@ def largest_difference(found, expected):
     return np.abs(found - expected).max()
 
 
-# ------------------------------------------------------------------------------------------------ upstream's numbers
+# ------------------------------------------------------------------------------------------------ parity
 
 
-def test_state_dict_is_upstreams():
+def test_state_dict_has_upstreams_names_and_shapes():
     shapes = {name: tuple(value.shape) for name, value in Audio2Lip().state_dict().items()}
     assert shapes == {name: value.shape for name, value in seeded_state_dict("audio2lip").items()}
 
@@ -122,12 +122,12 @@ def test_short_sounds_equal_upstream(sound, goldens, full_bank, length):
 # ---------------------------------------------------------------------------------------------------- any frame rate
 
 
-def test_window_starts_are_exact_however_the_time_was_computed():
+def test_window_starts_are_exact_despite_rounding_of_times():
     frames = np.arange(0, 90_000)  # an hour
     mel = np.arange(4 * 90_000, dtype=np.float32)[None]
     expected = [abs(16 * (i - 2)) // 5 * (1 if i >= 2 else -1) for i in frames.tolist()]
     for times in (frames / 25, frames * 0.04, np.round(frames / 25, 9), np.cumsum(np.r_[0, np.full(89_999, 0.04)])):
-        found = windows_at(mel, times)[:, 0, 0, -1]  # the last column is never clamped at the start from frame 0 on
+        found = windows_at(mel, times)[:, 0, 0, -1]  # the last column is not clipped at the start
         np.testing.assert_array_equal(found - 15, expected)
 
 
@@ -150,16 +150,16 @@ def test_batch_size_and_order_do_not_matter(sound, bank):
 
 
 @pytest.mark.parametrize(("fps", "evaluations_a_second"), [(25, 25), (50, 50), (240, 80)])
-def test_each_window_is_evaluated_once(sound, bank, monkeypatch, fps, evaluations_a_second):
+def test_each_distinct_window_is_evaluated_once(sound, bank, monkeypatch, fps, evaluations_a_second):
     seen = []
     forward = Audio2Lip.forward
     monkeypatch.setattr(Audio2Lip, "forward", lambda self, x: (seen.append(len(x)), forward(self, x))[1])
     seconds = len(sound) / RATE
     lip_sync(sound, RATE, frame_times(seconds, fps), bank)
-    assert sum(seen) <= evaluations_a_second * seconds + 8  # windows that reach over the ends
+    assert sum(seen) <= evaluations_a_second * seconds + 8  # windows that extend beyond the sound
 
 
-def test_times_outside_the_sound_hold_its_ends(sound, bank):
+def test_times_outside_the_sound_use_its_ends(sound, bank):
     early, earlier, late, later = lip_sync(sound, RATE, [-1.0, -1e6, 60.0, 1e12], bank)
     np.testing.assert_allclose(early, earlier, atol=1e-6)
     np.testing.assert_allclose(late, later, atol=1e-6)
@@ -186,12 +186,12 @@ def test_frame_times():
 def test_fused_equals_unfused():
     torch.manual_seed(1)
     model = Audio2Lip(Audio2LipConfig((4, 6, 8, 10, 12), 5)).train()
-    model(torch.randn(64, 1, 80, 16))  # batch norms that do something
+    model(torch.randn(64, 1, 80, 16))  # gives the batch norms non-trivial statistics
     x = torch.randn(7, 1, 80, 16)
     with torch.inference_mode():
         plain = model.eval()(x)
         torch.testing.assert_close(model.fuse()(x), plain, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(model.fuse()(x), plain, atol=1e-5, rtol=1e-4)  # twice is once
+        torch.testing.assert_close(model.fuse()(x), plain, atol=1e-5, rtol=1e-4)  # fusing again changes nothing
 
 
 def test_config_is_read_from_the_tensors():
@@ -199,14 +199,14 @@ def test_config_is_read_from_the_tensors():
     assert load_network(bank_of(Audio2Lip(config)), AUDIO2LIP).config == config
 
 
-def test_bank_without_audio_net():
+def test_bank_without_lip_sync_network():
     silent = SimpleNamespace(name="test", names=(), networks=None, tensors={})
     with pytest.raises(EDTalkError, match="The bank 'test' has no lip-sync network") as caught:
         lip_sync(np.zeros(RATE, np.float32), RATE, [0.0], silent)
     assert caught.value.kind == "bank"
 
 
-def test_bank_with_a_damaged_audio_net(bank):
+def test_bank_with_a_damaged_lip_sync_network(bank):
     for name in (f"{PREFIX}mapping.weight", f"{PREFIX}audio_encoder.4.conv_block.1.bias"):
         damaged = {key: value for key, value in bank.tensors.items() if key != name}
         with pytest.raises(
@@ -216,7 +216,7 @@ def test_bank_with_a_damaged_audio_net(bank):
         assert caught.value.kind == "bank"
 
 
-def test_the_starter_bank_speaks_and_rests():
+def test_starter_bank_opens_the_mouth_for_speech_only():
     from inference.contract.bank import load_bank
     from training.units import LIP
 
@@ -235,7 +235,7 @@ def test_the_starter_bank_speaks_and_rests():
 
 
 def write_sound(path, samples, rate, codec, sample_format):
-    """Samples (n, channels) float in [-1, 1] as a sound file."""
+    """Write samples (n, channels) in [-1, 1] as a sound file."""
     layout = "mono" if samples.shape[1] == 1 else "stereo"
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout, format=sample_format)
@@ -253,7 +253,7 @@ def tone(seconds, rate, hertz=440.0):
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
 
 
-def test_16k_pcm16_comes_through_exactly(tmp_path, goldens):
+def test_16k_pcm16_is_read_exactly(tmp_path, goldens):
     stored = goldens["wav_int16"]
     path = write_sound(tmp_path / "sound.wav", stored[:, None] / 32768, RATE, "pcm_s16le", "s16")
     samples, rate = load_sound(path)
@@ -271,7 +271,7 @@ def test_16k_pcm16_comes_through_exactly(tmp_path, goldens):
         ("sound.mov", "pcm_s16le", "s16", 48000),
     ],
 )
-def test_stereo_of_any_kind_becomes_16k_mono(tmp_path, name, codec, sample_format, rate):
+def test_stereo_files_become_16k_mono(tmp_path, name, codec, sample_format, rate):
     left = tone(1.0, rate)
     path = write_sound(tmp_path / name, np.stack([left, np.zeros_like(left)], axis=1), rate, codec, sample_format)
     samples, found_rate = load_sound(path)
@@ -279,12 +279,12 @@ def test_stereo_of_any_kind_becomes_16k_mono(tmp_path, name, codec, sample_forma
     sound = to_16k(samples, rate)
     assert len(sound) == pytest.approx(RATE, rel=0.2)  # MP3 and AAC pad
     middle = sound[RATE // 4 : RATE // 2]
-    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)  # half of one channel's level
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.1)  # half the level of one channel
     spectrum = np.abs(np.fft.rfft(middle))
     assert np.argmax(spectrum) * RATE / len(middle) == pytest.approx(440, abs=4)
 
 
-def test_bad_files_are_named_and_explained(tmp_path):
+def test_unreadable_files_are_explained(tmp_path):
     silent_video = tmp_path / "mute.mp4"
     with av.open(str(silent_video), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
@@ -310,8 +310,8 @@ def test_bad_files_are_named_and_explained(tmp_path):
         assert str(tmp_path / name) in caught.value.message
 
 
-def test_a_stream_may_change_its_rate_and_channels():
-    """As a recorded broadcast does between programme and advertisement."""
+def test_stream_that_changes_its_rate_and_channels():
+    """As a recorded broadcast does."""
     frames = []
     for rate, channels in ((16000, 1), (44100, 2)):
         planes = np.repeat(tone(1.0, rate)[None], channels, axis=0).astype(np.float32)
@@ -324,22 +324,22 @@ def test_a_stream_may_change_its_rate_and_channels():
     np.testing.assert_allclose(samples[17000:31000], tone(2.0, 16000)[17000:31000], atol=0.02)
 
 
-def test_too_short_a_sound_is_no_crash(bank):
+def test_too_short_sound_is_refused(bank):
     with pytest.raises(EDTalkError, match="40 ms") as caught:
         lip_sync(np.zeros(639, np.float32), RATE, [0.0], bank)
     assert caught.value.kind == "media"
 
 
-def test_a_rate_change_keeps_length_and_pitch():
+def test_resampling_keeps_length_and_pitch():
     sound = to_16k(tone(1.0, 44100), 44100)
     assert sound.dtype == np.float32
     assert abs(len(sound) - RATE) <= 1
     np.testing.assert_allclose(sound[1000:-1000], tone(1.0, RATE)[1000 : len(sound) - 1000], atol=1e-3)
 
 
-def test_nothing_here_needs_blender():
+def test_import_needs_neither_blender_nor_librosa():
     program = (
         "import sys, inference.lipsync; print(sorted({'bpy', 'aud'} & set(sys.modules)), 'librosa' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.split("\n")[0] == "[] False"  # and librosa waits until it is needed
+    assert answer.stdout.split("\n")[0] == "[] False"  # librosa is imported at first use

@@ -1,4 +1,4 @@
-"""Finding a face, cutting it out and pasting it back: parity with upstream, and what must hold for any picture."""
+"""Tests of face detection, crops, pasting and the crop tracker."""
 
 import functools
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests import synthetic_inputs
 picture = functools.cache(synthetic_inputs.picture)  # a large one takes a second
 DATA = Path(__file__).parent / "data"
 MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
-needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason="the real media are not beside the repository")
+needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason="the test media are not available")
 PORTRAITS = {  # eye centres from 68-point landmarks
     "identity_source.jpg": [(89.7, 107.2), (152.5, 104.8)],
     "uncrop_face.jpg": [(277.0, 421.3), (452.0, 409.8)],
@@ -38,7 +38,7 @@ def turned(scale, degrees, x, y):
 # ---- similarity and crops
 
 
-def test_similarity_recovers_what_made_the_points():
+def test_similarity_recovers_the_transform():
     rng = np.random.default_rng(0)
     for _ in range(50):
         points = rng.normal(0, 50, (rng.integers(2, 9), 2))
@@ -66,7 +66,7 @@ def test_landmark_crop_matches_upstream(index):
         np.testing.assert_allclose(crop.to_picture[:, 2], expected[:, 2], atol=1e-3)
 
 
-def test_a_crop_and_its_inverse_and_other_sizes():
+def test_crop_inverse_and_other_sizes():
     rng = np.random.default_rng(2)
     points = rng.uniform(0, 255, (5, 2))
     for _ in range(20):
@@ -81,7 +81,7 @@ def test_a_crop_and_its_inverse_and_other_sizes():
         )
 
 
-def test_the_eyes_land_where_upstream_has_them():
+def test_crop_puts_the_eyes_at_upstreams_positions():
     landmarks = np.array([(300.0, 200.0), (380.0, 230.0), (330.0, 260.0)])
     for size in (256, 512):
         crop = crop_from_face(Face((250, 150, 200, 200), landmarks), size)
@@ -90,14 +90,14 @@ def test_the_eyes_land_where_upstream_has_them():
         np.testing.assert_allclose(apply(crop.to_crop, landmarks[:2]), eyes, atol=1e-6)
 
 
-def test_a_box_without_eyes_gives_the_usual_place():
+def test_crop_from_a_box_without_eyes():
     crop = crop_from_face(Face((100, 50, 200, 200)))
     np.testing.assert_allclose(apply(crop.to_crop, [(160.8, 130.6), (239.2, 130.6)]), EYES, atol=1.0)
     upside_down = crop_from_face(Face((100, 50, 200, 200), angle=180))
     np.testing.assert_allclose(apply(upside_down.to_crop, [(238.2, 168.4), (159.8, 168.4)]), EYES, atol=1.0)
 
 
-def test_manual_and_whole_crops_are_exact_copies_at_their_own_size():
+def test_manual_and_whole_crops_copy_pixels_at_their_own_size():
     scene = picture("scene", 300, 400)
     assert np.array_equal(crop_face(scene, crop_from_box(70, 20, 256)), scene[20:276, 70:326])
     assert np.array_equal(crop_face(scene, whole(scene[:256, :256])), scene[:256, :256])
@@ -107,7 +107,7 @@ def test_manual_and_whole_crops_are_exact_copies_at_their_own_size():
         crop_from_box(0, 0, 0)
 
 
-def test_shrinking_averages_and_the_border_continues():
+def test_shrinking_averages_and_edge_pixels_are_repeated():
     stripes = np.zeros((800, 800, 3), np.uint8)
     stripes[:, ::2] = 255
     small = crop_face(stripes, crop_from_box(0, 0, 800, 100))
@@ -121,7 +121,7 @@ def test_shrinking_averages_and_the_border_continues():
 # ---- paste back
 
 
-def test_crop_then_paste_of_an_unchanged_face_is_the_picture():
+def test_pasting_an_unchanged_face_restores_the_picture():
     scene = np.random.default_rng(3).integers(0, 256, (300, 400, 3), np.uint8)
     crop = crop_from_box(70, 20, 256)
     pasted = PasteBack(scene.shape, crop).paste(scene, crop_face(scene, crop))
@@ -131,7 +131,7 @@ def test_crop_then_paste_of_an_unchanged_face_is_the_picture():
 @pytest.mark.parametrize(
     ("scale", "degrees", "bound"), [(1.0, 0, 1), (0.7, 12, 2), (1.3, -35, 3), (0.35, 0, 2), (2.2, 170, 6)]
 )
-def test_crop_then_paste_of_a_smooth_picture_stays_close(scale, degrees, bound):
+def test_pasting_an_unchanged_face_stays_close_under_rotation_and_scale(scale, degrees, bound):
     scene = picture("crop_scene", 700, 900)
     crop = Crop(256, turned(scale, degrees, 0, 0))
     middle = np.array([450.3, 350.6]) - apply(crop.to_picture, (127.5, 127.5))
@@ -140,7 +140,7 @@ def test_crop_then_paste_of_a_smooth_picture_stays_close(scale, degrees, bound):
     assert abs(pasted.astype(int) - scene).max() <= bound
 
 
-def test_nothing_changes_outside_the_mask_whatever_the_picture_and_crop():
+def test_nothing_changes_outside_the_mask():
     rng = np.random.default_rng(4)
     for _ in range(25):
         height, width = rng.integers(60, 300, 2)
@@ -152,12 +152,12 @@ def test_nothing_changes_outside_the_mask_whatever_the_picture_and_crop():
         inside = np.zeros((height, width), bool)
         inside[top:bottom, left:right] = paste.mask > 0
         assert np.array_equal(result[~inside], scene[~inside])
-        # No pixel beyond the crop's own is ever used: the mask is 0 from the crop's outermost pixel centres on.
+        # No pixel outside the crop is used: the mask is 0 from the crop's outermost pixel centres on.
         ys, xs = np.nonzero(inside)
         assert (abs(apply(crop.to_crop, np.stack([xs, ys], 1)) - 31.5) < 31.5 + 1e-3).all()
 
 
-def test_the_mask_falls_smoothly_from_one_to_zero():
+def test_mask_falls_smoothly_from_one_to_zero():
     paste = PasteBack((400, 400), crop_from_box(50, 60, 256), feather=0.3)
     mask = paste.mask
     middle = mask.shape[0] // 2
@@ -199,7 +199,7 @@ def test_paste_in_place_into_a_buffer_and_as_a_layer():
 # ---- choosing and finding
 
 
-def test_exactly_one_face_or_a_choice():
+def test_choose_face():
     one, two, tiny = Face((10, 10, 90, 90)), Face((200, 10, 90, 90)), Face((300, 10, 20, 20))
     assert choose_face([one]) is one
     assert choose_face([one, tiny]) is one
@@ -217,7 +217,7 @@ def test_exactly_one_face_or_a_choice():
         assert caught.value.hint
 
 
-def test_an_opencv_without_detector_says_what_to_do(monkeypatch):
+def test_opencv_without_a_face_detector(monkeypatch):
     monkeypatch.setattr(detect, "_face_mesh", lambda: None)
     monkeypatch.setattr(detect, "_cascade_folder", lambda: None)
     detect._cascade.cache_clear()
@@ -233,7 +233,7 @@ def test_no_face_in_a_pattern():
 
 @needs_media
 @pytest.mark.parametrize("name", PORTRAITS)
-def test_portraits_have_one_face_with_its_eyes_in_place(name):
+def test_portraits_have_one_face_with_eyes_in_place(name):
     rgb = load_picture(MEDIA / name).rgb
     assert len(detect_faces(rgb)) == 1
     crop = crop_from_face(find_face(rgb, label=name))
@@ -244,7 +244,7 @@ def test_portraits_have_one_face_with_its_eyes_in_place(name):
 
 @needs_media
 @pytest.mark.parametrize("degrees", [20, -90, 165])
-def test_turned_heads_are_found_and_turned_back(degrees):
+def test_rolled_heads_are_found_and_rotated_upright(degrees):
     rgb = load_picture(MEDIA / "identity_source.jpg").rgb
     turn = turned(1, degrees, 0, 0)
     turn[:, 2] = 180 - apply(turn, (127.5, 127.5))
@@ -255,7 +255,7 @@ def test_turned_heads_are_found_and_turned_back(degrees):
 
 
 @needs_media
-def test_two_faces_are_counted_from_the_left():
+def test_faces_are_counted_from_the_left():
     rgb = load_picture(MEDIA / "identity_source.jpg").rgb
     pair = np.concatenate([rgb, cv2.resize(rgb, (256, 256))[:, ::-1]], axis=1)
     with pytest.raises(EDTalkError, match="2 faces"):
@@ -264,7 +264,7 @@ def test_two_faces_are_counted_from_the_left():
 
 
 @needs_media
-def test_mediapipe_agrees():
+def test_mediapipe_agrees_with_landmarks():
     pytest.importorskip("mediapipe", reason="MediaPipe is optional and not installed")
     if detect._face_mesh() is None:
         pytest.skip("this MediaPipe comes without its face mesh")
@@ -276,11 +276,11 @@ def test_mediapipe_agrees():
 # ---- faces over time
 
 
-def test_a_noisy_still_face_keeps_still():
+def test_crop_of_a_noisy_still_face_is_steady():
     rng = np.random.default_rng(5)
     scene = picture("crop_scene", 360, 480)
 
-    def detector(rgb):  # as unsteady as eyes found in noisy stills were measured to be
+    def detector(rgb):  # the measured standard deviation of eye positions in noisy stills
         eyes = np.array([(200.0, 160.0), (270.0, 165.0)]) + rng.normal(0, 0.5, (2, 2))
         return [Face((150, 100, 160, 160), eyes)]
 
@@ -294,7 +294,7 @@ def test_a_noisy_still_face_keeps_still():
 
 
 def moving_scene(count, missing=()):
-    """Frames of a picture that drifts, sways and grows, a detector for the face in it, and its true crops."""
+    """Frames of a picture that moves, rotates and grows, a detector for the face in it, and the true crops."""
     scene = cv2.resize(picture("crop_scene", 360, 480), (960, 720), interpolation=cv2.INTER_CUBIC)
     start = crop_from_box(300, 200, 250)
     frames, truth = [], []
@@ -312,7 +312,7 @@ def moving_scene(count, missing=()):
     return frames, detector, truth
 
 
-def test_a_moving_face_is_followed_without_lag():
+def test_moving_face_is_tracked_without_lag():
     frames, detector, truth = moving_scene(45, missing=range(10, 31))
     tracker = CropTracker(detect=detector, every=5)
     for frame in frames:
@@ -325,7 +325,7 @@ def test_a_moving_face_is_followed_without_lag():
     np.testing.assert_allclose(*scales, rtol=0.02)
 
 
-def test_a_cut_starts_anew_and_late_or_absent_faces_are_handled():
+def test_cuts_and_late_or_absent_faces():
     left, right = picture("pose_0", 300, 600), picture("pose_1", 300, 600)[:, ::-1].copy()
     blank = np.zeros_like(left)
     places = {id(left): 150.0, id(right): 420.0}
@@ -341,14 +341,14 @@ def test_a_cut_starts_anew_and_late_or_absent_faces_are_handled():
     assert np.allclose(eyes[:10], 150, atol=0.5)
     assert np.allclose(eyes[10:], 420, atol=0.5)
 
-    nobody = CropTracker(detect=detector, label="clip.mp4")
-    nobody.add(blank)
+    faceless = CropTracker(detect=detector, label="clip.mp4")
+    faceless.add(blank)
     with pytest.raises(EDTalkError, match=r"any frame of clip\.mp4"):
-        nobody.crops()
+        faceless.crops()
 
 
 @needs_media
-def test_a_real_head_keeps_its_eyes_in_place():
+def test_eyes_of_a_real_head_stay_in_place():
     from inference.media.video import read_frames
 
     tracker = CropTracker()

@@ -43,14 +43,14 @@ def place(crop) -> tuple[float, float, float]:
     return x - side / 2 + 0.5, y - side / 2 + 0.5, side
 
 
-def test_a_face_crop_is_used_whole_and_untouched(portrait, capsys):
+def test_face_crop_is_used_whole(portrait, capsys):
     crop = Framing().of_picture(portrait, SIZE, "portrait.png")
     np.testing.assert_allclose(crop.to_picture, whole(portrait, SIZE).to_picture)
     assert "portrait.png is already a face crop; used whole." in capsys.readouterr().err
     assert cut(portrait, crop) is portrait
 
 
-def test_a_face_in_a_scene_is_found_and_the_option_that_repeats_it_is_named(scene, capsys):
+def test_face_in_a_scene_is_found_and_its_crop_option_is_printed(scene, capsys):
     crop = Framing().of_picture(scene, SIZE, "scene.png")
     left, top, side = place(crop)
     assert abs(left - LEFT) < 30
@@ -60,13 +60,13 @@ def test_a_face_in_a_scene_is_found_and_the_option_that_repeats_it_is_named(scen
     assert cut(scene, crop).shape == (SIZE, SIZE, 3)
 
 
-def test_none_and_a_square_by_hand(scene):
+def test_none_and_a_manual_square(scene):
     np.testing.assert_array_equal(Framing("none").of_picture(scene, SIZE, "").to_picture, whole(scene, SIZE).to_picture)
     crop = Framing.parse("200,40,256").of_picture(scene, SIZE, "")
     np.testing.assert_allclose(place(crop), (LEFT, TOP, SIDE))
 
 
-def test_two_faces_and_none_name_the_options_at_hand(portrait, capsys):
+def test_hints_name_the_options_of_the_input(portrait, capsys):
     pair = np.hstack([portrait, portrait])
     framing = Framing().choosing(None, ("--driver-crop", "--driver-face"))
     with pytest.raises(EDTalkError, match="2 faces") as caught:
@@ -81,7 +81,7 @@ def test_two_faces_and_none_name_the_options_at_hand(portrait, capsys):
         Framing("none").choosing(1)
 
 
-def test_a_driving_clip_gets_one_upright_square_and_a_dubbed_one_follows(scene, tmp_path):
+def test_driving_clip_has_one_square_and_dubbed_clip_is_tracked(scene, tmp_path):
     path = tmp_path / "clip.mp4"
     with VideoWriter(path, 25, (640, 340)) as writer:
         for step in range(15):

@@ -1,4 +1,4 @@
-"""What a frame's file holds: what of a picture changes, what stays bit for bit, and what alpha and colours mean."""
+"""Tests of the image layers of a shot: changed pixels, unchanged pixels, alpha and colours in files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def face() -> np.ndarray:
 
 
 def over(layer: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Straight alpha over an opaque picture, as a compositor does it."""
+    """Composite straight alpha over an opaque picture."""
     alpha = layer[..., 3:] / 255
     return layer[..., :3] * alpha + below * (1 - alpha)
 
@@ -38,7 +38,7 @@ def over(layer: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("feather", [0.05, 0.25, 1.0])
-def test_outside_the_mask_nothing_changes_and_inside_the_face_is_there(scene, face, mask, feather):
+def test_face_is_inside_the_mask_and_nothing_changes_outside(scene, face, mask, feather):
     plate, pasted = (Layering(layer, mask, feather).compose(face, scene, CROP) for layer in ("plate", "pasted"))
     paste = PasteBack(scene.rgb.shape, CROP, feather=feather, area=mask)
     left, top, right, bottom = paste.rect
@@ -52,7 +52,7 @@ def test_outside_the_mask_nothing_changes_and_inside_the_face_is_there(scene, fa
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_mask_falls_without_steps_and_more_slowly_with_more_feather(mask):
+def test_mask_is_smooth_and_softer_with_more_feather(mask):
     steps, areas = [], []
     for feather in (0.1, 0.3, 0.9):
         whole = PasteBack((256, 256), Crop(256, np.eye(2, 3)), feather=feather, area=mask)
@@ -61,13 +61,13 @@ def test_a_mask_falls_without_steps_and_more_slowly_with_more_feather(mask):
         areas.append(alpha.sum())
         assert alpha.max() <= 1
         border = np.concatenate([whole.mask[0], whole.mask[-1], whole.mask[:, 0], whole.mask[:, -1]])
-        assert border.max() < 0.02, "the rectangle holds all of it"
+        assert border.max() < 0.02, "the rectangle contains the whole mask"
     assert steps[0] > steps[1] > steps[2]
     assert areas[0] > areas[1] > areas[2]
 
 
-def test_the_mouths_mask_holds_mouth_and_chin_and_leaves_the_eyes():
-    """Places in a face as "auto" cuts it out, of 256 pixels."""
+def test_mouth_mask_covers_mouth_and_chin_but_not_the_eyes():
+    """Positions in a crop of 256 pixels as "auto" makes it."""
     paste = PasteBack((256, 256), Crop(256, np.eye(2, 3)), area="mouth")
     left, top, right, bottom = paste.rect
     mask = np.zeros((256, 256), np.float32)
@@ -80,8 +80,8 @@ def test_the_mouths_mask_holds_mouth_and_chin_and_leaves_the_eyes():
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("brighter", [-40, 40])
-def test_there_is_no_seam_even_around_a_face_of_another_brightness(scene, mask, brighter):
-    """Across the mask's border the gradient stays within a tenth of the picture's own."""
+def test_no_seam_around_a_face_of_another_brightness(scene, mask, brighter):
+    """The gradient across the mask's border differs by at most a tenth from that of the picture."""
     face = np.clip(crop_face(scene.rgb, CROP).astype(int) + brighter, 0, 255).astype(np.uint8)
     pasted, plate = (Layering(layer, mask).compose(face, scene, CROP) for layer in ("pasted", "plate"))
     changes = plate[..., 3] > 0
@@ -90,12 +90,12 @@ def test_there_is_no_seam_even_around_a_face_of_another_brightness(scene, mask, 
         own, after = (np.abs(np.diff(rgb.astype(int), axis=axis)).mean(2)[border] for rgb in (scene.rgb, pasted))
         assert len(own) > 50
         assert after.mean() == pytest.approx(own.mean(), rel=0.1)
-        assert np.abs(after - own).max() < 3, "nowhere a step"
+        assert np.abs(after - own).max() < 3, "no visible step"
 
 
-def test_a_matte_is_the_square_with_the_same_mask(face):
+def test_matte_is_the_square_with_the_mask_as_alpha(face):
     matte = Layering("matte").compose(face, None, CROP)
-    assert np.array_equal(matte[..., :3], face), "colours are not multiplied"
+    assert np.array_equal(matte[..., :3], face), "straight alpha"
     paste = PasteBack(face.shape, Crop(128, np.eye(2, 3)))
     assert np.array_equal(matte[..., 3], np.rint(paste.mask * 255))
     edge = np.concatenate([matte[0, :, 3], matte[-1, :, 3], matte[:, 0, 3], matte[:, -1, 3]])
@@ -104,17 +104,17 @@ def test_a_matte_is_the_square_with_the_same_mask(face):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_larger_face_lies_in_the_same_place(scene, layer):
-    """Faces come at any size; a flat one must give the same picture at each."""
+def test_faces_of_any_size_give_the_same_layer(scene, layer):
+    """A face of one colour must give the same image at each size."""
     small, large = (
         Layering(layer).compose(np.full((side, side, 3), 90, np.uint8), scene, CROP).astype(int) for side in (128, 512)
     )
     if layer in ("plate", "pasted"):
-        assert np.abs(small - large).max() < 10, "a mask ends in the middle of the face's outermost pixels"
+        assert np.abs(small - large).max() < 10, "the mask ends in the centre of the face's outermost pixels"
     assert (len(small), len(large)) == ((128, 512) if layer in ("square", "matte") else (300, 300))
 
 
-def test_a_portraits_own_alpha_stays(face):
+def test_alpha_of_the_portrait_is_kept(face):
     alpha = np.zeros((300, 400), np.uint8)
     alpha[:, 150:] = 255
     cutout = Picture(picture("scene", 300, 400), alpha)
@@ -130,14 +130,14 @@ def test_a_portraits_own_alpha_stays(face):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_without_a_face(scene, layer):
+def test_frame_without_a_face(scene, layer):
     made = Layering(layer).without_face(scene.rgb, 64)
     usual = Layering(layer).compose(np.zeros((64, 64, 3), np.uint8), scene, CROP.at_size(64))
-    assert (made.shape, made.dtype) == (usual.shape, usual.dtype), "all frames of a shot are alike"
+    assert (made.shape, made.dtype) == (usual.shape, usual.dtype), "all frames of a shot have the same format"
     assert np.array_equal(made, scene.rgb) if layer == "pasted" else not made.any()
 
 
-def test_a_mask_is_computed_once_for_a_crop(scene, face, monkeypatch):
+def test_mask_is_computed_once_per_crop(scene, face, monkeypatch):
     made = []
     monkeypatch.setattr("inference.face.paste.PasteBack", lambda *a, **k: made.append(1) or PasteBack(*a, **k))
     layering = Layering("pasted")
@@ -151,7 +151,7 @@ def test_a_mask_is_computed_once_for_a_crop(scene, face, monkeypatch):
 # ------------------------------------------------------------------------------------------------ files
 
 
-def test_png_is_straight_and_exact(tmp_path, scene, face):
+def test_png_has_straight_alpha_and_exact_values(tmp_path, scene, face):
     layer = Layering("plate").compose(face, scene, CROP)
     save_picture(tmp_path / "a.png", layer)
     found = load_picture(tmp_path / "a.png")
@@ -162,17 +162,17 @@ def test_png_is_straight_and_exact(tmp_path, scene, face):
 
 
 def planes(path) -> np.ndarray:
-    """(H, W, channels) float32 of an EXR as it is stored, red first."""
+    """The stored values of an EXR, (H, W, channels) float32, red first."""
     with av.open(str(path)) as file:
         frame = next(file.decode(video=0))
     kind = np.float16 if "f16" in frame.format.name else np.float32
-    order = [2, 0, 1, 3][: len(frame.planes)]  # FFmpeg has green, blue, red, alpha
+    order = [2, 0, 1, 3][: len(frame.planes)]  # FFmpeg's order is green, blue, red, alpha
     found = [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
     return np.stack([found[place] for place in order], axis=2).astype(np.float32)
 
 
-def test_exr_is_scene_linear_and_associated(tmp_path, scene, face):
-    """What OpenEXR asks for: light instead of sRGB values, and what is half there gives half the light."""
+def test_exr_is_linear_and_premultiplied(tmp_path, scene, face):
+    """As OpenEXR requires."""
     layer = Layering("plate").compose(face, scene, CROP)
     save_picture(tmp_path / "a.exr", layer)
     stored = planes(tmp_path / "a.exr")

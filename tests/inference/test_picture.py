@@ -1,4 +1,4 @@
-"""Still pictures: what loads, what is refused and how, files written whole, and upstream's two resizes."""
+"""Tests of still pictures: reading, refused files, atomic writing, and upstream's two ways of resizing."""
 
 import os
 import struct
@@ -26,7 +26,7 @@ def rgba():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff", ".webp", ".bmp"])
-def test_plain_pictures_are_read_as_stored(tmp_path, rgba, suffix):
+def test_pictures_are_read_as_stored(tmp_path, rgba, suffix):
     Image.fromarray(rgba[..., :3]).save(tmp_path / f"p{suffix}", **({"lossless": True} if suffix == ".webp" else {}))
     loaded = load_picture(tmp_path / f"p{suffix}")
     assert np.array_equal(loaded.rgb, rgba[..., :3])
@@ -34,7 +34,7 @@ def test_plain_pictures_are_read_as_stored(tmp_path, rgba, suffix):
     assert loaded.alpha is None
 
 
-def test_alpha_is_kept_apart_and_colours_are_not_premultiplied(tmp_path, rgba):
+def test_alpha_is_separate_and_straight(tmp_path, rgba):
     Image.fromarray(rgba).save(tmp_path / "p.png")
     loaded = load_picture(tmp_path / "p.png")
     assert np.array_equal(loaded.rgb, rgba[..., :3])
@@ -68,7 +68,7 @@ def test_grey_palette_and_cmyk_become_rgb(tmp_path, rgba):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_sixteen_bit_grey_is_scaled_not_cut(tmp_path, suffix):
+def test_sixteen_bit_grey_is_scaled(tmp_path, suffix):
     deep = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(deep).save(tmp_path / f"p{suffix}")
     assert np.array_equal(load_picture(tmp_path / f"p{suffix}").rgb[..., 0].ravel(), np.arange(256))
@@ -80,7 +80,7 @@ def test_sixteen_bit_colour_is_scaled(tmp_path):
     assert np.array_equal(load_picture(tmp_path / "p.png").rgb, deep // 257)
 
 
-def test_the_first_frame_of_an_animation(tmp_path):
+def test_first_frame_of_an_animation_is_read(tmp_path):
     first, second = Image.new("RGB", (8, 8), (255, 0, 0)), Image.new("RGB", (8, 8), (0, 0, 255))
     first.save(tmp_path / "p.gif", save_all=True, append_images=[second])
     assert (load_picture(tmp_path / "p.gif").rgb == (255, 0, 0)).all()
@@ -115,7 +115,7 @@ def _bad_files(folder):
     yield folder / "float.tiff", "32-bit"
 
 
-def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
+def test_unreadable_files_are_explained(tmp_path):
     for path, words in _bad_files(tmp_path):
         with pytest.raises(EDTalkError, match=words) as caught:
             load_picture(path)
@@ -135,7 +135,7 @@ PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\
         ("portrait.png", POSTSCRIPT),
         ("portrait.jpg", POSTSCRIPT),
         ("portrait.eps", POSTSCRIPT),
-        # The header of a DOS EPS file: where the PostScript begins and ends, where a preview TIFF does.
+        # Header of a DOS EPS file: offsets and lengths of the PostScript and of a preview TIFF.
         ("dos.tif", b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 30, len(POSTSCRIPT), 0, 0, 0, 0) + b"\0\0" + POSTSCRIPT),
         ("tiff.tif", b"II*\0" + struct.pack("<I", 8) + POSTSCRIPT),
         ("polyglot.png", b"\x89PNG\r\n\x1a\n" + POSTSCRIPT),
@@ -147,7 +147,7 @@ PDF = b"%PDF-1.4\n1 0 obj<</Type/Catalog>>endobj\ntrailer<</Root 1 0 R>>\n%%EOF\
         ("compound.tga", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)),
     ],
 )
-def test_what_describes_a_picture_to_another_program_is_refused(tmp_path, monkeypatch, name, content):
+def test_formats_that_other_programs_interpret_are_refused(tmp_path, monkeypatch, name, content):
     monkeypatch.setattr("subprocess.Popen", pytest.fail)
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_bytes(content)
@@ -158,14 +158,14 @@ def test_what_describes_a_picture_to_another_program_is_refused(tmp_path, monkey
 
 
 @pytest.mark.parametrize("suffix", [".tga", ".jp2", ".gif", ".avif", ".ppm", ".pgm", ".mpo"])
-def test_other_pictures_of_artists_are_read(tmp_path, suffix):
+def test_other_picture_formats_are_read(tmp_path, suffix):
     image = Image.fromarray(picture("source_0"))
     several = {"save_all": True, "append_images": [image]} if suffix == ".mpo" else {}
     (image.convert("L") if suffix == ".pgm" else image).save(tmp_path / f"p{suffix}", **several)
     assert load_picture(tmp_path / f"p{suffix}").rgb.shape == picture("source_0").shape
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes need POSIX")
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zeros.png").symlink_to("/dev/zero")
@@ -177,9 +177,9 @@ def test_only_regular_files_are_opened(tmp_path):
 # ---- writing
 
 
-def test_png_round_trip_and_nothing_else_in_the_folder(tmp_path, rgba):
+def test_png_round_trip_leaves_no_other_file(tmp_path, rgba):
     save_picture(tmp_path / "p.png", rgba)
-    save_picture(tmp_path / "p.png", rgba[..., :3])  # over an existing one
+    save_picture(tmp_path / "p.png", rgba[..., :3])  # replaces the existing file
     assert np.array_equal(load_picture(tmp_path / "p.png").rgb, rgba[..., :3])
     assert [file.name for file in tmp_path.iterdir()] == ["p.png"]
 
@@ -202,12 +202,12 @@ def test_exr_is_half_float_linear_and_premultiplied(tmp_path, rgba, channels):
 
 
 @pytest.mark.parametrize("name", ["p.png", "p.exr"])
-def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, rgba, name):
+def test_full_disk_keeps_the_old_file(tmp_path, rgba, name):
     resource = pytest.importorskip("resource", reason="file size limits are POSIX")
     save_picture(tmp_path / name, rgba[:4, :4])
     before = (tmp_path / name).read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as far as a write knows, the disk is full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # makes writing fail as on a full disk
     try:
         with pytest.raises(EDTalkError, match="could not be written") as caught:
             save_picture(tmp_path / name, rgba)
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, rgba, name):
     assert (tmp_path / name).read_bytes() == before
 
 
-def test_a_missing_folder_and_a_wrong_suffix(tmp_path, rgba):
+def test_missing_folder_and_wrong_suffix(tmp_path, rgba):
     with pytest.raises(EDTalkError) as caught:
         save_picture(tmp_path / "no" / "p.png", rgba)
     assert caught.value.kind == "disk"
@@ -241,14 +241,14 @@ def test_resizes_match_upstream(name, height, width):
         np.testing.assert_allclose(driver[0, :, ::8, ::8], golden[f"{name}/video_resize_256"], atol=2e-6)
 
 
-def test_a_driver_of_the_right_size_is_untouched():
+def test_driver_of_the_network_size_is_unchanged():
     frames = np.stack([picture("pose_0"), picture("pose_1")])
     assert np.array_equal(from_network(frames_to_network(frames)), frames)
     assert np.array_equal(from_network(to_network(frames[0])), frames[0])
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_frames_out_are_clamped_and_rounded_never_stretched(name):
+def test_output_is_clamped_and_rounded_but_not_normalised(name):
     with np.load(DATA / "video.npz") as golden:
         planes = golden[f"{name}/clip"][0].transpose(1, 0, 2, 3)
         assert np.array_equal(from_network(planes), golden[f"{name}/uint8_plain_clamp_round"])

@@ -1,4 +1,4 @@
-"""Clips in and out: speed, length, sound, colours, what happens to damaged files, full disks and Ctrl-C."""
+"""Tests of reading and writing clips: speed, length, sound, colours, damaged files, full disks, interruption."""
 
 import logging
 import os
@@ -22,16 +22,17 @@ FILM = Fraction(24000, 1001)
 
 
 def numbered(index, height=48, width=64):
-    """A frame that says its number: its grey level, in steps that compression keeps apart."""
+    """A frame whose grey level encodes its number, in steps that survive compression."""
     return np.full((height, width, 3), 20 + index * 5 % 220, np.uint8)
 
 
 def number(frame):
+    """The number that `numbered` encoded."""
     return round((float(frame.mean()) - 20) / 5)
 
 
 def interrupted(writer, frames, stop):
-    """Write so many frames, then end as if something happened."""
+    """Write a number of frames, then raise `stop` in the block."""
     with writer:
         for i in range(frames):
             writer.write(numbered(i))
@@ -39,13 +40,13 @@ def interrupted(writer, frames, stop):
 
 
 def make_clip(path, times, *, fps=30, rotation=0, pix_fmt="yuv420p", frames=None, codec="libx264", gop=12):
-    """A clip whose frame i is shown from times[i] on, in 1/1000 s where `times` are floats of seconds."""
+    """Write a clip whose frame i starts at times[i] seconds."""
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         stream.codec_context.time_base = Fraction(1, 30000)
         stream.codec_context.gop_size = gop
-        stream.codec_context.color_range = 2 if pix_fmt == "gray" else 1  # grey has no 16..235 of its own
+        stream.codec_context.color_range = 2 if pix_fmt == "gray" else 1  # grey is full range
         if codec == "libx264":
             stream.options = {"crf": "1" if "10" in pix_fmt else "5"}
         if rotation:
@@ -65,7 +66,7 @@ def tone(seconds, rate=16000):
 
 
 def lengths(path):
-    """Seconds of picture and of sound in a file, by what can be decoded."""
+    """Seconds of decoded video and audio of a file."""
     with av.open(str(path)) as file:
         pictures = sum(1 for _ in file.decode(video=0))
         rate = file.streams.video[0].average_rate
@@ -95,7 +96,7 @@ def test_frame_rates(value, fps):
 
 
 @pytest.mark.parametrize("value", [0, -25, "fast", "1/0", float("nan"), float("inf"), 1e9])
-def test_nonsense_frame_rates_are_refused(value):
+def test_invalid_frame_rates_are_refused(value):
     with pytest.raises(EDTalkError, match="frame rate"):
         parse_fps(value)
 
@@ -103,7 +104,7 @@ def test_nonsense_frame_rates_are_refused(value):
 # ---- reading
 
 
-def test_a_clip_is_described_and_read_frame_by_frame(tmp_path):
+def test_probe_and_read_a_clip(tmp_path):
     path = make_clip(tmp_path / "c.mp4", np.arange(12) / 30)
     info = probe(path)
     assert info == ClipInfo(64, 48, Fraction(30), 12, pytest.approx(0.4, abs=0.01), 0, False)
@@ -123,7 +124,7 @@ def test_resampling_keeps_the_speed(tmp_path, fps, suffix):
     assert shown == [min(int(i / rate * 30 + 1e-9), 32) for i in range(len(shown))]
 
 
-def test_variable_frame_rate_is_held_by_time(tmp_path):
+def test_variable_frame_rate_is_resampled_by_time(tmp_path):
     path = make_clip(tmp_path / "c.mp4", [0.0, 0.1, 0.5, 0.54, 0.9])
     shown = [number(frame) for frame in read_frames(path, 25)]
     assert shown[:23] == [0] * 3 + [1] * 10 + [2] + [3] * 9
@@ -132,21 +133,21 @@ def test_variable_frame_rate_is_held_by_time(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
 @pytest.mark.parametrize(("start", "end"), [(0, 0.5), (0.5, 1.2), (2.9, 3.3), (3.7, None), (2.55, 2.56)])
-def test_a_part_is_what_the_whole_shows_then(tmp_path, suffix, start, end):
+def test_part_equals_the_same_frames_of_the_whole(tmp_path, suffix, start, end):
     path = make_clip(tmp_path / f"c{suffix}", np.arange(120) / 30)
     whole = [number(frame) for frame in read_frames(path, 60)]
     part = [number(frame) for frame in read_frames(path, 60, start=start, end=end)]
     assert part == whole[round(start * 60) : None if end is None else max(round(end * 60), round(start * 60) + 1)]
 
 
-def test_a_part_far_into_a_clip_is_read_from_nearby(tmp_path):
+def test_late_part_is_read_from_the_key_frame_before(tmp_path):
     path = make_clip(tmp_path / "c.mp4", np.arange(40), fps=1, gop=10)
     part = video._Part(path, Fraction(25))
     assert next(part.frames).time == 20
     assert next(video._Part(path, Fraction(1)).frames).time == 0
 
 
-def test_a_part_that_is_not_there(tmp_path):
+def test_start_after_the_end(tmp_path):
     path = make_clip(tmp_path / "c.mp4", np.arange(12) / 30)
     for start in (0.45, 5.0):
         with pytest.raises(EDTalkError, match=r"ends at 0\.40 s") as caught:
@@ -154,7 +155,7 @@ def test_a_part_that_is_not_there(tmp_path):
         assert caught.value.kind == "media"
 
 
-def test_a_single_frame_is_at_least_one(tmp_path):
+def test_clip_of_a_single_frame(tmp_path):
     path = make_clip(tmp_path / "c.mp4", [0.0])
     assert len(list(read_frames(path, 1))) == 1
     assert len(list(read_frames(path))) == 1
@@ -175,12 +176,12 @@ def test_rotation_is_applied(tmp_path, rotation):
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p10le", "gray", "yuv444p"])
-def test_any_pixel_format_becomes_rgb(tmp_path, pix_fmt):
+def test_pixel_formats_become_rgb(tmp_path, pix_fmt):
     path = make_clip(tmp_path / "c.mp4", np.arange(4) / 30, pix_fmt=pix_fmt)
     assert [number(frame) for frame in read_frames(path)] == [0, 1, 2, 3]
 
 
-def test_pictures_and_folders_drive_too(tmp_path):
+def test_pictures_and_folders_as_drivers(tmp_path):
     for i in (10, 9, 2):
         Image.fromarray(numbered(i)).save(tmp_path / f"shot_{i}.png")
     (tmp_path / "notes.txt").write_text("not a picture")
@@ -189,15 +190,15 @@ def test_pictures_and_folders_drive_too(tmp_path):
     clip = make_clip(tmp_path / "c.mp4", np.arange(6) / 30)
     assert len(list(open_driver(clip, 15))) == 3
     (tmp_path / "none").mkdir()
-    with pytest.raises(EDTalkError, match="no pictures"):
+    with pytest.raises(EDTalkError, match="contains no images"):
         open_driver(tmp_path / "none")
 
 
-def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
+def test_unreadable_files_are_explained(tmp_path):
     good = make_clip(tmp_path / "good.mp4", np.arange(5) / 30).read_bytes()
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("this is not a video" * 50)
-    (tmp_path / "unfinished.mp4").write_bytes(good[:-300])  # the index at its end is gone
+    (tmp_path / "unfinished.mp4").write_bytes(good[:-300])  # the index at the end is missing
     with wave.open(str(tmp_path / "sound.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
         file.writeframes(bytes(3200))
@@ -221,8 +222,8 @@ def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path):
     "name", ["list.mp4", "list.mov", "list.wav", "list.ffconcat", "list.m3u8", "list.mpd", "list.sdp"]
 )
 @pytest.mark.parametrize("kind", ["hls", "concat", "dash", "sdp", "xml"])
-def test_a_file_that_names_other_files_is_not_followed(tmp_path, monkeypatch, name, kind):
-    """Whatever it is called; the file that it names can be read."""
+def test_playlists_are_not_opened(tmp_path, monkeypatch, name, kind):
+    """Whatever the suffix is. The file that the playlist names is readable."""
     with FrameFolder(tmp_path / "other", sound=tone(1)) as folder:
         folder.write(numbered(0))
     assert load_sound(tmp_path / "other" / "sound.wav")[1]
@@ -243,16 +244,16 @@ def test_a_file_that_names_other_files_is_not_followed(tmp_path, monkeypatch, na
         assert caught.value.kind == "media"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not allow these names")
 @pytest.mark.parametrize("name", ["concat:other", "http:x.mp4", "data:x.mov", "take%03d.mkv", "a|b.mp4"])
-def test_a_name_that_looks_like_an_address_is_a_file(tmp_path, monkeypatch, name):
+def test_name_that_looks_like_a_url_is_a_file(tmp_path, monkeypatch, name):
     make_clip(tmp_path / "c.mp4", [0, 1 / 30, 2 / 30])
     (tmp_path / "c.mp4").rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert [number(frame) for frame in read_frames(name)] == [0, 1, 2]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes need POSIX")
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "zeros.mp4").symlink_to("/dev/zero")
@@ -262,10 +263,10 @@ def test_only_regular_files_are_opened(tmp_path):
                 read(tmp_path / name)
 
 
-def test_a_clip_cut_off_in_the_middle_gives_what_is_good_and_a_warning(tmp_path, caplog):
+def test_truncated_clip_gives_its_readable_frames_and_a_warning(tmp_path, caplog):
     frames = list(np.random.default_rng(0).integers(90, 160, (60, 48, 64, 1), np.uint8).repeat(3, axis=3))
     path = tmp_path / "c.mp4"
-    with VideoWriter(path, 30, (64, 48)) as writer:  # its index is at the front
+    with VideoWriter(path, 30, (64, 48)) as writer:  # its index is at the start
         for frame in frames:
             writer.write(frame)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -282,7 +283,7 @@ def test_a_clip_cut_off_in_the_middle_gives_what_is_good_and_a_warning(tmp_path,
 
 @pytest.mark.parametrize("fps", ["23.976", 25, 30])
 @pytest.mark.parametrize("seconds", [0.3, 3.0])
-def test_sound_is_as_long_as_the_picture(tmp_path, fps, seconds):
+def test_sound_is_as_long_as_the_video(tmp_path, fps, seconds):
     path, rate = tmp_path / "c.mp4", parse_fps(fps)
     with VideoWriter(path, fps, (64, 48), sound=tone(seconds)) as writer:
         for i in range(31):
@@ -299,7 +300,7 @@ def test_sound_is_as_long_as_the_picture(tmp_path, fps, seconds):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_sound_arrives_at_its_time_from_samples_and_files(tmp_path, channels):
+def test_sound_from_samples_and_files_is_in_sync(tmp_path, channels):
     rate = 44100
     click = np.zeros((2 * rate, channels), np.float32)
     click[rate] = 0.9  # at one second
@@ -321,7 +322,7 @@ def test_sound_arrives_at_its_time_from_samples_and_files(tmp_path, channels):
     assert start + np.concatenate(heard).argmax() / 48000 == pytest.approx(1.0, abs=0.01)
 
 
-def test_colours_survive_and_are_tagged(tmp_path):
+def test_colours_are_kept_and_tagged(tmp_path):
     path = tmp_path / "c.mp4"
     colours = np.repeat(np.array([(200, 40, 90), (20, 180, 60), (30, 60, 220), (240, 240, 240)], np.uint8), 16, axis=0)
     frame = np.broadcast_to(colours[None], (48, 64, 3))
@@ -337,7 +338,7 @@ def test_colours_survive_and_are_tagged(tmp_path):
         assert first.format.name == "yuv420p"
 
 
-def test_odd_sizes_get_their_last_row_and_column_twice(tmp_path):
+def test_odd_sizes_repeat_the_last_row_and_column(tmp_path):
     frame = np.repeat(np.add.outer(np.arange(47), 3 * np.arange(63)).astype(np.uint8)[..., None], 3, 2)
     with VideoWriter(tmp_path / "c.mp4", 25, (63, 47), crf=4) as writer:
         writer.write(frame)
@@ -351,9 +352,9 @@ def test_odd_sizes_get_their_last_row_and_column_twice(tmp_path):
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 @pytest.mark.parametrize("frames", [0, 1, 60])
-def test_an_error_leaves_the_clip_before_and_no_other(tmp_path, suffix, frames, stop):
+def test_error_keeps_the_existing_clip_and_leaves_no_file(tmp_path, suffix, frames, stop):
     path = tmp_path / f"c{suffix}"
-    for before in (None, b"the clip before"):
+    for before in (None, b"existing clip"):
         if before is not None:
             path.write_bytes(before)
         with pytest.raises(stop):
@@ -361,10 +362,10 @@ def test_an_error_leaves_the_clip_before_and_no_other(tmp_path, suffix, frames, 
         assert [file.read_bytes() for file in tmp_path.iterdir()] == ([] if before is None else [before])
 
 
-def test_damaged_sound_leaves_the_clip_before(tmp_path):
+def test_damaged_sound_keeps_the_existing_clip(tmp_path):
     def sound():
         yield from video_writer._sample_frames(*tone(1))
-        raise EDTalkError("The sound breaks off.", kind="media")
+        raise EDTalkError("The sound is truncated.", kind="media")
 
     def write():
         with VideoWriter(path, 25, (64, 48), sound=tone(1)) as writer:
@@ -373,14 +374,14 @@ def test_damaged_sound_leaves_the_clip_before(tmp_path):
                 writer.write(numbered(i))
 
     path = tmp_path / "c.mp4"
-    path.write_bytes(b"the clip before")
-    with pytest.raises(EDTalkError, match="breaks off"):
+    path.write_bytes(b"existing clip")
+    with pytest.raises(EDTalkError, match="is truncated"):
         write()
-    assert path.read_bytes() == b"the clip before"
+    assert path.read_bytes() == b"existing clip"
     assert [file.name for file in tmp_path.iterdir()] == ["c.mp4"]
 
 
-def test_a_block_that_ends_early_gives_a_shorter_clip(tmp_path):
+def test_sound_is_cut_to_a_shorter_clip(tmp_path):
     with VideoWriter(tmp_path / "c.mp4", 25, (64, 48), sound=tone(9)) as writer:
         for i in range(7):
             writer.write(numbered(i))
@@ -388,7 +389,7 @@ def test_a_block_that_ends_early_gives_a_shorter_clip(tmp_path):
     assert abs(lengths(tmp_path / "c.mp4")[1] - 7 / 25) <= 1 / 25
 
 
-def test_no_frame_leaves_no_file(tmp_path):
+def test_clip_without_frames_leaves_no_file(tmp_path):
     with pytest.raises(EDTalkError, match="no frames"), VideoWriter(tmp_path / "c.mp4", 25, (64, 48)):
         pass
     with pytest.raises(KeyboardInterrupt):
@@ -396,7 +397,7 @@ def test_no_frame_leaves_no_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_wrong_frames_suffixes_sounds_and_folders_are_told_before_any_work(tmp_path):
+def test_invalid_frames_suffixes_sounds_and_folders_are_refused(tmp_path):
     with VideoWriter(tmp_path / "c.mp4", 25, (64, 48)) as writer:
         writer.write(numbered(0))
         with pytest.raises(EDTalkError, match="needs uint8"):
@@ -414,7 +415,7 @@ def test_wrong_frames_suffixes_sounds_and_folders_are_told_before_any_work(tmp_p
 
 
 @pytest.mark.parametrize("frames", [8, 60])
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, frames):
+def test_full_disk_is_reported_and_leaves_no_file(tmp_path, frames):
     resource = pytest.importorskip("resource", reason="file size limits are POSIX")
     noise = np.random.default_rng(0).integers(0, 256, (8, 96, 128, 3), np.uint8)
 
@@ -424,7 +425,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, frames):
                 writer.write(noise[i % 8])
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30000, limits[1]))  # as far as a write knows, the disk is full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30000, limits[1]))  # makes writing fail as on a full disk
     try:
         with pytest.raises(EDTalkError, match="could not be written") as caught:
             fill()
@@ -434,7 +435,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, frames):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_frames(tmp_path):
+def test_frame_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted(FrameFolder(tmp_path / "a" / "b", "png", start=8), 3, KeyboardInterrupt)
     names = sorted(file.name for file in (tmp_path / "a" / "b").iterdir())
@@ -450,8 +451,8 @@ def test_a_folder_of_frames(tmp_path):
     assert caught.value.kind == "disk"
 
 
-@pytest.mark.skipif(not MEDIA.is_dir(), reason="the real media are not beside the repository")
-def test_a_real_clip_with_its_sound(tmp_path):
+@pytest.mark.skipif(not MEDIA.is_dir(), reason="the test media are not available")
+def test_real_clip_with_sound(tmp_path):
     info = probe(MEDIA / "mouth_source.mp4")
     assert (info.width, info.height, info.fps) == (256, 256, 25)
     assert info.duration == pytest.approx(10, abs=0.1)

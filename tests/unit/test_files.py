@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whoever else writes them, and only regular ones are read."""
+"""Tests of atomic writing, and of reading regular files only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edtalk.inference.contract.errors import EDTalkError
 from edtalk.inference.contract.files import atomic_write, read_regular
 
 
-def test_a_file_appears_when_the_block_ends(tmp_path):
+def test_file_is_replaced_when_the_block_ends(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with atomic_write(path) as partial:
@@ -21,7 +21,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_whatever_goes_wrong_the_old_file_stays_and_nothing_else(tmp_path, error):
+def test_error_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -36,7 +36,7 @@ def test_whatever_goes_wrong_the_old_file_stays_and_nothing_else(tmp_path, error
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_writers_do_not_meet(tmp_path):
+def test_two_writers_at_once(tmp_path):
     path = tmp_path / "a.txt"
     with atomic_write(path) as one, atomic_write(path) as other:
         assert one != other
@@ -46,14 +46,14 @@ def test_two_writers_do_not_meet(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_disk_is_named(tmp_path):
+def test_write_error_names_the_file(tmp_path):
     path = tmp_path / "none" / "a.txt"
     with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, atomic_write(path) as partial:
         partial.touch()
     assert failure.value.kind == "disk"
 
 
-def test_a_regular_file_is_read(tmp_path):
+def test_regular_file_is_read(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("a")
     for name in ("a", "link"):
@@ -62,8 +62,8 @@ def test_a_regular_file_is_read(tmp_path):
             read_regular(tmp_path / name, 4)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX")
-def test_nothing_else_is_read(tmp_path):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes need POSIX")
+def test_other_files_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for path in (tmp_path / "pipe", tmp_path / "link", "/dev/zero", "/dev/null"):
