@@ -104,8 +104,8 @@ def _push_faces(scene: bpy.types.Scene, sounds: list[Change]) -> None:
         if then is None or not changed or len(changed) < len(spoken):
             continue
         deltas = {change.moved for change in changed}
-        if len(deltas) == 1 and None not in deltas:
-            _shift(face, then.moved(deltas.pop()).start - compat.left_handle(face))
+        if len(deltas) == 1 and (delta := deltas.pop()) is not None:
+            _shift(face, then.moved(delta).start - compat.left_handle(face))
         elif len(changed) == 1:
             _trim_like(face, then, changed[0])
         sequencer.remember_time(face, sequencer.time_map(scene, face))
@@ -160,7 +160,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     lips = character.bank_of(obj).names_of("lip")
     all_sliders = sequencer.settings(scene).follow_keys == "ALL"
     dialogue = [strip for strip in sequencer.dialogue(scene, obj) if strip.get(sequencer.TIME)]
-    then = {strip[sequencer.ID]: sequencer.remembered_time(strip) for strip in dialogue}
+    then = {strip[sequencer.ID]: time for strip in dialogue if (time := sequencer.remembered_time(strip))}
     then |= {change.strip[sequencer.ID]: change.then for change in changed}
     now = {strip[sequencer.ID]: sequencer.time_map(scene, strip) for strip in dialogue}
     keyed = [change for change in changed if not change.strip.get(NLA)]
@@ -215,6 +215,7 @@ def _trim_keys(
 ) -> None:
     """Remove the keyframes outside a trimmed strip, and key its new ends with the values of the curve there."""
     reach = timemap.union([(change.then.start, change.then.end), *_ends(change)])
+    assert reach is not None, "the old range is a part of it"
     lost = [(start, end - 1) for start, end in timemap.uncovered(reach, kept)]
     keys.remove_key_ranges(obj, lips, lost)
     for frame, values in edges.items():

@@ -170,7 +170,7 @@ def _preferred() -> Preferred:
     found = preferences()
     if found is None:
         return Preferred()
-    options = () if found.device == "auto" else ("--device", found.device)
+    options: tuple[str, ...] = () if found.device == "auto" else ("--device", found.device)
     options += ("--threads", str(found.threads)) if found.threads else ()
     return Preferred(found.python, options, found.cache, found.backend, found.mirror, found.torch_index, found.yields)
 

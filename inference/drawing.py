@@ -88,8 +88,8 @@ class ShotRenderer:
         began = time.monotonic()
         rows = range(len(shot.coefficients)) if rows is None else rows
         names, missing = shot.file_names(), shot.missing(rows)
-        if shot.plate is not None:  # footage is read forwards
-            missing.sort(key=lambda row: shot.plate.times[row])
+        if (plate := shot.plate) is not None:  # footage is read forwards
+            missing.sort(key=lambda row: plate.times[row])
         waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
         reused = 0
         for row in rows:
@@ -136,6 +136,7 @@ class ShotRenderer:
             yield pixels if shot.fills_picture else _resized(pixels, shot.size or loaded.size)
 
     def _draw_portrait(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        assert shot.portrait is not None, "a shot without a plate has a portrait"
         layering = Layering(shot.layer, shot.mask, shot.feather)
         face = loaded.face(shot.portrait, shot.crop, FaceSize.of(shot.layer, shot.size, shot.detail))
         picture = load_picture(shot.portrait) if shot.layer != "square" else None
@@ -143,12 +144,13 @@ class ShotRenderer:
             yield layering.compose(pixels, picture, face.square)
 
     def _draw_plate(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        assert shot.plate is not None
         layering = Layering(shot.layer, shot.mask, shot.feather)
         frames = plate_frames(shot.plate, rows, loaded.size)
         values, added = _rows_of(shot, rows).values, loaded.added(shot.added)
         size = FaceSize.of(shot.layer, shot.size, shot.detail)
         for rgb, crop, pixels in dub(loaded.renderer, frames, values, added, size):
-            if crop is None:
+            if crop is None or pixels is None:
                 yield layering.without_face(rgb, loaded.size)
             else:
                 yield layering.compose(pixels, Picture(rgb), crop)
@@ -232,8 +234,9 @@ class Face:
 
         if self._was_placed_by_eyes:
             return None
-        faces = [face for face in detect_faces(self.pixels, upright_only=True) if face.landmarks is not None]
-        return max(faces, key=lambda face: face.score).landmarks[:2] if faces else None
+        faces = detect_faces(self.pixels, upright_only=True)
+        found = [(face.score, face.landmarks) for face in faces if face.landmarks is not None]
+        return max(found, key=lambda face: face[0])[1][:2] if found else None
 
     @property
     def place(self) -> dict[str, Any]:
@@ -248,7 +251,8 @@ class Recent(Generic[T]):
     """A cache of the `count` objects that were used last."""
 
     def __init__(self, count: int) -> None:
-        self._count, self._made = count, OrderedDict()
+        self._count = count
+        self._made: OrderedDict[object, T] = OrderedDict()
 
     def get(self, key: object, make: Callable[[], T]) -> T:
         if key not in self._made:

@@ -129,7 +129,7 @@ def lip_sync(
     if not np.isfinite(times).all():
         raise EDTalkError("Frame times must be finite numbers of seconds, found NaN or infinity.")
     model = load_network(bank, AUDIO2LIP, device)
-    if model is None:
+    if not isinstance(model, Audio2Lip):
         raise EDTalkError(
             f"The bank '{bank.name}' has no lip-sync network (Audio2Lip).", "Choose a bank with lip-sync.", "bank"
         )

@@ -113,10 +113,10 @@ class FaceRenderer:
         dtype: np.uint8 in 0..255, or np.float32, nominally in [-1, 1] but not clamped. Raises EDTalkError at once if
         there is no source or if the coefficients are not the bank's.
         """
-        values, dtype = self._values(coefficients), _pixel_type(dtype)
+        values, pixel_type = self._values(coefficients), _pixel_type(dtype)
         if self._source is None:
             raise _no_source()
-        return self._render(self._source, self._detail, values, dtype)
+        return self._render(self._source, self._detail, values, pixel_type)
 
     def places(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """Sampling positions in the source of each pixel of each frame: (T, 2, S, S), x and y in [-1, 1].
@@ -261,11 +261,11 @@ class FaceRenderer:
         if source.seen is not None:
             refined = self._refiner(*_repeated(source.seen, len(planes)), flows, planes, alpha)
             if self._insets is not None:
-                known, own = Known(*_repeated(source.known, len(planes))), source.seen[2]
+                portrait, own = Known(*_repeated(source.known, len(planes))), source.seen[2]
                 turned = self._refiner.amounts(alpha * self._insets.pose) - self._refiner.amounts(
                     own * self._insets.pose
                 )
-                insets = self._insets(known, turned, alpha - own, refined.looks, refined.missed, alpha)
+                insets = self._insets(portrait, turned, alpha - own, refined.looks, refined.missed, alpha)
             flows, planes = refined.flow, refined.rgb
         return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
 

@@ -115,6 +115,7 @@ def run(args: argparse.Namespace) -> None:
             put(prefix, averaged(path))
     if args.refiner and not any(name.startswith(READING_PREFIX) for name in tensors):
         raise SystemExit("A refiner needs a --reading, or a --bank that has one.")
+    assert config is not None
     try:
         bank = replace(starter_bank(config), networks=networks_json(tensors))
     except KeyError as error:

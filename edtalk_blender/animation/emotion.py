@@ -48,11 +48,12 @@ class ForEmotion(OnCharacter):
     def targets(self, obj: bpy.types.Object) -> dict[str, float]:
         """Values by emotion: `strength` for the chosen one, 0 for all others. Raises EDTalkError if it is unknown."""
         known = character.emotions(obj)
-        if self.emotion not in known and self.emotion != NEUTRAL:
+        emotion, strength = self.emotion, self.strength  # type: ignore[attr-defined]
+        if emotion not in known and emotion != NEUTRAL:
             raise EDTalkError(
-                f"{obj.name} has no emotion '{self.emotion}'.", f"Choose one of: {', '.join((NEUTRAL, *known))}."
+                f"{obj.name} has no emotion '{emotion}'.", f"Choose one of: {', '.join((NEUTRAL, *known))}."
             )
-        return {name: self.strength if name == self.emotion else 0.0 for name in known}
+        return {name: strength if name == emotion else 0.0 for name in known}
 
 
 # --- Emotions over time

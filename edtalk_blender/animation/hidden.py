@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import bpy
 
@@ -10,7 +11,7 @@ from .. import compat
 from ..character import character
 from .sampling import is_silent
 
-Obstacle = tuple[str, Callable[[], None] | None]  # why the keyframes have no effect, and a function that fixes it
+Obstacle = tuple[str, Callable[[], object] | None]  # why the keyframes have no effect, and a function that fixes it
 
 
 def hidden_by(obj: bpy.types.Object) -> str | None:
@@ -38,7 +39,7 @@ def _obstacles(obj: bpy.types.Object) -> Iterator[Obstacle]:
     if animation.use_tweak_mode:
         yield (
             f"{obj.name} is in NLA tweak mode, so its action is not evaluated.",
-            lambda: setattr(animation, "use_tweak_mode", False),
+            partial(setattr, animation, "use_tweak_mode", False),
         )
     strips = [(track, strip) for track in animation.nla_tracks for strip in track.strips if strip.action == action]
     if strips:
@@ -68,7 +69,7 @@ def _action_obstacles(obj: bpy.types.Object, action: bpy.types.Action) -> Iterat
         )
     for track in animation.nla_tracks:
         if track.is_solo:
-            yield f"The NLA track '{track.name}' is solo.", lambda track=track: setattr(track, "is_solo", False)
+            yield f"The NLA track '{track.name}' is solo.", partial(setattr, track, "is_solo", False)
     if animation.nla_tracks and animation.action_influence == 0:
         yield (
             f"The action '{action.name}' has an influence of 0 over the NLA tracks.",
@@ -79,17 +80,17 @@ def _action_obstacles(obj: bpy.types.Object, action: bpy.types.Action) -> Iterat
 def _strip_obstacles(obj: bpy.types.Object, track: bpy.types.NlaTrack, strip: bpy.types.NlaStrip) -> Iterator[Obstacle]:
     animation = obj.animation_data
     if not animation.use_nla:
-        yield f"The NLA of {obj.name} is disabled.", lambda: setattr(animation, "use_nla", True)
+        yield f"The NLA of {obj.name} is disabled.", partial(setattr, animation, "use_nla", True)
     for other in animation.nla_tracks:
         if other.is_solo and other != track:
-            yield f"The NLA track '{other.name}' is solo.", lambda other=other: setattr(other, "is_solo", False)
+            yield f"The NLA track '{other.name}' is solo.", partial(setattr, other, "is_solo", False)
     for part, kind in ((track, "track"), (strip, "strip")):
         if part.mute:
-            yield f"The NLA {kind} '{part.name}' is muted.", lambda part=part: setattr(part, "mute", False)
+            yield f"The NLA {kind} '{part.name}' is muted.", partial(setattr, part, "mute", False)
     if strip.use_animated_influence and strip.influence == 0:
         yield (
             f"The NLA strip '{strip.name}' has an influence of 0.",
-            lambda: setattr(strip, "use_animated_influence", False),
+            partial(setattr, strip, "use_animated_influence", False),
         )
 
     written = {curve.data_path for curve in compat.slot_fcurves(strip.action, strip.action_slot)}
@@ -100,15 +101,20 @@ def _strip_obstacles(obj: bpy.types.Object, track: bpy.types.NlaTrack, strip: bp
         if overlaps and covered and not other.mute and other.blend_type == "REPLACE":
             yield (
                 f"The NLA strip '{other.name}' is above '{strip.name}' and animates the same sliders.",
-                lambda other=other: setattr(other, "mute", True),
+                partial(setattr, other, "mute", True),
             )
     if animation.action_blend_type == "REPLACE" and animation.action_influence > 0:
         over = [curve for curve in compat.fcurves(obj) if curve.data_path in written and not is_silent(curve)]
         if over:
             yield (
                 f"The action '{animation.action.name}' animates the same sliders as the NLA strip '{strip.name}'.",
-                lambda: [setattr(curve, "mute", True) for curve in over],
+                partial(_mute_curves, over),
             )
+
+
+def _mute_curves(curves: Sequence[bpy.types.FCurve]) -> None:
+    for curve in curves:
+        curve.mute = True
 
 
 def _bank_obstacles(obj: bpy.types.Object, written: set[str]) -> Iterator[Obstacle]:
@@ -117,7 +123,7 @@ def _bank_obstacles(obj: bpy.types.Object, written: set[str]) -> Iterator[Obstac
     for name, strength in strengths.items():
         if strength == 0 and any(character.data_path(entry) in written for entry in bank.names_of(name)):
             title = character.BANK_TITLES.get(name, character.title(name))
-            yield f"The bank {title} of {obj.name} is muted.", lambda name=name: _unmute_bank(obj, name)
+            yield f"The bank {title} of {obj.name} is muted.", partial(_unmute_bank, obj, name)
 
 
 def _unmute_bank(obj: bpy.types.Object, name: str) -> None:

@@ -26,7 +26,10 @@ def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dic
 
 
 def sample(
-    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot | None = None
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    frames: Sequence[float] | np.ndarray,
+    face: CharacterSnapshot | None = None,
 ) -> np.ndarray:
     """Coefficients (T, n) float32 to render at `frames` (T,), as Blender evaluates them, with drivers and NLA.
 
@@ -39,19 +42,19 @@ def sample(
 
 
 def sample_sliders(
-    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float]
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The inputs of `sample`: (T, n) coefficient sliders, (T, banks) bank strengths, (T, k) emotion sliders."""
     return _sample(scene, obj, frames, snapshot.read(obj, with_portrait=False))
 
 
 def _sample(
-    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float], face: CharacterSnapshot
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[float] | np.ndarray, face: CharacterSnapshot
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    frames = np.asarray(frames, np.float64)
+    times = np.asarray(frames, np.float64)
     if has_only_fcurves(obj):
-        return _sample_curves(obj, frames, face)
-    return _sample_frames(scene, obj, frames)
+        return _sample_curves(obj, times, face)
+    return _sample_frames(scene, obj, times)
 
 
 def has_only_fcurves(obj: bpy.types.Object) -> bool:

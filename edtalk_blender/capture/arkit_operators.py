@@ -174,7 +174,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         if not len(frames):
             raise EDTalkError("The take is between two scene frames.", "Change its start, or record a longer take.")
         if np.abs(frames).max() > 1048574:  # Blender's last frame
-            seconds = int(take.start)
+            seconds = int(take.start or 0)
             clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}:00"
             raise EDTalkError(
                 f"The timecode places the take at frame {first:.0f}, beyond Blender's frame range.",

@@ -20,6 +20,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, FloatVectorProp
 
 from ...inference.contract import answers, mixing, requests
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.shot import as_crop
 from ..animation import curves, hidden, keys, sampling
 from ..character import character, portrait
 from ..engine import session
@@ -372,7 +373,7 @@ def _submit(
         if not portrait.is_known(obj):
             portrait.measure(obj)  # answered before the capture, which needs the portrait's rest pose
     bank = character.bank_path(obj)
-    request = requests.Capture(bank, path, options.crop, which=options.which or None, **timing)
+    request = requests.Capture(bank, path, as_crop(options.crop), which=options.which or None, **timing)
     return session.submit(request, label=label, on_done=apply)
 
 

@@ -73,8 +73,8 @@ class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
                 failed.append(error)
         if not tasks:
             raise failed[0]
-        for error in failed:
-            session.report(error)
+        for failure in failed:
+            session.report(failure)
         if failed:
             count = len(tasks) + len(failed)
             self.report({"WARNING"}, f"{len(failed)} of {count} strips cannot be captured: {failed[0]}")

@@ -21,7 +21,7 @@ class Explained:
     def poll(cls, context: bpy.types.Context) -> bool:
         reason = cls.disabled_reason(context)
         if reason:
-            cls.poll_message_set(reason)
+            cls.poll_message_set(reason)  # type: ignore[attr-defined]
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -30,7 +30,7 @@ class Explained:
             return self.run(context) or {"FINISHED"}
         except EDTalkError as error:
             session.report(error)
-            self.report({"ERROR"}, str(error))
+            self.report({"ERROR"}, str(error))  # type: ignore[attr-defined]
             return {"CANCELLED"}
 
     def run(self, context: bpy.types.Context) -> set[str] | None:

@@ -189,7 +189,7 @@ class Client:
                 if request.shows_same_face(older.request) and self._unsent(older):
                     self._finish(older, Stopped(superseded=True))
         self._jobs[job.id] = job
-        if self.state is State.FAILED:
+        if self.failure is not None and self.state is State.FAILED:
             self._finish(job, Failure.of(self.failure))
         elif self._worker is None:
             self._launch()
@@ -237,6 +237,7 @@ class Client:
                 self._worker.wait_for_message(0.02)
         if job.error:
             raise job.error
+        assert job.result is not None, "a finished job has an answer"
         return job.result
 
     def _step(self) -> bool:

@@ -117,5 +117,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare.Downloader = Downloader
+    prepare.Downloader = Downloader  # type: ignore[assignment, misc]
     sys.exit(main())

@@ -70,7 +70,7 @@ def suitable_backend() -> tuple[str, str] | None:
     The first call starts the probe; panels are redrawn when it has ended.
     """
     if _state.backend is None:
-        _state.backend = result = Future()
+        _state.backend = result = Future[tuple[str, str]]()
 
         def probe() -> None:
             result.set_result(gpu.backend(lock.offered(session.ROOT), gpu.probe()))

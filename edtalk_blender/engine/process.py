@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, cast
 
 _WINDOWS = sys.platform == "win32"
 _LONGEST_LINE = 4096  # bytes
@@ -63,14 +63,14 @@ class Process:
         return self._popen.pid
 
     @property
-    def stdin(self) -> IO[bytes]:
+    def stdin(self) -> BinaryIO:
         assert self._popen.stdin is not None, "stdin is not a pipe"
-        return self._popen.stdin
+        return cast(BinaryIO, self._popen.stdin)
 
     @property
-    def stdout(self) -> IO[bytes]:
+    def stdout(self) -> BinaryIO:
         assert self._popen.stdout is not None, "stdout is not a pipe"
-        return self._popen.stdout
+        return cast(BinaryIO, self._popen.stdout)
 
     @property
     def stderr(self) -> IO[bytes]:

@@ -105,7 +105,7 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
 
     @classmethod
     def description(cls, _context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
-        return "Remove the speaker of the selected sound strips" if properties.clear else cls.__doc__
+        return "Remove the speaker of the selected sound strips" if properties.clear else cls.__doc__ or ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)

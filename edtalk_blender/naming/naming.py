@@ -103,7 +103,7 @@ def apply(obj: bpy.types.Object, path: str) -> tuple[bpy.types.Object, ...]:
     items = {item.name: item for item in obj.edtalk_naming.sliders}
     entries = tuple(_renamed(entry, items.get(entry.name)) for entry in old.coefficients)
     copy_bank(replace(old, coefficients=entries), character.resolve(path, obj))
-    users = tuple(face for face in character.ensure_unique_ids() if _uses(face, old.path))
+    users = tuple(face for face in character.ensure_unique_ids() if old.path and _uses(face, old.path))
     for face in users:
         rename_sliders(face, names, path)
     obj.edtalk_naming.sliders.clear()

@@ -78,7 +78,7 @@ class _Capture:
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_capture(self.layout, context)
+        draw_capture(self.layout, context)  # type: ignore[attr-defined]
 
 
 class EDTALK_PT_capture_sequencer(_Capture, bpy.types.Panel):

@@ -52,8 +52,8 @@ def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
     if not any(operator == "edtalk.set_bank" for _message, operator, _label in found):
         if set(character.bank_of(obj).names) - set(character.channel_names(obj)):
             found.append((f"{obj.name} lacks sliders of its bank.", "edtalk.update_sliders", "Add Sliders"))
-        if reason := hidden.hidden_by(obj):
-            found.append((reason, "edtalk.reveal_animation", "Show Animation"))
+        if (hint := hidden.hidden_by(obj)) is not None:
+            found.append((hint, "edtalk.reveal_animation", "Show Animation"))
     return found
 
 

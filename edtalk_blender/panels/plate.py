@@ -51,7 +51,7 @@ class _Plate:
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_plate(self.layout, context)
+        draw_plate(self.layout, context)  # type: ignore[attr-defined]
 
 
 class EDTALK_PT_plate_sequencer(_Plate, bpy.types.Panel):

@@ -94,7 +94,7 @@ class _Status:
     bl_order = -1
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_status(self.layout)
+        draw_status(self.layout)  # type: ignore[attr-defined]
 
 
 class EDTALK_PT_status_view(_Status, bpy.types.Panel):

@@ -119,7 +119,9 @@ def _picture_size(
     """Width and height of the rendered pictures."""
     if not face.is_full_frame:
         return face.square, face.square
-    return face.portrait_size if plate is None else dubbing.tracked(scene, face, plate).size
+    size = face.portrait_size if plate is None else dubbing.tracked(scene, face, plate).size
+    assert size is not None, "the shot has been written, so the portrait can be read"
+    return size
 
 
 def _submit(

@@ -371,7 +371,9 @@ def changing(obj: bpy.types.Object) -> Iterator[None]:
 # --- Keyframes
 
 
-def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], simplify: float = -1.0) -> int:
+def bake(
+    scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int] | np.ndarray, simplify: float = -1.0
+) -> int:
     """Bake the linked shape keys to keyframes at `frames`, in place of drivers and of keyframes in that range.
 
     simplify: largest error of the decimated curves; below 0 every frame gets a keyframe. Values are clamped to the
@@ -379,8 +381,8 @@ def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], s
     have other drivers.
     """
     face, found = character_of(obj), mixes(obj)
-    frames = np.asarray(frames, np.float64)
-    values, strengths, emotions = sampling.sample_sliders(scene, face, frames)
+    times = np.asarray(frames, np.float64)
+    values, strengths, emotions = sampling.sample_sliders(scene, face, times)
     columns = dict(zip(character.bank_of(face).names, values.T, strict=True))
     columns |= dict(zip(character.emotions(face), emotions.T, strict=True))
     key = editable_keys(obj)
@@ -390,9 +392,9 @@ def bake(scene: bpy.types.Scene, obj: bpy.types.Object, frames: Sequence[int], s
     for shape_key, mix in found.items():
         block = key.key_blocks[shape_key]
         column = np.clip(mix.values(columns, strengths), block.slider_min, block.slider_max)
-        kept = curves.decimate(frames, column, simplify)
-        ends = frames[0], frames[-1]
-        keys.write_curve(bag, value_path(shape_key), frames[kept], column[kept], replace=ends, group="Face")
+        kept = curves.decimate(times, column, simplify)
+        ends = times[0], times[-1]
+        keys.write_curve(bag, value_path(shape_key), times[kept], column[kept], replace=ends, group="Face")
     obj.update_tag()
     return len(found)
 

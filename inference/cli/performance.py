@@ -155,7 +155,7 @@ class Performance:
         return replaced
 
     def _table_columns(self, bank: Bank) -> list[int]:
-        return [bank.names.index(name) for name in self.table.names]
+        return [bank.names.index(name) for name in self.table.names] if self.table else []
 
 
 def at_rate(table: Coefficients, bank: Bank, fps: float) -> Coefficients:

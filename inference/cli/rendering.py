@@ -311,6 +311,7 @@ class Inputs:
     def _plate(self) -> Plate:
         """The frames of the source clip that are dubbed, one for each frame of `span`, and the face in them."""
         clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
+        assert clip is not None, "only a clip is dubbed"
         indices = self.rules.pose_indices(self.length, clip.count(self.length))[self.span]
         seconds = indices * (1.0 if clip.is_still else 1 / self.fps)  # images of a folder are counted, not timed
         end = float(seconds.max()) + (1.0 if clip.is_still else 1 / self.fps)

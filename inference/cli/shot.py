@@ -170,8 +170,8 @@ def _render(args: argparse.Namespace, tasks: list[tuple[Shot, list[int]]], stop:
         except EDTalkError as error:
             failures.append(error)
             if len(tasks) > 1:
-                source = shot.portrait or shot.plate.media
-                note(f"{source.parent}: {error}")
+                media = shot.plate.media if shot.plate else shot.portrait
+                note(f"{media and media.parent}: {error}")
     if failures:
         raise failures[0]
     return rendered

@@ -44,7 +44,7 @@ class _PlainAnswer(Answer):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(*(message[field.name] for field in fields(cls)))
+        return cls(*(message[field.name] for field in fields(cls)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,12 @@ class TrackResult(Answer):
     note: str = ""
 
     def to_message(self, job: int) -> Message:
-        content = {"frames": len(self.track), "width": self.width, "height": self.height, "fps": self.fps}
+        content: dict[str, object] = {
+            "frames": len(self.track),
+            "width": self.width,
+            "height": self.height,
+            "fps": self.fps,
+        }
         content |= {"sha256": self.sha256, "unseen": [list(one) for one in self.unseen], "note": self.note}
         return Message(self.kind, job, content, self.track.to_bytes())
 

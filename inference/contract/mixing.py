@@ -34,7 +34,7 @@ def final_rows(
     values: np.ndarray,
     strengths: np.ndarray,
     emotions: np.ndarray,
-    offsets: np.ndarray,
+    offsets: np.ndarray | Sequence[np.ndarray],
 ) -> np.ndarray:
     """Rows to render from slider values: `rest + strength * (value - rest + sum_k emotion_k * offset_k)`.
 

@@ -69,7 +69,7 @@ def read(stream: BinaryIO) -> Message | None:
     Raises ProtocolError for bytes that are not a message and for a stream that ends within a message.
     """
     header = _exactly(stream, _HEADER.size, start=True)
-    if header is None:
+    if not header:
         return None
     magic, json_length, payload_length = _HEADER.unpack(header)
     if magic != MAGIC:
@@ -86,13 +86,13 @@ def read(stream: BinaryIO) -> Message | None:
     return Message(kind, job, fields, payload)
 
 
-def _exactly(stream: BinaryIO, count: int, *, start: bool = False) -> bytes | None:
+def _exactly(stream: BinaryIO, count: int, *, start: bool = False) -> bytes:
     parts, missing = [], count
     while missing:
         part = stream.read(missing)
         if not part:
             if start and missing == count:
-                return None
+                return b""
             raise ProtocolError(f"The stream ended {missing} bytes before the end of a message.")
         parts.append(part)
         missing -= len(part)

@@ -194,8 +194,10 @@ class Capture(Request):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        needed = (message[name] for name in ("bank", "media", "crop", "fps", "start", "end"))
-        return cls(*needed, message.fields.get("which"), message.fields.get("rest"))
+        return cls(
+            message["bank"], message["media"], message["crop"], message["fps"], message["start"], message["end"],
+            message.fields.get("which"), message.fields.get("rest"),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,8 @@ class Track(Request):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        needed = (message[name] for name in ("media", "crop", "start", "end"))
-        return cls(*needed, message.fields.get("which"))
+        which = message.fields.get("which")
+        return cls(message["media"], message["crop"], message["start"], message["end"], which)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ _MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # larges
 _BEYOND = (OverflowError, MemoryError, RecursionError)  # what forged sizes and nesting raise
 
 
-def as_crop(value: object) -> str | tuple[float, ...]:
+def as_crop(value: Any) -> str | tuple[float, ...]:
     """Check a crop: "auto", "none", or x, y and size of a square in pixels and optionally an angle.
 
     The angle is in degrees, clockwise, about the centre of the square. It is left out if it is 0.
@@ -215,7 +215,8 @@ class Shot:
         there: set[str] = set()
         with suppress(OSError), os.scandir(self.frames_folder) as entries:
             there = {entry.name for entry in entries if entry.stat().st_size}
-        first, names = {}, self.file_names()
+        first: dict[str, int] = {}
+        names = self.file_names()
         for row in range(len(names)) if rows is None else rows:
             first.setdefault(names[row], row)
         return [row for name, row in first.items() if name not in there]
@@ -251,9 +252,9 @@ class Shot:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise disk_error(folder, error) from error
-        if portrait and (not portrait.is_file() or file_sha256(portrait) != self.portrait_sha256):
+        if self.portrait and portrait and (not portrait.is_file() or file_sha256(portrait) != self.portrait_sha256):
             write_whole(portrait, _read_bytes(self.portrait))
-        if sound and not (sound.exists() and sound.samefile(self.sound)):
+        if self.sound and sound and not (sound.exists() and sound.samefile(self.sound)):
             write_whole(sound, _sound_bytes(self.sound))
         plate = self.plate
         if plate is not None:
@@ -401,6 +402,9 @@ def _can_link(path: Path, folder: Path) -> bool:
 def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.ndarray | None) -> Shot:
     plate, choices = data.get("plate"), {name: data[name] for name in _CHOICES if name in data}
     try:
+        dubbed: Plate | None = None
+        if plate and rows is not None:
+            dubbed = Plate(_absolute(folder, plate["media"]), str(plate["sha256"]), rows[:, 0], rows[:, 1:])
         return Shot(
             bank=_absolute(folder, data["bank"]),
             bank_sha256=str(data["bank_sha256"]),
@@ -411,7 +415,7 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
             first_frame=int(data["first_frame"]),
             image_format=str(data["image_format"]),
             sound=folder / Path(str(data["sound"])).name if data.get("sound") else None,
-            plate=plate and Plate(_absolute(folder, plate["media"]), str(plate["sha256"]), rows[:, 0], rows[:, 1:]),
+            plate=dubbed,
             **choices,
         )
     except EDTalkError as error:

@@ -84,7 +84,8 @@ def sample_crops(
     from .detect import choose_face, crop_from_face, detect_faces
 
     every = max(1, round(fps / _SAMPLES_PER_SECOND))
-    crops, reason, upright = [], None, False
+    crops, upright = [], False
+    reason: EDTalkError | None = None
     for rgb in itertools.islice(frames, 0, every * _SAMPLES, every):
         try:
             face = choose_face(detect_faces(rgb, upright_only=upright), which=which, label=label)
@@ -92,7 +93,7 @@ def sample_crops(
             upright |= face.angle == 0  # the clip is upright: do not search frames without a face for rolled heads
         except EDTalkError as error:
             reason = reason or error
-    if not crops:
+    if reason and not crops:
         raise reason
     return crops
 
@@ -101,7 +102,7 @@ def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: s
     """`frame_picture` for "none" and for a square, where nothing is detected."""
     from .crop import crop_from_box, whole
 
-    if crop == "none":
+    if isinstance(crop, str):
         return whole(rgb, size)
     x, y, side, *angle = crop
     height, width = rgb.shape[:2]

@@ -125,6 +125,7 @@ class Layering:
             if alpha is not None:
                 matte = _multiplied(matte, crop_face(alpha, crop.at_size(size)))
             return np.dstack([face, matte])
+        assert picture is not None, f"the layer {self.layer} needs the picture"
         paste = self._paste_for(picture.rgb.shape, crop.at_size(size))
         if self.layer == "pasted":
             pasted = paste.paste(picture.rgb, face)

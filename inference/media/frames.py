@@ -112,7 +112,7 @@ def _read_exr(path: Path) -> np.ndarray:
         frame = next(file.decode(video=0))
     number = np.float16 if "f16" in frame.format.name else np.float32  # FFmpeg's converter knows no half floats
     green, blue, red, *_ = (
-        np.frombuffer(plane, number).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes
+        np.frombuffer(memoryview(plane), number).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes
     )
     light = np.stack([red, green, blue], axis=2).astype(np.float32).clip(0, 1)
     levels = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

@@ -40,10 +40,14 @@ T = TypeVar("T")
 class NetworkBank(Protocol):
     """What of a bank says which networks it holds; see `contract.bank.Bank`."""
 
-    name: str
-    names: tuple[str, ...]
-    networks: Mapping[str, Any] | None
-    tensors: Mapping[str, np.ndarray]
+    @property
+    def name(self) -> str: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def networks(self) -> Mapping[str, Any] | None: ...
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -218,19 +222,19 @@ def _reader_config(state: Mapping[str, Any], part: str = "") -> ReaderConfig:
 
 def _refiner_config(state: Mapping[str, Any]) -> RefinerConfig:
     reading, terms = _reader_config(state, "reading."), state["terms"].T.tolist()
-    unets = (_unet_widths(state, part) for part in ("motion.", "painter."))
+    motion, painter = (_unet_widths(state, part) for part in ("motion.", "painter."))
     pose = [column for column, rigid in enumerate(state["rigid"][: reading.outputs].tolist()) if rigid]
     return RefinerConfig(
-        reading.channels, reading.hidden, *unets, reading.outputs, tuple(map(tuple, terms)), tuple(pose)
+        reading.channels, reading.hidden, motion, painter, reading.outputs, tuple(map(tuple, terms)), tuple(pose)
     )
 
 
 def _insets_config(state: Mapping[str, Any]) -> InsetsConfig:
-    parts = (
+    mouth, eyes = (
         InsetConfig(tuple(state[f"{part}.feather"].shape[-2:]), _unet_widths(state, f"{part}.unet."))
         for part in ("mouth", "eyes")
     )
-    return InsetsConfig(_reader_config(state, "anchors."), *parts, len(state["pose"]))
+    return InsetsConfig(_reader_config(state, "anchors."), mouth, eyes, len(state["pose"]))
 
 
 def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:

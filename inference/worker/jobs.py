@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -54,7 +55,7 @@ class Jobs:
             return answers.Done()
         if isinstance(request, requests.Ping):
             return answers.Done()
-        method = {
+        methods: dict[type, Callable[..., Answer]] = {
             requests.Portrait: self.portrait,
             requests.LipSync: self.lip_sync,
             requests.Capture: self.capture,
@@ -62,9 +63,9 @@ class Jobs:
             requests.Explore: self.explore,
             requests.Preview: self.preview,
             requests.Render: self.render,
-        }[type(request)]
+        }
         job.send(answers.Accepted())
-        return method(request, job)
+        return methods[type(request)](request, job)
 
     def portrait(self, request: requests.Portrait, job: RunningJob) -> answers.PortraitResult:
         loaded = self._bank(request, job)

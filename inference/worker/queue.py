@@ -52,7 +52,11 @@ class QueuedJob:
 
     def supersedes(self, other: QueuedJob) -> bool:
         """Whether this is a newer preview of the same face."""
-        return isinstance(self.request, requests.Preview) and self.request.shows_same_face(other.request)
+        return (
+            isinstance(self.request, requests.Preview)
+            and other.request is not None
+            and self.request.shows_same_face(other.request)
+        )
 
 
 class Inbox:

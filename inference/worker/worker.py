@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -73,7 +74,7 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
     """stdin and stdout for messages only: for all other code stdout is stderr and stdin is empty."""
     descriptors = os.dup(0), os.dup(1)
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         for descriptor in descriptors:
@@ -120,8 +121,9 @@ class Worker:
             self.inbox.finish(job)
 
     def _result(self, job: QueuedJob) -> Answer:
-        if job.request is None:
+        if job.fault is not None:
             raise job.fault
+        assert job.request is not None
         return self._jobs.do(job.request, RunningJob(job, self))
 
     def _explained(self, error: Exception) -> EDTalkError:

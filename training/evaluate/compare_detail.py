@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -73,7 +73,7 @@ def dlib_embedding() -> Embedding | None:
         return None
     import dlib
 
-    folder = Path(models.origin).parent / "models"
+    folder = Path(models.origin or "").parent / "models"
     landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
     network = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
     detector = dlib.get_frontal_face_detector()
@@ -91,7 +91,8 @@ def dlib_embedding() -> Embedding | None:
 def of_people(bank_path: Path, count: int, embedding: Embedding | None) -> tuple[dict[str, Figures], np.ndarray]:
     """Figures by size and way of people with the truth, and a picture of some of them."""
     renderer, tiles = FaceRenderer(load_bank(bank_path)), []
-    network, figures = renderer.config.size, {}
+    network = renderer.config.size
+    figures: dict[str, Figures] = {}
     for person in range(people.FIRST, people.FIRST + count):
         rows = people.sitting(person)[: FRAMES + 1]
         shots = people.shoot(person, rows, max(SIZES))
@@ -103,13 +104,14 @@ def of_people(bank_path: Path, count: int, embedding: Embedding | None) -> tuple
                 found = figures.setdefault(f"{size} px, {way}", {})
                 _add(found, "PSNR", psnr(pictures, np.stack(truth), boxes))
                 _add(found, "SSIM", ssim(pictures, np.stack(truth), boxes))
-                fine = [fineness(*pair, network, (box, box)) for *pair, box in zip(pictures, truth, boxes, strict=True)]
+                compared = zip(pictures, truth, boxes, strict=True)
+                fine = [fineness(one, other, network, (box, box)) for one, other, box in compared]
                 _add(found, "high frequencies", fine)
-                if known is not None:
+                if embedding and known is not None:
                     _add(found, "identity", _distances(embedding, known, pictures))
                 if size == min(SIZES) and person - people.FIRST < SHOWN and way in ("Lanczos", "detail"):
                     tiles.append({"portrait": portrait, "truth": truth[0]} | {way: pictures[0]})
-            if known is not None:
+            if embedding and known is not None:
                 _add(figures.setdefault(f"{size} px, truth", {}), "identity", _distances(embedding, known, truth))
         print(person, flush=True)
     titles = {
@@ -135,7 +137,8 @@ def _sheet(rows: Sequence[dict[str, np.ndarray]], titles: dict[str, str]) -> np.
 def of_photographs(bank_path: Path, folder: Path, embedding: Embedding | None) -> dict[str, Figures]:
     """The same of real faces, against their own portraits."""
     renderer = FaceRenderer(load_bank(bank_path))
-    network, figures = renderer.config.size, {}
+    network = renderer.config.size
+    figures: dict[str, Figures] = {}
     rows = people.sitting(people.FIRST)[: FRAMES + 1]
     for picture in _faces(folder):
         for size in SIZES:
@@ -146,7 +149,7 @@ def of_photographs(bank_path: Path, folder: Path, embedding: Embedding | None) -
             for way, pictures in pictures_of(renderer, portrait, rows[1:] - rows[:1], size).items():
                 found = figures.setdefault(f"{size} px, {way}", {})
                 _add(found, "high frequencies", [fineness(one, portrait, network, (box, box)) for one in pictures])
-                if known is not None:
+                if embedding and known is not None:
                     _add(found, "identity", _distances(embedding, known, pictures))
     return figures
 
@@ -173,12 +176,12 @@ def _box(portrait: np.ndarray) -> tuple[int, int, int, int]:
     return max(0, int(x)), max(0, int(y)), min(size, int(x + width)), min(size, int(y + height))
 
 
-def _distances(embedding: Embedding, known: np.ndarray, pictures: Sequence[np.ndarray]) -> list[float]:
+def _distances(embedding: Embedding, known: np.ndarray, pictures: Iterable[np.ndarray]) -> list[float]:
     found = [embedding(picture) for picture in pictures]
     return [float(np.linalg.norm(one - known)) for one in found if one is not None]
 
 
-def _add(figures: Figures, name: str, values: Sequence[float]) -> None:
+def _add(figures: Figures, name: str, values: Iterable[float]) -> None:
     figures.setdefault(name, []).extend(float(value) for value in values)
 
 

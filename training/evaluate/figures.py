@@ -132,7 +132,7 @@ def voice_figures(
     figures, scores = [], []
     for one in heard:
         envelope = voices.loudness(one.heard.samples, one.heard.times)
-        scores.append([voices.agreement(curve, envelope) for curve in (one.seen, one.gap)])
+        scores.append([voices.agreement(curve, envelope) for curve in (one.seen, one.gap) if curve is not None])
     what = "real speech: lip opening in the picture against the voice's envelope"
     if scores:
         seen, asked = np.array([[r for r, _ in score] for score in scores]).mean(0)
@@ -157,7 +157,7 @@ def voice_figures(
     pairs = [np.concatenate([getattr(one, name) for one in made]) for name in ("gap", "true_gap")]
     figures.append(
         Figure("speech_truth", "held-out espeak-ng voices: lip opening against the true one, r",
-               float(np.corrcoef(*pairs)[0, 1]), "r", 0.0, 1.0)
+               float(np.corrcoef(pairs[0], pairs[1])[0, 1]), "r", 0.0, 1.0)
     )  # fmt: skip
     return figures, [*made, *heard], remarks
 

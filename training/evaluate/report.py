@@ -119,7 +119,7 @@ def save_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- plots
 
 
-def _axes(width: float, height: float, columns: int = 1):
+def _axes(width: float, height: float, columns: int = 1) -> Any:
     """A figure and its axes; None where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure as Canvas

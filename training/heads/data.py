@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from ..units import NAMES, mirrored
 PORTRAIT_FRAMES = 3  # the first frames of every person are portraits; the first of them is exactly at rest
 REST = 0.5  # share of portrait sources that are exactly at rest
 RAREST = 0.05  # lower limit of a coefficient's deviation, in the weights that are derived from it
-TINT = {"gain": (0.75, 1.2), "offset": 0.15, "shared": 0.0}  # exposure of a person's pictures, see `Exposure.random`
+# Exposure of a person's pictures, see `Exposure.random`.
+TINT: dict[str, Any] = {"gain": (0.75, 1.2), "offset": 0.15, "shared": 0.0}
 # Weight of the picture loss, added to 1, by point group.
 GROUP_WEIGHT = {"mouth": 16.0, "eyes": 8.0, "face": 1.0}
 
@@ -119,8 +121,8 @@ class HeadPairs:
         if not tinted:
             return batch
         exposure = Exposure.random(sources, rng, **TINT)
-        source, driving = (exposure.apply(part).clamp(-1.0, 1.0) for part in (batch.source, batch.driving))
-        return replace(batch, source=source, driving=driving)
+        source, driven = (exposure.apply(part).clamp(-1.0, 1.0) for part in (batch.source, batch.driving))
+        return replace(batch, source=source, driving=driven)
 
     def pick(self, source: np.ndarray, driving: np.ndarray) -> Batch:
         """The batch of given frame numbers, source (S,) and driving (S, K), without augmentation."""

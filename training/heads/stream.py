@@ -45,14 +45,17 @@ class Painter:
                 [sys.executable, "-m", live.__name__, str(self.folder), *options],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | alone,
             )  # fmt: skip
-        os.set_blocking(self.process.stdout.fileno(), False)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._input, self._output = self.process.stdin, self.process.stdout
+        os.set_blocking(self._output.fileno(), False)
         self._unread, self._since, self._delivered = b"", time.monotonic(), 0
 
     def ready(self) -> list[tuple[int, int]]:
         """(slot, identity) of those who have become ready, without waiting. Raises SystemExit where none ever will."""
         ended = self.process.poll() is not None  # asked first, so that nothing it wrote is missed
         with suppress(BlockingIOError):
-            self._unread += os.read(self.process.stdout.fileno(), 65536)
+            self._unread += os.read(self._output.fileno(), 65536)
         *lines, self._unread = self._unread.split(b"\n")
         found = [(int(slot), int(identity)) for slot, identity in (line.split() for line in lines)]
         if found:
@@ -79,8 +82,8 @@ class Painter:
     def free(self, slot: int) -> None:
         """The slot may be filled again. A process that has just died is noticed by `ready`."""
         with suppress(BrokenPipeError):
-            self.process.stdin.write(b"%d\n" % slot)
-            self.process.stdin.flush()
+            self._input.write(b"%d\n" % slot)
+            self._input.flush()
 
     @property
     def idle_for(self) -> float:
@@ -94,7 +97,7 @@ class Painter:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _close_pipes(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self._input, self._output):
             with suppress(BrokenPipeError):
                 pipe.close()
 

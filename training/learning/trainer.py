@@ -203,7 +203,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"phases": {name: asdict(phase) for name, phase in self.states.items()}}
         state |= {"averaged_steps": self.averaged_steps, "running": self.running}
         state |= {"random": json.dumps(self.rng.bit_generator.state), "torch_random": torch.get_rng_state()}
