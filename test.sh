@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up the environments, check style, and run the tests.
+# Set up the environments, check style and types, and run the tests.
 #
 #   bash test.sh                      everything
 #   bash test.sh --fast               for daily work: no test that is marked slow, only the newest Blender, and
@@ -58,10 +58,12 @@ run() {
 
 bash setup.sh --tests
 rm -rf "$LOGS"
-mkdir -p "$LOGS"
+mkdir -p "$LOGS" build/types
+ln -sfn ../.. build/types/edtalk # see tool.mypy in pyproject.toml
 
 check "ruff check" .venv/worker/bin/ruff check --quiet .
 check "ruff format" .venv/worker/bin/ruff format --quiet --check .
+check mypy .venv/worker/bin/mypy
 
 mapfile -t BLENDERS < <(printf '%s\n' .venv/blender-*/ | sort --version-sort)
 BLENDER_TESTS=(tests/unit tests/blender tests/package)
