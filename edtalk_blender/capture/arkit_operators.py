@@ -92,7 +92,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Remove keyframes while the curve changes by no more than this value. 0 keys every frame",
+        description="Maximum error of the curve when keys are removed, in slider units. 0 writes a key on every frame",
         default=0.005,
         min=0.0,
         soft_max=0.1,

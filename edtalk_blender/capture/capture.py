@@ -74,7 +74,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Remove keyframes while the curve changes by no more than this value. 0 keys every frame",
+        description="Maximum error of the curve when keys are removed, in slider units. 0 writes a key on every frame",
         default=0.0,
         min=0.0,
         soft_max=0.1,
@@ -94,8 +94,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
         name="Crop",
         description="Part of the recording to use",
         items=(
-            ("auto", "Find Face", "Detect the face and use one square for the whole recording"),
-            ("none", "Whole Image", "Use the whole image. The recording must already be cropped to the face"),
+            ("auto", "Detect Face", "Detect the face and use one square for the whole recording"),
+            ("none", "Full Image", "Use the full image, which is already cropped as the bank expects"),
             ("box", "Manual", "Use a square given in pixels of the recording"),
         ),
         default="auto",

@@ -171,7 +171,7 @@ class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
     step: IntProperty(name="Step", description="Frames between two keyframes", default=1, min=1, soft_max=4)
     simplify: FloatProperty(
         name="Simplify",
-        description="Remove keyframes while the curve changes by no more than this value. 0 keys every step",
+        description="Maximum error of the shape key values when keys are removed. 0 writes a key on every step",
         default=0.0,
         min=0.0,
         soft_max=0.1,
