@@ -1,4 +1,4 @@
-"""The evaluation's figures are right where they are known: of the truth itself, of a still picture, of known errors."""
+"""The evaluation's figures where they are known: for true frames, for copies of the portrait, for known errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def textures() -> np.ndarray:
     return np.stack([cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8), (0, 0), 2) for _ in range(2)])
 
 
-def test_pictures_alike_are_perfect_and_a_known_error_costs_what_it_must(textures) -> None:
+def test_psnr_and_ssim_of_equal_pictures_and_of_a_known_error(textures) -> None:
     boxes = np.array([[8, 8, 40, 50], [0, 0, 64, 64]])
     assert np.isinf(pictures.psnr(textures, textures, boxes)).all()
     np.testing.assert_allclose(pictures.ssim(textures, textures, boxes), 1.0)
@@ -69,12 +69,12 @@ def test_pictures_alike_are_perfect_and_a_known_error_costs_what_it_must(texture
     assert np.isinf(pictures.psnr(outside, textures, boxes)[0])
 
 
-def test_the_box_goes_round_the_points() -> None:
+def test_the_face_box_surrounds_the_points() -> None:
     points = np.array([[[-0.5, -0.25], [0.5, 0.75]]])
     assert pictures.face_boxes(points, 64).tolist() == [[16, 24, 48, 56]]
 
 
-def test_background_counts_only_where_nobody_is(textures) -> None:
+def test_background_change_ignores_the_person(textures) -> None:
     portrait, mask = textures[0], np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
     masks = np.stack([np.roll(mask, 4, 1)] * 2)
@@ -89,7 +89,7 @@ def test_background_counts_only_where_nobody_is(textures) -> None:
     assert np.isnan(pictures.background_change(portrait[None], portrait, masks[:1], np.full_like(mask, 255)))
 
 
-def test_optical_flow_finds_how_far_the_picture_lies_off(textures) -> None:
+def test_drift_measures_a_shift_of_the_picture(textures) -> None:
     points = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 50, 2)).astype(np.float32)
     visible = np.ones((2, 50), bool)
     assert pictures.drift(textures, textures, points, visible).max() < 0.01
@@ -98,8 +98,8 @@ def test_optical_flow_finds_how_far_the_picture_lies_off(textures) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 256])
-def test_points_are_found_where_the_flow_brings_them(size: int) -> None:
-    """A flow that turns, scales and shifts the source is turned round exactly."""
+def test_points_are_found_by_inverting_the_flow(size: int) -> None:
+    """A flow that rotates, scales and shifts the source is inverted exactly."""
     angle, scale, shift = 0.3, 1.15, torch.tensor([0.12, -0.08])
     turn = scale * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     line = (torch.arange(size) * 2 + 1) / size - 1
@@ -125,7 +125,7 @@ def test_point_errors_are_shares_of_the_eye_distance() -> None:
     assert errors["face"].max() == errors["mouth"].max() == 0
 
 
-def test_the_heads_movement_is_taken_out() -> None:
+def test_head_movement_is_fitted() -> None:
     rng = np.random.default_rng(0)
     space = rng.normal(0, 0.2, (100, 3))
     start, everywhere = space[:, :2], np.ones(100, bool)
@@ -147,9 +147,9 @@ def test_disentanglement_adds_up_by_bank() -> None:
         motion.Alone("mouthPress", 0.1, 0.03, 1, 0),
         motion.Alone("headYaw", 1, 0, 1, 0),
     ]
-    assert motion.apart(units, "lip") == pytest.approx(10)
-    assert motion.apart(units, "pose") == math.inf
-    assert math.isnan(motion.apart(units, "exp"))
+    assert motion.disentanglement(units, "lip") == pytest.approx(10)
+    assert motion.disentanglement(units, "pose") == math.inf
+    assert math.isnan(motion.disentanglement(units, "exp"))
 
 
 def test_correlation_by_column() -> None:
@@ -159,7 +159,7 @@ def test_correlation_by_column() -> None:
     np.testing.assert_allclose(understanding.correlations(read, truth), [1, -1, 0, np.nan])
 
 
-def test_likeness_is_measured_in_strangers() -> None:
+def test_likeness_is_relative_to_other_people() -> None:
     portraits = np.eye(3)
     same = np.repeat(portraits[:, None], 2, 1)
     assert understanding.likeness(portraits, same) == 0
@@ -167,11 +167,11 @@ def test_likeness_is_measured_in_strangers() -> None:
     assert understanding.likeness(portraits, exchanged, same) == 1
 
 
-# ------------------------------------------------------------------------------------ puppets whose worth is known
+# ------------------------------------------------------------------------------------ puppets with known figures
 
 
 class Perfect:
-    """The truth itself, for people it has been told of."""
+    """Returns the true frames of PERSONS."""
 
     def __init__(self) -> None:
         self.known: dict[bytes, int] = {}
@@ -198,7 +198,7 @@ class Perfect:
 
 
 class Copy(Perfect):
-    """A photograph: it never moves."""
+    """Returns copies of the portrait."""
 
     def show(self, portrait: np.ndarray) -> None:
         self.portrait = portrait
@@ -210,8 +210,8 @@ class Copy(Perfect):
         return np.repeat(points[None], len(rows), 0)
 
 
-class Clumsy(Perfect):
-    """What moves the mouth moves everything a little, out of step with the head."""
+class Entangled(Perfect):
+    """Every coefficient also moves the whole face a little, in a non-rigid way."""
 
     def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
         wobble = np.sin(40 * points)[None] * 0.02 * np.abs(rows).sum(1)[:, None, None]
@@ -220,22 +220,22 @@ class Clumsy(Perfect):
 
 @pytest.fixture(scope="module")
 def heads() -> Iterator[None]:
-    """Heads can be drawn, and what was drawn once is not drawn again."""
+    """Skips the test if heads cannot be rendered; caches what was rendered."""
     try:
         mesh.data_folder()
         render.renderer(SIZE)
     except Exception as failure:  # moderngl raises bare exceptions where EGL is absent
-        pytest.skip(f"heads cannot be drawn: {failure}")
-    shoot, drawn = people.shoot, {}
+        pytest.skip(f"heads cannot be rendered: {failure}")
+    shoot, rendered = people.shoot, {}
 
-    def remembered(person: int, rows: np.ndarray, size: int) -> people.Shots:
+    def cached(person: int, rows: np.ndarray, size: int) -> people.Shots:
         key = person, np.asarray(rows, np.float32).tobytes(), size
-        if key not in drawn:
-            drawn[key] = shoot(person, rows, size)
-        return drawn[key]
+        if key not in rendered:
+            rendered[key] = shoot(person, rows, size)
+        return rendered[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(people, "shoot", remembered)
+        patch.setattr(people, "shoot", cached)
         yield
 
 
@@ -253,7 +253,7 @@ def by_key(lines: list[report.Figure]) -> dict[str, report.Figure]:
     return {line.key: line for line in lines}
 
 
-def test_a_perfect_puppet_meets_every_target(perfect, judge) -> None:
+def test_true_frames_meet_every_target(perfect, judge) -> None:
     seen = measure.watch(perfect, PERSONS, SIZE, judge)
     table = by_key([*figures.people_figures(seen), *figures.reading_figures(seen)[0], *figures.person_figures(seen)])
     for case in ("", "rest_", "led_"):
@@ -262,7 +262,7 @@ def test_a_perfect_puppet_meets_every_target(perfect, judge) -> None:
     assert table["ssim"].value == pytest.approx(1)
     assert table["points_face"].value == table["points_mouth"].value == 0
     assert table["points_face"].copy > 0.05
-    assert table["background"].value < 0.5  # what the person shades of it apart
+    assert table["background"].value < 0.5  # rounding at the person's outline
     for bank in ("lip", "pose", "exp"):
         assert table[f"read_{bank}"].value == pytest.approx(1)
         assert table[f"rest_read_{bank}"].value == pytest.approx(1)
@@ -274,32 +274,32 @@ def test_a_perfect_puppet_meets_every_target(perfect, judge) -> None:
     assert [len(row) for row in seen.sheet] == [9, 9]
 
 
-def test_a_still_picture_is_its_own_baseline(heads, judge) -> None:
+def test_copies_have_the_figures_of_the_baseline(heads, judge) -> None:
     seen = measure.watch(Copy(), PERSONS, SIZE, judge)
     for name in ("psnr", "ssim", "drift", "points_mouth", "points_face"):
         np.testing.assert_array_equal(seen.scores[name], seen.scores[f"{name}_copy"])
     table = by_key([*figures.people_figures(seen), *figures.person_figures(seen)])
     assert table["psnr_gain"].value == 0
     assert table["background"].value == 0
-    assert table["identity"].value < 0.01  # its points are fitted by those that the truth shows
+    assert table["identity"].value < 0.01  # its points are aligned by the visible points of the truth
     assert table["emotions"].value == pytest.approx(1 / len(EMOTIONS))
 
 
-def test_units_apart_tells_the_clumsy_from_the_perfect(perfect) -> None:
+def test_disentanglement_detects_entangled_units(perfect) -> None:
     made, true = motion.units_apart(perfect, PERSONS[:1], SIZE)
     assert made == true
     assert {one.bank for one in made} == {"lip", "pose", "exp"}
     assert all(one.share == pytest.approx(1) for one in made)
     for bank in ("lip", "pose", "exp"):
-        assert motion.apart(made, bank) > 20
-    clumsy, _ = motion.units_apart(Clumsy(), PERSONS[:1], SIZE)
+        assert motion.disentanglement(made, bank) > 20
+    entangled, _ = motion.units_apart(Entangled(), PERSONS[:1], SIZE)
     for bank in ("lip", "exp"):
-        assert motion.apart(clumsy, bank) < 0.2 * motion.apart(made, bank)
+        assert motion.disentanglement(entangled, bank) < 0.2 * motion.disentanglement(made, bank)
     still, _ = motion.units_apart(Copy(), PERSONS[:1], SIZE)
     assert all(one.own == one.rest == one.share == 0 for one in still)
 
 
-def test_people_sit_as_they_did_before_and_move_their_heads_alone(heads) -> None:
+def test_test_people_are_reproducible_and_have_pose_sweeps(heads) -> None:
     rows = people.sitting(people.FIRST + 4)
     np.testing.assert_array_equal(rows, people.sitting(people.FIRST + 4))
     assert rows.shape == (1 + people.DRIVEN + 2, len(NAMES))
@@ -308,7 +308,7 @@ def test_people_sit_as_they_did_before_and_move_their_heads_alone(heads) -> None
     assert len(swept) == 2 * len(POSE)
 
 
-def test_a_banks_pictures_come_at_the_size_asked_and_its_points_go_with_its_flow(heads, starter_bank) -> None:
+def test_a_bank_returns_frames_of_the_given_size_and_points_that_follow_its_flow(heads, starter_bank) -> None:
     puppet = BankPuppet(starter_bank, 96)
     shots = people.shoot(people.FIRST, np.zeros((1, len(NAMES)), np.float32), 96)
     puppet.show(shots.images[0])
@@ -328,7 +328,7 @@ def test_a_banks_pictures_come_at_the_size_asked_and_its_points_go_with_its_flow
 # ------------------------------------------------------------------------------------------------------- voices
 
 
-def test_the_mouth_opens_and_closes_as_its_units_say(heads) -> None:
+def test_lip_opening_follows_the_units(heads) -> None:
     rows = np.zeros((4, len(LIP)), np.float32)
     jaw, close = NAMES.index("jawOpen"), NAMES.index("mouthClose")
     rows[1, jaw], rows[2, jaw] = 0.1, 1
@@ -363,7 +363,7 @@ def test_agreement_finds_the_lag(late: int) -> None:
     assert voices.agreement(np.zeros(200), envelope) == (0, 0)
 
 
-def test_silence_is_found_by_its_level() -> None:
+def test_silence_is_found_by_level() -> None:
     rng = np.random.default_rng(0)
     samples = (0.3 * rng.normal(size=3 * voices.RATE)).astype(np.float32)
     samples[voices.RATE : 2 * voices.RATE] *= 1e-3
@@ -372,7 +372,7 @@ def test_silence_is_found_by_its_level() -> None:
 
 
 @pytest.mark.skipif(not ctypes.util.find_library("espeak-ng"), reason="espeak-ng is not installed")
-def test_true_mouths_close_when_held_out_voices_say_so_and_rest_when_they_are_silent(heads) -> None:
+def test_true_curves_close_the_lips_and_rest_in_silence(heads) -> None:
     spoken = [
         voices.Spoken(heard, *voices.mouth(heard.truth), *voices.mouth(heard.truth)) for heard in voices.synthetic(4)
     ]
@@ -383,7 +383,7 @@ def test_true_mouths_close_when_held_out_voices_say_so_and_rest_when_they_are_si
     assert rest == 1
 
 
-def test_real_voices_are_aligned_by_whatever_is_installed(media: Path) -> None:
+def test_real_voices_are_aligned_by_installed_packages(media: Path) -> None:
     heard = voices.real(media / "mouth_source.wav")
     seconds = len(heard.samples) / voices.RATE
     assert all(0 <= start < end <= seconds + 0.1 for start, end in [*heard.closures, *heard.silences])
@@ -393,7 +393,7 @@ def test_real_voices_are_aligned_by_whatever_is_installed(media: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- report
 
 
-def test_the_table_says_what_is_met_and_what_was_not_measured(tmp_path: Path) -> None:
+def test_the_table_shows_met_missed_and_missing_targets(tmp_path: Path) -> None:
     lines = [
         report.Figure("a", "higher is better", 27.0, "dB", 18.0, math.inf, 26.0),
         report.Figure("b", "lower is better", 0.05, "%", 0.3, 0.0, 0.04, at_most=True),
@@ -426,7 +426,7 @@ def test_training_logs_are_read_and_plotted(tmp_path: Path) -> None:
     assert report.last_third("run", read[:1]) == []
 
 
-def test_sheets_hold_every_picture(tmp_path: Path) -> None:
+def test_sheets_contain_every_picture(tmp_path: Path) -> None:
     red = np.full((32, 32, 3), (255, 0, 0), np.uint8)
     report.save_sheet([[red, red, red], [red]], tmp_path / "sheet.jpg")
     sheet = cv2.imread(str(tmp_path / "sheet.jpg"))
@@ -444,7 +444,7 @@ def test_the_whole_report(heads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     command(["evaluate", str(bank), "--out", str(tmp_path / "out"), *options])
     text = (tmp_path / "out" / "report.md").read_text()
     assert "PSNR, face region" in text
-    assert "No real voice was given" in text
+    assert "No recording of a voice was given" in text
     assert all(
         (tmp_path / "out" / name).exists() for name in ("figures.json", "people.jpg", "sweeps-1.jpg", "worst.jpg")
     )

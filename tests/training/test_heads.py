@@ -1,4 +1,4 @@
-"""The synthetic heads: same seed, same pictures; every coefficient does what `training.units` says."""
+"""The synthetic heads: same seed, same pictures; coefficients have the meaning given in `training.units`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PERSON = 3
 
 @pytest.fixture
 def shoot(drawer: render.Renderer):
-    """Draw the test person with named coefficients, the rest at 0."""
+    """Render the test person with named coefficients; the others are 0."""
 
     def with_units(**values: float) -> render.Frame:
         row = np.zeros(len(NAMES), np.float32)
@@ -100,7 +100,7 @@ def test_head_moves_as_the_units_say(shoot, drawer) -> None:
     assert move(headYaw=0.7)[tip, 0].mean() > 0.05
     assert move(headPitch=0.7)[tip, 1].mean() > 0.05
     rolled = move(headRoll=0.7)[group("face")]
-    assert np.corrcoef(rolled[:, 0], rest[group("face"), 1])[0, 1] < -0.9  # what is higher goes right
+    assert np.corrcoef(rolled[:, 0], rest[group("face"), 1])[0, 1] < -0.9  # higher points move right
     assert move(headShiftX=1.0)[tip, 0].mean() == pytest.approx(0.16, abs=0.03)
     assert move(headShiftY=1.0)[tip, 1].mean() == pytest.approx(0.16, abs=0.03)
     assert move(headScale=1.0)[chin, 1].mean() > 0.05
@@ -147,14 +147,14 @@ def test_resumed_data_set_has_the_same_bytes(drawer, tmp_path, monkeypatch) -> N
     monkeypatch.setattr(dataset, "SAVE_EVERY", 1)
     calls = []
 
-    def stumble(index: int, seed: int) -> object:
+    def interrupted(index: int, seed: int) -> object:
         calls.append(index)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(index, seed)
 
     original = dataset.identity
-    monkeypatch.setattr(dataset, "identity", stumble)
+    monkeypatch.setattr(dataset, "identity", interrupted)
     with pytest.raises(KeyboardInterrupt):
         dataset.render_dataset(broken, identities=3, frames=4, size=SIZE, seed=5, first=7)
     assert json.loads((broken / "meta.json").read_text())["done"] == 2

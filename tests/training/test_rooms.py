@@ -1,4 +1,4 @@
-"""Voices in rooms that are heard: the sound changes, the mouth does not; clips begin with it shut."""
+"""Simulated recording conditions: the sound changes, the mouth does not; cropped clips start with it closed."""
 
 import ctypes.util
 
@@ -23,7 +23,7 @@ def level(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
-def test_the_room_is_heard_in_pauses_and_the_mouth_is_true(made: Take) -> None:
+def test_a_room_is_audible_in_pauses_and_keeps_the_mouth(made: Take) -> None:
     speaking = np.repeat((made.curves > 0).any(axis=1), HOP)
     ratios = []
     for seed in range(12):
@@ -41,8 +41,8 @@ def test_the_room_is_heard_in_pauses_and_the_mouth_is_true(made: Take) -> None:
     np.testing.assert_array_equal(again.samples, heard.samples)
 
 
-def test_a_voice_still_starts_when_it_did(made: Take) -> None:
-    """Echoes come after the sound: until the first word the room alone is heard."""
+def test_a_room_does_not_shift_the_voice(made: Take) -> None:
+    """Echoes follow the sound: before the first word there is only the room."""
     first = next(phone.start for phone in made.phones if phone.symbol)
     before, after = round((first - 0.05) * RATE), round((first + 0.3) * RATE)
     louder = [
@@ -52,7 +52,7 @@ def test_a_voice_still_starts_when_it_did(made: Take) -> None:
     assert np.median(louder) > 2
 
 
-def test_where_nobody_speaks_the_mouth_rests() -> None:
+def test_the_mouth_rests_without_speech() -> None:
     levels = []
     for seed in range(30):
         room = silence(np.random.default_rng(seed), 1.0)
@@ -66,7 +66,7 @@ def test_where_nobody_speaks_the_mouth_rests() -> None:
     assert max(levels) > 0.1
 
 
-def test_clips_begin_with_a_shut_mouth_and_are_the_take_from_there(made: Take) -> None:
+def test_cropped_clips_start_with_a_closed_mouth_and_equal_the_take_afterwards(made: Take) -> None:
     lengths = set()
     for seed in range(20):
         clip = cropped_start(made, np.random.default_rng(seed))
@@ -84,9 +84,9 @@ def test_clips_begin_with_a_shut_mouth_and_are_the_take_from_there(made: Take) -
     assert len(lengths) > 10
 
 
-def test_what_opens_the_lips_agrees_with_the_mesh() -> None:
+def test_lip_opening_of_the_units_agrees_with_the_mesh() -> None:
     pytest.importorskip("torch")
-    pytest.importorskip("moderngl", reason="the mesh belongs to the drawn heads")
+    pytest.importorskip("moderngl", reason="the mesh belongs to the rendered heads")
     from training.evaluate import voices
     from training.heads import mesh
     from training.stages.audio2lip import NAMES, OPENING, SHUT
@@ -102,7 +102,7 @@ def test_what_opens_the_lips_agrees_with_the_mesh() -> None:
     assert SHUT < voices.CLOSED
 
 
-def test_lips_that_ought_to_be_shut_cost_more_than_lips_that_are_a_little_too_shut() -> None:
+def test_open_lips_during_closures_cost_more_than_overly_closed_ones() -> None:
     torch = pytest.importorskip("torch")
     from training.stages.audio2lip import JAW, PRESS, loss_of
 

@@ -1,4 +1,4 @@
-"""Synthetic speech: the mouth that goes with the sound opens, closes on p/b/m, rounds, and rests in pauses."""
+"""Synthetic speech: the mouth opens on vowels, closes on p/b/m, rounds, and rests in pauses."""
 
 import ctypes.util
 
@@ -31,7 +31,7 @@ def during(spoken, letters, name):
         for phone in spoken.phones
         if phone.symbol[:1] and phone.symbol[:1] in letters
     ]
-    assert rows, f"nobody said {letters}"
+    assert rows, f"no phone starts with {letters}"
     return [spoken.curves[row, COLUMN[name]] for row in rows]
 
 
@@ -71,7 +71,7 @@ def test_mouth_rests_exactly_in_pauses():
 
 
 def test_closures_coincide_with_quiet():
-    """espeak-ng reports a stop at its burst; the lips must close before, where the sound does."""
+    """espeak-ng reports a stop at its burst; the lips must close earlier, where the sound ends."""
     spoken = speak("A pad, a pat, a pub, a pot.")
     level = np.sqrt((spoken.samples.reshape(-1, RATE // CURVE_FPS) ** 2).mean(axis=1))
     for phone in spoken.phones:

@@ -1,4 +1,4 @@
-"""Heads that are rendered while training goes on: the layout, the seeds, who replaces whom, renderers that die."""
+"""Heads rendered during training: same data as a data set, replacement of people, renderers that die."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
 from training.heads import dataset, live, render
 from training.heads.data import HeadPairs
-from training.heads.stream import HeadStream, Painter
+from training.heads.stream import HeadStream, RenderProcess
 from training.units import NAMES
 
 from .conftest import DRAWN as SIZE
@@ -40,14 +40,14 @@ def until(condition: Callable[[], bool], stream: HeadStream) -> None:
         if condition():
             return
         time.sleep(0.01)
-    pytest.fail("nobody new was rendered in a minute")
+    pytest.fail("no new person was rendered in a minute")
 
 
 def seen(stream: HeadStream) -> list[int]:
     return [int(line) for line in stream._log.read_text().split()]
 
 
-def test_it_reads_as_a_data_set_of_the_people_it_names(
+def test_a_stream_equals_a_data_set_of_the_listed_people(
     stream: HeadStream, drawer: render.Renderer, tmp_path: Path
 ) -> None:
     newest = seen(stream)[-PEOPLE:]
@@ -83,45 +83,45 @@ def test_new_people_replace_the_oldest_and_only_when_asked(stream: HeadStream) -
     assert seen(stream) == sorted(set(seen(stream)))
 
 
-def test_a_killed_renderer_is_told_and_replaced(stream: HeadStream, capsys: pytest.CaptureFixture[str]) -> None:
-    taken, painter = stream.taken, stream.painters[0]
-    os.kill(painter.process.pid, signal.SIGKILL)
-    painter.process.wait()
+def test_a_killed_renderer_is_reported_and_replaced(stream: HeadStream, capsys: pytest.CaptureFixture[str]) -> None:
+    taken, process = stream.taken, stream.processes[0]
+    os.kill(process.process.pid, signal.SIGKILL)
+    process.process.wait()
     until(lambda: stream.taken > taken + 2 * live.SLOTS, stream)
-    assert "ended by signal 9" in capsys.readouterr().out
+    assert "killed by signal 9" in capsys.readouterr().out
     people = seen(stream)
-    assert people == list(range(len(people)))  # nobody is left out, nobody comes twice
+    assert people == list(range(len(people)))  # each person exactly once
 
 
-def test_with_the_same_log_it_goes_on_after_the_last_one(drawer: render.Renderer, tmp_path: Path) -> None:
+def test_an_existing_log_continues_after_its_last_person(drawer: render.Renderer, tmp_path: Path) -> None:
     log = tmp_path / "seen.people"
     log.write_text("0\n2\n1\n")
     resumed = HeadStream(SIZE, 1, seed=SEED, frames=FRAMES, sway=SWAY, log=log)
     resumed.close()
     assert seen(resumed)[:4] == [0, 2, 1, 3]
-    assert resumed.painters[0].process.poll() is not None
-    assert not resumed.painters[0].folder.exists()
+    assert resumed.processes[0].process.poll() is not None
+    assert not resumed.processes[0].folder.exists()
 
 
-def test_a_renderer_that_cannot_draw_stops_the_training_with_its_reason(
+def test_a_renderer_that_fails_at_once_stops_the_training_with_its_error(
     drawer: render.Renderer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ANNY_DATA", str(tmp_path / "nothing"))
-    painter = Painter(SIZE, FRAMES, SEED, SWAY, first=0, stride=1)
+    process = RenderProcess(SIZE, FRAMES, SEED, SWAY, first=0, stride=1)
     try:
-        painter.process.wait()
-        with pytest.raises(SystemExit, match=r"before it had drawn anybody: .*nothing"):
-            painter.ready()
+        process.process.wait()
+        with pytest.raises(SystemExit, match=r"before it had rendered anybody: .*nothing"):
+            process.ready()
     finally:
-        painter.close()
+        process.close()
 
 
-def test_it_ends_with_whoever_listened(drawer: render.Renderer) -> None:
-    painter = Painter(SIZE, FRAMES, SEED, SWAY, first=0, stride=1)
+def test_a_renderer_ends_with_its_reader(drawer: render.Renderer) -> None:
+    process = RenderProcess(SIZE, FRAMES, SEED, SWAY, first=0, stride=1)
     try:
-        for pipe in (painter.process.stdin, painter.process.stdout):
+        for pipe in (process.process.stdin, process.process.stdout):
             pipe.close()
-        assert painter.process.wait(60) == 0
-        assert not painter.folder.exists()
+        assert process.process.wait(60) == 0
+        assert not process.folder.exists()
     finally:
-        painter.close()
+        process.close()

@@ -133,7 +133,7 @@ def test_the_common_motion_needs_no_source(pairs: HeadPairs, tmp_path: Path) -> 
     model, weights = fresh(small_config(64)), point_weights(pairs)
     frames = torch.arange(1, 160, 8)
     tracks, alpha = pairs.tracks(frames // 8 * 8, frames), pairs.coefficients[frames] * ALPHA_GAIN
-    trainer = trainer_of(tmp_path, "common-motion", 80)
+    trainer = trainer_of(tmp_path, "common-motion", 40)
     learn_common_motion(trainer, common_motion_optimiser(model), model, pairs, weights)
     with torch.no_grad():
         style = alpha @ model.basis().T
@@ -150,13 +150,21 @@ def test_the_encoder_learns_to_read(pairs: HeadPairs, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, places = fresh(small_config(64)), PlaceHeads(small_config(64).channels)
     calibrate(model, pairs, np.random.default_rng(0), frames=100)
-    shape = torch.nn.Linear(model.config.style_dim, SHAPE_CODES)
-    optimiser = reading_optimiser(model, places, shape)
-    learn_reading(trainer_of(tmp_path, "reading", 60), optimiser, model, places, shape, pairs)
-    column = NAMES.index("headShiftX")
-    with torch.no_grad():
-        read = model.coefficients(model.enc(pairs.pictures(torch.arange(160)))[0])[:, column]
-    assert torch.corrcoef(torch.stack([read, pairs.coefficients[:, column]]))[0, 1] > 0.9
+    shape, column = torch.nn.Linear(model.config.style_dim, SHAPE_CODES), NAMES.index("headShiftX")
+    pictures, truth = pairs.pictures(torch.arange(160)), pairs.coefficients[:, column]
+
+    @torch.no_grad()
+    def figures() -> tuple[float, float]:
+        latent, features = model.enc(pictures)
+        read = model.coefficients(latent)[:, column]
+        place = places.error(features, pairs.points.float(), pairs.visible.float(), pairs.places)
+        return torch.corrcoef(torch.stack([read, truth]))[0, 1].item(), place.item()
+
+    (before, far), optimiser = figures(), reading_optimiser(model, places, shape)
+    learn_reading(trainer_of(tmp_path, "reading", 20), optimiser, model, places, shape, pairs, pictures=8)
+    after, near = figures()
+    assert after > max(before, 0.9)
+    assert near < 0.9 * far
 
 
 def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs, tmp_path: Path) -> None:
@@ -172,8 +180,8 @@ def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs, tmp
         return flow_error(levels[2].flow, batch.tracks, weights).item()  # 32 px, the finest level that is trained
 
     before = error()
-    trainer = trainer_of(tmp_path, "own-motion", 60)
-    learn_own_motion(trainer, optimiser_for(model, places, 1e-3), model, places, pairs, weights)
+    trainer, optimiser = trainer_of(tmp_path, "own-motion", 24), optimiser_for(model, places, 1e-2)
+    learn_own_motion(trainer, optimiser, model, places, pairs, weights, rate=1e-2, sources=6, drivings=3)
     assert error() < 0.9 * before
 
 
@@ -216,7 +224,7 @@ def test_growing_keeps_what_was_learnt(discs: Path) -> None:
     torch.manual_seed(0)
     smaller = fresh(small_config(64))
     pairs = HeadPairs([discs], 128)
-    larger = grown(small_config(128), smaller, pairs, np.random.default_rng(0), fitting=40)
+    larger = grown(small_config(128), smaller, pairs, np.random.default_rng(0), fitting=25)
     for name, tensor in smaller.state_dict().items():
         if name.startswith("dec."):
             assert torch.equal(larger.state_dict()[name], tensor), name
@@ -224,4 +232,4 @@ def test_growing_keeps_what_was_learnt(discs: Path) -> None:
     with torch.no_grad():
         grown_latent, _ = larger.enc(picture)
         latent, _ = smaller.enc(torch.nn.functional.avg_pool2d(picture, 2))
-    assert (grown_latent - latent).norm() < 0.5 * latent.norm()
+    assert (grown_latent - latent).norm() < 0.6 * latent.norm()

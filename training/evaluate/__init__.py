@@ -1,11 +1,15 @@
 """Evaluation of a bank: `python -m training evaluate --help`.
 
-people        people who do not exist, drawn when they are needed, with the truth about them
-puppet        what is judged: a portrait and coefficients in, pictures and moved points out
-pictures      likeness to the truth, pixel by pixel
-motion        where points went, and what moved that should not have
-understanding coefficients read off pictures, the person, the emotion
-voices        the mouth that goes with a voice
+bank          the command: measures everything and writes the report
+people        test people, rendered on demand with ground truth
+puppet        interface of what is measured: a portrait and coefficients in, pictures and moved points out
+measure       runs a puppet on all people
+pictures      similarity to the truth by pixels
+motion        motion of points, and motion that should not occur
+understanding coefficients, identity and emotion recognised in pictures
+voices        mouth movement for voices
 photographs   real pictures and clips
+figures       rows of the table
 report        table, plots and contact sheets
+compare_detail   detail transfer compared with plain enlargement
 """

@@ -37,7 +37,7 @@ SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
 
 
 def sounds_in(places: Sequence[Path]) -> list[Path]:
-    """Sound files among files and folders."""
+    """The given files, and the sound files in the given folders."""
     found = []
     for place in places:
         inside = sorted(place.iterdir()) if place.is_dir() else [place]
@@ -53,34 +53,35 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     bank = load_bank(args.bank)
     if bank.names != NAMES:
         raise SystemExit(
-            f"{args.bank} has other coefficients than the rendered heads: only such banks have a known truth."
+            f"{args.bank} has other coefficients than the rendered heads, so there is no ground truth for it. "
+            "Choose a bank that was exported by `python -m training export`."
         )
     count = min(args.identities, 8) if args.quick else args.identities
     persons = range(args.first, args.first + count)
-    apart_from = persons[: max(1, count // 6)]
+    disentangled = persons[: max(1, count // 6)]
     size, remarks = args.size, []
     details: dict[str, Any] = {}
 
-    def say(text: str) -> None:
+    def progress(text: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
     judge = train_judge(12 if args.quick else 50)
-    say("the judge has learnt")
+    progress("classifiers trained")
     puppet = BankPuppet(bank, size, detail=args.detail)
     seen = measure.watch(
-        puppet, persons, size, judge, args.sway, lambda done: say(f"{done} people") if done % 10 == 0 else None
+        puppet, persons, size, judge, args.sway, lambda done: progress(f"{done} people") if done % 10 == 0 else None
     )
     figures = lines.people_figures(seen)
-    apart, by_unit = lines.apart_figures(puppet, apart_from, size)
-    say("disentanglement")
+    apart, by_unit = lines.disentanglement_figures(puppet, disentangled, size)
+    progress("disentanglement")
     reading, by_column = lines.reading_figures(seen)
     figures += [*apart, *reading, *lines.person_figures(seen)]
 
     sounds = sounds_in(args.voices if args.voices is not None else [MEDIA] if MEDIA.is_dir() else [])
-    said, spoken, said_remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
-    say("voices")
-    figures += said
-    remarks += said_remarks
+    more, spoken, voice_remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
+    progress("voices")
+    figures += more
+    remarks += voice_remarks
 
     acted: list[photographs.Photograph] = []
     folder = args.photographs or MEDIA
@@ -88,23 +89,25 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
         more, acted, photograph_remarks = lines.photograph_figures(puppet, folder, size, judge)
         figures += more
         remarks += photograph_remarks
-        say("photographs")
+        progress("photographs")
     else:
-        remarks.append("No photographs were given, so none were judged.")
+        remarks.append("No photographs were given (--photographs).")
     figures += lines.speed_figures(bank)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    remarks.append(f"While speed was measured, the machine's load was {load:.1f}: above 2, other work slows it down.")
+    remarks.append(f"Load of the machine while speed was measured: {load:.1f}. Above 2, other processes slow it down.")
     if any(np.isnan(figure.value or 0) for figure in figures if figure.key.startswith("speed")):
-        remarks.append("Where no speed is given, other work held the cores: measure again on a quiet machine.")
-    say("speed")
+        remarks.append(
+            "Missing speeds could not be measured because other processes used the cores. Repeat on a quiet machine."
+        )
+    progress("speed")
 
     details["units"] = {
         name: dict(zip(("own", "rest", "share_of_truth", "head", "truth"), row, strict=True))
         for name, row in by_unit.items()
     }
     details["read_r"] = {name: dict(zip(NAMES, row, strict=True)) for name, row in by_column.items()}
-    felt = confusion(seen.felt, seen.told["result"])
-    details["confusion"] = felt
+    shares = confusion(seen.emotion_labels, seen.recognised["result"])
+    details["confusion"] = shares
     for number, person in enumerate(persons[:2]):
         report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
     logs = {path.stem: report.read_log(path) for path in args.curve}
@@ -115,7 +118,7 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     report.save_sheet(list(_photograph_rows(acted)), out / "photographs.jpg")
     report.save_json(figures, details, out / "figures.json")
     (out / "report.md").write_text(_text(args, bank, figures, remarks, seen, bool(acted), logs))
-    say(f"{out / 'report.md'}")
+    progress(f"{out / 'report.md'}")
     return figures
 
 
@@ -142,7 +145,7 @@ def _plots(
     shown = {
         "own region": units[:, 0] / of_truth,
         "the rest": units[:, 1] / of_truth,
-        "in the right direction": units[:, 2],
+        "in the true direction": units[:, 2],
     }
     report.plot_bars(NAMES, shown, out / "units.png", "of the true movement")
     shown = {"driven frames": by_column["result"], "true pictures": by_column["truth"]}
@@ -164,45 +167,47 @@ def _text(
     asked = [figure for figure in figures if figure.target is not None]
     met = sum(figure.met is True for figure in asked)
     count = len(seen.embedded["portrait"])
-    enlarged = f", enlarged from the bank's {bank.config.size} px" if bank.config.size < args.size else ""
-    enlarged = ", with the portrait's own texture" if args.detail else enlarged
+    enlarged = f", enlarged from {bank.config.size} px" if bank.config.size < args.size else ""
+    enlarged = ", with detail transfer" if args.detail else enlarged
     last = args.first + count - 1
     pictures = [
         (
             "people.jpg",
-            "People, a row each: the portrait, then truth and result in pairs; the last pair is a pose sweep.",
+            "One person per row: portrait, then truth and result in pairs; the last pair is a pose sweep.",
         ),
-        ("worst.jpg", "The frames least like the truth: portrait, truth, result."),
+        ("worst.jpg", "Frames with the lowest PSNR: portrait, truth, result."),
         ("sweeps-1.jpg", f"One coefficient at a time, truth above result: {', '.join(measure.SWEPT)}."),
-        ("sweeps-2.jpg", "The same of somebody else."),
-        ("emotions.jpg", f"Truth above result: at rest, {', '.join(EMOTIONS)}; half of them talk."),
+        ("sweeps-2.jpg", "The same of another person."),
+        ("emotions.jpg", f"Truth above result: at rest, {', '.join(EMOTIONS)}; half of them talking."),
     ]
     if acted:
-        pictures.append(("photographs.jpg", "Real pictures, and real clips with their own frames above."))
+        pictures.append(("photographs.jpg", "Real pictures, and real clips with the true frames above."))
     plots = [
-        ("psnr.png", "Every driven frame against copying its source."),
+        ("psnr.png", "PSNR of every driven frame, and of copying its source."),
         (
             "units.png",
-            "Every coefficient alone: how much of the true movement its own region makes, and how much the rest.",
+            "Each coefficient alone: movement of its own region and of the rest, relative to the true movement.",
         ),
-        ("reading.png", "How well each coefficient is read."),
-        ("emotions.png", "Emotions acted, and what they were told as."),
-        ("voice.png", "Lips and loudness; red: /p b m/, grey: silence."),
-    ] + [("curve.png", "Held-out figures against training time, copying or resting dashed.")] * bool(logs)
+        ("reading.png", "Correlation of each coefficient as read from frames."),
+        ("emotions.png", "Emotions, and how they were recognised."),
+        ("voice.png", "Lip opening and loudness; red: /p b m/, grey: silence."),
+    ] + [
+        ("curve.png", "Held-out figures against training time; dashed: copying the source or predicting rest.")
+    ] * bool(logs)
     shown = [
         f"![{Path(name).stem}]({name})\n{words}" for name, words in [*plots, *pictures] if (args.out / name).exists()
     ]
     remarks = [*remarks, *(sentence for name, lines in logs.items() for sentence in report.last_third(name, lines))]
     if not report.can_plot():
-        remarks = [*remarks, "Plots are left out: matplotlib is not installed."]
+        remarks = [*remarks, "There are no plots because matplotlib is not installed."]
     return "\n\n".join([
         f"# Evaluation of {args.bank.name}",
-        f"{count} people never trained on (identities {args.first} to {last}), {seen.scores['psnr'].shape[1]} driven "
-        f"frames each at {args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
+        f"{count} people that were not trained on (identities {args.first} to {last}), {seen.scores['psnr'].shape[1]} "
+        f"driven frames each at {args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
         report.table(figures),
         "## How it is measured\n" + report.METHOD.format(sway=args.sway, **vars(people)),
         "## Remarks\n" + "\n".join(f"- {remark}" for remark in remarks),
-        "## To look at",
+        "## Pictures",
         *shown,
     ]) + "\n"  # fmt: skip
 

@@ -28,16 +28,16 @@ from training.evaluate import people
 from training.evaluate.pictures import face_boxes, psnr, ssim
 
 SIZES = (512, 1024)
-FRAMES = 4  # of everybody who talks and acts
+FRAMES = 4  # driven frames per person
 WAYS = {"bicubic": cv2.INTER_CUBIC, "Lanczos": cv2.INTER_LANCZOS4}
-SHOWN, TILE, CAPTION = 4, 320, 28  # people in the picture, and its tiles' and titles' pixels
+SHOWN, TILE, CAPTION = 4, 320, 28  # people in the picture; pixels of its tiles and of its titles
 
 Figures = dict[str, list[float]]
 Embedding = Callable[[np.ndarray], np.ndarray | None]
 
 
 def pictures_of(renderer: FaceRenderer, portrait: np.ndarray, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """(T, size, size, 3) uint8 for each way to enlarge and for "detail"; rows (T, n): changes from the portrait."""
+    """(T, size, size, 3) uint8 for each enlargement and for "detail". rows: (T, n) differences from the portrait."""
     renderer.set_source(portrait)
     rows = (renderer.source_coefficients.values + rows).astype(np.float32)
     small = list(renderer.render(rows))
@@ -54,7 +54,7 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def band(picture: np.ndarray, network: int, box: Sequence[int]) -> np.ndarray:
-    """Luma inside a box without what `network` pixels a side can hold."""
+    """High frequencies of the luma inside a box: those that a picture of `network` pixels cannot represent."""
     luma = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
     held = cv2.resize(luma, (network, network), interpolation=cv2.INTER_AREA)
     left, top, right, bottom = box
@@ -62,13 +62,13 @@ def band(picture: np.ndarray, network: int, box: Sequence[int]) -> np.ndarray:
 
 
 def fineness(picture: np.ndarray, truth: np.ndarray, network: int, boxes: Sequence[Sequence[int]]) -> float:
-    """Energy above the network's band as a share of the truth's. boxes: of the face in each of the two."""
+    """Energy of the high frequencies relative to the truth. boxes: face boxes in picture and truth."""
     one, other = (band(image, network, box) for image, box in zip((picture, truth), boxes, strict=True))
     return float(np.square(one).mean() / np.square(other).mean())
 
 
 def dlib_embedding() -> Embedding | None:
-    """Descriptor (128,) of the face in a picture, None where none is found; None altogether without dlib."""
+    """A function that returns the descriptor (128,) of a face, or None without a face. None if dlib is missing."""
     if not (importlib.util.find_spec("dlib") and (models := importlib.util.find_spec("face_recognition_models"))):
         return None
     import dlib
@@ -79,7 +79,7 @@ def dlib_embedding() -> Embedding | None:
     detector = dlib.get_frontal_face_detector()
 
     def embedding(picture: np.ndarray) -> np.ndarray | None:
-        small = resized(picture, 256)  # faces are looked at in 150 pixels
+        small = resized(picture, 256)  # the network uses 150 pixels
         found = detector(small, 0)
         if not found:
             return None
@@ -89,7 +89,7 @@ def dlib_embedding() -> Embedding | None:
 
 
 def of_people(bank_path: Path, count: int, embedding: Embedding | None) -> tuple[dict[str, Figures], np.ndarray]:
-    """Figures by size and way of people with the truth, and a picture of some of them."""
+    """Figures of rendered people by size and enlargement, and a picture of some of them."""
     renderer, tiles = FaceRenderer(load_bank(bank_path)), []
     network = renderer.config.size
     figures: dict[str, Figures] = {}
@@ -124,7 +124,7 @@ def of_people(bank_path: Path, count: int, embedding: Embedding | None) -> tuple
 
 
 def _sheet(rows: Sequence[dict[str, np.ndarray]], titles: dict[str, str]) -> np.ndarray:
-    """Pictures by name, one person a row, a column a title."""
+    """A picture with one person per row and one column per title."""
     sheet = Image.new("RGB", (TILE * len(titles), CAPTION + TILE * len(rows)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for column, (name, title) in enumerate(titles.items()):
@@ -135,7 +135,7 @@ def _sheet(rows: Sequence[dict[str, np.ndarray]], titles: dict[str, str]) -> np.
 
 
 def of_photographs(bank_path: Path, folder: Path, embedding: Embedding | None) -> dict[str, Figures]:
-    """The same of real faces, against their own portraits."""
+    """Figures of real faces, compared with their portraits."""
     renderer = FaceRenderer(load_bank(bank_path))
     network = renderer.config.size
     figures: dict[str, Figures] = {}
@@ -155,7 +155,7 @@ def of_photographs(bank_path: Path, folder: Path, embedding: Embedding | None) -
 
 
 def _faces(folder: Path) -> Iterator[np.ndarray]:
-    """Every picture of a folder, and the first frame of every movie."""
+    """All pictures of a folder, and the first frames of its movies."""
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in PICTURES:
             yield load_picture(path).rgb
@@ -168,11 +168,11 @@ def _faces(folder: Path) -> Iterator[np.ndarray]:
 
 
 def _box(portrait: np.ndarray) -> tuple[int, int, int, int]:
-    """Where the face is, or the middle where none is found."""
+    """Box of the largest face; the centre of the picture if none is found."""
     size = len(portrait)
     faces = detect_faces(portrait, upright_only=True)
-    middle = (0.2 * size, 0.2 * size, 0.6 * size, 0.6 * size)
-    x, y, width, height = max(faces, key=lambda face: face.box[2]).box if faces else middle
+    centre = (0.2 * size, 0.2 * size, 0.6 * size, 0.6 * size)
+    x, y, width, height = max(faces, key=lambda face: face.box[2]).box if faces else centre
     return max(0, int(x)), max(0, int(y)), min(size, int(x + width)), min(size, int(y + height))
 
 
@@ -186,7 +186,7 @@ def _add(figures: Figures, name: str, values: Iterable[float]) -> None:
 
 
 def table(figures: dict[str, Figures]) -> str:
-    """Means by way and figure."""
+    """Markdown table of mean values."""
     names = list(dict.fromkeys(name for found in figures.values() for name in found))
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for way, found in sorted(figures.items(), key=lambda item: int(item[0].split()[0])):

@@ -1,4 +1,4 @@
-"""The lines of the report's table: what was measured, beside copying the source, the truth and what is asked for."""
+"""Rows of the report's table: measured values with baselines and targets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .puppet import Puppet
 from .report import Figure
 from .understanding import Judge, correlations, likeness, strangers
 
-LARGE = 256  # pixels at which the speed is asked for
+LARGE = 256  # pixels of the speed target
 
 
 def people_figures(seen: Seen) -> list[Figure]:
-    # A frame that moves nothing is its portrait: copying it has no error, and its PSNR says nothing of the others.
+    # Copying has no error in frames that equal the portrait; their infinite PSNR is left out of the mean.
     scores = {name: np.where(np.isinf(part), np.nan, part) if "copy" in name else part
               for name, part in seen.scores.items()}  # fmt: skip
     score = {name: float(np.nanmean(values)) for name, values in scores.items()}
@@ -31,15 +31,15 @@ def people_figures(seen: Seen) -> list[Figure]:
     talk = {name: float(np.nanmean(seen.scores[name][:, : people.DRIVEN])) for name in ("psnr", "psnr_copy")}
     figures = driven_figures(score, "", "")
     figures += [
-        Figure("psnr_talk", "PSNR of talking and acting alone", talk["psnr"], "dB", talk["psnr_copy"]),
-        Figure("psnr_sweep", "PSNR of pose sweeps alone", sweep["psnr"], "dB", sweep["psnr_copy"]),
+        Figure("psnr_talk", "PSNR of frames of talking and acting", talk["psnr"], "dB", talk["psnr_copy"]),
+        Figure("psnr_sweep", "PSNR of pose sweeps", sweep["psnr"], "dB", sweep["psnr_copy"]),
         Figure("points_eyes", "landmark error, around the eyes", score["points_eyes"], "%",
                score["points_eyes_copy"], 0.0),
         Figure("drift", "landmark error by optical flow between truth and result", score["drift"], "%",
                score["drift_copy"]),
     ]  # fmt: skip
     figures += driven_figures(score, "rest_", "from a portrait exactly at rest: ")
-    figures += driven_figures(score, "led_", "driven from where the portrait is: ")
+    figures += driven_figures(score, "led_", "relative to the portrait: ")
     figures.append(
         Figure("background", "background outside the head, mean change in levels of 255", score["background"],
                "levels", 0.0, 0.0, 2.0, at_most=True)
@@ -48,7 +48,7 @@ def people_figures(seen: Seen) -> list[Figure]:
 
 
 def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figure]:
-    """How near driven frames come to the truth; case, words: what is before names in `Seen.scores` and in the table."""
+    """Similarity of driven frames to the truth. case, words: prefix of names in `Seen.scores` and in the table."""
 
     def figure(key: str, what: str, unit: str, truth: float | None, target: float, at_most: bool = False) -> Figure:
         key = case + key
@@ -57,7 +57,7 @@ def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figur
     gain = score[f"{case}psnr"] - score[f"{case}psnr_copy"]
     return [
         figure("psnr", "PSNR, face region", "dB", None, 26.0),
-        Figure(f"{case}psnr_gain", f"{words}of that above copying the source", gain, "dB", 0.0, None, 6.0),
+        Figure(f"{case}psnr_gain", f"{words}gain over copying the source", gain, "dB", 0.0, None, 6.0),
         figure("ssim", "SSIM, face region", "", 1.0, 0.85),
         figure("points_mouth", "landmark error, mouth, of the eye distance", "%", 0.0, 0.04, at_most=True),
         figure("points_face", "landmark error, whole face, of the eye distance", "%", 0.0, 0.04, at_most=True),
@@ -76,7 +76,7 @@ def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
         figures.append(Figure(f"rest_read_{bank}", what, mean["rest_result"], "r", None, mean["rest_truth"]))
         start += count
     for case, words in (("", ""), ("rest_", ", from a portrait exactly at rest")):
-        what, best = f"coefficients read from a driven frame, all of them together{words}, r", pooled[f"{case}truth"]
+        what, best = f"coefficients read from a driven frame, pooled{words}, r", pooled[f"{case}truth"]
         figures.append(Figure(f"{case}read", what, pooled[f"{case}result"], "r", pooled["copy"], best, 0.9))
     return figures, by_column
 
@@ -84,18 +84,31 @@ def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
 def person_figures(seen: Seen) -> list[Figure]:
     portraits, results, truths = (seen.embedded[name] for name in ("portrait", "result", "truth"))
     value, best = likeness(portraits, results, truths), likeness(portraits, truths)
-    told, told_truth = (float(np.mean(seen.told[name] == seen.felt)) for name in ("result", "truth"))
+    recognised, best_recognised = (
+        float(np.mean(seen.recognised[name] == seen.emotion_labels)) for name in ("result", "truth")
+    )
     return [
-        Figure("identity", "identity: distance source-output over that of two people", value, "", 0.0, best, 0.5, True),
-        Figure("emotions", "emotions told apart, 8 classes", told, "%", 1 / len(EMOTIONS), told_truth, 0.8),
+        Figure(
+            "identity",
+            "identity: distance from source to output over that between two people",
+            value,
+            "",
+            0.0,
+            best,
+            0.5,
+            True,
+        ),
+        Figure("emotions", "emotions recognised, 8 classes", recognised, "%", 1 / len(EMOTIONS), best_recognised, 0.8),
     ]
 
 
-def apart_figures(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list[Figure], dict[str, np.ndarray]]:
+def disentanglement_figures(
+    puppet: Puppet, persons: Sequence[int], size: int
+) -> tuple[list[Figure], dict[str, np.ndarray]]:
     made, true = motion.units_apart(puppet, persons, size)
     figures = [
         Figure(f"apart_{bank}", f"disentanglement, {bank}: movement in its own region over the rest",
-               motion.apart(made, bank), "ratio", None, motion.apart(true, bank), 5.0)
+               motion.disentanglement(made, bank), "ratio", None, motion.disentanglement(true, bank), 5.0)
         for bank, _ in BANKS
     ]  # fmt: skip
     by_unit = {}
@@ -108,7 +121,7 @@ def apart_figures(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[li
     heads = [one.head for one in made if one.bank != "pose"]
     figures.append(
         Figure(
-            "apart_head", "movement of the whole head by one face unit, of the eye distance", float(np.mean(heads)), "%"
+            "apart_head", "movement of the whole head by a face unit, of the eye distance", float(np.mean(heads)), "%"
         )
     )
     return figures, by_unit
@@ -117,9 +130,9 @@ def apart_figures(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[li
 def voice_figures(
     bank: Bank, puppet: Puppet, sounds: Sequence[Path], person: int, size: int, count: int
 ) -> tuple[list[Figure], list[voices.Spoken], list[str]]:
-    """Figures, every voice spoken, and remarks; without an audio network there is nothing to say."""
+    """Figures, the result for every voice, and remarks. Without an audio network there are only remarks."""
     if not bank.has_audio:
-        return [], [], ["The bank has no audio network, so nothing is said of voices."]
+        return [], [], ["The bank has no audio network, so voices were not measured."]
     portrait = people.shoot(person, np.zeros((1, len(NAMES)), np.float32), size)
     puppet.show(portrait.images[0])
     made = [voices.listen(bank, heard) for heard in voices.synthetic(count)]
@@ -139,14 +152,12 @@ def voice_figures(
         lag = max(abs(score[0][1]) for score in scores)
         figures += [
             Figure("speech", what, float(seen), "r", 0.0, None, 0.6),
-            Figure(
-                "speech_lag", "frames by which they are apart where they agree best", lag, "frames", None, 0, 1, True
-            ),
-            Figure("speech_asked", "the same of the opening that the audio network asks for", float(asked), "r", 0.0),
+            Figure("speech_lag", "lag of the best correlation", lag, "frames", None, 0, 1, True),
+            Figure("speech_asked", "the same of the opening requested by the audio network", float(asked), "r", 0.0),
         ]
     else:
         figures.append(Figure("speech", what, None, "r", 0.0, None, 0.6))
-        remarks.append("No real voice was given, so real speech is not measured.")
+        remarks.append("No recording of a voice was given (--voices), so real speech was not measured.")
     for key, what, spoken in (("synthetic", "held-out espeak-ng voices", made), ("real", "real speech", heard)):
         closed, rest = voices.rates(spoken) if spoken else (np.nan, np.nan)
         best = voices.rates(spoken, "true_") if key == "synthetic" else (None, None)
@@ -170,13 +181,13 @@ def photograph_figures(
         try:
             acted.append(photographs.act(puppet, path, size, judge))
         except EDTalkError as error:
-            remarks.append(f"{path.name} was left out: {error.message}")
+            remarks.append(f"{path.name} was skipped: {error.message}")
     figures = []
     clips = [one for one in acted if one.truth is not None]
     if clips:
         mean = {name: float(np.mean([getattr(clip, name) for clip in clips]))
                 for name in ("psnr", "psnr_copy", "ssim", "ssim_copy")}  # fmt: skip
-        what = f"{len(clips)} real clips, first frame acting what is read off the others"
+        what = f"{len(clips)} real clips, first frame driven by what is read from the others"
         figures += [
             Figure("clips_psnr", f"{what}: PSNR, face region", mean["psnr"], "dB", mean["psnr_copy"]),
             Figure("clips_ssim", f"{what}: SSIM, face region", mean["ssim"], "", mean["ssim_copy"], 1.0),
@@ -184,7 +195,7 @@ def photograph_figures(
     if len(acted) > 1:
         between = strangers(np.stack([one.person for one in acted]), np.stack([one.acted for one in acted])[:, None])
         distance = float(np.mean([1 - one.person @ one.acted for one in acted])) / between
-        what = f"{len(acted)} photographs and clips: identity as above, each of somebody else"
+        what = f"{len(acted)} photographs and clips: identity as above, each of another person"
         figures.append(Figure("photographs_identity", what, distance, "", 0.0))
     return figures, acted, remarks
 
@@ -202,6 +213,6 @@ def speed_figures(bank: Bank) -> list[Figure]:
     large = measure.frames_per_second(RandomBank.of(small_config(LARGE)))
     return [
         Figure("speed_own", f"FaceRenderer.render, two CPU cores, {size} px, frames", own, "fps"),
-        Figure("speed", f"of a {LARGE} px bank of the trainer's, random weights: frames", large, "fps", target=25.0),
+        Figure("speed", f"a {LARGE} px bank of this architecture, random weights: frames", large, "fps", target=25.0),
         *figures,
     ]

@@ -1,4 +1,4 @@
-"""A puppet among people it never saw: everything that is measured of it, person by person."""
+"""Runs a puppet on test people and collects everything that is measured."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .pictures import background_change, drift, face_boxes, psnr, ssim
 from .puppet import Puppet
 from .understanding import Judge
 
-SHOWN = 10  # people of whom pictures are kept
-WORST = 10  # frames kept because they are the least like the truth
-SPEED_FRAMES, SPEED_SECONDS = 5, 8.0  # of a run, and for all runs
-SWEPT = {  # coefficients to look at: what a row of a sheet goes through
+SHOWN = 10  # people in the contact sheet
+WORST = 10  # frames with the lowest PSNR that are kept
+SPEED_FRAMES, SPEED_SECONDS = 5, 8.0  # frames per run, and seconds for all runs
+SWEPT = {  # coefficients of the sweep sheets, first and last value
     "headYaw": (-1.0, 1.0),
     "headPitch": (-1.0, 1.0),
     "headRoll": (-1.0, 1.0),
@@ -38,20 +38,22 @@ SWEEP_STEPS = 7
 
 @dataclass
 class Seen:
-    """What was measured of I people with T driven frames each, and pictures to look at.
+    """Measurements of I people with T driven frames each, and pictures.
 
-    scores: (I, T) by name, "rest_" before it where the portrait is exactly at rest, "led_" where it is not and frames
-    are driven by how they differ from it, "_copy" behind it where that stands in for the result. driving, read:
-    (I * T, 36), the latter of result, truth and the portrait in their place, and of the first two from rest. embedded:
-    portraits (I, d), results and truths (I, T, d). felt, told, told_truth: (8 * I,) emotions.
+    scores: (I, T) by name. Prefix "rest_": portrait exactly at rest; "led_": driven relative to the portrait. Suffix
+        "_copy": copying the source instead of the result.
+    driving: (I * T, 36) true coefficients.
+    read: (I * T, 36) coefficients read from results, true frames and copies, "rest_" as above.
+    embedded: identity embeddings of portraits (I, d), results and true frames (I, T, d).
+    emotion_labels, recognised: (8 * I,) true and recognised emotions, the latter of results and true frames.
     """
 
     scores: dict[str, np.ndarray]
     driving: np.ndarray
     read: dict[str, np.ndarray]
     embedded: dict[str, np.ndarray]
-    felt: np.ndarray
-    told: dict[str, np.ndarray]
+    emotion_labels: np.ndarray
+    recognised: dict[str, np.ndarray]
     sheet: list[list[np.ndarray]] = field(default_factory=list)  # portrait, then truth and result in turn
     emotions: list[list[np.ndarray]] = field(default_factory=list)  # truths above results
     worst: list[list[np.ndarray]] = field(default_factory=list)  # portrait, truth, result
@@ -65,9 +67,9 @@ def watch(
     sway: float = people.SWAY,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Seen:
-    """Let the puppet be each person's, and drive it: by talk from a portrait and from rest, by emotions from rest."""
-    scores, driving, felt = [], [], []
-    told: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
+    """Drive every person: by talking frames from a portrait and from rest, and by emotions from rest."""
+    scores, driving, labels = [], [], []
+    recognised: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
     read: dict[str, list[np.ndarray]] = {name: [] for name in ("result", "truth", "copy", "rest_result", "rest_truth")}
     embedded: dict[str, list[np.ndarray]] = {name: [] for name in ("portrait", "result", "truth")}
     sheet, emotions, worst = [], [], []
@@ -98,7 +100,7 @@ def watch(
             worst.append((float(score), [portrait.images[0], truth.images[row], result[row]]))
         worst = sorted(worst, key=lambda one: one[0])[:WORST]
 
-        rows, labels = people.emotional(person)
+        rows, emotions_of_rows = people.emotional(person)
         draw = rows if number < 2 else rows[:0]
         rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
@@ -109,9 +111,9 @@ def watch(
         read["rest_truth"].append(puppet.read(truth.images))
         acted = people.shoot(person, rows, 64)
         moved = puppet.moved(rows, rest.points[0])
-        told["truth"].append(judge.emotion(acted.points, rest.points[0]))
-        told["result"].append(judge.emotion(moved, rest.points[0]))
-        felt.append(labels)
+        recognised["truth"].append(judge.emotion(acted.points, rest.points[0]))
+        recognised["result"].append(judge.emotion(moved, rest.points[0]))
+        labels.append(emotions_of_rows)
         if len(draw):
             emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
         progress(number + 1)
@@ -123,8 +125,8 @@ def watch(
             name: np.concatenate(rows) if name == "portrait" else np.stack(rows)
             for name, rows in embedded.items()
         },
-        np.concatenate(felt),
-        {name: np.concatenate(labels) for name, labels in told.items()},
+        np.concatenate(labels),
+        {name: np.concatenate(found) for name, found in recognised.items()},
         sheet, emotions, [tiles for _, tiles in worst],
     )  # fmt: skip
 
@@ -149,7 +151,7 @@ def _scores(result: np.ndarray, moved: np.ndarray, portrait: Shots, truth: Shots
 
 
 def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
-    """One coefficient at a time in seven steps: a row of truth above a row of results for each of SWEPT."""
+    """A row of true frames above a row of results for each coefficient of SWEPT, in seven steps."""
     rows = np.zeros((1 + len(SWEPT) * SWEEP_STEPS, len(NAMES)), np.float32)
     for number, (name, (first, last)) in enumerate(SWEPT.items()):
         part = slice(1 + number * SWEEP_STEPS, 1 + (number + 1) * SWEEP_STEPS)
@@ -165,11 +167,10 @@ def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
 
 
 def frames_per_second(bank: Bank, threads: int = 2, detail: int | None = None) -> float:
-    """Of `FaceRenderer.render` with coefficients that change every frame; the best of many short runs.
+    """Frames per second of `FaceRenderer.render` with coefficients that change every frame, best of many short runs.
 
-    What else the machine does can only slow it down, hence the best; two threads that wait for each other crawl then,
-    so it is NaN, not measured, where even that run got less than one core. detail: pixels of pictures that have their
-    source's own texture; default as the network draws them.
+    Other processes can only slow it down, hence the best run. NaN if even that run got less than one core, because two
+    threads that wait for each other are much slower. detail: pixels with detail transfer; default without.
     """
     before = torch.get_num_threads()
     renderer = FaceRenderer(bank, "cpu", threads)

@@ -1,4 +1,4 @@
-"""Where points went, and what moved that should not have."""
+"""Accuracy of point motion, and disentanglement of the coefficients."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from . import people
 from .people import EYE_DISTANCE, GROUPS, space_points
 from .puppet import Puppet
 
-OWN, REST = 0.25, 0.05  # of the most that any point moves in truth: a unit's own region, and what it leaves alone
-LEAST = 0.02  # of the eye distance: units that move less than this in the picture cannot be judged by points
+OWN, REST = 0.25, 0.05  # of the largest true movement: at least, in a unit's own region; at most, in the rest
+LEAST = 0.02  # of the eye distance: units that move all points less than this are left out
 BANK_OF = dict(zip(NAMES, (bank for bank, count in BANKS for _ in range(count)), strict=True))
 
 
 def point_errors(found: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean distance as a share of the eye distance, (T,) each, for the mouth, the eyes and the whole face.
+    """Mean distance in eye distances, (T,) each, for the mouth, the eyes and the whole face.
 
-    found, truth (T, F, 2); visible (T, F) in portrait and frame alike, other points do not count.
+    found, truth: (T, F, 2); visible: (T, F), points that are visible in both portrait and frame; others do not count.
     """
     distance = np.linalg.norm(found - truth, axis=-1) / EYE_DISTANCE
     parts = {"mouth": GROUPS["mouth"], "eyes": GROUPS["eyes"], "face": people.FACE}
@@ -32,9 +32,9 @@ def point_errors(found: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> d
 
 
 def similarity_part(start: np.ndarray, shift: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """The part of movements (P, 2) from `start` (P, 2) that turning, scaling and shifting the head explains.
+    """The part of movements `shift` (P, 2) from `start` (P, 2) that a similarity transform explains.
 
-    Fitted to the points `by` (P,) bool alone, by least squares.
+    It is fitted to the points `by` (P,) bool by least squares.
     """
     place, move = start @ (1, 1j), shift @ (1, 1j)
     middle = place[by].mean()
@@ -45,9 +45,9 @@ def similarity_part(start: np.ndarray, shift: np.ndarray, by: np.ndarray) -> np.
 
 
 def camera_part(space: np.ndarray, shift: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """The part of movements (P, 2) that turning a solid head with points `space` (P, 3) explains, seen from afar.
+    """The part of movements `shift` (P, 2) that a rigid head, points `space` (P, 3), and an affine camera explain.
 
-    An affine camera, fitted to the points `by` (P,) bool alone, by least squares.
+    It is fitted to the points `by` (P,) bool by least squares.
     """
     solid = np.column_stack([space, np.ones(len(space))])
     return solid @ np.linalg.lstsq(solid[by], shift[by], rcond=None)[0]
@@ -55,13 +55,13 @@ def camera_part(space: np.ndarray, shift: np.ndarray, by: np.ndarray) -> np.ndar
 
 @dataclass(frozen=True)
 class Alone:
-    """What one coefficient alone moved in one person, as shares of the eye distance."""
+    """Movement by a single coefficient in one person, in eye distances."""
 
     name: str
-    own: float  # mean movement where the truth moves; of the pose, what a solid head explains
-    rest: float  # mean movement where the truth does not; of the pose, what a solid head does not explain
-    share: float  # of the true movement that was made: 1 is all of it in the right direction
-    head: float  # mean movement of the whole head along with it; 0 for the pose
+    own: float  # mean movement in its own region; for the pose, what a rigid head explains
+    rest: float  # mean movement in the rest; for the pose, what a rigid head does not explain
+    share: float  # movement along the true one, relative to it; 1 is ideal
+    head: float  # mean movement of the whole head; 0 for the pose
 
     @property
     def bank(self) -> str:
@@ -69,12 +69,12 @@ class Alone:
 
 
 def units_apart(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list[Alone], list[Alone]]:
-    """Every coefficient alone in every person at rest: as the puppet moves, and as the truth does.
+    """Movement by each single coefficient in every person at rest: of the puppet, and the true one.
 
-    The movement of the whole head is taken out first, but for the pose. What a face unit owns is decided by the truth
-    about that person: points that move at least a quarter as far as the one that moves most. The rest of the face are
-    points that move at most a twentieth as far; those in between, and those hidden at rest, do not count. Units that
-    move hardly anything in the picture (a tongue, a chin towards the camera) are left out.
+    Except for the pose, the movement of the whole head is subtracted first. A face unit's own region are the points
+    whose true movement is at least OWN of the largest one; the rest are those with at most REST. Points in between, and
+    those hidden at rest, do not count. Units that move no point by LEAST (a tongue, a chin towards the camera) are left
+    out.
     """
     rows, names = people.units_alone()
     rows = np.concatenate([np.zeros_like(rows[:1]), rows])
@@ -121,8 +121,8 @@ def _pose_alone(name: str, space: np.ndarray, shift: np.ndarray, goal: np.ndarra
     return Alone(name, float(own), float(rest), float((shift * goal).sum() / np.square(goal).sum()), 0.0)
 
 
-def apart(units: Sequence[Alone], bank: str) -> float:
-    """Movement in the bank's own regions over movement of the rest; NaN when nothing moves."""
+def disentanglement(units: Sequence[Alone], bank: str) -> float:
+    """Movement in the own regions of a bank's units over movement of the rest; NaN if nothing moves."""
     of_bank = [unit for unit in units if unit.bank == bank]
     own, rest = (float(np.sum([getattr(unit, part) for unit in of_bank])) for part in ("own", "rest"))
     return own / rest if rest > 0 else (np.inf if own > 0 else np.nan)

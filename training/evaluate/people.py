@@ -1,4 +1,4 @@
-"""People whom no bank was trained on, drawn when they are needed, with the truth about every frame."""
+"""Test people that no bank was trained on, rendered on demand with ground truth."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from training.heads import mesh, render, sampling
 from training.heads.identity import EYE_SPAN
 from training.units import EMOTIONS, NAMES, POSE, POSE_COLUMNS, emotion_vector
 
-FIRST = 100_000  # people up to here may be trained on
-STUDENTS = 900_000  # people on whom classifiers learn what the truth looks like
+FIRST = 100_000  # first test person; people below this number may be trained on
+STUDENTS = 900_000  # first of the people on whom classifiers are trained
 SWAY = 0.25  # deviation of a driven frame's pose coefficients
-DRIVEN = 6  # frames of somebody who talks and acts
-SWEEP = 0.8  # pose coefficient of the two frames in which the head moves in one way alone
+DRIVEN = 6  # frames of talking and acting per person
+SWEEP = 0.8  # value of the single pose coefficient in the two sweep frames
 EMOTION = slice(len(NAMES) - len(emotion_vector("neutral")), len(NAMES))
 
 STARTS = np.cumsum([0, *(count for _, count in mesh.POINT_GROUPS)])
 GROUPS = {name: slice(*STARTS[k : k + 2]) for k, (name, _) in enumerate(mesh.POINT_GROUPS)}
-FACE = slice(0, GROUPS["face"].stop)  # mouth, eyes and the rest of the face: what turns as one
+FACE = slice(0, GROUPS["face"].stop)  # mouth, eyes and the rest of the face
 EYE_DISTANCE = 2 * EYE_SPAN  # in the points' unit, half a picture's width, as every portrait is framed
 
 
 @dataclass(frozen=True)
 class Shots:
-    """T pictures of one person and the truth about them; F = 830 tracked points of the face."""
+    """T pictures of one person with ground truth; F = 830 tracked points of the face."""
 
     images: np.ndarray  # (T, S, S, 3) uint8
     masks: np.ndarray  # (T, S, S) uint8 coverage by the person
@@ -38,7 +38,7 @@ class Shots:
 
 
 def shoot(person: int, rows: np.ndarray, size: int) -> Shots:
-    """Draw a person with coefficients (T, 36) at `size` pixels."""
+    """Render a person with coefficients (T, 36) at `size` pixels."""
     drawer = render.renderer(size)
     with drawer.context:
         drawer.show(render.person(person))
@@ -53,12 +53,12 @@ def shoot(person: int, rows: np.ndarray, size: int) -> Shots:
 
 
 def space_points(person: int) -> np.ndarray:
-    """(F, 3) the tracked points of the face at rest, in picture widths."""
+    """(F, 3) tracked points of the face at rest, in picture widths."""
     return render.person(person).rest[mesh.load().points[FACE]]
 
 
 def sitting(person: int, sway: float = SWAY) -> np.ndarray:
-    """(9, 36): a portrait, not quite at rest, six frames of talking and acting, two of the head alone moving."""
+    """(9, 36): a portrait that is not quite at rest, six frames of talking and acting, and two pose sweeps."""
     rows = sampling.coefficients(person, sampling.PORTRAITS + DRIVEN, sway=sway)
     sweeps = np.zeros((2, len(NAMES)), np.float32)
     for row in range(2):
@@ -68,9 +68,9 @@ def sitting(person: int, sway: float = SWAY) -> np.ndarray:
 
 
 def emotional(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """(8 * copies, 36) a person in each emotion, 0.7 to 1 of it, half of the time talking, and (8 * copies,) which.
+    """(8 * copies, 36) frames of each emotion, with a strength of 0.7 to 1, and (8 * copies,) labels.
 
-    The head moves a little, as it does when somebody talks.
+    In half of the frames the person talks; the head moves a little.
     """
     rng = np.random.default_rng([person, 2])
     rows, labels = [], []
@@ -86,7 +86,7 @@ def emotional(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
 
 
 def units_alone(amount: float = 0.7) -> tuple[np.ndarray, list[str]]:
-    """(n, 36) every coefficient alone, those of the pose to either side, and (n,) their names."""
+    """(n, 36) rows with a single coefficient each, those of the pose with both signs, and their n names."""
     rows, names = [], []
     for column, name in enumerate(NAMES):
         for sign in (1, -1) if any(unit.name == name for unit in POSE) else (1,):

@@ -1,4 +1,4 @@
-"""Real pictures and clips, of which nobody knows the truth but the clips themselves."""
+"""Real pictures and clips. Only clips have ground truth: their own frames."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .puppet import Puppet, resized
 from .understanding import Judge
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm")
-EVERY, MOST = 10, 25  # of a clip, every tenth frame, no more than this
+EVERY, MOST = 10, 25  # frames of a clip: every tenth, at most 25
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """A real face and what became of it; truth is there for clips, whose first frame is the portrait."""
+    """A real face and the results of driving it. truth: only for clips, whose first frame is the portrait."""
 
     name: str
     portrait: np.ndarray  # (S, S, 3)
@@ -46,9 +46,9 @@ def portraits_in(folder: Path) -> Iterator[Path]:
 
 
 def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
-    """A picture acts the eight emotions and some talk; a clip's first frame acts what is read off the others.
+    """Drive a picture by eight emotions and some talking, or a clip's first frame by what is read from the others.
 
-    Raises EDTalkError where there is no face or no picture.
+    Raises EDTalkError if there is no face or no readable picture.
     """
     truth = None
     if path.suffix.lower() in PICTURES:
@@ -64,7 +64,9 @@ def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
             if index % EVERY == 0 and index <= EVERY * MOST
         ]
         if len(frames) < 2:
-            raise EDTalkError(f"{path.name} has no second frame to compare with.", kind="media")
+            raise EDTalkError(
+                f"{path.name} has too few frames to compare; expected at least {EVERY + 1}.", kind="media"
+            )
         portrait, truth = frames[0], np.stack(frames[1:])
         rows = puppet.read(truth)
     puppet.show(portrait)
@@ -82,7 +84,7 @@ def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
 
 
 def resized_square(picture: np.ndarray, size: int) -> np.ndarray:
-    """A face that is all of its picture, at `size` pixels; squeezed where it is not square, as the network does."""
+    """A face crop at `size` pixels; pictures that are not square are squeezed."""
     side = min(picture.shape[:2])
     if picture.shape[0] != picture.shape[1]:
         import cv2

@@ -1,4 +1,4 @@
-"""How like the truth pictures are, pixel by pixel, inside a box around the face and outside the person."""
+"""Similarity of pictures to the truth, inside a box around the face and outside the person."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 WINDOW = 11  # pixels of SSIM's Gaussian window, sigma 1.5
-EDGE = 64  # a picture's side over the width of the rim around a person that belongs to nobody
+EDGE = 64  # picture side over the width of the rim around a person that is ignored
 
 
 def face_boxes(points: np.ndarray, size: int) -> np.ndarray:
@@ -17,7 +17,7 @@ def face_boxes(points: np.ndarray, size: int) -> np.ndarray:
 
 
 def psnr(pictures: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(T,) dB of uint8 pictures (T, S, S, 3) inside the boxes; infinite where nothing differs."""
+    """(T,) dB of uint8 pictures (T, S, S, 3) inside the boxes; infinite for equal pictures."""
     errors = np.array([
         np.square(picture[y0:y1, x0:x1].astype(np.float32) - target[y0:y1, x0:x1]).mean()
         for picture, target, (x0, y0, x1, y1) in zip(pictures, truth, boxes, strict=True)
@@ -43,7 +43,7 @@ def ssim(pictures: np.ndarray, truth: np.ndarray, boxes: np.ndarray) -> np.ndarr
 
 
 def _luma(picture: np.ndarray, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
-    """The box and as much around it as the window sees."""
+    """Luma of the box and of the margin that the SSIM window covers."""
     rim = WINDOW // 2
     part = picture[max(0, y0 - rim) : y1 + rim, max(0, x0 - rim) : x1 + rim]
     return cv2.cvtColor(np.ascontiguousarray(part), cv2.COLOR_RGB2GRAY).astype(np.float64)
@@ -54,9 +54,9 @@ def _blur(values: np.ndarray) -> np.ndarray:
 
 
 def background_change(pictures: np.ndarray, portrait: np.ndarray, masks: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(T,) mean change from the portrait, in levels of 255, where neither shows the person; NaN where nothing is free.
+    """(T,) mean change from the portrait, of 255, where both show background; NaN without such pixels.
 
-    masks (T, S, S) and mask (S, S): uint8 coverage by the person, which is widened by a rim.
+    masks (T, S, S) and mask (S, S): uint8 coverage by the person in frames and portrait; a rim is added.
     """
     size = len(mask)
     rim = np.ones((2 * (size // EDGE) + 1,) * 2, np.uint8)
@@ -69,10 +69,10 @@ def background_change(pictures: np.ndarray, portrait: np.ndarray, masks: np.ndar
 
 
 def drift(pictures: np.ndarray, truth: np.ndarray, points: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """(T,) how far dense optical flow finds the truth's tracked points from where they belong, in [-1, 1] units.
+    """(T,) mean displacement of tracked points by dense optical flow from truth to result, in [-1, 1] units.
 
-    It looks at pixels alone, so it is a second opinion on points that a network says it moved; it sees small shifts of
-    clear features, and little of large ones.
+    It uses pixels alone, and so checks the points that a network reports. It detects small shifts of clear features,
+    and large ones only in part.
     """
     tracker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     size, result = truth.shape[1], []

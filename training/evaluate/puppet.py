@@ -1,4 +1,4 @@
-"""What is judged: a portrait and coefficients in, pictures and moved points out."""
+"""Interface of what is evaluated: a portrait and coefficients in, pictures and moved points out."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from torch import Tensor
 from inference.contract.bank import Bank
 from inference.renderer import FaceRenderer
 
-COARSE = 32  # side of the grid on which points are first looked for
-STEPS = 6
-AT_ONCE = 8  # frames
+COARSE = 32  # side of the grid on which points are searched first
+STEPS = 6  # Newton steps
+AT_ONCE = 8  # frames per batch
 
 
 class Puppet(Protocol):
-    """A person in a portrait who does what coefficients say. T frames of S pixels, points in [-1, 1]."""
+    """A portrait driven by coefficients. T frames of S pixels, points in [-1, 1]."""
 
     def show(self, portrait: np.ndarray) -> None:
-        """Make the person of a portrait (H, W, 3) uint8 the one who moves."""
+        """Choose the portrait, (H, W, 3) uint8."""
 
     def own(self) -> np.ndarray:
-        """(36,) what it takes the portrait to be doing."""
+        """(36,) coefficients read from the portrait."""
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
-        """(T, 36) -> (T, S, S, 3) uint8."""
+        """Coefficients (T, 36) -> frames (T, S, S, 3) uint8."""
 
     def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """(T, 36) and points (P, 2) of the portrait -> (T, P, 2): where they are in the pictures."""
+        """Coefficients (T, 36) and points (P, 2) of the portrait -> their positions in the frames, (T, P, 2)."""
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
-        """(T, S, S, 3) of the person shown -> (T, 36): what each of them is doing."""
+        """Frames (T, S, S, 3) of the same person -> coefficients (T, 36)."""
 
 
 class BankPuppet:
-    """A bank through `FaceRenderer`, as shots show it; pictures are resized to `size` where the bank's are not.
+    """A bank rendered by `FaceRenderer`, with frames resized to `size` pixels.
 
-    detail: give them the portrait's own texture (`inference.detail`) instead. Raises EDTalkError for a size that is
-    smaller than the bank's then.
+    detail: use detail transfer instead of resizing. Raises EDTalkError if `size` is then smaller than the bank's.
     """
 
     def __init__(self, bank: Bank, size: int, *, detail: bool = False) -> None:
@@ -67,7 +66,7 @@ class BankPuppet:
         return torch.cat(found).numpy()
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
-        """As a film is captured: against the portrait where the bank can, else each by itself."""
+        """Like capture: relative to the portrait if the bank can, otherwise frame by frame."""
         reader = self.renderer.reader
         if not reader.can_compare:
             return reader.encode(pictures).values
@@ -82,10 +81,10 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 def appearing_at(grid: Tensor, points: Tensor) -> Tensor:
-    """Where points of the source appear: the flow says where each pixel looks, so it is inverted.
+    """Positions (N, P, 2) at which points (N, P, 2) of the source appear, by inverting the flow; all in [-1, 1].
 
-    grid (N, 2, R, R) positions in the source, points (N, P, 2) in the source -> (N, P, 2), all in [-1, 1]. The nearest
-    pixel of a coarse grid, then Newton's steps; of all places tried, the one that looks nearest to the point.
+    grid: (N, 2, R, R) source position of each pixel. Starts at the nearest pixel of a coarse grid, takes Newton steps,
+    and returns the position of all steps whose source position is nearest to the point.
     """
     size = grid.shape[-1]
     step = max(1, size // COARSE)
@@ -104,8 +103,8 @@ def appearing_at(grid: Tensor, points: Tensor) -> Tensor:
         distance = missing.norm(dim=-1)
         closer = distance < nearest
         best, nearest = torch.where(closer[..., None], at, best), torch.where(closer, distance, nearest)
-        slope = torch.stack([right - left, below - above], -1) / (2 * pixel)  # d looked / d place
-        square = slope.transpose(-1, -2) @ slope + 1e-3 * torch.eye(2)  # where the flow stands still it leads nowhere
+        slope = torch.stack([right - left, below - above], -1) / (2 * pixel)  # d source position / d place
+        square = slope.transpose(-1, -2) @ slope + 1e-3 * torch.eye(2)  # regularised where the flow is constant
         move = torch.linalg.solve(square, slope.transpose(-1, -2) @ missing[..., None])[..., 0]
         far = (move.norm(dim=-1, keepdim=True) / (4 * step * pixel)).clamp(min=1.0)
         at = (at + move / far).clamp(-1.0, 1.0)

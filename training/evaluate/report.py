@@ -1,4 +1,4 @@
-"""What was measured as a table, plots and contact sheets."""
+"""Output of the evaluation: table, plots and contact sheets."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ import cv2
 import numpy as np
 from PIL import Image
 
-TILE = 192  # pixels, the most that a picture of a sheet has
+TILE = 192  # largest side of a picture in a sheet, in pixels
 UNITS = {"%": (100.0, 1, " %"), "dB": (1.0, 2, " dB"), "r": (1.0, 2, ""), "": (1.0, 2, ""), "levels": (1.0, 1, "")}
-UNITS |= {"ratio": (1.0, 1, " : 1"), "fps": (1.0, 0, " a second"), "frames": (1.0, 0, " frames")}
+UNITS |= {"ratio": (1.0, 1, " : 1"), "fps": (1.0, 0, " per second"), "frames": (1.0, 0, " frames")}
 
 METHOD = """\
-- The portrait is not quite at rest. Six driven frames talk and act at random (pose deviation {sway}), two turn, tilt
-  or shift the head alone, by {SWEEP} of what a pose coefficient of 1 amounts to. The face region is the box of the
-  tracked face points. Size and place of a head that is not at rest cannot be told from those of another that is. Two
-  kinds of lines drive the same frames without that doubt: "from a portrait exactly at rest", and "driven from where the
-  portrait is", in which coefficients say how frames differ from it, as when an artist keys it from where it is.
-- Landmarks are 830 tracked vertices of the face. A result's are the portrait's, moved by the bank's own flow turned
-  round; those hidden in portrait or frame do not count. Optical flow between truth and result is a second opinion
-  that looks at pixels alone: it sees small errors well and large ones only in part, as its figure for copying shows.
-- Disentanglement: each coefficient alone at 0.7, the head's movement taken out. A face unit's own region is what moves
-  at least a quarter as far as its furthest point in the truth about that person, the rest what moves at most a
-  twentieth as far. No unit is left out for its name, only those that move no point by 2 % of the eye distance. For the
-  pose it is movement that a solid head explains over movement that it does not.
-- Coefficients are read as a film is captured: against the portrait, by the bank's relative and close readers, and added
-  to what is read off the portrait. Correlations are means over a bank's coefficients, or of all numbers together, as
-  capture's is.
-- Identity is a proxy: Fisherfaces learnt from rendered truth of other people, as no recognition network comes with the
-  project. They look at grey values of the face turned upright.
-- Emotions are told by a linear discriminant of the landmarks' displacement from the portrait at rest, learnt from
-  rendered truth of other people, with points as unsure as the landmark target allows.
-- Lips are closed when they are within 4 % of the eye distance in a frame during the sound; the mouth is at rest when
-  shut and within 3 % of its place. Both are judged by the mouth that the audio network asks for, on the mesh that the
-  coefficients mean: in the picture, a bank that hardly opens its mouth would be praised for closing it."""
+- The portrait is not quite at rest. Six driven frames talk and act at random (pose deviation {sway}); two rotate,
+  tilt or shift the head alone, by {SWEEP} of a pose coefficient of 1. The face region is the bounding box of the
+  tracked face points. Size and position of a head that is not at rest cannot be distinguished from those of another
+  head. Two other groups of rows drive the same frames without this ambiguity: "from a portrait exactly at rest",
+  and "relative to the portrait", where coefficients are differences from it, as when an artist adds keys to a
+  portrait.
+- Landmarks are 830 tracked vertices of the face. A result's landmarks are those of the portrait, moved by the
+  inverse of the bank's flow; those hidden in portrait or frame do not count. Optical flow between truth and result
+  is an independent check that uses pixels alone: it detects small errors well and large ones only in part, as its
+  value for copying shows.
+- Disentanglement: each coefficient alone at 0.7, with head movement subtracted. A face unit's own region are the
+  points whose true movement is at least a quarter of the largest, the rest those with at most a twentieth. Units
+  that move no point by 2 % of the eye distance are left out. For the pose it is movement that a rigid head explains
+  over movement that it does not.
+- Coefficients are read as in capture: relative to the portrait, by the bank's relative and close readers, and added
+  to what is read from the portrait. Correlations are means over a bank's coefficients, or of all values pooled, as
+  for capture.
+- Identity is a proxy: Fisherfaces trained on rendered people, because the project contains no face recognition
+  network. They use grey values of the aligned face.
+- Emotions are recognised by a linear discriminant of the landmarks' displacement from the portrait at rest, trained
+  on rendered people, with noise as large as the landmark target.
+- Lips are closed if the gap is below 4 % of the eye distance in a frame during the sound; the mouth is at rest if
+  closed and displaced by less than 3 %. Both are measured on the mesh with the coefficients that the audio network
+  requests: in the picture, a bank that hardly opens its mouth would score well."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. A share is given in 0..1 with the unit "%".
+    """One row of the table. Shares are given in 0..1 with the unit "%".
 
-    copy: the same of the portrait, unmoved. truth: the same of the truth, the most that could be had. target: at least
-    this, or at most where `at_most`; None where the figure is for information. A value of NaN or None was not measured.
+    copy: value of copying the portrait; truth: value of the true frames, the best possible; target: lower limit, or
+    upper limit if `at_most`; None if there is no target. A value of NaN or None was not measured.
     """
 
     key: str
@@ -88,7 +90,7 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def save_json(figures: Sequence[Figure], details: Mapping[str, Any], path: Path) -> None:
-    """All figures by key, numbers that are none as null, and `details` beside them."""
+    """Save figures by key, together with `details`; NaN and infinity become null."""
     data = {figure.key: asdict(figure) | {"met": figure.met} for figure in figures} | dict(details)
     path.write_text(json.dumps(_plain(data), indent=1) + "\n")
 
@@ -104,7 +106,7 @@ def _plain(value: Any) -> Any:
 
 
 def save_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
-    """Rows of square uint8 pictures, the shorter ones filled up with white."""
+    """Save rows of square uint8 pictures as one picture; shorter rows are padded with white."""
     if not rows:
         return
     side = min(TILE, len(rows[0][0]))
@@ -120,7 +122,7 @@ def save_sheet(rows: Sequence[Sequence[np.ndarray]], path: Path) -> None:
 
 
 def _axes(width: float, height: float, columns: int = 1) -> Any:
-    """A figure and its axes; None where matplotlib is not installed."""
+    """A figure and its axes; None if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError:
@@ -136,7 +138,7 @@ def can_plot() -> bool:
 def plot_bars(
     names: Sequence[str], series: Mapping[str, Sequence[float]], path: Path, label: str, target: float | None = None
 ) -> None:
-    """Bars side by side for each name, NaN as none."""
+    """Grouped bars for each name; NaN is drawn as 0."""
     made = _axes(0.32 * len(names) + 2, 4)
     if made is None:
         return
@@ -154,7 +156,7 @@ def plot_bars(
 
 
 def plot_scores(bank: np.ndarray, copy: np.ndarray, path: Path, label: str, target: float) -> None:
-    """Every frame's score beside that of copying, and how they are spread."""
+    """Scatter plot of every frame's score against copying, and histograms of both."""
     made = _axes(9, 4, 2)
     if made is None:
         return
@@ -163,7 +165,7 @@ def plot_scores(bank: np.ndarray, copy: np.ndarray, path: Path, label: str, targ
     bank, copy = bank[finite], copy[finite]
     points.scatter(copy, bank, 5, alpha=0.4)
     both = [copy.min(), copy.max()] if len(copy) else [0, 1]
-    points.plot(both, both, color="grey", label="no better than copying")
+    points.plot(both, both, color="grey", label="equal to copying")
     points.set_xlabel(f"copying the source, {label}")
     points.set_ylabel(f"bank, {label}")
     points.axhline(target, color="grey", linestyle="--", label="target")
@@ -188,8 +190,8 @@ def plot_confusion(shares: np.ndarray, names: Sequence[str], path: Path) -> None
         axes.text(column, row, f"{share:.0%}", ha="center", va="center", fontsize=7, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_xlabel("told as")
-    axes.set_ylabel("acted")
+    axes.set_xlabel("recognised")
+    axes.set_ylabel("true")
     canvas.savefig(path)
 
 
@@ -208,16 +210,17 @@ def plot_voice(
         for start, end in spans:
             axes.axvspan(start, end, color=colour, alpha=0.25, linewidth=0)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("of its peak")
+    axes.set_ylabel("relative to the peak")
     axes.legend(fontsize=8)
     axes.margins(x=0)
     canvas.savefig(path)
 
 
 def plot_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> list[str]:
-    """Every held-out figure of training logs against minutes, one panel a figure, "_copy" of it dashed; their names.
+    """Plot the figures of training logs against minutes, one panel per figure; returns their names.
 
-    logs: by name, one mapping a line, as `train_generator` writes them; lines without "minutes" are skipped.
+    logs: lines by name of the log, as the trainer writes them; those without "minutes" are skipped. Figures with the
+    suffix "_copy" or "_rest" are dashed lines in the panel of the figure.
     """
     known = dict.fromkeys(
         key for lines in logs.values() for line in lines for key in line
@@ -242,7 +245,7 @@ def plot_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a training log; one cut short by an interruption is left out."""
+    """Lines of a training log, without one that was cut off by an interruption."""
     lines = []
     for text in path.read_text().splitlines():
         try:
@@ -253,7 +256,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def last_third(name: str, lines: Sequence[Mapping[str, float]], figure: str = "psnr") -> list[str]:
-    """What a training log's last third of the time brought, as a sentence; none where it does not say."""
+    """A sentence on the gain in the last third of a training; none if the log has too few lines."""
     at = [(line["minutes"], line[figure]) for line in lines if "minutes" in line and figure in line]
     if len(at) < 3:
         return []
@@ -261,5 +264,5 @@ def last_third(name: str, lines: Sequence[Mapping[str, float]], figure: str = "p
     before = float(np.interp(minutes[0] + 2 / 3 * (minutes[-1] - minutes[0]), minutes, values))
     return [
         f"{name}: {figure} {values[-1]:.2f} after {minutes[-1]:.0f} minutes of training, "
-        f"{values[-1] - before:+.2f} in the last third of them."
+        f"{values[-1] - before:+.2f} in the last third."
     ]

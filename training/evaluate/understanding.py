@@ -1,4 +1,4 @@
-"""What can be told from a picture: which coefficients it shows, who it is, and what they feel."""
+"""Recognition in pictures: coefficients, identity and emotion."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from . import people
 from .motion import similarity_part
 from .people import EYE_DISTANCE, STUDENTS, Shots
 
-PATCH = 40  # pixels of the face that a person is known by
-STUDENT_SIZE = 128  # pixels of the pictures that classifiers learn from and judge
+PATCH = 40  # side of the face patch for identity, in pixels
+STUDENT_SIZE = 128  # pixels of the classifiers' pictures
 COMPONENTS = 100
 FEATURES = slice(0, None, 3)  # of the tracked points, for emotions
-# Of the eye distance, as far as good landmark detectors err: taught by exact points alone, a classifier looks at
-# differences that nobody sees.
+# Noise of the emotion classifier's training points, in eye distances: the error of good landmark detectors. With exact
+# points it would rely on invisible differences.
 POINT_NOISE = 0.04
 
 
 def correlations(read: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(n,) Pearson's r of each column of two (T, n); 0 where `read` stands still, NaN where the truth does."""
+    """(n,) Pearson's r of each column of two (T, n); 0 where `read` is constant, NaN where the truth is."""
     a, b = (values.astype(np.float64) - values.mean(0) for values in (read, truth))
     size = np.sqrt(np.square(a).sum(0) * np.square(b).sum(0))
     varies = b.std(0) > 1e-3
@@ -36,8 +36,10 @@ def correlations(read: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def patch(picture: np.ndarray, points: np.ndarray, visible: np.ndarray, average: np.ndarray) -> np.ndarray:
-    """The face of a picture (S, S, 3) with points (F, 2) turned to where an average one (F, 2) fills a patch:
-    (PATCH ** 2,) grey values without their mean and spread, which are the light's."""
+    """(PATCH ** 2,) grey values of the aligned face, normalised to mean 0 and deviation 1.
+
+    picture: (S, S, 3); points: (F, 2) in it; average: (F, 2) of an average face, to which the face is aligned.
+    """
     low, high = average.min(0), average.max(0)
     template = (average - (low + high) / 2) / (high - low).max() + 0.5
     picture = cv2.resize(picture, (STUDENT_SIZE,) * 2, interpolation=cv2.INTER_AREA)
@@ -50,7 +52,7 @@ def patch(picture: np.ndarray, points: np.ndarray, visible: np.ndarray, average:
 
 
 def displacement(points: np.ndarray, at_rest: np.ndarray) -> np.ndarray:
-    """How points (F, 2) differ from the same face at rest, without the head's movement: (2 F / 3,) eye distances."""
+    """(2 F / 3,) displacement of points (F, 2) from the same face at rest, without head movement, in eye distances."""
     shift = points - at_rest
     shift = shift - similarity_part(at_rest, shift, np.ones(len(shift), bool))
     return shift[FEATURES].ravel() / EYE_DISTANCE
@@ -58,11 +60,11 @@ def displacement(points: np.ndarray, at_rest: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Judge:
-    """Classifiers that learnt from rendered truth, of people who are neither judged nor trained on.
+    """Classifiers trained on rendered people that are neither test people nor used for training a bank.
 
-    persons: Fisherfaces, that is a linear discriminant of a face's grey values, which keeps what differs between
-    people and drops what differs between pictures of one. emotions: a linear discriminant of points' displacement.
-    average: (F, 2) where the points of an average face lie in its portrait, [-1, 1].
+    persons: Fisherfaces, a linear discriminant of grey values that separates people and ignores differences between
+    pictures of one person. emotions: a linear discriminant of point displacements. average: (F, 2) points of an average
+    face in its portrait, in [-1, 1].
     """
 
     persons: Pipeline
@@ -70,12 +72,12 @@ class Judge:
     average: np.ndarray
 
     def embedding(self, pictures: np.ndarray, points: np.ndarray, visible: np.ndarray) -> np.ndarray:
-        """(T, S, S, 3), (T, F, 2), (T, F) -> (T, d) of length 1."""
+        """Identity embeddings (T, d) of unit length. pictures: (T, S, S, 3); points: (T, F, 2); visible: (T, F)."""
         patches = [patch(*one, self.average) for one in zip(pictures, points, visible, strict=True)]
         return normal(self.persons.transform(np.stack(patches)))
 
     def emotion(self, points: np.ndarray, at_rest: np.ndarray) -> np.ndarray:
-        """(T, F, 2), (F, 2) -> (T,) index in EMOTIONS."""
+        """(T,) indices in EMOTIONS. points: (T, F, 2); at_rest: (F, 2)."""
         return self.emotions.predict(np.stack([displacement(moved, at_rest) for moved in points]))
 
 
@@ -84,7 +86,7 @@ def normal(rows: np.ndarray) -> np.ndarray:
 
 
 def train_judge(persons: int = 50, copies: int = 2) -> Judge:
-    """Draw `persons` people at rest, as in a portrait and `copies` times in each emotion, and learn from the truth."""
+    """Train the classifiers on `persons` people, each at rest and `copies` times in each emotion."""
     shots, labels = [], []
     for person in range(STUDENTS, STUDENTS + persons):
         rows, label = people.emotional(person, copies)
@@ -95,7 +97,7 @@ def train_judge(persons: int = 50, copies: int = 2) -> Judge:
 
 
 def learn(shots: Sequence[Shots], labels: np.ndarray) -> Judge:
-    """shots: of one person each, the first at rest, the others in the emotions `labels`, person by person."""
+    """Train on shots of one person each: the first picture at rest, the others in the emotions `labels`."""
     average = np.mean([shot.points[0] for shot in shots], 0)
     patches = [
         patch(*one, average) for shot in shots for one in zip(shot.images, shot.points, shot.visible, strict=True)
@@ -112,24 +114,24 @@ def learn(shots: Sequence[Shots], labels: np.ndarray) -> Judge:
     return Judge(persons.fit(np.stack(patches), who), emotions, average)
 
 
-def confusion(truth: np.ndarray, told: np.ndarray) -> np.ndarray:
-    """(8, 8) share of each true emotion (row) that was told as each (column)."""
+def confusion(truth: np.ndarray, recognised: np.ndarray) -> np.ndarray:
+    """(8, 8) share of each true emotion (row) that was recognised as each emotion (column)."""
     table = np.zeros((len(EMOTIONS),) * 2)
-    np.add.at(table, (truth, told), 1)
+    np.add.at(table, (truth, recognised), 1)
     return table / np.maximum(table.sum(1, keepdims=True), 1)
 
 
 def likeness(portraits: np.ndarray, frames: np.ndarray, others: np.ndarray | None = None) -> float:
-    """Distance from a person's portrait to their frames over the distance between two random people.
+    """Mean distance from a person's portrait to their frames, over the distance between two random people.
 
-    portraits (I, d) and frames (I, T, d) are embeddings; others, the truth's frames, are what strangers look like.
+    portraits (I, d) and frames (I, T, d): embeddings; others: (I, T, d) frames of other people, default `frames`.
     """
     own = (1 - np.einsum("id,itd->it", portraits, frames)).mean()
     return float(own) / strangers(portraits, frames if others is None else others)
 
 
 def strangers(portraits: np.ndarray, frames: np.ndarray) -> float:
-    """Mean distance from a portrait (I, d) to the frames (I, T, d) of everybody else; NaN of one person alone."""
+    """Mean distance from portraits (I, d) to the frames (I, T, d) of other people; NaN for a single person."""
     across = 1 - np.einsum("id,jtd->ijt", portraits, frames)
     others = across[~np.eye(len(portraits), dtype=bool)]
     return float(others.mean()) if others.size else float("nan")

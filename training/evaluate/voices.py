@@ -1,4 +1,4 @@
-"""The mouth that goes with a voice: what the bank's audio network hears, and what is then seen in the picture."""
+"""Mouth movement for voices: as requested by the bank's audio network, and as visible in the picture."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from training.voices.speech import CURVE_FPS, HELD_OUT_VARIANTS, Phone, Take, re
 from . import people
 from .puppet import Puppet
 
-CLOSED = 0.04  # of the eye distance, 2.5 mm of a grown-up's face: lips this near to each other look closed
-STILL = 0.03  # of the eye distance: lips that stray no further from rest look at rest
-PAUSE, SETTLING = 0.3, 0.13  # seconds: a silence, and how long a mouth takes to come to rest and to get ready
-FASTEST_LAG = 5  # frames to either side in which the best agreement is looked for
+CLOSED = 0.04  # of the eye distance (2.5 mm on an adult): lips with a smaller gap look closed
+STILL = 0.03  # of the eye distance: lips with a smaller displacement look at rest
+PAUSE, SETTLING = 0.3, 0.13  # seconds: shortest silence, and time for the mouth to close or open
+MAX_LAG = 5  # frames, range of the lag search
 BILABIALS = ("p", "b", "m")
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A voice and when it closes its lips and is silent, in seconds; truth (T, 20) at 25 fps where there is any."""
+    """A voice with its lip closures and silences in seconds. truth: (T, 20) lip units at 25 fps, if known."""
 
     name: str
     samples: np.ndarray  # (n,) float32 at 16 kHz
     closures: list[tuple[float, float]]
     silences: list[tuple[float, float]]
     truth: np.ndarray | None = None
-    how: str = ""  # who said when lips close and nobody speaks
+    how: str = ""  # sources of closures and silences
 
     @property
     def times(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Heard:
 
 
 def synthetic(count: int, seed: int = 0) -> list[Heard]:
-    """Held-out espeak-ng voices, every other one as some microphone took it; they know when they close their lips."""
+    """Held-out espeak-ng voices with known closures, every other one with microphone effects."""
     voices = []
     for number in range(count):
         rng = np.random.default_rng((seed, 2, number))
@@ -60,7 +60,7 @@ def synthetic(count: int, seed: int = 0) -> list[Heard]:
 
 
 def _intervals(phones: Sequence[Phone]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Closures of /p b m/, and silences; pauses that follow each other are one."""
+    """Closures of /p b m/, and silences; consecutive pauses are merged."""
     closures = [(phone.start, phone.end) for phone in phones if phone.symbol[:1] in BILABIALS]
     silences: list[tuple[float, float]] = []
     for phone in phones:
@@ -74,7 +74,7 @@ def _intervals(phones: Sequence[Phone]) -> tuple[list[tuple[float, float]], list
 
 
 def real(path: Path) -> Heard:
-    """A sound file, aligned by pocketsphinx and silero-vad where they are installed, else silence by level alone."""
+    """A sound file, aligned by pocketsphinx and silero-vad if installed; otherwise only silences, by level."""
     samples = to_16k(*load_sound(path))
     closures, aligner = sphinx_closures(samples), "pocketsphinx"
     if closures is None:
@@ -86,9 +86,9 @@ def real(path: Path) -> Heard:
 
 
 def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
-    """Where an English voice says /p b m/; None where pocketsphinx is not installed.
+    """Intervals of /p b m/ of an English voice, in seconds; None if pocketsphinx is not installed.
 
-    Its language model guesses the words, which are then aligned phone by phone: what it mishears is wrong here too.
+    The words are recognised first and then aligned phone by phone, so recognition errors affect the result.
     """
     try:
         from pocketsphinx import Decoder
@@ -97,18 +97,18 @@ def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
     sound = (np.clip(samples, -1, 1) * 32767).astype(np.int16).tobytes()
     decoder = Decoder(samprate=float(RATE), loglevel="FATAL")
 
-    def listen() -> None:
+    def decode() -> None:
         decoder.start_utt()
         decoder.process_raw(sound, full_utt=True)
         decoder.end_utt()
 
-    listen()
+    decode()
     if decoder.hyp() is None:
         return []
     decoder.set_align_text(decoder.hyp().hypstr)
-    listen()
+    decode()
     decoder.set_alignment()  # from words to phones
-    listen()
+    decode()
     return [
         (phone.start / 100, (phone.start + phone.duration) / 100)
         for word in decoder.get_alignment()
@@ -118,8 +118,10 @@ def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
 
 
 def silero_silences(samples: np.ndarray) -> list[tuple[float, float]] | None:
-    """Where nobody speaks for PAUSE seconds; None where silero-vad is not installed. Its model alone is used: the
-    package would import torchaudio."""
+    """Intervals without speech of at least PAUSE seconds; None if silero-vad is not installed.
+
+    Only its model is loaded: the package itself would import torchaudio.
+    """
     import torch
 
     spec = importlib.util.find_spec("silero_vad")
@@ -136,7 +138,7 @@ def silero_silences(samples: np.ndarray) -> list[tuple[float, float]] | None:
 
 
 def level_silences(samples: np.ndarray) -> list[tuple[float, float]]:
-    """Where it is 30 dB quieter than the voice's loud parts for PAUSE seconds."""
+    """Intervals of at least PAUSE seconds that are 30 dB quieter than the loud parts of the voice."""
     hop = RATE // 50
     whole = samples[: len(samples) // hop * hop].reshape(-1, hop)
     level = np.sqrt(np.square(whole, dtype=np.float64).mean(1))
@@ -153,7 +155,7 @@ def _runs(quiet: np.ndarray, seconds: float) -> list[tuple[float, float]]:
 
 @lru_cache(maxsize=1)
 def _lips() -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Middle of the average head's lips: (L, 3) places, (20, L, 3) what units do, (L,) is lower lip, eye distance."""
+    """Centre of the average head's lips: positions (L, 3), displacements (20, L, 3), (L,) lower lip, eye distance."""
     head = mesh.load()
     x, _, z = head.template.T
     units = head.units[: len(LIP)].reshape(len(LIP), -1, 3)
@@ -164,9 +166,9 @@ def _lips() -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
 
 
 def mouth(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lip units (T, 20) -> the gap between the lips, 0 at rest, and how far they are from rest: (T,) eye distances.
+    """Gap between the lips, 0 at rest, and mean displacement of the lips, (T,) each in eye distances.
 
-    On the mesh that the bank's units mean, which is linear in them: no picture is needed.
+    rows: (T, 20) lip units. Computed on the mesh, which is linear in them; no picture is needed.
     """
     places, units, lower, eyes = _lips()
     moved = np.tensordot(rows, units, 1)
@@ -178,7 +180,7 @@ def mouth(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def _lip_edges() -> tuple[np.ndarray, np.ndarray]:
-    """Which of the tracked points of the face lie at the edge of the upper and of the lower lip."""
+    """Indices of tracked face points at the inner edge of the upper and of the lower lip."""
     head = mesh.load()
     tracked = head.points[people.FACE]
     x, y, z = head.template[tracked].T
@@ -189,9 +191,9 @@ def _lip_edges() -> tuple[np.ndarray, np.ndarray]:
 
 
 def seen_gap(puppet: Puppet, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The gap between the lips in the puppet's pictures, 0 where it is at rest: (T,) eye distances.
+    """(T,) gap between the lips in the puppet's pictures, 0 at rest, in eye distances.
 
-    rows (T, 20) of lip units; points (F, 2) tracked points of its portrait.
+    rows: (T, 20) lip units; points: (F, 2) tracked points of its portrait.
     """
     upper, lower = _lip_edges()
     every = np.zeros((len(rows) + 1, len(NAMES)), np.float32)
@@ -206,7 +208,7 @@ def seen_gap(puppet: Puppet, rows: np.ndarray, points: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True)
 class Spoken:
-    """What one voice made of the mouth: gaps and movement (T,) at 25 fps, in eye distances."""
+    """Mouth movement for one voice: gaps and displacements (T,) at 25 fps, in eye distances."""
 
     heard: Heard
     gap: np.ndarray
@@ -217,7 +219,7 @@ class Spoken:
 
 
 def listen(bank: Bank, heard: Heard, puppet: Puppet | None = None, points: np.ndarray | None = None) -> Spoken:
-    """The bank's mouth for a voice; with a puppet whose portrait has those tracked points, in the picture too."""
+    """Mouth movement of the bank for a voice; with a puppet and its portrait's tracked points, also in the picture."""
     rows = lip_sync(heard.samples, RATE, heard.times, bank)
     gap, moved = mouth(rows)
     true_gap, true_moved = (None, None) if heard.truth is None else mouth(heard.truth)
@@ -226,14 +228,14 @@ def listen(bank: Bank, heard: Heard, puppet: Puppet | None = None, points: np.nd
 
 
 def loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """(T,) root of the sound's power in 0.1 s around each time."""
+    """(T,) root mean square of the sound in 0.1 s around each time."""
     power = np.convolve(np.square(samples, dtype=np.float64), np.hanning(RATE // 10), "same")
     return np.sqrt(np.maximum(power[np.clip(np.round(times * RATE).astype(int), 0, len(power) - 1)], 0))
 
 
 def agreement(curve: np.ndarray, envelope: np.ndarray) -> tuple[float, int]:
-    """Best correlation of two (T,) curves, and by how many frames the first comes after the second there."""
-    edge = FASTEST_LAG
+    """Best correlation of two (T,) curves, and the delay of the first one in frames."""
+    edge = MAX_LAG
     lags = range(-edge, edge + 1)
     if curve[edge:-edge].std() < 1e-9 or envelope[edge:-edge].std() < 1e-9:
         return 0.0, 0
@@ -243,7 +245,7 @@ def agreement(curve: np.ndarray, envelope: np.ndarray) -> tuple[float, int]:
 
 
 def closure_rate(gap: np.ndarray, closures: Sequence[tuple[float, float]]) -> float:
-    """Share of the closures in which the lips meet in a frame on screen during it; NaN where there are none."""
+    """Share of closures during which the lips are closed in at least one frame; NaN without closures."""
     met = []
     for start, end in closures:
         first, last = int(np.floor(start * FPS)), int(np.ceil(end * FPS))
@@ -253,7 +255,7 @@ def closure_rate(gap: np.ndarray, closures: Sequence[tuple[float, float]]) -> fl
 
 
 def rest_rate(gap: np.ndarray, moved: np.ndarray, silences: Sequence[tuple[float, float]]) -> float:
-    """Share of the frames in silences, without the moments of settling, in which the mouth is shut and still."""
+    """Share of frames in silences, apart from SETTLING at both ends, in which the mouth is closed and at rest."""
     still = [
         (gap[rows] < CLOSED) & (moved[rows] < STILL)
         for start, end in silences
@@ -264,7 +266,7 @@ def rest_rate(gap: np.ndarray, moved: np.ndarray, silences: Sequence[tuple[float
 
 
 def rates(spoken: Sequence[Spoken], which: str = "") -> tuple[float, float]:
-    """Closure and rest rates over several voices; which: "" as heard, "true_" as in truth."""
+    """Closure and rest rates over several voices. which: "" for the bank, "true_" for the truth."""
     closed, rest = [], []
     for one in spoken:
         gap, moved = getattr(one, f"{which}gap"), getattr(one, f"{which}moved")

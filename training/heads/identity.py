@@ -1,4 +1,4 @@
-"""A random person from a seed: shape, skin, hair, clothes, light, backdrop and framing."""
+"""Random people by seed: shape, skin, hair, clothes, light, backdrop and framing."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ IRIS_COLOURS = (
 
 
 def linear(colour: Any) -> np.ndarray:
-    """sRGB 0..1 to linear light (gamma 2.2, as the shader undoes it)."""
+    """sRGB 0..1 to linear light (gamma 2.2, the inverse of the shader's)."""
     return np.clip(np.asarray(colour, np.float64), 0.0, 1.0) ** 2.2
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A person, the photographer and the studio. V as in `Mesh`."""
+    """A person, with camera and lights. V as in `Mesh`."""
 
     rest: np.ndarray  # (V, 3) float32 neutral shape, the eyes' midpoint at the origin, picture width = 1
     unit: float  # picture widths in a decimetre of the mesh
-    pivot: np.ndarray  # (3,) where the skull sits on the neck
+    pivot: np.ndarray  # (3,) joint of skull and neck
     paint: np.ndarray  # (V, 4) float32 decimetres above the hairline and below the collar, lips and inner mouth 0..1
     local: np.ndarray  # (V, 3) float32 direction from an eye ball's centre; on long hair its across and down, -1..1
     gaze: np.ndarray  # (2,) radians to the picture's right and up, away from the camera
-    shell: bool  # long hair is drawn
+    shell: bool  # has long hair
     uniforms: dict[str, Any]  # colours and lights by shader name
-    backdrop: np.ndarray  # (B, B, 3) float32 sRGB 0..255, to be enlarged smoothly
+    backdrop: np.ndarray  # (B, B, 3) float32 sRGB 0..255, enlarged smoothly
     distance: float  # of the camera, in picture widths
-    centre: np.ndarray  # (2,) where the eyes' midpoint lies at rest, 0..1 from the left and the top
+    centre: np.ndarray  # (2,) position of the eyes' midpoint at rest, 0..1 from left and top
 
 
 def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict[str, Any]]:
-    """(19158, 3) vertices of the original file, shaped where they matter, and who the person is."""
+    """(19158, 3) vertices of the original file with the person's shape, and the person's attributes."""
     ancestry = rng.dirichlet((0.35, 0.35, 0.35))
     male = float(np.clip(rng.normal(0.5, 0.55), 0.0, 1.0))
     age = float(rng.beta(0.9, 1.9))  # 0 is 25 years, 1 is 90
@@ -72,7 +72,7 @@ def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict
     names = heads.shape_names()
     for pick in rng.choice(len(names), 60, replace=False):
         amount = abs(rng.normal()) * 0.3
-        tilt = rng.normal() * 0.1  # nobody is quite symmetrical
+        tilt = rng.normal() * 0.1  # faces are slightly asymmetrical
         for side, name in enumerate(names[pick]):
             lopsided = 0.0 if "eyes/" in name else tilt
             amounts[name] = min(amount * (1.0 + (lopsided if side else -lopsided)), 0.8)
@@ -86,7 +86,7 @@ def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict
 
 @cache
 def _head_target(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a shape target that moves what is drawn, or the joint of the neck."""
+    """The part of a shape target that moves rendered vertices or the neck joint."""
     index, delta = heads.target(name)
     kept = heads.load().kept >= 0
     kept[heads.HEAD_JOINT] = True
@@ -94,7 +94,7 @@ def _head_target(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _lips_together(shape: np.ndarray, mesh: heads.Mesh) -> np.ndarray:
-    """(V, 3) decimetres that close a mouth whose random shape left it ajar, as `mouthClose` does it."""
+    """(V, 3) displacement in decimetres that closes a mouth which the random shape opened, along `mouthClose`."""
     opening, closing = (mesh.units[NAMES.index(name)].reshape(-1, 3) for name in ("jawOpen", "mouthClose"))
     x, _, z = mesh.template.T
     lips = (mesh.part == heads.SKIN) & (mesh.paint[:, 0] > 0.5) & (np.abs(x) < 0.08) & (z > 1.5)
@@ -125,7 +125,7 @@ def _hair_colour(rng: np.random.Generator, who: dict[str, Any]) -> np.ndarray:
 
 
 def _hairline(rng: np.random.Generator, template: np.ndarray, who: dict[str, Any]) -> np.ndarray:
-    """(V,) height above the hairline in decimetres, by azimuth round the skull (0 is the front)."""
+    """(V,) height above the hairline in decimetres, which depends on the azimuth around the skull (0 is the front)."""
     x, y, z = template.T
     azimuth = np.degrees(np.arctan2(np.abs(x), z - 0.25))
     front = rng.normal(8.02, 0.07)
@@ -134,7 +134,7 @@ def _hairline(rng: np.random.Generator, template: np.ndarray, who: dict[str, Any
     knots = (0, 14, 30, 46, 58, 68, 76, 100, 120, 180)
     heights = (front + 0.6 * recede - rng.uniform(0, 0.05), front + 0.6 * recede, front + 1.3 * recede,
                temple, temple - 0.25, 7.55, side, 7.42, 6.8, rng.uniform(6.35, 6.7))  # fmt: skip
-    # smooth interpolation, or the hairline has corners
+    # smoothed, so that the hairline has no corners
     fine = np.interp(np.arange(181), knots, heights)
     fine = np.convolve(np.pad(fine, 6, mode="edge"), np.ones(13) / 13, mode="valid")
     return (y - np.interp(azimuth, np.arange(181), fine)).astype(np.float32)
@@ -143,15 +143,16 @@ def _hairline(rng: np.random.Generator, template: np.ndarray, who: dict[str, Any
 def _drape(
     rng: np.random.Generator, at: np.ndarray, around: np.ndarray, unit: float, length: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Long hair over the head's own surface and down its back and sides: (S, 3) vertices, (S, 3) strand coordinates.
+    """Long hair on the skull and down its back and sides: (S, 3) vertices, (S, 3) strand coordinates.
 
-    at: (n, 3) points of the hairy surface; around: the skull's centre; unit: a decimetre; length: decimetres below it.
+    at: (n, 3) points of the scalp; around: (3,) centre of the skull; unit: one decimetre; length: of the hanging part
+    in decimetres.
     """
     top = np.linspace(0.0, 1.0, heads.SHELL_ROWS)[:, None]
     opening = np.radians(rng.uniform(52, 80))
-    curtain = rng.uniform(-0.25, 0.2)  # how the front edge leans in or away further down
+    curtain = rng.uniform(-0.25, 0.2)  # slope of the front edge
     part = np.linspace(-1.0, 1.0, heads.SHELL_COLUMNS)[None, :]
-    share = 0.42  # of the rows lies on the skull, the rest hangs
+    share = 0.42  # of the rows that lie on the skull; the others hang
     on_skull = np.clip(top / share, 0.0, 1.0)
     hanging = np.clip((top - share) / (1.0 - share), 0.0, 1.0)
     front = opening - curtain * hanging
@@ -194,7 +195,7 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
         centre, spread = rng.uniform(0, 1, 2), rng.uniform(0.06, 0.35, 2)
         if rng.random() < 0.5:
             blob = np.exp(-(((u - centre[0]) / spread[0]) ** 2) - ((v - centre[1]) / spread[1]) ** 2)
-        else:  # a soft-edged box: a window, a shelf, a door
+        else:  # a soft-edged box
             away = np.maximum(np.abs(u - centre[0]) / spread[0], np.abs(v - centre[1]) / (2 * spread[1]))
             blob = 1.0 - heads.smoothstep(0.8, 1.2, away)
         picture += blob[..., None] * rng.normal(0, 0.10, 3) + blob[..., None] * rng.normal(0, 0.14)
@@ -202,7 +203,7 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
 
 
 def _light(rng: np.random.Generator) -> dict[str, Any]:
-    """A key light from the front, a two-colour sky and ground, a rim light from behind: directions and colours."""
+    """Directions and colours of a key light from the front, of sky and ground, and of a rim light from behind."""
     azimuth, elevation = rng.normal(0, 0.7), rng.uniform(0.0, 0.9)
     key = np.array([np.sin(azimuth) * np.cos(elevation), np.sin(elevation), np.cos(azimuth) * np.cos(elevation)])
     warmth = rng.normal(0, 0.07)
@@ -222,7 +223,7 @@ def _light(rng: np.random.Generator) -> dict[str, Any]:
 def _hairdo(
     rng: np.random.Generator, mesh: heads.Mesh, who: dict[str, Any], hairline: np.ndarray
 ) -> tuple[str, np.ndarray]:
-    """The style's name and (V,) decimetres that hair rises from the skin."""
+    """Name of the style, and (V,) thickness of the hair in decimetres."""
     x, y, z = mesh.template.T
     male, african = who["male"], who["ancestry"][0]
     odds = np.array(
@@ -247,18 +248,18 @@ def _hairdo(
 
 
 def _clothes(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """(V,) decimetres below the collar's edge, negative above it, and (V,) decimetres of fabric on the skin."""
+    """(V,) distance below the collar's edge in decimetres, and (V,) thickness of the fabric."""
     x, y, z = mesh.template.T
     collar = rng.choice([5.72, 5.85, 6.05], p=[0.45, 0.4, 0.15]) + rng.normal(0, 0.04)
     plunge = rng.uniform(0, 0.5) if collar < 5.8 else 0.0
     cloth = collar - plunge * np.clip(1 - np.abs(x) / 0.5, 0, 1) * (z > 0.2) - (y - 0.12 * (z - 0.2)) + 0.1 * np.abs(x)
-    covered = (y < 6.4) & (z < 0.95)  # the underside of the chin is as low as a high collar
+    covered = (y < 6.4) & (z < 0.95)  # a high collar reaches as high as the underside of the chin
     fabric = heads.smoothstep(0.0, 0.06, cloth) * (mesh.part == heads.SKIN) * covered * rng.uniform(0.02, 0.06)
     return np.where(covered, cloth, -1.0).astype(np.float32), fabric
 
 
 def _complexion(rng: np.random.Generator, who: dict[str, Any], style: str) -> dict[str, Any]:
-    """The shader's colours (linear light) and amounts of everything that is painted on."""
+    """Shader uniforms of skin, hair, brows, beard, eyes and clothes; colours are linear."""
     male, european = who["male"], who["ancestry"][2]
     colour = _skin(rng, who)
     hair = _hair_colour(rng, who)
@@ -300,7 +301,7 @@ def _complexion(rng: np.random.Generator, who: dict[str, Any], style: str) -> di
 
 
 def identity(index: int, seed: int = 0) -> Identity:
-    """Person number `index` of the set `seed`; the same numbers give the same person."""
+    """Person number `index` of the set `seed`. The same numbers give the same person."""
     rng = np.random.default_rng([seed, index])
     mesh = heads.load()
     vertices, who = _shape(rng, mesh)
@@ -320,10 +321,11 @@ def identity(index: int, seed: int = 0) -> Identity:
     for ball in mesh.eyes:
         offset = rest[ball] - rest[ball].mean(axis=0)
         local[ball] = offset / np.linalg.norm(offset, axis=1, keepdims=True)
-        rest[ball, 2] -= np.float32(0.012 * unit)  # lids close over it
+        rest[ball, 2] -= np.float32(0.012 * unit)  # so that lids close over it
     rest += np.float32(unit) * _lips_together(rest / np.float32(unit), mesh)
-    rest[mesh.part == heads.TEETH] -= np.array([0, 0, 0.06 * unit], np.float32)  # out of lips that do not quite meet
-    rest[mesh.part == heads.TONGUE] -= np.array([0, 0.04 * unit, 0.14 * unit], np.float32)  # behind the teeth, not over
+    # Teeth must not show through nearly closed lips, and the tongue lies behind the teeth.
+    rest[mesh.part == heads.TEETH] -= np.array([0, 0, 0.06 * unit], np.float32)
+    rest[mesh.part == heads.TONGUE] -= np.array([0, 0.04 * unit, 0.14 * unit], np.float32)
 
     hairline = _hairline(rng, template, who)
     normals = heads.vertex_normals(rest, mesh.triangles, mesh.normal_sum)
@@ -339,7 +341,7 @@ def identity(index: int, seed: int = 0) -> Identity:
         rest[start:], local[start:] = _drape(rng, rest[scalp], around, unit, rng.uniform(0.4, 2.4))
 
     uniforms = {**_complexion(rng, who, style), **_light(rng)}
-    bare_ears = hairline - mesh.paint[:, 2]  # the hairline passes behind them
+    bare_ears = hairline - mesh.paint[:, 2]  # the hairline runs behind them
     paint = np.stack([bare_ears, cloth, mesh.paint[:, 0], mesh.paint[:, 1]], 1)
     return Identity(
         rest=rest.astype(np.float32),

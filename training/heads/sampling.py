@@ -1,4 +1,4 @@
-"""Random coefficients of a frame: what portraits look like, and what talking people do."""
+"""Random coefficients for portraits and for frames of people who talk and act."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from training.units import BANKS, EMOTIONS, EXPRESSION, NAMES, POSE_COLUMNS, UNI
 
 INDEX = {name: position for position, name in enumerate(NAMES)}
 EXP = slice(POSE_COLUMNS.stop, len(UNITS))
-PORTRAITS = 3  # of each person's frames, the first of which is exactly at rest
+PORTRAITS = 3  # first frames of each person; the first of them is exactly at rest
 SWAY = 0.45  # standard deviation of a driven frame's pose coefficients
-SHAPES = (  # lip units that speech uses together; a tuple in a tuple is a choice of one
+SHAPES = (  # lip units that speech uses together; one row is chosen per frame
     ("mouthFunnel", "mouthPucker"),
     ("mouthPucker", "mouthShrugUpper"),
     ("mouthFunnel", "mouthUpperUp", "mouthLowerDown"),
@@ -28,7 +28,7 @@ SHAPES = (  # lip units that speech uses together; a tuple in a tuple is a choic
 
 
 def portrait(rng: np.random.Generator) -> np.ndarray:
-    """(36,) float32: somebody sits for a picture."""
+    """(36,) float32 of a portrait that is not quite at rest."""
     values = np.zeros(len(UNITS))
     values[POSE_COLUMNS] = rng.normal(0, 0.15, BANKS[1][1])
     if rng.random() < 0.3:
@@ -41,7 +41,10 @@ def portrait(rng: np.random.Generator) -> np.ndarray:
 
 
 def driven(rng: np.random.Generator, sway: float = SWAY) -> np.ndarray:
-    """(36,) float32: a frame of somebody who talks and acts; one in ten moves a single unit. sway: pose's deviation."""
+    """(36,) float32 of a frame of a person who talks and acts; one in ten moves a single unit.
+
+    sway: deviation of the pose coefficients.
+    """
     values = np.zeros(len(UNITS))
     if rng.random() < 0.1:
         which = int(rng.integers(len(UNITS)))
@@ -74,7 +77,7 @@ def driven(rng: np.random.Generator, sway: float = SWAY) -> np.ndarray:
 
 
 def _expression(rng: np.random.Generator, strongest: float) -> np.ndarray:
-    """(10,) half the time two emotions blended, else a few units by themselves."""
+    """(10,) expression: in half of the cases a blend of two emotions, otherwise a few single units."""
     if rng.random() < 0.5:
         one, other = (np.array(emotion_vector(name)) for name in rng.choice(list(EMOTIONS), 2))
         share = rng.beta(0.5, 0.5)
@@ -86,7 +89,7 @@ def _expression(rng: np.random.Generator, strongest: float) -> np.ndarray:
 
 
 def limited(values: np.ndarray) -> np.ndarray:
-    """(36,) float32 without the combinations that push skin through skin."""
+    """(36,) float32, with combinations reduced that would make the mesh intersect itself."""
     values = values.copy()
 
     def cap(names: tuple[str, ...], most: float) -> None:
@@ -103,7 +106,7 @@ def limited(values: np.ndarray) -> np.ndarray:
     cap(("browDown", "browInnerUp"), 1.3)
     cap(("browDown", "browOuterUp"), 1.3)
     cap(("eyeBlink",), 1.0)
-    # squinting and raised cheeks lift the lower lid that a blink meets
+    # squinting and raised cheeks lift the lower lid, which a blink meets earlier
     cap(("eyeBlink", "eyeSquint"), 1.15)
     values[INDEX["eyeWide"]] *= 1.0 - values[INDEX["eyeBlink"]]
     lips = [INDEX[name] for name in NAMES[2:17]]
@@ -114,7 +117,7 @@ def limited(values: np.ndarray) -> np.ndarray:
 
 
 def coefficients(index: int, count: int, seed: int = 0, sway: float = SWAY) -> np.ndarray:
-    """(count, 36) float32 for the frames of person `index`: rest, two portraits, the others driven."""
+    """(count, 36) float32 for the frames of person `index`: one at rest, two portraits, the others driven."""
     rng = np.random.default_rng([seed, index, 1])
     rows = [np.zeros(len(UNITS), np.float32)]
     rows += [portrait(rng) if k < PORTRAITS else driven(rng, sway) for k in range(1, count)]

@@ -1,8 +1,8 @@
-"""GLSL of the heads: paint is laid out on the average head, so that it follows every shape and expression.
+"""GLSL shaders of the heads. Colours are placed on the average head, so they follow every shape and expression.
 
-A head is drawn in two passes: SURFACE notes what every pixel shows, SHADE then colours all pixels at once. Most
-triangles are smaller than the blocks of pixels that a software driver works in, so that colouring them one by one
-would colour most pixels many times over.
+Heads are rendered in two passes: SURFACE stores the surface of every pixel, SHADE then shades all pixels at once. Most
+triangles are smaller than the pixel blocks of a software driver, so shading in the first pass would process most pixels
+several times.
 """
 
 SURFACE_VERTEX = """
@@ -54,7 +54,7 @@ SHADE = """
 const int SKIN = 0, EYE = 1, TEETH = 2, TONGUE = 3, HAIR = 4, LASH = 5;
 uniform sampler3D noise_texture;
 uniform sampler2D surface_template, surface_normal, surface_paint;
-uniform vec3 eye_ray, gaze;  // where the rays to the eye converge, in picture coordinates, and how steeply
+uniform vec3 eye_ray, gaze;  // centre of projection in picture coordinates, and slope of the rays
 uniform vec3 skin_colour, lip_colour, hair_colour, brow_colour, iris_colour, cloth_colour;
 uniform vec3 key_direction, key_colour, sky_colour, ground_colour, rim_direction, rim_colour;
 uniform vec4 brow;    // half height, lift, tilt, density
@@ -81,7 +81,7 @@ void main() {
     vec3 albedo = skin_colour;
     float shine = gloss, rough = 18.0, open = template_cavity.w, wrap = 0.35, side = abs(t.x);
 
-    // two look-ups serve everything, since a software driver pays for every branch at every pixel
+    // two texture look-ups for all parts: a software driver evaluates every branch at every pixel
     vec4 speckle = noise(t * 20.0 + blotch.z);
     vec3 eye_axis = normalize(local + vec3(0.0, 0.0, 1e-6));
     vec2 comb = vec2(cos(hair.w), sin(hair.w)) * 0.35;
@@ -140,20 +140,20 @@ void main() {
         vec3 iris = iris_colour * (0.7 + 0.8 * fibre.a) * mix(1.25, 0.35, smoothstep(0.30, 0.44, angle));
         albedo = mix(iris, albedo, smoothstep(0.42, 0.47, angle));
         albedo = mix(vec3(0.004), albedo, smoothstep(0.15, 0.19, angle));
-        // the lids' shadow, which the cavity term of a flat template cannot know
+        // shadow of the lids, which the ambient occlusion of the average head does not contain
         open = mix(0.95, 0.45, smoothstep(0.05, 0.42, direction.y))
             * mix(1.0, 0.65, smoothstep(0.35, 0.95, abs(direction.x)));
         shine = 1.6; rough = 90.0; wrap = 0.5;
         n = normalize(mix(n, direction, 0.6));
     } else if (part == TEETH) {
         albedo = vec3(0.80, 0.76, 0.66);
-        // lips shade the teeth, the more the further back
+        // lips shade the teeth, more so further back
         open = mix(0.08, 0.7, smoothstep(1.15, 1.5, t.z)) * mix(0.1, 1.0, ajar);
         shine = 0.3 * ajar;
         rough = 40.0; wrap = 0.6;
     } else if (part == TONGUE) {
         albedo = vec3(0.42, 0.13, 0.12);
-        // dark within the mouth; put out, it is in the light
+        // dark inside the mouth, lit when it is out
         open = mix(0.03, 0.3, smoothstep(0.75, 1.4, t.z)) + 0.5 * tongue * smoothstep(1.0, 1.4, t.z);
         shine = 0.2;
     } else if (part == LASH) {
@@ -168,7 +168,7 @@ void main() {
     }
 
     float facing = dot(n, key_direction);
-    // light bleeds further round in red than in blue, as it does under skin
+    // subsurface scattering: red light spreads further than blue
     vec3 spread = wrap * (part == SKIN ? vec3(1.0, 0.55, 0.4) : vec3(0.6));
     vec3 diffuse = max((vec3(facing) + spread) / (1.0 + spread), 0.0) * key_colour;
     vec3 ambient = mix(ground_colour, sky_colour, 0.5 + 0.5 * n.y);

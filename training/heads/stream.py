@@ -1,4 +1,4 @@
-"""Rendered heads that are ever new, drawn while training goes on: no data set on disk."""
+"""Training data that is rendered during training, instead of a data set on disk."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from . import dataset, live, mesh
 from .data import RAREST, HeadPairs, area_mean
 from .sampling import SWAY
 
-SEED = 4_000  # of the people, plus the trainer's own: data sets and evaluation draw theirs from small seeds
-FRAMES = 10  # of each person
-PATIENCE = 120.0  # seconds without a new person, while some are asked for, after which something is wrong
+SEED = 4_000  # added to the trainer's seed; data sets and the evaluation use small seeds, and so other people
+FRAMES = 10  # per person
+PATIENCE = 120.0  # seconds without a new person after which the renderer counts as stuck
 ROOT = Path(__file__).parents[2]
 
 
-class Painter:
-    """One renderer process and the slots that it fills; started anew if it dies."""
+class RenderProcess:
+    """A renderer process (`training.heads.live`) and the slots that it fills; restarted if it dies."""
 
     def __init__(self, size: int, frames: int, seed: int, sway: float, first: int, stride: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edtalk-heads-"))
@@ -38,12 +38,12 @@ class Painter:
 
     def _start(self) -> None:
         options = [f"--{name}={value}" for name, value in {**self._options, "first": self._next}.items()]
-        # one thread each: a frame's parts share a core better than two cores share a frame
-        alone = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        # One thread per process: several processes use the cores better than several threads per frame.
+        single_thread = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with (self.folder / "errors.txt").open("w") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", live.__name__, str(self.folder), *options],
-                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | alone,
+                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | single_thread,
             )  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -52,8 +52,11 @@ class Painter:
         self._unread, self._since, self._delivered = b"", time.monotonic(), 0
 
     def ready(self) -> list[tuple[int, int]]:
-        """(slot, identity) of those who have become ready, without waiting. Raises SystemExit where none ever will."""
-        ended = self.process.poll() is not None  # asked first, so that nothing it wrote is missed
+        """(slot, identity) of newly rendered people; does not wait.
+
+        Raises SystemExit if the process ended before it rendered anybody.
+        """
+        ended = self.process.poll() is not None  # checked first, so that no output is missed
         with suppress(BlockingIOError):
             self._unread += os.read(self._output.fileno(), 65536)
         *lines, self._unread = self._unread.split(b"\n")
@@ -67,27 +70,27 @@ class Painter:
 
     def _replace(self) -> None:
         code = self.process.returncode
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         if not self._delivered:
-            said = (self.folder / "errors.txt").read_text().strip().splitlines()
+            errors = (self.folder / "errors.txt").read_text().strip().splitlines()
             raise SystemExit(
-                f"The process that renders heads {how} before it had drawn anybody"
-                + (f": {said[-1]}" if said else ".")
+                f"The process that renders heads {how} before it had rendered anybody"
+                + (f": {errors[-1]}" if errors else ".")
                 + " Render a data set with `python -m training heads`, or check that OpenGL works through EGL."
             )
-        print(f"The process that renders heads {how}; another goes on from identity {self._next}.", flush=True)
+        print(f"The process that renders heads {how}; a new one continues from identity {self._next}.", flush=True)
         self._close_pipes()
         self._start()
 
     def free(self, slot: int) -> None:
-        """The slot may be filled again. A process that has just died is noticed by `ready`."""
+        """Let the slot be filled again. `ready` handles a process that has died."""
         with suppress(BrokenPipeError):
             self._input.write(b"%d\n" % slot)
             self._input.flush()
 
     @property
     def idle_for(self) -> float:
-        """Seconds since it was last heard of."""
+        """Seconds since the last rendered person."""
         return time.monotonic() - self._since
 
     def close(self) -> None:
@@ -103,10 +106,13 @@ class Painter:
 
 
 class HeadStream(HeadPairs):
-    """As `HeadPairs`, with `people` rendered people in memory, the oldest of whom give way to new ones in `renew`.
+    """`HeadPairs` with `people` rendered people in memory, the oldest of whom are replaced by new ones in `renew`.
 
-    Who was seen is noted in the file `log`, an identity of the set `seed` a line; with the same file it goes on after
-    the last of them. Making one waits until the memory is full; nothing waits from then on.
+    seed, frames, sway: as in `training.heads.dataset`; processes: number of renderers; log: file that lists the
+    identities that were used, one per line. With an existing log, rendering continues after its last identity.
+    The constructor waits until the memory is full; nothing waits afterwards.
+
+    Raises SystemExit if nobody is rendered for PATIENCE seconds.
     """
 
     def __init__(
@@ -117,11 +123,11 @@ class HeadStream(HeadPairs):
         seed: int = SEED,
         frames: int = FRAMES,
         sway: float = SWAY,
-        painters: int = 1,
+        processes: int = 1,
         log: Path | None = None,
     ) -> None:
-        seen = [int(line) for line in log.read_text().split()] if log and log.exists() else []
-        first, count = max(seen, default=-1) + 1, people * frames
+        used = [int(line) for line in log.read_text().split()] if log and log.exists() else []
+        first, count = max(used, default=-1) + 1, people * frames
         self.identities, self.frames_per_identity, self.size = people, frames, size
         self.groups = {name: tuple(span) for name, span in dataset.describe(1, 1, size, 0, 0, sway)["points"].items()}
         kinds = {name: (shape, kind) for name, (shape, kind) in dataset.arrays(people, frames, size).items()}
@@ -132,46 +138,49 @@ class HeadStream(HeadPairs):
         self.coefficients, self.masks = made["coefficients"], torch.zeros(count, 32, 32, dtype=torch.uint8)
         self.places = torch.from_numpy(mesh.places())
         self._log, self.taken = log, 0
-        self.painters = [Painter(size, frames, seed, sway, first + k, painters) for k in range(painters)]
-        self._closing = weakref.finalize(self, _close, self.painters)
+        self.processes = [RenderProcess(size, frames, seed, sway, first + k, processes) for k in range(processes)]
+        self._closing = weakref.finalize(self, _close, self.processes)
         self._fill()
         self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()
 
     def _fill(self) -> None:
-        told = time.monotonic()
+        reported = time.monotonic()
         while self.taken < self.identities:
             self.renew()
-            if min(painter.idle_for for painter in self.painters) > PATIENCE:
+            if min(process.idle_for for process in self.processes) > PATIENCE:
                 self.close()
-                raise SystemExit(f"No head was rendered for {PATIENCE:.0f} seconds: {self.taken} of {self.identities}.")
-            if time.monotonic() - told > 15.0:
-                told = time.monotonic()
+                raise SystemExit(
+                    f"No head was rendered for {PATIENCE:.0f} seconds ({self.taken} of {self.identities} done). "
+                    "Render a data set with `python -m training heads` instead."
+                )
+            if time.monotonic() - reported > 15.0:
+                reported = time.monotonic()
                 print(f"{self.taken} of {self.identities} people rendered", flush=True)
             time.sleep(0.01)
 
     def renew(self) -> None:
-        """Take in whoever has been rendered since, in the place of the oldest; does not wait."""
-        for painter in self.painters:
-            for slot, identity in painter.ready():
+        """Replace the oldest people by those rendered since the last call; does not wait."""
+        for process in self.processes:
+            for slot, identity in process.ready():
                 place = self.taken % self.identities * self.frames_per_identity
                 rows = slice(place, place + self.frames_per_identity)
                 for name in ("frames", "points", "visible", "coefficients"):
-                    getattr(self, name)[rows] = torch.from_numpy(painter.slots[name][slot])
-                self.masks[rows] = torch.from_numpy(area_mean(painter.slots["masks"][slot][..., None], 32)[..., 0])
-                painter.free(slot)
+                    getattr(self, name)[rows] = torch.from_numpy(process.slots[name][slot])
+                self.masks[rows] = torch.from_numpy(area_mean(process.slots["masks"][slot][..., None], 32)[..., 0])
+                process.free(slot)
                 self.taken += 1
                 if self._log:
                     with self._log.open("a") as log:
                         log.write(f"{identity}\n")
 
     def close(self) -> None:
-        """End the rendering; what is in memory stays."""
+        """Stop rendering; the people in memory stay."""
         self._closing()
 
 
-def _close(painters: list[Painter]) -> None:
-    for painter in painters:
-        painter.close()
+def _close(processes: list[RenderProcess]) -> None:
+    for process in processes:
+        process.close()
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

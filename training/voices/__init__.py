@@ -1,1 +1,1 @@
-"""Synthetic speech with phone times, and room acoustics."""
+"""Synthetic speech with phone times, and simulated recording conditions."""

@@ -1,7 +1,7 @@
-"""Spoken sentences with the mouth that speaks them: espeak-ng's phoneme timing, visemes, co-articulation, recordings.
+"""Synthetic speech with mouth curves: espeak-ng's phoneme timing, visemes, co-articulation, microphones.
 
-A take is 16 kHz sound and the starter bank's 20 lip units over time. No recording is involved: espeak-ng speaks
-sentences of our own (`speech.txt`) and made-up words in many voices, and reports when each phoneme begins.
+A take is 16 kHz sound and the starter bank's 20 lip units over time. No recordings are involved: espeak-ng reads our
+own sentences (`speech.txt`) and invented words in many voices, and reports when each phoneme starts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..units import LIP
 RATE = 16_000
 CURVE_FPS = 200
 
-# Voice variants with a human sound; some are kept for evaluation.
+# Voice variants that sound human; HELD_OUT_VARIANTS are kept for evaluation.
 # fmt: off
 VARIANTS = (
     "m1", "m2", "m3", "m4", "m5", "m6", "m8", "f1", "f2", "f3", "f5", "klatt", "klatt2", "klatt3", "klatt4", "klatt6",
@@ -40,14 +40,14 @@ HELD_OUT_VARIANTS = ("m7", "f4", "klatt5", "Alicia", "Lee", "Diogo")
 
 @dataclass(frozen=True)
 class Voice:
-    """How espeak-ng speaks: language, variant ("" is the plain voice), words a minute, pitch and its range 0..100."""
+    """A voice of espeak-ng: language, variant ("" for none), words per minute, pitch and pitch range 0..100."""
 
     language: str = "en-us"
     variant: str = ""
     speed: int = 165
     pitch: int = 50
     pitch_range: int = 50
-    word_gap: int = 0  # extra pause between words, 10 ms units
+    word_gap: int = 0  # extra pause between words, in units of 10 ms
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Phone:
 
 @dataclass(frozen=True)
 class Take:
-    """samples: (n,) float32 at 16 kHz; curves: (m, 20) float32 in 0..1, 200 rows a second; phones as spoken.
+    """samples: (n,) float32 at 16 kHz; curves: (m, 20) float32 in 0..1, 200 rows per second; phones as spoken.
 
-    Phones have the stops' closures in them; they cover speech and pauses alike, and are empty where nobody speaks.
+    Phones include the closures of stops. They cover speech and pauses; the symbol of a pause is empty.
     """
 
     samples: np.ndarray
@@ -100,19 +100,19 @@ _SPEED, _PITCH, _RANGE, _WORD_GAP = 1, 3, 4, 7
 
 
 class _Espeak:
-    """The espeak-ng library, which exists once a process and is not safe for threads."""
+    """The espeak-ng library. One instance per process; not thread-safe. Raises RuntimeError if it is missing."""
 
     def __init__(self) -> None:
         try:
             self._library = ctypes.CDLL("libespeak-ng.so.1")
         except OSError as error:
-            raise RuntimeError("Speech training needs espeak-ng: apt-get install espeak-ng.") from error
+            raise RuntimeError("Training lip-sync needs espeak-ng. Run `apt-get install espeak-ng`.") from error
         self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, None, _PHONEME_EVENTS_IPA | _DONT_EXIT)
         if self.rate <= 0:
-            raise RuntimeError("espeak-ng does not start: its data files are missing.")
+            raise RuntimeError("espeak-ng cannot start because its data files are missing. Reinstall espeak-ng.")
         self._sound: list[np.ndarray] = []
         self._phones: list[tuple[int, str]] = []
-        self._callback = _SYNTH_CALLBACK(self._receive)  # kept: the library holds only a pointer
+        self._callback = _SYNTH_CALLBACK(self._receive)  # keeps it alive: the library holds only a pointer
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _receive(self, wave: Any, count: int, events: Any) -> int:
@@ -127,7 +127,10 @@ class _Espeak:
         return 0
 
     def __call__(self, text: str, voice: Voice) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """Sound (n,) int16 at `rate`, and (sample, IPA symbol) of each phoneme's beginning."""
+        """Sound (n,) int16 at `rate`, and (sample, IPA symbol) of the start of each phoneme.
+
+        Raises ValueError if the voice does not exist.
+        """
         self._sound.clear()
         self._phones.clear()
         name = f"{voice.language}+{voice.variant}" if voice.variant else voice.language
@@ -151,11 +154,14 @@ def _espeak() -> _Espeak:
 
 
 def speak(text: str, voice: Voice = Voice(), tract: float = 1.0) -> Take:
-    """The spoken text. `tract` plays it that much faster or slower, which moves the formants as a head's size does."""
+    """The spoken text. tract: playback speed, which shifts the formants like another length of the vocal tract.
+
+    Raises ValueError if espeak-ng produces no sound.
+    """
     espeak = _espeak()
     sound, events = espeak(text, voice)
     if not len(sound):
-        raise ValueError(f"espeak-ng is silent about {text!r}.")
+        raise ValueError(f"espeak-ng produced no sound for {text!r}.")
     rate = espeak.rate * tract
     samples = soxr.resample(sound.astype(np.float32) / 32768, rate, RATE)
     samples = samples[: len(samples) // _ENVELOPE_HOP * _ENVELOPE_HOP]  # whole rows, so that takes can be joined
@@ -177,15 +183,15 @@ _BREATH_BAND = butter(1, (400, 4000), "band", fs=RATE, output="sos")
 
 
 def _level(samples: np.ndarray) -> np.ndarray:
-    """Root mean square (m,) of each 5 ms."""
+    """Root mean square (m,) of each 5 ms of sound."""
     whole = samples[: len(samples) // _ENVELOPE_HOP * _ENVELOPE_HOP].reshape(-1, _ENVELOPE_HOP)
     return np.sqrt(np.square(whole, dtype=np.float64).mean(axis=1))
 
 
 def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
-    """Phones whose stops begin where the sound stops: espeak-ng announces a stop at its burst, after the closure.
+    """Phones with stops that start at their closure; espeak-ng reports a stop at its burst.
 
-    What a voiceless stop has after its burst is breath, during which the mouth opens already ("h").
+    After the burst of a voiceless stop there is aspiration, during which the mouth opens already ("h").
     """
     level = _level(samples)
     adjusted: list[Phone] = []
@@ -195,7 +201,7 @@ def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
             continue
         earliest = max(phone.start - 0.12, adjusted[-1].start + 0.03 if adjusted else 0.0)
         if adjusted and adjusted[-1].symbol[:1] in _STOPS:
-            earliest = phone.start  # the quiet before it is that stop's own
+            earliest = phone.start  # the silence before it belongs to the previous stop
         row = min(int(phone.start * CURVE_FPS), len(level) - 1)
         quiet = 0.2 * level[max(0, row - 40) : row + 1].max(initial=0.0)
         while row > 0 and (row - 1) / CURVE_FPS >= earliest and level[row - 1] <= quiet:
@@ -213,7 +219,7 @@ def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
 
 @dataclass(frozen=True)
 class Viseme:
-    """A mouth shape, how much it asserts itself among its neighbours, and whether it must be reached (lips meet)."""
+    """A mouth shape, its weight among its neighbours, and whether it must be reached (firm: lips meet)."""
 
     shape: dict[str, float]
     weight: float = 1.0
@@ -221,7 +227,7 @@ class Viseme:
 
 
 def _visemes() -> dict[str, Viseme]:
-    """By IPA letter. Amounts are our own choice after watching mouths; ARKit's meanings of the units."""
+    """Visemes by IPA letter. Amounts were chosen by observation; the units are ARKit's."""
     table: dict[str, Viseme] = {}
 
     def add(letters: str, weight: float, firm: bool = False, **shape: float) -> None:
@@ -257,8 +263,8 @@ def _visemes() -> dict[str, Viseme]:
 
 VISEMES = _visemes()
 _NAMES = tuple(unit.name for unit in LIP)
-_BLEND_SIGMA = 0.034 * CURVE_FPS  # co-articulation: each sound colours about 70 ms on either side
-_FIRM_SIGMA = 0.014 * CURVE_FPS  # lips meet and part faster than jaws move
+_BLEND_SIGMA = 0.034 * CURVE_FPS  # co-articulation: each sound affects about 70 ms on either side
+_FIRM_SIGMA = 0.014 * CURVE_FPS  # lips move faster than the jaw
 _SHORT_PAUSE = 0.14  # below this the mouth does not come to rest
 _OPENS_BEFORE, _CLOSES_AFTER = 0.09, 0.13
 _PAUSE = Viseme({}, 0.4)
@@ -270,7 +276,7 @@ def _shape(viseme: Viseme) -> np.ndarray:
 
 
 def _segments(phones: Iterable[Phone]) -> Iterable[tuple[Viseme, float, float]]:
-    """Visemes with their times; diphthongs and affricates are several in a row, the long one first."""
+    """Visemes with their times; diphthongs and affricates are several in a row, the longest first."""
     for phone in phones:
         letters = [letter for letter in unicodedata.normalize("NFD", phone.symbol) if letter in VISEMES]
         visemes = [VISEMES[letter] for letter in letters] or [_UNKNOWN if phone.symbol else _PAUSE]
@@ -280,11 +286,11 @@ def _segments(phones: Iterable[Phone]) -> Iterable[tuple[Viseme, float, float]]:
 
 
 def lip_curves(phones: Iterable[Phone], samples: np.ndarray) -> np.ndarray:
-    """The 20 lip units (m, 20) float32 in 0..1, 200 rows a second, for phones as spoken in `samples` at 16 kHz.
+    """The 20 lip units (m, 20) float32 in 0..1, 200 rows per second, for phones as spoken in `samples` at 16 kHz.
 
-    Neighbouring shapes blend by their weights under a gaussian (co-articulation as dominance); firm shapes, where
-    lips meet, are then laid over sharply. Loud sounds open wider than murmured ones. In pauses everything is
-    exactly 0, but for the moments in which the mouth opens and settles.
+    Neighbouring shapes are blended by their weights under a Gaussian (co-articulation); firm shapes, where lips meet,
+    are then added with a narrower one. Loud sounds open the mouth wider. In pauses all units are exactly 0, except
+    while the mouth opens and closes.
     """
     phones = tuple(phones)
     rows = len(samples) // _ENVELOPE_HOP
@@ -300,7 +306,7 @@ def lip_curves(phones: Iterable[Phone], samples: np.ndarray) -> np.ndarray:
     blended = _blur(target * weight, _BLEND_SIGMA) / np.maximum(_blur(weight, _BLEND_SIGMA), 1e-6)
     mask = _blur(firm, _FIRM_SIGMA)
     firm_shape = _blur(firm_target, _FIRM_SIGMA) / np.maximum(mask, 1e-6)
-    # A closure of 60 ms blurs to a peak of 0.97; reach the shape for certain.
+    # Blurring lowers the peak of a 60 ms closure to 0.97; the gain makes it reach 1.
     mask = np.clip(1.15 * mask, 0, 1)
     mouth = (1 - mask) * blended + mask * firm_shape
     return (mouth * _activity(phones, rows)).clip(0, 1).astype(np.float32)
@@ -311,14 +317,14 @@ def _blur(rows: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _effort(samples: np.ndarray) -> np.ndarray:
-    """(m, 1) opening factor of the loudness against the speaker's own loud sounds: 0.6 murmured to 1.1 stressed."""
+    """(m, 1) factor of the mouth opening by loudness relative to the speaker's loud sounds, 0.6 to 1.1."""
     level = gaussian_filter1d(_level(samples), 0.025 * CURVE_FPS)
     loud = np.percentile(level, 92) or 1.0
     return np.clip(0.5 + 0.55 * np.sqrt(level / loud), 0.6, 1.1)[:, None]
 
 
 def _activity(phones: Iterable[Phone], rows: int) -> np.ndarray:
-    """(m, 1): 1 in speech, exactly 0 in pauses, smooth in between."""
+    """(m, 1): 1 in speech, exactly 0 in pauses, with smooth transitions."""
     speaking = np.zeros(rows, bool)
     for phone in phones:
         if phone.symbol or phone.end - phone.start < _SHORT_PAUSE:
@@ -332,7 +338,7 @@ def _activity(phones: Iterable[Phone], rows: int) -> np.ndarray:
     return (near * near * (3 - 2 * near))[:, None]
 
 
-# ------------------------------------------------------------------------------------------- what is said, and how
+# ------------------------------------------------------------------------------------------------ texts and voices
 
 
 @cache
@@ -343,8 +349,8 @@ def sentences() -> tuple[tuple[str, str], ...]:
     return tuple((language, text) for language, text in pairs)
 
 
-def made_up_words(rng: np.random.Generator, count: int) -> str:
-    """Words of no language, rich in lip sounds, so that every consonant meets every vowel."""
+def invented_words(rng: np.random.Generator, count: int) -> str:
+    """`count` invented words with many lip sounds, so that all pairs of consonant and vowel occur."""
     onsets = (
         "p",
         "b",
@@ -379,7 +385,7 @@ def made_up_words(rng: np.random.Generator, count: int) -> str:
 
 
 def random_voice(rng: np.random.Generator, language: str, variants: Iterable[str] = VARIANTS) -> Voice:
-    """A speaker of the language."""
+    """A random voice of the language."""
     return Voice(
         language,
         str(rng.choice(list(variants))),
@@ -391,9 +397,10 @@ def random_voice(rng: np.random.Generator, language: str, variants: Iterable[str
 
 
 def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: float = 6.0) -> Take:
-    """About `seconds` of one speaker: sentences or made-up words with pauses between them, clean.
+    """About `seconds` of one speaker, without noise: sentences or invented words with pauses between them.
 
-    The same generator state gives the same words and voice; espeak-ng itself varies a little with what it said before.
+    The same generator state gives the same words and voice; the sound also depends a little on what espeak-ng said
+    before.
     """
     language, _ = sentences()[rng.integers(len(sentences()))]
     voice = random_voice(rng, language, variants)
@@ -401,7 +408,7 @@ def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: 
     own = [text for spoken, text in sentences() if spoken == language]
     parts: list[Take] = [_pause(rng, 0.7)]
     while sum(len(part.samples) for part in parts) < seconds * RATE:
-        text = made_up_words(rng, int(rng.integers(2, 6))) if rng.random() < 0.3 else str(rng.choice(own))
+        text = invented_words(rng, int(rng.integers(2, 6))) if rng.random() < 0.3 else str(rng.choice(own))
         spoken = speak(text, voice, tract)
         emphasis = np.float32(10 ** rng.uniform(-0.25, 0.1))
         parts += [replace(spoken, samples=spoken.samples * emphasis), _pause(rng, 1.2)]
@@ -409,7 +416,7 @@ def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: 
 
 
 def joined(parts: Sequence[Take]) -> Take:
-    """The takes one after another; their phones' times count from the start of the first."""
+    """The takes in sequence; times of phones count from the start of the first one."""
     starts = np.cumsum([0, *(len(part.samples) for part in parts)]) / RATE
     return Take(
         np.concatenate([part.samples for part in parts]),
@@ -423,7 +430,7 @@ def joined(parts: Sequence[Take]) -> Take:
 
 
 def _pause(rng: np.random.Generator, longest: float) -> Take:
-    """0.1 s to `longest` of silence, now and then with a breath in it; the mouth rests."""
+    """0.1 s to `longest` of silence, sometimes with a breath; the mouth rests."""
     rows = round(rng.uniform(0.1, longest) * CURVE_FPS)
     samples = np.zeros(rows * _ENVELOPE_HOP)
     if rng.random() < 0.3:
@@ -437,7 +444,7 @@ def _pause(rng: np.random.Generator, longest: float) -> Take:
 
 
 def recording(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: float = 6.0) -> Take:
-    """One training example: a take through some microphone, or once in twelve a room in which nobody speaks."""
+    """One training example: a take with microphone effects, or, one in twelve, a room without speech."""
     if rng.random() < 1 / 12:
         count = round(seconds * CURVE_FPS) * _ENVELOPE_HOP
         room = coloured_noise(rng, count, rng.uniform(0, 2)) * rng.choice([0.0, 10 ** rng.uniform(-5, -1.3)])
@@ -448,13 +455,13 @@ def recording(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seco
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The samples (n,) at 16 kHz as some microphone in some room might have taken them, same length and timing.
+    """Samples (n,) at 16 kHz with the effects of a random microphone and room; same length and timing.
 
-    Breath in the voice, equalisation, room, band limits, compression, noise and level, each with its own dice.
+    Breathiness, equalisation, reverberation, band limits, compression, noise and level, each applied at random.
     """
     out = samples.astype(np.float64)
     envelope = uniform_filter1d(np.abs(out), 160)
-    if rng.random() < 0.5:  # real voices are noisier than a synthesiser's
+    if rng.random() < 0.5:  # real voices are noisier than synthetic ones
         out += coloured_noise(rng, len(out), 0.0) * envelope * 10 ** rng.uniform(-1.3, -0.3)
     if rng.random() < 0.9:
         out = _equalise(out, rng)
@@ -481,7 +488,7 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def coloured_noise(rng: np.random.Generator, count: int, slope: float) -> np.ndarray:
-    """(count,) of unit level; power falls with frequency ** slope: 0 white, 1 pink, 2 brown."""
+    """(count,) noise of unit level. slope: exponent by which power falls with frequency; 0 white, 1 pink, 2 brown."""
     size = fft.next_fast_len(count, real=True)
     spectrum = fft.rfft(rng.standard_normal(size))
     spectrum *= np.maximum(fft.rfftfreq(size, 1 / RATE), 40.0) ** (-slope / 2)
@@ -490,7 +497,7 @@ def coloured_noise(rng: np.random.Generator, count: int, slope: float) -> np.nda
 
 
 def _equalise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random response: a tilt, and up to 8 dB either way at eight points an octave apart."""
+    """A smooth random frequency response: a tilt, and up to +-8 dB at eight points, one per octave."""
     octaves = np.linspace(0, 7, 8)
     points = rng.uniform(-8, 8, 8) * rng.uniform(0.2, 1) + rng.uniform(-2.5, 2.5) * (octaves - 3.5)
     size = fft.next_fast_len(len(samples), real=True)
@@ -505,7 +512,10 @@ def reverberate(
     decays: tuple[float, float] = (0.08, 0.7),
     levels: tuple[float, float] = (-25.0, -2.0),
 ) -> np.ndarray:
-    """Direct sound first, so that the timing holds, then a tail: seconds to fall by 60 dB, and its level in dB."""
+    """Reverberation after the direct sound, so that the timing stays.
+
+    decays: range of the time to fall by 60 dB, in seconds; levels: range of the tail's level, in dB.
+    """
     decay = rng.uniform(*decays)
     time = np.arange(int(decay * RATE)) / RATE
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / decay)
