@@ -111,7 +111,7 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     for number, person in enumerate(persons[:2]):
         report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
     logs = {path.stem: report.read_log(path) for path in args.curve}
-    _plots(out, seen, by_unit, by_column, felt, spoken, logs)
+    _plots(out, seen, by_unit, by_column, shares, spoken, logs)
     report.save_sheet(seen.sheet, out / "people.jpg")
     report.save_sheet(seen.emotions, out / "emotions.jpg")
     report.save_sheet(seen.worst, out / "worst.jpg")
