@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from inference.renderer import FaceRenderer
 from training import export
 from training.learning import trainer
 from training.stages import audio2lip
+from training.units import NAMES, POSE_COLUMNS
 
 from .conftest import write_discs
 from .stages import FITS, OPTIONS, PHASES, STEPS, Stages, make_small
@@ -99,13 +100,19 @@ def test_another_seed_trains_other_weights(stages: Stages, tmp_path: Path) -> No
     assert distance(load(tmp_path / "A.pt"), load(stages.trained("audio2lip"))) > 0
 
 
-def test_a_bank_of_all_stages_loads(stages: Stages, tmp_path: Path) -> None:
-    """Every exported part is found by the renderer, and fits the network that it belongs to."""
-    parser, out, words = argparse.ArgumentParser(), tmp_path / "bank.safetensors", []
+def exported(stages: Stages, names: Iterable[str], out: Path) -> Path:
+    """A bank of the given stages."""
+    parser, words = argparse.ArgumentParser(), []
     export.add_options(parser)
-    for name in (*OPTIONS, *FITS):
+    for name in names:
         words += [f"--{name}", str(stages.trained(name))]
     export.run(parser.parse_args([*words, "--out", str(out)]))
+    return out
+
+
+def test_a_bank_of_all_stages_loads(stages: Stages, tmp_path: Path) -> None:
+    """Every exported part is found by the renderer, and fits the network that it belongs to."""
+    out = exported(stages, (*OPTIONS, *FITS), tmp_path / "bank.safetensors")
     bank = load_bank(out)
     assert bank.has_audio
     face = FaceRenderer(bank, "cpu")
@@ -117,3 +124,14 @@ def test_a_bank_of_all_stages_loads(stages: Stages, tmp_path: Path) -> None:
     state = audio2lip.started_from(out)
     averaged = load(stages.trained("audio2lip"))["average"]
     assert state.keys() == averaged.keys()
+
+
+def test_the_close_reader_fits_blend_weights_to_a_bank_without_it(stages: Stages, tmp_path: Path) -> None:
+    others = [name for name in (*OPTIONS, *FITS) if name != "close-reader"]
+    bank, out = exported(stages, others, tmp_path / "bank.safetensors"), tmp_path / "close.pt"
+    out.write_bytes(stages.trained("close-reader").read_bytes())
+    stages.run("close-reader", out, STEPS, "--bank", str(bank))
+    share = load(out)["average"]["share"]
+    assert share.shape == (2, len(NAMES))
+    assert share.isfinite().all()
+    assert (share[:, POSE_COLUMNS] == torch.tensor([[0.0], [1.0]])).all(), "the pose is left to the first estimate"
