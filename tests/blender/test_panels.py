@@ -292,7 +292,7 @@ def missing_engine(world):
 @state
 def running_installation(world):
     running = SimpleNamespace(phase="packages", done=12, total=48, unit="", finished=False, cancel=lambda: None)
-    world.monkeypatch.setattr(world.package.engine.operators, "_installation", running)
+    world.monkeypatch.setattr(world.package.engine.operators._state, "installation", running)
 
 
 @pytest.mark.parametrize("name", STATES)
