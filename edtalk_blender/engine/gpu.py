@@ -99,7 +99,7 @@ def backend(offered: Sequence[str], found: Sequence[Card]) -> tuple[str, str]:
             f"{driver}, but {_dotted(needed)} is needed: update the driver. Until then the CPU will render the faces.",
         )
     why = "is too old for" if "cuda" in offered else "is not supported by"
-    other = 'To use it, choose "Other Graphics Card" in the preferences.'
+    other = 'To use it, choose "Other GPU" in the preferences.'
     return "cpu", f"{card.name} {why} the default packages: the CPU will render the faces. {other}"
 
 

@@ -85,6 +85,7 @@ def test_frames_that_are_rendered_come_along_and_others_come_back(
     assert plan.missing == 1
 
 
+@pytest.mark.slow
 def test_what_the_farm_gets_renders_there_and_is_shown_here(package, scene, saved, turning, engine, tmp_path):
     """Without Blender, in a process of the engine's own; nothing is left to render afterwards."""
     assert export(tmp_path / "jobs") == {"FINISHED"}

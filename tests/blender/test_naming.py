@@ -283,6 +283,7 @@ def test_the_panel_shows_all_proposals_and_the_fault_of_the_active_one(package, 
     assert package.naming.naming.fault(proposed, proposed.edtalk_naming.sliders[0]) in draw(panel).texts("label")
 
 
+@pytest.mark.slow
 def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, obj, tmp_path):
     """The starter bank without names gets 36 different names."""
     bank = addon.inference.contract.bank

@@ -112,6 +112,7 @@ def test_openexr_frames_look_as_png_ones_do(package, scene, engine, demo, tmp_pa
     assert np.abs(stills[0] - stills[1]).max() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see whether a process lives")
 def test_a_killed_blender_takes_the_engine_along_and_leaves_whole_frames(tmp_path):
     """In a Blender of its own: killed after a few frames; the engine ends by itself, the .blend and frames are fine."""
