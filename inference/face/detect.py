@@ -205,7 +205,7 @@ def _cascade_folder() -> Path | None:
     return folder if usable else None
 
 
-@lru_cache
+@lru_cache(maxsize=4)
 def _cascade(name: str) -> cv2.CascadeClassifier:
     folder = _cascade_folder()
     if folder is None:

@@ -1,4 +1,4 @@
-"""Reading sound: decoding a file, converting sample formats and rates."""
+"""Read sound files, and convert sample formats and rates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     frames = decode_sound(path)
     first = next(frames, None)
     if first is None:
-        raise EDTalkError(f"The audio stream of {path} holds no samples.", "Export the sound again.", "media")
+        raise EDTalkError(f"The audio stream of {path} has no samples.", "Export the sound again.", "media")
     rate = first.sample_rate
     # "fltp" has one row per channel. Their mean is a plain average; FFmpeg's own downmix has weights.
     converted = convert_sound(itertools.chain([first], frames), "fltp", rate=rate)  # 16-bit PCM becomes k / 32768

@@ -1,17 +1,14 @@
-"""Tests of the image layers of a shot: changed pixels, unchanged pixels, alpha and colours in files."""
+"""Tests of the image layers of a shot: changed pixels, unchanged pixels and alpha."""
 
 from __future__ import annotations
 
-import av
 import numpy as np
 import pytest
-from PIL import Image
 
 from inference.contract.shot import LAYERS, MASKS
 from inference.face.crop import Crop, crop_face, crop_from_box
 from inference.face.paste import Layering, PasteBack
-from inference.media.frames import read_frame
-from inference.media.picture import Picture, load_picture, save_picture
+from inference.media.picture import Picture
 from tests.synthetic_inputs import picture
 
 CROP = crop_from_box(60, 40, 200, 128, angle=7)
@@ -146,41 +143,3 @@ def test_mask_is_computed_once_per_crop(scene, face, monkeypatch):
     layering.compose(face, scene, crop_from_box(61, 40, 200, 128, angle=7))
     layering.compose(face, scene, crop_from_box(61, 40, 200, 128, angle=7))
     assert len(made) == 2
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def test_png_has_straight_alpha_and_exact_values(tmp_path, scene, face):
-    layer = Layering("plate").compose(face, scene, CROP)
-    save_picture(tmp_path / "a.png", layer)
-    found = load_picture(tmp_path / "a.png")
-    assert np.array_equal(found.rgb, layer[..., :3])
-    assert np.array_equal(found.alpha, layer[..., 3])
-    with Image.open(tmp_path / "a.png") as image:
-        assert image.mode == "RGBA"
-
-
-def planes(path) -> np.ndarray:
-    """The stored values of an EXR, (H, W, channels) float32, red first."""
-    with av.open(str(path)) as file:
-        frame = next(file.decode(video=0))
-    kind = np.float16 if "f16" in frame.format.name else np.float32
-    order = [2, 0, 1, 3][: len(frame.planes)]  # FFmpeg's order is green, blue, red, alpha
-    found = [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
-    return np.stack([found[place] for place in order], axis=2).astype(np.float32)
-
-
-def test_exr_is_linear_and_premultiplied(tmp_path, scene, face):
-    """As OpenEXR requires."""
-    layer = Layering("plate").compose(face, scene, CROP)
-    save_picture(tmp_path / "a.exr", layer)
-    stored = planes(tmp_path / "a.exr")
-    value, alpha = layer[..., :3] / 255, layer[..., 3:] / 255
-    light = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
-    np.testing.assert_allclose(stored[..., 3:], alpha, atol=1e-3)
-    np.testing.assert_allclose(stored[..., :3], light * alpha, atol=1e-3)
-    opaque = Layering("pasted").compose(face, scene, CROP)
-    save_picture(tmp_path / "b.exr", opaque)
-    assert planes(tmp_path / "b.exr").shape == (300, 400, 3), "an opaque layer has no alpha"
-    assert np.array_equal(read_frame(tmp_path / "b.exr"), opaque), "half floats hold 8 bits exactly"

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from inference.contract.errors import EDTalkError
+from inference.media.frames import read_frame
 from inference.media.picture import frames_to_network, from_network, load_picture, save_picture, to_network
 from tests.synthetic_inputs import picture
 
@@ -199,6 +200,12 @@ def test_exr_is_half_float_linear_and_premultiplied(tmp_path, rgba, channels):
         linear = np.concatenate([linear * alpha, alpha], axis=-1)
     np.testing.assert_allclose(stored, linear, atol=2**-11, rtol=0)
     assert [file.name for file in tmp_path.iterdir()] == ["p.exr"]
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.exr"])
+def test_opaque_frames_are_read_back_exactly(tmp_path, rgba, name):
+    save_picture(tmp_path / name, rgba[..., :3])
+    assert np.array_equal(read_frame(tmp_path / name), rgba[..., :3])
 
 
 @pytest.mark.parametrize("name", ["p.png", "p.exr"])
