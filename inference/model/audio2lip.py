@@ -1,6 +1,6 @@
 """Audio2Lip: 0.2 s of mel spectrogram to the lip coefficients of one frame.
 
-State-dict names and shapes are upstream's, so `Audio2Lip.pt` loads as it is; the starter bank holds a narrow one.
+Tensors have upstream's names and shapes, so `Audio2Lip.pt` loads unchanged; the starter bank has a narrower network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Audio2LipConfig:
 
 
 class ConvBlock(nn.Module):
-    """Convolution + batch norm [+ input] + ReLU; the residual joins before the ReLU."""
+    """Convolution, batch normalisation, optional residual connection, ReLU."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ConvBlock(nn.Module):
         return F.relu_(y + x if self.residual else y)
 
     def fuse(self) -> None:
-        """Fold the batch norm's fixed scale and shift into the convolution; it must be in eval mode."""
+        """Fold the batch normalisation into the convolution; the block must be in eval mode."""
         if len(self.conv_block) == 2:
             self.conv_block = nn.Sequential(fuse_conv_bn_eval(*self.conv_block))
 
@@ -77,9 +77,9 @@ class Audio2Lip(nn.Module):
         return self.mapping(self.audio_encoder(windows).flatten(1))
 
     def fuse(self) -> Audio2Lip:
-        """Switch to eval mode and fold every batch norm away, in place: the same function, faster.
+        """Switch to eval mode and fold the batch normalisations into the convolutions, in place. Returns self.
 
-        The state dict then lacks the batch norms, so fuse what is used, not what is saved.
+        The state dict then lacks the batch normalisations: do not save a fused network.
         """
         self.eval()
         for block in self.audio_encoder:

@@ -1,7 +1,7 @@
-"""EDTalk's published checkpoints: read without running anything they hold, and checked against our networks.
+"""Reads EDTalk's published checkpoints without executing code from them, and compares them with our networks.
 
-A checkpoint comes from the network and is a pickle, so it is read with torch's restricted unpickler, to which only
-`argparse.Namespace` (the trainers' options) is added. Whatever is wrong with a file ends as one EDTalkError.
+A checkpoint is a downloaded pickle, so it is read with torch's restricted unpickler, which additionally allows
+`argparse.Namespace` (the trainers' options) only. Every fault of a file is reported as one EDTalkError.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PUBLISHED = {GENERATOR: "a generator (EDTalk.pt or EDTalk_lip_pose.pt)", AUDIO:
 _TELL_TALE = {GENERATOR: "direction_lipnonlip.weight", AUDIO: "audio_encoder.0.conv_block.0.weight"}
 _DOWNLOAD = "Download the checkpoint again and compare its size with the publisher's."
 
-# Tensors that upstream saves but that no way of rendering reads. Everything else must be known to our networks.
+# Tensors that upstream saves but that rendering does not use. All others must be known to our networks.
 _DEAD = re.compile(
     r"dec\.(conv1|convs\.\d+)\.noise\.weight"
     r"|dec\.to_rgb1\.(bias|conv\.0\.weight|conv\.1\.bias)"
@@ -53,7 +53,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Network:
-    """What our network of this configuration needs, float32, and the names of the tensors nothing reads."""
+    """live: float32 tensors of our network of this configuration; dead: names of tensors that nothing reads."""
 
     config: GeneratorConfig | Audio2LipConfig
     live: Mapping[str, Tensor]
@@ -61,11 +61,11 @@ class Network:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The network in a `.pt` file as upstream publishes it, or in a `.safetensors` file of the same names.
+    """The network in a `.pt` file as upstream publishes it, or in a `.safetensors` file with the same names.
 
-    Raises EDTalkError (kind "bank") when it is anything else.
+    Raises EDTalkError (kind "bank") for any other file.
     """
-    _refuse_what_is_no_download(path)
+    _refuse_failed_download(path)
     if path.suffix == ".safetensors":
         found = _read_safetensors(path)
         entries = {kind: found for kind, name in _TELL_TALE.items() if name in found}
@@ -84,7 +84,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def generator_of(checkpoint: Checkpoint) -> Network:
-    """The generator in a checkpoint, of whatever size; EDTalkError unless it holds exactly what one needs."""
+    """The generator in a checkpoint, of any size; EDTalkError if tensors are missing or unknown."""
     _expect_kind(checkpoint, GENERATOR)
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     try:
@@ -97,7 +97,7 @@ def generator_of(checkpoint: Checkpoint) -> Network:
 
 
 def audio_network_of(checkpoint: Checkpoint) -> Network:
-    """The audio network in a checkpoint, of whatever width; EDTalkError unless it holds exactly what one needs."""
+    """The audio network in a checkpoint, of any width; EDTalkError if tensors are missing or unknown."""
     _expect_kind(checkpoint, AUDIO)
     try:
         config = audio2lip_config(checkpoint.tensors)
@@ -112,7 +112,7 @@ def network_of(checkpoint: Checkpoint) -> Network:
 
 
 def _without_memory(network: type[nn.Module], config: Any) -> nn.Module:
-    """The network with its names and shapes but no weights, so that a lying file cannot make us allocate."""
+    """The network with names and shapes but without weights, so that wrong sizes in a file do not allocate memory."""
     with torch.device("meta"):
         return network(config)
 
@@ -144,8 +144,8 @@ def _match(checkpoint: Checkpoint, config: Any, network: nn.Module, what: str) -
     return Network(config, live, dead)
 
 
-def _refuse_what_is_no_download(path: Path) -> None:
-    """Name the three ways in which downloads go wrong, which the readers would report in riddles."""
+def _refuse_failed_download(path: Path) -> None:
+    """Report truncated, HTML and pointer downloads clearly; torch's own errors are cryptic."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -155,7 +155,7 @@ def _refuse_what_is_no_download(path: Path) -> None:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="bank") from error
     if not head:
         raise _unfit(path, "expected a checkpoint, found an empty file.")
-    # No checkpoint is text throughout: zip and pickle start with control bytes, safetensors with a binary length.
+    # A checkpoint never is text only: zip and pickle start with control bytes, safetensors with a binary length.
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -165,30 +165,30 @@ def _refuse_what_is_no_download(path: Path) -> None:
         raise _unfit(
             path,
             f"expected a checkpoint, found a text file that begins '{line}', as when an error page "
-            "was saved in the checkpoint's place.",
+            "was saved instead of the checkpoint.",
         )
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        found = path.stat().st_size
         raise _unfit(
             path,
-            "the file is cut off: expected a zip archive with its end, found only the first "
-            f"{path.stat().st_size} bytes.",
+            f"the file is truncated: expected a complete zip archive, found only its first {found} bytes.",
         )
 
 
 def _read_pickle(path: Path) -> Any:
     damaged = _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
     try:
-        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch ignores the checksums
+        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not verify checksums
             raise damaged
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except EDTalkError:
         raise
-    except Exception as error:  # a damaged archive makes torch raise anything
+    except Exception as error:  # torch raises many types for damaged archives
         forbidden = re.search(r"unsupported GLOBAL (\S+)|Unsupported global: GLOBAL (\S+)", str(error))
         if forbidden:
             raise EDTalkError(
-                f"{path} is not safe and was not run: expected tensors only, found a pickle that asks for "
+                f"{path} is not safe and was not loaded: expected tensors only, found a pickle that requests "
                 f"'{forbidden[1] or forbidden[2]}'.",
                 "Use only checkpoints from EDTalk's own publication.",
                 "bank",
@@ -198,12 +198,12 @@ def _read_pickle(path: Path) -> Any:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     if is_bank(path):
-        raise EDTalkError(f"{path} is a bank already: expected a checkpoint.", "Use the bank as it is.", "bank")
+        raise EDTalkError(f"{path} is already a bank: expected a checkpoint.", "Use it without converting.", "bank")
     try:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
     except (SafetensorError, OSError) as error:
-        raise _unfit(path, "expected a whole safetensors file, found a damaged or foreign one.") from error
+        raise _unfit(path, "expected a complete safetensors file, found a damaged or foreign one.") from error
 
 
 def _expect_kind(checkpoint: Checkpoint, kind: str) -> None:
@@ -218,7 +218,7 @@ def _expect_kind(checkpoint: Checkpoint, kind: str) -> None:
 
 
 def _no_sizes(checkpoint: Checkpoint, error: Exception) -> EDTalkError:
-    lack = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else f"its sizes make no sense ({error})"
+    lack = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else f"its sizes are not valid ({error})"
     return _unfit(checkpoint.path, f"expected {_PUBLISHED[checkpoint.kind]}, but {lack}.")
 
 

@@ -1,4 +1,4 @@
-"""Makes a bank from EDTalk's published files, and tells what a bank or a checkpoint holds."""
+"""Converts EDTalk's published files to a bank, and describes banks and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from ..contract.bank import AUDIO_PREFIX, Bank, is_bank, load_bank, numbered_coe
 from ..contract.config import GeneratorConfig
 from ..contract.errors import EDTalkError
 from .checkpoint import GENERATOR, Checkpoint, Network, audio_network_of, generator_of, network_of, read_checkpoint
+from .load import networks_json
 
-BROUGHT_BY_USER = "Brought by the user; see upstream's terms."
+BROUGHT_BY_USER = "Provided by the user; see the publisher's terms."
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion made. used: tensors in the bank; dropped: tensors that nothing reads; size in bytes."""
+    """Result of a conversion. used: tensors in the bank; dropped: tensors that nothing reads; size: bytes."""
 
     bank: Bank
     used: int
@@ -49,7 +50,7 @@ class Report:
             (
                 f"{self.bank.path}: {self.size / 2**20:.1f} MiB, weights sha256 {self.bank.sha256}",
                 *_describe_config(self.bank.config.to_json()),
-                f"tensors   {self.used} used, {len(self.dropped)} dropped that nothing reads",
+                f"tensors   {self.used} used, {len(self.dropped)} unused and dropped",
                 *(f"          - {line}" for line in _grouped(self.dropped)),
                 f"emotions  {', '.join(sorted(self.bank.presets)) or 'none'}",
                 f"audio     {'yes' if self.bank.has_audio else 'no: lip-sync needs an Audio2Lip checkpoint'}",
@@ -68,17 +69,17 @@ def convert(
     name: str | None = None,
     licence: str = BROUGHT_BY_USER,
 ) -> Report:
-    """Write the bank `out` from upstream's files, whole or not at all.
+    """Write the bank `out` from upstream's files, atomically.
 
     generator: EDTalk.pt, EDTalk_lip_pose.pt or a .safetensors file with the same tensors; audio2lip: Audio2Lip.pt;
-    presets: folder with one (1, m) float32 .npy per emotion, `neutral` among them. The generator's file name is the
-    bank's name unless one is given. Raises EDTalkError naming the file at fault.
+    presets: folder with one (1, m) float32 .npy per emotion, including `neutral`. name: of the bank; default: the
+    generator's file name. Raises EDTalkError that names the file at fault.
     """
     out, sources = Path(out), [Path(path) for path in (generator, audio2lip) if path is not None]
     if out.suffix != ".safetensors":
-        raise EDTalkError(f"A bank is a .safetensors file, found '{out}'.", f"Write {out.stem}.safetensors.")
+        raise EDTalkError(f"A bank must be a .safetensors file, found '{out}'.", f"Name it {out.stem}.safetensors.")
     if any(out.exists() and out.samefile(source) for source in sources if source.exists()):
-        raise EDTalkError(f"{out} is one of the files to be converted.", "Choose another place for the bank.")
+        raise EDTalkError(f"{out} is one of the files to be converted.", "Choose another file for the bank.")
 
     network = generator_of(read_checkpoint(sources[0]))
     tensors = dict(network.live)
@@ -90,6 +91,7 @@ def convert(
     emotions = {} if presets is None else _read_presets(Path(presets), network.config, sources[0])
 
     origin = [f"{source.name} (sha256 {_sha256(source)})" for source in sources]
+    arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
     bank = Bank(
         name=name or sources[0].stem,
         config=network.config,
@@ -97,16 +99,17 @@ def convert(
         presets=emotions,
         licence=licence,
         origin=", ".join([*origin, *([f"{len(emotions)} emotion presets"] if emotions else [])]),
+        networks=networks_json(arrays),
     )
-    bank = save_bank(bank, {key: tensor.numpy() for key, tensor in tensors.items()}, out)
+    bank = save_bank(bank, arrays, out)
     return Report(bank, len(tensors), tuple(dropped), out.stat().st_size)
 
 
 def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a bank or a checkpoint is, ready for JSON; format_inspect makes it readable.
+    """Describe a bank or a checkpoint as JSON values; `format_inspect` formats them as text.
 
-    A file that can be read but is damaged or unfit is described too, with the reason under "fault"; EDTalkError when
-    it cannot be read.
+    A file that is readable but damaged or unsuitable is described too, with the reason as "fault". Raises EDTalkError
+    if the file cannot be read.
     """
     path = Path(path)
     if path.suffix == ".safetensors" and is_bank(path):
@@ -115,7 +118,7 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def format_inspect(found: Mapping[str, Any]) -> str:
-    """`inspect`'s answer as lines for a terminal."""
+    """The result of `inspect` as text for a terminal."""
     lines = [f"{found['path']}: {found['kind']}, {found['bytes'] / 2**20:.1f} MiB"]
     if found["kind"] == "bank":
         lines.append(f"name      {found['name']}")
@@ -126,7 +129,7 @@ def format_inspect(found: Mapping[str, Any]) -> str:
     if "tensors" in found:
         lines.append(f"tensors   {found['tensors']} used, {found['parameters']:,} numbers")
     if found.get("dropped"):
-        lines.append(f"dropped   {len(found['dropped'])} that nothing reads")
+        lines.append(f"dropped   {len(found['dropped'])} unused")
         lines += [f"          - {line}" for line in _grouped(found["dropped"])]
     if found["kind"] == "bank":
         lines += [
@@ -151,8 +154,7 @@ def _audio_for(config: GeneratorConfig, path: Path) -> Network:
     lips = dict(config.banks)["lip"]
     if audio.config.lip_dim != lips:
         raise EDTalkError(
-            f"{path} does not belong to this generator: expected {lips} mouth coefficients, found "
-            f"{audio.config.lip_dim}.",
+            f"{path} does not match this generator: expected {lips} mouth coefficients, found {audio.config.lip_dim}.",
             "Use the audio network that was published with the generator.",
             "bank",
         )
@@ -162,11 +164,11 @@ def _audio_for(config: GeneratorConfig, path: Path) -> Network:
 def _read_presets(folder: Path, config: GeneratorConfig, generator: Path) -> dict[str, np.ndarray]:
     """Expression vectors (m,) float32 by file name."""
     width = dict(config.banks).get("exp")
-    hint = "Give the folder 'predefined_exp_weights' that EDTalk publishes."
+    hint = "Choose the folder 'predefined_exp_weights' that EDTalk publishes."
     if width is None:
         raise EDTalkError(
-            f"{folder} cannot be used: expected a generator with an expression bank, found none in {generator}.",
-            "Leave the presets out, or convert EDTalk.pt.",
+            f"{folder} cannot be used: the generator {generator} has no expression bank.",
+            "Omit the presets, or convert EDTalk.pt.",
             "bank",
         )
     presets = {}
@@ -189,7 +191,7 @@ def _read_presets(folder: Path, config: GeneratorConfig, generator: Path) -> dic
     if "neutral" not in presets:
         found = ", ".join(presets) or ("no .npy file" if folder.is_dir() else "no such folder")
         raise EDTalkError(
-            f"{folder} lacks the emotion the others are measured from: expected neutral.npy, found {found}.",
+            f"{folder} lacks the neutral preset: expected neutral.npy, found {found}.",
             hint,
             "bank",
         )
@@ -245,7 +247,7 @@ def _describe_config(config: Mapping[str, Any]) -> list[str]:
 
 
 def _grouped(names: Sequence[str]) -> list[str]:
-    """Tensor names that differ in numbers alone as one line: `dec.convs.*.noise.weight (12)`."""
+    """Tensor names, those that differ only in numbers as one line: `dec.convs.*.noise.weight (12)`."""
     kinds: dict[str, list[str]] = {}
     for name in names:
         kind = ".".join("*" if part.isdigit() else part for part in name.split("."))

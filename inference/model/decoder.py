@@ -1,15 +1,15 @@
-"""The decoder in its fast form: `w_source + Q alpha`, drawn by warping the source's features (sections 3.1 to 3.3).
+"""The decoder in its fast form: renders the latent `w_source + Q alpha` by warping the source's features.
 
-Same mathematics as `inference.model.generator.Decoder`, sorted by what depends on what:
+It computes the same as `inference.model.generator.Decoder`, ordered by what the values depend on:
 
-    weights     style scales as a function of alpha, demodulation energies, the first convolution's answer to a style
-    source      the features f, n = InstanceNorm(conv2(f)), and both as ToRGB sees them: three channels
-    expression  the enhanced features f + gain n + offset; a constant expression costs nothing per frame
+    weights     style scales as a function of alpha, demodulation energies, the first convolution's response to a style
+    source      the features f, n = InstanceNorm(conv2(f)), and both projected by ToRGB to three channels
+    expression  the enhanced features f + gain n + offset; a constant expression adds no cost per frame
     frame       styles, convolutions, flow and mask, warp
 
-ToRGB's 1x1 convolution commutes with warping and masking, so colours are projected before the warp, and at the last
-level, whose x nobody reads, three channels are all that is warped. Factors sqrt(2) sit in gains and biases, as a leaky
-ReLU commutes with positive factors. Tensors are channels last, except for those of three channels.
+ToRGB's 1x1 convolution commutes with warping and masking, so colours are projected before the warp. At the last level,
+whose x is not used further, only these three channels are warped. Factors of sqrt(2) are folded into gains and biases,
+as a leaky ReLU commutes with positive factors. Tensors are in channels-last format, except those of three channels.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from .winograd import Scratch, convolution
 
 @dataclass(frozen=True)
 class Source:
-    """All that depends on the source picture alone; lists run over the levels, coarse to fine."""
+    """Everything that depends on the source picture alone; lists are ordered by level, coarse to fine."""
 
     styles: Tensor  # (1, scales of all layers) where alpha is zero
-    features: list[Tensor]  # (1, C, R, R); the last level's is not needed
+    features: list[Tensor]  # (1, C, R, R), without the last level's
     normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
-    colours: list[Tensor]  # (1, 3, R, R) ToRGB's view of the features
+    colours: list[Tensor]  # (1, 3, R, R) the features projected by ToRGB
     seen: tuple[Tensor, ...] | None = None  # for a bank's refiner: picture (1, 3, S, S), its motion, own alpha (1, n)
     known: tuple[Tensor, ...] | None = None  # for a bank's insets, see `inference.model.insets.Known`
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A source with its expression on, ready to be warped."""
+    """A source with its expression applied, ready for warping."""
 
-    features: list[Tensor]  # what `Warp.prepare` made of each level's feature, but for the last level's
+    features: list[Tensor]  # prepared by the warp's `prepare`, without the last level's
     colours: list[Tensor]  # (N, 3, R, R)
 
     @staticmethod
@@ -75,7 +75,7 @@ class Modulation:
 
 
 class Enhancement:
-    """Expression's gain and offset on one level's features, and the part of them that only the source decides."""
+    """The expression's gain and offset for one level's features, and the part that depends on the source alone."""
 
     def __init__(self, weights: Weights, name: str, resolution: int, directions: Tensor, scratch: Scratch) -> None:
         conv = weights(f"{name}.conv2.weight")
@@ -83,7 +83,7 @@ class Enhancement:
         self.one = conv.new_ones(1, len(conv), 1, 1)
         self.bias = weights(f"{name}.conv2.bias").view(1, -1, 1, 1)
         norm = f"{name}.norm2"
-        # The expression latent is Q alpha; multiplied out, the first layer reads alpha itself.
+        # The expression latent is Q alpha; Q is folded into the first layer.
         self.shared = weights(f"{norm}.mlp_shared.0.weight") @ directions, weights(f"{norm}.mlp_shared.0.bias")
         self.gain = weights(f"{norm}.mlp_gamma.weight"), weights(f"{norm}.mlp_gamma.bias") + 1.0
         self.offset = weights(f"{norm}.mlp_beta.weight"), weights(f"{norm}.mlp_beta.bias")
@@ -99,7 +99,7 @@ class Enhancement:
 
 
 class FirstConv:
-    """conv1 reads a constant, so its answer is linear in the style scales: one matrix, no convolution."""
+    """The input of conv1 is constant, so its output is linear in the style scales: one matrix product."""
 
     def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
         constant, weight = weights("dec.input.input"), weights.conv("dec.conv1.conv")
@@ -114,7 +114,7 @@ class FirstConv:
 
 
 class Finish:
-    """What follows a styled convolution: demodulation, bias and leaky ReLU, the first two with sqrt(2) in them."""
+    """The steps after a styled convolution: demodulation, bias and leaky ReLU, with sqrt(2) in the first two."""
 
     def __init__(self, weights: Weights, name: str, dtype: torch.dtype) -> None:
         self.energy = weights.conv(f"{name}.conv").square().sum((2, 3))  # (O, I)
@@ -154,7 +154,7 @@ class UpConv:
 
 
 class GridWarp:
-    """Bilinear reading of a feature where the grid points, zero outside, times the mask: the library's own."""
+    """Samples a feature bilinearly at the grid, zero outside, times the mask; uses `grid_sample`."""
 
     @staticmethod
     def prepare(feature: Tensor) -> Tensor:
@@ -168,10 +168,10 @@ class GridWarp:
 
 
 class RowWarp:
-    """The same for the processor: a pixel is a weighted sum of four neighbours' rows of C numbers, mask included.
+    """The same for the CPU: a pixel is a weighted sum of the C channels of four neighbours; weights include the mask.
 
-    With channels last, rows are contiguous and the sum is an embedding bag, a tenth of `grid_sample`'s time. A margin
-    of zeros stands for all that is outside.
+    In channels-last format the channels of a pixel are contiguous, and the sum is an embedding bag, which takes a tenth
+    of `grid_sample`'s time. A margin of zeros represents everything outside.
     """
 
     @staticmethod
@@ -215,7 +215,7 @@ class Level:
         self.last_bias = weights(f"dec.to_rgbs.{index}.bias")
 
     def flow_of(self, x: Tensor, scale: Tensor) -> Tensor:
-        """(N, C, R, R), (N, C) -> (N, 3, R, R): what this level adds to the flow and the mask's logit."""
+        """(N, C, R, R), (N, C) -> (N, 3, R, R): this level's contribution to the flow and the mask's logit."""
         filters = (self.flow * scale[:, None, :]).to(x.dtype)
         flows = [mix_channels(one[None], matrix) for one, matrix in zip(x, filters, strict=True)]
         return torch.cat(flows).float() + self.flow_bias
@@ -229,15 +229,15 @@ def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
 
 
 def upsample(x: Tensor) -> Tensor:
-    """(N, C, R, R) -> (N, C, 2R, 2R): zeros in between, then the low-pass filter.
+    """(N, C, R, R) -> (N, C, 2R, 2R): insert zeros, then apply the low-pass filter.
 
-    That filter's phases are (1, 3) / 4 and (3, 1) / 4: bilinear interpolation with zeros beyond the border.
+    The filter's phases are (1, 3) / 4 and (3, 1) / 4, which is bilinear interpolation with zeros outside the border.
     """
     return F.interpolate(F.pad(x, (1, 1, 1, 1)), scale_factor=2, mode="bilinear")[..., 2:-2, 2:-2]
 
 
 class Decoder:
-    """Turns a source once into a `Source`, that and an expression into a `Canvas`, those and alphas into pictures."""
+    """Prepares a `Source` once, a `Canvas` for each expression, and renders pictures from both and alphas."""
 
     def __init__(self, weights: Weights, config: GeneratorConfig, scratch: Scratch, dtype: torch.dtype) -> None:
         count = len(config.resolutions)
@@ -265,7 +265,7 @@ class Decoder:
         return Source(self.modulation.at_rest(latent), list(features[:-1]), normal, colours)
 
     def canvas(self, source: Source, expression: Tensor) -> Canvas:
-        """expression (1, m): the expression bank's coefficients; without that bank it is not read."""
+        """expression: (1, m), coefficients of the expression bank; ignored if there is none."""
         if not self.enhancements:
             return Canvas([self.warp.prepare(feature) for feature in source.features], source.colours)
         features, colours = [], []
@@ -280,8 +280,11 @@ class Decoder:
         return Canvas(features, colours)
 
     def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha (N, n) -> pictures (N, 3, S, S), nominally in [-1, 1], not clamped, and the last level's flow and mask
-        (N, 3, S, S), before tanh and sigmoid."""
+        """Render coefficients alpha (N, n).
+
+        Returns pictures (N, 3, S, S), nominally in [-1, 1] but not clamped, and the last level's flow and mask
+        (N, 3, S, S) before tanh and sigmoid.
+        """
         scales = self.modulation(source.styles, alpha)
         styles, flow_styles = iter(scales[: -len(self.levels)]), iter(scales[-len(self.levels) :])
         x = self.first(next(styles))

@@ -1,8 +1,8 @@
-"""The encoder in its fast form: a picture's latent, its feature pyramid and what it is doing (section 3).
+"""The encoder in its fast form: a picture's latent, feature pyramid and coefficients.
 
-Same mathematics as `inference.model.generator`, rewritten: sqrt(2) and 1 / sqrt(2) sit in the weights (a leaky ReLU
-commutes with positive factors), the skip filters at stride 2 before its 1x1 convolution, the motion heads are one
-matrix. Tensors are channels last throughout.
+It computes the same as `inference.model.generator.Encoder`: factors of sqrt(2) are folded into the weights (a leaky
+ReLU commutes with positive factors), the skip connection is filtered at stride 2 before its 1x1 convolution, and the
+motion heads are one matrix. Tensors are in channels-last format.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 class Blur:
-    """The low-pass filter for every channel by itself."""
+    """Depthwise low-pass filter."""
 
     def __init__(self, channels: int, gain: float, padding: int, device: torch.device, dtype: torch.dtype) -> None:
         kernel = blur_kernel(gain).to(device, dtype)
@@ -78,5 +78,5 @@ class Encoder:
         return latent, features[::-1]
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """(N, style_dim) -> alpha (N, n): what the picture behind the latent is doing."""
+        """latent (N, style_dim) -> coefficients (N, n) of the encoded picture."""
         return F.linear(latent, *self.heads)

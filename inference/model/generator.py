@@ -1,8 +1,8 @@
-"""The EDTalk generator, written to be read: `w = w_source + Q alpha`, decoded by warping the source's features.
+"""The EDTalk generator in readable form: `w = w_source + Q alpha`, decoded by warping the source's features.
 
-Names of modules and tensors are those of the published checkpoints. This is the reference form, used for training and
-for parity; `inference.model.decoder` holds the faster rewrite that renders. Layout is (N, C, H, W), pictures are RGB in
-[-1, 1]. Section numbers in comments refer to the paper, arXiv 2404.01647.
+Modules and tensors are named as in the published checkpoints. This reference form is used for training and for parity
+tests; `inference.model.encoder` and `inference.model.decoder` are the faster rewrite that renders. Layout is
+(N, C, H, W), pictures are RGB in [-1, 1]. Section numbers in comments refer to the paper, arXiv 2404.01647.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def blur_kernel(gain: float) -> Tensor:
 
 
 def fir(x: Tensor, kernel: Tensor, pad: tuple[int, int], stride: int = 1) -> Tensor:
-    """Filter every channel alike with the (4, 4) kernel after zero-padding both axes by `pad` (before, after)."""
+    """Filter each channel with the (4, 4) kernel after zero-padding both axes by `pad` (before, after)."""
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, 4, 4)
     if pad[0] == pad[1]:
@@ -39,7 +39,7 @@ def fir(x: Tensor, kernel: Tensor, pad: tuple[int, int], stride: int = 1) -> Ten
 
 
 def upsample(x: Tensor, kernel: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, 2H, 2W): zeros in between, then the low-pass filter. `kernel` carries the factor 4."""
+    """(N, C, H, W) -> (N, C, 2H, 2W): insert zeros, then low-pass filter. `kernel` includes the factor 4."""
     channels = x.shape[1]
     weight = kernel.to(x.dtype).expand(channels, 1, 4, 4)
     return F.conv_transpose2d(x, weight, stride=2, padding=1, groups=channels)
@@ -101,7 +101,7 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Sequential(EqualConv2d(inputs, inputs, 3, padding=1), ScaledLeakyReLU(inputs))
         self.conv2 = nn.Sequential(Blur((2, 2)), EqualConv2d(inputs, outputs, 3, stride=2), ScaledLeakyReLU(outputs))
-        # The published 1x1 convolution has stride 2; what it skips need not be filtered.
+        # The published 1x1 convolution has stride 2; here the filter has it, so that skipped pixels are not filtered.
         self.skip = nn.Sequential(Blur((1, 1), stride=2), EqualConv2d(inputs, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class ToRGB(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Instance normalisation with gain and offset read off the expression latent (3.3)."""
+    """Gain and offset of an instance normalisation, predicted from the expression latent (3.3)."""
 
     def __init__(self, channels: int, style_dim: int) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class ExpressionEnhancement(nn.Module):
-    """Adds to a source feature what the expression asks for. Upstream's first branch is overwritten: not built here."""
+    """Enhances a source feature for an expression. Upstream overwrites its first branch, so it is not built here."""
 
     def __init__(self, channels: int, style_dim: int) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class ExpressionEnhancement(nn.Module):
         self.norm2 = AdaptiveNorm(channels, style_dim)
 
     def normalised(self, feature: Tensor) -> Tensor:
-        """The part that depends on the source alone."""
+        """The part that depends on the source alone, (S, C, R, R)."""
         return F.instance_norm(self.conv2(feature))
 
     def forward(self, feature: Tensor, expression: Tensor) -> Tensor:
@@ -263,8 +263,8 @@ class ConstantInput(nn.Module):
 def warp_grid(size: int, device: torch.device | str = "cpu") -> Tensor:
     """(1, size, size, 2) sampling positions of a zero flow, x first.
 
-    End points included although `grid_sample` runs with align_corners=False: not quite the identity, and the published
-    weights live with it.
+    The end points are included although `grid_sample` runs with align_corners=False, so it is not quite the identity;
+    the published weights were trained with it.
     """
     line = torch.linspace(-1.0, 1.0, size, device=device)
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)[None]
@@ -276,7 +276,7 @@ def per_frame(x: Tensor, frames: int) -> Tensor:
 
 
 class Level(NamedTuple):
-    """All of one decoder level, for training losses and parity tests. `flow` is before tanh and sigmoid."""
+    """Outputs of one decoder level, for training losses and parity tests. `flow` is before tanh and sigmoid."""
 
     up: Tensor  # (N, C, R, R)
     same: Tensor  # (N, C, R, R)
@@ -343,15 +343,15 @@ class Generator(nn.Module):
     def basis(self) -> Tensor:
         """Q (style_dim, n), orthonormal columns in bank order (3.1).
 
-        Householder QR treats columns in order, so a further bank leaves the earlier ones as they are; the signs are
-        LAPACK's own, and coefficients are trained against them.
+        Householder QR processes columns in order, so an additional bank does not change the earlier columns. The
+        coefficients are trained with the signs that LAPACK chooses.
         """
         names = ["lipnonlip", *(name for name, _ in self.config.banks[2:])]
         directions = torch.cat([getattr(self, f"direction_{name}").weight for name in names], 1)
         return torch.linalg.qr(directions + 1e-8).Q
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """What the picture behind `latent` (N, style_dim) is doing: alpha (N, n)."""
+        """latent (N, style_dim) -> coefficients alpha (N, n) of the encoded picture."""
         shared = self.fc(latent)
         return torch.cat([getattr(self, f"{name}_fc")(shared) for name, _ in self.config.banks], 1)
 

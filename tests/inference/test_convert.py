@@ -131,7 +131,7 @@ class TestRoundTrip:
         assert sorted(bank.presets) == sorted(EMOTIONS)
         assert np.array_equal(bank.presets["happy"], np.full(2, 4 / 3, np.float32))
         assert bank.name == "EDTalk"
-        assert "brought by the user" in bank.licence.lower()
+        assert "provided by the user" in bank.licence.lower()
         assert "EDTalk.pt (sha256 " in bank.origin
         assert report.bank.to_json() == bank.to_json()
 
@@ -196,7 +196,7 @@ class TestRoundTrip:
         assert found["presets"] == list(EMOTIONS)
         assert (found["audio"], found["size"], found["tensors"]) == (True, 16, report.used)
         text = str(report)
-        for part in (str(out), report.bank.sha256, "lip 4, pose 3, exp 2", f"{report.used} used, 39 dropped", "neutral",
+        for part in (str(out), report.bank.sha256, "lip 4, pose 3, exp 2", f"{report.used} used, 39 unused", "neutral",
                      "dec.convs.*.noise.weight (4)", "audio     yes"):  # fmt: skip
             assert part in text
 
@@ -248,8 +248,8 @@ class TestHostileFiles:
             "old layout": {"gen": attack},
         }[place]
         torch.save(content, path, _use_new_zipfile_serialization=place != "old layout")
-        message = refused("is not safe and was not run", path, None, None, out)
-        assert f"asks for '{os.system.__module__}.system'" in message
+        message = refused("is not safe and was not loaded", path, None, None, out)
+        assert f"requests '{os.system.__module__}.system'" in message
         assert not attack.marker.exists()
         torch.load(path, weights_only=False)
         assert attack.marker.exists(), "the attack is no attack, so this test shows nothing"
@@ -269,7 +269,7 @@ class TestHostileFiles:
     def test_any_other_class_is_forbidden_too(self, tmp_path, generator, out):
         path = tmp_path / "odd.pt"
         torch.save({"gen": generator_state(), "args": Harmless()}, path)
-        refused(r"asks for '[\w.]*Harmless'", path, None, None, out)
+        refused(r"requests '[\w.]*Harmless'", path, None, None, out)
 
     def test_the_allowance_ends_with_the_reading(self, generator, out):
         convert(generator, None, None, out)
@@ -301,7 +301,7 @@ class TestBrokenDownloads:
         content = generator.read_bytes()
         for length in (600, len(content) // 2, len(content) - 1):
             generator.write_bytes(content[:length])
-            refused("cut off: .* only the first", generator, None, None, out)
+            refused("is truncated: .* only its first", generator, None, None, out)
 
     def test_a_damaged_middle(self, generator, out):
         """torch itself reads such a file without a word."""
@@ -335,7 +335,7 @@ class TestWrongModels:
 
     def test_a_bank_in_the_checkpoints_place(self, generator, out, tmp_path):
         convert(generator, None, None, out)
-        message = refused("is a bank already", out, None, None, tmp_path / "again.safetensors")
+        message = refused("is already a bank", out, None, None, tmp_path / "again.safetensors")
         assert str(out) in message
 
     def test_somebody_elses_network(self, tmp_path, out):
@@ -438,7 +438,7 @@ class TestWrongModels:
         save_audio(path, {name: tensor for name, tensor in tensors.items() if ".12." not in name})
         refused("lacks audio_encoder.12", generator, path, None, out)
         save_audio(path, audio_state(Audio2LipConfig(AUDIO.channels, 7)))
-        refused("does not belong to this generator: expected 4 mouth coefficients, found 7", generator, path, None, out)
+        refused("does not match this generator: expected 4 mouth coefficients, found 7", generator, path, None, out)
 
 
 class TestPresets:
@@ -478,12 +478,12 @@ class TestPresets:
         refused("found no such folder", generator, None, tmp_path / "nowhere", out)
 
     def test_presets_for_a_generator_without_expression(self, lip_pose, presets, out):
-        refused("expected a generator with an expression bank", lip_pose, None, presets, out)
+        refused("has no expression bank", lip_pose, None, presets, out)
 
 
 class TestOutput:
     def test_a_suffix_that_nobody_would_find(self, generator, tmp_path):
-        refused("A bank is a .safetensors file", generator, None, None, tmp_path / "bank.pt")
+        refused("A bank must be a .safetensors file", generator, None, None, tmp_path / "bank.pt")
 
     def test_the_input_is_not_overwritten(self, tmp_path):
         path = tmp_path / "EDTalk.safetensors"
