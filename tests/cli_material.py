@@ -1,4 +1,4 @@
-"""What the command line's tests render from: small random banks, pictures, clips and voices, and ways to call it."""
+"""Material for the tests of the command line: small random banks, images, clips and sounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EMOTIONS = ("happy", "neutral", "sad")
 
 
 def write_bank(path: Path, config: GeneratorConfig, *, sound: bool = True, narrow: bool = True) -> Path:
-    """A bank of random weights, with three emotions where it has expressions."""
+    """A bank of random weights, with three emotions if it has expressions."""
     coefficients = [
         Coefficient(NAMED.get(column, entry.name), entry.bank)
         for column, entry in enumerate(numbered_coefficients(config.banks))
@@ -47,7 +47,7 @@ def write_bank(path: Path, config: GeneratorConfig, *, sound: bool = True, narro
 
 @dataclass(frozen=True)
 class Material:
-    """Files to render from; the folders are driving clips without loss, of 3, 5 and 11 frames."""
+    """Input files. The folders are lossless driving clips of 3, 5 and 11 frames."""
 
     bank: Path
     lip_pose: Path
@@ -80,7 +80,7 @@ def write_wav(path: Path, samples: np.ndarray, rate: int = 16_000) -> Path:
 
 
 def build(folder: Path) -> Material:
-    """Write everything into an empty folder."""
+    """Write all files into an empty folder."""
     drivers = {}
     for name, count in (("exp", 3), ("pose", 5), ("lip", 11)):
         drivers[name] = folder / f"{name}{count}"
@@ -113,7 +113,7 @@ def run(*words: object) -> int:
 
 
 def render(material: Material, *words: object) -> list[object]:
-    """The words of a `render` on the small bank, no cropping; later options win over these."""
+    """The arguments of a `render` with the small bank and without cropping; later options override these."""
     return ["render", "--bank", material.bank, "--source", material.source, "--crop", "none",
             "--driver-crop", "none", "--threads", 1, *words]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A shot that is quickly rendered: a small random bank, a portrait taken whole, a voice, a rest and some holds."""
+"""A shot that renders fast: a small random bank, a portrait without crop, a sound and some holds."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_shot(inputs: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a shot of so many frames, from 101 on; every fourth frame holds. Returns its folder."""
+    """Writes a shot of a number of frames from 101 on; every fourth frame is a hold. Returns its folder."""
 
     def make(frames: int, folder: str = "shot", **changes: Any) -> Path:
         bank = read_bank(inputs / "bank.safetensors")
@@ -57,13 +57,13 @@ def make_shot(inputs: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    """The content of all finished frames of a folder, by name."""
+    """The content of all finished frames in a folder by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
 
 
 @pytest.fixture
 def dub_shot(make_shot, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a shot as `make_shot` does, of footage instead of a portrait; no face in its third frame."""
+    """As `make_shot`, with footage instead of a portrait and no face in the third frame."""
 
     def make(frames: int, folder: str = "shot", **changes: Any) -> Path:
         media = tmp_path / "rushes.mp4"

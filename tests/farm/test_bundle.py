@@ -1,4 +1,4 @@
-"""Job bundles: whole wherever they are carried, what Open Job Description's own tool says of them, and run by it."""
+"""Job bundles: content, validation by the openjd tool, and running them with it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def bundle(shot: Path, out: Path, *words: object) -> Path:
 
 @pytest.fixture
 def direct(tmp_path):
-    """Renders a shot at once, in a folder of its own, and gives its frames."""
+    """Renders a shot in one run into a separate folder and returns its frames."""
 
     def render(shot: Path) -> dict[str, bytes]:
         folder = tmp_path / "direct"
@@ -61,7 +61,7 @@ def direct(tmp_path):
 # ------------------------------------------------------------------------------------------------ content
 
 
-def test_a_bundle_is_whole_wherever_it_is_carried(make_shot, inputs, tmp_path, direct, capfd):
+def test_a_bundle_can_be_moved(make_shot, inputs, tmp_path, direct, capfd):
     shot = make_shot(8)
     expected = direct(shot)
     bundle(shot, tmp_path / "here" / "job")
@@ -78,7 +78,7 @@ def test_a_bundle_is_whole_wherever_it_is_carried(make_shot, inputs, tmp_path, d
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_bundle_of_dubbed_footage_is_whole_too(dub_shot, tmp_path, direct, monkeypatch, capfd, links):
+def test_a_bundle_of_a_dubbed_shot_can_be_moved(dub_shot, tmp_path, direct, monkeypatch, capfd, links):
     shot = dub_shot(8)
     expected = direct(shot)
     assert len(expected) == 8, "each frame is one of its own, also where coefficients hold"
@@ -102,7 +102,7 @@ def test_a_bundle_of_dubbed_footage_is_whole_too(dub_shot, tmp_path, direct, mon
     assert sound == pytest.approx(8 / FPS, abs=0.03)
 
 
-def test_frames_that_are_there_come_along_and_stay(make_shot, tmp_path):
+def test_existing_frames_are_included_and_kept(make_shot, tmp_path):
     shot = make_shot(12)
     assert run("shot", "render", shot, "--frames", "101-104") == 0
     there = pictures(tmp_path / "frames")
@@ -114,21 +114,21 @@ def test_frames_that_are_there_come_along_and_stay(make_shot, tmp_path):
     assert pictures(frames) == there
 
 
-def test_a_bundle_written_over_itself_is_itself(make_shot, tmp_path):
+def test_a_bundle_can_be_written_again(make_shot, tmp_path):
     job = bundle(make_shot(6), tmp_path / "job")
     before = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
     bundle(job / "shot", job)
     assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
 
 
-def test_the_bank_may_stay_where_it_is(make_shot, inputs, tmp_path):
+def test_keep_bank(make_shot, inputs, tmp_path):
     job = bundle(make_shot(6), tmp_path / "job", "--keep-bank")
     assert not list(job.rglob("*.safetensors"))
     assert Shot.read(job / "shot").bank == inputs / "bank.safetensors"
     assert read(job, "asset_references")["assetReferences"]["referencedPaths"] == [str(inputs / "bank.safetensors")]
 
 
-def test_another_sound_or_none(make_shot, inputs, tmp_path):
+def test_audio_option(make_shot, inputs, tmp_path):
     shutil.copy(inputs / "line.wav", tmp_path / "other take.wav")
     job = bundle(make_shot(6), tmp_path / "job", "--audio", tmp_path / "other take.wav")
     assert Shot.read(job / "shot").sound == job / "shot" / "other take.wav"
@@ -136,7 +136,7 @@ def test_another_sound_or_none(make_shot, inputs, tmp_path):
     assert Shot.read(job / "shot").sound is None
 
 
-def test_a_bank_of_another_shot_or_none_is_refused(make_shot, inputs, tmp_path):
+def test_a_wrong_or_missing_bank(make_shot, inputs, tmp_path):
     found = Shot.read(make_shot(4))
     for changes, said in (
         ({"bank_sha256": "ab" * 32}, "is not the bank"),
@@ -150,8 +150,8 @@ def test_a_bank_of_another_shot_or_none_is_refused(make_shot, inputs, tmp_path):
     assert run("shot", "bundle", make_shot(4), "--out", tmp_path / "file" / "job") == 3
 
 
-def test_values_are_the_templates_and_paths_lie_in_the_folder(make_shot, tmp_path):
-    """What Deadline Cloud's loader asks of a bundle."""
+def test_parameter_values_match_the_template(make_shot, tmp_path):
+    """The requirements of Deadline Cloud's loader."""
     job = bundle(make_shot(10), tmp_path / "job", "--chunk", 4, "--engine", "/e/bin/python", "--engine-folder", "/e/x")
     defined = {one["name"]: one for one in read(job, "template")["parameterDefinitions"]}
     values = {one["name"]: one["value"] for one in read(job, "parameter_values")["parameterValues"]}
@@ -169,7 +169,7 @@ def test_values_are_the_templates_and_paths_lie_in_the_folder(make_shot, tmp_pat
     assert (values["Engine"], values["EngineFolder"]) == ("/e/bin/python", "/e/x")
 
 
-def test_a_gpu_is_asked_for_where_it_is_wanted(make_shot):
+def test_gpu_requirement(make_shot):
     shot = Shot.read(make_shot(4))
     render, encode = template(shot, Job("x", gpus=2))["steps"]
     assert render["hostRequirements"] == {"amounts": [{"name": "amount.worker.gpu", "min": 2}]}
@@ -183,7 +183,7 @@ def test_a_gpu_is_asked_for_where_it_is_wanted(make_shot):
 
 
 @pytest.mark.parametrize("wrong", [{"chunk": 0}, {"timeout": 0}, {"gpus": -1}])
-def test_jobs_that_make_no_sense(wrong):
+def test_invalid_jobs(wrong):
     with pytest.raises(EDTalkError, match="A job needs"):
         Job("x", **wrong)
 
@@ -196,7 +196,7 @@ NAMES = ["Anna", 'Müller: "shot" 12/13', "{{Param.Frames}} $(id)", "  tabs\tand
 
 @needs_openjd
 @pytest.mark.parametrize("gpus", [0, 1])
-def test_openjd_takes_the_template(make_shot, tmp_path, gpus):
+def test_openjd_accepts_the_template(make_shot, tmp_path, gpus):
     words = ["--gpus", gpus] if gpus else []
     for index, name in enumerate(NAMES if not gpus else NAMES[:1]):
         job = bundle(make_shot(6), tmp_path / f"job{index}", f"--name={name}", *words)
@@ -207,7 +207,7 @@ def test_openjd_takes_the_template(make_shot, tmp_path, gpus):
 
 @needs_openjd
 @pytest.mark.parametrize(("first", "frames"), [(101, 20), (1, 1), (-7, 15)])
-def test_openjd_divides_frames_into_chunks_that_render_takes(make_shot, tmp_path, first, frames):
+def test_openjd_chunks_are_valid_frame_ranges(make_shot, tmp_path, first, frames):
     shot = make_shot(frames, first_frame=first)
     log = tmp_path / "log"
     job = bundle(shot, tmp_path / "job", "--chunk", 6, *recorder(tmp_path, log))
@@ -222,7 +222,7 @@ def test_openjd_divides_frames_into_chunks_that_render_takes(make_shot, tmp_path
 
 
 def recorder(folder: Path, log: Path) -> list[object]:
-    """An engine that only writes down what it was asked."""
+    """An engine that only records its arguments."""
     program = folder / "recorder"
     program.write_text(
         f"#!{sys.executable}\nimport json, sys\nopen({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\n"
@@ -233,8 +233,8 @@ def recorder(folder: Path, log: Path) -> list[object]:
 
 @needs_openjd
 @pytest.mark.skipif(os.name == "nt", reason="the engine that is killed is a shell script")
-def test_250_frames_in_5_chunks_one_of_them_killed_equal_the_direct_render(inputs, tmp_path, direct):
-    """In a folder whose name asks for trouble."""
+def test_chunks_equal_the_direct_render_even_if_one_is_killed(inputs, tmp_path, direct):
+    """In a folder with special characters in its name."""
     bank = read_bank(inputs / "bank.safetensors")
     rows = np.random.default_rng(5).standard_normal((250, len(bank.names)))
     home = tmp_path / "it's $HOME; Müller"
@@ -281,7 +281,7 @@ def test_250_frames_in_5_chunks_one_of_them_killed_equal_the_direct_render(input
 
 
 @needs_openjd
-def test_dubbed_footage_is_run_as_well(dub_shot, tmp_path, direct):
+def test_a_dubbed_shot_runs(dub_shot, tmp_path, direct):
     shot = dub_shot(9)
     expected = direct(shot)
     job = bundle(shot, tmp_path / "job", "--chunk", 3, "--device", "cpu")
@@ -292,7 +292,7 @@ def test_dubbed_footage_is_run_as_well(dub_shot, tmp_path, direct):
 
 
 @needs_openjd
-def test_a_failure_is_shown_at_its_task(make_shot, tmp_path):
+def test_errors_are_shown_with_the_task(make_shot, tmp_path):
     job = bundle(make_shot(4), tmp_path / "job")
     answer = openjd("run", job / "template.json", "--step", "Encode")
     assert answer.returncode != 0

@@ -1,4 +1,4 @@
-"""Flamenco's job type, compiled as its Manager does it, and what it compiles to, run."""
+"""The Flamenco job type: compiled as Flamenco Manager does, and the compiled tasks run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def words(task: dict[str, Any]) -> list[str]:
     return [command["parameters"]["exe"], *command["parameters"]["args"]]
 
 
-def test_its_settings_are_of_the_kinds_that_flamenco_knows():
+def test_settings_have_types_that_flamenco_supports():
     job_type = compiled(bundle="/job", frames="1")["type"]
     assert job_type["label"] == "EDTalk Face"
     keys = [setting["key"] for setting in job_type["settings"]]
@@ -52,7 +52,7 @@ def test_its_settings_are_of_the_kinds_that_flamenco_knows():
 
 @pytest.mark.parametrize("frames", ["101-350", "7", "1-5", "1,2", "3, 5-10, 47-327", "10..20"])
 @pytest.mark.parametrize("chunk", [1, 2, 50])
-def test_tasks_cover_the_frames_once(frames, chunk):
+def test_tasks_cover_each_frame_once(frames, chunk):
     tasks = compiled(bundle="/job", frames=frames, chunk_size=chunk)["tasks"]
     *renders, encode = tasks
     asked = [parse_frame_ranges(word.removeprefix("--frames=")) for task in renders for word in words(task)
@@ -64,13 +64,13 @@ def test_tasks_cover_the_frames_once(frames, chunk):
     assert len({task["name"] for task in tasks}) == len(tasks)
 
 
-def test_no_clip_no_encoding_and_workers_of_a_kind():
+def test_without_clip_and_with_worker_tag():
     job = compiled(bundle="/job", frames="1-100", clip="", task_type="gpu")
     assert [task["type"] for task in job["tasks"]] == ["gpu", "gpu"]
     assert words(job["tasks"][0])[:5] == ["{edtalk_python}", "-X", "utf8", "{edtalk}/inference", "shot"]
 
 
-def test_what_it_compiles_to_renders_and_encodes(make_shot, tmp_path):
+def test_the_compiled_tasks_run(make_shot, tmp_path):
     shot = make_shot(12)
     assert run("shot", "bundle", shot, "--out", tmp_path / "job") == 0
     job = compiled(bundle=str(tmp_path / "job"), frames="101-112", chunk_size=5, clip="anna.mp4", device="cpu",

@@ -1,4 +1,4 @@
-"""`shot`: the same frames however they are asked for, nothing twice, nothing lost, and what is made of them."""
+"""The `shot` commands: rendering in parts, encoding and numbering of frames."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def render(shot: Path, *words: object) -> int:
 
 @pytest.fixture
 def direct(shot, tmp_path) -> dict[str, bytes]:
-    """All frames, rendered at once into a folder of their own."""
+    """All frames, rendered in one run into a separate folder."""
     assert render(shot, "--frames-folder", tmp_path / "direct") == 0
     return pictures(tmp_path / "direct")
 
@@ -56,7 +56,7 @@ def said(capfd) -> str:
 # ------------------------------------------------------------------------------------------------ render
 
 
-def test_frames_are_the_same_however_they_are_divided(shot, frames, direct):
+def test_frames_do_not_depend_on_the_division(shot, frames, direct):
     assert len(direct) == FRAMES - FRAMES // 4
     numbers = list(range(FIRST, FIRST + FRAMES))
     random = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def test_frames_are_the_same_however_they_are_divided(shot, frames, direct):
             path.unlink()
 
 
-def test_several_shots_share_one_engine_and_one_that_fails_stops_no_other(make_shot, tmp_path, monkeypatch, capfd):
+def test_several_shots_share_one_bank_and_fail_independently(make_shot, tmp_path, monkeypatch, capfd):
     made = []
     monkeypatch.setattr(drawing, "load_bank", lambda path, load=drawing.load_bank: made.append(path) or load(path))
     shots = [make_shot(count, f"shot{count}", frames_folder=tmp_path / f"frames{count}") for count in (3, 4, 5)]
@@ -88,7 +88,7 @@ def test_several_shots_share_one_engine_and_one_that_fails_stops_no_other(make_s
     assert "--frames can be used with one shot only, found 4" in said(capfd)
 
 
-def test_frames_are_numbered_as_in_the_scene(shot, frames, direct, capfd):
+def test_frame_numbers_are_those_of_the_scene(shot, frames, direct, capfd):
     names = Shot.read(shot).file_names()
     assert render(shot, "--frames", "103-105") == 0
     assert set(pictures(frames)) == set(names[2:5])
@@ -103,13 +103,13 @@ def test_frames_are_numbered_as_in_the_scene(shot, frames, direct, capfd):
         assert "expected scene frames" in said(capfd)
 
 
-def test_frames_before_zero_have_numbers_too(make_shot, frames):
+def test_negative_frame_numbers(make_shot, frames):
     shot = make_shot(8, first_frame=-4)
     assert render(shot, "--frames=-4--2") == 0
     assert set(pictures(frames)) == set(Shot.read(shot).file_names()[:3])
 
 
-def test_what_is_there_is_left_and_nothing_is_loaded_for_it(shot, frames, direct, monkeypatch, capfd):
+def test_existing_frames_are_kept_without_loading_anything(shot, frames, direct, monkeypatch, capfd):
     assert render(shot, "--frames", "101-110") == 0
     before = {path: path.stat().st_mtime_ns for path in frames.iterdir()}
     capfd.readouterr()
@@ -122,7 +122,7 @@ def test_what_is_there_is_left_and_nothing_is_loaded_for_it(shot, frames, direct
     assert pictures(frames) == direct
 
 
-def test_what_a_farm_reads(shot, frames, capfd):
+def test_openjd_progress(shot, frames, capfd):
     assert render(shot, "--frames", "101-108", "--progress", "openjd") == 0
     lines = capfd.readouterr().out.splitlines()
     saved = [line.removeprefix("Saved: ") for line in lines if line.startswith("Saved: ")]
@@ -139,7 +139,7 @@ def test_what_a_farm_reads(shot, frames, capfd):
     assert told.out.strip().removeprefix("openjd_fail: ") in told.err
 
 
-def test_a_term_signal_ends_it_after_the_frame_and_nothing_is_lost(shot, frames, direct, monkeypatch):
+def test_sigterm_stops_after_the_current_frame(shot, frames, direct, monkeypatch):
     def save_and_signal(path, pixels):
         save_picture(path, pixels)
         if len(pictures(frames)) == 5:
@@ -153,7 +153,7 @@ def test_a_term_signal_ends_it_after_the_frame_and_nothing_is_lost(shot, frames,
 
 
 @pytest.mark.slow
-def test_two_at_once_write_the_same(shot, frames, direct):
+def test_two_processes_render_one_shot(shot, frames, direct):
     command = [sys.executable, ROOT / "inference", "shot", "render", shot, "--device", "cpu", "--threads", "1"]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=shot.parent) for _ in range(2)]
     assert [process.communicate(timeout=120) and process.returncode for process in running] == [0, 0]
@@ -161,8 +161,8 @@ def test_two_at_once_write_the_same(shot, frames, direct):
     assert [path for path in frames.iterdir() if path.name[0] == "."] == []
 
 
-def test_two_that_write_one_picture_do_not_meet(tmp_path, monkeypatch):
-    """The second begins and ends while the first has its file half written."""
+def test_two_writers_of_one_file(tmp_path, monkeypatch):
+    """The second starts and finishes while the first is writing its file."""
     path, pixels = tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8)
     first = Image.Image.save
 
@@ -179,7 +179,7 @@ def test_two_that_write_one_picture_do_not_meet(tmp_path, monkeypatch):
     assert Image.open(path).size == (4, 4)
 
 
-def test_leftovers_of_killed_writers_go_and_work_of_others_stays(shot, frames, monkeypatch):
+def test_old_partial_files_are_removed(shot, frames, monkeypatch):
     frames.mkdir()
     old, young, mine = frames / ".ab.12345678.partial.png", frames / ".cd.12345678.partial.png", frames / ".mine.png"
     for path in (old, young, mine):
@@ -190,8 +190,8 @@ def test_leftovers_of_killed_writers_go_and_work_of_others_stays(shot, frames, m
     assert (old.exists(), young.exists(), mine.exists()) == (False, True, True)
 
 
-def test_frames_of_no_bytes_are_made_anew(shot, frames, direct):
-    """What a machine that lost its power leaves behind."""
+def test_empty_frames_are_rendered_again(shot, frames, direct):
+    """Such files are left after a power failure."""
     frames.mkdir()
     for name in list(direct)[:3]:
         (frames / name).touch()
@@ -199,7 +199,7 @@ def test_frames_of_no_bytes_are_made_anew(shot, frames, direct):
     assert pictures(frames) == direct
 
 
-def test_a_bank_that_lies_elsewhere(shot, frames, inputs, tmp_path, capfd):
+def test_bank_option(shot, frames, inputs, tmp_path, capfd):
     data = json.loads((shot / "shot.json").read_text())
     (shot / "shot.json").write_text(json.dumps(data | {"bank": "/nowhere/bank.safetensors"}))
     assert render(shot) == 2
@@ -210,7 +210,7 @@ def test_a_bank_that_lies_elsewhere(shot, frames, inputs, tmp_path, capfd):
     assert "is not the bank that the shot was made with" in said(capfd)
 
 
-def test_failures_have_the_command_lines_exit_codes(shot, frames, tmp_path, capfd):
+def test_exit_codes(shot, frames, tmp_path, capfd):
     assert render(tmp_path / "nothing") == 2
     assert "is not a complete shot" in said(capfd)
     frames.write_bytes(b"a file where the folder would be")
@@ -225,7 +225,7 @@ def test_failures_have_the_command_lines_exit_codes(shot, frames, tmp_path, capf
 # ------------------------------------------------------------------------------------------------ info
 
 
-def test_info_tells_what_is_missing_in_the_words_of_render(shot, frames, direct, inputs, capfd):
+def test_info_lists_missing_frames(shot, frames, direct, inputs, capfd):
     assert render(shot, "--frames", "105-108,120") == 0
     capfd.readouterr()
     assert run("shot", "info", shot) == 0
@@ -244,7 +244,7 @@ def test_info_tells_what_is_missing_in_the_words_of_render(shot, frames, direct,
 # ------------------------------------------------------------------------------------------------ encode
 
 
-def test_a_clip_has_all_frames_and_the_sound(shot, frames, direct, tmp_path, inputs, capfd):
+def test_encode(shot, frames, direct, tmp_path, inputs, capfd):
     out = tmp_path / "clip.mp4"
     encode = ["shot", "encode", shot, "--frames-folder", tmp_path / "direct", "--out", out]
     assert run(*encode) == 0
@@ -260,8 +260,8 @@ def test_a_clip_has_all_frames_and_the_sound(shot, frames, direct, tmp_path, inp
     assert capfd.readouterr().out.splitlines()[-1] == f"Saved: {out}"
 
 
-def test_a_clip_shows_each_frame_for_its_time(make_shot, tmp_path):
-    """Grey frames of the shot's own, so that compression cannot confuse them."""
+def test_encoded_frames_are_in_order(make_shot, tmp_path):
+    """Frames of distinct grey levels, which compression preserves."""
     folder = make_shot(10)
     shot = Shot.read(folder)
     levels = {name: 20 * index for index, name in enumerate(dict.fromkeys(shot.file_names()))}
@@ -273,7 +273,7 @@ def test_a_clip_shows_each_frame_for_its_time(make_shot, tmp_path):
     assert found == pytest.approx([levels[name] for name in shot.file_names()], abs=3)
 
 
-def test_a_shot_that_is_not_finished_is_not_encoded(shot, frames, tmp_path, capfd):
+def test_missing_frames_prevent_encoding(shot, frames, tmp_path, capfd):
     assert render(shot, "--frames", "101-104") == 0
     for command in (["encode", shot, "--out", tmp_path / "clip.mp4"], ["frames", shot, "--out", tmp_path / "numbered"]):
         assert run("shot", *command) == 2
@@ -283,7 +283,7 @@ def test_a_shot_that_is_not_finished_is_not_encoded(shot, frames, tmp_path, capf
 
 
 @pytest.mark.parametrize("form", ["png", "exr"])
-def test_a_damaged_frame_is_named(make_shot, frames, tmp_path, form, capfd):
+def test_damaged_frames(make_shot, frames, tmp_path, form, capfd):
     shot = make_shot(6, image_format=form)
     assert render(shot) == 0
     damaged = frames / Shot.read(shot).file_names()[4]
@@ -298,7 +298,7 @@ def test_a_damaged_frame_is_named(make_shot, frames, tmp_path, form, capfd):
 
 
 @pytest.mark.parametrize("channels", [3, 4])
-def test_exr_and_png_are_the_same_to_a_clip(tmp_path, channels):
+def test_exr_and_png_give_the_same_clip(tmp_path, channels):
     pixels = np.random.default_rng(3).integers(0, 256, (32, 16, channels)).astype(np.uint8)
     pixels[0, :, :3] = np.arange(16)[:, None]
     for name in ("a.png", "a.exr"):
@@ -312,7 +312,7 @@ def test_exr_and_png_are_the_same_to_a_clip(tmp_path, channels):
     assert np.abs(png - exr)[solid].max() <= 4
 
 
-def test_a_shot_without_a_rate_is_no_clip(make_shot, tmp_path, capfd):
+def test_a_shot_without_frame_rate_cannot_be_encoded(make_shot, tmp_path, capfd):
     shot = make_shot(2)
     found = Shot.read(shot)
     replace(found, coefficients=replace(found.coefficients, fps=None)).write(shot)
@@ -324,7 +324,7 @@ def test_a_shot_without_a_rate_is_no_clip(make_shot, tmp_path, capfd):
 # ------------------------------------------------------------------------------------------------ frames
 
 
-def test_numbered_frames_take_no_space(shot, frames, tmp_path):
+def test_numbered_frames_are_links(shot, frames, tmp_path):
     assert render(shot) == 0
     out = tmp_path / "numbered"
     assert run("shot", "frames", shot, "--out", out) == 0
@@ -337,7 +337,7 @@ def test_numbered_frames_take_no_space(shot, frames, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-def test_numbered_copies_can_be_written_into(shot, frames, direct, tmp_path):
+def test_numbered_copies_are_independent(shot, frames, direct, tmp_path):
     assert render(shot) == 0
     out = tmp_path / "numbered"
     for _ in range(2):  # links become copies, copies stay
@@ -350,7 +350,7 @@ def test_numbered_copies_can_be_written_into(shot, frames, direct, tmp_path):
     assert (out / "frame_0101.png").read_bytes() == direct[Shot.read(shot).file_names()[0]]
 
 
-def test_numbered_frames_where_there_are_no_links(shot, direct, tmp_path, monkeypatch):
+def test_numbered_frames_without_link_support(shot, direct, tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 

@@ -1,4 +1,4 @@
-"""Bank files: they come back as written, any damage is found and named, and emotions are measured from neutral."""
+"""Bank files: round trips, detection of damage, and emotions."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def saved(bank, tensors, tmp_path):
 
 
 def rewrite_header(path, change) -> None:
-    """Apply `change` to the file's JSON header, leaving the weights as they are."""
+    """Apply `change` to the file's JSON header without changing the weights."""
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -80,7 +80,7 @@ def refused(path, complaint) -> None:
 
 
 class TestRoundTrip:
-    def test_everything_comes_back(self, bank, tensors, saved):
+    def test_round_trip(self, bank, tensors, saved):
         loaded = load_bank(saved)
         assert loaded.config == CONFIG
         assert loaded.coefficients == bank.coefficients
@@ -95,7 +95,7 @@ class TestRoundTrip:
             assert np.array_equal(loaded.tensors[name], tensor)
             assert (loaded.tensors[name].shape, loaded.tensors[name].dtype) == (tensor.shape, tensor.dtype)
 
-    def test_save_answers_what_read_finds(self, bank, tensors, tmp_path):
+    def test_save_returns_what_read_returns(self, bank, tensors, tmp_path):
         path = tmp_path / "new" / "folder" / "bank.safetensors"
         written = save_bank(bank, tensors, path)
         assert read_bank(path).to_json() == written.to_json()
@@ -116,7 +116,7 @@ class TestRoundTrip:
         assert bank.names_of("pose") == ("pose_01", "pose_02")
         assert bank.names_of("eye") == ()
 
-    def test_a_failed_save_leaves_the_old_bank(self, bank, tensors, saved, monkeypatch):
+    def test_a_failed_save_keeps_the_old_bank(self, bank, tensors, saved, monkeypatch):
         before = saved.read_bytes()
 
         def full_disk(path, content):
@@ -131,7 +131,7 @@ class TestRoundTrip:
         assert saved.read_bytes() == before
         assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
 
-    def test_a_file_in_place_of_the_folder(self, bank, tensors, saved):
+    def test_a_file_instead_of_the_folder(self, bank, tensors, saved):
         with pytest.raises(EDTalkError, match="could not be written"):
             save_bank(bank, tensors, saved / "bank.safetensors")
 
@@ -141,18 +141,18 @@ class TestDamage:
         refused(tmp_path / "none.safetensors", "does not exist")
 
     @pytest.mark.parametrize("content", [b"", b"short", b"<!DOCTYPE html><html>not found</html>", b"\xff" * 100])
-    def test_something_else(self, tmp_path, content):
+    def test_other_formats(self, tmp_path, content):
         path = tmp_path / "odd.safetensors"
         path.write_bytes(content)
         refused(path, f"expected a safetensors file, found {len(content)} bytes of another format")
 
     @pytest.mark.parametrize("header", [b"[1, 2]", b"{]", b"\xff\xfe", b'{"w": {}}', b'{"__metadata__": [1]}'])
-    def test_a_header_that_is_none(self, tmp_path, header):
+    def test_invalid_headers(self, tmp_path, header):
         path = tmp_path / "odd.safetensors"
         path.write_bytes(struct.pack("<Q", len(header)) + header)
         refused(path, "no valid safetensors header")
 
-    def test_cut_off_anywhere(self, saved):
+    def test_truncated_files(self, saved):
         content = saved.read_bytes()
         for length in (4, 20, len(content) // 2, len(content) - 1):
             saved.write_bytes(content[:length])
@@ -189,7 +189,7 @@ class TestDamage:
             {"format_version": None},
         ],
     )
-    def test_metadata_that_makes_no_sense(self, saved, changes):
+    def test_invalid_metadata(self, saved, changes):
         rewrite_bank(saved, **changes)
         refused(saved, "unreadable bank metadata")
 
@@ -209,7 +209,7 @@ class TestDamage:
             {"channels": {"4": 4, "8": -4}},
         ],
     )
-    def test_sizes_that_no_generator_has(self, saved, changes):
+    def test_sizes_out_of_range(self, saved, changes):
         rewrite_bank(saved, **changes)
         tracemalloc.start()
         try:
@@ -222,7 +222,7 @@ class TestDamage:
         "changes",
         [{"style_dim": 4096}, {"size": 16, "channels": {"4": 4, "8": 4, "16": 4}}, {"channels": {"4": 4, "8": 8}}],
     )
-    def test_sizes_that_its_generator_does_not_have(self, bank, tmp_path, changes):
+    def test_sizes_that_do_not_match_the_weights(self, bank, tmp_path, changes):
         path = tmp_path / "bank.safetensors"
         tensors = {name: tensor.numpy() for name, tensor in Generator(CONFIG).state_dict().items()}
         save_bank(bank, tensors, path)
@@ -237,7 +237,7 @@ class TestDamage:
         for name in ("pipe.safetensors", "zeros.safetensors"):
             refused(tmp_path / name, "not a regular file")
 
-    def test_metadata_that_is_no_json(self, saved):
+    def test_metadata_that_is_not_json(self, saved):
         rewrite_header(saved, lambda header: header["__metadata__"].update(edtalk="{"))
         refused(saved, "unreadable bank metadata")
 
@@ -249,7 +249,7 @@ class TestDamage:
         refused(saved, "its weights cannot be read")
 
 
-class TestMeaning:
+class TestMetadata:
     @pytest.mark.parametrize(
         ("names", "complaint"),
         [
@@ -267,7 +267,7 @@ class TestMeaning:
         refused(saved, complaint)
 
     def test_banks_out_of_order(self, bank, tensors, tmp_path):
-        """Columns are read by position, so the table must follow the basis's order."""
+        """Columns are read by position, so the table must have the order of the basis."""
         wrong = replace(bank, coefficients=bank.coefficients[::-1])
         with pytest.raises(EDTalkError, match="order"):
             save_bank(wrong, tensors, tmp_path / "wrong.safetensors")
@@ -291,9 +291,9 @@ class TestMeaning:
 
 
 class TestCopies:
-    """The same weights under other names."""
+    """Copies with the same weights and other metadata."""
 
-    def test_only_the_meaning_changes(self, bank, tensors, saved, tmp_path):
+    def test_only_the_metadata_changes(self, bank, tensors, saved, tmp_path):
         old = read_bank(saved)
         named = replace(old, coefficients=tuple(replace(entry, name=entry.name.upper()) for entry in old.coefficients))
         copied = copy_bank(named, tmp_path / "deep" / "named.safetensors")
@@ -312,7 +312,7 @@ class TestCopies:
             assert header % 8 == 0
             assert load_bank(copied.path).name == "n" * length
 
-    def test_what_cannot_be_written(self, saved, tmp_path):
+    def test_invalid_copies(self, saved, tmp_path):
         bank = read_bank(saved)
         with pytest.raises(EDTalkError, match="cannot be copied onto itself"):
             copy_bank(bank, saved)
@@ -326,11 +326,11 @@ class TestCopies:
 
 
 class TestArkit:
-    """What a bank says of ARKit's units, and what its names say where it was written before banks could say so."""
+    """ARKit weights as stored in a bank, and as derived from names for older banks."""
 
     @pytest.fixture
     def old(self, bank, tensors, tmp_path):
-        """A bank file without the entry."""
+        """A bank file without ARKit weights."""
 
         def write(*coefficients: Coefficient):
             path = tmp_path / "old.safetensors"
@@ -342,7 +342,7 @@ class TestArkit:
 
         return write
 
-    def test_names_stand_in_for_it(self, old):
+    def test_weights_are_derived_from_names(self, old):
         path = old(
             Coefficient("jawOpen", "lip"),
             Coefficient("mouthSmile", "lip"),
@@ -361,24 +361,24 @@ class TestArkit:
             {},
         ]
 
-    def test_what_a_bank_says_itself_stays(self, bank, saved):
+    def test_stored_weights_are_kept(self, bank, saved):
         assert read_bank(saved).coefficients == bank.coefficients
         rewrite_bank(saved, coefficients=[vars(replace(entry, arkit={})) for entry in bank.coefficients])
         assert read_bank(saved).coefficients[0].arkit == {}
 
-    def test_the_starter_bank_says_what_its_trainer_will_write(self, starter_bank):
+    def test_the_starter_bank_matches_the_trainer(self, starter_bank):
         exported = pytest.importorskip("training.export").starter_bank(starter_bank.config)
         assert read_bank(starter_bank.path).coefficients == exported.coefficients
         known = {unit for entry in exported.coefficients for unit in entry.arkit}
         assert known == {name for name in arkit.NAMES if not name.startswith("eyeLook")}
 
     @pytest.mark.parametrize("shares", [{"jaw": 1.0}, "jawOpen", ["jawOpen"], 3, {"jawOpen": "all"}, {"jawOpen": None}])
-    def test_what_makes_no_sense(self, bank, saved, shares):
+    def test_invalid_weights(self, bank, saved, shares):
         entries = [vars(entry) for entry in bank.coefficients]
         rewrite_bank(saved, coefficients=[entries[0] | {"arkit": shares}, *entries[1:]])
         refused(saved, "unreadable bank metadata|not an ARKit face unit|not finite")
 
-    def test_shares_that_are_not_finite(self, bank, tensors, tmp_path):
+    def test_weights_that_are_not_finite(self, bank, tensors, tmp_path):
         wrong = replace(bank.coefficients[0], arkit={"jawOpen": np.inf})
         with pytest.raises(EDTalkError, match="not finite"):
             save_bank(replace(bank, coefficients=(wrong, *bank.coefficients[1:])), tensors, tmp_path / "wrong")
@@ -389,16 +389,16 @@ class TestEmotion:
     def expression(self) -> np.ndarray:
         return np.random.default_rng(2).normal(size=(4, 2)).astype(np.float32)
 
-    def test_nothing_asked_for_changes_nothing(self, bank, expression):
+    def test_no_emotion_changes_nothing(self, bank, expression):
         assert np.array_equal(bank.with_emotion(expression, {}), expression)
         assert np.array_equal(bank.with_emotion(expression, {"happy": 0.0}), expression)
 
     @pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
-    def test_neutral_is_no_change(self, bank, expression, strength):
+    def test_neutral_changes_nothing(self, bank, expression, strength):
         assert np.array_equal(bank.with_emotion(expression, {"neutral": strength}), expression)
 
-    def test_the_whole_difference_and_not_the_preset(self, bank):
-        """From a neutral face, strength 1 is the preset itself; from rest it is not the preset times one."""
+    def test_the_difference_from_neutral_is_added(self, bank):
+        """Starting at neutral, strength 1 gives the preset; starting at rest, it gives the difference."""
         neutral, happy = bank.presets["neutral"], bank.presets["happy"]
         np.testing.assert_allclose(bank.with_emotion(neutral[None], {"happy": 1.0}), happy[None], atol=1e-6)
         at_rest = bank.with_emotion(np.zeros((1, 2)), {"happy": 1.0})
@@ -415,7 +415,7 @@ class TestEmotion:
             change(happy=0.5, sad=0.25), 0.5 * change(happy=1.0) + 0.25 * change(sad=1.0), atol=1e-5
         )
 
-    def test_a_curve_changes_each_frame(self, bank, expression):
+    def test_a_strength_per_frame(self, bank, expression):
         curve = np.array([0.0, 0.5, 1.0, 0.25])
         together = bank.with_emotion(expression, {"sad": curve})
         for frame, strength in enumerate(curve):
@@ -423,7 +423,7 @@ class TestEmotion:
             np.testing.assert_allclose(together[frame], alone[0], atol=1e-6)
         assert together.dtype == np.float32
 
-    def test_the_argument_is_left_alone(self, bank, expression):
+    def test_the_argument_is_not_modified(self, bank, expression):
         before = expression.copy()
         bank.with_emotion(expression, {"happy": 1.0})
         assert np.array_equal(expression, before)

@@ -1,4 +1,4 @@
-"""The command line on a small random bank: every mode's numbers and pictures, what is written, every command."""
+"""All commands on a small random bank: coefficients and images of every mode, and the files written."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ MIRROR3 = [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]
         ("self", ["--lip-video", "pose5", "--pose-video", "pose5"], "lip_pose", range(5), range(5), None),
     ],
 )  # fmt: skip
-def test_modes(material, tmp_path, mode, words, bank, lip, pose, exp):
+def test_coefficients_of_every_mode(material, tmp_path, mode, words, bank, lip, pose, exp):
     bank = getattr(material, bank)
     words = [getattr(material, word, word) for word in words]
     result = make(material, "--bank", bank, *words, "--out", tmp_path / "out")
@@ -151,7 +151,7 @@ def test_render_and_shot_render_give_the_same_frames(material, tmp_path, words):
         np.testing.assert_array_equal(pixels, np.asarray(Image.open(tmp_path / "numbered" / name)))
 
 
-def test_a_dubbed_clip_keeps_its_own_motion_where_nothing_replaces_it(material, tmp_path):
+def test_dubbing_adds_to_the_frames_own_values_or_replaces_them(material, tmp_path):
     """Emotions and relative motion are added to each frame's own values; absolute motion replaces them."""
     words = ["--source", material.clip, "--frames", "0-4", "--out", tmp_path / "out", "--overwrite"]
     renderer = renderer_of(material.bank)
@@ -175,7 +175,7 @@ def test_relative_adds_the_change_since_the_first_frame(material, tmp_path):
     np.testing.assert_allclose(result.coefficients[3, POSE], own[0, POSE] + rows[3, POSE] - rows[0, POSE], atol=1e-6)
 
 
-def test_emotion_is_added_to_the_own_expression_and_scaled(material, tmp_path):
+def test_emotions_are_scaled_and_added_to_the_expression(material, tmp_path):
     curve = ["--emotion", "0=neutral 100%=happy:0.5", "--intensity", 2]
     result = make(material, "--audio", material.voice, *curve, "--out", tmp_path / "out")
     own, presets = renderer_of(material.bank).source_coefficients.values[0, EXP], load_bank(material.bank).presets
@@ -184,7 +184,7 @@ def test_emotion_is_added_to_the_own_expression_and_scaled(material, tmp_path):
     np.testing.assert_allclose(result.coefficients[6, EXP], middle, atol=1e-5)
 
 
-def test_coefficients_made_by_capture_and_lipsync_render_as_what_they_came_from(material, tmp_path):
+def test_files_from_capture_and_lipsync_render_as_their_sources(material, tmp_path):
     options = ["--bank", material.bank, "--out"]
     assert run("capture", "--video", material.pose5, "--crop", "none", "--only", "pose,exp", *options,
                tmp_path / "motion.npz") == 0  # fmt: skip
@@ -206,7 +206,7 @@ def test_coefficients_made_by_capture_and_lipsync_render_as_what_they_came_from(
     np.testing.assert_array_equal(faster.coefficients[::2], driven.coefficients)
 
 
-def test_full_lipsync_file_rests_where_nothing_speaks(material, tmp_path):
+def test_lipsync_leaves_other_coefficients_at_rest(material, tmp_path):
     assert run("lipsync", "--audio", material.voice, "--bank", material.bank, "--fps", 30, "--out",
                tmp_path / "lips.npz", "--json") == 0  # fmt: skip
     found = Coefficients.load(tmp_path / "lips.npz")
@@ -226,7 +226,7 @@ def test_idle_motion_moves_named_coefficients_only(material, tmp_path):
 
 
 @pytest.mark.parametrize("fps", ["24", "25", "30", "24000/1001"])
-def test_picture_and_sound_last_equally(material, tmp_path, capsys, fps):
+def test_video_and_sound_have_the_same_length(material, tmp_path, capsys, fps):
     out = tmp_path / "out.mp4"
     assert run(*render(material, "--audio", material.voice, "--fps", fps, "--out", out, "--json")) == 0
     report = json.loads(capsys.readouterr().out)
@@ -250,7 +250,7 @@ def test_a_clip_keeps_its_speed_and_its_sound(material, tmp_path):
     assert media_lengths(tmp_path / "mute.mp4")[3] is None
 
 
-def test_split_render_equals_the_whole(material, tmp_path):
+def test_parts_of_a_render_equal_the_whole(material, tmp_path):
     words = ["--lip-video", material.lip11, "--pose-video", material.pose5, "--emotion", "0=neutral 50%=sad",
              "--idle-motion", 1, "--driver-end", "mirror", "--out"]  # fmt: skip
     assert run(*render(material, *words, tmp_path / "whole")) == 0
@@ -262,7 +262,7 @@ def test_split_render_equals_the_whole(material, tmp_path):
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(whole, parts, strict=True))
 
 
-def test_split_dubbing_equals_the_whole(material, tmp_path):
+def test_parts_of_a_dubbed_clip_equal_the_whole(material, tmp_path):
     words = ["--source", material.clip, "--audio", material.voice, "--paste-back", "--out"]
     assert run(*render(material, *words, tmp_path / "whole")) == 0
     for span in ("0-9", "10-11"):
@@ -271,7 +271,7 @@ def test_split_dubbing_equals_the_whole(material, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_detail_and_what_the_network_draws_alone(material, tmp_path):
+def test_detail_and_plain_output(material, tmp_path):
     large = picture("large", 200, 200)
     Image.fromarray(large).save(tmp_path / "large.png")
     words = ["--source", tmp_path / "large.png", "--seconds", 0.1, "--emotion", "happy", "--intensity", 0, "--out"]
@@ -289,7 +289,7 @@ def test_detail_and_what_the_network_draws_alone(material, tmp_path):
     np.testing.assert_array_equal(read_png(tmp_path / "plain")[0], direct)
 
 
-def test_part_of_a_clip_has_its_own_part_of_the_sound(material, tmp_path):
+def test_a_range_gets_its_part_of_the_sound(material, tmp_path):
     samples = np.concatenate([np.zeros(8000, np.float32), waveform(0.5)])
     voice = write_wav(tmp_path / "late.wav", samples)
     words = ["--audio", voice, "--seconds", "0.5-1", "--out", tmp_path / "out.mp4"]
@@ -301,7 +301,7 @@ def test_part_of_a_clip_has_its_own_part_of_the_sound(material, tmp_path):
     assert np.abs(heard[:4000]).max() > 0.1
 
 
-def test_pictures_folders_sizes_and_paste_back(material, tmp_path):
+def test_image_folders_sizes_and_paste_back(material, tmp_path):
     sound = ["--audio", material.voice, "--frames", "0-1", "--out"]
     assert run(*render(material, *sound, tmp_path / "exr", "--format", "exr")) == 0
     assert sorted(path.name for path in (tmp_path / "exr").iterdir()) == [
@@ -327,7 +327,7 @@ def test_pictures_folders_sizes_and_paste_back(material, tmp_path):
     assert run(*render(material, *sound, tmp_path / "full.mp4", *full)) == 0
 
 
-def test_progress_lines_for_programs(material, tmp_path, monkeypatch, capsys):
+def test_json_progress(material, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(progress._EVERY, "json", 0.0)
     words = ["--lip-video", material.lip11, "--out", tmp_path / "out", "--progress", "json", "--json"]
     assert run(*render(material, *words)) == 0
@@ -351,7 +351,7 @@ def test_demo_and_sheet(material, tmp_path, capsys):
 # --------------------------------------------------------------------------------------------- other commands
 
 
-def test_help_is_instant_and_complete(capsys):
+def test_help_does_not_load_torch(capsys):
     for command in ("render", "lipsync", "capture", "demo", "convert", "inspect", "bench", "selftest"):
         assert run(command, "--help") == 0
         assert len(capsys.readouterr().out) > 300
@@ -359,7 +359,7 @@ def test_help_is_instant_and_complete(capsys):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_public_face():
+def test_public_names():
     import inference
 
     assert {"load_bank", "Bank", "Coefficients", "FaceRenderer", "lip_sync", "EDTalkError", "EmotionCurve"} == set(
@@ -410,7 +410,7 @@ def test_convert(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def real_bank(material) -> Path:
-    """The starter bank where there is one."""
+    """The starter bank if it is installed."""
     return STARTER if STARTER.exists() else material.bank
 
 

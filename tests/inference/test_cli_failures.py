@@ -1,4 +1,4 @@
-"""The command line when something is wrong: bad input, a full disk, Ctrl-C, a bug; one sentence and nothing lost."""
+"""Errors of the command line: invalid input, a full disk, Ctrl-C, internal errors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_bad_input_is_one_sentence(material, tmp_path, capsys, words, said):
+def test_invalid_input_gives_one_message(material, tmp_path, capsys, words, said):
     out = tmp_path / "out" if "--out" not in words else tmp_path / words[words.index("--out") + 1]
     words = [getattr(material, word, word) for word in words]
     words = words[: words.index("--out")] if "--out" in words else words
@@ -95,7 +95,7 @@ def test_damaged_files(material, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_bank_with_a_wrong_audio_mode(material, tmp_path, capsys):
+def test_missing_parts_of_a_bank(material, tmp_path, capsys):
     words = ["lipsync", "--audio", material.voice, "--out", tmp_path / "x.npz", "--bank"]
     assert "--audio2lip" in refusal(capsys, *words, material.silent_bank)
     words = ["capture", "--video", material.pose5, "--only", "eye", "--out", tmp_path / "x.npz", "--bank"]
@@ -108,7 +108,7 @@ def test_coefficients_of_another_bank(material, tmp_path, capsys):
     assert "'nose'" in refusal(capsys, *words)
 
 
-def test_nothing_is_replaced_unasked(material, tmp_path, capsys):
+def test_outputs_are_not_overwritten_without_the_option(material, tmp_path, capsys):
     words = render(material, "--audio", material.voice, "--frames", "0-1", "--out")
     for out in ("out.mp4", "out"):
         assert run(*words, tmp_path / out) == 0
@@ -121,7 +121,7 @@ def test_nothing_is_replaced_unasked(material, tmp_path, capsys):
     assert clip.read_bytes() == material.clip.read_bytes()
 
 
-def test_odd_but_good_input(material, tmp_path):
+def test_unusual_sounds(material, tmp_path):
     stereo = np.stack([waveform(0.5, 8000), waveform(0.5, 8000)])
     voices = [write_wav(tmp_path / "phone.mp3", stereo, 8000), write_wav(tmp_path / "still.wav", np.zeros(8000))]
     for index, voice in enumerate(voices):
@@ -132,14 +132,14 @@ def test_odd_but_good_input(material, tmp_path):
         assert abs(sound - seconds) <= 0.04
 
 
-def test_a_clip_of_three_frames_drives_a_long_sound_in_every_way(material, tmp_path):
+def test_a_short_clip_with_every_driver_end(material, tmp_path):
     for end in ("hold", "mirror", "loop", "upstream"):
         words = ["--audio", material.voice, "--pose-video", material.exp3, "--expression", material.exp3,
                  "--driver-end", end, "--out", tmp_path / end]  # fmt: skip
         assert len(make(material, *words).coefficients) == 12
 
 
-def test_a_bug_never_looks_like_a_user_error(material, tmp_path, monkeypatch, capsys):
+def test_internal_errors_are_reported_as_such(material, tmp_path, monkeypatch, capsys):
     def broken(*_):
         raise KeyError("no such thing")
 
@@ -172,7 +172,7 @@ def test_disk_full(material, tmp_path, capsys, out):
     assert left == ["noise.png"]
 
 
-def test_no_such_folder_and_no_permission_are_about_the_disk(material, tmp_path, capsys):
+def test_a_missing_output_folder_is_a_disk_error(material, tmp_path, capsys):
     words = render(material, "--audio", material.voice, "--out")
     for out in ("missing/out.mp4", "missing/deep/out"):
         assert "does not exist" in refusal(capsys, *words, tmp_path / out, code=3)
@@ -180,7 +180,7 @@ def test_no_such_folder_and_no_permission_are_about_the_disk(material, tmp_path,
 
 @pytest.mark.parametrize("out", ["out.mp4", "out"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_keeps_finished_frames(material, tmp_path, monkeypatch, capsys, out, number):
+def test_stopping_keeps_finished_frames(material, tmp_path, monkeypatch, capsys, out, number):
     step = progress.Progress.step
 
     def stop_at_three(self):
@@ -204,7 +204,7 @@ def test_a_stop_keeps_finished_frames(material, tmp_path, monkeypatch, capsys, o
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_of_a_real_process(material, tmp_path):
+def test_ctrl_c_in_a_process(material, tmp_path):
     words = render(material, "--seconds", 500, "--idle-motion", 1, "--out", tmp_path / "out.mp4", "--progress", "json")
     command = [sys.executable, "-m", "inference", *map(str, words)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

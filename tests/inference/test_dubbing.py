@@ -1,4 +1,4 @@
-"""Dubbing: every frame of some footage with new lips, whatever the order, the chunks and the media."""
+"""Dubbing: new lips for every frame of some footage, in any order, division and media format."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ UNEVEN = np.array([0, 0.03, 0.1, 0.13, 0.2, 0.5, 0.53, 0.6, 0.63, 0.66, 0.7, 0.7
 
 
 class Recorder:
-    """A caller that remembers, and stops a render after so many pictures."""
+    """A `Caller` that records its calls and cancels after a number of images."""
 
     def __init__(self, stop_after: int = 10**9) -> None:
         self.files: dict[int, str] = {}
@@ -62,27 +62,27 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def jobs() -> Iterator[ShotRenderer]:
+def shots() -> Iterator[ShotRenderer]:
     before = torch.get_num_threads()
     yield ShotRenderer("cpu", 1)
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def loaded(jobs, material: Material):
-    return jobs.bank(material.bank)
+def loaded(shots, material: Material):
+    return shots.bank(material.bank)
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Path:
-    """Twelve frames at uneven times, each a picture of its own."""
+    """Twelve different frames at uneven times."""
     rushes = [picture(f"rushes_{index}", 48, 64) for index in range(len(UNEVEN))]
     return make_clip(tmp_path_factory.mktemp("film") / "film.mp4", UNEVEN, frames=rushes, gop=5)
 
 
 @pytest.fixture(scope="module")
 def track(film) -> Track:
-    """A square that wanders, and no face in two frames."""
+    """A moving square, and no face in two frames."""
     steps = np.arange(len(UNEVEN))
     crops = np.stack([15 + steps * 0.7, 5 + steps % 3, np.full(len(steps), 30.0), steps * 0.5], axis=1)
     crops[[4, 5]] = np.nan
@@ -106,10 +106,10 @@ def shot(material, loaded, film, track, tmp_path) -> Callable[..., Shot]:
     return make
 
 
-def drawn(jobs: ShotRenderer, shot: Shot, rows: list[int] | None = None) -> list[bytes]:
-    """The file of every row asked for, after rendering what is missing."""
+def drawn(shots: ShotRenderer, shot: Shot, rows: list[int] | None = None) -> list[bytes]:
+    """The content of each row's file, after rendering the missing ones."""
     caller = Recorder()
-    jobs.render(caller, shot, rows)
+    shots.render(caller, shot, rows)
     asked = list(range(len(shot.coefficients)) if rows is None else rows)
     assert sorted(caller.files) == asked
     return [(shot.frames_folder / caller.files[row]).read_bytes() for row in asked]
@@ -130,10 +130,10 @@ def refusal(function, *arguments, **named) -> EDTalkError:
 
 
 @pytest.mark.parametrize("mask", ["face", "mouth"])
-def test_outside_the_mask_the_plate_is_there_bit_for_bit(jobs, shot, film, track, mask):
+def test_pixels_outside_the_mask_are_unchanged(shots, shot, film, track, mask):
     pasted, plate = (shot(layer=layer, mask=mask) for layer in ("pasted", "plate"))
     for each in (pasted, plate):
-        drawn(jobs, each)
+        drawn(shots, each)
     for row, (_, rgb) in enumerate(stamped_frames(film)):
         result, layer = pictures(pasted)[row], pictures(plate)[row]
         assert layer.shape == (48, 64, 4)
@@ -153,13 +153,13 @@ def test_outside_the_mask_the_plate_is_there_bit_for_bit(jobs, shot, film, track
         np.testing.assert_allclose(layer[..., :3] * alpha + rgb * (1 - alpha), result, atol=1.5)
 
 
-def test_a_frame_keeps_its_own_pose_and_expression_and_takes_the_rows_lips(jobs, loaded, shot, film, track):
-    """Lips are absolute; 0 in the others is the frame's own, and what is there is added to it."""
+def test_lips_are_replaced_and_other_coefficients_added(shots, loaded, shot, film, track):
+    """Lips are absolute; other coefficients are added to the frame's own."""
     rows = np.zeros((12, 36), np.float32)
     rows[:, :LIPS] = 0.3
     rows[6:, LIPS:] = 0.7
     made = shot(rows, layer="square", size=64)
-    drawn(jobs, made)
+    drawn(shots, made)
     renderer = loaded.renderer
     for row, (_, rgb) in enumerate(stamped_frames(film)):
         crop = crop_of(track.crops[row], 64)
@@ -174,8 +174,8 @@ def test_a_frame_keeps_its_own_pose_and_expression_and_takes_the_rows_lips(jobs,
 
 
 @pytest.mark.parametrize("layer", ["plate", "pasted", "matte", "square"])
-def test_frames_are_the_same_however_they_are_divided(jobs, shot, tmp_path, layer):
-    whole = drawn(jobs, shot(layer=layer, frames_folder=tmp_path / "whole"))
+def test_frames_do_not_depend_on_the_division(shots, shot, tmp_path, layer):
+    whole = drawn(shots, shot(layer=layer, frames_folder=tmp_path / "whole"))
     random = np.random.default_rng(1)
     for turn in range(2):
         chosen = random.integers(0, 3, 12)
@@ -183,45 +183,45 @@ def test_frames_are_the_same_however_they_are_divided(jobs, shot, tmp_path, laye
         parts: dict[int, bytes] = {}
         for chunk in range(3):
             rows = np.flatnonzero(chosen == chunk).tolist()
-            parts |= dict(zip(rows, drawn(jobs, made, rows), strict=True))
+            parts |= dict(zip(rows, drawn(shots, made, rows), strict=True))
         assert [parts[row] for row in range(12)] == whole
 
 
-def test_time_may_stand_still_jump_and_run_backwards(jobs, shot, track):
+def test_plate_times_may_repeat_jump_and_descend(shots, shot, track):
     rows = np.tile(np.random.default_rng(2).standard_normal(36), (12, 1))
-    straight = dict(zip(track.times.tolist(), drawn(jobs, shot(rows)), strict=True))
+    straight = dict(zip(track.times.tolist(), drawn(shots, shot(rows)), strict=True))
     order = np.array([11, 11, 10, 3, 2, 1, 0, 0, 7, 7, 9, 4])
     made = shot(rows, times=track.times[order] + 0.004, frames_folder=shot().frames_folder.parent / "other")
     assert made.plate.times.tolist() == track.times[order].tolist()
-    assert drawn(jobs, made) == [straight[time] for time in made.plate.times.tolist()]
+    assert drawn(shots, made) == [straight[time] for time in made.plate.times.tolist()]
     assert len(list(made.frames_folder.iterdir())) == len(set(order.tolist())), "holds are drawn once"
 
 
-def test_what_is_there_is_left_and_a_render_that_was_stopped_goes_on(jobs, shot):
+def test_a_cancelled_render_continues(shots, shot):
     made = shot()
     stopped = Recorder(stop_after=4)
-    assert jobs.render(stopped, made)["cancelled"]
+    assert shots.render(stopped, made)["cancelled"]
     before = {path: path.stat().st_mtime_ns for path in made.frames_folder.iterdir()}
     assert len(before) == 4
-    answer = jobs.render(Recorder(), made)
+    answer = shots.render(Recorder(), made)
     assert (answer["rendered"], answer["reused"]) == (8, 4)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_the_square_may_be_larger_than_the_banks(jobs, shot):
+def test_a_size_above_the_banks(shots, shot):
     made = shot(layer="matte", size=128)
-    drawn(jobs, made)
+    drawn(shots, made)
     assert {one.shape for one in pictures(made)} == {(128, 128, 4)}
 
 
 @pytest.mark.parametrize("layer", ["matte", "plate", "pasted"])
 @pytest.mark.parametrize("image_format", ["png", "exr"])
-def test_a_still_portrait_has_the_same_layers(jobs, loaded, material, tmp_path, layer, image_format):
+def test_layers_of_a_portrait(shots, loaded, material, tmp_path, layer, image_format):
     Image.fromarray(picture("poster", 90, 120)).save(tmp_path / "poster.png")
     rows = Coefficients(np.random.default_rng(3).standard_normal((2, 36)), loaded.bank.names, 25)
     made = Shot(material.bank, loaded.bank.sha256, tmp_path / "poster.png", (20, 10, 60), rows, tmp_path / "frames",
                 layer=layer, image_format=image_format)  # fmt: skip
-    drawn(jobs, made)
+    drawn(shots, made)
     if image_format == "exr":
         assert all((made.frames_folder / name).read_bytes()[:4] == b"\x76\x2f\x31\x01" for name in made.file_names())
         return
@@ -239,7 +239,7 @@ def test_a_still_portrait_has_the_same_layers(jobs, loaded, material, tmp_path, 
 # ------------------------------------------------------------------------------------------------ media
 
 
-def test_a_folder_of_pictures_is_a_plate(jobs, shot, film, track, tmp_path):
+def test_a_folder_of_images_as_plate(shots, shot, film, track, tmp_path):
     folder = tmp_path / "rushes"
     folder.mkdir()
     for index, (_, rgb) in enumerate(stamped_frames(film)):
@@ -249,14 +249,14 @@ def test_a_folder_of_pictures_is_a_plate(jobs, shot, film, track, tmp_path):
     made = shot(rows)
     of_folder = replace(made, plate=Plate.of(folder, media_sha256(folder), counted, np.arange(12)),
                         frames_folder=tmp_path / "other")  # fmt: skip
-    assert drawn(jobs, of_folder) == drawn(jobs, made)
+    assert drawn(shots, of_folder) == drawn(shots, made)
 
 
 @pytest.mark.parametrize(
     "options", [{"rotation": 90}, {"pix_fmt": "yuv420p10le"}, {"pix_fmt": "gray"}], ids=["rotated", "10 bit", "grey"]
 )
-def test_odd_media_come_back_as_they_are_shown(jobs, shot, tmp_path, options):
-    """A clip that a phone turned, one of more bits, one without colour: the plate is what `read_frames` shows."""
+def test_rotated_high_depth_and_grey_media(shots, shot, tmp_path, options):
+    """A rotated clip, one with more bits and one without colour: the plate equals `read_frames`."""
     path = write_clip(tmp_path / "odd.mp4", [picture(f"odd_{index}", 48, 64) for index in range(4)],
                       UNEVEN[:4], **options)  # fmt: skip
     shown = list(read_frames(path))
@@ -265,38 +265,38 @@ def test_odd_media_come_back_as_they_are_shown(jobs, shot, tmp_path, options):
     made = shot()
     made = replace(made, coefficients=made.coefficients[:4],
                    plate=Plate.of(path, media_sha256(path), Track(UNEVEN[:4], crops), UNEVEN[:4]))  # fmt: skip
-    drawn(jobs, made)
+    drawn(shots, made)
     for result, rgb in zip(pictures(made), shown, strict=True):
         assert np.array_equal(result[:, :14], rgb[:, :14])
     assert np.array_equal(pictures(made)[3], shown[3])
 
 
-def test_four_k(jobs, shot, tmp_path):
+def test_4k_footage(shots, shot, tmp_path):
     media = tmp_path / "large.png"
     Image.fromarray(np.tile(picture("large", 270, 480), (8, 8, 1))).save(media, compress_level=1)
     plate = Plate.of(media, media_sha256(media), Track(np.zeros(1), np.array([[900, 500, 700, 3.0]])), [0])
     made = shot()
     made = replace(made, coefficients=made.coefficients[:1], plate=plate, layer="plate")
-    drawn(jobs, made)
+    drawn(shots, made)
     (result,) = pictures(made)
     assert result.shape == (2160, 3840, 4)
     assert result[850, 1250, 3] == 255
     assert not result[:450, :, 3].any()
 
 
-def test_footage_that_changed_or_went_is_one_sentence(jobs, shot, film, tmp_path):
+def test_changed_or_missing_footage(shots, shot, film, tmp_path):
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(film.read_bytes())
     made = shot(media=copy)
     copy.write_bytes(film.read_bytes() + b"edited")
-    error = refusal(jobs.render, Recorder(), made)
+    error = refusal(shots.render, Recorder(), made)
     assert (error.kind, "copy.mp4 has changed since" in error.message, bool(error.hint)) == ("media", True, True)
     copy.unlink()
-    error = refusal(jobs.render, Recorder(), made)
+    error = refusal(shots.render, Recorder(), made)
     assert (error.kind, "copy.mp4" in error.message, bool(error.hint)) == ("media", True, True)
 
 
-def test_footage_that_breaks_off_keeps_what_is_good(jobs, shot, tmp_path, caplog):
+def test_truncated_footage(shots, shot, tmp_path, caplog):
     whole = make_clip(tmp_path / "whole.mkv", np.arange(30) / 30, gop=4)
     (tmp_path / "cut.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     media = tmp_path / "cut.mkv"
@@ -305,7 +305,7 @@ def test_footage_that_breaks_off_keeps_what_is_good(jobs, shot, tmp_path, caplog
     made = shot()
     plate = Plate.of(media, media_sha256(media), Track(times, np.tile([15.0, 5, 30, 0], (len(times), 1))),
                      np.arange(12) / 4)  # fmt: skip
-    drawn(jobs, replace(made, plate=plate))
+    drawn(shots, replace(made, plate=plate))
     assert number(pictures(replace(made, plate=plate))[-1][:4]) == len(times) - 1, "held from there on"
 
 
@@ -313,8 +313,8 @@ def test_footage_that_breaks_off_keeps_what_is_good(jobs, shot, tmp_path, caplog
 
 
 @pytest.mark.slow
-def test_250_frames_of_uneven_footage_stay_within_a_frame_of_their_sound(jobs, shot, tmp_path):
-    """Frames that say their number, and a click for each flash of a clapper, before and after."""
+def test_variable_frame_rate_footage_stays_in_sync(shots, shot, tmp_path):
+    """The frames contain their number, and each flash in them has a click in the sound."""
     random = np.random.default_rng(4)
     times = np.cumsum(random.choice([0.025, 0.033, 0.04, 0.05], 290))
     times -= times[0]
@@ -330,7 +330,7 @@ def test_250_frames_of_uneven_footage_stay_within_a_frame_of_their_sound(jobs, s
     made = shot()
     table = Coefficients(np.zeros((250, 36), np.float32), made.coefficients.names, 25)
     made = replace(made, coefficients=table, plate=Plate.of(media, media_sha256(media), found, scene))
-    drawn(jobs, made)
+    drawn(shots, made)
     levels = np.array([one[:4].mean() for one in pictures(made)])
     expected = [stored[index].mean() for index in np.searchsorted(found.times, scene + 2e-3, side="right") - 1]
     np.testing.assert_allclose(levels, expected, atol=3)
@@ -351,8 +351,8 @@ def test_250_frames_of_uneven_footage_stay_within_a_frame_of_their_sound(jobs, s
 # ------------------------------------------------------------------------------------------------ memory
 
 
-def test_memory_does_not_grow_with_the_length():
-    """A tracker keeps some numbers a frame and no picture."""
+def test_tracking_memory_does_not_grow_with_the_length():
+    """A tracker keeps a few numbers per frame and no images."""
     still = picture("rushes", 120, 160)
     tracker = CropTracker(every=1000, detect=lambda rgb: [])
 
@@ -375,7 +375,7 @@ def test_memory_does_not_grow_with_the_length():
 
 @pytest.fixture(scope="module")
 def rushes(tmp_path_factory) -> Path:
-    """A real face that is there, gone for a while, and back."""
+    """A real face that disappears for a while."""
     places = [(260.0, 180.0)] * 12 + [None] * 16 + [(260.0, 180.0)] * 12
     shown = [frame(place, width=480) for place in places]
     return write_clip(tmp_path_factory.mktemp("rushes") / "walk.mp4", shown, np.arange(len(places)) / 25)
@@ -386,7 +386,7 @@ def ask(worker: Client, media: Path, **changes: Any) -> int:
     return worker.ask("track", **(fields | changes))
 
 
-def test_tracking_says_where_the_face_is_and_where_it_is_not(worker, rushes):
+def test_tracking_reports_frames_with_and_without_face(worker, rushes):
     answers = worker.answers(ask(worker, rushes))
     done, track = answers.last, Track.from_bytes(answers.last.payload)
     assert (done["frames"], done["width"], done["height"]) == (40, 480, HEIGHT)
@@ -402,7 +402,7 @@ def test_tracking_says_where_the_face_is_and_where_it_is_not(worker, rushes):
     assert all(step["total"] == 40 for step in steps)
 
 
-def test_tracking_can_be_stopped_and_makes_way(worker, rushes, material):
+def test_tracking_can_be_cancelled_and_runs_previews(worker, rushes, material):
     job = ask(worker, rushes)
     worker.until(job, lambda message: message.kind == "progress")
     assert worker.done("portrait", bank=str(material.bank), picture=str(material.source), crop="none")["size"] == 64
@@ -410,7 +410,7 @@ def test_tracking_can_be_stopped_and_makes_way(worker, rushes, material):
     assert worker.answers(job).last.fields == {"cancelled": True}
 
 
-def test_tracking_refuses_in_one_sentence(worker, rushes, material, tmp_path):
+def test_invalid_tracking_requests(worker, rushes, material, tmp_path):
     def refused(media: Path = rushes, **changes: Any) -> dict[str, str]:
         last = worker.answers(ask(worker, media, **changes)).last
         assert last.kind == "error", last.fields
@@ -440,7 +440,7 @@ def test_tracking_refuses_in_one_sentence(worker, rushes, material, tmp_path):
     assert middles["1"] < 400 < 800 < middles["-1"] == middles["[1000.0, 200.0]"]
 
 
-def test_a_capture_says_where_the_face_was_gone_and_carries_the_motion_over(worker, rushes, material):
+def test_capture_interpolates_where_no_face_is_visible(worker, rushes, material):
     fields = {"bank": str(material.bank), "media": str(rushes), "crop": "auto", "fps": 25.0, "start": 0.0, "end": None}
     done = worker.answers(worker.ask("capture", **fields)).last
     assert done.kind == "done", done.fields
@@ -455,7 +455,7 @@ def test_a_capture_says_where_the_face_was_gone_and_carries_the_motion_over(work
     assert (held["unseen"], held["note"]) == ([], "")
 
 
-def test_the_worker_renders_what_it_tracked(worker, rushes, material, loaded, tmp_path):
+def test_the_worker_renders_a_tracked_plate(worker, rushes, material, loaded, tmp_path):
     answer = worker.answers(ask(worker, rushes)).last
     plate = Plate.of(rushes, answer["sha256"], Track.from_bytes(answer.payload), np.arange(10, 14) / 25)
     assert plate.seen.tolist() == [True, True, False, False]
@@ -471,7 +471,7 @@ def test_the_worker_renders_what_it_tracked(worker, rushes, material, loaded, tm
         assert np.array_equal(result[:, :40], rgb[:, :40]), "far from the face"
 
 
-def test_footage_is_read_in_any_order_with_little_memory(tmp_path, monkeypatch):
+def test_frames_in_any_order_with_limited_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("inference.dubbing.HELD_BYTES", 3 * 8 * 8 * 3)  # three frames
     for index in range(7):
         Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
@@ -483,8 +483,8 @@ def test_footage_is_read_in_any_order_with_little_memory(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------------ the command line
 
 
-def test_the_command_line_makes_the_same_layers(material, loaded, tmp_path):
-    """Dubbing there, face by face through the same code: what is pasted is the plate's layer over the plate."""
+def test_layers_of_the_command_line(material, loaded, tmp_path):
+    """The pasted layer equals the plate layer composited on the footage."""
     words = ["--source", material.clip, "--crop", "10,10,40", "--audio", material.voice, "--format", "png", "--out"]
     layers = {}
     for name, layer in {"pasted": ["--layer", "pasted"], "back": ["--paste-back"], "plate": ["--layer", "plate"],
@@ -504,18 +504,6 @@ def test_the_command_line_makes_the_same_layers(material, loaded, tmp_path):
         assert matte.alpha.min() == 0
 
 
-def test_a_still_is_composed_as_a_shot_composes_it(material, loaded, tmp_path):
-    Image.fromarray(picture("scene_2", 90, 120)).save(tmp_path / "scene.png")
-    words = ["--source", tmp_path / "scene.png", "--crop", "20,10,60", "--coefficients"]
-    Coefficients(np.zeros((1, 36), np.float32), loaded.bank.names, 25).save(tmp_path / "rows.npz")
-    for layer in ("plate", "pasted"):
-        out = tmp_path / layer
-        assert run(*render(material, *words, tmp_path / "rows.npz", "--layer", layer, "--out", out)) == 0
-        (found,) = [load_picture(path) for path in out.glob("*.png")]
-        assert found.rgb.shape == (90, 120, 3)
-        assert (found.alpha is None) == (layer == "pasted")
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -529,14 +517,14 @@ def test_a_still_is_composed_as_a_shot_composes_it(material, loaded, tmp_path):
         (["--crop", "auto", "--face", "1,2,3"], "expected a number from 1, largest"),
     ],
 )
-def test_the_command_line_refuses_what_makes_no_sense(material, tmp_path, capfd, words, said):
+def test_invalid_combinations_of_options(material, tmp_path, capfd, words, said):
     out = tmp_path / "out.mp4"
     assert run(*render(material, "--audio", material.voice, "--out", out, *words)) == 2
     assert said in capfd.readouterr().err
     assert not out.exists()
 
 
-def test_a_shot_folder_tells_of_its_plate(shot, film, tmp_path, capfd):
+def test_info_shows_the_plate(shot, film, tmp_path, capfd):
     made = shot(first_frame=101).write(tmp_path / "shot")
     assert run("shot", "info", tmp_path / "shot") == 0
     info = json.loads(capfd.readouterr().out)
@@ -553,8 +541,8 @@ def test_a_shot_folder_tells_of_its_plate(shot, film, tmp_path, capfd):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mask", ["face", "mouth"])
-def test_real_footage_shows_no_seam(media, starter_bank, mask):
-    """Across the mask's border, with the bank that we ship, the gradient is the footage's own within a tenth."""
+def test_no_visible_seam_in_real_footage(media, starter_bank, mask):
+    """With the starter bank, the gradient at the mask's border equals that of the footage within 10 %."""
     from inference.face.footage import track_media
     from inference.renderer import FaceRenderer
 
@@ -575,8 +563,8 @@ def test_real_footage_shows_no_seam(media, starter_bank, mask):
     assert np.mean(after) == pytest.approx(np.mean(own), rel=0.1)
 
 
-def test_a_movie_as_large_as_it_likes_is_read_as_it_goes(tmp_path):
-    """Only what is asked for is decoded from far on: the first frames are not read for the last ones."""
+def test_seeking_decodes_few_frames(tmp_path):
+    """Reading a late frame does not decode the frames before it."""
     from inference.media import video
 
     path = tmp_path / "long.mp4"

@@ -1,4 +1,4 @@
-"""Frame indices of drivers: upstream's recorded demo loops, and our own choices."""
+"""Frame indices of driving clips: upstream's recorded indices and our own rules."""
 
 import json
 import re
@@ -13,7 +13,7 @@ GOLDENS = json.loads((Path(__file__).parent / "data" / "timelines.json").read_te
 
 
 def rules_of(name):
-    """Upstream's rules for a golden's title, as "EDTalk_A pose5 exp23 T12", and its driver lengths."""
+    """Upstream's rules and clip lengths for a recorded title such as "EDTalk_A pose5 exp23 T12"."""
     counts = {word: int(count) for word, count in re.findall(r"(pose|exp|video)(\d+)", name)}
     audio = name.startswith(("EDTalk_A", "change_lip")) or (name.startswith("lip_pose ") and "_V" not in name)
     found = upstream_rules(audio=audio, has_expression=name.startswith("EDTalk"), dubbing=name.startswith("change"))
@@ -33,18 +33,18 @@ def test_upstream_indices(name):
 
 
 @pytest.mark.parametrize("name", [name for name, golden in GOLDENS.items() if golden == "never ends"])
-def test_where_upstream_never_ends_every_frame_is_used(name):
+def test_short_expression_clips_use_all_frames(name):
     found, counts = rules_of(name)
     indices = found.expression_indices(50, counts["exp"])
     assert set(indices.tolist()) == set(range(counts["exp"]))
 
 
 @pytest.mark.parametrize(("count", "kept"), [(1, 1), (19, 19), (20, 20), (21, 1), (23, 3), (250, 230)])
-def test_tail(count, kept):
+def test_tail_of_an_expression_clip(count, kept):
     assert without_tail(count) == kept
 
 
-def test_ends_of_a_three_frame_clip():
+def test_hold_mirror_and_loop():
     assert hold(5, 3).tolist() == [0, 1, 2, 2, 2]
     assert mirror(8, 3).tolist() == [0, 1, 2, 2, 1, 0, 0, 1]
     assert loop(5, 3).tolist() == [0, 1, 2, 0, 1]
@@ -56,7 +56,7 @@ def test_ends_of_a_three_frame_clip():
             end(3, 0)
 
 
-def test_choice_of_rules():
+def test_rules_of_each_option():
     assert rules("loop", audio=True, has_expression=True) == Rules("loop", "loop")
     assert rules(None, audio=True, has_expression=True) == Rules("hold", "mirror")
     assert rules(None, audio=True, has_expression=False) == Rules("mirror", "mirror")

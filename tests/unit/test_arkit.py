@@ -1,4 +1,4 @@
-"""ARKit recordings: every way in which apps write them says the same, time is kept, and anything else is named."""
+"""ARKit recordings: the file formats of apps, timecode, invalid files, and conversion to and from banks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACE = LIVE_LINK[:52]
 
 
 def recorded(rows: int = 200, seed: int = 3) -> np.ndarray:
-    """(rows, 61) smooth values as a phone has them: units 0..1, angles in radians."""
+    """(rows, 61) smooth values as recorded by a phone: units 0 to 1, angles in radians."""
     random = np.random.default_rng(seed)
     phase, speed = random.uniform(0, 6, 61), random.uniform(0.5, 3, 61)
     values = 0.5 + 0.5 * np.sin(np.arange(rows)[:, None] / 30 * speed + phase)
@@ -36,7 +36,7 @@ def recorded(rows: int = 200, seed: int = 3) -> np.ndarray:
 
 
 def timecodes(rows: int, rate: int = 60, every: float = 1.0, first: float = 0.0, sub: bool = True) -> list[str]:
-    """Of rows that follow each other by `every` frames; first: frames since midnight."""
+    """Timecodes of rows `every` frames apart. first: frames since midnight."""
     codes = []
     for index in range(rows):
         frames = (first + every * index) % (rate * 86400)
@@ -64,7 +64,7 @@ def live_link(values: np.ndarray, codes: list[str]) -> dict[str, list]:
     return columns | {name: column.tolist() for name, column in zip(LIVE_LINK, values.T, strict=True)}
 
 
-def test_the_names_are_arkits():
+def test_names():
     assert len(arkit.FACE) == len(set(arkit.FACE)) == 52
     assert {name.lower() for name in FACE} == {name.lower() for name in arkit.FACE}
 
@@ -72,7 +72,7 @@ def test_the_names_are_arkits():
 # --- Ways of writing the same
 
 
-def test_live_link_face_comes_back(write):
+def test_live_link_face_round_trip(write):
     values = recorded()
     path = write(live_link(values, timecodes(200, first=60 * 36_000 + 7.25)))
     take = read_take(path)
@@ -88,7 +88,7 @@ def arkit_name(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def test_the_head_is_in_degrees_with_our_signs(write):
+def test_head_rotation_in_degrees(write):
     values = np.zeros((3, 61))
     values[:, 52:55] = (0.3, 0.2, -0.1)  # to the person's right, which is the picture's left; down; anticlockwise
     take = read_take(write(live_link(values, timecodes(3))))
@@ -100,7 +100,7 @@ def test_the_head_is_in_degrees_with_our_signs(write):
     np.testing.assert_allclose(read_take(write(degrees)).values, take.values)
 
 
-def test_a_head_that_is_all_zero_was_not_recorded(write):
+def test_an_all_zero_head_was_not_recorded(write):
     values = recorded(10)
     values[:, 52:] = 0
     assert read_take(write(live_link(values, timecodes(10)))).names == tuple(map(arkit_name, FACE))
@@ -117,7 +117,7 @@ def test_a_head_that_is_all_zero_was_not_recorded(write):
     ],
     ids=["capitals", "semicolons", "tabs and a mark", "spaces", "old sides"],
 )
-def test_spelling_does_not_matter(write, rename, delimiter, encoding):
+def test_spelling_variants(write, rename, delimiter, encoding):
     values = recorded(20)[:, :52]
     names = [rename(name) if name not in ("MouthLeft", "MouthRight") else name for name in FACE]
     columns = {name: column.tolist() for name, column in zip(names, values.T, strict=True)}
@@ -144,7 +144,7 @@ def test_a_decimal_comma(write):
     ],
     ids=["no time", "frames", "seconds", "milliseconds", "named so", "nanoseconds", "timecode called time"],
 )
-def test_the_plain_table_with_a_column_of_times_or_without(write, column, cells, step):
+def test_plain_tables_with_and_without_times(write, column, cells, step):
     values = recorded(10)[:, :52]
     columns = {} if column is None else {column: list(cells)}
     columns |= {name: part.tolist() for name, part in zip(FACE, values.T, strict=True)}
@@ -154,13 +154,13 @@ def test_the_plain_table_with_a_column_of_times_or_without(write, column, cells,
     assert (take.start is None) == (column != "Time")
 
 
-def test_missing_and_unknown_columns_are_no_harm(write):
+def test_missing_and_unknown_columns(write):
     take = read_take(write({"jawOpen": [0.5, 1], "_neutral": [0, 0], "eyeBlinkLeft": [0, 1], "TongueOut": ["", ""]}))
     assert take.names == ("jawOpen", "eyeBlinkLeft")
     np.testing.assert_array_equal(take.values, [[0.5, 0], [1, 1]])
 
 
-def test_left_and_right_can_be_exchanged(write):
+def test_exchange_of_left_and_right(write):
     take = read_take(write({"JawLeft": [1], "JawRight": [2], "MouthLeft": [0.3], "MouthSmileLeft": [0.4]}))
     swapped = take.with_sides_swapped()
     assert swapped.names == ("jawRight", "jawLeft", "mouthRight", "mouthSmileLeft")
@@ -171,14 +171,14 @@ def test_left_and_right_can_be_exchanged(write):
 
 
 @pytest.mark.parametrize(("count", "every"), [(24, 1), (25, 1), (30, 1), (50, 2), (60, 2), (60, 1)])
-def test_what_a_timecode_counts_in_shows_at_the_end_of_a_second(write, count, every):
+def test_timecode_rate_from_the_end_of_a_second(write, count, every):
     values = recorded(150)
     take = read_take(write(live_link(values, timecodes(150, count, every))))
     assert take.rate == Rate(count, float(count))
     np.testing.assert_allclose(take.times, np.arange(150) * every / count, atol=1e-9)
 
 
-def test_a_take_within_one_second_is_live_link_faces(write):
+def test_short_takes_use_the_rate_of_live_link_face(write):
     take = read_take(write(live_link(recorded(10), timecodes(10, 60, 1, first=3))))
     assert take.rate.count == 60
     assert read_take(take_path(write, 10), rate="25").rate == Rate(25, 25.0)
@@ -188,7 +188,7 @@ def take_path(write, rows):
     return write(live_link(recorded(rows), timecodes(rows, 25)))
 
 
-def test_lost_rows_leave_a_gap_and_not_a_shift(write):
+def test_missing_rows_leave_a_gap(write):
     values, codes = recorded(120), timecodes(120)
     kept = [index for index in range(120) if not 40 <= index < 70]
     whole = read_take(write(live_link(values, codes)))
@@ -197,7 +197,7 @@ def test_lost_rows_leave_a_gap_and_not_a_shift(write):
     assert gap.duration == whole.duration
 
 
-def test_rows_without_a_face_and_cut_off_rows_are_left_out(write):
+def test_rows_without_face_and_truncated_rows_are_skipped(write):
     columns = live_link(recorded(6), timecodes(6))
     path = write(columns)
     lines = path.read_text().splitlines()
@@ -209,25 +209,25 @@ def test_rows_without_a_face_and_cut_off_rows_are_left_out(write):
     assert take.skipped == 2
 
 
-def test_sub_frames_count(write):
+def test_sub_frames(write):
     codes = ["10:00:00:00.000", "10:00:00:01.500", "10:00:00:03.250"]
     take = read_take(write({"Timecode": codes, "JawOpen": [0, 1, 0]}))
     np.testing.assert_allclose(take.times, np.array([0, 1.5, 3.25]) / 60)
 
 
-def test_over_midnight(write):
+def test_midnight(write):
     take = read_take(write(live_link(recorded(100), timecodes(100, 60, 1, first=60 * 86400 - 50))))
     np.testing.assert_allclose(take.times, np.arange(100) / 60, atol=1e-9)
 
 
-def test_repeated_times_say_nothing_new(write):
+def test_repeated_times(write):
     take = read_take(write({"Timecode": ["00:00:00:00", "00:00:00:01", "00:00:00:01"], "JawOpen": [0, 0.5, 0.7]}))
     assert (len(take.times), take.skipped) == (2, 1)
 
 
 @pytest.mark.parametrize(("rate", "count"), [("29.97 drop", 30), ("59.94 drop", 60)])
-def test_drop_frame_timecode_keeps_up_with_the_clock(rate, count):
-    """Frame numbers that exist follow each other evenly, and an hour of them lasts an hour."""
+def test_drop_frame_timecode(rate, count):
+    """Existing frame numbers are evenly spaced, and an hour of them lasts an hour."""
     found = []
     for minute in range(21):
         for second in (0, 1, 59):
@@ -244,7 +244,7 @@ def test_drop_frame_timecode_keeps_up_with_the_clock(rate, count):
     assert timecode_seconds("01:00:00:00", Rate.parse(rate.split()[0])) == pytest.approx(3603.6)
 
 
-def test_a_semicolon_means_drop_frame(write):
+def test_a_semicolon_marks_drop_frame(write):
     codes = [code[:8] + ";" + code[9:] for code in timecodes(90, 30, sub=False)]
     take = read_take(write({"Timecode": codes, "JawOpen": np.linspace(0, 1, 90).tolist()}))
     assert take.rate == Rate(30, 30_000 / 1001, drop=True)
@@ -252,7 +252,7 @@ def test_a_semicolon_means_drop_frame(write):
 
 
 @pytest.mark.parametrize("fps", [24000 / 1001, 24, 25, 30, 50, 60])
-def test_a_straight_line_is_the_same_line_at_any_frame_rate(write, fps):
+def test_linear_motion_is_the_same_at_any_frame_rate(write, fps):
     ramp = np.linspace(0, 1, 121)
     take = read_take(write({"Timecode": timecodes(121), "JawOpen": ramp.tolist()}))
     seconds = np.arange(int(2 * fps) + 1) / fps
@@ -261,7 +261,7 @@ def test_a_straight_line_is_the_same_line_at_any_frame_rate(write, fps):
 
 
 @pytest.mark.parametrize("text", ["", "ten", "0", "500", "30 drop", "25 drop", "23.976 drop", "29.97 dropped"])
-def test_what_no_timecode_counts_in(text):
+def test_invalid_timecode_rates(text):
     with pytest.raises(EDTalkError, match="Unsupported timecode rate"):
         Rate.parse(text)
 
@@ -288,7 +288,7 @@ def test_what_no_timecode_counts_in(text):
         ("JawOpen\n" + '"' + "x" * 200_000, "it is not a table"),
     ],
 )
-def test_anything_else_is_one_sentence_that_names_the_file(tmp_path, content, complaint):
+def test_invalid_files(tmp_path, content, complaint):
     path = tmp_path / "odd.csv"
     path.write_text(content)
     with pytest.raises(EDTalkError) as caught:
@@ -299,7 +299,7 @@ def test_anything_else_is_one_sentence_that_names_the_file(tmp_path, content, co
     assert caught.value.hint
 
 
-def test_files_that_are_not_there_or_no_text(tmp_path):
+def test_missing_and_binary_files(tmp_path):
     with pytest.raises(EDTalkError, match=r"none\.csv does not exist"):
         read_take(tmp_path / "none.csv")
     with pytest.raises(EDTalkError, match="could not be read"):
@@ -312,7 +312,7 @@ def test_files_that_are_not_there_or_no_text(tmp_path):
 # --- A bank's sliders
 
 
-def test_the_starter_bank_is_what_its_names_say():
+def test_the_starter_bank_matches_its_names():
     bank = read_bank(STARTER)
     names = list(arkit.NAMES)
     values = np.random.default_rng(1).uniform(0, 1, (5, len(names)))
@@ -327,15 +327,15 @@ def test_the_starter_bank_is_what_its_names_say():
     assert set(bank.names) - set(curves) == {"headShiftX", "headShiftY", "headScale"}
 
 
-def test_a_missing_side_leaves_its_share_to_the_other():
+def test_a_missing_side_is_replaced_by_the_other():
     entry = Coefficient("mouthSmile", "lip", arkit={"mouthSmileLeft": 0.5, "mouthSmileRight": 0.5})
     curves = character_arkit.to_bank([entry], ["mouthSmileRight", "jawOpen"], np.array([[0.8, 1.0]]))
     assert curves.keys() == {"mouthSmile"}
     assert curves["mouthSmile"] == pytest.approx([0.8])
 
 
-def test_there_and_back():
-    """Coefficients made of face units and turned into face units again are the same coefficients."""
+def test_bank_round_trip():
+    """Converting face units to coefficients and back keeps the coefficients."""
     coefficients = [
         *read_bank(STARTER).coefficients,
         Coefficient("axis", "lip", arkit={"eyeLookInLeft": -3.0, "eyeLookOutRight": 2.0}),
@@ -352,6 +352,6 @@ def test_there_and_back():
     assert back["headYaw"] == pytest.approx({"headYaw": 30.0})
 
 
-def test_a_bank_without_arkit_has_no_way_back():
+def test_a_bank_without_arkit_weights():
     assert character_arkit.from_bank([Coefficient("lip_01", "lip")]) == {}
     assert character_arkit.to_bank([Coefficient("lip_01", "lip")], ["jawOpen"], np.ones((2, 1))) == {}

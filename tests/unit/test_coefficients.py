@@ -1,4 +1,4 @@
-"""Coefficients: what can be done with them, and that files come back as they were written or are refused by name."""
+"""Coefficient tables and their files."""
 
 import numpy as np
 import pytest
@@ -39,21 +39,21 @@ class TestTable:
             ([[0, 0, 0]], NAMES, float("nan"), "frame rate of coefficients must be above 0"),
         ],
     )
-    def test_what_makes_no_sense_is_refused(self, values, names, fps, complaint):
+    def test_invalid_tables(self, values, names, fps, complaint):
         with pytest.raises(EDTalkError, match=complaint):
             Coefficients(values, names, fps)
 
-    def test_rows_stay_rows(self, curves):
+    def test_rows_are_two_dimensional(self, curves):
         assert same(curves[1], curves[1:2])
         assert same(curves[-1], curves[4:5])
         assert curves[1:4].fps == curves.fps
 
-    def test_a_loop_ends(self, curves):
+    def test_iteration_ends(self, curves):
         assert [len(row) for row in curves] == [1] * 5
         with pytest.raises(IndexError):
             curves[5]
 
-    def test_select_orders_columns_as_asked(self, curves):
+    def test_select_keeps_the_given_order(self, curves):
         selected = curves.select(["yaw", "jawOpen"])
         assert selected.names == ("yaw", "jawOpen")
         assert np.array_equal(selected.values, curves.values[:, [2, 0]])
@@ -76,14 +76,14 @@ class TestFiles:
         Coefficients(curves.values, NAMES, fps).save(path)
         assert Coefficients.load(path).fps == fps
 
-    def test_no_frames_and_odd_names(self, tmp_path, suffix):
+    def test_no_frames_and_unusual_names(self, tmp_path, suffix):
         names = ('a "b", c', "größe", "x\ny")
         path = tmp_path / f"none{suffix}"
         Coefficients(np.empty((0, 3)), names).save(path)
         assert Coefficients.load(path).names == names
         assert len(Coefficients.load(path)) == 0
 
-    def test_a_failed_save_leaves_the_old_file(self, curves, tmp_path, suffix, monkeypatch):
+    def test_a_failed_save_keeps_the_old_file(self, curves, tmp_path, suffix, monkeypatch):
         path = tmp_path / f"line{suffix}"
         curves.save(path)
         before = path.read_bytes()
@@ -99,12 +99,12 @@ class TestFiles:
         assert path.read_bytes() == before
         assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
-    def test_a_file_in_place_of_the_folder(self, curves, tmp_path, suffix):
+    def test_a_file_instead_of_the_folder(self, curves, tmp_path, suffix):
         (tmp_path / "file").write_text("")
         with pytest.raises(EDTalkError, match="could not be written"):
             curves.save(tmp_path / "file" / f"line{suffix}")
 
-    def test_missing_empty_and_garbage(self, tmp_path, suffix):
+    def test_missing_empty_and_random_files(self, tmp_path, suffix):
         path = tmp_path / f"bad{suffix}"
         with pytest.raises(EDTalkError, match=f"bad{suffix} does not exist"):
             Coefficients.load(path)
@@ -119,7 +119,7 @@ class TestFiles:
             Coefficients.load(tmp_path / f"folder{suffix}")
 
 
-def test_other_suffixes_are_not_written(curves, tmp_path):
+def test_other_suffixes(curves, tmp_path):
     with pytest.raises(EDTalkError, match=r"found '\.txt'"):
         curves.save(tmp_path / "line.txt")
     assert not list(tmp_path.iterdir())
@@ -135,7 +135,7 @@ def test_other_suffixes_are_not_written(curves, tmp_path):
         "\n",
     ],
 )
-def test_csv_that_is_something_else(tmp_path, text):
+def test_invalid_csv(tmp_path, text):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(EDTalkError, match=r"bad\.csv is not a readable coefficient file"):
@@ -152,7 +152,7 @@ def test_csv_that_is_something_else(tmp_path, text):
         ("fps=-25,a,b\n0,1,2\n", "frame rate"),
     ],
 )
-def test_csv_whose_numbers_make_no_sense(tmp_path, text, complaint):
+def test_csv_with_invalid_numbers(tmp_path, text, complaint):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(EDTalkError, match=rf"bad\.csv cannot be used.*{complaint}"):
@@ -167,7 +167,7 @@ def test_csv_from_a_spreadsheet(tmp_path):
     assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
 
 
-def test_npz_that_is_something_else(tmp_path):
+def test_invalid_npz(tmp_path):
     path = tmp_path / "bad.npz"
     values = np.zeros((2, 1))
     for content in (

@@ -1,4 +1,4 @@
-"""Emotion curves and idle motion: text in, numbers over time out."""
+"""Emotion curves and idle motion."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_one_emotion_is_constant():
     assert EmotionCurve.parse("neutral").strengths(TIMES) == {}
 
 
-def test_keys_are_hit_and_blended_smoothly_and_constant_outside():
+def test_curves_pass_through_keys_and_are_constant_outside():
     curve = EmotionCurve.parse("0.4=neutral 1.6=happy:0.8, 3.2=sad")
     happy, sad = (curve.strengths(TIMES)[name] for name in ("happy", "sad"))
     assert happy[TIMES <= 0.4].max() == 0.0
@@ -42,7 +42,7 @@ def test_keys_are_hit_and_blended_smoothly_and_constant_outside():
     assert speed.argmax() in (14, 15)
 
 
-def test_mix_percent_and_order():
+def test_mixes_percentages_and_order():
     curve = EmotionCurve.parse("100%=sad 0%=happy:0.5+angry 1s=neutral")
     strengths = curve.strengths(TIMES, duration=4.0)
     assert strengths["happy"][0] == 0.5
@@ -58,13 +58,13 @@ def test_negative_and_large_strengths_are_kept():
     assert EmotionCurve.parse("happy:1.5").strengths(TIMES)["happy"][0] == 1.5
 
 
-def test_frames_do_not_depend_on_the_others():
+def test_frames_are_independent():
     curve = EmotionCurve.parse("0=neutral 1.5=happy:0.8 3.2=sad")
     whole, part = curve.strengths(TIMES, 4.0), curve.strengths(TIMES[30:60], 4.0)
     np.testing.assert_array_equal(whole["happy"][30:60], part["happy"])
 
 
-def test_text_survives_a_round_trip():
+def test_text_round_trip():
     text = "0=neutral 1.5=happy:0.8+sad 50%=sad:-0.25"
     assert EmotionCurve.parse(str(EmotionCurve.parse(text))) == EmotionCurve.parse(text)
 
@@ -92,7 +92,7 @@ def test_text_survives_a_round_trip():
         "1e400=happy",
     ],
 )
-def test_bad_text_is_one_sentence(text):
+def test_invalid_text(text):
     with pytest.raises(EDTalkError) as caught:
         EmotionCurve.parse(text, KNOWN)
     assert caught.value.kind == "input"
@@ -112,7 +112,7 @@ def test_empty_timeline():
 NAMES = ("jawOpen", "headYaw", "eyeBlink")
 
 
-def test_idle_motion_is_gentle_starts_at_rest_and_is_the_same_at_any_rate():
+def test_idle_motion_is_small_and_independent_of_the_frame_rate():
     times = np.arange(1500) / 50
     still = np.zeros((1500, 3), np.float32)
     moved = add_idle_motion(still, NAMES, times, 1.0)
@@ -127,21 +127,21 @@ def test_idle_motion_is_gentle_starts_at_rest_and_is_the_same_at_any_rate():
     assert not np.array_equal(moved, add_idle_motion(still, NAMES, times, 1.0, seed=1))
 
 
-def test_blinks_are_short_and_come_every_few_seconds():
+def test_length_and_frequency_of_blinks():
     shut = blinks(np.arange(6000) / 100) > 0.5
     starts = np.flatnonzero(np.diff(shut.astype(int)) == 1)
     assert 60 / 5 - 1 <= len(starts) <= 60 / 2
     assert 0.1 < shut.sum() / 100 / len(starts) < 0.25
 
 
-def test_a_half_shut_eye_blinks_to_shut_not_beyond():
+def test_a_half_closed_eye_closes_fully_not_further():
     times = np.arange(500) / 25
     moved = add_idle_motion(np.full((500, 1), 0.25, np.float32), ("eyeBlink",), times, 1.0)
     assert moved.max() <= 1.0
     assert moved.min() == 0.25
 
 
-def test_idle_motion_off_and_on_a_bank_without_names():
+def test_idle_motion_needs_named_coefficients():
     values = np.zeros((3, 1), np.float32)
     assert add_idle_motion(values, ("lip_01",), np.arange(3.0), 0.0) is values
     with pytest.raises(EDTalkError, match="names its head and eye"):

@@ -1,4 +1,4 @@
-"""Plates: footage whose frames are sources of their own, tracks over it, and the shots that are made of both."""
+"""Plates and tracks, and the shots that use them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refusal(function, *arguments, **named) -> EDTalkError:
 
 @pytest.fixture
 def track() -> Track:
-    """Frames at uneven times; no face in the third."""
+    """Frames at uneven times, without a face in the third."""
     crops = np.array([[10, 20, 100, 0], [11, 20, 101, 1.5], NOWHERE, [14, 22, 99, -3]])
     return Track(np.array([0.0, 0.033, 0.1, 0.4]), crops)
 
@@ -40,7 +40,7 @@ def movie(tmp_path) -> Path:
 
 @pytest.fixture
 def shot(movie, track, tmp_path) -> Shot:
-    """Seven rows, of which two hold, two show no face, and the last runs backwards."""
+    """Seven rows: two are equal, two show no face, and the last one goes back in time."""
     times = [0.0, 0.04, 0.04, 0.12, 0.2, 0.4, 0.0]
     rows = np.array([[0, 0], [0.5, 0], [0.5, 0], [0.5, 0], [0.9, 1], [0.5, 0], [0, 0]], np.float32)
     plate = Plate.of(movie, media_sha256(movie), track, times)
@@ -51,7 +51,7 @@ def shot(movie, track, tmp_path) -> Shot:
 # ------------------------------------------------------------------------------------------------ tracks
 
 
-def test_a_track_gives_what_is_on_screen(track):
+def test_a_track_gives_the_frames_shown(track):
     times, crops = track.at([-1, 0, 0.032, 0.0325, 0.05, 0.1, 0.2, 0.399999, 9])
     assert times.tolist() == [0, 0, 0.033, 0.033, 0.033, 0.1, 0.1, 0.4, 0.4], "near a frame's beginning means it"
     for time, crop in zip(times, crops, strict=True):
@@ -60,7 +60,7 @@ def test_a_track_gives_what_is_on_screen(track):
     assert np.array_equal(again[0], times), "snapped times stay"
 
 
-def test_a_track_survives_messages_and_files(track, tmp_path):
+def test_track_round_trips(track, tmp_path):
     track.save(tmp_path / "track.npy")
     for other in (Track.from_bytes(track.to_bytes()), Track.load(tmp_path / "track.npy")):
         assert np.array_equal(other.times, track.times)
@@ -83,12 +83,12 @@ def test_a_track_survives_messages_and_files(track, tmp_path):
         ([0], [[0, 0, 9]]),
     ],
 )
-def test_what_is_no_track(times, crops, tmp_path):
+def test_invalid_tracks(times, crops, tmp_path):
     assert refusal(Track, times, crops).hint == "Track the face again."
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"text"])
-def test_a_file_that_is_no_track(content, tmp_path):
+def test_invalid_track_files(content, tmp_path):
     path = tmp_path / "track.npy"
     assert str(path) in refusal(Track.load, path).message
     path.write_bytes(content)
@@ -98,7 +98,7 @@ def test_a_file_that_is_no_track(content, tmp_path):
     assert "40 bytes" in refusal(Track.from_bytes, bytes(41)).message
 
 
-def test_stretches_are_found_wherever_they_lie():
+def test_runs():
     random = np.random.default_rng(3)
     for count in range(12):
         marked = random.random(count) < 0.5
@@ -114,7 +114,7 @@ def test_stretches_are_found_wherever_they_lie():
 # ------------------------------------------------------------------------------------------------ media
 
 
-def test_pictures_are_in_the_order_that_people_mean(tmp_path):
+def test_images_in_natural_order(tmp_path):
     for name in ("shot10.png", "shot9.PNG", "2.png", "10.jpg", "a2b10.tif", "a2b9.tif", ".hidden.png", "notes.txt"):
         (tmp_path / name).touch()
     names = [path.name for path in pictures_in(tmp_path)]
@@ -125,7 +125,7 @@ def test_pictures_are_in_the_order_that_people_mean(tmp_path):
     assert refusal(pictures_in, tmp_path / "none").kind == "media"
 
 
-def test_a_hash_is_of_what_is_seen(tmp_path, movie):
+def test_media_hashes(tmp_path, movie):
     known = media_sha256(movie)
     movie.rename(tmp_path / "moved.mov")
     assert media_sha256(tmp_path / "moved.mov") == known
@@ -150,13 +150,13 @@ def test_a_hash_is_of_what_is_seen(tmp_path, movie):
 # ------------------------------------------------------------------------------------------------ shots
 
 
-def test_rows_of_the_same_frame_and_crop_share_a_picture(shot):
+def test_rows_with_the_same_frame_and_crop_share_a_file(shot):
     keys = shot.keys()
     assert [keys.index(key) for key in keys] == [0, 1, 1, 3, 3, 5, 0], "without a face coefficients do not count"
     assert shot.missing() == [0, 1, 3, 5]
 
 
-def test_a_key_of_a_plate_is_made_of_what_the_picture_is_made_of(shot, movie, tmp_path):
+def test_keys_depend_on_the_plate(shot, movie, tmp_path):
     plate, known = shot.plate, set(shot.keys())
     nudged = plate.track + np.array([0.25, 0, 0, 0])
     for name, value in {
@@ -175,7 +175,7 @@ def test_a_key_of_a_plate_is_made_of_what_the_picture_is_made_of(shot, movie, tm
     assert replace(shot, plate=elsewhere, first_frame=5, frames_folder="x").keys() == shot.keys()
 
 
-def test_layers_have_pictures_of_their_own_and_the_square_those_it_had(shot, tmp_path):
+def test_keys_depend_on_the_layer(shot, tmp_path):
     portrait = tmp_path / "p.png"
     portrait.write_bytes(b"a portrait")
     square = replace(shot, plate=None, portrait=portrait, layer="square")
@@ -190,7 +190,7 @@ def test_layers_have_pictures_of_their_own_and_the_square_those_it_had(shot, tmp
     assert Shot.read(tmp_path / "shot").keys() == written.keys()
 
 
-def test_what_is_no_shot(shot, movie):
+def test_invalid_shots(shot, movie):
     for changes, said in (
         ({"layer": "half"}, "found 'half'"),
         ({"mask": "nose"}, "found 'nose'"),
@@ -204,7 +204,7 @@ def test_what_is_no_shot(shot, movie):
     assert refusal(lambda: shot.portrait_sha256).kind == "media"
 
 
-def test_a_plate_comes_along(shot, movie, tmp_path):
+def test_the_plate_is_written_with_the_shot(shot, movie, tmp_path):
     folder = tmp_path / "shot"
     written, found = shot.write(folder), Shot.read(folder)
     for other in (written, found):
@@ -230,7 +230,7 @@ def no_links(monkeypatch) -> None:
     monkeypatch.setattr("os.link", refuse)
 
 
-def test_where_there_are_no_links_it_is_copied_or_named(shot, movie, tmp_path, no_links):
+def test_without_link_support_the_plate_is_copied_or_referenced(shot, movie, tmp_path, no_links):
     copied = shot.write(tmp_path / "copied")
     assert copied.plate.media.read_bytes() == movie.read_bytes()
     before = copied.plate.media.stat().st_mtime_ns
@@ -240,14 +240,14 @@ def test_where_there_are_no_links_it_is_copied_or_named(shot, movie, tmp_path, n
     assert not list((tmp_path / "named" / "plate").iterdir())
 
 
-def test_with_links_naming_is_not_needed(shot, movie, tmp_path):
+def test_links_are_preferred_to_references(shot, movie, tmp_path):
     written = shot.write(tmp_path / "shot", plate_by_name=True)
     assert written.plate.media == tmp_path / "shot" / "plate" / movie.name
     assert {path.name for path in (tmp_path / "shot" / "plate").iterdir()} == {movie.name}
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_a_folder_of_pictures_comes_along_as_it_is_now(shot, tmp_path, links, request):
+def test_a_folder_of_images_is_updated(shot, tmp_path, links, request):
     if not links:
         request.getfixturevalue("no_links")
     rushes = tmp_path / "frames in"
@@ -279,7 +279,7 @@ def test_a_folder_of_pictures_comes_along_as_it_is_now(shot, tmp_path, links, re
         ("shot.json", {"layer": "half"}, "found 'half'"),
     ],
 )
-def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
+def test_damaged_folders(shot, tmp_path, name, content, said):
     folder = tmp_path / "shot"
     shot.write(folder)
     path = folder / name
@@ -294,7 +294,7 @@ def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
     assert error.hint
 
 
-def test_a_plate_that_is_gone(shot, movie, tmp_path):
+def test_missing_plate(shot, movie, tmp_path):
     movie.unlink()
     error = refusal(shot.write, tmp_path / "shot")
     assert (error.kind, "take 1.mp4 does not exist" in error.message) == ("media", True)

@@ -1,4 +1,4 @@
-"""Shots: what names a picture and what does not, and folders that are whole, damaged or of something else."""
+"""Shots: the keys of frames, and valid and damaged shot folders."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def refusal(function, *arguments) -> EDTalkError:
 # ------------------------------------------------------------------------------------------------ keys
 
 
-def test_equal_rows_share_a_picture_and_others_do_not(shot):
+def test_equal_rows_share_a_file(shot):
     keys = shot.keys()
     assert [keys.index(key) for key in keys] == [0, 1, 1, 0, 4]
     assert all(len(key) == 20 and int(key, 16) >= 0 for key in keys)
     assert shot.file_names() == tuple(f"{key}.png" for key in keys)
 
 
-def test_a_key_is_made_of_what_a_picture_is_made_of(shot, tmp_path, monkeypatch):
+def test_keys_depend_on_the_input_of_a_frame(shot, tmp_path, monkeypatch):
     other_portrait = tmp_path / "other.png"
     other_portrait.write_bytes(b"another picture")
     changes = {"bank_sha256": "cd" * 32, "portrait": other_portrait, "crop": "none", "image_format": "exr"}
@@ -55,7 +55,7 @@ def test_a_key_is_made_of_what_a_picture_is_made_of(shot, tmp_path, monkeypatch)
     assert not set(replace(shot).keys()) & set(shot.keys())
 
 
-def test_a_key_is_not_made_of_where_and_when(shot, tmp_path):
+def test_keys_do_not_depend_on_paths_and_times(shot, tmp_path):
     moved = tmp_path / "moved.jpg"
     moved.write_bytes(shot.portrait.read_bytes())
     table = Coefficients(ROWS[::-1], NAMES, 25)
@@ -65,7 +65,7 @@ def test_a_key_is_not_made_of_where_and_when(shot, tmp_path):
     assert negative.keys() == shot.keys()
 
 
-def test_missing_are_the_first_rows_of_pictures_without_a_file(shot):
+def test_missing_lists_the_first_row_of_each_file(shot):
     assert shot.missing() == [0, 1, 4]
     shot.frames_folder.mkdir()
     names = shot.file_names()
@@ -74,7 +74,7 @@ def test_missing_are_the_first_rows_of_pictures_without_a_file(shot):
     assert shot.missing() == [0, 4]
 
 
-def test_missing_among_some_rows_are_theirs_alone(shot):
+def test_missing_checks_only_the_given_rows(shot):
     assert shot.missing([2, 3]) == [2, 3], "whoever renders these cannot count on the first rows of their pictures"
     assert shot.missing([1, 2]) == [1]
     assert shot.missing([]) == []
@@ -88,7 +88,7 @@ def test_missing_among_some_rows_are_theirs_alone(shot):
 
 @pytest.mark.parametrize("crop", ["auto", "none", (1.5, -2, 30), (1, 2, 30, -3.25)])
 @pytest.mark.parametrize("image_format", ["png", "exr"])
-def test_what_is_written_is_read(shot, tmp_path, crop, image_format):
+def test_round_trip(shot, tmp_path, crop, image_format):
     shot = replace(shot, crop=crop, image_format=image_format)
     folder = tmp_path / "new" / "shot"
     written, found = shot.write(folder), Shot.read(folder)
@@ -104,7 +104,7 @@ def test_what_is_written_is_read(shot, tmp_path, crop, image_format):
     assert Shot.read(folder).keys() == found.keys()
 
 
-def test_a_shot_can_be_written_over_another_and_over_itself(shot, tmp_path):
+def test_a_shot_can_be_overwritten(shot, tmp_path):
     folder = tmp_path / "shot"
     shot.write(folder)
     shorter = replace(shot, coefficients=shot.coefficients[:2], first_frame=3)
@@ -114,7 +114,7 @@ def test_a_shot_can_be_written_over_another_and_over_itself(shot, tmp_path):
     assert Shot.read(folder).first_frame == 3
 
 
-def test_a_project_folder_can_move(shot, tmp_path):
+def test_a_project_folder_can_be_moved(shot, tmp_path):
     project = tmp_path / "project"
     folder = project / "shot"
     replace(shot, frames_folder=project / "cache", bank=project / "mine.safetensors").write(folder)
@@ -145,7 +145,7 @@ def test_a_project_folder_can_move(shot, tmp_path):
         ("Müller.PNG", b"another picture", "Müller.PNG is not the portrait"),
     ],
 )
-def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
+def test_damaged_folders(shot, tmp_path, name, content, said):
     folder = tmp_path / "shot"
     shot.write(folder)
     path = folder / name
@@ -160,11 +160,11 @@ def test_a_damaged_folder_is_one_sentence(shot, tmp_path, name, content, said):
     assert error.hint
 
 
-def test_no_folder_at_all(tmp_path):
+def test_missing_folder(tmp_path):
     assert "not a complete shot" in refusal(Shot.read, tmp_path / "nothing").message
 
 
-def test_what_cannot_be_written_is_about_the_disk_and_leaves_nothing(shot, tmp_path):
+def test_disk_errors_leave_no_files(shot, tmp_path):
     (tmp_path / "file").touch()
     assert refusal(shot.write, tmp_path / "file" / "shot").kind == "disk"
     folder = tmp_path / "shot"
@@ -174,7 +174,7 @@ def test_what_cannot_be_written_is_about_the_disk_and_leaves_nothing(shot, tmp_p
     assert {path.name for path in folder.iterdir()} == {"coefficients.npy", "Müller.PNG"}
 
 
-def test_a_portrait_that_is_gone(shot, tmp_path):
+def test_missing_portrait(shot, tmp_path):
     shot.portrait.unlink()
     for function in (shot.keys, lambda: shot.write(tmp_path / "shot")):
         error = refusal(function)
@@ -182,7 +182,7 @@ def test_a_portrait_that_is_gone(shot, tmp_path):
     assert not (tmp_path / "shot").exists()
 
 
-def test_a_sound_comes_along_and_no_picture_depends_on_it(shot, tmp_path):
+def test_the_sound_is_copied_and_not_part_of_keys(shot, tmp_path):
     sound, folder = tmp_path / "line 1.wav", tmp_path / "shot"
     sound.write_bytes(b"heard, not looked at")
     heard = replace(shot, sound=sound)
@@ -201,7 +201,7 @@ def test_a_sound_comes_along_and_no_picture_depends_on_it(shot, tmp_path):
 # ------------------------------------------------------------------------------------------------ frames
 
 
-def test_ranges_of_frames_say_what_they_were_made_of():
+def test_frame_ranges_round_trip():
     random = np.random.default_rng(2)
     for count in range(1, 40):
         frames = sorted(set(random.integers(-30, 30, count).tolist()))
@@ -212,13 +212,13 @@ def test_ranges_of_frames_say_what_they_were_made_of():
 
 
 @pytest.mark.parametrize("text", ["", ",", "1-", "-", "a", "1.5", "5-3", "1-2-3", "1,,2", "1..3"])
-def test_what_is_no_range(text):
+def test_invalid_frame_ranges(text):
     assert repr(text)[1:-1] in refusal(parse_frame_ranges, text).message
 
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("links", [True, False])
-def test_files_get_another_name_or_a_copy(tmp_path, monkeypatch, copy, links):
+def test_link_or_copy(tmp_path, monkeypatch, copy, links):
     def refuse(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
@@ -237,7 +237,7 @@ def test_files_get_another_name_or_a_copy(tmp_path, monkeypatch, copy, links):
 # ------------------------------------------------------------------------------------------------ crops
 
 
-def test_crops_in_every_form():
+def test_valid_crops():
     assert as_crop("auto") == "auto"
     assert as_crop([1, 2, 3]) == as_crop(np.array([1, 2, 3], np.float32)) == as_crop((1, 2, 3, 0)) == (1.0, 2.0, 3.0)
     assert as_crop([1, 2, 3, 4]) == (1.0, 2.0, 3.0, 4.0)
@@ -249,11 +249,11 @@ def test_crops_in_every_form():
      (1, 2, 3, float("inf")), (1, 2, 3, 4, 5)],
     ids=repr,
 )  # fmt: skip
-def test_what_is_no_crop(crop):
+def test_invalid_crops(crop):
     assert refusal(as_crop, crop).kind == "face"
 
 
-def test_a_size_makes_other_pictures_and_the_banks_own_is_not_spoken_of(shot, tmp_path):
+def test_a_size_changes_the_keys(shot, tmp_path):
     keys = {size: replace(shot, size=size).keys() for size in (0, 512, 1024)}
     assert keys[0] == shot.keys()
     assert len({key for some in keys.values() for key in some}) == 3 * len(set(shot.keys()))
@@ -285,7 +285,7 @@ def test_later_options_change_the_keys_and_raise_the_version_only_if_used(shot, 
     assert "'nose'" in refusal(lambda: replace(dubbed, added=("nose",))).message
 
 
-def test_a_shot_of_nothing(shot):
+def test_a_shot_without_rows(shot):
     assert "at least one frame" in refusal(lambda: replace(shot, coefficients=shot.coefficients[:0])).message
 
 
@@ -304,7 +304,7 @@ def test_only_regular_files_of_a_shot_are_read(shot, tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"format_version": Infinity}', '{"format_version": 1e999}'])
-def test_forged_text_is_one_sentence(shot, tmp_path, text):
+def test_forged_files(shot, tmp_path, text):
     shot.write(tmp_path / "written")
     (tmp_path / "written" / "shot.json").write_text(text)
     with pytest.raises(EDTalkError, match="is not a shot, or is damaged"):
