@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
 import bpy
 
 from ...inference.contract.errors import EDTalkError
@@ -12,6 +15,10 @@ from .session import Chain, Task
 class Explained:
     """Mixin: a disabled button shows its reason as tooltip, an EDTalkError is reported."""
 
+    if TYPE_CHECKING:  # defined by bpy.types.Operator
+        poll_message_set: ClassVar[Callable[[str], None]]
+        report: Callable[[set[str], str], None]
+
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         """Why the operator is disabled, as a sentence without a period; empty if it is enabled."""
@@ -21,7 +28,7 @@ class Explained:
     def poll(cls, context: bpy.types.Context) -> bool:
         reason = cls.disabled_reason(context)
         if reason:
-            cls.poll_message_set(reason)  # type: ignore[attr-defined]
+            cls.poll_message_set(reason)
         return not reason
 
     def execute(self, context: bpy.types.Context) -> set[str]:
@@ -30,7 +37,7 @@ class Explained:
             return self.run(context) or {"FINISHED"}
         except EDTalkError as error:
             session.report(error)
-            self.report({"ERROR"}, str(error))  # type: ignore[attr-defined]
+            self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
 
     def run(self, context: bpy.types.Context) -> set[str] | None:

@@ -202,7 +202,7 @@ class Client:
             return
         if self._unsent(job):
             self._finish(job, Stopped())
-        else:
+        elif self._worker:
             job._deadline = time.monotonic() + self.limits.cancel
             self._worker.send(requests.Cancel().to_message(job.id))
 
@@ -282,8 +282,9 @@ class Client:
             self._handle_end(self._error(found, _REPAIR, "garbage"))
             return
         self.hello, self.failure = hello, None
-        for job in self._jobs.values():
-            self._worker.send(job._message)
+        if worker := self._worker:
+            for job in self._jobs.values():
+                worker.send(job._message)
 
     def _deliver(self, job: Job, answer: Answer) -> None:
         if isinstance(answer, answers.Accepted):
@@ -329,7 +330,7 @@ class Client:
 
     def _drop_worker(self, kill: bool = True) -> None:
         """Forget the worker process; kills it without waiting for its end."""
-        if kill:
+        if kill and self._worker:
             self._worker.kill()
         self._worker, self.hello, self._complaint = None, None, None
 

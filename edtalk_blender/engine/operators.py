@@ -218,7 +218,8 @@ class EDTALK_OT_cancel_installation(Explained, bpy.types.Operator):
         return "" if _state.installation is not None else "No installation is running"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        _state.installation.cancel()
+        if _state.installation is not None:
+            _state.installation.cancel()
         return None
 
 

@@ -36,6 +36,7 @@ class Answer:
         return cls()
 
 
+@dataclass(frozen=True)
 class _PlainAnswer(Answer):
     """An answer whose fields are those of the message."""
 
@@ -44,7 +45,7 @@ class _PlainAnswer(Answer):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(*(message[field.name] for field in fields(cls)))  # type: ignore[arg-type]
+        return cls(*(message[field.name] for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,8 @@ class CaptureResult(Answer):
     note: str = ""
 
     def to_message(self, job: int) -> Message:
-        content = {"names": list(self.names), "frames": len(self.rows), "fps": self.fps, "start": self.start}
+        content: dict[str, Any] = {"names": list(self.names), "frames": len(self.rows)}
+        content |= {"fps": self.fps, "start": self.start}
         content |= {"unseen": [list(stretch) for stretch in self.unseen], "note": self.note}
         return Message(self.kind, job, content, np.asarray(self.rows, "<f4").tobytes())
 
@@ -260,13 +262,9 @@ class TrackResult(Answer):
     note: str = ""
 
     def to_message(self, job: int) -> Message:
-        content: dict[str, object] = {
-            "frames": len(self.track),
-            "width": self.width,
-            "height": self.height,
-            "fps": self.fps,
-        }
-        content |= {"sha256": self.sha256, "unseen": [list(one) for one in self.unseen], "note": self.note}
+        content: dict[str, Any] = {"frames": len(self.track), "width": self.width, "height": self.height}
+        content |= {"fps": self.fps, "sha256": self.sha256, "note": self.note}
+        content |= {"unseen": [list(stretch) for stretch in self.unseen]}
         return Message(self.kind, job, content, self.track.to_bytes())
 
     @classmethod

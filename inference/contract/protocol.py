@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from .errors import EDTalkError
 
@@ -55,7 +55,7 @@ def encode(message: Message) -> bytes:
     return _HEADER.pack(MAGIC, len(text), len(message.payload)) + text
 
 
-def write(stream: BinaryIO, message: Message) -> None:
+def write(stream: IO[bytes], message: Message) -> None:
     """Write and flush one message. The caller ensures that only one thread writes at a time."""
     stream.write(encode(message))
     if message.payload:
@@ -63,12 +63,12 @@ def write(stream: BinaryIO, message: Message) -> None:
     stream.flush()
 
 
-def read(stream: BinaryIO) -> Message | None:
+def read(stream: IO[bytes]) -> Message | None:
     """The next message, or None at the end of the stream. Blocks. Lengths are checked before memory is allocated.
 
     Raises ProtocolError for bytes that are not a message and for a stream that ends within a message.
     """
-    header = _exactly(stream, _HEADER.size, start=True)
+    header = _exactly(stream, _HEADER.size, may_end=True)
     if not header:
         return None
     magic, json_length, payload_length = _HEADER.unpack(header)
@@ -86,12 +86,13 @@ def read(stream: BinaryIO) -> Message | None:
     return Message(kind, job, fields, payload)
 
 
-def _exactly(stream: BinaryIO, count: int, *, start: bool = False) -> bytes:
+def _exactly(stream: IO[bytes], count: int, *, may_end: bool = False) -> bytes:
+    """`count` bytes, or none if the stream ends before the first of them and `may_end`."""
     parts, missing = [], count
     while missing:
         part = stream.read(missing)
         if not part:
-            if start and missing == count:
+            if may_end and missing == count:
                 return b""
             raise ProtocolError(f"The stream ended {missing} bytes before the end of a message.")
         parts.append(part)

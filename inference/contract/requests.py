@@ -105,7 +105,7 @@ class Preview(FaceRequest):
         coefficients = np.frombuffer(message.payload, "<f4")
         return cls(message["bank"], message["picture"], message["crop"], coefficients)
 
-    def shows_same_face(self, other: Request) -> bool:
+    def shows_same_face(self, other: object) -> bool:
         """Whether the other request is a preview of the same bank, picture and crop."""
         return isinstance(other, Preview) and self._face == other._face
 
@@ -194,10 +194,8 @@ class Capture(Request):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(
-            message["bank"], message["media"], message["crop"], message["fps"], message["start"], message["end"],
-            message.fields.get("which"), message.fields.get("rest"),
-        )  # fmt: skip
+        needed = {name: message[name] for name in ("bank", "media", "crop", "fps", "start", "end")}
+        return cls(**needed, which=message.fields.get("which"), rest=message.fields.get("rest"))
 
 
 @dataclass(frozen=True)
@@ -226,8 +224,8 @@ class Track(Request):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        which = message.fields.get("which")
-        return cls(message["media"], message["crop"], message["start"], message["end"], which)
+        needed = {name: message[name] for name in ("media", "crop", "start", "end")}
+        return cls(**needed, which=message.fields.get("which"))
 
 
 @dataclass(frozen=True)

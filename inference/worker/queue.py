@@ -30,11 +30,10 @@ _REPORT_EVERY = 0.2  # seconds between two progress messages
 
 @dataclass(eq=False)
 class QueuedJob:
-    """A request that has not been answered yet. request: None if it is malformed, as `fault` explains."""
+    """A request that has not been answered yet, or the error for one that is malformed."""
 
     id: int
-    request: Request | None
-    fault: ProtocolError | None = None
+    request: Request | ProtocolError
     cancelled: bool = False
     superseded: bool = False
 
@@ -43,7 +42,7 @@ class QueuedJob:
         try:
             return QueuedJob(message.job, requests.read_request(message))
         except ProtocolError as error:
-            return QueuedJob(message.job, None, error)
+            return QueuedJob(message.job, error)
 
     def can_interrupt(self, running: QueuedJob) -> bool:
         """Whether it may be done between two frames of a running job. A cancelled job only has to be answered."""

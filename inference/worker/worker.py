@@ -22,6 +22,7 @@ from .. import __version__
 from ..contract import protocol
 from ..contract.answers import Answer, Beat, Failure, Hello, Stopped
 from ..contract.errors import EDTalkError
+from ..contract.protocol import ProtocolError
 from .queue import BUG, INPUT, NICE, CancelledError, Inbox, Outbox, QueuedJob, RunningJob, end_process, listen
 
 if TYPE_CHECKING:  # imports torch, which takes seconds; `run` imports it when the reading thread runs
@@ -121,9 +122,8 @@ class Worker:
             self.inbox.finish(job)
 
     def _result(self, job: QueuedJob) -> Answer:
-        if job.fault is not None:
-            raise job.fault
-        assert job.request is not None
+        if isinstance(job.request, ProtocolError):
+            raise job.request
         return self._jobs.do(job.request, RunningJob(job, self))
 
     def _explained(self, error: Exception) -> EDTalkError:
