@@ -1,4 +1,4 @@
-"""A character in Blender's data: sliders one by one, saved, copied, linked, undone, and what they amount to."""
+"""Characters: sliders, coefficients, saving, copying, linking and undo."""
 
 import json
 
@@ -21,10 +21,10 @@ def evaluated(obj):
     return obj.evaluated_get(bpy.context.evaluated_depsgraph_get())
 
 
-# --- Making one
+# --- Creating
 
 
-def test_a_new_character_shows_its_portrait_upright(character, scene, demo):
+def test_a_new_character_is_an_empty_that_shows_its_portrait(character, scene, demo):
     obj = character.create(scene, str(demo / "portrait_1.png"))
     assert (obj.type, obj.empty_display_type, obj.name) == ("EMPTY", "IMAGE", "portrait_1")
     assert obj.data == obj.edtalk.portrait_image
@@ -34,7 +34,7 @@ def test_a_new_character_shows_its_portrait_upright(character, scene, demo):
     assert [state.name for state in obj.edtalk.banks] == ["lip", "pose", "exp"]
 
 
-def test_sliders_carry_the_bank_names_ranges_and_defaults(character, obj):
+def test_sliders_have_the_names_ranges_and_defaults_of_the_bank(character, obj):
     bank = character.bank_of(obj)
     assert character.channel_names(obj) == (*bank.names, *character.emotions(obj))
     assert list(character.emotions(obj)) == [name for name in bank.presets if name != "neutral"]
@@ -57,7 +57,7 @@ def test_any_object_can_be_a_character(character, scene):
     assert mesh.data.name == "Head"
 
 
-def test_many_characters_are_told_apart(character, scene, demo):
+def test_characters_have_unique_identities(character, scene, demo):
     made = [character.create(scene, str(demo / "portrait_1.png"), name="Anna") for _ in range(5)]
     assert len({obj.edtalk.uid for obj in made}) == 5
     assert len({obj.location.x for obj in made}) == 5
@@ -66,7 +66,7 @@ def test_many_characters_are_told_apart(character, scene, demo):
     assert character.find("nobody") is None
 
 
-def test_a_copy_is_somebody_else(character, scene, obj):
+def test_a_copy_gets_its_own_identity(character, scene, obj):
     uid = obj.edtalk.uid
     copy = obj.copy()
     copy.name = "AAA before the original by name"
@@ -79,7 +79,7 @@ def test_a_copy_is_somebody_else(character, scene, obj):
     assert obj.edtalk["jawOpen"] == 0.0
 
 
-def test_a_duplicate_by_operator_is_somebody_else(character, obj):
+def test_an_object_duplicated_by_operator_gets_its_own_identity(character, obj):
     uid = obj.edtalk.uid
     obj.select_set(True)
     bpy.ops.object.duplicate()
@@ -88,10 +88,10 @@ def test_a_duplicate_by_operator_is_somebody_else(character, obj):
     assert character.find(uid) == obj
 
 
-# --- What the sliders amount to
+# --- Coefficients
 
 
-def test_at_rest_the_row_is_the_rest_row(character, obj):
+def test_sliders_at_rest_give_the_rest_coefficients(character, obj):
     bank = character.bank_of(obj)
     np.testing.assert_array_equal(character.row(obj), bank.rest)
     rest = {name: index / 7 for index, name in enumerate(bank.names)}
@@ -102,7 +102,7 @@ def test_at_rest_the_row_is_the_rest_row(character, obj):
     np.testing.assert_array_equal(character.row(obj), np.array(list(rest.values()), np.float32))
 
 
-def test_the_rest_pose_takes_along_what_was_at_rest_only(character, obj):
+def test_a_new_rest_pose_moves_only_sliders_that_were_at_rest(character, obj):
     obj.edtalk["jawOpen"] = 0.4
     character.setup_channels(obj, {"jawOpen": 0.1, "headYaw": 0.25, "unheard of": 9.0})
     assert obj.edtalk["jawOpen"] == 0.4
@@ -110,18 +110,18 @@ def test_the_rest_pose_takes_along_what_was_at_rest_only(character, obj):
     assert obj.edtalk.id_properties_ui("jawOpen").as_dict()["default"] == pytest.approx(0.1)
     assert "unheard of" not in character.rest_values(obj)
     character.setup_channels(obj)
-    assert character.rest_values(obj)["headYaw"] == 0.25, "a rest pose stays until another one is read"
+    assert character.rest_values(obj)["headYaw"] == 0.25, "the rest pose is kept until another one is measured"
 
 
-def test_noise_about_the_banks_rest_is_the_banks_rest(character, obj):
-    """A face read off its picture is never exactly at rest; -0.000007 on a slider says nothing."""
+def test_measured_noise_around_the_banks_rest_is_removed(character, obj):
+    """A measured face is never exactly at rest; an offset of -0.000007 is noise."""
     entry, other = character.bank_of(obj).coefficients[:2]
     character.setup_channels(obj, {entry.name: entry.rest - 7e-6, other.name: other.rest + 2e-4})
     assert obj.edtalk[entry.name] == character.rest_values(obj)[entry.name] == entry.rest
     assert obj.edtalk[other.name] == character.rest_values(obj)[other.name] == np.float32(other.rest + 2e-4)
 
 
-def test_strengths_scale_what_differs_from_rest(character, obj):
+def test_strengths_scale_offsets_from_rest(character, obj):
     names = character.bank_of(obj).names
     character.setup_channels(obj, dict.fromkeys(names, 0.5))
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["browInnerUp"] = 1.0, 0.0, 0.75
@@ -134,7 +134,7 @@ def test_strengths_scale_what_differs_from_rest(character, obj):
         assert character.row(obj)[names.index(name)] == np.float32(expected)
 
 
-def test_mute_and_solo_leave_banks_at_rest(character, obj):
+def test_muted_and_not_solo_banks_stay_at_rest(character, obj):
     names = character.bank_of(obj).names
     keys = ("jawOpen", "headYaw", "browInnerUp")
 
@@ -149,7 +149,7 @@ def test_mute_and_solo_leave_banks_at_rest(character, obj):
     obj.edtalk.banks["pose"].solo = True
     assert row() == [0, 1, 0]
     obj.edtalk.banks["lip"].solo = True
-    assert row() == [0, 1, 0], "a mute counts among those that are solo"
+    assert row() == [0, 1, 0], "a solo bank can be muted"
     obj.edtalk.banks["lip"].mute = False
     assert row() == [1, 1, 0]
 
@@ -181,7 +181,7 @@ def test_a_bank_without_emotions_has_no_emotion_sliders(character, scene, write_
 # --- Files
 
 
-def test_everything_is_saved(character, obj, tmp_path):
+def test_a_saved_character_is_the_same_after_loading(character, obj, tmp_path):
     obj.edtalk["jawOpen"] = 0.3
     obj.edtalk["happy"] = 0.7
     obj.edtalk.banks["pose"].strength = 0.5
@@ -198,7 +198,7 @@ def test_everything_is_saved(character, obj, tmp_path):
     assert loaded.data == loaded.edtalk.portrait_image
 
 
-def test_the_portrait_follows_the_file_that_is_saved_elsewhere(character, scene, demo, tmp_path):
+def test_a_relative_portrait_path_is_updated_when_the_file_is_saved_elsewhere(character, scene, demo, tmp_path):
     (tmp_path / "here").mkdir()
     (tmp_path / "deep" / "there").mkdir(parents=True)
     portrait = tmp_path / "here" / "face.png"
@@ -239,7 +239,7 @@ def test_a_linked_character_is_animated_through_an_override(character, addon, ob
     override = bpy.context.view_layer.objects.active
     assert override.override_library is not None
     assert character.editable_reason(override) == ""
-    assert character.find(override.edtalk.uid) == override, "an override is preferred to what it overrides"
+    assert character.find(override.edtalk.uid) == override, "the override is preferred to the linked original"
 
     override.edtalk["jawOpen"] = 0.6
     override.edtalk["mouthSmile"] = 0.2
@@ -258,14 +258,14 @@ def test_a_linked_character_is_animated_through_an_override(character, addon, ob
     assert override.edtalk["mouthSmile"] == pytest.approx(0.2)
     assert character.rest_values(override)["mouthPucker"] == 0.125
     assert override.edtalk.id_properties_ui("mouthPucker").as_dict()["default"] == 0.125
-    assert override.animation_data.action.library is None, "a linked action is not written to"
+    assert override.animation_data.action.library is None, "keys go to a local action"
     paths = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(override)}
     assert {character.data_path("headYaw"), character.data_path("happy")} <= paths
     rows = addon.edtalk_blender.animation.sampling.sample(bpy.context.scene, override, [1, 6, 11])
     assert rows[:, 20] == pytest.approx([0.0, 0.2, 0.4])
 
 
-def test_undo_takes_back_a_slider(character, obj):
+def test_a_slider_change_can_be_undone(character, obj):
     name = obj.name
     bpy.ops.ed.undo_push(message="before")
     bpy.ops.edtalk.paste_pose(text=json.dumps({"edtalk_pose": 1, "sliders": {"jawOpen": 0.5}}))
@@ -277,10 +277,10 @@ def test_undo_takes_back_a_slider(character, obj):
     assert bpy.data.objects[name].edtalk["jawOpen"] == 0.5
 
 
-# --- What goes wrong
+# --- Problems
 
 
-def test_a_missing_portrait_is_one_sentence(character, errors, scene, tmp_path):
+def test_a_missing_portrait_is_reported(character, errors, scene, tmp_path):
     obj = character.create(scene, str(tmp_path / "gone.png"), name="Anna")
     assert obj.edtalk.portrait == str(tmp_path / "gone.png")
     with pytest.raises(errors.EDTalkError, match=r"does not exist: .*gone\.png") as caught:
@@ -292,7 +292,7 @@ def test_a_missing_portrait_is_one_sentence(character, errors, scene, tmp_path):
         character.portrait_path(obj)
 
 
-def test_a_missing_bank_is_one_sentence_and_changes_nothing(character, errors, scene, obj, write_bank, tmp_path):
+def test_a_missing_bank_is_reported_and_changes_nothing(character, errors, scene, obj, write_bank, tmp_path):
     with pytest.raises(errors.EDTalkError, match=r"gone\.safetensors does not exist"):
         character.create(scene, bank=str(tmp_path / "gone.safetensors"))
     assert character.characters(scene) == [obj]
@@ -306,7 +306,7 @@ def test_a_missing_bank_is_one_sentence_and_changes_nothing(character, errors, s
         character.row(obj)
 
 
-def test_another_bank_keeps_sliders_of_the_same_names(character, addon, obj, write_bank):
+def test_setting_a_bank_keeps_shared_sliders_and_all_keys(character, addon, obj, write_bank):
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"] = 0.5, 0.25, 0.75
     addon.edtalk_blender.animation.keys.insert_keys(obj, {"browDown": 1.0, "jawOpen": 0.5}, 1)
     dropped = character.set_bank(obj, str(write_bank()))
@@ -317,7 +317,7 @@ def test_another_bank_keeps_sliders_of_the_same_names(character, addon, obj, wri
     assert character.row(obj).shape == (5,)
     character.set_bank(obj, "")
     curves = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(obj)}
-    assert character.data_path("browDown") in curves, "keys of sliders that had gone are there again"
+    assert character.data_path("browDown") in curves, "keys of removed sliders are kept"
     assert character.row(obj).shape == (36,)
 
 
@@ -328,7 +328,7 @@ def test_a_bank_that_changed_on_disk_is_read_again(character, obj, write_bank):
     assert len(character.bank_of(obj).names) == 3
 
 
-def test_a_bank_may_not_name_a_slider_like_our_own_properties(character, errors, obj, write_bank):
+def test_a_bank_with_reserved_slider_names_is_refused(character, errors, obj, write_bank):
     path = write_bank(banks={"lip": ("jawOpen", "portrait"), "pose": ("headYaw",), "exp": ("exp_01", "exp_02")})
     with pytest.raises(errors.EDTalkError, match="'portrait'"):
         character.set_bank(obj, str(path))
@@ -336,7 +336,7 @@ def test_a_bank_may_not_name_a_slider_like_our_own_properties(character, errors,
     assert character.row(obj).shape == (36,)
 
 
-def test_names_with_quotes_are_sliders_like_others(character, scene, write_bank):
+def test_slider_names_with_quotes_can_be_keyed(character, scene, write_bank):
     names = ('say "a"', "back\\slash")
     obj = character.create(scene, bank=str(write_bank(banks={"lip": names, "pose": (), "exp": ("e1", "e2")})))
     for name in names:
@@ -362,7 +362,7 @@ def test_the_empty_shows_the_rendered_face(character, obj):
     assert obj.data == obj.edtalk.portrait_image
 
 
-def test_a_copy_has_a_face_of_its_own(character, scene, obj):
+def test_a_copy_gets_its_own_face_image(character, scene, obj):
     image = character.show_pixels(obj, np.ones((4, 4, 4), np.float32))
     copy = obj.copy()
     scene.collection.objects.link(copy)
@@ -372,11 +372,11 @@ def test_a_copy_has_a_face_of_its_own(character, scene, obj):
     assert image.pixels[0] == 1.0
 
 
-def test_the_face_is_saved_with_the_file(character, obj, tmp_path):
+def test_the_face_image_is_saved_with_the_file(character, obj, tmp_path):
     image = character.show_pixels(obj, np.full((4, 4, 4), 1.0, np.float32))
     assert image.is_dirty
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
-    assert not image.is_dirty, "or Blender asks what to do with it when it quits"
+    assert not image.is_dirty, "otherwise Blender asks to save it on quit"
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
     (loaded,) = character.characters(bpy.context.scene)
     assert loaded.data == character.face_image(loaded)

@@ -1,4 +1,4 @@
-"""The face over its plate: pixels that come out of the sequencer and the compositor, and nodes that are kept."""
+"""The face over its plate: pixels from the sequencer and the compositor, and the generated nodes."""
 
 from pathlib import Path
 
@@ -19,18 +19,18 @@ def package(addon):
 
 @pytest.fixture
 def saved(scene, tmp_path):
-    """A scene of a few frames, as large as the plate, with Blender's own settings otherwise."""
+    """A scene of a few frames in the size of the plate, with default settings otherwise."""
     scene.frame_start, scene.frame_end = 1, FRAMES
     scene.render.resolution_x, scene.render.resolution_y = WIDTH, HEIGHT
     scene.render.compositor_device = "CPU"
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
-    assert scene.view_settings.view_transform == "AgX", "as a new file has it"
+    assert scene.view_settings.view_transform == "AgX", "the default of new files"
     return tmp_path
 
 
 @pytest.fixture
 def plate(tmp_path):
-    """(H, W, 3) uint8 noise, every level of it."""
+    """(H, W, 3) uint8 noise with all levels."""
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     write_png(tmp_path / "plate.png", pixels)
     return pixels
@@ -59,7 +59,7 @@ def obj(package, scene, saved, plate):
 
 @pytest.fixture
 def face(package, scene, obj, fake_engine, layer):
-    """`face("png")`: the character's face strip, whose files hold what `layer` says."""
+    """`face("png")`: the character's face strip, whose files contain `layer`."""
 
     def face(kind: str = "png"):
         fake_engine()
@@ -86,7 +86,7 @@ def parts(package, tree, strip):
 
 
 def over(layer, plate, linear):
-    """What comes out where the layer lies over the plate, mixed in linear light or by levels."""
+    """The layer over the plate, blended in linear light or in sRGB levels."""
     alpha = layer[..., 3:] / 255
     if not linear:
         return layer[..., :3] * alpha + plate * (1 - alpha)
@@ -107,7 +107,7 @@ def test_through_the_sequencer(package, scene, saved, plate, layer, face, kind):
     for frame in (1, 3):
         seen = render(scene, saved / "out.png", frame)
         assert (seen[..., 3] == 255).all()
-        most = 0 if kind == "png" else 1  # 8-bit strips are laid over each other without any rounding
+        most = 0 if kind == "png" else 1  # 8-bit strips are blended without rounding
         assert np.abs(seen[:, CLEAR, :3] - plate[:, CLEAR].astype(int)).max() <= most
         assert np.abs(seen[:, SOLID, :3] - layer(frame)[:, SOLID, :3].astype(int)).max() <= most
         assert np.abs(seen[..., :3] - over(layer(frame), plate, linear=False)).max() < 1.5
@@ -126,8 +126,8 @@ def test_through_the_compositor(package, scene, saved, plate, layer, face, kind)
         )
 
 
-def test_a_view_transform_would_have_shown(package, scene, saved, plate, face):
-    """The check above can fail: under AgX, which a new file has, colours differ by far."""
+def test_agx_changes_the_colours(package, scene, saved, plate, face):
+    """The tests above can fail: with AgX, the default of new files, colours differ visibly."""
     face()
     build(package, scene)
     scene.view_settings.view_transform = "AgX"
@@ -135,7 +135,7 @@ def test_a_view_transform_would_have_shown(package, scene, saved, plate, face):
     assert np.abs(seen[:, CLEAR] - plate[:, CLEAR].astype(int)).max() > 20
 
 
-def test_the_view_that_the_artist_chose_afterwards_is_kept(package, scene, face):
+def test_a_view_transform_chosen_afterwards_is_kept(package, scene, face):
     face()
     build(package, scene)
     scene.view_settings.view_transform = "AgX"
@@ -143,8 +143,8 @@ def test_the_view_that_the_artist_chose_afterwards_is_kept(package, scene, face)
     assert scene.view_settings.view_transform == "AgX"
 
 
-def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, plate, obj):
-    """Blender shows it on its side, the engine draws on it upright."""
+def test_a_rotated_photograph_is_composited_upright(package, scene, saved, face, plate, obj):
+    """Blender ignores the EXIF orientation and the engine applies it."""
     grey = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8)[None, :, None], (HEIGHT, 1, 3))
     grey[: HEIGHT // 4] //= 2
     lying = np.ones((WIDTH, HEIGHT, 4), np.float32)
@@ -166,7 +166,7 @@ def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, pl
     assert strip.transform.scale_x == 1.0
     build(package, scene)
     seen = render(scene, saved / "out.png", 1)[..., :3]
-    assert np.abs(seen[:, CLEAR] - grey[:, CLEAR].astype(int)).max() <= 8, "a JPEG is not exact"
+    assert np.abs(seen[:, CLEAR] - grey[:, CLEAR].astype(int)).max() <= 8, "JPEG is lossy"
     shown = parts(package, build(package, scene), strip)["plate"].image
     package.plate.compositing.clear_unused()
     assert Path(bpy.path.abspath(shown.filepath)).is_file()
@@ -175,7 +175,7 @@ def test_a_photograph_that_is_noted_to_be_turned(package, scene, saved, face, pl
 # --- The nodes
 
 
-def test_what_is_made(package, scene, obj, face):
+def test_the_generated_nodes(package, scene, obj, face):
     strip = face()
     scene.render.use_sequencer = True
     tree = build(package, scene)
@@ -185,11 +185,11 @@ def test_what_is_made(package, scene, obj, face):
     assert (made["face"].frame_start, made["face"].frame_duration) == (1, FRAMES)
     assert made["group"].label == "Anna"
     assert all(socket.description for socket in made["group"].node_tree.interface.items_tree if socket.name == "Match")
-    assert not scene.render.use_sequencer, "else a render would show the sequencer"
+    assert not scene.render.use_sequencer, "otherwise a render shows the sequencer"
     assert package.compat.compositor_output(tree).links[0].from_node == made["fit"]
 
 
-def test_again_nothing_is_doubled_and_what_was_set_stays(package, scene, saved, face):
+def test_building_again_keeps_nodes_and_settings(package, scene, saved, face):
     strip = face()
     tree = build(package, scene)
     made = parts(package, tree, strip)
@@ -205,7 +205,7 @@ def test_again_nothing_is_doubled_and_what_was_set_stays(package, scene, saved, 
     assert sum(group.name.startswith("EDTalk Face") for group in bpy.data.node_groups) == 1
 
 
-def test_the_artists_nodes_and_links_stay(package, scene, saved, face):
+def test_the_artists_nodes_and_links_are_kept(package, scene, saved, face):
     face()
     tree = package.compat.ensure_compositor(scene)
     output = package.compat.compositor_output(tree)
@@ -217,7 +217,7 @@ def test_the_artists_nodes_and_links_stay(package, scene, saved, face):
     assert output.links[0].from_node.label == "mine"
 
 
-def test_what_the_artist_links_elsewhere_is_left_there(package, scene, saved, face):
+def test_links_to_other_nodes_are_kept(package, scene, saved, face):
     strip = face()
     tree = build(package, scene)
     made = parts(package, tree, strip)
@@ -247,7 +247,7 @@ def test_two_faces_over_one_plate(package, scene, saved, plate, face, obj, layer
     assert np.abs(seen[:, SOLID] - layer(2)[:, SOLID, :3].astype(int)).max() <= 1
 
 
-def test_a_face_square_is_left_to_the_artist_to_place(package, scene, obj, face):
+def test_a_face_square_is_not_linked_to_the_output(package, scene, obj, face):
     obj.edtalk.layer = "square"
     strip = face()
     tree = build(package, scene)
@@ -258,14 +258,14 @@ def test_a_face_square_is_left_to_the_artist_to_place(package, scene, obj, face)
 
 
 def difference(package, scene, saved, face, layer, **controls):
-    """(H, W, 3) by how much levels change in frame 2, where the matte is solid, when controls of the group are set."""
+    """(H, W, 3) change of levels in frame 2 where the matte is solid, when controls of the group are set."""
     strip = face()
     tree = build(package, scene)
     before = render(scene, saved / "out.png", 2)[..., :3]
     for name, value in controls.items():
         parts(package, tree, strip)["group"].inputs[name.replace("_", " ")].default_value = value
     after = render(scene, saved / "out.png", 2)[..., :3]
-    assert (before[:, CLEAR] == after[:, CLEAR]).all(), "the plate is left alone"
+    assert (before[:, CLEAR] == after[:, CLEAR]).all(), "the plate is unchanged"
     return before, after
 
 
@@ -279,17 +279,17 @@ def test_each_control_changes_the_face_and_not_the_plate(package, scene, saved, 
     assert np.abs(before[:, SOLID] - after[:, SOLID]).mean() > 2
 
 
-def test_without_amount_only_the_plate_is_seen(package, scene, saved, face, layer, plate):
+def test_amount_0_shows_only_the_plate(package, scene, saved, face, layer, plate):
     _before, after = difference(package, scene, saved, face, layer, Amount=0.0)
     assert np.abs(after - plate.astype(int)).max() <= 1
 
 
-def test_no_saturation_is_grey(package, scene, saved, face, layer):
+def test_saturation_0_is_grey(package, scene, saved, face, layer):
     _before, after = difference(package, scene, saved, face, layer, Saturation=0.0)
     assert np.abs(after[:, SOLID] - after[:, SOLID, :1]).max() <= 1
 
 
-def test_grain_differs_from_frame_to_frame_and_not_from_render_to_render(package, scene, saved, face):
+def test_grain_changes_every_frame_but_not_between_renders(package, scene, saved, face):
     strip = face()
     for element in strip.elements:  # the same picture in every frame
         grey = np.full((HEIGHT, WIDTH, 4), 128, np.uint8)
@@ -300,11 +300,11 @@ def test_grain_differs_from_frame_to_frame_and_not_from_render_to_render(package
     first, second, again = (render(scene, saved / "out.png", frame) for frame in (1, 2, 1))
     assert (first == again).all()
     assert np.abs(first - second).mean() > 5
-    assert abs(to_linear(first[..., :3]).mean() - to_linear(np.array(128))) < 0.02, "as bright as before on the whole"
+    assert abs(to_linear(first[..., :3]).mean() - to_linear(np.array(128))) < 0.02, "the mean brightness is unchanged"
 
 
-def test_matching_brings_colours_to_those_of_the_plate(package, scene, saved, face, obj, plate):
-    """A face that is brighter than the plate under it, by the same everywhere, comes out as the plate is."""
+def test_match_moves_colours_to_those_of_the_plate(package, scene, saved, face, obj, plate):
+    """A face that is uniformly brighter than the plate gets the plate's brightness."""
     write_png(saved / "plate.png", np.full((HEIGHT, WIDTH, 3), (90, 120, 70), np.uint8))
     strip = face()
     bright = np.full((HEIGHT, WIDTH, 4), (150, 130, 140, 255), np.uint8)
@@ -324,10 +324,10 @@ def test_matching_brings_colours_to_those_of_the_plate(package, scene, saved, fa
     )
 
 
-# --- Keeping up
+# --- Updating
 
 
-def test_frames_outside_the_strip_show_the_plate_alone(package, scene, saved, plate, face):
+def test_frames_outside_the_strip_show_only_the_plate(package, scene, saved, plate, face):
     strip = face()
     package.compat.set_strip_value(strip, "content_start", 11)
     build(package, scene)
@@ -335,7 +335,7 @@ def test_frames_outside_the_strip_show_the_plate_alone(package, scene, saved, pl
         assert np.abs(render(scene, saved / "out.png", frame)[..., :3] - plate.astype(int)).max() <= 1
 
 
-def test_a_moved_strip_is_followed(package, scene, saved, layer, face):
+def test_the_nodes_follow_a_moved_strip(package, scene, saved, layer, face):
     strip = face()
     build(package, scene)
     package.compat.set_strip_value(strip, "content_start", 21)
@@ -344,7 +344,7 @@ def test_a_moved_strip_is_followed(package, scene, saved, layer, face):
     assert np.abs(seen[:, SOLID] - layer(3)[:, SOLID, :3].astype(int)).max() <= 1
 
 
-def test_what_is_rendered_again_is_shown(package, scene, saved, obj, face):
+def test_newly_rendered_pictures_are_shown(package, scene, saved, obj, face):
     strip = face()
     build(package, scene)
     before = render(scene, saved / "out.png", 2)
@@ -357,7 +357,7 @@ def test_what_is_rendered_again_is_shown(package, scene, saved, obj, face):
     assert not (before == after).all()
 
 
-def test_undone_frames_are_shown_again(package, scene, saved, obj, face):
+def test_undoing_a_render_shows_the_earlier_frames(package, scene, saved, obj, face):
     strip = face()
     tree = build(package, scene)
     shown = parts(package, tree, strip)["face"].image.filepath
@@ -365,12 +365,12 @@ def test_undone_frames_are_shown_again(package, scene, saved, obj, face):
     package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
     bpy.ops.edtalk.render_face(frames="SCENE")
     assert parts(package, tree, strip)["face"].image.filepath != shown
-    package.timeline.sequencer.set_elements(strip, names)  # as an undo does
+    package.timeline.sequencer.set_elements(strip, names)  # like an undo
     package.handlers.settle_scene(scene, "undo")
     assert parts(package, tree, strip)["face"].image.filepath == shown
 
 
-def test_clearing_frees_pictures_that_only_old_folders_hold(package, scene, saved, obj, face):
+def test_clearing_deletes_unused_sequence_folders(package, scene, saved, obj, face):
     face()
     build(package, scene)
     package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
@@ -381,7 +381,7 @@ def test_clearing_frees_pictures_that_only_old_folders_hold(package, scene, save
     assert len(list(folder.iterdir())) == 1
 
 
-def test_it_survives_saving_moving_and_loading(package, scene, saved, obj, plate, layer, face):
+def test_the_nodes_work_after_saving_moving_and_loading(package, scene, saved, obj, plate, layer, face):
     face()
     build(package, scene)
     bpy.ops.wm.save_mainfile()
@@ -390,7 +390,7 @@ def test_it_survives_saving_moving_and_loading(package, scene, saved, obj, plate
     assert np.abs(seen[:, SOLID] - layer(2)[:, SOLID, :3].astype(int)).max() <= 1
 
 
-def test_building_is_undone(package, scene, saved, face):
+def test_building_can_be_undone(package, scene, saved, face):
     face()
     bpy.context.preferences.edit.use_global_undo = True
     bpy.ops.ed.undo_push(message="before")

@@ -1,4 +1,4 @@
-"""The demo's scene, and signs of life as keys."""
+"""The demo scene and idle motion."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
     assert [round(one["sad"], 3) for one in happy] == [0.0, 0.0, 0.9]
 
 
-def test_the_demo_can_go_anywhere(package, scene, obj, tmp_path):
-    """Saved, loaded and heard with nothing of it read from where it came from."""
+def test_the_demo_file_needs_no_other_files(package, scene, obj, tmp_path):
+    """Portrait and sound are packed into the saved file."""
     (strip,) = package.timeline.sequencer.dialogue(scene, obj)
     before = package.timeline.audio.read(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     obj.edtalk.portrait_image.filepath, strip.sound.filepath = "//gone.png", "//gone.wav"
@@ -43,7 +43,7 @@ def test_the_demo_can_go_anywhere(package, scene, obj, tmp_path):
     assert package.character.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
 
 
-def test_idle_motion_begins_at_rest_and_blinks(package, scene, obj):
+def test_idle_motion_starts_at_rest_and_blinks(package, scene, obj):
     rows = package.animation.sampling.sample(scene, obj, range(scene.frame_start, scene.frame_end + 1))
     names = package.character.character.bank_of(obj).names
     rest = package.character.character.rest_row(obj)
@@ -54,14 +54,14 @@ def test_idle_motion_begins_at_rest_and_blinks(package, scene, obj):
     assert np.median(blink) < 0.3
 
 
-def test_idle_motion_is_thinned_within_its_bound(package, scene, obj):
+def test_idle_motion_keys_stay_within_the_maximum_error(package, scene, obj):
     curve = next(
         one for one in package.compat.fcurves(obj) if one.data_path == package.character.character.data_path("headYaw")
     )
     assert len(curve.keyframe_points) < (scene.frame_end - scene.frame_start) / 2
 
 
-def test_the_operator_keeps_to_its_range_and_says_when_it_cannot(package, scene, obj):
+def test_idle_motion_is_limited_to_its_range(package, scene, obj):
     bpy.context.view_layer.objects.active = obj
     scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 200, 240
     before = package.animation.sampling.sliders_at(obj, ["headYaw"], 100)

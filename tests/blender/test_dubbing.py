@@ -1,4 +1,4 @@
-"""Dub Movie: whose mouth it is, which frames of the film are used, where the result lies, and what happens later."""
+"""Dub Movie: the character, the movie frames that are used, the face strip, and later changes."""
 
 import json
 import shutil
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tests.blender.test_capture import add_at_own_speed
-from tests.panel_layout import Layout
 from tests.picture_material import read, render, write_png
 from tests.strip_material import noise, sequencer_context, set_speed, write_sound
 
@@ -33,7 +32,7 @@ def saved(scene, tmp_path):
 
 @pytest.fixture
 def movie(package, scene, saved, film):
-    """The film from frame 10 on, selected."""
+    """The movie strip, starting at frame 10 and selected."""
     return place(package, scene, film, 10)
 
 
@@ -49,7 +48,7 @@ def select(scene, *strips):
 
 
 def dub(package, scene):
-    """Dub what is selected; the character and its face strips."""
+    """Dub the selection; returns the character and its face strips."""
     assert bpy.ops.edtalk.dub_movie() == {"FINISHED"}
     (obj,) = package.character.character.characters(scene)
     return obj, package.timeline.sequencer.faces(scene, obj)
@@ -67,10 +66,10 @@ def jaw(package, obj, value, frame):
     package.animation.keys.insert_keys(obj, {"jawOpen": value}, frame)
 
 
-# --- The simple case
+# --- One movie
 
 
-def test_a_movie_alone_gets_a_character_and_a_strip_above(package, addon, scene, movie, fake_engine):
+def test_dubbing_a_movie_creates_a_character_and_a_strip_above(package, addon, scene, movie, fake_engine):
     fake_engine()
     before = {name: movie.transform.path_resolve(name) for name in ("scale_x", "offset_x", "rotation")}
     obj, (face,) = dub(package, scene)
@@ -80,7 +79,7 @@ def test_a_movie_alone_gets_a_character_and_a_strip_above(package, addon, scene,
     assert face.channel > movie.channel
     assert (face.blend_type, face.alpha_mode) == ("ALPHA_OVER", "STRAIGHT")
     assert package.render.face_strip.waiting_frames(face) == 0
-    assert before == {name: movie.transform.path_resolve(name) for name in before}, "the plate is left as it was"
+    assert before == {name: movie.transform.path_resolve(name) for name in before}, "the plate is unchanged"
     shot = shot_of(addon, face)
     np.testing.assert_allclose(shot.plate.times, np.arange(FRAMES) / FPS)
     np.testing.assert_allclose(shot.plate.track[:, 0], 100 + np.arange(FRAMES))
@@ -92,11 +91,11 @@ def test_the_portrait_is_the_first_frame_with_a_face(package, scene, movie, fake
     obj, _faces = dub(package, scene)
     image = obj.edtalk.portrait_image
     assert tuple(image.size) == (WIDTH, HEIGHT)
-    assert image.packed_file is not None, "so that it goes where the .blend goes"
+    assert image.packed_file is not None, "the portrait is saved in the .blend"
     assert package.character.portrait.is_known(obj)
 
 
-def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_path):
+def test_the_selected_sounds_are_lip_synced(package, scene, movie, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
     select(scene, movie, sound)
@@ -107,7 +106,7 @@ def test_the_selected_sounds_are_spoken(package, scene, movie, fake_engine, tmp_
     assert len({element.filename for element in face.elements}) > 20
 
 
-def test_all_but_the_mouth_is_a_difference_from_rest(package, addon, scene, movie, fake_engine):
+def test_all_coefficients_but_the_mouth_are_offsets_from_rest(package, addon, scene, movie, fake_engine):
     fake_engine()
     obj, _faces = dub(package, scene)
     names = list(package.character.character.bank_of(obj).names)
@@ -120,12 +119,12 @@ def test_all_but_the_mouth_is_a_difference_from_rest(package, addon, scene, movi
     rows = shot_of(addon, face).coefficients.values
     lips = package.character.character.bank_of(obj).names_of("lip")
     own = [index for index, name in enumerate(names) if name not in lips and name != "headYaw"]
-    assert (rows[:, own] == 0).all(), "the film's own, to the bit"
+    assert (rows[:, own] == 0).all(), "exactly as in the movie"
     assert rows[10, names.index("headYaw")] == pytest.approx(5.0, abs=1e-4)
     assert rows[10, names.index("jawOpen")] == pytest.approx(0.7, abs=1e-6)
 
 
-def test_the_character_that_is_active_lends_its_mouth(package, scene, movie, fake_engine, demo):
+def test_the_active_character_dubs(package, scene, movie, fake_engine, demo):
     fake_engine()
     anna = package.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
     bpy.context.view_layer.objects.active = anna
@@ -138,7 +137,7 @@ def test_the_character_that_is_active_lends_its_mouth(package, scene, movie, fak
 
 
 @pytest.mark.parametrize("change", ["trim", "slip", "half", "double", "24 fps", "meta"])
-def test_every_frame_is_made_from_the_one_that_blender_shows(package, addon, scene, saved, film, fake_engine, change):
+def test_every_frame_uses_the_movie_frame_that_blender_shows(package, addon, scene, saved, film, fake_engine, change):
     fake_engine()
     if change == "24 fps":
         scene.render.fps = 24
@@ -168,10 +167,10 @@ def test_every_frame_is_made_from_the_one_that_blender_shows(package, addon, sce
     assert np.abs(shot.plate.times * FPS - wanted).max() <= (0.001 if change in ("trim", "slip", "meta") else 0.51)
     together = change in ("trim", "slip", "meta")
     assert bool(face.get("edtalk_apart")) != together
-    assert obj.edtalk.layer == ("plate" if together else "pasted"), "opaque where Blender may show a neighbour"
+    assert obj.edtalk.layer == ("plate" if together else "pasted"), "opaque where Blender may show a neighbouring frame"
 
 
-def test_frames_that_are_trimmed_away_are_not_rendered(package, scene, movie, fake_engine):
+def test_trimmed_frames_are_not_rendered(package, scene, movie, fake_engine):
     fake_engine()
     package.compat.set_strip_value(movie, "right_handle", 20)
     _obj, (face,) = dub(package, scene)
@@ -184,7 +183,7 @@ def test_frames_that_are_trimmed_away_are_not_rendered(package, scene, movie, fa
     assert ends(package, face) == (12, 15)
 
 
-def test_frames_without_a_face_stay_and_are_told_of(package, addon, scene, saved, film, fake_engine):
+def test_frames_without_a_face_are_unchanged_and_reported(package, addon, scene, saved, film, fake_engine):
     fake_engine()
     leaves = shutil.copy(film, saved / "leaves.mkv")
     place(package, scene, Path(leaves), 10)
@@ -194,7 +193,7 @@ def test_frames_without_a_face_stay_and_are_told_of(package, addon, scene, saved
     package.engine.session.dismiss()
 
 
-def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engine):
+def test_a_strip_without_a_face_is_an_error(package, scene, saved, film, fake_engine):
     fake_engine()
     movie = place(package, scene, Path(shutil.copy(film, saved / "leaves.mkv")), 10)
     package.compat.set_strip_value(movie, "left_handle", 30)
@@ -203,11 +202,11 @@ def test_where_no_face_is_seen_it_is_said(package, scene, saved, film, fake_engi
         bpy.ops.edtalk.dub_movie()
 
 
-# --- Again
+# --- Rendering again
 
 
 def counts(package, scene, obj):
-    """Missing and reused pictures of a render that is begun now, which is then waited for."""
+    """Render and wait; returns the numbers of missing and reused pictures."""
     found = []
     chain = package.engine.session.Chain(
         package.render.render.steps(scene, obj, "AUTO", lambda _name, plan: found.append((plan.missing, plan.reused)))
@@ -224,7 +223,7 @@ def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, sce
     for frame, value in ((19, 0.0), (20, 0.5), (21, 0.0)):
         jaw(package, obj, value, frame)
     tracks = list((package.folders.character_folder(obj) / "tracks").iterdir())
-    package.plate.dubbing._cache.clear()  # as in another session
+    package.plate.dubbing._cache.clear()  # like a new session
     asked = []
     request = client.request
     client.request = lambda asked_for, **more: asked.append(asked_for.kind) or request(asked_for, **more)
@@ -244,10 +243,10 @@ def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, f
     assert counts(package, scene, obj) == (0, 40)
 
 
-def test_what_was_cancelled_goes_on(package, scene, movie, fake_engine):
+def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine):
     fake_engine("--slow", 0.01)
     chain = package.render.dub.begin(scene, [movie])
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (
         not package.engine.session.tasks
         or not package.engine.session.tasks[0].label.startswith("Render")
@@ -268,26 +267,26 @@ def test_what_was_cancelled_goes_on(package, scene, movie, fake_engine):
 
 
 def shown(package, scene):
-    """How many frames of the only face strip have come."""
+    """Number of rendered frames of the only face strip."""
     faces = [strip for strip in package.compat.strips(scene) if package.timeline.sequencer.is_face(strip)]
     return sum(len(face.elements) - package.render.face_strip.waiting_frames(face) for face in faces)
 
 
-def test_a_killed_engine_loses_nothing(package, scene, movie, fake_engine, tmp_path):
+def test_a_killed_engine_loses_no_dubbed_frames(package, scene, movie, fake_engine, tmp_path):
     fake_engine("--die-after", 60, "--once", tmp_path / "once")
     _obj, (face,) = dub(package, scene)
     assert package.render.face_strip.waiting_frames(face) == 0
 
 
-def test_blenders_main_thread_does_not_wait(package, scene, movie, fake_engine, monkeypatch):
-    """With a window the button returns at once; character and assignment are there, the rest comes by and by."""
+def test_with_a_window_the_operator_returns_at_once(package, scene, movie, fake_engine, monkeypatch):
+    """The character and the assignment exist when the operator returns; the rest follows."""
     fake_engine("--slow", 0.005)
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     monkeypatch.setattr(package.engine.session, "keep_ticking", lambda: None)
     chain = package.render.dub.begin(scene, [movie])
     assert not chain.finished
     assert not [strip for strip in package.compat.strips(scene) if package.timeline.sequencer.is_face(strip)]
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not chain.finished:
         assert time.monotonic() < until
         package.engine.session.pump(0.01)
@@ -310,7 +309,7 @@ def test_two_movies_of_one_character(package, scene, movie, film, fake_engine):
 # --- Following
 
 
-def test_a_moved_plate_takes_its_face_along(package, scene, movie, fake_engine):
+def test_a_moved_plate_moves_its_face(package, scene, movie, fake_engine):
     fake_engine()
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(movie, "content_start", 35)
@@ -320,7 +319,7 @@ def test_a_moved_plate_takes_its_face_along(package, scene, movie, fake_engine):
     assert not face.get("edtalk_stale")
 
 
-def test_both_moved_together_stay_together(package, scene, movie, fake_engine, tmp_path):
+def test_plate_and_sound_moved_together_stay_in_sync(package, scene, movie, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
     select(scene, movie, sound)
@@ -332,7 +331,7 @@ def test_both_moved_together_stay_together(package, scene, movie, fake_engine, t
     assert package.compat.left_handle(sound) == 22
 
 
-def test_a_moved_sound_moves_the_mouth_and_not_the_picture(package, scene, movie, fake_engine, tmp_path):
+def test_a_moved_sound_moves_the_keys_but_not_the_face_strip(package, scene, movie, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 2, 15)
     select(scene, movie, sound)
@@ -352,7 +351,7 @@ def test_a_trimmed_plate_trims_its_face(package, scene, movie, fake_engine):
     assert not face.get("edtalk_stale")
 
 
-def test_a_slipped_plate_asks_for_a_new_render(package, scene, movie, fake_engine):
+def test_a_slipped_plate_marks_its_face_as_stale(package, scene, movie, fake_engine):
     fake_engine()
     _obj, (face,) = dub(package, scene)
     package.compat.set_strip_value(movie, "content_trim_start", 5)
@@ -363,7 +362,7 @@ def test_a_slipped_plate_asks_for_a_new_render(package, scene, movie, fake_engin
     assert not face.get("edtalk_stale")
 
 
-def test_pieces_that_were_cut_stay_over_their_piece(package, scene, movie, fake_engine):
+def test_faces_stay_over_the_pieces_of_a_cut_plate(package, scene, movie, fake_engine):
     fake_engine()
     obj, (face,) = dub(package, scene)
     movie.split(frame=30, split_method="SOFT")
@@ -380,15 +379,15 @@ def test_pieces_that_were_cut_stay_over_their_piece(package, scene, movie, fake_
     assert [ends(package, strip) for strip in faces] == [(10, 30), (30, 60)]
 
 
-# --- Where it lies
+# --- Placement
 
 
-def test_the_layer_fits_a_plate_that_is_scaled_moved_and_mirrored(package, scene, movie, fake_engine, saved):
+def test_the_layer_follows_the_plates_transform(package, scene, movie, fake_engine, saved):
     fake_engine()
     movie.transform.scale_x = movie.transform.scale_y = 0.5
     movie.transform.offset_x, movie.use_flip_x = 40, True
     _obj, (face,) = dub(package, scene)
-    for element in face.elements:  # the film's left half, in red
+    for element in face.elements:  # red over the left half of the movie
         picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
         picture[:, : WIDTH // 2] = 255, 0, 0, 255
         write_png(package.render.face_strip.folder_of(face) / element.filename, picture)
@@ -396,9 +395,9 @@ def test_the_layer_fits_a_plate_that_is_scaled_moved_and_mirrored(package, scene
     seen = render(scene, saved / "out.png", 30)[HEIGHT // 2, :, :3]
     red = np.flatnonzero((seen[:, 0] > 200) & (seen[:, 1] < 60))
     grey = np.flatnonzero((seen[:, 0] > 60) & (np.ptp(seen, axis=1) < 10))
-    assert (len(red), len(grey)) == pytest.approx((160, 160), abs=4), "half as large, each of them half of the picture"
+    assert (len(red), len(grey)) == pytest.approx((160, 160), abs=4), "half size, each colour on one half"
     assert red.min() == pytest.approx(grey.max() + 1, abs=2), "mirrored: the left half is on the right"
-    assert (red.max() + grey.min()) / 2 != pytest.approx(WIDTH / 2, abs=20), "not in the middle"
+    assert (red.max() + grey.min()) / 2 != pytest.approx(WIDTH / 2, abs=20), "off-centre"
 
 
 def test_outside_the_face_the_rendered_plate_is_bit_identical(package, scene, movie, fake_engine, saved):
@@ -412,8 +411,8 @@ def test_outside_the_face_the_rendered_plate_is_bit_identical(package, scene, mo
     assert (before[:, 160:480] != after[:, 160:480]).any()
 
 
-def test_a_still_is_its_own_plate(package, addon, scene, saved, fake_engine, demo):
-    """The layer is as large as the portrait, and what the artist made of the strip's size stays when it changes."""
+def test_a_portrait_can_be_its_own_plate(package, addon, scene, saved, fake_engine, demo):
+    """The layer has the size of the portrait; the strip's size in the frame is kept when that changes."""
     fake_engine()
     pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     obj = package.character.character.create(scene, str(write_png(saved / "still.png", pixels)), name="Anna")
@@ -426,12 +425,12 @@ def test_a_still_is_its_own_plate(package, addon, scene, saved, fake_engine, dem
     strip.transform.scale_x = strip.transform.scale_y = strip.transform.scale_y / 2
     obj.edtalk.layer, obj.edtalk.feather = "plate", 0.5
     bpy.ops.edtalk.render_face(frames="SCENE")
-    assert strip.transform.scale_y == pytest.approx(0.5), "half as large as the frame, as before"
+    assert strip.transform.scale_y == pytest.approx(0.5), "half the height of the frame, as before"
     shot = shot_of(addon, strip)
     assert (shot.layer, shot.mask, shot.feather, shot.plate) == ("plate", "face", 0.5, None)
 
 
-def test_the_compositor_shows_what_the_strip_shows_of_the_film(package, scene, movie, fake_engine, saved):
+def test_the_compositor_plays_the_movie_frames_that_the_strip_shows(package, scene, movie, fake_engine, saved):
     fake_engine()
     package.compat.set_strip_value(movie, "left_handle", 15)
     dub(package, scene)
@@ -443,7 +442,7 @@ def test_the_compositor_shows_what_the_strip_shows_of_the_film(package, scene, m
 
 
 @pytest.mark.parametrize("speed", [50, 200])
-def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, saved, speed):
+def test_a_retimed_movie_in_the_compositor(package, scene, movie, fake_engine, saved, speed):
     fake_engine()
     set_speed(package, scene, movie, speed)
     dub(package, scene)
@@ -451,7 +450,7 @@ def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, sa
     bpy.ops.edtalk.build_compositor()
     for node in package.compat.compositor(scene).nodes:
         if node.get("edtalk_part") == "group":
-            node.inputs["Amount"].default_value = 0  # the plate alone
+            node.inputs["Amount"].default_value = 0  # only the plate
     clock = package.timeline.footage.time_map(scene, movie)
     frames = [clock.start, clock.start + 8, clock.end - 3]
     seen = [render(scene, saved / "nodes.png", frame)[5, 5, 0] for frame in frames]
@@ -463,8 +462,8 @@ def test_a_retimed_film_in_the_compositor(package, scene, movie, fake_engine, sa
     assert len(package.compat.fcurves(tree)) <= 1
 
 
-def test_in_the_real_engine(package, scene, saved, engine, demo):
-    """A portrait that wanders through the picture gets another mouth, and everything outside of it stays."""
+def test_dubbing_with_the_real_engine_changes_only_the_mouth(package, scene, saved, engine, demo):
+    """In a movie of a moving portrait, only the area of the mouth changes."""
     film = wandering(package, demo / "portrait_2.png", saved / "wandering.mkv")
     scene.render.resolution_x = scene.render.resolution_y = 256
     scene.view_settings.view_transform = "Standard"
@@ -475,17 +474,17 @@ def test_in_the_real_engine(package, scene, saved, engine, demo):
     layer = read(package.render.face_strip.folder_of(face) / face.elements[1].filename)
     after = render(scene, saved / "after.png", 2)
     clear = layer[..., 3] == 0
-    assert 0.02 < 1 - clear.mean() < 0.6, "the mouth is laid over, and not the whole picture"
+    assert 0.02 < 1 - clear.mean() < 0.6, "only the mouth is covered"
     assert (after[clear] == before[clear]).all()
     jaw(package, obj, 1.0, 2)
     bpy.ops.edtalk.render_face()
     opened = render(scene, saved / "after.png", 2)
-    assert np.abs(opened - after).max() > 30, "the jaw has dropped"
+    assert np.abs(opened - after).max() > 30, "the jaw is open"
     assert (opened[clear] == before[clear]).all()
 
 
 def wandering(package, portrait, path):
-    """Three frames of a portrait, each a little further to the right."""
+    """Three frames of a portrait that moves to the right."""
     scene = bpy.data.scenes.new("wandering")
     scene.render.fps, scene.frame_start, scene.frame_end = FPS, 1, 3
     scene.render.resolution_x = scene.render.resolution_y = 256
@@ -502,10 +501,10 @@ def wandering(package, portrait, path):
     return path
 
 
-# --- Undo, and the farm
+# --- Undo and farm jobs
 
 
-def test_dubbing_is_undone(package, scene, movie, fake_engine):
+def test_dubbing_can_be_undone(package, scene, movie, fake_engine):
     fake_engine()
     bpy.context.preferences.edit.use_global_undo = True
     bpy.ops.ed.undo_push(message="before")
@@ -519,20 +518,20 @@ def test_dubbing_is_undone(package, scene, movie, fake_engine):
     assert not package.timeline.sequencer.is_plate(movie)
 
 
-def test_a_farm_job_takes_the_film_along(package, addon, scene, movie, fake_engine, tmp_path):
+def test_a_farm_job_includes_the_movie(package, addon, scene, movie, fake_engine, tmp_path):
     fake_engine()
     obj, _faces = dub(package, scene)
     bpy.context.view_layer.objects.active = obj
     assert bpy.ops.edtalk.export_farm_job(directory=str(tmp_path / "farm")) == {"FINISHED"}
     shot = addon.inference.contract.shot.Shot.read(tmp_path / "farm" / "walk" / "shot")
     assert shot.plate.media.is_relative_to(tmp_path / "farm")
-    assert shot.missing() == [], "what is rendered already comes along"
+    assert shot.missing() == [], "rendered frames are included"
 
 
-# --- One step after the other
+# --- Chains
 
 
-def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, addon, scene, fake_engine):
+def test_a_chain_continues_when_all_its_tasks_have_finished(package, addon, scene, fake_engine):
     fake_engine("--slow", 0.02)
     done, ping = [], addon.inference.contract.requests.Ping()
 
@@ -550,7 +549,7 @@ def test_a_chain_goes_on_when_all_that_it_waited_for_has_ended(package, addon, s
     assert chain.error is None
 
 
-def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
+def test_a_chain_ends_at_the_first_error(package, addon, scene, fake_engine):
     fake_engine()
     package.engine.session.dismiss()
     later, requests = [], addon.inference.contract.requests
@@ -562,13 +561,13 @@ def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
 
     def fails_in_the_engine():
         yield [package.engine.session.submit(requests.Portrait(None, "/nowhere.png", "auto"))]
-        later.append("went on")
+        later.append("continued")
 
     def fails_later():
         yield [package.engine.session.submit(ping)]
         raise addon.inference.contract.errors.EDTalkError("It has gone meanwhile.")
 
-    for steps, message, told in (
+    for steps, message, is_reported in (
         (fails_at_once, "Nothing is there", False),
         (fails_in_the_engine, r"nowhere\.png", True),
         (fails_later, "gone meanwhile", True),
@@ -576,15 +575,15 @@ def test_a_chain_ends_where_something_fails(package, addon, scene, fake_engine):
         chain = package.engine.session.Chain(steps())
         with pytest.raises(addon.inference.contract.errors.EDTalkError, match=message):
             package.engine.session.wait(chain)
-        assert bool(package.engine.session.problems) == told, "who called is told of what failed at once"
+        assert bool(package.engine.session.problems) == is_reported, "an error before the first wait is only raised"
         package.engine.session.dismiss()
     assert later == []
 
 
-# --- What is said
+# --- Problems
 
 
-def test_what_keeps_it_from_working_is_said(package, scene, saved, film, fake_engine):
+def test_dubbing_problems_are_reported(package, scene, saved, film, fake_engine):
     fake_engine()
     operator = package.render.dub.EDTALK_OT_dub_movie
     assert "Select the movie strip" in operator.disabled_reason(bpy.context)
@@ -593,13 +592,13 @@ def test_what_keeps_it_from_working_is_said(package, scene, saved, film, fake_en
     (saved / "gone.mkv").unlink()
     with pytest.raises(RuntimeError, match=r"'gone' is missing: .*gone\.mkv"):
         bpy.ops.edtalk.dub_movie()
-    assert package.character.character.characters(scene) == [], "nothing was made in vain"
+    assert package.character.character.characters(scene) == [], "no character was created"
     movie.use_reverse_frames = True
     with pytest.raises(RuntimeError, match="is reversed"):
         bpy.ops.edtalk.dub_movie()
 
 
-def test_an_engine_that_fails_leaves_a_clear_word(package, scene, movie, fake_engine):
+def test_an_engine_failure_is_reported(package, scene, movie, fake_engine):
     fake_engine("--die-after", 3)
     with pytest.raises(RuntimeError, match="engine"):
         bpy.ops.edtalk.dub_movie()
@@ -608,7 +607,7 @@ def test_an_engine_that_fails_leaves_a_clear_word(package, scene, movie, fake_en
     assert package.render.face_strip.waiting_frames(face) == 0
 
 
-def test_which_of_several_faces_is_asked_for(package, scene, movie, fake_engine, demo):
+def test_the_face_number_is_requested(package, scene, movie, fake_engine, demo):
     client = fake_engine()
     obj = package.character.character.create(scene, name="Second")
     bpy.context.view_layer.objects.active = obj
@@ -618,28 +617,7 @@ def test_which_of_several_faces_is_asked_for(package, scene, movie, fake_engine,
     client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
     dub(package, scene)
     assert [one.which for one in asked if one.kind == "track"] == [2]
-    assert obj.edtalk.crop_mode == "box", "among several faces the portrait's is not found by itself"
-
-
-@pytest.mark.parametrize("panel", ["EDTALK_PT_plate_sequencer", "EDTALK_PT_plate_view"])
-def test_the_panel(package, scene, saved, film, fake_engine, panel):
-    fake_engine()
-    draw = getattr(bpy.types, panel).draw
-
-    def drawn():
-        from types import SimpleNamespace
-
-        layout = Layout()
-        draw(SimpleNamespace(layout=layout), bpy.context)
-        return layout
-
-    assert "edtalk.dub_movie" in drawn().texts("operator")
-    place(package, scene, film, 10)
-    assert "anewcharacter" in "".join(drawn().texts("label")).replace(" ", "")
-    dub(package, scene)
-    layout = drawn()
-    assert {"layer", "mask", "feather", "which"} <= set(layout.texts("prop"))
-    assert "edtalk.build_compositor" in layout.texts("operator")
+    assert obj.edtalk.crop_mode == "box", "the crop selects the face among several"
 
 
 def test_on_the_command_line(package, scene, saved, film, fake_engine, capsys, tmp_path):

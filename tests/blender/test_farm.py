@@ -1,4 +1,4 @@
-"""Farm jobs: what is exported, that it renders without Blender, and that the frames find their way back."""
+"""Farm jobs: export, rendering without Blender, and fetching the frames."""
 
 import json
 import subprocess
@@ -9,7 +9,6 @@ import bpy
 import numpy as np
 import pytest
 
-from tests.panel_layout import Layout
 from tests.strip_material import RATE, noise, write_sound
 
 FRAMES = 6
@@ -49,7 +48,7 @@ def values(job: Path) -> dict:
     return {one["name"]: one["value"] for one in given}
 
 
-def test_a_job_is_what_render_face_would_render(package, scene, saved, turning, fake_engine, read_shot, tmp_path):
+def test_a_job_holds_the_shot_that_render_face_writes(package, scene, saved, turning, fake_engine, read_shot, tmp_path):
     fake_engine()
     assert export(tmp_path / "jobs", chunk=2, gpus=1, engine="/f/python", engine_folder="/f/edtalk") == {"FINISHED"}
     job = tmp_path / "jobs" / "Anna"
@@ -64,10 +63,10 @@ def test_a_job_is_what_render_face_would_render(package, scene, saved, turning, 
     template = json.loads((job / "template.json").read_text())
     assert template["name"] == "film Anna"
     assert template["steps"][0]["hostRequirements"]["amounts"][0]["min"] == 1
-    assert not list(package.timeline.sequencer.faces(scene, turning)), "no strip is placed for it"
+    assert not list(package.timeline.sequencer.faces(scene, turning)), "no face strip is added"
 
 
-def test_frames_that_are_rendered_come_along_and_others_come_back(
+def test_rendered_frames_are_exported_and_farm_frames_fetched(
     package, scene, saved, turning, fake_engine, read_shot, tmp_path
 ):
     fake_engine()
@@ -78,7 +77,7 @@ def test_frames_that_are_rendered_come_along_and_others_come_back(
     shot = read_shot(tmp_path / "jobs" / "Anna" / "shot")
     assert shot.missing() == [0, 1]
     (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture of the farm's")
-    assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}, "where the job is, is remembered"
+    assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}, "the folder of the job is remembered"
     frames = package.render.operators.character_folder(turning) / "frames"
     assert (frames / shot.file_names()[0]).read_bytes() == b"a picture of the farm's"
     _task, plan = package.render.render.render_face(scene, turning, (101, 101 + FRAMES))
@@ -86,8 +85,8 @@ def test_frames_that_are_rendered_come_along_and_others_come_back(
 
 
 @pytest.mark.slow
-def test_what_the_farm_gets_renders_there_and_is_shown_here(package, scene, saved, turning, engine, tmp_path):
-    """Without Blender, in a process of the engine's own; nothing is left to render afterwards."""
+def test_an_exported_job_renders_without_blender(package, scene, saved, turning, engine, tmp_path):
+    """The job renders in a separate process; nothing is left to render afterwards."""
     assert export(tmp_path / "jobs") == {"FINISHED"}
     job = tmp_path / "jobs" / "Anna"
     given = values(job)
@@ -101,8 +100,8 @@ def test_what_the_farm_gets_renders_there_and_is_shown_here(package, scene, save
     assert package.render.face_strip.waiting_frames(strip) == 0
 
 
-def test_the_dialogue_is_heard_at_its_time(package, scene, saved, obj, fake_engine, tmp_path):
-    """A strip that begins half a second into the job, one that is trimmed and reaches over its end, and a mute one."""
+def test_the_dialogue_of_a_job_is_in_sync(package, scene, saved, obj, fake_engine, tmp_path):
+    """One strip starts half a second into the job, one is trimmed and ends after it, and one is muted."""
     fake_engine()
     scene.frame_start, scene.frame_end = 1, 48
     samples = noise(2.0)
@@ -140,7 +139,7 @@ def test_all_characters_at_once(package, scene, saved, obj, fake_engine, demo, t
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
 
 
-def test_what_cannot_be_done_is_one_sentence(package, scene, saved, obj, fake_engine, tmp_path):
+def test_export_problems_are_reported(package, scene, saved, obj, fake_engine, tmp_path):
     fake_engine()
     with pytest.raises(RuntimeError, match="No folder is set"):
         bpy.ops.edtalk.export_farm_job(frames="SCENE")
@@ -151,15 +150,3 @@ def test_what_cannot_be_done_is_one_sentence(package, scene, saved, obj, fake_en
     (tmp_path / "file").touch()
     with pytest.raises(RuntimeError, match="could not be written"):
         export(tmp_path / "file")
-
-
-def test_the_panel_has_both_buttons_once_there_is_a_character(package, scene, demo):
-    cls = package.panels.farm.EDTALK_PT_farm
-    assert not cls.poll(bpy.context)
-    assert not bpy.ops.edtalk.export_farm_job.poll()
-    package.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
-    assert cls.poll(bpy.context)
-    layout = Layout()
-    cls.draw(type("Panel", (), {"layout": layout}), bpy.context)
-    assert layout.texts("operator") == ["edtalk.export_farm_job", "edtalk.fetch_farm_frames"]
-    assert "DEFAULT_CLOSED" in cls.bl_options

@@ -1,4 +1,4 @@
-"""From sound strips to keys on the mouth: where they stand, what they replace, whose they are, and what is said."""
+"""Lip sync: the keys of the mouth, their character, and problems."""
 
 import time
 
@@ -56,7 +56,7 @@ def jaw_at(package, obj, frame):
 # --- The keys
 
 
-def test_a_strip_becomes_one_key_a_frame_and_rest_around_it(package, scene, strip, obj, fake_engine):
+def test_a_strip_gives_one_key_per_frame_and_rest_around_it(package, scene, strip, obj, fake_engine):
     fake_engine()
     assert lip_sync(scene, strip) == {"FINISHED"}
     found = keys(package, obj)
@@ -93,7 +93,7 @@ def test_a_slowed_down_strip_opens_the_mouth_later(package, scene, strip, obj, f
     assert jaw_at(package, obj, 10 + 60) > 0.3
 
 
-def test_only_what_lies_between_the_handles_is_spoken(package, scene, strip, obj, fake_engine):
+def test_only_the_trimmed_range_is_lip_synced(package, scene, strip, obj, fake_engine):
     fake_engine()
     package.compat.set_strip_value(strip, "left_handle", 24)
     package.compat.set_strip_value(strip, "right_handle", 40)
@@ -101,19 +101,19 @@ def test_only_what_lies_between_the_handles_is_spoken(package, scene, strip, obj
     assert keys(package, obj)[:, 0].tolist() == list(range(23, 41))
 
 
-def test_the_mouth_rests_between_lines_and_not_within_them(package, scene, sound, obj, fake_engine):
+def test_the_mouth_rests_between_strips_but_not_within_them(package, scene, sound, obj, fake_engine):
     fake_engine()
     one = package.compat.new_sound(scene, "one", sound, 1, 10)
     end = package.compat.right_handle(one)
-    two = package.compat.new_sound(scene, "two", sound, 2, end)  # goes on at once
+    two = package.compat.new_sound(scene, "two", sound, 2, end)  # follows without a gap
     three = package.compat.new_sound(scene, "three", sound, 1, end + 200)
     lip_sync(scene, one, two, three)
-    assert jaw_at(package, obj, end) > 0.3, "the second line begins loud, the first one's rest does not cover it"
+    assert jaw_at(package, obj, end) > 0.3, "the rest key of the first strip does not cover the second"
     assert jaw_at(package, obj, end + 100) == 0.0
     assert jaw_at(package, obj, end + 199) == 0.0
 
 
-def test_again_replaces_the_strips_own_keys_and_no_others(package, scene, strip, obj, fake_engine):
+def test_lip_sync_again_replaces_only_the_strips_own_keys(package, scene, strip, obj, fake_engine):
     fake_engine()
     package.animation.keys.insert_keys(obj, {"jawOpen": 0.7, "headYaw": 0.5}, 200)
     lip_sync(scene, strip)
@@ -122,7 +122,7 @@ def test_again_replaces_the_strips_own_keys_and_no_others(package, scene, strip,
     assert len(keys(package, obj)) == count
     package.compat.set_strip_value(strip, "right_handle", 30)
     lip_sync(scene, strip)
-    assert keys(package, obj)[:, 0].tolist() == [*range(9, 31), 200], "what it no longer plays is gone"
+    assert keys(package, obj)[:, 0].tolist() == [*range(9, 31), 200], "keys outside the new range are removed"
     assert keys(package, obj, "headYaw").tolist() == [[200.0, 0.5]]
 
 
@@ -142,7 +142,7 @@ def test_on_twos_every_second_pose_is_held(package, scene, strip, obj, fake_engi
     assert jaw_at(package, obj, 13) == jaw_at(package, obj, 12)
 
 
-def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fake_engine):
+def test_simplified_keys_stay_within_the_maximum_error(package, scene, strip, obj, fake_engine):
     fake_engine()
     lip_sync(scene, strip)
     dense = keys(package, obj)
@@ -152,7 +152,7 @@ def test_simplified_keys_stay_within_their_bound(package, scene, strip, obj, fak
     assert max(abs(jaw_at(package, obj, frame) - value) for frame, value in dense) < 0.051
 
 
-def test_a_line_can_be_an_nla_strip(package, scene, strip, obj, fake_engine):
+def test_dialogue_can_be_written_to_an_nla_strip(package, scene, strip, obj, fake_engine):
     fake_engine()
     obj.edtalk.lip_nla = True
     lip_sync(scene, strip)
@@ -166,22 +166,7 @@ def test_a_line_can_be_an_nla_strip(package, scene, strip, obj, fake_engine):
     assert len(obj.animation_data.nla_tracks[0].strips) == 1
 
 
-def test_a_minute_of_dialogue_is_written_quickly(package, scene, strip, obj):
-    """0.2 s is asked for; the bound here leaves room for a busy machine."""
-    names = package.character.character.bank_of(obj).names_of("lip")
-    package.compat.set_strip_value(strip, "right_handle", 10 + 60 * 24)
-    clock = package.timeline.sequencer.time_map(scene, strip)
-    rows = np.random.default_rng(1).uniform(0, 1, (len(clock.frames), len(names))).astype(np.float32)
-    package.timeline.sequencer.assign(strip, obj)
-    began = time.perf_counter()
-    package.lipsync.lipsync.write_lips(scene, strip, obj, clock, names, rows)
-    took = time.perf_counter() - began
-    print(f"60 s at 24 fps into {len(names)} curves: {took:.3f} s")
-    assert len(keys(package, obj)) == 60 * 24 + 2
-    assert took < 2.0
-
-
-# --- Whose and when
+# --- Characters and timing
 
 
 def test_three_characters_and_forty_strips(package, scene, sound, obj, fake_engine):
@@ -205,7 +190,7 @@ def test_three_characters_and_forty_strips(package, scene, sound, obj, fake_engi
     assert not package.engine.session.tasks
 
 
-def test_the_answer_goes_to_where_the_strip_is_by_then(package, scene, strip, obj, fake_engine):
+def test_the_result_is_written_at_the_strips_current_position(package, scene, strip, obj, fake_engine):
     fake_engine()
     task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
     package.engine.session.pump()
@@ -215,7 +200,7 @@ def test_the_answer_goes_to_where_the_strip_is_by_then(package, scene, strip, ob
 
 
 @pytest.mark.parametrize("gone", ["strip", "character"])
-def test_what_was_deleted_meanwhile_is_let_go(package, scene, strip, obj, fake_engine, gone):
+def test_a_result_for_a_deleted_strip_or_character_is_dropped(package, scene, strip, obj, fake_engine, gone):
     fake_engine()
     task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
     package.engine.session.pump()
@@ -241,20 +226,20 @@ def test_nothing_is_applied_while_blender_renders_saves_or_undoes(package, scene
     assert len(keys(package, obj)) > 0
 
 
-def test_loading_another_file_lets_go_of_everything(package, scene, strip, obj, fake_engine):
+def test_loading_another_file_cancels_lip_sync(package, scene, strip, obj, fake_engine):
     client = fake_engine("--slow", 0.3)
     task = package.lipsync.lipsync.lip_sync(scene, strip, obj)
     package.engine.session.pump()
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     assert not package.engine.session.tasks
     assert package.engine.session.current_client() == client, "the engine stays warm"
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while client._jobs and time.monotonic() < until:
         package.engine.session.pump()
     assert task.error is None
 
 
-def test_a_strip_given_to_another_character_takes_its_keys_away(package, scene, strip, obj, fake_engine):
+def test_reassigning_a_strip_removes_its_keys_from_the_old_speaker(package, scene, strip, obj, fake_engine):
     fake_engine()
     ben = package.character.character.create(scene, name="Ben")
     lip_sync(scene, strip)
@@ -266,7 +251,7 @@ def test_a_strip_given_to_another_character_takes_its_keys_away(package, scene, 
     assert package.timeline.sequencer.speaker(strip) is None
 
 
-# --- What is said
+# --- Problems
 
 
 def test_a_greyed_button_says_why(package, scene, sound):
@@ -280,7 +265,7 @@ def test_a_greyed_button_says_why(package, scene, sound):
     assert bpy.ops.edtalk.lip_sync.poll()
 
 
-def test_strips_that_cannot_be_are_named_and_the_others_done(package, scene, strip, sound, obj, fake_engine, tmp_path):
+def test_failing_strips_are_reported_and_the_others_are_done(package, scene, strip, sound, obj, fake_engine, tmp_path):
     fake_engine()
     path = write_sound(tmp_path / "gone.wav", noise(1.0))
     other = package.compat.new_sound(scene, "gone", path, 2, 100)
@@ -292,21 +277,21 @@ def test_strips_that_cannot_be_are_named_and_the_others_done(package, scene, str
         lip_sync(scene, other)
 
 
-def test_two_characters_and_none_chosen(package, scene, strip, obj):
+def test_lip_sync_without_a_speaker_is_an_error(package, scene, strip, obj):
     package.character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = None
     with pytest.raises(RuntimeError, match="has no speaker"):
         lip_sync(scene, strip)
 
 
-def test_a_bank_that_cannot_listen_is_named(package, scene, strip, write_bank):
+def test_a_bank_without_lip_sync_is_reported(package, scene, strip, write_bank):
     obj = package.character.character.create(scene, name="Anna", bank=str(write_bank()))
     bpy.context.view_layer.objects.active = obj
     with pytest.raises(RuntimeError, match="no lip-sync network"):
         lip_sync(scene, strip)
 
 
-def test_without_an_engine_the_button_that_installs_it_is_offered(package, scene, strip, obj, monkeypatch):
+def test_without_an_engine_installing_it_is_offered(package, scene, strip, obj, monkeypatch):
     engine = package.engine.engine
     monkeypatch.setattr(engine, "find", lambda root, user_dir, preferred: engine.Engine(
         engine.State.MISSING, root, None, "The engine is not installed.", "Install it."))  # fmt: skip
@@ -321,7 +306,7 @@ def test_without_an_engine_the_button_that_installs_it_is_offered(package, scene
         package.engine.session.forget_engine()
 
 
-def test_a_result_that_is_hidden_is_said_and_shown(package, scene, strip, obj, fake_engine):
+def test_overridden_keys_are_reported_and_can_be_revealed(package, scene, strip, obj, fake_engine):
     fake_engine()
     lip_sync(scene, strip)
     package.engine.session.dismiss()
@@ -334,7 +319,7 @@ def test_a_result_that_is_hidden_is_said_and_shown(package, scene, strip, obj, f
     assert not package.engine.session.problems
 
 
-def test_a_linked_character_cannot_be_written_to(package, scene, strip, obj, tmp_path):
+def test_lip_sync_of_a_linked_character_is_an_error(package, scene, strip, obj, tmp_path):
     bpy.data.libraries.write(str(tmp_path / "cast.blend"), {obj})
     uid = obj.edtalk.uid
     bpy.data.objects.remove(obj)
@@ -346,33 +331,31 @@ def test_a_linked_character_cannot_be_written_to(package, scene, strip, obj, tmp
         lip_sync(scene, strip)
 
 
-def test_a_killed_engine_is_started_again_and_the_mouth_written(package, scene, strip, obj, fake_engine, tmp_path):
+def test_lip_sync_survives_one_killed_engine(package, scene, strip, obj, fake_engine, tmp_path):
     fake_engine("--die-after", 0, "--once", tmp_path / "once")
     assert lip_sync(scene, strip) == {"FINISHED"}
     assert len(keys(package, obj))
 
 
-def test_an_engine_that_keeps_dying_is_told_with_its_mend(package, scene, strip, obj, fake_engine):
+def test_an_engine_that_keeps_dying_is_reported_with_a_fix(package, scene, strip, obj, fake_engine):
     fake_engine("--die-after", 0)
     with pytest.raises(RuntimeError, match="engine"):
         lip_sync(scene, strip)
     assert package.engine.session.problems[-1].fix == "edtalk.restart_engine"
 
 
-def test_a_button_returns_at_once_and_all_strips_are_one_undo_step(
-    package, scene, sound, obj, fake_engine, monkeypatch
-):
+def test_the_operator_returns_at_once_and_pushes_one_undo_step(package, scene, sound, obj, fake_engine, monkeypatch):
     fake_engine()
     strips = [package.compat.new_sound(scene, f"line {n}", sound, 1, 10 + 60 * n) for n in range(3)]
     select(scene, *strips)
     steps = []
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     monkeypatch.setattr(package.engine.session, "edited", steps.append)
-    monkeypatch.setattr(package.engine.asking.Asking, "_from_button", True)  # there is nothing to click here
+    monkeypatch.setattr(package.engine.asking.Asking, "_from_button", True)  # as if a button had been clicked
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
     assert package.engine.session.tasks
     assert steps == []
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while package.engine.session.tasks and time.monotonic() < until:
         package.engine.session.pump()
         time.sleep(0.002)

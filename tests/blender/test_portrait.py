@@ -1,4 +1,4 @@
-"""The rest pose of a portrait: asked for once, applied to whoever asked, and only while the question still stands."""
+"""Measuring portraits: requested once, and applied only if the portrait is still the same."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ def package(addon):
 
 @pytest.fixture
 def asked(package, addon, monkeypatch):
-    """Questions to an engine that never answers by itself: `asked[-1].answer(jawOpen=0.25)` does."""
+    """Requests to an engine that answers only on `asked[-1].answer(jawOpen=0.25)`."""
     questions = []
 
     def submit(request, *, label, on_done):
@@ -34,7 +34,7 @@ def asked(package, addon, monkeypatch):
     return questions
 
 
-def test_the_engine_is_asked_about_the_picture(package, obj, asked, demo):
+def test_choosing_a_portrait_measures_it(package, obj, asked, demo):
     package.character.portrait.measure(obj)
     (question,) = asked
     bank = package.character.character.bank_of(obj)
@@ -49,32 +49,32 @@ def test_the_engine_is_asked_about_the_picture(package, obj, asked, demo):
     assert asked[-1].request.crop == (1.0, 2.0, 64.0)
 
 
-def test_the_answer_is_applied_once(package, obj, asked):
+def test_the_result_is_applied_once(package, obj, asked):
     assert not package.character.portrait.is_known(obj)
     task = package.character.portrait.measure(obj)
-    assert package.character.portrait.measure(obj) == task, "it is under way"
+    assert package.character.portrait.measure(obj) == task, "the running task"
     asked[0].answer(jawOpen=0.25, headYaw=-0.5)
     assert (obj.edtalk["jawOpen"], obj.edtalk["headYaw"]) == (0.25, -0.5)
     assert package.character.portrait.is_known(obj)
     assert len(asked) == 1
-    assert obj.data == package.character.character.face_image(obj), "the face as the engine found it is shown"
+    assert obj.data == package.character.character.face_image(obj), "the measured face is shown"
 
 
-def test_another_portrait_is_another_question(package, obj, asked, demo):
+def test_changing_the_portrait_replaces_the_measurement(package, obj, asked, demo):
     package.character.portrait.measure(obj)
     obj.edtalk.portrait = str(demo / "portrait_2.png")
     package.character.portrait.measure(obj)
     first, second = asked
     assert first.cancelled
     first.answer(jawOpen=0.25)
-    assert obj.edtalk["jawOpen"] == 0.0, "the answer to a question that no longer stands"
+    assert obj.edtalk["jawOpen"] == 0.0, "an outdated result is dropped"
     second.answer(jawOpen=0.5)
     assert obj.edtalk["jawOpen"] == 0.5
     obj.edtalk.portrait = str(demo / "portrait_1.png")
     assert not package.character.portrait.is_known(obj)
 
 
-def test_the_character_may_be_renamed_or_gone_when_the_answer_comes(package, scene, obj, asked):
+def test_the_character_may_be_renamed_or_deleted_before_the_result_arrives(package, scene, obj, asked):
     import bpy
 
     package.character.portrait.measure(obj)
@@ -88,7 +88,7 @@ def test_the_character_may_be_renamed_or_gone_when_the_answer_comes(package, sce
     assert obj.edtalk["jawOpen"] == 0.25
 
 
-def test_a_missing_portrait_is_said_when_asking(addon, package, scene, asked, demo, tmp_path):
+def test_measuring_a_missing_portrait_is_an_error(addon, package, scene, asked, demo, tmp_path):
     path = tmp_path / "face.png"
     path.write_bytes((demo / "portrait_1.png").read_bytes())
     obj = package.character.character.create(scene, str(path))
@@ -100,9 +100,9 @@ def test_a_missing_portrait_is_said_when_asking(addon, package, scene, asked, de
     assert asked == []
 
 
-def test_a_picked_portrait_is_read_at_once_where_there_is_a_window(package, obj, asked, demo, monkeypatch):
+def test_with_a_window_a_chosen_portrait_is_measured_at_once(package, obj, asked, demo, monkeypatch):
     obj.edtalk.portrait = str(demo / "portrait_2.png")
-    assert asked == [], "a script asks when it needs to"
+    assert asked == [], "without a window nothing is requested yet"
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     obj.edtalk.portrait = str(demo / "portrait_1.png")
     obj.edtalk.crop_mode = "none"

@@ -1,4 +1,4 @@
-"""Render Face: which frames are rendered, where they are kept, what the strip shows meanwhile, and what survives."""
+"""Render Face: frames that are rendered, where they are stored, and what the strip shows."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ def pump_until(package, condition, seconds=60.0):
 # --- The strip
 
 
-def test_a_face_strip_with_one_picture_a_frame(package, scene, saved, turning, fake_engine):
+def test_a_face_strip_has_one_picture_per_frame(package, scene, saved, turning, fake_engine):
     fake_engine()
     assert render() == {"FINISHED"}
     strip = face(package, scene, turning)
@@ -85,7 +85,7 @@ def test_a_face_strip_with_one_picture_a_frame(package, scene, saved, turning, f
     assert scene.view_settings.view_transform == "Standard", "AgX would change the face's colours"
 
 
-def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turning, fake_engine):
+def test_pictures_have_the_chosen_size(addon, package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     strip, known = face(package, scene, turning), set()
@@ -100,7 +100,7 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
         turning.edtalk.size, turning.edtalk.layer = size, layer
         render()
         assert read(bpy.path.abspath(strip[package.timeline.sequencer.SHOT])).size == asked
-        assert not known & set(shown(strip)), "other pictures than those of another size"
+        assert not known & set(shown(strip)), "each size has its own pictures"
         known |= set(shown(strip))
         if layer != "pasted":
             assert tuple(strip[package.render.face_strip.SIZE]) == (asked or own,) * 2
@@ -109,7 +109,7 @@ def test_pictures_are_as_large_as_was_chosen(addon, package, scene, saved, turni
             assert tuple(image.size) == (asked or own,) * 2
 
 
-def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):
+def test_the_face_strip_is_placed_above_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):
     fake_engine()
     sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(0.5)), 3, 40)
     package.timeline.sequencer.assign(sound, obj)
@@ -120,7 +120,7 @@ def test_it_lies_over_its_dialogue(package, scene, saved, obj, fake_engine, tmp_
         package.compat.left_handle(sound),
         package.compat.right_handle(sound),
     )
-    assert strip.channel == 5, "the first free one above its sound"
+    assert strip.channel == 5, "the first free channel above its sound"
 
 
 def test_ranges(addon, package, scene, obj, tmp_path):
@@ -142,14 +142,14 @@ def test_drivers_and_the_nla_are_rendered(package, scene, saved, obj, fake_engin
     assert len(set(shown(face(package, scene, obj)))) == FRAMES
 
 
-def test_holds_share_one_picture(package, scene, saved, obj, fake_engine):
+def test_equal_frames_share_one_picture(package, scene, saved, obj, fake_engine):
     fake_engine()
     render()
     assert len(set(shown(face(package, scene, obj)))) == 1
     assert len(pictures(package, obj)) == 1
 
 
-# --- Again
+# --- Rendering again
 
 
 def test_only_what_changed_is_rendered_again(package, scene, saved, turning, fake_engine):
@@ -166,7 +166,7 @@ def test_only_what_changed_is_rendered_again(package, scene, saved, turning, fak
     assert [index for index in range(FRAMES) if before[index] != after[index]] == [4]
 
 
-def test_the_artists_edits_of_the_strip_are_kept(package, scene, saved, turning, fake_engine):
+def test_edits_of_the_face_strip_are_kept(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     strip = face(package, scene, turning)
@@ -179,10 +179,10 @@ def test_the_artists_edits_of_the_strip_are_kept(package, scene, saved, turning,
     strip = face(package, scene, turning)
     assert (strip.name, strip.channel, strip.blend_type, strip.transform.offset_x) == ("my face", 7, "CROSS", 50)
     assert package.compat.left_handle(strip) == 4
-    assert scene.view_settings.view_transform == "AgX", "chosen by the artist after the strip was made"
+    assert scene.view_settings.view_transform == "AgX", "chosen after the strip was created"
 
 
-def test_another_range_renews_the_same_strip(package, scene, saved, turning, fake_engine):
+def test_rendering_another_range_updates_the_same_strip(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     scene.frame_start, scene.frame_end = 5, 20
@@ -192,7 +192,7 @@ def test_another_range_renews_the_same_strip(package, scene, saved, turning, fak
     assert len(strip.elements) == 16
 
 
-def test_pieces_that_were_cut_off_are_renewed_too(package, scene, saved, turning, fake_engine):
+def test_pieces_cut_off_the_face_strip_are_updated_too(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     whole = face(package, scene, turning)
@@ -206,7 +206,7 @@ def test_pieces_that_were_cut_off_are_renewed_too(package, scene, saved, turning
     assert all(shown(strip) != before for strip in strips)
 
 
-def test_a_strip_makes_room_where_the_artist_put_something(package, scene, saved, turning, fake_engine, tmp_path):
+def test_a_face_strip_moves_to_a_free_channel(package, scene, saved, turning, fake_engine, tmp_path):
     fake_engine()
     render()
     strip = face(package, scene, turning)
@@ -217,7 +217,7 @@ def test_a_strip_makes_room_where_the_artist_put_something(package, scene, saved
     assert not package.timeline.sequencer.is_covered(scene, face(package, scene, turning))
 
 
-# --- While it goes on
+# --- During a render
 
 
 def test_a_strip_is_added_at_once_and_fills(package, scene, saved, turning, fake_engine, monkeypatch):
@@ -240,7 +240,7 @@ def test_a_strip_is_added_at_once_and_fills(package, scene, saved, turning, fake
     assert counts == list(range(FRAMES, -1, -1))
 
 
-def test_cancel_keeps_what_is_done_and_the_next_render_goes_on(package, scene, saved, turning, fake_engine):
+def test_cancel_keeps_finished_frames_and_the_next_render_continues(package, scene, saved, turning, fake_engine):
     fake_engine("--slow", 0.2)
     task, _plan = begin(package, scene, turning)
     pump_until(package, lambda: len(pictures(package, turning)) >= 3)
@@ -264,7 +264,7 @@ def test_a_killed_engine_loses_no_finished_frame(package, scene, saved, turning,
     assert len(pictures(package, turning)) == FRAMES
 
 
-def test_an_engine_that_keeps_dying_leaves_what_it_drew(package, scene, saved, turning, fake_engine):
+def test_frames_finished_before_the_engine_died_are_kept(package, scene, saved, turning, fake_engine):
     fake_engine("--die-after", 4)
     with pytest.raises(RuntimeError, match="engine"):
         render()
@@ -280,7 +280,7 @@ def test_an_engine_that_keeps_dying_leaves_what_it_drew(package, scene, saved, t
     [["--garbage"], ["--wrong-protocol"], ["--exit", 1], ["--hang-after", 2, "--beat", 0.05]],
     ids=lambda fault: fault[0],
 )
-def test_whatever_the_engine_does_the_artist_is_told(package, scene, saved, turning, fake_engine, fault):
+def test_engine_failures_are_reported(package, scene, saved, turning, fake_engine, fault):
     fake_engine(*fault, silent=0.2, kill=0.6, start=5.0)
     with pytest.raises(RuntimeError, match=r"[Ee]ngine"):
         render()
@@ -288,7 +288,7 @@ def test_whatever_the_engine_does_the_artist_is_told(package, scene, saved, turn
     assert not package.engine.session.tasks
 
 
-def test_a_strip_deleted_meanwhile_ends_its_render(package, scene, saved, turning, fake_engine):
+def test_deleting_the_face_strip_cancels_its_render(package, scene, saved, turning, fake_engine):
     fake_engine("--slow", 0.05)
     task, _plan = begin(package, scene, turning)
     scene.sequence_editor.strips.remove(face(package, scene, turning))
@@ -296,7 +296,7 @@ def test_a_strip_deleted_meanwhile_ends_its_render(package, scene, saved, turnin
     assert len(pictures(package, turning)) < FRAMES
 
 
-def test_a_second_render_takes_the_firsts_place(package, scene, saved, turning, fake_engine):
+def test_a_second_render_replaces_the_first(package, scene, saved, turning, fake_engine):
     fake_engine("--slow", 0.02)
     first, _plan = begin(package, scene, turning)
     package.animation.keys.insert_keys(turning, {"headYaw": 2.0}, 12)
@@ -306,8 +306,8 @@ def test_a_second_render_takes_the_firsts_place(package, scene, saved, turning, 
     assert package.render.face_strip.waiting_frames(face(package, scene, turning)) == 0
 
 
-def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, saved, turning, fake_engine):
-    """As after a Blender that was killed while rendering: saved with placeholders, and the frames are there."""
+def test_frames_rendered_before_a_crash_are_shown_after_loading(package, scene, saved, turning, fake_engine):
+    """The file was saved with placeholders, and the frames were finished later."""
     fake_engine("--slow", 0.02)
     task, _plan = begin(package, scene, turning)
     bpy.ops.wm.save_mainfile()
@@ -319,7 +319,7 @@ def test_frames_that_arrived_unseen_are_shown_after_loading(package, scene, save
 
 
 @pytest.mark.parametrize("fault", ["pipe", "zeros", "pipe for rows", "sparse", "nested", "elsewhere", "number"])
-def test_opening_a_strangers_file_reads_only_regular_files_of_its_own(
+def test_opening_an_untrusted_file_reads_only_regular_files_in_its_folders(
     package, scene, saved, turning, fake_engine, tmp_path_factory, monkeypatch, fault
 ):
     fake_engine("--slow", 0.02)
@@ -353,11 +353,11 @@ def test_opening_a_strangers_file_reads_only_regular_files_of_its_own(
     monkeypatch.setattr(package.handlers.logger, "exception", lambda *words: failures.append(words))
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
     strip = package.timeline.sequencer.find(bpy.context.scene, strip_id)
-    assert package.render.face_strip.waiting_frames(strip) > 0, "the frames count as not there"
+    assert package.render.face_strip.waiting_frames(strip) > 0, "the frames count as missing"
     assert failures == []
 
 
-def test_a_file_opens_whatever_goes_wrong_in_one_scene(package, scene, saved, turning, fake_engine, monkeypatch):
+def test_a_file_opens_when_updating_a_scene_fails(package, scene, saved, turning, fake_engine, monkeypatch):
     def fail(_scene):
         raise ZeroDivisionError
 
@@ -369,10 +369,10 @@ def test_a_file_opens_whatever_goes_wrong_in_one_scene(package, scene, saved, tu
     assert seen == [one.name for one in bpy.data.scenes]
 
 
-# --- Where frames are kept
+# --- Where frames are stored
 
 
-def test_an_unsaved_file_keeps_frames_for_now_and_saves_them_with_it(package, scene, turning, fake_engine, tmp_path):
+def test_saving_a_new_file_keeps_its_temporary_frames(package, scene, turning, fake_engine, tmp_path):
     fake_engine()
     scene.frame_start, scene.frame_end = 1, FRAMES
     render()
@@ -381,12 +381,12 @@ def test_an_unsaved_file_keeps_frames_for_now_and_saves_them_with_it(package, sc
     assert str(package.render.face_strip.folder_of(strip)).startswith(bpy.app.tempdir.rstrip("/"))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "late.blend"))
     _task, plan = begin(package, scene, turning)
-    assert plan.missing == 0, "taken over from the temporary folder"
+    assert plan.missing == 0, "linked from the temporary folder"
     assert face(package, scene, turning).directory == "//late_edtalk/Anna/frames/"
     assert len(pictures(package, turning)) == FRAMES
 
 
-def test_a_file_moved_with_its_folder_shows_and_reuses_its_frames(package, scene, saved, turning, fake_engine):
+def test_a_file_moved_with_its_folder_reuses_its_frames(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     bpy.ops.wm.save_mainfile()
@@ -402,7 +402,7 @@ def test_a_file_moved_with_its_folder_shows_and_reuses_its_frames(package, scene
     assert plan.missing == 0
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(package, scene, saved, turning, fake_engine):
+def test_an_unwritable_folder_is_reported(package, scene, saved, turning, fake_engine):
     fake_engine()
     (saved / "shot_edtalk").write_text("a file where the folder would be")
     with pytest.raises(RuntimeError, match=r"shot_edtalk.*could not be written"):
@@ -410,25 +410,25 @@ def test_a_folder_that_cannot_be_written_to_is_named(package, scene, saved, turn
     assert package.timeline.sequencer.faces(scene, turning) == []
 
 
-def test_a_missing_portrait_is_named(package, scene, saved, fake_engine, demo):
+def test_rendering_without_the_portrait_file_is_an_error(package, scene, saved, fake_engine, demo):
     fake_engine()
     portrait = saved / "face.png"
     shutil.copy(demo / "portrait_1.png", portrait)
     obj = package.character.character.create(scene, str(portrait), name="Anna")
     bpy.context.view_layer.objects.active = obj
     portrait.unlink()
-    with pytest.raises(RuntimeError, match=r"face\.png does not exist"):
+    with pytest.raises(RuntimeError, match=r"does not exist: .*face\.png"):
         render()
 
 
-def test_a_missing_bank_is_named(package, scene, saved, obj, fake_engine):
+def test_rendering_without_the_bank_file_is_an_error(package, scene, saved, obj, fake_engine):
     fake_engine()
     obj.edtalk.bank = str(saved / "gone.safetensors")
     with pytest.raises(RuntimeError, match=r"gone\.safetensors"):
         render()
 
 
-def test_unused_frames_are_cleared_and_others_are_not(package, scene, saved, turning, fake_engine):
+def test_only_unused_frames_are_cleared(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     package.animation.keys.insert_keys(turning, {"headYaw": 5.0}, 1)
@@ -465,10 +465,10 @@ def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake
     assert len(package.timeline.sequencer.faces(scene, linked)) == 1
 
 
-# --- Out
+# --- Export
 
 
-def test_a_movie_is_exported_and_the_scenes_output_left_alone(package, scene, saved, turning, fake_engine):
+def test_exporting_a_movie_keeps_the_scenes_output_settings(package, scene, saved, turning, fake_engine):
     fake_engine()
     render()
     scene.render.resolution_x = scene.render.resolution_y = 64
@@ -476,18 +476,18 @@ def test_a_movie_is_exported_and_the_scenes_output_left_alone(package, scene, sa
     assert bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4")) == {"FINISHED"}
     assert (saved / "out.mp4").stat().st_size > 1000
     assert before == (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
-    assert package.engine.session.may_apply(), "the end of the render was noticed"
+    assert package.engine.session.may_apply(), "results are applied again"
     assert not list(saved.glob(".out*"))
     with pytest.raises(RuntimeError, match="does not exist"):
         bpy.ops.edtalk.export_movie(filepath=str(saved / "none" / "out.mp4"))
 
 
-def test_a_failed_export_leaves_the_movie_before(package, scene, saved, turning, fake_engine, monkeypatch):
+def test_a_failed_export_keeps_the_previous_movie(package, scene, saved, turning, fake_engine, monkeypatch):
     fake_engine()
     render()
     (saved / "out.mp4").write_bytes(b"the movie before")
     module = package.render.operators
-    monkeypatch.setattr(module.compat, "set_video_output", lambda *_: None)  # nothing comes where it is expected
+    monkeypatch.setattr(module.compat, "set_video_output", lambda *_: None)  # no file is written at the expected path
     scene.render.filepath = str(saved / "elsewhere_")
     scene.render.resolution_x = scene.render.resolution_y = 16
     with pytest.raises(RuntimeError, match="was not written"):
@@ -496,7 +496,7 @@ def test_a_failed_export_leaves_the_movie_before(package, scene, saved, turning,
     assert not list(saved.glob(".out*"))
 
 
-def test_greyed_buttons_say_why(package, scene, obj):
+def test_disabled_operators_give_a_reason(package, scene, obj):
     render_module = package.render.operators
     assert "sequencer is empty" in render_module.EDTALK_OT_export_movie.disabled_reason(bpy.context)
     bpy.data.objects.remove(obj)
@@ -513,8 +513,8 @@ def test_a_preferred_folder_for_frames(package, scene, saved, turning, monkeypat
     assert folder.name == "Anna"
 
 
-def test_a_file_loaded_in_the_middle_of_a_render_can_be_exported(package, scene, saved, turning, fake_engine):
-    """The forgotten render must not grey out what waits for renders."""
+def test_loading_a_file_forgets_running_renders(package, scene, saved, turning, fake_engine):
+    """Operators that wait for renders must not stay disabled."""
     fake_engine("--slow", 0.2)
     render, operators, obj = package.render.render, package.render.operators, turning
     task, _plan = begin(package, scene, obj)

@@ -1,4 +1,4 @@
-"""Strips as Blender has them: when they play what, what is heard, whose they are, where there is room."""
+"""Strips: time maps, audio, characters and channels."""
 
 import aud
 import bpy
@@ -26,7 +26,7 @@ def package(addon):
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """Ten seconds of noise in a WAV file, its samples beside it."""
+    """A WAV file with ten seconds of noise."""
     path = tmp_path_factory.mktemp("sounds") / "line.wav"
     return write_sound(path, noise(10.0))
 
@@ -90,13 +90,13 @@ def test_a_strip_retimed_in_parts(package, scene, strip):
     assert package.timeline.sequencer.time_map(scene, strip).seconds([34, 58, 130]) == pytest.approx(
         [1, 2, 5], abs=0.01
     )
-    strip.retiming_keys[1].timeline_frame = 106  # its first two seconds take four
+    strip.retiming_keys[1].timeline_frame = 106  # the first two seconds take four
     clock = package.timeline.sequencer.time_map(scene, strip)
     assert clock.seconds([58, 106]) == pytest.approx([1, 2], abs=0.01)
     assert package.timeline.sequencer.retiming_note(scene, strip) == ""
 
 
-def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypatch):
+def test_an_unreadable_retiming_gives_a_note(package, scene, strip, monkeypatch):
     add_retiming_keys(package, scene, strip, 10, 58)
     strip.retiming_keys[1].timeline_frame = 106
     monkeypatch.setattr(package.compat, "_retiming_fraction", lambda key: -1.0)
@@ -104,7 +104,7 @@ def test_a_retiming_that_cannot_be_read_is_said(package, scene, strip, monkeypat
     assert package.timeline.sequencer.time_map(scene, strip).speed == pytest.approx(1.0, rel=0.01)
 
 
-def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
+def test_a_metastrip_limits_its_content(package, scene, strip):
     strip.select = True
     with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.meta_make()
@@ -117,17 +117,17 @@ def test_a_meta_strip_hides_what_it_cuts_off(package, scene, strip):
     assert clock.seconds(30) == pytest.approx(20 / 24)
 
 
-def test_time_is_remembered_on_the_strip(package, scene, strip):
+def test_a_time_map_is_stored_on_the_strip(package, scene, strip):
     sequencer = package.timeline.sequencer
     assert sequencer.remembered_time(strip) is None
     sequencer.remember_time(strip, sequencer.time_map(scene, strip))
     assert sequencer.remembered_time(strip) == sequencer.time_map(scene, strip)
 
 
-# --- Sound
+# --- Audio
 
 
-def test_what_lies_between_the_handles_is_heard_to_the_sample(package, scene, strip):
+def test_audio_is_cut_at_the_handles_to_the_sample(package, scene, strip):
     package.compat.set_strip_value(strip, "left_handle", 34)
     package.compat.set_strip_value(strip, "right_handle", 82)
     sound = heard(package, scene, strip)
@@ -139,26 +139,26 @@ def test_what_lies_between_the_handles_is_heard_to_the_sample(package, scene, st
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)
-def test_formats_are_heard_to_the_sample(package, scene, tmp_path, suffix):
+def test_all_formats_are_cut_to_the_sample(package, scene, tmp_path, suffix):
     truth = noise(4.0, 48_000)
     path = write_sound(tmp_path / f"line.{suffix}", np.stack([truth, truth], axis=1), 48_000)
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     package.compat.set_strip_value(strip, "left_handle", 31)
     sound = heard(package, scene, strip)
-    whole = aud.Sound(str(path)).data()[:, 0]  # AAC in Matroska begins with the encoder's own silence
+    whole = aud.Sound(str(path)).data()[:, 0]  # AAC in Matroska starts with encoder delay
     assert sound.rate == 48_000
     assert abs(lag(sound.samples, whole, round(sound.start * sound.rate))) <= 1
-    assert np.abs(sound.samples[4000:8000]).max() < 0.6, "two channels are averaged, not added up"
+    assert np.abs(sound.samples[4000:8000]).max() < 0.6, "channels are averaged, not added"
 
 
-def test_a_voice_on_one_channel_is_heard_at_half_its_strength(package, scene, tmp_path):
+def test_channels_are_averaged(package, scene, tmp_path):
     truth = noise(1.0)
     path = write_sound(tmp_path / "left.wav", np.stack([truth, 0 * truth], axis=1))
     sound = heard(package, scene, package.compat.new_sound(scene, "left", path, 1, 1))
     assert np.abs(sound.samples[: len(truth)] - 0.5 * truth).max() < 1e-3
 
 
-def test_a_packed_sound_is_heard_when_its_file_is_gone(package, scene, tmp_path):
+def test_a_packed_sound_needs_no_file(package, scene, tmp_path):
     path = write_sound(tmp_path / "line.wav", noise(2.0))
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     strip.sound.pack()
@@ -167,7 +167,7 @@ def test_a_packed_sound_is_heard_when_its_file_is_gone(package, scene, tmp_path)
     assert len(heard(package, scene, strip).samples) >= 2 * RATE - 1000
 
 
-def test_a_missing_sound_is_named(addon, package, scene, tmp_path):
+def test_a_missing_sound_is_reported(addon, package, scene, tmp_path):
     path = write_sound(tmp_path / "line.wav", noise(2.0))
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
     path.unlink()
@@ -176,7 +176,7 @@ def test_a_missing_sound_is_named(addon, package, scene, tmp_path):
         heard(package, scene, strip)
 
 
-def test_a_file_that_is_no_sound_is_named(addon, package, scene, tmp_path):
+def test_an_unreadable_sound_is_reported(addon, package, scene, tmp_path):
     path = tmp_path / "line.wav"
     path.write_text("not a sound")
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
@@ -184,7 +184,7 @@ def test_a_file_that_is_no_sound_is_named(addon, package, scene, tmp_path):
         heard(package, scene, strip)
 
 
-def test_a_strip_beyond_the_end_of_its_sound_says_so(addon, package, scene, strip):
+def test_a_strip_beyond_the_end_of_its_sound_is_an_error(addon, package, scene, strip):
     package.compat.set_strip_value(strip, "right_handle", 500)
     package.compat.set_strip_value(strip, "left_handle", 400)
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match="contains no audio from"):
@@ -200,7 +200,7 @@ def test_a_long_sound_is_sent_at_a_lower_rate(package, scene, tmp_path, monkeypa
     assert len(sound.samples) == pytest.approx(4 * 16_000, abs=400)
 
 
-def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip):
+def test_a_constant_volume_is_ignored_and_a_fade_is_applied(package, scene, strip):
     loud = heard(package, scene, strip).samples
     strip.volume = 0.1
     assert np.array_equal(heard(package, scene, strip).samples, loud)
@@ -213,7 +213,7 @@ def test_a_steady_volume_mixes_and_a_fade_closes_the_mouth(package, scene, strip
     assert not is_silent(package, scene, strip)
 
 
-def test_muted_and_turned_down_strips_are_silent(package, scene, strip):
+def test_muted_strips_and_strips_at_volume_0_are_silent(package, scene, strip):
     assert not is_silent(package, scene, strip)
     strip.volume = 0.0
     assert is_silent(package, scene, strip)
@@ -221,10 +221,10 @@ def test_muted_and_turned_down_strips_are_silent(package, scene, strip):
     assert is_silent(package, scene, strip)
 
 
-# --- Whose
+# --- Characters
 
 
-def test_strips_are_found_by_identity_whatever_they_are_called(package, scene, strip, obj):
+def test_strips_are_found_by_identity_after_renaming(package, scene, strip, obj):
     sequencer = package.timeline.sequencer
     sequencer.assign(strip, obj)
     own = sequencer.identity(strip)
@@ -246,7 +246,7 @@ def test_copies_of_a_strip_get_an_identity_of_their_own(package, scene, strip, s
         copy[name] = strip[name]
     own = strip[sequencer.ID]
     sequencer.ensure_unique_ids(scene)
-    assert strip[sequencer.ID] == own, "the one that is where it was is the original"
+    assert strip[sequencer.ID] == own, "the strip that has not moved is the original"
     assert copy[sequencer.ID] != own
     assert sequencer.remembered_time(copy) is None
     assert sequencer.speaker(copy) == obj
@@ -261,7 +261,7 @@ def test_the_speaker_of_new_strips_is_the_active_or_the_only_character(package, 
     assert sequencer.default_speaker(bpy.context, scene) is None
 
 
-# --- Where
+# --- Channels
 
 
 def test_a_free_channel_is_found_above(package, scene, strip, sound):
@@ -273,20 +273,20 @@ def test_a_free_channel_is_found_above(package, scene, strip, sound):
     assert not sequencer.is_covered(scene, strip)
 
 
-def test_when_there_is_no_channel_left_it_is_said(addon, package, scene, sound):
+def test_no_free_channel_is_an_error(addon, package, scene, sound):
     for channel in range(1, 129):
         package.compat.new_sound(scene, "line", sound, channel, 1)
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match="No channel above 0 is free"):
         package.timeline.sequencer.free_channel(scene, 10, 20)
 
 
-def test_a_sound_alone_has_no_frame_rate_to_differ(package, scene, strip):
+def test_a_sound_strip_gives_no_frame_rate_note(package, scene, strip):
     scene.render.fps = 30
     assert package.timeline.sequencer.frame_rate_note(scene, strip) == ""
     assert package.timeline.sequencer.time_map(scene, strip).end == pytest.approx(10 + 10 * 30, abs=2)
 
 
-def test_a_film_at_another_frame_rate_is_noticed(package, scene, tmp_path):
+def test_a_movie_with_another_frame_rate_gives_a_note(package, scene, tmp_path):
     path = tmp_path / "film.mp4"
     scene.render.fps, scene.frame_end = 25, 3
     scene.render.resolution_x = scene.render.resolution_y = 64

@@ -1,4 +1,4 @@
-"""The note in a JPEG of how to turn it: read from files as cameras write them, and from what is damaged or none."""
+"""EXIF orientation of JPEG files, also of damaged files and files without one."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ from edtalk.edtalk_blender.character import exif
 
 
 def jpeg(orientation: int, order: str = "<", entries: int = 1) -> bytes:
-    """Head of a JPEG with a JFIF segment and a note; other tags come first."""
+    """Header of a JPEG with a JFIF segment and an EXIF orientation after other tags."""
     others = [struct.pack(f"{order}HHII", 0x0100 + index, 3, 1, 7) for index in range(entries - 1)]
     note = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
     tiff = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, entries)
@@ -21,13 +21,13 @@ def jpeg(orientation: int, order: str = "<", entries: int = 1) -> bytes:
 
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("value", range(1, 9))
-def test_every_note_is_read(tmp_path, value, order):
+def test_every_orientation_is_read(tmp_path, value, order):
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg(value, order, entries=value))
     assert exif.orientation(path) == value
 
 
-def test_what_has_no_note_that_can_be_read_is_as_it_is(tmp_path):
+def test_files_without_a_readable_orientation_are_upright(tmp_path):
     path = tmp_path / "photo.jpg"
     assert exif.orientation(path) == exif.orientation(tmp_path) == 1
     whole = jpeg(6)
@@ -39,7 +39,7 @@ def test_what_has_no_note_that_can_be_read_is_as_it_is(tmp_path):
         assert exif.orientation(path) in (1, 6)
 
 
-def test_pictures_are_turned_as_the_engine_turns_them(tmp_path: Path):
+def test_upright_equals_the_engines_rotation(tmp_path: Path):
     image = pytest.importorskip("PIL.Image", reason="compares with the engine's library")
     ops = pytest.importorskip("PIL.ImageOps")
     pixels = np.random.default_rng(3).integers(0, 256, (2, 3, 3), np.uint8)

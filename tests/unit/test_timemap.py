@@ -1,4 +1,4 @@
-"""Time in the sequencer, at every frame rate that is in use."""
+"""Time maps at common frame rates."""
 
 import json
 import math
@@ -30,18 +30,18 @@ def plain(fps: float, start: int = 10, end: int = 110, **changes) -> TimeMap:
 
 
 def halved(fps: float) -> TimeMap:
-    """100 frames of sound from frame 10, slowed down to 200."""
+    """A sound of 100 frames from frame 10, slowed down to 200 frames."""
     return plain(fps, 10, 210, retiming=((10, 0.0), (210, 100.0)))
 
 
-def test_blenders_float32_base_is_read_as_it_was_meant():
+def test_blenders_float32_fps_base_is_rounded_to_the_exact_rate():
     assert scene_fps(24, float(np.float32(1.001))) == 24 / 1.001
     assert scene_fps(30, 1.0) == 30.0
     with pytest.raises(EDTalkError, match="frame rate above 0"):
         scene_fps(0, 1.0)
 
 
-def test_a_second_lasts_as_many_frames_as_the_rate_says(fps):
+def test_a_second_lasts_fps_frames(fps):
     strip = plain(fps)
     assert strip.seconds(10) == 0
     assert strip.seconds(10 + fps) == pytest.approx(1.0, abs=1e-12)
@@ -61,24 +61,24 @@ def test_three_seconds_of_film_at_24_over_1_001_are_72_frames():
     assert strip.seconds(12) == pytest.approx(0.5005)
 
 
-def test_trims_show_a_part_and_move_nothing(fps):
+def test_trimming_does_not_move_content(fps):
     whole, part = plain(fps), plain(fps, 35, 60, content_start=10)
     assert part.seconds(part.frames) == pytest.approx(whole.seconds(part.frames))
     assert part.cut(1000) == pytest.approx((25 / fps, 50 / fps))
     assert len(part.frames) == 25
 
 
-def test_a_handle_between_two_frames_keeps_the_sound_where_it_is(fps):
-    """A strip that begins at 22.5 shows from frame 22, and what is heard there is 12 frames into the sound."""
+def test_content_may_start_between_two_frames(fps):
+    """A handle at 22.5 shows the strip from frame 22, where the sound is 12 frames in."""
     assert plain(fps, 22, 60, content_start=10).seconds(22) == pytest.approx(12 / fps)
 
 
-def test_a_source_cut_at_its_start_is_heard_from_the_cut(fps):
+def test_a_hard_trim_skips_the_start_of_the_source(fps):
     assert plain(fps, trimmed=10).seconds(10) == pytest.approx(10 / fps)
 
 
 @pytest.mark.parametrize("delay", [0.2, -0.2])
-def test_a_delayed_sound_is_heard_later(fps, delay):
+def test_a_sound_offset_delays_the_source(fps, delay):
     strip = plain(fps, delay=delay)
     assert strip.seconds(10) == pytest.approx(-delay)
     assert strip.frame_of(1.0) == pytest.approx(10 + (1 + delay) * fps)
@@ -112,13 +112,13 @@ def test_frames_and_seconds_are_each_others_inverse(fps):
         assert strip.frame_of(strip.seconds(frames)) == pytest.approx(frames)
 
 
-def test_a_strip_longer_than_its_sound_lets_through_no_more_than_there_is(fps):
+def test_a_cut_ends_at_the_length_of_the_sound(fps):
     assert plain(fps, 0, 1000).cut(2.0) == (0.0, 2.0)
     first, last = plain(fps, 500, 600, content_start=0).cut(2.0)
     assert first == last == 2.0
 
 
-def test_a_move_is_told_from_other_changes(fps):
+def test_a_move_is_distinguished_from_other_changes(fps):
     strip = plain(fps)
     assert strip.move_to(strip) == 0
     assert strip.move_to(strip.moved(-7)) == -7
@@ -127,13 +127,13 @@ def test_a_move_is_told_from_other_changes(fps):
     assert strip.move_to(halved(fps)) is None
 
 
-def test_the_same_time_in_other_words_is_the_same(fps):
+def test_equal_maps_with_different_knots_are_the_same(fps):
     keyed = plain(fps, 10, 110, retiming=((10, 0.0), (40, 30.0), (110, 100.0)))
     assert plain(fps).same_as(keyed)
     assert not plain(fps).same_as(plain(fps * 1.001))
 
 
-def test_keys_follow_the_moments_they_belong_to(fps):
+def test_follow_keeps_frames_on_their_source_time(fps):
     frames, strip = np.array([10.0, 35.0, 109.0]), plain(fps)
     assert strip.follow(frames, strip.moved(100)).tolist() == [110.0, 135.0, 209.0]
     assert strip.follow(frames, plain(fps, 30, 90, content_start=10)).tolist() == frames.tolist()  # trimmed
@@ -141,7 +141,7 @@ def test_keys_follow_the_moments_they_belong_to(fps):
     assert strip.follow(frames, halved(fps)).tolist() == [10.0, 60.0, 208.0]  # retimed
 
 
-def test_a_change_is_cut_into_pieces_in_which_keys_keep_their_distances(fps):
+def test_moves_are_linear_pieces(fps):
     strip = plain(fps)
     assert strip.moves_to(strip.moved(7)) == [(10.0, 109.0, 7.0, 1.0)]
     assert strip.moves_to(plain(fps, 30, 90, content_start=10)) == []  # trimmed: nothing moves
@@ -152,12 +152,12 @@ def test_a_change_is_cut_into_pieces_in_which_keys_keep_their_distances(fps):
     assert plain(fps, 10, 11).moves_to(plain(fps, 12, 13)) == [(10.0, 10.0, 2.0, 1.0)]
 
 
-def test_a_meta_strip_hides_what_it_cuts_off(fps):
+def test_a_metastrip_limits_its_content(fps):
     assert (plain(fps).clipped(20, 500).start, plain(fps).clipped(20, 500).end) == (20, 110)
     assert len(plain(fps).clipped(200, 300).frames) == 0
 
 
-def test_it_is_remembered_through_json(fps):
+def test_json_round_trip(fps):
     strip = halved(fps)
     assert TimeMap.from_json(json.loads(json.dumps(strip.to_json()))) == strip
     with pytest.raises(EDTalkError, match="not readable"):
@@ -169,12 +169,12 @@ def test_it_is_remembered_through_json(fps):
     [{"fps": 0.0}, {"end": 5}, {"knots": ((10, 0.0),)}, {"knots": ((10, 1.0), (20, 0.0))},
      {"knots": ((10, 0.0), (10, 1.0))}, {"knots": ((10, 0.0), (20, math.nan))}],
 )  # fmt: skip
-def test_time_that_does_not_run_forwards_is_refused(change):
+def test_a_map_that_does_not_run_forwards_is_refused(change):
     with pytest.raises(EDTalkError, match="time map"):
         TimeMap(**({"fps": 24.0, "start": 10, "end": 20, "knots": ((10, 0.0), (20, 1.0))} | change))
 
 
-def test_a_face_rests_where_nobody_speaks():
+def test_rest_frames_lie_where_no_strip_plays():
     one, two, three = (plain(24, *ends) for ends in ((10, 20), (20, 30), (40, 50)))
     strips = [one, two, three]
     assert timemap.rest_frames(strips, one) == (9, None)
@@ -182,12 +182,12 @@ def test_a_face_rests_where_nobody_speaks():
     assert timemap.rest_frames(strips, three) == (39, 50)
 
 
-def test_a_sound_is_given_whole_frames():
+def test_a_sound_gets_whole_frames():
     assert [timemap.content_frames(seconds, 24) for seconds in (1.528, 1.548, 0.02)] == [37, 37, 1]
     assert timemap.content_frames(10.0, 25, trimmed=10) == 240
 
 
-def test_what_no_other_strip_covers():
+def test_uncovered_parts_of_a_range():
     assert timemap.uncovered((0, 100), []) == [(0, 100)]
     assert timemap.uncovered((0, 100), [(40, 60), (-5, 10), (50, 70)]) == [(10, 40), (70, 100)]
     assert timemap.uncovered((0, 100), [(-5, 300)]) == []
@@ -199,7 +199,7 @@ def test_the_union_of_ranges():
     assert timemap.union([(4, 4)]) is None
 
 
-def test_a_film_at_another_rate_is_noticed():
+def test_a_different_frame_rate_gives_a_warning():
     assert timemap.rate_mismatch(24, 24) == ""
     assert timemap.rate_mismatch(24 / 1.001, 23.976) == ""  # as files state it
     assert "23.976 fps, the scene 24" in timemap.rate_mismatch(24, 24 / 1.001)
