@@ -125,7 +125,7 @@ GOOD, OLD = Card("RTX 4090", (8, 9), (13, 0)), Card("GTX 1080", (6, 1), (13, 0))
         (BOTH, [Card("GTX 1080", (6, 1), (11, 4))], "cpu", "supports CUDA 11.4, but 12.0 is needed: update the driver"),
         (BOTH, [Card("RTX 2070", (7, 5), (11, 4))], "cpu", "supports CUDA 11.4, but 12.0 is needed: update the driver"),
         (BOTH, [Card("GTX 680", (3, 0), (11, 4))], "cpu", "GTX 680 is too old"),
-        (WINDOWS, [GOOD], "cpu", "Other Graphics Card"),
+        (WINDOWS, [GOOD], "cpu", "Other GPU"),
         (WINDOWS, [], "cpu", "No NVIDIA"),
     ],
 )
