@@ -167,8 +167,8 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
 
     rests_then, rests_now = _rest_frames(then), _rest_frames(now)
     edges = {change.strip[sequencer.ID]: _edge_values(obj, lips, change) for change in keyed if change.moved is None}
-    gone = rests_then - rests_now | _within(rests_then, [change.now for change in keyed])
-    keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in gone])
+    removed = rests_then - rests_now | _within(rests_then, [change.now for change in keyed])
+    keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in removed])
     moves = [keys.Move(*piece) for change in keyed for piece in change.then.moves_to(change.now)]
     if moves:
         keys.move_keys(obj, character.channel_names(obj) if all_sliders else lips, moves)

@@ -100,11 +100,11 @@ def write_curve(
         curve.group = bag.groups.get(group) or bag.groups.new(group)
     old = _read_keys(curve)
     at = old["co"][:, 0]
-    gone = np.isin(at, frames)
+    removed = np.isin(at, frames)
     if replace is not None:
-        gone |= (at >= replace[0]) & (at <= replace[1])
+        removed |= (at >= replace[0]) & (at <= replace[1])
     new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
-    _write_keys(curve, {field: np.concatenate([old[field][~gone], new[field]]) for field in _KEY_FIELDS})
+    _write_keys(curve, {field: np.concatenate([old[field][~removed], new[field]]) for field in _KEY_FIELDS})
 
 
 def insert_keys(
