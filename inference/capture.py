@@ -1,4 +1,4 @@
-"""What a face does in a clip, a folder of pictures or a picture: coefficients of every frame."""
+"""Captures the coefficients of every frame of a clip, a folder of pictures or a single picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """One row for every frame. unseen: first and last row of each stretch without a face; note: a sentence on them."""
+    """rows: one per frame; unseen: first and last row of each range without a visible face; note: describes them."""
 
     rows: Coefficients
     unseen: list[tuple[int, int]]
@@ -41,18 +41,19 @@ def capture(
     watch: bool = True,
     rest: float | None = None,
 ) -> Captured:
-    """One row for every frame of a clip, as the frame is within one square for all of them.
+    """Read the coefficients of every frame of a clip, in one square crop for all frames.
 
-    crop: the square, or how to come by it, see `inference.face.framing.frame_clip`. which: with "auto", one of several
-    faces, see `detect.choose_face`. step: called with the number of frames measured and of all, 0 where not
-    known, before each frame that is looked at; may raise to stop. Where the face has left the picture its motion is
-    carried over from the frames around; without `watch`, with "none", and where no frame shows a face that can be
-    detected, nothing is known of that. The renderer's source picture is neither used nor changed.
+    crop: the square, or how to find it, see `inference.face.framing.frame_clip`. which: with "auto", the face to use if
+    there are several, see `detect.choose_face`. step: called before each frame with the number of frames read and the
+    total, 0 if unknown; may raise to stop. watch: find frames in which the face has left the crop, and interpolate
+    their coefficients; not done with crop "none", for pictures, or if no frame has a detectable face. The renderer's
+    source is neither used nor changed.
 
-    A bank with a relative reader reads every frame again, as what it does more than one of them; what that one does is
-    what the plain reader says of all frames in the middle. rest: the time of that one, in the clip's own seconds;
-    default: the one that looks nearest to rest. `step` then counts frames twice.
-    Raises EDTalkError, kind "media" or "face".
+    With a bank that has a relative reader, every frame is then compared with a neutral frame. The absolute values of
+    that frame are the median over all frames of absolute reading minus difference, as a single reading may be wrong.
+    rest: time of the neutral frame in the clip's own seconds; default: the frame with the smallest coefficients. `step`
+    then counts every frame twice.
+    Raises EDTalkError of kind "media" or "face".
     """
     from .face.crop import Crop
 
@@ -60,21 +61,21 @@ def capture(
     total = (clip.expected() or 0) * (2 if compares else 1)
     watch = watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
     if not isinstance(crop, Crop):
-        looked_at = _told(clip.frames(), lambda _: step(0, total))
+        looked_at = with_progress(clip.frames(), lambda _: step(0, total))
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
     presence = _Presence(crop, clip) if watch else None
-    measured = _told(clip.frames(), lambda done: step(done, total))
+    measured = with_progress(clip.frames(), lambda done: step(done, total))
     rows = renderer.encode(cut(rgb, crop) for rgb in (presence.watch(measured) if presence else measured))
     seen = presence.seen() if presence else np.ones(len(rows), bool)
     values = rows.values
     if compares:
         number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
-        again = _told(clip.frames(), lambda done: step(len(rows) + done, total))
+        again = with_progress(clip.frames(), lambda done: step(len(rows) + done, total))
         closer = crop.at_size(renderer.reader.comparing_size)
         reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
         more = renderer.reader.compare(reference, (cut(rgb, closer) for rgb in again))
         counts = seen if seen.any() else ~seen
-        values = more + np.median((values - more)[counts], axis=0)  # one frame alone may be misread
+        values = more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps
     track = Track(times, np.where(seen[:, None], crop.box, np.nan))
     then = "there the motion is carried over from the frames around"
@@ -84,18 +85,18 @@ def capture(
 
 
 def nearest_to_rest(rows: Coefficients, seen: np.ndarray) -> int:
-    """Number of the frame in which a face does least, of those in which it is `seen` (T,), or of all."""
+    """Number of the frame with the smallest coefficients, among those where the face is `seen` (T,), or among all."""
     doing = np.square(rows.values).sum(axis=1)
     return int(np.argmin(np.where(seen, doing, np.inf))) if seen.any() else int(np.argmin(doing))
 
 
 def frame_at(clip: Clip, time: float, count: int) -> int:
-    """Number of the one of `count` frames that is on screen at `time` seconds."""
+    """Number of the frame, of `count`, that is on screen at `time` seconds."""
     return min(max(math.floor((time - clip.start) * clip.fps + 1e-3), 0), count - 1)
 
 
 def carried_over(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """(T, n) rows with those not `seen` (T,) interpolated between their neighbours, held before and after all."""
+    """Rows (T, n), with those that are not `seen` (T,) interpolated linearly; the first and last values are held."""
     if seen.all() or not seen.any():
         return values
     places = np.flatnonzero(seen)
@@ -104,14 +105,14 @@ def carried_over(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 class _Presence:
-    """Whether the face in a square is there, frame by frame."""
+    """Whether the face is inside a crop, for each frame."""
 
     def __init__(self, crop: Crop, clip: Clip) -> None:
         from .face.crop_tracker import CropTracker
 
         x, y, side, _ = crop.box
         self._fps, self._square = clip.fps, (x + side / 2 - 0.5, y + side / 2 - 0.5, side)
-        # It is enough to look once a second: where the face is lost on the way the tracker looks at once.
+        # Detection once per second is enough: when the tracker loses the face, it detects at once.
         self._tracker = CropTracker(every=max(1, round(clip.fps)), which=self._square[:2], label=clip.path.name)
 
     def watch(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -120,16 +121,16 @@ class _Presence:
             yield rgb
 
     def seen(self) -> np.ndarray:
-        """(T,) bool; all of them where no face could be detected at all."""
+        """(T,) bool; all True if no face was detected in any frame."""
         if not self._tracker.found:
             return np.ones(len(self._tracker), bool)
         crops = tracked_crops(self._tracker, self._fps)
         x, y, side = self._square
         middle = crops[:, :2] + crops[:, 2:3] / 2 - 0.5
-        return np.abs(middle - (x, y)).max(axis=1) < side / 2  # which NaN is not
+        return np.abs(middle - (x, y)).max(axis=1) < side / 2  # False for NaN
 
 
-def _told(frames: Iterator[np.ndarray], tell: Callable[[int], object]) -> Iterator[np.ndarray]:
+def with_progress(frames: Iterator[np.ndarray], step: Callable[[int], object]) -> Iterator[np.ndarray]:
     for number, rgb in enumerate(frames):
-        tell(number)
+        step(number)
         yield rgb

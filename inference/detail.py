@@ -1,12 +1,11 @@
-"""Pictures with the source's own texture: what the network lost of the source is put back where it has moved to.
+"""Detail transfer: adds the portrait's own texture, which the network does not render, to the frames.
 
-At rest the network draws the source less sharply than it is. What it changes from there to another frame, it changes
-well enough; so a frame is the source itself, warped as the network's last flow says, plus that change. At rest nothing
-changes and the frame is the source, at whatever size. Where the source cannot show what is there, as within a mouth
-that opens or behind a head that turned away, the flow is stretched or the network's mask closes, and the frame fades
-into what the network drew alone.
+At rest the network renders the source with less detail than it has, but it renders the change from there to another
+frame well. So a frame is the source, warped by the network's last flow, plus that change. At rest the change is zero
+and the frame equals the source, at any size. Where the source does not show the content, as in an opening mouth or
+behind a turned head, the flow is stretched or the network's mask closes, and the frame fades to the network's output.
 
-The network's share of this is done at its own size, only the source is warped at the output's.
+Everything but the warp of the source is computed at the network's size.
 """
 
 from __future__ import annotations
@@ -17,23 +16,22 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-# Of the flow from the rest: how much longer or shorter an edge may become, as a factor, without its texture being
-# doubted, and where nothing of it is left.
+# Stretch factors of the flow relative to rest: down to the first one texture is used in full, from the second on not.
 _TRUSTED, _REFUSED = 0.7, 0.25
-_FAINT = 0.05  # a mask at rest below this says nothing about the source
-_MISSED = 0.5, 1.5  # pixels of the network: where the flow at rest has no way back, texture goes from the first on
-_STEPS = 4  # to find that way back; flows at rest differ little from none
-_SOFT = 1.0  # pixels of the network: texture never ends in an edge
-# Half-way values between pixels, from six of them: the filter that H.264 moves pictures with.
+_FAINT = 0.05  # smallest mask at rest to which other masks are compared
+_MISSED = 0.5, 1.5  # network pixels: error of inverting the flow, from which texture fades and from which it is off
+_STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
+_SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
+# Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
 _HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 _EDGE = cv2.BORDER_REPLICATE
 
 
-Inset = tuple[np.ndarray, np.ndarray]  # (2, 3) from its pixels to [-1, 1] of the picture; (h, w, 4) colour times alpha
+Inset = tuple[np.ndarray, np.ndarray]  # (2, 3) from its pixels to [-1, 1] of the picture; (h, w, 4) premultiplied RGBA
 
 
 class Workspace:
-    """Memory for frames of D pixels, used for one after another: fresh pages take longer than the arithmetic."""
+    """Reusable memory for frames of D pixels: allocating it would take longer than the arithmetic."""
 
     def __init__(self, size: int) -> None:
         self.places = np.empty((size, size, 2), np.float32)
@@ -43,11 +41,11 @@ class Workspace:
 
 
 class Detail:
-    """What one source picture has that the network does not draw.
+    """The texture of one source picture, to be added to its frames.
 
-    fine: uint8 (D, D, 3), the square that the network saw, at the output's size D, no smaller than the network's S.
-    planes float32 (3, S, S) in [-1, 1] and flow float32 (3, S, S): the source as the network draws it at rest, and its
-    last level's flow and mask before their activations. workspace: of size D, that of other details of the same thread.
+    fine: uint8 (D, D, 3), the network's input at the output's size D, at least the network's size S. planes: float32
+    (3, S, S) in [-1, 1], the source as rendered at rest. flow: float32 (3, S, S), the last level's flow and mask at
+    rest, before their activations. workspace: of size D; may be shared by details of the same thread.
     """
 
     def __init__(self, fine: np.ndarray, planes: np.ndarray, flow: np.ndarray, workspace: Workspace) -> None:
@@ -61,9 +59,10 @@ class Detail:
     def __call__(
         self, planes: np.ndarray, flow: np.ndarray, whole_levels: bool = True, insets: Sequence[Inset] = ()
     ) -> np.ndarray:
-        """What the network drew of another frame -> (D, D, 3), sRGB levels: uint8, or float32 that are not clamped.
+        """The network's output for a frame, as in the constructor -> the frame with texture, (D, D, 3) sRGB levels.
 
-        insets: what to lay over it, see `inference.model.insets.Laid.frame`.
+        whole_levels: return uint8, else float32 in 0..255, not clamped. insets: composited over the frame, see
+        `inference.model.insets.Laid.frame`.
         """
         looks, mask = _looks(flow)
         place, missed = self._place(looks)
@@ -71,7 +70,7 @@ class Detail:
         at_rest = cv2.remap(self._rest, place, None, cv2.INTER_CUBIC, None, _EDGE)
         change = cv2.subtract(_levels(planes), cv2.multiply(at_rest, cv2.merge((kept, kept, kept))))
         work, size, ratio = self._workspace, (self.size, self.size), self.size / len(change)
-        shift = (place - self._pixels) * np.float32(2 * ratio)  # `_fine` has a pixel between any two
+        shift = (place - self._pixels) * np.float32(2 * ratio)  # `_fine` has twice the resolution
         if ratio != 1:
             shift = cv2.resize(shift, size, work.places, interpolation=cv2.INTER_LINEAR)
             change = cv2.resize(change, size, work.change, interpolation=cv2.INTER_CUBIC)
@@ -86,9 +85,9 @@ class Detail:
         return result
 
     def _place(self, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where each pixel of a frame was at rest, (S, S, 2), and how far from that place the rest looked elsewhere.
+        """Position at rest of each pixel of a frame, (S, S, 2), and the error of that inversion, (S, S), in pixels.
 
-        The pixel that looks at one place of the source now is the one that looked there at rest.
+        A pixel of the frame corresponds to the pixel that sampled the same position of the source at rest.
         """
         away, place = self._away, looks - self._away
         for _ in range(_STEPS - 1):
@@ -97,7 +96,7 @@ class Detail:
         return place, np.hypot(missed[..., 0], missed[..., 1])
 
     def _kept(self, place: np.ndarray, mask: np.ndarray, missed: np.ndarray) -> np.ndarray:
-        """(S, S) 0 .. 1: how much of the source's texture belongs at each pixel; 1 at rest."""
+        """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
         least, most = _stretch(place)
         kept = np.clip((np.minimum(least, 1 / np.maximum(most, 1)) - _REFUSED) / (_TRUSTED - _REFUSED), 0, 1)
         mask_at_rest = cv2.remap(self._mask, place, None, cv2.INTER_LINEAR, None, _EDGE)
@@ -107,7 +106,7 @@ class Detail:
 
 
 def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
-    """Change a picture (D, D, 3), levels, where an inset lies."""
+    """Composite an inset over a picture (D, D, 3) of levels, in place."""
     rows, columns = (np.flatnonzero(drawn[..., 3].any(axis)) for axis in (1, 0))
     if not rows.size:
         return
@@ -138,13 +137,13 @@ def _levels(planes: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _pixels(size: int, step: int = 1) -> np.ndarray:
-    """(size, size, 2) float32: x and y of each pixel, which are `step` apart."""
+    """(size, size, 2) float32: x and y of each pixel, `step` apart."""
     line = np.arange(size, dtype=np.float32) * step
     return np.stack(np.meshgrid(line, line), -1)
 
 
 def _looks(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each pixel looks in the source, (S, S, 2) in pixels, and how much of what it sees it takes, (S, S)."""
+    """Sampling position of each pixel in the source, (S, S, 2) in pixels, and its mask, (S, S) in 0..1."""
     size = flow.shape[-1]
     line = np.linspace(-1.0, 1.0, size, dtype=np.float32)  # as `warp_grid`
     grid = np.stack(np.meshgrid(line, line), -1) + np.tanh(flow[:2]).transpose(1, 2, 0)
@@ -152,7 +151,7 @@ def _looks(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(S, S) each: how far apart neighbours were at rest, along the directions of most and least; 0 where it folds."""
+    """Smallest and largest distance of neighbouring pixels at rest, over all directions, (S, S) each; 0 at folds."""
     padded = cv2.copyMakeBorder(place, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
     across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2

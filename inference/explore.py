@@ -1,8 +1,8 @@
-"""What each coefficient of a bank does to a face: moved alone to either side of rest, the picture's motion is measured.
+"""Measures what each coefficient of a bank does to a face: it is moved alone, to either side of rest.
 
-Optical flow says where pixels went. What moves the whole head is told from what is left in the mouth, jaw, eyes and
-brows; the larger part names the coefficient, its direction chooses the word. Lengths are in eye distances, so that they
-mean the same in every picture. "Left" and "right" in names are the person's, as ARKit has them.
+Optical flow gives the motion of the pixels. The motion of the whole head is separated from what is left in the mouth,
+jaw, eyes and brows; the larger part decides the region, its direction the name. Lengths are in eye distances, so that
+they are comparable between pictures. "Left" and "right" in names are the person's, as in ARKit.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from .contract.bank import Coefficient
 from .face.crop import TEMPLATE
 from .face.detect import EYES
 
-SIZE = 256  # pixels: smaller pictures are enlarged, so that small motion can be measured
+SIZE = 256  # pixels; smaller pictures are enlarged, so that small motion is measurable
 REGIONS = ("head", "jaw", "mouth", "eyes", "brows")
 UNMOVED = "none"
 
-_AIM = 0.08  # how far pixels should go to be measured well: more tears the picture, and the match is lost
-_LEAST = 0.01  # less is noise
+_AIM = 0.08  # displacement to measure at; the flow becomes unreliable for larger ones
+_LEAST = 0.01  # smaller displacements are noise
 _NOISE = _LEAST / _AIM
-_FIRST, _GROWTH, _FARTHEST = 1 / 256, 8.0, 4.0  # steps, in soft ranges: the first, by how much they grow, the last
-_TOO_FAR = 2.5  # times what is measured well
-_MORE = 1.3  # a larger step is better if it moves so much more
-_FULL = {"head": 0.5, "jaw": 0.35, "mouth": 0.2, "eyes": 0.12, "brows": 0.15}  # what a strong motion of each amounts to
-_ONE_SIDED = 0.4  # the other side does less than this
-_TURNS = 0.85  # the rim of a head that turns moves less than this share of its middle, the rim of one that shifts all
-_CLEAR = 0.3  # the share of a region from which on its motion has a word; of five even ones each has 0.2
-_RADIUS = 1.5  # from the axis that a head turns about to the middle of the face
+_FIRST, _GROWTH, _FARTHEST = 1 / 256, 8.0, 4.0  # steps in soft ranges: first, growth factor, last
+_TOO_FAR = 2.5  # times _AIM
+_MORE = 1.3  # a larger step is used if its displacement grows by this factor
+_FULL = {
+    "head": 0.5,
+    "jaw": 0.35,
+    "mouth": 0.2,
+    "eyes": 0.12,
+    "brows": 0.15,
+}  # displacement of a strong motion of each region
+_ONE_SIDED = 0.4  # below this ratio of both sides a motion is one-sided
+_TURNS = 0.85  # ratio of the displacements at the head's rim and middle; a rotation is below, a shift above
+_CLEAR = 0.3  # smallest share of a region that gives a name; an even split over five regions is 0.2
+_RADIUS = 1.5  # distance from a head's axis of rotation to the middle of the face
 
 Draw = Callable[[np.ndarray], Iterable[np.ndarray]]
 
@@ -48,11 +54,11 @@ def explore(
     eyes: np.ndarray | None = None,
     step: Callable[[int, int], object] = lambda _done, _total: None,
 ) -> list[Motion]:
-    """What each coefficient does to the face that `draw` draws.
+    """Measure the motion that each coefficient causes.
 
-    draw: (k, n) rows of coefficients -> k pictures uint8 (S, S, 3). rest: (n,) row of the face at rest. eyes: (2, 2)
-    pixels of the centres of the right and the left eye in it, by default where a face is cut out for the network.
-    step: called before each coefficient with how many are done, and at the end; may raise to stop.
+    draw: renders rows of coefficients (k, n) to k pictures uint8 (S, S, 3). rest: (n,), coefficients of the face at
+    rest. eyes: (2, 2), pixel positions of the right and the left eye at rest; default: those of the standard crop.
+    step: called before each coefficient, and at the end, with the number done and the total; may raise to stop.
     """
     (picture,) = draw(rest[None])
     face = _Face(picture, eyes)
@@ -79,7 +85,7 @@ def _measure(draw: Draw, face: _Face, rest: np.ndarray, index: int, entry: Coeff
         if found is None or best < _NOISE or reached > _MORE * best:
             best, found = reached, (size, forth, back)
         else:
-            break  # farther out it does no more: it has torn, or come to its end
+            break  # larger steps move no more, or break the picture
         if reached >= 0.5 or size >= farthest:
             break
         size = min(size * min(1 / max(reached, 1e-6), _GROWTH), farthest)
@@ -89,7 +95,7 @@ def _measure(draw: Draw, face: _Face, rest: np.ndarray, index: int, entry: Coeff
 
 
 def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, forth: float, back: float) -> Motion:
-    """flow: for one step forwards. forth, back: how far the fastest pixels go on either side."""
+    """flow: of one step in positive direction. forth, back: largest displacement for each direction."""
     amount = max(forth, back)
     if amount < _LEAST:
         unmoved = dict.fromkeys(REGIONS, 0.0)
@@ -114,7 +120,7 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
         soft_min, soft_max = entry.soft_min, entry.soft_max
     units = {name: step / degrees} if degrees else {unit: share * full for unit, share in arkit.derived(name).items()}
     if soft_max == entry.rest:
-        units = {}  # it does what ARKit measures only backwards
+        units = {}  # it acts only in the direction opposite to ARKit's
     return Motion(
         entry.name, region, shares, step, round(amount, 4), _mean(moved, mask), face.asymmetry(moved, mask), name,
         round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()},
@@ -122,8 +128,10 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
 
 
 def _named_once(found: list[Motion]) -> list[Motion]:
-    """Each suggestion once: the coefficient that does it most purely has the plain name, and what it makes of ARKit's
-    units; the others are numbered."""
+    """Make suggestions unique.
+
+    The coefficient with the largest share keeps the plain name and the ARKit units; the others are numbered.
+    """
     purest = {motion.suggestion: motion for motion in sorted(found, key=lambda m: m.shares.get(m.region, 0.0))}
     seen: Counter[str] = Counter()
     taken = {motion.suggestion for motion in found}
@@ -139,7 +147,7 @@ def _named_once(found: list[Motion]) -> list[Motion]:
 
 
 def _round(value: float) -> float:
-    """To two digits, so that a range is something to remember."""
+    """Rounded to two significant digits."""
     digits = 1 - math.floor(math.log10(max(value, 1e-9)))
     return round(value, digits)
 
@@ -153,7 +161,7 @@ def _mean(flow: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 
 class _Face:
-    """A face at rest: where its parts are, and where they went in other pictures of it.
+    """The regions of a face at rest, and their motion in other pictures of it.
 
     Flows are (SIZE, SIZE, 2) in eye distances, x to the picture's right and y down.
     """
@@ -168,7 +176,7 @@ class _Face:
         y, x = np.mgrid[:SIZE, :SIZE]
         offset = (np.stack([x, y], axis=-1) - (left + right) / 2) / self.distance
         self.x, self.y = offset @ across, offset @ (-across[1], across[0])
-        """Of every pixel, from between the eyes: towards the left eye, which is the picture's right, and down."""
+        """Position of every pixel relative to the point between the eyes: towards the person's left eye, and down."""
 
     def flow(self, picture: np.ndarray) -> np.ndarray:
         return self._matcher.calc(self._grey, _grey(picture), None) / self.distance
@@ -182,7 +190,7 @@ class _Face:
 
     @cached_property
     def parts(self) -> dict[str, np.ndarray]:
-        beside = abs(abs(self.x) - 0.5)  # from the middle of the nearer eye
+        beside = abs(abs(self.x) - 0.5)  # distance from the nearer eye
         return {
             "jaw": self.box(-0.65, 0.65, 1.5, 2.05),
             "mouth": self.box(-0.6, 0.6, 0.8, 1.5),
@@ -192,16 +200,16 @@ class _Face:
 
     @cached_property
     def skull(self) -> np.ndarray:
-        """What only the head moves: the oval without the parts, cheeks that follow the mouth and the eyes' margins."""
+        """Pixels that only the head moves: the oval without the parts, the lower cheeks and around the eyes."""
         moving = np.any(list(self.parts.values()), axis=0) | self.box(-1.0, 1.0, 0.7, 2.3)
         return self.oval & ~moving
 
     def fastest(self, flow: np.ndarray) -> float:
-        """How far pixels go in the part that moves most; not the very fastest, which may be wrong."""
+        """Displacement of the part that moves most: its 90th percentile, since single pixels may be wrong."""
         return max(self._fastest(flow).values())
 
     def reached(self, flow: np.ndarray) -> float:
-        """The same as a share of what is measured well; small parts need not go as far."""
+        """The same relative to _AIM, or to half of _FULL for small parts."""
         return max(length / min(_AIM, _FULL[name] / 2) for name, length in self._fastest(flow).items())
 
     def _fastest(self, flow: np.ndarray) -> dict[str, float]:
@@ -213,10 +221,10 @@ class _Face:
         }
 
     def split(self, flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The head's part of a flow, an affine motion that fits the skull, and what is left."""
+        """Split a flow into the head's motion, an affine fit to the skull, and the residual."""
         terms = np.stack([np.ones_like(self.x), self.x, self.y], axis=-1)
         weight = np.ones(int(self.skull.sum()))
-        for _ in range(4):  # a few pixels that slid along a plain cheek must not count
+        for _ in range(4):  # robust to pixels mismatched on plain skin
             shares = terms[self.skull] * weight[:, None]
             fit = np.linalg.lstsq(shares, flow[self.skull] * weight[:, None], rcond=None)[0]
             error = np.linalg.norm(flow[self.skull] - terms[self.skull] @ fit, axis=1)
@@ -225,7 +233,7 @@ class _Face:
         return head, flow - head
 
     def words_for_head(self, flow: np.ndarray) -> tuple[str, float]:
-        """The name of a motion of the whole head, and for rotations its degrees, positive as ARKit's."""
+        """Name of a motion of the whole head, and its angle in degrees for rotations, with ARKit's sign."""
         x, y = self.x[self.oval], self.y[self.oval] - 0.55
         terms = (
             np.stack([np.ones_like(x), np.zeros_like(x), -y, x], axis=1),
@@ -261,11 +269,11 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return grey if len(grey) == SIZE else cv2.resize(grey, (SIZE, SIZE), interpolation=method)
 
 
-# ------------------------------------------------------------------------------------------------ words
+# ------------------------------------------------------------------------------------------------ names
 
 
 def _strongest(choices: dict[tuple[str, str], float]) -> str:
-    """The word for what is most of several motions; each has one for either direction."""
+    """Name of the largest of several motions; each has one name per direction."""
     pair = max(choices, key=lambda words: abs(choices[words]))
     forwards, backwards = pair
     return forwards if choices[pair] > 0 else backwards
@@ -313,7 +321,7 @@ def _brows(face: _Face, own: np.ndarray) -> str:
 
 
 def _side(asymmetry: float) -> str:
-    """Of the person, where nearly all of a motion happens on one side."""
+    """The person's side if nearly all of a motion is on it, else an empty string."""
     return "" if abs(asymmetry) < 0.5 else "Left" if asymmetry > 0 else "Right"
 
 

@@ -7,6 +7,7 @@ entry existed are described by the shapes of their tensors instead, here and now
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
@@ -142,11 +143,12 @@ def network_config(bank: NetworkBank, name: str) -> Any | None:
 
 def networks_json(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """The metadata entry `networks` for a new bank of these tensors. Raises KeyError where a network lacks some."""
-    return {
+    configs = {
         name: dataclasses.asdict(kind.derived(_state(tensors, kind)))
         for name, kind in _KINDS.items()
         if _has(tensors, kind)
     }
+    return json.loads(json.dumps(configs))  # lists for tuples, as it is read from a file
 
 
 def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
