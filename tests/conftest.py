@@ -1,4 +1,4 @@
-"""Fixtures for material that not every machine has."""
+"""Fixtures for all tests."""
 
 import sys
 from pathlib import Path
@@ -10,18 +10,18 @@ from inference.contract import bank
 
 ROOT = Path(__file__).parents[1]
 
-# The repository is one package, as Blender loads it; this gives it the name by which tests without Blender import it,
-# so that relative imports between its parts mean the same here.
+# Blender loads the repository as one package. Tests without Blender import it as `edtalk`, so that relative imports
+# between its parts work here too.
 sys.modules["edtalk"] = ModuleType("edtalk")
 sys.modules["edtalk"].__path__ = [str(ROOT)]
 
 
 @pytest.fixture(scope="session")
 def media() -> Path:
-    """Folder with a real photograph, a real voice and real driving clips, which are not ours to publish."""
+    """Folder with a photograph, a recorded voice and driving clips, which may not be published; skips without it."""
     folder = ROOT.parent / "shared" / "media"
     if not folder.is_dir():
-        pytest.skip("needs shared/media beside the checkout: real recordings that are not part of the repository")
+        pytest.skip("needs shared/media beside the checkout: recordings that are not part of the repository")
     return folder
 
 
