@@ -1,13 +1,18 @@
-"""Frame indices of driving clips: upstream's recorded indices and our own rules."""
+"""Performances: frame indices of driving clips (upstream's recorded ones and our own rules), and combining motion."""
 
 import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from inference.cli.performance import Rules, hold, loop, mirror, rules, upstream_rules, without_tail
+from inference.cli.performance import Performance, Rules, hold, loop, mirror, rules, upstream_rules, without_tail
+from inference.contract.bank import Bank, numbered_coefficients
+from inference.contract.config import GeneratorConfig
+from inference.contract.emotion import EmotionCurve
 from inference.contract.errors import EDTalkError
+from inference.contract.mixing import final_rows, retargeted
 
 GOLDENS = json.loads((Path(__file__).parent / "data" / "timelines.json").read_text())
 
@@ -65,3 +70,47 @@ def test_rules_of_each_option():
     assert rules(None, audio=True, has_expression=True, dubbing=True).pose == "mirror"
     with pytest.raises(EDTalkError, match="'stop'"):
         rules("stop", audio=True, has_expression=True)
+
+
+# --------------------------------------------------------------------------------------- the same formulas everywhere
+
+BANKS = (("lip", 3), ("pose", 2), ("exp", 2))
+RANDOM = np.random.default_rng(8)
+
+
+@pytest.fixture
+def bank() -> Bank:
+    presets = {name: RANDOM.normal(size=2).astype(np.float32) for name in ("happy", "neutral", "sad")}
+    return Bank("test", GeneratorConfig(8, 8, {4: 4, 8: 4}, BANKS), numbered_coefficients(BANKS), presets)
+
+
+def test_emotions_of_the_command_line_and_of_sliders_are_equal(bank):
+    own, times = RANDOM.normal(size=(1, 7)).astype(np.float32), np.arange(5) / 25
+    curve = EmotionCurve.parse("0=happy:0.3 0.1=sad+happy:0.5")
+    rows = Performance(emotion=curve).coefficients(bank, own, times, 0.2)
+    strengths, offsets = curve.strengths(times, 0.2), bank.emotion_offsets()
+    emotions = np.stack([strengths[name] for name in offsets], axis=1)
+    sliders = final_rows(BANKS, own[0], np.repeat(own, 5, 0), np.ones((5, 3)), emotions, np.stack([*offsets.values()]))
+    np.testing.assert_array_equal(rows, sliders)
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_relative_motion_of_the_command_line_and_of_captures_are_equal(bank, frames):
+    own, clip = RANDOM.normal(size=(frames, 7)).astype(np.float32), RANDOM.normal(size=(5, 7)).astype(np.float32)
+    driven = Performance(clips={"pose": clip}, relative=True)
+    rows = driven.coefficients(bank, own, np.arange(5) / 25, 0.2)
+    expected = retargeted(clip, own, driver_rest=clip[0]).astype(np.float32)
+    np.testing.assert_array_equal(rows[:, 3:5], expected[:, 3:5])
+    assert not driven.replaced(bank).any()
+    assert Performance(clips={"pose": clip}).replaced(bank).tolist() == [False] * 3 + [True] * 2 + [False] * 2
+
+
+def test_presets_are_compared_with_neutral_in_one_place():
+    root = Path(__file__).parents[2]
+    found = {
+        path.relative_to(root).as_posix()
+        for folder in ("inference", "edtalk_blender")
+        for path in (root / folder).rglob("*.py")
+        if re.search(r"-\s*[\w.]*presets\[", path.read_text(encoding="utf-8"))
+    }
+    assert found == {"inference/contract/bank.py"}
