@@ -80,7 +80,7 @@ def test_same_seed_same_picture(shoot) -> None:
     assert not np.array_equal(render.portrait(PERSON + 1, SIZE), render.portrait(PERSON, SIZE))
 
 
-def test_sizes_take_turns(shoot) -> None:
+def test_renderers_of_two_sizes_do_not_interfere(shoot) -> None:
     before = shoot(jawOpen=0.5)
     larger = render.portrait(PERSON, 2 * SIZE)
     assert larger.shape == (2 * SIZE, 2 * SIZE, 3)
@@ -125,7 +125,7 @@ def test_background_and_shoulders_stay(shoot, drawer) -> None:
     assert np.abs(points(turned) - points(rest))[still].max() < 2e-3
 
 
-def test_sampled_frames_keep_the_rules() -> None:
+def test_sampled_frames_avoid_invalid_combinations() -> None:
     rows = np.concatenate([sampling.coefficients(person, 10) for person in range(300)])
     at = {name: rows[:, k] for k, name in enumerate(NAMES)}
     assert not rows[::10].any()

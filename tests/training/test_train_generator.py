@@ -185,8 +185,8 @@ def test_each_persons_own_motion_is_learnt_from_the_source(pairs: HeadPairs, tmp
     assert error() < 0.9 * before
 
 
-def test_places_are_looked_up_where_the_points_are() -> None:
-    """Features that say where in the picture they lie tell the places of a face that fills it."""
+def test_place_heads_use_the_features_at_the_points() -> None:
+    """Features that equal their picture coordinates predict the places of points at these coordinates."""
     heads, sizes = PlaceHeads({8: 2, 16: 2, 32: 2}), (8, 16, 32)
     with torch.no_grad():
         for head in heads.heads:
@@ -203,11 +203,11 @@ def test_places_are_looked_up_where_the_points_are() -> None:
     assert error() < 1e-6
     places[25:] += 0.1
     assert error() == pytest.approx(0.005, abs=1e-4)
-    seen[:, 25:] = 0.0  # what is hidden says nothing
+    seen[:, 25:] = 0.0  # hidden points do not count
     assert error() < 1e-6
 
 
-def test_what_moves_by_itself_counts_more_than_what_goes_with_the_head() -> None:
+def test_points_that_move_by_themselves_have_a_higher_weight() -> None:
     rng = np.random.default_rng(0)
     source = torch.from_numpy(rng.uniform(-0.5, 0.5, (1, 200, 2)).astype(np.float32))
     turn = torch.tensor([[0.9, 0.1], [-0.1, 0.9]])

@@ -77,14 +77,14 @@ def test_the_motion_of_a_person_is_learnt_from_points(pairs: HeadPairs) -> None:
 
     others = sitting(np.arange(14, 20))
     with torch.no_grad():
-        before = motion_losses(refiner, others, weights)["moved"].item()
+        before = motion_losses(refiner, others, weights)["points"].item()
     for _ in range(25):
         losses = motion_losses(refiner, lit(sitting(rng.integers(0, 14, 3))), weights)
         optimiser.zero_grad()
-        losses["moved"].backward()
+        losses["points"].backward()
         optimiser.step()
     with torch.no_grad():
-        assert motion_losses(refiner, others, weights)["moved"].item() < 0.6 * before
+        assert motion_losses(refiner, others, weights)["points"].item() < 0.6 * before
 
 
 def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
@@ -94,9 +94,9 @@ def test_the_true_motion_has_no_error(pairs: HeadPairs) -> None:
     refiner.maps.bias.view(-1, 2)[NAMES.index("headShiftX"), 0] = 0.3
     batch = pairs.pick(np.array([0, 8]), np.array([[1, 2], [9, 10]]))
     losses = motion_losses(refiner, batch, weights)
-    assert losses["moved"].item() < 2e-3
-    assert losses["held"].item() > 1e-2
-    assert losses["torn"].item() < 1e-9  # the displacement is uniform
+    assert losses["points"].item() < 2e-3
+    assert losses["background"].item() > 1e-2
+    assert losses["outline"].item() < 1e-9  # the displacement is uniform
 
 
 def test_background_may_move_with_a_head_that_is_near() -> None:

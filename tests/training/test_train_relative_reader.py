@@ -38,7 +38,7 @@ def test_both_pictures_of_a_recorded_pair_are_cropped_alike() -> None:
     assert np.abs(recorded[0].astype(float) - recorded[1]).mean() < moved / 2
 
 
-def test_shares_are_what_comes_nearest_to_the_truth() -> None:
+def test_blend_weights_minimise_the_error() -> None:
     rng = torch.Generator().manual_seed(4)
     own, plain = torch.randn(2, 200, 3, generator=rng)
     wanted = torch.tensor([[0.7, 1.0, 0.0], [0.3, 0.0, 0.5]])

@@ -183,20 +183,21 @@ class Pairs:
         heads = self.heads
         person, portrait = np.divmod(rest, heads.per_person)
         moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
-        acted, held = heads.coefficients[frame], heads.coefficients[rest]
-        pose, rest_pose = torch.zeros_like(acted), torch.zeros_like(held)
-        pose[:, POSE_COLUMNS], rest_pose[:, POSE_COLUMNS] = acted[:, POSE_COLUMNS], held[:, POSE_COLUMNS]
+        frame_coefficients, rest_coefficients = heads.coefficients[frame], heads.coefficients[rest]
+        pose, rest_pose = torch.zeros_like(frame_coefficients), torch.zeros_like(rest_coefficients)
+        pose[:, POSE_COLUMNS] = frame_coefficients[:, POSE_COLUMNS]
+        rest_pose[:, POSE_COLUMNS] = rest_coefficients[:, POSE_COLUMNS]
         if augmented:
             pose[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, POSE_NOISE, (len(rest), 6)).astype(np.float32))
             anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
-        turned = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
-        then = anchors + torch.einsum("nf,nfcp->npc", turned, moved)
-        shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, then))]
+        pose_change = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
+        frame_anchors = anchors + torch.einsum("nf,nfcp->npc", pose_change, moved)
+        shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, frame_anchors))]
         filters = Recording(len(rest), rng) if augmented else None
         windows = []
-        for stills, frames in zip(*shown, strict=True):
+        for rests, frames in zip(*shown, strict=True):
             seen = []
-            for row, pair in enumerate(zip(stills, frames, strict=True)):
+            for row, pair in enumerate(zip(rests, frames, strict=True)):
                 before, after = filters.apply(pair, row) if filters else (part / 127.5 - 1.0 for part in pair)
                 if flipped:
                     before, after = (np.ascontiguousarray(picture[:, ::-1]) for picture in (before, after))
@@ -204,13 +205,13 @@ class Pairs:
                 seen.append(torch.from_numpy(window).bfloat16())
             windows.append(torch.stack(seen))
         points = []
-        placed = (windows_at(at, EXTENTS) for at in (anchors, then))
+        placed = (windows_at(at, EXTENTS) for at in (anchors, frame_anchors))
         for group, before, after in zip(WINDOWS, *placed, strict=True):
             chosen = slice(*heads.groups[group])
             places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
             now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
             points.append((now - first)[:, :, 0].movedim(1, -1))
-        return Seen(windows, acted - held, torch.cat(points, 1))
+        return Seen(windows, frame_coefficients - rest_coefficients, torch.cat(points, 1))
 
     def some(self, count: int, rng: np.random.Generator, flipped: bool = False) -> Seen:
         """Random frames with random portraits, of which 60 % are exactly at rest."""

@@ -44,7 +44,7 @@ OUTSIDE_WEIGHT = 0.02  # loss weight of pixels that the inset does not draw
 LIDS = ("eyeBlink", "eyeSquint")  # coefficients that show the eyes' inset; otherwise the source's texture is sharper
 CHANNELS = (32, 48, 80)
 OVERSAMPLE = {"eyeBlink": 5.0, "jawOpen": 1.0, "tongueOut": 1.0}  # see `HeadPairs.batch`
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "laid": 0.01, "adversarial": 0.03}
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "opacity": 0.01, "adversarial": 0.03}
 HIDDEN, HIDDEN_GAIN = 0.12, 4.0  # colour difference, of 2, of pixels that the source hides, and their extra weight
 ANCHOR_NOISE = 0.006  # half widths, deviation of the anchors that are read from sources
 
@@ -160,7 +160,7 @@ def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
         for _ in range(3):
             losses["picture"] = losses["picture"] + (error.abs() * scale).sum() / scale.sum() / 18
             error, scale = F.avg_pool2d(error, 2), F.avg_pool2d(scale, 2)
-    return losses | {"laid": (drawn.inset[:, 3:] * (1 - hidden)).mean()}
+    return losses | {"opacity": (drawn.inset[:, 3:] * (1 - hidden)).mean()}
 
 
 @torch.no_grad()

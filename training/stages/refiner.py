@@ -52,7 +52,7 @@ from .reader import HIDDEN as READING_HIDDEN
 
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
 TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
-WEIGHTS = {"moved": 1.0, "held": 0.5, "torn": 100.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
+WEIGHTS = {"points": 1.0, "background": 0.5, "outline": 100.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
            "hidden": 0.1, "adversarial": 0.02, "fine": 1.0, "fine_edges": 1.0}  # fmt: skip
 AROUND = 5  # cells, of 32 in a picture's width, of background around a head that may move with it
 MOTION_BATCH = 2, 3  # factors of sources and driving frames per step while the motion is trained
@@ -99,9 +99,9 @@ def upsampled_render(made: Refined, small: Batch, batch: Batch) -> Tensor:
     """
     drivings = len(batch.driving) // len(batch.source)
     source, own = (part.source.repeat_interleave(drivings, 0) for part in (small, batch))
-    looks, mask = sampling_grid(made.flow), torch.sigmoid(made.flow[:, 2:])
-    drawn = made.rgb - warped(source, looks) * mask
-    shift = looks - pixel_places(looks.shape[-1], looks.device)
+    source_places, mask = sampling_grid(made.flow), torch.sigmoid(made.flow[:, 2:])
+    drawn = made.rgb - warped(source, source_places) * mask
+    shift = source_places - pixel_places(source_places.shape[-1], source_places.device)
     shift, mask, drawn = (F.interpolate(part, scale_factor=2.0, mode="bilinear") for part in (shift, mask, drawn))
     return warped(own, pixel_places(own.shape[-1], own.device) + shift) * mask + drawn
 
@@ -109,8 +109,8 @@ def upsampled_render(made: Refined, small: Batch, batch: Batch) -> Tensor:
 def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
     """Unweighted losses by name. point_weight: (P,).
 
-    moved: distance of moved source points from their true positions; held: displacement of background far from heads;
-    torn: differences of displacement between neighbours at the outline of a head. All in half widths.
+    points: distance of moved source points from their true positions; background: displacement of background far from
+    heads; outline: differences of displacement between neighbours at the outline of a head. All in half widths.
     """
     drivings = len(batch.driving) // len(batch.source)
     motion = refiner.motion_of(batch.source)
@@ -119,17 +119,17 @@ def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[
     at = F.grid_sample(
         motion.flatten(1, 2), batch.tracks.source[::drivings, None], padding_mode="border", align_corners=False
     )[:, :, 0].unflatten(1, (-1, 2))  # (S, fields, 2, P)
-    sent = torch.einsum("skf,sfcp->skpc", amounts, at).flatten(0, 1)
+    predicted = torch.einsum("skf,sfcp->skpc", amounts, at).flatten(0, 1)
     weight = batch.tracks.visible * point_weight * own_motion(batch.tracks)
-    error = (sent - (batch.tracks.driving - batch.tracks.source)).abs().sum(-1)
+    error = (predicted - (batch.tracks.driving - batch.tracks.source)).abs().sum(-1)
     cells = F.adaptive_avg_pool2d(motion.flatten(1, 2), batch.backdrop.shape[-1]).unflatten(1, (-1, 2))
-    dragged = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1)
+    displacement = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1)
     backdrop = batch.backdrop.repeat_interleave(drivings, 0)
     far = far_background(backdrop)
     return {
-        "moved": (error * weight).sum() / weight.sum().clamp(min=1.0),
-        "held": (dragged.abs().sum(1, keepdim=True) * far).sum() / far.sum().clamp(min=1.0),
-        "torn": unevenness(dragged, backdrop),
+        "points": (error * weight).sum() / weight.sum().clamp(min=1.0),
+        "background": (displacement.abs().sum(1, keepdim=True) * far).sum() / far.sum().clamp(min=1.0),
+        "outline": unevenness(displacement, backdrop),
     }
 
 
@@ -138,15 +138,15 @@ def far_background(background: Tensor) -> Tensor:
     return 1.0 - F.max_pool2d(1.0 - background, 2 * AROUND + 1, stride=1, padding=AROUND)
 
 
-def unevenness(dragged: Tensor, backdrop: Tensor) -> Tensor:
-    """Mean square difference between neighbours of dragged (N, 2, H, H) where one of the two is background.
+def unevenness(displacement: Tensor, backdrop: Tensor) -> Tensor:
+    """Mean square difference between neighbours of displacement (N, 2, H, H) where one of the two is background.
 
     A displacement that ends abruptly at the head leaves a ragged outline.
     """
-    sums, count = dragged.new_zeros(()), dragged.new_zeros(())
+    sums, count = displacement.new_zeros(()), displacement.new_zeros(())
     for axis in (-1, -2):
         one, other = (slice(None, -1), slice(1, None))
-        a, b = (dragged.movedim(axis, 0)[part] for part in (one, other))
+        a, b = (displacement.movedim(axis, 0)[part] for part in (one, other))
         either = torch.maximum(*(backdrop.movedim(axis, 0)[part] for part in (one, other)))
         sums, count = sums + ((a - b).square() * either).sum(), count + either.sum()
     return sums / count.clamp(min=1.0)
