@@ -14,7 +14,6 @@ from ..character.snapshot import FULL_FRAME_LAYERS
 from ..engine import session
 from ..engine.asking import Asking
 from ..engine.session import Chain, Task
-from ..folders import is_temporary
 from ..lipsync import lipsync
 from ..plate import dubbing
 from ..timeline import audio, footage, sequencer
@@ -115,23 +114,11 @@ The result is a strip above the movie, which is not changed. Run again to render
         sequencer.ensure_unique_ids(scene)
         if sequencer.settings(scene).follow:
             follow.follow(scene)
-        strips, is_running = target_movies(context), True
+        strips = target_movies(context)
         obj = target_character(context, strips)
         sounds = [one for one in sequencer.selected_sounds(context) if sequencer.speaker(one) in (None, obj)]
-        messages = []
-
-        def on_plan(name: str, plan: face_shot.Plan) -> None:
-            if is_running:  # the operator is gone when a background step calls this later
-                messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
-
-        try:
+        with render.reported_plans(self) as on_plan:
             self.finish(begin(scene, strips, obj, sounds, on_plan=on_plan))
-        finally:
-            is_running = False
-            for message in messages:
-                self.report({"INFO"}, message)
-        if is_temporary():
-            self.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
         return None
 
 

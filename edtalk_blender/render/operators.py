@@ -16,7 +16,7 @@ from ..character import character
 from ..engine import session
 from ..engine.asking import Asking, Explained
 from ..engine.session import Chain
-from ..folders import FRAMES, character_folder, is_temporary
+from ..folders import FRAMES, character_folder
 from ..plate import compositing
 from ..timeline import sequencer
 from . import face_shot, face_strip, render
@@ -50,23 +50,10 @@ render can be continued"""
         for obj in chosen:
             face_shot.render_ranges(scene, obj, self.frames)  # raises before anything is submitted or changed
         before = scene.view_settings.view_transform
-        is_running, messages = True, []
-
-        def on_plan(name: str, plan: face_shot.Plan) -> None:
-            if is_running:  # the operator is gone when a background step calls this later
-                messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
-
-        chains = [Chain(render.steps(scene, obj, self.frames, on_plan)) for obj in chosen]
-        try:
-            self.finish(*chains)
-        finally:
-            is_running = False
-            for message in messages:
-                self.report({"INFO"}, message)
+        with render.reported_plans(self) as on_plan:
+            self.finish(*[Chain(render.steps(scene, obj, self.frames, on_plan)) for obj in chosen])
         if scene.view_settings.view_transform != before:
             self.report({"INFO"}, f"View Transform set to Standard: {before} would change the face's colors")
-        if is_temporary():
-            self.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
         return None
 
     def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:

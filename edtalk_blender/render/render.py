@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import bpy
@@ -17,6 +18,7 @@ from ..character import character, snapshot
 from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 from ..engine.session import Task
+from ..folders import is_temporary
 from ..plate import compositing, dubbing
 from ..timeline import sequencer
 from . import face_shot, face_strip
@@ -48,6 +50,28 @@ def steps(
         session.edited("Render Face")
     if tasks:
         yield tasks
+
+
+@contextmanager
+def reported_plans(operator: bpy.types.Operator) -> Iterator[Callable[[str, Plan], None]]:
+    """`on_plan` for `steps`: an operator reports the plans of the renders that begin within this block.
+
+    Renders that begin later, after something was measured, are not reported, because the operator has ended by then.
+    """
+    messages, is_running = [], True
+
+    def on_plan(name: str, plan: Plan) -> None:
+        if is_running:
+            messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
+
+    try:
+        yield on_plan
+    finally:
+        is_running = False
+        for message in messages:
+            operator.report({"INFO"}, message)
+        if is_temporary():
+            operator.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
 
 
 def render_face(

@@ -173,10 +173,10 @@ def content_frames(seconds: float, fps: float, trimmed: int = 0) -> int:
 
 def rest_frames(maps: Sequence[TimeMap], one: TimeMap) -> tuple[int | None, int | None]:
     """The frames before and after `one` at which the mouth is keyed at rest; None where another strip is playing."""
-    spoken = [(other.start, other.end) for other in maps if other != one and other.end > other.start]
+    playing = [(other.start, other.end) for other in maps if other != one and other.end > other.start]
 
     def free(frame: int) -> bool:
-        return not any(start <= frame < end for start, end in spoken)
+        return not any(start <= frame < end for start, end in playing)
 
     return (one.start - 1 if free(one.start - 1) else None, one.end if free(one.end) else None)
 

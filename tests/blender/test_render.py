@@ -377,7 +377,7 @@ def test_saving_a_new_file_keeps_its_temporary_frames(package, scene, turning, f
     scene.frame_start, scene.frame_end = 1, FRAMES
     render()
     strip = face(package, scene, turning)
-    assert package.render.operators.is_temporary()
+    assert package.folders.is_temporary()
     assert str(package.render.face_strip.folder_of(strip)).startswith(bpy.app.tempdir.rstrip("/"))
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "late.blend"))
     _task, plan = begin(package, scene, turning)
