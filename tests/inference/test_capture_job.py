@@ -1,4 +1,4 @@
-"""Capture through the worker, as Blender has it: which frames are measured, at which time, and what is said else."""
+"""Capture through the worker: the frames that are measured, their times, and the errors."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ PHONE = [0.0, 0.033, 0.1, 0.133, 0.3, 0.333, 0.366, 0.5]  # seconds at which fra
 
 @pytest.fixture(scope="module")
 def renderer(material: Material) -> Iterator[FaceRenderer]:
-    """What the worker should give, computed here."""
+    """A renderer in this process, for the expected results."""
     before = torch.get_num_threads()
-    yield FaceRenderer(load_bank(material.bank), "cpu", threads=1)  # as the worker: sums are rounded by threads
+    yield FaceRenderer(load_bank(material.bank), "cpu", threads=1)  # as in the worker: threads affect rounding
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Path:
-    """Four seconds at 30 fps, with a key frame every 12 frames or so; every frame differs."""
+    """Four seconds at 30 fps with a key frame about every 12 frames. All frames differ."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
     rows = 127 + 100 * np.sin(np.arange(120)[:, None] * np.linspace(0.05, 0.4, 64))
     with VideoWriter(path, 30, (64, 48)) as writer:
@@ -50,7 +50,7 @@ def film(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(worker, material, film) -> np.ndarray:
-    """(120, n) rows of all of the film."""
+    """(120, n) rows of the whole film."""
     return capture(worker, material, film)[0]
 
 
@@ -60,7 +60,7 @@ def ask(worker: Client, bank: Path, media: Path, **changes: Any) -> int:
 
 
 def capture(worker: Client, material: Material, media: Path, **changes: Any) -> tuple[np.ndarray, Message]:
-    """(T, n) rows and the answer that they came with."""
+    """(T, n) rows and the answer that contains them."""
     last = worker.answers(ask(worker, material.bank, media, **changes)).last
     assert last.kind == "done", last.fields
     return np.frombuffer(last.payload, "<f4").reshape(last["frames"], len(last["names"])), last
@@ -70,14 +70,14 @@ def refused(worker: Client, material: Material, media: Path, **changes: Any) -> 
     last = worker.answers(ask(worker, material.bank, media, **changes)).last
     assert last.kind == "error", last.fields
     assert worker.done("ping").fields == {}
-    assert "--" not in last["message"] + last["hint"], "there are no such options in Blender"
+    assert "--" not in last["message"] + last["hint"], "no options of the command line"
     return last.fields
 
 
 # ------------------------------------------------------------------------------------------------ the rows
 
 
-def test_a_folder_of_pictures_gives_the_encoders_rows(worker, material, renderer):
+def test_a_folder_of_pictures_gives_the_rows_of_the_encoder(worker, material, renderer):
     rows, answer = capture(worker, material, material.lip11)
     expected = renderer.encode(load_picture(material.lip11 / f"{index}.png").rgb for index in range(11))
     assert np.array_equal(rows, expected.values)
@@ -86,12 +86,12 @@ def test_a_folder_of_pictures_gives_the_encoders_rows(worker, material, renderer
     assert np.array_equal(part, rows[2:5])
 
 
-def test_a_picture_gives_one_row_whatever_the_time(worker, material, renderer):
+def test_a_picture_gives_one_row_at_any_time(worker, material, renderer):
     rows, _ = capture(worker, material, material.source, start=3.0, end=4.0)
     assert np.array_equal(rows, renderer.encode([load_picture(material.source).rgb]).values)
 
 
-def test_at_its_own_rate_every_frame_of_a_clip_is_measured_once(worker, material, renderer, film):
+def test_at_the_rate_of_the_clip_every_frame_is_measured_once(worker, material, renderer, film):
     rows, answer = capture(worker, material, film)
     assert np.array_equal(rows, renderer.encode(read_frames(film)).values)
     assert (len(rows), answer["fps"], answer["start"]) == (120, 30, 0)
@@ -99,7 +99,7 @@ def test_at_its_own_rate_every_frame_of_a_clip_is_measured_once(worker, material
 
 
 @pytest.mark.parametrize("fps", [24, 24000 / 1001, 25, 60, 7.5])
-def test_rows_are_what_is_on_screen_at_their_time(worker, material, film, whole, fps):
+def test_rows_are_of_the_frames_visible_at_their_times(worker, material, film, whole, fps):
     rows, answer = capture(worker, material, film, fps=fps)
     assert answer["fps"] == pytest.approx(fps)
     assert len(rows) == round(4 * fps)
@@ -108,23 +108,23 @@ def test_rows_are_what_is_on_screen_at_their_time(worker, material, film, whole,
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 2.5), (3.5, 3.9), (2.7, None), (3.99, None), (3.0, 9.0)])
-def test_a_part_is_the_same_as_of_the_whole(worker, material, film, whole, start, end):
-    """Also where it is not read from the beginning."""
+def test_a_part_equals_that_part_of_the_whole(worker, material, film, whole, start, end):
+    """Including parts that do not start at the beginning."""
     rows, answer = capture(worker, material, film, start=start, end=end)
     first, last = math.floor(start * 30 + 1e-6), 120 if end is None else min(round(end * 30), 120)
     assert np.array_equal(rows, whole[first:last])
     assert answer["start"] == pytest.approx(first / 30)
 
 
-def test_between_two_frames_begins_with_the_one_on_screen(worker, material, film, whole):
-    rows, answer = capture(worker, material, film, start=2.55, end=2.6)  # frame 76 is there until 2.5667
+def test_a_start_between_two_frames_uses_the_visible_one(worker, material, film, whole):
+    rows, answer = capture(worker, material, film, start=2.55, end=2.6)  # frame 76 is visible until 2.5667
     assert np.array_equal(rows, whole[76:78])
     assert answer["start"] == pytest.approx(76 / 30)
     asked, _ = capture(worker, material, film, fps=100, start=2.55, end=2.6)
     assert np.array_equal(asked, whole[[76, 76, 77, 77, 77]])
 
 
-def test_the_square_is_cut_out_first(worker, material, renderer, tmp_path):
+def test_the_crop_is_applied(worker, material, renderer, tmp_path):
     wide = np.full((100, 200, 3), 90, np.uint8)
     faces = pictures("wide", 3)
     (tmp_path / "wide").mkdir()
@@ -135,7 +135,7 @@ def test_the_square_is_cut_out_first(worker, material, renderer, tmp_path):
     np.testing.assert_allclose(rows, renderer.encode(faces).values, atol=1e-5)
 
 
-def test_the_command_line_captures_the_same(worker, material, film, tmp_path):
+def test_the_command_line_gives_the_same_rows(worker, material, film, tmp_path):
     words = ["--video", film, "--crop", "none", "--bank", material.bank, "--threads", 1, "--device", "cpu"]
     assert run("capture", *words, "--fps", 24, "--out", tmp_path / "rows.npz") == 0
     rows, _ = capture(worker, material, film, fps=24)
@@ -145,7 +145,7 @@ def test_the_command_line_captures_the_same(worker, material, film, tmp_path):
 # ------------------------------------------------------------------------------------------------ odd clips
 
 
-def test_an_uneven_clip_keeps_its_time(worker, material, renderer, tmp_path):
+def test_a_variable_frame_rate_keeps_its_times(worker, material, renderer, tmp_path):
     path = make_clip(tmp_path / "phone.mp4", PHONE)
     shown = renderer.encode(read_frames(path)).values
     rows, _ = capture(worker, material, path, fps=100)
@@ -154,7 +154,7 @@ def test_an_uneven_clip_keeps_its_time(worker, material, renderer, tmp_path):
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_a_turned_clip_is_measured_upright(worker, material, renderer, tmp_path, rotation):
+def test_a_rotated_clip_is_measured_upright(worker, material, renderer, tmp_path, rotation):
     upright = picture("turned", 48, 64)
     path = make_clip(tmp_path / "turned.mp4", [0, 0.1], rotation=rotation, frames=[upright, upright])
     rows, _ = capture(worker, material, path)
@@ -178,7 +178,7 @@ def test_a_clip_of_one_frame(worker, material, tmp_path):
     assert len(capture(worker, material, tmp_path / "one.mp4", end=0.01)[0]) == 1
 
 
-def test_of_a_clip_that_is_cut_off_what_is_there(worker, material, film, tmp_path):
+def test_a_truncated_clip_gives_its_readable_frames(worker, material, film, tmp_path):
     path = tmp_path / "film.mkv"
     with VideoWriter(path, 30, (64, 48)) as writer:
         for rgb in read_frames(film):
@@ -210,21 +210,21 @@ def test_media_that_cannot_be_used(worker, material, tmp_path, name, kind, said)
     assert (error["kind"], said in error["message"]) == (kind, True), error
 
 
-def test_what_lies_behind_the_end(worker, material, film):
+def test_a_start_after_the_end_is_refused(worker, material, film):
     error = refused(worker, material, film, start=60.0)
     assert (error["kind"], "film.mp4 ends at 4.00 s" in error["message"]) == ("media", True), error
     error = refused(worker, material, material.lip11, start=60.0)
     assert "has 11 pictures" in error["message"]
 
 
-def test_requests_that_make_no_sense(worker, material, film):
+def test_malformed_requests(worker, material, film):
     for change in ({"start": -1.0}, {"start": 2.0, "end": 1.0}):
         assert refused(worker, material, film, **change)["kind"] == "protocol"
     assert "frame rate" in refused(worker, material, film, fps=0)["message"]
     assert refused(worker, material, film, crop="face")["kind"] == "protocol"
 
 
-def test_a_face_that_is_not_found_and_a_square_beside_the_picture(worker, material, film):
+def test_no_face_and_a_crop_outside_the_picture(worker, material, film):
     error = refused(worker, material, film, crop="auto")
     assert (error["kind"], "No face was found in film.mp4" in error["message"]) == ("face", True), error
     error = refused(worker, material, film, crop=[500, 0, 30])
@@ -234,7 +234,7 @@ def test_a_face_that_is_not_found_and_a_square_beside_the_picture(worker, materi
 # ------------------------------------------------------------------------------------------------ on the way
 
 
-def test_it_can_be_cancelled_between_two_frames(worker, material, film):
+def test_capture_is_cancelled_between_two_frames(worker, material, film):
     job = ask(worker, material.bank, film, fps=240, end=1000.0)
     seen = worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "watching")
     assert seen[-1]["total"] == 960
@@ -242,7 +242,7 @@ def test_it_can_be_cancelled_between_two_frames(worker, material, film):
     assert worker.answers(job).last.fields == {"cancelled": True}
 
 
-def test_other_work_is_done_between_two_frames_and_other_captures_after_it(worker, material, film):
+def test_short_requests_are_done_between_two_frames_and_captures_afterwards(worker, material, film):
     first = ask(worker, material.bank, film, fps=240)
     second = ask(worker, material.bank, film, fps=60)
     worker.until(first, lambda message: message.kind == "progress" and message["phase"] == "watching")
@@ -257,7 +257,7 @@ def test_other_work_is_done_between_two_frames_and_other_captures_after_it(worke
     assert arrived == [shown, first, second]
 
 
-def test_what_comes_in_between_changes_no_row(worker, material, film, whole):
+def test_requests_in_between_do_not_change_rows(worker, material, film, whole):
     job = ask(worker, material.bank, film)
     row = motion(1).astype("<f4").tobytes()
     for crop in ("none", [0, 0, 50]):
@@ -268,8 +268,8 @@ def test_what_comes_in_between_changes_no_row(worker, material, film, whole):
 # ------------------------------------------------------------------------------------------------ real clips
 
 
-def test_a_real_clip_that_is_a_face_crop_already(worker, media):
-    """And its rows follow the clip: neighbours are more alike than strangers."""
+def test_a_real_clip_that_is_already_cropped(worker, media):
+    """Its rows follow the motion: neighbouring rows are more similar than distant ones."""
     ends = {"bank": "", "media": str(media / "pose_source1.mp4"), "fps": 10, "start": 3.0, "end": 4.0}
     found, whole = (worker.done("capture", crop=crop, **ends) for crop in ("auto", "none"))
     assert found.payload == whole.payload

@@ -1,4 +1,4 @@
-"""The worker as Blender has it: a process of its own, spoken to through pipes, on small random banks."""
+"""The worker as a process with pipes, with small random banks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from inference.worker.queue import Inbox
 from tests.cli_material import BANKS, ROOT, SMALL, Material, write_bank
 from tests.synthetic_inputs import picture, waveform
 
-PATIENCE = 60  # seconds; only a failing test waits as long
+PATIENCE = 60  # seconds; only a failing test waits so long
 COMMAND = [sys.executable, "-X", "utf8", "-m", "inference", "worker", "--device", "cpu", "--threads", "1"]
 PORTRAIT = ROOT / "inference" / "demo" / "portrait_1.png"
-# A worker whose weak spots are touched on purpose: {patches} runs when torch is there, before the first request.
+# A worker with parts replaced: {patches} runs after the import of torch, before the first request.
 PATCHED = """
 import os, sys, time
 import numpy, torch
@@ -145,14 +145,14 @@ def shared() -> Iterator[Client]:
 
 @pytest.fixture
 def worker(shared: Client) -> Client:
-    """The module's worker, idle."""
+    """The worker of this module, idle."""
     assert shared.done("ping").fields == {}
     return shared
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Client]]:
-    """Starts workers of the test's own."""
+    """Starts workers for one test."""
     clients: list[Client] = []
 
     def start(command: list[str], **options: Any) -> Client:
@@ -166,9 +166,9 @@ def start() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture(scope="module")
 def direct(material: Material) -> Iterator[FaceRenderer]:
-    """What the worker should give, computed here; its source is the material's, taken whole."""
+    """A renderer in this process, for the expected results; its source is the whole picture of the material."""
     before = torch.get_num_threads()
-    renderer = FaceRenderer(load_bank(material.bank), "cpu", threads=1)  # as the worker: sums are rounded by threads
+    renderer = FaceRenderer(load_bank(material.bank), "cpu", threads=1)  # as in the worker: threads affect rounding
     source = np.asarray(Image.open(material.source))
     renderer.set_source(source, source)
     yield renderer
@@ -182,7 +182,7 @@ def face(material: Material) -> dict[str, Any]:
 
 @pytest.fixture
 def shot(material: Material, direct: FaceRenderer, tmp_path: Path) -> Callable[..., Shot]:
-    """Makes shots of the material's portrait; rows: (T, n), added to the portrait's own coefficients."""
+    """Creates shots of the material's portrait. rows: (T, n), added to the coefficients of the portrait."""
 
     def make(rows: np.ndarray, **changes: Any) -> Shot:
         bank = direct.bank
@@ -209,7 +209,7 @@ def render(worker: Client, shot: Shot, folder: Path) -> Answers:
 
 
 def begin_long_render(worker: Client, shot: Callable[..., Shot], folder: Path) -> int:
-    """Start a render that no test waits for; returns when its first picture is there."""
+    """Start a render of many frames; returns after the first one."""
     shot(motion(20_000)).write(folder)
     job = worker.ask("render", shot=str(folder))
     worker.until(job, lambda message: message.kind == "frame_file")
@@ -219,7 +219,7 @@ def begin_long_render(worker: Client, shot: Callable[..., Shot], folder: Path) -
 # ------------------------------------------------------------------------------------------------ a worker
 
 
-def test_the_first_message_says_who_is_there(shared):
+def test_the_first_message_is_hello(shared):
     hello = shared.hello
     assert (hello.kind, hello.job) == ("hello", 0)
     assert hello["protocol"] == protocol.VERSION
@@ -227,7 +227,7 @@ def test_the_first_message_says_who_is_there(shared):
     assert all(hello[name] for name in ("device_name", "python", "torch"))
 
 
-def test_it_beats(shared):
+def test_it_sends_beats(shared):
     while not shared.beats:
         shared.done("ping")
         time.sleep(0.05)
@@ -237,7 +237,7 @@ def test_it_beats(shared):
     assert beat["device_memory"] is None
 
 
-def test_requests_that_make_no_sense_are_answered(worker, face):
+def test_unknown_requests_and_jobs(worker, face):
     assert "'dance'" in worker.refused("dance")["message"]
     assert worker.refused("portrait", bank="")["kind"] == "protocol"
     assert worker.refused("preview", b"1234", **face)["kind"] == "protocol"
@@ -245,8 +245,8 @@ def test_requests_that_make_no_sense_are_answered(worker, face):
     worker.done("ping")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is another matter there")
-def test_ctrl_c_in_blenders_terminal_is_not_for_the_worker(worker):
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C works differently there")
+def test_ctrl_c_does_not_end_the_worker(worker):
     worker.process.send_signal(signal.SIGINT)
     worker.done("ping")
 
@@ -254,14 +254,14 @@ def test_ctrl_c_in_blenders_terminal_is_not_for_the_worker(worker):
 # ------------------------------------------------------------------------------------------------ faces
 
 
-def test_a_portrait_is_measured_and_shown(worker, face, direct):
+def test_portrait_returns_coefficients_and_the_face(worker, face, direct):
     done = worker.done("portrait", **face)
     assert done["rest"] == dict(zip(direct.bank.names, direct.source_coefficients.values[0].tolist(), strict=True))
     assert (done["crop"], done["angle"], done["size"]) == ("none", 0, 64)
     assert done.payload == Image.open(face["picture"]).tobytes()
 
 
-def test_at_rest_and_elsewhere_a_preview_is_what_the_renderer_gives(worker, face, direct):
+def test_a_preview_equals_the_renderers_frame(worker, face, direct):
     rows = direct.source_coefficients.values + np.array([[0], [0.7]], np.float32)
     for row, expected in zip(rows, direct.render(rows), strict=True):
         done = worker.done("preview", row.tobytes(), **face)
@@ -271,7 +271,7 @@ def test_at_rest_and_elsewhere_a_preview_is_what_the_renderer_gives(worker, face
     assert "finite" in error["message"]
 
 
-def test_a_face_in_a_picture_is_found_and_what_was_found_can_be_asked_for(worker, material, tmp_path):
+def test_a_detected_crop_can_be_used_as_a_given_crop(worker, material, tmp_path):
     scene = Image.new("RGB", (640, 340), (130, 130, 130))
     scene.paste(Image.open(PORTRAIT).resize((256, 256)).rotate(8, fillcolor=(130, 130, 130)), (200, 40))
     scene.save(tmp_path / "scene.png")
@@ -313,10 +313,10 @@ def test_portraits_and_banks_that_cannot_be_used(worker, face, tmp_path, change,
     error = worker.refused("portrait", **(face | change))
     assert (error["kind"], said in error["message"]) == (kind, True), error
     assert error["hint"]
-    assert "--" not in error["message"] + error["hint"]  # there are no such options in Blender
+    assert "--" not in error["message"] + error["hint"]  # no options of the command line
 
 
-def test_a_bank_or_picture_that_changed_is_read_again(worker, face, material, tmp_path):
+def test_a_changed_bank_or_picture_is_read_again(worker, face, material, tmp_path):
     bank, source = tmp_path / "bank.safetensors", tmp_path / "source.png"
     shutil.copy(material.bank, bank)
     shutil.copy(material.source, source)
@@ -344,8 +344,8 @@ def listen(bank: Path, samples: np.ndarray, times: np.ndarray) -> tuple[bytes, d
     return samples.astype("<f4").tobytes() + times.astype("<f8").tobytes(), fields
 
 
-@pytest.mark.parametrize("samples", [8000, 8001])  # with one more the times begin at an odd place
-def test_lip_sync_is_the_engines_own(worker, material, samples):
+@pytest.mark.parametrize("samples", [8000, 8001])  # with an odd number the times are not aligned
+def test_lip_sync_equals_the_function(worker, material, samples):
     sound, times = waveform(1)[:samples], frame_times(0.5, 24000 / 1001)
     payload, fields = listen(material.bank, sound, times)
     answers = worker.answers(worker.ask("lip_sync", payload, **fields))
@@ -357,7 +357,7 @@ def test_lip_sync_is_the_engines_own(worker, material, samples):
     assert (progress["phase"], progress["done"] == progress["total"]) == ("listening", True)
 
 
-def test_sounds_that_cannot_be_heard(worker, material):
+def test_sounds_that_cannot_be_used(worker, material):
     payload, fields = listen(material.bank, waveform(0.5), np.zeros(3))
     assert worker.refused("lip_sync", payload[:-1], **fields)["kind"] == "protocol"
     assert worker.refused("lip_sync", payload, **(fields | {"samples": -1}))["kind"] == "protocol"
@@ -369,7 +369,7 @@ def test_sounds_that_cannot_be_heard(worker, material):
     assert np.isfinite(np.frombuffer(worker.done("lip_sync", payload, **fields).payload, "<f4")).all()
 
 
-def test_a_long_sound_can_be_stopped(worker, material):
+def test_lip_sync_can_be_cancelled(worker, material):
     payload, fields = listen(material.bank, np.tile(waveform(10), 60), frame_times(600, 60))
     job = worker.ask("lip_sync", payload, **fields)
     worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "listening")
@@ -380,7 +380,7 @@ def test_a_long_sound_can_be_stopped(worker, material):
 # ------------------------------------------------------------------------------------------------ renders
 
 
-def test_every_picture_is_drawn_once_and_named_for_all_its_rows(worker, shot, direct, tmp_path):
+def test_equal_rows_are_rendered_once_and_reported_for_each_row(worker, shot, direct, tmp_path):
     rows = motion(3)[[0, 1, 1, 0, 2, 1]]
     made = shot(rows)
     answers = render(worker, made, tmp_path / "shot")
@@ -399,7 +399,7 @@ def test_every_picture_is_drawn_once_and_named_for_all_its_rows(worker, shot, di
 
 
 @pytest.mark.parametrize("size", [100, 256])
-def test_larger_pictures_have_the_portraits_own_detail(worker, shot, material, tmp_path, size):
+def test_larger_frames_have_the_detail_of_the_portrait(worker, shot, material, tmp_path, size):
     portrait = Image.fromarray(picture("large", 300, 300))
     portrait.save(tmp_path / "large.png")
     made = shot(motion(2) * [[0], [1]], portrait=tmp_path / "large.png", size=size)
@@ -427,7 +427,7 @@ def test_a_size_below_the_banks_is_scaled_down(worker, tmp_path, material, shot)
     )
 
 
-def test_only_what_changed_is_rendered_again(worker, shot, tmp_path):
+def test_only_changed_rows_are_rendered_again(worker, shot, tmp_path):
     rows = motion(8)
     first = shot(rows)
     assert render(worker, first, tmp_path / "shot").last["rendered"] == 8
@@ -444,7 +444,7 @@ def test_only_what_changed_is_rendered_again(worker, shot, tmp_path):
 
 
 @pytest.mark.parametrize("image_format", ["png", "exr"])
-def test_files_are_the_same_bytes_however_the_range_is_cut(worker, shot, tmp_path, image_format):
+def test_files_are_identical_however_the_range_is_divided(worker, shot, tmp_path, image_format):
     rows, parts = motion(9), tmp_path / "parts"
     whole = shot(rows, image_format=image_format)
     render(worker, whole, tmp_path / "shot")
@@ -455,7 +455,7 @@ def test_files_are_the_same_bytes_however_the_range_is_cut(worker, shot, tmp_pat
     assert len(written(parts)) == 9
 
 
-def test_a_cancelled_render_keeps_what_it_has_and_goes_on_from_there(worker, shot, tmp_path):
+def test_a_cancelled_render_keeps_its_frames_and_is_resumed(worker, shot, tmp_path):
     job = begin_long_render(worker, shot, tmp_path / "shot")
     worker.cancel(job)
     answers = worker.answers(job)
@@ -468,7 +468,7 @@ def test_a_cancelled_render_keeps_what_it_has_and_goes_on_from_there(worker, sho
     assert written(tmp_path / "frames").items() > kept.items()
 
 
-def test_other_work_is_done_between_two_frames(worker, shot, face, direct, material, tmp_path):
+def test_short_requests_are_done_between_two_frames(worker, shot, face, direct, material, tmp_path):
     job = begin_long_render(worker, shot, tmp_path / "shot")
     row = direct.source_coefficients.values
     assert worker.done("preview", row.tobytes(), **face).payload == next(direct.render(row)).tobytes()
@@ -484,11 +484,11 @@ def test_other_work_is_done_between_two_frames(worker, shot, face, direct, mater
     waiting = worker.ask("render", shot=str(tmp_path / "second"))
     dropped = worker.ask("render", shot=str(tmp_path / "second"))
     worker.cancel(dropped)
-    assert worker.answers(dropped).messages[0].fields == {"cancelled": True}  # at once, and it never began
+    assert worker.answers(dropped).messages[0].fields == {"cancelled": True}  # it never started
     worker.cancel(job)
     assert worker.answers(job).last["cancelled"]
     assert worker.answers(waiting).last["rendered"] == 2
-    # What came in between has not touched a picture.
+    # The requests in between did not change the frames.
     some = shot(motion(20_000)[:9])
     for name, pixels in zip(some.file_names(), direct.render(some.coefficients), strict=True):
         if (path := tmp_path / "frames" / name).exists():
@@ -505,11 +505,11 @@ def test_the_latest_preview_of_each_face_wins():
         inbox.put(message)
     taken = [inbox.take() for _ in range(4)]
     assert [(job.id, job.superseded) for job in taken] == [(1, True), (2, False), (3, False), (4, False)]
-    inbox.put(preview(5, "a"))  # what has begun is finished
+    inbox.put(preview(5, "a"))  # a started preview is finished
     assert not taken[2].superseded
 
 
-def test_every_preview_is_answered_and_the_last_one_with_a_face(worker, face, direct):
+def test_every_preview_is_answered_and_the_last_one_is_rendered(worker, face, direct):
     row = direct.source_coefficients.values.astype("<f4").tobytes()
     jobs = [worker.ask("preview", row, **face) for _ in range(20)]
     last = [worker.answers(job).last for job in jobs]
@@ -550,7 +550,7 @@ def test_frames_that_cannot_be_written(worker, shot, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the files of another process")
-def test_a_disk_that_fills_up_is_one_error_and_finished_frames_stay(worker, shot, tmp_path):
+def test_a_full_disk_is_one_error_and_finished_frames_are_kept(worker, shot, tmp_path):
     import resource
 
     job = begin_long_render(worker, shot, tmp_path / "shot")
@@ -563,7 +563,7 @@ def test_a_disk_that_fills_up_is_one_error_and_finished_frames_stay(worker, shot
     assert (answers.last.kind, answers.last["kind"]) == ("error", "disk")
     told = [message["file"] for message in answers.of("frame_file")]
     frames = written(tmp_path / "frames")
-    assert set(told) <= set(frames)  # the first one was told of before
+    assert set(told) <= set(frames)  # the first one was reported before
     assert len(frames) == len(told) + 1
     assert min(map(len, frames.values())) > 100
     worker.done("ping")
@@ -572,7 +572,7 @@ def test_a_disk_that_fills_up_is_one_error_and_finished_frames_stay(worker, shot
 # ------------------------------------------------------------------------------------- how it begins and ends
 
 
-def test_a_device_that_is_not_there(start):
+def test_an_unknown_device(start):
     client = start([*COMMAND, "--device", "quantum"])
     message = client.next()
     assert (message.kind, message.job, message["kind"]) == ("error", 0, "device")
@@ -580,7 +580,7 @@ def test_a_device_that_is_not_there(start):
     assert client.process.wait(PATIENCE) == 2
 
 
-def test_what_is_no_message_ends_it(start):
+def test_input_that_is_not_a_message_ends_the_worker(start):
     client = start(COMMAND, stderr=subprocess.DEVNULL)
     client.process.stdin.write(b"GET / HTTP/1.1\r\n\r\n")
     client.process.stdin.flush()
@@ -589,13 +589,13 @@ def test_what_is_no_message_ends_it(start):
     assert client.process.wait(PATIENCE) == 2
 
 
-def test_an_end_of_stdin_before_it_is_ready(start):
+def test_stdin_ends_before_the_worker_is_ready(start):
     client = start(COMMAND)
     client.process.stdin.close()
     assert client.process.wait(PATIENCE) == 0
 
 
-def test_shutdown_ends_it_after_the_frame_in_work(start, shot, tmp_path):
+def test_shutdown_ends_the_worker_after_the_current_frame(start, shot, tmp_path):
     client = start(COMMAND)
     client.next()
     begin_long_render(client, shot, tmp_path / "shot")
@@ -604,7 +604,7 @@ def test_shutdown_ends_it_after_the_frame_in_work(start, shot, tmp_path):
     assert all(name.endswith(".png") and name[0] != "." for name in written(tmp_path / "frames"))
 
 
-def test_prints_and_greedy_reads_of_libraries_and_full_memories_do_no_harm(start, face):
+def test_prints_reads_and_memory_errors_do_not_end_the_worker(start, face):
     patches = """
 from inference.contract.answers import PreviewResult
 def portrait(self, request, job):
@@ -624,7 +624,7 @@ jobs.Jobs.portrait, jobs.Jobs.preview, jobs.Jobs.render = portrait, preview, ren
     assert client.done("portrait", **face).fields == {"size": 2}
     error = client.refused("preview", **face)
     assert (error["kind"], "memory" in error["message"]) == ("memory", True)
-    assert client.refused("render", shot="x")["kind"] == "protocol"  # an answer too large to be sent
+    assert client.refused("render", shot="x")["kind"] == "protocol"  # the answer is too large
     client.process.stdin.close()
     said = client.process.stderr.read().decode()
     client.process.stderr.close()
@@ -643,10 +643,10 @@ time.sleep(600)
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Blender's Job Object does it there")
-def test_it_dies_with_blender_even_in_the_middle_of_a_frame(shot, tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="a job object does it there")
+def test_the_worker_ends_with_blender_even_during_a_frame(shot, tmp_path):
     shot(motion(2)).write(tmp_path / "shot")
-    patches = "drawing.save_picture = lambda *_: time.sleep(600)"  # a frame that takes long
+    patches = "drawing.save_picture = lambda *_: time.sleep(600)"  # a frame that takes a long time
     command = [sys.executable, "-c", PARENT, PATCHED.format(patches=patches), str(tmp_path / "shot")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         worker = int(parent.stdout.readline())
@@ -660,7 +660,7 @@ def test_it_dies_with_blender_even_in_the_middle_of_a_frame(shot, tmp_path):
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process that is no child of ours runs; one that only waits to be reaped does not."""
+    """Whether a process that is not a child of this one runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -671,7 +671,7 @@ def is_alive(pid: int) -> bool:
     return not Path("/proc/self").exists()
 
 
-def test_people_are_sent_elsewhere(monkeypatch, capsys):
+def test_starting_the_worker_by_hand_is_explained(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     assert cli.main(["worker"]) == 2
     assert "started by Blender" in capsys.readouterr().err

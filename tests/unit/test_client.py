@@ -1,4 +1,4 @@
-"""The worker's client against a fake worker that answers, dies, hangs, floods and lies."""
+"""The client of the worker, with a fake worker that answers, crashes, hangs, floods and sends garbage."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from edtalk.inference.contract.requests import LipSync, Ping, Portrait, Preview,
 ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests" / "fake_worker.py")]
 AT_ONCE = 5.0  # seconds; a call that waited for a deaf worker would take 60
-PATIENCE = 20.0  # seconds, for what takes a fraction of one on an idle machine
+PATIENCE = 20.0  # seconds; on an idle machine everything takes a fraction of one
 PATIENT = Limits(start=PATIENCE, silent=PATIENCE, kill=PATIENCE, cancel=PATIENCE)
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -29,7 +29,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 @pytest.fixture
 def start(tmp_path):
-    """Make a client of a fake worker with these options; all are shut down in the end."""
+    """Creates clients of fake workers with these options, and shuts all down at the end."""
     clients = []
 
     def make(*options: object, limits: Limits = PATIENT, command: list[str] = FAKE) -> Client:
@@ -75,7 +75,7 @@ def speech(samples: int) -> LipSync:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not collected yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat")
@@ -114,7 +114,7 @@ def test_a_job_from_request_to_result(start, tmp_path):
     assert client.wait(render(client, tmp_path / "frames", 3), PATIENCE).reused == 3
 
 
-def test_the_other_answers(start, tmp_path):
+def test_portrait_lip_sync_preview_and_release(start, tmp_path):
     client = start()
     (tmp_path / "me.png").touch()
     portrait = client.request(Portrait(None, tmp_path / "me.png", "auto"))
@@ -130,7 +130,7 @@ def test_the_other_answers(start, tmp_path):
     assert client.beat.memory > 0
 
 
-def test_an_error_of_the_worker_ends_the_job_and_nothing_else(start, tmp_path):
+def test_an_error_ends_the_job_but_not_the_worker(start, tmp_path):
     client, events = start(), []
     job = client.request(Portrait(None, tmp_path / "none.png", "auto"), events.append)
     with pytest.raises(EDTalkError, match=r"none\.png"):
@@ -141,7 +141,7 @@ def test_an_error_of_the_worker_ends_the_job_and_nothing_else(start, tmp_path):
     assert client.state is State.READY
 
 
-def test_waiting_has_an_end_and_the_job_goes_on(start, tmp_path):
+def test_wait_times_out_and_the_job_continues(start, tmp_path):
     client = start("--slow", 0.2)
     job = render(client, tmp_path / "frames", 2)
     with pytest.raises(EDTalkError) as caught:
@@ -150,7 +150,7 @@ def test_waiting_has_an_end_and_the_job_goes_on(start, tmp_path):
     assert client.wait(job, PATIENCE).rendered == 2
 
 
-def test_too_large_a_request_is_refused_in_a_sentence(start, monkeypatch):
+def test_a_request_that_is_too_large_is_refused(start, monkeypatch):
     client = start()
     monkeypatch.setattr(protocol, "MAX_PAYLOAD", 1000)
     with pytest.raises(EDTalkError, match="too large") as caught:
@@ -160,8 +160,8 @@ def test_too_large_a_request_is_refused_in_a_sentence(start, monkeypatch):
     assert not client.pump()
 
 
-def test_the_caller_never_waits(start):
-    """The worker reads nothing, and what is sent to it does not fit into any pipe."""
+def test_no_call_waits_for_the_worker(start):
+    """The worker reads nothing, and the messages are larger than the pipe's buffer."""
     client = start("--deaf", 60, limits=Limits(cancel=0.2))
     large = speech(2**20)
     took = [seconds_of(client.start)]
@@ -173,7 +173,7 @@ def test_the_caller_never_waits(start):
         took.append(seconds_of(client.pump))
     took += [seconds_of(job.cancel) for job in jobs]
     assert max(took) < AT_ONCE
-    until = time.monotonic() + PATIENCE  # the first is stuck in the pipe: the worker is killed for it
+    until = time.monotonic() + PATIENCE  # the first message blocks the pipe, so the worker is killed
     while not all(job.finished for job in jobs):
         assert time.monotonic() < until
         assert seconds_of(client.pump) < AT_ONCE
@@ -181,7 +181,7 @@ def test_the_caller_never_waits(start):
     assert all(job.cancelled for job in jobs)
 
 
-def test_of_previews_that_wait_only_the_newest_of_each_face_is_sent(start):
+def test_only_the_newest_unsent_preview_of_each_face_is_sent(start):
     client = start()
     seen = []
     jobs = [client.request(preview("a", index), seen.append) for index in range(20)]
@@ -191,29 +191,29 @@ def test_of_previews_that_wait_only_the_newest_of_each_face_is_sent(start):
     assert all(job.cancelled and job.result == Stopped(superseded=True) for job in jobs[:-1])
     assert not jobs[-1].cancelled
     assert jobs[-1].result.pixels.any()
-    assert len(seen) == 19 + 2  # each of the old ones heard of its end, the last one was accepted and done
+    assert len(seen) == 19 + 2  # 19 superseded; the last one accepted and done
 
 
 # ------------------------------------------------------------------------------------------------ delivery
 
 
-def test_events_come_in_pump_alone_and_within_its_budget(start, tmp_path):
+def test_events_are_delivered_only_by_pump_within_its_budget(start, tmp_path):
     client, events = start(), []
     job = render(client, tmp_path / "frames", 10, lambda event: (events.append(event), time.sleep(0.01)))
     pump_until(client, lambda: client.state is State.BUSY)
-    time.sleep(0.2)  # all of it has arrived by now, or will
+    time.sleep(0.2)  # time for messages to arrive
     before = len(events)
     time.sleep(0.05)
     assert len(events) == before
     client.pump(0.0)
-    assert len(events) <= before + 1  # one at least if there is one, and no more than one without budget
+    assert len(events) <= before + 1  # without a budget one event
     assert client.pump(0.02)
     assert len(events) <= before + 4
     client.wait(job, PATIENCE)
     assert len(events) == 22
 
 
-def test_a_callback_that_raises_fails_its_job_alone(start, tmp_path):
+def test_a_callback_that_raises_fails_only_its_job(start, tmp_path):
     client, good = start(), []
 
     def bad(event):
@@ -230,7 +230,7 @@ def test_a_callback_that_raises_fails_its_job_alone(start, tmp_path):
     assert client.state is State.READY
 
 
-def test_a_callback_may_ask_for_more(start, tmp_path):
+def test_a_callback_may_send_another_request(start, tmp_path):
     client, jobs = start(), []
 
     def again(event):
@@ -241,7 +241,7 @@ def test_a_callback_may_ask_for_more(start, tmp_path):
     pump_until(client, lambda: len(jobs) == 3 and jobs[-1].finished)
 
 
-def test_floods_neither_block_nor_pile_up(start, tmp_path):
+def test_floods_of_output_neither_block_nor_accumulate(start, tmp_path):
     client = start("--flood-stdout", 3000, "--flood-stderr", 3 * 2**20, limits=Limits(messages=50, log_bytes=100_000))
     job = render(client, tmp_path / "frames", 2)
     pump_until(client, lambda: client.state is State.BUSY)
@@ -270,11 +270,11 @@ def test_cancel_ends_a_job_and_keeps_the_worker(start, tmp_path):
     assert 2 <= result.rendered < 1000
     assert client.wait(other, PATIENCE).rendered == 2
     assert client.hello.pid == pid
-    job.cancel()  # of what is over: nothing
+    job.cancel()  # of a finished job: no effect
     assert client.state is State.READY
 
 
-def test_cancel_before_the_worker_is_there(start, tmp_path):
+def test_cancel_before_the_worker_has_started(start, tmp_path):
     client, events = start(), []
     job = render(client, tmp_path / "frames", 3, events.append)
     job.cancel()
@@ -284,7 +284,7 @@ def test_cancel_before_the_worker_is_there(start, tmp_path):
     assert not (tmp_path / "frames").exists()
 
 
-def test_who_does_not_stop_when_asked_is_killed_which_counts_as_no_death(start, tmp_path):
+def test_a_worker_that_ignores_cancel_is_killed_without_counting_as_a_crash(start, tmp_path):
     client = start("--slow", 0.05, "--stubborn", limits=Limits(cancel=0.1))
     job = render(client, tmp_path / "a", 1000)
     pump_until(client, lambda: job.progress.done >= 1)
@@ -295,7 +295,7 @@ def test_who_does_not_stop_when_asked_is_killed_which_counts_as_no_death(start, 
     assert client.failure is None
     assert client.state is State.STOPPED
     pump_until(client, lambda: not alive(pid))
-    # The next request starts another; what was waiting behind a stubborn job is not lost.
+    # The next request starts another worker; jobs that wait behind the cancelled one are not lost.
     job, other = render(client, tmp_path / "b", 1000), render(client, tmp_path / "c", 2)
     pump_until(client, lambda: job.progress.done >= 1)
     job.cancel()
@@ -304,7 +304,7 @@ def test_who_does_not_stop_when_asked_is_killed_which_counts_as_no_death(start, 
     assert client.failure is None
 
 
-def test_cancelling_what_waits_does_not_disturb_what_is_done(start, tmp_path):
+def test_cancelling_a_waiting_job_does_not_disturb_the_current_one(start, tmp_path):
     client = start("--slow", 0.5, limits=Limits(cancel=0.05))
     (tmp_path / "me.png").touch()
     first = client.request(Portrait(None, tmp_path / "me.png", "none"))
@@ -321,7 +321,7 @@ def test_cancelling_what_waits_does_not_disturb_what_is_done(start, tmp_path):
 # ------------------------------------------------------------------------------------------------ deaths
 
 
-def test_a_worker_killed_once_is_started_again_and_goes_on(start, tmp_path):
+def test_a_worker_that_crashes_once_is_restarted_and_its_render_continues(start, tmp_path):
     client = start("--once", tmp_path / "once", "--die-after", 3)
     events, frames = [], tmp_path / "frames"
     job = render(client, frames, 6, events.append)
@@ -341,7 +341,7 @@ def test_a_worker_killed_once_is_started_again_and_goes_on(start, tmp_path):
 
 
 @posix
-def test_a_worker_killed_by_somebody_else(start):
+def test_a_worker_killed_by_another_program(start):
     client = start(limits=Limits(restarts=0))
     client.start()
     pump_until(client, lambda: client.hello)
@@ -351,7 +351,7 @@ def test_a_worker_killed_by_somebody_else(start):
     assert client.failure.hint
 
 
-def test_the_second_death_is_the_last_until_somebody_starts_it_again(start, tmp_path):
+def test_after_a_second_crash_only_start_restarts_the_worker(start, tmp_path):
     client = start("--die-after", 2)
     events = []
     jobs = [render(client, tmp_path / str(index), 50, events.append) for index in range(3)]
@@ -359,7 +359,7 @@ def test_the_second_death_is_the_last_until_somebody_starts_it_again(start, tmp_
     assert client.state is State.FAILED
     assert [event.kind for event in events].count("error") == 3
     assert all(job.error.message == client.failure.message for job in jobs)
-    assert len(list((tmp_path / "0").iterdir())) == 4  # what was finished is kept
+    assert len(list((tmp_path / "0").iterdir())) == 4  # finished frames are kept
     late = render(client, tmp_path / "late", 1)
     assert client.state is State.FAILED
     with pytest.raises(EDTalkError):
@@ -369,7 +369,7 @@ def test_the_second_death_is_the_last_until_somebody_starts_it_again(start, tmp_
     assert client.wait(render(client, tmp_path / "new", 1), PATIENCE).rendered == 1
 
 
-def test_a_job_cancelled_when_the_worker_dies_is_cancelled(start, tmp_path):
+def test_a_cancelled_job_stays_cancelled_when_the_worker_crashes(start, tmp_path):
     client = start("--slow", 0.05, "--stubborn", "--die-after", 2, limits=Limits(cancel=10, restarts=0))
     job = render(client, tmp_path / "a", 50)
     pump_until(client, lambda: job.progress.done >= 1)
@@ -402,7 +402,7 @@ CRASH = ["--die-after", 0, "--die-with"]
     ],
     ids=["segv", "abort", "term", "kill", "memory", "error", "exit", "garbage", "closed", "hang"],
 )
-def test_every_death_has_a_sentence_and_a_next_step(start, tmp_path, options, kind, words):
+def test_every_kind_of_crash_has_a_message_and_a_hint(start, tmp_path, options, kind, words):
     client = start(*options, limits=Limits(restarts=0, kill=0.5 if "--hang-after" in options else PATIENCE))
     with pytest.raises(EDTalkError) as caught:
         client.wait(render(client, tmp_path / "frames", 5), PATIENCE)
@@ -424,7 +424,7 @@ def test_every_death_has_a_sentence_and_a_next_step(start, tmp_path, options, ki
     ],
     ids=["torch", "silent", "version", "complaint"],
 )
-def test_what_never_worked_is_not_tried_twice(start, tmp_path, options, kind, words):
+def test_a_worker_that_never_said_hello_is_not_restarted(start, tmp_path, options, kind, words):
     client = start(*options, limits=Limits(start=0.5 if "--no-hello" in options else PATIENCE))
     job = render(client, tmp_path / "frames", 5)
     pump_until(client, lambda: job.finished)
@@ -435,7 +435,7 @@ def test_what_never_worked_is_not_tried_twice(start, tmp_path, options, kind, wo
     assert sum("engine started" in line for line in client.log_tail) == 1
 
 
-def test_an_old_engine_is_to_be_updated(start):
+def test_another_protocol_version_asks_for_an_update(start):
     client = start("--wrong-protocol")
     client.start()
     pump_until(client, lambda: client.failure)
@@ -443,7 +443,7 @@ def test_an_old_engine_is_to_be_updated(start):
 
 
 @pytest.mark.parametrize("command", [["no/such/python", "-m", "inference"], [str(ROOT)]], ids=["missing", "folder"])
-def test_what_cannot_be_started(start, command):
+def test_a_program_that_cannot_be_started(start, command):
     client = start(command=command)
     job = client.request(Ping())
     with pytest.raises(EDTalkError, match="cannot be started") as caught:
@@ -452,7 +452,7 @@ def test_what_cannot_be_started(start, command):
     assert client.state is State.FAILED
 
 
-def test_another_program_is_told_from_a_worker(start):
+def test_a_program_that_is_not_a_worker(start):
     program = "import time; print('Python 3.11 says hello', flush=True); time.sleep(60)"
     client = start(command=[sys.executable, "-c", program])
     client.start()
@@ -461,7 +461,7 @@ def test_another_program_is_told_from_a_worker(start):
     assert "Python 3.11" in client.failure.message
 
 
-def test_silence_is_shown_before_it_kills(start, tmp_path):
+def test_a_silent_worker_is_reported_before_it_is_killed(start, tmp_path):
     client = start("--hang-after", 1, limits=Limits(silent=0.2, kill=PATIENCE))
     job = render(client, tmp_path / "frames", 5)
     pump_until(client, lambda: client.state is State.SILENT)
@@ -469,11 +469,11 @@ def test_silence_is_shown_before_it_kills(start, tmp_path):
     assert client.pump()
 
 
-def test_a_blender_that_was_away_does_not_blame_the_worker(start):
+def test_a_long_gap_between_pumps_is_not_silence_of_the_worker(start):
     client = start(limits=Limits(silent=0.3, kill=2.0))
     client.start()
     pump_until(client, lambda: client.hello)
-    client._pumped -= 3600  # the lid was closed for an hour
+    client._pumped -= 3600  # the computer slept for an hour
     client._worker.heard, client._heard = 0, 0
     client.pump()
     assert client.failure is None
@@ -497,7 +497,7 @@ def test_shutdown_ends_the_worker_and_every_job(start, tmp_path):
     assert client.wait(render(client, tmp_path / "again", 1), PATIENCE).rendered == 1
 
 
-def test_shutdown_of_who_does_not_listen_takes_a_moment(start):
+def test_shutdown_kills_a_worker_that_does_not_read(start):
     client = start("--deaf", 60)
     client.start()
     pump_until(client, lambda: client.hello)
@@ -532,7 +532,7 @@ if sys.argv[2] == "wait":
 
 
 @pytest.mark.parametrize("end", ["exit", pytest.param("wait", marks=posix)], ids=["exit", "kill -9"])
-def test_the_worker_ends_with_blender_however_that_ends(tmp_path, end):
+def test_the_worker_ends_when_blender_exits_or_is_killed(tmp_path, end):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path / "frames"), end], stdout=subprocess.PIPE, cwd=tmp_path
     )
@@ -554,7 +554,7 @@ def test_the_worker_ends_with_blender_however_that_ends(tmp_path, end):
 # ------------------------------------------------------------------------------------------------ surroundings
 
 
-def test_the_environment_holds_nothing_of_this_python(monkeypatch):
+def test_the_environment_has_no_variables_of_this_python(monkeypatch):
     for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PythonPath", "VIRTUAL_ENV", "PIP_TARGET"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -563,7 +563,7 @@ def test_the_environment_holds_nothing_of_this_python(monkeypatch):
     assert (made["CUDA_VISIBLE_DEVICES"], made["EXTRA"], made["PYTHONNOUSERSITE"]) == ("1", "2", "1")
 
 
-def test_a_log_keeps_lines_whole_and_few(tmp_path):
+def test_a_log_keeps_whole_lines_within_its_limits(tmp_path):
     log = Log(tmp_path / "a.log", lines=4, size=100)
     log.write(b"one\ntw")
     log.write(b"o\nthree\r 10%\r 20%\n\xff")
@@ -582,7 +582,7 @@ def test_a_log_keeps_lines_whole_and_few(tmp_path):
     assert all(file.stat().st_size <= 100 for file in tmp_path.iterdir())
 
 
-def test_a_log_that_cannot_be_written_is_no_failure(tmp_path):
+def test_a_log_file_that_cannot_be_written_is_ignored(tmp_path):
     (tmp_path / "file").touch()
     log = Log(tmp_path / "file" / "a.log")
     log.write(b"one\n")
@@ -590,7 +590,7 @@ def test_a_log_that_cannot_be_written_is_no_failure(tmp_path):
 
 
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="64 bits")
-def test_windows_limits_have_the_size_that_windows_expects():
+def test_the_structure_for_windows_has_the_right_size():
     import ctypes
 
     assert ctypes.sizeof(_Limits) == 144

@@ -1,4 +1,4 @@
-"""The engine's environment: found, taken or refused, removed, reported. Runs nothing and uses no network."""
+"""Finding, checking and reporting the engine's environment. Uses no network."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.engine_material import LOCK, make_environment, make_root, stamp
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
+def clean_environment(monkeypatch):
     monkeypatch.delenv(engine.VARIABLE, raising=False)
 
 
@@ -24,7 +24,7 @@ def root(tmp_path) -> Path:
 # ------------------------------------------------------------------------------------------------ finding
 
 
-def test_nothing_is_missing_and_says_what_to_press(root, tmp_path):
+def test_without_an_engine_the_hint_is_to_install_it(root, tmp_path):
     found = find(root, tmp_path / "user")
     assert found.state is State.MISSING
     assert found.python is None
@@ -34,7 +34,7 @@ def test_nothing_is_missing_and_says_what_to_press(root, tmp_path):
         found.command()
 
 
-def test_the_installed_engine_is_as_good_as_its_stamp(root, tmp_path):
+def test_the_state_of_an_installed_engine_follows_from_its_files(root, tmp_path):
     folder = tmp_path / "user" / "engine"
     python = make_environment(folder)
     assert find(root, tmp_path / "user").state is State.INCOMPLETE  # no stamp
@@ -61,7 +61,7 @@ def test_the_installed_engine_is_as_good_as_its_stamp(root, tmp_path):
     assert not found.usable
 
 
-def test_what_is_chosen_comes_first_and_is_taken_or_refused(root, tmp_path, monkeypatch):
+def test_a_chosen_engine_takes_precedence_or_is_broken(root, tmp_path, monkeypatch):
     installed = make_environment(tmp_path / "user" / "engine", stamp(root))
     studio, mine = make_environment(tmp_path / "studio"), make_environment(tmp_path / "mine")
     assert find(root, tmp_path / "user").python == installed
@@ -81,7 +81,7 @@ def test_what_is_chosen_comes_first_and_is_taken_or_refused(root, tmp_path, monk
     assert checkout.exists()
 
 
-def test_a_checkout_is_stamped_as_setup_does_it(root, tmp_path):
+def test_the_stamp_of_a_checkout_is_checked(root, tmp_path):
     development = Path("wheels", "requirements-development.txt")
     make_environment(root / ".venv" / "worker", f"{'0' * 64}  - {LOCK.as_posix()}")
     (root / development).write_text("pytest\n")
@@ -97,7 +97,7 @@ def test_a_checkout_is_stamped_as_setup_does_it(root, tmp_path):
         assert find(root, tmp_path).state is State.OUTDATED
 
 
-def test_finding_python_asks_candidates_for_their_version(monkeypatch, tmp_path):
+def test_find_python_checks_the_version_of_each_candidate(monkeypatch, tmp_path):
     found = engine.find_python()
     if found:
         assert found.is_file()
@@ -106,14 +106,14 @@ def test_finding_python_asks_candidates_for_their_version(monkeypatch, tmp_path)
     monkeypatch.setattr(engine, "PYTHON", sys.version_info[:2])
     monkeypatch.setenv("PATH", str(tmp_path))
     assert engine.find_python() == Path(sys.executable)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "blender"))  # never started as if it were Python
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "blender"))  # Blender itself is not started as Python
     assert engine.find_python() is None
 
 
 # ------------------------------------------------------------------------------------------------ reporting
 
 
-def test_a_report_says_everything_but_whose_home_it_is(root, tmp_path, monkeypatch):
+def test_a_report_has_all_facts_but_not_the_home_folder(root, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     failure = EDTalkError("The engine crashed with a segmentation fault.", "Try again.", "crash")

@@ -1,4 +1,4 @@
-"""The graphics card, asked of drivers that are there, absent, old or deadly; and the backend that follows from it."""
+"""Detecting graphics cards with working, missing, old and crashing drivers, and the backend that is proposed."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ from edtalk.edtalk_blender.engine.gpu import Card
 
 
 def driver(*cards: tuple[str, int, int], version: int = 13000, fails: str = "") -> SimpleNamespace:
-    """Stands in for NVIDIA's library: cards as (name, major, minor); `fails`: the function that returns an error."""
+    """A stand-in for NVIDIA's library. cards: (name, major, minor). fails: the function that returns an error."""
 
     def answer(name, pointer, value):
         pointer._obj.value = value
@@ -50,7 +50,7 @@ def test_a_driver_that_fails_has_no_cards(function):
     assert gpu.cards(lambda name: driver(("card", 8, 9), fails=function)) == []
 
 
-def test_no_driver_and_one_that_is_none():
+def test_without_a_driver_there_are_no_cards():
     def missing(name):
         raise OSError(name)
 
@@ -60,7 +60,7 @@ def test_no_driver_and_one_that_is_none():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a script")
-@pytest.mark.skipif(sys.platform == "darwin", reason="Apple's computers are not asked")
+@pytest.mark.skipif(sys.platform == "darwin", reason="not probed on macOS")
 @pytest.mark.parametrize(
     ("does", "found"),
     [
@@ -72,7 +72,7 @@ def test_no_driver_and_one_that_is_none():
         ("exec sleep 600", []),
     ],
 )
-def test_whatever_the_asked_program_does_blender_gets_an_answer(tmp_path, does, found):
+def test_probe_returns_whatever_its_process_does(tmp_path, does, found):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{does}\n")
     python.chmod(0o755)
@@ -88,7 +88,7 @@ def test_blender_itself_is_not_started_as_python(tmp_path):
 
 
 def test_the_real_probe_answers():
-    """Whatever this machine has."""
+    """The result depends on this machine."""
     assert all(isinstance(card, Card) and card.name for card in gpu.probe())
 
 
@@ -129,7 +129,7 @@ GOOD, OLD = Card("RTX 4090", (8, 9), (13, 0)), Card("GTX 1080", (6, 1), (13, 0))
         (WINDOWS, [], "cpu", "No NVIDIA"),
     ],
 )
-def test_the_backend_that_is_proposed_is_offered_and_explained(offered, cards, backend, words):
+def test_the_proposed_backend_is_available_and_explained(offered, cards, backend, words):
     proposed, why = gpu.backend(offered, cards)
     assert proposed == backend
     assert proposed in offered

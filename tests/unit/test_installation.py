@@ -1,4 +1,4 @@
-"""Installing the engine: from a folder, an archive, an index; cancelled, gone on with, spoilt, refused. No network."""
+"""Installing the engine from a folder, an archive or an index, with cancels and errors. Uses no network."""
 
 import hashlib
 import os
@@ -24,16 +24,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a 
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
+def small_engine(monkeypatch):
     monkeypatch.delenv(engine.VARIABLE, raising=False)
-    monkeypatch.setattr(installation, "SPARE", 10**6)  # bytes: the engine of these tests is small
+    monkeypatch.setattr(installation, "SPARE", 10**6)  # bytes; the engine of these tests is small
     monkeypatch.setattr(lock, "here", lambda: "linux-x86_64")
     monkeypatch.setattr(gpu, "probe", lambda: [])
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """An extension whose engine needs one tiny package, and whose self-test imports it."""
+    """An extension whose engine has one small package."""
     return make_root(tmp_path / "an extension", line(make_wheel(tmp_path)))
 
 
@@ -56,7 +56,7 @@ def finish(installation: Installation) -> Installation:
 # ------------------------------------------------------------------------------------------------ from a folder
 
 
-def test_installed_from_a_folder_by_the_real_venv_and_pip(root, tmp_path):
+def test_install_from_a_folder_with_the_real_venv_and_pip(root, tmp_path):
     user = tmp_path / "user's ünfolder"
     wheels = make_wheels(tmp_path / "packages")
     done = finish(Installation(root, user, wheels=wheels, python=Path(sys.executable)))
@@ -80,7 +80,7 @@ def test_installed_from_a_folder_by_the_real_venv_and_pip(root, tmp_path):
 
 
 @posix
-def test_a_repair_that_fails_leaves_no_engine_that_looks_like_one_and_says_why(root, tmp_path, fake_python):
+def test_a_failed_repair_leaves_an_incomplete_engine_with_the_reason(root, tmp_path, fake_python):
     make_environment(tmp_path / "user" / "engine", stamp(root))
     assert find(root, tmp_path / "user").state is State.READY
     (tmp_path / "pip").write_text("print('ERROR: No matching distribution found for tiny==1.0'); sys.exit(1)")
@@ -98,7 +98,7 @@ def test_a_repair_that_fails_leaves_no_engine_that_looks_like_one_and_says_why(r
 
 
 @posix
-def test_a_file_that_is_not_the_locked_one_is_named_and_the_old_engine_kept(root, tmp_path, fake_python):
+def test_a_wrong_file_is_named_and_the_old_engine_is_kept(root, tmp_path, fake_python):
     make_environment(tmp_path / "user" / "engine", stamp(root))
     other = make_wheel(tmp_path / "packages", content="import socket")
     failed = finish(Installation(root, tmp_path / "user", wheels=other.parent, python=fake_python))
@@ -106,12 +106,12 @@ def test_a_file_that_is_not_the_locked_one_is_named_and_the_old_engine_kept(root
     assert str(other) in failed.error.message
     assert hashlib.sha256(other.read_bytes()).hexdigest()[:12] in failed.error.message
     assert failed.error.hint
-    assert not (tmp_path / "calls").exists(), "pip was not even asked"
+    assert not (tmp_path / "calls").exists(), "pip was not started"
     assert find(root, tmp_path / "user").state is State.READY
 
 
-def test_what_is_spoilt_after_the_check_is_refused_by_the_real_pip(root, tmp_path, monkeypatch):
-    """The checksums are pip's to check too, so that nothing comes in between."""
+def test_pip_checks_the_checksums_again(root, tmp_path, monkeypatch):
+    """A file that changes after the installer's own check is refused."""
     good = make_wheel(tmp_path / "good")
     monkeypatch.setattr(
         lock, "hashes", lambda folder, pattern="*.whl": {hashlib.sha256(good.read_bytes()).hexdigest(): good}
@@ -124,7 +124,7 @@ def test_what_is_spoilt_after_the_check_is_refused_by_the_real_pip(root, tmp_pat
 
 
 @posix
-def test_what_a_folder_lacks_is_counted_and_named(root, tmp_path, fake_python):
+def test_missing_packages_of_a_folder_are_counted_and_named(root, tmp_path, fake_python):
     (root / LOCK).write_text(f"{(root / LOCK).read_text()}big==3.2 --hash=sha256:{'3' * 64}\n")
     failed = finish(Installation(root, tmp_path / "user", wheels=make_wheels(tmp_path / "w"), python=fake_python))
     assert "1 of 2 packages for linux-x86_64-cpu are missing: big==3.2." in failed.error.message
@@ -132,8 +132,8 @@ def test_what_a_folder_lacks_is_counted_and_named(root, tmp_path, fake_python):
 
 
 @posix
-def test_a_folder_is_installed_for_what_it_is_whole_for(root, tmp_path, fake_python):
-    """Of a computer with a card, for one without whose artist left the choice at Automatic."""
+def test_with_auto_a_folder_is_installed_for_the_backend_it_is_complete_for(root, tmp_path, fake_python):
+    """A folder from a computer with a graphics card, on a computer without one."""
     wheels = tmp_path / "packages"
     (root / LOCK).with_name("linux-x86_64-cuda.txt").write_text(line(make_wheel(wheels, "big")) + "\n")
     assert finish(Installation(root, tmp_path / "user", wheels=wheels, python=fake_python)).error is None
@@ -143,8 +143,8 @@ def test_a_folder_is_installed_for_what_it_is_whole_for(root, tmp_path, fake_pyt
 
 
 @posix
-def test_installed_from_one_archive(root, tmp_path, fake_python):
-    """Wherever the wheels lie in it; nothing else of it is written, and nothing elsewhere."""
+def test_install_from_an_archive(root, tmp_path, fake_python):
+    """Wheels in any folder of it; no other file is written, and none outside of the downloads."""
     archive = tmp_path / "packages.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.write(make_wheel(tmp_path), "../../from elsewhere/tiny-1.0-py3-none-any.whl")
@@ -157,7 +157,7 @@ def test_installed_from_one_archive(root, tmp_path, fake_python):
 
 
 @posix
-def test_a_damaged_archive_is_told(root, tmp_path, fake_python):
+def test_a_damaged_archive_is_reported(root, tmp_path, fake_python):
     archive = tmp_path / "packages.zip"
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("tiny-1.0-py3-none-any.whl", "x" * 1000)
@@ -173,7 +173,7 @@ def test_a_damaged_archive_is_told(root, tmp_path, fake_python):
 # ------------------------------------------------------------------------------------------------ what cannot begin
 
 
-def test_without_leave_nothing_is_downloaded(root, tmp_path):
+def test_without_online_access_nothing_is_downloaded(root, tmp_path):
     with pytest.raises(EDTalkError) as caught:
         Installation(root, tmp_path / "user").start()
     assert caught.value.kind == "offline"
@@ -181,7 +181,7 @@ def test_without_leave_nothing_is_downloaded(root, tmp_path):
     assert not (tmp_path / "user").exists()
 
 
-def test_what_cannot_begin_says_so_at_once(root, tmp_path, monkeypatch):
+def test_start_raises_if_the_options_do_not_allow_an_installation(root, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(EDTalkError, match=r"empty contains no Python packages"):
         Installation(root, tmp_path / "user", wheels=tmp_path / "empty").start()
@@ -197,16 +197,16 @@ def test_what_cannot_begin_says_so_at_once(root, tmp_path, monkeypatch):
     assert not (tmp_path / "user").exists()
 
 
-def test_no_python_and_no_uv(root, tmp_path, monkeypatch):
+def test_without_python_and_uv_it_fails(root, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", "")
     failed = finish(Installation(root, tmp_path / "user", online=True))
     assert "Python 3.11 with its venv module was not found" in failed.error.message
     assert "uv" in failed.error.hint
-    assert find(root, tmp_path / "user").state is State.MISSING  # nothing was touched
+    assert find(root, tmp_path / "user").state is State.MISSING  # nothing was changed
 
 
-def test_too_little_disk(root, tmp_path, monkeypatch):
+def test_too_little_disk_space(root, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=2 * 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(installation, "SPARE", 3 * 10**9)
@@ -216,7 +216,7 @@ def test_too_little_disk(root, tmp_path, monkeypatch):
     assert "has 2.0 GB free" in failed.error.message
 
 
-def test_a_folder_that_cannot_be_made(root, tmp_path):
+def test_a_folder_that_cannot_be_created(root, tmp_path):
     (tmp_path / "user").touch()
     failed = finish(Installation(root, tmp_path / "user", online=True, python=Path(sys.executable)))
     assert failed.error.kind == "disk"
@@ -227,7 +227,7 @@ def test_a_folder_that_cannot_be_made(root, tmp_path):
 
 
 @posix
-def test_online_it_asks_the_index_and_tries_twice(root, tmp_path, fake_python):
+def test_online_it_uses_the_index_and_tries_twice(root, tmp_path, fake_python):
     user = tmp_path / "user"
     assert finish(Installation(root, user, online=True, python=fake_python)).error is None
     assert find(root, user).state is State.READY
@@ -248,7 +248,7 @@ def test_online_it_asks_the_index_and_tries_twice(root, tmp_path, fake_python):
 
 
 @posix
-def test_an_engine_stays_until_all_that_replaces_it_is_here(root, tmp_path, fake_python):
+def test_the_old_engine_stays_until_all_packages_are_downloaded(root, tmp_path, fake_python):
     python = make_environment(tmp_path / "user" / "engine", stamp(root))
     (tmp_path / "pip").write_text("if download: print('ERROR: gave up'); sys.exit(1)")
     assert finish(Installation(root, tmp_path / "user", online=True, python=fake_python)).error
@@ -258,8 +258,8 @@ def test_an_engine_stays_until_all_that_replaces_it_is_here(root, tmp_path, fake
 
 
 @posix
-def test_finished_downloads_survive_cancel_and_are_not_asked_for_again(tmp_path, fake_python):
-    """Large packages are fetched one by one; progress counts what was there before."""
+def test_finished_downloads_are_kept_after_cancel_and_used_again(tmp_path, fake_python):
+    """Large packages are downloaded one by one; the progress includes earlier downloads."""
     wheels = [make_wheel(tmp_path / "index", name) for name in ("tiny", "big", "huge")]
     root = make_root(tmp_path / "extension", *map(line, wheels, (0, 20 * 10**6, 30 * 10**6)))
     (tmp_path / "pip").write_text(
@@ -295,7 +295,7 @@ def test_finished_downloads_survive_cancel_and_are_not_asked_for_again(tmp_path,
 
 
 @posix
-def test_addresses_reach_pip_and_only_where_they_belong(root, tmp_path, fake_python):
+def test_mirror_and_torch_index_are_passed_to_the_right_calls_of_pip(root, tmp_path, fake_python):
     (root / LOCK).write_text(f"{(root / LOCK).read_text()}torch==2.0+cpu --hash=sha256:{'7' * 64}\n")
     mirror, index = "https://anna:secret@mirror.example/simple", "https://torch.example/whl"
     user = tmp_path / "user"
@@ -310,13 +310,13 @@ def test_addresses_reach_pip_and_only_where_they_belong(root, tmp_path, fake_pyt
     torch = [call for call in calls if "torch==2.0" in call]
     assert len(torch) == 2
     assert f"--index-url {index}" in torch[0]
-    assert "--no-index" in torch[1], "it is installed out of what was downloaded"
+    assert "--no-index" in torch[1], "it is installed from the downloads"
     assert not any(mirror in call or "--require-hashes" in call for call in torch)
     assert all("--require-hashes" in call for call in calls if call not in torch)
 
 
 @posix
-def test_a_download_with_another_checksum_is_told_in_one_sentence(root, tmp_path, fake_python):
+def test_a_download_with_a_wrong_checksum_is_one_sentence(root, tmp_path, fake_python):
     said = [
         "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the package",
         "    tiny==1.0 from https://mirror.example/tiny-1.0-py3-none-any.whl#sha256=aaaa (from -r w.txt (line 1)):",
@@ -335,7 +335,7 @@ def test_a_download_with_another_checksum_is_told_in_one_sentence(root, tmp_path
 
 
 @posix
-def test_an_index_without_torch_for_the_processor_leads_to_the_other_backends(root, tmp_path, fake_python):
+def test_if_the_index_has_no_cpu_torch_the_hint_names_other_backends(root, tmp_path, fake_python):
     said = "ERROR: No matching distribution found for torch==2.0+cpu"
     (tmp_path / "pip").write_text(f"if download: print({said!r}); sys.exit(1)")
     failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
@@ -345,8 +345,8 @@ def test_an_index_without_torch_for_the_processor_leads_to_the_other_backends(ro
 
 
 @posix
-def test_cancel_kills_what_runs_and_leaves_a_mark(root, tmp_path, fake_python):
-    """Also what the step itself has started."""
+def test_cancel_kills_the_processes_and_marks_the_engine_incomplete(root, tmp_path, fake_python):
+    """Including child processes of pip."""
     (tmp_path / "pip").write_text(
         """
 if "--python" in arguments:
@@ -379,7 +379,7 @@ if "--python" in arguments:
 
 
 @posix
-def test_where_there_is_no_python_uv_brings_one(root, tmp_path, fake_python, monkeypatch):
+def test_without_python_uv_is_used(root, tmp_path, fake_python, monkeypatch):
     uv = tmp_path / "bin" / "uv"
     uv.parent.mkdir()
     uv.write_text(
@@ -407,7 +407,7 @@ if sys.argv[1] == "venv":
 
 
 @posix
-def test_an_old_engine_is_removed_only_when_its_workers_have_ended(root, tmp_path, fake_python):
+def test_the_old_engine_is_removed_only_after_may_replace(root, tmp_path, fake_python):
     user = tmp_path / "user"
     python = make_environment(user / "engine", stamp(root))
     begun = Installation(root, user, online=True, python=fake_python, hold=True)
@@ -420,18 +420,18 @@ def test_an_old_engine_is_removed_only_when_its_workers_have_ended(root, tmp_pat
     assert find(root, user).state is State.READY
     begun.cancel()
     assert begun.wait(PATIENCE)
-    assert find(root, user).python == python, "cancelled in time, nothing is lost"
+    assert find(root, user).python == python, "cancelled before the replacement"
     begun = Installation(root, user, online=True, python=fake_python, hold=True)
     begun.start()
     begun.may_replace.set()
     assert begun.wait(PATIENCE)
     assert begun.error is None
     assert find(root, user).state is State.READY
-    assert asked(tmp_path, "--python"), "it is another one"
+    assert asked(tmp_path, "--python"), "a new engine was installed"
 
 
 @posix
-def test_a_repair_from_downloads_that_are_whole_asks_no_index(root, tmp_path, fake_python):
+def test_a_repair_with_complete_downloads_uses_no_index(root, tmp_path, fake_python):
     user = tmp_path / "user"
     pip = make_wheel(tmp_path / "index", "pip")
     (root / lock.INSTALLER).write_text(f"{line(pip)}\n")

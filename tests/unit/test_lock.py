@@ -1,4 +1,4 @@
-"""What the engine is installed from: the locks of this repository, how one is read and chosen, which files fit it."""
+"""The lock files of this repository, and how they are read and chosen."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ PLACES = {
     "windows-x86_64": ["cpu", "other"],
     "macos-arm64": ["mps"],
 }
-OLD = {"torch": "2.7.1", "triton": "3.3.1"}  # what the lock for older cards has in place of the others' versions
+OLD = {"torch": "2.7.1", "triton": "3.3.1"}  # other versions in the lock for older cards
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
@@ -24,15 +24,15 @@ def locks() -> list[tuple[str, str]]:
     return [(place, backend) for place, backends in PLACES.items() for backend in backends]
 
 
-def test_there_is_a_lock_for_every_platform_that_torch_and_blender_share():
+def test_the_platforms_and_backends_with_a_lock():
     for place, backends in PLACES.items():
         assert lock.offered(ROOT, place) == backends
     assert lock.offered(ROOT, "windows-arm64") == []
 
 
 @pytest.mark.parametrize(("place", "backend"), locks())
-def test_each_lock_is_whole(place, backend):
-    """Everything that is asked for is in it once, as asked, with one checksum and a size that can be shown."""
+def test_each_lock_is_complete(place, backend):
+    """It has each requirement once, with its version, one checksum and the size."""
     read = lock.read(ROOT, backend, place)
     versions = {package.name: package.version for package in read.packages}
     assert len(versions) == len(read.packages)
@@ -45,8 +45,8 @@ def test_each_lock_is_whole(place, backend):
     assert 10**8 < read.size < 10**10
 
 
-def test_the_same_versions_everywhere():
-    """So that frames of a farm of several platforms look alike; of the build for older cards all but torch."""
+def test_all_locks_have_the_same_versions():
+    """So that the frames of a farm look the same on all platforms. Older cards have another torch."""
     found: dict[str, set[str]] = {}
     for place, backend in locks():
         for package in lock.read(ROOT, backend, place).packages:
@@ -58,13 +58,13 @@ def test_the_same_versions_everywhere():
     assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
 
 
-def test_only_cuda_brings_cuda_along():
+def test_only_cuda_locks_have_nvidia_packages():
     for place, backend in locks():
         brought = any(package.name.startswith("nvidia-") for package in lock.read(ROOT, backend, place).packages)
         assert brought == (backend in ("cuda", "cuda-old"))
 
 
-def test_no_lock_names_an_address():
+def test_no_lock_has_an_address():
     for file in (ROOT / lock.LOCKS).iterdir():
         assert "://" not in file.read_text(encoding="utf-8")
         assert "index-url" not in file.read_text(encoding="utf-8")
@@ -83,7 +83,7 @@ def test_a_lock_is_read(tmp_path):
     assert read.size == 12
 
 
-def test_another_card_takes_torchs_version_from_the_lock_and_its_file_from_elsewhere(tmp_path):
+def test_for_another_card_torch_has_a_version_but_no_checksum(tmp_path):
     root = make_root(
         tmp_path / "e", f"numpy==2 --hash=sha256:{A}  # 5 bytes", f"torch==2.1+cpu --hash=sha256:{B}  # 7 bytes"
     )
@@ -101,13 +101,13 @@ def test_another_card_takes_torchs_version_from_the_lock_and_its_file_from_elsew
         "--index-url https://x.example",
     ],
 )
-def test_a_line_without_version_and_checksum_is_refused_by_file_and_number(tmp_path, line):
+def test_a_malformed_line_is_refused_with_file_and_line_number(tmp_path, line):
     root = make_root(tmp_path / "e", line)
     with pytest.raises(EDTalkError, match=r"linux-x86_64-cpu\.txt, line 2,"):
         lock.read(root, "cpu", "linux-x86_64")
 
 
-def test_what_is_not_offered_is_told_with_what_is(tmp_path):
+def test_an_unavailable_backend_is_refused_with_the_available_ones(tmp_path):
     root = make_root(tmp_path / "e")
     with pytest.raises(EDTalkError, match=r"Apple graphics on linux-x86_64\. Choose the CPU or another"):
         lock.read(root, "mps", "linux-x86_64")
@@ -115,7 +115,7 @@ def test_what_is_not_offered_is_told_with_what_is(tmp_path):
         lock.read(root, "cpu", "macos-x86_64")
 
 
-def test_files_are_told_by_their_content_not_their_name(tmp_path):
+def test_files_are_identified_by_content_not_by_name(tmp_path):
     wheel = make_wheel(tmp_path / "w")
     (tmp_path / "w" / "notes.txt").touch()
     found = lock.hashes(tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Messages between Blender and the worker: whatever comes in, it is a message or a ProtocolError."""
+"""Reading and writing messages: any input gives a message or a ProtocolError."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frame(text: bytes, payload: bytes = b"", magic: bytes = protocol.MAGIC) -> b
 
 
 class Trickle(io.RawIOBase):
-    """A pipe that gives a few bytes at a time, and counts how many were asked for at once at most."""
+    """A pipe that returns few bytes at a time and records the largest number requested."""
 
     def __init__(self, data: bytes, most: int) -> None:
         self.data, self.most, self.largest = io.BytesIO(data), most, 0
@@ -35,20 +35,20 @@ class Trickle(io.RawIOBase):
 
 
 @pytest.mark.parametrize("most", [1, 5, 10_000])
-def test_messages_come_through_as_they_are(most):
+def test_messages_are_read_as_they_were_written(most):
     sent = [PREVIEW, Message("ping", 2**40), Message("beat", 0, {"busy": None, "memory": 5.5}), PREVIEW]
     stream = Trickle(b"".join(map(packed, sent)), most)
     assert [protocol.read(stream) for _ in sent] == sent
     assert protocol.read(stream) is None
 
 
-def test_a_field_that_is_missing_is_named():
+def test_a_missing_field_is_named():
     assert PREVIEW["crop"] == [1.5, 2, 30]
     with pytest.raises(ProtocolError, match="'preview' has no field 'shot'"):
         _ = PREVIEW["shot"]
 
 
-def test_a_stream_that_ends_within_a_message():
+def test_a_stream_that_ends_within_a_message_is_an_error():
     data = packed(PREVIEW)
     for length in (*range(1, 40), len(data) - 256, len(data) - 1):
         with pytest.raises(ProtocolError, match="ended"):
@@ -60,12 +60,12 @@ def test_a_stream_that_ends_within_a_message():
     [b"", b"{", b"[]", b"5", b"{}", b'{"t": "ping"}', b'{"t": "ping", "id": null}', b'{"t": "ping", "id": Infinity}',
      b'{"t": "ping", "id": NaN}', b'{"t": "ping", "id": "x"}', b'{"t": "\xff", "id": 1}', b"[" * 200_000],
 )  # fmt: skip
-def test_json_that_is_no_message(text):
+def test_json_that_is_not_a_message_is_an_error(text):
     with pytest.raises(ProtocolError):
         protocol.read(io.BytesIO(frame(text)))
 
 
-def test_something_that_is_printed_is_no_message():
+def test_printed_text_is_an_error():
     with pytest.raises(ProtocolError, match="Loading"):
         protocol.read(io.BytesIO(b"Loading model weights: 100%\n"))
     with pytest.raises(ProtocolError):
@@ -73,7 +73,7 @@ def test_something_that_is_printed_is_no_message():
 
 
 @pytest.mark.parametrize("lengths", [(protocol.MAX_JSON + 1, 0), (2, protocol.MAX_PAYLOAD + 1), (2**32 - 1, 2**32 - 1)])
-def test_lengths_are_checked_before_anything_is_read(lengths):
+def test_lengths_are_checked_before_the_content_is_read(lengths):
     stream = Trickle(struct.pack("<4sII", protocol.MAGIC, *lengths) + bytes(100), 100)
     with pytest.raises(ProtocolError, match="claims"):
         protocol.read(stream)
