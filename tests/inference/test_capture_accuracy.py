@@ -1,4 +1,4 @@
-"""What the starter bank reads off a real performance, and gives to somebody else."""
+"""Accuracy of capture with the starter bank, on real footage and on rendered heads."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from training.heads import render
 
 
-def test_a_heads_turns_arrive_on_another_head(media: Path) -> None:
-    """The difference from the first frame, added to the portrait's own pose; angles of the result are read again."""
+def test_head_rotation_is_transferred_to_another_head(media: Path) -> None:
+    """The difference from the first frame is added to the portrait's pose; the angles of the frames are read again."""
     bank = load_bank()
     face = FaceRenderer(bank, "cpu")
     clip = Clip(media / "pose_source1.mp4", 8.0, 0.0, None)
@@ -42,9 +42,9 @@ def test_a_heads_turns_arrive_on_another_head(media: Path) -> None:
         assert np.corrcoef(seen.column(angle), acted.column(angle))[0, 1] > 0.8, angle
 
 
-PEOPLE = (100110, 100111)  # nobody that a bank of ours was trained on, or its shares fitted
+PEOPLE = (100110, 100111)  # not used for training the starter bank
 PERFORMED = 0.95
-SOUP = 0.88  # what is reached where the units of a face are drawn at random, jaw forward with tongue out and the like
+RANDOM = 0.88  # for random coefficients, such as a jaw forward with the tongue out
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def face() -> FaceRenderer:
 
 @pytest.fixture(scope="module")
 def drawer(face: FaceRenderer) -> render.Renderer:
-    """Draws heads of the size that the embedded bank compares best; skips with the reason where there is none."""
+    """Renders heads of the starter bank's comparing size; skips where OpenGL or the data are missing."""
     pytest.importorskip("moderngl", reason="moderngl draws the heads")
     from training.heads import mesh, render
 
@@ -68,7 +68,7 @@ def drawer(face: FaceRenderer) -> render.Renderer:
 
 
 def captured(face: FaceRenderer, drawer: render.Renderer, person: int, truth: np.ndarray, film: Path) -> np.ndarray:
-    """Of a film at 25 frames a second, coded as cameras code, whose first frame is at rest."""
+    """(T, n) captured from a video of `truth` at 25 fps, relative to its first frame, which is at rest."""
     from training.heads import render
 
     with drawer.context, VideoWriter(film, 25, (drawer.size, drawer.size)) as writer:
@@ -85,7 +85,7 @@ def correlation(read: list[np.ndarray], truth: list[np.ndarray]) -> float:
 
 
 def performance(face: FaceRenderer, seed: int) -> np.ndarray:
-    """The demo's line, with what is felt in it, blinks, and a head that moves; from rest."""
+    """Coefficients of the demo line with emotions, blinks and head motion, preceded by a neutral frame."""
     bank, (sound, rate) = face.bank, load_sound(LINE)
     times = np.arange(len(sound) * 25 // rate) / 25
     rows = bank.at_rest(len(times)).values
@@ -97,19 +97,15 @@ def performance(face: FaceRenderer, seed: int) -> np.ndarray:
     return np.concatenate([bank.at_rest(1).values, rows])
 
 
-def test_what_a_made_up_person_performs_is_captured(
-    face: FaceRenderer, drawer: render.Renderer, tmp_path: Path
-) -> None:
-    """Everything that a face does, against the picture at rest."""
+def test_a_performance_is_captured(face: FaceRenderer, drawer: render.Renderer, tmp_path: Path) -> None:
+    """All coefficients, relative to the neutral frame."""
     truth = [performance(face, person) for person in PEOPLE]
     read = [captured(face, drawer, *take, tmp_path / "film.mp4") for take in zip(PEOPLE, truth, strict=True)]
     assert correlation(read, truth) > PERFORMED
 
 
-def test_a_made_up_persons_film_gives_back_what_it_was_made_of(
-    face: FaceRenderer, drawer: render.Renderer, tmp_path: Path
-) -> None:
-    """As hard as it gets: every sixth of a second another face, drawn as those that readers are trained on."""
+def test_random_faces_are_captured(face: FaceRenderer, drawer: render.Renderer, tmp_path: Path) -> None:
+    """The hardest case: a new random expression every 1/6 s, drawn as in training."""
     from training.heads import sampling
 
     rng = np.random.default_rng(PEOPLE[0])
@@ -117,4 +113,4 @@ def test_a_made_up_persons_film_gives_back_what_it_was_made_of(
     ease = 0.5 - 0.5 * np.cos(np.linspace(0, np.pi, 4, endpoint=False))[:, None]
     truth = np.concatenate([before + ease * (after - before) for before, after in pairwise(keys)]).astype(np.float32)
     read = captured(face, drawer, PEOPLE[0], truth, tmp_path / "film.mp4")
-    assert correlation([read], [truth]) > SOUP
+    assert correlation([read], [truth]) > RANDOM

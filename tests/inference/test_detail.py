@@ -62,7 +62,7 @@ def test_at_rest_a_frame_is_the_portrait(bank: RandomBank, size: int) -> None:
     assert np.abs(moved.astype(int) - textured(size)).mean() > 2
 
 
-def test_what_the_network_draws_alone_stays_what_it_was(bank: RandomBank) -> None:
+def test_frames_without_detail_do_not_change(bank: RandomBank) -> None:
     rows, plain = motion(3), FaceRenderer(bank, "cpu")
     plain.set_source(textured(256))
     before = list(plain.render(rows, np.float32))
@@ -101,7 +101,7 @@ def test_bytes_are_the_floats_clamped_and_rounded(bank: RandomBank) -> None:
     assert np.abs(values).max() > 1  # what was clamped
 
 
-def test_sources_do_not_share_what_is_theirs(bank: RandomBank) -> None:
+def test_sources_keep_their_own_detail(bank: RandomBank) -> None:
     """Renderers with the same weights, drawing in turn, and frames that are kept while others are drawn."""
     rows, one = motion(3), renderer_of(bank, 100)
     other = one.another()
@@ -138,7 +138,7 @@ def test_a_source_and_detail_for_every_frame(bank: RandomBank) -> None:
         (textured(64)[..., 0], "uint8"),
     ],
 )
-def test_details_that_are_none(bank: RandomBank, detail: np.ndarray, said: str) -> None:
+def test_unsuitable_details_are_refused(bank: RandomBank, detail: np.ndarray, said: str) -> None:
     renderer = renderer_of(bank, 64)
     before = list(renderer.render(motion(1)))
     with pytest.raises(EDTalkError, match=said):
@@ -184,7 +184,7 @@ def difference(found: np.ndarray, expected: np.ndarray, margin: int = 24) -> flo
 
 
 @pytest.mark.parametrize("resting", [place(), place(1.5, -0.75), place() * 1.03 - 1], ids=["none", "shift", "zoom"])
-def test_texture_moves_with_the_flow_whatever_the_flow_at_rest(resting: np.ndarray) -> None:
+def test_texture_follows_the_flow_for_any_flow_at_rest(resting: np.ndarray) -> None:
     fine = textured(256)
     detail = detail_of(fine, flow_to(resting))
     moved = np.roll(fine, (-8, 12), (0, 1))  # of 4 network pixels to a fine one: by 3 to the right, 2 up
@@ -196,7 +196,7 @@ def test_texture_moves_with_the_flow_whatever_the_flow_at_rest(resting: np.ndarr
     assert difference(alone(planes_of(moved), 256), moved) > 20
 
 
-def test_what_the_network_changes_is_changed() -> None:
+def test_changes_by_the_network_are_kept() -> None:
     fine = textured(256) // 2 + 60
     brighter = np.clip(planes_of(fine) + 0.2, -1, 1)
     found = detail_of(fine, flow_to(place()))(brighter, flow_to(place()), whole_levels=False)
@@ -221,7 +221,7 @@ def opened(kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["mask", "stretch", "fold"])
-def test_no_ghost_where_the_source_has_nothing_to_show(kind: str) -> None:
+def test_no_texture_where_the_source_shows_nothing(kind: str) -> None:
     fine = textured(256)
     fine[120:136, 90:166] = 0  # closed lips
     within = textured(256, 5)
@@ -233,13 +233,13 @@ def test_no_ghost_where_the_source_has_nothing_to_show(kind: str) -> None:
     assert np.abs(ignored - alone(drawn, 256))[inside].mean() > 10  # the check can fail
 
 
-def test_a_mask_that_is_faint_from_the_first_keeps_the_texture() -> None:
+def test_a_mask_that_is_faint_at_rest_keeps_the_texture() -> None:
     """How far an official checkpoint's mask opens at all is its own affair: only closing counts."""
     fine, flow = textured(256), flow_to(place(), -1.0)
     assert np.array_equal(detail_of(fine, flow)(planes_of(fine), flow), fine)
 
 
-def test_wild_flows_give_finite_pictures() -> None:
+def test_extreme_flows_give_finite_pictures() -> None:
     random, fine = np.random.default_rng(0), textured(100)
     wild = random.normal(0, 50, (3, NET, NET)).astype(np.float32)
     detail = detail_of(fine, wild)
@@ -250,7 +250,7 @@ def test_wild_flows_give_finite_pictures() -> None:
 # ------------------------------------------------------------------------------------------------ what it is cut from
 
 
-def test_a_detail_shows_what_the_crop_shows() -> None:
+def test_a_detail_shows_the_same_area_as_the_crop() -> None:
     picture = cv2.resize(textured(64), (600, 400), interpolation=cv2.INTER_CUBIC)
     crop = crop_from_box(120, 40, 300, NET, 10)
     fine = cut_at(picture, crop, 256)
@@ -260,7 +260,7 @@ def test_a_detail_shows_what_the_crop_shows() -> None:
     assert np.array_equal(cut_at(square, whole(square, NET), 90), square)
 
 
-def test_a_size_that_loses_nothing() -> None:
+def test_the_fitting_size_keeps_all_pixels() -> None:
     sides = {40: 64, 200: 256, 256: 256, 257: 512, 900: 1024, 5000: 1024}
     assert {side: FaceSize(None).side(NET, crop_from_box(0, 0, side, NET)) for side in sides} == sides
     assert FaceSize(None).side(512, crop_from_box(0, 0, 100, 512)) == 512

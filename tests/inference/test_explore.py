@@ -94,7 +94,7 @@ def look(face, *flows, rest=0.0, bend=lambda row: row, soft=5.0):
 
 
 @pytest.mark.parametrize("name", MOTIONS)
-def test_a_motion_is_found_where_it_is_and_named(face, name):
+def test_a_motion_is_located_and_named(face, name):
     moved, region = MOTIONS[name]
     (motion,) = look(face, moved)
     assert motion.region == region, motion.shares
@@ -105,7 +105,7 @@ def test_a_motion_is_found_where_it_is_and_named(face, name):
 
 
 @pytest.mark.parametrize("name", ["headYaw", "headPitch", "headRoll", "jawOpen"])
-def test_direction_and_arkits_share_have_the_motions_sign(face, name):
+def test_direction_and_arkit_weight_have_the_motions_sign(face, name):
     moved, _ = MOTIONS[name]
     forth, back = look(face, moved)[0], look(face, -moved)[0]
     if name == "headRoll":
@@ -124,7 +124,7 @@ def test_direction_and_arkits_share_have_the_motions_sign(face, name):
 
 @pytest.mark.parametrize("scale", [0.02, 0.3, 8.0, 60.0])
 @pytest.mark.parametrize("name", ["jawOpen", "eyeBlink", "headYaw"])
-def test_ranges_follow_the_coefficients_own_scale(face, name, scale):
+def test_ranges_scale_with_the_coefficient(face, name, scale):
     """However much a coefficient does, its range is where the motion is a full one."""
     moved, region = MOTIONS[name]
     plain, scaled = look(face, moved)[0], look(face, moved * scale)[0]
@@ -134,7 +134,7 @@ def test_ranges_follow_the_coefficients_own_scale(face, name, scale):
     assert scaled.soft_min == -scaled.soft_max
 
 
-def test_a_range_is_around_the_rest_value_and_one_sided_where_the_motion_is(face):
+def test_a_range_contains_rest_and_is_one_sided_for_one_sided_motion(face):
     moved, _ = MOTIONS["jawOpen"]
     assert look(face, moved, rest=2.0)[0].soft_min == pytest.approx(4 - look(face, moved, rest=2.0)[0].soft_max)
     (opening,) = look(face, moved, bend=lambda row: np.maximum(row, 0))
@@ -144,13 +144,13 @@ def test_a_range_is_around_the_rest_value_and_one_sided_where_the_motion_is(face
     assert closing.arkit == {}
 
 
-def test_what_moves_nothing_keeps_its_name_and_range(face):
+def test_a_coefficient_without_motion_keeps_name_and_range(face):
     (motion,) = look(face, flow())
     assert (motion.region, motion.suggestion, motion.arkit) == ("none", "lip_01", {})
     assert (motion.soft_min, motion.soft_max) == (-5, 5)
 
 
-def test_a_head_that_moves_is_not_taken_for_its_mouth(face):
+def test_head_motion_is_not_mistaken_for_the_mouth(face):
     """With a little of everything on top, what is most of it names it."""
     head, jaw, lids = MOTIONS["headYaw"][0], MOTIONS["jawOpen"][0], MOTIONS["eyeBlink"][0]
     assert look(face, head + 0.3 * jaw + 0.2 * lids)[0].region == "head"
@@ -158,7 +158,7 @@ def test_a_head_that_moves_is_not_taken_for_its_mouth(face):
     assert look(face, lids + 0.05 * head)[0].region == "eyes"
 
 
-def test_every_name_is_suggested_once_and_the_purest_has_it(face):
+def test_suggested_names_are_unique(face):
     jaw, head = MOTIONS["jawOpen"][0], MOTIONS["headYaw"][0]
     found = look(face, jaw + 0.15 * head, jaw, jaw + 0.1 * head, head)
     names = [motion.suggestion for motion in found]
@@ -175,7 +175,7 @@ def test_each_side_of_the_face(face):
 
 
 @pytest.mark.parametrize("turn", [0.0, 12.0])
-def test_the_face_may_stand_elsewhere_in_the_picture(face, turn):
+def test_the_face_may_be_anywhere_in_the_picture(face, turn):
     """The same motion about eyes that are nearer to each other, moved and turned."""
     matrix = cv2.getRotationMatrix2D(tuple(CENTRE), -turn, 0.8)
     matrix[:, 2] += (9, -6)
@@ -199,7 +199,7 @@ def test_pictures_of_any_size(face, size):
     assert motion.region == "jaw"
 
 
-def test_it_says_how_far_it_is_and_can_be_stopped(face):
+def test_progress_is_reported_and_can_stop_it(face):
     told = []
     names = [Coefficient(f"lip_{index}", "lip") for index in range(3)]
     flows = [MOTIONS[name][0] for name in ("jawOpen", "eyeBlink", "headYaw")]
@@ -214,7 +214,7 @@ def test_it_says_how_far_it_is_and_can_be_stopped(face):
         explore(drawing(face, flows), np.zeros(3), names, step=stop)
 
 
-def test_suggestions_that_arkit_knows_are_arkits(face):
+def test_arkit_names_are_arkits_own(face):
     for name, (moved, _region) in MOTIONS.items():
         (motion,) = look(face, moved)
         assert set(motion.arkit) <= set(arkit.NAMES)
@@ -251,7 +251,7 @@ def request_of_face(material) -> Explore:
     return Explore(material.bank, material.source, "none")
 
 
-def test_the_worker_answers_for_every_coefficient_of_a_bank(material, request_of_face):
+def test_the_worker_measures_every_coefficient(material, request_of_face):
     job = Job()
     answer = Jobs("cpu", 1).do(request_of_face, job)
     motions, entries = answer.motions, read_bank(material.bank).coefficients
@@ -262,6 +262,6 @@ def test_the_worker_answers_for_every_coefficient_of_a_bank(material, request_of
     assert read_answer(answer.to_message(1), request_of_face).motions[0].name == entries[0].name
 
 
-def test_the_worker_can_be_stopped_between_two_coefficients(request_of_face):
+def test_the_worker_can_be_cancelled_between_coefficients(request_of_face):
     with pytest.raises(CancelledError):
         Jobs("cpu", 1).do(request_of_face, Job(cancel_after=2))

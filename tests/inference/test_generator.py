@@ -49,14 +49,14 @@ def test_names_and_shapes_are_the_checkpoints(model: str) -> None:
     assert ours == used
 
 
-def test_basis_is_orthonormal_with_lapacks_signs(generator: Generator) -> None:
+def test_the_basis_is_orthonormal_with_lapacks_signs(generator: Generator) -> None:
     basis = generator.basis()
     assert torch.allclose(basis.T @ basis, torch.eye(SMALL.coefficient_count), atol=1e-5)
     weight = torch.cat([generator.direction_lipnonlip.weight, generator.direction_exp.weight], 1) + 1e-8
     assert np.allclose(np.linalg.qr(weight.numpy()).Q, basis.numpy(), atol=1e-5)
 
 
-def test_a_further_bank_leaves_earlier_columns_alone(generator: Generator) -> None:
+def test_an_additional_bank_does_not_change_earlier_columns(generator: Generator) -> None:
     config = GeneratorConfig(32, 24, SMALL.channels, (*SMALL.banks, ("eye", 2)))
     larger = Generator(config)
     larger.load_state_dict(generator.state_dict(), strict=False)
@@ -88,7 +88,7 @@ def test_samples_of_a_batch_do_not_mix(generator: Generator, picture: torch.Tens
         assert torch.allclose(together[index : index + 1], generator(picture, alpha[index : index + 1]), atol=1e-4)
 
 
-def test_upsampling_is_zeros_then_the_filter() -> None:
+def test_upsampling_inserts_zeros_and_filters() -> None:
     x, kernel = torch.randn(2, 3, 8, 8), blur_kernel(4.0)
     spread = torch.zeros(2, 3, 16, 16)
     spread[..., ::2, ::2] = x

@@ -1,4 +1,4 @@
-"""Windows that follow a face, what is laid over the picture there, and how a bank carries the networks."""
+"""The insets: their windows, their compositing, and how a bank stores them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
 
 
 def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """`looks` and `missed` of pictures in which nothing moves."""
+    """`looks` and `missed` of pictures without motion."""
     line = (torch.arange(SIZE // 2) * 2 + 1) / (SIZE // 2) - 1
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return centres.expand(count, -1, -1, -1), torch.zeros(count, 2, SIZE // 2, SIZE // 2)
@@ -58,7 +58,7 @@ def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.fixture
 def insets() -> Insets:
-    """Of random weights, that lay what they draw over half of everything."""
+    """Insets of random weights, with an alpha of about one half."""
     torch.manual_seed(0)
     pose = torch.zeros(COUNT)
     pose[20:26] = 1
@@ -71,7 +71,7 @@ def insets() -> Insets:
     return made
 
 
-def test_an_inset_lies_within_its_ovals_alone() -> None:
+def test_an_inset_draws_only_inside_its_ovals() -> None:
     ovals = [(-0.5, 0.3, 0.8), (0.5, 0.3, 0.8)]
     inset = Inset(InsetConfig((20, 40), (8, 12)), COUNT).placed((0.6, 0.5, 0.1), ovals, torch.ones(COUNT), 1.0)
     feather = inset.feather[0, 0]
@@ -81,8 +81,7 @@ def test_an_inset_lies_within_its_ovals_alone() -> None:
     torch.testing.assert_close(feather, feather.flip(-1))
 
 
-def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
-    """Whatever the network thinks skin is like."""
+def test_an_inset_continues_the_picture_at_its_border() -> None:
     inset = Inset(InsetConfig((48, 64), (8, 12)), COUNT).eval()
     inset.placed((0.6, 0.5, 0.1), [(0.0, 0.9, 0.9)], torch.ones(COUNT), 1.0)
     seen = torch.zeros(2, INPUTS, 48, 64)
@@ -95,8 +94,8 @@ def test_what_is_drawn_meets_the_picture_on_its_border() -> None:
     assert (drawn[:, 3:] == 0.5 * inset.feather).all()
 
 
-def test_the_light_of_a_picture_is_no_news(insets: Insets) -> None:
-    """Brighter and of another colour: so is what is drawn, unless the network goes by the skin's own colour."""
+def test_an_inset_follows_the_lighting(insets: Insets) -> None:
+    """A tint of the source tints the inset alike, if the network ignores the skin's colour."""
     inset, light = insets.mouth, torch.tensor([0.2, -0.1, -0.3])
     for conv in (part for part in inset.unet.modules() if getattr(part, "condition", None) is not None):
         conv.condition.weight[:, -3:] = 0.0
@@ -109,7 +108,7 @@ def test_the_light_of_a_picture_is_no_news(insets: Insets) -> None:
     torch.testing.assert_close(logarithms(other), logarithms(one) + light[:, None, None], atol=1e-4, rtol=1e-4)
 
 
-def test_a_colour_comes_back_from_its_logarithm() -> None:
+def test_colours_invert_logarithms() -> None:
     levels = torch.linspace(-1, 1, 101)
     torch.testing.assert_close(colours(logarithms(levels)), levels)
     assert logarithms(torch.tensor([-3.0])).isfinite().all()  # where a filter has overshot
@@ -121,7 +120,7 @@ def changed(amount: float, column: int, count: int = 1) -> torch.Tensor:
     return values
 
 
-def test_a_window_knows_what_is_within() -> None:
+def test_inside_inverts_places() -> None:
     torch.manual_seed(0)
     along = torch.randn(3, 2)
     window = Window(torch.randn(3, 2), along, 0.4 * torch.stack([-along[:, 1], along[:, 0]], 1))
@@ -130,7 +129,7 @@ def test_a_window_knows_what_is_within() -> None:
     torch.testing.assert_close(here, torch.stack([x, y])[None].expand(3, -1, -1, -1), atol=1e-4, rtol=0)
 
 
-def test_windows_go_where_the_head_goes_and_stay_where_only_the_mouth_moves(insets: Insets) -> None:
+def test_windows_follow_the_head_but_not_the_mouth(insets: Insets) -> None:
     motion = torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2)
     motion[:, POSE, 0], motion[:, LIP, 1] = 0.2, 0.3
     known = insets.know(torch.zeros(1, 3, SIZE, SIZE), motion, ANCHORS)
@@ -146,7 +145,7 @@ def test_windows_go_where_the_head_goes_and_stay_where_only_the_mouth_moves(inse
             torch.testing.assert_close(one.window.along, before.along)
 
 
-def test_a_face_that_does_what_its_source_does_is_left_alone(insets: Insets) -> None:
+def test_the_sources_own_coefficients_need_no_inset(insets: Insets) -> None:
     """Whatever its head does; and the more it changes, the more is laid over it."""
     known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
 
@@ -175,7 +174,7 @@ def test_a_batch_is_its_rows(insets: Insets) -> None:
             torch.testing.assert_close(part.drawn, of_batch.drawn[one], atol=1e-4, rtol=0)
 
 
-def test_an_inset_lies_where_its_window_is_at_every_size() -> None:
+def test_an_inset_lies_in_its_window_at_every_size() -> None:
     """On the network's picture and on one with detail: the same rectangle, and nothing beside it."""
     window = Window(torch.tensor([[0.25, -0.125]]), torch.tensor([[0.375, 0.0]]), torch.tensor([[0.0, 0.25]]))
     drawn = torch.ones(1, 4, 16, 16)
@@ -212,7 +211,7 @@ def write_bank(path: Path, insets: Insets | None) -> Path:
     return path
 
 
-def test_a_bank_gives_back_the_insets_it_was_given(insets: Insets, tmp_path: Path) -> None:
+def test_insets_survive_a_bank(insets: Insets, tmp_path: Path) -> None:
     found = load_network(load_bank(write_bank(tmp_path / "bank.safetensors", insets)), INSETS)
     state = found.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in insets.state_dict().items())
@@ -225,8 +224,7 @@ def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> N
         FaceRenderer(load_bank(write_bank(tmp_path / "bank.safetensors", foreign)), "cpu")
 
 
-def test_an_inset_that_nothing_calls_for_is_not_drawn(insets: Insets) -> None:
-    """As the eyes' while somebody only talks."""
+def test_an_inset_is_drawn_only_for_its_coefficients(insets: Insets) -> None:
     insets.eyes.called_by.zero_()
     insets.eyes.called_by[30] = 1
     known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
@@ -235,7 +233,7 @@ def test_an_inset_that_nothing_calls_for_is_not_drawn(insets: Insets) -> None:
         assert len(laid) == count
 
 
-def test_the_renderer_lays_insets_over_faces_that_change(insets: Insets, tmp_path: Path) -> None:
+def test_the_renderer_composites_insets_over_changed_faces(insets: Insets, tmp_path: Path) -> None:
     insets.anchors.last.weight.zero_()
     insets.anchors.last.bias.copy_(ANCHORS.flatten())
     picture = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
@@ -247,7 +245,7 @@ def test_the_renderer_lays_insets_over_faces_that_change(insets: Insets, tmp_pat
             own = renderer.source_coefficients.values
             rows = np.concatenate([own, own + changed(0.9, LIP).numpy(), own + changed(0.9, POSE).numpy()])
             made[name, fine is None] = np.stack(list(renderer.render(rows)))
-    renderer.source_coefficients.values[:] += 0.5  # is not what the source is doing
+    renderer.source_coefficients.values[:] += 0.5  # a copy: the source does not change
     np.testing.assert_array_equal(np.stack(list(renderer.render(rows))), made["without", False])
     for plain in (True, False):
         differs = (made["with", plain].astype(int) - made["without", plain]).any((1, 2, 3))

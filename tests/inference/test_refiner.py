@@ -1,4 +1,4 @@
-"""The networks that put a small bank's pictures right: where they look, what they paint, how a bank carries them."""
+"""The refiner: motion, painter and reading, and how a bank stores them."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ def refiner() -> Refiner:
 
 @pytest.fixture
 def unpainted(refiner: Refiner) -> Refiner:
-    """One that leaves to the motion where to look, and to the decoder's mask how much of it to take."""
+    """A refiner whose painter returns zero."""
     refiner.paint.weight.zero_()
     return refiner
 
 
 def pictures(count: int = 1) -> torch.Tensor:
-    """Smooth ones: where they look can be seen to a fraction of a pixel."""
+    """Smooth pictures, in which shifts of fractions of a pixel are measurable."""
     coarse = torch.rand(count, 3, 6, 6, generator=torch.manual_seed(1)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic").clamp(-1, 1)
 
 
 def still(count: int = 1, open_mask: float = 8.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a decoder gives that does not move anything and draws black."""
+    """A decoder's output without motion, in black."""
     flow = torch.zeros(count, 3, SIZE, SIZE)
     flow[:, 2] = open_mask
     return flow, torch.full((count, 3, SIZE, SIZE), -1.0)
 
 
-def test_a_motion_moves_the_picture_as_it_says(unpainted: Refiner) -> None:
+def test_a_motion_shifts_the_picture(unpainted: Refiner) -> None:
     """One coefficient that moves everything to the right, at half strength and at full."""
     source, (flow, rgb) = pictures(), still()
     motion = torch.zeros(1, unpainted.fields, 2, SIZE // 2, SIZE // 2)
@@ -79,8 +79,8 @@ def test_a_motion_moves_the_picture_as_it_says(unpainted: Refiner) -> None:
         torch.testing.assert_close(made[..., inner, inner], wanted[..., inner, inner], atol=2e-3, rtol=0)
 
 
-def test_a_motion_that_grows_along_the_picture_is_inverted(unpainted: Refiner) -> None:
-    """Where pixels look is where the motion sends them from."""
+def test_an_uneven_motion_is_inverted(unpainted: Refiner) -> None:
+    """The motion at each sampling position leads back to the pixel."""
     half = SIZE // 2
     line = (torch.arange(half) * 2 + 1) / half - 1
     motion = torch.zeros(1, unpainted.fields, 2, half, half)
@@ -94,8 +94,8 @@ def test_a_motion_that_grows_along_the_picture_is_inverted(unpainted: Refiner) -
     assert (sent - at[:, None])[8:-8].abs().max() < 2e-3
 
 
-def test_a_head_moves_evenly(refiner: Refiner) -> None:
-    """Its own coefficients and their products do, what moves a face need not."""
+def test_the_motion_of_a_head_is_smooth(refiner: Refiner) -> None:
+    """The fields of pose coefficients and their products are smoothed, the others are not."""
     source = torch.rand(1, 3, SIZE, SIZE, generator=torch.manual_seed(0)) * 2 - 1
     rigid = [0, 2, COUNT]  # (0, 0) is a product of two of them, (0, 1) is not
     assert refiner.rigid.nonzero().flatten().tolist() == rigid
@@ -108,7 +108,7 @@ def test_a_head_moves_evenly(refiner: Refiner) -> None:
     assert (after < 0.3 * before).all()
 
 
-def test_products_of_coefficients_are_amounts_too(refiner: Refiner) -> None:
+def test_amounts_include_products(refiner: Refiner) -> None:
     coefficients = torch.rand(3, COUNT)
     amounts = refiner.amounts(coefficients)
     assert amounts.shape == (3, refiner.fields)
@@ -116,21 +116,20 @@ def test_products_of_coefficients_are_amounts_too(refiner: Refiner) -> None:
     torch.testing.assert_close(amounts[:, -2:], coefficients[:, :1] * coefficients[:, :2])
 
 
-def test_a_shut_mask_shows_what_the_decoder_drew(unpainted: Refiner) -> None:
+def test_a_closed_mask_shows_the_decoders_picture(unpainted: Refiner) -> None:
     source, (flow, rgb) = pictures(), still(open_mask=-8.0)
     motion = unpainted.motion_of(source)
     made = unpainted(source, motion, REST, flow, rgb, torch.ones(1, COUNT))
     torch.testing.assert_close(made.rgb, rgb, atol=2e-3, rtol=0)
 
 
-def test_a_source_that_keeps_doing_what_it_does_stays_where_it_is(unpainted: Refiner) -> None:
+def test_the_sources_own_coefficients_leave_it_unchanged(unpainted: Refiner) -> None:
     source, (flow, rgb), own = pictures(), still(), torch.rand(1, COUNT)
     made = unpainted(source, unpainted.motion_of(source), own, flow, rgb, own)
     torch.testing.assert_close(made.rgb, source, atol=2e-3, rtol=0)
 
 
-def test_a_portrait_that_could_be_at_rest_is_at_rest() -> None:
-    """And one that is seen to do something does it as far as it was read."""
+def test_readings_below_the_noise_floor_are_zero() -> None:
     reading = Reading(ReaderConfig((4, 4), 4, 3)).eval().requires_grad_(False)
     reading.last.weight.zero_()
     reading.doubt.copy_(torch.tensor([0.1, 0.05, 0.02]))
@@ -166,7 +165,7 @@ def write_bank(path: Path, refiner: Refiner | None) -> Path:
     return path
 
 
-def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: Path) -> None:
+def test_a_refiner_survives_a_bank(refiner: Refiner, tmp_path: Path) -> None:
     found = load_network(load_bank(write_bank(tmp_path / "bank.safetensors", refiner)), REFINER)
     assert found is not None
     for name, tensor in refiner.state_dict().items():
@@ -174,7 +173,7 @@ def test_a_bank_gives_back_the_refiner_it_was_given(refiner: Refiner, tmp_path: 
     assert load_network(load_bank(write_bank(tmp_path / "plain.safetensors", None)), REFINER) is None
 
 
-def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
+def test_a_refiner_for_other_coefficients_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = write_bank(
         tmp_path / "bank.safetensors", Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), 5, ((0, 0),), (0,)))
@@ -184,8 +183,8 @@ def test_a_refiner_for_other_coefficients_is_named(tmp_path: Path) -> None:
     assert caught.value.kind == "bank"
 
 
-def test_the_renderer_shows_what_the_refiner_makes(refiner: Refiner, tmp_path: Path) -> None:
-    """Of the decoder's own picture, the same alone and among others, and `places` says where it looks."""
+def test_the_renderer_shows_the_refiners_pictures(refiner: Refiner, tmp_path: Path) -> None:
+    """Also in batches; `places` returns the sampling positions."""
     bank = load_bank(write_bank(tmp_path / "bank.safetensors", refiner))
     renderer, rng = FaceRenderer(bank, "cpu"), np.random.default_rng(0)
     image = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)

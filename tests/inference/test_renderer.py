@@ -87,7 +87,7 @@ def test_agrees_with_the_readable_form(config: GeneratorConfig) -> None:
     assert np.abs(renderer.source_coefficients.values - reference.coefficients(latent).numpy()).max() <= 1e-4
 
 
-def test_source_coefficients_are_what_encoding_the_source_gives(renderer: FaceRenderer) -> None:
+def test_source_coefficients_equal_the_encoded_source(renderer: FaceRenderer) -> None:
     rest = renderer.source_coefficients
     assert rest.names == renderer.bank.names
     assert len(rest) == 1
@@ -124,7 +124,7 @@ def test_batches_of_other_sizes_agree_within_rounding(bank: RandomBank, renderer
     assert np.abs(floats(batched, motion(6)) - floats(renderer, motion(6))).max() <= 2e-4
 
 
-def test_kept_features_give_the_same_bits_as_fresh_ones(bank: RandomBank) -> None:
+def test_cached_features_give_bit_identical_frames(bank: RandomBank) -> None:
     columns, rows = SMALL.bank_slices["exp"], motion(6)
     rows[:, columns] = rows[0, columns]
     kept, fresh = FaceRenderer(bank, "cpu"), FaceRenderer(bank, "cpu")
@@ -135,7 +135,7 @@ def test_kept_features_give_the_same_bits_as_fresh_ones(bank: RandomBank) -> Non
         assert np.array_equal(frame, alone)
 
 
-def test_a_constant_expression_is_put_on_once(bank: RandomBank, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_expression_is_applied_once(bank: RandomBank, monkeypatch: pytest.MonkeyPatch) -> None:
     renderer, columns = FaceRenderer(bank, "cpu"), SMALL.bank_slices["exp"]
     renderer.set_source(portrait())
     made, canvas = [], renderer._decoder.canvas
@@ -146,7 +146,7 @@ def test_a_constant_expression_is_put_on_once(bank: RandomBank, monkeypatch: pyt
     assert len(made) == 3
 
 
-def test_a_changed_source_is_noticed(bank: RandomBank) -> None:
+def test_a_new_source_replaces_the_old_one(bank: RandomBank) -> None:
     renderer, rows = FaceRenderer(bank, "cpu"), motion(1)
     renderer.set_source(portrait(0))
     first = floats(renderer, rows)
@@ -168,7 +168,7 @@ def test_a_source_for_every_frame(bank: RandomBank, renderer: FaceRenderer) -> N
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_pictures_and_rows_must_be_as_many(renderer: FaceRenderer, count: int) -> None:
+def test_pictures_and_rows_must_be_equal_in_number(renderer: FaceRenderer, count: int) -> None:
     with pytest.raises(EDTalkError, match="picture"):
         list(renderer.render_frames([portrait()] * count, motion(3)))
 
@@ -184,7 +184,7 @@ def test_bytes_are_the_floats_clamped_and_rounded(renderer: FaceRenderer) -> Non
     assert np.abs(values).max() > 1  # what was clamped
 
 
-def test_pictures_of_any_shape_are_taken(renderer: FaceRenderer) -> None:
+def test_pictures_of_any_shape_are_accepted(renderer: FaceRenderer) -> None:
     wide = portrait(3, 90, 120)
     assert len(renderer.encode([portrait(), wide])) == 2
     other = FaceRenderer(renderer.bank, "cpu")
@@ -192,12 +192,12 @@ def test_pictures_of_any_shape_are_taken(renderer: FaceRenderer) -> None:
     assert next(other.render(motion(1))).shape == (64, 64, 3)
 
 
-def test_no_rows_no_frames(renderer: FaceRenderer) -> None:
+def test_no_rows_give_no_frames(renderer: FaceRenderer) -> None:
     assert list(renderer.render(motion(0))) == []
     assert renderer.encode([]).values.shape == (0, SMALL.coefficient_count)
 
 
-def test_misuse_is_told_at_once(bank: RandomBank, renderer: FaceRenderer) -> None:
+def test_misuse_raises_at_once(bank: RandomBank, renderer: FaceRenderer) -> None:
     fresh = FaceRenderer(bank, "cpu")
     with pytest.raises(EDTalkError, match="No source picture"):
         fresh.render(motion(1))
@@ -218,7 +218,7 @@ def test_misuse_is_told_at_once(bank: RandomBank, renderer: FaceRenderer) -> Non
     assert len(list(renderer.render(Coefficients(motion(1), bank.names)))) == 1
 
 
-def test_devices_and_types_that_are_not_there(bank: RandomBank) -> None:
+def test_unavailable_devices_and_types_are_refused(bank: RandomBank) -> None:
     for name in ("nonsense", "meta:0:0", *([] if torch.cuda.is_available() else ["cuda"])):
         with pytest.raises(EDTalkError) as caught:
             FaceRenderer(bank, name)
@@ -228,7 +228,7 @@ def test_devices_and_types_that_are_not_there(bank: RandomBank) -> None:
     assert FaceRenderer(bank).device.type in ("cpu", "cuda", "mps")
 
 
-def test_a_bank_that_lacks_a_tensor(bank: RandomBank) -> None:
+def test_a_bank_without_a_tensor_is_refused(bank: RandomBank) -> None:
     maimed = RandomBank.of(SMALL)
     del maimed.tensors["dec.convs.3.conv.weight"]
     with pytest.raises(EDTalkError, match=r"dec\.convs\.3\.conv\.weight") as caught:
@@ -245,7 +245,7 @@ def test_threads(bank: RandomBank, renderer: FaceRenderer) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 0.03), ("float16", 0.004)])
-def test_fewer_bits(bank: RandomBank, renderer: FaceRenderer, dtype: str, limit: float) -> None:
+def test_half_precision_is_close(bank: RandomBank, renderer: FaceRenderer, dtype: str, limit: float) -> None:
     """Half the bits in the convolutions: root mean square difference on a scale of -1 to 1."""
     coarse = FaceRenderer(bank, "cpu", dtype=dtype)
     coarse.set_source(portrait())
@@ -304,7 +304,7 @@ print(clip(250), clip(1500))
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "height", "width"), [(5, 7, 8, 8), (64, 64, 32, 16), (3, 70, 4, 12)])
-def test_winograd_is_the_plain_convolution(inputs: int, outputs: int, height: int, width: int) -> None:
+def test_winograd_equals_the_plain_convolution(inputs: int, outputs: int, height: int, width: int) -> None:
     random = torch.Generator().manual_seed(0)
     x = torch.randn(2, inputs, height, width, generator=random)
     weight = torch.randn(outputs, inputs, 3, 3, generator=random) / (3 * inputs**0.5)
@@ -326,7 +326,7 @@ def test_winograd_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(Winograd(weight, Scratch())(x, one, one, one), whole, atol=1e-4)
 
 
-def test_both_warps_read_the_same() -> None:
+def test_both_warps_are_equal() -> None:
     feature = torch.randn(2, 6, 16, 16)
     grid = warp_grid(16) + torch.randn(2, 16, 16, 2)  # far outside, too
     mask = torch.rand(2, 1, 16, 16)
@@ -334,12 +334,12 @@ def test_both_warps_read_the_same() -> None:
     assert torch.allclose(rows, GridWarp()(GridWarp.prepare(feature), grid, mask), atol=1e-5)
 
 
-def test_interpolation_is_the_reference_upsampling() -> None:
+def test_interpolation_equals_the_reference_upsampling() -> None:
     x = torch.randn(2, 6, 8, 8)
     assert torch.allclose(upsample(x), reference_upsample(x, blur_kernel(4.0)), atol=1e-6)
 
 
-def test_heads_multiplied_out_are_the_heads() -> None:
+def test_multiplied_heads_equal_the_heads() -> None:
     bank = RandomBank.of(SMALL)
     generator = Generator(SMALL).requires_grad_(False)
     generator.load_state_dict({name: torch.from_numpy(array) for name, array in bank.tensors.items()})
@@ -357,7 +357,7 @@ def test_benchmark_reports() -> None:
     assert "upstream's call" in text
 
 
-def test_work_is_counted_as_the_reference_run_did() -> None:
+def test_counted_work_equals_the_reference_run() -> None:
     work = bench.flops(GeneratorConfig())
     assert [round(work[part] / 1e9, 1) for part in ("encode", "decode", "enhance")] == [31.2, 30.1, 20.8]
     assert bench.flops(CONFIGS["lip and pose"])["enhance"] == 0
