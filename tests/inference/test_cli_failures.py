@@ -53,7 +53,7 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
         (["--audio", "voice", "--crop", "1,2"], "expected auto, none or x,y,size"),
         (["--audio", "voice", "--crop", "500,500,20"], "outside source.png"),
         (["--audio", "voice", "--face", "2"], "--face requires face detection"),
-        (["--audio", "voice", "--device", "quantum"], "no device 'quantum'"),
+        (["--audio", "voice", "--device", "quantum"], "The device 'quantum' is not available"),
         (["--audio", "nowhere.wav"], "nowhere.wav does not exist"),
         (["--audio", "voice", "--sound", "nowhere.wav"], "nowhere.wav does not exist"),
         (["--audio", "source"], "source.png"),
