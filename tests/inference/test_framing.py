@@ -46,7 +46,7 @@ def place(crop) -> tuple[float, float, float]:
 def test_face_crop_is_used_whole(portrait, capsys):
     crop = Framing().of_picture(portrait, SIZE, "portrait.png")
     np.testing.assert_allclose(crop.to_picture, whole(portrait, SIZE).to_picture)
-    assert "portrait.png is already a face crop; used whole." in capsys.readouterr().err
+    assert "portrait.png is a face crop already and is used as a whole." in capsys.readouterr().err
     assert cut(portrait, crop) is portrait
 
 
@@ -56,7 +56,7 @@ def test_face_in_a_scene_is_found_and_its_crop_option_is_printed(scene, capsys):
     assert abs(left - LEFT) < 30
     assert abs(top - TOP) < 30
     assert abs(side - SIDE) < 40
-    assert "face found in scene.png; cut out as --crop" in capsys.readouterr().err
+    assert "found a face in scene.png: --crop" in capsys.readouterr().err
     assert cut(scene, crop).shape == (SIZE, SIZE, 3)
 
 
@@ -77,7 +77,7 @@ def test_hints_name_the_options_of_the_input(portrait, capsys):
     with pytest.raises(EDTalkError, match="No face") as caught:
         framing.of_picture(np.zeros((80, 120, 3), np.uint8), SIZE, "black.png")
     assert "--driver-crop none" in caught.value.hint
-    with pytest.raises(EDTalkError, match="none are looked for"):
+    with pytest.raises(EDTalkError, match="requires face detection"):
         Framing("none").choosing(1)
 
 
