@@ -104,7 +104,7 @@ class Installation:
             raise EDTalkError(message, hint, "offline")
         if self._backend == "other" and self._online and not self._torch_index:
             message = "Another graphics card needs the address of a package index with torch for it."
-            raise EDTalkError(message, "Enter it under Torch Index in the extension's preferences.", "engine")
+            raise EDTalkError(message, "Enter it under PyTorch Index in the extension's preferences.", "engine")
         atexit.register(self.cancel)
         self._thread.start()
 
@@ -467,7 +467,7 @@ def _explained(failure: str, code: int, log: Log, online: bool) -> EDTalkError:
     if match := re.search(r"No matching distribution found for (\S+)", text):
         hint = "Clear Mirror or enter another one, or install from a folder of packages."
         if online and match[1].startswith("torch=="):
-            hint = "Choose another backend, or enter an index that has it under Torch Index in the preferences."
+            hint = "Choose another backend, or enter an index that has it under PyTorch Index in the preferences."
             return EDTalkError(f"{failure}: {words}.", hint, "torch")
         return EDTalkError(f"{failure}: {words}.", hint, "engine")
     return EDTalkError(f"{failure}: {words}.", "Try again; if it happens again, copy the report.", "engine")
