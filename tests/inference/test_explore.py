@@ -200,11 +200,11 @@ def test_pictures_of_any_size(face, size):
 
 
 def test_progress_is_reported_and_can_stop_it(face):
-    told = []
+    calls = []
     names = [Coefficient(f"lip_{index}", "lip") for index in range(3)]
     flows = [MOTIONS[name][0] for name in ("jawOpen", "eyeBlink", "headYaw")]
-    explore(drawing(face, flows), np.zeros(3), names, step=lambda *counts: told.append(counts))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    explore(drawing(face, flows), np.zeros(3), names, step=lambda *counts: calls.append(counts))
+    assert calls == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
     def stop(done, _total):
         if done:

@@ -32,7 +32,7 @@ METHOD = """\
   points whose true movement is at least a quarter of the largest, the rest those with at most a twentieth. Units
   that move no point by 2 % of the eye distance are left out. For the pose it is movement that a rigid head explains
   over movement that it does not.
-- Coefficients are read as in capture: relative to the portrait, by the bank's relative and close readers, and added
+- Coefficients are read as in capture: relative to the portrait, by the bank's relative reader, and added
   to what is read from the portrait. Correlations are means over a bank's coefficients, or of all values pooled, as
   for capture.
 - Identity is a proxy: Fisherfaces trained on rendered people, because the project contains no face recognition
