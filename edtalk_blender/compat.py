@@ -37,22 +37,28 @@ _STRIP_NAMES = {  # name since 5.1: older name
 
 
 def channelbag(owner: bpy.types.ID) -> bpy.types.ActionChannelbag:
-    """The channelbag of `owner`'s action, with its F-curves and groups. Creates missing data, action and slot."""
+    """The channelbag of `owner`'s action, with its F-curves and groups. Creates missing data, action and slot.
+
+    Like Blender's `keyframe_insert`, it adds a slot of its own to an action that `owner` has without a slot.
+    """
     animation = owner.animation_data or owner.animation_data_create()
     if animation.action is None:
         animation.action = bpy.data.actions.new(f"{owner.name}Action")
     if animation.action_slot is None:
-        animation.action_slot = fitting_slot(animation.action, owner)
+        animation.action_slot = animation.action.slots.new(id_type=owner.id_type, name=owner.name)
     return action_channelbag(animation.action, animation.action_slot)
 
 
 def fitting_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot:
-    """The action's slot for `owner`, or a new one with its name."""
+    """The action's slot for `owner`, see `find_slot`, or a new one with its name."""
     return find_slot(action, owner) or action.slots.new(id_type=owner.id_type, name=owner.name)
 
 
 def find_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.ActionSlot | None:
-    """The action's slot that `owner` used last, else the one with its name, else the only one, else None."""
+    """The action's slot that `owner` used last, else the one with its name, else the only one if it is free, else None.
+
+    A slot is free if no other data-block uses it.
+    """
     fitting = [slot for slot in action.slots if slot.target_id_type in (owner.id_type, "UNSPECIFIED")]
     last = owner.animation_data.last_slot_identifier if owner.animation_data else ""
     for slot in fitting:
@@ -61,7 +67,12 @@ def find_slot(action: bpy.types.Action, owner: bpy.types.ID) -> bpy.types.Action
     for slot in fitting:
         if slot.name_display == owner.name:
             return slot
-    return fitting[0] if len(fitting) == 1 else None
+    return fitting[0] if len(fitting) == 1 and not is_shared(fitting[0], owner) else None
+
+
+def is_shared(slot: bpy.types.ActionSlot, owner: bpy.types.ID) -> bool:
+    """Whether a slot animates other local data-blocks than `owner`."""
+    return any(user != owner for user in slot.users() if user.library is None)
 
 
 def assign_action(owner: bpy.types.ID, action: bpy.types.Action) -> None:

@@ -78,7 +78,7 @@ def write_curves(
             easing=easing,
         )
     if nla:
-        _place_strip(obj, strip_name, frames)
+        _place_strip(obj, strip_name, frames, bag.slot)
     obj.update_tag()
 
 
@@ -180,13 +180,12 @@ def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Seque
 
 
 def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
-    """The object's F-curves. An action that is linked or used by other objects is copied first."""
+    """The object's F-curves. An action that is linked, or whose slot other objects use too, is copied first."""
     animation = obj.animation_data or obj.animation_data_create()
     if animation.use_tweak_mode:
         animation.use_tweak_mode = False
     slot = animation.action_slot
-    shared = slot is not None and any(user != obj for user in slot.users() if user.library is None)
-    make_action_local(obj, even_if_local=shared)
+    make_action_local(obj, even_if_local=slot is not None and compat.is_shared(slot, obj))
     return compat.channelbag(obj)
 
 
@@ -293,24 +292,26 @@ def _short(name: str) -> str:
 
 def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChannelbag:
     """Empty F-curves of the strip's action. Removes the strip; `_place_strip` adds it again."""
-    action = bpy.data.actions.get(name)
+    action, slot = bpy.data.actions.get(name), None
     found = find_strip(obj, name)
     if found is not None:
         track, strip = found
-        action = strip.action if strip.action.library is None else None
+        action, slot = strip.action, strip.action_slot
+        if action is None or action.library is not None or (slot is not None and compat.is_shared(slot, obj)):
+            action, slot = None, None
         track.strips.remove(strip)
         if not track.strips:
             obj.animation_data.nla_tracks.remove(track)
     elif action is not None and action.users:
         action = None  # used elsewhere
     action = action or bpy.data.actions.new(name)
-    bag = compat.action_channelbag(action, compat.fitting_slot(action, obj))
+    bag = compat.action_channelbag(action, slot or compat.fitting_slot(action, obj))
     bag.fcurves.clear()
     obj.edtalk.action = action
     return bag
 
 
-def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray) -> None:
+def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray, slot: bpy.types.ActionSlot) -> None:
     animation = obj.animation_data or obj.animation_data_create()
     action = obj.edtalk.action
     first, last = float(frames[0]), float(max(frames[-1], frames[0] + 1))
@@ -323,7 +324,7 @@ def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray) -> None:
         track.name = "Dialogue"
     strip = track.strips.new(name, int(first), action)
     strip.name = name
-    strip.action_slot = compat.fitting_slot(action, obj)
+    strip.action_slot = slot
     strip.action_frame_start, strip.action_frame_end = first, last
     strip.frame_start, strip.frame_end = first, last
     strip.extrapolation = "NOTHING"  # no effect outside the line of dialogue

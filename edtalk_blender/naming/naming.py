@@ -167,12 +167,11 @@ def _own_curves(obj: bpy.types.Object) -> Iterator[bpy.types.FCurve]:
     data = obj.animation_data
     if data is None:
         return
-    if data.action is not None:
+    if compat.fcurves(obj):
         yield from keys.own_channelbag(obj).fcurves
     for strip in (strip for track in data.nla_tracks for strip in track.strips if strip.action is not None):
         slot, action = strip.action_slot, strip.action
-        others = slot is not None and any(user != obj for user in slot.users() if user.library is None)
-        if action.library is not None or others:
+        if action.library is not None or (slot is not None and compat.is_shared(slot, obj)):
             identifier = slot.identifier if slot else ""
             strip.action = action.copy()
             if identifier in strip.action.slots:

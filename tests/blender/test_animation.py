@@ -146,6 +146,66 @@ def test_a_shared_action_is_copied_before_writing(animation, scene, obj, keys):
     assert keys(other, "jawOpen") == {1: 0.75}
 
 
+@pytest.fixture
+def prop(scene):
+    """An object that is keyed at x = 7 in the action "Shot"."""
+    prop = bpy.data.objects.new("Prop", None)
+    scene.collection.objects.link(prop)
+    prop.animation_data_create().action = bpy.data.actions.new("Shot")
+    prop.location.x = 7.0
+    prop.keyframe_insert("location", frame=1)
+    return prop
+
+
+def slots_after_keying(obj, action, key, *, has_own):
+    """Identifiers of the action's slots, the assigned one last. has_own: an unassigned slot has the object's name."""
+    if has_own:
+        action.slots.new(id_type="OBJECT", name=obj.name)
+    obj.animation_data_create().action = action
+    obj.animation_data.action_slot = None
+    key()
+    assert obj.animation_data.action == action
+    return [slot.identifier for slot in action.slots] + [obj.animation_data.action_slot.identifier]
+
+
+@pytest.mark.parametrize("has_own", [False, True])
+def test_a_slot_is_chosen_like_blenders_keyframe_insert(animation, obj, prop, has_own):
+    action = prop.animation_data.action
+    copy = action.copy()
+    by_blender = slots_after_keying(obj, copy, lambda: obj.keyframe_insert("scale", frame=1), has_own=has_own)
+    ours = slots_after_keying(obj, action, lambda: animation.insert_keys(obj, {"jawOpen": 1.0}, 1), has_own=has_own)
+    assert ours == by_blender
+
+
+def test_an_action_with_the_slot_of_another_object_only_gets_a_slot(animation, package, scene, obj, prop, keys):
+    obj.animation_data_create().action = prop.animation_data.action
+    animation.insert_keys(obj, {"jawOpen": 1.0}, 1)
+    scene.frame_set(1)
+    assert obj.animation_data.action == prop.animation_data.action
+    assert tuple(obj.matrix_world.translation) == (0.0, 0.0, 0.0)
+    assert [curve.data_path for curve in package.compat.fcurves(prop)] == ["location"] * 3
+    assert keys(obj, "jawOpen") == {1: 1.0}
+
+
+def test_the_action_of_a_renamed_character_is_found(animation, package, obj, keys):
+    animation.insert_keys(obj, {"jawOpen": 0.5}, 1)
+    action = obj.animation_data.action
+    obj.animation_data_clear()
+    obj.name = "Renamed"
+    package.compat.assign_action(obj, action)
+    assert keys(obj, "jawOpen") == {1: 0.5}
+
+
+def test_an_nla_strip_that_another_character_uses_is_not_overwritten(animation, package, scene, obj):
+    animation.write_curves(obj, {"jawOpen": np.ones(2)}, np.array([1, 20]), nla=True, strip_name="Line")
+    other = obj.copy()
+    scene.collection.objects.link(other)
+    animation.write_curves(other, {"jawOpen": np.zeros(2)}, np.array([1, 20]), nla=True, strip_name="Line")
+    _track, strip = animation.find_strip(obj, "Line")
+    (curve,) = package.compat.slot_fcurves(strip.action, strip.action_slot)
+    assert curve.evaluate(1) == 1.0
+
+
 def test_keys_are_moved_with_their_handles(package, animation, obj, keys):
     animation.write_curves(obj, {"jawOpen": np.arange(4.0)}, np.array([0, 10, 20, 30]), interpolation="BEZIER")
     point = curve_of(package, obj, "jawOpen").keyframe_points[1]
