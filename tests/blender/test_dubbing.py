@@ -13,6 +13,8 @@ from tests.blender.test_capture import add_at_own_speed
 from tests.picture_material import read, render, write_png
 from tests.strip_material import noise, sequencer_context, set_speed, write_sound
 
+pytestmark = pytest.mark.slow
+
 FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of `film`, as the fake worker has it too
 
 
