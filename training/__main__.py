@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from inference.contract.errors import EDTalkError
+
 # Command: module with `add_options(parser)`, its function, and a summary. In the order in which a bank is made.
 COMMANDS = {
     "heads": ("heads.dataset", "run", "render a data set of synthetic heads"),
@@ -47,7 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage.add_options(command)
         command.set_defaults(run=getattr(stage, function))
     args = parser.parse_args(arguments)
-    args.run(args)
+    try:
+        args.run(args)
+    except FileNotFoundError as error:
+        raise SystemExit(
+            f"{error.filename or error} does not exist. Check the path, or run the earlier step."
+        ) from error
+    except EDTalkError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":
