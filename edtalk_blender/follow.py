@@ -169,6 +169,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     edges = {change.strip[sequencer.ID]: _edge_values(obj, lips, change) for change in keyed if change.moved is None}
     removed = rests_then - rests_now | _within(rests_then, [change.now for change in keyed])
     keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in removed])
+    keyed.sort(key=lambda change: change.then.end - change.then.start)  # a cut-off piece before the rest of its strip
     moves = [keys.Move(*piece) for change in keyed for piece in change.then.moves_to(change.now)]
     if moves:
         keys.move_keys(obj, character.channel_names(obj) if all_sliders else lips, moves)

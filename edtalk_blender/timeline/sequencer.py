@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import bpy
+import numpy as np
 from bpy.props import BoolProperty, EnumProperty, PointerProperty
 
 from ...inference.contract.errors import EDTalkError
@@ -50,23 +51,45 @@ def find(scene: bpy.types.Scene, wanted: str) -> bpy.types.Strip | None:
 def ensure_unique_ids(scene: bpy.types.Scene) -> None:
     """Give copies of strips a new identity, because Blender copies the original's.
 
-    The original is the strip whose time is as remembered, or the one on the lowest channel. A piece that was cut off
-    plays what it played before, so its keys are in place; a copy elsewhere has no keys.
+    The original is the strip whose time is as remembered, else one that plays part of it in place, else the one on the
+    lowest channel. A copy that plays what none of the others plays was cut off: it remembers the time of its part
+    before the cut, so its keys follow if it was moved too. Any other copy has no keys.
     """
     shared = Counter(strip[ID] for strip in compat.strips(scene) if strip.get(ID))
     for own in (own for own, count in shared.items() if count > 1):
         copies = [strip for strip in compat.strips(scene) if strip.get(ID) == own]
-        copies.sort(key=lambda strip: (not _as_remembered(scene, strip), strip.channel))
+        copies.sort(key=lambda strip: (not _as_remembered(scene, strip), not _is_in_place(scene, strip), strip.channel))
+        played = [_played(scene, copies[0])]
         for strip in copies[1:]:
             strip[ID] = uuid.uuid4().hex[:12]
             _take_faces(scene, strip, copies[0])
-            then, now = remembered_time(strip), time_map(scene, strip)
-            if then is None:
+            then, part = remembered_time(strip), _played(scene, strip)
+            if then is None or part is None:
                 continue
-            if then.clipped(now.start, now.end).same_as(now):
-                remember_time(strip, now)
+            is_piece = not any(other and timemap.overlap(part, other) for other in played)
+            if is_piece and strip.get(NLA) and not _is_in_place(scene, strip):
+                is_piece, strip[STALE] = False, True  # its keys are in the NLA strip of the original
+            if is_piece:
+                played.append(part)
+                remember_time(strip, then.clipped(*part))
             else:
                 del strip[TIME]
+
+
+def _played(scene: bpy.types.Scene, strip: bpy.types.Strip) -> tuple[int, int] | None:
+    """The frames, as remembered, of the content that a strip plays now; None if nothing is remembered."""
+    then, now = remembered_time(strip), time_map(scene, strip)
+    if then is None:
+        return None
+    first, last = np.floor(now.follow([now.start, now.end - 1], then) + 0.5).astype(int).tolist()
+    part = then.clipped(first, last + 1)
+    return part.start, part.end
+
+
+def _is_in_place(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    """Whether a strip plays a part of what is remembered, at the remembered frames."""
+    then, now = remembered_time(strip), time_map(scene, strip)
+    return then is not None and then.clipped(now.start, now.end).same_as(now)
 
 
 def _take_faces(scene: bpy.types.Scene, plate: bpy.types.Strip, original: bpy.types.Strip) -> None:

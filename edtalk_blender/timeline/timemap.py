@@ -193,6 +193,11 @@ def uncovered(whole: tuple[int, int], ranges: Iterable[tuple[int, int]]) -> list
     return [*parts, (start, whole[1])]
 
 
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two ranges have a frame in common."""
+    return max(one[0], other[0]) < min(one[1], other[1])
+
+
 def union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
     """The smallest range that holds all non-empty ranges; None where there is none."""
     ranges = [(start, end) for start, end in ranges if end > start]

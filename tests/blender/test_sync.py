@@ -67,6 +67,12 @@ def move(package, strip, delta):
     package.compat.set_strip_value(strip, "content_start", package.compat.content_start(strip) + delta)
 
 
+def select_only(package, scene, strip):
+    scene.sequence_editor.active_strip = strip
+    for other in package.compat.strips(scene):
+        other.select = other == strip
+
+
 def span(package, strip):
     return package.compat.left_handle(strip), package.compat.right_handle(strip)
 
@@ -202,6 +208,63 @@ def test_a_split_changes_no_keys_and_both_parts_move_separately(package, scene, 
     assert opening(package, obj, 30) == opening(package, obj, 129) == 0.0
 
 
+def test_a_piece_that_is_moved_before_the_split_is_followed_takes_its_keys(package, scene, line, obj):
+    piece = line.split(frame=30, split_method="SOFT")
+    move(package, piece, 100)
+    follow(package, scene)
+    assert keys(package, obj) == [*range(9, 31), *range(129, 159)]
+    assert opening(package, obj, 130) == pytest.approx(20 / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 157) == pytest.approx(1.0)
+    assert opening(package, obj, 29) == pytest.approx(19 / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 30) == opening(package, obj, 129) == opening(package, obj, 158) == 0.0
+    assert follow(package, scene) == 0
+
+
+def test_all_pieces_can_move_before_the_splits_are_followed(package, scene, line, obj):
+    middle = line.split(frame=25, split_method="SOFT")
+    last = middle.split(frame=40, split_method="SOFT")
+    for strip, delta in ((line, 300), (middle, 100), (last, 205)):
+        move(package, strip, delta)
+    follow(package, scene)
+    for start, frame in ((10, 310), (24, 324), (25, 125), (39, 139), (40, 245), (57, 262)):
+        assert opening(package, obj, frame) == pytest.approx((start - 10) / (FRAMES - 1), abs=1e-3)
+    assert opening(package, obj, 50) == opening(package, obj, 200) == opening(package, obj, 280) == 0.0
+
+
+def test_the_keys_of_a_piece_that_was_cut_out_are_removed(package, scene, line, obj):
+    middle = line.split(frame=25, split_method="SOFT")
+    last = middle.split(frame=40, split_method="SOFT")
+    scene.sequence_editor.strips.remove(middle)
+    move(package, last, 100)
+    follow(package, scene)
+    assert keys(package, obj) == [*range(9, 26), *range(139, 159)]
+    assert opening(package, obj, 140) == pytest.approx(30 / (FRAMES - 1), abs=1e-3)
+
+
+def test_a_copy_that_is_trimmed_before_it_is_followed_has_no_keys(package, scene, line, obj):
+    before = keys(package, obj)
+    select_only(package, scene, line)
+    with sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.duplicate()
+    (copy,) = [strip for strip in package.compat.strips(scene) if strip != line]
+    move(package, copy, 200)
+    package.compat.set_strip_value(copy, "left_handle", 220)
+    follow(package, scene)
+    assert keys(package, obj) == before
+    assert package.timeline.sequencer.remembered_time(copy) is None
+
+
+def test_a_piece_of_a_line_in_the_nla_is_stale_if_it_moves(package, scene, sound, obj):
+    obj.edtalk.lip_nla = True
+    line = speak(package, scene, sound, obj, 10)
+    piece = line.split(frame=30, split_method="SOFT")
+    move(package, piece, 100)
+    follow(package, scene)
+    _track, strip = package.animation.keys.find_strip(obj, line["edtalk_nla"])
+    assert strip.frame_start == 9
+    assert piece["edtalk_stale"]
+
+
 def test_an_nla_strip_moves_with_its_line(package, scene, sound, obj):
     obj.edtalk.lip_nla = True
     line = speak(package, scene, sound, obj, 10)
@@ -255,9 +318,7 @@ def test_parts_of_a_split_face_move_the_sound_only_together(package, scene, obj,
 
 
 def test_a_copy_of_a_face_strip_is_independent(package, scene, obj, line, face):
-    scene.sequence_editor.active_strip = face
-    for strip in scene.sequence_editor.strips:
-        strip.select = strip == face
+    select_only(package, scene, face)
     with sequencer_context(bpy.context, scene):
         bpy.ops.sequencer.duplicate()
     (copy,) = [strip for strip in package.timeline.sequencer.faces(scene, obj) if strip != face]
