@@ -24,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     After an error the partial file is removed and `path` is unchanged. Several processes may write the same file. An
     OSError in the block or at its end becomes EDTalkError(kind="disk").
     """
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    partial = partial_path(path)
     try:
         yield partial
         partial.replace(path)
@@ -33,6 +33,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it was renamed, or could not be created
             partial.unlink()
+
+
+def partial_path(path: Path) -> Path:
+    """A random name in the folder of `path`, for a file that is renamed to `path` when it is complete.
+
+    The name cannot be predicted, so no link can be planted there, and two processes never share it. It ends in the
+    suffix of `path`, because libraries choose the format by it.
+    """
+    # The stem is cut, so that `path` may have the longest name that a file system allows.
+    return path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
 
 
 def check_file(path: Path, expected: str) -> None:

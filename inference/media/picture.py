@@ -88,7 +88,7 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove partial files of killed writers from a folder of pictures, except those of the last hour."""
+    """Remove partial files of killed writers from a folder, except those that were changed in the last hour."""
     with contextlib.suppress(OSError):
         for path in Path(folder).glob(".*.partial.*"):
             with contextlib.suppress(OSError):  # another process removed it

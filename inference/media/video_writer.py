@@ -14,8 +14,8 @@ import av
 import numpy as np
 
 from ..contract.errors import EDTalkError, disk_error
-from ..contract.files import atomic_write
-from .picture import save_picture
+from ..contract.files import atomic_write, partial_path
+from .picture import clear_leftovers, save_picture
 from .sound import convert_sound, decode_sound
 from .video import parse_fps
 
@@ -53,12 +53,13 @@ class VideoWriter:
             names = ", ".join(CONTAINERS)
             raise EDTalkError(f"Clips must end in {names}, found the suffix '{self.path.suffix}' in {self.path}.")
         self._sound = None if sound is None else _SoundTrack(sound)
-        self._partial = self.path.with_name(f".{self.path.name}.partial{self.path.suffix}")
+        self._partial = partial_path(self.path)
         self._written = 0  # samples of sound
         self._failed = False
         moov_first = {"movflags": "+faststart"} if self.path.suffix.lower() != ".mkv" else {}
         try:
-            self._partial.touch()  # FFmpeg would create it only at the first frame
+            clear_leftovers(self.path.parent)
+            self._partial.touch(exist_ok=False)  # FFmpeg would create it only at the first frame
             self._file = av.open(str(self._partial), "w", options=moov_first)
         except (av.FFmpegError, OSError) as error:
             _remove(self._partial)

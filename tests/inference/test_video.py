@@ -1,7 +1,9 @@
 """Tests of reading and writing clips: speed, length, sound, colours, damaged files, full disks, interruption."""
 
+import contextlib
 import logging
 import os
+import time
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from inference.contract.errors import EDTalkError
-from inference.media import video, video_writer
+from inference.media import picture, video, video_writer
 from inference.media.sound import load_sound
 from inference.media.video import ClipInfo, open_driver, parse_fps, probe, read_frames
 from inference.media.video_writer import FrameFolder, VideoWriter
@@ -379,6 +381,35 @@ def test_damaged_sound_keeps_the_existing_clip(tmp_path):
         write()
     assert path.read_bytes() == b"existing clip"
     assert [file.name for file in tmp_path.iterdir()] == ["c.mp4"]
+
+
+def test_processes_that_write_one_clip_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "c.mp4"
+    with VideoWriter(path, 25, (64, 48)) as one, VideoWriter(path, 25, (64, 48)) as other:
+        for i in range(5):
+            one.write(numbered(i))
+            other.write(numbered(9 - i))
+    assert [number(frame) for frame in read_frames(path)] == list(range(5)), "the last to end"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_name_of_the_partial_clip_cannot_be_predicted(tmp_path):
+    names = set()
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt), VideoWriter(tmp_path / "c.mp4", 25, (64, 48)):
+            names |= {path.name for path in tmp_path.iterdir()}
+            raise KeyboardInterrupt
+    assert len(names) == 2
+
+
+def test_partial_clips_of_killed_processes_are_removed(tmp_path):
+    old, young = tmp_path / ".a.12345678.partial.mp4", tmp_path / ".b.12345678.partial.mp4"
+    for path in (old, young):
+        path.write_bytes(b"half a clip")
+    os.utime(old, (time.time() - 2 * picture._STALE_AFTER,) * 2)
+    with VideoWriter(tmp_path / "c.mp4", 25, (64, 48)) as writer:
+        writer.write(numbered(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "c.mp4"]
 
 
 def test_sound_is_cut_to_a_shorter_clip(tmp_path):

@@ -46,6 +46,13 @@ def test_two_writers_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_longest_name_that_file_systems_allow_is_written(tmp_path):
+    path = tmp_path / ("a" * 251 + ".txt")
+    with atomic_write(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
 def test_write_error_names_the_file(tmp_path):
     path = tmp_path / "none" / "a.txt"
     with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, atomic_write(path) as partial:
