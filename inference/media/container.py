@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any
 
 import av
 
@@ -22,13 +21,12 @@ _DEMUXERS = [*_SOUND.split(), *_MOVIES.split(), *(f"{name}_pipe" for name in _PI
 _ONLY = {"format_whitelist": ",".join(_DEMUXERS), "protocol_whitelist": "file"}
 
 
-def open_media(path: Path, **choices: Any) -> av.container.InputContainer:
-    """Open a regular file for reading. choices: further arguments of `av.open`.
+def open_media(path: Path) -> av.container.InputContainer:
+    """Open a regular file for reading.
 
     Raises OSError (or its subclass `av.FFmpegError`) if it is not a regular file or no listed demuxer can read it.
     """
     if not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    return av.open(
-        f"file:{path}", options=dict(_ONLY), **choices
-    )  # "file:", so that a name with a colon is not taken for a URL
+    # "file:", so that a name with a colon is not taken for a URL. Titles need not be UTF-8.
+    return av.open(f"file:{path}", options=dict(_ONLY), metadata_errors="replace")

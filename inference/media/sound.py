@@ -54,7 +54,7 @@ def decode_sound(path: Path) -> Iterator[av.AudioFrame]:
     """
     check_file(path, _EXPECTED)
     try:
-        with open_media(path, metadata_errors="replace") as container:
+        with open_media(path) as container:
             if not container.streams.audio:
                 raise EDTalkError(f"{path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
             yield from container.decode(audio=0)
