@@ -23,8 +23,8 @@ from training.evaluate import (
     motion,
     people,
     pictures,
+    recognition,
     report,
-    understanding,
     voices,
 )
 from training.evaluate.puppet import (
@@ -143,9 +143,9 @@ def test_head_movement_is_fitted() -> None:
 
 def test_disentanglement_adds_up_by_bank() -> None:
     units = [
-        motion.Alone("jawOpen", 0.3, 0.01, 1, 0),
-        motion.Alone("mouthPress", 0.1, 0.03, 1, 0),
-        motion.Alone("headYaw", 1, 0, 1, 0),
+        motion.UnitMotion("jawOpen", 0.3, 0.01, 1, 0),
+        motion.UnitMotion("mouthPress", 0.1, 0.03, 1, 0),
+        motion.UnitMotion("headYaw", 1, 0, 1, 0),
     ]
     assert motion.disentanglement(units, "lip") == pytest.approx(10)
     assert motion.disentanglement(units, "pose") == math.inf
@@ -156,15 +156,15 @@ def test_correlation_by_column() -> None:
     truth = np.random.default_rng(0).normal(size=(50, 4))
     truth[:, 3] = 0
     read = np.stack([3 * truth[:, 0] + 1, -truth[:, 1], np.ones(50), truth[:, 0]], 1)
-    np.testing.assert_allclose(understanding.correlations(read, truth), [1, -1, 0, np.nan])
+    np.testing.assert_allclose(recognition.correlations(read, truth), [1, -1, 0, np.nan])
 
 
 def test_likeness_is_relative_to_other_people() -> None:
     portraits = np.eye(3)
     same = np.repeat(portraits[:, None], 2, 1)
-    assert understanding.likeness(portraits, same) == 0
+    assert recognition.relative_distance(portraits, same) == 0
     exchanged = np.roll(same, 1, 0)
-    assert understanding.likeness(portraits, exchanged, same) == 1
+    assert recognition.relative_distance(portraits, exchanged, same) == 1
 
 
 # ------------------------------------------------------------------------------------ puppets with known figures
@@ -177,8 +177,8 @@ class Perfect:
         self.known: dict[bytes, int] = {}
         self.doing: dict[bytes, np.ndarray] = {}
         for person in PERSONS:
-            rows = np.concatenate([np.zeros((1, len(NAMES)), np.float32), people.sitting(person)])
-            for image, row in zip(people.shoot(person, rows, SIZE).images, rows, strict=True):
+            rows = np.concatenate([np.zeros((1, len(NAMES)), np.float32), people.evaluation_rows(person)])
+            for image, row in zip(people.render_person(person, rows, SIZE).images, rows, strict=True):
                 self.known[image.tobytes()], self.doing[image.tobytes()] = person, row
 
     def show(self, portrait: np.ndarray) -> None:
@@ -188,10 +188,10 @@ class Perfect:
         return self.doing[self.portrait.tobytes()]
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
-        return people.shoot(self.person, rows, SIZE).images
+        return people.render_person(self.person, rows, SIZE).images
 
     def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
-        return people.shoot(self.person, rows, SIZE).points
+        return people.render_person(self.person, rows, SIZE).points
 
     def read(self, frames: np.ndarray) -> np.ndarray:
         return np.stack([self.doing[frame.tobytes()] for frame in frames])
@@ -226,22 +226,22 @@ def heads() -> Iterator[None]:
         render.renderer(SIZE)
     except Exception as failure:  # moderngl raises bare exceptions where EGL is absent
         pytest.skip(f"heads cannot be rendered: {failure}")
-    shoot, rendered = people.shoot, {}
+    render_person, rendered = people.render_person, {}
 
-    def cached(person: int, rows: np.ndarray, size: int) -> people.Shots:
+    def cached(person: int, rows: np.ndarray, size: int) -> people.PersonFrames:
         key = person, np.asarray(rows, np.float32).tobytes(), size
         if key not in rendered:
-            rendered[key] = shoot(person, rows, size)
+            rendered[key] = render_person(person, rows, size)
         return rendered[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(people, "shoot", cached)
+        patch.setattr(people, "render_person", cached)
         yield
 
 
 @pytest.fixture(scope="module")
-def judge(heads) -> understanding.Judge:
-    return understanding.train_judge(6, 1)
+def classifiers(heads) -> recognition.Classifiers:
+    return recognition.train_classifiers(6, 1)
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +253,11 @@ def by_key(lines: list[report.Figure]) -> dict[str, report.Figure]:
     return {line.key: line for line in lines}
 
 
-def test_true_frames_meet_every_target(perfect, judge) -> None:
-    seen = measure.watch(perfect, PERSONS, SIZE, judge)
-    table = by_key([*figures.people_figures(seen), *figures.reading_figures(seen)[0], *figures.person_figures(seen)])
+def test_true_frames_meet_every_target(perfect, classifiers) -> None:
+    measured = measure.measure_people(perfect, PERSONS, SIZE, classifiers)
+    table = by_key(
+        [*figures.people_figures(measured), *figures.reading_figures(measured)[0], *figures.person_figures(measured)]
+    )
     for case in ("", "rest_", "led_"):
         assert table[f"{case}psnr"].value == math.inf
         assert table[f"{case}points_face"].value == 0
@@ -271,14 +273,14 @@ def test_true_frames_meet_every_target(perfect, judge) -> None:
     assert table["emotions"].value == table["emotions"].truth
     assert table["emotions"].value > 0.8
     assert all(line.met for line in table.values() if line.target is not None and "gain" not in line.key)
-    assert [len(row) for row in seen.sheet] == [9, 9]
+    assert [len(row) for row in measured.sheet] == [9, 9]
 
 
-def test_copies_have_the_figures_of_the_baseline(heads, judge) -> None:
-    seen = measure.watch(Copy(), PERSONS, SIZE, judge)
+def test_copies_have_the_figures_of_the_baseline(heads, classifiers) -> None:
+    measured = measure.measure_people(Copy(), PERSONS, SIZE, classifiers)
     for name in ("psnr", "ssim", "drift", "points_mouth", "points_face"):
-        np.testing.assert_array_equal(seen.scores[name], seen.scores[f"{name}_copy"])
-    table = by_key([*figures.people_figures(seen), *figures.person_figures(seen)])
+        np.testing.assert_array_equal(measured.scores[name], measured.scores[f"{name}_copy"])
+    table = by_key([*figures.people_figures(measured), *figures.person_figures(measured)])
     assert table["psnr_gain"].value == 0
     assert table["background"].value == 0
     assert table["identity"].value < 0.01  # its points are aligned by the visible points of the truth
@@ -286,31 +288,31 @@ def test_copies_have_the_figures_of_the_baseline(heads, judge) -> None:
 
 
 def test_disentanglement_detects_entangled_units(perfect) -> None:
-    made, true = motion.units_apart(perfect, PERSONS[:1], SIZE)
+    made, true = motion.single_unit_motions(perfect, PERSONS[:1], SIZE)
     assert made == true
     assert {one.bank for one in made} == {"lip", "pose", "exp"}
     assert all(one.share == pytest.approx(1) for one in made)
     for bank in ("lip", "pose", "exp"):
         assert motion.disentanglement(made, bank) > 20
-    entangled, _ = motion.units_apart(Entangled(), PERSONS[:1], SIZE)
+    entangled, _ = motion.single_unit_motions(Entangled(), PERSONS[:1], SIZE)
     for bank in ("lip", "exp"):
         assert motion.disentanglement(entangled, bank) < 0.2 * motion.disentanglement(made, bank)
-    still, _ = motion.units_apart(Copy(), PERSONS[:1], SIZE)
+    still, _ = motion.single_unit_motions(Copy(), PERSONS[:1], SIZE)
     assert all(one.own == one.rest == one.share == 0 for one in still)
 
 
 def test_test_people_are_reproducible_and_have_pose_sweeps(heads) -> None:
-    rows = people.sitting(people.FIRST + 4)
-    np.testing.assert_array_equal(rows, people.sitting(people.FIRST + 4))
+    rows = people.evaluation_rows(people.FIRST + 4)
+    np.testing.assert_array_equal(rows, people.evaluation_rows(people.FIRST + 4))
     assert rows.shape == (1 + people.DRIVEN + 2, len(NAMES))
     assert (np.count_nonzero(rows[-2:], axis=1) == 1).all()
-    swept = {(*np.flatnonzero(row), row.sum() > 0) for n in range(6) for row in people.sitting(n)[-2:]}
+    swept = {(*np.flatnonzero(row), row.sum() > 0) for n in range(6) for row in people.evaluation_rows(n)[-2:]}
     assert len(swept) == 2 * len(POSE)
 
 
 def test_a_bank_returns_frames_of_the_given_size_and_points_that_follow_its_flow(heads, starter_bank) -> None:
     puppet = BankPuppet(starter_bank, 96)
-    shots = people.shoot(people.FIRST, np.zeros((1, len(NAMES)), np.float32), 96)
+    shots = people.render_person(people.FIRST, np.zeros((1, len(NAMES)), np.float32), 96)
     puppet.show(shots.images[0])
     rows = np.zeros((2, len(NAMES)), np.float32)
     rows[1, NAMES.index("headShiftX")] = 1
@@ -374,7 +376,8 @@ def test_silence_is_found_by_level() -> None:
 @pytest.mark.skipif(not ctypes.util.find_library("espeak-ng"), reason="espeak-ng is not installed")
 def test_true_curves_close_the_lips_and_rest_in_silence(heads) -> None:
     spoken = [
-        voices.Spoken(heard, *voices.mouth(heard.truth), *voices.mouth(heard.truth)) for heard in voices.synthetic(4)
+        voices.MouthMotion(heard, *voices.mouth(heard.truth), *voices.mouth(heard.truth))
+        for heard in voices.synthetic(4)
     ]
     assert sum(len(one.heard.closures) for one in spoken) > 10
     assert any(one.heard.silences for one in spoken)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from training.heads import dataset, live, render
+from training.heads import dataset, render, render_process
 from training.heads.data import HeadPairs
 from training.heads.stream import HeadStream, RenderProcess
 from training.units import NAMES
@@ -87,7 +87,7 @@ def test_a_killed_renderer_is_reported_and_replaced(stream: HeadStream, capsys: 
     taken, process = stream.taken, stream.processes[0]
     os.kill(process.process.pid, signal.SIGKILL)
     process.process.wait()
-    until(lambda: stream.taken > taken + 2 * live.SLOTS, stream)
+    until(lambda: stream.taken > taken + 2 * render_process.SLOTS, stream)
     assert "killed by signal 9" in capsys.readouterr().out
     people = seen(stream)
     assert people == list(range(len(people)))  # each person exactly once

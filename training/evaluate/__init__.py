@@ -6,7 +6,7 @@ puppet        interface of what is measured: a portrait and coefficients in, pic
 measure       runs a puppet on all people
 pictures      similarity to the truth by pixels
 motion        motion of points, and motion that should not occur
-understanding coefficients, identity and emotion recognised in pictures
+recognition coefficients, identity and emotion recognised in pictures
 voices        mouth movement for voices
 photographs   real pictures and clips
 figures       rows of the table

@@ -26,10 +26,10 @@ from training.units import EMOTIONS, NAMES
 
 from . import figures as lines
 from . import measure, people, photographs, report, voices
-from .measure import Seen
+from .measure import Measurements
 from .puppet import BankPuppet
+from .recognition import confusion, train_classifiers
 from .report import Figure
-from .understanding import confusion, train_judge
 
 # Recordings that may not be published with the project; used where they exist.
 MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
@@ -65,17 +65,22 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     def progress(text: str) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
 
-    judge = train_judge(12 if args.quick else 50)
+    classifiers = train_classifiers(12 if args.quick else 50)
     progress("classifiers trained")
     puppet = BankPuppet(bank, size, detail=args.detail)
-    seen = measure.watch(
-        puppet, persons, size, judge, args.sway, lambda done: progress(f"{done} people") if done % 10 == 0 else None
+    measured = measure.measure_people(
+        puppet,
+        persons,
+        size,
+        classifiers,
+        args.sway,
+        lambda done: progress(f"{done} people") if done % 10 == 0 else None,
     )
-    figures = lines.people_figures(seen)
+    figures = lines.people_figures(measured)
     apart, by_unit = lines.disentanglement_figures(puppet, disentangled, size)
     progress("disentanglement")
-    reading, by_column = lines.reading_figures(seen)
-    figures += [*apart, *reading, *lines.person_figures(seen)]
+    reading, by_column = lines.reading_figures(measured)
+    figures += [*apart, *reading, *lines.person_figures(measured)]
 
     sounds = sounds_in(args.voices if args.voices is not None else [MEDIA] if MEDIA.is_dir() else [])
     more, spoken, voice_remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
@@ -86,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     acted: list[photographs.Photograph] = []
     folder = args.photographs or MEDIA
     if folder.is_dir():
-        more, acted, photograph_remarks = lines.photograph_figures(puppet, folder, size, judge)
+        more, acted, photograph_remarks = lines.photograph_figures(puppet, folder, size, classifiers)
         figures += more
         remarks += photograph_remarks
         progress("photographs")
@@ -106,18 +111,18 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
         for name, row in by_unit.items()
     }
     details["read_r"] = {name: dict(zip(NAMES, row, strict=True)) for name, row in by_column.items()}
-    shares = confusion(seen.emotion_labels, seen.recognised["result"])
+    shares = confusion(measured.emotion_labels, measured.recognised["result"])
     details["confusion"] = shares
     for number, person in enumerate(persons[:2]):
         report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
     logs = {path.stem: report.read_log(path) for path in args.curve}
-    _plots(out, seen, by_unit, by_column, shares, spoken, logs)
-    report.save_sheet(seen.sheet, out / "people.jpg")
-    report.save_sheet(seen.emotions, out / "emotions.jpg")
-    report.save_sheet(seen.worst, out / "worst.jpg")
+    _plots(out, measured, by_unit, by_column, shares, spoken, logs)
+    report.save_sheet(measured.sheet, out / "people.jpg")
+    report.save_sheet(measured.emotions, out / "emotions.jpg")
+    report.save_sheet(measured.worst, out / "worst.jpg")
     report.save_sheet(list(_photograph_rows(acted)), out / "photographs.jpg")
     report.save_json(figures, details, out / "figures.json")
-    (out / "report.md").write_text(_text(args, bank, figures, remarks, seen, bool(acted), logs))
+    (out / "report.md").write_text(_text(args, bank, figures, remarks, measured, bool(acted), logs))
     progress(f"{out / 'report.md'}")
     return figures
 
@@ -132,14 +137,16 @@ def _photograph_rows(acted: Sequence[photographs.Photograph]) -> Iterator[list[n
 
 def _plots(
     out: Path,
-    seen: Seen,
+    measured: Measurements,
     by_unit: dict[str, np.ndarray],
     by_column: dict[str, np.ndarray],
     shares: np.ndarray,
-    spoken: Sequence[voices.Spoken],
+    spoken: Sequence[voices.MouthMotion],
     logs: dict[str, list[dict[str, float]]],
 ) -> None:
-    report.plot_scores(seen.scores["psnr"].ravel(), seen.scores["psnr_copy"].ravel(), out / "psnr.png", "dB", 26.0)
+    report.plot_scores(
+        measured.scores["psnr"].ravel(), measured.scores["psnr_copy"].ravel(), out / "psnr.png", "dB", 26.0
+    )
     units = np.array([by_unit[name] for name in NAMES])
     of_truth = np.maximum(units[:, 4], 1e-9)
     shown = {
@@ -162,11 +169,18 @@ def _plots(
 
 
 def _text(
-    args: argparse.Namespace, bank: Bank, figures: list[Figure], remarks: list[str], seen: Seen, acted: bool, logs: dict
-) -> str:  # fmt: skip
+    args: argparse.Namespace,
+    bank: Bank,
+    figures: list[Figure],
+    remarks: list[str],
+    measured: Measurements,
+    acted: bool,
+    logs: dict,
+) -> str:
+    """The report in Markdown. acted: whether there is a sheet of photographs."""
     asked = [figure for figure in figures if figure.target is not None]
     met = sum(figure.met is True for figure in asked)
-    count = len(seen.embedded["portrait"])
+    count, driven = len(measured.embedded["portrait"]), measured.scores["psnr"].shape[1]
     enlarged = f", enlarged from {bank.config.size} px" if bank.config.size < args.size else ""
     enlarged = ", with detail transfer" if args.detail else enlarged
     last = args.first + count - 1
@@ -202,8 +216,8 @@ def _text(
         remarks = [*remarks, "There are no plots because matplotlib is not installed."]
     return "\n\n".join([
         f"# Evaluation of {args.bank.name}",
-        f"{count} people that were not trained on (identities {args.first} to {last}), {seen.scores['psnr'].shape[1]} "
-        f"driven frames each at {args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
+        f"{count} people that were not trained on (identities {args.first} to {last}), {driven} driven frames each at "
+        f"{args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
         report.table(figures),
         "## How it is measured\n" + report.METHOD.format(sway=args.sway, **vars(people)),
         "## Remarks\n" + "\n".join(f"- {remark}" for remark in remarks),

@@ -94,8 +94,8 @@ def of_people(bank_path: Path, count: int, embedding: Embedding | None) -> tuple
     network = renderer.config.size
     figures: dict[str, Figures] = {}
     for person in range(people.FIRST, people.FIRST + count):
-        rows = people.sitting(person)[: FRAMES + 1]
-        shots = people.shoot(person, rows, max(SIZES))
+        rows = people.evaluation_rows(person)[: FRAMES + 1]
+        shots = people.render_person(person, rows, max(SIZES))
         for size in SIZES:
             portrait, *truth = (resized(image, size) for image in shots.images)
             boxes = face_boxes(shots.points[1:], size)
@@ -139,7 +139,7 @@ def of_photographs(bank_path: Path, folder: Path, embedding: Embedding | None) -
     renderer = FaceRenderer(load_bank(bank_path))
     network = renderer.config.size
     figures: dict[str, Figures] = {}
-    rows = people.sitting(people.FIRST)[: FRAMES + 1]
+    rows = people.evaluation_rows(people.FIRST)[: FRAMES + 1]
     for picture in _faces(folder):
         for size in SIZES:
             crop = frame_picture(picture, network)

@@ -14,21 +14,21 @@ from training.stages.generator import small_config
 from training.units import BANKS, EMOTIONS, NAMES
 
 from . import measure, motion, people, photographs, voices
-from .measure import Seen
+from .measure import Measurements
 from .puppet import Puppet
+from .recognition import Classifiers, correlations, relative_distance, stranger_distance
 from .report import Figure
-from .understanding import Judge, correlations, likeness, strangers
 
 LARGE = 256  # pixels of the speed target
 
 
-def people_figures(seen: Seen) -> list[Figure]:
+def people_figures(measured: Measurements) -> list[Figure]:
     # Copying has no error in frames that equal the portrait; their infinite PSNR is left out of the mean.
     scores = {name: np.where(np.isinf(part), np.nan, part) if "copy" in name else part
-              for name, part in seen.scores.items()}  # fmt: skip
+              for name, part in measured.scores.items()}  # fmt: skip
     score = {name: float(np.nanmean(values)) for name, values in scores.items()}
-    sweep = {name: float(np.nanmean(seen.scores[name][:, people.DRIVEN :])) for name in ("psnr", "psnr_copy")}
-    talk = {name: float(np.nanmean(seen.scores[name][:, : people.DRIVEN])) for name in ("psnr", "psnr_copy")}
+    sweep = {name: float(np.nanmean(measured.scores[name][:, people.DRIVEN :])) for name in ("psnr", "psnr_copy")}
+    talk = {name: float(np.nanmean(measured.scores[name][:, : people.DRIVEN])) for name in ("psnr", "psnr_copy")}
     figures = driven_figures(score, "", "")
     figures += [
         Figure("psnr_talk", "PSNR of frames of talking and acting", talk["psnr"], "dB", talk["psnr_copy"]),
@@ -48,7 +48,10 @@ def people_figures(seen: Seen) -> list[Figure]:
 
 
 def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figure]:
-    """Similarity of driven frames to the truth. case, words: prefix of names in `Seen.scores` and in the table."""
+    """Figures for the similarity of driven frames to the true frames.
+
+    score: mean values of `Measurements.scores` by name. case: prefix of these names. words: prefix of the descriptions.
+    """
 
     def figure(key: str, what: str, unit: str, truth: float | None, target: float, at_most: bool = False) -> Figure:
         key = case + key
@@ -64,9 +67,11 @@ def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figur
     ]
 
 
-def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
-    by_column = {name: correlations(rows, seen.driving) for name, rows in seen.read.items()}
-    pooled = {name: float(np.corrcoef(rows.ravel(), seen.driving.ravel())[0, 1]) for name, rows in seen.read.items()}
+def reading_figures(measured: Measurements) -> tuple[list[Figure], dict[str, np.ndarray]]:
+    by_column = {name: correlations(rows, measured.driving) for name, rows in measured.read.items()}
+    pooled = {
+        name: float(np.corrcoef(rows.ravel(), measured.driving.ravel())[0, 1]) for name, rows in measured.read.items()
+    }
     figures, start = [], 0
     for bank, count in BANKS:
         mean = {name: float(np.nanmean(values[start : start + count])) for name, values in by_column.items()}
@@ -81,11 +86,11 @@ def reading_figures(seen: Seen) -> tuple[list[Figure], dict[str, np.ndarray]]:
     return figures, by_column
 
 
-def person_figures(seen: Seen) -> list[Figure]:
-    portraits, results, truths = (seen.embedded[name] for name in ("portrait", "result", "truth"))
-    value, best = likeness(portraits, results, truths), likeness(portraits, truths)
+def person_figures(measured: Measurements) -> list[Figure]:
+    portraits, results, truths = (measured.embedded[name] for name in ("portrait", "result", "truth"))
+    value, best = relative_distance(portraits, results, truths), relative_distance(portraits, truths)
     recognised, best_recognised = (
-        float(np.mean(seen.recognised[name] == seen.emotion_labels)) for name in ("result", "truth")
+        float(np.mean(measured.recognised[name] == measured.emotion_labels)) for name in ("result", "truth")
     )
     return [
         Figure(
@@ -105,7 +110,7 @@ def person_figures(seen: Seen) -> list[Figure]:
 def disentanglement_figures(
     puppet: Puppet, persons: Sequence[int], size: int
 ) -> tuple[list[Figure], dict[str, np.ndarray]]:
-    made, true = motion.units_apart(puppet, persons, size)
+    made, true = motion.single_unit_motions(puppet, persons, size)
     figures = [
         Figure(f"apart_{bank}", f"disentanglement, {bank}: movement in its own region over the rest",
                motion.disentanglement(made, bank), "ratio", None, motion.disentanglement(true, bank), 5.0)
@@ -129,14 +134,14 @@ def disentanglement_figures(
 
 def voice_figures(
     bank: Bank, puppet: Puppet, sounds: Sequence[Path], person: int, size: int, count: int
-) -> tuple[list[Figure], list[voices.Spoken], list[str]]:
+) -> tuple[list[Figure], list[voices.MouthMotion], list[str]]:
     """Figures, the result for every voice, and remarks. Without an audio network there are only remarks."""
     if not bank.has_audio:
         return [], [], ["The bank has no audio network, so voices were not measured."]
-    portrait = people.shoot(person, np.zeros((1, len(NAMES)), np.float32), size)
+    portrait = people.render_person(person, np.zeros((1, len(NAMES)), np.float32), size)
     puppet.show(portrait.images[0])
-    made = [voices.listen(bank, heard) for heard in voices.synthetic(count)]
-    heard = [voices.listen(bank, voices.real(path), puppet, portrait.points[0]) for path in sounds]
+    made = [voices.mouth_motion(bank, heard) for heard in voices.synthetic(count)]
+    heard = [voices.mouth_motion(bank, voices.real(path), puppet, portrait.points[0]) for path in sounds]
     remarks = [
         f"{one.heard.name}: {one.heard.how}; {len(one.heard.closures)} sounds /p b m/ and "
         f"{sum(end - start for start, end in one.heard.silences):.1f} s of silence found."
@@ -174,12 +179,12 @@ def voice_figures(
 
 
 def photograph_figures(
-    puppet: Puppet, folder: Path, size: int, judge: Judge
+    puppet: Puppet, folder: Path, size: int, classifiers: Classifiers
 ) -> tuple[list[Figure], list[photographs.Photograph], list[str]]:
     acted, remarks = [], []
     for path in photographs.portraits_in(folder):
         try:
-            acted.append(photographs.act(puppet, path, size, judge))
+            acted.append(photographs.act(puppet, path, size, classifiers))
         except EDTalkError as error:
             remarks.append(f"{path.name} was skipped: {error.message}")
     figures = []
@@ -193,7 +198,9 @@ def photograph_figures(
             Figure("clips_ssim", f"{what}: SSIM, face region", mean["ssim"], "", mean["ssim_copy"], 1.0),
         ]
     if len(acted) > 1:
-        between = strangers(np.stack([one.person for one in acted]), np.stack([one.acted for one in acted])[:, None])
+        between = stranger_distance(
+            np.stack([one.person for one in acted]), np.stack([one.acted for one in acted])[:, None]
+        )
         distance = float(np.mean([1 - one.person @ one.acted for one in acted])) / between
         what = f"{len(acted)} photographs and clips: identity as above, each of another person"
         figures.append(Figure("photographs_identity", what, distance, "", 0.0))

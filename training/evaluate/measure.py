@@ -15,10 +15,10 @@ from training.units import NAMES
 
 from . import people
 from .motion import point_errors
-from .people import EYE_DISTANCE, Shots
+from .people import EYE_DISTANCE, PersonFrames
 from .pictures import background_change, drift, face_boxes, psnr, ssim
 from .puppet import Puppet
-from .understanding import Judge
+from .recognition import Classifiers
 
 SHOWN = 10  # people in the contact sheet
 WORST = 10  # frames with the lowest PSNR that are kept
@@ -37,7 +37,7 @@ SWEEP_STEPS = 7
 
 
 @dataclass
-class Seen:
+class Measurements:
     """Measurements of I people with T driven frames each, and pictures.
 
     scores: (I, T) by name. Prefix "rest_": portrait exactly at rest; "led_": driven relative to the portrait. Suffix
@@ -59,14 +59,14 @@ class Seen:
     worst: list[list[np.ndarray]] = field(default_factory=list)  # portrait, truth, result
 
 
-def watch(
+def measure_people(
     puppet: Puppet,
     persons: Sequence[int],
     size: int,
-    judge: Judge,
+    classifiers: Classifiers,
     sway: float = people.SWAY,
     progress: Callable[[int], None] = lambda done: None,
-) -> Seen:
+) -> Measurements:
     """Drive every person: by talking frames from a portrait and from rest, and by emotions from rest."""
     scores, driving, labels = [], [], []
     recognised: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
@@ -74,7 +74,7 @@ def watch(
     embedded: dict[str, list[np.ndarray]] = {name: [] for name in ("portrait", "result", "truth")}
     sheet, emotions, worst = [], [], []
     for number, person in enumerate(persons):
-        shots = people.shoot(person, people.sitting(person, sway), size)
+        shots = people.render_person(person, people.evaluation_rows(person, sway), size)
         portrait, truth = shots[:1], shots[1:]
         puppet.show(portrait.images[0])
         result = puppet.pictures(truth.coefficients)
@@ -90,9 +90,9 @@ def watch(
         ):  # fmt: skip
             read[name].append(rows)
         visible = portrait.visible & truth.visible
-        embedded["portrait"].append(judge.embedding(portrait.images, portrait.points, portrait.visible))
-        embedded["result"].append(judge.embedding(result, moved, visible))
-        embedded["truth"].append(judge.embedding(truth.images, truth.points, visible))
+        embedded["portrait"].append(classifiers.embedding(portrait.images, portrait.points, portrait.visible))
+        embedded["result"].append(classifiers.embedding(result, moved, visible))
+        embedded["truth"].append(classifiers.embedding(truth.images, truth.points, visible))
         if number < SHOWN:
             tiles = [tile for pair in zip(truth.images, result, strict=True) for tile in pair]
             sheet.append([portrait.images[0], *tiles[:6], *tiles[-2:]])
@@ -100,24 +100,24 @@ def watch(
             worst.append((float(score), [portrait.images[0], truth.images[row], result[row]]))
         worst = sorted(worst, key=lambda one: one[0])[:WORST]
 
-        rows, emotions_of_rows = people.emotional(person)
+        rows, emotions_of_rows = people.emotion_rows(person)
         draw = rows if number < 2 else rows[:0]
-        rest = people.shoot(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
+        rest = people.render_person(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
         driven = puppet.pictures(truth.coefficients)
         from_rest = _scores(driven, puppet.moved(truth.coefficients, rest.points[0]), rest[:1], truth)
         scores[-1] |= {f"rest_{name}": values for name, values in from_rest.items()}
         read["rest_result"].append(puppet.read(driven))
         read["rest_truth"].append(puppet.read(truth.images))
-        acted = people.shoot(person, rows, 64)
+        acted = people.render_person(person, rows, 64)
         moved = puppet.moved(rows, rest.points[0])
-        recognised["truth"].append(judge.emotion(acted.points, rest.points[0]))
-        recognised["result"].append(judge.emotion(moved, rest.points[0]))
+        recognised["truth"].append(classifiers.emotion(acted.points, rest.points[0]))
+        recognised["result"].append(classifiers.emotion(moved, rest.points[0]))
         labels.append(emotions_of_rows)
         if len(draw):
             emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
         progress(number + 1)
-    return Seen(
+    return Measurements(
         {name: np.stack([score[name] for score in scores]) for name in scores[0]},
         np.concatenate(driving),
         {name: np.concatenate(rows) for name, rows in read.items()},
@@ -131,7 +131,9 @@ def watch(
     )  # fmt: skip
 
 
-def _scores(result: np.ndarray, moved: np.ndarray, portrait: Shots, truth: Shots) -> dict[str, np.ndarray]:
+def _scores(
+    result: np.ndarray, moved: np.ndarray, portrait: PersonFrames, truth: PersonFrames
+) -> dict[str, np.ndarray]:
     size = truth.images.shape[1]
     copy = np.broadcast_to(portrait.images, truth.images.shape)
     boxes = face_boxes(truth.points, size)
@@ -156,7 +158,7 @@ def sweeps(puppet: Puppet, person: int, size: int) -> list[list[np.ndarray]]:
     for number, (name, (first, last)) in enumerate(SWEPT.items()):
         part = slice(1 + number * SWEEP_STEPS, 1 + (number + 1) * SWEEP_STEPS)
         rows[part, NAMES.index(name)] = np.linspace(first, last, SWEEP_STEPS)
-    shots = people.shoot(person, rows, size)
+    shots = people.render_person(person, rows, size)
     puppet.show(shots.images[0])
     results = puppet.pictures(rows)
     return [

@@ -54,7 +54,7 @@ def camera_part(space: np.ndarray, shift: np.ndarray, by: np.ndarray) -> np.ndar
 
 
 @dataclass(frozen=True)
-class Alone:
+class UnitMotion:
     """Movement by a single coefficient in one person, in eye distances."""
 
     name: str
@@ -68,7 +68,7 @@ class Alone:
         return BANK_OF[self.name]
 
 
-def units_apart(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list[Alone], list[Alone]]:
+def single_unit_motions(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list[UnitMotion], list[UnitMotion]]:
     """Movement by each single coefficient in every person at rest: of the puppet, and the true one.
 
     Except for the pose, the movement of the whole head is subtracted first. A face unit's own region are the points
@@ -76,12 +76,12 @@ def units_apart(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list
     those hidden at rest, do not count. Units that move no point by LEAST (a tongue, a chin towards the camera) are left
     out.
     """
-    rows, names = people.units_alone()
+    rows, names = people.single_unit_rows()
     rows = np.concatenate([np.zeros_like(rows[:1]), rows])
     made, true = [], []
     for person in persons:
-        portrait = people.shoot(person, rows[:1], size)
-        truth = people.shoot(person, rows, 64)
+        portrait = people.render_person(person, rows[:1], size)
+        truth = people.render_person(person, rows, 64)
         seen, space = portrait.visible[0], space_points(person)
         puppet.show(portrait.images[0])
         start = truth.points[0]
@@ -89,8 +89,8 @@ def units_apart(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list
         for name, to, wanted in zip(names, moved[1:], truth.points[1:], strict=True):
             shift, goal = (to - moved[0])[seen], (wanted - start)[seen]
             if BANK_OF[name] == "pose":
-                made.append(_pose_alone(name, space[seen], shift, goal))
-                true.append(_pose_alone(name, space[seen], goal, goal))
+                made.append(_pose_motion(name, space[seen], shift, goal))
+                true.append(_pose_motion(name, space[seen], goal, goal))
                 continue
             far = np.linalg.norm(goal, axis=1)
             if far.max() < LEAST * EYE_DISTANCE:
@@ -98,30 +98,30 @@ def units_apart(puppet: Puppet, persons: Sequence[int], size: int) -> tuple[list
             own, rest = far >= OWN * far.max(), far <= REST * far.max()
             if rest.sum() < 20:
                 continue
-            made.append(_unit_alone(name, start[seen], shift, goal, own, rest))
-            true.append(_unit_alone(name, start[seen], goal, goal, own, rest))
+            made.append(_face_unit_motion(name, start[seen], shift, goal, own, rest))
+            true.append(_face_unit_motion(name, start[seen], goal, goal, own, rest))
     return made, true
 
 
-def _unit_alone(
+def _face_unit_motion(
     name: str, start: np.ndarray, shift: np.ndarray, goal: np.ndarray, own: np.ndarray, rest: np.ndarray
-) -> Alone:
+) -> UnitMotion:
     head, true_head = (similarity_part(start, move, rest) for move in (shift, goal))
     made, wanted = shift - head, goal - true_head
     distance = np.linalg.norm(made, axis=1) / EYE_DISTANCE
     share = (made[own] * wanted[own]).sum() / np.square(wanted[own]).sum()
     along = np.linalg.norm(head, axis=1).mean() / EYE_DISTANCE
-    return Alone(name, distance[own].mean(), distance[rest].mean(), float(share), float(along))
+    return UnitMotion(name, distance[own].mean(), distance[rest].mean(), float(share), float(along))
 
 
-def _pose_alone(name: str, space: np.ndarray, shift: np.ndarray, goal: np.ndarray) -> Alone:
+def _pose_motion(name: str, space: np.ndarray, shift: np.ndarray, goal: np.ndarray) -> UnitMotion:
     everywhere = np.ones(len(space), bool)
     solid = camera_part(space, shift, everywhere)
     own, rest = (np.linalg.norm(part, axis=1).mean() / EYE_DISTANCE for part in (solid, shift - solid))
-    return Alone(name, float(own), float(rest), float((shift * goal).sum() / np.square(goal).sum()), 0.0)
+    return UnitMotion(name, float(own), float(rest), float((shift * goal).sum() / np.square(goal).sum()), 0.0)
 
 
-def disentanglement(units: Sequence[Alone], bank: str) -> float:
+def disentanglement(units: Sequence[UnitMotion], bank: str) -> float:
     """Movement in the own regions of a bank's units over movement of the rest; NaN if nothing moves."""
     of_bank = [unit for unit in units if unit.bank == bank]
     own, rest = (float(np.sum([getattr(unit, part) for unit in of_bank])) for part in ("own", "rest"))

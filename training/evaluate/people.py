@@ -11,7 +11,7 @@ from training.heads.identity import EYE_SPAN
 from training.units import EMOTIONS, NAMES, POSE, POSE_COLUMNS, emotion_vector
 
 FIRST = 100_000  # first test person; people below this number may be trained on
-STUDENTS = 900_000  # first of the people on whom classifiers are trained
+CLASSIFIER_PEOPLE = 900_000  # first of the people on whom classifiers are trained
 SWAY = 0.25  # deviation of a driven frame's pose coefficients
 DRIVEN = 6  # frames of talking and acting per person
 SWEEP = 0.8  # value of the single pose coefficient in the two sweep frames
@@ -24,7 +24,7 @@ EYE_DISTANCE = 2 * EYE_SPAN  # in the points' unit, half a picture's width, as e
 
 
 @dataclass(frozen=True)
-class Shots:
+class PersonFrames:
     """T pictures of one person with ground truth; F = 830 tracked points of the face."""
 
     images: np.ndarray  # (T, S, S, 3) uint8
@@ -33,17 +33,17 @@ class Shots:
     visible: np.ndarray  # (T, F) bool
     coefficients: np.ndarray  # (T, 36) float32
 
-    def __getitem__(self, rows: slice) -> Shots:
-        return Shots(*(values[rows] for values in vars(self).values()))
+    def __getitem__(self, rows: slice) -> PersonFrames:
+        return PersonFrames(*(values[rows] for values in vars(self).values()))
 
 
-def shoot(person: int, rows: np.ndarray, size: int) -> Shots:
+def render_person(person: int, rows: np.ndarray, size: int) -> PersonFrames:
     """Render a person with coefficients (T, 36) at `size` pixels."""
     drawer = render.renderer(size)
     with drawer.context:
         drawer.show(render.person(person))
         frames = [drawer.render(row) for row in rows]
-    return Shots(
+    return PersonFrames(
         np.stack([frame.image for frame in frames]),
         np.stack([frame.mask for frame in frames]),
         np.stack([frame.points[FACE] for frame in frames]).astype(np.float32),
@@ -57,7 +57,7 @@ def space_points(person: int) -> np.ndarray:
     return render.person(person).rest[mesh.load().points[FACE]]
 
 
-def sitting(person: int, sway: float = SWAY) -> np.ndarray:
+def evaluation_rows(person: int, sway: float = SWAY) -> np.ndarray:
     """(9, 36): a portrait that is not quite at rest, six frames of talking and acting, and two pose sweeps."""
     rows = sampling.coefficients(person, sampling.PORTRAITS + DRIVEN, sway=sway)
     sweeps = np.zeros((2, len(NAMES)), np.float32)
@@ -67,7 +67,7 @@ def sitting(person: int, sway: float = SWAY) -> np.ndarray:
     return np.concatenate([rows[1:2], rows[sampling.PORTRAITS :], sweeps])
 
 
-def emotional(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def emotion_rows(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """(8 * copies, 36) frames of each emotion, with a strength of 0.7 to 1, and (8 * copies,) labels.
 
     In half of the frames the person talks; the head moves a little.
@@ -85,7 +85,7 @@ def emotional(person: int, copies: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(rows), np.array(labels)
 
 
-def units_alone(amount: float = 0.7) -> tuple[np.ndarray, list[str]]:
+def single_unit_rows(amount: float = 0.7) -> tuple[np.ndarray, list[str]]:
     """(n, 36) rows with a single coefficient each, those of the pose with both signs, and their n names."""
     rows, names = [], []
     for column, name in enumerate(NAMES):

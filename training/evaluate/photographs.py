@@ -18,7 +18,7 @@ from training.units import EMOTIONS
 from . import people
 from .pictures import face_boxes, psnr, ssim
 from .puppet import Puppet, resized
-from .understanding import Judge
+from .recognition import Classifiers
 
 CLIPS = (".mp4", ".mov", ".mkv", ".webm")
 EVERY, MOST = 10, 25  # frames of a clip: every tenth, at most 25
@@ -45,7 +45,7 @@ def portraits_in(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in (*PICTURES, *CLIPS))
 
 
-def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
+def act(puppet: Puppet, path: Path, size: int, classifiers: Classifiers) -> Photograph:
     """Drive a picture by eight emotions and some talking, or a clip's first frame by what is read from the others.
 
     Raises EDTalkError if there is no face or no readable picture.
@@ -54,7 +54,7 @@ def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
     if path.suffix.lower() in PICTURES:
         rgb = load_picture(path).rgb
         portrait = resized_square(cut(rgb, frame_picture(rgb, size, label=path.name)), size)
-        rows = np.concatenate([people.sitting(0)[1:5], people.emotional(0)[0][1 : len(EMOTIONS)]])
+        rows = np.concatenate([people.evaluation_rows(0)[1:5], people.emotion_rows(0)[0][1 : len(EMOTIONS)]])
     else:
         clip = Clip.at_own_rate(path)
         crop = frame_clip(clip.frames(), clip.fps, size, label=path.name)
@@ -70,10 +70,10 @@ def act(puppet: Puppet, path: Path, size: int, judge: Judge) -> Photograph:
         portrait, truth = frames[0], np.stack(frames[1:])
         rows = puppet.read(truth)
     puppet.show(portrait)
-    results, points = puppet.pictures(rows), judge.average
+    results, points = puppet.pictures(rows), classifiers.average
     moved = np.concatenate([points[None], puppet.moved(rows, points)])
     seen = np.ones(moved.shape[:2], bool)
-    embedded = judge.embedding(np.concatenate([portrait[None], results]), moved, seen)
+    embedded = classifiers.embedding(np.concatenate([portrait[None], results]), moved, seen)
     person, acted = embedded[0], embedded[1:].mean(0)
     if truth is None:
         return Photograph(path.stem, portrait, results, None, person, acted)

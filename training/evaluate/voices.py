@@ -29,7 +29,7 @@ BILABIALS = ("p", "b", "m")
 
 
 @dataclass(frozen=True)
-class Heard:
+class VoiceClip:
     """A voice with its lip closures and silences in seconds. truth: (T, 20) lip units at 25 fps, if known."""
 
     name: str
@@ -47,7 +47,7 @@ class Heard:
 # ---------------------------------------------------------------------------------------------------- the voices
 
 
-def synthetic(count: int, seed: int = 0) -> list[Heard]:
+def synthetic(count: int, seed: int = 0) -> list[VoiceClip]:
     """Held-out espeak-ng voices with known closures, every other one with microphone effects."""
     voices = []
     for number in range(count):
@@ -55,7 +55,7 @@ def synthetic(count: int, seed: int = 0) -> list[Heard]:
         made: Take = (take if number % 2 else recording)(rng, HELD_OUT_VARIANTS)
         times = frame_times(len(made.samples) / RATE, FPS)
         truth = made.curves[np.round(times * CURVE_FPS).astype(int)]
-        voices.append(Heard(f"espeak-ng {number}", made.samples, *_intervals(made.phones), truth, "espeak-ng"))
+        voices.append(VoiceClip(f"espeak-ng {number}", made.samples, *_intervals(made.phones), truth, "espeak-ng"))
     return voices
 
 
@@ -73,7 +73,7 @@ def _intervals(phones: Sequence[Phone]) -> tuple[list[tuple[float, float]], list
     return closures, [(start, end) for start, end in silences if end - start >= PAUSE]
 
 
-def real(path: Path) -> Heard:
+def real(path: Path) -> VoiceClip:
     """A sound file, aligned by pocketsphinx and silero-vad if installed; otherwise only silences, by level."""
     samples = to_16k(*load_sound(path))
     closures, aligner = sphinx_closures(samples), "pocketsphinx"
@@ -82,7 +82,7 @@ def real(path: Path) -> Heard:
     silences, listener = silero_silences(samples), "silero-vad"
     if silences is None:
         silences, listener = level_silences(samples), "silence by level (silero-vad is not installed)"
-    return Heard(path.name, samples, closures, silences, None, f"{aligner}, {listener}")
+    return VoiceClip(path.name, samples, closures, silences, None, f"{aligner}, {listener}")
 
 
 def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
@@ -207,10 +207,10 @@ def seen_gap(puppet: Puppet, rows: np.ndarray, points: np.ndarray) -> np.ndarray
 
 
 @dataclass(frozen=True)
-class Spoken:
+class MouthMotion:
     """Mouth movement for one voice: gaps and displacements (T,) at 25 fps, in eye distances."""
 
-    heard: Heard
+    heard: VoiceClip
     gap: np.ndarray
     moved: np.ndarray
     true_gap: np.ndarray | None = None
@@ -218,13 +218,15 @@ class Spoken:
     seen: np.ndarray | None = None  # the gap in the picture
 
 
-def listen(bank: Bank, heard: Heard, puppet: Puppet | None = None, points: np.ndarray | None = None) -> Spoken:
+def mouth_motion(
+    bank: Bank, heard: VoiceClip, puppet: Puppet | None = None, points: np.ndarray | None = None
+) -> MouthMotion:
     """Mouth movement of the bank for a voice; with a puppet and its portrait's tracked points, also in the picture."""
     rows = lip_sync(heard.samples, RATE, heard.times, bank)
     gap, moved = mouth(rows)
     true_gap, true_moved = (None, None) if heard.truth is None else mouth(heard.truth)
     seen = None if puppet is None or points is None else seen_gap(puppet, rows, points)
-    return Spoken(heard, gap, moved, true_gap, true_moved, seen)
+    return MouthMotion(heard, gap, moved, true_gap, true_moved, seen)
 
 
 def loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -265,7 +267,7 @@ def rest_rate(gap: np.ndarray, moved: np.ndarray, silences: Sequence[tuple[float
     return float(frames.mean()) if frames.size else float("nan")
 
 
-def rates(spoken: Sequence[Spoken], which: str = "") -> tuple[float, float]:
+def rates(spoken: Sequence[MouthMotion], which: str = "") -> tuple[float, float]:
     """Closure and rest rates over several voices. which: "" for the bank, "true_" for the truth."""
     closed, rest = [], []
     for one in spoken:

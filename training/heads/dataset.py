@@ -50,7 +50,7 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
     }
 
 
-def shoot(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
+def render_person(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
     """Person `index` in `frames` pictures: the rows of each file of `arrays`."""
     rows = coefficients(index, frames, seed, sway)
     with drawer.context:
@@ -91,7 +91,7 @@ def render_dataset(
     drawer, started, first_done = renderer(size), time.perf_counter(), done
     while done < identities:
         at = slice(done * frames, (done + 1) * frames)
-        for name, values in shoot(drawer, first + done, frames, seed, sway).items():
+        for name, values in render_person(drawer, first + done, frames, seed, sway).items():
             files[name][at] = values
         done += 1
         if done % SAVE_EVERY == 0 or done == identities:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import dataset, live, mesh
+from . import dataset, mesh, render_process
 from .data import RAREST, HeadPairs, area_mean
 from .sampling import SWAY
 
@@ -27,11 +27,11 @@ ROOT = Path(__file__).parents[2]
 
 
 class RenderProcess:
-    """A renderer process (`training.heads.live`) and the slots that it fills; restarted if it dies."""
+    """A renderer process (`training.heads.render_process`) and the slots that it fills; restarted if it dies."""
 
     def __init__(self, size: int, frames: int, seed: int, sway: float, first: int, stride: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edtalk-heads-"))
-        self.slots = live.shelf(self.folder, frames, size, "w+")
+        self.slots = render_process.slot_arrays(self.folder, frames, size, "w+")
         self._options = {"frames": frames, "size": size, "seed": seed, "sway": sway, "stride": stride}
         self._next, self._stride, self._delivered = first, stride, 0
         self._start()
@@ -42,7 +42,7 @@ class RenderProcess:
         single_thread = {"LP_NUM_THREADS": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with (self.folder / "errors.txt").open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", live.__name__, str(self.folder), *options],
+                [sys.executable, "-m", render_process.__name__, str(self.folder), *options],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=os.environ | single_thread,
             )  # fmt: skip
         assert self.process.stdin is not None

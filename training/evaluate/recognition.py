@@ -16,10 +16,10 @@ from training.units import EMOTIONS, NAMES
 
 from . import people
 from .motion import similarity_part
-from .people import EYE_DISTANCE, STUDENTS, Shots
+from .people import CLASSIFIER_PEOPLE, EYE_DISTANCE, PersonFrames
 
 PATCH = 40  # side of the face patch for identity, in pixels
-STUDENT_SIZE = 128  # pixels of the classifiers' pictures
+CLASSIFIER_SIZE = 128  # pixels of the classifiers' pictures
 COMPONENTS = 100
 FEATURES = slice(0, None, 3)  # of the tracked points, for emotions
 # Noise of the emotion classifier's training points, in eye distances: the error of good landmark detectors. With exact
@@ -42,8 +42,8 @@ def patch(picture: np.ndarray, points: np.ndarray, visible: np.ndarray, average:
     """
     low, high = average.min(0), average.max(0)
     template = (average - (low + high) / 2) / (high - low).max() + 0.5
-    picture = cv2.resize(picture, (STUDENT_SIZE,) * 2, interpolation=cv2.INTER_AREA)
-    pixels = (points[visible] + 1) / 2 * STUDENT_SIZE - 0.5
+    picture = cv2.resize(picture, (CLASSIFIER_SIZE,) * 2, interpolation=cv2.INTER_AREA)
+    pixels = (points[visible] + 1) / 2 * CLASSIFIER_SIZE - 0.5
     to_picture = similarity(template[visible] * PATCH, pixels)
     grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY).astype(np.float32)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -59,7 +59,7 @@ def displacement(points: np.ndarray, at_rest: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Classifiers:
     """Classifiers trained on rendered people that are neither test people nor used for training a bank.
 
     persons: Fisherfaces, a linear discriminant of grey values that separates people and ignores differences between
@@ -85,18 +85,18 @@ def normal(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
-def train_judge(persons: int = 50, copies: int = 2) -> Judge:
+def train_classifiers(persons: int = 50, copies: int = 2) -> Classifiers:
     """Train the classifiers on `persons` people, each at rest and `copies` times in each emotion."""
     shots, labels = [], []
-    for person in range(STUDENTS, STUDENTS + persons):
-        rows, label = people.emotional(person, copies)
+    for person in range(CLASSIFIER_PEOPLE, CLASSIFIER_PEOPLE + persons):
+        rows, label = people.emotion_rows(person, copies)
         rows = np.concatenate([np.zeros((1, len(NAMES)), np.float32), rows])
-        shots.append(people.shoot(person, rows, STUDENT_SIZE))
+        shots.append(people.render_person(person, rows, CLASSIFIER_SIZE))
         labels.append(label)
     return learn(shots, np.concatenate(labels))
 
 
-def learn(shots: Sequence[Shots], labels: np.ndarray) -> Judge:
+def learn(shots: Sequence[PersonFrames], labels: np.ndarray) -> Classifiers:
     """Train on shots of one person each: the first picture at rest, the others in the emotions `labels`."""
     average = np.mean([shot.points[0] for shot in shots], 0)
     patches = [
@@ -111,7 +111,7 @@ def learn(shots: Sequence[Shots], labels: np.ndarray) -> Judge:
     rng = np.random.default_rng(0)
     seen = np.concatenate([moved + rng.normal(0, POINT_NOISE, moved.shape) for _ in range(3)])
     emotions = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(seen, np.tile(labels, 3))
-    return Judge(persons.fit(np.stack(patches), who), emotions, average)
+    return Classifiers(persons.fit(np.stack(patches), who), emotions, average)
 
 
 def confusion(truth: np.ndarray, recognised: np.ndarray) -> np.ndarray:
@@ -121,16 +121,16 @@ def confusion(truth: np.ndarray, recognised: np.ndarray) -> np.ndarray:
     return table / np.maximum(table.sum(1, keepdims=True), 1)
 
 
-def likeness(portraits: np.ndarray, frames: np.ndarray, others: np.ndarray | None = None) -> float:
+def relative_distance(portraits: np.ndarray, frames: np.ndarray, others: np.ndarray | None = None) -> float:
     """Mean distance from a person's portrait to their frames, over the distance between two random people.
 
     portraits (I, d) and frames (I, T, d): embeddings; others: (I, T, d) frames of other people, default `frames`.
     """
     own = (1 - np.einsum("id,itd->it", portraits, frames)).mean()
-    return float(own) / strangers(portraits, frames if others is None else others)
+    return float(own) / stranger_distance(portraits, frames if others is None else others)
 
 
-def strangers(portraits: np.ndarray, frames: np.ndarray) -> float:
+def stranger_distance(portraits: np.ndarray, frames: np.ndarray) -> float:
     """Mean distance from portraits (I, d) to the frames (I, T, d) of other people; NaN for a single person."""
     across = 1 - np.einsum("id,jtd->ijt", portraits, frames)
     others = across[~np.eye(len(portraits), dtype=bool)]

@@ -16,13 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.heads.dataset import arrays, shoot
+from training.heads.dataset import arrays, render_person
 from training.heads.render import renderer
 
 SLOTS = 8
 
 
-def shelf(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarray]:
+def slot_arrays(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarray]:
     """Memory maps of the slots by name, (SLOTS, frames, ...) each. mode: "w+" creates them, "r+" opens them."""
     return {
         name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, dtype=kind, shape=(SLOTS, *shape))
@@ -30,11 +30,11 @@ def shelf(folder: Path, frames: int, size: int, mode: str) -> dict[str, np.ndarr
     }
 
 
-def deliver(folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int) -> None:
+def render_people(folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int) -> None:
     """Render identities first, first + stride, ... until the input ends."""
-    files, free, number, drawer = shelf(folder, frames, size, "r+"), list(range(SLOTS)), first, renderer(size)
+    files, free, number, drawer = slot_arrays(folder, frames, size, "r+"), list(range(SLOTS)), first, renderer(size)
     while True:
-        person = shoot(drawer, number, frames, seed, sway)
+        person = render_person(drawer, number, frames, seed, sway)
         if not free:
             line = sys.stdin.readline()
             if not line:
@@ -57,7 +57,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     os.nice(5)  # training has priority
     with suppress(BrokenPipeError):
-        deliver(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride)
+        render_people(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride)
     shutil.rmtree(args.folder, ignore_errors=True)  # the reader has ended
     os._exit(0)  # skips flushing to a closed pipe
 
