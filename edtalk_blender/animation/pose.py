@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.parsing import MALFORMED, parse_json
 
 _KEY = "edtalk_pose"
 _SIDE = re.compile(r"Left|Right|left(?![a-z])|right(?![a-z])")
@@ -26,9 +27,9 @@ def to_text(pose: Mapping[str, float]) -> str:
 def from_text(text: str) -> dict[str, float]:
     """The pose of a text made by `to_text`. Raises EDTalkError for any other text."""
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         pose = {str(name): float(value) for name, value in data["sliders"].items() if _KEY in data}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except MALFORMED:
         pose = {}
     if not pose or not all(map(math.isfinite, pose.values())):
         raise EDTalkError("The clipboard does not contain a pose.", "Use Copy Pose on a character first.")

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.files import atomic_write
+from ...inference.contract.files import atomic_write, read_regular
+from ...inference.contract.parsing import MALFORMED, parse_json
 
 _KEY = "edtalk_emotions"
 VERSION = 1
+_LARGEST = 16 * 2**20  # bytes
 
 Presets = dict[str, dict[str, float]]
 
@@ -22,7 +24,7 @@ Presets = dict[str, dict[str, float]]
 def read(path: Path) -> Presets:
     """The emotions of a file. Raises EDTalkError with the file's name if it is missing or not an emotion file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_regular(path, _LARGEST))
         version = int(data[_KEY])
         presets = {
             str(name): {str(slider): float(value) for slider, value in offsets.items()}
@@ -32,7 +34,7 @@ def read(path: Path) -> Presets:
         raise EDTalkError(f"{path} does not exist.", "Choose an existing emotion file.") from error
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="disk") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except MALFORMED as error:
         raise EDTalkError(f"{path} is not an emotion file.", "Choose a file made by Export Emotions.") from error
     if version > VERSION:
         raise EDTalkError(f"{path} was written by a newer version of the extension.", "Update the extension.")

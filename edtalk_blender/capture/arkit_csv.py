@@ -18,8 +18,10 @@ import numpy as np
 
 from ...inference.contract import arkit
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.files import read_regular
 
 _EXPORT_HINT = "Export the take as CSV. In Live Link Face, use the ARKit capture mode."
+_LARGEST = 256 * 2**20  # bytes; over an hour at 60 fps
 _TIMECODE = re.compile(r"(\d{1,2}):(\d{1,2}):(\d{1,2})([:;.,])(\d{1,3}(?:\.\d+)?)")
 _TIME_COLUMNS = ("time", "timestamp", "seconds", "sec", "t", "ms", "timems", "timestampms", "timeseconds")
 _FRAME_COLUMNS = ("frame", "frames", "frameindex", "framenumber", "index")
@@ -144,12 +146,12 @@ def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
     Raises EDTalkError with the file's name and the reason.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, _LARGEST).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist.", "Choose the take again.", "media") from error
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="media") from error
-    except UnicodeDecodeError as error:
+    except ValueError as error:
         raise EDTalkError(f"{path} is not a readable CSV file: it is not text.", _EXPORT_HINT, "media") from error
     try:
         return _parse(text, Rate.parse(rate) if rate else None, fps)
@@ -167,7 +169,9 @@ def _parse(text: str, rate: Rate | None, fps: float) -> Take:
     found = len(table.rows)
     units = {name: index for name, index in units.items() if any(row.is_filled([index]) for row in table.rows)}
     # Apps leave the cells empty while they lose the face, and cut off the last row when they are stopped.
-    table.rows = [row for row in table.rows if row.is_filled(units.values())]
+    time_column = table.time_column()
+    width = 0 if time_column is None else time_column + 1
+    table.rows = [row for row in table.rows if row.is_filled(units.values()) and len(row.cells) >= width]
     if not (table.rows and units):
         raise EDTalkError("no row contains a face.")
     values = table.numbers(units.values())
@@ -182,7 +186,7 @@ def _parse(text: str, rate: Rate | None, fps: float) -> Take:
 
 def _times(table: _Table, rate: Rate | None, fps: float) -> tuple[np.ndarray, float | None, Rate | None]:
     """Seconds of the rows (T,). If they have timecodes, also the first one in seconds and the rate, else None."""
-    column = table.column(("timecode", *_TIME_COLUMNS))
+    column = table.time_column()
     if column is not None and (table.is_called(column, "timecode") or ":" in table.rows[0].cells[column]):
         codes = []
         for row in table.rows:
@@ -237,6 +241,9 @@ class _Table:
 
     def column(self, names: Sequence[str]) -> int | None:
         return next((index for index in range(len(self.header)) if self.is_called(index, *names)), None)
+
+    def time_column(self) -> int | None:
+        return self.column(("timecode", *_TIME_COLUMNS))
 
     def numbers(self, columns: Iterable[int]) -> np.ndarray:
         """Numbers of some columns, (rows, columns) float64. Raises EDTalkError with the line of an invalid cell."""

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.parsing import MALFORMED
 
+_FARTHEST = 2**22  # frames; Blender's scenes end at a quarter of it
 _SAME = 1e-6  # frames; two moments closer than this are the same
 
 
@@ -60,7 +62,7 @@ class TimeMap:
 
     def __post_init__(self) -> None:
         frames, seconds = zip(*self.knots, strict=True) if self.knots else ((), ())
-        if not (self.fps > 0 and len(frames) > 1 and np.isfinite([*frames, *seconds]).all()):
+        if not (0 < self.fps < math.inf and len(frames) > 1 and np.isfinite([*frames, *seconds]).all()):
             raise EDTalkError("A time map needs a positive frame rate and two knots of finite numbers.")
         rising = all(a < b for a, b in pairwise(frames)) and all(a <= b for a, b in pairwise(seconds))
         if self.end < self.start or not rising:
@@ -161,8 +163,11 @@ class TimeMap:
         try:
             values = [float(value) for value in data["knots"]]
             knots = tuple(zip(values[::2], values[1::2], strict=True))
-            return TimeMap(float(data["fps"]), int(data["start"]), int(data["end"]), knots)
-        except (KeyError, TypeError, ValueError) as error:
+            start, end = int(data["start"]), int(data["end"])
+            if max(abs(start), abs(end)) > _FARTHEST:
+                raise ValueError(f"frames {start} to {end} are outside any scene")
+            return TimeMap(float(data["fps"]), start, end, knots)
+        except MALFORMED as error:
             raise EDTalkError("The stored time of a strip is not readable.", "Run Lip Sync on it again.") from error
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import EDTalkError
+from .parsing import MALFORMED, stored_path
 from .protocol import Message, ProtocolError
 
 Crop = str | tuple[float, ...]  # "auto", "none", or x, y, side in pixels and an optional angle in degrees, clockwise
+
+LARGEST = 1e15  # of any number in a message; time and sizes are smaller
 
 
 def set_fields(record: object, **values: Any) -> None:
@@ -19,15 +22,16 @@ def set_fields(record: object, **values: Any) -> None:
 
 
 def as_path(value: Any, name: str) -> Path:
-    """A path that is not empty. name: of the field, for the error."""
-    if not isinstance(value, (str, Path)) or not str(value):
-        raise EDTalkError(f"'{name}' must be a path, found {value!r}.")
-    return Path(value)
+    """A path that is not empty and that the system can represent. name: of the field, for the error."""
+    try:
+        return stored_path(str(value) if isinstance(value, Path) else value)
+    except ValueError as error:
+        raise EDTalkError(f"'{name}' must be a path, found {value!r}.") from error
 
 
 def as_number(value: Any, name: str, least: float = -math.inf) -> float:
     """A finite number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST or value < least:
         limit = "" if least == -math.inf else f" of {least:g} or more"
         raise EDTalkError(f"'{name}' must be a number{limit}, found {value!r}.")
     return float(value)
@@ -35,7 +39,7 @@ def as_number(value: Any, name: str, least: float = -math.inf) -> float:
 
 def as_whole(value: Any, name: str, least: int = 0) -> int:
     """A whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
         raise EDTalkError(f"'{name}' must be a whole number of {least} or more, found {value!r}.")
     return value
 
@@ -53,5 +57,5 @@ def parse(known: type[Any], message: Message) -> Any:
         raise
     except EDTalkError as error:
         raise ProtocolError(f"The message '{message.kind}' is malformed: {error.message}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except MALFORMED as error:
         raise ProtocolError(f"The message '{message.kind}' is malformed: {error}.") from error

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import csv
 import os
-import zipfile
-import zlib
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
 from .errors import EDTalkError
-from .files import atomic_write
+from .files import atomic_write, open_regular
+from .parsing import MALFORMED, read_npz
 
-_UNREADABLE = (  # what numpy, zipfile and csv raise for other files
-    OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, StopIteration,
-    csv.Error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+_MOST_NAMES = 1024
+_MOST_CSV, _LONGEST_LINE = 256 * 2**20, 2**18  # bytes, characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ class Coefficients:
             values, names, fps = _read_csv(path) if path.suffix == ".csv" else _read_npz(path)
         except FileNotFoundError as error:
             raise EDTalkError(f"{path} does not exist.", "Choose a .npz or .csv file of coefficients.") from error
-        except _UNREADABLE as error:
+        except (OSError, csv.Error, *MALFORMED) as error:
             raise EDTalkError(
                 f"{path} is not a readable coefficient file: expected names and a table of numbers.",
                 "Create one with 'python -m inference capture' or 'lipsync'.",
@@ -117,18 +116,36 @@ class Coefficients:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
-    with np.load(path, allow_pickle=False) as file:
-        fps = float(file["fps"][0]) if file["fps"].size else None
-        return file["values"].astype(np.float32), tuple(str(name) for name in file["names"]), fps
+    values, names, fps = read_npz(path, ("values", "names", "fps"))
+    if names.ndim != 1 or len(names) > _MOST_NAMES or names.dtype.kind != "U":
+        raise ValueError(f"expected at most {_MOST_NAMES} names, found {names.dtype} {names.shape}")
+    return values.astype(np.float32), tuple(names.tolist()), float(fps[0]) if fps.size else None
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        rows = csv.reader(file)
+    with TextIOWrapper(open_regular(path, _MOST_CSV), encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(_lines(file))  # spreadsheets write a byte order mark, which utf-8-sig removes
         first, *names = next(rows)
-        table = [[float(value) for value in row[1:]] for row in rows if row]
-    if first != "frame" and not first.startswith("fps="):
-        raise ValueError(f"expected a header that begins with 'frame' or 'fps=', found {first!r}")
-    fps = float(first.removeprefix("fps=")) if first != "frame" else None
-    values = np.array(table, np.float32).reshape(len(table), -1) if table else np.empty((0, len(names)), np.float32)
-    return values, tuple(names), fps
+        if first != "frame" and not first.startswith("fps="):
+            raise ValueError(f"expected a header that begins with 'frame' or 'fps=', found {first!r}")
+        if len(names) > _MOST_NAMES:
+            raise ValueError(f"expected at most {_MOST_NAMES} names, found {len(names)}")
+        numbers, widths = array("d"), []
+        for row in rows:
+            if row:
+                numbers.extend(map(float, row[1:]))
+                widths.append(len(row) - 1)
+    if len(set(widths)) > 1:
+        raise ValueError("its rows have different lengths")
+    width = widths[0] if widths else len(names)
+    values = np.frombuffer(numbers, np.float64) if numbers else np.empty(0)
+    with np.errstate(over="ignore"):  # such values become infinite, which `Coefficients` refuses
+        table = values.astype(np.float32).reshape(len(widths), width)
+    return table, tuple(names), float(first.removeprefix("fps=")) if first != "frame" else None
+
+
+def _lines(file: TextIOWrapper) -> Iterator[str]:
+    while line := file.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(f"a line has more than {_LONGEST_LINE} characters")
+        yield line

@@ -19,6 +19,7 @@ import numpy as np
 
 from .errors import EDTalkError
 from .files import atomic_write, cached_sha256, read_regular
+from .parsing import MALFORMED, parse_npy
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
 _ROUNDED = 2e-3  # seconds; a time at most this much before the start of a frame means that frame, as in reading
@@ -125,8 +126,8 @@ class Track:
     def load(path: str | os.PathLike[str]) -> Track:
         """Read a file that `save` wrote. Raises EDTalkError if it is missing or not a track."""
         try:
-            return _from_table(np.load(BytesIO(read_regular(path, _MOST_ROWS)), allow_pickle=False))
-        except (OSError, ValueError, TypeError, EOFError, OverflowError, MemoryError, EDTalkError) as error:
+            return _from_table(parse_npy(read_regular(path, _MOST_ROWS)))
+        except (OSError, EDTalkError, *MALFORMED) as error:
             raise EDTalkError(f"{path} is not a readable face track.", _AGAIN) from error
 
 

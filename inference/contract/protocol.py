@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from .errors import EDTalkError
+from .parsing import MALFORMED, parse_json
 
 VERSION = 1
 MAGIC = b"EDT1"
@@ -79,9 +80,9 @@ def read(stream: IO[bytes]) -> Message | None:
     text = _exactly(stream, json_length)
     payload = _exactly(stream, payload_length) if payload_length else b""
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
         kind, job = str(fields.pop("t")), int(fields.pop("id"))
-    except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except MALFORMED as error:
         raise ProtocolError(f"A message's JSON is unreadable: {text[:80]!r}.") from error
     return Message(kind, job, fields, payload)
 

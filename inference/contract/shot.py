@@ -10,7 +10,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ import numpy as np
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
 from .files import atomic_write, cached_sha256, link_or_copy, read_regular
+from .parsing import MALFORMED, parse_json, parse_npy, stored_path
 from .plate import PICTURES, Plate, pictures_in
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
@@ -40,28 +40,30 @@ _CHOICES = ("layer", "mask", "feather", "size", "detail", "added")
 FEATHER = 0.25
 LARGEST = 4096  # pixels of a side of the face's square
 _SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
-_RANGE = re.compile(r"\s*(-?\d+)(?:-(-?\d+))?\s*")
+_RANGE = re.compile(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*")
+MOST_FRAMES = 2**21  # in one list of frames; Blender's scenes have fewer
+_LARGEST_FRAME = 2**31
+_FARTHEST = 65536  # pixels of a crop; no picture is that large
 _AGAIN = "Render the shot again from Blender."
 _MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # largest files that are read, in bytes
-_BEYOND = (OverflowError, MemoryError, RecursionError)  # what forged sizes and nesting raise
 
 
 def as_crop(value: Any) -> str | tuple[float, ...]:
     """Check a crop: "auto", "none", or x, y and size of a square in pixels and optionally an angle.
 
     The angle is in degrees, clockwise, about the centre of the square. It is left out if it is 0.
-    Raises EDTalkError(kind="face") for other values.
+    No number is larger than 65536. Raises EDTalkError(kind="face") for other values.
     """
     if isinstance(value, str) and value in ("auto", "none"):
         return value
     try:
         numbers = () if isinstance(value, str) else tuple(float(number) for number in value)
-    except (TypeError, ValueError):
+    except MALFORMED:
         numbers = ()
-    if len(numbers) in (3, 4) and all(map(math.isfinite, numbers)) and numbers[2] > 0:
+    if len(numbers) in (3, 4) and all(abs(number) <= _FARTHEST for number in numbers) and numbers[2] > 0:
         return numbers[:3] if numbers[3:] == (0,) else numbers
     raise EDTalkError(
-        f"Crop must be auto, none, or x,y,size[,angle], found {value!r}.",
+        f"Crop must be auto, none, or x,y,size[,angle] of at most {_FARTHEST} pixels, found {str(value)[:80]!r}.",
         "Set the crop again.",
         "face",
     )
@@ -135,6 +137,8 @@ class Shot:
             raise EDTalkError(f"The size must be 0 to {LARGEST} pixels, found {self.size}.")
         if not 0 < self.feather <= 1:
             raise EDTalkError(f"The feather must be above 0 and at most 1, found {self.feather:g}.")
+        if abs(self.first_frame) > _LARGEST_FRAME:
+            raise EDTalkError(f"The first frame must be at most {_LARGEST_FRAME}.")
         if not len(self.coefficients):
             raise EDTalkError("A shot needs at least one frame, found none.", "Choose a longer range.")
         for name in self.added or ():
@@ -277,7 +281,7 @@ class Shot:
         folder = Path(folder)
         path = folder / _SHOT
         try:
-            data = json.loads(read_regular(path, _MOST_TEXT))
+            data = parse_json(read_regular(path, _MOST_TEXT))
             version = int(data["format_version"])
             if version > FORMAT_VERSION:
                 raise EDTalkError(
@@ -292,7 +296,7 @@ class Shot:
             raise EDTalkError(f"{folder} is not a complete shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
             raise EDTalkError(f"{error.filename or path} could not be read: {error.strerror}.", _AGAIN) from error
-        except (ValueError, KeyError, TypeError, AttributeError, EOFError, *_BEYOND) as error:
+        except MALFORMED as error:
             raise EDTalkError(f"{path} is not a shot, or is damaged: {error!r}.", _AGAIN) from error
         if shot.portrait is not None and shot.portrait_sha256 != data.get("portrait_sha256"):
             raise EDTalkError(f"{shot.portrait} is not the portrait that the shot was made with.", _AGAIN)
@@ -313,11 +317,15 @@ def frame_ranges(frames: Iterable[int]) -> str:
 def parse_frame_ranges(text: str) -> list[int]:
     """The frames of such a text, ascending; they may be negative: "-5--1". Raises EDTalkError for other text."""
     frames: set[int] = set()
+    count = 0
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
-            raise EDTalkError(f"Frames must be given as 7, 1-20 or 1-20,24, found '{text}'.")
+            raise EDTalkError(f"Frames must be given as 7, 1-20 or 1-20,24, found '{text[:80]}'.")
+        count += last + 1 - first
+        if count > MOST_FRAMES:
+            raise EDTalkError(f"At most {MOST_FRAMES} frames can be given, found more in '{text[:80]}'.")
         frames.update(range(first, last + 1))
     return sorted(frames)
 
@@ -362,7 +370,7 @@ def _read_npy(path: Path, sha256: object) -> np.ndarray:
     content = read_regular(path, _MOST_ROWS)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise EDTalkError(f"{path} is damaged or belongs to another shot.", _AGAIN)
-    return np.load(BytesIO(content), allow_pickle=False)
+    return parse_npy(content)
 
 
 def _bring_plate(plate: Plate, folder: Path, *, by_name: bool) -> Path:
@@ -408,13 +416,13 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
         return Shot(
             bank=_absolute(folder, data["bank"]),
             bank_sha256=str(data["bank_sha256"]),
-            portrait=folder / Path(str(data["portrait"])).name if plate is None else None,
+            portrait=folder / stored_path(data["portrait"]).name if plate is None else None,
             crop=data["crop"] if plate is None else "auto",
             coefficients=Coefficients(values, tuple(str(name) for name in data["names"]), data["fps"]),
             frames_folder=_absolute(folder, data["frames_folder"]),
             first_frame=int(data["first_frame"]),
             image_format=str(data["image_format"]),
-            sound=folder / Path(str(data["sound"])).name if data.get("sound") else None,
+            sound=folder / stored_path(data["sound"]).name if data.get("sound") else None,
             plate=dubbed,
             **choices,
         )
@@ -429,7 +437,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _absolute(folder: Path, path: object) -> Path:
-    return Path(os.path.abspath(folder / str(path)))
+    return Path(os.path.abspath(folder / stored_path(path)))
 
 
 def write_whole(path: Path, content: bytes) -> None:

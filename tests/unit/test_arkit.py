@@ -69,6 +69,13 @@ def test_names():
     assert {name.lower() for name in FACE} == {name.lower() for name in arkit.FACE}
 
 
+def test_rows_that_end_before_the_time_are_left_out(tmp_path):
+    path = tmp_path / "take.csv"
+    path.write_text("JawOpen,Time\n0.1,0\n0.2,0.5\n0.3\n")
+    take = read_take(path)
+    assert (take.times.tolist(), take.skipped) == ([0.0, 0.5], 1)
+
+
 # --- Ways of writing the same
 
 

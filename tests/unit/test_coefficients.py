@@ -1,5 +1,8 @@
 """Coefficient tables and their files."""
 
+import struct
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -185,4 +188,41 @@ def test_invalid_npz(tmp_path):
         Coefficients.load(path)
     np.savez(path, values=values * np.nan, names=["a"], fps=[])
     with pytest.raises(EDTalkError, match=r"bad\.npz cannot be used.*finite"):
+        Coefficients.load(path)
+
+
+def test_npz_that_unpacks_to_gigabytes(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, values=np.zeros((80 * 2**20, 1), np.float32), names=["a"], fps=[])
+    assert path.stat().st_size < 2**20
+    with pytest.raises(EDTalkError, match=r"bomb\.npz is not a readable coefficient file"):
+        Coefficients.load(path)
+
+
+def test_npz_with_a_forged_header(tmp_path):
+    path = tmp_path / "bad.npz"
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 1), }"
+    for text in (header, header[:-3], header.replace(b"<f4", b"|O"), b"(" * 5000, b"\x00" * 80, b"'''"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("values.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+            for name, array in {"names": np.array(["a"]), "fps": np.array([])}.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.save(file, array)
+        with pytest.raises(EDTalkError, match=r"bad\.npz is not a readable coefficient file"):
+            Coefficients.load(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frame," + ",".join(f"a{number}" for number in range(2000)) + "\n",
+        "frame,a\n0,1" + " " * 300_000 + "\n",
+        "frame,a\n0," + "1" * 200_000 + "\n",
+        'frame,a\n0,"1\n' * 3,
+    ],
+)
+def test_csv_beyond_the_limits(tmp_path, text):
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(EDTalkError, match=r"bad\.csv is not a readable coefficient file"):
         Coefficients.load(path)

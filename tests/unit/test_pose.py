@@ -57,7 +57,11 @@ def test_emotions_survive_a_round_trip(tmp_path):
         (b'{"emotions": {}}', "is not an emotion file"),
         (b'{"edtalk_emotions": 1, "emotions": {"a": 3}}', "is not an emotion file"),
         (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": "c"}}}', "is not an emotion file"),
-        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": Infinity}}}', "infinite or undefined"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": 1e999}}}', "infinite or undefined"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": Infinity}}}', "is not an emotion file"),
+        (b'{"edtalk_emotions": 1, "emotions": {"a": {"b": 1%s}}}' % (b"0" * 400), "is not an emotion file"),
+        (b'{"edtalk_emotions": 1, "emotions": {"\\ud800": {"b": 1}}}', "is not an emotion file"),
+        (b"[" * 10**6, "is not an emotion file"),
         (b'{"edtalk_emotions": 2, "emotions": {}}', "newer version"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -216,6 +217,11 @@ def test_invalid_frame_ranges(text):
     assert repr(text)[1:-1] in refusal(parse_frame_ranges, text).message
 
 
+@pytest.mark.parametrize("text", ["1-2000000000", "1-2000000,1-2000000", "1" * 5000, "-9999999999"])
+def test_frame_ranges_beyond_any_scene(text):
+    assert len(refusal(parse_frame_ranges, text).message) < 200
+
+
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("links", [True, False])
 def test_link_or_copy(tmp_path, monkeypatch, copy, links):
@@ -301,6 +307,41 @@ def test_only_regular_files_of_a_shot_are_read(shot, tmp_path, name):
             Shot.read(tmp_path / "written")
         if path.is_dir():
             path.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("frames_folder", "a\0b"),
+        ("bank", "\ud800"),
+        ("bank", 5),
+        ("portrait", "a\0b.png"),
+        ("portrait", "\ud800.png"),
+        ("sound", ["a.wav"]),
+        ("first_frame", 10**400),
+        ("crop", [0, 0, 10**400]),
+        ("crop", [0, 0, 100_000]),
+        ("size", 1e400),
+        ("fps", "25"),
+        ("feather", []),
+    ],
+)
+def test_forged_values(shot, tmp_path, key, value):
+    shot.write(tmp_path / "written")
+    path = tmp_path / "written" / "shot.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(EDTalkError, match=r"is not a shot, or is damaged|cannot be used"):
+        Shot.read(tmp_path / "written")
+
+
+def test_a_table_that_claims_more_values_than_it_has(shot, tmp_path):
+    shot.write(tmp_path / "written")
+    folder = tmp_path / "written"
+    table = (folder / "coefficients.npy").read_bytes().replace(b"(5, 3)", b"(5, 9)")
+    (folder / "coefficients.npy").write_bytes(table)
+    data = json.loads((folder / "shot.json").read_text())
+    (folder / "shot.json").write_text(json.dumps(data | {"coefficients_sha256": hashlib.sha256(table).hexdigest()}))
+    assert "claims" in refusal(Shot.read, folder).message
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"format_version": Infinity}', '{"format_version": 1e999}'])

@@ -194,6 +194,19 @@ def test_uncovered_parts_of_a_range():
     assert timemap.uncovered((0, 100), [(200, 300)]) == [(0, 100)]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fps", math.inf), ("fps", math.nan), ("fps", 10**400), ("start", math.inf), ("end", 10**9), ("knots", None),
+        ("knots", [0, 0, 1]), ("knots", [0, 0, math.inf, 1]), ("knots", {}), ("knots", [[]]),
+    ],
+)  # fmt: skip
+def test_forged_maps(key, value):
+    data = TimeMap.of_strip(25, 1, 101, 1).to_json() | {key: value}
+    with pytest.raises(EDTalkError):
+        TimeMap.from_json(data)
+
+
 def test_the_union_of_ranges():
     assert timemap.union([(5, 9), (20, 20), (1, 3)]) == (1, 9)
     assert timemap.union([(4, 4)]) is None
