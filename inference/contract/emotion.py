@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ _HINT = (
     "Write one emotion ('happy' or 'happy:0.7'), a mix ('happy:0.5+surprised:0.3') or keys at seconds or percent "
     "('0=neutral 1.5=happy:0.8 100%=sad')."
 )
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_LONGEST = 100_000  # characters
+_NUMBER = r"[+-]?(?:\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})"
 _TERM = re.compile(rf"([A-Za-z_][\w-]*)(?::({_NUMBER}))?", re.ASCII)
 _TIME = re.compile(rf"({_NUMBER})(s|%)?")
 
@@ -49,17 +51,18 @@ class EmotionCurve:
         known: names of the available emotions; default: not checked. Raises EDTalkError for invalid text or an unknown
         emotion.
         """
-        words = re.sub(r"\s*([=:+])\s*", r"\1", text).replace(",", " ").replace(";", " ").split()
+        if len(text) > _LONGEST:
+            raise EDTalkError(f"The emotion has {len(text)} characters, expected at most {_LONGEST}.", _HINT)
+        words = re.sub(r"\s*([=:+])\s*", r"\1", " ".join(text.split())).replace(",", " ").replace(";", " ").split()
         if not words:
             raise EDTalkError("The emotion is empty.", _HINT)
         if len(words) == 1 and "=" not in words[0]:
             words = [f"0={words[0]}"]
         keys = [_key(word) for word in words]
-        times = [(key.time, key.relative) for key in keys]
-        for time, relative in times:
-            if times.count((time, relative)) > 1:
+        for (time, relative), count in Counter((key.time, key.relative) for key in keys).items():
+            if count > 1:
                 unit = f"{time:.4%}".rstrip("0") if relative else f"{time:g} s"
-                raise EDTalkError(f"The emotion curve '{text}' has two keys at {unit}.", _HINT)
+                raise EDTalkError(f"The emotion curve {_quoted(text)} has two keys at {unit}.", _HINT)
         curve = EmotionCurve(tuple(keys))
         if known is not None:
             curve.check(known)
@@ -105,20 +108,24 @@ class EmotionCurve:
         )
 
 
+def _quoted(text: str) -> str:
+    return f"'{text}'" if len(text) <= 80 else f"'{text[:80]}...'"
+
+
 def _key(word: str) -> Key:
     time_text, divider, value = word.partition("=")
     time = _TIME.fullmatch(time_text)
     found = [_TERM.fullmatch(term) for term in value.split("+")]
     terms = [term for term in found if term is not None]
     if not divider or time is None or len(terms) < len(found):
-        raise EDTalkError(f"'{word}' is not a valid key of an emotion curve.", _HINT)
+        raise EDTalkError(f"{_quoted(word)} is not a valid key of an emotion curve.", _HINT)
     seconds = float(time[1]) * (0.01 if time[2] == "%" else 1.0)
     if seconds < 0 or not math.isfinite(seconds):
-        raise EDTalkError(f"The time of the emotion key '{word}' must not be negative.", _HINT)
+        raise EDTalkError(f"The time of the emotion key {_quoted(word)} must not be negative.", _HINT)
     strengths: dict[str, float] = {}
     for term in terms:
         name = term[1].lower()
         if name in strengths:
-            raise EDTalkError(f"The emotion key '{word}' names '{name}' twice.", _HINT)
+            raise EDTalkError(f"The emotion key {_quoted(word)} names '{name}' twice.", _HINT)
         strengths[name] = float(term[2] or 1.0)
     return Key(seconds, strengths, time[2] == "%")

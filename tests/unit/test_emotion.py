@@ -134,6 +134,18 @@ def test_length_and_frequency_of_blinks():
     assert 0.1 < shut.sum() / 100 / len(starts) < 0.25
 
 
+@pytest.mark.parametrize("text", ["9" * 20_000, "9" * 20_000 + "=happy", "0=happy:" + "1" * 20_000, " " * 200_000])
+def test_overlong_numbers_and_text_are_refused_briefly(text):
+    with pytest.raises(EDTalkError) as caught:
+        EmotionCurve.parse(text)
+    assert len(caught.value.message) < 300
+
+
+def test_many_keys_are_parsed():
+    curve = EmotionCurve.parse(" ".join(f"{second}=happy" for second in range(8000)))
+    assert len(curve.keys) == 8000
+
+
 def test_a_half_closed_eye_closes_fully_not_further():
     times = np.arange(500) / 25
     moved = add_idle_motion(np.full((500, 1), 0.25, np.float32), ("eyeBlink",), times, 1.0)
