@@ -12,9 +12,11 @@ import os
 import shutil
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,20 @@ from .emotion import NEUTRAL
 from .errors import EDTalkError
 from .files import atomic_write, open_regular
 from .mixing import add_emotions
+from .parsing import MALFORMED, parse_json
 
 FORMAT_VERSION = 1
 STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
 AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
+_CHOOSE = "Choose a .safetensors bank, or create one with 'python -m inference convert'."
 MOST_NETWORK_VALUES = 10_000  # numbers, lists and objects under `networks`; the starter bank has about 100
 _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
+_LARGEST = 4 * 2**30  # bytes of a file; the starter bank has 18 MB
+_TYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1",
+    "BOOL": "?",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,15 +127,8 @@ class Bank:
         """All weights by name, read on first use. The names of the audio network start with `audio2lip.`."""
         if self.path is None:
             raise EDTalkError(f"The bank '{self.name}' has no file to read its weights from.", kind="bank")
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            return load_file(self.path)
-        except (OSError, SafetensorError) as error:
-            raise EDTalkError(
-                f"{self.path} is damaged: its weights cannot be read ({error}).", "Get the bank again.", "bank"
-            ) from error
+        with _opened(self.path) as file:
+            return _read_tensors(self.path, file, _read_header(self.path, file), self.sha256)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -150,13 +152,19 @@ def numbered_coefficients(banks: Iterable[tuple[str, int]]) -> tuple[Coefficient
 
 def is_bank(path: str | os.PathLike[str]) -> bool:
     """Whether a safetensors file is a bank. Raises EDTalkError if it is not a complete safetensors file."""
-    return _METADATA_KEY in _read_header(Path(path))["__metadata__"]
+    path = Path(path)
+    with _opened(path) as file:
+        return _METADATA_KEY in _read_header(path, file)["__metadata__"]
 
 
 def read_bank(path: str | os.PathLike[str]) -> Bank:
     """The metadata of a bank, without its weights. Raises EDTalkError (kind "bank") for an invalid file."""
     path = Path(path)
-    header = _read_header(path)
+    with _opened(path) as file:
+        return _bank(path, _read_header(path, file))
+
+
+def _bank(path: Path, header: Mapping[str, Any]) -> Bank:
     text = header["__metadata__"].get(_METADATA_KEY)
     if text is None:
         raise EDTalkError(
@@ -165,7 +173,7 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
             "bank",
         )
     try:
-        data = json.loads(text)
+        data = parse_json(text)
         version = int(data["format_version"])
         if version > FORMAT_VERSION:
             raise EDTalkError(
@@ -187,7 +195,7 @@ def read_bank(path: str | os.PathLike[str]) -> Bank:
         )
         _check(bank)
         _check_shapes(bank, header)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+    except MALFORMED as error:
         raise EDTalkError(f"{path} has unreadable bank metadata: {error!r}.", "Get the bank again.", "bank") from error
     return bank
 
@@ -197,15 +205,11 @@ def load_bank(path: str | os.PathLike[str] = STARTER) -> Bank:
 
     Raises EDTalkError (kind "bank") if the file is missing, truncated, altered or not a bank.
     """
-    bank = read_bank(path)
-    found = _payload_hash(Path(path))
-    if found != bank.sha256:
-        raise EDTalkError(
-            f"{path} is damaged: its weights hash to {found[:12]}..., expected {bank.sha256[:12]}....",
-            "Get the bank again.",
-            "bank",
-        )
-    _ = bank.tensors
+    path = Path(path)
+    with _opened(path) as file:  # opened once, so that the weights are those of the metadata and of the hash
+        header = _read_header(path, file)
+        bank = _bank(path, header)
+        vars(bank)["tensors"] = _read_tensors(path, file, header, bank.sha256)
     return bank
 
 
@@ -237,23 +241,30 @@ def copy_bank(bank: Bank, path: str | os.PathLike[str]) -> Bank:
     assert original is not None, "only a bank with a file can be copied"
     if path.exists() and path.samefile(original):
         raise EDTalkError(f"{path} cannot be copied onto itself.", "Choose another name.", "bank")
-    header = _read_header(original)
-    bank = replace(bank, sha256=read_bank(original).sha256)
+    with _opened(original) as source:
+        header = _read_header(original, source)
+        bank = replace(bank, sha256=_bank(original, header).sha256)
+        _write_copy(bank, header, source, path)
+    return replace(bank, path=path)
+
+
+def _write_copy(bank: Bank, header: dict[str, Any], source: BufferedReader, path: Path) -> None:
+    """Write the rest of `source`, the weights, with another header."""
     header["__metadata__"][_METADATA_KEY] = json.dumps(bank.to_json())
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
     with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with original.open("rb") as source, partial.open("wb") as target:
-            source.seek(8 + struct.unpack("<Q", source.read(8))[0])
+        with partial.open("wb") as target:
             target.write(struct.pack("<Q", len(text)) + text)
             shutil.copyfileobj(source, target, 2**20)
-    return replace(bank, path=path)
 
 
 def _coefficient(entry: Mapping[str, Any]) -> Coefficient:
     """One entry of the metadata. For banks without `arkit` weights, these are derived from the name."""
     coefficient = Coefficient(**entry)
+    if not all(isinstance(text, str) for text in (coefficient.name, coefficient.bank, coefficient.unit)):
+        raise TypeError("a name or unit is not text")
     if "arkit" in entry:
         return coefficient
     return replace(coefficient, arkit=arkit.derived(coefficient.name, coefficient.unit))
@@ -324,35 +335,82 @@ def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
         )
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file: 8 bytes of length, then UTF-8. `__metadata__` is added if missing."""
-    hint = "Choose a .safetensors bank, or create one with 'python -m inference convert'."
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    """A file of unknown origin; errors while it is read become EDTalkError(kind="bank")."""
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                found = f"{size} bytes of another format"
-                raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {found}.", hint, "bank")
-            header = json.loads(file.read(length))
-            entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
-            header["__metadata__"] = dict(header.get("__metadata__") or {})
+        with open_regular(path, _LARGEST) as file:
+            yield file
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist.", hint, "bank") from error
+        raise EDTalkError(f"{path} does not exist.", _CHOOSE, "bank") from error
     except OSError as error:
-        raise EDTalkError(f"{path} could not be read: {error.strerror}.", hint, "bank") from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
-        raise EDTalkError(f"{path} is not a bank: it has no valid safetensors header.", hint, "bank") from error
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", _CHOOSE, "bank") from error
+    except ValueError as error:  # a path that the system cannot represent
+        raise EDTalkError(f"{path} could not be read: {error}.", _CHOOSE, "bank") from error
+
+
+def _read_header(path: Path, file: BufferedReader) -> dict[str, Any]:
+    """The JSON header of a safetensors file: 8 bytes of length, then UTF-8. `__metadata__` is added if missing.
+
+    Afterwards the file is at the first byte of the weights.
+    """
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(8)
+    length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+    if not 2 <= length <= min(_MAX_HEADER, size - 8):
+        found = f"{size} bytes of another format"
+        raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {found}.", _CHOOSE, "bank")
+    try:
+        header = parse_json(file.read(length))
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+        header["__metadata__"] = dict(header.get("__metadata__") or {})
+    except MALFORMED as error:
+        raise EDTalkError(f"{path} is not a bank: it has no valid safetensors header.", _CHOOSE, "bank") from error
     if 8 + length + end != size:
-        raise EDTalkError(
-            f"{path} is truncated: expected {8 + length + end} bytes, found {size}.", "Get the bank again.", "bank"
-        )
+        expected = f"expected {8 + length + end} bytes, found {size}" if abs(end) < 2**63 else f"found {size} bytes"
+        raise EDTalkError(f"{path} is truncated: {expected}.", "Get the bank again.", "bank")
     return header
 
 
-def _payload_hash(path: Path) -> str:
-    with open_regular(path) as file:
-        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read_tensors(path: Path, file: BufferedReader, header: Mapping[str, Any], sha256: str) -> dict[str, np.ndarray]:
+    """The weights, which follow the header, as views of one buffer. Raises EDTalkError if their hash is another."""
+    here = file.tell()
+    payload = np.empty(os.fstat(file.fileno()).st_size - here, np.uint8)
+    try:
+        if file.readinto(payload.data) != len(payload):
+            raise ValueError("it was changed while it was read")
+        found = hashlib.sha256(payload.data).hexdigest()
+        if found != sha256:
+            raise EDTalkError(
+                f"{path} is damaged: its weights hash to {found[:12]}..., expected {sha256[:12]}....",
+                "Get the bank again.",
+                "bank",
+            )
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        ranges = sorted(tuple(entry["data_offsets"]) for entry in entries.values())
+        if [start for start, _ in ranges] + [len(payload)] != [0] + [end for _, end in ranges]:
+            raise ValueError("its tensors overlap or have gaps")
+        tensors = {name: _tensor(payload, name, entry) for name, entry in entries.items()}
+    except MALFORMED as error:
+        raise EDTalkError(
+            f"{path} is damaged: its weights cannot be read ({error}).", "Get the bank again.", "bank"
+        ) from error
+    unusable = next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
+    if unusable:
+        raise EDTalkError(
+            f"{path} cannot be used: its weights '{unusable}' are not finite numbers.", "Get the bank again.", "bank"
+        )
+    return tensors
+
+
+def _tensor(payload: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
+    kind = _TYPES.get(entry["dtype"])
+    if kind is None:
+        raise ValueError(f"'{name}' has the unknown type {entry['dtype']!r}")
+    start, end = entry["data_offsets"]
+    return np.require(payload[start:end].view(kind).reshape(entry["shape"]), requirements=["ALIGNED"])
+
+
+def _is_finite(tensor: np.ndarray) -> bool:
+    return tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())

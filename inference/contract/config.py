@@ -87,7 +87,7 @@ class GeneratorConfig:
         style_dim = shapes["direction_lipnonlip.weight"][0]
         channels = {4: shapes["dec.input.input"][1]}
         level = 0
-        while f"dec.to_flows.{level}.conv.weight" in shapes:
+        while 2 ** (level + 2) < LARGEST_SIZE and f"dec.to_flows.{level}.conv.weight" in shapes:
             channels[2 ** (level + 3)] = shapes[f"dec.to_flows.{level}.conv.weight"][2]
             level += 1
         heads = [key.removesuffix("_fc.2.bias") for key in shapes if key.endswith("_fc.2.bias")]

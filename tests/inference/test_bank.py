@@ -14,6 +14,7 @@ from inference.contract import arkit
 from inference.contract.bank import Bank, Coefficient, copy_bank, load_bank, numbered_coefficients, read_bank, save_bank
 from inference.contract.config import GeneratorConfig
 from inference.contract.errors import EDTalkError
+from inference.contract.files import open_regular
 from inference.model.generator import Generator
 
 CONFIG = GeneratorConfig(size=8, style_dim=8, channels={4: 4, 8: 4}, banks=(("lip", 3), ("pose", 2), ("exp", 2)))
@@ -236,6 +237,36 @@ class TestDamage:
         (tmp_path / "zeros.safetensors").symlink_to("/dev/zero")
         for name in ("pipe.safetensors", "zeros.safetensors"):
             refused(tmp_path / name, "not a regular file")
+
+    def test_weights_that_are_not_finite(self, bank, tensors, tmp_path):
+        name = next(name for name, tensor in tensors.items() if tensor.dtype.kind == "f")
+        broken = tensors[name].copy()
+        broken.flat[0] = np.nan
+        save_bank(bank, tensors | {name: broken}, tmp_path / "nan.safetensors")
+        refused(tmp_path / "nan.safetensors", f"its weights '{name}' are not finite")
+
+    def test_the_file_is_opened_once(self, saved, monkeypatch):
+        """Otherwise another file could be put in its place after the hash has been checked."""
+        opened = []
+        monkeypatch.setattr(
+            "inference.contract.bank.open_regular", lambda *given: opened.append(given) or open_regular(*given)
+        )
+        load_bank(saved)
+        assert len(opened) == 1
+
+    def test_weights_read_later_are_checked_too(self, bank, tensors, saved):
+        early = read_bank(saved)
+        changed = {name: tensor + 1 if tensor.dtype.kind == "f" else tensor for name, tensor in tensors.items()}
+        save_bank(bank, changed, saved)
+        with pytest.raises(EDTalkError, match="its weights hash to"):
+            _ = early.tensors
+
+    @pytest.mark.parametrize("text", ['"\\ud800"', "NaN", "Infinity", "[" * 10**5])
+    def test_forged_metadata_text(self, saved, text):
+        rewrite_header(
+            saved, lambda header: header["__metadata__"].update(edtalk=f'{{"format_version": 1, "name": {text}}}')
+        )
+        refused(saved, "unreadable bank metadata")
 
     def test_metadata_that_is_not_json(self, saved):
         rewrite_header(saved, lambda header: header["__metadata__"].update(edtalk="{"))
