@@ -44,7 +44,8 @@ class Framing:
             x, y, side = (float(part) for part in text.split(","))
         except ValueError:
             x = y = side = math.nan
-        if not (math.isfinite(x + y) and 0 < side < math.inf):
+        # No picture has 65536 pixels along a side.
+        if not (math.isfinite(x + y) and 0 < side <= 65536 and max(abs(x), abs(y)) <= 65536):
             raise argparse.ArgumentTypeError(f"expected auto, none or x,y,size in pixels, found '{text}'")
         return Framing("box", (x, y, side))
 

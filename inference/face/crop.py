@@ -15,6 +15,7 @@ import numpy as np
 
 from ..contract.errors import EDTalkError
 
+_MOST_SAMPLES = 8192  # along a side, which limits the memory for a crop that is larger than any face
 TEMPLATE = 256  # pixels: side of the square in which landmark templates are given
 
 
@@ -134,7 +135,8 @@ def sample(picture: np.ndarray, to_picture: np.ndarray, size: tuple[int, int], s
 
     size: (width, height) of the result. scale: picture pixels per pixel of the result.
     """
-    fine = max(1, round(scale))  # bilinear reads four pixels only, so take more samples and average them
+    # Bilinear sampling reads four pixels only, so take more samples and average them.
+    fine = max(1, min(round(scale), _MOST_SAMPLES // max(size)))
     width, height = size
     step = np.array([[1 / fine, 0, 0.5 / fine - 0.5], [0, 1 / fine, 0.5 / fine - 0.5], [0, 0, 1]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

@@ -113,6 +113,9 @@ def test_shrinking_averages_and_edge_pixels_are_repeated():
     small = crop_face(stripes, crop_from_box(0, 0, 800, 100))
     assert abs(small[:, 2:-2].astype(int) - 127).max() <= 2
 
+    large = crop_face(stripes, crop_from_box(-30_000, -30_000, 60_800, 100))  # 9 gigabytes if sampled at full density
+    assert large.shape == (100, 100, 3)
+
     white = np.full((50, 50, 3), 255, np.uint8)
     outside = crop_from_box(-20, -20, 90, 90)
     assert (crop_face(white, outside) == 255).all()
