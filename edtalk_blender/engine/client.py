@@ -30,6 +30,7 @@ from pathlib import Path
 
 from ...inference.contract import answers, protocol, requests
 from ...inference.contract.answers import Answer, Beat, Failure, Hello, Progress, Stopped
+from ...inference.contract.checks import parse
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import Message, ProtocolError
 from ...inference.contract.requests import Request
@@ -594,7 +595,7 @@ class _Worker:
                 while (message := protocol.read(stdout)) is not None:
                     self.heard += 1
                     if message.kind == "beat":
-                        self.beat = Beat.from_message(message)
+                        self.beat = parse(Beat, message)
                     else:
                         self._put(message)
         except ProtocolError as error:

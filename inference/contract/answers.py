@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -45,7 +45,7 @@ class _PlainAnswer(Answer):
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(*(message[field.name] for field in fields(cls)))
+        return cls(*(_plain(message[field.name], field) for field in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -331,6 +331,15 @@ class RenderResult(_PlainAnswer):
     seconds: float
 
 
+_LARGEST = 2**63  # of the numbers in plain answers
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # Python's types of a field's value, by the field's annotation
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "float": (float, int),
+    "float | None": (float, int, type(None)),
+}
 RESULTS: dict[str, type[Answer]] = {  # what the last answer, "done", holds, by the request's kind
     "portrait": PortraitResult,
     "lip_sync": LipSyncResult,
@@ -372,6 +381,18 @@ def _ended_early(message: Message) -> bool:
     """Whether a "done" carries no result; that of a cancelled render still counts its pictures."""
     stopped = message.fields.get("cancelled") or message.fields.get("superseded")
     return bool(stopped) and "rendered" not in message.fields
+
+
+def _plain(value: Any, field: Field[Any]) -> Any:
+    """The value of a field of a plain answer. Raises EDTalkError if it is not of the field's type, see `_PLAIN_TYPES`.
+
+    Values are shown and calculated with while Blender draws, where an exception would repeat with every redraw.
+    """
+    if type(value) not in _PLAIN_TYPES[str(field.type)]:
+        raise EDTalkError(f"'{field.name}' must be of type {field.type}, found {value!r:.40}.")
+    if isinstance(value, (int, float)) and not 0 <= value <= _LARGEST:  # also refuses NaN
+        raise EDTalkError(f"'{field.name}' must be a number from 0 to {_LARGEST}, found {value!r:.40}.")
+    return value
 
 
 def _pixels(message: Message) -> np.ndarray:

@@ -171,6 +171,19 @@ def test_an_answer_that_does_not_fit_the_request_is_an_error(message):
             read_answer(message, request)
 
 
+@pytest.mark.parametrize("value", ["3", -1, 0.5, True, [], {}, None, float("nan"), 10**400])
+def test_values_of_the_wrong_type_are_refused_before_they_are_drawn(value):
+    for name in ("done", "total", "eta", "phase"):
+        fields = dict(Progress("rendering", 1, 2, 0.5).to_message(1).fields) | {name: value}
+        if (name, value) in [("phase", "3"), ("eta", 0.5), ("eta", None), ("total", None)]:
+            read_answer(Message("progress", 1, fields))
+            continue
+        with pytest.raises(ProtocolError, match=name):
+            read_answer(Message("progress", 1, fields))
+    with pytest.raises(ProtocolError):
+        read_answer(Message("beat", 0, {"busy": "x", "memory": value, "device_memory": None}))
+
+
 def test_the_document_names_every_message_and_field():
     text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
     for record in [*EXAMPLES, *(answer for _request, answer in ANSWERS)]:
