@@ -18,16 +18,18 @@ from .errors import EDTalkError, disk_error
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
     """Write a file atomically: yields the path of a partial file, which is renamed to `path` at the end.
 
     After an error the partial file is removed and `path` is unchanged. Several processes may write the same file. An
     OSError in the block or at its end becomes EDTalkError(kind="disk").
+    durable: wait until the content is on the disk, so that a power failure leaves the old file or the new one. It is
+    off for files that can be made again, such as frames, because the wait can take longer than the frame.
     """
     partial = partial_path(path)
     try:
         yield partial
-        partial.replace(path)
+        rename(partial, path, durable)
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
@@ -43,6 +45,14 @@ def partial_path(path: Path) -> Path:
     """
     # The stem is cut, so that `path` may have the longest name that a file system allows.
     return path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+
+
+def rename(partial: Path, path: Path, durable: bool = True) -> None:
+    """Give a complete file its final name, replacing an existing file. durable: see `atomic_write`. Raises OSError."""
+    if durable:
+        with partial.open("rb+") as file:  # Windows needs write access
+            os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def check_file(path: Path, expected: str) -> None:
@@ -104,7 +114,7 @@ def link_or_copy(source: Path, target: Path, copy: bool = False) -> None:
 
     An existing target is replaced. Raises EDTalkError(kind="disk").
     """
-    with atomic_write(target) as partial:
+    with atomic_write(target, durable=False) as partial:  # the source remains
         if not copy:
             with suppress(OSError):
                 os.link(source, partial)

@@ -78,7 +78,7 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         raise EDTalkError(f"A picture is saved from uint8 (H, W, 3 or 4), found {pixels.dtype} {pixels.shape}.")
     if path.suffix.lower() not in (".png", ".exr"):
         raise EDTalkError(f"Pictures are saved as .png or .exr, found the suffix '{path.suffix}' in {path}.")
-    with atomic_write(path) as partial:
+    with atomic_write(path, durable=False) as partial:
         if path.suffix.lower() == ".exr":
             partial.write_bytes(_exr(pixels))
         else:

@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from ..contract.errors import EDTalkError, disk_error
-from ..contract.files import atomic_write, partial_path
+from ..contract.files import atomic_write, partial_path, rename
 from .picture import clear_leftovers, save_picture
 from .sound import convert_sound, decode_sound
 from .video import parse_fps
@@ -107,7 +107,7 @@ class VideoWriter:
                         self._file.mux(self._audio.encode(None))
                 self._file.close()
                 if whole:
-                    self._partial.replace(self.path)
+                    rename(self._partial, self.path)
         except EDTalkError:
             if kind is None:  # otherwise the first error is the one to report
                 raise

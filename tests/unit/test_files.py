@@ -53,6 +53,16 @@ def test_longest_name_that_file_systems_allow_is_written(tmp_path):
     assert path.read_text() == "new"
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_content_is_on_the_disk_before_the_file_gets_its_name(tmp_path, monkeypatch, durable):
+    path, synced = tmp_path / "a.txt", []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists())))
+    with atomic_write(path, durable) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert synced == ([(3, False)] if durable else [])
+
+
 def test_write_error_names_the_file(tmp_path):
     path = tmp_path / "none" / "a.txt"
     with pytest.raises(EDTalkError, match=r"a\.txt could not be written") as failure, atomic_write(path) as partial:
