@@ -128,6 +128,19 @@ def interpreter(folder: Path) -> Path:
     return folder / "Scripts" / "python.exe" if _WINDOWS else folder / "bin" / "python"
 
 
+def find_program(name: str) -> Path | None:
+    """The program in the first folder of PATH that has it. name: without ".exe". None if there is none.
+
+    The current folder is not searched, and neither are relative folders of PATH: they may belong to a project from an
+    unknown source. `shutil.which` searches the current folder first on Windows.
+    """
+    for folder in map(Path, os.get_exec_path()):
+        program = folder / (f"{name}.exe" if _WINDOWS else name)
+        if folder.is_absolute() and program.is_file() and os.access(program, os.X_OK):
+            return program
+    return None
+
+
 def find_python() -> Path | None:
     """A Python of the required version that can create environments, None if there is none. Runs each candidate.
 
@@ -142,10 +155,10 @@ def find_python() -> Path | None:
         "sys.stdout.buffer.write(sys.executable.encode('utf-8', 'surrogateescape'))"
     )
     for candidate in candidates:
-        program = shutil.which(candidate[0])
+        program = find_program(candidate[0])
         if program:
             with contextlib.suppress(OSError):
-                answer = Process([program, *candidate[1:], "-I", "-c", question], env=environment()).answer(20)
+                answer = Process([str(program), *candidate[1:], "-I", "-c", question], env=environment()).answer(20)
                 if answer:
                     return Path(answer.decode("utf-8", "surrogateescape"))
     return None

@@ -26,7 +26,18 @@ from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError, disk_error
 from . import gpu, lock
-from .engine import DOWNLOADS, FOLDER, INSTALLER, MARKER, STAMP, find_python, interpreter, set_aside, sweep
+from .engine import (
+    DOWNLOADS,
+    FOLDER,
+    INSTALLER,
+    MARKER,
+    STAMP,
+    find_program,
+    find_python,
+    interpreter,
+    set_aside,
+    sweep,
+)
 from .engine import PYTHON as VERSION
 from .lock import Lock, Package
 from .process import Log, Process, environment
@@ -35,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 UNPACKED = 2.2  # size of an installed engine relative to its downloads
 SPARE = 10**9  # bytes of disk that remain free
+_MOST_UNPACKED = 4  # size of the packages in a .zip relative to the .zip; they are compressed themselves
 REPLACING = "replacing the old engine"  # the phase that waits for `may_replace`
 _SMALL = 8 * 10**6  # bytes; smaller packages are downloaded together, larger ones one by one
 _QUIETLY = ("--disable-pip-version-check", "--no-input")
@@ -168,7 +180,7 @@ class Installation:
     def _find_python(self) -> tuple[Path | None, str]:
         """The path of a Python, or else of uv."""
         python = self._python or find_python()
-        uv = "" if python else shutil.which("uv") or ""
+        uv = "" if python else str(find_program("uv") or "")
         if python or uv:
             return python, uv
         name = ".".join(map(str, VERSION))
@@ -398,15 +410,25 @@ def _holds_wheels(path: Path) -> bool:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Extract the wheels of a .zip, from any folder in it, and nothing else."""
+    """Extract the wheels of a .zip, from any folder in it, and nothing else.
+
+    Raises EDTalkError if the archive is damaged, claims more than wheels can contain, or does not fit on the disk.
+    """
     folder.mkdir(exist_ok=True)
     try:
         with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
+            wheels = [entry for entry in opened.infolist() if entry.filename.endswith(".whl")]
+            size = sum(entry.file_size for entry in wheels)  # `zipfile` extracts no more than it says
+            if size > _MOST_UNPACKED * archive.stat().st_size:
+                message = f"{archive} claims to contain {size / 1e9:.1f} GB of packages, far more than its own size."
+                raise EDTalkError(message, "Copy it again, or choose another file.", "checksum")
+            if size + SPARE > (free := shutil.disk_usage(folder).free):
+                message = f"{archive} needs {(size + SPARE) / 1e9:.1f} GB of disk space, {folder} has {free / 1e9:.1f}"
+                raise EDTalkError(f"{message} GB free.", "Free some space.", "disk")
+            for entry in wheels:
                 name = entry.filename.replace("\\", "/").rpartition("/")[2]
-                if name.endswith(".whl"):
-                    with opened.open(entry) as source, (folder / name).open("wb") as target:
-                        shutil.copyfileobj(source, target, 2**20)
+                with opened.open(entry) as source, (folder / name).open("wb") as target:
+                    shutil.copyfileobj(source, target, 2**20)
     except zipfile.BadZipFile as error:
         raise EDTalkError(f"{archive} is damaged ({error}).", "Copy it again.", "checksum") from error
 

@@ -110,6 +110,20 @@ def test_find_python_checks_the_version_of_each_candidate(monkeypatch, tmp_path)
     assert engine.find_python() is None
 
 
+@pytest.mark.parametrize("path", ["", ".", "tools", "PATH"])
+def test_programs_of_the_current_folder_are_not_run(monkeypatch, tmp_path, path):
+    """A project from an unknown source may contain a python.exe."""
+    for windows in (False, True):
+        monkeypatch.setattr(engine, "_WINDOWS", windows)
+        for folder in (tmp_path, tmp_path / "tools"):
+            program = folder / ("uv.exe" if windows else "uv")
+            program.parent.mkdir(exist_ok=True)
+            program.touch(mode=0o755)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PATH", str(tmp_path / "tools") if path == "PATH" else path)
+        assert engine.find_program("uv") == (tmp_path / "tools" / program.name if path == "PATH" else None)
+
+
 # ------------------------------------------------------------------------------------------------ reporting
 
 

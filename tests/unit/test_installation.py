@@ -216,6 +216,25 @@ def test_too_little_disk_space(root, tmp_path, monkeypatch):
     assert "has 2.0 GB free" in failed.error.message
 
 
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/torch-2.0-py3-none-any.whl", bytes(10**7))
+    with pytest.raises(EDTalkError, match="far more than its own size"):
+        installation._unpack(tmp_path / "bomb.zip", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_archive_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "wheels.zip", "w") as archive:
+        archive.writestr("torch-2.0-py3-none-any.whl", bytes(10**6))
+    usage = shutil.disk_usage(tmp_path)._replace(free=installation.SPARE + 10**5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(EDTalkError, match="of disk space") as refused:
+        installation._unpack(tmp_path / "wheels.zip", tmp_path / "out")
+    assert refused.value.kind == "disk"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_created(root, tmp_path):
     (tmp_path / "user").touch()
     failed = finish(Installation(root, tmp_path / "user", online=True, python=Path(sys.executable)))
