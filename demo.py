@@ -71,8 +71,8 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     """Create, lip-sync, render, save and export the demo scene. Returns the folder of the rendered shot."""
     import bpy
 
-    names = ("cli", "compat", "demo", "character.portrait", "timeline.sequencer", "engine.session", "render.operators")
-    cli, compat, demo, portrait, sequencer, session, render = (
+    names = ("cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.operators")
+    cli, compat, demo, rest_pose, sequencer, session, render = (
         importlib.import_module(f"{package}.edtalk_blender.{name}") for name in names
     )
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
@@ -81,7 +81,7 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are stored next to the file
 
     obj = demo.build(scene)
-    session.wait(portrait.measure(obj))
+    session.wait(rest_pose.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
     say(f"{obj.name} lip-synced: {len(compat.fcurves(obj))} F-curves")
     started = time.monotonic()

@@ -9,6 +9,9 @@ from types import ModuleType
 # to register must fail here, not later when it is used.
 MODULES = (
     "character.properties",
+    "character.files",
+    "character.sliders",
+    "character.viewport",
     "character.character",
     "rig.rig",
     "naming.naming",
@@ -18,7 +21,7 @@ MODULES = (
     "plate.dubbing",
     "engine.session",
     "capture.capture",
-    "character.portrait",
+    "character.rest_pose",
     "preferences",
     "character.operators",
     "animation.posing",

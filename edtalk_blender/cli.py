@@ -21,7 +21,7 @@ import bpy
 
 from ..inference.contract.errors import EDTalkError
 from . import compat, follow
-from .character import character, portrait
+from .character import character, files, rest_pose
 from .engine import session
 from .lipsync import lipsync
 from .render import dub as dub_operator
@@ -45,9 +45,9 @@ def add_character(
     picture: path of the portrait. bank: path of a bank; empty: the starter bank. Raises EDTalkError.
     """
     path = os.path.abspath(picture)
-    character.check_picture(path)
+    files.check_picture(path)
     obj = character.create(scene, path, bank and os.path.abspath(bank), name)
-    session.wait(portrait.measure(obj))
+    session.wait(rest_pose.measure(obj))
     return obj
 
 
@@ -156,7 +156,7 @@ def status(scene: bpy.types.Scene) -> dict[str, Any]:
         "characters": [
             {
                 "name": obj.name,
-                "bank": character.bank_path(obj).name,
+                "bank": files.bank_path(obj).name,
                 "dialogue": [strip.name for strip in sequencer.dialogue(scene, obj)],
                 "faces": {
                     strip.name: {"frames": len(strip.elements), "waiting": face_strip.waiting_frames(strip)}

@@ -11,7 +11,7 @@ from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT
 from ..inference.contract.emotion import EmotionCurve
 from . import compat
 from .animation import keys
-from .character import character
+from .character import character, files
 from .engine.asking import Explained
 from .idle import write_idle_motion
 from .timeline import sequencer
@@ -27,7 +27,7 @@ def build(
     Sets the scene's frame rate to FPS and its range to the dialogue. Portrait and sound are packed into the .blend.
     Raises EDTalkError for an unreadable portrait or an unknown emotion.
     """
-    character.check_picture(str(portrait))
+    files.check_picture(str(portrait))
     scene.render.fps, scene.render.fps_base = FPS, 1.0
     obj = character.create(scene, str(portrait), name="Painting")
     obj.edtalk.portrait_image.pack()
@@ -36,7 +36,7 @@ def build(
     sequencer.assign(strip, obj)
     clock = sequencer.time_map(scene, strip)
     scene.frame_start, scene.frame_end = clock.start, clock.end - 1
-    key_emotions(obj, EmotionCurve.parse(emotions, character.bank_of(obj).presets), clock.start)
+    key_emotions(obj, EmotionCurve.parse(emotions, files.bank_of(obj).presets), clock.start)
     write_idle_motion(scene, obj, (clock.start, clock.end), 1.0, blinks=True, seed=0)
     return obj
 

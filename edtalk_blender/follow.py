@@ -16,7 +16,7 @@ import numpy as np
 
 from . import compat
 from .animation import keys
-from .character import character
+from .character import character, files, sliders
 from .engine.asking import Explained
 from .plate import compositing
 from .timeline import sequencer, timemap
@@ -157,7 +157,7 @@ def _shift(strip: bpy.types.Strip, delta: int) -> None:
 
 def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Change]) -> None:
     """Move the keyframes of one character's changed strips, all at once because strips can swap places."""
-    lips = character.bank_of(obj).names_of("lip")
+    lips = files.bank_of(obj).names_of("lip")
     all_sliders = sequencer.settings(scene).follow_keys == "ALL"
     dialogue = [strip for strip in sequencer.dialogue(scene, obj) if strip.get(sequencer.TIME)]
     then = {strip[sequencer.ID]: time for strip in dialogue if (time := sequencer.remembered_time(strip))}
@@ -172,7 +172,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     keyed.sort(key=lambda change: change.then.end - change.then.start)  # a cut-off piece before the rest of its strip
     moves = [keys.Move(*piece) for change in keyed for piece in change.then.moves_to(change.now)]
     if moves:
-        keys.move_keys(obj, character.channel_names(obj) if all_sliders else lips, moves)
+        keys.move_keys(obj, sliders.channel_names(obj) if all_sliders else lips, moves)
     kept = [(one.start, one.end) for one in now.values()]
     for change in keyed:
         if change.moved is None:
@@ -197,7 +197,7 @@ def _within(frames: set[int], clocks: list[TimeMap]) -> set[int]:
 
 def _edge_values(obj: bpy.types.Object, lips: tuple[str, ...], change: Change) -> dict[int, dict[str, float]]:
     """Mouth values at the new first and last frame of a trimmed strip, if they were in its old range."""
-    paths = {character.data_path(name): name for name in lips}
+    paths = {sliders.data_path(name): name for name in lips}
     curves = {paths[curve.data_path]: curve for curve in compat.fcurves(obj) if curve.data_path in paths}
     found = {}
     for frame in (change.now.start, change.now.end - 1):
@@ -231,8 +231,8 @@ def _ends(change: Change) -> list[tuple[int, int]]:
 
 def _rest(obj: bpy.types.Object, lips: tuple[str, ...], frames: set[int]) -> None:
     """Key the mouth at rest at these frames, unless it has a keyframe there."""
-    paths = {character.data_path(name): name for name in lips}
-    rest = character.rest_values(obj)
+    paths = {sliders.data_path(name): name for name in lips}
+    rest = sliders.rest_values(obj)
     for curve in [curve for curve in compat.fcurves(obj) if curve.data_path in paths]:
         at = np.empty(2 * len(curve.keyframe_points), np.float32)
         curve.keyframe_points.foreach_get("co", at)

@@ -10,7 +10,7 @@ from ..inference.contract.errors import EDTalkError
 from ..inference.contract.idle import BLINK, SWAY, add_idle_motion
 from . import compat
 from .animation import curves, keys
-from .character import character
+from .character import character, files, sliders
 from .character.operators import OnCharacter
 from .timeline import sequencer
 
@@ -25,7 +25,7 @@ def write_idle_motion(
     span: first frame, and the frame after the last. amount: scale of the head motion; 1 is like a listening person.
     Raises EDTalkError if the bank has neither named head sliders nor a blink slider.
     """
-    bank, rest = character.bank_of(obj), character.rest_values(obj)
+    bank, rest = files.bank_of(obj), sliders.rest_values(obj)
     names = [name for name in SWAY if amount and name in bank.names] + [BLINK] * (blinks and BLINK in bank.names)
     if not names:
         raise EDTalkError(

@@ -18,7 +18,7 @@ from ...inference.contract.emotion import NEUTRAL
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION
 from .. import compat
-from ..character import character
+from ..character import character, files, sliders
 from ..character.operators import OnCharacter
 from . import keys, presets, sampling
 
@@ -27,8 +27,8 @@ _items: list[tuple[str, str, str]] = []  # Blender holds no reference to the str
 
 def _emotion_items(_operator: bpy.types.Operator, context: bpy.types.Context) -> list[tuple[str, str, str]]:
     obj = character.active(context) if context else None
-    names = [NEUTRAL, *(character.emotions(obj) if obj else ())]
-    _items[:] = [(name, character.title(name), "") for name in names]
+    names = [NEUTRAL, *(sliders.emotions(obj) if obj else ())]
+    _items[:] = [(name, sliders.title(name), "") for name in names]
     return _items
 
 
@@ -40,14 +40,14 @@ class ForEmotion(OnCharacter):
         if reason := super().disabled_reason(context):
             return reason
         try:
-            known = character.emotions(character.active(context))
+            known = sliders.emotions(character.active(context))
         except EDTalkError as error:  # the bank cannot be read
             return error.message.removesuffix(".")
         return "" if known else "This bank has no emotions. Save one from the current pose first"
 
     def targets(self, obj: bpy.types.Object) -> dict[str, float]:
         """Values by emotion: `strength` for the chosen one, 0 for all others. Raises EDTalkError if it is unknown."""
-        known = character.emotions(obj)
+        known = sliders.emotions(obj)
         emotion, strength = self.emotion, self.strength  # type: ignore[attr-defined]
         if emotion not in known and emotion != NEUTRAL:
             raise EDTalkError(
@@ -73,7 +73,7 @@ class EDTALK_OT_emotion_key(ForEmotion, bpy.types.Operator):
         default=1.0,
         min=0.0,
         soft_max=1.0,
-        max=character.EMOTION_LIMITS[1],
+        max=sliders.EMOTION_LIMITS[1],
     )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -98,7 +98,7 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
         default=1.0,
         min=0.0,
         soft_max=1.0,
-        max=character.EMOTION_LIMITS[1],
+        max=sliders.EMOTION_LIMITS[1],
     )
     at: EnumProperty(
         name="At",
@@ -171,7 +171,7 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
             easing="AUTO" if self.hold or self.easing == "LINEAR" else self.easing,
         )
         _set_sliders(obj, sampling.sliders_at(obj, list(targets), scene.frame_current))
-        self.report({"INFO"}, f"{character.title(self.emotion)} from frame {end}")
+        self.report({"INFO"}, f"{sliders.title(self.emotion)} from frame {end}")
         return None
 
     def _nearest_cut(self, context: bpy.types.Context) -> int:
@@ -232,19 +232,19 @@ class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        bank = character.bank_of(obj)
+        bank = files.bank_of(obj)
         columns = bank.names_of(EXPRESSION)
-        offsets = dict(zip(bank.names, (character.row(obj) - character.rest_row(obj)).tolist(), strict=True))
+        offsets = dict(zip(bank.names, (sliders.row(obj) - sliders.rest_row(obj)).tolist(), strict=True))
         moved = {name: round(offsets[name], 6) for name in columns if abs(offsets[name]) > 1e-6}
         if not moved:
             raise EDTalkError("The face has no expression to save.", "Change the expression sliders first.")
-        own = character.own_presets(obj)
-        character.set_own_presets(obj, own | {self.emotion: moved})
+        own = sliders.own_presets(obj)
+        sliders.set_own_presets(obj, own | {self.emotion: moved})
         if self.to_library:
             presets.write(library_path(), library() | {self.emotion: moved})
         if self.reset:
-            rest = character.rest_values(obj)
-            emotions = dict.fromkeys(character.emotions(obj), 0.0)
+            rest = sliders.rest_values(obj)
+            emotions = dict.fromkeys(sliders.emotions(obj), 0.0)
             _set_sliders(obj, {name: rest[name] for name in columns} | emotions | {self.emotion: 1.0})
         return None
 
@@ -284,7 +284,7 @@ class EDTALK_OT_remove_emotion(OnCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        own = character.own_presets(obj)
+        own = sliders.own_presets(obj)
         known = library() if self.from_library else {}
         if self.emotion not in own and self.emotion not in known:
             raise EDTalkError(f"{obj.name} has no custom emotion '{self.emotion}'.")
@@ -293,7 +293,7 @@ class EDTALK_OT_remove_emotion(OnCharacter, bpy.types.Operator):
             presets.write(library_path(), known)
         if own.pop(self.emotion, None) is not None:
             keys.remove_keys(obj, [self.emotion], -np.inf, np.inf)
-            character.set_own_presets(obj, own)
+            sliders.set_own_presets(obj, own)
         return None
 
 
@@ -312,10 +312,10 @@ class EDTALK_OT_export_emotions(OnCharacter, ExportHelper, bpy.types.Operator):
         obj = character.active(context)
         if obj is None:
             return "Select a character first"
-        return "" if character.own_presets(obj) else f"{obj.name} has no custom emotions"
+        return "" if sliders.own_presets(obj) else f"{obj.name} has no custom emotions"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        presets.write(character.resolve(self.filepath), character.own_presets(character.active(context)))
+        presets.write(files.resolve(self.filepath), sliders.own_presets(character.active(context)))
         return None
 
 
@@ -337,7 +337,7 @@ class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        found = presets.read(character.resolve(self.filepath))
+        found = presets.read(files.resolve(self.filepath))
         _add(obj, found)
         if self.to_library:
             presets.write(library_path(), library() | found)
@@ -347,14 +347,14 @@ class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
 
 def _add(obj: bpy.types.Object, found: presets.Presets) -> None:
     """Add custom emotions to the character. Raises EDTalkError if the bank has none of an emotion's sliders."""
-    bank = character.bank_of(obj)
+    bank = files.bank_of(obj)
     for name, offsets in found.items():
         if not set(offsets) & set(bank.names_of(EXPRESSION)):
             raise EDTalkError(
                 f"The emotion '{name}' was made with another bank: the bank '{bank.name}' has none of its sliders.",
                 "Use a character with the same bank.",
             )
-    character.set_own_presets(obj, character.own_presets(obj) | found)
+    sliders.set_own_presets(obj, sliders.own_presets(obj) | found)
 
 
 CLASSES = (

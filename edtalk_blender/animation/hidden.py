@@ -8,7 +8,7 @@ from functools import partial
 import bpy
 
 from .. import compat
-from ..character import character
+from ..character import files, sliders
 from .sampling import is_silent
 
 Obstacle = tuple[str, Callable[[], object] | None]  # why the keyframes have no effect, and a function that fixes it
@@ -118,18 +118,18 @@ def _mute_curves(curves: Sequence[bpy.types.FCurve]) -> None:
 
 
 def _bank_obstacles(obj: bpy.types.Object, written: set[str]) -> Iterator[Obstacle]:
-    bank = character.bank_of(obj)
-    strengths = dict(zip((name for name, _count in bank.config.banks), character.strengths(obj), strict=True))
+    bank = files.bank_of(obj)
+    strengths = dict(zip((name for name, _count in bank.config.banks), sliders.strengths(obj), strict=True))
     for name, strength in strengths.items():
-        if strength == 0 and any(character.data_path(entry) in written for entry in bank.names_of(name)):
-            title = character.BANK_TITLES.get(name, character.title(name))
+        if strength == 0 and any(sliders.data_path(entry) in written for entry in bank.names_of(name)):
+            title = sliders.BANK_TITLES.get(name, sliders.title(name))
             yield f"The bank {title} of {obj.name} is muted.", partial(_unmute_bank, obj, name)
 
 
 def _unmute_bank(obj: bpy.types.Object, name: str) -> None:
     for state in obj.edtalk.banks:
         state.solo = False
-    state = character.bank_state(obj, name)
+    state = sliders.bank_state(obj, name)
     state.mute = False
     if state.strength == 0:
         state.strength = 1.0

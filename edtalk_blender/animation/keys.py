@@ -12,7 +12,7 @@ import bpy
 import numpy as np
 
 from .. import compat
-from ..character import character
+from ..character import files, sliders
 
 _INTERPOLATION = {"CONSTANT": 0, "LINEAR": 1, "BEZIER": 2, "SINE": 12}
 _EASING = {"AUTO": 0, "EASE_IN": 1, "EASE_OUT": 2, "EASE_IN_OUT": 3}
@@ -69,7 +69,7 @@ def write_curves(
     for name, values in curves.items():
         write_curve(
             bag,
-            character.data_path(name),
+            sliders.data_path(name),
             frames,
             values,
             replace=replace,
@@ -135,7 +135,7 @@ def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]
 
     A moved keyframe replaces an unmoved one at the same frame. Only the object's action is changed.
     """
-    paths = {character.data_path(name) for name in names}
+    paths = {sliders.data_path(name) for name in names}
     if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
     for curve in own_channelbag(obj).fcurves:
@@ -164,7 +164,7 @@ def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: 
 
 def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
     """Remove the keyframes of these sliders in several ranges at once; see `remove_keys`."""
-    paths = {character.data_path(name) for name in names}
+    paths = {sliders.data_path(name) for name in names}
     if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
     bag = own_channelbag(obj)
@@ -202,10 +202,10 @@ def make_action_local(obj: bpy.types.ID, *, even_if_local: bool = False) -> None
 
 def group_of(obj: bpy.types.Object, name: str) -> str:
     """F-curve group of a slider in the Graph Editor: the title of its bank, or the emotions."""
-    for entry in character.bank_of(obj).coefficients:
+    for entry in files.bank_of(obj).coefficients:
         if entry.name == name:
-            return character.BANK_TITLES.get(entry.bank, character.title(entry.bank))
-    return character.EMOTION_GROUP
+            return sliders.BANK_TITLES.get(entry.bank, sliders.title(entry.bank))
+    return sliders.EMOTION_GROUP
 
 
 def _read_keys(curve: bpy.types.FCurve) -> dict[str, np.ndarray]:
@@ -262,7 +262,7 @@ def key_sliders(
     make_action_local(obj)
     return sum(
         obj.keyframe_insert(
-            character.data_path(name),
+            sliders.data_path(name),
             frame=context.scene.frame_current_final,
             group=group_of(obj, name),
             options=options,

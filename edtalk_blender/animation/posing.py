@@ -8,7 +8,7 @@ import bpy
 from bpy.props import StringProperty
 
 from ...inference.contract.errors import EDTalkError
-from ..character import character
+from ..character import character, files, sliders
 from ..character.operators import EMOTIONS, OnCharacter
 from ..engine.asking import Explained
 from . import keys, pose
@@ -28,7 +28,7 @@ class EDTALK_OT_reset(OnCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        rest = character.rest_values(obj)
+        rest = sliders.rest_values(obj)
         names = (self.slider,) if self.slider else slider_names(obj, self.bank)
         _pose(context, obj, {name: rest.get(name, 0.0) for name in names})
         return None
@@ -115,8 +115,8 @@ class EDTALK_OT_key_pose(OnCharacter, bpy.types.Operator):
 
 def slider_names(obj: bpy.types.Object, bank: str = "") -> tuple[str, ...]:
     """Slider names of a bank, of the emotions (bank "emotion"), or of both (bank "")."""
-    known = character.bank_of(obj)
-    emotions = tuple(character.emotions(obj))
+    known = files.bank_of(obj)
+    emotions = tuple(sliders.emotions(obj))
     if not bank:
         return (*known.names, *emotions)
     return emotions if bank == EMOTIONS else known.names_of(bank)
@@ -124,12 +124,12 @@ def slider_names(obj: bpy.types.Object, bank: str = "") -> tuple[str, ...]:
 
 def pose_of(obj: bpy.types.Object, bank: str = "") -> dict[str, float]:
     """Slider values by name as offsets from rest. bank: as in `slider_names`."""
-    rest = character.rest_values(obj)
+    rest = sliders.rest_values(obj)
     return {name: obj.edtalk[name] - rest.get(name, 0.0) for name in slider_names(obj, bank) if name in obj.edtalk}
 
 
 def _pose_from_rest(context: bpy.types.Context, obj: bpy.types.Object, pose: Mapping[str, float]) -> None:
-    rest = character.rest_values(obj)
+    rest = sliders.rest_values(obj)
     _pose(context, obj, {name: rest.get(name, 0.0) + value for name, value in pose.items()})
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...inference.contract.mixing import bank_strengths
 from .. import compat
-from ..character import character, snapshot
+from ..character import sliders, snapshot
 from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 
@@ -20,7 +20,7 @@ def sliders_at(obj: bpy.types.Object, names: Iterable[str], frame: float) -> dic
     curves = {curve.data_path: curve for curve in compat.fcurves(obj) if not is_silent(curve)}
     found = {}
     for name in names:
-        curve = curves.get(character.data_path(name))
+        curve = curves.get(sliders.data_path(name))
         found[name] = curve.evaluate(frame) if curve else float(obj.edtalk.get(name, 0.0))
     return found
 
@@ -70,7 +70,7 @@ def _sample_curves(
     obj: bpy.types.Object, frames: np.ndarray, face: CharacterSnapshot
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     curves = {curve.data_path: curve for curve in compat.fcurves(obj) if not is_silent(curve)}
-    sliders, banks = obj.edtalk, face.bank.config.banks
+    group, banks = obj.edtalk, face.bank.config.banks
 
     def column(path: str, unkeyed: float, limits: tuple[float, float]) -> np.ndarray:
         """One property over time, (T,), clamped like Blender's own evaluation."""
@@ -85,18 +85,18 @@ def _sample_curves(
 
     def states(name: str, limits: tuple[float, float]) -> np.ndarray:
         """Strength, mute or solo of every bank over time, (T, banks)."""
-        found = [sliders.banks[bank] for bank, _count in banks]
+        found = [group.banks[bank] for bank, _count in banks]
         return table(column(one.path_from_id(name), getattr(one, name), limits) for one in found)
 
     values = table(
-        column(character.data_path(name), sliders.get(name, rest), character.COEFFICIENT_LIMITS)
+        column(sliders.data_path(name), group.get(name, rest), sliders.COEFFICIENT_LIMITS)
         for name, rest in zip(face.bank.names, face.rest, strict=True)
     )
     emotions = table(
-        column(character.data_path(name), sliders.get(name, 0.0), character.EMOTION_LIMITS) for name in face.emotions
+        column(sliders.data_path(name), group.get(name, 0.0), sliders.EMOTION_LIMITS) for name in face.emotions
     )
     strengths = bank_strengths(
-        states("strength", character.STRENGTH_LIMITS), states("mute", (0, 1)) >= 1, states("solo", (0, 1)) >= 1
+        states("strength", sliders.STRENGTH_LIMITS), states("mute", (0, 1)) >= 1, states("solo", (0, 1)) >= 1
     )
     return values, strengths, emotions
 
@@ -115,9 +115,9 @@ def _sample_frames(
             whole = int(np.floor(frame))
             scene.frame_set(whole, subframe=frame - whole)
             evaluated = obj.evaluated_get(depsgraph)
-            values.append(character.values(evaluated))
-            strengths.append(character.strengths(evaluated))
-            emotions.append(character.emotion_values(evaluated))
+            values.append(sliders.values(evaluated))
+            strengths.append(sliders.strengths(evaluated))
+            emotions.append(sliders.emotion_values(evaluated))
     return np.array(values), np.array(strengths), np.array(emotions)
 
 
@@ -125,7 +125,7 @@ def _sample_frames(
 def _stepping(scene: bpy.types.Scene, obj: bpy.types.Object) -> Iterator[bpy.types.Depsgraph]:
     """Evaluate the object even if it is hidden, and restore frame, sliders and visibility afterwards."""
     frame, subframe = scene.frame_current, scene.frame_subframe
-    names = character.channel_names(obj)
+    names = sliders.channel_names(obj)
     before = {name: obj.edtalk[name] for name in names}
     hidden = obj.hide_viewport
     collection = bpy.data.collections.new("EDTalk sampling")  # visible, whatever collections the object is in

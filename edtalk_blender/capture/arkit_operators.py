@@ -11,7 +11,7 @@ from ...inference.contract.arkit import HEAD
 from ...inference.contract.bank import Coefficient
 from ...inference.contract.errors import EDTalkError
 from ..animation import curves, hidden, keys
-from ..character import arkit, character
+from ..character import arkit, character, files, sliders
 from ..character.operators import OnCharacter
 from ..engine import session
 from ..timeline import timemap
@@ -129,7 +129,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         take = self._take()
         entries = self._sliders(obj, take)
         frames, seconds = self._times(context.scene, take)
-        rest = character.rest_values(obj) if self.from_rest else {}
+        rest = sliders.rest_values(obj) if self.from_rest else {}
         for name, moved in arkit.to_bank(entries, take.names, take.at(seconds)).items():
             column = rest.get(name, 0.0) + self.strength * moved
             kept = curves.decimate(frames, column, self.simplify or -1.0)
@@ -139,13 +139,13 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
 
     def _take(self) -> Take:
         rate = "" if self.rate == "AUTO" else self.rate
-        take = arkit_csv.read_take(character.resolve(self.filepath), rate, self.fps)
+        take = arkit_csv.read_take(files.resolve(self.filepath), rate, self.fps)
         take = take.with_sides_swapped() if self.swap_sides else take
         return take.with_head_from_start() if self.head == "START" else take
 
     def _sliders(self, obj: bpy.types.Object, take: Take) -> list[Coefficient]:
         """The coefficients to animate. Raises EDTalkError if the take moves none of them."""
-        bank = character.bank_of(obj)
+        bank = files.bank_of(obj)
         if not any(entry.arkit for entry in bank.coefficients):
             raise EDTalkError(
                 f"The bank '{bank.name}' of {obj.name} has no ARKit mapping.",
@@ -155,7 +155,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         wanted = {"lip": self.mouth, "pose": self.head != "NONE"}
         entries = [entry for entry in bank.coefficients if wanted.get(entry.bank, self.expression)]
         if not arkit.to_bank(entries, take.names, take.values[:1]):
-            name = character.resolve(self.filepath).name
+            name = files.resolve(self.filepath).name
             raise EDTalkError(
                 f"{name} has no motion for the enabled parts of the face.", "Enable Mouth, Expression or Head."
             )
@@ -167,7 +167,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         first = float(self.start)
         if self.use_timecode:
             if take.start is None:
-                raise EDTalkError(f"{character.resolve(self.filepath).name} has no timecode.", "Disable Use Timecode.")
+                raise EDTalkError(f"{files.resolve(self.filepath).name} has no timecode.", "Disable Use Timecode.")
             first += (take.start - arkit_csv.timecode_seconds(self.timecode, take.rate or Rate(60, 60.0))) * fps
         near = 1e-4  # frames
         frames = np.arange(np.ceil(first - near), np.floor(first + take.duration * fps + near) + 1)

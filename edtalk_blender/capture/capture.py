@@ -22,7 +22,7 @@ from ...inference.contract import answers, mixing, requests
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.shot import as_crop
 from ..animation import curves, hidden, keys, sampling
-from ..character import character, portrait
+from ..character import character, files, rest_pose, sliders
 from ..engine import session
 from ..engine.session import Task
 from ..timeline import footage, sequencer
@@ -246,7 +246,7 @@ def write(
 
     clock: gives the time in the recording of its K frames. frames: (K,), where to write them.
     """
-    bank = character.bank_of(obj)
+    bank = files.bank_of(obj)
     ranges = {entry.name: entry.soft_max - entry.soft_min for entry in bank.coefficients}
     widths = np.array([ranges[name] or 1.0 for name in rows.names])
     smooth = one_euro.smooth(rows.values, rows.fps, options.smooth, widths)
@@ -338,11 +338,11 @@ def _names(obj: bpy.types.Object, options: Options) -> tuple[str, ...]:
     """Sliders to capture. Raises EDTalkError if there are none or if the character is not editable."""
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
-    bank = character.bank_of(obj)
+    bank = files.bank_of(obj)
     banks = [name for name in options.banks if name != LIPS or options.video_mouth > 0]
     names = tuple(entry.name for entry in bank.coefficients if entry.bank in banks)
     if not names:
-        titles = [character.BANK_TITLES.get(name, name) for name, _count in bank.config.banks]
+        titles = [sliders.BANK_TITLES.get(name, name) for name, _count in bank.config.banks]
         raise EDTalkError("There is nothing to capture.", f"Enable {' or '.join(titles)}.")
     return names
 
@@ -350,7 +350,7 @@ def _names(obj: bpy.types.Object, options: Options) -> tuple[str, ...]:
 def _targets(scene_name: str, uid: str, names: Sequence[str]) -> tuple[bpy.types.Scene | None, bpy.types.Object | None]:
     """Scene and character; both None if one was deleted or the character's bank has changed."""
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
-    fits = scene is not None and obj is not None and set(names) <= set(character.bank_of(obj).names)
+    fits = scene is not None and obj is not None and set(names) <= set(files.bank_of(obj).names)
     return (scene, obj) if fits else (None, None)
 
 
@@ -370,9 +370,9 @@ def _submit(
     apply: Callable[[answers.CaptureResult], None],
 ) -> Task:
     with suppress(EDTalkError):  # a capture does not need a portrait
-        if not portrait.is_known(obj):
-            portrait.measure(obj)  # answered before the capture, which needs the portrait's rest pose
-    bank = character.bank_path(obj)
+        if not rest_pose.is_known(obj):
+            rest_pose.measure(obj)  # answered before the capture, which needs the portrait's rest pose
+    bank = files.bank_path(obj)
     request = requests.Capture(bank, path, as_crop(options.crop), which=options.which or None, **timing)
     return session.submit(request, label=label, on_done=apply)
 
@@ -383,7 +383,7 @@ def _rows(answer: answers.CaptureResult, names: Sequence[str]) -> Rows:
 
 
 def _rest(obj: bpy.types.Object, names: Sequence[str]) -> np.ndarray:
-    rest = dict(zip(character.bank_of(obj).names, character.rest_row(obj), strict=True))
+    rest = dict(zip(files.bank_of(obj).names, sliders.rest_row(obj), strict=True))
     return np.array([rest[name] for name in names])
 
 

@@ -8,7 +8,7 @@ from bpy_extras.io_utils import ImportHelper
 
 from ...inference.contract.errors import EDTalkError
 from ..engine.asking import Explained
-from . import character
+from . import character, files, sliders
 
 EMOTIONS = "emotion"  # name of the emotion sliders where banks are listed
 
@@ -47,7 +47,7 @@ class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
         return "Switch to Object Mode first" if context.mode != "OBJECT" else ""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        character.check_picture(self.filepath)
+        files.check_picture(self.filepath)
         obj = character.create(context, self.filepath, self.bank, self.title)
         _select(context, obj)
         self.report({"INFO"}, f"Added {obj.name}")
@@ -128,7 +128,7 @@ class EDTALK_OT_set_portrait(OnCharacter, ImportHelper, bpy.types.Operator):
     filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        character.check_picture(self.filepath)
+        files.check_picture(self.filepath)
         character.active(context).edtalk.portrait = self.filepath
         return None
 
@@ -156,7 +156,7 @@ class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
         if dropped:
             names = ", ".join(dropped[:5]) + (f" and {len(dropped) - 5} more" if len(dropped) > 5 else "")
             self.report(
-                {"WARNING"}, f"The bank '{character.bank_of(obj).name}' has no sliders {names}. Their keys are kept"
+                {"WARNING"}, f"The bank '{files.bank_of(obj).name}' has no sliders {names}. Their keys are kept"
             )
         return None
 
@@ -169,7 +169,7 @@ class EDTALK_OT_update_sliders(OnCharacter, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        character.setup_channels(character.active(context))
+        sliders.setup_channels(character.active(context))
         return None
 
 

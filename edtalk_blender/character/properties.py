@@ -1,7 +1,7 @@
 """The properties of a character, `object.edtalk`. All are saved, copied, undone and library-overridable.
 
 The sliders of coefficients and emotions are custom properties of the same group, `object.edtalk["jawOpen"]`, because
-their names, ranges and defaults come from the bank; `character.setup_channels` creates them.
+their names, ranges and defaults come from the bank; `sliders.setup_channels` creates them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from bpy.props import (
 )
 
 from ...inference.contract.shot import FEATHER
-from . import character
+from . import character, files, sliders, viewport
 
 OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
 
 
 def _is_picture(_group: Character, image: bpy.types.Image) -> bool:
     """Offer images from files as portraits, but no rendered faces and no render results."""
-    return image.source == "FILE" and character.FACE_OF not in image
+    return image.source == "FILE" and viewport.FACE_OF not in image
 
 
 def _get_portrait(group: Character) -> str:
@@ -34,7 +34,7 @@ def _get_portrait(group: Character) -> str:
 
 
 def _set_portrait(group: Character, path: str) -> None:
-    group.portrait_image = character.load_picture(path) if path else None
+    group.portrait_image = files.load_picture(path) if path else None
 
 
 def _portrait_changed(group: Character, _context: bpy.types.Context) -> None:
@@ -52,9 +52,9 @@ class BankState(bpy.types.PropertyGroup):
         name="Strength",
         description="Strength of this bank: 0 is the rest pose, 1 is as animated, higher values exaggerate",
         default=1.0,
-        min=character.STRENGTH_LIMITS[0],
+        min=sliders.STRENGTH_LIMITS[0],
         soft_max=2.0,
-        max=character.STRENGTH_LIMITS[1],
+        max=sliders.STRENGTH_LIMITS[1],
         update=_bank_changed,
         override=OVERRIDABLE,
     )

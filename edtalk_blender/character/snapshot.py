@@ -12,7 +12,7 @@ import numpy as np
 from ...inference.contract.bank import Bank
 from ...inference.contract.mixing import final_rows
 from ..folders import character_folder, temporary_folder
-from . import character
+from . import character, files, sliders
 
 FULL_FRAME_LAYERS = ("plate", "pasted")  # layers whose pictures are as large as the plate or portrait
 
@@ -72,18 +72,18 @@ def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnaps
 
     Raises EDTalkError where the bank or the wanted portrait is missing.
     """
-    group, bank = obj.edtalk, character.bank_of(obj)
+    group, bank = obj.edtalk, files.bank_of(obj)
     is_full_frame, size = group.layer in FULL_FRAME_LAYERS, int(group.size)
     return CharacterSnapshot(
         name=obj.name,
         uid=group.uid,
-        bank_path=character.bank_path(obj),
+        bank_path=files.bank_path(obj),
         bank=bank,
-        rest=character.rest_row(obj),
-        emotions=character.emotions(obj),
-        portrait=character.portrait_path(obj) if with_portrait else None,
-        crop=character.crop_of(obj) if with_portrait else "auto",
-        portrait_size=character.portrait_size(obj) if with_portrait and is_full_frame else None,
+        rest=sliders.rest_row(obj),
+        emotions=sliders.emotions(obj),
+        portrait=files.portrait_path(obj) if with_portrait else None,
+        crop=files.crop_of(obj) if with_portrait else "auto",
+        portrait_size=files.portrait_size(obj) if with_portrait and is_full_frame else None,
         layer=group.layer,
         mask=group.mask,
         feather=round(group.feather, 4),

@@ -10,7 +10,7 @@ import numpy as np
 from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
 from ..animation import curves, hidden, keys
-from ..character import character, portrait
+from ..character import character, files, rest_pose, sliders
 from ..engine import session
 from ..engine.session import Task
 from ..timeline import audio, sequencer, timemap
@@ -28,7 +28,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     """
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
-    bank = character.bank_of(obj)
+    bank = files.bank_of(obj)
     if not bank.has_audio:
         message = f"The bank '{bank.name}' of {obj.name} has no lip-sync network."
         raise EDTalkError(message, "Choose a bank with lip sync.", "bank")
@@ -40,8 +40,8 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         return None
 
     with suppress(EDTalkError):  # lip sync needs no portrait
-        if not portrait.is_known(obj):
-            portrait.measure(obj)  # finishes first, so that the mouth returns to this face's rest pose
+        if not rest_pose.is_known(obj):
+            rest_pose.measure(obj)  # finishes first, so that the mouth returns to this face's rest pose
     where = scene.name, sequencer.identity(strip)
     asked: list[TimeMap] = []
 
@@ -53,7 +53,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         sound = audio.read(scene, strip, clock)
         times = clock.seconds(clock.frames) - sound.start
         asked.append(clock)
-        return requests.LipSync(character.bank_path(obj), sound.rate, sound.samples, times)
+        return requests.LipSync(files.bank_path(obj), sound.rate, sound.samples, times)
 
     def apply(answer: answers.LipSyncResult) -> None:
         scene, strip, obj = _targets(*where)
@@ -96,7 +96,7 @@ def write_lips(
     """
     others = [sequencer.time_map(scene, other) for other in sequencer.dialogue(scene, obj) if other != strip]
     clear_lips(obj, strip, names, keep=[*others, clock])
-    rest_values = character.rest_values(obj)
+    rest_values = sliders.rest_values(obj)
     rest = np.array([[rest_values[name] for name in names]])
     group = obj.edtalk
     if rows is None:

@@ -8,7 +8,7 @@ from bpy.props import BoolProperty, EnumProperty, StringProperty
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..animation import hidden
-from ..character import character
+from ..character import character, files
 from ..engine import session
 from ..engine.asking import Asking, Explained
 from ..engine.session import Task
@@ -117,7 +117,7 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
             before = sequencer.speaker(strip)
             if before is not None and (self.clear or before != obj) and not character.editable_reason(before):
                 others = [sequencer.time_map(scene, one) for one in sequencer.dialogue(scene, before) if one != strip]
-                clear_lips(before, strip, character.bank_of(before).names_of("lip"), keep=others)
+                clear_lips(before, strip, files.bank_of(before).names_of("lip"), keep=others)
             sequencer.assign(strip, None if self.clear else obj)
         return None
 

@@ -24,7 +24,7 @@ from ...inference.contract.bank import Bank, Coefficient, copy_bank
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..animation import keys
-from ..character import character
+from ..character import character, files, sliders
 from ..rig import rig
 
 LONGEST = 60  # bytes of a slider's name
@@ -78,14 +78,14 @@ def fault(obj: bpy.types.Object, item: SliderName) -> str:
     if item.soft_max <= item.soft_min:
         return f"The maximum of '{name}' must be above its minimum"
     counts = Counter(new_names(obj).values())
-    taken = character.reserved_names() | set(character.emotions(obj))
+    taken = sliders.reserved_names() | set(sliders.emotions(obj))
     return f"The name '{name}' is already in use" if counts[name] > 1 or name in taken else ""
 
 
 def new_names(obj: bpy.types.Object) -> dict[str, str]:
     """New name of every slider of the bank by its current name; both are equal without a proposal."""
     wanted = {item.name: item.new_name for item in obj.edtalk_naming.sliders}
-    return {name: wanted.get(name, name) for name in character.bank_of(obj).names}
+    return {name: wanted.get(name, name) for name in files.bank_of(obj).names}
 
 
 # --- Applying proposals
@@ -99,10 +99,10 @@ def apply(obj: bpy.types.Object, path: str) -> tuple[bpy.types.Object, ...]:
     for item in obj.edtalk_naming.sliders:
         if reason := fault(obj, item):
             raise EDTalkError(f"{reason}.", f"Change the name or range of '{item.name}'.")
-    old, names = character.bank_of(obj), new_names(obj)
+    old, names = files.bank_of(obj), new_names(obj)
     items = {item.name: item for item in obj.edtalk_naming.sliders}
     entries = tuple(_renamed(entry, items.get(entry.name)) for entry in old.coefficients)
-    copy_bank(replace(old, coefficients=entries), character.resolve(path, obj))
+    copy_bank(replace(old, coefficients=entries), files.resolve(path, obj))
     users = tuple(face for face in character.ensure_unique_ids() if old.path and _uses(face, old.path))
     for face in users:
         rename_sliders(face, names, path)
@@ -122,7 +122,7 @@ def _renamed(entry: Coefficient, item: SliderName | None) -> Coefficient:
 
 
 def _uses(obj: bpy.types.Object, path: Path) -> bool:
-    return not character.editable_reason(obj) and character.bank_path(obj) == path
+    return not character.editable_reason(obj) and files.bank_path(obj) == path
 
 
 def rename_sliders(obj: bpy.types.Object, names: Mapping[str, str], bank: str) -> None:
@@ -133,10 +133,10 @@ def rename_sliders(obj: bpy.types.Object, names: Mapping[str, str], bank: str) -
     """
     group = obj.edtalk
     values = {name: group[name] for name in names if name in group}
-    rest = {names.get(name, name): value for name, value in character.rest_values(obj).items()}
+    rest = {names.get(name, name): value for name, value in sliders.rest_values(obj).items()}
     presets = {
         emotion: {names.get(name, name): value for name, value in offsets.items()}
-        for emotion, offsets in character.own_presets(obj).items()
+        for emotion, offsets in sliders.own_presets(obj).items()
     }
     drivers = obj.animation_data.drivers if obj.animation_data else ()
     for curve in [*_own_curves(obj), *drivers]:
@@ -159,7 +159,7 @@ def rename_sliders(obj: bpy.types.Object, names: Mapping[str, str], bank: str) -
 def _new_path(path: str, names: Mapping[str, str]) -> str:
     found = _SLIDER.match(path)
     name = bpy.utils.unescape_identifier(found[1]) if found else ""
-    return character.data_path(names[name]) + path[found.end() :] if name in names else path
+    return sliders.data_path(names[name]) + path[found.end() :] if name in names else path
 
 
 def _own_curves(obj: bpy.types.Object) -> Iterator[bpy.types.FCurve]:

@@ -11,7 +11,7 @@ from bpy_extras.io_utils import ExportHelper
 from ...inference.contract import answers, requests
 from ...inference.contract.bank import STARTER
 from ...inference.contract.errors import EDTalkError
-from ..character import character
+from ..character import character, files
 from ..character.operators import OnCharacter
 from ..engine import session
 from ..engine.asking import Asking
@@ -32,17 +32,17 @@ class EDTALK_OT_name_sliders(Asking, OnCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        bank, uid = character.bank_of(obj), obj.edtalk.uid
+        bank, uid = files.bank_of(obj), obj.edtalk.uid
         names = bank.names if self.everything else naming.numbered(bank)
         if not names:
             raise EDTalkError(
                 f"All sliders of the bank '{bank.name}' have names.", "Enable All Sliders to propose new ones."
             )
-        request = requests.Explore(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
+        request = requests.Explore(files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj))
 
         def apply(answer: answers.ExploreResult) -> None:
             obj = character.find(uid)
-            if obj is None or character.bank_of(obj).names != bank.names:
+            if obj is None or files.bank_of(obj).names != bank.names:
                 return  # deleted, or its bank changed
             naming.propose(obj, answer.motions, names)
             session.edited("Propose Slider Names")
@@ -100,7 +100,7 @@ class EDTALK_OT_discard_names(OnProposals, bpy.types.Operator):
 
 def proposed_path(obj: bpy.types.Object) -> Path:
     """Default path of the new bank: next to the old one; for the starter bank next to the .blend, or at home."""
-    bank = character.bank_path(obj)
+    bank = files.bank_path(obj)
     folder = bank.parent
     if bank == STARTER:
         folder = Path(bpy.data.filepath).parent if bpy.data.filepath else Path.home()

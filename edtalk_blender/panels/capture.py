@@ -8,7 +8,7 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..capture import capture
 from ..capture.operators import target
-from ..character import character
+from ..character import files
 from ..timeline import footage, sequencer
 from .messages import CATEGORY, draw_note
 
@@ -66,7 +66,7 @@ def _draw_options(layout: bpy.types.UILayout, settings: capture.CaptureSettings)
 
 def _banks(obj: bpy.types.Object) -> list[str]:
     try:
-        return [name for name, _count in character.bank_of(obj).config.banks]
+        return [name for name, _count in files.bank_of(obj).config.banks]
     except EDTalkError:
         return []  # the Character panel shows the problem
 

@@ -10,7 +10,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION
 from ..animation import emotion, hidden
-from ..character import character
+from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from .messages import CATEGORY, draw_problem
 
@@ -42,15 +42,15 @@ def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
     if reason := character.editable_reason(obj):
         found.append((f"{reason}.", "edtalk.make_override", "Make Override"))
     for check, operator, label in (
-        (character.bank_of, "edtalk.set_bank", "Choose Bank"),
-        (character.portrait_path, "edtalk.set_portrait", "Choose Portrait"),
+        (files.bank_of, "edtalk.set_bank", "Choose Bank"),
+        (files.portrait_path, "edtalk.set_portrait", "Choose Portrait"),
     ):
         try:
             check(obj)
         except EDTalkError as error:
             found.append((error.message, operator, label))
     if not any(operator == "edtalk.set_bank" for _message, operator, _label in found):
-        if set(character.bank_of(obj).names) - set(character.channel_names(obj)):
+        if set(files.bank_of(obj).names) - set(sliders.channel_names(obj)):
             found.append((f"{obj.name} lacks sliders of its bank.", "edtalk.update_sliders", "Add Sliders"))
         if (hint := hidden.hidden_by(obj)) is not None:
             found.append((hint, "edtalk.reveal_animation", "Show Animation"))
@@ -88,11 +88,11 @@ class EDTALK_MT_emotions(bpy.types.Menu):
             layout.label(text=error.message, icon="ERROR")
             return
         obj = character.active(context)
-        missing = [name for name in known if obj is None or name not in character.own_presets(obj)]
+        missing = [name for name in known if obj is None or name not in sliders.own_presets(obj)]
         if missing:
             layout.separator()
         for name in missing:
-            layout.operator("edtalk.add_emotion", text=f"Add {character.title(name)}").emotion = name
+            layout.operator("edtalk.add_emotion", text=f"Add {sliders.title(name)}").emotion = name
 
 
 class _InSidebar:
@@ -147,9 +147,9 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
 
 def _bank_name(obj: bpy.types.Object) -> str:
     try:
-        return f"Bank: {character.bank_of(obj).name}"
+        return f"Bank: {files.bank_of(obj).name}"
     except EDTalkError:
-        return f"Bank: {character.bank_path(obj).name}"
+        return f"Bank: {files.bank_path(obj).name}"
 
 
 def _draw_pose_buttons(row: bpy.types.UILayout, bank: str = "") -> None:
@@ -172,7 +172,7 @@ class _OfCharacter(_InSidebar):
     def poll(cls, context: bpy.types.Context) -> bool:
         obj = character.active(context)
         try:
-            return obj is not None and bool(character.bank_of(obj))
+            return obj is not None and bool(files.bank_of(obj))
         except EDTalkError:
             return False
 
@@ -190,9 +190,9 @@ class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
         row = layout.row(align=True)
         row.operator("edtalk.emotion_key", icon="KEY_HLT")
         row.operator("edtalk.emotion_change", icon="IPO_EASE_IN_OUT")
-        own = character.own_presets(obj)
+        own = sliders.own_presets(obj)
         column = layout.column(align=True)
-        for name in character.emotions(obj):
+        for name in sliders.emotions(obj):
             row = column.row(align=True)
             _draw_slider(row, obj, name)
             if name in own:
@@ -207,13 +207,13 @@ class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         obj = character.active(context)
-        bank = character.bank_of(obj)
+        bank = files.bank_of(obj)
         for name, _count in bank.config.banks:
             header, body = self.layout.panel(f"edtalk_{name}", default_closed=name != EXPRESSION)
             self._draw_header(header, obj, name)
             if body is None:
                 continue
-            state = character.bank_state(obj, name)
+            state = sliders.bank_state(obj, name)
             body.active = state is None or not state.mute
             for title, members in grouped(name, bank.names_of(name)).items():
                 if title:
@@ -224,8 +224,8 @@ class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
             _draw_pose_buttons(body.row(align=True), name)
 
     def _draw_header(self, header: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
-        header.label(text=character.BANK_TITLES.get(name, character.title(name)))
-        state = character.bank_state(obj, name)
+        header.label(text=sliders.BANK_TITLES.get(name, sliders.title(name)))
+        state = sliders.bank_state(obj, name)
         if state is not None:
             header.prop(state, "strength", text="", slider=True)
             header.prop(state, "solo", text="", icon="SOLO_ON" if state.solo else "SOLO_OFF", emboss=False)
@@ -235,7 +235,7 @@ class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
 def _draw_slider(layout: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
     if name in obj.edtalk:
         path = f'["{bpy.utils.escape_identifier(name)}"]'
-        layout.prop(obj.edtalk, path, text=character.title(name), slider=True)
+        layout.prop(obj.edtalk, path, text=sliders.title(name), slider=True)
 
 
 CLASSES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 
 from ...inference.contract.errors import EDTalkError
-from ..character import character
+from ..character import character, files
 from ..naming import naming
 from .messages import CATEGORY, wrapped
 
@@ -44,13 +44,13 @@ class EDTALK_PT_naming(bpy.types.Panel):
     def poll(cls, context: bpy.types.Context) -> bool:
         obj = character.active(context)
         try:
-            return obj is not None and bool(len(obj.edtalk_naming.sliders) or naming.numbered(character.bank_of(obj)))
+            return obj is not None and bool(len(obj.edtalk_naming.sliders) or naming.numbered(files.bank_of(obj)))
         except EDTalkError:
             return False
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, obj = self.layout, character.active(context)
-        group, bank = obj.edtalk_naming, character.bank_of(obj)
+        group, bank = obj.edtalk_naming, files.bank_of(obj)
         if not len(group.sliders):
             column = layout.column(align=True)
             for line in wrapped(f"The sliders of the bank '{bank.name}' have no names."):

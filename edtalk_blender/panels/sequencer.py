@@ -6,7 +6,7 @@ import bpy
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat
-from ..character import character
+from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..render import face_strip, render
 from ..timeline import audio, sequencer
@@ -201,7 +201,7 @@ def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:
     sounds = sequencer.selected_sounds(context)
     obj = (sequencer.speaker(sounds[0]) if sounds else None) or sequencer.default_speaker(context, scene)
     try:
-        return obj if obj is not None and character.bank_of(obj) else None
+        return obj if obj is not None and files.bank_of(obj) else None
     except EDTalkError:
         return None
 

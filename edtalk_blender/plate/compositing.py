@@ -19,7 +19,7 @@ from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.files import link_or_copy
 from ...inference.contract.shot import file_sha256
 from .. import compat
-from ..character import character, exif
+from ..character import character, exif, files
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..folders import SEQUENCES, as_directory, character_folder
 from ..timeline import footage, sequencer
@@ -218,7 +218,7 @@ def _upright_portrait(obj: bpy.types.Object) -> bpy.types.Image | None:
     """The character's portrait; a rotated copy where its EXIF orientation asks for it, which Blender ignores."""
     image, orientation = obj.edtalk.portrait_image, 1
     with suppress(EDTalkError):  # a missing file has no orientation
-        photograph = character.portrait_path(obj)
+        photograph = files.portrait_path(obj)
         orientation = exif.orientation(photograph)
     if orientation == 1:
         return image

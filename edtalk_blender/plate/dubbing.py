@@ -22,7 +22,7 @@ from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.files import read_regular
 from ...inference.contract.plate import Plate, Track
 from ...inference.contract.shot import Shot, write_whole
-from ..character import character, portrait, snapshot
+from ..character import character, files, rest_pose, snapshot
 from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 from ..engine.session import Task
@@ -172,7 +172,7 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
         return []
     plates = sequencer.plates(scene, obj)
     if not plates:
-        return [] if portrait.is_known(obj) else [portrait.measure(obj)]
+        return [] if rest_pose.is_known(obj) else [rest_pose.measure(obj)]
     face = snapshot.read(obj, with_portrait=False)
     movies: dict[Path, list[bpy.types.MovieStrip]] = {}
     for strip in plates:
@@ -183,8 +183,8 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
     if obj.edtalk.portrait_image is None and face.editable:
         return [_take_portrait(scene, face, plates)]
     with suppress(EDTalkError):  # without a portrait, the bank's own rest pose is used
-        if not portrait.is_known(obj) and not portrait.has_failed(obj):
-            return [portrait.measure(obj)]
+        if not rest_pose.is_known(obj) and not rest_pose.has_failed(obj):
+            return [rest_pose.measure(obj)]
     return []
 
 
@@ -220,7 +220,7 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
             return
         if obj.edtalk.which:  # detection might choose another face
             obj.edtalk.crop, obj.edtalk.crop_mode = crop[:3], "box"
-        image = character.load_picture(str(picture))
+        image = files.load_picture(str(picture))
         image.name = f"{obj.name} portrait"
         image.pack()
         obj.edtalk.portrait_image = image

@@ -13,7 +13,7 @@ import bpy
 
 from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
-from ..character import character, portrait
+from ..character import character, files, rest_pose, sliders, viewport
 from ..engine import session
 from ..engine.client import State
 from ..engine.session import Task
@@ -51,12 +51,12 @@ def show(scene: bpy.types.Scene, obj: bpy.types.Object, depsgraph: bpy.types.Dep
     """Render a character as it is evaluated now, unless its preview shows that already."""
     uid = obj.edtalk.uid
     try:
-        pose = character.row(obj.evaluated_get(depsgraph))
-        face = character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj)
+        pose = sliders.row(obj.evaluated_get(depsgraph))
+        face = files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj)
         request = requests.Preview(*face, pose)
-        if not portrait.is_known(obj):
-            if not portrait.has_failed(obj):
-                portrait.measure(obj)
+        if not rest_pose.is_known(obj):
+            if not rest_pose.has_failed(obj):
+                rest_pose.measure(obj)
             return
     except EDTalkError:
         return  # the character's panel reports what is missing
@@ -75,7 +75,7 @@ def _submit(scene: bpy.types.Scene, uid: str, request: requests.Preview, source:
     def apply(answer: answers.PreviewResult) -> None:
         obj = character.find(uid)
         if obj is not None:
-            character.show_pixels(obj, portrait.picture(answer.pixels))
+            viewport.show_pixels(obj, viewport.to_rgba(answer.pixels))
             session.redraw(("VIEW_3D", "IMAGE_EDITOR"))
 
     def show_next(_task: Task) -> None:

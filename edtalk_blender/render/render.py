@@ -14,7 +14,7 @@ from ...inference.contract.errors import disk_error
 from ...inference.contract.files import link_or_copy
 from ...inference.contract.shot import Shot
 from .. import compat
-from ..character import character, snapshot
+from ..character import character, snapshot, viewport
 from ..character.snapshot import CharacterSnapshot
 from ..engine import session
 from ..engine.session import Task
@@ -98,7 +98,7 @@ def render_face(
     content = face_strip.Content(
         shot=plan.shot,
         shot_folder=plan.folder,
-        placeholder=face_strip.placeholder(face, plan.shot.frames_folder, character.face_image(obj)).name,
+        placeholder=face_strip.placeholder(face, plan.shot.frames_folder, viewport.face_image(obj)).name,
         size=_picture_size(scene, face, plate),
         sounds=() if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, span)),
         plate=sequencer.identity(plate) if plate else "",

@@ -7,7 +7,7 @@ import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ...inference.contract.errors import EDTalkError
-from ..character import character
+from ..character import character, files, sliders
 from ..engine.asking import Explained
 from . import rig, shape_names
 
@@ -58,14 +58,14 @@ class EDTALK_OT_match_shapes(OnHead, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj, face = context.active_object, _face_for(context)
-        group, bank = obj.edtalk_rig, character.bank_of(face)
+        group, bank = obj.edtalk_rig, files.bank_of(face)
         names = rig.shape_keys(obj)
         with rig.changing(obj):
             group.character = face
             if self.replace:
                 group.links.clear()
             linked = {link.shape_key for link in group.links}
-            for link in shape_names.match(names, bank.coefficients, character.emotions(face)):
+            for link in shape_names.match(names, bank.coefficients, sliders.emotions(face)):
                 if link.shape_key not in linked:
                     rig.add_link(obj, link.shape_key, link.slider, link.gain)
             group.active = 0

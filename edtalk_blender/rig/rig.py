@@ -21,7 +21,7 @@ from bpy.props import CollectionProperty, FloatProperty, IntProperty, PointerPro
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION
 from ..animation import curves, keys, sampling
-from ..character import character
+from ..character import character, files, sliders
 
 OVERRIDABLE = {"LIBRARY_OVERRIDABLE"}
 LONGEST = 255  # characters in a driver's expression
@@ -45,7 +45,7 @@ def _is_character(_group: ShapeRig, obj: bpy.types.Object) -> bool:
 
 def _slider_names(link: ShapeLink, _context: bpy.types.Context, text: str) -> list[str]:
     obj = link.id_data.edtalk_rig.character
-    names = character.channel_names(obj) if obj else ()
+    names = sliders.channel_names(obj) if obj else ()
     return [name for name in names if text.lower() in name.lower()]
 
 
@@ -211,9 +211,9 @@ def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
     Raises EDTalkError if the character or its bank is missing.
     """
     face = character_of(obj)
-    bank, rest = character.bank_of(face), character.rest_values(face)
+    bank, rest = files.bank_of(face), sliders.rest_values(face)
     order = [name for name, _count in bank.config.banks]
-    emotions = character.emotions(face) if EXPRESSION in order else {}
+    emotions = sliders.emotions(face) if EXPRESSION in order else {}
     expression = bank.names_of(EXPRESSION)
     coefficients = {entry.name: entry for entry in bank.coefficients}
     existing = set(shape_keys(obj))
@@ -271,7 +271,7 @@ def drive(obj: bpy.types.Object) -> int:
         driver.type = "SCRIPTED"
         names = _variables(mix)
         for slider, name in names.items():
-            _add_variable(driver, name, face, character.data_path(slider))
+            _add_variable(driver, name, face, sliders.data_path(slider))
         for bank, state in enumerate(face.edtalk.banks):
             properties = {"s": "strength", "m": "mute", "o": "solo"} if bank in mix.gains else {"o": "solo"}
             for letter, name in properties.items():
@@ -383,8 +383,8 @@ def bake(
     face, found = character_of(obj), mixes(obj)
     times = np.asarray(frames, np.float64)
     values, strengths, emotions = sampling.sample_sliders(scene, face, times)
-    columns = dict(zip(character.bank_of(face).names, values.T, strict=True))
-    columns |= dict(zip(character.emotions(face), emotions.T, strict=True))
+    columns = dict(zip(files.bank_of(face).names, values.T, strict=True))
+    columns |= dict(zip(sliders.emotions(face), emotions.T, strict=True))
     key = editable_keys(obj)
     _check_free(obj, found)
     remove_drivers(obj, found)

@@ -17,7 +17,7 @@ def animation(package):
 
 @pytest.fixture
 def character(package):
-    return package.character.character
+    return package.character
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def keys(package, character):
 
 
 def curve_of(package, obj, name):
-    path = package.character.character.data_path(name)
+    path = package.character.sliders.data_path(name)
     return next((curve for curve in package.compat.fcurves(obj) if curve.data_path == path), None)
 
 
@@ -47,7 +47,7 @@ def shown(obj, name):
 def test_each_slider_has_its_own_named_fcurve(package, obj, name):
     assert obj.edtalk.keyframe_insert(f'["{name}"]', frame=1)
     (curve,) = package.compat.fcurves(obj)
-    assert curve.data_path == package.character.character.data_path(name) == f'edtalk["{name}"]'
+    assert curve.data_path == package.character.sliders.data_path(name) == f'edtalk["{name}"]'
     assert curve.array_index == 0
     assert obj.path_resolve(curve.data_path) == obj.edtalk[name]
 
@@ -96,7 +96,7 @@ def test_curves_are_written_with_group_and_interpolation(package, animation, obj
 
 def test_a_minute_of_dialogue_is_written_exactly(package, animation, character, obj):
     frames = np.arange(1440) + 1.0
-    names = character.bank_of(obj).names_of("lip")
+    names = character.files.bank_of(obj).names_of("lip")
     table = np.random.default_rng(1).random((1440, 20), np.float32)
     animation.write_curves(obj, dict(zip(names, table.T, strict=True)), frames, replace=(1, 1440))
     rows = package.animation.sampling.sample(bpy.context.scene, obj, frames)

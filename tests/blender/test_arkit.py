@@ -97,7 +97,7 @@ def test_parts_of_the_face_can_be_disabled(package, obj, write_take, load, optio
 
 
 def test_motion_is_added_to_the_portraits_rest_pose(package, obj, write_take, load):
-    package.character.character.setup_channels(obj, {"jawOpen": 0.25, "headYaw": -0.5})
+    package.character.sliders.setup_channels(obj, {"jawOpen": 0.25, "headYaw": -0.5})
     path = write_take(JawOpen=lambda s: s / 4, HeadYaw=lambda _: 0.3)
     load(path, strength=2.0)
     jaw = keys(curves_of(package, obj)["jawOpen"])

@@ -47,7 +47,7 @@ def capture(package, scene, obj, source, options, **where):
 
 def keys(package, obj, name="jawOpen"):
     """(K, 2) frames and values."""
-    path = package.character.character.data_path(name)
+    path = package.character.sliders.data_path(name)
     for curve in package.compat.fcurves(obj):
         if curve.data_path == path:
             return np.array([point.co for point in curve.keyframe_points])
@@ -55,7 +55,7 @@ def keys(package, obj, name="jawOpen"):
 
 
 def column(package, obj, name):
-    return package.character.character.bank_of(obj).names.index(name)
+    return package.character.files.bank_of(obj).names.index(name)
 
 
 def at(package, obj, name, frame):
@@ -177,7 +177,7 @@ def test_every_slider_is_keyed_on_every_frame_of_a_strip(package, scene, strip, 
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options())
-    for name in package.character.character.bank_of(obj).names:
+    for name in package.character.files.bank_of(obj).names:
         frames, values = keys(package, obj, name).T
         assert frames.tolist() == list(range(10, 60))
         expected = column(package, obj, name) / 10 + np.arange(50) / FILM_FPS
@@ -211,10 +211,10 @@ def test_only_frames_between_the_handles_are_captured(package, scene, strip, obj
 @pytest.mark.parametrize("banks", [("lip",), ("pose",), ("exp",), ("pose", "exp")])
 def test_banks_can_be_captured_separately(package, scene, strip, obj, fake_engine, options, banks):
     fake_engine()
-    before = {name: obj.edtalk[name] for name in package.character.character.channel_names(obj)}
+    before = {name: obj.edtalk[name] for name in package.character.sliders.channel_names(obj)}
     capture(package, scene, obj, strip, options(banks=banks))
-    bank = package.character.character.bank_of(obj)
-    expected = {package.character.character.data_path(entry.name) for entry in bank.coefficients if entry.bank in banks}
+    bank = package.character.files.bank_of(obj)
+    expected = {package.character.sliders.data_path(entry.name) for entry in bank.coefficients if entry.bank in banks}
     assert {curve.data_path for curve in package.compat.fcurves(obj)} == expected
     assert all(obj.edtalk[name] == value for name, value in before.items())
 
@@ -237,7 +237,7 @@ def test_relative_capture_adds_offsets_to_the_characters_rest(package, scene, st
     scene.render.fps = FILM_FPS
     for gain in (1.0, 0.5, 2.0):
         capture(package, scene, obj, strip, options(relative=True, gain=gain))
-        rest = package.character.character.rest_values(obj)
+        rest = package.character.sliders.rest_values(obj)
         for name in ("jawOpen", "headYaw", "eyeBlink"):
             values = keys(package, obj, name)[:, 1]
             np.testing.assert_allclose(values, rest[name] + gain * np.arange(50) / FILM_FPS, atol=1e-5)
@@ -247,7 +247,7 @@ def test_relative_capture_with_a_given_rest_frame(package, scene, strip, obj, fa
     fake_engine()
     scene.render.fps = FILM_FPS
     capture(package, scene, obj, strip, options(relative=True, rest_frame=35))
-    rest = package.character.character.rest_values(obj)["headYaw"]
+    rest = package.character.sliders.rest_values(obj)["headYaw"]
     frames, values = keys(package, obj, "headYaw").T
     np.testing.assert_allclose(values, rest + (frames - 35) / FILM_FPS, atol=1e-5)
     for frame in (9, 60):
@@ -257,9 +257,9 @@ def test_relative_capture_with_a_given_rest_frame(package, scene, strip, obj, fa
 
 def test_absolute_capture_applies_gain_around_the_characters_rest(package, scene, strip, obj, fake_engine, options):
     fake_engine()
-    package.engine.session.wait(package.character.portrait.measure(obj))
+    package.engine.session.wait(package.character.rest_pose.measure(obj))
     capture(package, scene, obj, strip, options())
-    once, rest = keys(package, obj, "headYaw")[:, 1], package.character.character.rest_values(obj)["headYaw"]
+    once, rest = keys(package, obj, "headYaw")[:, 1], package.character.sliders.rest_values(obj)["headYaw"]
     capture(package, scene, obj, strip, options(gain=1.5))
     np.testing.assert_allclose(keys(package, obj, "headYaw")[:, 1], rest + 1.5 * (once - rest), atol=1e-5)
 
@@ -392,7 +392,7 @@ def test_a_deleted_strip_character_or_bank_is_no_error(
 
 def test_a_capture_has_progress_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options):
     fake_engine("--slow", 0.02)
-    package.engine.session.wait(package.character.portrait.measure(obj))
+    package.engine.session.wait(package.character.rest_pose.measure(obj))
     task = package.capture.capture.capture(scene, obj, strip, options())
     until = time.monotonic() + 20
     while not task.fraction and time.monotonic() < until:
@@ -500,8 +500,8 @@ def test_a_real_movie_with_the_real_engine(package, scene, obj, engine, media, o
     package.compat.set_strip_value(strip, "left_handle", 26)
     package.compat.set_strip_value(strip, "right_handle", 38)
     capture(package, scene, obj, strip, options(relative=True))
-    rest = package.character.character.rest_values(obj)
-    for name in package.character.character.bank_of(obj).names:
+    rest = package.character.sliders.rest_values(obj)
+    for name in package.character.files.bank_of(obj).names:
         frames, values = keys(package, obj, name).T
         assert frames.tolist() == list(range(26, 38))
         assert values[0] == pytest.approx(rest[name], abs=1e-5)

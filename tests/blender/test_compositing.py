@@ -159,7 +159,7 @@ def test_a_rotated_photograph_is_composited_upright(package, scene, saved, face,
     (saved / "photo.jpg").write_bytes(data[:2] + b"\xff\xe1\0" + bytes([len(note) + 2]) + note + data[2:])
     obj.edtalk.portrait_image = bpy.data.images.load(str(saved / "photo.jpg"))
     assert tuple(obj.edtalk.portrait_image.size) == (HEIGHT, WIDTH)
-    assert package.character.character.portrait_size(obj) == (WIDTH, HEIGHT)
+    assert package.character.files.portrait_size(obj) == (WIDTH, HEIGHT)
 
     strip = face()
     assert tuple(strip[package.render.face_strip.SIZE]) == (WIDTH, HEIGHT)

@@ -21,7 +21,7 @@ def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
     (strip,) = package.timeline.sequencer.dialogue(scene, obj)
     assert (scene.frame_start, scene.frame_end) == (1, package.compat.right_handle(strip) - 1)
     names = {curve.data_path for curve in package.compat.fcurves(obj)}
-    assert {package.character.character.data_path(name) for name in ("happy", "sad", "eyeBlink", "headYaw")} <= names
+    assert {package.character.sliders.data_path(name) for name in ("happy", "sad", "eyeBlink", "headYaw")} <= names
     bpy.context.view_layer.objects.active = obj
     happy = [package.animation.sampling.sliders_at(obj, ["happy", "sad"], frame) for frame in (1, 60, 160)]
     assert [round(one["happy"], 3) for one in happy] == [0.0, 1.0, 0.0]
@@ -40,13 +40,13 @@ def test_the_demo_file_needs_no_other_files(package, scene, obj, tmp_path):
     (strip,) = package.timeline.sequencer.dialogue(scene, obj)
     after = package.timeline.audio.read(scene, strip, package.timeline.sequencer.time_map(scene, strip))
     np.testing.assert_array_equal(after.samples, before.samples)
-    assert package.character.character.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
+    assert package.character.files.portrait_path(obj).read_bytes() == package.demo.PORTRAIT.read_bytes()
 
 
 def test_idle_motion_starts_at_rest_and_blinks(package, scene, obj):
     rows = package.animation.sampling.sample(scene, obj, range(scene.frame_start, scene.frame_end + 1))
-    names = package.character.character.bank_of(obj).names
-    rest = package.character.character.rest_row(obj)
+    names = package.character.files.bank_of(obj).names
+    rest = package.character.sliders.rest_row(obj)
     yaw, blink = (rows[:, names.index(name)] for name in ("headYaw", "eyeBlink"))
     assert abs(yaw[0] - rest[names.index("headYaw")]) < 0.01
     assert 0.02 < np.abs(yaw - yaw[0]).max() < 0.5
@@ -56,7 +56,7 @@ def test_idle_motion_starts_at_rest_and_blinks(package, scene, obj):
 
 def test_idle_motion_keys_stay_within_the_maximum_error(package, scene, obj):
     curve = next(
-        one for one in package.compat.fcurves(obj) if one.data_path == package.character.character.data_path("headYaw")
+        one for one in package.compat.fcurves(obj) if one.data_path == package.character.sliders.data_path("headYaw")
     )
     assert len(curve.keyframe_points) < (scene.frame_end - scene.frame_start) / 2
 

@@ -94,7 +94,7 @@ def test_the_portrait_is_the_first_frame_with_a_face(package, scene, movie, fake
     image = obj.edtalk.portrait_image
     assert tuple(image.size) == (WIDTH, HEIGHT)
     assert image.packed_file is not None, "the portrait is saved in the .blend"
-    assert package.character.portrait.is_known(obj)
+    assert package.character.rest_pose.is_known(obj)
 
 
 def test_the_selected_sounds_are_lip_synced(package, scene, movie, fake_engine, tmp_path):
@@ -111,15 +111,15 @@ def test_the_selected_sounds_are_lip_synced(package, scene, movie, fake_engine, 
 def test_all_coefficients_but_the_mouth_are_offsets_from_rest(package, addon, scene, movie, fake_engine):
     fake_engine()
     obj, _faces = dub(package, scene)
-    names = list(package.character.character.bank_of(obj).names)
+    names = list(package.character.files.bank_of(obj).names)
     jaw(package, obj, 0.7, 20)
-    rest = package.character.character.rest_values(obj)
+    rest = package.character.sliders.rest_values(obj)
     package.animation.keys.insert_keys(obj, {"headYaw": rest["headYaw"]}, 10)
     package.animation.keys.insert_keys(obj, {"headYaw": rest["headYaw"] + 5.0}, 20)
     obj.edtalk["headYaw"] = rest["headYaw"]
     _obj, (face,) = dub(package, scene)
     rows = shot_of(addon, face).coefficients.values
-    lips = package.character.character.bank_of(obj).names_of("lip")
+    lips = package.character.files.bank_of(obj).names_of("lip")
     own = [index for index, name in enumerate(names) if name not in lips and name != "headYaw"]
     assert (rows[:, own] == 0).all(), "exactly as in the movie"
     assert rows[10, names.index("headYaw")] == pytest.approx(5.0, abs=1e-4)
@@ -422,7 +422,7 @@ def test_a_portrait_can_be_its_own_plate(package, addon, scene, saved, fake_engi
     scene.frame_end = 3
     bpy.ops.edtalk.render_face(frames="SCENE")
     (strip,) = package.timeline.sequencer.faces(scene, obj)
-    size = shot_of(addon, strip).size or package.character.character.bank_of(obj).config.size
+    size = shot_of(addon, strip).size or package.character.files.bank_of(obj).config.size
     assert strip.transform.scale_y == pytest.approx(HEIGHT / size)
     strip.transform.scale_x = strip.transform.scale_y = strip.transform.scale_y / 2
     obj.edtalk.layer, obj.edtalk.feather = "plate", 0.5

@@ -14,7 +14,7 @@ def package(addon):
 
 @pytest.fixture
 def character(package):
-    return package.character.character
+    return package.character
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def library(emotion, tmp_path, monkeypatch):
 
 def at(package, obj, name, frames):
     """Values of an emotion's F-curve at some frames."""
-    path = package.character.character.data_path(name)
+    path = package.character.sliders.data_path(name)
     (curve,) = (curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
     return [curve.evaluate(frame) for frame in frames]
 
@@ -112,7 +112,7 @@ def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
 def test_emotions_are_added_to_rest_in_the_sampled_rows(package, character, obj, scene):
     scene.frame_set(1)
     bpy.ops.edtalk.emotion_change(emotion="happy", frames=10)
-    bank = character.bank_of(obj)
+    bank = character.files.bank_of(obj)
     rows = package.animation.sampling.sample(scene, obj, [1, 11])
     np.testing.assert_allclose(rows[0], bank.rest, atol=1e-6)
     np.testing.assert_allclose(rows[1, 26:], bank.presets["happy"], atol=1e-6)
@@ -120,7 +120,7 @@ def test_emotions_are_added_to_rest_in_the_sampled_rows(package, character, obj,
 
 
 def test_without_emotions_the_operators_give_a_reason(package, character, obj, write_bank):
-    character.set_bank(obj, str(write_bank(presets={})))
+    character.character.set_bank(obj, str(write_bank(presets={})))
     assert not bpy.ops.edtalk.emotion_key.poll()
     assert "no emotions" in package.animation.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
 
@@ -130,25 +130,25 @@ def test_without_emotions_the_operators_give_a_reason(package, character, obj, w
 
 def test_a_pose_becomes_an_emotion(character, obj, library):
     obj.edtalk["mouthSmile"], obj.edtalk["browDown"] = 0.5, 0.25
-    before = character.row(obj)
+    before = character.sliders.row(obj)
     bpy.ops.edtalk.save_emotion(emotion="smug")
-    assert "smug" in character.emotions(obj)
+    assert "smug" in character.sliders.emotions(obj)
     assert obj.edtalk["smug"] == 1.0
     assert obj.edtalk["mouthSmile"] == 0.0
-    np.testing.assert_allclose(character.row(obj), before, atol=1e-6)
+    np.testing.assert_allclose(character.sliders.row(obj), before, atol=1e-6)
     obj.edtalk["smug"] = 0.5
-    np.testing.assert_allclose(character.row(obj), before / 2, atol=1e-6)
+    np.testing.assert_allclose(character.sliders.row(obj), before / 2, atol=1e-6)
     assert json.loads(library.read_text())["emotions"] == {"smug": {"mouthSmile": 0.5, "browDown": 0.25}}
 
 
 def test_a_saved_emotion_is_relative_to_rest_and_includes_others(character, obj):
-    character.setup_channels(obj, {"mouthSmile": 0.25})
+    character.sliders.setup_channels(obj, {"mouthSmile": 0.25})
     obj.edtalk["mouthSmile"], obj.edtalk["happy"] = 0.5, 0.5
-    offsets = character.emotions(obj)["happy"]
+    offsets = character.sliders.emotions(obj)["happy"]
     bpy.ops.edtalk.save_emotion(emotion="glee", reset=False, to_library=False)
-    names = character.bank_of(obj).names_of("exp")
+    names = character.files.bank_of(obj).names_of("exp")
     expected = 0.5 * offsets + np.array([0.25 if name == "mouthSmile" else 0.0 for name in names])
-    np.testing.assert_allclose(character.emotions(obj)["glee"], expected, atol=1e-5)
+    np.testing.assert_allclose(character.sliders.emotions(obj)["glee"], expected, atol=1e-5)
     assert obj.edtalk["glee"] == 0.0
 
 
@@ -162,7 +162,7 @@ def test_custom_emotions_are_saved_in_the_blend(package, character, obj, scene, 
     rows = package.animation.sampling.sample(scene, obj, [1, 6, 11])
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "scene.blend"))
-    loaded = character.find(uid)
+    loaded = character.character.find(uid)
     np.testing.assert_array_equal(package.animation.sampling.sample(bpy.context.scene, loaded, [1, 6, 11]), rows)
 
 
@@ -170,15 +170,15 @@ def test_the_library_can_be_used_by_other_characters(character, obj, scene, emot
     assert not bpy.ops.edtalk.add_emotion.poll()
     obj.edtalk["mouthSmile"] = 0.5
     bpy.ops.edtalk.save_emotion(emotion="smug")
-    other = character.create(scene, name="Ben")
+    other = character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = other
     bpy.ops.edtalk.add_emotion(emotion="smug")
-    assert character.own_presets(other) == character.own_presets(obj)
+    assert character.sliders.own_presets(other) == character.sliders.own_presets(obj)
     with pytest.raises(RuntimeError, match=r"has no emotion 'none'\. Choose one of: smug"):
         bpy.ops.edtalk.add_emotion(emotion="none")
     bpy.ops.edtalk.remove_emotion(emotion="smug", from_library=True)
     assert emotion.library() == {}
-    assert "smug" in character.emotions(obj), "other characters keep it"
+    assert "smug" in character.sliders.emotions(obj), "other characters keep it"
 
 
 def test_removing_an_emotion_removes_slider_and_keys(package, character, obj, scene):
@@ -186,9 +186,9 @@ def test_removing_an_emotion_removes_slider_and_keys(package, character, obj, sc
     bpy.ops.edtalk.save_emotion(emotion="smug")
     bpy.ops.edtalk.emotion_key(emotion="smug")
     bpy.ops.edtalk.remove_emotion(emotion="smug")
-    assert "smug" not in character.channel_names(obj)
-    assert character.data_path("smug") not in {curve.data_path for curve in package.compat.fcurves(obj)}
-    assert character.own_presets(obj) == {}
+    assert "smug" not in character.sliders.channel_names(obj)
+    assert character.sliders.data_path("smug") not in {curve.data_path for curve in package.compat.fcurves(obj)}
+    assert character.sliders.own_presets(obj) == {}
     with pytest.raises(RuntimeError, match="no custom emotion 'smug'"):
         bpy.ops.edtalk.remove_emotion(emotion="smug")
 
@@ -199,11 +199,11 @@ def test_emotions_are_exported_and_imported(character, obj, scene, tmp_path, wri
     bpy.ops.edtalk.save_emotion(emotion="smug", to_library=False)
     path = tmp_path / "shared.json"
     bpy.ops.edtalk.export_emotions(filepath=str(path))
-    other = character.create(scene, name="Ben")
+    other = character.character.create(scene, name="Ben")
     bpy.context.view_layer.objects.active = other
     bpy.ops.edtalk.import_emotions(filepath=str(path))
-    assert character.own_presets(other) == {"smug": {"mouthSmile": 0.5}}
-    character.set_bank(other, str(write_bank()))
+    assert character.sliders.own_presets(other) == {"smug": {"mouthSmile": 0.5}}
+    character.character.set_bank(other, str(write_bank()))
     with pytest.raises(RuntimeError, match="made with another bank"):
         bpy.ops.edtalk.import_emotions(filepath=str(path))
     path.write_text("nothing")
@@ -216,7 +216,7 @@ def test_used_and_empty_names_are_errors(character, obj, name):
     obj.edtalk["mouthSmile"] = 0.5
     with pytest.raises(RuntimeError, match="cannot be used as the name"):
         bpy.ops.edtalk.save_emotion(emotion=name)
-    assert character.own_presets(obj) == {}
+    assert character.sliders.own_presets(obj) == {}
     assert obj.edtalk["mouthSmile"] == 0.5
 
 

@@ -41,7 +41,7 @@ def lip_sync(scene, *strips, **options):
 
 def keys(package, obj, name="jawOpen"):
     """(K, 2) frames and values."""
-    path = package.character.character.data_path(name)
+    path = package.character.sliders.data_path(name)
     for curve in package.compat.fcurves(obj):
         if curve.data_path == path:
             return np.array([point.co for point in curve.keyframe_points])
@@ -66,7 +66,7 @@ def test_a_strip_gives_one_key_per_frame_and_rest_around_it(package, scene, stri
     assert loud > 0.3 > 0.05 > silent
     assert package.timeline.sequencer.speaker(strip) == obj
     assert {curve.data_path for curve in package.compat.fcurves(obj)} == {
-        package.character.character.data_path(name) for name in package.character.character.bank_of(obj).names_of("lip")
+        package.character.sliders.data_path(name) for name in package.character.files.bank_of(obj).names_of("lip")
     }
 
 

@@ -60,7 +60,7 @@ def test_the_engine_proposes_names_and_ranges(package, proposed):
     item = proposed.edtalk_naming.sliders["lip_01"]
     assert (item.soft_min, item.soft_max, item.region) == (-1.0, 4.0, "jaw")
     assert proposed.edtalk_naming.sliders["pose_01"].turn == pytest.approx(0.05)
-    assert set(NAMES) <= set(package.character.character.channel_names(proposed)), "sliders are not renamed yet"
+    assert set(NAMES) <= set(package.character.sliders.channel_names(proposed)), "sliders are not renamed yet"
 
 
 def test_named_sliders_get_proposals_only_on_request(package, obj, fake_engine, write_bank):
@@ -114,7 +114,7 @@ def test_proposals_can_be_edited_and_discarded(package, proposed):
 
 def test_the_new_bank_has_names_ranges_and_arkit_mapping(package, addon, proposed, bank, named):
     proposed.edtalk_naming.sliders["lip_02"].new_name = "mouthSmile"
-    before, content = package.character.character.bank_of(proposed), bank.read_bytes()
+    before, content = package.character.files.bank_of(proposed), bank.read_bytes()
     assert bpy.ops.edtalk.apply_names(filepath=named) == {"FINISHED"}
     after = addon.inference.contract.bank.read_bank(named)
     assert after.names == ("jawOpen", "mouthSmile", "headYaw", "exp_01", "exp_02")
@@ -133,19 +133,19 @@ def test_the_new_bank_has_names_ranges_and_arkit_mapping(package, addon, propose
 
 
 def test_values_rest_and_custom_emotions_are_renamed(package, proposed, named):
-    character = package.character.character
-    character.setup_channels(proposed, {"lip_01": 0.25, "pose_01": -0.5})
-    character.set_own_presets(proposed, {"smug": {"exp_01": 0.5, "exp_02": -1.0}})
+    character = package.character
+    character.sliders.setup_channels(proposed, {"lip_01": 0.25, "pose_01": -0.5})
+    character.sliders.set_own_presets(proposed, {"smug": {"exp_01": 0.5, "exp_02": -1.0}})
     proposed.edtalk_naming.sliders["exp_01"].new_name = "browUp"
     proposed.edtalk["lip_01"], proposed.edtalk["smug"] = 1.5, 0.5
     proposed.edtalk.banks["lip"].strength = 0.5
-    before = character.row(proposed)
+    before = character.sliders.row(proposed)
     bpy.ops.edtalk.apply_names(filepath=named)
-    np.testing.assert_array_equal(character.row(proposed), before)
+    np.testing.assert_array_equal(character.sliders.row(proposed), before)
     assert proposed.edtalk["jawOpen"] == 1.5
     assert "lip_01" not in proposed.edtalk
-    assert character.rest_values(proposed)["headYaw"] == -0.5
-    assert character.own_presets(proposed) == {"smug": {"browUp": 0.5, "exp_02": -1.0}}
+    assert character.sliders.rest_values(proposed)["headYaw"] == -0.5
+    assert character.sliders.own_presets(proposed) == {"smug": {"browUp": 0.5, "exp_02": -1.0}}
 
 
 def test_names_can_be_swapped(package, proposed, named):
@@ -211,9 +211,9 @@ def test_drivers_that_read_sliders_are_updated(package, scene, proposed, named):
 
 
 def test_all_characters_of_the_bank_are_switched(package, scene, demo, proposed, bank, write_bank, named):
-    character, animation = package.character.character, package.animation.keys
-    twin = character.create(scene, "", str(bank), "Bert")
-    other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
+    character, animation = package.character, package.animation.keys
+    twin = character.character.create(scene, "", str(bank), "Bert")
+    other = character.character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
     for face in (proposed, twin, other):
         animation.write_curves(face, {"lip_01": np.array([1.0])}, np.array([1.0]))
     bpy.context.view_layer.objects.active = proposed
@@ -224,8 +224,8 @@ def test_all_characters_of_the_bank_are_switched(package, scene, demo, proposed,
 
 
 def test_a_shared_action_is_copied_first(package, scene, proposed, write_bank, named):
-    character, animation = package.character.character, package.animation.keys
-    other = character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
+    character, animation = package.character, package.animation.keys
+    other = character.character.create(scene, "", str(write_bank("other", banks=BANKS)), "Carl")
     animation.write_curves(proposed, {"lip_01": np.array([1.0])}, np.array([1.0]))
     action = proposed.animation_data.action
     other.animation_data_create().action = action
@@ -239,10 +239,10 @@ def test_a_shared_action_is_copied_first(package, scene, proposed, write_bank, n
 
 def test_the_portraits_rest_pose_stays_known(package, proposed, named):
     """It is stored by the hash of the weights, which are the same."""
-    package.engine.session.wait(package.character.portrait.measure(proposed))
-    assert package.character.portrait.is_known(proposed)
+    package.engine.session.wait(package.character.rest_pose.measure(proposed))
+    assert package.character.rest_pose.is_known(proposed)
     bpy.ops.edtalk.apply_names(filepath=named)
-    assert package.character.portrait.is_known(proposed)
+    assert package.character.rest_pose.is_known(proposed)
 
 
 def test_undo_restores_the_old_bank_and_names(package, proposed, bank, named):
@@ -254,7 +254,7 @@ def test_undo_restores_the_old_bank_and_names(package, proposed, bank, named):
     face = bpy.data.objects["Anna"]
     assert face.edtalk.bank == str(bank)
     assert curve_paths(package, face) == ['edtalk["lip_01"]']
-    assert {"lip_01", "pose_01"} <= set(package.character.character.channel_names(face))
+    assert {"lip_01", "pose_01"} <= set(package.character.sliders.channel_names(face))
     assert proposals(face) == NAMES
 
 
@@ -299,4 +299,4 @@ def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, ob
     assert len(regions) == 36
     assert set(regions.values()) <= {"head", "jaw", "mouth", "eyes", "brows", "none"}
     assert bpy.ops.edtalk.apply_names(filepath=str(tmp_path / "named.safetensors")) == {"FINISHED"}
-    assert len(set(package.character.character.bank_of(obj).names)) == 36
+    assert len(set(package.character.files.bank_of(obj).names)) == 36

@@ -106,7 +106,7 @@ def bank_without_emotions(world):
 
 @state
 def custom_emotions(world):
-    world.package.character.character.set_own_presets(world.add(), {"smug": {"mouthSmile": 0.5}})
+    world.package.character.sliders.set_own_presets(world.add(), {"smug": {"mouthSmile": 0.5}})
     world.package.animation.presets.write(world.tmp / "emotions.json", {"wry": {"mouthSmile": 0.5}})
 
 
@@ -166,7 +166,7 @@ def driven_head(world):
 @state
 def outdated_drivers(world):
     obj, _head = driven_head(world)
-    world.package.character.character.setup_channels(obj, {"jawOpen": 0.3})
+    world.package.character.sliders.setup_channels(obj, {"jawOpen": 0.3})
 
 
 @state
@@ -331,7 +331,7 @@ def test_an_empty_scene_offers_to_add_a_character(drawn, scene):
 def test_every_slider_is_drawn_once(drawn, package, obj):
     names = drawn("EDTALK_PT_banks").texts("prop") + drawn("EDTALK_PT_emotions").texts("prop")
     sliders = [name for name in names if name.startswith("[")]
-    assert sorted(sliders) == sorted(f'["{name}"]' for name in package.character.character.channel_names(obj))
+    assert sorted(sliders) == sorted(f'["{name}"]' for name in package.character.sliders.channel_names(obj))
 
 
 def test_closed_banks_draw_no_sliders(drawn, obj):
@@ -340,7 +340,7 @@ def test_closed_banks_draw_no_sliders(drawn, obj):
 
 
 def test_custom_emotions_can_be_removed(drawn, package, obj):
-    package.character.character.set_own_presets(obj, {"smug": {"mouthSmile": 0.5}})
+    package.character.sliders.set_own_presets(obj, {"smug": {"mouthSmile": 0.5}})
     assert drawn("EDTALK_PT_emotions").texts("operator").count("edtalk.remove_emotion") == 1
 
 
@@ -369,7 +369,7 @@ def test_a_good_character_has_no_problems(package, obj):
 
 @pytest.mark.parametrize("bank", ["lip", "pose", "exp"])
 def test_every_slider_of_the_starter_bank_is_in_a_titled_group(package, obj, bank):
-    names = package.character.character.bank_of(obj).names_of(bank)
+    names = package.character.files.bank_of(obj).names_of(bank)
     groups = package.panels.character.grouped(bank, names)
     assert "" not in groups
     assert sorted(name for members in groups.values() for name in members) == sorted(names)

@@ -19,20 +19,20 @@ def package(addon):
 
 
 def test_from_a_portrait_and_a_sound_to_a_movie(package, scene, engine, demo, tmp_path):
-    compat, character, sequencer = package.compat, package.character.character, package.timeline.sequencer
+    compat, character, sequencer = package.compat, package.character, package.timeline.sequencer
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
     scene.render.fps = 25
     scene.render.resolution_x = scene.render.resolution_y = SIZE
 
     bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_2.png"), title="Anna")
-    obj = character.active(bpy.context)
+    obj = character.character.active(bpy.context)
     line = compat.new_sound(scene, "line", demo / "line.wav", 1, 1)
     compat.set_strip_value(line, "left_handle", 20)
     compat.set_strip_value(line, "right_handle", 20 + FRAMES)
     line.select = True
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
-    assert package.character.portrait.is_known(obj)
-    jaw = next(curve for curve in compat.fcurves(obj) if curve.data_path == character.data_path("jawOpen"))
+    assert package.character.rest_pose.is_known(obj)
+    jaw = next(curve for curve in compat.fcurves(obj) if curve.data_path == character.sliders.data_path("jawOpen"))
     spoken = [jaw.evaluate(frame) for frame in range(20, 20 + FRAMES)]
     assert np.ptp(spoken) > 0.05, "the mouth moves"
 
@@ -80,17 +80,17 @@ def rendered(package, strip, name):
 def test_everything_at_rest_renders_the_portrait_itself(package, scene, engine, demo):
     """At rest the rendered frame equals the picture from measuring the portrait."""
     obj = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Anna")
-    engine.wait(package.character.portrait.measure(obj))
-    image = package.character.character.face_image(obj)
+    engine.wait(package.character.rest_pose.measure(obj))
+    image = package.character.viewport.face_image(obj)
     assert tuple(image.size) == (SIZE, SIZE)
     at_portrait = np.empty(4 * SIZE * SIZE, np.float32)
     image.pixels.foreach_get(at_portrait)
     answers = []
-    character = package.character.character
-    face = character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj)
-    request = engine.requests.Preview(*face, character.row(obj))
+    character = package.character
+    face = character.files.bank_path(obj), character.files.portrait_path(obj), character.files.crop_of(obj)
+    request = engine.requests.Preview(*face, character.sliders.row(obj))
     engine.wait(engine.submit(request, on_done=answers.append))
-    assert np.abs(package.character.portrait.picture(answers[0].pixels).ravel() - at_portrait).mean() < 0.1
+    assert np.abs(package.character.viewport.to_rgba(answers[0].pixels).ravel() - at_portrait).mean() < 0.1
 
 
 def test_openexr_and_png_frames_look_the_same(package, scene, engine, demo, tmp_path):
@@ -159,7 +159,7 @@ bpy.ops.preferences.addon_enable(module="bl_ext.user_default.edtalk")
 names = (
     "character.character",
     "engine.session",
-    "character.portrait",
+    "character.rest_pose",
     "render.render",
     "engine.client",
     "animation.keys",

@@ -35,9 +35,9 @@ def asked(package, addon, monkeypatch):
 
 
 def test_choosing_a_portrait_measures_it(package, obj, asked, demo):
-    package.character.portrait.measure(obj)
+    package.character.rest_pose.measure(obj)
     (question,) = asked
-    bank = package.character.character.bank_of(obj)
+    bank = package.character.files.bank_of(obj)
     assert question.request.kind == "portrait"
     assert question.request.to_message(1).fields == {
         "bank": str(bank.path),
@@ -45,25 +45,25 @@ def test_choosing_a_portrait_measures_it(package, obj, asked, demo):
         "crop": "auto",
     }
     obj.edtalk.crop_mode, obj.edtalk.crop = "box", (1.0, 2.0, 64.0)
-    package.character.portrait.measure(obj)
+    package.character.rest_pose.measure(obj)
     assert asked[-1].request.crop == (1.0, 2.0, 64.0)
 
 
 def test_the_result_is_applied_once(package, obj, asked):
-    assert not package.character.portrait.is_known(obj)
-    task = package.character.portrait.measure(obj)
-    assert package.character.portrait.measure(obj) == task, "the running task"
+    assert not package.character.rest_pose.is_known(obj)
+    task = package.character.rest_pose.measure(obj)
+    assert package.character.rest_pose.measure(obj) == task, "the running task"
     asked[0].answer(jawOpen=0.25, headYaw=-0.5)
     assert (obj.edtalk["jawOpen"], obj.edtalk["headYaw"]) == (0.25, -0.5)
-    assert package.character.portrait.is_known(obj)
+    assert package.character.rest_pose.is_known(obj)
     assert len(asked) == 1
-    assert obj.data == package.character.character.face_image(obj), "the measured face is shown"
+    assert obj.data == package.character.viewport.face_image(obj), "the measured face is shown"
 
 
 def test_changing_the_portrait_replaces_the_measurement(package, obj, asked, demo):
-    package.character.portrait.measure(obj)
+    package.character.rest_pose.measure(obj)
     obj.edtalk.portrait = str(demo / "portrait_2.png")
-    package.character.portrait.measure(obj)
+    package.character.rest_pose.measure(obj)
     first, second = asked
     assert first.cancelled
     first.answer(jawOpen=0.25)
@@ -71,18 +71,18 @@ def test_changing_the_portrait_replaces_the_measurement(package, obj, asked, dem
     second.answer(jawOpen=0.5)
     assert obj.edtalk["jawOpen"] == 0.5
     obj.edtalk.portrait = str(demo / "portrait_1.png")
-    assert not package.character.portrait.is_known(obj)
+    assert not package.character.rest_pose.is_known(obj)
 
 
 def test_the_character_may_be_renamed_or_deleted_before_the_result_arrives(package, scene, obj, asked):
     import bpy
 
-    package.character.portrait.measure(obj)
+    package.character.rest_pose.measure(obj)
     obj.name = "Somebody"
     asked[0].answer(jawOpen=0.25)
     assert obj.edtalk["jawOpen"] == 0.25
     other = package.character.character.create(scene, obj.edtalk.portrait)
-    package.character.portrait.measure(other)
+    package.character.rest_pose.measure(other)
     bpy.data.objects.remove(other)
     asked[1].answer(jawOpen=0.75)
     assert obj.edtalk["jawOpen"] == 0.25
@@ -94,9 +94,9 @@ def test_measuring_a_missing_portrait_is_an_error(addon, package, scene, asked, 
     obj = package.character.character.create(scene, str(path))
     path.unlink()
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match="does not exist"):
-        package.character.portrait.measure(obj)
+        package.character.rest_pose.measure(obj)
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match="does not exist"):
-        package.character.portrait.is_known(obj)
+        package.character.rest_pose.is_known(obj)
     assert asked == []
 
 

@@ -14,7 +14,7 @@ def package(addon):
 
 @pytest.fixture
 def character(package):
-    return package.character.character
+    return package.character
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +34,12 @@ def keyed(package, obj) -> dict[str, list[float]]:
 
 
 def changed(character, obj) -> dict[str, float]:
-    rest = character.rest_values(obj)
-    return {name: obj.edtalk[name] for name in character.channel_names(obj) if obj.edtalk[name] != rest.get(name, 0.0)}
+    rest = character.sliders.rest_values(obj)
+    return {
+        name: obj.edtalk[name]
+        for name in character.sliders.channel_names(obj)
+        if obj.edtalk[name] != rest.get(name, 0.0)
+    }
 
 
 # --- Adding and choosing
@@ -43,12 +47,12 @@ def changed(character, obj) -> dict[str, float]:
 
 def test_an_added_character_is_selected(character, scene, demo):
     bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_2.png"))
-    (obj,) = character.characters(scene)
+    (obj,) = character.character.characters(scene)
     assert bpy.context.view_layer.objects.active == obj
     assert obj.select_get()
-    assert character.active(bpy.context) == obj
+    assert character.character.active(bpy.context) == obj
     bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_1.png"), title="Ben")
-    assert [other.name for other in character.characters(scene)] == ["Ben", "portrait_2"]
+    assert [other.name for other in character.character.characters(scene)] == ["Ben", "portrait_2"]
     assert [other.name for other in bpy.context.selected_objects] == ["Ben"]
 
 
@@ -60,8 +64,8 @@ def test_an_image_empty_becomes_a_character(package, character, scene, demo):
     scene.collection.objects.link(empty)
     bpy.context.view_layer.objects.active = empty
     bpy.ops.edtalk.make_character()
-    assert character.portrait_path(empty) == demo / "portrait_2.png"
-    assert character.row(empty).shape == (36,)
+    assert character.files.portrait_path(empty) == demo / "portrait_2.png"
+    assert character.sliders.row(empty).shape == (36,)
     assert "already" in package.character.operators.EDTALK_OT_make_character.disabled_reason(bpy.context)
 
 
@@ -74,19 +78,19 @@ def test_an_unreadable_portrait_is_an_error_and_adds_nothing(character, scene, t
         path.write_bytes(content)
     with pytest.raises(RuntimeError, match=words):
         bpy.ops.edtalk.add_character(filepath=str(path))
-    assert not character.characters(scene)
+    assert not character.character.characters(scene)
     assert not bpy.data.images
     assert not bpy.data.objects
 
 
 def test_the_active_character_is_the_active_object_or_the_only_one(character, scene, demo):
-    assert character.active(bpy.context) is None
-    anna, ben = (character.create(scene, str(demo / "portrait_1.png"), name=name) for name in ("Anna", "Ben"))
-    assert character.active(bpy.context) is None, "neither of the two is selected"
+    assert character.character.active(bpy.context) is None
+    anna, ben = (character.character.create(scene, str(demo / "portrait_1.png"), name=name) for name in ("Anna", "Ben"))
+    assert character.character.active(bpy.context) is None, "neither of the two is selected"
     bpy.ops.edtalk.select_character(uid=ben.edtalk.uid)
-    assert character.active(bpy.context) == ben
+    assert character.character.active(bpy.context) == ben
     scene.collection.objects.unlink(ben)
-    assert character.active(bpy.context) == anna
+    assert character.character.active(bpy.context) == anna
     with pytest.raises(RuntimeError, match="no longer in this scene"):
         bpy.ops.edtalk.select_character(uid=ben.edtalk.uid)
 
@@ -94,17 +98,17 @@ def test_the_active_character_is_the_active_object_or_the_only_one(character, sc
 def test_another_portrait_keeps_the_animation(package, character, obj, demo):
     package.animation.keys.insert_keys(obj, {"jawOpen": 0.5}, 1)
     bpy.ops.edtalk.set_portrait(filepath=str(demo / "portrait_2.png"))
-    assert character.portrait_path(obj).name == "portrait_2.png"
+    assert character.files.portrait_path(obj).name == "portrait_2.png"
     assert obj.data == obj.edtalk.portrait_image
     assert keyed(package, obj) == {"jawOpen": [1]}
     with pytest.raises(RuntimeError, match="does not exist"):
         bpy.ops.edtalk.set_portrait(filepath=str(demo / "none.png"))
-    assert character.portrait_path(obj).name == "portrait_2.png"
+    assert character.files.portrait_path(obj).name == "portrait_2.png"
 
 
 def test_set_bank_reports_dropped_sliders(character, obj, write_bank, capfd):
     bpy.ops.edtalk.set_bank(filepath=str(write_bank()))
-    assert character.bank_of(obj).name == "other"
+    assert character.files.bank_of(obj).name == "other"
     assert "has no sliders mouthClose, mouthFunnel" in capfd.readouterr().out
     bpy.ops.edtalk.set_bank(starter=True)
     assert obj.edtalk.bank == ""
@@ -117,7 +121,7 @@ def test_set_bank_reports_dropped_sliders(character, obj, write_bank, capfd):
 
 
 def test_reset_all_a_bank_or_a_slider(character, obj):
-    character.setup_channels(obj, {"jawOpen": 0.25})
+    character.sliders.setup_channels(obj, {"jawOpen": 0.25})
 
     def pose():
         for name in ("jawOpen", "mouthPucker", "headYaw", "happy"):
@@ -137,7 +141,7 @@ def test_reset_all_a_bank_or_a_slider(character, obj):
 
 
 def test_mirror_swaps_offsets_from_rest(character, obj):
-    character.setup_channels(obj, {"mouthLeft": 0.125, "headYaw": 0.5})
+    character.sliders.setup_channels(obj, {"mouthLeft": 0.125, "headYaw": 0.5})
     obj.edtalk["mouthLeft"], obj.edtalk["headYaw"], obj.edtalk["headPitch"] = 0.625, 0.75, 0.25
     bpy.ops.edtalk.mirror()
     assert changed(character, obj) == {"mouthRight": 0.5, "headYaw": 0.25, "headPitch": 0.25}
@@ -150,10 +154,10 @@ def test_mirror_swaps_offsets_from_rest(character, obj):
 
 def test_a_pose_can_be_pasted_on_another_bank(package, character, scene, obj, write_bank):
     posing = package.animation.posing
-    character.setup_channels(obj, {"jawOpen": 0.25})
+    character.sliders.setup_channels(obj, {"jawOpen": 0.25})
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"], obj.edtalk["browDown"] = 0.75, 0.5, 0.625, 1.0
     text = package.animation.pose.to_text(posing.pose_of(obj))
-    other = character.create(scene, bank=str(write_bank(rest=0.125)), name="Other")
+    other = character.character.create(scene, bank=str(write_bank(rest=0.125)), name="Other")
     bpy.context.view_layer.objects.active = other
     bpy.ops.edtalk.paste_pose(text=text)
     assert (other.edtalk["jawOpen"], other.edtalk["headYaw"], other.edtalk["happy"]) == (0.625, 0.625, 0.625)
@@ -169,11 +173,11 @@ def test_a_pose_can_be_pasted_on_another_bank(package, character, scene, obj, wr
 def test_key_all_or_one_bank(package, character, obj, scene):
     scene.frame_set(7)
     bpy.ops.edtalk.key_pose(bank="pose")
-    assert keyed(package, obj) == {name: [7] for name in character.bank_of(obj).names_of("pose")}
+    assert keyed(package, obj) == {name: [7] for name in character.files.bank_of(obj).names_of("pose")}
     groups = {curve.group.name for curve in package.compat.fcurves(obj)}
     assert groups == {"Head"}
     bpy.ops.edtalk.key_pose()
-    assert set(keyed(package, obj)) == set(character.channel_names(obj))
+    assert set(keyed(package, obj)) == set(character.sliders.channel_names(obj))
 
 
 def test_auto_keying_keys_changed_sliders(package, obj, scene, auto_key):
@@ -196,7 +200,7 @@ def test_without_a_character_operators_give_a_reason(package, character, scene, 
     cls = next(c for c in bpy.types.Operator.__subclasses__() if c.__name__ == f"EDTALK_OT_{name}")
     assert not operator.poll()
     assert "character" in cls.disabled_reason(bpy.context)
-    character.create(scene, str(demo / "portrait_1.png"))
+    character.character.create(scene, str(demo / "portrait_1.png"))
     assert operator.poll()
     assert cls.disabled_reason(bpy.context) == ""
 

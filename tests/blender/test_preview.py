@@ -16,7 +16,7 @@ def package(addon):
 def live(package, scene, obj, fake_engine, monkeypatch):
     """A measured character with an engine that takes 50 ms per picture, as if Blender had a window."""
     fake_engine("--slow", 0.05)
-    package.engine.session.wait(package.character.portrait.measure(obj))
+    package.engine.session.wait(package.character.rest_pose.measure(obj))
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     package.render.preview.forget()
     obj.edtalk["headYaw"] = 0.0
@@ -51,7 +51,7 @@ def finish(package):
 
 
 def pixels(package, obj):
-    image = package.character.character.face_image(obj)
+    image = package.character.viewport.face_image(obj)
     values = np.empty(4 * image.size[0] * image.size[1], np.float32)
     image.pixels.foreach_get(values)
     return values
@@ -61,7 +61,7 @@ def expected(obj, package):
     """The colour that the fake engine renders for the current pose: three bytes of the row's checksum."""
     import zlib
 
-    row = package.character.character.row(obj.evaluated_get(bpy.context.view_layer.depsgraph))
+    row = package.character.sliders.row(obj.evaluated_get(bpy.context.view_layer.depsgraph))
     return np.frombuffer(zlib.crc32(row.astype("<f4").tobytes()).to_bytes(4, "little")[:3], np.uint8) / 255
 
 
@@ -70,7 +70,7 @@ def test_moving_a_slider_updates_the_face(package, live, asked):
     assert asked == ["preview"]
     finish(package)
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
-    assert live.data == package.character.character.face_image(live), "the Empty shows it"
+    assert live.data == package.character.viewport.face_image(live), "the Empty shows it"
     slide(live, 0.4)
     assert asked == ["preview"], "nothing changed"
 
@@ -106,7 +106,7 @@ def test_frame_changes_send_no_request_while_the_engine_is_busy(package, scene, 
 
 def test_all_changed_characters_are_rendered(package, scene, live, asked, demo):
     ben = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
-    package.engine.session.wait(package.character.portrait.measure(ben))
+    package.engine.session.wait(package.character.rest_pose.measure(ben))
     finish(package)
     package.render.preview.forget()
     for obj in (live, ben):

@@ -54,8 +54,8 @@ def pictures(package, obj):
 
 def begin(package, scene, obj):
     """Start a render of the scene's range without waiting for it."""
-    if not package.character.portrait.is_known(obj):
-        package.engine.session.wait(package.character.portrait.measure(obj))
+    if not package.character.rest_pose.is_known(obj):
+        package.engine.session.wait(package.character.rest_pose.measure(obj))
     span = package.timeline.sequencer.render_range(scene, obj, "SCENE")
     return package.render.render.render_face(scene, obj, span)
 
@@ -90,7 +90,7 @@ def test_pictures_have_the_chosen_size(addon, package, scene, saved, turning, fa
     render()
     strip, known = face(package, scene, turning), set()
     read = addon.inference.contract.shot.Shot.read
-    own = package.character.character.bank_of(turning).config.size
+    own = package.character.files.bank_of(turning).config.size
     for size, layer, asked in (
         ("512", "square", 512),
         ("1024", "matte", 1024),
@@ -136,7 +136,7 @@ def test_ranges(addon, package, scene, obj, tmp_path):
 
 def test_drivers_and_the_nla_are_rendered(package, scene, saved, obj, fake_engine):
     fake_engine()
-    driver = obj.driver_add(package.character.character.data_path("headYaw")).driver
+    driver = obj.driver_add(package.character.sliders.data_path("headYaw")).driver
     driver.type, driver.expression = "SCRIPTED", "frame / 12"
     render()
     assert len(set(shown(face(package, scene, obj)))) == FRAMES
@@ -452,7 +452,7 @@ def test_all_characters_at_once(package, scene, saved, turning, fake_engine, dem
 
 def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake_engine):
     fake_engine()
-    package.engine.session.wait(package.character.portrait.measure(turning))
+    package.engine.session.wait(package.character.rest_pose.measure(turning))
     bpy.data.libraries.write(str(saved / "cast.blend"), {turning})
     bpy.data.objects.remove(turning)
     with bpy.data.libraries.load(str(saved / "cast.blend"), link=True) as (_theirs, ours):

@@ -36,13 +36,13 @@ def anna(opened):
 
 
 def test_the_character_and_its_values(package, opened, anna):
-    character, group = package.character.character, anna.edtalk
-    assert character.characters(opened) == [anna]
+    character, group = package.character, anna.edtalk
+    assert character.character.characters(opened) == [anna]
     assert (group.crop_mode, group.layer, group.size) == ("none", "matte", "0")
     assert group.feather == pytest.approx(0.3)
-    assert character.bank_state(anna, "pose").strength == 0.5
-    assert list(character.own_presets(anna)) == ["wry"]
-    assert package.character.portrait.is_known(anna), "the portrait need not be measured again"
+    assert character.sliders.bank_state(anna, "pose").strength == 0.5
+    assert list(character.sliders.own_presets(anna)) == ["wry"]
+    assert package.character.rest_pose.is_known(anna), "the portrait need not be measured again"
     rows = package.animation.sampling.sample(opened, anna, range(1, FRAMES + 1))
     np.testing.assert_allclose(rows, json.loads(opened["expected_rows"]), atol=1e-5)
 

@@ -46,7 +46,7 @@ def head(obj):
 @pytest.fixture
 def act(package, obj):
     """Animates the character: mouth, expression, an emotion, bank strength."""
-    names = package.character.character.bank_of(obj).names
+    names = package.character.files.bank_of(obj).names
     random = np.random.default_rng(4)
     for name in (*names, "happy", "sad"):
         package.animation.keys.write_curves(obj, {name: random.uniform(0, 0.4, len(FRAMES))}, FRAMES)
@@ -72,10 +72,8 @@ def links(head) -> set[tuple[str, str, float]]:
 
 def expected(package, obj, head, frames=FRAMES) -> np.ndarray:
     """The coefficients of the rendered face, as values of shape keys with one link of gain 1 each, (T, keys)."""
-    bank = package.character.character.bank_of(obj)
-    moved = package.animation.sampling.sample(bpy.context.scene, obj, frames) - package.character.character.rest_row(
-        obj
-    )
+    bank = package.character.files.bank_of(obj)
+    moved = package.animation.sampling.sample(bpy.context.scene, obj, frames) - package.character.sliders.rest_row(obj)
     slider = {link.shape_key: link.slider for link in head.edtalk_rig.links}
     return np.stack([moved[:, bank.names.index(slider[name])] for name in package.rig.rig.shape_keys(head)], axis=1)
 
@@ -126,14 +124,14 @@ def test_links_can_be_added_and_removed(head, obj):
 
 
 def test_the_head_moves_like_the_rendered_face(package, rig, obj, head, act):
-    package.character.character.setup_channels(obj, {"jawOpen": 0.2, "mouthSmile": 0.1, "browInnerUp": -0.1})
+    package.character.sliders.setup_channels(obj, {"jawOpen": 0.2, "mouthSmile": 0.1, "browInnerUp": -0.1})
     bpy.ops.edtalk.match_shapes()
     assert bpy.ops.edtalk.drive_shapes() == {"FINISHED"}
     np.testing.assert_allclose(shown(head), expected(package, obj, head), atol=1e-4)
 
 
 def test_the_rest_pose_of_the_portrait_is_rest_of_the_head(package, obj, head):
-    package.character.character.setup_channels(obj, dict.fromkeys(package.character.character.bank_of(obj).names, 0.3))
+    package.character.sliders.setup_channels(obj, dict.fromkeys(package.character.files.bank_of(obj).names, 0.3))
     bpy.ops.edtalk.match_shapes()
     bpy.ops.edtalk.drive_shapes()
     np.testing.assert_allclose(shown(head, [1]), 0, atol=1e-6)
@@ -219,7 +217,7 @@ def test_a_new_rest_pose_makes_drivers_outdated(package, rig, obj, head):
     assert not rig.is_stale(head)
     bpy.ops.edtalk.drive_shapes()
     assert not rig.is_stale(head)
-    package.character.character.setup_channels(obj, {"jawOpen": 0.3})
+    package.character.sliders.setup_channels(obj, {"jawOpen": 0.3})
     assert rig.is_stale(head)
     bpy.ops.edtalk.drive_shapes()
     assert not rig.is_stale(head)
@@ -250,7 +248,7 @@ def test_stop_driving_keeps_other_drivers(rig, obj, head):
 
 def test_too_many_links_for_one_driver(rig, obj, head, package):
     head.edtalk_rig.character = obj
-    for name in package.character.character.bank_of(obj).names:
+    for name in package.character.files.bank_of(obj).names:
         rig.add_link(head, "jawOpen", name, 0.12345)
     with pytest.raises(RuntimeError, match="'jawOpen' has too many links for one driver"):
         bpy.ops.edtalk.drive_shapes()
@@ -453,5 +451,5 @@ def test_the_panel_offers_to_drive_or_to_stop_driving(package, obj, head):
     operators = draw(panel).texts("operator")
     assert "edtalk.undrive_shapes" in operators
     assert "edtalk.drive_shapes" not in operators
-    package.character.character.setup_channels(obj, {"jawOpen": 0.3})
+    package.character.sliders.setup_channels(obj, {"jawOpen": 0.3})
     assert "edtalk.drive_shapes" in draw(panel).texts("operator"), "the drivers are out of date"

@@ -29,7 +29,7 @@ def speak(package, scene, sound, obj, frame, channel=1):
     strip = package.compat.new_sound(scene, "line", sound, channel, frame)
     package.compat.set_strip_value(strip, "right_handle", frame + FRAMES)
     package.timeline.sequencer.assign(strip, obj)
-    names = package.character.character.bank_of(obj).names_of("lip")
+    names = package.character.files.bank_of(obj).names_of("lip")
     rows = np.zeros((FRAMES, len(names)), np.float32)
     rows[:, names.index("jawOpen")] = np.linspace(0, 1, FRAMES)
     clock = package.timeline.sequencer.time_map(scene, strip)
@@ -47,7 +47,7 @@ def face(package, scene, obj, line, fake_engine):
 
 
 def curve(package, obj, name="jawOpen"):
-    path = package.character.character.data_path(name)
+    path = package.character.sliders.data_path(name)
     return next((curve for curve in package.compat.fcurves(obj) if curve.data_path == path), None)
 
 

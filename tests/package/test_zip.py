@@ -123,7 +123,7 @@ record("installed")
 bpy.ops.edtalk.add_character(filepath=portrait)
 obj = bpy.context.active_object
 obj.edtalk["jawOpen"] = 0.5
-result["sliders"] = len(sys.modules[module + ".edtalk_blender.character.character"].row(obj))
+result["sliders"] = len(sys.modules[module + ".edtalk_blender.character.sliders"].row(obj))
 result["folder"] = os.path.dirname(sys.modules[module].__file__)
 bpy.ops.preferences.addon_disable(module=module)
 record("disabled")

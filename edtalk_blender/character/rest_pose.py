@@ -1,6 +1,6 @@
-"""Measuring the rest pose: the engine reads the coefficients of the face in a portrait.
+"""Measure the rest pose of a character: the engine reads the coefficients of the face in its portrait.
 
-It is done once for each portrait, crop and bank: in the background when a portrait is chosen, or, without a window,
+This is done once for each portrait, crop and bank: in the background when a portrait is chosen, or, without a window,
 when the result is first needed.
 """
 
@@ -10,14 +10,13 @@ import hashlib
 import json
 
 import bpy
-import numpy as np
 
 from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.shot import file_sha256
 from ..engine import session
 from ..engine.session import Task
-from . import character
+from . import character, files, sliders, viewport
 
 _requests: dict[str, tuple[str, Task]] = {}  # by character: signature and task of its last measurement
 
@@ -47,11 +46,11 @@ def measure(obj: bpy.types.Object) -> Task:
         obj = character.find(uid)
         if obj is None or _requests.get(uid, ("", None))[0] != signature:
             return  # deleted, or another portrait was chosen meanwhile
-        character.setup_channels(obj, answer.rest)
+        sliders.setup_channels(obj, answer.rest)
         obj.edtalk.rest_of = signature
-        character.show_pixels(obj, picture(answer.pixels))
+        viewport.show_pixels(obj, viewport.to_rgba(answer.pixels))
 
-    request = requests.Portrait(character.bank_path(obj), character.portrait_path(obj), character.crop_of(obj))
+    request = requests.Portrait(files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj))
     task = session.submit(request, label=f"Analyze portrait of {obj.name}", on_done=apply)
     _requests[uid] = signature, task
     return task
@@ -63,17 +62,9 @@ def has_failed(obj: bpy.types.Object) -> bool:
     return task is not None and task.error is not None and measured == _signature(obj)
 
 
-def picture(pixels: np.ndarray) -> np.ndarray:
-    """(size, size, 4) float32 RGBA, 0 to 1, bottom row first, from (size, size, 3) uint8 RGB, top row first."""
-    rgba = np.ones((*pixels.shape[:2], 4), np.float32)
-    rgba[..., :3] = pixels[::-1]
-    rgba[..., :3] /= 255
-    return rgba
-
-
 def _signature(obj: bpy.types.Object) -> str:
     """20 digits that identify portrait, crop and bank."""
-    parts = [character.bank_of(obj).sha256, file_sha256(character.portrait_path(obj)), character.crop_of(obj)]
+    parts = [files.bank_of(obj).sha256, file_sha256(files.portrait_path(obj)), files.crop_of(obj)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
 
 

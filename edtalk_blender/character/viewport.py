@@ -1,0 +1,63 @@
+"""Show the portrait or the rendered face of a character in the viewport."""
+
+from __future__ import annotations
+
+import bpy
+import numpy as np
+from bpy.app.handlers import persistent
+
+FACE_OF = "edtalk_face_of"  # of an image with a rendered face: the uid of its character
+
+
+def show_portrait(obj: bpy.types.Object) -> None:
+    """Show the portrait on the character's Empty; other types of objects are not changed."""
+    if obj.type == "EMPTY" and obj.data != obj.edtalk.portrait_image:
+        obj.data = obj.edtalk.portrait_image
+
+
+def show_pixels(obj: bpy.types.Object, rgba: np.ndarray) -> bpy.types.Image:
+    """Show a rendered face in the character's image "NAME face" and on its Empty; returns the image.
+
+    rgba: (H, W, 4) float32, 0 to 1, sRGB, bottom row first.
+    """
+    height, width = rgba.shape[:2]
+    image = face_image(obj)
+    if image is None:
+        image = bpy.data.images.new(f"{obj.name} face", width, height, alpha=True)
+        image[FACE_OF] = obj.edtalk.uid
+    elif tuple(image.size) != (width, height):
+        image.scale(width, height)
+    image.pixels.foreach_set(np.ascontiguousarray(rgba, np.float32).ravel())
+    if obj.type == "EMPTY" and obj.data != image:
+        obj.data = image
+    return image
+
+
+def face_image(obj: bpy.types.Object) -> bpy.types.Image | None:
+    """The image of this character's rendered face; None before the first preview."""
+    uid = obj.edtalk.uid
+    return next((image for image in bpy.data.images if image.get(FACE_OF) == uid and image.library is None), None)
+
+
+def to_rgba(pixels: np.ndarray) -> np.ndarray:
+    """(size, size, 4) float32 RGBA, 0 to 1, bottom row first, from (size, size, 3) uint8 RGB, top row first."""
+    result = np.ones((*pixels.shape[:2], 4), np.float32)
+    result[..., :3] = pixels[::-1]
+    result[..., :3] /= 255
+    return result
+
+
+@persistent
+def _pack_faces(*_: object) -> None:
+    """Before saving: pack the rendered faces, so that Blender does not ask to save them as files."""
+    for image in bpy.data.images:
+        if FACE_OF in image and image.is_dirty and image.library is None:
+            image.pack()
+
+
+def register() -> None:
+    bpy.app.handlers.save_pre.append(_pack_faces)
+
+
+def unregister() -> None:
+    bpy.app.handlers.save_pre.remove(_pack_faces)
