@@ -259,8 +259,9 @@ def lie_over(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tup
         setattr(strip.crop, name, getattr(plate.crop, name))
     strip.use_flip_x, strip.use_flip_y = plate.use_flip_x, plate.use_flip_y
     element = plate.elements[0] if plate.elements else None
-    if element and element.orig_height and element.orig_height != size[1]:
-        strip.transform.scale_x *= element.orig_height / size[1]
+    if element and element.orig_width and element.orig_height:
+        # Blender shows the stored pixels as squares, also where they are not; the engine's pictures have square pixels.
+        strip.transform.scale_x *= element.orig_width / size[0]
         strip.transform.scale_y *= element.orig_height / size[1]
 
 

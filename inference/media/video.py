@@ -23,6 +23,7 @@ import numpy as np
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
+from .colour import check_colours, to_srgb
 from .container import open_media
 from .picture import load_picture
 
@@ -56,7 +57,7 @@ def parse_fps(value: float | str | Fraction) -> Fraction:
 class ClipInfo:
     """Properties of a clip.
 
-    width, height: pixels, as shown (after rotation). fps: average. frames: estimated, None if unknown.
+    width, height: square pixels, as shown (after rotation). fps: average. frames: estimated, None if unknown.
     duration: seconds, None if unknown. rotation: counterclockwise degrees by which players rotate the stored picture.
     """
 
@@ -76,7 +77,8 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
     with contextlib.closing(_decode(container, stream, path)) as frames:
         first = next(frames)
         rotation = round(first.rotation / 90) * 90 % 360
-        width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
+        width, height = _shown_size(first, _aspect(stream))
+        width, height = (height, width) if rotation % 180 else (width, height)
         fps, duration = _rate(stream), _duration(container, stream)
         count = stream.frames or (round(duration * fps) if duration else None)
         sound = bool(container.streams.audio)
@@ -90,7 +92,7 @@ def read_frames(
     start: float | Fraction = 0,
     end: float | Fraction | None = None,
 ) -> Iterator[np.ndarray]:
-    """The frames of a clip as shown: rotated upright, uint8 RGB (H, W, 3).
+    """The frames of a clip as shown: rotated upright, with square pixels, uint8 sRGB (H, W, 3).
 
     With `fps`, frame i is the one shown at start + i / fps seconds, up to `end` or the end of the clip; there are
     round((duration - start) * fps) of them, at least one. Without `fps`, every stored frame of the whole clip.
@@ -99,7 +101,9 @@ def read_frames(
     """
     path = Path(path)
     if fps is None:
-        return map(_to_rgb, _decode(*_open_clip(path), path))
+        container, stream = _open_clip(path)
+        aspect = _aspect(stream)
+        return (_to_rgb(frame, aspect) for frame in _decode(container, stream, path))
     rate, first = parse_fps(fps), Fraction(start)
     return _resampled(_Part(path, first), rate, first, None if end is None else Fraction(end))
 
@@ -164,7 +168,7 @@ def stamped_frames(
             return
         if until > start + _SLACK:
             found = True
-            yield float(time), _to_rgb(frame)
+            yield float(time), _to_rgb(frame, part.aspect)
     if not found:
         raise _ends_before(path, float(time), start, "s")
 
@@ -184,18 +188,19 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
     frames: Iterator[tuple[Fraction, Fraction, av.VideoFrame]] = iter(())
     until, seekable = Fraction(-1), True
     frame: av.VideoFrame | None = None
-    rgb: np.ndarray | None = None
+    aspect, rgb = Fraction(1), None
     for time in times:
         at = Fraction(time) + _EPSILON
         if frame is None or (seekable and at - until > _SEEK_GAP):
             part = _Part(path, Fraction(time))
+            aspect = part.aspect
             seekable = part.zero is not None or frame is None
             frames, until = _timed(part, part.begins), Fraction(-1)
         while until <= at and (following := next(frames, None)) is not None:
             (_, until, frame), rgb = following, None
         if rgb is None:
             assert frame is not None, "a part has at least one frame"
-            rgb = _to_rgb(frame)
+            rgb = _to_rgb(frame, aspect)
         yield rgb
 
 
@@ -248,6 +253,8 @@ def _decode(
             except av.FFmpegError:
                 bad, frames = bad + 1, []
             for frame in frames:
+                if not count:
+                    check_colours(frame, stream.codec_context.codec_tag, str(path))
                 count += 1
                 if frame.pts is not None:
                     end = _seconds(frame.pts - (stream.start_time or 0), frame.time_base) + 1 / _rate(stream)
@@ -265,13 +272,14 @@ def _decode(
 class _Part:
     """The decoded frames of a clip from `start` seconds or earlier on. It seeks there if the file allows it.
 
-    usual: usual duration of a frame in seconds. begins: timestamp in seconds of the clip's start according to the file,
-    None if unknown. zero: that timestamp after seeking, otherwise None for that of the first frame.
+    usual: usual duration of a frame in seconds. aspect: width of a stored pixel over its height. begins: timestamp in
+    seconds of the clip's start according to the file, None if unknown. zero: that timestamp after seeking, otherwise
+    None for that of the first frame.
     """
 
     def __init__(self, path: Path, start: Fraction) -> None:
         container, stream = _open_clip(path)
-        self.path, self.usual = path, 1 / _rate(stream)
+        self.path, self.usual, self.aspect = path, 1 / _rate(stream), _aspect(stream)
         self.zero: Fraction | None = None
         self.begins = None if stream.start_time is None else _seconds(stream.start_time, stream.time_base)
         self.frames: Iterator[av.VideoFrame] = _decode(container, stream, path)
@@ -326,7 +334,7 @@ def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None
     for _, until, frame in _timed(part, part.zero):
         rgb = None
         while start + chosen / fps < until - _SLACK:
-            rgb = _to_rgb(frame) if rgb is None else rgb
+            rgb = _to_rgb(frame, part.aspect) if rgb is None else rgb
             ready.append(rgb)
             chosen += 1
         count = max(1, math.floor((until - start) * fps + Fraction(1, 2)))  # frames of a clip that ends here
@@ -349,11 +357,20 @@ def _length(frame: av.VideoFrame) -> Fraction | None:
     return _seconds(frame.duration, frame.time_base) if frame.duration else None
 
 
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    # Untagged clips: players take HD as BT.709 and smaller ones as BT.601, which is FFmpeg's own default.
-    untagged_hd = frame.colorspace == 2 and frame.height >= 720
-    rgb = frame.reformat(format="rgb24", src_colorspace="ITU709" if untagged_hd else None).to_ndarray()
+def _to_rgb(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
+    rgb = to_srgb(frame, *_shown_size(frame, aspect))
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def _shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    """Width and height of a frame in square pixels, before it is rotated; the height is kept."""
+    return max(1, round(frame.width * aspect)), frame.height
+
+
+def _aspect(stream: av.VideoStream) -> Fraction:
+    """Width of a stored pixel over its height; 1 for values that only a damaged header claims, as in players."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and Fraction(1, 4) <= aspect <= 4 else Fraction(1)
 
 
 def _rate(stream: av.VideoStream) -> Fraction:

@@ -27,7 +27,7 @@ Sound = tuple[np.ndarray, int] | str | os.PathLike[str]
 
 
 class VideoWriter:
-    """Writes H.264 (yuv420p, BT.709) and AAC into .mp4, .mov or .mkv. Used in a `with` block.
+    """Writes H.264 (yuv420p, BT.709, square pixels) and AAC into .mp4, .mov or .mkv. Used in a `with` block.
 
     The clip is written to a partial file, which is renamed when the block ends without an error. After an error, or
     without a frame, the partial file is removed and an existing clip is kept.
@@ -73,6 +73,7 @@ class VideoWriter:
             1  # BT.709; without tags, players may guess another
         )
         codec.color_range = 1  # 16..235
+        codec.sample_aspect_ratio = Fraction(1)
         if self._sound:
             self._audio = self._file.add_stream("aac", rate=SOUND_RATE, layout=self._sound.layout)
             self._audio.bit_rate = 192000
