@@ -110,7 +110,7 @@ def test_a_renderer_that_fails_at_once_stops_the_training_with_its_error(
     process = RenderProcess(SIZE, FRAMES, SEED, SWAY, first=0, stride=1)
     try:
         process.process.wait()
-        with pytest.raises(SystemExit, match=r"before it had rendered anybody: .*nothing"):
+        with pytest.raises(SystemExit, match=r"before it rendered the first person: .*nothing"):
             process.ready()
     finally:
         process.close()

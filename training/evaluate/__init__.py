@@ -2,8 +2,8 @@
 
 bank          the command: measures everything and writes the report
 people        test people, rendered on demand with ground truth
-puppet        interface of what is measured: a portrait and coefficients in, pictures and moved points out
-measure       runs a puppet on all people
+puppet        interface through which a renderer is evaluated
+measure       drives the portraits of all people and compares the frames with the true ones
 pictures      similarity to the truth by pixels
 motion        motion of points, and motion that should not occur
 recognition coefficients, identity and emotion recognised in pictures

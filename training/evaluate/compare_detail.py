@@ -50,6 +50,7 @@ def pictures_of(renderer: FaceRenderer, portrait: np.ndarray, rows: np.ndarray, 
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 at `size` x `size` pixels."""
     return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize((size, size)))
 
 

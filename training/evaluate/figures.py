@@ -23,6 +23,7 @@ LARGE = 256  # pixels of the speed target
 
 
 def people_figures(measured: Measurements) -> list[Figure]:
+    """Figures for the similarity of frames of test people to the true frames."""
     # Copying has no error in frames that equal the portrait; their infinite PSNR is left out of the mean.
     scores = {name: np.where(np.isinf(part), np.nan, part) if "copy" in name else part
               for name, part in measured.scores.items()}  # fmt: skip
@@ -68,6 +69,7 @@ def driven_figures(score: dict[str, float], case: str, words: str) -> list[Figur
 
 
 def reading_figures(measured: Measurements) -> tuple[list[Figure], dict[str, np.ndarray]]:
+    """Figures for the coefficients read from frames, and the correlation of each coefficient (36,) by kind of frame."""
     by_column = {name: correlations(rows, measured.driving) for name, rows in measured.read.items()}
     pooled = {
         name: float(np.corrcoef(rows.ravel(), measured.driving.ravel())[0, 1]) for name, rows in measured.read.items()
@@ -87,6 +89,7 @@ def reading_figures(measured: Measurements) -> tuple[list[Figure], dict[str, np.
 
 
 def person_figures(measured: Measurements) -> list[Figure]:
+    """Figures for identity and emotions."""
     portraits, results, truths = (measured.embedded[name] for name in ("portrait", "result", "truth"))
     value, best = relative_distance(portraits, results, truths), relative_distance(portraits, truths)
     recognised, best_recognised = (
@@ -110,6 +113,11 @@ def person_figures(measured: Measurements) -> list[Figure]:
 def disentanglement_figures(
     puppet: Puppet, persons: Sequence[int], size: int
 ) -> tuple[list[Figure], dict[str, np.ndarray]]:
+    """Figures for the motion caused by single coefficients.
+
+    Also returns for each coefficient its motion in its own region, in the rest, along the true motion and of the head,
+    see `motion.UnitMotion`, and the true motion in its own region.
+    """
     made, true = motion.single_unit_motions(puppet, persons, size)
     figures = [
         Figure(f"apart_{bank}", f"disentanglement, {bank}: movement in its own region over the rest",
@@ -135,7 +143,11 @@ def disentanglement_figures(
 def voice_figures(
     bank: Bank, puppet: Puppet, sounds: Sequence[Path], person: int, size: int, count: int
 ) -> tuple[list[Figure], list[voices.MouthMotion], list[str]]:
-    """Figures, the result for every voice, and remarks. Without an audio network there are only remarks."""
+    """Figures of lip-sync, the mouth motion of every voice, and remarks for the report.
+
+    sounds: recordings of real voices. person: number of the test person whose portrait speaks. size: pixels of the
+    frames. count: number of synthetic voices. Without an audio network there are only remarks.
+    """
     if not bank.has_audio:
         return [], [], ["The bank has no audio network, so voices were not measured."]
     portrait = people.render_person(person, np.zeros((1, len(NAMES)), np.float32), size)
@@ -181,6 +193,7 @@ def voice_figures(
 def photograph_figures(
     puppet: Puppet, folder: Path, size: int, classifiers: Classifiers
 ) -> tuple[list[Figure], list[photographs.Photograph], list[str]]:
+    """Figures for the pictures and clips in a folder, the driven frames, and remarks on files that were skipped."""
     acted, remarks = [], []
     for path in photographs.portraits_in(folder):
         try:
@@ -208,6 +221,7 @@ def photograph_figures(
 
 
 def speed_figures(bank: Bank) -> list[Figure]:
+    """Frames per second of the bank, with and without detail, and of a bank of LARGE pixels."""
     size = bank.config.size
     own = measure.frames_per_second(bank)
     sharp = measure.frames_per_second(bank, detail=LARGE) if size <= LARGE else None

@@ -1,4 +1,4 @@
-"""Runs a puppet on test people and collects everything that is measured."""
+"""Drives the portraits of test people with a puppet and compares the frames with the true ones; measures speed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,11 @@ def measure_people(
     sway: float = people.SWAY,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Measurements:
-    """Drive every person: by talking frames from a portrait and from rest, and by emotions from rest."""
+    """Measure the puppet on every person: talking frames from a portrait and from rest, and emotions from rest.
+
+    persons: numbers of test people. size: pixels of the frames. classifiers: recognise identity and emotion.
+    sway: deviation of the pose coefficients. progress: called after each person with the number of people done.
+    """
     scores, driving, labels = [], [], []
     recognised: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
     read: dict[str, list[np.ndarray]] = {name: [] for name in ("result", "truth", "copy", "rest_result", "rest_truth")}
@@ -134,6 +138,7 @@ def measure_people(
 def _scores(
     result: np.ndarray, moved: np.ndarray, portrait: PersonFrames, truth: PersonFrames
 ) -> dict[str, np.ndarray]:
+    """(T,) scores by name. result: (T, S, S, 3) frames of a puppet; moved: (T, F, 2), their tracked points."""
     size = truth.images.shape[1]
     copy = np.broadcast_to(portrait.images, truth.images.shape)
     boxes = face_boxes(truth.points, size)

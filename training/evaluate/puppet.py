@@ -1,4 +1,4 @@
-"""Interface of what is evaluated: a portrait and coefficients in, pictures and moved points out."""
+"""The interface through which a renderer is evaluated: it animates a portrait and moves its tracked points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 8  # frames per batch
 
 
 class Puppet(Protocol):
-    """A portrait driven by coefficients. T frames of S pixels, points in [-1, 1]."""
+    """A portrait that can be animated by coefficients. T frames of S pixels, points in [-1, 1]."""
 
     def show(self, portrait: np.ndarray) -> None:
         """Choose the portrait, (H, W, 3) uint8."""
@@ -66,7 +66,7 @@ class BankPuppet:
         return torch.cat(found).numpy()
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
-        """Like capture: relative to the portrait if the bank can, otherwise frame by frame."""
+        """Read as capture does: relative to the portrait if the bank has a relative reader, else frame by frame."""
         reader = self.renderer.reader
         if not reader.can_compare:
             return reader.encode(pictures).values

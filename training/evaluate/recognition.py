@@ -82,6 +82,7 @@ class Classifiers:
 
 
 def normal(rows: np.ndarray) -> np.ndarray:
+    """Rows (..., d) scaled to unit length."""
     return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
@@ -97,7 +98,10 @@ def train_classifiers(persons: int = 50, copies: int = 2) -> Classifiers:
 
 
 def learn(shots: Sequence[PersonFrames], labels: np.ndarray) -> Classifiers:
-    """Train on shots of one person each: the first picture at rest, the others in the emotions `labels`."""
+    """Train the classifiers on rendered frames.
+
+    shots: one element per person, the first frame at rest, the others in the emotions `labels`, for all people in turn.
+    """
     average = np.mean([shot.points[0] for shot in shots], 0)
     patches = [
         patch(*one, average) for shot in shots for one in zip(shot.images, shot.points, shot.visible, strict=True)

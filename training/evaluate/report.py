@@ -31,7 +31,7 @@ METHOD = """\
 - Disentanglement: each coefficient alone at 0.7, with head movement subtracted. A face unit's own region are the
   points whose true movement is at least a quarter of the largest, the rest those with at most a twentieth. Units
   that move no point by 2 % of the eye distance are left out. For the pose it is movement that a rigid head explains
-  over movement that it does not.
+  over movement that it does not explain.
 - Coefficients are read as in capture: relative to the portrait, by the bank's relative reader, and added
   to what is read from the portrait. Correlations are means over a bank's coefficients, or of all values pooled, as
   for capture.
@@ -85,6 +85,7 @@ class Figure:
 
 
 def table(figures: Iterable[Figure]) -> str:
+    """The figures as a table in Markdown."""
     head = "| figure | bank | copying the source | the truth itself | target | met |\n|---|---|---|---|---|---|"
     return "\n".join([head, *(figure.line() for figure in figures)])
 
@@ -132,6 +133,7 @@ def _axes(width: float, height: float, columns: int = 1) -> Any:
 
 
 def can_plot() -> bool:
+    """Whether matplotlib is installed."""
     return _axes(1, 1) is not None
 
 

@@ -48,7 +48,7 @@ class VoiceClip:
 
 
 def synthetic(count: int, seed: int = 0) -> list[VoiceClip]:
-    """Held-out espeak-ng voices with known closures, every other one with microphone effects."""
+    """`count` recordings of held-out espeak-ng voices with known closures, every other one with microphone effects."""
     voices = []
     for number in range(count):
         rng = np.random.default_rng((seed, 2, number))
@@ -74,7 +74,10 @@ def _intervals(phones: Sequence[Phone]) -> tuple[list[tuple[float, float]], list
 
 
 def real(path: Path) -> VoiceClip:
-    """A sound file, aligned by pocketsphinx and silero-vad if installed; otherwise only silences, by level."""
+    """Read a sound file and find its lip closures and silences.
+
+    Closures are found by pocketsphinx, and left empty without it. Silences are found by silero-vad, otherwise by level.
+    """
     samples = to_16k(*load_sound(path))
     closures, aligner = sphinx_closures(samples), "pocketsphinx"
     if closures is None:
@@ -221,7 +224,11 @@ class MouthMotion:
 def mouth_motion(
     bank: Bank, heard: VoiceClip, puppet: Puppet | None = None, points: np.ndarray | None = None
 ) -> MouthMotion:
-    """Mouth movement of the bank for a voice; with a puppet and its portrait's tracked points, also in the picture."""
+    """Compute the lip-sync of a voice and measure the mouth movement that it causes.
+
+    puppet, points: a puppet that shows a portrait, and the tracked points (F, 2) of that portrait. If both are given,
+    the gap between the lips is also measured in the pictures.
+    """
     rows = lip_sync(heard.samples, RATE, heard.times, bank)
     gap, moved = mouth(rows)
     true_gap, true_moved = (None, None) if heard.truth is None else mouth(heard.truth)

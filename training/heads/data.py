@@ -51,11 +51,12 @@ class Batch:
 
 
 class HeadPairs:
-    """Random batches from data set folders, with pictures of `size` pixels; everything is held in memory.
+    """Draws random batches from data set folders. Everything is held in memory.
 
-    rarity: (36,) inverse variance of each coefficient.
+    folders: written by `python -m training heads`. size: pixels of the pictures; the size of the data sets must be a
+    multiple of it. Raises SystemExit if the folders differ in frames per person or in tracked points.
 
-    Raises SystemExit if the folders differ in frames per person or in tracked points.
+    Attributes: rarity, (36,) inverse variance of each coefficient; places, groups: see `Batch` and `mesh.POINT_GROUPS`.
     """
 
     def __init__(self, folders: Sequence[Path], size: int) -> None:
@@ -86,7 +87,7 @@ class HeadPairs:
         self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()  # (36,)
 
     def renew(self) -> None:
-        """Take in newly rendered people, once per step; a fixed data set has none."""
+        """Replace people by newly rendered ones, once per step. Does nothing for a fixed data set."""
 
     def batch(
         self,
@@ -154,7 +155,7 @@ class HeadPairs:
         return self.frames[rows].permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
     def _weights(self, points: Tensor, gains: Mapping[str, float]) -> Tensor:
-        """(N, 1, R, R): 1, plus the group's gain in cells of a coarse grid that contain points of that group."""
+        """(N, 1, R, R) weights: 1, plus a group's gain in those cells of a coarse grid that contain its points."""
         cells = 16
         index = ((points.clamp(-1.0, 0.999) + 1.0) * (cells / 2)).long()
         flat = index[..., 1] * cells + index[..., 0]

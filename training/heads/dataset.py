@@ -2,7 +2,7 @@
 
     python -m training heads --out DIR --identities 1400 --frames 10 --size 128
 
-A person depends on the seed and the person's number alone, so parts can be rendered independently (--first-identity).
+A person depends only on the seed and the person's number, so parts can be rendered independently (--first-identity).
 Run the same command again to resume.
 """
 
@@ -51,7 +51,7 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
 
 
 def render_person(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
-    """Person `index` in `frames` pictures: the rows of each file of `arrays`."""
+    """Render person `index` in `frames` pictures. Returns the rows for each file by the names of `arrays`."""
     rows = coefficients(index, frames, seed, sway)
     with drawer.context:
         drawer.show(identity(index, seed))

@@ -13,7 +13,8 @@ from scipy.spatial import cKDTree
 from training.heads import mesh as heads
 from training.units import NAMES
 
-EYE_SPAN, EYE_HEIGHT, CHIN_SPAN = 0.23, 0.44, 0.43  # of the picture, at rest
+# At rest, in picture widths: distance of the eyes, height of the eyes from the top, distance from eyes to chin.
+EYE_SPAN, EYE_HEIGHT, CHIN_SPAN = 0.23, 0.44, 0.43
 SKINS = {  # sRGB, lightest and darkest
     "african": ((0.58, 0.39, 0.28), (0.23, 0.14, 0.10)),
     "asian": ((0.93, 0.76, 0.64), (0.68, 0.49, 0.35)),

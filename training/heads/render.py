@@ -1,4 +1,4 @@
-"""Pose, morph and render a synthetic person, with ground truth (OpenGL through EGL)."""
+"""Renders a synthetic person with given coefficients, together with ground truth (OpenGL through EGL)."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def noise_cells() -> np.ndarray:
 
 
 class Renderer:
-    """Renders one identity at a time at a fixed size, inside `with renderer.context`.
+    """Renders pictures of one person at a time. Call its methods inside `with renderer.context`.
 
-    Reuse it: construction compiles shaders.
+    size: pixels of a picture's side. The constructor compiles shaders, so reuse the object (see `renderer`).
     """
 
     def __init__(self, size: int) -> None:
@@ -84,7 +84,7 @@ class Renderer:
             (self.moving, "3f 3f", "position", "normal"),
             (self.still, "3f 4f 2f", "template_position", "paint", "cavity_part"),
         ]
-        # closed surfaces show no back faces; lashes and long hair do
+        # Back faces are visible on lashes and long hair only; the other surfaces are closed.
         thin = np.isin(self.mesh.part[self.mesh.triangles[:, 0]], (heads.LASH, heads.HAIR))
         self.solid, self.thin = (self._object(layout, self.mesh.triangles[which]) for which in (~thin, thin))
         count = len(self.mesh.triangles) - self.mesh.shell_triangles
@@ -107,7 +107,7 @@ class Renderer:
         )
 
     def _cavities(self, directions: int = 80) -> np.ndarray:
-        """(V,) ambient occlusion of the average head, by depth maps from many directions."""
+        """(V,) ambient occlusion of the average head, 0 (occluded) to 1, from depth maps of many directions."""
         mesh, side = self.mesh, 256
         position = mesh.template[: mesh.shell_start] - np.array([0, 7.0, 0.5], np.float32)
         faces = mesh.triangles[: len(mesh.triangles) - mesh.shell_triangles]
@@ -143,7 +143,7 @@ class Renderer:
             total += cosine
         result = np.ones(len(mesh.template), np.float32)
         result[: mesh.shell_start] = lit / total
-        # few directions leave visible noise: average over each vertex's triangles
+        # The number of directions is small, so noise is reduced by averaging over each vertex's triangles.
         corners = mesh.triangles
         for _ in range(2):
             mean = mesh.normal_sum @ result[corners].mean(axis=1)
@@ -161,7 +161,7 @@ class Renderer:
         for name, value in person.uniforms.items():
             if name in self.program:
                 self.program[name].value = tuple(np.atleast_1d(value)) if np.ndim(value) else float(value)
-        # an off-axis projection keeps a face frontal that is not in the centre of the picture
+        # With an off-axis projection, a face outside the centre of the picture is still seen from the front.
         near, far, d = person.distance - 1.2, person.distance + 3.0, person.distance
         middle = (2 * person.centre[0] - 1, 1 - 2 * person.centre[1])
         self.projection = np.array(
@@ -204,7 +204,7 @@ class Renderer:
         return (body + weight * (head - body)).astype(np.float32), turn
 
     def _shell_weight(self) -> np.ndarray:
-        """(V, 1) the mesh's, with long hair that stops moving with the head where it lies on the shoulders."""
+        """(V, 1) share by which a vertex moves with the head. Hair on the shoulders moves with the shoulders."""
         weight = self.mesh.head_weight.copy()
         start = self.mesh.shell_start
         low = self._shown().rest[start:, 1]
@@ -251,7 +251,7 @@ class Renderer:
         return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
 
     def _gaze(self, turn: np.ndarray) -> np.ndarray:
-        """(3,) unit direction in the head's axes: towards the camera, as far as the eyes can turn."""
+        """(3,) unit direction of the gaze in the head's axes: towards the camera, limited to what eyes can turn."""
         camera = turn.T @ [0, 0, 1]
         right, up = np.arctan2(camera[0], camera[2]), np.arcsin(np.clip(camera[1], -1, 1))
         limit = np.radians(20)
@@ -260,6 +260,7 @@ class Renderer:
         return np.array([np.sin(right) * np.cos(up), np.sin(up), np.cos(right) * np.cos(up)])
 
     def _points(self, position: np.ndarray, normal: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tracked points (P, 2) in the picture and their visibility (P,), from the depth buffer (S, S)."""
         person, side = self._shown(), len(depth)
         at, facing = position[self.mesh.points], normal[self.mesh.points]
         clip = np.concatenate([at, np.ones((len(at), 1))], axis=1) @ self.projection.T

@@ -1,7 +1,8 @@
 """A process that renders new people into slots on disk, for `training.heads.stream`.
 
-It writes "slot identity" to its standard output for every person that is ready, and reads the numbers of slots that are
-free again from its standard input. It waits while no slot is free, and ends when its input ends.
+For every rendered person, the process writes the numbers of the slot and of the person ("SLOT IDENTITY") to its
+standard output. It reads the numbers of slots that may be filled again from its standard input. It waits while no slot
+is free, and ends when its input ends.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def limited(values: np.ndarray) -> np.ndarray:
     cap(("browDown", "browInnerUp"), 1.3)
     cap(("browDown", "browOuterUp"), 1.3)
     cap(("eyeBlink",), 1.0)
-    # squinting and raised cheeks lift the lower lid, which a blink meets earlier
+    # Squinting and raised cheeks lift the lower lid, so a smaller blink closes the eye.
     cap(("eyeBlink", "eyeSquint"), 1.15)
     values[INDEX["eyeWide"]] *= 1.0 - values[INDEX["eyeBlink"]]
     lips = [INDEX[name] for name in NAMES[2:17]]

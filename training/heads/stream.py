@@ -20,9 +20,9 @@ from . import dataset, mesh, render_process
 from .data import RAREST, HeadPairs, area_mean
 from .sampling import SWAY
 
-SEED = 4_000  # added to the trainer's seed; data sets and the evaluation use small seeds, and so other people
+SEED = 4_000  # added to the trainer's seed, so that the people differ from those of data sets and of the evaluation
 FRAMES = 10  # per person
-PATIENCE = 120.0  # seconds without a new person after which the renderer counts as stuck
+TIMEOUT = 120.0  # seconds without a new person after which rendering is given up
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,7 +54,7 @@ class RenderProcess:
     def ready(self) -> list[tuple[int, int]]:
         """(slot, identity) of newly rendered people; does not wait.
 
-        Raises SystemExit if the process ended before it rendered anybody.
+        Raises SystemExit if the process ended before it rendered the first person.
         """
         ended = self.process.poll() is not None  # checked first, so that no output is missed
         with suppress(BlockingIOError):
@@ -74,7 +74,7 @@ class RenderProcess:
         if not self._delivered:
             errors = (self.folder / "errors.txt").read_text().strip().splitlines()
             raise SystemExit(
-                f"The process that renders heads {how} before it had rendered anybody"
+                f"The process that renders heads {how} before it rendered the first person"
                 + (f": {errors[-1]}" if errors else ".")
                 + " Render a data set with `python -m training heads`, or check that OpenGL works through EGL."
             )
@@ -83,7 +83,7 @@ class RenderProcess:
         self._start()
 
     def free(self, slot: int) -> None:
-        """Let the slot be filled again. `ready` handles a process that has died."""
+        """Allow the process to fill the slot again. If the process has died, the next `ready` replaces it."""
         with suppress(BrokenPipeError):
             self._input.write(b"%d\n" % slot)
             self._input.flush()
@@ -94,6 +94,7 @@ class RenderProcess:
         return time.monotonic() - self._since
 
     def close(self) -> None:
+        """Kill the process and remove its files."""
         self.process.kill()
         self.process.wait()
         self._close_pipes()
@@ -106,13 +107,14 @@ class RenderProcess:
 
 
 class HeadStream(HeadPairs):
-    """`HeadPairs` with `people` rendered people in memory, the oldest of whom are replaced by new ones in `renew`.
+    """`HeadPairs` of people that are rendered during training. `renew` replaces the oldest people by new ones.
 
-    seed, frames, sway: as in `training.heads.dataset`; processes: number of renderers; log: file that lists the
-    identities that were used, one per line. With an existing log, rendering continues after its last identity.
-    The constructor waits until the memory is full; nothing waits afterwards.
+    size: pixels of the pictures. people: number of people in memory. seed, frames, sway: as in
+    `training.heads.dataset`. processes: number of renderer processes. log: file that lists the identities that were
+    used, one per line; if it exists, rendering continues after its last identity.
+    The constructor waits until `people` people are rendered; `renew` does not wait.
 
-    Raises SystemExit if nobody is rendered for PATIENCE seconds.
+    Raises SystemExit if no person is rendered for TIMEOUT seconds.
     """
 
     def __init__(
@@ -147,10 +149,10 @@ class HeadStream(HeadPairs):
         reported = time.monotonic()
         while self.taken < self.identities:
             self.renew()
-            if min(process.idle_for for process in self.processes) > PATIENCE:
+            if min(process.idle_for for process in self.processes) > TIMEOUT:
                 self.close()
                 raise SystemExit(
-                    f"No head was rendered for {PATIENCE:.0f} seconds ({self.taken} of {self.identities} done). "
+                    f"No head was rendered for {TIMEOUT:.0f} seconds ({self.taken} of {self.identities} done). "
                     "Render a data set with `python -m training heads` instead."
                 )
             if time.monotonic() - reported > 15.0:
@@ -198,7 +200,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def training_pairs(args: argparse.Namespace, size: int) -> HeadPairs:
-    """Training data of --data or --stream. The people of a stream are listed beside the checkpoint --out."""
+    """The training data that --data or --stream selects, with pictures of `size` pixels.
+
+    The people of a stream are listed in a file beside the checkpoint --out.
+    """
     if not getattr(args, "stream", None):
         return HeadPairs(args.data, size)
     return HeadStream(size, args.stream, seed=SEED + args.seed, log=args.out.with_suffix(".people"))
