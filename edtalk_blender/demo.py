@@ -12,7 +12,7 @@ from ..inference.contract.emotion import EmotionCurve
 from . import compat
 from .animation import keys
 from .character import character, files
-from .engine.asking import Explained
+from .engine.operator_base import BaseOperator
 from .idle import write_idle_motion
 from .timeline import sequencer
 
@@ -49,7 +49,7 @@ def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None
         keys.write_curves(obj, {name: values}, frames, interpolation="BEZIER")
 
 
-class EDTALK_OT_demo(Explained, bpy.types.Operator):
+class EDTALK_OT_demo(BaseOperator, bpy.types.Operator):
     """Add a demo character with a line of dialogue and emotions. Then use Lip Sync and Render Face"""
 
     bl_idname = "edtalk.demo"

@@ -17,7 +17,7 @@ import numpy as np
 from . import compat
 from .animation import keys
 from .character import character, files, sliders
-from .engine.asking import Explained
+from .engine.operator_base import BaseOperator
 from .plate import compositing
 from .timeline import sequencer, timemap
 from .timeline.sequencer import NLA
@@ -266,7 +266,7 @@ def _plays_more(change: Change) -> bool:
 # --- Operator
 
 
-class EDTALK_OT_resync(Explained, bpy.types.Operator):
+class EDTALK_OT_resync(BaseOperator, bpy.types.Operator):
     """Move keys and face strips to match their sound strips"""
 
     bl_idname = "edtalk.resync"

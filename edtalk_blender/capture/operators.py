@@ -10,7 +10,7 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import character
 from ..engine import session
-from ..engine.asking import Asking
+from ..engine.operator_base import EngineOperator
 from ..timeline import footage, sequencer
 from . import capture
 
@@ -20,7 +20,7 @@ def target(context: bpy.types.Context) -> bpy.types.Object | None:
     return sequencer.default_speaker(context, compat.sequencer_scene(context))
 
 
-class OntoCharacter(Asking):
+class OntoCharacter(EngineOperator):
     """Mixin for operators that capture to the active character."""
 
     @classmethod

@@ -7,13 +7,13 @@ from bpy.props import BoolProperty, StringProperty
 from bpy_extras.io_utils import ImportHelper
 
 from ...inference.contract.errors import EDTalkError
-from ..engine.asking import Explained
+from ..engine.operator_base import BaseOperator
 from . import character, files, sliders
 
 EMOTIONS = "emotion"  # name of the emotion sliders where banks are listed
 
 
-class OnCharacter(Explained):
+class OnCharacter(BaseOperator):
     """Mixin for operators that change the active character."""
 
     @classmethod
@@ -27,7 +27,7 @@ class OnCharacter(Explained):
 # --- Adding
 
 
-class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
+class EDTALK_OT_add_character(BaseOperator, ImportHelper, bpy.types.Operator):
     """Add a talking face from a portrait"""
 
     bl_idname = "edtalk.add_character"
@@ -54,7 +54,7 @@ class EDTALK_OT_add_character(Explained, ImportHelper, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_make_character(Explained, bpy.types.Operator):
+class EDTALK_OT_make_character(BaseOperator, bpy.types.Operator):
     """Turn the active object into a talking face. The image of an Empty becomes its portrait"""
 
     bl_idname = "edtalk.make_character"
@@ -75,7 +75,7 @@ class EDTALK_OT_make_character(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_select_character(Explained, bpy.types.Operator):
+class EDTALK_OT_select_character(BaseOperator, bpy.types.Operator):
     """Select this character and make it active"""
 
     bl_idname = "edtalk.select_character"
@@ -92,7 +92,7 @@ class EDTALK_OT_select_character(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_make_override(Explained, bpy.types.Operator):
+class EDTALK_OT_make_override(BaseOperator, bpy.types.Operator):
     """Create a library override of the linked character to animate it in this file"""
 
     bl_idname = "edtalk.make_override"

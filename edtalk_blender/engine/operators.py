@@ -12,9 +12,9 @@ from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ...inference.contract.errors import EDTalkError
 from . import engine, gpu, lock, session
-from .asking import Explained
 from .client import EngineError, State
 from .installation import REPLACING, Installation, space
+from .operator_base import BaseOperator
 
 _INTERVAL = 0.25  # seconds between two checks of a running installation
 
@@ -110,7 +110,7 @@ def planned(backend: str = "") -> str:
 # --- Installing
 
 
-class EDTALK_OT_install_engine(Explained, bpy.types.Operator):
+class EDTALK_OT_install_engine(BaseOperator, bpy.types.Operator):
     """Download and install the engine, which renders the faces, in a Python environment separate from Blender's"""
 
     bl_idname = "edtalk.install_engine"
@@ -207,7 +207,7 @@ class EDTALK_OT_repair_engine(EDTALK_OT_install_engine):
         return super().disabled_reason(context)
 
 
-class EDTALK_OT_cancel_installation(Explained, bpy.types.Operator):
+class EDTALK_OT_cancel_installation(BaseOperator, bpy.types.Operator):
     """Stop installing the engine"""
 
     bl_idname = "edtalk.cancel_installation"
@@ -223,7 +223,7 @@ class EDTALK_OT_cancel_installation(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_remove_downloads(Explained, bpy.types.Operator):
+class EDTALK_OT_remove_downloads(BaseOperator, bpy.types.Operator):
     """Remove the downloaded packages. The installed engine does not need them; a repair downloads them again"""
 
     bl_idname = "edtalk.remove_downloads"
@@ -238,7 +238,7 @@ class EDTALK_OT_remove_downloads(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_uninstall_engine(Explained, bpy.types.Operator):
+class EDTALK_OT_uninstall_engine(BaseOperator, bpy.types.Operator):
     """Remove the installed engine and its downloads. Characters, banks and rendered frames are kept"""
 
     bl_idname = "edtalk.uninstall_engine"
@@ -266,7 +266,7 @@ class EDTALK_OT_uninstall_engine(Explained, bpy.types.Operator):
 # --- Running
 
 
-class EDTALK_OT_restart_engine(Explained, bpy.types.Operator):
+class EDTALK_OT_restart_engine(BaseOperator, bpy.types.Operator):
     """Restart the engine. Running tasks are cancelled; finished frames are kept"""
 
     bl_idname = "edtalk.restart_engine"
@@ -279,7 +279,7 @@ class EDTALK_OT_restart_engine(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_free_memory(Explained, bpy.types.Operator):
+class EDTALK_OT_free_memory(BaseOperator, bpy.types.Operator):
     """Free the memory that the engine uses, including graphics memory. The next preview takes longer"""
 
     bl_idname = "edtalk.free_memory"
@@ -297,7 +297,7 @@ class EDTALK_OT_free_memory(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_cancel(Explained, bpy.types.Operator):
+class EDTALK_OT_cancel(BaseOperator, bpy.types.Operator):
     """Cancel this task; finished frames are kept"""
 
     bl_idname = "edtalk.cancel"
@@ -318,7 +318,7 @@ class EDTALK_OT_cancel(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_dismiss(Explained, bpy.types.Operator):
+class EDTALK_OT_dismiss(BaseOperator, bpy.types.Operator):
     """Hide this message"""
 
     bl_idname = "edtalk.dismiss"
@@ -329,7 +329,7 @@ class EDTALK_OT_dismiss(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_copy_report(Explained, bpy.types.Operator):
+class EDTALK_OT_copy_report(BaseOperator, bpy.types.Operator):
     """Copy a bug report to the clipboard: versions, device, last error and the end of the engine's log"""
 
     bl_idname = "edtalk.copy_report"

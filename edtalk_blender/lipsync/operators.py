@@ -10,13 +10,13 @@ from .. import compat
 from ..animation import hidden
 from ..character import character, files
 from ..engine import session
-from ..engine.asking import Asking, Explained
+from ..engine.operator_base import BaseOperator, EngineOperator
 from ..engine.session import Task
 from ..timeline import sequencer
 from .lipsync import clear_lips, lip_sync
 
 
-class EDTALK_OT_lip_sync(Asking, bpy.types.Operator):
+class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
     """Write mouth keyframes to the characters of the selected sound strips"""
 
     bl_idname = "edtalk.lip_sync"
@@ -89,7 +89,7 @@ def _one_undo_step(tasks: list[Task]) -> None:
     push()
 
 
-class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
+class EDTALK_OT_assign_strip(BaseOperator, bpy.types.Operator):
     """Assign a character as the speaker of the selected sound strips"""
 
     bl_idname = "edtalk.assign_strip"
@@ -122,7 +122,7 @@ class EDTALK_OT_assign_strip(Explained, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_reveal_animation(Explained, bpy.types.Operator):
+class EDTALK_OT_reveal_animation(BaseOperator, bpy.types.Operator):
     """Show the written animation by disabling solo and muted tracks or another action that override it"""
 
     bl_idname = "edtalk.reveal_animation"

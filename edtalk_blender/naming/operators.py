@@ -14,11 +14,11 @@ from ...inference.contract.errors import EDTalkError
 from ..character import character, files
 from ..character.operators import OnCharacter
 from ..engine import session
-from ..engine.asking import Asking
+from ..engine.operator_base import EngineOperator
 from . import naming
 
 
-class EDTALK_OT_name_sliders(Asking, OnCharacter, bpy.types.Operator):
+class EDTALK_OT_name_sliders(EngineOperator, OnCharacter, bpy.types.Operator):
     """Analyze what each slider of the bank moves in this portrait, and propose names and ranges"""
 
     bl_idname = "edtalk.name_sliders"

@@ -9,7 +9,7 @@ import bpy
 
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION
-from ..animation import emotion, hidden
+from ..animation import emotion_operators, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from .messages import CATEGORY, draw_problem
@@ -83,7 +83,7 @@ class EDTALK_MT_emotions(bpy.types.Menu):
         layout.operator("edtalk.import_emotions", icon="IMPORT")
         layout.operator("edtalk.export_emotions", icon="EXPORT")
         try:
-            known = emotion.library()
+            known = emotion_operators.library()
         except EDTalkError as error:
             layout.label(text=error.message, icon="ERROR")
             return

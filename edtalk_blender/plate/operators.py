@@ -6,7 +6,7 @@ import bpy
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat
-from ..engine.asking import Explained
+from ..engine.operator_base import BaseOperator
 from ..timeline import sequencer
 from . import compositing
 
@@ -24,7 +24,7 @@ def face_strip(context: bpy.types.Context) -> bpy.types.ImageStrip | None:
     return next(iter([*(strip for strip in strips if strip.select), *shown, *strips]), None)
 
 
-class EDTALK_OT_build_compositor(Explained, bpy.types.Operator):
+class EDTALK_OT_build_compositor(BaseOperator, bpy.types.Operator):
     """Create compositor nodes that lay the rendered face over its plate, with controls for color, blur and grain. \
 Your own nodes are kept. Run again to update the generated ones"""
 

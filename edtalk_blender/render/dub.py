@@ -12,7 +12,7 @@ from .. import compat, follow
 from ..character import character
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..engine import session
-from ..engine.asking import Asking
+from ..engine.operator_base import EngineOperator
 from ..engine.session import Chain, Task
 from ..lipsync import lipsync
 from ..plate import dubbing
@@ -91,7 +91,7 @@ def _steps(
         yield from render.steps(scene, obj, "AUTO", on_plan)
 
 
-class EDTALK_OT_dub_movie(Asking, bpy.types.Operator):
+class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
     """Dub the face in the selected movie strips with the selected sounds, using the active character (or a new one). \
 The result is a strip above the movie, which is not changed. Run again to render only frames that changed"""
 

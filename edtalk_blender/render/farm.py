@@ -18,7 +18,7 @@ from ...inference.contract.shot import Shot
 from .. import compat
 from ..character import character, snapshot
 from ..engine import session
-from ..engine.asking import Asking, Explained
+from ..engine.operator_base import BaseOperator, EngineOperator
 from ..engine.session import Chain, Task
 from ..folders import FRAMES, as_directory, blend_name, character_folder
 from ..plate import dubbing
@@ -130,7 +130,7 @@ def _write_dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[i
 # --- Operators
 
 
-class EDTALK_OT_export_farm_job(Asking, bpy.types.Operator):
+class EDTALK_OT_export_farm_job(EngineOperator, bpy.types.Operator):
     """Export the character's face as a render farm job: a folder that renders without Blender, for AWS Deadline \
 Cloud, Flamenco or any farm that supports Open Job Description"""
 
@@ -224,7 +224,7 @@ def _steps(
         report(obj.name, f"{obj.name}: {len(shot.missing())} frames to render, in {folder}")
 
 
-class EDTALK_OT_fetch_farm_frames(Explained, bpy.types.Operator):
+class EDTALK_OT_fetch_farm_frames(BaseOperator, bpy.types.Operator):
     """Copy frames rendered by a farm back to the characters. Render Face then shows them and renders only what has \
 changed since the export"""
 

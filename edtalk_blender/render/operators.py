@@ -14,7 +14,7 @@ from ...inference.contract.files import atomic_write
 from .. import compat, follow
 from ..character import character
 from ..engine import session
-from ..engine.asking import Asking, Explained
+from ..engine.operator_base import BaseOperator, EngineOperator
 from ..engine.session import Chain
 from ..folders import FRAMES, character_folder
 from ..plate import compositing
@@ -22,7 +22,7 @@ from ..timeline import sequencer
 from . import face_shot, face_strip, render
 
 
-class EDTALK_OT_render_face(Asking, bpy.types.Operator):
+class EDTALK_OT_render_face(EngineOperator, bpy.types.Operator):
     """Render the character's face into an image strip. Only missing and changed frames are rendered, so a cancelled \
 render can be continued"""
 
@@ -70,7 +70,7 @@ render can be continued"""
         return chosen
 
 
-class EDTALK_OT_clear_cache(Explained, bpy.types.Operator):
+class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
     """Delete unused rendered frames. Undoing past this point may require rendering again"""
 
     bl_idname = "edtalk.clear_cache"
@@ -104,7 +104,7 @@ def _shown_pictures() -> set[Path]:
     }
 
 
-class EDTALK_OT_export_movie(Explained, ExportHelper, bpy.types.Operator):
+class EDTALK_OT_export_movie(BaseOperator, ExportHelper, bpy.types.Operator):
     """Render the sequencer with faces and sound to an MP4 file"""
 
     bl_idname = "edtalk.export_movie"

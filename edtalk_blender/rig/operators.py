@@ -8,11 +8,11 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files, sliders
-from ..engine.asking import Explained
+from ..engine.operator_base import BaseOperator
 from . import rig, shape_names
 
 
-class OnHead(Explained):
+class OnHead(BaseOperator):
     """Mixin for operators on the active object, a 3D head with shape keys."""
 
     @classmethod

@@ -19,7 +19,7 @@ def character(package):
 
 @pytest.fixture
 def emotion(package):
-    return package.animation.emotion
+    return package.animation.emotion_operators
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_a_change_at_the_nearest_cut(package, obj, scene, demo):
     strip = package.compat.new_image(scene, "plate", demo / "portrait_1.png", 1, 20)
     package.compat.set_strip_value(strip, "right_handle", 60)
     package.compat.new_sound(scene, "line", demo / "line.wav", 2, 71)
-    assert package.animation.emotion.cuts(scene) == [20, 60, 100]
+    assert package.animation.emotion_operators.cuts(scene) == [20, 60, 100]
     bpy.ops.edtalk.emotion_change(emotion="happy", at="CUT", hold=True)
     assert at(package, obj, "happy", (59, 60)) == pytest.approx([0, 1])
 
@@ -122,7 +122,7 @@ def test_emotions_are_added_to_rest_in_the_sampled_rows(package, character, obj,
 def test_without_emotions_the_operators_give_a_reason(package, character, obj, write_bank):
     character.character.set_bank(obj, str(write_bank(presets={})))
     assert not bpy.ops.edtalk.emotion_key.poll()
-    assert "no emotions" in package.animation.emotion.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
+    assert "no emotions" in package.animation.emotion_operators.EDTALK_OT_emotion_key.disabled_reason(bpy.context)
 
 
 # --- Custom emotions
@@ -234,7 +234,7 @@ def test_a_damaged_library_is_an_error(obj, library):
 
 def test_the_library_is_in_the_configuration_folder(addon, monkeypatch):
     monkeypatch.undo()
-    path = addon.edtalk_blender.animation.emotion.library_path()
+    path = addon.edtalk_blender.animation.emotion_operators.library_path()
     assert path.name == "emotions.json"
     assert path.parent.name == "edtalk"
     assert str(path).startswith(bpy.utils.resource_path("USER"))

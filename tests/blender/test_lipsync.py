@@ -351,7 +351,9 @@ def test_the_operator_returns_at_once_and_pushes_one_undo_step(package, scene, s
     steps = []
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     monkeypatch.setattr(package.engine.session, "edited", steps.append)
-    monkeypatch.setattr(package.engine.asking.Asking, "_from_button", True)  # as if a button had been clicked
+    monkeypatch.setattr(
+        package.engine.operator_base.EngineOperator, "_from_button", True
+    )  # as if a button had been clicked
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
     assert package.engine.session.tasks
     assert steps == []

@@ -28,7 +28,7 @@ def package(addon):
 @pytest.fixture
 def world(package, scene, demo, film, tmp_path, write_bank, fake_engine, monkeypatch):
     """What the states use: the add-on's modules, files, and `add` for a character."""
-    monkeypatch.setattr(package.animation.emotion, "library_path", lambda: tmp_path / "emotions.json")
+    monkeypatch.setattr(package.animation.emotion_operators, "library_path", lambda: tmp_path / "emotions.json")
     package.engine.session.dismiss()
 
     def add(name="Anna", bank=""):

@@ -153,7 +153,7 @@ def test_mirror_swaps_offsets_from_rest(character, obj):
 
 
 def test_a_pose_can_be_pasted_on_another_bank(package, character, scene, obj, write_bank):
-    posing = package.animation.posing
+    posing = package.animation.pose_operators
     character.sliders.setup_channels(obj, {"jawOpen": 0.25})
     obj.edtalk["jawOpen"], obj.edtalk["headYaw"], obj.edtalk["happy"], obj.edtalk["browDown"] = 0.75, 0.5, 0.625, 1.0
     text = package.animation.pose.to_text(posing.pose_of(obj))

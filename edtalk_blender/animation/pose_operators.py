@@ -10,7 +10,7 @@ from bpy.props import StringProperty
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS, OnCharacter
-from ..engine.asking import Explained
+from ..engine.operator_base import BaseOperator
 from . import keys, pose
 
 
@@ -54,7 +54,7 @@ class EDTALK_OT_mirror(OnCharacter, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_copy_pose(Explained, bpy.types.Operator):
+class EDTALK_OT_copy_pose(BaseOperator, bpy.types.Operator):
     """Copy the current pose to the clipboard, to paste it at another frame, on another character or in another file"""
 
     bl_idname = "edtalk.copy_pose"

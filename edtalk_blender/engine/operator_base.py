@@ -12,7 +12,7 @@ from . import session
 from .session import Chain, Task
 
 
-class Explained:
+class BaseOperator:
     """Mixin: a disabled button shows its reason as tooltip, an EDTalkError is reported."""
 
     if TYPE_CHECKING:  # defined by bpy.types.Operator
@@ -45,7 +45,7 @@ class Explained:
         raise NotImplementedError
 
 
-class Asking(Explained):
+class EngineOperator(BaseOperator):
     """Mixin for operators that use the engine: a button returns at once, a call from a script waits for the result."""
 
     _from_button = False
