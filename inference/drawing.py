@@ -216,7 +216,7 @@ class Face:
     def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...], size: FaceSize) -> None:
         from .face.framing import cut, cut_at, frame_picture, is_whole
 
-        rgb, native = load_picture(picture).rgb, renderer.config.size
+        rgb, native = load_picture(picture).opaque, renderer.config.size
         square = frame_picture(rgb, native, crop, label=picture.name)
         self.renderer = renderer
         self.pixels = from_network(to_network(cut(rgb, square), native))

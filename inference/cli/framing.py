@@ -73,7 +73,7 @@ class Framing:
         """The face of a portrait, as a shot's `crop`."""
         from ..media.picture import load_picture
 
-        rgb = load_picture(path).rgb
+        rgb = load_picture(path).opaque
         crop = self.of_picture(rgb, size, path.name)
         return "none" if is_whole(rgb, crop) else self.box or crop.box
 

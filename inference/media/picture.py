@@ -25,6 +25,7 @@ LONGEST_SIDE = 16384  # pixels; photographs and scans are smaller, a damaged hea
 # decoders that are not needed here. JPEG includes MPO, PPM includes the other Netpbm formats.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF", "PPM")
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
+_GROUND = np.uint16(128)  # level of the mid grey behind transparent pictures
 _STALE_AFTER = 3600.0  # seconds after its last change, no process still writes a partial file
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
 
@@ -38,6 +39,14 @@ class Picture:
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
+
+    @property
+    def opaque(self) -> np.ndarray:
+        """The picture over mid grey, uint8 (H, W, 3). Transparent pixels have arbitrary colours, which are hidden."""
+        if self.alpha is None or self.alpha.min() == 255:
+            return self.rgb
+        alpha = self.alpha[..., None].astype(np.uint16)
+        return ((self.rgb * alpha + _GROUND * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def load_picture(path: str | os.PathLike[str]) -> Picture:

@@ -122,9 +122,9 @@ def open_driver(
     """
     path = Path(path)
     if path.is_dir():
-        return (load_picture(picture).rgb for picture in pictures_of(path, fps, start=start, end=end))
+        return (load_picture(picture).opaque for picture in pictures_of(path, fps, start=start, end=end))
     if path.suffix.lower() in PICTURES:
-        return iter([load_picture(path).rgb])
+        return iter([load_picture(path).opaque])
     return read_frames(path, fps, start=start, end=end)
 
 
@@ -160,7 +160,7 @@ def stamped_frames(
         if not shown:
             raise _ends_before(path, len(pictures), start, "pictures")
         for number in shown:
-            yield float(number), load_picture(pictures[number]).rgb
+            yield float(number), load_picture(pictures[number]).opaque
         return
     found, time, part = False, Fraction(0), _Part(path, Fraction(start))
     for time, until, frame in _timed(part, part.begins):
@@ -183,7 +183,7 @@ def frames_at(path: str | os.PathLike[str], times: Iterable[float]) -> Iterator[
     if path.is_dir() or path.suffix.lower() in PICTURES:
         pictures = pictures_in(path) if path.is_dir() else [path]
         for number, same in itertools.groupby(min(max(int(time + 1e-6), 0), len(pictures) - 1) for time in times):
-            yield from itertools.repeat(load_picture(pictures[number]).rgb, len(list(same)))
+            yield from itertools.repeat(load_picture(pictures[number]).opaque, len(list(same)))
         return
     frames: Iterator[tuple[Fraction, Fraction, av.VideoFrame]] = iter(())
     until, seekable = Fraction(-1), True

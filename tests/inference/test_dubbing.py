@@ -236,6 +236,25 @@ def test_layers_of_a_portrait(shots, loaded, material, tmp_path, layer, image_fo
             assert not one[:, :19, 3].any()
 
 
+@pytest.mark.parametrize("layer", ["square", "matte", "plate", "pasted"])
+def test_colours_of_transparent_pixels_are_never_shown(shots, loaded, material, tmp_path, layer):
+    """Two cut-outs that differ only in what lies under their transparent pixels give the same result."""
+    poster, cut = picture("poster", 90, 120), np.full((90, 120), 255, np.uint8)
+    cut[:, :40] = 0
+    made = []
+    for name, hidden in (("green", (0, 255, 0)), ("red", (255, 0, 0))):
+        rgba = np.dstack([np.where(cut[..., None] == 0, np.array(hidden, np.uint8), poster), cut])
+        Image.fromarray(rgba).save(tmp_path / f"{name}.png")
+        rows = Coefficients(np.random.default_rng(3).standard_normal((1, 36)), loaded.bank.names, 25)
+        made.append(Shot(material.bank, loaded.bank.sha256, tmp_path / f"{name}.png", (20, 10, 60), rows,
+                         tmp_path / name, layer=layer))  # fmt: skip
+        drawn(shots, made[-1])
+    (green,), (red,) = map(pictures, made)
+    assert green.shape[2] == (3 if layer == "square" else 4)
+    visible = np.ones(green.shape[:2], bool) if layer == "square" else green[..., 3] > 0
+    assert np.array_equal(green[visible], red[visible])
+
+
 # ------------------------------------------------------------------------------------------------ media
 
 

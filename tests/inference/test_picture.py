@@ -175,6 +175,16 @@ def test_only_regular_files_are_opened(tmp_path):
             load_picture(tmp_path / name)
 
 
+def test_transparent_pictures_are_shown_over_mid_grey(tmp_path):
+    alpha = np.array([[0, 128, 255]], np.uint8)
+    rgba = np.dstack([np.full((1, 3, 3), (0, 255, 0), np.uint8), alpha])
+    Image.fromarray(rgba).save(tmp_path / "p.png")
+    loaded = load_picture(tmp_path / "p.png")
+    assert loaded.opaque.tolist() == [[[128, 128, 128], [64, 192, 64], [0, 255, 0]]]
+    Image.fromarray(rgba[..., :3]).save(tmp_path / "p.png")
+    assert np.array_equal(load_picture(tmp_path / "p.png").opaque, rgba[..., :3])
+
+
 # ---- writing
 
 
