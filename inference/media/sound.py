@@ -1,10 +1,16 @@
-"""Read sound files, and convert sample formats and rates."""
+"""Read sound files as blocks of samples, placed by presentation time, and convert their rates.
+
+Time 0 is the beginning of the file's picture, or of the sound in a file without picture. Sound that begins later, or
+that has a gap, is preceded by silence; what lies before the picture is left out. Blocks are read one at a time, so
+memory does not grow with the length.
+"""
 
 from __future__ import annotations
 
-import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -15,76 +21,240 @@ from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from .container import open_media
 
+logger = logging.getLogger(__name__)
+
 RATE = 16_000  # Hz, of all sound that a network receives
 UPSTREAM_FPS = 25  # frame rate for which upstream's lip-sync network was made
 SMOOTH_SPACING = 1 / UPSTREAM_FPS  # seconds between the taps of the smoothing filter of lip-sync
 
+Block = tuple[np.ndarray, int]  # samples float32 (n, channels) or (n,), in [-1, 1], and their rate in Hz
+
 _EXPECTED = "expected sound such as WAV, FLAC or MP3, or a video with sound"
+_RATES = (1_000, 1_000_000)  # Hz; a damaged or hostile header claims others
+_JITTER = 0.02  # seconds by which timestamps may deviate; below the length of a lost AAC or MP3 frame at 48 kHz
+_OVERLAP = 1.0  # seconds; timestamps that jump back further start again, as where recordings were joined
+_LONGEST_GAP = 3600.0  # seconds; a longer gap is taken for a damaged timestamp and closed
+_ELEMENTARY = {"aac", "ac3", "amr", "dts", "eac3", "mlp", "truehd"}  # FFmpeg guesses their duration
+_FULL_SCALE = {"u8": 128, "s16": 2**15, "s32": 2**31, "flt": 1}  # of the interleaved sample formats
+_PLACEHOLDER = 1_900_000_000  # bytes: recorders that do not know the length write 2**31 or so
+
+
+@dataclass(frozen=True)
+class SoundFile:
+    """The sound of a file. start: seconds into the file from which on it is read."""
+
+    path: Path
+    start: float = 0.0
 
 
 def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """The first audio stream of a sound or video file: mono samples (n,) float32 in [-1, 1] and their rate in Hz.
+    """The sound of a sound or video file: mono samples (n,) float32 in [-1, 1] and their rate in Hz.
 
-    Channels are averaged; the rate is the file's own. Raises EDTalkError(kind="media") naming the file if it is
-    missing, empty, not a media file, without sound, unreadable or shorter than 40 ms.
+    Channels are averaged; the rate is the file's own. The readable part of a damaged file is used, with a warning.
+    Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without sound,
+    unreadable or shorter than 40 ms.
     """
-    path = Path(path)
-    frames = decode_sound(path)
-    first = next(frames, None)
-    if first is None:
-        raise EDTalkError(f"The audio stream of {path} has no samples.", "Export the sound again.", "media")
-    rate = first.sample_rate
-    # "fltp" has one row per channel. Their mean is a plain average; FFmpeg's own downmix has weights.
-    converted = convert_sound(itertools.chain([first], frames), "fltp", rate=rate)  # 16-bit PCM becomes k / 32768
-    samples = np.concatenate([frame.to_ndarray().mean(axis=0, dtype=np.float32) for frame in converted])
+    samples, rate, _ = _load_mono(SoundFile(Path(path)), None)
+    return samples, rate
+
+
+def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, float]:
+    """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds."""
+    gathered, seconds = bytearray(), 0.0
+    for samples, found in resampled(_averaged(read_sound(source)), rate):
+        gathered += samples.tobytes()  # grows in place, unlike a list of blocks that is joined at the end
+        rate = found
+    samples = np.frombuffer(gathered, np.float32)
+    if rate is None:
+        raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
     seconds = len(samples) / rate
     if seconds < SMOOTH_SPACING:
         raise EDTalkError(
-            f"The sound in {path} lasts {seconds * 1000:.0f} ms; lip-sync needs at least 40 ms.",
+            f"The sound in {source.path} lasts {seconds * 1000:.0f} ms; lip-sync needs at least 40 ms.",
             "Choose a longer sound.",
             "media",
         )
-    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), rate
+    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), rate, seconds
 
 
-def decode_sound(path: Path) -> Iterator[av.AudioFrame]:
-    """The frames of a file's first audio stream as they are stored; opened when the first one is taken.
+def _averaged(blocks: Iterable[Block]) -> Iterator[Block]:
+    for samples, rate in blocks:
+        channels = samples.shape[1]
+        yield samples @ np.full(channels, 1 / channels, np.float32), rate
 
-    Raises EDTalkError(kind="media") naming the file if it cannot be opened or decoded, or has no audio stream.
+
+def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:
+    """The sound of a file in blocks (n, channels) without gaps, the first of which begins at `source.start`.
+
+    for_clip: mix more than two channels to stereo, and keep the number of channels of the first block. Otherwise the
+    channels are the file's own, and their number may change between blocks. The rate may change in either case.
+    Damaged packets are skipped, with a warning at the end. Raises EDTalkError(kind="media") naming the file if it
+    cannot be opened, has no audio stream or nothing of it can be decoded.
     """
-    check_file(path, _EXPECTED)
-    try:
-        with open_media(path) as container:
-            if not container.streams.audio:
-                raise EDTalkError(f"{path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
-            yield from container.decode(audio=0)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}.", "Choose another file.", "media") from error
+    return in_time(_converted(_decoded(source.path), for_clip), source.start)
 
 
-def convert_sound(
-    frames: Iterable[av.AudioFrame], sample_format: str, *, layout: str | None = None, rate: int | None = None
-) -> Iterator[av.AudioFrame]:
-    """Frames in another sample format, channel layout and rate in Hz; None keeps a frame's own.
+def in_time(timed: Iterable[tuple[float | None, np.ndarray, int]], start: float) -> Iterator[Block]:
+    """Blocks without gaps from `start` seconds on. timed: time in seconds (None: unknown), samples and rate."""
+    now = shift = 0.0  # time of the next sample, and correction of the timestamps
+    begun = False
+    for time, samples, rate in timed:
+        if time is not None:
+            late = time - start + shift - now
+            if late > _LONGEST_GAP or (begun and late < -_OVERLAP):
+                shift, late = shift - late, 0.0
+            if begun and abs(late) <= _JITTER:
+                late = 0.0
+            missing = round(late * rate)
+            for first in range(0, missing, rate):
+                yield np.zeros((min(rate, missing - first), samples.shape[1]), np.float32), rate
+            now += max(missing, 0) / rate
+            samples = samples[max(-missing, 0) :]
+        if len(samples):
+            begun = True
+            now += len(samples) / rate
+            yield samples, rate
 
-    The input format may change between frames, as in a recorded broadcast. Timestamps are dropped, which closes gaps.
-    """
-    resampler: av.AudioResampler | None = None
-    known: tuple[str, str, int] | None = None
-    for frame in frames:
-        frame.pts = None
-        form = frame.format.name, frame.layout.name, frame.sample_rate
-        if resampler is None or form != known:
-            if resampler:
-                yield from resampler.resample(None)
-            resampler = av.AudioResampler(sample_format, layout, rate)
-            known = form
-        yield from resampler.resample(frame)
-    if resampler:
-        yield from resampler.resample(None)  # the samples that it still holds
+
+def resampled(blocks: Iterable[Block], rate: int | None) -> Iterator[Block]:
+    """Blocks at one rate in Hz; None: that of the first. The rate may change between blocks, as in joined files."""
+    stream: soxr.ResampleStream | None = None
+    known = 0
+    nothing = np.zeros(0, np.float32)
+    for samples, found in blocks:
+        rate = rate or found
+        if found != known:
+            if stream:
+                yield stream.resample_chunk(nothing, last=True), rate
+            channels = 1 if samples.ndim == 1 else samples.shape[1]
+            stream = None if found == rate else soxr.ResampleStream(found, rate, channels, "float32", quality="HQ")
+            known, nothing = found, samples[:0]
+        yield (stream.resample_chunk(samples) if stream else samples), rate
+    if stream and rate:
+        yield stream.resample_chunk(nothing, last=True), rate
 
 
 def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:
     """Mono samples (n,) at `rate` Hz to float32 at 16 kHz; 16 kHz input is returned unchanged."""
     samples = np.asarray(samples, np.float32)
     return samples if rate == RATE else soxr.resample(samples, rate, RATE, quality="HQ")
+
+
+def _converted(
+    frames: Iterable[tuple[float | None, av.AudioFrame]], for_clip: bool
+) -> Iterator[tuple[float | None, np.ndarray, int]]:
+    """The time in seconds, samples (n, channels) and rate of frames in any sample format."""
+    resampler: av.AudioResampler | None = None
+    known: tuple[str, str, int] | None = None
+    wanted = 0  # channels
+    for time, frame in frames:
+        form, layout, rate = frame.format.name, frame.layout.name, frame.sample_rate
+        channels = frame.layout.nb_channels
+        if for_clip and not wanted:
+            wanted = min(channels, 2)
+        if channels == (wanted or channels) and (form in _FULL_SCALE or (form == "fltp" and channels < 8)):
+            yield time, _samples(frame, form, channels), rate
+            continue
+        if resampler is None or known != (form, layout, rate):
+            # "flt" interleaves the channels: PyAV reads beyond the planes of planar formats from 8 channels on.
+            resampler = av.AudioResampler("flt", {0: None, 1: "mono", 2: "stereo"}[wanted], rate)
+            known = form, layout, rate
+        frame.pts = None
+        for converted in resampler.resample(frame):
+            yield time, converted.to_ndarray().reshape(converted.samples, -1), rate
+            time = None
+
+
+def _samples(frame: av.AudioFrame, form: str, channels: int) -> np.ndarray:
+    """(n, channels) float32 of a frame whose format is in `_FULL_SCALE` or "fltp"."""
+    stored = frame.to_ndarray()
+    if form == "fltp":
+        return stored.T
+    stored = stored.reshape(-1, channels)
+    if form == "u8":
+        stored = stored.astype(np.float32) - 128
+    return np.multiply(stored, np.float32(1 / _FULL_SCALE[form]), dtype=np.float32)
+
+
+def _decoded(path: Path) -> Iterator[tuple[float | None, av.AudioFrame]]:
+    """The frames of the audio stream and their times in seconds, None if unknown; damaged packets are skipped."""
+    check_file(path, _EXPECTED)
+    try:
+        container = open_media(path)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise _unreadable(path) from error
+    with container:
+        stream = _choose(container, path)
+        zero, expected = _picture_start(container), _expected_seconds(container, stream)
+        damaged, seconds = 0, 0.0
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError):  # the file is truncated; the frames that the decoder still holds are good
+                damaged, packet = damaged + 1, None
+            try:
+                frames = stream.decode(packet)
+            except av.EOFError:  # the decoder was flushed already
+                frames = []
+            except av.FFmpegError:
+                damaged, frames = damaged + 1, []
+            for frame in frames:
+                if not _RATES[0] <= frame.sample_rate <= _RATES[1]:
+                    message = f"{path} has {frame.sample_rate} samples per second; expected {_RATES[0]} to {_RATES[1]}."
+                    raise EDTalkError(message, "Export the sound again, for example with 48 kHz.", "media")
+                time = frame.time
+                zero = time if zero is None else zero
+                seconds += frame.samples / frame.sample_rate
+                yield (None if time is None or zero is None else time - zero), frame
+            if packet is None:
+                break
+    if damaged and not seconds:
+        raise _unreadable(path)
+    if damaged or (expected and expected - seconds > 0.2):
+        length = f" of {expected:.2f}" if expected else ""
+        logger.warning("%s is damaged or truncated: read %.2f%s s of sound.", path, seconds, length)
+
+
+def _unreadable(path: Path) -> EDTalkError:
+    return EDTalkError(f"{path} cannot be read: {_EXPECTED}.", "Choose another file.", "media")
+
+
+def _choose(container: av.container.InputContainer, path: Path) -> av.AudioStream:
+    """The first audio stream. Raises EDTalkError(kind="media") if there is none."""
+    if not container.streams.audio:
+        raise EDTalkError(f"{path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
+    stream = container.streams.audio[0]
+    if {"mov", "caf"} & set(container.format.name.split(",")):
+        _name_layout(stream.codec_context)
+    return stream
+
+
+def _name_layout(context: av.AudioCodecContext) -> None:
+    """Replace the channel order of PCM sound by a named one, because no order is needed here.
+
+    MOV and CAF may list the channels in any order. PyAV frees the memory of such a list twice, also when it is asked
+    for the number of channels, which therefore follows from the bit rate.
+    """
+    if context.name.startswith("pcm_") and context.bit_rate and context.rate:
+        bits = int("".join(filter(str.isdigit, context.name)) or 8)  # "pcm_s24le"; A-law and mu-law have 8
+        channels = round(context.bit_rate / (context.rate * bits))
+        context.layout = {1: "mono", 2: "stereo"}.get(channels, f"{channels}c")
+
+
+def _picture_start(container: av.container.InputContainer) -> float | None:
+    """The timestamp in seconds at which the picture of a video begins; None without a picture."""
+    covers = av.stream.Disposition.attached_pic  # the cover picture of a music file
+    for stream in container.streams.video:
+        if not stream.disposition & covers:
+            return None if stream.start_time is None else float(stream.start_time * stream.time_base)
+    return None
+
+
+def _expected_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+    """The length of the sound according to the file; None if the file does not contain it."""
+    form = container.format.name
+    if not stream.duration or form in _ELEMENTARY or (form == "mp3" and not stream.start_time):
+        return None  # an MP3 file whose header contains the length begins with the encoder's delay
+    seconds = float(stream.duration * stream.time_base)
+    return None if seconds * (stream.codec_context.bit_rate or 0) / 8 > _PLACEHOLDER else seconds

@@ -16,14 +16,14 @@ import numpy as np
 from ..contract.errors import EDTalkError, disk_error
 from ..contract.files import atomic_write, partial_path, rename
 from .picture import clear_leftovers, save_picture
-from .sound import convert_sound, decode_sound
+from .sound import Block, SoundFile, read_sound, resampled
 from .video import parse_fps
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 SOUND_RATE = 48000  # Hz of written clips: an AAC frame is then shorter than a video frame up to 46 fps
 
-# A file, or samples float32 (n,) or (n, channels) in [-1, 1] and their rate in Hz.
-Sound = tuple[np.ndarray, int] | str | os.PathLike[str]
+# A file, or samples float32 (n,) or (n, 2) in [-1, 1] and their rate in Hz.
+Sound = tuple[np.ndarray, int] | str | os.PathLike[str] | SoundFile
 
 
 class VideoWriter:
@@ -151,11 +151,11 @@ class FrameFolder:
         self.path, self.ext, self.start, self.frames = Path(path), ext.lstrip("."), start, 0
         if self.ext not in ("png", "exr"):
             raise EDTalkError(f"Frames must be png or exr, found '{ext}'.")
-        sound_frames = None if sound is None else _sound_frames(sound, "s16", None)
+        blocks = None if sound is None else _blocks_of(sound)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if sound_frames is not None:
-                _write_wav(self.path / "sound.wav", sound_frames)
+            if blocks is not None:
+                _write_wav(self.path / "sound.wav", blocks)
         except OSError as error:
             raise disk_error(self.path, error) from error
 
@@ -177,61 +177,53 @@ class _SoundTrack:
     """Sound at 48 kHz that is read in pieces, followed by silence."""
 
     def __init__(self, sound: Sound) -> None:
-        self._frames = _sound_frames(sound, "fltp", SOUND_RATE)
-        first = next(self._frames, None)
-        self.layout = first.layout.name if first else "mono"
-        self._frames = itertools.chain([first] if first else [], self._frames)
-        self._waiting = av.AudioFifo()
+        self._blocks = resampled(_blocks_of(sound), SOUND_RATE)
+        self._waiting, _ = next(self._blocks, (np.zeros((0, 1), np.float32), SOUND_RATE))
+        self.layout = "mono" if self._waiting.shape[1] == 1 else "stereo"
 
     def pull(self, count: int) -> av.AudioFrame:
         """The next `count` samples."""
-        while self._waiting.samples < count and (frame := next(self._frames, None)) is not None:
-            self._waiting.write(frame)
-        piece = self._waiting.read(min(count, self._waiting.samples)) if self._waiting.samples else None
-        samples = np.zeros((1 if self.layout == "mono" else 2, count), np.float32)
-        if piece is not None:
-            samples[:, : piece.samples] = piece.to_ndarray()
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.layout)
+        parts, found = [self._waiting], len(self._waiting)
+        while found < count and (block := next(self._blocks, None)) is not None:
+            parts.append(block[0])
+            found += len(block[0])
+        if found < count:
+            parts.append(np.zeros((count - found, self._waiting.shape[1]), np.float32))
+        samples = np.concatenate(parts)
+        self._waiting = samples[count:]
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[:count].T), format="fltp", layout=self.layout)
         frame.sample_rate = SOUND_RATE
         return frame
 
 
-def _sound_frames(sound: Sound, sample_format: str, rate: int | None) -> Iterator[av.AudioFrame]:
-    """Mono or stereo frames in `sample_format` at `rate` Hz (None: the sound's own).
-
-    Raises EDTalkError at the call, not at the first frame, if the sound cannot be read.
-    """
-    source = _sample_frames(*sound) if isinstance(sound, tuple) else decode_sound(Path(sound))
-    first = next(source, None)
-    if first is None:
-        return iter(())
-    layout = "mono" if len(first.layout.channels) == 1 else "stereo"
-    frames = itertools.chain([first], source)
-    return convert_sound(frames, sample_format, layout=layout, rate=rate or first.sample_rate)
+def _blocks_of(sound: Sound) -> Iterator[Block]:
+    """Blocks (n, 1) or (n, 2) of a sound. Raises EDTalkError at the call if the sound cannot be read."""
+    if isinstance(sound, tuple):
+        return _split(*sound)
+    blocks = read_sound(sound if isinstance(sound, SoundFile) else SoundFile(Path(sound)), for_clip=True)
+    first = next(blocks, None)
+    return itertools.chain([] if first is None else [first], blocks)
 
 
-def _sample_frames(samples: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
-    """Frames of one second each of samples (n,) or (n, 2)."""
+def _split(samples: np.ndarray, rate: int) -> Iterator[Block]:
+    """Blocks of one second each of samples (n,) or (n, 2)."""
     samples = np.asarray(samples, np.float32)
-    planes = samples[None] if samples.ndim == 1 else samples.T
-    if planes.ndim != 2 or len(planes) not in (1, 2) or rate <= 0:
+    if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] not in (1, 2)) or rate <= 0:
         raise EDTalkError(f"Sound must be float32 (n,) or (n, 2) with a rate, found {samples.shape} at {rate} Hz.")
-    layout = "mono" if len(planes) == 1 else "stereo"
-    for start in range(0, planes.shape[1], rate):
-        block = np.ascontiguousarray(planes[:, start : start + rate])
-        frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
-        frame.sample_rate = rate
-        yield frame
+    samples = samples.reshape(len(samples), -1)
+    return ((samples[start : start + rate], rate) for start in range(0, len(samples), rate))
 
 
-def _write_wav(path: Path, frames: Iterator[av.AudioFrame]) -> None:
-    first = next(frames, None)
+def _write_wav(path: Path, blocks: Iterator[Block]) -> None:
+    """Write blocks as 16-bit PCM at the rate of the first."""
+    blocks = resampled(blocks, None)
+    first = next(blocks, (np.zeros((0, 1), np.float32), SOUND_RATE))
     with atomic_write(path) as partial, wave.open(str(partial), "wb") as file:
-        file.setnchannels(len(first.layout.channels) if first else 1)
+        file.setnchannels(first[0].shape[1])
         file.setsampwidth(2)
-        file.setframerate(first.sample_rate if first else SOUND_RATE)
-        for frame in itertools.chain([first] if first else [], frames):
-            file.writeframes(frame.to_ndarray().astype("<i2").tobytes())
+        file.setframerate(first[1])
+        for samples, _ in itertools.chain([first], blocks):
+            file.writeframes(np.rint(np.nan_to_num(samples) * 32768).clip(-32768, 32767).astype("<i2").tobytes())
 
 
 def _remove(path: Path) -> None:

@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from inference.media.sound import load_sound
+from inference.contract.errors import EDTalkError
+from inference.media.sound import SoundFile, in_time, load_sound
 from inference.media.video import probe
 from inference.media.video_writer import VideoWriter
 
@@ -83,3 +84,161 @@ def test_title_that_is_not_utf8(tmp_path, suffix):
         writer.write(np.zeros((48, 64, 3), np.uint8))
     if suffix != "wav":
         assert probe(path).width == 64
+
+
+# ---- channels
+
+
+def heard(path):
+    """The mono sound of a file, and of the clip that is written with it."""
+    out = path.with_name("heard.mp4")
+    with VideoWriter(out, 25, (64, 48), sound=path) as writer:
+        for _ in range(50):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    return load_sound(path)[0], load_sound(out)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "channels"),
+    [
+        ("line.wav", "pcm_s16le", 7),
+        ("line.wav", "pcm_s16le", 8),
+        ("line.wav", "pcm_s16le", 12),
+        ("line.flac", "flac", 8),
+        ("line.m4a", "aac", 8),
+        ("line.mov", "pcm_s16le", 8),
+        ("line.caf", "pcm_s16le", 8),
+    ],
+)
+def test_many_channels(tmp_path, name, codec, channels):
+    """As a 7.1 mix or the file of a field recorder. All channels contain the same here."""
+    samples = np.repeat(sine()[:, None], channels, axis=1)
+    mono, clip = (
+        np.sqrt(np.mean(sound[RATE // 4 : RATE // 2] ** 2))
+        for sound in heard(write_tracks(tmp_path / name, [(codec, [(0.0, samples)])]))
+    )
+    assert mono == pytest.approx(0.5 / np.sqrt(2), rel=0.15)  # AAC keeps only the lowest part of the eighth channel
+    assert clip > 0.2  # the weights of a stereo mix are FFmpeg's
+
+
+# ---- presentation times
+
+
+def beep(sound):
+    """Seconds at which the sound begins."""
+    return float(np.flatnonzero(np.abs(sound) > 0.1)[0]) / RATE
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "picture", "pieces", "expected"),
+    [
+        ("mp4", "aac", (0, 2), [(0.0, 0.5)], 0.5),
+        ("mp4", "aac", (0, 2), [(0.6, 0.5)], 1.1),  # the sound begins late
+        ("mkv", "pcm_s16le", (0, 2), [(0.6, 0.5)], 1.1),
+        ("mkv", "aac", (0.4, 2), [(0.0, 0.5)], 0.1),  # the picture begins late
+        ("mp4", "aac", (0.4, 2), [(0.0, 0.5)], 0.1),
+        ("mkv", "pcm_s16le", (0, 2), [(0.0, 0.2), (1.2, 0.3)], 1.5),  # a gap of one second
+    ],
+)
+def test_sound_keeps_its_distance_from_the_picture(tmp_path, suffix, codec, picture, pieces, expected):
+    """As in recordings of phones and OBS, and in cuts without encoding. pieces: begin and length of silence."""
+    silences = [(begin, np.zeros(round(length * RATE), np.float32)) for begin, length in pieces]
+    begin, silence = silences[-1]
+    silences[-1] = begin, np.concatenate([silence, sine(0.3)])
+    path = write_tracks(tmp_path / f"shot.{suffix}", [(codec, silences)], picture=picture)
+    for sound in heard(path):
+        assert beep(sound) == pytest.approx(expected, abs=0.025)  # AAC smears by up to a frame of 21 ms
+
+
+def test_part_of_a_sound_begins_at_its_start(tmp_path):
+    samples = np.concatenate([np.zeros((RATE, 2), np.float32), np.repeat(sine()[:, None], 2, axis=1)])
+    path = write_tracks(tmp_path / "line.wav", [("pcm_s16le", [(0.0, samples)])])
+    out = tmp_path / "part.mp4"
+    with VideoWriter(out, 25, (64, 48), sound=SoundFile(path, start=0.6)) as writer:
+        for _ in range(25):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert beep(load_sound(out)[0]) == pytest.approx(0.4, abs=0.025)
+    with av.open(str(out)) as file:
+        assert file.streams.audio[0].codec_context.channels == 2
+
+
+def test_timestamps_that_jump_are_not_followed():
+    """Where recordings were joined, or where a damaged timestamp would ask for days of silence."""
+    block = sine(0.5)[:, None]
+    times = [10.0, 10.5, 0.0, 0.5, 1e9, None]
+    placed = [samples for samples, _ in in_time(((time, block, RATE) for time in times), start=10.0)]
+    np.testing.assert_array_equal(np.concatenate(placed), np.concatenate([block] * len(times)))
+
+
+# ---- damage
+
+
+def damaged(path, kind):
+    """A sound of 4 s of which a part is damaged."""
+    codec = {".mp3": "libmp3lame", ".aac": "aac", ".flac": "flac", ".wav": "pcm_s16le"}[path.suffix]
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 4 * RATE).astype(np.float32)
+    stored = bytearray(write_tracks(path, [(codec, [(0.0, noise)])]).read_bytes())
+    middle = len(stored) // 2
+    if kind == "middle":
+        stored[middle : middle + 200] = bytes([0x55]) * 200
+    elif kind == "end":
+        stored += b"not a sound at all, but something else\xff\xfb\x90\x00" * 40
+    elif kind == "cut off":
+        del stored[middle:]
+    elif kind == "joined":
+        both = np.stack([noise, noise], axis=1)
+        stored += write_tracks(path, [(codec, [(0.0, both)])]).read_bytes()
+    path.write_bytes(stored)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "seconds"),
+    [
+        ("a.mp3", "middle", 4),
+        ("a.mp3", "end", 4),
+        ("a.mp3", "cut off", 2),
+        ("a.mp3", "joined", 8),
+        ("a.aac", "middle", 4),
+        ("a.aac", "end", 4),
+        ("a.aac", "joined", 8),
+        ("a.flac", "middle", 4),
+        ("a.flac", "cut off", 2),
+        ("a.wav", "cut off", 2),
+    ],
+)
+def test_readable_part_of_a_damaged_sound_is_used(tmp_path, caplog, name, kind, seconds):
+    path = damaged(tmp_path / name, kind)
+    samples, rate = load_sound(path)
+    assert len(samples) / rate == pytest.approx(seconds, abs=0.3)
+    # A decoder may conceal damage within FLAC, and a WAV file that is cut off is a shorter WAV file.
+    if kind in ("cut off", "middle") and (name, kind) not in (("a.flac", "middle"), ("a.wav", "cut off")):
+        assert "is damaged or truncated" in caplog.text
+        assert str(path) in caplog.text
+    out = tmp_path / "whole.mp4"
+    with VideoWriter(out, 25, (64, 48), sound=path) as writer:
+        for _ in range(25 * seconds + 10):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert probe(out).frames == 25 * seconds + 10
+    level = np.abs(load_sound(out)[0][: RATE * (seconds - 1)].reshape(-1, RATE // 4)).max(axis=1)
+    assert level.min() > 0.1
+
+
+def test_sound_of_unknown_length_is_not_taken_for_damaged(tmp_path, caplog):
+    """Programs that write to a pipe state 2**31 bytes or so."""
+    path = write_tracks(tmp_path / "a.wav", [("pcm_s16le", [(0.0, sine())])])
+    stored = path.read_bytes()
+    at = stored.index(b"data") + 4
+    for size in (0, 2**31 - 1, 2**32 - 1, 2_000_000_000):
+        path.write_bytes(stored[:at] + size.to_bytes(4, "little") + stored[at + 4 :])
+        assert len(load_sound(path)[0]) == RATE
+    assert not caplog.text
+
+
+def test_impossible_rates_are_refused(tmp_path):
+    path = write_tracks(tmp_path / "a.wav", [("pcm_s16le", [(0.0, sine())])])
+    stored = path.read_bytes()
+    path.write_bytes(stored[:24] + (1).to_bytes(4, "little") + stored[28:])
+    with pytest.raises(EDTalkError, match="1 samples per second") as caught:
+        load_sound(path)
+    assert caught.value.kind == "media"

@@ -366,12 +366,12 @@ def test_error_keeps_the_existing_clip_and_leaves_no_file(tmp_path, suffix, fram
 
 def test_damaged_sound_keeps_the_existing_clip(tmp_path):
     def sound():
-        yield from video_writer._sample_frames(*tone(1))
+        yield from video_writer._split(*tone(1, 48000))
         raise EDTalkError("The sound is truncated.", kind="media")
 
     def write():
         with VideoWriter(path, 25, (64, 48), sound=tone(1)) as writer:
-            writer._sound._frames = sound()
+            writer._sound._blocks = sound()
             for i in range(60):
                 writer.write(numbered(i))
 
