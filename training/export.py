@@ -55,7 +55,7 @@ def starter_bank(config: GeneratorConfig) -> Bank:
 
 
 def in_half_precision(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Floating-point tensors in half precision, which halves the file; networks still compute in float32."""
+    """Convert floating-point tensors to half precision. The file is half as large; networks compute in float32."""
     return {name: part.astype(np.float16) if part.dtype.kind == "f" else part for name, part in tensors.items()}
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Unit:
-    """One coefficient: its name, the ARKit face units it drives, its soft range and the amount of 1.0 in words.
+    """One coefficient.
 
-    degrees: amount of 1.0 for head rotations, which ARKit measures too.
+    arkit: ARKit face units that it combines. soft_min, soft_max: usual range. unit: meaning of the value 1.0 in words.
+    degrees: angle at the value 1.0, for head rotations; 0 for other coefficients.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The close-reader stage on a small data set: pairs of windows, mirroring, the stock of pairs."""
+"""The close-reader stage on a small data set: pairs of windows, mirroring, the buffer of pairs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from inference.model.readers.relative import SIZES, WINDOW_CHANNELS
 from training.stages.close_reader import (
-    Heads,
+    HeadFrames,
     Learner,
+    PairBuffer,
     Pairs,
-    Stock,
 )
 from training.stages.refiner import fresh as fresh_refiner
 from training.stages.refiner import loaded_refiner
@@ -38,7 +38,7 @@ def refiner_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_windows_follow_the_head(refiner_file: Path, discs: Path) -> None:
     """A disc that is only shifted looks the same in the windows, and its points do not move there."""
-    heads = Heads([discs])
+    heads = HeadFrames([discs])
     rest, frame = np.array([0, 8, 8]), np.array([1, 10, 15])
     pairs = Pairs(heads, loaded_refiner(refiner_file))
     windows, difference, points = pairs.pick(rest, frame, np.random.default_rng(0), augmented=False)
@@ -51,7 +51,7 @@ def test_windows_follow_the_head(refiner_file: Path, discs: Path) -> None:
 
 
 def test_several_folders_are_joined(discs: Path) -> None:
-    one, two = Heads([discs]), Heads([discs, discs])
+    one, two = HeadFrames([discs]), HeadFrames([discs, discs])
     assert two.people == 2 * one.people
     count = one.people * one.per_person
     np.testing.assert_array_equal(two.pictures(np.array([3, count + 3])), one.pictures(np.array([3, 3])))
@@ -59,23 +59,23 @@ def test_several_folders_are_joined(discs: Path) -> None:
 
 def test_a_stock_replaces_its_oldest_batch(refiner_file: Path, discs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.stages.close_reader.HELD", 30)
-    pairs = Pairs(Heads([discs]), loaded_refiner(refiner_file))
-    points = pairs.some(20, np.random.default_rng(0)).points.flatten(1)
+    pairs = Pairs(HeadFrames([discs]), loaded_refiner(refiner_file))
+    points = pairs.random(20, np.random.default_rng(0)).points.flatten(1)
     mean, directions = points.mean(0), torch.eye(points.shape[1])[:, :4]
-    stock = Stock(pairs, mean, directions, seed=1, count=10, renewed=0)
-    before = [held.clone() for held in stock.windows]
-    stock.renew()
-    for held, once in zip(stock.windows, before, strict=True):
+    buffer = PairBuffer(pairs, mean, directions, seed=1, count=10, renewed=0)
+    before = [held.clone() for held in buffer.windows]
+    buffer.renew()
+    for held, once in zip(buffer.windows, before, strict=True):
         assert (held == once).flatten(1).all(1).tolist() == [False] * 10 + [True] * 20
-    resumed = Stock(pairs, mean, directions, seed=1, count=10, renewed=1)
-    assert all(torch.equal(held, other) for held, other in zip(stock.windows, resumed.windows, strict=True))
-    windows, difference, placed, known = stock.draw(7, np.random.default_rng(2))
+    resumed = PairBuffer(pairs, mean, directions, seed=1, count=10, renewed=1)
+    assert all(torch.equal(held, other) for held, other in zip(buffer.windows, resumed.windows, strict=True))
+    windows, difference, placed, known = buffer.draw(7, np.random.default_rng(2))
     assert [part.shape for part in windows] == [(7, WINDOW_CHANNELS, *size) for size in SIZES]
     assert (difference.shape, placed.shape, known.shape) == ((7, 36), (7, 4), (7,))
 
 
 def test_a_flipped_pair_is_mirrored(refiner_file: Path, discs: Path) -> None:
-    pairs, rows = Pairs(Heads([discs]), loaded_refiner(refiner_file)), (np.array([0, 8]), np.array([3, 12]))
+    pairs, rows = Pairs(HeadFrames([discs]), loaded_refiner(refiner_file)), (np.array([0, 8]), np.array([3, 12]))
     one, other = (
         pairs.pick(*rows, np.random.default_rng(0), augmented=False, flipped=flipped) for flipped in (False, True)
     )

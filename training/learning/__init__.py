@@ -1,1 +1,1 @@
-"""What all training stages share: loop, losses, augmentation, optimiser."""
+"""Code that all training stages share: training loop, losses, augmentation, optimiser."""

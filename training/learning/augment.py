@@ -1,7 +1,7 @@
 """Augmentation of training pictures. Stages choose which functions to use, and their ranges.
 
 Exposure, relit    colour gain and offset; gamma, saturation and skin tone
-Crop               shift and scale, as imprecise face crops have them
+Crop               random shift and scale, to simulate imprecise face crops
 blurred, with_noise, filmed, downscaled, compressed, recorded_pair    camera and video codec
 repaint_eyes       lashes and eye shadow
 
@@ -193,7 +193,7 @@ def _noise_table() -> np.ndarray:
 
 
 def array_noise(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of unit deviation, cut from a fixed table: drawing new numbers takes most of a pair's time."""
+    """Gaussian noise of unit deviation, cut from a fixed table, because drawing new numbers would be slow."""
     table, count = _noise_table(), int(np.prod(shape))
     first = rng.integers(0, table.size - count)
     return table[first : first + count].reshape(shape)
@@ -242,7 +242,8 @@ def recorded_pair(pictures: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
 def repaint_eyes(source: Tensor, anchors: Tensor, rng: np.random.Generator) -> Tensor:
     """Dark lashes and eye shadow on half of the sources (S, 3, R, R); rendered heads have none.
 
-    With them, the surroundings of an open eye do not tell the colour of its closed lid. anchors: (S, 3, 2).
+    Without them, a network could derive the colour of a closed lid from the surroundings of the open eye, which is
+    wrong for people with make-up. anchors: (S, 3, 2), left eye, right eye and mouth in [-1, 1].
     """
     places, result = pixel_places(source.shape[-1], source.device)[0], []
     for picture, (left, right, _) in zip(source, anchors, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CRITIC_LEAD = 0.02  # share of a phase by which the critic is trained before its verdict is used
+CRITIC_LEAD = 0.02  # share of a phase during which the critic is trained before its loss is used
 
 
 class Critic(nn.Module):

@@ -74,9 +74,9 @@ def generator_losses(
 def hidden_error(flow: Tensor, batch: Batch, open_mask: float) -> Tensor:
     """Cross-entropy of the blend mask around mouth and eyes. flow: (N, 3, R, R), the third channel being mask logits.
 
-    The target is 0 around the mouth where the warped source differs from the driving picture, because the source hides
-    what is to be shown (no flow finds teeth behind closed lips), and `open_mask` elsewhere. The picture loss alone has
-    almost no gradient for a mask near 0 or 1.
+    The target is 0 around the mouth where the warped source differs from the driving picture, because there the content
+    is not visible in the source (teeth behind closed lips, for example). Elsewhere the target is `open_mask`. The
+    picture loss alone has almost no gradient for a mask near 0 or 1.
     """
     repeats = len(batch.driving) // len(batch.source)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def hidden_error(flow: Tensor, batch: Batch, open_mask: float) -> Tensor:
 def read_error(model: Generator, latent: Tensor, truth: Tensor, rarity: Tensor) -> Tensor:
     """Mean square error of the coefficients read from the latent; 1 for predicting the mean.
 
-    Not the absolute error: most units are 0 most of the time, so their median is 0. rarity: (36,), see `HeadPairs`.
+    The absolute error would favour the median, which is 0 for most units. rarity: (36,), see `HeadPairs`.
     """
     return ((model.coefficients(latent) / ALPHA_GAIN - truth).square() * rarity).mean()
 

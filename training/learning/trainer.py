@@ -162,7 +162,7 @@ class Trainer:
 
         evaluate: returns figures for the log; it must not draw from the generators of the training.
         rate: peak learning rate of this phase (default: that of the trainer).
-        anneal: how much of the cosine schedule is used; less than 1 leaves the rate above zero at the end.
+        anneal: share of the cosine schedule that is used; with less than 1 the rate does not fall to zero.
         average: update the moving average of the weights after every step.
         """
         names, state, limit = list(self.phases), self.states[phase], self.phases[phase]

@@ -55,7 +55,10 @@ JAW, PRESS = NAMES.index("jawOpen"), NAMES.index("mouthPress")
 
 
 class Pool:
-    """Recordings as (mel (80, n), curves (m, 20)). Recording k depends on the seed and on k alone."""
+    """POOL recordings as (mel (80, n), curves (m, 20)). `renew` replaces the oldest one.
+
+    Recording k depends only on the seed and on k, so a resumed training uses the same recordings.
+    """
 
     def __init__(self, seed: int, first: int) -> None:
         self._seed, self._next = seed, first
@@ -94,10 +97,10 @@ def draw(pool: Pool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tens
 def loss_of(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Error of the output (B, F, 20) after the smoothing of inference, plus 0.1 of the error of its frame differences.
 
-    With the smoothing in the loss, closures of a single frame survive it; a part of the unsmoothed error keeps the
-    network from sharpening without limit. Errors are relative to the unit's largest value, and squared where small:
-    an absolute error has its minimum at the median, which is 0 for units that are mostly off, such as pressed lips.
-    Lips that should be closed add the gap between them, because it is visible.
+    The loss includes the smoothing so that the network learns closures of a single frame that are still visible after
+    it. A part of the unsmoothed error prevents the network from exaggerating. Errors are relative to the unit's largest
+    value, and squared where they are small: an absolute error has its minimum at the median, which is 0 for units that
+    are mostly off, such as pressed lips. Where the lips should be closed, the gap between them is added.
     """
     gap, raw, target = target[:, 1:-1] @ OPENING, raw / REACH, target / REACH
     smooth = sum(float(tap) * raw[:, i : raw.shape[1] - 2 + i] for i, tap in enumerate(SMOOTH_TAPS))
@@ -164,12 +167,12 @@ def bank_tensors(model: Audio2Lip) -> dict[str, np.ndarray]:
 
 
 def trained_bank(model: Audio2Lip) -> SimpleNamespace:
-    """What `lip_sync` needs of a bank."""
+    """An object with the attributes that `lip_sync` reads from a bank, for a network that is being trained."""
     return SimpleNamespace(name="in training", names=LIP, networks=None, tensors=bank_tensors(model))
 
 
 def started_from(path: Path) -> dict[str, torch.Tensor]:
-    """State of the network in a bank or a file of weights."""
+    """The state dict of the audio network in a bank or in a file of weights (.safetensors)."""
     state = load_file(path)
     marked = {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if name.startswith(PREFIX)}
     return {
@@ -213,7 +216,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def listen(model: Audio2Lip, path: Path) -> tuple[float, int]:
-    """`envelope_agreement` of the jaw for a recording of a real voice."""
+    """Best correlation of the jaw with the loudness of a sound file, and its lag, see `envelope_agreement`."""
     samples = to_16k(*load_sound(path))
     times = frame_times(len(samples) / RATE, FPS)
     curves = lip_sync(samples, RATE, times, trained_bank(model))
@@ -224,4 +227,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     add_trainer_options(parser, minutes=20.0, rate=3e-3)
     parser.add_argument("--start", type=Path, help="bank or weights (.safetensors) to start from")
-    parser.add_argument("--listen", type=Path, help="recording of a real voice, to evaluate how the jaw follows it")
+    parser.add_argument("--listen", type=Path, help="recording of a real voice; the log states how the jaw follows it")

@@ -3,7 +3,7 @@
     python -m training close-reader --refiner F.pt --data DIR DIR --heldout DIR --out C.pt --minutes 90
 
 The data sets need pictures of twice the bank's size. The refiner, a checkpoint or a bank, moves the windows with the
-head. An auxiliary head predicts how the tracked points move in the windows; it is dropped afterwards.
+head. An auxiliary output predicts how the tracked points move in the windows; it is dropped afterwards.
 Cutting out windows and computing their optical flow takes longer than a step, so each pair is used several times.
 With --bank, the blend weights of this reader and of the bank's others are fitted at the end, on the held-out people.
 Run the same command again to resume. A log (C.jsonl) with a line per minute is written beside the checkpoint.
@@ -70,10 +70,10 @@ EVALUATE_EVERY = 60.0  # seconds
 FACE = [column for column in range(len(NAMES)) if not POSE_COLUMNS.start <= column < POSE_COLUMNS.stop]
 
 
-class Heads:
-    """Data sets of one size, whose pictures stay on disk.
+class HeadFrames:
+    """All frames of some data sets of one size. The pictures stay on disk.
 
-    per_person: frames per person; people: their number; points, coefficients and anchors: of all frames.
+    per_person: frames per person; people: number of people; points, coefficients and anchors: of all frames.
     """
 
     def __init__(self, folders: list[Path]) -> None:
@@ -102,9 +102,10 @@ class Heads:
 
 
 class Learner(nn.Module):
-    """A close reader during training: with batch normalisation and a second output.
+    """A close reader during training: with batch normalisation, and with the movement of points as a second output.
 
-    That output is the movement of points, relative to their mean (2 P,), along directions (2 P, components).
+    mean: (2 P,), the mean movement of the points. directions: (2 P, components), the principal directions along which
+    the second output (N, components) describes the movement.
     """
 
     def __init__(self, mean: Tensor, directions: Tensor) -> None:
@@ -140,12 +141,12 @@ class Learner(nn.Module):
 
 
 @torch.no_grad()
-def anchor_motion(refiner: Refiner, heads: Heads) -> Tensor:
+def anchor_motion(refiner: Refiner, heads: HeadFrames) -> Tensor:
     """(people, PORTRAIT_FRAMES, fields, 2, 3) float16: the refiner's motion at the anchors of each portrait."""
     found = []
     for person in range(heads.people):
         rows = person * heads.per_person + np.arange(PORTRAIT_FRAMES)
-        pictures = in_network_terms(heads.pictures(rows))
+        pictures = to_network_range(heads.pictures(rows))
         with torch.autocast("cpu", torch.bfloat16):
             motion = refiner.motion_of(F.avg_pool2d(pictures, 2).contiguous(memory_format=torch.channels_last)).float()
         at = F.grid_sample(motion.flatten(1, 2), heads.anchors[rows][:, None], align_corners=False)[:, :, 0]
@@ -153,13 +154,13 @@ def anchor_motion(refiner: Refiner, heads: Heads) -> Tensor:
     return torch.stack(found)
 
 
-def in_network_terms(pictures: np.ndarray) -> Tensor:
+def to_network_range(pictures: np.ndarray) -> Tensor:
     """uint8 (N, R, R, 3) -> (N, 3, R, R) in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-class Seen(NamedTuple):
-    """N pairs of portrait and frame."""
+class WindowPairs(NamedTuple):
+    """Compared windows of N pairs of portrait and frame, and what the reader has to predict for them."""
 
     windows: list[Tensor]  # bfloat16 (N, h, w, WINDOW_CHANNELS) each
     difference: Tensor  # (N, 36) coefficients of the frame minus those of the portrait
@@ -169,12 +170,12 @@ class Seen(NamedTuple):
 class Pairs:
     """Pairs of a portrait and a frame of the same person, seen through windows that follow the head."""
 
-    def __init__(self, heads: Heads, refiner: Refiner) -> None:
+    def __init__(self, heads: HeadFrames, refiner: Refiner) -> None:
         self.heads, self.refiner, self.moved = heads, refiner, anchor_motion(refiner, heads)
 
     def pick(
         self, rest: np.ndarray, frame: np.ndarray, rng: np.random.Generator, *, augmented: bool, flipped: bool = False
-    ) -> Seen:
+    ) -> WindowPairs:
         """The pairs of frame numbers rest (N,) and frame (N,).
 
         augmented: with codec artefacts, exposure, noise and reading errors. flipped: with mirrored windows; difference
@@ -193,7 +194,7 @@ class Pairs:
         pose_change = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
         frame_anchors = anchors + torch.einsum("nf,nfcp->npc", pose_change, moved)
         shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, frame_anchors))]
-        filters = Recording(len(rest), rng) if augmented else None
+        filters = CameraEffects(len(rest), rng) if augmented else None
         windows = []
         for rests, frames in zip(*shown, strict=True):
             seen = []
@@ -211,18 +212,18 @@ class Pairs:
             places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
             now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
             points.append((now - first)[:, :, 0].movedim(1, -1))
-        return Seen(windows, frame_coefficients - rest_coefficients, torch.cat(points, 1))
+        return WindowPairs(windows, frame_coefficients - rest_coefficients, torch.cat(points, 1))
 
-    def some(self, count: int, rng: np.random.Generator, flipped: bool = False) -> Seen:
-        """Random frames with random portraits, of which 60 % are exactly at rest."""
+    def random(self, count: int, rng: np.random.Generator, flipped: bool = False) -> WindowPairs:
+        """`count` augmented pairs of random frames and portraits; 60 % of the portraits are exactly at rest."""
         first = rng.integers(0, self.heads.people, count) * self.heads.per_person
         rest = np.where(rng.random(count) < 0.6, 0, rng.integers(1, PORTRAIT_FRAMES, count))
         frame = first + rng.integers(0, self.heads.per_person, count)
         return self.pick(first + rest, frame, rng, augmented=True, flipped=flipped)
 
 
-class Recording:
-    """Codec artefacts, exposure and noise of `count` pairs."""
+class CameraEffects:
+    """Random codec artefacts, exposure and noise for `count` pairs."""
 
     def __init__(self, count: int, rng: np.random.Generator) -> None:
         self.rng, self.exposure = rng, Exposure.random(count, rng)
@@ -239,14 +240,16 @@ class Recording:
         return shown
 
 
-class Stock:
-    """Pairs in memory, in batches of `count`, the oldest of which is replaced in `renew`.
+class PairBuffer:
+    """Pairs in memory, in batches of `count`. `renew` replaces the oldest batch.
 
-    Batch k depends on the seed and on k alone, so a resumed training has the stock that it would have had.
+    Batch k depends only on the seed and on k, so a resumed training uses the same pairs as an uninterrupted one.
     """
 
     def __init__(self, pairs: Pairs, mean: Tensor, directions: Tensor, seed: int, count: int, renewed: int) -> None:
-        """mean, directions: of the points' movement, see `principal`; renewed: batches replaced in earlier runs."""
+        """mean, directions: of the points' movement, see `principal`. renewed: number of batches that earlier runs
+        have replaced.
+        """
         self.pairs, self.mean, self.directions, self.seed, self.count = pairs, mean, directions, seed, count
         self.batches = max(1, HELD // count)
         self.size = self.batches * count
@@ -262,7 +265,7 @@ class Stock:
         rng = np.random.default_rng((self.seed, 1, self.next))
         flipped = rng.random() < 0.5
         first = self.next % self.batches * self.count
-        new, rows = self.pairs.some(self.count, rng, flipped), slice(first, first + self.count)
+        new, rows = self.pairs.random(self.count, rng, flipped), slice(first, first + self.count)
         for held, windows in zip(self.windows, new.windows, strict=True):
             held[rows] = windows
         self.difference[rows] = mirrored(new.difference) if flipped else new.difference
@@ -271,16 +274,23 @@ class Stock:
         self.next += 1
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-        """Windows (N, WINDOW_CHANNELS, h, w), difference (N, 36), movement of points (N, C), (N,) 1 where known."""
+        """`count` random pairs.
+
+        Returns the windows (N, WINDOW_CHANNELS, h, w) of mouth and eyes, the differences of coefficients (N, 36), the
+        movement of the points (N, components), and (N,) 1 for the pairs whose movement of points is known, else 0.
+        """
         rows = torch.from_numpy(rng.integers(0, self.size, count))
         windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
         return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
 
 
-def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, 36) differences of every driven frame: by the close reader, by the others, and the true ones.
+def read_driven_frames(
+    renderer: FaceRenderer, heads: HeadFrames, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coefficient differences (N, 36) of every driven frame from the person's frame at rest.
 
-    renderer: of a bank with the other readers, and with the close reader set.
+    Returns those read by the close reader alone, those read by the other readers, and the true ones.
+    renderer: of a bank with the other readers, in which the close reader has been set.
     """
     own, others, truth = [], [], []
     face = renderer.reader
@@ -297,17 +307,17 @@ def read_by(renderer: FaceRenderer, heads: Heads, rng: np.random.Generator) -> t
     return torch.cat(own), torch.cat(others), torch.cat(truth)
 
 
-def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
-    """Fit the blend weights of a checkpoint's reader and of a bank's other readers, and write them to the checkpoint.
+def fit_blend_weights(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
+    """Fit the blend weights of this reader and of a bank's other readers, and write them to the checkpoint.
 
-    folder: people that none of them was trained on.
+    path: checkpoint of this reader. folder: data set of people that none of the readers was trained on.
     """
     checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
     known, reader = state_of(renderer.bank, RELATIVE_READER), RelativeReader(CONFIG).eval()
     reader.face.load_state_dict({name: known[f"face.{name}"] for name in ("weight", "bias")})
     reader.windows.load_state_dict(checkpoint["average"])
     renderer.reader.networks = replace(renderer.reader.networks, relative_reader=reader)
-    own, others, truth = read_by(renderer, Heads([folder]), rng)
+    own, others, truth = read_driven_frames(renderer, HeadFrames([folder]), rng)
     share = fit_share(own, others, truth)
     share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])
     before, after = (pooled(read, truth) for read in (others, share[0] * own + share[1] * others))
@@ -319,13 +329,13 @@ def fit(path: Path, bank: Path, folder: Path, rng: np.random.Generator) -> None:
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     rng, refiner = seeded(args), loaded_refiner(args.refiner)
-    pairs, heldout = Pairs(Heads(args.data), refiner), Heads([args.heldout])
+    pairs, heldout = Pairs(HeadFrames(args.data), refiner), HeadFrames([args.heldout])
     driven = np.flatnonzero(np.arange(heldout.people * heldout.per_person) % heldout.per_person >= PORTRAIT_FRAMES)
     rest = driven // heldout.per_person * heldout.per_person
     unseen, truth, _ = Pairs(heldout, refiner).pick(rest, driven, rng, augmented=False)
     weight = 1.0 / pairs.heads.coefficients.std(0).clamp(min=RAREST)
     weight = (weight / weight[FACE].mean())[FACE]
-    learner = Learner(*principal(pairs.some(FIT_PAIRS, rng).points, COMPONENTS)).to(memory_format=torch.channels_last)
+    learner = Learner(*principal(pairs.random(FIT_PAIRS, rng).points, COMPONENTS)).to(memory_format=torch.channels_last)
     average, optimiser = copy.deepcopy(learner).eval(), adamw(learner.parameters(), args.rate)
     trainer = Trainer(
         args, {"model": learner, "followed": average, "optimiser": optimiser}, {"close-reader": limits(args)}, rng,
@@ -333,7 +343,7 @@ def train(args: argparse.Namespace) -> None:
         evaluate_every=EVALUATE_EVERY,
     )  # fmt: skip
     renewed = max(1, args.pictures // REUSED)
-    stock = Stock(pairs, learner.mean, learner.directions, args.seed, renewed, trainer.step)
+    buffer = PairBuffer(pairs, learner.mean, learner.directions, args.seed, renewed, trainer.step)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
@@ -349,8 +359,8 @@ def train(args: argparse.Namespace) -> None:
         return line | {"exp": round(by_column[BANKS[0][1] :].mean().item(), 3)}
 
     for _ in trainer.steps("close-reader", optimiser, evaluate):
-        stock.renew()
-        windows, difference, points, is_known = stock.draw(args.pictures, rng)
+        buffer.renew()
+        windows, difference, points, is_known = buffer.draw(args.pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):
             read, placed = learner(windows)
         error = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / ERROR_UNIT
@@ -359,7 +369,7 @@ def train(args: argparse.Namespace) -> None:
         minimise(error + distance / POINT_UNIT, optimiser)
         trainer.note({"error": error, "points": distance})
     if args.bank:
-        fit(args.out, args.bank, args.heldout, rng)
+        fit_blend_weights(args.out, args.bank, args.heldout, rng)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -52,7 +52,7 @@ def small_config(size: int) -> GeneratorConfig:
 
 
 def fresh(config: GeneratorConfig) -> Generator:
-    """An untrained generator with a small flow and a faint picture, so that nothing saturates in the first steps."""
+    """An untrained generator whose flow and colours are small, so that no activation saturates in the first steps."""
     model = Generator(config)
     with torch.no_grad():
         for flow in model.dec.to_flows:
@@ -73,10 +73,10 @@ def fresh(config: GeneratorConfig) -> Generator:
 def grown(
     config: GeneratorConfig, smaller: Generator, pairs: HeadPairs, rng: np.random.Generator, *, fitting: int = 250
 ) -> Generator:
-    """A generator of twice the size that starts with the smaller one's behaviour.
+    """A generator of twice the size of `smaller`, initialised so that its pictures are nearly the same.
 
-    The decoder gains a level that adds almost nothing yet. The encoder's new first layers are fitted for `fitting`
-    steps to reproduce the features of the old first layer.
+    The last level of the decoder is new and contributes almost nothing at first. The first layers of the encoder are
+    new as well; they are fitted for `fitting` steps to reproduce the features of the smaller one's first layer.
     """
     model = fresh(config)
     old_top = smaller.config.size
@@ -209,7 +209,7 @@ def train(args: argparse.Namespace) -> None:
 def _initial(
     args: argparse.Namespace, config: GeneratorConfig, pairs: HeadPairs, rng: np.random.Generator
 ) -> tuple[Generator, PlaceHeads]:
-    """Generator and place heads before the first step; their weights do not matter if a checkpoint is resumed."""
+    """Generator and place heads before the first step. If a checkpoint is resumed, they are not initialised."""
     place_heads = PlaceHeads(config.channels)
     if args.out.exists():
         return Generator(config), place_heads

@@ -2,9 +2,9 @@
 
     python -m training insets --refiner F.pt --data DIR DIR --heldout DIR --out I.pt --minutes 45
 
-The data sets need pictures of twice the bank's size. Of the refiner, a checkpoint or a bank, only the motion is used;
-it stays as it is. First the anchors (positions of eyes and mouth) are trained, then both insets, in the last part with
-critics.
+The data sets need pictures of twice the bank's size. --refiner is a checkpoint or a bank; only its motion is used, and
+it is not changed. First the anchors (positions of eyes and mouth) are trained, then both insets; in the last part of
+their training, critics (discriminators) add an adversarial loss.
 Run the same command again to resume. A log (I.jsonl) and a contact sheet (I.png) are written beside the checkpoint.
 """
 
@@ -41,7 +41,7 @@ ANCHORS, ANCHORS_HIDDEN = (16, 32, 48, 64, 80), 96  # channels, of pictures of 1
 MOUTH = (72, 72), (0.75, 0.75, 0.12), [(0.0, 0.59, 0.7)]
 EYES = (48, 104), (1.05, 0.485, -0.06), [(-0.476, 0.344, 0.78), (0.476, 0.344, 0.78)]
 OUTSIDE_WEIGHT = 0.02  # loss weight of pixels that the inset does not draw
-LIDS = ("eyeBlink", "eyeSquint")  # coefficients that show the eyes' inset; otherwise the source's texture is sharper
+LIDS = ("eyeBlink", "eyeSquint")  # only these require the inset of the eyes: elsewhere the warped source is sharper
 CHANNELS = (32, 48, 80)
 OVERSAMPLE = {"eyeBlink": 5.0, "jawOpen": 1.0, "tongueOut": 1.0}  # see `HeadPairs.batch`
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "opacity": 0.01, "adversarial": 0.03}
@@ -50,10 +50,10 @@ ANCHOR_NOISE = 0.006  # half widths, deviation of the anchors that are read from
 
 
 class Drawn(NamedTuple):
-    """A window of N driven frames.
+    """One inset of N driven frames.
 
-    inset: (N, 4, h, w) colours and opacity; seen: (N, c, h, w) its input; truth: (N, 3, h, w); feather: (1, 1, h, w)
-    where it may draw.
+    inset: (N, 4, h, w), its colours and opacity; seen: (N, c, h, w), the input of its network; truth: (N, 3, h, w), the
+    window of the true frames; feather: (1, 1, h, w), its largest opacity.
     """
 
     inset: Tensor
@@ -111,9 +111,9 @@ def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, coun
 
 
 def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
-    """Windows of mouth and eyes of a batch.
+    """Render the insets of mouth and eyes for a batch.
 
-    anchors: (S, 3, 2) of the sources; coarse: reduce the sources to half the size first, the size of a bank.
+    anchors: (S, 3, 2) of the sources. coarse: whether the sources are first reduced to the bank's size, which is half.
     """
     drivings = len(batch.driving) // len(batch.source)
     half = F.avg_pool2d(batch.source, 2)
@@ -167,7 +167,7 @@ def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
 def figures(
     insets: Insets, refiner: Refiner, pairs: HeadPairs, people: int = 48
 ) -> tuple[dict[str, float], list[Drawn]]:
-    """Held-out figures: people at rest driven by frames 4 and 7, with the anchors that the network finds.
+    """Held-out figures: people at rest driven by frames 4 and 7, with the anchors that the network predicts.
 
     Error of the anchors in half widths; PSNR of the windows, and of the warped source in them ("_warped").
     """
@@ -238,7 +238,7 @@ def train(args: argparse.Namespace) -> None:
 def painting_losses(
     insets: Insets, refiner: Refiner, pairs: HeadPairs, batch: Batch, rng: np.random.Generator
 ) -> tuple[dict[str, Tensor], list[Drawn]]:
-    """Summed losses of both insets, and their windows; the anchors get ANCHOR_NOISE."""
+    """Losses by name, summed over both insets, and the rendered insets. The anchors are perturbed by ANCHOR_NOISE."""
     drivings = len(batch.driving) // len(batch.source)
     anchors = anchors_of(batch.tracks.source[::drivings], batch.places, pairs.groups)
     anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))

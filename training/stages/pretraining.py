@@ -1,8 +1,11 @@
-"""Pretraining of the generator: reading faces, the motion that all faces share, and each person's own motion.
+"""Pretraining of the generator in three phases.
 
-The generator's losses train all of these too, but that takes hours. Alone they take minutes, because the encoder needs
-no decoder, the common motion needs no source and one run of the decoder's convolutions per step, and the flow needs
-none of the finest levels.
+- Reading: the encoder learns to read coefficients, without the decoder.
+- Common motion: the decoder learns the motion that all faces share. No source is needed, and the decoder's convolutions
+  run once per step.
+- Own motion: encoder and decoder learn each person's own motion, without the finest levels.
+
+The main training would learn all of this too, but in hours instead of minutes.
 """
 
 from __future__ import annotations
@@ -100,8 +103,8 @@ def learn_reading(
 ) -> None:
     """Train the encoder to read coefficients, the person's shape and the place of its features on the face.
 
-    The shape is read by a head of its own, which is dropped afterwards. The decoder needs the shape in the latent to
-    move this person's mouth instead of an average one.
+    The shape is predicted by an auxiliary head, which is dropped afterwards. It makes the latent contain the shape,
+    which the decoder needs to move this person's mouth instead of an average one.
     """
     codes, rng = shape_codes(pairs), trainer.rng
     for _ in trainer.steps("reading", optimiser, rate=rate, average=False):
@@ -146,10 +149,10 @@ def learn_common_motion(
     rate: float = 5e-3,
     pairs_per_step: int = 48,
 ) -> None:
-    """Train the decoder's motion that all faces share, from tracked points alone and without a source.
+    """Train the decoder to produce the motion that all faces share, from tracked points and without a source.
 
-    The convolutions start independent of the style, so one run of them serves all pairs of a step. The style then only
-    weights their channels, which makes the flow linear in the coefficients; nine tenths of the true flow are.
+    The convolutions do not depend on the style at first, so they run once for all pairs of a step. The style then only
+    weights their channels, which makes the flow linear in the coefficients. Nine tenths of the true flow are linear.
     """
     if not trainer.started("common-motion"):
         prepare_common_motion(model)
@@ -178,7 +181,7 @@ def learn_own_motion(
     sources: int = 8,
     drivings: int = 4,
 ) -> None:
-    """Train encoder and decoder together on each person's own motion: the flow up to BLIND_TO pixels, no pictures."""
+    """Train encoder and decoder on each person's own flow, up to BLIND_TO pixels and without picture losses."""
     levels_held = sum(resolution <= BLIND_TO for resolution in model.config.resolutions)
     # The main training continues at the full rate, so only half of the schedule is used.
     for _ in trainer.steps("own-motion", optimiser, rate=rate, anneal=0.5, average=False):

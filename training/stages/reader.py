@@ -9,7 +9,7 @@ measured on the held-out people; evaluate a bank on other people.
 With --stream instead of --data, new people are rendered during training and listed in R.people.
 Run the same command again to resume. A log (R.jsonl) with a line per minute is written beside the checkpoint.
 
-Coefficients alone are a weak training signal, so an auxiliary head predicts the tracked points; it is dropped
+Coefficients alone are a weak training signal, so an auxiliary output predicts the tracked points; it is dropped
 afterwards.
 """
 
@@ -46,7 +46,10 @@ NOISE_QUANTILE, LEAST_NOISE = 0.99, 0.02  # readings of people at rest that the 
 
 
 class Learner(nn.Module):
-    """A reader during training: with batch normalisation and a second output, (N, `components`)."""
+    """A reader during training: with batch normalisation, and with tracked points as a second output.
+
+    components: number of principal components by which the second output (N, components) describes the points.
+    """
 
     def __init__(self, components: int) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ def read_all(reader: Reader, pairs: HeadPairs) -> Tensor:
 
 
 def noise_floor(read: Tensor, truth: Tensor) -> Tensor:
-    """(36,) magnitude that readings of people at rest rarely exceed; LEAST_NOISE without any. read, truth: (N, 36)."""
+    """(36,) NOISE_QUANTILE of the magnitude read from people at rest, at least LEAST_NOISE. read, truth: (N, 36)."""
     still = (truth == 0.0).all(1)
     if not still.any():
         return torch.full((read.shape[1],), LEAST_NOISE)
@@ -94,7 +97,7 @@ def noise_floor(read: Tensor, truth: Tensor) -> Tensor:
 
 
 def with_noise_floor(reader: Reader, floor: Tensor) -> Reading:
-    """The same reader, which sets readings below the floor (36,) to zero."""
+    """A copy of the reader that sets readings below the floor (36,) to zero."""
     result = Reading(CONFIG)
     result.load_state_dict(reader.state_dict(), strict=False)
     result.doubt.copy_(floor)

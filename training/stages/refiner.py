@@ -4,8 +4,9 @@
     python -m training refiner --generator BANK --begin BANK --data DIR DIR --heldout DIR --out F.pt
 
 First the motion is trained on tracked points alone, then, with the motion frozen, the painter on pictures; in the last
-part a critic (discriminator) adds an adversarial loss. The generator stays as it is.
-The source's true coefficients are given here; `python -m training reader --framed` trains the network that reads them.
+part a critic (discriminator) adds an adversarial loss. The generator is not changed.
+The refiner receives the source's true coefficients here; `python -m training reader --framed` trains the network that
+estimates them.
 --begin starts from the weights of a bank's refiner. With --size of twice the bank's, pictures are also compared at that
 size, with the source's own texture, as shots show them.
 With --stream instead of --data, new people are rendered during training and listed in F.people.
@@ -51,7 +52,8 @@ from .reader import CHANNELS as READING
 from .reader import HIDDEN as READING_HIDDEN
 
 MOTION, PAINTER = (24, 48, 80, 112, 128), (24, 48, 80, 112)  # channels at half the picture's size and below
-TURNS, WITH_TURNS = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
+# Products of two of ROTATIONS, and of JAW with one of them, are terms of the motion as well.
+ROTATIONS, JAW = ("headYaw", "headPitch", "headRoll", "headScale"), "jawOpen"
 WEIGHTS = {"points": 1.0, "background": 0.5, "outline": 100.0, "picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0,
            "hidden": 0.1, "adversarial": 0.02, "fine": 1.0, "fine_edges": 1.0}  # fmt: skip
 AROUND = 5  # cells, of 32 in a picture's width, of background around a head that may move with it
@@ -62,8 +64,9 @@ EVALUATE_EVERY = 240.0  # seconds
 
 def fresh() -> Refiner:
     """An untrained refiner."""
-    turns = [NAMES.index(name) for name in TURNS]
-    terms = [*combinations_with_replacement(turns, 2), *((NAMES.index(WITH_TURNS), turn) for turn in turns)]
+    rotations = [NAMES.index(name) for name in ROTATIONS]
+    jaw_terms = ((NAMES.index(JAW), rotation) for rotation in rotations)
+    terms = [*combinations_with_replacement(rotations, 2), *jaw_terms]
     pose = range(len(NAMES))[POSE_COLUMNS]
     return Refiner(RefinerConfig(READING, READING_HIDDEN, MOTION, PAINTER, len(NAMES), tuple(terms), tuple(pose)))
 
@@ -75,7 +78,7 @@ def refiner_state(bank: Path) -> dict[str, Tensor]:
 
 
 def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refined, Tensor]:
-    """Result of generator and refiner together, and the generator's picture alone."""
+    """Render a batch with generator and refiner. Returns the refined result and the generator's pictures alone."""
     drivings = len(batch.driving) // len(batch.source)
     with torch.no_grad():
         latent, features = generator.enc(batch.source)
@@ -93,9 +96,10 @@ def halved(batch: Batch) -> Batch:
 
 
 def upsampled_render(made: Refined, small: Batch, batch: Batch) -> Tensor:
-    """(N, 3, R, R): a result at half the size, enlarged; the warped source is taken at its full size.
+    """(N, 3, R, R): the pictures of `made` at twice their size, with the texture of the full-size sources.
 
-    made: result of `small`, which is `batch` at half its size.
+    made: the result for `small`, which is `batch` at half its size. The warped part of each picture is sampled from the
+    full-size source; the repainted part is enlarged.
     """
     drivings = len(batch.driving) // len(batch.source)
     source, own = (part.source.repeat_interleave(drivings, 0) for part in (small, batch))

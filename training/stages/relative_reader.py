@@ -63,7 +63,7 @@ def fit_linear(pairs: HeadPairs, flows: Tensor) -> torch.nn.Linear:
 
 
 def fit_share(own: Tensor, other: Tensor, truth: Tensor) -> Tensor:
-    """(2, n): the blend weights of two readings (N, n) that come nearest to the truth, for each coefficient."""
+    """(2, n): for each coefficient, the least-squares blend weights of the two readings `own` and `other` (N, n)."""
     gram = torch.stack([own, other], 1).movedim(-1, 0)  # (n, N, 2)
     both = gram.mT @ gram + 1e-4 * len(own) * torch.eye(2)
     return torch.linalg.solve(both, gram.mT @ truth.T[..., None])[..., 0].T.contiguous()

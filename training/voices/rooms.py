@@ -1,7 +1,7 @@
 """Simulated recording conditions: breath, noise, hum, music, knocks, echoes and codecs.
 
-Pauses of real recordings are never silent, and the mouth must still rest in them. Only the sound changes; the mouth
-curves of a take stay as they are, except in `cropped_start`.
+Real recordings contain noise in pauses, during which the mouth must stay at rest. Only the sound is changed; the mouth
+curves of a take are not, except in `cropped_start`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def silence(rng: np.random.Generator, seconds: float = 6.0) -> Take:
 def cropped_start(made: Take, rng: np.random.Generator) -> Take:
     """The take without its start, cut mostly near the onset of speech; the mouth is closed in the first frame.
 
-    At the start of a clip the network's window repeats the first sound, so it must not open the mouth in advance.
+    At the start of a clip the network's window repeats the first mel frame. The network has to learn that this does not
+    announce an open mouth.
     """
     rows = len(made.curves)
     onsets = [pause.end for pause, sound in pairwise(made.phones) if sound.symbol and not pause.symbol]

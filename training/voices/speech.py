@@ -155,7 +155,7 @@ def _espeak() -> _Espeak:
 
 
 def speak(text: str, voice: Voice = Voice(), tract: float = 1.0) -> Take:
-    """The spoken text. tract: playback speed, which shifts the formants like another length of the vocal tract.
+    """Synthesise a text. tract: playback speed, which shifts the formants like another length of the vocal tract.
 
     Raises ValueError if espeak-ng produces no sound.
     """
@@ -190,7 +190,7 @@ def _level(samples: np.ndarray) -> np.ndarray:
 
 
 def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
-    """Phones with stops that start at their closure; espeak-ng reports a stop at its burst.
+    """The phones, with the start of each stop moved from its burst, which espeak-ng reports, to its closure.
 
     After the burst of a voiceless stop there is aspiration, during which the mouth opens already ("h").
     """
@@ -220,7 +220,7 @@ def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
 
 @dataclass(frozen=True)
 class Viseme:
-    """A mouth shape, its weight among its neighbours, and whether it must be reached (firm: lips meet)."""
+    """A mouth shape. weight: influence relative to its neighbours. firm: whether it must be reached (lips meet)."""
 
     shape: dict[str, float]
     weight: float = 1.0
@@ -398,10 +398,10 @@ def random_voice(rng: np.random.Generator, language: str, variants: Iterable[str
 
 
 def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: float = 6.0) -> Take:
-    """About `seconds` of one speaker, without noise: sentences or invented words with pauses between them.
+    """At least `seconds` of one speaker, without noise: sentences or invented words with pauses between them.
 
-    The same generator state gives the same words and voice; the sound also depends a little on what espeak-ng said
-    before.
+    The same generator state gives the same words and voice. The samples may differ slightly, because espeak-ng keeps
+    state between calls.
     """
     language, _ = sentences()[rng.integers(len(sentences()))]
     voice = random_voice(rng, language, variants)
