@@ -19,6 +19,7 @@ import numpy as np
 from ...inference.contract import arkit
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.files import read_regular
+from ...inference.contract.spreadsheet import SpreadsheetRows, encoding_of
 
 _EXPORT_HINT = "Export the take as CSV. In Live Link Face, use the ARKit capture mode."
 _LARGEST = 256 * 2**20  # bytes; over an hour at 60 fps
@@ -146,7 +147,8 @@ def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
     Raises EDTalkError with the file's name and the reason.
     """
     try:
-        text = read_regular(path, _LARGEST).decode("utf-8-sig")
+        content = read_regular(path, _LARGEST)
+        text = content.decode(encoding_of(content))
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist.", "Choose the take again.", "media") from error
     except OSError as error:
@@ -223,18 +225,15 @@ class _Table:
     """Header and rows of a table separated by commas, semicolons or tabs, without blank lines."""
 
     def __init__(self, text: str) -> None:
-        lines = text.splitlines()
-        delimiter = max(",;\t", key=next((line for line in lines if line.strip()), "").count)
-        reader = csv.reader(lines, delimiter=delimiter)
+        self._read = SpreadsheetRows(text.splitlines())
         try:
-            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+            rows = list(self._read)
         except csv.Error as error:
             raise EDTalkError(f"it is not a table ({error}).") from error
         if not rows:
             raise EDTalkError("the file is empty.")
         self.header = rows[0][1]
         self.rows = [_Row(line, order, cells) for order, (line, cells) in enumerate(rows[1:])]
-        self._decimal_comma = delimiter == ";"  # locales with a decimal comma separate cells by semicolons
 
     def is_called(self, column: int, *names: str) -> bool:
         return _plain(self.header[column]) in names
@@ -253,7 +252,7 @@ class _Table:
     def _number(self, row: _Row, column: int) -> float:
         cell = row.cells[column].strip() if column < len(row.cells) else ""
         try:
-            value = float(cell.replace(",", ".") if self._decimal_comma else cell)
+            value = self._read.number(cell)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):

@@ -18,6 +18,7 @@ import numpy as np
 from .errors import EDTalkError
 from .files import atomic_write, open_regular
 from .parsing import MALFORMED, read_npz
+from .spreadsheet import SpreadsheetRows, encoding_of
 
 _MOST_NAMES = 1024
 _MOST_CSV, _LONGEST_LINE = 256 * 2**20, 2**18  # bytes, characters
@@ -123,25 +124,36 @@ def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
 
 
 def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
-    with TextIOWrapper(open_regular(path, _MOST_CSV), encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(_lines(file))  # spreadsheets write a byte order mark, which utf-8-sig removes
-        first, *names = next(rows)
+    with open_regular(path, _MOST_CSV) as binary:
+        encoding = encoding_of(binary.peek(4))
+        rows = SpreadsheetRows(_lines(TextIOWrapper(binary, encoding=encoding, newline="")))
+        table = iter(rows)
+        _, header = next(table)
+        first, *names = _without_empty_end(header, 1)
         if first != "frame" and not first.startswith("fps="):
             raise ValueError(f"expected a header that begins with 'frame' or 'fps=', found {first!r}")
         if len(names) > _MOST_NAMES:
             raise ValueError(f"expected at most {_MOST_NAMES} names, found {len(names)}")
         numbers, widths = array("d"), []
-        for row in rows:
-            if row:
-                numbers.extend(map(float, row[1:]))
-                widths.append(len(row) - 1)
+        for _, cells in table:
+            row = _without_empty_end(cells, 1 + len(names))
+            numbers.extend(map(rows.number, row[1:]))
+            widths.append(len(row) - 1)
     if len(set(widths)) > 1:
         raise ValueError("its rows have different lengths")
     width = widths[0] if widths else len(names)
     values = np.frombuffer(numbers, np.float64) if numbers else np.empty(0)
     with np.errstate(over="ignore"):  # such values become infinite, which `Coefficients` refuses
-        table = values.astype(np.float32).reshape(len(widths), width)
-    return table, tuple(names), float(first.removeprefix("fps=")) if first != "frame" else None
+        result = values.astype(np.float32).reshape(len(widths), width)
+    return result, tuple(names), rows.number(first.removeprefix("fps=")) if first != "frame" else None
+
+
+def _without_empty_end(cells: list[str], least: int) -> list[str]:
+    """The cells without empty ones at the end, which spreadsheets add; at least the first `least` are kept."""
+    end = len(cells)
+    while end > least and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
 
 
 def _lines(file: TextIOWrapper) -> Iterator[str]:

@@ -133,9 +133,11 @@ def test_spelling_variants(write, rename, delimiter, encoding):
     np.testing.assert_array_equal(take.values, values)
 
 
-def test_a_decimal_comma(write):
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8"), (";", "utf-16"), ("\t", "utf-16")])
+def test_a_decimal_comma(write, delimiter, encoding):
     columns = {"Timecode": timecodes(3, sub=False), "JawOpen": ["0,25", "0,5", "1"]}
-    np.testing.assert_array_equal(read_take(write(columns, ";")).values[:, 0], [0.25, 0.5, 1])
+    take = read_take(write(columns, delimiter, encoding=encoding))
+    np.testing.assert_array_equal(take.values[:, 0], [0.25, 0.5, 1])
 
 
 @pytest.mark.parametrize(

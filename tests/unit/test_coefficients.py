@@ -170,6 +170,42 @@ def test_csv_from_a_spreadsheet(tmp_path):
     assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "fps=12.5,a,b\n0,1,2.5\n1,3,-4e-1\n",
+        "fps=12,5;a;b\r\n0;1;2,5\r\n1;3;-4E-01\r\n",  # decimal comma
+        "fps=12.5;a;b\n0;1;2.5\n1;3;-0.4\n",  # semicolons, decimal point
+        "fps=12,5\ta\tb\n0\t1\t2,5\n1\t3\t-0,4\n",
+        "sep=;\nfps=12,5;a;b\n0;1;2,5\n1;3;-0,4\n",
+        "fps=12.5,a,b,,\n0,1,2.5,,\n1,3,-0.4,,\n,,,,\n,,\n",  # empty columns and rows at the end
+        "fps=12,5;a;b;;\n0;1;2,5;;\n1;3;-0,4;;\n;;;;\n",
+        "\nfps=12.5,a,b\n\n0,1,2.5\n1,3,-0.4",
+    ],
+)
+def test_csv_as_spreadsheets_of_several_countries_save_it(tmp_path, text, encoding):
+    path = tmp_path / "edited.csv"
+    path.write_bytes(text.encode(encoding))
+    table = Coefficients.load(path)
+    assert (table.names, table.fps) == (("a", "b"), 12.5)
+    assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
+
+
+def test_one_column_with_a_decimal_comma(tmp_path):
+    path = tmp_path / "edited.csv"
+    path.write_text("fps=12,5;a\n0;0,25\n")
+    assert Coefficients.load(path).values == 0.25
+
+
+@pytest.mark.parametrize("text", ['frame,a\n0,"1,5"\n', "frame;a\n0;1.000,5\n", "frame,a,b\n0,1,\n"])
+def test_ambiguous_or_missing_numbers_are_refused(tmp_path, text):
+    path = tmp_path / "edited.csv"
+    path.write_text(text)
+    with pytest.raises(EDTalkError, match="is not a readable coefficient file"):
+        Coefficients.load(path)
+
+
 def test_invalid_npz(tmp_path):
     path = tmp_path / "bad.npz"
     values = np.zeros((2, 1))
