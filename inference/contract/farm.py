@@ -18,6 +18,7 @@ from typing import Any
 from .bank import read_bank
 from .errors import EDTalkError, disk_error
 from .files import link_or_copy
+from .rendered import is_complete
 from .shot import Shot, frame_ranges, write_whole
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +83,7 @@ def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_b
             link_or_copy(shot.bank, bank)
         for name in set(shot.file_names()):
             picture = shot.frames_folder / name
-            if picture.is_file() and picture.stat().st_size and not (frames / name).exists():
+            if is_complete(picture) and not is_complete(frames / name):
                 link_or_copy(picture, frames / name)
     except OSError as error:
         raise disk_error(Path(error.filename or folder), error) from error

@@ -27,6 +27,7 @@ from .errors import EDTalkError, disk_error
 from .files import atomic_write, cached_sha256, link_or_copy, read_regular
 from .parsing import MALFORMED, parse_json, parse_npy, stored_path
 from .plate import PICTURES, Plate, pictures_in
+from .rendered import is_complete
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
 # written as version 1, so that earlier releases read it.
@@ -211,19 +212,20 @@ class Shot:
         return tuple(f"{key}.{self.image_format}" for key in self._keys)
 
     def missing(self, rows: Iterable[int] | None = None) -> list[int]:
-        """Rows to render, ascending: the first row of each distinct frame whose file is missing or empty.
+        """Rows to render, ascending: the first row of each distinct frame without a complete file.
 
-        rows: ascending, the rows to check; default all. If the folder cannot be read, all of them are missing; the
-        error is raised when the first frame is written.
+        rows: ascending, the rows to check; default all. Only the files of these rows are looked at, see
+        `rendered.is_complete`. If the folder cannot be read, all of them are missing; the error is raised when the
+        first frame is written.
         """
-        there: set[str] = set()
-        with suppress(OSError), os.scandir(self.frames_folder) as entries:
-            there = {entry.name for entry in entries if entry.stat().st_size}
         first: dict[str, int] = {}
         names = self.file_names()
         for row in range(len(names)) if rows is None else rows:
             first.setdefault(names[row], row)
-        return [row for name, row in first.items() if name not in there]
+        if not os.path.isdir(self.frames_folder):
+            return list(first.values())
+        folder = os.fspath(self.frames_folder)
+        return [row for name, row in first.items() if not is_complete(os.path.join(folder, name))]
 
     def write(self, folder: str | os.PathLike[str], *, plate_by_name: bool = False) -> Shot:
         """Write the shot with its portrait, sound and plate into a folder. Returns it as `read` would.

@@ -9,6 +9,7 @@ import bpy
 import numpy as np
 import pytest
 
+from tests.fake_worker import encode_png
 from tests.strip_material import RATE, noise, write_sound
 
 FRAMES = 6
@@ -76,10 +77,11 @@ def test_rendered_frames_are_exported_and_farm_frames_fetched(
     export(tmp_path / "jobs")
     shot = read_shot(tmp_path / "jobs" / "Anna" / "shot")
     assert shot.missing() == [0, 1]
-    (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture of the farm's")
+    picture = encode_png([bytes(12)] * 4, 2)
+    (shot.frames_folder / shot.file_names()[0]).write_bytes(picture)
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}, "the folder of the job is remembered"
     frames = package.render.operators.character_folder(turning) / "frames"
-    assert (frames / shot.file_names()[0]).read_bytes() == b"a picture of the farm's"
+    assert (frames / shot.file_names()[0]).read_bytes() == picture
     _task, plan = package.render.render.render_face(scene, turning, (101, 101 + FRAMES))
     assert plan.missing == 1
 

@@ -199,6 +199,17 @@ def test_empty_frames_are_rendered_again(shot, frames, direct):
     assert pictures(frames) == direct
 
 
+@pytest.mark.parametrize("form", ["png", "exr"])
+def test_frames_that_were_cut_off_are_rendered_again(make_shot, frames, tmp_path, form):
+    shot = make_shot(4, image_format=form)
+    assert render(shot) == 0
+    whole = pictures(frames)
+    for path, kept in zip(sorted(frames.iterdir()), (1, 50, -1), strict=False):
+        path.write_bytes(path.read_bytes()[:kept])
+    assert render(shot) == 0
+    assert pictures(frames) == whole
+
+
 def test_bank_option(shot, frames, inputs, tmp_path, capfd):
     data = json.loads((shot / "shot.json").read_text())
     (shot / "shot.json").write_text(json.dumps(data | {"bank": "/nowhere/bank.safetensors"}))
@@ -287,7 +298,8 @@ def test_damaged_frames(make_shot, frames, tmp_path, form, capfd):
     shot = make_shot(6, image_format=form)
     assert render(shot) == 0
     damaged = frames / Shot.read(shot).file_names()[4]
-    damaged.write_bytes(damaged.read_bytes()[:60])
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-200] + bytes(188) + content[-12:])  # with its end: a disk error, not a power failure
     (tmp_path / "out").mkdir()
     for before in ([], [b"the clip before"]):
         for content in before:

@@ -9,14 +9,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from edtalk.inference.contract import rendered
 from edtalk.inference.contract.coefficients import Coefficients
 from edtalk.inference.contract.errors import EDTalkError
-from edtalk.inference.contract.files import link_or_copy
+from edtalk.inference.contract.files import link_or_copy, open_regular
 from edtalk.inference.contract.plate import Plate
 from edtalk.inference.contract.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
 
+from tests.fake_worker import encode_png
+
 NAMES = ("jawOpen", "headYaw", "browUp")
 ROWS = np.array([[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0], [0, 0, 0], [0.5, 1e-7, 0]], np.float32)
+
+PICTURE = encode_png([bytes(12)] * 4, 2)
 
 
 @pytest.fixture
@@ -70,9 +75,33 @@ def test_missing_lists_the_first_row_of_each_file(shot):
     assert shot.missing() == [0, 1, 4]
     shot.frames_folder.mkdir()
     names = shot.file_names()
-    (shot.frames_folder / names[1]).write_bytes(b"a picture")
+    (shot.frames_folder / names[1]).write_bytes(PICTURE)
     (shot.frames_folder / names[4]).touch()  # what a power cut leaves behind
     assert shot.missing() == [0, 4]
+
+
+def test_frames_that_were_cut_off_are_missing(shot):
+    shot.frames_folder.mkdir()
+    path = shot.frames_folder / shot.file_names()[0]
+    for content in (PICTURE[:-1], PICTURE[:40], b"x", b"\0" * len(PICTURE), PICTURE[8:]):
+        path.write_bytes(content)
+        assert shot.missing([0]) == [0]
+    path.write_bytes(PICTURE)
+    assert shot.missing([0]) == []
+    path.unlink()
+    path.mkdir()
+    assert shot.missing([0]) == [0]
+
+
+def test_a_frame_is_opened_once_and_others_are_not_looked_at(shot, monkeypatch):
+    shot.frames_folder.mkdir()
+    names = shot.file_names()
+    for name in {*names, "ffffffffffffffffffff.png"}:
+        (shot.frames_folder / name).write_bytes(PICTURE)
+    opened = []
+    monkeypatch.setattr(rendered, "open_regular", lambda path: opened.append(path) or open_regular(path))
+    assert shot.missing() == shot.missing() == []
+    assert sorted(opened) == sorted(str(shot.frames_folder / name) for name in set(names))
 
 
 def test_missing_checks_only_the_given_rows(shot):
@@ -80,7 +109,7 @@ def test_missing_checks_only_the_given_rows(shot):
     assert shot.missing([1, 2]) == [1]
     assert shot.missing([]) == []
     shot.frames_folder.mkdir()
-    (shot.frames_folder / shot.file_names()[0]).write_bytes(b"a picture")
+    (shot.frames_folder / shot.file_names()[0]).write_bytes(PICTURE)
     assert shot.missing([2, 3]) == [2]
 
 
