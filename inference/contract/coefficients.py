@@ -120,6 +120,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
     values, names, fps = read_npz(path, ("values", "names", "fps"))
     if names.ndim != 1 or len(names) > _MOST_NAMES or names.dtype.kind != "U":
         raise ValueError(f"expected at most {_MOST_NAMES} names, found {names.dtype} {names.shape}")
+    "".join(names.tolist()).encode()  # halves of surrogate pairs could not be written or shown
     return values.astype(np.float32), tuple(names.tolist()), float(fps[0]) if fps.size else None
 
 

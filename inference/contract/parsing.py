@@ -22,10 +22,11 @@ import numpy as np
 
 from .files import open_regular
 
-# What Python and numpy raise for values of another type, size or range.
+# What Python and numpy raise for values of another type, size or range. SystemError is numpy's for text with code
+# points that do not exist.
 MALFORMED = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, RecursionError, MemoryError,
-    StopIteration, struct.error,
+    StopIteration, SystemError, struct.error,
 )  # fmt: skip
 _NOT_AN_ARRAY = (*MALFORMED, SyntaxError, tokenize.TokenError)  # numpy parses the header of an array as Python
 _NOT_AN_ARCHIVE = (

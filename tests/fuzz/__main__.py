@@ -60,9 +60,12 @@ def _run(name: str, count: int, seed: int) -> int:
         while done < count:
             for content in parser.inputs(seed + done, min(_BLOCK, count - done)):
                 done += 1
-                signal.setitimer(signal.ITIMER_REAL, HANG)
                 try:
-                    parser.parse(content, Path(folder))
+                    signal.setitimer(signal.ITIMER_REAL, HANG)
+                    try:
+                        parser.parse(content, Path(folder))
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
                 except EDTalkError:
                     pass
                 except Hang:
@@ -72,8 +75,6 @@ def _run(name: str, count: int, seed: int) -> int:
                     place = traceback.extract_tb(error.__traceback__)[-1]
                     key = f"{type(error).__name__}: {str(error)[:100]} ({Path(place.filename).name}:{place.lineno})"
                     wrong[key] = wrong.get(key, (0, content))[0] + 1, content
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     total = sum(number for number, _ in wrong.values())
     print(

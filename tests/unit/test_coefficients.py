@@ -235,6 +235,14 @@ def test_npz_that_unpacks_to_gigabytes(tmp_path):
         Coefficients.load(path)
 
 
+@pytest.mark.parametrize("code", [0xD800, 0x110000, 0xFFFFFFFF])
+def test_npz_with_names_that_are_not_text(tmp_path, code):
+    path = tmp_path / "bad.npz"
+    np.savez(path, values=np.zeros((1, 1)), names=np.array([code], "<u4").view("<U1"), fps=[])
+    with pytest.raises(EDTalkError, match=r"bad\.npz is not a readable coefficient file"):
+        Coefficients.load(path)
+
+
 def test_npz_with_a_forged_header(tmp_path):
     path = tmp_path / "bad.npz"
     header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 1), }"
