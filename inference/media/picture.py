@@ -21,6 +21,8 @@ from ..contract.errors import EDTalkError
 from ..contract.files import atomic_write, check_file
 
 LONGEST_SIDE = 16384  # pixels; photographs and scans are smaller, a damaged header may claim more
+MOST_PIXELS = 128_000_000  # of the largest photographs; each takes 3 bytes, several times while it is converted
+_LIMIT = f"sides of at most {LONGEST_SIDE} pixels and {MOST_PIXELS // 10**6} million pixels in all"
 # The only formats that are decoded, whatever the suffix is. Pillow passes PostScript to another program and has many
 # decoders that are not needed here. JPEG includes MPO, PPM includes the other Netpbm formats.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF", "PPM")
@@ -61,12 +63,12 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below replaces it
             with Image.open(path, formats=FORMATS) as image:
-                if max(image.size) > LONGEST_SIDE:
-                    raise _unusable(path, f"found {image.width} x {image.height} pixels", f"at most {LONGEST_SIDE}")
+                if max(image.size) > LONGEST_SIDE or image.width * image.height > MOST_PIXELS:
+                    raise _unusable(path, f"found {image.width} x {image.height} pixels", _LIMIT)
                 image.load()
                 return _to_picture(path, ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
-        raise _unusable(path, "found far too many pixels", f"a side of at most {LONGEST_SIDE}") from error
+        raise _unusable(path, "found far too many pixels", _LIMIT) from error
     except UnidentifiedImageError as error:
         raise _unusable(path, "found something else") from error
     except PermissionError as error:

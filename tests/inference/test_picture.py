@@ -108,6 +108,7 @@ def _bad_files(folder):
         ("cut.jpg", good.read_bytes()[:3000], "damaged or incomplete"),
         ("broken.png", _png(64, 64, bytes(64 * 64 * 3))[:-20], "damaged or incomplete"),
         ("wide.png", _png(20000, 2, b""), "20000 x 2 pixels"),
+        ("square.png", _png(13300, 13300, b""), "128 million pixels in all, found 13300 x 13300"),
         ("bomb.png", _png(16000, 16000, b""), "too many pixels"),
     ]:
         (folder / name).write_bytes(content)
