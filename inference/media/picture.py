@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
+import tempfile
 import warnings
 from dataclasses import dataclass
 from fractions import Fraction
@@ -99,11 +99,21 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Remove partial files of killed writers from a folder, except those that were changed in the last hour."""
+    """Remove partial files of killed writers from a folder, except those that were changed in the last hour.
+
+    The hour is measured by the clock of the file system, because a file server and other machines have other clocks.
+    """
     with contextlib.suppress(OSError):
-        for path in Path(folder).glob(".*.partial.*"):
+        leftovers = list(Path(folder).glob(".*.partial.*"))
+        if not leftovers:
+            return
+        with tempfile.NamedTemporaryFile(prefix=".", suffix=".now", dir=folder) as file:
+            file.write(b"\n")
+            file.flush()
+            now = os.stat(file.name).st_mtime
+        for path in leftovers:
             with contextlib.suppress(OSError):  # another process removed it
-                if time.time() - path.stat().st_mtime > _STALE_AFTER:
+                if now - path.stat().st_mtime > _STALE_AFTER:
                     path.unlink()
 
 
