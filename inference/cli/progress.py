@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import sys
 import time
 from types import FrameType
+from typing import TextIO
 
 STYLES = ("auto", "bar", "lines", "json", "openjd", "none")
 _WIDTH = 30
@@ -16,6 +18,29 @@ _EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5, "openjd": 0.5}  # seconds betwe
 def note(text: str) -> None:
     """Print one line of information to stderr; stdout is for results."""
     print(f"edtalk: {text}", file=sys.stderr, flush=True)
+
+
+def report(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print progress, by default to stdout, if this is possible without waiting.
+
+    A pipe that nobody reads becomes full after some frames. Printing would then stop the render, which would not even
+    react to SIGTERM.
+    """
+    stream = sys.stdout if stream is None else stream
+    if _has_room(stream):
+        print(text, end=end, file=stream, flush=True)
+
+
+def _has_room(stream: TextIO) -> bool:
+    if not hasattr(select, "poll"):  # Windows cannot tell
+        return True
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # replaced by an object without a file
+        return True
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 class Progress:
@@ -60,21 +85,21 @@ class Progress:
         eta = self.eta
         if self.style == "json":
             event = {"event": "progress", "task": self.label, "done": self.done, "total": self.total}
-            print(json.dumps(event | {"eta": None if eta is None else round(eta, 1)}), flush=True)
+            report(json.dumps(event | {"eta": None if eta is None else round(eta, 1)}))
             return
         if self.style == "openjd":
             if self.total is not None:
                 share = min(self.done / self.total, 1.0) if self.total else 1.0
-                print(f"openjd_progress: {100 * share:.1f}", flush=True)
+                report(f"openjd_progress: {100 * share:.1f}")
             return
         of = f"/{self.total}" if self.total else ""
         rest = "" if eta is None else f", {_clock(eta)} left"
         if self.style == "bar":
             filled = round(_WIDTH * min(self.done / self.total, 1.0)) if self.total else 0
             bar = f"|{'#' * filled}{'-' * (_WIDTH - filled)}|" if self.total else ""
-            print(f"\r{self.label} {bar} {self.done}{of}{rest}\x1b[K", end="", file=sys.stderr, flush=True)
+            report(f"\r{self.label} {bar} {self.done}{of}{rest}\x1b[K", sys.stderr, end="")
         elif self.style == "lines":
-            note(f"{self.label} {self.done}{of}{rest}")
+            report(f"edtalk: {self.label} {self.done}{of}{rest}", sys.stderr)
 
 
 class Stop:

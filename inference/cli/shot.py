@@ -17,7 +17,7 @@ from ..contract.bank import read_bank
 from ..contract.errors import EDTalkError
 from ..contract.shot import Shot, frame_ranges, parse_frame_ranges
 from . import options
-from .progress import STYLES, Progress, Stop, note
+from .progress import STYLES, Progress, Stop, note, report
 
 EXAMPLES = """examples:
   render a shot that Blender wrote; existing frames are kept
@@ -134,6 +134,13 @@ def run_render(args: argparse.Namespace) -> int:
         if args.frames and len(args.shot) > 1:
             raise EDTalkError(f"--frames can be used with one shot only, found {len(args.shot)}.")
         shots = [_read(args, folder) for folder in args.shot]
+        for folder, shot in zip(args.shot, shots, strict=True):
+            if not args.frames_folder and not shot.keeps_frames_near(folder):
+                raise EDTalkError(
+                    f"The shot in {folder} wants to write its frames to {shot.frames_folder}, which is not near it.",
+                    "Choose where its frames are written.",
+                    code="frames_elsewhere",
+                )
         if args.bank:
             shots = [replace(shot, bank=args.bank) for shot in shots]
         tasks = [(shot, _rows(shot, args.frames)) for shot in shots]
@@ -263,7 +270,7 @@ class _Reporter:
 
     def frame_file(self, index: int, file: str, reused: bool) -> None:
         if not reused and self._bar.style == "openjd":
-            print(f"Saved: {self._shot.frames_folder / file}", flush=True)
+            report(f"Saved: {self._shot.frames_folder / file}")
 
     def progress(self, phase: str, done: int, total: int) -> None:
         if phase == "rendering" and done:

@@ -161,6 +161,15 @@ class Shot:
         """Whether frames have the size of the source picture, not of the face's square."""
         return self.layer in FILLS_PICTURE
 
+    def keeps_frames_near(self, folder: str | os.PathLike[str]) -> bool:
+        """Whether its frames are inside or beside `folder`, which holds the shot, or in its character's folder.
+
+        A shot from elsewhere may name any path, and must not write there without being asked.
+        """
+        frames, folder = Path(os.path.realpath(self.frames_folder)), Path(os.path.realpath(folder))
+        beside = folder.parent  # of a character, this is CHARACTER/shots, and CHARACTER/frames has the frames
+        return frames.is_relative_to(beside) or (beside.name == "shots" and frames == beside.parent / "frames")
+
     @property
     def _choices(self) -> dict[str, Any]:
         """The options that differ from their defaults, as written in files and hashed in keys.
@@ -318,18 +327,19 @@ def frame_ranges(frames: Iterable[int]) -> str:
 
 def parse_frame_ranges(text: str) -> list[int]:
     """The frames of such a text, ascending; they may be negative: "-5--1". Raises EDTalkError for other text."""
-    frames: set[int] = set()
-    count = 0
+    ranges: list[tuple[int, int]] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last:
             raise EDTalkError(f"Frames must be given as 7, 1-20 or 1-20,24, found '{text[:80]}'.")
-        count += last + 1 - first
-        if count > MOST_FRAMES:
-            raise EDTalkError(f"At most {MOST_FRAMES} frames can be given, found more in '{text[:80]}'.")
-        frames.update(range(first, last + 1))
-    return sorted(frames)
+        ranges.append((first, last))
+    if sum(last + 1 - first for first, last in ranges) > MOST_FRAMES:
+        raise EDTalkError(f"At most {MOST_FRAMES} frames can be given, found more in '{text[:80]}'.")
+    frames: list[int] = []
+    for first, last in sorted(ranges):
+        frames.extend(range(max(first, frames[-1] + 1) if frames else first, last + 1))
+    return frames
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

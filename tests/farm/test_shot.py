@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from inference import drawing
+from inference.cli import progress
 from inference.contract.config import GeneratorConfig
 from inference.contract.shot import Shot, frame_ranges
 from inference.media import picture
@@ -190,6 +193,59 @@ def test_old_partial_files_are_removed(shot, frames, monkeypatch):
     assert (old.exists(), young.exists(), mine.exists()) == (False, True, True)
 
 
+def test_partial_files_are_judged_by_the_clock_of_the_file_system(shot, frames, monkeypatch):
+    frames.mkdir()
+    young = frames / ".cd.12345678.partial.png"
+    young.write_bytes(b"another machine writes this")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * picture._STALE_AFTER)
+    assert render(shot, "--frames", "101") == 0
+    assert young.exists()
+    assert not list(frames.glob(".*.now"))
+
+
+def test_a_shot_writes_frames_near_it_only_unless_told_otherwise(shot, frames, tmp_path, capfd):
+    elsewhere = tmp_path / "home" / "elsewhere"
+    (tmp_path / "inbox").mkdir()
+    moved = tmp_path / "inbox" / "stranger" / "shot"
+    Shot.read(shot).write(moved)
+    data = json.loads((moved / "shot.json").read_text())
+    (moved / "link").symlink_to(elsewhere)
+    for path in (str(elsewhere), "../../home/elsewhere", "link"):
+        (moved / "shot.json").write_text(json.dumps(data | {"frames_folder": path}))
+        assert run("shot", "render", moved, "--device", "cpu") == 2
+        assert "--frames-folder" in said(capfd)
+        assert not elsewhere.exists()
+    assert render(moved, "--frames-folder", elsewhere, "--frames", "101") == 0
+    assert len(pictures(elsewhere)) == 1
+
+
+def test_shots_of_blender_write_into_the_folder_of_their_character(shot, tmp_path):
+    character = tmp_path / "film_edtalk" / "Anna"
+    replace(Shot.read(shot), frames_folder=character / "frames").write(character / "shots" / "3f2a")
+    assert render(character / "shots" / "3f2a", "--frames", "101") == 0
+    assert len(pictures(character / "frames")) == 1
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="Windows cannot tell whether a pipe is full")
+@pytest.mark.parametrize("style", ["json", "openjd", "lines", "bar"])
+def test_progress_that_nobody_reads_stops_nothing(style, monkeypatch):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        patch.setattr(progress, "_EVERY", dict.fromkeys(progress.STYLES, 0.0))
+        bar = progress.Progress("rendering", 10, style)
+        for _ in range(10):
+            bar.step()
+    os.close(reader)
+
+
 def test_empty_frames_are_rendered_again(shot, frames, direct):
     """Such files are left after a power failure."""
     frames.mkdir()
@@ -293,19 +349,20 @@ def test_missing_frames_prevent_encoding(shot, frames, tmp_path, capfd):
     assert not (tmp_path / "numbered").exists()
 
 
-@pytest.mark.parametrize("form", ["png", "exr"])
-def test_damaged_frames(make_shot, frames, tmp_path, form, capfd):
+@pytest.mark.parametrize(("form", "problem"), [("png", "is damaged"), ("exr", "not rendered yet: 105")])
+def test_damaged_frames(make_shot, frames, tmp_path, form, problem, capfd):
+    """A PNG whose data is damaged but which has its end, and an EXR that was cut off."""
     shot = make_shot(6, image_format=form)
     assert render(shot) == 0
     damaged = frames / Shot.read(shot).file_names()[4]
     content = damaged.read_bytes()
-    damaged.write_bytes(content[:-200] + bytes(188) + content[-12:])  # with its end: a disk error, not a power failure
+    damaged.write_bytes(content[:60] + (bytes(len(content) - 72) + content[-12:]) * (form == "png"))
     (tmp_path / "out").mkdir()
     for before in ([], [b"the clip before"]):
         for content in before:
             (tmp_path / "out" / "clip.mp4").write_bytes(content)
         assert run("shot", "encode", shot, "--out", tmp_path / "out" / "clip.mp4", "--overwrite") == 2
-        assert f"The frame {damaged} is damaged" in said(capfd)
+        assert problem in said(capfd)
         assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == before
 
 
