@@ -64,10 +64,15 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         subtype="FILE_PATH",
         update=_engine_changed,
     )
-    device: EnumProperty(name="Device", description="Device for rendering", items=DEVICES, update=_engine_changed)
+    device: EnumProperty(
+        name="Device",
+        description="Processor that renders the faces. A change restarts the engine",
+        items=DEVICES,
+        update=_engine_changed,
+    )
     threads: IntProperty(
         name="Threads",
-        description="CPU threads of the engine. 0: one per core",
+        description="Number of CPU threads that the engine uses. 0: one per core",
         default=0,
         min=0,
         soft_max=32,

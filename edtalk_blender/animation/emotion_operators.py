@@ -69,7 +69,7 @@ class EDTALK_OT_emotion_key(ForEmotion, bpy.types.Operator):
     emotion: EnumProperty(name="Emotion", description="Emotion to key", items=_emotion_items)
     strength: FloatProperty(
         name="Strength",
-        description="Strength of the emotion. 1 is the full emotion",
+        description="Strength of the emotion, from 0 to 1.5. 1 is the full emotion",
         default=1.0,
         min=0.0,
         soft_max=1.0,
@@ -94,7 +94,7 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
     emotion: EnumProperty(name="To", description="Emotion at the end of the transition", items=_emotion_items)
     strength: FloatProperty(
         name="Strength",
-        description="Strength of the new emotion. 1 is the full emotion",
+        description="Strength of the new emotion, from 0 to 1.5. 1 is the full emotion",
         default=1.0,
         min=0.0,
         soft_max=1.0,

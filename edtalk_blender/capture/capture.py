@@ -174,8 +174,8 @@ def capture(
 
     source: a movie strip, or the path of a movie, image or folder of images. A file starts at `frame` (default: the
     current frame); a folder plays at the scene's frame rate. options: by default the scene's settings.
-    The keyframes are written when the worker has answered. They replace existing ones in the same range and are placed
-    where the strip is by then. Raises EDTalkError if the capture cannot start.
+    The keyframes are written when the worker has answered. They replace existing ones in the same range. If the
+    strip was moved during the capture, they follow it. Raises EDTalkError if the capture cannot start.
     """
     options = options or options_of(scene)
     names = _names(obj, options)

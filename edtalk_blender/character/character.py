@@ -71,7 +71,7 @@ def new_uid() -> str:
 
 
 def editable_reason(obj: bpy.types.Object) -> str:
-    """Why the character cannot be edited, without a period; empty when it can."""
+    """Why the character cannot be edited, without a period; empty if it can."""
     if obj.library is not None:
         return f"{obj.name} is linked from {Path(obj.library.filepath).name}. Make a library override to animate it"
     if obj.override_library is not None and obj.override_library.is_system_override:

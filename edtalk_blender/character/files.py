@@ -19,7 +19,7 @@ def bank_path(obj: bpy.types.Object) -> Path:
 
 
 def bank_of(obj: bpy.types.Object) -> Bank:
-    """The metadata of the character's bank, cached until the file changes; EDTalkError if missing."""
+    """The metadata of the character's bank, cached until the file changes. Raises EDTalkError if missing."""
     return load_bank_file(bank_path(obj))
 
 
@@ -52,7 +52,7 @@ def _library(obj: bpy.types.Object) -> bpy.types.Library | None:
 
 
 def check_picture(path: str) -> None:
-    """Raise EDTalkError where a file is not an image that Blender can read; leaves no data-block behind."""
+    """Raise EDTalkError if Blender cannot read a file as an image. Creates no data-block."""
     file = resolve(path)
     if not file.is_file():
         raise EDTalkError(f"{file} does not exist.", "Choose an image of a face.")
@@ -76,7 +76,7 @@ def load_picture(path: str) -> bpy.types.Image:
 
 
 def portrait_size(obj: bpy.types.Object) -> tuple[int, int]:
-    """Width and height of the portrait after EXIF rotation, as the engine sees it; EDTalkError if missing."""
+    """Width and height of the portrait after EXIF rotation, as the engine sees it. Raises EDTalkError if missing."""
     width, height = obj.edtalk.portrait_image.size
     on_its_side = exif.is_on_its_side(exif.orientation(portrait_path(obj)))
     return (height, width) if on_its_side else (width, height)
@@ -85,7 +85,7 @@ def portrait_size(obj: bpy.types.Object) -> tuple[int, int]:
 def portrait_path(obj: bpy.types.Object) -> Path:
     """The portrait's file, absolute. A packed portrait is written to a temporary file for the worker.
 
-    Raises EDTalkError where none is set or the file is missing.
+    Raises EDTalkError if no portrait is set or the file is missing.
     """
     image = obj.edtalk.portrait_image
     if image is None:

@@ -163,7 +163,7 @@ class Character(bpy.types.PropertyGroup):
     )
     feather: FloatProperty(
         name="Feather",
-        description="Width of the mask's soft edge, as a fraction of half its width",
+        description="Width of the mask's soft edge, from 0.01 to 1 of half the mask's width",
         default=FEATHER,
         min=0.01,
         max=1.0,

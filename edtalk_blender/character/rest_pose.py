@@ -24,7 +24,7 @@ _requests: dict[str, tuple[str, Task]] = {}  # by character: signature and task 
 def is_known(obj: bpy.types.Object) -> bool:
     """Whether the rest pose belongs to the current portrait, crop and bank; always true for linked characters.
 
-    Raises EDTalkError where portrait or bank are missing.
+    Raises EDTalkError if portrait or bank are missing.
     """
     return bool(character.editable_reason(obj)) or obj.edtalk.rest_of == _signature(obj)
 
@@ -32,7 +32,7 @@ def is_known(obj: bpy.types.Object) -> bool:
 def measure(obj: bpy.types.Object) -> Task:
     """Begin to measure the portrait; sets the character's rest pose and preview image when the result arrives.
 
-    Returns the running task if the same portrait, crop and bank are being measured. Raises EDTalkError where portrait
+    Returns the running task if the same portrait, crop and bank are being measured. Raises EDTalkError if portrait
     or bank are missing.
     """
     uid, signature = obj.edtalk.uid, _signature(obj)

@@ -33,7 +33,7 @@ def setup_channels(obj: bpy.types.Object, rest: Mapping[str, float] | None = Non
     rest: by name, values at which the portrait is rendered unchanged; others keep theirs. They become the sliders'
     defaults, and the values of sliders that were at rest. F-curves are kept, also those of removed sliders, which work
     again with the old bank.
-    Raises EDTalkError where the bank cannot be read or a slider has the name of one of the add-on's properties.
+    Raises EDTalkError if the bank cannot be read or a slider has the name of one of the add-on's properties.
     """
     group, bank = obj.edtalk, files.bank_of(obj)
     before = rest_values(obj)
@@ -141,7 +141,7 @@ def own_presets(obj: bpy.types.Object) -> dict[str, dict[str, float]]:
 
 
 def set_own_presets(obj: bpy.types.Object, presets: Mapping[str, Mapping[str, float]]) -> None:
-    """Replace the character's own emotions and create their sliders; EDTalkError for a name that is in use."""
+    """Replace the character's own emotions and create their sliders. Raises EDTalkError for a name that is in use."""
     bank = files.bank_of(obj)
     taken = reserved_names() | set(bank.names) | set(bank.presets)
     for name in presets:
@@ -198,7 +198,7 @@ def rest_row(obj: bpy.types.Object) -> np.ndarray:
 def row(obj: bpy.types.Object) -> np.ndarray:
     """(n,) float32 coefficients to render, mixed from sliders, bank strengths, mutes and emotions.
 
-    obj: a character, or its evaluated copy, which includes drivers and NLA. Raises EDTalkError where its bank is
+    obj: a character, or its evaluated copy, which includes drivers and NLA. Raises EDTalkError if its bank is
     missing.
     """
     return rows(obj, values(obj)[None], strengths(obj)[None], emotion_values(obj)[None])[0]

@@ -19,17 +19,17 @@ FULL_FRAME_LAYERS = ("plate", "pasted")  # layers whose pictures are as large as
 
 @dataclass(frozen=True, eq=False)
 class CharacterSnapshot:
-    """What rendering needs to know of a character.
+    """The properties of a character that rendering needs.
 
     bank_path, bank: the bank's file and its metadata.
     rest: (n,) float64, the coefficients at which the portrait is rendered unchanged.
     emotions: by name, the offset (m,) of the expression coefficients from neutral; the bank's first, then its own.
-    portrait, crop: file of the portrait and the crop as a `Shot` has it; None and "auto" where it was not asked for.
-    portrait_size: its upright width and height, where the pictures are as large as the portrait; else None.
-    layer, mask, feather, size: as a `Shot` has them; size 0 stands for the bank's native size.
+    portrait, crop: file of the portrait, and the crop as in `Shot`; None and "auto" if read without a portrait.
+    portrait_size: its upright width and height if the pictures are as large as the portrait, else None.
+    layer, mask, feather, size: as in `Shot`; a size of 0 is the bank's native size.
     face_number: the face to use in a movie that shows several, see `edtalk.which`; 0 where there is only one.
     face_strip: identity of the strip that shows the rendered frames, "" before the first render.
-    folder, temporary_folder: of its shots, frames and tracks, now and before the .blend was saved.
+    folder: folder of its shots, frames and tracks. temporary_folder: the same before the .blend was saved.
     editable: whether its properties may be changed; linked characters are read-only.
     """
 
@@ -68,9 +68,10 @@ class CharacterSnapshot:
 
 
 def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnapshot:
-    """The character as it is now. with_portrait: False for one that is rendered over movie strips and may have none.
+    """Read the current properties of a character.
 
-    Raises EDTalkError where the bank or the wanted portrait is missing.
+    with_portrait: False for a character that is rendered over movies, which needs no portrait.
+    Raises EDTalkError if the bank or the required portrait is missing.
     """
     group, bank = obj.edtalk, files.bank_of(obj)
     is_full_frame, size = group.layer in FULL_FRAME_LAYERS, int(group.size)

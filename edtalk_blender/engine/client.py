@@ -232,7 +232,9 @@ class Client:
         until = None if timeout is None else time.monotonic() + timeout
         while not job.finished:
             if until is not None and time.monotonic() > until:
-                raise EDTalkError(f"'{job.kind}' is not done after {timeout:g} s.", "Allow more time.", "timeout")
+                raise EDTalkError(
+                    f"The task '{job.kind}' did not finish within {timeout:g} s.", "Increase the timeout.", "timeout"
+                )
             self.pump(0.05)
             if self._worker and not job.finished:
                 self._worker.wait_for_message(0.02)
@@ -258,7 +260,7 @@ class Client:
         if message.kind == "error" and message.job == 0:
             self._complaint = _error(Failure.from_message(message))
         elif self.hello is None:
-            self._greet(message)
+            self._receive_hello(message)
         elif job:
             try:
                 answer = answers.read_answer(message, job.request)
@@ -266,7 +268,7 @@ class Client:
                 answer = Failure.of(error)
             self._deliver(job, answer)
 
-    def _greet(self, message: Message) -> None:
+    def _receive_hello(self, message: Message) -> None:
         """Check the first message of a worker; send the waiting requests if both sides use the same protocol."""
         version = message.fields.get("protocol")
         if message.kind == "hello" and version != protocol.VERSION:
@@ -311,7 +313,7 @@ class Client:
                 self._jobs.pop(job.id, None)
                 job.finished = True
 
-    # -------------------------------------------------------------------------------------------- the worker's life
+    # ------------------------------------------------------------------------------------------- lifetime of the worker
 
     def shutdown(self, timeout: float = 1.0) -> None:
         """End the worker and cancel all jobs. Waits up to `timeout` seconds before it kills the worker."""
@@ -338,11 +340,11 @@ class Client:
     def _watch(self) -> None:
         """Check the time limits of the worker and of cancelled jobs."""
         now = time.monotonic()
-        listened, self._pumped = min(now - self._pumped, _LONGEST_GAP), now
+        elapsed, self._pumped = min(now - self._pumped, _LONGEST_GAP), now
         worker, limits = self._worker, self.limits
         if worker is None:
             return
-        self._silence = 0.0 if worker.heard != self._heard else self._silence + listened
+        self._silence = 0.0 if worker.heard != self._heard else self._silence + elapsed
         self._heard = worker.heard
         if self.hello is None and self._silence > limits.start:
             found = f"The engine did not answer within {limits.start:g} s of its start."
@@ -370,13 +372,13 @@ class Client:
 
     def _handle_end(self, failure: EngineError) -> None:
         """Restart a worker that had sent hello, at most `limits.restarts` times; otherwise fail all jobs."""
-        now, greeted = time.monotonic(), self.hello is not None
+        now, had_hello = time.monotonic(), self.hello is not None
         logger.warning("%s", failure)
         self._log.note(str(failure))
         self._drop_worker()
         self.failure = failure
         self._crashes = [when for when in self._crashes if now - when < self.limits.window] + [now]
-        if greeted and len(self._crashes) <= self.limits.restarts:
+        if had_hello and len(self._crashes) <= self.limits.restarts:
             self._carry_over()
             self._launch()
         else:
@@ -385,14 +387,18 @@ class Client:
 
     def _cause_of_end(self, end: _End) -> EngineError:
         """The error for a worker that ended by itself."""
-        words = self._log.last_words.rstrip(".")
-        said = f": {words}." if words else "."
+        last_line = self._log.last_line.rstrip(".")
+        detail = f": {last_line}." if last_line else "."
         cause = end.cause
         if end.obstacle:
             found = f"The engine cannot be started with {self.command[0]}: {end.obstacle}."
             hint, kind = _REPAIR, "start"
         elif any(sign in line for line in self._log.latest[-5:] for sign in _OUT_OF_MEMORY):
-            found, hint, kind = f"The engine ran out of memory{said}", "Close other programs, then try again.", "memory"
+            found, hint, kind = (
+                f"The engine ran out of memory{detail}",
+                "Close other programs, then try again.",
+                "memory",
+            )
         elif cause in ("SIGKILL", 137):
             found = "The engine was killed by the system, probably out of memory."
             hint, kind = "Close other programs, then try again.", "killed"
@@ -408,9 +414,9 @@ class Client:
         elif cause is None:
             found, hint, kind = "The engine stopped answering and was killed.", _AGAIN, "ended"
         elif self.hello is None:
-            found, hint, kind = f"The engine stopped while starting, with exit code {cause}{said}", _REPAIR, "start"
+            found, hint, kind = f"The engine stopped while starting, with exit code {cause}{detail}", _REPAIR, "start"
         else:
-            found, hint, kind = f"The engine stopped with exit code {cause}{said}", _AGAIN, "ended"
+            found, hint, kind = f"The engine stopped with exit code {cause}{detail}", _AGAIN, "ended"
         return self._error(found, hint, kind)
 
     def _carry_over(self) -> None:
@@ -445,7 +451,7 @@ def _error(failure: Failure) -> EDTalkError:
     return EDTalkError(failure.message, hint_for(failure.code, failure.hint), failure.error_kind, failure.code)
 
 
-# ------------------------------------------------------------------------------------------------ causes of an end
+# -------------------------------------------------------------------------------- reasons for the end of a worker
 
 _REPAIR = "Repair the engine in the extension's preferences."
 _UPDATE = "Update the engine in the extension's preferences, then restart Blender."
@@ -531,7 +537,7 @@ class _Worker:
             return self._inbox.popleft()
 
     def close(self) -> None:
-        """Request its end; its stdin is closed after the messages in the outbox."""
+        """Request the end of the process. Its stdin is closed after the messages in the outbox were sent."""
         with self._changed:
             self._outbox.append(requests.Shutdown().to_message(0))
             self._closing = True

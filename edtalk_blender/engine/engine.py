@@ -1,4 +1,4 @@
-"""The engine, which is the worker's Python environment: finds, checks, removes and reports it. No bpy.
+"""Find, check, remove and report the engine, which is the worker's Python environment. No bpy.
 
 `find` only looks at a few files, so that panels can call it. installation.py creates the engine and marks one that is
 incomplete:

@@ -1,4 +1,4 @@
-"""Hints that name Blender's controls, by the code of an error that the worker reports."""
+"""Hints for the errors that the worker reports. They name the controls in Blender, not command-line options."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ _CHOOSE_FACE = f"For a recording, set Face Number. For a portrait, {_MANUAL_CROP
 
 # Codes of `inference.contract.errors.EDTalkError`.
 _HINTS = {
-    "crop_outside": "Set Crop to Detect Face, or enter a square inside the picture.",
-    "face_not_found": f"{_MANUAL_CROP}, or set it to Whole Picture if the picture shows only a face.",
+    "crop_outside": "Set Crop to Detect Face, or enter a square inside the portrait.",
+    "face_not_found": f"{_MANUAL_CROP}, or to Full Image if the picture shows only a face.",
     "no_face_detector": f"{_MANUAL_CROP}, or repair the engine in the extension's preferences.",
     "no_such_face": _CHOOSE_FACE,
     "not_square": f"Set Crop to Detect Face, or {_MANUAL_CROP[0].lower()}{_MANUAL_CROP[1:]}.",

@@ -215,21 +215,23 @@ class Installation:
         failure, where = "The installer could not be created", str(interpreter(self._installer))
         offline = [] if self._online else ["--offline"]
         folder = self._wheels or self._downloads
-        here = not lock.missing(lock.parse(self._root, lock.INSTALLER), lock.hashes(folder, "pip-*.whl"))
-        source = ["--no-index", "--find-links", str(folder)] if here or not self._online else self._source()
+        has_pip = not lock.missing(lock.parse(self._root, lock.INSTALLER), lock.hashes(folder, "pip-*.whl"))
+        source = ["--no-index", "--find-links", str(folder)] if has_pip or not self._online else self._source()
         wanted = [*source, "--require-hashes", "--requirement", str(self._root / lock.INSTALLER)]
         if uv:
             version = ".".join(map(str, VERSION))
             make = [uv, "venv", "--no-config", "--allow-existing", *offline, "--python", version]
             self._call([*make, str(self._installer)], failure)
-            apart = ["--no-config", *offline] if "--no-index" in source else []
-            self._call_with_retry([uv, "pip", "install", "--no-progress", "--python", where, *apart, *wanted], failure)
+            isolated = ["--no-config", *offline] if "--no-index" in source else []
+            self._call_with_retry(
+                [uv, "pip", "install", "--no-progress", "--python", where, *isolated, *wanted], failure
+            )
             return
         self._call([str(python), "-I", "-m", "venv", str(self._installer)], failure)
-        if here or self._online:
+        if has_pip or self._online:
             # --isolated: ignore the user's pip settings, which might name an index or a proxy.
-            apart = ["--isolated"] if "--no-index" in source else []
-            self._call_with_retry([*self._pip("install"), "--progress-bar", "off", *apart, *wanted], failure)
+            isolated = ["--isolated"] if "--no-index" in source else []
+            self._call_with_retry([*self._pip("install"), "--progress-bar", "off", *isolated, *wanted], failure)
 
     def _fetch(self, packages: Sequence[Package], unlocked: str) -> None:
         """Download the missing packages. pip checks their checksums; those of earlier downloads are checked here."""

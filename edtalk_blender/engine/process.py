@@ -130,7 +130,7 @@ class Log:
         return self._with_partial(self._latest)
 
     @property
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         """The last line since the last note that is not blank; the error of a Python traceback."""
         return next((line.strip() for line in reversed(self.latest) if line.strip()), "")
 

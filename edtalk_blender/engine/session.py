@@ -1,4 +1,4 @@
-"""The tasks that this Blender has given to the engine, the engine's client, and the problems shown to the artist.
+"""Tasks for the engine: submit, wait, cancel, apply results and push undo steps. Also the problems shown to the artist.
 
     task = session.submit(requests.Portrait(bank, picture, "auto"), label="Read the face of Anna", on_done=apply)
 
@@ -34,8 +34,8 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 _REDRAW = 0.2  # seconds between two redraws for progress
-_LOOK_AGAIN = 3.0  # seconds for which a look at the engine's files is valid
-_RELEASE, _LEAVE = 300.0, 1800.0  # idle seconds after which the engine frees its memory, and is ended
+_FIND_AGAIN = 3.0  # seconds for which the result of `engine.find` is cached
+_RELEASE_AFTER, _END_AFTER = 300.0, 1800.0  # idle seconds until the engine frees its memory, and until it is ended
 
 _numbers = itertools.count(1)
 
@@ -134,7 +134,7 @@ class Task:
 
 
 class Chain:
-    """Tasks that depend on each other: a generator that yields the tasks that it waits for.
+    """Tasks that depend on each other: a generator that yields lists of tasks, and continues when they have ended.
 
     It starts at once, and ends at the first task that fails or is cancelled. The scene may change between two steps:
     the generator looks up objects and strips again after each `yield`, and calls `edited` after it changed something.
@@ -145,9 +145,9 @@ class Chain:
         self.finished = False
         self.error: EDTalkError | None = None
         self._steps, self._tasks = steps, list[Task]()
-        self._go_on(None)
+        self._continue(None)
 
-    def _go_on(self, ended: Task | None) -> None:
+    def _continue(self, ended: Task | None) -> None:
         if self.finished or not all(task.finished for task in self._tasks):
             return
         failed = next((task for task in self._tasks if task.error or task.cancelled), None)
@@ -162,7 +162,7 @@ class Chain:
             if ended:
                 report(error)
         for task in list(self._tasks):
-            task.then(self._go_on)
+            task.then(self._continue)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class Preferred:
 
 @dataclass
 class _State:
-    """What changes while the extension is enabled.
+    """The state of the session.
 
     client: made with the first request. found: when the engine was looked up, and the result. held: reasons for which
     no results are applied. undo_name: of the undo step to push. redrawn, worked: when panels were last redrawn for
@@ -237,7 +237,7 @@ def current_client() -> Client | None:
 def find_engine() -> engine.Engine:
     """Where the engine's Python is and whether it can be used. Cached for a few seconds: panels call it often."""
     when, found = _state.found
-    if found is None or time.monotonic() - when > _LOOK_AGAIN:
+    if found is None or time.monotonic() - when > _FIND_AGAIN:
         found = engine.find(ROOT, user_folder(), preferred().python)
         _state.found = time.monotonic(), found
     return found
@@ -290,7 +290,7 @@ def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
     until = None if timeout is None else time.monotonic() + timeout
     while not all(task.finished for task in awaited):
         if until is not None and time.monotonic() > until:
-            raise EDTalkError(f"The engine is not done after {timeout:g} s.", "Allow more time.", "timeout")
+            raise EDTalkError(f"The engine did not finish within {timeout:g} s.", "Increase the timeout.", "timeout")
         pump(0.05)
         time.sleep(0.005)
     for task in awaited:
@@ -317,12 +317,12 @@ def pump(budget: float = 0.005) -> bool:
         if task.job is None:
             task._begin()  # one per tick: reading sound takes a moment
             break
-    going_on = _state.client.pump(budget) if _state.client else False
+    has_work = _state.client.pump(budget) if _state.client else False
     _sweep()
     push_undo()
     if tasks or (_state.client and _state.client.state in (State.STARTING, State.RESTARTING)):
         _state.worked = time.monotonic()
-    return bool(tasks) or going_on
+    return bool(tasks) or has_work
 
 
 def _sweep() -> None:
@@ -352,7 +352,7 @@ def _tick() -> float | None:
         return _HELD
     busy = pump()
     _redraw_for_progress()
-    _save_power()
+    _release_when_idle()
     if busy:
         return _BUSY
     return _IDLE if _state.client and _state.client.state not in (State.STOPPED, State.FAILED) else None
@@ -370,12 +370,12 @@ def free_memory() -> None:
         _state.client.request(requests.Release())
 
 
-def _save_power() -> None:
+def _release_when_idle() -> None:
     """Free the memory of an engine that has been idle for some time, and end it later."""
     idle = time.monotonic() - _state.worked
-    if idle < _RELEASE or tasks or _state.client is None:
+    if idle < _RELEASE_AFTER or tasks or _state.client is None:
         _state.released = False
-    elif idle > _LEAVE:
+    elif idle > _END_AFTER:
         _state.client.shutdown(0.0)
     elif not _state.released:
         _state.client.request(requests.Release())

@@ -21,10 +21,10 @@ from ..timeline.timemap import TimeMap
 
 
 def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> Task | None:
-    """Begin to lip-sync a strip to a character; returns None where the strip is silent, which is done at once.
+    """Begin to lip-sync a strip to a character. Returns None if the strip is silent; its keys are written at once.
 
-    The keys are written when the result arrives, at the strip's position by then. Raises EDTalkError where the
-    character is read-only, its bank has no lip-sync network or the sound is missing.
+    Otherwise the keys are written when the result arrives. If the strip was moved meanwhile, they follow it.
+    Raises EDTalkError if the character is read-only, its bank has no lip-sync network or the sound is missing.
     """
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
@@ -43,7 +43,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         if not rest_pose.is_known(obj):
             rest_pose.measure(obj)  # finishes first, so that the mouth returns to this face's rest pose
     where = scene.name, sequencer.identity(strip)
-    asked: list[TimeMap] = []
+    requested: list[TimeMap] = []
 
     def prepare() -> requests.LipSync | None:
         scene, strip, obj = _targets(*where)
@@ -52,14 +52,14 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         clock = sequencer.time_map(scene, strip)
         sound = audio.read(scene, strip, clock)
         times = clock.seconds(clock.frames) - sound.start
-        asked.append(clock)
+        requested.append(clock)
         return requests.LipSync(files.bank_path(obj), sound.rate, sound.samples, times)
 
     def apply(answer: answers.LipSyncResult) -> None:
         scene, strip, obj = _targets(*where)
         if obj is None:
             return  # deleted meanwhile
-        clock, now = asked[-1], sequencer.time_map(scene, strip)
+        clock, now = requested[-1], sequencer.time_map(scene, strip)
         if clock.move_to(now) is not None:
             clock = now
         write_lips(scene, strip, obj, clock, answer.names, answer.rows)
@@ -71,7 +71,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
 def _targets(
     scene_name: str, strip_id: str
 ) -> tuple[bpy.types.Scene | None, bpy.types.Strip | None, bpy.types.Object | None]:
-    """Scene, strip and character; all None where one of them was deleted."""
+    """Scene, strip and character; all None if one of them was deleted."""
     scene = bpy.data.scenes.get(scene_name)
     strip = sequencer.find(scene, strip_id) if scene else None
     obj = sequencer.speaker(strip) if strip else None

@@ -24,6 +24,7 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
 
     which: EnumProperty(
         name="Strips",
+        description="Sound strips to lip-sync",
         items=(
             ("SELECTED", "Selected", "The selected sound strips"),
             ("LINKED", "All Dialogue", "All sound strips that are assigned to a character"),

@@ -38,9 +38,9 @@ _SPACES, _ALPHA = {".png": "sRGB", ".exr": "Linear Rec.709"}, {".png": "STRAIGHT
 def build(scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.ImageStrip) -> str:
     """Create or update the nodes that lay a character's face strip over its plate.
 
-    The artist's own nodes and links are kept, and so are changed values and positions of generated nodes. Returns what
-    is left for the artist to do, or "". Raises EDTalkError where the movie is missing or the folder cannot be written
-    to.
+    The artist's own nodes and links are kept, and so are changed values and positions of generated nodes. Returns
+    the step that remains for the artist, or "". Raises EDTalkError if the movie is missing or the folder
+    cannot be written to.
     """
     plate = sequencer.find(scene, strip.get(sequencer.PLATE, ""))
     is_full_frame = strip.get(sequencer.LAYER) in FULL_FRAME_LAYERS
@@ -87,7 +87,7 @@ def is_new(scene: bpy.types.Scene, strip: bpy.types.ImageStrip) -> bool:
 
 
 def _link(tree: bpy.types.NodeTree, parts: dict[str, bpy.types.Node]) -> str:
-    """Link unlinked sockets without removing any of the artist's links; returns what is left to do."""
+    """Link unlinked sockets without removing any of the artist's links; returns the remaining manual step, or ""."""
     group, fit, output = parts["group"], parts["fit"], compat.compositor_output(tree)
     if not output.node.get(PART) and output.node.location.x < fit.location.x + 200 and not output.is_linked:
         output.node.location = fit.location.x + 220, fit.location.y
@@ -184,7 +184,7 @@ def _update_timing(
 def _play_movie(
     scene: bpy.types.Scene, tree: bpy.types.NodeTree, node: bpy.types.Node, movie: bpy.types.MovieStrip
 ) -> None:
-    """Make an image node play a movie as a movie strip does, with a keyed offset where the strip is retimed."""
+    """Make an image node play a movie as a movie strip does, with a keyed offset if the strip is retimed."""
     clock = footage.time_map(scene, movie)
     shown = np.rint(dubbing.seconds(scene, movie, clock.frames) * (movie.fps or clock.fps)).astype(int)
     path = node.path_from_id("frame_offset")
@@ -215,7 +215,7 @@ def _movie_image(plate: bpy.types.MovieStrip) -> bpy.types.Image:
 
 
 def _upright_portrait(obj: bpy.types.Object) -> bpy.types.Image | None:
-    """The character's portrait; a rotated copy where its EXIF orientation asks for it, which Blender ignores."""
+    """The character's portrait, or a rotated copy if the file has an EXIF orientation, which Blender ignores."""
     image, orientation = obj.edtalk.portrait_image, 1
     with suppress(EDTalkError):  # a missing file has no orientation
         photograph = files.portrait_path(obj)

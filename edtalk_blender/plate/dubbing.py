@@ -1,4 +1,4 @@
-"""Dubbing: tracking the face in a movie strip and preparing what a character needs to be rendered over it.
+"""Dubbing: tracking the face in a movie strip and preparing a character to be rendered over it.
 
 A movie strip that is assigned to a character is its plate. The face in each frame keeps its pose, expression and
 lighting; the character's offsets from rest are added to them, and its mouth replaces the one in the movie.
@@ -80,9 +80,9 @@ def _span(scene: bpy.types.Scene, strips: Sequence[bpy.types.MovieStrip]) -> tup
 
 
 def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip) -> Tracked | None:
-    """The track of the face over all that a strip shows of its movie; None where it has not been tracked.
+    """The track of the face over all that a strip shows of its movie; None if it has not been tracked.
 
-    Raises EDTalkError(kind="media") where the movie is missing.
+    Raises EDTalkError(kind="media") if the movie is missing.
     """
     path = footage.movie_path(strip)
     file = _file(face, path)
@@ -101,7 +101,7 @@ def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.Mo
 def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.types.MovieStrip]) -> Task:
     """Track the face in a movie over what its strips show of it. The track is saved beside the character's shots.
 
-    Raises EDTalkError(kind="media") where the movie is missing.
+    Raises EDTalkError(kind="media") if the movie is missing.
     """
     path = footage.movie_path(strips[0])
     file = _file(face, path)
@@ -158,10 +158,10 @@ def _read(file: Path, media: Path) -> Tracked:
 
 
 def preparation(scene_name: str, uid: str) -> Iterator[list[Task]]:
-    """Steps of a `session.Chain` that measure and track what is needed before a character can be rendered.
+    """Steps of a `session.Chain` that measure a character's rest pose before it is rendered.
 
-    These are its rest pose and, if it dubs movies, the tracks of its face and a portrait, for which the first frame
-    with a face is used. Raises EDTalkError where portrait, bank or movie are missing.
+    If the character dubs movies, they also track the face in the movies and take a missing portrait from the first
+    frame with a face. Raises EDTalkError if portrait, bank or movie are missing.
     """
     while tasks := _missing(bpy.data.scenes.get(scene_name), character.find(uid)):
         yield tasks
@@ -189,7 +189,7 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
 
 
 def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequence[bpy.types.MovieStrip]) -> Task:
-    """Use the first visible frame with a face as the character's portrait; EDTalkError where there is none."""
+    """Use the first visible frame with a face as the character's portrait. Raises EDTalkError if there is none."""
     for strip in plates:
         found = tracked(scene, face, strip)
         times, crops = found.track.at(seconds(scene, strip, footage.time_map(scene, strip).frames))
@@ -230,13 +230,13 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
     return session.submit(requests.Render(folder), label=f"Take a portrait of {face.name}", on_done=apply)
 
 
-# --- What the shot and the strip need
+# --- For the shot and the face strip
 
 
 def plate_of(
     scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip, span: tuple[int, int]
 ) -> Plate:
-    """The plate of a shot over scene frames span[0] to before span[1]; EDTalkError where it is not tracked."""
+    """The plate of a shot over scene frames span[0] to before span[1]. Raises EDTalkError if it is not tracked."""
     found = tracked(scene, face, strip)
     if found is None:
         raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Run Dub Movie first.", "face")
@@ -251,7 +251,7 @@ def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:
     return rows
 
 
-def lie_over(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tuple[int, int]) -> None:
+def copy_transform(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tuple[int, int]) -> None:
     """Copy the plate's transform, crop and mirroring to a strip whose pictures have `size`."""
     for name in ("offset_x", "offset_y", "scale_x", "scale_y", "rotation", "origin", "filter"):
         setattr(strip.transform, name, getattr(plate.transform, name))
@@ -266,7 +266,7 @@ def lie_over(strip: bpy.types.ImageStrip, plate: bpy.types.MovieStrip, size: tup
 
 
 def note(scene: bpy.types.Scene, obj: bpy.types.Object) -> str:
-    """A warning about how the result will look, else ""; reads no file, so panels may call it."""
+    """A warning if the face may be one frame off, else "". Reads no file, so panels may call it."""
     for strip in sequencer.faces(scene, obj):
         if strip.get(sequencer.APART) and strip.get(sequencer.LAYER) == "plate":
             return (

@@ -42,7 +42,7 @@ def render_ranges(
     """The frame ranges to render for a character, each with the movie strip that the face is rendered over or None.
 
     A range is its first frame and the one after its last. which: an item of `sequencer.RENDER_RANGES`. A character
-    that dubs movie strips has one range for each, the whole strip for "AUTO". Raises EDTalkError where there is none.
+    that dubs movie strips has one range for each, the whole strip for "AUTO". Raises EDTalkError if there is none.
     """
     plates = sequencer.plates(scene, obj)
     if not plates:
@@ -69,7 +69,7 @@ def write(
 ) -> Plan:
     """Sample a character from frame span[0] to the one before span[1] and write the shot to its folder `name`.
 
-    face: `obj` as it was read. plate: the movie strip that the face is rendered over. Raises EDTalkError where the
+    face: `obj` as it was read. plate: the movie strip that the face is rendered over. Raises EDTalkError if the
     movie has not been tracked, or the folder cannot be written to.
     """
     own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's

@@ -32,7 +32,7 @@ _PLACEHOLDER_ALPHA = 0.4
 
 @dataclass(frozen=True)
 class Content:
-    """What a face strip shows.
+    """The content of a face strip.
 
     placeholder: file in the frames folder for frames that are not rendered yet. size: width and height of the pictures.
     sounds: identities of the dialogue strips that it follows; a strip over a plate follows the plate alone.
@@ -48,7 +48,7 @@ class Content:
     plate_differs: bool = False
 
 
-# --- Finding and making one
+# --- Finding and adding strips
 
 
 def find(
@@ -86,7 +86,7 @@ def add(
     strip[SIZE] = content.size
     strip.blend_type = "ALPHA_OVER"
     if plate is not None and face.is_full_frame:
-        dubbing.lie_over(strip, plate, content.size)
+        dubbing.copy_transform(strip, plate, content.size)
     else:
         strip.transform.scale_x = strip.transform.scale_y = _fit(scene, content.size)
     return strip
@@ -108,11 +108,11 @@ def _fit(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
     return min(scene.render.resolution_x / size[0], scene.render.resolution_y / size[1])
 
 
-# --- Filling it
+# --- Filling strips
 
 
 def fill(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, content: Content) -> None:
-    """Show a shot's pictures in a strip, with the placeholder where there are none; the artist's trim is kept."""
+    """Show a shot's pictures in a strip, with the placeholder for missing ones. The artist's trim is kept."""
     trim = _trim(strip)
     _set_files(strip, content)
     _place(scene, strip, content.shot, trim)
@@ -129,7 +129,7 @@ def fill(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, content: Content) 
 
 
 def version(shot: Shot) -> str:
-    """12 digits that differ where any of the shot's pictures does."""
+    """12 hexadecimal digits that identify the set of pictures of a shot."""
     return hashlib.sha256(" ".join(shot.file_names()).encode()).hexdigest()[:12]
 
 
@@ -162,7 +162,7 @@ def _trim(strip: bpy.types.ImageStrip) -> tuple[int, int] | None:
 
 
 def _place(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, shot: Shot, trim: tuple[int, int] | None) -> None:
-    """Move a strip to its shot's frames, trimmed as before, and to a free channel where another strip is in the way."""
+    """Move a strip to its shot's frames, trimmed as before, and to a free channel if another strip overlaps."""
     start, end = _range(shot)
     compat.set_strip_value(strip, "left_handle_offset", 0.0)
     compat.set_strip_value(strip, "right_handle_offset", 0.0)
@@ -207,7 +207,7 @@ def placeholder(face: CharacterSnapshot, folder: Path, image: bpy.types.Image | 
     return path
 
 
-# --- Afterwards
+# --- Updating strips
 
 
 def folder_of(strip: bpy.types.ImageStrip) -> Path:
@@ -238,7 +238,8 @@ def refill(scene: bpy.types.Scene) -> None:
 
 
 def _names_of_shot(strip: bpy.types.ImageStrip) -> tuple[str, ...]:
-    """Names of the pictures that a face strip waits for; none where its shot is gone, foreign or another one by now."""
+    """Names of the pictures that a face strip waits for; empty if its shot is missing, outside this .blend's
+    folders, or has been replaced."""
     shot_folder = Path(bpy.path.abspath(str(strip[sequencer.SHOT])))
     with suppress(EDTalkError):
         shot = Shot.read(shot_folder) if is_own(shot_folder) else None

@@ -51,7 +51,7 @@ def export(
     """Write a job for frame span[0] to before span[1] to a folder named after the character; returns its shot.
 
     The job contains the dialogue and the frames that are already rendered. plate: the movie strip that the character
-    dubs; its movie is included. Raises EDTalkError where portrait, bank, movie or a sound are missing, or the folder
+    dubs; its movie is included. Raises EDTalkError if portrait, bank, movie or a sound are missing, or the folder
     cannot be written to.
     """
     face = snapshot.read(obj, with_portrait=plate is None)
@@ -72,7 +72,7 @@ def export(
 def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
     """Copy the frames that a farm has rendered for a character; returns the numbers of fetched and missing frames.
 
-    Raises EDTalkError where the folder contains no job of the character.
+    Raises EDTalkError if the folder contains no job of the character.
     """
     shot = Shot.read(folder / bpy.path.clean_name(obj.name) / "shot")
     missing = {shot.file_names()[row] for row in shot.missing()}
@@ -141,7 +141,7 @@ Cloud, Flamenco or any farm that supports Open Job Description"""
         name="Folder", description="Folder for the jobs. Each character gets a subfolder", subtype="DIR_PATH"
     )
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
-    frames: EnumProperty(name="Range", items=sequencer.RENDER_RANGES, default="AUTO")
+    frames: EnumProperty(name="Range", description="Frames to export", items=sequencer.RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Export every character of the scene")
     chunk: IntProperty(
         name="Frames per Task",
@@ -150,7 +150,7 @@ Cloud, Flamenco or any farm that supports Open Job Description"""
         default=50,
     )
     gpus: IntProperty(
-        name="GPUs", description="Minimum number of GPUs that a machine must have to render", min=0, max=64
+        name="GPUs", description="Minimum number of GPUs that a machine must have. 0: it needs none", min=0, max=64
     )
     keep_bank: BoolProperty(
         name="Leave Bank in Place",
@@ -197,7 +197,7 @@ Cloud, Flamenco or any farm that supports Open Job Description"""
 def job_range(
     scene: bpy.types.Scene, obj: bpy.types.Object, which: str
 ) -> tuple[tuple[int, int], bpy.types.MovieStrip | None]:
-    """The range of a job, see `face_shot.render_ranges`; EDTalkError where there are several."""
+    """The range of a job, see `face_shot.render_ranges`. Raises EDTalkError if there are several."""
     found = face_shot.render_ranges(scene, obj, which)
     if len(found) > 1:
         names = sequencer.quoted(plate.name for _span, plate in found)
@@ -254,9 +254,9 @@ changed since the export"""
                 f"{folder} contains no job of these characters.", "Choose the folder that the job was exported to."
             )
         for obj in exported:
-            came, missing = fetch(obj, folder)
+            fetched, missing = fetch(obj, folder)
             left = f", {missing} not rendered yet" if missing else ""
-            self.report({"INFO"}, f"{obj.name}: {came} frames fetched{left}")
+            self.report({"INFO"}, f"{obj.name}: {fetched} frames fetched{left}")
         face_strip.refill(scene)
         return None
 
@@ -266,8 +266,8 @@ def _no_character(context: bpy.types.Context) -> str:
     return "" if known else "Add a character first"
 
 
-def _chosen(context: bpy.types.Context, scene: bpy.types.Scene, everybody: bool) -> list[bpy.types.Object]:
-    if everybody:
+def _chosen(context: bpy.types.Context, scene: bpy.types.Scene, all_characters: bool) -> list[bpy.types.Object]:
+    if all_characters:
         return sequencer.characters(context, scene)
     obj = sequencer.default_speaker(context, scene)
     if obj is None:

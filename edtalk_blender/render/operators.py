@@ -30,7 +30,7 @@ render can be continued"""
     bl_label = "Render Face"
     bl_options = {"UNDO"}
 
-    frames: EnumProperty(name="Range", items=sequencer.RENDER_RANGES, default="AUTO")
+    frames: EnumProperty(name="Range", description="Frames to render", items=sequencer.RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
 
     @classmethod
@@ -131,7 +131,7 @@ class EDTALK_OT_export_movie(BaseOperator, ExportHelper, bpy.types.Operator):
 
 
 def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
-    """Render a scene's sequencer to an MP4 file and return its path; EDTalkError where it cannot be written.
+    """Render a scene's sequencer to an MP4 file and return its path. Raises EDTalkError if it cannot be written.
 
     With a window this starts Blender's own animation render and returns at once.
     """

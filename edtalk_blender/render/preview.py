@@ -24,9 +24,9 @@ _SEARCH_AGAIN = 2.0  # seconds between two searches for the scene's characters
 
 @dataclass
 class _State:
-    """What was requested and what waits.
+    """The requested and the waiting previews.
 
-    requested: by character, what its last preview was rendered from. waiting: characters that changed during another
+    requested: by character, the pose and files of its last preview. waiting: characters that changed during another
     one's preview, the oldest first. task: the last preview. found: scene, names of its characters, time of the search.
     """
 

@@ -30,7 +30,7 @@ _FLUSH = 0.25  # seconds between two updates of a strip
 def steps(
     scene: bpy.types.Scene, obj: bpy.types.Object, which: str, on_plan: Callable[[str, Plan], object] = lambda *_: None
 ) -> Iterator[list[Task]]:
-    """Steps of a `session.Chain` that measure and track what a character lacks, then render it.
+    """Steps of a `session.Chain` that render a character, after measuring its rest pose and tracking its movies.
 
     on_plan: called with the character's name and each plan whose render begins.
     """
@@ -56,7 +56,7 @@ def steps(
 def reported_plans(operator: bpy.types.Operator) -> Iterator[Callable[[str, Plan], None]]:
     """`on_plan` for `steps`: an operator reports the plans of the renders that begin within this block.
 
-    Renders that begin later, after something was measured, are not reported, because the operator has ended by then.
+    Renders that begin later, after something was measured, are not reported, because the operator has already ended.
     """
     messages, is_running = [], True
 
@@ -82,7 +82,7 @@ def render_face(
 ) -> tuple[Task | None, Plan]:
     """Add or update a character's face strip from frame span[0] to the one before span[1], and begin to render.
 
-    plate: the movie strip that the face is rendered over. The task is None where all pictures exist already. Raises
+    plate: the movie strip that the face is rendered over. The task is None if all pictures exist already. Raises
     EDTalkError before anything is changed where portrait, movie or bank are missing or the folder cannot be written to.
     """
     face = snapshot.read(obj, with_portrait=plate is None)

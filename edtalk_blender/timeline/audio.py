@@ -32,7 +32,7 @@ class Sound:
 
 
 def problem(strip: bpy.types.Strip) -> str:
-    """Why the audio of a strip cannot be read, without a period; empty when it can."""
+    """Why the audio of a strip cannot be read, without a period; empty if it can."""
     if strip.type != "SOUND":
         return f"'{strip.name}' is not a sound strip"
     if strip.sound is None:
@@ -104,9 +104,9 @@ def read(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) ->
 
 
 def loudness(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, frames: np.ndarray) -> np.ndarray | None:
-    """(T,) keyed volume at `frames`, divided by its maximum; None where the volume is not keyed.
+    """(T,) keyed volume at `frames`, divided by its maximum; None if the volume is not keyed.
 
-    It is relative because a constant volume belongs to the mix: a quiet voice still opens its mouth, a fade closes it.
+    The values are relative, so that a constant volume does not change the mouth motion and a fade reduces it.
     """
     path = strip.path_from_id("volume")
     curve = next((curve for curve in compat.fcurves(scene) if curve.data_path == path), None)

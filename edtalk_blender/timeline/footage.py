@@ -29,12 +29,12 @@ def selected_at(context: bpy.types.Context, frame: float) -> bpy.types.Strip | N
 
 
 def movie_path(strip: bpy.types.MovieStrip) -> Path:
-    """The file of a movie strip, absolute; EDTalkError(kind="media") when it is missing."""
+    """The file of a movie strip, absolute. Raises EDTalkError(kind="media") if it is missing."""
     return _existing(strip, strip.filepath)
 
 
 def picture_path(strip: bpy.types.ImageStrip, frame: float) -> Path:
-    """The file that an image strip shows at a frame, absolute; EDTalkError(kind="media") when it is missing."""
+    """The file that an image strip shows at a frame, absolute. Raises EDTalkError(kind="media") if it is missing."""
     number = int(frame - compat.content_start(strip)) + compat.strip_value(strip, "content_trim_start")
     element = strip.elements[min(max(number, 0), len(strip.elements) - 1)]
     return _existing(strip, strip.directory + element.filename)
@@ -80,7 +80,7 @@ def time_map(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> TimeMap:
 
 
 def movie_frames(path: Path) -> int:
-    """Number of frames of a movie, as Blender counts them; EDTalkError(kind="media") for other files."""
+    """Number of frames of a movie, as Blender counts them. Raises EDTalkError(kind="media") for other files."""
     state = path.stat()
     return _movie_frames(path, state.st_mtime_ns, state.st_size)
 

@@ -146,12 +146,12 @@ def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.t
     active = context.view_layer.objects.active if context.view_layer else None
     if character.is_character(active):
         return active
-    everybody = characters(context, scene)
-    return everybody[0] if len(everybody) == 1 else None
+    found = characters(context, scene)
+    return found[0] if len(found) == 1 else None
 
 
 def characters(context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
-    """The characters of the edited scene, or of the window's scene where the sequencer's scene has none."""
+    """The characters of the edited scene, or of the window's scene if the sequencer's scene has none."""
     return character.characters(scene) or character.characters(context.scene)
 
 
@@ -248,7 +248,7 @@ def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
 
 
 def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
-    """A warning where a strip comes from a movie whose frame rate differs from the scene's, else "".
+    """A warning if a strip comes from a movie whose frame rate differs from the scene's, else "".
 
     A sound has no frame rate of its own, so the movie strip with the same file is looked up.
     """
@@ -265,7 +265,7 @@ def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
 
 
 def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
-    """A warning where a strip's retiming cannot be read exactly, else ""."""
+    """A warning if a strip's retiming cannot be read exactly, else ""."""
     if len(strip.retiming_keys) > 2 and compat.retiming(strip, content_frames(strip, fps(scene))) is None:
         return f"The retiming keys of '{strip.name}' cannot be read in this Blender version; constant speed is assumed."
     return ""
@@ -275,7 +275,7 @@ def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
 
 
 def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -> int:
-    """The lowest channel above `above` that is free from `start` to before `end`; EDTalkError where none is."""
+    """The lowest channel above `above` that is free from `start` to before `end`. Raises EDTalkError if none is."""
     taken = {strip.channel for strip in compat.strip_collection(scene) if overlaps(strip, (start, end))}
     for channel in range(above + 1, LAST_CHANNEL + 1):
         if channel not in taken:
@@ -300,7 +300,7 @@ def is_covered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
 
 
 def use_standard_view(scene: bpy.types.Scene) -> None:
-    """Set the view transform to Standard where AgX or Filmic would alter image strips, as Blender's Add Image does."""
+    """Change the view transform AgX or Filmic, which alters image strips, to Standard, as Blender's Add Image does."""
     view = scene.view_settings
     if view.view_transform in ("AgX", "Filmic"):
         view.view_transform = "Standard"
@@ -376,7 +376,10 @@ def settings(scene: bpy.types.Scene) -> SequencerSettings:
 
 
 def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> tuple[int, int]:
-    """First frame and the one after the last. which: an item of `RENDER_RANGES`; EDTalkError where it is not set."""
+    """First frame, and the frame after the last. which: an item of `RENDER_RANGES`.
+
+    Raises EDTalkError if the character has no dialogue, or the scene no preview range.
+    """
     if which in ("AUTO", "DIALOGUE"):
         clocks = [time_map(scene, strip) for strip in dialogue(scene, obj)]
         found = timemap.union((clock.start, clock.end) for clock in clocks)

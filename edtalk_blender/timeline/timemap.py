@@ -116,7 +116,7 @@ class TimeMap:
         return replace(self, start=start, end=max(start, min(self.end, end)))
 
     def move_to(self, other: TimeMap) -> int | None:
-        """The offset in whole frames from this map to `other`; None where they differ in any other way."""
+        """The offset in whole frames from this map to `other`; None if they differ in any other way."""
         delta = other.start - self.start
         return delta if self.moved(delta).same_as(other) else None
 
@@ -177,7 +177,7 @@ def content_frames(seconds: float, fps: float, trimmed: int = 0) -> int:
 
 
 def rest_frames(maps: Sequence[TimeMap], one: TimeMap) -> tuple[int | None, int | None]:
-    """The frames before and after `one` at which the mouth is keyed at rest; None where another strip is playing."""
+    """The frames before and after `one` at which the mouth is keyed at rest; None if another strip is playing."""
     playing = [(other.start, other.end) for other in maps if other != one and other.end > other.start]
 
     def free(frame: int) -> bool:
@@ -204,7 +204,7 @@ def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
-    """The smallest range that holds all non-empty ranges; None where there is none."""
+    """The smallest range that holds all non-empty ranges; None if there is none."""
     ranges = [(start, end) for start, end in ranges if end > start]
     return (min(start for start, _ in ranges), max(end for _, end in ranges)) if ranges else None
 
@@ -212,7 +212,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> tuple[int, int] | None:
 def rate_mismatch(scene: float, file: float) -> str:
     """A warning for a movie whose frame rate differs from the scene's by more than 1 in 20,000, else "".
 
-    That tells 23.976 from 24 fps, which drift apart by a frame and a half per minute.
+    This limit distinguishes 23.976 from 24 fps, which drift apart by 1.4 frames per minute.
     """
     if file <= 0 or abs(scene - file) <= 5e-5 * scene:
         return ""

@@ -178,11 +178,11 @@ def test_an_idle_engine_releases_memory_and_then_stops(package, fake_engine, mon
     monkeypatch.setattr(client, "request", lambda request: requests.append(request.kind))
     session._tick()
     assert requests == []
-    monkeypatch.setattr(session, "_RELEASE", 0.0)
+    monkeypatch.setattr(session, "_RELEASE_AFTER", 0.0)
     session._tick()
     session._tick()
     assert requests == ["release"], "sent once"
-    monkeypatch.setattr(session, "_LEAVE", 0.0)
+    monkeypatch.setattr(session, "_END_AFTER", 0.0)
     session._tick()
     assert client.state.value == "stopped"
     assert session._tick() is None, "no timer for a stopped engine"

@@ -570,9 +570,9 @@ def test_a_log_keeps_whole_lines_within_its_limits(tmp_path):
     assert log.tail == ("one", "two", " 20%", "\ufffd")
     log.note("a note")
     assert log.latest == ()
-    assert log.last_words == ""
+    assert log.last_line == ""
     log.write(b"\nlast words\n\n")
-    assert log.last_words == "last words"
+    assert log.last_line == "last words"
     for _ in range(50):
         log.write(b"0123456789" * 3 + b"\n")
     assert len(log.tail) == 4
