@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,8 @@ from .model.readers.face_reader import FaceReader
 if TYPE_CHECKING:
     from .detail import Detail, Workspace
 
+logger = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GPU_BATCH = 8
 
@@ -33,8 +36,9 @@ class FaceRenderer:
     """Renders with one bank on one device: `set_source` once, then `render` any number of frames.
 
     A frame is bit-identical whether it is rendered alone, in any batch or in any part of a clip: all batches have the
-    same size, the last one is padded, and on the CPU the size is 1 (larger batches are not faster there). Memory use
-    does not depend on the length of the clip. Not thread-safe.
+    same size, the last one is padded, and on the CPU the size is 1 (larger batches are not faster there). Only where a
+    GPU has too little memory, the size is halved; then frames may differ in rounding. Memory use does not depend on the
+    length of the clip. Not thread-safe.
 
     device: "auto" (cuda, else mps, else cpu) or a torch device name. threads: CPU threads, for the whole process.
     dtype: precision of the decoder's convolutions; latents, flow, warp and colours stay float32. compile: compile the
@@ -127,10 +131,8 @@ class FaceRenderer:
             raise _no_source()
         found = [np.zeros((0, 2, self.config.size, self.config.size), np.float32)]
         values, grid = self._values(coefficients), warp_grid(self.config.size)[0].permute(2, 0, 1).numpy()
-        for start in range(0, len(values), self.batch):
-            rows = list(values[start : start + self.batch])
-            flows = self._decode(self._source, np.stack(filled(rows, self.batch)), self._canvases).flows
-            found.append(grid + np.tanh(flows[: len(rows), :2]))
+        for decoded, count in self._decode(self._source, values, self._canvases):
+            found.append(grid + np.tanh(decoded.flows[:count, :2]))
         return np.concatenate(found)
 
     def render_frames(
@@ -154,10 +156,8 @@ class FaceRenderer:
     def _render(
         self, source: Source, detail: Detail | None, values: np.ndarray, dtype: np.dtype
     ) -> Iterator[np.ndarray]:
-        for start in range(0, len(values), self.batch):
-            rows = list(values[start : start + self.batch])
-            decoded = self._decode(source, np.stack(filled(rows, self.batch)), self._canvases)
-            yield from _pictures(decoded, len(rows), detail, dtype)
+        for decoded, count in self._decode(source, values, self._canvases):
+            yield from _pictures(decoded, count, detail, dtype)
 
     def _render_frames(
         self,
@@ -180,8 +180,8 @@ class FaceRenderer:
                 row = np.where(added, own[0] + row, row)
             canvases: dict[bytes, Canvas] = {}
             detail = self._detail_of(source, own[0], fine, canvases)
-            decoded = self._decode(source, np.stack(filled([row], self.batch)), canvases)
-            yield from _pictures(decoded, 1, detail, dtype)
+            for decoded, count in self._decode(source, row[None], canvases):
+                yield from _pictures(decoded, count, detail, dtype)
         if next(images, None) is not None:
             raise EDTalkError(
                 f"There must be one picture per row: found more than the {len(values)} rows of coefficients."
@@ -220,7 +220,7 @@ class FaceRenderer:
             Workspace,  # imports OpenCV
         )
 
-        decoded = self._decode(source, np.stack(filled([own], self.batch)), canvases)
+        decoded, _ = next(self._decode(source, own[None], canvases))
         size = len(fine)
         if size not in self._workspaces:
             self._workspaces[size] = Workspace(size)
@@ -244,8 +244,33 @@ class FaceRenderer:
             source = replace(source, known=known)
         return source, own.cpu().numpy().copy()  # a copy, so that callers cannot change the source
 
+    def _decode(
+        self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
+    ) -> Iterator[tuple[Decoded, int]]:
+        """Batches of decoded rows, and how many of each are real. values: (T, n).
+
+        Where the device has too little memory for a batch, the batch is halved, for this renderer's lifetime.
+        """
+        start = 0
+        while start < len(values):
+            rows = list(values[start : start + self.batch])
+            try:
+                decoded = self._decode_batch(source, np.stack(filled(rows, self.batch)), canvases)
+            except torch.cuda.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                decoded = None
+            if decoded is None:  # outside of the `except` block, in which the exception keeps the tensors alive
+                logger.warning("Too little memory for %d frames at once, continuing with fewer.", self.batch)
+                self.batch //= 2
+                canvases.clear()
+                torch.cuda.empty_cache()
+                continue
+            yield decoded, len(rows)
+            start += len(rows)
+
     @torch.no_grad()
-    def _decode(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
+    def _decode_batch(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
         """values: (batch, n). canvases: cache by expression; afterwards it holds those of this batch."""
         alpha = torch.from_numpy(values).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
