@@ -2,13 +2,14 @@
 
 Each strip stores the timing for which its keyframes were written. `follow` finds strips whose timing has changed, moves
 their keyframes and face strips (or the sound, if a face strip was moved), and stores the new timing. A face strip over
-a plate follows only the plate, because its images come from there. `follow` pushes no undo step: its changes belong to
-the undo step of the move, and are found again after an undo or redo.
+a plate follows only the plate, because its images come from there. If a strip was deleted, the keyframes that Lip Sync
+wrote for it are removed, and keyframes that the artist inserted are kept. `follow` pushes no undo step: its changes
+belong to the undo step of the edit, and are found again after an undo or redo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import bpy
@@ -19,7 +20,8 @@ from .animation import keys
 from .character import character, files, sliders
 from .engine.operator_base import BaseOperator
 from .plate import compositing
-from .timeline import sequencer, timemap
+from .timeline import lines, sequencer, timemap
+from .timeline.lines import Line
 from .timeline.sequencer import NLA
 from .timeline.timemap import TimeMap
 
@@ -50,10 +52,24 @@ def changes(scene: bpy.types.Scene) -> list[Change]:
     return found
 
 
+def is_due(scene: bpy.types.Scene) -> bool:
+    """Whether `follow` has anything to do."""
+    return bool(changes(scene) or lines.deleted(scene) or lines.restored(scene))
+
+
 def follow(scene: bpy.types.Scene) -> int:
-    """Move keyframes and linked strips to match changed strips. Returns the number of changed strips."""
+    """Move keyframes and linked strips to match changed strips, and remove the keyframes of deleted ones.
+
+    Returns the number of changed strips.
+    """
+    for strip in lines.restored(scene):
+        strip[sequencer.STALE] = True
+        if sequencer.TIME in strip:
+            del strip[sequencer.TIME]
     sequencer.ensure_unique_ids(scene)
-    found = changes(scene)
+    found, deleted = changes(scene), lines.deleted(scene)
+    _remove_lines(scene, deleted)
+    lines.forget(scene, list(deleted))
     sounds = [change for change in found if change.strip.type == "SOUND"]
     faces = [change for change in found if change.strip.type == "IMAGE"]
     plates = [change for change in found if change.strip.type == "MOVIE"]
@@ -68,9 +84,10 @@ def follow(scene: bpy.types.Scene) -> int:
     _push_dubbed(scene, plates)
     for change in (*sounds, *faces, *plates):
         sequencer.remember_time(change.strip, sequencer.time_map(scene, change.strip))
+    lines.remember(scene)
     if found:
         compositing.update(scene)
-    return len(found)
+    return len(found) + len(deleted)
 
 
 # --- Moving strips
@@ -185,6 +202,37 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
             change.strip[sequencer.STALE] = True
 
 
+def _remove_lines(scene: bpy.types.Scene, deleted: Mapping[str, Line]) -> None:
+    """Remove the generated keyframes of deleted strips, except where other strips have theirs."""
+    for uid in {line.character for line in deleted.values()}:
+        obj = character.find(uid)
+        if obj is None or character.editable_reason(obj):
+            continue
+        own = [line for line in deleted.values() if line.character == uid]
+        dialogue = sequencer.dialogue(scene, obj)
+        for name in {line.nla for line in own} - {"", *(strip.get(NLA) for strip in dialogue)}:
+            keys.remove_strip(obj, name)
+        then = {strip[sequencer.ID]: time for strip in dialogue if (time := sequencer.remembered_time(strip))}
+        rests = _rest_frames(then)
+        spoken = {frame for line in own for frame in range(line.start, line.end)}
+        kept = [(one.start, one.end) for one in then.values()] + [(frame, frame + 1) for frame in rests - spoken]
+        ranges = [(line.start - 1, line.end + 1) for line in own if not line.nla]
+        lost = [(start, end - 1) for whole in ranges for start, end in timemap.uncovered(whole, kept)]
+        lips = files.bank_of(obj).names_of("lip")
+        before = _keyed(obj, lips)
+        keys.remove_key_ranges(obj, lips, lost, only_generated=True)
+        _rest(obj, lips, {frame for frame in rests if any(start <= frame < end for start, end in ranges)})
+        rest = sliders.rest_values(obj)
+        for name in before - _keyed(obj, lips):
+            obj.edtalk[name] = rest[name]  # else the slider would keep the value of the current frame
+        obj.update_tag()
+
+
+def _keyed(obj: bpy.types.Object, names: Iterable[str]) -> set[str]:
+    paths = {curve.data_path for curve in compat.fcurves(obj)}
+    return {name for name in names if sliders.data_path(name) in paths}
+
+
 def _rest_frames(clocks: dict[str, TimeMap]) -> set[int]:
     """Frames next to strips at which the mouth is keyed at rest."""
     all_clocks = list(clocks.values())
@@ -218,9 +266,9 @@ def _trim_keys(
     reach = timemap.union([(change.then.start, change.then.end), *_ends(change)])
     assert reach is not None, "the old range is a part of it"
     lost = [(start, end - 1) for start, end in timemap.uncovered(reach, kept)]
-    keys.remove_key_ranges(obj, lips, lost)
+    keys.remove_key_ranges(obj, lips, lost, only_generated=bool(change.strip.get(sequencer.GENERATED)))
     for frame, values in edges.items():
-        keys.insert_keys(obj, values, frame, interpolation="LINEAR")
+        keys.insert_keys(obj, values, frame, interpolation="LINEAR", generated=True)
 
 
 def _ends(change: Change) -> list[tuple[int, int]]:
@@ -239,7 +287,7 @@ def _rest(obj: bpy.types.Object, lips: tuple[str, ...], frames: set[int]) -> Non
         lacking = np.array(sorted(frames - set(at[::2].tolist())), np.float64)
         name = paths[curve.data_path]
         if len(lacking):
-            keys.write_curves(obj, {name: np.full(len(lacking), rest[name])}, lacking)
+            keys.write_curves(obj, {name: np.full(len(lacking), rest[name])}, lacking, generated=True)
 
 
 def _move_nla(obj: bpy.types.Object, change: Change) -> None:
@@ -267,7 +315,7 @@ def _plays_more(change: Change) -> bool:
 
 
 class EDTALK_OT_resync(BaseOperator, bpy.types.Operator):
-    """Move keys and face strips to match their sound strips"""
+    """Move keys and face strips to match their sound strips, and remove mouth keys of deleted strips"""
 
     bl_idname = "edtalk.resync"
     bl_label = "Sync Now"

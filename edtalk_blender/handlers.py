@@ -66,7 +66,7 @@ def settle_scene(scene: bpy.types.Scene, step: str = "") -> bool:
         compositing.update(scene)
     if not sequencer.settings(scene).follow:
         return False
-    if not follow.changes(scene):
+    if not follow.is_due(scene):
         return False
     if step and _repeat(step):
         return True

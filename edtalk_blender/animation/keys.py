@@ -17,6 +17,7 @@ from ..character import files, sliders
 _INTERPOLATION = {"CONSTANT": 0, "LINEAR": 1, "BEZIER": 2, "SINE": 12}
 _EASING = {"AUTO": 0, "EASE_IN": 1, "EASE_OUT": 2, "EASE_IN_OUT": 3}
 _AUTO_CLAMPED = 4
+_KEYFRAME, _GENERATED = 0, 5  # types of keyframes
 _KEY_FIELDS = {  # properties of a keyframe point: name, numbers per key, dtype
     "co": (2, np.float32),
     "handle_left": (2, np.float32),
@@ -47,6 +48,7 @@ def write_curves(
     group: str = "",
     interpolation: str = "LINEAR",
     easing: str = "AUTO",
+    generated: bool = False,
     nla: bool = False,
     strip_name: str = "",
 ) -> None:
@@ -57,6 +59,7 @@ def write_curves(
     their values and handles, unless a new keyframe is at the same frame.
     group: F-curve group in the Graph Editor; by default the slider's bank.
     interpolation: "CONSTANT", "LINEAR", "BEZIER" or "SINE". easing: "AUTO", "EASE_IN", "EASE_OUT" or "EASE_IN_OUT".
+    generated: give the keyframes the type Generated, which tells them from the artist's.
     nla: write into the NLA strip `strip_name` instead of the action, and replace the strip's keyframes.
     """
     frames = np.asarray(frames, np.float32)
@@ -76,6 +79,7 @@ def write_curves(
             group=group or group_of(obj, name),
             interpolation=interpolation,
             easing=easing,
+            generated=generated,
         )
     if nla:
         _place_strip(obj, strip_name, frames, bag.slot)
@@ -92,6 +96,7 @@ def write_curve(
     group: str = "",
     interpolation: str = "LINEAR",
     easing: str = "AUTO",
+    generated: bool = False,
 ) -> None:
     """Write keyframes of one property. path: its data path from the channelbag's owner. See `write_curves`."""
     frames = np.asarray(frames, np.float32)
@@ -104,6 +109,7 @@ def write_curve(
     if replace is not None:
         removed |= (at >= replace[0]) & (at <= replace[1])
     new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
+    new["type"][:] = _GENERATED if generated else _KEYFRAME
     _write_keys(curve, {field: np.concatenate([old[field][~removed], new[field]]) for field in _KEY_FIELDS})
 
 
@@ -114,10 +120,11 @@ def insert_keys(
     *,
     interpolation: str = "BEZIER",
     easing: str = "AUTO",
+    generated: bool = False,
 ) -> None:
     """Insert one keyframe for each slider at a frame, or replace the one there."""
     curves = {name: np.array([value]) for name, value in values.items()}
-    write_curves(obj, curves, np.array([frame]), interpolation=interpolation, easing=easing)
+    write_curves(obj, curves, np.array([frame]), interpolation=interpolation, easing=easing, generated=generated)
 
 
 @dataclass(frozen=True)
@@ -162,8 +169,17 @@ def remove_keys(obj: bpy.types.Object, names: Sequence[str], start: float, end: 
     remove_key_ranges(obj, names, [(start, end)])
 
 
-def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Sequence[tuple[float, float]]) -> None:
-    """Remove the keyframes of these sliders in several ranges at once; see `remove_keys`."""
+def remove_key_ranges(
+    obj: bpy.types.Object,
+    names: Sequence[str],
+    ranges: Sequence[tuple[float, float]],
+    *,
+    only_generated: bool = False,
+) -> None:
+    """Remove the keyframes of these sliders in several ranges at once; see `remove_keys`.
+
+    only_generated: keep keyframes that do not have the type Generated.
+    """
     paths = {sliders.data_path(name) for name in names}
     if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
@@ -172,6 +188,8 @@ def remove_key_ranges(obj: bpy.types.Object, names: Sequence[str], ranges: Seque
         keys = _read_keys(curve)
         at = keys["co"][:, 0]
         keep = np.all([(at < start) | (at > end) for start, end in ranges], axis=0)
+        if only_generated:
+            keep |= keys["type"] != _GENERATED
         if not keep.any():
             bag.fcurves.remove(curve)
         elif not keep.all():
@@ -285,6 +303,16 @@ def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bp
     return None
 
 
+def remove_strip(obj: bpy.types.Object, name: str) -> None:
+    """Remove the character's NLA strip of this name, and its track if that is then empty. The action is kept."""
+    found = find_strip(obj, name)
+    if found is not None:
+        track, strip = found
+        track.strips.remove(strip)
+        if not track.strips:
+            obj.animation_data.nla_tracks.remove(track)
+
+
 def _short(name: str) -> str:
     """The name cut to the 63 bytes that an NLA strip's name can have."""
     return name.encode()[:63].decode(errors="ignore")
@@ -295,13 +323,11 @@ def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChann
     action, slot = bpy.data.actions.get(name), None
     found = find_strip(obj, name)
     if found is not None:
-        track, strip = found
+        _track, strip = found
         action, slot = strip.action, strip.action_slot
         if action is None or action.library is not None or (slot is not None and compat.is_shared(slot, obj)):
             action, slot = None, None
-        track.strips.remove(strip)
-        if not track.strips:
-            obj.animation_data.nla_tracks.remove(track)
+        remove_strip(obj, name)
     elif action is not None and action.users:
         action = None  # used elsewhere
     action = action or bpy.data.actions.new(name)

@@ -13,7 +13,7 @@ from ..animation import curves, hidden, keys
 from ..character import character, files, rest_pose, sliders
 from ..engine import session
 from ..engine.session import Task
-from ..timeline import audio, sequencer, timemap
+from ..timeline import audio, lines, sequencer, timemap
 from ..timeline.sequencer import NLA
 from ..timeline.timemap import TimeMap
 
@@ -111,6 +111,8 @@ def write_lips(
         frames, values = np.append(frames, after), np.concatenate([values, rest])
     _write(obj, strip, names, frames, values, "CONSTANT" if step > 1 else "LINEAR")
     sequencer.remember_time(strip, clock)
+    strip[sequencer.GENERATED] = True
+    lines.remember(scene)
     if sequencer.STALE in strip:
         del strip[sequencer.STALE]
 
@@ -130,10 +132,14 @@ def _write(
         strip[NLA] = strip.get(NLA) or f"{obj.name}: {strip.name}"
         rows = np.unique(np.concatenate(kept))  # write_curves writes all curves of an NLA strip at the same frames
         table = dict(zip(names, values[rows].T, strict=True))
-        keys.write_curves(obj, table, frames[rows], interpolation=interpolation, nla=True, strip_name=strip[NLA])
+        keys.write_curves(
+            obj, table, frames[rows], interpolation=interpolation, generated=True, nla=True, strip_name=strip[NLA]
+        )
         return
     for name, column, rows in zip(names, values.T, kept, strict=True):
-        keys.write_curves(obj, {name: column[rows]}, frames[rows], replace=ends, interpolation=interpolation)
+        keys.write_curves(
+            obj, {name: column[rows]}, frames[rows], replace=ends, interpolation=interpolation, generated=True
+        )
 
 
 def clear_lips(obj: bpy.types.Object, strip: bpy.types.SoundStrip, names: tuple[str, ...], keep: list[TimeMap]) -> None:

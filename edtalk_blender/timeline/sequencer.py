@@ -13,7 +13,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
-from bpy.props import BoolProperty, EnumProperty, PointerProperty
+from bpy.props import BoolProperty, EnumProperty, PointerProperty, StringProperty
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat
@@ -30,6 +30,7 @@ LAYER = "edtalk_layer"  # of a face strip: layer of its pictures, as a `Shot` ha
 PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it lies over
 APART = "edtalk_apart"  # of a face strip: the frame rates of plate and scene differ, so it may be a frame off
 STALE = "edtalk_stale"  # of a dialogue strip: part of it has no keys; of a face strip: its plate has changed
+GENERATED = "edtalk_generated"  # of a dialogue strip: its keys in the action have the type Generated
 LAST_CHANNEL = 128
 
 
@@ -360,6 +361,9 @@ class SequencerSettings(bpy.types.PropertyGroup):
         name="Live Preview",
         description="Update the face in the 3D Viewport and Image Editor while sliders or the playhead move",
         default=True,
+    )
+    lines: StringProperty(
+        name="Dialogue", description="Strips with mouth keys: their character and frames (JSON)", options={"HIDDEN"}
     )
     render_range: EnumProperty(name="Range", description="Frames to render", items=RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Render every character of the scene")

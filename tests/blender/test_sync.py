@@ -274,6 +274,136 @@ def test_an_nla_strip_moves_with_its_line(package, scene, sound, obj):
     assert (strip.frame_start, strip.frame_end) == (49, 10 + FRAMES + 40)
 
 
+# --- Deleting the sound
+
+
+def delete(scene, *strips):
+    for strip in strips:
+        scene.sequence_editor.strips.remove(strip)
+
+
+def test_the_keys_of_a_deleted_strip_are_removed(package, scene, sound, line, obj):
+    other = speak(package, scene, sound, obj, 100)
+    scene.frame_set(57)
+    delete(scene, line)
+    assert follow(package, scene) == 1
+    assert keys(package, obj) == list(range(99, 100 + FRAMES + 1))
+    delete(scene, other)
+    follow(package, scene)
+    assert curve(package, obj) is None
+    assert obj.edtalk["jawOpen"] == 0.0, "at rest, not at the value of the current frame"
+    assert follow(package, scene) == 0
+
+
+def test_a_shorter_take_replaces_the_keys_of_a_deleted_one(package, scene, sound, line, obj):
+    delete(scene, line)
+    take = speak(package, scene, sound, obj, 10)
+    package.compat.set_strip_value(take, "right_handle", 30)
+    follow(package, scene)
+    assert keys(package, obj) == list(range(9, 31))
+    assert opening(package, obj, 30) == 0.0
+    assert opening(package, obj, 29) == pytest.approx(19 / (FRAMES - 1), abs=1e-3)
+
+
+def test_keys_of_the_artist_stay_when_a_strip_is_deleted_or_trimmed(package, scene, line, obj):
+    package.animation.keys.remove_keys(obj, ("jawOpen",), 11, 56)  # leaves a straight line from 10 to 57
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.3, "happy": 1.0}, 20)
+    package.animation.keys.insert_keys(obj, {"jawOpen": 0.4}, 50)
+    package.compat.set_strip_value(line, "right_handle", 40)
+    follow(package, scene)
+    assert keys(package, obj) == [9, 10, 20, 39, 40, 50]
+    delete(scene, line)
+    follow(package, scene)
+    assert keys(package, obj) == [20, 50]
+    assert keys(package, obj, "happy") == [20]
+
+
+def test_deleting_a_piece_removes_its_keys_only(package, scene, line, obj):
+    piece = line.split(frame=30, split_method="SOFT")
+    follow(package, scene)
+    delete(scene, line)
+    follow(package, scene)
+    assert keys(package, obj) == list(range(29, 59))
+    assert opening(package, obj, 29) == 0.0
+    assert opening(package, obj, 30) == pytest.approx(20 / (FRAMES - 1), abs=1e-3)
+    delete(scene, piece)
+    follow(package, scene)
+    assert curve(package, obj) is None
+
+
+def test_the_nla_strip_of_a_deleted_line_is_removed(package, scene, sound, obj):
+    obj.edtalk.lip_nla = True
+    line, other = speak(package, scene, sound, obj, 10), speak(package, scene, sound, obj, 100)
+    names = line["edtalk_nla"], other["edtalk_nla"]
+    delete(scene, line)
+    follow(package, scene)
+    assert package.animation.keys.find_strip(obj, names[0]) is None
+    assert package.animation.keys.find_strip(obj, names[1]) is not None
+
+
+def test_a_strip_that_was_cut_and_pasted_is_stale(package, scene, sound, line, obj):
+    select_only(package, scene, line)
+    with sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.copy()
+    delete(scene, line)
+    follow(package, scene)
+    speak(package, scene, sound, obj, 10, channel=3)
+    before = keys(package, obj)
+    with sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.paste()
+    (pasted,) = package.timeline.lines.restored(scene)
+    move(package, pasted, 200)
+    assert package.follow.is_due(scene)
+    follow(package, scene)
+    assert pasted["edtalk_stale"]
+    assert keys(package, obj) == before
+    assert not package.follow.is_due(scene)
+
+
+def test_keys_stay_while_another_scene_has_the_strip(package, scene, line, obj):
+    with bpy.context.temp_override(scene=scene):
+        bpy.ops.scene.new(type="LINK_COPY")
+    (copied,) = [one for one in bpy.data.scenes if one != scene]
+    before = keys(package, obj)
+    delete(copied, *package.compat.strips(copied))
+    assert not package.follow.is_due(copied)
+    assert keys(package, obj) == before
+
+
+def test_strips_of_files_from_before_keep_their_keys(package, scene, line, obj):
+    """Their keys do not have the type Generated, and their strips are not stored in the scene."""
+    for point in curve(package, obj).keyframe_points:
+        point.type = "KEYFRAME"
+    del line["edtalk_generated"]
+    package.timeline.sequencer.settings(scene).lines = ""
+    package.compat.set_strip_value(line, "right_handle", 40)
+    follow(package, scene)
+    assert keys(package, obj) == list(range(9, 41))
+    delete(scene, line)
+    assert follow(package, scene) == 0
+    assert keys(package, obj) == list(range(9, 41))
+
+
+def test_deleting_a_strip_and_its_keys_are_one_undo_step(package, scene, line, obj, monkeypatch):
+    monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
+    monkeypatch.setattr(package.handlers, "_schedule", lambda: None)  # the test calls the timer itself
+
+    def state():
+        monkeypatch.setattr(package.handlers.pending, "changed_at", 1.0)
+        assert package.handlers.settle() is None
+        found = curve(package, bpy.data.objects["Anna"])  # undo replaces all data
+        return len(package.compat.strips(bpy.context.scene)), len(found.keyframe_points) if found else 0
+
+    bpy.ops.ed.undo_push(message="before")
+    delete(scene, line)
+    bpy.ops.ed.undo_push(message="delete")
+    assert state() == (0, 0)
+    bpy.ops.ed.undo()
+    assert state() == (1, FRAMES + 2)
+    bpy.ops.ed.redo()
+    assert state() == (0, 0)
+
+
 # --- Faces
 
 
