@@ -12,6 +12,7 @@ import aud
 import bpy
 import numpy as np
 
+from ...inference.contract.downmix import to_mono
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import MAX_PAYLOAD
 from .. import compat
@@ -73,7 +74,7 @@ def _seconds(path: Path, _changed: int, _size: int) -> float:
 
 
 def read(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) -> Sound:
-    """The part of its sound that a strip plays, at original speed, with channels averaged and volume keys applied.
+    """The part of its sound that a strip plays, at original speed, mixed to mono, with volume keys applied.
 
     Raises EDTalkError naming the file when it is missing, unreadable or has no audio between the strip's handles.
     """
@@ -89,7 +90,7 @@ def read(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) ->
     except aud.error as error:
         message = f"The sound {path} of '{strip.name}' cannot be read ({error})."
         raise EDTalkError(message, "Use WAV, MP3, FLAC, OGG or MP4.", "media") from error
-    samples = samples.mean(axis=1, dtype=np.float32)  # aud's own downmix adds the channels
+    samples = to_mono(samples)  # aud's own downmix adds the channels
     samples = samples if exact else samples[round(first * rate) :]
     if not len(samples):
         message = f"The trimmed range of '{strip.name}' contains no audio from {path.name}."

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import soxr
 
+from ..contract.downmix import Downmix
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from .container import open_media
@@ -30,6 +31,7 @@ SMOOTH_SPACING = 1 / UPSTREAM_FPS  # seconds between the taps of the smoothing f
 Block = tuple[np.ndarray, int]  # samples float32 (n, channels) or (n,), in [-1, 1], and their rate in Hz
 
 _EXPECTED = "expected sound such as WAV, FLAC or MP3, or a video with sound"
+_BLOCK = 16_384  # samples
 _RATES = (1_000, 1_000_000)  # Hz; a damaged or hostile header claims others
 _JITTER = 0.02  # seconds by which timestamps may deviate; below the length of a lost AAC or MP3 frame at 48 kHz
 _OVERLAP = 1.0  # seconds; timestamps that jump back further start again, as where recordings were joined
@@ -50,9 +52,9 @@ class SoundFile:
 def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
     """The sound of a sound or video file: mono samples (n,) float32 in [-1, 1] and their rate in Hz.
 
-    Channels are averaged; the rate is the file's own. The readable part of a damaged file is used, with a warning.
-    Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without sound,
-    unreadable or shorter than 40 ms.
+    Channels are averaged, see `Downmix`; the rate is the file's own. The readable part of a damaged file is used, with
+    a warning. Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without
+    sound, unreadable or shorter than 40 ms.
     """
     samples, rate, _ = _load_mono(SoundFile(Path(path)), None)
     return samples, rate
@@ -60,27 +62,30 @@ def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
 
 def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, float]:
     """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds."""
-    gathered, seconds = bytearray(), 0.0
-    for samples, found in resampled(_averaged(read_sound(source)), rate):
-        gathered += samples.tobytes()  # grows in place, unlike a list of blocks that is joined at the end
-        rate = found
-    samples = np.frombuffer(gathered, np.float32)
-    if rate is None:
+    downmix = Downmix()
+    samples, found = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
+    if downmix.cancels:
+        blocks = read_sound(source)
+        samples, found = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
+    if found is None:
         raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
-    seconds = len(samples) / rate
+    seconds = len(samples) / found
     if seconds < SMOOTH_SPACING:
         raise EDTalkError(
             f"The sound in {source.path} lasts {seconds * 1000:.0f} ms; lip-sync needs at least 40 ms.",
             "Choose a longer sound.",
             "media",
         )
-    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), rate, seconds
+    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), found, seconds
 
 
-def _averaged(blocks: Iterable[Block]) -> Iterator[Block]:
-    for samples, rate in blocks:
-        channels = samples.shape[1]
-        yield samples @ np.full(channels, 1 / channels, np.float32), rate
+def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None]:
+    """Mono blocks as one array (n,), and its rate in Hz; `rate` None: that of the first block."""
+    gathered = bytearray()  # grows in place, unlike a list of blocks that is joined at the end
+    for samples, found in resampled(blocks, rate):
+        gathered += samples.tobytes()
+        rate = found
+    return np.frombuffer(gathered, np.float32), rate
 
 
 def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:
@@ -91,7 +96,22 @@ def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:
     Damaged packets are skipped, with a warning at the end. Raises EDTalkError(kind="media") naming the file if it
     cannot be opened, has no audio stream or nothing of it can be decoded.
     """
-    return in_time(_converted(_decoded(source.path), for_clip), source.start)
+    return _joined(in_time(_converted(_decoded(source.path), for_clip), source.start))
+
+
+def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same sound in longer blocks, which take less time to process."""
+    parts: list[np.ndarray] = []
+    length, known = 0, (0, 0)
+    for samples, rate in blocks:
+        form = rate, samples.shape[1]
+        if parts and (form != known or length >= _BLOCK):
+            yield np.concatenate(parts), known[0]
+            parts, length = [], 0
+        parts.append(samples)
+        length, known = length + len(samples), form
+    if parts:
+        yield np.concatenate(parts), known[0]
 
 
 def in_time(timed: Iterable[tuple[float | None, np.ndarray, int]], start: float) -> Iterator[Block]:

@@ -158,6 +158,14 @@ def test_channels_are_averaged(package, scene, tmp_path):
     assert np.abs(sound.samples[: len(truth)] - 0.5 * truth).max() < 1e-3
 
 
+@pytest.mark.parametrize("right", [-1.0, -0.8])
+def test_an_inverted_channel_does_not_silence_the_other(package, scene, tmp_path, right):
+    left = noise(1.0)
+    path = write_sound(tmp_path / "line.wav", np.stack([left, right * left], axis=1))
+    samples = heard(package, scene, package.compat.new_sound(scene, "line", path, 1, 1)).samples
+    np.testing.assert_allclose(samples[: len(left)], left, atol=1e-3)
+
+
 def test_a_packed_sound_needs_no_file(package, scene, tmp_path):
     path = write_sound(tmp_path / "line.wav", noise(2.0))
     strip = package.compat.new_sound(scene, "line", path, 1, 1)

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from inference.contract.downmix import to_mono
 from inference.contract.errors import EDTalkError
 from inference.media.sound import SoundFile, in_time, load_sound
 from inference.media.video import probe
@@ -242,3 +243,29 @@ def test_impossible_rates_are_refused(tmp_path):
     with pytest.raises(EDTalkError, match="1 samples per second") as caught:
         load_sound(path)
     assert caught.value.kind == "media"
+
+
+# ---- mono
+
+
+@pytest.mark.parametrize("right", [-1.0, -0.8])
+@pytest.mark.parametrize("name", ["line.wav", "line.flac", "line.m4a"])
+def test_inverted_channel_does_not_silence_the_other(tmp_path, name, right):
+    """As from a balanced line in a stereo socket. The mouth moves as for the left channel alone."""
+    codec = {"wav": "pcm_s16le", "flac": "flac", "m4a": "aac"}[name.split(".")[1]]
+    samples = np.stack([sine(), right * sine()], axis=1)
+    mono, _ = load_sound(write_tracks(tmp_path / name, [(codec, [(0.0, samples)])]))
+    np.testing.assert_allclose(mono[RATE // 4 : RATE // 2], sine()[RATE // 4 : RATE // 2], atol=0.06)
+
+
+def test_channels_that_do_not_cancel_are_averaged():
+    rng = np.random.default_rng(0)
+    for samples in (
+        rng.standard_normal((1000, 2)),  # unrelated
+        np.stack([sine(0.1), np.zeros(RATE // 10)], axis=1),  # one channel only
+        np.stack([sine(0.1), 0.5 * sine(0.1)], axis=1),
+        np.zeros((1000, 6)),
+        np.zeros((0, 2)),
+    ):
+        samples = samples.astype(np.float32)
+        np.testing.assert_allclose(to_mono(samples), samples.mean(axis=1), atol=1e-6)
