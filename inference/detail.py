@@ -1,9 +1,10 @@
 """Detail transfer: adds the portrait's own texture, which the network does not render, to the frames.
 
-At rest the network renders the source with less detail than it has, but it renders the change from there to another
-frame well. So a frame is the source, warped by the network's last flow, plus that change. At rest the change is zero
-and the frame equals the source, at any size. Where the source does not show the content, as in an opening mouth or
-behind a turned head, the flow is stretched or the network's mask closes, and the frame fades to the network's output.
+The network renders the source at rest with less detail than the picture has, but it renders the change from rest to
+another frame accurately. A frame is therefore the source, warped by the network's last flow, plus that change. At rest
+the change is zero and the frame equals the source, at any size. Where the source does not show the content, as in an
+opening mouth or behind a turned head, the flow is stretched or the network's mask is low. There the network's own
+output is used.
 
 Everything but the warp of the source is computed at the network's size.
 """
@@ -16,10 +17,10 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-# Stretch factors of the flow relative to rest: down to the first one texture is used in full, from the second on not.
+# Stretch factors of the flow relative to rest: texture is used in full above the first and not used below the second.
 _TRUSTED, _REFUSED = 0.7, 0.25
 _FAINT = 0.05  # smallest mask at rest to which other masks are compared
-_MISSED = 0.5, 1.5  # network pixels: error of inverting the flow, from which texture fades and from which it is off
+_RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
 _STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
 _SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
@@ -53,20 +54,21 @@ class Detail:
         self._fine = _between(fine)
         self._rest = _levels(planes)
         self._pixels = _pixels(len(self._rest))
-        looks, self._mask = _looks(flow)
-        self._away = looks - self._pixels
+        positions, self._mask = _sampling_positions(flow)
+        self._away = positions - self._pixels
 
     def __call__(
         self, planes: np.ndarray, flow: np.ndarray, whole_levels: bool = True, insets: Sequence[Inset] = ()
     ) -> np.ndarray:
-        """The network's output for a frame, as in the constructor -> the frame with texture, (D, D, 3) sRGB levels.
+        """Add texture to the network's output for a frame. Returns the frame, (D, D, 3) sRGB levels.
 
-        whole_levels: return uint8, else float32 in 0..255, not clamped. insets: composited over the frame, see
-        `inference.model.insets.Laid.frame`.
+        planes, flow: the network's output, of the same form as in the constructor. whole_levels: return uint8, else
+        float32 in 0..255, not clamped. insets: composited over the frame, see
+        `inference.model.insets.PlacedInset.frame`.
         """
-        looks, mask = _looks(flow)
-        place, missed = self._place(looks)
-        kept = self._kept(place, mask, missed)
+        positions, mask = _sampling_positions(flow)
+        place, residual = self._place(positions)
+        kept = self._kept(place, mask, residual)
         at_rest = cv2.remap(self._rest, place, None, cv2.INTER_CUBIC, None, _EDGE)
         change = cv2.subtract(_levels(planes), cv2.multiply(at_rest, cv2.merge((kept, kept, kept))))
         work, size, ratio = self._workspace, (self.size, self.size), self.size / len(change)
@@ -84,24 +86,24 @@ class Detail:
             _lay_over(result, to_picture, drawn)
         return result
 
-    def _place(self, looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _place(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position at rest of each pixel of a frame, (S, S, 2), and the error of that inversion, (S, S), in pixels.
 
         A pixel of the frame corresponds to the pixel that sampled the same position of the source at rest.
         """
-        away, place = self._away, looks - self._away
+        away, place = self._away, positions - self._away
         for _ in range(_STEPS - 1):
-            place = looks - cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE)
-        missed = place + cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE) - looks
-        return place, np.hypot(missed[..., 0], missed[..., 1])
+            place = positions - cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE)
+        residual = place + cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE) - positions
+        return place, np.hypot(residual[..., 0], residual[..., 1])
 
-    def _kept(self, place: np.ndarray, mask: np.ndarray, missed: np.ndarray) -> np.ndarray:
+    def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
         least, most = _stretch(place)
         kept = np.clip((np.minimum(least, 1 / np.maximum(most, 1)) - _REFUSED) / (_TRUSTED - _REFUSED), 0, 1)
         mask_at_rest = cv2.remap(self._mask, place, None, cv2.INTER_LINEAR, None, _EDGE)
         kept *= np.minimum(mask / np.maximum(mask_at_rest, _FAINT), 1)
-        kept *= np.clip((_MISSED[1] - missed) / (_MISSED[1] - _MISSED[0]), 0, 1)
+        kept *= np.clip((_RESIDUAL[1] - residual) / (_RESIDUAL[1] - _RESIDUAL[0]), 0, 1)
         return cv2.GaussianBlur(kept, (0, 0), _SOFT, borderType=_EDGE)
 
 
@@ -142,7 +144,7 @@ def _pixels(size: int, step: int = 1) -> np.ndarray:
     return np.stack(np.meshgrid(line, line), -1)
 
 
-def _looks(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sampling_positions(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sampling position of each pixel in the source, (S, S, 2) in pixels, and its mask, (S, S) in 0..1."""
     size = flow.shape[-1]
     line = np.linspace(-1.0, 1.0, size, dtype=np.float32)  # as `warp_grid`
@@ -165,12 +167,12 @@ def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _between(fine: np.ndarray) -> np.ndarray:
-    """uint8 (D, D, 3) -> (2D - 1, 2D - 1, 3): a pixel more between any two, so that warping it softens nothing."""
+    """uint8 (D, D, 3) -> (2D - 1, 2D - 1, 3): one pixel is inserted between any two, so that warping does not blur."""
     size = len(fine)
     one = np.ones(1, np.float32)
     result = np.empty((2 * size - 1, 2 * size - 1, 3), np.uint8)
     result[::2, ::2] = fine
-    # OpenCV's anchor is the fourth of six taps' pixels: the value before each pixel
+    # The anchor of a filter with six taps is the fourth one in OpenCV, so this is the value before each pixel.
     across = cv2.sepFilter2D(fine, -1, _HALF_WAY, one, borderType=_EDGE)
     result[::2, 1::2] = across[:, 1:]
     result[1::2, ::2] = cv2.sepFilter2D(fine, -1, one, _HALF_WAY, borderType=_EDGE)[1:]

@@ -1,4 +1,4 @@
-"""Renders a portrait with given coefficients: numpy outside, torch inside."""
+"""Renders a portrait with given coefficients. The interface uses numpy arrays; torch is used internally."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
 from .model.decoder import Canvas, Source
 from .model.generator import warp_grid
-from .model.insets import Known, Laid, laid_over
+from .model.insets import InsetSource, PlacedInset, composite_insets
 from .model.load import load_networks
 from .model.readers.face_reader import FaceReader
 
@@ -188,6 +188,7 @@ class FaceRenderer:
             )
 
     def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
+        """(T, n) float32. Raises EDTalkError if the coefficients are not those of the bank."""
         names = self.bank.names
         if not isinstance(coefficients, Coefficients):
             coefficients = Coefficients(coefficients, names)
@@ -212,7 +213,7 @@ class FaceRenderer:
     def _detail_of(
         self, source: Source, own: np.ndarray, fine: np.ndarray | None, canvases: dict[bytes, Canvas]
     ) -> Detail | None:
-        """own (n,): the source's coefficients."""
+        """The detail of a source, or None if there is no picture `fine`. own: (n,), the source's coefficients."""
         if fine is None:
             return None
         from .detail import (
@@ -228,28 +229,31 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> tuple[Source, np.ndarray]:
-        """pixels: (3, S, S); fine: (H, W, 3), the same picture at any size. Returns the source and its (1, n)."""
+        """Encode a source picture. Returns the source and its coefficients (1, n).
+
+        pixels: (3, S, S); fine: (H, W, 3), the same picture at any size.
+        """
         picture = torch.from_numpy(pixels[None]).to(self.device)
         latent, features = self._encoder(picture)
         source = self._decoder.source(latent, features)
         if self._refiner is None:
             return source, self._encoder.coefficients(latent).cpu().numpy()
         own, motion = self._refiner.read(picture), self._refiner.motion_of(picture)
-        source = replace(source, seen=(picture, motion, own))
+        source = replace(source, refiner_inputs=(picture, motion, own))
         if self._insets is not None:
             seen = picture
             if min(fine.shape[:2]) >= 2 * self.config.size:  # insets render at twice the resolution
                 seen = torch.from_numpy(to_network(fine, 2 * self.config.size)[None]).to(self.device)
-            known = self._insets.know(seen, motion, self._insets.find(picture))
-            source = replace(source, known=known)
+            prepared = self._insets.prepare(seen, motion, self._insets.find_anchors(picture))
+            source = replace(source, inset_source=prepared)
         return source, own.cpu().numpy().copy()  # a copy, so that callers cannot change the source
 
     def _decode(
         self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
     ) -> Iterator[tuple[Decoded, int]]:
-        """Batches of decoded rows, and how many of each are real. values: (T, n).
+        """Yield the batches of rendered rows, each with the number of rows that are not padding. values: (T, n).
 
-        Where the device has too little memory for a batch, the batch is halved, for this renderer's lifetime.
+        If the device has too little memory for a batch, the renderer's batch size is halved permanently.
         """
         start = 0
         while start < len(values):
@@ -271,7 +275,7 @@ class FaceRenderer:
 
     @torch.no_grad()
     def _decode_batch(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
-        """values: (batch, n). canvases: cache by expression; afterwards it holds those of this batch."""
+        """Render coefficients (batch, n). canvases: cache by expression; afterwards it holds those of this batch."""
         alpha = torch.from_numpy(values).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         keys = [row.tobytes() for row in expression.cpu().numpy()]
@@ -281,16 +285,16 @@ class FaceRenderer:
                 known[key] = self._decoder.canvas(source, expression[index : index + 1])
         canvases.clear()
         canvases.update(known)
-        insets: list[Laid] = []
+        insets: list[PlacedInset] = []
         planes, flows = self._draw(source, Canvas.stack([known[key] for key in keys]), alpha)
-        if source.seen is not None:
-            refined = self._refiner(*_repeated(source.seen, len(planes)), flows, planes, alpha)
+        if source.refiner_inputs is not None:
+            refined = self._refiner(*_repeated(source.refiner_inputs, len(planes)), flows, planes, alpha)
             if self._insets is not None:
-                portrait, own = Known(*_repeated(source.known, len(planes))), source.seen[2]
+                portrait, own = InsetSource(*_repeated(source.inset_source, len(planes))), source.refiner_inputs[2]
                 turned = self._refiner.amounts(alpha * self._insets.pose) - self._refiner.amounts(
                     own * self._insets.pose
                 )
-                insets = self._insets(portrait, turned, alpha - own, refined.looks, refined.missed, alpha)
+                insets = self._insets(portrait, turned, alpha - own, refined.positions, refined.residual, alpha)
             flows, planes = refined.flow, refined.rgb
         return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
 
@@ -300,7 +304,7 @@ class Decoded(NamedTuple):
 
     planes: np.ndarray
     flows: np.ndarray
-    insets: list[Laid]
+    insets: list[PlacedInset]
 
 
 def open_device(name: str) -> torch.device:
@@ -344,7 +348,7 @@ def _pictures(decoded: Decoded, count: int, detail: Detail | None, dtype: np.dty
             levels = detail(one, flow, dtype == np.uint8, over)
             yield levels if dtype == np.uint8 else levels / np.float32(127.5) - np.float32(1)
         return
-    planes = laid_over(torch.from_numpy(decoded.planes), decoded.insets).numpy()[:count]
+    planes = composite_insets(torch.from_numpy(decoded.planes), decoded.insets).numpy()[:count]
     yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 

@@ -1,4 +1,4 @@
-"""Batches of a fixed size: library kernels may round differently in a batch of another size."""
+"""Batches of a fixed size. Library kernels may round differently in a batch of another size."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ T = TypeVar("T")
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[tuple[list[T], int]]:
-    """Lists of exactly `size` items, the last one padded, and how many of each are real."""
+    """Yield lists of exactly `size` items, each with the number of items that are not padding; see `filled`."""
     waiting = iter(items)
     while chunk := list(islice(waiting, size)):
         yield filled(chunk, size), len(chunk)
 
 
 def filled(rows: list[T], count: int) -> list[T]:
-    """The rows, and the last of them repeated up to `count`."""
+    """The rows, padded to `count` by repeating the last one."""
     return rows + rows[-1:] * (count - len(rows))
 
 
 def checked(image: np.ndarray) -> np.ndarray:
-    """The picture, or EDTalkError where it is not uint8 (height, width, 3)."""
+    """The picture as an array. Raises EDTalkError if it is not uint8 (height, width, 3)."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise EDTalkError(f"A picture must be uint8 (height, width, 3), found {image.dtype} {image.shape}.")

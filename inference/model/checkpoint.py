@@ -1,7 +1,7 @@
 """Reads EDTalk's published checkpoints without executing code from them, and compares them with our networks.
 
-A checkpoint is a downloaded pickle, so it is read with torch's restricted unpickler, which additionally allows
-`argparse.Namespace` (the trainers' options) only. Every fault of a file is reported as one EDTalkError.
+A checkpoint is a downloaded pickle, so it is read with torch's restricted unpickler. Besides tensors, only
+`argparse.Namespace` (the trainers' options) is allowed. Every fault of a file is reported as an EDTalkError.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Network:
-    """live: float32 tensors of our network of this configuration; dead: names of tensors that nothing reads."""
+    """The tensors of a checkpoint that one of our networks uses.
+
+    config: configuration of the network. live: its tensors, float32. dead: names of the checkpoint's unused tensors.
+    """
 
     config: GeneratorConfig | Audio2LipConfig
     live: Mapping[str, Tensor]
@@ -61,7 +64,7 @@ class Network:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The network in a `.pt` file as upstream publishes it, or in a `.safetensors` file with the same names.
+    """Read the network in a `.pt` file as upstream publishes it, or in a `.safetensors` file with the same names.
 
     Raises EDTalkError (kind "bank") for any other file.
     """
@@ -84,7 +87,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def generator_of(checkpoint: Checkpoint) -> Network:
-    """The generator in a checkpoint, of any size; EDTalkError if tensors are missing or unknown."""
+    """The generator in a checkpoint, of any size. Raises EDTalkError if tensors are missing or unknown."""
     _expect_kind(checkpoint, GENERATOR)
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     try:
@@ -97,7 +100,7 @@ def generator_of(checkpoint: Checkpoint) -> Network:
 
 
 def audio_network_of(checkpoint: Checkpoint) -> Network:
-    """The audio network in a checkpoint, of any width; EDTalkError if tensors are missing or unknown."""
+    """The audio network in a checkpoint, of any width. Raises EDTalkError if tensors are missing or unknown."""
     _expect_kind(checkpoint, AUDIO)
     try:
         config = audio2lip_config(checkpoint.tensors)
@@ -108,11 +111,12 @@ def audio_network_of(checkpoint: Checkpoint) -> Network:
 
 
 def network_of(checkpoint: Checkpoint) -> Network:
+    """The generator or the audio network in a checkpoint, see `generator_of` and `audio_network_of`."""
     return generator_of(checkpoint) if checkpoint.kind == GENERATOR else audio_network_of(checkpoint)
 
 
 def _without_memory(network: type[nn.Module], config: Any) -> nn.Module:
-    """The network with names and shapes but without weights, so that wrong sizes in a file do not allocate memory."""
+    """Build a network on the "meta" device: it has names and shapes, but its weights need no memory."""
     with torch.device("meta"):
         return network(config)
 
@@ -164,8 +168,7 @@ def _refuse_failed_download(path: Path) -> None:
         line = " ".join(text.split())[:40]
         raise _unfit(
             path,
-            f"expected a checkpoint, found a text file that begins '{line}', as when an error page "
-            "was saved instead of the checkpoint.",
+            f"expected a checkpoint, found a text file that begins '{line}'. Perhaps an error page was saved instead.",
         )
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
         found = path.stat().st_size
@@ -211,7 +214,7 @@ def _expect_kind(checkpoint: Checkpoint, kind: str) -> None:
         raise EDTalkError(
             f"{checkpoint.path} is the wrong checkpoint: expected {_PUBLISHED[kind]}, found "
             f"{_PUBLISHED[checkpoint.kind]}.",
-            "Give the generator and the audio network the other way round.",
+            "Exchange the generator and the audio network.",
             "bank",
             "checkpoints_swapped",
         )

@@ -36,8 +36,9 @@ class Source:
     features: list[Tensor]  # (1, C, R, R), without the last level's
     normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
     colours: list[Tensor]  # (1, 3, R, R) the features projected by ToRGB
-    seen: tuple[Tensor, ...] | None = None  # for a bank's refiner: picture (1, 3, S, S), its motion, own alpha (1, n)
-    known: tuple[Tensor, ...] | None = None  # for a bank's insets, see `inference.model.insets.Known`
+    # Input of the bank's refiner, if any: picture (1, 3, S, S), its motion, and the source's coefficients (1, n).
+    refiner_inputs: tuple[Tensor, ...] | None = None
+    inset_source: tuple[Tensor, ...] | None = None  # an `inference.model.insets.InsetSource`, if the bank has insets
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Modulation:
         self.sizes = [len(bias) for _, bias in parts]
 
     def at_rest(self, latent: Tensor) -> Tensor:
+        """Scales (1, scales) of a source's latent (1, style_dim) where alpha is zero."""
         return F.linear(latent, self.weight, self.bias)
 
     def __call__(self, at_rest: Tensor, alpha: Tensor) -> list[Tensor]:
@@ -89,6 +91,7 @@ class Enhancement:
         self.offset = weights(f"{norm}.mlp_beta.weight"), weights(f"{norm}.mlp_beta.bias")
 
     def normal(self, feature: Tensor) -> Tensor:
+        """The part that depends on the source alone: (1, C, R, R) -> (1, C, R, R)."""
         return channels_last(F.instance_norm(self.conv(feature, self.one, self.one, self.bias)))
 
     def __call__(self, expression: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,10 +171,10 @@ class GridWarp:
 
 
 class RowWarp:
-    """The same for the CPU: a pixel is a weighted sum of the C channels of four neighbours; weights include the mask.
+    """The same result as `GridWarp`, computed as embedding bags on the CPU, which takes a tenth of the time.
 
-    In channels-last format the channels of a pixel are contiguous, and the sum is an embedding bag, which takes a tenth
-    of `grid_sample`'s time. A margin of zeros represents everything outside.
+    A pixel is the weighted sum of four neighbouring pixels; the weights include the mask. In channels-last format the
+    channels of a pixel are contiguous. A margin of zeros represents everything outside.
     """
 
     @staticmethod
@@ -237,7 +240,10 @@ def upsample(x: Tensor) -> Tensor:
 
 
 class Decoder:
-    """Prepares a `Source` once, a `Canvas` for each expression, and renders pictures from both and alphas."""
+    """Renders pictures of a source with given coefficients.
+
+    Call `source` once per portrait, `canvas` once per expression, and the decoder itself for each batch of frames.
+    """
 
     def __init__(self, weights: Weights, config: GeneratorConfig, scratch: Scratch, dtype: torch.dtype) -> None:
         count = len(config.resolutions)
@@ -259,13 +265,16 @@ class Decoder:
         self.dtype = dtype
 
     def source(self, latent: Tensor, features: Sequence[Tensor]) -> Source:
-        """latent (1, style_dim), features [(1, C, R, R)] as the encoder returns them."""
+        """Compute everything that depends on the source alone.
+
+        latent: (1, style_dim); features: list of (1, C, R, R), both as the encoder returns them.
+        """
         normal = [block.normal(feature) for block, feature in zip(self.enhancements, features, strict=False)]
         colours = [mix_channels(feature, level.colour) for level, feature in zip(self.levels, features, strict=True)]
         return Source(self.modulation.at_rest(latent), list(features[:-1]), normal, colours)
 
     def canvas(self, source: Source, expression: Tensor) -> Canvas:
-        """expression: (1, m), coefficients of the expression bank; ignored if there is none."""
+        """Apply an expression to a source. expression: (1, m), coefficients of the expression bank, if there is one."""
         if not self.enhancements:
             return Canvas([self.warp.prepare(feature) for feature in source.features], source.colours)
         features, colours = [], []

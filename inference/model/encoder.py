@@ -1,8 +1,8 @@
-"""The encoder in its fast form: a picture's latent, feature pyramid and coefficients.
+"""A fast implementation of the encoder: computes the latent, the feature pyramid and the coefficients of a picture.
 
-It computes the same as `inference.model.generator.Encoder`: factors of sqrt(2) are folded into the weights (a leaky
-ReLU commutes with positive factors), the skip connection is filtered at stride 2 before its 1x1 convolution, and the
-motion heads are one matrix. Tensors are in channels-last format.
+The result is the same as that of `inference.model.generator.Encoder`. Factors of sqrt(2) are folded into the weights (a
+leaky ReLU commutes with positive factors), the skip connection is filtered at stride 2 before its 1x1 convolution, and
+the motion heads are one matrix. Tensors are in channels-last format.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .winograd import Scratch, convolution
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """The tensor (N, C, H, W) in channels-last memory format."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -78,5 +79,5 @@ class Encoder:
         return latent, features[::-1]
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """latent (N, style_dim) -> coefficients (N, n) of the encoded picture."""
+        """The coefficients (N, n) of encoded pictures, from their latents (N, style_dim)."""
         return F.linear(latent, *self.heads)

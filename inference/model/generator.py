@@ -351,7 +351,7 @@ class Generator(nn.Module):
         return torch.linalg.qr(directions + 1e-8).Q
 
     def coefficients(self, latent: Tensor) -> Tensor:
-        """latent (N, style_dim) -> coefficients alpha (N, n) of the encoded picture."""
+        """The coefficients alpha (N, n) of encoded pictures, from their latents (N, style_dim)."""
         shared = self.fc(latent)
         return torch.cat([getattr(self, f"{name}_fc")(shared) for name, _ in self.config.banks], 1)
 
@@ -368,7 +368,10 @@ class Generator(nn.Module):
         return self.dec.levels(features, per_frame(latent, len(alpha)) + alpha @ basis.T, expression)
 
     def forward(self, source: Tensor, alpha: Tensor) -> Tensor:
-        """source (N, 3, S, S), alpha (N, n) -> picture (N, 3, S, S), nominally in [-1, 1], not clamped."""
+        """Render coefficients alpha (N, n) with source pictures (N, 3, S, S).
+
+        Returns pictures (N, 3, S, S), nominally in [-1, 1] but not clamped.
+        """
         latent, features = self.enc(source)
         *_, last = self.levels(latent, features, alpha)
         return last.rgb

@@ -1,10 +1,10 @@
 """Renders what cannot be warped from the source: teeth in an opening mouth, the skin of closing lids.
 
 A network that renders the whole picture has little capacity for a mouth. Here one network renders a window around the
-mouth and one a window around the eyes, at more than the bank's resolution. The windows follow the head by the refiner's
-motion at three anchors, so that teeth are always in about the same place of the window, which is easy to learn. An
-inset is composited where its network predicts that the source does not show the content. It is not used where the
-coefficients equal the source's.
+mouth and another one a window around the eyes, at more than the bank's resolution. The windows follow the head: they
+are placed by the refiner's motion at three anchors (the eyes and the mouth), so that teeth are always at about the same
+position in the window. An inset is composited where its network predicts that the source does not show the content.
+It is not used where the coefficients equal the source's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PREFIX = "insets."
 INPUTS = 12
 DARKEST = 0.05  # added to levels in 0..1 before logarithms, so that noise in dark areas is not amplified
 CONTRAST = 0.5  # unit of the logarithms, about their deviation in a face
-CHANGE = 0.1  # change of a coefficient from which an inset has its full strength
+CHANGE = 0.1  # change of a coefficient at which an inset reaches its full strength
 BORDER = 0.3  # part of an oval's half axes over which an inset is blended in
 CELL = 8  # pixels of a side of the cells in which the border error is averaged
 
@@ -96,17 +96,21 @@ def windows_at(anchors: Tensor, extents: Sequence[Sequence[float] | Tensor]) -> 
     return [window_at(right - left, middle, extent) for middle, extent in zip(middles, extents, strict=True)]
 
 
-class Laid(NamedTuple):
-    """An inset for N pictures. drawn: (N, 4, h, w), colour in [-1, 1] premultiplied by alpha, and alpha."""
+class PlacedInset(NamedTuple):
+    """An inset rendered for N pictures, and its place.
+
+    drawn: (N, 4, h, w), colour in [-1, 1] premultiplied by alpha, and alpha.
+    """
 
     window: Window
     drawn: Tensor
 
-    def cpu(self) -> Laid:
-        return Laid(Window(*(part.cpu() for part in self.window)), self.drawn.cpu())
+    def cpu(self) -> PlacedInset:
+        """A copy in the memory of the CPU."""
+        return PlacedInset(Window(*(part.cpu() for part in self.window)), self.drawn.cpu())
 
     def frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of picture `row`: the matrix of `Window.pixels`, and the inset (h, w, 4) float32."""
+        """For picture `row`, the matrix of `Window.pixels` and the inset, (h, w, 4) float32."""
         drawn = self.drawn[row].permute(1, 2, 0).numpy()
         return self.window.pixels(row, *drawn.shape[:2]), np.ascontiguousarray(drawn)
 
@@ -141,10 +145,10 @@ class Inset(nn.Module):
     def placed(
         self, extent: Sequence[float], ovals: Sequence[tuple[float, float, float]], called_by: Tensor, tone: float
     ) -> Inset:
-        """Set where and when it draws; a trained inset stores this among its tensors. Returns self.
+        """Set the buffers that determine where and when the inset is used. Returns self.
 
         extent: see `window_at`. ovals: horizontal centre, half width and half height, in the window's [-1, 1], of each
-        area that may be drawn over: mouth or eyes, but not the outline of the face. called_by (n,), tone: see `Inset`.
+        area that the inset may cover: mouth or eyes, not the outline of the face. called_by (n,), tone: see `Inset`.
         """
         self.extent.copy_(torch.tensor(extent))
         self.called_by.copy_(called_by)
@@ -163,7 +167,7 @@ class Inset(nn.Module):
         return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
     def skin_of(self, own: Tensor) -> Tensor:
-        """A source's window (N, 3, h, w) -> logarithms of the skin's colour there, (N, 3)."""
+        """The source's window (N, 3, h, w) -> logarithms (N, 3) of the median colour on the inset's border."""
         return logarithms(own[:, :, self.border]).median(2).values  # median: a brow or the chin may be on the border
 
     def forward(self, seen: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
@@ -201,8 +205,8 @@ def colours(logarithms: Tensor) -> Tensor:
     return (torch.exp(logarithms.clamp(max=0.2)) - DARKEST) * 2 - 1
 
 
-class Known(NamedTuple):
-    """What the insets need of a source.
+class InsetSource(NamedTuple):
+    """Everything that the insets compute once per source picture.
 
     source: (N, 3, S, S). anchors: (N, 3, 2), left eye, right eye and mouth in [-1, 1]. moved: (N, fields, 2, 3), their
     displacement by each of the refiner's amounts. mouth, eyes: (N, 3, h, w), the source's windows. around_mouth,
@@ -235,27 +239,36 @@ class Insets(nn.Module):
         self.mouth, self.eyes = Inset(config.mouth, count), Inset(config.eyes, count)
         self.register_buffer("pose", torch.zeros(count))
 
-    def find(self, source: Tensor) -> Tensor:
-        """source (N, 3, S, S) -> anchors (N, 3, 2) in [-1, 1]."""
+    def find_anchors(self, source: Tensor) -> Tensor:
+        """Locate left eye, right eye and mouth. source: (N, 3, S, S) -> anchors (N, 3, 2) in [-1, 1]."""
         small = F.interpolate(source, size=(self.anchors.size,) * 2, mode="area")
         return self.anchors(small).unflatten(1, (3, 2))
 
-    def know(self, source: Tensor, motion: Tensor, anchors: Tensor) -> Known:
-        """Prepare a source. source: (N, 3, S, S) of any size; motion: the refiner's, (N, fields, 2, H, H)."""
+    def prepare(self, source: Tensor, motion: Tensor, anchors: Tensor) -> InsetSource:
+        """Compute everything that depends on the source alone.
+
+        source: (N, 3, S, S) of any size; motion: the refiner's, (N, fields, 2, H, H); anchors: (N, 3, 2) in [-1, 1].
+        """
         at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
         insets = self.mouth, self.eyes
         windows = zip(insets, self.windows(anchors), strict=True)
         shown = [warped(source, window.places(*inset.feather.shape[-2:])) for inset, window in windows]
         skins = (inset.skin_of(own) for inset, own in zip(insets, shown, strict=True))
-        return Known(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown, *skins)
+        return InsetSource(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown, *skins)
 
     def forward(
-        self, known: Known, turned: Tensor, change: Tensor, looks: Tensor, missed: Tensor, coefficients: Tensor
-    ) -> list[Laid]:
-        """The insets of N pictures; empty where the coefficients do not require any.
+        self,
+        known: InsetSource,
+        turned: Tensor,
+        change: Tensor,
+        positions: Tensor,
+        residual: Tensor,
+        coefficients: Tensor,
+    ) -> list[PlacedInset]:
+        """Render the insets of N pictures. The list is empty if the coefficients do not require any.
 
         turned: (N, fields), the refiner's amounts of the pose, relative to the source. change: (N, n), coefficients
-        minus the source's. looks, missed: see `inference.model.refiner.Refined`.
+        minus the source's. positions, residual: see `inference.model.refiner.Refined`.
         """
         windows = self.windows(known.anchors_at(turned))
         result = []
@@ -264,16 +277,18 @@ class Insets(nn.Module):
             if not strength.any():
                 continue
             skin = (known.around_mouth, known.around_eyes)[number]
-            drawn = inset(self.see(number, known, window, looks, missed), coefficients, skin)
+            drawn = inset(self.network_input(number, known, window, positions, residual), coefficients, skin)
             alpha = drawn[:, 3:] * strength
-            result.append(Laid(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
+            result.append(PlacedInset(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
 
     def windows(self, anchors: Tensor) -> list[Window]:
         """The windows of mouth and eyes at anchors (N, 3, 2)."""
         return windows_at(anchors, (self.mouth.extent, self.eyes.extent))
 
-    def see(self, number: int, known: Known, window: Window, looks: Tensor, missed: Tensor) -> Tensor:
+    def network_input(
+        self, number: int, known: InsetSource, window: Window, positions: Tensor, residual: Tensor
+    ) -> Tensor:
         """Input of inset `number`, (N, INPUTS, h, w).
 
         Channels: the source warped into the window 3, the warp's error 2, the sampling position in the source's own
@@ -281,13 +296,13 @@ class Insets(nn.Module):
         """
         own = (known.mouth, known.eyes)[number]
         places = window.places(*own.shape[-2:])
-        looked = warped(looks, places)
+        sampled = warped(positions, places)
         at_rest = self.windows(known.anchors)[number]
-        seen = [warped(known.source, looked), warped(missed, places) / SMALL, at_rest.inside(looked), own]
+        seen = [warped(known.source, sampled), warped(residual, places) / SMALL, at_rest.inside(sampled), own]
         return torch.cat([*seen, window.inside(places)], 1)
 
 
-def laid_over(pictures: Tensor, insets: Sequence[Laid]) -> Tensor:
+def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
     """Pictures (N, 3, S, S) with the insets composited over them."""
     places = pixel_places(pictures.shape[-1], pictures.device)
     for window, drawn in insets:

@@ -1,7 +1,8 @@
 """Builds the networks of a bank and loads their weights.
 
-The bank's metadata says under `networks` what each of them is like, see docs/bank-format.md. Banks written before that
-entry existed are described by the shapes of their tensors instead, here and nowhere else.
+The entry `networks` of the bank's metadata holds the configuration of each network, see docs/bank-format.md. In banks
+without that entry, which earlier versions wrote, the configurations are derived from the shapes of the tensors. Only
+this module does that.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from .winograd import Scratch
 
 AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
 _RENAMED = {".told.": ".condition."}  # in tensor names of older banks
-_AGAIN = "Get the bank again."
+_HINT = "Get the bank again."
 T = TypeVar("T")
 
 
 class NetworkBank(Protocol):
-    """What of a bank says which networks it holds; see `contract.bank.Bank`."""
+    """The attributes of a `contract.bank.Bank` from which its networks are built."""
 
     @property
     def name(self) -> str: ...
@@ -64,9 +65,10 @@ class Networks:
 
 
 def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.float32) -> Networks:
-    """All networks of a bank but for its audio network, ready for inference.
+    """Build all networks of a bank except its audio network, with their weights, in eval mode.
 
-    dtype: of the decoder's convolutions. Insets need a refiner, and a relative reader needs both.
+    device: on which they run. dtype: of the decoder's convolutions. Insets are loaded only if the bank has a refiner,
+    a relative reader only if it has both.
     Raises EDTalkError (kind "bank") for tensors that are missing or do not fit their configuration, and for networks
     that this version does not know.
     """
@@ -91,7 +93,7 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
-    """One network of a bank, ready for inference, or None where the bank does not have it.
+    """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
     name: AUDIO2LIP, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind "bank") for tensors that are
     missing or do not fit the network's configuration.
@@ -104,7 +106,7 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
     if count not in (None, len(bank.names)):
         raise _unfit(bank, name, f"expected {len(bank.names)} coefficients, found {count}")
     try:
-        with torch.device("meta"):  # without memory, so that a damaged file cannot make it allocate
+        with torch.device("meta"):  # allocates no memory, whatever sizes a damaged file states
             network = kind.network(config)
     except (ValueError, IndexError, RuntimeError, ArithmeticError) as error:
         raise _unfit(bank, name, f"its sizes are not valid ({error})") from error
@@ -125,10 +127,10 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
 
 
 def network_config(bank: NetworkBank, name: str) -> Any | None:
-    """Configuration of one network of a bank, or None where the bank does not have it.
+    """The configuration of one network of a bank, such as a `RefinerConfig`. None if the bank does not have it.
 
-    From the bank's metadata or, in older banks, from its tensors. Raises EDTalkError (kind "bank") for an entry or
-    tensors from which none can be made.
+    It is read from the bank's metadata or, in older banks, derived from the tensors. Raises EDTalkError (kind "bank")
+    if the entry is invalid or tensors are missing.
     """
     kind = _KINDS[name]
     try:
@@ -142,17 +144,17 @@ def network_config(bank: NetworkBank, name: str) -> Any | None:
 
 
 def networks_json(tensors: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The metadata entry `networks` for a new bank of these tensors. Raises KeyError where a network lacks some."""
+    """The metadata entry `networks` for a new bank with these tensors. Raises KeyError if a network lacks a tensor."""
     configs = {
         name: dataclasses.asdict(kind.derived(_state(tensors, kind)))
         for name, kind in _KINDS.items()
         if _has(tensors, kind)
     }
-    return json.loads(json.dumps(configs))  # lists for tuples, as it is read from a file
+    return json.loads(json.dumps(configs))  # tuples become lists, as when the entry is read from a file
 
 
 def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
-    """State dict of one network of a bank; empty where the bank does not have it. Floats are float32."""
+    """The state dict of one network of a bank, with floats as float32. It is empty if the bank does not have it."""
     return {
         key: torch.from_numpy(np.array(tensor, np.float32 if tensor.dtype.kind == "f" else None))
         for key, tensor in _state(bank.tensors, _KINDS[name]).items()
@@ -161,16 +163,16 @@ def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
 
 def _unfit(bank: NetworkBank, name: str, fault: str) -> EDTalkError:
     message = f"The network '{name}' in the bank '{bank.name}' is not usable: {fault}."
-    return EDTalkError(message, _AGAIN, "bank")
+    return EDTalkError(message, _HINT, "bank")
 
 
 def _has(tensors: Mapping[str, T], kind: _Kind) -> bool:
-    """Whether a bank has tensors of every part of a network."""
+    """Whether a bank has tensors with every prefix of a network."""
     return all(any(name.startswith(prefix) for name in tensors) for prefix in kind.prefixes)
 
 
 def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
-    """A network's tensors by its own names."""
+    """The tensors of a network, by their names in its state dict."""
     found = {}
     for name, tensor in tensors.items():
         for prefix, inner in kind.prefixes.items():
@@ -186,7 +188,7 @@ def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
 
 
 def _from_json(kind: type[T], data: Any) -> T:
-    """A configuration of its JSON form. Raises ValueError or TypeError for one that has other fields or types."""
+    """The configuration (of type `kind`) in JSON data. Raises ValueError or TypeError for other fields or types."""
     fields = get_type_hints(kind)
     if set(data) != set(fields):
         raise ValueError(f"expected {', '.join(sorted(fields))}, found {', '.join(sorted(data))}")
@@ -211,7 +213,7 @@ def _value(hint: Any, data: Any) -> Any:
 
 
 def audio2lip_config(state: Mapping[str, Any]) -> Audio2LipConfig:
-    """Configuration of a state dict of tensors or arrays; KeyError where one is missing."""
+    """The configuration that fits a state dict of tensors or arrays. Raises KeyError if a tensor is missing."""
     first_of_width = (0, 3, 6, 9, 11)
     widths = (len(state[f"audio_encoder.{layer}.conv_block.0.weight"]) for layer in first_of_width)
     return Audio2LipConfig(tuple(widths), len(state["mapping.weight"]))
@@ -250,7 +252,7 @@ def _unet_widths(state: Mapping[str, Any], part: str) -> tuple[int, ...]:
 
 
 def _widths(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """Lengths of the tensors whose names have 0, 1, ... in place of the braces."""
+    """Lengths of the tensors `name.format(0)`, `name.format(1)` and so on, up to the first that is missing."""
     widths: list[int] = []
     while (key := name.format(len(widths))) in state:
         widths.append(len(state[key]))
@@ -259,7 +261,12 @@ def _widths(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """prefixes: of its tensors in a bank, and what stands for each in its own names."""
+    """How one kind of network is stored and built.
+
+    prefixes: prefixes of its tensors in a bank, with the prefixes that replace them in its state dict. config: class of
+    its configuration. network: builds it. derived: derives the configuration from a state dict. coefficients: number of
+    coefficients of a configuration that must equal the bank's; None if there is none.
+    """
 
     prefixes: Mapping[str, str]
     config: type

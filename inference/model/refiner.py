@@ -1,13 +1,13 @@
-"""Corrects the pictures of a small bank: where the decoder samples the source, and what the source does not show.
+"""Corrects the pictures of a small bank: the positions at which the source is sampled, and content that it hides.
 
-EDTalk's decoder generates a picture from a constant, and learns only slowly where a particular person's features lie.
-Three convolutional networks correct a bank that was not trained that long:
+EDTalk's decoder generates a picture from a constant, and needs long training to locate a particular person's features.
+Three convolutional networks correct a bank that was trained for a short time:
 
-- *reading* estimates the source's coefficients, once per source. Most portraits are at rest.
+- *reading* estimates the source's coefficients, once per source.
 - *motion* predicts, for each pixel of the source, its displacement per unit of each coefficient. The motion of a frame
   is their weighted sum, as in EDTalk's banks, but of displacement fields instead of directions in a latent space.
-  Without a change of coefficients nothing moves. The fields fade out around the head, so that the background is
-  stretched and the head's outline stays intact.
+  Without a change of coefficients the displacement is zero. The fields fade out around the head, which stretches the
+  background but keeps the head's outline intact.
 - *painter* receives the warped source and the decoder's picture, and predicts for each frame the remaining
   displacement and the colours that the source does not show, such as teeth.
 """
@@ -33,7 +33,7 @@ SMOOTH = 1.3  # sigma in pixels of the motion's resolution
 SMALL = 0.1  # half widths: unit of the displacements that the painter receives and returns
 # Step sizes for inverting a motion; full steps overshoot where the far side of a turning head is stretched.
 STEPS = (0.6,) * 3 + (0.4,) * 3 + (0.25,) * 8
-FOUND = 0.05  # half widths: above this error, up to twice of it, a pixel counts as not visible in the source
+FOUND = 0.05  # half widths: with this error a pixel counts as visible in the source, with twice of it as hidden
 _FURTHEST = 0.999  # largest value before the inverse of tanh
 
 
@@ -58,13 +58,13 @@ class Refined(NamedTuple):
     """A batch of corrected pictures.
 
     flow: (N, 3, S, S), displacement and mask before tanh and sigmoid, as the decoder's. rgb: (N, 3, S, S), nominally in
-    [-1, 1]. looks, missed: sampling positions by the motion alone and their error, see `inverted`.
+    [-1, 1]. positions, residual: sampling positions by the motion alone and their error, see `inverted`.
     """
 
     flow: Tensor
     rgb: Tensor
-    looks: Tensor
-    missed: Tensor
+    positions: Tensor
+    residual: Tensor
 
 
 class Conv(nn.Module):
@@ -106,10 +106,10 @@ class UNet(nn.Module):
 
 
 class Reading(Reader):
-    """Clamps readings below the noise floor to zero.
+    """A reader that sets readings below the noise floor to zero.
 
-    doubt: (n,), noise floor of each coefficient, from readings of neutral faces. If no reading exceeds it, all are set
-    to zero; if one exceeds twice its floor, all are returned unchanged; in between they are scaled.
+    doubt: (n,), noise floor of each coefficient, from readings of neutral faces. If no reading of a picture exceeds its
+    floor, all are set to zero; if one exceeds twice its floor, all are returned unchanged; in between they are scaled.
     """
 
     def __init__(self, config: ReaderConfig) -> None:
@@ -145,8 +145,11 @@ class Refiner(nn.Module):
             nn.init.zeros_(still)
 
     def motion_of(self, source: Tensor) -> Tensor:
-        """source (N, 3, S, S) -> displacement of each pixel by one unit of each of `amounts`, (N, fields, 2, H, H) in
-        half widths."""
+        """Predict how the pixels of a source move.
+
+        source: (N, 3, S, S). Returns the displacement of each pixel per unit of each of `amounts`, (N, fields, 2, H, H)
+        in half widths.
+        """
         small = F.avg_pool2d(source, 2)
         places = pixel_places(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
@@ -156,7 +159,7 @@ class Refiner(nn.Module):
         return torch.where(self.rigid[:, None, None, None], smoothed(fields), fields)
 
     def read(self, source: Tensor) -> Tensor:
-        """source (N, 3, S, S) -> its coefficients (N, n)."""
+        """Estimate the coefficients (N, n) of source pictures (N, 3, S, S)."""
         return self.reading(F.interpolate(source, size=(self.reading.size,) * 2, mode="area"))
 
     def amounts(self, coefficients: Tensor) -> Tensor:
@@ -177,25 +180,25 @@ class Refiner(nn.Module):
         centres, size = pixel_places(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
         amounts = self.amounts(coefficients) - self.amounts(own)
         moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
-        found, missed = inverted(moves, drawn)
-        distance = torch.hypot(*missed.split(1, 1))
+        found, residual = inverted(moves, drawn)
+        distance = torch.hypot(*residual.split(1, 1))
         nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # for example in an opening mouth
-        looks = found + nowhere * (drawn - found)
+        positions = found + nowhere * (drawn - found)
         logit = flow[:, 2:].clamp(-8.0, 8.0)
         seen = torch.cat([
-            warped(F.avg_pool2d(source, 2), looks), F.avg_pool2d(rgb, 2), (looks - centres) / SMALL,
-            (drawn - looks) / SMALL, missed / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2),
+            warped(F.avg_pool2d(source, 2), positions), F.avg_pool2d(rgb, 2), (positions - centres) / SMALL,
+            (drawn - positions) / SMALL, residual / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2),
             centres.expand(len(rgb), -1, -1, -1),
         ], 1)  # fmt: skip
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
             painted = F.pixel_shuffle(self.paint(self.painter(seen.clamp(-2.0, 2.0), coefficients)), 2).float()
-        shift = F.interpolate(looks - centres, scale_factor=2.0, mode="bilinear", align_corners=False)
-        looks = pixel_places(size, shift.device) + shift + painted[:, :2] * SMALL
+        shift = F.interpolate(positions - centres, scale_factor=2.0, mode="bilinear", align_corners=False)
+        positions = pixel_places(size, shift.device) + shift + painted[:, :2] * SMALL
         logit = logit + painted[:, 2:3]
         mask = torch.sigmoid(logit)
-        refined = warped(source, looks) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
-        offset = (looks - grid).clamp(-_FURTHEST, _FURTHEST)
-        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, found, missed)
+        refined = warped(source, positions) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
+        offset = (positions - grid).clamp(-_FURTHEST, _FURTHEST)
+        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, found, residual)
 
 
 def smoothed(fields: Tensor) -> Tensor:
@@ -203,10 +206,8 @@ def smoothed(fields: Tensor) -> Tensor:
     reach, size = round(3 * SMOOTH), fields.shape[-1]
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=fields.device) / SMOOTH) ** 2)
     single = F.pad(torch.eye(size, device=fields.device)[:, None], (reach, reach), mode="replicate")
-    blur = F.conv1d(single, kernel.view(1, 1, -1) / kernel.sum())[
-        :, 0
-    ]  # as matrix products, which are much faster than a convolution
-    return blur.T @ (fields @ blur)
+    blur = F.conv1d(single, kernel.view(1, 1, -1) / kernel.sum())[:, 0]
+    return blur.T @ (fields @ blur)  # matrix products are much faster than a convolution here
 
 
 def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,10 +216,10 @@ def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     moves: (N, 2, H, H), displacement of each pixel of the source; start: (N, 2, H, H), first guess. Returns the
     sampling position of each pixel of the result and the remaining error, both (N, 2, H, H) in half widths.
     """
-    centres, looks = pixel_places(moves.shape[-1], moves.device), start
+    centres, positions = pixel_places(moves.shape[-1], moves.device), start
     for share in STEPS:
-        looks = looks + share * (centres - looks - warped(moves, looks))
-    return looks, centres - looks - warped(moves, looks)
+        positions = positions + share * (centres - positions - warped(moves, positions))
+    return positions, centres - positions - warped(moves, positions)
 
 
 def pixel_places(size: int, device: torch.device) -> Tensor:

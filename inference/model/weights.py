@@ -1,4 +1,4 @@
-"""A bank's tensors for the fast networks: on the device, with equalised layers scaled by 1 / sqrt(fan in)."""
+"""Provides a bank's tensors to the fast encoder and decoder, with equalised layers scaled by 1 / sqrt(fan in)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from ..contract.errors import EDTalkError
 
 
 class Weights:
-    """Access by the tensors' names, which are EDTalk's. Raises EDTalkError (kind "bank") for a missing tensor."""
+    """Looks up tensors by their names in EDTalk's checkpoints and copies them to a device.
+
+    All methods raise EDTalkError (kind "bank") if the bank lacks the tensor.
+    """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], device: torch.device | str = "cpu") -> None:
         self._tensors = tensors
         self.device = torch.device(device)
 
     def __call__(self, name: str) -> Tensor:
-        """As stored, float32."""
+        """The tensor as it is stored, converted to float32."""
         if name not in self._tensors:
             raise EDTalkError(f"The bank has no tensor '{name}'.", "Get the bank again.", "bank")
         return torch.from_numpy(np.array(self._tensors[name], np.float32)).to(self.device)
 
     def conv(self, name: str) -> Tensor:
-        """(O, I, k, k) of an equalised convolution, modulated or not."""
+        """The scaled weight (O, I, k, k) of an equalised convolution, modulated or not."""
         weight = self(f"{name}.weight")
         weight = weight[0] if weight.ndim == 5 else weight
         return weight / math.sqrt(weight[0].numel())
 
     def linear(self, name: str) -> tuple[Tensor, Tensor]:
-        """(O, I) and (O,) of an equalised linear layer."""
+        """The scaled weight (O, I) and the bias (O,) of an equalised linear layer."""
         weight = self(f"{name}.weight")
         return weight / math.sqrt(weight.shape[1]), self(f"{name}.bias")
 

@@ -131,7 +131,11 @@ class Winograd:
 def convolution(
     weight: Tensor, resolution: int, scratch: Scratch, dtype: torch.dtype = torch.float32
 ) -> Winograd | Direct:
-    """The faster of both: Winograd's transforms must cost less than the multiplications that they save."""
+    """The faster implementation of a 3x3 convolution for this size, device and type.
+
+    weight: (O, I, 3, 3); resolution: pixels of a side of the input. Winograd's algorithm is used on the CPU in float32
+    if the saved multiplications cost more than its transforms.
+    """
     outputs, inputs, *_ = weight.shape
     work = 2 * weight.numel() * resolution**2
     on_cpu = weight.device.type == "cpu" and dtype == torch.float32
@@ -141,7 +145,7 @@ def convolution(
 
 
 class Direct:
-    """The same with the library's convolution."""
+    """`gain * conv3x3(scale * x) + bias` with PyTorch's convolution; arguments as for `Winograd`."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)

@@ -149,11 +149,11 @@ def test_unsuitable_details_are_refused(bank: RandomBank, detail: np.ndarray, sa
 # ------------------------------------------------------------------------------------------------ the transfer
 
 
-def flow_to(looks: np.ndarray, mask: np.ndarray | float = 4.0) -> np.ndarray:
-    """The flow (3, S, S) of a network whose pixels look at `looks`, (S, S, 2) in pixels, with that logit."""
+def flow_to(positions: np.ndarray, mask: np.ndarray | float = 4.0) -> np.ndarray:
+    """The flow (3, S, S) of a network whose pixels look at `positions`, (S, S, 2) in pixels, with that logit."""
     line = np.linspace(-1, 1, NET)
     grid = np.stack(np.meshgrid(line, line), -1)
-    shift = np.arctanh(np.clip((looks * 2 + 1) / NET - 1 - grid, -0.999, 0.999))
+    shift = np.arctanh(np.clip((positions * 2 + 1) / NET - 1 - grid, -0.999, 0.999))
     return np.dstack((shift, np.broadcast_to(mask, (NET, NET)))).transpose(2, 0, 1).astype(np.float32)
 
 
@@ -189,9 +189,9 @@ def test_texture_follows_the_flow_for_any_flow_at_rest(resting: np.ndarray) -> N
     detail = detail_of(fine, flow_to(resting))
     moved = np.roll(fine, (-8, 12), (0, 1))  # of 4 network pixels to a fine one: by 3 to the right, 2 up
     there = place(-3, 2)  # where each pixel was at rest
-    looks = np.stack([cv2.remap(resting[..., axis].astype(np.float32), there.astype(np.float32), None,
+    positions = np.stack([cv2.remap(resting[..., axis].astype(np.float32), there.astype(np.float32), None,
                                 cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for axis in (0, 1)], -1)  # fmt: skip
-    found = detail(planes_of(moved), flow_to(looks))
+    found = detail(planes_of(moved), flow_to(positions))
     assert difference(found, moved) < 1
     assert difference(alone(planes_of(moved), 256), moved) > 20
 
@@ -212,12 +212,12 @@ def opened(kind: str) -> np.ndarray:
     middle = np.array([32.0, 32.0])
     if kind == "mask":
         return flow_to(place(), np.where(REGION, -8.0, 4.0))
-    looks = place()
+    positions = place()
     if kind == "stretch":  # all of the region looks at a line, as an inside looks at the lips that were closed
-        looks[REGION] = (looks[REGION] - middle) * (1, 0.05) + middle
+        positions[REGION] = (positions[REGION] - middle) * (1, 0.05) + middle
     if kind == "fold":
-        looks[REGION] = (looks[REGION] - middle) * (1, -1) + middle
-    return flow_to(looks)
+        positions[REGION] = (positions[REGION] - middle) * (1, -1) + middle
+    return flow_to(positions)
 
 
 @pytest.mark.parametrize("kind", ["mask", "stretch", "fold"])

@@ -27,10 +27,10 @@ from inference.model.insets import (
     InsetConfig,
     Insets,
     InsetsConfig,
-    Laid,
+    PlacedInset,
     Window,
     colours,
-    laid_over,
+    composite_insets,
     logarithms,
 )
 from inference.model.load import INSETS, load_network
@@ -50,7 +50,7 @@ ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
 
 
 def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """`looks` and `missed` of pictures without motion."""
+    """`positions` and `residual` of pictures without motion."""
     line = (torch.arange(SIZE // 2) * 2 + 1) / (SIZE // 2) - 1
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return centres.expand(count, -1, -1, -1), torch.zeros(count, 2, SIZE // 2, SIZE // 2)
@@ -132,13 +132,13 @@ def test_inside_inverts_places() -> None:
 def test_windows_follow_the_head_but_not_the_mouth(insets: Insets) -> None:
     motion = torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2)
     motion[:, POSE, 0], motion[:, LIP, 1] = 0.2, 0.3
-    known = insets.know(torch.zeros(1, 3, SIZE, SIZE), motion, ANCHORS)
-    looks, missed = still()
+    known = insets.prepare(torch.zeros(1, 3, SIZE, SIZE), motion, ANCHORS)
+    positions, residual = still()
     turned, talked = torch.zeros(1, FIELDS), torch.zeros(1, FIELDS)
     turned[:, POSE] = 1.0
     rest = insets.windows(ANCHORS)
     for amounts, shift in ((turned, 0.2), (talked, 0.0)):
-        laid = insets(known, amounts, changed(1.0, LIP), looks, missed, changed(1.0, LIP))
+        laid = insets(known, amounts, changed(1.0, LIP), positions, residual, changed(1.0, LIP))
         for one, before in zip(laid, rest, strict=True):
             moved = one.window.middle - before.middle
             torch.testing.assert_close(moved, torch.tensor([[shift, 0.0]]), atol=1e-5, rtol=0)
@@ -147,14 +147,14 @@ def test_windows_follow_the_head_but_not_the_mouth(insets: Insets) -> None:
 
 def test_the_sources_own_coefficients_need_no_inset(insets: Insets) -> None:
     """Whatever its head does; and the more it changes, the more is laid over it."""
-    known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
+    known = insets.prepare(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
 
     def laid(change: torch.Tensor) -> torch.Tensor:
         return insets(known, torch.zeros(1, FIELDS), change, *still(), torch.ones(1, COUNT))[0].drawn
 
     picture = torch.rand(1, 3, SIZE, SIZE)
     at_rest = insets(known, torch.zeros(1, FIELDS), changed(0.8, POSE), *still(), torch.ones(1, COUNT))
-    assert torch.equal(laid_over(picture, at_rest), picture)
+    assert torch.equal(composite_insets(picture, at_rest), picture)
     torch.testing.assert_close(laid(changed(CHANGE / 2, LIP)) * 2, laid(changed(-3.0, LIP)))
     assert laid(changed(1.0, LIP)).abs().max() > 0.1
 
@@ -162,14 +162,14 @@ def test_the_sources_own_coefficients_need_no_inset(insets: Insets) -> None:
 def test_a_batch_is_its_rows(insets: Insets) -> None:
     torch.manual_seed(1)
     motion = 0.1 * torch.randn(1, FIELDS, 2, SIZE // 2, SIZE // 2)
-    known = insets.know(torch.rand(1, 3, SIZE, SIZE), motion, ANCHORS)
+    known = insets.prepare(torch.rand(1, 3, SIZE, SIZE), motion, ANCHORS)
     turned, change, coefficients = (torch.rand(3, n) for n in (FIELDS, COUNT, COUNT))
-    looks, missed = (part + 0.05 * torch.rand(3, 2, SIZE // 2, SIZE // 2) for part in still(3))
+    positions, residual = (part + 0.05 * torch.rand(3, 2, SIZE // 2, SIZE // 2) for part in still(3))
     whole = type(known)(*(part.expand(3, *part.shape[1:]) for part in known))
-    together = insets(whole, turned, change, looks, missed, coefficients)
+    together = insets(whole, turned, change, positions, residual, coefficients)
     for row in range(3):
         one = slice(row, row + 1)
-        alone = insets(known, turned[one], change[one], looks[one], missed[one], coefficients[one])
+        alone = insets(known, turned[one], change[one], positions[one], residual[one], coefficients[one])
         for part, of_batch in zip(alone, together, strict=True):
             torch.testing.assert_close(part.drawn, of_batch.drawn[one], atol=1e-4, rtol=0)
 
@@ -179,20 +179,20 @@ def test_an_inset_lies_in_its_window_at_every_size() -> None:
     window = Window(torch.tensor([[0.25, -0.125]]), torch.tensor([[0.375, 0.0]]), torch.tensor([[0.0, 0.25]]))
     drawn = torch.ones(1, 4, 16, 16)
     drawn[:, :3] = 0.5
-    over = laid_over(torch.zeros(1, 3, 128, 128), [Laid(window, drawn)])[0]
+    over = composite_insets(torch.zeros(1, 3, 128, 128), [PlacedInset(window, drawn)])[0]
     rows, columns = slice(42, 70), slice(58, 102)
     assert (over[:, rows, columns] == 0.5).all()
     assert over.abs().sum() < 0.5 * 3 * 32 * 49  # half a pixel around it at the most
     flat = np.zeros((256, 256, 3), np.uint8)
     flow = np.zeros((3, 128, 128), np.float32)
     detail = Detail(flat, np.full((3, 128, 128), -1, np.float32), flow, Workspace(256))
-    fine = detail(np.full((3, 128, 128), -1, np.float32), flow, True, [Laid(window, drawn).frame(0)])
+    fine = detail(np.full((3, 128, 128), -1, np.float32), flow, True, [PlacedInset(window, drawn).frame(0)])
     assert (fine[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop] == 191).all()
     assert not fine[:77].any()
     assert not fine[:, :108].any()
     half_there = np.full((3, 128, 128), -1, np.float32)
     drawn[:, 3], drawn[:, :3] = 0.5, 0.25
-    levels = detail(half_there, flow, False, [Laid(window, drawn).frame(0)])
+    levels = detail(half_there, flow, False, [PlacedInset(window, drawn).frame(0)])
     np.testing.assert_allclose(levels[100, 160], 0.5 * 191.25, atol=1e-3)
 
 
@@ -227,7 +227,7 @@ def test_insets_that_do_not_fit_are_refused(insets: Insets, tmp_path: Path) -> N
 def test_an_inset_is_drawn_only_for_its_coefficients(insets: Insets) -> None:
     insets.eyes.called_by.zero_()
     insets.eyes.called_by[30] = 1
-    known = insets.know(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
+    known = insets.prepare(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
     for column, count in ((LIP, 1), (30, 2), (POSE, 0)):
         laid = insets(known, torch.zeros(1, FIELDS), changed(0.5, column), *still(), torch.ones(1, COUNT))
         assert len(laid) == count

@@ -88,8 +88,8 @@ def test_an_uneven_motion_is_inverted(unpainted: Refiner) -> None:
     coefficients = torch.zeros(1, COUNT)
     coefficients[0, 0] = 1.0
     made = unpainted(pictures(), motion, REST, *still(), coefficients)
-    looks = torch.tanh(made.flow[0, 1]) + torch.linspace(-1, 1, SIZE)[:, None]
-    sent = looks + 0.2 * torch.sin(2 * looks)
+    positions = torch.tanh(made.flow[0, 1]) + torch.linspace(-1, 1, SIZE)[:, None]
+    sent = positions + 0.2 * torch.sin(2 * positions)
     at = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
     assert (sent - at[:, None])[8:-8].abs().max() < 2e-3
 
@@ -204,5 +204,5 @@ def test_the_renderer_shows_the_refiners_pictures(refiner: Refiner, tmp_path: Pa
         known = (part.expand(3, *part.shape[1:]) for part in known)
         made = refiner(*known, last.flow, last.rgb, torch.from_numpy(rows))
     np.testing.assert_allclose(frames, made.rgb.permute(0, 2, 3, 1), atol=2e-3)
-    looks = torch.linspace(-1, 1, SIZE)[None, None] + torch.tanh(made.flow[:, 0])
-    np.testing.assert_allclose(renderer.places(rows)[:, 0], looks, atol=1e-3)
+    positions = torch.linspace(-1, 1, SIZE)[None, None] + torch.tanh(made.flow[:, 0])
+    np.testing.assert_allclose(renderer.places(rows)[:, 0], positions, atol=1e-3)

@@ -139,11 +139,11 @@ def test_a_source_at_its_full_size_shows_through_the_mask(pairs: HeadPairs, mask
     assert small.source.shape[-1] == small.weight.shape[-1] == 32
     line = torch.linspace(-1, 1, 32)
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
-    looks = pixel_places(32, "cpu") + 0.125  # four pixels of 64
-    flow = torch.cat([torch.atanh(looks - grid), torch.full((1, 1, 32, 32), mask)], 1)
+    positions = pixel_places(32, "cpu") + 0.125  # four pixels of 64
+    flow = torch.cat([torch.atanh(positions - grid), torch.full((1, 1, 32, 32), mask)], 1)
     drawn = torch.full_like(small.source, 0.3)
     share = torch.sigmoid(flow[:, 2:])
-    made = Refined(flow, warped(small.source, looks) * share + drawn * (1 - share), looks, looks)
+    made = Refined(flow, warped(small.source, positions) * share + drawn * (1 - share), positions, positions)
     found = upsampled_render(made, small, batch)[..., :58, :58]
     wanted = batch.source[..., 4:62, 4:62] if mask > 0 else torch.full_like(found, 0.3)
     torch.testing.assert_close(found, wanted, atol=2e-3, rtol=0)

@@ -121,7 +121,7 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             motion = refiner.motion_of(half.contiguous(memory_format=torch.channels_last)).float()
-        known = insets.know(source, motion, anchors)
+        known = insets.prepare(source, motion, anchors)
         known = type(known)(*(part.repeat_interleave(drivings, 0) for part in known))
         amounts, turned = (
             refiner.amounts(batch.driving_coefficients * share)
@@ -129,11 +129,11 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
             for share in (1.0, insets.pose)
         )
         moves = torch.einsum("skf,sfchw->skchw", amounts.unflatten(0, (-1, drivings)), motion).flatten(0, 1)
-        looks, remaining = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
+        positions, remaining = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
         windows = insets.windows(known.anchors_at(turned))
     result = []
     for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):
-        seen = insets.see(number, known, window, looks, remaining)
+        seen = insets.network_input(number, known, window, positions, remaining)
         truth = warped(batch.driving, window.places(*seen.shape[-2:]))
         seen = seen.contiguous(memory_format=torch.channels_last)
         skin = (known.around_mouth, known.around_eyes)[number]
@@ -173,7 +173,7 @@ def figures(
     """
     first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
-    found = insets.find(batch.source)
+    found = insets.find_anchors(batch.source)
     error = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
     result, drawn = {"anchors": round(error.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
     for name, one in zip(("mouth", "eyes"), drawn, strict=True):

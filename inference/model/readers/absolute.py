@@ -1,8 +1,9 @@
 """Estimates the coefficients of a face from a single picture.
 
-EDTalk reads coefficients from the latent that also draws the face. In a small bank that encoder is weak at reading; a
-plain network beside it takes a tenth of its time and reads drivers much better. A source is still read from its latent:
-there the value must match what the decoder assumes, errors included, or a source would not be rendered unchanged.
+EDTalk reads coefficients from the latent from which the face is also rendered. In a small bank this is inaccurate; a
+separate network is much more accurate for driving frames and takes a tenth of the time. The coefficients of a source
+are not read with it: they must match what the decoder assumes, errors included, so that a source at rest is rendered
+unchanged.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads coefficients from pictures with the networks of one bank: numpy outside, torch inside."""
+"""Reads coefficients from pictures with the networks of one bank. The interface uses numpy arrays."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ...contract.coefficients import Coefficients
 from ...media.picture import frames_to_network
 from ..batches import batches, checked
-from ..insets import Known
+from ..insets import InsetSource
 from ..load import Networks
 from .relative import RestFlow, RestWindow, cut_windows
 
@@ -21,7 +21,7 @@ class RestReference(NamedTuple):
 
     flow: RestFlow
     windows: list[RestWindow]
-    known: Known  # where eyes and mouth are, and how the refiner moves them
+    known: InsetSource  # where eyes and mouth are, and how the refiner moves them
 
 
 class FaceReader:
@@ -55,18 +55,21 @@ class FaceReader:
 
     @torch.no_grad()
     def rest_reference(self, image: np.ndarray) -> RestReference:
-        """image: uint8 (H, W, 3), a person at rest, best of `comparing_size`."""
+        """Prepare a neutral picture for `compare`.
+
+        image: uint8 (H, W, 3), a person at rest; it is resized to `comparing_size`. Only for a bank that `can_compare`.
+        """
         planes, insets, refiner = self._planes(image), self.networks.insets, self.networks.refiner
         picture = torch.from_numpy(planes[None]).to(self._device)
-        known = insets.know(picture, refiner.motion_of(picture), insets.find(picture))
+        known = insets.prepare(picture, refiner.motion_of(picture), insets.find_anchors(picture))
         windows = [RestWindow(window) for (window,) in cut_windows([self._large(image)], known.anchors)]
         return RestReference(RestFlow(planes), windows, known)
 
     def compare(self, rest: RestReference, images: Iterable[np.ndarray]) -> np.ndarray:
-        """(N, n) float32: the coefficients of each picture less those of the neutral picture.
+        """(N, n) float32: the coefficients of each picture minus those of the neutral picture.
 
-        images: as for `encode`, of the same person in the same square, best of `comparing_size`. Only for a bank that
-        `can_compare`.
+        images: as for `encode`, of the same person in the same square; they are resized to `comparing_size`. Only for a
+        bank that `can_compare`.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
         for pictures, count in batches(images, self._batch):

@@ -1,12 +1,12 @@
 """Estimates coefficient differences between a frame and a neutral frame of the same person.
 
-A single picture leaves a person's own shapes and expressions ambiguous; two pictures of one person show what moved.
-Three windows are compared, each by dense optical flow:
+In a single picture, the shape of a face cannot be distinguished from its expression. Two pictures of the same person
+show the change of expression alone. Three windows are compared, each by dense optical flow:
 
 - the whole face: a linear map of its flow gives the first estimate, which mainly serves the head's pose;
 - mouth and eyes, at twice the bank's resolution: a network refines the estimate. Its windows follow the head, so that
-  what differs between them is expression. The flow is one of its inputs, since search finds fractions of a pixel that
-  a network would take long to learn.
+  differences between them are due to the expression. The flow is one of its inputs, because it is accurate to
+  fractions of a pixel, which the network would need long training to reach.
 """
 
 from __future__ import annotations
@@ -84,7 +84,10 @@ class WindowReader(nn.Module):
         return self.last(F.leaky_relu(self.hidden(self.narrow(torch.cat(features, 1))), LEAK))
 
     def refine(self, windows: Sequence[Tensor], estimate: Tensor) -> Tensor:
-        """estimate (N, n) -> (N, n). Windows are also read mirrored and both results averaged: their errors differ."""
+        """Refine an estimate (N, n) with the compared windows. Returns the new estimate (N, n).
+
+        The windows are also read mirrored. Both readings are averaged, because their errors differ.
+        """
         own, previous = self.share
         mirrored = [window.flip(-1) for window in windows]
         for window in mirrored:
@@ -143,9 +146,10 @@ class RestWindow:
 
 
 def cut_windows(pictures: Sequence[np.ndarray], anchors: Tensor) -> list[list[np.ndarray]]:
-    """For each of WINDOWS its window of each picture, (h, w, 3) of the picture's type.
+    """Cut the windows of mouth and eyes out of pictures.
 
-    pictures: N of (R, R, 3); anchors: (N, 3, 2), see `windows_at`.
+    pictures: N arrays (R, R, 3); anchors: (N, 3, 2), see `windows_at`. Returns for each of WINDOWS a list of N windows
+    (h, w, 3) of the pictures' type.
     """
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     result = []
