@@ -17,6 +17,7 @@ import numpy as np
 from ...inference.contract.bank import Bank
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION, bank_strengths, final_rows
+from ...inference.contract.parsing import MALFORMED, finite, parse_json
 from . import files
 
 BANK_TITLES = {"lip": "Mouth", "pose": "Head", "exp": "Expression"}
@@ -132,12 +133,12 @@ def title(name: str) -> str:
 
 def rest_values(obj: bpy.types.Object) -> dict[str, float]:
     """Rest value by name, for every coefficient slider."""
-    return dict(_parse(obj.edtalk.rest))
+    return dict(_parse_rest(obj.edtalk.rest))
 
 
 def own_presets(obj: bpy.types.Object) -> dict[str, dict[str, float]]:
     """The character's own emotions: by name, the offset of each expression coefficient from rest."""
-    return {name: dict(offsets) for name, offsets in _parse(obj.edtalk.presets).items()}
+    return {name: dict(offsets) for name, offsets in _parse_presets(obj.edtalk.presets).items()}
 
 
 def set_own_presets(obj: bpy.types.Object, presets: Mapping[str, Mapping[str, float]]) -> None:
@@ -160,7 +161,7 @@ def emotions(obj: bpy.types.Object) -> dict[str, np.ndarray]:
     bank = files.bank_of(obj)
     columns = bank.names_of(EXPRESSION)
     found = bank.emotion_offsets()
-    for name, offsets in _parse(obj.edtalk.presets).items():
+    for name, offsets in _parse_presets(obj.edtalk.presets).items():
         found[name] = np.array([offsets.get(column, 0.0) for column in columns])
     return found
 
@@ -191,7 +192,7 @@ def emotion_values(obj: bpy.types.Object) -> np.ndarray:
 
 def rest_row(obj: bpy.types.Object) -> np.ndarray:
     """(n,) float64 coefficients at which the portrait is rendered unchanged."""
-    found = _parse(obj.edtalk.rest)
+    found = _parse_rest(obj.edtalk.rest)
     return np.array([found.get(entry.name, entry.rest) for entry in files.bank_of(obj).coefficients])
 
 
@@ -214,8 +215,22 @@ def rows(
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str) -> Mapping:
-    return json.loads(text) if text else {}
+def _parse_rest(text: str) -> Mapping[str, float]:
+    """Numbers by name; none if the text, which a .blend from elsewhere may have, is of another form."""
+    try:
+        return {name: finite(value) for name, value in (parse_json(text) if text else {}).items()}
+    except MALFORMED:
+        return {}
+
+
+@lru_cache(maxsize=256)
+def _parse_presets(text: str) -> Mapping[str, Mapping[str, float]]:
+    """Numbers by emotion and name; none if the text is of another form."""
+    try:
+        data = parse_json(text) if text else {}
+        return {emotion: {name: finite(value) for name, value in row.items()} for emotion, row in data.items()}
+    except MALFORMED:
+        return {}
 
 
 def _without_noise(value: float, bank_rest: float) -> float:
@@ -224,4 +239,5 @@ def _without_noise(value: float, bank_rest: float) -> float:
 
 
 def unregister() -> None:
-    _parse.cache_clear()
+    _parse_rest.cache_clear()
+    _parse_presets.cache_clear()

@@ -20,6 +20,7 @@ from ...inference.contract import answers, requests
 from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.files import read_regular
+from ...inference.contract.parsing import MALFORMED, parse_json
 from ...inference.contract.plate import Plate, Track
 from ...inference.contract.shot import Shot, write_whole
 from ..character import character, files, rest_pose, snapshot
@@ -87,11 +88,11 @@ def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.Mo
     path = footage.movie_path(strip)
     file = _file(face, path)
     if file not in _cache:
-        with suppress(EDTalkError, OSError, ValueError, KeyError, TypeError):
+        with suppress(EDTalkError, OSError, *MALFORMED):
             _cache[file] = _read(file, path)
     if file not in _cache:  # tracked before the .blend was saved
         before = face.temporary_folder / TRACKS / file.name
-        with suppress(EDTalkError, OSError, ValueError, KeyError, TypeError):
+        with suppress(EDTalkError, OSError, *MALFORMED):
             _cache[file] = _read(before, path)
             _write(file, _cache[file])
     found = _cache.get(file)
@@ -148,7 +149,7 @@ def _write(file: Path, found: Tracked) -> None:
 
 
 def _read(file: Path, media: Path) -> Tracked:
-    data = json.loads(read_regular(file, _MOST_TEXT))
+    data = parse_json(read_regular(file, _MOST_TEXT))
     (width, height), (first, last) = data["size"], data["span"]
     track = Track.load(file.with_suffix(".npy"))
     return Tracked(media, str(data["sha256"]), (int(width), int(height)), (float(first), float(last)), track)

@@ -382,3 +382,17 @@ def test_the_face_image_is_saved_with_the_file(character, obj, tmp_path):
     (loaded,) = character.character.characters(bpy.context.scene)
     assert loaded.data == character.viewport.face_image(loaded)
     assert loaded.data.pixels[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "3", "NaN", '{"jawOpen": NaN}', '{"jawOpen": "a"}', '{"a": {"b": 1e999}}', "[" * 10_000]
+)
+def test_stored_values_of_another_form_count_as_none(obj, character, text):
+    """A .blend from elsewhere may hold any text; drawing the panels must not fail."""
+    rest = character.sliders.rest_row(obj)
+    obj.edtalk.rest = text
+    obj.edtalk.presets = text
+    assert character.sliders.rest_values(obj) == {}
+    assert character.sliders.own_presets(obj) == {}
+    assert character.sliders.rest_row(obj).shape == rest.shape
+    assert np.isfinite(character.sliders.values(obj)).all()
