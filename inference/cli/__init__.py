@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from typing import NoReturn
 
 from ..contract.errors import EDTalkError
@@ -48,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; raises only the parser's SystemExit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may have bytes that are not text
     args = build_parser().parse_args(arguments)
     logging.basicConfig(format="edtalk: %(message)s", level=logging.WARNING)  # shows the warnings about damaged clips
     try:
@@ -64,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python reports the error again at exit
         return 0
+    except MemoryError:
+        _say("The computer has too little free memory.", "Close other programs, or use smaller files.")
+        return INPUT
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             _say(f"{error.filename or 'A file'} could not be written: {error.strerror}.", "Free some space.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ..renderer import FaceRenderer
 
 BANKS = ("lip", "pose", "exp")
+_RATE = re.compile(r"\d{1,9}(\.\d{1,15})?(/\d{1,9}(\.\d{1,15})?)?")  # with exponents, a Fraction can take any time
+_MOST = 10**9
+_MOST_THREADS = 1024
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +32,7 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto: the fastest)")
-    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one per core)")
+    group.add_argument("--threads", type=thread_count, metavar="N", help="CPU threads (default: one per core)")
 
 
 def add_only(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +62,15 @@ def positive(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found '{text}'")
+    if not 1 <= value <= _MOST:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found '{text[:80]}'")
+    return value
+
+
+def thread_count(text: str) -> int:
+    value = positive(text)
+    if value > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_THREADS} threads, found '{text}'")
     return value
 
 
@@ -107,7 +118,7 @@ def number(text: str) -> float:
 def frame_rate(text: str) -> float:
     """25, 23.976 or 30000/1001."""
     try:
-        value = float(Fraction(text))
+        value = float(Fraction(text)) if _RATE.fullmatch(text) else math.nan
     except (ValueError, ZeroDivisionError):
         value = math.nan
     if not 1 <= value <= 240:

@@ -41,11 +41,12 @@ def parse_fps(value: float | str | Fraction) -> Fraction:
     Raises EDTalkError if it is not a number greater than 0 and at most 1000.
     """
     try:
-        fps = Fraction(value)
+        # A text such as 1e999999999 would be computed exactly, which takes any time and memory.
+        fps = Fraction(0) if isinstance(value, str) and ("e" in value.lower() or len(value) > 40) else Fraction(value)
     except (ValueError, ZeroDivisionError, TypeError, OverflowError):
         fps = Fraction(0)
     if not 0 < fps <= 1000:
-        raise EDTalkError(f"A frame rate must be a number such as 25, 23.976 or 24000/1001, found '{value}'.")
+        raise EDTalkError(f"A frame rate must be a number such as 25, 23.976 or 24000/1001, found '{str(value)[:80]}'.")
     for whole in (24, 30, 48, 60, 120):
         film = Fraction(whole * 1000, 1001)
         if abs(fps - film) < 0.005:

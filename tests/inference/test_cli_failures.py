@@ -50,6 +50,9 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
         (["--audio", "voice", "--frames", "5-2"], "expected frames"),
         (["--audio", "voice", "--seconds", "3-1"], "expected seconds"),
         (["--audio", "voice", "--fps", "0"], "expected frames per second"),
+        (["--audio", "voice", "--fps", "1e999999999"], "expected frames per second"),
+        (["--audio", "voice", "--threads", "9999999"], "at most 1024 threads"),
+        (["--audio", "voice", "--crop", "0,0,100000"], "expected auto, none or x,y,size"),
         (["--audio", "voice", "--crop", "1,2"], "expected auto, none or x,y,size"),
         (["--audio", "voice", "--crop", "500,500,20"], "outside source.png"),
         (["--audio", "voice", "--face", "2"], "--face requires face detection"),
@@ -151,6 +154,24 @@ def test_internal_errors_are_reported_as_such(material, tmp_path, monkeypatch, c
     assert "Traceback" not in said
     assert run(*words, "--debug") == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_little_memory_is_not_reported_as_a_fault_of_the_program(material, tmp_path, monkeypatch, capsys):
+    def too_large(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(rendering.Performance, "coefficients", too_large)
+    words = render(material, "--audio", material.voice, "--out", tmp_path / "out")
+    assert "too little free memory" in refusal(capsys, *words)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not allow such file names")
+def test_file_names_that_are_not_text_can_be_named_in_messages(tmp_path):
+    name = os.fsencode(tmp_path) + b"/\xff.csv"
+    command = [sys.executable, "-m", "inference", "render", "--coefficients", name, "--source", name, "--out", name]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert answer.returncode == 2
+    assert b"Internal" not in answer.stderr
 
 
 # ------------------------------------------------------------------------------------------- disk full, Ctrl-C
