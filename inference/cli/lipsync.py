@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ..contract.coefficients import Coefficients
-from .options import add_bank, add_only, add_overwrite, check_free, columns, frame_rate, load_bank_for
+from .options import add_audio_stream, add_bank, add_only, add_overwrite, check_free, columns, frame_rate, load_bank_for
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -18,6 +18,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "Render the file with 'render --coefficients'.",
     )
     parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="sound or video file with speech")
+    add_audio_stream(parser, "--audio")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".npz (exact) or .csv (to edit)")
     parser.add_argument("--fps", type=frame_rate, default=25.0, help="frames per second (default 25)")
     add_only(parser)
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from ..lipsync import frame_times, lip_sync
     from ..media.sound import load_sound
 
-    samples, rate = load_sound(args.audio)
+    samples, rate = load_sound(args.audio, args.audio_stream)
     times = frame_times(len(samples) / rate, args.fps)
     values = bank.at_rest(len(times)).values
     values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, rate, times, bank)

@@ -53,6 +53,14 @@ def add_face(parser: argparse._ActionsContainer, option: str = "--face", text: s
     parser.add_argument(option, type=face_choice, metavar="N|largest|X,Y", help=text or usual)
 
 
+def add_audio_stream(parser: argparse._ActionsContainer, which: str) -> None:
+    parser.add_argument(
+        "--audio-stream", type=positive, metavar="N",
+        help=f"number of the audio stream of {which}, from 1 (default: the one that the file marks as default, else "
+        "the first)",
+    )  # fmt: skip
+
+
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
 

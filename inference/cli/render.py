@@ -69,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sound of the result (default: --audio, else the sound of the lip clip or of the source clip)",
     )  # fmt: skip
 
+    options.add_audio_stream(lips, "--audio, or without --audio of the file that the sound of the result is taken from")
+
     head = parser.add_argument_group("head (one of; default: the pose of the source)")
     one = head.add_mutually_exclusive_group()
     one.add_argument("--pose-video", type=Path, metavar="CLIP|IMAGE", help="face whose head motion is copied")

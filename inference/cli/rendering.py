@@ -277,12 +277,12 @@ class Inputs:
         if path is None:
             talking = self.clips.get("lip") or self.source_clip
             path = talking.path if talking and talking.has_sound() else None
-        if path is None or not (clip and self.span.start):
-            return path
-        from ..media.sound import load_sound
+        if path is None:
+            return None
+        from ..media.sound import SoundFile
 
-        samples, rate = load_sound(path)
-        return samples[round(self.span.start / self.fps * rate) :], rate
+        chosen = self.args.audio_stream if path == self.args.audio or not self.args.audio else None
+        return SoundFile(path, chosen, self.span.start / self.fps if clip else 0.0)
 
     def _without_fixed_pose(self, table: Coefficients) -> Coefficients:
         """The table without its pose if --fixed-pose is given."""
@@ -296,7 +296,7 @@ class Inputs:
         """Samples of --audio at the rate of the lip-sync network, and the length in seconds."""
         from ..media.sound import load_sound, to_16k
 
-        samples, rate = load_sound(self.args.audio)
+        samples, rate = load_sound(self.args.audio, self.args.audio_stream)
         return to_16k(samples, rate), len(samples) / rate
 
     def _audio_lips(self, bank: Bank) -> np.ndarray | None:

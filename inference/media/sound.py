@@ -43,20 +43,27 @@ _PLACEHOLDER = 1_900_000_000  # bytes: recorders that do not know the length wri
 
 @dataclass(frozen=True)
 class SoundFile:
-    """The sound of a file. start: seconds into the file from which on it is read."""
+    """The sound of a file.
+
+    stream: number of the audio stream, from 1; None: the one that the file marks as default, as players choose, else
+    the first. start: seconds into the file from which on it is read.
+    """
 
     path: Path
+    stream: int | None = None
     start: float = 0.0
 
 
-def load_sound(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
+def load_sound(path: str | os.PathLike[str], stream: int | None = None) -> tuple[np.ndarray, int]:
     """The sound of a sound or video file: mono samples (n,) float32 in [-1, 1] and their rate in Hz.
+
+    stream: as in `SoundFile`.
 
     Channels are averaged, see `Downmix`; the rate is the file's own. The readable part of a damaged file is used, with
     a warning. Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without
     sound, unreadable or shorter than 40 ms.
     """
-    samples, rate, _ = _load_mono(SoundFile(Path(path)), None)
+    samples, rate, _ = _load_mono(SoundFile(Path(path), stream), None)
     return samples, rate
 
 
@@ -96,7 +103,7 @@ def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:
     Damaged packets are skipped, with a warning at the end. Raises EDTalkError(kind="media") naming the file if it
     cannot be opened, has no audio stream or nothing of it can be decoded.
     """
-    return _joined(in_time(_converted(_decoded(source.path), for_clip), source.start))
+    return _joined(in_time(_converted(_decoded(source), for_clip), source.start))
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -196,15 +203,16 @@ def _samples(frame: av.AudioFrame, form: str, channels: int) -> np.ndarray:
     return np.multiply(stored, np.float32(1 / _FULL_SCALE[form]), dtype=np.float32)
 
 
-def _decoded(path: Path) -> Iterator[tuple[float | None, av.AudioFrame]]:
+def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
     """The frames of the audio stream and their times in seconds, None if unknown; damaged packets are skipped."""
+    path = source.path
     check_file(path, _EXPECTED)
     try:
         container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path) from error
     with container:
-        stream = _choose(container, path)
+        stream = _choose(container, source)
         zero, expected = _picture_start(container), _expected_seconds(container, stream)
         damaged, seconds = 0, 0.0
         packets = container.demux(stream)
@@ -240,11 +248,19 @@ def _unreadable(path: Path) -> EDTalkError:
     return EDTalkError(f"{path} cannot be read: {_EXPECTED}.", "Choose another file.", "media")
 
 
-def _choose(container: av.container.InputContainer, path: Path) -> av.AudioStream:
-    """The first audio stream. Raises EDTalkError(kind="media") if there is none."""
-    if not container.streams.audio:
-        raise EDTalkError(f"{path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
-    stream = container.streams.audio[0]
+def _choose(container: av.container.InputContainer, source: SoundFile) -> av.AudioStream:
+    """The audio stream of a source. Raises EDTalkError(kind="media") if the file does not have it."""
+    streams = list(container.streams.audio)
+    if not streams:
+        raise EDTalkError(f"{source.path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
+    if source.stream is not None and not 1 <= source.stream <= len(streams):
+        message = f"{source.path} has no audio stream {source.stream}; it has {len(streams)}."
+        raise EDTalkError(message, f"Choose an audio stream from 1 to {len(streams)}.", "media")
+    if source.stream is not None:
+        stream = streams[source.stream - 1]
+    else:
+        marked = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
+        stream = (marked or streams)[0]
     if {"mov", "caf"} & set(container.format.name.split(",")):
         _name_layout(stream.codec_context)
     return stream

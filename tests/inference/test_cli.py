@@ -301,6 +301,18 @@ def test_a_range_gets_its_part_of_the_sound(material, tmp_path):
     assert np.abs(heard[:4000]).max() > 0.1
 
 
+def test_audio_stream_can_be_chosen(material, tmp_path, capsys):
+    for command in (
+        ["lipsync", "--audio", material.clip, "--bank", material.bank, "--out", tmp_path / "out.csv"],
+        render(material, "--lip-video", material.clip, "--out", tmp_path / "out.mp4"),
+        render(material, "--audio", material.clip, "--out", tmp_path / "other.mp4"),
+    ):
+        assert run(*command, "--audio-stream", 2) == 2
+        assert "has no audio stream 2; it has 1" in capsys.readouterr().err
+        assert not command[-1].exists()
+        assert run(*command, "--audio-stream", 1) == 0
+
+
 def test_image_folders_sizes_and_paste_back(material, tmp_path):
     sound = ["--audio", material.voice, "--frames", "0-1", "--out"]
     assert run(*render(material, *sound, tmp_path / "exr", "--format", "exr")) == 0

@@ -269,3 +269,26 @@ def test_channels_that_do_not_cancel_are_averaged():
     ):
         samples = samples.astype(np.float32)
         np.testing.assert_allclose(to_mono(samples), samples.mean(axis=1), atol=1e-6)
+
+
+# ---- several audio streams
+
+
+def test_audio_stream_is_the_default_one_or_the_chosen_one(tmp_path):
+    """As in recordings with the sound of the desktop and of the microphone."""
+    tracks = [("aac", [(0.0, 0 * sine())]), ("aac", [(0.0, sine())]), ("aac", [(0.0, sine(level=0.2))])]
+    for default, level in ((1, 0.5), (2, 0.2)):
+        path = write_tracks(tmp_path / "shot.mp4", tracks, picture=(0, 1), default=default)
+        for sound in heard(path):
+            assert np.abs(sound[RATE // 4 : RATE // 2]).max() == pytest.approx(level, abs=0.06)
+    assert np.abs(load_sound(path, 1)[0]).max() == 0
+    assert np.abs(load_sound(path, 2)[0][RATE // 4 : RATE // 2]).max() == pytest.approx(0.5, abs=0.06)
+    with pytest.raises(EDTalkError, match="has no audio stream 4; it has 3") as caught:
+        load_sound(path, 4)
+    assert (caught.value.kind, caught.value.hint) == ("media", "Choose an audio stream from 1 to 3.")
+
+
+def test_first_audio_stream_is_used_without_a_default_one(tmp_path):
+    tracks = [("aac", [(0.0, sine())]), ("aac", [(0.0, 0 * sine())])]
+    path = write_tracks(tmp_path / "shot.mkv", tracks, default=-1)
+    assert np.abs(load_sound(path)[0]).max() > 0.4
