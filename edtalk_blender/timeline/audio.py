@@ -120,7 +120,16 @@ def loudness(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, frames: np.nda
 def is_silent(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) -> bool:
     """Whether a strip is inaudible over the frames of `clock`: muted, or its volume is 0 throughout."""
     fade = loudness(scene, strip, clock.frames)
-    return strip.mute or (strip.volume <= 0 if fade is None else not fade.any())
+    return is_muted(scene, strip) or (strip.volume <= 0 if fade is None else not fade.any())
+
+
+def is_muted(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    """Whether a strip, its channel, or a meta strip that contains it is muted."""
+    meta = strip.parent_meta()
+    channels = meta.channels if meta else scene.sequence_editor.channels
+    if strip.mute or channels[strip.channel].mute:
+        return True
+    return meta is not None and is_muted(scene, meta)
 
 
 def unregister() -> None:

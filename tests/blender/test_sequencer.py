@@ -229,6 +229,37 @@ def test_muted_strips_and_strips_at_volume_0_are_silent(package, scene, strip):
     assert is_silent(package, scene, strip)
 
 
+def in_meta(scene, *strips):
+    """Put strips into a new meta strip."""
+    for other in scene.sequence_editor.strips:
+        other.select = other in strips
+    with sequencer_context(bpy.context, scene):
+        bpy.ops.sequencer.meta_make()
+    return strips[0].parent_meta()
+
+
+def test_strips_in_muted_channels_and_meta_strips_are_silent(package, scene, strip):
+    channel = scene.sequence_editor.channels[strip.channel]
+    channel.mute = True
+    assert is_silent(package, scene, strip)
+    channel.mute = False
+    inner = in_meta(scene, strip)
+    outer = in_meta(scene, inner)
+    assert not is_silent(package, scene, strip)
+    places = [
+        inner,
+        outer,
+        inner.channels[strip.channel],
+        outer.channels[inner.channel],
+        scene.sequence_editor.channels[outer.channel],
+    ]
+    for place in places:
+        place.mute = True
+        assert is_silent(package, scene, strip)
+        place.mute = False
+    assert not is_silent(package, scene, strip)
+
+
 # --- Characters
 
 
