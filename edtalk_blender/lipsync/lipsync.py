@@ -24,7 +24,8 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     """Begin to lip-sync a strip to a character. Returns None if the strip is silent; its keys are written at once.
 
     Otherwise the keys are written when the result arrives. If the strip was moved meanwhile, they follow it.
-    Raises EDTalkError if the character is read-only, its bank has no lip-sync network or the sound is missing.
+    Raises EDTalkError if the character is read-only, its bank has no lip-sync network, the sound is missing or the
+    strip is in a retimed meta strip.
     """
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
@@ -34,6 +35,9 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         raise EDTalkError(message, "Choose a bank with lip sync.", "bank")
     if problem := audio.problem(strip):
         raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
+    if meta := sequencer.retimed_meta(strip):
+        message = sequencer.retimed_meta_note(strip, meta)
+        raise EDTalkError(message, "Reset the retiming of the meta strip, and retime the sound in it instead.", "media")
     sequencer.assign(strip, obj)
     if audio.is_silent(scene, strip, sequencer.time_map(scene, strip)):
         write_lips(scene, strip, obj, sequencer.time_map(scene, strip), bank.names_of("lip"), None)

@@ -52,9 +52,9 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
                 if obj is None:
                     message = f"'{strip.name}' has no speaker."
                     raise EDTalkError(message, "Select the character too, or choose a Speaker.")
+                tasks.append(lip_sync(scene, strip, obj))
                 if note := sequencer.retiming_note(scene, strip):
                     self.report({"WARNING"}, note)
-                tasks.append(lip_sync(scene, strip, obj))
             except EDTalkError as error:
                 session.report(error)
                 failed.append(error)

@@ -265,8 +265,29 @@ def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     return ""
 
 
+def retimed_meta(strip: bpy.types.Strip) -> bpy.types.Strip | None:
+    """The innermost retimed meta strip that contains a strip, else None.
+
+    Blender's API does not give the retiming keys of a meta strip, but its content is then longer or shorter than the
+    strips in it.
+    """
+    meta = strip.parent_meta()
+    while meta:
+        inside = timemap.union((compat.left_handle(one), compat.right_handle(one)) for one in meta.strips)
+        if inside is not None and compat.strip_value(meta, "content_duration") != inside[1] - inside[0]:
+            return meta
+        meta = meta.parent_meta()
+    return None
+
+
+def retimed_meta_note(strip: bpy.types.Strip, meta: bpy.types.Strip) -> str:
+    return f"'{strip.name}' is in the meta strip '{meta.name}', whose retiming Blender does not give to extensions."
+
+
 def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
-    """A warning if a strip's retiming cannot be read exactly, else ""."""
+    """A warning if the retiming of a strip or its meta strip cannot be read exactly, else ""."""
+    if meta := retimed_meta(strip):
+        return f"{retimed_meta_note(strip, meta)} Lip Sync cannot find its frames."
     if len(strip.retiming_keys) > 2 and compat.retiming(strip, content_frames(strip, fps(scene))) is None:
         return f"The retiming keys of '{strip.name}' cannot be read in this Blender version; constant speed is assumed."
     return ""

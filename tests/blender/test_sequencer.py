@@ -238,6 +238,28 @@ def in_meta(scene, *strips):
     return strips[0].parent_meta()
 
 
+@pytest.mark.parametrize("percent", [50, 200])
+def test_a_strip_in_a_retimed_meta_strip_is_refused(package, addon, scene, strip, obj, percent):
+    outer = in_meta(scene, in_meta(scene, strip))
+    set_speed(package, scene, outer, percent)
+    package.compat.set_strip_value(outer, "left_handle", 15)
+    assert package.timeline.sequencer.retimed_meta(strip) == outer
+    assert outer.name in package.timeline.sequencer.retiming_note(scene, strip)
+    with pytest.raises(addon.inference.contract.errors.EDTalkError, match="retiming"):
+        package.lipsync.lipsync.lip_sync(scene, strip, obj)
+    assert not package.compat.fcurves(obj)
+
+
+def test_moved_and_trimmed_meta_strips_are_not_retimed(package, scene, strip):
+    outer = in_meta(scene, in_meta(scene, strip))
+    package.compat.set_strip_value(outer, "content_start", 50)
+    package.compat.set_strip_value(outer, "left_handle", 60)
+    package.compat.set_strip_value(outer, "right_handle", 100)
+    package.compat.set_strip_value(strip, "left_handle", package.compat.left_handle(strip) + 5)
+    assert package.timeline.sequencer.retimed_meta(strip) is None
+    assert package.timeline.sequencer.retiming_note(scene, strip) == ""
+
+
 def test_strips_in_muted_channels_and_meta_strips_are_silent(package, scene, strip):
     channel = scene.sequence_editor.channels[strip.channel]
     channel.mute = True
