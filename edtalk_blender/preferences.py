@@ -104,6 +104,14 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         description="Folder for rendered frames. Empty: a folder next to each .blend file",
         subtype="DIR_PATH",
     )
+    cache_limit: IntProperty(
+        name="Limit (GB)",
+        description="Size of the rendered frames in GB. After a render, frames above it that have not been used for a "
+        "week are deleted, oldest first. Frames that a strip of the open file shows are kept. 0: no limit",
+        default=50,
+        min=0,
+        soft_max=1000,
+    )
     tab: StringProperty(
         name="Tab",
         description="Name of the tab in the sidebars of the 3D View and the Sequencer",
@@ -121,6 +129,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "threads")
         column.prop(self, "yields")
         column.prop(self, "cache")
+        column.prop(self, "cache_limit")
         column.prop(self, "tab")
         column.prop(self, "python")
         if session.find_engine().origin == "installed":
@@ -177,7 +186,16 @@ def _preferred() -> Preferred:
         return Preferred()
     options: tuple[str, ...] = () if found.device == "auto" else ("--device", found.device)
     options += ("--threads", str(found.threads)) if found.threads else ()
-    return Preferred(found.python, options, found.cache, found.backend, found.mirror, found.torch_index, found.yields)
+    return Preferred(
+        python=found.python,
+        options=options,
+        cache=found.cache,
+        cache_limit=found.cache_limit,
+        backend=found.backend,
+        mirror=found.mirror,
+        torch_index=found.torch_index,
+        yields=found.yields,
+    )
 
 
 def _tabbed() -> list[type[bpy.types.Panel]]:

@@ -181,13 +181,15 @@ class Preferred:
     """The extension's preferences.
 
     python: an interpreter or environment, "" for the installed one. options: of the worker's command line. cache: a
-    folder for frames, "" for the folder of the .blend. backend, mirror, torch_index: see `Installation`. yields:
-    whether the engine frees its memory when Blender starts to render.
+    folder for frames, "" for the folder of the .blend. cache_limit: its size in GB, see `render.cache_limit`; 0: none.
+    backend, mirror, torch_index: see `Installation`. yields: whether the engine frees its memory when Blender starts to
+    render.
     """
 
     python: str = ""
     options: tuple[str, ...] = ()
     cache: str = ""
+    cache_limit: int = 0
     backend: str = "auto"
     mirror: str = ""
     torch_index: str = ""

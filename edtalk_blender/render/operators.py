@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import bpy
@@ -19,7 +18,7 @@ from ..engine.session import Chain
 from ..folders import FRAMES, character_folder
 from ..plate import compositing
 from ..timeline import sequencer
-from . import face_shot, face_strip, render
+from . import cache_limit, face_shot, face_strip, render
 
 
 class EDTALK_OT_render_face(EngineOperator, bpy.types.Operator):
@@ -83,7 +82,7 @@ class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
         count, size = 0, 0
-        shown = _shown_pictures()
+        shown = cache_limit.shown_pictures()
         for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
             if face_strip.PICTURE.fullmatch(path.name) and path not in shown:
                 size += path.stat().st_size
@@ -92,16 +91,6 @@ class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
         compositing.clear_unused()
         self.report({"INFO"}, f"Deleted {count} frames, {size / 1e6:.1f} MB")
         return None
-
-
-def _shown_pictures() -> set[Path]:
-    strips: Iterable[bpy.types.Strip] = (strip for scene in bpy.data.scenes for strip in compat.strips(scene))
-    return {
-        face_strip.folder_of(strip) / element.filename
-        for strip in strips
-        if strip.type == "IMAGE"
-        for element in strip.elements
-    }
 
 
 class EDTALK_OT_export_movie(BaseOperator, ExportHelper, bpy.types.Operator):

@@ -21,7 +21,7 @@ from ..engine.session import Task
 from ..folders import is_temporary
 from ..plate import compositing, dubbing
 from ..timeline import sequencer
-from . import face_shot, face_strip
+from . import cache_limit, face_shot, face_strip
 from .face_shot import Plan
 
 _FLUSH = 0.25  # seconds between two updates of a strip
@@ -181,6 +181,7 @@ def _submit(
     def end(_task: Task) -> None:
         if scene := bpy.data.scenes.get(scene_name):
             compositing.update(scene)
+        cache_limit.enforce()
 
     task = session.submit(
         requests.Render(plan.folder), label=f"Render '{face.name}'", subject=subject, on_event=receive

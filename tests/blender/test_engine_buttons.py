@@ -73,7 +73,8 @@ def test_preferences_show_the_plan_and_are_used_by_the_installation(package, but
 
     def drawn() -> Layout:
         layout = Layout()
-        names = ("device", "threads", "yields", "cache", "tab", "python", "backend", "mirror", "torch_index")
+        names = ("device", "threads", "yields", "cache", "cache_limit", "tab", "python", "backend", "mirror")
+        names += ("torch_index",)
         shown = SimpleNamespace(layout=layout, **{name: getattr(preferences, name) for name in names})
         shown._draw_engine = lambda box: cls._draw_engine(shown, box)
         shown._draw_installation = lambda box: cls._draw_installation(shown, box)

@@ -1,0 +1,108 @@
+"""The limit of the rendered frames: what is deleted, in which order, and what is always kept."""
+
+import os
+import time
+from pathlib import Path
+
+import bpy
+import pytest
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def cache_limit(addon):
+    return addon.edtalk_blender.render.cache_limit
+
+
+@pytest.fixture
+def frames(tmp_path) -> Path:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    return folder
+
+
+def write(folder: Path, number: int, days: float, size: int = 1000) -> Path:
+    """A frame that was last used some days ago."""
+    path = folder / f"{number:020x}.png"
+    path.write_bytes(bytes(size))
+    os.utime(path, (time.time() - days * DAY,) * 2)
+    return path
+
+
+def show(scene, path: Path) -> bpy.types.ImageStrip:
+    strips = scene.sequence_editor_create().strips
+    return strips.new_image(name="face", filepath=str(path), channel=1, frame_start=1)
+
+
+def run(cache_limit, folders, limit: int) -> None:
+    """What the timer does."""
+    purge = cache_limit.Purge(folders, cache_limit.shown_pictures(), limit)
+    purge.start()
+    purge._thread.join()
+    while purge.step() is not None:
+        pass
+
+
+def test_frames_that_were_unused_for_longest_are_deleted_first(cache_limit, frames):
+    paths = [write(frames, number, days) for number, days in enumerate((10, 30, 20, 40))]
+    run(cache_limit, [frames], 2000)
+    assert set(frames.iterdir()) == {paths[0], paths[2]}
+    run(cache_limit, [frames], 2000)
+    assert set(frames.iterdir()) == {paths[0], paths[2]}
+
+
+def test_recent_shown_linked_and_foreign_files_are_kept(cache_limit, frames, scene, tmp_path):
+    recent, shown, linked = write(frames, 1, 1), write(frames, 2, 90), write(frames, 3, 90)
+    os.link(linked, tmp_path / "frame_0001.png")
+    foreign, old = frames / "holiday.png", write(frames, 4, 90)
+    foreign.write_bytes(bytes(1000))
+    os.utime(foreign, (0, 0))
+    show(scene, frames / ".." / "frames" / shown.name)
+    run(cache_limit, [frames, tmp_path / "none"], 0)
+    assert set(frames.iterdir()) == {recent, shown, linked, foreign}
+    assert not old.exists()
+
+
+def test_frames_that_are_shown_after_the_measurement_are_kept(cache_limit, frames, scene):
+    path = write(frames, 1, 90)
+    purge = cache_limit.Purge([frames], [], 0)
+    purge._measure()
+    assert purge.surplus == [path]
+    show(scene, path)
+    while purge.step() is not None:
+        pass
+    assert path.exists()
+
+
+def test_another_blender_keeps_the_frames_that_this_one_shows(cache_limit, frames, scene):
+    """Both have their frames in the folder of the preferences."""
+    shown, other = write(frames, 1, 90), write(frames, 2, 90)
+    show(scene, shown)
+    run(cache_limit, [frames], 10**6)  # marks it as used
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    run(cache_limit, [frames], 0)
+    assert (shown.exists(), other.exists()) == (True, False)
+
+
+def test_the_folders_of_the_preferences_or_of_the_file_are_measured(addon, cache_limit, obj, tmp_path, monkeypatch):
+    session, folders = addon.edtalk_blender.engine.session, addon.edtalk_blender.folders
+    assert cache_limit.folders() == [folders.character_folder(obj) / "frames"]
+    monkeypatch.setattr(session, "preferred", lambda: session.Preferred(cache=str(tmp_path)))
+    (folders.character_folder(obj) / "frames").mkdir(parents=True)
+    (tmp_path / "other_12345678" / "Ben" / "frames").mkdir(parents=True)
+    assert len(cache_limit.folders()) == 2
+
+
+def test_there_is_a_limit_by_default_and_it_is_enforced_at_most_once_an_hour(addon, cache_limit, monkeypatch):
+    session, started = addon.edtalk_blender.engine.session, []
+    assert session.preferred().cache_limit == 50
+    monkeypatch.setattr(cache_limit.Purge, "start", lambda purge: started.append(purge._limit))
+    monkeypatch.setattr(cache_limit.bpy.app.timers, "register", lambda *_, **__: None, raising=False)
+    monkeypatch.setattr(cache_limit._state, "measured", None)
+    cache_limit.enforce()
+    assert started == [], "background mode has no timers"
+    monkeypatch.setattr(session, "blocking", lambda: False)
+    cache_limit.enforce()
+    cache_limit.enforce()
+    assert started == [50 * 10**9]
