@@ -71,7 +71,7 @@ if [[ -n $FAST ]]; then
     BLENDERS=("${BLENDERS[-1]}")
     BLENDER_TESTS=(tests/blender tests/package)
 fi
-run worker tests/unit tests/inference tests/training tests/farm tests/faults
+run worker tests/unit tests/inference tests/training tests/farm tests/fuzz tests/faults
 for environment in "${BLENDERS[@]}"; do
     run "$(basename "$environment")" "${BLENDER_TESTS[@]}"
 done
