@@ -78,24 +78,27 @@ def capture(
         values = more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps
     track = Track(times, np.where(seen[:, None], crop.box, np.nan))
-    then = "there the motion is carried over from the frames around"
+    then = "the motion there is interpolated"
     note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
-    values = carried_over(values, seen)
+    values = interpolated(values, seen)
     return Captured(Coefficients(values, rows.names, None if clip.is_picture else clip.fps), track.unseen, note)
 
 
 def nearest_to_rest(rows: Coefficients, seen: np.ndarray) -> int:
-    """Number of the frame with the smallest coefficients, among those where the face is `seen` (T,), or among all."""
-    doing = np.square(rows.values).sum(axis=1)
-    return int(np.argmin(np.where(seen, doing, np.inf))) if seen.any() else int(np.argmin(doing))
+    """Index of the frame with the smallest coefficients.
+
+    seen: (T,) bool, frames in which the face is visible. Other frames are considered only if there are none of these.
+    """
+    energy = np.square(rows.values).sum(axis=1)
+    return int(np.argmin(np.where(seen, energy, np.inf))) if seen.any() else int(np.argmin(energy))
 
 
 def frame_at(clip: Clip, time: float, count: int) -> int:
-    """Number of the frame, of `count`, that is on screen at `time` seconds."""
+    """Index of the frame that is shown at `time` seconds, limited to the `count` frames of the clip."""
     return min(max(math.floor((time - clip.start) * clip.fps + 1e-3), 0), count - 1)
 
 
-def carried_over(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def interpolated(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Rows (T, n), with those that are not `seen` (T,) interpolated linearly; the first and last values are held."""
     if seen.all() or not seen.any():
         return values
@@ -112,7 +115,7 @@ class _Presence:
 
         x, y, side, _ = crop.box
         self._fps, self._square = clip.fps, (x + side / 2 - 0.5, y + side / 2 - 0.5, side)
-        # Detection once per second is enough: when the tracker loses the face, it detects at once.
+        # One detection per second is sufficient: if the tracker loses the face, it runs the detector immediately.
         self._tracker = CropTracker(every=max(1, round(clip.fps)), which=self._square[:2], label=clip.path.name)
 
     def watch(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -131,6 +134,7 @@ class _Presence:
 
 
 def with_progress(frames: Iterator[np.ndarray], step: Callable[[int], object]) -> Iterator[np.ndarray]:
+    """The frames; `step` is called before each of them with the number of frames before it."""
     for number, rgb in enumerate(frames):
         step(number)
         yield rgb

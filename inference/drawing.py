@@ -1,4 +1,4 @@
-"""From a shot to frames: the one rendering pipeline of the worker, the command line and render farms."""
+"""Renders the frames of a shot. The worker, the command line and render farms all use this module."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ShotRenderer:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
         self.device = open_device(device)
-        self._banks: Recent[LoadedBank] = Recent(BANKS)
+        self._banks: RecentlyUsed[LoadedBank] = RecentlyUsed(BANKS)
 
     def bank(self, path: str | Path, progress: ReportProgress = ignore_progress) -> LoadedBank:
         """The bank in a file ("": the embedded starter bank). It is loaded again if the file has changed.
@@ -79,7 +79,7 @@ class ShotRenderer:
         return self._banks.get(key, load)
 
     def render(self, caller: Caller, shot: Shot, rows: Sequence[int] | None = None) -> dict[str, Any]:
-        """Write the frames of a shot that have no file yet, and tell the caller the file of every row.
+        """Write the frames of a shot that have no file yet, and report the file of every row to the caller.
 
         rows: ascending row numbers, default all; the files of other rows are not checked. Several processes may render
         one shot at the same time: each file is written atomically, and all processes write the same content.
@@ -88,7 +88,7 @@ class ShotRenderer:
         began = time.monotonic()
         rows = range(len(shot.coefficients)) if rows is None else rows
         names, missing = shot.file_names(), shot.missing(rows)
-        if (plate := shot.plate) is not None:  # footage is read forwards
+        if (plate := shot.plate) is not None:  # reading footage in the order of its frames is fastest
             missing.sort(key=lambda row: plate.times[row])
         waiting: dict[str, list[int]] = {names[row]: [] for row in missing}
         reused = 0
@@ -186,7 +186,7 @@ class LoadedBank:
     def __init__(self, bank: Bank, device: torch.device) -> None:
         self.bank, self._device = bank, device
         self.size = bank.config.size
-        self._faces: Recent[Face] = Recent(FACES)
+        self._faces: RecentlyUsed[Face] = RecentlyUsed(FACES)
 
     @cached_property
     def renderer(self) -> FaceRenderer:
@@ -210,7 +210,9 @@ class LoadedBank:
 class Face:
     """A renderer whose source is the face in a picture.
 
-    pixels: uint8 (size, size, 3), the network's input. square: the crop that it was cut out with.
+    picture: path of the portrait. crop: see `inference.contract.shot.as_crop`. size: at which the face is rendered.
+    pixels: uint8 (S, S, 3) at the bank's size S, the network's input. square: the crop that was cut out.
+    Raises EDTalkError, kind "media" or "face".
     """
 
     def __init__(self, renderer: FaceRenderer, picture: Path, crop: str | tuple[float, ...], size: FaceSize) -> None:
@@ -247,16 +249,17 @@ class Face:
         return {"crop": crop, "angle": angle}
 
 
-class Recent(Generic[T]):
-    """A cache of the `count` objects that were used last."""
+class RecentlyUsed(Generic[T]):
+    """A cache that keeps the `count` objects that were used last."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._made: OrderedDict[object, T] = OrderedDict()
 
     def get(self, key: object, make: Callable[[], T]) -> T:
+        """The object stored under `key`. If there is none, it is created by `make`."""
         if key not in self._made:
-            while len(self._made) >= self._count:  # first, so that both are never in memory
+            while len(self._made) >= self._count:  # removed first, so that the old and the new are not both in memory
                 self._made.popitem(last=False)
             self._made[key] = make()
         self._made.move_to_end(key)

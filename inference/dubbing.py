@@ -1,4 +1,4 @@
-"""Dubbing: the face in each frame of some footage is rendered again with new coefficients."""
+"""Dubbing: renders the face in each frame of some footage again, with new coefficients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .media.video import frames_at
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
 
-HELD_BYTES = 256 * 2**20  # decoded frames that are held where footage is read backwards
+HELD_BYTES = 256 * 2**20  # limit for decoded frames that are kept in memory when footage is read backwards
 
 # A frame of the footage, its crop and the face rendered there; the last two are None if no face is visible.
 Dubbed = tuple[np.ndarray, Crop | None, np.ndarray | None]
@@ -31,10 +31,11 @@ def dub(
     added: np.ndarray | None = None,
     size: FaceSize = SOURCE_SIZE,
 ) -> Iterator[Dubbed]:
-    """Render the face of each frame with its own row of coefficients, lazily.
+    """Render the face of each frame with its own row of coefficients. Yields one result per frame.
 
-    frames: one per row, uint8 (H, W, 3) and the crop of the face, or None where no face is visible.
-    rows: (T, n) in the bank's order. added: (n,) bool, coefficients that are added to the frame's own; default none.
+    frames: one per row, uint8 (H, W, 3) and the crop of the face, or None where no face is visible. They are read one
+    at a time. rows: (T, n) in the bank's order. added: (n,) bool, coefficients that are added to those read from the
+    frame instead of replacing them; default none. size: at which faces are rendered.
     """
     for (rgb, crop), row in zip(frames, rows, strict=True):
         if crop is None:
@@ -46,7 +47,7 @@ def dub(
 
 
 def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, Crop | None]]:
-    """The frames of some rows of a plate and their crops of `size` pixels. Fastest if their times ascend.
+    """Yield the frames of some rows of a plate and their crops at `size` pixels. It is fastest if their times ascend.
 
     Raises EDTalkError(kind="media") if the footage is missing or is not the one that the shot was made with.
     """
@@ -61,7 +62,7 @@ def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple
 
 
 def frames_in_any_order(media: Path, times: np.ndarray) -> Iterator[np.ndarray]:
-    """As `frames_at`, for times in any order. Descending times are read in blocks of at most HELD_BYTES."""
+    """As `media.video.frames_at`, for times in any order. Descending times are read in blocks of HELD_BYTES at most."""
     at, block = 0, 1
     while at < len(times):
         ascending = _run(times[at:])
@@ -79,7 +80,7 @@ def frames_in_any_order(media: Path, times: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _run(times: np.ndarray) -> int:
-    """Number of times from the first on that do not descend."""
+    """Length of the initial run of times that do not descend."""
     descents = np.flatnonzero(np.diff(times) < 0)
     return int(descents[0]) + 1 if len(descents) else len(times)
 

@@ -1,8 +1,9 @@
-"""Measures what each coefficient of a bank does to a face: it is moved alone, to either side of rest.
+"""Measures how each coefficient of a bank moves a face, and proposes a name and a range for it.
 
-Optical flow gives the motion of the pixels. The motion of the whole head is separated from what is left in the mouth,
-jaw, eyes and brows; the larger part decides the region, its direction the name. Lengths are in eye distances, so that
-they are comparable between pictures. "Left" and "right" in names are the person's, as in ARKit.
+Each coefficient is changed alone, in both directions from rest. The motion of the pixels is measured by optical flow
+and split into the motion of the whole head and the residual in mouth, jaw, eyes and brows. The region with the largest
+motion and its direction determine the name. Lengths are in eye distances, so that they are comparable between pictures.
+"Left" and "right" in names are the person's, as in ARKit.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _measure(draw: Draw, face: _Face, rest: np.ndarray, index: int, entry: Coeff
         if found is None or best < _NOISE or reached > _MORE * best:
             best, found = reached, (size, forth, back)
         else:
-            break  # larger steps move no more, or break the picture
+            break  # larger steps do not increase the motion, or they damage the picture
         if reached >= 0.5 or size >= farthest:
             break
         size = min(size * min(1 / max(reached, 1e-6), _GROWTH), farthest)
@@ -110,7 +111,7 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
     moved, mask = (flow, face.oval) if region == "head" else (own, face.parts[region])
     name, degrees = entry.name, 0.0
     if shares[region] >= _CLEAR:
-        name, degrees = face.words_for_head(flow) if region == "head" else (_WORDS[region](face, own), 0.0)
+        name, degrees = face.head_motion_name(flow) if region == "head" else (_NAMING[region](face, own), 0.0)
 
     peak = float(np.percentile(np.linalg.norm(moved[mask], axis=1), 95))
     full = _round(min(step * _FULL[region] / max(peak, 1e-6), 2 * _FARTHEST * step))
@@ -120,7 +121,7 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
         soft_min, soft_max = entry.soft_min, entry.soft_max
     units = {name: step / degrees} if degrees else {unit: share * full for unit, share in arkit.derived(name).items()}
     if soft_max == entry.rest:
-        units = {}  # it acts only in the direction opposite to ARKit's
+        units = {}  # ARKit's units act in the other direction only
     return Motion(
         entry.name, region, shares, step, round(amount, 4), _mean(moved, mask), face.asymmetry(moved, mask), name,
         round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()},
@@ -200,16 +201,16 @@ class _Face:
 
     @cached_property
     def skull(self) -> np.ndarray:
-        """Pixels that only the head moves: the oval without the parts, the lower cheeks and around the eyes."""
+        """Pixels that move with the head only: the oval without the parts and the lower cheeks."""
         moving = np.any(list(self.parts.values()), axis=0) | self.box(-1.0, 1.0, 0.7, 2.3)
         return self.oval & ~moving
 
     def fastest(self, flow: np.ndarray) -> float:
-        """Displacement of the part that moves most: its 90th percentile, since single pixels may be wrong."""
+        """Largest displacement of any part of the face, as the 90th percentile, because single pixels may be wrong."""
         return max(self._fastest(flow).values())
 
     def reached(self, flow: np.ndarray) -> float:
-        """The same relative to _AIM, or to half of _FULL for small parts."""
+        """Largest displacement relative to the one to measure at: _AIM, or half of _FULL for small parts."""
         return max(length / min(_AIM, _FULL[name] / 2) for name, length in self._fastest(flow).items())
 
     def _fastest(self, flow: np.ndarray) -> dict[str, float]:
@@ -232,7 +233,7 @@ class _Face:
         head = terms @ fit
         return head, flow - head
 
-    def words_for_head(self, flow: np.ndarray) -> tuple[str, float]:
+    def head_motion_name(self, flow: np.ndarray) -> tuple[str, float]:
         """Name of a motion of the whole head, and its angle in degrees for rotations, with ARKit's sign."""
         x, y = self.x[self.oval], self.y[self.oval] - 0.55
         terms = (
@@ -259,6 +260,7 @@ class _Face:
         return ("headYaw" if kind == "x" else "headPitch"), angle
 
     def asymmetry(self, flow: np.ndarray, mask: np.ndarray) -> float:
+        """-1 if only the left half of the picture moves inside the mask, 1 if only the right half moves."""
         left, right = (np.linalg.norm(flow[mask & side], axis=1).sum() for side in (self.x < 0, self.x >= 0))
         return round(float((right - left) / max(right + left, 1e-9)), 4)
 
@@ -325,4 +327,4 @@ def _side(asymmetry: float) -> str:
     return "" if abs(asymmetry) < 0.5 else "Left" if asymmetry > 0 else "Right"
 
 
-_WORDS = {"jaw": _jaw, "mouth": _mouth, "eyes": _eyes, "brows": _brows}
+_NAMING = {"jaw": _jaw, "mouth": _mouth, "eyes": _eyes, "brows": _brows}

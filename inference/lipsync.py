@@ -1,7 +1,7 @@
 """Compute lip coefficients from sound: mel spectrogram, Audio2Lip at any frame times, smoothing.
 
-Upstream supports 25 frames per second only. Here, a frame is a time in seconds; at times i / 25 the results equal
-upstream's.
+Upstream supports 25 frames per second only. Here, frames are given as times in seconds. At times i / 25 the results
+equal upstream's.
 """
 
 from __future__ import annotations

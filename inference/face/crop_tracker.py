@@ -15,12 +15,13 @@ from .detect import Face, Which, choose_face, crop_from_face, detect_faces, face
 
 
 class CropTracker:
-    """The crop of every frame of a clip: steady for a still head, without lag for a moving one.
+    """Finds the crop of a face in every frame of a clip: steady if the head is still, without lag if it moves.
 
-    Optical flow between neighbouring frames gives the motion: precise, but its errors add up. A detection every few
-    frames gives the position: no drift, but it jumps by a pixel or two. The difference of the two is smoothed over some
-    seconds and added to the flow's path. Smoothing uses past and future frames, which avoids lag, so the results are
-    available after the last frame: call `add` for each frame, then `crops` and `seen`. Frames are not kept in memory.
+    Optical flow between neighbouring frames gives a precise motion, but its errors accumulate. A detection every few
+    frames gives a position without drift, which varies by a pixel or two. The difference between the two is smoothed
+    over some seconds and added to the path of the flow. Smoothing uses past and future frames to avoid lag, so the
+    results are available after the last frame: call `add` for each frame, then `crops` and `seen`. Frames are not kept
+    in memory.
     """
 
     def __init__(
@@ -92,9 +93,9 @@ class CropTracker:
     def seen(self, *, gap: int = 12, trust: int = 50) -> np.ndarray:
         """(N,) bool: whether each frame shows the face.
 
-        A frame counts if the face was detected in it, if the flow leads there from a detection over at most `trust`
-        frames or up to the next detection of the same shot, and if it lies in a gap of at most `gap` frames between
-        such frames, where the detector failed briefly.
+        A frame shows the face if one of these conditions is met: the face was detected in it; the flow follows the face
+        from a detection to this frame, over at most `trust` frames or up to the next detection of the same shot; or it
+        lies between two such frames that are at most `gap` frames apart.
         """
         seen, found = np.zeros(len(self._path), bool), [frame for frame, _ in self._anchors]
         for place, frame in enumerate(found):
@@ -173,7 +174,7 @@ class CropTracker:
 
 @lru_cache(maxsize=1)
 def _face_area() -> np.ndarray:
-    """(256, 256) uint8 mask of the skin in a crop, without hair and background: there the flow is that of the head."""
+    """(256, 256) uint8 mask of the skin in a crop, without hair and background, which may not move with the head."""
     return cv2.ellipse(np.zeros((TEMPLATE, TEMPLATE), np.uint8), (136, 145), (55, 70), 0, 0, 360, 255, -1)
 
 

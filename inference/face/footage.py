@@ -150,7 +150,7 @@ def unseen_note(label: str, track: Track, *, counted: bool, then: str = "these f
 
 
 def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> list[Crop]:
-    """Crops in the first five seconds; [] if the face appears later, where the tracker finds it."""
+    """Crops of the face in the first five seconds; [] if there is no face in them."""
     from .crop import TEMPLATE
 
     first = (rgb for _, rgb in itertools.islice(frames, round(5 * fps)))
@@ -161,7 +161,7 @@ def _faces_at_start(frames: Frames, fps: float, which: Which, label: str) -> lis
 
 
 def _expected(media: Path, fps: float, start: float, end: float | None, duration: float | None) -> int:
-    """Number of frames for a progress bar; 0 if the file does not tell."""
+    """Number of frames for a progress bar; 0 if it is unknown."""
     from ..contract.plate import pictures_in
 
     if media.is_dir():

@@ -99,7 +99,7 @@ def sample_crops(
 
 
 def given_crop(rgb: np.ndarray, size: int, crop: str | Sequence[float], label: str) -> Crop:
-    """`frame_picture` for "none" and for a square, where nothing is detected."""
+    """The crop for "none" or a given square; arguments and errors are those of `frame_picture`. Nothing is detected."""
     from .crop import crop_from_box, whole
 
     if isinstance(crop, str):
@@ -120,7 +120,7 @@ def is_whole(rgb: np.ndarray, crop: Crop) -> bool:
 
 
 def cut(rgb: np.ndarray, crop: Crop) -> np.ndarray:
-    """Cut out the face. A crop of the whole picture returns the picture itself; the network's rules resize it later."""
+    """Cut out the face, uint8 (size, size, 3). For a crop of the whole picture, the picture is returned unchanged."""
     from .crop import crop_face
 
     return rgb if is_whole(rgb, crop) else crop_face(rgb, crop)

@@ -85,7 +85,7 @@ class PasteBack:
         return layer
 
     def _place(self, face: np.ndarray) -> np.ndarray:
-        """The face warped into the rectangle."""
+        """The face warped to the pixels of `rect`, uint8 (bottom - top, right - left, 3)."""
         if face.shape != (self.size, self.size, 3):
             raise EDTalkError(f"This paste needs faces of shape {(self.size, self.size, 3)}, found {face.shape}.")
         if self._reduced.size != self.size:

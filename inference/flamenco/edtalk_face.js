@@ -2,33 +2,33 @@
 
 // A job type for Blender's render farm Flamenco: renders a face of EDTalk in chunks, then encodes it with its sound.
 // Copy this file into the folder `scripts` beside the flamenco-manager. In flamenco-manager.yaml the variables
-// `edtalk_python` and `edtalk` say, for each platform, which Python runs the engine and where the extension lies.
+// `edtalk_python` and `edtalk` give, for each platform, the engine's Python and the folder of the extension.
 
 const JOB_TYPE = {
     label: "EDTalk Face",
-    description: "Render the frames of a shot that are not there yet, and encode them with their sound",
+    description: "Render the missing frames of a shot, and encode all frames with the sound",
     settings: [
-        // What the artist sets.
+        // Settings for the artist.
         { key: "bundle", type: "string", subtype: "dir_path", required: true, visible: "visible",
-          description: "Folder that Export Farm Job wrote. All workers must see it" },
+          description: "Folder written by Export Farm Job. All workers need access to it" },
         { key: "frames", type: "string", required: true, visible: "visible",
           eval: "f'{C.scene.frame_start}-{C.scene.frame_end}'",
           evalInfo: { showLinkButton: true, description: "Scene frame range" },
-          description: "Frames of the shot, as the scene numbers them. Examples: '47', '1-30', '3, 5-10'" },
+          description: "Frames to render, in scene frame numbers. Examples: '47', '1-30', '3, 5-10'" },
         { key: "chunk_size", type: "int32", default: 50, propargs: { min: 1 }, visible: "submission",
-          description: "Frames a task: so many that they outweigh the start of the engine" },
+          description: "Frames per task. Each task starts the engine once, so small tasks are slow" },
         { key: "clip", type: "string", default: "face.mp4", visible: "submission",
-          description: "File name of the clip; leave empty for none. It needs all frames of the shot" },
+          description: "File name of the video, written when all frames are rendered. Leave empty for none" },
         { key: "device", type: "string", default: "auto", choices: ["auto", "cuda", "mps", "cpu"],
-          visible: "submission", description: "What workers render on" },
+          visible: "submission", description: "Device for rendering" },
 
-        // What the farm's administrator sets, here or by the Manager's variables.
+        // Settings for the farm's administrator, given here or as variables of the Manager.
         { key: "engine", type: "string", default: "{edtalk_python}", visible: "web",
           description: "The Python that runs the engine on the workers" },
         { key: "engine_folder", type: "string", default: "{edtalk}", visible: "web",
           description: "The extension's folder on the workers" },
         { key: "task_type", type: "string", default: "misc", visible: "web",
-          description: "Workers that are configured for this type of task get the frames" },
+          description: "Task type: only workers that are configured for it render the frames" },
     ]
 };
 

@@ -1,4 +1,4 @@
-"""Does the work that Blender requests. Keeps the banks and portraits that were used last."""
+"""Computes the answers to Blender's requests. The banks and portraits that were used last stay loaded."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Jobs:
         return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else None
 
     def do(self, request: Request, job: RunningJob) -> Answer:
-        """The result of any request that Blender waits for."""
+        """Compute the answer to a request. Errors: see the class. Sends `Accepted` first, except for quick requests."""
         if isinstance(request, requests.Release):
             self.release()
             return answers.Done()
@@ -146,6 +146,7 @@ class Jobs:
             torch.mps.empty_cache()
 
     def is_out_of_memory(self, error: Exception) -> bool:
+        """Whether an exception means that the device or the computer has too little free memory."""
         on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or on_cpu
 

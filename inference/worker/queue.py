@@ -1,4 +1,4 @@
-"""The worker's queue: reads requests, sends answers, cancels, and lets short requests overtake long ones."""
+"""The worker's queue: reads requests, sends answers, cancels jobs, and runs short requests during long ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class QueuedJob:
             return QueuedJob(message.job, error)
 
     def can_interrupt(self, running: QueuedJob) -> bool:
-        """Whether it may be done between two frames of a running job. A cancelled job only has to be answered."""
+        """Whether the job may run between two frames of another one. A cancelled job may: it is only answered."""
         long = (requests.Render, requests.Release, type(running.request))
         return self.cancelled or not isinstance(self.request, long)
 
@@ -68,6 +68,7 @@ class Inbox:
         self.closing = False
 
     def put(self, message: Message) -> None:
+        """Add a request, or apply a `cancel` or `shutdown`. Called by the reading thread."""
         with self._changed:
             if message.kind == requests.Shutdown.kind:
                 self.closing = True
@@ -118,6 +119,7 @@ class Outbox:
         self._stream, self.between_messages = stream, threading.Lock()
 
     def send(self, answer: Answer, job: int = 0) -> None:
+        """Write one answer. job: number of the request, 0 for none."""
         message = answer.to_message(job)
         with self.between_messages:
             try:
@@ -148,7 +150,7 @@ class CancelledError(Exception):
 
 
 class RunningJob:
-    """A job as the code in `worker.jobs` and `drawing` sees it: reports progress and asks whether to stop."""
+    """The interface of a job for `worker.jobs` and `drawing`: sends progress and checks for cancellation."""
 
     def __init__(self, job: QueuedJob, worker: Worker) -> None:
         self._job, self._worker = job, worker

@@ -1,4 +1,4 @@
-"""The worker process: does what Blender requests over stdin and stdout, see `docs/protocol.md`.
+"""The worker process: answers Blender's requests over stdin and stdout, see `docs/protocol.md`.
 
 It has three threads. One reads stdin; its end means that Blender has ended, and ends the process even during a frame.
 One sends a beat every second. The main thread does one job after another; a long job lets short ones run between two
@@ -32,7 +32,9 @@ BEAT = 1.0  # seconds
 
 
 def run(device: str = "auto", threads: int | None = None) -> NoReturn:
-    """Work until stdin ends or `shutdown` arrives, then end the process. device, threads: see `ShotRenderer`.
+    """Answer requests until stdin ends or `shutdown` arrives, then end the process.
+
+    device, threads: see `ShotRenderer`.
 
     Exit codes: 0 shutdown or end of stdin, 1 the installation does not work, 2 unknown device or unreadable stdin.
     """
@@ -98,10 +100,12 @@ class Worker:
         self.inbox, self.outbox, self._jobs = inbox, outbox, jobs
 
     def serve(self) -> None:
+        """Do all jobs until the worker is shut down."""
         while (job := self.inbox.take()) is not None:
             self.do(job)
 
     def beat(self) -> NoReturn:
+        """Send a `Beat` every second. Runs in a thread of its own."""
         while True:
             time.sleep(BEAT)
             self.outbox.send(Beat(self.inbox.busy, _memory(), self._jobs.device_memory()))

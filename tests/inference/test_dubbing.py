@@ -466,7 +466,7 @@ def test_capture_interpolates_where_no_face_is_visible(worker, rushes, material)
     ((first, last),) = done["unseen"]
     assert 11 <= first <= 13
     assert 26 < last < 33
-    assert "the motion is carried over" in done["note"]
+    assert "the motion there is interpolated" in done["note"]
     rows = np.frombuffer(done.payload, "<f4").reshape(done["frames"], -1)
     between = np.linspace(rows[first - 1], rows[last + 1], last - first + 3)[1:-1]
     np.testing.assert_allclose(rows[first : last + 1], between, atol=1e-4)
