@@ -1,4 +1,4 @@
-"""Test sounds in which every moment is unique, and helpers for strips; for tests in Blender."""
+"""Test sounds in which every moment is unique, and helpers for strips and keyframes; for tests in Blender."""
 
 from __future__ import annotations
 
@@ -64,6 +64,21 @@ def add_retiming_keys(package, scene: bpy.types.Scene, strip: bpy.types.Strip, *
         bpy.ops.sequencer.retiming_show()
         for frame in frames:
             bpy.ops.sequencer.retiming_key_add(timeline_frame=frame)
+
+
+def select(scene: bpy.types.Scene, *strips: bpy.types.Strip) -> None:
+    """Select these strips and no others."""
+    for strip in scene.sequence_editor.strips_all:
+        strip.select = strip in strips
+
+
+def keys(package, obj: bpy.types.Object, name: str = "jawOpen") -> np.ndarray:
+    """(K, 2) frames and values of a slider's keyframes."""
+    path = package.character.sliders.data_path(name)
+    for curve in package.compat.fcurves(obj):
+        if curve.data_path == path:
+            return np.array([point.co for point in curve.keyframe_points])
+    return np.empty((0, 2))
 
 
 @contextmanager

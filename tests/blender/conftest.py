@@ -58,6 +58,12 @@ def addon() -> Iterator[ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def package(addon: ModuleType) -> ModuleType:
+    """The add-on, with its modules as attributes, such as `package.timeline.sequencer`."""
+    return addon.edtalk_blender
+
+
+@pytest.fixture(scope="session")
 def film(tmp_path_factory, addon) -> Path:
     """A movie of 50 frames, 640 x 360 pixels at 25 fps, whose brightness increases with every frame."""
     path = tmp_path_factory.mktemp("film") / "walk.mkv"

@@ -6,11 +6,6 @@ import pytest
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def animation(package):
     return package.animation.keys
 

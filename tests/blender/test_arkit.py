@@ -13,11 +13,6 @@ ANGLES = ("HeadYaw", "HeadPitch", "HeadRoll")
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def write_take(tmp_path):
     """Writes a take in the format of Live Link Face at 60 rows per second. Columns are functions of the second."""
 

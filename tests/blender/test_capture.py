@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import bpy
 import numpy as np
 import pytest
 
 from tests.panel_layout import Layout
-from tests.strip_material import add_retiming_keys, sequencer_context, set_speed
+from tests.pumping import pump_until
+from tests.strip_material import add_retiming_keys, keys, select, sequencer_context, set_speed
 
 FILM_FPS = 25  # of the fake worker, whose answer in column c is c / 10 + seconds
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
 
 
 @pytest.fixture
@@ -36,22 +30,8 @@ def add(package, scene, film, frame):
     return strip
 
 
-def select(scene, *strips):
-    for strip in scene.sequence_editor.strips_all:
-        strip.select = strip in strips
-
-
 def capture(package, scene, obj, source, options, **where):
     package.engine.session.wait(package.capture.capture.capture(scene, obj, source, options, **where))
-
-
-def keys(package, obj, name="jawOpen"):
-    """(K, 2) frames and values."""
-    path = package.character.sliders.data_path(name)
-    for curve in package.compat.fcurves(obj):
-        if curve.data_path == path:
-            return np.array([point.co for point in curve.keyframe_points])
-    return np.empty((0, 2))
 
 
 def column(package, obj, name):
@@ -394,10 +374,8 @@ def test_a_capture_has_progress_and_can_be_cancelled(package, scene, strip, obj,
     fake_engine("--slow", 0.02)
     package.engine.session.wait(package.character.rest_pose.measure(obj))
     task = package.capture.capture.capture(scene, obj, strip, options())
-    until = time.monotonic() + 20
-    while not task.fraction and time.monotonic() < until:
-        package.engine.session.pump()
-    assert 0 < task.fraction < 1
+    pump_until(package, lambda: task.fraction)
+    assert task.fraction < 1
     assert task.label == "Capture 'film'"
     task.cancel()
     package.engine.session.wait(task)

@@ -9,11 +9,6 @@ from tests.strip_material import noise, write_sound
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def edtalk(package, capsys):
     """`edtalk("render", "--range", "scene")`: the exit code and the output."""
 

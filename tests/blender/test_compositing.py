@@ -13,11 +13,6 @@ CLEAR, SOLID = slice(0, 8), slice(-8, None)  # columns in which the face is full
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def saved(scene, tmp_path):
     """A scene of a few frames in the size of the plate, with default settings otherwise."""
     scene.frame_start, scene.frame_end = 1, FRAMES

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import bpy
@@ -11,16 +10,12 @@ import pytest
 
 from tests.blender.test_capture import add_at_own_speed
 from tests.picture_material import read, render, write_png
-from tests.strip_material import noise, sequencer_context, set_speed, write_sound
+from tests.pumping import pump_until
+from tests.strip_material import noise, select, sequencer_context, set_speed, write_sound
 
 pytestmark = pytest.mark.slow
 
 FPS, FRAMES, WIDTH, HEIGHT = 25, 50, 640, 360  # of `film`, as the fake worker has it too
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
 
 
 @pytest.fixture
@@ -42,11 +37,6 @@ def place(package, scene, film, frame, channel=1):
     strip = package.compat.new_movie(scene, film.stem, film, channel, frame)
     select(scene, strip)
     return strip
-
-
-def select(scene, *strips):
-    for strip in scene.sequence_editor.strips_all:
-        strip.select = strip in strips
 
 
 def dub(package, scene):
@@ -248,14 +238,7 @@ def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, f
 def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine):
     fake_engine("--slow", 0.01)
     chain = package.render.dub.begin(scene, [movie])
-    until = time.monotonic() + 60
-    while (
-        not package.engine.session.tasks
-        or not package.engine.session.tasks[0].label.startswith("Render")
-        or not shown(package, scene)
-    ):
-        assert time.monotonic() < until
-        package.engine.session.pump(0.01)
+    pump_until(package, lambda: is_rendering(package) and shown(package, scene))
     (obj,) = package.character.character.characters(scene)
     bpy.ops.edtalk.cancel(number=package.engine.session.tasks[0].number)
     package.engine.session.wait(chain)
@@ -266,6 +249,11 @@ def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine):
     assert missing + reused == FRAMES
     assert 0 < reused < FRAMES
     assert package.render.face_strip.waiting_frames(face) == 0
+
+
+def is_rendering(package):
+    tasks = package.engine.session.tasks
+    return bool(tasks) and tasks[0].label.startswith("Render")
 
 
 def shown(package, scene):
@@ -288,10 +276,7 @@ def test_with_a_window_the_operator_returns_at_once(package, scene, movie, fake_
     chain = package.render.dub.begin(scene, [movie])
     assert not chain.finished
     assert not [strip for strip in package.compat.strips(scene) if package.timeline.sequencer.is_face(strip)]
-    until = time.monotonic() + 60
-    while not chain.finished:
-        assert time.monotonic() < until
-        package.engine.session.pump(0.01)
+    pump_until(package, lambda: chain.finished)
     assert chain.error is None
     assert shown(package, scene) == FRAMES
 

@@ -1,18 +1,13 @@
 """Installing the engine from Blender: the proposed backend, the announced sizes, the replacement of the old engine."""
 
 import threading
-import time
 from types import SimpleNamespace
 
 import bpy
 import pytest
 
 from tests.panel_layout import Layout
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
+from tests.pumping import pump_until
 
 
 @pytest.fixture
@@ -153,21 +148,18 @@ def test_if_the_index_has_no_cpu_torch_the_cuda_build_is_offered(addon, package,
 def test_memory_is_shown_and_freed_by_the_button_and_before_renders_if_enabled(
     package, buttons, fake_engine, monkeypatch
 ):
-    session, told = package.engine.session, []
+    session, requests = package.engine.session, []
     assert "not running" in buttons.EDTALK_OT_free_memory.disabled_reason(bpy.context)
     client = fake_engine()
     client.start()
-    until = time.monotonic() + 10
-    while not (client.state.value == "ready" and client.beat) and time.monotonic() < until:
-        session._tick()
-        time.sleep(0.005)
+    pump_until(package, lambda: client.state.value == "ready" and client.beat)
     layout = Layout()
     package.panels.status.draw_engine(layout)
     assert "edtalk.free_memory" in layout.texts("operator")
     assert any(text.endswith(" GB") for text in layout.texts("label"))
-    monkeypatch.setattr(client, "request", lambda request: told.append(request.kind))
+    monkeypatch.setattr(client, "request", lambda request: requests.append(request.kind))
     assert bpy.ops.edtalk.free_memory() == {"FINISHED"}
-    assert told == ["release"]
+    assert requests == ["release"]
     monkeypatch.setattr(session, "tasks", [object()])
     assert "busy" in buttons.EDTALK_OT_free_memory.disabled_reason(bpy.context)
     session.free_memory()
@@ -180,4 +172,4 @@ def test_memory_is_shown_and_freed_by_the_button_and_before_renders_if_enabled(
     finally:
         preferences.yields = False
         session.release("render")
-    assert told == ["release"] * 2
+    assert requests == ["release"] * 2

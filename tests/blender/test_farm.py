@@ -16,11 +16,6 @@ FRAMES = 6
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def saved(scene, tmp_path):
     """The scene saved as `film.blend`, from frame 101 on."""
     scene.frame_start, scene.frame_end = 101, 100 + FRAMES
@@ -93,7 +88,7 @@ def test_an_exported_job_renders_without_blender(package, scene, saved, turning,
     job = tmp_path / "jobs" / "Anna"
     given = values(job)
     command = [given["Engine"], "-X", "utf8", f"{given['EngineFolder']}/inference", "shot", "render", job / "shot"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert answer.returncode == 0, answer.stderr
     assert bpy.ops.edtalk.fetch_farm_frames() == {"FINISHED"}
     task, plan = package.render.render.render_face(scene, turning, (101, 101 + FRAMES))

@@ -6,14 +6,10 @@ import bpy
 import numpy as np
 import pytest
 
-from tests.strip_material import RATE, noise, set_speed, write_sound
+from tests.pumping import pump_until
+from tests.strip_material import RATE, keys, noise, select, set_speed, write_sound
 
 JAW = 'edtalk["jawOpen"]'
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +25,9 @@ def strip(package, scene, sound):
     return package.compat.new_sound(scene, "line", sound, 1, 10)
 
 
-def select(scene, *strips):
-    for strip in scene.sequence_editor.strips_all:
-        strip.select = strip in strips
-
-
 def lip_sync(scene, *strips, **options):
     select(scene, *strips)
     return bpy.ops.edtalk.lip_sync(**options)
-
-
-def keys(package, obj, name="jawOpen"):
-    """(K, 2) frames and values."""
-    path = package.character.sliders.data_path(name)
-    for curve in package.compat.fcurves(obj):
-        if curve.data_path == path:
-            return np.array([point.co for point in curve.keyframe_points])
-    return np.empty((0, 2))
 
 
 def jaw_at(package, obj, frame):
@@ -233,9 +215,7 @@ def test_loading_another_file_cancels_lip_sync(package, scene, strip, obj, fake_
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     assert not package.engine.session.tasks
     assert package.engine.session.current_client() == client, "the engine stays warm"
-    until = time.monotonic() + 60
-    while client._jobs and time.monotonic() < until:
-        package.engine.session.pump()
+    pump_until(package, lambda: not client._jobs)
     assert task.error is None
 
 
@@ -351,15 +331,11 @@ def test_the_operator_returns_at_once_and_pushes_one_undo_step(package, scene, s
     steps = []
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     monkeypatch.setattr(package.engine.session, "edited", steps.append)
-    monkeypatch.setattr(
-        package.engine.operator_base.EngineOperator, "_from_button", True
-    )  # as if a button had been clicked
+    operator = package.engine.operator_base.EngineOperator
+    monkeypatch.setattr(operator, "_from_button", True)  # as if a button had been clicked
     assert bpy.ops.edtalk.lip_sync() == {"FINISHED"}
     assert package.engine.session.tasks
     assert steps == []
-    until = time.monotonic() + 60
-    while package.engine.session.tasks and time.monotonic() < until:
-        package.engine.session.pump()
-        time.sleep(0.002)
+    pump_until(package, lambda: not package.engine.session.tasks)
     assert steps == ["Lip Sync"]
     assert keys(package, obj)[-1, 0] > 130

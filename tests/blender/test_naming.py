@@ -15,11 +15,6 @@ NAMES = {"lip_01": "jawOpen", "lip_02": "lip_02", "pose_01": "headYaw", "exp_01"
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def bank(write_bank):
     return write_bank("official", banks=BANKS)
 

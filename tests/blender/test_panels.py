@@ -21,11 +21,6 @@ def state(prepare: Callable[[SimpleNamespace], object]) -> Callable[[SimpleNames
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def world(package, scene, demo, film, tmp_path, write_bank, fake_engine, monkeypatch):
     """What the states use: the add-on's modules, files, and `add` for a character."""
     monkeypatch.setattr(package.animation.emotion_operators, "library_path", lambda: tmp_path / "emotions.json")

@@ -7,11 +7,6 @@ import pytest
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def asked(package, addon, monkeypatch):
     """Requests to an engine that answers only on `asked[-1].answer(jawOpen=0.25)`."""
     questions = []

@@ -8,11 +8,6 @@ import pytest
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def character(package):
     return package.character
 

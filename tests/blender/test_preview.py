@@ -1,15 +1,10 @@
 """Live preview: the latest pose is shown and superseded requests are dropped."""
 
-import time
-
 import bpy
 import numpy as np
 import pytest
 
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
+from tests.pumping import pump_until
 
 
 @pytest.fixture
@@ -43,11 +38,7 @@ def slide(obj, value):
 
 
 def finish(package):
-    until = time.monotonic() + 60
-    while package.engine.session.tasks and time.monotonic() < until:
-        package.engine.session.pump(0.01)
-        time.sleep(0.002)
-    assert not package.engine.session.tasks
+    pump_until(package, lambda: not package.engine.session.tasks)
 
 
 def pixels(package, obj):

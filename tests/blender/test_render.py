@@ -2,21 +2,16 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import bpy
 import numpy as np
 import pytest
 
+from tests.pumping import pump_until
 from tests.strip_material import noise, write_sound
 
 FRAMES = 12
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
 
 
 @pytest.fixture
@@ -58,14 +53,6 @@ def begin(package, scene, obj):
         package.engine.session.wait(package.character.rest_pose.measure(obj))
     span = package.timeline.sequencer.render_range(scene, obj, "SCENE")
     return package.render.render.render_face(scene, obj, span)
-
-
-def pump_until(package, condition, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        package.engine.session.pump(0.01)
-        time.sleep(0.002)
-    assert condition()
 
 
 # --- The strip

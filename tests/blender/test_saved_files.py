@@ -18,11 +18,6 @@ FRAMES = 12
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def opened(package, tmp_path):
     """The scene of the saved file, opened from a writable copy."""
     path = shutil.copy(SAVED, tmp_path / "anna.blend")

@@ -19,11 +19,6 @@ from tests.strip_material import (
 RATES = [(24, 1.001), (24, 1.0), (25, 1.0), (30, 1.001), (30, 1.0), (50, 1.0), (60, 1.0)]
 
 
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     """A WAV file with ten seconds of noise."""

@@ -13,11 +13,6 @@ FRAMES = np.arange(1, 25)
 
 
 @pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
-@pytest.fixture
 def rig(package):
     return package.rig.rig
 

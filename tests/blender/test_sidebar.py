@@ -1,18 +1,13 @@
 """The Sequencer's sidebar, the status and the preferences."""
 
-import time
 from types import SimpleNamespace
 
 import bpy
 import pytest
 
 from tests.panel_layout import Layout, draw
+from tests.pumping import pump_until
 from tests.strip_material import noise, write_sound
-
-
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +166,8 @@ def test_an_idle_engine_releases_memory_and_then_stops(package, fake_engine, mon
     session, requests = package.engine.session, []
     client = fake_engine()
     client.start()
-    until = time.monotonic() + 10
-    while client.state.value != "ready" and time.monotonic() < until:
-        assert session._tick() is not None
-        time.sleep(0.005)
+    assert session._tick() is not None, "the timer runs while the engine starts"
+    pump_until(package, lambda: client.state.value == "ready")
     monkeypatch.setattr(client, "request", lambda request: requests.append(request.kind))
     session._tick()
     assert requests == []

@@ -9,11 +9,6 @@ from tests.strip_material import noise, sequencer_context, set_speed, write_soun
 FRAMES = 48  # length of the line: 2 s at 24 fps
 
 
-@pytest.fixture
-def package(addon):
-    return addon.edtalk_blender
-
-
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     return write_sound(tmp_path_factory.mktemp("sounds") / "line.wav", noise(2.0))

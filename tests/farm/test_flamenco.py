@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="needs node, to run the job
 def compiled(**settings: Any) -> dict[str, Any]:
     command = [NODE, ROOT / "tests" / "farm" / "flamenco.js", SCRIPT]
     answer = subprocess.run(
-        command, input=json.dumps(settings), capture_output=True, text=True, timeout=60, check=False
+        command, input=json.dumps(settings), capture_output=True, text=True, timeout=300, check=False
     )
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)

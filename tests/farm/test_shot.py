@@ -159,7 +159,7 @@ def test_sigterm_stops_after_the_current_frame(shot, frames, direct, monkeypatch
 def test_two_processes_render_one_shot(shot, frames, direct):
     command = [sys.executable, ROOT / "inference", "shot", "render", shot, "--device", "cpu", "--threads", "1"]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, cwd=shot.parent) for _ in range(2)]
-    assert [process.communicate(timeout=120) and process.returncode for process in running] == [0, 0]
+    assert [process.communicate(timeout=300) and process.returncode for process in running] == [0, 0]
     assert pictures(frames) == direct
     assert [path for path in frames.iterdir() if path.name[0] == "."] == []
 

@@ -231,9 +231,9 @@ def test_ctrl_c_in_a_process(material, tmp_path):
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         first = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert "Traceback" not in said
+        _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     frames, *_ = media_lengths(tmp_path / "out.mp4")
     assert first["done"] <= frames < 12500

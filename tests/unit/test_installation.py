@@ -18,7 +18,7 @@ from tests.engine_material import LOCK, asked, line, make_environment, make_pyth
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 120.0  # seconds, for a virtual environment on a busy machine
+PATIENCE = 300.0  # seconds, for a virtual environment on a busy machine
 
 posix = pytest.mark.skipif(os.name == "nt", reason="stands in for Python with a script")
 
