@@ -149,7 +149,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     time = parser.add_argument_group("time")
     time.add_argument(
         "--fps", type=options.frame_rate,
-        help="frame rate of the result; clips are resampled to it (default: that of --coefficients, else 25)",
+        help="frame rate of the result; clips are resampled to it (default: that of a source clip, else that of "
+        "--coefficients, else 25)",
     )  # fmt: skip
     part = time.add_mutually_exclusive_group()
     part.add_argument("--seconds", type=seconds_span, metavar="B|A-B", help="only the first B seconds, or A to B")

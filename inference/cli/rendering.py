@@ -164,7 +164,7 @@ class Inputs:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.bank = args, _bank_for(args)
         table = Coefficients.load(args.coefficients) if args.coefficients else None
-        self.fps: float = args.fps or (table and table.fps) or DEFAULT_FPS
+        self.fps: float = args.fps or _source_rate(args.source) or (table and table.fps) or DEFAULT_FPS
         self.table = None if table is None else self._without_fixed_pose(at_rate(table, self.bank, self.fps))
         self.clips = {
             name: Clip(path, self.fps)
@@ -347,6 +347,12 @@ class Inputs:
             found = measure(renderer, clip, crop, needed, self.args.progress)
             rows[path] = np.pad(found, ((0, count - len(found)), (0, 0)))
         return {name: rows[clip.path] for name, clip in self.clips.items()}
+
+
+def _source_rate(source: Path) -> float | None:
+    """The frame rate of a video that is dubbed; None for pictures."""
+    clip = Clip(source, DEFAULT_FPS)
+    return None if clip.is_still else Clip.at_own_rate(source).fps
 
 
 def _bank_for(args: argparse.Namespace) -> Bank:

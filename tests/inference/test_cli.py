@@ -22,6 +22,8 @@ from inference.contract.coefficients import Coefficients
 from inference.contract.config import GeneratorConfig
 from inference.drawing import ShotRenderer
 from inference.media import sound as media_sound
+from inference.media.video import probe
+from inference.media.video_writer import VideoWriter
 from inference.renderer import FaceRenderer
 from tests.cli_material import (
     BANKS,
@@ -269,6 +271,19 @@ def test_parts_of_a_dubbed_clip_equal_the_whole(material, tmp_path):
         assert run(*render(material, *words, tmp_path / "parts", "--frames", span)) == 0
     for one, other in zip(read_png(tmp_path / "whole"), read_png(tmp_path / "parts"), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("rate", ["24", "24000/1001", "30000/1001", "60"])
+def test_dubbed_clip_keeps_its_frame_rate(material, tmp_path, rate):
+    source, out = tmp_path / "shot.mp4", tmp_path / "out.mp4"
+    with VideoWriter(source, Fraction(rate), (64, 64)) as writer:
+        for index in range(9):
+            writer.write(picture(f"clip_{index}", 64, 64))
+    words = ["--source", source, "--paste-back", "--emotion", "happy"]
+    assert run(*render(material, *words, "--out", out)) == 0
+    assert (probe(out).fps, probe(out).frames) == (Fraction(rate), 9)
+    assert run(*render(material, *words, "--fps", 12, "--out", tmp_path / "slow.mp4")) == 0
+    assert probe(tmp_path / "slow.mp4").fps == 12
 
 
 def test_detail_and_plain_output(material, tmp_path):
