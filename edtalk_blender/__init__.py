@@ -13,6 +13,7 @@ MODULES = (
     "character.sliders",
     "character.viewport",
     "character.character",
+    "character.bank_paths",
     "rig.rig",
     "naming.naming",
     "timeline.sequencer",

@@ -38,11 +38,17 @@ def _read_bank(path: Path, _changed: int, _size: int) -> Bank:
 
 def resolve(path: str, obj: bpy.types.Object | None = None) -> Path:
     """An absolute path; `//` is the folder of the .blend, or of the library that a linked object comes from."""
+    path = without_backslashes(path)
     here = Path(bpy.path.abspath(path))
     library = _library(obj) if obj else None
     if library is not None and path.startswith("//") and not here.exists():
         return Path(bpy.path.abspath(path, library=library))
     return here
+
+
+def without_backslashes(path: str) -> str:
+    """A path relative to the .blend with slashes, also if it was chosen in Windows. Other paths are unchanged."""
+    return path.replace("\\", "/") if path.startswith("//") else path
 
 
 def _library(obj: bpy.types.Object) -> bpy.types.Library | None:
