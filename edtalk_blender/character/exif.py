@@ -1,44 +1,84 @@
-"""The EXIF orientation of a JPEG, which Blender ignores and the engine applies. No bpy."""
+"""The EXIF orientation of JPEG, PNG, WebP and TIFF, which Blender ignores and the engine applies. No bpy."""
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ...inference.contract.files import open_regular
 
 _ORIENTATION = 0x0112  # the tag
+_PREFIX = b"Exif\0\0"  # before EXIF data in a JPEG, and sometimes in a WebP
 _MOST_SEARCHED = 2**20  # bytes; cameras write EXIF first
 
 
 def orientation(path: Path) -> int:
-    """The EXIF orientation, 1 to 8; 1 (unchanged) for other files, without EXIF or where it cannot be read."""
+    """The EXIF orientation, 1 to 8, of a JPEG, PNG, WebP or TIFF.
+
+    1 (unchanged) for other files, without EXIF or if it cannot be read.
+    """
     try:
         with open_regular(path) as file:
-            if file.read(2) != b"\xff\xd8":
-                return 1
-            while file.tell() < _MOST_SEARCHED:
-                marker, kind, length = struct.unpack(">BBH", file.read(4))
-                if marker != 0xFF or kind == 0xDA or length < 2:  # start of the image data, or a damaged file
-                    return 1
-                segment = file.read(length - 2)
-                if kind == 0xE1 and segment.startswith(b"Exif\0\0"):
-                    return _from_tiff(segment[6:])
+            start = file.read(12)
+            file.seek(0)
+            if start[:2] == b"\xff\xd8":
+                return _from_jpeg(file)
+            if start[:8] == b"\x89PNG\r\n\x1a\n":
+                return _from_png(file)
+            if start[:4] == b"RIFF" and start[8:] == b"WEBP":
+                return _from_webp(file)
+            return _from_tiff(file)
     except (OSError, struct.error, ValueError):
-        pass
+        return 1
+
+
+def _from_jpeg(file: BinaryIO) -> int:
+    file.seek(2)
+    while file.tell() < _MOST_SEARCHED:
+        marker, kind, length = struct.unpack(">BBH", file.read(4))
+        if marker != 0xFF or kind == 0xDA or length < 2:  # start of the image data, or a damaged file
+            return 1
+        segment = file.read(length - 2)
+        if kind == 0xE1 and segment.startswith(_PREFIX):
+            return _from_tiff(io.BytesIO(segment[len(_PREFIX) :]))
     return 1
 
 
-def _from_tiff(tiff: bytes) -> int:
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+def _from_png(file: BinaryIO) -> int:
+    file.seek(8)
+    while True:  # each chunk has 12 bytes or more, so this ends with the file
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"eXIf":
+            return _from_tiff(io.BytesIO(file.read(min(length, _MOST_SEARCHED))))
+        file.seek(length + 4, os.SEEK_CUR)
+
+
+def _from_webp(file: BinaryIO) -> int:
+    file.seek(12)
+    while True:  # each chunk has 8 bytes or more, so this ends with the file
+        kind, length = struct.unpack("<4sI", file.read(8))
+        if kind == b"EXIF":
+            return _from_tiff(io.BytesIO(file.read(min(length, _MOST_SEARCHED)).removeprefix(_PREFIX)))
+        file.seek(length + length % 2, os.SEEK_CUR)
+
+
+def _from_tiff(file: BinaryIO) -> int:
+    """The orientation in a TIFF file, or in EXIF data, which have the same structure."""
+    start = file.read(8)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(start[:4])
     if order is None:
         return 1
-    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (count,) = struct.unpack_from(f"{order}H", tiff, start)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", tiff, entry)
+    (directory,) = struct.unpack_from(f"{order}I", start, 4)
+    file.seek(directory)
+    (count,) = struct.unpack(f"{order}H", file.read(2))
+    entries = file.read(12 * count)
+    for entry in range(0, 12 * count, 12):
+        tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", entries, entry)
         if tag == _ORIENTATION:
             return value if 1 <= value <= 8 else 1
     return 1

@@ -1,4 +1,4 @@
-"""EXIF orientation of JPEG files, also of damaged files and files without one."""
+"""EXIF orientation of JPEG, PNG, WebP and TIFF files, also of damaged files and files without one."""
 
 import os
 import struct
@@ -25,6 +25,60 @@ def test_every_orientation_is_read(tmp_path, value, order):
     path = tmp_path / "photo.jpg"
     path.write_bytes(jpeg(value, order, entries=value))
     assert exif.orientation(path) == value
+
+
+def exif_data(orientation: int, order: str) -> bytes:
+    """TIFF structure with the orientation in a directory behind other data."""
+    note = struct.pack(f"{order}HHIHH", 0x0112, 3, 1, orientation, 0)
+    return (
+        (b"II*\0" if order == "<" else b"MM\0*")
+        + struct.pack(f"{order}I", 20)
+        + bytes(12)
+        + struct.pack(f"{order}H", 1)
+        + note
+        + bytes(4)
+    )
+
+
+def in_file(kind: str, data: bytes) -> bytes:
+    """A file of a format with this EXIF data, without a picture."""
+    if kind == "png":
+        chunks = [(b"IHDR", bytes(13)), (b"IDAT", bytes(9)), (b"eXIf", data), (b"IEND", b"")]
+        parts = [struct.pack(">I4s", len(body), name) + body + bytes(4) for name, body in chunks]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+    if kind.startswith("webp"):
+        data = b"Exif\0\0" + data if kind == "webp with prefix" else data
+        chunks = [(b"VP8X", bytes(10)), (b"VP8 ", bytes(7)), (b"EXIF", data)]
+        parts = [struct.pack("<4sI", name, len(body)) + body + bytes(len(body) % 2) for name, body in chunks]
+        return b"RIFF" + struct.pack("<I", sum(map(len, parts)) + 4) + b"WEBP" + b"".join(parts)
+    return data
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["png", "webp", "webp with prefix", "tiff"])
+def test_other_formats_have_an_orientation_too(tmp_path, kind, order):
+    path = tmp_path / "photo"
+    for value in range(1, 9):
+        path.write_bytes(in_file(kind, exif_data(value, order)))
+        assert exif.orientation(path) == value
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert exif.orientation(path) in (1, 8)
+
+
+def test_formats_agree_with_the_engine(tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="compares with the engine's library")
+    ops = pytest.importorskip("PIL.ImageOps")
+    picture = image.new("RGB", (6, 4))
+    for orientation in range(1, 9):
+        note = picture.getexif()
+        note[0x0112] = orientation
+        for suffix in ("jpg", "png", "webp", "tif"):
+            path = tmp_path / f"photo.{suffix}"
+            picture.save(path, exif=note)
+            turned = ops.exif_transpose(image.open(path)).size == (4, 6)
+            assert exif.is_on_its_side(exif.orientation(path)) == turned, path
 
 
 def test_files_without_a_readable_orientation_are_upright(tmp_path):
