@@ -90,7 +90,7 @@ class Accepted(_PlainAnswer):
 
 @dataclass(frozen=True)
 class Progress(_PlainAnswer):
-    """How far a request is.
+    """The progress of a request.
 
     phase: "loading", "listening", "watching", "tracking", "exploring" or "rendering", "" before the start. done, total:
     steps of the phase; total None: not known. eta: seconds that the rest of the phase will take; None: not known.
@@ -164,7 +164,7 @@ class Stopped(Answer):
 
 @dataclass(frozen=True, eq=False)
 class PortraitResult(Answer):
-    """What a portrait shows.
+    """The coefficients of a portrait, and the cropped face.
 
     rest: value of each coefficient, by name, in the bank's order. crop, angle: the square that was used: "none", or
     x, y, side in pixels, and its angle in degrees, clockwise. pixels: (size, size, 3) uint8 sRGB, the face as the
@@ -246,7 +246,7 @@ class CaptureResult(Answer):
 
 @dataclass(frozen=True, eq=False)
 class TrackResult(Answer):
-    """Where a face is in a recording.
+    """The position of a face in every frame of a recording.
 
     track: the square of each frame. width, height: of the frames, in pixels. fps: of the video; None for pictures.
     sha256: of the recording, as `inference.contract.plate.media_sha256` gives it. unseen, note: as for `CaptureResult`,
@@ -340,7 +340,7 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # Python's types of a field's val
     "float": (float, int),
     "float | None": (float, int, type(None)),
 }
-RESULTS: dict[str, type[Answer]] = {  # what the last answer, "done", holds, by the request's kind
+RESULTS: dict[str, type[Answer]] = {  # class of the last answer, "done", by the kind of the request
     "portrait": PortraitResult,
     "lip_sync": LipSyncResult,
     "capture": CaptureResult,

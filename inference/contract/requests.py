@@ -158,7 +158,8 @@ class Capture(Request):
     rate of the video, from the frame that is visible at `start`, or 25 for pictures. start, end: seconds of the
     recording, `end` excluded; end None: to its end. which: which of several faces is meant: None if there must be only
     one, a number counted from the left (1, 2 ...) or from the right (-1, -2 ...), "largest", or the (x, y) in pixels
-    that the face is nearest to. rest: at how many seconds the face is neutral; None: not known.
+    that the face is nearest to. rest: time in seconds at which the face is neutral; None: the frame with the smallest
+    coefficients is used.
     """
 
     kind = "capture"
@@ -251,21 +252,21 @@ class Render(Request):
 
 @dataclass(frozen=True)
 class Release(Request):
-    """Free the memory of all loaded banks and faces, also the device's. Answer: `Done`."""
+    """Free the memory of all loaded banks and faces, including that of the device. Answer: `Done`."""
 
     kind = "release"
 
 
 @dataclass(frozen=True)
 class Ping(Request):
-    """Answered with `Done` when all requests before it are."""
+    """Check that the worker answers. Answer: `Done`, after the answers to all earlier requests."""
 
     kind = "ping"
 
 
 @dataclass(frozen=True)
 class Cancel(Request):
-    """Stop the request whose number `job` the message carries. Has no answer of its own."""
+    """Stop the request whose number is the `job` of the message. There is no separate answer."""
 
     kind = "cancel"
 
