@@ -259,7 +259,7 @@ class FaceRenderer:
         while start < len(values):
             rows = list(values[start : start + self.batch])
             try:
-                decoded = self._decode_batch(source, np.stack(filled(rows, self.batch)), canvases)
+                decoded: Decoded | None = self._decode_batch(source, np.stack(filled(rows, self.batch)), canvases)
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
                     raise
