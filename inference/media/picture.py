@@ -29,6 +29,13 @@ FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "TGA", "JPEG2000", "GIF", "AVIF
 _EXPECTED = "expected a picture such as PNG, JPEG, TIFF or WebP"
 _GROUND = np.uint16(128)  # level of the mid grey behind transparent pictures
 _STALE_AFTER = 3600.0  # seconds after its last change, no process still writes a partial file
+# Files that Pillow does not read but Blender does, by how they begin; most have linear light in floating point.
+_OTHER_FORMATS = {
+    "an OpenEXR picture": (b"\x76\x2f\x31\x01",),
+    "a Radiance HDR picture": (b"#?RADIANCE", b"#?RGBE"),
+    "a TIFF of another kind, such as 32 bits a channel": (b"II*\0", b"MM\0*"),
+}
+_CONVERT = "Save a copy as an 8-bit PNG with Save As Render in Blender's Image Editor, and choose it."
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
 
 
@@ -70,7 +77,7 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     except Image.DecompressionBombError as error:
         raise _unusable(path, "found far too many pixels", _LIMIT) from error
     except UnidentifiedImageError as error:
-        raise _unusable(path, "found something else") from error
+        raise _unrecognised(path) from error
     except PermissionError as error:
         raise EDTalkError(f"{path} cannot be opened: permission denied.", "Change its permissions.", "media") from error
     except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError) as error:  # raised by decoders
@@ -156,12 +163,23 @@ def _unusable(path: Path, found: str, limit: str = "") -> EDTalkError:
     return EDTalkError(f"{path} cannot be used: {expected}, {found}.", _CHOOSE, "media")
 
 
+def _unrecognised(path: Path) -> EDTalkError:
+    """The error for a file that Pillow does not recognise as one of `FORMATS`."""
+    with path.open("rb") as file:
+        start = file.read(10)
+    for name, marks in _OTHER_FORMATS.items():
+        if start.startswith(marks):
+            return EDTalkError(f"{path} cannot be used: {_EXPECTED}, found {name}.", _CONVERT, "media")
+    return _unusable(path, "found something else")
+
+
 def _to_picture(path: Path, image: Image.Image) -> Picture:
     if image.mode.startswith("I;16"):  # 65535 = 257 * 255; Pillow's conversion would clip at 255
         grey = ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
         return Picture(np.repeat(grey[..., None], 3, axis=2))
     if image.mode in ("I", "F"):
-        raise _unusable(path, "found 32-bit pixels", "8 or 16 bits a channel")
+        message = f"{path} cannot be used: {_EXPECTED} with 8 or 16 bits a channel, found 32-bit pixels."
+        raise EDTalkError(message, _CONVERT, "media")
     if "transparency" in image.info or "A" in image.getbands() or image.mode in ("La", "RGBa"):
         rgba = np.asarray(image.convert("RGBA"))
         return Picture(np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3]))

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +126,30 @@ def test_unreadable_files_are_explained(tmp_path):
         assert str(path) in caught.value.message
         assert caught.value.hint
         assert "expected" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\x76\x2f\x31\x01\x02\0\0\0", "an OpenEXR picture"),
+        (b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1\n\0\0\0\0", "a Radiance HDR picture"),
+        (b"#?RGBE\n\n-Y 1 +X 1\n\0\0\0\0", "a Radiance HDR picture"),
+    ],
+)
+@pytest.mark.parametrize("name", ["p.exr", "p.png"])
+def test_pictures_of_linear_light_are_refused_with_the_next_step(tmp_path, name, content, found):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EDTalkError, match=f"cannot be used: expected a picture such as PNG.*found {found}") as caught:
+        load_picture(tmp_path / name)
+    assert "Save As Render" in caught.value.hint
+
+
+@pytest.mark.parametrize(("shape", "found"), [((4, 4), "32-bit pixels"), ((4, 4, 3), "a TIFF of another kind")])
+def test_float_tiff_is_refused_with_the_next_step(tmp_path, shape, found):
+    assert cv2.imwrite(str(tmp_path / "p.tif"), np.ones(shape, np.float32))
+    with pytest.raises(EDTalkError, match=f"found {found}") as caught:
+        load_picture(tmp_path / "p.tif")
+    assert "Save As Render" in caught.value.hint
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(ran.txt)(w) file closefile\n"
