@@ -257,6 +257,17 @@ def test_rolled_heads_are_found_and_rotated_upright(degrees):
     assert np.linalg.norm(apply(crop.to_crop, eyes) - EYES, axis=1).max() < 5
 
 
+@pytest.mark.parametrize(
+    ("side", "score", "kept"), [(49, 5, False), (44, 6, False), (49, 10, True), (415, 4, True), (415, 40, True)]
+)
+def test_small_turned_faces_need_more_agreement(monkeypatch, side, score, kept):
+    """Fur and printed pages gave turned faces of 44 to 49 pixels with scores of 5 and 6."""
+    eyes = np.array([[300.0, 300.0], [340.0, 300.0]])
+    found = Face((300.0, 300.0, float(side), float(side)), eyes, float(score), 330.0)
+    monkeypatch.setattr(detect, "_faces_at_angle", lambda grey, angle, *_: [found] if angle == 330 else [])
+    assert detect_faces(np.zeros((720, 720, 3), np.uint8)) == ([found] if kept else [])
+
+
 @needs_media
 def test_faces_are_counted_from_the_left():
     rgb = load_picture(MEDIA / "identity_source.jpg").rgb
