@@ -105,7 +105,7 @@ elif "-m pip" in arguments or "fetch.py" in arguments:
     return path
 
 
-def asked(folder: Path, word: str) -> list[str]:
+def recorded_calls(folder: Path, word: str) -> list[str]:
     """The calls of `make_python`'s pip that contain this word, since the last call of this function."""
     path = folder / "calls"
     lines = path.read_text().splitlines() if path.exists() else []

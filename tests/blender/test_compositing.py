@@ -398,7 +398,7 @@ def test_building_can_be_undone(package, scene, saved, face):
     assert scene.render.use_sequencer
 
 
-def test_a_greyed_button_says_why(package, scene, obj):
+def test_a_disabled_button_gives_a_reason(package, scene, obj):
     operator = package.plate.operators.EDTALK_OT_build_compositor
     assert operator.disabled_reason(bpy.context) == "Render the face first"
     bpy.data.objects.remove(obj)

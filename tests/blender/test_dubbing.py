@@ -216,13 +216,13 @@ def test_only_what_changed_is_rendered_and_nothing_is_tracked_again(package, sce
         jaw(package, obj, value, frame)
     tracks = list((package.folders.character_folder(obj) / "tracks").iterdir())
     package.plate.dubbing._cache.clear()  # like a new session
-    asked = []
+    sent = []
     request = client.request
-    client.request = lambda asked_for, **more: asked.append(asked_for.kind) or request(asked_for, **more)
+    client.request = lambda asked_for, **more: sent.append(asked_for.kind) or request(asked_for, **more)
     assert counts(package, scene, obj) == (1, FRAMES - 1)
     after = [element.filename for element in face.elements]
     assert [index for index in range(FRAMES) if before[index] != after[index]] == [10]
-    assert asked == ["render"]
+    assert sent == ["render"]
     assert list((package.folders.character_folder(obj) / "tracks").iterdir()) == tracks
 
 
@@ -599,11 +599,11 @@ def test_the_face_number_is_requested(package, scene, movie, fake_engine, demo):
     obj = package.character.character.create(scene, name="Second")
     bpy.context.view_layer.objects.active = obj
     obj.edtalk.which = 2
-    asked = []
+    sent = []
     request = client.request
-    client.request = lambda asked_for, **more: asked.append(asked_for) or request(asked_for, **more)
+    client.request = lambda asked_for, **more: sent.append(asked_for) or request(asked_for, **more)
     dub(package, scene)
-    assert [one.which for one in asked if one.kind == "track"] == [2]
+    assert [one.which for one in sent if one.kind == "track"] == [2]
     assert obj.edtalk.crop_mode == "box", "the crop selects the face among several"
 
 

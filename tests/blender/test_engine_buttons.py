@@ -7,7 +7,7 @@ import bpy
 import pytest
 
 from tests.panel_layout import Layout
-from tests.pumping import pump_until
+from tests.pumping import PATIENCE, pump_until
 
 
 @pytest.fixture
@@ -29,20 +29,20 @@ def user(package, monkeypatch, tmp_path):
 
 def wait_for(buttons) -> tuple[str, str]:
     buttons.suitable_backend()
-    return buttons._state.backend.result(30)
+    return buttons._state.backend.result(PATIENCE)
 
 
 def test_the_graphics_card_is_probed_in_a_thread(package, buttons, monkeypatch):
-    asked, answered = threading.Event(), threading.Event()
+    probed, answered = threading.Event(), threading.Event()
 
     def probe():
-        asked.set()
-        assert answered.wait(30)
+        probed.set()
+        assert answered.wait(PATIENCE)
         return [package.engine.gpu.Card("RTX 4090", (8, 9), (13, 0))]
 
     monkeypatch.setattr(package.engine.gpu, "probe", probe)
     assert buttons.suitable_backend() is None
-    assert asked.wait(30)
+    assert probed.wait(PATIENCE)
     assert buttons.planned() == ""
     assert buttons.planned("cpu"), "a chosen backend needs no probe"
     answered.set()

@@ -109,7 +109,7 @@ def test_lip_sync_again_replaces_only_the_strips_own_keys(package, scene, strip,
 
 
 def test_muted_and_silent_strips_close_the_mouth_without_an_engine(package, scene, strip, obj, monkeypatch):
-    monkeypatch.setattr(package.engine.session, "client", lambda: pytest.fail("nothing is to be asked"))
+    monkeypatch.setattr(package.engine.session, "client", lambda: pytest.fail("the engine is not needed"))
     strip.mute = True
     lip_sync(scene, strip)
     assert set(keys(package, obj)[:, 1]) == {0.0}
@@ -234,7 +234,7 @@ def test_reassigning_a_strip_removes_its_keys_from_the_old_speaker(package, scen
 # --- Problems
 
 
-def test_a_greyed_button_says_why(package, scene, sound):
+def test_a_disabled_button_gives_a_reason(package, scene, sound):
     reason = package.lipsync.operators.EDTALK_OT_lip_sync.disabled_reason
     assert "Add a character" in reason(bpy.context)
     assert not bpy.ops.edtalk.lip_sync.poll()

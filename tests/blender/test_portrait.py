@@ -7,8 +7,8 @@ import pytest
 
 
 @pytest.fixture
-def asked(package, addon, monkeypatch):
-    """Requests to an engine that answers only on `asked[-1].answer(jawOpen=0.25)`."""
+def requested(package, addon, monkeypatch):
+    """Requests to an engine that answers only on `requested[-1].answer(jawOpen=0.25)`."""
     questions = []
 
     def submit(request, *, label, on_done):
@@ -29,9 +29,9 @@ def asked(package, addon, monkeypatch):
     return questions
 
 
-def test_choosing_a_portrait_measures_it(package, obj, asked, demo):
+def test_choosing_a_portrait_measures_it(package, obj, requested, demo):
     package.character.rest_pose.measure(obj)
-    (question,) = asked
+    (question,) = requested
     bank = package.character.files.bank_of(obj)
     assert question.request.kind == "portrait"
     assert question.request.to_message(1).fields == {
@@ -41,25 +41,25 @@ def test_choosing_a_portrait_measures_it(package, obj, asked, demo):
     }
     obj.edtalk.crop_mode, obj.edtalk.crop = "box", (1.0, 2.0, 64.0)
     package.character.rest_pose.measure(obj)
-    assert asked[-1].request.crop == (1.0, 2.0, 64.0)
+    assert requested[-1].request.crop == (1.0, 2.0, 64.0)
 
 
-def test_the_result_is_applied_once(package, obj, asked):
+def test_the_result_is_applied_once(package, obj, requested):
     assert not package.character.rest_pose.is_known(obj)
     task = package.character.rest_pose.measure(obj)
     assert package.character.rest_pose.measure(obj) == task, "the running task"
-    asked[0].answer(jawOpen=0.25, headYaw=-0.5)
+    requested[0].answer(jawOpen=0.25, headYaw=-0.5)
     assert (obj.edtalk["jawOpen"], obj.edtalk["headYaw"]) == (0.25, -0.5)
     assert package.character.rest_pose.is_known(obj)
-    assert len(asked) == 1
+    assert len(requested) == 1
     assert obj.data == package.character.viewport.face_image(obj), "the measured face is shown"
 
 
-def test_changing_the_portrait_replaces_the_measurement(package, obj, asked, demo):
+def test_changing_the_portrait_replaces_the_measurement(package, obj, requested, demo):
     package.character.rest_pose.measure(obj)
     obj.edtalk.portrait = str(demo / "portrait_2.png")
     package.character.rest_pose.measure(obj)
-    first, second = asked
+    first, second = requested
     assert first.cancelled
     first.answer(jawOpen=0.25)
     assert obj.edtalk["jawOpen"] == 0.0, "an outdated result is dropped"
@@ -69,21 +69,21 @@ def test_changing_the_portrait_replaces_the_measurement(package, obj, asked, dem
     assert not package.character.rest_pose.is_known(obj)
 
 
-def test_the_character_may_be_renamed_or_deleted_before_the_result_arrives(package, scene, obj, asked):
+def test_the_character_may_be_renamed_or_deleted_before_the_result_arrives(package, scene, obj, requested):
     import bpy
 
     package.character.rest_pose.measure(obj)
     obj.name = "Somebody"
-    asked[0].answer(jawOpen=0.25)
+    requested[0].answer(jawOpen=0.25)
     assert obj.edtalk["jawOpen"] == 0.25
     other = package.character.character.create(scene, obj.edtalk.portrait)
     package.character.rest_pose.measure(other)
     bpy.data.objects.remove(other)
-    asked[1].answer(jawOpen=0.75)
+    requested[1].answer(jawOpen=0.75)
     assert obj.edtalk["jawOpen"] == 0.25
 
 
-def test_measuring_a_missing_portrait_is_an_error(addon, package, scene, asked, demo, tmp_path):
+def test_measuring_a_missing_portrait_is_an_error(addon, package, scene, requested, demo, tmp_path):
     path = tmp_path / "face.png"
     path.write_bytes((demo / "portrait_1.png").read_bytes())
     obj = package.character.character.create(scene, str(path))
@@ -92,14 +92,14 @@ def test_measuring_a_missing_portrait_is_an_error(addon, package, scene, asked, 
         package.character.rest_pose.measure(obj)
     with pytest.raises(addon.inference.contract.errors.EDTalkError, match="does not exist"):
         package.character.rest_pose.is_known(obj)
-    assert asked == []
+    assert requested == []
 
 
-def test_with_a_window_a_chosen_portrait_is_measured_at_once(package, obj, asked, demo, monkeypatch):
+def test_with_a_window_a_chosen_portrait_is_measured_at_once(package, obj, requested, demo, monkeypatch):
     obj.edtalk.portrait = str(demo / "portrait_2.png")
-    assert asked == [], "without a window nothing is requested yet"
+    assert requested == [], "without a window nothing is requested yet"
     monkeypatch.setattr(package.engine.session, "blocking", lambda: False)
     obj.edtalk.portrait = str(demo / "portrait_1.png")
     obj.edtalk.crop_mode = "none"
-    assert [task.request.crop for task in asked] == ["auto", "none"]
-    assert [task.cancelled for task in asked] == [True, False]
+    assert [task.request.crop for task in requested] == ["auto", "none"]
+    assert [task.cancelled for task in requested] == [True, False]

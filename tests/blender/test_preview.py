@@ -19,7 +19,7 @@ def live(package, scene, obj, fake_engine, monkeypatch):
 
 
 @pytest.fixture
-def asked(package, monkeypatch):
+def requested(package, monkeypatch):
     """Kinds of all requests to the engine."""
     kinds, submit = [], package.engine.session.submit
     monkeypatch.setattr(
@@ -56,46 +56,46 @@ def expected(obj, package):
     return np.frombuffer(zlib.crc32(row.astype("<f4").tobytes()).to_bytes(4, "little")[:3], np.uint8) / 255
 
 
-def test_moving_a_slider_updates_the_face(package, live, asked):
+def test_moving_a_slider_updates_the_face(package, live, requested):
     slide(live, 0.4)
-    assert asked == ["preview"]
+    assert requested == ["preview"]
     finish(package)
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
     assert live.data == package.character.viewport.face_image(live), "the Empty shows it"
     slide(live, 0.4)
-    assert asked == ["preview"], "nothing changed"
+    assert requested == ["preview"], "nothing changed"
 
 
-def test_only_the_latest_of_many_changes_is_rendered(package, live, asked):
+def test_only_the_latest_of_many_changes_is_rendered(package, live, requested):
     for step in range(40):
         slide(live, step / 40)
         package.engine.session.pump(0.001)
     finish(package)
-    assert len(asked) < 20
+    assert len(requested) < 20
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
 
 
-def test_scrubbing_shows_the_face_of_each_frame(package, scene, live, asked):
+def test_scrubbing_shows_the_face_of_each_frame(package, scene, live, requested):
     package.animation.keys.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 10]))
     finish(package)
-    asked.clear()
+    requested.clear()
     scene.frame_set(5)
     finish(package)
-    assert asked[-1] == "preview"
+    assert requested[-1] == "preview"
     assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
 
 
-def test_frame_changes_send_no_request_while_the_engine_is_busy(package, scene, live, asked):
+def test_frame_changes_send_no_request_while_the_engine_is_busy(package, scene, live, requested):
     package.animation.keys.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 250]))
     scene.frame_set(1)
-    before = len(asked)
+    before = len(requested)
     for frame in range(2, 102):
         scene.frame_set(frame)
-    assert len(asked) - before <= 1
+    assert len(requested) - before <= 1
     finish(package)
 
 
-def test_all_changed_characters_are_rendered(package, scene, live, asked, demo):
+def test_all_changed_characters_are_rendered(package, scene, live, requested, demo):
     ben = package.character.character.create(scene, str(demo / "portrait_2.png"), name="Ben")
     package.engine.session.wait(package.character.rest_pose.measure(ben))
     finish(package)
@@ -110,7 +110,7 @@ def test_all_changed_characters_are_rendered(package, scene, live, asked, demo):
 
 
 @pytest.mark.parametrize("reason", ["off", "rendering", "failed", "background"])
-def test_no_preview_is_rendered_when_it_cannot_be_used(package, scene, live, asked, monkeypatch, reason):
+def test_no_preview_is_rendered_when_it_cannot_be_used(package, scene, live, requested, monkeypatch, reason):
     if reason == "off":
         package.timeline.sequencer.settings(scene).preview = False
     elif reason == "rendering":
@@ -123,20 +123,20 @@ def test_no_preview_is_rendered_when_it_cannot_be_used(package, scene, live, ask
     slide(live, 0.7)
     scene.frame_set(7)
     package.engine.session.release("render")
-    assert asked == []
+    assert requested == []
 
 
-def test_an_unmeasured_portrait_is_measured_first(package, scene, live, asked, demo):
+def test_an_unmeasured_portrait_is_measured_first(package, scene, live, requested, demo):
     live.edtalk.rest_of = ""
     slide(live, 0.2)
-    assert asked == ["portrait"]
+    assert requested == ["portrait"]
     finish(package)
 
 
-def test_a_missing_portrait_renders_no_preview(package, scene, live, asked):
+def test_a_missing_portrait_renders_no_preview(package, scene, live, requested):
     package.engine.session.dismiss()
     live.edtalk.portrait_image = None
-    asked.clear()
+    requested.clear()
     slide(live, 0.2)
-    assert asked == []
+    assert requested == []
     assert not package.engine.session.problems

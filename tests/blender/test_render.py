@@ -78,7 +78,7 @@ def test_pictures_have_the_chosen_size(addon, package, scene, saved, turning, fa
     strip, known = face(package, scene, turning), set()
     read = addon.inference.contract.shot.Shot.read
     own = package.character.files.bank_of(turning).config.size
-    for size, layer, asked in (
+    for size, layer, expected_size in (
         ("512", "square", 512),
         ("1024", "matte", 1024),
         ("0", "square", 0),
@@ -86,14 +86,14 @@ def test_pictures_have_the_chosen_size(addon, package, scene, saved, turning, fa
     ):
         turning.edtalk.size, turning.edtalk.layer = size, layer
         render()
-        assert read(bpy.path.abspath(strip[package.timeline.sequencer.SHOT])).size == asked
+        assert read(bpy.path.abspath(strip[package.timeline.sequencer.SHOT])).size == expected_size
         assert not known & set(shown(strip)), "each size has its own pictures"
         known |= set(shown(strip))
         if layer != "pasted":
-            assert tuple(strip[package.render.face_strip.SIZE]) == (asked or own,) * 2
-            (waiting,) = (saved / "shot_edtalk" / "Anna" / "frames").glob(f"waiting_*_{asked or own}.png")
+            assert tuple(strip[package.render.face_strip.SIZE]) == (expected_size or own,) * 2
+            (waiting,) = (saved / "shot_edtalk" / "Anna" / "frames").glob(f"waiting_*_{expected_size or own}.png")
             image = bpy.data.images.load(str(waiting))
-            assert tuple(image.size) == (asked or own,) * 2
+            assert tuple(image.size) == (expected_size or own,) * 2
 
 
 def test_the_face_strip_is_placed_above_its_dialogue(package, scene, saved, obj, fake_engine, tmp_path):

@@ -138,11 +138,11 @@ def test_audio_option(make_shot, inputs, tmp_path):
 
 def test_a_wrong_or_missing_bank(make_shot, inputs, tmp_path):
     found = Shot.read(make_shot(4))
-    for changes, said in (
+    for changes, expected in (
         ({"bank_sha256": "ab" * 32}, "is not the bank"),
         ({"bank": tmp_path / "no.safetensors"}, "does not exist"),
     ):
-        with pytest.raises(EDTalkError, match=said):
+        with pytest.raises(EDTalkError, match=expected):
             write_bundle(Shot(**(vars(found) | changes)), tmp_path / "job", Job("x"))
         assert not (tmp_path / "job").exists()
     (tmp_path / "file").touch()
@@ -213,9 +213,9 @@ def test_openjd_chunks_are_valid_frame_ranges(make_shot, tmp_path, first, frames
     job = bundle(shot, tmp_path / "job", "--chunk", 6, *recorder(tmp_path, log))
     answer = openjd("run", job / "template.json", "--step", "Render")
     assert answer.returncode == 0, answer.stdout
-    asked = [json.loads(line) for line in log.read_text().splitlines()]
-    assert len(asked) == -(-frames // 6)
-    for words in asked:
+    commands = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(commands) == -(-frames // 6)
+    for words in commands:
         assert words[:3] == ["-X", "utf8", f"{ROOT}/inference"]
         assert run(*words[3:], "--threads", 1) == 0
     assert Shot.read(job / "shot").missing() == []

@@ -55,11 +55,11 @@ def test_settings_have_types_that_flamenco_supports():
 def test_tasks_cover_each_frame_once(frames, chunk):
     tasks = compiled(bundle="/job", frames=frames, chunk_size=chunk)["tasks"]
     *renders, encode = tasks
-    asked = [parse_frame_ranges(word.removeprefix("--frames=")) for task in renders for word in words(task)
+    ranges = [parse_frame_ranges(word.removeprefix("--frames=")) for task in renders for word in words(task)
              if word.startswith("--frames=")]  # fmt: skip
-    assert len(asked) == len(renders)
-    assert all(len(one) <= chunk for one in asked)
-    assert [frame for one in asked for frame in one] == parse_frame_ranges(frames.replace("..", "-"))
+    assert len(ranges) == len(renders)
+    assert all(len(one) <= chunk for one in ranges)
+    assert [frame for one in ranges for frame in one] == parse_frame_ranges(frames.replace("..", "-"))
     assert encode["dependencies"] == [task["name"] for task in renders]
     assert len({task["name"] for task in tasks}) == len(tasks)
 

@@ -52,7 +52,7 @@ def direct(shot, tmp_path) -> dict[str, bytes]:
     return pictures(tmp_path / "direct")
 
 
-def said(capfd) -> str:
+def error_output(capfd) -> str:
     return capfd.readouterr().err.strip().splitlines()[-1]
 
 
@@ -80,7 +80,7 @@ def test_several_shots_share_one_bank_and_fail_independently(make_shot, tmp_path
     Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
     shots.insert(1, make_shot(6, "bad", portrait=tmp_path / "nobody.png", crop="auto"))
     assert run("shot", "render", *shots, "--device", "cpu", "--threads", 1) == 2
-    assert "No face was found in nobody.png" in said(capfd)
+    assert "No face was found in nobody.png" in error_output(capfd)
     assert len(made) == 1
     for count in (3, 4, 5):
         assert len(pictures(tmp_path / f"frames{count}")) == count - count // 4
@@ -88,7 +88,7 @@ def test_several_shots_share_one_bank_and_fail_independently(make_shot, tmp_path
     done = json.loads(capfd.readouterr().out)
     assert (done["frames"], done["rendered"]) == (12, 0)
     assert run("shot", "render", *shots, "--frames", "101") == 2
-    assert "--frames can be used with one shot only, found 4" in said(capfd)
+    assert "--frames can be used with one shot only, found 4" in error_output(capfd)
 
 
 def test_frame_numbers_are_those_of_the_scene(shot, frames, direct, capfd):
@@ -98,12 +98,12 @@ def test_frame_numbers_are_those_of_the_scene(shot, frames, direct, capfd):
     assert render(shot, "--frames", FIRST + FRAMES - 1) == 0
     assert set(pictures(frames)) == {*names[2:5], names[-1]}
     capfd.readouterr()
-    for asked in ("1-20", "100-101", "101-125", f"{FIRST + FRAMES}"):
-        assert render(shot, "--frames", asked) == 2
-        assert f"has frames 101 to 124, requested were {asked}." in said(capfd)
-    for asked in ("", "x", "5-3", "1-2-3", "101,"):
-        assert render(shot, f"--frames={asked}") == 2
-        assert "expected scene frames" in said(capfd)
+    for requested in ("1-20", "100-101", "101-125", f"{FIRST + FRAMES}"):
+        assert render(shot, "--frames", requested) == 2
+        assert f"has frames 101 to 124, requested were {requested}." in error_output(capfd)
+    for requested in ("", "x", "5-3", "1-2-3", "101,"):
+        assert render(shot, f"--frames={requested}") == 2
+        assert "expected scene frames" in error_output(capfd)
 
 
 def test_negative_frame_numbers(make_shot, frames):
@@ -137,9 +137,9 @@ def test_openjd_progress(shot, frames, capfd):
     assert render(shot, "--frames", "101-108", "--progress", "openjd") == 0
     assert capfd.readouterr().out.splitlines() == ["openjd_progress: 100.0"]
     assert render(shot, "--frames", "1-8", "--progress", "openjd") == 2
-    told = capfd.readouterr()
-    assert told.out.startswith("openjd_fail: The shot has frames 101 to 124")
-    assert told.out.strip().removeprefix("openjd_fail: ") in told.err
+    printed = capfd.readouterr()
+    assert printed.out.startswith("openjd_fail: The shot has frames 101 to 124")
+    assert printed.out.strip().removeprefix("openjd_fail: ") in printed.err
 
 
 def test_sigterm_stops_after_the_current_frame(shot, frames, direct, monkeypatch):
@@ -204,7 +204,7 @@ def test_partial_files_are_judged_by_the_clock_of_the_file_system(shot, frames, 
     assert not list(frames.glob(".*.now"))
 
 
-def test_a_shot_writes_frames_near_it_only_unless_told_otherwise(shot, frames, tmp_path, capfd):
+def test_frames_outside_the_folder_of_the_shot_need_an_option(shot, frames, tmp_path, capfd):
     elsewhere = tmp_path / "home" / "elsewhere"
     (tmp_path / "inbox").mkdir()
     moved = tmp_path / "inbox" / "stranger" / "shot"
@@ -214,7 +214,7 @@ def test_a_shot_writes_frames_near_it_only_unless_told_otherwise(shot, frames, t
     for path in (str(elsewhere), "../../home/elsewhere", "link"):
         (moved / "shot.json").write_text(json.dumps(data | {"frames_folder": path}))
         assert run("shot", "render", moved, "--device", "cpu") == 2
-        assert "--frames-folder" in said(capfd)
+        assert "--frames-folder" in error_output(capfd)
         assert not elsewhere.exists()
     assert render(moved, "--frames-folder", elsewhere, "--frames", "101") == 0
     assert len(pictures(elsewhere)) == 1
@@ -229,7 +229,7 @@ def test_shots_of_blender_write_into_the_folder_of_their_character(shot, tmp_pat
 
 @pytest.mark.skipif(not hasattr(select, "poll"), reason="Windows cannot tell whether a pipe is full")
 @pytest.mark.parametrize("style", ["json", "openjd", "lines", "bar"])
-def test_progress_that_nobody_reads_stops_nothing(style, monkeypatch):
+def test_a_closed_progress_pipe_does_not_stop_the_render(style, monkeypatch):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with suppress(BlockingIOError):
@@ -270,19 +270,19 @@ def test_bank_option(shot, frames, inputs, tmp_path, capfd):
     data = json.loads((shot / "shot.json").read_text())
     (shot / "shot.json").write_text(json.dumps(data | {"bank": "/nowhere/bank.safetensors"}))
     assert render(shot) == 2
-    assert "bank.safetensors does not exist" in said(capfd)
+    assert "bank.safetensors does not exist" in error_output(capfd)
     assert render(shot, "--frames", 101, "--bank", inputs / "bank.safetensors") == 0
     other = GeneratorConfig(**SMALL | {"style_dim": 40}, banks=BANKS)
     assert render(shot, "--bank", write_bank(tmp_path / "other.safetensors", other, sound=False)) == 2
-    assert "is not the bank that the shot was made with" in said(capfd)
+    assert "is not the bank that the shot was made with" in error_output(capfd)
 
 
 def test_exit_codes(shot, frames, tmp_path, capfd):
     assert render(tmp_path / "nothing") == 2
-    assert "is not a complete shot" in said(capfd)
+    assert "is not a complete shot" in error_output(capfd)
     frames.write_bytes(b"a file where the folder would be")
     assert render(shot) == 3
-    assert "frames could not be written" in said(capfd)
+    assert "frames could not be written" in error_output(capfd)
     assert run("shot") == 2
     assert run("shot", "dance") == 2
     assert render(tmp_path / "nothing", "--debug") == 2
@@ -319,7 +319,7 @@ def test_encode(shot, frames, direct, tmp_path, inputs, capfd):
     assert (count, float(rate)) == (FRAMES, FPS)
     assert sound == pytest.approx(FRAMES / FPS, abs=0.03)
     assert run(*encode) == 2
-    assert "exists" in said(capfd)
+    assert "exists" in error_output(capfd)
     assert run(*encode, "--overwrite", "--audio", "none") == 0
     assert media_lengths(out)[3] is None
     assert run(*encode, "--overwrite", "--audio", tmp_path / "no.wav") == 2
@@ -344,7 +344,7 @@ def test_missing_frames_prevent_encoding(shot, frames, tmp_path, capfd):
     assert render(shot, "--frames", "101-104") == 0
     for command in (["encode", shot, "--out", tmp_path / "clip.mp4"], ["frames", shot, "--out", tmp_path / "numbered"]):
         assert run("shot", *command) == 2
-        assert "20 of 24 frames are not rendered yet: 105-124." in said(capfd)
+        assert "20 of 24 frames are not rendered yet: 105-124." in error_output(capfd)
     assert not (tmp_path / "clip.mp4").exists()
     assert not (tmp_path / "numbered").exists()
 
@@ -362,7 +362,7 @@ def test_damaged_frames(make_shot, frames, tmp_path, form, problem, capfd):
         for content in before:
             (tmp_path / "out" / "clip.mp4").write_bytes(content)
         assert run("shot", "encode", shot, "--out", tmp_path / "out" / "clip.mp4", "--overwrite") == 2
-        assert problem in said(capfd)
+        assert problem in error_output(capfd)
         assert [file.read_bytes() for file in (tmp_path / "out").iterdir()] == before
 
 
@@ -387,7 +387,7 @@ def test_a_shot_without_frame_rate_cannot_be_encoded(make_shot, tmp_path, capfd)
     replace(found, coefficients=replace(found.coefficients, fps=None)).write(shot)
     assert render(shot) == 0
     assert run("shot", "encode", shot, "--out", tmp_path / "clip.mp4") == 2
-    assert "no frame rate" in said(capfd)
+    assert "no frame rate" in error_output(capfd)
 
 
 # ------------------------------------------------------------------------------------------------ frames

@@ -120,8 +120,8 @@ def test_a_start_between_two_frames_uses_the_visible_one(worker, material, film,
     rows, answer = capture(worker, material, film, start=2.55, end=2.6)  # frame 76 is visible until 2.5667
     assert np.array_equal(rows, whole[76:78])
     assert answer["start"] == pytest.approx(76 / 30)
-    asked, _ = capture(worker, material, film, fps=100, start=2.55, end=2.6)
-    assert np.array_equal(asked, whole[[76, 76, 77, 77, 77]])
+    selected, _ = capture(worker, material, film, fps=100, start=2.55, end=2.6)
+    assert np.array_equal(selected, whole[[76, 76, 77, 77, 77]])
 
 
 def test_the_crop_is_applied(worker, material, renderer, tmp_path):
@@ -191,7 +191,7 @@ def test_a_truncated_clip_gives_its_readable_frames(worker, material, film, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "said"),
+    ("name", "kind", "expected"),
     [
         ("nowhere.mp4", "media", "nowhere.mp4 does not exist"),
         ("noise.mp4", "media", "noise.mp4 cannot be read"),
@@ -201,13 +201,13 @@ def test_a_truncated_clip_gives_its_readable_frames(worker, material, film, tmp_
         ("voice.wav", "media", "found only sound"),
     ],
 )
-def test_media_that_cannot_be_used(worker, material, tmp_path, name, kind, said):
+def test_media_that_cannot_be_used(worker, material, tmp_path, name, kind, expected):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.mp4").touch()
     for noise in ("noise.mp4", "noise.png"):
         (tmp_path / noise).write_bytes(np.random.default_rng(1).bytes(5000))
     error = refused(worker, material, material.voice if name == "voice.wav" else tmp_path / name)
-    assert (error["kind"], said in error["message"]) == (kind, True), error
+    assert (error["kind"], expected in error["message"]) == (kind, True), error
 
 
 def test_a_start_after_the_end_is_refused(worker, material, film):

@@ -32,7 +32,7 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--audio", "voice", "--lip-video", "lip11"], "not allowed with"),
         (["--audio", "voice", "--pose-video", "pose5", "--fixed-pose"], "not allowed with"),
@@ -70,11 +70,11 @@ def refusal(capsys, *words: object, code: int = 2) -> str:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_invalid_input_gives_one_message(material, tmp_path, capsys, words, said):
+def test_invalid_input_gives_one_message(material, tmp_path, capsys, words, expected):
     out = tmp_path / "out" if "--out" not in words else tmp_path / words[words.index("--out") + 1]
     words = [getattr(material, word, word) for word in words]
     words = words[: words.index("--out")] if "--out" in words else words
-    assert said in refusal(capsys, *render(material, *words, "--out", out))
+    assert expected in refusal(capsys, *render(material, *words, "--out", out))
     assert not out.exists()
     assert list(tmp_path.iterdir()) == []
 
@@ -149,9 +149,9 @@ def test_internal_errors_are_reported_as_such(material, tmp_path, monkeypatch, c
     monkeypatch.setattr(rendering.Performance, "coefficients", broken)
     words = render(material, "--audio", material.voice, "--out", tmp_path / "out")
     assert run(*words) == 1
-    said = capsys.readouterr().err
-    assert "Internal error (KeyError" in said
-    assert "Traceback" not in said
+    expected = capsys.readouterr().err
+    assert "Internal error (KeyError" in expected
+    assert "Traceback" not in expected
     assert run(*words, "--debug") == 1
     assert "Traceback" in capsys.readouterr().err
 
@@ -185,10 +185,10 @@ def test_disk_full(material, tmp_path, capsys, out):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        said = refusal(capsys, *render(material, *words, "--out", tmp_path / out), code=3)
+        expected = refusal(capsys, *render(material, *words, "--out", tmp_path / out), code=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert out in said
+    assert out in expected
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["noise.png"]
 

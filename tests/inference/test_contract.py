@@ -137,7 +137,7 @@ def test_an_answer_is_read_as_it_was_made(request_: Request | None, answer: Answ
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (lambda: Portrait(None, "a.png", (1, 2)), "crop"),
         (lambda: Portrait(None, "", "auto"), "picture"),
@@ -150,8 +150,8 @@ def test_an_answer_is_read_as_it_was_made(request_: Request | None, answer: Answ
         (lambda: LipSync(None, 16_000, [0.0], [float("nan")]), "times"),
     ],
 )
-def test_values_out_of_range_are_refused_before_anything_is_sent(make, said):
-    with pytest.raises(EDTalkError, match=said):
+def test_values_out_of_range_are_refused_before_anything_is_sent(make, expected):
+    with pytest.raises(EDTalkError, match=expected):
         make()
 
 

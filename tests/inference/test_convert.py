@@ -147,7 +147,7 @@ class TestRoundTrip:
         assert all(torch.equal(tensor, audio_state()[name]) for name, tensor in spoken.items())
         assert report.used == len(tensors)
 
-    def test_dead_tensors_are_dropped_and_told(self, generator, audio, out):
+    def test_dead_tensors_are_dropped_and_reported(self, generator, audio, out):
         report = convert(generator, audio, None, out)
         counters = {name for name in audio_state() if name.endswith("num_batches_tracked")}
         assert set(report.dropped) == set(dead_shapes(EDTALK)) | {AUDIO_PREFIX + name for name in counters}
@@ -482,7 +482,7 @@ class TestPresets:
 
 
 class TestOutput:
-    def test_a_suffix_that_nobody_would_find(self, generator, tmp_path):
+    def test_another_suffix_is_refused(self, generator, tmp_path):
         refused("A bank must be a .safetensors file", generator, None, None, tmp_path / "bank.pt")
 
     def test_the_input_is_not_overwritten(self, tmp_path):

@@ -130,7 +130,7 @@ def test_a_source_and_detail_for_every_frame(bank: RandomBank) -> None:
 
 
 @pytest.mark.parametrize(
-    ("detail", "said"),
+    ("detail", "expected"),
     [
         (textured(63), "at least 64 pixels.*found 63 x 63"),
         (textured(128)[:100], "square.*found 128 x 100"),
@@ -138,10 +138,10 @@ def test_a_source_and_detail_for_every_frame(bank: RandomBank) -> None:
         (textured(64)[..., 0], "uint8"),
     ],
 )
-def test_unsuitable_details_are_refused(bank: RandomBank, detail: np.ndarray, said: str) -> None:
+def test_unsuitable_details_are_refused(bank: RandomBank, detail: np.ndarray, expected: str) -> None:
     renderer = renderer_of(bank, 64)
     before = list(renderer.render(motion(1)))
-    with pytest.raises(EDTalkError, match=said):
+    with pytest.raises(EDTalkError, match=expected):
         renderer.set_source(textured(64, 1), detail)
     assert np.array_equal(list(renderer.render(motion(1))), before)
 

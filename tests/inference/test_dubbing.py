@@ -110,9 +110,9 @@ def drawn(shots: ShotRenderer, shot: Shot, rows: list[int] | None = None) -> lis
     """The content of each row's file, after rendering the missing ones."""
     caller = Recorder()
     shots.render(caller, shot, rows)
-    asked = list(range(len(shot.coefficients)) if rows is None else rows)
-    assert sorted(caller.files) == asked
-    return [(shot.frames_folder / caller.files[row]).read_bytes() for row in asked]
+    requested = list(range(len(shot.coefficients)) if rows is None else rows)
+    assert sorted(caller.files) == requested
+    return [(shot.frames_folder / caller.files[row]).read_bytes() for row in requested]
 
 
 def pictures(shot: Shot) -> list[np.ndarray]:
@@ -524,7 +524,7 @@ def test_layers_of_the_command_line(material, loaded, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["--layer", "plate"], "--layer plate is transparent, and video files have no transparency"),
         (["--layer", "matte"], "--layer matte is transparent"),
@@ -536,10 +536,10 @@ def test_layers_of_the_command_line(material, loaded, tmp_path):
         (["--crop", "auto", "--face", "1,2,3"], "expected a number from 1, largest"),
     ],
 )
-def test_invalid_combinations_of_options(material, tmp_path, capfd, words, said):
+def test_invalid_combinations_of_options(material, tmp_path, capfd, words, expected):
     out = tmp_path / "out.mp4"
     assert run(*render(material, "--audio", material.voice, "--out", out, *words)) == 2
-    assert said in capfd.readouterr().err
+    assert expected in capfd.readouterr().err
     assert not out.exists()
 
 

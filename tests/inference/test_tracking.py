@@ -69,8 +69,8 @@ def test_frame_at_a_time_does_not_depend_on_the_other_times(tmp_path):
         (alone,) = frames_at(path, [track[row]])
         assert np.array_equal(alone, whole[row])
     sparse = [3, 3, 4, 70, 118]
-    asked = [track[row] + 0.005 for row in sparse]
-    found = list(frames_at(path, asked))
+    moments = [track[row] + 0.005 for row in sparse]
+    found = list(frames_at(path, moments))
     assert all(np.array_equal(rgb, whole[row]) for rgb, row in zip(found, sparse, strict=True))
     assert found[0] is found[1], "a held frame is decoded once"
     assert np.array_equal(next(frames_at(path, [1e4])), whole[-1])
@@ -229,7 +229,7 @@ def test_unreadable_footage_is_explained(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    for name, said in (
+    for name, expected in (
         ("text.mp4", "cannot be read"),
         ("empty.mp4", "is empty"),
         ("none.mp4", "does not exist"),
@@ -237,7 +237,7 @@ def test_unreadable_footage_is_explained(tmp_path):
         ("torn.png", "cannot be used"),
     ):
         error = refusal(track_media, tmp_path / name)
-        assert (error.kind, said in error.message, name in error.message) == ("media", True, True), error
+        assert (error.kind, expected in error.message, name in error.message) == ("media", True, True), error
         assert error.hint
 
 

@@ -291,7 +291,7 @@ def test_a_detected_crop_can_be_used_as_a_given_crop(worker, material, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "said"),
+    ("change", "kind", "expected"),
     [
         ({"picture": "nowhere.png"}, "media", "nowhere.png does not exist"),
         ({"picture": "noise.png"}, "media", "noise.png cannot be used"),
@@ -303,7 +303,7 @@ def test_a_detected_crop_can_be_used_as_a_given_crop(worker, material, tmp_path)
         ({"bank": "noise.png"}, "bank", "is not a bank"),
     ],
 )
-def test_portraits_and_banks_that_cannot_be_used(worker, face, tmp_path, change, kind, said):
+def test_portraits_and_banks_that_cannot_be_used(worker, face, tmp_path, change, kind, expected):
     (tmp_path / "folder").mkdir()
     (tmp_path / "noise.png").write_bytes(b"\x89PNG" + np.random.default_rng(1).bytes(500))
     Image.new("RGB", (120, 80)).save(tmp_path / "black.png")
@@ -311,7 +311,7 @@ def test_portraits_and_banks_that_cannot_be_used(worker, face, tmp_path, change,
     Image.fromarray(np.hstack([portrait, portrait])).save(tmp_path / "pair.png")
     change = {name: value if name == "crop" else str(tmp_path / value) for name, value in change.items()}
     error = worker.refused("portrait", **(face | change))
-    assert (error["kind"], said in error["message"]) == (kind, True), error
+    assert (error["kind"], expected in error["message"]) == (kind, True), error
     assert error["hint"]
     assert "--" not in error["message"] + error["hint"]  # no options of the command line
 
@@ -561,10 +561,10 @@ def test_a_full_disk_is_one_error_and_finished_frames_are_kept(worker, shot, tmp
     finally:
         resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, before)
     assert (answers.last.kind, answers.last["kind"]) == ("error", "disk")
-    told = [message["file"] for message in answers.of("frame_file")]
+    reported = [message["file"] for message in answers.of("frame_file")]
     frames = written(tmp_path / "frames")
-    assert set(told) <= set(frames)  # the first one was reported before
-    assert len(frames) == len(told) + 1
+    assert set(reported) <= set(frames)  # the first one was reported before
+    assert len(frames) == len(reported) + 1
     assert min(map(len, frames.values())) > 100
     worker.done("ping")
 
@@ -626,9 +626,9 @@ jobs.Jobs.portrait, jobs.Jobs.preview, jobs.Jobs.render = portrait, preview, ren
     assert (error["kind"], "memory" in error["message"]) == ("memory", True)
     assert client.refused("render", shot="x")["kind"] == "protocol"  # the answer is too large
     client.process.stdin.close()
-    said = client.process.stderr.read().decode()
+    expected = client.process.stderr.read().decode()
     client.process.stderr.close()
-    assert all(text in said for text in ("Loading model", "EDT1 from C", "from a child"))
+    assert all(text in expected for text in ("Loading model", "EDT1 from C", "from a child"))
 
 
 PARENT = """

@@ -37,7 +37,7 @@ class Index:
     ranges: bool = True
     breaks: list[int] = field(default_factory=list)
     held: bool = False
-    asked: list[str] = field(default_factory=list)  # the Range header of each request for the file
+    requested_ranges: list[str] = field(default_factory=list)  # the Range header of each request for the file
     address: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
 
@@ -48,7 +48,7 @@ class Index:
         if request.path != f"/files/{NAME}":
             return self._send(request, 404, {"Content-Length": 0}, b"")
         wanted = request.headers.get("Range", "")
-        self.asked.append(wanted)
+        self.requested_ranges.append(wanted)
         if not (wanted and self.ranges):
             return self._send(request, 200, {"Content-Length": len(self.data)}, self.data)
         start = int(wanted.removeprefix("bytes=").removesuffix("-"))
@@ -131,7 +131,7 @@ def part(folder: Path) -> Path:
 
 def test_a_file_is_downloaded_with_progress(index, folder):
     output = fetch(index, folder)
-    assert index.asked == [""]
+    assert index.requested_ranges == [""]
     assert f"Progress {len(index.data)} of {len(index.data)}" in output
 
 
@@ -140,30 +140,30 @@ def test_an_earlier_download_is_resumed_or_restarted(index, folder, ranges):
     index.ranges = ranges
     part(folder).write_bytes(index.data[:100_000])
     output = fetch(index, folder)
-    assert index.asked == ["bytes=100000-"]
+    assert index.requested_ranges == ["bytes=100000-"]
     assert f"Progress {len(index.data)} of {len(index.data)}" in output
 
 
 def test_broken_connections_are_resumed(index, folder):
     index.breaks = [100_000, 50_000]
     fetch(index, folder)
-    assert index.asked == ["", "bytes=100000-", "bytes=150000-"]
+    assert index.requested_ranges == ["", "bytes=100000-", "bytes=150000-"]
 
 
 def test_without_range_requests_a_broken_download_restarts(index, folder):
     index.ranges, index.breaks = False, [100_000]
     fetch(index, folder)
-    assert index.asked == ["", "bytes=100000-"]
+    assert index.requested_ranges == ["", "bytes=100000-"]
 
 
 def test_an_incomplete_file_may_be_complete_or_too_long(index, folder):
     part(folder).write_bytes(index.data)
     fetch(index, folder)
-    assert index.asked == [f"bytes={len(index.data)}-"]
+    assert index.requested_ranges == [f"bytes={len(index.data)}-"]
     (folder / NAME).unlink()
     part(folder).write_bytes(index.data + b"!")
     fetch(index, folder)
-    assert index.asked[1:] == [f"bytes={len(index.data) + 1}-", ""]
+    assert index.requested_ranges[1:] == [f"bytes={len(index.data) + 1}-", ""]
 
 
 def test_a_killed_download_is_resumed(index, folder):
@@ -181,7 +181,7 @@ def test_a_killed_download_is_resumed(index, folder):
         index.gone.clear()
     index.held = False
     fetch(index, folder)
-    assert index.asked == ["", f"bytes={HALF}-", f"bytes={MORE}-"]
+    assert index.requested_ranges == ["", f"bytes={HALF}-", f"bytes={MORE}-"]
 
 
 def test_a_connection_that_keeps_breaking_fails_and_keeps_the_incomplete_file(index, folder):
@@ -189,7 +189,7 @@ def test_a_connection_that_keeps_breaking_fails_and_keeps_the_incomplete_file(in
     with begin(index, folder) as process:
         output = process.stdout.read().decode()
         assert process.wait(PATIENCE) != 0
-    assert len(index.asked) == 21
+    assert len(index.requested_ranges) == 21
     assert (
         f"ERROR: incomplete-download: the connection broke 21 times, last at 21000 of {len(index.data)} bytes" in output
     )
@@ -242,7 +242,7 @@ def test_the_next_installation_resumes_a_cancelled_one(index, install, tmp_path)
     again = install()
     assert again.wait(PATIENCE)
     assert again.error is None
-    assert index.asked == ["", f"bytes={HALF}-"]
+    assert index.requested_ranges == ["", f"bytes={HALF}-"]
     assert find(tmp_path / "extension", tmp_path / "user").state is State.READY
     assert [path.name for path in kept.parent.iterdir()] == [NAME]
 
@@ -256,7 +256,7 @@ def test_an_incomplete_file_with_other_content_is_downloaded_again_once(index, i
         index.data = b"y" * 200_000
     done = install()
     assert done.wait(PATIENCE)
-    assert index.asked == ["bytes=100000-", ""]
+    assert index.requested_ranges == ["bytes=100000-", ""]
     if damaged == "part":
         assert done.error is None
         assert (downloads / NAME).read_bytes() == index.data

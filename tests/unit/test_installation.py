@@ -14,7 +14,16 @@ from edtalk.edtalk_blender.engine.engine import State, find
 from edtalk.edtalk_blender.engine.installation import Installation
 from edtalk.inference.contract.errors import EDTalkError
 
-from tests.engine_material import LOCK, asked, line, make_environment, make_python, make_root, make_wheel, stamp
+from tests.engine_material import (
+    LOCK,
+    line,
+    make_environment,
+    make_python,
+    make_root,
+    make_wheel,
+    recorded_calls,
+    stamp,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -63,8 +72,8 @@ def test_install_from_a_folder_with_the_real_venv_and_pip(root, tmp_path):
     assert done.error is None
     assert done.phase == "done"
     assert "passed" in done.log.tail
-    assert any("--no-index" in said for said in done.log.tail)
-    assert any("--require-hashes" in said for said in done.log.tail)
+    assert any("--no-index" in output for output in done.log.tail)
+    assert any("--require-hashes" in output for output in done.log.tail)
     found = find(root, user)
     assert (found.state, found.origin, found.made_from) == (State.READY, "installed", LOCK.as_posix())
 
@@ -250,7 +259,7 @@ def test_online_it_uses_the_index_and_tries_twice(root, tmp_path, fake_python):
     user = tmp_path / "user"
     assert finish(Installation(root, user, online=True, python=fake_python)).error is None
     assert find(root, user).state is State.READY
-    downloads = asked(tmp_path, " download ")
+    downloads = recorded_calls(tmp_path, " download ")
     assert len(downloads) == 1
     assert "--no-index" not in downloads[0]
     assert "--require-hashes" in downloads[0]
@@ -261,7 +270,7 @@ def test_online_it_uses_the_index_and_tries_twice(root, tmp_path, fake_python):
     failed = finish(Installation(root, user, online=True, python=fake_python))
     assert failed.error.kind == "network"
     assert "gave up" in failed.error.message
-    assert len(asked(tmp_path, " download ")) == 2
+    assert len(recorded_calls(tmp_path, " download ")) == 2
     (tmp_path / "pip").write_text("print('OSError: [Errno 28] No space left on device'); sys.exit(1)")
     assert finish(Installation(root, user, online=True, python=fake_python)).error.kind == "disk"
 
@@ -294,7 +303,7 @@ def test_finished_downloads_are_kept_after_cancel_and_used_again(tmp_path, fake_
         assert time.monotonic() < until
         time.sleep(0.01)
     assert (begun.phase, begun.done, begun.total, begun.unit) == ("downloading", 36, 51, " MB")
-    assert not any("Progress" in said for said in begun.log.tail)
+    assert not any("Progress" in output for output in begun.log.tail)
     begun.cancel()
     assert begun.wait(PATIENCE)
     assert begun.cancelled
@@ -302,13 +311,13 @@ def test_finished_downloads_are_kept_after_cancel_and_used_again(tmp_path, fake_
     assert find(root, user).state is State.MISSING
     assert {path.name.split("-")[0] for path in (user / "downloads").iterdir()} == {"tiny", "big"}
     assert engine.downloaded(user) == sum(wheel.stat().st_size for wheel in wheels[:2])
-    names = [call.partition(" for ")[2] for call in asked(tmp_path, " download ")]
+    names = [call.partition(" for ")[2] for call in recorded_calls(tmp_path, " download ")]
     assert names == ["pip==99.0 tiny==1.0", "big==1.0", "huge==1.0"]
 
     (user / "downloads" / wheels[0].name).write_bytes(b"cut short")
     (tmp_path / "pip").write_text("")
     assert finish(Installation(root, user, online=True, python=fake_python)).error is None
-    names = [call.partition(" for ")[2] for call in asked(tmp_path, " download ")]
+    names = [call.partition(" for ")[2] for call in recorded_calls(tmp_path, " download ")]
     assert names == ["pip==99.0 tiny==1.0", "huge==1.0"]
     assert find(root, user).state is State.READY
 
@@ -320,11 +329,11 @@ def test_mirror_and_torch_index_are_passed_to_the_right_calls_of_pip(root, tmp_p
     user = tmp_path / "user"
     options = {"online": True, "python": fake_python, "mirror": f" {mirror} ", "torch_index": index}
     assert finish(Installation(root, user, **options)).error is None
-    for call in asked(tmp_path, " download "):
+    for call in recorded_calls(tmp_path, " download "):
         assert f"--index-url {mirror} --extra-index-url {index}" in call
     assert "secret" not in (user / "engine-installation.log").read_text()
     assert finish(Installation(root, user, backend="other", **options)).error is None
-    calls = asked(tmp_path, "")
+    calls = recorded_calls(tmp_path, "")
     assert not any("torch==2.0+cpu" in call for call in calls)
     torch = [call for call in calls if "torch==2.0" in call]
     assert len(torch) == 2
@@ -336,13 +345,13 @@ def test_mirror_and_torch_index_are_passed_to_the_right_calls_of_pip(root, tmp_p
 
 @posix
 def test_a_download_with_a_wrong_checksum_is_one_sentence(root, tmp_path, fake_python):
-    said = [
+    output = [
         "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE. If you have updated the package",
         "    tiny==1.0 from https://mirror.example/tiny-1.0-py3-none-any.whl#sha256=aaaa (from -r w.txt (line 1)):",
         f"        Expected sha256 {'1' * 64}",
         f"             Got        {'2' * 64}",
     ]
-    (tmp_path / "pip").write_text(f"if download: print(*{said!r}, sep=chr(10)); sys.exit(1)")
+    (tmp_path / "pip").write_text(f"if download: print(*{output!r}, sep=chr(10)); sys.exit(1)")
     failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
     assert failed.error.kind == "checksum"
     assert (
@@ -355,8 +364,8 @@ def test_a_download_with_a_wrong_checksum_is_one_sentence(root, tmp_path, fake_p
 
 @posix
 def test_if_the_index_has_no_cpu_torch_the_hint_names_other_backends(root, tmp_path, fake_python):
-    said = "ERROR: No matching distribution found for torch==2.0+cpu"
-    (tmp_path / "pip").write_text(f"if download: print({said!r}); sys.exit(1)")
+    output = "ERROR: No matching distribution found for torch==2.0+cpu"
+    (tmp_path / "pip").write_text(f"if download: print({output!r}); sys.exit(1)")
     failed = finish(Installation(root, tmp_path / "user", online=True, python=fake_python))
     assert failed.error.kind == "torch"
     assert "torch==2.0+cpu" in failed.error.message
@@ -446,7 +455,7 @@ def test_the_old_engine_is_removed_only_after_may_replace(root, tmp_path, fake_p
     assert begun.wait(PATIENCE)
     assert begun.error is None
     assert find(root, user).state is State.READY
-    assert asked(tmp_path, "--python"), "a new engine was installed"
+    assert recorded_calls(tmp_path, "--python"), "a new engine was installed"
 
 
 @posix
@@ -455,6 +464,6 @@ def test_a_repair_with_complete_downloads_uses_no_index(root, tmp_path, fake_pyt
     pip = make_wheel(tmp_path / "index", "pip")
     (root / lock.INSTALLER).write_text(f"{line(pip)}\n")
     assert finish(Installation(root, user, online=True, python=fake_python)).error is None
-    assert len(asked(tmp_path, " download ")) == 1
+    assert len(recorded_calls(tmp_path, " download ")) == 1
     assert finish(Installation(root, user, online=True, python=fake_python)).error is None
-    assert all("--no-index" in call for call in asked(tmp_path, ""))
+    assert all("--no-index" in call for call in recorded_calls(tmp_path, ""))

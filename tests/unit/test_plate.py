@@ -191,7 +191,7 @@ def test_keys_depend_on_the_layer(shot, tmp_path):
 
 
 def test_invalid_shots(shot, movie):
-    for changes, said in (
+    for changes, expected in (
         ({"layer": "half"}, "found 'half'"),
         ({"mask": "nose"}, "found 'nose'"),
         ({"feather": 0}, "above 0"),
@@ -200,7 +200,7 @@ def test_invalid_shots(shot, movie):
         ({"plate": None}, "portrait or a plate"),
         ({"coefficients": shot.coefficients[:3]}, "must have the 3 frames of the shot, found 7"),
     ):
-        assert said in refusal(replace, shot, **changes).message, changes
+        assert expected in refusal(replace, shot, **changes).message, changes
     assert refusal(lambda: shot.portrait_sha256).kind == "media"
 
 
@@ -270,7 +270,7 @@ def test_a_folder_of_images_is_updated(shot, tmp_path, links, request):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("plate.npy", None, "plate.npy does not exist"),
         ("plate.npy", b"", "plate.npy is damaged"),
@@ -279,7 +279,7 @@ def test_a_folder_of_images_is_updated(shot, tmp_path, links, request):
         ("shot.json", {"layer": "half"}, "found 'half'"),
     ],
 )
-def test_damaged_folders(shot, tmp_path, name, content, said):
+def test_damaged_folders(shot, tmp_path, name, content, expected):
     folder = tmp_path / "shot"
     shot.write(folder)
     path = folder / name
@@ -290,7 +290,7 @@ def test_damaged_folders(shot, tmp_path, name, content, said):
     else:
         path.write_text(json.dumps(json.loads(path.read_bytes()) | content))
     error = refusal(Shot.read, folder)
-    assert said in error.message
+    assert expected in error.message
     assert error.hint
 
 

@@ -156,7 +156,7 @@ def test_a_project_folder_can_be_moved(shot, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("shot.json", None, "shot.json does not exist"),
         ("shot.json", b"", "shot.json is not a shot"),
@@ -175,7 +175,7 @@ def test_a_project_folder_can_be_moved(shot, tmp_path):
         ("Müller.PNG", b"another picture", "Müller.PNG is not the portrait"),
     ],
 )
-def test_damaged_folders(shot, tmp_path, name, content, said):
+def test_damaged_folders(shot, tmp_path, name, content, expected):
     folder = tmp_path / "shot"
     shot.write(folder)
     path = folder / name
@@ -186,7 +186,7 @@ def test_damaged_folders(shot, tmp_path, name, content, said):
             content if isinstance(content, bytes) else json.dumps(json.loads(path.read_bytes()) | content).encode()
         )
     error = refusal(Shot.read, folder)
-    assert said in error.message
+    assert expected in error.message
     assert error.hint
 
 
