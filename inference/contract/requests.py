@@ -259,7 +259,7 @@ class Release(Request):
 
 @dataclass(frozen=True)
 class Ping(Request):
-    """Check that the worker answers. Answer: `Done`, after the answers to all earlier requests."""
+    """Check that the worker answers. Answer: `Done`, which may come between two frames of a long request."""
 
     kind = "ping"
 
