@@ -48,16 +48,26 @@ def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
             "Choose a longer sound.",
             "media",
         )
-    signal = np.array(samples_16k[:length], np.float64)
-    signal[1:] -= _PRE_EMPHASIS * signal[:-1]
-    segments = sliding_window_view(np.pad(signal, _FFT // 2, mode="reflect"), _FFT)[::_HOP]  # (n, 800), no copy
-    mel = np.empty((MEL_BANDS, len(segments)), np.float32)
-    for start in range(0, len(segments), _MEL_CHUNK):
-        chunk = slice(start, start + _MEL_CHUNK)
-        magnitude = np.abs(np.fft.rfft(segments[chunk] * _hann()))  # (chunk, 401)
+    mel = np.empty((MEL_BANDS, 1 + length // _HOP), np.float32)
+    for start in range(0, mel.shape[1], _MEL_CHUNK):
+        stop = min(start + _MEL_CHUNK, mel.shape[1])
+        signal = _emphasised(samples_16k[:length], start * _HOP - _FFT // 2, (stop - 1) * _HOP + _FFT // 2)
+        segments = sliding_window_view(signal, _FFT)[::_HOP]  # (chunk, 800), no copy
+        magnitude = np.abs(np.fft.rfft(segments * _hann()))  # (chunk, 401)
         decibel = 20 * np.log10(np.maximum(1e-5, _mel_basis() @ magnitude.T)) - 20
-        mel[:, chunk] = np.clip(8 * (decibel + 100) / 100 - 4, -4, 4)
+        mel[:, start:stop] = np.clip(8 * (decibel + 100) / 100 - 4, -4, 4)
     return mel
+
+
+def _emphasised(samples: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Samples `first` to `last` with pre-emphasis, float64; beyond both ends the sound is mirrored."""
+    left, right = max(-first, 0), max(last - len(samples), 0)  # samples beyond the ends
+    begin, end = max(first - right - 1, 0), last + left + 1  # with as many to mirror, and one for the pre-emphasis
+    signal = np.array(samples[begin:end], np.float64)
+    signal[1:] -= _PRE_EMPHASIS * signal[:-1]
+    padded = np.pad(signal, (left, right), mode="reflect")
+    origin = begin - left
+    return padded[first - origin : last - origin]
 
 
 @cache

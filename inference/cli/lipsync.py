@@ -33,12 +33,12 @@ def run(args: argparse.Namespace) -> None:
     bank = load_bank_for(args, audio=True)
     names = columns(bank, args.only)
     from ..lipsync import frame_times, lip_sync
-    from ..media.sound import load_sound
+    from ..media.sound import RATE, load_speech
 
-    samples, rate = load_sound(args.audio, args.audio_stream)
-    times = frame_times(len(samples) / rate, args.fps)
+    samples, seconds = load_speech(args.audio, args.audio_stream)
+    times = frame_times(seconds, args.fps)
     values = bank.at_rest(len(times)).values
-    values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, rate, times, bank)
+    values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
     Coefficients(values, bank.names, args.fps).select(names).save(args.out)
     if args.json:
         print(json.dumps({"out": str(args.out), "frames": len(times), "fps": args.fps, "names": list(names)}))

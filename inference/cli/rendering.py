@@ -294,10 +294,9 @@ class Inputs:
     @cached_property
     def _speech(self) -> tuple[np.ndarray, float]:
         """Samples of --audio at the rate of the lip-sync network, and the length in seconds."""
-        from ..media.sound import load_sound, to_16k
+        from ..media.sound import load_speech
 
-        samples, rate = load_sound(self.args.audio, self.args.audio_stream)
-        return to_16k(samples, rate), len(samples) / rate
+        return load_speech(self.args.audio, self.args.audio_stream)
 
     def _audio_lips(self, bank: Bank) -> np.ndarray | None:
         """(T, lip) from --audio, or None."""

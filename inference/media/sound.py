@@ -67,16 +67,21 @@ def load_sound(path: str | os.PathLike[str], stream: int | None = None) -> tuple
     return samples, rate
 
 
+def load_speech(path: str | os.PathLike[str], stream: int | None = None) -> tuple[np.ndarray, float]:
+    """As `load_sound`, at 16 kHz, and the length in seconds; needs less memory for a long sound."""
+    samples, _, seconds = _load_mono(SoundFile(Path(path), stream), RATE)
+    return samples, seconds
+
+
 def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, float]:
     """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds."""
     downmix = Downmix()
-    samples, found = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
+    samples, found, seconds = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
     if downmix.cancels:
         blocks = read_sound(source)
-        samples, found = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
+        samples, found, seconds = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
     if found is None:
         raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
-    seconds = len(samples) / found
     if seconds < SMOOTH_SPACING:
         raise EDTalkError(
             f"The sound in {source.path} lasts {seconds * 1000:.0f} ms; lip-sync needs at least 40 ms.",
@@ -86,13 +91,20 @@ def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, fl
     return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), found, seconds
 
 
-def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None]:
-    """Mono blocks as one array (n,), and its rate in Hz; `rate` None: that of the first block."""
+def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None, float]:
+    """Mono blocks as one array (n,), its rate in Hz (`rate` None: that of the first block), and its seconds."""
+    lengths: dict[int, int] = {}  # samples by the rate of their block
     gathered = bytearray()  # grows in place, unlike a list of blocks that is joined at the end
-    for samples, found in resampled(blocks, rate):
+
+    def counted() -> Iterator[Block]:
+        for samples, at in blocks:
+            lengths[at] = lengths.get(at, 0) + len(samples)
+            yield samples, at
+
+    for samples, found in resampled(counted(), rate):
         gathered += samples.tobytes()
         rate = found
-    return np.frombuffer(gathered, np.float32), rate
+    return np.frombuffer(gathered, np.float32), rate, sum(length / at for at, length in lengths.items())
 
 
 def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:

@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from inference import lipsync
 from inference.contract.downmix import to_mono
 from inference.contract.errors import EDTalkError
-from inference.media.sound import SoundFile, in_time, load_sound
+from inference.media.sound import SoundFile, in_time, load_sound, load_speech, to_16k
 from inference.media.video import probe
 from inference.media.video_writer import VideoWriter
 
@@ -292,3 +293,23 @@ def test_first_audio_stream_is_used_without_a_default_one(tmp_path):
     tracks = [("aac", [(0.0, sine())]), ("aac", [(0.0, 0 * sine())])]
     path = write_tracks(tmp_path / "shot.mkv", tracks, default=-1)
     assert np.abs(load_sound(path)[0]).max() > 0.4
+
+
+# ---- long sounds
+
+
+def test_speech_is_the_sound_at_16_khz(tmp_path):
+    path = write_tracks(tmp_path / "line.wav", [("pcm_s16le", [(0.0, sine(1.2))])])
+    samples, seconds = load_speech(path)
+    np.testing.assert_allclose(samples, to_16k(*load_sound(path)), atol=1e-6)
+    assert seconds == 1.2
+
+
+@pytest.mark.parametrize("length", [640, 16_000, 60_000, 64_000])
+def test_mel_does_not_depend_on_the_chunks(monkeypatch, length):
+    """Chunks of a long sound are transformed one after the other, so that memory stays small."""
+    samples = np.random.default_rng(0).uniform(-1, 1, length).astype(np.float32)
+    whole = lipsync.mel_spectrogram(samples)
+    for chunk in (1, 7, 80):
+        monkeypatch.setattr(lipsync, "_MEL_CHUNK", chunk)
+        np.testing.assert_allclose(lipsync.mel_spectrogram(samples), whole, atol=1e-4)
