@@ -184,7 +184,7 @@ def test_gpu_requirement(make_shot):
 
 @pytest.mark.parametrize("wrong", [{"chunk": 0}, {"timeout": 0}, {"gpus": -1}])
 def test_invalid_jobs(wrong):
-    with pytest.raises(EDTalkError, match="A job needs"):
+    with pytest.raises(EDTalkError, match="must be above 0"):
         Job("x", **wrong)
 
 
