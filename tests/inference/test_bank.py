@@ -238,10 +238,12 @@ class TestDamage:
         for name in ("pipe.safetensors", "zeros.safetensors"):
             refused(tmp_path / name, "not a regular file")
 
-    def test_weights_that_are_not_finite(self, bank, tensors, tmp_path):
+    @pytest.mark.parametrize("number", [np.float16, np.float32])
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_weights_that_are_not_finite(self, bank, tensors, tmp_path, number, value):
         name = next(name for name, tensor in tensors.items() if tensor.dtype.kind == "f")
-        broken = tensors[name].copy()
-        broken.flat[0] = np.nan
+        broken = tensors[name].astype(number)
+        broken.flat[0] = value
         save_bank(bank, tensors | {name: broken}, tmp_path / "nan.safetensors")
         refused(tmp_path / "nan.safetensors", f"its weights '{name}' are not finite")
 
