@@ -11,12 +11,14 @@ import bpy
 
 from .engine import session
 
+_LONGEST_NAME = 63  # bytes; the longest name of an object before Blender 5.0
+
 FRAMES, SHOTS, TRACKS, SEQUENCES = "frames", "shots", "tracks", "sequences"  # subfolders of a character's folder
 
 
 def character_folder(obj: bpy.types.Object) -> Path:
     """Folder of a character: in the preferences' folder or next to the .blend; temporary for an unsaved .blend."""
-    name = bpy.path.clean_name(obj.name)
+    name = folder_name(obj)
     if cache := session.preferred().cache:
         path_hash = hashlib.sha256(bpy.data.filepath.encode()).hexdigest()[:8]
         return Path(bpy.path.abspath(cache)) / f"{blend_name()}_{path_hash}" / name
@@ -27,7 +29,18 @@ def character_folder(obj: bpy.types.Object) -> Path:
 
 def temporary_folder(obj: bpy.types.Object) -> Path:
     """Folder of a character until the .blend is saved for the first time."""
-    return Path(bpy.app.tempdir) / "edtalk" / bpy.path.clean_name(obj.name)
+    return Path(bpy.app.tempdir) / "edtalk" / folder_name(obj)
+
+
+def folder_name(obj: bpy.types.Object) -> str:
+    """Name of a character's folders: its own, or a hash of it if that is long.
+
+    Characters are named after their portraits. File systems allow 255 bytes for a name, Windows 259 letters for a path.
+    """
+    name = bpy.path.clean_name(obj.name)
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    return f"face_{hashlib.sha256(obj.name.encode()).hexdigest()[:16]}"
 
 
 def is_own(path: Path) -> bool:

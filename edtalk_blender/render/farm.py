@@ -20,7 +20,7 @@ from ..character import character, snapshot
 from ..engine import session
 from ..engine.operator_base import BaseOperator, EngineOperator
 from ..engine.session import Chain, Task
-from ..folders import FRAMES, as_directory, blend_name, character_folder
+from ..folders import FRAMES, as_directory, blend_name, character_folder, folder_name
 from ..plate import dubbing
 from ..timeline import audio, sequencer
 from . import face_shot, face_strip
@@ -64,9 +64,7 @@ def export(
         engine_folder=settings.engine_folder or str(session.ROOT),
     )
     sound = _write_dialogue(scene, obj, span)
-    return write_bundle(
-        replace(shot, sound=sound), folder / bpy.path.clean_name(obj.name), job, keep_bank=settings.keep_bank
-    )
+    return write_bundle(replace(shot, sound=sound), folder / folder_name(obj), job, keep_bank=settings.keep_bank)
 
 
 def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
@@ -74,7 +72,7 @@ def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
 
     Raises EDTalkError if the folder contains no job of the character.
     """
-    shot = Shot.read(folder / bpy.path.clean_name(obj.name) / "shot")
+    shot = Shot.read(folder / folder_name(obj) / "shot")
     missing = {shot.file_names()[row] for row in shot.missing()}
     here = replace(shot, frames_folder=character_folder(obj) / FRAMES)
     wanted = {here.file_names()[row] for row in here.missing()} - missing
@@ -248,7 +246,7 @@ changed since the export"""
         scene = compat.sequencer_scene(context)
         folder = Path(bpy.path.abspath(self.directory or scene.get(FOLDER, "")))
         known = sequencer.characters(context, scene)
-        exported = [obj for obj in known if (folder / bpy.path.clean_name(obj.name)).is_dir()]
+        exported = [obj for obj in known if (folder / folder_name(obj)).is_dir()]
         if not exported:
             raise EDTalkError(
                 f"{folder} contains no job of these characters.", "Choose the folder that the job was exported to."

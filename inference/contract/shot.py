@@ -70,6 +70,9 @@ def as_crop(value: Any) -> str | tuple[float, ...]:
     )
 
 
+_LONGEST_NAME = 63  # bytes of a portrait's name; partial files add to it, and Windows limits a path to 259 letters
+
+
 @dataclass(frozen=True, eq=False)
 class Shot:
     """One face over some frames.
@@ -246,6 +249,8 @@ class Shot:
         folder = Path(folder)
         table = _as_npy(self.coefficients.values.astype("<f4"))
         portrait = self.portrait and folder / self.portrait.name
+        if portrait and len(portrait.name.encode()) > _LONGEST_NAME:
+            portrait = folder / f"portrait_{self.portrait_sha256[:16]}{portrait.suffix[:8]}"
         sound = self.sound and folder / self.sound.name
         data = {
             "format_version": self._format_version,

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import bpy
 import numpy as np
 import pytest
 
@@ -103,3 +104,21 @@ def test_with_a_window_a_chosen_portrait_is_measured_at_once(package, obj, reque
     obj.edtalk.crop_mode = "none"
     assert [task.request.crop for task in requested] == ["auto", "none"]
     assert [task.cancelled for task in requested] == [True, False]
+
+
+@pytest.mark.parametrize("letters", [251, 240, 100, 60])
+def test_a_portrait_with_a_long_name_is_rendered(package, scene, demo, tmp_path, fake_engine, letters):
+    fake_engine()
+    work, pictures = tmp_path / "work", tmp_path / "pictures"
+    work.mkdir()
+    pictures.mkdir()
+    picture = pictures / ("p" * letters + ".png")
+    picture.write_bytes((demo / "portrait_1.png").read_bytes())
+    bpy.ops.wm.save_as_mainfile(filepath=str(work / "n.blend"))
+    scene = bpy.context.scene
+    scene.frame_start = scene.frame_end = 1
+    obj = package.character.character.create(scene, str(picture))
+    (plan,) = package.cli.render_faces(scene, [obj], "SCENE").values()
+    assert plan.missing == 1
+    written = [path.relative_to(work) for path in work.rglob("*")]
+    assert max(len(str(path)) for path in written) < 200, "leaves 59 letters for the project's folder in Windows"
