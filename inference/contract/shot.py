@@ -24,7 +24,7 @@ import numpy as np
 
 from .coefficients import Coefficients
 from .errors import EDTalkError, disk_error
-from .files import atomic_write, cached_sha256, link_or_copy, read_regular
+from .files import atomic_write, cached_sha256, link_or_copy, open_regular, read_regular
 from .parsing import MALFORMED, parse_json, parse_npy, stored_path
 from .plate import PICTURES, Plate, pictures_in
 from .rendered import is_complete
@@ -32,7 +32,7 @@ from .rendered import is_complete
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
 # written as version 1, so that earlier releases read it.
 FORMAT_VERSION = 3
-PICTURE_VERSION = 3  # increased when the same input gives other pixels; all frames are then rendered again
+PICTURE_VERSION = 2  # increased when the same input gives other pixels; all frames are then rendered again
 IMAGE_FORMATS = ("png", "exr")
 LAYERS = ("square", "matte", "plate", "pasted")
 FILLS_PICTURE = ("plate", "pasted")  # layers whose frames have the size of the source picture
@@ -45,6 +45,7 @@ _RANGE = re.compile(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*")
 MOST_FRAMES = 2**21  # in one list of frames; Blender's scenes have fewer
 _LARGEST_FRAME = 2**31
 _FARTHEST = 65536  # pixels of a crop; no picture is that large
+_LONGEST_NAME = 63  # bytes of a portrait's name; partial files add to it, and Windows limits a path to 259 letters
 _AGAIN = "Render the shot again from Blender."
 _MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # largest files that are read, in bytes
 
@@ -70,7 +71,20 @@ def as_crop(value: Any) -> str | tuple[float, ...]:
     )
 
 
-_LONGEST_NAME = 63  # bytes of a portrait's name; partial files add to it, and Windows limits a path to 259 letters
+def is_opaque(picture: Path) -> bool:
+    """Whether the format of a picture file rules out transparency: JPEG, and PNG without an alpha channel or tRNS.
+
+    False if the file cannot be read. Only the first 64 kB are read; a PNG has its tRNS chunk before the pixels.
+    """
+    try:
+        with open_regular(picture) as file:
+            head = file.read(2**16)
+    except OSError:
+        return False
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        pixels = head.find(b"IDAT")
+        return head[25:26] in (b"\0", b"\2", b"\3") and pixels > 0 and b"tRNS" not in head[:pixels]
+    return head.startswith(b"\xff\xd8\xff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +214,11 @@ class Shot:
     @cached_property
     def _keys(self) -> tuple[str, ...]:
         source = [self.portrait_sha256, self.crop] if self.plate is None else [self.plate.sha256, "plate"]
-        made_from = [PICTURE_VERSION, self.bank_sha256, *source, self.image_format]
+        made_from: list[Any] = [PICTURE_VERSION, self.bank_sha256, *source, self.image_format]
         if self._choices:
             made_from.append(self._choices)
+        if self.portrait is not None and not is_opaque(self.portrait):
+            made_from.append("over grey")  # release 0.1.0 showed the colours below transparent parts
         start = hashlib.sha256(json.dumps(made_from).encode())
         keys = []
         rows = self.coefficients.values.astype("<f4") + np.float32(0)  # -0 and 0 give the same picture

@@ -14,7 +14,7 @@ from edtalk.inference.contract.coefficients import Coefficients
 from edtalk.inference.contract.errors import EDTalkError
 from edtalk.inference.contract.files import link_or_copy, open_regular
 from edtalk.inference.contract.plate import Plate
-from edtalk.inference.contract.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, parse_frame_ranges
+from edtalk.inference.contract.shot import PICTURE_VERSION, Shot, as_crop, frame_ranges, is_opaque, parse_frame_ranges
 
 from tests.fake_worker import encode_png
 
@@ -59,6 +59,26 @@ def test_keys_depend_on_the_input_of_a_frame(shot, tmp_path, monkeypatch):
     assert len({replace(shot, crop=crop).keys() for crop in crops}) == 3
     monkeypatch.setattr("edtalk.inference.contract.shot.PICTURE_VERSION", PICTURE_VERSION + 1)
     assert not set(replace(shot).keys()) & set(shot.keys())
+
+
+def test_only_formats_without_transparency_are_opaque(tmp_path):
+    def png(colour: int, chunks: bytes) -> bytes:
+        return b"\x89PNG\r\n\x1a\n" + bytes(4) + b"IHDR" + bytes(9)[:8] + b"\x08" + bytes([colour]) + chunks
+
+    contents = {
+        "photo.jpg": (b"\xff\xd8\xff\xe0", True),
+        "rgb.png": (png(2, b"IDAT"), True),
+        "rgba.png": (png(6, b"IDAT"), False),
+        "grey_alpha.png": (png(4, b"IDAT"), False),
+        "colour_key.png": (png(2, b"tRNS....IDAT"), False),
+        "endless_header.png": (png(2, bytes(2**17)), False),
+        "photo.webp": (b"RIFF", False),
+        "empty.png": (b"", False),
+    }
+    for name, (content, opaque) in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert is_opaque(tmp_path / name) == opaque, name
+    assert not is_opaque(tmp_path / "missing.png")
 
 
 def test_keys_do_not_depend_on_paths_and_times(shot, tmp_path):
