@@ -295,14 +295,17 @@ def _picture_start(container: av.container.InputContainer) -> float | None:
     covers = av.stream.Disposition.attached_pic  # the cover picture of a music file
     for stream in container.streams.video:
         if not stream.disposition & covers:
-            return None if stream.start_time is None else float(stream.start_time * stream.time_base)
+            start, unit = stream.start_time, stream.time_base
+            return None if start is None or unit is None else float(start * unit)
     return None
 
 
 def _expected_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
     """The length of the sound according to the file; None if the file does not contain it."""
     form = container.format.name
-    if not stream.duration or form in _ELEMENTARY or (form == "mp3" and not stream.start_time):
+    if not stream.duration or stream.time_base is None or form in _ELEMENTARY:
+        return None
+    if form == "mp3" and not stream.start_time:
         return None  # an MP3 file whose header contains the length begins with the encoder's delay
     seconds = float(stream.duration * stream.time_base)
     return None if seconds * (stream.codec_context.bit_rate or 0) / 8 > _PLACEHOLDER else seconds

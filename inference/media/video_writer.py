@@ -178,7 +178,7 @@ class _SoundTrack:
 
     def __init__(self, sound: Sound) -> None:
         self._blocks = resampled(_blocks_of(sound), SOUND_RATE)
-        self._waiting, _ = next(self._blocks, (np.zeros((0, 1), np.float32), SOUND_RATE))
+        self._waiting: np.ndarray = next(self._blocks, (np.zeros((0, 1), np.float32), SOUND_RATE))[0]
         self.layout = "mono" if self._waiting.shape[1] == 1 else "stereo"
 
     def pull(self, count: int) -> av.AudioFrame:
