@@ -7,7 +7,6 @@ from ..contract.errors import EDTalkError
 # {crop} and {face} are the options of the picture or clip that failed, such as --crop and --driver-crop.
 _HINTS = {
     "checkpoints_swapped": "Give the generator as --generator and the audio network as --audio2lip.",
-    "frames_elsewhere": "Give that folder, or another one, as --frames-folder if you trust the shot.",
     "frames_missing": "Render them with 'shot render SHOT --frames=FRAMES'.",
     "idle_unsupported": "Use the starter bank, or drive the head with --pose-video.",
     "output_exists": "Choose another folder, or add --overwrite.",

@@ -137,9 +137,8 @@ def run_render(args: argparse.Namespace) -> int:
         for folder, shot in zip(args.shot, shots, strict=True):
             if not args.frames_folder and not shot.keeps_frames_near(folder):
                 raise EDTalkError(
-                    f"The shot in {folder} wants to write its frames to {shot.frames_folder}, which is not near it.",
-                    "Choose where its frames are written.",
-                    code="frames_elsewhere",
+                    f"The shot in {folder} writes its frames to {shot.frames_folder}, which is not near it.",
+                    "Give that folder, or another one, as --frames-folder if you trust the shot.",
                 )
         if args.bank:
             shots = [replace(shot, bank=args.bank) for shot in shots]

@@ -44,7 +44,7 @@ def check_colours(frame: av.VideoFrame, codec_tag: str, name: str) -> None:
         system = f"colour matrix {frame.colorspace} of ITU-T H.273"
     if system:
         message = f"{name} cannot be used: expected colours of BT.601, BT.709, BT.2020, HDR10 or HLG, found {system}."
-        raise EDTalkError(message, "Export it as H.264 with BT.709 colours.", "media", "unsupported_colours")
+        raise EDTalkError(message, "Export it as H.264 with BT.709 colours.", "media")
 
 
 def to_srgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
