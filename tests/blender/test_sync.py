@@ -389,6 +389,7 @@ def test_deleting_a_strip_and_its_keys_are_one_undo_step(package, scene, line, o
         found = curve(package, bpy.data.objects["Anna"])  # undo replaces all data
         return len(package.compat.strips(bpy.context.scene)), len(found.keyframe_points) if found else 0
 
+    monkeypatch.setattr(package.handlers.pending, "step", "")  # an undo of an earlier test, which no timer followed
     bpy.ops.ed.undo_push(message="before")
     delete(scene, line)
     bpy.ops.ed.undo_push(message="delete")
