@@ -46,14 +46,20 @@ check() {
     record "$name" "$status"
 }
 
-# run ENVIRONMENT FOLDER... : run the tests of the folders in .venv/ENVIRONMENT.
+# run ENVIRONMENT FOLDER... : run the tests of the folders in .venv/ENVIRONMENT; the exit status goes to $LOGS.
 run() {
     local name=$1 status=0
     shift
     echo "== $name: $*"
     ".venv/$name/bin/python" -m pytest "$@" "${OPTIONS[@]}" 2>&1 | tee "$LOGS/$name.log" || status=$?
-    [[ $status == "$NOTHING_SELECTED" ]] || tested=1
-    record "$name" "$status"
+    echo "$status" >"$LOGS/$name.status"
+}
+
+run_in_blenders() {
+    local environment
+    for environment in "${BLENDERS[@]}"; do
+        run "$(basename "$environment")" "${BLENDER_TESTS[@]}"
+    done
 }
 
 bash setup.sh --tests
@@ -71,9 +77,20 @@ if [[ -n $FAST ]]; then
     BLENDERS=("${BLENDERS[-1]}")
     BLENDER_TESTS=(tests/blender tests/package)
 fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the tests of the engine and of the add-on run side by side
+set -m # so that Ctrl-C is not ignored in the background, which some tests rely on
+run_in_blenders >"$LOGS/blender.txt" 2>&1 &
+blenders=$!
+set +m
+trap 'kill -- "-$blenders" 2>/dev/null || true' EXIT
 run worker tests/unit tests/inference tests/training tests/farm tests/fuzz tests/faults
-for environment in "${BLENDERS[@]}"; do
-    run "$(basename "$environment")" "${BLENDER_TESTS[@]}"
+echo "== waiting for the tests in Blender"
+wait
+cat "$LOGS/blender.txt"
+for file in "$LOGS"/*.status; do
+    status=$(<"$file")
+    [[ $status == "$NOTHING_SELECTED" ]] || tested=1
+    record "$(basename "$file" .status)" "$status"
 done
 
 echo "== Summary"
