@@ -1,7 +1,7 @@
 """The dialogue strips of a scene whose keys Lip Sync wrote, stored in the scene to find out which were deleted.
 
 A deleted strip takes its custom properties with it, so its character and frames are stored here. Only strips with
-`sequencer.GENERATED` are stored: their keys can be told from the artist's.
+`sequencer.GENERATED` are stored: their keys can be distinguished from the artist's.
 """
 
 from __future__ import annotations

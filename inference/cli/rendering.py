@@ -158,7 +158,7 @@ class Plan:
 class Inputs:
     """The inputs of one `render`. Files are opened when they are needed.
 
-    Raises EDTalkError if the options do not fit the bank, nothing drives the face, or the range is empty.
+    Raises EDTalkError if the options do not fit the bank, if there is no driving input, or if the range is empty.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
