@@ -140,7 +140,8 @@ class Refiner(nn.Module):
         self.maps = nn.Conv2d(MOTION_WIDTH, 2 * self.fields, 1)
         self.painter = UNet(15, config.painter, PAINTER_WIDTH, condition=config.coefficients)
         self.paint = nn.Conv2d(PAINTER_WIDTH, 4 * 6, 3, padding=1)
-        nn.init.normal_(self.maps.weight, std=0.005)
+        if not self.maps.weight.is_meta:  # on the meta device, normal_ imports torch's compiler, which takes a second
+            nn.init.normal_(self.maps.weight, std=0.005)
         for still in (self.maps.bias, self.paint.weight, self.paint.bias):
             nn.init.zeros_(still)
 
