@@ -110,14 +110,15 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
             network = kind.network(config)
     except (ValueError, IndexError, RuntimeError, ArithmeticError) as error:
         raise _unfit(bank, name, f"its sizes are not valid ({error})") from error
-    expected = {key: part for key, part in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    known = network.state_dict()
+    expected = {key: part for key, part in known.items() if not key.endswith("num_batches_tracked")}
     for key, part in expected.items():
         if key not in state:
             raise _unfit(bank, name, f"it lacks the tensor '{key}'")
         if state[key].shape != part.shape:
             found = tuple(state[key].shape)
             raise _unfit(bank, name, f"expected '{key}' of shape {tuple(part.shape)}, found {found}")
-    surplus = sorted(key for key in state if key not in network.state_dict())
+    surplus = sorted(key for key in state if key not in known)
     if surplus:
         raise _unfit(bank, name, f"it has an unknown tensor '{surplus[0]}'")
     state = {key: state[key].to(part.dtype) for key, part in expected.items()}
