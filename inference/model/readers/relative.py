@@ -75,7 +75,7 @@ class WindowReader(nn.Module):
         self.hidden = nn.Linear(config.narrow, config.hidden)
         self.last = nn.Linear(config.hidden, count)
         self.register_buffer("share", torch.tensor([[1.0] * count, [0.0] * count]))
-        self.register_buffer("mirror", torch.arange(count, dtype=torch.int32))
+        self.register_buffer("mirror", torch.tensor(range(count), dtype=torch.int32))
         self.register_buffer("mirror_sign", torch.ones(count))
 
     def forward(self, windows: Sequence[Tensor]) -> Tensor:
