@@ -107,8 +107,9 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
     cache_limit: IntProperty(
         name="Limit (GB)",
         description="Size of the rendered frames in GB. After a render, frames above it that have not been used for a "
-        "week are deleted, oldest first. Frames that a strip of the open file shows are kept. 0: no limit",
-        default=50,
+        "week are deleted, oldest first, also those of other .blend files in the folder, which must then be rendered "
+        "again. Frames that a strip of the open file shows are kept. 0: nothing is deleted",
+        default=0,
         min=0,
         soft_max=1000,
     )

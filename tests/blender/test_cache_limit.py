@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import bpy
@@ -94,15 +95,19 @@ def test_the_folders_of_the_preferences_or_of_the_file_are_measured(addon, cache
     assert len(cache_limit.folders()) == 2
 
 
-def test_there_is_a_limit_by_default_and_it_is_enforced_at_most_once_an_hour(addon, cache_limit, monkeypatch):
+def test_a_chosen_limit_is_enforced_at_most_once_an_hour_and_none_is_the_default(addon, cache_limit, monkeypatch):
     session, started = addon.edtalk_blender.engine.session, []
-    assert session.preferred().cache_limit == 50
+    assert session.preferred().cache_limit == 0
     monkeypatch.setattr(cache_limit.Purge, "start", lambda purge: started.append(purge._limit))
     monkeypatch.setattr(cache_limit.bpy.app.timers, "register", lambda *_, **__: None, raising=False)
     monkeypatch.setattr(cache_limit._state, "measured", None)
     cache_limit.enforce()
     assert started == [], "background mode has no timers"
     monkeypatch.setattr(session, "blocking", lambda: False)
+    cache_limit.enforce()
+    assert started == [], "nothing is deleted without a limit"
+    limited = replace(session.preferred(), cache_limit=50)
+    monkeypatch.setattr(session, "preferred", lambda: limited)
     cache_limit.enforce()
     cache_limit.enforce()
     assert started == [50 * 10**9]
