@@ -2,8 +2,9 @@
 
     bank = load_bank()                                  # the embedded starter bank
     renderer = FaceRenderer(bank)
-    renderer.set_source(picture)                        # uint8 (H, W, 3)
-    for frame in renderer.render(coefficients): ...     # uint8 (size, size, 3)
+    renderer.set_source(load_portrait("me.png"))        # uint8 (512, 512, 3)
+    rows = renderer.moved({"jawOpen": opening})         # relative to the portrait's own pose
+    for frame in renderer.render(rows): ...             # uint8 (size, size, 3)
 
 `python -m inference` offers the same on the command line. Names are imported at first use, so programs that only read
 coefficients, such as Blender, do not need torch.
@@ -28,11 +29,21 @@ if TYPE_CHECKING:
     from .contract.coefficients import Coefficients
     from .contract.emotion import EmotionCurve
     from .contract.errors import EDTalkError
+    from .face.framing import load_portrait
     from .lipsync import lip_sync
     from .renderer import FaceRenderer
 
 __version__ = "0.1.0"
-__all__ = ["Bank", "Coefficients", "EDTalkError", "EmotionCurve", "FaceRenderer", "lip_sync", "load_bank"]
+__all__ = [
+    "Bank",
+    "Coefficients",
+    "EDTalkError",
+    "EmotionCurve",
+    "FaceRenderer",
+    "lip_sync",
+    "load_bank",
+    "load_portrait",
+]
 
 _HOME = {
     "Bank": "contract.bank",
@@ -42,6 +53,7 @@ _HOME = {
     "FaceRenderer": "renderer",
     "lip_sync": "lipsync",
     "load_bank": "contract.bank",
+    "load_portrait": "face.framing",
 }
 
 

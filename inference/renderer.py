@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,6 +103,28 @@ class FaceRenderer:
         if self._source_coefficients is None:
             raise _no_source()
         return self._source_coefficients
+
+    def moved(
+        self, motion: Mapping[str, float | np.ndarray], frames: int | None = None, fps: float | None = None
+    ) -> Coefficients:
+        """Rows to render that move the portrait from its own pose: `source_coefficients` plus `motion`.
+
+        motion: by coefficient name, one number for all frames or (T,) values, in the bank's units, 0 for no motion.
+        frames: T, needed only if `motion` has no (T,) values. fps: rows per second. Returns T rows. Rows without motion
+        render the portrait itself. Raises EDTalkError without a source, for an unknown name, for values of another
+        shape, or if they differ in length.
+        """
+        lengths = {len(values) for values in map(np.asarray, motion.values()) if values.ndim == 1}
+        lengths |= set() if frames is None else {frames}
+        if len(lengths) > 1:
+            raise EDTalkError(f"All motion must have the same number of frames, found {sorted(lengths)}.")
+        (count,) = lengths or {1}
+        rows = Coefficients(np.tile(self.source_coefficients.values, (count, 1)), self.bank.names, fps)
+        for name, values in motion.items():
+            if np.ndim(values) > 1:
+                raise EDTalkError(f"The motion of '{name}' must be a number or (T,) values, found {np.shape(values)}.")
+            rows.column(name)[:] += values
+        return rows
 
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
         """Absolute coefficients of each picture, uint8 (H, W, 3) RGB: N rows in order. See `FaceReader.encode`."""

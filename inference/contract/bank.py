@@ -96,6 +96,7 @@ class Bank:
         return tuple(coefficient.name for coefficient in self.coefficients if coefficient.bank == bank)
 
     def at_rest(self, frames: int = 1, fps: float | None = None) -> Coefficients:
+        """`rest` in each row. A portrait has a pose of its own: `FaceRenderer.moved` gives rows relative to it."""
         return Coefficients(np.tile(self.rest, (frames, 1)), self.names, fps)
 
     def with_emotion(self, expression: np.ndarray, strengths: Mapping[str, float | np.ndarray]) -> np.ndarray:

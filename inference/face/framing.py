@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,19 @@ if TYPE_CHECKING:  # imported late, because it loads OpenCV and a command's --he
 _NEAR, _SAME_SIZE = 0.12, 0.25
 
 _SAMPLES, _SAMPLES_PER_SECOND = 10, 2  # frames of a clip in which the face is detected
+
+
+def load_portrait(
+    path: str | os.PathLike[str], size: int = 512, crop: str | Sequence[float] = "auto", *, which: Which = None
+) -> np.ndarray:
+    """The face in an image file, uint8 (size, size, 3), for `FaceRenderer.set_source`.
+
+    crop and which: see `frame_picture`. Raises EDTalkError of kind "media" or "face".
+    """
+    from ..media.picture import load_picture
+
+    rgb = load_picture(path).opaque
+    return cut_at(rgb, frame_picture(rgb, size, crop, which=which, label=os.path.basename(path)), size)
 
 
 def frame_picture(
