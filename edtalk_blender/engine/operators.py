@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
@@ -110,11 +111,11 @@ def planned(backend: str = "") -> str:
 # --- Installing
 
 
-class EDTALK_OT_install_engine(BaseOperator, bpy.types.Operator):
-    """Download and install the engine, which renders the faces, in a Python environment separate from Blender's"""
+class _Installer(BaseOperator):
+    """Mixin of the operators that install. Blender loses an operator's class when another one is derived from it."""
 
-    bl_idname = "edtalk.install_engine"
-    bl_label = "Install Engine"
+    if TYPE_CHECKING:
+        bl_label: ClassVar[str]
 
     directory: StringProperty(name="Folder", subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})
     filepath: StringProperty(name="File", subtype="FILE_PATH", options={"HIDDEN", "SKIP_SAVE"})
@@ -174,7 +175,14 @@ class EDTALK_OT_install_engine(BaseOperator, bpy.types.Operator):
         return Path(bpy.path.abspath(self.directory)) if self.directory else None
 
 
-class EDTALK_OT_install_engine_from_folder(EDTALK_OT_install_engine):
+class EDTALK_OT_install_engine(_Installer, bpy.types.Operator):
+    """Download and install the engine, which renders the faces, in a Python environment separate from Blender's"""
+
+    bl_idname = "edtalk.install_engine"
+    bl_label = "Install Engine"
+
+
+class EDTALK_OT_install_engine_from_folder(_Installer, bpy.types.Operator):
     """Install the engine without network access from a folder or .zip of Python packages (.whl files), for example \
 the downloads of another computer"""
 
@@ -193,7 +201,7 @@ the downloads of another computer"""
         return {"RUNNING_MODAL"}
 
 
-class EDTALK_OT_repair_engine(EDTALK_OT_install_engine):
+class EDTALK_OT_repair_engine(_Installer, bpy.types.Operator):
     """Remove the installed engine and install it again. Characters, banks and rendered frames are kept"""
 
     bl_idname = "edtalk.repair_engine"

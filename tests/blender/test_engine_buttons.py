@@ -108,6 +108,16 @@ def test_preferences_show_the_plan_and_are_used_by_the_installation(package, but
         preferences.backend, preferences.mirror, preferences.torch_index = "auto", "", ""
 
 
+def test_blender_knows_the_class_of_each_button(buttons, user, monkeypatch):
+    """It loses the class, and with it `poll`, of an operator from which another registered one is derived."""
+    assert [cls.__name__ for cls in buttons.CLASSES if getattr(bpy.types, cls.__name__) is not cls] == []
+    monkeypatch.setattr(buttons, "planned", lambda backend="": "For the CPU.")
+    monkeypatch.setattr(bpy.context.preferences.system, "use_online_access", True)
+    if bpy.app.online_access:  # Blender may have been started with --offline-mode
+        assert bpy.ops.edtalk.install_engine.poll()
+    assert bpy.ops.edtalk.install_engine_from_folder.poll()
+
+
 def test_remove_downloads_keeps_the_engine(buttons, user):
     (user / "downloads").mkdir()
     (user / "engine").mkdir()
