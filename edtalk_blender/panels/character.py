@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import bpy
 
@@ -165,7 +166,7 @@ def _draw_pose_buttons(row: bpy.types.UILayout, bank: str = "") -> None:
         row.operator(operator, text="", icon=icon).bank = bank
 
 
-class _OfCharacter(_InSidebar):
+class OfCharacter:
     """Mixin for panels that are shown if the active character has a bank."""
 
     @classmethod
@@ -177,8 +178,11 @@ class _OfCharacter(_InSidebar):
             return False
 
 
-class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
-    """Strength of each emotion, added to the expression sliders"""
+class EmotionSliders(OfCharacter):
+    """Mixin for the panels with the emotions of the active character."""
+
+    if TYPE_CHECKING:  # defined by bpy.types.Panel
+        layout: bpy.types.UILayout
 
     bl_label = "Emotions"
 
@@ -200,7 +204,11 @@ class EDTALK_PT_emotions(_OfCharacter, bpy.types.Panel):
         _draw_pose_buttons(layout.row(align=True), EMOTIONS)
 
 
-class EDTALK_PT_banks(_OfCharacter, bpy.types.Panel):
+class EDTALK_PT_emotions(_InSidebar, EmotionSliders, bpy.types.Panel):
+    """Strength of each emotion, added to the expression sliders"""
+
+
+class EDTALK_PT_banks(_InSidebar, OfCharacter, bpy.types.Panel):
     """All sliders of the face, by bank"""
 
     bl_label = "Sliders"

@@ -10,6 +10,7 @@ from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..render import face_strip, render
 from ..timeline import audio, sequencer
+from .character import EmotionSliders
 from .messages import CATEGORY, draw_note, draw_problem, wrapped
 
 
@@ -103,6 +104,12 @@ class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
         layout.prop(group, "lip_smooth")
         layout.prop(group, "lip_decimate")
         layout.prop(group, "lip_nla")
+
+
+class EDTALK_PT_emotions_sequencer(_InSequencer, EmotionSliders, bpy.types.Panel):
+    """Strength of each emotion, added to the expression sliders"""
+
+    bl_options = {"DEFAULT_CLOSED"}
 
 
 class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
@@ -210,6 +217,7 @@ CLASSES = (
     EDTALK_MT_speakers,
     EDTALK_PT_dialogue,
     EDTALK_PT_lip_settings,
+    EDTALK_PT_emotions_sequencer,
     EDTALK_PT_face,
     EDTALK_PT_follow,
     EDTALK_PT_preview,

@@ -362,6 +362,14 @@ def test_a_good_character_has_no_problems(package, obj):
 # --- Groups of sliders
 
 
+def test_the_sequencer_has_the_same_emotions(drawn, package, obj):
+    shown = draw(package.panels.sequencer.EDTALK_PT_emotions_sequencer)
+    assert shown.drawn == drawn("EDTALK_PT_emotions").drawn
+    assert "happy" in " ".join(shown.texts("prop"))
+    bpy.data.objects.remove(obj)
+    assert draw(package.panels.sequencer.EDTALK_PT_emotions_sequencer) is None
+
+
 @pytest.mark.parametrize("bank", ["lip", "pose", "exp"])
 def test_every_slider_of_the_starter_bank_is_in_a_titled_group(package, obj, bank):
     names = package.character.files.bank_of(obj).names_of(bank)
