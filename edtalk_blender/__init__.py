@@ -42,10 +42,10 @@ MODULES = (
     "demo",
     "handlers",
     "render.preview",
+    "panels.status",  # at the top of its tab: panels are shown in the order of registration
     "panels.character",
     "panels.rig",
     "panels.naming",
-    "panels.status",
     "panels.sequencer",
     "panels.farm",
     "panels.capture",

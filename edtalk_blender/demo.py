@@ -11,7 +11,7 @@ from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT
 from ..inference.contract.emotion import EmotionCurve
 from . import compat
 from .animation import keys
-from .character import character, files
+from .character import character, files, placement
 from .engine.operator_base import BaseOperator
 from .idle import write_idle_motion
 from .timeline import sequencer
@@ -20,16 +20,18 @@ FPS = 25
 
 
 def build(
-    scene: bpy.types.Scene, portrait: Path = PORTRAIT, line: Path = LINE, emotions: str = EMOTIONS
+    where: bpy.types.Context | bpy.types.Scene, portrait: Path = PORTRAIT, line: Path = LINE, emotions: str = EMOTIONS
 ) -> bpy.types.Object:
-    """Add a character with a dialogue strip and emotion keyframes to `scene`. Returns the character.
+    """Add a character with a dialogue strip and emotion keyframes. Returns the character.
 
+    where: a scene, or the context for its scene and active collection.
     Sets the scene's frame rate to FPS and its range to the dialogue. Portrait and sound are packed into the .blend.
     Raises EDTalkError for an unreadable portrait or an unknown emotion.
     """
     files.check_picture(str(portrait))
+    scene = where.scene if isinstance(where, bpy.types.Context) else where
     scene.render.fps, scene.render.fps_base = FPS, 1.0
-    obj = character.create(scene, str(portrait), name="Painting")
+    obj = character.create(where, str(portrait), name="Painting")
     obj.edtalk.portrait_image.pack()
     strip = compat.new_sound(scene, line.stem, line, channel=1, frame=1)
     strip.sound.pack()
@@ -63,9 +65,11 @@ class EDTALK_OT_demo(BaseOperator, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        obj = build(scene)
-        if context.view_layer and obj.name in context.view_layer.objects:
-            context.view_layer.objects.active = obj
+        is_shown = scene == context.scene and context.view_layer is not None
+        obj = build(context if is_shown else scene)
+        if is_shown:
+            character.select(context, obj)
+            placement.show(context, obj)
         for strip in compat.strips(scene):
             strip.select = sequencer.is_dialogue(strip)
         self.report({"INFO"}, f"Added {obj.name}. Use Lip Sync, then Render Face in the Sequencer")

@@ -11,7 +11,7 @@ from .engine.engine import State
 from .engine.session import PACKAGE, Preferred
 from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
 
-_PANELS = (character, rig, naming, status, sequencer, farm, capture, plate)  # in registration order
+_PANELS = (status, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
 
 DEVICES = (
     ("auto", "Automatic", "Use a supported GPU if there is one, otherwise the CPU"),

@@ -16,7 +16,7 @@ from bpy.app.handlers import persistent
 
 from ...inference.contract.bank import STARTER
 from ...inference.contract.errors import EDTalkError
-from . import files, sliders, viewport
+from . import files, placement, sliders, viewport
 
 # Called with a character whose portrait, crop or bank has changed, because its rest pose must be measured again.
 portrait_listeners: list[Callable[[bpy.types.Object], None]] = []
@@ -85,23 +85,33 @@ def editable_reason(obj: bpy.types.Object) -> str:
 def create(
     where: bpy.types.Context | bpy.types.Scene, portrait: str = "", bank: str = "", name: str = ""
 ) -> bpy.types.Object:
-    """A new character: an image Empty that faces the front view, in the scene's collection.
+    """A new character: an image Empty that stands upright and faces the front view, beside other objects.
 
-    where: a scene, or the context for its scene. portrait: a file, may be set later. bank: a file, "" for the starter
-    bank. Raises EDTalkError for a bank that cannot be read, before anything is created.
+    where: a scene, or the context for its scene and active collection. portrait: a file, may be set later. bank: a
+    file, "" for the starter bank. Raises EDTalkError for a bank that cannot be read, before anything is created.
     """
     scene = where.scene if isinstance(where, bpy.types.Context) else where
     files.load_bank_file(files.resolve(bank) if bank else STARTER)
     obj = bpy.data.objects.new(name or Path(portrait).stem or "Character", None)
     obj.empty_display_type = "IMAGE"
-    obj.empty_image_depth = "FRONT"  # visible in front of the default cube
+    obj.empty_image_depth = "FRONT"  # visible in front of other objects
     obj.empty_display_size = 1.0
     obj.rotation_euler.x = 0.5 * np.pi
-    obj.location.x = 1.2 * len(characters(scene))
-    scene.collection.objects.link(obj)
+    obj.location = placement.free_location(scene, obj.empty_display_size)
+    _collection(where).objects.link(obj)
     adopt(obj, bank)
     obj.edtalk.portrait = portrait
     return obj
+
+
+def _collection(where: bpy.types.Context | bpy.types.Scene) -> bpy.types.Collection:
+    """The active collection if objects can be added to it and are visible there, else the scene's."""
+    if isinstance(where, bpy.types.Scene):
+        return where.collection
+    active = where.view_layer.active_layer_collection if where.view_layer else None
+    if active is None or not active.is_visible or active.exclude or active.collection.library is not None:
+        return where.scene.collection
+    return active.collection
 
 
 def adopt(obj: bpy.types.Object, bank: str = "") -> None:
@@ -116,6 +126,14 @@ def adopt(obj: bpy.types.Object, bank: str = "") -> None:
     sliders.setup_channels(obj)
     if obj.type == "EMPTY" and obj.data is not None:
         obj.edtalk.portrait_image = obj.data
+
+
+def select(context: bpy.types.Context, obj: bpy.types.Object) -> None:
+    """Select only this object of the view layer, and make it active."""
+    for other in context.selected_objects:
+        other.select_set(False)
+    obj.select_set(True)
+    context.view_layer.objects.active = obj
 
 
 # --- Changing the bank or portrait

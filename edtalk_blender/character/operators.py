@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, StringProperty
 from bpy_extras.io_utils import ImportHelper
 
 from ...inference.contract.errors import EDTalkError
 from ..engine.operator_base import BaseOperator
-from . import character, files, sliders
+from . import character, files, placement, sliders
 
 EMOTIONS = "emotion"  # name of the emotion sliders where banks are listed
 
@@ -24,19 +24,29 @@ class OnCharacter(BaseOperator):
         return character.editable_reason(obj)
 
 
+class PortraitChooser(ImportHelper):
+    """Mixin for operators that choose an image file in a File Browser with thumbnails."""
+
+    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
+    display_type: EnumProperty(  # read by the File Browser, which expects its own number for thumbnails
+        items=(("THUMBNAIL", "Thumbnails", "Show the images", 3),),
+        default="THUMBNAIL",
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
+
+
 # --- Adding
 
 
-class EDTALK_OT_add_character(BaseOperator, ImportHelper, bpy.types.Operator):
+class EDTALK_OT_add_character(BaseOperator, PortraitChooser, bpy.types.Operator):
     """Add a talking face from a portrait"""
 
     bl_idname = "edtalk.add_character"
     bl_label = "Add Character"
     bl_options = {"REGISTER", "UNDO"}
 
-    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
     bank: StringProperty(name="Bank", description="Bank file. Empty: the starter bank", options={"SKIP_SAVE"})
     title: StringProperty(
         name="Name", description="Name of the character. Empty: the name of the portrait file", options={"SKIP_SAVE"}
@@ -49,8 +59,24 @@ class EDTALK_OT_add_character(BaseOperator, ImportHelper, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         files.check_picture(self.filepath)
         obj = character.create(context, self.filepath, self.bank, self.title)
-        _select(context, obj)
+        character.select(context, obj)
+        placement.show(context, obj)
         self.report({"INFO"}, f"Added {obj.name}")
+        return None
+
+
+class EDTALK_OT_frame_character(BaseOperator, bpy.types.Operator):
+    """Turn the 3D View to the front of the active character and zoom so that its face fills most of it"""
+
+    bl_idname = "edtalk.frame_character"
+    bl_label = "Frame Face"
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        return "" if character.active(context) is not None else "Select a character first"
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        placement.show(context, character.active(context))
         return None
 
 
@@ -88,7 +114,7 @@ class EDTALK_OT_select_character(BaseOperator, bpy.types.Operator):
         obj = character.find(self.uid)
         if obj is None or context.view_layer.objects.get(obj.name) != obj:
             raise EDTalkError("The character is no longer in this scene.", "Choose another one.")
-        _select(context, obj)
+        character.select(context, obj)
         return None
 
 
@@ -112,20 +138,16 @@ class EDTALK_OT_make_override(BaseOperator, bpy.types.Operator):
         made = obj.override_hierarchy_create(context.scene, context.view_layer, do_fully_editable=True)
         if made is None:
             raise EDTalkError(f"{obj.name} cannot be overridden.", "Append it instead of linking it.")
-        _select(context, made)
+        character.select(context, made)
         return None
 
 
-class EDTALK_OT_set_portrait(OnCharacter, ImportHelper, bpy.types.Operator):
+class EDTALK_OT_set_portrait(OnCharacter, PortraitChooser, bpy.types.Operator):
     """Choose another portrait for the character. Its animation is kept"""
 
     bl_idname = "edtalk.set_portrait"
     bl_label = "Choose Portrait"
     bl_options = {"REGISTER", "UNDO"}
-
-    filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         files.check_picture(self.filepath)
@@ -173,15 +195,9 @@ class EDTALK_OT_update_sliders(OnCharacter, bpy.types.Operator):
         return None
 
 
-def _select(context: bpy.types.Context, obj: bpy.types.Object) -> None:
-    for other in context.selected_objects:
-        other.select_set(False)
-    obj.select_set(True)
-    context.view_layer.objects.active = obj
-
-
 CLASSES = (
     EDTALK_OT_add_character,
+    EDTALK_OT_frame_character,
     EDTALK_OT_make_character,
     EDTALK_OT_select_character,
     EDTALK_OT_make_override,

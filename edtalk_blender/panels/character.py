@@ -13,7 +13,8 @@ from ...inference.contract.mixing import EXPRESSION
 from ..animation import emotion_operators, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
-from .messages import CATEGORY, draw_problem
+from .messages import CATEGORY, draw_note, draw_problem
+from .next_step import next_step
 
 # Groups of sliders: title and pattern of ARKit names, in order. Other sliders come first, without a title.
 _GROUPS = {
@@ -122,9 +123,12 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
             return
         row.menu("EDTALK_MT_characters", text="", icon="USER")
         row.prop(obj, "name", text="")
+        row.operator("edtalk.frame_character", text="", icon="ZOOM_SELECTED")
         row.operator("edtalk.add_character", text="", icon="ADD")
         for message, operator, label in problems(obj):
             draw_problem(layout, message, operator, label)
+        if step := next_step(obj):
+            draw_note(layout, step)
 
         group = obj.edtalk
         column = layout.column(align=True)

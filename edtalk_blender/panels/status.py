@@ -91,7 +91,6 @@ class _Status:
     bl_category = CATEGORY
     bl_label = "Status"
     bl_options = {"HIDE_HEADER"}
-    bl_order = -1
 
     def draw(self, context: bpy.types.Context) -> None:
         draw_status(self.layout)  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def test_any_object_can_be_a_character(character, scene):
 def test_characters_have_unique_identities(character, scene, demo):
     made = [character.character.create(scene, str(demo / "portrait_1.png"), name="Anna") for _ in range(5)]
     assert len({obj.edtalk.uid for obj in made}) == 5
-    assert len({obj.location.x for obj in made}) == 5
+    assert len({tuple(obj.location) for obj in made}) == 5
     for obj in made:
         assert character.character.find(obj.edtalk.uid) == obj
     assert character.character.find("nobody") is None

@@ -218,3 +218,13 @@ def test_the_tab_can_be_renamed(package):
         assert tabs() == {"EDTalk"}
     finally:
         preferences.tab = "EDTalk"
+
+
+def test_the_tab_keeps_its_place_and_begins_with_the_status(package):
+    """A panel with a lower `bl_order` than Blender's own would move the tab before Item."""
+    panels = package.preferences._tabbed()
+    orders = {cls.bl_space_type: [getattr(cls, "bl_order", 0) for cls in panels] for cls in panels}
+    assert min(min(order) for order in orders.values()) == 0
+    for space in orders:
+        shown = [cls for cls in panels if cls.bl_space_type == space]
+        assert shown[0].bl_label == "Status"
