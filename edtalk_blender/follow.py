@@ -183,17 +183,22 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     keyed = [change for change in changed if not change.strip.get(NLA)]
 
     rests_then, rests_now = _rest_frames(then), _rest_frames(now)
-    edges = {change.strip[sequencer.ID]: _edge_values(obj, lips, change) for change in keyed if change.moved is None}
+    edges = {change.strip[sequencer.ID]: _edge_values(obj, lips, change) for change in keyed}
     removed = rests_then - rests_now | _within(rests_then, [change.now for change in keyed])
     keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in removed])
     keyed.sort(key=lambda change: change.then.end - change.then.start)  # a cut-off piece before the rest of its strip
     moves = [keys.Move(*piece) for change in keyed for piece in change.then.moves_to(change.now)]
     if moves:
-        keys.move_keys(obj, sliders.channel_names(obj) if all_sliders else lips, moves)
+        keys.move_keys(obj, lips, moves)
+    if moves and all_sliders:
+        others = [name for name in sliders.channel_names(obj) if name not in lips]
+        keys.move_keys(obj, others, moves, replace_generated=True)  # idle motion of the two places would alternate
     kept = [(one.start, one.end) for one in now.values()]
     for change in keyed:
         if change.moved is None:
             _trim_keys(obj, lips, change, edges[change.strip[sequencer.ID]], kept)
+        else:
+            _key_ends(obj, lips, edges[change.strip[sequencer.ID]])
     _rest(obj, lips, rests_now)
     for change in changed:
         if change.strip.get(NLA):
@@ -243,10 +248,15 @@ def _within(frames: set[int], clocks: list[TimeMap]) -> set[int]:
     return {frame for frame in frames if any(one.start <= frame < one.end for one in clocks)}
 
 
-def _edge_values(obj: bpy.types.Object, lips: tuple[str, ...], change: Change) -> dict[int, dict[str, float]]:
-    """Mouth values at the new first and last frame of a trimmed strip, if they were in its old range."""
+def _lip_curves(obj: bpy.types.Object, lips: tuple[str, ...]) -> dict[str, bpy.types.FCurve]:
+    """The F-curves of the mouth by slider."""
     paths = {sliders.data_path(name): name for name in lips}
-    curves = {paths[curve.data_path]: curve for curve in compat.fcurves(obj) if curve.data_path in paths}
+    return {paths[curve.data_path]: curve for curve in compat.fcurves(obj) if curve.data_path in paths}
+
+
+def _edge_values(obj: bpy.types.Object, lips: tuple[str, ...], change: Change) -> dict[int, dict[str, float]]:
+    """Mouth values at the new first and last frame of a changed strip, if they were in its old range."""
+    curves = _lip_curves(obj, lips)
     found = {}
     for frame in (change.now.start, change.now.end - 1):
         (was,) = change.now.follow([frame], change.then)
@@ -269,6 +279,15 @@ def _trim_keys(
     keys.remove_key_ranges(obj, lips, lost, only_generated=bool(change.strip.get(sequencer.GENERATED)))
     for frame, values in edges.items():
         keys.insert_keys(obj, values, frame, interpolation="LINEAR", generated=True)
+
+
+def _key_ends(obj: bpy.types.Object, lips: tuple[str, ...], edges: dict[int, dict[str, float]]) -> None:
+    """Key the ends of a moved strip where they have no keyframe: it may have been cut between sparse keyframes."""
+    for name, curve in _lip_curves(obj, lips).items():
+        keyed = {point.co[0] for point in curve.keyframe_points}
+        lacking = {frame: values[name] for frame, values in edges.items() if frame not in keyed and name in values}
+        for frame, value in lacking.items():
+            keys.insert_keys(obj, {name: value}, frame, interpolation="LINEAR", generated=True)
 
 
 def _ends(change: Change) -> list[tuple[int, int]]:

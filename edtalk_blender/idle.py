@@ -38,7 +38,7 @@ def write_idle_motion(
     rows = add_idle_motion(rest_rows, names, (frames - span[0]) / sequencer.fps(scene), amount or 1e-6, seed)
     for name, column in zip(names, rows.T, strict=True):
         kept = curves.decimate(frames, column, ERROR)
-        keys.write_curves(obj, {name: column[kept]}, frames[kept], replace=(frames[0], frames[-1]))
+        keys.write_curves(obj, {name: column[kept]}, frames[kept], replace=(frames[0], frames[-1]), generated=True)
     return tuple(names)
 
 

@@ -55,6 +55,21 @@ def decimate(frames: np.ndarray, values: np.ndarray, error: float) -> np.ndarray
     return np.array(kept)
 
 
+def decimate_held(values: np.ndarray, error: float) -> np.ndarray:
+    """Indices (K,) of the samples (T,) to keep so that constant interpolation stays within `error` of every sample.
+
+    The first and the last sample are always kept. An `error` below 0 keeps all samples.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 3 or error < 0:
+        return np.arange(len(values))
+    kept = [0]
+    for index, value in enumerate(values[:-1]):
+        if abs(value - values[kept[-1]]) > error:
+            kept.append(index)
+    return np.array([*kept, len(values) - 1])
+
+
 def on_steps(frames: np.ndarray, values: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Every `step`-th sample, for constant interpolation: a step of 2 animates on twos. A step of 1 changes nothing.
 

@@ -136,11 +136,22 @@ class Move:
     delta: float
     scale: float = 1.0
 
+    @property
+    def new_start(self) -> float:
+        return self.start + self.delta
 
-def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]) -> None:
+    @property
+    def new_end(self) -> float:
+        return self.new_start + (self.end - self.start) * self.scale
+
+
+def move_keys(
+    obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move], *, replace_generated: bool = False
+) -> None:
     """Move several ranges of keyframes at once, so that ranges can swap places.
 
-    A moved keyframe replaces an unmoved one at the same frame. Only the object's action is changed.
+    A moved keyframe replaces an unmoved one at the same frame. replace_generated: the ranges also replace the unmoved
+    keyframes of the type Generated at their new place. Only the object's action is changed.
     """
     paths = {sliders.data_path(name) for name in names}
     if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
@@ -160,6 +171,9 @@ def move_keys(obj: bpy.types.Object, names: Sequence[str], moves: Sequence[Move]
         if not moved.any():
             continue
         keep = moved | ~np.isin(keys["co"][:, 0], keys["co"][moved, 0])
+        if replace_generated:
+            covered = np.any([(at >= move.new_start) & (at <= move.new_end) for move in moves], axis=0)
+            keep &= moved | ~covered | (keys["type"] != _GENERATED)
         _write_keys(curve, {field: values[keep] for field, values in keys.items()})
     obj.update_tag()
 

@@ -131,7 +131,10 @@ def _write(
 ) -> None:
     ends, group = (frames[0], frames[-1]), obj.edtalk
     error = group.lip_decimate if group.lip_decimate > 0 else -1.0
-    kept = [np.unique(curves.decimate(frames, column, error)) for column in values.T]
+    if interpolation == "CONSTANT":
+        kept = [curves.decimate_held(column, error) for column in values.T]
+    else:
+        kept = [curves.decimate(frames, column, error) for column in values.T]
     if group.lip_nla:
         strip[NLA] = strip.get(NLA) or f"{obj.name}: {strip.name}"
         rows = np.unique(np.concatenate(kept))  # write_curves writes all curves of an NLA strip at the same frames

@@ -46,6 +46,7 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
         sequencer.ensure_unique_ids(scene)
         tasks, failed = [], []
         strips = self._strips(context, scene)
+        is_first = not sequencer.settings(scene).lines
         for strip in strips:
             try:
                 obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
@@ -62,6 +63,8 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
             raise failed[0]
         if failed:
             self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips could not be lip-synced: {failed[0]}")
+        elif is_first and sync_playback(scene, context.scene):
+            self.report({"INFO"}, "Lip Sync started. Playback is set to Sync to Audio, with Audio Scrubbing")
         _one_undo_step([task for task in tasks if task])
         self.finish(*(task for task in tasks if task))
         return None
@@ -76,6 +79,16 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
         if not strips:
             raise EDTalkError("No sound strip is selected.", "Select the dialogue in the sequencer.")
         return strips
+
+
+def sync_playback(*scenes: bpy.types.Scene) -> bool:
+    """Make playback keep up with the sound, and let scrubbing play it. Returns whether a setting was changed."""
+    changed = [scene for scene in set(scenes) if scene.sync_mode == "NONE" or not scene.use_audio_scrub]
+    for scene in changed:
+        if scene.sync_mode == "NONE":
+            scene.sync_mode = "AUDIO_SYNC"
+        scene.use_audio_scrub = True
+    return bool(changed)
 
 
 def _one_undo_step(tasks: list[Task]) -> None:

@@ -374,9 +374,9 @@ class SequencerSettings(bpy.types.PropertyGroup):
         description="Keys of the character that follow its dialogue",
         items=(
             ("LIPS", "Mouth", "Keys written by Lip Sync"),
-            ("ALL", "All", "All keys of the character within the strip: emotions, head and mouth"),
+            ("ALL", "All", "All keys of the character within the strip: mouth, emotions, head and idle motion"),
         ),
-        default="LIPS",
+        default="ALL",
     )
     preview: BoolProperty(
         name="Live Preview",

@@ -21,6 +21,13 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture
+def obj(obj):
+    """The character, with mouth keys on every frame."""
+    obj.edtalk.lip_decimate = 0.0
+    return obj
+
+
+@pytest.fixture
 def strip(package, scene, sound):
     return package.compat.new_sound(scene, "line", sound, 1, 10)
 
@@ -50,6 +57,17 @@ def test_a_strip_gives_one_key_per_frame_and_rest_around_it(package, scene, stri
     assert {curve.data_path for curve in package.compat.fcurves(obj)} == {
         package.character.sliders.data_path(name) for name in package.character.files.bank_of(obj).names_of("lip")
     }
+
+
+def test_keys_are_sparse_by_default(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    lip_sync(scene, strip)
+    dense = keys(package, obj)
+    obj.edtalk.property_unset("lip_decimate")
+    error = obj.edtalk.lip_decimate
+    lip_sync(scene, strip)
+    assert len(keys(package, obj)) < 0.7 * len(dense)
+    assert max(abs(jaw_at(package, obj, frame) - value) for frame, value in dense) <= error + 1e-6
 
 
 @pytest.mark.parametrize(("fps", "base"), [(24, 1.001), (24, 1.0), (25, 1.0), (30, 1.001), (50, 1.0), (60, 1.0)])
@@ -146,6 +164,16 @@ def test_dialogue_can_be_written_to_an_nla_strip(package, scene, strip, obj, fak
     assert evaluated.edtalk["jawOpen"] > 0.3
     lip_sync(scene, strip)
     assert len(obj.animation_data.nla_tracks[0].strips) == 1
+
+
+def test_the_first_lip_sync_makes_playback_follow_the_sound(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    assert (scene.sync_mode, scene.use_audio_scrub) == ("NONE", False)
+    lip_sync(scene, strip)
+    assert (scene.sync_mode, scene.use_audio_scrub) == ("AUDIO_SYNC", True)
+    scene.sync_mode = "NONE"
+    lip_sync(scene, strip)
+    assert scene.sync_mode == "NONE", "the artist's choice is kept"
 
 
 # --- Characters and timing

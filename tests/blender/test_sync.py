@@ -15,6 +15,13 @@ def sound(tmp_path_factory):
 
 
 @pytest.fixture
+def obj(obj):
+    """The character, with mouth keys on every frame."""
+    obj.edtalk.lip_decimate = 0.0
+    return obj
+
+
+@pytest.fixture
 def line(package, scene, sound, obj):
     """A lip-synced strip from frame 10 to 57. jawOpen rises from 0 at the first frame to 1 at the last."""
     return speak(package, scene, sound, obj, 10)
@@ -94,12 +101,47 @@ def test_keys_move_with_their_strip(package, scene, line, obj, delta):
     assert follow(package, scene) == 0
 
 
-def test_all_keys_move_if_enabled(package, scene, line, obj):
-    package.timeline.sequencer.settings(scene).follow_keys = "ALL"
-    package.animation.keys.insert_keys(obj, {"happy": 1.0}, 20)
+def test_emotions_head_and_idle_motion_move_too(package, scene, line, obj):
+    package.animation.keys.insert_keys(obj, {"happy": 1.0, "headRoll": 0.2}, 20)
+    package.idle.write_idle_motion(scene, obj, (10, 10 + FRAMES), 1.0, blinks=True, seed=0)
+    before = keys(package, obj, "headYaw")
     move(package, line, 50)
     follow(package, scene)
     assert keys(package, obj, "happy") == [70]
+    assert keys(package, obj, "headYaw") == [frame + 50 for frame in before]
+
+
+def test_only_the_mouth_moves_if_chosen(package, scene, line, obj):
+    package.timeline.sequencer.settings(scene).follow_keys = "LIPS"
+    package.animation.keys.insert_keys(obj, {"happy": 1.0}, 20)
+    move(package, line, 50)
+    follow(package, scene)
+    assert keys(package, obj, "happy") == [20]
+
+
+def test_idle_motion_that_moves_replaces_the_idle_motion_there(package, scene, line, obj):
+    package.idle.write_idle_motion(scene, obj, (1, 251), 1.0, blinks=True, seed=0)
+    package.animation.keys.insert_keys(obj, {"headYaw": 0.9}, 80.5)  # by the artist
+    curve(package, obj, "headYaw").keyframe_points[0].type = "KEYFRAME"
+    moved = [frame + 50 for frame in keys(package, obj, "headYaw") if 10 <= frame < 10 + FRAMES]
+    move(package, line, 50)
+    follow(package, scene)
+    there = [frame for frame in keys(package, obj, "headYaw") if 60 <= frame < 60 + FRAMES]
+    assert sorted([*moved, 80.5]) == there
+
+
+def test_a_piece_cut_between_sparse_keys_keeps_its_motion(package, scene, sound, obj):
+    obj.edtalk.lip_decimate = 0.02
+    line = speak(package, scene, sound, obj, 10)  # a straight line needs keys at its ends only
+    assert len(keys(package, obj)) < 6
+    at_30, at_29 = opening(package, obj, 30), opening(package, obj, 29)
+    piece = line.split(frame=30, split_method="SOFT")
+    follow(package, scene)
+    move(package, piece, 100)
+    follow(package, scene)
+    assert opening(package, obj, 130) == pytest.approx(at_30, abs=1e-6)
+    assert opening(package, obj, 29) == pytest.approx(at_29, abs=1e-6)
+    assert opening(package, obj, 129) == opening(package, obj, 30) == 0.0
 
 
 def test_moved_keys_keep_their_handles(package, scene, line, obj):

@@ -4,6 +4,17 @@ import numpy as np
 import pytest
 from edtalk.edtalk_blender.animation import curves
 
+
+def test_held_samples_stay_within_the_error():
+    values = np.array([0.0, 0.01, 0.015, 0.03, 0.03, 0.5, 0.49, 0.0])
+    kept = curves.decimate_held(values, 0.02)
+    assert kept[[0, -1]].tolist() == [0, len(values) - 1]
+    held = values[kept][np.searchsorted(kept, np.arange(len(values)), side="right") - 1]
+    assert np.abs(held - values).max() <= 0.02
+    assert len(kept) < len(values)
+    assert len(curves.decimate_held(values, -1.0)) == len(values)
+
+
 RNG = np.random.default_rng(3)
 
 
