@@ -7,7 +7,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files
 from ..naming import naming
-from .messages import CATEGORY, wrapped
+from .messages import CATEGORY, draw_lines
 
 
 class EDTALK_UL_slider_names(bpy.types.UIList):
@@ -53,14 +53,13 @@ class EDTALK_PT_naming(bpy.types.Panel):
         group, bank = obj.edtalk_naming, files.bank_of(obj)
         if not len(group.sliders):
             column = layout.column(align=True)
-            for line in wrapped(f"The sliders of the bank '{bank.name}' have no names."):
-                column.label(text=line)
+            draw_lines(column, f"The sliders of the bank '{bank.name}' have no names.")
             layout.operator("edtalk.name_sliders", icon="VIEWZOOM")
             return
         layout.template_list("EDTALK_UL_slider_names", "", group, "sliders", group, "active", rows=6)
         item = group.sliders[min(max(group.active, 0), len(group.sliders) - 1)]
         if reason := naming.fault(obj, item):
-            layout.label(text=reason, icon="ERROR")
+            draw_lines(layout.column(align=True), reason, "ERROR")
         column = layout.column(align=True)
         if item.name in obj.edtalk:
             path = f'["{bpy.utils.escape_identifier(item.name)}"]'

@@ -6,7 +6,7 @@ import bpy
 
 from ..character import character
 from ..rig import rig
-from .messages import CATEGORY, draw_problem
+from .messages import CATEGORY, draw_note, draw_problem
 
 
 class EDTALK_UL_links(bpy.types.UIList):
@@ -52,7 +52,7 @@ class EDTALK_PT_rig(bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout, obj = self.layout, context.active_object
         if not rig.has_shapes(obj):
-            layout.label(text="Select a 3D head with shape keys", icon="INFO")
+            draw_note(layout, "Select a 3D head with shape keys.")
             return
         group = obj.edtalk_rig
         if reason := character.editable_reason(obj):

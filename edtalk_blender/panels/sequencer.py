@@ -11,7 +11,7 @@ from ..character.snapshot import FULL_FRAME_LAYERS
 from ..render import face_strip, render
 from ..timeline import audio, sequencer
 from .character import EmotionSliders
-from .messages import CATEGORY, draw_note, draw_problem, wrapped
+from .messages import CATEGORY, draw_lines, draw_note, draw_problem
 
 
 class EDTALK_MT_speakers(bpy.types.Menu):
@@ -184,8 +184,7 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
         self.layout.prop(sequencer.settings(compat.sequencer_scene(context)), "preview", text="")
 
     def draw(self, context: bpy.types.Context) -> None:
-        for line in wrapped("Shows the face in the 3D View, and as an image with its name in the Image Editor."):
-            self.layout.label(text=line)
+        draw_lines(self.layout, "Shows the face in the 3D View, and as an image with its name in the Image Editor.")
 
 
 def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:

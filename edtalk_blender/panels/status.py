@@ -7,7 +7,7 @@ import bpy
 from ..engine import operators as buttons
 from ..engine import session
 from ..engine.client import State
-from .messages import CATEGORY, draw_problem, wrapped
+from .messages import CATEGORY, draw_lines, draw_problem
 
 _STATE_ICONS = {
     State.READY: "CHECKMARK",
@@ -76,8 +76,7 @@ def _draw_problems(layout: bpy.types.UILayout) -> None:
     problems = [problem for problem in session.problems if problem.message != engine_reason]
     for problem in problems:
         box = layout.box().column(align=True)
-        for number, line in enumerate(wrapped(f"{problem.message} {problem.hint}")):
-            box.label(text=line, icon="BLANK1" if number else "ERROR")
+        draw_lines(box, f"{problem.message} {problem.hint}", "ERROR")
         if problem.fix:
             button = box.operator(problem.fix, text=problem.label)
             for name, value in problem.options.items():
@@ -90,7 +89,6 @@ class _Status:
     bl_region_type = "UI"
     bl_category = CATEGORY
     bl_label = "Status"
-    bl_options = {"HIDE_HEADER"}
 
     def draw(self, context: bpy.types.Context) -> None:
         draw_status(self.layout)  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -385,8 +386,41 @@ def test_unknown_names_form_one_group_without_a_title(package):
     assert grouped("eye", ["gazeLeft"]) == {"": ["gazeLeft"]}
 
 
+@pytest.mark.parametrize("width", [1, 3, 20, 200])
 @pytest.mark.parametrize("text", ["", "short", "a sentence of many words that goes on for a while", "/long" * 30])
-def test_wrapped_lines_are_short_and_complete(package, text):
-    lines = package.panels.messages.wrapped(text, 20)
-    assert all(len(line) <= 20 for line in lines)
+def test_wrapped_lines_are_short_and_complete(package, text, width):
+    lines = package.panels.messages.wrapped(text, width)
+    assert all(len(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    words = text.split()
+    if words and max(map(len, words)) <= width:
+        assert all(
+            len(line) + 1 + len(following.split()[0]) > width for line, following in itertools.pairwise(lines)
+        ), "no line is broken earlier than necessary"
+
+
+def test_lines_are_measured_in_the_units_of_their_region(package):
+    """Narrow letters fill a line with more characters than wide ones."""
+    wrapped = package.panels.messages.wrapped
+    narrow, wide = (
+        wrapped(" ".join([letter] * 40), 20, lambda text: 2 * len(text) + 8 * text.count("W")) for letter in "iW"
+    )
+    assert len(narrow) < len(wide)
+
+
+def test_a_message_fits_into_narrow_and_wide_sidebars(package, monkeypatch):
+    messages, text = package.panels.messages, "The portrait of Anna does not exist. Choose the portrait again. " * 5
+    preferences = SimpleNamespace(system=SimpleNamespace(ui_scale=1.0), ui_styles=bpy.context.preferences.ui_styles)
+    view = SimpleNamespace(region_to_view=lambda x, y: (float(x), float(y)))
+    counts = []
+    for pixels in (250, 500, 1000):
+        region = SimpleNamespace(type="UI", width=pixels, view2d=view)
+        context = SimpleNamespace(region=region, preferences=preferences)
+        with monkeypatch.context() as patch:
+            patch.setattr(messages, "bpy", SimpleNamespace(context=context))
+            width, measure = messages._available()
+        assert 0 < width < pixels
+        lines = messages.wrapped(text, width, measure)
+        assert all(measure(line) <= width for line in lines)
+        counts.append(len(lines))
+    assert counts[0] > counts[1] > counts[2]

@@ -221,8 +221,9 @@ def test_the_tab_can_be_renamed(package):
 
 
 def test_the_tab_keeps_its_place_and_begins_with_the_status(package):
-    """A panel with a lower `bl_order` than Blender's own would move the tab before Item."""
+    """A panel without a header or with a lower `bl_order` than Blender's own would move the tab before Item."""
     panels = package.preferences._tabbed()
+    assert not any("HIDE_HEADER" in getattr(cls, "bl_options", ()) for cls in panels)
     orders = {cls.bl_space_type: [getattr(cls, "bl_order", 0) for cls in panels] for cls in panels}
     assert min(min(order) for order in orders.values()) == 0
     for space in orders:
