@@ -29,6 +29,7 @@ MODULES = (
     "animation.emotion_operators",
     "lipsync.operators",
     "render.operators",
+    "render.relocation",
     "render.dub",
     "plate.operators",
     "render.farm",

@@ -176,6 +176,25 @@ def refresh(strip: bpy.types.Strip) -> None:
     strip.directory = strip.directory  # the preview of a new strip only updates after a property change
 
 
+_PICTURE_NAME = 256  # bytes of the file name, the first field of a strip element
+
+
+def set_picture_size(strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None:
+    """Set the width and height that Blender stores for each picture of an image strip.
+
+    For a missing file Blender draws a picture of the stored size. `elements.append` leaves that size uninitialised, so
+    that Blender hangs or ends for lack of memory. The API cannot write it. It is written to the memory of the element
+    if its present value is found there.
+    """
+    if bpy.app.version >= (5, 3):
+        return
+    for element in strip.elements:
+        stored = (ctypes.c_int32 * 2).from_address(element.as_pointer() + _PICTURE_NAME)
+        if tuple(stored) != (element.orig_width, element.orig_height):
+            return
+        stored[:] = list(size)
+
+
 def retiming(strip: bpy.types.Strip, content: int) -> list[tuple[float, float]] | None:
     """(scene frame, content frame) of each retiming key; empty for a strip without retiming.
 

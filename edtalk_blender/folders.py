@@ -18,18 +18,26 @@ FRAMES, SHOTS, TRACKS, SEQUENCES = "frames", "shots", "tracks", "sequences"  # s
 
 def character_folder(obj: bpy.types.Object) -> Path:
     """Folder of a character: in the preferences' folder or next to the .blend; temporary for an unsaved .blend."""
-    name = folder_name(obj)
+    return characters_folder(bpy.data.filepath) / folder_name(obj)
+
+
+def characters_folder(blend: str) -> Path:
+    """The folder that holds the characters' folders of a .blend. blend: its absolute path, "" if it is unsaved."""
     if cache := session.preferred().cache:
-        path_hash = hashlib.sha256(bpy.data.filepath.encode()).hexdigest()[:8]
-        return Path(bpy.path.abspath(cache)) / f"{blend_name()}_{path_hash}" / name
-    if not bpy.data.filepath:
-        return temporary_folder(obj)
-    return Path(bpy.data.filepath).parent / f"{blend_name()}_edtalk" / name
+        path_hash = hashlib.sha256(blend.encode()).hexdigest()[:8]
+        return Path(bpy.path.abspath(cache)) / f"{Path(blend).stem or 'unsaved'}_{path_hash}"
+    if not blend:
+        return _temporary_folder()
+    return Path(blend).parent / f"{Path(blend).stem}_edtalk"
 
 
 def temporary_folder(obj: bpy.types.Object) -> Path:
     """Folder of a character until the .blend is saved for the first time."""
-    return Path(bpy.app.tempdir) / "edtalk" / folder_name(obj)
+    return _temporary_folder() / folder_name(obj)
+
+
+def _temporary_folder() -> Path:
+    return Path(bpy.app.tempdir) / "edtalk"
 
 
 def folder_name(obj: bpy.types.Object) -> str:
@@ -61,6 +69,11 @@ def blend_name() -> str:
 def is_temporary() -> bool:
     """Whether frames are in the temporary folder, which Blender deletes when it quits."""
     return not bpy.data.filepath and not session.preferred().cache
+
+
+def is_in_temporary_folder(folder: Path) -> bool:
+    """Whether a folder is in the temporary folder, which Blender deletes when it quits."""
+    return Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(bpy.app.tempdir))
 
 
 def as_directory(folder: Path) -> str:

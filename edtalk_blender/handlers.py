@@ -16,7 +16,7 @@ from bpy.app.handlers import persistent
 from . import follow
 from .engine import session
 from .plate import compositing
-from .render import face_strip, preview
+from .render import face_strip, preview, relocation
 from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ def settle_scene(scene: bpy.types.Scene, step: str = "") -> bool:
     An undo or redo that stops between them is repeated; then all data is new, and True is returned.
     """
     if step:
+        face_strip.protect(scene)
+        relocation.find_pictures(scene)
         face_strip.refill(scene)
         compositing.update(scene)
     if not sequencer.settings(scene).follow:
@@ -128,7 +130,13 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for update in (sequencer.ensure_unique_ids, face_strip.refill, compositing.update):
+        for update in (
+            face_strip.protect,
+            sequencer.ensure_unique_ids,
+            relocation.find_pictures,
+            face_strip.refill,
+            compositing.update,
+        ):
             try:
                 update(scene)
             except Exception:  # a file with damaged data must still open

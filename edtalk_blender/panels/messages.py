@@ -19,13 +19,18 @@ def draw_note(layout: bpy.types.UILayout, text: str) -> None:
     draw_lines(layout.column(align=True), text, "INFO")
 
 
-def draw_problem(layout: bpy.types.UILayout, message: str, operator: str, label: str) -> None:
-    """Draw an error message with the button that fixes it. operator: its bl_idname, or empty for no button."""
+def draw_problem(
+    layout: bpy.types.UILayout, message: str, operator: str, label: str
+) -> bpy.types.OperatorProperties | None:
+    """Draw an error message with the button that fixes it. operator: its bl_idname, or empty for no button.
+
+    Returns the properties of the button.
+    """
     box = layout.box().column(align=True)
     box.alert = True
     draw_lines(box, message, "ERROR")
-    if operator:
-        box.operator(operator, text=label)
+    box.operator_context = "INVOKE_DEFAULT"
+    return box.operator(operator, text=label) if operator else None
 
 
 def draw_lines(column: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:

@@ -8,10 +8,10 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
-from ..render import face_strip, render
 from ..timeline import audio, sequencer
 from .character import EmotionSliders
 from .messages import CATEGORY, draw_lines, draw_note, draw_problem
+from .rendered import draw_rendered
 
 
 class EDTALK_MT_speakers(bpy.types.Menu):
@@ -136,22 +136,11 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
         button = column.operator("edtalk.render_face", icon="RENDER_ANIMATION")
         button.frames, button.everybody = settings.render_range, settings.everybody and len(known) > 1
         for obj in known:
-            self._draw_face(layout, scene, obj)
+            draw_rendered(layout, scene, obj)
         row = layout.row(align=True)
         row.operator_context = "INVOKE_DEFAULT"
         row.operator("edtalk.export_movie", icon="FILE_MOVIE")
         row.operator("edtalk.clear_cache", text="", icon="TRASH")
-
-    def _draw_face(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.types.Object) -> None:
-        if render.rendering(obj):
-            return  # the Status panel shows its progress
-        for strip in sequencer.faces(scene, obj)[:1]:
-            waiting = face_strip.waiting_frames(strip)
-            if waiting:
-                draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are not rendered yet.")
-        for strip in sequencer.faces(scene, obj):
-            if strip.get(sequencer.STALE):
-                draw_note(layout, f"'{strip.name}' no longer matches its movie. Run Render Face again.")
 
 
 class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):

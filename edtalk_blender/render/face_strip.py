@@ -25,6 +25,7 @@ SIZE = "edtalk_size"  # of a face strip: width and height of its pictures
 RENDERED = "edtalk_rendered"  # of a face strip: version of the pictures that it shows or waits for, see `version`
 
 PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")  # names of rendered pictures, other than the placeholder's
+PLACEHOLDER = re.compile(r"waiting_[0-9a-z]*_(plate|\d+)\.png")
 # A strip takes both from its first file, which may be the placeholder, a PNG. OpenEXR alpha is premultiplied.
 _COLOUR_SPACES, _ALPHA_MODES = {"png": "sRGB", "exr": "Linear Rec.709"}, {"png": "STRAIGHT", "exr": "PREMUL"}
 _PLACEHOLDER_ALPHA = 0.4
@@ -147,11 +148,15 @@ def _set_files(strip: bpy.types.ImageStrip, content: Content) -> None:
     shot = content.shot
     names = shot.file_names()
     missing = {names[row] for row in shot.missing()}
+    compat.set_picture_size(
+        strip, content.size
+    )  # before its folder changes, because the old names may be missing there
     strip.directory = as_directory(shot.frames_folder)
     with suppress(TypeError):  # a studio's own colour management may have other names
         strip.colorspace_settings.name = _COLOUR_SPACES[shot.image_format]
     strip.alpha_mode = _ALPHA_MODES[shot.image_format]
     sequencer.set_elements(strip, [content.placeholder if name in missing else name for name in names])
+    compat.set_picture_size(strip, content.size)
 
 
 def _trim(strip: bpy.types.ImageStrip) -> tuple[int, int] | None:
@@ -218,6 +223,39 @@ def folder_of(strip: bpy.types.ImageStrip) -> Path:
 def waiting_frames(strip: bpy.types.ImageStrip) -> int:
     """Number of frames of a face strip that have not been rendered."""
     return sum(not PICTURE.fullmatch(element.filename) for element in strip.elements)
+
+
+_listed: dict[str, tuple[int, frozenset[str]]] = {}  # by folder: its modification time, and the pictures in it
+
+
+def missing_frames(strip: bpy.types.ImageStrip) -> int:
+    """Number of frames of a face strip whose picture was rendered but is not in the strip's folder any more.
+
+    The folder is read again only after it has changed, so panels may call this.
+    """
+    found = pictures_in(folder_of(strip))
+    return sum(one.filename not in found for one in strip.elements if PICTURE.fullmatch(one.filename))
+
+
+def pictures_in(folder: Path) -> frozenset[str]:
+    """Names of the rendered pictures in a folder; empty if it cannot be read."""
+    key = os.path.abspath(folder)
+    try:
+        changed = os.stat(key).st_mtime_ns
+        if _listed.get(key, (0,))[0] != changed:
+            _listed[key] = changed, frozenset(name for name in os.listdir(key) if PICTURE.fullmatch(name))
+        return _listed[key][1]
+    except OSError:
+        _listed.pop(key, None)
+        return frozenset()
+
+
+def protect(scene: bpy.types.Scene) -> None:
+    """Store the size of the pictures in a scene's face strips, without which Blender hangs where one is missing."""
+    for strip in compat.strips(scene):
+        if sequencer.is_face(strip):
+            width, height = tuple(strip.get(SIZE) or ()) or (512, 512)
+            compat.set_picture_size(strip, (int(width), int(height)))
 
 
 def refill(scene: bpy.types.Scene) -> None:

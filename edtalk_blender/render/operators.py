@@ -31,6 +31,11 @@ render can be continued"""
 
     frames: EnumProperty(name="Range", description="Frames to render", items=sequencer.RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
+    uid: StringProperty(
+        name="Character",
+        description="Identifier of the character to render. Empty: the selected ones",
+        options={"SKIP_SAVE"},
+    )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -57,6 +62,8 @@ render can be continued"""
 
     def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
         known = sequencer.characters(context, scene)
+        if self.uid:
+            return [obj for obj in known if obj.edtalk.uid == self.uid]
         if self.everybody:
             return known
         selected = [obj for obj in known if obj in context.selected_objects] if context.view_layer else []

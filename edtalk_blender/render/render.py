@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +11,6 @@ from pathlib import Path
 import bpy
 
 from ...inference.contract import answers, requests
-from ...inference.contract.errors import disk_error
-from ...inference.contract.files import link_or_copy
 from ...inference.contract.shot import Shot
 from .. import compat
 from ..character import character, snapshot, viewport
@@ -21,7 +20,7 @@ from ..engine.session import Task
 from ..folders import is_temporary
 from ..plate import compositing, dubbing
 from ..timeline import sequencer
-from . import cache_limit, face_shot, face_strip
+from . import cache_limit, face_shot, face_strip, relocation
 from .face_shot import Plan
 
 _FLUSH = 0.25  # seconds between two updates of a strip
@@ -125,16 +124,9 @@ def render_face(
 
 def _bring_pictures(shot: Shot, old_folder: Path) -> None:
     """Link pictures from the folder that the strip used before the .blend was saved, renamed or moved."""
-    if old_folder == shot.frames_folder or not old_folder.is_dir():
-        return
     names = shot.file_names()
-    try:
-        shot.frames_folder.mkdir(parents=True, exist_ok=True)
-        for name in (names[row] for row in shot.missing()):
-            if (old_folder / name).is_file():
-                link_or_copy(old_folder / name, shot.frames_folder / name)
-    except OSError as error:
-        raise disk_error(shot.frames_folder, error) from error
+    if old_folder != shot.frames_folder and old_folder.is_dir():
+        relocation.bring(old_folder, shot.frames_folder, [names[row] for row in shot.missing()])
 
 
 def _picture_size(
@@ -170,6 +162,9 @@ def _submit(
         flushed = time.monotonic()
         strips = waiting_strips()
         for strip in strips:
+            folder = face_strip.folder_of(strip)
+            if os.path.abspath(folder) != os.path.abspath(plan.shot.frames_folder):  # saved during the render
+                relocation.bring(plan.shot.frames_folder, folder, arrived.values())
             for index, name in arrived.items():
                 if strip.elements[index].filename != name:
                     strip.elements[index].filename = name

@@ -311,6 +311,12 @@ def overlaps(strip: bpy.types.Strip, span: tuple[int, int]) -> bool:
     return compat.left_handle(strip) < span[1] and compat.right_handle(strip) > span[0]
 
 
+def picture_range(strip: bpy.types.ImageStrip) -> tuple[int, int]:
+    """The frame of an image strip's first picture, and the one after its last; also of trimmed pictures."""
+    start = round(compat.content_start(strip))
+    return start, start + len(strip.elements)
+
+
 def is_covered(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
     """Whether another strip overlaps it on the same channel."""
     span = compat.left_handle(strip), compat.right_handle(strip)
@@ -353,6 +359,7 @@ RENDER_RANGES = (
     ("DIALOGUE", "Dialogue", "From the first to the last of the character's sound strips"),
     ("SCENE", "Scene", "The scene's frame range"),
     ("PREVIEW", "Preview Range", "The preview range of the timeline"),
+    ("STRIP", "Face Strip", "The frames of the character's face strips"),
 )
 
 
@@ -403,7 +410,7 @@ def settings(scene: bpy.types.Scene) -> SequencerSettings:
 def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> tuple[int, int]:
     """First frame, and the frame after the last. which: an item of `RENDER_RANGES`.
 
-    Raises EDTalkError if the character has no dialogue, or the scene no preview range.
+    Raises EDTalkError if the character has no dialogue or face strip, or the scene no preview range.
     """
     if which in ("AUTO", "DIALOGUE"):
         clocks = [time_map(scene, strip) for strip in dialogue(scene, obj)]
@@ -416,6 +423,11 @@ def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> t
         if not scene.use_preview_range:
             raise EDTalkError("The scene has no preview range.", "Set one in the timeline with P.")
         return scene.frame_preview_start, scene.frame_preview_end + 1
+    if which == "STRIP":
+        found = timemap.union(picture_range(strip) for strip in faces(scene, obj))
+        if found is None:
+            raise EDTalkError(f"{obj.name} has no face strip yet.", "Choose another range.")
+        return found
     return scene.frame_start, scene.frame_end + 1
 
 

@@ -370,7 +370,7 @@ def test_saving_a_new_file_keeps_its_temporary_frames(package, scene, turning, f
     _task, plan = begin(package, scene, turning)
     assert plan.missing == 0, "linked from the temporary folder"
     assert face(package, scene, turning).directory == "//late_edtalk/Anna/frames/"
-    assert len(pictures(package, turning)) == FRAMES
+    assert set(shown(face(package, scene, turning))) <= pictures(package, turning)
 
 
 def test_a_file_moved_with_its_folder_reuses_its_frames(package, scene, saved, turning, fake_engine):

@@ -1,0 +1,36 @@
+"""The state of a character's rendered frames in the Sequencer's sidebar: which are waiting and which are missing."""
+
+from __future__ import annotations
+
+import bpy
+
+from ..render import face_strip, render
+from ..timeline import sequencer
+from .messages import draw_note, draw_problem
+
+
+def draw_rendered(layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.types.Object) -> None:
+    """Draw notes about the frames of a character's face strips, with the buttons that render them."""
+    if render.rendering(obj):
+        return  # the Status panel shows its progress
+    strips = sequencer.faces(scene, obj)
+    _draw_missing(layout, obj, [strip for strip in strips if face_strip.missing_frames(strip)])
+    for strip in strips[:1]:
+        waiting = face_strip.waiting_frames(strip)
+        if waiting:
+            draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are not rendered yet.")
+    for strip in strips:
+        if strip.get(sequencer.STALE):
+            draw_note(layout, f"'{strip.name}' no longer matches its movie. Run Render Face again.")
+
+
+def _draw_missing(layout: bpy.types.UILayout, obj: bpy.types.Object, strips: list[bpy.types.ImageStrip]) -> None:
+    """The number of pictures that are no longer in their folder, and the button that renders them again."""
+    if not strips:
+        return
+    missing = sum(map(face_strip.missing_frames, strips))
+    total = sum(len(strip.elements) for strip in strips)
+    names = sequencer.quoted((strip.name for strip in strips), most=2)
+    text = f"{missing} of {total} frames of {names} are missing in {face_strip.folder_of(strips[0])}."
+    button = draw_problem(layout, text, "edtalk.render_face", "Render Missing Frames")
+    button.frames, button.uid = "STRIP", obj.edtalk.uid
