@@ -19,6 +19,7 @@ MODULES = (
     "timeline.sequencer",
     "timeline.audio",
     "timeline.footage",
+    "timeline.operators",
     "plate.dubbing",
     "engine.session",
     "capture.capture",

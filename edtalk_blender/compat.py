@@ -113,6 +113,26 @@ def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
     return getattr(context, "sequencer_scene", None) or context.scene
 
 
+def has_sequencer_scene(context: bpy.types.Context) -> bool:
+    """Whether the Sequencer edits a scene. Since 5.0, it has none in a new workspace."""
+    workspace = context.workspace
+    return workspace is None or getattr(workspace, "sequencer_scene", context.scene) is not None
+
+
+def show_scene(context: bpy.types.Context, scene: bpy.types.Scene, in_sequencer: bool) -> None:
+    """Show a scene in the window or, since 5.0, in the Sequencer of the workspace.
+
+    If both showed the same scene, both show the new one.
+    """
+    workspace, window = context.workspace, context.window
+    if in_sequencer and hasattr(workspace, "sequencer_scene"):
+        if workspace.sequencer_scene == window.scene:
+            window.scene = scene
+        workspace.sequencer_scene = scene
+    else:
+        window.scene = scene
+
+
 def strip_collection(scene: bpy.types.Scene) -> Any:
     """The top-level strips of a scene. Creates a missing sequencer."""
     return scene.sequence_editor_create().strips

@@ -13,6 +13,7 @@ from ...inference.contract.mixing import EXPRESSION
 from ..animation import emotion_operators, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
+from ..timeline.operators import draw_scenes
 from .messages import CATEGORY, draw_note, draw_problem
 from .next_step import next_step
 
@@ -118,6 +119,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
             row.operator("edtalk.add_character", icon="ADD")
             if not character.characters(context.scene):
                 layout.operator("edtalk.demo", icon="PLAY")
+                draw_scenes(layout, context.scene)
             if context.active_object is not None:
                 layout.operator("edtalk.make_character", icon="USER")
             return

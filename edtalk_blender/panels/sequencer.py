@@ -9,6 +9,7 @@ from .. import compat
 from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..timeline import audio, sequencer
+from ..timeline.operators import draw_scenes
 from .character import EmotionSliders
 from .messages import CATEGORY, draw_lines, draw_note, draw_problem
 from .rendered import draw_rendered
@@ -40,10 +41,19 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, compat.sequencer_scene(context)
-        if not sequencer.characters(context, scene):
+        if not compat.has_sequencer_scene(context):
+            draw_note(layout, "This editor has no scene yet.")
+            layout.operator("edtalk.use_scene", icon="SCENE_DATA").scene = context.scene.name
+            draw_scenes(layout, context.scene)
+            return
+        known = sequencer.characters(context, scene)
+        if not known:
             layout.operator_context = "INVOKE_DEFAULT"
             layout.operator("edtalk.add_character", icon="ADD")
             return
+        if not compat.strips(scene) and not any(obj.name in scene.objects for obj in known):
+            draw_note(layout, f"The characters are not in the scene '{scene.name}'.")
+            draw_scenes(layout, scene)
         sounds = sequencer.selected_sounds(context)
         self._draw_speaker(layout, context, sounds)
         for strip in sounds[:3]:
@@ -60,7 +70,8 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         self, layout: bpy.types.UILayout, context: bpy.types.Context, sounds: list[bpy.types.SoundStrip]
     ) -> None:
         if not sounds:
-            layout.label(text="Select sound strips", icon="INFO")
+            has_sound = any(strip.type == "SOUND" for strip in compat.strips(compat.sequencer_scene(context)))
+            draw_note(layout, "Select sound strips." if has_sound else "Add the dialogue with Add > Sound.")
             return
         speakers = {strip.get(sequencer.CHARACTER) for strip in sounds}
         speaker = sequencer.speaker(sounds[0]) if len(speakers) == 1 else None

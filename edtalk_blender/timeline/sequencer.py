@@ -152,8 +152,12 @@ def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.t
 
 
 def characters(context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
-    """The characters of the edited scene, or of the window's scene if the sequencer's scene has none."""
-    return character.characters(scene) or character.characters(context.scene)
+    """The characters of the edited scene; if it has none, of the window's scene, else of all other scenes."""
+    found = character.characters(scene) or character.characters(context.scene)
+    if found:
+        return found
+    others = {obj for other in bpy.data.scenes for obj in character.characters(other)}
+    return sorted(others, key=lambda obj: obj.name)
 
 
 def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Strip]:

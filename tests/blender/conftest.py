@@ -89,8 +89,10 @@ def film(tmp_path_factory, addon) -> Path:
 
 @pytest.fixture(autouse=True)
 def scene(addon: ModuleType) -> bpy.types.Scene:
-    """An empty scene at 24 fps with frames 1 to 250. The extension stays enabled."""
+    """An empty scene at 24 fps with frames 1 to 250, which the Sequencer edits too. The extension stays enabled."""
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    if hasattr(bpy.context.workspace, "sequencer_scene"):  # since Blender 5.0
+        bpy.context.workspace.sequencer_scene = bpy.context.scene
     return bpy.context.scene
 
 
