@@ -91,7 +91,10 @@ environment() {
     local -a locked
     shift 2
     hash=$(cat "$@" | sha256sum)
-    ready "$name" .stamp "$hash" && return
+    if ready "$name" .stamp "$hash"; then
+        echo "$hash $*" >".venv/$name/.stamp" # a file may have another name now
+        return
+    fi
     say "$name: installing $(cat "$@" | grep -c '==') packages, a few minutes"
     rm -rf ".venv/$name"
     "$python" -m venv ".venv/$name"
@@ -107,7 +110,7 @@ environment() {
 # torch for CUDA, which PyPI has; it is much larger and also runs without a card.
 worker_lock() {
     local lock locks=wheels/locks/linux-$(uname -m) trial
-    for lock in "$locks"-{cpu,cuda}.txt; do
+    for lock in "$locks"-{cpu,cuda}-py311.txt; do
         [[ -f $lock ]] || fail "$lock does not exist: there are no PyTorch packages for this kind of machine"
         if ready worker .stamp "$(cat "$lock" $DEVELOPMENT | sha256sum)"; then
             echo "$lock"
@@ -116,11 +119,11 @@ worker_lock() {
     done
     trial=$(mktemp -d)
     "$PYTHON" -m venv "$trial"
-    if "$trial/bin/python" -m pip install --dry-run --no-deps --quiet "$(grep -o '^torch==[^ ]*' "$locks-cpu.txt")" \
+    if "$trial/bin/python" -m pip install --dry-run --no-deps --quiet "$(grep -o '^torch==[^ ]*' "$locks-cpu-py311.txt")" \
         >.venv/torch.log 2>&1; then
-        echo "$locks-cpu.txt"
+        echo "$locks-cpu-py311.txt"
     else
-        echo "$locks-cuda.txt"
+        echo "$locks-cuda-py311.txt"
     fi
     rm -rf "$trial"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -10,14 +11,16 @@ from pathlib import Path
 from edtalk.edtalk_blender.engine import lock
 from edtalk.edtalk_blender.engine.engine import interpreter
 
-LOCK = lock.LOCKS / "linux-x86_64-cpu.txt"
+ROOT = Path(__file__).parents[1]
+LOCK = lock.LOCKS / "linux-x86_64-cpu-py{}{}.txt".format(*sys.version_info)
 
 
 def make_root(folder: Path, *lines: str) -> Path:
-    """An extension with these lines in its lock, and a self-test that imports `tiny`."""
+    """An extension with these lines in its lock, the real pip, and a self-test that imports `tiny`."""
     (folder / lock.LOCKS).mkdir(parents=True)
     (folder / LOCK).write_text("\n".join(["# what inference/ imports", *lines, ""]))
-    (folder / lock.INSTALLER).write_text(f"pip==99.0 --hash=sha256:{'0' * 64}  # 1000000 bytes\n")
+    for file in (lock.INSTALLER, lock.pip(ROOT).relative_to(ROOT)):
+        shutil.copyfile(ROOT / file, folder / file)
     (folder / "inference").mkdir()
     (folder / "inference" / "__init__.py").touch()
     (folder / "inference" / "__main__.py").write_text(
@@ -67,7 +70,7 @@ def make_environment(folder: Path, stamp: str | None = None) -> Path:
 
 
 def make_python(folder: Path) -> Path:
-    """A stand-in for Python. "-m venv" copies it into the environment, "-m pip" runs the code in the file `pip`.
+    """A stand-in for Python. "-m venv" copies it into the environment, fetch.py runs the code in the file `pip`.
 
     That code has the requested packages in `wanted`. A download copies them from the folder `index` afterwards. The
     file `calls` lists all calls of pip.
@@ -82,7 +85,7 @@ if "-m venv" in arguments:
     folder = pathlib.Path(sys.argv[-1]) / "bin"
     folder.mkdir()
     shutil.copy(__file__, folder / "python")
-elif "-m pip" in arguments or "fetch.py" in arguments:
+elif "fetch.py" in arguments:
     wanted = []
     if "--requirement" in sys.argv:
         lines = pathlib.Path(sys.argv[sys.argv.index("--requirement") + 1]).read_text().splitlines()

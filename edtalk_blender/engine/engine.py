@@ -3,47 +3,50 @@
 `find` only looks at a few files, so that panels can call it. installation.py creates the engine and marks one that is
 incomplete:
 
-    <user folder>/engine/              a virtual environment
-    <user folder>/engine/.incomplete   why it is not complete; removed when it is
-    <user folder>/engine/.stamp        hash and names of the requirements files that it was installed from
+    <engine>/              a copy of Blender's Python with the packages, or a virtual environment, see interpreters.py
+    <engine>/.incomplete   why it is not complete; removed when it is
+    <engine>/.stamp        hash and names of the requirements files that it was installed from
+
+<engine> is <user folder>/engine, except on Windows (see `place`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
+import hashlib
+import itertools
 import os
 import platform
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError
 from . import lock
-from .process import Process, environment
 
 VARIABLE = "EDTALK_WORKER_PYTHON"
-PYTHON = (3, 11)  # the version that the packages are locked for
 FOLDER, DOWNLOADS, INSTALLER = "engine", "downloads", "installer"  # in the extension's own folder
 MARKER, STAMP = ".incomplete", ".stamp"  # in the engine's folder
 _WINDOWS = sys.platform == "win32"
-_INSTALL = "Install the engine in the extension's preferences."
-_REPAIR = "Repair the engine in the extension's preferences."
+_INSTALL = "Press Install Engine in the EDTalk tab or in the extension's preferences."
+_REPAIR = "Press Repair Engine in the EDTalk tab or in the extension's preferences."
 
 
 class State(enum.Enum):
-    """MISSING: there is none. INCOMPLETE: its installation did not finish. BROKEN: it has no interpreter.
-    OUTDATED: it was installed for another version of the extension and may work."""
+    """MISSING: there is none. INCOMPLETE: its installation did not finish. BROKEN: it has no interpreter, or a chosen
+    Python lacks packages. OUTDATED: it was installed for another version of the extension and may work. UNCHECKED: a
+    chosen Python whose packages are being checked."""
 
     READY = "ready"
     MISSING = "not installed"
     INCOMPLETE = "not completely installed"
     BROKEN = "broken"
     OUTDATED = "out of date"
+    UNCHECKED = "being checked"
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,16 @@ class Engine:
     hint: str = ""
     origin: str = "installed"
     made_from: str = ""
+    versions: str = ""
 
     @property
     def usable(self) -> bool:
-        return self.state in (State.READY, State.OUTDATED)
+        return self.state in (State.READY, State.OUTDATED, State.UNCHECKED)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the user chose this Python."""
+        return self.origin in ("preferences", VARIABLE)
 
     def command(self, *options: str) -> tuple[str, ...]:
         """The command that starts the worker, to run in `root`. options: see `python -m inference worker --help`.
@@ -89,7 +98,19 @@ def find(root: Path, user_dir: Path, preferred: str | Path = "") -> Engine:
     checkout = root / ".venv" / "worker"
     if checkout.is_dir():
         return _environment(root, checkout, "checkout", f"Run setup.sh in {root}.")
-    return _environment(root, user_dir / FOLDER, "installed", _REPAIR)
+    return _environment(root, place(user_dir), "installed", _REPAIR)
+
+
+def place(user_dir: Path) -> Path:
+    """The folder of the installed engine.
+
+    On Windows it is a short path below the local application data, one for each user folder: some packages contain
+    paths of 167 characters, and Windows allows 259 in all. See LONGEST in installation.py.
+    """
+    local = os.environ.get("LOCALAPPDATA", "")
+    if not _WINDOWS or not local:
+        return user_dir / FOLDER
+    return Path(local, "EDTalk", hashlib.sha256(str(user_dir).lower().encode("utf-8", "replace")).hexdigest()[:8])
 
 
 def _chosen(root: Path, path: Path, origin: str) -> Engine:
@@ -98,7 +119,9 @@ def _chosen(root: Path, path: Path, origin: str) -> Engine:
     if python.is_file() and os.access(python, os.X_OK):
         return Engine(State.READY, root, python, origin=origin)
     where = "in the preferences" if origin == "preferences" else f"by {origin}"
-    hint = "Choose a Python interpreter or the folder of an environment, or clear the setting to use the default."
+    hint = (
+        "Choose a Python interpreter or the folder of an environment, or clear the setting to use the installed engine."
+    )
     return Engine(State.BROKEN, root, None, f"The engine set {where}, {python}, is not a program.", hint, origin)
 
 
@@ -114,6 +137,8 @@ def _environment(root: Path, folder: Path, origin: str, repair: str) -> Engine:
         return found(State.INCOMPLETE, f"The engine's installation did not finish: {why or 'it was interrupted.'}")
     if not python.exists():
         return found(State.BROKEN, f"The engine is broken: its interpreter {python} does not exist.")
+    if (home := _home(folder)) and not home.is_dir():
+        return found(State.BROKEN, f"The engine is broken: the Python in {home} that it uses was removed.")
     stamp = _read(folder / STAMP)
     if stamp is None:
         return found(State.INCOMPLETE, "The engine's installation did not finish: it was interrupted.")
@@ -123,45 +148,21 @@ def _environment(root: Path, folder: Path, origin: str, repair: str) -> Engine:
     return Engine(State.READY, root, python, origin=origin, made_from=files[0])
 
 
+def _home(folder: Path) -> Path | None:
+    """The folder of the Python that a virtual environment uses, None for another kind of environment."""
+    for line in (_read(folder / "pyvenv.cfg") or "").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "home" and value.strip():
+            return Path(value.strip())
+    return None
+
+
 def interpreter(folder: Path) -> Path:
-    """Path of the Python of a virtual environment."""
-    return folder / "Scripts" / "python.exe" if _WINDOWS else folder / "bin" / "python"
-
-
-def find_program(name: str) -> Path | None:
-    """The program in the first folder of PATH that has it. name: without ".exe". None if there is none.
-
-    The current folder is not searched, and neither are relative folders of PATH: they may belong to a project from an
-    unknown source. `shutil.which` searches the current folder first on Windows.
-    """
-    for folder in map(Path, os.get_exec_path()):
-        program = folder / (f"{name}.exe" if _WINDOWS else name)
-        if folder.is_absolute() and program.is_file() and os.access(program, os.X_OK):
-            return program
-    return None
-
-
-def find_python() -> Path | None:
-    """A Python of the required version that can create environments, None if there is none. Runs each candidate.
-
-    Blender's own Python comes last: an environment that uses it breaks when that Blender is removed.
-    """
-    name = ".".join(map(str, PYTHON))
-    candidates = [[f"python{name}"], ["py", f"-{name}"], ["python3"], ["python"]]
-    if Path(sys.executable or "blender").name.startswith("python"):
-        candidates.append([sys.executable])
-    question = (
-        f"import sys, venv, ensurepip; sys.version_info[:2] == {PYTHON} or sys.exit(1); "
-        "sys.stdout.buffer.write(sys.executable.encode('utf-8', 'surrogateescape'))"
-    )
-    for candidate in candidates:
-        program = find_program(candidate[0])
-        if program:
-            with contextlib.suppress(OSError):
-                answer = Process([str(program), *candidate[1:], "-I", "-c", question], env=environment()).answer(20)
-                if answer:
-                    return Path(answer.decode("utf-8", "surrogateescape"))
-    return None
+    """Path of the Python of an environment, or of a Python folder as Blender brings it."""
+    if not _WINDOWS:
+        return folder / "bin" / "python"
+    copied = folder / "bin" / "python.exe"
+    return copied if copied.exists() else folder / "Scripts" / "python.exe"
 
 
 # ------------------------------------------------------------------------------------------------ removing
@@ -169,7 +170,7 @@ def find_python() -> Path | None:
 
 def uninstall(user_dir: Path) -> None:
     """Remove the installed engine and its downloads. Their folders are renamed at once and deleted in a thread."""
-    set_aside(user_dir / FOLDER)
+    set_aside(place(user_dir))
     set_aside(user_dir / INSTALLER)  # left by an installation that was killed
     remove_downloads(user_dir)
 
@@ -190,7 +191,10 @@ def downloaded(user_dir: Path) -> int:
 def set_aside(folder: Path) -> None:
     """Rename a folder so that `sweep` deletes it, if it exists. Raises EDTalkError if it is in use."""
     try:
-        folder.rename(folder.with_name(f"{folder.name}.old-{time.time_ns()}"))
+        number = next(
+            number for number in itertools.count() if not folder.with_name(f"{folder.name}.old{number}").exists()
+        )
+        folder.rename(folder.with_name(f"{folder.name}.old{number}"))
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -201,8 +205,9 @@ def set_aside(folder: Path) -> None:
 
 def sweep(user_dir: Path) -> None:
     """Delete the folders that `set_aside` renamed."""
-    for old in user_dir.glob("*.old-*"):
-        shutil.rmtree(old, ignore_errors=True)
+    for folder in {user_dir, place(user_dir).parent}:
+        for old in folder.glob("*.old*"):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------ reporting
@@ -221,7 +226,7 @@ def report(
     lines = ["EDTalk engine report", f"{'system':<16} {platform.platform()} {platform.machine()}"]
     entries = {"Blender's Python": platform.python_version()} | dict(facts or {})
     entries |= {"engine": engine.state.value, "engine's Python": engine.python, "found in": engine.origin}
-    entries |= {"reason": engine.reason, "extension": engine.root}
+    entries |= {"versions": engine.versions, "reason": engine.reason, "extension": engine.root}
     entries |= {"installed from": engine.made_from, "backends here": ", ".join(lock.offered(engine.root)) or "none"}
     with contextlib.suppress(OSError):
         entries["free disk"] = f"{shutil.disk_usage(engine.root).free / 1e9:.1f} GB"

@@ -1,10 +1,10 @@
 """pip with downloads that resume after a broken connection, a cancel or a crash. No bpy.
 
-    python -I fetch.py download --dest FOLDER ...     pip's own options
+    python -I fetch.py PIP.whl download --dest FOLDER ...     the wheel of pip, then pip's own options
 
-A program for a Python that has pip; it uses no other module of this package. An incomplete file is FOLDER/NAME.part; a
-complete one is renamed to FOLDER/NAME and checked by pip. Only the download itself is replaced: indexes, proxies,
-certificates and passwords are pip's. The program ends when its stdin ends.
+A program that uses no other module of this package. pip runs from its wheel, so that no Python needs to have it. An
+incomplete file is FOLDER/NAME.part; a complete one is renamed to FOLDER/NAME and checked by pip. Only the download
+itself is replaced: indexes, proxies, certificates and passwords are pip's. The program ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv.pop(1))
 
 from pip._internal.cli.main import main
 from pip._internal.exceptions import InstallationError, PipError
@@ -117,5 +120,6 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare.Downloader = Downloader  # type: ignore[assignment, misc]
+    if "--dest" in sys.argv:
+        prepare.Downloader = Downloader  # type: ignore[assignment, misc]
     sys.exit(main())

@@ -2,11 +2,11 @@
 
     <user folder>/downloads/   downloaded packages. They are kept and not downloaded again; incomplete ones are
                                NAME.part. The folder can be copied to a computer without network access.
-    <user folder>/installer/   an environment with pip, during the installation
-    <user folder>/engine/      the engine, see engine.py
+    <user folder>/installer/   temporary files of the installation
+    <engine>/                  the engine, see engine.py
 
-pip downloads, because it knows the computer's index, proxy and certificates. fetch.py makes it resume interrupted
-downloads, also those of earlier runs.
+The engine gets Blender's own Python, see interpreters.py. The extension brings pip, which downloads, because it knows
+the computer's index, proxy and certificates. fetch.py runs it and resumes interrupted downloads, also of earlier runs.
 """
 
 from __future__ import annotations
@@ -15,47 +15,40 @@ import atexit
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ...inference.contract.errors import EDTalkError, disk_error
-from . import gpu, lock
-from .engine import (
-    DOWNLOADS,
-    FOLDER,
-    INSTALLER,
-    MARKER,
-    STAMP,
-    find_program,
-    find_python,
-    interpreter,
-    set_aside,
-    sweep,
-)
-from .engine import PYTHON as VERSION
+from . import gpu, interpreters, lock
+from .engine import DOWNLOADS, INSTALLER, MARKER, STAMP, interpreter, place, set_aside, sweep
+from .interpreters import Source
 from .lock import Lock, Package
 from .process import Log, Process, environment
 
 logger = logging.getLogger(__name__)
 
+LONGEST = 170  # characters of the longest path in a package, in torch
 UNPACKED = 2.2  # size of an installed engine relative to its downloads
 SPARE = 10**9  # bytes of disk that remain free
 _MOST_UNPACKED = 4  # size of the packages in a .zip relative to the .zip; they are compressed themselves
 REPLACING = "replacing the old engine"  # the phase that waits for `may_replace`
 _SMALL = 8 * 10**6  # bytes; smaller packages are downloaded together, larger ones one by one
 _QUIETLY = ("--disable-pip-version-check", "--no-input")
+_WINDOWS_PATH = 259  # characters of a path, unless long paths are enabled
 _FETCH = Path(__file__).with_name("fetch.py")
 _PROGRESS = re.compile(rb"Progress (\d+) of (\d+)")
 
 
 class Installation:
-    """Creates `<user folder>/engine` in a thread; the attributes give the progress.
+    """Creates the engine in a thread; the attributes give the progress.
 
     phase: the current step. done, total, unit: its progress, in MB or packages; total 0: not known. log: output of the
     steps. finished: it has ended; then `cancelled` is True, or `error` is set, or the engine is READY. If it fails
@@ -77,10 +70,10 @@ class Installation:
         hold: bool = False,
     ) -> None:
         """root: the extension's folder. user_dir: the extension's own folder. online: whether the network may be used.
-        wheels: a folder or .zip to install from instead. python: the interpreter for the environment; default: one that
-        is found, or uv's. backend: one of `lock.BACKENDS`, or "auto": chosen by the graphics card. mirror: index to use
-        instead of pip's. torch_index: additional index for torch; the only one for the backend "other". hold: whether
-        to wait for `may_replace`.
+        wheels: a folder or .zip to install from instead. python: the interpreter for the environment; default: see
+        `interpreters.find`. backend: one of `lock.BACKENDS`, or "auto": chosen by the graphics card. mirror: index to
+        use instead of pip's. torch_index: additional index for torch; the only one for the backend "other". hold:
+        whether to wait for `may_replace`.
         """
         self.phase, self.unit, self.done, self.total = "", "", 0, 0
         self.log = Log(user_dir / "engine-installation.log")
@@ -89,7 +82,7 @@ class Installation:
         self.may_replace = threading.Event()
         if not hold:
             self.may_replace.set()
-        self._root, self._user_dir, self._folder = root, user_dir, user_dir / FOLDER
+        self._root, self._user_dir, self._folder = root, user_dir, place(user_dir)
         self._downloads, self._installer = user_dir / DOWNLOADS, user_dir / INSTALLER
         self._online, self._wheels, self._python = online and wheels is None, wheels, python
         self._backend, self._mirror, self._torch_index = backend, mirror.strip(), torch_index.strip()
@@ -104,7 +97,8 @@ class Installation:
 
     def start(self) -> None:
         """Start the thread. Raises EDTalkError if the options do not allow an installation."""
-        lock.parse(self._root, lock.INSTALLER)
+        lock.pip(self._root)
+        check_path(self._folder)
         if self._backend != "auto" or not lock.offered(self._root):
             lock.read(self._root, self._backend)
         if self._wheels and not _holds_wheels(self._wheels):
@@ -112,7 +106,7 @@ class Installation:
             raise EDTalkError(message, "Choose another folder.", "engine")
         if not self._wheels and not self._online:
             message = "The installation needs the network, but online access is disabled in Blender."
-            hint = "Allow Online Access in Preferences > System, or install from a folder of packages."
+            hint = "Press Allow Online Access, or install from a folder of packages."
             raise EDTalkError(message, hint, "offline")
         if self._backend == "other" and self._online and not self._torch_index:
             message = "Another graphics card needs the address of a package index with torch for it."
@@ -149,26 +143,21 @@ class Installation:
 
     def _install(self) -> None:
         self._enter("looking for Python")
-        python, uv = self._find_python()
+        source = self._find_source()
         self._user_dir.mkdir(parents=True, exist_ok=True)
         chosen = self._choose()
         check_space(self._user_dir, chosen)
-        self._enter("preparing")
-        self._make_installer(python, uv)
+        shutil.rmtree(self._installer, ignore_errors=True)
+        self._installer.mkdir()
         if self._online:
-            self._fetch([*lock.parse(self._root, lock.INSTALLER), *chosen.packages], chosen.unlocked)
+            self._fetch(source.python, chosen)
         self._enter(REPLACING)
         while not self.may_replace.wait(0.1):
             self._check_cancelled()
         set_aside(self._folder)
         self._replacing = True
         sweep(self._user_dir)
-        self._folder.mkdir()
-        self._mark("")
-        self._enter("creating the environment")
-        # The installer's Python has the right version.
-        make = [str(interpreter(self._installer)), "-I", "-m", "venv", "--without-pip", str(self._folder)]
-        self._call(make, "The engine's environment could not be created")
+        self._make_environment(source)
         self._install_packages(chosen)
         self._enter("testing")
         test = [str(interpreter(self._folder)), "-X", "utf8", "-m", "inference", "selftest"]
@@ -177,15 +166,30 @@ class Installation:
         (self._folder / MARKER).unlink()
         self.phase = "done"
 
-    def _find_python(self) -> tuple[Path | None, str]:
-        """The path of a Python, or else of uv."""
-        python = self._python or find_python()
-        uv = "" if python else str(find_program("uv") or "")
-        if python or uv:
-            return python, uv
-        name = ".".join(map(str, VERSION))
-        hint = f"Install Python {name} (on Debian and Ubuntu python{name}-venv too) or uv."
-        raise EDTalkError(f"Python {name} with its venv module was not found on this computer.", hint, "engine")
+    def _find_source(self) -> Source:
+        source = Source(self._python) if self._python else interpreters.find()
+        if source:
+            self.log.note(f"Python: {source.folder or source.python}")
+            return source
+        name = ".".join(map(str, interpreters.VERSION))
+        hint = f"Install Python {name} (on Debian and Ubuntu with python{name}-venv), or use Blender from blender.org."
+        raise EDTalkError(f"Blender's Python {name} cannot be run on its own.", hint, "engine")
+
+    def _make_environment(self, source: Source) -> None:
+        """Create the engine's folder with a Python and without packages."""
+        self._folder.mkdir(parents=True)
+        self._mark("")
+        if source.folder:
+            self._enter("copying Python")
+            if interpreters.copy(source, self._folder):
+                return
+            self.log.note("the copy of Blender's Python does not run; a virtual environment uses it instead")
+            shutil.rmtree(self._folder)
+            self._folder.mkdir()
+            self._mark("")
+        self._enter("creating the environment")
+        make = [str(source.python), "-I", "-m", "venv", "--without-pip", str(self._folder)]
+        self._call(make, "The engine's environment could not be created")
 
     def _choose(self) -> Lock:
         """The lock to install; for a folder of packages, one whose packages are all there."""
@@ -208,33 +212,9 @@ class Installation:
                 return lock.read(self._root, backend)
         raise _incomplete(self._wheels, lock.read(self._root, backends[0]), present)
 
-    def _make_installer(self, python: Path | None, uv: str) -> None:
-        """Create an environment with the locked pip, or with Python's own pip if a folder of packages has none."""
-        shutil.rmtree(self._installer, ignore_errors=True)
-        self._installer.mkdir()
-        failure, where = "The installer could not be created", str(interpreter(self._installer))
-        offline = [] if self._online else ["--offline"]
-        folder = self._wheels or self._downloads
-        has_pip = not lock.missing(lock.parse(self._root, lock.INSTALLER), lock.hashes(folder, "pip-*.whl"))
-        source = ["--no-index", "--find-links", str(folder)] if has_pip or not self._online else self._source()
-        wanted = [*source, "--require-hashes", "--requirement", str(self._root / lock.INSTALLER)]
-        if uv:
-            version = ".".join(map(str, VERSION))
-            make = [uv, "venv", "--no-config", "--allow-existing", *offline, "--python", version]
-            self._call([*make, str(self._installer)], failure)
-            isolated = ["--no-config", *offline] if "--no-index" in source else []
-            self._call_with_retry(
-                [uv, "pip", "install", "--no-progress", "--python", where, *isolated, *wanted], failure
-            )
-            return
-        self._call([str(python), "-I", "-m", "venv", str(self._installer)], failure)
-        if has_pip or self._online:
-            # --isolated: ignore the user's pip settings, which might name an index or a proxy.
-            isolated = ["--isolated"] if "--no-index" in source else []
-            self._call_with_retry([*self._pip("install"), "--progress-bar", "off", *isolated, *wanted], failure)
-
-    def _fetch(self, packages: Sequence[Package], unlocked: str) -> None:
+    def _fetch(self, python: Path, chosen: Lock) -> None:
         """Download the missing packages. pip checks their checksums; those of earlier downloads are checked here."""
+        packages = chosen.packages
         self._enter("checking earlier downloads")
         self._downloads.mkdir(exist_ok=True)
         wanted = lock.missing(packages, lock.hashes(self._downloads))
@@ -242,17 +222,17 @@ class Installation:
         before = sum(package.size for package in packages) - sum(package.size for package in wanted)
         self._count(before, sum(package.size for package in packages))
         for batch in _batches(wanted):
-            command = self._download("--no-deps", *self._source(), *self._written(batch))
+            command = self._download(python, self._downloads, "--no-deps", *self._source(), *self._written(batch))
             self._call_with_retry(command, "The engine's packages could not be downloaded", before)
             before += sum(package.size for package in batch)
             self._count(before)
-        if unlocked:
+        if chosen.unlocked:
             self._enter("downloading torch")
-            self._fetch_unlocked(unlocked, packages)
+            self._fetch_unlocked(python, chosen.unlocked, packages)
         for part in self._downloads.glob("*.part"):  # incomplete downloads of another version
             part.unlink()
 
-    def _fetch_unlocked(self, unlocked: str, packages: Sequence[Package]) -> None:
+    def _fetch_unlocked(self, python: Path, unlocked: str, packages: Sequence[Package]) -> None:
         """Download torch and those of its dependencies that are not locked, from the index for torch.
 
         packages: already downloaded; used for its other dependencies.
@@ -264,7 +244,7 @@ class Installation:
                 shutil.rmtree(other)
         same = self._installer / "same.txt"
         same.write_text("".join(f"{package.pinned}\n" for package in packages), encoding="utf-8")
-        command = self._download("--index-url", self._torch_index, "--constraint", str(same), into=folder)
+        command = self._download(python, folder, "--index-url", self._torch_index, "--constraint", str(same))
         for wheel in self._downloads.glob("*.whl"):
             if not wheel.name.startswith("torch-"):
                 command += ["--find-links", str(wheel)]
@@ -274,15 +254,15 @@ class Installation:
         """A folder for each index and version, because their files may have the same names."""
         return self._downloads / f"other-{hashlib.sha256(f'{self._torch_index} {unlocked}'.encode()).hexdigest()[:8]}"
 
-    def _download(self, *what: str, into: Path | None = None) -> list[str]:
-        pip = [str(interpreter(self._installer)), "-I", str(_FETCH), *_QUIETLY, "download", "--no-cache-dir"]
-        return [*pip, "--only-binary", ":all:", "--dest", str(into or self._downloads), *what]
+    def _download(self, python: Path, into: Path, *what: str) -> list[str]:
+        return self._pip(python, "download", "--no-cache-dir", "--only-binary", ":all:", "--dest", str(into), *what)
 
     def _install_packages(self, chosen: Lock) -> None:
         """Install from the folder; pip checks each locked file again."""
         self._enter("installing packages")
         self.unit, self.total = "", len(chosen.packages)
-        into = [*self._pip("--python", str(interpreter(self._folder)), "install"), "--progress-bar", "off"]
+        # No settings of the user's pip: they may name an index, a proxy or another folder.
+        into = self._pip(interpreter(self._folder), "install", "--progress-bar", "off", "--no-warn-script-location")
         source = ["--isolated", "--no-index", "--find-links", str(self._wheels or self._downloads)]
         command = [*into, "--no-deps", *source, *self._written(chosen.packages)]
         self._call(command, "The engine's packages could not be installed")
@@ -295,8 +275,8 @@ class Installation:
                 torch = next(map(str, folder.glob("torch-*.whl")), torch)
             self._call([*into, "--only-binary", ":all:", *source, torch], "torch could not be installed")
 
-    def _pip(self, *what: str) -> list[str]:
-        return [str(interpreter(self._installer)), "-m", "pip", *_QUIETLY, *what]
+    def _pip(self, python: Path, *what: str) -> list[str]:
+        return [str(python), "-I", "-X", "utf8", str(_FETCH), str(lock.pip(self._root)), *what, *_QUIETLY]
 
     def _source(self) -> list[str]:
         """pip's options for the indexes of the preferences."""
@@ -328,13 +308,15 @@ class Installation:
             re.sub(r"//[^/@\s]+@", "//***@", shlex.join(command))
         )  # the address of a mirror may contain a password
         # pip's temporary files: on a disk with enough space, removed with the installer.
-        place = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self._installer))
+        extra = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self._installer))
+        if "--isolated" in command:
+            extra["PIP_CONFIG_FILE"] = os.devnull  # --isolated still reads the computer's settings
         with self._guard:
             self._check_cancelled()
             process = self._process = Process(
                 command,
                 cwd=cwd or self._user_dir,
-                env=environment(place),
+                env=environment(extra),
                 stdin=subprocess.PIPE,  # its end ends the command when Blender ends
                 stderr=subprocess.STDOUT,
             )
@@ -378,6 +360,30 @@ class Installation:
 
 class _CancelledError(Exception):
     """Raised between two steps after `cancel`."""
+
+
+def check_path(folder: Path) -> None:
+    """Raise EDTalkError(kind="disk") if Windows could not store the engine in this folder because of its long path."""
+    if sys.platform == "win32" and excess(folder) > 0 and not _long_paths():
+        message = f"The path of the engine's folder, {folder}, is {excess(folder)} characters too long for Windows."
+        hint = "Enable long paths in Windows (group policy: Enable Win32 long paths) and restart Blender."
+        raise EDTalkError(message, hint, "disk")
+
+
+def excess(folder: PurePath) -> int:
+    """The number of characters by which the longest path of an engine in this folder exceeds the limit of Windows."""
+    return len(str(folder / "Lib" / "site-packages")) + 1 + LONGEST - _WINDOWS_PATH
+
+
+def _long_paths() -> bool:
+    """Whether this Windows allows long paths."""
+    if sys.platform == "win32":
+        import winreg
+
+        name = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        with contextlib.suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, name) as key:
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
+    return False
 
 
 def check_space(folder: Path, chosen: Lock) -> None:
@@ -474,9 +480,8 @@ _MISMATCH = re.compile(
 def _explained(failure: str, code: int, log: Log, online: bool) -> EDTalkError:
     """The error for a command that ended with an exit code, from its output."""
     lines = [line.strip() for line in log.latest if line.strip()]
-    errors = [line for line in lines if line.lower().startswith("error")]
-    reasons = [line for line in lines if line.startswith("× ")] or errors or lines or [f"exit code {code}"]
-    words = reasons[-1].removeprefix("× ").removeprefix("ERROR: ").rstrip(".")
+    errors = [line for line in lines if line.lower().startswith("error") and line != "ERROR: Exception:"]
+    words = (errors or lines or [f"exit code {code}"])[-1].removeprefix("ERROR: ").rstrip(".")
     text = "\n".join(lines)
     if "No space left" in text or "WinError 112" in text:
         return EDTalkError(f"{failure}: the disk is full.", "Free some space, then repair the engine.", "disk")

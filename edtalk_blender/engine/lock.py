@@ -1,7 +1,7 @@
-"""Reads the lock files of the engine: for each platform and backend, packages with versions and SHA-256. No bpy.
+"""Reads the lock files of the engine: the packages for a platform, backend and Python, with SHA-256. No bpy.
 
-    wheels/locks/PLATFORM-BACKEND.txt   linux-x86_64-cuda.txt; made by wheels/lock.py
-    wheels/locks/installer.txt          the pip that downloads them
+    wheels/locks/PLATFORM-BACKEND-pyVERSION.txt   linux-x86_64-cuda-py313.txt; made by wheels/lock.py
+    wheels/locks/installer.txt                    the pip that installs them, a wheel in wheels/
 
 Each is a requirements file for pip. The backend "other" has none: its torch comes from the index that the user enters,
 all other packages are those of the backend "cpu".
@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError
+from .interpreters import VERSION
 
 LOCKS = Path("wheels", "locks")
 INSTALLER = LOCKS / "installer.txt"
@@ -75,31 +76,45 @@ def here() -> str:
     return f"{system}-{ {'amd64': 'x86_64', 'aarch64': 'arm64'}.get(machine, machine) }"
 
 
-def offered(root: Path, place: str = "") -> list[str]:
-    """The backends that are available for a platform, by default this one."""
+def offered(root: Path, place: str = "", python: tuple[int, int] = VERSION) -> list[str]:
+    """The backends that are available for a platform and a Python, by default these."""
     place = place or here()
-    found = [backend for backend in BACKENDS if (root / LOCKS / f"{place}-{backend}.txt").is_file()]
+    found = [backend for backend in BACKENDS if (root / _file(place, backend, python)).is_file()]
     return [*found, "other"] if "cpu" in found else found
 
 
-def read(root: Path, backend: str, place: str = "") -> Lock:
-    """The lock for a backend on a platform, by default this one.
+def _file(place: str, backend: str, python: tuple[int, int]) -> Path:
+    return LOCKS / "{}-{}-py{}{}.txt".format(place, backend, *python)
+
+
+def read(root: Path, backend: str, place: str = "", python: tuple[int, int] = VERSION) -> Lock:
+    """The lock for a backend on a platform with a Python, by default these.
 
     Raises EDTalkError(kind="engine") if there is none or it cannot be read.
     """
     place = place or here()
-    if backend not in offered(root, place):
-        others = " or ".join(BACKENDS[name] for name in offered(root, place))
-        message = f"The engine cannot be installed for {BACKENDS.get(backend, backend)} on {place}."
+    if backend not in offered(root, place, python):
+        others = " or ".join(BACKENDS[name] for name in offered(root, place, python))
+        where = f"{place} with Python {'.'.join(map(str, python))}"
+        message = f"The engine cannot be installed for {BACKENDS.get(backend, backend)} on {where}."
         hint = f"Choose {others}." if others else "Choose an existing Python with torch in the preferences."
         raise EDTalkError(message, hint, "engine")
-    file = LOCKS / f"{place}-{'cpu' if backend == 'other' else backend}.txt"
+    file = _file(place, "cpu" if backend == "other" else backend, python)
     lock = Lock(file, backend, parse(root, file))
     if backend != "other":
         return lock
     torch = next((package for package in lock.packages if package.name == "torch"), None)
     rest = tuple(package for package in lock.packages if package is not torch)
     return replace(lock, packages=rest, unlocked=f"torch=={torch.version.partition('+')[0]}" if torch else "")
+
+
+def pip(root: Path) -> Path:
+    """The wheel of pip that comes with the extension. Raises EDTalkError(kind="engine") if it is missing or damaged."""
+    (package,) = parse(root, INSTALLER)
+    wheel = root / "wheels" / f"pip-{package.version}-py3-none-any.whl"
+    if not missing([package], hashes(wheel.parent, wheel.name)):
+        return wheel
+    raise EDTalkError(f"{wheel} is missing or damaged.", "Install the extension again.", "engine")
 
 
 def parse(root: Path, file: Path) -> tuple[Package, ...]:

@@ -17,8 +17,12 @@ from typing import IO, Any, BinaryIO, cast
 
 _WINDOWS = sys.platform == "win32"
 _LONGEST_LINE = 4096  # bytes
-# Variables of Blender's Python, a virtual environment or pip, which must not reach another Python.
-_FOREIGN = {"VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER", "PIP_REQUIRE_VIRTUALENV"}
+# Variables for Blender's libraries or another Python, and settings of pip that change what and where it installs. Its
+# settings for indexes, proxies and certificates are kept.
+_FOREIGN = {"VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "LD_LIBRARY_PATH", "LD_PRELOAD"}
+_FOREIGN |= {f"DYLD_{name}" for name in ("LIBRARY_PATH", "FRAMEWORK_PATH", "INSERT_LIBRARIES", "FALLBACK_LIBRARY_PATH")}
+_FOREIGN |= {f"PIP_{name}" for name in ("TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "CONSTRAINT")}
+_FOREIGN |= {f"PIP_{name}" for name in ("REQUIREMENT", "REQUIRE_VIRTUALENV", "NO_BINARY", "ONLY_BINARY", "EDITABLE")}
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Finding, checking and reporting the engine's environment. Uses no network."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +58,12 @@ def test_the_state_of_an_installed_engine_follows_from_its_files(root, tmp_path)
     assert found.state is State.BROKEN
     assert str(python) in found.reason
     assert not found.usable
+    python.touch(mode=0o755)
+    (folder / "pyvenv.cfg").write_text(f"home = {tmp_path / 'gone'}\nversion = 3.11\n")
+    found = find(root, tmp_path / "user")
+    assert found.state is State.BROKEN
+    assert "was removed" in found.reason
+    assert "Repair" in found.hint
 
 
 def test_a_chosen_engine_takes_precedence_or_is_broken(root, tmp_path, monkeypatch):
@@ -95,33 +100,6 @@ def test_the_stamp_of_a_checkout_is_checked(root, tmp_path):
     for nonsense in ("", "0" * 64, f"{'0' * 64}  -", f"{'0' * 64}  - wheels/locks/nothing.txt"):
         (root / ".venv" / "worker" / ".stamp").write_text(nonsense)
         assert find(root, tmp_path).state is State.OUTDATED
-
-
-def test_find_python_checks_the_version_of_each_candidate(monkeypatch, tmp_path):
-    found = engine.find_python()
-    if found:
-        assert found.is_file()
-    monkeypatch.setattr(engine, "PYTHON", (3, 99))
-    assert engine.find_python() is None
-    monkeypatch.setattr(engine, "PYTHON", sys.version_info[:2])
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert engine.find_python() == Path(sys.executable)
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "blender"))  # Blender itself is not started as Python
-    assert engine.find_python() is None
-
-
-@pytest.mark.parametrize("path", ["", ".", "tools", "PATH"])
-def test_programs_of_the_current_folder_are_not_run(monkeypatch, tmp_path, path):
-    """A project from an unknown source may contain a python.exe."""
-    for windows in (False, True):
-        monkeypatch.setattr(engine, "_WINDOWS", windows)
-        for folder in (tmp_path, tmp_path / "tools"):
-            program = folder / ("uv.exe" if windows else "uv")
-            program.parent.mkdir(exist_ok=True)
-            program.touch(mode=0o755)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("PATH", str(tmp_path / "tools") if path == "PATH" else path)
-        assert engine.find_program("uv") == (tmp_path / "tools" / program.name if path == "PATH" else None)
 
 
 # ------------------------------------------------------------------------------------------------ reporting

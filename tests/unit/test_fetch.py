@@ -16,7 +16,7 @@ from edtalk.edtalk_blender.engine import engine, gpu, installation, lock
 from edtalk.edtalk_blender.engine.engine import State, find
 from edtalk.edtalk_blender.engine.installation import Installation
 
-from tests.engine_material import LOCK, line, make_root, make_wheel
+from tests.engine_material import LOCK, ROOT, line, make_root, make_wheel
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,15 @@ def folder(tmp_path) -> Path:
 def begin(index: Index, folder: Path) -> subprocess.Popen[bytes]:
     wanted = folder.parent / "wanted.txt"
     wanted.write_text(f"tiny==1.0 --hash=sha256:{sha256((folder.parent / 'whole' / NAME).read_bytes())}\n")
-    command = [sys.executable, "-I", str(installation._FETCH), "--isolated", "--disable-pip-version-check", "download"]
+    command = [
+        sys.executable,
+        "-I",
+        str(installation._FETCH),
+        str(lock.pip(ROOT)),
+        "--isolated",
+        "--disable-pip-version-check",
+        "download",
+    ]
     command += ["--no-cache-dir", "--only-binary", ":all:", "--no-deps", "--dest", str(folder)]
     command += ["--index-url", index.address, "--require-hashes", "--requirement", str(wanted)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -201,7 +209,7 @@ def test_a_connection_that_keeps_breaking_fails_and_keeps_the_incomplete_file(in
 
 @pytest.fixture
 def install(index, tmp_path, monkeypatch):
-    """Starts the installation of an engine with that package, with the pip of this environment."""
+    """Starts the installation of an engine with that package."""
     monkeypatch.delenv(engine.VARIABLE, raising=False)
     for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -209,11 +217,7 @@ def install(index, tmp_path, monkeypatch):
     monkeypatch.setattr(installation, "SPARE", 10**6)
     monkeypatch.setattr(lock, "here", lambda: "linux-x86_64")
     monkeypatch.setattr(gpu, "probe", lambda: [])
-    monkeypatch.setattr(Installation, "_make_installer", lambda self, python, uv: self._installer.mkdir(exist_ok=True))
-    own, of = Path(sys.executable), engine.interpreter
-    monkeypatch.setattr(installation, "interpreter", lambda path: own if path.name == "installer" else of(path))
     root = make_root(tmp_path / "extension", line(tmp_path / "whole" / NAME))
-    (root / lock.INSTALLER).write_text("")
 
     def begin() -> Installation:
         made = Installation(root, tmp_path / "user", online=True, python=Path(sys.executable), mirror=index.address)
