@@ -88,16 +88,17 @@ BANKS = (("lip", len(LIP)), ("pose", len(POSE)), ("exp", len(EXPRESSION)))
 MIRROR_SWAP = (("mouthLeft", "mouthRight"), ("jawLeft", "jawRight"))
 MIRROR_NEGATE = ("headYaw", "headRoll", "headShiftX")
 
-# Expression vectors by unit name; units that are not listed are 0.
+# Expression vectors by unit name; units that are not listed are 0. `eyeSquint` and `eyeBlink` redraw the lids, and can
+# touch brows that are low over the eyes, so they are used where the emotion needs them only.
 EMOTIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "angry": {"browDown": 1.0, "eyeWide": 0.3, "noseSneer": 0.6, "mouthFrown": 0.5},
-    "contempt": {"browDown": 0.25, "eyeSquint": 0.6, "noseSneer": 0.35, "mouthSmile": 0.3, "mouthFrown": 0.35},
-    "disgusted": {"browDown": 0.6, "eyeSquint": 0.7, "cheekSquint": 0.5, "noseSneer": 1.0, "mouthFrown": 0.7},
-    "fear": {"browInnerUp": 1.0, "browOuterUp": 0.4, "eyeWide": 1.0, "mouthFrown": 0.4},
-    "happy": {"mouthSmile": 1.0, "cheekSquint": 0.7, "eyeSquint": 0.3, "browOuterUp": 0.1},
-    "sad": {"browInnerUp": 0.9, "browDown": 0.2, "eyeBlink": 0.25, "mouthFrown": 1.0},
-    "surprised": {"browInnerUp": 0.8, "browOuterUp": 1.0, "eyeWide": 0.9},
+    "contempt": {"browOuterUp": 0.6, "eyeBlink": 0.25, "noseSneer": 0.3, "mouthSmile": 0.35},
+    "disgusted": {"browDown": 0.25, "cheekSquint": 1.2, "noseSneer": 1.4, "mouthFrown": 1.0},
+    "fear": {"browInnerUp": 1.3, "eyeWide": 1.3, "mouthFrown": 0.7},
+    "happy": {"mouthSmile": 1.0, "cheekSquint": 0.9, "browOuterUp": 0.1},
+    "sad": {"browInnerUp": 1.0, "eyeBlink": 0.25, "mouthFrown": 1.0},
+    "surprised": {"browInnerUp": 1.0, "browOuterUp": 1.3, "eyeWide": 1.0},
 }
 
 

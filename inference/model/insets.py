@@ -27,6 +27,10 @@ DARKEST = 0.05  # added to levels in 0..1 before logarithms, so that noise in da
 CONTRAST = 0.5  # unit of the logarithms, about their deviation in a face
 CHANGE = 0.1  # change of a coefficient at which an inset reaches its full strength
 BORDER = 0.3  # part of an oval's half axes over which an inset is blended in
+# The part of the eyes' inset that is used, in eye distances around each eye: half the width, height above, depth below,
+# and the part of them over which it is blended in. The networks were trained on heads whose brows are high; they
+# erase brows that are closer to the eyes.
+LIDS, LIDS_BORDER = (0.38, 0.22, 0.29), 0.4
 CELL = 8  # pixels of a side of the cells in which the border error is averaged
 
 
@@ -279,8 +283,20 @@ class Insets(nn.Module):
             skin = (known.around_mouth, known.around_eyes)[number]
             drawn = inset(self.network_input(number, known, window, positions, residual), coefficients, skin)
             alpha = drawn[:, 3:] * strength
+            if inset is self.eyes:
+                alpha = alpha * self._lids()
             result.append(PlacedInset(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
+
+    def _lids(self) -> Tensor:
+        """(1, 1, h, w): factor of the alpha of the eyes' inset that limits it to `LIDS`."""
+        across, height, below = self.eyes.extent
+        feather, (half_width, above, depth) = self.eyes.feather, LIDS
+        y, x = ((torch.arange(count, device=feather.device) * 2 + 1) / count - 1 for count in feather.shape[-2:])
+        x, y = x.abs() * across - 0.5, (y * height + below)[:, None]  # from the centre of the nearer eye
+        away = torch.hypot(x / half_width, torch.where(y < 0, y / above, y / depth))
+        limit = ((1 - away) / LIDS_BORDER).clamp(0.0, 1.0)
+        return (limit / feather.clamp(min=1e-3)).clamp(max=1.0)
 
     def windows(self, anchors: Tensor) -> list[Window]:
         """The windows of mouth and eyes at anchors (N, 3, 2)."""

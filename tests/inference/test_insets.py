@@ -22,6 +22,7 @@ from inference.detail import (
 from inference.model.insets import (
     CHANGE,
     INPUTS,
+    LIDS,
     PREFIX,
     Inset,
     InsetConfig,
@@ -231,6 +232,18 @@ def test_an_inset_is_drawn_only_for_its_coefficients(insets: Insets) -> None:
     for column, count in ((LIP, 1), (30, 2), (POSE, 0)):
         laid = insets(known, torch.zeros(1, FIELDS), changed(0.5, column), *still(), torch.ones(1, COUNT))
         assert len(laid) == count
+
+
+def test_the_inset_of_the_eyes_reaches_no_brow(insets: Insets) -> None:
+    extent = (1.05, 0.5, -0.1)
+    insets.eyes.placed(extent, [(0.0, 1.6, 1.6)], 1 - insets.pose, 1.0)  # nearly the whole window
+    known = insets.prepare(torch.rand(1, 3, SIZE, SIZE), torch.zeros(1, FIELDS, 2, SIZE // 2, SIZE // 2), ANCHORS)
+    _mouth, eyes = insets(known, torch.zeros(1, FIELDS), changed(1.0, LIP), *still(), torch.ones(1, COUNT))
+    alpha = eyes.drawn[0, 3]
+    y, x = ((torch.arange(count) * 2 + 1) / count - 1 for count in alpha.shape)
+    across, above = (x.abs() * extent[0] - 0.5)[None].abs(), -(y * extent[1] + extent[2])[:, None]
+    assert not alpha[(above > LIDS[1]) & (across < 1)].any(), "a brow is above the lids"
+    assert alpha[(above.abs() < 0.1) & (across < 0.15)].min() > 0.1, "the eye is covered"
 
 
 def test_the_renderer_composites_insets_over_changed_faces(insets: Insets, tmp_path: Path) -> None:
