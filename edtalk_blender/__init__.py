@@ -41,6 +41,7 @@ MODULES = (
     "capture.arkit_operators",
     "rig.operators",
     "naming.operators",
+    "workspace.operators",
     "demo",
     "handlers",
     "render.preview",

@@ -133,6 +133,12 @@ def show_scene(context: bpy.types.Context, scene: bpy.types.Scene, in_sequencer:
         window.scene = scene
 
 
+def set_sequencer_scene(workspace: bpy.types.WorkSpace, scene: bpy.types.Scene) -> None:
+    """Let the Sequencers of a workspace edit this scene. Before 5.0 they edit the window's scene."""
+    if hasattr(workspace, "sequencer_scene"):
+        workspace.sequencer_scene = scene
+
+
 def strip_collection(scene: bpy.types.Scene) -> Any:
     """The top-level strips of a scene. Creates a missing sequencer."""
     return scene.sequence_editor_create().strips

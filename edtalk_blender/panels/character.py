@@ -14,6 +14,7 @@ from ..animation import emotion_operators, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from ..timeline.operators import draw_scenes
+from ..workspace import operators as workspace
 from .messages import CATEGORY, draw_note, draw_problem
 from .next_step import next_step
 
@@ -122,6 +123,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
                 draw_scenes(layout, context.scene)
             if context.active_object is not None:
                 layout.operator("edtalk.make_character", icon="USER")
+            workspace.draw_button(layout)
             return
         row.menu("EDTALK_MT_characters", text="", icon="USER")
         row.prop(obj, "name", text="")
@@ -131,6 +133,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
             draw_problem(layout, message, operator, label)
         if step := next_step(obj):
             draw_note(layout, step)
+            workspace.draw_button(layout)
 
         group = obj.edtalk
         column = layout.column(align=True)

@@ -10,6 +10,7 @@ from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
 from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
+from ..workspace import operators as workspace
 from .character import EmotionSliders
 from .messages import CATEGORY, draw_lines, draw_note, draw_problem
 from .rendered import draw_rendered
@@ -46,6 +47,7 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
             layout.operator("edtalk.use_scene", icon="SCENE_DATA").scene = context.scene.name
             draw_scenes(layout, context.scene)
             return
+        workspace.draw_button(layout)
         known = sequencer.characters(context, scene)
         if not known:
             layout.operator_context = "INVOKE_DEFAULT"

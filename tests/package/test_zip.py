@@ -101,7 +101,8 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
     assert {name for name in found if "/" not in name} <= {
         "blender_manifest.toml", "__init__.py", "LICENSE", "README.md"
     }  # fmt: skip
-    assert [name for name in found if Path(name).suffix in (".pyc", ".sh", ".blend", ".mp4")] == []
+    assert [name for name in found if Path(name).suffix in (".pyc", ".sh", ".mp4")] == []
+    assert [name for name in found if name.endswith(".blend")] == ["edtalk_blender/workspace/talking_face.blend"]
     assert len([name for name in found if name.endswith(".whl")]) == 1
     code = {str(path.relative_to(source)) for path in source.rglob("*.py")}
     assert {name for name in code if name.startswith(("edtalk_blender/", "inference/"))} <= found

@@ -1,0 +1,185 @@
+"""What an artist does in a Blender window, as simulated events: move, click, press keys, type, wait.
+
+Runs inside a Blender that was started with `--enable-event-simulate`. Every function is a generator that yields the
+seconds to wait for the window; `play` runs them from a timer. Buttons are found as an artist finds them, by moving over
+the region: Blender then tells which operator or property is under the pointer.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import bpy
+
+Steps = Generator[float, None, None]
+
+ROW = 12  # pixels between two places to look for a button; buttons are 20 pixels high
+TABS = 20  # pixels, width of the tabs beside a sidebar
+
+
+def window() -> bpy.types.Window:
+    return bpy.context.window_manager.windows[0]
+
+
+def area(kind: str, view: str = "") -> bpy.types.Area:
+    """The largest area of a type; view: "SEQUENCER" or "PREVIEW"."""
+    found = [area for area in window().screen.areas if area.type == kind]
+    if view:
+        found = [area for area in found if area.spaces.active.view_type == view]
+    return max(found, key=lambda area: area.width * area.height)
+
+
+def region(of: bpy.types.Area, kind: str = "WINDOW") -> bpy.types.Region:
+    return next(region for region in of.regions if region.type == kind)
+
+
+def middle(of: bpy.types.Area, kind: str = "WINDOW") -> tuple[int, int]:
+    found = region(of, kind)
+    return found.x + found.width // 2, found.y + found.height // 2
+
+
+def over(of: bpy.types.Area, kind: str = "WINDOW") -> object:
+    """A context with this area, for Blender's operators and for reading the button under the pointer."""
+    return bpy.context.temp_override(window=window(), area=of, region=region(of, kind))
+
+
+def move(where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
+    (of or window()).event_simulate(type="MOUSEMOVE", value="NOTHING", x=where[0], y=where[1])
+    yield 0.1
+
+
+def press(key: str, where: tuple[int, int], of: bpy.types.Window | None = None, **modifiers: bool) -> Steps:
+    of = of or window()
+    yield from move(where, of)
+    yield 0.1
+    of.event_simulate(type=key, value="PRESS", x=where[0], y=where[1], **modifiers)
+    of.event_simulate(type=key, value="RELEASE", x=where[0], y=where[1], **modifiers)
+    yield 0.3
+
+
+def click(where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
+    yield from press("LEFTMOUSE", where, of)
+
+
+def type_text(words: str, where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
+    of = of or window()
+    for letter in words:
+        key = "SPACE" if letter == " " else letter.upper()
+        of.event_simulate(type=key, value="PRESS", unicode=letter, x=where[0], y=where[1])
+        of.event_simulate(type=key, value="RELEASE", x=where[0], y=where[1])
+        yield 0.05
+
+
+def search(words: str, where: tuple[int, int]) -> Steps:
+    """Run an operator through the menu search: F3, its name, Return."""
+    yield from press("F3", where)
+    yield 0.5
+    yield from type_text(words, where)
+    yield 0.5
+    yield from press("RET", where)
+
+
+def undo(where: tuple[int, int]) -> Steps:
+    yield from press("Z", where, ctrl=True)
+    yield 0.7
+
+
+def redo(where: tuple[int, int]) -> Steps:
+    yield from press("Z", where, ctrl=True, shift=True)
+    yield 0.7
+
+
+def until(what: Callable[[], object], seconds: float, every: float = 0.25) -> Steps:
+    for _ in range(int(seconds / every)):
+        if what():
+            return
+        yield every
+    raise AssertionError(f"no result within {seconds} s")
+
+
+def show_sidebar(of: bpy.types.Area, tab: str = "EDTalk") -> Steps:
+    if not of.spaces.active.show_region_ui:
+        yield from press("N", middle(of))
+        yield 1.0
+    region(of, "UI").active_panel_category = tab
+    yield 0.7
+
+
+def under_pointer(of: bpy.types.Area, kind: str) -> str:
+    """What the button under the pointer does: Python ("bpy.ops.edtalk.reset(bank='')"), or the path of its property."""
+    with over(of, kind):
+        if bpy.ops.ui.copy_python_command_button.poll():
+            bpy.ops.ui.copy_python_command_button()
+            return bpy.context.window_manager.clipboard
+        found = bpy.context.property
+        return found[1] if found else ""
+
+
+def find(of: bpy.types.Area, action: str, kind: str = "UI") -> Generator[float, None, tuple[int, int]]:
+    """Move over the region, and scroll, until the pointer is over a button that does `action`. Returns the place.
+
+    action: part of what `under_pointer` returns, such as "edtalk.lip_sync(" or ".threads".
+    """
+    shown = region(of, kind)
+    for _ in range(4):
+        for share in (0.5, 0.2, 0.8, 0.93):
+            x = shown.x + int((shown.width - TABS) * share)
+            for y in range(shown.y + shown.height - 10, shown.y + 4, -ROW):
+                yield from move((x, y))
+                if action in under_pointer(of, kind):
+                    return x, y
+        for _ in range(6):
+            yield from press("WHEELDOWNMOUSE", middle(of, kind))
+    raise AssertionError(f"no button of the {of.type} does {action}")
+
+
+def press_button(of: bpy.types.Area, action: str, kind: str = "UI") -> Steps:
+    """Click a button of a region, see `find`."""
+    yield from click((yield from find(of, action, kind)))
+
+
+class Stage:
+    """The channel to the program that started this Blender: screenshots and results.
+
+    out: JSON file of the results; it is written at the end. Screenshots are requested with a file beside it.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.wanted = out, out.with_name("shots.txt")
+        self.results: dict[str, object] = {}
+
+    def screenshot(self, name: str, *areas: bpy.types.Area) -> Steps:
+        """Have a screenshot taken, of these areas or of the whole window."""
+        yield 0.5
+        box = ""
+        if areas:
+            left, bottom = min(one.x for one in areas), min(one.y for one in areas)
+            right = max(one.x + one.width for one in areas)
+            top = max(one.y + one.height for one in areas)
+            box = f"{right - left}x{top - bottom}+{left}+{window().height - top}"
+        partial = self.wanted.with_suffix(".part")
+        partial.write_text(json.dumps({"name": name, "box": box}))
+        partial.rename(self.wanted)
+        while self.wanted.exists():
+            yield 0.2
+
+    def play(self, steps: Iterator[float], quits: bool = True) -> None:
+        """Run the steps from a timer, write the results and quit."""
+        bpy.context.preferences.view.show_splash = False
+
+        def tick() -> float | None:
+            try:
+                return next(steps)
+            except StopIteration:
+                self.results["finished"] = True
+            except Exception:
+                self.results["error"] = traceback.format_exc()
+            self.out.write_text(json.dumps(self.results, indent=1))
+            if quits:
+                bpy.ops.wm.quit_blender()
+            return None
+
+        bpy.app.timers.register(tick, first_interval=3.0, persistent=True)
