@@ -19,6 +19,7 @@ from typing import NoReturn
 from ..contract.errors import EDTalkError
 from . import capture, contact, demo, lipsync, maintain, render, shot, worker
 from .hints import with_options
+from .progress import finish_reports, note
 
 BUG, INPUT, DISK, INTERRUPTED = 1, 2, 3, 130
 _DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -52,8 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may have bytes that are not text
-    args = build_parser().parse_args(arguments)
     logging.basicConfig(format="edtalk: %(message)s", level=logging.WARNING)  # shows the warnings about damaged clips
+    try:
+        return _run(build_parser().parse_args(arguments))
+    finally:
+        finish_reports()
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a command and report its errors. Returns the exit code."""
     try:
         return args.run(args) or 0
     except EDTalkError as error:
@@ -92,4 +100,4 @@ def _bug(error: Exception, debug: bool) -> int:
 
 
 def _say(message: str, hint: str = "") -> None:
-    print(f"edtalk: {message} {hint}".rstrip(), file=sys.stderr, flush=True)
+    note(f"{message} {hint}".rstrip())

@@ -9,7 +9,7 @@ from pathlib import Path
 from . import options
 from .clips import Clip, capture_clip
 from .framing import Framing
-from .progress import STYLES
+from .progress import STYLES, report
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -45,4 +45,5 @@ def run(args: argparse.Namespace) -> None:
     found = capture_clip(renderer, Clip(args.video, args.fps), framing, args.progress)
     found.select(names).save(args.out)
     if args.json:
-        print(json.dumps({"out": str(args.out), "frames": len(found), "fps": args.fps, "names": list(names)}))
+        made = {"out": str(args.out), "frames": len(found), "fps": args.fps, "names": list(names)}
+        report(json.dumps(made), keep=True)

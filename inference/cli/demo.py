@@ -10,7 +10,7 @@ from ..contract.coefficients import Coefficients
 from ..contract.demo import EMOTIONS, LINE, PORTRAIT
 from ..contract.errors import EDTalkError
 from . import options
-from .progress import STYLES, note
+from .progress import STYLES, note, report
 
 SIZE = 512  # width of the video in pixels
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         save_picture(sheet, contact_sheet(args.out, args.audio, rows, result.bank, args.emotion, title))
         note(f"wrote {args.out} and {sheet}.")
     if args.json:
-        print(json.dumps(result.to_json() | {"sheet": str(sheet)}))
+        report(json.dumps(result.to_json() | {"sheet": str(sheet)}), keep=True)
     return result.exit_code
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..contract.coefficients import Coefficients
 from .options import add_audio_stream, add_bank, add_only, add_overwrite, check_free, columns, frame_rate, load_bank_for
+from .progress import report
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -41,4 +42,5 @@ def run(args: argparse.Namespace) -> None:
     values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
     Coefficients(values, bank.names, args.fps).select(names).save(args.out)
     if args.json:
-        print(json.dumps({"out": str(args.out), "frames": len(times), "fps": args.fps, "names": list(names)}))
+        made = {"out": str(args.out), "frames": len(times), "fps": args.fps, "names": list(names)}
+        report(json.dumps(made), keep=True)

@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 import json
-import select
+import os
 import signal
+import stat
 import sys
 import time
 from types import FrameType
 from typing import TextIO
 
+from ..pipe import PipeWriter
+
 STYLES = ("auto", "bar", "lines", "json", "openjd", "none")
 _WIDTH = 30
 _EVERY = {"bar": 0.1, "lines": 5.0, "json": 0.5, "openjd": 0.5}  # seconds between reports
+_MOST_UNREAD = 2**16  # bytes of reports that wait for a reader; further progress is left out
+_PATIENCE = 10.0  # seconds that the end of a command waits for a process that does not read its last lines
+
+_writers: dict[int, PipeWriter] = {}  # by descriptor
 
 
 def note(text: str) -> None:
     """Print one line of information to stderr; stdout is for results."""
-    print(f"edtalk: {text}", file=sys.stderr, flush=True)
+    report(f"edtalk: {text}", sys.stderr, keep=True)
 
 
-def report(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Print progress, by default to stdout, if this is possible without waiting.
+def report(text: str, stream: TextIO | None = None, end: str = "\n", keep: bool = False) -> None:
+    """Print, by default to stdout, without waiting for a process that does not read it.
 
     A pipe that nobody reads becomes full after some frames. Printing would then stop the render, which would not even
-    react to SIGTERM.
+    react to SIGTERM. keep: not progress, which is left out when nobody reads it, but a line that `finish_reports` waits
+    for.
     """
     stream = sys.stdout if stream is None else stream
-    if _has_room(stream):
+    writer = _writer(stream)
+    if writer is None:
         print(text, end=end, file=stream, flush=True)
+        return
+    line = (text + end).encode(stream.encoding or "utf-8", "backslashreplace")
+    if keep:
+        writer.put(line, wait=False)
+    else:
+        writer.offer(line)
 
 
-def _has_room(stream: TextIO) -> bool:
-    if not hasattr(select, "poll"):  # Windows cannot tell
-        return True
+def finish_reports() -> None:
+    """Wait until all reports are written, but not for ever for a process that reads nothing."""
+    for writer in _writers.values():
+        writer.drain(_PATIENCE)
+
+
+def _writer(stream: TextIO) -> PipeWriter | None:
+    """What writes to a pipe; None for a file, a terminal, and a stream that is no file."""
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # replaced by an object without a file
-        return True
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(0))
+        mode = os.fstat(descriptor).st_mode
+    except (OSError, ValueError):
+        return None
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return None
+    if descriptor not in _writers:
+
+        def write(piece: bytes) -> None:  # not to the stream: Python closes it at the end, which would wait for this
+            while piece:
+                piece = piece[os.write(descriptor, piece) :]
+
+        _writers[descriptor] = PipeWriter(write, lambda error: None, _MOST_UNREAD)
+    return _writers[descriptor]
 
 
 class Progress:
@@ -64,7 +92,7 @@ class Progress:
         if self.shown or self.style in ("json", "openjd"):
             self._report()
         if self.shown and self.style == "bar":
-            print(file=sys.stderr)
+            report("", sys.stderr, keep=True)
 
     def step(self) -> None:
         self.done += 1

@@ -11,7 +11,7 @@ from ..contract.shot import FEATHER, LAYERS, MASKS
 from . import options
 from .framing import Framing
 from .performance import ENDS
-from .progress import STYLES
+from .progress import STYLES, report
 
 EXAMPLES = """examples:
   a portrait speaks with changing emotions, slight head motion and blinks
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
 
     result = make(args)
     if args.json:
-        print(json.dumps(result.to_json()))
+        report(json.dumps(result.to_json()), keep=True)
     return result.exit_code
 
 

@@ -152,7 +152,7 @@ def run_render(args: argparse.Namespace) -> int:
     if args.json:
         event = "done" if stopped is None else "stopped"
         seconds = round(time.monotonic() - started, 2)
-        print(json.dumps({"event": event, "frames": frames, "rendered": rendered, "seconds": seconds}))
+        report(json.dumps({"event": event, "frames": frames, "rendered": rendered, "seconds": seconds}), keep=True)
     elif args.progress != "openjd":
         note(f"{'done' if stopped is None else 'stopped'}: {rendered} images rendered for {frames} frames")
     return 0 if stopped is None else 128 + stopped
@@ -223,7 +223,7 @@ def run_encode(args: argparse.Namespace) -> None:
         with Progress("encoding", len(shot.coefficients), args.progress) as bar:
             frames = encode(shot, args.out, shot.sound, bar.step)
     if args.progress == "openjd":
-        print(f"Saved: {args.out}", flush=True)
+        report(f"Saved: {args.out}", keep=True)
     else:
         note(f"{args.out}: {frames} frames, {'with' if shot.sound else 'without'} sound")
 
@@ -249,7 +249,10 @@ def run_bundle(args: argparse.Namespace) -> None:
         device=args.device,
         **{name: value for name, value in chosen.items() if value},
     )
-    shot = write_bundle(_read(args, args.shot), args.out, job, keep_bank=args.keep_bank)
+    shot = _read(args, args.shot)
+    if shot.plate is not None:  # which may be any file if the shot is from elsewhere
+        shot.plate.check_media()
+    shot = write_bundle(shot, args.out, job, keep_bank=args.keep_bank)
     tasks = -(-len(shot.coefficients) // args.chunk)
     if args.json:
         print(json.dumps({"out": str(args.out), "name": job.title, "clip": job.clip, "tasks": tasks}))
@@ -286,7 +289,7 @@ def _errors_for_farm(style: str) -> Iterator[None]:
         yield
     except EDTalkError as error:
         if style == "openjd":
-            print(f"openjd_fail: {' '.join(str(error).split())}", flush=True)
+            report(f"openjd_fail: {' '.join(str(error).split())}", keep=True)
         raise
 
 

@@ -15,6 +15,7 @@ from ..contract import answers, protocol, requests
 from ..contract.answers import Answer
 from ..contract.protocol import Message, ProtocolError
 from ..contract.requests import Request
+from ..pipe import PipeWriter
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -23,6 +24,8 @@ BUG, INPUT = 1, 2  # exit codes, those of the command line
 
 NICE = 5  # lower priority than Blender, so that playback does not stutter during a preview
 _REPORT_EVERY = 0.2  # seconds between two progress messages
+_MOST_UNREAD = 64 * 2**20  # bytes of answers that Blender has not read
+_LAST_WORDS = 2.0  # seconds for which the end of the process waits for a Blender that does not read
 
 
 # --------------------------------------------------------------------------------------------------- in and out
@@ -116,16 +119,25 @@ class Outbox:
     """Sends answers to Blender, from any thread. Ends the process when Blender has closed the stream."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self.between_messages = stream, threading.Lock()
+        def write(piece: bytes) -> None:
+            stream.write(piece)
+            stream.flush()
+
+        self._writer = PipeWriter(write, lambda error: end_process(0), _MOST_UNREAD)
 
     def send(self, answer: Answer, job: int = 0) -> None:
-        """Write one answer. job: number of the request, 0 for none."""
+        """Send one answer. job: number of the request, 0 for none. Waits only while very much is unread."""
         message = answer.to_message(job)
-        with self.between_messages:
-            try:
-                protocol.write(self._stream, message)
-            except OSError:
-                end_process(0)
+        self._writer.put(protocol.encode(message), *([message.payload] if message.payload else []))
+
+    def close(self) -> None:
+        """No longer wait for Blender in `send`."""
+        self._writer.close()
+
+    def end_process(self, code: int) -> NoReturn:
+        """End the process when Blender has read all answers, or does not read."""
+        self._writer.drain(_LAST_WORDS)
+        end_process(code)
 
 
 def listen(stream: BinaryIO, inbox: Inbox, outbox: Outbox) -> NoReturn:
@@ -133,10 +145,13 @@ def listen(stream: BinaryIO, inbox: Inbox, outbox: Outbox) -> NoReturn:
     try:
         while (message := protocol.read(stream)) is not None:
             inbox.put(message)
+            if inbox.closing:
+                outbox.close()
     except ProtocolError as error:
         print(f"edtalk: {error}", file=sys.stderr)
+        outbox.close()
         outbox.send(answers.Failure.of(error))
-        end_process(INPUT)
+        outbox.end_process(INPUT)
     except OSError:
         pass  # the same as the end of the stream
     end_process(0)

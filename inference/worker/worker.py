@@ -1,8 +1,9 @@
 """The worker process: answers Blender's requests over stdin and stdout, see `docs/protocol.md`.
 
-It has three threads. One reads stdin; its end means that Blender has ended, and ends the process even during a frame.
-One sends a beat every second. The main thread does one job after another; a long job lets short ones run between two
-of its frames. This module manages the process, `inference.worker.jobs` does the work.
+It has four threads. One reads stdin; its end means that Blender has ended, and ends the process even during a frame.
+One writes stdout, so that no other waits for Blender. One sends a beat every second. The main thread does one job after
+another; a long job lets short ones run between two of its frames. This module manages the process,
+`inference.worker.jobs` does the work.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ..contract import protocol
 from ..contract.answers import Answer, Beat, Failure, Hello, Stopped
 from ..contract.errors import EDTalkError
 from ..contract.protocol import ProtocolError
-from .queue import BUG, INPUT, NICE, CancelledError, Inbox, Outbox, QueuedJob, RunningJob, end_process, listen
+from .queue import BUG, INPUT, NICE, CancelledError, Inbox, Outbox, QueuedJob, RunningJob, listen
 
 if TYPE_CHECKING:  # imports torch, which takes seconds; `run` imports it when the reading thread runs
     from .jobs import Jobs
@@ -50,12 +51,12 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
         jobs = Jobs(device, threads)
     except EDTalkError as error:
         outbox.send(Failure.of(error))
-        end_process(INPUT)
+        outbox.end_process(INPUT)
     except Exception as error:
         traceback.print_exc()
         message = f"The engine cannot start: {_one_line(error)}."
         outbox.send(Failure("engine", message, "Repair the engine in the extension's preferences."))
-        end_process(BUG)
+        outbox.end_process(BUG)
     outbox.send(
         Hello(
             protocol.VERSION,
@@ -70,8 +71,7 @@ def run(device: str = "auto", threads: int | None = None) -> NoReturn:
     worker = Worker(inbox, outbox, jobs)
     threading.Thread(target=worker.beat, daemon=True).start()
     worker.serve()
-    with outbox.between_messages:
-        end_process(0)
+    outbox.end_process(0)
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
