@@ -1,19 +1,21 @@
 """Reads EDTalk's published checkpoints without executing code from them, and compares them with our networks.
 
 A checkpoint is a downloaded pickle, so it is read with torch's restricted unpickler. Besides tensors, only
-`argparse.Namespace` (the trainers' options) is allowed. Every fault of a file is reported as an EDTalkError.
+`argparse.Namespace` (the trainers' options) is allowed. What a pickle names and how large its tensors claim to be is
+checked, too, so that a small file cannot fill the memory. Every fault of a file is reported as an EDTalkError.
 """
 
 from __future__ import annotations
 
 import argparse
 import codecs
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +32,14 @@ GENERATOR = "gen"
 AUDIO = "audio2lip"
 _PUBLISHED = {GENERATOR: "a generator (EDTalk.pt or EDTalk_lip_pose.pt)", AUDIO: "the audio network (Audio2Lip.pt)"}
 _TELL_TALE = {GENERATOR: "direction_lipnonlip.weight", AUDIO: "audio_encoder.0.conv_block.0.weight"}
+# What the pickles of checkpoints name. Others that torch allows, such as `bytearray`, take memory for a number alone.
+_GLOBALS = re.compile(
+    r"collections OrderedDict|argparse Namespace|torch\._utils _rebuild_((sparse_)?tensor(_v2)?|parameter)"
+    r"|torch \w+Storage|torch (Size|device|float16|bfloat16|float32|float64)|torch\.nn\.parameter Parameter"
+    r"|torch\.serialization _get_layout"
+)
+_MOST_OPCODES, _MOST_PICKLE = 2_000_000, 32 * 2**20  # opcodes and bytes of the pickles in a checkpoint
+_LEGACY_PICKLES = 5  # of a file that torch wrote before version 1.6; the tensors follow
 _DOWNLOAD = "Download the checkpoint again and compare its size with the publisher's."
 
 # Tensors that upstream saves but that rendering does not use. All others must be known to our networks.
@@ -83,6 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise _unfit(path, f"expected its entry '{kind}' to hold named tensors, found something else.")
+    _check_sizes(path, state)
     return Checkpoint(path, kind, state)
 
 
@@ -181,22 +192,67 @@ def _refuse_failed_download(path: Path) -> None:
 def _read_pickle(path: Path) -> Any:
     damaged = _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
     try:
-        if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:  # torch does not verify checksums
-            raise damaged
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _check_archive(path, archive)
+        else:
+            with path.open("rb") as file:
+                _check_pickles(path, file, _LEGACY_PICKLES)
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except EDTalkError:
         raise
     except Exception as error:  # torch raises many types for damaged archives
-        forbidden = re.search(r"unsupported GLOBAL (\S+)|Unsupported global: GLOBAL (\S+)", str(error))
-        if forbidden:
-            raise EDTalkError(
-                f"{path} is not safe and was not loaded: expected tensors only, found a pickle that requests "
-                f"'{forbidden[1] or forbidden[2]}'.",
-                "Use only checkpoints from EDTalk's own publication.",
-                "bank",
-            ) from error
         raise damaged from error
+
+
+def _check_archive(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise EDTalkError for entries that torch.save does not write: compressed ones, and names of other objects."""
+    entries = archive.infolist()
+    size = path.stat().st_size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _unfit(path, "expected a file written by torch.save, found an archive with compressed entries.")
+    if sum(entry.file_size for entry in entries) > size:
+        raise _unfit(path, f"its entries claim more than the {size} bytes of the file.")
+    if archive.testzip() is not None:  # torch does not verify checksums
+        raise _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
+    for entry in entries:
+        if entry.filename.endswith(".pkl"):
+            with archive.open(entry) as file:
+                _check_pickles(path, file, 1)
+
+
+def _check_pickles(path: Path, file: IO[bytes], count: int) -> None:
+    """Raise EDTalkError if one of the next `count` pickles names an object that checkpoints do not have."""
+    opcodes = 0
+    for _ in range(count):
+        for opcode, argument, at in pickletools.genops(file):
+            opcodes += 1
+            if opcodes > _MOST_OPCODES or (at or 0) > _MOST_PICKLE:
+                raise _unfit(path, "expected named tensors, found far more objects.")
+            if opcode.name in ("GLOBAL", "INST") and not _GLOBALS.fullmatch(str(argument)):
+                raise _unsafe(path, ".".join(str(argument).split()))
+            if opcode.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):  # of later pickles than torch.save writes
+                raise _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
+
+
+def _check_sizes(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise EDTalkError for tensors that are larger than what the file stores for them."""
+    size, total = path.stat().st_size, 0
+    for name, tensor in tensors.items():
+        claimed = tensor.numel() * tensor.element_size()
+        total += claimed
+        stored = tensor.untyped_storage().nbytes() if tensor.layout == torch.strided else claimed
+        if claimed > stored or max(stored, total) > size:
+            raise _unfit(path, f"{name} claims a shape of {tuple(tensor.shape)}, for which the file is too small.")
+
+
+def _unsafe(path: Path, name: str) -> EDTalkError:
+    return EDTalkError(
+        f"{path} is not safe and was not loaded: expected tensors only, found a pickle that requests '{name}'.",
+        "Use only checkpoints from EDTalk's own publication.",
+        "bank",
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

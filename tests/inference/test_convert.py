@@ -231,6 +231,16 @@ class Attack:
         return os.system, (f"touch {self.marker}",)
 
 
+class Expands:
+    """A pickle that calls a function with a number."""
+
+    def __init__(self, function: type, number: int) -> None:
+        self.call = function, (number,)
+
+    def __reduce__(self):
+        return self.call
+
+
 class Harmless:
     """Not on the allow-list all the same."""
 
@@ -274,6 +284,37 @@ class TestHostileFiles:
     def test_the_allowance_ends_with_the_reading(self, generator, out):
         convert(generator, None, None, out)
         assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+    @pytest.mark.parametrize("old_layout", [False, True])
+    @pytest.mark.parametrize("bomb", ["bytearray", "storage", "stride", "shared"])
+    def test_a_small_file_that_claims_large_objects(self, tmp_path, out, bomb, old_layout):
+        path, tensors = tmp_path / "bomb.pt", generator_state()
+        if bomb == "bytearray":
+            content, reason = {"gen": tensors, "args": argparse.Namespace(x=Expands(bytearray, 2**33))}, "is not safe"
+        elif bomb == "storage":
+            content, reason = {"gen": tensors, "args": Expands(torch.Tensor, 2**40)}, "is not safe"
+        elif bomb == "stride":
+            content, reason = {"gen": tensors | {"fc.0.weight": torch.zeros(1).expand(2**30, 2**10)}}, "claims a shape"
+        else:
+            whole = torch.zeros(2**20)
+            content, reason = {"gen": tensors | {f"fc.{n}.weight": whole for n in range(100)}}, "claims a shape"
+        torch.save(content, path, _use_new_zipfile_serialization=not old_layout)
+        refused(reason, path, None, None, out)
+
+    def test_an_archive_that_unpacks_to_more(self, tmp_path, generator, out):
+        path = tmp_path / "bomb.pt"
+        with zipfile.ZipFile(generator) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in whole.namelist():
+                packed.writestr(name, whole.read(name))
+        refused("compressed entries", path, None, None, out)
+        content = bytearray(generator.read_bytes())
+        with zipfile.ZipFile(generator) as whole:
+            entries = len(whole.namelist())
+        at = content.rindex(b"PK\1\2")  # the last entry of the directory; its size follows 20 bytes later
+        content[at + 20 : at + 28] = (2**31).to_bytes(4, "little") * 2
+        path.write_bytes(content)
+        assert entries > 1
+        refused("claim more than", path, None, None, out)
 
     def test_presets_that_are_pickles(self, tmp_path, generator, presets, out):
         np.save(presets / "sad.npy", np.array([Attack(tmp_path / "marker")], object), allow_pickle=True)
