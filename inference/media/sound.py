@@ -33,9 +33,10 @@ Block = tuple[np.ndarray, int]  # samples float32 (n, channels) or (n,), in [-1,
 _EXPECTED = "expected sound such as WAV, FLAC or MP3, or a video with sound"
 _BLOCK = 16_384  # samples
 _RATES = (1_000, 1_000_000)  # Hz; a damaged or hostile header claims others
+_LONGEST = 6 * 3600  # seconds of sound in one file; no line is longer, but a small file may claim any length
 _JITTER = 0.02  # seconds by which timestamps may deviate; below the length of a lost AAC or MP3 frame at 48 kHz
-_OVERLAP = 1.0  # seconds; timestamps that jump back further start again, as where recordings were joined
-_LONGEST_GAP = 3600.0  # seconds; a longer gap is taken for a damaged timestamp and closed
+OVERLAP = 1.0  # seconds; timestamps that jump back further start again, as where recordings were joined
+LONGEST_GAP = 3600.0  # seconds; a longer gap is taken for a damaged timestamp and closed
 _ELEMENTARY = {"aac", "ac3", "amr", "dts", "eac3", "mlp", "truehd"}  # FFmpeg guesses their duration
 _FULL_SCALE = {"u8": 128, "s16": 2**15, "s32": 2**31, "flt": 1}  # of the interleaved sample formats
 _PLACEHOLDER = 1_900_000_000  # bytes: recorders that do not know the length write 2**31 or so
@@ -113,9 +114,20 @@ def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:
     for_clip: mix more than two channels to stereo, and keep the number of channels of the first block. Otherwise the
     channels are the file's own, and their number may change between blocks. The rate may change in either case.
     Damaged packets are skipped, with a warning at the end. Raises EDTalkError(kind="media") naming the file if it
-    cannot be opened, has no audio stream or nothing of it can be decoded.
+    cannot be opened, has no audio stream or nothing of it can be decoded, or if it has more than six hours.
     """
-    return _joined(in_time(_converted(_decoded(source), for_clip), source.start))
+    return _joined(_limited(in_time(_converted(_decoded(source), for_clip), source.start), source.path))
+
+
+def _limited(blocks: Iterable[Block], path: Path) -> Iterator[Block]:
+    """The same blocks. Raises EDTalkError(kind="media") after `_LONGEST` seconds."""
+    seconds = 0.0
+    for samples, rate in blocks:
+        seconds += len(samples) / rate
+        if seconds > _LONGEST:
+            message = f"{path} has more than {_LONGEST // 3600} hours of sound at {rate} samples per second."
+            raise EDTalkError(message, "Export only the part that is needed.", "media")
+        yield samples, rate
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
@@ -140,7 +152,7 @@ def in_time(timed: Iterable[tuple[float | None, np.ndarray, int]], start: float)
     for time, samples, rate in timed:
         if time is not None:
             late = time - start + shift - now
-            if late > _LONGEST_GAP or (begun and late < -_OVERLAP):
+            if late > LONGEST_GAP or (begun and late < -OVERLAP):
                 shift, late = shift - late, 0.0
             if begun and abs(late) <= _JITTER:
                 late = 0.0

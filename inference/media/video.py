@@ -26,12 +26,14 @@ from ..contract.plate import PICTURES, pictures_in
 from .colour import check_colours, to_srgb
 from .container import open_media
 from .picture import load_picture
+from .sound import LONGEST_GAP, OVERLAP
 
 logger = logging.getLogger(__name__)
 _EXPECTED = "expected a video such as MP4, MOV, MKV or WebM"
 _SLACK = Fraction(2, 1000)  # seconds: containers may round times to 1 ms, which must not drop or repeat a frame
 _SEEK_FROM = 2  # seconds into a clip; an earlier start is faster to reach by decoding
 _SEEK_GAP = 10  # seconds between two requested frames, the usual distance of key frames; seek over more
+_LONGEST = 24 * 3600  # seconds of a clip; a small file may claim any length
 _EPSILON = Fraction(1, 10**6)  # seconds: rounding error of a frame's time as a float
 
 
@@ -258,7 +260,8 @@ def _decode(
                     check_colours(frame, stream.codec_context.codec_tag, str(path))
                 count += 1
                 if frame.pts is not None:
-                    end = _seconds(frame.pts - (stream.start_time or 0), frame.time_base) + 1 / _rate(stream)
+                    shown = _seconds(frame.pts - (stream.start_time or 0), frame.time_base)
+                    end = max(end, shown + 1 / _rate(stream))
                 yield frame
             if packet is None:
                 break
@@ -312,14 +315,18 @@ def _timed(part: _Part, zero: Fraction | None) -> Iterator[tuple[Fraction, Fract
     """The begin and end of each frame of a part, in seconds since the clip's beginning, and the frame.
 
     zero: timestamp of the clip's beginning in seconds; None: that of the first frame. A frame that ends when it begins
-    is left out. A frame without a timestamp or duration lasts `part.usual`.
+    is left out. A frame without a timestamp or duration lasts `part.usual`. Timestamps that start again, as where
+    recordings were joined, and gaps that only damage explains are corrected as those of the sound are.
     """
     current: av.VideoFrame | None = None
     time = Fraction(0)
     for frame in part.frames:
         stamp = None if frame.pts is None else _seconds(frame.pts, frame.time_base)
         zero = (stamp or Fraction(0)) if zero is None else zero
-        begins = (time + part.usual if current is not None else time) if stamp is None else stamp - zero
+        following = time + (_length(current) or part.usual) if current is not None else time
+        begins = following if stamp is None else stamp - zero
+        if begins - following > LONGEST_GAP or (current is not None and begins - following < -OVERLAP):
+            zero, begins = zero + begins - following, following
         if current is not None and begins > time:
             yield time, begins, current
         time, current = begins if current is None else max(time, begins), frame
@@ -333,8 +340,16 @@ def _resampled(part: _Part, fps: Fraction, start: Fraction, end: Fraction | None
     chosen = given = 0
     wanted = math.inf if end is None else max(1, math.ceil((end - start - _SLACK) * fps))
     for _, until, frame in _timed(part, part.zero):
+        if until - start > _LONGEST:
+            message = f"{part.path} claims to be longer than {_LONGEST // 3600} hours."
+            raise EDTalkError(message, "Export only the part that is needed.", "media")
         rgb = None
         while start + chosen / fps < until - _SLACK:
+            while ready and given < wanted:  # certain now: only the last one may be cut off by the clip's end
+                yield ready.popleft()
+                given += 1
+            if given >= wanted:
+                return
             rgb = _to_rgb(frame, part.aspect) if rgb is None else rgb
             ready.append(rgb)
             chosen += 1

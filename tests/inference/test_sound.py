@@ -1,5 +1,6 @@
 """Tests of real sound files: tags in other encodings, many channels, presentation times, damage, several streams."""
 
+import wave
 from fractions import Fraction
 
 import av
@@ -9,7 +10,7 @@ import pytest
 from inference import lipsync
 from inference.contract.downmix import to_mono
 from inference.contract.errors import EDTalkError
-from inference.media.sound import SoundFile, in_time, load_sound, load_speech, to_16k
+from inference.media.sound import SoundFile, in_time, load_sound, load_speech, read_sound, to_16k
 from inference.media.video import probe
 from inference.media.video_writer import VideoWriter
 
@@ -244,6 +245,21 @@ def test_impossible_rates_are_refused(tmp_path):
     with pytest.raises(EDTalkError, match="1 samples per second") as caught:
         load_sound(path)
     assert caught.value.kind == "media"
+
+
+def test_a_sound_that_lasts_longer_than_any_line_is_refused(tmp_path, monkeypatch):
+    """A small file can claim a low rate, or contain hours of compressed silence."""
+    monkeypatch.setattr("inference.media.sound._LONGEST", 3600)
+    path = tmp_path / "slow.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(1)
+        file.setframerate(1000)
+        file.writeframes(bytes([128]) * 3_700_000)
+    for read in (load_sound, load_speech, lambda path: list(read_sound(SoundFile(path), for_clip=True))):
+        with pytest.raises(EDTalkError, match="more than 1 hours of sound at 1000 samples per second") as caught:
+            read(path)
+        assert caught.value.kind == "media"
 
 
 # ---- mono

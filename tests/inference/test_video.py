@@ -1,6 +1,7 @@
 """Tests of reading and writing clips: speed, length, sound, colours, damaged files, full disks, interruption."""
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -131,6 +132,30 @@ def test_variable_frame_rate_is_resampled_by_time(tmp_path):
     shown = [number(frame) for frame in read_frames(path, 25)]
     assert shown[:23] == [0] * 3 + [1] * 10 + [2] + [3] * 9
     assert set(shown[23:]) == {4}
+
+
+def test_recordings_that_were_joined_are_read_to_the_end(tmp_path, caplog):
+    """`cat one.ts two.ts`: the timestamps start again at the join."""
+    first = make_clip(tmp_path / "a.ts", np.arange(40) / 30)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(first.read_bytes() + make_clip(tmp_path / "b.ts", np.arange(42) / 30).read_bytes())
+    assert [number(frame) for frame in read_frames(path, 30)] == [*range(40), *range(42)]
+    assert [round(at * 30) for at, _ in video.stamped_frames(path)] == list(range(82))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("late", [1e6, 5000.0])
+def test_a_timestamp_that_claims_a_long_gap_is_not_followed(tmp_path, late):
+    path = make_clip(tmp_path / "c.mkv", [0.0, 1 / 30, late, late + 1 / 30])
+    assert [number(frame) for frame in read_frames(path, 30)] == [0, 1, 2, 3]
+
+
+def test_a_clip_that_claims_days_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "_LONGEST", 3600)
+    path = make_clip(tmp_path / "c.mkv", np.arange(4) * 1700.0)
+    assert len(list(itertools.islice(read_frames(path, 25), 1000))) == 1000, "frames are not gathered"
+    with pytest.raises(EDTalkError, match="claims to be longer"):
+        list(read_frames(path, 1))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts"])
