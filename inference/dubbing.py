@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .contract.errors import EDTalkError
-from .contract.plate import Plate, media_sha256
+from .contract.plate import Plate
 from .face.crop import Crop, crop_from_box
 from .face.framing import cut, cut_at
 from .face.size import SOURCE_SIZE, FaceSize
@@ -51,12 +50,7 @@ def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple
 
     Raises EDTalkError(kind="media") if the footage is missing or is not the one that the shot was made with.
     """
-    if media_sha256(plate.media) != plate.sha256:
-        raise EDTalkError(
-            f"{plate.media} has changed since the shot was made.",
-            "Track the face again, then render again.",
-            "media",
-        )
+    plate.check_media()
     for row, rgb in zip(rows, frames_in_any_order(plate.media, plate.times[list(rows)]), strict=True):
         yield rgb, crop_of(plate.track[row], size)
 

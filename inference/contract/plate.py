@@ -161,6 +161,12 @@ class Plate:
         """(T,) bool: whether a face was detected in the row's frame."""
         return ~np.isnan(self.track[:, 2])
 
+    def check_media(self) -> None:
+        """Raise EDTalkError(kind="media") if the footage is missing or is not the one that the shot was made with."""
+        if media_sha256(self.media) != self.sha256:
+            message = f"{self.media} has changed since the shot was made."
+            raise EDTalkError(message, "Track the face again, then render again.", "media")
+
     def row(self, number: int) -> bytes:
         """Identifies the source of a row: equal bytes for the same crop of the same frame."""
         return np.array([self.times[number], *self.track[number]], "<f8").tobytes()

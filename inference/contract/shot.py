@@ -449,18 +449,26 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
         return Shot(
             bank=_absolute(folder, data["bank"]),
             bank_sha256=str(data["bank_sha256"]),
-            portrait=folder / stored_path(data["portrait"]).name if plate is None else None,
+            portrait=_inside(folder, data["portrait"]) if plate is None else None,
             crop=data["crop"] if plate is None else "auto",
             coefficients=Coefficients(values, tuple(str(name) for name in data["names"]), data["fps"]),
             frames_folder=_absolute(folder, data["frames_folder"]),
             first_frame=int(data["first_frame"]),
             image_format=str(data["image_format"]),
-            sound=folder / stored_path(data["sound"]).name if data.get("sound") else None,
+            sound=_inside(folder, data["sound"]) if data.get("sound") else None,
             plate=dubbed,
             **choices,
         )
     except EDTalkError as error:
         raise EDTalkError(f"{folder / _SHOT} cannot be used. {error.message}", _AGAIN) from error
+
+
+def _inside(folder: Path, name: object) -> Path:
+    """A file of a shot. Only the name of a stored path is used, and a link may not lead out of the shot's folder."""
+    path = folder / stored_path(name).name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise EDTalkError(f"'{path.name}' is a link to a file outside the shot.")
+    return path
 
 
 def _relative(path: Path, folder: Path) -> str:

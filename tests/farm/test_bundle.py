@@ -77,6 +77,20 @@ def test_a_bundle_can_be_moved(make_shot, inputs, tmp_path, direct, capfd):
     assert pictures(tmp_path / "there" / "output" / "frames") == expected
 
 
+def test_a_bundle_takes_only_the_footage_that_the_shot_was_made_with(dub_shot, tmp_path, capfd):
+    """The shot.json of a stranger may name any file as its plate."""
+    shot = dub_shot(3)
+    secret = tmp_path / "secret" / "diary.txt"
+    secret.parent.mkdir()
+    secret.write_text("nobody's business")
+    data = json.loads((shot / "shot.json").read_text())
+    data["plate"]["media"] = str(secret)
+    (shot / "shot.json").write_text(json.dumps(data))
+    assert run("shot", "bundle", shot, "--out", tmp_path / "job") == 2
+    assert "diary.txt has changed since the shot was made" in capfd.readouterr().err
+    assert not (tmp_path / "job").exists()
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_bundle_of_a_dubbed_shot_can_be_moved(dub_shot, tmp_path, direct, monkeypatch, capfd, links):
     shot = dub_shot(8)

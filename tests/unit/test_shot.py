@@ -352,10 +352,30 @@ def test_only_regular_files_of_a_shot_are_read(shot, tmp_path, name):
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()):
         path.unlink()
         make(path)
-        with pytest.raises(EDTalkError, match="could not be read"):
+        with pytest.raises(EDTalkError, match=r"could not be read|outside the shot"):
             Shot.read(tmp_path / "written")
         if path.is_dir():
             path.rmdir()
+
+
+@pytest.mark.parametrize("name", ["portrait", "sound"])
+def test_a_link_does_not_lead_out_of_a_shot(shot, tmp_path, name):
+    """A stranger's shot could otherwise have any file of the user copied into a bundle."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not looked at")
+    written = replace(shot, sound=secret).write(tmp_path / "written")
+    inside = getattr(written, name).with_name("inside")
+    getattr(written, name).rename(inside)
+    for target, refused in ((inside, False), (secret, True), (tmp_path / "written" / ".." / "secret", True)):
+        getattr(written, name).unlink(missing_ok=True)
+        try:
+            getattr(written, name).symlink_to(target)
+        except OSError:
+            pytest.skip("this system allows no links")
+        if refused:
+            assert "is a link to a file outside the shot" in refusal(Shot.read, tmp_path / "written").message
+        else:
+            Shot.read(tmp_path / "written")
 
 
 @pytest.mark.parametrize(
