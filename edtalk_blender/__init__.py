@@ -30,6 +30,7 @@ MODULES = (
     "animation.emotion_operators",
     "lipsync.operators",
     "render.operators",
+    "render.arrangement",
     "render.relocation",
     "render.dub",
     "plate.operators",

@@ -89,7 +89,7 @@ def add(
     if plate is not None and face.is_full_frame:
         dubbing.copy_transform(strip, plate, content.size)
     else:
-        strip.transform.scale_x = strip.transform.scale_y = _fit(scene, content.size)
+        strip.transform.scale_x = strip.transform.scale_y = fit(scene, content.size)
     return strip
 
 
@@ -104,9 +104,15 @@ def _outer_channel(strip: bpy.types.Strip) -> int:
     return strip.channel
 
 
-def _fit(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
+def fit(scene: bpy.types.Scene, size: tuple[int, int]) -> float:
     """The scale at which a picture just fits into the frame."""
     return min(scene.render.resolution_x / size[0], scene.render.resolution_y / size[1])
+
+
+def size_of(strip: bpy.types.ImageStrip) -> tuple[int, int]:
+    """Width and height of a face strip's pictures."""
+    width, height = strip[SIZE]
+    return width, height
 
 
 # --- Filling strips
@@ -138,7 +144,7 @@ def _keep_size_in_frame(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, siz
     """Scale a strip whose pictures change their size, so that they look as large as before."""
     before = tuple(strip.get(SIZE) or size)
     if before != size:
-        change = _fit(scene, size) / _fit(scene, before)
+        change = fit(scene, size) / fit(scene, before)
         strip.transform.scale_x *= change
         strip.transform.scale_y *= change
     strip[SIZE] = size

@@ -20,7 +20,7 @@ from ..engine.session import Task
 from ..folders import is_temporary
 from ..plate import compositing, dubbing
 from ..timeline import sequencer
-from . import cache_limit, face_shot, face_strip, relocation
+from . import arrangement, cache_limit, face_shot, face_strip, relocation
 from .face_shot import Plan
 
 _FLUSH = 0.25  # seconds between two updates of a strip
@@ -103,11 +103,14 @@ def render_face(
         plate=sequencer.identity(plate) if plate else "",
         plate_differs=plate is not None and not dubbing.is_frame_by_frame(scene, plate),
     )
-    if not strips:
+    is_new = not strips
+    if is_new:
         below = [*dialogue, plate] if plate else dialogue
         strips = [face_strip.add(scene, face, content, strip_id, below, plate)]
     for strip in strips:
         face_strip.fill(scene, strip, content)
+    if is_new and (faces := arrangement.hiding_each_other(scene, strips[0])):
+        arrangement.arrange(scene, faces)
     if plate is not None:
         sequencer.remember_time(plate, sequencer.time_map(scene, plate))
     elif face.editable:
