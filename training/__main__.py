@@ -23,6 +23,7 @@ COMMANDS = {
     ),
     "close-reader": ("stages.close_reader", "train", "train the reader of mouth and eye windows"),
     "audio2lip": ("stages.audio2lip", "train", "train lip-sync on synthetic speech"),
+    "audio2pose": ("stages.audio2pose", "train", "train head motion on synthetic speech"),
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
     "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
 from inference.contract.config import GeneratorConfig
+from inference.model.audio2pose import PREFIX as AUDIO2POSE_PREFIX
 from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.load import networks_json
 from inference.model.readers.absolute import PREFIX as READER_PREFIX
@@ -29,7 +30,15 @@ from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector,
 
 READING_PREFIX = f"{REFINER_PREFIX}reading."
 RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX = "relative.", "close."
-PARTS = AUDIO_PREFIX, REFINER_PREFIX, INSETS_PREFIX, READER_PREFIX, RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX
+PARTS = (
+    AUDIO_PREFIX,
+    AUDIO2POSE_PREFIX,
+    REFINER_PREFIX,
+    INSETS_PREFIX,
+    READER_PREFIX,
+    RELATIVE_READER_PREFIX,
+    CLOSE_READER_PREFIX,
+)
 ORIGIN = (
     "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
     "and on speech synthesised by espeak-ng from our own sentences."
@@ -79,6 +88,15 @@ def averaged(path: Path) -> dict[str, np.ndarray]:
     return {name: part.numpy() for name, part in state.items() if not name.endswith("num_batches_tracked")}
 
 
+def best_bands(path: Path) -> dict[str, np.ndarray]:
+    """The best weights of each band of Audio2Pose in a checkpoint, or the tensors of a bank (.safetensors)."""
+    if path.suffix == ".safetensors":
+        found = {name: part for name, part in load_file(path).items() if name.startswith(AUDIO2POSE_PREFIX)}
+        return {name.removeprefix(AUDIO2POSE_PREFIX): part for name, part in found.items()}
+    state = torch.load(path, weights_only=True)["best"]
+    return {name.removeprefix("model."): part.numpy() for name, part in state.items() if name.startswith("model.")}
+
+
 def run(args: argparse.Namespace) -> None:
     """Export with the options of `add_options`. Raises SystemExit if a required part is missing."""
     if not args.bank and not (args.generator and args.audio2lip):
@@ -99,6 +117,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.audio2lip:
         put(AUDIO_PREFIX, audio_tensors(args.audio2lip))
+    if args.audio2pose:
+        put(AUDIO2POSE_PREFIX, best_bands(args.audio2pose))
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
         refiner = {name: part for name, part in averaged(args.refiner).items() if not name.startswith("reading.")}
         kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
@@ -129,6 +149,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", type=Path, help="bank from which to take the parts that are not given")
     parser.add_argument("--generator", type=Path, help="checkpoint of the generator stage")
     parser.add_argument("--audio2lip", type=Path, help="checkpoint of the audio2lip stage, or a bank")
+    parser.add_argument("--audio2pose", type=Path, help="checkpoint of the audio2pose stage, or a bank")
     parser.add_argument("--refiner", type=Path, help="checkpoint of the refiner stage, trained with that generator")
     parser.add_argument("--reading", type=Path, help="checkpoint of the reader stage with --framed, for the refiner")
     parser.add_argument("--insets", type=Path, help="checkpoint of the insets stage, trained with that refiner")

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from ..contract.bank import AUDIO_PREFIX, Bank
 from ..contract.errors import EDTalkError
 from .audio2lip import Audio2Lip, Audio2LipConfig
+from .audio2pose import PREFIX as AUDIO2POSE_PREFIX
+from .audio2pose import Audio2Pose, Audio2PoseConfig
 from .decoder import Decoder
 from .encoder import Encoder
 from .insets import PREFIX as INSETS_PREFIX
@@ -34,6 +36,7 @@ from .weights import Weights
 from .winograd import Scratch
 
 AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
+AUDIO2POSE = "audio2pose"
 _RENAMED = {".told.": ".condition."}  # in tensor names of older banks
 _HINT = "Get the bank again."
 T = TypeVar("T")
@@ -95,8 +98,8 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
     """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
-    name: AUDIO2LIP, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind "bank") for tensors that are
-    missing or do not fit the network's configuration.
+    name: AUDIO2LIP, AUDIO2POSE, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind "bank") for
+    tensors that are missing or do not fit the network's configuration.
     """
     config = network_config(bank, name)
     if config is None:
@@ -220,6 +223,16 @@ def audio2lip_config(state: Mapping[str, Any]) -> Audio2LipConfig:
     return Audio2LipConfig(tuple(widths), len(state["mapping.weight"]))
 
 
+def _audio2pose_config(state: Mapping[str, Any]) -> Audio2PoseConfig:
+    steps: list[int] = []
+    while f"bands.{len(steps)}.steps.0.mix" in state:
+        part = f"bands.{len(steps)}.steps."
+        steps.append(len({name.removeprefix(part).split(".")[0] for name in state if name.startswith(part)}))
+    audio = next(len(part) for name, part in state.items() if name.endswith("audio.2.weight"))
+    width = len(state["bands.0.steps.0.first.bias"])
+    return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps))
+
+
 def _reader_config(state: Mapping[str, Any], part: str = "") -> ReaderConfig:
     widths = _widths(state, part + "convs.{}.bias")
     return ReaderConfig(widths, len(state[f"{part}hidden.bias"]), len(state[f"{part}last.bias"]))
@@ -279,6 +292,9 @@ class _Kind:
 
 _KINDS = {
     AUDIO2LIP: _Kind({AUDIO_PREFIX: ""}, Audio2LipConfig, Audio2Lip, audio2lip_config, lambda config: None),
+    AUDIO2POSE: _Kind(
+        {AUDIO2POSE_PREFIX: ""}, Audio2PoseConfig, Audio2Pose, _audio2pose_config, lambda config: None
+    ),
     REFINER: _Kind(
         {REFINER_PREFIX: ""}, RefinerConfig, Refiner, _refiner_config, lambda config: config.coefficients, True
     ),

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.prosody import prosody
+from tests.inference.test_prosody import syllables
 from training.__main__ import COMMANDS
 from training.units import LIP
+from training.voices.gestures import Speech, known_speech
 from training.voices.speech import CURVE_FPS, RATE, Phone, Take
 
 STEPS = 3  # of each phase
@@ -23,6 +26,7 @@ OPTIONS = {
     "insets": "--refiner REFINER --data DISCS --heldout DISCS --size 128 --sources 2 --drivings 2 --critic-from 0.3",
     "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
     "audio2lip": "",
+    "audio2pose": "",
 }
 PHASES = {
     "generator": ("reading", "common-motion", "own-motion"),
@@ -64,6 +68,9 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("training.stages.close_reader.HELD", 16)
     patch.setattr("training.stages.close_reader.FIT_PAIRS", 20)
     patch.setattr("training.stages.audio2lip.POOL", 4)
+    patch.setattr("training.stages.audio2pose.FIRST", 2)
+    patch.setattr("training.stages.audio2pose.HELD_OUT", 2)
+    patch.setattr("training.stages.audio2pose.spoken", speech)
     for name in ("recording", "take"):
         patch.setattr(f"training.stages.audio2lip.{name}", spoken)
 
@@ -78,3 +85,8 @@ def spoken(rng: np.random.Generator, variants: object = None) -> Take:
     samples = 0.1 * rng.standard_normal(2 * RATE).astype(np.float32)
     samples *= np.repeat(curves.any(1), RATE // CURVE_FPS)
     return Take(samples, curves, (Phone("", 0.0, 0.5), Phone("a", 0.5, 1.5), Phone("", 1.5, 2.0)))
+
+
+def speech(rng: np.random.Generator, seconds: float, variants: object = None) -> Speech:
+    """Speech-like sound with accents at random places."""
+    return known_speech(prosody(syllables(seconds, tuple(np.arange(1.0, seconds - 1, 1.5) + rng.uniform(0, 0.5)))))
