@@ -52,13 +52,15 @@ class EDTALK_OT_idle_motion(OnCharacter, bpy.types.Operator):
     frames: EnumProperty(name="Range", description="Frames to key", items=sequencer.RENDER_RANGES, default="AUTO")
     amount: FloatProperty(
         name="Head Motion",
-        description="Scale of the head motion. 0 disables it, 1 is like a listening person",
+        description="Scale of the head motion, usually from 0 to 2. 0 disables it, 1 is like a listening person",
         default=1.0,
         min=0.0,
         soft_max=2.0,
     )
     blinks: BoolProperty(name="Blinks", description="Add a blink every few seconds", default=True)
-    seed: IntProperty(name="Seed", description="Random seed of the motion", min=0)
+    seed: IntProperty(
+        name="Seed", description="Number that selects the random motion. Another number gives another motion", min=0
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj, scene = character.active(context), compat.sequencer_scene(context)

@@ -75,7 +75,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
     )
     strength: FloatProperty(
         name="Strength",
-        description="Scale of the captured motion: 1 as recorded, below 1 weaker, above 1 stronger",
+        description="Scale of the captured motion, usually from 0 to 2. 1 is as recorded",
         default=1.0,
         soft_min=0.0,
         soft_max=2.0,

@@ -57,7 +57,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
     rest_frame: IntProperty(name="Frame", description="Scene frame at which the recorded face has a neutral expression")
     gain: FloatProperty(
         name="Gain",
-        description="Scale of the captured motion: 1 as recorded, below 1 weaker, above 1 stronger",
+        description="Scale of the captured motion, usually from 0 to 2. 1 is as recorded",
         default=1.0,
         min=0.0,
         soft_max=2.0,
@@ -110,8 +110,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     which: IntProperty(
         name="Face Number",
-        description="Face to use if there are several, counted from the left (negative: from the right). 0 expects a "
-        "single face",
+        description="Number of the face to use if there are several, counted from the left (negative: from the right). "
+        "0 expects a single face",
         min=-20,
         max=20,
     )

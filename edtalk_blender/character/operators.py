@@ -34,7 +34,9 @@ class PortraitChooser(ImportHelper):
         default="THUMBNAIL",
         options={"HIDDEN", "SKIP_SAVE"},
     )
-    filepath: StringProperty(name="Portrait", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(
+        name="Portrait", description="Image file of a face", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
 
 
 # --- Adding
@@ -164,7 +166,9 @@ class EDTALK_OT_set_bank(OnCharacter, ImportHelper, bpy.types.Operator):
 
     filename_ext = ".safetensors"
     filter_glob: StringProperty(default="*.safetensors", options={"HIDDEN"})
-    filepath: StringProperty(name="Bank", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(
+        name="Bank", description="File of the bank (.safetensors)", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
     starter: BoolProperty(
         name="Starter Bank", description="Use the bank that is included in the extension", options={"SKIP_SAVE"}
     )

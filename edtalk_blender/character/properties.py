@@ -50,7 +50,7 @@ class BankState(bpy.types.PropertyGroup):
 
     strength: FloatProperty(
         name="Strength",
-        description="Strength of this bank: 0 is the rest pose, 1 is as animated, higher values exaggerate",
+        description="Strength of this bank, from 0 to 10. 0 is the rest pose, 1 is as animated, more exaggerates",
         default=1.0,
         min=sliders.STRENGTH_LIMITS[0],
         soft_max=2.0,
@@ -75,7 +75,7 @@ class BankState(bpy.types.PropertyGroup):
 class Character(bpy.types.PropertyGroup):
     """A talking face on an object."""
 
-    is_character: BoolProperty(name="Is Character", override=OVERRIDABLE)
+    is_character: BoolProperty(name="Is Character", description="The object is a talking face", override=OVERRIDABLE)
     uid: StringProperty(name="Identifier", description="Unique identifier of the character", override=OVERRIDABLE)
 
     portrait_image: PointerProperty(
@@ -173,13 +173,18 @@ class Character(bpy.types.PropertyGroup):
     )
     which: IntProperty(
         name="Face Number",
-        description="Face to use in a movie that shows several, counted from the left (negative: from the right). "
-        "0 if there is only one",
+        description="Number of the face in a movie that shows several, counted from the left (negative: from the "
+        "right). 0 if there is only one",
         min=-20,
         max=20,
         override=OVERRIDABLE,
     )
-    banks: CollectionProperty(type=BankState, name="Banks", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})
+    banks: CollectionProperty(
+        type=BankState,
+        name="Banks",
+        description="Strength, mute and solo of each bank",
+        override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"},
+    )
     rest: StringProperty(
         name="Rest Pose",
         description="Slider values at which the portrait is rendered unchanged (JSON)",

@@ -39,8 +39,8 @@ class SliderName(bpy.types.PropertyGroup):
     """Proposed name and range of one slider. `name` is its current name."""
 
     new_name: StringProperty(name="Name", description="New name of the slider")
-    soft_min: FloatProperty(name="Min", description="Lower end of the slider's range", default=-5.0)
-    soft_max: FloatProperty(name="Max", description="Upper end of the slider's range", default=5.0)
+    soft_min: FloatProperty(name="Min", description="Lower end of the slider's range, in slider units", default=-5.0)
+    soft_max: FloatProperty(name="Max", description="Upper end of the slider's range, in slider units", default=5.0)
     region: StringProperty(name="Region", description="Part of the face with most of the slider's motion")
     turn: FloatProperty(name="Turn", description="Slider value per degree of head rotation, for head sliders")
 
@@ -48,8 +48,8 @@ class SliderName(bpy.types.PropertyGroup):
 class Naming(bpy.types.PropertyGroup):
     """Proposals for a character's sliders."""
 
-    sliders: CollectionProperty(type=SliderName, name="Sliders")
-    active: IntProperty(name="Active Slider")
+    sliders: CollectionProperty(type=SliderName, name="Sliders", description="Sliders and their proposed names")
+    active: IntProperty(name="Active Slider", description="Number of the selected slider, from 0")
 
 
 def numbered(bank: Bank) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class ShapeLink(bpy.types.PropertyGroup):
     )
     gain: FloatProperty(
         name="Gain",
-        description="Change of the shape key for a slider value of 1 above rest",
+        description="Change of the shape key per slider unit above rest. A shape key usually ranges from 0 to 1",
         default=1.0,
         soft_min=-2.0,
         soft_max=2.0,
@@ -73,7 +73,7 @@ class ShapeLink(bpy.types.PropertyGroup):
     )
     offset: FloatProperty(
         name="Offset",
-        description="Value of the shape key when the slider is at rest",
+        description="Value of the shape key when the slider is at rest, usually from 0 to 1",
         default=0.0,
         soft_min=-1.0,
         soft_max=1.0,
@@ -93,8 +93,13 @@ class ShapeRig(bpy.types.PropertyGroup):
         update=_rig_changed,
         override=OVERRIDABLE,
     )
-    links: CollectionProperty(type=ShapeLink, name="Links", override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"})
-    active: IntProperty(name="Active Link", override=OVERRIDABLE)
+    links: CollectionProperty(
+        type=ShapeLink,
+        name="Links",
+        description="Shape keys and the sliders that drive them",
+        override={"LIBRARY_OVERRIDABLE", "USE_INSERTION"},
+    )
+    active: IntProperty(name="Active Link", description="Number of the selected link, from 0", override=OVERRIDABLE)
     driven_by: StringProperty(
         name="Driven By", description="Signature of the drivers' formulas. Empty: no drivers", override=OVERRIDABLE
     )
