@@ -27,6 +27,7 @@ MODULES = (
     "preferences",
     "character.operators",
     "animation.pose_operators",
+    "animation.emotion_pictures",
     "animation.emotion_operators",
     "lipsync.operators",
     "render.operators",
@@ -55,6 +56,7 @@ MODULES = (
     "panels.capture",
     "panels.plate",
     "panels.menus",
+    "shortcuts",
     "cli",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
+from . import shortcuts
 from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.engine import State
@@ -135,6 +136,10 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "python")
         if session.find_engine().origin == "installed":
             self._draw_installation(layout)
+        header, body = layout.panel("edtalk_shortcuts", default_closed=True)
+        header.label(text="Shortcuts")
+        if body is not None:
+            shortcuts.draw(body, context)
 
     def _draw_engine(self, box: bpy.types.UILayout) -> None:
         status.draw_engine(box.column(align=True))

@@ -60,6 +60,9 @@ class Layout:
         assert hasattr(where, collection)
         self.prop(data, name)
 
+    def template_icon_view(self, data, name: str, **_options) -> None:
+        self.prop(data, name)
+
     def template_list(self, kind: str, _name: str, data, items: str, _owner, _active: str, **_options) -> None:
         assert hasattr(bpy.types, kind)
         self.drawn.append(("list", items))

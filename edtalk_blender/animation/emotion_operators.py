@@ -20,16 +20,11 @@ from ...inference.contract.mixing import EXPRESSION
 from .. import compat
 from ..character import character, files, sliders
 from ..character.operators import OnCharacter
-from . import keys, presets, sampling
-
-_items: list[tuple[str, str, str]] = []  # Blender holds no reference to the strings of a dynamic enum
+from . import emotion_pictures, keys, presets, sampling
 
 
-def _emotion_items(_operator: bpy.types.Operator, context: bpy.types.Context) -> list[tuple[str, str, str]]:
-    obj = character.active(context) if context else None
-    names = [NEUTRAL, *(sliders.emotions(obj) if obj else ())]
-    _items[:] = [(name, sliders.title(name), "") for name in names]
-    return _items
+def _emotion_items(_operator: bpy.types.Operator, context: bpy.types.Context | None) -> list[emotion_pictures.EnumItem]:
+    return emotion_pictures.items(character.active(context) if context else None)
 
 
 class ForEmotion(OnCharacter):
@@ -44,6 +39,11 @@ class ForEmotion(OnCharacter):
         except EDTalkError as error:  # the bank cannot be read
             return error.message.removesuffix(".")
         return "" if known else "This bank has no emotions. Save one from the current pose first"
+
+    def choose(self, context: bpy.types.Context) -> None:
+        """Without an emotion from the caller, use the one that was used last."""
+        if not self.properties.is_property_set("emotion"):  # type: ignore[attr-defined]
+            self.emotion = emotion_pictures.chosen(character.active(context))
 
     def targets(self, obj: bpy.types.Object) -> dict[str, float]:
         """Values by emotion: `strength` for the chosen one, 0 for all others. Raises EDTalkError if it is unknown."""
@@ -66,7 +66,7 @@ class EDTALK_OT_emotion_key(ForEmotion, bpy.types.Operator):
     bl_label = "Key Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: EnumProperty(name="Emotion", description="Emotion to key", items=_emotion_items)
+    emotion: EnumProperty(name="Emotion", description="Emotion to key", items=_emotion_items, options={"SKIP_SAVE"})
     strength: FloatProperty(
         name="Strength",
         description="Strength of the emotion, from 0 to 1.5. 1 is the full emotion",
@@ -77,10 +77,13 @@ class EDTALK_OT_emotion_key(ForEmotion, bpy.types.Operator):
     )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
+        self.choose(context)
         obj = character.active(context)
         targets = self.targets(obj)
         keys.insert_keys(obj, targets, context.scene.frame_current_final)
         _set_sliders(obj, targets)
+        obj.edtalk.last_emotion = self.emotion
+        self.report({"INFO"}, f"{obj.name}: {sliders.title(self.emotion)} at frame {context.scene.frame_current}")
         return None
 
 
@@ -91,7 +94,12 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
     bl_label = "Change Emotion"
     bl_options = {"REGISTER", "UNDO"}
 
-    emotion: EnumProperty(name="To", description="Emotion at the end of the transition", items=_emotion_items)
+    emotion: EnumProperty(
+        name="To",
+        description="Emotion at the end of the transition",
+        items=_emotion_items,
+        options={"SKIP_SAVE"},
+    )
     strength: FloatProperty(
         name="Strength",
         description="Strength of the new emotion, from 0 to 1.5. 1 is the full emotion",
@@ -136,10 +144,13 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
     hold: BoolProperty(name="Hard Cut", description="Change from one frame to the next, without a transition")
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self)
+        self.choose(context)
+        title = f"{self.bl_label}: {character.active(context).name}"
+        return context.window_manager.invoke_props_dialog(self, title=title)
 
     def draw(self, _context: bpy.types.Context) -> None:
         layout = self.layout
+        layout.template_icon_view(self, "emotion", show_labels=True, scale=5.0, scale_popup=5.0)
         layout.use_property_split = True
         layout.prop(self, "emotion")
         layout.prop(self, "strength")
@@ -152,6 +163,7 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
         column.prop(self, "easing")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
+        self.choose(context)
         obj, scene = character.active(context), context.scene
         targets = self.targets(obj)
         at = scene.frame_current if self.at == "FRAME" else self._nearest_cut(context)
@@ -171,7 +183,8 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
             easing="AUTO" if self.hold or self.easing == "LINEAR" else self.easing,
         )
         _set_sliders(obj, sampling.sliders_at(obj, list(targets), scene.frame_current))
-        self.report({"INFO"}, f"{sliders.title(self.emotion)} from frame {end}")
+        obj.edtalk.last_emotion = self.emotion
+        self.report({"INFO"}, f"{obj.name}: {sliders.title(self.emotion)} from frame {end}")
         return None
 
     def _nearest_cut(self, context: bpy.types.Context) -> int:
@@ -367,13 +380,4 @@ CLASSES = (
     EDTALK_OT_import_emotions,
 )
 
-register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
-
-
-def register() -> None:
-    register_classes()
-
-
-def unregister() -> None:
-    unregister_classes()
-    _items.clear()
+register, unregister = bpy.utils.register_classes_factory(CLASSES)

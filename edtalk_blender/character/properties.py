@@ -201,6 +201,12 @@ class Character(bpy.types.PropertyGroup):
         override=OVERRIDABLE,
     )
 
+    last_emotion: StringProperty(
+        name="Last Emotion",
+        description="Emotion that Key Emotion and Change Emotion use next",
+        override=OVERRIDABLE,
+    )
+
     action: PointerProperty(
         type=bpy.types.Action,
         name="Dialogue Action",

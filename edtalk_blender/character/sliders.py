@@ -19,6 +19,7 @@ from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION, bank_strengths, final_rows
 from ...inference.contract.parsing import MALFORMED, finite, parse_json
 from . import files
+from .slider_tips import emotion_tip, slider_tip
 
 BANK_TITLES = {"lip": "Mouth", "pose": "Head", "exp": "Expression"}
 EMOTION_GROUP = "Emotion"
@@ -54,13 +55,12 @@ def setup_channels(obj: bpy.types.Object, rest: Mapping[str, float] | None = Non
         name, value = entry.name, after[entry.name]
         if name not in group or group[name] == before.get(name):
             group[name] = value
-        text = f"{title(name)}. 1.0 is {entry.unit}" if entry.unit else title(name)
+        text = slider_tip(entry, title(name))
         _describe(group, name, COEFFICIENT_LIMITS, (entry.soft_min, entry.soft_max), value, text)
     for name in emotion_names:
         if name not in group:
             group[name] = 0.0
-        text = f"Strength of the emotion '{name}' (0 to 1)"
-        _describe(group, name, EMOTION_LIMITS, (0.0, 1.0), 0.0, text)
+        _describe(group, name, EMOTION_LIMITS, (0.0, 1.0), 0.0, emotion_tip(name))
     for name in (*after, *emotion_names):
         group.property_overridable_library_set(f'["{bpy.utils.escape_identifier(name)}"]', True)
     _setup_bank_states(group, bank)

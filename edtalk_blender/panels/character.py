@@ -10,7 +10,7 @@ import bpy
 
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.mixing import EXPRESSION
-from ..animation import emotion_operators, hidden
+from ..animation import emotion_operators, emotion_pictures, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from ..timeline.operators import draw_scenes
@@ -200,7 +200,12 @@ class EmotionSliders(OfCharacter):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, obj = self.layout, character.active(context)
+        layout.template_icon_view(
+            context.window_manager, "edtalk_emotion", show_labels=True, scale=4.0, scale_popup=5.0
+        )
+        layout.label(text=sliders.title(emotion_pictures.chosen(obj)))
         row = layout.row(align=True)
+        row.operator_context = "INVOKE_DEFAULT"
         row.operator("edtalk.emotion_key", icon="KEY_HLT")
         row.operator("edtalk.emotion_change", icon="IPO_EASE_IN_OUT")
         own = sliders.own_presets(obj)

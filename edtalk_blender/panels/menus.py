@@ -13,14 +13,17 @@ class EDTALK_MT_strip(bpy.types.Menu):
     def draw(self, _context: bpy.types.Context) -> None:
         layout = self.layout
         layout.operator_context = "INVOKE_DEFAULT"
+        layout.operator("edtalk.emotion_change")
+        layout.operator("edtalk.emotion_key")
+        layout.separator()
         layout.operator("edtalk.lip_sync")
         layout.operator("edtalk.render_face")
         layout.operator("edtalk.resync")
         layout.separator()
         layout.operator("edtalk.capture")
         layout.operator("edtalk.match_face")
+        layout.operator("edtalk.dub_movie")
         layout.separator()
-        layout.operator("edtalk.emotion_change")
         layout.operator("edtalk.idle_motion")
         layout.separator()
         layout.operator("edtalk.export_movie")

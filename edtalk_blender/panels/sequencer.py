@@ -8,6 +8,7 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
+from ..render import dub
 from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
 from ..workspace import operators as workspace
@@ -52,6 +53,8 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         if not known:
             layout.operator_context = "INVOKE_DEFAULT"
             layout.operator("edtalk.add_character", icon="ADD")
+            if dub.target_movies(context):
+                layout.operator("edtalk.dub_movie", icon="FILE_MOVIE")
             return
         if not compat.strips(scene) and not any(obj.name in scene.objects for obj in known):
             draw_note(layout, f"The characters are not in the scene '{scene.name}'.")
@@ -67,6 +70,8 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         column.operator("edtalk.lip_sync", text=text, icon="SOUND").which = "SELECTED"
         if any(sequencer.is_dialogue(strip) for strip in compat.strips(scene)):
             column.operator("edtalk.lip_sync", text="Lip Sync All Dialogue").which = "LINKED"
+        if dub.target_movies(context):
+            column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
 
     def _draw_speaker(
         self, layout: bpy.types.UILayout, context: bpy.types.Context, sounds: list[bpy.types.SoundStrip]
