@@ -8,7 +8,6 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 from . import shortcuts
 from .engine import engine, lock, session
 from .engine import operators as buttons
-from .engine.engine import State
 from .engine.session import PACKAGE, Preferred
 from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
 
@@ -45,7 +44,7 @@ _OFFERED = [item for item in BACKENDS if item[0] in ("auto", *lock.offered(sessi
 
 def _engine_changed(_preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
     session.restart()
-    session.forget_engine()
+    session.check_engine()
 
 
 def _tab_changed(preferences: EDTalkPreferences, _context: bpy.types.Context) -> None:
@@ -61,7 +60,8 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
 
     python: StringProperty(
         name="Python",
-        description="Python interpreter or environment folder that runs the engine. Empty: the installed engine",
+        description="Python interpreter or environment folder that runs the engine. It needs Python 3.11 or newer and "
+        "the engine's packages, such as PyTorch, which are checked. Empty: the installed engine",
         subtype="FILE_PATH",
         update=_engine_changed,
     )
@@ -144,20 +144,17 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
     def _draw_engine(self, box: bpy.types.UILayout) -> None:
         status.draw_engine(box.column(align=True))
         found = session.find_engine()
-        row = box.row(align=True)
-        if found.state is State.MISSING:
-            if found.origin != "installed":  # otherwise `draw_engine` has these buttons
-                row.operator("edtalk.install_engine", icon="IMPORT")
-                row.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
-        else:
+        if found.versions:
+            box.label(text=found.versions, icon="BLANK1")
+        if found.usable and found.origin == "installed":
+            row = box.row(align=True)
             row.operator("edtalk.repair_engine", icon="FILE_REFRESH")
             row.operator("edtalk.install_engine_from_folder", text="Repair from Folder", icon="FILE_FOLDER")
             row.operator("edtalk.uninstall_engine", icon="TRASH")
         row = box.row(align=True)
-        row.operator("edtalk.restart_engine", icon="PLAY")
+        if found.usable:
+            row.operator("edtalk.restart_engine", icon="PLAY")
         row.operator("edtalk.copy_report", icon="COPYDOWN")
-        if not bpy.app.online_access and buttons.installation() is None and not found.usable:
-            box.label(text="Online access is disabled in Preferences > System.", icon="INFO")
 
     def _draw_installation(self, layout: bpy.types.UILayout) -> None:
         column = layout.column()
@@ -168,8 +165,10 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "torch_index")
         column = layout.column(align=True)
         found = buttons.suitable_backend() if self.backend == "auto" else None
-        column.label(text=found[1] if found else "", icon="INFO")
-        column.label(text=buttons.planned() or "Looking for a graphics card...", icon="BLANK1")
+        if found:
+            column.label(text=found[1], icon="INFO")
+        if session.find_engine().usable:  # otherwise `status.draw_engine` says it
+            column.label(text=buttons.planned() or "Looking for a graphics card...", icon="BLANK1")
         kept = engine.downloaded(session.user_folder())
         if kept:
             row = layout.row(align=True)

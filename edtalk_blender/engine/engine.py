@@ -18,15 +18,17 @@ import hashlib
 import itertools
 import os
 import platform
+import re
 import shutil
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...inference.contract.errors import EDTalkError
 from . import lock
+from .check import Finding
 
 VARIABLE = "EDTALK_WORKER_PYTHON"
 FOLDER, DOWNLOADS, INSTALLER = "engine", "downloads", "installer"  # in the extension's own folder
@@ -145,7 +147,29 @@ def _environment(root: Path, folder: Path, origin: str, repair: str) -> Engine:
     hash, *files = stamp.replace(" - ", " ").split() or [""]  # sha256sum writes the dash
     if not files or lock.hash_of(root, files) != hash:
         return found(State.OUTDATED, "The engine was installed for another version of this extension.")
-    return Engine(State.READY, root, python, origin=origin, made_from=files[0])
+    return Engine(State.READY, root, python, origin=origin, made_from=files[0], versions=_locked(root, files[0]))
+
+
+def _locked(root: Path, file: str) -> str:
+    """The versions that a lock file gives, for the user."""
+    python = re.search(r"-py(\d)(\d+)\.txt$", file)
+    with contextlib.suppress(EDTalkError):
+        found = {package.name: package.version for package in lock.parse(root, Path(file))}
+        shown = ", ".join(f"{name} {found[name]}" for name in ("torch", "numpy") if name in found)
+        return f"Python {python[1]}.{python[2]}, {shown}" if python and shown else shown
+    return ""
+
+
+def checked(engine: Engine, finding: Finding | None) -> Engine:
+    """A chosen engine after the check of its packages. finding: None while they are being checked."""
+    if finding is None:
+        return replace(engine, state=State.UNCHECKED)
+    if not finding.problem:
+        return replace(engine, versions=finding.versions)
+    where = "in the preferences" if engine.origin == "preferences" else f"by {engine.origin}"
+    reason = f"The Python set {where}, {engine.python}, cannot run the engine: {finding.problem}."
+    hint = "Choose another Python, or clear the setting to use the installed engine."
+    return replace(engine, state=State.BROKEN, reason=reason, hint=hint, versions=finding.versions)
 
 
 def _home(folder: Path) -> Path | None:

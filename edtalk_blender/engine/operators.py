@@ -60,7 +60,15 @@ def _watch() -> float | None:
 def _report(error: EDTalkError) -> None:
     """Show an error. If the index has no CPU build of torch, offer the CUDA build, which runs on the CPU too."""
     if error.kind == "torch" and "cuda" in lock.offered(session.ROOT):
-        session.report(error, fix="edtalk.install_engine", label="Install for CUDA", options={"backend": "cuda"})
+        size = lock.read(session.ROOT, "cuda").size
+        message = "The package index has no build of PyTorch for the CPU alone."
+        hint = (
+            "Install the build for NVIDIA graphics cards, which also runs on the CPU but is larger. Or enter an index \
+that has the smaller one under PyTorch Index in the extension's preferences."
+        )
+        error = EDTalkError(message, hint, "torch")
+        label = f"Install for CUDA ({size / 1e9:.1f} GB)"
+        session.report(error, fix="edtalk.install_engine", label=label, options={"backend": "cuda"})
     else:
         session.report(error)
 
@@ -126,7 +134,7 @@ class _Installer(BaseOperator):
         if _state.installation is not None:
             return "The engine is being installed"
         if not bpy.app.online_access:
-            return "Online access is disabled: allow it in Preferences > System, or install from a folder"
+            return "Online access is off: press Allow Online Access, or install from a folder"
         if not session.blocking() and not planned():
             return "Detecting the graphics card"
         return ""
@@ -215,6 +223,62 @@ class EDTALK_OT_repair_engine(_Installer, bpy.types.Operator):
         return super().disabled_reason(context)
 
 
+class EDTALK_OT_allow_online_access(BaseOperator, bpy.types.Operator):
+    """Turn on Allow Online Access in Blender's preferences, so that the engine can be downloaded"""
+
+    bl_idname = "edtalk.allow_online_access"
+    bl_label = "Allow Online Access"
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        if bpy.app.online_access:
+            return "Online access is on"
+        return "Blender was started with --offline-mode" if bpy.app.online_access_override else ""
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        return context.window_manager.invoke_confirm(
+            self,
+            event,
+            title=self.bl_label,
+            message="Blender and all its extensions may then use the network. "
+            "You can turn it off in Preferences > System > Network.",
+            confirm_text="Allow",
+            icon="QUESTION",
+        )
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        context.preferences.system.use_online_access = True
+        session.dismiss()
+        session.redraw()
+        return None
+
+
+class EDTALK_OT_use_installed_engine(BaseOperator, bpy.types.Operator):
+    """Clear Python in the extension's preferences, so that the installed engine is used"""
+
+    bl_idname = "edtalk.use_installed_engine"
+    bl_label = "Use Installed Engine"
+
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        return "" if session.preferred().python else "No other Python is set in the preferences"
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        context.preferences.addons[session.PACKAGE].preferences.python = ""
+        return None
+
+
+class EDTALK_OT_show_preferences(BaseOperator, bpy.types.Operator):
+    """Show the extension's preferences"""
+
+    bl_idname = "edtalk.show_preferences"
+    bl_label = "EDTalk Preferences"
+
+    def run(self, context: bpy.types.Context) -> set[str] | None:
+        bpy.ops.preferences.addon_show(module=session.PACKAGE)
+        return None
+
+
 class EDTALK_OT_cancel_installation(BaseOperator, bpy.types.Operator):
     """Stop installing the engine"""
 
@@ -282,6 +346,7 @@ class EDTALK_OT_restart_engine(BaseOperator, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         session.restart()
+        session.check_engine()
         session.client().start()
         session.keep_ticking()
         return None
@@ -370,6 +435,9 @@ CLASSES = (
     EDTALK_OT_install_engine,
     EDTALK_OT_install_engine_from_folder,
     EDTALK_OT_repair_engine,
+    EDTALK_OT_allow_online_access,
+    EDTALK_OT_use_installed_engine,
+    EDTALK_OT_show_preferences,
     EDTALK_OT_cancel_installation,
     EDTALK_OT_remove_downloads,
     EDTALK_OT_uninstall_engine,

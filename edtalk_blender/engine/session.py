@@ -25,6 +25,7 @@ from ...inference.contract.answers import Answer
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.requests import Request
 from . import engine
+from .check import Checks
 from .client import Client, Job, State
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 _REDRAW = 0.2  # seconds between two redraws for progress
 _FIND_AGAIN = 3.0  # seconds for which the result of `engine.find` is cached
+_CHECK_AGAIN = 0.5  # seconds after which it is looked up again while a chosen Python is being checked
 _RELEASE_AFTER, _END_AFTER = 300.0, 1800.0  # idle seconds until the engine frees its memory, and until it is ended
 
 _numbers = itertools.count(1)
@@ -200,13 +202,15 @@ class Preferred:
 class _State:
     """The state of the session.
 
-    client: made with the first request. found: when the engine was looked up, and the result. held: reasons for which
+    client: made with the first request. found: when the engine was looked up, and the result. checks: of Pythons that
+    the user chose. held: reasons for which
     no results are applied. undo_name: of the undo step to push. redrawn, worked: when panels were last redrawn for
     progress, and the engine last had work. released: whether an idle engine has freed its memory.
     """
 
     client: Client | None = None
     found: tuple[float, engine.Engine | None] = (0.0, None)
+    checks: Checks = field(default_factory=Checks)
     held: set[str] = field(default_factory=set)
     undo_name: str = ""
     redrawn: float = 0.0
@@ -241,6 +245,10 @@ def find_engine() -> engine.Engine:
     when, found = _state.found
     if found is None or time.monotonic() - when > _FIND_AGAIN:
         found = engine.find(ROOT, user_folder(), preferred().python)
+        if found.chosen and found.usable and found.python and not blocking():  # a script sees the worker's own error
+            found = engine.checked(found, _state.checks.of(found.python))
+            if found.state is engine.State.UNCHECKED and not bpy.app.timers.is_registered(forget_engine):
+                bpy.app.timers.register(forget_engine, first_interval=_CHECK_AGAIN)
         _state.found = time.monotonic(), found
     return found
 
@@ -249,6 +257,12 @@ def forget_engine() -> None:
     """Look up the engine again: it was installed, removed or chosen."""
     _state.found = 0.0, None
     redraw()
+
+
+def check_engine() -> None:
+    """Look up the engine and check its packages again: the user chose or changed it."""
+    _state.checks.forget()
+    forget_engine()
 
 
 def user_folder() -> Path:
@@ -426,6 +440,7 @@ def release_all() -> None:
 
 _FIXES = {
     "engine": ("edtalk.install_engine", "Install Engine"),
+    "offline": ("edtalk.allow_online_access", "Allow Online Access"),
     "version": ("edtalk.repair_engine", "Repair Engine"),
     "start": ("edtalk.repair_engine", "Repair Engine"),
     "garbage": ("edtalk.repair_engine", "Repair Engine"),
@@ -484,7 +499,8 @@ def restart() -> None:
 
 
 def unregister() -> None:
-    if bpy.app.timers.is_registered(_tick):
-        bpy.app.timers.unregister(_tick)
+    for timer in (_tick, forget_engine):
+        if bpy.app.timers.is_registered(timer):
+            bpy.app.timers.unregister(timer)
     restart()
     _state.held.clear()

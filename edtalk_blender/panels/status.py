@@ -7,6 +7,8 @@ import bpy
 from ..engine import operators as buttons
 from ..engine import session
 from ..engine.client import State
+from ..engine.engine import Engine
+from ..engine.engine import State as Found
 from .messages import CATEGORY, draw_lines, draw_problem
 
 _STATE_ICONS = {
@@ -38,15 +40,17 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         row.operator("edtalk.cancel_installation", text="", icon="X")
         return
     found, client = session.find_engine(), session.current_client()
+    if found.state is Found.UNCHECKED:
+        layout.label(text="Checking the chosen Python...", icon="SORTTIME")
+        return
     if not found.usable:
-        fix = "edtalk.install_engine" if found.origin == "installed" else ""
-        draw_problem(layout, f"{found.reason} {found.hint}", fix, "Install Engine")
-        if fix:
-            layout.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
+        _draw_unusable(layout, found)
         return
     state = client.state if client else State.STOPPED
     if state is State.FAILED:
-        draw_problem(layout, str(client.failure), "edtalk.restart_engine", "Restart Engine")
+        damaged = found.origin == "installed" and client.failure.kind in ("start", "version", "garbage")
+        fix = ("edtalk.repair_engine", "Repair Engine") if damaged else ("edtalk.restart_engine", "Restart Engine")
+        draw_problem(layout, str(client.failure), *fix)
         return
     device = f" on {client.hello.device_name}" if client and client.hello else ""
     text = "Engine ready" if state in (State.STOPPED, State.READY, State.BUSY) else f"Engine {state.value}"
@@ -58,6 +62,34 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         row.operator("edtalk.free_memory", text="", icon="X")
     if found.reason:  # usable, but out of date
         draw_problem(layout, found.reason, "edtalk.repair_engine", "Repair Engine")
+
+
+def _draw_unusable(layout: bpy.types.UILayout, found: Engine) -> None:
+    """Draw why the engine cannot be used, with the buttons that fix it."""
+    if found.chosen:
+        here = bpy.context.area is not None and bpy.context.area.type == "PREFERENCES"
+        fix = "" if here else "edtalk.show_preferences"
+        draw_problem(layout, f"{found.reason} {found.hint}", fix, "EDTalk Preferences")
+        if found.origin == "preferences":
+            layout.operator("edtalk.use_installed_engine", icon="LOOP_BACK")
+        return
+    if found.origin != "installed":  # a checkout of the repository
+        draw_problem(layout, f"{found.reason} {found.hint}", "", "")
+        return
+    box = layout.box().column(align=True)
+    missing = found.state is Found.MISSING
+    reason = "The engine, which renders the faces, is not installed." if missing else found.reason
+    draw_lines(box, reason, "INFO" if missing else "ERROR")
+    draw_lines(box, buttons.planned() or "Looking for a graphics card...")
+    if not bpy.app.online_access:
+        draw_lines(box, "The download needs online access, which is off in Blender's preferences.")
+        box.operator("edtalk.allow_online_access", icon="INTERNET")
+    box.operator_context = "INVOKE_DEFAULT"
+    if missing:
+        box.operator("edtalk.install_engine", icon="IMPORT")
+    else:
+        box.operator("edtalk.repair_engine", icon="FILE_REFRESH")
+    box.operator("edtalk.install_engine_from_folder", icon="FILE_FOLDER")
 
 
 def _draw_tasks(layout: bpy.types.UILayout) -> None:

@@ -1,5 +1,6 @@
 """Installing the engine from Blender: the proposed backend, the announced sizes, the replacement of the old engine."""
 
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -183,3 +184,96 @@ def test_memory_is_shown_and_freed_by_the_button_and_before_renders_if_enabled(
         preferences.yields = False
         session.release("render")
     assert requests == ["release"] * 2
+
+
+def unusable(package, user, **facts):
+    engine = package.engine.engine
+    facts = {"state": engine.State.MISSING, "root": user, "reason": "The engine is not installed.", "hint": "x"} | facts
+    return engine.Engine(**facts)
+
+
+def drawn_engine(package, monkeypatch, found) -> Layout:
+    monkeypatch.setattr(package.engine.session, "find_engine", lambda: found)
+    layout = Layout()
+    package.panels.status.draw_engine(layout)
+    return layout
+
+
+def test_without_online_access_the_panel_offers_to_allow_it(package, buttons, user, monkeypatch):
+    monkeypatch.setattr(buttons, "planned", lambda backend="": "For the CPU: downloads 0.5 GB.")
+    layout = drawn_engine(package, monkeypatch, unusable(package, user))
+    assert "edtalk.allow_online_access" in layout.texts("operator")
+    text = " ".join(layout.texts("label"))
+    assert "downloads 0.5 GB" in text
+    assert "online access, which is off" in text
+    assert "in the extension's preferences" not in text, "the same text stands in the preferences"
+    assert not bpy.app.online_access
+    try:
+        assert bpy.ops.edtalk.allow_online_access("EXEC_DEFAULT") == {"FINISHED"}
+        assert bpy.app.online_access
+        assert not bpy.ops.edtalk.allow_online_access.poll()
+        layout = drawn_engine(package, monkeypatch, unusable(package, user))
+        assert "edtalk.allow_online_access" not in layout.texts("operator")
+        assert bpy.ops.edtalk.install_engine.poll()
+    finally:
+        bpy.context.preferences.system.use_online_access = False
+
+
+def test_a_broken_engine_is_repaired_and_a_missing_one_installed(package, buttons, user, monkeypatch):
+    engine = package.engine.engine
+    monkeypatch.setattr(buttons, "planned", lambda backend="": "")
+    broken = unusable(package, user, state=engine.State.BROKEN, reason="The Python that it uses was removed.")
+    operators = drawn_engine(package, monkeypatch, broken).texts("operator")
+    assert "edtalk.repair_engine" in operators
+    assert "edtalk.install_engine" not in operators
+    operators = drawn_engine(package, monkeypatch, unusable(package, user)).texts("operator")
+    assert "edtalk.install_engine" in operators
+    assert "edtalk.repair_engine" not in operators
+
+
+def test_a_chosen_python_gets_a_tick_only_after_its_packages_were_imported(package, buttons, user, monkeypatch):
+    session, check, preferences = package.engine.session, package.engine.check, package.preferences.preferences()
+    answered = threading.Event()
+    findings = [check.Finding("it has no torch", "Python 3.11.7"), check.Finding("", "Python 3.11.7, torch 2.13.0")]
+
+    def examine(python):
+        assert answered.wait(PATIENCE)
+        return findings.pop(0)
+
+    def shown() -> Layout:
+        session.forget_engine()
+        layout = Layout()
+        package.panels.status.draw_engine(layout)
+        return layout
+
+    def wait() -> None:
+        answered.set()
+        for result in session._state.checks._found.values():
+            result.result(PATIENCE)
+
+    monkeypatch.setattr(check, "examine", examine)
+    monkeypatch.setattr(session, "blocking", lambda: False)
+    try:
+        preferences.python = sys.executable
+        assert shown().texts("label") == ["Checking the chosen Python..."]
+        wait()
+        layout = shown()
+        text = " ".join(layout.texts("label"))
+        assert "cannot run the engine: it has no torch" in text
+        assert "Engine ready" not in text
+        assert "edtalk.use_installed_engine" in layout.texts("operator")
+        assert bpy.ops.edtalk.use_installed_engine.poll()
+        answered.clear()
+        session.check_engine()
+        shown()
+        wait()
+        assert shown().texts("label") == ["Engine ready"]
+        assert session.find_engine().versions == "Python 3.11.7, torch 2.13.0"
+        assert bpy.ops.edtalk.use_installed_engine() == {"FINISHED"}
+        assert preferences.python == ""
+    finally:
+        preferences.python = ""
+        monkeypatch.undo()
+        session.check_engine()
+        if bpy.app.timers.is_registered(session.forget_engine):
+            bpy.app.timers.unregister(session.forget_engine)
