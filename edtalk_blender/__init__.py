@@ -33,6 +33,7 @@ MODULES = (
     "render.operators",
     "render.arrangement",
     "render.relocation",
+    "render.outdated",
     "render.dub",
     "plate.operators",
     "render.farm",

@@ -16,7 +16,7 @@ from bpy.app.handlers import persistent
 from . import follow
 from .engine import session
 from .plate import compositing
-from .render import face_strip, preview, relocation
+from .render import face_strip, outdated, preview, relocation
 from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,10 @@ def _depsgraph_update_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgrap
         return
     if scene.sequence_editor and any(isinstance(update.id, bpy.types.Scene) for update in depsgraph.updates):
         _schedule()
+    if any(
+        isinstance(update.id, (bpy.types.Scene, bpy.types.Object, bpy.types.Action)) for update in depsgraph.updates
+    ):
+        outdated.schedule()
     preview.scene_changed(scene, depsgraph)
 
 
@@ -141,6 +145,7 @@ def _load_post(*_: object) -> None:
                 update(scene)
             except Exception:  # a file with damaged data must still open
                 logger.exception("The scene '%s' could not be updated.", scene.name)
+    outdated.schedule()
 
 
 @persistent
@@ -182,6 +187,7 @@ def _redo_post(*_: object) -> None:
 
 def _after_step(step: str) -> None:
     session.release("undo")
+    outdated.schedule()
     pending.step = step
     _schedule()
 

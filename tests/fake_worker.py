@@ -268,7 +268,8 @@ class Worker:
         shot = Shot.read(request.shot)
         draw = {"plate": layer_png, "pasted": plate_png}.get(shot.layer, png)
         rows = [row.tobytes() for row in shot.coefficients.values]
-        return self.draw_rows(job, shot.frames_folder, shot.file_names(), rows, draw)
+        wanted = range(*request.rows) if request.rows else range(len(rows))
+        return self.draw_rows(job, shot.frames_folder, shot.file_names(), rows, draw, wanted)
 
     def draw_stills(self, request: requests.Render, job: int, count: int) -> Answer:
         """Draw `count` pictures into the folder of a render request, without a shot."""
@@ -277,12 +278,20 @@ class Worker:
         return self.draw_rows(job, request.shot, names, rows, png)
 
     def draw_rows(
-        self, job: int, folder: Path, names: list[str], rows: list[bytes], draw: Callable[[bytes], bytes]
+        self,
+        job: int,
+        folder: Path,
+        names: list[str],
+        rows: list[bytes],
+        draw: Callable[[bytes], bytes],
+        wanted: range | None = None,
     ) -> Answer:
         began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         counts, cancelled = {True: 0, False: 0}, False
-        for index, (name, row) in enumerate(zip(names, rows, strict=True)):
+        wanted = range(len(rows)) if wanted is None else wanted
+        for done, index in enumerate(wanted, 1):
+            name, row = names[index], rows[index]
             reused = (folder / name).is_file()
             if not reused:
                 try:
@@ -293,8 +302,8 @@ class Worker:
                 write_whole(folder / name, draw(colour(row)))
             counts[reused] += 1
             self.send(answers.FrameFile(index, name, reused), job)
-            left = (len(names) - index - 1) * self.options.slow
-            self.send(answers.Progress("rendering", index + 1, len(names), left), job)
+            left = (len(wanted) - done) * self.options.slow
+            self.send(answers.Progress("rendering", done, len(wanted), left), job)
         return answers.RenderResult(counts[False], counts[True], cancelled, time.monotonic() - began)
 
 

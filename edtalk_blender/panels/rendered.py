@@ -1,4 +1,4 @@
-"""The state of a character's rendered frames in the Sequencer's sidebar: which are waiting and which are missing."""
+"""The state of a character's rendered frames in the Sequencer's sidebar: which are waiting, missing or out of date."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def draw_rendered(layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.t
         waiting = face_strip.waiting_frames(strip)
         if waiting:
             draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are not rendered yet.")
+    _draw_outdated(layout, obj, [strip for strip in strips if strip.get(face_strip.OUTDATED)])
     for strip in strips:
-        if strip.get(sequencer.STALE):
+        if strip.get(sequencer.STALE) and not strip.get(face_strip.OUTDATED):
             draw_note(layout, f"'{strip.name}' no longer matches its movie. Run Render Face again.")
 
 
@@ -33,4 +34,17 @@ def _draw_missing(layout: bpy.types.UILayout, obj: bpy.types.Object, strips: lis
     names = sequencer.quoted((strip.name for strip in strips), most=2)
     text = f"{missing} of {total} frames of {names} are missing in {face_strip.folder_of(strips[0])}."
     button = draw_problem(layout, text, "edtalk.render_face", "Render Missing Frames")
+    button.frames, button.uid = "STRIP", obj.edtalk.uid
+
+
+def _draw_outdated(layout: bpy.types.UILayout, obj: bpy.types.Object, strips: list[bpy.types.ImageStrip]) -> None:
+    """The number of frames that show an earlier animation, and the button that renders them again."""
+    if not strips:
+        return
+    count = sum(strip[face_strip.OUTDATED] for strip in strips)
+    total = sum(len(strip.elements) for strip in strips)
+    names = sequencer.quoted((strip.name for strip in strips), most=2)
+    button = draw_problem(
+        layout, f"{count} of {total} frames of {names} are out of date.", "edtalk.render_face", "Render Changed Frames"
+    )
     button.frames, button.uid = "STRIP", obj.edtalk.uid

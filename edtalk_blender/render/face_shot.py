@@ -19,17 +19,23 @@ from ..timeline import footage, sequencer
 
 @dataclass(frozen=True)
 class Plan:
-    """A shot, the folder that it is written to, and how many of its pictures are missing and already rendered."""
+    """A shot and the folder that it is written to.
+
+    rows: those to render. missing, reused: number of their pictures that are missing and already rendered.
+    """
 
     shot: Shot
     folder: Path
+    rows: range
     missing: int
     reused: int
 
     @staticmethod
-    def of(shot: Shot, folder: Path) -> Plan:
-        missing = len(shot.missing())
-        return Plan(shot, folder, missing, len(set(shot.file_names())) - missing)
+    def of(shot: Shot, folder: Path, rows: range | None = None) -> Plan:
+        """rows: default all."""
+        rows = range(len(shot.coefficients)) if rows is None else rows
+        missing, names = len(shot.missing(rows)), shot.file_names()
+        return Plan(shot, folder, rows, missing, len({names[row] for row in rows}) - missing)
 
     def plus(self, other: Plan) -> Plan:
         """This plan with the counts of another one added."""
@@ -69,12 +75,27 @@ def write(
 ) -> Plan:
     """Sample a character from frame span[0] to the one before span[1] and write the shot to its folder `name`.
 
+    Arguments: see `shot_of`. Raises EDTalkError if the movie has not been tracked, or the folder cannot be written to.
+    """
+    folder = face.folder / SHOTS / name
+    return Plan.of(shot_of(scene, obj, face, span, plate).write(folder, plate_by_name=True), folder)
+
+
+def shot_of(
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    face: CharacterSnapshot,
+    span: tuple[int, int],
+    plate: bpy.types.MovieStrip | None = None,
+) -> Shot:
+    """The shot of a character from frame span[0] to the one before span[1], without writing it.
+
     face: `obj` as it was read. plate: the movie strip that the face is rendered over. Raises EDTalkError if the
-    movie has not been tracked, or the folder cannot be written to.
+    movie has not been tracked.
     """
     own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
     rows = sampling.sample(own_scene, obj, range(*span), face)
-    shot = Shot(
+    return Shot(
         bank=face.bank_path,
         bank_sha256=face.bank.sha256,
         portrait=face.portrait,
@@ -91,5 +112,3 @@ def write(
         feather=face.feather,
         plate=None if plate is None else dubbing.plate_of(scene, face, plate, span),
     )
-    folder = face.folder / SHOTS / name
-    return Plan.of(shot.write(folder, plate_by_name=True), folder)

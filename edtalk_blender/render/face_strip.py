@@ -24,6 +24,9 @@ from ..timeline import sequencer
 SIZE = "edtalk_size"  # of a face strip: width and height of its pictures
 RENDERED = "edtalk_rendered"  # of a face strip: version of the pictures that it shows or waits for, see `version`
 
+OUTDATED = "edtalk_outdated"  # of a face strip: number of its frames that show an earlier animation, see `outdated`
+_OUTDATED_TAG = "COLOR_01"  # red
+
 PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")  # names of rendered pictures, other than the placeholder's
 PLACEHOLDER = re.compile(r"waiting_[0-9a-z]*_(plate|\d+)\.png")
 # A strip takes both from its first file, which may be the placeholder, a PNG. OpenEXR alpha is premultiplied.
@@ -36,6 +39,7 @@ class Content:
     """The content of a face strip.
 
     placeholder: file in the frames folder for frames that are not rendered yet. size: width and height of the pictures.
+    rows: rows of the shot that are rendered now; at the others, a strip keeps the pictures that it has.
     sounds: identities of the dialogue strips that it follows; a strip over a plate follows the plate alone.
     plate: identity of the movie strip that it lies over, or "". plate_differs: see `sequencer.APART`.
     """
@@ -44,6 +48,7 @@ class Content:
     shot_folder: Path
     placeholder: str
     size: tuple[int, int]
+    rows: range
     sounds: tuple[str, ...] = ()
     plate: str = ""
     plate_differs: bool = False
@@ -131,8 +136,24 @@ def fill(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, content: Content) 
         strip[sequencer.PLATE], strip[sequencer.APART] = content.plate, content.plate_differs
     if sequencer.STALE in strip:
         del strip[sequencer.STALE]
+    if len(content.rows) == len(content.shot.coefficients):
+        mark_outdated(strip, 0)
     sequencer.remember_time(strip, sequencer.time_map(scene, strip))
     compat.refresh(strip)
+
+
+def mark_outdated(strip: bpy.types.ImageStrip, count: int) -> None:
+    """Store how many frames of a strip are out of date, and colour it in the timeline unless it has a colour."""
+    if count == strip.get(OUTDATED, 0):
+        return
+    if count:
+        strip[OUTDATED] = count
+        if strip.color_tag == "NONE":
+            strip.color_tag = _OUTDATED_TAG
+    else:
+        del strip[OUTDATED]
+        if strip.color_tag == _OUTDATED_TAG:
+            strip.color_tag = "NONE"
 
 
 def version(shot: Shot) -> str:
@@ -152,17 +173,34 @@ def _keep_size_in_frame(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, siz
 
 def _set_files(strip: bpy.types.ImageStrip, content: Content) -> None:
     shot = content.shot
-    names = shot.file_names()
-    missing = {names[row] for row in shot.missing()}
-    compat.set_picture_size(
-        strip, content.size
-    )  # before its folder changes, because the old names may be missing there
+    names = _names(strip, content)
+    compat.set_picture_size(strip, content.size)  # first, because the old pictures may be missing in the new folder
     strip.directory = as_directory(shot.frames_folder)
     with suppress(TypeError):  # a studio's own colour management may have other names
         strip.colorspace_settings.name = _COLOUR_SPACES[shot.image_format]
     strip.alpha_mode = _ALPHA_MODES[shot.image_format]
-    sequencer.set_elements(strip, [content.placeholder if name in missing else name for name in names])
+    sequencer.set_elements(strip, names)
     compat.set_picture_size(strip, content.size)
+
+
+def _names(strip: bpy.types.ImageStrip, content: Content) -> list[str]:
+    """The file for each row of the shot: its picture, else the one that the strip shows there, else the placeholder."""
+    shot = content.shot
+    names = shot.file_names()
+    missing = {names[row] for row in shot.missing()}
+    before: dict[int, str] = {}
+    if tuple(strip.get(SIZE) or ()) == content.size and strip.get(sequencer.LAYER) == shot.layer:
+        before = dict(enumerate((one.filename for one in strip.elements), sequencer.picture_range(strip)[0]))
+    found = []
+    for row, name in enumerate(names):
+        old = before.get(shot.first_frame + row, "")
+        if name not in missing:
+            found.append(name)
+        elif row not in content.rows and PICTURE.fullmatch(old) and old.endswith(shot.image_format):
+            found.append(old)
+        else:
+            found.append(content.placeholder)
+    return found
 
 
 def _trim(strip: bpy.types.ImageStrip) -> tuple[int, int] | None:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import bpy
 
@@ -19,7 +18,7 @@ from ..engine import session
 from ..engine.session import Task
 from ..folders import is_temporary
 from ..plate import compositing, dubbing
-from ..timeline import sequencer
+from ..timeline import footage, sequencer, timemap
 from . import arrangement, cache_limit, face_shot, face_strip, relocation
 from .face_shot import Plan
 
@@ -42,7 +41,7 @@ def steps(
         return
     tasks = []
     for span, plate in face_shot.render_ranges(scene, obj, which):
-        task, plan = render_face(scene, obj, span, plate)
+        task, plan = render_face(scene, obj, span, plate, keep=which == "PREVIEW")
         on_plan(obj.name, plan)
         tasks += [task] if task else []
     if waited:
@@ -78,20 +77,25 @@ def render_face(
     obj: bpy.types.Object,
     span: tuple[int, int],
     plate: bpy.types.MovieStrip | None = None,
+    *,
+    keep: bool = False,
 ) -> tuple[Task | None, Plan]:
     """Add or update a character's face strip from frame span[0] to the one before span[1], and begin to render.
 
-    plate: the movie strip that the face is rendered over. The task is None if all pictures exist already. Raises
+    plate: the movie strip that the face is rendered over. keep: keep the strip's other frames as they are, instead of
+    setting its range to `span`. The task is None if all pictures exist already. Raises
     EDTalkError before anything is changed where portrait, movie or bank are missing or the folder cannot be written to.
     """
     face = snapshot.read(obj, with_portrait=plate is None)
     strips = face_strip.find(scene, obj, plate)
     strip_id = sequencer.identity(strips[0]) if strips else character.new_uid()[:12]
 
-    plan = face_shot.write(scene, obj, face, span, strip_id, plate)
+    shown = _whole_range(scene, strips, span, plate) if keep else span
+    plan = face_shot.write(scene, obj, face, shown, strip_id, plate)
+    rows = range(span[0] - shown[0], span[1] - shown[0])
     if strips:
-        _bring_pictures(plan.shot, face_strip.folder_of(strips[0]))
-        plan = Plan.of(plan.shot, plan.folder)
+        _bring_pictures(plan.shot, strips[0])
+    plan = Plan.of(plan.shot, plan.folder, rows)
 
     dialogue = sequencer.dialogue(scene, obj)
     content = face_strip.Content(
@@ -99,7 +103,8 @@ def render_face(
         shot_folder=plan.folder,
         placeholder=face_strip.placeholder(face, plan.shot.frames_folder, viewport.face_image(obj)).name,
         size=_picture_size(scene, face, plate),
-        sounds=() if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, span)),
+        rows=rows,
+        sounds=() if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, shown)),
         plate=sequencer.identity(plate) if plate else "",
         plate_differs=plate is not None and not dubbing.is_frame_by_frame(scene, plate),
     )
@@ -125,11 +130,27 @@ def render_face(
     return _submit(scene, face, plan, [sequencer.identity(strip) for strip in strips], subject), plan
 
 
-def _bring_pictures(shot: Shot, old_folder: Path) -> None:
+def _whole_range(
+    scene: bpy.types.Scene,
+    strips: list[bpy.types.ImageStrip],
+    span: tuple[int, int],
+    plate: bpy.types.MovieStrip | None,
+) -> tuple[int, int]:
+    """The range of a face strip extended to `span`; over a plate as far as the plate's visible frames are known."""
+    ranges = [sequencer.picture_range(strip) for strip in strips[:1]]
+    if plate is not None:
+        clock = footage.time_map(scene, plate)
+        ranges = [(max(start, clock.start), min(end, clock.end)) for start, end in ranges]
+    return timemap.union([span, *(one for one in ranges if one[0] < one[1])]) or span
+
+
+def _bring_pictures(shot: Shot, strip: bpy.types.ImageStrip) -> None:
     """Link pictures from the folder that the strip used before the .blend was saved, renamed or moved."""
-    names = shot.file_names()
+    old_folder = face_strip.folder_of(strip)
     if old_folder != shot.frames_folder and old_folder.is_dir():
-        relocation.bring(old_folder, shot.frames_folder, [names[row] for row in shot.missing()])
+        names = {element.filename for element in strip.elements} | set(shot.file_names())
+        wanted = {name for name in names if face_strip.PICTURE.fullmatch(name)}
+        relocation.bring(old_folder, shot.frames_folder, wanted)
 
 
 def _picture_size(
@@ -182,7 +203,10 @@ def _submit(
         cache_limit.enforce()
 
     task = session.submit(
-        requests.Render(plan.folder), label=f"Render '{face.name}'", subject=subject, on_event=receive
+        requests.Render(plan.folder, (plan.rows.start, plan.rows.stop)),
+        label=f"Render '{face.name}'",
+        subject=subject,
+        on_event=receive,
     )
     task.then(end)
     return task

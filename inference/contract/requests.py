@@ -233,21 +233,24 @@ class Track(Request):
 class Render(Request):
     """Render the frames of a shot that do not exist yet. Answers: `FrameFile` for each row, then `RenderResult`.
 
-    shot: the folder that `inference.contract.shot.Shot.write` made.
+    shot: the folder that `inference.contract.shot.Shot.write` made. rows: the first row to render and the one after the
+    last; None: all rows.
     """
 
     kind = "render"
     shot: Path
+    rows: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        set_fields(self, shot=as_path(self.shot, "shot"))
+        set_fields(self, shot=as_path(self.shot, "shot"), rows=_rows(self.rows))
 
     def to_message(self, job: int) -> Message:
-        return Message(self.kind, job, {"shot": str(self.shot)})
+        rows = {} if self.rows is None else {"rows": list(self.rows)}
+        return Message(self.kind, job, {"shot": str(self.shot)} | rows)
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        return cls(message["shot"])
+        return cls(message["shot"], message.fields.get("rows"))
 
 
 @dataclass(frozen=True)
@@ -302,6 +305,17 @@ def _span(kind: str, start: Any, end: Any) -> tuple[float, float | None]:
     if end is not None and end <= start:
         raise EDTalkError(f"The end of a {kind} must lie after its start, found {start:g} s to {end:g} s.")
     return start, end
+
+
+def _rows(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise EDTalkError(f"'rows' must be the first row and the one after the last, found {value!r:.40}.")
+    first, end = as_whole(value[0], "rows"), as_whole(value[1], "rows")
+    if first >= end:
+        raise EDTalkError(f"The end of 'rows' must lie after its start, found {first} to {end}.")
+    return first, end
 
 
 def _which(value: Any) -> Which:

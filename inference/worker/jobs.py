@@ -132,7 +132,9 @@ class Jobs:
         return answers.PreviewResult(pixels)
 
     def render(self, request: requests.Render, job: RunningJob) -> answers.RenderResult:
-        return answers.RenderResult(**self.shots.render(job, Shot.read(request.shot)))
+        shot = Shot.read(request.shot)
+        rows = None if request.rows is None else range(request.rows[0], min(request.rows[1], len(shot.coefficients)))
+        return answers.RenderResult(**self.shots.render(job, shot, rows))
 
     def release(self) -> None:
         """Free the memory of all banks and portraits."""

@@ -83,6 +83,7 @@ EXAMPLES = [
     Track("a.mp4"),
     Track("a.mp4", "none", 1.0, 3.5, "largest"),
     Render("shots/one"),
+    Render("shots/one", (2, 5)),
     Release(),
     Ping(),
     Cancel(),

@@ -1,0 +1,154 @@
+"""Frames that no longer show the animation are found and marked, and a part of a strip can be rendered again."""
+
+import bpy
+import numpy as np
+import pytest
+
+from tests.panel_layout import draw
+
+FRAMES = 12
+
+
+@pytest.fixture
+def rendered(package, scene, obj, fake_engine, tmp_path):
+    """A saved file with a rendered character that turns its head, so that all frames differ."""
+    scene.frame_start, scene.frame_end = 1, FRAMES
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
+    fake_engine()
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    return obj
+
+
+def strip_of(package, obj):
+    (strip,) = package.timeline.sequencer.faces(bpy.context.scene, obj)
+    return strip
+
+
+def outdated(package, obj) -> int:
+    for _ in package.render.outdated.check():
+        pass
+    return strip_of(package, obj).get(package.render.face_strip.OUTDATED, 0)
+
+
+def shown(package, obj) -> list[str]:
+    return [element.filename for element in strip_of(package, obj).elements]
+
+
+def open_jaw(package, obj, frame: int) -> None:
+    """Change one frame."""
+    for at, value in ((frame - 1, 0.0), (frame, 0.6), (frame + 1, 0.0)):
+        package.animation.keys.insert_keys(obj, {"jawOpen": value}, at)
+
+
+# --- What is marked
+
+
+def test_a_new_render_is_not_out_of_date(package, rendered):
+    assert outdated(package, rendered) == 0
+    assert strip_of(package, rendered).color_tag == "NONE"
+
+
+def test_an_edit_marks_the_frames_that_it_changed_until_they_are_rendered(package, rendered):
+    open_jaw(package, rendered, 5)
+    assert outdated(package, rendered) == 1
+    strip = strip_of(package, rendered)
+    assert strip.color_tag == "COLOR_01"
+    layout = draw(package.panels.sequencer.EDTALK_PT_face)
+    assert f"1 of {FRAMES} frames" in " ".join(layout.texts("label"))
+    bpy.ops.edtalk.render_face(frames="STRIP", uid=rendered.edtalk.uid)
+    assert outdated(package, rendered) == 0
+    assert strip_of(package, rendered).color_tag == "NONE"
+
+
+def test_an_undone_edit_is_not_out_of_date(package, rendered):
+    open_jaw(package, rendered, 5)
+    assert outdated(package, rendered) == 1
+    package.animation.keys.insert_keys(rendered, {"jawOpen": 0.0}, 5)
+    assert outdated(package, rendered) == 0
+
+
+@pytest.mark.parametrize("edit", ["move", "rate", "size", "portrait"])
+def test_moves_rates_and_settings_are_noticed(package, rendered, demo, edit):
+    scene, strip = bpy.context.scene, strip_of(package, rendered)
+    if edit == "move":
+        package.compat.set_strip_value(strip, "content_start", 3.0)
+    elif edit == "rate":  # as `follow` does for dialogue: the keys keep their seconds
+        package.animation.keys.write_curves(rendered, {"headYaw": np.linspace(0.0, 1.0, FRAMES // 2)}, np.arange(1, 7))
+        scene.render.fps = 12
+    elif edit == "size":
+        rendered.edtalk.size = "1024"
+    else:
+        rendered.edtalk.portrait = str(demo / "portrait_2.png")
+    assert outdated(package, rendered) >= 5
+
+
+def test_only_visible_frames_count(package, rendered):
+    package.compat.set_strip_value(strip_of(package, rendered), "left_handle", 6)
+    open_jaw(package, rendered, 3)
+    assert outdated(package, rendered) == 0
+
+
+def test_the_artists_own_colour_is_kept(package, rendered):
+    strip_of(package, rendered).color_tag = "COLOR_05"
+    open_jaw(package, rendered, 5)
+    assert outdated(package, rendered) == 1
+    assert strip_of(package, rendered).color_tag == "COLOR_05"
+    bpy.ops.edtalk.render_face(frames="STRIP")
+    assert outdated(package, rendered) == 0
+    assert strip_of(package, rendered).color_tag == "COLOR_05"
+
+
+def test_a_deleted_strip_or_character_ends_the_check(package, rendered, monkeypatch):
+    monkeypatch.setattr(package.render.outdated, "_SLICE", 2)
+    open_jaw(package, rendered, 5)
+    check = package.render.outdated.check()
+    next(check)
+    bpy.context.scene.sequence_editor.strips.remove(strip_of(package, rendered))
+    assert list(check) == []
+
+
+def test_characters_with_drivers_are_not_checked(package, rendered):
+    rendered.driver_add(package.character.sliders.data_path("jawOpen")).driver.expression = "frame / 12"
+    assert outdated(package, rendered) == 0
+    assert bpy.context.scene.frame_current == 1
+
+
+# --- A part of a strip
+
+
+@pytest.fixture
+def preview_range(rendered):
+    scene = bpy.context.scene
+    scene.use_preview_range, scene.frame_preview_start, scene.frame_preview_end = True, 4, 6
+    return scene
+
+
+def test_the_preview_range_is_rendered_into_the_strip(package, rendered, preview_range):
+    before = shown(package, rendered)
+    open_jaw(package, rendered, 5)
+    open_jaw(package, rendered, 9)
+    bpy.ops.edtalk.render_face(frames="PREVIEW")
+    after = shown(package, rendered)
+    strip = strip_of(package, rendered)
+    assert package.timeline.sequencer.picture_range(strip) == (1, FRAMES + 1)
+    assert [index for index in range(FRAMES) if before[index] != after[index]] == [4]
+    folder = package.render.face_strip.folder_of(strip)
+    assert all((folder / name).is_file() for name in after)
+    assert outdated(package, rendered) == 1, "frame 9 has not been rendered again"
+
+
+def test_a_preview_range_beyond_the_strip_extends_it(package, rendered, preview_range):
+    preview_range.frame_preview_start, preview_range.frame_preview_end = 15, 16
+    before = shown(package, rendered)
+    bpy.ops.edtalk.render_face(frames="PREVIEW")
+    strip = strip_of(package, rendered)
+    assert package.timeline.sequencer.picture_range(strip) == (1, 17)
+    assert shown(package, rendered)[:FRAMES] == before
+    assert package.render.face_strip.waiting_frames(strip) == 0, "frames 13 and 14 equal the last, which is rendered"
+
+
+def test_a_preview_range_without_a_strip_makes_one(package, rendered, preview_range):
+    preview_range.sequence_editor.strips.remove(strip_of(package, rendered))
+    bpy.ops.edtalk.render_face(frames="PREVIEW")
+    assert package.timeline.sequencer.picture_range(strip_of(package, rendered)) == (4, 7)
