@@ -27,6 +27,8 @@ SMOOTH_TAPS = np.exp([-0.5, 0.0, -0.5]) / (1 + 2 * math.exp(-0.5))
 _FFT = 800
 _HOP = RATE // MEL_FPS
 _PRE_EMPHASIS = 0.97
+_INAUDIBLE = 1e-8  # mean power of a block: -80 dB
+_LARGEST_GAIN = 30.0  # dB; the noise of a recording without speech must not become as loud as a voice
 _MEL_CHUNK = 4096  # mel frames transformed at once: 51 s of sound, 26 MB of complex spectrum
 
 
@@ -35,8 +37,8 @@ def frame_times(duration: float, fps: float) -> np.ndarray:
     return np.arange(int(duration * fps + 1e-9)) / fps
 
 
-def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
-    """The mel spectrogram (80, n) float32 in [-4, 4] of samples (m,) at 16 kHz, 80 frames per second.
+def mel_spectrogram(samples_16k: np.ndarray, gain: float = 1.0) -> np.ndarray:
+    """The mel spectrogram (80, n) float32 in [-4, 4] of `gain` times samples (m,) at 16 kHz, 80 frames per second.
 
     As in upstream, the samples are trimmed to T whole frames of 640 samples: n = 1 + 640 T // 200.
     Raises EDTalkError(kind="media") for less than one such frame.
@@ -53,7 +55,7 @@ def mel_spectrogram(samples_16k: np.ndarray) -> np.ndarray:
         stop = min(start + _MEL_CHUNK, mel.shape[1])
         signal = _emphasised(samples_16k[:length], start * _HOP - _FFT // 2, (stop - 1) * _HOP + _FFT // 2)
         segments = sliding_window_view(signal, _FFT)[::_HOP]  # (chunk, 800), no copy
-        magnitude = np.abs(np.fft.rfft(segments * _hann()))  # (chunk, 401)
+        magnitude = np.abs(np.fft.rfft(segments * (gain * _hann())))  # (chunk, 401)
         decibel = 20 * np.log10(np.maximum(1e-5, _mel_basis() @ magnitude.T)) - 20
         mel[:, start:stop] = np.clip(8 * (decibel + 100) / 100 - 4, -4, 4)
     return mel
@@ -68,6 +70,27 @@ def _emphasised(samples: np.ndarray, first: int, last: int) -> np.ndarray:
     padded = np.pad(signal, (left, right), mode="reflect")
     origin = begin - left
     return padded[first - origin : last - origin]
+
+
+def speech_level(samples_16k: np.ndarray) -> float:
+    """Level in dB of the speech in samples (n,) at 16 kHz, 0 at a root mean square of 1; at least -100.
+
+    The mean power of blocks of 40 ms, of which those that are 10 dB quieter than the mean of all audible ones are left
+    out. Pauses therefore do not count. (ITU-R BS.1770 gates loudness in the same way.)
+    """
+    whole = samples_16k[: len(samples_16k) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
+    power = np.einsum("ij,ij->i", whole, whole, dtype=np.float64) / FRAME_SAMPLES
+    audible = power[power > _INAUDIBLE]
+    if not len(audible):
+        return -100.0
+    return float(10 * np.log10(audible[audible >= audible.mean() / 10].mean()))
+
+
+def gain_to(level: float | None, samples_16k: np.ndarray) -> float:
+    """The factor, at most 30 dB, that brings the speech in samples (n,) at 16 kHz to `level` in dB; 1 for None."""
+    if level is None:
+        return 1.0
+    return float(10 ** (min(level - speech_level(samples_16k), _LARGEST_GAIN) / 20))
 
 
 @cache
@@ -125,8 +148,8 @@ def lip_sync(
 ) -> np.ndarray:
     """Lip coefficients (T, lip_dim) float32 at `times` (T,).
 
-    samples: (n,) mono in [-1, 1]. sample_rate: Hz. times: seconds from the first sample, in any order; times outside
-        the sound use its first or last window.
+    samples: (n,) mono in [-1, 1], first brought to the bank's `speech_level` if it has one. sample_rate: Hz. times:
+        seconds from the first sample, in any order; times outside the sound use its first or last window.
     smooth: average the network's output at t - 40 ms, t and t + 40 ms, whatever the frame rate.
     upstream_edges: at the ends of the sound, treat the missing neighbour as zero, as upstream does, which reduces the
         motion there. By default the output at the end is repeated.
@@ -145,7 +168,7 @@ def lip_sync(
         )
     model.fuse()
     sound = to_16k(samples, sample_rate)
-    mel = mel_spectrogram(sound)
+    mel = mel_spectrogram(sound, gain_to(bank.speech_level, sound))
     if not smooth:
         return _evaluate(model, mel, times, batch, progress)
     last = (len(sound) // FRAME_SAMPLES - 1) / UPSTREAM_FPS  # time of upstream's last frame

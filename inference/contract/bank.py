@@ -38,6 +38,7 @@ _METADATA_KEY = "edtalk"
 _CHOOSE = "Choose a .safetensors bank, or create one with 'python -m inference convert'."
 MOST_NETWORK_VALUES = 10_000  # numbers, lists and objects under `networks`; the starter bank has about 100
 _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
+_LEVELS = (-60, 0)  # dB, of `speech_level`
 _LARGEST = 4 * 2**30  # bytes of a file; the starter bank has 18 MB
 _TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1",
@@ -68,7 +69,8 @@ class Bank:
 
     coefficients: in column order. presets: expression vectors (m,) float32 by emotion, absolute; if there are any,
     `neutral` is one of them. sha256: hash of the weights. networks: configuration of each further network by name, see
-    docs/bank-format.md; None in older banks. path: the file that the weights are read from.
+    docs/bank-format.md; None in older banks. speech_level: level of speech in dB that the audio network was trained
+    for; None if it takes sounds as they are. path: the file that the weights are read from.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Bank:
     sha256: str = ""
     has_audio: bool = False
     networks: Mapping[str, Any] | None = None
+    speech_level: float | None = None
     path: Path | None = None
 
     @property
@@ -143,6 +146,7 @@ class Bank:
             "sha256": self.sha256,
             "has_audio": self.has_audio,
             **({} if self.networks is None else {"networks": self.networks}),
+            **({} if self.speech_level is None else {"speech_level": self.speech_level}),
         }
 
 
@@ -192,6 +196,7 @@ def _bank(path: Path, header: Mapping[str, Any]) -> Bank:
             sha256=str(data["sha256"]),
             has_audio=bool(data["has_audio"]),
             networks=data.get("networks"),
+            speech_level=None if data.get("speech_level") is None else float(data["speech_level"]),
             path=path,
         )
         _check(bank)
@@ -298,6 +303,9 @@ def _check(bank: Bank) -> None:
     numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
     if not all(np.isfinite(row).all() for row in numbers):
         raise EDTalkError(f"{what} has a rest value, range, weight or emotion that is not finite.", kind="bank")
+    if bank.speech_level is not None and not _LEVELS[0] <= bank.speech_level <= _LEVELS[1]:
+        message = f"{what} has a speech level of {bank.speech_level} dB; expected {_LEVELS[0]} to {_LEVELS[1]}."
+        raise EDTalkError(message, kind="bank")
     if bank.presets and "neutral" not in bank.presets:
         raise EDTalkError(f"{what} has emotions but no 'neutral' preset.", kind="bank")
 

@@ -18,6 +18,7 @@ from inference.lipsync import (
     frame_times,
     lip_sync,
     mel_spectrogram,
+    speech_level,
     windows_at,
 )
 from inference.media.sound import RATE, load_sound, resampled, to_16k
@@ -61,7 +62,7 @@ def bank_of(model):
 
 def audio_bank(state):
     tensors = {PREFIX + name: value for name, value in state.items()}
-    return SimpleNamespace(name="test", names=(), networks=None, tensors=tensors)
+    return SimpleNamespace(name="test", names=(), networks=None, speech_level=None, tensors=tensors)
 
 
 def largest_difference(found, expected):
@@ -200,7 +201,7 @@ def test_config_is_read_from_the_tensors():
 
 
 def test_bank_without_lip_sync_network():
-    silent = SimpleNamespace(name="test", names=(), networks=None, tensors={})
+    silent = SimpleNamespace(name="test", names=(), networks=None, speech_level=None, tensors={})
     with pytest.raises(EDTalkError, match="The bank 'test' has no lip-sync network") as caught:
         lip_sync(np.zeros(RATE, np.float32), RATE, [0.0], silent)
     assert caught.value.kind == "bank"
@@ -212,8 +213,30 @@ def test_bank_with_a_damaged_lip_sync_network(bank):
         with pytest.raises(
             EDTalkError, match="The network 'audio2lip' in the bank 'test' is not usable: it lacks"
         ) as caught:
-            load_network(SimpleNamespace(name="test", names=(), networks=None, tensors=damaged), AUDIO2LIP)
+            load_network(
+                SimpleNamespace(name="test", names=(), networks=None, speech_level=None, tensors=damaged), AUDIO2LIP
+            )
         assert caught.value.kind == "bank"
+
+
+def test_a_bank_with_a_speech_level_hears_every_recording_at_that_level(sound, bank):
+    times = frame_times(len(sound) / RATE, 25)
+    levelled = SimpleNamespace(**(vars(bank) | {"speech_level": -20.0}))
+    as_recorded = lip_sync(sound, RATE, times, levelled)
+    for gain in (0.1, 3.0):
+        np.testing.assert_allclose(lip_sync(gain * sound, RATE, times, levelled), as_recorded, atol=1e-4)
+        assert np.abs(lip_sync(gain * sound, RATE, times, bank) - lip_sync(sound, RATE, times, bank)).max() > 1e-3
+    hushed = lip_sync(1e-4 * sound, RATE, times, levelled)  # a gain of 80 dB would turn noise into speech
+    assert np.abs(hushed - as_recorded).max() > 1e-3
+
+
+def test_speech_level_ignores_pauses_and_scales_with_the_sound():
+    voice = 0.1 * np.random.default_rng(0).standard_normal(RATE).astype(np.float32)
+    with_pauses = np.concatenate([np.zeros(2 * RATE, np.float32), voice, 1e-3 * voice])
+    assert speech_level(voice) == pytest.approx(-20, abs=0.2)
+    assert speech_level(with_pauses) == pytest.approx(speech_level(voice), abs=0.2)
+    assert speech_level(voice / 10) == pytest.approx(speech_level(voice) - 20, abs=0.01)
+    assert speech_level(np.zeros(RATE, np.float32)) == -100
 
 
 def test_starter_bank_opens_the_mouth_for_speech_only():

@@ -96,6 +96,15 @@ class TestRoundTrip:
             assert np.array_equal(loaded.tensors[name], tensor)
             assert (loaded.tensors[name].shape, loaded.tensors[name].dtype) == (tensor.shape, tensor.dtype)
 
+    def test_the_speech_level_is_kept_and_checked(self, bank, tensors, saved):
+        assert read_bank(saved).speech_level is None  # as in older banks
+        save_bank(replace(bank, speech_level=-22.0), tensors, saved)
+        assert read_bank(saved).speech_level == -22.0
+        rewrite_bank(saved, speech_level=12)
+        refused(saved, "speech level of 12.0 dB; expected -60 to 0")
+        rewrite_bank(saved, speech_level="loud")
+        refused(saved, "unreadable bank metadata")
+
     def test_save_returns_what_read_returns(self, bank, tensors, tmp_path):
         path = tmp_path / "new" / "folder" / "bank.safetensors"
         written = save_bank(bank, tensors, path)
