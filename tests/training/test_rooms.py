@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.units import LIP
-from training.voices.rooms import OPENING_TIME, cropped_start, silence, with_room
+from training.voices.rooms import CODECS, OPENING_TIME, Codec, coded_by, cropped_start, silence, with_room
 from training.voices.speech import CURVE_FPS, RATE, Take, take
 
 HOP = RATE // CURVE_FPS
@@ -39,6 +39,20 @@ def test_a_room_is_audible_in_pauses_and_keeps_the_mouth(made: Take) -> None:
     assert max(ratios) < 1.0
     again = with_room(made, np.random.default_rng(11))
     np.testing.assert_array_equal(again.samples, heard.samples)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: f"{codec.name}-{codec.bits}")
+def test_codecs_keep_the_timing(made: Take, codec: Codec) -> None:
+    heard = coded_by(codec, made.samples.astype(np.float64))
+    assert heard.shape == made.samples.shape
+    lags = range(-60, 61)
+    match = [float(np.roll(heard, -lag)[100:-100] @ made.samples[100:-100]) for lag in lags]
+    assert abs(lags[int(np.argmax(match))]) <= 8  # half a millisecond
+
+
+def test_a_missing_codec_leaves_the_sound_unchanged(made: Take) -> None:
+    samples = made.samples.astype(np.float64)
+    assert coded_by(Codec("no-such-encoder", RATE, 8000), samples) is samples
 
 
 def test_a_room_does_not_shift_the_voice(made: Take) -> None:

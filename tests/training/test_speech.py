@@ -13,10 +13,13 @@ from training.voices.speech import (
     VARIANTS,
     VISEMES,
     Voice,
-    augment,
+    lip_curves,
+    microphone,
+    recorded_with_microphone,
     sentences,
     speak,
     take,
+    with_noise,
 )
 
 pytestmark = pytest.mark.skipif(not ctypes.util.find_library("espeak-ng"), reason="espeak-ng is not installed")
@@ -83,14 +86,37 @@ def test_closures_coincide_with_quiet():
 
 def test_recordings_keep_length_and_stay_in_range():
     made = take(np.random.default_rng(0), seconds=2.0)
-    heard = [augment(made.samples, np.random.default_rng(seed)) for seed in range(6)]
-    for sound in heard:
-        assert sound.shape == made.samples.shape
-        assert sound.dtype == np.float32
-        assert np.abs(sound).max() <= 1
-    np.testing.assert_array_equal(heard[0], augment(made.samples, np.random.default_rng(0)))
-    loudness = [np.sqrt(np.mean(sound**2)) for sound in heard]
+    heard = [recorded_with_microphone(made, np.random.default_rng(seed)) for seed in range(6)]
+    for one in heard:
+        assert one.samples.shape == made.samples.shape
+        assert one.curves.shape == made.curves.shape
+        assert one.samples.dtype == np.float32
+        assert np.abs(one.samples).max() <= 1
+        assert one.phones == made.phones
+    again = recorded_with_microphone(made, np.random.default_rng(0))
+    np.testing.assert_array_equal(heard[0].samples, again.samples)
+    loudness = [np.sqrt(np.mean(one.samples**2)) for one in heard]
     assert max(loudness) > 2 * min(loudness)
+
+
+def test_noise_does_not_move_the_mouth_but_the_microphone_may():
+    """The mouth follows the level of the voice as it is recorded, not that of the noise."""
+    made = take(np.random.default_rng(1), seconds=2.0)
+    rng = np.random.default_rng(2)
+    heard = microphone(made.samples, rng)
+    assert np.abs(with_noise(heard, rng) - heard).max() > 0
+    np.testing.assert_array_equal(
+        recorded_with_microphone(made, np.random.default_rng(2)).curves, lip_curves(made.phones, heard)
+    )
+
+
+def test_louder_syllables_open_the_jaw_wider():
+    spoken = speak("Papa, papa, papa.")
+    rising = spoken.samples * np.linspace(0.3, 1.5, len(spoken.samples), dtype=np.float32)
+    jaw = [lip_curves(spoken.phones, sound)[:, COLUMN["jawOpen"]] for sound in (spoken.samples, rising)]
+    half = len(jaw[0]) // 2
+    assert jaw[1][:half].max() < jaw[0][:half].max()
+    assert jaw[1][half:].max() >= jaw[0][half:].max()
 
 
 def test_every_language_and_variant_speaks():

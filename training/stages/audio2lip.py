@@ -1,8 +1,9 @@
-"""Train Audio2Lip on speech that espeak-ng synthesises (`voices.speech`), in simulated rooms (`voices.rooms`).
+"""Train Audio2Lip on synthetic speech, in simulated rooms (`voices.rooms`).
 
-    python -m training audio2lip --out A.pt --minutes 20 [--start BANK] [--listen voice.wav]
+    python -m training audio2lip --out A.pt --minutes 60 [--start BANK] [--listen voice.wav]
 
-Run the same command again to resume. A log (A.jsonl) is written beside the checkpoint.
+The speech is that of espeak-ng (`voices.speech`) and of the installed voices that were built from recordings
+(`voices.recorded`). Run the same command again to resume. A log (A.jsonl) is written beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,27 +22,32 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from inference.contract.bank import AUDIO_PREFIX as PREFIX
-from inference.lipsync import SMOOTH_TAPS, frame_times, lip_sync, mel_spectrogram, windows_at
+from inference.lipsync import SMOOTH_TAPS, frame_times, gain_to, lip_sync, mel_spectrogram, windows_at
 from inference.media.sound import RATE, UPSTREAM_FPS, load_sound, to_16k
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..units import LIP
+from ..voices import recorded
 from ..voices.rooms import cropped_start, silence, with_room
-from ..voices.speech import CURVE_FPS, HELD_OUT_VARIANTS, VISEMES, Take, recording, take
+from ..voices.speech import CURVE_FPS, HELD_OUT_VARIANTS, VISEMES, Take, recorded_with_microphone, recording, take
 
 CONFIG = Audio2LipConfig(channels=(8, 16, 48, 96, 192), lip_dim=len(LIP))
 FPS = UPSTREAM_FPS
 CLIPS, FRAMES = 16, 10  # clips per step, and consecutive frames per clip
 POOL = 96  # recordings in memory; the oldest is replaced every RENEWAL steps
-RENEWAL = 2
+RENEWAL = 5
+SPEECH_LEVEL = -22.0  # dB, to which sounds are brought, see `Bank.speech_level`
+LEVEL_ERROR = 2.0  # dB, standard deviation: levels measured in noise and music are not exact
 NAMES = tuple(unit.name for unit in LIP)
 # Largest value of each unit in speech (1 for units that speech does not use), and loss weights of the units.
 REACH = torch.tensor([max(viseme.shape.get(name, 0.0) for viseme in VISEMES.values()) or 1.0 for name in NAMES])
 WEIGHTS = torch.tensor([{"jawOpen": 4.0, "mouthPress": 2.0, "mouthPucker": 2.0}.get(name, 1.0) for name in NAMES])
 CLOSING = 5.0  # extra loss weight while the lips are pressed together
 RESTING = 2.0  # extra loss weight in silence
+ONSET = 1.5  # extra loss weight in the first frames after a pause
+ONSET_FRAMES = 3
 # Lip opening by each unit in eye distances, fitted to the average head over the shapes of speech.
 OPENING = torch.tensor([
     {"jawOpen": 0.48, "mouthFunnel": 0.13, "mouthLowerDown": 0.1, "mouthUpperUp": 0.06, "mouthPress": -0.04,
@@ -51,32 +58,39 @@ SHUT = 0.03  # eye distances: a smaller gap between the lips is invisible
 GAP_WEIGHT = 2.0  # loss per eye distance of gap between lips that should be closed
 BEGINNINGS = 0.1  # share of clips that are the start of a recording
 SILENT, NOISY, CROPPED = 0.1, 0.55, 0.5  # shares of recordings: without speech, in a room, cropped at the start
+RECORDED = 0.6  # share of voices that were built from recordings, if any is installed
 JAW, PRESS = NAMES.index("jawOpen"), NAMES.index("mouthPress")
 
 
 class Pool:
     """POOL recordings as (mel (80, n), curves (m, 20)). `renew` replaces the oldest one.
 
-    Recording k depends only on the seed and on k, so a resumed training uses the same recordings.
+    Recording k depends only on the seed, on k and on the installed voices, so a resumed training uses the same ones.
     """
 
     def __init__(self, seed: int, first: int) -> None:
         self._seed, self._next = seed, first
+        self._voices = recorded.installed(recorded.TRAINING)
         self.recordings: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=POOL)
         for _ in range(POOL):
             self.renew()
 
     def renew(self) -> None:
-        made = training_take(np.random.default_rng((self._seed, 1, self._next)))
-        self.recordings.append((mel_spectrogram(made.samples), made.curves))
+        rng = np.random.default_rng((self._seed, 1, self._next))
+        made = training_take(rng, self._voices)
+        gain = gain_to(SPEECH_LEVEL, made.samples) * 10 ** (LEVEL_ERROR * rng.standard_normal() / 20)
+        self.recordings.append((mel_spectrogram(made.samples, gain), made.curves))
         self._next += 1
 
 
-def training_take(rng: np.random.Generator) -> Take:
-    """A random recording to train on, see SILENT, NOISY and CROPPED."""
+def training_take(rng: np.random.Generator, voices: tuple[recorded.RecordedVoice, ...]) -> Take:
+    """A random recording to train on, see SILENT, RECORDED, NOISY and CROPPED. voices: installed ones."""
     if rng.random() < SILENT:
         return silence(rng)
-    made = recording(rng)
+    if voices and rng.random() < RECORDED:
+        made = recorded_with_microphone(recorded.take(rng, voices), rng)
+    else:
+        made = recording(rng)
     if rng.random() < NOISY:
         made = with_room(made, rng)
     return cropped_start(made, rng) if rng.random() < CROPPED else made
@@ -100,7 +114,8 @@ def loss_of(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     The loss includes the smoothing so that the network learns closures of a single frame that are still visible after
     it. A part of the unsmoothed error prevents the network from exaggerating. Errors are relative to the unit's largest
     value, and squared where they are small: an absolute error has its minimum at the median, which is 0 for units that
-    are mostly off, such as pressed lips. Where the lips should be closed, the gap between them is added.
+    are mostly off, such as pressed lips. Closures, rest and the first frames of speech count more. Where the lips
+    should be closed, the gap between them is added.
     """
     gap, raw, target = target[:, 1:-1] @ OPENING, raw / REACH, target / REACH
     smooth = sum(float(tap) * raw[:, i : raw.shape[1] - 2 + i] for i, tap in enumerate(SMOOTH_TAPS))
@@ -108,9 +123,13 @@ def loss_of(raw: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     error = _huber(smooth - inner) + 0.15 * _huber(raw[:, 1:-1] - inner)
     change = _huber(smooth.diff(dim=1) - inner.diff(dim=1))
     closing = 1 + CLOSING * inner[..., PRESS, None]  # closures are short, and visible when missed
-    resting = 1 + RESTING * (inner == 0).all(-1, keepdim=True)
+    rests = (target == 0).all(-1)
+    resting = 1 + RESTING * rests[:, 1:-1, None]
+    # The largest of this frame and the ones before it: whether the mouth rested a moment ago.
+    lately = F.max_pool1d(F.pad(rests.float(), (ONSET_FRAMES, 0)), ONSET_FRAMES + 1, 1) * ~rests
+    onset = 1 + ONSET * lately[:, 1:-1, None]
     ajar = F.relu(smooth @ (OPENING * REACH) - SHUT)[gap < SHUT].sum() / gap.numel()
-    return (error * closing * resting * WEIGHTS).mean() + 0.1 * (change * WEIGHTS).mean() + GAP_WEIGHT * ajar
+    return (error * closing * resting * onset * WEIGHTS).mean() + 0.1 * (change * WEIGHTS).mean() + GAP_WEIGHT * ajar
 
 
 def _huber(error: torch.Tensor) -> torch.Tensor:
@@ -127,13 +146,30 @@ class Figures:
     rest_level: float
 
 
-def figures_of(model: Audio2Lip, seed: int = 0, takes: int = 12, clean: bool = False) -> Figures:
-    """Figures of held-out voices at 25 fps, computed like lip-sync from a sound file. clean: without room and noise."""
-    bank = trained_bank(model)
-    predicted, truth = [], []
+def held_out(kind: str, takes: int = 8, seed: int = 0) -> list[Take]:
+    """Takes of voices that are not trained on.
+
+    kind: "clean" or "noisy" for espeak-ng's, without and with microphone and noise; "people" for the installed voices
+    of `recorded.HELD_OUT`, every other one in a room.
+    """
+    voices = recorded.installed(recorded.HELD_OUT)
+    made = []
     for number in range(takes):
         rng = np.random.default_rng((seed, 2, number))
-        made: Take = (take if clean else recording)(rng, HELD_OUT_VARIANTS)
+        if kind == "people":
+            if voices:
+                one = recorded.take(rng, (voices[number % len(voices)],))
+                made.append(with_room(one, rng) if number % 2 else one)
+        else:
+            made.append((take if kind == "clean" else recording)(rng, HELD_OUT_VARIANTS))
+    return made
+
+
+def figures_of(model: Audio2Lip, takes: Sequence[Take]) -> Figures:
+    """Figures of takes at 25 fps, computed like lip-sync from a sound file."""
+    bank = trained_bank(model)
+    predicted, truth = [], []
+    for made in takes:
         times = frame_times(len(made.samples) / RATE, FPS)
         predicted.append(lip_sync(made.samples, RATE, times, bank))
         truth.append(made.curves[np.round(times * CURVE_FPS).astype(int)])
@@ -168,7 +204,9 @@ def bank_tensors(model: Audio2Lip) -> dict[str, np.ndarray]:
 
 def trained_bank(model: Audio2Lip) -> SimpleNamespace:
     """An object with the attributes that `lip_sync` reads from a bank, for a network that is being trained."""
-    return SimpleNamespace(name="in training", names=LIP, networks=None, tensors=bank_tensors(model))
+    return SimpleNamespace(
+        name="in training", names=LIP, networks=None, tensors=bank_tensors(model), speech_level=SPEECH_LEVEL
+    )
 
 
 def started_from(path: Path) -> dict[str, torch.Tensor]:
@@ -197,8 +235,10 @@ def train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     pool = Pool(args.seed, first=trainer.step // RENEWAL)
 
+    held = {kind: held_out(kind) for kind in ("clean", "noisy", "people")}
+
     def evaluate() -> dict[str, object]:
-        figures = {"clean": asdict(figures_of(average, clean=True)), "recorded": asdict(figures_of(average))}
+        figures: dict[str, object] = {kind: asdict(figures_of(average, takes)) for kind, takes in held.items() if takes}
         if args.listen:
             figures["real_voice"] = dict(zip(("correlation", "lag"), listen(average, args.listen), strict=True))
         return figures

@@ -6,9 +6,11 @@ curves of a take are not, except in `cropped_start`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal
 
+import av
 import numpy as np
 from scipy.signal import butter, istft, sosfilt, stft
 
@@ -36,12 +38,12 @@ def with_room(made: Take, rng: np.random.Generator) -> Take:
         out += _drifting_noise(rng, count) * below()
     if rng.random() < 0.35:
         out += _hum(rng, count) * below()
-    if rng.random() < 0.15:
-        out += _music(rng, count) * below(40.0, 12.0)
+    if rng.random() < 0.3:
+        out += _music(rng, count) * below(35.0, 2.0)
     if rng.random() < 0.3:
         out += _knocks(rng, count) * below(20.0, 0.0)
     if rng.random() < 0.3:
-        out = _coded(out, rng)
+        out = _coded(out, rng) if rng.random() < 0.6 else coded_by(CODECS[rng.integers(len(CODECS))], out)
     return replace(made, samples=_quantised(out, rng))
 
 
@@ -127,16 +129,72 @@ def _tone(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _music(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count,) of about unit level: chords of plucked or held notes at a random tempo."""
-    out, beat = np.zeros(count), int(rng.uniform(0.15, 0.9) * RATE)
-    held, harmonics = rng.random() < 0.4, 1 + int(rng.integers(0, 4))
+    """(count,) of unit level: a random selection of chords, bass, drums and a melody with vibrato, at one tempo."""
+    beat = int(rng.uniform(0.3, 0.9) * RATE)
+    key = 110.0 * 2 ** (rng.integers(0, 12) / 12)
+    parts = [_chords, _bass, _drums, _melody]
+    chosen = [part for part in parts if rng.random() < 0.5] or [parts[rng.integers(len(parts))]]
+    out = np.sum([part(rng, count, beat, key) * 10 ** (-rng.uniform(0, 12) / 20) for part in chosen], axis=0)
+    return out / (out.std() or 1.0)
+
+
+_SCALE = (0, 2, 4, 5, 7, 9, 11, 12)  # semitones
+
+
+def _chords(rng: np.random.Generator, count: int, beat: int, key: float) -> np.ndarray:
+    """Chords of plucked or held notes."""
+    out, held, harmonics = np.zeros(count), rng.random() < 0.5, 1 + int(rng.integers(0, 8))
     for first in range(0, count, beat):
         time = _time(min(beat, count - first))
         shape = np.minimum(time / 0.01, 1.0) * (1.0 if held else np.exp(-time * rng.uniform(2, 10)))
-        for _ in range(rng.integers(1, 4)):
-            pitch = 2 * np.pi * 110.0 * 2 ** (rng.integers(0, 37) / 12) * time
-            out[first : first + len(time)] += shape * sum(np.sin(k * pitch) / k**1.5 for k in range(1, 1 + harmonics))
-    return out / (out.std() or 1.0)
+        for _ in range(rng.integers(1, 5)):
+            out[first : first + len(time)] += shape * _note(key * 2 ** (rng.choice(_SCALE) / 12) * time, harmonics)
+    return out
+
+
+def _bass(rng: np.random.Generator, count: int, beat: int, key: float) -> np.ndarray:
+    """Low notes of 40 to 110 Hz."""
+    out = np.zeros(count)
+    for first in range(0, count, beat):
+        time = _time(min(beat, count - first))
+        pitch = key / 2 ** rng.integers(1, 3) * 2 ** (rng.choice(_SCALE[:5]) / 12)
+        out[first : first + len(time)] += np.exp(-3 * time) * _note(max(pitch, 40.0) * time, 3)
+    return 2 * out
+
+
+def _drums(rng: np.random.Generator, count: int, beat: int, key: float) -> np.ndarray:
+    """Kick, snare and hi-hat."""
+    out, length = np.zeros(count), RATE // 4
+    time = _time(length)
+    kick = 3 * np.exp(-18 * time) * np.sin(2 * np.pi * (50 * time + 8 * (1 - np.exp(-30 * time))))
+    snare = np.exp(-22 * time) * coloured_noise(rng, length, 0.5)
+    hat = 0.4 * np.exp(-60 * time) * coloured_noise(rng, length, -0.5)
+    for step, first in enumerate(range(0, count, max(beat // 2, 1))):
+        sounds = [hat] if rng.random() < 0.8 else []
+        if step % 2 == 0:
+            sounds.append(kick if step % 4 == 0 else snare)
+        for sound in sounds:
+            out[first : first + length] += sound[: count - first]
+    return out
+
+
+def _melody(rng: np.random.Generator, count: int, beat: int, key: float) -> np.ndarray:
+    """One instrument: held notes with vibrato."""
+    out, place, harmonics = np.zeros(count), 0, 2 + int(rng.integers(0, 10))
+    while place < count:
+        time = _time(min(int(beat * rng.choice([0.5, 1, 1, 2])), count - place))
+        vibrato = rng.uniform(0, 0.4) * np.sin(2 * np.pi * rng.uniform(4, 7) * time)
+        pitch = 2 * key * 2 ** (rng.choice(_SCALE) / 12)
+        shape = np.minimum(time / 0.04, 1.0) * np.minimum((time[-1] - time) / 0.05 + 0.02, 1.0)
+        if rng.random() < 0.85:
+            out[place : place + len(time)] += shape * _note(pitch * (time + 0.01 * vibrato), harmonics)
+        place += len(time)
+    return out
+
+
+def _note(turns: np.ndarray, harmonics: int) -> np.ndarray:
+    """A tone with harmonics that fall off. turns: (n,) periods of the fundamental so far."""
+    return sum(np.sin(2 * np.pi * k * turns) / k**1.3 for k in range(1, 1 + harmonics))
 
 
 def _knocks(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -156,6 +214,57 @@ def _coded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     kept = level > level.max(axis=0) * 10 ** (-rng.uniform(25, 60) / 20)
     kept &= (frequency < rng.uniform(3400, 7600))[:, None]
     return istft(spectrum * kept, RATE, nperseg=512)[1][: len(samples)]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """An encoder of FFmpeg, with sample rate in Hz, bits per second, and the samples at 16 kHz by which it is late."""
+
+    name: str
+    rate: int
+    bits: int
+    late: int = 0
+
+
+CODECS = (  # messengers, video calls, podcasts, phones
+    Codec("libopus", 16_000, 9_000),
+    Codec("libopus", 16_000, 20_000),
+    Codec("libmp3lame", 16_000, 16_000),
+    Codec("libmp3lame", 32_000, 48_000),
+    Codec("libopencore_amrnb", 8_000, 7_400, 79),
+    Codec("pcm_mulaw", 8_000, 64_000),
+)
+
+
+def coded_by(codec: Codec, samples: np.ndarray) -> np.ndarray:
+    """Samples (n,) at 16 kHz, encoded and decoded; unchanged if this build of FFmpeg lacks the encoder."""
+    if codec.name not in av.codecs_available:
+        return samples
+    encoder = _context(codec.name, "w")
+    encoder.rate, encoder.layout, encoder.bit_rate = codec.rate, "mono", codec.bits
+    formats = encoder.codec.audio_formats
+    assert formats, "an audio encoder states its sample formats"
+    encoder.format = formats[0]
+    encoder.open()
+    decoder = _context(encoder.codec.canonical_name, "r")
+    decoder.rate, decoder.layout, decoder.extradata = codec.rate, "mono", encoder.extradata
+    peak = max(np.abs(samples).max(), 1e-3)
+    frame = av.AudioFrame.from_ndarray((0.5 / peak * samples).astype(np.float32)[None], format="fltp", layout="mono")
+    frame.rate = RATE
+    fit = av.AudioResampler(encoder.format.name, "mono", codec.rate, frame_size=encoder.frame_size or 0)
+    packets = [packet for part in (*fit.resample(frame), *fit.resample(None)) for packet in encoder.encode(part)]
+    packets += encoder.encode(None)
+    heard = [part for packet in packets for part in decoder.decode(packet)] + list(decoder.decode(None))
+    back = av.AudioResampler("fltp", "mono", RATE)
+    decoded = [part.to_ndarray()[0] for one in (*heard, None) for part in back.resample(one)]
+    out = np.concatenate(decoded)[codec.late :][: len(samples)]
+    return np.pad(out, (0, len(samples) - len(out))).astype(np.float64) * (2 * peak)
+
+
+def _context(name: str, mode: Literal["r", "w"]) -> av.AudioCodecContext:
+    context = av.CodecContext.create(name, mode)
+    assert isinstance(context, av.AudioCodecContext)
+    return context
 
 
 def _time(count: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ import soxr
 from scipy import fft
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 from scipy.signal import butter, fftconvolve, sosfilt
+
+from inference.lipsync import speech_level
 
 from ..units import LIP
 
@@ -172,6 +174,8 @@ def speak(text: str, voice: Voice = Voice(), tract: float = 1.0) -> Take:
         for (_, symbol), start, end in zip(events, starts, starts[1:], strict=False)
         if end > start
     ]
+    if spoken and spoken[0].start > 0:
+        spoken.insert(0, Phone("", 0.0, spoken[0].start))
     phones = tuple(_with_closures(spoken, samples))
     return Take(samples, lip_curves(phones, samples), phones)
 
@@ -183,7 +187,7 @@ _ENVELOPE_HOP = RATE // CURVE_FPS
 _BREATH_BAND = butter(1, (400, 4000), "band", fs=RATE, output="sos")
 
 
-def _level(samples: np.ndarray) -> np.ndarray:
+def level_of(samples: np.ndarray) -> np.ndarray:
     """Root mean square (m,) of each 5 ms of sound."""
     whole = samples[: len(samples) // _ENVELOPE_HOP * _ENVELOPE_HOP].reshape(-1, _ENVELOPE_HOP)
     return np.sqrt(np.square(whole, dtype=np.float64).mean(axis=1))
@@ -194,7 +198,7 @@ def _with_closures(phones: list[Phone], samples: np.ndarray) -> list[Phone]:
 
     After the burst of a voiceless stop there is aspiration, during which the mouth opens already ("h").
     """
-    level = _level(samples)
+    level = level_of(samples)
     adjusted: list[Phone] = []
     for phone in phones:
         if phone.symbol[:1] not in _STOPS:
@@ -318,10 +322,13 @@ def _blur(rows: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _effort(samples: np.ndarray) -> np.ndarray:
-    """(m, 1) factor of the mouth opening by loudness relative to the speaker's loud sounds, 0.6 to 1.1."""
-    level = gaussian_filter1d(_level(samples), 0.025 * CURVE_FPS)
-    loud = np.percentile(level, 92) or 1.0
-    return np.clip(0.5 + 0.55 * np.sqrt(level / loud), 0.6, 1.1)[:, None]
+    """(m, 1) factor of the mouth opening by loudness, 0.2 to 1.2; 0.9 at the mean level of the speech.
+
+    People lower the jaw further for louder syllables, and hardly for unstressed ones. The factor follows the level
+    itself rather than its logarithm, so that the jaw moves with the voice's envelope.
+    """
+    level = gaussian_filter1d(level_of(samples), 0.025 * CURVE_FPS)
+    return np.clip(0.15 + 0.75 * level / 10 ** (speech_level(samples) / 20), 0.2, 1.2)[:, None]
 
 
 def _activity(phones: Iterable[Phone], rows: int) -> np.ndarray:
@@ -386,12 +393,13 @@ def invented_words(rng: np.random.Generator, count: int) -> str:
 
 
 def random_voice(rng: np.random.Generator, language: str, variants: Iterable[str] = VARIANTS) -> Voice:
-    """A random voice of the language."""
+    """A random voice of the language; one in eight is slow and high, as in singing."""
+    sings = rng.random() < 0.12
     return Voice(
         language,
         str(rng.choice(list(variants))),
-        speed=int(rng.integers(115, 225)),
-        pitch=int(rng.integers(15, 85)),
+        speed=int(rng.integers(80, 100) if sings else rng.integers(115, 225)),
+        pitch=int(rng.integers(70, 100) if sings else rng.integers(15, 85)),
         pitch_range=int(rng.integers(20, 90)),
         word_gap=int(rng.choice([0, 0, 0, 1, 4, 12])),
     )
@@ -407,13 +415,22 @@ def take(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seconds: 
     voice = random_voice(rng, language, variants)
     tract = float(rng.uniform(0.84, 1.2))
     own = [text for spoken, text in sentences() if spoken == language]
-    parts: list[Take] = [_pause(rng, 0.7)]
+
+    def line() -> str:
+        return invented_words(rng, int(rng.integers(2, 6))) if rng.random() < 0.3 else str(rng.choice(own))
+
+    return conversation(rng, lambda: speak(line(), voice, tract), seconds)
+
+
+def conversation(rng: np.random.Generator, say: Callable[[], Take], seconds: float) -> Take:
+    """At least `seconds` of the lines that `say` returns, at slightly different levels, with pauses around them."""
+    parts: list[Take] = [_pause(rng, 0.7, shortest=0.2)]
     while sum(len(part.samples) for part in parts) < seconds * RATE:
-        text = invented_words(rng, int(rng.integers(2, 6))) if rng.random() < 0.3 else str(rng.choice(own))
-        spoken = speak(text, voice, tract)
+        spoken = say()
         emphasis = np.float32(10 ** rng.uniform(-0.25, 0.1))
         parts += [replace(spoken, samples=spoken.samples * emphasis), _pause(rng, 1.2)]
-    return joined(parts)
+    whole = joined(parts)
+    return replace(whole, curves=lip_curves(whole.phones, whole.samples))  # a louder line opens the mouth wider
 
 
 def joined(parts: Sequence[Take]) -> Take:
@@ -430,9 +447,9 @@ def joined(parts: Sequence[Take]) -> Take:
     )
 
 
-def _pause(rng: np.random.Generator, longest: float) -> Take:
-    """0.1 s to `longest` of silence, sometimes with a breath; the mouth rests."""
-    rows = round(rng.uniform(0.1, longest) * CURVE_FPS)
+def _pause(rng: np.random.Generator, longest: float, shortest: float = 0.1) -> Take:
+    """`shortest` to `longest` seconds of silence, sometimes with a breath; the mouth rests."""
+    rows = round(rng.uniform(shortest, longest) * CURVE_FPS)
     samples = np.zeros(rows * _ENVELOPE_HOP)
     if rng.random() < 0.3:
         breath = np.sin(np.linspace(0, np.pi, len(samples))) ** 2 * 10 ** rng.uniform(-3, -1.6)
@@ -451,14 +468,23 @@ def recording(rng: np.random.Generator, variants: Iterable[str] = VARIANTS, seco
         room = coloured_noise(rng, count, rng.uniform(0, 2)) * rng.choice([0.0, 10 ** rng.uniform(-5, -1.3)])
         rest = np.zeros((count // _ENVELOPE_HOP, len(LIP)), np.float32)
         return Take(room.astype(np.float32), rest, (Phone("", 0.0, count / RATE),))
-    spoken = take(rng, variants, seconds)
-    return replace(spoken, samples=augment(spoken.samples, rng))
+    return recorded_with_microphone(take(rng, variants, seconds), rng)
 
 
-def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def recorded_with_microphone(made: Take, rng: np.random.Generator) -> Take:
+    """The take as a random microphone hears it, with noise; same length and phones.
+
+    The effort of the mouth follows the level that is heard: the network cannot know which frequencies the microphone
+    emphasised, and artists expect the mouth to follow what they hear and see in the waveform.
+    """
+    heard = microphone(made.samples, rng)
+    return replace(made, samples=with_noise(heard, rng), curves=lip_curves(made.phones, heard))
+
+
+def microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Samples (n,) at 16 kHz with the effects of a random microphone and room; same length and timing.
 
-    Breathiness, equalisation, reverberation, band limits, compression, noise and level, each applied at random.
+    Breathiness, equalisation, reverberation, band limits, compression and level, each applied at random.
     """
     out = samples.astype(np.float64)
     envelope = uniform_filter1d(np.abs(out), 160)
@@ -477,7 +503,12 @@ def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         drive = rng.uniform(0.5, 3.0)
         out = np.tanh(drive * out / peak) / np.tanh(drive)
         peak = 1.0
-    out *= 10 ** (rng.uniform(-26, -0.5) / 20) / peak
+    return out * (10 ** (rng.uniform(-26, -0.5) / 20) / peak)
+
+
+def with_noise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Samples (n,) at 16 kHz with noise and hum, each added at random, as float32 quantised to 16 bits."""
+    out = samples.copy()
     level = np.sqrt(np.mean(np.square(out)))
     if rng.random() < 0.85:
         out += coloured_noise(rng, len(out), rng.uniform(0, 2)) * level * 10 ** (-rng.uniform(8, 60) / 20)
@@ -498,9 +529,14 @@ def coloured_noise(rng: np.random.Generator, count: int, slope: float) -> np.nda
 
 
 def _equalise(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A smooth random frequency response: a tilt, and up to +-8 dB at eight points, one per octave."""
+    """A smooth random frequency response: a tilt, +-8 dB at eight points, one per octave, and sometimes more bass.
+
+    Close microphones and broadcast processing raise the lowest frequencies of a voice by up to 12 dB.
+    """
     octaves = np.linspace(0, 7, 8)
     points = rng.uniform(-8, 8, 8) * rng.uniform(0.2, 1) + rng.uniform(-2.5, 2.5) * (octaves - 3.5)
+    if rng.random() < 0.4:
+        points[:3] += rng.uniform(3, 12) * np.array([1.0, 1.0, 0.5])
     size = fft.next_fast_len(len(samples), real=True)
     frequency = np.maximum(fft.rfftfreq(size, 1 / RATE), 1.0)
     decibel = np.interp(np.log2(frequency / 62.5), octaves, points)
