@@ -26,6 +26,7 @@ COMMANDS = {
     "audio2pose": ("stages.audio2pose", "train", "train head motion on synthetic speech"),
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
+    "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),
     "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),
 }
 

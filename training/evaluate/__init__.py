@@ -8,6 +8,7 @@ pictures      similarity to the truth by pixels
 motion        motion of points, and motion that should not occur
 recognition coefficients, identity and emotion recognised in pictures
 voices        mouth movement for voices
+lips          lip-sync of recorded voices, beside baselines (a command of its own)
 photographs   real pictures and clips
 figures       rows of the table
 report        table, plots and contact sheets

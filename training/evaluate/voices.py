@@ -242,9 +242,8 @@ def loudness(samples: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(power[np.clip(np.round(times * RATE).astype(int), 0, len(power) - 1)], 0))
 
 
-def agreement(curve: np.ndarray, envelope: np.ndarray) -> tuple[float, int]:
-    """Best correlation of two (T,) curves, and the delay of the first one in frames."""
-    edge = MAX_LAG
+def agreement(curve: np.ndarray, envelope: np.ndarray, edge: int = MAX_LAG) -> tuple[float, int]:
+    """Best correlation of two (T,) curves over lags of up to `edge` frames, and the delay of the first one."""
     lags = range(-edge, edge + 1)
     if curve[edge:-edge].std() < 1e-9 or envelope[edge:-edge].std() < 1e-9:
         return 0.0, 0

@@ -481,6 +481,11 @@ def recorded_with_microphone(made: Take, rng: np.random.Generator) -> Take:
     return replace(made, samples=with_noise(heard, rng), curves=lip_curves(made.phones, heard))
 
 
+def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Samples (n,) at 16 kHz as a random microphone hears them, with noise, see `microphone` and `with_noise`."""
+    return with_noise(microphone(samples, rng), rng)
+
+
 def microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Samples (n,) at 16 kHz with the effects of a random microphone and room; same length and timing.
 
