@@ -49,6 +49,7 @@ MODULES = (
     "handlers",
     "render.preview",
     "panels.status",  # at the top of its tab: panels are shown in the order of registration
+    "panels.help",
     "panels.character",
     "panels.rig",
     "panels.naming",

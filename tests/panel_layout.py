@@ -16,6 +16,8 @@ def draw(cls: type[bpy.types.Panel] | type[bpy.types.Menu], closed: tuple[str, .
         method = getattr(cls, name)
         if isinstance(method, FunctionType):
             setattr(panel, name, MethodType(method, panel))
+        elif name == "help_page":
+            panel.help_page = method
     for name in ("draw_header", "draw_header_preset", "draw"):
         if hasattr(panel, name):
             getattr(panel, name)(bpy.context)
@@ -69,7 +71,9 @@ class Layout:
         for item in getattr(data, items):
             getattr(bpy.types, kind).draw_item(None, bpy.context, self.row(), data, item, 0, data, "")
 
-    def operator(self, idname: str, text: str | None = None, icon: str = "NONE") -> SimpleNamespace:
+    def operator(
+        self, idname: str, text: str | None = None, icon: str = "NONE", emboss: bool = True
+    ) -> SimpleNamespace:
         module, name = idname.split(".")
         properties = getattr(getattr(bpy.ops, module), name).get_rna_type().properties
         self.drawn.append(("operator", idname))

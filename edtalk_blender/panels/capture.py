@@ -10,6 +10,7 @@ from ..capture import capture
 from ..capture.operators import target
 from ..character import files
 from ..timeline import footage, sequencer
+from .help import HasHelp
 from .messages import CATEGORY, draw_note
 
 
@@ -71,14 +72,15 @@ def _banks(obj: bpy.types.Object) -> list[str]:
         return []  # the Character panel shows the problem
 
 
-class _Capture:
+class _Capture(HasHelp):
     bl_region_type = "UI"
     bl_category = CATEGORY
     bl_label = "Capture"
+    help_page = "capture.html"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_capture(self.layout, context)  # type: ignore[attr-defined]
+        draw_capture(self.layout, context)
 
 
 class EDTALK_PT_capture_sequencer(_Capture, bpy.types.Panel):

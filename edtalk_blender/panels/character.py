@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import bpy
 
@@ -15,6 +14,7 @@ from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from ..timeline.operators import draw_scenes
 from ..workspace import operators as workspace
+from .help import HasHelp, draw_help
 from .messages import CATEGORY, draw_note, draw_problem
 from .next_step import next_step
 
@@ -99,7 +99,7 @@ class EDTALK_MT_emotions(bpy.types.Menu):
             layout.operator("edtalk.add_emotion", text=f"Add {sliders.title(name)}").emotion = name
 
 
-class _InSidebar:
+class _InSidebar(HasHelp):
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = CATEGORY
@@ -109,6 +109,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
     """The active character"""
 
     bl_label = "Character"
+    help_page = "character.html"
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
@@ -187,16 +188,15 @@ class OfCharacter:
             return False
 
 
-class EmotionSliders(OfCharacter):
+class EmotionSliders(OfCharacter, HasHelp):
     """Mixin for the panels with the emotions of the active character."""
 
-    if TYPE_CHECKING:  # defined by bpy.types.Panel
-        layout: bpy.types.UILayout
-
     bl_label = "Emotions"
+    help_page = "emotion.html"
 
     def draw_header_preset(self, _context: bpy.types.Context) -> None:
         self.layout.menu("EDTALK_MT_emotions", text="", icon="DOWNARROW_HLT")
+        draw_help(self.layout, self.help_page)
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, obj = self.layout, character.active(context)
@@ -226,6 +226,7 @@ class EDTALK_PT_banks(_InSidebar, OfCharacter, bpy.types.Panel):
     """All sliders of the face, by bank"""
 
     bl_label = "Sliders"
+    help_page = "character.html#sliders"
 
     def draw(self, context: bpy.types.Context) -> None:
         obj = character.active(context)

@@ -6,13 +6,15 @@ import bpy
 
 from .. import compat
 from ..timeline import sequencer
+from .help import HasHelp
 from .messages import CATEGORY
 
 
-class EDTALK_PT_farm(bpy.types.Panel):
+class EDTALK_PT_farm(HasHelp, bpy.types.Panel):
     """Render faces on a render farm"""
 
     bl_label = "Render Farm"
+    help_page = "farm.html"
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = CATEGORY

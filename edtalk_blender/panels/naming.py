@@ -7,6 +7,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files
 from ..naming import naming
+from .help import HasHelp
 from .messages import CATEGORY, draw_lines
 
 
@@ -30,10 +31,11 @@ class EDTALK_UL_slider_names(bpy.types.UIList):
         row.label(text=item.region)
 
 
-class EDTALK_PT_naming(bpy.types.Panel):
+class EDTALK_PT_naming(HasHelp, bpy.types.Panel):
     """Name the sliders of a bank that only numbers them"""
 
     bl_label = "Slider Names"
+    help_page = "character.html#names"
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = CATEGORY

@@ -9,6 +9,7 @@ from ..character.snapshot import FULL_FRAME_LAYERS
 from ..plate import dubbing, operators
 from ..render import dub
 from ..timeline import sequencer
+from .help import HasHelp
 from .messages import CATEGORY, draw_note
 from .sequencer import draw_layer
 
@@ -44,14 +45,15 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")
 
 
-class _Plate:
+class _Plate(HasHelp):
     bl_region_type = "UI"
     bl_category = CATEGORY
     bl_label = "Plate"
+    help_page = "dub.html"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_plate(self.layout, context)  # type: ignore[attr-defined]
+        draw_plate(self.layout, context)
 
 
 class EDTALK_PT_plate_sequencer(_Plate, bpy.types.Panel):

@@ -6,6 +6,7 @@ import bpy
 
 from ..character import character
 from ..rig import rig
+from .help import HasHelp
 from .messages import CATEGORY, draw_note, draw_problem
 
 
@@ -35,10 +36,11 @@ class EDTALK_UL_links(bpy.types.UIList):
         return [self.bitflag_filter_item * (is_shown != self.use_filter_invert) for is_shown in shown], []
 
 
-class EDTALK_PT_rig(bpy.types.Panel):
+class EDTALK_PT_rig(HasHelp, bpy.types.Panel):
     """Drive the shape keys of a 3D head with the sliders"""
 
     bl_label = "3D Face"
+    help_page = "3d-face.html"
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = CATEGORY

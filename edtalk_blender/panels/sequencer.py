@@ -13,6 +13,7 @@ from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
 from ..workspace import operators as workspace
 from .character import EmotionSliders
+from .help import HasHelp
 from .messages import CATEGORY, draw_lines, draw_note, draw_problem
 from .rendered import draw_rendered
 
@@ -30,7 +31,7 @@ class EDTALK_MT_speakers(bpy.types.Menu):
         layout.operator("edtalk.assign_strip", text="None", icon="X").clear = True
 
 
-class _InSequencer:
+class _InSequencer(HasHelp):
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = CATEGORY
@@ -40,6 +41,7 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
     """Dialogue strips and their characters"""
 
     bl_label = "Dialogue"
+    help_page = "lip-sync.html"
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, compat.sequencer_scene(context)
@@ -107,6 +109,7 @@ class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
     """Keyframe options of lip sync"""
 
     bl_label = "Keyframes"
+    help_page = "lip-sync.html#keyframes"
     bl_parent_id = "EDTALK_PT_dialogue"
     bl_options = {"DEFAULT_CLOSED"}
 
@@ -134,6 +137,7 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
     """Render the face to an image strip"""
 
     bl_label = "Face"
+    help_page = "render.html"
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, scene = self.layout, compat.sequencer_scene(context)
@@ -165,6 +169,7 @@ class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):
     """Keep sound, keyframes and face strips in sync when a strip moves"""
 
     bl_label = "Keep in Sync"
+    help_page = "edit.html"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw_header(self, context: bpy.types.Context) -> None:
@@ -185,6 +190,7 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
     """Update the face while sliders change and during scrubbing"""
 
     bl_label = "Live Preview"
+    help_page = "render.html#preview"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw_header(self, context: bpy.types.Context) -> None:

@@ -9,6 +9,7 @@ from ..engine import session
 from ..engine.client import State
 from ..engine.engine import Engine
 from ..engine.engine import State as Found
+from .help import HasHelp
 from .messages import CATEGORY, draw_lines, draw_problem
 
 _STATE_ICONS = {
@@ -117,13 +118,14 @@ def _draw_problems(layout: bpy.types.UILayout) -> None:
         layout.operator("edtalk.dismiss", icon="X")
 
 
-class _Status:
+class _Status(HasHelp):
     bl_region_type = "UI"
     bl_category = CATEGORY
     bl_label = "Status"
+    help_page = "troubleshooting.html"
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_status(self.layout)  # type: ignore[attr-defined]
+        draw_status(self.layout)
 
 
 class EDTALK_PT_status_view(_Status, bpy.types.Panel):

@@ -50,6 +50,8 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
         "inference/banks/starter.safetensors",
         "inference/banks/starter.md",
         "inference/demo/line.wav",
+        "docs/manual/index.html",
+        "docs/manual/style.css",
         "wheels/requirements-worker.txt",
         *(f"wheels/locks/linux-x86_64-cpu-py{python}.txt" for python in ("311", "313", "314")),
         "wheels/locks/installer.txt",
@@ -57,7 +59,9 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
     ):
         assert needed in found
     folders = {name.split("/")[0] for name in found if "/" in name}
-    assert folders == {"edtalk_blender", "inference", "wheels"}
+    assert folders == {"edtalk_blender", "inference", "wheels", "docs"}
+    manual = {path for path in (source / "docs" / "manual").rglob("*.*") if path.suffix != ".md"}
+    assert {name for name in found if name.startswith("docs/")} == {str(path.relative_to(source)) for path in manual}
     assert {name for name in found if "/" not in name} <= {
         "blender_manifest.toml", "__init__.py", "LICENSE", "README.md"
     }  # fmt: skip
