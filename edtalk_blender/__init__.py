@@ -29,6 +29,7 @@ MODULES = (
     "animation.pose_operators",
     "animation.emotion_pictures",
     "animation.emotion_operators",
+    "lipsync.markers",
     "lipsync.operators",
     "render.operators",
     "render.arrangement",

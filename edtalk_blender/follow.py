@@ -19,6 +19,7 @@ from . import compat
 from .animation import keys
 from .character import character, files, sliders
 from .engine.operator_base import BaseOperator
+from .lipsync import markers
 from .plate import compositing
 from .timeline import lines, sequencer, timemap
 from .timeline.lines import Line
@@ -85,6 +86,7 @@ def follow(scene: bpy.types.Scene) -> int:
     for change in (*sounds, *faces, *plates):
         sequencer.remember_time(change.strip, sequencer.time_map(scene, change.strip))
     lines.remember(scene)
+    markers.place(scene)
     if found:
         compositing.update(scene)
     return len(found) + len(deleted)

@@ -20,6 +20,7 @@ from ...inference.contract.mixing import EXPRESSION
 from .. import compat
 from ..character import character, files, sliders
 from ..character.operators import OnCharacter
+from ..lipsync import markers
 from . import emotion_pictures, keys, presets, sampling
 
 
@@ -196,7 +197,8 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
 
 def cuts(scene: bpy.types.Scene) -> list[int]:
     """Frames of cuts, sorted: timeline markers, and the start and end of every strip with images."""
-    found = {marker.frame for marker in scene.timeline_markers}
+    own = markers.own(scene)  # words and mouth shapes
+    found = {marker.frame for marker in scene.timeline_markers if marker not in own}
     for strip in compat.strips(scene):
         if strip.type in ("MOVIE", "IMAGE", "SCENE", "MOVIECLIP", "META"):
             found |= {compat.left_handle(strip), compat.right_handle(strip)}

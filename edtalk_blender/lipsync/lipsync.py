@@ -16,6 +16,7 @@ from ..engine.session import Task
 from ..timeline import audio, lines, sequencer, timemap
 from ..timeline.sequencer import NLA
 from ..timeline.timemap import TimeMap
+from . import markers
 
 # --- Requesting lip sync
 
@@ -119,6 +120,8 @@ def write_lips(
     lines.remember(scene)
     if sequencer.STALE in strip:
         del strip[sequencer.STALE]
+    markers.forget(strip)
+    markers.place(scene)
 
 
 def _write(

@@ -105,6 +105,32 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
             draw_note(layout, f"Part of '{strip.name}' has no lip-sync keys. Run Lip Sync again.")
 
 
+class EDTALK_PT_markers(_InSequencer, bpy.types.Panel):
+    """Markers for words and mouth shapes under the waveform"""
+
+    bl_label = "Markers"
+    bl_parent_id = "EDTALK_PT_dialogue"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return any(sequencer.is_dialogue(strip) for strip in compat.strips(compat.sequencer_scene(context)))
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, compat.sequencer_scene(context).edtalk_markers
+        layout.row(align=True).prop(settings, "show", expand=True)
+        if settings.show == "NONE":
+            return
+        sounds = [strip for strip in sequencer.selected_sounds(context) if sequencer.is_dialogue(strip)]
+        for strip in sounds[:1]:
+            if settings.show == "WORDS":
+                layout.prop(strip, "edtalk_text", icon="TEXT", placeholder="Text that is said")
+            if sequencer.remembered_time(strip) is None:
+                draw_note(layout, f"Run Lip Sync on '{strip.name}' first.")
+        if not sounds:
+            draw_note(layout, "Select a dialogue strip.")
+
+
 class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
     """Keyframe options of lip sync"""
 
@@ -228,6 +254,7 @@ def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:
 CLASSES = (
     EDTALK_MT_speakers,
     EDTALK_PT_dialogue,
+    EDTALK_PT_markers,
     EDTALK_PT_lip_settings,
     EDTALK_PT_emotions_sequencer,
     EDTALK_PT_face,

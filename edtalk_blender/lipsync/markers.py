@@ -1,0 +1,183 @@
+"""Words or mouth shapes of the dialogue as timeline markers, which lie under the waveform in the Sequencer.
+
+A strip stores its words and mouth shapes at seconds of its sound, so the markers follow when it is moved, trimmed or
+retimed, and disappear with it. Markers are placed anew whenever that changes; the artist's own markers are kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import bpy
+import numpy as np
+from bpy.props import EnumProperty, PointerProperty, StringProperty
+
+from ...inference.contract.errors import EDTalkError
+from .. import compat
+from ..animation import keys
+from ..character import files, sliders
+from ..timeline import sequencer
+from . import mouth_shapes, words
+
+FOUND = {"WORDS": "edtalk_words", "SHAPES": "edtalk_shapes"}  # of a strip: JSON [[second of the sound, name], ...]
+
+
+# --- Placing markers
+
+
+def place(scene: bpy.types.Scene) -> None:
+    """Place the markers that the scene's settings ask for, and remove others of this module."""
+    wanted = set(_wanted(scene)) if scene.sequence_editor else set()
+    present = {(marker.frame, marker.name): marker for marker in own(scene)}
+    for place_and_name, marker in present.items():
+        if place_and_name not in wanted:
+            scene.timeline_markers.remove(marker)
+    for frame, name in sorted(wanted - present.keys()):
+        scene.timeline_markers.new(name, frame=frame).select = False
+    text = json.dumps(sorted(wanted)) if wanted else ""
+    if scene.edtalk_markers.placed != text:
+        scene.edtalk_markers.placed = text
+
+
+def own(scene: bpy.types.Scene) -> list[bpy.types.TimelineMarker]:
+    """The markers that this module placed and that the artist has not moved or renamed since."""
+    try:
+        placed = {(int(frame), str(name)) for frame, name in json.loads(scene.edtalk_markers.placed or "[]")}
+    except (ValueError, TypeError):
+        return []
+    found = []
+    for marker in scene.timeline_markers:
+        if (marker.frame, marker.name) in placed:
+            placed.remove((marker.frame, marker.name))
+            found.append(marker)
+    return found
+
+
+def forget(strip: bpy.types.Strip) -> None:
+    """Find words and mouth shapes of a strip anew at the next `place`, because its keys have changed."""
+    for name in FOUND.values():
+        if name in strip:
+            del strip[name]
+
+
+def _wanted(scene: bpy.types.Scene) -> Iterator[tuple[int, str]]:
+    """Frame and name of each marker."""
+    kind = scene.edtalk_markers.show
+    if kind == "NONE":
+        return
+    for strip in compat.strips(scene):
+        if not (sequencer.is_dialogue(strip) and sequencer.remembered_time(strip)):
+            continue
+        clock = sequencer.time_map(scene, strip)
+        for second, name in _found(scene, strip, kind):
+            frame = round(float(clock.frame_of(second)))
+            if clock.start <= frame < clock.end:
+                yield frame, name.encode()[:63].decode(errors="ignore")  # as long as Blender's names
+
+
+def _found(scene: bpy.types.Scene, strip: bpy.types.Strip, kind: str) -> list[tuple[float, str]]:
+    """Seconds and names of a strip's words or mouth shapes; stored in the strip when they are first found."""
+    stored = strip.get(FOUND[kind])
+    if stored is None:
+        strip[FOUND[kind]] = stored = json.dumps(find(scene, strip, kind))
+    try:
+        return [(float(second), str(name)) for second, name in json.loads(stored)]
+    except (ValueError, TypeError):
+        return []
+
+
+# --- Finding words and mouth shapes
+
+
+def find(scene: bpy.types.Scene, strip: bpy.types.Strip, kind: str) -> list[tuple[float, str]]:
+    """Seconds of the sound and names of a strip's words or mouth shapes, read from its lip-sync keys.
+
+    Empty if the strip has no speaker or text, or if the bank's sliders have no names that tell mouth shapes apart.
+    """
+    obj = sequencer.speaker(strip)
+    if obj is None:
+        return []
+    try:
+        names = files.bank_of(obj).names_of("lip")
+    except EDTalkError:  # a panel reports the missing bank
+        return []
+    if not mouth_shapes.is_known(names):
+        return []
+    clock = sequencer.time_map(scene, strip)
+    rows = _mouth(obj, strip, names, clock.frames)
+    if kind == "SHAPES":
+        starts = mouth_shapes.runs(names, rows)
+    else:
+        spoken = words.words_of(strip.edtalk_text)
+        spans = words.align(spoken, names, rows, sequencer.fps(scene))
+        starts = [(start, word.text) for word, (start, _end) in zip(spoken, spans, strict=False)]
+    seconds = clock.seconds(clock.frames[[row for row, _name in starts]]) if starts else ()
+    return [(round(float(second), 5), name) for second, (_row, name) in zip(seconds, starts, strict=True)]
+
+
+def _mouth(obj: bpy.types.Object, strip: bpy.types.Strip, names: tuple[str, ...], frames: np.ndarray) -> np.ndarray:
+    """(T, n) mouth sliders as offsets from rest, from the F-curves of the action or of the strip's NLA strip."""
+    placed = keys.find_strip(obj, strip[sequencer.NLA]) if strip.get(sequencer.NLA) else None
+    if placed is not None:
+        _track, written = placed
+        curves = compat.slot_fcurves(written.action, written.action_slot)
+        frames = frames - written.frame_start + written.action_frame_start
+    else:
+        curves = compat.fcurves(obj)
+    by_path = {curve.data_path: curve for curve in curves}
+    rest = sliders.rest_values(obj)
+    rows = np.zeros((len(frames), len(names)))
+    for column, name in enumerate(names):
+        curve = by_path.get(sliders.data_path(name))
+        if curve is not None:
+            rows[:, column] = [curve.evaluate(frame) - rest[name] for frame in frames]
+    return rows
+
+
+# --- Settings
+
+
+def _show_changed(settings: MarkerSettings, _context: bpy.types.Context) -> None:
+    place(settings.id_data)
+
+
+def _text_changed(strip: bpy.types.Strip, _context: bpy.types.Context) -> None:
+    if FOUND["WORDS"] in strip:
+        del strip[FOUND["WORDS"]]
+    place(strip.id_data)
+
+
+class MarkerSettings(bpy.types.PropertyGroup):
+    """Which markers a scene shows."""
+
+    show: EnumProperty(
+        name="Markers",
+        description="Timeline markers for the lip-synced dialogue, which follow its strips",
+        items=(
+            ("NONE", "None", "No markers"),
+            ("WORDS", "Words", "A marker at the start of each word of the strip's text"),
+            ("SHAPES", "Mouth Shapes", "A marker where the mouth takes another shape, such as A, O or MBP"),
+        ),
+        default="NONE",
+        update=_show_changed,
+    )
+    placed: StringProperty(
+        name="Placed", description="Frames and names of the markers that were placed (JSON)", options={"HIDDEN"}
+    )
+
+
+def register() -> None:
+    bpy.utils.register_class(MarkerSettings)
+    bpy.types.Scene.edtalk_markers = PointerProperty(type=MarkerSettings, name="EDTalk Markers")
+    bpy.types.Strip.edtalk_text = StringProperty(
+        name="Text",
+        description="What is said in this strip, word by word. Used to place a marker at the start of each word",
+        update=_text_changed,
+    )
+
+
+def unregister() -> None:
+    del bpy.types.Strip.edtalk_text
+    del bpy.types.Scene.edtalk_markers
+    bpy.utils.unregister_class(MarkerSettings)
