@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import bpy
 import numpy as np
 from bpy.app.handlers import persistent
@@ -28,6 +30,7 @@ def show_pixels(obj: bpy.types.Object, rgba: np.ndarray) -> bpy.types.Image:
     elif tuple(image.size) != (width, height):
         image.scale(width, height)
     image.pixels.foreach_set(np.ascontiguousarray(rgba, np.float32).ravel())
+    _pack_later()
     if obj.type == "EMPTY" and obj.data != image:
         obj.data = image
     return image
@@ -47,9 +50,29 @@ def to_rgba(pixels: np.ndarray) -> np.ndarray:
     return result
 
 
+# --- Packing
+
+_IDLE = 0.5  # seconds without a new face before it is packed
+_changed: list[float] = []  # time of the last new face (`time.monotonic`)
+
+
+def _pack_later() -> None:
+    """Pack the faces when they stop changing: Blender asks at every save about images with unsaved changes."""
+    _changed[:] = [time.monotonic()]
+    if not bpy.app.background and not bpy.app.timers.is_registered(pack_when_idle):
+        bpy.app.timers.register(pack_when_idle, first_interval=_IDLE, persistent=True)
+
+
+def pack_when_idle() -> float | None:
+    """Timer: pack the faces once none has changed for a while. Returns the seconds until the next call."""
+    if _changed and time.monotonic() - _changed[0] < _IDLE:
+        return _IDLE
+    _pack_faces()
+    return None
+
+
 @persistent
 def _pack_faces(*_: object) -> None:
-    """Before saving: pack the rendered faces, so that Blender does not ask to save them as files."""
     for image in bpy.data.images:
         if FACE_OF in image and image.is_dirty and image.library is None:
             image.pack()
@@ -60,4 +83,6 @@ def register() -> None:
 
 
 def unregister() -> None:
+    if bpy.app.timers.is_registered(pack_when_idle):
+        bpy.app.timers.unregister(pack_when_idle)
     bpy.app.handlers.save_pre.remove(_pack_faces)

@@ -140,3 +140,23 @@ def test_a_missing_portrait_renders_no_preview(package, scene, live, requested):
     slide(live, 0.2)
     assert requested == []
     assert not package.engine.session.problems
+
+
+def test_a_face_at_rest_has_no_changes_that_blender_would_ask_to_save(package, live, monkeypatch):
+    viewport = package.character.viewport
+    live.edtalk["jawOpen"] = 0.4
+    rgba = np.random.default_rng(1).random((16, 16, 4), np.float32)
+    image = viewport.show_pixels(live, rgba)
+    assert image.is_dirty
+    monkeypatch.setattr(viewport, "_IDLE", 1e9)
+    assert viewport.pack_when_idle() is not None, "it has just changed"
+    assert image.is_dirty
+    monkeypatch.setattr(viewport, "_IDLE", 0.0)
+    assert viewport.pack_when_idle() is None
+    assert not image.is_dirty
+    assert image.packed_file is not None
+    shown = np.empty(rgba.size, np.float32)
+    image.pixels.foreach_get(shown)
+    np.testing.assert_allclose(shown.reshape(rgba.shape)[..., :3], rgba[..., :3], atol=1 / 255)
+    assert viewport.show_pixels(live, rgba[::-1]) == image
+    assert image.is_dirty
