@@ -26,6 +26,7 @@ MODULES = (
     "character.rest_pose",
     "preferences",
     "character.operators",
+    "character.crop_operator",
     "animation.pose_operators",
     "animation.emotion_pictures",
     "animation.emotion_operators",

@@ -20,6 +20,8 @@ from . import files, placement, sliders, viewport
 
 # Called with a character whose portrait, crop or bank has changed, because its rest pose must be measured again.
 portrait_listeners: list[Callable[[bpy.types.Object], None]] = []
+# Called with a character whose square is being changed by hand; many calls may follow each other.
+crop_listeners: list[Callable[[bpy.types.Object], None]] = []
 
 
 # --- Finding characters
@@ -164,6 +166,12 @@ def portrait_changed(obj: bpy.types.Object) -> None:
         listener(obj)
 
 
+def crop_changed(obj: bpy.types.Object) -> None:
+    """Notify `crop_listeners`; called while the square is changed. The face is shown until the new one is measured."""
+    for listener in crop_listeners:
+        listener(obj)
+
+
 # --- Registration
 
 
@@ -185,3 +193,4 @@ def register() -> None:
 def unregister() -> None:
     bpy.app.handlers.load_post.remove(_restore_overrides)
     portrait_listeners.clear()
+    crop_listeners.clear()

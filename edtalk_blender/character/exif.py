@@ -94,3 +94,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     turned = {3: 2, 4: 2, 5: -1, 6: -1, 7: 1, 8: 1}.get(orientation, 0)
     pixels = np.rot90(pixels, turned)
     return pixels[:, ::-1] if orientation in (2, 4, 5, 7) else pixels
+
+
+def to_stored(orientation: int, width: int, height: int) -> np.ndarray:
+    """(2, 3) matrix from points (x, y) of the upright picture of this size to points of the stored one.
+
+    Points are measured in pixels from the top left corner of the picture.
+    """
+    w, h = width, height
+    matrices = {
+        2: [[-1, 0, w], [0, 1, 0]],
+        3: [[-1, 0, w], [0, -1, h]],
+        4: [[1, 0, 0], [0, -1, h]],
+        5: [[0, 1, 0], [1, 0, 0]],
+        6: [[0, 1, 0], [-1, 0, w]],
+        7: [[0, -1, h], [-1, 0, w]],
+        8: [[0, -1, h], [1, 0, 0]],
+    }
+    return np.array(matrices.get(orientation, [[1, 0, 0], [0, 1, 0]]), float)

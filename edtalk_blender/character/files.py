@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import bpy
 from ...inference.contract.bank import STARTER, Bank, read_bank
 from ...inference.contract.errors import EDTalkError
 from . import exif
+from .crop_square import Square
 
 
 def bank_path(obj: bpy.types.Object) -> Path:
@@ -115,10 +118,55 @@ def _unpacked(image: bpy.types.Image) -> Path:
     return path
 
 
-def crop_of(obj: bpy.types.Object) -> str | tuple[float, float, float]:
-    """ "auto", "none", or left, top and side of the face's square in pixels of the portrait."""
-    group = obj.edtalk
-    return tuple(group.crop) if group.crop_mode == "box" else group.crop_mode
+def crop_of(obj: bpy.types.Object) -> str | tuple[float, ...]:
+    """ "auto", "none", or left, top and side of the face's square in pixels of the portrait, and its angle if not 0.
+
+    The angle is clockwise in degrees. Raises EDTalkError for a manual square without a size.
+    """
+    if obj.edtalk.crop_mode != "box":
+        return obj.edtalk.crop_mode
+    square = manual_square(obj)
+    if square.side <= 0:
+        raise EDTalkError(f"The square of {obj.name} has no size.", "Set its size, or use Edit Crop.", "face")
+    return astuple(square) if square.angle else astuple(square)[:3]
+
+
+def manual_square(obj: bpy.types.Object) -> Square:
+    """The square that is used if the crop is manual; its side is 0 before it is set."""
+    x, y, side = obj.edtalk.crop
+    return Square(x, y, side, round(math.degrees(obj.edtalk.crop_angle), 4))
+
+
+def first_square(obj: bpy.types.Object) -> Square:
+    """The square from which cropping by hand starts: the detected one, else the largest in the middle.
+
+    Raises EDTalkError if the portrait is missing.
+    """
+    portrait_path(obj)
+    found = Square(*obj.edtalk.found_crop)
+    return found if found.side > 0 else Square.largest(*portrait_size(obj))
+
+
+def set_crop(obj: bpy.types.Object, square: Square) -> None:
+    """Set the manual square, rounded to tenths of a pixel and of a degree."""
+    obj.edtalk.crop = [round(value, 1) for value in (square.x, square.y, square.side)]
+    obj.edtalk.crop_angle = math.radians(round(square.angle, 1))
+
+
+def crop_problem(obj: bpy.types.Object) -> str:
+    """What is wrong with a manual square, as a sentence; empty if it can be used or the portrait is missing."""
+    if obj.edtalk.crop_mode != "box":
+        return ""
+    square = manual_square(obj)
+    if square.side <= 0:
+        return "Size must be greater than 0 pixels."
+    try:
+        width, height = portrait_size(obj)
+    except EDTalkError:
+        return ""
+    if square.x < width and square.y < height and square.x + square.side > 0 and square.y + square.side > 0:
+        return ""
+    return f"The square lies outside the portrait, which is {width} x {height} pixels."
 
 
 def unregister() -> None:

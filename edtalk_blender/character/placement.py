@@ -77,13 +77,14 @@ def show(context: bpy.types.Context, obj: bpy.types.Object) -> None:
     screen = context.window.screen if context.window else None
     for area in screen.areas if screen else ():
         if area.type == "VIEW_3D":
-            if area.spaces.active.local_view:
-                obj.local_view_set(area.spaces.active, True)
-            _frame(area, obj)
+            show_in(area, obj)
 
 
-def _frame(area: bpy.types.Area, obj: bpy.types.Object) -> None:
+def show_in(area: bpy.types.Area, obj: bpy.types.Object) -> None:
+    """Frame a character in one 3D View, seen from its front, also if that is in local view."""
     space = area.spaces.active
+    if space.local_view:
+        obj.local_view_set(space, True)
     view = space.region_3d
     if view is None or view.lock_rotation:
         return

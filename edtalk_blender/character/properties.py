@@ -6,6 +6,9 @@ their names, ranges and defaults come from the bank; `sliders.setup_channels` cr
 
 from __future__ import annotations
 
+import math
+from contextlib import suppress
+
 import bpy
 from bpy.props import (
     BoolProperty,
@@ -18,6 +21,7 @@ from bpy.props import (
     StringProperty,
 )
 
+from ...inference.contract.errors import EDTalkError
 from ...inference.contract.shot import FEATHER
 from . import character, files, sliders, viewport
 
@@ -38,7 +42,20 @@ def _set_portrait(group: Character, path: str) -> None:
 
 
 def _portrait_changed(group: Character, _context: bpy.types.Context) -> None:
+    group.found_crop = (0.0, 0.0, 0.0, 0.0)
     character.portrait_changed(group.id_data)
+
+
+def _crop_mode_changed(group: Character, _context: bpy.types.Context) -> None:
+    if group.crop_mode == "box" and group.crop[2] <= 0:
+        with suppress(EDTalkError):  # the panel reports a missing portrait
+            files.set_crop(group.id_data, files.first_square(group.id_data))
+    character.portrait_changed(group.id_data)
+
+
+def _crop_changed(group: Character, _context: bpy.types.Context) -> None:
+    if group.crop_mode == "box":
+        character.crop_changed(group.id_data)
 
 
 def _bank_changed(group: Character, _context: bpy.types.Context) -> None:
@@ -108,10 +125,10 @@ class Character(bpy.types.PropertyGroup):
         items=(
             ("auto", "Detect Face", "Detect the face in the portrait"),
             ("none", "Full Image", "Use the full image, which is already cropped as the bank expects"),
-            ("box", "Manual", "Use a square given in pixels of the portrait"),
+            ("box", "Manual", "Use a square given in pixels of the portrait. It starts as the detected one"),
         ),
         default="auto",
-        update=_portrait_changed,
+        update=_crop_mode_changed,
         override=OVERRIDABLE,
     )
     crop: FloatVectorProperty(
@@ -121,7 +138,22 @@ class Character(bpy.types.PropertyGroup):
         default=(0.0, 0.0, 0.0),
         step=100,
         precision=1,
-        update=_portrait_changed,
+        update=_crop_changed,
+        override=OVERRIDABLE,
+    )
+    crop_angle: FloatProperty(
+        name="Angle",
+        description="Clockwise rotation of the square about its centre, from -180 to 180 degrees",
+        subtype="ANGLE",
+        min=-math.pi,
+        max=math.pi,
+        update=_crop_changed,
+        override=OVERRIDABLE,
+    )
+    found_crop: FloatVectorProperty(
+        name="Detected Square",
+        description="Left edge, top edge, size and angle of the detected square, in pixels and degrees. All 0: unknown",
+        size=4,
         override=OVERRIDABLE,
     )
     layer: EnumProperty(

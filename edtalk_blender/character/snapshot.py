@@ -40,7 +40,7 @@ class CharacterSnapshot:
     rest: np.ndarray
     emotions: Mapping[str, np.ndarray]
     portrait: Path | None
-    crop: str | tuple[float, float, float]
+    crop: str | tuple[float, ...]
     portrait_size: tuple[int, int] | None
     layer: str
     mask: str

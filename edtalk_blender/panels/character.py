@@ -141,10 +141,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         row = column.row(align=True)
         row.prop(group, "portrait_image", text="", icon="IMAGE_DATA")
         row.operator("edtalk.set_portrait", text="", icon="FILE_FOLDER")
-        row = column.row(align=True)
-        row.prop(group, "crop_mode", text="")
-        if group.crop_mode == "box":
-            column.row(align=True).prop(group, "crop", text="")
+        _draw_crop(column, obj)
         row = layout.row(align=True)
         row.label(text=_bank_name(obj), icon="OUTLINER_DATA_ARMATURE")
         if group.bank:
@@ -154,6 +151,40 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         _draw_pose_buttons(row)
         row.separator()
         row.operator("edtalk.idle_motion", icon="FORCE_TURBULENCE")
+
+
+def _draw_crop(column: bpy.types.UILayout, obj: bpy.types.Object) -> None:
+    """Draw the crop and the values of a manual one. What is wrong with them is drawn below, to not move them."""
+    group = obj.edtalk
+    row = column.row(align=True)
+    row.prop(group, "crop_mode", text="")
+    row.operator_context = "INVOKE_DEFAULT"
+    row.operator("edtalk.edit_crop", text="", icon="SELECT_SET")
+    if group.crop_mode == "box":
+        for index, label in enumerate(("Left", "Top", "Size")):
+            column.prop(group, "crop", index=index, text=label)
+        column.prop(group, "crop_angle")
+        if problem := files.crop_problem(obj):
+            draw_problem(column, problem, "", "")
+
+
+class EDTALK_PT_crop(bpy.types.Panel):
+    """The square of the portrait that is used as the active character's face"""
+
+    bl_label = "Portrait Crop"
+    bl_space_type = "IMAGE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = CATEGORY
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        obj = character.active(context)
+        return obj is not None and obj.edtalk.portrait_image is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        obj = character.active(context)
+        self.layout.label(text=obj.name, icon="USER")
+        _draw_crop(self.layout.column(align=True), obj)
 
 
 def _bank_name(obj: bpy.types.Object) -> str:
@@ -267,6 +298,7 @@ CLASSES = (
     EDTALK_PT_character,
     EDTALK_PT_emotions,
     EDTALK_PT_banks,
+    EDTALK_PT_crop,
 )
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

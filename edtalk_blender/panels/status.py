@@ -24,8 +24,14 @@ _STATE_ICONS = {
 
 
 def draw_status(layout: bpy.types.UILayout) -> None:
-    """Draw engine, tasks and problems."""
-    draw_engine(layout)
+    """Draw engine, tasks and problems.
+
+    A task is drawn in the place of a working engine's state, because the panels below must not move under the mouse.
+    """
+    client = session.current_client()
+    is_working = client is not None and client.state in (State.READY, State.BUSY, State.STARTING, State.RESTARTING)
+    if not is_working or not any(task.label for task in session.tasks):
+        draw_engine(layout)
     _draw_tasks(layout)
     _draw_problems(layout)
 

@@ -55,7 +55,7 @@ def show(scene: bpy.types.Scene, obj: bpy.types.Object, depsgraph: bpy.types.Dep
         face = files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj)
         request = requests.Preview(*face, pose)
         if not rest_pose.is_known(obj):
-            if not rest_pose.has_failed(obj):
+            if not rest_pose.has_failed(obj) and not rest_pose.is_waiting(obj):
                 rest_pose.measure(obj)
             return
     except EDTalkError:

@@ -117,3 +117,15 @@ def test_a_segment_shorter_than_its_own_length_ends_the_search(tmp_path, length)
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     assert exif.orientation(tmp_path / "pipe.jpg") == exif.orientation(Path("/dev/zero")) == 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_points_of_the_upright_picture_are_found_in_the_stored_one(orientation):
+    stored = np.arange(3 * 5).reshape(3, 5, 1)
+    turned = exif.upright(stored, orientation)
+    height, width = turned.shape[:2]
+    matrix = exif.to_stored(orientation, width, height)
+    for y in range(height):
+        for x in range(width):
+            column, row = np.floor(matrix @ (x + 0.5, y + 0.5, 1)).astype(int)
+            assert stored[row, column] == turned[y, x]
