@@ -30,6 +30,7 @@ MODULES = (
     "animation.pose_operators",
     "animation.emotion_pictures",
     "animation.emotion_operators",
+    "animation.pose_assets",
     "lipsync.markers",
     "lipsync.operators",
     "render.operators",

@@ -50,7 +50,7 @@ class EDTALK_OT_mirror(OnCharacter, bpy.types.Operator):
             raise EDTalkError(
                 "There are no sliders to mirror.", "Name the sliders of the two sides with Left and Right."
             )
-        _pose_from_rest(context, obj, mirrored)
+        pose_from_rest(context, obj, mirrored)
         return None
 
 
@@ -91,7 +91,7 @@ class EDTALK_OT_paste_pose(OnCharacter, bpy.types.Operator):
                 f"{obj.name} has none of the {len(copied)} copied sliders.",
                 "Copy a pose from a character with the same bank.",
             )
-        _pose_from_rest(context, obj, fitting)
+        pose_from_rest(context, obj, fitting)
         if not self.bank and len(fitting) < len(copied):
             self.report({"WARNING"}, f"{obj.name} lacks {len(copied) - len(fitting)} of the {len(copied)} sliders")
         return None
@@ -128,7 +128,8 @@ def pose_of(obj: bpy.types.Object, bank: str = "") -> dict[str, float]:
     return {name: obj.edtalk[name] - rest.get(name, 0.0) for name in slider_names(obj, bank) if name in obj.edtalk}
 
 
-def _pose_from_rest(context: bpy.types.Context, obj: bpy.types.Object, pose: Mapping[str, float]) -> None:
+def pose_from_rest(context: bpy.types.Context, obj: bpy.types.Object, pose: Mapping[str, float]) -> None:
+    """Set sliders to offsets from rest, and key those that changed if auto keying is enabled."""
     rest = sliders.rest_values(obj)
     _pose(context, obj, {name: rest.get(name, 0.0) + value for name, value in pose.items()})
 

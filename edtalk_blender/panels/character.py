@@ -86,6 +86,11 @@ class EDTALK_MT_emotions(bpy.types.Menu):
         layout.operator("edtalk.save_emotion", icon="ADD")
         layout.operator("edtalk.import_emotions", icon="IMPORT")
         layout.operator("edtalk.export_emotions", icon="EXPORT")
+        layout.separator()
+        layout.operator("edtalk.create_pose_library", icon="ASSET_MANAGER").where = "FILE"
+        layout.operator("edtalk.create_pose_library", text="Add Poses to User Library").where = "USER"
+        layout.operator("edtalk.save_pose_asset")
+        layout.separator()
         try:
             known = emotion_operators.library()
         except EDTalkError as error:

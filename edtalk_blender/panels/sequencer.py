@@ -109,6 +109,7 @@ class EDTALK_PT_markers(_InSequencer, bpy.types.Panel):
     """Markers for words and mouth shapes under the waveform"""
 
     bl_label = "Markers"
+    help_page = "lip-sync.html#markers"
     bl_parent_id = "EDTALK_PT_dialogue"
     bl_options = {"DEFAULT_CLOSED"}
 
