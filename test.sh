@@ -9,6 +9,8 @@
 # .venv/worker runs the tests of the engine, of training and of farm jobs. Every .venv/blender-* runs the add-on's tests.
 # tests/unit runs in all of them. The output is also written to build/test/. No time limit stops a test; pytest prints
 # the stack of each thread when a test runs for longer than faulthandler_timeout (pyproject.toml).
+#
+# Runs on Linux, on macOS (its bash is version 3.2) and in Git Bash on Windows. mypy runs on Linux only.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -20,11 +22,17 @@ for option in "$@"; do
         *) OPTIONS+=("$option") ;;
     esac
 done
-[[ -z $FAST ]] || OPTIONS=(-m "not slow" "${OPTIONS[@]}")
+[[ -z $FAST ]] || OPTIONS=(-m "not slow" ${OPTIONS[@]+"${OPTIONS[@]}"}) # bash 3.2 has no empty arrays
 
 LOGS=build/test
 NOTHING_SELECTED=5 # pytest's exit status, which -k causes in some environments
 results=() tested= failed=
+
+# python_in NAME : print the path of the Python in .venv/NAME.
+python_in() {
+    local folder=.venv/$1
+    [[ -d $folder/Scripts ]] && echo "$folder/Scripts/python.exe" || echo "$folder/bin/python"
+}
 
 # record NAME STATUS : keep the outcome for the summary.
 record() {
@@ -51,7 +59,7 @@ run() {
     local name=$1 status=0
     shift
     echo "== $name: $*"
-    ".venv/$name/bin/python" -m pytest "$@" "${OPTIONS[@]}" 2>&1 | tee "$LOGS/$name.log" || status=$?
+    "$(python_in "$name")" -m pytest "$@" ${OPTIONS[@]+"${OPTIONS[@]}"} 2>&1 | tee "$LOGS/$name.log" || status=$?
     echo "$status" >"$LOGS/$name.status"
 }
 
@@ -65,16 +73,20 @@ run_in_blenders() {
 bash setup.sh --tests
 rm -rf "$LOGS"
 mkdir -p "$LOGS" build/types
-ln -sfn ../.. build/types/edtalk # see tool.mypy in pyproject.toml
 
-check "ruff check" .venv/worker/bin/ruff check --quiet .
-check "ruff format" .venv/worker/bin/ruff format --quiet --check .
-check mypy .venv/worker/bin/mypy
+PYTHON=$(python_in worker)
+check "ruff check" "$PYTHON" -m ruff check --quiet .
+check "ruff format" "$PYTHON" -m ruff format --quiet --check .
+if [[ $(uname -s) == Linux ]]; then
+    ln -sfn ../.. build/types/edtalk # see tool.mypy in pyproject.toml
+    check mypy "$PYTHON" -m mypy
+fi
 
-mapfile -t BLENDERS < <(printf '%s\n' .venv/blender-*/ | sort --version-sort)
+BLENDERS=()
+while read -r environment; do BLENDERS+=("$environment"); done < <(printf '%s\n' .venv/blender-*/ | sort)
 BLENDER_TESTS=(tests/unit tests/blender tests/package)
 if [[ -n $FAST ]]; then
-    BLENDERS=("${BLENDERS[-1]}")
+    BLENDERS=("${BLENDERS[${#BLENDERS[@]} - 1]}")
     BLENDER_TESTS=(tests/blender tests/package)
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the tests of the engine and of the add-on run side by side

@@ -274,6 +274,10 @@ class EDTALK_OT_show_preferences(BaseOperator, bpy.types.Operator):
     bl_idname = "edtalk.show_preferences"
     bl_label = "EDTalk Preferences"
 
+    @classmethod
+    def disabled_reason(cls, context: bpy.types.Context) -> str:
+        return "Blender runs without a window" if bpy.app.background else ""
+
     def run(self, context: bpy.types.Context) -> set[str] | None:
         bpy.ops.preferences.addon_show(module=session.PACKAGE)
         return None

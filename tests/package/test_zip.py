@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -70,6 +71,18 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
     assert len([name for name in found if name.endswith(".whl")]) == 1
     code = {str(path.relative_to(source)) for path in source.rglob("*.py")}
     assert {name for name in code if name.startswith(("edtalk_blender/", "inference/"))} <= found
+
+
+def test_names_are_valid_on_windows_and_macos(extension):
+    found = names(extension)
+    assert len({name.lower() for name in found}) == len(found), "two names differ only in case"
+    reserved = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+    parts = {part for name in found for part in name.split("/")}
+    assert [part for part in parts if reserved.fullmatch(part) or part.endswith((" ", "."))] == []
+    assert [part for part in parts if re.search(r'[<>:"\\|?*\x00-\x1f]', part) or not part.isascii()] == []
+    user = "D:/People/Maximiliane.Mustermann-Meier/AppData/Roaming/Blender Foundation/Blender"
+    folder = f"{user}/5.2/extensions/extensions_blender_org/edtalk"
+    assert max(len(f"{folder}/{name}") for name in found) < 260
 
 
 SCRIPT = """
