@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -148,7 +149,7 @@ def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
     """
     try:
         content = read_regular(path, _LARGEST)
-        text = content.decode(encoding_of(content))
+        text = content.decode(encoding_of(BytesIO(content)))
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist.", "Choose the take again.", "media") from error
     except OSError as error:

@@ -61,6 +61,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
                      "Write the frames of a shot and its sound as a video. All frames must be rendered.")  # fmt: skip
     encode.add_argument("--out", type=Path, required=True, metavar="FILE.mp4", help="the video (.mp4, .mov, .mkv)")
     _add_audio(encode)
+    options.add_audio_stream(encode, "the sound")
     options.add_overwrite(encode)
     _add_progress(encode)
 
@@ -219,9 +220,13 @@ def run_encode(args: argparse.Namespace) -> None:
         shot = _read(args, args.shot)
         options.check_free(args.out, args.overwrite, (".mp4", ".mov", ".mkv"))
         from ..media.frames import encode
+        from ..media.sound import SoundFile
 
+        if args.audio_stream and not shot.sound:
+            raise EDTalkError("--audio-stream needs a sound, found none.", "Give one with --audio.")
+        sound = SoundFile(shot.sound, args.audio_stream) if shot.sound else None
         with Progress("encoding", len(shot.coefficients), args.progress) as bar:
-            frames = encode(shot, args.out, shot.sound, bar.step)
+            frames = encode(shot, args.out, sound, bar.step)
     if args.progress == "openjd":
         report(f"Saved: {args.out}", keep=True)
     else:

@@ -126,7 +126,7 @@ def _read_npz(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
 
 def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
     with open_regular(path, _MOST_CSV) as binary:
-        encoding = encoding_of(binary.peek(4))
+        encoding = encoding_of(binary)
         rows = SpreadsheetRows(_lines(TextIOWrapper(binary, encoding=encoding, newline="")))
         table = iter(rows)
         _, header = next(table)

@@ -7,13 +7,34 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t])\s*")  # a first line that some programs write for Excel
+_BLOCK = 2**16  # bytes that are looked at together
 
 
-def encoding_of(start: bytes) -> str:
-    """The encoding of a text file that begins with these bytes: UTF-16 if it is marked so, otherwise UTF-8."""
-    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+def encoding_of(file: BinaryIO) -> str:
+    """The encoding of a text file: UTF-16, UTF-8, or Windows-1252 for text that is not UTF-8. Rewinds the file."""
+    start = file.read(_BLOCK)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif 0 in start:  # most letters of a table are ASCII, so one byte of their two is 0
+        encoding = "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
+    else:
+        encoding = "utf-8-sig" if _is_utf8(itertools.chain([start], iter(lambda: file.read(_BLOCK), b""))) else "cp1252"
+    file.seek(0)
+    return encoding
+
+
+def _is_utf8(blocks: Iterable[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for block in blocks:
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class SpreadsheetRows:

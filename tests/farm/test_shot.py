@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +23,7 @@ from inference.contract.shot import Shot, frame_ranges
 from inference.media import picture
 from inference.media.frames import read_frame
 from inference.media.picture import save_picture
+from inference.media.sound import load_sound
 from inference.media.video import read_frames
 from tests.cli_material import BANKS, ROOT, SMALL, media_lengths, run, write_bank
 from tests.farm.conftest import FIRST, FPS, pictures
@@ -320,6 +322,26 @@ def test_encode(shot, frames, direct, tmp_path, inputs, capfd):
     assert run(*encode, "--overwrite", "--audio", tmp_path / "no.wav") == 2
     assert run(*encode, "--overwrite", "--audio", inputs / "line.wav", "--progress", "openjd") == 0
     assert capfd.readouterr().out.splitlines()[-1] == f"Saved: {out}"
+
+
+def test_encode_with_the_second_sound(shot, frames, direct, inputs, tmp_path, capfd):
+    """As in the recording of a screen, whose first stream is the sound of the computer."""
+    recording, out = tmp_path / "recording.mkv", tmp_path / "clip.mp4"
+    with av.open(str(recording), "w") as file:
+        streams = [file.add_stream("pcm_s16le", rate=48000, layout="mono") for _ in range(2)]
+        for stream, level in zip(streams, (0, 10_000), strict=True):
+            tone = (level * np.sin(np.arange(48000) / 20)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(tone[None], "s16", "mono")
+            frame.rate = 48000
+            file.mux(stream.encode(frame))
+    encode = ["shot", "encode", shot, "--frames-folder", tmp_path / "direct", "--out", out, "--audio", recording]
+    for number, loud in ((1, False), (2, True)):
+        assert run(*encode, "--audio-stream", number, "--overwrite") == 0
+        assert (np.abs(load_sound(out)[0]).max() > 0.2) == loud
+    assert run(*encode, "--audio-stream", 3, "--overwrite") == 2
+    assert "no audio stream 3; it has 2" in capfd.readouterr().err
+    assert run(*encode[:-1], "none", "--audio-stream", 1, "--overwrite") == 2
+    assert "--audio-stream needs a sound" in capfd.readouterr().err
 
 
 def test_encoded_frames_are_in_order(make_shot, tmp_path):

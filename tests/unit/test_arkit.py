@@ -133,9 +133,12 @@ def test_spelling_variants(write, rename, delimiter, encoding):
     np.testing.assert_array_equal(take.values, values)
 
 
-@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8"), (";", "utf-16"), ("\t", "utf-16")])
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"),
+    [(";", "utf-8"), (";", "utf-16"), ("\t", "utf-16"), (";", "utf-16-le"), (";", "cp1252"), ("\t", "cp1252")],
+)
 def test_a_decimal_comma(write, delimiter, encoding):
-    columns = {"Timecode": timecodes(3, sub=False), "JawOpen": ["0,25", "0,5", "1"]}
+    columns = {"Timecode": timecodes(3, sub=False), "JawOpen": ["0,25", "0,5", "1"], "Büro": ["è", "ß", ""]}
     take = read_take(write(columns, delimiter, encoding=encoding))
     np.testing.assert_array_equal(take.values[:, 0], [0.25, 0.5, 1])
 

@@ -170,7 +170,7 @@ def test_csv_from_a_spreadsheet(tmp_path):
     assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -190,6 +190,18 @@ def test_csv_as_spreadsheets_of_several_countries_save_it(tmp_path, text, encodi
     table = Coefficients.load(path)
     assert (table.names, table.fps) == (("a", "b"), 12.5)
     assert np.array_equal(table.values, np.array([[1, 2.5], [3, -0.4]], np.float32))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("rows", [2, 20_000])
+def test_names_that_are_not_ascii(tmp_path, encoding, rows):
+    """Excel saves "CSV" in the encoding of the country. The table may be longer than what is looked at together."""
+    path = tmp_path / "edited.csv"
+    path.write_bytes(("fps=25,a\n" + "0,1\n" * rows + "1,2,é\n").encode(encoding))
+    with pytest.raises(EDTalkError, match="is not a readable coefficient file"):
+        Coefficients.load(path)
+    path.write_bytes(("fps=25,naïve\n" + "0,1\n" * rows).encode(encoding))
+    assert Coefficients.load(path).names == ("naïve",)
 
 
 def test_one_column_with_a_decimal_comma(tmp_path):
