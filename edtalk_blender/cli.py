@@ -42,12 +42,17 @@ def add_character(
 ) -> bpy.types.Object:
     """Create a character and wait until its rest pose has been read from the portrait.
 
-    picture: path of the portrait. bank: path of a bank; empty: the starter bank. Raises EDTalkError.
+    picture: path of the portrait. bank: path of a bank; empty: the starter bank. Raises EDTalkError, having
+    removed the character, if the engine cannot use the portrait.
     """
     path = os.path.abspath(picture)
     files.check_picture(path)
     obj = character.create(scene, path, bank and os.path.abspath(bank), name)
-    session.wait(rest_pose.measure(obj))
+    try:
+        session.wait(rest_pose.measure(obj))
+    except EDTalkError:
+        character.remove(obj)
+        raise
     return obj
 
 

@@ -116,6 +116,15 @@ def _collection(where: bpy.types.Context | bpy.types.Scene) -> bpy.types.Collect
     return active.collection
 
 
+def remove(obj: bpy.types.Object) -> None:
+    """Remove a character that was just created, and the images that only it uses."""
+    images = {image for image in (obj.edtalk.portrait_image, obj.data) if image is not None}
+    bpy.data.objects.remove(obj)
+    for image in images:
+        if not image.users:
+            bpy.data.images.remove(image)
+
+
 def adopt(obj: bpy.types.Object, bank: str = "") -> None:
     """Turn an object into a character; the image of an Empty becomes its portrait.
 

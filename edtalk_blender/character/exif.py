@@ -12,7 +12,8 @@ import numpy as np
 
 from ...inference.contract.files import open_regular
 
-_ORIENTATION = 0x0112  # the tag
+_ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 0x0102, 0x0153  # tags
+_FLOAT = 3  # value of _SAMPLE_FORMAT
 _PREFIX = b"Exif\0\0"  # before EXIF data in a JPEG, and sometimes in a WebP
 _MOST_SEARCHED = 2**20  # bytes; cameras write EXIF first
 
@@ -69,19 +70,38 @@ def _from_webp(file: BinaryIO) -> int:
 
 def _from_tiff(file: BinaryIO) -> int:
     """The orientation in a TIFF file, or in EXIF data, which have the same structure."""
+    value = _tiff_numbers(file, (_ORIENTATION,)).get(_ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1
+
+
+def has_tiff_deep_pixels(path: Path) -> bool:
+    """Whether a file is a TIFF with floating-point numbers or more than 16 bits a channel. False if unreadable."""
+    try:
+        with open_regular(path) as file:
+            found = _tiff_numbers(file, (_BITS, _SAMPLE_FORMAT))
+    except (OSError, struct.error, ValueError):
+        return False
+    return found.get(_BITS, 1) > 16 or found.get(_SAMPLE_FORMAT, 1) == _FLOAT
+
+
+def _tiff_numbers(file: BinaryIO, tags: tuple[int, ...]) -> dict[int, int]:
+    """The first number of each of these tags, of 16 bits, in a TIFF file. Empty for other files."""
     start = file.read(8)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(start[:4])
     if order is None:
-        return 1
+        return {}
     (directory,) = struct.unpack_from(f"{order}I", start, 4)
     file.seek(directory)
     (count,) = struct.unpack(f"{order}H", file.read(2))
-    entries = file.read(12 * count)
+    entries, found = file.read(12 * count), {}
     for entry in range(0, 12 * count, 12):
-        tag, _kind, _count, value = struct.unpack_from(f"{order}HHIH", entries, entry)
-        if tag == _ORIENTATION:
-            return value if 1 <= value <= 8 else 1
-    return 1
+        tag, _kind, numbers, value = struct.unpack_from(f"{order}HHIH", entries, entry)
+        if tag in tags:
+            if numbers > 2:  # they do not fit into the entry, which has their place in the file
+                file.seek(struct.unpack_from(f"{order}I", entries, entry + 8)[0])
+                (value,) = struct.unpack(f"{order}H", file.read(2))
+            found[tag] = value
+    return found
 
 
 def is_on_its_side(orientation: int) -> bool:

@@ -12,7 +12,7 @@ import bpy
 
 from ...inference.contract.bank import STARTER, Bank, read_bank
 from ...inference.contract.errors import EDTalkError
-from . import exif
+from . import eight_bit, exif
 from .crop_square import Square
 
 
@@ -94,11 +94,18 @@ def portrait_size(obj: bpy.types.Object) -> tuple[int, int]:
 def portrait_path(obj: bpy.types.Object) -> Path:
     """The portrait's file, absolute. A packed portrait is written to a temporary file for the worker.
 
+    So is an 8-bit copy of one whose format the engine does not read.
+
     Raises EDTalkError if no portrait is set or the file is missing.
     """
     image = obj.edtalk.portrait_image
     if image is None:
         raise EDTalkError(f"{obj.name} has no portrait yet.", "Choose a portrait.")
+    path = _file_of(obj, image)
+    return eight_bit.copy(image, path) if eight_bit.is_needed(path) else path
+
+
+def _file_of(obj: bpy.types.Object, image: bpy.types.Image) -> Path:
     if image.packed_file is not None:
         return _unpacked(image)
     path = Path(image.filepath_from_user())
