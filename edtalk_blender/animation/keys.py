@@ -34,6 +34,10 @@ _KEY_FIELDS = {  # properties of a keyframe point: name, numbers per key, dtype
     "select_left_handle": (1, bool),
     "select_right_handle": (1, bool),
 }
+# Generated keyframes carry a checksum of what the artist can edit, in the last bits of their overshoot, which they do
+# not use. So an edited one is recognised, which Blender's type of a keyframe does not tell.
+_EDITABLE = ("co", "interpolation", "easing", "handle_left_type", "handle_right_type")
+_OVERSHOOT = np.float32(1.70158)  # Blender's default
 
 
 # --- Writing
@@ -109,7 +113,8 @@ def write_curve(
     if replace is not None:
         removed |= (at >= replace[0]) & (at <= replace[1])
     new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
-    new["type"][:] = _GENERATED if generated else _KEYFRAME
+    if generated:
+        _mark(new, np.full(len(frames), True))
     _write_keys(curve, {field: np.concatenate([old[field][~removed], new[field]]) for field in _KEY_FIELDS})
 
 
@@ -151,7 +156,7 @@ def move_keys(
     """Move several ranges of keyframes at once, so that ranges can swap places.
 
     A moved keyframe replaces an unmoved one at the same frame. replace_generated: the ranges also replace the unmoved
-    keyframes of the type Generated at their new place. Only the object's action is changed.
+    generated keyframes at their new place. Only the object's action is changed.
     """
     paths = {sliders.data_path(name) for name in names}
     if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
@@ -160,6 +165,7 @@ def move_keys(
         if curve.data_path not in paths:
             continue
         keys = _read_keys(curve)
+        generated = _are_generated(keys)
         at = keys["co"][:, 0].astype(np.float64)
         moved = np.zeros(len(at), bool)
         for move in moves:
@@ -170,10 +176,11 @@ def move_keys(
                 keys[field][chosen, 0] = move.start + move.delta + (x - move.start) * move.scale
         if not moved.any():
             continue
+        _mark(keys, moved & generated)
         keep = moved | ~np.isin(keys["co"][:, 0], keys["co"][moved, 0])
         if replace_generated:
             covered = np.any([(at >= move.new_start) & (at <= move.new_end) for move in moves], axis=0)
-            keep &= moved | ~covered | (keys["type"] != _GENERATED)
+            keep &= moved | ~covered | ~generated
         _write_keys(curve, {field: values[keep] for field, values in keys.items()})
     obj.update_tag()
 
@@ -192,7 +199,7 @@ def remove_key_ranges(
 ) -> None:
     """Remove the keyframes of these sliders in several ranges at once; see `remove_keys`.
 
-    only_generated: keep keyframes that do not have the type Generated.
+    only_generated: keep keyframes that are the artist's: those without the type Generated, and edited ones.
     """
     paths = {sliders.data_path(name) for name in names}
     if not ranges or not any(curve.data_path in paths for curve in compat.fcurves(obj)):
@@ -203,7 +210,7 @@ def remove_key_ranges(
         at = keys["co"][:, 0]
         keep = np.all([(at < start) | (at > end) for start, end in ranges], axis=0)
         if only_generated:
-            keep |= keys["type"] != _GENERATED
+            keep |= ~_are_generated(keys)
         if not keep.any():
             bag.fcurves.remove(curve)
         elif not keep.all():
@@ -260,8 +267,33 @@ def _new_keys(frames: np.ndarray, values: np.ndarray, interpolation: int, easing
     keys |= {"co": co, "handle_left": co.copy(), "handle_right": co.copy()}
     keys["interpolation"][:], keys["easing"][:] = interpolation, easing
     keys["handle_left_type"][:] = keys["handle_right_type"][:] = _AUTO_CLAMPED
-    keys["amplitude"][:], keys["back"][:], keys["period"][:] = 0.8, 1.70158, 4.1  # Blender's defaults
+    keys["amplitude"][:], keys["back"][:], keys["period"][:] = 0.8, _OVERSHOOT, 4.1  # Blender's defaults
     return keys
+
+
+def _mark(keys: Mapping[str, np.ndarray], chosen: np.ndarray) -> None:
+    """Mark the `chosen` (K,) of some keyframes as generated and not edited."""
+    keys["type"][chosen] = _GENERATED
+    overshoot = keys["back"].view(np.int32)
+    overshoot[chosen] = _OVERSHOOT.view(np.int32) + _checksums(keys)[chosen]
+
+
+def _are_generated(keys: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(K,) bool: keyframes that were generated and not edited since.
+
+    Those of an earlier version have no checksum; all with the type Generated count.
+    """
+    marks = keys["back"].view(np.int32) - _OVERSHOOT.view(np.int32)
+    return (keys["type"] == _GENERATED) & ((marks == 0) | (marks == _checksums(keys)))
+
+
+def _checksums(keys: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(K,) int32, 1 to 65535, of the `_EDITABLE` fields."""
+    total = np.zeros(len(keys["co"]), np.uint64)
+    for field in _EDITABLE:
+        for column in np.atleast_2d(keys[field].T):
+            total = (total ^ np.ascontiguousarray(column).view(np.uint32)) * np.uint64(0x9E3779B1) % np.uint64(2**32)
+    return (total % np.uint64(65535) + np.uint64(1)).astype(np.int32)
 
 
 def _write_keys(curve: bpy.types.FCurve, keys: Mapping[str, np.ndarray]) -> None:

@@ -355,6 +355,40 @@ def test_keys_of_the_artist_stay_when_a_strip_is_deleted_or_trimmed(package, sce
     assert keys(package, obj, "happy") == [20]
 
 
+def test_a_generated_key_that_the_artist_edits_becomes_his(package, scene, line, obj):
+    points = {round(point.co.x): point for point in curve(package, obj).keyframe_points}
+    points[20].co.y += 0.125  # dragged in the Graph Editor
+    points[31].co.x, points[31].co.y = 30.5, 0.25
+    points[40].interpolation = "CONSTANT"
+    curve(package, obj).update()
+    for start in (15, 12):  # the strip's keys follow it, and the artist's with them
+        package.compat.set_strip_value(line, "content_start", start)
+        follow(package, scene)
+    assert keys(package, obj)[:2] == [11, 12]
+    delete(scene, line)
+    follow(package, scene)
+    assert [point.co.x for point in curve(package, obj).keyframe_points] == [22, 32.5, 42]
+    assert curve(package, obj).keyframe_points[2].interpolation == "CONSTANT"
+
+
+def test_keys_of_earlier_versions_are_removed_with_their_strip(package, scene, line, obj):
+    """They have the type Generated and no checksum."""
+    for point in curve(package, obj).keyframe_points:
+        point.back = 1.70158
+    delete(scene, line)
+    follow(package, scene)
+    assert curve(package, obj) is None
+
+
+def test_generated_keys_survive_saving_and_undo(package, scene, line, obj, tmp_path):
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "keys.blend"))
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "keys.blend"))
+    scene = bpy.context.scene
+    delete(scene, package.compat.strips(scene)[0])
+    follow(package, scene)
+    assert curve(package, bpy.data.objects["Anna"]) is None
+
+
 def test_deleting_a_piece_removes_its_keys_only(package, scene, line, obj):
     piece = line.split(frame=30, split_method="SOFT")
     follow(package, scene)
