@@ -29,7 +29,7 @@ EXCLUDED = {  # operators of which only `poll` is called: why, and where they ar
     "uninstall_engine": NEEDS_ENGINE,
     "cancel_installation": "needs a running installation; tests/blender/test_engine_buttons.py",
     "use_installed_engine": "needs another Python in the preferences; tests/blender/test_engine_buttons.py",
-    "show_preferences": "opens a window",
+    "show_preferences": "needs a window, which background mode does not have",
     "make_override": "needs a second file with a linked character; tests/blender/test_character.py",
 }
 
