@@ -143,6 +143,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
 
     def _draw_engine(self, box: bpy.types.UILayout) -> None:
         status.draw_engine(box.column(align=True))
+        status.draw_problems(box)
         found = session.find_engine()
         if found.versions:
             box.label(text=found.versions, icon="BLANK1")

@@ -61,11 +61,8 @@ def _report(error: EDTalkError) -> None:
     """Show an error. If the index has no CPU build of torch, offer the CUDA build, which runs on the CPU too."""
     if error.kind == "torch" and "cuda" in lock.offered(session.ROOT):
         size = lock.read(session.ROOT, "cuda").size
-        message = "The package index has no build of PyTorch for the CPU alone."
-        hint = (
-            "Install the build for NVIDIA graphics cards, which also runs on the CPU but is larger. Or enter an index \
-that has the smaller one under PyTorch Index in the extension's preferences."
-        )
+        message = "The package index has no PyTorch for the CPU alone. The build for NVIDIA cards also runs on the CPU."
+        hint = "Install that one, or set PyTorch Index in the extension's preferences."
         error = EDTalkError(message, hint, "torch")
         label = f"Install for CUDA ({size / 1e9:.1f} GB)"
         session.report(error, fix="edtalk.install_engine", label=label, options={"backend": "cuda"})

@@ -33,7 +33,7 @@ def draw_status(layout: bpy.types.UILayout) -> None:
     if not is_working or not any(task.label for task in session.tasks):
         draw_engine(layout)
     _draw_tasks(layout)
-    _draw_problems(layout)
+    draw_problems(layout)
 
 
 def draw_engine(layout: bpy.types.UILayout) -> None:
@@ -43,7 +43,7 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         done = f" {running.done} of {running.total}{running.unit}" if running.total else ""
         row = layout.row(align=True)
         factor = running.done / running.total if running.total else 0.0
-        row.progress(factor=factor, text=f"Installing: {running.phase}{done}")
+        row.progress(factor=factor, text=f"{running.phase[:1].upper()}{running.phase[1:]}{done}")
         row.operator("edtalk.cancel_installation", text="", icon="X")
         return
     found, client = session.find_engine(), session.current_client()
@@ -110,7 +110,8 @@ def _draw_tasks(layout: bpy.types.UILayout) -> None:
         column.operator("edtalk.cancel", text="Cancel All").number = 0
 
 
-def _draw_problems(layout: bpy.types.UILayout) -> None:
+def draw_problems(layout: bpy.types.UILayout) -> None:
+    """Draw the problems of tasks and of the installation, with the buttons that fix them."""
     engine_reason = session.find_engine().reason  # `draw_engine` shows this one
     problems = [problem for problem in session.problems if problem.message != engine_reason]
     for problem in problems:

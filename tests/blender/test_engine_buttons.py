@@ -154,6 +154,11 @@ def test_if_the_index_has_no_cpu_torch_the_cuda_build_is_offered(addon, package,
     known = bpy.ops.edtalk.install_engine.get_rna_type().properties
     assert set(problem.options) <= set(known.keys())
     assert "ERROR: No matching distribution" in buttons.report_text()
+    box = Layout()
+    cls = package.preferences.EDTalkPreferences
+    cls._draw_engine(SimpleNamespace(), box)
+    assert "The package index has no PyTorch" in " ".join(box.texts("label")), "the preferences show it too"
+    assert "edtalk.install_engine" in box.texts("operator")
 
 
 def test_memory_is_shown_and_freed_by_the_button_and_before_renders_if_enabled(
