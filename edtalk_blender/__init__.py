@@ -8,6 +8,7 @@ from types import ModuleType
 # In registration order. Each module has register(), unregister() or both. Errors are not caught: a module that fails
 # to register must fail here, not later when it is used.
 MODULES = (
+    "translations.catalogue",
     "character.properties",
     "character.files",
     "character.sliders",
@@ -72,7 +73,10 @@ def modules() -> list[ModuleType]:
 
 
 def register() -> None:
+    from .translations.context import add_context
+
     for module in modules():
+        add_context(module)
         if hasattr(module, "register"):
             module.register()
 

@@ -10,6 +10,7 @@ from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.session import PACKAGE, Preferred
 from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
+from .translations.context import CONTEXT
 
 _PANELS = (status, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
 
@@ -137,7 +138,7 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         if session.find_engine().origin == "installed":
             self._draw_installation(layout)
         header, body = layout.panel("edtalk_shortcuts", default_closed=True)
-        header.label(text="Shortcuts")
+        header.label(text="Shortcuts", text_ctxt=CONTEXT)
         if body is not None:
             shortcuts.draw(body, context)
 
@@ -150,7 +151,9 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         if found.usable and found.origin == "installed":
             row = box.row(align=True)
             row.operator("edtalk.repair_engine", icon="FILE_REFRESH")
-            row.operator("edtalk.install_engine_from_folder", text="Repair from Folder", icon="FILE_FOLDER")
+            row.operator(
+                "edtalk.install_engine_from_folder", text="Repair from Folder", text_ctxt=CONTEXT, icon="FILE_FOLDER"
+            )
             row.operator("edtalk.uninstall_engine", icon="TRASH")
         row = box.row(align=True)
         if found.usable:

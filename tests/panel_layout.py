@@ -39,7 +39,7 @@ class Layout:
     def panel(self, idname: str, **_options) -> tuple[Layout, Layout | None]:
         return self.row(), None if idname in self.closed else self.row()
 
-    def label(self, text: str = "", icon: str = "NONE") -> None:
+    def label(self, text: str = "", icon: str = "NONE", **_options) -> None:
         self.drawn.append(("label", text))
 
     def separator(self) -> None:
@@ -49,7 +49,7 @@ class Layout:
         assert 0 <= factor <= 1
         self.drawn.append(("progress", text))
 
-    def menu(self, idname: str, text: str = "", icon: str = "NONE") -> None:
+    def menu(self, idname: str, text: str = "", icon: str = "NONE", **_options) -> None:
         assert hasattr(bpy.types, idname)
         self.drawn.append(("menu", idname))
 
@@ -71,9 +71,7 @@ class Layout:
         for item in getattr(data, items):
             getattr(bpy.types, kind).draw_item(None, bpy.context, self.row(), data, item, 0, data, "")
 
-    def operator(
-        self, idname: str, text: str | None = None, icon: str = "NONE", emboss: bool = True
-    ) -> SimpleNamespace:
+    def operator(self, idname: str, text: str | None = None, icon: str = "NONE", **_options) -> SimpleNamespace:
         module, name = idname.split(".")
         properties = getattr(getattr(bpy.ops, module), name).get_rna_type().properties
         self.drawn.append(("operator", idname))

@@ -14,6 +14,7 @@ from bpy.props import EnumProperty
 from ...inference.contract.emotion import NEUTRAL
 from ...inference.contract.errors import EDTalkError
 from ..character import character, sliders
+from ..translations.context import CONTEXT
 
 FOLDER = Path(__file__).parent / "thumbnails"
 
@@ -81,6 +82,7 @@ def register() -> None:
     bpy.types.WindowManager.edtalk_emotion = EnumProperty(
         name="Emotion",
         description="Emotion that Key Emotion and Change Emotion use",
+        translation_context=CONTEXT,
         items=_choice_items,
         get=_get_choice,
         set=_set_choice,

@@ -18,6 +18,7 @@ from .. import compat
 from ..animation import keys
 from ..character import files, sliders
 from ..timeline import sequencer
+from ..translations.context import CONTEXT
 from . import mouth_shapes, words
 
 FOUND = {"WORDS": "edtalk_words", "SHAPES": "edtalk_shapes"}  # of a strip: JSON [[second of the sound, name], ...]
@@ -173,6 +174,7 @@ def register() -> None:
     bpy.types.Strip.edtalk_text = StringProperty(
         name="Text",
         description="What is said in this strip, word by word. Used to place a marker at the start of each word",
+        translation_context=CONTEXT,
         update=_text_changed,
     )
 

@@ -13,6 +13,7 @@ from ..animation import emotion_operators, emotion_pictures, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
 from ..timeline.operators import draw_scenes
+from ..translations.context import CONTEXT
 from ..workspace import operators as workspace
 from .help import HasHelp, draw_help
 from .messages import CATEGORY, draw_note, draw_problem
@@ -88,7 +89,9 @@ class EDTALK_MT_emotions(bpy.types.Menu):
         layout.operator("edtalk.export_emotions", icon="EXPORT")
         layout.separator()
         layout.operator("edtalk.create_pose_library", icon="ASSET_MANAGER").where = "FILE"
-        layout.operator("edtalk.create_pose_library", text="Add Poses to User Library").where = "USER"
+        layout.operator(
+            "edtalk.create_pose_library", text="Add Poses to User Library", text_ctxt=CONTEXT
+        ).where = "USER"
         layout.operator("edtalk.save_pose_asset")
         layout.separator()
         try:
@@ -122,7 +125,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         row = layout.row(align=True)
         if obj is None:
             if character.characters(context.scene):
-                row.menu("EDTALK_MT_characters", text="Choose Character", icon="USER")
+                row.menu("EDTALK_MT_characters", text="Choose Character", text_ctxt=CONTEXT, icon="USER")
             row.operator("edtalk.add_character", icon="ADD")
             if not character.characters(context.scene):
                 layout.operator("edtalk.demo", icon="PLAY")
@@ -239,7 +242,7 @@ class EmotionSliders(OfCharacter, HasHelp):
         layout.template_icon_view(
             context.window_manager, "edtalk_emotion", show_labels=True, scale=4.0, scale_popup=5.0
         )
-        layout.label(text=sliders.title(emotion_pictures.chosen(obj)))
+        layout.label(text=sliders.title(emotion_pictures.chosen(obj)), text_ctxt=CONTEXT)
         row = layout.row(align=True)
         row.operator_context = "INVOKE_DEFAULT"
         row.operator("edtalk.emotion_key", icon="KEY_HLT")
@@ -276,14 +279,14 @@ class EDTALK_PT_banks(_InSidebar, OfCharacter, bpy.types.Panel):
             body.active = state is None or not state.mute
             for title, members in grouped(name, bank.names_of(name)).items():
                 if title:
-                    body.label(text=title)
+                    body.label(text=title, text_ctxt=CONTEXT)
                 column = body.column(align=True)
                 for member in members:
                     _draw_slider(column, obj, member)
             _draw_pose_buttons(body.row(align=True), name)
 
     def _draw_header(self, header: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
-        header.label(text=sliders.BANK_TITLES.get(name, sliders.title(name)))
+        header.label(text=sliders.BANK_TITLES.get(name, sliders.title(name)), text_ctxt=CONTEXT)
         state = sliders.bank_state(obj, name)
         if state is not None:
             header.prop(state, "strength", text="", slider=True)
@@ -294,7 +297,7 @@ class EDTALK_PT_banks(_InSidebar, OfCharacter, bpy.types.Panel):
 def _draw_slider(layout: bpy.types.UILayout, obj: bpy.types.Object, name: str) -> None:
     if name in obj.edtalk:
         path = f'["{bpy.utils.escape_identifier(name)}"]'
-        layout.prop(obj.edtalk, path, text=sliders.title(name), slider=True)
+        layout.prop(obj.edtalk, path, text=sliders.title(name), text_ctxt=CONTEXT, slider=True)
 
 
 CLASSES = (

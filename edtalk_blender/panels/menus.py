@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bpy
 
+from ..translations.context import CONTEXT
+
 
 class EDTALK_MT_strip(bpy.types.Menu):
     """Talking face operators for strips"""
@@ -36,7 +38,7 @@ def _draw_in_strip_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> No
 
 def _draw_in_add_menu(menu: bpy.types.Menu, _context: bpy.types.Context) -> None:
     menu.layout.operator_context = "INVOKE_DEFAULT"
-    menu.layout.operator("edtalk.add_character", text="Talking Face", icon="USER")
+    menu.layout.operator("edtalk.add_character", text="Talking Face", text_ctxt=CONTEXT, icon="USER")
 
 
 def register() -> None:

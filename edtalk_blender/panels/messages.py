@@ -7,6 +7,8 @@ from collections.abc import Callable
 import blf
 import bpy
 
+from ..translations.context import translated
+
 CATEGORY = "EDTalk"  # the sidebar tab, unless the preferences give another name
 
 
@@ -35,8 +37,8 @@ def draw_problem(
 
 def draw_lines(column: bpy.types.UILayout, text: str, icon: str = "NONE") -> None:
     """Draw a text in lines that fit into the region, with an icon before the first."""
-    for number, line in enumerate(wrapped(text, *_available())):
-        column.label(text=line, icon="BLANK1" if number and icon != "NONE" else icon)
+    for number, line in enumerate(wrapped(translated(text), *_available())):
+        column.label(text=line, icon="BLANK1" if number and icon != "NONE" else icon, translate=False)
 
 
 def _available() -> tuple[float, Callable[[str], float]]:

@@ -7,6 +7,7 @@ import bpy
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files
 from ..naming import naming
+from ..translations.context import CONTEXT
 from .help import HasHelp
 from .messages import CATEGORY, draw_lines
 
@@ -65,7 +66,7 @@ class EDTALK_PT_naming(HasHelp, bpy.types.Panel):
         column = layout.column(align=True)
         if item.name in obj.edtalk:
             path = f'["{bpy.utils.escape_identifier(item.name)}"]'
-            column.prop(obj.edtalk, path, text="Preview", slider=True)
+            column.prop(obj.edtalk, path, text="Preview", text_ctxt=CONTEXT, slider=True)
         row = column.row(align=True)
         row.prop(item, "soft_min")
         row.prop(item, "soft_max")

@@ -11,6 +11,7 @@ from ..character.snapshot import FULL_FRAME_LAYERS
 from ..render import dub
 from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
+from ..translations.context import CONTEXT
 from ..workspace import operators as workspace
 from .character import EmotionSliders
 from .help import HasHelp
@@ -28,7 +29,7 @@ class EDTALK_MT_speakers(bpy.types.Menu):
         for obj in sequencer.characters(context, compat.sequencer_scene(context)):
             layout.operator("edtalk.assign_strip", text=obj.name, icon="USER").uid = obj.edtalk.uid
         layout.separator()
-        layout.operator("edtalk.assign_strip", text="None", icon="X").clear = True
+        layout.operator("edtalk.assign_strip", text="None", text_ctxt=CONTEXT, icon="X").clear = True
 
 
 class _InSequencer(HasHelp):
@@ -69,9 +70,9 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         column.operator_context = "INVOKE_DEFAULT"
         column.scale_y = 1.3
         text = f"Lip Sync {len(sounds)} Strips" if len(sounds) > 1 else "Lip Sync"
-        column.operator("edtalk.lip_sync", text=text, icon="SOUND").which = "SELECTED"
+        column.operator("edtalk.lip_sync", text=text, text_ctxt=CONTEXT, icon="SOUND").which = "SELECTED"
         if any(sequencer.is_dialogue(strip) for strip in compat.strips(scene)):
-            column.operator("edtalk.lip_sync", text="Lip Sync All Dialogue").which = "LINKED"
+            column.operator("edtalk.lip_sync", text="Lip Sync All Dialogue", text_ctxt=CONTEXT).which = "LINKED"
         if dub.target_movies(context):
             column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
 
@@ -92,7 +93,7 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         else:
             text = f"{default.name} (active)" if default else "None"
         row = layout.row(align=True)
-        row.label(text="Speaker")
+        row.label(text="Speaker", text_ctxt=CONTEXT)
         row.menu("EDTALK_MT_speakers", text=text, icon="USER")
 
     def _draw_notes(self, layout: bpy.types.UILayout, scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> None:

@@ -9,6 +9,7 @@ from ..engine import session
 from ..engine.client import State
 from ..engine.engine import Engine
 from ..engine.engine import State as Found
+from ..translations.context import CONTEXT
 from .help import HasHelp
 from .messages import CATEGORY, draw_lines, draw_problem
 
@@ -48,7 +49,7 @@ def draw_engine(layout: bpy.types.UILayout) -> None:
         return
     found, client = session.find_engine(), session.current_client()
     if found.state is Found.UNCHECKED:
-        layout.label(text="Checking the chosen Python...", icon="SORTTIME")
+        layout.label(text="Checking the chosen Python...", text_ctxt=CONTEXT, icon="SORTTIME")
         return
     if not found.usable:
         _draw_unusable(layout, found)
@@ -107,7 +108,7 @@ def _draw_tasks(layout: bpy.types.UILayout) -> None:
         row.progress(factor=task.fraction, text=f"{task.label}: {task.status}")
         row.operator("edtalk.cancel", text="", icon="X").number = task.number
     if len(shown) > 1:
-        column.operator("edtalk.cancel", text="Cancel All").number = 0
+        column.operator("edtalk.cancel", text="Cancel All", text_ctxt=CONTEXT).number = 0
 
 
 def draw_problems(layout: bpy.types.UILayout) -> None:
