@@ -125,6 +125,12 @@ def _frame_change_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -
 
 
 @persistent
+def _animation_playback_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+    if session.may_apply():
+        preview.playback_ended(scene, depsgraph)
+
+
+@persistent
 def _load_pre(*_: object) -> None:
     session.cancel_all()
     preview.forget()
@@ -195,6 +201,7 @@ def _after_step(step: str) -> None:
 _HANDLERS = {
     "depsgraph_update_post": _depsgraph_update_post,
     "frame_change_post": _frame_change_post,
+    "animation_playback_post": _animation_playback_post,
     "load_pre": _load_pre,
     "load_post": _load_post,
     "load_post_fail": _load_post,

@@ -261,7 +261,8 @@ class Worker:
     def do_preview(self, request: requests.Preview, job: int) -> Answer:
         self.work(job)
         pixels = np.frombuffer(colour(request.coefficients.tobytes()), np.uint8)
-        return answers.PreviewResult(np.broadcast_to(pixels, (SIZE, SIZE, 3)))
+        side = max(request.size, SIZE)
+        return answers.PreviewResult(np.broadcast_to(pixels, (side, side, 3)))
 
     def do_render(self, request: requests.Render, job: int) -> Answer:
         """Draw the pictures of the shot's rows that do not exist yet."""

@@ -225,7 +225,12 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
         self.layout.prop(sequencer.settings(compat.sequencer_scene(context)), "preview", text="")
 
     def draw(self, context: bpy.types.Context) -> None:
-        draw_lines(self.layout, "Shows the face in the 3D View, and as an image with its name in the Image Editor.")
+        layout, settings = self.layout, sequencer.settings(compat.sequencer_scene(context))
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.active = settings.preview
+        layout.prop(settings, "preview_size")
+        draw_lines(layout, "Shows the face in the 3D View, and as an image with its name in the Image Editor.")
 
 
 def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:

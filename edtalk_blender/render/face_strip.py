@@ -302,6 +302,12 @@ def protect(scene: bpy.types.Scene) -> None:
             compat.set_picture_size(strip, (int(width), int(height)))
 
 
+def is_rendered_at(strip: bpy.types.ImageStrip, frame: int) -> bool:
+    """Whether a face strip shows a rendered picture, not the placeholder, at a scene frame of its content."""
+    index = frame - round(compat.content_start(strip))
+    return 0 <= index < len(strip.elements) and bool(PICTURE.fullmatch(strip.elements[index].filename))
+
+
 def refill(scene: bpy.types.Scene) -> None:
     """Show pictures that were rendered meanwhile: after an undo, or after Blender was closed while rendering.
 

@@ -394,6 +394,18 @@ class SequencerSettings(bpy.types.PropertyGroup):
         description="Update the face in the 3D Viewport and Image Editor while sliders or the playhead move",
         default=True,
     )
+    preview_size: EnumProperty(
+        name="Size",
+        description="Resolution in pixels of the preview once sliders and playhead rest. While they move, the bank's "
+        "native resolution is used, which is the fastest",
+        items=(
+            ("0", "Bank's Native", "Always the native resolution of the bank"),
+            ("256", "256", "256 pixels"),
+            ("512", "512", "512 pixels"),
+            ("1024", "1024", "1024 pixels"),
+        ),
+        default="512",
+    )
     lines: StringProperty(
         name="Dialogue", description="Strips with mouth keys: their character and frames (JSON)", options={"HIDDEN"}
     )

@@ -20,7 +20,7 @@ import numpy as np
 from .checks import Crop, as_number, as_path, as_whole, crop_field, parse, set_fields
 from .errors import EDTalkError
 from .protocol import Message, ProtocolError
-from .shot import as_crop
+from .shot import LARGEST, as_crop
 
 Which = int | str | tuple[float, float] | None  # see `Capture`
 
@@ -87,23 +87,32 @@ class Preview(FaceRequest):
     """Render the face with one row of coefficients. Answer: `PreviewResult`.
 
     A preview that has not started is superseded by a newer one of the same face. coefficients: (n,) float32, in the
-    order of the bank's names.
+    order of the bank's names. size: width of the square in pixels, at most 4096; smaller than the bank's own, such as
+    0: the bank's own.
     """
 
     kind = "preview"
     coefficients: np.ndarray
+    size: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        set_fields(self, coefficients=np.asarray(self.coefficients, "<f4").reshape(-1))
+        set_fields(
+            self,
+            coefficients=np.asarray(self.coefficients, "<f4").reshape(-1),
+            size=as_whole(self.size, "size"),
+        )
+        if self.size > LARGEST:
+            raise EDTalkError(f"'size' must be at most {LARGEST} pixels, found {self.size}.")
 
     def to_message(self, job: int) -> Message:
-        return Message(self.kind, job, self._face, self.coefficients.tobytes())
+        size = {"size": self.size} if self.size else {}
+        return Message(self.kind, job, self._face | size, self.coefficients.tobytes())
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        coefficients = np.frombuffer(message.payload, "<f4")
-        return cls(message["bank"], message["picture"], message["crop"], coefficients)
+        coefficients, size = np.frombuffer(message.payload, "<f4"), message.fields.get("size", 0)
+        return cls(message["bank"], message["picture"], message["crop"], coefficients, size)
 
     def shows_same_face(self, other: object) -> bool:
         """Whether the other request is a preview of the same bank, picture and crop."""

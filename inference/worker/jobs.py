@@ -19,6 +19,7 @@ from ..contract.protocol import ProtocolError
 from ..contract.requests import Request
 from ..contract.shot import Shot
 from ..drawing import LoadedBank, ShotRenderer
+from ..face.size import FaceSize
 from ..media.clip import Clip
 from .queue import RunningJob
 
@@ -127,7 +128,7 @@ class Jobs:
         names, row = loaded.bank.names, request.coefficients
         if len(row) != len(names):
             raise ProtocolError(f"The bank '{loaded.bank.name}' has {len(names)} coefficients, found {len(row)}.")
-        face = loaded.face(request.picture, request.crop)
+        face = loaded.face(request.picture, request.crop, FaceSize(request.size))
         (pixels,) = face.renderer.render(Coefficients(row[None], names))
         return answers.PreviewResult(pixels)
 

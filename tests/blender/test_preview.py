@@ -160,3 +160,142 @@ def test_a_face_at_rest_has_no_changes_that_blender_would_ask_to_save(package, l
     np.testing.assert_allclose(shown.reshape(rgba.shape)[..., :3], rgba[..., :3], atol=1 / 255)
     assert viewport.show_pixels(live, rgba[::-1]) == image
     assert image.is_dirty
+
+
+# --- Full size at rest
+
+
+@pytest.fixture
+def rested(package, monkeypatch):
+    """`rested()` runs the timer as if nothing had changed for a while, and waits for the engine."""
+
+    def rested():
+        monkeypatch.setattr(package.render.preview, "_REST", 0.0)
+        while package.render.preview.sharpen() is not None:
+            finish(package)
+        finish(package)
+
+    return rested
+
+
+@pytest.mark.parametrize(("setting", "side"), [("0", 64), ("256", 256), ("512", 512)])
+def test_a_pose_at_rest_is_rendered_at_the_size_in_the_settings(package, scene, live, rested, setting, side):
+    package.timeline.sequencer.settings(scene).preview_size = setting
+    slide(live, 0.4)
+    finish(package)
+    native = package.character.viewport.face_image(live).size[0]
+    assert native <= 64
+    rested()
+    image = package.character.viewport.face_image(live)
+    assert image.size[0] == (native if setting == "0" else side)
+    assert pixels(package, live)[:3] == pytest.approx(expected(live, package), abs=1e-3)
+
+
+def test_a_changing_pose_is_only_rendered_at_the_banks_size(package, scene, live, requested, monkeypatch):
+    monkeypatch.setattr(package.render.preview, "_REST", 1e9)
+    for step in range(5):
+        slide(live, step / 10)
+        finish(package)
+        assert package.render.preview.sharpen() is not None, "it waits"
+    assert package.character.viewport.face_image(live).size[0] <= 64
+
+
+def test_a_pose_at_rest_is_rendered_at_full_size_once(package, live, rested, requested):
+    slide(live, 0.4)
+    finish(package)
+    rested()
+    count = len(requested)
+    rested()
+    slide(live, 0.4)
+    assert len(requested) == count
+
+
+# --- Playback
+
+
+@pytest.fixture
+def playing(package, scene, live, monkeypatch):
+    """Playback at any speed of a character that moves, without a limit for late frames."""
+    package.animation.keys.write_curves(live, {"headYaw": np.array([0.0, 1.0])}, np.array([1, 250]))
+    finish(package)
+    monkeypatch.setattr(package.render.preview, "_is_playing", lambda: True)
+    monkeypatch.setattr(package.render.preview.Pace, "allows", lambda self, now, rate: True)
+    return live
+
+
+def test_playback_shows_the_face(package, scene, playing, requested):
+    scene.frame_set(5)
+    assert requested == ["preview"]
+    finish(package)
+
+
+def test_playback_pauses_previews_where_a_rendered_strip_covers_the_frame(package, scene, playing, requested):
+    scene.frame_start, scene.frame_end = 3, 6
+    package.cli.render_faces(scene, [playing], "SCENE")
+    (strip,) = package.timeline.sequencer.faces(scene, playing)
+    requested.clear()
+    scene.frame_set(4)
+    assert requested == []
+    strip.elements[2].filename = "waiting.png"
+    scene.frame_set(5)
+    assert requested == ["preview"], "this frame is not rendered yet"
+    finish(package)
+    scene.frame_set(8)
+    assert requested == ["preview"] * 2, "after the strip"
+    finish(package)
+    strip.mute = True
+    scene.frame_set(3)
+    assert requested == ["preview"] * 3
+    finish(package)
+
+
+def test_the_face_is_shown_when_playback_ends(package, scene, playing, requested, monkeypatch):
+    scene.frame_start, scene.frame_end = 3, 6
+    package.cli.render_faces(scene, [playing], "SCENE")
+    scene.frame_set(4)
+    requested.clear()
+    monkeypatch.setattr(package.render.preview, "_is_playing", lambda: False)
+    package.handlers._animation_playback_post(scene, bpy.context.evaluated_depsgraph_get())
+    assert requested == ["preview"]
+    finish(package)
+
+
+def test_without_an_editor_that_shows_it_playback_renders_no_preview(package, scene, playing, requested):
+    for area in bpy.context.window.screen.areas:
+        area.type = "TEXT_EDITOR"
+    scene.frame_set(5)
+    assert requested == []
+
+
+RATE = 24
+
+
+def play(pace, seconds, cost):
+    """Previews per second and frames per second of playback in which a preview delays its frame by `cost` seconds."""
+    start = now = pace.before + 1 / RATE
+    drawn, frames = 0, 0
+    while now < start + seconds:
+        frames += 1
+        shown = pace.allows(now, RATE)
+        drawn += shown
+        now += 1 / RATE + (cost if shown else 0.0)
+    return drawn / seconds, frames / seconds
+
+
+def test_previews_keep_up_with_playback_that_is_on_time(package):
+    assert play(package.render.preview.Pace(), 10, 0.0)[0] == pytest.approx(RATE, rel=0.02)
+
+
+@pytest.mark.parametrize("cost", [0.02, 0.1, 0.3])
+def test_previews_become_rare_where_they_would_slow_playback(package, cost):
+    """Without the limit, playback would be slower by a third to seven times."""
+    previews, frames = play(package.render.preview.Pace(), 20, cost)
+    assert frames > 0.8 * RATE
+    assert previews > 0.3
+
+
+def test_previews_come_back_when_playback_is_on_time_again(package):
+    pace = package.render.preview.Pace()
+    play(pace, 5, 0.3)
+    play(pace, 5, 0.0)
+    assert play(pace, 5, 0.0)[0] > 0.8 * RATE

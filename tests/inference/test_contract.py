@@ -279,6 +279,8 @@ TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None
         ("portrait", PORTRAIT | {"crop": [1, 2, -3]}, b""),
         ("explore", PORTRAIT | {"picture": ["a"]}, b""),
         ("preview", PORTRAIT, b"12345"),
+        ("preview", PORTRAIT | {"size": "large"}, bytes(4)),
+        ("preview", PORTRAIT | {"size": 10**6}, bytes(4)),
         ("lip_sync", {"bank": "", "rate": 16_000, "samples": 2, "times": 1}, bytes(15)),
         ("lip_sync", {"bank": "", "rate": 16_000, "samples": -2, "times": 3}, bytes(16)),
         ("lip_sync", {"bank": "", "rate": "fast", "samples": 2, "times": 1}, bytes(16)),

@@ -271,6 +271,17 @@ def test_a_preview_equals_the_renderers_frame(worker, face, direct):
     assert "finite" in error["message"]
 
 
+def test_a_preview_at_full_size_equals_the_frame_with_detail(worker, face, direct):
+    row = direct.source_coefficients.values + np.float32(0.3)
+    picture = np.asarray(Image.open(face["picture"]))
+    large = direct.another()
+    large.set_source(picture, np.asarray(Image.fromarray(picture).resize((128, 128))))
+    done = worker.done("preview", row.tobytes(), **face, size=128)
+    assert done["size"] == 128
+    assert done.payload == next(large.render(row)).tobytes()
+    assert worker.done("preview", row.tobytes(), **face, size=16)["size"] == 64, "not below the bank's own"
+
+
 def test_a_detected_crop_can_be_used_as_a_given_crop(worker, material, tmp_path):
     scene = Image.new("RGB", (640, 340), (130, 130, 130))
     scene.paste(Image.open(PORTRAIT).resize((256, 256)).rotate(8, fillcolor=(130, 130, 130)), (200, 40))
