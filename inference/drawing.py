@@ -20,6 +20,7 @@ from .contract.shot import Shot, file_sha256
 from .dubbing import dub, plate_frames
 from .face.paste import Layering
 from .face.size import BANK_SIZE, FaceSize
+from .media.display import displayed
 from .media.picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
 from .renderer import FaceRenderer, open_device
 
@@ -133,6 +134,8 @@ class ShotRenderer:
         progress("rendering", 0, len(rows))
         draw = self._draw_portrait if shot.plate is None else self._draw_plate
         for pixels in draw(loaded, shot, rows):
+            if shot.plate is not None and shot.plate.display:
+                pixels = displayed(pixels, shot.plate.display)
             yield pixels if shot.fills_picture else _resized(pixels, shot.size or loaded.size)
 
     def _draw_portrait(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:

@@ -42,13 +42,17 @@ _cache: dict[Path, Tracked] = {}  # by the file that holds it
 
 @dataclass(frozen=True)
 class Tracked:
-    """The track of a face in a movie. size: width and height of its upright frames. span: first and last second."""
+    """The track of a face in a movie.
+
+    size: width and height of its upright frames. span: first and last second. transfer: "pq" or "hlg" for HDR, else "".
+    """
 
     media: Path
     sha256: str
     size: tuple[int, int]
     span: tuple[float, float]
     track: Track
+    transfer: str = ""
 
     def covers(self, span: tuple[float, float]) -> bool:
         return self.span[0] <= span[0] + _INSTANT and self.span[1] >= span[1] - _INSTANT
@@ -117,7 +121,7 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
 
     def apply(answer: answers.TrackResult) -> None:
         size = answer.width, answer.height
-        found = Tracked(path, answer.sha256, size, (first, last), answer.track)
+        found = Tracked(path, answer.sha256, size, (first, last), answer.track, answer.transfer)
         _cache[file] = found
         if answer.note:
             session.report(EDTalkError(answer.note, "", "face"))
@@ -144,7 +148,7 @@ def _write(file: Path, found: Tracked) -> None:
     except OSError as error:
         raise disk_error(file.parent, error) from error
     found.track.save(file.with_suffix(".npy"))
-    data = {"sha256": found.sha256, "size": found.size, "span": found.span}
+    data = {"sha256": found.sha256, "size": found.size, "span": found.span, "transfer": found.transfer}
     write_whole(file, json.dumps(data).encode())  # written last, because it marks the track as complete
 
 
@@ -152,7 +156,8 @@ def _read(file: Path, media: Path) -> Tracked:
     data = parse_json(read_regular(file, _MOST_TEXT))
     (width, height), (first, last) = data["size"], data["span"]
     track = Track.load(file.with_suffix(".npy"))
-    return Tracked(media, str(data["sha256"]), (int(width), int(height)), (float(first), float(last)), track)
+    size, span = (int(width), int(height)), (float(first), float(last))
+    return Tracked(media, str(data["sha256"]), size, span, track, str(data.get("transfer", "")))
 
 
 # --- Before a render
@@ -241,7 +246,16 @@ def plate_of(
     found = tracked(scene, face, strip)
     if found is None:
         raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Run Dub Movie first.", "face")
-    return Plate.of(found.media, found.sha256, found.track, seconds(scene, strip, range(*span)))
+    times, display = seconds(scene, strip, range(*span)), _display(strip, found.transfer)
+    return Plate.of(found.media, found.sha256, found.track, times, display)
+
+
+def _display(strip: bpy.types.MovieStrip, transfer: str) -> str:
+    """How Blender shows a movie strip, see `contract.plate.DISPLAYS`. transfer: of the movie."""
+    space = strip.colorspace_settings.name
+    if space == "sRGB" and transfer:  # Blender 4.5, or chosen by the artist
+        return f"{transfer} signal"
+    return {"Rec.2100-PQ": "pq", "Rec.2100-HLG": "hlg"}.get(space, "")
 
 
 def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:

@@ -250,7 +250,7 @@ class TrackResult(Answer):
 
     track: the square of each frame. width, height: of the frames, in pixels. fps: of the video; None for pictures.
     sha256: of the recording, as `inference.contract.plate.media_sha256` gives it. unseen, note: as for `CaptureResult`,
-    in frames.
+    in frames. transfer: "pq" or "hlg" if it is an HDR movie, else "".
     """
 
     track: Track
@@ -260,10 +260,11 @@ class TrackResult(Answer):
     sha256: str
     unseen: tuple[tuple[int, int], ...] = ()
     note: str = ""
+    transfer: str = ""
 
     def to_message(self, job: int) -> Message:
         content: dict[str, Any] = {"frames": len(self.track), "width": self.width, "height": self.height}
-        content |= {"fps": self.fps, "sha256": self.sha256, "note": self.note}
+        content |= {"fps": self.fps, "sha256": self.sha256, "note": self.note, "transfer": self.transfer}
         content |= {"unseen": [list(stretch) for stretch in self.unseen]}
         return Message(self.kind, job, content, self.track.to_bytes())
 
@@ -275,7 +276,7 @@ class TrackResult(Answer):
         if len(track) != message["frames"]:
             raise ProtocolError(f"A track of {message['frames']} frames has {len(track)} rows.")
         sha256, unseen = str(message["sha256"]), _stretches(message["unseen"])
-        return cls(track, width, height, fps, sha256, unseen, str(message["note"]))
+        return cls(track, width, height, fps, sha256, unseen, str(message["note"]), str(message["transfer"]))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from .files import atomic_write, cached_sha256, read_regular
 from .parsing import MALFORMED, parse_npy
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".tga")
+# How Blender shows the HDR movie that frames are laid over: "" the movie is not HDR, or the frames are not for Blender;
+# "pq" and "hlg": as linear light in which 100 nits are white; "... signal": the stored signal as if it were sRGB.
+DISPLAYS = ("", "pq", "hlg", "pq signal", "hlg signal")
 _ROUNDED = 2e-3  # seconds; a time at most this much before the start of a frame means that frame, as in reading
 _AGAIN = "Track the face again."
 _MOST_ROWS = 256 * 2**20  # bytes of a track; 6 million frames
@@ -136,25 +139,34 @@ class Plate:
     """The source frames of a shot's rows.
 
     media: a movie, a folder of images or an image. sha256: see `media_sha256`. times: (T,) float64, the time of the
-    frame that each row is rendered from. track: (T, 4) float64, its crop, see `Track.crops`.
-    Raises EDTalkError if the arrays have different lengths.
+    frame that each row is rendered from. track: (T, 4) float64, its crop, see `Track.crops`. display: see `DISPLAYS`.
+    Raises EDTalkError if the arrays have different lengths, or for an unknown display.
     """
 
     media: Path
     sha256: str
     times: np.ndarray
     track: np.ndarray
+    display: str = ""
 
     def __post_init__(self) -> None:
         times, track = checked_rows(self.times, self.track)
+        if self.display not in DISPLAYS:
+            raise EDTalkError(f"The display of a plate must be one of {', '.join(DISPLAYS[1:])}.", _AGAIN)
         object.__setattr__(self, "media", Path(self.media))
         object.__setattr__(self, "times", times)
         object.__setattr__(self, "track", track)
 
     @staticmethod
-    def of(media: str | os.PathLike[str], sha256: str, track: Track, times: Sequence[float] | np.ndarray) -> Plate:
+    def of(
+        media: str | os.PathLike[str],
+        sha256: str,
+        track: Track,
+        times: Sequence[float] | np.ndarray,
+        display: str = "",
+    ) -> Plate:
         """The frames shown at `times` (T,), in any order and with repetitions."""
-        return Plate(Path(media), sha256, *track.at(times))
+        return Plate(Path(media), sha256, *track.at(times), display)
 
     @cached_property
     def seen(self) -> np.ndarray:

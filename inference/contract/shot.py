@@ -30,8 +30,8 @@ from .plate import PICTURES, Plate, pictures_in
 from .rendered import is_complete
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
-# written as version 1, so that earlier releases read it.
-FORMAT_VERSION = 3
+# written as version 1, so that earlier releases read it. Version 4 adds the display of the plate.
+FORMAT_VERSION = 4
 PICTURE_VERSION = 3  # increased when the same input gives other pixels; all frames are then rendered again
 IMAGE_FORMATS = ("png", "exr")
 LAYERS = ("square", "matte", "plate", "pasted")
@@ -207,6 +207,8 @@ class Shot:
     @property
     def _format_version(self) -> int:
         """The oldest version that has everything this shot uses."""
+        if self.plate is not None and self.plate.display:
+            return 4
         if not self.detail or self.added is not None:
             return 3
         return 2 if self.plate or self._choices else 1
@@ -214,6 +216,8 @@ class Shot:
     @cached_property
     def _keys(self) -> tuple[str, ...]:
         source = [self.portrait_sha256, self.crop] if self.plate is None else [self.plate.sha256, "plate"]
+        if self.plate is not None and self.plate.display:
+            source.append(self.plate.display)
         made_from: list[Any] = [PICTURE_VERSION, self.bank_sha256, *source, self.image_format]
         if self._choices:
             made_from.append(self._choices)
@@ -303,6 +307,8 @@ class Shot:
                 "sha256": plate.sha256,
                 "rows_sha256": hashlib.sha256(rows).hexdigest(),
             }
+            if plate.display:
+                data["plate"]["display"] = plate.display
         write_whole(folder / _TABLE, table)
         write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
         return replace(self, portrait=portrait, sound=sound, plate=plate)
@@ -445,7 +451,8 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
     try:
         dubbed: Plate | None = None
         if plate and rows is not None:
-            dubbed = Plate(_absolute(folder, plate["media"]), str(plate["sha256"]), rows[:, 0], rows[:, 1:])
+            media, display = _absolute(folder, plate["media"]), plate.get("display", "")
+            dubbed = Plate(media, str(plate["sha256"]), rows[:, 0], rows[:, 1:], display)
         return Shot(
             bank=_absolute(folder, data["bank"]),
             bank_sha256=str(data["bank_sha256"]),

@@ -32,13 +32,14 @@ class Tracked:
     """The result of `track_media`.
 
     fps: frames per second, None for pictures. size: (width, height) in pixels. note: one sentence on frames without a
-    face, "" if there are none.
+    face, "" if there are none. transfer: "pq" or "hlg" for an HDR movie, else "".
     """
 
     track: Track
     fps: float | None
     size: tuple[int, int]
     note: str
+    transfer: str = ""
 
 
 def track_media(
@@ -73,7 +74,8 @@ def track_media(
 
     track = track_frames(frames, fps, crop, which=which, label=media.name, step=lambda done: step(done, total))
     note = unseen_note(media.name, track, counted=pictures)
-    return Tracked(track, None if pictures else fps, (first.shape[1], first.shape[0]), note)
+    size = first.shape[1], first.shape[0]
+    return Tracked(track, None if pictures else fps, size, note, info.transfer if info else "")
 
 
 def track_frames(

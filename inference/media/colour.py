@@ -18,20 +18,21 @@ from ..contract.errors import EDTalkError
 _UNTAGGED, _RESERVED = 2, 3
 _PQ, _HLG = 16, 18
 _DISPLAY_P3, _BT2020 = 12, 9
+_WIDE = {_BT2020: "BT.2020", _DISPLAY_P3: "P3"}
 # RGB, BT.709, untagged, reserved, FCC, both of BT.601, SMPTE 240M, BT.2020: FFmpeg's converter fails for others.
 _MATRICES = (0, 1, _UNTAGGED, _RESERVED, 4, 5, 6, 7, 9)
 
-_WHITE_NITS = 203  # reference white of PQ (BT.2408)
+WHITE_NITS = 203  # reference white of PQ (BT.2408)
 # Linear scene light at HLG's reference white, a signal of 0.75. The system gamma is 1, BT.2100's value for a display of
 # 334 nits, so that mid grey stays as bright as in the SDR picture of the same camera.
-_HLG_WHITE = 0.265
-_KNEE = 0.8  # linear light, 1 is reference white: darker colours are not changed by the tone curve
+HLG_WHITE = 0.265
+KNEE = 0.8  # linear light, 1 is reference white: darker colours are not changed by the tone curve
 _BAND = 64  # rows that are converted at a time, which bounds the memory and suits the processor's cache
 
 # Linear RGB -> linear RGB of BT.709, row by row.
-_TO_BT709 = {
-    _BT2020: ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.008349), (-0.018151, -0.100579, 1.118730)),
-    _DISPLAY_P3: ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274)),
+TO_BT709 = {
+    "BT.2020": ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.008349), (-0.018151, -0.100579, 1.118730)),
+    "P3": ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274)),
 }
 
 
@@ -47,13 +48,18 @@ def check_colours(frame: av.VideoFrame, codec_tag: str, name: str) -> None:
         raise EDTalkError(message, "Export it as H.264 with BT.709 colours.", "media")
 
 
+def transfer_of(frame: av.VideoFrame) -> str:
+    """The transfer function of an HDR frame, "pq" or "hlg"; "" for standard range."""
+    return {_PQ: "pq", _HLG: "hlg"}.get(frame.color_trc, "")
+
+
 def to_srgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
     """A frame as an sRGB picture of `width` x `height` pixels, uint8 (height, width, 3), not rotated."""
     # Untagged clips: players take HD as BT.709 and smaller ones as BT.601, which is FFmpeg's own default.
     untagged_hd = frame.colorspace in (_UNTAGGED, _RESERVED) and frame.height >= 720
     matrix = "ITU709" if untagged_hd else "ITU601" if frame.colorspace == _RESERVED else None
     scaling = None if (width, height) == (frame.width, frame.height) else "BICUBIC"
-    hdr, wide = frame.color_trc in (_PQ, _HLG), frame.color_primaries in _TO_BT709
+    hdr, wide = frame.color_trc in (_PQ, _HLG), frame.color_primaries in _WIDE
     deep = "rgb48le" if hdr or wide else "rgb24"
     pixels = frame.reformat(width, height, deep, src_colorspace=matrix, interpolation=scaling).to_ndarray()
     if not (hdr or wide):
@@ -66,7 +72,7 @@ def to_srgb(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
 def _converted(signal: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """uint16 (H, W, 3) with `primaries` -> uint8 sRGB (H, W, 3). transfer: _PQ, _HLG or 0 for standard range."""
     light_of, level_of = _light_of(transfer), _srgb_of()
-    matrix = np.array(_TO_BT709[primaries], np.float32).T
+    matrix = np.array(TO_BT709[_WIDE[primaries]], np.float32).T
     result = np.empty(signal.shape, np.uint8)
     for top in range(0, len(signal), _BAND):
         light = np.maximum(light_of[signal[top : top + _BAND]] @ matrix, 0)
@@ -79,8 +85,8 @@ def _converted(signal: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 def _compressed(light: np.ndarray) -> np.ndarray:
     """The tone curve: linear light up to the knee, then a hyperbola with the same slope that approaches 1."""
-    room = np.float32(1 - _KNEE)
-    return np.where(light > _KNEE, 1 - room * room / np.maximum(light + room - np.float32(_KNEE), room), light)
+    room = np.float32(1 - KNEE)
+    return np.where(light > KNEE, 1 - room * room / np.maximum(light + room - np.float32(KNEE), room), light)
 
 
 @lru_cache(maxsize=3)
@@ -98,6 +104,16 @@ def _srgb_of() -> np.ndarray:
     return np.rint(levels * 255).astype(np.uint8)
 
 
+def srgb_levels(light: np.ndarray) -> np.ndarray:
+    """Linear light, 1 is white, to uint8 sRGB; light above white is clipped."""
+    return _srgb_of()[np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
+
+
+def linear_light(levels: np.ndarray) -> np.ndarray:
+    """uint8 sRGB to linear light, float32."""
+    return _srgb_light(np.arange(256) / 255).astype(np.float32)[levels]
+
+
 def _srgb_light(signal: np.ndarray) -> np.ndarray:
     """IEC 61966-2-1; also for the camera curves of BT.709 and BT.2020, because clips are shown as sRGB elsewhere."""
     return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
@@ -108,10 +124,25 @@ def _pq_light(signal: np.ndarray) -> np.ndarray:
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     power = signal ** (1 / m2)
     nits = 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
-    return nits / _WHITE_NITS
+    return nits / WHITE_NITS
 
 
 def _hlg_light(signal: np.ndarray) -> np.ndarray:
     """ARIB STD-B67."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
-    return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12) / _HLG_WHITE
+    return np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12) / HLG_WHITE
+
+
+def pq_signal(light: np.ndarray) -> np.ndarray:
+    """The inverse of `_pq_light`."""
+    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+    power = (light * WHITE_NITS / 10000) ** m1
+    return np.minimum(((c1 + c2 * power) / (1 + c3 * power)) ** m2, 1)
+
+
+def hlg_signal(light: np.ndarray) -> np.ndarray:
+    """The inverse of `_hlg_light`."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    scene = light * HLG_WHITE
+    bright = a * np.log(np.maximum(12 * scene - b, 1e-9)) + c
+    return np.minimum(np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright), 1)

@@ -23,7 +23,7 @@ import numpy as np
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
-from .colour import check_colours, to_srgb
+from .colour import check_colours, to_srgb, transfer_of
 from .container import open_media
 from .picture import load_picture
 from .sound import LONGEST_GAP, OVERLAP
@@ -62,6 +62,7 @@ class ClipInfo:
 
     width, height: square pixels, as shown (after rotation). fps: average. frames: estimated, None if unknown.
     duration: seconds, None if unknown. rotation: counterclockwise degrees by which players rotate the stored picture.
+    transfer: "pq" or "hlg" for HDR, else "".
     """
 
     width: int
@@ -71,6 +72,7 @@ class ClipInfo:
     duration: float | None
     rotation: int
     has_audio: bool
+    transfer: str = ""
 
 
 def probe(path: str | os.PathLike[str]) -> ClipInfo:
@@ -85,7 +87,8 @@ def probe(path: str | os.PathLike[str]) -> ClipInfo:
         fps, duration = _rate(stream), _duration(container, stream)
         count = stream.frames or (round(duration * fps) if duration else None)
         sound = bool(container.streams.audio)
-        return ClipInfo(width, height, fps, count, float(duration) if duration else None, rotation, sound)
+        seconds = float(duration) if duration else None
+        return ClipInfo(width, height, fps, count, seconds, rotation, sound, transfer_of(first))
 
 
 def read_frames(

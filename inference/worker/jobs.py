@@ -109,7 +109,9 @@ class Jobs:
         found = track_media(media, request.crop, which=request.which, start=start, end=end, step=step)
         width, height = found.size
         unseen = tuple(found.track.unseen)
-        return answers.TrackResult(found.track, width, height, found.fps, media_sha256(media), unseen, found.note)
+        return answers.TrackResult(
+            found.track, width, height, found.fps, media_sha256(media), unseen, found.note, found.transfer
+        )
 
     def explore(self, request: requests.Explore, job: RunningJob) -> answers.ExploreResult:
         from ..explore import explore

@@ -619,3 +619,15 @@ def test_on_the_command_line(package, scene, saved, film, fake_engine, capsys, t
     assert package.cli.main(["dub", "walk"]) == 0
     assert ": 0 frames rendered" in capsys.readouterr().out
     assert package.cli.main(["dub", "gone.mp4"]) == 1
+
+
+def test_the_face_has_the_colours_in_which_blender_shows_an_hdr_movie(package, scene, film):
+    strip = package.compat.new_movie(scene, "walk", film, 1, 1)
+    display, colours = package.plate.dubbing._display, strip.colorspace_settings
+    assert (colours.name, display(strip, "")) == ("sRGB", "")
+    assert display(strip, "hlg") == "hlg signal", "Blender 4.5 converts no HDR"
+    if bpy.app.version >= (5, 0, 0):
+        colours.name = "Rec.2100-PQ"
+        assert display(strip, "pq") == "pq"
+        colours.name = "Rec.2100-HLG"
+        assert display(strip, "hlg") == "hlg"

@@ -8,7 +8,9 @@ import pytest
 
 from inference.contract.errors import EDTalkError
 from inference.face.footage import track_media
+from inference.media import colour
 from inference.media.colour import check_colours, to_srgb
+from inference.media.display import displayed
 from inference.media.video import frames_at, open_driver, probe, read_frames, stamped_frames
 from inference.media.video_writer import VideoWriter
 
@@ -195,3 +197,35 @@ def test_written_clips_say_that_their_pixels_are_square(tmp_path):
         writer.write(np.zeros((48, 64, 3), np.uint8))
     with av.open(str(tmp_path / "c.mp4")) as file:
         assert file.streams.video[0].sample_aspect_ratio == 1
+
+
+# ---- as Blender shows HDR movies
+
+# Signals of a grey and of skin, and the levels that Blender 5.0 and 4.5 showed for them in a movie strip, measured with
+# the view transform Standard.
+_SHOWN = {
+    "pq": ([0.42643, 0.42643, 0.42643], [175, 175, 175], [0.53655, 0.49490, 0.45983], [255, 234, 199]),
+    "hlg": ([0.41279, 0.41279, 0.41279], [153, 153, 153], [0.66308, 0.57916, 0.48920], [255, 222, 186]),
+    "pq signal": ([0.42643, 0.42643, 0.42643], [109, 109, 109], [0.53655, 0.49490, 0.45983], [137, 126, 117]),
+    "hlg signal": ([0.41279, 0.41279, 0.41279], [105, 105, 105], [0.66308, 0.57916, 0.48920], [169, 148, 125]),
+}
+
+
+@pytest.mark.parametrize("display", _SHOWN)
+def test_frames_over_an_hdr_movie_have_the_colours_in_which_blender_shows_it(display):
+    grey, shown_grey, skin, shown_skin = _SHOWN[display]
+    signal = np.rint(np.array([[grey, skin]]) * 65535).astype(np.uint16)
+    picture = colour._converted(signal, colour._PQ if display.startswith("pq") else colour._HLG, colour._BT2020)
+    shown = displayed(picture, display)
+    assert np.abs(shown[0].astype(int) - [shown_grey, shown_skin]).max() <= 2
+    alpha = np.full((1, 2, 1), 77, np.uint8)
+    assert np.array_equal(displayed(np.concatenate([picture, alpha], axis=2), display)[..., 3:], alpha)
+
+
+@pytest.mark.parametrize("display", _SHOWN)
+def test_colours_for_blender_keep_their_order(display):
+    greys = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    shown = displayed(greys, display)[0, :, 0].astype(int)
+    assert shown[0] == 0
+    assert (np.diff(shown) >= 0).all()
+    assert shown[255] > shown[128] > shown[64] > 0

@@ -340,6 +340,22 @@ def test_later_options_change_the_keys_and_raise_the_version_only_if_used(shot, 
     assert "'nose'" in refusal(lambda: replace(dubbed, added=("nose",))).message
 
 
+def test_the_display_of_a_plate_is_kept_and_gives_other_frames(shot, tmp_path):
+    count = len(shot.coefficients)
+    media = tmp_path / "hdr.mp4"
+    media.write_bytes(b"not looked at")
+    plate = Plate(media, "0" * 64, np.zeros(count), np.ones((count, 4)))
+    plain, shown = (replace(shot, portrait=None, plate=replace(plate, display=display)) for display in ("", "pq"))
+    assert not set(plain.keys()) & set(shown.keys())
+    for one, version in ((plain, 2), (shown, 4)):
+        one.write(tmp_path / "written")
+        assert json.loads((tmp_path / "written" / "shot.json").read_text())["format_version"] == version
+        assert Shot.read(tmp_path / "written").plate.display == one.plate.display
+        assert Shot.read(tmp_path / "written").keys() == one.keys()
+    with pytest.raises(EDTalkError, match="display"):
+        replace(plate, display="other")
+
+
 def test_a_shot_without_rows(shot):
     assert "at least one frame" in refusal(lambda: replace(shot, coefficients=shot.coefficients[:0])).message
 
