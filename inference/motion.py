@@ -102,23 +102,22 @@ def flow_of(bank: NetworkBank) -> Audio2Pose:
 
 def pose(model: Audio2Pose, voice: Prosody, seed: int, sway: float = 1.0, nods: float = 1.0) -> np.ndarray:
     """Head motion (T, 6) of a whole sound, 12.5 rows per second from its start, in the units of `contract.head`."""
-    bands = draw_bands(model, voice, seed)
+    rows = BLOCK * max(1, int(np.ceil(len(voice) / PROSODY_FPS * POSE_FPS / BLOCK)))
+    bands = draw_bands(model, pose_features(voice, rows), seed)
     gains = [sway if number < SWAY_BANDS else nods for number in range(len(bands))]
     scaled = [torch.from_numpy(gain * band)[None] for gain, band in zip(gains, bands, strict=True)]
     return from_bands(scaled)[0].numpy().T
 
 
 @torch.inference_mode()
-def draw_bands(model: Audio2Pose, voice: Prosody, seed: int) -> list[np.ndarray]:
-    """The six bands of the head motion of a whole sound, (6, n) each, from slow to fast.
+def draw_bands(model: Audio2Pose, features: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The six bands of head motion, (6, n) each, from slow to fast. features: (17, rows), see `pose_features`.
 
     Each number is softly limited to five deviations of the band, which bounds the head's speed.
     """
-    rows = BLOCK * max(1, int(np.ceil(len(voice) / PROSODY_FPS * POSE_FPS / BLOCK)))
-    features = torch.from_numpy(pose_features(voice, rows))[None]
-    noise = [torch.from_numpy(band)[None] for band in noise_of(seed, rows)]
+    noise = [torch.from_numpy(band)[None] for band in noise_of(seed, features.shape[1])]
     bands, deviation = [], model.get_buffer("deviation")
-    for number, band in enumerate(model.sample(noise, features)):
+    for number, band in enumerate(model.sample(noise, torch.from_numpy(features)[None])):
         size = (band / deviation[number]).abs()
         limited = _ROOM + torch.tanh(size - _ROOM)
         bands.append(torch.where(size > _ROOM, band * limited / size, band)[0].numpy())

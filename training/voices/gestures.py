@@ -59,7 +59,8 @@ RULES = {
     "unrest_in_pauses": Rule(0.35, _HADAR),
     "beat_chance": Rule((0.6, 0.15), _JASA),  # mean and deviation over speakers, for an accent of strength 1
     "beat_down": Rule((0.85, 0.1), _HADAR),
-    "beat_size": Rule((2.8, 0.45), _HADAR + "; size: " + _MEASURED),  # median, and deviation of the logarithm
+    "beat_rivals": Rule(0.6, _HADAR + ", so accents beside stronger ones count less: " + _OWN),  # seconds
+    "beat_size": Rule((3.6, 0.45), _HADAR + "; size: " + _MEASURED),  # median, and deviation of the logarithm
     "beat_width": Rule((0.4, 0.7), _HADAR + "; 0.3 to 0.5 s made faster motion than was measured"),
     "beat_apex": Rule((0.0, 0.06), _JASA),  # relative to the accent
     "beat_aside": Rule(0.3, _HADAR),  # share of a beat in roll and yaw
@@ -194,8 +195,8 @@ def _beats(speech: Speech, rng: np.random.Generator, count: int) -> np.ndarray:
     chance = np.clip(rng.normal(*_R.beat_chance), 0.1, 0.95)
     down = np.clip(rng.normal(*_R.beat_down), 0.4, 1.0)
     moves: list[tuple[float, float, float, np.ndarray]] = []
-    for at, strength in speech.accents:
-        if rng.random() < chance * min(1.0, 1.4 * strength):
+    for (at, strength), major in zip(speech.accents, _major(speech.accents), strict=True):
+        if rng.random() < chance * major:
             size = _R.beat_size[0] * np.exp(rng.normal(0, _R.beat_size[1])) * strength
             sign = 1.0 if rng.random() < down else -1.0
             aside = _R.beat_aside * rng.choice([-1.0, 1.0], 2)
@@ -211,6 +212,14 @@ def _beats(speech: Speech, rng: np.random.Generator, count: int) -> np.ndarray:
         bump = size * np.exp(-0.5 * ((rows / FPS - at) / width) ** 2)
         result[rows] += bump[:, None] * (aside[0], sign, aside[1])
     return result
+
+
+def _major(accents: np.ndarray) -> np.ndarray:
+    """(n,) 0 to 1.5: how much accents stand out from those around them, by their prominence (logit of the strength)."""
+    prominence = np.log(accents[:, 1] / np.maximum(1 - accents[:, 1], 1e-6))
+    near = np.abs(np.subtract.outer(accents[:, 0], accents[:, 0])) < _R.beat_rivals
+    rival = np.where(near & ~np.eye(len(accents), dtype=bool), prominence, -np.inf).max(axis=1, initial=-1.0)
+    return 1.5 * accents[:, 1] / (1 + np.exp(-1.5 * (prominence - rival - 0.2)))
 
 
 # ------------------------------------------------------------------------------------------------------------ talk
