@@ -71,6 +71,7 @@ def test_install_from_a_folder_with_the_real_venv_and_pip(root, tmp_path):
     done = finish(Installation(root, user, wheels=wheels, python=Path(sys.executable)))
     assert done.error is None
     assert done.phase == "done"
+    assert "Unpacked tiny" in done.log.tail
     assert "passed" in done.log.tail
     assert any("--no-index" in output for output in done.log.tail)
     assert any("--require-hashes" in output for output in done.log.tail)
@@ -413,7 +414,7 @@ if " install " in arguments:
     while "Installing" not in begun.log.tail:
         assert time.monotonic() < until
         time.sleep(0.01)
-    assert (begun.phase, begun.done, begun.total) == ("installing packages", 1, 1)
+    assert (begun.phase, begun.done, begun.total) == ("checking packages", 1, 1)
     assert not begun.finished
     begun.cancel()
     assert begun.wait(PATIENCE)
