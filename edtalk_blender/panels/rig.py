@@ -26,7 +26,8 @@ class EDTALK_UL_links(bpy.types.UIList):
         row = layout.row(align=True)
         row.alert = not rig.is_valid(group.id_data, link)
         row.label(text=link.shape_key or "No Shape Key", icon="SHAPEKEY_DATA")
-        row.label(text=link.slider or "No Slider")
+        if not _are_alike(link.shape_key, link.slider):  # one name has the room of two in a narrow sidebar
+            row.label(text=link.slider or "No Slider")
 
     def filter_items(self, _context: bpy.types.Context, group: rig.ShapeRig, name: str) -> tuple[list[int], list[int]]:
         """Filter by shape key or slider, because the names of links are numbers."""
@@ -34,6 +35,12 @@ class EDTALK_UL_links(bpy.types.UIList):
         links = getattr(group, name)
         shown = [text in link.shape_key.lower() or text in link.slider.lower() for link in links]
         return [self.bitflag_filter_item * (is_shown != self.use_filter_invert) for is_shown in shown], []
+
+
+def _are_alike(shape_key: str, slider: str) -> bool:
+    """Whether two names differ in capitals, spaces and punctuation only."""
+    letters, others = ("".join(filter(str.isalnum, name)).lower() for name in (shape_key, slider))
+    return bool(letters) and letters == others
 
 
 class EDTALK_PT_rig(HasHelp, bpy.types.Panel):
@@ -61,11 +68,11 @@ class EDTALK_PT_rig(HasHelp, bpy.types.Panel):
             draw_problem(layout, f"{reason}.", "", "")
         layout.prop(group, "character", text="", icon="USER")
         layout.operator("edtalk.match_shapes", icon="VIEWZOOM")
-        row = layout.row()
-        row.template_list("EDTALK_UL_links", "", group, "links", group, "active", rows=4)
-        column = row.column(align=True)
-        column.operator("edtalk.add_link", text="", icon="ADD")
-        column.operator("edtalk.remove_link", text="", icon="REMOVE")
+        column = layout.column(align=True)
+        column.template_list("EDTALK_UL_links", "", group, "links", group, "active", rows=5)
+        row = column.row(align=True)
+        row.operator("edtalk.add_link", text="Add", icon="ADD")
+        row.operator("edtalk.remove_link", text="Remove", icon="REMOVE")
         if len(group.links):
             _draw_link(layout, obj, group.links[min(max(group.active, 0), len(group.links) - 1)])
         if rig.is_stale(obj):

@@ -26,6 +26,7 @@ from ..timeline import footage, sequencer
 from . import dubbing, node_group
 
 STRIP, PART = "edtalk_strip", "edtalk_part"  # of a node: identity of its face strip, and its role for that strip
+VIEWER = "viewer"  # role of the Viewer node, which belongs to no single strip
 UPRIGHT = "upright"  # folder among the sequences, of rotated portraits
 
 _MATCH_RADIUS = 0.06  # of the picture's height: default radius for averaging colours
@@ -77,7 +78,22 @@ def build(scene: bpy.types.Scene, obj: bpy.types.Object, strip: bpy.types.ImageS
         parts["plate"].label = f"{obj.name} plate"
         parts["plate"].image = background
     _update_timing(scene, tree, strip, parts)
-    return _link(tree, parts)
+    todo = _link(tree, parts)
+    _view(tree)
+    return todo
+
+
+def _view(tree: bpy.types.NodeTree) -> None:
+    """Show the result as backdrop: a Viewer node that shows what the output does, unless the artist has one."""
+    output = compat.compositor_output(tree)
+    viewers = [node for node in tree.nodes if node.bl_idname == "CompositorNodeViewer"]
+    if not output.is_linked or any(node.get(PART) != VIEWER for node in viewers):
+        return
+    if not viewers:
+        viewers = [tree.nodes.new("CompositorNodeViewer")]
+        viewers[0][PART] = VIEWER
+        viewers[0].location = output.node.location.x, output.node.location.y - 160
+    tree.links.new(output.links[0].from_socket, viewers[0].inputs["Image"])
 
 
 def is_new(scene: bpy.types.Scene, strip: bpy.types.ImageStrip) -> bool:

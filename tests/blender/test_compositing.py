@@ -223,6 +223,39 @@ def test_links_to_other_nodes_are_kept(package, scene, saved, face):
     assert parts(package, tree, strip)["fit"].inputs["Image"].links[0].from_node == glow
 
 
+def viewers(tree):
+    return [node for node in tree.nodes if node.bl_idname == "CompositorNodeViewer"]
+
+
+def shown_by(package, tree):
+    """The socket that the Viewer node shows, and the one that the output gets."""
+    (viewer,) = viewers(tree)
+    output = package.compat.compositor_output(tree)
+    return viewer.inputs["Image"].links[0].from_socket, output.links[0].from_socket
+
+
+def test_the_viewer_shows_the_result(package, scene, saved, face, obj):
+    face()
+    tree = build(package, scene)
+    viewer, output = shown_by(package, tree)
+    assert viewer == output
+    ben = package.character.character.create(scene, str(saved / "plate.png"), name="Ben")
+    ben.edtalk.layer = "plate"
+    bpy.context.view_layer.objects.active = ben
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    viewer, output = shown_by(package, build(package, scene))
+    assert viewer == output, "also with a second face on top"
+
+
+def test_the_artists_viewer_is_kept(package, scene, saved, face):
+    face()
+    tree = package.compat.ensure_compositor(scene)
+    mine = tree.nodes.new("CompositorNodeViewer")
+    build(package, scene)
+    assert viewers(tree) == [mine]
+    assert not mine.inputs["Image"].is_linked
+
+
 def test_two_faces_over_one_plate(package, scene, saved, plate, face, obj, layer):
     face()
     build(package, scene)
