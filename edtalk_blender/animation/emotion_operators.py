@@ -21,6 +21,7 @@ from .. import compat
 from ..character import character, files, sliders
 from ..character.operators import OnCharacter
 from ..lipsync import markers
+from ..translations.context import translated
 from . import emotion_pictures, keys, presets, sampling
 
 
@@ -146,7 +147,7 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         self.choose(context)
-        title = f"{self.bl_label}: {character.active(context).name}"
+        title = f"{translated(self.bl_label)}: {character.active(context).name}"
         return context.window_manager.invoke_props_dialog(self, title=title)
 
     def draw(self, _context: bpy.types.Context) -> None:

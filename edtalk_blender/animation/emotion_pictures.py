@@ -21,7 +21,8 @@ FOLDER = Path(__file__).parent / "thumbnails"
 EnumItem = tuple[str, str, str, int, int]  # identifier, name, description, icon, number
 
 _previews: bpy.utils.previews.ImagePreviewCollection | None = None
-_items: list[EnumItem] = []  # Blender holds no reference to the strings of a dynamic enum
+# By the names of the emotions. Blender keeps pointers to the strings of a dynamic enum, so no list is ever replaced.
+_items: dict[tuple[str, ...], list[EnumItem]] = {}
 
 
 def icon(name: str) -> int:
@@ -30,18 +31,19 @@ def icon(name: str) -> int:
     if _previews is None or not path.is_file():
         return 0
     if name not in _previews:
-        _previews.load(name, str(path), "IMAGE")
+        _previews.load(name, str(path), "IMAGE").image_size[:]  # reading the size loads the file now, not in a job
     return _previews[name].icon_id
 
 
 def items(obj: bpy.types.Object | None) -> list[EnumItem]:
     """Enum items for neutral and the emotions of a character."""
     try:
-        names = [NEUTRAL, *(sliders.emotions(obj) if obj else ())]
+        names = (NEUTRAL, *(sliders.emotions(obj) if obj else ()))
     except EDTalkError:  # the bank cannot be read; a panel reports it
-        names = [NEUTRAL]
-    _items[:] = [(name, sliders.title(name), "", icon(name), number) for number, name in enumerate(names)]
-    return _items
+        names = (NEUTRAL,)
+    if names not in _items:
+        _items[names] = [(name, sliders.title(name), "", icon(name), number) for number, name in enumerate(names)]
+    return _items[names]
 
 
 def chosen(obj: bpy.types.Object) -> str:

@@ -211,6 +211,20 @@ class EDTALK_OT_apply_pose_asset(OnCharacter, bpy.types.Operator):
     bl_label = "Apply Pose to Face"
     bl_options = {"REGISTER", "UNDO"}
 
+    # Set by the asset shelf, which calls this operator like Blender's own. The context has the asset.
+    asset_library_type: EnumProperty(
+        name="Library Type",
+        items=(
+            ("LOCAL", "Local", "", 1),
+            ("ALL", "All", "", 2),
+            ("ESSENTIALS", "Essentials", "", 3),
+            ("CUSTOM", "Custom", "", 100),
+        ),
+        options={"HIDDEN", "SKIP_SAVE"},
+    )
+    asset_library_identifier: StringProperty(name="Library Identifier", options={"HIDDEN", "SKIP_SAVE"})
+    relative_asset_identifier: StringProperty(name="Asset Identifier", options={"HIDDEN", "SKIP_SAVE"})
+
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         if reason := super().disabled_reason(context):

@@ -46,6 +46,14 @@ def test_an_emotion_is_chosen_by_its_picture(obj, pictures):
     assert obj.edtalk["fear"] == 1.0
 
 
+def test_the_strings_of_the_choice_stay_where_blender_points_to(package, scene, obj, pictures):
+    before = pictures.items(obj)
+    other = package.character.character.create(scene, name="Ben")
+    package.character.sliders.set_own_presets(other, {"smug": {"mouthSmile": 0.4}})
+    assert len(pictures.items(other)) == len(before) + 1
+    assert pictures.items(obj) is before, "a list that Blender has seen is neither changed nor freed"
+
+
 def test_the_choice_of_an_emotion_that_is_gone_is_not_kept(package, obj, pictures):
     package.character.sliders.set_own_presets(obj, {"smug": {"mouthSmile": 0.4}})
     bpy.context.window_manager.edtalk_emotion = "smug"
