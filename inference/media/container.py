@@ -18,7 +18,13 @@ _MOVIES = (
 )
 _PICTURES = "bmp dpx exr gif hdr j2k jpeg jpegxl pam pbm pgm png ppm psd sgi tiff webp"
 _DEMUXERS = [*_SOUND.split(), *_MOVIES.split(), *(f"{name}_pipe" for name in _PICTURES.split())]
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands
 _ONLY = {"format_whitelist": ",".join(_DEMUXERS), "protocol_whitelist": "file"}
+
+
+def is_heif(start: bytes) -> bool:
+    """Whether a file that begins with these 12 bytes is a HEIC or HEIF photograph, as phones take them."""
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF
 
 
 def open_media(path: Path) -> av.container.InputContainer:
@@ -28,5 +34,8 @@ def open_media(path: Path) -> av.container.InputContainer:
     """
     if not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    with path.open("rb") as file:
+        if is_heif(file.read(12)):  # FFmpeg takes one tile of the photograph for a movie
+            raise OSError(errno.EINVAL, "it is a photograph", str(path))
     # "file:", so that a name with a colon is not taken for a URL. Titles need not be UTF-8.
     return av.open(f"file:{path}", options=dict(_ONLY), metadata_errors="replace")

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..contract.errors import EDTalkError
 from ..contract.files import atomic_write, check_file
+from .container import is_heif
 
 LONGEST_SIDE = 16384  # pixels; photographs and scans are smaller, a damaged header may claim more
 MOST_PIXELS = 128_000_000  # of the largest photographs; each takes 3 bytes, several times while it is converted
@@ -36,6 +37,7 @@ _OTHER_FORMATS = {
     "a TIFF of another kind, such as 32 bits a channel": (b"II*\0", b"MM\0*"),
 }
 _CONVERT = "Save a copy as an 8-bit PNG with Save As Render in Blender's Image Editor, and choose it."
+_EXPORT = "Export it as JPEG or PNG. Phones can be set to take JPEG."
 _CHOOSE = "Choose another picture, or save this one again as an 8-bit PNG."
 
 
@@ -166,7 +168,9 @@ def _unusable(path: Path, found: str, limit: str = "") -> EDTalkError:
 def _unrecognised(path: Path) -> EDTalkError:
     """The error for a file that Pillow does not recognise as one of `FORMATS`."""
     with path.open("rb") as file:
-        start = file.read(10)
+        start = file.read(12)
+    if is_heif(start):
+        return EDTalkError(f"{path} cannot be used: {_EXPECTED}, found a HEIC photograph.", _EXPORT, "media")
     for name, marks in _OTHER_FORMATS.items():
         if start.startswith(marks):
             return EDTalkError(f"{path} cannot be used: {_EXPECTED}, found {name}.", _CONVERT, "media")

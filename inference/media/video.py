@@ -34,6 +34,7 @@ _SLACK = Fraction(2, 1000)  # seconds: containers may round times to 1 ms, which
 _SEEK_FROM = 2  # seconds into a clip; an earlier start is faster to reach by decoding
 _SEEK_GAP = 10  # seconds between two requested frames, the usual distance of key frames; seek over more
 _LONGEST = 24 * 3600  # seconds of a clip; a small file may claim any length
+_COMB = 10  # levels by which a line of an interlaced frame must differ from its neighbours to be taken for a comb
 _EPSILON = Fraction(1, 10**6)  # seconds: rounding error of a frame's time as a float
 
 
@@ -378,7 +379,25 @@ def _length(frame: av.VideoFrame) -> Fraction | None:
 
 def _to_rgb(frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
     rgb = to_srgb(frame, *_shown_size(frame, aspect))
+    if frame.interlaced_frame:
+        rgb = deinterlaced(rgb)
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
+
+
+def deinterlaced(rgb: np.ndarray) -> np.ndarray:
+    """An interlaced frame, uint8 (H, W, 3), as it was in the moment of its even lines.
+
+    Pixels of the odd lines, which were recorded in another moment, are replaced by the mean of those above and below
+    where they differ from both. Other lines keep their detail. No other frame is needed, so the result does not depend
+    on where reading began.
+    """
+    above = rgb[:-1:2].astype(np.int16)
+    line = rgb[1::2].astype(np.int16)
+    below = np.concatenate([above[1:], above[-1:]])[: len(line)]
+    combed = ((line - above) * (line - below).astype(np.int32)).max(axis=2) > _COMB**2
+    result = rgb.copy()
+    result[1::2][combed] = ((above + below + 1) // 2)[combed]
+    return result
 
 
 def _shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:

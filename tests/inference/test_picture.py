@@ -14,6 +14,7 @@ from PIL import Image
 from inference.contract.errors import EDTalkError
 from inference.media.frames import read_frame
 from inference.media.picture import frames_to_network, from_network, load_picture, save_picture, to_network
+from inference.media.video import probe
 from tests.synthetic_inputs import picture
 
 DATA = Path(__file__).parent / "data"
@@ -296,3 +297,15 @@ def test_output_is_clamped_and_rounded_but_not_normalised(name):
         planes = golden[f"{name}/clip"][0].transpose(1, 0, 2, 3)
         assert np.array_equal(from_network(planes), golden[f"{name}/uint8_plain_clamp_round"])
         assert np.array_equal(from_network(planes[1]), golden[f"{name}/uint8_plain_clamp_round"][1])
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.png", "photo.jpg"])
+def test_a_photograph_in_heic_is_refused_by_name(tmp_path, name):
+    """Phones take them, and programs give them other suffixes. FFmpeg would read one tile of it as a movie."""
+    path = tmp_path / name
+    path.write_bytes(b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(100))
+    with pytest.raises(EDTalkError, match="found a HEIC photograph") as caught:
+        load_picture(path)
+    assert "Export it as JPEG or PNG" in caught.value.hint
+    with pytest.raises(EDTalkError, match="cannot be read"):
+        probe(path)

@@ -188,6 +188,32 @@ def test_clip_of_a_single_frame(tmp_path):
     assert len(list(read_frames(path))) == 1
 
 
+def test_interlaced_footage_has_no_combs(tmp_path):
+    """As of camcorders and old cameras: every other line is a fiftieth of a second younger."""
+
+    def square(left: int) -> np.ndarray:
+        picture = np.full((96, 160, 3), 60, np.uint8)
+        picture[24:72, left : left + 40] = 200
+        picture[80:82] = 120  # a thin line that does not move
+        return picture
+
+    path = tmp_path / "interlaced.mkv"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("libx264rgb", rate=25, options={"qp": "0", "x264-params": "tff=1"})
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "rgb24"
+        for number in range(5):
+            woven, after = square(20 + 16 * number), square(28 + 16 * number)
+            woven[1::2] = after[1::2]
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(woven, format="rgb24")))
+        file.mux(stream.encode(None))
+    for number, frame in enumerate(read_frames(path)):
+        expected = square(20 + 16 * number)
+        assert np.abs(frame[26:70].astype(int) - expected[26:70]).max() <= 2
+        assert np.abs(frame[80:82].astype(int) - 120).max() <= 2, "detail that does not move is kept"
+    progressive = make_clip(tmp_path / "c.mp4", [0, 1 / 30])
+    assert next(read_frames(progressive)).std() < 2
+
+
 @pytest.mark.parametrize("rotation", [90, 180, -90])
 def test_rotation_is_applied(tmp_path, rotation):
     corner = np.zeros((48, 64, 3), np.uint8)
