@@ -1,4 +1,4 @@
-"""Keeps relative bank paths valid when a .blend is saved to another folder or a character is appended.
+"""Keeps relative bank paths valid when a .blend is saved elsewhere, or a character is appended or made local.
 
 Blender remaps the paths of its own data, but not those of custom properties.
 """
@@ -15,6 +15,7 @@ from bpy.app.handlers import persistent
 from . import character, files
 
 _saved: dict[str, str] = {}  # while a file is saved: bank paths before, by name of the character
+_libraries: dict[str, str] = {}  # folder of the library of each linked character, by its uid
 
 
 def remapped(path: str, old: str, new: str) -> str:
@@ -78,7 +79,22 @@ def _after_appending(context: Any, *_: object) -> None:
         obj.edtalk.bank = remapped(obj.edtalk.bank, library, here)
 
 
+@persistent
+def _after_update(_scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+    """Remap the path of a character that was linked before: Blender reports no event when it is made local."""
+    for update in depsgraph.updates:
+        obj = update.id.original if isinstance(update.id, bpy.types.Object) else None
+        if not character.is_character(obj) or not obj.edtalk.bank.startswith("//"):
+            continue
+        if obj.library is not None:
+            _libraries[obj.edtalk.uid] = os.path.dirname(bpy.path.abspath(obj.library.filepath))
+        elif obj.override_library is None and obj.edtalk.uid in _libraries and not files.bank_path(obj).is_file():
+            here = os.path.dirname(bpy.data.filepath)
+            obj.edtalk.bank = remapped(obj.edtalk.bank, _libraries[obj.edtalk.uid], here)
+
+
 _HANDLERS = {
+    "depsgraph_update_post": _after_update,
     "save_pre": _before_saving,
     "save_post": _after_saving,
     "save_post_fail": _after_saving,
@@ -94,3 +110,4 @@ def register() -> None:
 def unregister() -> None:
     for name, handler in _HANDLERS.items():
         getattr(bpy.app.handlers, name).remove(handler)
+    _libraries.clear()

@@ -62,6 +62,23 @@ def test_an_appended_character_finds_its_bank(package, bank, tmp_path, saved):
     assert anna().edtalk.bank.startswith("//") == saved
 
 
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_linked_character_that_is_made_local_finds_its_bank(package, bank, tmp_path, saved):
+    bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
+    if saved:
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "b" / "new.blend"))
+    with bpy.data.libraries.load(str(tmp_path / "a" / "shot.blend"), link=True, relative=saved) as (_there, here):
+        here.objects = ["Anna"]
+    bpy.context.scene.collection.objects.link(here.objects[0])
+    bpy.context.view_layer.update()
+    assert found(package) == bank
+    anna().make_local()
+    bpy.context.view_layer.update()
+    assert anna().library is None
+    assert found(package) == bank
+    assert anna().edtalk.bank.startswith("//") == saved
+
+
 def test_a_path_from_windows_is_found(package, bank):
     anna().edtalk.bank = "//banks\\own.safetensors"
     assert found(package) == bank
