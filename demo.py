@@ -71,7 +71,7 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     """Create, lip-sync, render, save and export the demo scene. Returns the folder of the rendered shot."""
     import bpy
 
-    names = ("cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.operators")
+    names = ("cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export")
     cli, compat, demo, rest_pose, sequencer, session, render = (
         importlib.import_module(f"{package}.edtalk_blender.{name}") for name in names
     )

@@ -35,6 +35,7 @@ MODULES = (
     "lipsync.markers",
     "lipsync.operators",
     "render.operators",
+    "render.export",
     "render.arrangement",
     "render.relocation",
     "render.outdated",

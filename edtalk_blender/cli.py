@@ -25,7 +25,7 @@ from .character import character, files, rest_pose
 from .engine import session
 from .lipsync import lipsync
 from .render import dub as dub_operator
-from .render import face_shot, face_strip, operators, render
+from .render import export, face_shot, face_strip, render
 from .timeline import footage, sequencer
 
 NAME = "edtalk"
@@ -290,7 +290,7 @@ def _dub(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
 
 
 def _export(scene: bpy.types.Scene, options: argparse.Namespace) -> None:
-    print(f"Wrote {operators.export_movie(scene, os.path.abspath(options.movie))}.")
+    print(f"Wrote {export.export_movie(scene, os.path.abspath(options.movie))}.")
 
 
 def _status(scene: bpy.types.Scene, _options: argparse.Namespace) -> None:

@@ -307,13 +307,13 @@ def set_node_option(node: bpy.types.Node, name: str, value: str) -> None:
 # --- Output
 
 
-def set_video_output(scene: bpy.types.Scene, path: str | Path) -> None:
-    """Set the scene's output to an MP4 file (H.264, AAC) of the sequencer, at exactly this path."""
+def set_video_output(scene: bpy.types.Scene, path: str | Path, container: str = "MPEG4", codec: str = "H264") -> None:
+    """Set the scene's output to a movie of the sequencer at exactly this path: by default MP4, H.264 and AAC."""
     render = scene.render
     if "media_type" in render.image_settings.bl_rna.properties:
         render.image_settings.media_type = "VIDEO"
     render.image_settings.file_format = "FFMPEG"
-    render.ffmpeg.format, render.ffmpeg.codec, render.ffmpeg.audio_codec = "MPEG4", "H264", "AAC"
+    render.ffmpeg.format, render.ffmpeg.codec, render.ffmpeg.audio_codec = container, codec, "AAC"
     render.ffmpeg.constant_rate_factor = "HIGH"
     render.use_sequencer = True
     render.use_file_extension = False
@@ -321,14 +321,16 @@ def set_video_output(scene: bpy.types.Scene, path: str | Path) -> None:
 
 
 @contextmanager
-def video_output(scene: bpy.types.Scene, path: str | Path) -> Iterator[None]:
+def video_output(
+    scene: bpy.types.Scene, path: str | Path, container: str = "MPEG4", codec: str = "H264"
+) -> Iterator[None]:
     """Use the output settings of `set_video_output` inside the block, and restore them afterwards."""
     render = scene.render
     places = [(render.ffmpeg, name) for name in ("format", "codec", "audio_codec", "constant_rate_factor")]
     places += [(render.image_settings, name) for name in ("media_type", "file_format")]  # in this order
     places += [(render, name) for name in ("use_sequencer", "use_file_extension", "filepath")]
     before = [(owner, name, getattr(owner, name)) for owner, name in places if name in owner.bl_rna.properties]
-    set_video_output(scene, path)
+    set_video_output(scene, path, container, codec)
     try:
         yield
     finally:

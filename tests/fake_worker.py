@@ -272,6 +272,19 @@ class Worker:
         wanted = range(*request.rows) if request.rows else range(len(rows))
         return self.draw_rows(job, shot.frames_folder, shot.file_names(), rows, draw, wanted)
 
+    def do_encode(self, request: requests.Encode, job: int) -> Answer:
+        """A file that names the pictures and the length of the sound."""
+        began, names = time.monotonic(), [picture.name for picture in request.pictures]
+        for done, picture in enumerate(request.pictures):
+            picture.stat()
+            self.work(job)
+            self.send(answers.Progress("encoding", done + 1, len(names), 0.0), job)
+        sound = request.sound.stat().st_size if request.sound else 0
+        text = json.dumps({"pictures": names, "fps": request.fps, "codec": request.codec, "width": request.width,
+                           "sound": sound})  # fmt: skip
+        write_whole(request.movie, text.encode())
+        return answers.EncodeResult(len(names), time.monotonic() - began)
+
     def draw_stills(self, request: requests.Render, job: int, count: int) -> Answer:
         """Draw `count` pictures into the folder of a render request, without a shot."""
         names = [f"{index:04}.png" for index in range(count)]

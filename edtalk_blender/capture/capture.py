@@ -374,7 +374,11 @@ def _submit(
             rest_pose.measure(obj)  # answered before the capture, which needs the portrait's rest pose
     bank = files.bank_path(obj)
     request = requests.Capture(bank, path, as_crop(options.crop), which=options.which or None, **timing)
-    return session.submit(request, label=label, on_done=apply)
+
+    def finished(answer: answers.CaptureResult) -> str:
+        return f"{label}: {len(answer.rows)} frame{'s' * (len(answer.rows) != 1)} captured"
+
+    return session.submit(request, label=label, on_done=apply, finished=finished)
 
 
 def _rows(answer: answers.CaptureResult, names: Sequence[str]) -> Rows:

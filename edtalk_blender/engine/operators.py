@@ -393,13 +393,14 @@ class EDTALK_OT_cancel(BaseOperator, bpy.types.Operator):
 
 
 class EDTALK_OT_dismiss(BaseOperator, bpy.types.Operator):
-    """Hide this message"""
+    """Hide these messages"""
 
     bl_idname = "edtalk.dismiss"
     bl_label = "Dismiss"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         session.dismiss()
+        session.notices.clear()
         return None
 
 

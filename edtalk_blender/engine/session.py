@@ -35,6 +35,7 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 _REDRAW = 0.2  # seconds between two redraws for progress
+_NOTICE = 15.0  # seconds for which the status bar shows a notice
 _FIND_AGAIN = 3.0  # seconds for which the result of `engine.find` is cached
 _CHECK_AGAIN = 0.5  # seconds after which it is looked up again while a chosen Python is being checked
 _RELEASE_AFTER, _END_AFTER = 300.0, 1800.0  # idle seconds until the engine frees its memory, and until it is ended
@@ -56,12 +57,13 @@ class Task:
         on_done: Callable[[Any], object] | None,
         on_event: Callable[[Answer], object] | None,
         subject: tuple[str, ...] = (),
+        finished: Callable[[Any], str] | None = None,
     ) -> None:
         self.label, self.subject, self.number = label, subject, next(_numbers)
         self.finished = self.cancelled = False
         self.error: EDTalkError | None = None
         self.job: Job | None = None
-        self._prepare, self._on_done, self._on_event = prepare, on_done, on_event
+        self._prepare, self._on_done, self._on_event, self._notice = prepare, on_done, on_event, finished
         self._next: list[Callable[[Task], object]] = []
 
     @property
@@ -82,7 +84,7 @@ class Task:
         text = progress.phase or "waiting"
         if progress.total and progress.total > 1:
             text += f" {progress.done} of {progress.total}"
-        return text if progress.eta is None else f"{text}, {_duration(progress.eta)} left"
+        return text if progress.eta is None else f"{text}, {duration(progress.eta)} left"
 
     def cancel(self) -> None:
         """Request cancellation; completed work is kept."""
@@ -116,8 +118,11 @@ class Task:
     def _receive(self, answer: Answer) -> None:
         if self._on_event:
             self._on_event(answer)
-        if self._on_done and answer.kind == "done" and not answers.was_cancelled(answer):
-            self._on_done(answer)
+        if answer.kind == "done" and not answers.was_cancelled(answer):
+            if self._on_done:
+                self._on_done(answer)
+            if self._notice:
+                notify(self._notice(answer))
 
     def _settle(self) -> None:
         """End the task if its job has ended."""
@@ -205,7 +210,8 @@ class _State:
     client: made with the first request. found: when the engine was looked up, and the result. checks: of Pythons that
     the user chose. held: reasons for which
     no results are applied. undo_name: of the undo step to push. redrawn, worked: when panels were last redrawn for
-    progress, and the engine last had work. released: whether an idle engine has freed its memory.
+    progress, and the engine last had work. released: whether an idle engine has freed its memory. notified: when the
+    last notice came.
     """
 
     client: Client | None = None
@@ -216,10 +222,12 @@ class _State:
     redrawn: float = 0.0
     worked: float = 0.0
     released: bool = False
+    notified: float = float("-inf")
 
 
 tasks: list[Task] = []  # unfinished, in the order submitted
-problems: deque[Problem] = deque(maxlen=3)  # the latest ones, until they are dismissed
+problems: deque[Problem] = deque(maxlen=10)  # the latest ones, until they are dismissed
+notices: deque[str] = deque(maxlen=10)  # what finished, the latest last, until they are dismissed
 preferred: Callable[[], Preferred] = Preferred  # set by `preferences`
 _state = _State()
 
@@ -277,14 +285,16 @@ def submit(
     on_done: Callable[[Any], object] | None = None,
     on_event: Callable[[Answer], object] | None = None,
     subject: tuple[str, ...] = (),
+    finished: Callable[[Any], str] | None = None,
 ) -> Task:
     """Send a request to the engine and return at once. Errors end the task and are shown to the artist.
 
     request: also a function that makes the request when the task's turn comes, for one that takes a moment to prepare;
     it returns None if there is nothing to request. on_done: called with the result, see `answers.RESULTS`; not called
     if the request fails or is cancelled. on_event: called with every answer. subject: see `unfinished`.
+    finished: gives the notice for the result, see `notify`.
     """
-    task = Task(label, request if callable(request) else lambda: request, on_done, on_event, subject)
+    task = Task(label, request if callable(request) else lambda: request, on_done, on_event, subject, finished)
     tasks.append(task)
     if not callable(request):
         task._begin()
@@ -410,6 +420,14 @@ def redraw(kinds: Collection[str] = ("SEQUENCE_EDITOR", "VIEW_3D", "PREFERENCES"
         for area in window.screen.areas:
             if area.type in kinds:
                 area.tag_redraw()
+    _redraw_status_bar()
+
+
+def _redraw_status_bar() -> None:
+    """Redraw the status bars, which are not among the areas of a screen: clearing their text does it."""
+    for window in bpy.context.window_manager.windows:
+        with bpy.context.temp_override(window=window):
+            window.workspace.status_text_set(None)
 
 
 # --- Holding back
@@ -469,7 +487,32 @@ def dismiss() -> None:
     problems.clear()
 
 
-def _duration(seconds: float) -> str:
+def notify(text: str) -> None:
+    """Show in the panels and the status bar that something has finished. text: a sentence without a period."""
+    notices.append(text)
+    _state.notified = time.monotonic()
+    if not blocking():
+        redraw()
+        if not bpy.app.timers.is_registered(_hide_notice):
+            bpy.app.timers.register(_hide_notice, first_interval=_NOTICE, persistent=True)
+
+
+def _hide_notice() -> float | None:
+    """Timer: redraw the status bar once the latest notice is no longer new."""
+    if status_bar_notice():
+        return 1.0
+    _redraw_status_bar()
+    return None
+
+
+def status_bar_notice() -> str:
+    """The latest notice while it is new, else ""."""
+    is_new = time.monotonic() - _state.notified < _NOTICE
+    return notices[-1] if notices and is_new else ""
+
+
+def duration(seconds: float) -> str:
+    """A time for the artist, such as "3 min 20 s"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -483,7 +526,7 @@ def _duration(seconds: float) -> str:
 def cancel_all() -> None:
     """Cancel all tasks without calling their callbacks; the engine keeps running. For the load of another file."""
     for task in list(tasks):
-        task._on_done = task._on_event = None
+        task._on_done = task._on_event = task._notice = None
         task._next.clear()
         task.cancel()
     tasks.clear()

@@ -70,7 +70,8 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         write_lips(scene, strip, obj, clock, answer.names, answer.rows)
         warn_if_hidden(obj)
 
-    return session.submit(prepare, label=f"Lip Sync '{strip.name}'", on_done=apply)
+    name, finished = strip.name, f"Lip Sync: wrote the mouth keys of '{strip.name}'"
+    return session.submit(prepare, label=f"Lip Sync '{name}'", on_done=apply, finished=lambda _answer: finished)
 
 
 def _targets(

@@ -122,7 +122,9 @@ def draw_problems(layout: bpy.types.UILayout) -> None:
             button = box.operator(problem.fix, text=problem.label)
             for name, value in problem.options.items():
                 setattr(button, name, value)
-    if problems:
+    for text in session.notices:
+        draw_lines(layout.column(align=True), f"{text}.", "CHECKMARK")
+    if problems or session.notices:
         layout.operator("edtalk.dismiss", icon="X")
 
 
@@ -148,6 +150,29 @@ class EDTALK_PT_status_sequencer(_Status, bpy.types.Panel):
     bl_space_type = "SEQUENCE_EDITOR"
 
 
+def draw_in_status_bar(header: bpy.types.Header, _context: bpy.types.Context) -> None:
+    """Draw the first running task with its progress, else the latest notice while it is new."""
+    shown = [task for task in session.tasks if task.label]
+    if shown:
+        row = header.layout.row(align=True)
+        row.ui_units_x = 16
+        more = f" (+{len(shown) - 1})" if len(shown) > 1 else ""
+        row.progress(factor=shown[0].fraction, text=f"{shown[0].label}: {shown[0].status}{more}")
+        row.operator("edtalk.cancel", text="", icon="X").number = shown[0].number
+    elif text := session.status_bar_notice():
+        header.layout.label(text=text, icon="CHECKMARK")
+
+
 CLASSES = (EDTALK_PT_status_view, EDTALK_PT_status_sequencer)
 
-register, unregister = bpy.utils.register_classes_factory(CLASSES)
+register_classes, unregister_classes = bpy.utils.register_classes_factory(CLASSES)
+
+
+def register() -> None:
+    register_classes()
+    bpy.types.STATUSBAR_HT_header.append(draw_in_status_bar)
+
+
+def unregister() -> None:
+    bpy.types.STATUSBAR_HT_header.remove(draw_in_status_bar)
+    unregister_classes()

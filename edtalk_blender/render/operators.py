@@ -1,15 +1,11 @@
-"""Operators that render faces, clear unused frames and export the sequencer as a movie."""
+"""Operators that render faces and clear unused frames."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import bpy
 from bpy.props import BoolProperty, EnumProperty, StringProperty
-from bpy_extras.io_utils import ExportHelper
 
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.files import atomic_write
 from .. import compat, follow
 from ..character import character
 from ..engine import session
@@ -57,7 +53,7 @@ render can be continued"""
         with render.reported_plans(self) as on_plan:
             self.finish(*[Chain(render.steps(scene, obj, self.frames, on_plan)) for obj in chosen])
         if scene.view_settings.view_transform != before:
-            self.report({"INFO"}, f"View Transform set to Standard: {before} would change the face's colors")
+            session.notify(f"View Transform set to Standard: {before} would change the face's colors")
         return None
 
     def _chosen(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
@@ -100,55 +96,6 @@ class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_export_movie(BaseOperator, ExportHelper, bpy.types.Operator):
-    """Render the sequencer with faces and sound to an MP4 file"""
-
-    bl_idname = "edtalk.export_movie"
-    bl_label = "Export Movie"
-
-    filename_ext = ".mp4"
-    filter_glob: StringProperty(default="*.mp4", options={"HIDDEN"})
-
-    @classmethod
-    def disabled_reason(cls, context: bpy.types.Context) -> str:
-        scene = compat.sequencer_scene(context)
-        if not compat.strips(scene):
-            return "The sequencer is empty"
-        if render.is_rendering():
-            return "Wait until the face is rendered, or cancel the render"
-        return "Wait until Blender has finished rendering" if bpy.app.is_job_running("RENDER") else ""
-
-    def run(self, context: bpy.types.Context) -> set[str] | None:
-        scene = compat.sequencer_scene(context)
-        path = export_movie(scene, bpy.path.abspath(self.filepath))
-        if not session.blocking():
-            self.report({"INFO"}, f"The scene's output path was set to {path}")
-        return None
-
-
-def export_movie(scene: bpy.types.Scene, file: str | Path) -> Path:
-    """Render a scene's sequencer to an MP4 file and return its path. Raises EDTalkError if it cannot be written.
-
-    With a window this starts Blender's own animation render and returns at once.
-    """
-    path = Path(file).with_suffix(".mp4")
-    if not path.parent.is_dir():
-        raise EDTalkError(f"The folder {path.parent} does not exist.", "Choose another folder.", "disk")
-    if not session.blocking():
-        compat.set_video_output(scene, path)
-        bpy.ops.render.render("INVOKE_DEFAULT", animation=True, scene=scene.name)
-        return path
-    with atomic_write(path) as partial:
-        try:
-            with compat.video_output(scene, partial):
-                bpy.ops.render.render(animation=True, scene=scene.name)
-        except RuntimeError as error:
-            raise EDTalkError(f"{path} could not be written: {error}", "Choose another folder.", "disk") from error
-        if not partial.is_file() or not partial.stat().st_size:
-            raise EDTalkError(f"{path} was not written.", "See Blender's console for the reason.", "disk")
-    return path
-
-
-CLASSES = (EDTALK_OT_render_face, EDTALK_OT_clear_cache, EDTALK_OT_export_movie)
+CLASSES = (EDTALK_OT_render_face, EDTALK_OT_clear_cache)
 
 register, unregister = bpy.utils.register_classes_factory(CLASSES)

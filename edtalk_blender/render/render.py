@@ -66,10 +66,10 @@ def reported_plans(operator: bpy.types.Operator) -> Iterator[Callable[[str, Plan
         yield on_plan
     finally:
         is_running = False
-        for message in messages:
-            operator.report({"INFO"}, message)
         if is_temporary():
-            operator.report({"INFO"}, "Frames are deleted when Blender closes. Save the .blend file to keep them")
+            messages.append("Save the .blend file to keep the frames when Blender closes")
+        if messages:  # in one report, because Blender shows only the last
+            operator.report({"INFO"}, ". ".join(messages))
 
 
 def render_face(
@@ -202,12 +202,13 @@ def _submit(
             compositing.update(scene)
         cache_limit.enforce()
 
-    task = session.submit(
-        requests.Render(plan.folder, (plan.rows.start, plan.rows.stop)),
-        label=f"Render '{face.name}'",
-        subject=subject,
-        on_event=receive,
-    )
+    name = face.name
+
+    def finished(answer: answers.RenderResult) -> str:
+        return f"Rendered {answer.rendered} frames of {name} in {session.duration(answer.seconds)}"
+
+    request = requests.Render(plan.folder, (plan.rows.start, plan.rows.stop))
+    task = session.submit(request, label=f"Render '{name}'", subject=subject, on_event=receive, finished=finished)
     task.then(end)
     return task
 

@@ -92,8 +92,9 @@ class Accepted(_PlainAnswer):
 class Progress(_PlainAnswer):
     """The progress of a request.
 
-    phase: "loading", "listening", "watching", "tracking", "exploring" or "rendering", "" before the start. done, total:
-    steps of the phase; total None: not known. eta: seconds that the rest of the phase will take; None: not known.
+    phase: "loading", "listening", "watching", "comparing", "tracking", "exploring", "rendering" or "encoding"; ""
+    before the start. done, total: steps of the phase; total None: not known. eta: seconds that the rest of the phase
+    will take; None: not known.
     """
 
     kind = "progress"
@@ -332,6 +333,14 @@ class RenderResult(_PlainAnswer):
     seconds: float
 
 
+@dataclass(frozen=True)
+class EncodeResult(_PlainAnswer):
+    """The movie has been written. frames: in it. seconds: it took."""
+
+    frames: int
+    seconds: float
+
+
 _LARGEST = 2**63  # of the numbers in plain answers
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # Python's types of a field's value, by the field's annotation
     "str": (str,),
@@ -349,6 +358,7 @@ RESULTS: dict[str, type[Answer]] = {  # class of the last answer, "done", by the
     "explore": ExploreResult,
     "preview": PreviewResult,
     "render": RenderResult,
+    "encode": EncodeResult,
     "release": Done,
     "ping": Done,
 }

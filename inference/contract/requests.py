@@ -10,6 +10,7 @@ wire format, `protocol` reads and writes it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ import numpy as np
 
 from .checks import Crop, as_number, as_path, as_whole, crop_field, parse, set_fields
 from .errors import EDTalkError
+from .parsing import parse_json
 from .protocol import Message, ProtocolError
 from .shot import LARGEST, as_crop
 
 Which = int | str | tuple[float, float] | None  # see `Capture`
 
 FASTEST = 1000.0  # frames per second
+CODECS = ("h264", "prores", "ffv1")
 
 
 class Request:
@@ -263,6 +266,56 @@ class Render(Request):
 
 
 @dataclass(frozen=True)
+class Encode(Request):
+    """Write pictures and a sound as a movie. Answer: `EncodeResult`.
+
+    pictures: a file for each frame; a frame may repeat. fps: frames per second. movie: the file to write, .mp4, .mov or
+    .mkv. codec: "h264", "prores" or "ffv1". width: of the movie in pixels; 0: that of the pictures. sound: a file that
+    starts with the first frame, None for a silent movie.
+    """
+
+    kind = "encode"
+    pictures: tuple[Path, ...]
+    fps: float
+    movie: Path
+    codec: str = "h264"
+    width: int = 0
+    sound: Path | None = None
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            pictures=tuple(as_path(picture, "pictures") for picture in self.pictures),
+            fps=as_number(self.fps, "fps"),
+            movie=as_path(self.movie, "movie"),
+            width=as_whole(self.width, "width"),
+            sound=None if self.sound is None else as_path(self.sound, "sound"),
+        )
+        if not self.pictures:
+            raise EDTalkError("A movie needs at least one picture, found none.")
+        if self.codec not in CODECS:
+            raise EDTalkError(f"The codec must be {', '.join(CODECS)}, found {self.codec!r:.40}.")
+        if self.width > LARGEST:
+            raise EDTalkError(f"The width must be at most {LARGEST} pixels, found {self.width}.")
+        if not 0 < self.fps <= FASTEST:
+            raise EDTalkError(f"The frame rate must be above 0 and at most {FASTEST:g} fps, found {self.fps:g}.")
+
+    def to_message(self, job: int) -> Message:
+        content = {"fps": self.fps, "movie": str(self.movie), "codec": self.codec, "width": self.width}
+        sound = None if self.sound is None else str(self.sound)
+        pictures = json.dumps([str(picture) for picture in self.pictures]).encode()
+        return Message(self.kind, job, content | {"sound": sound}, pictures)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        names = ("fps", "movie", "codec", "width", "sound")
+        pictures = parse_json(message.payload)
+        if not isinstance(pictures, list):
+            raise ProtocolError("The payload must be a JSON list of files.")
+        return cls(tuple(pictures), **{name: message[name] for name in names})
+
+
+@dataclass(frozen=True)
 class Release(Request):
     """Free the memory of all loaded banks and faces, including that of the device. Answer: `Done`."""
 
@@ -292,7 +345,20 @@ class Shutdown(Request):
 
 REQUESTS: dict[str, type[Request]] = {
     request.kind: request
-    for request in (Portrait, LipSync, Capture, Track, Explore, Preview, Render, Release, Ping, Cancel, Shutdown)
+    for request in (
+        Portrait,
+        LipSync,
+        Capture,
+        Track,
+        Explore,
+        Preview,
+        Render,
+        Encode,
+        Release,
+        Ping,
+        Cancel,
+        Shutdown,
+    )
 }
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 from ..contract.errors import EDTalkError, disk_error
 from ..contract.files import link_or_copy
@@ -36,17 +37,46 @@ def encode(
         raise EDTalkError(
             "The shot has no frame rate, so it cannot be written as a clip.", "Export the shot again with one."
         )
-    count = 0
-    height, width, _ = read_frame(paths[0]).shape
-    with VideoWriter(out, parse_fps(shot.coefficients.fps), (width, height), sound=sound) as writer:
+    encode_pictures(
+        paths, out, shot.coefficients.fps, sound, progress=lambda done: progress() if progress and done else None
+    )
+    return len(paths)
+
+
+def encode_pictures(
+    paths: Sequence[Path],
+    out: str | os.PathLike[str],
+    fps: float,
+    sound: Sound | None = None,
+    *,
+    codec: str = "h264",
+    width: int = 0,
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
+    """Write rendered pictures as a clip (.mp4, .mov, .mkv), one per frame. Transparent parts become black.
+
+    sound: starts at the first frame. codec: see `VideoWriter`. width: of the clip; 0: that of the first picture.
+    Pictures of another size are scaled. progress: called with the number of frames written, before the first and after
+    each; may raise to stop. Raises EDTalkError if a frame cannot be read ("media") or the clip cannot be written
+    ("disk").
+    """
+    progress(0)
+    height, own_width, _ = read_frame(paths[0]).shape
+    size = (width, max(round(height * width / own_width), 1)) if width else (own_width, height)
+    done = 0
+    with VideoWriter(out, parse_fps(fps), size, sound=sound, codec=codec) as writer:
         for path, hold in groupby(paths):
-            pixels = read_frame(path)
+            pixels = _scaled(read_frame(path), size)
             for _ in hold:
                 writer.write(pixels)
-                count += 1
-                if progress:
-                    progress()
-    return count
+                done += 1
+                progress(done)
+
+
+def _scaled(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if pixels.shape[1::-1] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
 def number_frames(

@@ -9,6 +9,7 @@ import wave
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -22,12 +23,19 @@ from .video import parse_fps
 CONTAINERS = (".mp4", ".mov", ".mkv")
 SOUND_RATE = 48000  # Hz of written clips: an AAC frame is then shorter than a video frame up to 46 fps
 
+# Encoder, pixel format, options and containers of each codec. ProRes is 422 HQ; FFV1 is lossless RGB.
+CODECS: dict[str, tuple[str, str, dict[str, str], tuple[str, ...]]] = {
+    "h264": ("libx264", "yuv420p", {"preset": "medium"}, CONTAINERS),
+    "prores": ("prores_ks", "yuv422p10le", {"profile": "3"}, (".mov", ".mkv")),
+    "ffv1": ("ffv1", "bgr0", {}, (".mkv",)),
+}
+
 # A file, or samples float32 (n,) or (n, 2) in [-1, 1] and their rate in Hz.
 Sound = tuple[np.ndarray, int] | str | os.PathLike[str] | SoundFile
 
 
 class VideoWriter:
-    """Writes H.264 (yuv420p, BT.709, square pixels) and AAC into .mp4, .mov or .mkv. Used in a `with` block.
+    """Writes video (BT.709, square pixels) and AAC into .mp4, .mov or .mkv. Used in a `with` block.
 
     The clip is written to a partial file, which is renamed when the block ends without an error. After an error, or
     without a frame, the partial file is removed and an existing clip is kept.
@@ -43,14 +51,17 @@ class VideoWriter:
         *,
         sound: Sound | None = None,
         crf: int = 16,
+        codec: str = "h264",
     ) -> None:
-        """size: (width, height) in pixels. crf: 0 (lossless) to 51; 16 has no visible loss.
+        """size: (width, height) in pixels. crf: of H.264, 0 (lossless) to 51; 16 has no visible loss. codec: of
+        `CODECS`.
 
-        Raises EDTalkError for a wrong suffix or sound, kind "disk" if the file cannot be created.
+        Raises EDTalkError for a wrong suffix, codec or sound, kind "disk" if the file cannot be created.
         """
         self.path, self.fps, self.size, self.frames = Path(path), parse_fps(fps), size, 0
-        if self.path.suffix.lower() not in CONTAINERS:
-            names = ", ".join(CONTAINERS)
+        encoder, self._format, options, containers = CODECS[codec]
+        if self.path.suffix.lower() not in containers:
+            names = ", ".join(containers)
             raise EDTalkError(f"Clips must end in {names}, found the suffix '{self.path.suffix}' in {self.path}.")
         self._sound = None if sound is None else _SoundTrack(sound)
         self._partial = partial_path(self.path)
@@ -64,16 +75,16 @@ class VideoWriter:
         except (av.FFmpegError, OSError) as error:
             _remove(self._partial)
             raise disk_error(self.path, error) from error
-        self._video = self._file.add_stream("libx264", rate=self.fps, options={"crf": str(crf), "preset": "medium"})
+        options = options | ({"crf": str(crf)} if codec == "h264" else {})
+        self._video = cast(av.VideoStream, self._file.add_stream(encoder, rate=self.fps, options=options))
         self._video.width, self._video.height = (side + side % 2 for side in size)
-        self._video.pix_fmt = "yuv420p"
-        codec = self._video.codec_context
-        codec.time_base = 1 / self.fps
-        codec.color_primaries = codec.color_trc = codec.colorspace = (
-            1  # BT.709; without tags, players may guess another
-        )
-        codec.color_range = 1  # 16..235
-        codec.sample_aspect_ratio = Fraction(1)
+        self._video.pix_fmt = self._format
+        context = self._video.codec_context
+        context.time_base = 1 / self.fps
+        is_rgb = self._format == "bgr0"
+        context.color_primaries = context.color_trc = 1  # BT.709; without tags, players may guess another
+        context.colorspace, context.color_range = (0, 2) if is_rgb else (1, 1)  # full range, or BT.709 with 16..235
+        context.sample_aspect_ratio = Fraction(1)
         if self._sound:
             self._audio = self._file.add_stream("aac", rate=SOUND_RATE, layout=self._sound.layout)
             self._audio.bit_rate = 192000
@@ -91,7 +102,10 @@ class VideoWriter:
         if width % 2 or height % 2:
             rgb = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-        frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        if self._format == "bgr0":
+            frame = frame.reformat(format=self._format)
+        else:
+            frame = frame.reformat(format=self._format, dst_colorspace="ITU709", dst_color_range="MPEG")
         frame.pts, frame.time_base = self.frames, 1 / self.fps
         with self._disk_errors():
             self._file.mux(self._video.encode(frame))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -64,6 +65,7 @@ class Jobs:
             requests.Explore: self.explore,
             requests.Preview: self.preview,
             requests.Render: self.render,
+            requests.Encode: self.encode,
         }
         job.send(answers.Accepted())
         return methods[type(request)](request, job)
@@ -97,7 +99,16 @@ class Jobs:
         from ..capture import capture
 
         clip = _clip(request)
-        renderer, step = self._bank(request, job).renderer, job.steps_of("watching")
+        renderer = self._bank(request, job).renderer
+        frames, watching, comparing = clip.expected() or 0, job.steps_of("watching"), job.steps_of("comparing")
+
+        def step(done: int, total: int) -> None:
+            """`capture` counts every frame twice if it compares them with a neutral one."""
+            if total > frames and done >= frames:
+                comparing(done - frames, frames)
+            else:
+                watching(done, frames)
+
         found = capture(renderer, clip, request.crop, step, which=request.which, rest=request.rest)
         rows = found.rows
         return answers.CaptureResult(rows.names, rows.values, clip.fps, clip.start, tuple(found.unseen), found.note)
@@ -138,6 +149,21 @@ class Jobs:
         shot = Shot.read(request.shot)
         rows = None if request.rows is None else range(request.rows[0], min(request.rows[1], len(shot.coefficients)))
         return answers.RenderResult(**self.shots.render(job, shot, rows))
+
+    def encode(self, request: requests.Encode, job: RunningJob) -> answers.EncodeResult:
+        from ..media.frames import encode_pictures
+
+        began, step = time.monotonic(), job.steps_of("encoding")
+        encode_pictures(
+            request.pictures,
+            request.movie,
+            request.fps,
+            request.sound,
+            codec=request.codec,
+            width=request.width,
+            progress=lambda done: step(done, len(request.pictures)),
+        )
+        return answers.EncodeResult(len(request.pictures), round(time.monotonic() - began, 3))
 
     def release(self) -> None:
         """Free the memory of all banks and portraits."""

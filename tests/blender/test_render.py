@@ -452,40 +452,9 @@ def test_a_linked_character_can_be_rendered(package, scene, saved, turning, fake
     assert len(package.timeline.sequencer.faces(scene, linked)) == 1
 
 
-# --- Export
-
-
-def test_exporting_a_movie_keeps_the_scenes_output_settings(package, scene, saved, turning, fake_engine):
-    fake_engine()
-    render()
-    scene.render.resolution_x = scene.render.resolution_y = 64
-    before = (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
-    assert bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4")) == {"FINISHED"}
-    assert (saved / "out.mp4").stat().st_size > 1000
-    assert before == (scene.render.filepath, scene.render.image_settings.file_format, scene.render.use_file_extension)
-    assert package.engine.session.may_apply(), "results are applied again"
-    assert not list(saved.glob(".out*"))
-    with pytest.raises(RuntimeError, match="does not exist"):
-        bpy.ops.edtalk.export_movie(filepath=str(saved / "none" / "out.mp4"))
-
-
-def test_a_failed_export_keeps_the_previous_movie(package, scene, saved, turning, fake_engine, monkeypatch):
-    fake_engine()
-    render()
-    (saved / "out.mp4").write_bytes(b"the movie before")
-    module = package.render.operators
-    monkeypatch.setattr(module.compat, "set_video_output", lambda *_: None)  # no file is written at the expected path
-    scene.render.filepath = str(saved / "elsewhere_")
-    scene.render.resolution_x = scene.render.resolution_y = 16
-    with pytest.raises(RuntimeError, match="was not written"):
-        bpy.ops.edtalk.export_movie(filepath=str(saved / "out.mp4"))
-    assert (saved / "out.mp4").read_bytes() == b"the movie before"
-    assert not list(saved.glob(".out*"))
-
-
 def test_disabled_operators_give_a_reason(package, scene, obj):
     render_module = package.render.operators
-    assert "sequencer is empty" in render_module.EDTALK_OT_export_movie.disabled_reason(bpy.context)
+    assert "sequencer is empty" in package.render.export.EDTALK_OT_export_movie.disabled_reason(bpy.context)
     bpy.data.objects.remove(obj)
     assert "Add a character" in render_module.EDTALK_OT_render_face.disabled_reason(bpy.context)
     assert render_module.EDTALK_OT_clear_cache.disabled_reason(bpy.context) == ""

@@ -17,6 +17,7 @@ from inference.contract.answers import (
     Answer,
     CaptureResult,
     Done,
+    EncodeResult,
     ExploreResult,
     Failure,
     FrameFile,
@@ -39,6 +40,7 @@ from inference.contract.requests import (
     REQUESTS,
     Cancel,
     Capture,
+    Encode,
     Explore,
     LipSync,
     Ping,
@@ -84,6 +86,8 @@ EXAMPLES = [
     Track("a.mp4", "none", 1.0, 3.5, "largest"),
     Render("shots/one"),
     Render("shots/one", (2, 5)),
+    Encode(("a/1.png", "b/Ü.png", "a/1.png"), 24000 / 1001, "out.mov", "prores", 640, "line.wav"),
+    Encode(("a/1.png",), 25, "out.mp4"),
     Release(),
     Ping(),
     Cancel(),
@@ -126,6 +130,7 @@ ANSWERS = [
     (Render("a"), RenderResult(2, 3, False, 0.5)),
     (Render("a"), RenderResult(2, 3, True, 0.5)),
     (Render("a"), Stopped()),
+    (Encode(("a.png",), 25, "a.mp4"), EncodeResult(1, 0.5)),
 ]
 
 
@@ -228,6 +233,7 @@ def asked_of(folder: Path) -> dict[str, Request]:
         "explore": Explore(None, PICTURE, "auto"),
         "preview": Preview(None, PICTURE, "auto", REST),
         "render": Render(folder / "shot"),
+        "encode": Encode((PICTURE, PICTURE), 25, folder / "movie.mp4"),
         "release": Release(),
         "ping": Ping(),
     }
@@ -266,6 +272,7 @@ def test_every_request_gets_its_typed_answers(either, folder, kind):
 
 PORTRAIT = {"bank": "", "picture": str(PICTURE), "crop": "auto"}
 CAPTURE = {"bank": "", "media": str(PICTURE), "crop": "auto", "fps": None, "start": 0.0, "end": None}
+ENCODE = {"fps": 25, "movie": "a.mp4", "codec": "h264", "width": 0, "sound": None}
 TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None}
 
 
@@ -291,6 +298,12 @@ TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None
         ("track", TRACK_FIELDS | {"end": "late"}, b""),
         ("render", {"shot": ""}, b""),
         ("render", {"shot": 5}, b""),
+        ("render", {"shot": "a", "rows": [2, 1]}, b""),
+        ("encode", ENCODE, b"no JSON"),
+        ("encode", ENCODE, b'"a.png"'),
+        ("encode", ENCODE, b"[]"),
+        ("encode", ENCODE | {"codec": "vp9"}, b'["a.png"]'),
+        ("encode", ENCODE | {"fps": 0}, b'["a.png"]'),
     ],
 )
 def test_malformed_requests_are_refused_as_such(either, kind, fields, payload):

@@ -16,6 +16,8 @@ from PIL import Image
 
 from inference.contract.errors import EDTalkError
 from inference.media import picture, video, video_writer
+from inference.media.frames import encode_pictures
+from inference.media.picture import save_picture
 from inference.media.sound import load_sound
 from inference.media.video import ClipInfo, open_driver, parse_fps, probe, read_frames
 from inference.media.video_writer import FrameFolder, VideoWriter
@@ -389,6 +391,34 @@ def test_colours_are_kept_and_tagged(tmp_path):
         first = next(file.decode(video=0))
         assert (first.colorspace, first.color_range, first.color_primaries, first.color_trc) == (1, 1, 1, 1)
         assert first.format.name == "yuv420p"
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "name", "error"), [("prores", ".mov", "prores", 8), ("ffv1", ".mkv", "ffv1", 0)]
+)
+def test_codecs_for_editing(tmp_path, codec, suffix, name, error):
+    frame = np.stack(np.broadcast_arrays(np.arange(64)[None] * 3, np.arange(48)[:, None] * 4, 90), 2).astype(np.uint8)
+    with VideoWriter(tmp_path / f"c{suffix}", 25, (64, 48), codec=codec) as writer:
+        writer.write(frame)
+    with av.open(str(tmp_path / f"c{suffix}")) as file:
+        assert file.streams.video[0].codec_context.name == name
+        read = next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    assert abs(read - frame).max() <= error
+    with pytest.raises(EDTalkError, match=suffix):
+        VideoWriter(tmp_path / "c.mp4", 25, (64, 48), codec=codec)
+
+
+def test_pictures_are_encoded_in_order_and_scaled(tmp_path):
+    levels = [40, 40, 200, 120]
+    for level in set(levels):
+        save_picture(tmp_path / f"{level}.png", np.full((32, 64, 3), level, np.uint8))
+    seen = []
+    paths = [tmp_path / f"{level}.png" for level in levels]
+    encode_pictures(paths, tmp_path / "c.mp4", 24, width=128, progress=seen.append)
+    frames = list(read_frames(tmp_path / "c.mp4"))
+    assert [frame.shape for frame in frames] == [(64, 128, 3)] * 4
+    np.testing.assert_allclose([frame.mean() for frame in frames], levels, atol=2)
+    assert seen == [0, 1, 2, 3, 4]
 
 
 def test_odd_sizes_repeat_the_last_row_and_column(tmp_path):
