@@ -10,6 +10,7 @@ from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.session import PACKAGE, Preferred
 from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
+from .render import cache_limit
 from .translations.context import CONTEXT
 
 _PANELS = (status, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
@@ -133,6 +134,10 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "yields")
         column.prop(self, "cache")
         column.prop(self, "cache_limit")
+        if (use := cache_limit.use_of_file()).frames:
+            row = column.row()
+            row.label(text=f"This file: {use}")
+            row.operator("edtalk.clear_cache", text="Purge Unused", icon="TRASH")
         column.prop(self, "tab")
         column.prop(self, "python")
         if session.find_engine().origin == "installed":

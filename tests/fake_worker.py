@@ -44,6 +44,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--beat", type=float, default=1.0, metavar="SECONDS", help="between two beats")
     parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="that each frame or answer takes")
+    parser.add_argument(
+        "--load", type=float, default=0.0, metavar="SECONDS", help="to load the bank of the first request"
+    )
     parser.add_argument("--once", type=Path, metavar="FILE", help="misbehave only if FILE does not exist; create it")
     parser.add_argument("--exit", type=int, metavar="CODE", help="end at once, as if torch were missing")
     parser.add_argument("--no-hello", action="store_true", help="send nothing")
@@ -147,6 +150,10 @@ class Worker:
             self.send(answers.Done(), job)
             return
         self.send(answers.Accepted(), job)
+        if options.load:
+            self.send(answers.Progress("loading", 0, 1), job)
+            time.sleep(options.load)
+            options.load = 0.0
         for index in range(options.flood_stdout):
             self.send(answers.Progress("flooding" * 100, index, options.flood_stdout), job)
         try:

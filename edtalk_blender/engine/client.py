@@ -147,6 +147,7 @@ class Client:
         self._ids = itertools.count(1)
         self._crashes: list[float] = []  # when the worker ended, within the last `limits.window`
         self._complaint: EDTalkError | None = None  # an error about no job: why the worker is about to end
+        self._abandoned: set[int] = set()  # cancelled jobs whose networks the worker is still loading
         self._silence, self._heard, self._pumped = 0.0, 0, 0.0
         _clients.add(self)
 
@@ -264,6 +265,8 @@ class Client:
 
     def _receive(self, message: Message) -> None:
         job = self._jobs.get(message.job)
+        if message.kind in ("done", "error"):
+            self._abandoned.discard(message.job)
         if message.kind == "error" and message.job == 0:
             self._complaint = _error(Failure.from_message(message))
         elif self.hello is None:
@@ -343,6 +346,7 @@ class Client:
         if kill and self._worker:
             self._worker.kill()
         self._worker, self.hello, self._complaint = None, None, None
+        self._abandoned.clear()
 
     def _watch(self) -> None:
         """Check the time limits of the worker and of cancelled jobs."""
@@ -363,12 +367,23 @@ class Client:
             self._enforce_cancels(now)
 
     def _enforce_cancels(self, now: float) -> None:
-        """Kill a worker that continues a cancelled job past its deadline, not one that is busy with another job."""
+        """Kill a worker that continues a cancelled job past its deadline, not one that is busy with another job.
+
+        A worker that is still loading the job's networks is kept: it stops the job when they are loaded, and a new one
+        would have to load them again.
+        """
         jobs = self._jobs.values()
         overdue = [job for job in jobs if job._deadline is not None and now > job._deadline]
+        for job in [job for job in overdue if job.progress.phase == "loading"]:
+            self._abandoned.add(job.id)
+            overdue.remove(job)
+            self._finish(job, Stopped())
         if not overdue:
             return
-        if any(job._begun for job in overdue) or not any(job._begun for job in jobs):
+        if self._abandoned:  # the worker will skip these jobs
+            for job in overdue:
+                self._finish(job, Stopped())
+        elif any(job._begun for job in overdue) or not any(job._begun for job in jobs):
             self._drop_worker()
             self._carry_over()
             if self._jobs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from ..render import face_strip, render
+from ..render import cache_limit, face_strip, render
 from ..timeline import sequencer
 from .messages import draw_note, draw_problem
 
@@ -23,6 +23,19 @@ def draw_rendered(layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.t
     for strip in strips:
         if strip.get(sequencer.STALE) and not strip.get(face_strip.OUTDATED):
             draw_note(layout, f"'{strip.name}' no longer matches its movie. Run Render Face again.")
+
+
+def draw_disk_use(layout: bpy.types.UILayout, characters: list[bpy.types.Object]) -> None:
+    """Draw the size of the rendered frames of each character, and the button that deletes unused ones."""
+    if render.is_rendering():
+        return  # the folders change with every frame
+    uses = {obj.name: cache_limit.use_of(obj) for obj in characters}
+    column = layout.column(align=True)
+    for name, use in uses.items():
+        if use.frames:
+            draw_note(column, f"{name}: {use}.")
+    if any(use.unused for use in uses.values()):
+        column.operator("edtalk.clear_cache", icon="TRASH")
 
 
 def _draw_missing(layout: bpy.types.UILayout, obj: bpy.types.Object, strips: list[bpy.types.ImageStrip]) -> None:

@@ -16,7 +16,7 @@ from ..workspace import operators as workspace
 from .character import EmotionSliders
 from .help import HasHelp
 from .messages import CATEGORY, draw_lines, draw_note, draw_problem
-from .rendered import draw_rendered
+from .rendered import draw_disk_use, draw_rendered
 
 
 class EDTALK_MT_speakers(bpy.types.Menu):
@@ -190,7 +190,7 @@ class EDTALK_PT_face(_InSequencer, bpy.types.Panel):
         row = layout.row(align=True)
         row.operator_context = "INVOKE_DEFAULT"
         row.operator("edtalk.export_movie", icon="FILE_MOVIE")
-        row.operator("edtalk.clear_cache", text="", icon="TRASH")
+        draw_disk_use(layout, known)
 
 
 class EDTALK_PT_follow(_InSequencer, bpy.types.Panel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,59 @@ def folders() -> list[Path]:
     if cache := session.preferred().cache:
         return list(Path(bpy.path.abspath(cache)).glob(f"*/*/{FRAMES}"))
     return [character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)]
+
+
+# --- Disk use
+
+
+@dataclass(frozen=True)
+class Use:
+    """Size of rendered frames: number and bytes of all, and bytes of those that no strip shows."""
+
+    frames: int = 0
+    size: int = 0
+    unused: int = 0
+
+    def __add__(self, other: Use) -> Use:
+        return Use(self.frames + other.frames, self.size + other.size, self.unused + other.unused)
+
+    def __str__(self) -> str:
+        unused = f", {_megabytes(self.unused)} unused" if self.unused else ""
+        return f"{_megabytes(self.size)} in {self.frames} frames{unused}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+_sizes: dict[Path, tuple[int, dict[str, int]]] = {}  # by folder: its modification time, and the size of each frame
+
+
+def use(folder: Path, shown: Collection[str]) -> Use:
+    """The frames in a folder, read again only if it has changed. shown: names of the frames in use."""
+    try:
+        changed = folder.stat().st_mtime_ns
+        before, sizes = _sizes.get(folder, (0, {}))
+        if changed != before:
+            names = face_strip.pictures_in(folder)
+            sizes = {name: sizes.get(name) or os.path.getsize(folder / name) for name in names}
+            _sizes[folder] = changed, sizes
+    except OSError:
+        return Use()
+    return Use(len(sizes), sum(sizes.values()), sum(size for name, size in sizes.items() if name not in shown))
+
+
+def use_of(obj: bpy.types.Object) -> Use:
+    """The rendered frames of a character."""
+    return use(character_folder(obj) / FRAMES, {path.name for path in shown_pictures()})
+
+
+def use_of_file() -> Use:
+    """The rendered frames of all characters of the open .blend."""
+    return sum((use_of(obj) for obj in bpy.data.objects if character.is_character(obj)), Use())
+
+
+# --- The limit
 
 
 class Purge:

@@ -73,10 +73,11 @@ render can be continued"""
 
 
 class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
-    """Delete unused rendered frames. Undoing past this point may require rendering again"""
+    """Delete the rendered frames of this file's characters that no strip shows. Undoing past this point may require \
+rendering again"""
 
     bl_idname = "edtalk.clear_cache"
-    bl_label = "Clear Unused Frames"
+    bl_label = "Purge Unused Frames"
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -85,9 +86,9 @@ class EDTALK_OT_clear_cache(BaseOperator, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
         count, size = 0, 0
-        shown = cache_limit.shown_pictures()
+        shown = {path.name for path in cache_limit.shown_pictures()}  # folders may be written in two ways
         for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
-            if face_strip.PICTURE.fullmatch(path.name) and path not in shown:
+            if face_strip.PICTURE.fullmatch(path.name) and path.name not in shown:
                 size += path.stat().st_size
                 count += 1
                 path.unlink()

@@ -238,7 +238,7 @@ LABELS = {
     # Rendering
     "Render Face": "Gesicht rendern",
     "Export Movie": "Film exportieren",
-    "Clear Unused Frames": "Unbenutzte Bilder löschen",
+    "Purge Unused Frames": "Unbenutzte Bilder löschen",
     "Dialogue or Scene": "Dialog oder Szene",
     "Preview Range": "Vorschaubereich",
     "All Characters": "Alle Figuren",

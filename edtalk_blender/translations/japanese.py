@@ -238,7 +238,7 @@ LABELS = {
     # Rendering
     "Render Face": "顔をレンダリング",
     "Export Movie": "動画をエクスポート",
-    "Clear Unused Frames": "未使用フレームを削除",
+    "Purge Unused Frames": "未使用フレームを削除",
     "Dialogue or Scene": "セリフまたはシーン",
     "Preview Range": "プレビュー範囲",
     "All Characters": "すべてのキャラクター",

@@ -8,6 +8,8 @@ from pathlib import Path
 import bpy
 import pytest
 
+from tests.panel_layout import draw
+
 DAY = 86400.0
 
 
@@ -111,3 +113,33 @@ def test_a_chosen_limit_is_enforced_at_most_once_an_hour_and_none_is_the_default
     cache_limit.enforce()
     cache_limit.enforce()
     assert started == [50 * 10**9]
+
+
+# --- Disk use
+
+
+def test_use_counts_all_frames_and_those_that_no_strip_shows(cache_limit, frames, scene):
+    paths = [write(frames, number, 1, size=1000 + number) for number in range(3)]
+    (frames / "holiday.png").write_bytes(bytes(5000))
+    use = cache_limit.use(frames, {paths[1].name})
+    assert (use.frames, use.size, use.unused) == (3, 3003, 2002)
+    write(frames, 9, 1, size=10**6)
+    os.utime(frames, ns=(0, 10**9))  # another time than before, also where the clock is coarse
+    assert str(cache_limit.use(frames, set())) == "1.0 MB in 4 frames, 1.0 MB unused"
+    assert cache_limit.use(frames / "none", set()) == cache_limit.Use()
+
+
+def test_the_panel_shows_the_use_and_purges_unused_frames(addon, cache_limit, obj, scene, tmp_path):
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    folder = addon.edtalk_blender.folders.character_folder(obj) / "frames"
+    folder.mkdir(parents=True)
+    shown, unused = write(folder, 1, 1), write(folder, 2, 1)
+    show(scene, folder / ".." / "frames" / shown.name)
+    panel = addon.edtalk_blender.panels.sequencer.EDTALK_PT_face
+    layout = draw(panel)
+    assert "2 frames, 0.0 MB unused" in " ".join(layout.texts("label"))
+    assert "edtalk.clear_cache" in layout.texts("operator")
+    assert bpy.ops.edtalk.clear_cache() == {"FINISHED"}
+    assert (shown.exists(), unused.exists()) == (True, False)
+    os.utime(folder, ns=(0, 10**9))
+    assert "edtalk.clear_cache" not in draw(panel).texts("operator")

@@ -369,6 +369,22 @@ def test_after_a_second_crash_only_start_restarts_the_worker(start, tmp_path):
     assert client.wait(render(client, tmp_path / "new", 1), PATIENCE).rendered == 1
 
 
+def test_a_worker_that_loads_a_cancelled_job_is_kept(start, tmp_path):
+    client = start("--load", 1.0, limits=Limits(cancel=0.05))
+    job, behind = render(client, tmp_path / "a", 1000), render(client, tmp_path / "b", 1000)
+    pump_until(client, lambda: job.progress.phase == "loading")
+    pid = client.hello.pid
+    job.cancel()
+    behind.cancel()
+    pump_until(client, lambda: job.finished and behind.finished)
+    assert job.cancelled
+    assert behind.cancelled
+    other = render(client, tmp_path / "c", 2)
+    assert client.wait(other, PATIENCE).rendered == 2
+    assert (client.hello.pid, client.failure) == (pid, None)
+    assert not list((tmp_path / "a").glob("*.png"))
+
+
 def test_a_cancelled_job_stays_cancelled_when_the_worker_crashes(start, tmp_path):
     client = start("--slow", 0.05, "--stubborn", "--die-after", 2, limits=Limits(cancel=10, restarts=0))
     job = render(client, tmp_path / "a", 50)
