@@ -262,7 +262,7 @@ class EDTALK_AST_poses(bpy.types.AssetShelf):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return context.mode == "OBJECT" and character.is_character(context.object)
+        return context.mode == "OBJECT" and character.is_character(context.view_layer.objects.active)
 
     @classmethod
     def asset_poll(cls, asset: bpy.types.AssetRepresentation) -> bool:
