@@ -176,10 +176,11 @@ def _draw_crop(column: bpy.types.UILayout, obj: bpy.types.Object) -> None:
             draw_problem(column, problem, "", "")
 
 
-class EDTALK_PT_crop(bpy.types.Panel):
+class EDTALK_PT_crop(HasHelp, bpy.types.Panel):
     """The square of the portrait that is used as the active character's face"""
 
     bl_label = "Portrait Crop"
+    help_page = "character.html#crop"
     bl_space_type = "IMAGE_EDITOR"
     bl_region_type = "UI"
     bl_category = CATEGORY

@@ -18,6 +18,7 @@ PAGES = (
     ("bpy.ops.edtalk.add_character*", "character.html"),
     ("bpy.ops.edtalk.demo*", "character.html"),
     ("bpy.ops.edtalk.make_character*", "character.html"),
+    ("bpy.ops.edtalk.edit_crop*", "character.html#crop"),
     ("bpy.ops.edtalk.select_character*", "several-characters.html"),
     ("bpy.ops.edtalk.*workspace*", "index.html#workspace"),
     ("bpy.ops.edtalk.*engine*", "install.html"),
