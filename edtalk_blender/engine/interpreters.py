@@ -84,6 +84,7 @@ def copy(source: Source, target: Path) -> bool:
     assert source.folder is not None
     shutil.copytree(source.folder, target, symlinks=True, ignore=_LEFT_OUT, dirs_exist_ok=True)
     if _WINDOWS:
+        _copy_libraries(source.folder.parents[1], target / "bin")
         return _runs([[str(target / source.python.relative_to(source.folder))]], "venv") is not None
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():  # it may come from a read-only image
@@ -92,6 +93,13 @@ def copy(source: Source, target: Path) -> bool:
     if not python.exists():
         python.symlink_to(source.python.name)
     return _runs([[str(python)]], "encodings") is not None
+
+
+def _copy_libraries(blender: Path, folder: Path) -> None:
+    """Copy what lies beside blender.exe on Windows and packages need too: python3.dll and the runtime of C++."""
+    for library in (blender / "python3.dll", *blender.glob("blender.crt/*140*.dll")):
+        if library.is_file() and not (folder / library.name).exists():
+            shutil.copy2(library, folder)
 
 
 def find_program(name: str) -> Path | None:

@@ -124,6 +124,26 @@ def test_a_copy_that_does_not_run_is_noticed(tmp_path):
     assert not interpreters.copy(Source(python, folder), tmp_path / "engine")
 
 
+def test_libraries_that_lie_beside_blender_on_windows_are_copied(tmp_path, monkeypatch):
+    """Packages for the stable ABI need python3.dll, and torch the runtime of C++, which may not be installed."""
+    blender = tmp_path / "Blender 5.2"
+    folder = blender / "5.2" / "python"
+    for name in ("bin/python.exe", "bin/python313.dll", "lib/os.py", "lib/site-packages/numpy.py", "DLLs/_ssl.pyd"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for name in ("blender.exe", "python3.dll", "python313.dll", "blender.crt/vcruntime140.dll", "blender.crt/ucrt.dll"):
+        (blender / name).parent.mkdir(exist_ok=True)
+        (blender / name).write_text(name)
+    monkeypatch.setattr(interpreters, "_WINDOWS", True)
+    monkeypatch.setattr(interpreters, "_runs", lambda commands, modules: Path(commands[0][0]))
+    assert interpreters.copy(Source(folder / "bin" / "python.exe", folder), tmp_path / "engine")
+    copied = {path.relative_to(tmp_path / "engine").as_posix() for path in (tmp_path / "engine").rglob("*.*")}
+    expected = {"bin/python.exe", "bin/python313.dll", "bin/python3.dll", "bin/vcruntime140.dll"}
+    assert copied == expected | {"lib/os.py", "DLLs/_ssl.pyd"}
+    monkeypatch.setattr(engine, "_WINDOWS", True)
+    assert engine.interpreter(tmp_path / "engine") == tmp_path / "engine" / "bin" / "python.exe"
+
+
 @pytest.mark.parametrize("path", ["", ".", "tools", "PATH"])
 def test_programs_of_the_current_folder_are_not_run(monkeypatch, tmp_path, path):
     """A project from an unknown source may contain a python.exe."""
