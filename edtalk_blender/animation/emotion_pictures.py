@@ -14,14 +14,14 @@ from bpy.props import EnumProperty
 from ...inference.contract.emotion import NEUTRAL
 from ...inference.contract.errors import EDTalkError
 from ..character import character, sliders
-from ..translations.context import CONTEXT
+from ..translations.context import CONTEXT, translated
 
 FOLDER = Path(__file__).parent / "thumbnails"
 
 EnumItem = tuple[str, str, str, int, int]  # identifier, name, description, icon, number
 
 _previews: bpy.utils.previews.ImagePreviewCollection | None = None
-# By the names of the emotions. Blender keeps pointers to the strings of a dynamic enum, so no list is ever replaced.
+# By language and emotions. Blender keeps pointers to the strings of a dynamic enum, so no list is ever replaced.
 _items: dict[tuple[str, ...], list[EnumItem]] = {}
 
 
@@ -41,9 +41,11 @@ def items(obj: bpy.types.Object | None) -> list[EnumItem]:
         names = (NEUTRAL, *(sliders.emotions(obj) if obj else ()))
     except EDTalkError:  # the bank cannot be read; a panel reports it
         names = (NEUTRAL,)
-    if names not in _items:
-        _items[names] = [(name, sliders.title(name), "", icon(name), number) for number, name in enumerate(names)]
-    return _items[names]
+    key = bpy.app.translations.locale, *names
+    if key not in _items:  # translated here, because the popup of pictures does not
+        labels = [translated(sliders.title(name)) for name in names]
+        _items[key] = [(name, labels[number], "", icon(name), number) for number, name in enumerate(names)]
+    return _items[key]
 
 
 def chosen(obj: bpy.types.Object) -> str:

@@ -329,4 +329,11 @@ LABELS = {
     "Tab": "Tab",
     "Shortcuts": "Tastenkürzel",
     "Neutral": "Neutral",
+    "Library Type": "Bibliothekstyp",
+    "Local": "Lokal",
+    "Essentials": "Grundausstattung",
+    "Library Identifier": "Kennung der Bibliothek",
+    "Asset Identifier": "Kennung des Assets",
+    "Add": "Hinzufügen",
+    "Remove": "Entfernen",
 }

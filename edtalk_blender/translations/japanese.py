@@ -329,4 +329,11 @@ LABELS = {
     "Tab": "タブ",
     "Shortcuts": "ショートカット",
     "Neutral": "ニュートラル",
+    "Library Type": "ライブラリの種類",
+    "Local": "ローカル",
+    "Essentials": "エッセンシャル",
+    "Library Identifier": "ライブラリの識別子",
+    "Asset Identifier": "アセットの識別子",
+    "Add": "追加",
+    "Remove": "削除",
 }
