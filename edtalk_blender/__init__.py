@@ -22,6 +22,7 @@ MODULES = (
     "timeline.footage",
     "timeline.operators",
     "plate.dubbing",
+    "plate.compare",
     "engine.session",
     "capture.capture",
     "character.rest_pose",

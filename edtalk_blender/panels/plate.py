@@ -6,7 +6,7 @@ import bpy
 
 from .. import compat
 from ..character.snapshot import FULL_FRAME_LAYERS
-from ..plate import dubbing, operators
+from ..plate import compare, dubbing, operators
 from ..render import dub
 from ..timeline import sequencer
 from .help import HasHelp
@@ -43,6 +43,19 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     if strip is not None and strip.get(sequencer.LAYER) not in FULL_FRAME_LAYERS:
         draw_note(layout, "Use Plate Layer to align the face with its plate in the compositor.")
     layout.operator("edtalk.build_compositor", icon="NODE_COMPOSITING")
+    if compare.over_plates(scene):
+        _draw_compare(layout, scene)
+
+
+def _draw_compare(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
+    settings = scene.edtalk_compare
+    layout.label(text="Compare")
+    column = layout.column(align=True)
+    column.row(align=True).prop(settings, "mode", expand=True)
+    if settings.mode == "SPLIT":
+        column.prop(settings, "split", slider=True)
+    if settings.mode != "RESULT":
+        draw_note(layout, "Choose Result before you export a movie.")
 
 
 class _Plate(HasHelp):
