@@ -113,9 +113,9 @@ def run(*words: object) -> int:
 
 
 def render(material: Material, *words: object) -> list[object]:
-    """The arguments of a `render` with the small bank and without cropping; later options override these."""
+    """The arguments of a `render` with the small bank at its own size, uncropped; later options override these."""
     return ["render", "--bank", material.bank, "--source", material.source, "--crop", "none",
-            "--driver-crop", "none", "--threads", 1, *words]  # fmt: skip
+            "--driver-crop", "none", "--size", "native", "--threads", 1, *words]  # fmt: skip
 
 
 def make(material: Material, *words: object) -> rendering.Result:

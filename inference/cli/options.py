@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..renderer import FaceRenderer
 
 BANKS = ("lip", "pose", "exp")
+DEFAULT_SIZE = 512  # pixels of a side of the face's square, if the bank's own is not larger
 _RATE = re.compile(r"\d{1,9}(\.\d{1,15})?(/\d{1,9}(\.\d{1,15})?)?")  # with exponents, a Fraction can take any time
 _MOST = 10**9
 _MOST_THREADS = 1024
@@ -111,6 +112,11 @@ def side(text: str) -> int:
     if value > LARGEST:
         raise argparse.ArgumentTypeError(f"expected at most {LARGEST} pixels, found '{text}'")
     return value
+
+
+def frame_side(text: str) -> int:
+    """Width of the face's square in pixels; 0 for "native", the bank's own size."""
+    return 0 if text == "native" else side(text)
 
 
 def number(text: str) -> float:

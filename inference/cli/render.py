@@ -139,8 +139,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"width of the mask's soft border relative to its half width, above 0 to 1 (default {FEATHER})",
     )  # fmt: skip
     picture.add_argument(
-        "--size", type=options.side, metavar="PIXELS",
-        help="width of the square in pixels (default: the bank's own size); detail is taken from the source",
+        "--size", type=options.frame_side, metavar="PIXELS|native",
+        help="width of the square in pixels, or the bank's own size (native); detail is taken from the source "
+        f"(default: {options.DEFAULT_SIZE}, or the bank's own size if that is larger or with --plain)",
     )  # fmt: skip
     picture.add_argument(
         "--plain", action="store_true", help="output of the network only, without detail from the source"

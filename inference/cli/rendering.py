@@ -36,6 +36,14 @@ DEFAULT_FPS = 25.0
 _DRIVER_OPTIONS = ("--driver-crop", "--driver-face")
 
 
+def _square_size(args: argparse.Namespace, native: int) -> int:
+    """The size of the shot, see `Shot.size`, for --size or its default. native: the bank's own size in pixels."""
+    if args.size is not None:
+        return args.size
+    is_native = args.plain or args.layer in FILLS_PICTURE or native >= options.DEFAULT_SIZE
+    return 0 if is_native else options.DEFAULT_SIZE
+
+
 @dataclass(frozen=True)
 class Result:
     """What was rendered.
@@ -185,7 +193,7 @@ class Inputs:
             "layer": args.layer,
             "mask": args.mask or "face",
             "feather": args.feather or FEATHER,
-            "size": args.size or 0,
+            "size": _square_size(args, loaded.size),
             "detail": not args.plain,
         }
         framing, plate = args.crop.choosing(args.face), None
