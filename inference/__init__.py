@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .contract.errors import EDTalkError
     from .face.framing import load_portrait
     from .lipsync import lip_sync
+    from .motion import head_motion
     from .renderer import FaceRenderer
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "EDTalkError",
     "EmotionCurve",
     "FaceRenderer",
+    "head_motion",
     "lip_sync",
     "load_bank",
     "load_portrait",
@@ -51,6 +53,7 @@ _HOME = {
     "EDTalkError": "contract.errors",
     "EmotionCurve": "contract.emotion",
     "FaceRenderer": "renderer",
+    "head_motion": "motion",
     "lip_sync": "lipsync",
     "load_bank": "contract.bank",
     "load_portrait": "face.framing",

@@ -211,6 +211,17 @@ class Worker:
         self.send(answers.Progress("listening", len(rows), len(rows), 0.0), job)
         return answers.LipSyncResult(tuple(names), rows)
 
+    def do_perform(self, request: requests.Perform, job: int) -> Answer:
+        """Each head coefficient swings by 0.2 once in 2 s, from a phase that depends on the seed and its number."""
+        if not request.media.exists():
+            raise ValueError(f"{request.media} does not exist.")
+        self.work(job)
+        names = [entry["name"] for entry in read_coefficients(request.bank) if entry["name"].startswith("head")]
+        phases = np.add.outer(np.float64(request.seeds), np.arange(len(names)))
+        rows = 0.2 * np.sin(np.pi * request.times[:, None] + phases[:, None])
+        gain = request.sway + request.nods
+        return answers.PerformResult(tuple(names), np.float32(gain / 2 * rows))
+
     def do_capture(self, request: requests.Capture, job: int) -> Answer:
         """Recordings last 2 s, at 25 fps unless requested otherwise. Column c is c / 10 + the time in seconds."""
         if not request.media.exists():

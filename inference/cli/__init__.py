@@ -17,7 +17,7 @@ from io import TextIOWrapper
 from typing import NoReturn
 
 from ..contract.errors import EDTalkError
-from . import capture, contact, demo, lipsync, maintain, render, shot, worker
+from . import capture, contact, demo, lipsync, maintain, perform, render, shot, worker
 from .hints import with_options
 from .progress import finish_reports, note
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit codes: 0 done, 1 internal error, 2 invalid input, 3 disk full or not writable, 130 interrupted.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in (render, lipsync, capture, shot, demo, contact, maintain, worker):
+    for module in (render, lipsync, perform, capture, shot, demo, contact, maintain, worker):
         module.add_commands(commands)
     for command in set(commands.choices.values()):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..contract.coefficients import Coefficients
 from ..contract.demo import EMOTIONS, LINE, PORTRAIT
 from ..contract.errors import EDTalkError
+from ..contract.head import head_reason
 from . import options
 from .progress import STYLES, note, report
 
@@ -68,11 +69,6 @@ def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
     words += ["--threads", args.threads] if args.threads else []
     words += ["--overwrite"] if args.overwrite else []
     rendering = parser.parse_args([str(word) for word in words])
-    rendering.idle_motion = 1.0 if _names_head(args) else 0.0
+    bank = options.load_bank_for(args, weights=False)
+    rendering.head_motion = 0.0 if head_reason(bank) else 1.0
     return rendering
-
-
-def _names_head(args: argparse.Namespace) -> bool:
-    from ..contract.idle import BLINK, SWAY
-
-    return bool({BLINK, *SWAY} & set(options.load_bank_for(args).names))

@@ -8,6 +8,7 @@ from ..contract.errors import EDTalkError
 _HINTS = {
     "checkpoints_swapped": "Give the generator as --generator and the audio network as --audio2lip.",
     "frames_missing": "Render them with 'shot render SHOT --frames=FRAMES'.",
+    "head_unknown": "Use the starter bank, or drive the head with --pose-video.",
     "idle_unsupported": "Use the starter bank, or drive the head with --pose-video.",
     "output_exists": "Choose another folder, or add --overwrite.",
     "crop_outside": "Give {crop} x,y,size with a square inside the picture.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..contract.bank import STARTER, Bank, load_bank, read_bank
 from ..contract.errors import EDTalkError
+from ..contract.head import LARGEST_AMOUNT, LARGEST_SEED
 from ..contract.shot import LARGEST
 
 if TYPE_CHECKING:
@@ -97,6 +98,21 @@ def face_choice(text: str) -> int | str | tuple[float, float]:
             f"expected a number from 1, largest, or a point such as 640,360, found '{text}'"
         )
     return which
+
+
+def amount(text: str) -> float:
+    """A gain of head motion."""
+    value = number(text)
+    if not 0 <= value <= LARGEST_AMOUNT:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to {LARGEST_AMOUNT:g}, found '{text}'")
+    return value
+
+
+def seed(text: str) -> int:
+    """A number that chooses a random motion."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 20 or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {LARGEST_SEED}, found '{text[:80]}'")
+    return int(text)
 
 
 def share(text: str) -> float:

@@ -107,7 +107,8 @@ class Performance:
     clips: by bank ("lip", "pose", "exp"), all coefficients of each driving frame, (N, n). relative: clips add their
     change since their first frame to the face's own values, instead of replacing them.
     emotion: added to the expression, scaled by `intensity`. from_neutral: replace the expression by the emotion.
-    idle: amount of idle motion, see `add_idle_motion`.
+    idle: amount of idle motion, see `add_idle_motion`. head: head motion (T, m) from the sound, added to the columns
+    `head_names`; idle motion then only blinks.
     """
 
     audio_lips: np.ndarray | None = None
@@ -119,6 +120,8 @@ class Performance:
     intensity: float = 1.0
     from_neutral: bool = False
     idle: float = 0.0
+    head: np.ndarray | None = None
+    head_names: tuple[str, ...] = ()
 
     def coefficients(self, bank: Bank, own: np.ndarray, times: np.ndarray, duration: float) -> np.ndarray:
         """(T, n) float32, absolute. own: the face's own values, (1, n) or (T, n). times: (T,) in seconds."""
@@ -139,7 +142,9 @@ class Performance:
             scaled = {name: self.intensity * strength for name, strength in strengths.items()}
             base = np.tile(bank.presets[NEUTRAL], (frames, 1)) if self.from_neutral else values[:, expression]
             values[:, expression] = bank.with_emotion(base, scaled)
-        return add_idle_motion(values, bank.names, times, self.idle)
+        if self.head is not None:
+            values[:, [bank.names.index(name) for name in self.head_names]] += self.head[:frames]
+        return add_idle_motion(values, bank.names, times, self.idle, head=self.head is None)
 
     def replaced(self, bank: Bank) -> np.ndarray:
         """(n,) bool: the coefficients whose values do not depend on the face's own."""

@@ -14,8 +14,8 @@ from .performance import ENDS
 from .progress import STYLES, report
 
 EXAMPLES = """examples:
-  a portrait speaks with changing emotions, slight head motion and blinks
-    render --source me.png --audio line.wav --emotion "0=neutral 1.5=happy 4=sad:0.8" --idle-motion 1 --out me.mp4
+  a portrait speaks with changing emotions; the head follows the speech, and the eyes blink
+    render --source me.png --audio line.wav --emotion "0=neutral 1.5=happy 4=sad:0.8" --head-motion 1 --out me.mp4
   mouth from a sound, head motion from one clip, expression from another
     render --source me.png --audio line.wav --pose-video head.mp4 --expression actor.mp4 --out me.mp4
   everything from one clip, added to the portrait's own pose and expression
@@ -78,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     head.add_argument(
         "--idle-motion", type=options.number, default=0.0, metavar="X",
         help="add slight head motion of amount X (1 is natural) and blinks; needs a bank with named coefficients",
+    )  # fmt: skip
+    head.add_argument(
+        "--head-motion", type=options.amount, default=0.0, metavar="X",
+        help="add head motion that follows the speech of --audio, of amount X (1 is natural, at most 2), and blinks",
+    )  # fmt: skip
+    head.add_argument(
+        "--seed", type=options.seed, metavar="N", help="number of the head motion; each draws another (default 0)"
     )  # fmt: skip
 
     expression = parser.add_argument_group("expression (default: the expression of the source)")

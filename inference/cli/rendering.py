@@ -6,7 +6,7 @@ import argparse
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,12 @@ from ..face.size import FaceSize
 from . import options, output
 from .clips import Clip, frame_clip, measure
 from .performance import TAIL, Performance, Rules, at_rate, rules
-from .progress import Progress, Stop
+from .progress import Progress, Stop, note
 
 if TYPE_CHECKING:
     from ..drawing import LoadedBank, ShotRenderer
     from ..media.video_writer import Sound
+    from ..motion import HeadMotion
     from ..renderer import FaceRenderer
 
 DEFAULT_FPS = 25.0
@@ -94,6 +95,10 @@ def check(args: argparse.Namespace) -> None:
         raise EDTalkError(
             "--emotion-base neutral would replace the expression from --expression.", "Leave out one of them."
         )
+    if args.head_motion and not args.audio:
+        raise EDTalkError("--head-motion requires --audio.", "Give --audio, or use --idle-motion.")
+    if args.seed is not None and not args.head_motion:
+        raise EDTalkError("--seed requires --head-motion.", "Add --head-motion 1, or leave --seed out.")
     if args.layer in FILLS_PICTURE and args.size:
         raise EDTalkError(
             "--size cannot be used with --paste-back, --layer plate or --layer pasted: the output has the size of the "
@@ -206,6 +211,7 @@ class Inputs:
             plate = self._plate()
             own = self._own_motion(loaded, plate)
             choices |= {"plate": plate, "portrait": None, "crop": "auto"}
+        head = self._head_motion(loaded.bank)
         performance = Performance(
             audio_lips=self._audio_lips(loaded.bank),
             table=self.table,
@@ -215,7 +221,9 @@ class Inputs:
             emotion=self.emotion,
             intensity=args.intensity,
             from_neutral=args.emotion_base == "neutral",
-            idle=args.idle_motion,
+            idle=args.idle_motion or args.head_motion,
+            head=None if head is None else head.rows[0],
+            head_names=() if head is None else head.names,
         )
         times, duration = np.arange(self.length) / self.fps, self.length / self.fps
         values = performance.coefficients(self.bank, own, times, duration)
@@ -315,6 +323,20 @@ class Inputs:
 
         return lip_sync(self._speech[0], RATE, np.arange(self.length) / self.fps, bank)
 
+    def _head_motion(self, bank: Bank) -> HeadMotion | None:
+        """Head motion from --audio for every frame, or None without --head-motion."""
+        args = self.args
+        if not args.head_motion:
+            return None
+        from ..motion import eased, head_motion
+
+        times = np.arange(self.length) / self.fps
+        gains = {"sway": args.head_motion, "nods": args.head_motion}
+        found = head_motion(bank, self._speech[0], times, [args.seed or 0], **gains)
+        if found.note:
+            note(f"{args.audio}: {found.note}")
+        return replace(found, rows=eased(found.rows, times, self._speech[1]))
+
     def _plate(self) -> Plate:
         """The frames of the source clip that are dubbed, one for each frame of `span`, and the face in them."""
         clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
@@ -329,7 +351,7 @@ class Inputs:
 
         Only blinks do: they close an eye as far as it is still open. Everything else is replaced or added.
         """
-        if not (self.args.idle_motion and BLINK in self.bank.names):
+        if not ((self.args.idle_motion or self.args.head_motion) and BLINK in self.bank.names):
             return np.zeros((1, len(self.bank.names)), np.float32)
         from ..dubbing import plate_frames
 

@@ -218,6 +218,33 @@ class LipSyncResult(Answer):
 
 
 @dataclass(frozen=True, eq=False)
+class PerformResult(Answer):
+    """Head motion, to be added to a pose.
+
+    names: of the n head coefficients. rows: (S, T, n) float32, for each seed and time that was asked for. note: a
+    sentence if the sound has no speech, else "".
+    """
+
+    names: tuple[str, ...]
+    rows: np.ndarray
+    note: str = ""
+
+    def to_message(self, job: int) -> Message:
+        seeds, frames, _ = self.rows.shape
+        content = {"names": list(self.names), "seeds": seeds, "frames": frames, "note": self.note}
+        return Message(self.kind, job, content, np.asarray(self.rows, "<f4").tobytes())
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        names = tuple(str(name) for name in message["names"])
+        shape = as_whole(message["seeds"], "seeds"), as_whole(message["frames"], "frames"), len(names)
+        expected, found = 4 * shape[0] * shape[1] * shape[2], len(message.payload)
+        if found != expected:
+            raise ProtocolError(f"{shape} values are {expected} bytes, found {found}.")
+        return cls(names, np.frombuffer(message.payload, "<f4").reshape(shape).copy(), str(message["note"]))
+
+
+@dataclass(frozen=True, eq=False)
 class CaptureResult(Answer):
     """Coefficients of a recording.
 
@@ -353,6 +380,7 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {  # Python's types of a field's val
 RESULTS: dict[str, type[Answer]] = {  # class of the last answer, "done", by the kind of the request
     "portrait": PortraitResult,
     "lip_sync": LipSyncResult,
+    "perform": PerformResult,
     "capture": CaptureResult,
     "track": TrackResult,
     "explore": ExploreResult,

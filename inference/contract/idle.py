@@ -26,12 +26,12 @@ _PAUSE = (2.2, 4.8)  # seconds between blinks
 
 
 def add_idle_motion(
-    values: np.ndarray, names: Sequence[str], times: np.ndarray, amount: float, seed: int = 0
+    values: np.ndarray, names: Sequence[str], times: np.ndarray, amount: float, seed: int = 0, *, head: bool = True
 ) -> np.ndarray:
     """Add head motion and blinks to coefficients (T, n) at `times` (T,) in seconds.
 
     names: of the n coefficients. amount: scales the head motion, 1 is natural, 0 adds nothing; blinks always close the
-    eyes fully. Raises EDTalkError if none of the coefficients has a known name.
+    eyes fully. head: False adds the blinks only. Raises EDTalkError if none of the coefficients has a known name.
     """
     if not amount:
         return values
@@ -45,7 +45,7 @@ def add_idle_motion(
     result = np.array(values, np.float32)
     times = np.asarray(times, np.float64)
     for row, (name, (amplitude, period)) in enumerate(SWAY.items()):
-        if name in names:
+        if head and name in names:
             result[:, names.index(name)] += amount * amplitude * _sway(times, period, (seed, row))
     if BLINK in names:
         column = result[:, names.index(BLINK)]

@@ -20,6 +20,7 @@ import numpy as np
 
 from .checks import Crop, as_number, as_path, as_whole, crop_field, parse, set_fields
 from .errors import EDTalkError
+from .head import check_head_motion
 from .parsing import parse_json
 from .protocol import Message, ProtocolError
 from .shot import LARGEST, as_crop
@@ -160,6 +161,51 @@ class LipSync(Request):
             raise ProtocolError(f"{samples} samples and {times} times are {expected} bytes, found {found}.")
         sound = np.frombuffer(message.payload, "<f4", samples)
         return cls(message["bank"], message["rate"], sound, np.frombuffer(message.payload, "<f8", times, 4 * samples))
+
+
+@dataclass(frozen=True, eq=False)
+class Perform(Request):
+    """Draw head motion from the speech in a sound file. Answer: `PerformResult`.
+
+    media: sound or video file, which is read whole, so that motion depends on the place in the file only. times: (T,)
+    float64, the moments for which motion is wanted, in seconds of the file. seeds: 0 to 2**32 - 1, one for each motion.
+    sway, nods: 0 to 2, gains of the motion below and above 0.8 Hz.
+    """
+
+    kind = "perform"
+    bank: Path | None
+    media: Path
+    times: np.ndarray
+    seeds: tuple[int, ...] = (0,)
+    sway: float = 1.0
+    nods: float = 1.0
+
+    def __post_init__(self) -> None:
+        set_fields(
+            self,
+            bank=_bank(self.bank),
+            media=as_path(self.media, "media"),
+            times=np.asarray(self.times, "<f8").reshape(-1),
+            seeds=tuple(as_whole(seed, "seeds") for seed in self.seeds),
+            sway=as_number(self.sway, "sway"),
+            nods=as_number(self.nods, "nods"),
+        )
+        check_head_motion(self.sway, self.nods, self.seeds)
+        if not np.isfinite(self.times).all():
+            raise EDTalkError("'times' must be finite numbers of seconds.")
+
+    def to_message(self, job: int) -> Message:
+        content: dict[str, Any] = {"bank": str(self.bank or ""), "media": str(self.media), "times": len(self.times)}
+        content |= {"seeds": list(self.seeds), "sway": self.sway, "nods": self.nods}
+        return Message(self.kind, job, content, self.times.tobytes())
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        times, found = as_whole(message["times"], "times"), len(message.payload)
+        if found != 8 * times:
+            raise ProtocolError(f"{times} times are {8 * times} bytes, found {found}.")
+        needed = {name: message[name] for name in ("bank", "media", "seeds", "sway", "nods")}
+        return cls(**needed, times=np.frombuffer(message.payload, "<f8", times))
 
 
 @dataclass(frozen=True)
@@ -348,6 +394,7 @@ REQUESTS: dict[str, type[Request]] = {
     for request in (
         Portrait,
         LipSync,
+        Perform,
         Capture,
         Track,
         Explore,

@@ -60,6 +60,7 @@ class Jobs:
         methods: dict[type, Callable[..., Answer]] = {
             requests.Portrait: self.portrait,
             requests.LipSync: self.lip_sync,
+            requests.Perform: self.perform,
             requests.Capture: self.capture,
             requests.Track: self.track,
             requests.Explore: self.explore,
@@ -94,6 +95,21 @@ class Jobs:
             message = f"The lip-sync network of the bank '{bank.name}' has {rows.shape[1]} coefficients, the bank has"
             raise EDTalkError(f"{message} {len(names)}.", "Convert or train it again.", "bank")
         return answers.LipSyncResult(names, rows)
+
+    def perform(self, request: requests.Perform, job: RunningJob) -> answers.PerformResult:
+        from ..media.sound import load_speech
+        from ..motion import head_motion
+
+        bank = self._bank(request, job).bank
+
+        def progress(done: int, total: int) -> None:
+            job.check_cancelled()
+            job.progress("listening", done, total)
+
+        samples, _ = load_speech(request.media)
+        gains = {"sway": request.sway, "nods": request.nods}
+        found = head_motion(bank, samples, request.times, request.seeds, **gains, progress=progress)
+        return answers.PerformResult(found.names, found.rows, found.note)
 
     def capture(self, request: requests.Capture, job: RunningJob) -> answers.CaptureResult:
         from ..capture import capture
@@ -181,7 +197,9 @@ class Jobs:
         on_cpu = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
         return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or on_cpu
 
-    def _bank(self, request: requests.FaceRequest | requests.LipSync | requests.Capture, job: RunningJob) -> LoadedBank:
+    def _bank(
+        self, request: requests.FaceRequest | requests.LipSync | requests.Perform | requests.Capture, job: RunningJob
+    ) -> LoadedBank:
         return self.shots.bank(request.bank or "", job.progress)
 
 

@@ -23,6 +23,7 @@ from inference.contract.answers import (
     FrameFile,
     Hello,
     LipSyncResult,
+    PerformResult,
     PortraitResult,
     PreviewResult,
     Progress,
@@ -43,6 +44,7 @@ from inference.contract.requests import (
     Encode,
     Explore,
     LipSync,
+    Perform,
     Ping,
     Portrait,
     Preview,
@@ -59,6 +61,7 @@ from tests.inference.test_worker import COMMAND, Client
 
 FAKE = [sys.executable, str(ROOT / "tests" / "fake_worker.py")]
 PICTURE = ROOT / "inference" / "demo" / "portrait_1.png"
+LINE = ROOT / "inference" / "demo" / "line.wav"
 REST = np.array([entry.rest for entry in read_bank(STARTER).coefficients], np.float32)
 BY_HAND = (10.0, 20.0, 300.0)
 
@@ -81,6 +84,7 @@ EXAMPLES = [
     Preview(None, PICTURE, BY_HAND, np.arange(36)),
     LipSync(None, 44_100, np.linspace(-1, 1, 101), [-0.5, 0.0, 1 / 3]),
     Capture(None, PICTURE, "auto", which=(5, 6.5), rest=0.25),
+    Perform(None, "line.wav", np.linspace(0, 1, 26), (7, 2**32 - 1), 0.5, 2.0),
     Capture("a.safetensors", "a.mp4", BY_HAND, 24000 / 1001, 0.5, 2.0, -1),
     Track("a.mp4"),
     Track("a.mp4", "none", 1.0, 3.5, "largest"),
@@ -125,6 +129,7 @@ ANSWERS = [
     (EXAMPLES[0], PortraitResult({"jawOpen": 0.5}, BY_HAND, 3.5, np.arange(12, dtype=np.uint8).reshape(2, 2, 3))),
     (EXAMPLES[3], PreviewResult(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))),
     (EXAMPLES[4], LipSyncResult(("a", "b", "c"), ROWS)),
+    (EXAMPLES[6], PerformResult(("a", "b"), np.arange(12, dtype=np.float32).reshape(2, 3, 2), "No speech.")),
     (EXAMPLES[5], CaptureResult(("a", "b", "c"), ROWS, 25.0, 0.04, ((0, 1),), "No face from 0 to 1.")),
     (Track("a.mp4"), TrackResult(TRACK, 640, 360, None, "ab" * 32, ((1, 1),), "")),
     (Render("a"), RenderResult(2, 3, False, 0.5)),
@@ -153,6 +158,12 @@ def test_an_answer_is_read_as_it_was_made(request_: Request | None, answer: Answ
         (lambda: Capture(None, "a.mp4", rest=-1.0), "rest"),
         (lambda: Track("a.mp4", start=-1.0), "start"),
         (lambda: LipSync(None, 0, [0.0], [0.0]), "rate"),
+        (lambda: Perform(None, "a.wav", [0.0], ()), "seed"),
+        (lambda: Perform(None, "a.wav", [0.0], (2**32,)), "4294967295"),
+        (lambda: Perform(None, "a.wav", [0.0], (-1,)), "seeds"),
+        (lambda: Perform(None, "a.wav", [0.0], (0,), float("nan")), "sway"),
+        (lambda: Perform(None, "a.wav", [0.0], (0,), 1.0, 2.5), "nods"),
+        (lambda: Perform(None, "a.wav", [float("inf")]), "times"),
         (lambda: LipSync(None, 16_000, [0.0], [float("nan")]), "times"),
     ],
 )
@@ -228,6 +239,7 @@ def asked_of(folder: Path) -> dict[str, Request]:
     return {
         "portrait": Portrait(None, PICTURE, "auto"),
         "lip_sync": LipSync(None, 16_000, np.zeros(16_000), [0.0, 0.5]),
+        "perform": Perform(None, LINE, [0.0, 0.5, 1.0], (1, 2)),
         "capture": Capture(None, PICTURE),
         "track": Track(pictures),
         "explore": Explore(None, PICTURE, "auto"),
@@ -266,6 +278,8 @@ def test_every_request_gets_its_typed_answers(either, folder, kind):
         assert len(result.motions) == len(REST)
     if isinstance(result, CaptureResult):
         assert result.rows.shape == (1, len(REST))
+    if isinstance(result, PerformResult):
+        assert result.rows.shape == (2, 3, len(result.names))
     if isinstance(result, LipSyncResult):
         assert result.rows.shape == (2, len(result.names))
 
@@ -273,6 +287,7 @@ def test_every_request_gets_its_typed_answers(either, folder, kind):
 PORTRAIT = {"bank": "", "picture": str(PICTURE), "crop": "auto"}
 CAPTURE = {"bank": "", "media": str(PICTURE), "crop": "auto", "fps": None, "start": 0.0, "end": None}
 ENCODE = {"fps": 25, "movie": "a.mp4", "codec": "h264", "width": 0, "sound": None}
+PERFORM = {"bank": "", "media": str(LINE), "times": 1, "seeds": [1], "sway": 1.0, "nods": 1.0}
 TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None}
 
 
@@ -291,6 +306,9 @@ TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None
         ("lip_sync", {"bank": "", "rate": 16_000, "samples": 2, "times": 1}, bytes(15)),
         ("lip_sync", {"bank": "", "rate": 16_000, "samples": -2, "times": 3}, bytes(16)),
         ("lip_sync", {"bank": "", "rate": "fast", "samples": 2, "times": 1}, bytes(16)),
+        ("perform", PERFORM | {"times": 2}, bytes(15)),
+        ("perform", PERFORM | {"seeds": "many"}, bytes(8)),
+        ("perform", PERFORM | {"seeds": [2**40]}, bytes(8)),
         ("capture", CAPTURE | {"start": -1.0}, b""),
         ("capture", CAPTURE | {"start": 2.0, "end": 1.0}, b""),
         ("capture", CAPTURE | {"fps": "24"}, b""),
