@@ -1,7 +1,7 @@
 """The whole workflow in background mode, run by demo.sh with Blender's Python.
 
 Builds the extension and installs it into a separate user folder, creates a scene with a character, a line of dialogue
-and emotions, lip-syncs it, renders the face to a strip, saves demo.blend and exports demo.mp4.
+and emotions, writes lip sync and head motion, renders the face to a strip, saves demo.blend and exports demo.mp4.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     """Create, lip-sync, render, save and export the demo scene. Returns the folder of the rendered shot."""
     import bpy
 
-    names = ("cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export")
-    cli, compat, demo, rest_pose, sequencer, session, render = (
-        importlib.import_module(f"{package}.edtalk_blender.{name}") for name in names
+    names = "cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export"
+    cli, compat, demo, rest_pose, sequencer, session, render, head_motion = (
+        importlib.import_module(f"{package}.edtalk_blender.{name}") for name in (*names, "lipsync.head_motion")
     )
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     scene = bpy.context.scene
@@ -83,7 +83,8 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     obj = demo.build(scene)
     session.wait(rest_pose.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
-    say(f"{obj.name} lip-synced: {len(compat.fcurves(obj))} F-curves")
+    session.wait(*(head_motion.head_motion(scene, strip, obj) for strip in sequencer.dialogue(scene, obj)))
+    say(f"{obj.name} lip-synced, with head motion: {len(compat.fcurves(obj))} F-curves")
     started = time.monotonic()
     plan = cli.render_faces(scene, [obj])[obj.name]
     say(f"{plan.missing} frames rendered in {time.monotonic() - started:.1f} s, {plan.reused} already rendered")

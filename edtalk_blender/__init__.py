@@ -35,6 +35,7 @@ MODULES = (
     "animation.pose_assets",
     "lipsync.markers",
     "lipsync.operators",
+    "lipsync.head_operators",
     "render.operators",
     "render.export",
     "render.arrangement",

@@ -19,7 +19,7 @@ from . import compat
 from .animation import keys
 from .character import character, files, sliders
 from .engine.operator_base import BaseOperator
-from .lipsync import markers
+from .lipsync import head_motion, markers
 from .plate import compositing
 from .timeline import lines, sequencer, timemap
 from .timeline.lines import Line
@@ -204,7 +204,9 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     _rest(obj, lips, rests_now)
     for change in changed:
         if change.strip.get(NLA):
-            _move_nla(obj, change)
+            _move_nla(obj, change, change.strip[NLA])
+        for name in head_motion.variations(change.strip):
+            _move_nla(obj, change, name)
         if _plays_more(change):
             change.strip[sequencer.STALE] = True
 
@@ -311,8 +313,8 @@ def _rest(obj: bpy.types.Object, lips: tuple[str, ...], frames: set[int]) -> Non
             keys.write_curves(obj, {name: np.full(len(lacking), rest[name])}, lacking, generated=True)
 
 
-def _move_nla(obj: bpy.types.Object, change: Change) -> None:
-    found = keys.find_strip(obj, change.strip[NLA])
+def _move_nla(obj: bpy.types.Object, change: Change, name: str) -> None:
+    found = keys.find_strip(obj, name)
     if found is None:
         return
     if change.moved is None:

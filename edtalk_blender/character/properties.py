@@ -250,6 +250,37 @@ class Character(bpy.types.PropertyGroup):
         description="Identifier of the strip that shows this character's rendered frames",
         override=OVERRIDABLE,
     )
+    head_sway: FloatProperty(
+        name="Sway",
+        description="Amount of slow head motion from speech, below 0.8 Hz. 0 is none, 1 is natural, 2 is the most",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        override=OVERRIDABLE,
+    )
+    head_nods: FloatProperty(
+        name="Nods",
+        description="Amount of fast head motion from speech, such as nods. 0 is none, 1 is natural, 2 is the most",
+        default=1.0,
+        min=0.0,
+        max=2.0,
+        override=OVERRIDABLE,
+    )
+    head_seed: IntProperty(
+        name="Seed",
+        description="Number of the head motion. Another number draws another motion for the same speech",
+        min=0,
+        override=OVERRIDABLE,
+    )
+    head_variations: IntProperty(
+        name="Variations",
+        description="Number of different motions to write, 1 to 6. Several are written to NLA strips, of which all but "
+        "the first are muted",
+        default=1,
+        min=1,
+        max=6,
+        override=OVERRIDABLE,
+    )
     lip_nla: BoolProperty(
         name="As NLA Strip",
         description="Write each dialogue strip's keys to a separate strip in the Nonlinear Animation editor",

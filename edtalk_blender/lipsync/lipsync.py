@@ -51,7 +51,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     requested: list[TimeMap] = []
 
     def prepare() -> requests.LipSync | None:
-        scene, strip, obj = _targets(*where)
+        scene, strip, obj = sequencer.speaking(*where)
         if obj is None:
             return None
         clock = sequencer.time_map(scene, strip)
@@ -61,7 +61,7 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
         return requests.LipSync(files.bank_path(obj), sound.rate, sound.samples, times)
 
     def apply(answer: answers.LipSyncResult) -> None:
-        scene, strip, obj = _targets(*where)
+        scene, strip, obj = sequencer.speaking(*where)
         if obj is None:
             return  # deleted meanwhile
         clock, now = requested[-1], sequencer.time_map(scene, strip)
@@ -72,16 +72,6 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
 
     name, finished = strip.name, f"Lip Sync: wrote the mouth keys of '{strip.name}'"
     return session.submit(prepare, label=f"Lip Sync '{name}'", on_done=apply, finished=lambda _answer: finished)
-
-
-def _targets(
-    scene_name: str, strip_id: str
-) -> tuple[bpy.types.Scene | None, bpy.types.Strip | None, bpy.types.Object | None]:
-    """Scene, strip and character; all None if one of them was deleted."""
-    scene = bpy.data.scenes.get(scene_name)
-    strip = sequencer.find(scene, strip_id) if scene else None
-    obj = sequencer.speaker(strip) if strip else None
-    return (scene, strip, obj) if obj else (None, None, None)
 
 
 # --- Writing keys

@@ -15,6 +15,11 @@ from ..engine.session import Task
 from ..timeline import sequencer
 from .lipsync import clear_lips, lip_sync
 
+WHICH = (
+    ("SELECTED", "Selected", "The selected sound strips"),
+    ("LINKED", "All Dialogue", "All sound strips that are assigned to a character"),
+)
+
 
 class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
     """Write mouth keyframes to the characters of the selected sound strips"""
@@ -22,15 +27,7 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
     bl_idname = "edtalk.lip_sync"
     bl_label = "Lip Sync"  # without "UNDO": one step is pushed when the last strip is done
 
-    which: EnumProperty(
-        name="Strips",
-        description="Sound strips to lip-sync",
-        items=(
-            ("SELECTED", "Selected", "The selected sound strips"),
-            ("LINKED", "All Dialogue", "All sound strips that are assigned to a character"),
-        ),
-        default="SELECTED",
-    )
+    which: EnumProperty(name="Strips", description="Sound strips to lip-sync", items=WHICH, default="SELECTED")
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -45,7 +42,7 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
         scene = compat.sequencer_scene(context)
         sequencer.ensure_unique_ids(scene)
         tasks, failed = [], []
-        strips = self._strips(context, scene)
+        strips = chosen_strips(context, scene, self.which)
         is_first = not sequencer.settings(scene).lines
         for strip in strips:
             try:
@@ -65,20 +62,22 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
             self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips could not be lip-synced: {failed[0]}")
         elif is_first and sync_playback(scene, context.scene):
             self.report({"INFO"}, "Lip Sync started. Playback is set to Sync to Audio, with Audio Scrubbing")
-        _one_undo_step([task for task in tasks if task])
+        one_undo_step([task for task in tasks if task], "Lip Sync")
         self.finish(*(task for task in tasks if task))
         return None
 
-    def _strips(self, context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.SoundStrip]:
-        if self.which == "LINKED":
-            strips = [strip for strip in compat.strips(scene) if sequencer.is_dialogue(strip)]
-            if not strips:
-                raise EDTalkError("No sound strip is assigned to a character.", "Select sound strips and run Lip Sync.")
-            return strips
-        strips = sequencer.selected_sounds(context)
+
+def chosen_strips(context: bpy.types.Context, scene: bpy.types.Scene, which: str) -> list[bpy.types.SoundStrip]:
+    """The sound strips to work on. which: an item of `WHICH`. Raises EDTalkError if there are none."""
+    if which == "LINKED":
+        strips = [strip for strip in compat.strips(scene) if sequencer.is_dialogue(strip)]
         if not strips:
-            raise EDTalkError("No sound strip is selected.", "Select the dialogue in the sequencer.")
+            raise EDTalkError("No sound strip is assigned to a character.", "Select sound strips and run Lip Sync.")
         return strips
+    strips = sequencer.selected_sounds(context)
+    if not strips:
+        raise EDTalkError("No sound strip is selected.", "Select the dialogue in the sequencer.")
+    return strips
 
 
 def sync_playback(*scenes: bpy.types.Scene) -> bool:
@@ -91,12 +90,12 @@ def sync_playback(*scenes: bpy.types.Scene) -> bool:
     return bool(changed)
 
 
-def _one_undo_step(tasks: list[Task]) -> None:
-    """Push one undo step when all tasks have finished."""
+def one_undo_step(tasks: list[Task], name: str) -> None:
+    """Push one undo step of this name when all tasks have finished."""
 
     def push(_task: Task | None = None) -> None:
         if all(task.finished for task in tasks):
-            session.edited("Lip Sync")
+            session.edited(name)
 
     for task in tasks:
         task.then(push)

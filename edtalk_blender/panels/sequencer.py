@@ -8,6 +8,7 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
+from ..lipsync import head_motion, head_operators
 from ..render import dub
 from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
@@ -131,6 +132,54 @@ class EDTALK_PT_markers(_InSequencer, bpy.types.Panel):
                 draw_note(layout, f"Run Lip Sync on '{strip.name}' first.")
         if not sounds:
             draw_note(layout, "Select a dialogue strip.")
+
+
+class EDTALK_PT_head_motion(_InSequencer, bpy.types.Panel):
+    """Head motion that follows the speech"""
+
+    bl_label = "Head Motion"
+    help_page = "head-motion.html#speech"
+    bl_parent_id = "EDTALK_PT_dialogue"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return _speaker(context) is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, group = self.layout, _speaker(context).edtalk
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.prop(group, "head_sway", slider=True)
+        column.prop(group, "head_nods", slider=True)
+        row = column.row(align=True)
+        row.prop(group, "head_seed")
+        row.operator("edtalk.next_head_seed", text="", icon="FILE_REFRESH")
+        column.prop(group, "head_variations")
+        column = layout.column(align=True)
+        column.operator_context = "INVOKE_DEFAULT"
+        sounds = sequencer.selected_sounds(context)
+        text = f"Head Motion for {len(sounds)} Strips" if len(sounds) > 1 else "Head Motion"
+        column.operator("edtalk.head_motion", text=text, icon="CON_ROTLIKE").which = "SELECTED"
+        if any(sequencer.is_dialogue(strip) for strip in compat.strips(compat.sequencer_scene(context))):
+            column.operator("edtalk.head_motion", text="Head Motion for All Dialogue").which = "LINKED"
+        if reason := head_operators.unsupported(context):
+            draw_note(layout, f"{reason}.")
+        for strip in sounds[:1]:
+            if head_motion.variations(strip):
+                used = head_motion.used_variation(_speaker(context), strip)
+                layout.menu("EDTALK_MT_variations", text=used or "Use Variation", icon="NLA")
+
+
+class EDTALK_MT_variations(bpy.types.Menu):
+    """Variations of the head motion of the selected strip"""
+
+    bl_label = "Use Variation"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        for strip in sequencer.selected_sounds(context)[:1]:
+            for name in head_motion.variations(strip):
+                self.layout.operator("edtalk.use_variation", text=name).name = name
 
 
 class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
@@ -262,6 +311,8 @@ CLASSES = (
     EDTALK_MT_speakers,
     EDTALK_PT_dialogue,
     EDTALK_PT_markers,
+    EDTALK_PT_head_motion,
+    EDTALK_MT_variations,
     EDTALK_PT_lip_settings,
     EDTALK_PT_emotions_sequencer,
     EDTALK_PT_face,

@@ -142,6 +142,16 @@ def speaker(strip: bpy.types.Strip) -> bpy.types.Object | None:
     return min(found, key=lambda obj: (obj.library is not None, obj.session_uid), default=None)
 
 
+def speaking(
+    scene_name: str, strip_id: str
+) -> tuple[bpy.types.Scene | None, bpy.types.Strip | None, bpy.types.Object | None]:
+    """Scene, strip and character of a request to the engine; all None if one of them was deleted."""
+    scene = bpy.data.scenes.get(scene_name)
+    strip = find(scene, strip_id) if scene else None
+    obj = speaker(strip) if strip else None
+    return (scene, strip, obj) if obj else (None, None, None)
+
+
 def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.types.Object | None:
     """The character for strips that have none yet: the active one, or the only one."""
     active = context.view_layer.objects.active if context.view_layer else None
