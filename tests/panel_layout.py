@@ -34,7 +34,7 @@ class Layout:
     def row(self, **_options) -> Layout:
         return Layout(self.drawn, self.closed)
 
-    column = box = row
+    column = box = split = row
 
     def panel(self, idname: str, **_options) -> tuple[Layout, Layout | None]:
         return self.row(), None if idname in self.closed else self.row()

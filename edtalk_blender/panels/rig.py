@@ -23,10 +23,11 @@ class EDTALK_UL_links(bpy.types.UIList):
         _owner: rig.ShapeRig,
         _active: str,
     ) -> None:
-        row = layout.row(align=True)
+        is_one = _are_alike(link.shape_key, link.slider)  # one name has the room of two in a narrow sidebar
+        row = layout.row(align=True) if is_one else layout.split(factor=0.62, align=True)
         row.alert = not rig.is_valid(group.id_data, link)
         row.label(text=link.shape_key or "No Shape Key", icon="SHAPEKEY_DATA")
-        if not _are_alike(link.shape_key, link.slider):  # one name has the room of two in a narrow sidebar
+        if not is_one:
             row.label(text=link.slider or "No Slider")
 
     def filter_items(self, _context: bpy.types.Context, group: rig.ShapeRig, name: str) -> tuple[list[int], list[int]]:

@@ -101,8 +101,10 @@ def _draw_unusable(layout: bpy.types.UILayout, found: Engine) -> None:
 
 
 def _draw_tasks(layout: bpy.types.UILayout) -> None:
-    column = layout.column(align=True)
     shown = [task for task in session.tasks if task.label]
+    if not shown:
+        return  # an empty column would take up a few pixels
+    column = layout.column(align=True)
     for task in shown:
         row = column.row(align=True)
         row.progress(factor=task.fraction, text=f"{task.label}: {task.status}")
