@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, load_bank, save_bank
+from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, is_bank, load_bank, read_bank, save_bank
 from inference.contract.config import GeneratorConfig
 from inference.model.audio2pose import PREFIX as AUDIO2POSE_PREFIX
 from inference.model.insets import PREFIX as INSETS_PREFIX
@@ -41,7 +41,7 @@ PARTS = (
 )
 ORIGIN = (
     "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
-    "and on speech synthesised by espeak-ng from our own sentences."
+    "and on our own sentences, spoken by espeak-ng and by voices of flite and festival under permissive licences."
 )
 
 
@@ -82,6 +82,13 @@ def audio_tensors(path: Path) -> dict[str, np.ndarray]:
     return {name: part.numpy() for name, part in torch.load(path, weights_only=True)["average"].items()}
 
 
+def speech_level(path: Path) -> float | None:
+    """The `Bank.speech_level` of the audio network in a checkpoint (.pt) or a bank; None for a file of weights."""
+    if path.suffix == ".safetensors":
+        return read_bank(path).speech_level if is_bank(path) else None
+    return torch.load(path, weights_only=True).get("speech_level")
+
+
 def averaged(path: Path) -> dict[str, np.ndarray]:
     """Averaged weights of a checkpoint, without the counters of normalisation layers."""
     state = torch.load(path, weights_only=True)["average"]
@@ -115,8 +122,10 @@ def run(args: argparse.Namespace) -> None:
             del tensors[name]
         tensors.update({prefix + name: tensor for name, tensor in part.items()})
 
+    level = base.speech_level if base else None
     if args.audio2lip:
         put(AUDIO_PREFIX, audio_tensors(args.audio2lip))
+        level = speech_level(args.audio2lip)
     if args.audio2pose:
         put(AUDIO2POSE_PREFIX, best_bands(args.audio2pose))
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
@@ -137,7 +146,7 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit("A refiner needs a --reading, or a --bank that has one.")
     assert config is not None
     try:
-        bank = replace(starter_bank(config), networks=networks_json(tensors))
+        bank = replace(starter_bank(config), networks=networks_json(tensors), speech_level=level)
     except KeyError as error:
         raise SystemExit(f"A network lacks the tensor {error}.") from error
     bank = save_bank(bank, in_half_precision(tensors), args.out)

@@ -66,6 +66,18 @@ def test_a_refiner_trained_again_keeps_the_reading_of_its_bank(checkpoints: Path
     assert all(part.dtype.kind != "f" or part.dtype == np.float16 for part in after.values())
 
 
+def test_the_speech_level_comes_with_the_audio_network(checkpoints: Path, tmp_path: Path) -> None:
+    """A bank without it hears sounds as they are; one made from it keeps it with the network."""
+    plain, levelled, again, back = (tmp_path / f"{name}.safetensors" for name in ("plain", "levelled", "again", "back"))
+    voice = Audio2Lip(Audio2LipConfig((4, 4, 8, 8, 8))).state_dict()
+    torch.save({"average": voice, "speech_level": -22.0}, tmp_path / "A.pt")
+    command(new_bank(checkpoints, "--out", str(plain)))
+    command(["export", "--bank", str(plain), "--audio2lip", str(tmp_path / "A.pt"), "--out", str(levelled)])
+    command(["export", "--bank", str(levelled), "--out", str(again)])
+    command(["export", "--bank", str(levelled), "--audio2lip", str(plain), "--out", str(back)])
+    assert [load_bank(path).speech_level for path in (plain, levelled, again, back)] == [None, -22.0, -22.0, None]
+
+
 def test_a_refiner_without_a_reading_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     out = tmp_path / "bank.safetensors"
     with pytest.raises(SystemExit, match="--reading"):

@@ -44,7 +44,7 @@ NAMES = tuple(unit.name for unit in LIP)
 # Largest value of each unit in speech (1 for units that speech does not use), and loss weights of the units.
 REACH = torch.tensor([max(viseme.shape.get(name, 0.0) for viseme in VISEMES.values()) or 1.0 for name in NAMES])
 WEIGHTS = torch.tensor([{"jawOpen": 4.0, "mouthPress": 2.0, "mouthPucker": 2.0}.get(name, 1.0) for name in NAMES])
-CLOSING = 5.0  # extra loss weight while the lips are pressed together
+CLOSING = 8.0  # extra loss weight while the lips are pressed together
 RESTING = 2.0  # extra loss weight in silence
 ONSET = 1.5  # extra loss weight in the first frames after a pause
 ONSET_FRAMES = 3
@@ -55,7 +55,7 @@ OPENING = torch.tensor([
     for name in NAMES
 ])  # fmt: skip
 SHUT = 0.03  # eye distances: a smaller gap between the lips is invisible
-GAP_WEIGHT = 2.0  # loss per eye distance of gap between lips that should be closed
+GAP_WEIGHT = 4.0  # loss per eye distance of gap between lips that should be closed
 BEGINNINGS = 0.1  # share of clips that are the start of a recording
 SILENT, NOISY, CROPPED = 0.1, 0.55, 0.5  # shares of recordings: without speech, in a room, cropped at the start
 RECORDED = 0.6  # share of voices that were built from recordings, if any is installed
@@ -231,7 +231,7 @@ def train(args: argparse.Namespace) -> None:
     trainer = Trainer(
         args, {"model": model, "average": average, "optimiser": optimiser}, {"audio2lip": limits(args)},
         np.random.default_rng(args.seed), averaged=(model, average), longest=0.995,
-        extra=lambda: {"config": json.dumps(asdict(CONFIG))},
+        extra=lambda: {"config": json.dumps(asdict(CONFIG)), "speech_level": SPEECH_LEVEL},
     )  # fmt: skip
     pool = Pool(args.seed, first=trainer.step // RENEWAL)
 

@@ -307,8 +307,8 @@ def lip_curves(phones: Iterable[Phone], samples: np.ndarray) -> np.ndarray:
         if viseme.firm:
             firm_target[span], firm[span] = _shape(viseme), 1.0
 
-    target *= np.where(np.isin(_NAMES, ("jawOpen", "mouthLowerDown", "mouthUpperUp")), _effort(samples), 1.0)
     blended = _blur(target * weight, _BLEND_SIGMA) / np.maximum(_blur(weight, _BLEND_SIGMA), 1e-6)
+    blended *= np.where(np.isin(_NAMES, ("jawOpen", "mouthLowerDown", "mouthUpperUp")), _effort(samples), 1.0)
     mask = _blur(firm, _FIRM_SIGMA)
     firm_shape = _blur(firm_target, _FIRM_SIGMA) / np.maximum(mask, 1e-6)
     # Blurring lowers the peak of a 60 ms closure to 0.97; the gain makes it reach 1.
@@ -322,13 +322,13 @@ def _blur(rows: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _effort(samples: np.ndarray) -> np.ndarray:
-    """(m, 1) factor of the mouth opening by loudness, 0.2 to 1.2; 0.9 at the mean level of the speech.
+    """(m, 1) factor of the mouth opening by loudness, 0.12 to 1.3; 1 at the mean level of the speech.
 
-    People lower the jaw further for louder syllables, and hardly for unstressed ones. The factor follows the level
-    itself rather than its logarithm, so that the jaw moves with the voice's envelope.
+    People lower the jaw further for louder syllables, and hardly for unstressed ones and for consonants. The factor
+    grows faster than the level, because compressed recordings keep little of the difference.
     """
     level = gaussian_filter1d(level_of(samples), 0.025 * CURVE_FPS)
-    return np.clip(0.15 + 0.75 * level / 10 ** (speech_level(samples) / 20), 0.2, 1.2)[:, None]
+    return np.clip((level / 10 ** (speech_level(samples) / 20)) ** 1.3, 0.12, 1.3)[:, None]
 
 
 def _activity(phones: Iterable[Phone], rows: int) -> np.ndarray:
