@@ -281,10 +281,13 @@ def _choose(container: av.container.InputContainer, source: SoundFile) -> av.Aud
         message = f"{source.path} has no audio stream {source.stream}; it has {len(streams)}."
         raise EDTalkError(message, f"Choose an audio stream from 1 to {len(streams)}.", "media")
     if source.stream is not None:
-        stream = streams[source.stream - 1]
-    else:
-        marked = [stream for stream in streams if stream.disposition & av.stream.Disposition.default]
-        stream = (marked or streams)[0]
+        streams = streams[source.stream - 1 :][:1]
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:  # phones add a stream of spatial sound, which FFmpeg cannot decode
+        message = f"The sound of {source.path} has a format that cannot be decoded: {_EXPECTED}."
+        raise EDTalkError(message, "Export the sound as WAV.", "media")
+    marked = [stream for stream in known if stream.disposition & av.stream.Disposition.default]
+    stream = (marked or known)[0]
     if {"mov", "caf"} & set(container.format.name.split(",")):
         _name_layout(stream.codec_context)
     return stream

@@ -236,7 +236,12 @@ def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
         found = "only sound" if container.streams.audio else "no video stream"
         container.close()
         raise EDTalkError(f"{path} has no video: {_EXPECTED}, found {found}.", "Choose another file.", "media")
-    return container, streams[0]
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        container.close()
+        message = f"The picture of {path} has a format that cannot be decoded: {_EXPECTED}."
+        raise EDTalkError(message, "Export it as H.264.", "media")
+    return container, known[0]
 
 
 def _decode(

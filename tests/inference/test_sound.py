@@ -329,3 +329,32 @@ def test_mel_does_not_depend_on_the_chunks(monkeypatch, length):
     for chunk in (1, 7, 80):
         monkeypatch.setattr(lipsync, "_MEL_CHUNK", chunk)
         np.testing.assert_allclose(lipsync.mel_spectrogram(samples), whole, atol=1e-4)
+
+
+def without_decoder(path, numbers):
+    """Give some sound streams of a MOV the format of Apple's spatial sound, which FFmpeg does not know."""
+    content, at = bytearray(path.read_bytes()), []
+    begin = content.find(b"stsd")
+    while begin >= 0:
+        sample = content.find(b"mp4a", begin, begin + 40)
+        at += [sample] if sample >= 0 else []
+        begin = content.find(b"stsd", begin + 4)
+    for number in numbers:
+        content[at[number] : at[number] + 4] = b"apac"
+        codec = content.find(b"esds", at[number])
+        content[codec : codec + 4] = b"free"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("unknown", [[1], [0], [0, 1]])
+def test_spatial_sound_of_a_phone_is_passed_over(tmp_path, unknown):
+    tracks = [("aac", [(0.0, sine(1.0))]), ("aac", [(0.0, sine(1.0))])]
+    path = without_decoder(write_tracks(tmp_path / "phone.mov", tracks), unknown)
+    with av.open(str(path)) as file:
+        assert [stream.codec_context is None for stream in file.streams.audio] == [n in unknown for n in (0, 1)]
+    if len(unknown) == 1:
+        assert np.abs(load_sound(path)[0]).max() > 0.2
+    for stream in unknown if len(unknown) == 1 else [*unknown, None]:
+        with pytest.raises(EDTalkError, match="cannot be decoded"):
+            load_sound(path, None if stream is None else stream + 1)
