@@ -249,7 +249,7 @@ def _decode(
 ) -> Generator[av.VideoFrame, None, None]:
     """Frames in presentation order. Damaged packets are skipped, with a warning at the end."""
     stream.thread_type = "AUTO"
-    count, bad, end = 0, 0, Fraction(0)
+    count, bad, last = 0, 0, None  # last: the largest timestamp
     with container:
         expected = _duration(container, stream)
         packets = container.demux(stream)
@@ -268,14 +268,16 @@ def _decode(
                 if not count:
                     check_colours(frame, stream.codec_context.codec_tag, str(path))
                 count += 1
-                if frame.pts is not None:
-                    shown = _seconds(frame.pts - (stream.start_time or 0), frame.time_base)
-                    end = max(end, shown + 1 / _rate(stream))
+                if frame.pts is not None and (last is None or frame.pts > last):
+                    last = frame.pts
                 yield frame
             if packet is None:
                 break
     if not count:
         raise EDTalkError(f"{path} has no readable frame.", "Copy or export it again.", "media")
+    end = Fraction(0)
+    if last is not None:
+        end = _seconds(last - (stream.start_time or 0), stream.time_base) + 1 / _rate(stream)
     short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
     if bad or short:
         length = f" of {float(expected):.2f}" if expected else ""
@@ -407,7 +409,8 @@ def deinterlaced(rgb: np.ndarray) -> np.ndarray:
 
 def _shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
     """Width and height of a frame in square pixels, before it is rotated; the height is kept."""
-    return max(1, round(frame.width * aspect)), frame.height
+    width = frame.width if aspect == 1 else max(1, round(frame.width * aspect))
+    return width, frame.height
 
 
 def _aspect(stream: av.VideoStream) -> Fraction:
