@@ -30,6 +30,7 @@ EXCLUDED = {  # operators of which only `poll` is called: why, and where they ar
     "cancel_installation": "needs a running installation; tests/blender/test_engine_buttons.py",
     "use_installed_engine": "needs another Python in the preferences; tests/blender/test_engine_buttons.py",
     "show_preferences": "needs a window, which background mode does not have",
+    "apply_pose_asset": "needs a pose that is selected in an Asset Browser; tests/blender/test_pose_assets.py",
     "make_override": "needs a second file with a linked character; tests/blender/test_character.py",
 }
 
@@ -86,6 +87,17 @@ class World:
         session = self.package.engine.session
         session.wait(self.package.character.rest_pose.measure(self.obj))
         return {}
+
+    def two_faces(self) -> dict[str, Any]:
+        bpy.ops.edtalk.add_character(filepath=str(ROOT / "inference" / "demo" / "portrait_2.png"))
+        bpy.ops.edtalk.render_face(frames="SCENE", everybody=True)
+        return {}
+
+    def several_variations(self) -> dict[str, Any]:
+        self.obj.edtalk.head_variations = 2
+        bpy.ops.edtalk.head_motion()
+        (strip, *_rest) = self.package.timeline.sequencer.dialogue(bpy.context.scene, self.obj)
+        return {"name": self.package.lipsync.head_motion.variations(strip)[1]}
 
     def without_character(self) -> dict[str, Any]:
         bpy.data.objects.remove(self.obj)
@@ -157,6 +169,7 @@ PREPARED: dict[str, Callable[[World], dict[str, Any]]] = {  # what an operator n
     "add_emotion": lambda world: world.own_emotion(),
     "add_link": World.head,
     "apply_names": World.named,
+    "arrange_faces": World.two_faces,
     "bake_shapes": World.linked_head,
     "build_compositor": World.rendered,
     "cancel": World.rendering,
@@ -183,10 +196,12 @@ PREPARED: dict[str, Callable[[World], dict[str, Any]]] = {  # what an operator n
     "render_face": lambda _world: {"frames": "SCENE"},
     "resync": World.lip_synced,
     "save_emotion": World.expression,
+    "save_pose_asset": lambda world: world.expression() and {},
     "select_character": lambda world: {"uid": world.obj.edtalk.uid},
     "set_bank": lambda _world: {"starter": True},
     "set_portrait": lambda world: {"filepath": world.portrait},
     "undrive_shapes": World.driven_head,
+    "use_variation": World.several_variations,
 }
 
 
@@ -231,7 +246,7 @@ def main() -> None:
     result = {
         "registered": sorted(dir(bpy.ops.edtalk)),
         "defined": sorted(known),
-        "replaced": [name for name, cls in known.items() if getattr(bpy.types, cls.__name__, None) is not cls],
+        "replaced": [name for name, cls in known.items() if getattr(bpy.types, f"EDTALK_OT_{name}", None) is not cls],
         "excluded": EXCLUDED,
         "calls": {name: call(world, name) for name in known},
     }
