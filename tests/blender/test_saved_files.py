@@ -5,6 +5,7 @@ keys, one lip-synced sound strip, its face strip of 12 frames and the compositor
 the file and are not in it.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 SAVED = Path(__file__).parent / "data" / "saved_by_8e81f54.blend"
 FRAMES = 12
+WEIGHTS = "f6fb7a120b68241b5614b7d0d1328ffce1aabebbbacd62bf67dd5a4b202dd6e5"  # of the starter bank at that time
 
 
 @pytest.fixture
@@ -37,9 +39,17 @@ def test_the_character_and_its_values(package, opened, anna):
     assert group.feather == pytest.approx(0.3)
     assert character.sliders.bank_state(anna, "pose").strength == 0.5
     assert list(character.sliders.own_presets(anna)) == ["wry"]
-    assert package.character.rest_pose.is_known(anna), "the portrait need not be measured again"
     rows = package.animation.sampling.sample(opened, anna, range(1, FRAMES + 1))
     np.testing.assert_allclose(rows, json.loads(opened["expected_rows"]), atol=1e-5)
+
+
+def test_its_portrait_is_measured_again_only_for_other_weights(package, anna, monkeypatch):
+    files, rest_pose = package.character.files, package.character.rest_pose
+    bank = dataclasses.replace(files.bank_of(anna), sha256=WEIGHTS)
+    monkeypatch.setattr(files, "bank_of", lambda _obj: bank)
+    assert rest_pose.is_known(anna)
+    bank = dataclasses.replace(bank, sha256="0" * 64)
+    assert not rest_pose.is_known(anna)
 
 
 def test_its_strips(package, opened, anna):
@@ -69,7 +79,11 @@ def test_its_compositor_nodes_are_found_again(package, opened, anna, fake_engine
     bpy.ops.edtalk.render_face(frames="SCENE")
     (face,) = package.timeline.sequencer.faces(opened, anna)
     tree = package.compat.compositor(opened)
-    count = len(tree.nodes)
+    nodes = {node.name for node in tree.nodes}
     assert not package.plate.compositing.is_new(opened, face)
+    package.plate.compositing.build(opened, anna, face)
+    added = [node.bl_idname for node in tree.nodes if node.name not in nodes]
+    assert added in ([], ["CompositorNodeViewer"])  # the version that saved the file had no Viewer node
+    count = len(tree.nodes)
     package.plate.compositing.build(opened, anna, face)
     assert len(tree.nodes) == count
