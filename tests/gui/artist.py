@@ -10,14 +10,19 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import bpy
 
 Steps = Generator[float, None, None]
 
-ROW = 12  # pixels between two places to look for a button; buttons are 20 pixels high
+ROW = 14  # pixels between two places to look for a button; buttons are 20 pixels high
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+KEYS = {" ": "SPACE", **{str(number): name for number, name in enumerate(DIGITS)}}
+HELP, CROSS = -60, -48  # pixels from the right edge of a sidebar: Help buttons, buttons that cancel
 TABS = 20  # pixels, width of the tabs beside a sidebar
+_places: dict[tuple[str, str, str], tuple[int, int]] = {}  # where buttons were found last
 
 
 def window() -> bpy.types.Window:
@@ -41,14 +46,14 @@ def middle(of: bpy.types.Area, kind: str = "WINDOW") -> tuple[int, int]:
     return found.x + found.width // 2, found.y + found.height // 2
 
 
-def over(of: bpy.types.Area, kind: str = "WINDOW") -> object:
+def over(of: bpy.types.Area, kind: str = "WINDOW") -> AbstractContextManager[object]:
     """A context with this area, for Blender's operators and for reading the button under the pointer."""
     return bpy.context.temp_override(window=window(), area=of, region=region(of, kind))
 
 
 def move(where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
     (of or window()).event_simulate(type="MOUSEMOVE", value="NOTHING", x=where[0], y=where[1])
-    yield 0.1
+    yield 0.03
 
 
 def press(key: str, where: tuple[int, int], of: bpy.types.Window | None = None, **modifiers: bool) -> Steps:
@@ -67,7 +72,7 @@ def click(where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
 def type_text(words: str, where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
     of = of or window()
     for letter in words:
-        key = "SPACE" if letter == " " else letter.upper()
+        key = KEYS.get(letter, letter.upper())
         of.event_simulate(type=key, value="PRESS", unicode=letter, x=where[0], y=where[1])
         of.event_simulate(type=key, value="RELEASE", x=where[0], y=where[1])
         yield 0.05
@@ -108,6 +113,34 @@ def show_sidebar(of: bpy.types.Area, tab: str = "EDTalk") -> Steps:
     yield 0.7
 
 
+def choose_file(path: Path) -> Steps:
+    """Choose a file in the file browser that a button has opened, in a window of its own or in an area."""
+    yield from until(lambda: _browser() is not None, 20)
+    yield 1.0
+    of, browser = _browser()
+    space = browser.spaces.active
+    space.params.directory, space.params.filename = str(path.parent).encode(), path.name
+    yield 1.5
+    yield from press("RET", middle(browser), of)
+    yield from until(lambda: _browser() is None, 30)
+    yield 0.5
+
+
+def close_other_windows() -> Steps:
+    for one in list(bpy.context.window_manager.windows)[1:]:
+        with bpy.context.temp_override(window=one):
+            bpy.ops.wm.window_close()
+    yield 1.0
+
+
+def _browser() -> tuple[bpy.types.Window, bpy.types.Area] | None:
+    for one in bpy.context.window_manager.windows:
+        for found in one.screen.areas:
+            if found.type == "FILE_BROWSER" and found.spaces.active.active_operator is not None:
+                return one, found
+    return None
+
+
 def under_pointer(of: bpy.types.Area, kind: str) -> str:
     """What the button under the pointer does: Python ("bpy.ops.edtalk.reset(bank='')"), or the path of its property."""
     with over(of, kind):
@@ -118,27 +151,41 @@ def under_pointer(of: bpy.types.Area, kind: str) -> str:
         return found[1] if found else ""
 
 
-def find(of: bpy.types.Area, action: str, kind: str = "UI") -> Generator[float, None, tuple[int, int]]:
+def find(
+    of: bpy.types.Area, action: str, kind: str = "UI", across: float = 0.5
+) -> Generator[float, None, tuple[int, int]]:
     """Move over the region, and scroll, until the pointer is over a button that does `action`. Returns the place.
 
-    action: part of what `under_pointer` returns, such as "edtalk.lip_sync(" or ".threads".
+    action: part of what `under_pointer` returns, such as "edtalk.lip_sync(" or ".threads". across: where to look,
+    from 0 for the left to 1 for the right edge of the region; negative: pixels from its right edge.
     """
     shown = region(of, kind)
-    for _ in range(4):
-        for share in (0.5, 0.2, 0.8, 0.93):
-            x = shown.x + int((shown.width - TABS) * share)
-            for y in range(shown.y + shown.height - 10, shown.y + 4, -ROW):
-                yield from move((x, y))
-                if action in under_pointer(of, kind):
-                    return x, y
-        for _ in range(6):
-            yield from press("WHEELDOWNMOUSE", middle(of, kind))
+    last = _places.get((of.type, kind, action))
+    if last is not None:
+        yield from move(last)
+        if action in under_pointer(of, kind):
+            return last
+    x = shown.x + (int((shown.width - TABS) * across) if across > 0 else shown.width + int(across))
+    for wheel, turns in (("", 0), ("WHEELUPMOUSE", 10), *[("WHEELDOWNMOUSE", 3)] * 6):
+        for _ in range(turns):
+            yield from press(wheel, middle(of, kind))
+        for y in range(shown.y + shown.height - 10, shown.y + 4, -ROW):
+            yield from move((x, y))
+            if action in under_pointer(of, kind):
+                yield 0.3  # a region scrolls smoothly
+                rows = []
+                for row in range(y + 4, y - 24, -4):
+                    yield from move((x, row))
+                    rows += [row] if action in under_pointer(of, kind) else []
+                if rows:
+                    _places[of.type, kind, action] = x, sum(rows) // len(rows)
+                    return _places[of.type, kind, action]
     raise AssertionError(f"no button of the {of.type} does {action}")
 
 
-def press_button(of: bpy.types.Area, action: str, kind: str = "UI") -> Steps:
+def press_button(of: bpy.types.Area, action: str, kind: str = "UI", across: float = 0.5) -> Steps:
     """Click a button of a region, see `find`."""
-    yield from click((yield from find(of, action, kind)))
+    yield from click((yield from find(of, action, kind, across)))
 
 
 class Stage:

@@ -10,6 +10,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "docs" / "manual"
 PAGES = sorted(FOLDER.glob("*.html"))
+MOST_IMAGES = 2_000_000  # bytes, so that the extension stays a small download
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -55,3 +56,15 @@ def test_links_lead_to_files_and_anchors_of_the_manual(path: Path) -> None:
 def test_the_contents_list_every_page() -> None:
     listed = set(Page(FOLDER / "index.html").targets)
     assert {path.name for path in PAGES} - listed == {"index.html"}
+
+
+def test_images_are_small_and_all_are_used() -> None:
+    images = sorted((FOLDER / "images").iterdir())
+    assert sum(image.stat().st_size for image in images) <= MOST_IMAGES
+    used = {target for path in PAGES for target in Page(path).targets if target.startswith("images/")}
+    assert {f"images/{image.name}" for image in images} == used
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_task_has_a_picture(path: Path) -> None:
+    assert Page(path).alternatives or path.stem in ("glossary", "command-line")
