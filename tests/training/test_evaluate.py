@@ -377,7 +377,7 @@ def test_silence_is_found_by_level() -> None:
 def test_true_curves_close_the_lips_and_rest_in_silence(heads) -> None:
     spoken = [
         voices.MouthMotion(heard, *voices.mouth(heard.truth), *voices.mouth(heard.truth))
-        for heard in voices.synthetic(4)
+        for heard in voices.synthetic(6)  # some are rooms without speech
     ]
     assert sum(len(one.heard.closures) for one in spoken) > 10
     assert any(one.heard.silences for one in spoken)
