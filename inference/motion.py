@@ -73,7 +73,7 @@ def head_motion(
         raise EDTalkError("Frame times must be finite numbers of seconds, found NaN or infinity.")
     voice, note = cached_prosody(samples), ""
     if voice.voiced_share < LEAST_VOICED:
-        nods, note = 0.0, "No speech was heard; only slow motion was made."
+        nods, note = 0.0, "No speech was found in the sound; only slow motion was made."
     model = flow_of(bank)
     rows = np.zeros((len(seeds), len(times), len(names)), np.float32)
     for number, seed in enumerate(seeds):

@@ -5,8 +5,9 @@
     <user folder>/installer/   temporary files of the installation
     <engine>/                  the engine, see engine.py
 
-The engine gets Blender's own Python, see interpreters.py. The extension brings pip, which downloads, because it knows
-the computer's index, proxy and certificates. fetch.py runs it and resumes interrupted downloads, also of earlier runs.
+The engine gets Blender's own Python, see interpreters.py. The extension contains pip, which downloads the packages,
+because pip uses the computer's settings for index, proxy and certificates. fetch.py runs it and resumes interrupted
+downloads, also of earlier runs.
 """
 
 from __future__ import annotations

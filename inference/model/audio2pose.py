@@ -121,19 +121,22 @@ class Step(nn.Module):
 
 
 class Band(nn.Module):
-    """The flow of one band. level: of the wavelet transform. hears: whether it depends on the prosody. slower: whether
-    it depends on slower bands."""
+    """The flow of one band.
 
-    def __init__(self, config: Audio2PoseConfig, level: int, steps: int, hears: bool, slower: bool) -> None:
+    level: of the wavelet transform. with_audio: whether it depends on the prosody. slower: whether it depends on slower
+    bands.
+    """
+
+    def __init__(self, config: Audio2PoseConfig, level: int, steps: int, with_audio: bool, slower: bool) -> None:
         super().__init__()
         self.level = level
         self.sub_steps = min(_SUB_STEPS, 2**level)
         self.audio: nn.Sequential | None = None
-        if hears:
+        if with_audio:
             self.audio = nn.Sequential(
                 nn.Conv1d(config.features * self.sub_steps, 64, 1), nn.SiLU(), nn.Conv1d(64, config.audio, 1)
             )
-        context = (config.audio if hears else 0) + (POSE if slower else 0)
+        context = (config.audio if with_audio else 0) + (POSE if slower else 0)
         self.steps = nn.ModuleList(Step(context, config.width, kind) for kind in range(steps))
 
     def context(self, features: Tensor, slower: Tensor | None) -> Tensor | None:
@@ -167,7 +170,7 @@ class Audio2Pose(nn.Module):
         self.config = config or Audio2PoseConfig()
         levels = [LEVELS, *range(LEVELS, 0, -1)]
         self.bands = nn.ModuleList(
-            Band(self.config, level, steps, hears=index >= 2, slower=index >= 1)
+            Band(self.config, level, steps, with_audio=index >= 2, slower=index >= 1)
             for index, (level, steps) in enumerate(zip(levels, self.config.steps, strict=True))
         )
         self.register_buffer("feature_mean", torch.zeros(self.config.features, 1))

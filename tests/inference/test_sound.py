@@ -332,7 +332,7 @@ def test_mel_does_not_depend_on_the_chunks(monkeypatch, length):
 
 
 def without_decoder(path, numbers):
-    """Give some sound streams of a MOV the format of Apple's spatial sound, which FFmpeg does not know."""
+    """Give some sound streams of a MOV the format of Apple's spatial sound, which FFmpeg cannot decode."""
     content, at = bytearray(path.read_bytes()), []
     begin = content.find(b"stsd")
     while begin >= 0:

@@ -122,7 +122,7 @@ def listed(found: Sequence[Followed]) -> str:
 
 
 def heard_in(path: Path, english: bool) -> voices.VoiceClip:
-    """A recording; only English ones are aligned, because the recogniser knows no other language."""
+    """A recording; only English ones are aligned, because the recogniser supports no other language."""
     if english:
         return voices.real(path)
     samples = to_16k(*load_sound(path))

@@ -1,4 +1,4 @@
-"""Head motion from speech: the flow against the gesture model that it learnt from, and against simpler motion.
+"""Head motion from speech: the flow against the gesture model that it was trained on, and against simpler motion.
 
     python -m training evaluate-performance inference/banks/starter.safetensors --out DIR
 
