@@ -60,7 +60,7 @@ def measure(obj: bpy.types.Object, *, quietly: bool = False) -> Task:
         viewport.show_pixels(obj, viewport.to_rgba(answer.pixels))
 
     request = requests.Portrait(files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj))
-    label = "" if quietly else f"Analyze portrait of {obj.name}"
+    label = "" if quietly else f"Analyze {obj.name}"
     task = session.submit(request, label=label, on_done=apply)
     _requests[uid] = signature, task
     return task

@@ -13,6 +13,7 @@ from ..engine import session
 from ..engine.operator_base import BaseOperator, EngineOperator
 from ..engine.session import Task
 from ..timeline import sequencer
+from ..workspace import operators as workspace
 from .lipsync import clear_lips, lip_sync
 
 WHICH = (
@@ -62,6 +63,9 @@ class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
             self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips could not be lip-synced: {failed[0]}")
         elif is_first and sync_playback(scene, context.scene):
             self.report({"INFO"}, "Lip Sync started. Playback is set to Sync to Audio, with Audio Scrubbing")
+        if is_first:  # later the artist's own view is kept
+            for task in filter(None, tasks):
+                task.then(lambda _task: workspace.zoom_to_curves())
         one_undo_step([task for task in tasks if task], "Lip Sync")
         self.finish(*(task for task in tasks if task))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import bpy
@@ -67,13 +68,25 @@ def _arrange() -> float | None:
     with context.temp_override(window=windows[0]):
         if (obj := character.active(context)) is not None:
             placement.show(context, obj)
-    for area in windows[0].screen.areas:
-        region = next(one for one in area.regions if one.type == "WINDOW")
-        with context.temp_override(window=windows[0], area=area, region=region):
-            for operator in (bpy.ops.sequencer.view_all, bpy.ops.graph.view_all):
-                if operator.poll():
-                    operator()
+    _view_all(windows[0], bpy.ops.sequencer.view_all, bpy.ops.graph.view_all)
     return None
+
+
+def zoom_to_curves() -> None:
+    """Zoom the workspace's Graph Editor to the curves, in every window that shows the workspace."""
+    for window in bpy.context.window_manager.windows:
+        if window.workspace.name == NAME:
+            _view_all(window, bpy.ops.graph.view_all)
+
+
+def _view_all(window: bpy.types.Window, *operators: Callable[[], object]) -> None:
+    """Call those of Blender's View All operators that an area of a window supports."""
+    for area in window.screen.areas:
+        region = next(one for one in area.regions if one.type == "WINDOW")
+        with bpy.context.temp_override(window=window, area=area, region=region):
+            for operator in operators:
+                if operator.poll():  # type: ignore[attr-defined]
+                    operator()
 
 
 def _open_tab(region: bpy.types.Region) -> bool:
