@@ -4,7 +4,8 @@
 
 A program that uses no other module of this package. pip runs from its wheel, so that no Python needs to have it. An
 incomplete file is FOLDER/NAME.part; a complete one is renamed to FOLDER/NAME and checked by pip. Only the download
-itself is replaced: indexes, proxies, certificates and passwords are pip's. The program ends when its stdin ends.
+itself is replaced: indexes, proxies, certificates and passwords are pip's. `install` prints a line for each package
+that was unpacked. The program ends when its stdin ends.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv.pop(1))
@@ -25,10 +27,12 @@ from pip._internal.models.link import Link
 from pip._internal.network import utils
 from pip._internal.network.session import PipSession
 from pip._internal.operations import prepare
+from pip._internal.operations.install import wheel
 from pip._vendor.requests import RequestException, Response
 from pip._vendor.urllib3.exceptions import HTTPError
 
 PART = ".part"
+install_wheel = wheel.install_wheel
 RETRIES = 20  # after broken connections, for each file
 _CHUNK = 2**14  # bytes that are written at a time
 _INTERVAL = 0.25  # seconds between two lines of progress
@@ -113,6 +117,12 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def unpack(name: str, *arguments: Any, **options: Any) -> None:
+    """Replaces pip's function, which reports no progress."""
+    install_wheel(name, *arguments, **options)
+    print(f"Unpacked {name}", flush=True)
+
+
 def _end_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)  # not `sys.stdin.read`, whose lock would block the end of the process
     os._exit(1)
@@ -122,4 +132,5 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "--dest" in sys.argv:
         prepare.Downloader = Downloader  # type: ignore[assignment, misc]
+    wheel.install_wheel = unpack
     sys.exit(main())

@@ -260,11 +260,13 @@ class Installation:
 
     def _install_packages(self, chosen: Lock) -> None:
         """Install from the folder; pip checks each locked file again."""
-        self._enter("installing packages")
+        self._enter("checking packages")
         self.unit, self.total = "", len(chosen.packages)
         # No settings of the user's pip: they may name an index, a proxy or another folder.
-        into = self._pip(interpreter(self._folder), "install", "--progress-bar", "off", "--no-warn-script-location")
+        into = self._pip(interpreter(self._folder), "install", "--progress-bar", "off")
         source = ["--isolated", "--no-index", "--find-links", str(self._wheels or self._downloads)]
+        # Python compiles the few modules that are used when it first imports them.
+        into += ["--no-compile", "--no-warn-script-location"]
         command = [*into, "--no-deps", *source, *self._written(chosen.packages)]
         self._call(command, "The engine's packages could not be installed")
         if chosen.unlocked:
@@ -330,9 +332,10 @@ class Installation:
                     continue
                 self.log.write(line)
                 if self.total and not self.unit:
-                    self.done = min(self.done + line.startswith((b"Processing ", b"Collecting ")), self.total)
-                    if line.startswith(b"Installing collected packages"):  # pip reports no progress of this long step
-                        self.phase, self.done, self.total = "unpacking packages", 0, 0
+                    signs = (b"Processing ", b"Collecting ", b"Unpacked ")
+                    self.done = min(self.done + line.startswith(signs), self.total)
+                    if line.startswith(b"Installing collected packages"):
+                        self.phase, self.done = "unpacking packages", 0
         code = process.wait()
         self._check_cancelled()
         if code:
