@@ -542,7 +542,7 @@ def restart() -> None:
 
 
 def unregister() -> None:
-    for timer in (_tick, forget_engine):
+    for timer in (_tick, forget_engine, _hide_notice):
         if bpy.app.timers.is_registered(timer):
             bpy.app.timers.unregister(timer)
     restart()

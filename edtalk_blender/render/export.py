@@ -181,7 +181,8 @@ def render_scene(scene: bpy.types.Scene, path: Path, span: tuple[int, int], form
 
 @persistent
 def _render_ended(*_: object) -> None:
-    bpy.app.timers.register(_restore, first_interval=0.1, persistent=True)
+    if not session.blocking() and not bpy.app.timers.is_registered(_restore):
+        bpy.app.timers.register(_restore, first_interval=0.1, persistent=True)
 
 
 def _restore() -> float | None:

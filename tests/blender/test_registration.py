@@ -40,7 +40,7 @@ def test_disabling_unregisters_everything(addon):
     gc.collect()
     try:
         assert all(names == [] for names in registered().values()), registered()
-        assert not any(bpy.app.timers.is_registered(timer) for timer in timers(addon))
+        assert [timer for timer in timers(addon) if bpy.app.timers.is_registered(timer)] == []
         assert addon.edtalk_blender.character.character.portrait_listeners == []
     finally:
         bpy.ops.preferences.addon_enable(module=EXTENSION)
