@@ -8,9 +8,11 @@ the region: Blender then tells which operator or property is under the pointer.
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
@@ -22,6 +24,19 @@ DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT"
 KEYS = {" ": "SPACE", **{str(number): name for number, name in enumerate(DIGITS)}}
 HELP, CROSS = -60, -48  # pixels from the right edge of a sidebar: Help buttons, buttons that cancel
 TABS = 20  # pixels, width of the tabs beside a sidebar
+SCROLL = ("WHEELUPMOUSE", "WHEELDOWNMOUSE")
+
+
+@dataclass
+class Hand:
+    """clicks: clicks and keys so far, without scrolling. pressed: time of the last one. where: its place."""
+
+    clicks: int = 0
+    pressed: float = 0.0
+    where: tuple[int, int] = (0, 0)
+
+
+hand = Hand()
 _places: dict[tuple[str, str, str], tuple[int, int]] = {}  # where buttons were found last
 
 
@@ -60,9 +75,16 @@ def press(key: str, where: tuple[int, int], of: bpy.types.Window | None = None, 
     of = of or window()
     yield from move(where, of)
     yield 0.1
+    note(where, key not in SCROLL)
     of.event_simulate(type=key, value="PRESS", x=where[0], y=where[1], **modifiers)
     of.event_simulate(type=key, value="RELEASE", x=where[0], y=where[1], **modifiers)
     yield 0.3
+
+
+def note(where: tuple[int, int], counts: bool = True) -> None:
+    """Note a click or key, also one for which a script takes a shorter way, such as a choice in the file browser."""
+    if counts:
+        hand.clicks, hand.pressed, hand.where = hand.clicks + 1, time.monotonic(), where
 
 
 def click(where: tuple[int, int], of: bpy.types.Window | None = None) -> Steps:
@@ -73,6 +95,7 @@ def type_text(words: str, where: tuple[int, int], of: bpy.types.Window | None = 
     of = of or window()
     for letter in words:
         key = KEYS.get(letter, letter.upper())
+        note(where)
         of.event_simulate(type=key, value="PRESS", unicode=letter, x=where[0], y=where[1])
         of.event_simulate(type=key, value="RELEASE", x=where[0], y=where[1])
         yield 0.05
@@ -113,6 +136,12 @@ def show_sidebar(of: bpy.types.Area, tab: str = "EDTalk") -> Steps:
     yield 0.7
 
 
+def scroll_up(of: bpy.types.Area) -> Steps:
+    """Scroll a sidebar to its top."""
+    for _ in range(12):
+        yield from press("WHEELUPMOUSE", middle(of, "UI"))
+
+
 def choose_file(path: Path) -> Steps:
     """Choose a file in the file browser that a button has opened, in a window of its own or in an area."""
     yield from until(lambda: _browser() is not None, 20)
@@ -120,6 +149,7 @@ def choose_file(path: Path) -> Steps:
     of, browser = _browser()
     space = browser.spaces.active
     space.params.directory, space.params.filename = str(path.parent).encode(), path.name
+    note(middle(browser))
     yield 1.5
     yield from press("RET", middle(browser), of)
     yield from until(lambda: _browser() is None, 30)
@@ -165,12 +195,14 @@ def find(
         yield from move(last)
         if action in under_pointer(of, kind):
             return last
+    seen: dict[str, None] = {}
     x = shown.x + (int((shown.width - TABS) * across) if across > 0 else shown.width + int(across))
     for wheel, turns in (("", 0), ("WHEELUPMOUSE", 10), *[("WHEELDOWNMOUSE", 3)] * 6):
         for _ in range(turns):
             yield from press(wheel, middle(of, kind))
         for y in range(shown.y + shown.height - 10, shown.y + 4, -ROW):
             yield from move((x, y))
+            seen[under_pointer(of, kind)] = None
             if action in under_pointer(of, kind):
                 yield 0.3  # a region scrolls smoothly
                 rows = []
@@ -180,7 +212,7 @@ def find(
                 if rows:
                     _places[of.type, kind, action] = x, sum(rows) // len(rows)
                     return _places[of.type, kind, action]
-    raise AssertionError(f"no button of the {of.type} does {action}")
+    raise AssertionError(f"no button of the {of.type} does {action}, but {list(seen)}")
 
 
 def press_button(of: bpy.types.Area, action: str, kind: str = "UI", across: float = 0.5) -> Steps:
@@ -198,15 +230,21 @@ class Stage:
         self.out, self.wanted = out, out.with_name("shots.txt")
         self.results: dict[str, object] = {}
 
-    def screenshot(self, name: str, *areas: bpy.types.Area) -> Steps:
-        """Have a screenshot taken, of these areas or of the whole window."""
+    def screenshot(
+        self, name: str, *areas: bpy.types.Area, right: int = 0, of: bpy.types.Window | None = None
+    ) -> Steps:
+        """Have a screenshot taken, of these areas, of a smaller window or of everything.
+
+        right: only so many pixels at the right of the areas.
+        """
         yield 0.5
-        box = ""
+        box = f"{of.width}x{of.height}+{of.x}+{window().height - of.y - of.height}" if of else ""
         if areas:
             left, bottom = min(one.x for one in areas), min(one.y for one in areas)
-            right = max(one.x + one.width for one in areas)
             top = max(one.y + one.height for one in areas)
-            box = f"{right - left}x{top - bottom}+{left}+{window().height - top}"
+            edge = max(one.x + one.width for one in areas)
+            left = max(left, edge - right) if right else left
+            box = f"{edge - left}x{top - bottom}+{left}+{window().height - top}"
         partial = self.wanted.with_suffix(".part")
         partial.write_text(json.dumps({"name": name, "box": box}))
         partial.rename(self.wanted)

@@ -1,12 +1,13 @@
 """Renew docs/manual/images and docs/first-hour.md from a run of the scripts in a real window:
 
-python -m tests.gui.window first_hour first_hour:again manual_pictures
+python -m tests.gui.window first_hour:install first_hour:engine first_hour first_hour:again manual_pictures
 python -m tests.gui.publish
 """
 
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,22 @@ from PIL import Image
 from tests.gui import window
 
 IMAGES, CHECKLIST = window.ROOT / "docs" / "manual" / "images", window.ROOT / "docs" / "first-hour.md"
-WIDTH, QUALITY = 1100, 78  # pixels, JPEG
+WIDTH, QUALITY = 1000, 66  # pixels, JPEG
 
 SOURCES = {  # picture of the manual: end of a screenshot's name
     "3d-face": "3d-face",
     "arkit": "arkit",
+    "capture": "capture",
     "character": "_slider",
     "compositing": "compositing",
+    "dub": "dub",
     "edit": "_moved",
     "emotion": "dialog_change_emotion",
     "export": "export",
+    "farm": "farm",
     "head-motion": "_idle",
     "install": "install",
     "lip-sync": "_lip_sync",
-    "panels": "panels",
     "render": "rendering",
     "several-characters": "several-characters",
     "troubleshooting": "troubleshooting",
@@ -36,11 +39,12 @@ SOURCES = {  # picture of the manual: end of a screenshot's name
 }
 INTRODUCTION = """# The first hour
 
-Measured by `tests/gui/first_hour.py` in a window of Blender {version}, from the tab to an exported movie. *Clicks*
+Measured by `tests/gui/first_hour.py` in a window of Blender {version}, from the zip to an exported movie. *Clicks*
 counts the mouse clicks and keys of a step. *Seconds* is the time from the last of them to the result, on two cores that
-other programs used as well. *Undo*: the script undid the step, found its result gone, redid it and found it back.
+other programs used as well; Blender drew with the processor. *Undo*: the script undid the step, found its result gone,
+redid it and found it back. *Next:* is what the sidebar shows as the next step, where it changed.
 
-| | step | clicks | seconds | what the screen says meanwhile | undo |
+| | step | clicks | seconds | what the screen says | undo |
 |---|---|---|---|---|---|
 """
 
@@ -48,24 +52,30 @@ other programs used as well. *Undo*: the script undid the step, found its result
 def publish(where: Path) -> None:
     IMAGES.mkdir(exist_ok=True)
     for name, source in SOURCES.items():
-        (picture,) = where.glob(f"*{source}.png" if source.startswith("_") else f"{source}.png")
+        picture = next(iter(where.glob(f"*{source}.png" if source.startswith("_") else f"{source}.png")), None)
+        if picture is None:
+            print(f"kept: {name}.jpg")
+            continue
         with Image.open(picture) as image:
             small = image.convert("RGB")
             small.thumbnail((WIDTH, WIDTH), Image.Resampling.LANCZOS)
             small.save(IMAGES / f"{name}.jpg", quality=QUALITY, optimize=True, progressive=True)
-    runs = [json.loads((where / f"first_hour{part}.json").read_text()) for part in ("", "again")]
+    results = [where / f"first_hour{part}.json" for part in ("install", "engine", "", "again")]
+    runs = [json.loads(path.read_text()) for path in results if path.exists()]
     steps = [step for run in runs for step in run["steps"]]
     for step in steps:
         if "failed" in step:
             print(f"left out: {step['step']}: {step['failed']}")
-    rows = [_row(number, step) for number, step in enumerate((step for step in steps if "failed" not in step), 1)]
+    shown = [step for step in steps if "failed" not in step]
+    rows = [_row(number, step, before) for number, (before, step) in enumerate(pairwise([{}, *shown]), 1)]
     CHECKLIST.write_text(INTRODUCTION.format(version=runs[0]["version"]) + "\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _row(number: int, step: dict[str, Any]) -> str:
-    says = "; ".join(f"*{text.replace('|', '/')}*" for text in step.get("says", []))
+def _row(number: int, step: dict[str, Any], before: dict[str, Any]) -> str:
+    says = [*step.get("says", []), step.get("next") if step.get("next") != before.get("next") else ""]
+    shown = "; ".join(f"*{text.replace('|', '/')}*" for text in says if text)
     undo = "yes" if step.get("undo") else ""
-    return f"| {number} | {step['step']} | {step['clicks']} | {step['seconds']} | {says} | {undo} |"
+    return f"| {number} | {step['step']} | {step['clicks']} | {step['seconds']} | {shown} | {undo} |"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Run a script of this folder in a real Blender window, and take the screenshots that it asks for.
 
-    EDTALK_GUI_BLENDER="blender" DISPLAY=:0 python -m tests.gui.window first_hour first_hour:again manual_pictures
+    EDTALK_GUI_BLENDER="blender" DISPLAY=:0 python -m tests.gui.window first_hour:install first_hour:engine first_hour
 
 EDTALK_GUI_BLENDER is the command that starts a Blender 5.2 or later; it may have several words, for example a chroot
 command. EDTALK_GUI_FOLDER is a folder that both can access under the same path (default: build/gui). Scripts, material
