@@ -121,7 +121,7 @@ def _carry_out(
     entry |= {
         "clicks": hand.clicks - clicks,
         "seconds": round(reached - hand.pressed, 1),
-        "says": [text for text in seen if text not in said_before][:4],
+        "says": [text for text in seen if text not in said_before][:12],
     }
     if picture:
         yield from stage.screenshot(f"{len(checklist):02}_{picture}")

@@ -7,6 +7,7 @@ python -m tests.gui.publish
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ def publish(where: Path) -> None:
 
 def _row(number: int, step: dict[str, Any], before: dict[str, Any]) -> str:
     says = [*step.get("says", []), step.get("next") if step.get("next") != before.get("next") else ""]
-    shown = "; ".join(f"*{text.replace('|', '/')}*" for text in says if text)
+    phases: dict[str, str] = {}  # one text for each phase of a task, without its numbers
+    for text in filter(None, says):
+        phases.setdefault(re.sub(r"\d+ of .*", "", text), text)
+    shown = "; ".join(f"*{text.replace('|', '/')}*" for text in phases.values())
     undo = "yes" if step.get("undo") else ""
     return f"| {number} | {step['step']} | {step['clicks']} | {step['seconds']} | {shown} | {undo} |"
 
