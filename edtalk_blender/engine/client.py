@@ -69,7 +69,7 @@ class Limits:
     start: float = 60.0
     silent: float = 10.0
     kill: float = 30.0
-    cancel: float = 2.0
+    cancel: float = 8.0  # on a busy computer a frame can take seconds, and a new worker longer
     restarts: int = 1
     window: float = 300.0
     messages: int = 256
