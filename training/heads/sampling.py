@@ -77,11 +77,11 @@ def driven(rng: np.random.Generator, sway: float = SWAY) -> np.ndarray:
 
 
 def _expression(rng: np.random.Generator, strongest: float) -> np.ndarray:
-    """(10,) expression: in half of the cases a blend of two emotions, otherwise a few single units."""
+    """(10,) expression, at most `strongest`: in half of the cases a blend of two emotions, else a few single units."""
     if rng.random() < 0.5:
         one, other = (np.array(emotion_vector(name)) for name in rng.choice(list(EMOTIONS), 2))
         share = rng.beta(0.5, 0.5)
-        return rng.uniform(0, strongest) * ((1 - share) * one + share * other)
+        return np.minimum(rng.uniform(0, strongest) * ((1 - share) * one + share * other), strongest)
     values = np.zeros(len(EXPRESSION))
     picked = rng.choice(len(EXPRESSION), rng.integers(0, 5), replace=False)
     values[picked] = rng.random(len(picked)) * min(strongest, 1.0)
