@@ -52,12 +52,16 @@ def to_rgba(pixels: np.ndarray) -> np.ndarray:
 
 # --- Packing
 
-_IDLE = 0.5  # seconds without a new face before it is packed
+_IDLE = 0.15  # seconds without a new face before it is packed, which takes up to 40 ms
 _changed: list[float] = []  # time of the last new face (`time.monotonic`)
 
 
-def _pack_later() -> None:
-    """Pack the faces when they stop changing: Blender asks at every save about images with unsaved changes."""
+@persistent
+def _pack_later(*_: object) -> None:
+    """Pack the faces when they stop changing: Blender asks at every save about images with unsaved changes.
+
+    Also a handler, because an undo can bring back a face with unsaved changes.
+    """
     _changed[:] = [time.monotonic()]
     if not bpy.app.background and not bpy.app.timers.is_registered(pack_when_idle):
         bpy.app.timers.register(pack_when_idle, first_interval=_IDLE, persistent=True)
@@ -65,8 +69,8 @@ def _pack_later() -> None:
 
 def pack_when_idle() -> float | None:
     """Timer: pack the faces once none has changed for a while. Returns the seconds until the next call."""
-    if _changed and time.monotonic() - _changed[0] < _IDLE:
-        return _IDLE
+    if _changed and (rest := _changed[0] + _IDLE - time.monotonic()) > 0:
+        return rest
     _pack_faces()
     return None
 
@@ -80,9 +84,13 @@ def _pack_faces(*_: object) -> None:
 
 def register() -> None:
     bpy.app.handlers.save_pre.append(_pack_faces)
+    for handlers in (bpy.app.handlers.undo_post, bpy.app.handlers.redo_post):
+        handlers.append(_pack_later)
 
 
 def unregister() -> None:
     if bpy.app.timers.is_registered(pack_when_idle):
         bpy.app.timers.unregister(pack_when_idle)
     bpy.app.handlers.save_pre.remove(_pack_faces)
+    for handlers in (bpy.app.handlers.undo_post, bpy.app.handlers.redo_post):
+        handlers.remove(_pack_later)
