@@ -161,7 +161,7 @@ def set_crop(obj: bpy.types.Object, square: Square) -> None:
 
 
 def crop_problem(obj: bpy.types.Object) -> str:
-    """What is wrong with a manual square, as a sentence; empty if it can be used or the portrait is missing."""
+    """The reason why a manual crop cannot be used, as a sentence; empty if it can, or if the portrait is missing."""
     if obj.edtalk.crop_mode != "box":
         return ""
     square = manual_square(obj)
