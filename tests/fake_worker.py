@@ -44,6 +44,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--beat", type=float, default=1.0, metavar="SECONDS", help="between two beats")
     parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="that each frame or answer takes")
+    parser.add_argument("--hold", type=Path, metavar="FILE", help="wait while FILE exists, unless cancelled")
+    parser.add_argument("--hold-after", type=int, default=0, metavar="N", help="frames or answers, then --hold applies")
     parser.add_argument(
         "--load", type=float, default=0.0, metavar="SECONDS", help="to load the bank of the first request"
     )
@@ -171,20 +173,24 @@ class Worker:
             self.send(result, job)
 
     def work(self, job: int) -> None:
-        """One unit of work, which takes `--slow` seconds and may be cancelled."""
+        """One unit of work, which takes `--slow` seconds, waits for `--hold` and may be cancelled."""
         options, until = self.options, time.monotonic() + self.options.slow
         while True:
             if job in self.cancelled:
                 raise CancelledError
-            if time.monotonic() >= until:
+            if time.monotonic() >= until and not self.is_held():
                 break
-            time.sleep(min(0.01, options.slow))
+            time.sleep(0.01 if options.hold else min(0.01, options.slow))
         if self.count == options.die_after:
             die(options.die_with, options.say)
         if self.count == options.hang_after:
             self.writing.acquire()  # stops the beats
             sleep_forever()
         self.count += 1
+
+    def is_held(self) -> bool:
+        hold = self.options.hold
+        return hold is not None and self.count >= self.options.hold_after and hold.exists()
 
     # ---------------------------------------------------------------------------------------- answers
 

@@ -165,6 +165,14 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
 
 
 @pytest.fixture
+def hold(tmp_path: Path) -> Path:
+    """A file for `--hold` of the fake worker, which works on when the test deletes it."""
+    file = tmp_path / "hold"
+    file.touch()
+    return file
+
+
+@pytest.fixture
 def engine(addon: ModuleType) -> ModuleType:
     """The session with the real engine, which keeps running between tests."""
     session = addon.edtalk_blender.engine.session

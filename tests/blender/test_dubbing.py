@@ -235,13 +235,14 @@ def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, f
     assert counts(package, scene, obj) == (0, 40)
 
 
-def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine):
-    fake_engine("--slow", 0.01)
+def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine, hold):
+    fake_engine("--hold", hold, "--hold-after", 2 * FRAMES + 10)
     chain = package.render.dub.begin(scene, [movie])
     pump_until(package, lambda: is_rendering(package) and shown(package, scene))
     (obj,) = package.character.character.characters(scene)
     bpy.ops.edtalk.cancel(number=package.engine.session.tasks[0].number)
     package.engine.session.wait(chain)
+    hold.unlink()
     (face,) = package.timeline.sequencer.faces(scene, obj)
     waiting = package.render.face_strip.waiting_frames(face)
     assert 0 < waiting < FRAMES

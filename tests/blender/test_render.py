@@ -227,12 +227,13 @@ def test_a_strip_is_added_at_once_and_fills(package, scene, saved, turning, fake
     assert counts == list(range(FRAMES, -1, -1))
 
 
-def test_cancel_keeps_finished_frames_and_the_next_render_continues(package, scene, saved, turning, fake_engine):
-    fake_engine("--slow", 0.2)
+def test_cancel_keeps_finished_frames_and_the_next_render_continues(package, scene, saved, turning, fake_engine, hold):
+    fake_engine("--hold", hold, "--hold-after", 5)
     task, _plan = begin(package, scene, turning)
     pump_until(package, lambda: len(pictures(package, turning)) >= 3)
     assert bpy.ops.edtalk.cancel(number=task.number) == {"FINISHED"}
     package.engine.session.wait(task)
+    hold.unlink()
     assert task.cancelled
     done = len(pictures(package, turning))
     assert 3 <= done < FRAMES
@@ -276,18 +277,19 @@ def test_engine_failures_are_reported(package, scene, saved, turning, fake_engin
 
 
 def test_deleting_the_face_strip_cancels_its_render(package, scene, saved, turning, fake_engine):
-    fake_engine("--slow", 0.05)
+    fake_engine("--slow", 0.2)
     task, _plan = begin(package, scene, turning)
     scene.sequence_editor.strips.remove(face(package, scene, turning))
     pump_until(package, lambda: task.finished)
     assert len(pictures(package, turning)) < FRAMES
 
 
-def test_a_second_render_replaces_the_first(package, scene, saved, turning, fake_engine):
-    fake_engine("--slow", 0.02)
+def test_a_second_render_replaces_the_first(package, scene, saved, turning, fake_engine, hold):
+    fake_engine("--hold", hold, "--hold-after", 3)
     first, _plan = begin(package, scene, turning)
     package.animation.keys.insert_keys(turning, {"headYaw": 2.0}, 12)
     second, _plan = begin(package, scene, turning)
+    hold.unlink()
     package.engine.session.wait(second)
     assert first.cancelled
     assert package.render.face_strip.waiting_frames(face(package, scene, turning)) == 0
