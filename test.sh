@@ -7,7 +7,7 @@
 #   bash test.sh [--fast] OPTION...   options for pytest, for example: bash test.sh -k bank
 #
 # .venv/worker runs the tests of the engine, of training and of farm jobs. Every .venv/blender-* runs the add-on's tests.
-# tests/unit runs in all of them. The output is also written to build/test/. No time limit stops a test; pytest prints
+# tests/unit runs in all of them. Two suites run at a time. The output is also written to build/test/. No time limit stops a test; pytest prints
 # the stack of each thread when a test runs for longer than faulthandler_timeout (pyproject.toml).
 #
 # Runs on Linux, on macOS (its bash is version 3.2) and in Git Bash on Windows. mypy runs on Linux only.
@@ -54,20 +54,24 @@ check() {
     record "$name" "$status"
 }
 
-# run ENVIRONMENT FOLDER... : run the tests of the folders in .venv/ENVIRONMENT; the exit status goes to $LOGS.
-run() {
-    local name=$1 status=0
-    shift
-    echo "== $name: $*"
-    "$(python_in "$name")" -m pytest "$@" ${OPTIONS[@]+"${OPTIONS[@]}"} 2>&1 | tee "$LOGS/$name.log" || status=$?
-    echo "$status" >"$LOGS/$name.status"
+# folders_of SUITE : print the folders with its tests.
+folders_of() {
+    case $1 in
+        worker) echo tests/unit tests/inference ;;
+        training) echo tests/training tests/farm tests/fuzz tests/faults ;;
+        blender-*) [[ -n $FAST ]] && echo tests/blender tests/package || echo tests/unit tests/blender tests/package ;;
+    esac
 }
 
-run_in_blenders() {
-    local environment
-    for environment in "${BLENDERS[@]}"; do
-        run "$(basename "$environment")" "${BLENDER_TESTS[@]}"
-    done
+# run SUITE OPTION... : run its tests in .venv/SUITE (training: in .venv/worker); the exit status goes to $LOGS.
+run() {
+    local suite=$1 status=0
+    shift
+    # shellcheck disable=SC2046 # several folders
+    "$(python_in "${suite/training/worker}")" -m pytest $(folders_of "$suite") "$@" >"$LOGS/$suite.log" 2>&1 || status=$?
+    echo "$status" >"$LOGS/$suite.status"
+    echo "== $suite: $(folders_of "$suite")"
+    cat "$LOGS/$suite.log"
 }
 
 bash setup.sh --tests
@@ -83,22 +87,14 @@ if [[ $(uname -s) == Linux ]]; then
 fi
 
 BLENDERS=()
-while read -r environment; do BLENDERS+=("$environment"); done < <(printf '%s\n' .venv/blender-*/ | sort)
-BLENDER_TESTS=(tests/unit tests/blender tests/package)
-if [[ -n $FAST ]]; then
-    BLENDERS=("${BLENDERS[${#BLENDERS[@]} - 1]}")
-    BLENDER_TESTS=(tests/blender tests/package)
-fi
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # the tests of the engine and of the add-on run side by side
-set -m # so that Ctrl-C is not ignored in the background, which some tests rely on
-run_in_blenders >"$LOGS/blender.txt" 2>&1 &
-blenders=$!
-set +m
-trap 'kill -- "-$blenders" 2>/dev/null || true' EXIT
-run worker tests/unit tests/inference tests/training tests/farm tests/fuzz tests/faults
-echo "== waiting for the tests in Blender"
-wait
-cat "$LOGS/blender.txt"
+while read -r environment; do BLENDERS+=("$(basename "$environment")"); done < <(printf '%s\n' .venv/blender-*/ | sort)
+[[ -z $FAST ]] || BLENDERS=("${BLENDERS[${#BLENDERS[@]} - 1]}")
+SUITES=(worker "${BLENDERS[@]}" training)
+echo "== ${SUITES[*]}, two at a time; the output of each follows when it has ended"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} FAST LOGS
+export -f run folders_of python_in
+printf '%s\n' "${SUITES[@]}" |
+    xargs -P 2 -I SUITE bash -c 'run "$@"' run SUITE ${OPTIONS[@]+"${OPTIONS[@]}"}
 for file in "$LOGS"/*.status; do
     status=$(<"$file")
     [[ $status == "$NOTHING_SELECTED" ]] || tested=1
