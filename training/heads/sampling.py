@@ -9,6 +9,7 @@ from training.units import BANKS, EMOTIONS, EXPRESSION, NAMES, POSE_COLUMNS, UNI
 INDEX = {name: position for position, name in enumerate(NAMES)}
 EXP = slice(POSE_COLUMNS.stop, len(UNITS))
 PORTRAITS = 3  # first frames of each person; the first of them is exactly at rest
+GAZE_LIMITS = np.radians((35.0, 25.0))  # furthest turn of the eyes sideways, and up and down
 SWAY = 0.45  # standard deviation of a driven frame's pose coefficients
 SHAPES = (  # lip units that speech uses together; one row is chosen per frame
     ("mouthFunnel", "mouthPucker"),
@@ -122,3 +123,16 @@ def coefficients(index: int, count: int, seed: int = 0, sway: float = SWAY) -> n
     rows = [np.zeros(len(UNITS), np.float32)]
     rows += [portrait(rng) if k < PORTRAITS else driven(rng, sway) for k in range(1, count)]
     return np.stack(rows)
+
+
+def gazes(index: int, count: int, seed: int, deviation: float) -> np.ndarray:
+    """(count, 2) float32 radians by which the eyes of person `index` turn to the picture's right and up in each frame.
+
+    deviation: degrees sideways; half as many up and down. The first frame looks at the camera, as do a third of the
+    others.
+    """
+    rng = np.random.default_rng([seed, index, 3])
+    turned = np.clip(rng.normal(0, np.radians(deviation), (count, 2)) * [1.0, 0.5], -GAZE_LIMITS, GAZE_LIMITS)
+    turned *= rng.random((count, 1)) < 2 / 3
+    turned[:1] = 0.0
+    return turned.astype(np.float32)
