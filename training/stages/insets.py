@@ -23,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.contract.bank import load_bank
 from inference.model.insets import InsetConfig, Insets, InsetsConfig
+from inference.model.load import INSETS, state_of
 from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import Refiner, inverted, pixel_places, warped
 
 from ..heads.data import Batch, HeadPairs
-from ..learning.augment import Crop, filmed, relit, repaint_eyes
+from ..learning.augment import Crop, filmed, photographed, relit, repaint_eyes
 from ..learning.critic import CRITIC_LEAD, Critic, adversarial_loss, critic_loss
 from ..learning.losses import total
 from ..learning.optimiser import adamw, minimise
@@ -199,6 +201,8 @@ def train(args: argparse.Namespace) -> None:
     rng, refiner = seeded(args), loaded_refiner(args.refiner)
     pairs, heldout = HeadPairs(args.data, args.size), HeadPairs([args.heldout], args.size)
     insets = fresh().to(memory_format=torch.channels_last)
+    if args.begin:
+        insets.load_state_dict(state_of(load_bank(args.begin), INSETS))
     average, critics = copy.deepcopy(insets).eval(), nn.ModuleList([Critic(), Critic()])
     anchors, painters = list(insets.anchors.parameters()), [*insets.mouth.parameters(), *insets.eyes.parameters()]
     anchor_optimiser, optimiser = (adamw(part, args.rate, weight_decay=0.01) for part in (anchors, painters))
@@ -223,7 +227,7 @@ def train(args: argparse.Namespace) -> None:
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits, OVERSAMPLE, tinted=False)
         places = anchors_of(batch.tracks.source[:: args.drivings], batch.places, pairs.groups)
         source, driving = relit(repaint_eyes(batch.source, places, rng), batch.driving, places, rng)
-        batch = replace(batch, source=source, driving=driving)
+        batch = replace(batch, source=photographed(source, rng), driving=driving)
         losses, drawn = painting_losses(insets, refiner, pairs, batch, rng)
         judged = list(zip(critics, drawn, strict=True))
         if progress >= args.critic_from:
@@ -250,6 +254,7 @@ def painting_losses(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     parser.add_argument("--refiner", type=Path, required=True, help="checkpoint of the refiner stage, or a bank")
+    parser.add_argument("--begin", type=Path, help="bank whose insets to start from")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="data sets to train on")
     parser.add_argument("--heldout", type=Path, required=True, help="data set of people that are not trained on")
     add_trainer_options(parser, minutes=45.0, rate=1e-3)
