@@ -20,6 +20,7 @@ from ...inference.contract.mixing import EXPRESSION
 from .. import compat
 from ..character import character, files, sliders
 from ..character.operators import OnCharacter
+from ..engine.operator_base import DialogOperator
 from ..lipsync import markers
 from ..translations.context import translated
 from . import emotion_pictures, keys, presets, sampling
@@ -226,7 +227,7 @@ def library() -> presets.Presets:
     return presets.read(library_path()) if library_path().exists() else {}
 
 
-class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
+class EDTALK_OT_save_emotion(DialogOperator, OnCharacter, bpy.types.Operator):
     """Save the current expression as a custom emotion with its own slider"""
 
     bl_idname = "edtalk.save_emotion"
@@ -242,9 +243,6 @@ class EDTALK_OT_save_emotion(OnCharacter, bpy.types.Operator):
         description="Reset the expression sliders to rest and set the slider of the new emotion to 1",
         default=True,
     )
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self)
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)

@@ -18,6 +18,7 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import character, files, sliders, viewport
 from ..character.operators import OnCharacter
+from ..engine.operator_base import DialogOperator
 from ..lipsync import mouth_shapes
 from . import emotion_pictures, keys, pose_operators
 
@@ -179,7 +180,7 @@ def _write(context: bpy.types.Context, bank: str, actions: Collection[bpy.types.
     return path
 
 
-class EDTALK_OT_save_pose_asset(OnCharacter, bpy.types.Operator):
+class EDTALK_OT_save_pose_asset(DialogOperator, OnCharacter, bpy.types.Operator):
     """Make an asset of the current pose, with all sliders that are not at rest"""
 
     bl_idname = "edtalk.save_pose_asset"
@@ -187,9 +188,6 @@ class EDTALK_OT_save_pose_asset(OnCharacter, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     name: StringProperty(name="Name", description="Name of the asset", default="Pose")
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self)
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)

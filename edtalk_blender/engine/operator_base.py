@@ -45,6 +45,13 @@ class BaseOperator:
         raise NotImplementedError
 
 
+class DialogOperator(BaseOperator):
+    """Mixin for operators whose button opens a dialog with their properties."""
+
+    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
+        return context.window_manager.invoke_props_dialog(self)
+
+
 class EngineOperator(BaseOperator):
     """Mixin for operators that use the engine: a button returns at once, a call from a script waits for the result."""
 

@@ -18,11 +18,12 @@ from ...inference.contract.errors import EDTalkError
 from ...inference.contract.head import LARGEST_SEED, head_matrix, head_reason
 from .. import compat
 from ..animation import curves, keys
-from ..character import character, files, sliders
+from ..character import files, sliders
 from ..engine import session
 from ..engine.session import Task
 from ..timeline import audio, sequencer
 from ..timeline.timemap import TimeMap
+from .on_strips import check_usable
 
 HEAD_NLA = "edtalk_head_nla"  # of a dialogue strip: names of the NLA strips with its variations (JSON list)
 EASE = 0.4  # seconds in which the motion begins and ends
@@ -40,16 +41,10 @@ def head_motion(
     Raises EDTalkError if the character is read-only, its bank does not say which sliders turn the head, the sound is
     missing or muted, the strip is in a retimed meta strip, or there are keyframes by hand and `replace` is False.
     """
-    if reason := character.editable_reason(obj):
-        raise EDTalkError(f"{reason}.")
+    check_usable(strip, obj)
     bank = files.bank_of(obj)
     if reason := head_reason(bank):
         raise EDTalkError(f"{reason}.", "Use Name Sliders, or choose the starter bank.", "bank")
-    if problem := audio.problem(strip):
-        raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
-    if meta := sequencer.retimed_meta(strip):
-        message = sequencer.retimed_meta_note(strip, meta)
-        raise EDTalkError(message, "Reset the retiming of the meta strip, and retime the sound in it instead.", "media")
     if audio.is_silent(scene, strip, sequencer.time_map(scene, strip)):
         raise EDTalkError(f"'{strip.name}' is muted.", "Unmute the strip, or raise its volume.")
     names = head_matrix(bank)[0]

@@ -3,60 +3,41 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, StringProperty
 
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.head import head_reason
 from .. import compat, follow
 from ..character import files
-from ..engine import session
-from ..engine.operator_base import BaseOperator, EngineOperator
+from ..engine.operator_base import BaseOperator
 from ..timeline import sequencer
 from .head_motion import head_motion, use_variation, variations
-from .operators import WHICH, chosen_strips, one_undo_step
+from .on_strips import OnStrips, one_undo_step
 
 
-class EDTALK_OT_head_motion(EngineOperator, bpy.types.Operator):
+class EDTALK_OT_head_motion(OnStrips, bpy.types.Operator):
     """Write head keyframes that follow the speech of the selected sound strips: nods at stressed syllables and slow changes of posture"""  # noqa: E501
 
     bl_idname = "edtalk.head_motion"
     bl_label = "Head Motion"  # without "UNDO": one step is pushed when the last strip is done
 
-    which: EnumProperty(name="Strips", description="Sound strips to use", items=WHICH, default="SELECTED")
     replace: BoolProperty(
         name="Replace Keyframes", description="Also replace head keyframes that you inserted in the frames of the strip"
     )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        scene = compat.sequencer_scene(context)
-        if not sequencer.characters(context, scene):
-            return "Add a character first"
-        if not any(strip.type == "SOUND" for strip in compat.strips(scene)):
-            return "Add a sound strip to the sequencer first"
-        return unsupported(context)
+        return super().disabled_reason(context) or unsupported(context)
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        sequencer.ensure_unique_ids(scene)
         if sequencer.settings(scene).follow:
+            sequencer.ensure_unique_ids(scene)
             follow.follow(scene)  # keyframes of a strip that has just moved go first
-        strips = chosen_strips(context, scene, self.which)
-        tasks, failed = [], []
-        for strip in strips:
-            try:
-                obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
-                if obj is None:
-                    message = f"'{strip.name}' has no speaker."
-                    raise EDTalkError(message, "Select the character too, or choose a Speaker.")
-                tasks.append(head_motion(scene, strip, obj, replace=self.replace))
-            except EDTalkError as error:
-                session.report(error)
-                failed.append(error)
-        if len(failed) == len(strips):
-            raise failed[0]
-        if failed:
-            self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips have no head motion: {failed[0]}")
+        replace = self.replace
+        tasks, _failed = self.for_each(
+            context, lambda scene, strip, obj: [head_motion(scene, strip, obj, replace=replace)], "have no head motion"
+        )
         one_undo_step(tasks, "Head Motion")
         self.finish(*tasks)
         return None

@@ -10,13 +10,14 @@ import numpy as np
 from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
 from ..animation import curves, hidden, keys
-from ..character import character, files, rest_pose, sliders
+from ..character import files, rest_pose, sliders
 from ..engine import session
 from ..engine.session import Task
 from ..timeline import audio, lines, sequencer, timemap
 from ..timeline.sequencer import NLA
 from ..timeline.timemap import TimeMap
 from . import markers
+from .on_strips import check_usable
 
 # --- Requesting lip sync
 
@@ -28,17 +29,11 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
     Raises EDTalkError if the character is read-only, its bank has no lip-sync network, the sound is missing or the
     strip is in a retimed meta strip.
     """
-    if reason := character.editable_reason(obj):
-        raise EDTalkError(f"{reason}.")
+    check_usable(strip, obj)
     bank = files.bank_of(obj)
     if not bank.has_audio:
         message = f"The bank '{bank.name}' of {obj.name} has no lip-sync network."
         raise EDTalkError(message, "Choose a bank with lip sync.", "bank")
-    if problem := audio.problem(strip):
-        raise EDTalkError(f"{problem}.", audio.FIND_MISSING, "media")
-    if meta := sequencer.retimed_meta(strip):
-        message = sequencer.retimed_meta_note(strip, meta)
-        raise EDTalkError(message, "Reset the retiming of the meta strip, and retime the sound in it instead.", "media")
     sequencer.assign(strip, obj)
     if audio.is_silent(scene, strip, sequencer.time_map(scene, strip)):
         write_lips(scene, strip, obj, sequencer.time_map(scene, strip), bank.names_of("lip"), None)

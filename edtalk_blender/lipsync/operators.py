@@ -3,85 +3,46 @@
 from __future__ import annotations
 
 import bpy
-from bpy.props import BoolProperty, EnumProperty, StringProperty
+from bpy.props import BoolProperty, StringProperty
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..animation import hidden
 from ..character import character, files
 from ..engine import session
-from ..engine.operator_base import BaseOperator, EngineOperator
+from ..engine.operator_base import BaseOperator
 from ..engine.session import Task
 from ..timeline import sequencer
 from ..workspace import operators as workspace
 from .lipsync import clear_lips, lip_sync
-
-WHICH = (
-    ("SELECTED", "Selected", "The selected sound strips"),
-    ("LINKED", "All Dialogue", "All sound strips that are assigned to a character"),
-)
+from .on_strips import OnStrips, one_undo_step
 
 
-class EDTALK_OT_lip_sync(EngineOperator, bpy.types.Operator):
+class EDTALK_OT_lip_sync(OnStrips, bpy.types.Operator):
     """Write mouth keyframes to the characters of the selected sound strips"""
 
     bl_idname = "edtalk.lip_sync"
     bl_label = "Lip Sync"  # without "UNDO": one step is pushed when the last strip is done
 
-    which: EnumProperty(name="Strips", description="Sound strips to lip-sync", items=WHICH, default="SELECTED")
-
-    @classmethod
-    def disabled_reason(cls, context: bpy.types.Context) -> str:
-        scene = compat.sequencer_scene(context)
-        if not sequencer.characters(context, scene):
-            return "Add a character first"
-        if not any(strip.type == "SOUND" for strip in compat.strips(scene)):
-            return "Add a sound strip to the sequencer first"
-        return ""
-
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        sequencer.ensure_unique_ids(scene)
-        tasks, failed = [], []
-        strips = chosen_strips(context, scene, self.which)
         is_first = not sequencer.settings(scene).lines
-        for strip in strips:
-            try:
-                obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
-                if obj is None:
-                    message = f"'{strip.name}' has no speaker."
-                    raise EDTalkError(message, "Select the character too, or choose a Speaker.")
-                tasks.append(lip_sync(scene, strip, obj))
-                if note := sequencer.retiming_note(scene, strip):
-                    self.report({"WARNING"}, note)
-            except EDTalkError as error:
-                session.report(error)
-                failed.append(error)
-        if len(failed) == len(strips):
-            raise failed[0]
-        if failed:
-            self.report({"WARNING"}, f"{len(failed)} of {len(strips)} strips could not be lip-synced: {failed[0]}")
-        elif is_first and sync_playback(scene, context.scene):
+
+        def start(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> list[Task]:
+            task = lip_sync(scene, strip, obj)
+            if note := sequencer.retiming_note(scene, strip):
+                self.report({"WARNING"}, note)
+            return [task] if task else []
+
+        tasks, failed = self.for_each(context, start, "could not be lip-synced")
+        if is_first and not failed and sync_playback(scene, context.scene):
             self.report({"INFO"}, "Lip Sync started. Playback is set to Sync to Audio, with Audio Scrubbing")
         if is_first:  # later the artist's own view is kept
-            for task in filter(None, tasks):
+            for task in tasks:
                 task.then(lambda _task: workspace.zoom_to_curves())
-        one_undo_step([task for task in tasks if task], "Lip Sync")
-        self.finish(*(task for task in tasks if task))
+        one_undo_step(tasks, "Lip Sync")
+        self.finish(*tasks)
         return None
-
-
-def chosen_strips(context: bpy.types.Context, scene: bpy.types.Scene, which: str) -> list[bpy.types.SoundStrip]:
-    """The sound strips to work on. which: an item of `WHICH`. Raises EDTalkError if there are none."""
-    if which == "LINKED":
-        strips = [strip for strip in compat.strips(scene) if sequencer.is_dialogue(strip)]
-        if not strips:
-            raise EDTalkError("No sound strip is assigned to a character.", "Select sound strips and run Lip Sync.")
-        return strips
-    strips = sequencer.selected_sounds(context)
-    if not strips:
-        raise EDTalkError("No sound strip is selected.", "Select the dialogue in the sequencer.")
-    return strips
 
 
 def sync_playback(*scenes: bpy.types.Scene) -> bool:
@@ -92,18 +53,6 @@ def sync_playback(*scenes: bpy.types.Scene) -> bool:
             scene.sync_mode = "AUDIO_SYNC"
         scene.use_audio_scrub = True
     return bool(changed)
-
-
-def one_undo_step(tasks: list[Task], name: str) -> None:
-    """Push one undo step of this name when all tasks have finished."""
-
-    def push(_task: Task | None = None) -> None:
-        if all(task.finished for task in tasks):
-            session.edited(name)
-
-    for task in tasks:
-        task.then(push)
-    push()
 
 
 class EDTALK_OT_assign_strip(BaseOperator, bpy.types.Operator):

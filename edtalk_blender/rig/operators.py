@@ -8,7 +8,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ...inference.contract.errors import EDTalkError
 from ..character import character, files, sliders
-from ..engine.operator_base import BaseOperator
+from ..engine.operator_base import BaseOperator, DialogOperator
 from . import rig, shape_names
 
 
@@ -149,7 +149,7 @@ class EDTALK_OT_undrive_shapes(OnHead, bpy.types.Operator):
         return None
 
 
-class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
+class EDTALK_OT_bake_shapes(DialogOperator, OnLinkedHead, bpy.types.Operator):
     """Bake the character's animation to keyframes of the shape keys instead of drivers, for example for export"""
 
     bl_idname = "edtalk.bake_shapes"
@@ -180,9 +180,6 @@ class EDTALK_OT_bake_shapes(OnLinkedHead, bpy.types.Operator):
         soft_max=0.1,
         precision=3,
     )
-
-    def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self)
 
     def draw(self, _context: bpy.types.Context) -> None:
         layout = self.layout
