@@ -32,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 from inference.contract import answers, protocol, requests  # the checkout's, from wherever this file is started
 from inference.contract.answers import Answer
 from inference.contract.errors import EDTalkError
+from inference.contract.expression import EMOTIONS, Suggestion
 from inference.contract.plate import Track
 from inference.contract.protocol import Message, ProtocolError
 from inference.contract.shot import Shot
@@ -218,15 +219,35 @@ class Worker:
         return answers.LipSyncResult(tuple(names), rows)
 
     def do_perform(self, request: requests.Perform, job: int) -> Answer:
-        """Each head coefficient swings by 0.2 once in 2 s, from a phase that depends on the seed and its number."""
+        """Each head coefficient swings by 0.2 once in 2 s, from a phase that depends on the seed and its number.
+
+        From 0.5 s to 1.5 s the emotion is the one that the text names, else happy, of strength 0.8. Brows rise and eyes
+        close for 0.2 s in every second; the eyes look 5 degrees to the right in every other second.
+        """
         if not request.media.exists():
             raise ValueError(f"{request.media} does not exist.")
         self.work(job)
-        names = [entry["name"] for entry in read_coefficients(request.bank) if entry["name"].startswith("head")]
+        known, times = [entry["name"] for entry in read_coefficients(request.bank)], request.times
+        names = [name for name in known if name.startswith("head") and "head" in request.want]
         phases = np.add.outer(np.float64(request.seeds), np.arange(len(names)))
-        rows = 0.2 * np.sin(np.pi * request.times[:, None] + phases[:, None])
-        gain = request.sway + request.nods
-        return answers.PerformResult(tuple(names), np.float32(gain / 2 * rows))
+        rows = 0.2 * np.sin(np.pi * times[:, None] + phases[:, None])
+        gain, found = request.sway + request.nods, {}
+        if "emotion" in request.want:
+            said = " ".join(one.text for one in request.texts)
+            kind = next((name for name in EMOTIONS if name in said), "happy")
+            emotions = np.zeros((len(times), len(EMOTIONS)), np.float32)
+            emotions[(times >= 0.5) & (times <= 1.5), EMOTIONS.index(kind)] = 0.8
+            note = "" if said else "There is no text."
+            found = {"emotions": emotions, "suggestions": (Suggestion(0.5, 1.5, kind, 0.8),), "emotion_note": note}
+        now = (np.floor(times * 5) % 5 == 2).astype(np.float32)[:, None]
+        if "brows" in request.want:
+            brows = tuple(name for name in ("browInnerUp", "browOuterUp") if name in known)
+            found |= {"brow_names": brows, "brows": np.tile(0.4 * now, (1, len(brows)))}
+        if "blinks" in request.want:
+            found["blinks"] = now
+        if "gaze" in request.want:
+            found["gaze"] = np.stack([5.0 * (np.floor(times) % 2), 0 * times], axis=1).astype(np.float32)
+        return answers.PerformResult(tuple(names), np.float32(gain / 2 * rows), **found)
 
     def do_capture(self, request: requests.Capture, job: int) -> Answer:
         """Recordings last 2 s, at 25 fps unless requested otherwise. Column c is c / 10 + the time in seconds."""

@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from dataclasses import Field, asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from .checks import Crop, as_number, as_whole, crop_field, parse
 from .errors import EDTalkError
+from .expression import EMOTIONS, Suggestion
 from .plate import Track
 from .protocol import Message, ProtocolError
 from .requests import Request
@@ -217,31 +218,62 @@ class LipSyncResult(Answer):
         return cls(*_table(message))
 
 
+def _no_rows(columns: int) -> np.ndarray:
+    return np.zeros((0, columns), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class PerformResult(Answer):
-    """Head motion, to be added to a pose.
+    """What was drawn from speech. Each array has a row for each of the T times, or 0 rows if it was not wanted.
 
-    names: of the n head coefficients. rows: (S, T, n) float32, for each seed and time that was asked for. note: a
-    sentence if the sound has no speech, else "".
+    names: of the n head coefficients; () if head motion was not wanted. rows: (S, T, n) float32, for each seed and time
+    the head motion to be added to a pose. note: a sentence if the sound has no speech, else "".
+
+    emotions: (T, 7) float32, strength from 0 to 1 of each of `expression.EMOTIONS`. suggestions: the same as phrases.
+    emotion_note: a sentence about what emotion was not detected from, and why, else "".
+    brow_names: of the brow coefficients, () if the bank names none. brows: (T, their number) float32, to be added.
+    blinks: (T, 1) float32, how far the eyes are closed, from 0 to 1. gaze: (T, 2) float32, degrees to the picture's
+    right and down, relative to the usual direction of the eyes.
     """
 
     names: tuple[str, ...]
     rows: np.ndarray
     note: str = ""
+    emotions: np.ndarray = field(default_factory=lambda: _no_rows(len(EMOTIONS)))
+    suggestions: tuple[Suggestion, ...] = ()
+    emotion_note: str = ""
+    brow_names: tuple[str, ...] = ()
+    brows: np.ndarray = field(default_factory=lambda: _no_rows(0))
+    blinks: np.ndarray = field(default_factory=lambda: _no_rows(1))
+    gaze: np.ndarray = field(default_factory=lambda: _no_rows(2))
 
     def to_message(self, job: int) -> Message:
         seeds, frames, _ = self.rows.shape
-        content = {"names": list(self.names), "seeds": seeds, "frames": frames, "note": self.note}
-        return Message(self.kind, job, content, np.asarray(self.rows, "<f4").tobytes())
+        content: dict[str, Any] = {"names": list(self.names), "seeds": seeds, "frames": frames, "note": self.note}
+        content |= {"emotions": list(EMOTIONS) if len(self.emotions) else [], "emotion_note": self.emotion_note}
+        content |= {"suggestions": [asdict(one) for one in self.suggestions], "brow_names": list(self.brow_names)}
+        content |= {"blinks": len(self.blinks) > 0, "gaze": len(self.gaze) > 0}
+        parts = (self.rows, self.emotions, self.brows, self.blinks, self.gaze)
+        return Message(self.kind, job, content, b"".join(np.asarray(part, "<f4").tobytes() for part in parts))
 
     @classmethod
     def from_message(cls, message: Message) -> Self:
-        names = tuple(str(name) for name in message["names"])
-        shape = as_whole(message["seeds"], "seeds"), as_whole(message["frames"], "frames"), len(names)
-        expected, found = 4 * shape[0] * shape[1] * shape[2], len(message.payload)
-        if found != expected:
-            raise ProtocolError(f"{shape} values are {expected} bytes, found {found}.")
-        return cls(names, np.frombuffer(message.payload, "<f4").reshape(shape).copy(), str(message["note"]))
+        names, brows = (tuple(str(name) for name in message[field]) for field in ("names", "brow_names"))
+        seeds, frames = (as_whole(message[name], name) for name in ("seeds", "frames"))
+        if tuple(message["emotions"]) not in ((), EMOTIONS):
+            raise ProtocolError(f"'emotions' must be {', '.join(EMOTIONS)}, found {message['emotions']!r:.80}.")
+        wide = (len(message["emotions"]), len(brows), int(bool(message["blinks"])), 2 * bool(message["gaze"]))
+        sizes = [seeds * frames * len(names), *(frames * columns for columns in wide)]
+        if 4 * sum(sizes) != len(message.payload):
+            raise ProtocolError(f"{sizes} values are {4 * sum(sizes)} bytes, found {len(message.payload)}.")
+        parts = np.split(np.frombuffer(message.payload, "<f4").copy(), np.cumsum(sizes)[:-1])
+        usual = (len(EMOTIONS), 0, 1, 2)
+        shapes = [(frames, columns) if columns else (0, most) for columns, most in zip(wide, usual, strict=True)]
+        emotions, brow_rows, blinks, gaze = (part.reshape(shape) for part, shape in zip(parts[1:], shapes, strict=True))
+        rows = parts[0].reshape(seeds, frames, len(names))
+        suggestions = tuple(_suggestion(one) for one in message["suggestions"])
+        texts = str(message["note"]), str(message["emotion_note"])
+        return cls(names, rows, texts[0], emotions, suggestions, texts[1], brows, brow_rows, blinks, gaze)
 
 
 @dataclass(frozen=True, eq=False)
@@ -442,6 +474,13 @@ def _pixels(message: Message) -> np.ndarray:
 def _table(message: Message) -> tuple[tuple[str, ...], np.ndarray]:
     names, frames = tuple(map(str, message["names"])), as_whole(message["frames"], "frames")
     return names, np.frombuffer(message.payload, "<f4").reshape(frames, len(names))
+
+
+def _suggestion(value: Any) -> Suggestion:
+    if value["kind"] not in EMOTIONS:
+        raise ProtocolError(f"A suggestion must be one of {', '.join(EMOTIONS)}, found {value['kind']!r:.40}.")
+    start, end, strength = (as_number(value[name], name) for name in ("start", "end", "strength"))
+    return Suggestion(start, end, value["kind"], strength)
 
 
 def _stretches(value: Any) -> tuple[tuple[int, int], ...]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from .checks import Crop, as_number, as_path, as_whole, crop_field, parse, set_fields
 from .errors import EDTalkError
+from .expression import SpokenText, as_parts, as_source, as_texts, read_texts, texts_field
 from .head import check_head_motion
 from .parsing import parse_json
 from .protocol import Message, ProtocolError
@@ -165,11 +166,14 @@ class LipSync(Request):
 
 @dataclass(frozen=True, eq=False)
 class Perform(Request):
-    """Draw head motion from the speech in a sound file. Answer: `PerformResult`.
+    """Draw head motion, emotions, and motion of brows and eyes from the speech in a sound. Answer: `PerformResult`.
 
     media: sound or video file, which is read whole, so that motion depends on the place in the file only. times: (T,)
-    float64, the moments for which motion is wanted, in seconds of the file. seeds: 0 to 2**32 - 1, one for each motion.
-    sway, nods: 0 to 2, gains of the motion below and above 0.8 Hz.
+    float64, the moments for which motion is wanted, in seconds of the file. seeds: 0 to 2**32 - 1, one for each head
+    motion; brows, blinks and gaze use the first. sway, nods: 0 to 2, gains of the motion below and above 0.8 Hz.
+
+    want: what is drawn, see `expression.PARTS`. text: what is said, a str for the whole sound or `SpokenText` with
+    times in seconds of the file. emotion_from: "both", "voice" or "words", from which emotion is detected.
     """
 
     kind = "perform"
@@ -179,6 +183,9 @@ class Perform(Request):
     seeds: tuple[int, ...] = (0,)
     sway: float = 1.0
     nods: float = 1.0
+    want: tuple[str, ...] = ("head",)
+    text: tuple[SpokenText, ...] | str = ()
+    emotion_from: str = "both"
 
     def __post_init__(self) -> None:
         set_fields(
@@ -189,14 +196,23 @@ class Perform(Request):
             seeds=tuple(as_whole(seed, "seeds") for seed in self.seeds),
             sway=as_number(self.sway, "sway"),
             nods=as_number(self.nods, "nods"),
+            want=as_parts(self.want),
+            text=as_texts(self.text),
+            emotion_from=as_source(self.emotion_from),
         )
         check_head_motion(self.sway, self.nods, self.seeds)
         if not np.isfinite(self.times).all():
             raise EDTalkError("'times' must be finite numbers of seconds.")
 
+    @property
+    def texts(self) -> tuple[SpokenText, ...]:
+        """`text`, always with times."""
+        return as_texts(self.text)
+
     def to_message(self, job: int) -> Message:
         content: dict[str, Any] = {"bank": str(self.bank or ""), "media": str(self.media), "times": len(self.times)}
-        content |= {"seeds": list(self.seeds), "sway": self.sway, "nods": self.nods}
+        content |= {"seeds": list(self.seeds), "sway": self.sway, "nods": self.nods, "want": list(self.want)}
+        content |= {"text": texts_field(self.texts), "emotion_from": self.emotion_from}
         return Message(self.kind, job, content, self.times.tobytes())
 
     @classmethod
@@ -205,7 +221,9 @@ class Perform(Request):
         if found != 8 * times:
             raise ProtocolError(f"{times} times are {8 * times} bytes, found {found}.")
         needed = {name: message[name] for name in ("bank", "media", "seeds", "sway", "nods")}
-        return cls(**needed, times=np.frombuffer(message.payload, "<f8", times))
+        needed |= {name: message.fields[name] for name in ("want", "emotion_from") if name in message.fields}
+        texts = read_texts(message.fields.get("text", ()))
+        return cls(**needed, times=np.frombuffer(message.payload, "<f8", times), text=texts)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,8 +98,10 @@ class Jobs:
         return answers.LipSyncResult(names, rows)
 
     def perform(self, request: requests.Perform, job: RunningJob) -> answers.PerformResult:
+        from .. import expression, upper_face
         from ..media.sound import load_speech
         from ..motion import head_motion
+        from ..prosody import cached_prosody
 
         bank = self._bank(request, job).bank
 
@@ -107,9 +110,26 @@ class Jobs:
             job.progress("listening", done, total)
 
         samples, _ = load_speech(request.media)
-        gains = {"sway": request.sway, "nods": request.nods}
-        found = head_motion(bank, samples, request.times, request.seeds, **gains, progress=progress)
-        return answers.PerformResult(found.names, found.rows, found.note)
+        want, times, seed = request.want, request.times, request.seeds[0]
+        names: tuple[str, ...] = ()
+        rows = np.zeros((len(request.seeds), len(times), 0), np.float32)
+        found: dict[str, Any] = {}
+        if "head" in want:
+            gains = {"sway": request.sway, "nods": request.nods}
+            head = head_motion(bank, samples, times, request.seeds, **gains, progress=progress)
+            names, rows, found["note"] = head.names, head.rows, head.note
+        if "emotion" in want:
+            felt = expression.emotions(bank, samples, times, request.texts, source=request.emotion_from)
+            found |= {"emotions": felt.rows, "suggestions": felt.suggestions, "emotion_note": felt.note}
+        job.check_cancelled()
+        voice = cached_prosody(samples)
+        if "brows" in want:
+            found["brow_names"], found["brows"] = upper_face.brow_accents(bank, voice, times, seed)
+        if "blinks" in want:
+            found["blinks"] = upper_face.speech_blinks(voice, times, seed)[:, None]
+        if "gaze" in want:
+            found["gaze"] = upper_face.speech_gaze(voice, times, seed)
+        return answers.PerformResult(names, rows, **found)
 
     def capture(self, request: requests.Capture, job: RunningJob) -> answers.CaptureResult:
         from ..capture import capture

@@ -35,6 +35,7 @@ from inference.contract.answers import (
 from inference.contract.bank import STARTER, read_bank
 from inference.contract.coefficients import Coefficients
 from inference.contract.errors import EDTalkError
+from inference.contract.expression import EMOTIONS, SpokenText, Suggestion
 from inference.contract.plate import Track as FaceTrack
 from inference.contract.protocol import Message, ProtocolError
 from inference.contract.requests import (
@@ -85,6 +86,14 @@ EXAMPLES = [
     LipSync(None, 44_100, np.linspace(-1, 1, 101), [-0.5, 0.0, 1 / 3]),
     Capture(None, PICTURE, "auto", which=(5, 6.5), rest=0.25),
     Perform(None, "line.wav", np.linspace(0, 1, 26), (7, 2**32 - 1), 0.5, 2.0),
+    Perform(
+        None,
+        "line.wav",
+        [0.0],
+        want=("emotion", "gaze"),
+        emotion_from="words",
+        text=(SpokenText("Ich freue mich über 日本.", 0.5, 2.0), SpokenText("", 3.0)),
+    ),
     Capture("a.safetensors", "a.mp4", BY_HAND, 24000 / 1001, 0.5, 2.0, -1),
     Track("a.mp4"),
     Track("a.mp4", "none", 1.0, 3.5, "largest"),
@@ -130,6 +139,21 @@ ANSWERS = [
     (EXAMPLES[3], PreviewResult(np.arange(12, dtype=np.uint8).reshape(2, 2, 3))),
     (EXAMPLES[4], LipSyncResult(("a", "b", "c"), ROWS)),
     (EXAMPLES[6], PerformResult(("a", "b"), np.arange(12, dtype=np.float32).reshape(2, 3, 2), "No speech.")),
+    (
+        EXAMPLES[6],
+        PerformResult(
+            (),
+            np.zeros((1, 3, 0)),
+            "",
+            np.arange(21, dtype=np.float32).reshape(3, 7) / 21,
+            (Suggestion(0.5, 1.5, "happy", 0.7), Suggestion(2.0, 2.5, "sad", 0.2)),
+            "The text was cut.",
+            ("browInnerUp", "browOuterUp"),
+            np.ones((3, 2)),
+            np.ones((3, 1)),
+            np.ones((3, 2)),
+        ),
+    ),
     (EXAMPLES[5], CaptureResult(("a", "b", "c"), ROWS, 25.0, 0.04, ((0, 1),), "No face from 0 to 1.")),
     (Track("a.mp4"), TrackResult(TRACK, 640, 360, None, "ab" * 32, ((1, 1),), "")),
     (Render("a"), RenderResult(2, 3, False, 0.5)),
@@ -164,6 +188,12 @@ def test_an_answer_is_read_as_it_was_made(request_: Request | None, answer: Answ
         (lambda: Perform(None, "a.wav", [0.0], (0,), float("nan")), "sway"),
         (lambda: Perform(None, "a.wav", [0.0], (0,), 1.0, 2.5), "nods"),
         (lambda: Perform(None, "a.wav", [float("inf")]), "times"),
+        (lambda: Perform(None, "a.wav", [0.0], want=()), "want"),
+        (lambda: Perform(None, "a.wav", [0.0], want=("tail",)), "want"),
+        (lambda: Perform(None, "a.wav", [0.0], emotion_from="face"), "emotion_from"),
+        (lambda: Perform(None, "a.wav", [0.0], text="x" * 300_000), "at most"),
+        (lambda: Perform(None, "a.wav", [0.0], text=(SpokenText("Oh", 2.0, 1.0),)), "after its start"),
+        (lambda: Perform(None, "a.wav", [0.0], text=(5,)), "text"),
         (lambda: LipSync(None, 16_000, [0.0], [float("nan")]), "times"),
     ],
 )
@@ -284,6 +314,23 @@ def test_every_request_gets_its_typed_answers(either, folder, kind):
         assert result.rows.shape == (2, len(result.names))
 
 
+def test_emotion_brows_and_eyes_come_with_the_fields_of_the_document(either):
+    times = np.arange(0, 2.0, 0.04)
+    want = ("emotion", "brows", "blinks", "gaze")
+    (*_, found) = answers_to(either, Perform(None, LINE, times, want=want, text="I am so happy! This is wonderful."))
+    assert (found.names, found.rows.shape) == ((), (1, len(times), 0))
+    assert found.emotions.shape == (len(times), len(EMOTIONS))
+    assert found.brow_names == ("browInnerUp", "browOuterUp")
+    assert found.brows.shape == found.gaze.shape == (len(times), 2)
+    assert found.blinks.shape == (len(times), 1)
+    assert 0 <= found.blinks.min() <= found.blinks.max() <= 1
+    assert 0 <= found.emotions.min() <= found.emotions.max() <= 1
+    assert {one.kind for one in found.suggestions} <= set(EMOTIONS)
+    (*_, found) = answers_to(either, Perform(None, LINE, times, want=("blinks",)))
+    assert found.emotions.size == found.brows.size == found.gaze.size == 0
+    assert found.blinks.any()
+
+
 PORTRAIT = {"bank": "", "picture": str(PICTURE), "crop": "auto"}
 CAPTURE = {"bank": "", "media": str(PICTURE), "crop": "auto", "fps": None, "start": 0.0, "end": None}
 ENCODE = {"fps": 25, "movie": "a.mp4", "codec": "h264", "width": 0, "sound": None}
@@ -309,6 +356,10 @@ TRACK_FIELDS = {"media": str(PICTURE), "crop": "auto", "start": 0.0, "end": None
         ("perform", PERFORM | {"times": 2}, bytes(15)),
         ("perform", PERFORM | {"seeds": "many"}, bytes(8)),
         ("perform", PERFORM | {"seeds": [2**40]}, bytes(8)),
+        ("perform", PERFORM | {"want": "everything"}, bytes(8)),
+        ("perform", PERFORM | {"text": "Hello."}, bytes(8)),
+        ("perform", PERFORM | {"text": [{"text": "a", "start": 0}]}, bytes(8)),
+        ("perform", PERFORM | {"text": [{"text": "a", "start": "now", "end": None}]}, bytes(8)),
         ("capture", CAPTURE | {"start": -1.0}, b""),
         ("capture", CAPTURE | {"start": 2.0, "end": 1.0}, b""),
         ("capture", CAPTURE | {"fps": "24"}, b""),
