@@ -72,8 +72,8 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     import bpy
 
     names = "cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export"
-    cli, compat, demo, rest_pose, sequencer, session, render, head_motion = (
-        importlib.import_module(f"{package}.edtalk_blender.{name}") for name in (*names, "lipsync.head_motion")
+    cli, compat, demo, rest_pose, sequencer, session, render, performing = (
+        importlib.import_module(f"{package}.edtalk_blender.{name}") for name in (*names, "lipsync.performing")
     )
     bpy.ops.wm.read_homefile(use_factory_startup=True, use_empty=True)
     scene = bpy.context.scene
@@ -83,8 +83,9 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     obj = demo.build(scene)
     session.wait(rest_pose.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
-    session.wait(*(head_motion.head_motion(scene, strip, obj) for strip in sequencer.dialogue(scene, obj)))
-    say(f"{obj.name} lip-synced, with head motion: {len(compat.fcurves(obj))} F-curves")
+    kinds = {"HEAD", "EMOTION", "EYES"}
+    session.wait(*(performing.perform(scene, strip, obj, kinds) for strip in sequencer.dialogue(scene, obj)))
+    say(f"{obj.name} animated from speech: {len(compat.fcurves(obj))} F-curves")
     started = time.monotonic()
     plan = cli.render_faces(scene, [obj])[obj.name]
     say(f"{plan.missing} frames rendered in {time.monotonic() - started:.1f} s, {plan.reused} already rendered")

@@ -19,7 +19,7 @@ from . import compat
 from .animation import keys
 from .character import character, files, sliders
 from .engine.operator_base import BaseOperator
-from .lipsync import head_motion, markers
+from .lipsync import markers, motion_keys
 from .plate import compositing
 from .timeline import lines, sequencer, timemap
 from .timeline.lines import Line
@@ -205,7 +205,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     for change in changed:
         if change.strip.get(NLA):
             _move_nla(obj, change, change.strip[NLA])
-        for name in head_motion.variations(change.strip):
+        for name in motion_keys.all_titles(change.strip):
             _move_nla(obj, change, name)
         if _plays_more(change):
             change.strip[sequencer.STALE] = True

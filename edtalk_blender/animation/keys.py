@@ -5,7 +5,7 @@ Keyframes are ordinary F-curve keyframes of the object's action or of an NLA str
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import bpy
@@ -68,11 +68,19 @@ def write_curves(
     """
     frames = np.asarray(frames, np.float32)
     if nla:
-        strip_name = _short(strip_name or f"{obj.name} dialogue")
-        bag = _strip_channelbag(obj, strip_name)
-    else:
-        bag = own_channelbag(obj)
-        obj.edtalk.action = obj.animation_data.action
+        table = {name: (frames, values) for name, values in curves.items()}
+        write_strip(
+            obj,
+            strip_name or f"{obj.name} dialogue",
+            table,
+            group=group,
+            interpolation=interpolation,
+            easing=easing,
+            generated=generated,
+        )
+        return
+    bag = own_channelbag(obj)
+    obj.edtalk.action = obj.animation_data.action
     for name, values in curves.items():
         write_curve(
             bag,
@@ -85,8 +93,6 @@ def write_curves(
             easing=easing,
             generated=generated,
         )
-    if nla:
-        _place_strip(obj, strip_name, frames, bag.slot)
     obj.update_tag()
 
 
@@ -218,6 +224,16 @@ def remove_key_ranges(
     obj.update_tag()
 
 
+def hand_keyed(curve: bpy.types.FCurve, start: float, end: float) -> np.ndarray:
+    """(K,) frames from `start` to `end`, inclusive, at which a curve has keyframes that are the artist's.
+
+    These are keyframes without the type Generated, and edited ones.
+    """
+    keys = _read_keys(curve)
+    at = keys["co"][:, 0].astype(np.float64)
+    return np.sort(at[~_are_generated(keys) & (at >= start) & (at <= end)])
+
+
 def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
     """The object's F-curves. An action that is linked, or whose slot other objects use too, is copied first."""
     animation = obj.animation_data or obj.animation_data_create()
@@ -339,14 +355,44 @@ def key_sliders(
 # --- NLA strips
 
 
+def write_strip(
+    obj: bpy.types.Object,
+    name: str,
+    table: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    group: str = "",
+    interpolation: str = "LINEAR",
+    easing: str = "AUTO",
+    generated: bool = False,
+    blend: str = "REPLACE",
+) -> None:
+    """Write keyframes to the NLA strip `name`, which is made or whose keyframes are replaced.
+
+    table: frames (K,) and values (K,) by slider name. blend: "REPLACE", or "ADD" to add the values to what is below.
+    See `write_curves`.
+    """
+    name = _short(name)
+    bag = _strip_channelbag(obj, name)
+    for slider, (frames, values) in table.items():
+        write_curve(
+            bag,
+            sliders.data_path(slider),
+            frames,
+            values,
+            group=group or group_of(obj, slider),
+            interpolation=interpolation,
+            easing=easing,
+            generated=generated,
+        )
+    every = np.concatenate([np.asarray(frames, np.float32) for frames, _values in table.values()])
+    strip = _place_strip(obj, name, obj.edtalk.action, bag.slot, (float(every.min()), float(every.max())))
+    strip.blend_type = blend
+    obj.update_tag()
+
+
 def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bpy.types.NlaStrip] | None:
     """The character's NLA strip of this name, with its track, or None."""
-    animation = obj.animation_data
-    for track in animation.nla_tracks if animation else ():
-        for strip in track.strips:
-            if strip.name == _short(name):
-                return track, strip
-    return None
+    return next(((track, strip) for track, strip in _nla_strips(obj) if strip.name == _short(name)), None)
 
 
 def remove_strip(obj: bpy.types.Object, name: str) -> None:
@@ -357,6 +403,82 @@ def remove_strip(obj: bpy.types.Object, name: str) -> None:
         track.strips.remove(strip)
         if not track.strips:
             obj.animation_data.nla_tracks.remove(track)
+
+
+def is_in_nla(obj: bpy.types.Object, names: Iterable[str]) -> bool:
+    """Whether an NLA strip of the character animates any of these sliders."""
+    paths = {sliders.data_path(name) for name in names}
+    return any(paths & _paths(strip) for _track, strip in _nla_strips(obj))
+
+
+def push_down(obj: bpy.types.Object, names: Iterable[str]) -> None:
+    """Move the F-curves of these sliders from the action to an NLA strip below all that animate them.
+
+    The action overrides NLA strips for every slider that it animates, at all frames. Curves with modifiers stay in it.
+    """
+    paths = {sliders.data_path(name) for name in names}
+    if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
+        return
+    bag = own_channelbag(obj)
+    moved = [curve for curve in bag.fcurves if curve.data_path in paths and not curve.modifiers]
+    if not moved:
+        return
+    found, written = base_strip(obj), obj.edtalk.action
+    kept = {curve.data_path: _read_keys(curve) for curve in base_curves(obj)}
+    if found is not None:
+        shift = found.frame_start - found.action_frame_start
+        for keys in kept.values():
+            for field in ("co", "handle_left", "handle_right"):
+                keys[field][:, 0] += shift
+    obj.edtalk.base_strip = obj.edtalk.base_strip or f"{obj.name} keys"
+    base = _strip_channelbag(obj, _short(obj.edtalk.base_strip))
+    for curve in moved:
+        keys, path = _read_keys(curve), curve.data_path
+        if path in kept:
+            older = ~np.isin(kept[path]["co"][:, 0], keys["co"][:, 0])
+            keys = {field: np.concatenate([values, kept[path][field][older]]) for field, values in keys.items()}
+        kept[path] = keys
+    groups = {curve.data_path: curve.group.name for curve in moved if curve.group}
+    for curve in moved:
+        bag.fcurves.remove(curve)
+    for path, keys in kept.items():
+        curve = base.fcurves.new(path)
+        if title := groups.get(path):
+            curve.group = base.groups.get(title) or base.groups.new(title)
+        _write_keys(curve, keys)
+    every = np.concatenate([keys["co"][:, 0] for keys in kept.values()])
+    action, obj.edtalk.action = obj.edtalk.action, written
+    track = obj.animation_data.nla_tracks.new()
+    track.name = "Keys"
+    strip = _new_strip(track, obj.edtalk.base_strip, action, base.slot, (float(every.min()), float(every.max())))
+    strip.extrapolation = "HOLD"
+    for below, other in list(_nla_strips(obj)):
+        if below != track and _paths(other) & kept.keys():
+            _lift(obj, other.name)
+    obj.update_tag()
+
+
+def base_strip(obj: bpy.types.Object) -> bpy.types.NlaStrip | None:
+    """The NLA strip with the keyframes that `push_down` moved, or None."""
+    found = find_strip(obj, obj.edtalk.base_strip) if obj.edtalk.base_strip else None
+    return found[1] if found else None
+
+
+def base_curves(obj: bpy.types.Object) -> list[bpy.types.FCurve]:
+    """The F-curves of `base_strip`."""
+    strip = base_strip(obj)
+    return compat.slot_fcurves(strip.action, strip.action_slot) if strip else []
+
+
+def _nla_strips(obj: bpy.types.Object) -> Iterator[tuple[bpy.types.NlaTrack, bpy.types.NlaStrip]]:
+    animation = obj.animation_data
+    for track in animation.nla_tracks if animation else ():
+        for strip in track.strips:
+            yield track, strip
+
+
+def _paths(strip: bpy.types.NlaStrip) -> set[str]:
+    return {curve.data_path for curve in compat.slot_fcurves(strip.action, strip.action_slot)}
 
 
 def _short(name: str) -> str:
@@ -383,20 +505,61 @@ def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChann
     return bag
 
 
-def _place_strip(obj: bpy.types.Object, name: str, frames: np.ndarray, slot: bpy.types.ActionSlot) -> None:
+def _place_strip(
+    obj: bpy.types.Object,
+    name: str,
+    action: bpy.types.Action,
+    slot: bpy.types.ActionSlot,
+    span: tuple[float, float],
+) -> bpy.types.NlaStrip:
+    """Add an NLA strip on the lowest free track for dialogue above the base strip. span: first and last frame."""
     animation = obj.animation_data or obj.animation_data_create()
-    action = obj.edtalk.action
-    first, last = float(frames[0]), float(max(frames[-1], frames[0] + 1))
-    for track in animation.nla_tracks:
+    first, last = span[0], max(span[1], span[0] + 1)
+    tracks = list(animation.nla_tracks)
+    base = base_strip(obj)
+    if base is not None:
+        lowest = next(index for index, track in enumerate(tracks) if base in track.strips.values())
+        tracks = tracks[lowest + 1 :]
+    for track in tracks:
         free = all(strip.frame_end <= first or strip.frame_start >= last for strip in track.strips)
         if free and track.name.startswith("Dialogue"):
             break
     else:
         track = animation.nla_tracks.new()
         track.name = "Dialogue"
-    strip = track.strips.new(name, int(first), action)
-    strip.name = name
+    strip = _new_strip(track, name, action, slot, span)
+    strip.extrapolation = "NOTHING"  # no effect outside the line of dialogue
+    return strip
+
+
+def _new_strip(
+    track: bpy.types.NlaTrack,
+    name: str,
+    action: bpy.types.Action,
+    slot: bpy.types.ActionSlot,
+    span: tuple[float, float],
+) -> bpy.types.NlaStrip:
+    """An NLA strip that plays the action's frames `span` at the same frames."""
+    first, last = span[0], max(span[1], span[0] + 1)
+    strip = track.strips.new(_short(name), int(first), action)
+    strip.name = _short(name)
     strip.action_slot = slot
     strip.action_frame_start, strip.action_frame_end = first, last
     strip.frame_start, strip.frame_end = first, last
-    strip.extrapolation = "NOTHING"  # no effect outside the line of dialogue
+    return strip
+
+
+def _lift(obj: bpy.types.Object, name: str) -> None:
+    """Move an NLA strip to a track above the base strip."""
+    found = find_strip(obj, name)
+    assert found is not None, "it was listed"
+    _track, old = found
+    kept = {field: getattr(old, field) for field in ("mute", "blend_type", "extrapolation")}
+    action, slot, span = old.action, old.action_slot, (old.action_frame_start, old.action_frame_end)
+    start, end = old.frame_start, old.frame_end
+    remove_strip(obj, name)
+    strip = _place_strip(obj, name, action, slot, (start, end))
+    strip.action_frame_start, strip.action_frame_end = span
+    strip.frame_start, strip.frame_end = start, end
+    for field, value in kept.items():
+        setattr(strip, field, value)

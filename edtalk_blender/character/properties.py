@@ -245,6 +245,11 @@ class Character(bpy.types.PropertyGroup):
         description="Action that lip sync and emotions were last written to",
         override=OVERRIDABLE,
     )
+    base_strip: StringProperty(
+        name="Base Strip",
+        description="NLA strip with the keys that motion from speech is added to",
+        override=OVERRIDABLE,
+    )
     face_strip: StringProperty(
         name="Face Strip",
         description="Identifier of the strip that shows this character's rendered frames",
@@ -279,6 +284,54 @@ class Character(bpy.types.PropertyGroup):
         default=1,
         min=1,
         max=6,
+        override=OVERRIDABLE,
+    )
+    speech_kinds: EnumProperty(
+        name="Animate",
+        description="What Animate from Speech writes",
+        items=(
+            ("LIPS", "Lips", "Mouth keys, as Lip Sync writes them", 1),
+            ("HEAD", "Head", "Head keys, as Head Motion writes them", 2),
+            ("EMOTION", "Emotion", "Emotion keys or markers, as Detect Emotion writes them", 4),
+            ("EYES", "Eyes", "Blinks, and movements of the gaze if the bank has sliders for it", 8),
+        ),
+        default={"LIPS", "HEAD", "EMOTION", "EYES"},
+        options={"ENUM_FLAG"},
+        override=OVERRIDABLE,
+    )
+    emotion_from: EnumProperty(
+        name="From",
+        description="What emotion is detected from",
+        items=(
+            ("BOTH", "Both", "The voice, and the words if a text is known"),
+            ("VOICE", "Voice", "Pitch, loudness and pace of the voice"),
+            ("WORDS", "Words", "The text of the strip"),
+        ),
+        default="BOTH",
+        override=OVERRIDABLE,
+    )
+    emotion_amount: FloatProperty(
+        name="Amount",
+        description="Factor of the detected strengths, from 0 to 1.5. 0 writes no emotion",
+        default=1.0,
+        min=0.0,
+        max=1.5,
+        override=OVERRIDABLE,
+    )
+    emotion_as: EnumProperty(
+        name="Write",
+        description="How detected emotions are written",
+        items=(
+            ("KEYS", "Keys", "Keyframes of the emotion sliders"),
+            ("MARKERS", "Markers", "Timeline markers with the emotion and its strength"),
+        ),
+        default="KEYS",
+        override=OVERRIDABLE,
+    )
+    brow_accents: BoolProperty(
+        name="Brow Accents",
+        description="Raise the brows at some stressed syllables. Their F-curves have a group of their own",
+        default=True,
         override=OVERRIDABLE,
     )
     lip_nla: BoolProperty(

@@ -1,13 +1,13 @@
-"""Words or mouth shapes of the dialogue as timeline markers, which lie under the waveform in the Sequencer.
+"""Words, mouth shapes or detected emotions of the dialogue as timeline markers, under the waveform in the Sequencer.
 
-A strip stores its words and mouth shapes at seconds of its sound, so the markers follow when it is moved, trimmed or
+A strip stores them at seconds of its sound, so the markers follow when it is moved, trimmed or
 retimed, and disappear with it. Markers are placed anew whenever that changes; the artist's own markers are kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import bpy
 import numpy as np
@@ -21,7 +21,11 @@ from ..timeline import sequencer
 from ..translations.context import CONTEXT
 from . import mouth_shapes, words
 
-FOUND = {"WORDS": "edtalk_words", "SHAPES": "edtalk_shapes"}  # of a strip: JSON [[second of the sound, name], ...]
+FOUND = {  # of a strip: JSON [[second of the sound, name], ...]
+    "WORDS": "edtalk_words",
+    "SHAPES": "edtalk_shapes",
+    "EMOTIONS": "edtalk_emotions",
+}
 
 
 # --- Placing markers
@@ -57,9 +61,19 @@ def own(scene: bpy.types.Scene) -> list[bpy.types.TimelineMarker]:
 
 def forget(strip: bpy.types.Strip) -> None:
     """Find words and mouth shapes of a strip anew at the next `place`, because its keys have changed."""
-    for name in FOUND.values():
+    for name in (FOUND["WORDS"], FOUND["SHAPES"]):
         if name in strip:
             del strip[name]
+
+
+def suggest(scene: bpy.types.Scene, strip: bpy.types.Strip, emotions: Sequence[tuple[float, str]]) -> None:
+    """Show emotions, with their seconds of the sound, as markers. [] removes those of the strip."""
+    if sequencer.remembered_time(strip) is None:
+        sequencer.remember_time(strip, sequencer.time_map(scene, strip))
+    strip[FOUND["EMOTIONS"]] = json.dumps([[round(second, 5), name] for second, name in emotions])
+    if emotions:
+        scene.edtalk_markers.show = "EMOTIONS"
+    place(scene)
 
 
 def _wanted(scene: bpy.types.Scene) -> Iterator[tuple[int, str]]:
@@ -80,6 +94,8 @@ def _wanted(scene: bpy.types.Scene) -> Iterator[tuple[int, str]]:
 def _found(scene: bpy.types.Scene, strip: bpy.types.Strip, kind: str) -> list[tuple[float, str]]:
     """Seconds and names of a strip's words or mouth shapes; stored in the strip when they are first found."""
     stored = strip.get(FOUND[kind])
+    if stored is None and kind == "EMOTIONS":
+        return []
     if stored is None:
         strip[FOUND[kind]] = stored = json.dumps(find(scene, strip, kind))
     try:
@@ -159,6 +175,7 @@ class MarkerSettings(bpy.types.PropertyGroup):
             ("NONE", "None", "No markers"),
             ("WORDS", "Words", "A marker at the start of each word of the strip's text"),
             ("SHAPES", "Mouth Shapes", "A marker where the mouth takes another shape, such as A, O or MBP"),
+            ("EMOTIONS", "Emotions", "A marker where Detect Emotion suggests an emotion, with its strength"),
         ),
         default="NONE",
         update=_show_changed,
@@ -173,7 +190,8 @@ def register() -> None:
     bpy.types.Scene.edtalk_markers = PointerProperty(type=MarkerSettings, name="EDTalk Markers")
     bpy.types.Strip.edtalk_text = StringProperty(
         name="Text",
-        description="What is said in this strip, word by word. Used to place a marker at the start of each word",
+        description="What is said in this strip, word by word. Used to place a marker at the start of each word, "
+        "and to detect emotion",
         translation_context=CONTEXT,
         update=_text_changed,
     )

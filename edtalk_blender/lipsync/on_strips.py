@@ -47,11 +47,7 @@ class OnStrips(EngineOperator):
         strips, tasks, failed = chosen_strips(context, scene, self.which), list[Task](), list[EDTalkError]()
         for strip in strips:
             try:
-                obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
-                if obj is None:
-                    message = f"'{strip.name}' has no speaker."
-                    raise EDTalkError(message, "Select the character too, or choose a Speaker.")
-                tasks.extend(start(scene, strip, obj))
+                tasks.extend(start(scene, strip, speaker_of(context, scene, strip)))
             except EDTalkError as error:
                 session.report(error)
                 failed.append(error)
@@ -73,6 +69,21 @@ def chosen_strips(context: bpy.types.Context, scene: bpy.types.Scene, which: str
     if not strips:
         raise EDTalkError("No sound strip is selected.", "Select the dialogue in the sequencer.")
     return strips
+
+
+def speaker_of(context: bpy.types.Context, scene: bpy.types.Scene, strip: bpy.types.SoundStrip) -> bpy.types.Object:
+    """The speaker of a strip, or the character that it would be assigned to. Raises EDTalkError if there is none."""
+    obj = sequencer.speaker(strip) or sequencer.default_speaker(context, scene)
+    if obj is None:
+        raise EDTalkError(f"'{strip.name}' has no speaker.", "Select the character too, or choose a Speaker.")
+    return obj
+
+
+def speaker_of_selection(context: bpy.types.Context) -> bpy.types.Object | None:
+    """Speaker of the first selected sound strip, or the character that it would be assigned to."""
+    scene = compat.sequencer_scene(context)
+    sounds = sequencer.selected_sounds(context)
+    return (sequencer.speaker(sounds[0]) if sounds else None) or sequencer.default_speaker(context, scene)
 
 
 def check_usable(strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> None:

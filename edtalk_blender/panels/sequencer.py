@@ -8,7 +8,8 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..character import files
 from ..character.snapshot import FULL_FRAME_LAYERS
-from ..lipsync import head_motion, head_operators
+from ..lipsync import head_motion, speech_operators
+from ..lipsync.on_strips import speaker_of_selection
 from ..render import dub
 from ..timeline import audio, sequencer
 from ..timeline.operators import draw_scenes
@@ -37,6 +38,16 @@ class _InSequencer(HasHelp):
     bl_space_type = "SEQUENCE_EDITOR"
     bl_region_type = "UI"
     bl_category = CATEGORY
+
+
+class _OfSpeaker(_InSequencer):
+    """A panel below Dialogue that shows settings of the speaker."""
+
+    bl_parent_id = "EDTALK_PT_dialogue"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return _speaker(context) is not None
 
 
 class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
@@ -72,8 +83,14 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         column.scale_y = 1.3
         text = f"Lip Sync {len(sounds)} Strips" if len(sounds) > 1 else "Lip Sync"
         column.operator("edtalk.lip_sync", text=text, text_ctxt=CONTEXT, icon="SOUND").which = "SELECTED"
-        if any(sequencer.is_dialogue(strip) for strip in compat.strips(scene)):
+        if has_dialogue(context):
             column.operator("edtalk.lip_sync", text="Lip Sync All Dialogue", text_ctxt=CONTEXT).which = "LINKED"
+        if speaker := _speaker(context):
+            layout.row(align=True).prop(speaker.edtalk, "speech_kinds")
+            text = f"Animate {len(sounds)} Strips from Speech" if len(sounds) > 1 else "Animate from Speech"
+            _draw_buttons(
+                layout, context, "edtalk.animate_from_speech", text, "Animate All Dialogue", "OUTLINER_OB_SPEAKER"
+            )
         if dub.target_movies(context):
             column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
 
@@ -117,7 +134,7 @@ class EDTALK_PT_markers(_InSequencer, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return any(sequencer.is_dialogue(strip) for strip in compat.strips(compat.sequencer_scene(context)))
+        return has_dialogue(context)
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = self.layout, compat.sequencer_scene(context).edtalk_markers
@@ -134,16 +151,11 @@ class EDTALK_PT_markers(_InSequencer, bpy.types.Panel):
             draw_note(layout, "Select a dialogue strip.")
 
 
-class EDTALK_PT_head_motion(_InSequencer, bpy.types.Panel):
+class EDTALK_PT_head_motion(_OfSpeaker, bpy.types.Panel):
     """Head motion that follows the speech"""
 
     bl_label = "Head Motion"
     help_page = "head-motion.html#speech"
-    bl_parent_id = "EDTALK_PT_dialogue"
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return _speaker(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, group = self.layout, _speaker(context).edtalk
@@ -156,14 +168,10 @@ class EDTALK_PT_head_motion(_InSequencer, bpy.types.Panel):
         row.prop(group, "head_seed")
         row.operator("edtalk.next_head_seed", text="", icon="FILE_REFRESH")
         column.prop(group, "head_variations")
-        column = layout.column(align=True)
-        column.operator_context = "INVOKE_DEFAULT"
         sounds = sequencer.selected_sounds(context)
         text = f"Head Motion for {len(sounds)} Strips" if len(sounds) > 1 else "Head Motion"
-        column.operator("edtalk.head_motion", text=text, icon="CON_ROTLIKE").which = "SELECTED"
-        if any(sequencer.is_dialogue(strip) for strip in compat.strips(compat.sequencer_scene(context))):
-            column.operator("edtalk.head_motion", text="Head Motion for All Dialogue").which = "LINKED"
-        if reason := head_operators.unsupported(context):
+        _draw_buttons(layout, context, "edtalk.head_motion", text, "Head Motion for All Dialogue", "CON_ROTLIKE")
+        if reason := speech_operators.EDTALK_OT_head_motion.unsupported(context):
             draw_note(layout, f"{reason}.")
         for strip in sounds[:1]:
             if head_motion.variations(strip):
@@ -182,17 +190,39 @@ class EDTALK_MT_variations(bpy.types.Menu):
                 self.layout.operator("edtalk.use_variation", text=name).name = name
 
 
-class EDTALK_PT_lip_settings(_InSequencer, bpy.types.Panel):
+class EDTALK_PT_detect_emotion(_OfSpeaker, bpy.types.Panel):
+    """Emotions that are suggested from voice and words"""
+
+    bl_label = "Emotion from Speech"
+    help_page = "emotion.html#speech"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, group, sounds = self.layout, _speaker(context).edtalk, sequencer.selected_sounds(context)
+        if group.emotion_from != "VOICE":
+            for strip in sounds[:1]:
+                layout.prop(strip, "edtalk_text", icon="TEXT", placeholder="Text that is said")
+                layout.prop(strip, "edtalk_text_block", text="", icon="TEXT")
+        column = layout.column()
+        column.use_property_split = True
+        column.use_property_decorate = False
+        column.row(align=True).prop(group, "emotion_from", expand=True)
+        column.prop(group, "emotion_amount", slider=True)
+        column.row(align=True).prop(group, "emotion_as", expand=True)
+        column.prop(group, "brow_accents")
+        text = f"Detect Emotion of {len(sounds)} Strips" if len(sounds) > 1 else "Detect Emotion"
+        _draw_buttons(layout, context, "edtalk.detect_emotion", text, "Detect Emotion of All Dialogue", "VIEWZOOM")
+        draw_note(layout, "The result is a suggestion. Edit it like your own keys.")
+        if reason := speech_operators.EDTALK_OT_detect_emotion.unsupported(context):
+            draw_note(layout, f"{reason}.")
+
+
+class EDTALK_PT_lip_settings(_OfSpeaker, bpy.types.Panel):
     """Keyframe options of lip sync"""
 
     bl_label = "Keyframes"
     help_page = "lip-sync.html#keyframes"
-    bl_parent_id = "EDTALK_PT_dialogue"
     bl_options = {"DEFAULT_CLOSED"}
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return _speaker(context) is not None
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, group = self.layout, _speaker(context).edtalk
@@ -282,6 +312,22 @@ class EDTALK_PT_preview(_InSequencer, bpy.types.Panel):
         draw_lines(layout, "Shows the face in the 3D View, and as an image with its name in the Image Editor.")
 
 
+def has_dialogue(context: bpy.types.Context) -> bool:
+    """Whether a sound strip of the edited scene is assigned to a character."""
+    return any(sequencer.is_dialogue(strip) for strip in compat.strips(compat.sequencer_scene(context)))
+
+
+def _draw_buttons(
+    layout: bpy.types.UILayout, context: bpy.types.Context, operator: str, text: str, text_for_all: str, icon: str
+) -> None:
+    """Draw the buttons of an operator for the selected strips, and for all dialogue if there is any."""
+    column = layout.column(align=True)
+    column.operator_context = "INVOKE_DEFAULT"
+    column.operator(operator, text=text, text_ctxt=CONTEXT, icon=icon).which = "SELECTED"
+    if has_dialogue(context):
+        column.operator(operator, text=text_for_all, text_ctxt=CONTEXT).which = "LINKED"
+
+
 def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
     """Draw the settings of a character's rendered images."""
     group = obj.edtalk
@@ -297,10 +343,8 @@ def draw_layer(layout: bpy.types.UILayout, obj: bpy.types.Object) -> None:
 
 
 def _speaker(context: bpy.types.Context) -> bpy.types.Object | None:
-    """Speaker of the first selected sound strip, or the character it would be assigned to. None without a bank."""
-    scene = compat.sequencer_scene(context)
-    sounds = sequencer.selected_sounds(context)
-    obj = (sequencer.speaker(sounds[0]) if sounds else None) or sequencer.default_speaker(context, scene)
+    """As `speaker_of_selection`; None without a bank."""
+    obj = speaker_of_selection(context)
     try:
         return obj if obj is not None and files.bank_of(obj) else None
     except EDTalkError:
@@ -313,6 +357,7 @@ CLASSES = (
     EDTALK_PT_markers,
     EDTALK_PT_head_motion,
     EDTALK_MT_variations,
+    EDTALK_PT_detect_emotion,
     EDTALK_PT_lip_settings,
     EDTALK_PT_emotions_sequencer,
     EDTALK_PT_face,

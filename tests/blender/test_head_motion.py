@@ -78,11 +78,43 @@ def test_again_replaces_its_own_keys_and_another_seed_moves_otherwise(package, s
 def test_keyframes_by_hand_are_kept_unless_replaced(package, scene, strip, obj, fake_engine):
     fake_engine()
     package.animation.keys.insert_keys(obj, {"headPitch": 0.3}, 40)
-    with pytest.raises(RuntimeError, match="frame 40"):
-        head_motion(scene, strip)
-    assert keys(package, obj, "headPitch").tolist() == [[40.0, pytest.approx(0.3)]]
+    head_motion(scene, strip, existing="EMPTY")
+    pitch = keys(package, obj, "headPitch")
+    assert [40.0, pytest.approx(0.3)] in pitch.tolist()
+    assert value(package, obj, "headPitch", 41) == pytest.approx(0.3, abs=0.02)
+    assert np.ptp(samples(package, obj, range(60, 100), "headPitch")) > 0.05
     head_motion(scene, strip, replace=True)
-    assert len(keys(package, obj, "headPitch")) > 3
+    pitch = keys(package, obj, "headPitch")
+    assert len(pitch) > 3
+    assert [40.0, pytest.approx(0.3)] not in pitch.tolist()
+
+
+def test_a_layer_is_added_to_keyframes_by_hand(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    package.animation.keys.insert_keys(obj, {"headPitch": 0.3}, 40)
+    package.animation.keys.insert_keys(obj, {"headPitch": 0.5}, 60)
+    posed = samples(package, obj, (45, 50, 55), "headPitch")
+    head_motion(scene, strip)
+    rest = package.character.sliders.rest_values(obj)
+    heads = package.lipsync.motion_keys
+    (title,) = heads.titles_of(strip, "head")
+    _track, layer = package.animation.keys.find_strip(obj, title)
+    assert layer.blend_type == "ADD"
+    added = {}
+    for curve in package.compat.slot_fcurves(layer.action, layer.action_slot):
+        added[curve.data_path] = [curve.evaluate(frame) for frame in (45, 50, 55)]
+    pitch, yaw = ([], [])
+    for frame in (45, 50, 55):
+        scene.frame_set(frame)
+        pitch.append(obj.edtalk["headPitch"])
+        yaw.append(obj.edtalk["headYaw"])
+    path = package.character.sliders.data_path
+    np.testing.assert_allclose(pitch, posed + added[path("headPitch")], atol=1e-5)
+    np.testing.assert_allclose(yaw, rest["headYaw"] + np.array(added[path("headYaw")]), atol=1e-5)
+    head_motion(scene, strip)
+    assert heads.titles_of(strip, "head") == [title]
+    scene.frame_set(50)
+    assert obj.edtalk["headPitch"] == pytest.approx(pitch[1], abs=1e-5), "the layer is replaced, not added again"
 
 
 def test_a_split_strip_keeps_its_motion(package, scene, sound, obj, fake_engine):
