@@ -12,6 +12,7 @@ from inference.contract.errors import EDTalkError
 # Command: module with `add_options(parser)`, its function, and a summary. In the order in which a bank is made.
 COMMANDS = {
     "heads": ("heads.dataset", "run", "render a data set of synthetic heads"),
+    "landmarks": ("stages.landmarks", "train", "train the network that finds the landmarks of a face"),
     "generator": ("stages.generator", "train", "train the generator"),
     "reader": ("stages.reader", "train", "train the reader of single pictures"),
     "refiner": ("stages.refiner", "train", "train the refiner of the generator's pictures"),

@@ -166,7 +166,10 @@ class LifelikeRenderer(Renderer):
         shadow = self._shadows(depth)
         image = small[..., :3] * shadow + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)
-        return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
+        return Frame(
+            np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible,
+            self._landmarks(position, turn, gaze),
+        )  # fmt: skip
 
     def _shadows(self, depth: np.ndarray) -> np.ndarray:
         """(S, S, 3) factors of sRGB levels: ambient occlusion and cast shadows, from the depth buffer (2 S, 2 S)."""

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from training.heads import mesh as heads
 from training.heads.identity import Identity, identity
+from training.heads.marks import landmarks
 from training.heads.shaders import OUTLINE, SHADE, SURFACE, SURFACE_VERTEX, WHOLE_PICTURE
 from training.units import LIP, NAMES, POSE, SCALE, SHIFT, UNITS
 
@@ -34,6 +35,7 @@ class Frame:
     mask: np.ndarray  # (S, S) uint8 coverage by the person
     points: np.ndarray  # (P, 2) float16, x right and y down, -1 .. 1 from edge to edge
     visible: np.ndarray  # (P,) bool
+    landmarks: np.ndarray  # (L, 2) float32 in the same units, in the order of `inference.face.landmarks.NAMES`
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -263,7 +265,10 @@ class Renderer:
         small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
         image = small[..., :3] + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)
-        return Frame(np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible)
+        marks = self._landmarks(position, turn, gaze)
+        return Frame(
+            np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible, marks
+        )
 
     def _animate(self, coefficients: np.ndarray, turn: np.ndarray, gaze: tuple[float, float]) -> None:
         """Set the shader's uniforms that depend on the frame."""
@@ -299,12 +304,21 @@ class Renderer:
         right, up = limit * np.tanh(0.8 * right / limit) + gaze[0], 0.4 * up + gaze[1]
         return np.array([np.sin(right) * np.cos(up), np.sin(up), np.cos(right) * np.cos(up)])
 
+    def _landmarks(self, position: np.ndarray, turn: np.ndarray, gaze: tuple[float, float]) -> np.ndarray:
+        """(L, 2) float32, see `Frame`, of the posed vertices of the base mesh."""
+        found = landmarks(position, self.mesh, turn @ self._gaze(turn, gaze))
+        return self._projected(found).astype(np.float32)
+
+    def _projected(self, at: np.ndarray) -> np.ndarray:
+        """(n, 2) places in the picture, from -1 to 1, of points (n, 3)."""
+        clip = np.concatenate([at, np.ones((len(at), 1))], axis=1) @ self.projection.T
+        return clip[:, :2] / clip[:, 3:] * [1, -1]
+
     def _points(self, position: np.ndarray, normal: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tracked points (P, 2) in the picture and their visibility (P,), from the depth buffer (S, S)."""
         person, side = self._shown(), len(depth)
         at, facing = position[self.mesh.points], normal[self.mesh.points]
-        clip = np.concatenate([at, np.ones((len(at), 1))], axis=1) @ self.projection.T
-        screen = clip[:, :2] / clip[:, 3:] * [1, -1]
+        screen = self._projected(at)
         column, row = (np.floor((screen[:, i] + 1) / 2 * side).astype(int) for i in (0, 1))
         inside = (column >= 0) & (column < side) & (row >= 0) & (row < side)
         surface = self._surface_depth(depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)])

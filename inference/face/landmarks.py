@@ -1,0 +1,227 @@
+"""Landmarks of a face by a small convolutional network, which was trained on rendered heads.
+
+Points are (x, y) in pixels; pixel centres lie at whole numbers, as in OpenCV. "Right" is the person's right, which is
+the picture's left. The first nine of the COUNT landmarks are those that other parts rely on: centres of the right and
+left eye, tip of the nose, right and left corner of the mouth, top of the upper lip, bottom of the lower lip, centre of
+the inner mouth, chin. `NAMES` lists all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks
+
+
+def _numbered(stem: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{stem}{number}" for number in range(1, count + 1))
+
+
+NINE = (
+    "eyeRight", "eyeLeft", "noseTip", "mouthRight", "mouthLeft", "upperLipTop", "lowerLipBottom", "mouthCentre", "chin",
+)  # fmt: skip
+NAMES = (
+    *NINE,
+    # outer corner, three of the upper lid inwards, inner corner, three of the lower lid outwards
+    *_numbered("lidRight", 8), *_numbered("lidLeft", 8), "irisRight", "irisLeft",
+    *_numbered("browRight", 5), *_numbered("browLeft", 5),  # from the outside inwards
+    *_numbered("upperLipRight", 3), *_numbered("upperLipLeft", 3),  # outline, from the corner inwards
+    *_numbered("lowerLipRight", 3), *_numbered("lowerLipLeft", 3),
+    *_numbered("innerUpper", 5), *_numbered("innerLower", 5),  # inner edges of the lips, from right to left
+    "noseBridge1", "noseBridge2", "noseBase", "noseWingRight", "noseWingLeft",
+    *_numbered("jawRight", 6), *_numbered("jawLeft", 6),  # from the ear to the chin
+)  # fmt: skip
+"""Names of the landmarks, in order."""
+COUNT = len(NAMES)
+
+
+def places(*names: str) -> list[int]:
+    """Indices of landmarks by name; "lidRight" stands for all of lidRight1, lidRight2, ..."""
+    return [
+        i for wanted in names for i, name in enumerate(NAMES) if name.rstrip("0123456789") == wanted or name == wanted
+    ]
+
+
+RIGHT_LIDS, LEFT_LIDS = places("lidRight"), places("lidLeft")
+INNER_LIPS = places("innerUpper", "innerLower")
+# Closed outlines, in order around.
+OUTER_LIPS = [
+    *places("mouthRight", "upperLipRight", "upperLipTop"), *places("upperLipLeft")[::-1], *places("mouthLeft"),
+    *places("lowerLipLeft", "lowerLipBottom"), *places("lowerLipRight")[::-1],
+]  # fmt: skip
+
+
+def _mirror() -> list[int]:
+    other = {"innerUpper": 5, "innerLower": 5}
+    order = []
+    for name in NAMES:
+        stem = name.rstrip("0123456789")
+        if stem in other:
+            order.append(NAMES.index(f"{stem}{other[stem] + 1 - int(name[len(stem) :])}"))
+        elif "Right" in name:
+            order.append(NAMES.index(name.replace("Right", "Left")))
+        else:
+            order.append(NAMES.index(name.replace("Left", "Right")))
+    return order
+
+
+MIRROR = _mirror()
+"""Landmark MIRROR[k] of a picture is landmark k of the mirrored picture."""
+
+SIDE = 112  # pixels of the network's input
+CELLS = 28  # cells of a heat map's side
+SHARPNESS = 5.0  # factor of a heat map's logits, which trains faster than without
+
+
+class Answer(NamedTuple):
+    """What the network says of N pictures.
+
+    points: (N, COUNT, 2) input pixels. spread: (N, COUNT), logarithm of the expected error in input pixels. shown:
+    (N, COUNT), logits of whether a landmark is not covered. present: (N,), logits of whether the picture shows a face.
+    heat: (N, COUNT, CELLS, CELLS), logits of the heat maps.
+    """
+
+    points: Tensor
+    spread: Tensor
+    shown: Tensor
+    present: Tensor
+    heat: Tensor
+
+
+class LandmarkNet(nn.Module):
+    """Pictures (N, 3, SIDE, SIDE) in [-1, 1] to landmarks in input pixels, their expected error and two probabilities.
+
+    Each landmark is the mean of a heat map.
+    """
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        a, b, c, d = width, 2 * width, 4 * width, 6 * width
+        self.stem = nn.Sequential(_block(3, a, 2), _block(a, b, 2), _block(b, b))  # 28 px
+        self.middle = nn.Sequential(_block(b, c, 2), _block(c, c))  # 14 px
+        self.deep = nn.Sequential(_block(c, d, 2), _block(d, d))  # 7 px
+        self.narrow = nn.Conv2d(d, 32, 1)
+        self.whole = nn.Linear(32 * 49, 64)
+        self.shape = nn.Linear(64, d)  # what the whole face tells every place
+        self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
+        self.join = nn.ModuleList([_block(c, c), _block(b, b)])
+        self.heat = nn.Conv2d(b, COUNT, 1)
+        self.rest = nn.Linear(64, 2 * COUNT + 1)
+        cells = (torch.arange(CELLS, dtype=torch.float32) + 0.5) * (SIDE / CELLS) - 0.5
+        self.register_buffer("cells", cells, persistent=False)
+
+    def forward(self, pictures: Tensor) -> Answer:
+        fine = self.stem(pictures)
+        middle = self.middle(fine)
+        deep = self.deep(middle)
+        whole = F.relu(self.whole(F.relu(self.narrow(deep)).flatten(1)))
+        deep = deep + self.shape(whole)[:, :, None, None]
+        joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
+        joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
+        heat = SHARPNESS * self.heat(joined)
+        share = heat.flatten(2).softmax(-1).unflatten(-1, (CELLS, CELLS))
+        points = torch.stack([share.sum(2) @ self.cells, share.sum(3) @ self.cells], -1)
+        spread, shown, present = self.rest(whole).split([COUNT, COUNT, 1], 1)
+        return Answer(points, spread, shown, present[:, 0], heat)
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+# The nine landmarks of the average head in a square of width 1.
+_TEMPLATE = np.array([
+    [0.353, 0.370], [0.647, 0.370], [0.5, 0.555], [0.381, 0.697], [0.619, 0.697], [0.5, 0.658], [0.5, 0.758],
+    [0.5, 0.697], [0.5, 0.908],
+])  # fmt: skip
+
+
+def frame_of(points: np.ndarray, size: int = SIDE) -> Crop:
+    """The square of `size` pixels in which the network expects a face. points: (9 or more, 2) pixels."""
+    return crop_from_landmarks(points[: len(NINE)], _TEMPLATE * TEMPLATE - 0.5, size)
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Landmarks of N faces in one picture, in the order of `NAMES`.
+
+    points: (N, COUNT, 2) float32 pixels; a landmark that is hidden by something else lies where it is expected.
+    sure: (N, COUNT) float32, probability from 0 to 1 that the landmark can be seen; low for a mouth behind a hand.
+    spread: (N, COUNT) float32, expected error in pixels.
+    present: (N,) float32, probability from 0 to 1 that there is a face at all.
+    """
+
+    points: np.ndarray
+    sure: np.ndarray
+    spread: np.ndarray
+    present: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def nine(self) -> np.ndarray:
+        """(N, 9, 2) the first nine landmarks."""
+        return self.points[:, : len(NINE)]
+
+
+def square_at(eyes: np.ndarray) -> Crop:
+    """The square in which the network expects a face with these eyes, (2, 2) pixels, right eye first."""
+    return crop_from_landmarks(eyes, _TEMPLATE[:2] * TEMPLATE - 0.5, SIDE)
+
+
+def find_landmarks(rgb: np.ndarray, squares: Sequence[Crop], *, passes: int = 2) -> Landmarks:
+    """The landmarks of faces in a picture.
+
+    rgb: uint8 (H, W, 3). squares: about where each face is: `square_at` two eyes, or `frame_of` the landmarks in the
+    previous frame of a clip; the face may be 25 % larger or smaller and a quarter of the square beside its centre.
+    passes: from the second on, the square is placed on the landmarks of the pass before. About 4 ms of CPU each.
+    """
+    squares = list(squares)
+    if not squares:
+        none = np.zeros((0, COUNT), np.float32)
+        return Landmarks(np.zeros((0, COUNT, 2), np.float32), none, none, np.zeros(0, np.float32))
+    for _ in range(passes - 1):
+        squares = [frame_of(points) for points in _read(rgb, squares).points]
+    return _read(rgb, squares)
+
+
+def _read(rgb: np.ndarray, squares: list[Crop]) -> Landmarks:
+    """The network's answer for each square, in pixels of the picture."""
+    cut = np.stack([crop_face(rgb, square.at_size(SIDE)) for square in squares])
+    pictures = torch.from_numpy(cut).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        points, spread, shown, present, _ = network()(pictures)
+    placed = [
+        apply_matrix(square.to_picture, one) for square, one in zip(squares, points.double().numpy(), strict=True)
+    ]
+    scale = np.array([[square.scale] for square in squares])
+    sure = shown.sigmoid() * present.sigmoid()[:, None]
+    return Landmarks(
+        np.stack(placed).astype(np.float32), sure.numpy(), (spread.exp().numpy() * scale).astype(np.float32),
+        present.sigmoid().numpy(),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def network() -> LandmarkNet:
+    """The network with the weights beside this file."""
+    net = LandmarkNet()
+    net.load_state_dict(
+        {name: part.float() if part.is_floating_point() else part for name, part in load_file(WEIGHTS).items()}
+    )
+    return net.eval()
+
+
+WEIGHTS = Path(__file__).with_name("landmarks.safetensors")

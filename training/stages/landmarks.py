@@ -1,0 +1,207 @@
+"""Train the landmark network on rendered heads.
+
+    python -m training landmarks --pool DIR --people 1000 --out L.pt --minutes 45
+    python -m training landmarks --pool DIR --out L.pt --minutes 0 --write inference/face/landmarks.safetensors
+
+The heads are rendered into --pool first, with wider poses than other data sets and with turned eyes; a pool that exists
+is used, and continued if it has fewer people. Run the same command again to resume. The logged errors are those of
+people who are not trained on, as shares of the distance of their eyes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from inference.face.landmarks import CELLS, COUNT, NINE, SIDE, LandmarkNet
+
+from ..heads.identity import identity
+from ..heads.render import renderer
+from ..heads.sampling import coefficients
+from ..learning.optimiser import minimise
+from ..learning.snapshots import Snapshot, negative, snapshot
+from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
+from ..units import NAMES
+
+FRAME = 160  # pixels of a rendered picture
+FRAMES = 6  # pictures of each person
+SEED = 77_000  # of the pool's people
+BATCH = 32
+NEGATIVES = 8  # of a batch
+HELD_OUT = 0.05  # share of the pool's people, the last ones
+POSES = {"headYaw": 0.75, "headPitch": 0.6, "headRoll": 0.5}  # deviations; 1 is 30, 20 and 20 degrees
+WIDEST = 1.7
+SOFT = 0.8  # deviation of a heat map around its landmark, in cells
+WEIGHT = {"error": 0.5, "heat": 1.0, "spread": 0.05, "shown": 1.0, "present": 1.0}
+LICENCE = "CC0-1.0"
+ORIGIN = (
+    "Trained from nothing by `python -m training landmarks` on rendered heads only (MakeHuman's CC0 data). "
+    "No photograph and no data set of photographs was used."
+)
+
+
+class Pool:
+    """Rendered pictures with their landmarks, in a folder.
+
+    frames: (N, FRAME, FRAME, 3) uint8; masks: (N, FRAME, FRAME) uint8; points: (N, COUNT, 2) float32 pixels; gaze:
+    (N, 2) radians to the picture's right and up by which the eyes are turned away from the camera.
+    """
+
+    def __init__(self, folder: Path, people: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, count = folder, people * FRAMES
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "frames": ((FRAME, FRAME, 3), np.uint8),
+            "masks": ((FRAME, FRAME), np.uint8),
+            "points": ((COUNT, 2), np.float32),
+            "gaze": ((2,), np.float32),
+        }
+        meta = folder / "meta.json"
+        self.done = json.loads(meta.read_text())["done"] if meta.exists() else 0
+        files = {}
+        for name, (shape, kind) in shapes.items():
+            path = folder / f"{name}.bin"
+            path.touch()
+            row = int(np.prod(shape)) * np.dtype(kind).itemsize
+            if path.stat().st_size < count * row:
+                os.truncate(path, count * row)
+            files[name] = np.memmap(path, kind, "r+", shape=(path.stat().st_size // row, *shape))
+        self.frames, self.masks, self.points, self.gaze = files.values()
+        while self.done < people:
+            self._render(self.done)
+            self.done += 1
+            if self.done % 20 == 0 or self.done == people:
+                for file in files.values():
+                    file.flush()
+                meta.write_text(json.dumps({"done": self.done}))
+                print(f"{self.done}/{people} people", flush=True)
+        held = max(1, round(HELD_OUT * self.done))
+        self.training, self.held_out = np.split(np.arange(self.done * FRAMES), [(self.done - held) * FRAMES])
+
+    def _render(self, person: int) -> None:
+        rng, drawer = np.random.default_rng([SEED, person, 2]), renderer(FRAME)
+        rows = coefficients(person, FRAMES, SEED)
+        with drawer.context:
+            drawer.show(identity(person, SEED))
+            for k, row in enumerate(rows):
+                row = row.copy()
+                for name, deviation in POSES.items():
+                    row[NAMES.index(name)] = np.clip(rng.normal(0, deviation), -WIDEST, WIDEST)
+                away = rng.random() < 0.7
+                gaze = (rng.uniform(-0.65, 0.65), rng.uniform(-0.45, 0.4)) if away else (0.0, 0.0)
+                picture = drawer.render(row, gaze)
+                at = person * FRAMES + k
+                self.frames[at], self.masks[at] = picture.image, picture.mask
+                self.points[at] = (picture.landmarks + 1) * (FRAME / 2) - 0.5
+                self.gaze[at] = gaze
+
+    def snapshots(self, rows: np.ndarray, negatives: int, rng: np.random.Generator) -> list[Snapshot]:
+        """A snapshot of each row; the last `negatives` of them show no face that could be used."""
+        others = rng.integers(0, self.done * FRAMES, len(rows))
+        made = []
+        for k, (row, other) in enumerate(zip(rows, others, strict=True)):
+            frame, points, backdrop = self.frames[row], self.points[row], self.frames[other]
+            if k < len(rows) - negatives:
+                made.append(snapshot(frame, self.masks[row], points, backdrop, rng))
+            else:
+                made.append(negative(frame, points, backdrop, rng))
+        return made
+
+
+def batch_of(made: list[Snapshot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pictures (N, 3, SIDE, SIDE) in [-1, 1], points (N, COUNT, 2), shown (N, COUNT), present (N,)."""
+    pictures = torch.from_numpy(np.stack([one.picture for one in made])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    points, shown = (torch.from_numpy(np.stack([getattr(one, name) for one in made])) for name in ("points", "shown"))
+    return pictures, points, shown, torch.tensor([one.present for one in made])
+
+
+def landmark_loss(net: LandmarkNet, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    """The terms of the loss. Landmarks outside the picture do not count; covered ones count half."""
+    pictures, points, shown, present = batch
+    found, spread, seen, is_face, heat = net(pictures)
+    inside = ((points > -4) & (points < SIDE + 3)).all(-1) & (present[:, None] > 0)
+    weight = inside * (0.5 + 0.5 * shown)
+    error = torch.linalg.vector_norm(found - points, dim=-1)
+    smooth = torch.sqrt(error.square() + 0.04)
+    place = (points + 0.5) / (SIDE / CELLS) - 0.5  # in cells
+    x, y = ((-(torch.arange(CELLS) - place[..., axis, None]).square() / (2 * SOFT**2)).exp() for axis in (0, 1))
+    wanted = (y[..., :, None] * x[..., None, :]).flatten(2)
+    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-6)
+    missing = -(wanted * heat.flatten(2).log_softmax(-1)).sum(-1)
+    total = weight.sum().clamp(min=1)
+    known = error.detach() / spread.exp() + spread  # negative logarithm of a Laplace distribution
+    return {
+        "error": (smooth * weight).sum() / total,
+        "heat": (missing * weight).sum() / total,
+        "spread": (known * weight).sum() / total,
+        "shown": F.binary_cross_entropy_with_logits(seen[present > 0], shown[present > 0]),
+        "present": F.binary_cross_entropy_with_logits(is_face, present),
+    }
+
+
+@torch.no_grad()
+def measure(net: LandmarkNet, pool: Pool, count: int = 256, negatives: int = 64) -> dict[str, float]:
+    """Median and 95th percentile of the error of the nine landmarks in held-out snapshots, as a share of the distance
+    of the eyes, and the share of wrong answers to whether there is a face.
+    """
+    rng = np.random.default_rng(1)
+    rows = rng.choice(pool.held_out, count + negatives)
+    pictures, points, shown, present = batch_of(pool.snapshots(rows, negatives, rng))
+    net.eval()
+    found, is_face = (answer := net(pictures)).points, answer.present
+    net.train()
+    nine = len(NINE)
+    error = torch.linalg.vector_norm(found - points, dim=-1)[:count, :nine]
+    eyes = torch.linalg.vector_norm(points[:count, 0] - points[:count, 1], dim=-1).clamp(min=12)
+    seen = (error / eyes[:, None])[shown[:count, :nine] > 0]
+    wrong = (is_face > 0).float() != present
+    return {
+        "median": round(seen.median().item(), 4),
+        "q95": round(seen.quantile(0.95).item(), 4),
+        "missed": round(wrong[:count].float().mean().item(), 4),
+        "invented": round(wrong[count:].float().mean().item(), 4),
+    }
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train with the options of `add_options`."""
+    rng = seeded(args)
+    pool = Pool(args.pool, args.people)
+    net = LandmarkNet().to(memory_format=torch.channels_last)
+    average = copy.deepcopy(net)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    parts = {"model": net, "average": average, "optimiser": optimiser}
+    trainer = Trainer(args, parts, {"landmarks": limits(args)}, rng, averaged=(net, average))
+    net.train()
+    for _ in trainer.steps("landmarks", optimiser, lambda: measure(average, pool)):
+        terms = landmark_loss(net, batch_of(pool.snapshots(rng.choice(pool.training, BATCH), NEGATIVES, rng)))
+        minimise(sum(WEIGHT[name] * term for name, term in terms.items()), optimiser)
+        trainer.note(terms)
+    if args.write:
+        write(average, args.write)
+
+
+def write(net: LandmarkNet, path: Path) -> None:
+    """Write the network for `inference.face.landmarks`, in half precision, with its licence and origin."""
+    state = {
+        name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
+    }
+    save_file(state, path, {"licence": LICENCE, "origin": ORIGIN, "format": "edtalk-landmarks-1"})
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `train`."""
+    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pictures")
+    parser.add_argument("--people", type=int, default=1000, help="number of people in the pool (default 1000)")
+    parser.add_argument("--write", type=Path, help="also write the network to this .safetensors file")
+    add_trainer_options(parser, minutes=45, rate=2e-3)
