@@ -1,7 +1,8 @@
 """The whole workflow in background mode, run by demo.sh with Blender's Python.
 
-Builds the extension and installs it into a separate user folder, creates a scene with a character, a line of dialogue
-and emotions, writes lip sync and head motion, renders the face to a strip, saves demo.blend and exports demo.mp4.
+Builds the extension, installs it into a separate user folder, and creates a scene with a character and a line of
+dialogue. Writes lips, head motion, emotions and blinks from the speech, renders the face to a strip, saves demo.blend
+and exports demo.mp4.
 """
 
 from __future__ import annotations
@@ -67,8 +68,11 @@ def install(extension: Path) -> ModuleType:
     return importlib.import_module("bl_ext.user_default.edtalk")
 
 
-def make(package: str, blend: Path, movie: Path) -> Path:
-    """Create, lip-sync, render, save and export the demo scene. Returns the folder of the rendered shot."""
+def make(package: str, blend: Path, movie: Path) -> tuple[Path, str]:
+    """Create, animate, render, save and export the demo scene.
+
+    Returns the folder of the rendered shot, and the emotions as text.
+    """
     import bpy
 
     names = "cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export"
@@ -80,11 +84,14 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     scene.render.resolution_x = scene.render.resolution_y = WIDTH
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are stored next to the file
 
-    obj = demo.build(scene)
+    obj = demo.build(scene, emotions="")
     session.wait(rest_pose.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
     kinds = {"HEAD", "EMOTION", "EYES"}
     session.wait(*(performing.perform(scene, strip, obj, kinds) for strip in sequencer.dialogue(scene, obj)))
+    if not demo.emotions_of(scene, obj).names:  # a bank without a network for emotion
+        demo.key_emotions(obj, demo.EmotionCurve.parse(demo.EMOTIONS), scene.frame_start)
+    emotions = demo.emotions_of(scene, obj)
     say(f"{obj.name} animated from speech: {len(compat.fcurves(obj))} F-curves")
     started = time.monotonic()
     plan = cli.render_faces(scene, [obj])[obj.name]
@@ -92,7 +99,7 @@ def make(package: str, blend: Path, movie: Path) -> Path:
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     render.export_movie(scene, movie)
     session.restart()
-    return plan.folder
+    return plan.folder, str(emotions)
 
 
 def main() -> None:
@@ -107,10 +114,10 @@ def main() -> None:
     with into_log():
         package = install(build_zip())
         say("extension built and installed")
-        shot = make(package.__name__, blend, movie)
+        shot, emotions = make(package.__name__, blend, movie)
         demo = importlib.import_module(f"{package.__name__}.edtalk_blender.demo")
-        title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: {demo.EMOTIONS}"
-        options = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", demo.EMOTIONS, "--title", title]
+        title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: head motion, emotion and blinks from speech"
+        options = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", emotions, "--title", title]
         command = [ENGINE, "-m", "inference", "sheet", *options, "--out", sheet, "--overwrite"]
         subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
     say(f"wrote {blend.name}, {movie.name} and {sheet.name}")

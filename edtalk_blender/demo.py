@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import bpy
 import numpy as np
 
-from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT
-from ..inference.contract.emotion import EmotionCurve
+from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT, TEXT
+from ..inference.contract.emotion import NEUTRAL, EmotionCurve, Key
+from ..inference.contract.errors import EDTalkError
 from . import compat
-from .animation import keys
-from .character import character, files, placement
-from .engine.operator_base import BaseOperator
+from .animation import keys, sampling
+from .character import character, files, placement, sliders
+from .engine import session
+from .engine.operator_base import EngineOperator
+from .engine.session import Task
 from .idle import write_idle_motion
+from .lipsync.on_strips import one_undo_step
+from .lipsync.performing import perform
 from .timeline import sequencer
 
 FPS = 25
@@ -24,7 +30,7 @@ def build(
 ) -> bpy.types.Object:
     """Add a character with a dialogue strip and emotion keyframes. Returns the character.
 
-    where: a scene, or the context for its scene and active collection.
+    where: a scene, or the context for its scene and active collection. emotions: "" for none.
     Sets the scene's frame rate to FPS and its range to the dialogue. Portrait and sound are packed into the .blend.
     Raises EDTalkError for an unreadable portrait or an unknown emotion.
     """
@@ -35,12 +41,19 @@ def build(
     obj.edtalk.portrait_image.pack()
     strip = compat.new_sound(scene, line.stem, line, channel=1, frame=1)
     strip.sound.pack()
+    if line == LINE:
+        strip.edtalk_text = TEXT
     sequencer.assign(strip, obj)
     clock = sequencer.time_map(scene, strip)
     scene.frame_start, scene.frame_end = clock.start, clock.end - 1
-    key_emotions(obj, EmotionCurve.parse(emotions, files.bank_of(obj).presets), clock.start)
-    write_idle_motion(scene, obj, (clock.start, clock.end), 1.0, blinks=True, seed=0)
+    if emotions:
+        key_emotions(obj, EmotionCurve.parse(emotions, files.bank_of(obj).presets), clock.start)
     return obj
+
+
+def move_idly(scene: bpy.types.Scene, obj: bpy.types.Object) -> None:
+    """Write Idle Motion for the scene's frames."""
+    write_idle_motion(scene, obj, (scene.frame_start, scene.frame_end + 1), 1.0, blinks=True, seed=0)
 
 
 def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None:
@@ -51,8 +64,18 @@ def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None
         keys.write_curves(obj, {name: values}, frames, interpolation="BEZIER")
 
 
-class EDTALK_OT_demo(BaseOperator, bpy.types.Operator):
-    """Add a demo character with a line of dialogue and emotions. Then use Lip Sync and Render Face"""
+def emotions_of(scene: bpy.types.Scene, obj: bpy.types.Object) -> EmotionCurve:
+    """The animated emotions of a character in the scene's frames, as a curve with two keys a second."""
+    names, found = list(sliders.emotions(obj)), []
+    for frame in range(scene.frame_start, scene.frame_end + 1, FPS // 2):
+        values = sampling.sliders_at(obj, names, frame)
+        strengths = {name: round(value, 2) for name, value in values.items() if value > 0.01}
+        found.append(Key((frame - scene.frame_start) / FPS, strengths or {NEUTRAL: 1.0}))
+    return EmotionCurve(tuple(found))
+
+
+class EDTALK_OT_demo(EngineOperator, bpy.types.Operator):
+    """Add a demo character with a line of dialogue, emotions and head motion. Then use Lip Sync and Render Face"""
 
     bl_idname = "edtalk.demo"
     bl_label = "Add Demo"
@@ -73,6 +96,21 @@ class EDTALK_OT_demo(BaseOperator, bpy.types.Operator):
         for strip in compat.strips(scene):
             strip.select = sequencer.is_dialogue(strip)
         self.report({"INFO"}, f"Added {obj.name}. Use Lip Sync, then Render Face in the Sequencer")
+        if session.current_client() is None and not session.find_engine().usable:
+            move_idly(scene, obj)  # until the engine is installed
+            return None
+        (strip,) = sequencer.dialogue(scene, obj)
+        task, where = perform(scene, strip, obj, ("HEAD", "EYES")), (scene.name, sequencer.identity(strip))
+
+        def without_speech(task: Task) -> None:
+            scene, _strip, obj = sequencer.speaking(*where)
+            if task.error and scene is not None and obj is not None:
+                move_idly(scene, obj)
+
+        task.then(without_speech)
+        one_undo_step([task], "Head Motion")
+        with suppress(EDTalkError):  # reported; the demo is there
+            self.finish(task)
         return None
 
 

@@ -9,7 +9,9 @@ import pytest
 
 @pytest.fixture
 def obj(package, scene):
-    return package.demo.build(scene)
+    made = package.demo.build(scene)
+    package.demo.move_idly(scene, made)
+    return made
 
 
 def test_the_demo_is_ready_for_lip_sync(package, scene, obj):
@@ -63,3 +65,22 @@ def test_idle_motion_is_limited_to_its_range(package, scene, obj):
     assert bpy.ops.edtalk.idle_motion(frames="PREVIEW", amount=2.0, blinks=False, seed=3) == {"FINISHED"}
     assert package.animation.sampling.sliders_at(obj, ["headYaw"], 100) == pytest.approx(before)
     assert bpy.ops.edtalk.demo.poll() is False
+
+
+def test_the_demo_moves_with_the_speech_if_there_is_an_engine(package, scene, fake_engine):
+    fake_engine()
+    assert bpy.ops.edtalk.demo() == {"FINISHED"}
+    (obj,) = package.character.character.characters(scene)
+    path = package.character.sliders.data_path("headYaw")
+    yaw = next(curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
+    assert np.ptp([yaw.evaluate(frame) for frame in range(20, 100)]) > 0.3, "the fake engine swings by 0.2 to each side"
+    curve = package.demo.emotions_of(scene, obj)
+    assert curve.names == ("happy", "sad")
+    assert curve.strengths(np.array([2.5]))["happy"][0] == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_demo_moves_idly_if_the_engine_fails(package, scene, fake_engine):
+    fake_engine("--complain")
+    assert bpy.ops.edtalk.demo() == {"FINISHED"}
+    (obj,) = package.character.character.characters(scene)
+    assert package.character.sliders.data_path("eyeBlink") in {curve.data_path for curve in package.compat.fcurves(obj)}
