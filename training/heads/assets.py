@@ -102,7 +102,7 @@ def load(folder: Path) -> Assets:
     }
     names = [part.name for part in sorted((root / "hair").iterdir())]
     enamel = layer(next((root / "teeth").glob("*.png")))
-    teeth = tuple(_front_of(bound(path, enamel), MOLARS) for path in sorted((root / "teeth").glob("*/*.mhclo")))
+    teeth = tuple(front_of(bound(path, enamel), MOLARS) for path in sorted((root / "teeth").glob("*/*.mhclo")))
     tongue = bound(next((root / "tongue").glob("*/*.mhclo")), layer(next((root / "tongue").glob("*.png"))))
     face = _cheeks(body)
     return Assets(
@@ -214,7 +214,7 @@ def _rendered_neighbours() -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
     return follow, offset
 
 
-def _front_of(bound: Bound, limit: float) -> Bound:
+def front_of(bound: Bound, limit: float) -> Bound:
     """Without the triangles that lie behind `limit` (decimetres) on the average head."""
     template = bound.rest(heads.load().template, 1.0)[bound.corner]
     return replace(bound, triangles=bound.triangles[template[bound.triangles, 2].max(1) > limit])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from training.heads import mesh as heads
-from training.heads.assets import Assets, Bound
+from training.heads.assets import Assets, Bound, front_of
 from training.heads.identity import Identity
 from training.units import NAMES
 
@@ -19,6 +19,7 @@ LONG = {"long01": 0.45, "ponytail01": 0.3, "braid01": 0.15, "bob01": 0.05, "bob0
 SHORT = {"short01": 0.35, "short02": 0.3, "short04": 0.3, "short03": 0.05}
 CURLY = {"afro01": 1.0}
 LOWER_TEETH = np.array([0, -0.05, 0.0])  # shift in decimetres
+NAPE = -0.3  # decimetres; short hair behind it is never seen
 RIM_POINTS, TUBE_POINTS = 40, 6  # vertices around a lens and around its frame
 
 
@@ -64,7 +65,9 @@ def look(person: Identity, assets: Assets) -> Look:
     hairdo = _hairdo(rng, who, assets)
     if hairdo is not None:
         worn = assets.hair[hairdo]
-        cards.append(_piece(person, worn, heads.HAIR, worn.layer, hanging=hairdo in LONG))
+        hanging = hairdo in LONG
+        shown = worn if hanging else front_of(worn, NAPE)
+        cards.append(_piece(person, shown, heads.HAIR, worn.layer, hanging=hanging))
     brow = assets.brows[rng.integers(len(assets.brows))]
     cards.append(_piece(person, brow, BROW, brow.layer, opacity=rng.uniform(0.75, 1.0)))
     lash = assets.lashes[rng.choice(len(assets.lashes), p=_lash_odds(who, len(assets.lashes)))]

@@ -21,7 +21,6 @@ from training.heads.render import OVERSAMPLING, SURFACES, Frame, Renderer, rende
 from training.heads.shaders import WHOLE_PICTURE
 
 ALBEDO = 8  # texture unit
-HAIR_TOLERANCE = 0.05  # picture widths by which hair may lie above a tracked point of the scalp
 # Ambient occlusion: radii in picture widths, depth at which it is full, and strength.
 RADII, DEEP, OCCLUSION = (0.022, 0.06), (0.045, 0.10), 0.6
 REACH, STEPS, SOFT, CAST = 0.11, 5, 0.03, 0.5  # cast shadows: reach and softness in picture widths, strength
@@ -35,7 +34,9 @@ class LifelikeRenderer(Renderer):
         super().__init__(size)
         self.assets = asset_files.load(folder)
         side = size * OVERSAMPLING
-        self.surface.append(self.context.texture((side, side), 4, dtype="f2"))
+        for texture in self.surface:
+            texture.release()
+        self.surface = [self.context.texture((side, side), 4, dtype=kind) for kind in ("f4", "f1", "f1", "f2")]
         self.surface_target = self.context.framebuffer(self.surface, self.depth)
         shape = (asset_files.SIDE, asset_files.SIDE, len(self.assets.textures))
         self.albedo = self.context.texture_array(shape, 4, self.assets.textures.tobytes())
