@@ -16,6 +16,7 @@ from PIL import Image
 from .contract.bank import STARTER, Bank, load_bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError, disk_error
+from .contract.references import References
 from .contract.shot import Shot, file_sha256
 from .dubbing import dub, plate_frames
 from .face.paste import Layering
@@ -148,6 +149,9 @@ class ShotRenderer:
 
     def _draw_plate(self, loaded: LoadedBank, shot: Shot, rows: Sequence[int]) -> Iterator[np.ndarray]:
         assert shot.plate is not None
+        if shot.references is not None:
+            yield from self._draw_mouths(loaded, shot, shot.references, rows)
+            return
         layering = Layering(shot.layer, shot.mask, shot.feather)
         frames = plate_frames(shot.plate, rows, loaded.size)
         values, added = _rows_of(shot, rows).values, loaded.added(shot.added)
@@ -157,6 +161,24 @@ class ShotRenderer:
                 yield layering.without_face(rgb, loaded.size)
             else:
                 yield layering.compose(pixels, Picture(rgb), crop)
+
+    def _draw_mouths(
+        self, loaded: LoadedBank, shot: Shot, references: References, rows: Sequence[int]
+    ) -> Iterator[np.ndarray]:
+        """As `draw`, with the mouths from reference frames of the clip."""
+        from .mouth import MouthDrawer
+
+        assert shot.plate is not None
+        size = FaceSize.of(shot.layer, shot.size, shot.detail)
+        drawer = MouthDrawer(loaded.renderer, shot.plate, references, shot.feather)
+        values = _rows_of(shot, rows).values
+        frames = plate_frames(shot.plate, rows, loaded.size)
+        for number, row, (rgb, crop) in zip(rows, values, frames, strict=True):
+            if crop is None:
+                yield Layering(shot.layer).without_face(rgb, loaded.size)
+            else:
+                drawn = drawer.draw(rgb, crop, number, row)
+                yield drawn.as_layer(shot.layer, crop.at_size(size.side(loaded.size, crop)))
 
     def clear(self) -> None:
         """Drop all loaded banks and portraits."""

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from ..contract.references import MOST_REFERENCES
 from ..contract.shot import FEATHER, LAYERS, MASKS
 from . import options
 from .framing import Framing
@@ -20,7 +21,8 @@ EXAMPLES = """examples:
     render --source me.png --audio line.wav --pose-video head.mp4 --expression actor.mp4 --out me.mp4
   everything from one clip, added to the portrait's own pose and expression
     render --source me.png --lip-video a.mp4 --pose-video a.mp4 --expression a.mp4 --relative --out me.mp4
-  dub a clip and paste the face back into the full frame
+  dub a clip and paste the mouth back into the full frame; before that, preview frame 40
+    render --source shot.mp4 --audio line.wav --paste-back --frames 40-40 --out preview/
     render --source shot.mp4 --audio line.wav --paste-back --out dubbed.mp4
   frames 0 to 99 only, as images
     render --source me.png --audio line.wav --frames 0-99 --out frames/ --format png
@@ -139,8 +141,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="paste the face on the full image, same as --layer pasted",
     )  # fmt: skip
     picture.add_argument(
-        "--mask", choices=MASKS, help="visible part of the face: face (default), or mouth with chin and cheeks"
-    )
+        "--mask", choices=MASKS,
+        help="visible part of the face: face, or mouth with chin and cheeks (default: mouth for a clip of which only "
+        "the mouth is driven, else face)",
+    )  # fmt: skip
     picture.add_argument(
         "--feather", type=options.share, metavar="X",
         help=f"width of the mask's soft border relative to its half width, above 0 to 1 (default {FEATHER})",
@@ -153,6 +157,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     picture.add_argument(
         "--plain", action="store_true", help="output of the network only, without detail from the source"
     )
+
+    dub = parser.add_argument_group("dubbing a clip, with the mask mouth")
+    dub.add_argument(
+        "--references", type=reference_times, default="auto", metavar="auto|none|SECONDS[,SECONDS...]",
+        help="frames of the clip from which the new mouth is taken: chosen automatically (auto, default), those at "
+        "these seconds of it (of a folder: numbers of images from 0), or none: the mouth of each frame itself is moved",
+    )  # fmt: skip
+    dub.add_argument(
+        "--keep-pauses", action="store_true",
+        help="keep the mouth of the clip where the new one rests for at least 0.35 s (needs reference frames)",
+    )  # fmt: skip
 
     time = parser.add_argument_group("time")
     time.add_argument(
@@ -194,6 +209,20 @@ def seconds_span(text: str) -> tuple[float, float]:
     if not 0 <= start < end < math.inf:
         raise argparse.ArgumentTypeError(f"expected seconds such as 4 or 1.5-4, found '{text}'")
     return start, end
+
+
+def reference_times(text: str) -> str | tuple[float, ...]:
+    """Parse "auto", "none" or seconds separated by commas."""
+    if text in ("auto", "none"):
+        return text
+    try:
+        times = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        times = (math.nan,)
+    if not all(0 <= time < math.inf for time in times) or len(times) > MOST_REFERENCES:
+        message = f"expected auto, none or up to {MOST_REFERENCES} seconds such as 1.5,3, found '{text[:80]}'"
+        raise argparse.ArgumentTypeError(message)
+    return times
 
 
 def frames_span(text: str) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from ..contract.coefficients import Coefficients
 from ..contract.emotion import EmotionCurve
 from ..contract.errors import EDTalkError
 from ..contract.idle import BLINK
-from ..contract.plate import Plate, media_sha256
+from ..contract.plate import Plate, Track, media_sha256
+from ..contract.references import Readings, References, spoken
 from ..contract.shot import FEATHER, FILLS_PICTURE, Shot
 from ..face.framing import cut
 from ..face.size import FaceSize
@@ -186,6 +187,12 @@ class Inputs:
         }
         source = Clip(args.source, self.fps)
         self.source_clip = None if source.is_picture else source
+        dubs_mouth = self.source_clip is not None and self._mask == "mouth"
+        if (args.keep_pauses or args.references not in ("auto", "none")) and not dubs_mouth:
+            message = "--references and --keep-pauses require a source clip and the mask mouth."
+            raise EDTalkError(message, "Add --mask mouth, or leave them out.")
+        if args.keep_pauses and args.references == "none":
+            raise EDTalkError("--keep-pauses requires reference frames.", "Leave out --references none.")
         self.emotion = EmotionCurve.parse(args.emotion, self.bank.presets) if args.emotion else None
         moves = args.audio or self.clips or self.table is not None or self.emotion or args.idle_motion
         if not (self.length and (self.source_clip or moves)):
@@ -196,7 +203,7 @@ class Inputs:
         args, loaded = self.args, renderer.bank(self.args.bank)
         choices: dict[str, Any] = {
             "layer": args.layer,
-            "mask": args.mask or "face",
+            "mask": self._mask,
             "feather": args.feather or FEATHER,
             "size": _square_size(args, loaded.size),
             "detail": not args.plain,
@@ -208,7 +215,11 @@ class Inputs:
             own = loaded.face(args.source, crop, size).renderer.source_coefficients.values
             choices |= {"portrait": args.source, "crop": crop}
         else:
-            plate = self._plate()
+            from ..plate_reading import can_read
+
+            uses_references = self._mask == "mouth" and args.references != "none" and can_read(loaded.renderer)
+            track, times = self._footage(whole=uses_references)
+            plate = Plate.of(self.source_clip.path, media_sha256(self.source_clip.path), track, times[self.span])
             own = self._own_motion(loaded, plate)
             choices |= {"plate": plate, "portrait": None, "crop": "auto"}
         head = self._head_motion(loaded.bank)
@@ -231,6 +242,8 @@ class Inputs:
             replaced = performance.replaced(self.bank)
             values = np.where(replaced, values, values - own)
             choices["added"] = np.array(self.bank.names)[~replaced].tolist()
+            if uses_references:
+                values, choices["references"] = self._references(loaded, plate, track, times, values, replaced)
         shot = Shot(
             bank=self.args.bank,
             bank_sha256=loaded.bank.sha256,
@@ -337,14 +350,79 @@ class Inputs:
             note(f"{args.audio}: {found.note}")
         return replace(found, rows=eased(found.rows, times, self._speech[1]))
 
-    def _plate(self) -> Plate:
-        """The frames of the source clip that are dubbed, one for each frame of `span`, and the face in them."""
+    @property
+    def _mask(self) -> str:
+        """--mask or its default: the mouth for a clip if nothing else is driven."""
+        args = self.args
+        if args.mask or self.source_clip is None:
+            return args.mask or "face"
+        lips = self.bank.names_of("lip")
+        others: Any = args.pose_video or args.fixed_pose or args.idle_motion or args.head_motion
+        others = others or args.expression or args.emotion
+        return "face" if others or (self.table and not set(self.table.names) <= set(lips)) else "mouth"
+
+    def _footage(self, whole: bool) -> tuple[Track, np.ndarray]:
+        """The face in the source clip, and the time in it that each frame of the whole result shows, (length,).
+
+        whole: track all frames of the result, not only those before the end of `span`.
+        """
         clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
         assert clip is not None, "only a clip is dubbed"
-        indices = self.rules.pose_indices(self.length, clip.count(self.length))[self.span]
-        seconds = indices * (1.0 if clip.is_still else 1 / self.fps)  # images of a folder are counted, not timed
-        end = float(seconds.max()) + (1.0 if clip.is_still else 1 / self.fps)
-        return Plate.of(clip.path, media_sha256(clip.path), framing.of_footage(clip.path, end), seconds)
+        step = 1.0 if clip.is_still else 1 / self.fps  # images of a folder are counted, not timed
+        times = self.rules.pose_indices(self.length, clip.count(self.length)) * step
+        end = float((times if whole else times[self.span]).max()) + step
+        return framing.of_footage(clip.path, end), times
+
+    def _references(
+        self,
+        loaded: LoadedBank,
+        plate: Plate,
+        track: Track,
+        times: np.ndarray,
+        values: np.ndarray,
+        replaced: np.ndarray,
+    ) -> tuple[np.ndarray, References]:
+        """The rows of a shot that is drawn from reference frames, and these frames.
+
+        times: (T,) of the whole result. values: (T, n), see `Plan`. replaced: (n,), the columns that are not changes of
+        the clip's own values.
+        """
+        from ..plate_reading import read_plate
+
+        args, bank = self.args, self.bank
+        with Progress(
+            f"reading {plate.media.name}", 2 * int((~np.isnan(track.crops[:, 2])).sum()), args.progress
+        ) as bar:
+            readings = read_plate(loaded.renderer, plate.media, track, lambda _done, _total: bar.step())
+        lips, values = np.isin(bank.names, bank.names_of("lip")), values.copy()
+        if (driver := self.clips.get("lip")) is not None and not args.relative:
+            values[:, lips] = self._mouth_of(loaded.renderer, driver, track, readings)[:, lips]
+        starts, _ = track.at(times)
+        own = np.nan_to_num(readings.rows[np.searchsorted(track.times, starts)])
+        values[:, lips & ~replaced] += own[:, lips & ~replaced]
+        values[:, ~lips & replaced] -= own[:, ~lips & replaced]
+        shown = spoken(values[:, lips], self.fps) if args.keep_pauses else np.ones(len(values), np.float32)
+        chosen = () if args.references == "auto" else args.references
+        part = shown[self.span]
+        return values, References.of(bank, track, readings, times[self.span], chosen=chosen, shown=part)
+
+    def _mouth_of(self, renderer: FaceRenderer, driver: Clip, track: Track, readings: Readings) -> np.ndarray:
+        """(T, n) coefficients of a driving clip relative to its closed mouth, as readings of the source clip are.
+
+        track, readings: of the source clip, used again if it drives itself.
+        """
+        from ..capture import interpolated
+        from ..plate_reading import read_plate
+
+        indices = self.rules.indices("lip", self.length, driver.count(self.length + TAIL))
+        if self.source_clip is None or driver.path.resolve() != self.source_clip.path.resolve():
+            crop = frame_clip(driver, self.args.driver_crop.choosing(self.args.driver_face, _DRIVER_OPTIONS), 256)
+            times = np.arange(indices.max() + 1) * (1.0 if driver.is_still else 1 / self.fps)
+            track = Track(times, np.tile(crop.box, (len(times), 1)))
+            with Progress(f"reading {driver.path.name}", 2 * len(times), self.args.progress) as bar:
+                readings = read_plate(renderer, driver.path, track, lambda _done, _total: bar.step())
+        starts, _ = track.at(indices * (1.0 if driver.is_still else 1 / self.fps))
+        return interpolated(readings.rows, readings.seen)[np.searchsorted(track.times, starts)]
 
     def _own_motion(self, loaded: LoadedBank, plate: Plate) -> np.ndarray:
         """(1, n) zeros, or (T, n) the coefficients of the source clip if the performance depends on them.

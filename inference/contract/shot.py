@@ -27,11 +27,12 @@ from .errors import EDTalkError, disk_error
 from .files import atomic_write, cached_sha256, link_or_copy, open_regular, read_regular
 from .parsing import MALFORMED, parse_json, parse_npy, stored_path
 from .plate import PICTURES, Plate, pictures_in
+from .references import References
 from .rendered import is_complete
 
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
-# written as version 1, so that earlier releases read it. Version 4 adds the display of the plate.
-FORMAT_VERSION = 4
+# written as version 1, so that earlier releases read it. Version 4 adds the display of the plate, version 5 references.
+FORMAT_VERSION = 5
 PICTURE_VERSION = 3  # increased when the same input gives other pixels; all frames are then rendered again
 IMAGE_FORMATS = ("png", "exr")
 LAYERS = ("square", "matte", "plate", "pasted")
@@ -41,6 +42,7 @@ _CHOICES = ("layer", "mask", "feather", "size", "detail", "added")
 FEATHER = 0.25
 LARGEST = 4096  # pixels of a side of the face's square
 _SHOT, _TABLE, _PLATE_ROWS, _PLATE = "shot.json", "coefficients.npy", "plate.npy", "plate"
+_REFERENCES, _MOUTHS = "references.npy", "mouths.npy"  # the tables of `References`
 _RANGE = re.compile(r"\s*(-?\d{1,9})(?:-(-?\d{1,9}))?\s*")
 MOST_FRAMES = 2**21  # in one list of frames; Blender's scenes have fewer
 _LARGEST_FRAME = 2**31
@@ -109,6 +111,9 @@ class Shot:
         without a face (NaN in the track) stay unchanged; their "square" is black.
     added: with a plate, names of the coefficients whose values are added to the frame's own. The others are final
         values. None: all except those of the lips.
+    references: with a plate and the mask "mouth", frames of the clip from which the mouth is drawn, see
+        `inference.mouth`. Every frame then shows the plate with another mouth, "square" the face's square of it. Lip
+        coefficients are 0 for the person's closed mouth, all others are changes. None: each frame's own face is moved.
     Raises EDTalkError for an invalid crop, format, layer, mask or size, no rows, or a plate with another length.
     """
 
@@ -128,6 +133,7 @@ class Shot:
     size: int = 0
     detail: bool = True
     added: tuple[str, ...] | None = None
+    references: References | None = None
 
     def __post_init__(self) -> None:
         if self.plate is not None:
@@ -165,6 +171,11 @@ class Shot:
         if self.plate is not None and len(self.plate.times) != len(self.coefficients):
             message = f"The plate must have the {len(self.coefficients)} frames of the shot, found"
             raise EDTalkError(f"{message} {len(self.plate.times)}.", "Track the face again.")
+        if self.references is not None:
+            expected = len(self.coefficients), len(self.coefficients.names)
+            if self.plate is None or self.mask != "mouth" or self.references.own.shape != expected:
+                message = "References need a plate, the mask 'mouth' and a reading of each frame of the shot."
+                raise EDTalkError(message, "Dub the movie again.")
 
     @property
     def portrait_sha256(self) -> str:
@@ -194,7 +205,7 @@ class Shot:
         Defaults are left out so that the keys of shots from earlier versions stay valid.
         """
         chosen: dict[str, Any] = {}
-        if self.layer != "square":
+        if self.layer != "square" or self.references is not None:
             chosen |= {"layer": self.layer, "mask": self.mask, "feather": self.feather}
         if self.size:
             chosen["size"] = self.size
@@ -207,6 +218,8 @@ class Shot:
     @property
     def _format_version(self) -> int:
         """The oldest version that has everything this shot uses."""
+        if self.references is not None:
+            return 5
         if self.plate is not None and self.plate.display:
             return 4
         if not self.detail or self.added is not None:
@@ -223,6 +236,10 @@ class Shot:
             made_from.append(self._choices)
         if self.portrait is not None and not is_opaque(self.portrait):
             made_from.append("over grey")  # release 0.1.0 showed the colours below transparent parts
+        mouths = None
+        if self.references is not None:
+            made_from.append(hashlib.sha256(self.references.frames_table.tobytes()).hexdigest())
+            mouths = self.references.plate_table
         start = hashlib.sha256(json.dumps(made_from).encode())
         keys = []
         rows = self.coefficients.values.astype("<f4") + np.float32(0)  # -0 and 0 give the same picture
@@ -232,6 +249,8 @@ class Shot:
                 digest.update(self.plate.row(number))
             if self.plate is None or self.plate.seen[number]:
                 digest.update(row.tobytes())
+                if mouths is not None:
+                    digest.update(mouths[number].tobytes())
             keys.append(digest.hexdigest()[:20])
         return tuple(keys)
 
@@ -309,6 +328,17 @@ class Shot:
             }
             if plate.display:
                 data["plate"]["display"] = plate.display
+        if self.references is not None:
+            tables = {
+                name: _as_npy(table)
+                for name, table in (
+                    (_REFERENCES, self.references.frames_table),
+                    (_MOUTHS, self.references.plate_table),
+                )
+            }
+            for name, content in tables.items():
+                write_whole(folder / name, content)
+            data["references"] = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
         write_whole(folder / _TABLE, table)
         write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
         return replace(self, portrait=portrait, sound=sound, plate=plate)
@@ -329,7 +359,7 @@ class Shot:
             table = _read_npy(folder / _TABLE, data["coefficients_sha256"])
             plate = data.get("plate")
             rows = None if plate is None else _read_npy(folder / _PLATE_ROWS, plate["rows_sha256"])
-            shot = _from_json(folder, data, table, rows)
+            shot = _from_json(folder, data, table, rows, _read_references(folder, data.get("references")))
         except FileNotFoundError as error:
             raise EDTalkError(f"{folder} is not a complete shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
@@ -446,7 +476,15 @@ def _can_link(path: Path, folder: Path) -> bool:
     return False
 
 
-def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.ndarray | None) -> Shot:
+def _read_references(folder: Path, hashes: dict[str, Any] | None) -> References | None:
+    if hashes is None:
+        return None
+    return References.from_tables(*(_read_npy(folder / name, hashes[name]) for name in (_REFERENCES, _MOUTHS)))
+
+
+def _from_json(
+    folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.ndarray | None, references: References | None
+) -> Shot:
     plate, choices = data.get("plate"), {name: data[name] for name in _CHOICES if name in data}
     try:
         dubbed: Plate | None = None
@@ -464,6 +502,7 @@ def _from_json(folder: Path, data: dict[str, Any], values: np.ndarray, rows: np.
             image_format=str(data["image_format"]),
             sound=_inside(folder, data["sound"]) if data.get("sound") else None,
             plate=dubbed,
+            references=references,
             **choices,
         )
     except EDTalkError as error:

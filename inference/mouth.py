@@ -1,0 +1,369 @@
+"""Draws the mouth of a dubbed frame from reference frames of the same clip.
+
+The pixels of a reference are moved to the target's coefficients by the motion that the refiner predicts, then aligned
+to the plate by the optical flow of nose, cheeks and eyes, and sampled once, at the plate's resolution. Two references
+are mixed where the target lies between them. The result is matched to the colours of the plate around the mask and
+blended in by a mask from below the nose to below the chin. The network's own picture is used only where no reference
+opens the mouth far enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from .contract.plate import Plate
+from .contract.references import References, blend, likeness_weights
+from .dubbing import crop_of, frames_in_any_order
+from .face.crop import Crop, apply_matrix, crop_face
+from .face.framing import cut_at
+from .media.picture import to_network
+from .model.refiner import inverted, pixel_places
+
+if TYPE_CHECKING:
+    from .renderer import FaceRenderer
+
+_SIZE = 256  # pixels of the crops in which faces are aligned and points are given
+_DRAWN = 512  # pixels of a picture that the network draws
+_JAW = "jawOpen"
+# The mask, in eye distances from the centre of the mouth: above it, half its width, below it for a closed mouth, and
+# how much lower the chin is when the jaw is fully open. The chin itself lies about 0.7 below the mouth.
+_ABOVE, _ACROSS, _BELOW, _JAW_DROP = 0.52, 0.8, 0.95, 0.45
+_ROUNDING = 2.5  # exponent of the mask's outline
+# Alignment: ellipse of the face that does not move with the mouth, in eye distances: centre below the eyes, half axes.
+_STILL_BELOW, _STILL_AXES = 0.3, (0.95, 0.5)
+_FLOW_STEP = 3  # every third pixel of it, in both directions
+_FITS = 3  # of the affine alignment; each leaves out the pixels that do not follow it
+_OUTLIER = 1.0  # pixels
+_COLOUR_REACH = 0.3  # eye distances: sigma of the blur of colour differences
+_COLOUR_CELL = 4  # picture pixels of a cell of these differences, at least
+_COLOUR_OUTLIER = 24.0  # levels: larger differences are other content, such as a jaw line, rather than light
+_REACHED = 0.15, 0.35  # opening beyond the references' at which the network's picture is blended in, and used alone
+
+
+class Points(NamedTuple):
+    """Centres of the right and left eye of the picture and of the mouth, (2,) each, in pixels of a `_SIZE` crop."""
+
+    left: np.ndarray
+    right: np.ndarray
+    mouth: np.ndarray
+
+
+def find_points(renderer: FaceRenderer, face: np.ndarray) -> Points:
+    """Find the points in a face crop, uint8 (S, S, 3)."""
+    insets = renderer.reader.networks.insets
+    assert insets is not None, "the bank can read plates"
+    with torch.no_grad():
+        picture = torch.from_numpy(to_network(face, renderer.config.size)[None]).to(renderer.device)
+        (anchors,) = insets.find_anchors(picture).cpu().numpy()
+    return Points(*((anchors + 1) / 2 * _SIZE - 0.5))
+
+
+class MouthReference:
+    """One reference frame, prepared for drawing.
+
+    pixels: the part of its frame that shows the face, uint8 (h, w, 3).
+    """
+
+    def __init__(self, renderer: FaceRenderer, frame: np.ndarray, crop: Crop) -> None:
+        """frame: uint8 (H, W, 3). crop: of `_SIZE` pixels."""
+        self._renderer, self._device = renderer, renderer.device
+        refiner = renderer.reader.networks.refiner
+        assert refiner is not None, "the bank can read plates"
+        self._refiner = refiner
+        corners = apply_matrix(crop.to_picture, np.array([(x, y) for x in (0, _SIZE) for y in (0, _SIZE)], float))
+        height, width = frame.shape[:2]
+        left, top = np.clip(np.floor(corners.min(0)), 0, (width - 1, height - 1)).astype(int)
+        right, bottom = np.clip(np.ceil(corners.max(0)) + 1, (left + 1, top + 1), (width, height)).astype(int)
+        self.pixels = np.ascontiguousarray(frame[top:bottom, left:right])
+        self._to_pixels = crop.to_picture - [[0, 0, left], [0, 0, top]]
+        self._small = crop_face(frame, crop)
+        self._detail = cut_at(frame, crop, _DRAWN)
+        self.points = find_points(renderer, self._small)
+        with torch.no_grad():
+            picture = torch.from_numpy(to_network(self._small, renderer.config.size)[None]).to(self._device)
+            self._motion = self._refiner.motion_of(picture).flatten(2)
+            self._own = self._refiner.read(picture)
+
+    def moved(self, change: np.ndarray) -> Moved:
+        """The reference with its coefficients changed by (n,)."""
+        with torch.no_grad():
+            target = self._own + torch.from_numpy(change[None].astype(np.float32)).to(self._device)
+            amounts = self._refiner.amounts(target) - self._refiner.amounts(self._own)
+            cells = round((self._motion.shape[2] / 2) ** 0.5)
+            moves = (amounts[:, None] @ self._motion).view(1, 2, cells, cells)
+            centres = pixel_places(cells, moves.device)
+            positions, _ = inverted(moves, centres - moves)
+            shift = ((positions - centres)[0].permute(1, 2, 0) * (_SIZE / 2)).cpu().numpy()
+            forward = (moves[0].permute(1, 2, 0) * (_SIZE / 2)).cpu().numpy()
+        return Moved(self, np.ascontiguousarray(shift), np.ascontiguousarray(forward))
+
+    def drawn(self, change: np.ndarray) -> np.ndarray:
+        """The network's picture of it with its coefficients changed by (n,), uint8 (D, D, 3)."""
+        renderer = self._source
+        row = renderer.source_coefficients.values + change[None].astype(np.float32)
+        (picture,) = renderer.render(row)
+        return picture
+
+    @cached_property
+    def _source(self) -> FaceRenderer:
+        renderer = self._renderer.another()
+        renderer.set_source(self._small, self._detail)
+        return renderer
+
+
+class Moved:
+    """A reference with changed coefficients. Positions are in pixels of `_SIZE` crops."""
+
+    def __init__(self, reference: MouthReference, shift: np.ndarray, forward: np.ndarray) -> None:
+        """shift, forward: (H, H, 2), from pixels of the result to pixels of the reference, and the other way."""
+        self.reference, self._shift = reference, shift
+        cells = len(shift) / _SIZE
+
+        def ahead(point: np.ndarray) -> np.ndarray:
+            x, y = (point + 0.5) * cells - 0.5
+            place = np.array([[[x, y]]], np.float32)
+            return point + cv2.remap(forward, place, None, cv2.INTER_LINEAR, None, _EDGE)[0, 0]
+
+        self.points = Points(*(ahead(point) for point in reference.points))
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """Its face crop, uint8 (_SIZE, _SIZE, 3)."""
+        places = self._places(_pixels(_SIZE, _SIZE))
+        return cv2.remap(self.reference._small, places, None, cv2.INTER_LINEAR, None, _EDGE)
+
+    def sample(self, places: np.ndarray) -> np.ndarray:
+        """Its pixels at places (h, w, 2), uint8 (h, w, 3), from the reference's own frame."""
+        found = _transformed(self._places(places), self.reference._to_pixels)
+        return cv2.remap(self.reference.pixels, found, None, cv2.INTER_CUBIC, None, _EDGE)
+
+    def _places(self, places: np.ndarray) -> np.ndarray:
+        cells = len(self._shift) / _SIZE
+        at = (places + np.float32(0.5)) * np.float32(cells) - np.float32(0.5)
+        return places + cv2.remap(self._shift, at, None, cv2.INTER_CUBIC, None, _EDGE)
+
+
+class MouthDrawer:
+    """Draws the mouths of one dubbed shot. Not thread-safe."""
+
+    def __init__(self, renderer: FaceRenderer, plate: Plate, references: References, feather: float) -> None:
+        """feather: see `contract.shot.Shot`. Raises EDTalkError(kind="media") if the footage cannot be read."""
+        self._references, self._feather = references, feather
+        bank = renderer.bank
+        self._weights = likeness_weights(bank)
+        self._lips = np.isin(bank.names, bank.names_of("lip"))
+        self._expression = np.isin(bank.names, bank.names_of("exp"))
+        self._jaw = bank.names.index(_JAW) if _JAW in bank.names else None
+        order = np.argsort(references.times, kind="stable")
+        self._prepared: dict[int, MouthReference] = {}
+        for at, frame in zip(order, frames_in_any_order(plate.media, references.times[order]), strict=True):
+            crop = crop_of(references.crops[at], _SIZE)
+            assert crop is not None, "a reference shows a face"
+            self._prepared[int(at)] = MouthReference(renderer, frame, crop)
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+
+    def draw(self, rgb: np.ndarray, crop: Crop, number: int, row: np.ndarray) -> DrawnMouth:
+        """Draw row `number` of the shot over its frame of the plate.
+
+        rgb: uint8 (H, W, 3), not changed. crop: of the face in it. row: (n,), lip coefficients to show, and changes of
+        the expression.
+        """
+        own, shown = self._references.own[number], float(self._references.shown[number])
+        unchanged = DrawnMouth(rgb, (0, 0, 0, 0), np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32))
+        if not shown or np.isnan(own).any():
+            return unchanged
+        crop = crop.at_size(_SIZE)
+        target = np.where(self._expression, own + row, own)
+        target = np.where(self._lips, own + shown * (row - own), target).astype(np.float32)
+        shares = blend(self._weights, self._references, target, float(self._references.own_looks[number, 1]))
+        used = [int(at) for at in np.flatnonzero(shares)]
+        changes = {at: target - self._references.rows[at] for at in used}
+        moved = {at: self._prepared[at].moved(changes[at]) for at in used}
+        plate = crop_face(rgb, crop)
+        ways = {at: self._alignment(plate, moved[at]) for at in used}
+        points = [_mean(shares, {at: apply_matrix(ways[at][1], moved[at].points[i]) for at in used}) for i in range(3)]
+        jaws = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
+        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaws)
+        left, top, right, bottom = rect
+        if not mask.size:
+            return unchanged
+        to_crop = crop.to_crop.copy()
+        to_crop[:, 2] += to_crop[:, :2] @ (left, top)
+        places = _transformed(_pixels(right - left, bottom - top), to_crop)
+        layers = {at: moved[at].sample(_transformed(places, ways[at][0])) for at in used}
+        beyond = self._beyond(target, shares)
+        if beyond > 0:
+            layers = {at: self._with_drawn(layers[at], at, changes[at], places, ways[at][0], beyond) for at in used}
+        new = _mean(shares, {at: layers[at].astype(np.float32) for at in used})
+        old = rgb[top:bottom, left:right].astype(np.float32)
+        eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
+        new = new + _colour_difference(old, new, mask, eyes)
+        return DrawnMouth(rgb, rect, np.clip(np.rint(new), 0, 255).astype(np.uint8), mask * np.float32(shown))
+
+    def _alignment(self, plate: np.ndarray, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
+        """The affine map (2, 3) from the plate's crop to the moved reference's, and its inverse."""
+        grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (plate, moved.small)]
+        flow = self._flow.calc(*grey, None)
+        points = moved.points
+        across, middle = points.right - points.left, (points.left + points.right) / 2
+        eyes = max(float(np.linalg.norm(across)), 1.0)
+        down = (points.mouth - middle) / max(float(np.linalg.norm(points.mouth - middle)), 1.0)
+        away = (_pixels(_SIZE, _SIZE)[::_FLOW_STEP, ::_FLOW_STEP] - (middle + _STILL_BELOW * eyes * down)) / eyes
+        along = away @ (across / eyes).astype(np.float32) / _STILL_AXES[0]
+        below = away @ down.astype(np.float32) / _STILL_AXES[1]
+        still = along * along + below * below < 1
+        start = _pixels(_SIZE, _SIZE)[::_FLOW_STEP, ::_FLOW_STEP][still].astype(np.float64)
+        if len(start) < 16:
+            return _IDENTITY, _IDENTITY
+        end, table = start + flow[::_FLOW_STEP, ::_FLOW_STEP][still], np.column_stack([start, np.ones(len(start))])
+        kept = np.ones(len(start), bool)
+        for _ in range(_FITS):
+            use, to = table[kept], end[kept]
+            matrix = np.linalg.solve(use.T @ use + 1e-6 * np.eye(3), use.T @ to)
+            error = np.linalg.norm(table @ matrix - end, axis=1)
+            kept = error < max(_OUTLIER, 2 * float(np.median(error)))
+        forward = matrix.T
+        if not 0.5 < abs(np.linalg.det(forward[:, :2])) < 2:
+            return _IDENTITY, _IDENTITY
+        return forward, np.linalg.inv(np.vstack([forward, (0, 0, 1)]))[:2]
+
+    def _mask(
+        self, shape: Sequence[int], crop: Crop, points: Points, jaw: float
+    ) -> tuple[tuple[int, int, int, int], np.ndarray]:
+        """The mask's rectangle in the picture (left, top, right, bottom) and its values, float32 in 0..1."""
+        eyes = points.right - points.left
+        width = float(np.linalg.norm(eyes)) * crop.scale
+        right = eyes / max(float(np.linalg.norm(eyes)), 1e-3)
+        turn = crop.to_picture[:, :2] / crop.scale
+        right = turn @ right
+        down = np.array([-right[1], right[0]])
+        middle = apply_matrix(crop.to_picture, points.mouth)
+        below = _BELOW + _JAW_DROP * jaw
+        middle = middle + down * width * (below - _ABOVE) / 2
+        half = np.array([_ACROSS, (below + _ABOVE) / 2]) * width
+        reach = np.abs(right) * half[0] + np.abs(down) * half[1]
+        height, across = shape[:2]
+        left, top = np.clip(np.floor(middle - reach), 0, (across, height)).astype(int)
+        end, bottom = np.clip(np.ceil(middle + reach) + 1, 0, (across, height)).astype(int)
+        rect = int(left), int(top), int(max(left, end)), int(max(top, bottom))
+        away = (
+            _pixels(rect[2] - rect[0], rect[3] - rect[1])
+            + np.array([left, top], np.float32)
+            - middle.astype(np.float32)
+        )
+        x, y = (
+            np.abs(away @ axis.astype(np.float32)) / np.float32(size)
+            for axis, size in zip((right, down), half, strict=True)
+        )
+        inside = 0.9999 - (x**_ROUNDING + y**_ROUNDING) ** (1 / _ROUNDING)
+        ramp = np.clip(inside / self._feather, 0, 1)
+        return rect, (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
+
+    def _beyond(self, target: np.ndarray, shares: np.ndarray) -> float:
+        """Share of the network's picture: above 0 if the jaw is to open further than in the references used."""
+        if self._jaw is None:
+            return 0.0
+        gap = float(target[self._jaw] - shares @ self._references.rows[:, self._jaw])
+        ramp = min(max((gap - _REACHED[0]) / (_REACHED[1] - _REACHED[0]), 0.0), 1.0)
+        return ramp * ramp * (3 - 2 * ramp)
+
+    def _with_drawn(
+        self, layer: np.ndarray, at: int, change: np.ndarray, places: np.ndarray, way: np.ndarray, share: float
+    ) -> np.ndarray:
+        drawn = self._prepared[at].drawn(change)
+        scale = len(drawn) / _SIZE
+        found = (_transformed(places, way) + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
+        picture = cv2.remap(drawn, found, None, cv2.INTER_CUBIC, None, _EDGE)
+        return cv2.addWeighted(layer, 1 - share, picture, share, 0)
+
+
+class DrawnMouth(NamedTuple):
+    """A frame of the plate, uint8 (H, W, 3), and its new mouth.
+
+    rect: left, top, right, bottom of the part that may differ. new: uint8, this part before it is blended in. mask:
+    float32 in 0..1, its mask.
+    """
+
+    plate: np.ndarray
+    rect: tuple[int, int, int, int]
+    new: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The frame with the mouth blended in. It equals the plate where the mask is 0."""
+        left, top, right, bottom = self.rect
+        result, mask = self.plate.copy(), self.mask[..., None]
+        part = result[top:bottom, left:right]
+        mixed = np.rint(part + mask * (self.new.astype(np.float32) - part)).astype(np.uint8)
+        part[...] = np.where(mask > 0, mixed, part)
+        return result
+
+    @property
+    def layer(self) -> np.ndarray:
+        """The mouth on a transparent frame, uint8 (H, W, 4) with straight alpha, exactly 0 where the mask is 0."""
+        left, top, right, bottom = self.rect
+        result = np.zeros((*self.plate.shape[:2], 4), np.uint8)
+        result[top:bottom, left:right, :3] = self.new
+        result[top:bottom, left:right, 3] = np.rint(self.mask * 255)
+        return result
+
+    def as_layer(self, layer: str, crop: Crop) -> np.ndarray:
+        """The image of a shot's layer, see `contract.shot.Shot`. crop: of the face, at the size of "square"."""
+        if layer == "pasted":
+            return self.picture
+        if layer == "plate":
+            return self.layer
+        face = crop_face(self.picture, crop)
+        if layer == "square":
+            return face
+        seen = crop_face(np.ascontiguousarray(self.layer[..., 3]), crop)
+        left, top, right, bottom = self.rect
+        unblended = self.plate.copy()
+        unblended[top:bottom, left:right] = self.new
+        return np.dstack([crop_face(unblended, crop), seen])
+
+
+_EDGE = cv2.BORDER_REPLICATE
+_IDENTITY = np.eye(2, 3)
+
+
+def _mean(shares: np.ndarray, values: dict[int, np.ndarray]) -> np.ndarray:
+    return sum(value * value.dtype.type(shares[at]) for at, value in values.items())
+
+
+def _transformed(places: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """places (h, w, 2) transformed by a (2, 3) matrix, float32."""
+    return cv2.transform(places, matrix.astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _pixels(width: int, height: int) -> np.ndarray:
+    """(height, width, 2) float32: x and y of each pixel."""
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return np.stack(np.meshgrid(x, y), -1)
+
+
+def _colour_difference(old: np.ndarray, new: np.ndarray, mask: np.ndarray, eyes: float) -> np.ndarray:
+    """What to add to the new pixels (h, w, 3) so that they continue the old ones at the mask's border.
+
+    The differences in the border, without those that are other content, are spread over the mask. eyes: distance of the
+    eyes in pixels.
+    """
+    height, width = mask.shape
+    cell = max(_COLOUR_CELL, round(eyes / 20))
+    size = max(1, width // cell), max(1, height // cell)
+    away = cv2.resize(old - new, size, interpolation=cv2.INTER_AREA)
+    border = cv2.resize(4 * mask * (1 - mask), size, interpolation=cv2.INTER_AREA)
+    weight = border * np.exp(-np.square(np.abs(away).max(2) / _COLOUR_OUTLIER)) + 1e-4
+    sigma = max(_COLOUR_REACH * eyes * size[0] / width, 1.0)
+    total = cv2.GaussianBlur(weight, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    spread = cv2.GaussianBlur(away * weight[..., None], (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    spread /= np.maximum(total, 1e-6)[..., None]
+    return cv2.resize(spread, (width, height), interpolation=cv2.INTER_LINEAR)
