@@ -28,6 +28,7 @@ COMMANDS = {
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
     "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),
+    "evaluate-footage": ("evaluate.footage", "run", "measure dubbing on clips of real people"),
     "evaluate-performance": ("evaluate.performance", "run", "measure the head motion of a bank"),
     "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),
 }
