@@ -234,6 +234,15 @@ def hand_keyed(curve: bpy.types.FCurve, start: float, end: float) -> np.ndarray:
     return np.sort(at[~_are_generated(keys) & (at >= start) & (at <= end)])
 
 
+def evaluate(curve: bpy.types.FCurve, frames: np.ndarray) -> np.ndarray:
+    """(T,) values of a curve at frames (T,). Linear curves without modifiers are evaluated all at once."""
+    keys = _read_keys(curve)
+    is_linear = np.all(keys["interpolation"] == _INTERPOLATION["LINEAR"]) and curve.extrapolation == "CONSTANT"
+    if len(keys["co"]) and is_linear and not curve.modifiers:
+        return np.interp(frames, *keys["co"].T.astype(np.float64))
+    return np.array([curve.evaluate(frame) for frame in frames])
+
+
 def own_channelbag(obj: bpy.types.ID) -> bpy.types.ActionChannelbag:
     """The object's F-curves. An action that is linked, or whose slot other objects use too, is copied first."""
     animation = obj.animation_data or obj.animation_data_create()

@@ -7,7 +7,9 @@ retimed, and disappear with it. Markers are placed anew whenever that changes; t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import bpy
 import numpy as np
@@ -17,7 +19,9 @@ from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..animation import keys
 from ..character import files, sliders
+from ..engine import session
 from ..timeline import sequencer
+from ..timeline.timemap import TimeMap
 from ..translations.context import CONTEXT
 from . import mouth_shapes, words
 
@@ -96,6 +100,8 @@ def _found(scene: bpy.types.Scene, strip: bpy.types.Strip, kind: str) -> list[tu
     stored = strip.get(FOUND[kind])
     if stored is None and kind == "EMOTIONS":
         return []
+    if stored is None and kind == "WORDS" and _search_later(scene, strip):
+        return []
     if stored is None:
         strip[FOUND[kind]] = stored = json.dumps(find(scene, strip, kind))
     try:
@@ -112,23 +118,33 @@ def find(scene: bpy.types.Scene, strip: bpy.types.Strip, kind: str) -> list[tupl
 
     Empty if the strip has no speaker or text, or if the bank's sliders have no names that tell mouth shapes apart.
     """
-    obj = sequencer.speaker(strip)
-    if obj is None:
+    clock, names, rows = _shown(scene, strip)
+    if not names:
         return []
-    try:
-        names = files.bank_of(obj).names_of("lip")
-    except EDTalkError:  # a panel reports the missing bank
-        return []
-    if not mouth_shapes.is_known(names):
-        return []
-    clock = sequencer.time_map(scene, strip)
-    rows = _mouth(obj, strip, names, clock.frames)
     if kind == "SHAPES":
-        starts = mouth_shapes.runs(names, rows)
-    else:
-        spoken = words.words_of(strip.edtalk_text)
-        spans = words.align(spoken, names, rows, sequencer.fps(scene))
-        starts = [(start, word.text) for word, (start, _end) in zip(spoken, spans, strict=False)]
+        return _at_seconds(clock, mouth_shapes.runs(names, rows))
+    spoken = words.words_of(strip.edtalk_text)
+    return _named(clock, spoken, words.align(spoken, names, rows, clock.fps))
+
+
+def _shown(scene: bpy.types.Scene, strip: bpy.types.Strip) -> tuple[TimeMap, tuple[str, ...], np.ndarray]:
+    """The time of a strip, its mouth sliders, and their values (T, n) as offsets from rest; no names if unknown."""
+    obj, clock = sequencer.speaker(strip), sequencer.time_map(scene, strip)
+    try:
+        names = files.bank_of(obj).names_of("lip") if obj is not None else ()
+    except EDTalkError:  # a panel reports the missing bank
+        names = ()
+    if obj is None or not mouth_shapes.is_known(names):
+        return clock, (), np.zeros((0, 0))
+    return clock, names, _mouth(obj, strip, names, clock.frames)
+
+
+def _named(clock: TimeMap, spoken: Sequence[words.Word], spans: words.Spans) -> list[tuple[float, str]]:
+    return _at_seconds(clock, [(start, word.text) for word, (start, _end) in zip(spoken, spans, strict=False)])
+
+
+def _at_seconds(clock: TimeMap, starts: Sequence[tuple[int, str]]) -> list[tuple[float, str]]:
+    """Rows and names as seconds of the sound and names."""
     seconds = clock.seconds(clock.frames[[row for row, _name in starts]]) if starts else ()
     return [(round(float(second), 5), name) for second, (_row, name) in zip(seconds, starts, strict=True)]
 
@@ -148,8 +164,74 @@ def _mouth(obj: bpy.types.Object, strip: bpy.types.Strip, names: tuple[str, ...]
     for column, name in enumerate(names):
         curve = by_path.get(sliders.data_path(name))
         if curve is not None:
-            rows[:, column] = [curve.evaluate(frame) - rest[name] for frame in frames]
+            rows[:, column] = keys.evaluate(curve, frames) - rest[name]
     return rows
+
+
+# --- Long texts
+
+
+@dataclass
+class _Search:
+    """The search for the words of a long text, which a timer continues. Undo replaces strips, so it is found by id."""
+
+    scene: str
+    strip: str
+    text: str
+    steps: Generator[None, None, list[tuple[float, str]]]
+
+
+_LONG = 60  # words that are found at once, in about 0.05 s
+_SLICE = 0.008  # seconds of one call of the timer
+_searches: dict[tuple[str, str], _Search] = {}
+
+
+def _search_later(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
+    """Begin to find the words of a strip with a long text. Returns False if they are to be found at once."""
+    text = strip.edtalk_text
+    if session.blocking() or len(text.split()) <= _LONG:
+        return False
+    search = _Search(scene.name, sequencer.identity(strip), text, _find_words(*_shown(scene, strip), text))
+    _searches[search.scene, search.strip] = search
+    if not bpy.app.timers.is_registered(continue_searches):
+        bpy.app.timers.register(continue_searches, first_interval=0.0, persistent=True)
+    return True
+
+
+def _find_words(
+    clock: TimeMap, names: tuple[str, ...], rows: np.ndarray, text: str
+) -> Generator[None, None, list[tuple[float, str]]]:
+    if not names:
+        return []
+    spoken = words.words_of(text)
+    yield
+    return _named(clock, spoken, (yield from words.align_in_steps(spoken, names, rows, clock.fps)))
+
+
+def continue_searches() -> float | None:
+    """Timer: continue the search for words for some milliseconds. Returns the seconds until the next call."""
+    until = time.perf_counter() + _SLICE
+    while _searches and session.may_apply():
+        key, search = next(iter(_searches.items()))
+        try:
+            while True:
+                next(search.steps)
+                if time.perf_counter() > until:
+                    return 0.01
+        except StopIteration as end:
+            del _searches[key]
+            _store(search, end.value)
+    return 0.1 if _searches else None
+
+
+def _store(search: _Search, found: list[tuple[float, str]]) -> None:
+    scene = bpy.data.scenes.get(search.scene)
+    strip = sequencer.find(scene, search.strip) if scene else None
+    if scene is None or strip is None or strip.edtalk_text != search.text:
+        return  # deleted or edited meanwhile
+    strip[FOUND["WORDS"]] = json.dumps(found)
+    place(scene)
+    session.edited("Word Markers")
 
 
 # --- Settings
@@ -198,6 +280,9 @@ def register() -> None:
 
 
 def unregister() -> None:
+    if bpy.app.timers.is_registered(continue_searches):
+        bpy.app.timers.unregister(continue_searches)
+    _searches.clear()
     del bpy.types.Strip.edtalk_text
     del bpy.types.Scene.edtalk_markers
     bpy.utils.unregister_class(MarkerSettings)

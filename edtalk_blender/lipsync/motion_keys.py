@@ -209,7 +209,7 @@ def _curves(obj: bpy.types.Object, names: Iterable[str]) -> dict[str, tuple[bpy.
 def evaluated(obj: bpy.types.Object, name: str, frames: np.ndarray) -> np.ndarray:
     """(T,) values of a keyed slider at frames (T,), in the action or else the base strip."""
     curve, shift = _curves(obj, (name,))[name]
-    return np.array([curve.evaluate(frame + shift) for frame in frames])
+    return keys.evaluate(curve, frames + shift)
 
 
 def hand_keyed(obj: bpy.types.Object, names: Iterable[str], clock: TimeMap) -> dict[str, np.ndarray]:

@@ -36,7 +36,9 @@ def distances(names: Sequence[str], rows: np.ndarray) -> np.ndarray:
     """
     shapes = np.array([[shape.get(name, 0.0) for name in names] for shape in MOUTH_SHAPES.values()])
     weights = np.array([_WEIGHTS.get(name, 1.0) for name in names])
-    return np.linalg.norm((np.asarray(rows, np.float64)[:, None] - shapes) * weights, axis=2)
+    rows, shapes = np.asarray(rows, np.float64) * weights, shapes * weights
+    squares = (rows**2).sum(axis=1)[:, None] + (shapes**2).sum(axis=1) - 2 * rows @ shapes.T
+    return np.sqrt(np.maximum(squares, 0.0))
 
 
 def is_known(names: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,8 @@ _BAND = 12.0  # seconds of speech that a word may be from its expected place; li
 _PAUSE_COST = 1.0  # of a pause that no punctuation announces
 _DURATION_COST = 0.6  # of a word that takes e times as long, or as short, as expected
 _REST_LIMIT = 0.05  # slider units from rest below which the mouth is silent
+
+Spans = list[tuple[int, int]]  # first frame of each word, and the one after its last
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,23 @@ def _plain(letters: str) -> str:
     return "".join(letter for letter in unicodedata.normalize("NFD", letters) if not unicodedata.combining(letter))
 
 
-def align(words: Sequence[Word], names: Sequence[str], rows: np.ndarray, fps: float) -> list[tuple[int, int]]:
+def align(words: Sequence[Word], names: Sequence[str], rows: np.ndarray, fps: float) -> Spans:
     """First frame of each word and the one after its last, as indices of `rows`; empty if there is nothing to align.
 
     names: of the columns; rows: (T, n) mouth sliders as offsets from rest, one per frame; fps: frames per second.
     """
+    steps = align_in_steps(words, names, rows, fps)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def align_in_steps(
+    words: Sequence[Word], names: Sequence[str], rows: np.ndarray, fps: float
+) -> Generator[None, None, Spans]:
+    """The same as `align` in steps of a millisecond, one for each word, so that the work can be spread over time."""
     total = len(rows)
     if not words or total < len(words):
         return []
@@ -111,7 +125,7 @@ def align(words: Sequence[Word], names: Sequence[str], rows: np.ndarray, fps: fl
     first = np.searchsorted(said, expected - _BAND * fps, "left")
     last = np.searchsorted(said, expected + _BAND * fps, "right")
     bands = [(int(low), int(high)) for low, high in zip(first, np.minimum(last, total + 1), strict=True)]
-    return _best_spans(words, sums, rest_sums, stretch, bands)
+    return (yield from _best_spans(words, sums, rest_sums, stretch, bands))
 
 
 def _best_spans(
@@ -120,7 +134,7 @@ def _best_spans(
     rest_sums: np.ndarray,
     stretch: float,
     bands: Sequence[tuple[int, int]],
-) -> list[tuple[int, int]]:
+) -> Generator[None, None, Spans]:
     """The cheapest placement of the words.
 
     sums: cumulative cost (T + 1,) of showing a shape; rest_sums: of a pause. stretch: frames per second of a word's
@@ -155,6 +169,7 @@ def _best_spans(
         after_pause = lowest + rest_sums
         paused = np.minimum(said, after_pause)
         paused_from = np.where(said <= after_pause, every, from_frame)
+        yield
     spans, end = [], total
     for index in reversed(range(len(words))):
         end = int(paused_from[end])

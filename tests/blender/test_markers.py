@@ -135,3 +135,30 @@ def test_damaged_markers_of_a_file_are_ignored(package, scene, line):
     scene.edtalk_markers.placed = "nonsense"
     scene.edtalk_markers.show = "SHAPES"
     assert shown(scene) == []
+
+
+def test_the_words_of_a_long_text_are_found_in_small_steps(package, scene, line, monkeypatch):
+    markers, session = package.lipsync.markers, package.engine.session
+    scene.edtalk_markers.show = "WORDS"
+    line.edtalk_text = TEXT
+    expected = shown(scene)
+    steps = []
+    monkeypatch.setattr(session, "blocking", lambda: False)
+    monkeypatch.setattr(session, "edited", steps.append)
+    monkeypatch.setattr(markers, "_LONG", 1)
+    monkeypatch.setattr(markers, "_SLICE", 0.0)
+    line.edtalk_text = "nothing of this"
+    line.edtalk_text = TEXT  # takes the place of the first search
+    assert shown(scene) == [], "found later"
+    calls = 1
+    while markers.continue_searches() is not None:
+        calls += 1
+    assert calls > 3, "one word each"
+    assert shown(scene) == expected
+    assert steps == ["Word Markers"]
+    line.edtalk_text = TEXT + " fi"
+    scene.sequence_editor.strips.remove(line)
+    while markers.continue_searches() is not None:
+        pass
+    package.follow.follow(scene)
+    assert shown(scene) == []
