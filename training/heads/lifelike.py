@@ -56,9 +56,10 @@ def look(person: Identity, assets: Assets) -> Look:
     name = _skin(rng, who, assets)
     tint = (np.asarray(given["skin_colour"]) / assets.skin_colours[name]) ** rng.uniform(0.45, 0.9)
     eye = int(np.linalg.norm(assets.irises**0.4 - np.asarray(given["iris_colour"]) ** 0.4, axis=1).argmin())
-    teeth = assets.teeth[rng.integers(len(assets.teeth))]
+    # A portrait with closed lips does not tell what the teeth are like: of teeth that vary much, networks draw the mean.
+    teeth = assets.teeth[0 if rng.random() < 0.8 else rng.integers(len(assets.teeth))]
     solid = (
-        _piece(person, teeth, heads.TEETH, teeth.layer, show=rng.uniform(0.01, 0.05)),
+        _piece(person, teeth, heads.TEETH, teeth.layer, show=rng.uniform(0.032, 0.042)),
         _piece(person, assets.tongue, heads.TONGUE, assets.tongue.layer),
     )
     cards = []
@@ -154,7 +155,7 @@ def _uniforms(rng: np.random.Generator, person: Identity, tint: np.ndarray, hair
         "tint": tint * rng.uniform(0.92, 1.08),
         "lip_colour": np.asarray(given["lip_colour"]) if painted else np.array([0.45, 0.13, 0.11]) * tint,
         "lipstick": rng.uniform(0.35, 0.8) if painted else rng.uniform(0.0, 0.25),
-        "enamel": np.array([1.0, rng.uniform(0.88, 0.98), rng.uniform(0.68, 0.92)]) * rng.uniform(1.0, 1.5),
+        "enamel": np.array([1.0, rng.uniform(0.92, 0.98), rng.uniform(0.76, 0.9)]) * rng.uniform(1.3, 1.6),
         # of beard or stubble: density, upper limit, moustache, cheeks
         "beard": np.array([rng.choice([0.2, 0.4, 0.75]) if grow else 0.0, *np.asarray(given["beard"])[1:]]),
         "freckles": rng.uniform(0.2, 0.7) if rng.random() < 0.15 else 0.0,
