@@ -31,6 +31,7 @@ BORDER = 0.3  # part of an oval's half axes over which an inset is blended in
 # and the part of them over which it is blended in. The networks were trained on heads whose brows are high; they
 # erase brows that are closer to the eyes.
 LIDS, LIDS_BORDER = (0.38, 0.22, 0.29), 0.4
+GREY = 0.12  # difference of the skin's logarithms of red and blue below which a picture counts as black and white
 CELL = 8  # pixels of a side of the cells in which the border error is averaged
 
 
@@ -184,6 +185,8 @@ class Inset(nn.Module):
             painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), condition)).float()
         painted = F.pixel_shuffle(painted, 2)
         drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted[:, :3]
+        colourful = ((skin.amax(1, keepdim=True) - skin.amin(1, keepdim=True)) / GREY).clamp(max=1.0)
+        drawn = torch.lerp(drawn.mean(1, keepdim=True), drawn, colourful)
         border_error = self._cells((warped_source - drawn) * self.border)
         within = (border_error.flatten(2) @ self.reach.T).unflatten(2, border_error.shape[2:])
         drawn = drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")

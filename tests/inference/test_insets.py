@@ -45,6 +45,7 @@ from training.stages.generator import (
     small_config,
 )
 
+STARTER = Path(__file__).parents[2] / "inference" / "banks" / "starter.safetensors"
 SIZE, COUNT, LIP, POSE = 64, 36, 3, 22
 FIELDS = COUNT + 1
 ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
@@ -102,11 +103,24 @@ def test_an_inset_follows_the_lighting(insets: Insets) -> None:
         conv.condition.weight[:, -3:] = 0.0
     torch.manual_seed(3)
     seen = torch.rand(1, INPUTS, 16, 16) - 0.5
+    for part in (slice(0, 3), slice(7, 10)):
+        seen[:, part] += torch.tensor([0.25, 0.0, -0.25])[:, None, None]  # not black and white
     lit = seen.clone()
     for part in (slice(0, 3), slice(7, 10)):
         lit[:, part] = colours(logarithms(seen[:, part]) + light[:, None, None])
     one, other = (inset(part, torch.ones(1, COUNT), inset.skin_of(part[:, 7:10]))[:, :3] for part in (seen, lit))
     torch.testing.assert_close(logarithms(other), logarithms(one) + light[:, None, None], atol=1e-4, rtol=1e-4)
+
+
+def test_a_black_and_white_picture_stays_black_and_white() -> None:
+    inset = load_network(load_bank(STARTER), INSETS).mouth
+    torch.manual_seed(0)
+    seen = torch.rand(1, INPUTS, *inset.config.size)
+    seen[:, :3], seen[:, 7:10] = seen[:, :1], seen[:, 7:8]
+    skin = logarithms(torch.full((1, 3, 1, 1), 0.3))[:, :, 0, 0]
+    drawn = inset(seen, torch.full((1, 36), 0.3), skin)[:, :3]
+    assert drawn.std() > 0.01
+    assert (drawn.amax(1) - drawn.amin(1)).max() < 1e-3
 
 
 def test_colours_invert_logarithms() -> None:
