@@ -56,7 +56,7 @@ def look(person: Identity, assets: Assets) -> Look:
     name = _skin(rng, who, assets)
     tint = (np.asarray(given["skin_colour"]) / assets.skin_colours[name]) ** rng.uniform(0.45, 0.9)
     eye = int(np.linalg.norm(assets.irises**0.4 - np.asarray(given["iris_colour"]) ** 0.4, axis=1).argmin())
-    # A portrait with closed lips does not tell what the teeth are like: of teeth that vary much, networks draw the mean.
+    # A portrait with closed lips does not show what the teeth are like: of teeth that vary, networks draw the mean.
     teeth = assets.teeth[0 if rng.random() < 0.8 else rng.integers(len(assets.teeth))]
     solid = (
         _piece(person, teeth, heads.TEETH, teeth.layer, show=rng.uniform(0.032, 0.042)),
