@@ -51,6 +51,9 @@ _HANG_OVER = 0.15  # seconds: shorter gaps belong to the speech around them
 
 _PITCH_WINDOW, _PITCH_FFT = 800, 2048  # samples: 50 ms, three periods of the lowest pitch
 _LAGS = RATE / np.geomspace(HIGHEST, LOWEST, 96)
+_PITCH_REACH = 2  # rows on either side over which the pitch is averaged
+_PITCH_WEIGHT = 1.5  # exponent of the power by which rows count
+_PITCH_LEAP = 0.4  # octaves; rows whose pitch is further apart are not averaged
 _LONGEST_RUN = 3000  # rows of speech tracked at once; bounds the memory
 _AROUND = np.array([-0.014, -0.007, 0.0, 0.007, 0.014])  # searched around each lag, relative to it
 # Costs of the path through the candidates, after Boersma (1993), in units of correlation.
@@ -112,6 +115,7 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
     flux = np.maximum(np.diff(bands, axis=0, prepend=bands[:1]), 0).mean(axis=1) / 10
     speech = _speech(energy, level, floor)
     f0, voicing = _pitch(samples, count, speech)
+    f0 = _averaged(f0, 10 ** (_PITCH_WEIGHT * energy / 10))
     if speaker is None:
         pitch = float(np.median(f0[f0 > 0])) if (f0 > 0).any() else 120.0
         timbre = cepstrum[speech].mean(axis=0) if speech.any() else np.zeros(TIMBRE)
@@ -231,6 +235,21 @@ def _pitch(samples: np.ndarray, count: int, speech: np.ndarray) -> tuple[np.ndar
             windows = _windows(samples, rows.start, rows.stop, _PITCH_WINDOW)
             f0[rows], voicing[rows] = _tracked(_autocorrelation(windows))
     return f0, voicing
+
+
+def _averaged(f0: np.ndarray, importance: np.ndarray) -> np.ndarray:
+    """F0 (T,) in Hz, averaged over 5 rows by their importance (T,).
+
+    The pitch of weak consonants, which is off for a moment, thus becomes that of the louder vowels beside them, as in
+    pyin, whose window is longer and flat.
+    """
+    log = np.log2(np.maximum(f0, 1.0))
+    total, weights = np.zeros(len(f0)), np.full(len(f0), 1e-12)
+    for step in range(-_PITCH_REACH, _PITCH_REACH + 1):
+        there = np.clip(np.arange(len(f0)) + step, 0, len(f0) - 1)
+        weight = importance[there] * ((f0[there] > 0) & (np.abs(log[there] - log) < _PITCH_LEAP))
+        total, weights = total + weight * log[there], weights + weight
+    return np.where(f0 > 0, 2 ** (total / weights), 0.0)
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

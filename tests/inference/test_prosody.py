@@ -123,7 +123,7 @@ def test_cache_knows_a_sound_by_its_samples():
 
 @pytest.mark.slow
 def test_pitch_agrees_with_pyin(media):
-    """Within a semitone of librosa's pyin, 10 ms earlier or later: pyin lags behind fast changes at consonants."""
+    """Row by row within a semitone of librosa's pyin where both are voiced."""
     import librosa
 
     errors = []
@@ -133,7 +133,5 @@ def test_pitch_agrees_with_pyin(media):
         other = librosa.pyin(samples, fmin=LOWEST, fmax=HIGHEST, sr=RATE, frame_length=1024, hop_length=RATE // FPS)[0]
         other = np.nan_to_num(other[: len(ours)])
         both = (ours > 0) & (other > 0)
-        shifted = np.stack([np.roll(ours, step) for step in (-1, 0, 1)])
-        semitones = 12 * np.abs(np.log2(np.maximum(shifted, 1) / np.maximum(other, 1)))
-        errors.append(semitones.min(axis=0)[both])
-    assert np.mean(np.concatenate(errors) < 1) >= 0.98
+        errors.append(12 * np.abs(np.log2(ours[both] / other[both])))
+    assert np.mean(np.concatenate(errors) < 1) >= 0.985
