@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from inference import lipsync
 from inference.contract.bank import AUDIO_PREFIX as PREFIX
 from inference.contract.errors import EDTalkError
 from inference.lipsync import (
     SMOOTH_TAPS,
     frame_times,
+    gain_to,
     lip_sync,
     mel_spectrogram,
     speech_level,
@@ -237,6 +239,36 @@ def test_speech_level_ignores_pauses_and_scales_with_the_sound():
     assert speech_level(with_pauses) == pytest.approx(speech_level(voice), abs=0.2)
     assert speech_level(voice / 10) == pytest.approx(speech_level(voice) - 20, abs=0.01)
     assert speech_level(np.zeros(RATE, np.float32)) == -100
+
+
+def test_loud_bass_does_not_make_the_voice_quiet():
+    line, rate = load_sound(ROOT / "inference" / "demo" / "line.wav")
+    voice = to_16k(line, rate)
+    bass = 0.5 * np.sin(2 * np.pi * 70 * np.arange(len(voice)) / RATE).astype(np.float32)
+    alone = gain_to(-22.0, voice)
+    assert speech_level(voice + bass) > speech_level(voice) + 8
+    assert abs(20 * np.log10(gain_to(-22.0, voice + bass) / alone)) < 5
+    assert gain_to(None, voice + bass) == 1.0
+
+
+def test_the_mouth_opens_less_on_quiet_syllables(sound, bank):
+    levelled = SimpleNamespace(**(vars(bank) | {"speech_level": -20.0}))
+    quieter = sound.copy()
+    quieter[len(sound) // 2 :] *= 0.5
+    times = frame_times(len(sound) / RATE, 25)
+    earlier, later = times < times[-1] / 2 - 0.2, times > times[-1] / 2 + 0.2
+    factor = lipsync._effort(quieter, times) / lipsync._effort(sound, times)
+    assert np.median(factor[later]) / np.median(factor[earlier]) == pytest.approx(0.5**0.5, abs=0.05)
+    assert (lipsync._effort(np.zeros(RATE, np.float32), frame_times(1, 25)) == 1).all()
+    assert np.isfinite(lip_sync(quieter, RATE, times, levelled)).all()
+
+
+def test_pressed_lips_are_not_smoothed_away():
+    raw = np.array([[0.5, 0.0], [0.0, 0.4], [0.5, 0.1]], np.float32)
+    smoothed = np.array([[0.4, 0.1], [0.3, 0.2], [0.4, 0.1]], np.float32)
+    kept = lipsync._kept_closed(smoothed, raw, ("jawOpen", "mouthPress"))
+    np.testing.assert_allclose(kept, [smoothed[0], raw[1], smoothed[2]])
+    np.testing.assert_array_equal(lipsync._kept_closed(smoothed, raw, ("one", "other")), smoothed)
 
 
 def test_starter_bank_opens_the_mouth_for_speech_only():

@@ -205,7 +205,7 @@ def bank_tensors(model: Audio2Lip) -> dict[str, np.ndarray]:
 def trained_bank(model: Audio2Lip) -> SimpleNamespace:
     """An object with the attributes that `lip_sync` reads from a bank, for a network that is being trained."""
     return SimpleNamespace(
-        name="in training", names=LIP, networks=None, tensors=bank_tensors(model), speech_level=SPEECH_LEVEL
+        name="in training", names=NAMES, networks=None, tensors=bank_tensors(model), speech_level=SPEECH_LEVEL
     )
 
 
