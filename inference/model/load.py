@@ -195,10 +195,11 @@ def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
 
 def _from_json(kind: type[T], data: Any) -> T:
     """The configuration (of type `kind`) in JSON data. Raises ValueError or TypeError for other fields or types."""
-    fields = get_type_hints(kind)
-    if set(data) != set(fields):
-        raise ValueError(f"expected {', '.join(sorted(fields))}, found {', '.join(sorted(data))}")
-    return kind(**{name: _value(hint, data[name]) for name, hint in fields.items()})
+    hints = get_type_hints(kind)
+    optional = {field.name for field in dataclasses.fields(kind) if field.metadata.get("optional")}
+    if not set(hints) - optional <= set(data) <= set(hints):
+        raise ValueError(f"expected {', '.join(sorted(hints))}, found {', '.join(sorted(data))}")
+    return kind(**{name: _value(hint, data[name]) for name, hint in hints.items() if name in data})
 
 
 def _value(hint: Any, data: Any) -> Any:
@@ -232,7 +233,8 @@ def _audio2pose_config(state: Mapping[str, Any]) -> Audio2PoseConfig:
         steps.append(len({name.removeprefix(part).split(".")[0] for name in state if name.startswith(part)}))
     audio = next(len(part) for name, part in state.items() if name.endswith("audio.2.weight"))
     width = len(state["bands.0.steps.0.first.bias"])
-    return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps))
+    mean = len(state["mean.layers.0.bias"]) if "mean.layers.0.bias" in state else 0
+    return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps), mean)
 
 
 def _reader_config(state: Mapping[str, Any], part: str = "") -> ReaderConfig:

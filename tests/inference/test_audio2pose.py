@@ -60,6 +60,24 @@ def test_flow_inverts_itself(model):
     assert (found - motion).abs().max() < 1e-4
 
 
+def test_the_expected_motion_is_added_to_the_draw(model):
+    torch.manual_seed(4)
+    whole = Audio2Pose(Audio2PoseConfig(17, 16, 8, (2, 2, 3, 4, 4, 4), mean=5)).requires_grad_(False)
+    torch.nn.init.normal_(whole.mean.layers[-1].weight, 0, 0.3)
+    missing, surplus = whole.load_state_dict(model.state_dict(), strict=False)
+    assert all(name.startswith("mean.") for name in missing)
+    assert not surplus
+    features, noise = torch.randn(1, 17, 4 * BLOCK), [torch.from_numpy(band)[None] for band in noise_of(3, 4 * BLOCK)]
+    expected = whole.mean(features)
+    assert expected.abs().max() > 0.1
+    added = from_bands(whole.sample(noise, features)) - from_bands(model.sample(noise, features))
+    torch.testing.assert_close(added, expected, atol=1e-4, rtol=0)
+    motion = torch.randn(1, POSE, 4 * BLOCK)
+    alone = model.log_likelihood(motion, features)
+    torch.testing.assert_close(whole.log_likelihood(motion + expected, features), alone, atol=1e-3, rtol=0)
+    assert whole.expected_error(expected, features) < 1e-10
+
+
 @pytest.mark.parametrize("number", range(6))
 def test_density_counts_the_volume(model, number):
     band = model.bands[number]

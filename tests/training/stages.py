@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ PHASES = {
     "generator": ("reading", "common-motion", "own-motion"),
     "refiner": ("motion",),
     "insets": ("anchor",),
+    "audio2pose": ("expected",),
 }  # beside the main one
 FITS = {"relative-reader": "--data DISCS --heldout DISCS"}  # solved at once, without steps
 COMMAND = {"reading": "reader"}  # where it is not the stage's name
@@ -89,5 +91,11 @@ def spoken(rng: np.random.Generator, variants: object = None) -> Take:
 
 
 def speech(rng: np.random.Generator, seconds: float, variants: object = None) -> Speech:
-    """Speech-like sound with accents at random places."""
-    return known_speech(prosody(syllables(seconds, tuple(np.arange(1.0, seconds - 1, 1.5) + rng.uniform(0, 0.5)))))
+    """Speech-like sound, one of two."""
+    return known(seconds, int(rng.integers(2)))
+
+
+@cache
+def known(seconds: float, number: int) -> Speech:
+    accents = np.arange(1.0 + 0.3 * number, seconds - 1, 1.5 - 0.2 * number)
+    return known_speech(prosody(syllables(seconds, tuple(accents))))

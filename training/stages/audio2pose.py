@@ -1,6 +1,6 @@
 """Train Audio2Pose on performances of a stochastic gesture model (`voices.gestures`) for synthetic speech.
 
-    python -m training audio2pose --out P.pt --minutes 40
+    python -m training audio2pose --out P.pt --minutes 40 [--start BANK]
 
 Run the same command again to resume. A log (P.jsonl) is written beside the checkpoint. The weights of each band that
 are best on held-out voices are kept.
@@ -13,25 +13,32 @@ import json
 from collections import deque
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inference.contract.bank import load_bank
+from inference.contract.errors import EDTalkError
 from inference.model.audio2pose import LEVELS, POSE_FPS, Audio2Pose, Audio2PoseConfig, split, to_bands
+from inference.model.load import AUDIO2POSE, load_network
 from inference.motion import pose_features
 from inference.prosody import Prosody
 
 from ..learning.optimiser import minimise
-from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
+from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..voices.gestures import Speech, performance, spoken
 from ..voices.speech import HELD_OUT_VARIANTS
 
 ROWS = 512  # of an example, 41 s
 SECONDS = ROWS / POSE_FPS
 BATCH = 8
-POOL, FIRST = 1500, 64  # speeches in memory at most, and at the start
-RENEWAL = 6  # steps after which a speech is added
+POOL, FIRST = 500, 64  # speeches in memory at most, and at the start
+MEANS = 32  # performances that are averaged for the expected motion
+RENEWAL = {"expected": 4, "audio2pose": 6}  # steps of each phase after which a speech is added
+MEAN_CHANNELS = 64  # of the network of the expected motion
+EXPECTED_RATE = 2e-3  # its learning rate
 NOISE = 0.02  # added to the bands, in their deviations
 EXCHANGED = 0.1  # share of steps that also compare with the prosody of another speech
 MARGIN = (0.0, 0.0, 0.1, 0.2, 0.2, 0.1)  # nats by which the own prosody should be likelier, for each band
@@ -42,10 +49,15 @@ EMPTY = np.zeros((0, 2))
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """features: (17, 512) prosody at 12.5 rows per second. speech: of which performances are drawn."""
+    """A speech to train on.
+
+    features: (17, 512) prosody at 12.5 rows per second. speech: of which performances are drawn. expected: (512, 6)
+    mean of MEANS performances.
+    """
 
     features: np.ndarray
     speech: Speech
+    expected: np.ndarray
 
 
 def example(seed: tuple[int, ...], variants: tuple[str, ...] | None = None) -> Example:
@@ -53,7 +65,8 @@ def example(seed: tuple[int, ...], variants: tuple[str, ...] | None = None) -> E
     rng = np.random.default_rng(seed)
     speech = spoken(rng, SECONDS, variants) if variants else spoken(rng, SECONDS)
     features = pose_features(speech.heard, ROWS)
-    return Example(features, replace(speech, heard=_nothing(speech.heard)))
+    expected = np.mean([performance(speech, rng) for _ in range(MEANS)], axis=0)
+    return Example(features, replace(speech, heard=_nothing(speech.heard)), expected)
 
 
 def _nothing(voice: Prosody) -> Prosody:
@@ -63,12 +76,15 @@ def _nothing(voice: Prosody) -> Prosody:
 
 
 class Pool:
-    """Speeches to train on. Speech k depends only on the seed and on k."""
+    """The last POOL of the speeches to train on. Speech k depends only on the seed and on k.
 
-    def __init__(self, seed: int, first: int) -> None:
-        self._seed, self._next = seed, first
+    renewed: how often `renew` was called before. After an interruption the same speeches are made again.
+    """
+
+    def __init__(self, seed: int, renewed: int) -> None:
+        self._seed, self._next = seed, max(FIRST + renewed - POOL, 0)
         self.examples: deque[Example] = deque(maxlen=POOL)
-        for _ in range(FIRST):
+        while self._next < FIRST + renewed:
             self.renew()
 
     def renew(self) -> None:
@@ -76,17 +92,21 @@ class Pool:
         self._next += 1
 
 
-def draw(pool: Pool, rng: np.random.Generator, count: int = BATCH) -> tuple[Tensor, Tensor]:
-    """A batch: motion (B, 6, 512) of new performances, half of them mirrored, and prosody (B, 17, 512)."""
+def draw(pool: Pool, rng: np.random.Generator, count: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: motion (B, 6, 512) of new performances, half of them mirrored, the prosody (B, 17, 512) of their
+    speeches, and the expected motion (B, 6, 512) of both mirror images."""
     chosen = [pool.examples[index] for index in rng.integers(len(pool.examples), size=count)]
     motion = [performance(one.speech, rng) * (MIRROR if rng.random() < 0.5 else 1) for one in chosen]
+    expected = [one.expected * (1 + MIRROR) / 2 for one in chosen]
     features = np.stack([one.features for one in chosen])
-    return torch.from_numpy(np.stack(motion).swapaxes(1, 2).astype(np.float32)), torch.from_numpy(features)
+    made = (torch.from_numpy(np.stack(table).swapaxes(1, 2).astype(np.float32)) for table in (motion, expected))
+    return next(made), torch.from_numpy(features), next(made)
 
 
 def measure(model: Audio2Pose, pool: Pool, rng: np.random.Generator) -> None:
     """Set the model's means and deviations from the pool."""
-    motion, features = draw(pool, rng, 256)
+    motion, features, _ = draw(pool, rng, 256)
+    model.mean.gain.copy_(motion.square().mean(dim=(0, 2)).sqrt()[:, None].expand_as(model.mean.gain))
     model.feature_mean.copy_(features.mean(dim=(0, 2))[:, None])
     model.feature_scale.copy_(features.std(dim=(0, 2))[:, None].clamp(min=0.05))
     for number, band in enumerate(to_bands(motion)):
@@ -97,33 +117,54 @@ def measure(model: Audio2Pose, pool: Pool, rng: np.random.Generator) -> None:
 
 
 @cache
-def held_out() -> tuple[Tensor, Tensor]:
-    """Motion (32, 6, 512) and prosody (32, 17, 512) of voices that are not trained on."""
-    motion, features = [], []
+def held_out() -> tuple[Tensor, Tensor, Tensor]:
+    """Motion (32, 6, 512), prosody (32, 17, 512) and expected motion (32, 6, 512) of voices not trained on."""
+    motion, features, expected = [], [], []
     for number in range(HELD_OUT):
         one, rng = example((99, 2, number), HELD_OUT_VARIANTS), np.random.default_rng((99, 3, number))
         for _ in range(HELD_OUT_DRAWS):
             motion.append(performance(one.speech, rng).T)
             features.append(one.features)
-    return torch.from_numpy(np.stack(motion)), torch.from_numpy(np.stack(features))
+            expected.append((one.expected * (1 + MIRROR) / 2).T.astype(np.float32))
+    return (
+        torch.from_numpy(np.stack(motion)),
+        torch.from_numpy(np.stack(features)),
+        torch.from_numpy(np.stack(expected)),
+    )
+
+
+@torch.no_grad()
+def expected_errors(model: Audio2Pose) -> tuple[Tensor, Tensor]:
+    """On held-out voices: mean square error of the expected motion, and that of no motion, standardised."""
+    _, features, expected = held_out()
+    none = (expected / model.mean.gain[0]).square().mean()
+    return model.expected_error(expected, features), none
 
 
 @torch.no_grad()
 def likelihoods(model: Audio2Pose) -> tuple[Tensor, Tensor]:
     """On held-out voices: likelihood of each band (6,) in nats per number, and its loss with other prosody (6,)."""
-    motion, features = held_out()
+    motion, features, _ = held_out()
     own = model.log_likelihood(motion, features).mean(dim=1)
     other = model.log_likelihood(motion, features.roll(HELD_OUT_DRAWS, dims=0)).mean(dim=1)
     return own, own - other
 
 
 class Best(nn.Module):
-    """The best weights of each band so far, and their likelihoods."""
+    """The best weights of the expected motion and of each band so far, with their errors and likelihoods."""
 
     def __init__(self, config: Audio2PoseConfig) -> None:
         super().__init__()
         self.model = Audio2Pose(config)
+        self.register_buffer("error", torch.tensor(torch.inf))
         self.register_buffer("likelihoods", torch.full((len(config.steps),), -torch.inf))
+
+    @torch.no_grad()
+    def keep_expected(self, model: Audio2Pose, error: Tensor) -> None:
+        """Copy the network of the expected motion if it is better than the kept one."""
+        if error < self.error:
+            self.error.copy_(error)
+            self.model.mean.load_state_dict(model.mean.state_dict())
 
     @torch.no_grad()
     def keep(self, model: Audio2Pose, found: Tensor) -> None:
@@ -138,18 +179,38 @@ class Best(nn.Module):
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     seeded(args)
-    config = Audio2PoseConfig()
-    model, average, best = Audio2Pose(config), Audio2Pose(config), Best(config)
-    optimiser = torch.optim.Adam(model.parameters(), args.rate, betas=(0.9, 0.99))
+    model = started_from(args.start) if args.start else Audio2Pose(Audio2PoseConfig(mean=MEAN_CHANNELS))
+    config = model.config
+    average, best = Audio2Pose(config), Best(config)
+    optimiser = torch.optim.Adam(model.bands.parameters(), args.rate, betas=(0.9, 0.99))
+    expected_optimiser = torch.optim.Adam(model.mean.parameters(), EXPECTED_RATE)
     trainer = Trainer(
-        args, {"model": model, "average": average, "best": best, "optimiser": optimiser},
-        {"audio2pose": limits(args)}, np.random.default_rng(args.seed), averaged=(model, average), longest=0.995,
-        extra=lambda: {"config": json.dumps(asdict(config))},
+        args,
+        {"model": model, "average": average, "best": best, "optimiser": optimiser, "expected": expected_optimiser},
+        {"expected": limits(args, "expected"), "audio2pose": limits(args)}, np.random.default_rng(args.seed),
+        averaged=(model, average), longest=0.995, extra=lambda: {"config": json.dumps(asdict(config))},
     )  # fmt: skip
-    pool = Pool(args.seed, first=trainer.step // RENEWAL)
+    pool = Pool(args.seed, sum(trainer.states[name].step // every for name, every in RENEWAL.items()))
     if not trainer.resumed:
-        measure(model, pool, np.random.default_rng((args.seed, 4)))
+        if not args.start:
+            measure(model, pool, np.random.default_rng((args.seed, 4)))
         average.load_state_dict(model.state_dict())
+
+    def evaluate_expected() -> dict[str, object]:
+        error, none = expected_errors(average)
+        best.keep_expected(average, error)
+        return {"error": round(error.item(), 4), "without": round(none.item(), 4)}
+
+    for _ in trainer.steps("expected", expected_optimiser, evaluate_expected, rate=EXPECTED_RATE):
+        _, features, expected = draw(pool, np.random.default_rng((args.seed, 6, trainer.step)))
+        loss = model.expected_error(expected, features)
+        minimise(loss, expected_optimiser, model.mean.parameters())
+        if (trainer.states["expected"].step + 1) % RENEWAL["expected"] == 0:
+            pool.renew()
+        trainer.note({"error": loss})
+    if not trainer.started("audio2pose"):
+        for network in (model, average):
+            network.mean.load_state_dict(best.model.mean.state_dict())
 
     def evaluate() -> dict[str, object]:
         own, lost = likelihoods(average)
@@ -159,16 +220,32 @@ def train(args: argparse.Namespace) -> None:
     margin = torch.tensor(MARGIN)
     for _ in trainer.steps("audio2pose", optimiser, evaluate):
         rng = np.random.default_rng((args.seed, 3, trainer.step))
-        motion, features = draw(pool, rng)
+        motion, features, _ = draw(pool, rng)
         own = model.log_likelihood(motion, features, NOISE).mean(dim=1)
         loss = -own.sum()
         if rng.random() < EXCHANGED:
             other = model.log_likelihood(motion, features.roll(1, dims=0), NOISE).mean(dim=1)
             loss = loss + (margin - own + other).clamp(min=0).sum()
-        minimise(loss, optimiser, model.parameters())
-        if (trainer.step + 1) % RENEWAL == 0:
+        minimise(loss, optimiser, model.bands.parameters())
+        if (trainer.states["audio2pose"].step + 1) % RENEWAL["audio2pose"] == 0:
             pool.renew()
         trainer.note({"loss": loss})
+
+
+def started_from(path: Path) -> Audio2Pose:
+    """The flow of a bank, to train on. Raises EDTalkError (kind "bank") if the bank has none."""
+    bank = load_bank(path)
+    known = load_network(bank, AUDIO2POSE)
+    if not isinstance(known, Audio2Pose):
+        raise EDTalkError(f"{path} has no network for head motion (Audio2Pose).", "Leave out --start.", "bank")
+    model = Audio2Pose(replace(known.config, mean=known.config.mean or MEAN_CHANNELS))
+    model.load_state_dict(known.state_dict(), strict=False)  # earlier versions lack the expected motion
+    if known.mean is None:
+        # The variance of a row: each band has one place in 32, 32, 16, ... rows.
+        share = 0.5 ** torch.tensor([LEVELS, *range(LEVELS, 0, -1)])[:, None, None]
+        total = (share * model.deviation.square()).sum(dim=0).sqrt()
+        model.mean.gain.copy_(total.expand_as(model.mean.gain))
+    return model
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -178,3 +255,5 @@ def _rounded(values: Tensor) -> list[float]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     add_trainer_options(parser, minutes=40.0, rate=3e-3)
+    add_limit_options(parser, "expected", minutes=10.0, what="the training of the expected motion")
+    parser.add_argument("--start", type=Path, help="bank (.safetensors) whose weights the training starts from")
