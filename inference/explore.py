@@ -20,8 +20,7 @@ import numpy as np
 from .contract import arkit
 from .contract.answers import Motion
 from .contract.bank import Coefficient
-from .face.crop import TEMPLATE
-from .face.detect import EYES
+from .face.crop import EYES, TEMPLATE
 
 SIZE = 256  # pixels; smaller pictures are enlarged, so that small motion is measurable
 REGIONS = ("head", "jaw", "mouth", "eyes", "brows")

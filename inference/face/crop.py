@@ -17,6 +17,7 @@ from ..contract.errors import EDTalkError
 
 _MOST_SAMPLES = 8192  # along a side, which limits the memory for a crop that is larger than any face
 TEMPLATE = 256  # pixels: side of the square in which landmark templates are given
+EYES = np.array([[106.3, 113.0], [165.5, 113.5]])  # right and left eye in a 256 px crop, as upstream has them
 
 
 @dataclass(frozen=True, eq=False)

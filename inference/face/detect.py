@@ -6,9 +6,9 @@ Points are (x, y) in pixels; pixel centres lie at whole numbers, as in OpenCV. "
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,26 @@ import cv2
 import numpy as np
 
 from ..contract.errors import EDTalkError
-from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks, inverse_matrix, pose_matrix, sample
+from .crop import (
+    EYES,
+    TEMPLATE,
+    Crop,
+    apply_matrix,
+    crop_from_box,
+    crop_from_landmarks,
+    inverse_matrix,
+    pose_matrix,
+    sample,
+)
+from .landmarks import NINE, SIDE, find_landmarks, frame_of, square_at
 
-EYES = np.array(
-    [[106.3, 113.0], [165.5, 113.5]]
-)  # (2, 2) centres of the right and left eye in a 256 px crop, as upstream has them
 Which = int | str | Sequence[float] | None  # selects one of several faces, see `choose_face`
+PRESENT = 0.8  # least probability, by the landmark network, that there is a face
+# Largest expected error of its landmarks in eye distances, where the cascade proposes a face and elsewhere. Open
+# mouths and heads in half profile have 0.08; the faces of a dog and of a cat 0.07 to 0.1.
+CERTAIN, SWEPT_CERTAIN = 0.085, 0.058
+SWEPT = 640  # pixels of the longer side of a picture that the network searches
+SWEEP = (1.3, 0.95, 0.65, 0.45, 0.3)  # sides of the squares that it searches, as shares of the shorter side
 SMALLEST = 40  # pixels: a narrower face has fewer than ten pixels between the eyes, too few for the network
 
 
@@ -32,7 +46,8 @@ class Face:
 
     box: x, y, width, height in pixels of the square from brow to chin, before it is rotated by `angle` about its
         centre.
-    landmarks: (k, 2) pixels, beginning with the centres of the right and the left eye; None if no eyes were found.
+    landmarks: (k, 2) pixels, beginning with the centres of the right and the left eye; those of the landmark network
+        in a face that it confirmed. None in a mere proposal.
     score: confidence, comparable between the faces of one picture only.
     angle: clockwise roll in degrees.
     """
@@ -49,15 +64,76 @@ class Face:
 
 
 def detect_faces(rgb: np.ndarray, *, upright_only: bool = False) -> list[Face]:
-    """All faces of a uint8 (H, W, 3) picture, from left to right.
+    """All human faces of a uint8 (H, W, 3) picture, from left to right.
 
-    Rolled heads are searched for if no upright face is found, unless `upright_only`. Uses MediaPipe's face mesh if it
-    is installed, OpenCV's Haar cascades otherwise. Raises EDTalkError(kind="face") if neither is available.
+    OpenCV's Haar cascade proposes faces, and the landmark network confirms them, so that fur and printed pages are
+    none. If there is none, the network searches the picture by itself, and the cascade searches for rolled heads unless
+    `upright_only`. MediaPipe's face mesh is used first if it is installed.
     """
-    faces = _mesh_faces(rgb) if _face_mesh() else []
-    if not faces and not (_face_mesh() and _cascade_folder() is None):
-        faces = _haar_faces(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), upright_only)
+    searches: list[Callable[[], list[Face]]] = [partial(_mesh_faces, rgb)] if _face_mesh() else []
+    if _cascade_folder() is None:
+        searches.append(partial(_swept, rgb))
+    else:
+        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        # the margin is for a face that fills the picture
+        sizes = ((480, 0.0), (1200, 0.0), (480, 0.25)) if max(grey.shape) > 480 else ((480, 0.0), (480, 0.25))
+        searches += [partial(_found_upright, rgb, grey, *size) for size in sizes]
+        searches.append(partial(_swept, rgb))
+        if not upright_only:
+            searches.append(partial(_found_rolled, rgb, grey))
+    faces = next(filter(None, (search() for search in searches)), [])
     return sorted(faces, key=lambda face: face.centre[0])
+
+
+def _confirmed(rgb: np.ndarray, proposed: list[Face]) -> list[Face]:
+    """The proposed faces that the landmark network recognises as human, with its landmarks."""
+    squares = [square_at(_eyes_of(face)) for face in proposed]
+    return _recognised(rgb, squares, CERTAIN, [face.score for face in proposed])
+
+
+def _recognised(
+    rgb: np.ndarray, squares: list[Crop], certain: float, scores: Sequence[float] | None = None
+) -> list[Face]:
+    """The faces in these squares, see `find_landmarks`. certain: largest expected error of the first nine landmarks in
+    eye distances. scores: of the faces; default the network's certainty.
+    """
+    found = find_landmarks(rgb, squares, passes=3)
+    faces = []
+    for number, points in enumerate(found.points.astype(np.float64)):
+        error = found.spread[number, : len(NINE)].mean() / max(np.hypot(*(points[1] - points[0])), 1e-6)
+        if found.present[number] >= PRESENT and error <= certain:
+            faces.append(_face_from_eyes(points, float(1 / error) if scores is None else scores[number]))
+    return _without_overlaps(faces)
+
+
+def _swept(rgb: np.ndarray) -> list[Face]:
+    """Faces that the landmark network finds by itself, in squares of several sizes all over the picture."""
+    height, width = rgb.shape[:2]
+    longest = max(height, width)
+    scale = max(1.0, longest / SWEPT)
+    small = rgb if scale == 1 else cv2.resize(rgb, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_AREA)
+    height, width = small.shape[:2]
+    best: list[Crop] = []
+    for share in SWEEP:
+        side = share * min(height, width)
+        if side * scale < SMALLEST:
+            break
+        across, down = (_starts(length, side) for length in (width, height))
+        squares = [crop_from_box(x, y, side, SIDE) for y in down for x in across]
+        found = find_landmarks(small, squares, passes=1)
+        best += [frame_of(found.points[k]) for k in np.argsort(-found.present)[:8] if found.present[k] >= PRESENT]
+    faces = _recognised(small, best, SWEPT_CERTAIN)
+    return [
+        _face_from_eyes((face.landmarks + 0.5) * scale - 0.5, face.score)
+        for face in faces
+        if face.landmarks is not None
+    ]
+
+
+def _starts(length: int, side: float) -> np.ndarray:
+    """Left or top edges of squares that cover a length, a third of a side apart."""
+    count = max(1, math.ceil(max(length - side, 0) / (side / 3)) + 1)
+    return np.linspace(0, length - side, count) if count > 1 else np.array([(length - side) / 2])
 
 
 def face_not_found(message: str) -> EDTalkError:
@@ -123,21 +199,13 @@ def _mesh_faces(rgb: np.ndarray) -> list[Face]:
     return faces
 
 
-def _haar_faces(grey: np.ndarray, upright_only: bool) -> list[Face]:
-    """Faces of a grey picture. The search tries several resolutions and angles, and ends at the first success."""
-    for longest, margin in ((480, 0.0), (1200, 0.0), (480, 0.25)):  # the margin is for a face that fills the picture
-        if longest == 480 or max(grey.shape) > 480:
-            faces = _faces_at_angle(grey, 0.0, longest, margin)
-            if faces:
-                return _without_overlaps(faces)
-    if upright_only:
-        return []
+def _found_upright(rgb: np.ndarray, grey: np.ndarray, longest: int, margin: float) -> list[Face]:
+    return _confirmed(rgb, _faces_at_angle(grey, 0.0, longest, margin))
+
+
+def _found_rolled(rgb: np.ndarray, grey: np.ndarray) -> list[Face]:
     turned = [face for angle in range(30, 331, 30) for face in _faces_at_angle(grey, angle, 480, 0.1)]
-    # Only the eyes show which way is up. Few windows also agree, with eyes, on fur and on printed pages, where the
-    # box is small. Rolled heads of that size get more windows: at least 10, also between two of the angles.
-    large = 0.3 * min(grey.shape)
-    sure = [face for face in turned if face.score >= 8 or face.box[2] >= large]
-    return _without_overlaps([face for face in sure if face.landmarks is not None])
+    return _confirmed(rgb, turned)
 
 
 def _faces_at_angle(grey: np.ndarray, angle: float, longest: int, margin: float) -> list[Face]:
@@ -155,47 +223,20 @@ def _faces_at_angle(grey: np.ndarray, angle: float, longest: int, margin: float)
     shift = np.array([columns - 1, rows - 1]) / 2 - turn @ (np.array([width - 1, height - 1]) / 2)
     upright = sample(grey, inverse_matrix(np.column_stack([turn, shift])), (columns, rows), 1 / scale)
 
-    boxes, neighbours = _cascade("frontalface_alt2").detectMultiScale2(cv2.equalizeHist(upright), 1.1, 3, 0, (24, 24))
+    boxes, neighbours = _cascade().detectMultiScale2(cv2.equalizeHist(upright), 1.1, 3, 0, (24, 24))
     faces = []
     for (x, y, side, _), votes in zip(boxes, np.ravel(neighbours), strict=True):
         centre = np.linalg.solve(turn, np.array([x, y]) + (side - 1) / 2 - shift)
         left, top = centre - (side / scale - 1) / 2
-        face = Face((float(left), float(top), side / scale, side / scale), None, float(votes), angle)
-        face = replace(face, landmarks=_eyes(grey, face))
-        # Without eyes, require many agreeing windows: a few also agree on foliage and printed pages.
-        if face.landmarks is not None or votes >= 12:
-            faces.append(face)
+        faces.append(Face((float(left), float(top), side / scale, side / scale), None, float(votes), angle))
     return faces
-
-
-def _eyes(grey: np.ndarray, face: Face) -> np.ndarray | None:
-    """(2, 2) centres of the right and left eye inside a Haar box; None if either is missing or implausible."""
-    square = _square(face, 160)  # the eyes are then about 63 px apart
-    patch = crop_face(grey, square)
-    eyes = []
-    for x0, x1, outward in ((0, 92, -1), (68, 160, 1)):  # right eye on the picture's left
-        region = patch[24:100, x0:x1]
-        for name in ("eye_tree_eyeglasses", "eye"):
-            boxes, votes = _cascade(name).detectMultiScale2(region, 1.05, 3, 0, (22, 22), (72, 72))
-            if len(boxes):
-                x, y, side, _ = boxes[int(np.argmax(votes))]
-                # The centres of the boxes lie 2 % of the eye distance too far outward and 3 % too high, measured on
-                # 23 pictures against 68-point landmarks.
-                eyes.append((x0 + x + (side - 1) / 2 - 1.2 * outward, 24 + y + (side - 1) / 2 + 1.7))
-                break
-    if len(eyes) < 2:
-        return None
-    across, down = np.subtract(eyes[1], eyes[0])
-    if not 40 <= across <= 88 or abs(down) > 0.5 * across:
-        return None
-    return apply_matrix(square.to_picture, np.array(eyes))
 
 
 def _without_overlaps(faces: list[Face]) -> list[Face]:
     """The most confident of overlapping faces, without those far less confident than the best of all."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: -face.score):
-        far = all(np.linalg.norm(face.centre - other.centre) > 0.5 * max(face.box[2], other.box[2]) for other in kept)
+        far = all(np.linalg.norm(face.centre - other.centre) > 0.75 * max(face.box[2], other.box[2]) for other in kept)
         if far and face.score >= 0.15 * max(other.score for other in faces):
             kept.append(face)
     return kept
@@ -203,21 +244,16 @@ def _without_overlaps(faces: list[Face]) -> list[Face]:
 
 def _cascade_folder() -> Path | None:
     folder = Path(getattr(getattr(cv2, "data", None), "haarcascades", ""))
-    usable = hasattr(cv2, "CascadeClassifier") and (folder / "haarcascade_eye.xml").exists()
+    usable = hasattr(cv2, "CascadeClassifier") and (folder / "haarcascade_frontalface_alt2.xml").exists()
     return folder if usable else None
 
 
-@lru_cache(maxsize=4)
-def _cascade(name: str) -> cv2.CascadeClassifier:
-    folder = _cascade_folder()
-    if folder is None:
-        message = f"Faces cannot be detected: OpenCV {cv2.__version__} comes without its face detector."
-        hint = "Install opencv-python 4, or give the square of the face."
-        raise EDTalkError(message, hint, "face", "no_face_detector")
-    return cv2.CascadeClassifier(str(folder / f"haarcascade_{name}.xml"))
+@lru_cache(maxsize=1)
+def _cascade() -> cv2.CascadeClassifier:
+    return cv2.CascadeClassifier(f"{_cascade_folder()}/haarcascade_frontalface_alt2.xml")
 
 
-# Position of the eyes in a Haar box, as fractions of its side (medians of the same 23 pictures).
+# Position of the eyes in a Haar box, as fractions of its side (medians of 23 pictures).
 _EYES_IN_BOX = SimpleNamespace(x=0.5, y=0.403, distance=0.392)
 
 
@@ -237,11 +273,16 @@ def _face_from_eyes(points: np.ndarray, score: float = 100.0) -> Face:
     return Face((float(left), float(top), side, side), points, score, math.degrees(angle))
 
 
-def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
-    """The crop that maps the eyes to `EYES`. Without landmarks, their usual place in the box is used."""
+def _eyes_of(face: Face) -> np.ndarray:
+    """(2, 2) centres of the right and the left eye. Without landmarks, their usual place in the box is used."""
     if face.landmarks is not None:
-        return crop_from_landmarks(face.landmarks[:2], EYES, size)
+        return face.landmarks[:2]
     half = _EYES_IN_BOX.distance / 2
     eyes = [(_EYES_IN_BOX.x - half, _EYES_IN_BOX.y), (_EYES_IN_BOX.x + half, _EYES_IN_BOX.y)]
     unit = 1000  # pixels of the box, so that rounding does not matter
-    return crop_from_landmarks(apply_matrix(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5), EYES, size)
+    return apply_matrix(_square(face, unit).to_picture, np.array(eyes) * unit - 0.5)
+
+
+def crop_from_face(face: Face, size: int = TEMPLATE) -> Crop:
+    """The crop that maps the eyes to `EYES`. Without landmarks, their usual place in the box is used."""
+    return crop_from_landmarks(_eyes_of(face), EYES, size)

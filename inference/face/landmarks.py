@@ -214,14 +214,53 @@ def _read(rgb: np.ndarray, squares: list[Crop]) -> Landmarks:
     )  # fmt: skip
 
 
+def gaze(points: np.ndarray) -> np.ndarray:
+    """(N, 2) radians by which eyes are turned away from the camera, to the picture's right and down.
+
+    points: (N, COUNT, 2) landmarks. A linear reading of where the irises are between the lids and how the head is
+    turned. Its error is about 4 degrees.
+    """
+    return gaze_features(points) @ _weights()[GAZE].float().numpy()
+
+
+def gaze_features(points: np.ndarray) -> np.ndarray:
+    """(N, F) float64, of which `gaze` is a linear function."""
+    points = np.asarray(points, np.float64)
+    right, left = points[:, 0], points[:, 1]
+    across = (left - right) @ (1, 1j)  # (N,) complex: the eye line is the real axis, the eye distance the unit
+    place = (points @ (1, 1j) - ((left + right) / 2 @ (1, 1j))[:, None]) / across[:, None]
+    nose, mouth = place[:, NAMES.index("noseTip")], place[:, NAMES.index("mouthCentre")]
+    eyes = []
+    for iris, lids in (("irisRight", RIGHT_LIDS), ("irisLeft", LEFT_LIDS)):
+        corners = place[:, [lids[0], lids[4]]]
+        moved = (place[:, NAMES.index(iris)] - corners.mean(1)) * abs(corners[:, 1] - corners[:, 0]).mean()
+        opening = (place[:, lids[5:]].imag - place[:, lids[1:4]].imag).mean(1)
+        eyes.append((moved / np.maximum(abs(corners[:, 1] - corners[:, 0]), 0.05), opening))
+    moved, opening = (eyes[0][0] + eyes[1][0]) / 2, (eyes[0][1] + eyes[1][1]) / 2
+    columns = [
+        np.ones(len(points)), *(part for eye, _ in eyes for part in (eye.real, eye.imag)), eyes[0][1], eyes[1][1],
+        nose.real, nose.imag, mouth.real, mouth.imag, nose.real**2, nose.imag**2, nose.real * nose.imag,
+        moved.real * nose.real, moved.real * nose.imag, moved.imag * nose.real, moved.imag * nose.imag,
+        moved.real * opening, moved.imag * opening,
+    ]  # fmt: skip
+    return np.stack(columns, 1)
+
+
+@lru_cache(maxsize=1)
+def _weights() -> dict[str, Tensor]:
+    return load_file(WEIGHTS)
+
+
 @lru_cache(maxsize=1)
 def network() -> LandmarkNet:
     """The network with the weights beside this file."""
     net = LandmarkNet()
-    net.load_state_dict(
-        {name: part.float() if part.is_floating_point() else part for name, part in load_file(WEIGHTS).items()}
-    )
+    net.load_state_dict({
+        name: part.float() if part.is_floating_point() else part
+        for name, part in _weights().items() if name != GAZE
+    })  # fmt: skip
     return net.eval()
 
 
+GAZE = "gaze.weight"  # (F, 2), see `gaze_features`
 WEIGHTS = Path(__file__).with_name("landmarks.safetensors")

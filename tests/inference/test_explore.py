@@ -13,7 +13,7 @@ from inference.contract.answers import Answer, read_answer
 from inference.contract.bank import Coefficient, read_bank
 from inference.contract.requests import Explore
 from inference.explore import REGIONS, explore
-from inference.face.detect import EYES
+from inference.face.crop import EYES
 from inference.worker.jobs import Jobs
 from inference.worker.queue import CancelledError
 from tests.synthetic_inputs import picture

@@ -12,13 +12,15 @@ from inference.face import detect
 from inference.face.crop import Crop, crop_face, crop_from_box, crop_from_landmarks, similarity, whole
 from inference.face.crop_tracker import CropTracker
 from inference.face.detect import EYES, Face, choose_face, crop_from_face, detect_faces, find_face
+from inference.face.landmarks import COUNT
 from inference.face.paste import PasteBack
 from inference.media.picture import load_picture
 from tests import synthetic_inputs
 
 picture = functools.cache(synthetic_inputs.picture)  # a large one takes a second
+ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "data"
-MEDIA = Path(__file__).parents[2].parent / "shared" / "media"
+MEDIA = ROOT.parent / "shared" / "media"
 needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason="the test media are not available")
 PORTRAITS = {  # eye centres from 68-point landmarks
     "identity_source.jpg": [(89.7, 107.2), (152.5, 104.8)],
@@ -220,13 +222,14 @@ def test_choose_face():
         assert caught.value.hint
 
 
-def test_opencv_without_a_face_detector(monkeypatch):
+def test_the_network_finds_faces_without_a_cascade(monkeypatch):
     monkeypatch.setattr(detect, "_face_mesh", lambda: None)
     monkeypatch.setattr(detect, "_cascade_folder", lambda: None)
-    detect._cascade.cache_clear()
-    with pytest.raises(EDTalkError, match="without its face detector") as caught:
-        detect_faces(picture("scene", 64, 64))
-    assert (caught.value.kind, caught.value.code) == ("face", "no_face_detector")
+    assert detect_faces(picture("scene", 64, 64)) == []
+    rgb = load_picture(ROOT / "inference" / "demo" / "portrait_1.png").rgb
+    (face,) = detect_faces(np.pad(rgb, ((0, 0), (60, 300), (0, 0)), mode="edge"))
+    assert face.landmarks.shape == (COUNT, 2)
+    assert 60 < face.landmarks[0, 0] < face.landmarks[1, 0] < 60 + len(rgb)
 
 
 def test_no_face_in_a_pattern():
@@ -240,7 +243,7 @@ def test_portraits_have_one_face_with_eyes_in_place(name):
     rgb = load_picture(MEDIA / name).rgb
     assert len(detect_faces(rgb)) == 1
     crop = crop_from_face(find_face(rgb, label=name))
-    assert np.linalg.norm(apply(crop.to_crop, PORTRAITS[name]) - EYES, axis=1).max() < 4
+    assert np.linalg.norm(apply(crop.to_crop, PORTRAITS[name]) - EYES, axis=1).max() < 5
     by_box = crop_from_face(Face(find_face(rgb).box))
     assert np.linalg.norm(apply(by_box.to_crop, PORTRAITS[name]) - EYES, axis=1).max() < 8
 
@@ -257,15 +260,27 @@ def test_rolled_heads_are_found_and_rotated_upright(degrees):
     assert np.linalg.norm(apply(crop.to_crop, eyes) - EYES, axis=1).max() < 5
 
 
-@pytest.mark.parametrize(
-    ("side", "score", "kept"), [(49, 5, False), (44, 6, False), (49, 10, True), (415, 4, True), (415, 40, True)]
-)
-def test_small_turned_faces_need_more_agreement(monkeypatch, side, score, kept):
-    """Fur and printed pages gave turned faces of 44 to 49 pixels with scores of 5 and 6."""
-    eyes = np.array([[300.0, 300.0], [340.0, 300.0]])
-    found = Face((300.0, 300.0, float(side), float(side)), eyes, float(score), 330.0)
-    monkeypatch.setattr(detect, "_faces_at_angle", lambda grey, angle, *_: [found] if angle == 330 else [])
-    assert detect_faces(np.zeros((720, 720, 3), np.uint8)) == ([found] if kept else [])
+def test_what_the_network_does_not_recognise_is_no_face(monkeypatch):
+    """Fur and printed pages look like faces to the cascade."""
+    rng = np.random.default_rng(3)
+    page = np.repeat((rng.random((720, 720, 1)) > 0.5) * np.uint8(200), 3, axis=2)
+    page[np.arange(720) // 12 % 2 == 0] = 230
+    proposed = Face((300.0, 300.0, 120.0, 120.0), None, 30.0, 0.0)
+    monkeypatch.setattr(detect, "_faces_at_angle", lambda grey, angle, *_: [proposed])
+    assert detect_faces(page) == []
+
+
+@needs_media
+@pytest.mark.parametrize("name", ["lp_d8.jpg", "lp_d19.jpg", "lp_s10.jpg", "lp_s2.jpg", "st_art_3.png"])
+def test_one_face_in_each_still(name):
+    """Glasses and a pout, a shout, a half profile, grey, a drawing."""
+    assert len(detect_faces(load_picture(MEDIA / "stills" / name).rgb)) == 1
+
+
+@needs_media
+@pytest.mark.parametrize("name", ["lp_s25.jpg", "lp_s31.jpg", "lp_s36.jpg"])
+def test_dogs_and_birds_have_no_human_face(name):
+    assert detect_faces(load_picture(MEDIA / "stills" / name).rgb, upright_only=True) == []
 
 
 @needs_media
@@ -374,4 +389,4 @@ def test_eyes_of_a_real_head_stay_in_place():
     assert abs(shake).max() < 3
     for i in (0, 15, 30):
         (face,) = detect_faces(frames[i])
-        assert np.linalg.norm(apply(crops[i].to_crop, face.landmarks) - EYES, axis=1).max() < 6
+        assert np.linalg.norm(apply(crops[i].to_crop, face.landmarks[:2]) - EYES, axis=1).max() < 6

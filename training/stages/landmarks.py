@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inference.face.landmarks import CELLS, COUNT, NINE, SIDE, LandmarkNet
+from inference.face.landmarks import CELLS, COUNT, GAZE, NINE, SIDE, LandmarkNet, gaze_features
 
 from ..heads.identity import identity
 from ..heads.render import renderer
 from ..heads.sampling import coefficients
 from ..learning.optimiser import minimise
-from ..learning.snapshots import Snapshot, negative, snapshot
+from ..learning.snapshots import Snapshot, framing, negative, snapshot, warped
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..units import NAMES
 
@@ -43,6 +43,7 @@ POSES = {"headYaw": 0.75, "headPitch": 0.6, "headRoll": 0.5}  # deviations; 1 is
 WIDEST = 1.7
 SOFT = 0.8  # deviation of a heat map around its landmark, in cells
 WEIGHT = {"error": 0.5, "heat": 1.0, "spread": 0.05, "shown": 1.0, "present": 1.0}
+EYE_BALL = 1.26  # the heads' eye balls are larger than people's: iris displacement per radian against the drawn one
 LICENCE = "CC0-1.0"
 ORIGIN = (
     "Trained from nothing by `python -m training landmarks` on rendered heads only (MakeHuman's CC0 data). "
@@ -188,14 +189,34 @@ def train(args: argparse.Namespace) -> None:
         minimise(sum(WEIGHT[name] * term for name, term in terms.items()), optimiser)
         trainer.note(terms)
     if args.write:
-        write(average, args.write)
+        write(average, pool, args.write)
 
 
-def write(net: LandmarkNet, path: Path) -> None:
+@torch.no_grad()
+def fit_gaze(net: LandmarkNet, pool: Pool, count: int = 1500) -> Tensor:
+    """(F, 2): the least-squares reading of the gaze from landmarks that the network finds, see `landmarks.gaze`."""
+    rng = np.random.default_rng(2)
+    away = np.flatnonzero(np.nan_to_num(pool.gaze).any(1))
+    rows = rng.permutation(away[np.isin(away, pool.training)])[:count]
+    net.eval()
+    found = []
+    for some in np.array_split(rows, max(1, len(rows) // 50)):
+        cut = [warped(pool.frames[row], framing(pool.points[row], 0.0, 1.0, np.zeros(2))) for row in some]
+        pictures = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        found.append(net(pictures).points.numpy())
+    net.train()
+    features = gaze_features(np.concatenate(found))
+    truth = pool.gaze[rows] * (EYE_BALL, -EYE_BALL)
+    gram = features.T @ features + 1e-4 * len(rows) * np.eye(features.shape[1])
+    return torch.from_numpy(np.linalg.solve(gram, features.T @ truth)).float()
+
+
+def write(net: LandmarkNet, pool: Pool, path: Path) -> None:
     """Write the network for `inference.face.landmarks`, in half precision, with its licence and origin."""
     state = {
         name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
     }
+    state[GAZE] = fit_gaze(net, pool)
     save_file(state, path, {"licence": LICENCE, "origin": ORIGIN, "format": "edtalk-landmarks-1"})
 
 
