@@ -119,11 +119,12 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
     if name == entry.name:
         soft_min, soft_max = entry.soft_min, entry.soft_max
     units = {name: step / degrees} if degrees else {unit: share * full for unit, share in arkit.derived(name).items()}
+    moves = face.head_moves(flow, step) if region == "head" and shares[region] >= _CLEAR else {}
     if soft_max == entry.rest:
         units = {}  # ARKit's units act in the other direction only
     return Motion(
         entry.name, region, shares, step, round(amount, 4), _mean(moved, mask), face.asymmetry(moved, mask), name,
-        round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()},
+        round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()}, moves,
     )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ class _Face:
         self._matcher = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         scale = SIZE / len(picture)
         right, left = EYES * SIZE / TEMPLATE if eyes is None else (np.asarray(eyes, np.float64) + 0.5) * scale - 0.5
-        self.distance = float(np.hypot(*(left - right)))
+        self.distance, self.size = float(np.hypot(*(left - right))), SIZE
         across = (left - right) / self.distance
         y, x = np.mgrid[:SIZE, :SIZE]
         offset = (np.stack([x, y], axis=-1) - (left + right) / 2) / self.distance
@@ -257,6 +258,31 @@ class _Face:
             return ("headShiftX" if kind == "x" else "headShiftY"), 0.0
         angle = math.degrees(math.asin(max(-1.0, min(1.0, middle / _RADIUS))))
         return ("headYaw" if kind == "x" else "headPitch"), angle
+
+    def head_moves(self, flow: np.ndarray, step: float) -> dict[str, float]:
+        """Motion of the head by axis of `arkit.HEAD_AXES`, for a coefficient of 1. flow: of one `step`.
+
+        Least squares over the oval: the middle of a turning head moves more than its rim, and all of a shifted one.
+        """
+        x, y = self.x[self.oval], self.y[self.oval] - 0.55
+        across, down = (_RADIUS * np.sqrt(np.clip(1 - ratio**2, 0, 1)) for ratio in (x / 1.3, y / 1.8))
+        none, turn, width = np.zeros_like(x), math.radians(1), self.size / self.distance
+        terms = [
+            (turn * across, none),
+            (none, turn * down),
+            (-turn * y, turn * x),
+            (np.full_like(x, width), none),
+            (none, np.full_like(x, width)),
+            (x, y),
+        ]
+        table = np.array([np.concatenate(term) for term in terms]).T
+        target = flow[self.oval].T.ravel()
+        weight = np.ones(len(target))
+        for _ in range(4):  # robust, as in `split`
+            fit = np.linalg.lstsq(table * weight[:, None], target * weight, rcond=None)[0]
+            error = np.abs(target - table @ fit)
+            weight = np.sqrt(1 / (1 + (error / max(float(np.median(error)), 1e-6)) ** 2))
+        return {axis: round(float(value) / step, 6) for axis, value in zip(arkit.HEAD_AXES, fit, strict=True)}
 
     def asymmetry(self, flow: np.ndarray, mask: np.ndarray) -> float:
         """-1 if only the left half of the picture moves inside the mask, 1 if only the right half moves."""

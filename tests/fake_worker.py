@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from inference.contract import answers, protocol, requests  # the checkout's, from wherever this file is started
 from inference.contract.answers import Answer
+from inference.contract.arkit import HEAD_AXES
 from inference.contract.errors import EDTalkError
 from inference.contract.expression import EMOTIONS, Suggestion
 from inference.contract.plate import Track
@@ -291,16 +292,21 @@ class Worker:
         return answers.TrackResult(track, 640, 360, fps, digest, tuple(track.unseen), note)
 
     def do_explore(self, request: requests.Explore, job: int) -> Answer:
-        """The first lip coefficient opens the jaw, the first pose coefficient turns the head by 20 degrees."""
+        """The first lip coefficient opens the jaw, the first pose coefficient turns the head by 20 degrees.
+
+        The further pose coefficients move it along the further axes.
+        """
         motions, first = [], {"lip": ("jaw", "jawOpen", 4.0), "pose": ("head", "headYaw", 0.05)}
+        axes = iter(zip(HEAD_AXES, (20.0, 10.0, 10.0, 0.1, 0.1, 0.1), strict=True))
         for entry in read_coefficients(request.bank):
             self.work(job)
             region, name, share = first.pop(entry["bank"], ("none", entry["name"], 0.0))
             arkit = {name: share} if share else {}
             shares = {region: 1.0} if share else {}
-            motions.append(
-                answers.Motion(entry["name"], region, shares, 1.0, share, (0.0, 1.0), 0.0, name, -1.0, 4.0, arkit)
-            )
+            axis = next(axes, None) if entry["bank"] == "pose" else None
+            moves = dict([axis]) if axis else {}
+            found = (entry["name"], region, shares, 1.0, share, (0.0, 1.0), 0.0, name, -1.0, 4.0, arkit, moves)
+            motions.append(answers.Motion(*found))
         return answers.ExploreResult(tuple(motions))
 
     def do_preview(self, request: requests.Preview, job: int) -> Answer:

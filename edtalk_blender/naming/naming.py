@@ -43,6 +43,7 @@ class SliderName(bpy.types.PropertyGroup):
     soft_max: FloatProperty(name="Max", description="Upper end of the slider's range, in slider units", default=5.0)
     region: StringProperty(name="Region", description="Part of the face with most of the slider's motion")
     turn: FloatProperty(name="Turn", description="Slider value per degree of head rotation, for head sliders")
+    moves: StringProperty(name="Head Motion", description="How a value of 1 moves the head along each axis (JSON)")
 
 
 class Naming(bpy.types.PropertyGroup):
@@ -67,6 +68,7 @@ def propose(obj: bpy.types.Object, motions: Iterable[Motion], names: Iterable[st
             item = group.sliders.add()
             item.name, item.new_name, item.region = motion.name, motion.suggestion, motion.region
             item.soft_min, item.soft_max = motion.soft_min, motion.soft_max
+            item.moves = json.dumps(motion.moves) if motion.moves else ""
             item.turn = motion.arkit.get(motion.suggestion, 0.0) if motion.suggestion in arkit.HEAD else 0.0
 
 
@@ -118,7 +120,8 @@ def _renamed(entry: Coefficient, item: SliderName | None) -> Coefficient:
     units = {unit: share * most for unit, share in arkit.derived(name).items()} if most > 0 else {}
     if name in arkit.HEAD and item.turn:
         units = {name: item.turn}
-    return replace(entry, name=name, soft_min=item.soft_min, soft_max=most, arkit=units)
+    moves = json.loads(item.moves) if item.moves else {}
+    return replace(entry, name=name, soft_min=item.soft_min, soft_max=most, arkit=units, moves=moves)
 
 
 def _uses(obj: bpy.types.Object, path: Path) -> bool:

@@ -347,7 +347,7 @@ class Motion:
     shares: of each region, 1 in sum. step: how far the coefficient was moved from rest; amount: how far the fastest
     pixels moved then. direction: mean (x, y) in the region per step, to the picture's right and down. asymmetry: -1 if
     only the left half of the picture moves, 1 if only the right one. suggestion, soft_min, soft_max, arkit: proposed
-    name, range and ARKit weights, see `inference.contract.bank.Coefficient`.
+    name, range and ARKit weights, and moves: how 1.0 moves the head, see `inference.contract.bank.Coefficient`.
     """
 
     name: str
@@ -361,6 +361,7 @@ class Motion:
     soft_min: float
     soft_max: float
     arkit: dict[str, float]
+    moves: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

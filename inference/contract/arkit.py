@@ -23,6 +23,8 @@ FACE = (*_SINGLE, *(f"{name}{side}" for name in PAIRED for side in ("Left", "Rig
 """The 52 face units, each 0 (off) to 1 (fully on). Left and right are from the person's point of view."""
 HEAD = ("headYaw", "headPitch", "headRoll")
 """Degrees, positive towards the picture's right, down, and clockwise in the picture."""
+HEAD_AXES = (*HEAD, "headShiftX", "headShiftY", "headScale")
+"""Head motion in degrees, in picture widths to the right, picture heights down, and shares of the head's size."""
 NAMES = (*FACE, *HEAD)
 
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?) degrees\b")

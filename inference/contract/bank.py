@@ -52,6 +52,7 @@ class Coefficient:
 
     bank: the part it belongs to, such as "lip". rest: its value at rest. soft_min, soft_max: the usual range, as of a
     slider. unit: a description of the value 1.0. arkit: weights of ARKit units, see `contract.arkit`; {} if none apply.
+    moves: how 1.0 moves the head, by axis of `arkit.HEAD_AXES`, as it was measured; {} if that is not known.
     """
 
     name: str
@@ -61,6 +62,10 @@ class Coefficient:
     soft_max: float = 5.0
     unit: str = ""
     arkit: Mapping[str, float] = field(default_factory=dict)
+    moves: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "moves" or value}
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ class Bank:
             "format_version": FORMAT_VERSION,
             "name": self.name,
             **self.config.to_json(),
-            "coefficients": [vars(coefficient) for coefficient in self.coefficients],
+            "coefficients": [coefficient.to_json() for coefficient in self.coefficients],
             "presets": {name: np.asarray(vector, float).tolist() for name, vector in self.presets.items()},
             "licence": self.licence,
             "origin": self.origin,
@@ -298,9 +303,14 @@ def _check(bank: Bank) -> None:
     if unknown:
         unit, name = next(iter(unknown.items()))
         raise EDTalkError(f"{what} computes '{name}' from '{unit}', which is not an ARKit face unit.", kind="bank")
+    axes = {axis: entry.name for entry in bank.coefficients for axis in entry.moves if axis not in arkit.HEAD_AXES}
+    if axes:
+        axis, name = next(iter(axes.items()))
+        raise EDTalkError(f"{what} moves the head by '{name}' along '{axis}', which is not an axis.", kind="bank")
     numbers: list[Any] = [bank.rest, *bank.presets.values()]
     numbers += [(entry.soft_min, entry.soft_max) for entry in bank.coefficients]
-    numbers += [np.array(list(entry.arkit.values()), np.float64) for entry in bank.coefficients]
+    for entry in bank.coefficients:
+        numbers += [np.array(list(table.values()), np.float64) for table in (entry.arkit, entry.moves)]
     if not all(np.isfinite(row).all() for row in numbers):
         raise EDTalkError(f"{what} has a rest value, range, weight or emotion that is not finite.", kind="bank")
     if bank.speech_level is not None and not _LEVELS[0] <= bank.speech_level <= _LEVELS[1]:

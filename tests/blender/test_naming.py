@@ -95,6 +95,22 @@ def test_invalid_proposals_are_errors(package, proposed, bank, named, change, re
     assert proposals(proposed)
 
 
+def test_named_head_sliders_move_with_speech(package, addon, obj, write_bank, fake_engine, named):
+    """The map that Name Sliders measures is in the new bank, whatever the sliders are called."""
+    head = addon.inference.contract.head
+    poses = tuple(f"pose_{number:02d}" for number in range(1, 7))
+    package.character.character.set_bank(obj, str(write_bank("official", banks=BANKS | {"pose": poses})))
+    assert "which of its sliders turn the head" in head.head_reason(package.character.files.bank_of(obj))
+    fake_engine()
+    bpy.ops.edtalk.name_sliders()
+    bpy.ops.edtalk.apply_names(filepath=named)
+    bank = package.character.files.bank_of(obj)
+    names, matrix = head.head_matrix(bank)
+    assert names == ("headYaw", *poses[1:])
+    np.testing.assert_allclose(matrix @ np.diag([20, 10, 10, 0.1, 0.1, 0.1]), np.eye(6), atol=1e-6)
+    assert head.head_reason(bank) == ""
+
+
 def test_proposals_can_be_edited_and_discarded(package, proposed):
     proposed.edtalk_naming.sliders["lip_01"].new_name = "Gob"
     assert package.naming.naming.fault(proposed, proposed.edtalk_naming.sliders["lip_01"]) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from inference.contract import arkit
 from inference.contract.answers import Answer, read_answer
-from inference.contract.bank import Coefficient, read_bank
+from inference.contract.arkit import HEAD_AXES
+from inference.contract.bank import STARTER, Coefficient, read_bank
+from inference.contract.head import head_matrix, head_reason
 from inference.contract.requests import Explore
 from inference.explore import REGIONS, explore
 from inference.face.crop import EYES
@@ -265,3 +268,59 @@ def test_the_worker_measures_every_coefficient(material, request_of_face):
 def test_the_worker_can_be_cancelled_between_coefficients(request_of_face):
     with pytest.raises(CancelledError):
         Jobs("cpu", 1).do(request_of_face, Job(cancel_after=2))
+
+
+# --- The head of a bank whose coefficients mix several motions
+
+HEAD_MOVES = {  # what the head motions of MOTIONS are in the units of `contract.head`
+    "headYaw": np.degrees(0.35 / 1.5),
+    "headPitch": np.degrees(0.35 / 1.5),
+    "headRoll": np.degrees(0.2),
+    "headShiftX": 0.3 * DISTANCE / SIZE,
+    "headShiftY": 0.3 * DISTANCE / SIZE,
+    "headScale": 0.15,
+}
+
+
+def bank_of(motions, soft=5.0):
+    """A bank whose coefficients move the head as measured."""
+    entries = tuple(
+        Coefficient(f"pose_{number}", "pose", 0.0, -soft, soft, moves=motion.moves)
+        for number, motion in enumerate(motions)
+    )
+    return replace(read_bank(STARTER), name="mixed", coefficients=entries)
+
+
+@pytest.mark.parametrize("name", HEAD_MOVES)
+def test_head_motion_is_measured_along_its_axis(face, name):
+    (motion,) = look(face, MOTIONS[name][0])
+    usual = dict(zip(HEAD_AXES, (4.0, 2.5, 2.5, 0.02, 0.02, 0.02), strict=True))
+    for axis, size in usual.items():
+        expected = HEAD_MOVES[name] if axis == name else 0.0
+        assert motion.moves[axis] / size == pytest.approx(expected / size, abs=0.12 * HEAD_MOVES[name] / usual[name])
+
+
+def test_coefficients_that_mix_head_motions_are_unmixed(face):
+    """Six coefficients, each a mixture of all head motions: the map gives each motion alone."""
+    mixing = np.linalg.qr(np.random.default_rng(4).normal(size=(6, 6)))[0]
+    flows = np.array([MOTIONS[name][0] for name in HEAD_AXES])
+    mixed = np.tensordot(mixing, flows, 1)
+    bank = bank_of(look(face, *mixed))
+    names, matrix = head_matrix(bank)
+    assert len(names) == 6
+    assert head_reason(bank) == ""
+    for axis, name in enumerate(HEAD_AXES):
+        physical = np.zeros(6)
+        physical[axis] = HEAD_MOVES[name]
+        drawn = np.tensordot(matrix @ physical, mixed, 1)
+        assert np.linalg.norm(drawn - flows[axis]) < 0.3 * np.linalg.norm(flows[axis]), name
+
+
+def test_coefficients_that_move_the_head_alike_are_refused(face):
+    names = ("headYaw", "headPitch", "headRoll", "headShiftX", "headShiftY")
+    flows = [MOTIONS[name][0] for name in names]
+    assert head_reason(bank_of(look(face, *flows))) == "", "five axes are enough without the scale"
+    alike = bank_of(look(face, *flows, flows[0] + 0.05 * flows[1]))
+    assert head_matrix(alike)[0] == ()
+    assert "too similarly" in head_reason(alike)
+    assert "do not turn the head in headRoll" in head_reason(bank_of(look(face, *flows[:2])))
