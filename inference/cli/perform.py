@@ -1,4 +1,4 @@
-"""`perform`: writes head motion for the speech of a sound to a file, for editing or rendering."""
+"""`perform`: writes head motion and emotion for the speech of a sound to a file, for editing or rendering."""
 
 from __future__ import annotations
 
@@ -6,18 +6,35 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
+
 from ..contract.coefficients import Coefficients
-from .options import add_audio_stream, add_bank, add_overwrite, amount, check_free, frame_rate, load_bank_for, seed
+from ..contract.expression import EMOTIONS
+from ..contract.idle import BLINK
+from ..contract.mixing import EXPRESSION
+from .detection import add_detection, check_detection, check_presets, detect, suggestions_json
+from .options import (
+    add_audio_stream,
+    add_bank,
+    add_overwrite,
+    amount,
+    check_free,
+    frame_rate,
+    load_bank_for,
+    number,
+    seed,
+)
 from .progress import note
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "perform",
-        help="sound -> head motion",
+        help="sound -> head motion and emotion",
         description="Write head motion for the speech of a sound, one row per frame: nods at stressed syllables, and "
         "slow changes of posture. The motion is drawn at random; another seed draws another motion. It is added to the "
-        "rest pose of the bank, and begins and ends there. Render the file with 'render --coefficients'.",
+        "rest pose of the bank, and begins and ends there. With --emotion auto each phrase gets an emotion, a "
+        "suggestion from the voice and the text. Render the file with 'render --coefficients'.",
     )
     parser.add_argument("--audio", type=Path, required=True, metavar="SOUND", help="sound or video file with speech")
     add_audio_stream(parser, "--audio")
@@ -30,6 +47,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
         "--nods", type=amount, default=1.0, metavar="X", help="fast motion, such as nods: 0 (none) to 2 (default 1)"
     )
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="number of the motion (default 0)")
+    parser.add_argument(
+        "--emotion", choices=("auto", "none"), default="none", help="detect emotion from voice and text (default none)"
+    )
+    parser.add_argument("--intensity", type=number, default=1.0, metavar="X", help="factor for the emotion (default 1)")
+    add_detection(parser)
+    parser.add_argument("--brows", action="store_true", help="raise the brows at some stressed syllables")
+    parser.add_argument("--blinks", action="store_true", help="blink, more often while speaking and in pauses")
     parser.add_argument("--lips", action="store_true", help="include the mouth coefficients of 'lipsync'")
     add_bank(parser)
     add_overwrite(parser)
@@ -39,10 +63,15 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_free(args.out, args.overwrite, suffixes=(".npz", ".csv"))
+    check_detection(args)
     bank = load_bank_for(args, audio=args.lips)
+    if args.emotion == "auto":
+        check_presets(bank)
     from ..lipsync import frame_times, lip_sync
     from ..media.sound import RATE, load_speech
     from ..motion import eased, head_motion
+    from ..prosody import cached_prosody
+    from ..upper_face import brow_accents, speech_blinks
 
     samples, seconds = load_speech(args.audio, args.audio_stream)
     times = frame_times(seconds, args.fps)
@@ -52,11 +81,42 @@ def run(args: argparse.Namespace) -> None:
     rest = bank.at_rest(len(times), args.fps)
     columns = [bank.names.index(name) for name in found.names]
     rest.values[:, columns] += eased(found.rows[0], times, seconds)
-    names = found.names
+    names, report = found.names, dict[str, object]()
     if args.lips:
         rest.values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
         names = (*bank.names_of("lip"), *names)
+    if args.emotion == "auto":
+        felt = detect(args, bank, samples, seconds, times)
+        part = bank.config.bank_slices[EXPRESSION]
+        strengths = dict(zip(EMOTIONS, args.intensity * felt.rows.T, strict=True))
+        rest.values[:, part] = bank.with_emotion(rest.values[:, part], strengths)
+        if felt.expression is not None:
+            own = rest.values[:, part] - bank.rest[part]
+            rest.values[:, part] += args.intensity * felt.expression - own
+        names = (*names, *bank.names_of(EXPRESSION))
+        report = {"emotions": suggestions_json(felt.suggestions), "emotion_note": felt.note}
+    voice = cached_prosody(samples)
+    if args.brows:
+        brows, rows = brow_accents(bank, voice, times, args.seed)
+        if not brows:
+            note(f"The bank '{bank.name}' does not name its brows, so they stay still.")
+        rest.values[:, [bank.names.index(name) for name in brows]] += rows
+        names = (*names, *brows)
+    if args.blinks:
+        if BLINK in bank.names:
+            column = rest.values[:, bank.names.index(BLINK)]
+            column += np.maximum(1 - column, 0) * speech_blinks(voice, times, args.seed)
+            names = (*names, BLINK)
+        else:
+            note(f"The bank '{bank.name}' does not name its eyelids, so they stay open.")
+    names = tuple(dict.fromkeys(names))
     Coefficients(rest.values, bank.names, args.fps).select(names).save(args.out)
     if args.json:
-        report = {"out": str(args.out), "frames": len(times), "fps": args.fps, "names": list(names), "note": found.note}
+        report |= {
+            "out": str(args.out),
+            "frames": len(times),
+            "fps": args.fps,
+            "names": list(names),
+            "note": found.note,
+        }
         print(json.dumps(report))

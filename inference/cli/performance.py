@@ -14,7 +14,7 @@ from ..contract.bank import Bank
 from ..contract.coefficients import Coefficients
 from ..contract.emotion import NEUTRAL, EmotionCurve
 from ..contract.errors import EDTalkError
-from ..contract.idle import add_idle_motion
+from ..contract.idle import BLINK, add_idle_motion
 from ..contract.mixing import EXPRESSION, at_times, retargeted
 
 TAIL = 20  # frames that upstream drops at the end of an expression clip
@@ -107,8 +107,9 @@ class Performance:
     clips: by bank ("lip", "pose", "exp"), all coefficients of each driving frame, (N, n). relative: clips add their
     change since their first frame to the face's own values, instead of replacing them.
     emotion: added to the expression, scaled by `intensity`. from_neutral: replace the expression by the emotion.
-    idle: amount of idle motion, see `add_idle_motion`. head: head motion (T, m) from the sound, added to the columns
-    `head_names`; idle motion then only blinks.
+    detected: strengths of emotions by name, (T,) each, used as those of `emotion`. idle: amount of idle motion, see
+    `add_idle_motion`. head: head motion (T, m) from the sound, added to the columns `head_names`; idle motion then only
+    blinks. blinks: (T,) how far the eyes are closed, 0 to 1, in place of those of idle motion.
     """
 
     audio_lips: np.ndarray | None = None
@@ -117,11 +118,13 @@ class Performance:
     rules: Rules = field(default_factory=Rules)
     relative: bool = False
     emotion: EmotionCurve | None = None
+    detected: Mapping[str, np.ndarray] | None = None
     intensity: float = 1.0
     from_neutral: bool = False
     idle: float = 0.0
     head: np.ndarray | None = None
     head_names: tuple[str, ...] = ()
+    blinks: np.ndarray | None = None
 
     def coefficients(self, bank: Bank, own: np.ndarray, times: np.ndarray, duration: float) -> np.ndarray:
         """(T, n) float32, absolute. own: the face's own values, (1, n) or (T, n). times: (T,) in seconds."""
@@ -136,15 +139,19 @@ class Performance:
             values[:, at] = retargeted(driven, own[:, at], driver_rest=clip[0, at]) if self.relative else driven
         if self.audio_lips is not None:
             values[:, slices["lip"]] = self.audio_lips[:frames]
-        if self.emotion is not None:
+        strengths = self.detected if self.emotion is None else self.emotion.strengths(times, duration)
+        if strengths is not None:
             expression = slices[EXPRESSION]
-            strengths = self.emotion.strengths(times, duration)
             scaled = {name: self.intensity * strength for name, strength in strengths.items()}
             base = np.tile(bank.presets[NEUTRAL], (frames, 1)) if self.from_neutral else values[:, expression]
             values[:, expression] = bank.with_emotion(base, scaled)
         if self.head is not None:
             values[:, [bank.names.index(name) for name in self.head_names]] += self.head[:frames]
-        return add_idle_motion(values, bank.names, times, self.idle, head=self.head is None)
+        if self.blinks is None:
+            return add_idle_motion(values, bank.names, times, self.idle, head=self.head is None)
+        lids = values[:, bank.names.index(BLINK)]
+        lids += np.maximum(1 - lids, 0) * self.blinks[:frames]
+        return values
 
     def replaced(self, bank: Bank) -> np.ndarray:
         """(n,) bool: the coefficients whose values do not depend on the face's own."""
@@ -155,7 +162,7 @@ class Performance:
             replaced[slices[name]] = not self.relative
         if self.audio_lips is not None:
             replaced[slices["lip"]] = True
-        if self.emotion is not None and self.from_neutral:
+        if (self.emotion is not None or self.detected is not None) and self.from_neutral:
             replaced[slices[EXPRESSION]] = True
         return replaced
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..contract.references import MOST_REFERENCES
 from ..contract.shot import FEATHER, LAYERS, MASKS
 from . import options
+from .detection import add_detection
 from .framing import Framing
 from .performance import ENDS
 from .progress import STYLES, report
@@ -94,8 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expression.add_argument(
         "--emotion", metavar="CURVE",
         help="'happy', 'happy:0.7', 'happy:0.5+surprised:0.3', or keys at seconds or percent of the length: "
-        "'0=neutral 1.5=happy:0.8 100%%=sad'; 'inspect' lists the emotions of a bank",
+        "'0=neutral 1.5=happy:0.8 100%%=sad'; 'inspect' lists the emotions of a bank; 'auto': one for each phrase, a "
+        "suggestion from the voice of --audio and --text",
     )  # fmt: skip
+    add_detection(expression)
     expression.add_argument(
         "--intensity", type=options.number, default=1.0, metavar="X", help="factor for the emotions (default 1)"
     )

@@ -17,6 +17,7 @@ from ..contract.bank import Bank
 from ..contract.coefficients import Coefficients
 from ..contract.emotion import EmotionCurve
 from ..contract.errors import EDTalkError
+from ..contract.expression import EMOTIONS
 from ..contract.idle import BLINK
 from ..contract.plate import Plate, Track, media_sha256
 from ..contract.references import Readings, References, spoken
@@ -25,6 +26,7 @@ from ..face.framing import cut
 from ..face.size import FaceSize
 from . import options, output
 from .clips import Clip, frame_clip, measure
+from .detection import check_detection, check_presets, detect
 from .performance import TAIL, Performance, Rules, at_rate, rules
 from .progress import Progress, Stop, note
 
@@ -90,7 +92,10 @@ def check(args: argparse.Namespace) -> None:
             "--relative requires a driving clip.",
             "Give --lip-video, --pose-video or --expression, or leave --relative out.",
         )
-    if not args.emotion and (args.intensity != 1.0 or args.emotion_base != "own"):
+    check_detection(args)
+    if args.emotion == "auto" and not args.audio:
+        raise EDTalkError("--emotion auto requires --audio.", "Give --audio, or name an emotion.")
+    if args.emotion in (None, "none") and (args.intensity != 1.0 or args.emotion_base != "own"):
         raise EDTalkError("--intensity and --emotion-base require --emotion.")
     if args.expression and args.emotion_base == "neutral":
         raise EDTalkError(
@@ -193,7 +198,8 @@ class Inputs:
             raise EDTalkError(message, "Add --mask mouth, or leave them out.")
         if args.keep_pauses and args.references == "none":
             raise EDTalkError("--keep-pauses requires reference frames.", "Leave out --references none.")
-        self.emotion = EmotionCurve.parse(args.emotion, self.bank.presets) if args.emotion else None
+        named = args.emotion not in (None, "none", "auto")
+        self.emotion = EmotionCurve.parse(args.emotion, self.bank.presets) if named else None
         moves = args.audio or self.clips or self.table is not None or self.emotion or args.idle_motion
         if not (self.length and (self.source_clip or moves)):
             raise EDTalkError("No driving input.", "Give --audio, --lip-video, --pose-video, --emotion, ...")
@@ -230,11 +236,13 @@ class Inputs:
             rules=self.rules,
             relative=args.relative,
             emotion=self.emotion,
+            detected=self._detected(loaded.bank),
             intensity=args.intensity,
             from_neutral=args.emotion_base == "neutral",
             idle=args.idle_motion or args.head_motion,
             head=None if head is None else head.rows[0],
             head_names=() if head is None else head.names,
+            blinks=None if head is None else self._blinks(),
         )
         times, duration = np.arange(self.length) / self.fps, self.length / self.fps
         values = performance.coefficients(self.bank, own, times, duration)
@@ -350,6 +358,24 @@ class Inputs:
             note(f"{args.audio}: {found.note}")
         return replace(found, rows=eased(found.rows, times, self._speech[1]))
 
+    def _blinks(self) -> np.ndarray | None:
+        """How far the eyes are closed in every frame, with the speech of --audio; None without known eyelids."""
+        if BLINK not in self.bank.names:
+            return None
+        from ..prosody import cached_prosody
+        from ..upper_face import speech_blinks
+
+        times = np.arange(self.length) / self.fps
+        return speech_blinks(cached_prosody(self._speech[0]), times, self.args.seed or 0)
+
+    def _detected(self, bank: Bank) -> dict[str, np.ndarray] | None:
+        """Strengths of emotions from --audio for every frame, or None without --emotion auto."""
+        if self.args.emotion != "auto":
+            return None
+        samples, seconds = self._speech
+        found = detect(self.args, bank, samples, seconds, np.arange(self.length) / self.fps)
+        return dict(zip(EMOTIONS, found.rows.T, strict=True))
+
     @property
     def _mask(self) -> str:
         """--mask or its default: the mouth for a clip if nothing else is driven."""
@@ -358,7 +384,7 @@ class Inputs:
             return args.mask or "face"
         lips = self.bank.names_of("lip")
         others: Any = args.pose_video or args.fixed_pose or args.idle_motion or args.head_motion
-        others = others or args.expression or args.emotion
+        others = others or args.expression or args.emotion not in (None, "none")
         return "face" if others or (self.table and not set(self.table.names) <= set(lips)) else "mouth"
 
     def _footage(self, whole: bool) -> tuple[Track, np.ndarray]:
@@ -464,7 +490,11 @@ def _source_rate(source: Path) -> float | None:
 
 def _bank_for(args: argparse.Namespace) -> Bank:
     """The metadata of --bank, checked for what the other options need."""
-    bank = options.load_bank_for(args, audio=bool(args.audio), emotions=bool(args.emotion), weights=False)
+    bank = options.load_bank_for(
+        args, audio=bool(args.audio), emotions=args.emotion not in (None, "none"), weights=False
+    )
+    if args.emotion == "auto":
+        check_presets(bank)
     if args.expression and not bank.config.enhances_expression:
         raise EDTalkError(
             f"The bank '{bank.name}' has no expression coefficients, so --expression cannot be used.",

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ..contract.bank import AUDIO_PREFIX, Bank
 from ..contract.errors import EDTalkError
+from .audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
+from .audio2expression import Audio2Expression, Audio2ExpressionConfig
 from .audio2lip import Audio2Lip, Audio2LipConfig
 from .audio2pose import PREFIX as AUDIO2POSE_PREFIX
 from .audio2pose import Audio2Pose, Audio2PoseConfig
@@ -37,6 +39,7 @@ from .winograd import Scratch
 
 AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
 AUDIO2POSE = "audio2pose"
+AUDIO2EXPRESSION = "audio2expression"
 _RENAMED = {".told.": ".condition."}  # in tensor names of older banks
 _HINT = "Get the bank again."
 T = TypeVar("T")
@@ -100,8 +103,8 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
     """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
-    name: AUDIO2LIP, AUDIO2POSE, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind "bank") for
-    tensors that are missing or do not fit the network's configuration.
+    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind
+    "bank") for tensors that are missing or do not fit the network's configuration.
     """
     config = network_config(bank, name)
     if config is None:
@@ -237,6 +240,17 @@ def _audio2pose_config(state: Mapping[str, Any]) -> Audio2PoseConfig:
     return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps), mean)
 
 
+def _audio2expression_config(state: Mapping[str, Any]) -> Audio2ExpressionConfig:
+    brought, expression = state.get("brought.weight"), state.get("expression.weight")
+    return Audio2ExpressionConfig(
+        len(state["voice_mean"]),
+        len(state["words_mean"]),
+        len(state["no_voice"]),
+        0 if brought is None else brought.shape[1],
+        0 if expression is None else len(expression),
+    )
+
+
 def _reader_config(state: Mapping[str, Any], part: str = "") -> ReaderConfig:
     widths = _widths(state, part + "convs.{}.bias")
     return ReaderConfig(widths, len(state[f"{part}hidden.bias"]), len(state[f"{part}last.bias"]))
@@ -298,6 +312,10 @@ _KINDS = {
     AUDIO2LIP: _Kind({AUDIO_PREFIX: ""}, Audio2LipConfig, Audio2Lip, audio2lip_config, lambda config: None),
     AUDIO2POSE: _Kind(
         {AUDIO2POSE_PREFIX: ""}, Audio2PoseConfig, Audio2Pose, _audio2pose_config, lambda config: None
+    ),
+    AUDIO2EXPRESSION: _Kind(
+        {AUDIO2EXPRESSION_PREFIX: ""}, Audio2ExpressionConfig, Audio2Expression, _audio2expression_config,
+        lambda config: None,
     ),
     REFINER: _Kind(
         {REFINER_PREFIX: ""}, RefinerConfig, Refiner, _refiner_config, lambda config: config.coefficients, True

@@ -1,0 +1,81 @@
+"""Audio2Expression: strengths of emotions for phrases, from features of the voice and of the words.
+
+Either may be absent: a learned vector then takes its place. In training one of them is hidden at random, as in EDTalk's
+paper, so that each works alone. A recurrent layer sees the phrases before and after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..contract.expression import EMOTIONS
+
+PREFIX = "audio2expression."
+KNOTS = 9  # of the calibration
+
+
+@dataclass(frozen=True)
+class Audio2ExpressionConfig:
+    """voice, words: number of features. width: channels. brought: number of features that are brought in place of the
+    voice's, 0 if none can be. expression: number of expression coefficients that are also computed, 0 if none are."""
+
+    voice: int = 48
+    words: int = 24
+    width: int = 64
+    brought: int = 0
+    expression: int = 0
+
+
+class Audio2Expression(nn.Module):
+    """The network. See `forward`."""
+
+    def __init__(self, config: Audio2ExpressionConfig) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        self.voice_first = nn.Linear(config.voice, width * 3 // 2)
+        self.voice_last = nn.Linear(width * 3 // 2, width)
+        self.words_first = nn.Linear(config.words, width)
+        self.words_last = nn.Linear(width, width)
+        self.no_voice, self.no_words = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.phrases = nn.GRU(2 * width + 2, width // 2, batch_first=True, bidirectional=True)
+        self.skip = nn.Linear(2 * width + 2, width)  # what a phrase itself says, besides its neighbours
+        self.kinds = nn.Linear(width, len(EMOTIONS) + 1)
+        self.brought = nn.Linear(config.brought, width * 3 // 2) if config.brought else None
+        self.expression = nn.Linear(width, config.expression) if config.expression else None
+        self.dropout = nn.Dropout(0.3)
+        for name, size in (("voice", config.voice), ("words", config.words)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+        self.register_buffer("calibration", torch.linspace(0, 1, KNOTS).expand(2, -1).clone())
+
+    def forward(self, voice: Tensor, words: Tensor, has_voice: Tensor, has_words: Tensor) -> tuple[Tensor, Tensor]:
+        """Strengths (B, N, 7) of the emotions, 0 or more, and the logits (B, N, 8) of the kind, the last of neutral.
+
+        voice: (B, N, 48), or (B, N, d) of a network with brought features. words: (B, N, 24). has_voice, has_words:
+        (B, N), 1 where the phrase has them, else 0.
+        """
+        logits = self.kinds(self.hidden(voice, words, has_voice, has_words))
+        return F.softplus(logits[..., :-1] - 1.0), logits
+
+    def hidden(self, voice: Tensor, words: Tensor, has_voice: Tensor, has_words: Tensor) -> Tensor:
+        """(B, N, width) what is known of each phrase."""
+        first = self.voice_first((voice - self.voice_mean) / self.voice_scale) if self.brought is None else (
+            self.brought(voice)
+        )  # fmt: skip
+        heard = self.voice_last(self.dropout(F.silu(first)))
+        read = self.words_last(self.dropout(F.silu(self.words_first((words - self.words_mean) / self.words_scale))))
+        heard = torch.where(has_voice[..., None] > 0, heard, self.no_voice)
+        read = torch.where(has_words[..., None] > 0, read, self.no_words)
+        joined = torch.cat([heard, read, has_voice[..., None], has_words[..., None]], dim=-1)
+        return F.silu(self.dropout(self.phrases(joined)[0] + self.skip(joined)))
+
+    def calibrated(self, strengths: Tensor) -> Tensor:
+        """Strengths (..., 7) from 0 to 1, by the table `calibration`: 0.7 for a clear emotion."""
+        known, value = self.get_buffer("calibration")
+        place = torch.searchsorted(known, strengths.contiguous()).clamp(1, KNOTS - 1)
+        part = ((strengths - known[place - 1]) / (known[place] - known[place - 1]).clamp(min=1e-6)).clamp(0, 1)
+        return value[place - 1] + part * (value[place] - value[place - 1])
