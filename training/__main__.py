@@ -25,11 +25,13 @@ COMMANDS = {
     "close-reader": ("stages.close_reader", "train", "train the reader of mouth and eye windows"),
     "audio2lip": ("stages.audio2lip", "train", "train lip-sync on synthetic speech"),
     "audio2pose": ("stages.audio2pose", "train", "train head motion on synthetic speech"),
+    "audio2expression": ("stages.audio2expression", "train", "train emotion from speech on synthetic speech"),
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
     "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),
     "evaluate-footage": ("evaluate.footage", "run", "measure dubbing on clips of real people"),
     "evaluate-performance": ("evaluate.performance", "run", "measure the head motion of a bank"),
+    "evaluate-emotion": ("evaluate.emotion", "run", "measure emotion from speech of a bank"),
     "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),
 }
 

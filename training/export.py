@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, is_bank, load_bank, read_bank, save_bank
 from inference.contract.config import GeneratorConfig
+from inference.model.audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
 from inference.model.audio2pose import PREFIX as AUDIO2POSE_PREFIX
 from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.load import networks_json
@@ -33,6 +34,7 @@ RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX = "relative.", "close."
 PARTS = (
     AUDIO_PREFIX,
     AUDIO2POSE_PREFIX,
+    AUDIO2EXPRESSION_PREFIX,
     REFINER_PREFIX,
     INSETS_PREFIX,
     READER_PREFIX,
@@ -95,11 +97,11 @@ def averaged(path: Path) -> dict[str, np.ndarray]:
     return {name: part.numpy() for name, part in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def best_bands(path: Path) -> dict[str, np.ndarray]:
-    """The best weights of each band of Audio2Pose in a checkpoint, or the tensors of a bank (.safetensors)."""
+def best_weights(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    """The best weights of a network in a checkpoint, or its tensors in a bank (.safetensors), which have the prefix."""
     if path.suffix == ".safetensors":
-        found = {name: part for name, part in load_file(path).items() if name.startswith(AUDIO2POSE_PREFIX)}
-        return {name.removeprefix(AUDIO2POSE_PREFIX): part for name, part in found.items()}
+        found = {name: part for name, part in load_file(path).items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): part for name, part in found.items()}
     state = torch.load(path, weights_only=True)["best"]
     return {name.removeprefix("model."): part.numpy() for name, part in state.items() if name.startswith("model.")}
 
@@ -127,7 +129,9 @@ def run(args: argparse.Namespace) -> None:
         put(AUDIO_PREFIX, audio_tensors(args.audio2lip))
         level = speech_level(args.audio2lip)
     if args.audio2pose:
-        put(AUDIO2POSE_PREFIX, best_bands(args.audio2pose))
+        put(AUDIO2POSE_PREFIX, best_weights(args.audio2pose, AUDIO2POSE_PREFIX))
+    if args.audio2expression:
+        put(AUDIO2EXPRESSION_PREFIX, best_weights(args.audio2expression, AUDIO2EXPRESSION_PREFIX))
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
         refiner = {name: part for name, part in averaged(args.refiner).items() if not name.startswith("reading.")}
         kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
@@ -159,6 +163,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--generator", type=Path, help="checkpoint of the generator stage")
     parser.add_argument("--audio2lip", type=Path, help="checkpoint of the audio2lip stage, or a bank")
     parser.add_argument("--audio2pose", type=Path, help="checkpoint of the audio2pose stage, or a bank")
+    parser.add_argument(
+        "--audio2expression", type=Path, help="checkpoint of the audio2expression stage, or a bank with its network"
+    )
     parser.add_argument("--refiner", type=Path, help="checkpoint of the refiner stage, trained with that generator")
     parser.add_argument("--reading", type=Path, help="checkpoint of the reader stage with --framed, for the refiner")
     parser.add_argument("--insets", type=Path, help="checkpoint of the insets stage, trained with that refiner")

@@ -14,6 +14,7 @@ from inference.prosody import prosody
 from tests.inference.test_prosody import syllables
 from training.__main__ import COMMANDS
 from training.units import LIP
+from training.voices.emotional import Line, Scene
 from training.voices.gestures import Speech, known_speech
 from training.voices.speech import CURVE_FPS, RATE, Phone, Take
 
@@ -28,6 +29,7 @@ OPTIONS = {
     "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
     "audio2lip": "",
     "audio2pose": "",
+    "audio2expression": "--first 4 --held-out 2",
 }
 PHASES = {
     "generator": ("reading", "common-motion", "own-motion"),
@@ -73,6 +75,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("training.stages.audio2pose.FIRST", 2)
     patch.setattr("training.stages.audio2pose.HELD_OUT", 2)
     patch.setattr("training.stages.audio2pose.spoken", speech)
+    patch.setattr("training.stages.audio2expression.scene", scene)
     patch.setattr("training.voices.recorded.installed", lambda voices: ())
     for name in ("recording", "take"):
         patch.setattr(f"training.stages.audio2lip.{name}", spoken)
@@ -99,3 +102,12 @@ def speech(rng: np.random.Generator, seconds: float, variants: object = None) ->
 def known(seconds: float, number: int) -> Speech:
     accents = np.arange(1.0 + 0.3 * number, seconds - 1, 1.5 - 0.2 * number)
     return known_speech(prosody(syllables(seconds, tuple(accents))))
+
+
+def scene(rng: np.random.Generator, chosen: list[Line], **options: object) -> Scene:
+    """Speech-like sound of 1.5 s for each line, with pauses of 0.5 s, spoken as it says."""
+    parts = [syllables(1.5, (0.3, 0.7, 1.1)) * rng.uniform(0.3, 1.0) for _ in chosen]
+    pause = np.zeros(RATE // 2, np.float32)
+    starts = 0.5 + 2.0 * np.arange(len(chosen))
+    samples = np.concatenate([pause, *(one for part in parts for one in (part, pause))]).astype(np.float32)
+    return Scene(samples, starts, starts + 1.5, tuple(chosen), tuple((line.kind, line.strength) for line in chosen))
