@@ -126,7 +126,7 @@ def line_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
 
     def right(answers: list[Answer], which: list[bool]) -> float:
         hits = [answer[0] == line.kind for answer, line, use in zip(answers, known, which, strict=True) if use]
-        return float(np.mean(hits))
+        return float(np.mean(hits)) if hits else float("nan")
 
     lexicon = [_by_word_list(line.text) for line in known]
     back = tuple(held_back_lines())
