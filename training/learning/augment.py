@@ -220,15 +220,24 @@ def compressed(
     return cv2.imdecode(cv2.imencode(".jpg", picture, options)[1], cv2.IMREAD_COLOR)
 
 
-def photographed(pictures: Tensor, rng: np.random.Generator, chance: float = 0.6) -> Tensor:
-    """Pictures (N, 3, H, W), each with probability `chance` as a camera saves it: soft, noisy, with JPEG artefacts."""
-    result = pictures.clone()
-    for row in np.flatnonzero(rng.random(len(pictures)) < chance):
-        levels = ((pictures[row].permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255)
-        levels = downscaled(levels, rng, scale=(0.6, 1.0)) + array_noise(levels.shape, rng) * rng.uniform(0, 5)
-        shown = compressed(levels.clip(0, 255).astype(np.uint8), rng, chance=0.8, quality=(55, 95))
-        result[row] = torch.from_numpy(shown.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)
-    return result
+def photographed(
+    source: Tensor, driving: Tensor, rng: np.random.Generator, chance: float = 0.6
+) -> tuple[Tensor, Tensor]:
+    """Pictures as a camera saves them, with probability `chance` per person: soft, with JPEG artefacts.
+
+    source: (S, 3, H, W); driving: (S * K, 3, H, W), from the same camera: where only the source were worse, a network
+    would learn to repaint what it can take from the source.
+    """
+    made, each = (source.clone(), driving.clone()), len(driving) // len(source)
+    for person in np.flatnonzero(rng.random(len(source)) < chance):
+        scale, quality = float(rng.uniform(0.6, 1.0)), float(rng.uniform(55, 95))
+        rows = (made[0][person : person + 1], made[1][person * each : (person + 1) * each])
+        for picture in (picture for part in rows for picture in part):
+            levels = ((picture.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
+            levels = downscaled(levels, rng, chance=1.0, scale=(scale, scale))
+            levels = compressed(levels, rng, chance=1.0, quality=(quality, quality))
+            picture.copy_(torch.from_numpy(levels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1))
+    return made
 
 
 def recorded_pair(pictures: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:

@@ -227,7 +227,8 @@ def train(args: argparse.Namespace) -> None:
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits, OVERSAMPLE, tinted=False)
         places = anchors_of(batch.tracks.source[:: args.drivings], batch.places, pairs.groups)
         source, driving = relit(repaint_eyes(batch.source, places, rng), batch.driving, places, rng)
-        batch = replace(batch, source=photographed(source, rng), driving=driving)
+        source, driving = photographed(source, driving, rng)
+        batch = replace(batch, source=source, driving=driving)
         losses, drawn = painting_losses(insets, refiner, pairs, batch, rng)
         judged = list(zip(critics, drawn, strict=True))
         if progress >= args.critic_from:
