@@ -7,7 +7,7 @@ mesh by `.mhclo` files, so they fit every shape and follow every expression. Len
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
 import cv2
@@ -24,7 +24,7 @@ MOLARS = 1.05  # teeth further back are never seen
 NEAREST = 4  # base vertices that a vertex follows which is bound to one that is not rendered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
     """A mesh of n vertices that follows the base mesh's V vertices, rendered as c corners with texture coordinates."""
 
@@ -42,14 +42,19 @@ class Bound:
         spans = np.abs(base[self.axes[:, 0], range(3)] - base[self.axes[:, 1], range(3)])
         return (self.follow @ base + self.offset * (spans / self.lengths)).astype(np.float32)
 
+    @cached_property
+    def template(self) -> np.ndarray:
+        """(c, 3) corners on the average head, in decimetres."""
+        return self.rest(heads.load().template, 1.0)[self.corner]
+
+    @cached_property
     def texels(self) -> tuple[float, float]:
         """Side of a triangle of typical size: in texels, and in decimetres on the average head."""
-        template = self.rest(heads.load().template, 1.0)[self.corner]
-        a, b, c = (template[self.triangles[:, k]] for k in range(3))
+        a, b, c = (self.template[self.triangles[:, k]] for k in range(3))
         u, v = (self.uv[self.triangles[:, k]] - self.uv[self.triangles[:, 0]] for k in (1, 2))
-        area_uv = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
+        flat = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
         area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-        return SIDE * float(np.sqrt(np.median(area_uv))), float(np.sqrt(np.median(area)))
+        return SIDE * float(np.sqrt(np.median(flat))), float(np.sqrt(np.median(area)))
 
 
 @dataclass(frozen=True)
@@ -214,10 +219,10 @@ def _rendered_neighbours() -> tuple[scipy.sparse.csr_matrix, np.ndarray]:
     return follow, offset
 
 
+@cache
 def front_of(bound: Bound, limit: float) -> Bound:
     """Without the triangles that lie behind `limit` (decimetres) on the average head."""
-    template = bound.rest(heads.load().template, 1.0)[bound.corner]
-    return replace(bound, triangles=bound.triangles[template[bound.triangles, 2].max(1) > limit])
+    return replace(bound, triangles=bound.triangles[bound.template[bound.triangles, 2].max(1) > limit])
 
 
 def _corners(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

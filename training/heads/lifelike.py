@@ -130,7 +130,7 @@ def _piece(
         bound.uv,
         rest,
         bound.triangles,
-        bound.rest(mesh.template, 1.0)[bound.corner],
+        bound.template,
         weight,
         bound,
     )

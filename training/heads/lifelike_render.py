@@ -23,7 +23,7 @@ from training.heads.shaders import WHOLE_PICTURE
 ALBEDO = 8  # texture unit
 # Ambient occlusion: radii in picture widths, depth at which it is full, and strength.
 RADII, DEEP, OCCLUSION = (0.022, 0.06), (0.045, 0.10), 0.6
-REACH, STEPS, SOFT, CAST = 0.11, 5, 0.03, 0.5  # cast shadows: reach and softness in picture widths, strength
+REACH, STEPS, SOFT, CAST = 0.11, 4, 0.03, 0.5  # cast shadows: reach and softness in picture widths, strength
 WARM = np.array([0.75, 1.0, 1.08], np.float32)  # exponents: skin scatters red light into shadows
 
 
@@ -53,6 +53,7 @@ class LifelikeRenderer(Renderer):
         for program in (self.cutting, self.program):
             program["albedo"].value = ALBEDO
         self.program["grain"].value = 55.0
+        self.sums = self.without_hair[1][: self.mesh.shell_start]
         # base vertices that are drawn: the skin, split at the seams of its texture, and the eyes
         eyes = np.flatnonzero(self.mesh.part == heads.EYE)
         of_eyes = self.mesh.triangles[np.isin(self.mesh.triangles[:, 0], eyes)]
@@ -122,7 +123,7 @@ class LifelikeRenderer(Renderer):
         bound = self.assets.body if shown is None else shown.bound
         if bound is None:
             return 0.0
-        texels, length = bound.texels()
+        texels, length = bound.texels
         return max(math.log2(texels / (length * unit * self.size * OVERSAMPLING)), 0.0)
 
     def _following(self, piece: Piece) -> scipy.sparse.csr_matrix:
@@ -136,8 +137,9 @@ class LifelikeRenderer(Renderer):
         person, mesh, size = self._shown(), self.mesh, self.size
         values = with_lids(coefficients, gaze[1])
         moved = self.deformation(values)
-        position, turn = self.posed(person.skull + moved, mesh.head_weight, values)
-        normal = heads.vertex_normals(position, *self.without_hair)
+        count = mesh.shell_start  # the long hair of drawn heads is not used
+        position, turn = self.posed(person.skull[:count] + moved[:count], mesh.head_weight[:count], values)
+        normal = heads.vertex_normals(position, self.without_hair[0], self.sums)
         pieces, _ = self.posed(self.piece_rest + self.follow @ moved, self.piece_weight, values)
         vertices = np.concatenate(
             [
@@ -154,9 +156,9 @@ class LifelikeRenderer(Renderer):
         base, solid, cards = self.arrays
         self.context.enable(moderngl.CULL_FACE)
         base.render()
-        self.context.disable(moderngl.CULL_FACE)
         if self.program["ajar"].value > 0:
             solid.render()
+        self.context.disable(moderngl.CULL_FACE)
         cards.render()
         self.target.use()
         self.target.clear(0.0, 0.0, 0.0, 0.0)
@@ -178,7 +180,7 @@ class LifelikeRenderer(Renderer):
         near = cv2.resize(self._surface_depth(depth), (size, size), interpolation=cv2.INTER_AREA)
         dark = np.zeros_like(near)
         for radius, deep in zip(RADII, DEEP, strict=True):
-            hidden = (cv2.GaussianBlur(near, (0, 0), radius * size) - near) / deep
+            hidden = (cv2.blur(near, (2 * round(1.6 * radius * size) + 1,) * 2) - near) / deep
             dark += 0.5 * np.clip(hidden, 0.0, 1.0)
         key = np.asarray(self._shown().uniforms["key_direction"])
         flat = max(float(np.hypot(key[0], key[1])), 1e-3)
