@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .renderer import FaceRenderer
 
 _DARKEST = 4.0  # levels added to the brightness before its logarithm, so that noise in dark frames counts little
-_SMOOTHED = np.array([0.25, 0.5, 0.25], np.float32)  # over time; a head's readings vary more than the head
+_SMOOTHED = np.array([0.25, 0.5, 0.25], np.float32)  # over time; the readings of a still face vary
 
 
 def can_read(renderer: FaceRenderer) -> bool:
@@ -73,12 +73,9 @@ def read_plate(
     read = reader.compare(reference, faces(len(seen)))
     rows = np.full((len(track), read.shape[1]), np.nan, np.float32)
     rows[seen] = read - closed_mouth(renderer.bank, read)
-    steady = ~np.isin(renderer.bank.names, renderer.bank.names_of("lip"))
     for first, last in runs(~np.isnan(rows[:, 0])):
-        part = np.pad(rows[first : last + 1, steady], ((1, 1), (0, 0)), mode="edge")
-        rows[first : last + 1, steady] = sum(
-            weight * part[shift : shift + last + 1 - first] for shift, weight in enumerate(_SMOOTHED)
-        )
+        part, count = np.pad(rows[first : last + 1], ((1, 1), (0, 0)), mode="edge"), last + 1 - first
+        rows[first : last + 1] = sum(weight * part[shift : shift + count] for shift, weight in enumerate(_SMOOTHED))
     return Readings(rows, looks)
 
 

@@ -36,6 +36,7 @@ from inference.contract.errors import EDTalkError
 from inference.contract.expression import EMOTIONS, Suggestion
 from inference.contract.plate import Track
 from inference.contract.protocol import Message, ProtocolError
+from inference.contract.references import Readings
 from inference.contract.shot import Shot
 
 STARTER = ROOT / "inference" / "banks" / "starter.safetensors"
@@ -290,6 +291,16 @@ class Worker:
         note = f"No face was seen in {media.name} from 0.80 s to 0.96 s (5 frames)." if track.unseen else ""
         fps = None if still else 25.0
         return answers.TrackResult(track, 640, 360, fps, digest, tuple(track.unseen), note)
+
+    def do_read_plate(self, request: requests.ReadPlate, job: int) -> Answer:
+        """The jaw opens and closes every ten frames; everything else is at rest."""
+        names = [entry["name"] for entry in read_coefficients(request.bank)]
+        rows = np.zeros((len(request.track), len(names)))
+        rows[:, 0] = np.abs(np.arange(len(rows)) % 10 - 5) / 5
+        rows[np.isnan(request.track.crops[:, 2])] = np.nan
+        self.work(job)
+        self.send(answers.Progress("comparing", 0, len(rows)), job)
+        return answers.ReadPlateResult(Readings(rows, np.column_stack([rows[:, 1] + 1, rows[:, 1] + 7])))
 
     def do_explore(self, request: requests.Explore, job: int) -> Answer:
         """The first lip coefficient opens the jaw, the first pose coefficient turns the head by 20 degrees.

@@ -203,6 +203,29 @@ class Character(bpy.types.PropertyGroup):
         subtype="FACTOR",
         override=OVERRIDABLE,
     )
+    dub_references: EnumProperty(
+        name="References",
+        description="Frames of the movie from which the dubbed mouth is taken. Used with the mask Mouth",
+        items=(
+            ("auto", "Automatic", "Frames of the movie that cover its mouth shapes, head poses and lighting"),
+            ("chosen", "Chosen Frames", "The frames that you list"),
+            ("none", "None", "Move the mouth of each frame itself"),
+        ),
+        default="auto",
+        override=OVERRIDABLE,
+    )
+    dub_frames: StringProperty(
+        name="Frames",
+        description="Scene frames whose mouth is used, separated by commas, up to 32. The first should show a closed "
+        "mouth, others teeth and an open mouth",
+        override=OVERRIDABLE,
+    )
+    dub_keep_pauses: BoolProperty(
+        name="Keep Mouth in Pauses",
+        description="Keep the movie's own mouth where the dialogue pauses for at least 0.35 seconds",
+        default=False,
+        override=OVERRIDABLE,
+    )
     which: IntProperty(
         name="Face Number",
         description="Number of the face in a movie that shows several, counted from the left (negative: from the "

@@ -27,6 +27,7 @@ class CharacterSnapshot:
     portrait, crop: file of the portrait, and the crop as in `Shot`; None and "auto" if read without a portrait.
     portrait_size: its upright width and height if the pictures are as large as the portrait, else None.
     layer, mask, feather, size: as in `Shot`; a size of 0 is the bank's native size.
+    dub_references, dub_frames, keep_pauses: the settings for dubbing, see `plate.dubbing.references_of`.
     face_number: the face to use in a movie that shows several, see `edtalk.which`; 0 where there is only one.
     face_strip: identity of the strip that shows the rendered frames, "" before the first render.
     folder: folder of its shots, frames and tracks. temporary_folder: the same before the .blend was saved.
@@ -46,6 +47,9 @@ class CharacterSnapshot:
     mask: str
     feather: float
     size: int
+    dub_references: str
+    dub_frames: str
+    keep_pauses: bool
     face_number: int
     face_strip: str
     folder: Path
@@ -89,6 +93,9 @@ def read(obj: bpy.types.Object, *, with_portrait: bool = True) -> CharacterSnaps
         mask=group.mask,
         feather=round(group.feather, 4),
         size=0 if is_full_frame or size <= bank.config.size else size,
+        dub_references=group.dub_references,
+        dub_frames=group.dub_frames,
+        keep_pauses=group.dub_keep_pauses,
         face_number=group.which,
         face_strip=group.face_strip,
         folder=character_folder(obj),

@@ -40,7 +40,7 @@ from .process import Log, Process, environment
 logger = logging.getLogger(__name__)
 
 # Requests that are sent again to the next worker after a crash.
-REPEATABLE = ("render", "portrait", "lip_sync", "perform", "capture", "track", "encode")
+REPEATABLE = ("render", "portrait", "lip_sync", "perform", "capture", "track", "read_plate", "encode")
 _LONGEST_GAP = 1.0  # seconds; a longer gap between two pumps (Blender hangs, the computer sleeps) is no silence
 _MOST_BYTES = 64 * 2**20  # of payload in the inbox
 

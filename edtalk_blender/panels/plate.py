@@ -9,6 +9,7 @@ from ..character.snapshot import FULL_FRAME_LAYERS
 from ..plate import compare, dubbing, operators
 from ..render import dub
 from ..timeline import sequencer
+from ..translations.context import CONTEXT
 from .help import HasHelp
 from .messages import CATEGORY, draw_note
 from .sequencer import draw_layer
@@ -30,14 +31,21 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     column.operator_context = "INVOKE_DEFAULT"
     column.scale_y = 1.3
     column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
+    column.operator("edtalk.dub_movie", text="Preview Frame", text_ctxt=CONTEXT, icon="IMAGE_DATA").current_frame = True
     if obj is None:
         return
     draw_layer(layout, obj)
     if sequencer.plates(scene, obj):
-        row = layout.row()
-        row.use_property_split = True
-        row.use_property_decorate = False
-        row.prop(obj.edtalk, "which")
+        options = layout.column()
+        options.use_property_split = True
+        options.use_property_decorate = False
+        options.prop(obj.edtalk, "which")
+        if obj.edtalk.mask == "mouth":
+            options.prop(obj.edtalk, "dub_references")
+            if obj.edtalk.dub_references == "chosen":
+                options.prop(obj.edtalk, "dub_frames")
+            if obj.edtalk.dub_references != "none":
+                options.prop(obj.edtalk, "dub_keep_pauses")
         draw_note(layout, dubbing.note(scene, obj))
     strip = operators.face_strip(context)
     if strip is not None and strip.get(sequencer.LAYER) not in FULL_FRAME_LAYERS:

@@ -1,16 +1,18 @@
 """Dubbing: tracking the face in a movie strip and preparing a character to be rendered over it.
 
 A movie strip that is assigned to a character is its plate. The face in each frame keeps its pose, expression and
-lighting; the character's offsets from rest are added to them, and its mouth replaces the one in the movie.
+lighting; the character's offsets from rest are added to them, and its mouth replaces the one in the movie. With the
+mask Mouth, the new mouth is taken from reference frames of the same movie, see `inference.contract.references`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
@@ -22,6 +24,7 @@ from ...inference.contract.errors import EDTalkError, disk_error
 from ...inference.contract.files import read_regular
 from ...inference.contract.parsing import MALFORMED, parse_json
 from ...inference.contract.plate import Plate, Track
+from ...inference.contract.references import MOST_REFERENCES, Readings, References, spoken
 from ...inference.contract.shot import Shot, write_whole
 from ..character import character, files, rest_pose, snapshot
 from ..character.snapshot import CharacterSnapshot
@@ -30,6 +33,8 @@ from ..engine.session import Task
 from ..folders import SHOTS, TRACKS
 from ..timeline import footage, sequencer
 
+Sampler = Callable[[range], np.ndarray]
+
 PORTRAIT = "portrait"  # folder for the picture taken from a movie, and name of its shot
 
 _WHOLE = 30.0  # seconds; shorter movies are tracked from start to end, whatever the strip shows
@@ -37,7 +42,11 @@ _MARGIN = 5.0  # seconds tracked before and after the part of a longer movie tha
 _INSTANT = 1e-3  # seconds; shorter than any frame
 _MOST_TEXT = 2**20  # bytes of the JSON file beside a track
 
+_NEAR_REST = 0.1  # distance from rest at which a lip slider counts in full
+_PAUSE_MARGIN = 0.6  # seconds around a range on which pauses in it depend
+
 _cache: dict[Path, Tracked] = {}  # by the file that holds it
+_readings: dict[Path, Readings] = {}  # likewise
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Tracked:
     span: tuple[float, float]
     track: Track
     transfer: str = ""
+
+    file: Path = Path()
 
     def covers(self, span: tuple[float, float]) -> bool:
         return self.span[0] <= span[0] + _INSTANT and self.span[1] >= span[1] - _INSTANT
@@ -98,6 +109,7 @@ def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.Mo
         before = face.temporary_folder / TRACKS / file.name
         with suppress(EDTalkError, OSError, *MALFORMED):
             _cache[file] = _read(before, path)
+            _cache[file] = replace(_cache[file], file=file)
             _write(file, _cache[file])
     found = _cache.get(file)
     return found if found and found.covers(_span(scene, [strip])) else None
@@ -121,7 +133,7 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
 
     def apply(answer: answers.TrackResult) -> None:
         size = answer.width, answer.height
-        found = Tracked(path, answer.sha256, size, (first, last), answer.track, answer.transfer)
+        found = Tracked(path, answer.sha256, size, (first, last), answer.track, answer.transfer, file)
         _cache[file] = found
         if answer.note:
             session.report(EDTalkError(answer.note, "", "face"))
@@ -157,7 +169,105 @@ def _read(file: Path, media: Path) -> Tracked:
     (width, height), (first, last) = data["size"], data["span"]
     track = Track.load(file.with_suffix(".npy"))
     size, span = (int(width), int(height)), (float(first), float(last))
-    return Tracked(media, str(data["sha256"]), size, span, track, str(data.get("transfer", "")))
+    return Tracked(media, str(data["sha256"]), size, span, track, str(data.get("transfer", "")), file)
+
+
+# --- References
+
+
+def uses_references(face: CharacterSnapshot) -> bool:
+    """Whether a character's mouth is taken from reference frames of the movie that it dubs."""
+    return face.mask == "mouth" and face.dub_references != "none" and face.bank.reads_plates
+
+
+def readings_of(face: CharacterSnapshot, found: Tracked) -> Readings | None:
+    """What the engine has read from the frames of a track; None if it has not read them with this bank."""
+    file = _readings_file(face, found)
+    if file not in _readings:
+        before = face.temporary_folder / TRACKS / file.name  # read before the .blend was saved
+        for one in (file, before):
+            with suppress(EDTalkError, OSError):
+                _readings[file] = Readings.load(one)
+                if one == before != file:
+                    _readings[file].save(file)
+                break
+    known = _readings.get(file)
+    return known if known is not None and len(known) == len(found.track) else None
+
+
+def read_plate(face: CharacterSnapshot, found: Tracked) -> Task:
+    """Read the frames of a track. The readings are saved beside it."""
+    file = _readings_file(face, found)
+
+    def apply(answer: answers.ReadPlateResult) -> None:
+        _readings[file] = answer.readings
+        try:
+            answer.readings.save(file)
+        except EDTalkError as error:
+            session.report(error)
+
+    request = requests.ReadPlate(face.bank_path, found.media, found.track)
+    return session.submit(request, label=f"Read the mouth in '{found.media.name}'", on_done=apply)
+
+
+def _readings_file(face: CharacterSnapshot, found: Tracked) -> Path:
+    """Beside the track; its name depends on the bank and on the tracked seconds."""
+    key = [face.bank.sha256, found.sha256, found.span]
+    digits = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    return found.file.with_name(f"{found.file.stem}_{digits}.npy")
+
+
+def references_of(
+    scene: bpy.types.Scene,
+    face: CharacterSnapshot,
+    strip: bpy.types.MovieStrip,
+    span: tuple[int, int],
+    shown: np.ndarray,
+) -> References | None:
+    """The references of a shot over scene frames span[0] to before span[1]; None without references.
+
+    shown: (T,), see `References`. Raises EDTalkError if the movie has not been read, or for invalid reference frames.
+    """
+    if not uses_references(face):
+        return None
+    found = tracked(scene, face, strip)
+    readings = None if found is None else readings_of(face, found)
+    if found is None or readings is None:
+        raise EDTalkError(f"The mouth in '{strip.name}' has not been read yet.", "Run Dub Movie first.", "face")
+    chosen: tuple[float, ...] = ()
+    if face.dub_references == "chosen":
+        chosen = tuple(seconds(scene, strip, _reference_frames(face, scene, strip)).tolist())
+    return References.of(
+        face.bank, found.track, readings, seconds(scene, strip, range(*span)), chosen=chosen, shown=shown
+    )
+
+
+def _reference_frames(face: CharacterSnapshot, scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> list[int]:
+    """The scene frames that the artist has listed. Raises EDTalkError if they are not frames of the strip."""
+    clock = footage.time_map(scene, strip)
+    try:
+        frames = [int(part) for part in face.dub_frames.split(",")]
+    except ValueError:
+        frames = []
+    if not frames or len(frames) > MOST_REFERENCES or not all(clock.start <= frame < clock.end for frame in frames):
+        message = f"The reference frames of {face.name} must be frames of '{strip.name}', {clock.start} to"
+        hint = "List them separated by commas under References, or choose Automatic."
+        raise EDTalkError(f"{message} {clock.end - 1}, found '{face.dub_frames[:40]}'.", hint)
+    return frames
+
+
+def shown_mouth(scene: bpy.types.Scene, face: CharacterSnapshot, sample: Sampler, span: tuple[int, int]) -> np.ndarray:
+    """(T,) how much of the new mouth is shown in each frame of a range, see `References`.
+
+    sample: gives the rows (T, n) of a range, of which the frames around `span` are needed too.
+    """
+    if not (face.keep_pauses and uses_references(face)):
+        return np.ones(span[1] - span[0], np.float32)
+    fps = sequencer.fps(scene)
+    margin = math.ceil(_PAUSE_MARGIN * fps)
+    rows = differences(face, sample(range(span[0] - margin, span[1] + margin)))
+    lips = np.isin(face.bank.names, face.bank.names_of("lip"))
+    return spoken(rows[:, lips], fps)[margin : margin + span[1] - span[0]]
 
 
 # --- Before a render
@@ -186,6 +296,11 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
     untracked = [strips for strips in movies.values() if any(tracked(scene, face, strip) is None for strip in strips)]
     if untracked:
         return [track(scene, face, strips) for strips in untracked]
+    if uses_references(face):
+        known = {found.file: found for strips in movies.values() if (found := tracked(scene, face, strips[0]))}
+        unread = [found for found in known.values() if readings_of(face, found) is None]
+        if unread:
+            return [read_plate(face, found) for found in unread]
     if obj.edtalk.portrait_image is None and face.editable:
         return [_take_portrait(scene, face, plates)]
     with suppress(EDTalkError):  # without a portrait, the bank's own rest pose is used
@@ -259,10 +374,17 @@ def _display(strip: bpy.types.MovieStrip, transfer: str) -> str:
 
 
 def differences(face: CharacterSnapshot, rows: np.ndarray) -> np.ndarray:
-    """(T, n) rows for a shot with a plate: lips absolute, all other coefficients as offsets from rest."""
+    """(T, n) rows for a shot with a plate: lips absolute, all other coefficients as offsets from rest.
+
+    With references, lips are 0 for a closed mouth. Sliders at rest, which is read from the portrait with an error,
+    count as 0; towards a distance of `_NEAR_REST` they gain their full value.
+    """
     own = ~np.isin(face.bank.names, face.bank.names_of("lip"))
     rows = rows.copy()
     rows[:, own] = np.round(rows[:, own] - face.rest.astype(rows.dtype)[own], 6)  # rest is exactly 0
+    if uses_references(face):
+        lips, rest = rows[:, ~own], face.rest.astype(rows.dtype)[~own]
+        rows[:, ~own] = np.round(lips - rest * np.maximum(1 - np.abs(lips - rest) / _NEAR_REST, 0), 6)
     return rows
 
 
@@ -293,3 +415,4 @@ def note(scene: bpy.types.Scene, obj: bpy.types.Object) -> str:
 
 def unregister() -> None:
     _cache.clear()
+    _readings.clear()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import bpy
+from bpy.props import BoolProperty
 
 from ...inference.contract.errors import EDTalkError
 from .. import compat, follow
@@ -43,12 +44,14 @@ def begin(
     obj: bpy.types.Object | None = None,
     sounds: Sequence[bpy.types.SoundStrip] = (),
     *,
+    which: str = "AUTO",
     on_plan: Callable[[str, face_shot.Plan], object] = lambda *_: None,
 ) -> Chain:
     """Begin to dub movie strips: track their face, lip-sync the sounds and render the mouth into strips above them.
 
-    obj: the character; None creates one from the face in the first strip. sounds: lip-synced to it first. on_plan: see
-    `render.steps`. Raises EDTalkError before anything is changed where a movie is missing or not supported.
+    obj: the character; None creates one from the face in the first strip. sounds: lip-synced to it first. which: the
+    frames to render, see `face_shot.render_ranges`. on_plan: see `render.steps`. Raises EDTalkError before anything is
+    changed where a movie is missing or not supported.
     """
     if not strips:
         raise EDTalkError("No movie strip is selected.", "Select the movie strip to dub in the sequencer.")
@@ -67,13 +70,14 @@ def begin(
     if obj.edtalk.layer not in FULL_FRAME_LAYERS:
         in_step = all(dubbing.is_frame_by_frame(scene, strip) for strip in strips)
         obj.edtalk.layer, obj.edtalk.mask = "plate" if in_step else "pasted", "mouth"
-    return Chain(_steps(scene, obj, [sequencer.identity(sound) for sound in sounds], on_plan))
+    return Chain(_steps(scene, obj, [sequencer.identity(sound) for sound in sounds], which, on_plan))
 
 
 def _steps(
     scene: bpy.types.Scene,
     obj: bpy.types.Object,
     sound_ids: Sequence[str],
+    which: str,
     on_plan: Callable[[str, face_shot.Plan], object],
 ) -> Iterator[list[Task]]:
     scene_name, uid = scene.name, obj.edtalk.uid
@@ -88,7 +92,7 @@ def _steps(
         session.edited("Dub Movie")
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is not None and obj is not None:
-        yield from render.steps(scene, obj, "AUTO", on_plan)
+        yield from render.steps(scene, obj, which, on_plan)
 
 
 class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
@@ -98,6 +102,12 @@ The result is a strip above the movie, which is not changed. Run again to render
     bl_idname = "edtalk.dub_movie"
     bl_label = "Dub Movie"
     bl_options = {"UNDO"}
+
+    current_frame: BoolProperty(
+        name="Current Frame Only",
+        description="Render only the frame under the playhead, to check the mouth before the whole movie is rendered",
+        options={"SKIP_SAVE"},
+    )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -117,8 +127,14 @@ The result is a strip above the movie, which is not changed. Run again to render
         strips = target_movies(context)
         obj = target_character(context, strips)
         sounds = [one for one in sequencer.selected_sounds(context) if sequencer.speaker(one) in (None, obj)]
+        which = "AUTO"
+        if self.current_frame:
+            which, now = face_shot.FRAME, scene.frame_current
+            strips = [strip for strip in strips if compat.left_handle(strip) <= now < compat.right_handle(strip)]
+            if not strips:
+                raise EDTalkError("The playhead is outside the selected movie.", "Move it over the movie strip.")
         with render.reported_plans(self) as on_plan:
-            self.finish(begin(scene, strips, obj, sounds, on_plan=on_plan))
+            self.finish(begin(scene, strips, obj, sounds, which=which, on_plan=on_plan))
         return None
 
 

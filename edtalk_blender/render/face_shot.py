@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError
@@ -15,6 +16,8 @@ from ..character.snapshot import CharacterSnapshot
 from ..folders import FRAMES, SHOTS
 from ..plate import dubbing
 from ..timeline import footage, sequencer
+
+FRAME = "FRAME"  # beside the items of `sequencer.RENDER_RANGES`: the current frame, of characters that dub
 
 
 @dataclass(frozen=True)
@@ -47,15 +50,17 @@ def render_ranges(
 ) -> list[tuple[tuple[int, int], bpy.types.MovieStrip | None]]:
     """The frame ranges to render for a character, each with the movie strip that the face is rendered over or None.
 
-    A range is its first frame and the one after its last. which: an item of `sequencer.RENDER_RANGES`. A character
-    that dubs movie strips has one range for each, the whole strip for "AUTO". Raises EDTalkError if there is none.
+    A range is its first frame and the one after its last. which: an item of `sequencer.RENDER_RANGES`, or FRAME. A
+    character that dubs movie strips has one range for each, the whole strip for "AUTO". Raises EDTalkError if there is
+    none.
     """
     plates = sequencer.plates(scene, obj)
     if not plates:
         return [(sequencer.render_range(scene, obj, which), None)]
     clocks = [footage.time_map(scene, plate) for plate in plates]
     if which != "AUTO":
-        wanted = sequencer.render_range(scene, obj, which)
+        now = scene.frame_current
+        wanted = (now, now + 1) if which == FRAME else sequencer.render_range(scene, obj, which)
         clocks = [clock.clipped(*wanted) for clock in clocks]
     found = [((clock.start, clock.end), plate) for clock, plate in zip(clocks, plates, strict=True)]
     found = [(span, plate) for span, plate in found if span[1] > span[0]]
@@ -94,7 +99,13 @@ def shot_of(
     movie has not been tracked.
     """
     own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
-    rows = sampling.sample(own_scene, obj, range(*span), face)
+
+    def sample(frames: range) -> np.ndarray:
+        return sampling.sample(own_scene, obj, frames, face)
+
+    rows, references = sample(range(*span)), None
+    if plate is not None:
+        references = dubbing.references_of(scene, face, plate, span, dubbing.shown_mouth(scene, face, sample, span))
     return Shot(
         bank=face.bank_path,
         bank_sha256=face.bank.sha256,
@@ -111,4 +122,5 @@ def shot_of(
         mask=face.mask,
         feather=face.feather,
         plate=None if plate is None else dubbing.plate_of(scene, face, plate, span),
+        references=references,
     )

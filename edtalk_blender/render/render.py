@@ -41,7 +41,7 @@ def steps(
         return
     tasks = []
     for span, plate in face_shot.render_ranges(scene, obj, which):
-        task, plan = render_face(scene, obj, span, plate, keep=which == "PREVIEW")
+        task, plan = render_face(scene, obj, span, plate, keep=which in ("PREVIEW", face_shot.FRAME))
         on_plan(obj.name, plan)
         tasks += [task] if task else []
     if waited:

@@ -18,6 +18,7 @@ from .errors import EDTalkError
 from .expression import EMOTIONS, Suggestion
 from .plate import Track
 from .protocol import Message, ProtocolError
+from .references import Readings
 from .requests import Request
 from .shot import as_crop
 
@@ -339,6 +340,25 @@ class TrackResult(Answer):
         return cls(track, width, height, fps, sha256, unseen, str(message["note"]), str(message["transfer"]))
 
 
+@dataclass(frozen=True, eq=False)
+class ReadPlateResult(Answer):
+    """What was read from each frame of a tracked recording."""
+
+    readings: Readings
+
+    def to_message(self, job: int) -> Message:
+        frames, count = self.readings.rows.shape
+        return Message(self.kind, job, {"frames": frames, "coefficients": count}, self.readings.to_bytes())
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        count = as_whole(message["coefficients"], "coefficients", least=1)
+        readings = Readings.from_bytes(message.payload, count)
+        if len(readings) != message["frames"]:
+            raise ProtocolError(f"Readings of {message['frames']} frames have {len(readings)} rows.")
+        return cls(readings)
+
+
 @dataclass(frozen=True)
 class Motion:
     """How one coefficient moves a face. Lengths are in eye distances.
@@ -416,6 +436,7 @@ RESULTS: dict[str, type[Answer]] = {  # class of the last answer, "done", by the
     "perform": PerformResult,
     "capture": CaptureResult,
     "track": TrackResult,
+    "read_plate": ReadPlateResult,
     "explore": ExploreResult,
     "preview": PreviewResult,
     "render": RenderResult,

@@ -99,6 +99,11 @@ class Bank:
         """(n,) float32: the coefficients at rest, before a portrait has been encoded."""
         return np.array([coefficient.rest for coefficient in self.coefficients], np.float32)
 
+    @property
+    def reads_plates(self) -> bool:
+        """Whether it has the networks for dubbing by reference frames, see `contract.references`."""
+        return {"refiner", "insets", "relative_reader"} <= set(self.networks or ())
+
     def names_of(self, bank: str) -> tuple[str, ...]:
         """The coefficient names of one part, such as "lip"; () if the bank has no such part."""
         return tuple(coefficient.name for coefficient in self.coefficients if coefficient.bank == bank)

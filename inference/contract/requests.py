@@ -23,6 +23,7 @@ from .errors import EDTalkError
 from .expression import SpokenText, as_parts, as_source, as_texts, read_texts, texts_field
 from .head import check_head_motion
 from .parsing import parse_json
+from .plate import Track as FaceTrack
 from .protocol import Message, ProtocolError
 from .shot import LARGEST, as_crop
 
@@ -305,6 +306,33 @@ class Track(Request):
         return cls(**needed, which=message.fields.get("which"))
 
 
+@dataclass(frozen=True, eq=False)
+class ReadPlate(Request):
+    """Read the face in every frame of a tracked recording, for reference frames. Answer: `ReadPlateResult`.
+
+    bank: the bank file, None for the embedded bank. media: the recording. track: see `TrackResult`.
+    """
+
+    kind = "read_plate"
+    bank: Path | None
+    media: Path
+    track: FaceTrack
+
+    def __post_init__(self) -> None:
+        set_fields(self, bank=_bank(self.bank), media=as_path(self.media, "media"))
+
+    def to_message(self, job: int) -> Message:
+        content = {"bank": str(self.bank or ""), "media": str(self.media), "frames": len(self.track)}
+        return Message(self.kind, job, content, self.track.to_bytes())
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        track = FaceTrack.from_bytes(message.payload)
+        if len(track) != message["frames"]:
+            raise ProtocolError(f"A track of {message['frames']} frames has {len(track)} rows.")
+        return cls(message["bank"], message["media"], track)
+
+
 @dataclass(frozen=True)
 class Render(Request):
     """Render the frames of a shot that do not exist yet. Answers: `FrameFile` for each row, then `RenderResult`.
@@ -415,6 +443,7 @@ REQUESTS: dict[str, type[Request]] = {
         Perform,
         Capture,
         Track,
+        ReadPlate,
         Explore,
         Preview,
         Render,

@@ -64,6 +64,7 @@ class Jobs:
             requests.Perform: self.perform,
             requests.Capture: self.capture,
             requests.Track: self.track,
+            requests.ReadPlate: self.read_plate,
             requests.Explore: self.explore,
             requests.Preview: self.preview,
             requests.Render: self.render,
@@ -160,6 +161,12 @@ class Jobs:
             found.track, width, height, found.fps, media_sha256(media), unseen, found.note, found.transfer
         )
 
+    def read_plate(self, request: requests.ReadPlate, job: RunningJob) -> answers.ReadPlateResult:
+        from ..plate_reading import read_plate
+
+        renderer = self._bank(request, job).renderer
+        return answers.ReadPlateResult(read_plate(renderer, request.media, request.track, job.steps_of("comparing")))
+
     def explore(self, request: requests.Explore, job: RunningJob) -> answers.ExploreResult:
         from ..explore import explore
 
@@ -218,7 +225,9 @@ class Jobs:
         return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or on_cpu
 
     def _bank(
-        self, request: requests.FaceRequest | requests.LipSync | requests.Perform | requests.Capture, job: RunningJob
+        self,
+        request: requests.FaceRequest | requests.LipSync | requests.Perform | requests.Capture | requests.ReadPlate,
+        job: RunningJob,
     ) -> LoadedBank:
         return self.shots.bank(request.bank or "", job.progress)
 

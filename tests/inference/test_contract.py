@@ -27,6 +27,7 @@ from inference.contract.answers import (
     PortraitResult,
     PreviewResult,
     Progress,
+    ReadPlateResult,
     RenderResult,
     Stopped,
     TrackResult,
@@ -38,6 +39,7 @@ from inference.contract.errors import EDTalkError
 from inference.contract.expression import EMOTIONS, SpokenText, Suggestion
 from inference.contract.plate import Track as FaceTrack
 from inference.contract.protocol import Message, ProtocolError
+from inference.contract.references import Readings
 from inference.contract.requests import (
     REQUESTS,
     Cancel,
@@ -49,6 +51,7 @@ from inference.contract.requests import (
     Ping,
     Portrait,
     Preview,
+    ReadPlate,
     Release,
     Render,
     Request,
@@ -97,6 +100,7 @@ EXAMPLES = [
     Capture("a.safetensors", "a.mp4", BY_HAND, 24000 / 1001, 0.5, 2.0, -1),
     Track("a.mp4"),
     Track("a.mp4", "none", 1.0, 3.5, "largest"),
+    ReadPlate(None, "a.mp4", FaceTrack(np.array([0.0, 0.04]), np.array([[1, 2, 3, 4], [5, 6, 7, 8]]))),
     Render("shots/one"),
     Render("shots/one", (2, 5)),
     Encode(("a/1.png", "b/Ü.png", "a/1.png"), 24000 / 1001, "out.mov", "prores", 640, "line.wav"),
@@ -156,6 +160,10 @@ ANSWERS = [
     ),
     (EXAMPLES[5], CaptureResult(("a", "b", "c"), ROWS, 25.0, 0.04, ((0, 1),), "No face from 0 to 1.")),
     (Track("a.mp4"), TrackResult(TRACK, 640, 360, None, "ab" * 32, ((1, 1),), "")),
+    (
+        ReadPlate(None, "a.mp4", FaceTrack(np.array([0.0, 0.04]), np.array([[1, 2, 3, 4], [5, 6, 7, 8]]))),
+        ReadPlateResult(Readings(ROWS, [[1, 7], [np.nan, np.nan]])),
+    ),
     (Render("a"), RenderResult(2, 3, False, 0.5)),
     (Render("a"), RenderResult(2, 3, True, 0.5)),
     (Render("a"), Stopped()),
@@ -272,6 +280,7 @@ def asked_of(folder: Path) -> dict[str, Request]:
         "perform": Perform(None, LINE, [0.0, 0.5, 1.0], (1, 2)),
         "capture": Capture(None, PICTURE),
         "track": Track(pictures),
+        "read_plate": ReadPlate(None, pictures, FaceTrack(np.zeros(1), np.array([[60.0, 40.0, 300.0, 0.0]]))),
         "explore": Explore(None, PICTURE, "auto"),
         "preview": Preview(None, PICTURE, "auto", REST),
         "render": Render(folder / "shot"),
