@@ -120,7 +120,8 @@ def test_a_request_is_read_as_it_was_made(request_):
     assert type(found) is type(request_)
     assert found.to_message(7) == message
     for name, value in vars(request_).items():
-        np.testing.assert_array_equal(getattr(found, name), value)
+        if not isinstance(value, FaceTrack):  # it has no equality, and the messages are equal
+            np.testing.assert_array_equal(getattr(found, name), value)
 
 
 def test_there_is_an_example_of_every_request_and_a_result_for_it():
