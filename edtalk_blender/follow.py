@@ -19,7 +19,7 @@ from . import compat
 from .animation import keys
 from .character import character, files, sliders
 from .engine.operator_base import BaseOperator
-from .lipsync import markers, motion_keys
+from .lipsync import markers
 from .plate import compositing
 from .timeline import lines, sequencer, timemap
 from .timeline.lines import Line
@@ -205,7 +205,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     for change in changed:
         if change.strip.get(NLA):
             _move_nla(obj, change, change.strip[NLA])
-        for name in motion_keys.all_titles(change.strip):
+        for name in sequencer.all_motion_strips(change.strip):
             _move_nla(obj, change, name)
         if _plays_more(change):
             change.strip[sequencer.STALE] = True
@@ -213,13 +213,17 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
 
 def _remove_lines(scene: bpy.types.Scene, deleted: Mapping[str, Line]) -> None:
     """Remove the generated keyframes of deleted strips, except where other strips have theirs."""
+    all_sliders = sequencer.settings(scene).follow_keys == "ALL"
     for uid in {line.character for line in deleted.values()}:
         obj = character.find(uid)
         if obj is None or character.editable_reason(obj):
             continue
         own = [line for line in deleted.values() if line.character == uid]
         dialogue = sequencer.dialogue(scene, obj)
-        for name in {line.nla for line in own} - {"", *(strip.get(NLA) for strip in dialogue)}:
+        in_nla = {name for line in own for name in (line.nla, *line.motion)}
+        for strip in dialogue:
+            in_nla -= {strip.get(NLA), *sequencer.all_motion_strips(strip)}
+        for name in in_nla - {""}:
             keys.remove_strip(obj, name)
         then = {strip[sequencer.ID]: time for strip in dialogue if (time := sequencer.remembered_time(strip))}
         rests = _rest_frames(then)
@@ -228,12 +232,15 @@ def _remove_lines(scene: bpy.types.Scene, deleted: Mapping[str, Line]) -> None:
         ranges = [(line.start - 1, line.end + 1) for line in own if not line.nla]
         lost = [(start, end - 1) for whole in ranges for start, end in timemap.uncovered(whole, kept)]
         lips = files.bank_of(obj).names_of("lip")
-        before = _keyed(obj, lips)
+        motion = [name for name in sliders.channel_names(obj) if name not in lips] if all_sliders else []
+        before = _keyed(obj, (*lips, *motion))
         keys.remove_key_ranges(obj, lips, lost, only_generated=True)
+        spans = [part for line in own for part in timemap.uncovered((line.start, line.end), kept)]
+        keys.remove_key_ranges(obj, motion, [(start, end - 1) for start, end in spans], only_generated=True)
         _rest(obj, lips, {frame for frame in rests if any(start <= frame < end for start, end in ranges)})
         rest = sliders.rest_values(obj)
-        for name in before - _keyed(obj, lips):
-            obj.edtalk[name] = rest[name]  # else the slider would keep the value of the current frame
+        for name in before - _keyed(obj, before):
+            obj.edtalk[name] = rest.get(name, 0.0)  # else the slider would keep the value of the current frame
         obj.update_tag()
 
 

@@ -12,8 +12,7 @@ import bpy
 
 from ...inference.contract.head import LARGEST_SEED
 from ..animation import keys
-from ..timeline import audio
-from .motion_keys import titles_of
+from ..timeline import audio, sequencer
 
 
 def seed_of(strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> int:
@@ -32,7 +31,7 @@ def seeds_of(strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> tuple[int, .
 
 def variations(strip: bpy.types.Strip) -> list[str]:
     """Names of the NLA strips with the variations of a dialogue strip; [] if there is only one or none."""
-    titles = titles_of(strip, "head")
+    titles = sequencer.motion_strips(strip, "head")
     return titles if len(titles) > 1 else []
 
 

@@ -6,7 +6,6 @@ happens to keyframes that the artist inserted there is an item of `EXISTING`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import bpy
@@ -23,8 +22,6 @@ EXISTING = (
     ("REPLACE", "Replace", "Remove them in the frames of the strip"),
     ("EMPTY", "Where Empty", "Keep them, and write the motion only where they leave 0.4 seconds or more"),
 )
-HEAD_NLA = "edtalk_head_nla"  # of a dialogue strip: names of the NLA strips with its head motion (JSON list)
-SPEECH_NLA = "edtalk_speech_nla"  # of a dialogue strip: names of the NLA strips of other kinds (JSON object of lists)
 EASE = 0.4  # seconds in which motion begins and ends
 LETTERS = "ABCDEF"  # of the variations
 _NEAR = 1.0  # seconds; keyframes of the artist that are closer form one stretch
@@ -135,7 +132,7 @@ def place(
             blend = "ADD" if layered else "REPLACE"
             keys.write_strip(obj, name, filled, interpolation=interpolation, generated=True, blend=blend, group=group)
         use_variation(obj, titles, titles[0])
-        _remember_titles(strip, kind, titles)
+        sequencer.remember_motion_strips(strip, kind, titles)
     else:
         for name, (frames, values) in variations[0].items():
             if len(frames):
@@ -154,11 +151,11 @@ def clear(
     existing: str,
 ) -> None:
     """Remove the keyframes of a kind that a strip wrote before. existing "REPLACE": also others in its frames."""
-    shared = {title for other in compat.strips(scene) if other != strip for title in all_titles(other)}
-    for title in titles_of(strip, kind):
+    shared = {title for other in compat.strips(scene) if other != strip for title in sequencer.all_motion_strips(other)}
+    for title in sequencer.motion_strips(strip, kind):
         if title not in shared:  # part of a strip that was split
             keys.remove_strip(obj, title)
-    _remember_titles(strip, kind, [])
+    sequencer.remember_motion_strips(strip, kind, [])
     span = clock.start, clock.end - 1
     keys.remove_key_ranges(obj, list(names), [span], only_generated=existing != "REPLACE")
 
@@ -244,37 +241,3 @@ def _fades(
 
 def _eased(part: np.ndarray) -> np.ndarray:
     return part * part * (3 - 2 * part)
-
-
-# --- The NLA strips of a dialogue strip
-
-
-def titles_of(strip: bpy.types.Strip, kind: str) -> list[str]:
-    """Names of the NLA strips with a kind of motion; [] if there are none or they are unreadable."""
-    return _titles(strip).get(kind, [])
-
-
-def all_titles(strip: bpy.types.Strip) -> list[str]:
-    """Names of all NLA strips with motion from the speech of a dialogue strip."""
-    return [title for titles in _titles(strip).values() for title in titles]
-
-
-def _titles(strip: bpy.types.Strip) -> dict[str, list[str]]:
-    found = {}
-    try:
-        found["head"] = [str(name) for name in json.loads(strip.get(HEAD_NLA, "[]"))]
-        stored = json.loads(strip.get(SPEECH_NLA, "{}"))
-        found |= {str(kind): [str(name) for name in names] for kind, names in stored.items()}
-    except (ValueError, TypeError, AttributeError):
-        return found
-    return found
-
-
-def _remember_titles(strip: bpy.types.Strip, kind: str, titles: list[str]) -> None:
-    known = _titles(strip) | {kind: titles}
-    head, others = known.pop("head", []), {kind: titles for kind, titles in known.items() if titles}
-    for name, value in ((HEAD_NLA, head), (SPEECH_NLA, others)):
-        if value:
-            strip[name] = json.dumps(value)
-        elif name in strip:
-            del strip[name]

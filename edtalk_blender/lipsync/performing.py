@@ -16,7 +16,7 @@ from ...inference.contract.head import head_matrix, head_reason
 from ..character import files, sliders
 from ..engine import session
 from ..engine.session import Task
-from ..timeline import audio, sequencer
+from ..timeline import audio, lines, sequencer
 from ..timeline.timemap import TimeMap
 from . import emotion_keys, head_motion, markers, motion_keys
 from .on_strips import check_usable
@@ -103,12 +103,14 @@ def perform(
         if "EYES" in kinds:
             _write_eyes(scene, strip, obj, clock, answer, existing)
             written.append("blinks")
+        strip[sequencer.GENERATED] = True
+        lines.remember(scene)
         if answer.note:
             session.report(EDTalkError(f"'{strip.name}': {answer.note}", kind="media"))
 
     def finished(answer: answers.PerformResult) -> str:
         note = f". {answer.emotion_note}" if answer.emotion_note and not answer.note else ""
-        return f"'{name}': {', '.join(written)}{note}".removesuffix(".")
+        return f"{title}: wrote {', '.join(written)} of '{name}'{note}".removesuffix(".")
 
     name = strip.name
     title = KINDS[kinds[0]].label if len(kinds) == 1 else "Animate from Speech"
@@ -159,7 +161,7 @@ def _write_emotion(
         motion_keys.write_motion(
             scene, strip, obj, clock, "brows", answer.brow_names, offsets, existing, group=BROW_GROUP
         )
-    return ", ".join(kinds) or "no emotion"
+    return ", ".join(kinds) or "no emotions"
 
 
 def _write_eyes(

@@ -318,11 +318,18 @@ def has_dialogue(context: bpy.types.Context) -> bool:
 
 
 def _draw_buttons(
-    layout: bpy.types.UILayout, context: bpy.types.Context, operator: str, text: str, text_for_all: str, icon: str
+    layout: bpy.types.UILayout,
+    context: bpy.types.Context,
+    operator: str,
+    text: str,
+    text_for_all: str,
+    icon: str,
+    scale: float = 1.0,
 ) -> None:
     """Draw the buttons of an operator for the selected strips, and for all dialogue if there is any."""
     column = layout.column(align=True)
     column.operator_context = "INVOKE_DEFAULT"
+    column.scale_y = scale
     column.operator(operator, text=text, text_ctxt=CONTEXT, icon=icon).which = "SELECTED"
     if has_dialogue(context):
         column.operator(operator, text=text_for_all, text_ctxt=CONTEXT).which = "LINKED"

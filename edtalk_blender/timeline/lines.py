@@ -1,4 +1,4 @@
-"""The dialogue strips of a scene whose keys Lip Sync wrote, stored in the scene to find out which were deleted.
+"""The dialogue strips of a scene whose keys were written from speech, stored in the scene to find deleted ones.
 
 A deleted strip takes its custom properties with it, so its character and frames are stored here. Only strips with
 `sequencer.GENERATED` are stored: their keys can be distinguished from the artist's.
@@ -20,13 +20,14 @@ class Line:
     """Where the keys of a dialogue strip are.
 
     character: uid of its character. start, end: its first frame and the one after its last. nla: name of the NLA strip
-    that holds its keys, "" if they are in the character's action.
+    that holds its keys, "" if they are in the character's action. motion: names of those with motion from its speech.
     """
 
     character: str
     start: int
     end: int
     nla: str
+    motion: tuple[str, ...] = ()
 
 
 def remember(scene: bpy.types.Scene) -> None:
@@ -38,7 +39,13 @@ def remember(scene: bpy.types.Scene) -> None:
             uid, own = strip.get(sequencer.ID, ""), strip[sequencer.CHARACTER]
             stored.pop(uid, None)
             if clock is not None:
-                stored[uid] = Line(own, clock.start, clock.end, strip.get(sequencer.NLA, ""))
+                stored[uid] = Line(
+                    own,
+                    clock.start,
+                    clock.end,
+                    strip.get(sequencer.NLA, ""),
+                    tuple(sequencer.all_motion_strips(strip)),
+                )
     _write(scene, stored)
 
 

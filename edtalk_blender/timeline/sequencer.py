@@ -6,6 +6,7 @@ copied and undone with the strip.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,9 @@ from .timemap import TimeMap
 ID, CHARACTER = "edtalk_id", "edtalk_character"
 TIME = "edtalk_time"  # of a strip whose keys or face follow it: its TimeMap when they were last in place
 SHOT = "edtalk_shot"  # of a face strip: folder of the shot that it was rendered from
-NLA = "edtalk_nla"  # of a dialogue strip: name of the NLA strip that holds its keys
+NLA = "edtalk_nla"  # of a dialogue strip: name of the NLA strip that holds its mouth keys
+HEAD_NLA = "edtalk_head_nla"  # of a dialogue strip: names of the NLA strips with its head motion (JSON list)
+SPEECH_NLA = "edtalk_speech_nla"  # of a dialogue strip: names of those with other motion from speech (JSON object)
 SOUNDS = "edtalk_sounds"  # of a face strip: identities of the dialogue strips that it was rendered for
 LAYER = "edtalk_layer"  # of a face strip: layer of its pictures, as a `Shot` has it
 PLATE = "edtalk_plate"  # of a face strip: identity of the movie strip that it lies over
@@ -189,6 +192,40 @@ def plates(scene: bpy.types.Scene, obj: bpy.types.Object) -> list[bpy.types.Movi
     uid = obj.edtalk.uid
     own = [strip for strip in compat.strips(scene) if is_plate(strip) and strip[CHARACTER] == uid]
     return sorted(own, key=compat.left_handle)
+
+
+# --- NLA strips with motion from speech
+
+
+def motion_strips(strip: bpy.types.Strip, kind: str) -> list[str]:
+    """Names of the NLA strips with a kind of motion, such as "head"; [] if there are none or they are unreadable."""
+    return _motion_strips(strip).get(kind, [])
+
+
+def all_motion_strips(strip: bpy.types.Strip) -> list[str]:
+    """Names of all NLA strips with motion from the speech of a dialogue strip."""
+    return [name for names in _motion_strips(strip).values() for name in names]
+
+
+def remember_motion_strips(strip: bpy.types.Strip, kind: str, names: list[str]) -> None:
+    known = _motion_strips(strip) | {kind: names}
+    head, others = known.pop("head", []), {kind: names for kind, names in known.items() if names}
+    for key, value in ((HEAD_NLA, head), (SPEECH_NLA, others)):
+        if value:
+            strip[key] = json.dumps(value)
+        elif key in strip:
+            del strip[key]
+
+
+def _motion_strips(strip: bpy.types.Strip) -> dict[str, list[str]]:
+    found = {}
+    try:
+        found["head"] = [str(name) for name in json.loads(strip.get(HEAD_NLA, "[]"))]
+        stored = json.loads(strip.get(SPEECH_NLA, "{}"))
+        found |= {str(kind): [str(name) for name in names] for kind, names in stored.items()}
+    except (ValueError, TypeError, AttributeError):
+        return found
+    return found
 
 
 # --- Selection

@@ -96,8 +96,7 @@ def test_a_layer_is_added_to_keyframes_by_hand(package, scene, strip, obj, fake_
     posed = samples(package, obj, (45, 50, 55), "headPitch")
     head_motion(scene, strip)
     rest = package.character.sliders.rest_values(obj)
-    heads = package.lipsync.motion_keys
-    (title,) = heads.titles_of(strip, "head")
+    (title,) = package.timeline.sequencer.motion_strips(strip, "head")
     _track, layer = package.animation.keys.find_strip(obj, title)
     assert layer.blend_type == "ADD"
     added = {}
@@ -112,7 +111,7 @@ def test_a_layer_is_added_to_keyframes_by_hand(package, scene, strip, obj, fake_
     np.testing.assert_allclose(pitch, posed + added[path("headPitch")], atol=1e-5)
     np.testing.assert_allclose(yaw, rest["headYaw"] + np.array(added[path("headYaw")]), atol=1e-5)
     head_motion(scene, strip)
-    assert heads.titles_of(strip, "head") == [title]
+    assert package.timeline.sequencer.motion_strips(strip, "head") == [title]
     scene.frame_set(50)
     assert obj.edtalk["headPitch"] == pytest.approx(pitch[1], abs=1e-5), "the layer is replaced, not added again"
 

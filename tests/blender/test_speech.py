@@ -241,6 +241,22 @@ def test_all_dialogue_of_several_characters(package, scene, sound, strip, obj, d
     assert len(yaw[0]) != len(yaw[1]) or not np.allclose(*yaw), "each character moves in its own way"
 
 
+def test_a_deleted_strip_takes_its_motion_along(package, scene, strip, obj, fake_engine):
+    fake_engine()
+    package.animation.keys.insert_keys(obj, {"happy": 0.4}, 30)
+    animate(scene, strip, existing="EMPTY")
+    package.animation.keys.insert_keys(obj, {"headPitch": 0.1}, 50)
+    obj.edtalk.head_variations = 2
+    obj.edtalk.speech_kinds = {"HEAD"}
+    animate(scene, strip)
+    names = package.lipsync.head_motion.variations(strip)
+    scene.sequence_editor.strips.remove(strip)
+    package.follow.follow(scene)
+    assert keyed(package, obj) == {"happy"}
+    assert keys(package, obj, "happy").tolist() == [[30, pytest.approx(0.4)]]
+    assert not any(package.animation.keys.find_strip(obj, name) for name in names)
+
+
 def test_variations_are_of_the_head_and_eyes_are_the_same(package, scene, strip, obj, fake_engine):
     fake_engine()
     obj.edtalk.head_variations = 2
