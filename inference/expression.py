@@ -101,12 +101,13 @@ def emotions(
     suggestions = merged(phrases, strengths)
     if not note and not has_words.any() and not suggestions:
         note = "The voice alone shows no clear emotion. Text in English helps."
-    rows = nothing + sum(
-        (one.strength * phrase_envelope(times, one.start, one.end)[:, None] * (np.array(EMOTIONS) == one.kind))
-        for one in suggestions
-    )  # fmt: skip
+    rows = nothing.copy()
+    for one in suggestions:
+        near = (times > one.start - RISE) & (times < one.end + EASE)
+        column = rows[:, EMOTIONS.index(one.kind)]
+        column[near] = np.maximum(column[near], one.strength * phrase_envelope(times[near], one.start, one.end))
     expression = None if weights is None else _over_time(times, phrases, weights)
-    return Emotions(np.clip(rows, 0, 1).astype(np.float32), suggestions, note, expression)
+    return Emotions(rows, suggestions, note, expression)
 
 
 def network_of(bank: NetworkBank, brought: Brought | None = None) -> Audio2Expression:

@@ -68,6 +68,7 @@ def brow_accents(bank: Bank, voice: Prosody, times: np.ndarray, seed: int) -> tu
     voice: of the whole sound. A quarter of its strong accents raise the brows. ((), (T, 0)) for a bank without names.
     """
     names = tuple(name for name in (*BROWS, *ARKIT_OUTER) if name in bank.names)
+    times = np.asarray(times, np.float64)
     raised = np.zeros(len(times))
     last = -np.inf
     for at, strength in voice.accents:
@@ -76,8 +77,8 @@ def brow_accents(bank: Bank, voice: Prosody, times: np.ndarray, seed: int) -> tu
             continue
         last = at
         width = _between(_R.brow_length, length)
-        part = np.clip((np.asarray(times) - at) / width + 0.5, 0, 1)
-        raised = np.maximum(raised, _between(_R.brow_size, size) * np.sin(np.pi * part) ** 2)
+        near = np.abs(times - at) < width / 2
+        raised[near] = _between(_R.brow_size, size) * np.cos(np.pi * (times[near] - at) / width) ** 2
     return names, np.tile(raised[:, None], (1, len(names))).astype(np.float32)
 
 
@@ -112,16 +113,13 @@ def speech_gaze(voice: Prosody, times: np.ndarray, seed: int) -> np.ndarray:
 
     The eyes rest near 0, look away at half of the starts of speech, and return before its end.
     """
-    moves = _gaze_moves(voice, seed)
-    times = np.asarray(times, np.float64)
-    result = np.zeros((len(times), 2))
-    place = np.zeros(2)
-    for at, target in moves:
-        length = _R.eye_speed[0] + _R.eye_speed[1] * float(np.linalg.norm(target - place))
-        part = np.clip((times - at) / length, 0, 1)[:, None]
-        result += (target - place) * part * part * (3 - 2 * part)
-        place = target
-    return result.astype(np.float32)
+    moves = [(0.0, np.zeros(2)), *_gaze_moves(voice, seed)]
+    began, places = np.array([at for at, _ in moves]), np.array([target for _, target in moves])
+    steps = np.diff(places, axis=0, prepend=places[:1])
+    length = _R.eye_speed[0] + _R.eye_speed[1] * np.linalg.norm(steps, axis=1)
+    last = np.maximum(np.searchsorted(began, times, "right") - 1, 0)  # each ends before the next begins
+    left = 1 - np.clip((times - began[last]) / length[last], 0, 1)[:, None]
+    return (places[last] - steps[last] * left * left * (3 - 2 * left)).astype(np.float32)
 
 
 def phrase_envelope(times: np.ndarray, start: float, end: float) -> np.ndarray:
@@ -176,12 +174,13 @@ def _hazard(since: float, mean: float) -> float:
 
 def _closed(starts: np.ndarray, times: np.ndarray) -> np.ndarray:
     closing, shut, opening = _R.closing
-    result = np.zeros(len(times))
-    for start in starts:
-        falling = np.clip((times - start) / closing, 0, 1)
-        rising = np.clip((times - start - closing - shut) / opening, 0, 1)
-        result = np.maximum(result, falling * falling * (3 - 2 * falling) - rising * rising * (3 - 2 * rising))
-    return result.astype(np.float32)
+    if not len(starts):
+        return np.zeros(len(times), np.float32)
+    last = np.searchsorted(starts, times, "right") - 1  # each ends before the next begins
+    since = np.where(last >= 0, times - starts[last], 0.0)
+    falling = np.clip(since / closing, 0, 1)
+    rising = np.clip((since - closing - shut) / opening, 0, 1)
+    return (falling * falling * (3 - 2 * falling) - rising * rising * (3 - 2 * rising)).astype(np.float32)
 
 
 def _numbers(seed: int, kind: int, at: float) -> np.ndarray:

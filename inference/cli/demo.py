@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..contract.coefficients import Coefficients
 from ..contract.demo import EMOTIONS, LINE, PORTRAIT
+from ..contract.emotion import EmotionCurve
 from ..contract.errors import EDTalkError
 from ..contract.head import head_reason
 from . import options
@@ -47,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
     for path in (args.source, args.audio):
         if not path.exists():
             raise EDTalkError(f"{path} does not exist.", "Reinstall, or give another file.", "media")
+    EmotionCurve.parse(
+        args.emotion, options.load_bank_for(args, weights=False).presets
+    )  # the sheet shows it as a curve
     result = make(_render_arguments(args))
     if result.stopped is None:
         rows = Coefficients(result.coefficients, result.bank.names, result.fps)

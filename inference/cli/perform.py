@@ -10,6 +10,7 @@ import numpy as np
 
 from ..contract.coefficients import Coefficients
 from ..contract.expression import EMOTIONS
+from ..contract.eyes import gaze_names, gaze_offsets
 from ..contract.idle import BLINK
 from ..contract.mixing import EXPRESSION
 from .detection import add_detection, check_detection, check_presets, detect, suggestions_json
@@ -54,6 +55,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     add_detection(parser)
     parser.add_argument("--brows", action="store_true", help="raise the brows at some stressed syllables")
     parser.add_argument("--blinks", action="store_true", help="blink, more often while speaking and in pauses")
+    parser.add_argument("--gaze", action="store_true", help="move the eyes, for banks that name the sliders for it")
     parser.add_argument("--lips", action="store_true", help="include the mouth coefficients of 'lipsync'")
     add_bank(parser)
     add_overwrite(parser)
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from ..media.sound import RATE, load_speech
     from ..motion import eased, head_motion
     from ..prosody import cached_prosody
-    from ..upper_face import brow_accents, speech_blinks
+    from ..upper_face import brow_accents, speech_blinks, speech_gaze
 
     samples, seconds = load_speech(args.audio, args.audio_stream)
     times = frame_times(seconds, args.fps)
@@ -109,6 +111,13 @@ def run(args: argparse.Namespace) -> None:
             names = (*names, BLINK)
         else:
             note(f"The bank '{bank.name}' does not name its eyelids, so they stay open.")
+    if args.gaze:
+        looking = gaze_names(bank)
+        if not looking:
+            note(f"The bank '{bank.name}' does not name the sliders that turn the eyes, so they look straight.")
+        rows = gaze_offsets(bank, speech_gaze(voice, times, args.seed))
+        rest.values[:, [bank.names.index(name) for name in looking]] += rows
+        names = (*names, *looking)
     names = tuple(dict.fromkeys(names))
     Coefficients(rest.values, bank.names, args.fps).select(names).save(args.out)
     if args.json:

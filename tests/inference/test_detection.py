@@ -8,6 +8,7 @@ import pytest
 from inference import Coefficients, load_bank
 from inference.contract.bank import STARTER, read_bank
 from inference.contract.demo import LINE, PORTRAIT
+from inference.contract.eyes import gaze_names
 from tests.cli_material import run, write_wav
 from tests.inference.test_cli_failures import refusal
 
@@ -68,6 +69,15 @@ def test_perform_refuses_what_it_cannot_use(tmp_path, capsys, monkeypatch, words
     np.savez("good.npz", times=times, rows=np.zeros((len(times), 8)))
     assert expected in refusal(capsys, "perform", "--audio", LINE, "--out", "a.csv", *words)
     assert not (tmp_path / "a.csv").exists()
+
+
+def test_perform_says_that_the_starter_bank_cannot_turn_its_eyes(tmp_path, capsys):
+    assert run("perform", "--audio", LINE, "--gaze", "--out", tmp_path / "a.csv") == 0
+    said = capsys.readouterr().err
+    names = Coefficients.load(tmp_path / "a.csv").names
+    looking = gaze_names(read_bank(STARTER))
+    assert ("does not name the sliders that turn the eyes" in said) == (not looking)
+    assert set(looking) <= set(names)
 
 
 def test_perform_says_that_it_heard_no_speech_or_does_not_know_the_words(tmp_path, capsys, text):
