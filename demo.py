@@ -1,8 +1,8 @@
 """The whole workflow in background mode, run by demo.sh with Blender's Python.
 
-Builds the extension, installs it into a separate user folder, and creates a scene with a character and a line of
-dialogue. Writes lips, head motion, emotions and blinks from the speech, renders the face to a strip, saves demo.blend
-and exports demo.mp4.
+Builds the extension, installs it into a separate user folder, and creates a scene with a character, a line of dialogue
+and emotions. Writes lips, head motion and blinks from the speech, renders the face to a strip, saves demo.blend and
+exports demo.mp4.
 """
 
 from __future__ import annotations
@@ -68,11 +68,8 @@ def install(extension: Path) -> ModuleType:
     return importlib.import_module("bl_ext.user_default.edtalk")
 
 
-def make(package: str, blend: Path, movie: Path) -> tuple[Path, str]:
-    """Create, animate, render, save and export the demo scene.
-
-    Returns the folder of the rendered shot, and the emotions as text.
-    """
+def make(package: str, blend: Path, movie: Path) -> Path:
+    """Create, animate, render, save and export the demo scene. Returns the folder of the rendered shot."""
     import bpy
 
     names = "cli", "compat", "demo", "character.rest_pose", "timeline.sequencer", "engine.session", "render.export"
@@ -84,14 +81,11 @@ def make(package: str, blend: Path, movie: Path) -> tuple[Path, str]:
     scene.render.resolution_x = scene.render.resolution_y = WIDTH
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))  # frames are stored next to the file
 
-    obj = demo.build(scene, emotions="")
+    obj = demo.build(scene)
     session.wait(rest_pose.measure(obj))
     cli.lip_sync(scene, sequencer.dialogue(scene, obj))
-    kinds = {"HEAD", "EMOTION", "EYES"}
+    kinds = {"HEAD", "EYES"}
     session.wait(*(performing.perform(scene, strip, obj, kinds) for strip in sequencer.dialogue(scene, obj)))
-    if not demo.emotions_of(scene, obj).names:  # a bank without a network for emotion
-        demo.key_emotions(obj, demo.EmotionCurve.parse(demo.EMOTIONS), scene.frame_start)
-    emotions = demo.emotions_of(scene, obj)
     say(f"{obj.name} animated from speech: {len(compat.fcurves(obj))} F-curves")
     started = time.monotonic()
     plan = cli.render_faces(scene, [obj])[obj.name]
@@ -99,7 +93,7 @@ def make(package: str, blend: Path, movie: Path) -> tuple[Path, str]:
     bpy.ops.wm.save_as_mainfile(filepath=str(blend))
     render.export_movie(scene, movie)
     session.restart()
-    return plan.folder, str(emotions)
+    return plan.folder
 
 
 def main() -> None:
@@ -114,10 +108,10 @@ def main() -> None:
     with into_log():
         package = install(build_zip())
         say("extension built and installed")
-        shot, emotions = make(package.__name__, blend, movie)
+        shot = make(package.__name__, blend, movie)
         demo = importlib.import_module(f"{package.__name__}.edtalk_blender.demo")
-        title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: head motion, emotion and blinks from speech"
-        options = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", emotions, "--title", title]
+        title = f"{demo.PORTRAIT.name} says {demo.LINE.name}: {demo.EMOTIONS}"
+        options = ["--video", movie, "--audio", demo.LINE, "--shot", shot, "--emotion", demo.EMOTIONS, "--title", title]
         command = [ENGINE, "-m", "inference", "sheet", *options, "--out", sheet, "--overwrite"]
         subprocess.run([str(word) for word in command], check=True, cwd=ROOT)
     say(f"wrote {blend.name}, {movie.name} and {sheet.name}")

@@ -9,11 +9,11 @@ import bpy
 import numpy as np
 
 from ..inference.contract.demo import EMOTIONS, LINE, PORTRAIT, TEXT
-from ..inference.contract.emotion import NEUTRAL, EmotionCurve, Key
+from ..inference.contract.emotion import EmotionCurve
 from ..inference.contract.errors import EDTalkError
 from . import compat
-from .animation import keys, sampling
-from .character import character, files, placement, sliders
+from .animation import keys
+from .character import character, files, placement
 from .engine import session
 from .engine.operator_base import EngineOperator
 from .engine.session import Task
@@ -30,7 +30,7 @@ def build(
 ) -> bpy.types.Object:
     """Add a character with a dialogue strip and emotion keyframes. Returns the character.
 
-    where: a scene, or the context for its scene and active collection. emotions: "" for none.
+    where: a scene, or the context for its scene and active collection.
     Sets the scene's frame rate to FPS and its range to the dialogue. Portrait and sound are packed into the .blend.
     Raises EDTalkError for an unreadable portrait or an unknown emotion.
     """
@@ -46,8 +46,7 @@ def build(
     sequencer.assign(strip, obj)
     clock = sequencer.time_map(scene, strip)
     scene.frame_start, scene.frame_end = clock.start, clock.end - 1
-    if emotions:
-        key_emotions(obj, EmotionCurve.parse(emotions, files.bank_of(obj).presets), clock.start)
+    key_emotions(obj, EmotionCurve.parse(emotions, files.bank_of(obj).presets), clock.start)
     return obj
 
 
@@ -62,16 +61,6 @@ def key_emotions(obj: bpy.types.Object, curve: EmotionCurve, start: int) -> None
     for name in curve.names:
         values = np.array([key.strengths.get(name, 0.0) for key in curve.keys])
         keys.write_curves(obj, {name: values}, frames, interpolation="BEZIER")
-
-
-def emotions_of(scene: bpy.types.Scene, obj: bpy.types.Object) -> EmotionCurve:
-    """The animated emotions of a character in the scene's frames, as a curve with two keys a second."""
-    names, found = list(sliders.emotions(obj)), []
-    for frame in range(scene.frame_start, scene.frame_end + 1, FPS // 2):
-        values = sampling.sliders_at(obj, names, frame)
-        strengths = {name: round(value, 2) for name, value in values.items() if value > 0.01}
-        found.append(Key((frame - scene.frame_start) / FPS, strengths or {NEUTRAL: 1.0}))
-    return EmotionCurve(tuple(found))
 
 
 class EDTALK_OT_demo(EngineOperator, bpy.types.Operator):

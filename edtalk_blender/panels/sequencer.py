@@ -88,9 +88,8 @@ class EDTALK_PT_dialogue(_InSequencer, bpy.types.Panel):
         if speaker := _speaker(context):
             layout.row(align=True).prop(speaker.edtalk, "speech_kinds")
             text = f"Animate {len(sounds)} Strips from Speech" if len(sounds) > 1 else "Animate from Speech"
-            _draw_buttons(
-                layout, context, "edtalk.animate_from_speech", text, "Animate All Dialogue", "OUTLINER_OB_SPEAKER"
-            )
+            name, icon = "edtalk.animate_from_speech", "OUTLINER_OB_SPEAKER"
+            _draw_buttons(layout, context, name, text, "Animate All Dialogue", icon, scale=1.3)
         if dub.target_movies(context):
             column.operator("edtalk.dub_movie", icon="FILE_MOVIE")
 

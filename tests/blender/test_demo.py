@@ -74,9 +74,8 @@ def test_the_demo_moves_with_the_speech_if_there_is_an_engine(package, scene, fa
     path = package.character.sliders.data_path("headYaw")
     yaw = next(curve for curve in package.compat.fcurves(obj) if curve.data_path == path)
     assert np.ptp([yaw.evaluate(frame) for frame in range(20, 100)]) > 0.3, "the fake engine swings by 0.2 to each side"
-    curve = package.demo.emotions_of(scene, obj)
-    assert curve.names == ("happy", "sad")
-    assert curve.strengths(np.array([2.5]))["happy"][0] == pytest.approx(1.0, abs=0.01)
+    (strip,) = package.timeline.sequencer.dialogue(scene, obj)
+    assert strip.edtalk_text.startswith("I am only a painting")
 
 
 def test_the_demo_moves_idly_if_the_engine_fails(package, scene, fake_engine):
