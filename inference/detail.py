@@ -45,33 +45,38 @@ class Detail:
     """The texture of one source picture, to be added to its frames.
 
     fine: uint8 (D, D, 3), the network's input at the output's size D, at least the network's size S. planes: float32
-    (3, S, S) in [-1, 1], the source as rendered at rest. flow: float32 (3, S, S), the last level's flow and mask at
-    rest, before their activations. workspace: of size D; may be shared by details of the same thread.
+    (3, S, S) in [-1, 1], the source as rendered at rest. places, mask: float32 (2, S, S) in [-1, 1] and (S, S) in 0..1,
+    where the source was sampled at rest, and how much of it was used.
     """
 
-    def __init__(self, fine: np.ndarray, planes: np.ndarray, flow: np.ndarray, workspace: Workspace) -> None:
-        self.size, self._workspace = len(fine), workspace
+    def __init__(self, fine: np.ndarray, planes: np.ndarray, places: np.ndarray, mask: np.ndarray) -> None:
+        self.size = len(fine)
         self._fine = _between(fine)
         self._rest = _levels(planes)
         self._pixels = _pixels(len(self._rest))
-        positions, self._mask = _sampling_positions(flow)
-        self._away = positions - self._pixels
+        self._mask, self._away = mask, _sampling_positions(places) - self._pixels
 
     def __call__(
-        self, planes: np.ndarray, flow: np.ndarray, whole_levels: bool = True, insets: Sequence[Inset] = ()
+        self,
+        planes: np.ndarray,
+        places: np.ndarray,
+        mask: np.ndarray,
+        work: Workspace,
+        whole_levels: bool = True,
+        insets: Sequence[Inset] = (),
     ) -> np.ndarray:
         """Add texture to the network's output for a frame. Returns the frame, (D, D, 3) sRGB levels.
 
-        planes, flow: the network's output, of the same form as in the constructor. whole_levels: return uint8, else
-        float32 in 0..255, not clamped. insets: composited over the frame, see
-        `inference.model.insets.PlacedInset.frame`.
+        planes, places, mask: the network's output, of the same form as in the constructor. work: of this size, not used
+        by another thread. whole_levels: return uint8, else float32 in 0..255, not clamped. insets: composited over the
+        frame, see `inference.model.insets.PlacedInset.frame`.
         """
-        positions, mask = _sampling_positions(flow)
+        positions = _sampling_positions(places)
         place, residual = self._place(positions)
         kept = self._kept(place, mask, residual)
         at_rest = cv2.remap(self._rest, place, None, cv2.INTER_CUBIC, None, _EDGE)
         change = cv2.subtract(_levels(planes), cv2.multiply(at_rest, cv2.merge((kept, kept, kept))))
-        work, size, ratio = self._workspace, (self.size, self.size), self.size / len(change)
+        size, ratio = (self.size, self.size), self.size / len(change)
         shift = (place - self._pixels) * np.float32(2 * ratio)  # `_fine` has twice the resolution
         if ratio != 1:
             shift = cv2.resize(shift, size, work.places, interpolation=cv2.INTER_LINEAR)
@@ -144,12 +149,10 @@ def _pixels(size: int, step: int = 1) -> np.ndarray:
     return np.stack(np.meshgrid(line, line), -1)
 
 
-def _sampling_positions(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sampling position of each pixel in the source, (S, S, 2) in pixels, and its mask, (S, S) in 0..1."""
-    size = flow.shape[-1]
-    line = np.linspace(-1.0, 1.0, size, dtype=np.float32)  # as `warp_grid`
-    grid = np.stack(np.meshgrid(line, line), -1) + np.tanh(flow[:2]).transpose(1, 2, 0)
-    return ((grid + 1) * size - 1) / 2, 1 / (1 + np.exp(-np.clip(flow[2], -30.0, 30.0)))
+def _sampling_positions(places: np.ndarray) -> np.ndarray:
+    """(2, S, S) in [-1, 1] -> (S, S, 2) in pixels."""
+    size = places.shape[-1]
+    return np.ascontiguousarray(((places + np.float32(1)) * size - np.float32(1)).transpose(1, 2, 0)) / np.float32(2)
 
 
 def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,8 +107,7 @@ class MouthReference:
         """The network's picture of it with its coefficients changed by (n,), uint8 (D, D, 3)."""
         renderer = self._source
         row = renderer.source_coefficients.values + change[None].astype(np.float32)
-        (picture,) = renderer.render(row)
-        return picture
+        return renderer.frame(row)
 
     @cached_property
     def _source(self) -> FaceRenderer:

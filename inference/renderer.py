@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -15,11 +17,14 @@ from torch import Tensor
 from .contract.bank import Bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
+from .lanes import Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
+from .model.correction import Correction, CorrectionSource
 from .model.decoder import Canvas, Source
-from .model.generator import warp_grid
-from .model.insets import InsetSource, PlacedInset, composite_insets
+from .model.fast_unet import painting_type
+from .model.insets import PlacedInset, composite_insets
+from .model.joined import joined
 from .model.load import load_networks
 from .model.readers.face_reader import FaceReader
 
@@ -28,21 +33,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-GPU_BATCH = 8
+DTYPES = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CPU_BATCH, GPU_BATCH = 4, 8
+R = TypeVar("R")
 
 
 class FaceRenderer:
     """Renders with one bank on one device: `set_source` once, then `render` any number of frames.
 
     A frame is bit-identical whether it is rendered alone, in any batch or in any part of a clip: all batches have the
-    same size, the last one is padded, and on the CPU the size is 1 (larger batches are not faster there). Only where a
-    GPU has too little memory, the size is halved; then frames may differ in rounding. Memory use does not depend on the
-    length of the clip. Not thread-safe.
+    same size, and the last one is padded. Several batches are computed at once, each by one thread (`inference.lanes`).
+    Only where a GPU has too little memory, the size is halved; then frames may differ in rounding. Memory use does not
+    depend on the length of the clip. Not thread-safe.
 
     device: "auto" (cuda, else mps, else cpu) or a torch device name. threads: CPU threads, for the whole process.
-    dtype: precision of the decoder's convolutions; latents, flow, warp and colours stay float32. compile: compile the
-    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 1 on the
+    dtype: precision of the convolutions; latents, flow, warp and colours stay float32. "auto": float32 for the decoder,
+    and for refiner and insets the type with which they were trained, bfloat16, where the processor multiplies it
+    directly. compile: compile the
+    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 4 on the
     CPU, 8 on a GPU.
     Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
 
@@ -54,7 +62,7 @@ class FaceRenderer:
         bank: Bank,
         device: str = "auto",
         threads: int | None = None,
-        dtype: str = "float32",
+        dtype: str = "auto",
         compile: bool = False,
         batch: int | None = None,
     ) -> None:
@@ -64,18 +72,24 @@ class FaceRenderer:
             torch.set_num_threads(threads)
         self.bank, self.config = bank, bank.config
         self.device = open_device(device)
-        self.batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
-        with torch.no_grad():
+        on_cpu = self.device.type == "cpu"
+        self.batch = batch or (CPU_BATCH if on_cpu else GPU_BATCH)
+        self.lanes = Lanes(torch.get_num_threads() if on_cpu else 1)
+        with torch.inference_mode():
             networks = load_networks(bank, self.device, DTYPES[dtype])
+            self._correction = None
+            if networks.refiner is not None:
+                self._correction = Correction(
+                    networks.refiner, networks.insets, painting_type(self.device) if dtype == "auto" else DTYPES[dtype]
+                )
         self._encoder, self._decoder = networks.encoder, networks.decoder
-        self._refiner, self._insets = networks.refiner, networks.insets
         self.reader = FaceReader(networks, bank.names, bank.config.size, self.device, self.batch)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
-        self._source: Source | None = None
+        self._source: PreparedSource | None = None
         self._source_coefficients: Coefficients | None = None
         self._canvases: dict[bytes, Canvas] = {}
         self._detail: Detail | None = None
-        self._workspaces: dict[int, Workspace] = {}
+        self._workspaces = threading.local()
 
     def set_source(self, image: np.ndarray, detail: np.ndarray | None = None) -> None:
         """Set the portrait, and compute everything that depends on it alone.
@@ -85,10 +99,13 @@ class FaceRenderer:
         Default: frames of the bank's size.
         """
         pixels, detail = to_network(checked(image), self.config.size), self._checked_detail(detail)
-        self._source, values = self._encode_source(pixels, image if detail is None else detail)
-        self._source_coefficients = Coefficients(values, self.bank.names)
-        self._canvases = {}
-        self._detail = self._detail_of(self._source, values[0], detail, self._canvases)
+        self._source = self._encode_source(pixels, image if detail is None else detail)
+        own = self._source.own.copy()  # so that callers cannot change the source
+        self._source_coefficients, self._canvases = Coefficients(own, self.bank.names), {}
+        self._detail = None
+        if detail is not None:
+            decoded = self._decode([self._source], filled([own[0]], self.batch), self._canvases)
+            self._detail = self._detail_of(decoded, 0, detail)
 
     def another(self) -> FaceRenderer:
         """A renderer that shares the weights but has its own source; for use in the same thread."""
@@ -144,6 +161,17 @@ class FaceRenderer:
             raise _no_source()
         return self._render(self._source, self._detail, values, pixel_type)
 
+    def frame(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
+        """One frame of the source as soon as possible, uint8 (size, size, 3); one row of coefficients as for `render`.
+
+        It is computed alone, so it may differ from the frame of `render` in rounding.
+        """
+        if self._source is None:
+            raise _no_source()
+        decoded = self._decode([self._source], list(self._values(coefficients)), self._canvases)
+        (pixels,) = self._pictures(decoded, [self._detail], np.dtype(np.uint8))
+        return pixels
+
     def places(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """Sampling positions in the source of each pixel of each frame: (T, 2, S, S), x and y in [-1, 1].
 
@@ -151,10 +179,13 @@ class FaceRenderer:
         """
         if self._source is None:
             raise _no_source()
+        source, canvases = self._source, self._canvases
         found = [np.zeros((0, 2, self.config.size, self.config.size), np.float32)]
-        values, grid = self._values(coefficients), warp_grid(self.config.size)[0].permute(2, 0, 1).numpy()
-        for decoded, count in self._decode(self._source, values, self._canvases):
-            found.append(grid + np.tanh(decoded.flows[:count, :2]))
+
+        def places(rows: np.ndarray) -> np.ndarray:
+            return self._decode([source], filled(list(rows), self.batch), canvases).places[: len(rows)]
+
+        found.extend(self._in_batches(self._values(coefficients), places))
         return np.concatenate(found)
 
     def render_frames(
@@ -176,10 +207,16 @@ class FaceRenderer:
         return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype), added, details)
 
     def _render(
-        self, source: Source, detail: Detail | None, values: np.ndarray, dtype: np.dtype
+        self, source: PreparedSource, detail: Detail | None, values: np.ndarray, dtype: np.dtype
     ) -> Iterator[np.ndarray]:
-        for decoded, count in self._decode(source, values, self._canvases):
-            yield from _pictures(decoded, count, detail, dtype)
+        canvases = self._canvases
+
+        def draw(rows: np.ndarray) -> list[np.ndarray]:
+            decoded = self._decode([source], filled(list(rows), self.batch), canvases)
+            return self._pictures(decoded, [detail] * len(rows), dtype)
+
+        for pictures in self._in_batches(values, draw):
+            yield from pictures
 
     def _render_frames(
         self,
@@ -189,25 +226,79 @@ class FaceRenderer:
         added: np.ndarray | None,
         details: Iterator[np.ndarray] | None,
     ) -> Iterator[np.ndarray]:
-        for index, row in enumerate(values):
-            image = next(images, None)
-            if image is None:
-                raise EDTalkError(f"There must be one picture per row: expected {len(values)}, found {index}.")
-            fine = None
-            if details is not None and (fine := self._checked_detail(next(details, None))) is None:
-                raise EDTalkError(f"There must be one detail per row: expected {len(values)}, found {index}.")
-            pixels = frames_to_network(checked(image)[None], self.config.size)[0]
-            source, own = self._encode_source(pixels, image if fine is None else fine)
-            if added is not None:
-                row = np.where(added, own[0] + row, row)
-            canvases: dict[bytes, Canvas] = {}
-            detail = self._detail_of(source, own[0], fine, canvases)
-            for decoded, count in self._decode(source, row[None], canvases):
-                yield from _pictures(decoded, count, detail, dtype)
+        read = 0
+
+        def pairs(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+            nonlocal read
+            for row in rows:
+                image, fine = next(images, None), None
+                if image is None:
+                    raise EDTalkError(f"There must be one picture per row: expected {len(values)}, found {read}.")
+                if details is not None and (fine := self._checked_detail(next(details, None))) is None:
+                    raise EDTalkError(f"There must be one detail per row: expected {len(values)}, found {read}.")
+                read += 1
+                yield row, checked(image), fine
+
+        def chunks() -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]]:
+            at = 0
+            while at < len(values):
+                chunk = list(pairs(values[at : at + self.batch]))
+                at += len(chunk)
+                yield chunk
+
+        def draw(chunk: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> list[np.ndarray]:
+            sources = []
+            for _, image, fine in chunk:
+                pixels = frames_to_network(image[None], self.config.size)[0]
+                sources.append(self._encode_source(pixels, image if fine is None else fine))
+            rows = [
+                row if added is None else np.where(added, source.own[0] + row, row)
+                for source, (row, *_) in zip(sources, chunk, strict=True)
+            ]
+            sources = filled(sources, self.batch)
+            found: list[Detail | None] = [None] * len(chunk)
+            if details is not None:
+                at_rest = self._decode(sources, [source.own[0] for source in sources])
+                found = [self._detail_of(at_rest, index, fine) for index, (*_, fine) in enumerate(chunk)]
+            return self._pictures(self._decode(sources, filled(rows, self.batch)), found, dtype)
+
+        for pictures in self.lanes.map(draw, chunks()):
+            yield from pictures
         if next(images, None) is not None:
             raise EDTalkError(
                 f"There must be one picture per row: found more than the {len(values)} rows of coefficients."
             )
+
+    def _in_batches(self, values: np.ndarray, work: Callable[[np.ndarray], R]) -> Iterator[R]:
+        """Yield the result of `work` for the rows of each batch, in order; the last one may have fewer.
+
+        If the device has too little memory for a batch, the renderer's batch size is halved permanently.
+        """
+
+        def attempt(rows: np.ndarray) -> R | None:
+            try:
+                return work(rows)
+            except torch.cuda.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+            return None  # outside of the `except` block, in which the exception keeps the tensors alive
+
+        start = 0
+        while start < len(values):
+            size = self.batch
+            chunks = (values[at : at + size] for at in range(start, len(values), size))
+            with closing(self.lanes.map(attempt, chunks)) as results:
+                for result in results:
+                    if result is None:
+                        break
+                    yield result
+                    start += size
+                else:
+                    return
+            logger.warning("Too little memory for %d frames at once, continuing with fewer.", size)
+            self.batch = size // 2
+            self._canvases.clear()
+            torch.cuda.empty_cache()
 
     def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """(T, n) float32. Raises EDTalkError if the coefficients are not those of the bank."""
@@ -232,100 +323,117 @@ class FaceRenderer:
             )
         return np.ascontiguousarray(detail)
 
-    def _detail_of(
-        self, source: Source, own: np.ndarray, fine: np.ndarray | None, canvases: dict[bytes, Canvas]
-    ) -> Detail | None:
-        """The detail of a source, or None if there is no picture `fine`. own: (n,), the source's coefficients."""
-        if fine is None:
-            return None
-        from .detail import (
-            Detail,
-            Workspace,  # imports OpenCV
-        )
+    def _detail_of(self, at_rest: Decoded, row: int, fine: np.ndarray) -> Detail:
+        """The detail of a source. at_rest: a batch whose `row` is the source rendered with its own coefficients."""
+        from .detail import Detail  # imports OpenCV
 
-        decoded, _ = next(self._decode(source, own[None], canvases))
-        size = len(fine)
-        if size not in self._workspaces:
-            self._workspaces[size] = Workspace(size)
-        return Detail(fine, decoded.planes[0], decoded.flows[0], self._workspaces[size])
+        return Detail(fine, at_rest.planes[row], at_rest.places[row], at_rest.mask[row])
 
-    @torch.no_grad()
-    def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> tuple[Source, np.ndarray]:
-        """Encode a source picture. Returns the source and its coefficients (1, n).
-
-        pixels: (3, S, S); fine: (H, W, 3), the same picture at any size.
-        """
+    @one_core_per_operator()
+    @torch.inference_mode()
+    def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> PreparedSource:
+        """Encode a source picture: pixels (3, S, S); fine: (H, W, 3), the same picture at any size."""
         picture = torch.from_numpy(pixels[None]).to(self.device)
         latent, features = self._encoder(picture)
         source = self._decoder.source(latent, features)
-        if self._refiner is None:
-            return source, self._encoder.coefficients(latent).cpu().numpy()
-        own, motion = self._refiner.read(picture), self._refiner.motion_of(picture)
-        source = replace(source, refiner_inputs=(picture, motion, own))
-        if self._insets is not None:
-            seen = picture
-            if min(fine.shape[:2]) >= 2 * self.config.size:  # insets render at twice the resolution
-                seen = torch.from_numpy(to_network(fine, 2 * self.config.size)[None]).to(self.device)
-            prepared = self._insets.prepare(seen, motion, self._insets.find_anchors(picture))
-            source = replace(source, inset_source=prepared)
-        return source, own.cpu().numpy().copy()  # a copy, so that callers cannot change the source
+        if self._correction is None:
+            return PreparedSource(source, None, self._encoder.coefficients(latent).cpu().numpy())
+        seen, largest = picture, 2 * self.config.size  # insets render at twice the resolution
+        if self._correction.insets is not None and min(fine.shape[:2]) >= largest:
+            seen = torch.from_numpy(to_network(fine, largest)[None]).to(self.device)
+        corrected = self._correction.prepare(picture, seen)
+        return PreparedSource(source, corrected, corrected.own.cpu().numpy())
 
+    @one_core_per_operator()
+    @torch.inference_mode()
     def _decode(
-        self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]
-    ) -> Iterator[tuple[Decoded, int]]:
-        """Yield the batches of rendered rows, each with the number of rows that are not padding. values: (T, n).
+        self, sources: Sequence[PreparedSource], rows: list[np.ndarray], canvases: dict[bytes, Canvas] | None = None
+    ) -> Decoded:
+        """Render rows (n,) of one source, or of as many sources.
 
-        If the device has too little memory for a batch, the renderer's batch size is halved permanently.
+        canvases: cache by expression for one source; afterwards it holds those of this batch.
         """
-        start = 0
-        while start < len(values):
-            rows = list(values[start : start + self.batch])
-            try:
-                decoded: Decoded | None = self._decode_batch(source, np.stack(filled(rows, self.batch)), canvases)
-            except torch.cuda.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-                decoded = None
-            if decoded is None:  # outside of the `except` block, in which the exception keeps the tensors alive
-                logger.warning("Too little memory for %d frames at once, continuing with fewer.", self.batch)
-                self.batch //= 2
-                canvases.clear()
-                torch.cuda.empty_cache()
-                continue
-            yield decoded, len(rows)
-            start += len(rows)
-
-    @torch.no_grad()
-    def _decode_batch(self, source: Source, values: np.ndarray, canvases: dict[bytes, Canvas]) -> Decoded:
-        """Render coefficients (batch, n). canvases: cache by expression; afterwards it holds those of this batch."""
-        alpha = torch.from_numpy(values).to(self.device)
+        alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
+        source = PreparedSource.joined(sources)
+        if len(sources) == 1:
+            canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
+        else:
+            each = zip(sources, expression.split(1), strict=True)
+            canvas = Canvas.stack([self._decoder.canvas(one.generator, values) for one, values in each])
+        drawn = self._draw(source.generator, canvas, alpha)
+        insets: list[PlacedInset] = []
+        if self._correction is not None:
+            drawn, insets = self._correction(source.corrected, drawn, alpha)
+        parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
+        rgb, places, mask = (part.cpu().numpy() for part in parts)
+        return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
+
+    def _canvas(self, source: Source, expression: Tensor, canvases: dict[bytes, Canvas]) -> Canvas:
         keys = [row.tobytes() for row in expression.cpu().numpy()]
-        known = {key: canvases[key] for key in keys if key in canvases}
+        before = dict(canvases)
+        known = {key: before[key] for key in keys if key in before}
         for index, key in enumerate(keys):
             if key not in known:
                 known[key] = self._decoder.canvas(source, expression[index : index + 1])
         canvases.clear()
         canvases.update(known)
-        insets: list[PlacedInset] = []
-        planes, flows = self._draw(source, Canvas.stack([known[key] for key in keys]), alpha)
-        if source.refiner_inputs is not None:
-            refined = self._refiner(*_repeated(source.refiner_inputs, len(planes)), flows, planes, alpha)
-            if self._insets is not None:
-                portrait, own = InsetSource(*_repeated(source.inset_source, len(planes))), source.refiner_inputs[2]
-                turned = self._refiner.amounts(alpha * self._insets.pose) - self._refiner.amounts(
-                    own * self._insets.pose
-                )
-                insets = self._insets(portrait, turned, alpha - own, refined.positions, refined.residual, alpha)
-            flows, planes = refined.flow, refined.rgb
-        return Decoded(planes.cpu().numpy(), flows.cpu().numpy(), [laid.cpu() for laid in insets])
+        return Canvas.stack([known[key] for key in keys])
+
+    def _pictures(self, decoded: Decoded, details: Sequence[Detail | None], dtype: np.dtype) -> list[np.ndarray]:
+        """A picture for each of the details, one per row of the batch: (S, S, 3), or (D, D, 3) with a detail."""
+        whole = dtype == np.uint8
+        if details[0] is None:
+            planes = composite_insets(torch.from_numpy(decoded.planes), decoded.insets).numpy()[: len(details)]
+            return list(from_network(planes) if whole else np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))
+        result = []
+        for row, detail in enumerate(details):
+            assert detail is not None
+            over = [laid.frame(row) for laid in decoded.insets]
+            levels = detail(
+                decoded.planes[row], decoded.places[row], decoded.mask[row], self._workspace(detail.size), whole, over
+            )
+            result.append(levels if whole else levels / np.float32(127.5) - np.float32(1))
+        return result
+
+    def _workspace(self, size: int) -> Workspace:
+        """The calling thread's memory for frames of that size."""
+        from .detail import Workspace
+
+        if getattr(self._workspaces, "size", None) != size:
+            self._workspaces.size, self._workspaces.memory = size, Workspace(size)
+        return self._workspaces.memory
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """Everything that depends on N source pictures alone. own: their coefficients, (N, n)."""
+
+    generator: Source
+    corrected: CorrectionSource | None  # None without a refiner
+    own: np.ndarray
+
+    @staticmethod
+    def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
+        """The sources of a batch as one object."""
+        if len(sources) == 1:
+            return sources[0]
+        corrected = [source.corrected for source in sources]
+        return PreparedSource(
+            joined([source.generator for source in sources]),
+            None if corrected[0] is None else joined(corrected),
+            np.concatenate([source.own for source in sources]),
+        )
 
 
 class Decoded(NamedTuple):
-    """A batch of pictures and flows, (batch, 3, S, S) each, and the insets to composite over the pictures."""
+    """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), and
+    the insets to composite over the pictures.
+    """
 
     planes: np.ndarray
-    flows: np.ndarray
+    places: np.ndarray
+    mask: np.ndarray
     insets: list[PlacedInset]
 
 
@@ -355,23 +463,6 @@ def _pixel_type(dtype: type) -> np.dtype:
     if np.dtype(dtype) not in (np.uint8, np.float32):
         raise EDTalkError(f"dtype must be uint8 or float32, found {np.dtype(dtype)}.")
     return np.dtype(dtype)
-
-
-def _repeated(parts: tuple[Tensor, ...], count: int) -> Iterator[Tensor]:
-    """The parts of one source, repeated for each frame of a batch."""
-    return (part.expand(count, *part.shape[1:]) for part in parts)
-
-
-def _pictures(decoded: Decoded, count: int, detail: Detail | None, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The first `count` pictures of a batch: (S, S, 3), or (D, D, 3) with a detail."""
-    if detail is not None:
-        for row, (one, flow) in enumerate(zip(decoded.planes[:count], decoded.flows, strict=False)):
-            over = [laid.frame(row) for laid in decoded.insets]
-            levels = detail(one, flow, dtype == np.uint8, over)
-            yield levels if dtype == np.uint8 else levels / np.float32(127.5) - np.float32(1)
-        return
-    planes = composite_insets(torch.from_numpy(decoded.planes), decoded.insets).numpy()[:count]
-    yield from from_network(planes) if dtype == np.uint8 else np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
 
 
 def _summary(names: tuple[str, ...]) -> str:

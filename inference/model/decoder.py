@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,20 +31,29 @@ from .winograd import Scratch, convolution
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that depends on the source picture alone; lists are ordered by level, coarse to fine."""
+    """What depends on the pictures of N sources alone; lists are ordered by level, coarse to fine."""
 
-    styles: Tensor  # (1, scales of all layers) where alpha is zero
-    features: list[Tensor]  # (1, C, R, R), without the last level's
-    normal: list[Tensor]  # (1, C, R, R); empty without an expression bank
-    colours: list[Tensor]  # (1, 3, R, R) the features projected by ToRGB
-    # Input of the bank's refiner, if any: picture (1, 3, S, S), its motion, and the source's coefficients (1, n).
-    refiner_inputs: tuple[Tensor, ...] | None = None
-    inset_source: tuple[Tensor, ...] | None = None  # an `inference.model.insets.InsetSource`, if the bank has insets
+    styles: Tensor  # (N, scales of all layers) where alpha is zero
+    features: list[Tensor]  # (N, C, R, R), without the last level's
+    normal: list[Tensor]  # (N, C, R, R); empty without an expression bank
+    colours: list[Tensor]  # (N, 3, R, R) the features projected by ToRGB
+
+
+class Drawn(NamedTuple):
+    """A batch of pictures, and where in the source they were sampled.
+
+    rgb: (N, 3, S, S), nominally in [-1, 1] but not clamped. places: (N, 2, S, S), x and y in [-1, 1]. logit:
+    (N, 1, S, S), the mask before its sigmoid.
+    """
+
+    rgb: Tensor
+    places: Tensor
+    logit: Tensor
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """A source with its expression applied, ready for warping."""
+    """Sources with their expressions applied, ready for warping."""
 
     features: list[Tensor]  # prepared by the warp's `prepare`, without the last level's
     colours: list[Tensor]  # (N, 3, R, R)
@@ -68,11 +78,11 @@ class Modulation:
         self.sizes = [len(bias) for _, bias in parts]
 
     def at_rest(self, latent: Tensor) -> Tensor:
-        """Scales (1, scales) of a source's latent (1, style_dim) where alpha is zero."""
+        """Scales (N, scales) of the sources' latents (N, style_dim) where alpha is zero."""
         return F.linear(latent, self.weight, self.bias)
 
     def __call__(self, at_rest: Tensor, alpha: Tensor) -> list[Tensor]:
-        """(1, scales), (N, n) -> (N, I) for each layer."""
+        """(1 or N, scales), (N, n) -> (N, I) for each layer."""
         return list((at_rest + alpha @ self.motion).split(self.sizes, 1))
 
 
@@ -91,11 +101,12 @@ class Enhancement:
         self.offset = weights(f"{norm}.mlp_beta.weight"), weights(f"{norm}.mlp_beta.bias")
 
     def normal(self, feature: Tensor) -> Tensor:
-        """The part that depends on the source alone: (1, C, R, R) -> (1, C, R, R)."""
-        return channels_last(F.instance_norm(self.conv(feature, self.one, self.one, self.bias)))
+        """The part that depends on the source alone: (N, C, R, R) -> (N, C, R, R)."""
+        one = self.one.expand(len(feature), -1, -1, -1)
+        return channels_last(F.instance_norm(self.conv(feature, one, one, self.bias)))
 
     def __call__(self, expression: Tensor) -> tuple[Tensor, Tensor]:
-        """(1, m) -> gain and offset, each (1, C, 1, 1)."""
+        """(N, m) -> gain and offset, each (N, C, 1, 1)."""
         hidden = F.relu(F.linear(expression, *self.shared))
         gain, offset = (F.linear(hidden, *layer)[:, :, None, None] for layer in (self.gain, self.offset))
         return gain, offset
@@ -191,17 +202,16 @@ class RowWarp:
         across, down = torch.stack((1.0 - far, far), -1).unbind(-2)  # each (N, R, R, 2)
         share = down[..., :, None] * across[..., None, :] * mask.squeeze(1)[..., None, None]
         first = (corner[..., 1] * stride + corner[..., 0]).to(torch.int32) + (stride + 1)
+        if len(feature) > 1:
+            first += torch.arange(count, dtype=torch.int32)[:, None, None] * stride**2
         rows = first[..., None] + torch.tensor([0, 1, stride, stride + 1], dtype=torch.int32)
-        warped = [
-            F.embedding_bag(
-                rows[index].view(-1, 4),
-                feature[index % len(feature)].permute(1, 2, 0).reshape(stride**2, -1),
-                mode="sum",
-                per_sample_weights=share[index].view(-1, 4),
-            )
-            for index in range(count)
-        ]
-        return torch.stack(warped).view(count, size, size, -1).permute(0, 3, 1, 2)
+        warped = F.embedding_bag(
+            rows.view(-1, 4),
+            feature.permute(0, 2, 3, 1).reshape(len(feature) * stride**2, -1),
+            mode="sum",
+            per_sample_weights=share.view(-1, 4),
+        )
+        return warped.view(count, size, size, -1).permute(0, 3, 1, 2)
 
 
 class Level:
@@ -219,9 +229,7 @@ class Level:
 
     def flow_of(self, x: Tensor, scale: Tensor) -> Tensor:
         """(N, C, R, R), (N, C) -> (N, 3, R, R): this level's contribution to the flow and the mask's logit."""
-        filters = (self.flow * scale[:, None, :]).to(x.dtype)
-        flows = [mix_channels(one[None], matrix) for one, matrix in zip(x, filters, strict=True)]
-        return torch.cat(flows).float() + self.flow_bias
+        return mix_each(x, (self.flow * scale[:, None, :]).to(x.dtype)).float() + self.flow_bias
 
 
 def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
@@ -229,6 +237,12 @@ def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
     count, channels, *size = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
     return F.linear(rows, matrix).view(count, *size, -1).permute(0, 3, 1, 2).contiguous()
+
+
+def mix_each(x: Tensor, matrices: Tensor) -> Tensor:
+    """As `mix_channels`, with a matrix for each picture: (N, C, R, R), (N, 3, C) -> (N, 3, R, R)."""
+    pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.bmm(matrices, pixels.mT).view(len(x), -1, *x.shape[2:])
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -265,16 +279,16 @@ class Decoder:
         self.dtype = dtype
 
     def source(self, latent: Tensor, features: Sequence[Tensor]) -> Source:
-        """Compute everything that depends on the source alone.
+        """Compute everything that depends on N sources alone.
 
-        latent: (1, style_dim); features: list of (1, C, R, R), both as the encoder returns them.
+        latent: (N, style_dim); features: list of (N, C, R, R), both as the encoder returns them.
         """
         normal = [block.normal(feature) for block, feature in zip(self.enhancements, features, strict=False)]
         colours = [mix_channels(feature, level.colour) for level, feature in zip(self.levels, features, strict=True)]
         return Source(self.modulation.at_rest(latent), list(features[:-1]), normal, colours)
 
     def canvas(self, source: Source, expression: Tensor) -> Canvas:
-        """Apply an expression to a source. expression: (1, m), coefficients of the expression bank, if there is one."""
+        """Apply an expression to one source: (1, m), coefficients of the expression bank, if there is one."""
         if not self.enhancements:
             return Canvas([self.warp.prepare(feature) for feature in source.features], source.colours)
         features, colours = [], []
@@ -284,16 +298,12 @@ class Decoder:
             if index < len(source.features):
                 enhanced = torch.addcmul(source.features[index], normal, gain).add_(offset)
                 features.append(self.warp.prepare(enhanced))
-            added = mix_channels(normal, level.colour * gain.flatten())
+            added = mix_each(normal, level.colour * gain.flatten(1)[:, None, :])
             colours.append((source.colours[index] + added).add_(mix_channels(offset, level.colour)))
         return Canvas(features, colours)
 
-    def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """Render coefficients alpha (N, n).
-
-        Returns pictures (N, 3, S, S), nominally in [-1, 1] but not clamped, and the last level's flow and mask
-        (N, 3, S, S) before tanh and sigmoid.
-        """
+    def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> Drawn:
+        """Render coefficients alpha (N, n) of one source, or of N."""
         scales = self.modulation(source.styles, alpha)
         styles, flow_styles = iter(scales[: -len(self.levels)]), iter(scales[-len(self.levels) :])
         x = self.first(next(styles))
@@ -314,4 +324,4 @@ class Decoder:
                 warped = self.warp(canvas.features[index], grid, mask)
                 x = torch.addcmul(warped, x, 1.0 - mask).to(self.dtype)
                 carried = torch.cat((flow, colour), 1)
-        return colour, flow
+        return Drawn(colour, grid.permute(0, 3, 1, 2), flow[:, 2:])

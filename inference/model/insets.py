@@ -184,13 +184,21 @@ class Inset(nn.Module):
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
             painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), condition)).float()
         painted = F.pixel_shuffle(painted, 2)
-        drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted[:, :3]
+        drawn = self.continued(painted[:, :3], warped_source, skin, self.border)
+        return torch.cat([colours(drawn), torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+
+    def continued(self, painted: Tensor, around: Tensor, skin: Tensor, border: Tensor) -> Tensor:
+        """Logarithms of the inset's colours (N, 3, h, w), such that the inset continues the picture around it.
+
+        painted: the network's colours; around: logarithms of the warped source's, both (N, 3, h, w). skin:
+        (N, 3, 1, 1). border: (h, w), see `border`.
+        """
+        drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted
         colourful = ((skin.amax(1, keepdim=True) - skin.amin(1, keepdim=True)) / GREY).clamp(max=1.0)
         drawn = torch.lerp(drawn.mean(1, keepdim=True), drawn, colourful)
-        border_error = self._cells((warped_source - drawn) * self.border)
+        border_error = self._cells((around - drawn) * border)
         within = (border_error.flatten(2) @ self.reach.T).unflatten(2, border_error.shape[2:])
-        drawn = drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")
-        return torch.cat([colours(drawn), torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+        return drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")
 
     @property
     def border(self) -> Tensor:
@@ -287,11 +295,11 @@ class Insets(nn.Module):
             drawn = inset(self.network_input(number, known, window, positions, residual), coefficients, skin)
             alpha = drawn[:, 3:] * strength
             if inset is self.eyes:
-                alpha = alpha * self._lids()
+                alpha = alpha * self.lids()
             result.append(PlacedInset(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
         return result
 
-    def _lids(self) -> Tensor:
+    def lids(self) -> Tensor:
         """(1, 1, h, w): factor of the alpha of the eyes' inset that limits it to `LIDS`."""
         across, height, below = self.eyes.extent
         feather, (half_width, above, depth) = self.eyes.feather, LIDS

@@ -34,7 +34,7 @@ SMALL = 0.1  # half widths: unit of the displacements that the painter receives 
 # Step sizes for inverting a motion; full steps overshoot where the far side of a turning head is stretched.
 STEPS = (0.6,) * 3 + (0.4,) * 3 + (0.25,) * 8
 FOUND = 0.05  # half widths: with this error a pixel counts as visible in the source, with twice of it as hidden
-_FURTHEST = 0.999  # largest value before the inverse of tanh
+FURTHEST = 0.999  # largest value before the inverse of tanh
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Refiner(nn.Module):
         logit = logit + painted[:, 2:3]
         mask = torch.sigmoid(logit)
         refined = warped(source, positions) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
-        offset = (positions - grid).clamp(-_FURTHEST, _FURTHEST)
+        offset = (positions - grid).clamp(-FURTHEST, FURTHEST)
         return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, found, residual)
 
 

@@ -15,6 +15,7 @@ for the output. Their cost does not depend on the values, so the points are chos
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -52,8 +53,8 @@ def toom_cook() -> tuple[Tensor, Tensor, Tensor]:
     return window, kernel, pixels
 
 
-class Scratch:
-    """Memory shared by all convolutions of one renderer, so that frames do not allocate it."""
+class Scratch(threading.local):
+    """Memory shared by all convolutions of one renderer, so that frames do not allocate it. Each thread has its own."""
 
     def __init__(self) -> None:
         self._flat: dict[str, Tensor] = {}

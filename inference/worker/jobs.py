@@ -185,8 +185,7 @@ class Jobs:
         if len(row) != len(names):
             raise ProtocolError(f"The bank '{loaded.bank.name}' has {len(names)} coefficients, found {len(row)}.")
         face = loaded.face(request.picture, request.crop, FaceSize(request.size))
-        (pixels,) = face.renderer.render(Coefficients(row[None], names))
-        return answers.PreviewResult(pixels)
+        return answers.PreviewResult(face.renderer.frame(Coefficients(row[None], names)))
 
     def render(self, request: requests.Render, job: RunningJob) -> answers.RenderResult:
         shot = Shot.read(request.shot)

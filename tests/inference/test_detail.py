@@ -149,12 +149,14 @@ def test_unsuitable_details_are_refused(bank: RandomBank, detail: np.ndarray, ex
 # ------------------------------------------------------------------------------------------------ the transfer
 
 
-def flow_to(positions: np.ndarray, mask: np.ndarray | float = 4.0) -> np.ndarray:
-    """The flow (3, S, S) of a network whose pixels look at `positions`, (S, S, 2) in pixels, with that logit."""
-    line = np.linspace(-1, 1, NET)
-    grid = np.stack(np.meshgrid(line, line), -1)
-    shift = np.arctanh(np.clip((positions * 2 + 1) / NET - 1 - grid, -0.999, 0.999))
-    return np.dstack((shift, np.broadcast_to(mask, (NET, NET)))).transpose(2, 0, 1).astype(np.float32)
+Flow = tuple[np.ndarray, np.ndarray]  # places (2, S, S) and mask (S, S)
+
+
+def flow_to(positions: np.ndarray, logit: np.ndarray | float = 4.0) -> Flow:
+    """The places and mask of a network whose pixels look at `positions`, (S, S, 2) in pixels, with that logit."""
+    places = ((positions * 2 + 1) / NET - 1).transpose(2, 0, 1)
+    mask = 1 / (1 + np.exp(-np.broadcast_to(logit, (NET, NET))))
+    return places.astype(np.float32), mask.astype(np.float32)
 
 
 def place(x: float = 0.0, y: float = 0.0) -> np.ndarray:
@@ -168,8 +170,12 @@ def planes_of(picture: np.ndarray) -> np.ndarray:
     return (cv2.GaussianBlur(small, (0, 0), 2) / 127.5 - 1).transpose(2, 0, 1).astype(np.float32)
 
 
-def detail_of(fine: np.ndarray, flow: np.ndarray) -> Detail:
-    return Detail(fine, planes_of(fine), flow, Workspace(len(fine)))
+def detail_of(fine: np.ndarray, flow: Flow) -> Detail:
+    return Detail(fine, planes_of(fine), *flow)
+
+
+def transferred(detail: Detail, planes: np.ndarray, flow: Flow, whole_levels: bool = False) -> np.ndarray:
+    return detail(planes, *flow, Workspace(detail.size), whole_levels)
 
 
 def alone(planes: np.ndarray, size: int) -> np.ndarray:
@@ -191,7 +197,7 @@ def test_texture_follows_the_flow_for_any_flow_at_rest(resting: np.ndarray) -> N
     there = place(-3, 2)  # where each pixel was at rest
     positions = np.stack([cv2.remap(resting[..., axis].astype(np.float32), there.astype(np.float32), None,
                                 cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE) for axis in (0, 1)], -1)  # fmt: skip
-    found = detail(planes_of(moved), flow_to(positions))
+    found = transferred(detail, planes_of(moved), flow_to(positions), whole_levels=True)
     assert difference(found, moved) < 1
     assert difference(alone(planes_of(moved), 256), moved) > 20
 
@@ -199,7 +205,7 @@ def test_texture_follows_the_flow_for_any_flow_at_rest(resting: np.ndarray) -> N
 def test_changes_by_the_network_are_kept() -> None:
     fine = textured(256) // 2 + 60
     brighter = np.clip(planes_of(fine) + 0.2, -1, 1)
-    found = detail_of(fine, flow_to(place()))(brighter, flow_to(place()), whole_levels=False)
+    found = transferred(detail_of(fine, flow_to(place())), brighter, flow_to(place()))
     assert np.abs(found - (fine + 0.2 * 127.5)).max() < 0.1
 
 
@@ -207,7 +213,7 @@ REGION = np.zeros((NET, NET), bool)
 REGION[20:44, 20:44] = True
 
 
-def opened(kind: str) -> np.ndarray:
+def opened(kind: str) -> Flow:
     """A flow in whose REGION the source cannot show what is there, as in a mouth that opens."""
     middle = np.array([32.0, 32.0])
     if kind == "mask":
@@ -226,25 +232,26 @@ def test_no_texture_where_the_source_shows_nothing(kind: str) -> None:
     fine[120:136, 90:166] = 0  # closed lips
     within = textured(256, 5)
     drawn = planes_of(within)
-    found = detail_of(fine, flow_to(place()))(drawn, opened(kind), whole_levels=False)
+    found = transferred(detail_of(fine, flow_to(place())), drawn, opened(kind))
     inside = np.s_[108:148, 108:148]
     assert np.abs(found - alone(drawn, 256))[inside].max() < 2
-    ignored = detail_of(fine, flow_to(place()))(drawn, flow_to(place()), whole_levels=False)
+    ignored = transferred(detail_of(fine, flow_to(place())), drawn, flow_to(place()))
     assert np.abs(ignored - alone(drawn, 256))[inside].mean() > 10  # the check can fail
 
 
 def test_a_mask_that_is_faint_at_rest_keeps_the_texture() -> None:
     """How far an official checkpoint's mask opens at all is its own affair: only closing counts."""
     fine, flow = textured(256), flow_to(place(), -1.0)
-    assert np.array_equal(detail_of(fine, flow)(planes_of(fine), flow), fine)
+    assert np.array_equal(transferred(detail_of(fine, flow), planes_of(fine), flow, whole_levels=True), fine)
 
 
 def test_extreme_flows_give_finite_pictures() -> None:
     random, fine = np.random.default_rng(0), textured(100)
-    wild = random.normal(0, 50, (3, NET, NET)).astype(np.float32)
-    detail = detail_of(fine, wild)
-    for flow in (wild, -wild, random.normal(0, 0.5, (3, NET, NET)).astype(np.float32)):
-        assert np.isfinite(detail(planes_of(fine), flow, whole_levels=False)).all()
+    wild = random.uniform(-2, 2, (2, NET, NET)).astype(np.float32)
+    mask = random.integers(0, 2, (NET, NET)).astype(np.float32)
+    detail = detail_of(fine, (wild, mask))
+    for places in (wild, -wild, random.normal(0, 0.5, (2, NET, NET)).astype(np.float32)):
+        assert np.isfinite(transferred(detail, planes_of(fine), (places, 1 - mask))).all()
 
 
 # ------------------------------------------------------------------------------------------------ what it is cut from

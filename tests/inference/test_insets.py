@@ -19,6 +19,10 @@ from inference.detail import (
     Detail,
     Workspace,
 )
+from inference.model.correction import Correction
+from inference.model.decoder import Drawn
+from inference.model.fast_unet import FastUNet
+from inference.model.generator import warp_grid
 from inference.model.insets import (
     CHANGE,
     INPUTS,
@@ -37,7 +41,7 @@ from inference.model.insets import (
 from inference.model.load import INSETS, load_network
 from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import PREFIX as REFINER_PREFIX
-from inference.model.refiner import Refiner, RefinerConfig
+from inference.model.refiner import Refiner, RefinerConfig, UNet
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
 from training.stages.generator import (
@@ -56,6 +60,10 @@ def still(count: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     line = (torch.arange(SIZE // 2) * 2 + 1) / (SIZE // 2) - 1
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
     return centres.expand(count, -1, -1, -1), torch.zeros(count, 2, SIZE // 2, SIZE // 2)
+
+
+def small_refiner() -> Refiner:
+    return Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), COUNT, ((0, 0),), (POSE,)))
 
 
 @pytest.fixture
@@ -199,15 +207,15 @@ def test_an_inset_lies_in_its_window_at_every_size() -> None:
     assert (over[:, rows, columns] == 0.5).all()
     assert over.abs().sum() < 0.5 * 3 * 32 * 49  # half a pixel around it at the most
     flat = np.zeros((256, 256, 3), np.uint8)
-    flow = np.zeros((3, 128, 128), np.float32)
-    detail = Detail(flat, np.full((3, 128, 128), -1, np.float32), flow, Workspace(256))
-    fine = detail(np.full((3, 128, 128), -1, np.float32), flow, True, [PlacedInset(window, drawn).frame(0)])
+    flow, work = (warp_grid(128)[0].permute(2, 0, 1).numpy(), np.full((128, 128), 0.5, np.float32)), Workspace(256)
+    detail = Detail(flat, np.full((3, 128, 128), -1, np.float32), *flow)
+    fine = detail(np.full((3, 128, 128), -1, np.float32), *flow, work, True, [PlacedInset(window, drawn).frame(0)])
     assert (fine[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop] == 191).all()
     assert not fine[:77].any()
     assert not fine[:, :108].any()
     half_there = np.full((3, 128, 128), -1, np.float32)
     drawn[:, 3], drawn[:, :3] = 0.5, 0.25
-    levels = detail(half_there, flow, False, [PlacedInset(window, drawn).frame(0)])
+    levels = detail(half_there, *flow, work, False, [PlacedInset(window, drawn).frame(0)])
     np.testing.assert_allclose(levels[100, 160], 0.5 * 191.25, atol=1e-3)
 
 
@@ -217,7 +225,7 @@ def test_an_inset_lies_in_its_window_at_every_size() -> None:
 def write_bank(path: Path, insets: Insets | None) -> Path:
     torch.manual_seed(2)
     model = fresh(small_config(SIZE))
-    refiner = Refiner(RefinerConfig((8, 8, 8), 16, (8, 8), (8, 16), COUNT, ((0, 0),), (POSE,)))
+    refiner = small_refiner().eval()
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     for prefix, part in ((REFINER_PREFIX, refiner), (PREFIX, insets)):
         if part is not None:
@@ -281,3 +289,60 @@ def test_the_renderer_composites_insets_over_changed_faces(insets: Insets, tmp_p
     in_batches.set_source(picture, picture)
     again = np.stack(list(in_batches.render(rows)))
     assert np.abs(again.astype(int) - made["with", False]).max() <= 1
+
+
+# ------------------------------------------------------------------------------------------------ the fast form
+
+
+def scrambled(network: torch.nn.Module, scale: float = 0.1) -> None:
+    """Random weights, so that no layer's result is zero."""
+    torch.manual_seed(1)
+    for weight in network.parameters():
+        weight.copy_(torch.randn_like(weight) * scale)
+
+
+@torch.no_grad()
+def test_the_fast_unet_equals_the_unet() -> None:
+    unet, last = UNet(7, (6, 10, 12), 8, condition=5), torch.nn.Conv2d(8, 4, 3, padding=1)
+    for network in (unet, last):
+        scrambled(network, 0.3)
+    x, condition = torch.randn(3, 7, 16, 24), torch.randn(3, 5)
+    expected = last(unet(x, condition))
+    found = FastUNet(unet, last, torch.float32)(x, condition)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    parted = FastUNet(unet, last, torch.float32, fixed=3)
+    found = parted(x[:, :4], condition, parted.prepare(x[:, 4:]))
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    rough = FastUNet(unet, last, torch.bfloat16)(x, condition)
+    assert (rough - expected).square().mean() < 1e-3 * expected.square().mean()
+
+
+@torch.no_grad()
+def test_the_fast_correction_equals_refiner_and_insets(insets: Insets) -> None:
+    refiner = small_refiner().eval()
+    insets.eyes.called_by.zero_()
+    insets.eyes.called_by[30] = 1
+    for network in (refiner.painter, refiner.paint, insets.mouth.unet, insets.mouth.paint, insets.eyes.paint):
+        scrambled(network)
+    correction = Correction(refiner, insets, torch.float32)
+    pictures, alpha = torch.rand(2, 3, SIZE, SIZE) * 2 - 1, torch.zeros(2, COUNT)
+    alpha[0, LIP], alpha[1, 30], alpha[1, POSE] = 0.8, 0.9, 0.4
+    flow, rgb = torch.randn(2, 3, SIZE, SIZE) * 0.05, torch.rand(2, 3, SIZE, SIZE) * 2 - 1
+    places = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(flow[:, :2])
+    for sources in (pictures, pictures[:1]):
+        motion, own, anchors = refiner.motion_of(sources), refiner.read(sources), insets.find_anchors(sources)
+        known = type(insets.prepare(sources, motion, anchors))(
+            *(part.expand(2, *part.shape[1:]) for part in insets.prepare(sources, motion, anchors))
+        )
+        own, each = own.expand(2, -1), sources.expand(2, -1, -1, -1)
+        expected = refiner(each, motion.expand(2, -1, -1, -1, -1), own, flow, rgb, alpha)
+        turned = refiner.amounts(alpha * insets.pose) - refiner.amounts(own * insets.pose)
+        laid = insets(known, turned, alpha - own, expected.positions, expected.residual, alpha)
+        drawn, found = correction(correction.prepare(sources, sources), Drawn(rgb, places, flow[:, 2:]), alpha)
+        assert torch.allclose(drawn.rgb, expected.rgb, atol=1e-4)
+        assert torch.allclose(drawn.logit, expected.flow[:, 2:], atol=1e-4)
+        sampled = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(expected.flow[:, :2])
+        assert torch.allclose(drawn.places, sampled, atol=1e-4)
+        for one, other in zip(found, laid, strict=True):
+            assert torch.allclose(one.drawn, other.drawn, atol=1e-4)
+            assert torch.allclose(torch.stack(one.window), torch.stack(other.window), atol=1e-5)

@@ -186,7 +186,7 @@ def test_a_refiner_for_other_coefficients_is_refused(tmp_path: Path) -> None:
 def test_the_renderer_shows_the_refiners_pictures(refiner: Refiner, tmp_path: Path) -> None:
     """Also in batches; `places` returns the sampling positions."""
     bank = load_bank(write_bank(tmp_path / "bank.safetensors", refiner))
-    renderer, rng = FaceRenderer(bank, "cpu"), np.random.default_rng(0)
+    renderer, rng = FaceRenderer(bank, "cpu", dtype="float32"), np.random.default_rng(0)
     image = rng.integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
     rows = rng.normal(0, 0.3, (3, COUNT)).astype(np.float32)
     renderer.set_source(image)

@@ -124,6 +124,11 @@ def test_batches_of_other_sizes_agree_within_rounding(bank: RandomBank, renderer
     assert np.abs(floats(batched, motion(6)) - floats(renderer, motion(6))).max() <= 2e-4
 
 
+def test_a_frame_alone_agrees_within_rounding(renderer: FaceRenderer) -> None:
+    for row, frame in zip(motion(2), renderer.render(motion(2)), strict=True):
+        assert np.abs(renderer.frame(row[None]).astype(int) - frame).max() <= 1
+
+
 def test_cached_features_give_bit_identical_frames(bank: RandomBank) -> None:
     columns, rows = SMALL.bank_slices["exp"], motion(6)
     rows[:, columns] = rows[0, columns]

@@ -31,6 +31,8 @@ class FaceReader:
         """names: of the bank's coefficients; size: pixels of a side of the bank's pictures."""
         self.networks, self.names, self.size = networks, tuple(names), size
         self._device, self._batch = device, batch
+        # A source is encoded alone. Its coefficients equal those of the same picture here.
+        self._encoded_at_once = 1 if networks.reader is None and device.type == "cpu" else batch
 
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
         """Absolute coefficients of each picture, N rows in order.
@@ -39,7 +41,7 @@ class FaceReader:
         else with the generator's encoder.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
-        for pictures, count in batches(images, self._batch):
+        for pictures, count in batches(images, self._encoded_at_once):
             rows.append(self._encode(np.stack([self._planes(image) for image in pictures]))[:count])
         return Coefficients(np.concatenate(rows), self.names)
 

@@ -1,0 +1,88 @@
+"""Computes batches in several threads, each of which uses one core.
+
+On a busy machine this is much faster than several cores for one operator: after each of the several hundred operators
+of a frame, all cores would wait for the one that another program occupies. Results do not depend on the number of
+threads.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+import torch
+
+MOST = 8  # lanes; each holds one batch of frames in memory
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Lanes:
+    """A pool of `count` threads. With one, everything is computed in the caller's thread."""
+
+    def __init__(self, count: int) -> None:
+        self.count = max(1, min(count, MOST))
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, work: Callable[[A], B], items: Iterable[A]) -> Generator[B]:
+        """Yield `work(item)` of each item, in order. Results are computed ahead, at most one per thread and one more.
+
+        An exception of `work` is raised in place of its result. When the iterator is closed, no further item is begun.
+        """
+        items = iter(items)
+        first = list(islice(items, 2))
+        with one_core_per_operator():
+            if self.count == 1 or len(first) < 2:
+                for item in (*first, *items):
+                    yield work(item)
+                return
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.count, "lane", _use_one_core)
+            running: deque[Future[B]] = deque(self._pool.submit(work, item) for item in first)
+            running.extend(self._pool.submit(work, item) for item in islice(items, self.count - 1))
+            try:
+                while running:
+                    result = running.popleft().result()
+                    running.extend(self._pool.submit(work, item) for item in islice(items, 1))
+                    yield result
+            finally:
+                for future in running:
+                    future.cancel()
+
+
+_active = 0
+_changing = threading.Lock()
+_before = 1, 1
+
+
+@contextmanager
+def one_core_per_operator() -> Iterator[None]:
+    """Within it, PyTorch and OpenCV compute each operator in the thread that calls it. May be nested."""
+    global _active, _before
+    cv2 = sys.modules.get("cv2")
+    with _changing:
+        _active += 1
+        if _active == 1:
+            _before = torch.get_num_threads(), cv2.getNumThreads() if cv2 else 1
+        _use_one_core()
+    try:
+        yield
+    finally:
+        with _changing:
+            _active -= 1
+            if not _active:
+                torch.set_num_threads(_before[0])
+                if cv2:
+                    cv2.setNumThreads(_before[1])
+
+
+def _use_one_core() -> None:
+    torch.set_num_threads(1)
+    if cv2 := sys.modules.get("cv2"):
+        cv2.setNumThreads(1)

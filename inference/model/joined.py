@@ -1,0 +1,29 @@
+"""Joins and expands dataclasses of tensors along their first dimension, the number of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """One object for all sources. parts: of the same type, a dataclass, list or tuple of tensors or a tensor."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, (list, tuple)):
+        return type(first)(joined(each) for each in zip(*parts, strict=True))
+    return type(first)(*(joined([getattr(part, field.name) for part in parts]) for field in fields(first)))
+
+
+def expanded(known: Any, count: int) -> Any:
+    """The same for `count` frames: the parts of one source are repeated, without a copy. known: as in `joined`."""
+    if isinstance(known, Tensor):
+        return known.expand(count, *known.shape[1:]) if len(known) == 1 else known
+    if isinstance(known, (list, tuple)):
+        return type(known)(expanded(part, count) for part in known)
+    return type(known)(*(expanded(getattr(known, field.name), count) for field in fields(known)))

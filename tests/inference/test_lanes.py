@@ -1,0 +1,56 @@
+"""Several batches at once: their order, errors and early ends, and the number of threads afterwards."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.lanes import Lanes, one_core_per_operator
+
+
+@pytest.fixture(autouse=True)
+def threads_restored():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("items", [0, 1, 2, 20])
+def test_results_come_in_order(count: int, items: int) -> None:
+    assert list(Lanes(count).map(lambda item: item * 2, range(items))) == [item * 2 for item in range(items)]
+
+
+def test_items_are_computed_at_the_same_time_and_not_far_ahead() -> None:
+    together, begun = threading.Barrier(3, timeout=60), []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item < 3:
+            together.wait()  # passed only if three threads reach it
+        return item
+
+    results = Lanes(3).map(work, range(100))
+    assert next(results) == 0
+    assert max(begun) <= 4
+    results.close()
+
+
+def test_an_error_takes_the_place_of_its_result() -> None:
+    results = Lanes(2).map(lambda item: 10 // (3 - item), range(6))
+    assert [next(results) for _ in range(3)] == [3, 5, 10]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_operators_use_one_core_only_meanwhile() -> None:
+    torch.set_num_threads(2)
+    results = Lanes(2).map(lambda _: torch.get_num_threads(), range(4))
+    assert next(results) == 1
+    with one_core_per_operator():
+        results.close()
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
