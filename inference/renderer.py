@@ -54,7 +54,8 @@ class FaceRenderer:
     CPU, 8 on a GPU.
     Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
 
-    Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights.
+    Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights; painting, the
+    precision of the convolutions of refiner and insets.
     """
 
     def __init__(
@@ -77,13 +78,12 @@ class FaceRenderer:
         self.lanes = Lanes(torch.get_num_threads() if on_cpu else 1)
         with torch.inference_mode():
             networks = load_networks(bank, self.device, DTYPES[dtype])
-            self._correction = None
+            self.painting = painting_type(self.device) if dtype == "auto" else DTYPES[dtype]
+            self._correction: Correction | None = None
             if networks.refiner is not None:
-                self._correction = Correction(
-                    networks.refiner, networks.insets, painting_type(self.device) if dtype == "auto" else DTYPES[dtype]
-                )
+                self._correction = Correction(networks.refiner, networks.insets, self.painting)
         self._encoder, self._decoder = networks.encoder, networks.decoder
-        self.reader = FaceReader(networks, bank.names, bank.config.size, self.device, self.batch)
+        self.reader = FaceReader(networks, bank.names, bank.config.size, self.device, self.batch, self.lanes)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: PreparedSource | None = None
         self._source_coefficients: Coefficients | None = None

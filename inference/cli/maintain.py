@@ -57,6 +57,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--upstream", action="store_true", help="also measure the computation of EDTalk's demos, on the CPU"
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="measure the starter bank at several sizes, alone and beside a busy loop, the published size, start-up, "
+        "lip sync, previews, capture and dubbing (some minutes)",
+    )
+    parser.add_argument("--chart", type=Path, metavar="SVG", help="with --all, draw the parts of a frame's time")
     options.add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as a JSON object")
     parser.set_defaults(run=run_bench)
@@ -90,11 +97,23 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> None:
+    if args.all:
+        _bench_all(args)
+        return
     bank = options.load_bank_for(args) if args.bank else None
     from . import bench
 
     figures = bench.run(bank, args.frames, args.device, args.threads, compare_upstream=args.upstream)
     print(json.dumps(figures) if args.json else bench.format_text(figures))
+
+
+def _bench_all(args: argparse.Namespace) -> None:
+    from . import bench_all
+
+    figures = bench_all.run(args.device, args.threads)
+    if args.chart:
+        args.chart.write_text(bench_all.chart(figures), encoding="utf-8")
+    print(json.dumps(figures, indent=1) if args.json else bench_all.format_text(figures))
 
 
 def run_selftest(args: argparse.Namespace) -> int:
