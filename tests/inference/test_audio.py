@@ -393,4 +393,11 @@ def test_import_needs_neither_blender_nor_librosa():
         "import sys, inference.lipsync; print(sorted({'bpy', 'aud'} & set(sys.modules)), 'librosa' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert answer.stdout.split("\n")[0] == "[] False"  # librosa is imported at first use
+    assert answer.stdout.split("\n")[0] == "[] False"
+
+
+def test_mel_filters_equal_librosas():
+    import librosa.filters
+
+    bands = {"n_mels": 80, "fmin": 55, "fmax": 7600, "htk": False, "norm": "slaney", "dtype": np.float32}
+    np.testing.assert_array_equal(lipsync._mel_basis(), librosa.filters.mel(sr=RATE, n_fft=800, **bands))

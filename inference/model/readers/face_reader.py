@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...contract.coefficients import Coefficients
+from ...lanes import Lanes
 from ...media.picture import frames_to_network
 from ..batches import batches, checked
 from ..insets import InsetSource
@@ -27,8 +28,11 @@ class RestReference(NamedTuple):
 class FaceReader:
     """Reads faces in batches of a fixed size, so that a picture's coefficients do not depend on its neighbours."""
 
-    def __init__(self, networks: Networks, names: Sequence[str], size: int, device: torch.device, batch: int) -> None:
-        """names: of the bank's coefficients; size: pixels of a side of the bank's pictures."""
+    def __init__(
+        self, networks: Networks, names: Sequence[str], size: int, device: torch.device, batch: int, lanes: Lanes
+    ) -> None:
+        """names: of the bank's coefficients; size: pixels of a side of the bank's pictures; lanes: for the batches."""
+        self._lanes = lanes
         self.networks, self.names, self.size = networks, tuple(names), size
         self._device, self._batch = device, batch
         # A source is encoded alone. Its coefficients equal those of the same picture here.
@@ -41,8 +45,12 @@ class FaceReader:
         else with the generator's encoder.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
-        for pictures, count in batches(images, self._encoded_at_once):
-            rows.append(self._encode(np.stack([self._planes(image) for image in pictures]))[:count])
+
+        def encoded(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
+            pictures, count = batch
+            return self._encode(np.stack([self._planes(image) for image in pictures]))[:count]
+
+        rows.extend(self._lanes.map(encoded, batches(images, self._encoded_at_once)))
         return Coefficients(np.concatenate(rows), self.names)
 
     @property
@@ -74,11 +82,15 @@ class FaceReader:
         bank that `can_compare`.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
-        for pictures, count in batches(images, self._batch):
-            rows.append(self._compare(rest, pictures)[:count])
+
+        def compared(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
+            pictures, count = batch
+            return self._compare(rest, pictures)[:count]
+
+        rows.extend(self._lanes.map(compared, batches(images, self._batch)))
         return np.concatenate(rows)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _encode(self, planes: np.ndarray) -> np.ndarray:
         pictures, reader, encoder = (
             torch.from_numpy(planes).to(self._device),
@@ -90,7 +102,7 @@ class FaceReader:
         latent, _ = encoder(pictures)
         return encoder.coefficients(latent).cpu().numpy()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
         reader, refiner, insets = self.networks.relative_reader, self.networks.refiner, self.networks.insets
         flow = np.stack([rest.flow.to(self._planes(image)) for image in images])

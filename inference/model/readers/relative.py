@@ -11,6 +11,7 @@ show the change of expression alone. Three windows are compared, each by dense o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,11 +120,11 @@ class RestFlow:
 
     def __init__(self, rest: np.ndarray) -> None:
         self._rest = grey(rest)
-        self._search = _flow_search(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._search = _FlowSearch(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def to(self, picture: np.ndarray) -> np.ndarray:
         """float32 (2, S / 2, S / 2): displacement to the right and down, in half picture sides."""
-        flow, size = self._search.calc(self._rest, grey(picture), None), len(self._rest)
+        flow, size = self._search.calc(self._rest, grey(picture)), len(self._rest)
         cells = flow.reshape(size // 2, 2, size // 2, 2, 2).mean((1, 3))
         return np.ascontiguousarray(cells.transpose(2, 0, 1)) * np.float32(2 / size)
 
@@ -135,11 +136,11 @@ class RestWindow:
         self._window, self._grey = window, grey(window.transpose(2, 0, 1))
         height, width = window.shape[:2]
         self._pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-        self._search = _flow_search(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._search = _FlowSearch(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
 
     def compare(self, window: np.ndarray) -> np.ndarray:
         """The same window of a frame, (h, w, 3) -> float32 (h, w, WINDOW_CHANNELS)."""
-        flow = self._search.calc(self._grey, grey(window.transpose(2, 0, 1)), None)
+        flow = self._search.calc(self._grey, grey(window.transpose(2, 0, 1)))
         followed = cv2.remap(window, self._pixels + flow, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         rest = self._window
         return np.concatenate([rest, window - rest, followed - rest, flow / np.float32(FLOW_UNIT)], 2)
@@ -169,10 +170,16 @@ def grey(picture: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(levels.transpose(1, 2, 0)), cv2.COLOR_RGB2GRAY)
 
 
-def _flow_search(preset: int) -> cv2.DISOpticalFlow:
-    search = cv2.DISOpticalFlow_create(preset)
-    search.setFinestScale(0)
-    return search
+class _FlowSearch(threading.local):
+    """OpenCV's search for optical flow. Each thread has its own, because it keeps its pictures."""
+
+    def __init__(self, preset: int) -> None:
+        self._search = cv2.DISOpticalFlow_create(preset)
+        self._search.setFinestScale(0)
+
+    def calc(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Grey pictures uint8 (h, w) -> float32 (h, w, 2), the displacement of each pixel of the first."""
+        return self._search.calc(before, after, None)
 
 
 def _feature_count(height: int, width: int, channels: tuple[int, ...]) -> int:
