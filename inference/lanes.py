@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TypeVar
 
 import torch
 
 MOST = 8  # lanes; each holds one batch of frames in memory
+RETRY = 16  # tasks
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -54,6 +56,36 @@ class Lanes:
             finally:
                 for future in running:
                     future.cancel()
+
+
+class FasterOf:
+    """Runs single tasks with one core or with all for each operator, whichever was faster lately.
+
+    All cores are faster for large operators on a quiet machine, one core beside other programs.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[bool, float] = {}  # with one core or not
+        self._tasks = 0
+
+    def run(self, work: Callable[[], B]) -> B:
+        """The result of `work`. One task in `RETRY` is run the slower way, to notice when that has changed."""
+        one_core = self._choice()
+        began = time.perf_counter()
+        with one_core_per_operator() if one_core else nullcontext():
+            result = work()
+        seconds = time.perf_counter() - began
+        self._seconds[one_core] = (self._seconds.get(one_core, seconds) + seconds) / 2
+        self._tasks += 1
+        return result
+
+    def _choice(self) -> bool:
+        if torch.get_num_threads() == 1 or not self._tasks:
+            return True
+        if len(self._seconds) < 2:
+            return False
+        faster = self._seconds[True] <= self._seconds[False]
+        return faster if self._tasks % RETRY else not faster
 
 
 _active = 0

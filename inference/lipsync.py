@@ -130,7 +130,8 @@ def _mel_basis() -> np.ndarray:
 
     The same as `librosa.filters.mel`, which takes more than a second to import.
     """
-    edges = _mel_to_hz(np.linspace(*_hz_to_mel(np.array([_LOWEST, _HIGHEST])), MEL_BANDS + 2))
+    lowest, highest = _hz_to_mel(np.array([_LOWEST, _HIGHEST]))
+    edges = _mel_to_hz(np.linspace(lowest, highest, MEL_BANDS + 2))
     rise = (np.fft.rfftfreq(_FFT, 1 / RATE) - edges[:, None]) / np.diff(edges, append=np.inf)[:, None]
     triangles = np.maximum(0, np.minimum(rise[:-2], 1 - rise[1:-1])).astype(np.float32)
     area = (2 / (edges[2:] - edges[:-2]))[:, None]

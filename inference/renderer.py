@@ -17,7 +17,7 @@ from torch import Tensor
 from .contract.bank import Bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
-from .lanes import Lanes, one_core_per_operator
+from .lanes import FasterOf, Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
 from .model.correction import Correction, CorrectionSource
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CPU_BATCH, GPU_BATCH = 4, 8
+LARGE = 128  # pixels: frames of larger banks are computed one by one on the CPU, where a batch exceeds the cache
 R = TypeVar("R")
 
 
@@ -51,7 +52,7 @@ class FaceRenderer:
     and for refiner and insets the type with which they were trained, bfloat16, where the processor multiplies it
     directly. compile: compile the
     decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 4 on the
-    CPU, 8 on a GPU.
+    CPU, 1 there for banks of more than 128 px, 8 on a GPU.
     Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
 
     Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights; painting, the
@@ -74,7 +75,7 @@ class FaceRenderer:
         self.bank, self.config = bank, bank.config
         self.device = open_device(device)
         on_cpu = self.device.type == "cpu"
-        self.batch = batch or (CPU_BATCH if on_cpu else GPU_BATCH)
+        self.batch = batch or (GPU_BATCH if not on_cpu else CPU_BATCH if bank.config.size <= LARGE else 1)
         self.lanes = Lanes(torch.get_num_threads() if on_cpu else 1)
         with torch.inference_mode():
             networks = load_networks(bank, self.device, DTYPES[dtype])
@@ -89,7 +90,7 @@ class FaceRenderer:
         self._source_coefficients: Coefficients | None = None
         self._canvases: dict[bytes, Canvas] = {}
         self._detail: Detail | None = None
-        self._workspaces = threading.local()
+        self._workspaces, self._faster = threading.local(), FasterOf()
 
     def set_source(self, image: np.ndarray, detail: np.ndarray | None = None) -> None:
         """Set the portrait, and compute everything that depends on it alone.
@@ -104,7 +105,8 @@ class FaceRenderer:
         self._source_coefficients, self._canvases = Coefficients(own, self.bank.names), {}
         self._detail = None
         if detail is not None:
-            decoded = self._decode([self._source], filled([own[0]], self.batch), self._canvases)
+            with one_core_per_operator():
+                decoded = self._decode([self._source], filled([own[0]], self.batch), self._canvases)
             self._detail = self._detail_of(decoded, 0, detail)
 
     def another(self) -> FaceRenderer:
@@ -168,9 +170,13 @@ class FaceRenderer:
         """
         if self._source is None:
             raise _no_source()
-        decoded = self._decode([self._source], list(self._values(coefficients)), self._canvases)
-        (pixels,) = self._pictures(decoded, [self._detail], np.dtype(np.uint8))
-        return pixels
+        source, rows = self._source, list(self._values(coefficients))
+
+        def draw() -> np.ndarray:
+            decoded = self._decode([source], rows, self._canvases)
+            return self._pictures(decoded, [self._detail], np.dtype(np.uint8))[0]
+
+        return self._faster.run(draw)
 
     def places(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """Sampling positions in the source of each pixel of each frame: (T, 2, S, S), x and y in [-1, 1].
@@ -344,7 +350,6 @@ class FaceRenderer:
         corrected = self._correction.prepare(picture, seen)
         return PreparedSource(source, corrected, corrected.own.cpu().numpy())
 
-    @one_core_per_operator()
     @torch.inference_mode()
     def _decode(
         self, sources: Sequence[PreparedSource], rows: list[np.ndarray], canvases: dict[bytes, Canvas] | None = None

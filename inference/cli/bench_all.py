@@ -213,7 +213,8 @@ def correction_flops(refiner: Refiner, insets: Insets | None, picture: torch.Ten
     with FlopCounterMode(display=False) as counter:
         refined = refiner(picture, motion, own, flow, picture, alpha)
         if insets is not None and known is not None:
-            turned = refiner.amounts(alpha * insets.pose) - refiner.amounts(own * insets.pose)
+            pose = insets.get_buffer("pose")
+            turned = refiner.amounts(alpha * pose) - refiner.amounts(own * pose)
             insets(known, turned, alpha - own, refined.positions, refined.residual, alpha)
     return int(counter.get_total_flops())
 

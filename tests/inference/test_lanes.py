@@ -8,7 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.lanes import Lanes, one_core_per_operator
+from inference import lanes
+from inference.lanes import RETRY, FasterOf, Lanes, one_core_per_operator
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +55,23 @@ def test_operators_use_one_core_only_meanwhile() -> None:
         results.close()
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def test_single_tasks_are_run_the_way_that_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.set_num_threads(2)
+    waits, chosen, clock = {1: 1.0, 2: 2.0}, [], [0.0]
+    monkeypatch.setattr(lanes.time, "perf_counter", lambda: clock[0])
+
+    def work() -> None:
+        chosen.append(torch.get_num_threads())
+        clock[0] += waits[chosen[-1]]
+
+    faster = FasterOf()
+    for _ in range(2 * RETRY):
+        faster.run(work)
+    assert chosen[:2] == [1, 2], "both are tried"
+    assert chosen.count(2) == 2, "the slower one once in a while"
+    waits.update({1: 3.0})
+    for _ in range(4 * RETRY):
+        faster.run(work)
+    assert chosen[-RETRY // 2 :].count(2) >= RETRY // 2 - 1, "it is chosen when it has become faster"

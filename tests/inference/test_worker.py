@@ -261,12 +261,18 @@ def test_portrait_returns_coefficients_and_the_face(worker, face, direct):
     assert done.payload == Image.open(face["picture"]).tobytes()
 
 
+def assert_close(payload: bytes, expected: np.ndarray) -> None:
+    """A frame drawn alone may differ in rounding with the number of threads."""
+    found = np.frombuffer(payload, np.uint8).reshape(expected.shape)
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
 def test_a_preview_equals_the_renderers_frame(worker, face, direct):
     rows = direct.source_coefficients.values + np.array([[0], [0.7]], np.float32)
     for row in rows:
         done = worker.done("preview", row.tobytes(), **face)
         assert done["size"] == 64
-        assert done.payload == direct.frame(row[None]).tobytes()
+        assert_close(done.payload, direct.frame(row[None]))
     error = worker.refused("preview", np.full(36, np.nan, np.float32).tobytes(), **face)
     assert "finite" in error["message"]
 
@@ -278,7 +284,7 @@ def test_a_preview_at_full_size_equals_the_frame_with_detail(worker, face, direc
     large.set_source(picture, np.asarray(Image.fromarray(picture).resize((128, 128))))
     done = worker.done("preview", row.tobytes(), **face, size=128)
     assert done["size"] == 128
-    assert done.payload == large.frame(row).tobytes()
+    assert_close(done.payload, large.frame(row))
     assert worker.done("preview", row.tobytes(), **face, size=16)["size"] == 64, "not below the bank's own"
 
 
@@ -482,7 +488,7 @@ def test_a_cancelled_render_keeps_its_frames_and_is_resumed(worker, shot, tmp_pa
 def test_short_requests_are_done_between_two_frames(worker, shot, face, direct, material, tmp_path):
     job = begin_long_render(worker, shot, tmp_path / "shot")
     row = direct.source_coefficients.values
-    assert worker.done("preview", row.tobytes(), **face).payload == direct.frame(row).tobytes()
+    assert_close(worker.done("preview", row.tobytes(), **face).payload, direct.frame(row))
     other = face | {"picture": str(material.lip11 / "0.png")}
     assert worker.done("preview", (row + 1).tobytes(), **other)["size"] == 64
     assert len(worker.done("portrait", **other)["rest"]) == 36
