@@ -20,7 +20,7 @@ import torch
 from .contract.plate import Plate
 from .contract.references import References, blend, likeness_weights
 from .dubbing import crop_of, frames_in_any_order
-from .face.crop import Crop, apply_matrix, crop_face
+from .face.crop import Crop, apply_matrix, crop_face, inverse_matrix, similarity
 from .face.framing import cut_at
 from .media.picture import to_network
 from .model.refiner import inverted, pixel_places
@@ -38,9 +38,9 @@ _ROUNDING = 2.5  # exponent of the mask's outline
 # Alignment: ellipse of the face that does not move with the mouth, in eye distances: centre below the eyes, half axes.
 _STILL_BELOW, _STILL_AXES = 0.3, (0.95, 0.5)
 _FLOW_STEP = 3  # every third pixel of it, in both directions
-_FITS = 3  # of the affine alignment; each leaves out the pixels that do not follow it
+_FITS = 3  # of the alignment; each leaves out the pixels that do not follow it
 _OUTLIER = 1.0  # pixels
-_COLOUR_REACH = 0.3  # eye distances: sigma of the blur of colour differences
+_COLOUR_REACH = 0.6  # eye distances: sigma of the blur of colour differences
 _COLOUR_CELL = 4  # picture pixels of a cell of these differences, at least
 _COLOUR_OUTLIER = 24.0  # levels: larger differences are other content, such as a jaw line, rather than light
 _REACHED = 0.15, 0.35  # opening beyond the references' at which the network's picture is blended in, and used alone
@@ -206,7 +206,7 @@ class MouthDrawer:
         return DrawnMouth(rgb, rect, np.clip(np.rint(new), 0, 255).astype(np.uint8), mask * np.float32(shown))
 
     def _alignment(self, plate: np.ndarray, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
-        """The affine map (2, 3) from the plate's crop to the moved reference's, and its inverse."""
+        """The similarity (2, 3) from the plate's crop to the moved reference's, and its inverse."""
         grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (plate, moved.small)]
         flow = self._flow.calc(*grey, None)
         points = moved.points
@@ -220,17 +220,15 @@ class MouthDrawer:
         start = _pixels(_SIZE, _SIZE)[::_FLOW_STEP, ::_FLOW_STEP][still].astype(np.float64)
         if len(start) < 16:
             return _IDENTITY, _IDENTITY
-        end, table = start + flow[::_FLOW_STEP, ::_FLOW_STEP][still], np.column_stack([start, np.ones(len(start))])
-        kept = np.ones(len(start), bool)
-        for _ in range(_FITS):
-            use, to = table[kept], end[kept]
-            matrix = np.linalg.solve(use.T @ use + 1e-6 * np.eye(3), use.T @ to)
-            error = np.linalg.norm(table @ matrix - end, axis=1)
+        end, kept = start + flow[::_FLOW_STEP, ::_FLOW_STEP][still], np.ones(len(start), bool)
+        forward = _IDENTITY
+        for _ in range(_FITS):  # without shear, which would make the mouth, outside of these pixels, flicker
+            forward = similarity(start[kept], end[kept])
+            error = np.linalg.norm(apply_matrix(forward, start) - end, axis=1)
             kept = error < max(_OUTLIER, 2 * float(np.median(error)))
-        forward = matrix.T
         if not 0.5 < abs(np.linalg.det(forward[:, :2])) < 2:
             return _IDENTITY, _IDENTITY
-        return forward, np.linalg.inv(np.vstack([forward, (0, 0, 1)]))[:2]
+        return forward, inverse_matrix(forward)
 
     def _mask(
         self, shape: Sequence[int], crop: Crop, points: Points, jaw: float
