@@ -1,0 +1,64 @@
+"""Drawn faces that turn and talk, in the file format of rendered heads but without any file of labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.footage.heads import STANDING_IN
+
+SIZE, FRAMES, TRACKED = 64, 6, 1024
+
+
+def face(
+    skin: np.ndarray, place: np.ndarray, scale: float, opening: float, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn face and its nine points in [-1, 1]. skin: (3,) colour; place: (2,) middle of the eyes in [-1, 1]."""
+    local = np.array([
+        [-0.5, 0.0], [0.5, 0.0], [0.0, 0.55], [-0.3, 1.0], [0.3, 1.0], [0.0, 0.92 - opening / 4],
+        [0.0, 1.08 + opening], [0.0, 1.0 + opening / 2], [0.0, 1.5 + opening],
+    ])  # fmt: skip
+    points = place + 0.5 * scale * local
+    pixels = (points + 1.0) * (size / 2.0) - 0.5
+    unit = 0.25 * scale * size
+    picture = np.full((size, size, 3), 40, np.uint8)
+
+    def oval(centre: np.ndarray, wide: float, high: float, colour: tuple[int, ...]) -> None:
+        at = tuple(round(16 * float(value)) for value in centre)
+        axes = tuple(max(8, round(16 * value * unit)) for value in (wide, high))
+        cv2.ellipse(picture, at, axes, 0, 0, 360, colour, -1, cv2.LINE_AA, 4)
+
+    oval((pixels[2] + pixels[7]) / 2, 0.95, 1.3 + opening / 2, tuple(int(value) for value in skin))
+    for eye in pixels[:2]:
+        oval(eye, 0.2, 0.13, (250, 250, 250))
+        oval(eye, 0.08, 0.1, (20, 20, 20))
+    oval(pixels[2], 0.1, 0.12, tuple(int(0.8 * value) for value in skin))
+    oval(pixels[7], 0.32, 0.1 + opening / 2 + 0.04, (190, 60, 60))
+    oval(pixels[7], 0.26, 0.02 + opening / 2, (60, 10, 10))
+    return picture, points
+
+
+def write_faces(folder: Path, people: int, frames: int = FRAMES, seed: int = 0) -> Path:
+    """A data set of `people` drawn faces: pictures, points and `meta.json`, nothing else. Returns the folder."""
+    rng = np.random.default_rng(seed)
+    pictures, tracked = [], np.zeros((people * frames, TRACKED, 2), np.float16)
+    for person in range(people):
+        skin = rng.integers(110, 240, 3)
+        for frame in range(frames):
+            calm = 0.0 if frame == 0 else 1.0
+            place = np.array([0.0, -0.3]) + calm * rng.uniform(-0.15, 0.15, 2)
+            opening = 0.0 if frame == 0 else float(rng.uniform(0.0, 0.5))
+            picture, points = face(skin, place, 0.9 + 0.1 * calm * rng.uniform(-1, 1), opening)
+            row = person * frames + frame
+            for group, point in zip(STANDING_IN, points, strict=True):
+                tracked[row, list(group)] = point
+            if len(STANDING_IN[7]) > 1:  # the mouth's centre shares its vertices with the lips
+                tracked[row, STANDING_IN[5]], tracked[row, STANDING_IN[7][1]] = points[5], 2 * points[7] - points[5]
+            pictures.append(picture)
+    np.save(folder / "frames.npy", np.array(pictures))
+    np.save(folder / "points.npy", tracked)
+    (folder / "meta.json").write_text(json.dumps({"frames": frames, "done": people}))
+    return folder

@@ -1,0 +1,96 @@
+"""Footage: its points, windows and pairs; the motion between two frames; and that labels cannot be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.footage.heads import HeadsAsFootage
+from training.footage.motion import field, motion_pool
+from training.footage.takes import (
+    MOUTH,
+    Footage,
+    in_head_frame,
+    mouth_opening,
+    pose_numbers,
+    windows,
+    without_clip_mean,
+)
+
+from .footage_material import FRAMES, write_faces
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_faces(tmp_path_factory.mktemp("faces"), 8)
+
+
+@pytest.fixture(scope="module")
+def footage(faces: Path) -> Footage:
+    return HeadsAsFootage(faces)
+
+
+def test_heads_as_footage_knows_pictures_and_nine_points_only(faces: Path, footage: Footage) -> None:
+    assert sorted(path.name for path in faces.iterdir()) == ["frames.npy", "meta.json", "points.npy"]
+    assert set(vars(footage)) <= {"frames", "points", "clip", "person", "seconds", "takes", "neutral"}
+    assert footage.points.shape == (8 * FRAMES, 9, 2)
+
+
+def test_too_few_people_are_said(faces: Path) -> None:
+    with pytest.raises(SystemExit, match="has 8 people"):
+        HeadsAsFootage(faces, 0, 20)
+
+
+def test_pairs_are_of_one_take_and_sources_are_neutral(footage: Footage) -> None:
+    source, driven = footage.pairs(np.random.default_rng(0), 60, 2, neutral=1.0)
+    assert (footage.clip[source][:, None] == footage.clip[driven]).all()
+    assert mouth_opening(footage.points[source]).mean() < mouth_opening(footage.points).mean()
+
+
+def test_points_in_the_heads_frame_do_not_depend_on_its_place(footage: Footage) -> None:
+    turn = np.exp(0.3j) * 1.3
+    z = (footage.points @ np.array([1, 1j])) * turn + (0.1 - 0.2j)
+    moved = np.stack([z.real, z.imag], -1)
+    np.testing.assert_allclose(in_head_frame(moved), in_head_frame(footage.points), atol=1e-4)
+    assert np.allclose(pose_numbers(moved)[:, 3] - pose_numbers(footage.points)[:, 3], 0.3, atol=1e-4)
+
+
+def test_a_window_shows_the_mouth_in_its_middle(footage: Footage) -> None:
+    rows = np.arange(6)
+    seen = windows(footage.pictures(rows), footage.points[rows], 1.6, 1.2, 33, 25)
+    centre = seen[:, :, 12, 16]
+    x, y = ((footage.points[rows, MOUTH] + 1) * 32 - 0.5).round().astype(int).T
+    wanted = footage.pictures(rows)[np.arange(6), :, y, x]
+    assert (centre - wanted).abs().max() < 0.5
+
+
+def test_means_of_clips_are_removed() -> None:
+    values = np.array([[1.0], [3.0], [10.0], [20.0]])
+    assert without_clip_mean(values, np.array([4, 4, 7, 7])).ravel().tolist() == [-1.0, 1.0, -5.0, 5.0]
+
+
+def test_a_moved_head_has_the_motion_of_a_similarity(footage: Footage) -> None:
+    driven = footage.points[0].astype(float)
+    z = (driven @ np.array([1, 1j])) * np.exp(0.1j) + 0.05
+    source = np.stack([z.real, z.imag], -1)
+    at = np.array([[0.0, 0.0], [0.3, -0.2]])
+    moved = (at @ np.array([1, 1j])) * np.exp(0.1j) + 0.05
+    np.testing.assert_allclose(field(driven, source, at), np.stack([moved.real, moved.imag], -1), atol=1e-6)
+
+
+def test_pooled_motion_follows_the_lips(footage: Footage) -> None:
+    """An open mouth's lower lip is traced back to the closed one."""
+    pool = motion_pool(footage, 40, 2, np.random.default_rng(0))
+    pairs = np.repeat(pool.source_rows, 2), pool.driven_rows.ravel()
+    found, true = [], []
+    for row, (source, driven) in enumerate(zip(*pairs, strict=True)):
+        lip = footage.points[driven, 6]
+        nearest = int(np.argmin(np.linalg.norm(pool.driven[row].float().numpy() - lip, axis=1)))
+        moved = pool.source[row, nearest].float().numpy() - pool.driven[row, nearest].float().numpy()
+        found.append(moved)
+        true.append(footage.points[source, 6] - lip)
+    assert np.corrcoef(np.ravel(found), np.ravel(true))[0, 1] > 0.9

@@ -1,0 +1,199 @@
+"""Training from footage, end to end on drawn faces at 32 px: no labels exist, stages resume, and a bank opens."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.contract.bank import load_bank
+from inference.renderer import FaceRenderer
+from training.footage.heads import HeadsAsFootage
+from training.learning.losses import total
+from training.learning.optimiser import minimise
+from training.learning.trainer import Limits
+from training.stages import footage as command
+from training.stages.expression import (
+    ExpressionStep,
+    expression_batch,
+    expression_codes,
+    trained_weights,
+    with_expression,
+)
+from training.stages.finish_bank import effects, emotion_presets, finish, turned_to_axes
+from training.stages.footage import Split, split_in_time, train_all
+from training.stages.mouth import Codes
+from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
+from training.stages.reenactment import stage_optimiser
+
+from .footage_material import write_faces
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
+    folder = write_faces(tmp_path_factory.mktemp("faces"), 10)
+    return Split(HeadsAsFootage(folder, 0, 8), HeadsAsFootage(folder, 8))
+
+
+def options(work: Path, *more: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_options(parser)
+    words = f"--out {work / 'made.safetensors'} --work {work} --size 32 --start none --steps {STEPS} --minutes inf"
+    small = "--mouth-steps 4 --pool 12 --sources 2 --pairs 2"
+    return parser.parse_args([*words.split(), *small.split(), *more])
+
+
+@pytest.fixture(scope="module")
+def trained(
+    split: Split, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[argparse.Namespace, torch.nn.Module, Codes]:
+    """The options, generator and codes of a run of a few steps of every phase."""
+    args = options(tmp_path_factory.mktemp("work"))
+    model, teacher = train_all(args, split, lambda teacher: lambda model: {})
+    return args, model, teacher
+
+
+def test_all_stages_run_without_labels(trained: tuple[argparse.Namespace, torch.nn.Module, Codes]) -> None:
+    args, model, _ = trained
+    for name, phases in (("stage0", 3), ("stage1", 1), ("stage2", 1)):
+        saved = torch.load(args.work / f"{name}.pt", weights_only=True)
+        assert [phase["step"] for phase in saved["phases"].values()] == [STEPS] * phases
+        assert np.isfinite(list(saved["running"].values())).all()
+    assert dict(model.config.banks) == {"lip": 20, "pose": 6, "exp": 10}
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
+
+
+def test_a_finished_run_is_not_trained_again(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+) -> None:
+    args, model, _ = trained
+    before = (args.work / "stage1.pt").read_bytes()
+    again, _ = train_all(args, split, lambda teacher: lambda model: {})
+    assert (args.work / "stage1.pt").read_bytes() == before
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_the_bank_opens_and_says_where_it_comes_from(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split, tmp_path: Path
+) -> None:
+    _, model, teacher = trained
+    out = tmp_path / "mine.safetensors"
+    finish(copy.deepcopy(model), teacher, split.trained, out, origin="Made from: a.mp4 (12345678)", faces=2)
+    bank = load_bank(out)
+    assert bank.licence == "yours; made from your footage"
+    assert bank.origin == "Made from: a.mp4 (12345678)"
+    assert [entry.name for entry in bank.coefficients[:2]] == ["lip_01", "lip_02"]
+    assert all(entry.soft_min < entry.rest < entry.soft_max for entry in bank.coefficients)
+    assert list(bank.presets) == ["neutral"]
+    renderer = FaceRenderer(bank, "cpu")
+    renderer.set_source(split.heldout.frames[0])
+    (drawn,) = renderer.render(bank.rest[None])
+    assert drawn.shape == (32, 32, 3)
+
+
+def test_axes_are_turned_without_changing_the_picture(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+) -> None:
+    """The same face read and drawn by the turned generator; the largest effect of each bank comes first."""
+    _, model, _ = trained
+    pictures = split.trained.pictures(np.arange(4), 32)
+    state, size = turned_to_axes(model, effects(model, split.trained, torch.zeros(36), np.arange(2)))
+    other = type(model)(model.config)
+    other.load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
+    with torch.no_grad():
+        drawn = [part(pictures, part.coefficients(part.enc(pictures)[0])) for part in (model, other)]
+    assert (drawn[0] - drawn[1]).abs().max() < 1e-3
+    for columns in model.config.bank_slices.values():
+        assert (size[columns].diff() <= 1e-5).all()
+
+
+def test_stage_2_starts_as_stage_1(trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split) -> None:
+    """At step 0 the picture is that of stage 1, only the expression's weights train, and gradients reach them."""
+    args, _, teacher = trained
+    saved = torch.load(args.work / "stage1.pt", weights_only=True)["average"]
+    model = type(trained[1])(type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2]))
+    model.load_state_dict(saved)
+    larger = with_expression(model)
+    pictures = split.trained.pictures(np.arange(4), 32)
+    alpha = torch.randn(4, 26)
+    with torch.no_grad():
+        read = larger.coefficients(larger.enc(pictures)[0])[:, 26:]
+        before, after = model(pictures, alpha), larger(pictures, torch.cat([alpha, read], 1))
+    assert (before - after).abs().max() < 4e-6, "rounding of the basis, whose QR has more columns"
+    chosen = trained_weights(larger)
+    codes, wanted = torch.from_numpy(teacher.both(split.trained)), torch.from_numpy(expression_codes(split.trained))
+    batch = expression_batch(split.trained, codes, wanted, 32, 2, np.random.default_rng(0), torch.zeros(0, 36))
+    losses = ExpressionStep(larger)(batch)
+    total(
+        {name: loss for name, loss in losses.items() if name in ("picture", "see")}, {"picture": 1.0, "see": 0.1}
+    ).backward()
+    assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
+    assert all(weight.grad is None for name, weight in larger.named_parameters() if name.startswith(("enc.", "lip_fc")))
+
+
+def test_cross_reconstruction_reaches_both_heads_and_falls(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+) -> None:
+    args, _, teacher = trained
+    saved = torch.load(args.work / "stage0.pt", weights_only=True)["average"]
+    model = type(trained[1])(type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2]))
+    model.load_state_dict(saved)
+    rng, step = np.random.default_rng(0), MouthPoseStep(model)
+    batch = pair_batch(split.trained, teacher.both(split.trained), 32, draw_pairs(split.trained, rng, 3), rng)
+    optimiser, seen = stage_optimiser(model), []
+    for group in optimiser.param_groups:
+        group["lr"] *= 2.0 * group["scale"]
+    for number in range(12):
+        losses = step(batch)
+        seen.append(losses["cross"].item())
+        minimise(total(losses, WEIGHTS), optimiser, model.parameters())
+        if number == 0:
+            for head in (model.lip_fc, model.pose_fc):
+                assert head[2].weight.grad.abs().sum() > 0
+    assert min(seen) < 0.9 * seen[0]
+
+
+def test_stage_1_resumes_to_the_same_weights(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split, tmp_path: Path
+) -> None:
+    args, _, teacher = trained
+    saved = torch.load(args.work / "stage0.pt", weights_only=True)["average"]
+    config = type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2])
+    results = []
+    for parts in ((2,), (1, 2)):
+        out = tmp_path / f"{len(parts)}.pt"
+        for steps in parts:
+            torch.manual_seed(0)
+            model = type(trained[1])(config)
+            model.load_state_dict(saved)
+            settings = argparse.Namespace(out=out, rate=3e-3, size=32, seed=0, pairs=2)
+            train_mouth_pose(
+                settings, model, split.trained, split.heldout, teacher, Limits(steps=steps), np.random.default_rng(0)
+            )
+        results.append(torch.load(out, weights_only=True)["model"])
+    # The first step's rate does not depend on the limit.
+    differing = {name: (one - results[1][name]).abs().max().item() for name, one in results[0].items()}
+    assert max(differing.values()) < 1e-6, {name: value for name, value in differing.items() if value}
+
+
+def test_the_end_of_every_take_is_held_out(split: Split) -> None:
+    parts = split_in_time(split.trained)
+    assert len(parts.trained) + len(parts.heldout) == len(split.trained)
+    for take in np.unique(split.trained.clip):
+        latest = parts.trained.seconds[parts.trained.clip == take].max()
+        assert (parts.heldout.seconds[parts.heldout.clip == take] > latest).all()
+
+
+def test_emotions_come_from_their_frames_only() -> None:
+    codes = np.array([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [2.0, 0.0], [0.0, 9.0]])
+    presets = emotion_presets(codes, np.zeros(2), {"happy": np.array([1, 2, 3])})
+    assert presets["neutral"].tolist() == [0.0, 0.0]
+    assert presets["happy"].tolist() == [3.0, 0.0]
+    assert set(presets) == {"neutral", "happy"}

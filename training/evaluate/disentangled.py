@@ -1,0 +1,252 @@
+"""Whether banks that were trained without labels are disentangled: measured on rendered people by intervention.
+
+Truth is read here, and nowhere in the training. Held-out people are rendered again with the coefficients of one bank
+exchanged between two of their frames; exchanging the bank's code must draw that picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.model.generator import Generator
+
+from ..footage.heads import HeadsAsFootage
+from ..footage.takes import Footage, without_clip_mean
+from ..heads.render import person, renderer
+from ..learning.losses import sampling_grid
+from ..stages.mouth import Codes
+from ..stages.reenactment import GAIN, latents
+from ..units import NAMES
+from .people import GROUPS
+from .puppet import appearing_at
+
+# Units by bank as far as they can be told apart without labels: what moves the lips counts as the mouth's.
+MOUTH_EXPRESSION = ("mouthSmile", "mouthFrown")
+MOUTH_UNITS = [*range(20), *(NAMES.index(name) for name in MOUTH_EXPRESSION)]
+POSE_UNITS = list(range(20, 26))
+FACE_UNITS = [index for index in range(26, 36) if NAMES[index] not in MOUTH_EXPRESSION]
+UNITS_OF = {"lip": MOUTH_UNITS, "pose": POSE_UNITS, "exp": FACE_UNITS}
+# The ten units of speech that are used most, beside the jaw.
+SPEECH_UNITS = (
+    "mouthClose", "mouthFunnel", "mouthPucker", "mouthRollLower", "mouthRollUpper", "mouthLowerDown", "mouthUpperUp",
+    "mouthStretch", "mouthPress", "mouthDimple",
+)  # fmt: skip
+RIDGE = 0.01
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """E exchanges between two frames of a person. Points are the tracked ones of the face, in [-1, 1]."""
+
+    source: np.ndarray  # (E,) frame numbers of the portrait, in the held-out footage
+    kept: np.ndarray  # (E,) frame whose other coefficients are kept
+    other: np.ndarray  # (E,) frame whose coefficients of one bank are taken
+    points: np.ndarray  # (E, F, 2) of the kept frame
+    visible: np.ndarray  # (E, F) in the kept frame and in the source
+    made: dict[str, np.ndarray]  # by bank (E, F, 2): true points after the exchange
+    pictures: dict[str, np.ndarray]  # by bank (E, S, S, 3) uint8: true pictures after the exchange
+
+
+class Truth:
+    """What the evaluation knows of the held-out people of a data set of `python -m training heads`.
+
+    first: number of the first held-out person; those before are trained on.
+    """
+
+    def __init__(self, folder: Path, first: int, *, people: int = 40, exchanges: int = 2, noise: float = 0.0) -> None:
+        self.heldout = HeadsAsFootage(folder, first, noise=noise, seed=1)
+        self.trained = HeadsAsFootage(folder, 0, min(150, first), noise=noise, seed=2)
+        frames = len(self.heldout) // len(self.heldout.takes)
+        table = np.load(folder / "coefficients.npy", mmap_mode="r")
+        self.coefficients = np.array(table[first * frames : first * frames + len(self.heldout)])
+        self.trained_coefficients = np.array(table[: len(self.trained)])
+        cache = folder / f"exchanges_{first}_{people}_{exchanges}.npz"
+        if cache.exists():
+            saved = np.load(cache)
+            stored = {name: saved[name] for name in saved.files}
+        else:
+            stored = self._rendered(folder, first, frames, people, exchanges)
+            np.savez(cache, **stored)  # type: ignore[arg-type]
+        self.exchange = Exchange(
+            stored["source"], stored["kept"], stored["other"], stored["points"], stored["visible"],
+            {bank: stored[f"points_{bank}"] for bank in UNITS_OF},
+            {bank: stored[f"pictures_{bank}"] for bank in UNITS_OF},
+        )  # fmt: skip
+
+    def _rendered(self, folder: Path, first: int, frames: int, people: int, exchanges: int) -> dict[str, np.ndarray]:
+        rng, face = np.random.default_rng(first), slice(0, GROUPS["face"].stop)
+        tracked, visible = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("points", "visible"))
+        drawer = renderer(self.heldout.frames.shape[1])
+        found: dict[str, list[np.ndarray]] = {}
+        for index in range(min(people, len(self.heldout.takes))):
+            who = index * frames
+            for _ in range(exchanges):
+                kept, other = who + rng.choice(np.arange(3, frames), 2, replace=False)
+                at, at_source = first * frames + kept, first * frames + who + 1
+                entry = {
+                    "source": np.array(who + 1), "kept": np.array(kept), "other": np.array(other),
+                    "points": tracked[at, face].astype(np.float32),
+                    "visible": visible[at, face] & visible[at_source, face],
+                }  # fmt: skip
+                with drawer.context:
+                    drawer.show(person(first + index))
+                    for bank, units in UNITS_OF.items():
+                        row = self.coefficients[kept].copy()
+                        row[units] = self.coefficients[other][units]
+                        shot = drawer.render(row)
+                        entry[f"points_{bank}"] = shot.points[face].astype(np.float32)
+                        entry[f"pictures_{bank}"] = shot.image
+                for name, value in entry.items():
+                    found.setdefault(name, []).append(value)
+        return {name: np.stack(values) for name, values in found.items()}
+
+
+def readout(codes: np.ndarray, truth: np.ndarray, held_codes: np.ndarray, held_truth: np.ndarray) -> np.ndarray:
+    """(n,) R^2 of a ridge regression from codes to truth (N, n), fitted on the first and scored on the second."""
+    scale = codes.std(0) + 1e-6
+    rows = codes / scale
+    solution = np.linalg.solve(rows.T @ rows + RIDGE * len(rows) * np.eye(rows.shape[1]), rows.T @ truth)
+    left = np.square(held_codes / scale @ solution - held_truth).sum(0)
+    return 1.0 - left / np.maximum(np.square(held_truth - held_truth.mean(0)).sum(0), 1e-9)
+
+
+def readouts(truth: Truth, trained: np.ndarray, held: np.ndarray) -> dict[str, float]:
+    """R^2 within people of jaw, speech units, pose and upper face from codes (N, n) of trained and held-out frames."""
+    of_trained, of_held = truth.trained.clip, truth.heldout.clip
+    score = readout(
+        without_clip_mean(trained, of_trained), without_clip_mean(truth.trained_coefficients, of_trained),
+        without_clip_mean(held, of_held), without_clip_mean(truth.coefficients, of_held),
+    )  # fmt: skip
+    upper = [NAMES.index(name) for name in ("browDown", "browInnerUp", "browOuterUp", "eyeBlink")]
+    return {
+        "jaw": float(score[NAMES.index("jawOpen")]),
+        "units": float(np.mean([score[NAMES.index(name)] for name in SPEECH_UNITS])),
+        "pose": float(score[POSE_UNITS].mean()),
+        "upper": float(score[upper].mean()),
+    }
+
+
+@torch.no_grad()
+def drawn_points(model: Generator, source: Tensor, alpha: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the drawn picture shows what it shows at `points` with the first row of alpha, with the other rows.
+
+    source: (E, 3, R, R); alpha: (E, A, n); points: (E, F, 2) in the picture of the first row. Returns positions
+    (E, A, F, 2), pictures (E, A, 3, R, R), and whether each found position is that of the point (E, A, F).
+    """
+    latent, features = model.enc(source)
+    count = alpha.shape[1]
+    *_, last = model.levels(latent, features, alpha.flatten(0, 1))
+    grid = sampling_grid(last.flow)
+    origin = torch.nn.functional.grid_sample(
+        grid[::count], points[:, None], padding_mode="border", align_corners=False
+    )[:, :, 0].transpose(1, 2)
+    wanted = origin.repeat_interleave(count, 0)
+    found = appearing_at(grid, wanted)
+    shown = torch.nn.functional.grid_sample(grid, found[:, None], padding_mode="border", align_corners=False)
+    missed = (shown[:, :, 0].transpose(1, 2) - wanted).norm(dim=-1)
+    shape = (len(source), count)
+    return (
+        found.view(*shape, -1, 2),
+        last.rgb.clamp(-1, 1).view(*shape, *last.rgb.shape[1:]),
+        missed.view(*shape, -1) < 0.02,
+    )
+
+
+def _pearson(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+@torch.no_grad()
+def exchange_figures(
+    model: Generator, truth: Truth, alpha: np.ndarray, banks: Sequence[str] = ("lip", "pose")
+) -> dict[str, float]:
+    """Figures of exchanging each bank's code. alpha: (N, n) of the held-out footage, in the decoder's units.
+
+    For the lip bank: `mouth_r`, correlation of drawn with true motion of the mouth's points; `mouth_slope`, amount of
+    the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes. `lip_true_effect` is
+    that of the truth. For every bank, `*_gain`: PSNR above exchanging nothing, in dB.
+    """
+    found, size = truth.exchange, model.config.size
+    slices = model.config.bank_slices
+    rows = []
+    for bank in banks:
+        mixed = alpha[found.kept].copy()
+        mixed[:, slices[bank]] = alpha[found.other][:, slices[bank]]
+        rows.append(mixed)
+    wanted = torch.from_numpy(np.stack([alpha[found.kept], *rows], 1).astype(np.float32))
+    source, points = truth.heldout.pictures(found.source, size), torch.from_numpy(found.points)
+    parts = [
+        drawn_points(model, *part) for part in zip(source.split(16), wanted.split(16), points.split(16), strict=True)
+    ]
+    at, pictures, sure = (torch.cat(part) for part in zip(*parts, strict=True))
+    result: dict[str, float] = {}
+    for index, bank in enumerate(banks, 1):
+        moved = (at[:, index] - at[:, 0]).numpy()
+        true = found.made[bank] - found.points
+        usable = found.visible & sure[:, index].numpy() & sure[:, 0].numpy()
+        mouth, eyes = (np.zeros_like(usable) for _ in range(2))
+        mouth[:, GROUPS["mouth"]], eyes[:, GROUPS["eyes"]] = usable[:, GROUPS["mouth"]], usable[:, GROUPS["eyes"]]
+        size_of = {
+            name: np.linalg.norm(motion[part], axis=-1).mean()
+            for name, motion, part in (
+                ("mouth", moved, mouth), ("eyes", moved, eyes), ("true_mouth", true, mouth), ("true_eyes", true, eyes),
+            )
+        }  # fmt: skip
+        if bank == "lip":
+            result["mouth_r"] = _pearson(moved[mouth], true[mouth])
+            result["mouth_slope"] = float((moved[mouth] * true[mouth]).sum() / np.square(true[mouth]).sum())
+            result["lip_effect"] = float(size_of["mouth"] / max(size_of["eyes"], 1e-9))
+            result["eyes_moved"], result["mouth_moved"] = float(size_of["eyes"]), float(size_of["mouth"])
+            result["mouth_true"] = float(size_of["true_mouth"])
+        else:
+            result[f"{bank}_r"] = _pearson(moved[usable], true[usable])
+            result[f"{bank}_slope"] = float((moved[usable] * true[usable]).sum() / np.square(true[usable]).sum())
+        goal = torch.from_numpy(found.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
+        quality = [_psnr(pictures[:, which], goal) for which in (index, 0)]
+        result[f"{bank}_gain"] = quality[0] - quality[1]
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def gate_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, float]:
+    """`exchange_figures` of a generator that is driven by the teacher's codes, plus its own for an expression bank.
+
+    With an expression bank, `jaw` and the other readouts of the generator's heads are measured as well.
+    """
+    alpha = teacher.both(truth.heldout) * GAIN
+    banks = ["lip", "pose"]
+    if "exp" in model.config.bank_slices:
+        alpha = np.concatenate([alpha, head_codes(model, truth.heldout)[:, model.config.bank_slices["exp"]]], 1)
+        banks.append("exp")
+    return exchange_figures(model, truth, alpha, banks)
+
+
+def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, dict[str, float]]:
+    """Readouts of every bank's code, from the teacher and from the generator's heads."""
+    heads = [head_codes(model, part) for part in (truth.trained, truth.heldout)]
+    taught = [teacher.both(part) for part in (truth.trained, truth.heldout)]
+    result = {}
+    for bank, columns in model.config.bank_slices.items():
+        result[f"{bank}_head"] = readouts(truth, heads[0][:, columns], heads[1][:, columns])
+        if columns.stop <= taught[0].shape[1]:
+            result[f"{bank}_teacher"] = readouts(truth, taught[0][:, columns], taught[1][:, columns])
+    return {name: {key: round(value, 3) for key, value in part.items()} for name, part in result.items()}
+
+
+def _psnr(pictures: Tensor, truth: Tensor) -> float:
+    return float((10.0 * torch.log10(4.0 / (pictures - truth).square().mean((1, 2, 3)))).mean())
+
+
+def head_codes(model: Generator, footage: Footage) -> np.ndarray:
+    """(N, n) alpha that the generator's own heads read: lip from the mouth window, the others from the face."""
+    with torch.no_grad():
+        face, look = (model.coefficients(latents(model, footage, look=look)) for look in (False, True))
+    lips = model.config.bank_slices["lip"]
+    face[:, lips] = look[:, lips]
+    return face.numpy()

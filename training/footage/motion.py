@@ -1,0 +1,139 @@
+"""Motion between two frames of a take without labels: from the nine points, refined by optical flow.
+
+The points give the head's similarity transform and thin-plate splines around it; optical flow between the driven frame
+and the source warped by that field adds what nine points cannot tell, where it is consistent in both directions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from ..heads.data import Tracks
+from .takes import EYES, MOUTH, NOSE, Footage, head_frame
+
+POOL_SOURCES, POOL_DRIVINGS = 2500, 2  # sources with known motion, and driven frames of each
+LOOSE = 0.05  # of the thin plates, which need not pass exactly through the points: a detector errs
+TRUSTED = 0.6  # share of the optical flow that is taken where it is consistent
+CONSISTENT = 1.5  # pixels: difference of forward and backward flow at which trust falls to 1 / e
+# Points of a driven frame where the motion is compared, as grids in the frame of the eyes, in eye distances.
+MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
+MOUTH_EXTENT, FACE_EXTENT = (1.5, 1.3), (2.4, 2.9)
+FACE_CENTRE = 0.55  # eye distances below the eyes
+
+
+@dataclass(frozen=True)
+class MotionPool:
+    """P points in each of N = S * K pairs of frames, K driven frames a source; positions in picture coordinates."""
+
+    source_rows: np.ndarray  # (S,)
+    driven_rows: np.ndarray  # (S, K)
+    source: torch.Tensor  # (N, P, 2) float16
+    driven: torch.Tensor  # (N, P, 2) float16
+    inside: torch.Tensor  # (N, P) bool, both positions are in the picture
+
+    def tracks(self, chosen: np.ndarray) -> Tracks:
+        """Tracks of the pairs of the chosen sources (s,)."""
+        drivings = self.driven_rows.shape[1]
+        pairs = torch.from_numpy((chosen[:, None] * drivings + np.arange(drivings)).ravel())
+        return Tracks(self.source[pairs].float(), self.driven[pairs].float(), self.inside[pairs].float())
+
+
+def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
+    """Factor and offset (turn and scale, shift) that map points (n, 2) best, with points as complex numbers."""
+    z, w = start @ np.array([1, 1j]), to @ np.array([1, 1j])
+    spread = z - z.mean()
+    factor = (spread.conj() * (w - w.mean())).sum() / max((np.abs(spread) ** 2).sum(), 1e-12)
+    return factor, w.mean() - factor * z.mean()
+
+
+def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Positions in the source (n, 2) of positions `at` (n, 2) in the driven frame, from nine points (9, 2) each."""
+    rigid = [*EYES, NOSE]
+    factor, offset = similarity(driven[rigid], source[rigid])
+
+    def moved(points: np.ndarray) -> np.ndarray:
+        z = (points @ np.array([1, 1j])) * factor + offset
+        return np.stack([z.real, z.imag], -1)
+
+    distance = max(float(np.linalg.norm(driven[1] - driven[0])), 1e-3)
+
+    def bending(points: np.ndarray) -> np.ndarray:  # thin plates
+        squared = np.square((points[:, None] - driven[None]).astype(np.float64) / distance).sum(-1)
+        return squared * np.log(squared + 1e-9)
+
+    def plane(points: np.ndarray) -> np.ndarray:
+        return np.column_stack([np.ones(len(points)), points / distance])
+
+    count = len(driven)
+    square = np.zeros((count + 3, count + 3))
+    square[:count, :count] = bending(driven) + LOOSE * np.eye(count)
+    square[:count, count:], square[count:, :count] = plane(driven), plane(driven).T
+    rest = np.concatenate([source - moved(driven), np.zeros((3, 2))])
+    weights = np.linalg.solve(square, rest)
+    return moved(at) + bending(at) @ weights[:count] + plane(at) @ weights[count:]
+
+
+def _pixels(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    at = ((positions + 1.0) * (size / 2.0) - 0.5).astype(np.float32)
+    return np.ascontiguousarray(at[..., 0]), np.ascontiguousarray(at[..., 1])
+
+
+def refined(flow: cv2.DISOpticalFlow, source: np.ndarray, driven: np.ndarray, coarse: np.ndarray) -> np.ndarray:
+    """Source positions (S, S, 2) of every pixel of the driven frame.
+
+    source, driven: (S, S) uint8 grey. coarse: (S, S, 2) positions of `field`.
+    """
+    size = len(source)
+    warped = cv2.remap(source, *_pixels(coarse, size), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    forward, backward = flow.calc(driven, warped, None), flow.calc(warped, driven, None)
+    x, y = np.meshgrid(np.arange(size, dtype=np.float32), np.arange(size, dtype=np.float32))
+    there_x, there_y = x + forward[..., 0], y + forward[..., 1]
+    back = cv2.remap(backward, there_x, there_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    trust = TRUSTED * np.exp(-np.square(forward + back).sum(-1) / CONSISTENT**2)
+    found = cv2.remap(coarse.astype(np.float32), there_x, there_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return coarse + (found - coarse) * trust[..., None]
+
+
+def sample_points(points: np.ndarray, jitter: np.ndarray) -> np.ndarray:
+    """(P, 2) positions in a frame where motion is compared: a grid at the mouth and one over the face.
+
+    points: (9, 2). jitter: (P, 2) in [-0.5, 0.5] cells.
+    """
+    middle, axis, distance = (value[0] for value in head_frame(points[None]))
+    grids, start = [], 0
+    for (columns, rows), (wide, high), lower in ((MOUTH_GRID, MOUTH_EXTENT, None), (FACE_GRID, FACE_EXTENT, 0.0)):
+        x, y = np.meshgrid((np.arange(columns) + 0.5) / columns - 0.5, (np.arange(rows) + 0.5) / rows - 0.5)
+        cells = np.stack([x.ravel(), y.ravel()], -1)
+        cells = (cells + jitter[start : start + len(cells)] / (columns, rows)) * (wide, high)
+        start += len(cells)
+        centre = points[MOUTH] if lower is None else middle + FACE_CENTRE * distance * np.array([-axis[1], axis[0]])
+        right = axis * distance
+        grids.append(centre + cells[:, :1] * right + cells[:, 1:] * np.array([-right[1], right[0]]))
+    return np.concatenate(grids)
+
+
+POOLED = MOUTH_GRID[0] * MOUTH_GRID[1] + FACE_GRID[0] * FACE_GRID[1]  # points of a pair
+
+
+def motion_pool(footage: Footage, sources: int, drivings: int, rng: np.random.Generator) -> MotionPool:
+    """Motion of random pairs of frames; takes about 10 ms a pair at 128 px."""
+    size = footage.frames.shape[1]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    line = (np.arange(size) * 2 + 1) / size - 1.0
+    everywhere = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
+    source_rows, driven_rows = footage.pairs(rng, sources, drivings)
+    source, driven = np.empty((2, sources * drivings, POOLED, 2), np.float16)
+    for row, (a, b) in enumerate(zip(np.repeat(source_rows, drivings), driven_rows.ravel(), strict=True)):
+        at = sample_points(footage.points[b], rng.random((POOLED, 2)) - 0.5)
+        coarse = field(footage.points[b], footage.points[a], everywhere).reshape(size, size, 2)
+        grey = [cv2.cvtColor(footage.frames[which], cv2.COLOR_RGB2GRAY) for which in (a, b)]
+        dense = refined(flow, grey[0], grey[1], coarse).astype(np.float32)
+        found = cv2.remap(dense, *_pixels(at[None], size), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        source[row], driven[row] = found, at
+    before, after = torch.from_numpy(source), torch.from_numpy(driven)
+    inside = (before.abs().amax(-1) < 1.0) & (after.abs().amax(-1) < 1.0)
+    return MotionPool(source_rows, driven_rows, before, after, inside)

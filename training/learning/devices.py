@@ -1,0 +1,73 @@
+"""One or more devices for a stage whose whole loss is one forward pass.
+
+With one device nothing is needed. For several, Lightning Fabric (`wheels/requirements-training.txt`) starts the
+processes, wraps the module and averages the gradients.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .optimiser import minimise
+
+
+class Devices:
+    """The devices of a training.
+
+    count: number of devices, processes with `accelerator="cpu"`. accumulate: steps whose gradients are averaged before
+    the weights change. Raises SystemExit if several devices are asked for and Lightning Fabric is missing.
+    """
+
+    def __init__(self, count: int = 1, accelerator: str = "auto", accumulate: int = 1) -> None:
+        self.fabric: Any = None
+        self.count, self.accumulate, self._pending = count, accumulate, 0
+        if count > 1:
+            try:
+                fabric = importlib.import_module("lightning_fabric")
+            except ImportError as error:
+                raise SystemExit(
+                    f"{count} devices need Lightning Fabric, which is not installed. "
+                    "Run `pip install --require-hashes -r wheels/requirements-training.txt`, or use --devices 1."
+                ) from error
+            self.fabric = fabric.Fabric(accelerator=accelerator, devices=count, strategy="ddp")
+            self.fabric.launch()
+
+    @property
+    def rank(self) -> int:
+        """Number of this process, 0 for the one that writes files."""
+        return int(self.fabric.global_rank) if self.fabric else 0
+
+    def set_up(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
+        """The module and optimiser to train with. Only the module's forward may be called."""
+        return self.fabric.setup(module, optimiser) if self.fabric else (module, optimiser)
+
+    def generator(self, seed: int, step: int) -> np.random.Generator:
+        """Random generator of this device's share of a step; the same for every number of devices before it."""
+        return np.random.default_rng([seed, step, self.rank])
+
+    def moved(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The batch on this process's device."""
+        return self.fabric.to_device(dict(batch)) if self.fabric else batch
+
+    def minimise(self, loss: Tensor, optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
+        """One optimisation step, or a part of one if gradients are accumulated."""
+        if self.fabric is None and self.accumulate == 1:
+            minimise(loss, optimiser, model.parameters())
+            return
+        if self._pending == 0:
+            optimiser.zero_grad()
+        scaled = loss / self.accumulate
+        if self.fabric:
+            self.fabric.backward(scaled)
+        else:
+            scaled.backward()
+        self._pending = (self._pending + 1) % self.accumulate
+        if self._pending == 0:
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()

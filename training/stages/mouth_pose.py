@@ -1,0 +1,279 @@
+"""Stage 1 of training from footage: mouth and pose part by swapped mouths and cross-reconstruction, without labels.
+
+Of two frames a and b, mostly of different people, two pictures are made: a with b's mouth, and b with a's. The mouth
+code of the one and the pose code of the other must together redraw a, and the other way round. The whole loss is one
+forward pass of `MouthPoseStep`, so that it can run on several devices.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inference.model.generator import Generator
+
+from ..footage.motion import MotionPool, similarity
+from ..footage.swap import Reach, partners, swap
+from ..footage.takes import EYES, MOUTH, NOSE, Footage, window_grid
+from ..heads.data import TINT, Tracks
+from ..learning.augment import Exposure
+from ..learning.devices import Devices
+from ..learning.losses import held_flow_error, sampling_grid, total
+from ..learning.optimiser import MASK_STEP, mask_rows
+from ..learning.trainer import Limits, Trainer
+from .mouth import COLUMNS, HIGH, ROWS, WIDE, Codes
+from .reenactment import (
+    GAIN,
+    anchored,
+    boxes,
+    edge_error,
+    looked_at,
+    own_error,
+    picture_error,
+    self_figures,
+    solve_heads,
+    stage_optimiser,
+)
+
+SAME_PERSON = 0.5  # share of pairs whose two frames are of one person
+NEUTRAL = 0.7  # share of identity frames that are neutral ones
+WEIGHTS = {
+    "self": 1.0, "cross": 1.0, "window": 1.0, "feature": 0.05, "size": 0.02, "mask": 0.02, "hidden": 0.3, "hold": 0.3,
+    "flow": 1.0, "own": 0.1,
+}  # fmt: skip
+MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 5.0
+SAME = 6.0 / 127.5
+HIDDEN_FROM, OPEN = 0.15, 0.75
+
+
+class MouthPoseStep(nn.Module):
+    """Losses of stage 1 for one batch of N pairs; the only module whose forward is called in training."""
+
+    def __init__(self, model: Generator) -> None:
+        super().__init__()
+        self.model = model
+
+    def codes(self, faces: Tensor, looks: Tensor) -> Tensor:
+        """(M, n) alpha of faces (M, 3, R, R), lips from their mouth windows of the same size."""
+        found = self.model.enc(torch.cat([faces, looks]))[0]
+        face, look = self.model.fc(found).chunk(2)
+        heads = [getattr(self.model, f"{name}_fc") for name, _ in self.model.config.banks]
+        return torch.cat([heads[0](look), *(head(face) for head in heads[1:])], 1)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Unweighted losses of `pair_batch`'s tensors. Raises nothing."""
+        model, count = self.model, len(batch["a"])
+        slices = model.config.bank_slices
+        lips, poses = slices["lip"], slices["pose"]
+        faces = torch.cat([batch[name] for name in ("a", "b", "ab", "ba")])
+        looks = torch.cat([batch[f"look_{name}"] for name in ("a", "b", "ab", "ba")])
+        z_a, z_b, z_ab, z_ba = self.codes(faces, looks).chunk(4)
+        crossed = {
+            "a": torch.cat([z_ba[:, lips], z_ab[:, poses]], 1),
+            "b": torch.cat([z_ab[:, lips], z_ba[:, poses]], 1),
+        }
+        own = torch.cat([z_a, z_b])
+        cross = torch.cat([crossed["a"], crossed["b"]])
+        latent, features = model.enc(torch.cat([batch["identity_a"], batch["identity_b"]]))
+        start = torch.cat([batch["code_identity_a"], batch["code_identity_b"]]) * GAIN
+        alpha = torch.stack([own, cross], 1).flatten(0, 1)  # self and cross of each identity
+        levels = list(model.levels(anchored(model, latent, start), features, alpha))
+        rgb = levels[-1].rgb.view(2 * count, 2, *levels[-1].rgb.shape[1:])
+        truth, weight = torch.cat([batch["a"], batch["b"]]), torch.cat([batch["weight_a"], batch["weight_b"]])
+        parts = {
+            name: picture_error(rgb[:, which], truth, weight) + edge_error(rgb[:, which], truth, weight)
+            for which, name in enumerate(("self", "cross"))
+        }
+        grid = torch.cat([batch["window_a"], batch["window_b"]]).repeat_interleave(2, 0)
+        drawn, wanted = (
+            F.grid_sample(part, grid, padding_mode="border", align_corners=False)
+            for part in (levels[-1].rgb, truth.repeat_interleave(2, 0))
+        )
+        parts["window"] = (drawn - wanted).abs().mean() + edge_error(drawn, wanted, torch.ones_like(drawn[:, :1]))
+        basis = model.basis()
+        pairs = [(basis[:, part] @ cross[:, part].T, basis[:, part] @ own[:, part].T) for part in (lips, poses)]
+        parts["feature"] = torch.stack([torch.exp(-F.cosine_similarity(*pair, dim=0)).mean() for pair in pairs]).sum()
+        spread = own.detach().std(0).clamp(min=0.1)
+        parts["size"] = F.smooth_l1_loss(cross / spread, own / spread)
+        parts |= _mask_errors(levels[-1].flow, batch, truth)
+        parts["own"] = own_error(model, latent, start)
+        wanted_codes = torch.cat([batch["code_a"], batch["code_b"]]) * GAIN
+        centred = (
+            values - values.view(2, count, -1).mean(1, keepdim=True).expand(2, count, -1).flatten(0, 1)
+            for values in (own, wanted_codes)
+        )
+        parts["hold"] = F.mse_loss(*centred) / GAIN**2
+        if "track_source" in batch:
+            tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_inside"])
+            tracked, tracked_features = model.enc(batch["track_picture"])
+            begun = anchored(model, tracked, batch["track_start"] * GAIN)
+            moved = list(model.levels(begun, tracked_features, batch["track_code"] * GAIN))
+            parts["flow"] = held_flow_error(moved, tracks, torch.ones(tracks.source.shape[1]).to(truth.device))
+        return parts
+
+
+def _mask_errors(flow: Tensor, batch: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
+    """`mask`: masks of background that is the same in both frames are 1. `hidden`: see `learning.losses`."""
+    source = torch.cat([batch["identity_a"], batch["identity_b"]])
+    small = [F.adaptive_avg_pool2d(part, flow.shape[-1] // 8) for part in (source, truth)]
+    same = ((small[0] - small[1]).abs().amax(1, keepdim=True) < SAME).float().repeat_interleave(2, 0)
+    mask = torch.sigmoid(F.adaptive_avg_pool2d(flow[:, 2:], small[0].shape[-1]))
+    background = ((1.0 - mask) * same).sum() / same.sum().clamp(min=1.0)
+    repeated, wanted = source.repeat_interleave(2, 0), truth.repeat_interleave(2, 0)
+    weight, mouth = (
+        torch.cat([batch[f"{name}_a"], batch[f"{name}_b"]]).repeat_interleave(2, 0) for name in ("weight", "mouth")
+    )
+    with torch.no_grad():
+        found = F.grid_sample(repeated, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
+        hidden = mouth * (((found - wanted).abs().mean(1, keepdim=True) - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
+        weight = (weight - 1.0) * (1.0 + 10.0 * hidden)
+    error = F.binary_cross_entropy_with_logits(flow[:, 2:], OPEN * (1.0 - hidden), weight, reduction="sum")
+    return {"mask": background, "hidden": error / weight.sum().clamp(min=1.0)}
+
+
+def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Frame numbers (N,) of a, b and their identity frames; partners whose mouths may be exchanged."""
+    take_of = np.full(len(footage), -1)
+    for number, take in enumerate(footage.takes):
+        take_of[take] = number
+    usable = np.flatnonzero(take_of >= 0)
+    rows: dict[str, list[int]] = {name: [] for name in ("identity_a", "a", "identity_b", "b")}
+    for _ in range(count):
+        a = int(rng.choice(usable))
+        pool = usable[footage.person[usable] == footage.person[a]] if rng.random() < SAME_PERSON else usable
+        others = rng.choice(pool, min(20, len(pool)), replace=False)
+        fitting = partners(footage.points[[a] * len(others)], footage.points[others]) & (others != a)
+        b = int(others[fitting][0]) if fitting.any() else a
+        for name, row in (("a", a), ("b", b)):
+            take = take_of[row]
+            identities = footage.neutral[take] if rng.random() < NEUTRAL else footage.takes[take]
+            rows[f"identity_{name}"].append(int(rng.choice(identities)))
+            rows[name].append(row)
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """(N, 9, 2) points of `kept` (N, 9, 2) with the mouth of `mouth` (N, 9, 2), where `swap` puts it."""
+    result = kept.copy()
+    fixed = [*EYES, MOUTH]
+    for row in range(len(kept)):
+        factor, _ = similarity(mouth[row][fixed], kept[row][fixed])
+        z = (mouth[row] - mouth[row][MOUTH]) @ np.array([1, 1j]) * factor
+        moved = np.stack([z.real, z.imag], -1) + kept[row][MOUTH]
+        result[row, NOSE + 1 :] = moved[NOSE + 1 :]
+    return result
+
+
+def pair_batch(
+    footage: Footage, codes: np.ndarray, size: int, rows: Mapping[str, np.ndarray], rng: np.random.Generator,
+    *, reach: Reach | None = "chin",
+) -> dict[str, Tensor]:  # fmt: skip
+    """Tensors of N pairs for `MouthPoseStep`. reach: see `footage.swap`; None exchanges nothing (an ablation)."""
+    frames, points = footage.frames, footage.points
+    a, b = rows["a"], rows["b"]
+    pictures: dict[str, Tensor] = {}
+    at: dict[str, np.ndarray] = {"a": points[a], "b": points[b]}
+    if reach is None:
+        made = {"ab": frames[a], "ba": frames[b]}
+        at |= {"ab": points[a], "ba": points[b]}
+    else:
+        made = {
+            name: np.stack([
+                swap(frames[one], frames[other], points[one], points[other], rng, reach=reach)
+                for one, other in zip(rows[name[0]], rows[name[1]], strict=True)
+            ])
+            for name in ("ab", "ba")
+        }  # fmt: skip
+        at |= {name: swapped_points(points[rows[name[0]]], points[rows[name[1]]]) for name in ("ab", "ba")}
+    exposure = {name: Exposure.random(len(a), rng, **TINT) for name in "ab"}
+
+    def tensor(pixels: np.ndarray, person: str) -> Tensor:
+        shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return exposure[person].apply(shown).clamp(-1.0, 1.0)
+
+    batch: dict[str, Tensor] = {}
+    for name, pixels in (("a", frames[a]), ("b", frames[b]), *made.items()):
+        full = tensor(pixels, name[0])
+        batch[f"look_{name}"] = looked_at(full, at[name], size)
+        pictures[name] = full
+    for person in "ab":
+        pictures[f"identity_{person}"] = tensor(frames[rows[f"identity_{person}"]], person)
+        mouth, eyes, _ = boxes(points[rows[person]], size)
+        batch[f"mouth_{person}"] = mouth
+        batch[f"weight_{person}"] = 1.0 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes
+        batch[f"window_{person}"] = window_grid(points[rows[person]], WIDE, HIGH, COLUMNS, ROWS)
+        batch[f"code_{person}"] = torch.from_numpy(codes[rows[person]])
+        batch[f"code_identity_{person}"] = torch.from_numpy(codes[rows[f"identity_{person}"]])
+    batch |= {name: F.avg_pool2d(full, full.shape[-1] // size) for name, full in pictures.items()}
+    return batch
+
+
+def track_batch(
+    footage: Footage, codes: np.ndarray, size: int, pool: MotionPool, rng: np.random.Generator, count: int
+) -> dict[str, Tensor]:
+    """Tensors of `count` sources of the pool, for the loss of the flow."""
+    chosen = rng.integers(0, len(pool.source_rows), count)
+    tracks = pool.tracks(chosen)
+    return {
+        "track_picture": footage.pictures(pool.source_rows[chosen], size),
+        "track_code": torch.from_numpy(codes[pool.driven_rows[chosen].ravel()]),
+        "track_start": torch.from_numpy(codes[pool.source_rows[chosen]]),
+        "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
+    }  # fmt: skip
+
+
+def train_mouth_pose(
+    args: Any,
+    model: Generator,
+    footage: Footage,
+    heldout: Footage,
+    teacher: Codes,
+    limit: Limits,
+    rng: np.random.Generator,
+    evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
+    *,
+    pool: MotionPool | None = None,
+    reach: Reach | None = "chin",
+    evaluate_every: float = 300.0,
+    devices: Devices | None = None,
+) -> Generator:
+    """Train or resume stage 1 from stage 0's generator, and return the averaged generator.
+
+    args: has `out`, `rate`, `size`, `pairs` and `seed`.
+    """
+    devices = devices or Devices()
+    codes, held = teacher.both(footage), torch.from_numpy(teacher.both(heldout))
+    if not args.out.exists():
+        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
+        print(f"heads solved: {solve_heads(model, footage, codes, some)}", flush=True)
+    average, optimiser = copy.deepcopy(model), stage_optimiser(model)
+    trainer = Trainer(
+        args, {"model": model, "average": average, "optimiser": optimiser}, {"mouth-pose": limit}, rng,
+        averaged=(model, average), longest=0.995, evaluate_every=evaluate_every,
+        extra=lambda: {"config": json.dumps(model.config.to_json())},
+    )  # fmt: skip
+    step, optimiser = devices.set_up(MouthPoseStep(model), optimiser)
+
+    def figures() -> dict[str, Any]:
+        return self_figures(average, heldout, held) | dict(evaluate(average))
+
+    for _ in trainer.steps("mouth-pose", optimiser, figures):
+        own = devices.generator(args.seed, trainer.step)
+        batch = pair_batch(footage, codes, args.size, draw_pairs(footage, own, args.pairs), own, reach=reach)
+        if pool is not None:
+            batch |= track_batch(footage, codes, args.size, pool, own, max(1, args.pairs // 2))
+        losses = step(devices.moved(batch))
+        before = [row.clone() for row in mask_rows(model)]
+        devices.minimise(total(losses, WEIGHTS), optimiser, model)
+        with torch.no_grad():
+            for row, old in zip(mask_rows(model), before, strict=True):
+                row.lerp_(old, 1.0 - MASK_STEP)
+        trainer.note(losses)
+    return average

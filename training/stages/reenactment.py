@@ -1,0 +1,432 @@
+"""Stage 0 of training from footage: encoder and decoder learn to see and to move, without labels.
+
+The decoder is driven by the codes of `stages.mouth` and by pose numbers of the nine points, not by its own heads: so
+nothing that the heads read can be lost while the decoder cannot move yet. It is told motion by `footage.motion`:
+
+- common motion: the flow that all faces share, linear in the codes' difference, without a source (minutes);
+- own motion: the flow of each person, up to 32 px;
+- self: the picture, with the mouth's window compared by itself.
+
+Both heads are solved in closed form: `pose_fc` from the latent of the face, `lip_fc` from the latent of the aligned
+mouth window, which the shared encoder looks at as at a face.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inference.contract.config import GeneratorConfig
+from inference.model.generator import Generator, Level
+
+from ..footage.motion import MotionPool
+from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
+from ..heads.data import TINT, Tracks
+from ..learning.augment import Exposure
+from ..learning.losses import FLOW_FROM, flow_error, held_flow_error, own_motion, sampling_grid, total
+from ..learning.optimiser import MASK_STEP, mask_rows, minimise, step_scale
+from ..learning.trainer import Limits, Trainer
+from .generator import CHANNELS, STYLE_DIM, fresh
+from .mouth import CODES, COLUMNS, HIGH, POSES, ROWS, WIDE, Codes
+from .pretraining import BLIND_TO, SPREAD, blind_flows, common_motion_optimiser, prepare_common_motion
+
+GAIN = 2.0  # alpha is the code times this, so that a code of 1 moves the latent by about as much as another person
+LOOK = 1.6  # eye distances: side of the mouth window that the shared encoder looks at
+LOOK_SPREAD = 0.6  # deviation of such a window's values
+RIDGE = 0.01  # of the mean diagonal
+MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "still": 1.0, "hidden": 0.3, "own": 0.1}
+LASTING_FLOW = 0.25  # share of the flow's weight that is left at the end
+SAME = 6.0 / 127.5  # difference up to which two pictures are the same, for the background
+HIDDEN_FROM, OPEN = 0.15, 0.75  # as in `learning.losses.hidden_error`
+
+
+def footage_config(
+    size: int, banks: tuple[tuple[str, int], ...] = (("lip", CODES), ("pose", POSES))
+) -> GeneratorConfig:
+    """The small architecture with the banks of stage 1."""
+    return GeneratorConfig(size, STYLE_DIM, {side: count for side, count in CHANNELS.items() if side <= size}, banks)
+
+
+def looked_at(pictures: Tensor, points: np.ndarray, size: int) -> Tensor:
+    """(N, 3, size, size) mouth windows in the form in which the shared encoder looks at them a second time."""
+    window = windows(pictures, points, LOOK, LOOK, size, size)
+    window = window - window.mean((2, 3), keepdim=True)
+    return LOOK_SPREAD * window / (window.std((1, 2, 3), keepdim=True) + 0.05)
+
+
+def ridge(rows: Tensor, targets: Tensor) -> Tensor:
+    """(D, n) solution from centred rows (N, D) to centred targets (N, n)."""
+    square = rows.T @ rows
+    return torch.linalg.solve(square + RIDGE * square.diagonal().mean() * torch.eye(len(square)), rows.T @ targets)
+
+
+@torch.no_grad()
+def latents(model: Generator, footage: Footage, *, look: bool, rows: np.ndarray | None = None) -> Tensor:
+    """(N, style_dim) of faces, or with `look` of mouth windows."""
+    chosen, found = np.arange(len(footage)) if rows is None else rows, []
+    for part in np.array_split(chosen, max(1, len(chosen) // 100)):
+        pictures = footage.pictures(part) if look else footage.pictures(part, model.config.size)
+        seen = looked_at(pictures, footage.points[part], model.config.size) if look else pictures
+        found.append(model.enc(seen)[0])
+    return torch.cat(found)
+
+
+def take_centred(values: Tensor, footage: Footage, rows: np.ndarray) -> Tensor:
+    """(N, n) values less the mean of their take."""
+    _, inverse = np.unique(footage.clip[rows], return_inverse=True)
+    index = torch.from_numpy(inverse)
+    count = torch.bincount(index).clamp(min=1)[:, None]
+    means = torch.zeros(len(count), values.shape[1]).index_add_(0, index, values) / count
+    return values - means[index]
+
+
+@torch.no_grad()
+def solve_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+    """Set the heads' last layers to ridge solutions of alpha; returns the share of variance that each explains."""
+    explained = {}
+    targets = torch.from_numpy(codes[rows]) * GAIN
+    for name, columns in model.config.bank_slices.items():
+        if name not in ("lip", "pose"):
+            continue
+        found = latents(model, footage, look=name == "lip", rows=rows)
+        shared = getattr(model, f"{name}_fc")[:2](model.fc(found))
+        wanted = take_centred(targets[:, columns], footage, rows)
+        solution = ridge(take_centred(shared, footage, rows), wanted)
+        layer = getattr(model, f"{name}_fc")[2]
+        layer.weight.copy_(solution.T / layer.scale)
+        layer.bias.copy_(targets[:, columns].mean(0) - shared.mean(0) @ solution)
+        left = wanted - take_centred(shared, footage, rows) @ solution
+        explained[name] = round((1.0 - left.square().sum() / wanted.square().sum()).item(), 3)
+    return explained
+
+
+@torch.no_grad()
+def calibrate(
+    model: Generator, footage: Footage, codes: np.ndarray, rng: np.random.Generator, count: int = 3000
+) -> None:
+    """Initialise the latent with principal components of faces and mouth windows, and with the source's own motion.
+
+    The latent is meant to be motion-free before the codes are added, so its part along the directions starts as minus
+    the codes, as far as they can be read from the whole face by a regression.
+    """
+    rows = rng.choice(len(footage), min(count, len(footage)), replace=False)
+    *layers, last = model.enc.net_app.convs
+    body, kinds = nn.Sequential(*layers), []
+    for look in (False, True):
+        parts = []
+        for part in np.array_split(rows, max(1, len(rows) // 100)):
+            pictures = footage.pictures(part) if look else footage.pictures(part, model.config.size)
+            seen = looked_at(pictures, footage.points[part], model.config.size) if look else pictures
+            parts.append(body(seen).flatten(1))
+        kinds.append(torch.cat(parts))
+    both = torch.cat(kinds)
+    mean, wide = both.mean(0), len(last.weight)
+    centred = torch.cat([kind - kind.mean(0) for kind in kinds])
+    variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    variance, axes = variance.flip(0)[:wide].clamp(min=0), axes.flip(1)[:, :wide]
+    to_latent = SPREAD * (axes / (variance + variance[len(variance) // 3]).sqrt()).T  # (style_dim, features)
+    basis = model.basis()
+    faces = kinds[0] - kinds[0].mean(0)
+    alpha = torch.from_numpy(codes[rows]) * GAIN
+    solution = ridge(faces, alpha - alpha.mean(0))  # (features, 26)
+    to_latent = to_latent - basis @ (basis.T @ to_latent) - basis @ solution.T
+    to_latent -= torch.outer(to_latent @ mean, mean) / mean.square().sum()  # the layer has no bias
+    last.weight.copy_((to_latent / last.scale).view_as(last.weight))
+
+
+@torch.no_grad()
+def take_directions(model: Generator, footage: Footage, codes: np.ndarray, rng: np.random.Generator) -> None:
+    """Directions for a start from a trained encoder: along which its latent changes with the codes within takes."""
+    rows = rng.choice(len(footage), min(3000, len(footage)), replace=False)
+    latent = take_centred(latents(model, footage, look=False, rows=rows), footage, rows)
+    alpha = take_centred(torch.from_numpy(codes[rows]) * GAIN, footage, rows)
+    model.direction_lipnonlip.weight.copy_(ridge(alpha, latent).T)
+
+
+@dataclass(frozen=True)
+class Drive:
+    """One batch: S sources with K driven frames each."""
+
+    source: Tensor  # (S, 3, R, R)
+    driven: Tensor  # (S * K, 3, R, R)
+    source_rows: np.ndarray  # (S,)
+    driven_rows: np.ndarray  # (S * K,)
+    alpha: Tensor  # (S * K, n) of the driven frames
+    source_alpha: Tensor  # (S, n)
+    weight: Tensor  # (S * K, 1, R, R) of the picture loss
+    mouth: Tensor  # (S * K, 1, R, R) 1 in the mouth's box
+    away: Tensor  # (S * K, 1, R, R) 1 away from head and shoulders
+
+
+def boxes(points: np.ndarray, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(N, 1, size, size) soft boxes around mouth and eyes, and 1 outside the head, from points (N, 9, 2)."""
+    middle, _, distance = head_frame(points)
+    line = (np.arange(size) * 2 + 1) / size - 1.0
+
+    def box(centre: np.ndarray, wide: float, high: float) -> np.ndarray:
+        across = np.abs(line[None] - centre[:, :1]) / (wide * distance[:, None])
+        down = np.abs(line[None] - centre[:, 1:]) / (high * distance[:, None])
+        inside_x, inside_y = (np.clip(4.0 * (1.0 - value) + 0.5, 0.0, 1.0) for value in (across, down))
+        return (inside_y[:, :, None] * inside_x[:, None, :])[:, None]
+
+    mouth = box(points[:, MOUTH] + np.stack([0 * distance, 0.1 * distance], 1), 0.62, 0.6)
+    eyes = np.maximum(*(box(points[:, eye] - np.stack([0 * distance, 0.1 * distance], 1), 0.4, 0.36) for eye in EYES))
+    head = box(middle + np.stack([0 * distance, 0.4 * distance], 1), 1.35, 2.0)
+    found = [torch.from_numpy(part.astype(np.float32)) for part in (mouth, eyes, 1.0 - head)]
+    return found[0], found[1], found[2]
+
+
+def drive(
+    footage: Footage, codes: Tensor, size: int, source: np.ndarray, driven: np.ndarray, rng: np.random.Generator | None
+) -> Drive:
+    """The batch of frame numbers source (S,) and driven (S, K), with one random exposure a source if `rng` is given."""
+    pictures, shown = footage.pictures(source, size), footage.pictures(driven.ravel(), size)
+    if rng is not None:
+        exposure = Exposure.random(len(source), rng, **TINT)
+        pictures, shown = (exposure.apply(part).clamp(-1.0, 1.0) for part in (pictures, shown))
+    mouth, eyes, away = boxes(footage.points[driven.ravel()], size)
+    rows = driven.ravel()
+    return Drive(
+        pictures, shown, source, rows, codes[rows] * GAIN, codes[source] * GAIN,
+        1.0 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes, mouth, away,
+    )  # fmt: skip
+
+
+def picture_error(rgb: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 error at full, half, quarter and eighth size."""
+    error, loss = rgb - truth, rgb.new_zeros(())
+    for _ in range(4):
+        loss = loss + (error.abs() * weight).mean() / weight.mean()
+        error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
+    return loss / 4.0
+
+
+def edge_error(rgb: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 error of the differences between neighbouring pixels."""
+    error = rgb - truth
+    across = (error[..., :, 1:] - error[..., :, :-1]).abs() * weight[..., :, 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    return (across.mean() + down.mean()) / weight.mean()
+
+
+def window_error(rgb: Tensor, truth: Tensor, points: np.ndarray) -> Tensor:
+    """L1 error and edge error of the aligned mouth window. points: (N, 9, 2) of the true picture."""
+    drawn, wanted = (windows(part, points, WIDE, HIGH, COLUMNS, ROWS) for part in (rgb, truth))
+    return (drawn - wanted).abs().mean() + edge_error(drawn, wanted, torch.ones_like(drawn[:, :1]))
+
+
+def still_error(flow: Tensor, batch: Drive) -> Tensor:
+    """Mean displacement, in half widths, of background that is the same in source and driven frame."""
+    repeated = batch.source.repeat_interleave(len(batch.driven) // len(batch.source), 0)
+    parts = [F.adaptive_avg_pool2d(part, 32) for part in (repeated, batch.driven, batch.away)]
+    same = ((parts[0] - parts[1]).abs().amax(1, keepdim=True) < SAME) & (parts[2] > 0.5)
+    line = (torch.arange(32) * 2 + 1) / 32 - 1.0
+    centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    moved = (F.adaptive_avg_pool2d(sampling_grid(flow), 32) - centres).abs().sum(1, keepdim=True)
+    return (moved * same).sum() / same.sum().clamp(min=1)
+
+
+def hidden_error(flow: Tensor, batch: Drive) -> Tensor:
+    """Cross-entropy of the blend mask around mouth and eyes; see `learning.losses.hidden_error`."""
+    with torch.no_grad():
+        repeated = batch.source.repeat_interleave(len(batch.driven) // len(batch.source), 0)
+        found = F.grid_sample(repeated, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
+        difference = (found - batch.driven).abs().mean(1, keepdim=True)
+        hidden = batch.mouth * ((difference - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
+        weight = (batch.weight - 1.0) * (1.0 + 10.0 * hidden)
+    error = F.binary_cross_entropy_with_logits(flow[:, 2:], OPEN * (1.0 - hidden), weight, reduction="sum")
+    return error / weight.sum().clamp(min=1.0)
+
+
+def drawing_losses(levels: list[Level], batch: Drive, footage: Footage, rows: slice = slice(None)) -> dict[str, Tensor]:
+    """Losses of drawn pictures that need no tracks. rows: those of the decoded pictures that must equal the driven."""
+    flow, rgb = levels[-1].flow[rows], levels[-1].rgb[rows]
+    return {
+        "picture": picture_error(rgb, batch.driven, batch.weight),
+        "edges": edge_error(rgb, batch.driven, batch.weight),
+        "window": window_error(rgb, batch.driven, footage.points[batch.driven_rows]),
+        "still": still_error(flow, batch),
+        "hidden": hidden_error(flow, batch),
+    }
+
+
+def anchored(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
+    """Latents (S, style_dim) whose part along the banks' directions is minus the source's known alpha (S, n).
+
+    Then the decoder is told exactly where the source's motion starts. What the encoder itself says of that is learnt
+    beside, by `own_error`, so that a portrait needs no codes later.
+    """
+    basis = model.basis()[:, : alpha.shape[1]]
+    return latent - (latent @ basis + alpha) @ basis.T
+
+
+def own_error(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
+    """Mean square error of the encoder's own reading of the source's motion, in codes."""
+    return (latent @ model.basis()[:, : alpha.shape[1]] + alpha).square().mean() / GAIN**2
+
+
+def stage_optimiser(model: Generator) -> torch.optim.Adam:
+    """Adam in parameter groups with a `scale`; encoder and heads at a tenth of their usual rate."""
+    last = f"enc.net_app.convs.{len(model.enc.net_app.convs) - 1}."
+    groups: dict[float, list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        scale = step_scale(name, last)
+        if name.startswith("enc.") or name.split(".")[0].endswith("fc"):
+            scale *= 0.1 if name.split(".")[0].endswith("fc") else 0.4
+        groups.setdefault(scale, []).append(weight)
+    described = [{"params": weights, "scale": scale} for scale, weights in groups.items() if scale]
+    return torch.optim.Adam(described, 3e-3, betas=(0.9, 0.99))
+
+
+@torch.no_grad()
+def forget_other_directions(model: Generator) -> None:
+    """Restrict the flow's dependence on the latent to the banks' directions, before any source is shown."""
+    basis = model.basis()
+    for to_flow in model.dec.to_flows:
+        weight = to_flow.conv.modulation.weight
+        weight.copy_(weight @ basis @ basis.T)
+
+
+@torch.no_grad()
+def self_figures(model: Generator, footage: Footage, codes: Tensor, count: int = 48) -> dict[str, float]:
+    """Held-out figures without labels: PSNR of drawn pictures and of copied sources, whole and at the mouth."""
+    source, driven = footage.pairs(np.random.default_rng(0), count, neutral=1.0)
+    batch = drive(footage, codes, model.config.size, source, driven, None)
+    drawn: dict[str, list[Tensor]] = {"psnr": [], "psnr_unanchored": []}
+    for part in np.array_split(np.arange(count), -(-count // 16)):
+        latent, features = model.enc(batch.source[part])
+        for name, start in (("psnr", anchored(model, latent, batch.source_alpha[part])), ("psnr_unanchored", latent)):
+            *_, last = model.levels(start, features, batch.alpha[part])
+            drawn[name].append(last.rgb.clamp(-1, 1))
+    result = {}
+    for name, shown in (*((name, torch.cat(parts)) for name, parts in drawn.items()), ("psnr_copy", batch.source)):
+        error = (shown - batch.driven).square()
+        result[name] = (10.0 * torch.log10(4.0 / error.mean((1, 2, 3)).clamp(min=1e-6))).mean()
+        at_mouth = (error.mean(1, keepdim=True) * batch.mouth).sum((1, 2, 3)) / batch.mouth.sum((1, 2, 3))
+        result[f"{name}_mouth"] = (10.0 * torch.log10(4.0 / at_mouth.clamp(min=1e-6))).mean()
+    return {name: round(value.item(), 2) for name, value in result.items()}
+
+
+def train_reenactment(
+    args: Any,
+    footage: Footage,
+    heldout: Footage,
+    teacher: Codes,
+    limits: Mapping[str, Limits],
+    rng: np.random.Generator,
+    evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
+    *,
+    pool: MotionPool,
+    start: Mapping[str, Tensor] | None = None,
+    evaluate_every: float = 300.0,
+) -> Generator:
+    """Train or resume stage 0 and return the averaged generator.
+
+    args: has `out`, `rate`, `size`, `sources`. limits: of the phases common-motion, own-motion and self.
+    start: weights of encoder and decoder to start from. evaluate: further figures of a generator for the log.
+    """
+    codes, held_codes = (torch.from_numpy(teacher.both(part)) for part in (footage, heldout))
+    config = footage_config(args.size)
+    model = fresh(config)
+    if not args.out.exists():
+        if start is None:
+            calibrate(model, footage, codes.numpy(), rng)
+        else:
+            model.load_state_dict(start, strict=False)
+            take_directions(model, footage, codes.numpy(), rng)
+        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
+        print(f"heads solved: {solve_heads(model, footage, codes.numpy(), some)}", flush=True)
+    average = copy.deepcopy(model)
+    common, own, drawing = common_motion_optimiser(model), stage_optimiser(model), stage_optimiser(model)
+    parts = {
+        "model": model, "average": average,
+        "common_optimiser": common, "own_optimiser": own, "optimiser": drawing,
+    }  # fmt: skip
+    trainer = Trainer(
+        args, parts, limits, rng, averaged=(model, average), longest=0.995,
+        extra=lambda: {"config": json.dumps(config.to_json())}, evaluate_every=evaluate_every,
+    )  # fmt: skip
+    if start is None:
+        _common_motion(trainer, common, model, pool, codes, lambda: evaluate(model))
+    _own_motion(trainer, own, model, pool, footage, codes, args.sources, lambda: evaluate(model))
+    if not trainer.started("self"):
+        average.load_state_dict(model.state_dict())
+
+    def figures() -> dict[str, Any]:
+        return self_figures(average, heldout, held_codes) | dict(evaluate(average))
+
+    for progress in trainer.steps("self", drawing, figures):
+        chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
+        batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
+        tracks = pool.tracks(chosen)
+        latent, features = model.enc(batch.source)
+        levels = list(model.levels(anchored(model, latent, batch.source_alpha), features, batch.alpha))
+        losses = drawing_losses(levels, batch, footage)
+        losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
+        losses["own"] = own_error(model, latent, batch.source_alpha)
+        weights = WEIGHTS | {"flow": WEIGHTS["flow"] * (1.0 - (1.0 - LASTING_FLOW) * progress)}
+        _step(model, total(losses, weights), drawing)
+        trainer.note(losses)
+    return average
+
+
+def _step(model: Generator, loss: Tensor, optimiser: torch.optim.Adam) -> None:
+    before = [row.clone() for row in mask_rows(model)]
+    minimise(loss, optimiser, model.parameters())
+    with torch.no_grad():
+        for row, old in zip(mask_rows(model), before, strict=True):
+            row.lerp_(old, 1.0 - MASK_STEP)
+
+
+def _common_motion(
+    trainer: Trainer, optimiser: torch.optim.Adam, model: Generator, pool: MotionPool, codes: Tensor,
+    evaluate: Callable[[], Mapping[str, Any]], sources: int = 24,
+) -> None:  # fmt: skip
+    if not trainer.started("common-motion"):
+        prepare_common_motion(model)
+    basis, begun = model.basis().detach(), False
+    for _ in trainer.steps("common-motion", optimiser, rate=5e-3, average=False):
+        begun = True
+        chosen = trainer.rng.integers(0, len(pool.source_rows), sources)
+        source, driven = pool.source_rows[chosen], pool.driven_rows[chosen]
+        before = codes[np.repeat(source, driven.shape[1])]
+        tracks = pool.tracks(chosen)
+        flows = blind_flows(model, (codes[driven.ravel()] - before) * GAIN @ basis.T)
+        emphasis, weights = own_motion(tracks), torch.ones(tracks.source.shape[1])
+        errors = [flow_error(flow, tracks, weights, emphasis) for flow in flows if flow.shape[-1] >= FLOW_FROM]
+        loss = torch.stack(errors).mean()
+        minimise(loss, optimiser, optimiser.param_groups[0]["params"])
+        trainer.note({"common_flow": loss})
+    if begun:
+        forget_other_directions(model)
+        trainer.save()
+        trainer._log("common-motion", evaluate())
+
+
+def _own_motion(
+    trainer: Trainer, optimiser: torch.optim.Adam, model: Generator, pool: MotionPool, footage: Footage, codes: Tensor,
+    sources: int, evaluate: Callable[[], Mapping[str, Any]],
+) -> None:  # fmt: skip
+    held = sum(resolution <= BLIND_TO for resolution in model.config.resolutions)
+    for _ in trainer.steps("own-motion", optimiser, evaluate, anneal=0.5, average=False):
+        chosen = trainer.rng.integers(0, len(pool.source_rows), sources)
+        batch = drive(
+            footage, codes, model.config.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng
+        )
+        tracks: Tracks = pool.tracks(chosen)
+        latent, features = model.enc(batch.source)
+        levels = list(islice(model.levels(anchored(model, latent, batch.source_alpha), features, batch.alpha), held))
+        losses = {"flow": held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))}
+        losses["own"] = own_error(model, latent, batch.source_alpha)
+        minimise(total(losses, WEIGHTS), optimiser, model.parameters())
+        trainer.note(losses)
