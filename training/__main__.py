@@ -27,6 +27,7 @@ COMMANDS = {
     "audio2pose": ("stages.audio2pose", "train", "train head motion on synthetic speech"),
     "audio2expression": ("stages.audio2expression", "train", "train emotion from speech on synthetic speech"),
     "footage": ("stages.footage", "run", "make a bank from footage without labels"),
+    "person": ("stages.person", "run", "tune a bank to one person"),
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
     "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),

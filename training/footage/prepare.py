@@ -26,7 +26,9 @@ import numpy as np
 from inference.contract.errors import EDTalkError
 from inference.contract.files import atomic_write
 from inference.face.crop import apply_matrix, crop_face, crop_from_box
+from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
+from inference.face.landmarks import find_landmarks, square_at
 from inference.media.video import probe, read_frames, stamped_frames
 
 from .takes import EYES, LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
@@ -66,10 +68,8 @@ class Take:
 
 
 def landmark_finder(rgb: np.ndarray, square: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Nine points by the landmark network."""
-    from inference.face.landmarks import find_landmarks
-
-    found = find_landmarks(rgb, [crop_from_box(*square)])
+    """Nine points by the landmark network, which is shown where a crop with this square has its eyes."""
+    found = find_landmarks(rgb, [square_at(apply_matrix(crop_from_box(*square).to_picture, STANDARD_EYES))], passes=3)
     return found.nine[0], found.sure[0, :9]
 
 

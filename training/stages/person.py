@@ -1,0 +1,168 @@
+"""Tune a bank's generator to one person's clips. The bank's coefficients keep their meaning.
+
+    python -m training person CLIPS --bank B.safetensors --out mine.safetensors
+
+Only the decoder trains: with encoder, heads or directions, every key that was ever set would come to mean something
+else. Half of the pairs are near in time and half far apart. The best weights on held-out time are kept, not the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.contract.bank import Bank, load_bank, save_bank
+from inference.contract.errors import EDTalkError
+from inference.model.generator import Generator
+
+from ..footage.prepare import prepared
+from ..footage.takes import Footage
+from ..learning.losses import total
+from ..learning.optimiser import minimise, step_scale
+from ..learning.trainer import Trainer, add_limit_options, limits, seeded
+from .footage import Split, split_in_time
+from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
+
+NEAR, FAR = 1.0, 5.0  # seconds between the frames of a near pair, and of a far one
+PICTURES = 8
+CHECK_EVERY, PATIENCE = 100, 5  # steps between checks; checks without gain after which training ends
+LEAST_SECONDS = 20.0
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "window": 1.0}
+
+
+def tunable(bank: Bank) -> Generator:
+    """The generator of a bank. Raises EDTalkError for a bank with networks that are trained on its generator."""
+    dependent = sorted(set(bank.networks or ()) & {"refiner", "insets", "reader", "relative_reader"})
+    if dependent:
+        raise EDTalkError(
+            f"The bank '{bank.name}' cannot be tuned: its {dependent[0].replace('_', ' ')} depends on its generator.",
+            "Make a bank of the person's own: python -m training footage CLIPS --start starter.", "bank",
+        )  # fmt: skip
+    model = Generator(bank.config)
+    names = set(model.state_dict())
+    model.load_state_dict({name: torch.from_numpy(np.asarray(bank.tensors[name], np.float32)) for name in names})
+    return model
+
+
+def pairs(footage: Footage, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(source, driven) frame numbers, (count,) each: half within NEAR seconds, half FAR apart or of another take."""
+    source, driven = np.empty((2, count), np.int64)
+    for row in range(count):
+        take = footage.takes[rng.integers(len(footage.takes))]
+        a = int(rng.choice(take))
+        gap = np.abs(footage.seconds[take] - footage.seconds[a])
+        same_person = np.flatnonzero(footage.person == footage.person[a])
+        far = same_person[
+            (footage.clip[same_person] != footage.clip[a])
+            | (np.abs(footage.seconds[same_person] - footage.seconds[a]) > FAR)
+        ]
+        pool = take[gap < NEAR] if row % 2 == 0 or not len(far) else far
+        source[row], driven[row] = a, int(rng.choice(pool))
+    return source, driven
+
+
+def losses_of(model: Generator, footage: Footage, source: np.ndarray, driven: np.ndarray) -> dict[str, Tensor]:
+    """Losses of pictures that are drawn with the coefficients read from the driven frames."""
+    size = model.config.size
+    pictures, truth = footage.pictures(source, size), footage.pictures(driven, size)
+    with torch.no_grad():
+        alpha = model.coefficients(model.enc(truth)[0])
+        latent, features = model.enc(pictures)
+    *_, last = model.levels(latent, features, alpha)
+    mouth, eyes, _ = boxes(footage.points[driven], size)
+    weight = 1.0 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes
+    return {
+        "picture": picture_error(last.rgb, truth, weight),
+        "edges": edge_error(last.rgb, truth, weight),
+        "window": window_error(last.rgb, truth, footage.points[driven]),
+    }
+
+
+@torch.no_grad()
+def held_out_error(model: Generator, footage: Footage, count: int = 32) -> float:
+    """Weighted sum of the losses on the same pairs of held-out time."""
+    source, driven = pairs(footage, np.random.default_rng(0), count)
+    parts = np.array_split(np.arange(count), -(-count // PICTURES))
+    return float(np.mean([total(losses_of(model, footage, source[p], driven[p]), WEIGHTS).item() for p in parts]))
+
+
+def tune(args: Any, model: Generator, split: Split, rng: np.random.Generator) -> tuple[Generator, dict[str, float]]:
+    """Train the decoder; returns the best generator and its held-out error before and after.
+
+    args: has `out` (the checkpoint), `rate` and the limits' options.
+    """
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name.startswith("dec.") and "fineadainresblock" not in name)
+    average, best = copy.deepcopy(model), copy.deepcopy(model)
+    groups: dict[float, list[Tensor]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups.setdefault(step_scale(name, "enc."), []).append(weight)
+    optimiser = torch.optim.Adam(
+        [{"params": part, "scale": scale} for scale, part in groups.items()], betas=(0.9, 0.99)
+    )
+    before = held_out_error(model, split.heldout)
+    record = {"before": before, "best": before, "checks": 0.0}
+    trainer = Trainer(
+        args, {"model": model, "average": average, "best": best, "optimiser": optimiser}, {"person": limits(args)}, rng,
+        averaged=(model, average), longest=0.995,
+        extra=lambda: {"record": record, "config": json.dumps(model.config.to_json())},
+    )  # fmt: skip
+    if trainer.resumed:
+        record |= torch.load(args.out, weights_only=True)["record"]
+
+    def check() -> dict[str, float]:
+        error = held_out_error(average, split.heldout)
+        record["checks"] += 1
+        if error < record["best"]:
+            record["best"], record["checks"] = error, 0.0
+            best.load_state_dict(average.state_dict())
+        return {"error": round(error, 4), "best": round(record["best"], 4), "before": round(record["before"], 4)}
+
+    for _ in trainer.steps("person", optimiser, check):
+        if record["checks"] >= PATIENCE:
+            break
+        losses = losses_of(model, split.trained, *pairs(split.trained, trainer.rng, PICTURES))
+        minimise(total(losses, WEIGHTS), optimiser, [weight for part in groups.values() for weight in part])
+        trainer.note(losses)
+        if (trainer.step + 1) % CHECK_EVERY == 0:
+            print(json.dumps(check()), flush=True)
+    trainer.save()
+    return best, {name: record[name] for name in ("before", "best")}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tune with the options of `add_options`. Raises EDTalkError for a bank that cannot be tuned."""
+    rng = seeded(args)
+    bank = load_bank(args.bank)
+    model = tunable(bank)
+    target, work = args.out, args.work or args.out.with_suffix(".work")
+    work.mkdir(parents=True, exist_ok=True)
+    footage, origin = prepared(args.clips, work / "footage", bank.config.size, least=LEAST_SECONDS)
+    args.out = work / "person.pt"
+    best, errors = tune(args, model, split_in_time(footage), rng)
+    print(f"Held-out error {errors['before']:.4f} before, {errors['best']:.4f} with the weights that are kept.")
+    state = {name: tensor.numpy() for name, tensor in best.state_dict().items()}
+    others = {name: tensor for name, tensor in bank.tensors.items() if name not in state}
+    made = replace(bank, name=target.stem, origin=f"{bank.origin} Tuned to a person. {origin}.", path=None)
+    save_bank(made, others | state, target)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("clips", nargs="+", type=Path, help="movies of the person, or folders of movies")
+    parser.add_argument("--bank", type=Path, required=True, help="bank with a generator alone, as `footage` makes it")
+    parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")
+    parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
+    add_limit_options(parser, "", minutes=120.0, what="the training")
+    parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (default 0.0005)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
