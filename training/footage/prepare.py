@@ -3,7 +3,7 @@
     FOLDER/clips.json                   one entry per clip: hash, person, takes, frames, seconds, rejected frames
     FOLDER/NAME/take_003/frames.mkv     MJPEG, every frame by itself
     FOLDER/NAME/take_003/state.npz      points (T, 9, 2), sure (T, 9), time (T,), sharpness (T,), square (3,)
-    FOLDER/report.md, contact.jpg       what was used and what was not
+    FOLDER/report.*, contact.jpg        what was used and what was not
 
 The square does not follow the head within a take: head motion must stay in the picture for a pose bank to learn it.
 A clip that is done is not read again.
@@ -319,7 +319,7 @@ def check(footage: Footage, state: dict[str, Any], least: float) -> None:
 
 
 def write_report(folder: Path, state: dict[str, Any], footage: Footage) -> None:
-    """Write report.md and contact.jpg: one frame of each take with its points."""
+    """Write the report and contact.jpg: one frame of each take with its points."""
     from PIL import Image
 
     lines = ["# Footage", "", "| clip | person | seconds | takes | frames | not used |", "|---|---|---|---|---|---|"]
