@@ -30,6 +30,7 @@ COMMANDS = {
     "person": ("stages.person", "run", "tune a bank to one person"),
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
+    "evaluate-disentangled": ("evaluate.disentangled", "run", "measure banks that were trained without labels"),
     "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),
     "evaluate-footage": ("evaluate.footage", "run", "measure dubbing on clips of real people"),
     "evaluate-performance": ("evaluate.performance", "run", "measure the head motion of a bank"),

@@ -17,7 +17,7 @@ from training.learning.devices import Devices
 from .footage_material import write_faces
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = '''
+SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
@@ -40,7 +40,7 @@ losses = step({name: part[devices.rank :: count] for name, part in batch.items()
 devices.minimise(losses["window"] + losses["feature"] + losses["own"], optimiser, model)
 if devices.rank == 0:
     torch.save({name: part.grad for name, part in model.named_parameters() if part.grad is not None}, out)
-'''
+"""
 
 
 def gradients(folder: Path, faces: Path, count: int) -> dict[str, torch.Tensor]:

@@ -6,21 +6,25 @@ exchanged between two of their frames; exchanging the bank's code must draw that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
 from ..footage.takes import Footage, without_clip_mean
 from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
-from ..stages.mouth import Codes
+from ..stages.mouth import Codes, learned_codes
 from ..stages.reenactment import GAIN, latents
 from ..units import NAMES
 from .people import GROUPS
@@ -56,17 +60,22 @@ class Exchange:
 class Truth:
     """What the evaluation knows of the held-out people of a data set of `python -m training heads`.
 
-    first: number of the first held-out person; those before are trained on.
+    first: number of the first held-out person; those before are trained on. portraits: exchange into a portrait that
+    hardly moves, as a user's picture; default: into a frame with a pose of its own.
     """
 
-    def __init__(self, folder: Path, first: int, *, people: int = 40, exchanges: int = 2, noise: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, first: int, *, people: int = 40, exchanges: int = 2, noise: float = 0.0,
+        portraits: bool = False,
+    ) -> None:  # fmt: skip
+        self.portraits = portraits
         self.heldout = HeadsAsFootage(folder, first, noise=noise, seed=1)
         self.trained = HeadsAsFootage(folder, 0, min(150, first), noise=noise, seed=2)
         frames = len(self.heldout) // len(self.heldout.takes)
         table = np.load(folder / "coefficients.npy", mmap_mode="r")
         self.coefficients = np.array(table[first * frames : first * frames + len(self.heldout)])
         self.trained_coefficients = np.array(table[: len(self.trained)])
-        cache = folder / f"exchanges_{first}_{people}_{exchanges}.npz"
+        cache = folder / f"exchanges_{first}_{people}_{exchanges}{'_portraits' if portraits else ''}.npz"
         if cache.exists():
             saved = np.load(cache)
             stored = {name: saved[name] for name in saved.files}
@@ -88,6 +97,7 @@ class Truth:
             who = index * frames
             for _ in range(exchanges):
                 kept, other = who + rng.choice(np.arange(3, frames), 2, replace=False)
+                kept = who + 2 if self.portraits else kept
                 at, at_source = first * frames + kept, first * frames + who + 1
                 entry = {
                     "source": np.array(who + 1), "kept": np.array(kept), "other": np.array(other),
@@ -250,3 +260,66 @@ def head_codes(model: Generator, footage: Footage) -> np.ndarray:
     lips = model.config.bank_slices["lip"]
     face[:, lips] = look[:, lips]
     return face.numpy()
+
+
+def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dict[str, Any]]:
+    """Figures of every checkpoint of `python -m training footage --heads` in `work`, by stage."""
+    rng = np.random.default_rng(0)
+    teacher = learned_codes(HeadsAsFootage(folder, 0, first), work / "mouth.pt", rng)
+    truths = {
+        "exchange": Truth(folder, first, people=people),
+        "portrait": Truth(folder, first, people=people, portraits=True),
+    }
+    result: dict[str, dict[str, Any]] = {}
+    for stage in ("stage0", "stage1", "stage2"):
+        path = work / f"{stage}.pt"
+        if not path.exists():
+            continue
+        saved = torch.load(path, weights_only=True)
+        model = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
+        model.load_state_dict(saved["average"])
+        result[stage] = {name: gate_figures(model, truth, teacher) for name, truth in truths.items()}
+        result[stage]["code"] = code_figures(model, truths["exchange"], teacher)
+        result[stage]["steps"] = {name: phase["step"] for name, phase in saved["phases"].items()}
+    return result
+
+
+def report(result: Mapping[str, Mapping[str, Any]]) -> str:
+    """The chapter on disentanglement in Markdown."""
+    lines = ["# Disentangled", ""]
+    for stage, parts in result.items():
+        lines += [
+            f"## {stage}",
+            "",
+            f"Steps: {parts['steps']}",
+            "",
+            "| figure | in another pose | in a portrait |",
+            "|---|---|---|",
+        ]
+        lines += [f"| {name} | {value} | {parts['portrait'][name]} |" for name, value in parts["exchange"].items()]
+        lines += ["", "| code | jaw | units | pose | upper face |", "|---|---|---|---|---|"]
+        for name, scores in parts["code"].items():
+            lines.append(f"| {name} | {' | '.join(str(scores[key]) for key in ('jaw', 'units', 'pose', 'upper'))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure with the options of `add_options`. Raises SystemExit if there is no checkpoint."""
+    torch.set_num_threads(1)
+    result = measured(args.work, args.heads, args.train, args.people)
+    if not result:
+        raise SystemExit(f"{args.work} has no checkpoint. Run `python -m training footage --heads` first.")
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "disentangled.json").write_text(json.dumps(result, indent=1))
+    (args.out / "disentangled.md").write_text(report(result))
+    print(report(result))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument("work", type=Path, help="folder of checkpoints, see `footage --work`")
+    parser.add_argument("--heads", type=Path, required=True, help="the data set of rendered heads")
+    parser.add_argument("--train", type=int, default=600, help="people that were trained on (default 600)")
+    parser.add_argument("--people", type=int, default=40, help="held-out people to measure (default 40)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")

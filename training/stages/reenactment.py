@@ -301,6 +301,8 @@ def forget_other_directions(model: Generator) -> None:
 def self_figures(model: Generator, footage: Footage, codes: Tensor, count: int = 48) -> dict[str, float]:
     """Held-out figures without labels: PSNR of drawn pictures and of copied sources, whole and at the mouth."""
     source, driven = footage.pairs(np.random.default_rng(0), count, neutral=1.0)
+    other = source != driven[:, 0]  # a copy of the driven frame itself would be perfect
+    source, driven, count = source[other], driven[other], int(other.sum())
     batch = drive(footage, codes, model.config.size, source, driven, None)
     drawn: dict[str, list[Tensor]] = {"psnr": [], "psnr_unanchored": []}
     for part in np.array_split(np.arange(count), -(-count // 16)):
