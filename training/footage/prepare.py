@@ -36,7 +36,8 @@ from .takes import EYES, LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Footage, mouth_openin
 MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 RATE = 25.0  # frames a second that are kept
 SHORTEST = 1.0  # seconds of a take
-LEAVES = 0.12  # of the square's side, by which a face may be off its centre
+LEAVES = 0.2  # of the square's side, by which a face may be off its usual place
+PLACE = (0.53, 0.58)  # of the side: mean of the nine points in a standard crop
 CUT = 0.35  # of the square's side: a jump of the face by more is a cut
 SAME = 0.4  # mean difference of 255 to the last kept frame, below which a frame is a duplicate
 SMALLEST = 24.0  # pixels between the eyes in the source
@@ -133,8 +134,8 @@ def rejected(points: np.ndarray, sure: np.ndarray, square: tuple[float, float, f
     if sure[MOUTH] < SURE:
         return "hidden"
     x, y, side = square
-    face = points.mean(0) - (x + side / 2.0, y + side / 2.0)
-    return "left" if np.abs(face).max() > (LEAVES + 0.1) * side else ""
+    away = points.mean(0) - (x + PLACE[0] * side, y + PLACE[1] * side)
+    return "left" if np.abs(away).max() > LEAVES * side else ""
 
 
 def prepare_clip(clip: Path, size: int, find: Finder) -> tuple[list[Take], Counter[str]]:
