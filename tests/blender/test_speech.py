@@ -304,7 +304,10 @@ def test_a_muted_strip_and_a_missing_sound_are_reasons(scene, strip, obj, fake_e
 @pytest.mark.slow
 def test_the_engine_animates_the_demo_line(package, scene, obj, engine, demo):
     line = package.compat.new_sound(scene, "line", demo / "line.wav", 1, 1)
+    line.edtalk_text = "I am so happy that you came. I am terribly sad that you leave."
     assert animate(scene, line) == {"FINISHED"}
-    assert {"jawOpen", "headYaw", "headPitch", "eyeBlink"} <= keyed(package, obj)
+    assert {"jawOpen", "headYaw", "headPitch", "eyeBlink", "happy", "sad"} <= keyed(package, obj)
+    happy, sad = (keys(package, obj, name) for name in ("happy", "sad"))
+    assert happy[happy[:, 1].argmax(), 0] < sad[sad[:, 1].argmax(), 0]
     end = package.compat.right_handle(line)
     assert shown(package, obj, scene, range(1, end), "eyeBlink").max() > 0.7
