@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import torch
@@ -331,12 +332,12 @@ class _Client:
 
 
 @contextlib.contextmanager
-def busy_loop() -> Iterator[None]:
+def busy_loop() -> Iterator[subprocess.Popen[bytes]]:
     """One process that uses a core all the time."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         time.sleep(0.5)
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -361,7 +362,7 @@ def chart(figures: dict[str, Any]) -> str:
     for place, (name, colour) in enumerate(zip(names, colours, strict=False)):
         x, y = 90 + 250 * (place % 3), 40 * len(frames) + 40 + 24 * (place // 3)
         lines.append(f'<rect x="{x}" y="{y}" width="14" height="14" fill="{colour}"/>')
-        lines.append(f'<text x="{x + 20}" y="{y + 12}">{name}</text>')
+        lines.append(f'<text x="{x + 20}" y="{y + 12}">{escape(name)}</text>')
     height = 40 * len(frames) + 100
     font = 'font-family="sans-serif" font-size="14"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="760" height="{height}" {font}>'
