@@ -21,6 +21,7 @@ HELD_BYTES = 256 * 2**20  # limit for decoded frames that are kept in memory whe
 
 # A frame of the footage, its crop and the face rendered there; the last two are None if no face is visible.
 Dubbed = tuple[np.ndarray, Crop | None, np.ndarray | None]
+_Row = tuple[tuple[np.ndarray, Crop | None], np.ndarray]
 
 
 def dub(
@@ -32,17 +33,34 @@ def dub(
 ) -> Iterator[Dubbed]:
     """Render the face of each frame with its own row of coefficients. Yields one result per frame.
 
-    frames: one per row, uint8 (H, W, 3) and the crop of the face, or None where no face is visible. They are read one
-    at a time. rows: (T, n) in the bank's order. added: (n,) bool, coefficients that are added to those read from the
-    frame instead of replacing them; default none. size: at which faces are rendered.
+    frames: one per row, uint8 (H, W, 3) and the crop of the face, or None where no face is visible. Some are read
+    ahead, at most HELD_BYTES of them. rows: (T, n) in the bank's order. added: (n,) bool, coefficients that are added
+    to those read from the frame instead of replacing them; default none. size: at which faces are rendered.
     """
-    for (rgb, crop), row in zip(frames, rows, strict=True):
-        if crop is None:
-            yield rgb, None, None
-            continue
-        details = [cut_at(rgb, crop, size.side(renderer.config.size, crop))] if size.detail else None
-        (face,) = renderer.render_frames([cut(rgb, crop)], row[None], added=added, details=details)
-        yield rgb, crop, face
+    for some in _chunks(zip(frames, rows, strict=True), renderer.batch * renderer.lanes.count):
+        seen = [(rgb, crop, row) for (rgb, crop), row in some if crop is not None]
+        faces: Iterator[np.ndarray] = iter(())
+        if seen:
+            native = renderer.config.size
+            cuts = (cut(rgb, crop) for rgb, crop, _ in seen)
+            fine = (cut_at(rgb, crop, size.side(native, crop)) for rgb, crop, _ in seen) if size.detail else None
+            faces = renderer.render_frames(cuts, np.stack([row for *_, row in seen]), added=added, details=fine)
+        for (rgb, crop), _ in some:
+            yield rgb, crop, None if crop is None else next(faces)
+
+
+def _chunks(frames: Iterable[_Row], count: int) -> Iterator[list[_Row]]:
+    """Lists of `count` frames with their rows, of fewer where they would exceed HELD_BYTES, so that faces are rendered
+    in batches.
+    """
+    held: list[_Row] = []
+    for (rgb, crop), row in frames:
+        held.append(((rgb, crop), row))
+        if len(held) >= max(1, min(count, HELD_BYTES // rgb.nbytes)):
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple[np.ndarray, Crop | None]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CPU_BATCH, GPU_BATCH = 4, 8
+BATCH = 8
 LARGE = 128  # pixels: frames of larger banks are computed one by one on the CPU, where a batch exceeds the cache
 R = TypeVar("R")
 
@@ -51,8 +51,8 @@ class FaceRenderer:
     dtype: precision of the convolutions; latents, flow, warp and colours stay float32. "auto": float32 for the decoder,
     and for refiner and insets the type with which they were trained, bfloat16, where the processor multiplies it
     directly. compile: compile the
-    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 4 on the
-    CPU, 1 there for banks of more than 128 px, 8 on a GPU.
+    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 8, on the
+    CPU 1 for banks of more than 128 px.
     Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
 
     Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights; painting, the
@@ -75,7 +75,7 @@ class FaceRenderer:
         self.bank, self.config = bank, bank.config
         self.device = open_device(device)
         on_cpu = self.device.type == "cpu"
-        self.batch = batch or (GPU_BATCH if not on_cpu else CPU_BATCH if bank.config.size <= LARGE else 1)
+        self.batch = batch or (1 if on_cpu and bank.config.size > LARGE else BATCH)
         self.lanes = Lanes(torch.get_num_threads() if on_cpu else 1)
         with torch.inference_mode():
             networks = load_networks(bank, self.device, DTYPES[dtype])

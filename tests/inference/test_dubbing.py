@@ -200,11 +200,12 @@ def test_plate_times_may_repeat_jump_and_descend(shots, shot, track):
 def test_a_cancelled_render_continues(shots, shot):
     made = shot()
     stopped = Recorder(stop_after=4)
-    assert shots.render(stopped, made)["cancelled"]
+    first = shots.render(stopped, made)
+    assert first["cancelled"]
     before = {path: path.stat().st_mtime_ns for path in made.frames_folder.iterdir()}
-    assert len(before) == 4
+    assert 4 <= len(before) == first["rendered"] < 12, "files that were being written are finished and reported"
     answer = shots.render(Recorder(), made)
-    assert (answer["rendered"], answer["reused"]) == (8, 4)
+    assert (answer["rendered"], answer["reused"]) == (12 - len(before), len(before))
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
