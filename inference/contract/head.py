@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .arkit import HEAD, HEAD_AXES
@@ -25,7 +27,13 @@ def head_matrix(bank: Bank) -> tuple[tuple[str, ...], np.ndarray]:
     right and down in picture widths and heights; scale as a share of the head's size. The matrix comes from how the
     coefficients were measured to move the head, `Coefficient.moves`, if that turns it in all directions. Otherwise the
     `arkit` weights give the rotations, and names the shifts and scale. ((), (0, 6)) for a bank without known rotations.
+
+    For a bank whose own network makes head motion in the units of its pose coefficients (see docs/training.md), these
+    are its first six, and the matrix is the identity.
     """
+    if has_own_motion(bank):
+        first = bank.config.bank_slices["pose"].start
+        return bank.names[first : first + len(HEAD_AXES)], np.eye(len(HEAD_AXES))
     measured = tuple(entry.name for entry in bank.coefficients if entry.moves)
     if measured and not _map_reason(bank):
         return measured, _measured_map(bank)[0]
@@ -40,6 +48,12 @@ def head_matrix(bank: Bank) -> tuple[tuple[str, ...], np.ndarray]:
     if not matrix[:, : len(HEAD)].any():
         return (), np.zeros((0, len(HEAD_AXES)))
     return tuple(names), matrix
+
+
+def has_own_motion(bank: Bank) -> bool:
+    """Whether the bank has head motion in the units of its pose coefficients, not in physical ones."""
+    network = (bank.networks or {}).get("audio2pose")
+    return isinstance(network, Mapping) and network.get("own") == 1
 
 
 def head_reason(bank: Bank) -> str:

@@ -29,13 +29,17 @@ _STRONGEST = 1.5  # largest logarithm of a coupling's scale
 class Audio2PoseConfig:
     """features: columns of the prosody. width: channels of the coupling networks. audio: channels of the prosody in
     them. steps: number of flow steps of each band, from slow to fast. mean: channels of the network of the expected
-    motion; 0 if there is none, as in banks of earlier versions."""
+    motion; 0 if there is none, as in banks of earlier versions. late: 1 if that motion has a delay of its own. own: 1
+    if the motion is not in physical units, but in those of the first six pose coefficients of the bank.
+    """
 
     features: int = 17
     width: int = 96
     audio: int = 24
     steps: tuple[int, ...] = (4, 4, 4, 6, 6, 4)
     mean: int = field(default=0, metadata={"optional": True})
+    late: int = field(default=0, metadata={"optional": True})
+    own: int = field(default=0, metadata={"optional": True})
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,6 +169,14 @@ class Band(nn.Module):
         return z
 
 
+def delayed(x: Tensor, rows: float) -> Tensor:
+    """x (B, C, n) later by a number of rows, which may be negative; its ends are kept."""
+    place = (torch.arange(x.shape[-1], device=x.device) - rows).clamp(0, x.shape[-1] - 1)
+    before = place.floor().long()
+    after = (before + 1).clamp(max=x.shape[-1] - 1)
+    return torch.lerp(x[..., before], x[..., after], (place - before).to(x.dtype))
+
+
 class ExpectedMotion(nn.Module):
     """The mean (B, 6, T) of all motions for a prosody (B, 17, T), standardised. A row depends on 0.9 s around it.
 
@@ -172,7 +184,9 @@ class ExpectedMotion(nn.Module):
     contains much chance; this network is trained with the mean of many.
     """
 
-    def __init__(self, features: int, width: int) -> None:
+    lag: Tensor | None
+
+    def __init__(self, features: int, width: int, late: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv1d(features, width, 7, padding=3), nn.SiLU(),
@@ -183,9 +197,11 @@ class ExpectedMotion(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
         self.register_buffer("gain", torch.ones(LEVELS + 1, POSE, 1))  # of each band: from standardised to units
+        self.register_buffer("lag", torch.zeros(1) if late else None)  # seconds; positive: the head moves later
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        motion = self.layers(features)
+        return motion if self.lag is None else delayed(motion, self.lag.item() * POSE_FPS)
 
     def bands(self, features: Tensor) -> list[Tensor]:
         """The bands of the expected motion, in its units."""
@@ -203,7 +219,10 @@ class Audio2Pose(nn.Module):
             Band(self.config, level, steps, with_audio=index >= 2, slower=index >= 1)
             for index, (level, steps) in enumerate(zip(levels, self.config.steps, strict=True))
         )
-        self.mean = ExpectedMotion(self.config.features, self.config.mean) if self.config.mean else None
+        mean, late = self.config.mean, bool(self.config.late)
+        self.mean = ExpectedMotion(self.config.features, mean, late) if mean else None
+        if self.config.own:
+            self.register_buffer("own", torch.ones(1))  # marks the units in a file
         self.register_buffer("feature_mean", torch.zeros(self.config.features, 1))
         self.register_buffer("feature_scale", torch.ones(self.config.features, 1))
         self.register_buffer("deviation", torch.ones(len(levels), POSE, 1))  # of each band of the motion
@@ -244,6 +263,10 @@ class Audio2Pose(nn.Module):
             bands.append(x)
         expected = self._expected(features)
         return [x + mean for x, mean in zip(bands, expected, strict=True)] if expected else bands
+
+    def expected_bands(self, features: Tensor) -> list[Tensor]:
+        """The bands of the expected motion for prosody (B, 17, T); empty without a network for it."""
+        return self._expected(self._standardised(features))
 
     def _expected(self, features: Tensor) -> list[Tensor]:
         return self.mean.bands(features) if self.mean is not None else []

@@ -237,7 +237,8 @@ def _audio2pose_config(state: Mapping[str, Any]) -> Audio2PoseConfig:
     audio = next(len(part) for name, part in state.items() if name.endswith("audio.2.weight"))
     width = len(state["bands.0.steps.0.first.bias"])
     mean = len(state["mean.layers.0.bias"]) if "mean.layers.0.bias" in state else 0
-    return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps), mean)
+    late, own = int("mean.lag" in state), int("own" in state)
+    return Audio2PoseConfig(len(state["feature_mean"]), width, audio, tuple(steps), mean, late, own)
 
 
 def _audio2expression_config(state: Mapping[str, Any]) -> Audio2ExpressionConfig:

@@ -1,9 +1,12 @@
-"""Train Audio2Pose on performances of a stochastic gesture model (`voices.gestures`) for synthetic speech.
+"""Train Audio2Pose on performances of a stochastic gesture model (`voices.gestures`), or on footage.
 
     python -m training audio2pose --out P.pt --minutes 40 [--start BANK]
+    python -m training audio2pose CLIP|FOLDER ... --bank B.safetensors --out B2.safetensors
 
-Run the same command again to resume. A log (P.jsonl) is written beside the checkpoint. The weights of each band that
-are best on held-out voices are kept.
+The first command trains from synthetic speech. Run it again to resume. A log (P.jsonl) is written beside the
+checkpoint. The weights of each band that are best on held-out voices are kept.
+
+The second command gives a bank the manner of a person who speaks in clips, see `stages.person_motion`.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -75,6 +80,20 @@ def _nothing(voice: Prosody) -> Prosody:
     return Prosody(voice.features[:0].copy(), none, none > 0, EMPTY, voice.speaker)
 
 
+class Source(Protocol):
+    """What the flow is trained on."""
+
+    def draw(self, rng: np.random.Generator, count: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
+        """Motion (B, 6, T), prosody (B, 17, T) and expected motion (B, 6, T)."""
+        ...
+
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The same of speech that is not trained on; neighbours in the batch may belong to the same speech."""
+        ...
+
+    def renew(self) -> None: ...
+
+
 class Pool:
     """The last POOL of the speeches to train on. Speech k depends only on the seed and on k.
 
@@ -88,24 +107,27 @@ class Pool:
             self.renew()
 
     def renew(self) -> None:
+        """Add a speech."""
         self.examples.append(example((self._seed, 1, self._next)))
         self._next += 1
 
+    def draw(self, rng: np.random.Generator, count: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch: motion (B, 6, 512) of new performances, half of them mirrored, the prosody (B, 17, 512) of their
+        speeches, and the expected motion (B, 6, 512) of both mirror images."""
+        chosen = [self.examples[index] for index in rng.integers(len(self.examples), size=count)]
+        motion = [performance(one.speech, rng) * (MIRROR if rng.random() < 0.5 else 1) for one in chosen]
+        expected = [one.expected * (1 + MIRROR) / 2 for one in chosen]
+        features = np.stack([one.features for one in chosen])
+        made = (torch.from_numpy(np.stack(table).swapaxes(1, 2).astype(np.float32)) for table in (motion, expected))
+        return next(made), torch.from_numpy(features), next(made)
 
-def draw(pool: Pool, rng: np.random.Generator, count: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: motion (B, 6, 512) of new performances, half of them mirrored, the prosody (B, 17, 512) of their
-    speeches, and the expected motion (B, 6, 512) of both mirror images."""
-    chosen = [pool.examples[index] for index in rng.integers(len(pool.examples), size=count)]
-    motion = [performance(one.speech, rng) * (MIRROR if rng.random() < 0.5 else 1) for one in chosen]
-    expected = [one.expected * (1 + MIRROR) / 2 for one in chosen]
-    features = np.stack([one.features for one in chosen])
-    made = (torch.from_numpy(np.stack(table).swapaxes(1, 2).astype(np.float32)) for table in (motion, expected))
-    return next(made), torch.from_numpy(features), next(made)
+    def held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+        return held_out()
 
 
-def measure(model: Audio2Pose, pool: Pool, rng: np.random.Generator) -> None:
-    """Set the model's means and deviations from the pool."""
-    motion, features, _ = draw(pool, rng, 256)
+def measure(model: Audio2Pose, source: Source, rng: np.random.Generator) -> None:
+    """Set the model's means and deviations from what it is trained on."""
+    motion, features, _ = source.draw(rng, 256)
     model.mean.gain.copy_(motion.square().mean(dim=(0, 2)).sqrt()[:, None].expand_as(model.mean.gain))
     model.feature_mean.copy_(features.mean(dim=(0, 2))[:, None])
     model.feature_scale.copy_(features.std(dim=(0, 2))[:, None].clamp(min=0.05))
@@ -134,17 +156,21 @@ def held_out() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def expected_errors(model: Audio2Pose) -> tuple[Tensor, Tensor]:
-    """On held-out voices: mean square error of the expected motion, and that of no motion, standardised."""
-    _, features, expected = held_out()
+def expected_errors(model: Audio2Pose, held: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """On held-out speech: mean square error of the expected motion, and that of no motion, standardised."""
+    _, features, expected = held
+    assert model.mean is not None
     none = (expected / model.mean.gain[0]).square().mean()
     return model.expected_error(expected, features), none
 
 
 @torch.no_grad()
-def likelihoods(model: Audio2Pose) -> tuple[Tensor, Tensor]:
-    """On held-out voices: likelihood of each band (6,) in nats per number, and its loss with other prosody (6,)."""
-    motion, features, _ = held_out()
+def likelihoods(model: Audio2Pose, held: tuple[Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Likelihood of each band (6,) in nats per number, and its loss with other prosody (6,).
+
+    held: speech that is not trained on; default: that of `held_out`.
+    """
+    motion, features, _ = held or held_out()
     own = model.log_likelihood(motion, features).mean(dim=1)
     other = model.log_likelihood(motion, features.roll(HELD_OUT_DRAWS, dims=0)).mean(dim=1)
     return own, own - other
@@ -179,9 +205,27 @@ class Best(nn.Module):
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     seeded(args)
-    model = started_from(args.start) if args.start else Audio2Pose(Audio2PoseConfig(mean=MEAN_CHANNELS))
+    if args.clips:
+        from .person_motion import adapt
+
+        adapt(args)
+        return
+    model = started_from(args.start) if args.start else None
+    fit(args, model or Audio2Pose(Audio2PoseConfig(mean=MEAN_CHANNELS)), lambda renewed: Pool(args.seed, renewed),
+        measured=model is not None)  # fmt: skip
+
+
+def fit(
+    args: argparse.Namespace, model: Audio2Pose, source_of: Callable[[int], Source], *, measured: bool
+) -> Audio2Pose:
+    """Train first the expected motion, then the flow. Returns the best weights.
+
+    source_of: makes what it is trained on, given how often that was renewed before. measured: whether the means and
+    deviations of the model are known.
+    """
     config = model.config
     average, best = Audio2Pose(config), Best(config)
+    assert model.mean is not None
     optimiser = torch.optim.Adam(model.bands.parameters(), args.rate, betas=(0.9, 0.99))
     expected_optimiser = torch.optim.Adam(model.mean.parameters(), EXPECTED_RATE)
     trainer = Trainer(
@@ -190,46 +234,48 @@ def train(args: argparse.Namespace) -> None:
         {"expected": limits(args, "expected"), "audio2pose": limits(args)}, np.random.default_rng(args.seed),
         averaged=(model, average), longest=0.995, extra=lambda: {"config": json.dumps(asdict(config))},
     )  # fmt: skip
-    pool = Pool(args.seed, sum(trainer.states[name].step // every for name, every in RENEWAL.items()))
+    states = trainer.states
+    source = source_of(sum(states[name].step // every for name, every in RENEWAL.items()))
     if not trainer.resumed:
-        if not args.start:
-            measure(model, pool, np.random.default_rng((args.seed, 4)))
+        if not measured:
+            measure(model, source, np.random.default_rng((args.seed, 4)))
         average.load_state_dict(model.state_dict())
 
     def evaluate_expected() -> dict[str, object]:
-        error, none = expected_errors(average)
+        error, none = expected_errors(average, source.held_out())
         best.keep_expected(average, error)
         return {"error": round(error.item(), 4), "without": round(none.item(), 4)}
 
     for _ in trainer.steps("expected", expected_optimiser, evaluate_expected, rate=EXPECTED_RATE):
-        _, features, expected = draw(pool, np.random.default_rng((args.seed, 6, trainer.step)))
+        _, features, expected = source.draw(np.random.default_rng((args.seed, 6, trainer.step)))
         loss = model.expected_error(expected, features)
         minimise(loss, expected_optimiser, model.mean.parameters())
-        if (trainer.states["expected"].step + 1) % RENEWAL["expected"] == 0:
-            pool.renew()
+        if (states["expected"].step + 1) % RENEWAL["expected"] == 0:
+            source.renew()
         trainer.note({"error": loss})
     if not trainer.started("audio2pose"):
         for network in (model, average):
             network.mean.load_state_dict(best.model.mean.state_dict())
 
     def evaluate() -> dict[str, object]:
-        own, lost = likelihoods(average)
+        own, lost = likelihoods(average, source.held_out())
         best.keep(average, own)
         return {"likelihood": _rounded(own), "own_less_other": _rounded(lost), "best": _rounded(best.likelihoods)}
 
     margin = torch.tensor(MARGIN)
     for _ in trainer.steps("audio2pose", optimiser, evaluate):
         rng = np.random.default_rng((args.seed, 3, trainer.step))
-        motion, features, _ = draw(pool, rng)
+        motion, features, _ = source.draw(rng)
         own = model.log_likelihood(motion, features, NOISE).mean(dim=1)
         loss = -own.sum()
         if rng.random() < EXCHANGED:
             other = model.log_likelihood(motion, features.roll(1, dims=0), NOISE).mean(dim=1)
             loss = loss + (margin - own + other).clamp(min=0).sum()
         minimise(loss, optimiser, model.bands.parameters())
-        if (trainer.states["audio2pose"].step + 1) % RENEWAL["audio2pose"] == 0:
-            pool.renew()
+        if (states["audio2pose"].step + 1) % RENEWAL["audio2pose"] == 0:
+            source.renew()
         trainer.note({"loss": loss})
+    return best.model
 
 
 def started_from(path: Path) -> Audio2Pose:
@@ -241,11 +287,14 @@ def started_from(path: Path) -> Audio2Pose:
     model = Audio2Pose(replace(known.config, mean=known.config.mean or MEAN_CHANNELS))
     model.load_state_dict(known.state_dict(), strict=False)  # earlier versions lack the expected motion
     if known.mean is None:
-        # The variance of a row: each band has one place in 32, 32, 16, ... rows.
-        share = 0.5 ** torch.tensor([LEVELS, *range(LEVELS, 0, -1)])[:, None, None]
-        total = (share * model.deviation.square()).sum(dim=0).sqrt()
-        model.mean.gain.copy_(total.expand_as(model.mean.gain))
+        model.mean.gain.copy_(total_deviation(model).expand_as(model.mean.gain))
     return model
+
+
+def total_deviation(model: Audio2Pose) -> Tensor:
+    """(6, 1) deviation of the motion: each band has one place in 32, 32, 16, ... rows."""
+    share = 0.5 ** torch.tensor([LEVELS, *range(LEVELS, 0, -1)])[:, None, None]
+    return (share * model.deviation.square()).sum(dim=0).sqrt()
 
 
 def _rounded(values: Tensor) -> list[float]:
@@ -257,3 +306,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_trainer_options(parser, minutes=40.0, rate=3e-3)
     add_limit_options(parser, "expected", minutes=10.0, what="the training of the expected motion")
     parser.add_argument("--start", type=Path, help="bank (.safetensors) whose weights the training starts from")
+    parser.add_argument("clips", type=Path, nargs="*", help="footage of one person, files or folders (with --bank)")
+    parser.add_argument("--bank", type=Path, help="bank (.safetensors) that reads the footage, and to which --out adds")
