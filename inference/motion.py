@@ -25,7 +25,7 @@ SWAY_BANDS = 3  # the slow bands, below 0.8 Hz; the others are nods
 EASE = 0.4  # seconds in which the motion begins and ends
 LEAST_VOICED = 0.05  # share of voiced sound; with less there is no speech
 SHORTEST = 0.5  # seconds of sound
-_ROOM = 4.0  # deviations of a band up to which motion is not limited
+_ROOM = 6.0  # deviations of a band up to which motion is not limited; strong nods have five
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def pose(model: Audio2Pose, voice: Prosody, seed: int, sway: float = 1.0, nods: 
 def draw_bands(model: Audio2Pose, features: np.ndarray, seed: int) -> list[np.ndarray]:
     """The six bands of head motion, (6, n) each, from slow to fast. features: (17, rows), see `pose_features`.
 
-    Each number is softly limited to five deviations of the band, which bounds the head's speed.
+    Each number is softly limited to seven deviations of the band, which bounds the head's speed.
     """
     noise = [torch.from_numpy(band)[None] for band in noise_of(seed, features.shape[1])]
     bands, deviation = [], model.get_buffer("deviation")

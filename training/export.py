@@ -26,6 +26,7 @@ from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.load import networks_json
 from inference.model.readers.absolute import PREFIX as READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
+from inference.motion import SWAY_BANDS
 
 from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector, in_coefficient_units
 
@@ -106,6 +107,15 @@ def best_weights(path: Path, prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix("model."): part.numpy() for name, part in state.items() if name.startswith("model.")}
 
 
+def with_nods(flow: dict[str, np.ndarray], expected: float, drawn: float) -> dict[str, np.ndarray]:
+    """The tensors of Audio2Pose, with its motion above 0.8 Hz scaled: the expected and the drawn part."""
+    for name, factor in (("mean.gain", expected), ("deviation", drawn)):
+        if factor != 1:
+            flow = flow | {name: flow[name].copy()}
+            flow[name][SWAY_BANDS:] *= factor
+    return flow
+
+
 def run(args: argparse.Namespace) -> None:
     """Export with the options of `add_options`. Raises SystemExit if a required part is missing."""
     if not args.bank and not (args.generator and args.audio2lip):
@@ -129,7 +139,7 @@ def run(args: argparse.Namespace) -> None:
         put(AUDIO_PREFIX, audio_tensors(args.audio2lip))
         level = speech_level(args.audio2lip)
     if args.audio2pose:
-        put(AUDIO2POSE_PREFIX, best_weights(args.audio2pose, AUDIO2POSE_PREFIX))
+        put(AUDIO2POSE_PREFIX, with_nods(best_weights(args.audio2pose, AUDIO2POSE_PREFIX), *args.nods))
     if args.audio2expression:
         put(AUDIO2EXPRESSION_PREFIX, best_weights(args.audio2expression, AUDIO2EXPRESSION_PREFIX))
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
@@ -165,6 +175,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio2pose", type=Path, help="checkpoint of the audio2pose stage, or a bank")
     parser.add_argument(
         "--audio2expression", type=Path, help="checkpoint of the audio2expression stage, or a bank with its network"
+    )
+    parser.add_argument(
+        "--nods",
+        type=float,
+        nargs=2,
+        default=(1.0, 1.0),
+        metavar=("EXPECTED", "DRAWN"),
+        help="factors of the head motion above 0.8 Hz of --audio2pose: its mean, and what is drawn (default 1 1)",
     )
     parser.add_argument("--refiner", type=Path, help="checkpoint of the refiner stage, trained with that generator")
     parser.add_argument("--reading", type=Path, help="checkpoint of the reader stage with --framed, for the refiner")
