@@ -219,7 +219,9 @@ def lip_sync(
     mouth = np.einsum("tk,tkd->td", taps.astype(np.float32), raw)
     if bank.speech_level is None:
         return mouth
-    return _kept_closed(mouth, raw[:, 1], bank.names) * _effort(sound, times)
+    mouth = _kept_closed(mouth, raw[:, 1], bank.names)
+    wider = mouth * _effort(sound, times)
+    return np.minimum(wider, np.maximum(mouth, 1.0))  # 1 is fully on; loudness does not open the mouth beyond
 
 
 def _kept_closed(mouth: np.ndarray, raw: np.ndarray, names: Sequence[str]) -> np.ndarray:

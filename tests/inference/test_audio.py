@@ -263,6 +263,17 @@ def test_the_mouth_opens_less_on_quiet_syllables(sound, bank):
     assert np.isfinite(lip_sync(quieter, RATE, times, levelled)).all()
 
 
+def test_loudness_does_not_open_the_mouth_beyond_its_range(sound, bank, monkeypatch):
+    levelled = SimpleNamespace(**(vars(bank) | {"speech_level": -20.0}))
+    times = frame_times(len(sound) / RATE, 25)
+    found = {}
+    for factor in (1.0, 1e4):
+        monkeypatch.setattr(lipsync, "_effort", lambda samples, times, factor=factor: np.full((len(times), 1), factor))
+        found[factor] = lip_sync(sound, RATE, times, levelled)
+    assert found[1e4].max() > 0.99
+    assert (found[1e4] <= np.maximum(found[1.0], 1.0) + 1e-6).all()
+
+
 def test_pressed_lips_are_not_smoothed_away():
     raw = np.array([[0.5, 0.0], [0.0, 0.4], [0.5, 0.1]], np.float32)
     smoothed = np.array([[0.4, 0.1], [0.3, 0.2], [0.4, 0.1]], np.float32)
