@@ -7,7 +7,7 @@ import numpy as np
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty
 
 from ..inference.contract.errors import EDTalkError
-from ..inference.contract.idle import BLINK, SWAY, add_idle_motion
+from ..inference.contract.idle import BLINK, GLANCES, SWAY, add_idle_motion
 from . import compat
 from .animation import curves, keys
 from .character import character, files, sliders
@@ -26,7 +26,8 @@ def write_idle_motion(
     Raises EDTalkError if the bank has neither named head sliders nor a blink slider.
     """
     bank, rest = files.bank_of(obj), sliders.rest_values(obj)
-    names = [name for name in SWAY if amount and name in bank.names] + [BLINK] * (blinks and BLINK in bank.names)
+    names = [name for name in (*SWAY, *GLANCES) if amount and name in bank.names]
+    names += [BLINK] * (blinks and BLINK in bank.names)
     if not names:
         raise EDTalkError(
             f"The bank '{bank.name}' of {obj.name} has no sliders named {', '.join((*SWAY, BLINK))}.",

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from .model.batches import checked, filled
 from .model.correction import Correction, CorrectionSource
 from .model.decoder import Canvas, Source
 from .model.fast_unet import painting_type
+from .model.gaze import BANK as EYE_BANK
+from .model.gaze import TurnableEyes, turned_eyes, with_lids
 from .model.insets import PlacedInset, composite_insets
 from .model.joined import joined
 from .model.load import load_networks
@@ -84,7 +86,10 @@ class FaceRenderer:
             if networks.refiner is not None:
                 self._correction = Correction(networks.refiner, networks.insets, self.painting)
         self._encoder, self._decoder = networks.encoder, networks.decoder
-        self.reader = FaceReader(networks, bank.names, bank.config.size, self.device, self.batch, self.lanes)
+        self.reader = FaceReader(networks, bank, self.device, self.batch, self.lanes)
+        turns_eyes = EYE_BANK in bank.config.painted and networks.insets is not None
+        self._eye_columns = columns_of(bank, EYE_BANK) if turns_eyes else []
+        self._lids = tuple(bank.names.index(name) if name in bank.names else None for name in ("eyeBlink", "eyeWide"))
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: PreparedSource | None = None
         self._source_coefficients: Coefficients | None = None
@@ -309,6 +314,11 @@ class FaceRenderer:
     def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """(T, n) float32. Raises EDTalkError if the coefficients are not those of the bank."""
         names = self.bank.names
+        older = names[: self.config.generator.coefficient_count]  # rows from before the bank had painted banks
+        if older != names and getattr(coefficients, "names", older) == older:
+            values = np.asarray(getattr(coefficients, "values", coefficients), np.float32)
+            if values.shape[1:] == (len(older),):
+                coefficients = self._padded(values)
         if not isinstance(coefficients, Coefficients):
             coefficients = Coefficients(coefficients, names)
         elif coefficients.names != names:
@@ -317,6 +327,10 @@ class FaceRenderer:
                 f"{_summary(coefficients.names)}."
             )
         return coefficients.values
+
+    def _padded(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of rows (T, m) of the generator's coefficients with zeros for those that it does not draw, (T, n)."""
+        return np.pad(rows, ((0, 0), (0, len(self.bank.names) - rows.shape[1])))
 
     def _checked_detail(self, detail: np.ndarray | None) -> np.ndarray | None:
         if detail is None:
@@ -343,12 +357,13 @@ class FaceRenderer:
         latent, features = self._encoder(picture)
         source = self._decoder.source(latent, features)
         if self._correction is None:
-            return PreparedSource(source, None, self._encoder.coefficients(latent).cpu().numpy())
+            return PreparedSource(source, None, self._padded(self._encoder.coefficients(latent).cpu().numpy()))
         seen, largest = picture, 2 * self.config.size  # insets render at twice the resolution
         if self._correction.insets is not None and min(fine.shape[:2]) >= largest:
             seen = torch.from_numpy(to_network(fine, largest)[None]).to(self.device)
         corrected = self._correction.prepare(picture, seen)
-        return PreparedSource(source, corrected, corrected.own.cpu().numpy())
+        eyes = TurnableEyes(fine, corrected.anchors) if self._eye_columns else None
+        return PreparedSource(source, corrected, self._padded(corrected.own.cpu().numpy()), eyes)
 
     @torch.inference_mode()
     def _decode(
@@ -359,6 +374,9 @@ class FaceRenderer:
         canvases: cache by expression for one source; afterwards it holds those of this batch.
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
+        alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
+        if self._eye_columns:
+            alpha = with_lids(alpha, turns, *self._lids)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         source = PreparedSource.joined(sources)
         if len(sources) == 1:
@@ -369,7 +387,15 @@ class FaceRenderer:
         drawn = self._draw(source.generator, canvas, alpha)
         insets: list[PlacedInset] = []
         if self._correction is not None:
-            drawn, insets = self._correction(source.corrected, drawn, alpha)
+            corrected = source.corrected
+            if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
+                eyes = [one.eyes.parts for one in sources if one.eyes is not None]
+                seen = composite_insets(corrected.seen, turned_eyes(eyes, turns))
+                drawn, insets = self._correction(replace(corrected, seen=seen), drawn, alpha)
+                anchors = self._correction.anchors_at(corrected, alpha)
+                insets = turned_eyes(eyes, turns, drawn.places, corrected.anchors, anchors) + insets
+            else:
+                drawn, insets = self._correction(corrected, drawn, alpha)
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
@@ -417,6 +443,7 @@ class PreparedSource:
     generator: Source
     corrected: CorrectionSource | None  # None without a refiner
     own: np.ndarray
+    eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
 
     @staticmethod
     def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
@@ -440,6 +467,11 @@ class Decoded(NamedTuple):
     places: np.ndarray
     mask: np.ndarray
     insets: list[PlacedInset]
+
+
+def columns_of(bank: Bank, part: str) -> list[int]:
+    """The columns of one part of a bank, such as "eye"."""
+    return list(range(len(bank.names)))[bank.config.bank_slices[part]]
 
 
 def open_device(name: str) -> torch.device:

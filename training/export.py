@@ -22,13 +22,14 @@ from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, is_bank, lo
 from inference.contract.config import GeneratorConfig
 from inference.model.audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
 from inference.model.audio2pose import PREFIX as AUDIO2POSE_PREFIX
+from inference.model.gaze import BANK as EYE_BANK
 from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.load import networks_json
 from inference.model.readers.absolute import PREFIX as READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
 from inference.motion import SWAY_BANDS
 
-from .units import BANKS, EMOTIONS, EXPRESSION, LIP, POSE, Unit, emotion_vector, in_coefficient_units
+from .units import BANKS, EMOTIONS, EXPRESSION, EYE, EYE_ARKIT, LIP, POSE, Unit, emotion_vector, in_coefficient_units
 
 READING_PREFIX = f"{REFINER_PREFIX}reading."
 RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX = "relative.", "close."
@@ -56,11 +57,16 @@ def arkit_shares(unit: Unit) -> dict[str, float]:
 
 
 def starter_bank(config: GeneratorConfig) -> Bank:
-    """Metadata of the starter bank, without tensors."""
+    """Metadata of the starter bank, without tensors. config: of the generator; the bank has a painted bank of gaze."""
+    config = replace(config, banks=(*config.generator.banks, (EYE_BANK, len(EYE))), painted=(EYE_BANK,))
     coefficients = tuple(
         Coefficient(unit.name, bank, 0.0, unit.soft_min, unit.soft_max, unit.unit, arkit_shares(unit))
         for (bank, _), units in zip(BANKS, (LIP, POSE, EXPRESSION), strict=True)
         for unit in units
+    )
+    coefficients += tuple(
+        Coefficient(unit.name, EYE_BANK, 0.0, unit.soft_min, unit.soft_max, unit.unit, weights)
+        for unit, weights in zip(EYE, EYE_ARKIT, strict=True)
     )
     presets = {name: np.array(emotion_vector(name), np.float32) for name in EMOTIONS}
     return Bank("starter", config, coefficients, presets, licence="CC0-1.0", origin=ORIGIN)

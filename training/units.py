@@ -82,6 +82,16 @@ EXPRESSION = (
 )
 UNITS = LIP + POSE + EXPRESSION
 NAMES = tuple(unit.name for unit in UNITS)
+# Gaze, which the rendered heads have but no network learns: `inference.model.gaze` draws it.
+EYE = (
+    Unit("eyeYaw", (), -1.0, 1.0, "25 degrees, positive towards picture right"),
+    Unit("eyePitch", (), -1.0, 1.0, "20 degrees, positive looks down"),
+)
+# Weights of ARKit's units, of which 1 turns an eye by 30 degrees, see `inference.contract.eyes`.
+EYE_ARKIT = (
+    {"eyeLookOutLeft": 0.6, "eyeLookInRight": 0.6, "eyeLookInLeft": -0.6, "eyeLookOutRight": -0.6},
+    {"eyeLookDownLeft": 0.75, "eyeLookDownRight": 0.75, "eyeLookUpLeft": -0.75, "eyeLookUpRight": -0.75},
+)
 BANKS = (("lip", len(LIP)), ("pose", len(POSE)), ("exp", len(EXPRESSION)))
 
 # Effect of mirroring a picture: these coefficients change places, and these change sign.

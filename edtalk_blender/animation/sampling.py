@@ -85,8 +85,12 @@ def _sample_curves(
 
     def states(name: str, limits: tuple[float, float]) -> np.ndarray:
         """Strength, mute or solo of every bank over time, (T, banks)."""
-        found = [group.banks[bank] for bank, _count in banks]
-        return table(column(one.path_from_id(name), getattr(one, name), limits) for one in found)
+        found = [group.banks.get(bank) for bank, _count in banks]  # none in a linked file from before the bank had it
+        return table(
+            np.full(len(frames), name == "strength", float) if one is None
+            else column(one.path_from_id(name), getattr(one, name), limits)
+            for one in found
+        )  # fmt: skip
 
     values = table(
         column(sliders.data_path(name), group.get(name, rest), sliders.COEFFICIENT_LIMITS)

@@ -30,7 +30,12 @@ from ..timeline.timemap import TimeMap
 from . import one_euro
 
 LIPS = "lip"
-BANK_SWITCHES = {"lip": "use_lip", "pose": "use_pose", "exp": "use_exp"}  # bank: property of CaptureSettings
+BANK_SWITCHES = {
+    "lip": "use_lip",
+    "pose": "use_pose",
+    "exp": "use_exp",
+    "eye": "use_eye",
+}  # bank: property of CaptureSettings
 _INSTANT = 1e-3  # seconds, shorter than any frame
 
 
@@ -39,7 +44,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
 
     use_lip: BoolProperty(name="Mouth", description="Capture mouth", default=True)
     use_pose: BoolProperty(name="Head", description="Capture head rotation and position", default=True)
-    use_exp: BoolProperty(name="Expression", description="Capture brows, eyes and expression", default=True)
+    use_exp: BoolProperty(name="Expression", description="Capture brows, lids and expression", default=True)
+    use_eye: BoolProperty(name="Gaze", description="Capture where the eyes look", default=True)
     relative: BoolProperty(
         name="Relative",
         description="Apply the captured motion relative to the rest frame, on top of the character's rest pose. "
@@ -121,7 +127,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
 class Options:
     """Options of a capture.
 
-    banks: any of "lip", "pose" and "exp". relative: apply offsets from the driver's rest, see `mixing.retargeted`.
+    banks: any of "lip", "pose", "exp" and "eye". relative: apply offsets from the driver's rest, see
+    `mixing.retargeted`.
     rest_frame: scene frame at which the driver is at rest; None: the first captured frame. smooth: strength, see
     `one_euro.smooth`. simplify: largest error of the decimated curves, 0 for a key on every frame. video_mouth: weight
     of the captured mouth against the existing keys, 0..1. crop: see `contract.shot.as_crop`. which: face to use,

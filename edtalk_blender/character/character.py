@@ -185,21 +185,24 @@ def crop_changed(obj: bpy.types.Object) -> None:
 
 
 @persistent
-def _restore_overrides(*_: object) -> None:
-    """After loading: create the sliders and defaults of library overrides, which Blender restores from the library."""
+def _restore_sliders(*_: object) -> None:
+    """After loading: create the sliders and defaults of library overrides, which Blender restores from the library, and
+    those that the bank of an older file did not have.
+    """
     for obj in bpy.data.objects:
-        if is_character(obj) and obj.library is None and obj.override_library is not None:
+        if is_character(obj) and obj.library is None:
             try:
-                sliders.setup_channels(obj)
+                if obj.override_library is not None or sliders.lacks_channels(obj):
+                    sliders.setup_channels(obj)
             except EDTalkError:
                 continue  # the panel reports a missing bank
 
 
 def register() -> None:
-    bpy.app.handlers.load_post.append(_restore_overrides)
+    bpy.app.handlers.load_post.append(_restore_sliders)
 
 
 def unregister() -> None:
-    bpy.app.handlers.load_post.remove(_restore_overrides)
+    bpy.app.handlers.load_post.remove(_restore_sliders)
     portrait_listeners.clear()
     crop_listeners.clear()

@@ -21,7 +21,7 @@ from ...inference.contract.parsing import MALFORMED, finite, parse_json
 from . import files
 from .slider_tips import emotion_tip, slider_tip
 
-BANK_TITLES = {"lip": "Mouth", "pose": "Head", "exp": "Expression"}
+BANK_TITLES = {"lip": "Mouth", "pose": "Head", "exp": "Expression", "eye": "Gaze"}
 EMOTION_GROUP = "Emotion"
 COEFFICIENT_LIMITS = (-1e3, 1e3)
 EMOTION_LIMITS = (0.0, 1.5)
@@ -66,6 +66,13 @@ def setup_channels(obj: bpy.types.Object, rest: Mapping[str, float] | None = Non
     _setup_bank_states(group, bank)
     obj.update_tag()
     return dropped
+
+
+def lacks_channels(obj: bpy.types.Object) -> bool:
+    """Whether a character with sliders lacks some of its bank. Raises EDTalkError if the bank cannot be read."""
+    names = set(files.bank_of(obj).names)
+    there = names & set(channel_names(obj))
+    return bool(there) and there != names
 
 
 def _describe(

@@ -31,7 +31,7 @@ from .files import atomic_write, open_regular
 from .mixing import add_emotions
 from .parsing import MALFORMED, parse_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of banks with painted banks; others have 1, which earlier versions read as well
 STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
 AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
@@ -146,7 +146,7 @@ class Bank:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.config.painted else 1,
             "name": self.name,
             **self.config.to_json(),
             "coefficients": [coefficient.to_json() for coefficient in self.coefficients],
@@ -349,7 +349,7 @@ def _check_shapes(bank: Bank, header: Mapping[str, Any]) -> None:
     shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
     if "direction_lipnonlip.weight" not in shapes:
         return
-    found, config = GeneratorConfig.from_shapes(shapes), bank.config
+    found, config = GeneratorConfig.from_shapes(shapes), bank.config.generator
     same = (found.size, found.style_dim, dict(found.banks)) == (config.size, config.style_dim, dict(config.banks))
     if not same or any(config.channels[resolution] != count for resolution, count in found.channels.items()):
         raise EDTalkError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # Limits for the values in a file, which may be damaged or forged.
@@ -19,6 +19,8 @@ class GeneratorConfig:
     channels: number of feature channels by resolution, for 4, 8, ... size.
     banks: (name, number of basis vectors) in the column order of the direction matrix Q. The first two must be "lip"
         and "pose", which share one matrix as in upstream's checkpoints. A bank "exp" enables expression enhancement.
+    painted: names of the last of these banks if other parts than the generator draw them, such as "eye": they have no
+        column in Q.
     Raises ValueError for other values.
     """
 
@@ -26,6 +28,7 @@ class GeneratorConfig:
     style_dim: int = 512
     channels: Mapping[int, int] = field(default_factory=lambda: dict(OFFICIAL_CHANNELS))
     banks: tuple[tuple[str, int], ...] = (("lip", 20), ("pose", 6), ("exp", 10))
+    painted: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= LARGEST_SIZE or self.size & (self.size - 1):
@@ -39,6 +42,8 @@ class GeneratorConfig:
         names = [name for name, _ in self.banks]
         if names[:2] != ["lip", "pose"] or len(set(names)) != len(names):
             raise ValueError(f"banks must start with lip and pose and name each bank once, found {names}")
+        if names[len(names) - len(self.painted) :] != list(self.painted) or {"lip", "pose", "exp"} & set(self.painted):
+            raise ValueError(f"painted banks must be the last ones, after lip, pose and exp, found {self.painted}")
         if min(dim for _, dim in self.banks) < 0 or self.coefficient_count > MOST_COEFFICIENTS:
             raise ValueError(f"banks must have at most {MOST_COEFFICIENTS} vectors in all, found {self.banks}")
 
@@ -49,7 +54,13 @@ class GeneratorConfig:
 
     @property
     def coefficient_count(self) -> int:
+        """Number of coefficients of all banks."""
         return sum(dim for _, dim in self.banks)
+
+    @property
+    def generator(self) -> GeneratorConfig:
+        """The configuration without the painted banks: that of the generator's weights."""
+        return replace(self, banks=self.banks[: len(self.banks) - len(self.painted)], painted=())
 
     @property
     def enhances_expression(self) -> bool:
@@ -70,6 +81,7 @@ class GeneratorConfig:
             "style_dim": self.style_dim,
             "channels": {str(resolution): count for resolution, count in sorted(self.channels.items())},
             "banks": [list(bank) for bank in self.banks],
+            **({"painted": list(self.painted)} if self.painted else {}),
         }
 
     @staticmethod
@@ -79,6 +91,7 @@ class GeneratorConfig:
             style_dim=int(data["style_dim"]),
             channels={int(resolution): int(count) for resolution, count in data["channels"].items()},
             banks=tuple((str(name), int(dim)) for name, dim in data["banks"]),
+            painted=tuple(str(name) for name in data.get("painted", ())),
         )
 
     @staticmethod

@@ -21,6 +21,9 @@ SWAY = {
     "headShiftY": (0.06, 4.6),
 }
 BLINK = "eyeBlink"
+GLANCES = {"eyeYaw": 0.2, "eyePitch": 0.1}  # deviation of the eyes' direction at amount 1, in the bank's units
+_FIXED = (0.6, 2.6)  # seconds for which the eyes look in one direction
+_JUMP = 0.05  # seconds of the eyes' movement to the next one
 _CLOSING, _SHUT, _OPENING = 0.08, 0.04, 0.16  # seconds of one blink
 _PAUSE = (2.2, 4.8)  # seconds between blinks
 
@@ -28,10 +31,11 @@ _PAUSE = (2.2, 4.8)  # seconds between blinks
 def add_idle_motion(
     values: np.ndarray, names: Sequence[str], times: np.ndarray, amount: float, seed: int = 0, *, head: bool = True
 ) -> np.ndarray:
-    """Add head motion and blinks to coefficients (T, n) at `times` (T,) in seconds.
+    """Add head motion, glances and blinks to coefficients (T, n) at `times` (T,) in seconds.
 
-    names: of the n coefficients. amount: scales the head motion, 1 is natural, 0 adds nothing; blinks always close the
-    eyes fully. head: False adds the blinks only. Raises EDTalkError if none of the coefficients has a known name.
+    names: of the n coefficients. amount: scales head motion and glances, 1 is natural, 0 adds nothing; blinks always
+    close the eyes fully. head: False adds blinks and glances only. Raises EDTalkError if none of the coefficients has a
+    known name.
     """
     if not amount:
         return values
@@ -47,6 +51,9 @@ def add_idle_motion(
     for row, (name, (amplitude, period)) in enumerate(SWAY.items()):
         if head and name in names:
             result[:, names.index(name)] += amount * amplitude * _sway(times, period, (seed, row))
+    for name, looks in zip(GLANCES, glances(times, seed).T, strict=True):
+        if name in names:
+            result[:, names.index(name)] += amount * GLANCES[name] * looks
     if BLINK in names:
         column = result[:, names.index(BLINK)]
         column += np.maximum(1.0 - column, 0.0) * blinks(times, seed)  # closes an eye only as far as it is open
@@ -67,6 +74,22 @@ def blinks(times: np.ndarray, seed: int = 0) -> np.ndarray:
         shut = np.maximum(shut, _ease(falling) - _ease(rising))
         start += rng.uniform(*_PAUSE)
     return shut
+
+
+def glances(times: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(T, 2) direction of the eyes to the right and down, of deviation 1: fixed for a while, then a jump to another.
+
+    About every second fixation is at 0, as at time 0.
+    """
+    times = np.asarray(times, np.float64)
+    rng = np.random.Generator(np.random.PCG64((seed, 131)))
+    result, start, before = np.zeros((len(times), 2)), rng.uniform(*_FIXED), np.zeros(2)
+    end = times.max(initial=0.0)
+    while start <= end:
+        after = np.clip(rng.normal(0.0, 1.0, 2), -2.0, 2.0) * (rng.random() < 0.5)
+        result += _ease(np.clip((times - start) / _JUMP, 0.0, 1.0))[:, None] * (after - before)
+        start, before = start + rng.uniform(*_FIXED), after
+    return result
 
 
 def _sway(times: np.ndarray, period: float, seed: tuple[int, int]) -> np.ndarray:

@@ -110,6 +110,13 @@ class Correction:
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
         return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual)
 
+    def anchors_at(self, known: CorrectionSource, alpha: Tensor) -> Tensor:
+        """(N, 3, 2): the anchors after the head has moved. Only with insets."""
+        assert self.insets is not None
+        known, pose = expanded(known, len(alpha)), self.insets.pose
+        turned = self.refiner.amounts(alpha * pose) - self.refiner.amounts(known.own * pose)
+        return known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+
     def _insets(self, known: CorrectionSource, alpha: Tensor, found: Tensor, residual: Tensor) -> list[PlacedInset]:
         if self.insets is None:
             return []
@@ -117,9 +124,7 @@ class Correction:
         strengths = [drawer.inset.strength(change) for drawer in self.drawers]
         if not any(strength.any() for strength in strengths):
             return []
-        pose = self.insets.pose
-        turned = self.refiner.amounts(alpha * pose) - self.refiner.amounts(known.own * pose)
-        anchors = known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+        anchors = self.anchors_at(known, alpha)
         sampled = torch.cat([found, residual / SMALL], 1)
         parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), strict=True)
         return [

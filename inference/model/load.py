@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract.bank import AUDIO_PREFIX, Bank
+from ..contract.config import GeneratorConfig
 from ..contract.errors import EDTalkError
 from .audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
 from .audio2expression import Audio2Expression, Audio2ExpressionConfig
@@ -52,6 +53,8 @@ class NetworkBank(Protocol):
     def name(self) -> str: ...
     @property
     def names(self) -> tuple[str, ...]: ...
+    @property
+    def config(self) -> GeneratorConfig: ...
     @property
     def networks(self) -> Mapping[str, Any] | None: ...
     @property
@@ -91,8 +94,8 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
     refiner = load_network(bank, REFINER, device)
     insets = load_network(bank, INSETS, device) if refiner is not None else None
     return Networks(
-        Encoder(weights, bank.config, scratch),
-        Decoder(weights, bank.config, scratch, dtype),
+        Encoder(weights, bank.config.generator, scratch),
+        Decoder(weights, bank.config.generator, scratch, dtype),
         refiner,
         insets,
         reader,
@@ -111,8 +114,9 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
         return None
     kind, state = _KINDS[name], state_of(bank, name)
     count = kind.coefficients(config)
-    if count not in (None, len(bank.names)):
-        raise _unfit(bank, name, f"expected {len(bank.names)} coefficients, found {count}")
+    expects = bank.config.generator.coefficient_count
+    if count not in (None, expects):
+        raise _unfit(bank, name, f"expected {expects} coefficients, found {count}")
     try:
         with torch.device("meta"):  # allocates no memory, whatever sizes a damaged file states
             network = kind.network(config)

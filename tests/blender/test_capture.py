@@ -447,7 +447,7 @@ def test_the_scenes_settings_become_options(package, scene, options):
     own.use_lip, own.relative, own.rest_at, own.rest_frame, own.gain = False, True, "FRAME", 12, 0.5
     own.crop_mode, own.crop = "box", (1, 2, 64)
     found = package.capture.capture.options_of(scene)
-    assert (found.banks, found.relative, found.rest_frame, found.gain) == (("pose", "exp"), True, 12, 0.5)
+    assert (found.banks, found.relative, found.rest_frame, found.gain) == (("pose", "exp", "eye"), True, 12, 0.5)
     assert found.crop == (1, 2, 64)
 
 

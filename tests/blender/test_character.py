@@ -31,7 +31,7 @@ def test_a_new_character_is_an_empty_that_shows_its_portrait(character, scene, d
     assert obj.rotation_euler.x == pytest.approx(np.pi / 2)
     assert character.files.portrait_path(obj) == demo / "portrait_1.png"
     assert character.character.characters(scene) == [obj]
-    assert [state.name for state in obj.edtalk.banks] == ["lip", "pose", "exp"]
+    assert [state.name for state in obj.edtalk.banks] == ["lip", "pose", "exp", "eye"]
 
 
 def test_sliders_have_the_names_ranges_and_defaults_of_the_bank(character, obj):
@@ -52,9 +52,26 @@ def test_any_object_can_be_a_character(character, scene):
     mesh = bpy.data.objects.new("Head", bpy.data.meshes.new("Head"))
     scene.collection.objects.link(mesh)
     character.character.adopt(mesh)
-    assert character.sliders.row(mesh).shape == (36,)
+    assert character.sliders.row(mesh).shape == (38,)
     character.viewport.show_pixels(mesh, np.zeros((4, 4, 4), np.float32))
     assert mesh.data.name == "Head"
+
+
+def test_a_file_from_before_the_bank_of_gaze(character, addon, scene, obj):
+    """A saved character lacks the sliders and the state of a bank that its file's bank did not have."""
+    for name in character.files.bank_of(obj).names_of("eye"):
+        del obj.edtalk[name]
+    obj.edtalk.banks.remove(obj.edtalk.banks.find("eye"))
+    rest = json.loads(obj.edtalk.rest)
+    obj.edtalk.rest = json.dumps({name: value for name, value in rest.items() if not name.startswith("eyeYaw")})
+    obj.edtalk["jawOpen"] = 0.4
+    assert character.sliders.row(obj).shape == (38,)
+    sampled = addon.edtalk_blender.animation.sampling.sample(scene, obj, [1.0])
+    assert sampled.shape == (1, 38)
+    character.character._restore_sliders()
+    assert {"eyeYaw", "eyePitch"} <= set(obj.edtalk.keys())
+    assert character.sliders.bank_state(obj, "eye").strength == 1.0
+    assert obj.edtalk["jawOpen"] == 0.4
 
 
 def test_characters_have_unique_identities(character, scene, demo):
@@ -169,8 +186,8 @@ def test_emotions_are_measured_from_neutral(character, scene, write_bank):
 def test_two_emotions_add_up(character, obj):
     bank = character.files.bank_of(obj)
     obj.edtalk["happy"], obj.edtalk["sad"] = 0.25, 0.5
-    expected = bank.with_emotion(bank.rest[None, 26:], {"happy": 0.25, "sad": 0.5})[0]
-    np.testing.assert_allclose(character.sliders.row(obj)[26:], expected, atol=1e-6)
+    expected = bank.with_emotion(bank.rest[None, 26:36], {"happy": 0.25, "sad": 0.5})[0]
+    np.testing.assert_allclose(character.sliders.row(obj)[26:36], expected, atol=1e-6)
 
 
 def test_a_bank_without_emotions_has_no_emotion_sliders(character, scene, write_bank):
@@ -319,7 +336,7 @@ def test_setting_a_bank_keeps_shared_sliders_and_all_keys(character, addon, obj,
     character.character.set_bank(obj, "")
     curves = {curve.data_path for curve in addon.edtalk_blender.compat.fcurves(obj)}
     assert character.sliders.data_path("browDown") in curves, "keys of removed sliders are kept"
-    assert character.sliders.row(obj).shape == (36,)
+    assert character.sliders.row(obj).shape == (38,)
 
 
 def test_a_bank_that_changed_on_disk_is_read_again(character, obj, write_bank):
@@ -334,7 +351,7 @@ def test_a_bank_with_reserved_slider_names_is_refused(character, errors, obj, wr
     with pytest.raises(errors.EDTalkError, match="'portrait'"):
         character.character.set_bank(obj, str(path))
     assert obj.edtalk.bank == ""
-    assert character.sliders.row(obj).shape == (36,)
+    assert character.sliders.row(obj).shape == (38,)
 
 
 def test_slider_names_with_quotes_can_be_keyed(character, scene, write_bank):

@@ -110,7 +110,7 @@ def test_emotions_are_added_to_rest_in_the_sampled_rows(package, character, obj,
     bank = character.files.bank_of(obj)
     rows = package.animation.sampling.sample(scene, obj, [1, 11])
     np.testing.assert_allclose(rows[0], bank.rest, atol=1e-6)
-    np.testing.assert_allclose(rows[1, 26:], bank.presets["happy"], atol=1e-6)
+    np.testing.assert_allclose(rows[1, 26:36], bank.presets["happy"], atol=1e-6)
     np.testing.assert_allclose(rows[1, :26], bank.rest[:26], atol=1e-6)
 
 

@@ -296,7 +296,7 @@ def test_the_panel_shows_all_proposals_and_the_fault_of_the_active_one(package, 
 
 @pytest.mark.slow
 def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, obj, tmp_path):
-    """The starter bank without names gets 36 different names."""
+    """The starter bank without names gets 38 different names."""
     bank = addon.inference.contract.bank
     starter = bank.read_bank(bank.STARTER)
     entries = tuple(
@@ -307,7 +307,7 @@ def test_with_the_real_engine_on_a_bank_without_names(package, addon, engine, ob
     package.character.character.set_bank(obj, str(plain))
     assert bpy.ops.edtalk.name_sliders() == {"FINISHED"}
     regions = {item.name: item.region for item in obj.edtalk_naming.sliders}
-    assert len(regions) == 36
+    assert len(regions) == 38
     assert set(regions.values()) <= {"head", "jaw", "mouth", "eyes", "brows", "none"}
     assert bpy.ops.edtalk.apply_names(filepath=str(tmp_path / "named.safetensors")) == {"FINISHED"}
-    assert len(set(package.character.files.bank_of(obj).names)) == 36
+    assert len(set(package.character.files.bank_of(obj).names)) == 38

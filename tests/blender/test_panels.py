@@ -331,7 +331,7 @@ def test_every_slider_is_drawn_once(drawn, package, obj):
 
 
 def test_closed_banks_draw_no_sliders(drawn, obj):
-    closed = drawn("EDTALK_PT_banks", closed=("edtalk_lip", "edtalk_pose", "edtalk_exp"))
+    closed = drawn("EDTALK_PT_banks", closed=("edtalk_lip", "edtalk_pose", "edtalk_exp", "edtalk_eye"))
     assert not any(name.startswith("[") for name in closed.texts("prop"))
 
 

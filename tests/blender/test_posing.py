@@ -60,7 +60,7 @@ def test_an_image_empty_becomes_a_character(package, character, scene, demo):
     bpy.context.view_layer.objects.active = empty
     bpy.ops.edtalk.make_character()
     assert character.files.portrait_path(empty) == demo / "portrait_2.png"
-    assert character.sliders.row(empty).shape == (36,)
+    assert character.sliders.row(empty).shape == (38,)
     assert "already" in package.character.operators.EDTALK_OT_make_character.disabled_reason(bpy.context)
 
 

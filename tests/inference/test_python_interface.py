@@ -35,7 +35,7 @@ def test_the_documented_example_runs_as_written(tmp_path, monkeypatch) -> None:
     done: dict[str, Any] = {}
     exec(compile(example, "docs/command-line.md", "exec"), done)
     renderer, rows, shown = done["renderer"], done["rows"], done["portrait"]
-    assert rows.values.shape == (48, 36)
+    assert rows.values.shape == (48, 38)
     assert done["frame"].shape == shown.shape == (512, 512, 3)
     (rest,) = renderer.render(renderer.moved({}))
     assert np.abs(rest.astype(int) - shown).mean() < 1  # without motion, the frame is the portrait

@@ -51,7 +51,7 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     bank = load_bank(args.bank)
-    if bank.names != NAMES:
+    if bank.names[: bank.config.generator.coefficient_count] != NAMES:
         raise SystemExit(
             f"{args.bank} has other coefficients than the rendered heads, so there is no ground truth for it. "
             "Choose a bank that was exported by `python -m training export`."

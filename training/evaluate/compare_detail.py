@@ -39,7 +39,7 @@ Embedding = Callable[[np.ndarray], np.ndarray | None]
 def pictures_of(renderer: FaceRenderer, portrait: np.ndarray, rows: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """(T, size, size, 3) uint8 for each enlargement and for "detail". rows: (T, n) differences from the portrait."""
     renderer.set_source(portrait)
-    rows = (renderer.source_coefficients.values + rows).astype(np.float32)
+    rows = (renderer.source_coefficients.values[:, : rows.shape[1]] + rows).astype(np.float32)
     small = list(renderer.render(rows))
     ways = {
         name: np.stack([cv2.resize(one, (size, size), interpolation=how) for one in small])

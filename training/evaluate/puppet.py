@@ -52,7 +52,11 @@ class BankPuppet:
         self.renderer.set_source(portrait, resized(portrait, self.size) if self.detail else None)
 
     def own(self) -> np.ndarray:
-        return self.renderer.source_coefficients.values[0]
+        return self._drawn(self.renderer.source_coefficients.values)[0]
+
+    def _drawn(self, rows: np.ndarray) -> np.ndarray:
+        """The columns (T, m) that the heads have a truth for: without painted banks."""
+        return rows[:, : self.config.generator.coefficient_count]
 
     def pictures(self, rows: np.ndarray) -> np.ndarray:
         return np.stack([resized(picture, self.size) for picture in self.renderer.render(rows)])
@@ -69,8 +73,8 @@ class BankPuppet:
         """Read as capture does: relative to the portrait if the bank has a relative reader, else frame by frame."""
         reader = self.renderer.reader
         if not reader.can_compare:
-            return reader.encode(pictures).values
-        return self.own() + reader.compare(reader.rest_reference(self.portrait), pictures)
+            return self._drawn(reader.encode(pictures).values)
+        return self.own() + self._drawn(reader.compare(reader.rest_reference(self.portrait), pictures))
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:

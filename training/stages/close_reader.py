@@ -302,7 +302,7 @@ def read_driven_frames(
         reference = face.rest_reference(rest)
         for share, read in (((1.0, 0.0), own), ((0.0, 1.0), others)):
             windows.share.copy_(torch.tensor(share)[:, None].expand_as(windows.share))
-            read.append(torch.from_numpy(face.compare(reference, driven)))
+            read.append(torch.from_numpy(face.compare(reference, driven)[:, : heads.coefficients.shape[1]]))
         truth.append(heads.coefficients[rows[PORTRAIT_FRAMES:]] - heads.coefficients[rows[0]])
     return torch.cat(own), torch.cat(others), torch.cat(truth)
 

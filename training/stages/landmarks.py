@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from inference.face.landmarks import CELLS, COUNT, GAZE, NINE, SIDE, LandmarkNet, gaze_features
+from inference.model.gaze import located_irises
 
 from ..heads.identity import identity
 from ..heads.render import renderer
@@ -203,9 +204,10 @@ def fit_gaze(net: LandmarkNet, pool: Pool, count: int = 1500) -> Tensor:
     for some in np.array_split(rows, max(1, len(rows) // 50)):
         cut = [warped(pool.frames[row], framing(pool.points[row], 0.0, 1.0, np.zeros(2))) for row in some]
         pictures = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        found.append(net(pictures).points.numpy())
+        read = net(pictures).points.double().numpy()
+        found += [located_irises(*pair) for pair in zip(cut, read, strict=True)]
     net.train()
-    features = gaze_features(np.concatenate(found))
+    features = gaze_features(np.stack(found))
     truth = pool.gaze[rows] * (EYE_BALL, -EYE_BALL)
     gram = features.T @ features + 1e-4 * len(rows) * np.eye(features.shape[1])
     return torch.from_numpy(np.linalg.solve(gram, features.T @ truth)).float()

@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ...contract.bank import Bank
 from ...contract.coefficients import Coefficients
 from ...lanes import Lanes
 from ...media.picture import frames_to_network
 from ..batches import batches, checked
+from ..gaze import read_gaze
 from ..insets import InsetSource
 from ..load import Networks
 from .relative import RestFlow, RestWindow, cut_windows
@@ -23,17 +25,17 @@ class RestReference(NamedTuple):
     flow: RestFlow
     windows: list[RestWindow]
     known: InsetSource  # where eyes and mouth are, and how the refiner moves them
+    gaze: np.ndarray  # (2,), see `inference.model.gaze.read_gaze`; (0,) if the bank does not have it
 
 
 class FaceReader:
     """Reads faces in batches of a fixed size, so that a picture's coefficients do not depend on its neighbours."""
 
-    def __init__(
-        self, networks: Networks, names: Sequence[str], size: int, device: torch.device, batch: int, lanes: Lanes
-    ) -> None:
-        """names: of the bank's coefficients; size: pixels of a side of the bank's pictures; lanes: for the batches."""
+    def __init__(self, networks: Networks, bank: Bank, device: torch.device, batch: int, lanes: Lanes) -> None:
+        """networks: those of the bank. lanes: for the batches."""
         self._lanes = lanes
-        self.networks, self.names, self.size = networks, tuple(names), size
+        self.networks, self.names, self.size = networks, bank.names, bank.config.size
+        self._read_count = bank.config.generator.coefficient_count
         self._device, self._batch = device, batch
         # A source is encoded alone. Its coefficients equal those of the same picture here.
         self._encoded_at_once = 1 if networks.reader is None and device.type == "cpu" else batch
@@ -48,10 +50,17 @@ class FaceReader:
 
         def encoded(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
-            return self._encode(np.stack([self._planes(image) for image in pictures]))[:count]
+            read = self._encode(np.stack([self._planes(image) for image in pictures]))
+            return self._with_gaze(read, pictures)[:count]
 
         rows.extend(self._lanes.map(encoded, batches(images, self._encoded_at_once)))
         return Coefficients(np.concatenate(rows), self.names)
+
+    def _with_gaze(self, rows: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
+        """(N, n): rows (N, m) of the coefficients that the networks read, with the gaze if the bank has it."""
+        if rows.shape[1] == len(self.names):
+            return rows
+        return np.concatenate([rows, np.stack([read_gaze(image) for image in images])], axis=1)
 
     @property
     def can_compare(self) -> bool:
@@ -73,7 +82,8 @@ class FaceReader:
         picture = torch.from_numpy(planes[None]).to(self._device)
         known = insets.prepare(picture, refiner.motion_of(picture), insets.find_anchors(picture))
         windows = [RestWindow(window) for (window,) in cut_windows([self._large(image)], known.anchors)]
-        return RestReference(RestFlow(planes), windows, known)
+        gaze = self._with_gaze(np.zeros((1, self._read_count), np.float32), [image])[0, self._read_count :]
+        return RestReference(RestFlow(planes), windows, known, gaze)
 
     def compare(self, rest: RestReference, images: Iterable[np.ndarray]) -> np.ndarray:
         """(N, n) float32: the coefficients of each picture minus those of the neutral picture.
@@ -85,7 +95,9 @@ class FaceReader:
 
         def compared(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
-            return self._compare(rest, pictures)[:count]
+            read = self._with_gaze(self._compare(rest, pictures), pictures)
+            read[:, self._read_count :] -= rest.gaze
+            return read[:count]
 
         rows.extend(self._lanes.map(compared, batches(images, self._batch)))
         return np.concatenate(rows)

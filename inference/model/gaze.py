@@ -1,0 +1,349 @@
+"""Turns the eyes of a portrait, without a network: the iris moves inside the opening of the lids.
+
+Each eye is cut from the source once, as a window around it, and taken apart by its landmarks: the opening between the
+lids, the iris with the part that lids hide, and the eye without iris. A frame samples these parts at the positions that
+the frame's motion gives, with the iris shifted, and is composited below the insets, so that a closing lid covers it.
+Without a turn nothing is drawn. Nothing outside the opening changes; the lids themselves follow by the coefficients of
+the expression, see `with_lids`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
+from ..face.crop import EYES, TEMPLATE
+from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, gaze, square_at
+from .insets import PlacedInset, Window
+from .refiner import warped
+
+BANK, COEFFICIENTS = "eye", ("eyeYaw", "eyePitch")
+YAW, PITCH = np.radians((25.0, 20.0))  # turn of the eyes at a coefficient of 1: to the picture's right, and down
+SIZE = 72, 104  # height and width of an eye's window in pixels
+EXTENT = 0.208, 0.30  # half of them, in eye distances
+BALL = 0.19  # distance of the iris from the centre of the eye ball, in eye distances
+IRIS = 0.093  # radius of the iris, in eye distances
+LIDS_DOWN, LIDS_UP = 0.5, 0.5  # per radian: how far the upper lids close when the eyes turn down, and open
+FIRST = 0.02  # radians of turn over which the drawing fades in
+SURE = 0.35  # largest mean error of the landmarks of an eye, in widths of an iris, with which it is turned
+
+
+class EyeParts(NamedTuple):
+    """One eye of the source; parts are (1, C, *SIZE) with colours in [-1, 1].
+
+    window: its place in the source. own: 3, as it is. bare: 3, without iris. iris: 4, colour and alpha, at its place.
+    opening: 1, from 0 to 1 inside the lids.
+    """
+
+    window: Window
+    own: Tensor
+    bare: Tensor
+    iris: Tensor
+    opening: Tensor
+
+
+class TurnableEyes:
+    """The eyes of one source picture, which are taken apart when they are first needed.
+
+    fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
+    """
+
+    def __init__(self, fine: np.ndarray, anchors: Tensor) -> None:
+        self._fine, self._anchors = fine, anchors
+
+    @cached_property
+    def parts(self) -> list[EyeParts]:
+        """See `eye_parts`; on the device of the anchors."""
+        size = max(self._fine.shape[:2])
+        fine = self._fine if self._fine.shape[0] == self._fine.shape[1] else cv2.resize(self._fine, (size, size))
+        eyes = (self._anchors[0, :2].cpu().double().numpy() + 1) * size / 2 - 0.5
+        found = find_landmarks(fine, [square_at(eyes)], passes=3)
+        device = self._anchors.device
+        return [
+            EyeParts(Window(*(part.to(device) for part in eye.window)), *(part.to(device) for part in eye[1:]))
+            for eye in eye_parts(fine, found.points[0], found.spread[0])
+        ]
+
+
+def read_gaze(picture: np.ndarray) -> np.ndarray:
+    """(2,) float32: the coefficients of COEFFICIENTS in a picture, uint8 (S, S, 3), cut out as for the bank."""
+    eyes = (EYES + 0.5) * len(picture) / TEMPLATE - 0.5
+    found = find_landmarks(picture, [square_at(eyes)])
+    points = located_irises(picture, found.points[0].astype(np.float64))
+    return (gaze(points[None])[0] / (YAW, PITCH)).astype(np.float32)
+
+
+def with_lids(rows: Tensor, turns: Tensor, blink: int | None, wide: int | None) -> Tensor:
+    """Coefficients (N, n) with the upper lids where the turn of the eyes takes them.
+
+    turns: (N, 2), coefficients of COEFFICIENTS. blink, wide: columns of eyeBlink and eyeWide; None if there are none.
+    """
+    down, rows = turns[:, 1] * float(PITCH), rows.clone()
+    if blink is not None:
+        still_open = 1 - rows[:, blink].clamp(0.0, 1.0)
+        rows[:, blink] += LIDS_DOWN * down.clamp(min=0.0) * still_open
+        if wide is not None:
+            rows[:, wide] += LIDS_UP * (-down).clamp(min=0.0) * still_open
+    return rows
+
+
+def eye_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> list[EyeParts]:
+    """The eyes of a picture that can be turned: none, one or both.
+
+    fine: uint8 (D, D, 3). points (COUNT, 2), spread (COUNT,): landmarks of the face in pixels of it, and their expected
+    error, see `inference.face.landmarks`.
+    """
+    across = (points[1] - points[0]).astype(np.float64)
+    distance = float(np.hypot(*across))
+    along = across / max(distance, 1e-6)
+    parts = []
+    for lids, centre, iris in ((RIGHT_LIDS, 0, "irisRight"), (LEFT_LIDS, 1, "irisLeft")):
+        if spread[lids].mean() <= SURE * 2 * IRIS * distance:
+            parts.append(_parts(fine, points[lids], points[centre], points[NAMES.index(iris)], along, distance))
+    return parts
+
+
+class _Cut(NamedTuple):
+    """An eye cut from a picture: colours (*SIZE, 3) of 0..255, opening (*SIZE), and the iris's centre and radius in
+    pixels of it. to_picture: (2, 3) matrix from its pixels to those of the picture.
+    """
+
+    own: np.ndarray
+    opening: np.ndarray
+    iris: np.ndarray
+    radius: float
+    to_picture: np.ndarray
+
+
+def _cut(
+    fine: np.ndarray, lids: np.ndarray, centre: np.ndarray, iris: np.ndarray, along: np.ndarray, distance: float
+) -> _Cut:
+    height, width = SIZE
+    step = 2 * EXTENT[1] * distance / width  # picture pixels per pixel of the window
+    turn = step * np.array([[along[0], -along[1]], [along[1], along[0]]])
+    to_picture = np.column_stack([turn, centre - turn @ ((width - 1) / 2, (height - 1) / 2)])
+    own = cv2.warpAffine(
+        fine, to_picture, (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32)
+    into = np.linalg.inv(np.vstack([to_picture, (0, 0, 1)]))[:2]
+    opening = _filled(_rounded(lids @ into[:, :2].T + into[:, 2]))
+    at, radius = _iris_at(own, opening, into[:, :2] @ iris + into[:, 2], IRIS * distance / step)
+    return _Cut(own, opening, at, radius, to_picture)
+
+
+def located_irises(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Landmarks (COUNT, 2) of a face in a picture, uint8 (H, W, 3), with the irises where the picture shows them.
+
+    The network of the landmarks reads reduced pictures, in which an iris has few pixels.
+    """
+    across = (points[1] - points[0]).astype(np.float64)
+    distance = float(np.hypot(*across))
+    result = points.copy()
+    for lids, centre, name in ((RIGHT_LIDS, 0, "irisRight"), (LEFT_LIDS, 1, "irisLeft")):
+        iris = NAMES.index(name)
+        eye = _cut(picture, points[lids], points[centre], points[iris], across / max(distance, 1e-6), distance)
+        result[iris] = eye.to_picture[:, :2] @ eye.iris + eye.to_picture[:, 2]
+    return result
+
+
+def _parts(
+    fine: np.ndarray, lids: np.ndarray, centre: np.ndarray, iris: np.ndarray, along: np.ndarray, distance: float
+) -> EyeParts:
+    own, opening, at, radius, _ = _cut(fine, lids, centre, iris, along, distance)
+    disc = _disc(at, radius * 1.06, 1.5)
+    parts = np.dstack([own, _bare(own, opening, at, radius), _whole_iris(own, opening, at, radius), disc, opening])
+    tensor = torch.from_numpy(parts.astype(np.float32)).permute(2, 0, 1)[None]
+    colours = tensor[:, :9] / 127.5 - 1
+    size = len(fine)
+    middle = torch.tensor(((centre + 0.5) * 2 / size - 1)[None], dtype=torch.float32)
+    down = np.array([-along[1], along[0]])
+    half = [
+        torch.tensor((side * distance * 2 / size)[None], dtype=torch.float32)
+        for side in (EXTENT[1] * along, EXTENT[0] * down)
+    ]
+    iris_alpha = torch.cat([colours[:, 6:9], tensor[:, 9:10]], 1)
+    return EyeParts(Window(middle, *half), colours[:, :3], colours[:, 3:6], iris_alpha, tensor[:, 10:11])
+
+
+def _rounded(outline: np.ndarray) -> np.ndarray:
+    """The lids' outline (8, 2) as a closed curve of 64 points through them."""
+    closed = np.concatenate([outline[-3:], outline, outline[:4]])
+    at = np.arange(len(closed)) - 3
+    return np.stack([PchipInterpolator(at, closed[:, axis])(np.arange(0, 8, 0.125)) for axis in (0, 1)], 1)
+
+
+def _filled(outline: np.ndarray) -> np.ndarray:
+    """(*SIZE) float32: 1 inside a closed outline, with a soft edge of about two pixels."""
+    mask = np.zeros(SIZE, np.uint8)
+    cv2.fillPoly(mask, [np.rint(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    return cv2.GaussianBlur(mask, (0, 0), 1.2).astype(np.float32) / 255
+
+
+def _disc(at: np.ndarray, radius: float, soft: float) -> np.ndarray:
+    """(*SIZE) float32: 1 in a disc, with an edge of `soft` pixels."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    return np.clip((radius - np.hypot(x - at[0], y - at[1])) / soft + 0.5, 0, 1).astype(np.float32)
+
+
+def _iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+    """Centre and radius of the iris: the disc that is darkest against the ring around it, inside the opening.
+
+    near: a rough guess, which decides between places that are about as good.
+    """
+    grey, sure = own.mean(2), cv2.erode(opening, np.ones((3, 3)))
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    unlikely = 6 * np.hypot((x - near[0]) / radius, 1.5 * (y - near[1]) / radius)
+    best, found = -np.inf, (near, radius)
+    for scale in (0.88, 1.0, 1.12):
+        inner, outer = _kernel(radius * scale * 0.95), _kernel(radius * scale * 1.45)
+        ring = outer - np.pad(_kernel(radius * scale * 1.08, len(inner) // 2), (len(outer) - len(inner)) // 2)
+        (dark, inside), (light, around) = (
+            (cv2.filter2D(grey * sure, -1, kernel, borderType=cv2.BORDER_CONSTANT),
+             cv2.filter2D(sure, -1, kernel, borderType=cv2.BORDER_CONSTANT))
+            for kernel in (inner, np.clip(ring, 0, 1))
+        )  # fmt: skip
+        contrast = light / np.maximum(around, 1) - dark / np.maximum(inside, 1)
+        # A disc that lids hide for the most part may be dark by chance.
+        contrast += 25 * np.minimum(inside / inner.sum(), 0.8) - unlikely - 40 * abs(scale - 1)
+        contrast[(inside < 0.25 * inner.sum()) | (around < 0.1 * ring.sum())] = -np.inf
+        place = np.unravel_index(int(contrast.argmax()), contrast.shape)
+        if contrast[place] > best:
+            best, found = float(contrast[place]), (_peak(contrast, place), radius * scale)
+    return found
+
+
+def _kernel(radius: float, half: int | None = None) -> np.ndarray:
+    """A disc in a square of odd side, float32."""
+    half = int(np.ceil(radius)) + 1 if half is None else half
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    return np.clip(radius - np.hypot(x, y) + 0.5, 0, 1).astype(np.float32)
+
+
+def _peak(values: np.ndarray, place: tuple[np.intp, ...]) -> np.ndarray:
+    """(2,) x and y of a maximum, between pixels."""
+    result = []
+    for axis in (1, 0):
+        at, last = int(place[axis]), values.shape[axis] - 1
+        row = values[place[0]] if axis == 1 else values[:, place[1]]
+        before, here, after = row[max(at - 1, 0)], row[at], row[min(at + 1, last)]
+        bend = before - 2 * here + after
+        shift = 0.5 * (before - after) / bend if np.isfinite(bend) and bend < 0 else 0.0
+        result.append(at + float(np.clip(shift, -0.5, 0.5)))
+    return np.array(result)
+
+
+def _spread_into(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) of the known pixels (h, w), continued smoothly over the others."""
+    result, weight = np.zeros_like(colours), np.zeros_like(known)
+    for sigma in (2.0, 5.0, 12.0, 40.0):
+        near = cv2.GaussianBlur(known, (0, 0), sigma)
+        mean = cv2.GaussianBlur(colours * known[..., None], (0, 0), sigma) / np.maximum(near, 1e-6)[..., None]
+        share = np.clip(near / 0.15, 0, 1) * (1 - weight)
+        result += mean * share[..., None]
+        weight += share
+    return np.where(known[..., None] > 0.99, colours, result / np.maximum(weight, 1e-6)[..., None])
+
+
+def _bare(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
+    """The eye without iris: the white is continued over it, a little darker below the upper lid."""
+    white = cv2.erode(opening, np.ones((3, 3))) * (1 - _disc(at, radius * 1.18, 2))
+    white = (white > 0.9).astype(np.float32)
+    if white.sum() < 12:  # hardly any white is shown: the lightest part of the opening
+        grey = np.where(opening > 0.8, own.mean(2), -1)
+        white = (grey >= np.quantile(grey[grey >= 0], 0.85) if (grey >= 0).any() else grey > -2).astype(np.float32)
+    filled = _spread_into(own, white)
+    above = cv2.GaussianBlur(opening, (0, 0), 3)
+    shade = np.clip(above - np.roll(above, 4, axis=0), 0, 1)  # towards the upper lid
+    return filled * (1 - 0.35 * shade[..., None])
+
+
+def _whole_iris(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
+    """The iris, with what lids hide completed from its other side."""
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
+    shown = (cv2.erode(opening, np.ones((3, 3))) > 0.85).astype(np.float32) * _disc(at, radius, 1)
+    result, known = own * shown[..., None], shown
+    for flip_x, flip_y in ((-1, -1), (1, -1), (-1, 1)):
+        places = (at[0] + flip_x * (x - at[0])).astype(np.float32), (at[1] + flip_y * (y - at[1])).astype(np.float32)
+        other, there = cv2.remap(own, *places, cv2.INTER_LINEAR), cv2.remap(shown, *places, cv2.INTER_LINEAR)
+        share = np.clip(there - known, 0, 1) * (known < 0.5)
+        result, known = result + other * share[..., None], known + share
+    return _spread_into(result / np.maximum(known, 1e-6)[..., None], (known > 0.5).astype(np.float32))
+
+
+def shifts(turns: Tensor) -> Tensor:
+    """(N, 2): shift of the iris in half windows, for coefficients (N, 2) of COEFFICIENTS."""
+    angle = turns * turns.new_tensor([YAW, PITCH])
+    return torch.sin(angle) * BALL / turns.new_tensor([EXTENT[1], EXTENT[0]])
+
+
+def turned_eyes(
+    sources: Sequence[Sequence[EyeParts]],
+    turns: Tensor,
+    positions: Tensor | None = None,
+    anchors: Tensor | None = None,
+    moved: Tensor | None = None,
+) -> list[PlacedInset]:
+    """The turned eyes of N pictures, to be composited over them.
+
+    sources: the eyes of one source, or of N. turns: (N, 2) change of the coefficients of COEFFICIENTS. positions:
+    (N, 2, S, S), sampling position in the source of each pixel; anchors, moved: (1 or N, 3, 2) and (N, 3, 2), the
+    sources' anchors before and after the head's motion. Default: the pictures are the sources themselves.
+    """
+    count = len(turns)
+    each = [sources[0] if len(sources) == 1 else sources[row] for row in range(count)]
+    result = []
+    for number in range(max(map(len, each), default=0)):
+        placed = []
+        for row, eyes in enumerate(each):
+            at = slice(row, row + 1)
+            eye, strength = (eyes[number], 1.0) if number < len(eyes) else (_any_eye(each), 0.0)
+            window = eye.window
+            if anchors is not None and moved is not None:
+                window = _moved(window, anchors[at] if len(anchors) == count else anchors, moved[at])
+            drawn = _turned(eye, turns[at], window, None if positions is None else positions[at])
+            placed.append(PlacedInset(window, drawn * strength))
+        windows = (torch.cat([one.window[part] for one in placed]) for part in range(3))
+        result.append(PlacedInset(Window(*windows), torch.cat([one.drawn for one in placed])))
+    return result
+
+
+def _turned(eye: EyeParts, turns: Tensor, window: Window, positions: Tensor | None) -> Tensor:
+    """(1, 4, *SIZE): one eye of one picture, see `PlacedInset`. turns: (1, 2)."""
+    places = window.places(*SIZE)
+    inside = eye.window.inside(places if positions is None else warped(positions, places)).permute(0, 2, 3, 1)
+    still = torch.cat([eye.own, eye.bare, eye.iris[:, 3:], eye.opening], 1)
+    own, bare, was, opening = F.grid_sample(still, inside, align_corners=False).split((3, 3, 1, 1), 1)
+    iris = F.grid_sample(eye.iris, inside - shifts(turns)[:, None, None], align_corners=False)
+    now = iris[:, 3:]
+    colour = torch.lerp(torch.lerp(own, bare, was), iris[:, :3], now)
+    strength = (torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH])) / FIRST).clamp(max=1.0)
+    alpha = opening * torch.maximum(was, now) * strength
+    return torch.cat([colour * alpha, alpha], 1)
+
+
+def _moved(window: Window, before: Tensor, now: Tensor) -> Window:
+    """A window of the source where the head has moved it. before, now: (1, 3, 2) anchors."""
+    first, left = before[:, 0], now[:, 0]
+    was, across = before[:, 1] - first, now[:, 1] - left
+    square = was.square().sum(1)
+    cos = (across * was).sum(1) / square
+    sin = (across[:, 1] * was[:, 0] - across[:, 0] * was[:, 1]) / square
+
+    def turned(vector: Tensor) -> Tensor:
+        x, y = vector.unbind(1)
+        return torch.stack([cos * x - sin * y, sin * x + cos * y], 1)
+
+    return Window(left + turned(window.middle - first), turned(window.along), turned(window.down))
+
+
+def _any_eye(sources: Sequence[Sequence[EyeParts]]) -> EyeParts:
+    """An eye to stand in, without effect, for one that cannot be turned."""
+    return next(eyes[0] for eyes in sources if eyes)
