@@ -388,6 +388,7 @@ class FaceRenderer:
         insets: list[PlacedInset] = []
         if self._correction is not None:
             corrected = source.corrected
+            assert corrected is not None, "a bank with a refiner prepares its sources for it"
             if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
                 eyes = [one.eyes.parts for one in sources if one.eyes is not None]
                 seen = composite_insets(corrected.seen, turned_eyes(eyes, turns))

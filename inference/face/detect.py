@@ -32,9 +32,9 @@ from .landmarks import NINE, SIDE, find_landmarks, frame_of, square_at
 
 Which = int | str | Sequence[float] | None  # selects one of several faces, see `choose_face`
 PRESENT = 0.8  # least probability, by the landmark network, that there is a face
-# Largest expected error of its landmarks in eye distances, where the cascade proposes a face and elsewhere. Open
-# mouths and heads in half profile have 0.08; the faces of a dog and of a cat 0.07 to 0.1.
-CERTAIN, SWEPT_CERTAIN = 0.085, 0.058
+# Largest expected error of its landmarks in eye distances, where the cascade proposes a face and elsewhere. People have
+# 0.03 to 0.07 (a shout), a monkey and a cat 0.09; what was found in a dog's fur had 0.057.
+CERTAIN, SWEPT_CERTAIN = 0.08, 0.05
 SWEPT = 640  # pixels of the longer side of a picture that the network searches
 SWEEP = (1.3, 0.95, 0.65, 0.45, 0.3)  # sides of the squares that it searches, as shares of the shorter side
 SMALLEST = 40  # pixels: a narrower face has fewer than ten pixels between the eyes, too few for the network
