@@ -93,6 +93,7 @@ class MouthReference:
     def moved(self, change: np.ndarray) -> Moved:
         """The reference with its coefficients changed by (n,)."""
         with torch.no_grad():
+            change = change[: self._own.shape[1]]  # without the gaze, which the refiner does not read
             target = self._own + torch.from_numpy(change[None].astype(np.float32)).to(self._device)
             amounts = self._refiner.amounts(target) - self._refiner.amounts(self._own)
             cells = round((self._motion.shape[2] / 2) ** 0.5)
