@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -47,8 +48,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--beat", type=float, default=1.0, metavar="SECONDS", help="between two beats")
     parser.add_argument("--slow", type=float, default=0.0, metavar="SECONDS", help="that each frame or answer takes")
-    parser.add_argument("--hold", type=Path, metavar="FILE", help="wait while FILE exists, unless cancelled")
-    parser.add_argument("--hold-after", type=int, default=0, metavar="N", help="frames or answers, then --hold applies")
+    parser.add_argument(
+        "--hold",
+        nargs=3,
+        metavar=("KIND", "N", "FILE"),
+        help="hold requests of a kind after N frames while FILE exists",
+    )
     parser.add_argument(
         "--load", type=float, default=0.0, metavar="SECONDS", help="to load the bank of the first request"
     )
@@ -79,6 +84,8 @@ class Worker:
         self.cancelled: set[int] = set()
         self.busy: int | None = None
         self.count = 0  # frames and answers
+        self.counts: Counter[str] = Counter()  # the same by kind of request
+        self.kind = ""
         self.writing = threading.Lock()
 
     def run(self) -> NoReturn:
@@ -135,7 +142,7 @@ class Worker:
                 os._exit(0)
 
     def answer(self, message: Message) -> None:
-        options, job = self.options, message.job
+        options, job, self.kind = self.options, message.job, message.kind
         sys.stderr.write("x" * options.flood_stderr)
         if options.garbage:
             with self.writing:
@@ -176,7 +183,7 @@ class Worker:
             self.send(result, job)
 
     def work(self, job: int) -> None:
-        """One unit of work, which takes `--slow` seconds, waits for `--hold` and may be cancelled."""
+        """One unit of work, which takes `--slow` seconds, may be held and may be cancelled."""
         options, until = self.options, time.monotonic() + self.options.slow
         while True:
             if job in self.cancelled:
@@ -190,10 +197,13 @@ class Worker:
             self.writing.acquire()  # stops the beats
             sleep_forever()
         self.count += 1
+        self.counts[self.kind] += 1
 
     def is_held(self) -> bool:
-        hold = self.options.hold
-        return hold is not None and self.count >= self.options.hold_after and hold.exists()
+        if not self.options.hold:
+            return False
+        kind, count, file = self.options.hold
+        return self.kind == kind and self.counts[kind] >= int(count) and Path(file).exists()
 
     # ---------------------------------------------------------------------------------------- answers
 

@@ -166,7 +166,7 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Path:
-    """A file for `--hold` of the fake worker, which works on when the test deletes it."""
+    """A file for `--hold` of the fake worker, which continues when the test deletes it."""
     file = tmp_path / "hold"
     file.touch()
     return file

@@ -371,7 +371,7 @@ def test_a_deleted_strip_character_or_bank_is_no_error(
 
 
 def test_a_capture_has_progress_and_can_be_cancelled(package, scene, strip, obj, fake_engine, options, hold):
-    fake_engine("--hold", hold, "--hold-after", 20)
+    fake_engine("--hold", "capture", 20, hold)
     package.engine.session.wait(package.character.rest_pose.measure(obj))
     task = package.capture.capture.capture(scene, obj, strip, options())
     pump_until(package, lambda: task.fraction)

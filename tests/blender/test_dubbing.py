@@ -236,7 +236,7 @@ def test_a_trimmed_or_moved_plate_needs_no_new_pictures(package, scene, movie, f
 
 
 def test_a_cancelled_dub_can_be_continued(package, scene, movie, fake_engine, hold):
-    fake_engine("--hold", hold, "--hold-after", 2 * FRAMES + 10)
+    fake_engine("--slow", 0.02, "--hold", "render", 30, hold)  # the strip is updated every 0.25 s
     chain = package.render.dub.begin(scene, [movie])
     pump_until(package, lambda: is_rendering(package) and shown(package, scene))
     (obj,) = package.character.character.characters(scene)

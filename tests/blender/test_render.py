@@ -228,7 +228,7 @@ def test_a_strip_is_added_at_once_and_fills(package, scene, saved, turning, fake
 
 
 def test_cancel_keeps_finished_frames_and_the_next_render_continues(package, scene, saved, turning, fake_engine, hold):
-    fake_engine("--hold", hold, "--hold-after", 5)
+    fake_engine("--hold", "render", 5, hold)
     task, _plan = begin(package, scene, turning)
     pump_until(package, lambda: len(pictures(package, turning)) >= 3)
     assert bpy.ops.edtalk.cancel(number=task.number) == {"FINISHED"}
@@ -285,7 +285,7 @@ def test_deleting_the_face_strip_cancels_its_render(package, scene, saved, turni
 
 
 def test_a_second_render_replaces_the_first(package, scene, saved, turning, fake_engine, hold):
-    fake_engine("--hold", hold, "--hold-after", 3)
+    fake_engine("--hold", "render", 3, hold)
     first, _plan = begin(package, scene, turning)
     package.animation.keys.insert_keys(turning, {"headYaw": 2.0}, 12)
     second, _plan = begin(package, scene, turning)
