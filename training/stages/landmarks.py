@@ -4,7 +4,8 @@
     python -m training landmarks --pool DIR --out L.pt --minutes 0 --write inference/face/landmarks.safetensors
 
 The heads are rendered into --pool first, with wider poses than other data sets and with turned eyes; a pool that exists
-is used, and continued if it has fewer people. Run the same command again to resume. The logged errors are those of
+is used, and continued if it has fewer people. So a pool of drawn and lifelike heads is made in two runs, of which the
+second has --assets and more --people. Run the same command again to resume. The logged errors are those of
 people who are not trained on, as shares of the distance of their eyes.
 """
 
@@ -27,7 +28,8 @@ from inference.face.landmarks import CELLS, COUNT, GAZE, NINE, SIDE, LandmarkNet
 from inference.model.gaze import located_irises
 
 from ..heads.identity import identity
-from ..heads.render import renderer
+from ..heads.lifelike_render import renderer_of
+from ..heads.render import Renderer
 from ..heads.sampling import coefficients
 from ..learning.optimiser import minimise
 from ..learning.snapshots import Snapshot, framing, negative, snapshot, warped
@@ -47,7 +49,7 @@ WEIGHT = {"error": 0.5, "heat": 1.0, "spread": 0.05, "shown": 1.0, "present": 1.
 EYE_BALL = 1.26  # the heads' eye balls are larger than people's: iris displacement per radian against the drawn one
 LICENCE = "CC0-1.0"
 ORIGIN = (
-    "Trained from nothing by `python -m training landmarks` on rendered heads only (MakeHuman's CC0 data). "
+    "Trained from nothing by `python -m training landmarks` on rendered heads only (MakeHuman's CC0 data and assets). "
     "No photograph and no data set of photographs was used."
 )
 
@@ -59,7 +61,8 @@ class Pool:
     (N, 2) radians to the picture's right and up by which the eyes are turned away from the camera.
     """
 
-    def __init__(self, folder: Path, people: int) -> None:
+    def __init__(self, folder: Path, people: int, assets: Path | None = None) -> None:
+        """Render people that are missing, with `assets` as lifelike heads (`training.heads.assets`)."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, count = folder, people * FRAMES
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -79,8 +82,9 @@ class Pool:
                 os.truncate(path, count * row)
             files[name] = np.memmap(path, kind, "r+", shape=(path.stat().st_size // row, *shape))
         self.frames, self.masks, self.points, self.gaze = files.values()
+        drawer = renderer_of(FRAME, assets)
         while self.done < people:
-            self._render(self.done)
+            self._render(drawer, self.done)
             self.done += 1
             if self.done % 20 == 0 or self.done == people:
                 for file in files.values():
@@ -90,8 +94,8 @@ class Pool:
         held = max(1, round(HELD_OUT * self.done))
         self.training, self.held_out = np.split(np.arange(self.done * FRAMES), [(self.done - held) * FRAMES])
 
-    def _render(self, person: int) -> None:
-        rng, drawer = np.random.default_rng([SEED, person, 2]), renderer(FRAME)
+    def _render(self, drawer: Renderer, person: int) -> None:
+        rng = np.random.default_rng([SEED, person, 2])
         rows = coefficients(person, FRAMES, SEED)
         with drawer.context:
             drawer.show(identity(person, SEED))
@@ -178,7 +182,7 @@ def measure(net: LandmarkNet, pool: Pool, count: int = 256, negatives: int = 64)
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     rng = seeded(args)
-    pool = Pool(args.pool, args.people)
+    pool = Pool(args.pool, args.people, args.assets)
     net = LandmarkNet().to(memory_format=torch.channels_last)
     average = copy.deepcopy(net)
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -226,5 +230,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pictures")
     parser.add_argument("--people", type=int, default=1000, help="number of people in the pool (default 1000)")
+    parser.add_argument(
+        "--assets", type=Path, help="folder of MakeHuman's CC0 assets: new people of the pool are lifelike"
+    )
     parser.add_argument("--write", type=Path, help="also write the network to this .safetensors file")
     add_trainer_options(parser, minutes=45, rate=2e-3)
