@@ -9,7 +9,6 @@ _CHOOSE_FACE = f"For a recording, set Face Number. For a portrait, {_MANUAL_CROP
 _HINTS = {
     "crop_outside": "Set Crop to Detect Face, or enter a square inside the portrait.",
     "face_not_found": f"{_MANUAL_CROP}, or to Full Image if the picture shows only a face.",
-    "no_face_detector": f"{_MANUAL_CROP}, or repair the engine in the extension's preferences.",
     "no_such_face": _CHOOSE_FACE,
     "not_square": f"Set Crop to Detect Face, or {_MANUAL_CROP[0].lower()}{_MANUAL_CROP[1:]}.",
     "several_faces": _CHOOSE_FACE,

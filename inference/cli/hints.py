@@ -13,7 +13,6 @@ _HINTS = {
     "output_exists": "Choose another folder, or add --overwrite.",
     "crop_outside": "Give {crop} x,y,size with a square inside the picture.",
     "face_not_found": "Give {crop} x,y,size, {crop} none to use the whole picture, or a clearer picture.",
-    "no_face_detector": "Install opencv-python 4, or give {crop} x,y,size.",
     "no_such_face": "Choose one with {face} N, counted from 1 at the left.",
     "not_square": "Use {crop} auto or {crop} x,y,size.",
     "several_faces": "Choose one with {face} N, counted from 1 at the left.",
