@@ -11,7 +11,7 @@ compositor  5.0 has one compositing node group per scene, and sockets in place o
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -107,6 +107,8 @@ def slot_fcurves(action: bpy.types.Action | None, slot: bpy.types.ActionSlot | N
 
 # --- Strips
 
+_FEW_FILES = 500  # that `lengthen` appends one by one
+
 
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
     """The scene that the Sequencer edits."""
@@ -175,7 +177,7 @@ def content_start(strip: bpy.types.Strip) -> float:
 
 
 def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.ImageStrip:
-    """Add an image strip of one file, scaled to fit. Use `strip.elements.append(file name)` for a sequence.
+    """Add an image strip of one file, scaled to fit. See `lengthen` for a sequence.
 
     The file is not checked.
     """
@@ -194,6 +196,27 @@ def new_movie(scene: bpy.types.Scene, name: str, path: str | Path, channel: int,
 def new_sound(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.SoundStrip:
     """Add a sound strip of a whole file. The file is not checked."""
     return strip_collection(scene).new_sound(name=name, filepath=str(path), channel=channel, frame_start=frame)
+
+
+def lengthen(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
+    """Add files to an image strip, so that it has one for each of `names`. Its handles may change.
+
+    `elements.append` copies all elements each time, so that 20,000 of them take 20 s. Change Path sets all at once.
+    """
+    scene, elements = strip.id_data, strip.elements
+    if len(names) - len(elements) > _FEW_FILES:
+        editor, directory = scene.sequence_editor, strip.directory
+        active, editor.active_strip = editor.active_strip, strip
+        try:
+            with bpy.context.temp_override(scene=scene, sequencer_scene=scene):
+                if bpy.ops.sequencer.change_path.poll():
+                    files = [{"name": name} for name in names]
+                    bpy.ops.sequencer.change_path(directory=bpy.path.abspath(directory), files=files)
+                    strip.directory = directory
+        finally:
+            editor.active_strip = active
+    for name in names[len(elements) :]:
+        elements.append(name)
 
 
 def refresh(strip: bpy.types.Strip) -> None:

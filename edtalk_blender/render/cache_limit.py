@@ -43,6 +43,12 @@ def shown_pictures() -> set[Path]:
     return {face_strip.folder_of(strip) / element.filename for strip in strips for element in strip.elements}
 
 
+def shown_names() -> set[str]:
+    """The same without their folders. Names depend on the content, and folders may be written in two ways."""
+    strips = (strip for scene in bpy.data.scenes for strip in compat.strips(scene) if strip.type == "IMAGE")
+    return {element.filename for strip in strips for element in strip.elements}
+
+
 def enforce() -> None:
     """Start to delete what exceeds the limit. Does nothing in background mode and within an hour of the last time."""
     limit, now = session.preferred().cache_limit, time.monotonic()
@@ -104,7 +110,7 @@ def use(folder: Path, shown: Collection[str]) -> Use:
 
 def use_of(obj: bpy.types.Object) -> Use:
     """The rendered frames of a character."""
-    return use(character_folder(obj) / FRAMES, {path.name for path in shown_pictures()})
+    return use(character_folder(obj) / FRAMES, shown_names())
 
 
 def use_of_file() -> Use:
@@ -134,9 +140,7 @@ class Purge:
         batch, self.surplus = self.surplus[:_AT_ONCE], self.surplus[_AT_ONCE:]
         if not batch:
             return None
-        names = {
-            path.name for path in shown_pictures()
-        }  # names depend on the content, folders may be written in two ways
+        names = shown_names()
         for path in batch:
             if path.name not in names:
                 with suppress(OSError):  # another Blender has deleted it

@@ -86,7 +86,7 @@ rendering again"""
     def run(self, context: bpy.types.Context) -> set[str] | None:
         folders = {character_folder(obj) / FRAMES for obj in bpy.data.objects if character.is_character(obj)}
         count, size = 0, 0
-        shown = {path.name for path in cache_limit.shown_pictures()}  # folders may be written in two ways
+        shown = cache_limit.shown_names()
         for path in (path for folder in folders if folder.is_dir() for path in folder.iterdir()):
             if face_strip.PICTURE.fullmatch(path.name) and path.name not in shown:
                 size += path.stat().st_size

@@ -393,8 +393,7 @@ def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
     for element, name in zip(elements, names, strict=False):
         if element.filename != name:
             element.filename = name
-    for name in names[len(elements) :]:
-        elements.append(name)
+    compat.lengthen(strip, names)
 
 
 def quoted(names: Iterable[str], most: int = 3) -> str:

@@ -357,3 +357,19 @@ def test_a_movie_with_another_frame_rate_gives_a_note(package, scene, tmp_path):
     assert package.timeline.sequencer.frame_rate_note(scene, strip) == ""
     scene.render.fps = 24
     assert "The file has 25 fps, the scene 24" in package.timeline.sequencer.frame_rate_note(scene, strip)
+
+
+@pytest.mark.parametrize("in_edited_scene", [True, False])
+def test_a_strip_gets_many_files_at_once_and_nothing_else_changes(package, scene, tmp_path, in_edited_scene):
+    where = scene if in_edited_scene else bpy.data.scenes.new("other")
+    strip = package.compat.new_image(where, "a", tmp_path / "a.png", 1, 5)
+    other = package.compat.new_image(where, "b", tmp_path / "a.png", 1, 9)
+    where.sequence_editor.active_strip = other
+    strip.directory = "//frames/"
+    names = [f"{number:020x}.png" for number in range(2000)]
+    package.timeline.sequencer.set_elements(strip, names)
+    assert [one.filename for one in strip.elements] == names
+    assert [one.filename for one in other.elements] == ["a.png"]
+    assert package.compat.content_start(strip) == 5
+    assert strip.directory == "//frames/"
+    assert where.sequence_editor.active_strip == other
