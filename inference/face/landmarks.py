@@ -84,7 +84,7 @@ SHARPNESS = 5.0  # factor of a heat map's logits, which trains faster than witho
 
 
 class Answer(NamedTuple):
-    """What the network says of N pictures.
+    """Output of the network for N pictures.
 
     points: (N, COUNT, 2) input pixels. spread: (N, COUNT), logarithm of the expected error in input pixels. shown:
     (N, COUNT), logits of whether a landmark is not covered. present: (N,), logits of whether the picture shows a face.
@@ -112,7 +112,7 @@ class LandmarkNet(nn.Module):
         self.deep = nn.Sequential(_block(c, d, 2), _block(d, d))  # 7 px
         self.narrow = nn.Conv2d(d, 32, 1)
         self.whole = nn.Linear(32 * 49, 64)
-        self.shape = nn.Linear(64, d)  # what the whole face tells every place
+        self.shape = nn.Linear(64, d)  # of the whole face, added at every place
         self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
         self.join = nn.ModuleList([_block(c, c), _block(b, b)])
         self.heat = nn.Conv2d(b, COUNT, 1)

@@ -58,7 +58,7 @@ class Exchange:
 
 
 class Truth:
-    """What the evaluation knows of the held-out people of a data set of `python -m training heads`.
+    """True motion of the held-out people of a data set of `python -m training heads`.
 
     first: number of the first held-out person; those before are trained on. portraits: exchange into a portrait that
     hardly moves, as a user's picture; default: into a frame with a pose of its own.

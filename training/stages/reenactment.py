@@ -1,7 +1,7 @@
-"""Stage 0 of training from footage: encoder and decoder learn to see and to move, without labels.
+"""Stage 0 of training from footage: encoder and decoder learn motion without labels.
 
 The decoder is driven by the codes of `stages.mouth` and by pose numbers of the nine points, not by its own heads: so
-nothing that the heads read can be lost while the decoder cannot move yet. It is told motion by `footage.motion`:
+nothing that the heads read can be lost while the decoder cannot move yet. Its flow is trained on `footage.motion`:
 
 - common motion: the flow that all faces share, linear in the codes' difference, without a source (minutes);
 - own motion: the flow of each person, up to 32 px;
@@ -263,8 +263,8 @@ def drawing_losses(levels: list[Level], batch: Drive, footage: Footage, rows: sl
 def anchored(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
     """Latents (S, style_dim) whose part along the banks' directions is minus the source's known alpha (S, n).
 
-    Then the decoder is told exactly where the source's motion starts. What the encoder itself says of that is learnt
-    beside, by `own_error`, so that a portrait needs no codes later.
+    Then the decoder's motion starts exactly at the source's pose and mouth. `own_error` trains the encoder to give the
+    same alpha, so that a portrait needs no codes later.
     """
     basis = model.basis()[:, : alpha.shape[1]]
     return latent - (latent @ basis + alpha) @ basis.T
