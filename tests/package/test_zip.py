@@ -133,7 +133,7 @@ def test_install_disable_enable_and_uninstall(extension, tmp_path):
         assert result[name].items() >= enabled.items(), name
         assert result[name]["operators"] > 10
     assert result["disabled"] == result["uninstalled"] == removed
-    assert result["sliders"] == 36
+    assert result["sliders"] == 20 + 6 + 10 + 2
     assert result["kept"] == 0.5, "disabling the add-on must not change saved values"
     assert result["engine"] == []
     assert result["folder"].startswith(str(tmp_path / "user"))
