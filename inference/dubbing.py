@@ -12,7 +12,6 @@ from .contract.plate import Plate
 from .face.crop import Crop, crop_from_box
 from .face.framing import cut, cut_at
 from .face.size import SOURCE_SIZE, FaceSize
-from .media.video import frames_at
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
@@ -75,6 +74,8 @@ def plate_frames(plate: Plate, rows: Sequence[int], size: int) -> Iterator[tuple
 
 def frames_in_any_order(media: Path, times: np.ndarray) -> Iterator[np.ndarray]:
     """As `media.video.frames_at`, for times in any order. Descending times are read in blocks of HELD_BYTES at most."""
+    from .media.video import frames_at  # imported late: it loads FFmpeg, and most shots have no plate
+
     at, block = 0, 1
     while at < len(times):
         ascending = _run(times[at:])

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from ..contract.errors import EDTalkError
+
+if TYPE_CHECKING:
+    import av
 
 # Numbers of ITU-T H.273, as FFmpeg reports them.
 _UNTAGGED, _RESERVED = 2, 3

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
+if TYPE_CHECKING:  # imported late: most callers only read pictures
+    import av
 
 _SOUND = "aac ac3 aiff amr ape au caf dsf dts eac3 flac mlp mp3 mpc mpc8 ogg oma tak truehd tta voc w64 wav wv"
 _MOVIES = (
@@ -32,6 +34,8 @@ def open_media(path: Path) -> av.container.InputContainer:
 
     Raises OSError (or its subclass `av.FFmpegError`) if it is not a regular file or no listed demuxer can read it.
     """
+    import av
+
     if not path.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     with path.open("rb") as file:

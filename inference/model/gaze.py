@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from ..face.crop import EYES, TEMPLATE
@@ -175,6 +174,8 @@ def _parts(
 
 def _rounded(outline: np.ndarray) -> np.ndarray:
     """The lids' outline (8, 2) as a closed curve of 64 points through them."""
+    from scipy.interpolate import PchipInterpolator  # imported late: it takes long, and few portraits turn their eyes
+
     closed = np.concatenate([outline[-3:], outline, outline[:4]])
     at = np.arange(len(closed)) - 3
     return np.stack([PchipInterpolator(at, closed[:, axis])(np.arange(0, 8, 0.125)) for axis in (0, 1)], 1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -121,16 +119,3 @@ def test_the_document_names_every_field() -> None:
 
 def nested(entry: Mapping[str, Any]) -> list[str]:
     return [key for name, part in entry.items() for key in (name, *(nested(part) if isinstance(part, Mapping) else ()))]
-
-
-def test_loading_a_bank_does_not_import_torchs_compiler():
-    """Some functions on the meta device import it, which takes a second at every start of the worker."""
-    code = (
-        "import sys\n"
-        "from inference import FaceRenderer, load_bank\n"
-        "FaceRenderer(load_bank(), 'cpu')\n"
-        "print([name for name in ('sympy', 'torch._dynamo', 'torch._inductor') if name in sys.modules])\n"
-    )
-    root = Path(__file__).parents[2]
-    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "[]"

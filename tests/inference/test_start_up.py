@@ -1,0 +1,49 @@
+"""What the start of the worker costs: imported modules and garbage collection."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from inference.worker.worker import collection_paused
+
+
+def test_starting_the_worker_imports_only_what_every_portrait_needs():
+    """Each of these takes up to a second at every start; some functions on the meta device import torch's compiler."""
+    late = [
+        "sympy",
+        "torch._dynamo",
+        "torch._inductor",
+        "torch.onnx",
+        "scipy",
+        "av",
+        "librosa",
+        "sklearn",
+        "matplotlib",
+    ]
+    code = (
+        "import sys\n"
+        "from inference.worker.jobs import Jobs\n"
+        "Jobs('cpu').shots.bank('').renderer\n"
+        f"print([name for name in {late} if name in sys.modules])\n"
+    )
+    root = Path(__file__).parents[2]
+    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("error", [None, ImportError])
+def test_garbage_collection_is_paused_for_imports_only(error):
+    try:
+        with contextlib.suppress(ImportError), collection_paused():
+            assert not gc.isenabled()
+            if error is not None:
+                raise error
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
