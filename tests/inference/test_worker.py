@@ -303,7 +303,7 @@ def test_a_detected_crop_can_be_used_as_a_given_crop(worker, material, tmp_path)
     difference = np.frombuffer(again.payload, np.uint8).astype(int) - np.frombuffer(found.payload, np.uint8)
     assert np.abs(difference).mean() < 0.1
     upright = worker.done("portrait", crop=[x, y, side], **ask)
-    assert (upright["crop"], upright["angle"]) == ([x, y, side], 0)
+    np.testing.assert_allclose([upright["angle"], *upright["crop"]], [0, x, y, side])
     assert upright.payload != found.payload
 
 
