@@ -581,7 +581,7 @@ def test_a_full_disk_is_one_error_and_finished_frames_are_kept(worker, shot, tmp
     reported = [message["file"] for message in answers.of("frame_file")]
     frames = written(tmp_path / "frames")
     assert set(reported) <= set(frames)  # the first one was reported before
-    assert len(frames) == len(reported) + 1
+    assert len(frames) > len(reported)  # those of the other writers may be complete and not yet reported
     assert min(map(len, frames.values())) > 100
     worker.done("ping")
 
