@@ -29,7 +29,7 @@ def draw_disk_use(layout: bpy.types.UILayout, characters: list[bpy.types.Object]
     """Draw the size of the rendered frames of each character, and the button that deletes unused ones."""
     if render.is_rendering():
         return  # the folders change with every frame
-    uses = {obj.name: cache_limit.use_of(obj) for obj in characters}
+    uses = {obj.name: use for obj, use in zip(characters, cache_limit.use_of(characters), strict=True)}
     column = layout.column(align=True)
     for name, use in uses.items():
         if use.frames:

@@ -37,16 +37,22 @@ class _State:
 _state = _State()
 
 
-def shown_pictures() -> set[Path]:
+def shown_pictures() -> set[str]:
     """The files of all image strips of the open .blend."""
-    strips = (strip for scene in bpy.data.scenes for strip in compat.strips(scene) if strip.type == "IMAGE")
-    return {face_strip.folder_of(strip) / element.filename for strip in strips for element in strip.elements}
+    shown = set()
+    for strip in _image_strips():
+        folder = os.fspath(face_strip.folder_of(strip))  # once: a strip may have 100,000 elements
+        shown |= {os.path.join(folder, element.filename) for element in strip.elements}
+    return shown
 
 
 def shown_names() -> set[str]:
     """The same without their folders. Names depend on the content, and folders may be written in two ways."""
-    strips = (strip for scene in bpy.data.scenes for strip in compat.strips(scene) if strip.type == "IMAGE")
-    return {element.filename for strip in strips for element in strip.elements}
+    return {element.filename for strip in _image_strips() for element in strip.elements}
+
+
+def _image_strips() -> list[bpy.types.ImageStrip]:
+    return [strip for scene in bpy.data.scenes for strip in compat.strips(scene) if strip.type == "IMAGE"]
 
 
 def enforce() -> None:
@@ -108,14 +114,15 @@ def use(folder: Path, shown: Collection[str]) -> Use:
     return Use(len(sizes), sum(sizes.values()), sum(size for name, size in sizes.items() if name not in shown))
 
 
-def use_of(obj: bpy.types.Object) -> Use:
-    """The rendered frames of a character."""
-    return use(character_folder(obj) / FRAMES, shown_names())
+def use_of(objects: Iterable[bpy.types.Object]) -> list[Use]:
+    """The rendered frames of each of some characters."""
+    shown = shown_names()
+    return [use(character_folder(obj) / FRAMES, shown) for obj in objects]
 
 
 def use_of_file() -> Use:
     """The rendered frames of all characters of the open .blend."""
-    return sum((use_of(obj) for obj in bpy.data.objects if character.is_character(obj)), Use())
+    return sum(use_of(obj for obj in bpy.data.objects if character.is_character(obj)), Use())
 
 
 # --- The limit
@@ -124,7 +131,7 @@ def use_of_file() -> Use:
 class Purge:
     """Measures folders in a thread, then deletes surplus frames in `step`, which a timer calls."""
 
-    def __init__(self, folders: Iterable[Path], shown: Iterable[Path], limit: int) -> None:
+    def __init__(self, folders: Iterable[Path], shown: Iterable[str], limit: int) -> None:
         """shown: frames in use. limit: bytes."""
         self.surplus: list[Path] = []
         self._folders, self._shown, self._limit = list(folders), list(shown), limit

@@ -318,8 +318,9 @@ def refill(scene: bpy.types.Scene) -> None:
             continue
         waiting = [index for index, one in enumerate(strip.elements) if not PICTURE.fullmatch(one.filename)]
         names = _names_of_shot(strip) if waiting else ()
+        folder = os.fspath(folder_of(strip))
         for index in waiting if names else ():
-            if os.path.isfile(folder_of(strip) / names[index]):
+            if os.path.isfile(os.path.join(folder, names[index])):
                 strip.elements[index].filename = names[index]
         if names:
             compat.refresh(strip)
