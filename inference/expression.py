@@ -188,7 +188,7 @@ def _runs(flags: np.ndarray) -> np.ndarray:
 
 
 def phrases_and_words(voice: Prosody, texts: Sequence[SpokenText]) -> tuple[np.ndarray, list[np.ndarray | None], str]:
-    """The phrases (m, 2) in seconds, the features (24,) of the words of each or None, and a note about the text."""
+    """The phrases (m, 2) in seconds, the features (32,) of the words of each or None, and a note about the text."""
     phrases, notes = phrases_of(voice), []
     spoken: list[tuple[SpokenText, list[Sentence]]] = []
     for one in texts:

@@ -1,9 +1,9 @@
-"""Emotional features of English text, from word lists (`lexicon/`). Numpy and the standard library only.
+"""Emotional features of English text, from word lists and a learned table (`lexicon/`). Numpy only.
 
     sentences = read_text("I'm so happy! But he left.")
-    sentences[0].features               # (24,), see FEATURES
+    sentences[0].features               # (32,), see FEATURES
 
-Nothing is learned here and no model is downloaded. Words of other languages have no effect; see `is_english`.
+No model is downloaded. Words of other languages have no effect; see `is_english`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from .contract.emotion import NEUTRAL
 from .contract.expression import EMOTIONS
+from .word_table import WordTable, shipped_table
 
 LEXICON = Path(__file__).with_name("lexicon")
-FEATURES = (
+LISTED = (  # features from the word lists
     "positive",  # sum of positive valences, between 0 and 1
     "negative",  # the same of negative ones
     "compound",  # of both, -1 to 1, as VADER's
@@ -39,6 +41,8 @@ FEATURES = (
     "asks",  # whether it begins as questions do, with a word such as "what" or "is"
     "cries",  # whether it begins with an interjection such as "oh"
 )
+# Networks of earlier banks take the first 24 only, see `Audio2Expression`.
+FEATURES = (*LISTED, *(f"learned {kind}" for kind in (*EMOTIONS, NEUTRAL)))  # the latter from the table, -2 to 2
 RATE_LIMIT = 8.0  # syllables a second that can be spoken
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
@@ -50,7 +54,7 @@ _STRENGTHS = 1.3, 0.6  # factors of stronger and weaker words
 
 @dataclass(frozen=True, eq=False)
 class Sentence:
-    """text, with its punctuation. words: lower case. syllables: at least 1. features: (24,), see FEATURES."""
+    """text, with its punctuation. words: lower case. syllables: at least 1. features: (32,), see FEATURES."""
 
     text: str
     words: tuple[str, ...]
@@ -62,7 +66,7 @@ def read_text(text: str) -> list[Sentence]:
     """The sentences of a text. Those without words are left out."""
     found = []
     for part in _END.split(text):
-        words = tuple(_words(part))
+        words = tuple(words_of(part))
         if words:
             syllables = sum(syllables_of(word) for word in words)
             found.append(Sentence(part.strip(), words, syllables, features(part)))
@@ -76,11 +80,21 @@ def is_english(sentences: Iterable[Sentence]) -> bool:
     return bool(words) and known >= 0.2 * len(words)
 
 
-def features(text: str) -> np.ndarray:
-    """(24,) float32 features of a text, see FEATURES."""
-    words = _words(text)
+def features(text: str, table: WordTable | None = None) -> np.ndarray:
+    """(32,) float32 features of a text, see FEATURES; all 0 without words. table: default the extension's."""
+    words = words_of(text)
     if not words:
         return np.zeros(len(FEATURES), np.float32)
+    listed = listed_features(text)
+    learned = (table or shipped_table()).scores(words, listed, people())
+    return np.concatenate([listed, learned]).astype(np.float32)
+
+
+def listed_features(text: str) -> np.ndarray:
+    """(24,) float32 features of a text from the word lists, see LISTED."""
+    words = words_of(text)
+    if not words:
+        return np.zeros(len(LISTED), np.float32)
     emotions, positive, negative = np.zeros(len(EMOTIONS)), 0.0, 0.0
     negations, hits, covered = 0, 0, 0
     for index, word in enumerate(words):
@@ -113,7 +127,12 @@ def features(text: str) -> np.ndarray:
 
 def compound(text: str) -> float:
     """The valence of a text, -1 to 1, with the sign and about the size of VADER's."""
-    return float(features(text)[FEATURES.index("compound")])
+    return float(listed_features(text)[LISTED.index("compound")])
+
+
+def people() -> frozenset[str]:
+    """Words about groups of people, which the learned table does not read."""
+    return _group("people")
 
 
 def syllables_of(word: str) -> int:
@@ -124,7 +143,8 @@ def syllables_of(word: str) -> int:
     return max(1, groups + sum(character.isdigit() or ord(character) > 0x2E80 for character in word))
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case."""
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 

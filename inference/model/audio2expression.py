@@ -20,11 +20,12 @@ KNOTS = 9  # of the calibration
 
 @dataclass(frozen=True)
 class Audio2ExpressionConfig:
-    """voice, words: number of features. width: channels. brought: number of features that are brought in place of the
-    voice's, 0 if none can be. expression: number of expression coefficients that are also computed, 0 if none are."""
+    """voice, words: number of features; of more features of words the first are taken. width: channels. brought: number
+    of features that are brought in place of the voice's, 0 if none can be. expression: number of expression
+    coefficients that are also computed, 0 if none are."""
 
     voice: int = 48
-    words: int = 24
+    words: int = 32
     width: int = 64
     brought: int = 0
     expression: int = 0
@@ -55,8 +56,8 @@ class Audio2Expression(nn.Module):
     def forward(self, voice: Tensor, words: Tensor, has_voice: Tensor, has_words: Tensor) -> tuple[Tensor, Tensor]:
         """Strengths (B, N, 7) of the emotions, 0 or more, and the logits (B, N, 8) of the kind, the last of neutral.
 
-        voice: (B, N, 48), or (B, N, d) of a network with brought features. words: (B, N, 24). has_voice, has_words:
-        (B, N), 1 where the phrase has them, else 0.
+        voice: (B, N, 48), or (B, N, d) of a network with brought features. words: (B, N, 32), of which a network of
+        an earlier bank takes the first 24. has_voice, has_words: (B, N), 1 where the phrase has them, else 0.
         """
         logits = self.kinds(self.hidden(voice, words, has_voice, has_words))
         return F.softplus(logits[..., :-1] - 1.0), logits
@@ -67,7 +68,8 @@ class Audio2Expression(nn.Module):
             self.brought(voice)
         )  # fmt: skip
         heard = self.voice_last(self.dropout(F.silu(first)))
-        read = self.words_last(self.dropout(F.silu(self.words_first((words - self.words_mean) / self.words_scale))))
+        words = (words[..., : self.config.words] - self.words_mean) / self.words_scale
+        read = self.words_last(self.dropout(F.silu(self.words_first(words))))
         heard = torch.where(has_voice[..., None] > 0, heard, self.no_voice)
         read = torch.where(has_words[..., None] > 0, read, self.no_words)
         joined = torch.cat([heard, read, has_voice[..., None], has_words[..., None]], dim=-1)

@@ -197,7 +197,7 @@ def test_brought_features_must_cover_the_sound(times, rows, expected):
 def test_a_hidden_modality_has_no_effect_and_the_order_of_phrases_has():
     torch.manual_seed(0)
     model = Audio2Expression(Audio2ExpressionConfig(width=16)).eval()
-    voice, words = torch.randn(1, 4, 48), torch.randn(1, 4, 24)
+    voice, words = torch.randn(1, 4, 48), torch.randn(1, 4, 32)
     none, one = torch.zeros(1, 4), torch.ones(1, 4)
     strengths, logits = model(voice, words, one, one)
     assert strengths.shape == (1, 4, 7)
@@ -210,10 +210,17 @@ def test_a_hidden_modality_has_no_effect_and_the_order_of_phrases_has():
     assert not torch.allclose(model(voice.flip(1), words.flip(1), one, one)[0].flip(1), strengths)
 
 
+def test_a_network_of_an_earlier_bank_takes_the_features_of_the_word_lists_only():
+    torch.manual_seed(0)
+    model = Audio2Expression(Audio2ExpressionConfig(width=16, words=24)).eval()
+    voice, words, one = torch.randn(1, 4, 48), torch.randn(1, 4, 32), torch.ones(1, 4)
+    torch.testing.assert_close(model(voice, words, one, one)[0], model(voice, words[..., :24], one, one)[0])
+
+
 def test_brought_features_and_expression_coefficients_are_optional_layers():
     model = Audio2Expression(Audio2ExpressionConfig(width=16, brought=5, expression=10)).eval()
     one = torch.ones(1, 3)
-    inputs = torch.randn(1, 3, 5), torch.randn(1, 3, 24), one, one
+    inputs = torch.randn(1, 3, 5), torch.randn(1, 3, 32), one, one
     assert model(*inputs)[0].shape == (1, 3, 7)
     assert model.expression(model.hidden(*inputs)).shape == (1, 3, 10)
 

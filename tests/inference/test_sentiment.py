@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from inference.contract.expression import EMOTIONS
-from inference.sentiment import FEATURES, LEXICON, compound, features, is_english, read_text, syllables_of
+from inference.sentiment import FEATURES, LEXICON, LISTED, compound, features, is_english, read_text, syllables_of
 
 
 def of(text, name):
@@ -46,6 +46,17 @@ def test_degrees_and_punctuation_are_noticed():
     assert of("You did? Really?", "questions") == pytest.approx(2 / 3)
     assert of("I wonder...", "ellipses") == 1
     assert of("GET OUT now", "capitals") == pytest.approx(2 / 3)
+
+
+def test_the_learned_table_knows_situations_that_no_list_names():
+    for kind, text in (("fear", "The footsteps behind me stop."), ("neutral", "Turn left at the bridge.")):
+        scores = {name.removeprefix("learned "): of(text, name) for name in FEATURES if name.startswith("learned ")}
+        assert max(scores, key=scores.get) == kind
+
+
+def test_words_about_groups_of_people_do_not_change_the_learned_scores():
+    rows = [features(f"My {word} neighbour called the station.")[len(LISTED) :] for word in ("gay", "Turkish", "blind")]
+    np.testing.assert_allclose(rows[1:], [rows[0]] * 2, atol=1e-6)
 
 
 def test_a_phrase_counts_as_a_whole():
@@ -97,9 +108,9 @@ def test_any_text_gives_finite_features(text):
 
 
 def test_the_word_lists_are_well_formed_and_state_their_origin():
-    for name in ("valence.tsv", "emotions.tsv", "groups.tsv"):
-        lines = (LEXICON / name).read_text(encoding="utf-8").splitlines()
-        assert lines[0].startswith("#")
+    for name in ("valence.tsv", "emotions.tsv", "groups.tsv", "words.npz"):
+        if name.endswith(".tsv"):
+            assert (LEXICON / name).read_text(encoding="utf-8").startswith("#")
         assert f"`{name}`" in (LEXICON / "README.md").read_text(encoding="utf-8")
     kinds = {line.split("\t")[0] for line in (LEXICON / "emotions.tsv").read_text().splitlines() if line[0] != "#"}
     assert kinds == set(EMOTIONS)

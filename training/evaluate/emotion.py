@@ -25,6 +25,7 @@ from inference.expression import VOICE_FEATURES, emotions, network_of, phrases_a
 from inference.media.sound import load_speech
 from inference.model.audio2expression import Audio2Expression
 from inference.prosody import prosody
+from inference.sentiment import FEATURES as WORD_FEATURES
 from inference.sentiment import compound, features
 
 from ..stages.audio2expression import held_back_lines
@@ -97,7 +98,7 @@ def activation_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
             continue
         voice = torch.from_numpy(voice_rows(heard, phrases))[None]
         size = voice.shape[:2]
-        logits = model(voice, torch.zeros(*size, 24), torch.ones(size), torch.zeros(size))[1][0]
+        logits = model(voice, torch.zeros(*size, len(WORD_FEATURES)), torch.ones(size), torch.zeros(size))[1][0]
         chances = torch.softmax(logits, dim=-1).numpy()
         steps = np.array([ACTIVATION[kind] for kind in KINDS])
         answers = np.stack([chances[:, steps == step].sum(axis=1) for step in (-1, 0, 1)], axis=1).argmax(axis=1) - 1
@@ -142,7 +143,7 @@ def line_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
                (("chance", "14 %"), ("word list alone", f"{100 * right(lexicon, felt):.0f} %"),
                 ("where one is suggested", f"{100 * right(found['words'], sure):.0f} %"),
                 *((kind, f"{100 * value:.0f} %") for kind, value in kinds.items()))),
-        _share("the same, lines held back from training, which the word lists were written with", float(np.mean(seen))),
+        _share("the same, lines that the word table was fitted to", float(np.mean(seen))),
         _share("neutral unseen lines that get an emotion", float(keyed)),
         _share("words and voice: one of 7 kinds, unseen lines", right(found["both"], felt), 0.75,
                (("voice only", f"{100 * right(found['voice'], felt):.0f} %"),)),

@@ -1,4 +1,4 @@
-"""Train Audio2Expression on our own lines (`lines.txt`), spoken by espeak-ng with emotional prosody.
+"""Train Audio2Expression on our own lines (`lines*.txt`), spoken by espeak-ng with emotional prosody.
 
     python -m training audio2expression --out E.pt --minutes 12
 
@@ -36,8 +36,9 @@ from inference.sentiment import features
 
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
-from ..voices.emotional import KINDS, LINES, Line, Scene, lines, scene
+from ..voices.emotional import KINDS, LINES, WRITERS, Line, Scene, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS, VARIANTS
+from .words import table_without
 
 PHRASES = 6  # of a scene, at most
 BATCH = 32  # scenes
@@ -56,7 +57,7 @@ NOTHING = -1  # kind of a phrase without a target
 class Example:
     """A scene with N phrases.
 
-    voice: (N, 48). words: (V, N, 24), several versions with words left out. kinds, strengths: (2, N) targets by what is
+    voice: (N, 48). words: (V, N, 32), several versions with words left out. kinds, strengths: (2, N) targets by what is
     said and by how it is spoken; kind NOTHING: none. Arrays have PHRASES rows; those beyond N have no target.
     """
 
@@ -68,12 +69,25 @@ class Example:
 
 def training_lines() -> list[Line]:
     """The lines to train on."""
-    return [line for number, line in enumerate(lines(LINES)) if number % BACK]
+    back = {line.text for line in held_back_lines()}
+    return [line for path in (LINES, *WRITERS) for line in lines(path) if line.text not in back]
 
 
 def held_back_lines() -> list[Line]:
-    """The lines that are held back, for choosing the weights and for their calibration."""
-    return [line for number, line in enumerate(lines(LINES)) if not number % BACK]
+    """The lines that are held back, for choosing the weights and for their calibration. Those of `lines.txt`, which the
+    word lists were written with, are not among them."""
+    return [line for path in WRITERS for line in lines(path)][::BACK]
+
+
+@cache
+def _writers() -> dict[str, Path]:
+    """The file of each line."""
+    return {line.text: path for path in (LINES, *WRITERS) for line in lines(path)}
+
+
+def words_of_line(line: Line, share: float, rng: np.random.Generator) -> np.ndarray:
+    """(32,) features of a line without a share of its words. Its scores are those of the table without its writer."""
+    return features(_thinned(line.text, share, rng), table_without(_writers()[line.text]))
 
 
 def chosen_lines(rng: np.random.Generator, known: list[Line]) -> list[Line]:
@@ -110,7 +124,7 @@ def example(made: Scene, rng: np.random.Generator, versions: int = 4) -> Example
     words = np.zeros((versions, PHRASES, len(WORD_FEATURES)), np.float32)
     for version in range(versions):
         share = rng.uniform(0, DROPPED) if version else 0.0
-        words[version, : len(spoken)] = [features(_thinned(made.lines[index].text, share, rng)) for index in spoken]
+        words[version, : len(spoken)] = [words_of_line(made.lines[index], share, rng) for index in spoken]
     voice = np.zeros((PHRASES, 48), np.float32)
     voice[: len(phrases)] = voice_rows(heard, phrases)
     return Example(voice, words, kinds, strengths)
@@ -226,8 +240,8 @@ def score(model: Audio2Expression, examples: list[Example]) -> dict[str, float]:
 def calibrate(model: Audio2Expression, examples: list[Example]) -> None:
     """Set the model's table of strengths, so that they are the true ones in the mean (isotonic regression).
 
-    The true strength of a phrase whose kind is wrong is 0. Lines also count with words left out, because the word lists
-    know these lines better than others. The table is scaled so that clear lines whose kind is right have a strength of
+    The true strength of a phrase whose kind is wrong is 0. Lines also count with words left out, because other lines
+    have fewer known words. The table is scaled so that clear lines whose kind is right have a strength of
     0.7 in the mean.
     """
     raw, truth, right = [], [], []

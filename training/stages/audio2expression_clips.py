@@ -41,7 +41,7 @@ WEIGHTS = 1.0  # of the loss of expression coefficients
 class Clip:
     """The phrases of a clip.
 
-    voice: (N, 48), or (N, d) brought features. words: (N, 24). has_words: (N,) bool. kind: index into KINDS. strength:
+    voice: (N, 48), or (N, d) brought features. words: (N, 32). has_words: (N,) bool. kind: index into KINDS. strength:
     0 to 1. expression: (N, m) coefficients less those of the neutral preset, or None.
     """
 

@@ -22,6 +22,7 @@ from .rooms import with_room
 from .speech import RATE, VARIANTS, Take, Voice, augment, coloured_noise, random_voice, speak
 
 LINES, HELD_OUT_LINES = (Path(__file__).parents[1] / name for name in ("lines.txt", "lines_held_out.txt"))
+WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abc")  # lines of three further writers
 KINDS = (*EMOTIONS, NEUTRAL)
 
 
