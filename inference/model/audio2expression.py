@@ -81,3 +81,7 @@ class Audio2Expression(nn.Module):
         place = torch.searchsorted(known, strengths.contiguous()).clamp(1, KNOTS - 1)
         part = ((strengths - known[place - 1]) / (known[place] - known[place - 1]).clamp(min=1e-6)).clamp(0, 1)
         return value[place - 1] + part * (value[place] - value[place - 1])
+
+    def suggested(self, strengths: Tensor, logits: Tensor) -> Tensor:
+        """Calibrated strengths (..., 7) of what `forward` returned; all 0 where neutral is the likeliest kind."""
+        return self.calibrated(strengths) * (logits.argmax(dim=-1) < len(EMOTIONS))[..., None]

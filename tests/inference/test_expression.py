@@ -225,6 +225,15 @@ def test_brought_features_and_expression_coefficients_are_optional_layers():
     assert model.expression(model.hidden(*inputs)).shape == (1, 3, 10)
 
 
+def test_nothing_is_suggested_where_neutral_is_the_likeliest_kind():
+    model = Audio2Expression(Audio2ExpressionConfig(width=16))
+    logits = torch.zeros(2, 8)
+    logits[0, 7], logits[1, 2] = 1.0, 1.0
+    found = model.suggested(torch.full((2, 7), 0.5), logits)
+    assert not found[0].any()
+    assert (found[1] > 0).all()
+
+
 def test_calibration_is_a_table():
     model = Audio2Expression(Audio2ExpressionConfig(width=16))
     known = torch.linspace(0, 2, 9)

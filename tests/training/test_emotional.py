@@ -66,6 +66,14 @@ def test_a_fitted_table_knows_unseen_lines_of_its_kinds(tmp_path: Path):
     assert words.right(load_table(tmp_path / "words.npz"), unseen) == words.right(table, unseen)
 
 
+def test_training_continues_from_a_network_with_fewer_features_of_words():
+    torch.manual_seed(0)
+    known, model = (Audio2Expression(Audio2ExpressionConfig(width=16, words=count)).eval() for count in (24, 32))
+    audio2expression.start_from(model, known)
+    inputs = torch.randn(1, 3, 48), torch.randn(1, 3, 32), torch.ones(1, 3), torch.ones(1, 3)
+    torch.testing.assert_close(model(*inputs)[1], known(*inputs)[1])
+
+
 def test_an_unknown_kind_is_refused(tmp_path: Path):
     (tmp_path / "lines.txt").write_text("# x\nbored\t0.5\tOh.\n")
     with pytest.raises(ValueError, match="'bored' is not one of"):

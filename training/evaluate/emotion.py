@@ -65,7 +65,7 @@ def of_words(model: Audio2Expression, text: str) -> Answer:
     """What the network answers to a text alone."""
     words = torch.from_numpy(features(text))[None, None]
     none, one = torch.zeros(1, 1), torch.ones(1, 1)
-    row = model.calibrated(model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one)[0])[0, 0].numpy()
+    row = model.suggested(*model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one))[0, 0].numpy()
     strength = float(row.max())
     return (EMOTIONS[int(row.argmax())], strength) if strength >= LEAST_STRENGTH else (NEUTRAL, 0.0)
 

@@ -2,8 +2,9 @@
 
     python -m training audio2expression --out E.pt --minutes 12
 
-Run the same command again to resume. A log (E.jsonl) is written beside the checkpoint. The weights that are best on
-lines and voices that are held back from training are kept, with their calibration.
+`--bank B.safetensors` starts from the network of a bank. Run the same command again to resume. A log (E.jsonl) is
+written beside the checkpoint. The weights that are best on lines and voices that are held back from training are kept,
+with their calibration.
 
     python -m training audio2expression --clips CLIPS.csv --bank B.safetensors --out E.pt --minutes 5
 
@@ -27,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from inference.contract.bank import load_bank
 from inference.contract.emotion import NEUTRAL
-from inference.expression import phrases_of, voice_rows
+from inference.expression import network_of, phrases_of, voice_rows
 from inference.model.audio2expression import KNOTS, Audio2Expression, Audio2ExpressionConfig
 from inference.prosody import prosody
 from inference.sentiment import FEATURES as WORD_FEATURES
@@ -46,7 +48,7 @@ POOL, FIRST, RENEWAL = 6000, 200, 4  # scenes in memory at most, at the start, a
 BACK = 8  # one in so many lines is held back from training
 HELD_OUT = 80  # scenes of held-out voices saying lines that were held back
 DROPPED = 0.5  # share of the words that are left out of a line at most; no word list knows all words
-MASKS = (0.5, 0.25)  # shares of scenes with both and with the voice only; the rest has the words only
+MASKS = (0.45, 0.35)  # shares of scenes with both and with the voice only; the rest has the words only
 PERSIST = 0.55  # chance that the next line has the same emotion
 CLEAR = 0.7  # strength of a clear line
 STRENGTH, KIND, CALM = 1.0, 0.3, 0.1  # weights of the losses
@@ -225,6 +227,15 @@ def measure(model: Audio2Expression, pool: Pool) -> None:
 
 
 @torch.no_grad()
+def start_from(model: Audio2Expression, known: Audio2Expression) -> None:
+    """Set the weights to those of a network that may know fewer features of words; the measures of words stay."""
+    state = {name: part for name, part in known.state_dict().items() if name not in ("words_mean", "words_scale")}
+    first = state["words_first.weight"]
+    state["words_first.weight"] = F.pad(first, (0, model.config.words - first.shape[1]))
+    model.load_state_dict(model.state_dict() | state)
+
+
+@torch.no_grad()
 def score(model: Audio2Expression, examples: list[Example]) -> dict[str, float]:
     """Shares of phrases whose strongest kind is right, neutral included, by what the network receives."""
     found = {}
@@ -310,6 +321,8 @@ def train(args: argparse.Namespace) -> None:
     pool = Pool(args.seed, first=trainer.step // RENEWAL, count=args.first)
     if not trainer.resumed:
         measure(model, pool)
+        if args.bank:
+            start_from(model, network_of(load_bank(args.bank)))
         average.load_state_dict(model.state_dict())
 
     def evaluate() -> dict[str, object]:
@@ -337,4 +350,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=int, default=FIRST, help=f"scenes at the start (default {FIRST})")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help=f"scenes to choose by (default {HELD_OUT})")
     parser.add_argument("--clips", type=Path, help="table of your own clips (.csv), see above; needs --bank")
-    parser.add_argument("--bank", type=Path, help="bank whose network is trained further with --clips")
+    parser.add_argument("--bank", type=Path, help="bank whose network is trained further, with or without --clips")
