@@ -37,6 +37,8 @@ _EFFECTS = {
     "eyeBlink": "Closes the lids of both eyes",
     "eyeWide": "Opens both eyes wider",
     "eyeSquint": "Narrows both eyes",
+    "eyeYaw": "Turns the eyes to the side",
+    "eyePitch": "Turns the eyes up or down",
     "cheekSquint": "Raises the cheeks towards the eyes",
     "mouthSmile": "Raises the corners of the mouth",
     "mouthFrown": "Lowers the corners of the mouth",

@@ -114,9 +114,8 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
         return None
     kind, state = _KINDS[name], state_of(bank, name)
     count = kind.coefficients(config)
-    expects = bank.config.generator.coefficient_count
-    if count not in (None, expects):
-        raise _unfit(bank, name, f"expected {expects} coefficients, found {count}")
+    if count is not None and count != (expected_count := bank.config.generator.coefficient_count):
+        raise _unfit(bank, name, f"expected {expected_count} coefficients, found {count}")
     try:
         with torch.device("meta"):  # allocates no memory, whatever sizes a damaged file states
             network = kind.network(config)

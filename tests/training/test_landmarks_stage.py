@@ -11,7 +11,7 @@ pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
 from safetensors.torch import load_file
 
-from inference.face.landmarks import COUNT, INNER_LIPS, LEFT_LIDS, NAMES, RIGHT_LIDS, SIDE, LandmarkNet
+from inference.face.landmarks import COUNT, GAZE, INNER_LIPS, LEFT_LIDS, NAMES, RIGHT_LIDS, SIDE, LandmarkNet
 from training.heads import render
 from training.learning.snapshots import negative, snapshot
 from training.stages import landmarks as stage
@@ -91,7 +91,7 @@ def test_training_resumes_and_writes_a_network(drawer, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "measure", lambda net, pool: {})
     args = argparse.Namespace(
         pool=tmp_path / "pool", people=2, out=tmp_path / "L.pt", minutes=10, steps=2, rate=2e-3, threads=1, seed=0,
-        write=tmp_path / "written.safetensors",
+        write=tmp_path / "written.safetensors", assets=None,
     )  # fmt: skip
     stage.train(args)
     before = load_file(args.write)
@@ -100,6 +100,7 @@ def test_training_resumes_and_writes_a_network(drawer, tmp_path, monkeypatch):
     assert stage.Pool(args.pool, 1).done == 3, "a pool is continued, and never cut"
     after = load_file(args.write)
     assert (before["heat.weight"] != after["heat.weight"]).any()
+    assert after.pop(GAZE).isfinite().all()
     LandmarkNet().load_state_dict({name: part.float() for name, part in after.items()})
     pool = stage.Pool(args.pool, 3)
     assert pool.points.shape[1:] == (COUNT, 2)

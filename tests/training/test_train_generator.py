@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from inference.model import gaze
 from inference.model.generator import Generator
 from training.export import starter_bank
 from training.heads.data import (
@@ -72,7 +73,7 @@ def test_coefficient_units_change_nothing_but_the_scale() -> None:
 
 def test_starter_bank_names_every_column() -> None:
     bank = starter_bank(small_config(64))
-    assert bank.names == NAMES
+    assert bank.names == (*NAMES, *gaze.COEFFICIENTS)
     assert set(bank.presets) >= {"neutral", "happy", "sad", "angry", "surprised", "fear", "disgusted", "contempt"}
     assert not bank.presets["neutral"].any()
 

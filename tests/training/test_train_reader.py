@@ -149,9 +149,9 @@ def test_a_bank_reads_with_its_own_reader(tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = reader(planes).numpy()
     face = FaceRenderer(load_bank(tmp_path / "reads.safetensors"), "cpu")
-    np.testing.assert_allclose(face.encode(pictures).values, wanted, atol=1e-5)
+    np.testing.assert_allclose(face.encode(pictures).values[:, : len(NAMES)], wanted, atol=1e-5)
     plain = FaceRenderer(load_bank(tmp_path / "plain.safetensors"), "cpu")
-    assert np.abs(plain.encode(pictures).values - wanted).max() > 1e-3
+    assert np.abs(plain.encode(pictures).values[:, : len(NAMES)] - wanted).max() > 1e-3
     for one in (face, plain):  # source coefficients are read from the latent, so that they reproduce the source
         one.set_source(pictures[0])
     np.testing.assert_array_equal(face.source_coefficients.values, plain.source_coefficients.values)

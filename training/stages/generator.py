@@ -243,7 +243,7 @@ def loaded_generator(path: Path) -> Generator:
     """The generator of a checkpoint (.pt) or a bank (.safetensors), frozen; its alpha is the coefficient itself."""
     if path.suffix == ".safetensors":
         bank = load_bank(path)
-        model = Generator(bank.config)
+        model = Generator(bank.config.generator)
         names = set(model.state_dict())
         model.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in names})
         return model.requires_grad_(False)

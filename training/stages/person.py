@@ -46,7 +46,7 @@ def tunable(bank: Bank) -> Generator:
             f"The bank '{bank.name}' cannot be tuned: its {dependent[0].replace('_', ' ')} depends on its generator.",
             "Make a bank of the person's own: python -m training footage CLIPS --start starter.", "bank",
         )  # fmt: skip
-    model = Generator(bank.config)
+    model = Generator(bank.config.generator)
     names = set(model.state_dict())
     model.load_state_dict({name: torch.from_numpy(np.asarray(bank.tensors[name], np.float32)) for name in names})
     return model
