@@ -289,6 +289,7 @@ def test_a_second_render_replaces_the_first(package, scene, saved, turning, fake
     first, _plan = begin(package, scene, turning)
     package.animation.keys.insert_keys(turning, {"headYaw": 2.0}, 12)
     second, _plan = begin(package, scene, turning)
+    pump_until(package, lambda: first.finished)
     hold.unlink()
     package.engine.session.wait(second)
     assert first.cancelled

@@ -194,7 +194,7 @@ def test_the_renderer_shows_the_refiners_pictures(refiner: Refiner, tmp_path: Pa
     assert all(np.array_equal(next(renderer.render(row[None], np.float32)), frame)
                for row, frame in zip(rows, frames, strict=True))  # fmt: skip
 
-    model = Generator(bank.config)
+    model = Generator(bank.config.generator)
     model.load_state_dict({name: torch.from_numpy(np.array(bank.tensors[name])) for name in model.state_dict()})
     source = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
