@@ -392,11 +392,11 @@ class FaceRenderer:
             if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
                 eyes = [one.eyes.parts for one in sources if one.eyes is not None]
                 seen = composite_insets(corrected.seen, turned_eyes(eyes, turns))
-                drawn, insets = self._correction(replace(corrected, seen=seen), drawn, alpha)
+                drawn, insets = self._correction.correct(replace(corrected, seen=seen), drawn, alpha)
                 anchors = self._correction.anchors_at(corrected, alpha)
                 insets = turned_eyes(eyes, turns, drawn.places, corrected.anchors, anchors) + insets
             else:
-                drawn, insets = self._correction(corrected, drawn, alpha)
+                drawn, insets = self._correction.correct(corrected, drawn, alpha)
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])

@@ -166,17 +166,17 @@ def stages(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
     renderer._draw = timed("generator", renderer._draw)
     renderer._pictures = timed("detail and insets over the picture", renderer._pictures)  # type: ignore[method-assign]
     if correction is not None:
-        renderer._correction = timed("correction", correction)  # type: ignore[assignment]
+        correction.correct = timed("correction", correction.correct)  # type: ignore[method-assign]
         correction._insets = timed("insets", correction._insets)  # type: ignore[method-assign]
     try:
         before = time.thread_time()
         _draw(renderer, rows)
         total = time.thread_time() - before
     finally:
-        renderer.lanes, renderer._correction = lanes, correction
+        renderer.lanes = lanes
         renderer._draw, renderer._pictures = kept  # type: ignore[method-assign]
         if correction is not None:
-            del correction._insets
+            del correction._insets, correction.correct
     spent["refiner"] = spent.pop("correction", 0.0) - spent.get("insets", 0.0)
     spent["other"] = total - sum(spent.values())
     return {name: value / len(rows) * 1e3 for name, value in sorted(spent.items())}

@@ -45,7 +45,7 @@ class WindowSource:
 
 
 class Correction:
-    """Corrects the decoder's pictures. `prepare` sources once, then call it for each batch of frames.
+    """Corrects the decoder's pictures. `prepare` sources once, then `correct` each batch of frames.
 
     dtype: precision of the convolutions.
     """
@@ -81,7 +81,7 @@ class Correction:
         )
         return CorrectionSource(picture, known.half, own, known.motion, seen, anchors, found.moved, insets)
 
-    def __call__(self, known: CorrectionSource, drawn: Drawn, alpha: Tensor) -> tuple[Drawn, list[PlacedInset]]:
+    def correct(self, known: CorrectionSource, drawn: Drawn, alpha: Tensor) -> tuple[Drawn, list[PlacedInset]]:
         """Correct N pictures with coefficients alpha (N, n). known: of one source, or of N.
 
         Returns the pictures and the insets to composite over them, only those that the coefficients require.

@@ -338,7 +338,7 @@ def test_the_fast_correction_equals_refiner_and_insets(insets: Insets) -> None:
         expected = refiner(each, motion.expand(2, -1, -1, -1, -1), own, flow, rgb, alpha)
         turned = refiner.amounts(alpha * insets.pose) - refiner.amounts(own * insets.pose)
         laid = insets(known, turned, alpha - own, expected.positions, expected.residual, alpha)
-        drawn, found = correction(correction.prepare(sources, sources), Drawn(rgb, places, flow[:, 2:]), alpha)
+        drawn, found = correction.correct(correction.prepare(sources, sources), Drawn(rgb, places, flow[:, 2:]), alpha)
         assert torch.allclose(drawn.rgb, expected.rgb, atol=1e-4)
         assert torch.allclose(drawn.logit, expected.flow[:, 2:], atol=1e-4)
         sampled = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(expected.flow[:, :2])
