@@ -324,7 +324,7 @@ class Character(bpy.types.PropertyGroup):
     )
     emotion_from: EnumProperty(
         name="From",
-        description="What emotion is detected from",
+        description="Source of the emotion: the voice, the words of the text, or both",
         items=(
             ("BOTH", "Both", "The voice, and the words if a text is known"),
             ("VOICE", "Voice", "Pitch, loudness and pace of the voice"),
