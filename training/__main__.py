@@ -1,4 +1,7 @@
-"""Command line of the training: one command per step of making a bank, see README.md beside this file."""
+"""Command line of the training: one command per step of making a bank, see README.md beside this file.
+
+`python -m training`, or `python PATH/TO/training` from any folder, as farm machines use it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+if not __package__:  # started by its path: put the folder that contains the packages on the search path
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from inference.contract.errors import EDTalkError
 
@@ -40,6 +48,18 @@ COMMANDS = {
 }
 
 
+def _imported(module: str, command: str) -> ModuleType:
+    """Import a module of the training. Raises SystemExit for one that the extension's zip does not contain."""
+    try:
+        return importlib.import_module(f"training.{module}")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("training."):
+            raise
+        raise SystemExit(
+            f"The extension does not contain the command {command}. Run it in a checkout of the project."
+        ) from error
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. arguments: default the command line's."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -53,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if arguments[:1] != [name]:  # the others are not imported, which would take seconds
             commands.add_parser(name, help=summary, add_help=False)
             continue
-        stage = importlib.import_module(f"{__package__}.{module}")
+        stage = _imported(module, name)
         command = commands.add_parser(
             name, help=summary, description=stage.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )

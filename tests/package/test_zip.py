@@ -11,6 +11,8 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.package.conftest import ROOT, tool
 
 
@@ -60,7 +62,7 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
     ):
         assert needed in found
     folders = {name.split("/")[0] for name in found if "/" in name}
-    assert folders == {"edtalk_blender", "inference", "wheels", "docs"}
+    assert folders == {"edtalk_blender", "inference", "training", "wheels", "docs"}
     manual = {path for path in (source / "docs" / "manual").rglob("*.*") if path.suffix != ".md"}
     assert {name for name in found if name.startswith("docs/")} == {str(path.relative_to(source)) for path in manual}
     assert {name for name in found if "/" not in name} <= {
@@ -71,6 +73,36 @@ def test_zip_contains_the_code_and_nothing_else(extension, source):
     assert len([name for name in found if name.endswith(".whl")]) == 1
     code = {str(path.relative_to(source)) for path in source.rglob("*.py")}
     assert {name for name in code if name.startswith(("edtalk_blender/", "inference/"))} <= found
+
+
+BLOCKED = """
+import runpy, sys
+class Guard:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("moderngl", "anny", "matplotlib", "silero_vad", "pocketsphinx"):
+            raise ModuleNotFoundError("not in the engine: " + name, name=name)
+sys.meta_path.insert(0, Guard())
+sys.argv = ["training", *sys.argv[1:]]
+runpy.run_path("training", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("command", "code", "words"), [
+    ("footage", 0, "--out OUT"),
+    ("person", 0, "--bank BANK"),
+    ("insets", 1, "does not contain the command insets"),
+])  # fmt: skip
+def test_the_zip_trains_from_footage_with_the_engine(extension, tmp_path, command, code, words):
+    """With the packages of the engine alone. Other commands say that they are missing."""
+    python = ROOT / ".venv" / "worker" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        pytest.skip("needs .venv/worker: bash setup.sh")
+    with zipfile.ZipFile(extension) as archive:
+        archive.extractall(tmp_path)
+    run = [python, "-B", "-c", BLOCKED, command, "--help"]
+    answer = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    assert words in answer.stdout + answer.stderr
 
 
 def test_names_are_valid_on_windows_and_macos(extension):

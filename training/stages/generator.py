@@ -24,7 +24,6 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from ..heads.data import Batch, HeadPairs
-from ..heads.stream import add_data_options, training_pairs
 from ..learning.losses import PlaceHeads, flow_error, generator_losses, picture_loss, total
 from ..learning.optimiser import MASK_STEP, mask_rows, minimise, optimiser_for
 from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
@@ -162,6 +161,8 @@ def contact_sheet(batch: Batch, rgb: Tensor, path: Path, rows: int = 10) -> None
 
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
+    from ..heads.stream import training_pairs
+
     rng = seeded(args)
     pairs, heldout = training_pairs(args, args.size), HeadPairs([args.heldout], args.size)
     weights, config = point_weights(pairs), small_config(args.size)
@@ -226,6 +227,8 @@ def _initial(
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
+    from ..heads.stream import add_data_options  # here: it needs the renderer, which the engine does not have
+
     add_data_options(parser)
     parser.add_argument("--heldout", type=Path, required=True, help="data set of people that are not trained on")
     add_trainer_options(parser, minutes=60.0, rate=3e-3, threads=2)
