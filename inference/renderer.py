@@ -22,9 +22,10 @@ from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
 from .model.correction import Correction, CorrectionSource
 from .model.decoder import Canvas, Source
+from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
 from .model.gaze import BANK as EYE_BANK
-from .model.gaze import TurnableEyes, turned_eyes, with_lids
+from .model.gaze import with_lids
 from .model.insets import PlacedInset, composite_insets
 from .model.joined import joined
 from .model.load import load_networks
@@ -178,7 +179,7 @@ class FaceRenderer:
         source, rows = self._source, list(self._values(coefficients))
 
         def draw() -> np.ndarray:
-            decoded = self._decode([source], rows, self._canvases)
+            decoded = self._decode([source], rows, self._canvases, self._detail.size if self._detail else 0)
             return self._pictures(decoded, [self._detail], np.dtype(np.uint8))[0]
 
         return self._faster.run(draw)
@@ -223,7 +224,7 @@ class FaceRenderer:
         canvases = self._canvases
 
         def draw(rows: np.ndarray) -> list[np.ndarray]:
-            decoded = self._decode([source], filled(list(rows), self.batch), canvases)
+            decoded = self._decode([source], filled(list(rows), self.batch), canvases, detail.size if detail else 0)
             return self._pictures(decoded, [detail] * len(rows), dtype)
 
         for pictures in self._in_batches(values, draw):
@@ -268,10 +269,12 @@ class FaceRenderer:
             ]
             sources = filled(sources, self.batch)
             found: list[Detail | None] = [None] * len(chunk)
+            size = 0
             if details is not None:
                 at_rest = self._decode(sources, [source.own[0] for source in sources])
                 found = [self._detail_of(at_rest, index, fine) for index, (*_, fine) in enumerate(chunk)]
-            return self._pictures(self._decode(sources, filled(rows, self.batch)), found, dtype)
+                size = max(len(fine) for *_, fine in chunk)
+            return self._pictures(self._decode(sources, filled(rows, self.batch), size=size), found, dtype)
 
         for pictures in self.lanes.map(draw, chunks()):
             yield from pictures
@@ -367,11 +370,16 @@ class FaceRenderer:
 
     @torch.inference_mode()
     def _decode(
-        self, sources: Sequence[PreparedSource], rows: list[np.ndarray], canvases: dict[bytes, Canvas] | None = None
+        self,
+        sources: Sequence[PreparedSource],
+        rows: list[np.ndarray],
+        canvases: dict[bytes, Canvas] | None = None,
+        size: int = 0,
     ) -> Decoded:
         """Render rows (n,) of one source, or of as many sources.
 
-        canvases: cache by expression for one source; afterwards it holds those of this batch.
+        canvases: cache by expression for one source; afterwards it holds those of this batch. size: width in pixels of
+        the frames, if detail is added; default the bank's.
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
@@ -390,11 +398,12 @@ class FaceRenderer:
             corrected = source.corrected
             assert corrected is not None, "a bank with a refiner prepares its sources for it"
             if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
-                eyes = [one.eyes.parts for one in sources if one.eyes is not None]
-                seen = composite_insets(corrected.seen, turned_eyes(eyes, turns))
+                sheet = joined([one.eyes.sheet for one in sources if one.eyes is not None])
+                seen = composite_insets(corrected.seen, turned_eyes(sheet, turns, _eye_step(corrected.seen.shape[-1])))
                 drawn, insets = self._correction.correct(replace(corrected, seen=seen), drawn, alpha)
                 anchors = self._correction.anchors_at(corrected, alpha)
-                insets = turned_eyes(eyes, turns, drawn.places, corrected.anchors, anchors) + insets
+                step = _eye_step(size or self.config.size)
+                insets = turned_eyes(sheet, turns, step, drawn.places, corrected.anchors, anchors) + insets
             else:
                 drawn, insets = self._correction.correct(corrected, drawn, alpha)
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
@@ -468,6 +477,11 @@ class Decoded(NamedTuple):
     places: np.ndarray
     mask: np.ndarray
     insets: list[PlacedInset]
+
+
+def _eye_step(size: int) -> int:
+    """Pixels of an eye's window per pixel that is drawn, for pictures of `size` pixels: more would not be seen."""
+    return 2 if size <= 2 * LARGE else 1
 
 
 def columns_of(bank: Bank, part: str) -> list[int]:

@@ -10,7 +10,6 @@ the expression, see `with_lids`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -47,29 +46,6 @@ class EyeParts(NamedTuple):
     bare: Tensor
     iris: Tensor
     opening: Tensor
-
-
-class TurnableEyes:
-    """The eyes of one source picture, which are taken apart when they are first needed.
-
-    fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
-    """
-
-    def __init__(self, fine: np.ndarray, anchors: Tensor) -> None:
-        self._fine, self._anchors = fine, anchors
-
-    @cached_property
-    def parts(self) -> list[EyeParts]:
-        """See `eye_parts`; on the device of the anchors."""
-        size = max(self._fine.shape[:2])
-        fine = self._fine if self._fine.shape[0] == self._fine.shape[1] else cv2.resize(self._fine, (size, size))
-        eyes = (self._anchors[0, :2].cpu().double().numpy() + 1) * size / 2 - 0.5
-        found = find_landmarks(fine, [square_at(eyes)], passes=3)
-        device = self._anchors.device
-        return [
-            EyeParts(Window(*(part.to(device) for part in eye.window)), *(part.to(device) for part in eye[1:]))
-            for eye in eye_parts(fine, found.points[0], found.spread[0])
-        ]
 
 
 def read_gaze(picture: np.ndarray) -> np.ndarray:

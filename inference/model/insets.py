@@ -330,10 +330,24 @@ class Insets(nn.Module):
 
 
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
-    """Pictures (N, 3, S, S) with the insets composited over them."""
+    """Pictures (N, 3, S, S), or one for all insets (1, 3, S, S), with the insets composited over them."""
     places = pixel_places(pictures.shape[-1], pictures.device)
-    for window, drawn in insets:
-        here = window.inside(places.expand(len(pictures), -1, -1, -1)).permute(0, 2, 3, 1)
+    for number, (window, drawn) in enumerate(insets):
+        if not number:
+            pictures = pictures.expand(len(drawn), -1, -1, -1).clone()
+        rows, columns = _touched(window, drawn, pictures.shape[-1])
+        under = pictures[:, :, rows, columns]
+        here = window.inside(places[:, :, rows, columns].expand(len(drawn), -1, -1, -1)).permute(0, 2, 3, 1)
         found = F.grid_sample(drawn, here, align_corners=False)  # zero outside the window
-        pictures = pictures * (1 - found[:, 3:]) + found[:, :3]
+        pictures[:, :, rows, columns] = under * (1 - found[:, 3:]) + found[:, :3]
     return pictures
+
+
+def _touched(window: Window, drawn: Tensor, size: int) -> tuple[slice, slice]:
+    """Rows and columns of pictures of `size` pixels that contain all pixels which the insets change."""
+    reach = [(1 + 1 / count) * side.abs() for count, side in zip(drawn.shape[:1:-1], window[1:], strict=True)]
+    ends = torch.stack([window.middle - sum(reach), window.middle + sum(reach)])
+    first = ((ends[0].amin(0) + 1) * (size / 2) - 1).clamp(0, size).tolist()
+    last = ((ends[1].amax(0) + 1) * (size / 2) + 2).clamp(0, size).tolist()
+    (left, right), (top, bottom) = ((int(start), int(end)) for start, end in zip(first, last, strict=True))
+    return slice(top, bottom), slice(left, right)

@@ -15,7 +15,10 @@ from inference.contract.idle import add_idle_motion, glances
 from inference.face.crop import EYES, TEMPLATE
 from inference.face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, square_at
 from inference.media.picture import load_picture
+from inference.model import fast_gaze, gaze
 from inference.model.gaze import BALL, PITCH, YAW, located_irises, read_gaze, shifts, with_lids
+from inference.model.insets import composite_insets
+from inference.model.joined import joined
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +110,60 @@ def test_shifts():
     found = shifts(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
     assert (found[0, 0] > 0, found[0, 1] == 0, found[1, 1] > 0) == (True, True, True)
     assert not found[2].any()
+
+
+@pytest.fixture(scope="module")
+def eyes(renderer):
+    """Those of the portrait, and its anchors."""
+    source = renderer._source
+    return source.eyes, source.corrected.anchors
+
+
+def moved_picture(count, size=128):
+    """Sampling positions (N, 2, size, size) of heads that turn and grow, the positions of the eyes and mouth too."""
+    line = (torch.arange(size) * 2 + 1) / size - 1
+    places = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
+    angles, sizes = torch.linspace(-0.2, 0.2, count), torch.linspace(0.9, 1.1, count)
+    cos, sin = sizes * torch.cos(angles), sizes * torch.sin(angles)
+    matrix = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    return torch.einsum("nij,ojhw->nihw", torch.linalg.inv(matrix), places), matrix
+
+
+def test_the_fast_form_draws_the_same_eyes(eyes):
+    """Moved and not; and with a source for each frame, also one of a single eye."""
+    known, anchors = eyes
+    turns = torch.tensor([[0.7, 0.3], [-1.0, 0.5], [0.0, 0.0], [0.02, -0.01]])
+    positions, matrix = moved_picture(len(turns))
+    moved = torch.einsum("nij,opj->npi", matrix, anchors)
+    one = fast_gaze.eye_sheet(known.parts[1:], torch.device("cpu"))
+    several = [known.parts, known.parts[1:], known.parts, known.parts]
+    for parts, sheet in (([known.parts], known.sheet), (several, joined([known.sheet, one, known.sheet, known.sheet]))):
+        for place in ((), (positions, anchors, moved)):
+            for step, size, most, mean in ((1, 512, 0.02, 0.002), (2, 128, 0.4, 0.015)):
+                under = torch.linspace(-1, 1, size).expand(1, 3, size, -1)
+                want = composite_insets(under, gaze.turned_eyes(parts, turns, *place))
+                found = composite_insets(under, fast_gaze.turned_eyes(sheet, turns, step, *place))
+                error = (found - want).abs().amax(1)
+                assert error.max() < most
+                assert error.square().mean().sqrt() < mean
+                assert not error[2].any()
+
+
+def test_turned_eyes_do_not_depend_on_their_batch(eyes):
+    known, anchors = eyes
+    torch.manual_seed(0)
+    turns = torch.rand(8, 2) * 2 - 1
+    positions, matrix = moved_picture(len(turns))
+    moved = torch.einsum("nij,opj->npi", matrix, anchors)
+    order = torch.randperm(len(turns))
+    under = torch.rand(1, 3, 128, 128)
+    here, other = (
+        composite_insets(
+            under, fast_gaze.turned_eyes(known.sheet, turns[rows], 2, positions[rows], anchors, moved[rows])
+        )
+        for rows in (slice(None), order)
+    )
+    assert torch.equal(here[order], other)
 
 
 def test_gaze_is_read_from_drawn_eyes(renderer):
