@@ -6,6 +6,9 @@ and the source warped by that field adds what nine points cannot tell, where it 
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -16,6 +19,7 @@ from ..heads.data import Tracks
 from .takes import EYES, MOUTH, NOSE, Footage, head_frame
 
 POOL_SOURCES, POOL_DRIVINGS = 2500, 2  # sources with known motion, and driven frames of each
+LEAST_SOURCES = 200  # whatever the time
 LOOSE = 0.05  # of the thin plates, which need not pass exactly through the points: a detector errs
 TRUSTED = 0.6  # share of the optical flow that is taken where it is consistent
 CONSISTENT = 1.5  # pixels: difference of forward and backward flow at which trust falls to 1 / e
@@ -119,21 +123,40 @@ def sample_points(points: np.ndarray, jitter: np.ndarray) -> np.ndarray:
 POOLED = MOUTH_GRID[0] * MOUTH_GRID[1] + FACE_GRID[0] * FACE_GRID[1]  # points of a pair
 
 
-def motion_pool(footage: Footage, sources: int, drivings: int, rng: np.random.Generator) -> MotionPool:
-    """Motion of random pairs of frames; takes about 10 ms a pair at 128 px."""
+def motion_pool(
+    footage: Footage,
+    sources: int,
+    drivings: int,
+    rng: np.random.Generator,
+    *,
+    minutes: float = math.inf,
+    at: Callable[[float, int], object] = lambda share, step: None,
+) -> MotionPool:
+    """Motion of random pairs of frames; takes about 10 ms a pair at 128 px.
+
+    minutes: after which it ends with fewer sources, but at least LEAST_SOURCES. at: called with the share that is done
+    and the number of pairs before each source; may raise to stop.
+    """
     size = footage.frames.shape[1]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     line = (np.arange(size) * 2 + 1) / size - 1.0
     everywhere = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     source_rows, driven_rows = footage.pairs(rng, sources, drivings)
     source, driven = np.empty((2, sources * drivings, POOLED, 2), np.float16)
+    began, done = time.monotonic(), sources
     for row, (a, b) in enumerate(zip(np.repeat(source_rows, drivings), driven_rows.ravel(), strict=True)):
-        at = sample_points(footage.points[b], rng.random((POOLED, 2)) - 0.5)
+        if row % drivings == 0:
+            spent = (time.monotonic() - began) / (60.0 * minutes)
+            if spent >= 1.0 and row >= LEAST_SOURCES * drivings:
+                done = row // drivings
+                break
+            at(max(row / len(source), min(spent, 1.0)), row)
+        places = sample_points(footage.points[b], rng.random((POOLED, 2)) - 0.5)
         coarse = field(footage.points[b], footage.points[a], everywhere).reshape(size, size, 2)
         grey = [cv2.cvtColor(footage.frames[which], cv2.COLOR_RGB2GRAY) for which in (a, b)]
         dense = refined(flow, grey[0], grey[1], coarse).astype(np.float32)
-        found = cv2.remap(dense, *_pixels(at[None], size), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-        source[row], driven[row] = found, at
-    before, after = torch.from_numpy(source), torch.from_numpy(driven)
+        found = cv2.remap(dense, *_pixels(places[None], size), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+        source[row], driven[row] = found, places
+    before, after = torch.from_numpy(source[: done * drivings]), torch.from_numpy(driven[: done * drivings])
     inside = (before.abs().amax(-1) < 1.0) & (after.abs().amax(-1) < 1.0)
-    return MotionPool(source_rows, driven_rows, before, after, inside)
+    return MotionPool(source_rows[:done], driven_rows[:done], before, after, inside)

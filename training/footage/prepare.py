@@ -11,11 +11,10 @@ A clip that is done is not read again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import cv2
 import numpy as np
 
 from inference.contract.errors import EDTalkError
-from inference.contract.files import atomic_write
+from inference.contract.files import atomic_write, cached_sha256
 from inference.face.crop import apply_matrix, crop_face, crop_from_box
 from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
@@ -45,6 +44,7 @@ TURNED = 0.35  # eye distances of the nose beside the eyes' middle
 BLURRED = 0.2  # of the take's median sharpness
 SURE = 0.5  # probability that a point is seen
 LEAST = 20.0  # seconds of usable footage in all
+TRACKING = 0.6  # share of a clip's preparation that tracking takes
 SPEAKS, MOVES = 0.01, 0.02  # eye distances: least deviation of the mouth's opening, and of the head's place
 REASONS = {
     "unsure": "no clear face", "small": "too small", "turned": "turned away", "hidden": "mouth hidden",
@@ -74,10 +74,11 @@ def landmark_finder(rgb: np.ndarray, square: tuple[float, float, float]) -> tupl
     return found.nine[0], found.sure[0, :9]
 
 
-def clips_in(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> list[tuple[Path, str]]:
     """(movie, person) of files and folders; a person is the movie's folder below the given one, else the movie.
 
-    Raises EDTalkError if a path does not exist or a folder has no movie.
+    people: person by name of a movie, which goes before its folder. Raises EDTalkError if a path does not exist or a
+    folder has no movie.
     """
     found: list[tuple[Path, str]] = []
     for path in paths:
@@ -94,7 +95,7 @@ def clips_in(paths: Iterable[Path]) -> list[tuple[Path, str]]:
                 f"Give a folder of {', '.join(MOVIES[:4])} files.", "media",
             )  # fmt: skip
         found += [(file, file.stem if file.parent == path else file.relative_to(path).parts[0]) for file in movies]
-    return found
+    return [(clip, (people or {}).get(clip.name, person)) for clip, person in found]
 
 
 def takes_of(times: np.ndarray, squares: np.ndarray) -> list[np.ndarray]:
@@ -138,9 +139,16 @@ def rejected(points: np.ndarray, sure: np.ndarray, square: tuple[float, float, f
     return "left" if np.abs(away).max() > LEAVES * side else ""
 
 
-def prepare_clip(clip: Path, size: int, find: Finder) -> tuple[list[Take], Counter[str]]:
-    """The takes of a movie and the number of frames rejected for each reason. Raises EDTalkError for unusable media."""
-    track = track_media(clip).track
+def prepare_clip(
+    clip: Path, size: int, find: Finder, at: Callable[[float], object] = lambda share: None
+) -> tuple[list[Take], Counter[str]]:
+    """The takes of a movie and the number of frames rejected for each reason. Raises EDTalkError for unusable media.
+
+    Of several faces the largest is followed. at: called with the share that is done; may raise to stop.
+    """
+    track = track_media(
+        clip, which="largest", step=lambda done, total: at(TRACKING * min(done / max(total, 1), 1.0))
+    ).track
     runs = takes_of(track.times, track.crops[:, :3])
     why: Counter[str] = Counter()
     in_take = {int(row): number for number, run in enumerate(runs) for row in run}
@@ -148,6 +156,7 @@ def prepare_clip(clip: Path, size: int, find: Finder) -> tuple[list[Take], Count
     takes = [Take(_square(track.crops[run])) for run in runs]
     last = [-np.inf] * len(takes)
     for row, (time, rgb) in enumerate(stamped_frames(clip)):
+        at(TRACKING + (1.0 - TRACKING) * row / max(len(track.times), 1))
         number = in_take.get(row)
         if number is None or time < last[number] + 1.0 / RATE - 0.25 / RATE:
             continue
@@ -215,11 +224,19 @@ def save_take(take: Take, folder: Path) -> None:
 
 
 def prepared(
-    clips: Sequence[Path], folder: Path, size: int, find: Finder = landmark_finder, *, least: float = LEAST
+    clips: Sequence[Path],
+    folder: Path,
+    size: int,
+    find: Finder = landmark_finder,
+    *,
+    least: float = LEAST,
+    people: Mapping[str, str] | None = None,
+    at: Callable[[float, str], object] = lambda share, clip: None,
 ) -> tuple[Footage, str]:
     """Prepare clips into `folder`, or read what is there; returns the footage and its origin for a bank's metadata.
 
-    least: seconds of usable footage that are needed. Damaged clips are skipped and named in the report.
+    least: seconds of usable footage that are needed. Damaged clips are skipped and named in the report. people: person
+    by name of a clip. at: called with the share that is done and the clip's name; may raise to stop.
     Raises EDTalkError if too little is usable or nobody speaks.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -230,18 +247,24 @@ def prepared(
             f"{folder} has footage of {state['size']} px, but {size} px are needed.", "Choose another --work folder."
         )
     state = state or {"format": FORMAT, "size": size, "rate": RATE, "clips": {}}
-    for clip, person in clips_in(clips):
-        digest = hashlib.sha256(clip.read_bytes()).hexdigest()
+    listing = clips_in(clips, people)
+    for number, (clip, person) in enumerate(listing):
+        at(number / len(listing), clip.name)
+        digest = cached_sha256(clip)
         if digest in state["clips"]:
+            state["clips"][digest]["person"] = person
             continue
         entry: dict[str, Any] = {"name": clip.name, "person": person, "takes": [], "frames": 0, "rejected": {}}
         place = folder / f"{clip.stem}_{digest[:8]}"
         shutil.rmtree(place, ignore_errors=True)  # left by an interrupted run
         try:
             entry["seconds"] = probe(clip).duration or 0.0
-            takes, why = prepare_clip(clip, size, find)
-            for number, take in enumerate(takes):
-                path = place / f"take_{number:03d}"
+            takes, why = prepare_clip(
+                clip, size, find,
+                lambda share, number=number, name=clip.name: at((number + share) / len(listing), name),  # type: ignore[misc]
+            )  # fmt: skip
+            for index, take in enumerate(takes):
+                path = place / f"take_{index:03d}"
                 save_take(take, path)
                 entry["takes"].append(str(path.relative_to(folder)))
                 entry["frames"] += len(take.frames)

@@ -7,12 +7,15 @@ processes, wraps the module and averages the gradients.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from inference.contract.errors import EDTalkError
 
 from .optimiser import minimise
 
@@ -43,6 +46,13 @@ class Devices:
         """Number of this process, 0 for the one that writes files."""
         return int(self.fabric.global_rank) if self.fabric else 0
 
+    def agreed(self, values: list[float]) -> list[float]:
+        """The largest of each number over all devices, so that all of them end a loop at the same step."""
+        if self.fabric is None:
+            return values
+        found = self.fabric.all_reduce(torch.tensor(values, dtype=torch.float64), reduce_op="max")
+        return [float(value) for value in found]
+
     def set_up(self, module: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         """The module and optimiser to train with. Only the module's forward may be called."""
         return self.fabric.setup(module, optimiser) if self.fabric else (module, optimiser)
@@ -54,6 +64,24 @@ class Devices:
     def moved(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The batch on this process's device."""
         return self.fabric.to_device(dict(batch)) if self.fabric else batch
+
+    def halved(self, count: int, error: RuntimeError, what: str) -> int:
+        """Half of the `count` pictures of a step that did not fit into memory; gradients are accumulated twice as long.
+
+        what: name of these pictures' option. Raises `error` if it has another cause, EDTalkError if one did not fit.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) and not re.search("(enough|allocate) memory", str(error)):
+            raise error
+        if count == 1 or self.fabric:  # the other processes wait for this one
+            raise EDTalkError(
+                f"There is too little memory for {count} {what} a step on each device.",
+                "Choose a smaller size, or fewer with the option of that name.", "memory",
+            ) from error  # fmt: skip
+        self.accumulate, self._pending = 2 * self.accumulate, 0
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"Out of memory with {count} {what} a step: going on with {count // 2}, twice accumulated.", flush=True)
+        return count // 2
 
     def minimise(self, loss: Tensor, optimiser: torch.optim.Optimizer, model: nn.Module) -> None:
         """One optimisation step, or a part of one if gradients are accumulated."""

@@ -79,7 +79,7 @@ def follow(average: nn.Module, model: nn.Module, step: int, longest: float = 0.9
     decay = min(longest, step / (step + 20.0))
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.is_floating_point():
-            mean.lerp_(value, 1.0 - decay)
+            mean.lerp_(value.to(mean.device), 1.0 - decay)
         else:
             mean.copy_(value)
 

@@ -15,6 +15,7 @@ Running the same command again continues from the checkpoint.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import time
@@ -28,11 +29,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from inference.contract.errors import EDTalkError, disk_error
+
 from .optimiser import follow, rate_at, set_rate
+from .watch import Stopped, Watch
 
 SMOOTHING = 0.02  # weight of the newest value in the running means
 SAVE_EVERY, EVALUATE_EVERY = 120.0, 300.0  # seconds of training
 PRINT_EVERY = 50  # steps
+TOO_LARGE, FOR_STEPS = 3.0, 50  # times the usual loss, and for how many steps, until the training counts as unstable
+RECOVERIES = 2  # times that an unstable training goes back to its last average, at half the rate
 # Names of checkpoint entries written by earlier versions.
 RENAMED = {
     "suspicion": "critic_optimiser",
@@ -62,6 +68,38 @@ class PhaseState:
 
     step: int = 0
     elapsed: float = 0.0
+
+
+class Stability:
+    """Notices a loss that is not a number, or that stays TOO_LARGE times its running mean for FOR_STEPS steps."""
+
+    def __init__(self) -> None:
+        self.usual, self.counted, self.large = 0.0, 0, 0
+
+    def holds(self, loss: float, compared: bool = True) -> bool:
+        """Take in the loss of a step. compared: whether large values count. Returns False for an unstable training."""
+        if not math.isfinite(loss) or not compared:
+            return math.isfinite(loss)
+        if self.counted and loss > TOO_LARGE * self.usual:
+            self.large += 1
+            return self.large < FOR_STEPS
+        self.large = 0
+        self.usual += max(SMOOTHING, 1.0 / (self.counted + 1)) * (loss - self.usual)
+        self.counted += 1
+        return True
+
+
+class Unstable(EDTalkError):  # noqa: N818 - named like `Stopped`
+    """A training that became unstable again after every recovery. best, phase, codes: as in `Stopped`."""
+
+    def __init__(self, phase: str, step: int, log: Path, best: Any) -> None:
+        super().__init__(
+            f"The training became unstable for third time, in the phase {phase} at step {step}; "
+            f"its log is {log}.",
+            "Start it again in another folder with half the learning rate.",
+        )  # fmt: skip
+        self.phase, self.best = phase, best
+        self.codes: Any = None
 
 
 def add_trainer_options(parser: argparse.ArgumentParser, *, minutes: float, rate: float, threads: int = 1) -> None:
@@ -99,13 +137,16 @@ def seeded(args: argparse.Namespace) -> np.random.Generator:
 class Trainer:
     """Counts the steps of a stage, and saves and restores everything that training depends on.
 
-    args: has `out`, the checkpoint, and `rate`, the peak learning rate.
+    args: has `out`, the checkpoint, and `rate`, the peak learning rate; optionally `watch`, a `Watch` that is told how
+        far the training is, and that may stop it. A watched training keeps its best weights, by held-out `psnr`.
     parts: networks and optimisers by checkpoint entry.
     phases: limits by phase name, in training order.
     rng: random generator of the training; its state is saved, as is PyTorch's.
     averaged: the trained network and the network that holds the moving average of its weights.
     longest: decay of that average, reached after some steps.
     extra: returns further checkpoint entries, called when one is written.
+    agreed: the largest of each of several numbers over all devices, so that all of them do the same.
+    writes: whether this process writes checkpoints and the log.
 
     Raises SystemExit if `out` is a checkpoint with other phases.
     """
@@ -121,12 +162,23 @@ class Trainer:
         longest: float = 0.998,
         extra: Callable[[], Mapping[str, Any]] = dict,
         evaluate_every: float = EVALUATE_EVERY,
+        agreed: Callable[[list[float]], list[float]] = list,
+        writes: bool = True,
     ) -> None:
         self.out, self.rate, self.parts, self.phases, self.rng = Path(args.out), args.rate, parts, phases, rng
         self.averaged, self.longest, self.extra, self.evaluate_every = averaged, longest, extra, evaluate_every
         self.states = {name: PhaseState() for name in phases}
         self.averaged_steps = 0
         self.running: dict[str, float] = {}
+        self.watch: Watch | None = getattr(args, "watch", None)
+        self.agreed, self.writes = agreed, writes
+        if self.watch is not None:
+            self.evaluate_every = min(evaluate_every, self.watch.evaluate_every)
+        self.best: dict[str, Tensor] | None = None
+        self.best_psnr = -math.inf
+        self.halvings = 0
+        self._loss, self._minimised = 0.0, False
+        self._kept: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
         self.resumed = self.out.exists()
         if self.resumed:
             self._load()
@@ -169,44 +221,107 @@ class Trainer:
         if any(self.started(name) for name in names[names.index(phase) + 1 :]):
             return
         saved = evaluated = state.elapsed
-        first = state.step
-        while (progress := limit.progress(state)) < 1.0:
+        first, stability = state.step, Stability()
+        if self.watch is not None and evaluate is not None and average and not state.step and limit.progress(state) < 1:
+            self._log(phase, evaluate())
+        self._keep(average)
+        while True:
+            progress, stop = self.agreed([limit.progress(state), float(self._stop_requested)])
+            if progress >= 1.0:
+                break
+            if stop:
+                self._stop(phase, evaluate, average)
             began = time.monotonic()
-            set_rate(optimiser, rate_at(state.step, anneal * progress, rate or self.rate))
+            set_rate(optimiser, rate_at(state.step, anneal * progress, rate or self.rate) * 0.5**self.halvings)
             yield progress
             state.step += 1
-            if average:
+            (loss,) = self.agreed([self._loss if math.isfinite(self._loss) else math.inf])
+            if not stability.holds(loss, self._minimised):
+                self._recover(phase, optimiser, average)
+                stability = Stability()
+            elif average:
                 self.averaged_steps += 1
                 model, mean = self.averaged
                 follow(mean, model, self.averaged_steps, self.longest)
             state.elapsed += time.monotonic() - began
-            if state.step % PRINT_EVERY == 0:
+            if self.watch is not None:
+                self.watch.at(phase, limit.progress(state), state.step)
+            if state.step % PRINT_EVERY == 0 and self.writes:
                 means = " ".join(f"{name} {value:.4f}" for name, value in self.running.items())
                 print(f"{phase}: {state.elapsed / 60:.1f} min, step {state.step}: {means}", flush=True)
             due = evaluate is not None and state.elapsed - evaluated > self.evaluate_every
-            if due:
+            if due and evaluate is not None:
                 self._log(phase, evaluate())
                 evaluated = state.elapsed
             if due or state.elapsed - saved > SAVE_EVERY:
                 self.save()
                 saved = state.elapsed
+                if stability.large == 0:
+                    self._keep(average)
         if state.step > first:
             if evaluate is not None:
                 self._log(phase, evaluate())
             self.save()
 
+    @property
+    def _stop_requested(self) -> bool:
+        return self.watch is not None and self.watch.stop_requested
+
+    def _stop(self, phase: str, evaluate: Callable[[], Mapping[str, Any]] | None, average: bool) -> None:
+        """Save everything and raise `Stopped` with the best network so far."""
+        if evaluate is not None and self.states[phase].step:
+            self._log(phase, evaluate())
+        self.save()
+        raise Stopped(phase, self._best_network(average))
+
+    def _best_network(self, average: bool) -> nn.Module:
+        """A copy of the network with the best weights that were measured, or with its present ones."""
+        network = copy.deepcopy(self.averaged[1 if average else 0])
+        if average and self.best is not None:
+            network.load_state_dict(self.best)
+        return network
+
+    def _keep(self, average: bool) -> None:
+        """Keep the weights to which an unstable training goes back."""
+        model, mean = ({name: part.clone() for name, part in net.state_dict().items()} for net in self.averaged)
+        self._kept = (mean if average else model, mean)
+
+    def _recover(self, phase: str, optimiser: torch.optim.Optimizer, average: bool) -> None:
+        """Go back to the last average and halve the learning rate. Raises Unstable the third time."""
+        self.halvings += 1
+        assert self._kept is not None
+        for network, weights in zip(self.averaged, self._kept, strict=True):
+            network.load_state_dict(weights)
+        optimiser.state.clear()
+        if self.halvings > RECOVERIES:
+            raise Unstable(phase, self.states[phase].step, self.out.with_suffix(".jsonl"), self._best_network(average))
+        self._log(phase, {"unstable": self.halvings, "rate": self.rate * 0.5**self.halvings})
+
     def note(self, values: Mapping[str, Tensor]) -> None:
-        """Update the running means with the scalars of a step."""
-        for name, value in values.items():
-            mean = self.running.get(name, value.item())
-            self.running[name] = mean + max(SMOOTHING, 1 / (self.step + 1)) * (value.item() - mean)
+        """Update the running means with the scalars of a step.
+
+        `loss`, if given, is the one that is minimised: a training in which it grows goes back to its last average.
+        """
+        found = {name: value.item() for name, value in values.items()}
+        self._minimised = "loss" in found
+        self._loss = found["loss"] if self._minimised else sum(found.values())
+        for name, value in found.items():
+            if math.isfinite(value):
+                mean = self.running.get(name, value)
+                self.running[name] = mean + max(SMOOTHING, 1 / (self.step + 1)) * (value - mean)
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint. Raises EDTalkError of kind "disk" if that fails; the one before is kept."""
+        if not self.writes:
+            return
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state |= {"phases": {name: asdict(phase) for name, phase in self.states.items()}}
         state |= {"averaged_steps": self.averaged_steps, "running": self.running}
         state |= {"random": json.dumps(self.rng.bit_generator.state), "torch_random": torch.get_rng_state()}
+        if self.best is not None:
+            state |= {"best": self.best, "best_psnr": self.best_psnr}
+        if self.halvings:
+            state["halvings"] = self.halvings
         save_checkpoint(state | dict(self.extra()), self.out)
 
     def _load(self) -> None:
@@ -221,6 +336,9 @@ class Trainer:
                 part.load_state_dict(saved[name])
         self.states = {name: PhaseState(**saved["phases"][name]) for name in self.phases}
         self.averaged_steps, self.running = saved["averaged_steps"], saved["running"]
+        self.halvings = saved.get("halvings", 0)
+        if self.watch is not None and "best_psnr" in saved:
+            self.best, self.best_psnr = saved["best"], saved["best_psnr"]
         if "random" in saved:
             self.rng.bit_generator.state = json.loads(saved["random"])
         if "torch_random" in saved:
@@ -228,7 +346,13 @@ class Trainer:
 
     def _log(self, phase: str, figures: Mapping[str, Any]) -> None:
         minutes = round(sum(state.elapsed for state in self.states.values()) / 60, 1)
-        log_line({"phase": phase, "minutes": minutes, "step": self.states[phase].step, **figures}, self.out)
+        if self.writes:
+            log_line({"phase": phase, "minutes": minutes, "step": self.states[phase].step, **figures}, self.out)
+        if self.watch is not None:
+            self.watch.measured(figures, self.out.with_suffix(".jsonl"))
+            if (found := figures.get("psnr", -math.inf)) > self.best_psnr:
+                self.best_psnr = found
+                self.best = {name: part.clone() for name, part in self.averaged[1].state_dict().items()}
 
 
 def _upgraded(saved: dict[str, Any], phases: list[str]) -> dict[str, Any]:
@@ -247,10 +371,17 @@ def _upgraded(saved: dict[str, Any], phases: list[str]) -> dict[str, Any]:
 
 
 def save_checkpoint(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint to `path`; if that fails, the previous file is kept."""
+    """Write a checkpoint to `path`; if that fails, the previous file is kept.
+
+    Raises EDTalkError of kind "disk" if the file cannot be written.
+    """
     partial = path.with_suffix(".partial")
-    torch.save(dict(state), partial)
-    partial.replace(path)
+    try:
+        torch.save(dict(state), partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch's own writer raises RuntimeError for a full disk
+        partial.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
 
 
 def log_line(line: Mapping[str, Any], path: Path) -> None:

@@ -184,6 +184,7 @@ def train_expression(
     trainer = Trainer(
         args, {"model": larger, "average": average, "optimiser": optimiser}, {"expression": limit}, rng,
         averaged=(larger, average), longest=0.995, evaluate_every=evaluate_every,
+        agreed=devices.agreed, writes=devices.rank == 0,
         extra=lambda: {"config": json.dumps(larger.config.to_json())},
     )  # fmt: skip
     codes, wanted = torch.from_numpy(teacher.both(footage)), torch.from_numpy(expression_codes(footage))
@@ -203,10 +204,17 @@ def train_expression(
     for _ in trainer.steps("expression", wrapped, figures):
         own = devices.generator(args.seed, trainer.step)
         batch = expression_batch(footage, codes, wanted, args.size, args.sources, own, gathered)
-        losses = step(devices.moved(batch))
-        devices.minimise(total(losses, WEIGHTS), wrapped, larger)
+        shown = devices.moved(batch)
+        try:
+            losses = step(shown)
+            loss = total(losses, WEIGHTS)
+            devices.minimise(loss, wrapped, larger)
+        except RuntimeError as error:
+            args.sources = devices.halved(args.sources, error, "sources")
+            continue
         with torch.no_grad():
-            read = larger.exp_fc(larger.fc(larger.enc(batch["driven"])[0]))
-            gathered = torch.cat([gathered, torch.cat([read, batch["alpha"]], 1)])[-GATHERED:]
-        trainer.note(losses)
+            read = larger.exp_fc(larger.fc(larger.enc(shown["driven"])[0]))
+            rows = torch.cat([gathered, torch.cat([read, shown["alpha"]], 1).cpu()])[-GATHERED:]
+            gathered = rows[rows.isfinite().all(1)]
+        trainer.note(losses | {"loss": loss})
     return average

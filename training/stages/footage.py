@@ -1,16 +1,21 @@
 """Make a bank from footage without labels: from clips of people, or from rendered heads as a proof.
 
-    python -m training footage CLIPS --out mine.safetensors --size 128 --minutes 480 --start starter
+    python -m training footage CLIPS --check
+    python -m training footage CLIPS --out mine.safetensors --size 128 --minutes 480 --start starter --consent
     python -m training footage --heads heads128 --train 600 --size 64 --start none --out proof.safetensors
 
 Steps, each resumable by the same command: prepare the clips, learn the codes of mouth and pose, stage 0 (encoder and
 decoder see and move), stage 1 (mouth and pose part), stage 2 (expression), finish (ranges, axes, presets, the bank).
-Checkpoints, logs and figures are written into the folder --work.
+Checkpoints, logs and figures are written into the folder --work, as is status.json, which other programs read. A file
+STOP there, SIGTERM or Ctrl-C ends the training, with a bank of the best state so far; the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +25,40 @@ import numpy as np
 import torch
 
 from inference.contract.bank import STARTER
+from inference.contract.errors import EDTalkError
+from inference.contract.files import atomic_write
 from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
+from ..footage.look import as_text, look_at_clips
 from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, motion_pool
-from ..footage.prepare import prepared
+from ..footage.prepare import LEAST, prepared
 from ..footage.takes import Footage
 from ..learning.devices import Devices
-from ..learning.trainer import Limits, seeded
+from ..learning.losses import total
+from ..learning.trainer import Limits, Unstable, seeded
+from ..learning.watch import Stopped, Watch
+from .contact import write_sheet
 from .expression import train_expression
-from .finish_bank import finish
-from .generator import loaded_generator
+from .finish_bank import FACES, finish
+from .generator import fresh, loaded_generator
 from .mouth import Codes, learned_codes
-from .mouth_pose import train_mouth_pose
-from .reenactment import train_reenactment
+from .mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
+from .reenactment import footage_config, train_reenactment
 
-# Shares of --minutes. Seeing and common motion are a matter of minutes, whatever the length of the training.
+# Shares of --minutes without those of FIRST, which are a matter of minutes, whatever the length of the training.
 SHARES = {"common-motion": 0.06, "own-motion": 0.2, "self": 0.36, "mouth-pose": 0.26, "expression": 0.12}
+FIRST = {"mouth": (0.05, 6.0), "motion": (0.03, 3.0)}  # share of --minutes, and most minutes
+ADVISED_STEPS = 4000  # of stage 1
+CONSENT = "I may use these recordings"
+COPIES = 20  # of all weights in the checkpoints: averages, best states and optimisers of three stages
+AVERAGE_POINTS = (
+    (-0.3, -0.2), (0.3, -0.2), (0.0, 0.13), (-0.22, 0.4), (0.22, 0.4), (0.0, 0.33), (0.0, 0.5), (0.0, 0.4), (0.0, 0.75),
+)  # fmt: skip
 HELD_OUT = 0.15  # share of each take's time that is not trained on
+
+
+Figures = Callable[[Codes], Callable[[Generator], Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -59,34 +80,61 @@ def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
 def stage_args(args: argparse.Namespace, name: str, **more: Any) -> argparse.Namespace:
     """What a stage reads from its options."""
     common = {"out": args.work / f"{name}.pt", "rate": args.rate, "size": args.size, "seed": args.seed}
-    return argparse.Namespace(**common, **more)
+    return argparse.Namespace(**common, watch=getattr(args, "watch", None), **more)
+
+
+def planned_minutes(args: argparse.Namespace) -> dict[str, float]:
+    """Minutes of every phase in order, --minutes in all. With a start file there is no common motion."""
+    first = {name: min(share * args.minutes, most) for name, (share, most) in FIRST.items()}
+    left = args.minutes - sum(first.values())
+    shares = {name: share for name, share in SHARES.items() if args.start == "none" or name != "common-motion"}
+    return first | {name: left * share / sum(shares.values()) for name, share in shares.items()}
 
 
 def stage_limits(args: argparse.Namespace) -> dict[str, Limits]:
-    """Limits of every phase: its share of --minutes, or --steps."""
-    return {name: Limits(share * args.minutes, args.steps) for name, share in SHARES.items()}
+    """Limits of every phase: its part of --minutes, or --steps."""
+    planned = planned_minutes(args)
+    return {name: Limits(planned.get(name, 0.0), args.steps) for name in SHARES}
 
 
-def stored_pool(path: Path, footage: Footage, seed: int, sources: int) -> MotionPool:
-    """The motion pool in `path`; made first if it is missing."""
+def stored_pool(
+    path: Path,
+    footage: Footage,
+    seed: int,
+    sources: int,
+    *,
+    minutes: float = math.inf,
+    at: Callable[[float, int], object] = lambda share, step: None,
+) -> MotionPool:
+    """The motion pool in `path`; made first if it is missing. minutes, at: see `motion_pool`."""
     if path.exists():
         saved = torch.load(path, weights_only=False)
         return MotionPool(*saved)
-    pool = motion_pool(footage, sources, POOL_DRIVINGS, np.random.default_rng(seed))
+    pool = motion_pool(footage, sources, POOL_DRIVINGS, np.random.default_rng(seed), minutes=minutes, at=at)
+    parts = (pool.source_rows, pool.driven_rows, pool.source, pool.driven, pool.inside)
     partial = path.with_suffix(".partial")
-    torch.save((pool.source_rows, pool.driven_rows, pool.source, pool.driven, pool.inside), partial)
+    torch.save(parts, partial)
     partial.replace(path)
     return pool
 
 
 def start_weights(start: str, size: int) -> Mapping[str, torch.Tensor] | None:
-    """Encoder and decoder of a start file; None for "none". Raises SystemExit if its size is another one."""
+    """Encoder and decoder of a start file; None for "none". Raises EDTalkError if its size is another one."""
     if start == "none":
         return None
     path = STARTER if start == "starter" else Path(start)
     model = loaded_generator(path)
     if model.config.size != size:
-        raise SystemExit(f"{path} draws {model.config.size} px, but --size is {size}. Give --size {model.config.size}.")
+        raise EDTalkError(
+            f"{path} draws {model.config.size} px, but --size is {size}.", f"Give --size {model.config.size}.", "bank"
+        )
+    expected = footage_config(size)
+    if (model.config.style_dim, dict(model.config.channels)) != (expected.style_dim, dict(expected.channels)):
+        raise EDTalkError(
+            f"{path} has layers of other widths than a bank from footage has: a latent of {model.config.style_dim} "
+            f"numbers, expected {expected.style_dim}.",
+            "Start from the starter bank, or from a bank that was made from footage.", "bank",
+        )  # fmt: skip
     return {
         name: tensor
         for name, tensor in model.state_dict().items()
@@ -97,36 +145,63 @@ def start_weights(start: str, size: int) -> Mapping[str, torch.Tensor] | None:
 def train_all(
     args: argparse.Namespace,
     split: Split,
-    figures: Callable[[Codes], Callable[[Generator], Mapping[str, Any]]],
+    figures: Figures,
 ) -> tuple[Generator, Codes]:
     """Train or resume stages 0 to 2. figures: returns further figures for the logs, given the codes.
 
-    Returns the generator with three banks, and the codes that it was driven by.
+    Returns the generator with three banks, and the codes that it was driven by. Raises Stopped or Unstable, whose
+    `codes` are then set, if there are any.
     """
     rng = seeded(args)
     args.work.mkdir(parents=True, exist_ok=True)
     devices = Devices(args.devices, accumulate=args.accumulate)
-    teacher = learned_codes(split.trained, args.work / "mouth.pt", rng, steps=args.mouth_steps)
-    evaluate, limits = figures(teacher), stage_limits(args)
-    pool = stored_pool(args.work / "motion.pt", split.trained, args.seed, args.pool)
+    planned, watch = planned_minutes(args), getattr(args, "watch", None)
+
+    def at(phase: str) -> Callable[[float, int], object]:
+        return lambda share, step: watch.go_on(phase, share, step) if watch is not None else None
+
+    teacher = learned_codes(
+        split.trained, args.work / "mouth.pt", rng, steps=args.mouth_steps, minutes=planned["mouth"], at=at("mouth")
+    )
+    limits, more = stage_limits(args), figures(teacher)
+    sheet, held_codes = args.work / "sheet.jpg", teacher.both(split.heldout)
+
+    def evaluate(model: Generator) -> Mapping[str, Any]:
+        if watch is not None:
+            write_sheet(model, split.heldout, held_codes, sheet)
+            watch.shown(sheet)
+        return more(model)
+
+    pool = stored_pool(
+        args.work / "motion.pt", split.trained, args.seed, args.pool, minutes=planned["motion"], at=at("motion")
+    )
     seeing = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
-    model = train_reenactment(
-        stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, seeing, rng, evaluate,
-        pool=pool, start=start_weights(args.start, args.size),
-    )  # fmt: skip
-    model = train_mouth_pose(
-        stage_args(args, "stage1", pairs=args.pairs), model, split.trained, split.heldout, teacher,
-        limits["mouth-pose"], rng, evaluate, pool=pool,
-        reach=None if args.reach == "none" else args.reach, devices=devices,
-    )  # fmt: skip
-    model = train_expression(
-        stage_args(args, "stage2", sources=args.sources), model, split.trained, split.heldout, teacher,
-        limits["expression"], rng, evaluate, devices=devices,
-    )  # fmt: skip
+    try:
+        model = train_reenactment(
+            stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, seeing, rng,
+            evaluate, pool=pool, start=start_weights(args.start, args.size),
+        )  # fmt: skip
+        model = train_mouth_pose(
+            stage_args(args, "stage1", pairs=args.pairs), model, split.trained, split.heldout, teacher,
+            limits["mouth-pose"], rng, evaluate, pool=pool,
+            reach=None if args.reach == "none" else args.reach, devices=devices,
+        )  # fmt: skip
+        model = train_expression(
+            stage_args(args, "stage2", sources=args.sources), model, split.trained, split.heldout, teacher,
+            limits["expression"], rng, evaluate, devices=devices,
+        )  # fmt: skip
+    except (Stopped, Unstable) as end:
+        end.codes = teacher
+        raise
     return model, teacher
 
 
-def proof_figures(args: argparse.Namespace) -> Callable[[Codes], Callable[[Generator], Mapping[str, Any]]]:
+def can_draw(phase: str, start: str) -> bool:
+    """Whether a generator that stopped in a phase of stages 0 to 2 has learned to draw pictures."""
+    return phase in ("self", "mouth-pose", "expression") or (phase == "own-motion" and start != "none")
+
+
+def proof_figures(args: argparse.Namespace) -> Figures:
     """Figures of rendered people, for which the truth is known: the gates of the proof."""
     from ..evaluate.disentangled import Truth, gate_figures
 
@@ -134,20 +209,106 @@ def proof_figures(args: argparse.Namespace) -> Callable[[Codes], Callable[[Gener
     return lambda teacher: lambda model: gate_figures(model, truth, teacher)
 
 
+def check_clips(args: argparse.Namespace) -> None:
+    """Look at the clips, say what was found, and write check.json into --work. Raises SystemExit(1) for a problem."""
+    report = look_at_clips(
+        args.clips, args.work, args.size, args.minutes, lambda: measured_step(args.size, args.pairs),
+        SHARES["mouth-pose"], ADVISED_STEPS, checkpoint_bytes(args.size),
+    )  # fmt: skip
+    args.work.mkdir(parents=True, exist_ok=True)
+    with atomic_write(args.work / "check.json") as partial:
+        partial.write_text(json.dumps(report, indent=1))
+    print(json.dumps(report) if args.json else as_text(report), flush=True)
+    if not report["ok"]:
+        raise SystemExit(1)
+
+
+def measured_step(size: int, pairs: int) -> float:
+    """Seconds of a step of stage 1 on this machine, from two steps with one pair."""
+    rng = np.random.default_rng(0)
+    points = np.tile(np.array(AVERAGE_POINTS, np.float32), (4, 1, 1))
+    frames = rng.integers(0, 255, (4, size, size, 3), dtype=np.uint8)
+    footage = Footage(frames, points, np.array([0, 0, 1, 1]), np.zeros(4, np.int64), np.arange(4.0))
+    step, codes = MouthPoseStep(fresh(footage_config(size))), np.zeros((4, 26), np.float32)
+    found = []
+    for _ in range(2):
+        began = time.perf_counter()
+        losses = step(pair_batch(footage, codes, size, draw_pairs(footage, rng, 1), rng))
+        total(losses, WEIGHTS).backward()
+        found.append(time.perf_counter() - began)
+    return pairs * min(found)
+
+
+def checkpoint_bytes(size: int) -> float:
+    """Bytes of all checkpoints of a training."""
+    weights = sum(part.numel() for part in fresh(footage_config(size)).parameters())
+    return 4.0 * COPIES * weights
+
+
 def run(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`. Raises SystemExit if neither clips nor heads are given."""
     if bool(args.clips) == bool(args.heads):
         raise SystemExit("Give either clips (files or folders of movies), or --heads with a folder of rendered heads.")
-    args.work = args.work or args.out.with_suffix(".work")
+    if args.out is None and not (args.check and args.clips):
+        raise SystemExit("Give --out, the bank (.safetensors) to write.")
+    args.work = args.work or (args.out or Path("check")).with_suffix(".work")
+    torch.set_num_threads(args.threads)
+    if args.check:
+        check_clips(args)
+        return
+    planned = {"prepare": None} | planned_minutes(args) | {"finish": None}
+    with Watch(args.work, "footage", planned, args.out) as args.watch:
+        make_bank(args, args.watch)
+
+
+def make_bank(args: argparse.Namespace, watch: Watch) -> None:
+    """Prepare, train and finish; also after a request to stop or an unstable training, if there is something to draw
+    with. Raises EDTalkError for input that cannot be used.
+    """
+    start_weights(args.start, args.size)  # refused before hours of work
+    end: Stopped | Unstable | None = None
+    try:
+        split, origin, figures = material(args, watch)
+        model, teacher = train_all(args, split, figures)
+    except (Stopped, Unstable) as ended:
+        end = ended
+        if end.best is None or not can_draw(end.phase, args.start):
+            if isinstance(end, Unstable):
+                raise
+            watch.end("stopped", "The training has stopped before it could draw. The same command goes on.")
+            return
+        model, teacher = end.best, end.codes
+    watch.at("finish", 0.0)
+    finish(model, teacher, split.trained, args.out, origin=origin, start=args.start, licence=args.licence, faces=FACES)
+    watch.wrote(args.out)
+    if isinstance(end, Unstable):
+        raise end
+    if end is not None:
+        watch.end("stopped", f"The training has stopped. {args.out.name} has its best state; the same command goes on.")
+        return
+    watch.end("done", f"The training is done: {args.out.name}.")
+
+
+def need_consent(given: bool) -> None:
+    """Raise EDTalkError unless consent was given."""
+    if not given:
+        raise EDTalkError("The clips cannot be used without consent.", f'Add --consent, which states: "{CONSENT}".')
+
+
+def material(args: argparse.Namespace, watch: Watch) -> tuple[Split, str, Figures]:
+    """The footage to train on, where it comes from, and further figures of a generator.
+
+    Raises EDTalkError without consent, or for clips that cannot be used, and Stopped.
+    """
     if args.heads:
         split = Split(HeadsAsFootage(args.heads, 0, args.train), HeadsAsFootage(args.heads, args.train))
-        model, teacher = train_all(args, split, proof_figures(args))
-        origin = f"{args.train} rendered people (CC0), seen without labels"
-    else:
-        footage, origin = prepared(args.clips, args.work / "footage", args.size)
-        split = split_in_time(footage)
-        model, teacher = train_all(args, split, lambda teacher: lambda model: {})
-    finish(model, teacher, split.trained, args.out, origin=origin, start=args.start, licence=args.licence)
+        return split, f"{args.train} rendered people (CC0), seen without labels", proof_figures(args)
+    need_consent(args.consent)
+    footage, origin = prepared(
+        args.clips, args.work / "footage", args.size, least=LEAST,
+        at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
+    )  # fmt: skip
+    return split_in_time(footage), f'{origin}. "{CONSENT}"', lambda teacher: lambda model: {}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +319,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measured", type=int, default=40, help="with --heads: held-out people to measure (default 40)"
     )
-    parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")
+    parser.add_argument("--out", type=Path, help="bank (.safetensors) to write")
+    parser.add_argument("--consent", action="store_true", help=f'states "{CONSENT}"; needed with clips')
+    parser.add_argument(
+        "--check", action="store_true", help="only look at the clips: what is usable, and what a training needs"
+    )
+    parser.add_argument("--json", action="store_true", help="with --check: print JSON, as it is in check.json")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
     parser.add_argument("--size", type=int, default=128, choices=(32, 64, 128, 256), help="pixels (default 128)")
     parser.add_argument("--start", default="none", help='bank to take encoder and decoder from, "starter" or "none"')

@@ -7,6 +7,9 @@ subtracted in closed form.
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +115,19 @@ def seen(stored: Tensor, rng: np.random.Generator | None = None) -> Tensor:
     return pictures * light.float()[:, :, None, None] + torch.from_numpy(uniform(0.12)).float()[:, None, None, None]
 
 
-def learn_mouth(footage: Footage, rng: np.random.Generator, *, steps: int = STEPS) -> MouthEncoder:
-    """Train a mouth encoder; takes about 0.11 s of CPU a step."""
+def learn_mouth(
+    footage: Footage,
+    rng: np.random.Generator,
+    *,
+    steps: int = STEPS,
+    minutes: float = math.inf,
+    at: Callable[[float, int], object] = lambda share, step: None,
+) -> MouthEncoder:
+    """Train a mouth encoder; takes about 0.11 s of CPU a step.
+
+    steps, minutes: it ends with whichever comes first. at: called with the share that is done and the number of steps
+    before each step; may raise to stop.
+    """
     encoder, decoder, place = MouthEncoder(), MouthDecoder(), nn.Linear(CODES, 2 * len(LIPS), bias=False)
     stored = stored_windows(footage)
     lips = in_head_frame(footage.points)[:, LIPS].reshape(len(footage), -1)
@@ -121,8 +135,12 @@ def learn_mouth(footage: Footage, rng: np.random.Generator, *, steps: int = STEP
     target = torch.from_numpy(moved / np.maximum(moved.std(0), 1e-4))
     weights = [*encoder.parameters(), *decoder.parameters(), *place.parameters()]
     optimiser = torch.optim.Adam(weights, RATE, betas=(0.9, 0.99))
-    running = 0.0
+    running, began = 0.0, time.monotonic()
     for step in range(steps):
+        progress = max(step / steps, (time.monotonic() - began) / (60.0 * minutes))
+        if progress >= 1.0:
+            break
+        at(progress, step)
         source, driven = footage.pairs(rng, PAIRS, neutral=0.0)
         rows = torch.from_numpy(np.concatenate([source, driven[:, 0]]))
         codes = encoder(seen(stored[rows], rng))
@@ -135,7 +153,7 @@ def learn_mouth(footage: Footage, rng: np.random.Generator, *, steps: int = STEP
         )
         points = F.mse_loss(place(code - own), target[rows[PAIRS:]] - target[rows[:PAIRS]]) / 2.0
         loss = drawn + points
-        share = 0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * step / steps))
+        share = 0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * progress))
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * share
         optimiser.zero_grad()
@@ -225,12 +243,20 @@ def codes_from(encoder: MouthEncoder, footage: Footage) -> Codes:
     return Codes(encoder, *(array.astype(np.float32) for array in arrays))
 
 
-def learned_codes(footage: Footage, path: Path, rng: np.random.Generator, *, steps: int = STEPS) -> Codes:
-    """The codes of a mouth encoder that is read from `path`, or trained and written there first."""
+def learned_codes(
+    footage: Footage,
+    path: Path,
+    rng: np.random.Generator,
+    *,
+    steps: int = STEPS,
+    minutes: float = math.inf,
+    at: Callable[[float, int], object] = lambda share, step: None,
+) -> Codes:
+    """The codes of a mouth encoder that is read from `path`, or trained and written there first. See `learn_mouth`."""
     if path.exists():
         encoder = MouthEncoder()
         encoder.load_state_dict(torch.load(path, weights_only=True))
     else:
-        encoder = learn_mouth(footage, rng, steps=steps)
+        encoder = learn_mouth(footage, rng, steps=steps, minutes=minutes, at=at)
         save_checkpoint(encoder.state_dict(), path)
     return codes_from(encoder.eval(), footage)

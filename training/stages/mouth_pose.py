@@ -257,6 +257,7 @@ def train_mouth_pose(
     trainer = Trainer(
         args, {"model": model, "average": average, "optimiser": optimiser}, {"mouth-pose": limit}, rng,
         averaged=(model, average), longest=0.995, evaluate_every=evaluate_every,
+        agreed=devices.agreed, writes=devices.rank == 0,
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
     step, optimiser = devices.set_up(MouthPoseStep(model), optimiser)
@@ -269,11 +270,16 @@ def train_mouth_pose(
         batch = pair_batch(footage, codes, args.size, draw_pairs(footage, own, args.pairs), own, reach=reach)
         if pool is not None:
             batch |= track_batch(footage, codes, args.size, pool, own, max(1, args.pairs // 2))
-        losses = step(devices.moved(batch))
         before = [row.clone() for row in mask_rows(model)]
-        devices.minimise(total(losses, WEIGHTS), optimiser, model)
+        try:
+            losses = step(devices.moved(batch))
+            loss = total(losses, WEIGHTS)
+            devices.minimise(loss, optimiser, model)
+        except RuntimeError as error:
+            args.pairs = devices.halved(args.pairs, error, "pairs")
+            continue
         with torch.no_grad():
             for row, old in zip(mask_rows(model), before, strict=True):
                 row.lerp_(old, 1.0 - MASK_STEP)
-        trainer.note(losses)
+        trainer.note(losses | {"loss": loss})
     return average

@@ -1,6 +1,6 @@
 """Tune a bank's generator to one person's clips. The bank's coefficients keep their meaning.
 
-    python -m training person CLIPS --bank B.safetensors --out mine.safetensors
+    python -m training person CLIPS --bank B.safetensors --out mine.safetensors --consent
 
 Only the decoder trains: with encoder, heads or directions, every key that was ever set would come to mean something
 else. Half of the pairs are near in time and half far apart. The best weights on held-out time are kept, not the last.
@@ -27,8 +27,10 @@ from ..footage.prepare import prepared
 from ..footage.takes import Footage
 from ..learning.losses import total
 from ..learning.optimiser import minimise, step_scale
-from ..learning.trainer import Trainer, add_limit_options, limits, seeded
-from .footage import Split, split_in_time
+from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
+from ..learning.watch import Stopped, Watch
+from .contact import write_sheet
+from .footage import CONSENT, Split, check_clips, need_consent, split_in_time
 from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
 
 NEAR, FAR = 1.0, 5.0  # seconds between the frames of a near pair, and of a far one
@@ -94,10 +96,25 @@ def held_out_error(model: Generator, footage: Footage, count: int = 32) -> float
     return float(np.mean([total(losses_of(model, footage, source[p], driven[p]), WEIGHTS).item() for p in parts]))
 
 
+@torch.no_grad()
+def person_figures(model: Generator, footage: Footage, watch: Watch | None) -> dict[str, float]:
+    """PSNR of held-out pairs, driven by what the bank reads. Draws the contact sheet of a watched training."""
+    if watch is None:
+        return {}
+    write_sheet(model, footage, None, watch.folder / "sheet.jpg")
+    watch.shown(watch.folder / "sheet.jpg")
+    source, driven = pairs(footage, np.random.default_rng(0), 16)
+    truth = footage.pictures(driven, model.config.size)
+    drawn = model(footage.pictures(source, model.config.size), model.coefficients(model.enc(truth)[0]))
+    error = (drawn.clamp(-1, 1) - truth).square().mean((1, 2, 3))
+    return {"psnr": round((10.0 * torch.log10(4.0 / error.clamp(min=1e-6))).mean().item(), 2)}
+
+
 def tune(args: Any, model: Generator, split: Split, rng: np.random.Generator) -> tuple[Generator, dict[str, float]]:
     """Train the decoder; returns the best generator and its held-out error before and after.
 
-    args: has `out` (the checkpoint), `rate` and the limits' options.
+    args: has `out` (the checkpoint), `rate` and the limits' options. Raises Stopped or Unstable, whose `best` is what
+    would have been returned.
     """
     for name, weight in model.named_parameters():
         weight.requires_grad_(name.startswith("dec.") and "fineadainresblock" not in name)
@@ -111,6 +128,7 @@ def tune(args: Any, model: Generator, split: Split, rng: np.random.Generator) ->
     )
     before = held_out_error(model, split.heldout)
     record = {"before": before, "best": before, "checks": 0.0}
+    watch = getattr(args, "watch", None)
     trainer = Trainer(
         args, {"model": model, "average": average, "best": best, "optimiser": optimiser}, {"person": limits(args)}, rng,
         averaged=(model, average), longest=0.995,
@@ -125,35 +143,66 @@ def tune(args: Any, model: Generator, split: Split, rng: np.random.Generator) ->
         if error < record["best"]:
             record["best"], record["checks"] = error, 0.0
             best.load_state_dict(average.state_dict())
-        return {"error": round(error, 4), "best": round(record["best"], 4), "before": round(record["before"], 4)}
+        errors = {"error": error, "best": record["best"], "before": record["before"]}
+        return {name: round(value, 4) for name, value in errors.items()} | person_figures(best, split.heldout, watch)
 
-    for _ in trainer.steps("person", optimiser, check):
-        if record["checks"] >= PATIENCE:
-            break
-        losses = losses_of(model, split.trained, *pairs(split.trained, trainer.rng, PICTURES))
-        minimise(total(losses, WEIGHTS), optimiser, [weight for part in groups.values() for weight in part])
-        trainer.note(losses)
-        if (trainer.step + 1) % CHECK_EVERY == 0:
-            print(json.dumps(check()), flush=True)
+    try:
+        for _ in trainer.steps("person", optimiser, check):
+            if record["checks"] >= PATIENCE:
+                break
+            losses = losses_of(model, split.trained, *pairs(split.trained, trainer.rng, PICTURES))
+            loss = total(losses, WEIGHTS)
+            minimise(loss, optimiser, [weight for part in groups.values() for weight in part])
+            trainer.note(losses | {"loss": loss})
+            if (trainer.step + 1) % CHECK_EVERY == 0:
+                print(json.dumps(check()), flush=True)
+    except (Stopped, Unstable) as end:
+        end.best = best, {name: record[name] for name in ("before", "best")}
+        raise
     trainer.save()
     return best, {name: record[name] for name in ("before", "best")}
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tune with the options of `add_options`. Raises EDTalkError for a bank that cannot be tuned."""
+    """Tune with the options of `add_options`. Raises EDTalkError for a bank or clips that cannot be used."""
+    work = args.work or args.out.with_suffix(".work")
+    torch.set_num_threads(args.threads)
+    if args.check:
+        size = load_bank(args.bank).config.size
+        check_clips(argparse.Namespace(**vars(args) | {"work": work, "size": size, "pairs": PICTURES // 2}))
+        return
+    with Watch(work, "person", {"prepare": None, "person": args.minutes, "finish": None}, args.out) as watch:
+        tune_bank(args, work, watch)
+
+
+def tune_bank(args: argparse.Namespace, work: Path, watch: Watch) -> None:
+    """Prepare, tune and write the bank, also after a request to stop. Raises EDTalkError for unusable input."""
     rng = seeded(args)
     bank = load_bank(args.bank)
     model = tunable(bank)
-    target, work = args.out, args.work or args.out.with_suffix(".work")
-    work.mkdir(parents=True, exist_ok=True)
-    footage, origin = prepared(args.clips, work / "footage", bank.config.size, least=LEAST_SECONDS)
-    args.out = work / "person.pt"
-    best, errors = tune(args, model, split_in_time(footage), rng)
-    print(f"Held-out error {errors['before']:.4f} before, {errors['best']:.4f} with the weights that are kept.")
+    need_consent(args.consent)
+    footage, origin = prepared(
+        args.clips, work / "footage", bank.config.size, least=LEAST_SECONDS,
+        at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
+    )  # fmt: skip
+    split, ended = split_in_time(footage), False
+    settings = argparse.Namespace(**vars(args) | {"out": work / "person.pt", "watch": watch})
+    try:
+        best, errors = tune(settings, model, split, rng)
+    except Stopped as stop:
+        (best, errors), ended = stop.best, True
+    watch.at("finish", 0.0)
+    text = f"Held-out error {errors['before']:.4f} before, {errors['best']:.4f} with the weights that are kept."
+    print(text, flush=True)
     state = {name: tensor.numpy() for name, tensor in best.state_dict().items()}
     others = {name: tensor for name, tensor in bank.tensors.items() if name not in state}
-    made = replace(bank, name=target.stem, origin=f"{bank.origin} Tuned to a person. {origin}.", path=None)
-    save_bank(made, others | state, target)
+    origin = f'{bank.origin} Tuned to a person. {origin}. "{CONSENT}"'
+    save_bank(replace(bank, name=args.out.stem, origin=origin, path=None), others | state, args.out)
+    watch.wrote(args.out)
+    if ended:
+        watch.end("stopped", f"The tuning has stopped. {args.out.name} has its best state; the same command goes on.")
+    else:
+        watch.end("done", f"The tuning is done: {args.out.name}. {text}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +211,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", type=Path, required=True, help="bank with a generator alone, as `footage` makes it")
     parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
+    parser.add_argument("--consent", action="store_true", help=f'states "{CONSENT}"; needed')
+    parser.add_argument("--check", action="store_true", help="only look at the clips, as `footage --check` does")
+    parser.add_argument("--json", action="store_true", help="with --check: print JSON, as it is in check.json")
     add_limit_options(parser, "", minutes=120.0, what="the training")
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate (default 0.0005)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")

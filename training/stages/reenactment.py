@@ -304,10 +304,14 @@ def self_figures(model: Generator, footage: Footage, codes: Tensor, count: int =
     other = source != driven[:, 0]  # a copy of the driven frame itself would be perfect
     source, driven, count = source[other], driven[other], int(other.sum())
     batch = drive(footage, codes, model.config.size, source, driven, None)
+    shared = model.config.bank_slices["pose"].stop  # stage 2 does not anchor the expression
     drawn: dict[str, list[Tensor]] = {"psnr": [], "psnr_unanchored": []}
     for part in np.array_split(np.arange(count), -(-count // 16)):
         latent, features = model.enc(batch.source[part])
-        for name, start in (("psnr", anchored(model, latent, batch.source_alpha[part])), ("psnr_unanchored", latent)):
+        for name, start in (
+            ("psnr", anchored(model, latent, batch.source_alpha[part][:, :shared])),
+            ("psnr_unanchored", latent),
+        ):
             *_, last = model.levels(start, features, batch.alpha[part])
             drawn[name].append(last.rgb.clamp(-1, 1))
     result = {}
@@ -377,8 +381,9 @@ def train_reenactment(
         losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
         losses["own"] = own_error(model, latent, batch.source_alpha)
         weights = WEIGHTS | {"flow": WEIGHTS["flow"] * (1.0 - (1.0 - LASTING_FLOW) * progress)}
-        _step(model, total(losses, weights), drawing)
-        trainer.note(losses)
+        loss = total(losses, weights)
+        _step(model, loss, drawing)
+        trainer.note(losses | {"loss": loss})
     return average
 
 
@@ -430,5 +435,6 @@ def _own_motion(
         levels = list(islice(model.levels(anchored(model, latent, batch.source_alpha), features, batch.alpha), held))
         losses = {"flow": held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))}
         losses["own"] = own_error(model, latent, batch.source_alpha)
-        minimise(total(losses, WEIGHTS), optimiser, model.parameters())
-        trainer.note(losses)
+        loss = total(losses, WEIGHTS)
+        minimise(loss, optimiser, model.parameters())
+        trainer.note(losses | {"loss": loss})
