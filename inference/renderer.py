@@ -378,8 +378,8 @@ class FaceRenderer:
     ) -> Decoded:
         """Render rows (n,) of one source, or of as many sources.
 
-        canvases: cache by expression for one source; afterwards it holds those of this batch. size: width in pixels of
-        the frames, if detail is added; default the bank's.
+        canvases: cache by expression for one source; it holds the last expression that all rows of a batch had. size:
+        width in pixels of the frames, if detail is added; default the bank's.
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
@@ -387,11 +387,7 @@ class FaceRenderer:
             alpha = with_lids(alpha, turns, *self._lids)
         expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
         source = PreparedSource.joined(sources)
-        if len(sources) == 1:
-            canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
-        else:
-            each = zip(sources, expression.split(1), strict=True)
-            canvas = Canvas.stack([self._decoder.canvas(one.generator, values) for one, values in each])
+        canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
         drawn = self._draw(source.generator, canvas, alpha)
         insets: list[PlacedInset] = []
         if self._correction is not None:
@@ -411,15 +407,14 @@ class FaceRenderer:
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
 
     def _canvas(self, source: Source, expression: Tensor, canvases: dict[bytes, Canvas]) -> Canvas:
-        keys = [row.tobytes() for row in expression.cpu().numpy()]
-        before = dict(canvases)
-        known = {key: before[key] for key in keys if key in before}
-        for index, key in enumerate(keys):
-            if key not in known:
-                known[key] = self._decoder.canvas(source, expression[index : index + 1])
+        rows = expression.cpu().numpy()
+        if len(source.styles) > 1 or (rows != rows[:1]).any():
+            return self._decoder.canvas(source, expression)
+        key = rows.tobytes()  # of all rows: a batch of another size may differ in rounding
+        canvas = canvases.get(key) or self._decoder.canvas(source, expression, same=True)
         canvases.clear()
-        canvases.update(known)
-        return Canvas.stack([known[key] for key in keys])
+        canvases[key] = canvas
+        return canvas
 
     def _pictures(self, decoded: Decoded, details: Sequence[Detail | None], dtype: np.dtype) -> list[np.ndarray]:
         """A picture for each of the details, one per row of the batch: (S, S, 3), or (D, D, 3) with a detail."""

@@ -53,19 +53,10 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class Canvas:
-    """Sources with their expressions applied, ready for warping."""
+    """Sources with their expressions applied, ready for warping: N, or one if all are the same."""
 
     features: list[Tensor]  # prepared by the warp's `prepare`, without the last level's
     colours: list[Tensor]  # (N, 3, R, R)
-
-    @staticmethod
-    def stack(canvases: Sequence[Canvas]) -> Canvas:
-        """One canvas per frame of a batch."""
-        if all(canvas is canvases[0] for canvas in canvases):
-            return canvases[0]
-        features = zip(*(canvas.features for canvas in canvases), strict=True)
-        colours = zip(*(canvas.colours for canvas in canvases), strict=True)
-        return Canvas([torch.cat(level) for level in features], [torch.cat(level) for level in colours])
 
 
 class Modulation:
@@ -287,19 +278,25 @@ class Decoder:
         colours = [mix_channels(feature, level.colour) for level, feature in zip(self.levels, features, strict=True)]
         return Source(self.modulation.at_rest(latent), list(features[:-1]), normal, colours)
 
-    def canvas(self, source: Source, expression: Tensor) -> Canvas:
-        """Apply an expression to one source: (1, m), coefficients of the expression bank, if there is one."""
+    def canvas(self, source: Source, expression: Tensor, same: bool = False) -> Canvas:
+        """Apply expressions to one source, or to N: (N, m), coefficients of the expression bank, if there is one.
+
+        same: all are equal, and there is one source. They are applied once then; the result is the same bit by bit.
+        """
         if not self.enhancements:
             return Canvas([self.warp.prepare(feature) for feature in source.features], source.colours)
         features, colours = [], []
         for index, (level, enhance) in enumerate(zip(self.levels, self.enhancements, strict=True)):
             gain, offset = enhance(expression)
-            normal = source.normal[index]
+            tint = mix_channels(offset, level.colour)  # of all rows, as a product of fewer may differ in rounding
+            if same:
+                gain, offset, tint = gain[:1], offset[:1], tint[:1]
+            normal = source.normal[index].expand(len(gain), -1, -1, -1)
             if index < len(source.features):
                 enhanced = torch.addcmul(source.features[index], normal, gain).add_(offset)
                 features.append(self.warp.prepare(enhanced))
             added = mix_each(normal, level.colour * gain.flatten(1)[:, None, :])
-            colours.append((source.colours[index] + added).add_(mix_channels(offset, level.colour)))
+            colours.append((source.colours[index] + added).add_(tint))
         return Canvas(features, colours)
 
     def __call__(self, source: Source, canvas: Canvas, alpha: Tensor) -> Drawn:

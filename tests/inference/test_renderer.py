@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,12 +144,27 @@ def test_cached_features_give_bit_identical_frames(bank: RandomBank) -> None:
 def test_a_constant_expression_is_applied_once(bank: RandomBank, monkeypatch: pytest.MonkeyPatch) -> None:
     renderer, columns = FaceRenderer(bank, "cpu"), SMALL.bank_slices["exp"]
     renderer.set_source(portrait())
+    renderer.batch = 2
     made, canvas = [], renderer._decoder.canvas
-    monkeypatch.setattr(renderer._decoder, "canvas", lambda *args: made.append(1) or canvas(*args))
+
+    def count(*args: Any, **options: Any) -> Any:
+        made.append(canvas(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(renderer._decoder, "canvas", count)
     rows = motion(6)
     rows[:4, columns] = rows[0, columns]
     list(renderer.render(rows))
-    assert len(made) == 3
+    assert [len(canvas.colours[0]) for canvas in made] == [1, 2]
+
+
+def test_an_expression_does_not_depend_on_its_neighbours(bank: RandomBank) -> None:
+    renderer, columns = FaceRenderer(bank, "cpu", batch=4), SMALL.bank_slices["exp"]
+    renderer.set_source(portrait())
+    rows = motion(4)
+    same = rows.copy()
+    same[:, columns] = rows[1, columns]
+    assert np.array_equal(floats(renderer, rows)[1], floats(renderer, same)[1])
 
 
 def test_a_new_source_replaces_the_old_one(bank: RandomBank) -> None:
