@@ -10,9 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import field, motion_pool
+from training.footage.motion import exchanges, field, motion_pool, with_lips_moved
 from training.footage.takes import (
+    EYES,
+    LIPS,
     MOUTH,
+    NOSE,
     Footage,
     in_head_frame,
     mouth_opening,
@@ -94,3 +97,41 @@ def test_pooled_motion_follows_the_lips(footage: Footage) -> None:
         found.append(moved)
         true.append(footage.points[source, 6] - lip)
     assert np.corrcoef(np.ravel(found), np.ravel(true))[0, 1] > 0.9
+
+
+def test_moved_lips_take_the_mouth_along_and_leave_the_eyes(footage: Footage) -> None:
+    points = footage.points[3].astype(np.float64)
+    distance = np.linalg.norm(points[1] - points[0])
+    down = np.tile([0.0, 0.2], (len(LIPS), 1))
+    after = with_lips_moved(points, down, points)
+    moved = np.linalg.norm(after - points, axis=1) / distance
+    assert (moved[LIPS] > 0.1).all()
+    assert moved[[*EYES, NOSE]].max() < 0.06
+    np.testing.assert_allclose(with_lips_moved(points, 0 * down, points), points, atol=1e-9)
+
+
+def test_exchanging_equal_mouths_leaves_the_known_motion(footage: Footage) -> None:
+    """Frames of one take, and a portrait whose head stays where it is."""
+    rng, lips = np.random.default_rng(0), np.zeros((len(footage), 6, 2), np.float32)
+    pool, chosen = motion_pool(footage, 4, 2, rng), np.array([0, 2, 3])
+    known = exchanges(footage, lips, pool, chosen, rng, portraits=0.0, foreign=0.0)
+    assert (footage.clip[known.other] == footage.clip[pool.source_rows[chosen]]).all()
+    for row, number in enumerate(chosen):
+        which = list(pool.driven_rows[number]).index(known.kept[row])
+        torch.testing.assert_close(known.tracks.driving[row], pool.driven[2 * number + which].float())
+        torch.testing.assert_close(known.tracks.source[row], pool.source[2 * number + which].float())
+    portrait = exchanges(footage, lips, pool, chosen, rng, portraits=1.0)
+    assert (portrait.kept == pool.source_rows[chosen]).all()
+    torch.testing.assert_close(portrait.tracks.driving, portrait.tracks.source)
+
+
+def test_an_exchanged_mouth_opens_as_the_other_frame(footage: Footage) -> None:
+    rng = np.random.default_rng(0)
+    local = in_head_frame(footage.points)[:, LIPS]
+    pool = motion_pool(footage, 40, 2, rng)
+    found = exchanges(footage, local, pool, np.arange(40), rng, portraits=1.0, foreign=0.0)
+    opened = mouth_opening(footage.points[found.other]) - mouth_opening(footage.points[found.kept])
+    moved = found.tracks.driving - found.tracks.source
+    lip = torch.from_numpy(footage.points[found.kept, 6])
+    nearest = (found.tracks.source - lip[:, None]).norm(dim=-1).argmin(1)
+    assert np.corrcoef(moved[torch.arange(40), nearest, 1].numpy(), opened)[0, 1] > 0.8

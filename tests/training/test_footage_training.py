@@ -27,7 +27,7 @@ from training.stages.expression import (
 )
 from training.stages.finish_bank import effects, emotion_presets, finish, turned_to_axes
 from training.stages.footage import Split, split_in_time, train_all
-from training.stages.mouth import Codes
+from training.stages.mouth import Codes, explaining, learned_codes, pose_terms
 from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
 from training.stages.reenactment import stage_optimiser
 
@@ -78,6 +78,25 @@ def test_a_finished_run_is_not_trained_again(
     again, _ = train_all(args, split, lambda teacher: lambda model: {})
     assert (args.work / "stage1.pt").read_bytes() == before
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_a_resumed_run_goes_on_with_the_same_codes(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+) -> None:
+    """The codes are read from the run's folder, whatever footage there is now."""
+    args, _, teacher = trained
+    again = learned_codes(split.heldout, args.work / "mouth.pt", np.random.default_rng(1))
+    np.testing.assert_array_equal(again.both(split.heldout), teacher.both(split.heldout))
+    np.testing.assert_array_equal(again.lips_moved(split.heldout), teacher.lips_moved(split.heldout))
+
+
+def test_no_pose_is_further_than_the_limit(split: Split) -> None:
+    """One frame turned further than all others counts as turned to the limit."""
+    terms = pose_terms(split.trained)
+    spread = terms.std(0)
+    found = explaining(split.trained, spread)
+    assert found.shape == terms.shape
+    assert (np.abs(found) <= 6.01 * spread + 1e-6).all()
 
 
 def test_the_bank_opens_and_says_where_it_comes_from(

@@ -16,13 +16,16 @@ import numpy as np
 import torch
 
 from ..heads.data import Tracks
-from .takes import EYES, MOUTH, NOSE, Footage, head_frame
+from .takes import EYES, LIPS, MOUTH, NOSE, Footage, head_frame
 
 POOL_SOURCES, POOL_DRIVINGS = 2500, 2  # sources with known motion, and driven frames of each
 LEAST_SOURCES = 200  # whatever the time
 LOOSE = 0.05  # of the thin plates, which need not pass exactly through the points: a detector errs
 TRUSTED = 0.6  # share of the optical flow that is taken where it is consistent
 CONSISTENT = 1.5  # pixels: difference of forward and backward flow at which trust falls to 1 / e
+# Points that speech does not move, in the frame of the eyes in eye distances: temples, forehead and beside the nose.
+STILL = ((-1.0, 0.6), (1.0, 0.6), (0.0, -0.6), (-0.25, 0.5), (0.25, 0.5))
+LOOSE_LIPS = 0.1  # of the thin plates of a motion of the lips alone
 # Points of a driven frame where the motion is compared, as grids in the frame of the eyes, in eye distances.
 MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
 MOUTH_EXTENT, FACE_EXTENT = (1.5, 1.3), (2.4, 2.9)
@@ -46,6 +49,48 @@ class MotionPool:
         return Tracks(self.source[pairs].float(), self.driven[pairs].float(), self.inside[pairs].float())
 
 
+@dataclass(frozen=True)
+class Exchanges:
+    """E pairs of frames whose mouths are exchanged in thought, and the motion that this must give."""
+
+    kept: np.ndarray  # (E,) frames that give the head
+    other: np.ndarray  # (E,) frames that give the mouth
+    tracks: Tracks
+
+
+def exchanges(
+    footage: Footage, lips: np.ndarray, pool: MotionPool, chosen: np.ndarray, rng: np.random.Generator,
+    *, portraits: float = 0.3, foreign: float = 0.5,
+) -> Exchanges:  # fmt: skip
+    """One exchange for each chosen source (s,): the motion of a driven frame with the mouth of another frame.
+
+    No picture of such a frame exists, but its motion follows from points: the head's from the driven frame, and that of
+    the lips from the difference of `lips` (N, 6, 2), see `stages.mouth.Codes.lips_moved`.
+
+    portraits: share of exchanges whose head is the source's own. foreign: share of mouths of other takes.
+    """
+    kept, other = np.empty_like(chosen), np.empty_like(chosen)
+    before, after = np.empty((2, len(chosen), POOLED, 2), np.float32)
+    drivings = pool.driven_rows.shape[1]
+    for row, number in enumerate(chosen):
+        which, own = int(rng.integers(drivings)), rng.random() < portraits
+        source, driven = pool.source_rows[number], pool.driven_rows[number, which]
+        take = np.flatnonzero(footage.clip == footage.clip[source])
+        kept[row] = source if own else driven
+        other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
+        if own:
+            at = sample_points(footage.points[source], rng.random((POOLED, 2)) - 0.5)
+            before[row] = at
+        else:
+            pair = number * drivings + which
+            at, before[row] = pool.driven[pair].numpy().astype(np.float64), pool.source[pair].numpy()
+        points = footage.points[kept[row]].astype(np.float64)
+        after[row] = with_lips_moved(points, lips[other[row]] - lips[kept[row]], at)
+    start, end = torch.from_numpy(before), torch.from_numpy(after)
+    inside = (start.abs().amax(-1) < 1.0) & (end.abs().amax(-1) < 1.0)
+    return Exchanges(kept, other, Tracks(start, end, inside.float()))
+
+
 def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
     """Factor and offset (turn and scale, shift) that map points (n, 2) best, with points as complex numbers."""
     z, w = start @ np.array([1, 1j]), to @ np.array([1, 1j])
@@ -54,8 +99,11 @@ def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
     return factor, w.mean() - factor * z.mean()
 
 
-def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Positions in the source (n, 2) of positions `at` (n, 2) in the driven frame, from nine points (9, 2) each."""
+def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray, loose: float = LOOSE) -> np.ndarray:
+    """Positions in the source (n, 2) of positions `at` (n, 2) in the driven frame.
+
+    From matching points (P, 2) of both, in the order of `takes.POINTS`; more may follow them.
+    """
     rigid = [*EYES, NOSE]
     factor, offset = similarity(driven[rigid], source[rigid])
 
@@ -74,11 +122,24 @@ def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray) -> np.ndarray:
 
     count = len(driven)
     square = np.zeros((count + 3, count + 3))
-    square[:count, :count] = bending(driven) + LOOSE * np.eye(count)
+    square[:count, :count] = bending(driven) + loose * np.eye(count)
     square[:count, count:], square[count:, :count] = plane(driven), plane(driven).T
     rest = np.concatenate([source - moved(driven), np.zeros((3, 2))])
     weights = np.linalg.solve(square, rest)
     return moved(at) + bending(at) @ weights[:count] + plane(at) @ weights[count:]
+
+
+def with_lips_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Where positions `at` (n, 2) of a frame are after its lips have moved, with the head where it is.
+
+    points: (9, 2) of the frame. moved: (6, 2) motion of the points LIPS, in eye distances in the frame of the eyes.
+    """
+    middle, axis, distance = (value[0] for value in head_frame(points[None]))
+    turn = np.array([[axis[0], axis[1]], [-axis[1], axis[0]]]) * distance  # from the frame of the eyes
+    before = np.concatenate([points, middle + np.array(STILL) @ turn])
+    after = before.copy()
+    after[LIPS] += moved @ turn
+    return field(before, after, at, LOOSE_LIPS)
 
 
 def _pixels(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..footage.takes import LIPS, Footage, in_head_frame, pose_numbers, window_grid, without_clip_mean
+from ..footage.takes import (
+    CHIN,
+    LEFT_CORNER,
+    LIPS,
+    MOUTH,
+    RIGHT_CORNER,
+    Footage,
+    in_head_frame,
+    pose_numbers,
+    window_grid,
+    without_clip_mean,
+)
 from ..learning.trainer import save_checkpoint
 
 CODES, POSES = 20, 6
@@ -28,6 +39,10 @@ LIP_BOX = (slice(6, 20), slice(6, 26))  # of the window: rows and columns of the
 PAIRS, STEPS, RATE, WARM_UP = 48, 900, 3e-3, 60
 ROOT = 0.05  # of the largest variance, added before each axis is divided by its deviation
 POSE_SPREAD = 1.5  # deviation of the pose code
+USUAL_SPREAD = 0.1  # eye distances: a usual difference between people
+POSE_RIDGE = 0.01
+LIMIT = 3.0  # deviations to which the regressors of the pose are limited
+SHIFT_SHARE = 0.5  # of a shift of the lips that their shape does not explain: the rest is taken for the head's
 
 
 class MouthEncoder(nn.Module):
@@ -173,16 +188,34 @@ class Codes:
     """
 
     encoder: MouthEncoder
-    pose_part: np.ndarray  # (11, 32) of the raw code that the pose explains
+    pose_part: np.ndarray  # (39, 32) of the raw code that the pose explains
+    regressor_spread: np.ndarray  # (39,)
     axes: np.ndarray  # (32, 20) principal axes, each divided by its deviation
     raw_scale: np.ndarray  # (32,)
     pose_spread: np.ndarray  # (6,) deviation of the pose numbers within a take
     pose_centre: np.ndarray  # (6,)
+    shift_part: np.ndarray  # (32, 2) shift of the lips that the shape of code and points explains
+
+    def left(self, footage: Footage) -> np.ndarray:
+        """(N, 32) raw codes over `raw_scale`, less the take's mean and what the pose explains."""
+        raw = without_clip_mean(raw_codes(self.encoder, footage), footage.clip) / self.raw_scale
+        return raw - explaining(footage, self.regressor_spread) @ self.pose_part
 
     def lip(self, footage: Footage) -> np.ndarray:
         """(N, 20) lip codes, each take's mean subtracted."""
-        raw = without_clip_mean(raw_codes(self.encoder, footage), footage.clip) / self.raw_scale
-        return (raw - explaining(footage) @ self.pose_part) @ self.axes
+        return self.left(footage) @ self.axes
+
+    def lips_moved(self, footage: Footage) -> np.ndarray:
+        """(N, 6, 2) motion of the lips' points by speech, in eye distances in the frame of the eyes.
+
+        Pose and the take's mean are subtracted, and half of the shift that the mouth's shape does not explain: most of
+        it is an error of the subtracted pose.
+        """
+        code, points = shapes(self.left(footage))
+        shift = points.mean(1)
+        explained = code @ self.shift_part
+        moved = points + ((1.0 - SHIFT_SHARE) * (explained - shift))[:, None]
+        return (moved * self.raw_scale[-1]).astype(np.float32)
 
     def pose(self, footage: Footage) -> np.ndarray:
         """(N, 6) pose codes: absolute, of deviation POSE_SPREAD within a take."""
@@ -204,19 +237,49 @@ def raw_codes(encoder: MouthEncoder, footage: Footage) -> np.ndarray:
     return np.concatenate([codes, in_head_frame(footage.points)[:, LIPS].reshape(len(footage), -1)], 1)
 
 
-def explaining(footage: Footage) -> np.ndarray:
-    """(N, 11) regressors of the pose, take means subtracted: size, roll and nose; products of the nose's place with
-    itself and with its usual place, since a long nose moves more.
+def pose_terms(footage: Footage) -> np.ndarray:
+    """(N, 39) regressors of the pose, take means subtracted.
+
+    Size, roll and the nose's place, the latter up to the third order; and their products with the usual places of nose,
+    mouth and chin of the take, since a long nose moves more and a mouth that lies deep moves less.
 
     The mouth's own place sideways is left out: it would take the lips' motion to the left and right away as well.
     """
     numbers = pose_numbers(footage.points)
     moved = without_clip_mean(numbers, footage.clip)
-    nose = moved[:, 4:6]
-    usual = numbers[:, 4:6] - nose
-    usual = usual - usual.mean(0)
-    columns = [moved[:, 2:6], nose**2, nose[:, :1] * nose[:, 1:], nose * usual[:, :1], nose * usual[:, 1:]]
-    return without_clip_mean(np.concatenate(columns, 1), footage.clip)
+    pose, x, y, nose = moved[:, 2:6], moved[:, 4:5], moved[:, 5:6], moved[:, 4:6]
+    local = in_head_frame(footage.points)
+    places = local - without_clip_mean(local, footage.clip)
+    width = places[:, RIGHT_CORNER, 0] - places[:, LEFT_CORNER, 0]
+    usual = np.stack([*(numbers - moved)[:, [4, 5, 2]].T, *places[:, MOUTH].T, places[:, CHIN, 1], width], 1)
+    usual = (usual - usual.mean(0)) / USUAL_SPREAD
+    own = [pose[:, column, None] * usual for column in range(pose.shape[1])]
+    return np.concatenate([pose, nose**2, x * y, nose**3, x**2 * y, y**2 * x, *own], 1)
+
+
+def explaining(footage: Footage, spread: np.ndarray | None = None) -> np.ndarray:
+    """(N, 39) `pose_terms` limited to LIMIT times `spread` (39,), their deviation (default: that of this footage).
+
+    A cubic term of a head that is turned further than all others would otherwise add an error.
+    """
+    terms = pose_terms(footage)
+    limit = LIMIT * (terms.std(0) if spread is None else spread)
+    return without_clip_mean(np.clip(terms, -limit, limit), footage.clip)
+
+
+def shapes(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 32) the encoder's numbers and the lip points' shape, and (N, 6, 2) the points, of `Codes.left`."""
+    points = left[:, CODES:].reshape(len(left), len(LIPS), 2)
+    shape = points - points.mean(1, keepdims=True)
+    return np.concatenate([left[:, :CODES], shape.reshape(len(left), -1)], 1), points
+
+
+def ridge(rows: np.ndarray, targets: np.ndarray, strength: float) -> np.ndarray:
+    """(n, m) ridge regression from rows (N, n), standardised for it, to targets (N, m)."""
+    scale = np.maximum(rows.std(0), 1e-6)
+    rows = (rows / scale).astype(np.float64)
+    square = rows.T @ rows + strength * len(rows) * np.eye(rows.shape[1])
+    return np.linalg.solve(square, rows.T @ targets) / scale[:, None]
 
 
 def codes_from(encoder: MouthEncoder, footage: Footage) -> Codes:
@@ -229,17 +292,17 @@ def codes_from(encoder: MouthEncoder, footage: Footage) -> Codes:
         ]
     )
     raw = raw / np.maximum(raw_scale, 1e-6)
-    regressors = explaining(footage)
-    scale = np.maximum(regressors.std(0), 1e-6)
-    rows = (regressors / scale).astype(np.float64)
-    part = np.linalg.solve(rows.T @ rows + 1e-3 * len(rows) * np.eye(rows.shape[1]), rows.T @ raw) / scale[:, None]
+    limits = pose_terms(footage).std(0)
+    regressors = explaining(footage, limits)
+    part = ridge(regressors, raw, POSE_RIDGE)
     left = raw - regressors @ part
     variance, axes = np.linalg.eigh(left.T @ left / len(left))
     variance, axes = variance[::-1][:CODES], axes[:, ::-1][:, :CODES]
     axes = axes / np.sqrt(variance + ROOT * variance[0])
     numbers = pose_numbers(footage.points)
     spread = np.maximum(without_clip_mean(numbers, footage.clip).std(0), 1e-4)
-    arrays = (part, axes, raw_scale, spread, numbers.mean(0))
+    code, points = shapes(left)
+    arrays = (part, limits, axes, raw_scale, spread, numbers.mean(0), ridge(code, points.mean(1), POSE_RIDGE))
     return Codes(encoder, *(array.astype(np.float32) for array in arrays))
 
 
@@ -252,11 +315,20 @@ def learned_codes(
     minutes: float = math.inf,
     at: Callable[[float, int], object] = lambda share, step: None,
 ) -> Codes:
-    """The codes of a mouth encoder that is read from `path`, or trained and written there first. See `learn_mouth`."""
-    if path.exists():
-        encoder = MouthEncoder()
-        encoder.load_state_dict(torch.load(path, weights_only=True))
+    """The codes in `path`; learned and written there first if it is missing.
+
+    The closed-form part is stored as well, so that a training that is resumed goes on with the same codes. For `steps`,
+    `minutes` and `at` see `learn_mouth`.
+    """
+    saved = torch.load(path, weights_only=True) if path.exists() else {}
+    encoder, names = MouthEncoder(), [entry.name for entry in fields(Codes) if entry.name != "encoder"]
+    if saved:
+        encoder.load_state_dict(saved.get("encoder", saved))  # earlier versions stored the encoder alone
     else:
         encoder = learn_mouth(footage, rng, steps=steps, minutes=minutes, at=at)
-        save_checkpoint(encoder.state_dict(), path)
-    return codes_from(encoder.eval(), footage)
+    if all(name in saved for name in names):
+        return Codes(encoder.eval(), *(saved[name].numpy() for name in names))
+    codes = codes_from(encoder.eval(), footage)
+    arrays = {name: torch.from_numpy(getattr(codes, name)) for name in names}
+    save_checkpoint({"encoder": encoder.state_dict(), **arrays}, path)
+    return codes

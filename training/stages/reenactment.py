@@ -7,6 +7,9 @@ nothing that the heads read can be lost while the decoder cannot move yet. Its f
 - own motion: the flow of each person, up to 32 px;
 - self: the picture, with the mouth's window compared by itself.
 
+In every phase the lip code of one driven frame of each source is exchanged for that of another frame, and the flow is
+compared with the motion that points alone predict for this.
+
 Both heads are solved in closed form: `pose_fc` from the latent of the face, `lip_fc` from the latent of the aligned
 mouth window, which the shared encoder looks at as at a face.
 """
@@ -28,7 +31,7 @@ from torch import Tensor, nn
 from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator, Level
 
-from ..footage.motion import MotionPool
+from ..footage.motion import Exchanges, MotionPool, exchanges
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
@@ -44,7 +47,9 @@ LOOK = 1.6  # eye distances: side of the mouth window that the shared encoder lo
 LOOK_SPREAD = 0.6  # deviation of such a window's values
 RIDGE = 0.01  # of the mean diagonal
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "still": 1.0, "hidden": 0.3, "own": 0.1}
+WEIGHTS = {
+    "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 4.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
+}  # fmt: skip
 LASTING_FLOW = 1.0  # share of the flow's weight that is left at the end; with 0.25 lip motion stops improving
 SAME = 6.0 / 127.5  # difference up to which two pictures are the same, for the background
 HIDDEN_FROM, OPEN = 0.15, 0.75  # as in `learning.losses.hidden_error`
@@ -270,6 +275,42 @@ def anchored(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
     return latent - (latent @ basis + alpha) @ basis.T
 
 
+def exchanged(codes: Tensor, exchange: Exchanges, lips: slice) -> Tensor:
+    """(E, n) alpha: the kept frames' with the others' lip codes."""
+    alpha = codes[exchange.kept].clone()
+    alpha[:, lips] = codes[exchange.other][:, lips]
+    return alpha * GAIN
+
+
+def drawn_with_exchanges(
+    model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor, exchange: Exchanges,
+    held: int | None = None,
+) -> tuple[list[Level], list[Level]]:  # fmt: skip
+    """The first `held` levels of the batch's S * K drawings, and those of one exchange (S,) of each source."""
+    sources, alpha = len(batch.source), batch.alpha
+    mixed = exchanged(codes, exchange, model.config.bank_slices["lip"])
+    both = torch.cat([alpha.view(sources, -1, alpha.shape[1]), mixed[:, None]], 1)
+    begun = anchored(model, latent, batch.source_alpha)
+    true: list[Level] = []
+    other: list[Level] = []
+    for level in islice(model.levels(begun, features, both.flatten(0, 1)), held):
+        for part, chosen in ((true, slice(0, -1)), (other, slice(-1, None))):
+            part.append(Level(*(
+                value.view(sources, -1, *value.shape[1:])[:, chosen].flatten(0, 1) for value in level
+            )))  # fmt: skip
+    return true, other
+
+
+def exchange_error(levels: list[Level], exchange: Exchanges) -> Tensor:
+    """`held_flow_error` of drawings with exchanged lip codes, whose motion is composed from points."""
+    return held_flow_error(levels, exchange.tracks, torch.ones(exchange.tracks.source.shape[1]))
+
+
+def joined(one: Tracks, other: Tracks) -> Tracks:
+    """Tracks of both, in this order."""
+    return Tracks(*(torch.cat(parts) for parts in zip(vars(one).values(), vars(other).values(), strict=True)))
+
+
 def own_error(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
     """Mean square error of the encoder's own reading of the source's motion, in codes."""
     return (latent @ model.basis()[:, : alpha.shape[1]] + alpha).square().mean() / GAIN**2
@@ -342,6 +383,7 @@ def train_reenactment(
     start: weights of encoder and decoder to start from. evaluate: further figures of a generator for the log.
     """
     codes, held_codes = (torch.from_numpy(teacher.both(part)) for part in (footage, heldout))
+    lips = teacher.lips_moved(footage)
     config = footage_config(args.size)
     model = fresh(config)
     if not args.out.exists():
@@ -363,8 +405,8 @@ def train_reenactment(
         extra=lambda: {"config": json.dumps(config.to_json())}, evaluate_every=evaluate_every,
     )  # fmt: skip
     if start is None:
-        _common_motion(trainer, common, model, pool, codes, lambda: evaluate(model))
-    _own_motion(trainer, own, model, pool, footage, codes, args.sources, lambda: evaluate(model))
+        _common_motion(trainer, common, model, pool, footage, codes, lips, lambda: evaluate(model))
+    _own_motion(trainer, own, model, pool, footage, codes, lips, args.sources, lambda: evaluate(model))
     if not trainer.started("self"):
         average.load_state_dict(model.state_dict())
 
@@ -375,10 +417,12 @@ def train_reenactment(
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
         batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
         tracks = pool.tracks(chosen)
+        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
         latent, features = model.enc(batch.source)
-        levels = list(model.levels(anchored(model, latent, batch.source_alpha), features, batch.alpha))
+        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, exchange)
         losses = drawing_losses(levels, batch, footage)
         losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
+        losses["exchange"] = exchange_error(mixed, exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         weights = WEIGHTS | {"flow": WEIGHTS["flow"] * (1.0 - (1.0 - LASTING_FLOW) * progress)}
         loss = total(losses, weights)
@@ -396,8 +440,8 @@ def _step(model: Generator, loss: Tensor, optimiser: torch.optim.Adam) -> None:
 
 
 def _common_motion(
-    trainer: Trainer, optimiser: torch.optim.Adam, model: Generator, pool: MotionPool, codes: Tensor,
-    evaluate: Callable[[], Mapping[str, Any]], sources: int = 24,
+    trainer: Trainer, optimiser: torch.optim.Adam, model: Generator, pool: MotionPool, footage: Footage, codes: Tensor,
+    lips: np.ndarray, evaluate: Callable[[], Mapping[str, Any]], sources: int = 24,
 ) -> None:  # fmt: skip
     if not trainer.started("common-motion"):
         prepare_common_motion(model)
@@ -406,9 +450,11 @@ def _common_motion(
         begun = True
         chosen = trainer.rng.integers(0, len(pool.source_rows), sources)
         source, driven = pool.source_rows[chosen], pool.driven_rows[chosen]
-        before = codes[np.repeat(source, driven.shape[1])]
-        tracks = pool.tracks(chosen)
-        flows = blind_flows(model, (codes[driven.ravel()] - before) * GAIN @ basis.T)
+        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
+        before = codes[np.concatenate([np.repeat(source, driven.shape[1]), source])] * GAIN
+        mixed = exchanged(codes, exchange, model.config.bank_slices["lip"])
+        tracks = joined(pool.tracks(chosen), exchange.tracks)
+        flows = blind_flows(model, (torch.cat([codes[driven.ravel()] * GAIN, mixed]) - before) @ basis.T)
         emphasis, weights = own_motion(tracks), torch.ones(tracks.source.shape[1])
         errors = [flow_error(flow, tracks, weights, emphasis) for flow in flows if flow.shape[-1] >= FLOW_FROM]
         loss = torch.stack(errors).mean()
@@ -422,7 +468,7 @@ def _common_motion(
 
 def _own_motion(
     trainer: Trainer, optimiser: torch.optim.Adam, model: Generator, pool: MotionPool, footage: Footage, codes: Tensor,
-    sources: int, evaluate: Callable[[], Mapping[str, Any]],
+    lips: np.ndarray, sources: int, evaluate: Callable[[], Mapping[str, Any]],
 ) -> None:  # fmt: skip
     held = sum(resolution <= BLIND_TO for resolution in model.config.resolutions)
     for _ in trainer.steps("own-motion", optimiser, evaluate, anneal=0.5, average=False):
@@ -431,9 +477,11 @@ def _own_motion(
             footage, codes, model.config.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng
         )
         tracks: Tracks = pool.tracks(chosen)
+        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
         latent, features = model.enc(batch.source)
-        levels = list(islice(model.levels(anchored(model, latent, batch.source_alpha), features, batch.alpha), held))
+        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, exchange, held)
         losses = {"flow": held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))}
+        losses["exchange"] = exchange_error(mixed, exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         loss = total(losses, WEIGHTS)
         minimise(loss, optimiser, model.parameters())
