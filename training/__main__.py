@@ -40,6 +40,7 @@ COMMANDS = {
     "export": ("export", "run", "assemble a bank from checkpoints"),
     "evaluate": ("evaluate.bank", "run", "measure a bank on people it was not trained on"),
     "evaluate-disentangled": ("evaluate.disentangled", "run", "measure banks that were trained without labels"),
+    "ablations": ("evaluate.ablations", "run", "measure what each part of the training without labels is worth"),
     "evaluate-lips": ("evaluate.lips", "run", "measure lip-sync on recordings of voices"),
     "evaluate-footage": ("evaluate.footage", "run", "measure dubbing on clips of real people"),
     "evaluate-performance": ("evaluate.performance", "run", "measure the head motion of a bank"),

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.evaluate.disentangled import drawn_points, readout, report
+from training.evaluate.disentangled import drawn_points, own_and_rest, readout, reconstruction_figures, report
+from training.evaluate.people import space_points
+from training.footage.heads import HeadsAsFootage
 from training.stages.generator import fresh
+from training.stages.mouth import MouthEncoder, codes_from
 from training.stages.reenactment import footage_config
+
+from .footage_material import write_faces
 
 
 def test_a_readout_finds_what_is_in_the_code_and_nothing_else() -> None:
@@ -39,7 +46,40 @@ def test_the_same_code_moves_nothing() -> None:
 def test_the_report_has_a_chapter_for_each_stage() -> None:
     figures = {"mouth_r": 0.7, "lip_effect": 3.5}
     code = {"lip_head": {"jaw": 0.6, "units": 0.2, "pose": 0.0, "upper": 0.1}}
-    text = report({"stage0": {"exchange": figures, "portrait": figures, "code": code, "steps": {"self": 10}}})
+    stage = {"exchange": figures, "portrait": figures, "heads": figures, "code": code, "steps": {"self": 10}}
+    text = report({"stage0": stage | {"reconstruction": {"self_over_copy": 3.1, "self": 21.0}}})
     assert "## stage0" in text
-    assert "| mouth_r | 0.7 | 0.7 |" in text
-    assert "| lip_head | 0.6 | 0.2 | 0.0 | 0.1 |" in text
+    assert "| mouth_r | ≥ 0.8 | 0.7 | 0.7 | 0.7 |" in text
+    assert "| self_over_copy | ≥ 4 | 3.1 |" in text
+    assert "| self |  | 21.0 |" in text
+    assert "| lip_head | 0.6 (goal 0.7) | 0.2 | 0.0 | 0.1 |" in text
+
+
+def test_motion_counts_for_the_region_that_truly_moves() -> None:
+    true, drawn = np.zeros((60, 2)), np.full((60, 2), [0.01, 0.0])
+    true[:20, 1], drawn[:20, 1] = 0.1, 0.09
+    found = own_and_rest("lip", 0, drawn, true, np.ones(60, bool))
+    assert found is not None
+    own, rest = found
+    assert rest == pytest.approx(0.01)
+    assert own == pytest.approx(np.hypot(0.01, 0.09))
+    assert own_and_rest("lip", 0, drawn, true, np.arange(60) < 30) is None, "too few points that stay"
+
+
+def test_a_rigid_turn_is_the_poses_own_motion() -> None:
+    space = space_points(0)
+    turned = space[:, :2] @ np.array([[0.98, 0.05], [-0.05, 0.98]]) + space[:, 2:] * 0.1 - space[:, :2]
+    seen = np.ones(len(space), bool)
+    found = own_and_rest("pose", 0, turned, turned, seen)
+    assert found is not None
+    assert found[0] > 50 * found[1]
+
+
+def test_reconstruction_is_measured_with_own_and_with_exchanged_mouths(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    footage = HeadsAsFootage(write_faces(tmp_path, 4))
+    model, teacher = fresh(footage_config(32)).eval(), codes_from(MouthEncoder().eval(), footage)
+    found = reconstruction_figures(model, footage, teacher, 6)
+    assert found["cross_over_self"] == pytest.approx(found["cross"] - found["self"], abs=2e-3)
+    assert found == reconstruction_figures(model, footage, teacher, 6)
+    assert all(np.isfinite(value) for value in found.values())

@@ -25,9 +25,11 @@ from ..footage.takes import Footage, without_clip_mean
 from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
 from ..stages.mouth import Codes, learned_codes
-from ..stages.reenactment import GAIN, latents
+from ..stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
+from ..stages.reenactment import GAIN, anchored, latents, self_figures
 from ..units import NAMES
-from .people import GROUPS
+from .motion import OWN, REST, camera_part
+from .people import GROUPS, space_points
 from .puppet import appearing_at
 
 # Units by bank as far as they can be told apart without labels: what moves the lips counts as the mouth's.
@@ -42,12 +44,20 @@ SPEECH_UNITS = (
     "mouthStretch", "mouthPress", "mouthDimple",
 )  # fmt: skip
 RIDGE = 0.01
+CHANGED = 4.0 / 127.5  # difference of two true pictures from which a pixel counts as changed by an exchange
+# Goal of each figure, by its name in the report; "at least" for all of them.
+GOALS = {
+    "mouth_r": 0.8, "lip_effect": 4.0, "lip_own_over_rest": 4.0, "pose_own_over_rest": 6.0, "exp_own_over_rest": 3.0,
+    "lip_gain": 2.0, "pose_gain": 2.0, "exp_gain": 2.0, "cross_over_self": -0.7, "self_over_copy": 4.0,
+}  # fmt: skip
+READOUT_GOALS = {("lip", "jaw"): 0.7, ("pose", "pose"): 0.8, ("exp", "upper"): 0.4}
 
 
 @dataclass(frozen=True)
 class Exchange:
     """E exchanges between two frames of a person. Points are the tracked ones of the face, in [-1, 1]."""
 
+    person: np.ndarray  # (E,) numbers of the rendered people
     source: np.ndarray  # (E,) frame numbers of the portrait, in the held-out footage
     kept: np.ndarray  # (E,) frame whose other coefficients are kept
     other: np.ndarray  # (E,) frame whose coefficients of one bank are taken
@@ -83,7 +93,8 @@ class Truth:
             stored = self._rendered(folder, first, frames, people, exchanges)
             np.savez(cache, **stored)  # type: ignore[arg-type]
         self.exchange = Exchange(
-            stored["source"], stored["kept"], stored["other"], stored["points"], stored["visible"],
+            first + stored["source"] // frames, stored["source"], stored["kept"], stored["other"],
+            stored["points"], stored["visible"],
             {bank: stored[f"points_{bank}"] for bank in UNITS_OF},
             {bank: stored[f"pictures_{bank}"] for bank in UNITS_OF},
         )  # fmt: skip
@@ -172,6 +183,64 @@ def _pearson(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
+def own_and_rest(
+    bank: str, person: int, moved: np.ndarray, true: np.ndarray, usable: np.ndarray
+) -> tuple[float, float] | None:
+    """Mean drawn motion in the region of a bank and elsewhere, as `evaluate.motion` has it; None if nothing moves.
+
+    The pose's own part is what a rigid head and an affine camera explain of the motion; for the other banks it is the
+    motion of points that truly move, against that of points that do not. moved, true: (F, 2); usable: (F,) bool.
+    """
+    if usable.sum() < 20:
+        return None
+    size, far = np.linalg.norm(moved, axis=-1), np.linalg.norm(true, axis=-1)
+    if bank == "pose":
+        solid = camera_part(space_points(person)[usable], moved[usable], np.ones(usable.sum(), bool))
+        parts = solid, moved[usable] - solid
+        return float(np.linalg.norm(parts[0], axis=-1).mean()), float(np.linalg.norm(parts[1], axis=-1).mean())
+    most = far[usable].max()
+    own, rest = usable & (far >= OWN * most), usable & (far <= REST * most)
+    return (float(size[own].mean()), float(size[rest].mean())) if rest.sum() >= 20 else None
+
+
+@torch.no_grad()
+def reconstruction_figures(model: Generator, footage: Footage, teacher: Codes, count: int = 48) -> dict[str, float]:
+    """PSNR in dB of held-out frames that the generator's own heads drive.
+
+    `self`: codes of the frame; `cross`: lip code and pose code of two pictures with exchanged mouths, see
+    `stages.mouth_pose`; `self_over_copy`: above the source itself, for driven frames other than the source. The
+    source's own motion is set from its code (`reenactment.anchored`), except in `self_over_copy_unanchored`.
+    """
+    rng, size = np.random.default_rng(0), model.config.size
+    rows, codes = draw_pairs(footage, rng, count), teacher.both(footage)
+    lips, shared = model.config.bank_slices["lip"], model.config.bank_slices["pose"].stop
+    own, step = torch.from_numpy(head_codes(model, footage)), MouthPoseStep(model)
+    drawn: dict[str, list[float]] = {"self": [], "cross": []}
+    for part in np.array_split(np.arange(count), -(-count // 8)):
+        batch = pair_batch(
+            footage, codes, size, {name: values[part] for name, values in rows.items()}, rng, tinted=False
+        )
+        names = ("a", "b", "ab", "ba")
+        faces, looks = (torch.cat([batch[f"{kind}{name}"] for name in names]) for kind in ("", "look_"))
+        z = dict(zip(names, step.codes(faces, looks).chunk(4), strict=True))
+        for one, head, mouth in (("a", "ab", "ba"), ("b", "ba", "ab")):
+            crossed = z[head].clone()
+            crossed[:, lips] = z[mouth][:, lips]
+            latent, features = model.enc(batch[f"identity_{one}"])
+            begun = anchored(model, latent, own[rows[f"identity_{one}"][part]][:, :shared])
+            for name, alpha in (("self", z[one]), ("cross", crossed)):
+                *_, last = model.levels(begun, features, alpha)
+                drawn[name] += [
+                    _psnr(*pair) for pair in zip(last.rgb.clamp(-1, 1)[:, None], batch[one][:, None], strict=True)
+                ]
+    result = {name: float(np.mean(values)) for name, values in drawn.items()}
+    result["cross_over_self"] = result["cross"] - result["self"]
+    made = self_figures(model, footage, own / GAIN)
+    result["self_over_copy"] = made["psnr"] - made["psnr_copy"]
+    result["self_over_copy_unanchored"] = made["psnr_unanchored"] - made["psnr_copy"]
+    return {name: round(value, 3) for name, value in result.items()}
+
+
 @torch.no_grad()
 def exchange_figures(
     model: Generator, truth: Truth, alpha: np.ndarray, banks: Sequence[str] = ("lip", "pose")
@@ -180,7 +249,8 @@ def exchange_figures(
 
     For the lip bank: `mouth_r`, correlation of drawn with true motion of the mouth's points; `mouth_slope`, amount of
     the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes. `lip_true_effect` is
-    that of the truth. For every bank, `*_gain`: PSNR above exchanging nothing, in dB.
+    that of the truth. For every bank, `*_gain`: PSNR above exchanging nothing, in dB; `*_gain_there`: the same of the
+    pixels that the exchange changes; `*_own_over_rest`: see `own_and_rest`.
     """
     found, size = truth.exchange, model.config.size
     slices = model.config.bank_slices
@@ -217,24 +287,29 @@ def exchange_figures(
         else:
             result[f"{bank}_r"] = _pearson(moved[usable], true[usable])
             result[f"{bank}_slope"] = float((moved[usable] * true[usable]).sum() / np.square(true[usable]).sum())
+        regions = [own_and_rest(bank, *row) for row in zip(found.person, moved, true, usable, strict=True)]
+        own, rest = np.sum([pair for pair in regions if pair is not None], 0)
+        result[f"{bank}_own_over_rest"] = float(own / max(rest, 1e-9))
         goal = torch.from_numpy(found.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
-        quality = [_psnr(pictures[:, which], goal) for which in (index, 0)]
-        result[f"{bank}_gain"] = quality[0] - quality[1]
+        before = truth.heldout.pictures(found.kept, size)
+        changed = ((goal - before).abs().amax(1, keepdim=True) > CHANGED).float()
+        for name, where in (("gain", torch.ones_like(changed)), ("gain_there", changed)):
+            quality = [_psnr(pictures[:, which], goal, where) for which in (index, 0)]
+            result[f"{bank}_{name}"] = quality[0] - quality[1]
     return {name: round(value, 4) for name, value in result.items()}
 
 
-def gate_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, float]:
+def gate_figures(model: Generator, truth: Truth, teacher: Codes | None) -> dict[str, float]:
     """`exchange_figures` of a generator that is driven by the teacher's codes, plus its own for an expression bank.
 
-    With an expression bank, `jaw` and the other readouts of the generator's heads are measured as well.
+    teacher: None to drive it by the codes of its own heads alone.
     """
-    alpha = teacher.both(truth.heldout) * GAIN
-    banks = ["lip", "pose"]
-    if "exp" in model.config.bank_slices:
-        alpha = np.concatenate([alpha, head_codes(model, truth.heldout)[:, model.config.bank_slices["exp"]]], 1)
-        banks.append("exp")
-    return exchange_figures(model, truth, alpha, banks)
+    alpha = head_codes(model, truth.heldout)
+    if teacher is not None:
+        taught = teacher.both(truth.heldout) * GAIN
+        alpha = np.concatenate([taught, alpha[:, taught.shape[1] :]], 1)
+    return exchange_figures(model, truth, alpha, list(model.config.bank_slices))
 
 
 def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, dict[str, float]]:
@@ -249,8 +324,12 @@ def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, di
     return {name: {key: round(value, 3) for key, value in part.items()} for name, part in result.items()}
 
 
-def _psnr(pictures: Tensor, truth: Tensor) -> float:
-    return float((10.0 * torch.log10(4.0 / (pictures - truth).square().mean((1, 2, 3)))).mean())
+def _psnr(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> float:
+    """Mean PSNR in dB of pictures (N, 3, R, R), of the pixels with a weight `where` (N, 1, R, R)."""
+    error = (pictures - truth).square().mean(1, keepdim=True)
+    where = torch.ones_like(error) if where is None else where
+    mean = (error * where).sum((1, 2, 3)) / where.sum((1, 2, 3)).clamp(min=1.0)
+    return float((10.0 * torch.log10(4.0 / mean.clamp(min=1e-6))).mean())
 
 
 def head_codes(model: Generator, footage: Footage) -> np.ndarray:
@@ -279,29 +358,41 @@ def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dic
         model = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
         model.load_state_dict(saved["average"])
         result[stage] = {name: gate_figures(model, truth, teacher) for name, truth in truths.items()}
+        result[stage]["heads"] = gate_figures(model, truths["exchange"], None)
+        result[stage]["reconstruction"] = reconstruction_figures(model, truths["exchange"].heldout, teacher)
         result[stage]["code"] = code_figures(model, truths["exchange"], teacher)
         result[stage]["steps"] = {name: phase["step"] for name, phase in saved["phases"].items()}
     return result
 
 
 def report(result: Mapping[str, Mapping[str, Any]]) -> str:
-    """The chapter on disentanglement in Markdown."""
+    """The chapter on disentanglement in Markdown. Figures that have a goal are listed with it."""
     lines = ["# Disentangled", ""]
     for stage, parts in result.items():
+        lines += [f"## {stage}", "", f"Steps: {parts['steps']}", ""]
         lines += [
-            f"## {stage}",
-            "",
-            f"Steps: {parts['steps']}",
-            "",
-            "| figure | in another pose | in a portrait |",
-            "|---|---|---|",
+            "| figure | goal | in another pose | in a portrait | codes of its own heads |",
+            "|---|---|---|---|---|",
         ]
-        lines += [f"| {name} | {value} | {parts['portrait'][name]} |" for name, value in parts["exchange"].items()]
+        lines += [
+            f"| {name} | {_goal(name)} | {value} | {parts['portrait'][name]} | {parts['heads'][name]} |"
+            for name, value in parts["exchange"].items()
+        ]
+        lines += ["", "| reconstruction, dB | goal | found |", "|---|---|---|"]
+        lines += [f"| {name} | {_goal(name)} | {value} |" for name, value in parts["reconstruction"].items()]
         lines += ["", "| code | jaw | units | pose | upper face |", "|---|---|---|---|---|"]
         for name, scores in parts["code"].items():
-            lines.append(f"| {name} | {' | '.join(str(scores[key]) for key in ('jaw', 'units', 'pose', 'upper'))} |")
+            shown = []
+            for key in ("jaw", "units", "pose", "upper"):
+                goal = READOUT_GOALS.get((name.split("_")[0], key))
+                shown.append(f"{scores[key]}" + (f" (goal {goal})" if goal else ""))
+            lines.append(f"| {name} | {' | '.join(shown)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _goal(name: str) -> str:
+    return f"≥ {GOALS[name]:g}" if name in GOALS else ""
 
 
 def run(args: argparse.Namespace) -> None:

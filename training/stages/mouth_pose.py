@@ -54,11 +54,15 @@ HIDDEN_FROM, OPEN = 0.15, 0.75
 
 
 class MouthPoseStep(nn.Module):
-    """Losses of stage 1 for one batch of N pairs; the only module whose forward is called in training."""
+    """Losses of stage 1 for one batch of N pairs; the only module whose forward is called in training.
 
-    def __init__(self, model: Generator) -> None:
+    taught: use the codes that were learned without labels before; without them (an ablation) the encoder alone tells
+    the source's own motion, and nothing holds the heads.
+    """
+
+    def __init__(self, model: Generator, *, taught: bool = True) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.taught = model, taught
 
     def codes(self, faces: Tensor, looks: Tensor) -> Tensor:
         """(M, n) alpha of faces (M, 3, R, R), lips from their mouth windows of the same size."""
@@ -84,7 +88,8 @@ class MouthPoseStep(nn.Module):
         latent, features = model.enc(torch.cat([batch["identity_a"], batch["identity_b"]]))
         start = torch.cat([batch["code_identity_a"], batch["code_identity_b"]]) * GAIN
         alpha = torch.stack([own, cross], 1).flatten(0, 1)  # self and cross of each identity
-        levels = list(model.levels(anchored(model, latent, start), features, alpha))
+        begun = anchored(model, latent, start) if self.taught else latent
+        levels = list(model.levels(begun, features, alpha))
         rgb = levels[-1].rgb.view(2 * count, 2, *levels[-1].rgb.shape[1:])
         truth, weight = torch.cat([batch["a"], batch["b"]]), torch.cat([batch["weight_a"], batch["weight_b"]])
         parts = {
@@ -103,6 +108,8 @@ class MouthPoseStep(nn.Module):
         spread = own.detach().std(0).clamp(min=0.1)
         parts["size"] = F.smooth_l1_loss(cross / spread, own / spread)
         parts |= _mask_errors(levels[-1].flow, batch, truth)
+        if not self.taught:
+            return parts
         parts["own"] = own_error(model, latent, start)
         wanted_codes = torch.cat([batch["code_a"], batch["code_b"]]) * GAIN
         centred = (
@@ -173,9 +180,13 @@ def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
 
 def pair_batch(
     footage: Footage, codes: np.ndarray, size: int, rows: Mapping[str, np.ndarray], rng: np.random.Generator,
-    *, reach: Reach | None = "chin",
+    *, reach: Reach | None = "chin", tinted: bool = True,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Tensors of N pairs for `MouthPoseStep`. reach: see `footage.swap`; None exchanges nothing (an ablation)."""
+    """Tensors of N pairs for `MouthPoseStep`.
+
+    reach: see `footage.swap`; None exchanges nothing (an ablation). tinted: change each person's light and colours at
+    random.
+    """
     frames, points = footage.frames, footage.points
     a, b = rows["a"], rows["b"]
     pictures: dict[str, Tensor] = {}
@@ -196,7 +207,7 @@ def pair_batch(
 
     def tensor(pixels: np.ndarray, person: str) -> Tensor:
         shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return exposure[person].apply(shown).clamp(-1.0, 1.0)
+        return exposure[person].apply(shown).clamp(-1.0, 1.0) if tinted else shown
 
     batch: dict[str, Tensor] = {}
     for name, pixels in (("a", frames[a]), ("b", frames[b]), *made.items()):
@@ -241,16 +252,17 @@ def train_mouth_pose(
     *,
     pool: MotionPool | None = None,
     reach: Reach | None = "chin",
+    taught: bool = True,
     evaluate_every: float = 300.0,
     devices: Devices | None = None,
 ) -> Generator:
     """Train or resume stage 1 from stage 0's generator, and return the averaged generator.
 
-    args: has `out`, `rate`, `size`, `pairs` and `seed`.
+    args: has `out`, `rate`, `size`, `pairs` and `seed`. reach, taught: see `pair_batch` and `MouthPoseStep`.
     """
     devices = devices or Devices()
     codes, held = teacher.both(footage), torch.from_numpy(teacher.both(heldout))
-    if not args.out.exists():
+    if taught and not args.out.exists():
         some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
         print(f"heads solved: {solve_heads(model, footage, codes, some)}", flush=True)
     average, optimiser = copy.deepcopy(model), stage_optimiser(model)
@@ -260,7 +272,7 @@ def train_mouth_pose(
         agreed=devices.agreed, writes=devices.rank == 0,
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
-    step, optimiser = devices.set_up(MouthPoseStep(model), optimiser)
+    step, optimiser = devices.set_up(MouthPoseStep(model, taught=taught), optimiser)
 
     def figures() -> dict[str, Any]:
         return self_figures(average, heldout, held) | dict(evaluate(average))
@@ -268,7 +280,7 @@ def train_mouth_pose(
     for _ in trainer.steps("mouth-pose", optimiser, figures):
         own = devices.generator(args.seed, trainer.step)
         batch = pair_batch(footage, codes, args.size, draw_pairs(footage, own, args.pairs), own, reach=reach)
-        if pool is not None:
+        if taught and pool is not None:
             batch |= track_batch(footage, codes, args.size, pool, own, max(1, args.pairs // 2))
         before = [row.clone() for row in mask_rows(model)]
         try:
