@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference.contract.bank import STARTER
+from inference.contract.bank import STARTER, load_bank
 from inference.contract.errors import EDTalkError
 from inference.contract.files import atomic_write
 from inference.model.generator import Generator
@@ -41,10 +41,11 @@ from ..learning.watch import Stopped, Watch
 from .contact import write_sheet
 from .expression import train_expression
 from .finish_bank import FACES, finish
-from .generator import fresh, loaded_generator
+from .generator import fresh
 from .mouth import Codes, learned_codes
 from .mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
 from .reenactment import footage_config, train_reenactment
+from .transfer import Start, generator_of, transfer
 
 # Shares of --minutes without those of FIRST, which are a matter of minutes, whatever the length of the training.
 SHARES = {"common-motion": 0.06, "own-motion": 0.2, "self": 0.36, "mouth-pose": 0.26, "expression": 0.12}
@@ -118,28 +119,23 @@ def stored_pool(
     return pool
 
 
-def start_weights(start: str, size: int) -> Mapping[str, torch.Tensor] | None:
-    """Encoder and decoder of a start file; None for "none". Raises EDTalkError if its size is another one."""
-    if start == "none":
+def start_of(name: str, size: int) -> Start | None:
+    """The bank that a training starts from; None for "none". Raises EDTalkError if its generator is another one."""
+    if name == "none":
         return None
-    path = STARTER if start == "starter" else Path(start)
-    model = loaded_generator(path)
-    if model.config.size != size:
+    bank = load_bank(STARTER if name == "starter" else Path(name))
+    theirs, ours = bank.config.generator, footage_config(size)
+    if theirs.size != size:
         raise EDTalkError(
-            f"{path} draws {model.config.size} px, but --size is {size}.", f"Give --size {model.config.size}.", "bank"
+            f"{bank.path} draws {theirs.size} px, but --size is {size}.", f"Give --size {theirs.size}.", "bank"
         )
-    expected = footage_config(size)
-    if (model.config.style_dim, dict(model.config.channels)) != (expected.style_dim, dict(expected.channels)):
+    if (theirs.style_dim, dict(theirs.channels)) != (ours.style_dim, dict(ours.channels)):
         raise EDTalkError(
-            f"{path} has layers of other widths than a bank from footage has: a latent of {model.config.style_dim} "
-            f"numbers, expected {expected.style_dim}.",
+            f"{bank.path} has layers of other widths than a bank from footage has: a latent of {theirs.style_dim} "
+            f"numbers, expected {ours.style_dim}.",
             "Start from the starter bank, or from a bank that was made from footage.", "bank",
         )  # fmt: skip
-    return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if name.startswith(("enc.", "dec.")) and "fineadainresblock" not in name
-    }
+    return Start(bank, generator_of(bank))
 
 
 def train_all(
@@ -156,6 +152,11 @@ def train_all(
     args.work.mkdir(parents=True, exist_ok=True)
     devices = Devices(args.devices, accumulate=args.accumulate)
     planned, watch = planned_minutes(args), getattr(args, "watch", None)
+    start = start_of(args.start, args.size)
+
+    def begin(model: Generator, codes: np.ndarray) -> None:
+        assert start is not None
+        transfer(model, start, split.trained, codes, rng)
 
     def at(phase: str) -> Callable[[float, int], object]:
         return lambda share, step: watch.go_on(phase, share, step) if watch is not None else None
@@ -179,7 +180,7 @@ def train_all(
     try:
         model = train_reenactment(
             stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, seeing, rng,
-            evaluate, pool=pool, start=start_weights(args.start, args.size),
+            evaluate, pool=pool, start=None if start is None else begin,
         )  # fmt: skip
         model = train_mouth_pose(
             stage_args(args, "stage1", pairs=args.pairs), model, split.trained, split.heldout, teacher,
@@ -265,7 +266,7 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
     """Prepare, train and finish; also after a request to stop or an unstable training, if there is something to draw
     with. Raises EDTalkError for input that cannot be used.
     """
-    start_weights(args.start, args.size)  # refused before hours of work
+    start_of(args.start, args.size)  # refused before hours of work
     end: Stopped | Unstable | None = None
     try:
         split, origin, figures = material(args, watch)

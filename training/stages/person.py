@@ -32,6 +32,7 @@ from ..learning.watch import Stopped, Watch
 from .contact import write_sheet
 from .footage import CONSENT, Split, check_clips, need_consent, split_in_time
 from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
+from .transfer import generator_of
 
 NEAR, FAR = 1.0, 5.0  # seconds between the frames of a near pair, and of a far one
 PICTURES = 8
@@ -48,10 +49,7 @@ def tunable(bank: Bank) -> Generator:
             f"The bank '{bank.name}' cannot be tuned: its {dependent[0].replace('_', ' ')} depends on its generator.",
             "Make a bank of the person's own: python -m training footage CLIPS --start starter.", "bank",
         )  # fmt: skip
-    model = Generator(bank.config.generator)
-    names = set(model.state_dict())
-    model.load_state_dict({name: torch.from_numpy(np.asarray(bank.tensors[name], np.float32)) for name in names})
-    return model
+    return generator_of(bank)
 
 
 def pairs(footage: Footage, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator, Level
+from inference.model.readers.look import mouth_windows
 
 from ..footage.motion import Exchanges, MotionPool, exchanges
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
@@ -64,9 +65,7 @@ def footage_config(
 
 def looked_at(pictures: Tensor, points: np.ndarray, size: int) -> Tensor:
     """(N, 3, size, size) mouth windows in the form in which the shared encoder looks at them a second time."""
-    window = windows(pictures, points, LOOK, LOOK, size, size)
-    window = window - window.mean((2, 3), keepdim=True)
-    return LOOK_SPREAD * window / (window.std((1, 2, 3), keepdim=True) + 0.05)
+    return mouth_windows(pictures, points, size, LOOK, LOOK_SPREAD)
 
 
 def ridge(rows: Tensor, targets: Tensor) -> Tensor:
@@ -147,15 +146,6 @@ def calibrate(
     to_latent = to_latent - basis @ (basis.T @ to_latent) - basis @ solution.T
     to_latent -= torch.outer(to_latent @ mean, mean) / mean.square().sum()  # the layer has no bias
     last.weight.copy_((to_latent / last.scale).view_as(last.weight))
-
-
-@torch.no_grad()
-def take_directions(model: Generator, footage: Footage, codes: np.ndarray, rng: np.random.Generator) -> None:
-    """Directions for a start from a trained encoder: along which its latent changes with the codes within takes."""
-    rows = rng.choice(len(footage), min(3000, len(footage)), replace=False)
-    latent = take_centred(latents(model, footage, look=False, rows=rows), footage, rows)
-    alpha = take_centred(torch.from_numpy(codes[rows]) * GAIN, footage, rows)
-    model.direction_lipnonlip.weight.copy_(ridge(alpha, latent).T)
 
 
 @dataclass(frozen=True)
@@ -374,13 +364,14 @@ def train_reenactment(
     evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
     *,
     pool: MotionPool,
-    start: Mapping[str, Tensor] | None = None,
+    start: Callable[[Generator, np.ndarray], None] | None = None,
     evaluate_every: float = 300.0,
 ) -> Generator:
     """Train or resume stage 0 and return the averaged generator.
 
     args: has `out`, `rate`, `size`, `sources`. limits: of the phases common-motion, own-motion and self.
-    start: weights of encoder and decoder to start from. evaluate: further figures of a generator for the log.
+    start: sets the weights of a new generator, given the codes (N, 26); see `stages.transfer`.
+    evaluate: further figures of a generator for the log.
     """
     codes, held_codes = (torch.from_numpy(teacher.both(part)) for part in (footage, heldout))
     lips = teacher.lips_moved(footage)
@@ -390,8 +381,7 @@ def train_reenactment(
         if start is None:
             calibrate(model, footage, codes.numpy(), rng)
         else:
-            model.load_state_dict(start, strict=False)
-            take_directions(model, footage, codes.numpy(), rng)
+            start(model, codes.numpy())
         some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
         print(f"heads solved: {solve_heads(model, footage, codes.numpy(), some)}", flush=True)
     average = copy.deepcopy(model)
