@@ -31,6 +31,8 @@ from .insets import PREFIX as INSETS_PREFIX
 from .insets import InsetConfig, Insets, InsetsConfig
 from .readers.absolute import PREFIX as READER_PREFIX
 from .readers.absolute import Reader, ReaderConfig
+from .readers.look import PREFIX as LOOK_PREFIX
+from .readers.look import Look, LookConfig
 from .readers.relative import PREFIXES as RELATIVE_PREFIXES
 from .readers.relative import RelativeReader, RelativeReaderConfig
 from .refiner import PREFIX as REFINER_PREFIX
@@ -39,6 +41,7 @@ from .weights import Weights
 from .winograd import Scratch
 
 AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
+LOOK = "look"
 AUDIO2POSE = "audio2pose"
 AUDIO2EXPRESSION = "audio2expression"
 _RENAMED = {".told.": ".condition."}  # in tensor names of older banks
@@ -73,6 +76,7 @@ class Networks:
     insets: Insets | None
     reader: Reader | None
     relative_reader: RelativeReader | None
+    look: Look | None = None
 
 
 def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.float32) -> Networks:
@@ -91,6 +95,11 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
     reader = load_network(bank, READER, device)
     if reader is not None and reader.size != bank.config.size:
         raise _unfit(bank, READER, f"it reads {reader.size} pixels, the bank renders {bank.config.size}")
+    look, lips = load_network(bank, LOOK, device), bank.config.bank_slices["lip"].stop
+    if look is not None and look.config.outputs != lips:
+        raise _unfit(bank, LOOK, f"it reads {look.config.outputs} lip coefficients, the bank has {lips}")
+    if look is not None and look.config.latent != bank.config.style_dim:
+        raise _unfit(bank, LOOK, f"it reads a latent of {look.config.latent}, the bank's has {bank.config.style_dim}")
     refiner = load_network(bank, REFINER, device)
     insets = load_network(bank, INSETS, device) if refiner is not None else None
     return Networks(
@@ -100,14 +109,15 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
         insets,
         reader,
         load_network(bank, RELATIVE_READER, device) if insets is not None else None,
+        look,
     )
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
     """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
-    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER or RELATIVE_READER. Raises EDTalkError (kind
-    "bank") for tensors that are missing or do not fit the network's configuration.
+    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER, RELATIVE_READER or LOOK. Raises EDTalkError
+    (kind "bank") for tensors that are missing or do not fit the network's configuration.
     """
     config = network_config(bank, name)
     if config is None:
@@ -283,6 +293,11 @@ def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:
     return RelativeReaderConfig(widths, narrow, hidden, last)
 
 
+def _look_config(state: Mapping[str, Any]) -> LookConfig:
+    outputs, latent = state["lips.weight"].shape
+    return LookConfig(latent, outputs)
+
+
 def _unet_widths(state: Mapping[str, Any], part: str) -> tuple[int, ...]:
     return len(state[f"{part}first.conv.bias"]), *_widths(state, part + "down.{}.conv.bias")
 
@@ -330,4 +345,5 @@ _KINDS = {
         RELATIVE_PREFIXES, RelativeReaderConfig, RelativeReader, _relative_reader_config,
         lambda config: config.coefficients,
     ),
+    LOOK: _Kind({LOOK_PREFIX: ""}, LookConfig, Look, _look_config, lambda config: None),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...contract.bank import Bank
 from ...contract.coefficients import Coefficients
@@ -16,6 +17,7 @@ from ..batches import batches, checked
 from ..gaze import read_gaze
 from ..insets import InsetSource
 from ..load import Networks
+from .look import mouth_windows, nine_points
 from .relative import RestFlow, RestWindow, cut_windows
 
 
@@ -37,20 +39,20 @@ class FaceReader:
         self.networks, self.names, self.size = networks, bank.names, bank.config.size
         self._read_count = bank.config.generator.coefficient_count
         self._device, self._batch = device, batch
-        # A source is encoded alone. Its coefficients equal those of the same picture here.
+        # A source is encoded alone. Its coefficients equal those of the same picture here, the lips' without a `Look`.
         self._encoded_at_once = 1 if networks.reader is None and device.type == "cpu" else batch
 
     def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
         """Absolute coefficients of each picture, N rows in order.
 
         images: uint8 (H, W, 3) RGB each, resized to the bank's size. Read with the bank's own reader if it has one,
-        else with the generator's encoder.
+        else with the generator's encoder. With a `Look`, the lips are read from a window around the mouth.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
 
         def encoded(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
-            read = self._encode(np.stack([self._planes(image) for image in pictures]))
+            read = self._encode(np.stack([self._planes(image) for image in pictures]), pictures)
             return self._with_gaze(read, pictures)[:count]
 
         rows.extend(self._lanes.map(encoded, batches(images, self._encoded_at_once)))
@@ -103,7 +105,7 @@ class FaceReader:
         return np.concatenate(rows)
 
     @torch.inference_mode()
-    def _encode(self, planes: np.ndarray) -> np.ndarray:
+    def _encode(self, planes: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
         pictures, reader, encoder = (
             torch.from_numpy(planes).to(self._device),
             self.networks.reader,
@@ -112,7 +114,18 @@ class FaceReader:
         if reader is not None:
             return reader(pictures).cpu().numpy()
         latent, _ = encoder(pictures)
-        return encoder.coefficients(latent).cpu().numpy()
+        return self._with_look(encoder.coefficients(latent), pictures, images).cpu().numpy()
+
+    def _with_look(self, rows: Tensor, pictures: Tensor, images: Sequence[np.ndarray]) -> Tensor:
+        """Rows (N, n) with the lips from their windows, where the mouth can be seen and the bank reads it so."""
+        look = self.networks.look
+        if look is None:
+            return rows
+        points, seen = nine_points(images)
+        windows = mouth_windows(pictures, points, self.size, look.side.item(), look.spread.item())
+        lips = look(self.networks.encoder(windows)[0])
+        at = torch.from_numpy(seen).to(rows.device)[:, None]
+        return torch.cat([torch.where(at, lips, rows[:, : lips.shape[1]]), rows[:, lips.shape[1] :]], 1)
 
     @torch.inference_mode()
     def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
