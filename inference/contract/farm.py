@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,35 +89,53 @@ def write_bundle(shot: Shot, folder: str | os.PathLike[str], job: Job, *, keep_b
     except OSError as error:
         raise disk_error(Path(error.filename or folder), error) from error
     written = replace(shot, bank=bank, frames_folder=frames).write(folder / SHOT)
-    references = [str(bank)] if keep_bank else []
+    write_job(folder, template(shot, job), _values(shot, job), [str(bank)] if keep_bank else [])
+    return written
+
+
+def write_job(
+    folder: Path, template: Mapping[str, Any], values: Mapping[str, Any], references: Sequence[str] = ()
+) -> None:
+    """Write the files of a job bundle. Raises EDTalkError of kind "disk".
+
+    template: the Open Job Description template. values: of the job's parameters, for Deadline Cloud's submitter; paths
+    inside the bundle are left out, so that the folder can be moved. references: files outside the bundle.
+    """
+    submission = {
+        "deadline:targetTaskRunStatus": "READY",
+        "deadline:maxFailedTasksCount": 20,
+        "deadline:maxRetriesPerTask": 5,
+        "deadline:priority": 50,
+    }
     for name, content in (
-        ("template", template(shot, job)),
-        ("parameter_values", {"parameterValues": _values(shot, job)}),
+        ("template", template),
+        ("parameter_values", {"parameterValues": [
+            {"name": name, "value": value} for name, value in (submission | dict(values)).items()
+        ]}),
         ("asset_references", {"assetReferences": {
-            "inputs": {"filenames": [], "directories": []},  # all inputs are in the folder that is a parameter
+            "inputs": {"filenames": [], "directories": []},  # all inputs are in folders that are parameters
             "outputs": {"directories": []},
-            "referencedPaths": references,
+            "referencedPaths": list(references),
         }}),
     ):  # fmt: skip
         write_whole(folder / f"{name}.json", json.dumps(content, indent=2).encode())
-    return written
 
 
 def template(shot: Shot, job: Job) -> dict[str, Any]:
     """The Open Job Description job template of a shot (specification 2023-09), as JSON data."""
     frames = f"{{{{Param.OutDir}}}}/{FRAMES}"
-    render = _step("Render", job, ["render", "{{Param.Shot}}", "--frames-folder", frames, "--progress", "openjd",
-                                   "--frames={{Task.Param.Frames}}", "--device", "{{Param.Device}}"])  # fmt: skip
+    render = step("Render", job, ["inference", "shot", "render", "{{Param.Shot}}", "--frames-folder", frames,
+                                  "--progress", "openjd", "--frames={{Task.Param.Frames}}",
+                                  "--device", "{{Param.Device}}"], gpus=job.gpus)  # fmt: skip
     render["parameterSpace"] = {"taskParameterDefinitions": [{
         "name": "Frames",
         "type": "CHUNK[INT]",
         "range": "{{Param.Frames}}",
         "chunks": {"defaultTaskCount": "{{Param.ChunkSize}}", "rangeConstraint": "CONTIGUOUS"},
     }]}  # fmt: skip
-    if job.gpus:
-        render["hostRequirements"] = {"amounts": [{"name": "amount.worker.gpu", "min": job.gpus}]}
-    encode = _step("Encode", job, ["encode", "{{Param.Shot}}", "--frames-folder", frames, "--progress", "openjd",
-                                   "--out", "{{Param.OutDir}}/{{Param.Clip}}", "--overwrite"])  # fmt: skip
+    encode = step("Encode", job, ["inference", "shot", "encode", "{{Param.Shot}}", "--frames-folder", frames,
+                                  "--progress", "openjd", "--out", "{{Param.OutDir}}/{{Param.Clip}}",
+                                  "--overwrite"])  # fmt: skip
     encode["dependencies"] = [{"dependsOn": render["name"]}]
     return {
         "specificationVersion": "jobtemplate-2023-09",
@@ -127,25 +146,46 @@ def template(shot: Shot, job: Job) -> dict[str, Any]:
     }
 
 
-def _step(name: str, job: Job, words: list[str]) -> dict[str, Any]:
-    """A step that runs one `shot` command, without a shell."""
+def step(name: str, job: Job, words: Sequence[str], *, gpus: int = 0, grace: int = _GRACE) -> dict[str, Any]:
+    """A step that runs one command of the extension, without a shell.
+
+    words: package and arguments. gpus: that a machine must have. grace: seconds that a cancelled task has to end.
+    """
+    package, *arguments = words
     action = {
         "command": "{{Param.Engine}}",
-        "args": ["-X", "utf8", "{{Param.EngineFolder}}/inference", "shot", *words],
+        "args": ["-X", "utf8", f"{{{{Param.EngineFolder}}}}/{package}", *arguments],
         "timeout": job.timeout,
-        "cancelation": {"mode": "NOTIFY_THEN_TERMINATE", "notifyPeriodInSeconds": _GRACE},
+        "cancelation": {"mode": "NOTIFY_THEN_TERMINATE", "notifyPeriodInSeconds": grace},
     }
-    return {"name": name, "script": {"actions": {"onRun": action}}}
+    made: dict[str, Any] = {"name": name, "script": {"actions": {"onRun": action}}}
+    if gpus:
+        made["hostRequirements"] = {"amounts": [{"name": "amount.worker.gpu", "min": gpus}]}
+    return made
+
+
+def parameter(name: str, kind: str, default: object, label: str, description: str, **more: Any) -> dict[str, Any]:
+    """The definition of a job parameter, with its control in a submitter. kind: "INT", "PATH" or "STRING"."""
+    control = {"INT": "SPIN_BOX", "PATH": "CHOOSE_DIRECTORY"}.get(kind, "LINE_EDIT")
+    if more.get("objectType") == "FILE":
+        control = "CHOOSE_INPUT_FILE"
+    group = "Engine" if name.startswith("Engine") else "Face"
+    interface = {"control": control, "label": label, "groupLabel": group}
+    return {"name": name, "type": kind, "default": default, "description": description,
+            "userInterface": interface, **more}  # fmt: skip
+
+
+def engine_parameters(job: Job) -> list[dict[str, Any]]:
+    """Definitions of the parameters that say where the engine is on the farm's machines."""
+    return [
+        parameter("Engine", "STRING", job.engine, "Python", "The Python that runs the engine on the farm's machines.",
+                  minLength=1),
+        parameter("EngineFolder", "STRING", job.engine_folder, "Extension Folder",
+                  "The extension's folder on the farm's machines, which contains 'inference'.", minLength=1),
+    ]  # fmt: skip
 
 
 def _parameters(shot: Shot, job: Job) -> list[dict[str, Any]]:
-    def parameter(name: str, kind: str, default: object, label: str, description: str, **more: Any) -> dict[str, Any]:
-        control = {"INT": "SPIN_BOX", "PATH": "CHOOSE_DIRECTORY"}.get(kind, "LINE_EDIT")
-        group = "Engine" if name.startswith("Engine") else "Face"
-        interface = {"control": control, "label": label, "groupLabel": group}
-        return {"name": name, "type": kind, "default": default, "description": description,
-                "userInterface": interface, **more}  # fmt: skip
-
     return [
         parameter("Shot", "PATH", SHOT, "Shot", "The shot: coefficients, portrait or plate, sound and bank.",
                   objectType="DIRECTORY", dataFlow="IN"),
@@ -155,20 +195,13 @@ def _parameters(shot: Shot, job: Job) -> list[dict[str, Any]]:
         parameter("ChunkSize", "INT", job.chunk, "Chunk Size", "Frames per task.", minValue=1),
         parameter("Clip", "STRING", job.clip, "Clip", "File name of the clip.", minLength=1),
         parameter("Device", "STRING", job.device, "Device", "auto, cuda, mps or cpu.", minLength=1),
-        parameter("Engine", "STRING", job.engine, "Python", "The Python that runs the engine on the farm's machines.",
-                  minLength=1),
-        parameter("EngineFolder", "STRING", job.engine_folder, "Extension Folder",
-                  "The extension's folder on the farm's machines, which contains 'inference'.", minLength=1),
+        *engine_parameters(job),
     ]  # fmt: skip
 
 
-def _values(shot: Shot, job: Job) -> list[dict[str, Any]]:
-    """Initial values for Deadline Cloud's submitter. Paths are left out, so that the folder can be moved."""
-    values = {
-        "deadline:targetTaskRunStatus": "READY",
-        "deadline:maxFailedTasksCount": 20,
-        "deadline:maxRetriesPerTask": 5,
-        "deadline:priority": 50,
+def _values(shot: Shot, job: Job) -> dict[str, Any]:
+    """Initial values of the parameters."""
+    return {
         "Frames": _frames(shot),
         "ChunkSize": job.chunk,
         "Clip": job.clip,
@@ -176,7 +209,6 @@ def _values(shot: Shot, job: Job) -> list[dict[str, Any]]:
         "Engine": job.engine,
         "EngineFolder": job.engine_folder,
     }
-    return [{"name": name, "value": value} for name, value in values.items()]
 
 
 def _frames(shot: Shot) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 
 from inference.contract.errors import EDTalkError
 from inference.contract.files import atomic_write, cached_sha256
+from inference.contract.training import MOVIES
 from inference.face.crop import apply_matrix, crop_face, crop_from_box
 from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
@@ -32,7 +33,6 @@ from inference.media.video import probe, read_frames, stamped_frames
 
 from .takes import EYES, LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
 
-MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")
 RATE = 25.0  # frames a second that are kept
 SHORTEST = 1.0  # seconds of a take
 LEAVES = 0.2  # of the square's side, by which a face may be off its usual place

@@ -12,6 +12,7 @@ The trainings of `python -m training footage` and `person` run inside a `Watch`:
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -26,8 +27,8 @@ from typing import Any
 
 from inference.contract.errors import EDTalkError
 from inference.contract.files import atomic_write
+from inference.contract.training import STATUS, STOP
 
-STATUS, STOP = "status.json", "STOP"
 FORMAT = 1
 EVERY = 2.0  # seconds between two versions of the file while a phase runs
 HEARTBEAT = 10.0  # seconds after which it is written again although nothing changed
@@ -62,14 +63,23 @@ class Watch:
     """Writes the status file of a training and notices requests to stop.
 
     folder: of the status file. kind: "footage" or "person". planned: minutes of each phase in order; None for a phase
-    whose duration depends on the machine. out: the bank that will be written.
+    whose duration depends on the machine. out: the bank that will be written. openjd: whether to print progress and
+    failure for Open Job Description, too.
 
     As a context manager it turns SIGTERM and the first SIGINT into a request to stop, and at the end it writes the
     final state: `done`, `stopped` after `stopped`, or `failed` with the error's sentence.
     """
 
-    def __init__(self, folder: Path, kind: str, planned: Mapping[str, float | None], out: Path | None = None) -> None:
-        self.folder, self.planned = folder, dict(planned)
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        planned: Mapping[str, float | None],
+        out: Path | None = None,
+        *,
+        openjd: bool = False,
+    ) -> None:
+        self.folder, self.planned, self.openjd = folder, dict(planned), openjd
         self._asked = False
         self._lock = threading.RLock()
         self._over = threading.Event()
@@ -147,6 +157,8 @@ class Watch:
                 self.state |= {"share": 1.0, "minutes_left": 0.0}
             self.state["sentence"] = message or self.state["sentence"]
             self._write()
+        if state == "failed" and self.openjd:
+            print(f"openjd_fail: {' '.join(f'{message} {hint}'.split())}", flush=True)
         if state != "failed":
             with suppress(OSError):
                 (self.folder / STOP).unlink()
@@ -226,6 +238,16 @@ class Watch:
         with suppress(EDTalkError, OSError), atomic_write(self.folder / STATUS, durable=False) as partial:
             partial.write_text(json.dumps(self.state, indent=1))
         self._written = time.monotonic()
+        if self.openjd:
+            print(f"openjd_progress: {100 * self.state['share']:.1f}", flush=True)
+            print(f"openjd_status: {self.state['sentence']}", flush=True)
+
+
+def add_progress_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that makes a training report to a render farm."""
+    parser.add_argument(
+        "--progress", default="none", choices=("none", "openjd"), help="also print progress for Open Job Description"
+    )
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from ..footage.takes import Footage
 from ..learning.devices import Devices
 from ..learning.losses import total
 from ..learning.trainer import Limits, Unstable, seeded
-from ..learning.watch import Stopped, Watch
+from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .expression import train_expression
 from .finish_bank import FACES, finish
@@ -258,7 +258,7 @@ def run(args: argparse.Namespace) -> None:
         check_clips(args)
         return
     planned = {"prepare": None} | planned_minutes(args) | {"finish": None}
-    with Watch(args.work, "footage", planned, args.out) as args.watch:
+    with Watch(args.work, "footage", planned, args.out, openjd=args.progress == "openjd") as args.watch:
         make_bank(args, args.watch)
 
 
@@ -327,6 +327,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="with --check: print JSON, as it is in check.json")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
+    add_progress_option(parser)
     parser.add_argument("--size", type=int, default=128, choices=(32, 64, 128, 256), help="pixels (default 128)")
     parser.add_argument("--start", default="none", help='bank to take encoder and decoder from, "starter" or "none"')
     parser.add_argument("--minutes", type=float, default=480.0, help="time of training in all (default 480)")

@@ -28,7 +28,7 @@ from ..footage.takes import Footage
 from ..learning.losses import total
 from ..learning.optimiser import minimise, step_scale
 from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
-from ..learning.watch import Stopped, Watch
+from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .footage import CONSENT, Split, check_clips, need_consent, split_in_time
 from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
@@ -169,7 +169,8 @@ def run(args: argparse.Namespace) -> None:
         size = load_bank(args.bank).config.size
         check_clips(argparse.Namespace(**vars(args) | {"work": work, "size": size, "pairs": PICTURES // 2}))
         return
-    with Watch(work, "person", {"prepare": None, "person": args.minutes, "finish": None}, args.out) as watch:
+    planned = {"prepare": None, "person": args.minutes, "finish": None}
+    with Watch(work, "person", planned, args.out, openjd=args.progress == "openjd") as watch:
         tune_bank(args, work, watch)
 
 
@@ -209,6 +210,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", type=Path, required=True, help="bank with a generator alone, as `footage` makes it")
     parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
+    add_progress_option(parser)
     parser.add_argument("--consent", action="store_true", help=f'states "{CONSENT}"; needed')
     parser.add_argument("--check", action="store_true", help="only look at the clips, as `footage --check` does")
     parser.add_argument("--json", action="store_true", help="with --check: print JSON, as it is in check.json")
