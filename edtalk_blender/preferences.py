@@ -9,11 +9,11 @@ from . import shortcuts
 from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.session import PACKAGE, Preferred
-from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status
+from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status, training
 from .render import cache_limit
 from .translations.context import CONTEXT
 
-_PANELS = (status, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
+_PANELS = (status, training, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
 
 DEVICES = (
     ("auto", "Automatic", "Use a supported GPU if there is one, otherwise the CPU"),
@@ -142,6 +142,11 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "python")
         if session.find_engine().origin == "installed":
             self._draw_installation(layout)
+        header, body = layout.panel("edtalk_banks", default_closed=True)
+        header.label(text="Banks", text_ctxt=CONTEXT)
+        if body is not None:
+            training.draw_buttons(body.row(align=True))
+            training.draw_trainings(body, context)
         header, body = layout.panel("edtalk_shortcuts", default_closed=True)
         header.label(text="Shortcuts", text_ctxt=CONTEXT)
         if body is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import bpy
@@ -15,6 +16,7 @@ from ..character import character, files
 from ..character.operators import OnCharacter
 from ..engine import session
 from ..engine.operator_base import EngineOperator
+from ..engine.session import Task
 from . import naming
 
 
@@ -32,25 +34,46 @@ class EDTALK_OT_name_sliders(EngineOperator, OnCharacter, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        bank, uid = files.bank_of(obj), obj.edtalk.uid
+        bank = files.bank_of(obj)
         names = bank.names if self.everything else naming.numbered(bank)
         if not names:
             raise EDTalkError(
                 f"All sliders of the bank '{bank.name}' have names.", "Enable All Sliders to propose new ones."
             )
-        request = requests.Explore(files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj))
-
-        def apply(answer: answers.ExploreResult) -> None:
-            obj = character.find(uid)
-            if obj is None or files.bank_of(obj).names != bank.names:
-                return  # deleted, or its bank changed
-            naming.propose(obj, answer.motions, names)
-            session.edited("Propose Slider Names")
-            session.redraw()
-
-        label = f"Analyzing the sliders of {obj.name}"
-        self.finish(session.submit(request, label=label, on_done=apply))
+        self.finish(analyze(obj, names))
         return None
+
+
+def analyze(obj: bpy.types.Object, names: Sequence[str], *, show: bool = False) -> Task:
+    """Let the engine analyze what each slider moves, then propose names for `names`.
+
+    show: whether the panel Slider Names opens with the proposals. Raises EDTalkError without a portrait.
+    """
+    bank, uid = files.bank_of(obj), obj.edtalk.uid
+
+    def apply(answer: answers.ExploreResult) -> None:
+        obj = character.find(uid)
+        if obj is None or files.bank_of(obj).names != bank.names:
+            return  # deleted, or its bank changed
+        naming.propose(obj, answer.motions, names)
+        session.edited("Propose Slider Names")
+        session.redraw()
+        if show and not session.blocking():
+            _show_names()
+
+    request = requests.Explore(files.bank_path(obj), files.portrait_path(obj), files.crop_of(obj))
+    return session.submit(request, label=f"Analyzing the sliders of {obj.name}", on_done=apply)
+
+
+def _show_names() -> None:
+    """Open the panel Slider Names as a popup over the first 3D View."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            region = next((region for region in area.regions if region.type == "WINDOW"), None)
+            if area.type == "VIEW_3D" and region is not None:
+                with bpy.context.temp_override(window=window, area=area, region=region):
+                    bpy.ops.wm.call_panel(name="EDTALK_PT_naming", keep_open=True)
+                return
 
 
 class OnProposals(OnCharacter):

@@ -155,6 +155,7 @@ class EDTALK_PT_character(_InSidebar, bpy.types.Panel):
         if group.bank:
             row.operator("edtalk.set_bank", text="", icon="LOOP_BACK").starter = True
         row.operator("edtalk.set_bank", text="", icon="FILE_FOLDER")
+        row.menu("EDTALK_MT_banks", text="", icon="DOWNARROW_HLT")
         row = layout.row(align=True)
         _draw_pose_buttons(row)
         row.separator()

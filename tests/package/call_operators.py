@@ -22,6 +22,7 @@ from tests.strip_material import noise, write_sound
 
 MODULE = "bl_ext.user_default.edtalk"
 NEEDS_ENGINE = "replaces or removes the installed engine; tests/unit/test_installation.py and test_engine_buttons.py"
+_TRAINING = "needs or starts a training outside Blender; tests/blender/test_training.py"
 EXCLUDED = {  # operators of which only `poll` is called: why, and where they are run
     "install_engine": NEEDS_ENGINE,
     "install_engine_from_folder": NEEDS_ENGINE,
@@ -31,6 +32,13 @@ EXCLUDED = {  # operators of which only `poll` is called: why, and where they ar
     "use_installed_engine": "needs another Python in the preferences; tests/blender/test_engine_buttons.py",
     "show_preferences": "needs a window, which background mode does not have",
     "apply_pose_asset": "needs a pose that is selected in an Asset Browser; tests/blender/test_pose_assets.py",
+    "check_footage": _TRAINING,
+    "train_bank": _TRAINING,
+    "stop_training": _TRAINING,
+    "resume_training": _TRAINING,
+    "forget_training": _TRAINING,
+    "use_trained_bank": _TRAINING,
+    "tune_to_person": "needs a bank without a refiner; tests/blender/test_training.py",
     "make_override": "needs a second file with a linked character; tests/blender/test_character.py",
 }
 
@@ -163,6 +171,12 @@ class World:
         bpy.ops.edtalk.export_farm_job(**job)
         return {"directory": job["directory"]}
 
+    def footage(self) -> dict[str, Any]:
+        """The settings of a training with the movie as clip."""
+        bpy.ops.edtalk.new_bank_from_footage(directory=str(self.folder))
+        self.package.training.trainings.draft().consent = True
+        return {"directory": str(self.folder / "training")}
+
 
 PREPARED: dict[str, Callable[[World], dict[str, Any]]] = {  # what an operator needs; returns its properties
     "add_character": lambda world: {"filepath": world.portrait},
@@ -181,6 +195,9 @@ PREPARED: dict[str, Callable[[World], dict[str, Any]]] = {  # what an operator n
     "emotion_key": lambda _world: {"emotion": "happy"},
     "export_emotions": lambda world: world.own_emotion() and {"filepath": str(world.folder / "emotions.json")},
     "export_farm_job": lambda world: {"directory": str(world.folder / "job"), "frames": "SCENE"},
+    "close_training_settings": lambda world: world.footage() and {},
+    "new_bank_from_footage": lambda world: {"directory": str(world.folder)},
+    "export_training_job": World.footage,
     "export_movie": lambda world: world.rendered() or {"filepath": str(world.folder / "out.mp4")},
     "fetch_farm_frames": World.farm_job,
     "free_memory": World.running_engine,

@@ -88,8 +88,7 @@ runpy.run_path("training", run_name="__main__")
 
 
 @pytest.mark.parametrize(("command", "code", "words"), [
-    ("footage", 0, "--out OUT"),
-    ("person", 0, "--bank BANK"),
+    ("person", 0, "--bank BANK"),  # imports all that `footage` does
     ("insets", 1, "does not contain the command insets"),
 ])  # fmt: skip
 def test_the_zip_trains_from_footage_with_the_engine(extension, tmp_path, command, code, words):
