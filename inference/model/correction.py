@@ -18,7 +18,8 @@ from .fast_unet import FastUNet
 from .generator import warp_grid
 from .insets import CONTRAST, Inset, Insets, PlacedInset, Window, colours, logarithms
 from .joined import expanded
-from .refiner import FOUND, FURTHEST, SMALL, Refiner, inverted, pixel_places, warped
+from .layout import enlarged, halved
+from .refiner import FOUND, FURTHEST, SMALL, STEPS, Refiner, pixel_places, warped
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Correction:
         """picture: (N, 3, S, S); seen: (N, 3, R, R), the same at a resolution of up to 2 S, for the insets."""
         own, motion = self.refiner.read(picture), self.refiner.motion_of(picture)
         known = CorrectionSource(
-            picture, F.avg_pool2d(picture, 2), own, motion.flatten(2).contiguous(), seen, own[:, :0], own[:, :0]
+            picture, halved(picture), own, motion.flatten(2).contiguous(), seen, own[:, :0], own[:, :0]
         )
         if self.insets is None:
             return known
@@ -91,17 +92,17 @@ class Correction:
         moved = self.refiner.amounts(alpha) - self.refiner.amounts(known.own)
         centres = pixel_places(size // 2, alpha.device)
         moves = (moved[:, None] @ known.motion).view(count, 2, size // 2, size // 2)
-        start = F.avg_pool2d(drawn.places, 2)
-        found, residual = inverted(moves, start)
+        start = halved(drawn.places)
+        found, residual = _inverted(moves, start, centres)
         nowhere = ((torch.hypot(residual[:, :1], residual[:, 1:]) - FOUND) / FOUND).clamp_(0.0, 1.0)
         positions = torch.lerp(found, start, nowhere)
         shift, logit = positions - centres, drawn.logit.clamp(-8.0, 8.0)
         seen = torch.cat([
-            warped(known.half, positions), F.avg_pool2d(drawn.rgb, 2), shift / SMALL, (start - positions) / SMALL,
-            residual / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2), centres.expand(count, -1, -1, -1),
+            warped(known.half, positions), halved(drawn.rgb), shift / SMALL, (start - positions) / SMALL,
+            residual / SMALL, halved(torch.sigmoid(logit)), centres.expand(count, -1, -1, -1),
         ], 1)  # fmt: skip
-        painted = F.pixel_shuffle(self.painter(seen.clamp_(-2.0, 2.0), alpha), 2)
-        places = F.interpolate(shift, scale_factor=2.0, mode="bilinear", align_corners=False)
+        painted = F.pixel_shuffle(self.painter(seen.clamp_(-2.0, 2.0), alpha), 2).float()
+        places = enlarged(shift)
         places += pixel_places(size, alpha.device)
         places = places.add_(painted[:, :2], alpha=SMALL)
         logit = logit + painted[:, 2:3]
@@ -132,6 +133,14 @@ class Correction:
             for drawer, part, strength, window in parts
             if strength.any()
         ]
+
+
+def _inverted(moves: Tensor, start: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """As `inference.model.refiner.inverted`. centres: `pixel_places` of that size."""
+    positions = start
+    for share in STEPS:
+        positions = torch.lerp(positions, centres - warped(moves, positions), share)
+    return positions, centres - positions - warped(moves, positions)
 
 
 class FastInset:
@@ -168,7 +177,7 @@ class FastInset:
         at_rest = Window(*known.window).inside(there[:, :2])
         taken = torch.cat([(colour - skin) / CONTRAST, there[:, 2:], at_rest], 1).view(len(alpha), -1, height, width)
         condition = torch.cat([alpha, known.skin], 1)
-        painted = F.pixel_shuffle(self.unet(taken.clamp_(-4.0, 4.0), condition, known.prepared), 2)
+        painted = F.pixel_shuffle(self.unet(taken.clamp_(-4.0, 4.0), condition, known.prepared), 2).float()
         colour = F.pixel_shuffle(colour.view(len(alpha), -1, height, width), 2)
         drawn = self.inset.continued(painted[:, :3], colour, skin, self.border)
         opacity = torch.sigmoid(painted[:, 3:]) * self.alpha * strength

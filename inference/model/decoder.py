@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.config import GeneratorConfig
-from .encoder import Blur, channels_last
+from .encoder import Blur
 from .generator import GAIN, LEAK, warp_grid
+from .layout import channels_last, scaled
 from .weights import Weights
 from .winograd import Scratch, convolution
 
@@ -153,9 +154,8 @@ class UpConv:
         self.finish = Finish(weights, name, dtype)
 
     def __call__(self, x: Tensor, scale: Tensor) -> Tensor:
-        x = F.conv_transpose2d(x * scale[:, :, None, None].to(x.dtype), self.weight, stride=2)
-        x = torch.addcmul(self.finish.bias, self.blur(x), self.finish.gain(scale))
-        return F.leaky_relu_(x, LEAK)
+        x = F.conv_transpose2d(scaled(x, scale[:, :, None, None].to(x.dtype)), self.weight, stride=2)
+        return F.leaky_relu_(scaled(self.blur(x), self.finish.gain(scale), self.finish.bias), LEAK)
 
 
 class GridWarp:
@@ -187,15 +187,16 @@ class RowWarp:
     def __call__(feature: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
         count, size = grid.shape[:2]
         stride = size + 3
-        position = ((grid + 1.0) * (size / 2) - 0.5).clamp_(-1.0, size)
+        position = ((grid.permute(0, 3, 1, 2) + 1.0) * (size / 2) - 0.5).clamp_(-1.0, size)
         corner = position.floor()
         far = position - corner
-        across, down = torch.stack((1.0 - far, far), -1).unbind(-2)  # each (N, R, R, 2)
-        share = down[..., :, None] * across[..., None, :] * mask.squeeze(1)[..., None, None]
-        first = (corner[..., 1] * stride + corner[..., 0]).to(torch.int32) + (stride + 1)
+        (left, right), (above, below) = ((1.0 - part, part) for part in far.unbind(1))  # each (N, R, R)
+        mask = mask.squeeze(1)
+        share = torch.stack([side * line for line in (above * mask, below * mask) for side in (left, right)], -1)
+        first = (corner[:, 1] * stride + corner[:, 0]).to(torch.int32) + (stride + 1)
         if len(feature) > 1:
             first += torch.arange(count, dtype=torch.int32)[:, None, None] * stride**2
-        rows = first[..., None] + torch.tensor([0, 1, stride, stride + 1], dtype=torch.int32)
+        rows = torch.stack([first, first + 1, first + stride, first + (stride + 1)], -1)
         warped = F.embedding_bag(
             rows.view(-1, 4),
             feature.permute(0, 2, 3, 1).reshape(len(feature) * stride**2, -1),
@@ -213,7 +214,7 @@ class Level:
         self.same = SameConv(weights, f"dec.convs.{2 * index + 1}", resolution, dtype, scratch)
         self.flow = weights.conv(f"dec.to_flows.{index}.conv").flatten(1)  # (3, C)
         self.flow_bias = weights(f"dec.to_flows.{index}.bias")
-        self.grid = warp_grid(resolution, weights.device)
+        self.grid = warp_grid(resolution, weights.device).permute(0, 3, 1, 2).contiguous()  # (1, 2, R, R)
         self.colour = weights.conv(f"dec.to_rgbs.{index}.conv.0").flatten(1) * GAIN
         self.colour_bias = weights(f"dec.to_rgbs.{index}.conv.1.bias") * GAIN
         self.last_bias = weights(f"dec.to_rgbs.{index}.bias")
@@ -311,7 +312,8 @@ class Decoder:
             if carried is not None:
                 carried = upsample(carried)
                 flow += carried[:, :3]
-            grid = level.grid + torch.tanh(flow[:, :2]).permute(0, 2, 3, 1)
+            places = level.grid + torch.tanh(flow[:, :2])
+            grid = places.permute(0, 2, 3, 1)
             mask = torch.sigmoid(flow[:, 2:])
             seen = F.grid_sample(canvas.colours[index].expand(len(grid), -1, -1, -1), grid, align_corners=False)
             colour = F.leaky_relu_(torch.addcmul(level.colour_bias, seen, mask), LEAK) + level.last_bias
@@ -321,4 +323,4 @@ class Decoder:
                 warped = self.warp(canvas.features[index], grid, mask)
                 x = torch.addcmul(warped, x, 1.0 - mask).to(self.dtype)
                 carried = torch.cat((flow, colour), 1)
-        return Drawn(colour, grid.permute(0, 3, 1, 2), flow[:, 2:])
+        return Drawn(colour, places, flow[:, 2:])

@@ -13,13 +13,9 @@ from torch import Tensor
 
 from ..contract.config import GeneratorConfig
 from .generator import GAIN, LEAK, blur_kernel
+from .layout import channels_last
 from .weights import Weights
 from .winograd import Scratch, convolution
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The tensor (N, C, H, W) in channels-last memory format."""
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 class Blur:

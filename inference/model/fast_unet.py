@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoder import channels_last
+from .layout import channels_last, scaled
 from .refiner import LEAK, UNet
 
 
@@ -31,7 +31,7 @@ def painting_type(device: torch.device) -> torch.dtype:
 
 
 class FastUNet:
-    """A `UNet` and the convolution after it: (N, inputs, H, W) float32 -> (N, outputs, H, W) float32.
+    """A `UNet` and the convolution after it: (N, inputs, H, W) float32 -> (N, outputs, H, W) in `dtype`.
 
     unet, last: their weights are copied. dtype: of the convolutions. fixed: number of channels, the last of the input,
     that depend on the source alone; they are passed to `prepare` instead.
@@ -83,7 +83,7 @@ class FastUNet:
             beside = F.conv2d(skip, weight, bias, padding=1)
             x = _activated(beside.add_(F.conv_transpose2d(x, enlarged, stride=2, padding=1)), next(changes))
         x = _activated(F.conv2d(x, *self.last, padding=1), next(changes))
-        return F.conv2d(x, *self.paint, padding=1).float()
+        return F.conv2d(x, *self.paint, padding=1)
 
     def _changes(self, condition: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Gain and offset of each layer, (N, C, 1, 1) each."""
@@ -107,5 +107,4 @@ class FastUNet:
 
 
 def _activated(x: Tensor, change: tuple[Tensor, Tensor]) -> Tensor:
-    gain, offset = change
-    return F.leaky_relu_(torch.addcmul(offset, x, gain), LEAK)
+    return F.leaky_relu_(scaled(x, *change), LEAK)

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layout import scaled
+
 TILE, TAPS = 4, 3
 POINTS = TILE + TAPS - 1
 # The sixth point is infinity. The usual points 0, 1, -1, 2, -2 need additions only, but their rounding error is five
@@ -152,4 +154,4 @@ class Direct:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
 
     def __call__(self, x: Tensor, scale: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
-        return torch.addcmul(bias, F.conv2d(x * scale, self.weight, padding=1), gain)
+        return scaled(F.conv2d(scaled(x, scale), self.weight, padding=1), gain, bias)
