@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.evaluate.disentangled import drawn_points, own_and_rest, readout, reconstruction_figures, report
+from training.evaluate.on_clips import found_points, lip_effect, pose_effect
 from training.evaluate.people import space_points
 from training.footage.heads import HeadsAsFootage
 from training.stages.generator import fresh
@@ -83,3 +84,30 @@ def test_reconstruction_is_measured_with_own_and_with_exchanged_mouths(tmp_path:
     assert found["cross_over_self"] == pytest.approx(found["cross"] - found["self"], abs=2e-3)
     assert found == reconstruction_figures(model, footage, teacher, 6)
     assert all(np.isfinite(value) for value in found.values())
+
+
+def test_on_clips_a_mouth_counts_for_the_lips_and_a_head_for_the_pose(tmp_path: Path) -> None:
+    points = HeadsAsFootage(write_faces(tmp_path, 2)).points
+    spoken = points.copy()
+    spoken[:, 3:, 1] += 0.02
+    mouth, rest = lip_effect(points, spoken)
+    assert mouth > 0.02
+    assert rest == 0.0
+    turned = (points @ np.array([[0.99, 0.1], [-0.1, 0.99]]) + 0.05).astype(np.float32)
+    head, shape = pose_effect(points, turned)
+    assert head > 20 * shape
+
+
+def test_points_are_found_in_drawn_pictures() -> None:
+    """A finder that answers with pixels gets the picture as uint8, and its answer is turned to [-1, 1]."""
+
+    def brightest(rgb: np.ndarray, square: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
+        assert square == (0.0, 0.0, 32.0)
+        row, column = np.unravel_index(rgb[..., 0].argmax(), rgb.shape[:2])
+        return np.tile([float(column), float(row)], (9, 1)), np.ones(9)
+
+    pictures = -torch.ones(2, 3, 32, 32)
+    pictures[0, :, 4, 20] = pictures[1, :, 31, 0] = 1.0
+    points, sure = found_points(pictures, brightest)
+    np.testing.assert_allclose(points[:, 0], [[41 / 32 - 1, 9 / 32 - 1], [1 / 32 - 1, 63 / 32 - 1]], atol=1e-6)
+    assert (sure == 1.0).all()

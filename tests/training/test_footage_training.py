@@ -199,7 +199,7 @@ def test_stage_1_resumes_to_the_same_weights(
         results.append(torch.load(out, weights_only=True)["model"])
     # The first step's rate does not depend on the limit.
     differing = {name: (one - results[1][name]).abs().max().item() for name, one in results[0].items()}
-    assert max(differing.values()) < 1e-6, {name: value for name, value in differing.items() if value}
+    assert max(differing.values()) < 1e-5, {name: value for name, value in differing.items() if value}
 
 
 def test_the_end_of_every_take_is_held_out(split: Split) -> None:

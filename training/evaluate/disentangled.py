@@ -21,14 +21,17 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
+from ..footage.prepare import read_footage
 from ..footage.takes import Footage, without_clip_mean
 from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
+from ..stages.footage import split_in_time
 from ..stages.mouth import Codes, learned_codes
 from ..stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
 from ..stages.reenactment import GAIN, anchored, latents, self_figures
 from ..units import NAMES
 from .motion import OWN, REST, camera_part
+from .on_clips import CLIP_GOALS, clip_figures
 from .people import GROUPS, space_points
 from .puppet import appearing_at
 
@@ -341,6 +344,19 @@ def head_codes(model: Generator, footage: Footage) -> np.ndarray:
     return face.numpy()
 
 
+def averages(work: Path) -> dict[str, tuple[Generator, dict[str, int]]]:
+    """The averaged generator of each stage in `work`, and its steps by phase."""
+    found = {}
+    for stage in ("stage0", "stage1", "stage2"):
+        path = work / f"{stage}.pt"
+        if path.exists():
+            saved = torch.load(path, weights_only=True)
+            model = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
+            model.load_state_dict(saved["average"])
+            found[stage] = model, {name: phase["step"] for name, phase in saved["phases"].items()}
+    return found
+
+
 def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dict[str, Any]]:
     """Figures of every checkpoint of `python -m training footage --heads` in `work`, by stage."""
     rng = np.random.default_rng(0)
@@ -350,18 +366,12 @@ def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dic
         "portrait": Truth(folder, first, people=people, portraits=True),
     }
     result: dict[str, dict[str, Any]] = {}
-    for stage in ("stage0", "stage1", "stage2"):
-        path = work / f"{stage}.pt"
-        if not path.exists():
-            continue
-        saved = torch.load(path, weights_only=True)
-        model = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
-        model.load_state_dict(saved["average"])
+    for stage, (model, steps) in averages(work).items():
         result[stage] = {name: gate_figures(model, truth, teacher) for name, truth in truths.items()}
         result[stage]["heads"] = gate_figures(model, truths["exchange"], None)
         result[stage]["reconstruction"] = reconstruction_figures(model, truths["exchange"].heldout, teacher)
         result[stage]["code"] = code_figures(model, truths["exchange"], teacher)
-        result[stage]["steps"] = {name: phase["step"] for name, phase in saved["phases"].items()}
+        result[stage]["steps"] = steps
     return result
 
 
@@ -398,19 +408,48 @@ def _goal(name: str) -> str:
 def run(args: argparse.Namespace) -> None:
     """Measure with the options of `add_options`. Raises SystemExit if there is no checkpoint."""
     torch.set_num_threads(1)
-    result = measured(args.work, args.heads, args.train, args.people)
-    if not result:
-        raise SystemExit(f"{args.work} has no checkpoint. Run `python -m training footage --heads` first.")
+    if not averages(args.work):
+        raise SystemExit(f"{args.work} has no checkpoint. Run `python -m training footage` first.")
+    if args.heads is None:
+        result: dict[str, dict[str, Any]] = {**measured_clips(args.work)}
+        text = clip_report(result)
+    else:
+        result = measured(args.work, args.heads, args.train, args.people)
+        text = report(result)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "disentangled.json").write_text(json.dumps(result, indent=1))
-    (args.out / "disentangled.md").write_text(report(result))
-    print(report(result))
+    (args.out / "disentangled.md").write_text(text)
+    print(text)
+
+
+def measured_clips(work: Path) -> dict[str, dict[str, float]]:
+    """`on_clips.clip_figures` of every checkpoint of `python -m training footage CLIPS` in `work`, by stage."""
+    folder = work / "footage"
+    split = split_in_time(read_footage(folder, json.loads((folder / "clips.json").read_text())))
+    teacher = learned_codes(split.trained, work / "mouth.pt", np.random.default_rng(0))
+    return {stage: clip_figures(model, split.heldout, teacher) for stage, (model, _) in averages(work).items()}
+
+
+def clip_report(result: Mapping[str, Mapping[str, float]]) -> str:
+    """The chapter on clips in Markdown."""
+    lines = [
+        "# Disentangled, on clips",
+        "",
+        f"| figure | goal | {' | '.join(result)} |",
+        "|---|---|" + "---|" * len(result),
+    ]
+    for name in next(iter(result.values())):
+        goal = f"≥ {CLIP_GOALS[name]:g}" if name in CLIP_GOALS else ""
+        lines.append(f"| {name} | {goal} | {' | '.join(str(stage[name]) for stage in result.values())} |")
+    return "\n".join(lines) + "\n"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("work", type=Path, help="folder of checkpoints, see `footage --work`")
-    parser.add_argument("--heads", type=Path, required=True, help="the data set of rendered heads")
+    parser.add_argument(
+        "--heads", type=Path, help="the data set of rendered heads (default: measure a run on clips by detected points)"
+    )
     parser.add_argument("--train", type=int, default=600, help="people that were trained on (default 600)")
     parser.add_argument("--people", type=int, default=40, help="held-out people to measure (default 40)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")

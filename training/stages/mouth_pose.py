@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, similarity
+from ..footage.motion import MotionPool, exchanges, similarity
 from ..footage.swap import Reach, partners, swap
 from ..footage.takes import EYES, MOUTH, NOSE, Footage, window_grid
 from ..heads.data import TINT, Tracks
@@ -28,7 +28,7 @@ from ..learning.devices import Devices
 from ..learning.losses import held_flow_error, sampling_grid, total
 from ..learning.optimiser import MASK_STEP, mask_rows
 from ..learning.trainer import Limits, Trainer
-from .mouth import COLUMNS, HIGH, ROWS, WIDE, Codes
+from .mouth import CODES, COLUMNS, HIGH, ROWS, WIDE, Codes
 from .reenactment import (
     GAIN,
     anchored,
@@ -46,7 +46,7 @@ SAME_PERSON = 0.5  # share of pairs whose two frames are of one person
 NEUTRAL = 0.7  # share of identity frames that are neutral ones
 WEIGHTS = {
     "self": 1.0, "cross": 1.0, "window": 1.0, "feature": 0.05, "size": 0.02, "mask": 0.02, "hidden": 0.3, "hold": 0.3,
-    "flow": 1.0, "own": 0.1,
+    "flow": 4.0, "own": 0.1,
 }  # fmt: skip
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 5.0
 SAME = 6.0 / 127.5
@@ -227,17 +227,31 @@ def pair_batch(
 
 
 def track_batch(
-    footage: Footage, codes: np.ndarray, size: int, pool: MotionPool, rng: np.random.Generator, count: int
-) -> dict[str, Tensor]:
-    """Tensors of `count` sources of the pool, for the loss of the flow."""
+    footage: Footage, codes: np.ndarray, lips: np.ndarray, size: int, pool: MotionPool, rng: np.random.Generator,
+    count: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Tensors of `count` sources of the pool, for the loss of the flow: driven frames and one exchange of each.
+
+    codes: (N, 26). lips: (N, 6, 2), see `footage.motion.exchanges`.
+    """
     chosen = rng.integers(0, len(pool.source_rows), count)
-    tracks = pool.tracks(chosen)
+    tracks, exchange = pool.tracks(chosen), exchanges(footage, lips, pool, chosen, rng)
+    mixed = codes[exchange.kept]
+    mixed[:, :CODES] = codes[exchange.other][:, :CODES]
+
+    def followed(driven: Tensor, exchanged: Tensor) -> Tensor:
+        """Rows of the driven frames (S * K, ...) of each source, then that of its exchange (S, ...)."""
+        parts = [part.view(count, -1, *part.shape[1:]) for part in (driven, exchanged)]
+        return torch.cat(parts, 1).flatten(0, 1)
+
     return {
         "track_picture": footage.pictures(pool.source_rows[chosen], size),
-        "track_code": torch.from_numpy(codes[pool.driven_rows[chosen].ravel()]),
+        "track_code": followed(torch.from_numpy(codes[pool.driven_rows[chosen].ravel()]), torch.from_numpy(mixed)),
         "track_start": torch.from_numpy(codes[pool.source_rows[chosen]]),
-        "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
-    }  # fmt: skip
+        "track_source": followed(tracks.source, exchange.tracks.source),
+        "track_driven": followed(tracks.driving, exchange.tracks.driving),
+        "track_inside": followed(tracks.visible, exchange.tracks.visible),
+    }
 
 
 def train_mouth_pose(
@@ -262,6 +276,7 @@ def train_mouth_pose(
     """
     devices = devices or Devices()
     codes, held = teacher.both(footage), torch.from_numpy(teacher.both(heldout))
+    lips = teacher.lips_moved(footage)
     if taught and not args.out.exists():
         some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
         print(f"heads solved: {solve_heads(model, footage, codes, some)}", flush=True)
@@ -281,7 +296,7 @@ def train_mouth_pose(
         own = devices.generator(args.seed, trainer.step)
         batch = pair_batch(footage, codes, args.size, draw_pairs(footage, own, args.pairs), own, reach=reach)
         if taught and pool is not None:
-            batch |= track_batch(footage, codes, args.size, pool, own, max(1, args.pairs // 2))
+            batch |= track_batch(footage, codes, lips, args.size, pool, own, max(1, args.pairs // 2))
         before = [row.clone() for row in mask_rows(model)]
         try:
             losses = step(devices.moved(batch))

@@ -49,7 +49,7 @@ LOOK_SPREAD = 0.6  # deviation of such a window's values
 RIDGE = 0.01  # of the mean diagonal
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
 WEIGHTS = {
-    "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 4.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
+    "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 10.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
 }  # fmt: skip
 LASTING_FLOW = 1.0  # share of the flow's weight that is left at the end; with 0.25 lip motion stops improving
 SAME = 6.0 / 127.5  # difference up to which two pictures are the same, for the background

@@ -1,0 +1,98 @@
+"""Whether banks made from clips are disentangled: by points that are detected in what they draw, as there is no truth.
+
+A portrait of a held-out part of a take is drawn with the codes of another frame; then the lip code, or the pose code,
+is exchanged for that of a third frame. The landmark network finds nine points in both drawings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from inference.model.generator import Generator
+
+from ..footage.prepare import SURE, Finder, landmark_finder
+from ..footage.takes import (
+    EYES,
+    LEFT_CORNER,
+    LIPS,
+    LOWER_LIP,
+    NOSE,
+    RIGHT_CORNER,
+    UPPER_LIP,
+    Footage,
+    head_frame,
+    in_head_frame,
+)
+from ..stages.mouth import Codes
+from ..stages.reenactment import GAIN, anchored
+
+CLIP_GOALS = {"lip_effect": 3.0, "pose_effect": 4.0}
+
+
+def lip_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Mean motion of mouth and chin, and of eyes and nose, in eye distances. before, after: (E, 9, 2) points."""
+    moved = np.linalg.norm(after - before, axis=-1) / head_frame(before)[2][:, None]
+    return float(moved[:, LIPS].mean()), float(moved[:, [*EYES, NOSE]].mean())
+
+
+def pose_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Mean motion of eyes and nose, and mean change of the mouth's opening and width, both in eye distances."""
+    own = lip_effect(before, after)[1]
+    shapes = []
+    for points in (before, after):
+        local = in_head_frame(points)
+        across = np.linalg.norm(local[:, RIGHT_CORNER] - local[:, LEFT_CORNER], axis=-1)
+        shapes.append(np.stack([across, np.linalg.norm(local[:, LOWER_LIP] - local[:, UPPER_LIP], axis=-1)], 1))
+    return own, float(np.abs(shapes[1] - shapes[0]).mean())
+
+
+def found_points(pictures: torch.Tensor, find: Finder = landmark_finder) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N, 9, 2) in [-1, 1] of pictures (N, 3, R, R), and how sure the least sure one is (N,)."""
+    size, points, sure = pictures.shape[-1], [], []
+    for picture in ((pictures.clamp(-1, 1) + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).numpy():
+        at, certainty = find(np.ascontiguousarray(picture), (0.0, 0.0, float(size)))
+        points.append((np.asarray(at) + 0.5) * 2.0 / size - 1.0)
+        sure.append(float(np.min(certainty)))
+    return np.stack(points).astype(np.float32), np.array(sure)
+
+
+@torch.no_grad()
+def clip_figures(
+    model: Generator, footage: Footage, teacher: Codes, exchanges: int = 48, find: Finder = landmark_finder
+) -> dict[str, float]:
+    """Effects of exchanging the lip code and the pose code on held-out footage, by detected points.
+
+    `lip_effect`: motion of mouth and chin over that of eyes and nose; `pose_effect`: motion of eyes and nose over the
+    change of the mouth's shape. `*_true`: the same between the two frames themselves, for the size of the motion.
+    """
+    rng, codes = np.random.default_rng(0), teacher.both(footage) * GAIN
+    source, driven = footage.pairs(rng, exchanges, 2, neutral=1.0)
+    lips = model.config.bank_slices["lip"]
+    alpha = np.stack([codes[driven[:, 0]]] * 3, 1)
+    alpha[:, 1, lips] = codes[driven[:, 1]][:, lips]
+    alpha[:, 2] = codes[driven[:, 1]]
+    alpha[:, 2, lips] = codes[driven[:, 0]][:, lips]
+    shown = []
+    for part in np.array_split(np.arange(exchanges), -(-exchanges // 8)):
+        latent, features = model.enc(footage.pictures(source[part], model.config.size))
+        begun = anchored(model, latent, torch.from_numpy(codes[source[part]]))
+        rows = torch.from_numpy(alpha[part]).flatten(0, 1)
+        if "exp" in model.config.bank_slices:
+            rows = torch.cat([rows, torch.zeros(len(rows), model.config.coefficient_count - rows.shape[1])], 1)
+        *_, last = model.levels(begun, features, rows)
+        shown.append(last.rgb)
+    points, sure = found_points(torch.cat(shown), find)
+    points, sure = points.reshape(exchanges, 3, 9, 2), sure.reshape(exchanges, 3).min(1)
+    kept = sure >= SURE
+    if not kept.any():
+        raise SystemExit("No face was found in the drawn pictures. Train for longer.")
+    before = points[kept, 0]
+    (mouth, rest), (head, shape) = lip_effect(before, points[kept, 1]), pose_effect(before, points[kept, 2])
+    one, other = footage.points[driven[:, 0]], footage.points[driven[:, 1]]
+    result = {
+        "exchanges": float(kept.sum()), "lip_effect": mouth / rest, "pose_effect": head / shape,
+        "mouth_moved": mouth, "eyes_moved": rest, "head_moved": head, "mouth_changed": shape,
+        "mouth_true": lip_effect(one, other)[0], "head_true": pose_effect(one, other)[0],
+    }  # fmt: skip
+    return {name: round(value, 4) for name, value in result.items()}
