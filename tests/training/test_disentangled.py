@@ -42,15 +42,26 @@ def test_the_same_code_moves_nothing() -> None:
     assert (at[:, 1] - at[:, 0])[sure[:, 0] & sure[:, 1]].abs().max() < 1e-3
     assert sure.float().mean() > 0.5
     assert (at[:, 0] - points)[sure[:, 0]].abs().median() < 0.05
+    latent = model.enc(source)[0]
+    own = -latent @ model.basis()
+    again = drawn_points(model, source, alpha, points, own)[1]
+    assert torch.allclose(again, pictures, atol=1e-4), "its own reading is where the encoder has put the source"
 
 
 def test_the_report_has_a_chapter_for_each_stage() -> None:
     figures = {"mouth_r": 0.7, "lip_effect": 3.5}
     code = {"lip_head": {"jaw": 0.6, "units": 0.2, "pose": 0.0, "upper": 0.1}}
-    stage = {"exchange": figures, "portrait": figures, "heads": figures, "code": code, "steps": {"self": 10}}
+    stage = {
+        "exchange": figures,
+        "portrait": figures,
+        "known": figures,
+        "heads": figures,
+        "code": code,
+        "steps": {"self": 10},
+    }
     text = report({"stage0": stage | {"reconstruction": {"self_over_copy": 3.1, "self": 21.0}}})
     assert "## stage0" in text
-    assert "| mouth_r | ≥ 0.8 | 0.7 | 0.7 | 0.7 |" in text
+    assert "| mouth_r | ≥ 0.8 | 0.7 | 0.7 | 0.7 | 0.7 |" in text
     assert "| self_over_copy | ≥ 4 | 3.1 |" in text
     assert "| self |  | 21.0 |" in text
     assert "| lip_head | 0.6 (goal 0.7) | 0.2 | 0.0 | 0.1 |" in text

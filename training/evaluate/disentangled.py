@@ -157,13 +157,17 @@ def readouts(truth: Truth, trained: np.ndarray, held: np.ndarray) -> dict[str, f
 
 
 @torch.no_grad()
-def drawn_points(model: Generator, source: Tensor, alpha: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def drawn_points(
+    model: Generator, source: Tensor, alpha: Tensor, points: Tensor, start: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Where the drawn picture shows what it shows at `points` with the first row of alpha, with the other rows.
 
-    source: (E, 3, R, R); alpha: (E, A, n); points: (E, F, 2) in the picture of the first row. Returns positions
-    (E, A, F, 2), pictures (E, A, 3, R, R), and whether each found position is that of the point (E, A, F).
+    source: (E, 3, R, R); alpha: (E, A, n); points: (E, F, 2) in the picture of the first row; start: (E, m) alpha of
+    the sources if it is known, see `reenactment.anchored`. Returns positions (E, A, F, 2), pictures (E, A, 3, R, R) and
+    whether each found position is that of the point (E, A, F).
     """
     latent, features = model.enc(source)
+    latent = latent if start is None else anchored(model, latent, start)
     count = alpha.shape[1]
     *_, last = model.levels(latent, features, alpha.flatten(0, 1))
     grid = sampling_grid(last.flow)
@@ -246,9 +250,11 @@ def reconstruction_figures(model: Generator, footage: Footage, teacher: Codes, c
 
 @torch.no_grad()
 def exchange_figures(
-    model: Generator, truth: Truth, alpha: np.ndarray, banks: Sequence[str] = ("lip", "pose")
+    model: Generator, truth: Truth, alpha: np.ndarray, banks: Sequence[str] = ("lip", "pose"), *, known: bool = False
 ) -> dict[str, float]:
     """Figures of exchanging each bank's code. alpha: (N, n) of the held-out footage, in the decoder's units.
+
+    known: set the source's own motion from its codes of mouth and pose, instead of leaving it to the encoder.
 
     For the lip bank: `mouth_r`, correlation of drawn with true motion of the mouth's points; `mouth_slope`, amount of
     the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes. `lip_true_effect` is
@@ -264,8 +270,10 @@ def exchange_figures(
         rows.append(mixed)
     wanted = torch.from_numpy(np.stack([alpha[found.kept], *rows], 1).astype(np.float32))
     source, points = truth.heldout.pictures(found.source, size), torch.from_numpy(found.points)
+    start = torch.from_numpy(alpha[found.source, : slices["pose"].stop]).float()
     parts = [
-        drawn_points(model, *part) for part in zip(source.split(16), wanted.split(16), points.split(16), strict=True)
+        drawn_points(model, *part, own if known else None)
+        for *part, own in zip(*(values.split(16) for values in (source, wanted, points, start)), strict=True)
     ]
     at, pictures, sure = (torch.cat(part) for part in zip(*parts, strict=True))
     result: dict[str, float] = {}
@@ -303,16 +311,16 @@ def exchange_figures(
     return {name: round(value, 4) for name, value in result.items()}
 
 
-def gate_figures(model: Generator, truth: Truth, teacher: Codes | None) -> dict[str, float]:
+def gate_figures(model: Generator, truth: Truth, teacher: Codes | None, *, known: bool = False) -> dict[str, float]:
     """`exchange_figures` of a generator that is driven by the teacher's codes, plus its own for an expression bank.
 
-    teacher: None to drive it by the codes of its own heads alone.
+    teacher: None to drive it by the codes of its own heads alone. known: see `exchange_figures`.
     """
     alpha = head_codes(model, truth.heldout)
     if teacher is not None:
         taught = teacher.both(truth.heldout) * GAIN
         alpha = np.concatenate([taught, alpha[:, taught.shape[1] :]], 1)
-    return exchange_figures(model, truth, alpha, list(model.config.bank_slices))
+    return exchange_figures(model, truth, alpha, list(model.config.bank_slices), known=known)
 
 
 def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, dict[str, float]]:
@@ -368,6 +376,7 @@ def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dic
     result: dict[str, dict[str, Any]] = {}
     for stage, (model, steps) in averages(work).items():
         result[stage] = {name: gate_figures(model, truth, teacher) for name, truth in truths.items()}
+        result[stage]["known"] = gate_figures(model, truths["exchange"], teacher, known=True)
         result[stage]["heads"] = gate_figures(model, truths["exchange"], None)
         result[stage]["reconstruction"] = reconstruction_figures(model, truths["exchange"].heldout, teacher)
         result[stage]["code"] = code_figures(model, truths["exchange"], teacher)
@@ -381,13 +390,12 @@ def report(result: Mapping[str, Mapping[str, Any]]) -> str:
     for stage, parts in result.items():
         lines += [f"## {stage}", "", f"Steps: {parts['steps']}", ""]
         lines += [
-            "| figure | goal | in another pose | in a portrait | codes of its own heads |",
-            "|---|---|---|---|---|",
+            "| figure | goal | in another pose | source known | in a portrait | codes of its own heads |",
+            "|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {name} | {_goal(name)} | {value} | {parts['portrait'][name]} | {parts['heads'][name]} |"
-            for name, value in parts["exchange"].items()
-        ]
+        for name in parts["exchange"]:
+            shown = (str(parts[column][name]) for column in ("exchange", "known", "portrait", "heads"))
+            lines.append(f"| {name} | {_goal(name)} | {' | '.join(shown)} |")
         lines += ["", "| reconstruction, dB | goal | found |", "|---|---|---|"]
         lines += [f"| {name} | {_goal(name)} | {value} |" for name, value in parts["reconstruction"].items()]
         lines += ["", "| code | jaw | units | pose | upper face |", "|---|---|---|---|---|"]
