@@ -14,12 +14,14 @@ torch = pytest.importorskip("torch")
 from inference.contract.bank import load_bank
 from inference.renderer import FaceRenderer
 from training.footage.heads import HeadsAsFootage
+from training.footage.motion import motion_pool
 from training.learning.losses import total
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
 from training.stages.expression import (
     ExpressionStep,
+    around_eyes,
     expression_batch,
     expression_codes,
     trained_weights,
@@ -148,13 +150,21 @@ def test_stage_2_starts_as_stage_1(trained: tuple[argparse.Namespace, torch.nn.M
     assert (before - after).abs().max() < 4e-6, "rounding of the basis, whose QR has more columns"
     chosen = trained_weights(larger)
     codes, wanted = torch.from_numpy(teacher.both(split.trained)), torch.from_numpy(expression_codes(split.trained))
-    batch = expression_batch(split.trained, codes, wanted, 32, 2, np.random.default_rng(0), torch.zeros(0, 36))
+    rng = np.random.default_rng(0)
+    pool = motion_pool(split.trained, 4, 2, rng)
+    batch = expression_batch(split.trained, codes, wanted, 32, 2, rng, torch.zeros(0, 36), pool)
     losses = ExpressionStep(larger)(batch)
-    total(
-        {name: loss for name, loss in losses.items() if name in ("picture", "see")}, {"picture": 1.0, "see": 0.1}
-    ).backward()
+    weights = {"picture": 1.0, "see": 0.1, "flow": 1.0}
+    total({name: losses[name] for name in weights}, weights).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
     assert all(weight.grad is None for name, weight in larger.named_parameters() if name.startswith(("enc.", "lip_fc")))
+
+
+def test_flow_of_the_expression_is_compared_around_the_eyes(split: Split) -> None:
+    points = split.trained.points[:5]
+    near = around_eyes(points, torch.from_numpy(points))
+    assert (near[:, :2] == 1.0).all()
+    assert (near[:, 3:] == 0.0).all(), "mouth and chin"
 
 
 def test_cross_reconstruction_reaches_both_heads_and_falls(

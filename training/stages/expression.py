@@ -19,20 +19,23 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
+from ..footage.motion import MotionPool
 from ..footage.swap import swap
 from ..footage.takes import Footage, head_frame, without_clip_mean
+from ..heads.data import Tracks
 from ..learning.devices import Devices
-from ..learning.losses import total
+from ..learning.losses import held_flow_error, total
 from ..learning.trainer import Limits, Trainer
 from .mouth import Codes, explaining
 from .reenactment import GAIN, boxes, drive, edge_error, picture_error, self_figures
 
 COUNT = 10
 TRAINED = ("exp_fc.2.", "direction_exp.", "dec.fineadainresblock.")
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "keep": 0.05, "apart": 0.02, "size": 1e-3, "see": 0.1}
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "keep": 0.05, "apart": 0.02, "size": 1e-3, "see": 0.1, "flow": 4.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
 EYE_WIDE, EYE_HIGH, EYE_COLUMNS, EYE_ROWS = 2.0, 0.9, 32, 14  # the window around eyes and brows
+UPPER_FACE = (1.1, 0.8, 0.35)  # eye distances: half width, and reach above and below the eyes, of the flow loss
 GATHERED = 128  # rows over which the correlation with other banks is measured
 
 
@@ -118,9 +121,12 @@ class ExpressionStep(nn.Module):
         alpha = torch.cat([batch["alpha"], read], 1)
         shared = model.basis()[:, : exp.start]
         source = source - (source @ shared + batch["start"]) @ shared.T  # see `reenactment.anchored`
-        *_, last = model.levels(source, features, alpha)
+        levels = list(model.levels(source, features, alpha))
+        last = levels[-1]
         gathered = torch.cat([batch["gathered"], torch.cat([read, batch["alpha"]], 1)])
+        tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_weight"])
         return {
+            "flow": held_flow_error(levels, tracks, torch.ones_like(tracks.visible[0])),
             "picture": picture_error(last.rgb, batch["driven"], batch["weight"]),
             "edges": edge_error(last.rgb, batch["driven"], batch["weight"]),
             "keep": (foreign - read).square().mean(),
@@ -136,11 +142,22 @@ def correlation(one: Tensor, other: Tensor) -> Tensor:
     return ((one.T @ other) / len(one)).square().mean()
 
 
+def around_eyes(points: np.ndarray, at: Tensor) -> Tensor:
+    """(N, P) 1 for positions `at` (N, P, 2) near eyes and brows of frames with points (N, 9, 2), else 0."""
+    middle, axis, distance = head_frame(points)
+    turn = np.stack([axis, np.stack([-axis[:, 1], axis[:, 0]], 1)], 2) / distance[:, None, None]
+    local = (at - torch.from_numpy(middle).float()[:, None]) @ torch.from_numpy(turn).float()
+    (wide, above, below) = UPPER_FACE
+    return ((local[..., 0].abs() < wide) & (local[..., 1] > -above) & (local[..., 1] < below)).float()
+
+
 def expression_batch(
-    footage: Footage, codes: Tensor, wanted: Tensor, size: int, count: int, rng: np.random.Generator, gathered: Tensor
-) -> dict[str, Tensor]:
-    """Tensors of `count` sources with two driven frames each. codes: (N, 26); wanted: (N, 10)."""
-    source, driven = footage.pairs(rng, count, 2)
+    footage: Footage, codes: Tensor, wanted: Tensor, size: int, count: int, rng: np.random.Generator, gathered: Tensor,
+    pool: MotionPool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Tensors of `count` sources of the pool with their driven frames. codes: (N, 26); wanted: (N, 10)."""
+    chosen = rng.integers(0, len(pool.source_rows), count)
+    source, driven, tracks = pool.source_rows[chosen], pool.driven_rows[chosen], pool.tracks(chosen)
     rows = driven.ravel()
     batch = drive(footage, codes, size, source, driven, None)
     mouth, eyes, away = boxes(footage.points[rows], size)
@@ -157,6 +174,8 @@ def expression_batch(
         "source": batch.source, "driven": batch.driven, "foreign": F.avg_pool2d(shown, shown.shape[-1] // size),
         "alpha": batch.alpha, "start": batch.source_alpha, "weight": weight,
         "code": wanted[rows] * GAIN, "gathered": gathered,
+        "track_source": tracks.source, "track_driven": tracks.driving,
+        "track_weight": tracks.visible * around_eyes(footage.points[rows], tracks.driving),
     }  # fmt: skip
 
 
@@ -170,6 +189,7 @@ def train_expression(
     rng: np.random.Generator,
     evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
     *,
+    pool: MotionPool,
     evaluate_every: float = 300.0,
     devices: Devices | None = None,
 ) -> Generator:
@@ -203,7 +223,7 @@ def train_expression(
 
     for _ in trainer.steps("expression", wrapped, figures):
         own = devices.generator(args.seed, trainer.step)
-        batch = expression_batch(footage, codes, wanted, args.size, args.sources, own, gathered)
+        batch = expression_batch(footage, codes, wanted, args.size, args.sources, own, gathered, pool)
         shown = devices.moved(batch)
         try:
             losses = step(shown)

@@ -189,7 +189,7 @@ def train_all(
         )  # fmt: skip
         model = train_expression(
             stage_args(args, "stage2", sources=args.sources), model, split.trained, split.heldout, teacher,
-            limits["expression"], rng, evaluate, devices=devices,
+            limits["expression"], rng, evaluate, pool=pool, devices=devices,
         )  # fmt: skip
     except (Stopped, Unstable) as end:
         end.codes = teacher
