@@ -272,8 +272,10 @@ def exchange_figures(
     source, points = truth.heldout.pictures(found.source, size), torch.from_numpy(found.points)
     start = torch.from_numpy(alpha[found.source, : slices["pose"].stop]).float()
     parts = [
-        drawn_points(model, *part, own if known else None)
-        for *part, own in zip(*(values.split(16) for values in (source, wanted, points, start)), strict=True)
+        drawn_points(model, shown, wanted_of, at, own if known else None)
+        for shown, wanted_of, at, own in zip(
+            *(values.split(16) for values in (source, wanted, points, start)), strict=True
+        )
     ]
     at, pictures, sure = (torch.cat(part) for part in zip(*parts, strict=True))
     result: dict[str, float] = {}
@@ -394,8 +396,8 @@ def report(result: Mapping[str, Mapping[str, Any]]) -> str:
             "|---|---|---|---|---|---|",
         ]
         for name in parts["exchange"]:
-            shown = (str(parts[column][name]) for column in ("exchange", "known", "portrait", "heads"))
-            lines.append(f"| {name} | {_goal(name)} | {' | '.join(shown)} |")
+            row = " | ".join(str(parts[column][name]) for column in ("exchange", "known", "portrait", "heads"))
+            lines.append(f"| {name} | {_goal(name)} | {row} |")
         lines += ["", "| reconstruction, dB | goal | found |", "|---|---|---|"]
         lines += [f"| {name} | {_goal(name)} | {value} |" for name, value in parts["reconstruction"].items()]
         lines += ["", "| code | jaw | units | pose | upper face |", "|---|---|---|---|---|"]
