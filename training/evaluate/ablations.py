@@ -79,14 +79,14 @@ def started(ablation: Ablation, stage0: Generator) -> Generator:
 
 def ablated(
     ablation: Ablation, stage0: Generator, teacher: Codes, truth: Truth, footage: HeadsAsFootage, work: Path,
-    steps: int, pairs: int,
+    steps: int, pairs: int, rate: float,
 ) -> dict[str, float]:  # fmt: skip
     """Train or resume a row and measure it; the checkpoint is written into `work`."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     name = ablation.name.replace(" ", "_")
     settings = argparse.Namespace(
-        out=work / f"ablation_{name}_{steps}.pt", rate=3e-3, size=stage0.config.size, seed=0, pairs=pairs
+        out=work / f"ablation_{name}_{steps}.pt", rate=rate, size=stage0.config.size, seed=0, pairs=pairs
     )
     pool = stored_pool(work / "motion.pt", footage, 0, 2500)
     model = train_mouth_pose(
@@ -126,7 +126,9 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, dict[str, float]] = {}
     for ablation in ABLATIONS:
-        result[ablation.name] = ablated(ablation, stage0, teacher, truth, footage, args.work, args.steps, args.pairs)
+        result[ablation.name] = ablated(
+            ablation, stage0, teacher, truth, footage, args.work, args.steps, args.pairs, args.rate
+        )
         (args.out / "ablations.json").write_text(json.dumps(result, indent=1))
         (args.out / "ablations.md").write_text(report(result, args.steps, args.pairs))
         print(f"{ablation.name}: {result[ablation.name]}", flush=True)
@@ -140,4 +142,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--people", type=int, default=40, help="held-out people to measure (default 40)")
     parser.add_argument("--steps", type=int, default=150, help="steps of each row (default 150)")
     parser.add_argument("--pairs", type=int, default=6, help="pairs per step (default 6)")
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (default 0.001)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
