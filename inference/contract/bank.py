@@ -75,7 +75,8 @@ class Bank:
     coefficients: in column order. presets: expression vectors (m,) float32 by emotion, absolute; if there are any,
     `neutral` is one of them. sha256: hash of the weights. networks: configuration of each further network by name, see
     docs/bank-format.md; None in older banks. speech_level: level of speech in dB that the audio network was trained
-    for; None if it takes sounds as they are. path: the file that the weights are read from.
+    for; None if it takes sounds as they are. footage: the clips of people it was made from, `clips` with `name` and
+    `sha256`, and the `consent` to their use; None without such clips. path: the file that the weights are read from.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Bank:
     has_audio: bool = False
     networks: Mapping[str, Any] | None = None
     speech_level: float | None = None
+    footage: Mapping[str, Any] | None = None
     path: Path | None = None
 
     @property
@@ -157,6 +159,7 @@ class Bank:
             "has_audio": self.has_audio,
             **({} if self.networks is None else {"networks": self.networks}),
             **({} if self.speech_level is None else {"speech_level": self.speech_level}),
+            **({} if self.footage is None else {"footage": self.footage}),
         }
 
 
@@ -207,6 +210,7 @@ def _bank(path: Path, header: Mapping[str, Any]) -> Bank:
             has_audio=bool(data["has_audio"]),
             networks=data.get("networks"),
             speech_level=None if data.get("speech_level") is None else float(data["speech_level"]),
+            footage=data.get("footage"),
             path=path,
         )
         _check(bank)
@@ -321,8 +325,21 @@ def _check(bank: Bank) -> None:
     if bank.speech_level is not None and not _LEVELS[0] <= bank.speech_level <= _LEVELS[1]:
         message = f"{what} has a speech level of {bank.speech_level} dB; expected {_LEVELS[0]} to {_LEVELS[1]}."
         raise EDTalkError(message, kind="bank")
+    if bank.footage is not None and not _is_footage_entry(bank.footage):
+        raise EDTalkError(f"{what} describes its footage wrongly: expected consent and clips.", kind="bank")
     if bank.presets and "neutral" not in bank.presets:
         raise EDTalkError(f"{what} has emotions but no 'neutral' preset.", kind="bank")
+
+
+def _is_footage_entry(entry: Any) -> bool:
+    """Whether it holds a consent, and clips with their names and hashes."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("consent"), str):
+        return False
+    clips = entry.get("clips")
+    return isinstance(clips, list) and all(
+        isinstance(clip, Mapping) and isinstance(clip.get("name"), str) and isinstance(clip.get("sha256"), str)
+        for clip in clips
+    )
 
 
 def _is_network_entry(networks: Any) -> bool:

@@ -27,7 +27,7 @@ from training.stages.expression import (
     trained_weights,
     with_expression,
 )
-from training.stages.finish_bank import effects, emotion_presets, finish, turned_to_axes
+from training.stages.finish_bank import Material, effects, emotion_presets, finish, turned_to_axes
 from training.stages.footage import Split, split_in_time, train_all
 from training.stages.mouth import Codes, explaining, learned_codes, pose_terms
 from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
@@ -102,19 +102,32 @@ def test_no_pose_is_further_than_the_limit(split: Split) -> None:
 
 
 def test_the_bank_opens_and_says_where_it_comes_from(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split, tmp_path: Path
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
+    split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, model, teacher = trained
     out = tmp_path / "mine.safetensors"
-    finish(copy.deepcopy(model), teacher, split.trained, out, origin="Made from: a.mp4 (12345678)", faces=2)
+    monkeypatch.setattr("training.stages.finish_bank.named", lambda bank, *measured: bank.coefficients)
+    finish(copy.deepcopy(model), teacher, split, out, Material("Made from: a.mp4 (12345678)"), faces=2)
     bank = load_bank(out)
     assert bank.licence == "yours; made from your footage"
     assert bank.origin == "Made from: a.mp4 (12345678)"
-    assert [entry.name for entry in bank.coefficients[:2]] == ["lip_01", "lip_02"]
+    assert len(set(bank.names)) == 36
     assert all(entry.soft_min < entry.rest < entry.soft_max for entry in bank.coefficients)
     assert list(bank.presets) == ["neutral"]
+    assert set(bank.networks or {}) == {"look"}
     renderer = FaceRenderer(bank, "cpu")
-    renderer.set_source(split.heldout.frames[0])
+    shown = ((split.heldout.pictures([0], 32)[0] + 1.0) * 127.5).round().byte()
+    renderer.set_source(shown.permute(1, 2, 0).numpy())
+    own = renderer.source_coefficients.values[0, :26]
+    generator = type(model)(bank.config)
+    generator.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in generator.state_dict()})
+    with torch.no_grad():
+        latent = generator.enc(shown[None].float() / 127.5 - 1.0)[0]
+        assumed = -(latent @ generator.basis())[0, :26]
+    np.testing.assert_allclose(own, assumed, atol=2e-3 * np.abs(own).max(), err_msg="the decoder's own motion is 0")
     (drawn,) = renderer.render(bank.rest[None])
     assert drawn.shape == (32, 32, 3)
 
@@ -125,7 +138,7 @@ def test_axes_are_turned_without_changing_the_picture(
     """The same face read and drawn by the turned generator; the largest effect of each bank comes first."""
     _, model, _ = trained
     pictures = split.trained.pictures(np.arange(4), 32)
-    state, size = turned_to_axes(model, effects(model, split.trained, torch.zeros(36), np.arange(2)))
+    state, size, _ = turned_to_axes(model, effects(model, split.trained, torch.zeros(36), np.arange(2)))
     other = type(model)(model.config)
     other.load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
     with torch.no_grad():

@@ -3,6 +3,7 @@
     FOLDER/clips.json                   one entry per clip: hash, person, takes, frames, seconds, rejected frames
     FOLDER/NAME/take_003/frames.mkv     MJPEG, every frame by itself
     FOLDER/NAME/take_003/state.npz      points (T, 9, 2), sure (T, 9), time (T,), sharpness (T,), square (3,)
+    FOLDER/NAME/sound.npy               the clip's sound, int16 at 16 kHz, if it has any
     FOLDER/report.*, contact.jpg        what was used and what was not
 
 The square does not follow the head within a take: head motion must stay in the picture for a pose bank to learn it.
@@ -29,8 +30,10 @@ from inference.face.crop import apply_matrix, crop_face, crop_from_box
 from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
 from inference.face.landmarks import find_landmarks, square_at
+from inference.media.sound import load_speech
 from inference.media.video import probe, read_frames, stamped_frames
 
+from .named import FOLDERS, emotion_of_folder
 from .takes import EYES, LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
 
 RATE = 25.0  # frames a second that are kept
@@ -77,6 +80,7 @@ def landmark_finder(rgb: np.ndarray, square: tuple[float, float, float]) -> tupl
 def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> list[tuple[Path, str]]:
     """(movie, person) of files and folders; a person is the movie's folder below the given one, else the movie.
 
+    Folders that name an emotion are no persons; movies that lie in them alone are of the person of the given folder.
     people: person by name of a movie, which goes before its folder. Raises EDTalkError if a path does not exist or a
     folder has no movie.
     """
@@ -94,7 +98,10 @@ def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> 
                 f"No clip was found in {path}: {len(files)} files, none of them a movie.",
                 f"Give a folder of {', '.join(MOVIES[:4])} files.", "media",
             )  # fmt: skip
-        found += [(file, file.stem if file.parent == path else file.relative_to(path).parts[0]) for file in movies]
+        for file in movies:
+            folders = file.relative_to(path).parts[:-1]
+            persons = [part for part in folders if part.lower() not in FOLDERS]
+            found.append((file, persons[0] if persons else path.name if folders else file.stem))
     return [(clip, (people or {}).get(clip.name, person)) for clip, person in found]
 
 
@@ -223,6 +230,17 @@ def save_take(take: Take, folder: Path) -> None:
     )  # fmt: skip
 
 
+def save_sound(clip: Path, place: Path, folder: Path) -> str:
+    """Write a clip's sound at 16 kHz into its folder `place`; its path below `folder`, "" without usable sound."""
+    try:
+        samples, _ = load_speech(clip)
+    except EDTalkError:
+        return ""
+    path = place / "sound.npy"
+    np.save(path, (np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16))
+    return str(path.relative_to(folder))
+
+
 def prepared(
     clips: Sequence[Path],
     folder: Path,
@@ -231,13 +249,14 @@ def prepared(
     *,
     least: float = LEAST,
     people: Mapping[str, str] | None = None,
+    emotions: Mapping[str, str] | None = None,
     at: Callable[[float, str], object] = lambda share, clip: None,
 ) -> tuple[Footage, str]:
     """Prepare clips into `folder`, or read what is there; returns the footage and its origin for a bank's metadata.
 
-    least: seconds of usable footage that are needed. Damaged clips are skipped and named in the report. people: person
-    by name of a clip. at: called with the share that is done and the clip's name; may raise to stop.
-    Raises EDTalkError if too little is usable or nobody speaks.
+    least: seconds of usable footage that are needed. Damaged clips are skipped and named in the report. people and
+    emotions: by name of a clip, which go before folders. at: called with the share that is done and the clip's name;
+    may raise to stop. Raises EDTalkError if too little is usable or nobody speaks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = folder / "clips.json"
@@ -251,10 +270,13 @@ def prepared(
     for number, (clip, person) in enumerate(listing):
         at(number / len(listing), clip.name)
         digest = cached_sha256(clip)
+        folder_says = next((name for given in clips if (name := emotion_of_folder(clip, given))), "")
+        emotion = (emotions or {}).get(clip.name, folder_says)
         if digest in state["clips"]:
-            state["clips"][digest]["person"] = person
+            state["clips"][digest] |= {"person": person, "emotion": emotion}
             continue
-        entry: dict[str, Any] = {"name": clip.name, "person": person, "takes": [], "frames": 0, "rejected": {}}
+        entry: dict[str, Any] = {"name": clip.name, "person": person, "emotion": emotion, "takes": [], "frames": 0}
+        entry["rejected"] = {}
         place = folder / f"{clip.stem}_{digest[:8]}"
         shutil.rmtree(place, ignore_errors=True)  # left by an interrupted run
         try:
@@ -269,6 +291,7 @@ def prepared(
                 entry["takes"].append(str(path.relative_to(folder)))
                 entry["frames"] += len(take.frames)
             entry["rejected"] = {reason: count for reason, count in why.items() if count}
+            entry["sound"] = save_sound(clip, place, folder) if takes else ""
         except EDTalkError as error:
             entry["error"] = str(error)
         state["clips"][digest] = entry

@@ -94,7 +94,7 @@ class Unstable(EDTalkError):  # noqa: N818 - named like `Stopped`
 
     def __init__(self, phase: str, step: int, log: Path, best: Any) -> None:
         super().__init__(
-            f"The training became unstable for third time, in the phase {phase} at step {step}; "
+            f"The training became unstable for the third time, in the phase {phase} at step {step}; "
             f"its log is {log}.",
             "Start it again in another folder with half the learning rate.",
         )  # fmt: skip

@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.contract.bank import STARTER, Bank, Coefficient, load_bank, save_bank
 from inference.contract.emotion import NEUTRAL
+from inference.explore import explore
 from inference.model.generator import Generator
+from inference.model.load import networks_json
+from inference.model.readers.look import PREFIX as LOOK_PREFIX
+from inference.model.readers.look import Look, LookConfig
+from inference.renderer import FaceRenderer
 
-from ..footage.takes import Footage, without_clip_mean
+from ..footage.named import KnownTake, frames_by_emotion
+from ..footage.takes import EYES, Footage
+from .hearing import Hearing, learn_hearing
 from .mouth import Codes
-from .reenactment import GAIN, latents, ridge
+from .reenactment import GAIN, LOOK, LOOK_SPREAD
 
 LICENCE = "yours; made from your footage"
+MOST = 2000  # frames that ranges are measured on
 FACES = 16  # on which the effect of a bank's columns is measured
 STEP = 0.5  # change of alpha for that
 UNUSED = 0.01  # share of the bank's strongest effect below which a slider is marked as unused
+UNUSED_UNIT = "unused"
 QUANTILES = (2.0, 98.0)  # of a code: the slider's soft range
 TOP = 1.0 / 3.0  # share of an emotion's frames, those farthest from rest, whose mean is its preset
+CLEAR, SEEN = 0.45, 0.03  # share of a motion in its region, and eye distances, from which on it names a slider
+
+
+class Split(NamedTuple):
+    """Footage to learn from and footage to measure on."""
+
+    trained: Footage
+    heldout: Footage
+
+
+class Material(NamedTuple):
+    """What the footage is. origin: for the bank. consent: the sentence that was agreed to. takes: of clips."""
+
+    origin: str
+    consent: str = ""
+    takes: tuple[KnownTake, ...] = ()
 
 
 @torch.no_grad()
@@ -42,11 +69,11 @@ def effects(model: Generator, footage: Footage, rest: Tensor, rows: np.ndarray) 
 
 
 @torch.no_grad()
-def turned_to_axes(model: Generator, effect: Tensor) -> tuple[dict[str, np.ndarray], Tensor]:
+def turned_to_axes(model: Generator, effect: Tensor) -> tuple[dict[str, np.ndarray], Tensor, Tensor]:
     """State dict of an equivalent generator whose banks' columns are the principal axes of their effect.
 
-    The pictures stay the same: the heads are turned with the columns. Returns the state and (n,) the size of each
-    new column's effect. The signs are those that the QR decomposition gives.
+    The pictures stay the same: the heads are turned with the columns. Returns the state, (n,) the size of each new
+    column's effect, and (n, n) by which rows of coefficients are multiplied. The QR decomposition gives the signs.
     """
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     basis, slices = model.basis(), model.config.bank_slices
@@ -67,22 +94,33 @@ def turned_to_axes(model: Generator, effect: Tensor) -> tuple[dict[str, np.ndarr
         part = turn[columns, columns]
         state[f"{name}_fc.2.weight"] = part.T @ state[f"{name}_fc.2.weight"]
         state[f"{name}_fc.2.bias"] = part.T @ state[f"{name}_fc.2.bias"]
-    return {name: tensor.numpy() for name, tensor in state.items()}, (turn.T @ effect).norm(dim=1)
+    return {name: tensor.numpy() for name, tensor in state.items()}, (turn.T @ effect).norm(dim=1), turn
 
 
 @torch.no_grad()
-def solve_face_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.ndarray) -> None:
-    """Set the lip and pose heads to ridge solutions from the latent of the whole face, as a bank is read."""
-    shared = model.fc(latents(model, footage, look=False, rows=rows))
-    targets, clip = torch.from_numpy(codes[rows] * GAIN), footage.clip[rows]
+def affine(*layers: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight (n, D) and bias (n,) of layers without activations, as one affine map."""
+    chain = nn.Sequential(*layers)
+    width = chain.get_parameter(f"{next(iter(chain.state_dict())).rsplit('.', 1)[0]}.weight").shape[1]
+    bias = chain(torch.zeros(1, width))[0]
+    return (chain(torch.eye(width)) - bias).T, bias
+
+
+@torch.no_grad()
+def read_as_drawn(model: Generator) -> None:
+    """Set the lip and pose heads to what the decoder takes for the source's own motion.
+
+    Its latent has the own motion with the opposite sign along the banks' directions. A portrait at rest is then drawn
+    as it is, errors of the encoder included.
+    """
+    basis = model.basis()
     for name in ("lip", "pose"):
-        columns = model.config.bank_slices[name]
-        wanted = torch.from_numpy(without_clip_mean(targets[:, columns].numpy(), clip))
         head = getattr(model, f"{name}_fc")
-        through = torch.from_numpy(without_clip_mean(head[:2](shared).numpy(), clip))
-        solution = ridge(through, wanted)
-        head[2].weight.copy_(solution.T / head[2].scale)
-        head[2].bias.copy_(targets[:, columns].mean(0) - head[:2](shared).mean(0) @ solution)
+        weight, bias = affine(*model.fc, *head[:2])  # of the latent
+        wanted = -basis[:, model.config.bank_slices[name]].T
+        solution = torch.linalg.solve(weight.T, wanted.T).T
+        head[2].weight.copy_(solution / head[2].scale)
+        head[2].bias.copy_(-(solution @ bias))
 
 
 def emotion_presets(codes: np.ndarray, rest: np.ndarray, emotions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -100,64 +138,148 @@ def emotion_presets(codes: np.ndarray, rest: np.ndarray, emotions: Mapping[str, 
     return presets
 
 
+def consent_record(consent: str, takes: Iterable[KnownTake], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The bank's entry on the clips it was made from. before: that of the bank that it started from."""
+    clips = {clip["sha256"]: dict(clip) for clip in (before or {}).get("clips", [])}
+    clips |= {take.sha256: {"name": take.clip, "sha256": take.sha256} for take in takes}
+    return {"consent": consent, "clips": list(clips.values())}
+
+
 def finish(
     model: Generator,
     teacher: Codes,
-    footage: Footage,
+    split: Split,
     out: Path,
+    material: Material,
     *,
-    origin: str,
     licence: str = "",
     start: str = "none",
-    emotions: Mapping[str, np.ndarray] | None = None,
     faces: int = FACES,
     seed: int = 0,
 ) -> Bank:
     """Write the bank of a trained generator. Returns it.
 
-    origin: what the footage was, for the bank's metadata. start: the file that encoder and decoder were taken from.
-    faces: number of faces on which the sliders' effect is measured.
-    emotions: frame numbers by emotion; without them only `neutral` becomes a preset.
+    start: the file that encoder and decoder were taken from. faces: number of faces on which the sliders' effect is
+    measured. Emotions become presets only if the material names them.
     """
-    rng = np.random.default_rng(seed)
-    some = rng.choice(len(footage), min(2000, len(footage)), replace=False)
-    solve_face_heads(model, footage, teacher.both(footage), some)
-    with torch.no_grad():
-        read = model.coefficients(latents(model, footage, look=False, rows=some)).numpy()
+    footage, rng = split.trained, np.random.default_rng(seed)
+    some = np.sort(rng.choice(len(footage), min(MOST, len(footage)), replace=False))
+    look = affine(*model.fc, *model.lip_fc)  # of a window's latent, before it is turned
+    read_as_drawn(model)
+    codes = codes_of(model, footage, teacher, some)
     neutral = np.concatenate(footage.neutral) if footage.takes else some
-    of_neutral = np.isin(some, neutral)
-    rest = np.median(read[of_neutral] if of_neutral.any() else read, 0).astype(np.float32)
+    emotions = frames_by_emotion(footage.clip[some], material.takes) if material.takes else {}
+    at_rest = np.isin(some, neutral)
+    rest = np.median(codes[at_rest] if at_rest.any() else codes, 0).astype(np.float32)
     measured = rng.choice(neutral, min(faces, len(neutral)), replace=False)
-    state, size = turned_to_axes(model, effects(model, footage, torch.from_numpy(rest), measured))
+    state, size, turn = turned_to_axes(model, effects(model, footage, torch.from_numpy(rest), measured))
     turned = Generator(model.config)
     turned.load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
-    with torch.no_grad():
-        codes = turned.coefficients(latents(turned, footage, look=False, rows=some)).numpy()
-    rest = np.median(codes[of_neutral] if of_neutral.any() else codes, 0)
-    low, high = np.percentile(codes, QUANTILES, axis=0)
-    names, entries = [], []
-    for bank, columns in model.config.bank_slices.items():
-        strongest = float(size[columns].max()) or 1.0
-        for number, index in enumerate(range(columns.start, columns.stop), 1):
-            names.append(f"{bank}_{number:02d}")
-            unused = float(size[index]) < UNUSED * strongest
-            entries.append(
-                Coefficient(
-                    names[-1], bank, round(float(rest[index]), 4),
-                    round(float(min(low[index], rest[index] - 1e-3)), 4),
-                    round(float(max(high[index], rest[index] + 1e-3)), 4), "unused" if unused else "",
-                )
-            )  # fmt: skip
+    codes, axes = codes @ turn.numpy(), turn.numpy()
+    rest = np.median(codes[at_rest] if at_rest.any() else codes, 0)
+    if "exp" in model.config.bank_slices and len(known := emotions.get(NEUTRAL, ())):
+        rest[model.config.bank_slices["exp"]] = np.median(codes[known][:, model.config.bank_slices["exp"]], 0)
+    entries = numbered(model, codes, rest, size.numpy())
     presets = {}
     if "exp" in model.config.bank_slices:
         columns = model.config.bank_slices["exp"]
-        where = {row: place for place, row in enumerate(some)}
-        known = {
-            name: np.array([where[row] for row in rows if row in where], int) for name, rows in (emotions or {}).items()
-        }
-        presets = emotion_presets(codes[:, columns], rest[columns], known)
+        presets = emotion_presets(codes[:, columns], rest[columns], emotions)
+    lips = model.config.bank_slices["lip"]
+    tensors = state | look_tensors(look, axes[lips, lips])
+    hearing = Hearing({}, "")
+    if material.takes:
+        both = [codes_of(model, part, teacher, np.arange(len(part)))[:, lips] @ axes[lips, lips] for part in split]
+        hearing = learn_hearing(*split, *both, size[lips].numpy(), list(material.takes))
+        print(hearing.sentence, "r per slider:", list(hearing.r), flush=True)
+    tensors |= hearing.tensors
+    origin, licence = f"{material.origin} {hearing.sentence}".strip(), licence or LICENCE
+    used = consent_record(material.consent, material.takes) if material.takes else None
     if start != "none":
         base = load_bank(STARTER if start == "starter" else Path(start))
-        origin = f"{origin}. Encoder and decoder started from '{base.name}' ({base.licence or 'no licence stated'})"
-    bank = Bank(out.stem, model.config, tuple(entries), presets, licence=licence or LICENCE, origin=origin, networks={})
-    return save_bank(bank, state, out)
+        licence = f"{licence}; started from '{base.name}': {base.licence or 'no licence stated'}"
+        used = consent_record(material.consent, material.takes, base.footage) if material.takes else base.footage
+    bank = Bank(
+        out.stem, model.config, entries, presets, licence=licence, origin=origin, networks=networks_json(tensors),
+        footage=used,
+    )  # fmt: skip
+    bank = replace(bank, coefficients=named(bank, tensors, footage, int(neutral[0])))
+    return save_bank(bank, tensors, out)
+
+
+@torch.no_grad()
+def codes_of(model: Generator, footage: Footage, teacher: Codes, rows: np.ndarray) -> np.ndarray:
+    """(n, m) coefficients of frames: mouth and pose by the codes that drove the decoder, expression by its head.
+
+    The codes of mouth and pose are placed where the bank reads the same frames on the average.
+    """
+    read = []
+    for part in np.array_split(rows, max(1, len(rows) // 100)):
+        read.append(model.coefficients(model.enc(footage.pictures(part, model.config.size))[0]).numpy())
+    found = np.concatenate(read)
+    codes = teacher.both(footage)[rows] * GAIN
+    found[:, : codes.shape[1]] = codes + (found[:, : codes.shape[1]] - codes).mean(0)
+    return found
+
+
+def numbered(model: Generator, codes: np.ndarray, rest: np.ndarray, size: np.ndarray) -> tuple[Coefficient, ...]:
+    """Numbered sliders with rest, soft range and a mark on those without effect. size: (m,) of their effects."""
+    low, high = np.percentile(codes, QUANTILES, axis=0)
+    entries = []
+    for bank, columns in model.config.bank_slices.items():
+        strongest = float(size[columns].max()) or 1.0
+        for number, index in enumerate(range(columns.start, columns.stop), 1):
+            unused = float(size[index]) < UNUSED * strongest
+            entries.append(
+                Coefficient(
+                    f"{bank}_{number:02d}", bank, round(float(rest[index]), 4),
+                    round(float(min(low[index], rest[index] - 1e-3)), 4),
+                    round(float(max(high[index], rest[index] + 1e-3)), 4), UNUSED_UNIT if unused else "",
+                )
+            )  # fmt: skip
+    return tuple(entries)
+
+
+def look_tensors(look: tuple[Tensor, Tensor], turn: np.ndarray) -> dict[str, np.ndarray]:
+    """Tensors of the network that reads the lips from their window. look: weight and bias; turn: (n, n) of the lips."""
+    weight, bias = look
+    reader = Look(LookConfig(weight.shape[1], len(weight)))
+    with torch.no_grad():
+        reader.lips.weight.copy_(torch.from_numpy(turn.T) @ weight)
+        reader.lips.bias.copy_(torch.from_numpy(turn.T) @ bias)
+        reader.side.fill_(LOOK)
+        reader.spread.fill_(LOOK_SPREAD)
+    return {LOOK_PREFIX + name: part.numpy() for name, part in reader.state_dict().items()}
+
+
+def named(bank: Bank, tensors: Mapping[str, np.ndarray], footage: Footage, row: int) -> tuple[Coefficient, ...]:
+    """The sliders with the names of what they do to the face of frame `row`, where that is clear."""
+    loaded = replace(bank)
+    vars(loaded)["tensors"] = dict(tensors)
+    renderer = FaceRenderer(loaded, "cpu")
+    renderer.set_source(footage.frames[row])
+    rest = renderer.source_coefficients.values[0]
+    around = tuple(
+        replace(
+            entry,
+            rest=float(own),
+            soft_min=own + entry.soft_min - entry.rest,
+            soft_max=own + entry.soft_max - entry.rest,
+        )
+        for entry, own in zip(bank.coefficients, rest.tolist(), strict=True)
+    )
+    eyes = (footage.points[row, EYES].astype(np.float64) + 1.0) * (bank.config.size / 2.0) - 0.5
+    found = explore(lambda rows: renderer.render(rows), rest, around, eyes)
+    result = []
+    for entry, motion in zip(bank.coefficients, found, strict=True):
+        clear = motion.shares.get(motion.region, 0.0) >= CLEAR and motion.amount >= SEEN and fits(entry, motion.region)
+        if clear and motion.suggestion != entry.name:
+            entry = replace(entry, name=motion.suggestion, arkit=motion.arkit, moves=motion.moves)
+        result.append(entry)
+    return tuple(result)
+
+
+def fits(entry: Coefficient, region: str) -> bool:
+    """Whether a motion there may name a slider: one of the lips is not named after the head that it moves a little."""
+    if entry.unit == UNUSED_UNIT:
+        return False
+    return {"lip": region in ("jaw", "mouth"), "pose": region == "head"}.get(entry.bank, region != "head")

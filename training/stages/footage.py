@@ -17,7 +17,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ from inference.model.generator import Generator
 from ..footage.heads import HeadsAsFootage
 from ..footage.look import as_text, look_at_clips
 from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, motion_pool
-from ..footage.prepare import LEAST, prepared
+from ..footage.named import known_takes, read_table
+from ..footage.prepare import LEAST, clips_in, prepared
 from ..footage.takes import Footage
 from ..learning.devices import Devices
 from ..learning.losses import total
@@ -40,7 +40,7 @@ from ..learning.trainer import Limits, Unstable, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .expression import train_expression
-from .finish_bank import FACES, finish
+from .finish_bank import FACES, Material, Split, finish
 from .generator import fresh
 from .mouth import Codes, learned_codes
 from .mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
@@ -60,14 +60,6 @@ HELD_OUT = 0.15  # share of each take's time that is not trained on
 
 
 Figures = Callable[[Codes], Callable[[Generator], Mapping[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Footage to learn from and footage to measure on."""
-
-    trained: Footage
-    heldout: Footage
 
 
 def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
@@ -269,7 +261,7 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
     start_of(args.start, args.size)  # refused before hours of work
     end: Stopped | Unstable | None = None
     try:
-        split, origin, figures = material(args, watch)
+        split, material, figures = read_material(args, watch)
         model, teacher = train_all(args, split, figures)
     except (Stopped, Unstable) as ended:
         end = ended
@@ -280,7 +272,7 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
             return
         model, teacher = end.best, end.codes
     watch.at("finish", 0.0)
-    finish(model, teacher, split.trained, args.out, origin=origin, start=args.start, licence=args.licence, faces=FACES)
+    finish(model, teacher, split, args.out, material, start=args.start, licence=args.licence, faces=FACES)
     watch.wrote(args.out)
     if isinstance(end, Unstable):
         raise end
@@ -296,20 +288,25 @@ def need_consent(given: bool) -> None:
         raise EDTalkError("The clips cannot be used without consent.", f'Add --consent, which states: "{CONSENT}".')
 
 
-def material(args: argparse.Namespace, watch: Watch) -> tuple[Split, str, Figures]:
-    """The footage to train on, where it comes from, and further figures of a generator.
+def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Material, Figures]:
+    """The footage to train on, what else is known of it, and further figures of a generator.
 
     Raises EDTalkError without consent, or for clips that cannot be used, and Stopped.
     """
     if args.heads:
         split = Split(HeadsAsFootage(args.heads, 0, args.train), HeadsAsFootage(args.heads, args.train))
-        return split, f"{args.train} rendered people (CC0), seen without labels", proof_figures(args)
+        return split, Material(f"{args.train} rendered people (CC0), seen without labels"), proof_figures(args)
     need_consent(args.consent)
+    names = {clip.name for clip, _ in clips_in(args.clips)}
+    people = read_table(args.person_of, "person", names) if args.person_of else None
+    emotions = read_table(args.emotion_of, "emotion", names) if args.emotion_of else None
+    folder = args.work / "footage"
     footage, origin = prepared(
-        args.clips, args.work / "footage", args.size, least=LEAST,
+        args.clips, folder, args.size, least=LEAST, people=people, emotions=emotions,
         at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
     )  # fmt: skip
-    return split_in_time(footage), f'{origin}. "{CONSENT}"', lambda teacher: lambda model: {}
+    known = Material(f"{origin}. {CONSENT}.", CONSENT, tuple(known_takes(folder)))
+    return split_in_time(footage), known, lambda teacher: lambda model: {}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -328,6 +325,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="with --check: print JSON, as it is in check.json")
     parser.add_argument("--work", type=Path, help="folder of checkpoints and logs (default: OUT with .work)")
     add_progress_option(parser)
+    parser.add_argument("--person-of", type=Path, help="CSV file of clip,person (default: the clip's folder)")
+    parser.add_argument(
+        "--emotion-of", type=Path, help="CSV file of clip,emotion (default: a folder such as happy, else none)"
+    )
     parser.add_argument("--size", type=int, default=128, choices=(32, 64, 128, 256), help="pixels (default 128)")
     parser.add_argument("--start", default="none", help='bank to take encoder and decoder from, "starter" or "none"')
     parser.add_argument("--minutes", type=float, default=480.0, help="time of training in all (default 480)")

@@ -23,6 +23,7 @@ from inference.contract.bank import Bank, load_bank, save_bank
 from inference.contract.errors import EDTalkError
 from inference.model.generator import Generator
 
+from ..footage.named import known_takes
 from ..footage.prepare import prepared
 from ..footage.takes import Footage
 from ..learning.losses import total
@@ -30,6 +31,7 @@ from ..learning.optimiser import minimise, step_scale
 from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
+from .finish_bank import consent_record
 from .footage import CONSENT, Split, check_clips, need_consent, split_in_time
 from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
 from .transfer import generator_of
@@ -195,8 +197,9 @@ def tune_bank(args: argparse.Namespace, work: Path, watch: Watch) -> None:
     print(text, flush=True)
     state = {name: tensor.numpy() for name, tensor in best.state_dict().items()}
     others = {name: tensor for name, tensor in bank.tensors.items() if name not in state}
-    origin = f'{bank.origin} Tuned to a person. {origin}. "{CONSENT}"'
-    save_bank(replace(bank, name=args.out.stem, origin=origin, path=None), others | state, args.out)
+    origin = f"{bank.origin} Tuned to a person. {origin}. {CONSENT}."
+    used = consent_record(CONSENT, known_takes(work / "footage"), bank.footage)
+    save_bank(replace(bank, name=args.out.stem, origin=origin, footage=used, path=None), others | state, args.out)
     watch.wrote(args.out)
     if ended:
         watch.end("stopped", f"The tuning has stopped. {args.out.name} has its best state; the same command goes on.")
