@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ class _State:
 
 
 _state = _State()
+# Functions that say why the engine may not be replaced or removed, as a sentence without a period; "" if it may be.
+users: list[Callable[[], str]] = []
+
+
+def _in_use() -> str:
+    return next((reason for user in users if (reason := user())), "")
 
 
 def installation() -> Installation | None:
@@ -130,6 +137,8 @@ class _Installer(BaseOperator):
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         if _state.installation is not None:
             return "The engine is being installed"
+        if reason := _in_use():
+            return reason
         if not bpy.app.online_access:
             return "Online access is off: press Allow Online Access, or install from a folder"
         if not session.blocking() and not planned():
@@ -199,7 +208,7 @@ the downloads of another computer"""
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
-        return "The engine is being installed" if _state.installation is not None else ""
+        return "The engine is being installed" if _state.installation is not None else _in_use()
 
     def invoke(self, context: bpy.types.Context, _event: bpy.types.Event) -> set[str]:
         context.window_manager.fileselect_add(self)
@@ -321,6 +330,8 @@ class EDTALK_OT_uninstall_engine(BaseOperator, bpy.types.Operator):
     def disabled_reason(cls, context: bpy.types.Context) -> str:
         if _state.installation is not None:
             return "The engine is being installed"
+        if reason := _in_use():
+            return reason
         found = session.find_engine()
         if found.origin != "installed" or found.state is engine.State.MISSING:
             return "No engine is installed"

@@ -138,8 +138,6 @@ def _sentence(job: Job, status: Mapping[str, Any]) -> str:
         return "Stopping. The best weights so far are written as a bank."
     if job.state is State.STOPPED:
         return "Stopped. The bank has the best weights so far." if job.bank else "Stopped before it could draw."
-    if job.state is State.DONE:
-        return "The bank is trained."
     if job.state is State.INTERRUPTED:
         return "The training ended unexpectedly. Go On continues at its last checkpoint."
     if job.state is State.FAILED and not status:

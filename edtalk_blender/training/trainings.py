@@ -18,6 +18,7 @@ from ...inference.contract.errors import EDTalkError
 from ...inference.contract.training import FOOTAGE, PERSON, Settings
 from ..character import files
 from ..engine import engine, session
+from ..engine import operators as engine_operators
 from ..translations.context import CONTEXT
 from . import jobs, sheet
 from .check import Check
@@ -59,7 +60,7 @@ class TrainingDraft(bpy.types.PropertyGroup):
         items=(
             ("64", "64 (Draft)", "Quick, to see whether the clips are suitable"),
             ("128", "128", "For a night on a computer without a GPU. Starts from the weights of the starter bank"),
-            ("256", "256 (GPU)", "Needs a GPU: without one it takes many days"),
+            ("256", "256", "Takes at least four times as long as 128: many days. Check says how long on this computer"),
         ),
         default="128",
     )
@@ -127,6 +128,12 @@ def _checked(settings: Settings) -> tuple[object, ...]:
 def is_active() -> bool:
     """Whether a training of this user runs."""
     return any(job.state.is_active for job in found())
+
+
+def uses_engine() -> str:
+    """Why the engine may not be replaced, as a sentence without a period; "" if no training runs."""
+    active = [job.name for job in found() if job.state.is_active]
+    return f"The training of {active[0]} uses the engine. Stop it first" if active else ""
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -339,6 +346,7 @@ def _announce() -> None:
 def register() -> None:
     bpy.utils.register_class(TrainingDraft)
     bpy.types.WindowManager.edtalk_training = PointerProperty(type=TrainingDraft, translation_context=CONTEXT)
+    engine_operators.users.append(uses_engine)
     keep_watching()
 
 
@@ -346,6 +354,7 @@ def unregister() -> None:
     if bpy.app.timers.is_registered(_tick):
         bpy.app.timers.unregister(_tick)
     cancel_check()
+    engine_operators.users.remove(uses_engine)
     del bpy.types.WindowManager.edtalk_training
     bpy.utils.unregister_class(TrainingDraft)
     vars(_state).update(vars(_State()))

@@ -401,7 +401,6 @@ LABELS = {
     "Shown": "Angezeigt",
     "Save As": "Speichern als",
     "64 (Draft)": "64 (Entwurf)",
-    "256 (GPU)": "256 (GPU)",
     "Minutes": "Minuten",
     "I may use these recordings": "Ich darf diese Aufnahmen verwenden",
 }

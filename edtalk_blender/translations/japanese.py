@@ -401,7 +401,6 @@ LABELS = {
     "Shown": "表示",
     "Save As": "保存先",
     "64 (Draft)": "64 (下書き)",
-    "256 (GPU)": "256 (GPU)",
     "Minutes": "分",
     "I may use these recordings": "これらの録画を使用する権利があります",
 }

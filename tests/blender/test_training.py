@@ -157,6 +157,14 @@ def test_a_failure_is_reported_once(package, trainings, running):
     assert not package.engine.session.problems
 
 
+def test_the_engine_is_not_removed_while_a_training_uses_it(package, trainings, running):
+    remove = package.engine.operators.EDTALK_OT_uninstall_engine
+    assert "The training of anna uses the engine" in remove.disabled_reason(bpy.context)
+    bpy.ops.edtalk.stop_training(folder=str(running))
+    wait(trainings, running, "STOPPED")
+    assert "training" not in remove.disabled_reason(bpy.context)
+
+
 def test_stop_at_once(trainings, running):
     assert bpy.ops.edtalk.stop_training(folder=str(running), at_once=True) == {"FINISHED"}
     until = time.monotonic() + PATIENCE
