@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ class Check:
             log.follow(self._process.stdout)
             self._process.wait()
             self.report = json.loads(path.read_text(encoding="utf-8"))
+            path.unlink()
+            with suppress(OSError):  # it is that of a training
+                path.parent.rmdir()
         except (OSError, ValueError):
             if not self._cancelled:
                 words = log.last_line or "it wrote no report"

@@ -15,7 +15,7 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, PointerProperty, 
 
 from ...inference.contract.bank import STARTER
 from ...inference.contract.errors import EDTalkError
-from ...inference.contract.training import FOOTAGE, PERSON, Settings
+from ...inference.contract.training import FOOTAGE, PERSON, WORK, Settings
 from ..character import files
 from ..engine import engine, session
 from ..engine import operators as engine_operators
@@ -183,7 +183,7 @@ def propose(kind: str, clips: str, bank: str = "") -> None:
 def _free(path: Path) -> Path:
     """The path, with a number if a bank or a training has it already."""
     number, made = 1, path
-    while made.exists() or made.with_suffix(".work").exists():
+    while made.exists() or made.with_suffix(WORK).exists():
         number += 1
         made = path.with_name(f"{path.stem}_{number}{path.suffix}")
     return made

@@ -22,6 +22,18 @@ JOB, STATUS, STOP, LOG, CHECK = "job.json", "status.json", "STOP", "training.log
 FOOTAGE, PERSON = "footage", "person"  # commands of `python -m training`
 SIZES = (64, 128, 256)  # pixels of a bank from footage
 MOVIES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg")  # suffixes of clips
+WORK = ".work"  # suffix of the folder of a training
+
+
+def movies_in(folder: Path) -> list[Path]:
+    """The movies in a folder and its subfolders, in order. Those that a training has prepared are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in MOVIES
+        and file.is_file()
+        and not any(part.endswith(WORK) for part in file.relative_to(folder).parts)
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class Settings:
     @property
     def work(self) -> Path:
         """Folder of checkpoints and state: beside the bank."""
-        return Path(self.out).with_suffix(".work")
+        return Path(self.out).with_suffix(WORK)
 
     def words(self) -> list[str]:
         """The arguments of `python -m training`."""

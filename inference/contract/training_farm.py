@@ -13,7 +13,7 @@ from typing import Any
 from .errors import EDTalkError, disk_error
 from .farm import OUTPUT, Job, engine_parameters, parameter, step, write_job
 from .files import link_or_copy
-from .training import MOVIES, PERSON, Settings
+from .training import MOVIES, PERSON, Settings, movies_in
 
 CLIPS, BANK = "clips", "bank.safetensors"  # folder and file of a bundle
 _GRACE = 300  # seconds that a cancelled training has to write its bank
@@ -29,7 +29,9 @@ def write_training_bundle(settings: Settings, folder: str | os.PathLike[str], jo
     folder = Path(os.path.abspath(folder))
     if not settings.consent:
         raise EDTalkError("The training needs your confirmation that you may use the recordings.")
-    clips = [(clip, root) for root in map(Path, settings.clips) for clip in _movies(root)]
+    clips = [
+        (clip, root) for root in map(Path, settings.clips) for clip in ([root] if root.is_file() else movies_in(root))
+    ]
     if not clips:
         raise EDTalkError(
             f"No clip was found in {', '.join(settings.clips)}.", f"Choose a folder of {', '.join(MOVIES[:4])} files."
@@ -48,12 +50,6 @@ def write_training_bundle(settings: Settings, folder: str | os.PathLike[str], jo
         raise disk_error(Path(error.filename or folder), error) from error
     write_job(folder, training_template(settings, job), _values(settings, job))
     return len(clips)
-
-
-def _movies(path: Path) -> list[Path]:
-    """The movie itself, or those in a folder and its subfolders."""
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    return [file for file in files if file.suffix.lower() in MOVIES and file.is_file()]
 
 
 def training_template(settings: Settings, job: Job) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from tests.farm.test_bundle import needs_openjd, openjd, read
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     clips = tmp_path / "footage of Anna & Ben"
-    for name in ("anna/one.mp4", "anna/two.MOV", "ben/one.mp4", "notes.txt"):
+    prepared = "anna.work/footage/take_000/frames.mkv"  # of an earlier training
+    for name in ("anna/one.mp4", "anna/two.MOV", "ben/one.mp4", "notes.txt", prepared):
         (clips / name).parent.mkdir(parents=True, exist_ok=True)
         (clips / name).write_bytes(name.encode())
     return Settings(FOOTAGE, (str(clips),), str(tmp_path / "anna.safetensors"), 256, 300.0, consent=True, threads=8)

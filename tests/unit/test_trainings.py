@@ -226,6 +226,7 @@ def test_a_check_reports_what_is_usable(settings, root):
     made.start()
     made.wait()
     assert made.error is None
+    assert not settings.work.exists(), "a check alone leaves nothing"
     lines = "\n".join(check.lines(made.report, lambda seconds: f"{seconds:.0f} s"))
     for words in ("about 48 s of 60 s", "turned away 20 %", "empty.mp4 is empty", "7680 s", "15,000", "40 MB"):
         assert words in lines

@@ -25,7 +25,7 @@ import numpy as np
 
 from inference.contract.errors import EDTalkError
 from inference.contract.files import atomic_write, cached_sha256
-from inference.contract.training import MOVIES
+from inference.contract.training import MOVIES, movies_in
 from inference.face.crop import apply_matrix, crop_face, crop_from_box
 from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
@@ -91,11 +91,11 @@ def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> 
         if path.is_file():
             found.append((path, path.stem))
             continue
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        movies = [file for file in files if file.suffix.lower() in MOVIES]
+        movies = movies_in(path)
         if not movies:
+            files = sum(file.is_file() for file in path.rglob("*"))
             raise EDTalkError(
-                f"No clip was found in {path}: {len(files)} files, none of them a movie.",
+                f"No clip was found in {path}: {files} files, none of them a movie.",
                 f"Give a folder of {', '.join(MOVIES[:4])} files.", "media",
             )  # fmt: skip
         for file in movies:
