@@ -12,7 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.learning.devices import Devices
+from inference.contract.errors import EDTalkError
+from training.learning.devices import Devices, available_memory
 
 from .footage_material import write_faces
 
@@ -88,3 +89,26 @@ def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
             devices.minimise((model(some) - wanted).square().mean(), optimiser, model)
         results.append(torch.cat([model.weight.flatten(), model.bias]))
     assert torch.allclose(*results, atol=1e-6)
+
+
+def test_a_step_that_does_not_fit_is_halved_and_accumulated(capsys: pytest.CaptureFixture[str]) -> None:
+    devices, full = Devices(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    assert devices.halved(6, full, "pairs") == 3
+    assert devices.accumulate == 2
+    assert capsys.readouterr().out.count("Out of memory with 6 pairs a step") == 1
+    assert devices.halved(3, RuntimeError("DefaultCPUAllocator: can't allocate memory"), "pairs") == 1
+    assert devices.accumulate == 4
+    with pytest.raises(EDTalkError, match="too little memory for 1 pairs"):
+        devices.halved(1, full, "pairs")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        devices.halved(4, RuntimeError("size mismatch"), "pairs")
+
+
+def test_pairs_are_halved_before_the_first_step_if_memory_is_short() -> None:
+    devices = Devices()
+    assert devices.fitted(6, 1e8, "pairs", available=1e9) == 6
+    assert devices.accumulate == 1
+    assert devices.fitted(6, 1e9, "pairs", available=4e9) == 3
+    assert devices.accumulate == 2
+    assert devices.fitted(6, 1e12, "pairs", available=4e9) == 1
+    assert available_memory() > 0

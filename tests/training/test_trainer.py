@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import time
 from itertools import count
 from pathlib import Path
@@ -14,15 +15,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.learning.trainer import Limits, Trainer, log_line, save_checkpoint
+from inference.contract.errors import EDTalkError
+from training.learning.trainer import FOR_STEPS, Limits, Trainer, Unstable, log_line, save_checkpoint
+from training.learning.watch import STOP, Stopped, Watch
 
 
-def make(path: Path, **phases: Limits) -> tuple[Trainer, torch.optim.Optimizer]:
+def make(path: Path, watch: Watch | None = None, **phases: Limits) -> tuple[Trainer, torch.optim.Optimizer]:
     """A trainer of one weight; its optimiser."""
     model, average = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
     optimiser = torch.optim.SGD(model.parameters(), 0.1)
     parts = {"model": model, "average": average, "optimiser": optimiser}
-    args = argparse.Namespace(out=path, rate=0.1)
+    args = argparse.Namespace(out=path, rate=0.1, watch=watch)
     trainer = Trainer(args, parts, phases, np.random.default_rng(0), averaged=(model, average), evaluate_every=9.5)
     return trainer, optimiser
 
@@ -147,3 +150,90 @@ def test_a_checkpoint_of_another_stage_is_refused(tmp_path: Path) -> None:
     trainer.save()
     with pytest.raises(SystemExit, match="expected the phases anchors, found motion"):
         make(tmp_path / "model.pt", anchors=Limits(steps=1))
+
+
+def unstable(path: Path, losses: list[float]) -> tuple[Trainer, list[float]]:
+    """A trainer whose weight grows by one a step while it notes `losses`; the weights before every step."""
+    trainer, optimiser = make(path, only=Limits(steps=len(losses)))
+    weight, seen = trainer.parts["model"].weight, []
+    trainer.parts["average"].load_state_dict(trainer.parts["model"].state_dict())
+    for _ in trainer.steps("only", optimiser):
+        seen.append(weight.item())
+        loss = losses[trainer.step]
+        with torch.no_grad():
+            weight.add_(1.0 if math.isfinite(loss) else math.nan)
+        trainer.note({"loss": torch.tensor(loss)})
+    return trainer, seen
+
+
+def test_a_loss_that_is_no_number_goes_back_to_the_average_at_half_the_rate(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    trainer, seen = unstable(path, [1.0] * 5 + [math.nan] + [1.0] * 5)
+    assert seen[6] == seen[0], "the weights of the begin, which were kept last"
+    assert np.isfinite(seen).all()
+    assert trainer.halvings == 1
+    assert np.isfinite(list(trainer.running.values())).all()
+    assert all(part.isfinite().all() for part in trainer.parts["average"].state_dict().values())
+    assert [line["rate"] for line in lines(path) if "unstable" in line] == [0.05]
+    trainer, _ = make(path, only=Limits(steps=12))
+    assert trainer.halvings == 1, "a resumed training keeps the halved rate"
+
+
+def test_a_loss_that_stays_three_times_its_mean_counts_as_unstable(tmp_path: Path) -> None:
+    trainer, _ = unstable(tmp_path / "short.pt", [1.0] * 20 + [4.0] * (FOR_STEPS - 1) + [1.0] * 5)
+    assert trainer.halvings == 0
+    trainer, _ = unstable(tmp_path / "long.pt", [1.0] * 20 + [4.0] * FOR_STEPS + [1.0] * 5)
+    assert trainer.halvings == 1
+    trainer, _ = unstable(tmp_path / "high.pt", [1.0] * 20 + [2.9] * 100)
+    assert trainer.halvings == 0
+
+
+def test_the_third_time_the_training_stops_and_names_its_log(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    with pytest.raises(Unstable, match="unstable for the third time") as found:
+        unstable(path, [1.0, math.nan] * 5)
+    assert str(path.with_suffix(".jsonl")) in str(found.value)
+    assert all(part.isfinite().all() for part in found.value.best.state_dict().values())
+    assert [line["unstable"] for line in lines(path)] == [1, 2]
+
+
+def test_a_stopped_training_returns_its_best_weights(tmp_path: Path) -> None:
+    """The best by held-out psnr; the checkpoint goes on from the last."""
+    path, figures = tmp_path / "model.pt", iter([1.0, 9.0, 3.0])
+    with Watch(tmp_path, "footage", {"only": 1.0}) as watch:
+        trainer, optimiser = make(path, watch=watch, only=Limits(steps=9))
+
+        def train() -> None:
+            for _ in trainer.steps("only", optimiser, lambda: {"psnr": next(figures)}):
+                with torch.no_grad():
+                    trainer.parts["model"].weight.fill_(trainer.step)
+                trainer.note({"loss": torch.tensor(1.0)})
+                if trainer.step == 4:
+                    (tmp_path / STOP).touch()
+
+        with pytest.raises(Stopped) as found:
+            train()
+        watch.end("stopped")
+    best = found.value.best.weight.item()
+    assert best == trainer.parts["average"].weight.item(), "measured when it stopped, and better than at the begin"
+    again, optimiser = make(path, watch=watch, only=Limits(steps=9))
+    assert (again.step, again.best_psnr) == (5, 9.0)
+    assert sum(1 for _ in again.steps("only", optimiser)) == 4
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="limits of file sizes are POSIX")
+    path = tmp_path / "model.pt"
+    save_checkpoint({"step": 1}, path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(EDTalkError, match="could not be written") as found:
+            save_checkpoint({"weights": torch.zeros(100_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert found.value.kind == "disk"
+    assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

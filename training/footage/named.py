@@ -76,7 +76,8 @@ def known_takes(folder: Path) -> list[KnownTake]:
     """All takes of prepared footage, in the order of `Footage.clip`."""
     state = json.loads((folder / "clips.json").read_text())
     found = []
-    for digest, entry in state["clips"].items():
+    for digest in dict.fromkeys(state["used"]):
+        entry = state["clips"][digest]
         sound = folder / entry["sound"] if entry.get("sound") else None
         found += [KnownTake(entry["name"], digest, entry.get("emotion", ""), sound)] * len(entry["takes"])
     return found

@@ -266,10 +266,15 @@ def prepared(
             f"{folder} has footage of {state['size']} px, but {size} px are needed.", "Choose another --work folder."
         )
     state = state or {"format": FORMAT, "size": size, "rate": RATE, "clips": {}}
-    listing = clips_in(clips, people)
+    listing, used = clips_in(clips, people), []
     for number, (clip, person) in enumerate(listing):
         at(number / len(listing), clip.name)
-        digest = cached_sha256(clip)
+        try:
+            digest = cached_sha256(clip)
+        except OSError as error:
+            print(f"{clip.name}: skipped: {clip} could not be read: {error.strerror}.", flush=True)
+            continue
+        used.append(digest)
         folder_says = next((name for given in clips if (name := emotion_of_folder(clip, given))), "")
         emotion = (emotions or {}).get(clip.name, folder_says)
         if digest in state["clips"]:
@@ -298,11 +303,20 @@ def prepared(
         with atomic_write(listed) as partial:
             partial.write_text(json.dumps(state, indent=1))
         print(f"{clip.name}: {summary(entry)}", flush=True)
+    state["used"] = used
+    with atomic_write(listed) as partial:
+        partial.write_text(json.dumps(state, indent=1))
+    state = used_clips(state)
     footage = read_footage(folder, state)
     write_report(folder, state, footage)
     check(footage, state, least)
     names = ", ".join(f"{entry['name']} ({digest[:8]})" for digest, entry in state["clips"].items() if entry["frames"])
     return footage, f"Made from: {names}"
+
+
+def used_clips(state: dict[str, Any]) -> dict[str, Any]:
+    """The state with those clips only that were given last."""
+    return state | {"clips": {digest: state["clips"][digest] for digest in dict.fromkeys(state["used"])}}
 
 
 def summary(entry: dict[str, Any]) -> str:

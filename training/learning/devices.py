@@ -7,8 +7,10 @@ processes, wraps the module and averages the gradients.
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,17 @@ from torch import Tensor, nn
 from inference.contract.errors import EDTalkError
 
 from .optimiser import minimise
+
+SPARE = 0.8  # share of the available memory that a step may take
+
+
+def available_memory() -> float:
+    """Bytes of main memory that a program can still use; infinite where the system does not say so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), math.inf)
 
 
 class Devices:
@@ -64,6 +77,20 @@ class Devices:
     def moved(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The batch on this process's device."""
         return self.fabric.to_device(dict(batch)) if self.fabric else batch
+
+    def fitted(self, count: int, each: float, what: str, available: float | None = None) -> int:
+        """At most `count`, halved until that many of `each` bytes fit into main memory, with longer accumulation.
+
+        available: bytes (default: what the system says). One is always returned.
+        """
+        room = SPARE * (available_memory() if available is None else available)
+        fits = count
+        while fits > 1 and fits * each > room:
+            fits //= 2
+            self.accumulate *= 2
+        if fits < count:
+            print(f"{count} {what} a step need {count * each / 1e9:.1f} GB: going on with {fits}.", flush=True)
+        return fits
 
     def halved(self, count: int, error: RuntimeError, what: str) -> int:
         """Half of the `count` pictures of a step that did not fit into memory; gradients are accumulated twice as long.

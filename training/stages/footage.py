@@ -16,7 +16,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from inference.model.generator import Generator
 from ..footage.heads import HeadsAsFootage
 from ..footage.look import as_text, look_at_clips
 from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, motion_pool
-from ..footage.named import known_takes, read_table
+from ..footage.named import KnownTake, known_takes, read_table
 from ..footage.prepare import LEAST, clips_in, prepared
 from ..footage.takes import Footage
 from ..learning.devices import Devices
@@ -51,6 +51,7 @@ from .transfer import Start, generator_of, transfer
 SHARES = {"common-motion": 0.06, "own-motion": 0.2, "self": 0.36, "mouth-pose": 0.26, "expression": 0.12}
 FIRST = {"mouth": (0.05, 6.0), "motion": (0.03, 3.0)}  # share of --minutes, and most minutes
 ADVISED_STEPS = 4000  # of stage 1
+PAIR_BYTES = 2e8  # of memory that a pair of stage 1 takes at 128 px
 CONSENT = "I may use these recordings"
 COPIES = 20  # of all weights in the checkpoints: averages, best states and optimisers of three stages
 AVERAGE_POINTS = (
@@ -143,6 +144,7 @@ def train_all(
     rng = seeded(args)
     args.work.mkdir(parents=True, exist_ok=True)
     devices = Devices(args.devices, accumulate=args.accumulate)
+    args.pairs = devices.fitted(args.pairs, PAIR_BYTES * (args.size / 128) ** 2, "pairs")
     planned, watch = planned_minutes(args), getattr(args, "watch", None)
     start = start_of(args.start, args.size)
 
@@ -288,6 +290,21 @@ def need_consent(given: bool) -> None:
         raise EDTalkError("The clips cannot be used without consent.", f'Add --consent, which states: "{CONSENT}".')
 
 
+def need_same_clips(work: Path, takes: Sequence[KnownTake]) -> None:
+    """Raise EDTalkError if a training was started with other clips: its codes and checkpoints belong to them."""
+    listed, now = work / "trained_on.json", {take.sha256: take.clip for take in takes}
+    before = json.loads(listed.read_text()) if listed.exists() else now
+    changed = [f"{now[key]} is new" for key in now if key not in before]
+    changed += [f"{before[key]} is missing" for key in before if key not in now]
+    if changed:
+        raise EDTalkError(
+            f"The training in {work} was started with other clips: {', '.join(changed)}.",
+            "Give the same clips, or another folder for the training.",
+        )
+    with atomic_write(listed) as partial:
+        partial.write_text(json.dumps(now, indent=1))
+
+
 def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Material, Figures]:
     """The footage to train on, what else is known of it, and further figures of a generator.
 
@@ -305,6 +322,7 @@ def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Materi
         args.clips, folder, args.size, least=LEAST, people=people, emotions=emotions,
         at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
     )  # fmt: skip
+    need_same_clips(args.work, known_takes(folder))
     known = Material(f"{origin}. {CONSENT}.", CONSENT, tuple(known_takes(folder)))
     return split_in_time(footage), known, lambda teacher: lambda model: {}
 
