@@ -17,6 +17,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from .teeth import TeethTexture
+
 # Stretch factors of the flow relative to rest: texture is used in full above the first and not used below the second.
 _TRUSTED, _REFUSED = 0.7, 0.25
 _FAINT = 0.05  # smallest mask at rest to which other masks are compared
@@ -28,7 +30,9 @@ _HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 _EDGE = cv2.BORDER_REPLICATE
 
 
-Inset = tuple[np.ndarray, np.ndarray]  # (2, 3) from its pixels to [-1, 1] of the picture; (h, w, 4) premultiplied RGBA
+# An inset, see `inference.model.insets.PlacedInset.frame`: the matrix from its pixels to [-1, 1] of the picture,
+# (h, w, 4) premultiplied RGBA, and its teeth or None.
+Inset = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
 class Workspace:
@@ -46,11 +50,18 @@ class Detail:
 
     fine: uint8 (D, D, 3), the network's input at the output's size D, at least the network's size S. planes: float32
     (3, S, S) in [-1, 1], the source as rendered at rest. places, mask: float32 (2, S, S) in [-1, 1] and (S, S) in 0..1,
-    where the source was sampled at rest, and how much of it was used.
+    where the source was sampled at rest, and how much of it was used. teeth: their texture; None to draw none.
     """
 
-    def __init__(self, fine: np.ndarray, planes: np.ndarray, places: np.ndarray, mask: np.ndarray) -> None:
-        self.size = len(fine)
+    def __init__(
+        self,
+        fine: np.ndarray,
+        planes: np.ndarray,
+        places: np.ndarray,
+        mask: np.ndarray,
+        teeth: TeethTexture | None = None,
+    ) -> None:
+        self.size, self._teeth = len(fine), teeth
         self._fine = _between(fine)
         self._rest = _levels(planes)
         self._pixels = _pixels(len(self._rest))
@@ -87,8 +98,10 @@ class Detail:
         weight = cv2.merge((kept, kept, kept), work.weight)
         seen = cv2.multiply(seen, weight, weight, dtype=cv2.CV_32F)
         result = cv2.add(seen, change, dtype=cv2.CV_8U if whole_levels else cv2.CV_32F)
-        for to_picture, drawn in insets:
+        for to_picture, drawn, teeth in insets:
             _lay_over(result, to_picture, drawn)
+            if teeth is not None and self._teeth is not None:
+                self._teeth.lay_over(result, to_picture, teeth)
         return result
 
     def _place(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

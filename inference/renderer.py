@@ -85,8 +85,9 @@ class FaceRenderer:
             self.painting = painting_type(self.device) if dtype == "auto" else DTYPES[dtype]
             self._correction: Correction | None = None
             if networks.refiner is not None:
-                self._correction = Correction(networks.refiner, networks.insets, self.painting)
+                self._correction = Correction(networks.refiner, networks.insets, self.painting, networks.teeth)
         self._encoder, self._decoder = networks.encoder, networks.decoder
+        self._teeth = None if networks.teeth is None else networks.teeth.get_buffer("texture").cpu().numpy()
         self.reader = FaceReader(networks, bank, self.device, self.batch, self.lanes)
         turns_eyes = EYE_BANK in bank.config.painted and networks.insets is not None
         self._eye_columns = columns_of(bank, EYE_BANK) if turns_eyes else []
@@ -112,7 +113,8 @@ class FaceRenderer:
         self._detail = None
         if detail is not None:
             with one_core_per_operator():
-                decoded = self._decode([self._source], filled([own[0]], self.batch), self._canvases)
+                rows = filled([own[0]], self.batch)
+                decoded = self._decode([self._source], rows, self._canvases, len(detail), at_rest=True)
             self._detail = self._detail_of(decoded, 0, detail)
 
     def another(self) -> FaceRenderer:
@@ -271,9 +273,9 @@ class FaceRenderer:
             found: list[Detail | None] = [None] * len(chunk)
             size = 0
             if details is not None:
-                at_rest = self._decode(sources, [source.own[0] for source in sources])
-                found = [self._detail_of(at_rest, index, fine) for index, (*_, fine) in enumerate(chunk)]
                 size = max(len(fine) for *_, fine in chunk)
+                at_rest = self._decode(sources, [source.own[0] for source in sources], size=size, at_rest=True)
+                found = [self._detail_of(at_rest, index, fine) for index, (*_, fine) in enumerate(chunk)]
             return self._pictures(self._decode(sources, filled(rows, self.batch), size=size), found, dtype)
 
         for pictures in self.lanes.map(draw, chunks()):
@@ -350,7 +352,19 @@ class FaceRenderer:
         """The detail of a source. at_rest: a batch whose `row` is the source rendered with its own coefficients."""
         from .detail import Detail  # imports OpenCV
 
-        return Detail(fine, at_rest.planes[row], at_rest.places[row], at_rest.mask[row])
+        teeth = None
+        if self._teeth is not None and self._shows_teeth(len(fine)):
+            from .teeth import TeethTexture
+
+            teeth = TeethTexture(self._teeth)
+            for to_picture, _, planes in (laid.frame(row) for laid in at_rest.insets):
+                if planes is not None:
+                    teeth = teeth.of_source(fine, to_picture, planes)
+        return Detail(fine, at_rest.planes[row], at_rest.places[row], at_rest.mask[row], teeth)
+
+    def _shows_teeth(self, size: int) -> bool:
+        """Whether frames of that size show single teeth: in smaller ones, a tooth is about a pixel wide."""
+        return size >= 2 * self.config.size
 
     @one_core_per_operator()
     @torch.inference_mode()
@@ -375,17 +389,18 @@ class FaceRenderer:
         rows: list[np.ndarray],
         canvases: dict[bytes, Canvas] | None = None,
         size: int = 0,
+        at_rest: bool = False,
     ) -> Decoded:
         """Render rows (n,) of one source, or of as many sources.
 
         canvases: cache by expression for one source; it holds the last expression that all rows of a batch had. size:
-        width in pixels of the frames, if detail is added; default the bank's.
+        width in pixels of the frames, if detail is added; default the bank's. at_rest: see `Correction.correct`.
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
         if self._eye_columns:
             alpha = with_lids(alpha, turns, *self._lids)
-        expression = alpha[:, self.config.bank_slices.get("exp", slice(0))]
+        expression, teeth = alpha[:, self.config.bank_slices.get("exp", slice(0))], self._shows_teeth(size)
         source = PreparedSource.joined(sources)
         canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
         drawn = self._draw(source.generator, canvas, alpha)
@@ -396,12 +411,12 @@ class FaceRenderer:
             if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
                 sheet = joined([one.eyes.sheet for one in sources if one.eyes is not None])
                 seen = composite_insets(corrected.seen, turned_eyes(sheet, turns, _eye_step(corrected.seen.shape[-1])))
-                drawn, insets = self._correction.correct(replace(corrected, seen=seen), drawn, alpha)
+                drawn, insets = self._correction.correct(replace(corrected, seen=seen), drawn, alpha, teeth, at_rest)
                 anchors = self._correction.anchors_at(corrected, alpha)
                 step = _eye_step(size or self.config.size)
                 insets = turned_eyes(sheet, turns, step, drawn.places, corrected.anchors, anchors) + insets
             else:
-                drawn, insets = self._correction.correct(corrected, drawn, alpha)
+                drawn, insets = self._correction.correct(corrected, drawn, alpha, teeth, at_rest)
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])

@@ -25,6 +25,7 @@ COMMANDS = {
     "reader": ("stages.reader", "train", "train the reader of single pictures"),
     "refiner": ("stages.refiner", "train", "train the refiner of the generator's pictures"),
     "insets": ("stages.insets", "train", "train the insets of mouth and eyes"),
+    "teeth": ("stages.teeth", "train", "train the network that finds teeth in an opening mouth"),
     "relative-reader": (
         "stages.relative_reader",
         "train",

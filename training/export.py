@@ -27,6 +27,7 @@ from inference.model.insets import PREFIX as INSETS_PREFIX
 from inference.model.load import networks_json
 from inference.model.readers.absolute import PREFIX as READER_PREFIX
 from inference.model.refiner import PREFIX as REFINER_PREFIX
+from inference.model.teeth import PREFIX as TEETH_PREFIX
 from inference.motion import SWAY_BANDS
 
 from .units import BANKS, EMOTIONS, EXPRESSION, EYE, EYE_ARKIT, LIP, POSE, Unit, emotion_vector, in_coefficient_units
@@ -42,10 +43,12 @@ PARTS = (
     READER_PREFIX,
     RELATIVE_READER_PREFIX,
     CLOSE_READER_PREFIX,
+    TEETH_PREFIX,
 )
 ORIGIN = (
-    "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets and face units, "
-    "and on our own sentences, spoken by espeak-ng and by voices of flite and festival under permissive licences."
+    "Trained by this project's own training/ on heads rendered from MakeHuman's CC0 base mesh, targets, face units and "
+    "system assets, and on our own sentences, spoken by espeak-ng and by voices of flite and festival under permissive "
+    "licences."
 )
 
 
@@ -159,6 +162,7 @@ def run(args: argparse.Namespace) -> None:
         (args.reader, READER_PREFIX),
         (args.relative_reader, RELATIVE_READER_PREFIX),
         (args.close_reader, CLOSE_READER_PREFIX),
+        (args.teeth, TEETH_PREFIX),
     ):
         if path:
             put(prefix, averaged(path))
@@ -196,4 +200,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reader", type=Path, help="checkpoint of the reader stage")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of the relative-reader stage")
     parser.add_argument("--close-reader", type=Path, help="checkpoint of the close-reader stage")
+    parser.add_argument("--teeth", type=Path, help="checkpoint of the teeth stage, trained with those insets")
     parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")

@@ -20,6 +20,7 @@ from .insets import CONTRAST, Inset, Insets, PlacedInset, Window, colours, logar
 from .joined import expanded
 from .layout import enlarged, halved
 from .refiner import FOUND, FURTHEST, SMALL, STEPS, Refiner, pixel_places, warped
+from .teeth import Teeth, planes_of
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,17 @@ class WindowSource:
 
     window: tuple[Tensor, Tensor, Tensor]  # a `Window`, where the inset is at rest
     skin: Tensor  # (N, 3), see `Inset.skin_of`
+    fixed: Tensor  # (N, 20, h / 2, w / 2), the source's window and the places in it
     prepared: Tensor  # see `FastUNet.prepare`
 
 
 class Correction:
     """Corrects the decoder's pictures. `prepare` sources once, then `correct` each batch of frames.
 
-    dtype: precision of the convolutions.
+    teeth: of the mouth's inset. dtype: precision of the convolutions.
     """
 
-    def __init__(self, refiner: Refiner, insets: Insets | None, dtype: torch.dtype) -> None:
+    def __init__(self, refiner: Refiner, insets: Insets | None, dtype: torch.dtype, teeth: Teeth | None = None) -> None:
         self.refiner, self.insets = refiner, insets
         self.painter = FastUNet(refiner.painter, refiner.paint, dtype)
         self.drawers: list[FastInset] = []
@@ -59,6 +61,7 @@ class Correction:
             limits = torch.ones_like(insets.mouth.feather), insets.lids()
             pairs = zip((insets.mouth, insets.eyes), limits, strict=True)
             self.drawers = [FastInset(inset, limit, dtype) for inset, limit in pairs]
+        self.teeth = None if teeth is None else FastUNet(teeth.unet, teeth.paint, dtype)
 
     def prepare(self, picture: Tensor, seen: Tensor) -> CorrectionSource:
         """picture: (N, 3, S, S); seen: (N, 3, R, R), the same at a resolution of up to 2 S, for the insets."""
@@ -78,14 +81,17 @@ class Correction:
             strict=True,
         )
         insets = tuple(
-            WindowSource(tuple(window), skin, drawer.prepare(shown, skin)) for drawer, window, shown, skin in parts
+            WindowSource(tuple(window), skin, *drawer.prepare(shown, skin)) for drawer, window, shown, skin in parts
         )
         return CorrectionSource(picture, known.half, own, known.motion, seen, anchors, found.moved, insets)
 
-    def correct(self, known: CorrectionSource, drawn: Drawn, alpha: Tensor) -> tuple[Drawn, list[PlacedInset]]:
+    def correct(
+        self, known: CorrectionSource, drawn: Drawn, alpha: Tensor, teeth: bool = False, at_rest: bool = False
+    ) -> tuple[Drawn, list[PlacedInset]]:
         """Correct N pictures with coefficients alpha (N, n). known: of one source, or of N.
 
-        Returns the pictures and the insets to composite over them, only those that the coefficients require.
+        Returns the pictures and the insets to composite over them, only those that the coefficients require. teeth:
+        find them, if there is a network for it. at_rest: even in frames that equal the source; they are invisible then.
         """
         count, size = len(alpha), drawn.rgb.shape[-1]
         known = expanded(known, count)
@@ -109,7 +115,7 @@ class Correction:
         rgb = torch.lerp(drawn.rgb + painted[:, 3:], warped(known.picture, places), torch.sigmoid(logit))
         grid = warp_grid(size, alpha.device).permute(0, 3, 1, 2)
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
-        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual)
+        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, teeth, at_rest)
 
     def anchors_at(self, known: CorrectionSource, alpha: Tensor) -> Tensor:
         """(N, 3, 2): the anchors after the head has moved. Only with insets."""
@@ -118,21 +124,37 @@ class Correction:
         turned = self.refiner.amounts(alpha * pose) - self.refiner.amounts(known.own * pose)
         return known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
 
-    def _insets(self, known: CorrectionSource, alpha: Tensor, found: Tensor, residual: Tensor) -> list[PlacedInset]:
+    def _insets(
+        self, known: CorrectionSource, alpha: Tensor, found: Tensor, residual: Tensor, teeth: bool, at_rest: bool
+    ) -> list[PlacedInset]:
         if self.insets is None:
             return []
         change = alpha - known.own
         strengths = [drawer.inset.strength(change) for drawer in self.drawers]
-        if not any(strength.any() for strength in strengths):
+        teeth = teeth and self.teeth is not None
+        needed = [bool(strength.any()) for strength in strengths]
+        needed[0] |= teeth and at_rest
+        if not any(needed):
             return []
         anchors = self.anchors_at(known, alpha)
         sampled = torch.cat([found, residual / SMALL], 1)
-        parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), strict=True)
-        return [
-            PlacedInset(window, drawer(part, known.seen, window, sampled, alpha, strength))
-            for drawer, part, strength, window in parts
-            if strength.any()
-        ]
+        parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), needed, strict=True)
+        result = []
+        for drawer, part, strength, window, is_needed in parts:
+            if is_needed:
+                drawn, made_of = drawer(part, known.seen, window, sampled, alpha, strength)
+                shows_teeth = teeth and drawer is self.drawers[0]
+                planes = self._teeth(made_of, part, alpha, drawer.alpha * strength) if shows_teeth else None
+                result.append(PlacedInset(window, drawn, planes))
+        return result
+
+    def _teeth(self, made_of: tuple[Tensor, Tensor], known: WindowSource, alpha: Tensor, opacity: Tensor) -> Tensor:
+        """(N, PLANES, h, w): see `planes_of`, and the opacity (N, 1, h, w). made_of: from `FastInset`."""
+        assert self.teeth is not None
+        taken, painted = made_of
+        seen = torch.cat([taken, known.fixed, painted.clamp(-4.0, 4.0)], 1)
+        planes = planes_of(self.teeth(seen, torch.cat([alpha, known.skin], 1)).float(), known.skin)
+        return torch.cat([planes, opacity], 1)
 
 
 def _inverted(moves: Tensor, start: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,16 +178,17 @@ class FastInset:
         # In `pixel_unshuffle`'s order, four maps of half size below each other.
         self.x, self.y = F.pixel_unshuffle(self.pixels, 2).unflatten(0, (2, 4)).flatten(1, 2)
 
-    def prepare(self, own: Tensor, skin: Tensor) -> Tensor:
-        """own: (N, 3, h, w), the source's window; skin: (N, 3). See `FastUNet.prepare`."""
+    def prepare(self, own: Tensor, skin: Tensor) -> tuple[Tensor, Tensor]:
+        """own: (N, 3, h, w), the source's window; skin: (N, 3). See `WindowSource`."""
         tone = (logarithms(own) - skin[:, :, None, None]) / CONTRAST
         fixed = torch.cat([tone, self.pixels.expand(len(own), -1, -1, -1)], 1)
-        return self.unet.prepare(F.pixel_unshuffle(fixed.clamp(-4.0, 4.0), 2))
+        fixed = F.pixel_unshuffle(fixed.clamp(-4.0, 4.0), 2)
+        return fixed, self.unet.prepare(fixed)
 
     def __call__(
         self, known: WindowSource, seen: Tensor, window: Window, sampled: Tensor, alpha: Tensor, strength: Tensor
-    ) -> Tensor:
-        """Draw the inset of N pictures: (N, 4, h, w), see `PlacedInset`.
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Draw the inset of N pictures: (N, 4, h, w), see `PlacedInset`. Also the network's input and output.
 
         seen: (N, 3, R, R), the sources. sampled: (N, 4, H, H), sampling positions by the motion alone and their error
         in the networks' unit. alpha: (N, n). strength: (N, 1, 1, 1).
@@ -177,8 +200,10 @@ class FastInset:
         at_rest = Window(*known.window).inside(there[:, :2])
         taken = torch.cat([(colour - skin) / CONTRAST, there[:, 2:], at_rest], 1).view(len(alpha), -1, height, width)
         condition = torch.cat([alpha, known.skin], 1)
-        painted = F.pixel_shuffle(self.unet(taken.clamp_(-4.0, 4.0), condition, known.prepared), 2).float()
+        painted = self.unet(taken.clamp_(-4.0, 4.0), condition, known.prepared).float()
+        made_of = taken, painted
+        painted = F.pixel_shuffle(painted, 2)
         colour = F.pixel_shuffle(colour.view(len(alpha), -1, height, width), 2)
         drawn = self.inset.continued(painted[:, :3], colour, skin, self.border)
         opacity = torch.sigmoid(painted[:, 3:]) * self.alpha * strength
-        return torch.cat([colours(drawn) * opacity, opacity], 1)
+        return torch.cat([colours(drawn) * opacity, opacity], 1), made_of

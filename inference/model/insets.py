@@ -104,20 +104,27 @@ def windows_at(anchors: Tensor, extents: Sequence[Sequence[float] | Tensor]) -> 
 class PlacedInset(NamedTuple):
     """An inset rendered for N pictures, and its place.
 
-    drawn: (N, 4, h, w), colour in [-1, 1] premultiplied by alpha, and alpha.
+    drawn: (N, 4, h, w), colour in [-1, 1] premultiplied by alpha, and alpha. teeth: (N, PLANES, h, w), see
+    `inference.model.teeth`; None without.
     """
 
     window: Window
     drawn: Tensor
+    teeth: Tensor | None = None
 
     def cpu(self) -> PlacedInset:
         """A copy in the memory of the CPU."""
-        return PlacedInset(Window(*(part.cpu() for part in self.window)), self.drawn.cpu())
+        teeth = None if self.teeth is None else self.teeth.cpu()
+        return PlacedInset(Window(*(part.cpu() for part in self.window)), self.drawn.cpu(), teeth)
 
-    def frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """For picture `row`, the matrix of `Window.pixels` and the inset, (h, w, 4) float32."""
-        drawn = self.drawn[row].permute(1, 2, 0).numpy()
-        return self.window.pixels(row, *drawn.shape[:2]), np.ascontiguousarray(drawn)
+    def frame(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """For picture `row`, the matrix of `Window.pixels`, the inset (h, w, 4) and the teeth (h, w, PLANES), float32.
+
+        The teeth are None where there are none.
+        """
+        drawn = np.ascontiguousarray(self.drawn[row].permute(1, 2, 0).numpy())
+        teeth = None if self.teeth is None else np.ascontiguousarray(self.teeth[row].permute(1, 2, 0).numpy())
+        return self.window.pixels(row, *drawn.shape[:2]), drawn, teeth
 
 
 class Inset(nn.Module):
@@ -332,7 +339,7 @@ class Insets(nn.Module):
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
     """Pictures (N, 3, S, S), or one for all insets (1, 3, S, S), with the insets composited over them."""
     places = pixel_places(pictures.shape[-1], pictures.device)
-    for number, (window, drawn) in enumerate(insets):
+    for number, (window, drawn, _) in enumerate(insets):
         if not number:
             pictures = pictures.expand(len(drawn), -1, -1, -1).clone()
         rows, columns = _touched(window, drawn, pictures.shape[-1])

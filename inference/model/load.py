@@ -37,6 +37,8 @@ from .readers.relative import PREFIXES as RELATIVE_PREFIXES
 from .readers.relative import RelativeReader, RelativeReaderConfig
 from .refiner import PREFIX as REFINER_PREFIX
 from .refiner import Refiner, RefinerConfig
+from .teeth import PREFIX as TEETH_PREFIX
+from .teeth import Teeth, TeethConfig
 from .weights import Weights
 from .winograd import Scratch
 
@@ -44,6 +46,7 @@ AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "i
 LOOK = "look"
 AUDIO2POSE = "audio2pose"
 AUDIO2EXPRESSION = "audio2expression"
+TEETH = "teeth"
 _RENAMED = {".told.": ".condition."}  # in tensor names of older banks
 _HINT = "Get the bank again."
 T = TypeVar("T")
@@ -77,6 +80,7 @@ class Networks:
     reader: Reader | None
     relative_reader: RelativeReader | None
     look: Look | None = None
+    teeth: Teeth | None = None
 
 
 def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.float32) -> Networks:
@@ -110,14 +114,15 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
         reader,
         load_network(bank, RELATIVE_READER, device) if insets is not None else None,
         look,
+        load_network(bank, TEETH, device) if insets is not None else None,
     )
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
     """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
-    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER, RELATIVE_READER or LOOK. Raises EDTalkError
-    (kind "bank") for tensors that are missing or do not fit the network's configuration.
+    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER, RELATIVE_READER, LOOK or TEETH. Raises
+    EDTalkError (kind "bank") for tensors that are missing or do not fit the network's configuration.
     """
     config = network_config(bank, name)
     if config is None:
@@ -287,6 +292,10 @@ def _insets_config(state: Mapping[str, Any]) -> InsetsConfig:
     return InsetsConfig(_reader_config(state, "anchors."), mouth, eyes, len(state["pose"]))
 
 
+def _teeth_config(state: Mapping[str, Any]) -> TeethConfig:
+    return TeethConfig(_unet_widths(state, "unet."), state["unet.first.condition.weight"].shape[1] - 3)
+
+
 def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:
     widths = _widths(state, "windows.looks.0.convs.{}.bias")
     narrow, hidden, last = (len(state[f"windows.{layer}"]) for layer in ("narrow.weight", "hidden.bias", "last.bias"))
@@ -346,4 +355,5 @@ _KINDS = {
         lambda config: config.coefficients,
     ),
     LOOK: _Kind({LOOK_PREFIX: ""}, LookConfig, Look, _look_config, lambda config: None),
+    TEETH: _Kind({TEETH_PREFIX: ""}, TeethConfig, Teeth, _teeth_config, lambda config: config.coefficients),
 }  # fmt: skip

@@ -40,6 +40,33 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_discs(tmp_path_factory.mktemp("discs"), 20)
 
 
+def write_windows(folder: Path, people: int) -> Path:
+    """Write a pool of the teeth stage with windows of `people`; returns the folder.
+
+    The mouth is an ellipse whose height and place are in the input, with teeth in its upper and its lower third.
+    """
+    rng, (y, x) = np.random.default_rng(0), np.mgrid[-1:1:72j, -1:1:72j]
+    count = 16 * people
+    height, left = rng.uniform(0.1, 0.6, (count, 1, 1)), rng.uniform(-0.2, 0.2, (count, 1, 1))
+    across, down = (x - left) / 0.6, y / height
+    inside = np.hypot(across, down) < 1
+    masks = np.stack([inside & (down < -1 / 3), inside & (down > 1 / 3), inside], 1)
+    v = 0.5 + down / 4
+    places = np.stack([across, 1 - v, across, v], 1) * masks[:, [0, 0, 1, 1]]
+    seen = 0.1 * rng.standard_normal((count, 64, 36, 36))
+    seen[:, :4], seen[:, 4:8] = 2 * np.hypot(across, down)[:, None, ::2, ::2] - 2, x[::2, ::2]
+    condition = np.concatenate([rng.random((count, len(NAMES))), rng.uniform(-1.5, -0.5, (count, 3))], 1)
+    colours = np.where(masks[:, :2].any(1), -0.3, -1.0)[:, None] * np.ones((1, 3, 1, 1))
+    folder.mkdir()
+    for name, values, kind in (
+        ("seen", seen, np.float16), ("condition", condition, np.float32), ("masks", 255 * masks, np.uint8),
+        ("places", places, np.float16), ("colours", colours, np.float16),
+    ):  # fmt: skip
+        (folder / f"{name}.bin").write_bytes(values.astype(kind).tobytes())
+    (folder / "meta.json").write_text(json.dumps({"done": people}))
+    return folder
+
+
 def write_discs(folder: Path, people: int) -> Path:
     """Write a data set of `people` discs, each in a colour of its own, that move with headShiftX; returns the folder.
 

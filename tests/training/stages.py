@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference.contract.bank import STARTER
 from inference.prosody import prosody
 from tests.inference.test_prosody import syllables
 from training.__main__ import COMMANDS
@@ -18,14 +19,18 @@ from training.voices.emotional import Line, Scene
 from training.voices.gestures import Speech, known_speech
 from training.voices.speech import CURVE_FPS, RATE, Phone, Take
 
+from .conftest import write_windows
+
 STEPS = 3  # of each phase
-# Options of each stage beside --out and the limits; DISCS is the data set, other capitals are earlier checkpoints.
+# Options of each stage beside --out and the limits. DISCS is the data set, WINDOWS the pool of the teeth, STARTER the
+# starter bank; other capitals are earlier checkpoints.
 OPTIONS = {
     "generator": "--data DISCS --heldout DISCS --size 128 --sources 4 --threads 1",
     "reader": "--data DISCS --heldout DISCS --pictures 8",
     "reading": "--data DISCS --heldout DISCS --pictures 8 --framed",
     "refiner": "--generator GENERATOR --data DISCS --heldout DISCS --sources 2 --critic-from 0.3",
     "insets": "--refiner REFINER --data DISCS --heldout DISCS --size 128 --sources 2 --drivings 2 --critic-from 0.3",
+    "teeth": "--bank STARTER --pool WINDOWS --people 2 --batch 2",
     "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
     "audio2lip": "",
     "audio2pose": "",
@@ -45,7 +50,8 @@ class Stages:
     """Trains stages into a folder; what a stage depends on is trained first, once."""
 
     def __init__(self, folder: Path, discs: Path) -> None:
-        self.folder, self.discs = folder, discs
+        self.folder = folder
+        self.given = {"DISCS": discs, "WINDOWS": write_windows(folder / "windows", 2), "STARTER": STARTER}
 
     def trained(self, name: str) -> Path:
         """Checkpoint of a stage after STEPS steps of each phase, without interruption."""
@@ -58,7 +64,7 @@ class Stages:
         """Train a stage into `out`, as the command line does."""
         words = []
         for word in (OPTIONS | FITS)[name].split():
-            words.append(str(self.discs if word == "DISCS" else self.trained(word.lower()) if word.isupper() else word))
+            words.append(str(self.given.get(word) or (self.trained(word.lower()) if word.isupper() else word)))
         for prefix in ("", *(f"{phase}-" for phase in PHASES.get(name, ()))) if name in OPTIONS else ():
             words += [f"--{prefix}steps", str(steps), f"--{prefix}minutes", "inf"]
         module, function, _ = COMMANDS[COMMAND.get(name, name)]

@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from training.heads import assets, dataset, render
+from inference.face.landmarks import INNER_LIPS
+from training.heads import assets, dataset, render, teeth
 from training.heads.lifelike_render import LifelikeRenderer, renderer_of
 from training.units import NAMES
 
@@ -93,6 +94,33 @@ def test_gaze_moves_no_tracked_point_and_lids_follow(striped) -> None:
     ahead, aside, down = (shot(striped, 3, gaze) for gaze in ((0.0, 0.0), (0.3, 0.0), (0.0, -0.4)))
     assert np.array_equal(ahead.points, aside.points)
     assert (down.points[260:500, 1] - ahead.points[260:500, 1]).max() > 0.01
+
+
+def test_the_mouth_is_found_where_lips_open(striped) -> None:
+    shot(striped, 3)
+    with striped.context:
+        closed, _ = striped.mouth()
+    frame = shot(striped, 3, jawOpen=0.8)
+    with striped.context:
+        parts, places = striped.mouth()
+    assert (closed > 0).sum() < 0.1 * (parts > 0).sum()
+    assert not places[parts == 0].any()
+    rows, columns = ((side * 2 + 1) / (2 * SIZE) - 1 for side in np.nonzero(parts))
+    lips = frame.landmarks[INNER_LIPS]
+    middle = np.array([columns.mean(), rows.mean()])
+    assert np.abs(middle - lips.mean(0)).max() < 0.05
+    assert np.abs(columns - middle[0]).max() < 1.2 * np.ptp(lips[:, 0])
+
+
+def test_coordinates_of_teeth_run_from_left_to_right_and_to_their_edges() -> None:
+    at = np.array([[-0.2, 6.7, 1.4], [0.0, 6.7, 1.5], [0.2, 6.7, 1.4], [0.0, 6.65, 1.5]])
+    upper, lower = (teeth.coordinates(at, np.full(4, row)) for row in (False, True))
+    assert np.allclose(upper[:, 0], lower[:, 0])
+    assert upper[1, 0] == 0
+    assert upper[0, 0] == pytest.approx(-upper[2, 0])
+    assert upper[2, 0] > 0.2
+    assert upper[3, 1] > upper[1, 1], "down, to the edge of an upper tooth"
+    assert lower[3, 1] < lower[1, 1], "down, to the gums of a lower tooth"
 
 
 def test_data_set_says_that_it_is_lifelike(striped, drawer, tmp_path, monkeypatch) -> None:

@@ -14,6 +14,7 @@ import scipy.sparse
 
 from training.heads import assets as asset_files
 from training.heads import mesh as heads
+from training.heads import teeth
 from training.heads.identity import Identity
 from training.heads.lifelike import Look, Piece, look
 from training.heads.lifelike_shaders import CARDS, SHADE, SURFACE, SURFACE_VERTEX
@@ -24,6 +25,7 @@ ALBEDO = 8  # texture unit
 # Ambient occlusion: radii in picture widths, depth at which it is full, and strength.
 RADII, DEEP, OCCLUSION = (0.022, 0.06), (0.045, 0.10), 0.6
 REACH, STEPS, SOFT, CAST = 0.11, 4, 0.03, 0.5  # cast shadows: reach and softness in picture widths, strength
+INSIDE = 191  # paint of the inside of the mouth, of 128 to 255
 WARM = np.array([0.75, 1.0, 1.08], np.float32)  # exponents: skin scatters red light into shadows
 
 
@@ -90,6 +92,8 @@ class LifelikeRenderer(Renderer):
             rows = np.zeros((len(piece.rest), 13), np.float32)
             rows[:, :3], rows[:, 7], rows[:, 8] = piece.template, 1.0, piece.part
             rows[:, 9], rows[:, 10], rows[:, 11:] = piece.layer, piece.opacity, piece.uv
+            if piece.part == heads.TEETH and piece.bound is not None:  # whose occlusion is not drawn
+                rows[:, 7] = teeth.is_lower(piece.bound, mesh)
             fixed.append(rows)
         still = np.concatenate(fixed).astype("f4")
         starts = np.cumsum([len(self.base)] + [len(piece.rest) for piece in pieces])
@@ -173,6 +177,30 @@ class LifelikeRenderer(Renderer):
             np.clip(image + 0.5, 0, 255).astype(np.uint8), small[..., 3].astype(np.uint8), points, visible,
             self._landmarks(position, turn, gaze),
         )  # fmt: skip
+
+    def mouth(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the last picture shows inside the lips: parts (2 S, 2 S) uint8, and coordinates (2 S, 2 S, 2) float32.
+
+        Parts: 0 other, 1 upper teeth, 2 lower teeth, 3 tongue and the rest of the mouth. Coordinates: those of teeth,
+        see `teeth.coordinates`, 0 elsewhere.
+        """
+        side = self.size * OVERSAMPLING
+        template, normal, paint = (
+            np.frombuffer(surface.read(), kind).reshape(side, side, 4)[::-1]
+            for surface, kind in zip(self.surface, (np.float32, np.uint8, np.uint8), strict=False)
+        )
+        # normals are zero where nothing was drawn
+        drawn = normal[..., 3] & 7
+        parts = np.zeros((side, side), np.uint8)
+        lining = (drawn == heads.SKIN) & (paint[..., 3] > INSIDE) & normal[..., :3].any(-1)
+        parts[lining | (drawn == heads.TONGUE)] = 3
+        rows, columns = np.nonzero(drawn == heads.TEETH)
+        found = template[rows, columns]
+        lower = found[:, 3] > 0.5
+        parts[rows, columns] = np.where(lower, 2, 1)
+        places = np.zeros((side, side, 2), np.float32)
+        places[rows, columns] = teeth.coordinates(found[:, :3], lower)
+        return parts, places
 
     def _shadows(self, depth: np.ndarray) -> np.ndarray:
         """(S, S, 3) factors of sRGB levels: ambient occlusion and cast shadows, from the depth buffer (2 S, 2 S)."""

@@ -1,0 +1,178 @@
+"""Draws single teeth in an opening mouth, at the output's resolution.
+
+`inference.model.teeth` says where they are; this samples their texture. Teeth that the source shows are taken over into
+the texture once per source, so they stay the person's own.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from .model.insets import DARKEST, GREY
+from .model.teeth import MASKS, ROWS, STRIP
+
+_HIDDEN = -4.0  # logit of the inside of the lips below which nothing is drawn
+_LEVELS = 3  # of reduced textures
+_SURE = 0.5  # share of a pixel that must be teeth for it to be taken over
+# Difference of tone and of colour, in logarithms, at which a pixel is no longer taken for teeth.
+_TONE, _TINT = 0.8, 0.35
+_FEW = 250.0  # texels: fewer own teeth, a few teeth's, are not used
+_OWN_TONE = 0.4  # largest logarithm by which the tone of own teeth differs from the texture's
+_SPREAD = 1.2  # texels: sigma of the points that are taken over
+# The tongues of the rendered heads are lighter and redder than those of photographs: factors of their colours.
+_MOUTH = np.array([0.8, 0.95, 0.95], np.float32)
+_WIDE = 0.4  # share of the mouth's surroundings that must show its inside, for its colour to be taken over
+_OWN_MOUTH = -1.2, 0.3  # limits of the logarithms of its factors
+_LIGHTEST = 0.2  # logarithm at which colours are clamped
+_BLACK = np.float32(255 * DARKEST)  # added to levels before logarithms
+
+
+class TeethTexture:
+    """strips: (ROWS, 4, *STRIP), see `inference.model.teeth.Teeth`. mouth: (3,) factors of the rest of the mouth."""
+
+    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH) -> None:
+        rows = [np.ascontiguousarray(strip.transpose(1, 2, 0), np.float32) for strip in strips]
+        factors = [np.dstack([np.exp(row[..., :3]), row[..., 3]]) for row in rows]
+        self._strips, self._mouth = rows, np.asarray(mouth, np.float32)
+        self._levels = [factors] + [
+            [cv2.GaussianBlur(row, (0, 0), 0.5 * 2**level, borderType=cv2.BORDER_REPLICATE) for row in factors]
+            for level in range(1, _LEVELS)
+        ]
+
+    def lay_over(self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray) -> None:
+        """Composite the teeth of a frame over it, in place. picture: (D, D, 3) levels, uint8 or float32.
+
+        to_picture, planes: see `inference.model.insets.PlacedInset.frame`.
+        """
+        found = _enlarged(planes, to_picture, len(picture))
+        if found is None:
+            return
+        place, planes = found
+        opacity = _sigmoid(planes[..., MASKS - 1]) * planes[..., -1]
+        front, drawn = planes[..., MASKS + 4 : MASKS + 7], planes[..., MASKS + 7 : MASKS + 10] * self._mouth
+        for row in (1, 0):  # upper teeth are in front of the lower ones
+            texels = self._sampled(row, planes)
+            alpha = texels[..., 3:] * _sigmoid(planes[..., row : row + 1])
+            drawn += (front * texels[..., :3] - drawn) * alpha
+        under = picture[place]
+        over = under + (drawn - _BLACK - under) * opacity[..., None]
+        under[...] = np.clip(over + 0.5, 0, 255) if picture.dtype == np.uint8 else over
+
+    def of_source(self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
+        """The texture for a source: without colour in black and white, and with the teeth that the source shows.
+
+        picture: uint8 (D, D, 3). to_picture, planes: as in `lay_over`, of the source at rest.
+        """
+        colourful = _colourfulness(picture, to_picture, planes.shape[:2])
+        strips, grey = [_coloured(strip, colourful) for strip in self._strips], self._mouth.mean()
+        mouth = grey + (self._mouth - grey) * colourful
+        texture = TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in strips]), mouth)
+        found = _enlarged(np.dstack([planes[..., :-1], np.ones_like(planes[..., :1])]), to_picture, len(picture))
+        return texture if found is None else texture._with_own(picture[found[0]], found[1])
+
+    def _with_own(self, picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
+        """picture: the source's mouth, uint8 (h, w, 3); planes: (h, w, PLANES)."""
+        inside, levels = _sigmoid(planes[..., MASKS - 1]), picture.astype(np.float32) + _BLACK
+        front, behind = (np.maximum(planes[..., start : start + 3], 1.0) for start in (MASKS + 4, MASKS + 7))
+        seen, rest, found = np.log(levels / front), inside * (inside > _SURE), []
+        for row in range(ROWS):
+            texels = self._sampled(row, planes)
+            away = seen - np.log(texels[..., :3])
+            rest = rest * (1 - texels[..., 3] * _sigmoid(planes[..., row]))
+            like = (1 - np.maximum(np.abs(away.mean(-1)) / _TONE, np.ptp(away, -1) / _TINT)) * 2
+            weight = inside * _sigmoid(planes[..., row]) * texels[..., 3] * np.clip(like, 0, 1)
+            found.append(_unrolled(seen, np.maximum(weight - _SURE, 0) / (1 - _SURE), planes, row))
+        mouth = self._mouth
+        if rest.sum() > _WIDE * picture.shape[0] * picture.shape[1]:
+            share = (np.log(levels / behind) * rest[..., None]).sum((0, 1)) / rest.sum()
+            mouth = np.exp(np.clip(share, *_OWN_MOUTH))
+        amount = sum(filled.sum() for _, filled in found)
+        if amount < _FEW:
+            return TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in self._strips]), mouth)
+        rows = list(zip(found, self._strips, strict=True))
+        tone = sum(((own - base[..., :3]) * filled[..., None]).sum((0, 1)) for (own, filled), base in rows) / amount
+        tone = np.clip(tone, -_OWN_TONE, _OWN_TONE)
+        result = []
+        for (own, filled), base in rows:
+            colour = base[..., :3] + tone
+            colour += (own - colour) * filled[..., None]
+            result.append(np.dstack([colour, base[..., 3]]).transpose(2, 0, 1))
+        return TeethTexture(np.stack(result), mouth)
+
+    def _sampled(self, row: int, planes: np.ndarray) -> np.ndarray:
+        """(h, w, 4) factors of the colour and opacity of a row at the coordinates in `planes`."""
+        across, down = _texels(row, planes)
+        step = np.median(np.abs(np.diff(across[::8], axis=1))) if across.shape[1] > 1 else 1.0
+        level = int(np.clip(np.round(np.log2(max(step, 1e-3))), 0, _LEVELS - 1))
+        strip = self._levels[level][row]
+        return cv2.remap(strip, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _colourfulness(picture: np.ndarray, to_picture: np.ndarray, shape: tuple[int, int]) -> float:
+    """0 where a window of that height and width shows black and white, 1 where it shows colours."""
+    to_pixel = to_picture * (len(picture) / 2)
+    to_pixel[:, 2] += (len(picture) - 1) / 2
+    area = shape[::-1]
+    window = cv2.warpAffine(
+        picture, to_pixel, area, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+    )
+    level = np.log(np.median(window.reshape(-1, 3), 0) / 255 + DARKEST)
+    return float(min(np.ptp(level) / GREY, 1.0))
+
+
+def _coloured(strip: np.ndarray, colourfulness: float) -> np.ndarray:
+    """A strip (h, w, 4) whose colours are grey at 0."""
+    grey = strip[..., :3].mean(-1, keepdims=True)
+    return np.dstack([grey + (strip[..., :3] - grey) * colourfulness, strip[..., 3]]).astype(np.float32)
+
+
+def _texels(row: int, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Column and line in the texture of a row, (h, w) float32 each."""
+    height, width = STRIP
+    u, v = planes[..., MASKS + 2 * row], planes[..., MASKS + 2 * row + 1]
+    return (u + 1) * np.float32(width / 2) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
+
+
+def _unrolled(seen: np.ndarray, weight: np.ndarray, planes: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (h, w, 3) of a picture in the texture of a row, (*STRIP, 3), and where they are known, 0..1."""
+    height, width = STRIP
+    across, down = (np.round(texel).astype(int) for texel in _texels(row, planes))
+    inside = (across >= 0) & (across < width) & (down >= 0) & (down < height) & (weight > 0)
+    index, amount = down[inside] * width + across[inside], weight[inside]
+    sums = [np.bincount(index, amount * seen[inside][:, channel], height * width) for channel in range(3)]
+    planes = np.stack([np.bincount(index, amount, height * width), *sums], -1).astype(np.float32)
+    planes = cv2.GaussianBlur(planes.reshape(height, width, 4), (0, 0), _SPREAD)
+    known = planes[..., :1]
+    return planes[..., 1:] / np.maximum(known, 1e-6), np.clip(known[..., 0] / 0.1, 0, 1)
+
+
+def _enlarged(planes: np.ndarray, to_picture: np.ndarray, size: int) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """The part of the picture that shows the planes, and the planes at its resolution, (h, w, PLANES).
+
+    Colours are levels plus _BLACK instead of logarithms. None if the planes show nothing.
+    """
+    shown = (planes[..., MASKS - 1] > _HIDDEN) & (planes[..., -1] > 0)
+    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    part = planes[top : rows[-1] + 2, left : columns[-1] + 2].copy()
+    part[..., MASKS + 4 : -1] = 255 * np.exp(np.minimum(part[..., MASKS + 4 : -1], np.float32(_LIGHTEST)))
+    to_pixel = to_picture * (size / 2)
+    to_pixel[:, 2] += (size - 1) / 2 + to_pixel[:, :2] @ (left, top)
+    height, width = part.shape[:2]
+    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]]) @ to_pixel.T
+    left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
+    if left >= right or top >= bottom:
+        return None
+    to_pixel[:, 2] -= left, top
+    area = int(right - left), int(bottom - top)
+    groups = [part[..., start : start + 4] for start in range(0, part.shape[2], 4)]
+    found = [cv2.warpAffine(np.ascontiguousarray(group), to_pixel, area, flags=cv2.INTER_LINEAR) for group in groups]
+    return (slice(top, bottom), slice(left, right)), np.dstack(found)
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
