@@ -62,6 +62,10 @@ class Layout:
         assert hasattr(where, collection)
         self.prop(data, name)
 
+    def template_icon(self, icon_value: int, scale: float = 1.0) -> None:
+        assert scale > 0
+        self.drawn.append(("icon", str(icon_value)))
+
     def template_icon_view(self, data, name: str, **_options) -> None:
         self.prop(data, name)
 

@@ -118,8 +118,10 @@ def _draw_job(box: bpy.types.UILayout, job: Job, context: bpy.types.Context) -> 
     draw_lines(box.column(align=True), f"{job.sentence} {job.hint}".strip())
     if job.state.is_active and job.step:
         box.label(text=_figures(job))
-    if job.sheet is not None and (icon := sheet.icon(job.sheet)):
-        box.template_icon(icon_value=icon, scale=_scale(context))
+    if job.sheet is not None and (icons := sheet.icons(job.sheet)):
+        row = box.row(align=True)
+        for icon in icons:
+            row.template_icon(icon_value=icon, scale=_scale(context) / len(icons))
     _draw_job_buttons(box, job)
 
 

@@ -35,6 +35,8 @@ def trainings(package, tmp_path, monkeypatch, write_bank):
     found = package.engine.engine.Engine(package.engine.engine.State.READY, ROOT, Path(sys.executable))
     monkeypatch.setattr(package.engine.session, "find_engine", lambda: found)
     module._state.jobs = jobs.Jobs(tmp_path / "trainings.json")
+    package.training.sheet.unregister()
+    package.training.sheet.register()  # without the sheets of other tests
     yield module
     for job in module.all_jobs().refresh():
         jobs.kill(job)
@@ -218,14 +220,15 @@ def test_tune_to_this_person(package, trainings, clips, obj, write_bank):
 def test_the_contact_sheet_is_drawn_again_when_it_changes(package, trainings, running):
     sheet = package.training.sheet
     (job,) = trainings.found()
-    assert sheet._previews[str(job.sheet)].image_size[:] == (1, 1)
+    assert [preview.image_size[:] for preview in sheet._previews.values()] == [(1, 1)]
     trainings.stop(job)
     wait(trainings, running, "STOPPED")
-    image = bpy.data.images.new("other", 8, 4)
+    image = bpy.data.images.new("other", 12, 6)
     image.filepath_raw, image.file_format = str(job.sheet), "PNG"
     image.save()
     sheet.update([job])
-    assert sheet._previews[str(job.sheet)].image_size[:] == (8, 4)
+    assert [preview.image_size[:] for preview in sheet._previews.values()] == [(6, 6), (6, 6)]
+    assert len(draw(package.panels.training.EDTALK_PT_training).texts("icon")) == 2
     assert not [image for image in bpy.data.images if image.filepath == str(job.sheet) and image.name != "other"]
 
 
