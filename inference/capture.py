@@ -65,7 +65,9 @@ def capture(
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
     presence = _Presence(crop, clip) if watch else None
     measured = with_progress(clip.frames(), lambda done: step(done, total))
-    rows = renderer.encode(cut(rgb, crop) for rgb in (presence.watch(measured) if presence else measured))
+    shown = presence.watch(measured) if presence else measured
+    # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
+    rows = renderer.reader.encode((cut(rgb, crop) for rgb in shown), gaze=not compares)
     seen = presence.seen() if presence else np.ones(len(rows), bool)
     values = rows.values
     if compares:
@@ -74,6 +76,8 @@ def capture(
         closer = crop.at_size(renderer.reader.comparing_size)
         reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
         more = renderer.reader.compare(reference, (cut(rgb, closer) for rgb in again))
+        first = values.shape[1] - len(reference.gaze)
+        values[:, first:] = more[:, first:] + reference.gaze
         counts = seen if seen.any() else ~seen
         values = more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
     times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps

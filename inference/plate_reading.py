@@ -65,7 +65,7 @@ def read_plate(
                 looks[frame] = _looks(face)
             yield face
 
-    absolute = renderer.encode(faces(0))
+    absolute = reader.encode(faces(0), gaze=False)
     rest = _rest_frame(absolute, looks[seen, 0])
     crop = crop_of(track.crops[seen[rest]], reader.comparing_size)
     assert crop is not None

@@ -42,17 +42,20 @@ class FaceReader:
         # A source is encoded alone. Its coefficients equal those of the same picture here, the lips' without a `Look`.
         self._encoded_at_once = 1 if networks.reader is None and device.type == "cpu" else batch
 
-    def encode(self, images: Iterable[np.ndarray]) -> Coefficients:
+    def encode(self, images: Iterable[np.ndarray], gaze: bool = True) -> Coefficients:
         """Absolute coefficients of each picture, N rows in order.
 
         images: uint8 (H, W, 3) RGB each, resized to the bank's size. Read with the bank's own reader if it has one,
-        else with the generator's encoder. With a `Look`, the lips are read from a window around the mouth.
+        else with the generator's encoder. With a `Look`, the lips are read from a window around the mouth. gaze: False
+        leaves the gaze at zero, if the bank has it.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
 
         def encoded(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
             read = self._encode(np.stack([self._planes(image) for image in pictures]), pictures)
+            if not gaze:
+                return np.pad(read, ((0, 0), (0, len(self.names) - read.shape[1])))[:count]
             return self._with_gaze(read, pictures)[:count]
 
         rows.extend(self._lanes.map(encoded, batches(images, self._encoded_at_once)))
