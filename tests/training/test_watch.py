@@ -85,6 +85,16 @@ def test_an_earlier_bank_is_named(tmp_path: Path) -> None:
         assert read_status(tmp_path / "work")["bank"] == str((tmp_path / "mine.safetensors").resolve())
 
 
+def test_what_was_measured_before_is_still_said(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Watch(tmp_path, "footage", PLANNED) as watch:
+            if watch.state["psnr"] is None:
+                watch.measured({"psnr": 21.5}, tmp_path / "stage0.jsonl")
+                watch.shown(tmp_path / "sheet.jpg")
+    assert read_status(tmp_path)["psnr"] == 21.5
+    assert read_status(tmp_path)["sheet"].endswith("sheet.jpg")
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     """Every version is complete JSON, however often it is written."""
     with Watch(tmp_path, "footage", PLANNED) as watch:

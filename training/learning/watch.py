@@ -167,6 +167,8 @@ class Watch:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._bank is not None and self._bank.exists():
             self.state["bank"] = str(self._bank.resolve())  # of an earlier run
+        before = read_status(self.folder)
+        self.state |= {name: before[name] for name in ("psnr", "sheet", "log") if name in before}
         with suppress(ValueError):  # signals belong to the main thread
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._on_signal)

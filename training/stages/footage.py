@@ -170,6 +170,8 @@ def train_all(
     pool = stored_pool(
         args.work / "motion.pt", split.trained, args.seed, args.pool, minutes=planned["motion"], at=at("motion")
     )
+    if watch is not None:
+        watch.at("motion", 1.0)  # also if it was measured before; reading the clips by the start bank takes a while
     seeing = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
     try:
         model = train_reenactment(
