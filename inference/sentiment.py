@@ -1,4 +1,4 @@
-"""Emotional features of English text, from word lists and a learned table (`lexicon/`). Numpy only.
+"""Emotional features of English text, from word lists and what was learned from lines (`lexicon/`). Numpy only.
 
     sentences = read_text("I'm so happy! But he left.")
     sentences[0].features               # (32,), see FEATURES
@@ -18,6 +18,7 @@ import numpy as np
 
 from .contract.emotion import NEUTRAL
 from .contract.expression import EMOTIONS
+from .word_network import WordNetwork, shipped_network
 from .word_table import WordTable, shipped_table
 
 LEXICON = Path(__file__).with_name("lexicon")
@@ -42,7 +43,8 @@ LISTED = (  # features from the word lists
     "cries",  # whether it begins with an interjection such as "oh"
 )
 # Networks of earlier banks take the first 24 only, see `Audio2Expression`.
-FEATURES = (*LISTED, *(f"learned {kind}" for kind in (*EMOTIONS, NEUTRAL)))  # the latter from the table, -2 to 2
+FEATURES = (*LISTED, *(f"learned {kind}" for kind in (*EMOTIONS, NEUTRAL)))  # the latter from `scores`, -2 to 2
+SCALE, LIMIT = 4.0, 2.0  # a score is the sum of both logits, divided by SCALE, within LIMIT
 RATE_LIMIT = 8.0  # syllables a second that can be spoken
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
@@ -80,14 +82,31 @@ def is_english(sentences: Iterable[Sentence]) -> bool:
     return bool(words) and known >= 0.2 * len(words)
 
 
-def features(text: str, table: WordTable | None = None) -> np.ndarray:
-    """(32,) float32 features of a text, see FEATURES; all 0 without words. table: default the extension's."""
-    words = words_of(text)
-    if not words:
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What was learned from lines of dialogue: a table of words and a network over word vectors."""
+
+    table: WordTable
+    network: WordNetwork
+
+    def scores(self, text: str, listed: np.ndarray) -> np.ndarray:
+        """(8,) scores of the seven emotions and of neutral, -2 to 2. listed: the text's `listed_features`."""
+        logits = self.table.logits(words_of(text), listed, people()) + self.network.logits(text, listed, people())
+        return np.clip((logits - logits.mean()) / SCALE, -LIMIT, LIMIT)
+
+
+@cache
+def shipped() -> Learned:
+    """What the extension was taught."""
+    return Learned(shipped_table(), shipped_network())
+
+
+def features(text: str, learned: Learned | None = None) -> np.ndarray:
+    """(32,) float32 features of a text, see FEATURES; all 0 without words. learned: default the extension's."""
+    if not words_of(text):
         return np.zeros(len(FEATURES), np.float32)
     listed = listed_features(text)
-    learned = (table or shipped_table()).scores(words, listed, people())
-    return np.concatenate([listed, learned]).astype(np.float32)
+    return np.concatenate([listed, (learned or shipped()).scores(text, listed)]).astype(np.float32)
 
 
 def listed_features(text: str) -> np.ndarray:

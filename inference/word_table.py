@@ -22,7 +22,6 @@ WORD, PAIR, APART, PART = 1.0, 0.7, 0.4, 0.3  # weights of words, pairs, pairs w
 SIZES = (3, 4, 5)  # letters of the parts of words
 LONGEST_WORD, MOST_WORDS = 40, 400  # the rest of a longer word or text is not read
 HIDDEN = "*"  # stands for words about groups of people, see `grams`
-SCALE, LIMIT = 3.0, 2.0  # a score is the logit, divided by SCALE, within LIMIT
 _ENDINGS = ("ingly", "edly", "ings", "ing", "ied", "ies", "ed", "es", "ly", "s", "er", "e", "y")
 
 
@@ -36,16 +35,15 @@ class WordTable:
     listed: np.ndarray
     bias: np.ndarray
 
-    def scores(self, words: Sequence[str], listed: np.ndarray, silent: frozenset[str]) -> np.ndarray:
-        """(8,) scores from -2 to 2 of a text with these words (lower case) and features (n,) of the word lists.
+    def logits(self, words: Sequence[str], listed: np.ndarray, silent: frozenset[str]) -> np.ndarray:
+        """(8,) logits of a text with these words (lower case) and features (n,) of the word lists.
 
         silent: words that have no effect.
         """
         found = grams(words, silent)
         weights = np.array(list(found.values()))
         summed = weights @ self.rows[list(found)].astype(np.float64) if found else np.zeros(len(self.bias))
-        logits = summed * self.unit + listed @ self.listed + self.bias
-        return np.clip((logits - logits.mean()) / SCALE, -LIMIT, LIMIT)
+        return summed * self.unit + listed @ self.listed + self.bias
 
     def save(self, path: Path) -> None:
         """Write the table as .npz."""

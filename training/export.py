@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 
 from inference.contract.bank import AUDIO_PREFIX, Bank, Coefficient, is_bank, load_bank, read_bank, save_bank
 from inference.contract.config import GeneratorConfig
+from inference.expression import network_of
 from inference.model.audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
 from inference.model.audio2pose import PREFIX as AUDIO2POSE_PREFIX
 from inference.model.gaze import BANK as EYE_BANK
@@ -151,6 +152,9 @@ def run(args: argparse.Namespace) -> None:
         put(AUDIO2POSE_PREFIX, with_nods(best_weights(args.audio2pose, AUDIO2POSE_PREFIX), *args.nods))
     if args.audio2expression:
         put(AUDIO2EXPRESSION_PREFIX, best_weights(args.audio2expression, AUDIO2EXPRESSION_PREFIX))
+    if args.voice_alone:
+        weights = network_of(load_bank(args.voice_alone)).for_voices()
+        put(f"{AUDIO2EXPRESSION_PREFIX}alone.", {name: part.numpy() for name, part in weights.items()})
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
         refiner = {name: part for name, part in averaged(args.refiner).items() if not name.startswith("reading.")}
         kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
@@ -185,6 +189,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio2pose", type=Path, help="checkpoint of the audio2pose stage, or a bank")
     parser.add_argument(
         "--audio2expression", type=Path, help="checkpoint of the audio2expression stage, or a bank with its network"
+    )
+    parser.add_argument(
+        "--voice-alone", type=Path, help="bank whose Audio2Expression judges sounds without any words from now on"
     )
     parser.add_argument(
         "--nods",

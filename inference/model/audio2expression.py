@@ -6,7 +6,7 @@ paper, so that each works alone. A recurrent layer sees the phrases before and a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,33 @@ KNOTS = 9  # of the calibration
 class Audio2ExpressionConfig:
     """voice, words: number of features; of more features of words the first are taken. width: channels. brought: number
     of features that are brought in place of the voice's, 0 if none can be. expression: number of expression
-    coefficients that are also computed, 0 if none are."""
+    coefficients that are also computed, 0 if none are. alone: width of a second network for sounds without words, 0 if
+    there is none."""
 
     voice: int = 48
     words: int = 32
     width: int = 64
     brought: int = 0
     expression: int = 0
+    alone: int = field(default=0, metadata={"optional": True})  # missing in older banks
+
+
+class VoiceAlone(nn.Module):
+    """The network for sounds without any words. See `forward`."""
+
+    def __init__(self, voice: int, width: int) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(voice, width * 3 // 2), nn.Linear(width * 3 // 2, width)
+        self.phrases = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
+        self.skip = nn.Linear(width, width)
+        self.kinds = nn.Linear(width, len(EMOTIONS) + 1)
+        self.register_buffer("mean", torch.zeros(voice))
+        self.register_buffer("scale", torch.ones(voice))
+
+    def forward(self, voice: Tensor) -> Tensor:
+        """(B, N, 8) logits of the kind, from features of the voice (B, N, 48)."""
+        heard = self.last(F.silu(self.first((voice - self.mean) / self.scale)))
+        return self.kinds(F.silu(self.phrases(heard)[0] + self.skip(heard)))
 
 
 class Audio2Expression(nn.Module):
@@ -47,6 +67,7 @@ class Audio2Expression(nn.Module):
         self.kinds = nn.Linear(width, len(EMOTIONS) + 1)
         self.brought = nn.Linear(config.brought, width * 3 // 2) if config.brought else None
         self.expression = nn.Linear(width, config.expression) if config.expression else None
+        self.alone = VoiceAlone(config.voice, config.alone) if config.alone else None
         self.dropout = nn.Dropout(0.3)
         for name, size in (("voice", config.voice), ("words", config.words)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
@@ -60,6 +81,9 @@ class Audio2Expression(nn.Module):
         an earlier bank takes the first 24. has_voice, has_words: (B, N), 1 where the phrase has them, else 0.
         """
         logits = self.kinds(self.hidden(voice, words, has_voice, has_words))
+        if self.alone is not None:
+            wordless = (has_words == 0).all(dim=1) & (has_voice > 0).all(dim=1)
+            logits = torch.where(wordless[:, None, None], self.alone(voice), logits)
         return F.softplus(logits[..., :-1] - 1.0), logits
 
     def hidden(self, voice: Tensor, words: Tensor, has_voice: Tensor, has_words: Tensor) -> Tensor:
@@ -74,6 +98,22 @@ class Audio2Expression(nn.Module):
         read = torch.where(has_words[..., None] > 0, read, self.no_words)
         joined = torch.cat([heard, read, has_voice[..., None], has_words[..., None]], dim=-1)
         return F.silu(self.dropout(self.phrases(joined)[0] + self.skip(joined)))
+
+    @torch.no_grad()
+    def for_voices(self) -> dict[str, Tensor]:
+        """The weights of a `VoiceAlone` that answers as this network does to a voice without words."""
+        width = self.config.width
+        rest = torch.cat([self.no_words, torch.tensor([1.0, 0.0])])  # what takes the place of words, and both flags
+        found = {f"phrases.{name}": part for name, part in self.phrases.state_dict().items()}
+        for name in [name for name in found if "weight_ih" in name]:
+            bias = name.replace("weight", "bias")
+            found[bias] = found[bias] + found[name][:, width:] @ rest
+            found[name] = found[name][:, :width]
+        found["skip.weight"] = self.skip.weight[:, :width]
+        found["skip.bias"] = self.skip.bias + self.skip.weight[:, width:] @ rest
+        for name, layer in (("first", self.voice_first), ("last", self.voice_last), ("kinds", self.kinds)):
+            found |= {f"{name}.{part}": value for part, value in layer.state_dict().items()}
+        return found | {"mean": self.get_buffer("voice_mean"), "scale": self.get_buffer("voice_scale")}
 
     def calibrated(self, strengths: Tensor) -> Tensor:
         """Strengths (..., 7) from 0 to 1, by the table `calibration`: 0.7 for a clear emotion."""

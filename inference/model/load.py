@@ -267,6 +267,7 @@ def _audio2expression_config(state: Mapping[str, Any]) -> Audio2ExpressionConfig
         len(state["no_voice"]),
         0 if brought is None else brought.shape[1],
         0 if expression is None else len(expression),
+        len(state["alone.skip.bias"]) if "alone.skip.bias" in state else 0,
     )
 
 

@@ -225,6 +225,22 @@ def test_brought_features_and_expression_coefficients_are_optional_layers():
     assert model.expression(model.hidden(*inputs)).shape == (1, 3, 10)
 
 
+def test_a_second_network_judges_sounds_without_any_words():
+    torch.manual_seed(0)
+    known = Audio2Expression(Audio2ExpressionConfig(width=16, words=24)).eval()
+    model = Audio2Expression(Audio2ExpressionConfig(width=20, alone=16)).eval()
+    plain = Audio2Expression(Audio2ExpressionConfig(width=20)).eval()
+    torch.nn.init.normal_(known.no_words)
+    plain.load_state_dict(model.state_dict(), strict=False)
+    model.alone.load_state_dict(known.for_voices())
+    inputs = torch.randn(2, 4, 48), torch.randn(2, 4, 32), torch.ones(2, 4)
+    none, some = torch.zeros(2, 4), torch.zeros(2, 4)
+    some[1, 2] = 1.0
+    torch.testing.assert_close(model(*inputs, none)[1], known(*inputs, none)[1])
+    torch.testing.assert_close(model(*inputs, some)[1][1], plain(*inputs, some)[1][1])
+    torch.testing.assert_close(model(*inputs, some)[1][0], known(*inputs, none)[1][0])
+
+
 def test_nothing_is_suggested_where_neutral_is_the_likeliest_kind():
     model = Audio2Expression(Audio2ExpressionConfig(width=16))
     logits = torch.zeros(2, 8)

@@ -5,6 +5,7 @@ import pytest
 
 from inference.contract.expression import EMOTIONS
 from inference.sentiment import FEATURES, LEXICON, LISTED, compound, features, is_english, read_text, syllables_of
+from inference.word_network import tokens
 
 
 def of(text, name):
@@ -59,6 +60,20 @@ def test_words_about_groups_of_people_do_not_change_the_learned_scores():
     np.testing.assert_allclose(rows[1:], [rows[0]] * 2, atol=1e-6)
 
 
+def test_words_are_divided_until_they_are_known():
+    known = frozenset(("did", "n't", "well", "known", "'s", "gran")).__contains__
+    assert tokens("Didn’t the Turk’s gran…", frozenset(("turk",)), known) == [
+        "did",
+        "n't",
+        "the",
+        "person",
+        "'s",
+        "gran",
+        "...",
+    ]
+    assert tokens("Well-known!", frozenset(), known) == ["well", "known", "!"]
+
+
 def test_a_phrase_counts_as_a_whole():
     assert of("My boss, that old goat, fired me out of the blue.", "surprised") > 0.5
     assert of("The sky is blue.", "surprised") == 0
@@ -108,7 +123,7 @@ def test_any_text_gives_finite_features(text):
 
 
 def test_the_word_lists_are_well_formed_and_state_their_origin():
-    for name in ("valence.tsv", "emotions.tsv", "groups.tsv", "words.npz"):
+    for name in ("valence.tsv", "emotions.tsv", "groups.tsv", "words.npz", "vectors.npz"):
         if name.endswith(".tsv"):
             assert (LEXICON / name).read_text(encoding="utf-8").startswith("#")
         assert f"`{name}`" in (LEXICON / "README.md").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 
 from inference.contract.bank import STARTER
 from inference.prosody import prosody
+from inference.sentiment import shipped
 from tests.inference.test_prosody import syllables
 from training.__main__ import COMMANDS
 from training.units import LIP
@@ -34,7 +35,7 @@ OPTIONS = {
     "close-reader": "--refiner REFINER --data DISCS --heldout DISCS --pictures 8",
     "audio2lip": "",
     "audio2pose": "",
-    "audio2expression": "--first 4 --held-out 2",
+    "audio2expression": "--glove unread.txt --first 4 --held-out 2",
 }
 PHASES = {
     "generator": ("reading", "common-motion", "own-motion"),
@@ -82,7 +83,7 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("training.stages.audio2pose.HELD_OUT", 2)
     patch.setattr("training.stages.audio2pose.spoken", speech)
     patch.setattr("training.stages.audio2expression.scene", scene)
-    patch.setattr("training.stages.audio2expression.table_without", lambda writer: None)  # the shipped one
+    patch.setattr("training.stages.audio2expression.teacher_without", lambda vectors: lambda line: shipped())
     patch.setattr("training.voices.recorded.installed", lambda voices: ())
     for name in ("recording", "take"):
         patch.setattr(f"training.stages.audio2lip.{name}", spoken)

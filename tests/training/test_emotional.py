@@ -18,6 +18,8 @@ from inference.contract.errors import EDTalkError
 from inference.contract.expression import EMOTIONS
 from inference.expression import network_of
 from inference.model.audio2expression import Audio2Expression, Audio2ExpressionConfig
+from inference.sentiment import Learned, shipped
+from inference.word_network import SIZE, load_network
 from inference.word_table import load_table
 from tests.cli_material import write_wav
 from tests.inference.test_prosody import syllables
@@ -36,34 +38,56 @@ from training.stages.audio2expression import (
     training_lines,
 )
 from training.stages.audio2expression_clips import LEAST, network_for, read_clips
-from training.voices.emotional import ACTIVATION, HELD_OUT_LINES, KINDS, LINES, RULES, WRITERS, lines
+from training.stages.word_network import glove
+from training.voices.emotional import (
+    ACTIVATION,
+    HELD_OUT_LINES,
+    HELD_OUT_LINES_2,
+    KINDS,
+    LINES,
+    RULES,
+    WRITERS,
+    Line,
+    lines,
+)
 
 from .stages import scene
 
+STARTS = (("the", " 0.5"), ("and", " -0.5"))  # word vectors to begin with
+
 
 def test_there_are_enough_lines_of_every_kind_and_none_is_held_out_twice():
-    known, held_out = [line for path in (LINES, *WRITERS) for line in lines(path)], lines(HELD_OUT_LINES)
-    assert len(known) == len({line.text for line in known}) > 5900
-    assert len(held_out) == 300
-    assert min(Counter(line.kind for line in known).values()) >= 120
-    assert min(Counter(line.kind for line in held_out).values()) >= 36
+    known = [line for path in (LINES, *WRITERS) for line in lines(path)]
+    held_out = [*lines(HELD_OUT_LINES), *lines(HELD_OUT_LINES_2)]
+    assert len(known) == len({line.text for line in known}) > 9900
+    assert len(held_out) == len({line.text for line in held_out}) == 574
+    assert min(Counter(line.kind for line in known).values()) >= 1200
+    assert min(Counter(line.kind for line in held_out).values()) >= 69
     assert not {line.text for line in known} & {line.text for line in held_out}
     assert all((line.kind == NEUTRAL) == (line.strength == 0) for line in (*known, *held_out))
     assert len(training_lines()) + len(held_back_lines()) == len(known)
 
 
-@pytest.fixture(autouse=True)
-def shipped_scores(monkeypatch: pytest.MonkeyPatch):
-    """Score lines by the shipped table: fitting one for each writer takes long."""
-    monkeypatch.setattr(audio2expression, "table_without", lambda writer: None)
-
-
-def test_a_fitted_table_knows_unseen_lines_of_its_kinds(tmp_path: Path):
+def test_what_was_fitted_knows_unseen_lines_of_its_kinds(tmp_path: Path):
     known, unseen = ([line for line in lines(path) if line.kind in ("fear", "happy", NEUTRAL)] for path in WRITERS[:2])
-    table = words.fit(known)
-    assert min(words.right(table, unseen)) > 0.6
-    table.save(tmp_path / "words.npz")
-    assert words.right(load_table(tmp_path / "words.npz"), unseen) == words.right(table, unseen)
+    (tmp_path / "vectors.txt").write_text("".join(f"{word}{number * SIZE}\n" for word, number in STARTS))
+    learned = words.fit_both(known, tmp_path / "vectors.txt")
+    assert min(words.right(learned, unseen)) > 0.6
+    learned.table.save(tmp_path / "words.npz")
+    learned.network.save(tmp_path / "vectors.npz")
+    loaded = Learned(load_table(tmp_path / "words.npz"), load_network(tmp_path / "vectors.npz"))
+    assert words.right(loaded, unseen) == pytest.approx(words.right(learned, unseen), abs=0.01)
+
+
+def test_vectors_of_another_size_are_refused(tmp_path: Path):
+    (tmp_path / "vectors.txt").write_text("the 1 2 3\n")
+    with pytest.raises(SystemExit, match="expected a word and 50 numbers a line, found 3"):
+        glove(tmp_path / "vectors.txt")
+
+
+def test_files_of_one_group_are_held_back_together():
+    groups = [words.group_of(path) for path in (LINES, *WRITERS)]
+    assert set(groups) == set(range(words.GROUPS))
 
 
 def test_training_continues_from_a_network_with_fewer_features_of_words():
@@ -87,11 +111,15 @@ def test_every_rule_names_its_source():
         assert np.sign(RULES[kind].level) == step or step == 0
 
 
+def teacher(line: Line) -> Learned:
+    return shipped()
+
+
 def test_targets_are_those_of_the_line_that_fills_a_phrase():
     rng = np.random.default_rng(1)
     chosen = chosen_lines(rng, training_lines())
     made = scene(rng, chosen)
-    one = example(made, rng)
+    one = example(made, rng, teacher)
     expected = [KINDS.index(line.kind) for line in chosen]
     assert one.kinds[0, : len(chosen)].tolist() == one.kinds[1, : len(chosen)].tolist() == expected
     assert (one.kinds[:, len(chosen) :] == NOTHING).all()
@@ -101,7 +129,7 @@ def test_targets_are_those_of_the_line_that_fills_a_phrase():
 
 def test_hidden_modalities_are_targets_of_the_other():
     rng = np.random.default_rng(2)
-    one = example(scene(rng, chosen_lines(rng, training_lines())), rng)
+    one = example(scene(rng, chosen_lines(rng, training_lines())), rng, teacher)
     made = batch([one] * 3, ["both", "voice", "words"], [0, 0, 0])
     assert made.has_voice[:, 0].tolist() == [1, 1, 0]
     assert made.has_words[:, 0].tolist() == [1, 0, 1]
@@ -119,7 +147,7 @@ def test_calibration_is_monotonic_and_starts_at_zero():
     torch.manual_seed(0)
     rng = np.random.default_rng(3)
     model = Audio2Expression(Audio2ExpressionConfig(width=16)).eval()
-    calibrate(model, [example(scene(rng, chosen_lines(rng, training_lines())), rng) for _ in range(4)])
+    calibrate(model, [example(scene(rng, chosen_lines(rng, training_lines())), rng, teacher) for _ in range(4)])
     known, value = model.calibration
     assert (known.diff() >= 0).all()
     assert (value.diff() >= 0).all()

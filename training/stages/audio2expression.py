@@ -1,10 +1,10 @@
 """Train Audio2Expression on our own lines (`lines*.txt`), spoken by espeak-ng with emotional prosody.
 
-    python -m training audio2expression --out E.pt --minutes 12
+    python -m training audio2expression --glove glove.6B.50d.txt --out E.pt --minutes 12
 
-`--bank B.safetensors` starts from the network of a bank. Run the same command again to resume. A log (E.jsonl) is
-written beside the checkpoint. The weights that are best on lines and voices that are held back from training are kept,
-with their calibration.
+`--glove` is the file of `words`: lines are scored by what the other files of lines teach. `--bank B.safetensors` starts
+from the network of a bank. Run the same command again to resume. A log (E.jsonl) is written beside the checkpoint. The
+weights that are best on lines and voices that are held back from training are kept, with their calibration.
 
     python -m training audio2expression --clips CLIPS.csv --bank B.safetensors --out E.pt --minutes 5
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import product
@@ -34,13 +35,13 @@ from inference.expression import network_of, phrases_of, voice_rows
 from inference.model.audio2expression import KNOTS, Audio2Expression, Audio2ExpressionConfig
 from inference.prosody import prosody
 from inference.sentiment import FEATURES as WORD_FEATURES
-from inference.sentiment import features
+from inference.sentiment import Learned, features
 
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..voices.emotional import KINDS, LINES, WRITERS, Line, Scene, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS, VARIANTS
-from .words import table_without
+from .words import group_of, learned_without
 
 PHRASES = 6  # of a scene, at most
 BATCH = 32  # scenes
@@ -53,6 +54,8 @@ PERSIST = 0.55  # chance that the next line has the same emotion
 CLEAR = 0.7  # strength of a clear line
 STRENGTH, KIND, CALM = 1.0, 0.3, 0.1  # weights of the losses
 NOTHING = -1  # kind of a phrase without a target
+
+Teacher = Callable[[Line], Learned]  # what scores the words of a line
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,9 +90,9 @@ def _writers() -> dict[str, Path]:
     return {line.text: path for path in (LINES, *WRITERS) for line in lines(path)}
 
 
-def words_of_line(line: Line, share: float, rng: np.random.Generator) -> np.ndarray:
-    """(32,) features of a line without a share of its words. Its scores are those of the table without its writer."""
-    return features(_thinned(line.text, share, rng), table_without(_writers()[line.text]))
+def teacher_without(vectors: Path) -> Teacher:
+    """Score each line by what the files of other groups teach. vectors: see `word_network.glove`."""
+    return lambda line: learned_without(group_of(_writers()[line.text]), vectors)
 
 
 def chosen_lines(rng: np.random.Generator, known: list[Line]) -> list[Line]:
@@ -108,7 +111,7 @@ def _of_kind(rng: np.random.Generator, known: list[Line], kind: str) -> Line:
     return same[int(rng.integers(len(same)))]
 
 
-def example(made: Scene, rng: np.random.Generator, versions: int = 4) -> Example:
+def example(made: Scene, rng: np.random.Generator, teacher: Teacher, versions: int = 4) -> Example:
     """The features and targets of a scene. versions: of the words, the first of which is whole."""
     heard = prosody(made.samples)
     phrases = phrases_of(heard)[:PHRASES]
@@ -126,7 +129,8 @@ def example(made: Scene, rng: np.random.Generator, versions: int = 4) -> Example
     words = np.zeros((versions, PHRASES, len(WORD_FEATURES)), np.float32)
     for version in range(versions):
         share = rng.uniform(0, DROPPED) if version else 0.0
-        words[version, : len(spoken)] = [words_of_line(made.lines[index], share, rng) for index in spoken]
+        said = [made.lines[index] for index in spoken]
+        words[version, : len(said)] = [features(_thinned(line.text, share, rng), teacher(line)) for line in said]
     voice = np.zeros((PHRASES, 48), np.float32)
     voice[: len(phrases)] = voice_rows(heard, phrases)
     return Example(voice, words, kinds, strengths)
@@ -142,26 +146,26 @@ def _thinned(text: str, share: float, rng: np.random.Generator) -> str:
 class Pool:
     """Scenes to train on. Scene k depends only on the seed and on k."""
 
-    def __init__(self, seed: int, first: int, count: int = FIRST) -> None:
-        self._seed, self._next, self._lines = seed, first, training_lines()
+    def __init__(self, seed: int, first: int, teacher: Teacher, count: int = FIRST) -> None:
+        self._seed, self._next, self._lines, self._teacher = seed, first, training_lines(), teacher
         self.examples: deque[Example] = deque(maxlen=POOL)
         for _ in range(count):
             self.renew()
 
     def renew(self) -> None:
         rng = np.random.default_rng((self._seed, 1, self._next))
-        self.examples.append(example(scene(rng, chosen_lines(rng, self._lines), variants=VARIANTS), rng))
+        made = scene(rng, chosen_lines(rng, self._lines), variants=VARIANTS)
+        self.examples.append(example(made, rng, self._teacher))
         self._next += 1
 
 
-@cache
-def held_out(count: int = HELD_OUT) -> list[Example]:
+def held_out(teacher: Teacher, count: int = HELD_OUT) -> list[Example]:
     """Scenes of voices and lines that are not trained on, spoken as their words say."""
     found, known = [], held_back_lines()
     for number in range(count):
         rng = np.random.default_rng((99, 2, number))
         made = scene(rng, chosen_lines(rng, known), variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0)
-        found.append(example(made, rng, 2))
+        found.append(example(made, rng, teacher, 2))
     return found
 
 
@@ -309,8 +313,10 @@ def train(args: argparse.Namespace) -> None:
 
         train_on_clips(args)
         return
+    if not args.glove:
+        raise SystemExit("Training on our own lines needs --glove, the word vectors of the command 'words'.")
     seeded(args)
-    config = Audio2ExpressionConfig()
+    teacher, config = teacher_without(args.glove), Audio2ExpressionConfig()
     model, average, best = Audio2Expression(config), Audio2Expression(config), Best(config)
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.05)
     trainer = Trainer(
@@ -318,7 +324,8 @@ def train(args: argparse.Namespace) -> None:
         {"audio2expression": limits(args)}, np.random.default_rng(args.seed), averaged=(model, average), longest=0.995,
         extra=lambda: {"config": json.dumps(asdict(config))},
     )  # fmt: skip
-    pool = Pool(args.seed, first=trainer.step // RENEWAL, count=args.first)
+    pool = Pool(args.seed, trainer.step // RENEWAL, teacher, args.first)
+    back = held_out(teacher, args.held_out)
     if not trainer.resumed:
         measure(model, pool)
         if args.bank:
@@ -327,10 +334,10 @@ def train(args: argparse.Namespace) -> None:
 
     def evaluate() -> dict[str, object]:
         average.eval()
-        found = score(average, held_out(args.held_out))
+        found = score(average, back)
         best.keep(average, sum(found.values()))
         best.model.eval()
-        calibrate(best.model, held_out(args.held_out))
+        calibrate(best.model, back)
         return {"right": found, "best": round(float(best.score), 4), "calibration": best.model.calibration[1].tolist()}
 
     for _ in trainer.steps("audio2expression", optimiser, evaluate):
@@ -347,6 +354,7 @@ def train(args: argparse.Namespace) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""
     add_trainer_options(parser, minutes=12.0, rate=2e-3)
+    parser.add_argument("--glove", type=Path, help="word vectors of the command 'words'; not needed with --clips")
     parser.add_argument("--first", type=int, default=FIRST, help=f"scenes at the start (default {FIRST})")
     parser.add_argument("--held-out", type=int, default=HELD_OUT, help=f"scenes to choose by (default {HELD_OUT})")
     parser.add_argument("--clips", type=Path, help="table of your own clips (.csv), see above; needs --bank")

@@ -126,6 +126,7 @@ def network_for(bank: Bank, clips: list[Clip]) -> Audio2Expression:
         old.config,
         brought=clips[0].voice.shape[1] if has_features else 0,
         expression=0 if expression is None else expression.shape[1],
+        alone=0,  # it would not learn from the clips
     )
     model = Audio2Expression(config)
     model.load_state_dict(old.state_dict(), strict=False)

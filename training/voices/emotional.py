@@ -21,8 +21,10 @@ from inference.contract.expression import EMOTIONS
 from .rooms import with_room
 from .speech import RATE, VARIANTS, Take, Voice, augment, coloured_noise, random_voice, speak
 
-LINES, HELD_OUT_LINES = (Path(__file__).parents[1] / name for name in ("lines.txt", "lines_held_out.txt"))
-WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abc")  # lines of three further writers
+LINES, HELD_OUT_LINES, HELD_OUT_LINES_2 = (
+    Path(__file__).parents[1] / f"lines{name}.txt" for name in ("", "_held_out", "_held_out_2")
+)
+WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abcdefghijklm")  # in other voices
 KINDS = (*EMOTIONS, NEUTRAL)
 
 
