@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,7 +59,7 @@ class WordNetwork:
         weights = {f"filter{span}": part for span, part in zip(SPANS, self.filters, strict=True)}
         weights |= {f"offset{span}": part for span, part in zip(SPANS, self.offsets, strict=True)}
         weights |= {"unit": self.unit, "pooled": self.pooled, "listed": self.listed, "bias": self.bias}
-        halves = {name: part.astype(np.float16) for name, part in weights.items()}
+        halves: dict[str, Any] = {name: part.astype(np.float16) for name, part in weights.items()}
         words = np.frombuffer("\n".join(self.places).encode(), np.uint8)
         np.savez_compressed(path, words=words, vectors=self.vectors, **halves)
 

@@ -50,6 +50,7 @@ BACK = 8  # one in so many lines is held back from training
 HELD_OUT = 80  # scenes of held-out voices saying lines that were held back
 DROPPED = 0.5  # share of the words that are left out of a line at most; no word list knows all words
 MASKS = (0.5, 0.25)  # shares of scenes with both and with the voice only; the rest has the words only
+CONTRADICTION = 0.12  # share of lines spoken as another emotion, and share with random prosody
 PERSIST = 0.55  # chance that the next line has the same emotion
 CLEAR = 0.7  # strength of a clear line
 STRENGTH, KIND, CALM = 1.0, 0.3, 0.1  # weights of the losses
@@ -154,7 +155,8 @@ class Pool:
 
     def renew(self) -> None:
         rng = np.random.default_rng((self._seed, 1, self._next))
-        made = scene(rng, chosen_lines(rng, self._lines), variants=VARIANTS)
+        chosen = chosen_lines(rng, self._lines)
+        made = scene(rng, chosen, variants=VARIANTS, contradiction=CONTRADICTION, random=CONTRADICTION)
         self.examples.append(example(made, rng, self._teacher))
         self._next += 1
 
