@@ -28,6 +28,7 @@ from .model.gaze import BANK as EYE_BANK
 from .model.gaze import with_lids
 from .model.insets import PlacedInset, composite_insets
 from .model.joined import joined
+from .model.lids import LidColumns, MovedLids
 from .model.load import load_networks
 from .model.readers.face_reader import FaceReader
 
@@ -91,6 +92,7 @@ class FaceRenderer:
         self.reader = FaceReader(networks, bank, self.device, self.batch, self.lanes)
         turns_eyes = EYE_BANK in bank.config.painted and networks.insets is not None
         self._eye_columns = columns_of(bank, EYE_BANK) if turns_eyes else []
+        self._moving_lids = None if networks.insets is None else LidColumns.found(bank, self.device)
         self._lids = tuple(bank.names.index(name) if name in bank.names else None for name in ("eyeBlink", "eyeWide"))
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: PreparedSource | None = None
@@ -379,7 +381,7 @@ class FaceRenderer:
         if self._correction.insets is not None and min(fine.shape[:2]) >= largest:
             seen = torch.from_numpy(to_network(fine, largest)[None]).to(self.device)
         corrected = self._correction.prepare(picture, seen)
-        eyes = TurnableEyes(fine, corrected.anchors) if self._eye_columns else None
+        eyes = TurnableEyes(fine, corrected.anchors) if self._moving_lids is not None else None
         return PreparedSource(source, corrected, self._padded(corrected.own.cpu().numpy()), eyes)
 
     @torch.inference_mode()
@@ -398,10 +400,13 @@ class FaceRenderer:
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
+        source = PreparedSource.joined(sources)
+        lids = self._moved_lids(sources, source, alpha, turns)
+        if lids is not None:
+            alpha, turns = lids.still, lids.other_turns
         if self._eye_columns:
             alpha = with_lids(alpha, turns, *self._lids)
         expression, teeth = alpha[:, self.config.bank_slices.get("exp", slice(0))], self._shows_teeth(size)
-        source = PreparedSource.joined(sources)
         canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
         drawn = self._draw(source.generator, canvas, alpha)
         insets: list[PlacedInset] = []
@@ -417,9 +422,29 @@ class FaceRenderer:
                 insets = turned_eyes(sheet, turns, step, drawn.places, corrected.anchors, anchors) + insets
             else:
                 drawn, insets = self._correction.correct(corrected, drawn, alpha, teeth, at_rest)
+            if lids is not None:
+                anchors = self._correction.anchors_at(corrected, alpha)
+                insets = (
+                    lids.drawn(_eye_step(size or self.config.size), drawn.places, corrected.anchors, anchors) + insets
+                )
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
+
+    def _moved_lids(
+        self, sources: Sequence[PreparedSource], source: PreparedSource, alpha: Tensor, turns: Tensor
+    ) -> MovedLids | None:
+        """The lids and eyes that are drawn without a network; None if they stay as they are in the sources.
+
+        alpha: (N, m), of the generator's coefficients. turns: (N, 2), or (N, 0) for a bank without gaze.
+        """
+        if self._moving_lids is None or source.corrected is None:
+            return None
+        own = source.corrected.own
+        if not turns.any() and not self._moving_lids.of(alpha - own).any():
+            return None
+        parts = joined([one.eyes.lids for one in sources if one.eyes is not None])
+        return MovedLids(self._moving_lids, parts, alpha, own, turns) if parts.clear.any() else None
 
     def _canvas(self, source: Source, expression: Tensor, canvases: dict[bytes, Canvas]) -> Canvas:
         rows = expression.cpu().numpy()

@@ -8,7 +8,7 @@ Only the area that an opening of lids can reach is drawn, with half the pixels p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
 import cv2
@@ -21,6 +21,7 @@ from ..face.landmarks import find_landmarks, square_at
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
 from .joined import expanded
+from .lid_parts import LidParts, lid_parts
 
 HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn; an opening takes at most 40 x 86
 GAP = 2  # rows of zeros between the two eyes of a sheet
@@ -41,7 +42,7 @@ class EyeSheet:
 
 
 class TurnableEyes:
-    """The eyes of one source picture, which are taken apart when they are first needed.
+    """The eyes of one source picture, which are taken apart when they are first needed, for either way to draw them.
 
     fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
     """
@@ -55,17 +56,28 @@ class TurnableEyes:
         return eye_sheet(self.parts, self._anchors.device)
 
     @cached_property
+    def lids(self) -> LidParts:
+        """See `inference.model.lid_parts`; on the device of the anchors."""
+        parts = lid_parts(*self._found)
+        return LidParts(*(getattr(parts, field.name).to(self._anchors.device) for field in fields(parts)))
+
+    @cached_property
     def parts(self) -> list[EyeParts]:
         """See `inference.model.gaze.eye_parts`; on the device of the anchors."""
+        device = self._anchors.device
+        return [
+            EyeParts(Window(*(part.to(device) for part in eye.window)), *(part.to(device) for part in eye[1:]))
+            for eye in eye_parts(*self._found)
+        ]
+
+    @cached_property
+    def _found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The picture as a square, and the landmarks of its face with their expected error."""
         size = max(self._fine.shape[:2])
         fine = self._fine if self._fine.shape[0] == self._fine.shape[1] else cv2.resize(self._fine, (size, size))
         eyes = (self._anchors[0, :2].cpu().double().numpy() + 1) * size / 2 - 0.5
         found = find_landmarks(fine, [square_at(eyes)], passes=3)
-        device = self._anchors.device
-        return [
-            EyeParts(Window(*(part.to(device) for part in eye.window)), *(part.to(device) for part in eye[1:]))
-            for eye in eye_parts(fine, found.points[0], found.spread[0])
-        ]
+        return fine, found.points[0], found.spread[0]
 
 
 def eye_sheet(eyes: Sequence[EyeParts], device: torch.device) -> EyeSheet:
@@ -100,11 +112,11 @@ def turned_eyes(
     sheet, pixels = expanded(sheet, count), _pixels(step, turns.device)
     windows, inside = sheet.windows, pixels.expand(count, 2, -1, -1, -1)
     if positions is not None and anchors is not None and moved is not None:
-        windows = _moved(windows, anchors, moved)
+        windows = moved_windows(windows, anchors, moved)
         middle, along, down = windows[:, :, :, None, None].unbind(2)  # (N, 2, 1, 1, 2)
         places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), down, pixels[..., 1:])
         found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
-        inside = _inside(sheet.windows, found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1))
+        inside = inside_windows(sheet.windows, found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1))
     scale, offset = _sheet_places(turns.device)
     edge = 1 + 1 / SIZE[0]
     grids = [
@@ -122,7 +134,7 @@ def turned_eyes(
     return [PlacedInset(Window(middle[:, eye], along[:, eye], down[:, eye]), drawn[:, :, eye]) for eye in (0, 1)]
 
 
-def _inside(windows: Tensor, places: Tensor) -> Tensor:
+def inside_windows(windows: Tensor, places: Tensor) -> Tensor:
     """As `Window.inside`, for windows (N, 2, 3, 2) and places (N, 2, h, w, 2)."""
     middle, *sides = windows[:, :, :, None, None].unbind(2)
     to_window = torch.stack([side / side.square().sum(-1, keepdim=True) for side in sides], -1)
@@ -130,7 +142,7 @@ def _inside(windows: Tensor, places: Tensor) -> Tensor:
     return torch.addcmul(away[..., :1] * to_window[..., 0, :], away[..., 1:], to_window[..., 1, :])
 
 
-def _moved(windows: Tensor, before: Tensor, now: Tensor) -> Tensor:
+def moved_windows(windows: Tensor, before: Tensor, now: Tensor) -> Tensor:
     """Windows (N, 2, 3, 2) of the sources where the heads have moved them. before, now: (1 or N, 3, 2) anchors."""
     was, across = before[:, 1] - before[:, 0], now[:, 1] - now[:, 0]
     square = was.square().sum(1)

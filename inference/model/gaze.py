@@ -110,7 +110,7 @@ def _cut(
     ).astype(np.float32)
     into = np.linalg.inv(np.vstack([to_picture, (0, 0, 1)]))[:2]
     opening = _filled(_rounded(lids @ into[:, :2].T + into[:, 2]))
-    at, radius = _iris_at(own, opening, into[:, :2] @ iris + into[:, 2], IRIS * distance / step)
+    at, radius = iris_at(own, opening, into[:, :2] @ iris + into[:, 2], IRIS * distance / step)
     return _Cut(own, opening, at, radius, to_picture)
 
 
@@ -133,8 +133,10 @@ def _parts(
     fine: np.ndarray, lids: np.ndarray, centre: np.ndarray, iris: np.ndarray, along: np.ndarray, distance: float
 ) -> EyeParts:
     own, opening, at, radius, _ = _cut(fine, lids, centre, iris, along, distance)
-    disc = _disc(at, radius * 1.06, 1.5)
-    parts = np.dstack([own, _bare(own, opening, at, radius), _whole_iris(own, opening, at, radius), disc, opening])
+    round_iris = disc(at, radius * 1.06, 1.5)
+    parts = np.dstack(
+        [own, _bare(own, opening, at, radius), _whole_iris(own, opening, at, radius), round_iris, opening]
+    )
     tensor = torch.from_numpy(parts.astype(np.float32)).permute(2, 0, 1)[None]
     colours = tensor[:, :9] / 127.5 - 1
     size = len(fine)
@@ -169,13 +171,13 @@ def _filled(outline: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask, (0, 0), 1.2).astype(np.float32) / 255
 
 
-def _disc(at: np.ndarray, radius: float, soft: float) -> np.ndarray:
+def disc(at: np.ndarray, radius: float, soft: float) -> np.ndarray:
     """(*SIZE) float32: 1 in a disc, with an edge of `soft` pixels."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]]
     return np.clip((radius - np.hypot(x - at[0], y - at[1])) / soft + 0.5, 0, 1).astype(np.float32)
 
 
-def _iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+def iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
     """Centre and radius of the iris: the disc that is darkest against the ring around it, inside the opening.
 
     near: a rough guess, which decides between places that are about as good.
@@ -222,7 +224,7 @@ def _peak(values: np.ndarray, place: tuple[np.intp, ...]) -> np.ndarray:
     return np.array(result)
 
 
-def _spread_into(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
+def spread_into(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3) of the known pixels (h, w), continued smoothly over the others."""
     result, weight = np.zeros_like(colours), np.zeros_like(known)
     for sigma in (2.0, 5.0, 12.0, 40.0):
@@ -236,12 +238,12 @@ def _spread_into(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 def _bare(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
     """The eye without iris: the white is continued over it, a little darker below the upper lid."""
-    white = cv2.erode(opening, np.ones((3, 3))) * (1 - _disc(at, radius * 1.18, 2))
+    white = cv2.erode(opening, np.ones((3, 3))) * (1 - disc(at, radius * 1.18, 2))
     white = (white > 0.9).astype(np.float32)
     if white.sum() < 12:  # hardly any white is shown: the lightest part of the opening
         grey = np.where(opening > 0.8, own.mean(2), -1)
         white = (grey >= np.quantile(grey[grey >= 0], 0.85) if (grey >= 0).any() else grey > -2).astype(np.float32)
-    filled = _spread_into(own, white)
+    filled = spread_into(own, white)
     above = cv2.GaussianBlur(opening, (0, 0), 3)
     shade = np.clip(above - np.roll(above, 4, axis=0), 0, 1)  # towards the upper lid
     return filled * (1 - 0.35 * shade[..., None])
@@ -250,14 +252,14 @@ def _bare(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -
 def _whole_iris(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
     """The iris, with what lids hide completed from its other side."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
-    shown = (cv2.erode(opening, np.ones((3, 3))) > 0.85).astype(np.float32) * _disc(at, radius, 1)
+    shown = (cv2.erode(opening, np.ones((3, 3))) > 0.85).astype(np.float32) * disc(at, radius, 1)
     result, known = own * shown[..., None], shown
     for flip_x, flip_y in ((-1, -1), (1, -1), (-1, 1)):
         places = (at[0] + flip_x * (x - at[0])).astype(np.float32), (at[1] + flip_y * (y - at[1])).astype(np.float32)
         other, there = cv2.remap(own, *places, cv2.INTER_LINEAR), cv2.remap(shown, *places, cv2.INTER_LINEAR)
         share = np.clip(there - known, 0, 1) * (known < 0.5)
         result, known = result + other * share[..., None], known + share
-    return _spread_into(result / np.maximum(known, 1e-6)[..., None], (known > 0.5).astype(np.float32))
+    return spread_into(result / np.maximum(known, 1e-6)[..., None], (known > 0.5).astype(np.float32))
 
 
 def shifts(turns: Tensor) -> Tensor:

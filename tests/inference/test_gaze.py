@@ -87,7 +87,7 @@ def test_irises_follow_the_slider_and_the_rest_of_the_face_stays(renderer):
     assert across[-1, 0] - across[0, 0] == pytest.approx(2 * BALL * np.sin(YAW), rel=0.35)
     near = np.zeros(rest.shape[:2], bool)
     for x, y in EYE_AT:
-        near[int(y) - 35 : int(y) + 35, int(x) - 50 : int(x) + 50] = True
+        near[int(y) - 40 : int(y) + 40, int(x) - 56 : int(x) + 56] = True
     change = np.abs(pictures[-1].astype(int) - rest).mean(2)
     assert change[near].mean() >= 5 * max(change[~near].mean(), 1e-9)
     assert change[~near].max() == 0

@@ -1,0 +1,199 @@
+"""Closes, opens and turns the eyes of a portrait, without a network: the portrait's own lids move.
+
+A frame samples the parts of the eyes (`inference.model.lid_parts`) at the positions that the frame's motion gives:
+
+- the edge of the upper lid moves over the eye with its own lashes; above it lies the skin of the lid;
+- lashes that point down appear as the lid closes, as dark as the edge of the lid is in the source;
+- the edge of the lower lid rises with its own skin;
+- between the lids, the iris moves as in `inference.model.gaze`; the upper lid follows it up and down.
+
+The networks render the frame with the lids as they are in the source, and both eyes are composited over it. A source
+whose lids were not found keeps the lids of the insets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..contract.bank import Bank
+from .fast_gaze import inside_windows, moved_windows
+from .gaze import FIRST as FIRST_TURN
+from .gaze import PITCH, SIZE, YAW, shifts
+from .insets import DARKEST, PlacedInset, Window
+from .joined import expanded
+from .lid_parts import ABOVE, BELOW, PARTS, LidParts
+
+RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
+SQUINT = 0.30, 0.35  # parts of the opening by which a squint lowers the upper and raises the lower lid
+WIDE = 0.25  # part of the opening by which wide eyes raise the upper lid
+LIMITS = (-0.45, 1.0), (-0.2, 0.6)  # of `LidMotion`: of the upper and of the lower lid
+FOLLOWED = 0.75, 0.3  # parts of the way of an iris that turns up or down that the upper and the lower lid go with it
+FIRST = 0.05  # part of the opening over which the drawing fades in
+STRIP = 4.0, 9.0  # pixels above the upper edge that move rigidly with it, and up to which this fades
+SOFT = 1.4  # pixels over which an edge is blended
+UNITS = "eyeBlink", "eyeWide", "eyeSquint"  # ARKit units of one eye, without the side
+
+
+@dataclass(frozen=True)
+class LidColumns:
+    """The columns of a bank that move lids only. weights: (m, 3, 2), by `UNITS`, for the right and the left eye."""
+
+    columns: tuple[int, ...]
+    weights: Tensor
+
+    @staticmethod
+    def found(bank: Bank, device: torch.device) -> LidColumns:
+        """They are found by their ARKit units. A weight is 1 / the coefficient's value for the whole unit."""
+        columns, weights = [], []
+        for column, entry in enumerate(bank.coefficients[: bank.config.generator.coefficient_count]):
+            for number, unit in enumerate(UNITS):
+                sides = [entry.arkit.get(unit + side, 0.0) for side in ("Right", "Left")]
+                if max(sides) > 0 and not entry.arkit.keys() - {unit + "Right", unit + "Left"}:
+                    weight = torch.zeros(len(UNITS), 2)
+                    weight[number] = torch.tensor(sides) / (max(sides) * sum(sides))
+                    columns.append(column)
+                    weights.append(weight)
+        stacked = torch.stack(weights) if weights else torch.zeros(0, len(UNITS), 2)
+        return LidColumns(tuple(columns), stacked.to(device))
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The columns of coefficients (N, n): (N, m)."""
+        return rows[:, list(self.columns)]
+
+
+@dataclass(frozen=True)
+class LidMotion:
+    """How lids move, (N, 2) each, the right eye first, in parts of the opening.
+
+    upper: down, 1 if the eye is closed, below 0 if it is wider open than in the source. lower: up, below 0 if down.
+    """
+
+    upper: Tensor
+    lower: Tensor
+
+
+class MovedLids:
+    """The eyes of N pictures as they are drawn without a network.
+
+    columns: those that move lids. parts: the eyes of one source, or of N. alpha: (N, n). own: (1 or N, n), of the
+    sources. turns: (N, 2) change of the coefficients of `inference.model.gaze.COEFFICIENTS`, or (N, 0).
+
+    Attributes: still, (N, n), alpha with the lids as they are in the sources whose lids were found; other_turns, turns
+    of the other sources.
+    """
+
+    def __init__(self, columns: LidColumns, parts: LidParts, alpha: Tensor, own: Tensor, turns: Tensor) -> None:
+        clear, at = parts.clear.bool(), list(columns.columns)
+        self.still = alpha.clone()
+        self.still[:, at] = torch.where(clear, columns.of(own), columns.of(alpha))
+        self.other_turns = turns * (1 - parts.clear)
+        self._parts, self._turns = parts, turns if turns.shape[1] else turns.new_zeros(len(turns), 2)
+        self._motion = lid_motion(columns, alpha, own, self._turns, parts.heights)
+
+    def drawn(self, step: int, positions: Tensor, anchors: Tensor, moved: Tensor) -> list[PlacedInset]:
+        """To be composited over the pictures of `still`. Arguments as for `drawn_lids`."""
+        return drawn_lids(self._parts, self._motion, self._turns, step, positions, anchors, moved)
+
+
+def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, heights: Tensor) -> LidMotion:
+    """alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. turns: (N, 2), change of the
+    coefficients of `inference.model.gaze.COEFFICIENTS`. heights: see `LidParts`.
+    """
+    change, was = (torch.einsum("nm,mus->uns", columns.of(rows), columns.weights) for rows in (alpha - own, own))
+    blink, wide, squint = change
+    blink = (blink / (1 - was[0]).clamp(0.3, 1.0)).clamp(max=1.0)
+    follow = shifts(turns)[:, 1:] * (SIZE[0] / 2) / heights.clamp(min=8.0)
+    closed = blink.clamp(min=0.0)
+    upper = blink + (1 - closed) * (SQUINT[0] * squint - WIDE * wide + FOLLOWED[0] * follow)
+    lower = RAISED * closed + (1 - closed) * (SQUINT[1] * squint - FOLLOWED[1] * follow)
+    return LidMotion(upper.clamp(*LIMITS[0]), lower.clamp(*LIMITS[1]))
+
+
+def drawn_lids(
+    parts: LidParts,
+    motion: LidMotion,
+    turns: Tensor,
+    step: int = 1,
+    positions: Tensor | None = None,
+    anchors: Tensor | None = None,
+    moved: Tensor | None = None,
+) -> list[PlacedInset]:
+    """The eyes of N pictures, to be composited over them.
+
+    parts: of one source, or of N. turns: (N, 2), see `lid_motion`. Other arguments as for `fast_gaze.turned_eyes`.
+    """
+    count, sources, height, width = len(turns), len(parts.still), SIZE[0] // step, SIZE[1] // step
+    device = turns.device
+    y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
+    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None, None]  # (1, 1, h, w, 2)
+    windows, inside = expanded(parts.windows, count), pixels.expand(count, 2, -1, -1, -1)
+    if positions is not None and anchors is not None and moved is not None:
+        windows = moved_windows(windows, anchors, moved)
+        middle, along, down = windows[:, :, :, None, None].unbind(2)
+        places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), down, pixels[..., 1:])
+        found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
+        found = found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1)
+        inside = inside_windows(expanded(parts.windows, count), found)
+
+    def by_eye(frames: Tensor) -> Tensor:
+        """(N, 2, ...) -> (eyes of sources, frames of each, ...), in which one eye is sampled for all its frames."""
+        frames = frames.expand(count, 2, *frames.shape[2:]).unflatten(0, (sources, -1))
+        return frames.transpose(1, 2).flatten(0, 1)
+
+    def sampled(pictures: Tensor, at: Tensor) -> Tensor:
+        """(eyes, C, h, w) pictures at (eyes, frames, h, w, 2) -> (eyes, C, frames, h, w)."""
+        found = F.grid_sample(pictures, at.flatten(1, 2), padding_mode="border", align_corners=False)
+        return found.unflatten(2, at.shape[1:3])
+
+    at = by_eye(inside)
+    upper, lower = (by_eye(part)[:, None, :, None, None] for part in (motion.upper, motion.lower))
+    shift = by_eye(shifts(turns)[:, None])[:, :, None, None]
+    angle = torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH]), dim=1)
+    turned = by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
+    still = parts.still.flatten(0, 1)
+    own, _, skin, edge, opening, covered, area = sampled(still, at).split(PARTS, 1)
+
+    closing = upper > 0
+    raised = lower * opening
+    down = upper * torch.where(closing, opening - raised, opening)
+    under = edge - down  # pixels below the edge of the upper lid
+    beneath = edge - opening + raised  # and of the lower one
+    # An edge moves rigidly. Above a lid that opens, the skin is pushed together; an eye that opens is stretched.
+    pushed = (1 + under / (12 - 3 * down)).clamp(0.0, 1.0)
+    above = -down * torch.where(closing, 1.0, pushed)
+    depth = (under / (under - beneath).clamp(min=1.0)).clamp(0.0, 1.0)
+    between = torch.lerp((-down).clamp(min=0.0), raised.clamp(max=0.0), depth)
+    below = raised * (1 - beneath / 22).clamp(0.0, 1.0)
+    rows = torch.where(under < 0, above, torch.where(beneath > 0, below, between))
+    moved_at = torch.stack([at[..., 0], at[..., 1] + rows[:, 0] * (2 / SIZE[0])], -1)
+    follows, white = sampled(still[:, :6], moved_at).split(3, 1)
+    iris, now = sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
+    eye = torch.lerp(torch.lerp(follows, white, turned), iris, now * turned)
+    shadow = 0.35 * (down.abs() / 6).clamp(max=1.0) * torch.exp(-under.clamp(min=0.0) / 4)
+    eye = torch.lerp(eye, eye.new_tensor(-1.0), shadow)
+    eye = torch.lerp(eye, follows, (0.5 + beneath / SOFT).clamp(0.0, 1.0))
+
+    strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
+    strip = torch.where(closing, strip, 1.0)
+    covered = covered * (upper / 0.1).clamp(0.0, 1.0)
+    lid = torch.lerp(torch.lerp(own, skin, covered), follows, strip)
+    over = (0.5 - under / SOFT).clamp(0.0, 1.0)
+    colour = torch.lerp(eye, lid, over)
+    lashes_at = torch.stack([at[..., 0], (under[:, 0] + ABOVE) * (2 / (ABOVE + BELOW)) - 1], -1)
+    dark = sampled(parts.lashes.flatten(0, 1), lashes_at) * ((upper - 0.35) / 0.5).clamp(0.0, 1.0)
+    darkest = -1 - 2 * DARKEST
+    colour = torch.lerp(colour, colour.new_tensor(darkest), 1 - torch.exp(-dark)).clamp(min=-1.0)
+
+    # What is as in the source is not drawn over the frame.
+    opened = (1 - over) * (0.5 - beneath / SOFT).clamp(0.0, 1.0) * (opening / 3).clamp(max=1.0)
+    moves = (torch.maximum(upper.abs(), lower.abs()) / FIRST).clamp(max=1.0)
+    changed = torch.maximum(torch.lerp(rows.abs(), rows.abs() * strip, over), torch.maximum(covered, 4 * dark))
+    changed = torch.maximum(torch.maximum(changed, opened).clamp(max=1.0) * moves, opened * turned)
+    alpha = area * changed * by_eye(expanded(parts.clear, count))[:, None, :, None, None]
+    drawn = torch.cat([colour * alpha, alpha], 1).unflatten(0, (sources, 2)).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
+    middle, along, down = windows.unbind(2)
+    return [PlacedInset(Window(middle[:, eye], along[:, eye], down[:, eye]), drawn[eye]) for eye in (0, 1)]

@@ -1,0 +1,157 @@
+"""Moving the lids of a portrait: what closes, what stays, and which portraits keep the lids of the insets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inference.contract.bank import load_bank
+from inference.face.crop import EYES, TEMPLATE
+from inference.face.eyelids import find_eyelids, into_window
+from inference.face.landmarks import find_landmarks, square_at
+from inference.media.picture import load_picture
+from inference.model.lid_parts import lid_parts
+from inference.model.lids import LidColumns, MovedLids, drawn_lids, lid_motion
+from inference.renderer import FaceRenderer
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return load_bank()
+
+
+@pytest.fixture(scope="module")
+def portrait():
+    return load_picture(ROOT / "inference" / "demo" / "portrait_1.png").rgb
+
+
+@pytest.fixture(scope="module")
+def landmarks(portrait):
+    eyes = (EYES + 0.5) * len(portrait) / TEMPLATE - 0.5
+    return find_landmarks(portrait, [square_at(eyes)], passes=3)
+
+
+@pytest.fixture(scope="module")
+def parts(portrait, landmarks):
+    return lid_parts(portrait, landmarks.points[0], landmarks.spread[0])
+
+
+@pytest.fixture(scope="module")
+def renderer(bank, portrait):
+    renderer = FaceRenderer(bank, "cpu", 1)
+    renderer.set_source(portrait, portrait)
+    return renderer
+
+
+@pytest.fixture(scope="module")
+def openings(portrait, landmarks):
+    """(512, 512) bool: between the lids of the source."""
+    y, x = np.mgrid[: len(portrait), : len(portrait)]
+    result = np.zeros(y.shape, bool)
+    for eye in find_eyelids(portrait, landmarks.points[0]):
+        place = into_window(eye.to_picture, np.stack([x, y], -1))
+        upper, lower = eye.curves_at(place[..., 0])
+        result |= (place[..., 1] > upper + 2) & (place[..., 1] < lower - 1)
+    return result
+
+
+def drawn(renderer, **motion):
+    (picture,) = renderer.render(renderer.moved(motion))
+    return picture.astype(int)
+
+
+def whites(picture, openings):
+    """Share of the openings that shows the white of the eyes: lighter than the rest, hardly coloured."""
+    colours = picture[openings]
+    return ((colours.min(1) > 150) & (np.ptp(colours, axis=1) < 60)).mean()
+
+
+def test_lids_that_do_not_move_change_nothing(renderer):
+    rest = drawn(renderer)
+    np.testing.assert_array_equal(drawn(renderer, eyeBlink=0.0, eyeSquint=0.0, eyeWide=0.0), rest)
+    moved = renderer.moved({"eyeBlink": np.array([0.0, 0.7, 0.0]), "jawOpen": np.array([0.0, 0.3, 0.0])})
+    np.testing.assert_array_equal(list(renderer.render(moved))[2], rest)
+
+
+def test_a_closed_eye_covers_the_opening_and_shows_lashes(renderer, openings):
+    shares = [whites(drawn(renderer, eyeBlink=amount), openings) for amount in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert shares[0] > 0.2
+    assert shares[-1] == 0
+    assert (np.diff(shares) <= 0.01).all(), "a lid that closes uncovers nothing"
+    closed = drawn(renderer, eyeBlink=1.0)
+    skin = np.median(closed[openings].mean(1))
+    assert 0.02 < (closed[openings].mean(1) < 0.6 * skin).mean() < 0.4, "a lash line, and skin above it"
+
+
+def test_nothing_beside_the_eyes_changes(renderer, parts):
+    rest, near = drawn(renderer), np.zeros((512, 512), bool)
+    for middle, along, down in parts.windows[0].numpy():
+        x, y = (middle + 1) * 256
+        across, height = 256 * abs(along[0]) + 2, 256 * abs(down[1]) + 2
+        near[int(y - height) : int(y + height) + 1, int(x - across) : int(x + across) + 1] = True
+    for motion in ({"eyeBlink": 1.0}, {"eyeWide": 1.0}, {"eyeSquint": 1.0}, {"eyePitch": 1.0}):
+        change = abs(drawn(renderer, **motion) - rest).max(2)
+        assert change[near].max() > 20, motion
+        assert change[~near].max() == 0, motion
+
+
+def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
+    rest = whites(drawn(renderer), openings)
+    assert whites(drawn(renderer, eyeSquint=1.0), openings) < rest
+    parts = renderer._source.eyes.lids
+    columns = LidColumns.found(renderer.bank, CPU)
+    own, turns = torch.zeros(1, 36), torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 0.0]])
+    alpha = own.repeat(3, 1)
+    alpha[2, renderer.bank.names.index("eyeWide")] = 1.0
+    motion = lid_motion(columns, alpha, own, turns, parts.heights)
+    assert (motion.upper[0] > 0.15).all()
+    assert (motion.upper[1:] < -0.1).all()
+
+
+def test_each_eye_has_its_own_units(bank):
+    entries = list(bank.coefficients)
+    at = bank.names.index("eyeBlink")
+    entries[at] = replace(entries[at], name="left", arkit={"eyeBlinkLeft": 0.5})
+    entries[at + 1] = replace(entries[at + 1], name="mixed", arkit={"eyeWideLeft": 0.5, "browInnerUp": 0.5})
+    columns = LidColumns.found(replace(bank, coefficients=tuple(entries)), CPU)
+    assert at in columns.columns
+    assert at + 1 not in columns.columns, "a slider that moves more than lids is left to the networks"
+    alpha = torch.zeros(1, len(entries))
+    alpha[0, at] = 0.5
+    motion = lid_motion(columns, alpha, torch.zeros_like(alpha), torch.zeros(1, 2), torch.full((1, 2), 28.0))
+    torch.testing.assert_close(motion.upper, torch.tensor([[0.0, 1.0]]))
+
+
+def test_eyes_without_clear_lids_keep_the_insets(bank):
+    blank = np.full((512, 512, 3), 128, np.uint8)
+    found = find_landmarks(blank, [square_at((EYES + 0.5) * 2 - 0.5)])
+    parts = lid_parts(blank, found.points[0], found.spread[0])
+    assert parts.clear.item() == 0
+    columns, own = LidColumns.found(bank, CPU), torch.zeros(1, len(bank.names))
+    alpha = own + 0.5
+    moved = MovedLids(columns, parts, alpha, own, torch.ones(1, 2))
+    torch.testing.assert_close(moved.still, alpha)
+    torch.testing.assert_close(moved.other_turns, torch.ones(1, 2))
+    motion = lid_motion(columns, alpha, own, torch.ones(1, 2), parts.heights)
+    assert not any(laid.drawn[:, 3].any() for laid in drawn_lids(parts, motion, torch.ones(1, 2)))
+
+
+def test_the_outline_does_not_depend_on_exact_landmarks(portrait, landmarks):
+    points = landmarks.points[0]
+    shifted = points + np.array([4.0, -4.0], np.float32)
+    for eye, other in zip(find_eyelids(portrait, points), find_eyelids(portrait, shifted), strict=True):
+        ends, others = (each.ends @ each.to_picture[:, :2].T + each.to_picture[:, 2] for each in (eye, other))
+        np.testing.assert_allclose(ends, others, atol=7)
+        assert eye.fit > 0.8
+
+
+def test_lids_follow_the_head(renderer):
+    still, turned = (drawn(renderer, headYaw=0.5, eyeBlink=amount) for amount in (0.0, 1.0))
+    columns = np.flatnonzero(abs(turned - still).max(2).any(0))
+    eyes = (renderer._source.corrected.anchors[0, :2, 0] + 1) * 256
+    assert columns.min() > eyes[0] - 40, "the right eye has moved to the right"
