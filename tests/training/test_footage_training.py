@@ -161,7 +161,7 @@ def test_stage_2_starts_as_stage_1(trained: tuple[argparse.Namespace, torch.nn.M
         read = larger.coefficients(larger.enc(pictures)[0])[:, 26:]
         before, after = model(pictures, alpha), larger(pictures, torch.cat([alpha, read], 1))
     assert (before - after).abs().max() < 4e-6, "rounding of the basis, whose QR has more columns"
-    chosen = trained_weights(larger)
+    chosen = [weight for group in trained_weights(larger) for weight in group["params"]]
     codes, wanted = torch.from_numpy(teacher.both(split.trained)), torch.from_numpy(expression_codes(split.trained))
     rng = np.random.default_rng(0)
     pool = motion_pool(split.trained, 4, 2, rng)

@@ -187,7 +187,8 @@ def drawn_points(
 
 
 def _pearson(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    """Correlation; 0 if one of both does not vary, as before an expression bank has learned anything."""
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1]) if one.std() > 0 < other.std() else 0.0
 
 
 def own_and_rest(
