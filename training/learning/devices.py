@@ -49,7 +49,7 @@ class Devices:
             except ImportError as error:
                 raise SystemExit(
                     f"{count} devices need Lightning Fabric, which is not installed. "
-                    "Run `pip install --require-hashes -r wheels/requirements-training.txt`, or use --devices 1."
+                    "Run `pip install -r wheels/requirements-training.txt`, or use --devices 1."
                 ) from error
             self.fabric = fabric.Fabric(accelerator=accelerator, devices=count, strategy="ddp")
             self.fabric.launch()
