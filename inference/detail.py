@@ -28,6 +28,8 @@ _SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
 _HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 _EDGE = cv2.BORDER_REPLICATE
+# From premultiplied colours in [-1, 1] and alpha to premultiplied levels and alpha.
+_TO_LEVELS = np.array([[127.5, 0, 0, 127.5], [0, 127.5, 0, 127.5], [0, 0, 127.5, 127.5], [0, 0, 0, 1]], np.float32)
 
 
 # An inset, see `inference.model.insets.PlacedInset.frame`: the matrix from its pixels to [-1, 1] of the picture,
@@ -113,7 +115,7 @@ class Detail:
         for _ in range(_STEPS - 1):
             place = positions - cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE)
         residual = place + cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE) - positions
-        return place, np.hypot(residual[..., 0], residual[..., 1])
+        return place, cv2.magnitude(*cv2.split(residual))
 
     def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
@@ -127,7 +129,8 @@ class Detail:
 
 def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
     """Composite an inset over a picture (D, D, 3) of levels, in place."""
-    rows, columns = (np.flatnonzero(drawn[..., 3].any(axis)) for axis in (1, 0))
+    shown = cv2.extractChannel(drawn, 3) != 0
+    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
     if not rows.size:
         return
     size, left, top, right, bottom = len(picture), columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
@@ -141,18 +144,17 @@ def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) ->
     if left >= right or top >= bottom:
         return
     to_pixel[:, 2] -= left, top
-    levels = np.concatenate([(drawn[..., :3] + drawn[..., 3:]) * np.float32(127.5), drawn[..., 3:]], -1)
+    levels = cv2.transform(drawn, _TO_LEVELS)
     found = cv2.warpAffine(levels, to_pixel, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
-    under, beside = picture[top:bottom, left:right], 1 - found[..., 3]
+    *colours, alpha = cv2.split(found)
+    under, beside = picture[top:bottom, left:right], 1 - alpha
     kept = cv2.multiply(under, cv2.merge((beside, beside, beside)), dtype=cv2.CV_32F)
-    over = np.ascontiguousarray(found[..., :3])
-    under[...] = cv2.add(kept, over, dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
+    under[...] = cv2.add(kept, cv2.merge(colours), dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
 
 
 def _levels(planes: np.ndarray) -> np.ndarray:
     """(3, S, S), nominally in [-1, 1] -> (S, S, 3), 0 .. 255."""
-    levels = (np.clip(planes, -1.0, 1.0) + 1.0) * np.float32(127.5)
-    return np.ascontiguousarray(levels.transpose(1, 2, 0))
+    return cv2.merge(list((np.clip(planes, -1.0, 1.0) + 1.0) * np.float32(127.5)))
 
 
 @lru_cache(maxsize=4)
@@ -165,7 +167,7 @@ def _pixels(size: int, step: int = 1) -> np.ndarray:
 def _sampling_positions(places: np.ndarray) -> np.ndarray:
     """(2, S, S) in [-1, 1] -> (S, S, 2) in pixels."""
     size = places.shape[-1]
-    return np.ascontiguousarray(((places + np.float32(1)) * size - np.float32(1)).transpose(1, 2, 0)) / np.float32(2)
+    return cv2.merge(list(((places + np.float32(1)) * size - np.float32(1)) / np.float32(2)))
 
 
 def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,8 +177,10 @@ def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
     across[:, [0, -1]] = place[:, [1, -1]] - place[:, [0, -2]]
     down[[0, -1]] = place[[1, -1]] - place[[0, -2]]
-    area = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
-    half = (np.square(across) + np.square(down)).sum(-1) / 2  # singular values of [across down], in closed form
+    (x_across, y_across), (x_down, y_down) = cv2.split(across), cv2.split(down)
+    area = x_across * y_down - y_across * x_down
+    x, y = np.square(x_across) + np.square(x_down), np.square(y_across) + np.square(y_down)
+    half = (x + y) / 2  # singular values of [across down], in closed form
     spread = np.sqrt(np.maximum(half * half - area * area, 0))
     least = np.sqrt(np.maximum(half - spread, 0))
     return np.where(area > 0, least, 0), np.sqrt(half + spread)

@@ -50,14 +50,17 @@ class TeethTexture:
             return
         place, planes = found
         opacity = _sigmoid(planes[..., MASKS - 1]) * planes[..., -1]
-        front, drawn = planes[..., MASKS + 4 : MASKS + 7], planes[..., MASKS + 7 : MASKS + 10] * self._mouth
+        front = [planes[..., MASKS + 4 + channel] for channel in range(3)]
+        drawn = [planes[..., MASKS + 7 + channel] * self._mouth[channel] for channel in range(3)]
         for row in (1, 0):  # upper teeth are in front of the lower ones
-            texels = self._sampled(row, planes)
-            alpha = texels[..., 3:] * _sigmoid(planes[..., row : row + 1])
-            drawn += (front * texels[..., :3] - drawn) * alpha
+            *colours, alpha = cv2.split(self._sampled(row, planes))
+            alpha *= _sigmoid(planes[..., row])
+            for behind, light, colour in zip(drawn, front, colours, strict=True):
+                behind += (light * colour - behind) * alpha
         under = picture[place]
-        over = under + (drawn - _BLACK - under) * opacity[..., None]
-        under[...] = np.clip(over + 0.5, 0, 255) if picture.dtype == np.uint8 else over
+        kept = cv2.multiply(under, cv2.merge([1 - opacity] * 3), dtype=cv2.CV_32F)
+        over = cv2.merge([(colour - _BLACK) * opacity for colour in drawn])
+        under[...] = cv2.add(kept, over, dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
 
     def of_source(self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
         """The texture for a source: without colour in black and white, and with the teeth that the source shows.
@@ -152,16 +155,17 @@ def _enlarged(planes: np.ndarray, to_picture: np.ndarray, size: int) -> tuple[tu
 
     Colours are levels plus _BLACK instead of logarithms. None if the planes show nothing.
     """
-    shown = (planes[..., MASKS - 1] > _HIDDEN) & (planes[..., -1] > 0)
+    planes = planes.transpose(2, 0, 1)
+    shown = (planes[MASKS - 1] > _HIDDEN) & (planes[-1] > 0)
     rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
     if not rows.size:
         return None
     top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
-    part = planes[top : rows[-1] + 2, left : columns[-1] + 2].copy()
-    part[..., MASKS + 4 : -1] = 255 * np.exp(np.minimum(part[..., MASKS + 4 : -1], np.float32(_LIGHTEST)))
+    part = planes[:, top : rows[-1] + 2, left : columns[-1] + 2].copy()
+    part[MASKS + 4 : -1] = 255 * np.exp(np.minimum(part[MASKS + 4 : -1], np.float32(_LIGHTEST)))
     to_pixel = to_picture * (size / 2)
     to_pixel[:, 2] += (size - 1) / 2 + to_pixel[:, :2] @ (left, top)
-    height, width = part.shape[:2]
+    height, width = part.shape[1:]
     corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]]) @ to_pixel.T
     left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
@@ -169,9 +173,12 @@ def _enlarged(planes: np.ndarray, to_picture: np.ndarray, size: int) -> tuple[tu
         return None
     to_pixel[:, 2] -= left, top
     area = int(right - left), int(bottom - top)
-    groups = [part[..., start : start + 4] for start in range(0, part.shape[2], 4)]
-    found = [cv2.warpAffine(np.ascontiguousarray(group), to_pixel, area, flags=cv2.INTER_LINEAR) for group in groups]
-    return (slice(top, bottom), slice(left, right)), np.dstack(found)
+    found: list[np.ndarray] = []
+    for start in range(0, len(part), 4):
+        group = cv2.merge(list(part[start : start + 4]))
+        found.extend(cv2.split(cv2.warpAffine(group, to_pixel, area, flags=cv2.INTER_LINEAR)))
+    # Each plane stays in one piece: almost all that follows uses single ones.
+    return (slice(top, bottom), slice(left, right)), np.stack(found).transpose(1, 2, 0)
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:

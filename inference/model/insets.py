@@ -122,8 +122,8 @@ class PlacedInset(NamedTuple):
 
         The teeth are None where there are none.
         """
-        drawn = np.ascontiguousarray(self.drawn[row].permute(1, 2, 0).numpy())
-        teeth = None if self.teeth is None else np.ascontiguousarray(self.teeth[row].permute(1, 2, 0).numpy())
+        drawn = self.drawn[row].permute(1, 2, 0).contiguous().numpy()
+        teeth = None if self.teeth is None else self.teeth[row].permute(1, 2, 0).numpy()  # planes stay in one piece
         return self.window.pixels(row, *drawn.shape[:2]), drawn, teeth
 
 
