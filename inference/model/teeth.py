@@ -74,4 +74,14 @@ def planes_of(painted: Tensor, skin: Tensor) -> Tensor:
     colourful = ((skin.amax(1) - skin.amin(1)) / GREY).clamp(max=1.0)[:, None, None, None]
     grey = colours.unflatten(1, (2, 3)).mean(2, keepdim=True).expand(-1, -1, 3, -1, -1).flatten(1, 2)
     smooth = torch.cat([smooth[:, :4] + guess, torch.lerp(grey, colours, colourful)], 1)
-    return torch.cat([masks, F.interpolate(smooth, scale_factor=4.0, mode="bicubic", align_corners=False)], 1)
+    down, across = (_enlarging(count, smooth.device) for count in (height, width))
+    return torch.cat([masks, down @ (smooth @ across.T)], 1)
+
+
+def _enlarging(count: int, device: torch.device) -> Tensor:
+    """(4 count, count): bicubic interpolation of a column as a matrix.
+
+    Two products take far less time than `F.interpolate` for a picture of many channels.
+    """
+    unit = torch.eye(count, device=device)[None, None]
+    return F.interpolate(unit, scale_factor=(4.0, 1.0), mode="bicubic", align_corners=False)[0, 0]
