@@ -28,8 +28,10 @@ from .joined import expanded
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
-SQUINT = 0.30, 0.35  # parts of the opening by which a squint lowers the upper and raises the lower lid
-WIDE = 0.25  # part of the opening by which wide eyes raise the upper lid
+# Parts of the opening at a coefficient of 1, as in the face units of the heads that the bank is trained on.
+BLINK = 1.4  # by which a blink lowers the upper lid: the eye is closed from 0.71 on
+SQUINT = 0.38  # by which a squint raises the lower lid
+WIDE = 0.43  # by which wide eyes raise the upper lid
 LIMITS = (-0.45, 1.0), (-0.2, 0.6)  # of `LidMotion`: of the upper and of the lower lid
 FOLLOWED = 0.75, 0.3  # parts of the way of an iris that turns up or down that the upper and the lower lid go with it
 FIRST = 0.05  # part of the opening over which the drawing fades in
@@ -103,13 +105,14 @@ def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, h
     """alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. turns: (N, 2), change of the
     coefficients of `inference.model.gaze.COEFFICIENTS`. heights: see `LidParts`.
     """
-    change, was = (torch.einsum("nm,mus->uns", columns.of(rows), columns.weights) for rows in (alpha - own, own))
-    blink, wide, squint = change
-    blink = (blink / (1 - was[0]).clamp(0.3, 1.0)).clamp(max=1.0)
+    now, was = (torch.einsum("nm,mus->uns", columns.of(rows), columns.weights) for rows in (alpha, own))
+    _, wide, squint = now - was
+    now_closed, was_closed = ((BLINK * units[0]).clamp(max=1.0) for units in (now, was))
+    blink = ((now_closed - was_closed) / (1 - was_closed).clamp(0.3, 1.0)).clamp(max=1.0)
     follow = shifts(turns)[:, 1:] * (SIZE[0] / 2) / heights.clamp(min=8.0)
     closed = blink.clamp(min=0.0)
-    upper = blink + (1 - closed) * (SQUINT[0] * squint - WIDE * wide + FOLLOWED[0] * follow)
-    lower = RAISED * closed + (1 - closed) * (SQUINT[1] * squint - FOLLOWED[1] * follow)
+    upper = blink + (1 - closed) * (FOLLOWED[0] * follow - WIDE * wide)
+    lower = RAISED * closed + (1 - closed) * (SQUINT * squint - FOLLOWED[1] * follow)
     return LidMotion(upper.clamp(*LIMITS[0]), lower.clamp(*LIMITS[1]))
 
 
