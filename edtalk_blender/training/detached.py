@@ -73,7 +73,7 @@ def start_time(pid: int) -> str:
 
 
 def _start_time_on_linux(pid: int) -> str:
-    """Ticks since the start of the computer, and which start that was."""
+    """The time of the process's start in ticks since the computer was started, and the ID of that start."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
