@@ -199,7 +199,7 @@ class FaceRenderer:
         found = [np.zeros((0, 2, self.config.size, self.config.size), np.float32)]
 
         def places(rows: np.ndarray) -> np.ndarray:
-            return self._decode([source], filled(list(rows), self.batch), canvases).places[: len(rows)]
+            return self._decode([source], filled(list(rows), self.batch), canvases, of_lids=True).places[: len(rows)]
 
         found.extend(self._in_batches(self._values(coefficients), places))
         return np.concatenate(found)
@@ -392,11 +392,13 @@ class FaceRenderer:
         canvases: dict[bytes, Canvas] | None = None,
         size: int = 0,
         at_rest: bool = False,
+        of_lids: bool = False,
     ) -> Decoded:
         """Render rows (n,) of one source, or of as many sources.
 
         canvases: cache by expression for one source; it holds the last expression that all rows of a batch had. size:
         width in pixels of the frames, if detail is added; default the bank's. at_rest: see `Correction.correct`.
+        of_lids: return the sampling positions of drawn lids too; otherwise those of the picture below them.
         """
         alpha = torch.from_numpy(np.stack(rows)).to(self.device)
         alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
@@ -427,6 +429,8 @@ class FaceRenderer:
                 insets = (
                     lids.drawn(_eye_step(size or self.config.size), drawn.places, corrected.anchors, anchors) + insets
                 )
+                if of_lids:
+                    drawn = drawn._replace(places=lids.places(drawn.places, corrected.anchors, anchors))
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])

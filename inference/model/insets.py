@@ -337,7 +337,10 @@ class Insets(nn.Module):
 
 
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
-    """Pictures (N, 3, S, S), or one for all insets (1, 3, S, S), with the insets composited over them."""
+    """Pictures (N, C, S, S), or one for all insets (1, C, S, S), with the insets composited over them.
+
+    C is 3, or 2 for sampling positions, see `inference.model.lids.drawn_places`.
+    """
     places = pixel_places(pictures.shape[-1], pictures.device)
     for number, (window, drawn, _) in enumerate(insets):
         if not number:
@@ -346,7 +349,7 @@ def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
         under = pictures[:, :, rows, columns]
         here = window.inside(places[:, :, rows, columns].expand(len(drawn), -1, -1, -1)).permute(0, 2, 3, 1)
         found = F.grid_sample(drawn, here, align_corners=False)  # zero outside the window
-        pictures[:, :, rows, columns] = under * (1 - found[:, 3:]) + found[:, :3]
+        pictures[:, :, rows, columns] = under * (1 - found[:, -1:]) + found[:, :-1]
     return pictures
 
 

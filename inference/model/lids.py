@@ -23,7 +23,7 @@ from ..contract.bank import Bank
 from .fast_gaze import inside_windows, moved_windows
 from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
-from .insets import DARKEST, PlacedInset, Window
+from .insets import DARKEST, PlacedInset, Window, composite_insets
 from .joined import expanded
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
 
@@ -100,6 +100,12 @@ class MovedLids:
         """To be composited over the pictures of `still`. Arguments as for `drawn_lids`."""
         return drawn_lids(self._parts, self._motion, self._turns, step, positions, anchors, moved)
 
+    def places(self, positions: Tensor, anchors: Tensor, moved: Tensor) -> Tensor:
+        """Positions (N, 2, S, S) as for `drawn`, changed to what the drawn lids show of the source."""
+        return composite_insets(
+            positions, drawn_places(self._parts, self._motion, self._turns, positions, anchors, moved)
+        )
+
 
 def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, heights: Tensor) -> LidMotion:
     """alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. turns: (N, 2), change of the
@@ -129,74 +135,167 @@ def drawn_lids(
 
     parts: of one source, or of N. turns: (N, 2), see `lid_motion`. Other arguments as for `fast_gaze.turned_eyes`.
     """
-    count, sources, height, width = len(turns), len(parts.still), SIZE[0] // step, SIZE[1] // step
-    device = turns.device
-    y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
-    pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None, None]  # (1, 1, h, w, 2)
-    windows, inside = expanded(parts.windows, count), pixels.expand(count, 2, -1, -1, -1)
-    if positions is not None and anchors is not None and moved is not None:
-        windows = moved_windows(windows, anchors, moved)
-        middle, along, down = windows[:, :, :, None, None].unbind(2)
-        places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), down, pixels[..., 1:])
-        found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
-        found = found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1)
-        inside = inside_windows(expanded(parts.windows, count), found)
-
-    def by_eye(frames: Tensor) -> Tensor:
-        """(N, 2, ...) -> (eyes of sources, frames of each, ...), in which one eye is sampled for all its frames."""
-        frames = frames.expand(count, 2, *frames.shape[2:]).unflatten(0, (sources, -1))
-        return frames.transpose(1, 2).flatten(0, 1)
-
-    def sampled(pictures: Tensor, at: Tensor) -> Tensor:
-        """(eyes, C, h, w) pictures at (eyes, frames, h, w, 2) -> (eyes, C, frames, h, w)."""
-        found = F.grid_sample(pictures, at.flatten(1, 2), padding_mode="border", align_corners=False)
-        return found.unflatten(2, at.shape[1:3])
-
-    at = by_eye(inside)
-    upper, lower = (by_eye(part)[:, None, :, None, None] for part in (motion.upper, motion.lower))
-    shift = by_eye(shifts(turns)[:, None])[:, :, None, None]
+    eyes = _PlacedEyes.found(parts, motion, turns, step, positions, anchors, moved)
+    at, under, beneath, strip, rows = eyes.at, eyes.under, eyes.beneath, eyes.strip, eyes.rows
+    shift = eyes.by_eye(shifts(turns)[:, None])[:, :, None, None]
     angle = torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH]), dim=1)
-    turned = by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
-    still = parts.still.flatten(0, 1)
-    own, _, skin, edge, opening, covered, area = sampled(still, at).split(PARTS, 1)
+    turned = eyes.by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
 
-    closing = upper > 0
-    raised = lower * opening
-    down = upper * torch.where(closing, opening - raised, opening)
-    under = edge - down  # pixels below the edge of the upper lid
-    beneath = edge - opening + raised  # and of the lower one
-    # An edge moves rigidly. Above a lid that opens, the skin is pushed together; an eye that opens is stretched.
-    pushed = (1 + under / (12 - 3 * down)).clamp(0.0, 1.0)
-    above = -down * torch.where(closing, 1.0, pushed)
-    depth = (under / (under - beneath).clamp(min=1.0)).clamp(0.0, 1.0)
-    between = torch.lerp((-down).clamp(min=0.0), raised.clamp(max=0.0), depth)
-    below = raised * (1 - beneath / 22).clamp(0.0, 1.0)
-    rows = torch.where(under < 0, above, torch.where(beneath > 0, below, between))
     moved_at = torch.stack([at[..., 0], at[..., 1] + rows[:, 0] * (2 / SIZE[0])], -1)
-    follows, white = sampled(still[:, :6], moved_at).split(3, 1)
-    iris, now = sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
+    follows, white = _sampled(parts.still.flatten(0, 1)[:, :6], moved_at).split(3, 1)
+    iris, now = _sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
     eye = torch.lerp(torch.lerp(follows, white, turned), iris, now * turned)
-    shadow = 0.35 * (down.abs() / 6).clamp(max=1.0) * torch.exp(-under.clamp(min=0.0) / 4)
+    shadow = 0.35 * (eyes.down.abs() / 6).clamp(max=1.0) * torch.exp(-under.clamp(min=0.0) / 4)
     eye = torch.lerp(eye, eye.new_tensor(-1.0), shadow)
     eye = torch.lerp(eye, follows, (0.5 + beneath / SOFT).clamp(0.0, 1.0))
 
-    strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
-    strip = torch.where(closing, strip, 1.0)
-    covered = covered * (upper / 0.1).clamp(0.0, 1.0)
-    lid = torch.lerp(torch.lerp(own, skin, covered), follows, strip)
-    over = (0.5 - under / SOFT).clamp(0.0, 1.0)
-    colour = torch.lerp(eye, lid, over)
+    covered = eyes.covered * (eyes.upper / 0.1).clamp(0.0, 1.0)
+    lid = torch.lerp(torch.lerp(eyes.own, eyes.skin, covered), follows, strip)
+    colour = torch.lerp(eye, lid, eyes.over)
     lashes_at = torch.stack([at[..., 0], (under[:, 0] + ABOVE) * (2 / (ABOVE + BELOW)) - 1], -1)
-    dark = sampled(parts.lashes.flatten(0, 1), lashes_at) * ((upper - 0.35) / 0.5).clamp(0.0, 1.0)
+    dark = _sampled(parts.lashes.flatten(0, 1), lashes_at) * ((eyes.upper - 0.35) / 0.5).clamp(0.0, 1.0)
     darkest = -1 - 2 * DARKEST
     colour = torch.lerp(colour, colour.new_tensor(darkest), 1 - torch.exp(-dark)).clamp(min=-1.0)
 
     # What is as in the source is not drawn over the frame.
-    opened = (1 - over) * (0.5 - beneath / SOFT).clamp(0.0, 1.0) * (opening / 3).clamp(max=1.0)
-    moves = (torch.maximum(upper.abs(), lower.abs()) / FIRST).clamp(max=1.0)
-    changed = torch.maximum(torch.lerp(rows.abs(), rows.abs() * strip, over), torch.maximum(covered, 4 * dark))
-    changed = torch.maximum(torch.maximum(changed, opened).clamp(max=1.0) * moves, opened * turned)
-    alpha = area * changed * by_eye(expanded(parts.clear, count))[:, None, :, None, None]
-    drawn = torch.cat([colour * alpha, alpha], 1).unflatten(0, (sources, 2)).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
-    middle, along, down = windows.unbind(2)
-    return [PlacedInset(Window(middle[:, eye], along[:, eye], down[:, eye]), drawn[eye]) for eye in (0, 1)]
+    opened = (1 - eyes.over) * (0.5 - beneath / SOFT).clamp(0.0, 1.0) * (eyes.opening / 3).clamp(max=1.0)
+    changed = torch.maximum(eyes.shift.abs(), torch.maximum(covered, 4 * dark))
+    changed = torch.maximum(torch.maximum(changed, opened).clamp(max=1.0) * eyes.moves, opened * turned)
+    alpha = eyes.area * changed
+    return eyes.insets(torch.cat([colour * alpha, alpha], 1))
+
+
+def drawn_places(
+    parts: LidParts, motion: LidMotion, turns: Tensor, positions: Tensor, anchors: Tensor, moved: Tensor
+) -> list[PlacedInset]:
+    """As `drawn_lids`, but of sampling positions: x and y in the source, and alpha, instead of colours and alpha.
+
+    Where a closing lid shows skin that the source does not have, the position is that of the lid's own skin.
+    """
+    eyes = _PlacedEyes.found(parts, motion, turns, 1, positions, anchors, moved)
+    at = eyes.at.movedim(-1, 1) + torch.cat([torch.zeros_like(eyes.shift), eyes.shift * (2 / SIZE[0])], 1)
+    middle, along, down = parts.windows.flatten(0, 1)[..., None, None, None].unbind(1)
+    found = middle + along * at[:, :1] + down * at[:, 1:]
+    alpha = eyes.area * (eyes.shift.abs().clamp(max=1.0) * eyes.moves)
+    return eyes.insets(torch.cat([found * alpha, alpha], 1))
+
+
+@dataclass(frozen=True)
+class _PlacedEyes:
+    """Where the parts of both eyes lie in the windows of N pictures.
+
+    Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at:
+    (E, F, h, w, 2), positions in the source's window. own, skin, opening, covered, area: see `LidParts.still`, at these
+    positions. upper: see `LidMotion`. down: pixels by which the upper edge has moved. under, beneath: pixels below the
+    moved upper and lower edge. rows: pixels below the own position at which skin that moves along is sampled. strip:
+    share of it above the upper edge. over: 1 above the upper edge. moves: 0..1, share of the drawing.
+    """
+
+    sources: int
+    windows: Tensor
+    at: Tensor
+    own: Tensor
+    skin: Tensor
+    opening: Tensor
+    covered: Tensor
+    area: Tensor
+    upper: Tensor
+    down: Tensor
+    under: Tensor
+    beneath: Tensor
+    rows: Tensor
+    strip: Tensor
+    over: Tensor
+    moves: Tensor
+
+    @staticmethod
+    def found(
+        parts: LidParts,
+        motion: LidMotion,
+        turns: Tensor,
+        step: int,
+        positions: Tensor | None,
+        anchors: Tensor | None,
+        moved: Tensor | None,
+    ) -> _PlacedEyes:
+        """Arguments as for `drawn_lids`."""
+        count, sources, height, width = len(turns), len(parts.still), SIZE[0] // step, SIZE[1] // step
+        device = turns.device
+        y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
+        pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None, None]  # (1, 1, h, w, 2)
+        windows, inside = expanded(parts.windows, count), pixels.expand(count, 2, -1, -1, -1)
+        if positions is not None and anchors is not None and moved is not None:
+            windows = moved_windows(windows, anchors, moved)
+            middle, along, across = windows[:, :, :, None, None].unbind(2)
+            places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), across, pixels[..., 1:])
+            found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
+            found = found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1)
+            inside = inside_windows(expanded(parts.windows, count), found)
+
+        at = _by_eye(inside, sources)
+        upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
+        still = parts.still.flatten(0, 1)
+        own, _, skin, edge, opening, covered, area = _sampled(still, at).split(PARTS, 1)
+        area = area * _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
+
+        closing = upper > 0
+        raised = lower * opening
+        down = upper * torch.where(closing, opening - raised, opening)
+        under = edge - down
+        beneath = edge - opening + raised
+        # An edge moves rigidly. Above a lid that opens, the skin is pushed together; an eye that opens is stretched.
+        pushed = (1 + under / (12 - 3 * down)).clamp(0.0, 1.0)
+        above = -down * torch.where(closing, 1.0, pushed)
+        depth = (under / (under - beneath).clamp(min=1.0)).clamp(0.0, 1.0)
+        between = torch.lerp((-down).clamp(min=0.0), raised.clamp(max=0.0), depth)
+        below = raised * (1 - beneath / 22).clamp(0.0, 1.0)
+        rows = torch.where(under < 0, above, torch.where(beneath > 0, below, between))
+        strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
+        strip = torch.where(closing, strip, 1.0)
+        over = (0.5 - under / SOFT).clamp(0.0, 1.0)
+        moves = (torch.maximum(upper.abs(), lower.abs()) / FIRST).clamp(max=1.0)
+        return _PlacedEyes(
+            sources,
+            windows,
+            at,
+            own,
+            skin,
+            opening,
+            covered,
+            area,
+            upper,
+            down,
+            under,
+            beneath,
+            rows,
+            strip,
+            over,
+            moves,
+        )
+
+    @property
+    def shift(self) -> Tensor:
+        """Pixels below the own position that are shown: `rows`, above the upper edge by `strip`."""
+        return torch.lerp(self.rows, self.rows * self.strip, self.over)
+
+    def by_eye(self, frames: Tensor) -> Tensor:
+        """See `_by_eye`."""
+        return _by_eye(frames, self.sources)
+
+    def insets(self, drawn: Tensor) -> list[PlacedInset]:
+        """drawn: (E, C, F, h, w), the last channel is alpha -> an inset for each eye, with all N frames."""
+        of_frames = drawn.unflatten(0, (self.sources, 2)).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
+        middle, along, down = self.windows.unbind(2)
+        return [PlacedInset(Window(middle[:, eye], along[:, eye], down[:, eye]), of_frames[eye]) for eye in (0, 1)]
+
+
+def _by_eye(frames: Tensor, sources: int) -> Tensor:
+    """(N, 2, ...) -> (eyes of sources, frames of each, ...), in which one eye is sampled for all its frames."""
+    frames = frames.expand(frames.shape[0], 2, *frames.shape[2:]).unflatten(0, (sources, -1))
+    return frames.transpose(1, 2).flatten(0, 1)
+
+
+def _sampled(pictures: Tensor, at: Tensor) -> Tensor:
+    """(eyes, C, h, w) pictures at (eyes, frames, h, w, 2) -> (eyes, C, frames, h, w)."""
+    found = F.grid_sample(pictures, at.flatten(1, 2), padding_mode="border", align_corners=False)
+    return found.unflatten(2, at.shape[1:3])

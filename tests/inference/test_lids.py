@@ -155,3 +155,21 @@ def test_lids_follow_the_head(renderer):
     columns = np.flatnonzero(abs(turned - still).max(2).any(0))
     eyes = (renderer._source.corrected.anchors[0, :2, 0] + 1) * 256
     assert columns.min() > eyes[0] - 40, "the right eye has moved to the right"
+
+
+def test_sampling_positions_follow_the_lids(renderer, parts):
+    """The edge of the upper lid is sampled higher where the lid closes, and lower where it opens."""
+    amounts = {"eyeBlink": 0.4, "eyeWide": 1.0}
+    rest, closing, opening = (
+        renderer.places(renderer.moved(motion))[0]
+        for motion in ({}, *({name: amount} for name, amount in amounts.items()))
+    )
+    size, near = rest.shape[-1], np.zeros(rest.shape[1:], bool)
+    for middle, along, down in parts.windows[0].numpy() * size / 2:
+        middle, x, y = middle + size / 2, abs(along[0]) + 1, abs(down[1]) + 1
+        near[int(middle[1] - y) : int(middle[1] + y) + 1, int(middle[0] - x) : int(middle[0] + x) + 1] = True
+    for moved, sign in ((closing, -1), (opening, 1)):
+        shift = (moved - rest) * size / 2
+        assert sign * shift[1][near].sum() > 0
+        assert 0.5 < abs(shift[1][near]).max() < 6, "pixels; the opening is about five high"
+        np.testing.assert_array_equal(shift[:, ~near], 0)
