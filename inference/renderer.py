@@ -21,15 +21,14 @@ from .lanes import FasterOf, Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
 from .model.correction import Correction, CorrectionSource
-from .model.decoder import Canvas, Source
+from .model.decoder import Canvas, Drawn, Source
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
-from .model.gaze import BANK as EYE_BANK
-from .model.gaze import with_lids
 from .model.insets import PlacedInset, composite_insets
 from .model.joined import joined
-from .model.lids import LidColumns, MovedLids
+from .model.lids import drawn_lids, drawn_places
 from .model.load import load_networks
+from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
 
 if TYPE_CHECKING:
@@ -90,10 +89,7 @@ class FaceRenderer:
         self._encoder, self._decoder = networks.encoder, networks.decoder
         self._teeth = None if networks.teeth is None else networks.teeth.get_buffer("texture").cpu().numpy()
         self.reader = FaceReader(networks, bank, self.device, self.batch, self.lanes)
-        turns_eyes = EYE_BANK in bank.config.painted and networks.insets is not None
-        self._eye_columns = columns_of(bank, EYE_BANK) if turns_eyes else []
-        self._moving_lids = None if networks.insets is None else LidColumns.found(bank, self.device)
-        self._lids = tuple(bank.names.index(name) if name in bank.names else None for name in ("eyeBlink", "eyeWide"))
+        self._planner = Planner(bank, networks.insets)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: PreparedSource | None = None
         self._source_coefficients: Coefficients | None = None
@@ -381,7 +377,7 @@ class FaceRenderer:
         if self._correction.insets is not None and min(fine.shape[:2]) >= largest:
             seen = torch.from_numpy(to_network(fine, largest)[None]).to(self.device)
         corrected = self._correction.prepare(picture, seen)
-        eyes = TurnableEyes(fine, corrected.anchors) if self._moving_lids is not None else None
+        eyes = None if self._correction.insets is None else TurnableEyes(fine, corrected.anchors)
         return PreparedSource(source, corrected, self._padded(corrected.own.cpu().numpy()), eyes)
 
     @torch.inference_mode()
@@ -397,65 +393,80 @@ class FaceRenderer:
         """Render rows (n,) of one source, or of as many sources.
 
         canvases: cache by expression for one source; it holds the last expression that all rows of a batch had. size:
-        width in pixels of the frames, if detail is added; default the bank's. at_rest: see `Correction.correct`.
-        of_lids: return the sampling positions of drawn lids too; otherwise those of the picture below them.
+        width in pixels of the frames, if detail is added; default the bank's. at_rest: find the teeth of the sources,
+        if the bank has a network for it. of_lids: return the sampling positions of drawn lids too; otherwise those of
+        the picture below them.
         """
-        alpha = torch.from_numpy(np.stack(rows)).to(self.device)
-        alpha, turns = alpha[:, : self.config.generator.coefficient_count], alpha[:, self._eye_columns]
-        source = PreparedSource.joined(sources)
-        lids = self._moved_lids(sources, source, alpha, turns)
-        if lids is not None:
-            alpha, turns = lids.still, lids.other_turns
-        if self._eye_columns:
-            alpha = with_lids(alpha, turns, *self._lids)
-        expression, teeth = alpha[:, self.config.bank_slices.get("exp", slice(0))], self._shows_teeth(size)
-        canvas = self._canvas(source.generator, expression, {} if canvases is None else canvases)
-        drawn = self._draw(source.generator, canvas, alpha)
-        insets: list[PlacedInset] = []
-        if self._correction is not None:
-            corrected = source.corrected
-            assert corrected is not None, "a bank with a refiner prepares its sources for it"
-            if turns.any():  # the insets see the portrait with turned eyes, and are composited over them
-                sheet = joined([one.eyes.sheet for one in sources if one.eyes is not None])
-                seen = composite_insets(corrected.seen, turned_eyes(sheet, turns, _eye_step(corrected.seen.shape[-1])))
-                drawn, insets = self._correction.correct(replace(corrected, seen=seen), drawn, alpha, teeth, at_rest)
-                anchors = self._correction.anchors_at(corrected, alpha)
-                step = _eye_step(size or self.config.size)
-                insets = turned_eyes(sheet, turns, step, drawn.places, corrected.anchors, anchors) + insets
-            else:
-                drawn, insets = self._correction.correct(corrected, drawn, alpha, teeth, at_rest)
-            if lids is not None:
-                anchors = self._correction.anchors_at(corrected, alpha)
-                insets = (
-                    lids.drawn(_eye_step(size or self.config.size), drawn.places, corrected.anchors, anchors) + insets
-                )
-                if of_lids:
-                    drawn = drawn._replace(places=lids.places(drawn.places, corrected.anchors, anchors))
+        batch = self._planned(sources, rows, {} if canvases is None else canvases, size, at_rest)
+        plan = batch.plan.unpacked(batch.plan.packed().to(self.device)) if self.device.type != "cpu" else batch.plan
+        drawn, insets = self._drawn(batch, plan)
+        if of_lids:
+            drawn = drawn._replace(places=self._places_of_lids(batch, plan, drawn))
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
 
-    def _moved_lids(
-        self, sources: Sequence[PreparedSource], source: PreparedSource, alpha: Tensor, turns: Tensor
-    ) -> MovedLids | None:
-        """The lids and eyes that are drawn without a network; None if they stay as they are in the sources.
+    def _planned(
+        self,
+        sources: Sequence[PreparedSource],
+        rows: list[np.ndarray],
+        canvases: dict[bytes, Canvas],
+        size: int,
+        at_rest: bool,
+    ) -> PlannedBatch:
+        """Decide what to draw; arguments as for `_decode`."""
+        source, teeth = PreparedSource.joined(sources), self._shows_teeth(size)
+        eyes = [one.eyes for one in sources if one.eyes is not None]
+        has_teeth = teeth and self._correction is not None and self._correction.teeth is not None
+        plan = self._planner.plan(rows, source.own, eyes, mouth_at_rest=at_rest and has_teeth)
+        canvas = self._kept_canvas(source.generator, self._expression(plan), canvases)
+        return PlannedBatch(plan, source, eyes, canvas, size or self.config.size, teeth)
 
-        alpha: (N, m), of the generator's coefficients. turns: (N, 2), or (N, 0) for a bank without gaze.
-        """
-        if self._moving_lids is None or source.corrected is None:
-            return None
-        own = source.corrected.own
-        if not turns.any() and not self._moving_lids.of(alpha - own).any():
-            return None
-        parts = joined([one.eyes.lids for one in sources if one.eyes is not None])
-        return MovedLids(self._moving_lids, parts, alpha, own, turns) if parts.clear.any() else None
+    def _drawn(self, batch: PlannedBatch, plan: Plan) -> tuple[Drawn, list[PlacedInset]]:
+        """The pictures of a batch, and the insets to composite over them. plan: that of the batch, on the device."""
+        source, corrected, alpha = batch.source, batch.source.corrected, plan.alpha
+        canvas = batch.canvas or self._decoder.canvas(source.generator, self._expression(plan))
+        drawn = self._draw(source.generator, canvas, alpha)
+        insets: list[PlacedInset] = []
+        if self._correction is None:
+            return drawn, insets
+        assert corrected is not None, "a bank with a refiner prepares its sources for it"
+        step, seen = _eye_step(batch.size), corrected.seen
+        if plan.turns is not None:  # the insets see the portrait with turned eyes, and are composited over them
+            sheet = joined([eyes.sheet for eyes in batch.eyes])
+            seen = composite_insets(seen, turned_eyes(sheet, plan.turns, _eye_step(seen.shape[-1])))
+        drawn, insets = self._correction.correct(
+            replace(corrected, seen=seen), drawn, alpha, plan.strengths, batch.teeth
+        )
+        if plan.turns is None and plan.lids is None:
+            return drawn, insets
+        moved = drawn.places, corrected.anchors, self._correction.anchors_at(corrected, alpha)
+        if plan.turns is not None:
+            insets = turned_eyes(sheet, plan.turns, step, *moved) + insets
+        if plan.lids is not None and plan.lid_turns is not None:
+            parts = joined([eyes.lids for eyes in batch.eyes])
+            insets = drawn_lids(parts, plan.lids, plan.lid_turns, step, *moved) + insets
+        return drawn, insets
 
-    def _canvas(self, source: Source, expression: Tensor, canvases: dict[bytes, Canvas]) -> Canvas:
-        rows = expression.cpu().numpy()
+    def _places_of_lids(self, batch: PlannedBatch, plan: Plan, drawn: Drawn) -> Tensor:
+        """The sampling positions (N, 2, S, S), with those of drawn lids where there are some."""
+        corrected = batch.source.corrected
+        if self._correction is None or corrected is None or plan.lids is None or plan.lid_turns is None:
+            return drawn.places
+        parts, anchors = joined([eyes.lids for eyes in batch.eyes]), self._correction.anchors_at(corrected, plan.alpha)
+        moved = drawn.places, corrected.anchors, anchors
+        return composite_insets(drawn.places, drawn_places(parts, plan.lids, plan.lid_turns, *moved))
+
+    def _expression(self, plan: Plan) -> Tensor:
+        return plan.alpha[:, self.config.bank_slices.get("exp", slice(0))]
+
+    def _kept_canvas(self, source: Source, expression: Tensor, canvases: dict[bytes, Canvas]) -> Canvas | None:
+        """The canvas of one source with one expression (N, m), on the CPU; None if each frame needs its own."""
+        rows = expression.numpy()
         if len(source.styles) > 1 or (rows != rows[:1]).any():
-            return self._decoder.canvas(source, expression)
+            return None
         key = rows.tobytes()  # of all rows: a batch of another size may differ in rounding
-        canvas = canvases.get(key) or self._decoder.canvas(source, expression, same=True)
+        canvas = canvases.get(key) or self._decoder.canvas(source, expression.to(self.device), same=True)
         canvases.clear()
         canvases[key] = canvas
         return canvas
@@ -507,6 +518,22 @@ class PreparedSource:
         )
 
 
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Everything that is known of a batch of frames before it is drawn.
+
+    eyes: of each source, none without insets. canvas: None if it is to be computed for each frame. size: width in
+    pixels of the frames. teeth: whether they show single teeth.
+    """
+
+    plan: Plan
+    source: PreparedSource
+    eyes: list[TurnableEyes]
+    canvas: Canvas | None
+    size: int
+    teeth: bool
+
+
 class Decoded(NamedTuple):
     """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), and
     the insets to composite over the pictures.
@@ -521,11 +548,6 @@ class Decoded(NamedTuple):
 def _eye_step(size: int) -> int:
     """Pixels of an eye's window per pixel that is drawn, for pictures of `size` pixels: more would not be seen."""
     return 2 if size <= 2 * LARGE else 1
-
-
-def columns_of(bank: Bank, part: str) -> list[int]:
-    """The columns of one part of a bank, such as "eye"."""
-    return list(range(len(bank.names)))[bank.config.bank_slices[part]]
 
 
 def open_device(name: str) -> torch.device:

@@ -7,6 +7,7 @@ which their networks take the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,12 +87,18 @@ class Correction:
         return CorrectionSource(picture, known.half, own, known.motion, seen, anchors, found.moved, insets)
 
     def correct(
-        self, known: CorrectionSource, drawn: Drawn, alpha: Tensor, teeth: bool = False, at_rest: bool = False
+        self,
+        known: CorrectionSource,
+        drawn: Drawn,
+        alpha: Tensor,
+        strengths: Sequence[Tensor | None] | None = None,
+        teeth: bool = False,
     ) -> tuple[Drawn, list[PlacedInset]]:
         """Correct N pictures with coefficients alpha (N, n). known: of one source, or of N.
 
-        Returns the pictures and the insets to composite over them, only those that the coefficients require. teeth:
-        find them, if there is a network for it. at_rest: even in frames that equal the source; they are invisible then.
+        strengths: `Inset.strength` of mouth and eyes, None for one that is not needed; default: computed from alpha,
+        for which a graphics card is waited for. teeth: find them, if there is a network for it.
+        Returns the pictures and the insets to composite over them.
         """
         count, size = len(alpha), drawn.rgb.shape[-1]
         known = expanded(known, count)
@@ -115,7 +122,14 @@ class Correction:
         rgb = torch.lerp(drawn.rgb + painted[:, 3:], warped(known.picture, places), torch.sigmoid(logit))
         grid = warp_grid(size, alpha.device).permute(0, 3, 1, 2)
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
-        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, teeth, at_rest)
+        if strengths is None:
+            change = alpha - known.own
+            strengths = [strength if strength.any() else None for strength in self.strengths(change)]
+        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, strengths, teeth)
+
+    def strengths(self, change: Tensor) -> list[Tensor]:
+        """`Inset.strength` of each inset. change: (N, n), coefficients minus the source's."""
+        return [drawer.inset.strength(change) for drawer in self.drawers]
 
     def anchors_at(self, known: CorrectionSource, alpha: Tensor) -> Tensor:
         """(N, 3, 2): the anchors after the head has moved. Only with insets."""
@@ -125,25 +139,24 @@ class Correction:
         return known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
 
     def _insets(
-        self, known: CorrectionSource, alpha: Tensor, found: Tensor, residual: Tensor, teeth: bool, at_rest: bool
+        self,
+        known: CorrectionSource,
+        alpha: Tensor,
+        found: Tensor,
+        residual: Tensor,
+        strengths: Sequence[Tensor | None],
+        teeth: bool,
     ) -> list[PlacedInset]:
-        if self.insets is None:
-            return []
-        change = alpha - known.own
-        strengths = [drawer.inset.strength(change) for drawer in self.drawers]
-        teeth = teeth and self.teeth is not None
-        needed = [bool(strength.any()) for strength in strengths]
-        needed[0] |= teeth and at_rest
-        if not any(needed):
+        if self.insets is None or all(strength is None for strength in strengths):
             return []
         anchors = self.anchors_at(known, alpha)
         sampled = torch.cat([found, residual / SMALL], 1)
-        parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), needed, strict=True)
+        parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), strict=True)
         result = []
-        for drawer, part, strength, window, is_needed in parts:
-            if is_needed:
+        for drawer, part, strength, window in parts:
+            if strength is not None:
                 drawn, made_of = drawer(part, known.seen, window, sampled, alpha, strength)
-                shows_teeth = teeth and drawer is self.drawers[0]
+                shows_teeth = teeth and self.teeth is not None and drawer is self.drawers[0]
                 planes = self._teeth(made_of, part, alpha, drawer.alpha * strength) if shows_teeth else None
                 result.append(PlacedInset(window, drawn, planes))
         return result

@@ -21,6 +21,7 @@ from ..face.landmarks import find_landmarks, square_at
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
 from .joined import expanded
+from .layout import constant
 from .lid_parts import LidParts, lid_parts
 
 HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn; an opening takes at most 40 x 86
@@ -56,9 +57,14 @@ class TurnableEyes:
         return eye_sheet(self.parts, self._anchors.device)
 
     @cached_property
+    def found_lids(self) -> LidParts:
+        """See `inference.model.lid_parts`; on the CPU."""
+        return lid_parts(*self._found)
+
+    @cached_property
     def lids(self) -> LidParts:
-        """See `inference.model.lid_parts`; on the device of the anchors."""
-        parts = lid_parts(*self._found)
+        """The same on the device of the anchors."""
+        parts = self.found_lids
         return LidParts(*(getattr(parts, field.name).to(self._anchors.device) for field in fields(parts)))
 
     @cached_property
@@ -125,7 +131,7 @@ def turned_eyes(
     ]
     without, was, opening = F.grid_sample(sheet.still, grids[0], align_corners=False).split((3, 1, 1), 1)
     iris, now = F.grid_sample(sheet.iris, grids[1], align_corners=False).split((3, 1), 1)
-    angle = torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH]), dim=1)
+    angle = torch.linalg.vector_norm(turns * constant(turns.device, YAW, PITCH), dim=1)
     strength = (angle / FIRST).clamp(max=1.0)[:, None, None, None]
     alpha = opening * torch.maximum(was, now) * strength
     drawn = torch.cat([torch.lerp(without, iris, now) * alpha, alpha], 1).view(count, 4, 2, height, width)
@@ -149,7 +155,7 @@ def moved_windows(windows: Tensor, before: Tensor, now: Tensor) -> Tensor:
     cos = (across * was).sum(1) / square
     sin = (across[:, 1] * was[:, 0] - across[:, 0] * was[:, 1]) / square
     turn = torch.stack([cos, sin, -sin, cos], 1)[:, None, None]
-    middle = F.one_hot(torch.tensor(0, device=now.device), 3)[:, None]  # sides of a window have no place
+    middle = constant(now.device, 1.0, 0.0, 0.0)[:, None]  # sides of a window have no place
     first, left = (middle * at[:, None, None, 0] for at in (before, now))  # (N, 1, 3, 2)
     away = windows - first
     return torch.addcmul(torch.addcmul(left, away[..., :1], turn[..., :2]), away[..., 1:], turn[..., 2:])

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..face.crop import EYES, TEMPLATE
 from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, gaze, square_at
 from .insets import PlacedInset, Window
+from .layout import constant
 from .refiner import warped
 
 BANK, COEFFICIENTS = "eye", ("eyeYaw", "eyePitch")
@@ -264,8 +265,8 @@ def _whole_iris(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: fl
 
 def shifts(turns: Tensor) -> Tensor:
     """(N, 2): shift of the iris in half windows, for coefficients (N, 2) of COEFFICIENTS."""
-    angle = turns * turns.new_tensor([YAW, PITCH])
-    return torch.sin(angle) * BALL / turns.new_tensor([EXTENT[1], EXTENT[0]])
+    angle = turns * constant(turns.device, YAW, PITCH)
+    return torch.sin(angle) * BALL / constant(turns.device, EXTENT[1], EXTENT[0])
 
 
 def turned_eyes(

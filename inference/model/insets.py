@@ -176,7 +176,7 @@ class Inset(nn.Module):
 
     def strength(self, change: Tensor) -> Tensor:
         """Change of the coefficients (N, n) -> strength of the inset, 0..1, (N, 1, 1, 1)."""
-        return ((change.abs() * self.called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
+        return strength_of(change, self.called_by)
 
     def skin_of(self, own: Tensor) -> Tensor:
         """The source's window (N, 3, h, w) -> logarithms (N, 3) of the median colour on the inset's border."""
@@ -215,6 +215,11 @@ class Inset(nn.Module):
     def _cells(self, planes: Tensor) -> Tensor:
         height, width = planes.shape[2:]
         return F.adaptive_avg_pool2d(planes, (-(-height // CELL), -(-width // CELL)))
+
+
+def strength_of(change: Tensor, called_by: Tensor) -> Tensor:
+    """See `Inset.strength` and `Inset.called_by`."""
+    return ((change.abs() * called_by).amax(1) / CHANGE).clamp(max=1.0)[:, None, None, None]
 
 
 def logarithms(colours: Tensor) -> Tensor:
@@ -354,7 +359,12 @@ def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
 
 
 def _touched(window: Window, drawn: Tensor, size: int) -> tuple[slice, slice]:
-    """Rows and columns of pictures of `size` pixels that contain all pixels which the insets change."""
+    """Rows and columns of pictures of `size` pixels that contain all pixels which the insets change.
+
+    All on a graphics card, which would have to be waited for.
+    """
+    if drawn.device.type != "cpu":
+        return slice(None), slice(None)
     reach = [(1 + 1 / count) * side.abs() for count, side in zip(drawn.shape[:1:-1], window[1:], strict=True)]
     ends = torch.stack([window.middle - sum(reach), window.middle + sum(reach)])
     first = ((ends[0].amin(0) + 1) * (size / 2) - 1).clamp(0, size).tolist()

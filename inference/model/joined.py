@@ -13,6 +13,8 @@ from torch import Tensor
 def joined(parts: Sequence[Any]) -> Any:
     """One object for all sources. parts: of the same type, a dataclass, list or tuple of tensors or a tensor."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     if isinstance(first, Tensor):
         return torch.cat(list(parts))
     if isinstance(first, (list, tuple)):

@@ -23,8 +23,9 @@ from ..contract.bank import Bank
 from .fast_gaze import inside_windows, moved_windows
 from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
-from .insets import DARKEST, PlacedInset, Window, composite_insets
+from .insets import DARKEST, PlacedInset, Window
 from .joined import expanded
+from .layout import constant
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
@@ -79,32 +80,24 @@ class LidMotion:
 
 
 class MovedLids:
-    """The eyes of N pictures as they are drawn without a network.
+    """How the eyes of N pictures are drawn without a network.
 
-    columns: those that move lids. parts: the eyes of one source, or of N. alpha: (N, n). own: (1 or N, n), of the
-    sources. turns: (N, 2) change of the coefficients of `inference.model.gaze.COEFFICIENTS`, or (N, 0).
+    columns: those that move lids. heights, clear: of the eyes of one source, or of N, see `LidParts`. alpha: (N, n).
+    own: (1 or N, n), of the sources. turns: (N, 2) change of the coefficients of `inference.model.gaze.COEFFICIENTS`,
+    or (N, 0). All tensors are on one device.
 
-    Attributes: still, (N, n), alpha with the lids as they are in the sources whose lids were found; other_turns, turns
-    of the other sources.
+    Attributes: still, (N, n), alpha with the lids as they are in the sources whose lids were found, with which the
+    networks render; other_turns, turns of the other sources; motion, turns: for `drawn_lids`.
     """
 
-    def __init__(self, columns: LidColumns, parts: LidParts, alpha: Tensor, own: Tensor, turns: Tensor) -> None:
-        clear, at = parts.clear.bool(), list(columns.columns)
+    def __init__(
+        self, columns: LidColumns, heights: Tensor, clear: Tensor, alpha: Tensor, own: Tensor, turns: Tensor
+    ) -> None:
         self.still = alpha.clone()
-        self.still[:, at] = torch.where(clear, columns.of(own), columns.of(alpha))
-        self.other_turns = turns * (1 - parts.clear)
-        self._parts, self._turns = parts, turns if turns.shape[1] else turns.new_zeros(len(turns), 2)
-        self._motion = lid_motion(columns, alpha, own, self._turns, parts.heights)
-
-    def drawn(self, step: int, positions: Tensor, anchors: Tensor, moved: Tensor) -> list[PlacedInset]:
-        """To be composited over the pictures of `still`. Arguments as for `drawn_lids`."""
-        return drawn_lids(self._parts, self._motion, self._turns, step, positions, anchors, moved)
-
-    def places(self, positions: Tensor, anchors: Tensor, moved: Tensor) -> Tensor:
-        """Positions (N, 2, S, S) as for `drawn`, changed to what the drawn lids show of the source."""
-        return composite_insets(
-            positions, drawn_places(self._parts, self._motion, self._turns, positions, anchors, moved)
-        )
+        self.still[:, list(columns.columns)] = torch.where(clear.bool(), columns.of(own), columns.of(alpha))
+        self.other_turns = turns * (1 - clear)
+        self.turns = turns if turns.shape[1] else turns.new_zeros(len(turns), 2)
+        self.motion = lid_motion(columns, alpha, own, self.turns, heights)
 
 
 def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, heights: Tensor) -> LidMotion:
@@ -138,7 +131,7 @@ def drawn_lids(
     eyes = _PlacedEyes.found(parts, motion, turns, step, positions, anchors, moved)
     at, under, beneath, strip, rows = eyes.at, eyes.under, eyes.beneath, eyes.strip, eyes.rows
     shift = eyes.by_eye(shifts(turns)[:, None])[:, :, None, None]
-    angle = torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH]), dim=1)
+    angle = torch.linalg.vector_norm(turns * constant(turns.device, YAW, PITCH), dim=1)
     turned = eyes.by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
 
     moved_at = torch.stack([at[..., 0], at[..., 1] + rows[:, 0] * (2 / SIZE[0])], -1)
@@ -146,7 +139,7 @@ def drawn_lids(
     iris, now = _sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
     eye = torch.lerp(torch.lerp(follows, white, turned), iris, now * turned)
     shadow = 0.35 * (eyes.down.abs() / 6).clamp(max=1.0) * torch.exp(-under.clamp(min=0.0) / 4)
-    eye = torch.lerp(eye, eye.new_tensor(-1.0), shadow)
+    eye = torch.lerp(eye, constant(turns.device, -1.0), shadow)
     eye = torch.lerp(eye, follows, (0.5 + beneath / SOFT).clamp(0.0, 1.0))
 
     covered = eyes.covered * (eyes.upper / 0.1).clamp(0.0, 1.0)
@@ -154,8 +147,8 @@ def drawn_lids(
     colour = torch.lerp(eye, lid, eyes.over)
     lashes_at = torch.stack([at[..., 0], (under[:, 0] + ABOVE) * (2 / (ABOVE + BELOW)) - 1], -1)
     dark = _sampled(parts.lashes.flatten(0, 1), lashes_at) * ((eyes.upper - 0.35) / 0.5).clamp(0.0, 1.0)
-    darkest = -1 - 2 * DARKEST
-    colour = torch.lerp(colour, colour.new_tensor(darkest), 1 - torch.exp(-dark)).clamp(min=-1.0)
+    darkest = constant(turns.device, -1 - 2 * DARKEST)
+    colour = torch.lerp(colour, darkest, 1 - torch.exp(-dark)).clamp(min=-1.0)
 
     # What is as in the source is not drawn over the frame.
     opened = (1 - eyes.over) * (0.5 - beneath / SOFT).clamp(0.0, 1.0) * (eyes.opening / 3).clamp(max=1.0)

@@ -134,7 +134,7 @@ def test_eyes_without_clear_lids_keep_the_insets(bank):
     assert parts.clear.item() == 0
     columns, own = LidColumns.found(bank, CPU), torch.zeros(1, len(bank.names))
     alpha = own + 0.5
-    moved = MovedLids(columns, parts, alpha, own, torch.ones(1, 2))
+    moved = MovedLids(columns, parts.heights, parts.clear, alpha, own, torch.ones(1, 2))
     torch.testing.assert_close(moved.still, alpha)
     torch.testing.assert_close(moved.other_turns, torch.ones(1, 2))
     motion = lid_motion(columns, alpha, own, torch.ones(1, 2), parts.heights)

@@ -1,0 +1,108 @@
+"""What a batch of frames draws, decided on the CPU from its coefficients.
+
+A decision on a graphics card, such as whether an inset is visible, would wait until it has computed everything before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..contract.bank import Bank
+from .fast_gaze import TurnableEyes
+from .gaze import BANK as EYE_BANK
+from .gaze import with_lids
+from .insets import Insets, strength_of
+from .lids import LidColumns, LidMotion, MovedLids
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch of N frames. Its tensors are small, and on the CPU; see `packed`.
+
+    alpha: (N, n), with which the networks render. turns: (N, 2), turns of eyes that are drawn without their lids; None
+    for none. lids, lid_turns: how eyes with their lids are drawn, (N, 2) of `drawn_lids`; None for none. strengths:
+    `Inset.strength` of mouth and eyes, None for one that is not needed; () without insets.
+    """
+
+    alpha: Tensor
+    turns: Tensor | None
+    lids: LidMotion | None
+    lid_turns: Tensor | None
+    strengths: tuple[Tensor | None, ...]
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Equal for two plans if the same operators draw them."""
+        return tuple(self.alpha.shape), *(part is None for part in (self.turns, self.lids, *self.strengths))
+
+    def packed(self) -> Tensor:
+        """(N, m): all numbers of the plan, to be copied to a device at once."""
+        return torch.cat([part.flatten(1) for part in self._parts()], 1)
+
+    def unpacked(self, packed: Tensor) -> Plan:
+        """The same plan with its numbers taken from `packed`, on whatever device that is."""
+        parts = iter(packed.split([part.flatten(1).shape[1] for part in self._parts()], 1))
+        alpha = next(parts)
+        turns = None if self.turns is None else next(parts)
+        lids, lid_turns = None, None
+        if self.lids is not None:
+            lids, lid_turns = LidMotion(next(parts), next(parts)), next(parts)
+        strengths = (None if part is None else next(parts)[:, :, None, None] for part in self.strengths)
+        return Plan(alpha, turns, lids, lid_turns, tuple(strengths))
+
+    def _parts(self) -> list[Tensor]:
+        lids = [] if self.lids is None else [self.lids.upper, self.lids.lower, self.lid_turns]
+        return [part for part in (self.alpha, self.turns, *lids, *self.strengths) if part is not None]
+
+
+class Planner:
+    """Plans the batches of one bank. insets: those of the bank, if it has them."""
+
+    def __init__(self, bank: Bank, insets: Insets | None) -> None:
+        names, slices = bank.names, bank.config.bank_slices
+        self._count = bank.config.generator.coefficient_count
+        turns_eyes = EYE_BANK in bank.config.painted and insets is not None
+        self._eye_columns = list(range(len(names)))[slices[EYE_BANK]] if turns_eyes else []
+        self._lid_columns = None if insets is None else LidColumns.found(bank, CPU)
+        self._lids = tuple(names.index(name) if name in names else None for name in ("eyeBlink", "eyeWide"))
+        self._called_by = [] if insets is None else [inset.called_by.cpu() for inset in (insets.mouth, insets.eyes)]
+
+    def plan(
+        self, rows: Sequence[np.ndarray], own: np.ndarray, eyes: Sequence[TurnableEyes], mouth_at_rest: bool = False
+    ) -> Plan:
+        """rows: N of (n,). own: (1 or N, n), coefficients of the sources. eyes: theirs, none if the bank draws none.
+
+        mouth_at_rest: draw the mouth's inset even if all frames equal their sources; it is invisible then.
+        """
+        values, rest = torch.from_numpy(np.stack(rows)), torch.from_numpy(own)[:, : self._count]
+        alpha, turns = values[:, : self._count], values[:, self._eye_columns]
+        lids = self._moved_lids(eyes, alpha, rest, turns)
+        if lids is not None:
+            alpha, turns = lids.still, lids.other_turns
+        if self._eye_columns:
+            alpha = with_lids(alpha, turns, *self._lids)
+        strengths = [strength_of(alpha - rest, called_by) for called_by in self._called_by]
+        needed = [bool(strength.any()) or (mouth_at_rest and not at) for at, strength in enumerate(strengths)]
+        return Plan(
+            alpha,
+            turns if turns.any() else None,
+            None if lids is None else lids.motion,
+            None if lids is None else lids.turns,
+            tuple(part if is_needed else None for part, is_needed in zip(strengths, needed, strict=True)),
+        )
+
+    def _moved_lids(self, eyes: Sequence[TurnableEyes], alpha: Tensor, own: Tensor, turns: Tensor) -> MovedLids | None:
+        """None if the lids stay as they are in the sources. turns: (N, 2), or (N, 0) for a bank without gaze."""
+        if self._lid_columns is None or not eyes:
+            return None
+        if not turns.any() and not self._lid_columns.of(alpha - own).any():
+            return None
+        heights, clear = (torch.cat([getattr(one.found_lids, part) for one in eyes]) for part in ("heights", "clear"))
+        return MovedLids(self._lid_columns, heights, clear, alpha, own, turns) if clear.any() else None
