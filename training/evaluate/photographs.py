@@ -50,11 +50,11 @@ def act(puppet: Puppet, path: Path, size: int, classifiers: Classifiers) -> Phot
 
     Raises EDTalkError if there is no face or no readable picture.
     """
+    acting = np.concatenate([people.evaluation_rows(0)[1:5], people.emotion_rows(0)[0][1 : len(EMOTIONS)]])
     truth = None
     if path.suffix.lower() in PICTURES:
         rgb = load_picture(path).rgb
         portrait = resized_square(cut(rgb, frame_picture(rgb, size, label=path.name)), size)
-        rows = np.concatenate([people.evaluation_rows(0)[1:5], people.emotion_rows(0)[0][1 : len(EMOTIONS)]])
     else:
         clip = Clip.at_own_rate(path)
         crop = frame_clip(clip.frames(), clip.fps, size, label=path.name)
@@ -68,8 +68,8 @@ def act(puppet: Puppet, path: Path, size: int, classifiers: Classifiers) -> Phot
                 f"{path.name} has too few frames to compare; expected at least {EVERY + 1}.", kind="media"
             )
         portrait, truth = frames[0], np.stack(frames[1:])
-        rows = puppet.read(truth)
     puppet.show(portrait)
+    rows = acting if truth is None else puppet.read(truth)
     results, points = puppet.pictures(rows), classifiers.average
     moved = np.concatenate([points[None], puppet.moved(rows, points)])
     seen = np.ones(moved.shape[:2], bool)
