@@ -60,6 +60,8 @@ OUTER_LIPS = [
     *places("lowerLipLeft", "lowerLipBottom"), *places("lowerLipRight")[::-1],
 ]  # fmt: skip
 
+_NOSE, _CHIN = NAMES.index("noseTip"), NAMES.index("chin")
+
 
 def _mirror() -> list[int]:
     other = {"innerUpper": 5, "innerLower": 5}
@@ -246,6 +248,32 @@ def gaze_features(points: np.ndarray) -> np.ndarray:
     return np.stack(columns, 1)
 
 
+def eyes_and_mouth(points: np.ndarray) -> np.ndarray:
+    """(N, 3, 2) pixels: centres of the right eye, the left eye and the mouth, as insets are placed by.
+
+    points: (N, COUNT, 2) landmarks. They differ from the means of these landmarks by the thickness of lids and lips,
+    and by how the head is turned: this is a linear reading of both.
+    """
+    origin, across, features = anchor_features(points)
+    found = (features @ _weights()[ANCHORS].double().numpy()).reshape(-1, 3, 2) @ (1, 1j)
+    found = origin[:, None] + found * across[:, None]
+    return np.stack([found.real, found.imag], -1)
+
+
+def anchor_features(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The frame of faces, and what `eyes_and_mouth` is a linear function of in it.
+
+    Returns complex (N,), the point between the eyes; complex (N,), the vector from the right eye to the left one; and
+    (N, F) float64, positions of nose, lips and chin relative to them.
+    """
+    places = np.asarray(points, np.float64) @ (1, 1j)
+    right, left = places[:, RIGHT_LIDS].mean(1), places[:, LEFT_LIDS].mean(1)
+    origin, across = (right + left) / 2, left - right
+    lips = places[:, [*OUTER_LIPS, *INNER_LIPS]].mean(1)
+    found = [(part - origin) / across for part in (places[:, _NOSE], lips, places[:, _CHIN])]
+    return origin, across, np.stack([np.ones(len(points)), *(part for at in found for part in (at.real, at.imag))], 1)
+
+
 @lru_cache(maxsize=1)
 def _weights() -> dict[str, Tensor]:
     return load_file(WEIGHTS)
@@ -257,10 +285,11 @@ def network() -> LandmarkNet:
     net = LandmarkNet()
     net.load_state_dict({
         name: part.float() if part.is_floating_point() else part
-        for name, part in _weights().items() if name != GAZE
+        for name, part in _weights().items() if name not in (GAZE, ANCHORS)
     })  # fmt: skip
     return net.eval()
 
 
 GAZE = "gaze.weight"  # (F, 2), see `gaze_features`
+ANCHORS = "anchors.weight"  # (F, 6), see `anchor_features`
 WEIGHTS = Path(__file__).with_name("landmarks.safetensors")

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..face.landmarks import eyes_and_mouth, find_landmarks, square_at
+from ..media.picture import from_network
 from .readers.absolute import Reader, ReaderConfig
 from .refiner import SMALL, UNet, pixel_places, warped
 
@@ -267,7 +269,16 @@ class Insets(nn.Module):
         self.register_buffer("pose", torch.zeros(count))
 
     def find_anchors(self, source: Tensor) -> Tensor:
-        """Locate left eye, right eye and mouth. source: (N, 3, S, S) -> anchors (N, 3, 2) in [-1, 1]."""
+        """Locate left eye, right eye and mouth of the picture. source: (N, 3, S, S) -> (N, 3, 2) in [-1, 1].
+
+        The reader finds about where they are, and the landmarks of the face exactly. A picture in which they find no
+        face keeps what the reader found.
+        """
+        read = self.read_anchors(source)
+        return torch.stack([_at_landmarks(*one) for one in zip(source, read, strict=True)])
+
+    def read_anchors(self, source: Tensor) -> Tensor:
+        """As `find_anchors`, by the reader alone."""
         small = F.interpolate(source, size=(self.anchors.size,) * 2, mode="area")
         return self.anchors(small).unflatten(1, (3, 2))
 
@@ -339,6 +350,16 @@ class Insets(nn.Module):
         at_rest = self.windows(known.anchors)[number]
         seen = [warped(known.source, sampled), warped(residual, places) / SMALL, at_rest.inside(sampled), own]
         return torch.cat([*seen, window.inside(places)], 1)
+
+
+def _at_landmarks(picture: Tensor, read: Tensor) -> Tensor:
+    """The anchors (3, 2) of a picture (3, S, S) by its landmarks, or `read`, (3, 2), if there is no face."""
+    rgb, half = from_network(picture.cpu().numpy()), picture.shape[-1] / 2
+    eyes = (read[:2].cpu().double().numpy() + 1) * half - 0.5
+    found = find_landmarks(rgb, [square_at(eyes)], passes=3)
+    if found.present[0] < 0.5:
+        return read
+    return torch.from_numpy((eyes_and_mouth(found.points)[0] + 0.5) / half - 1).to(read)
 
 
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:

@@ -6,12 +6,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
+from inference.contract.bank import load_bank
 from inference.face import landmarks
-from inference.face.crop import crop_from_box
+from inference.face.crop import EYES, apply_matrix, crop_face, crop_from_box, crop_from_landmarks
 from inference.face.landmarks import COUNT, INNER_LIPS, MIRROR, NAMES, NINE, OUTER_LIPS, find_landmarks, frame_of
-from inference.media.picture import load_picture
+from inference.media.picture import load_picture, to_network
+from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = sorted((ROOT / "inference" / "demo").glob("portrait_*.png"))
@@ -123,3 +126,34 @@ def test_mouths_of_real_faces():
         found.append(overlap((*lips.min(0), *lips.max(0)), entry["lips"]))
     assert np.median(found) >= 0.7
     assert np.mean(np.array(found) >= 0.4) >= 0.8
+
+
+def test_anchors_follow_the_face():
+    """They move, turn and grow with the landmarks."""
+    points = np.random.default_rng(0).normal(size=(2, COUNT, 2)) * 40 + 200
+    turn = np.array([[0.9, -0.3], [0.3, 0.9]])
+    moved = landmarks.eyes_and_mouth(points @ turn.T + (7, -3))
+    np.testing.assert_allclose(moved, landmarks.eyes_and_mouth(points) @ turn.T + (7, -3), atol=1e-6)
+
+
+@needs_media
+def test_the_mouth_is_drawn_where_the_lips_of_real_faces_are():
+    bank = load_bank()
+    insets = FaceRenderer(bank, "cpu", 1).reader.networks.insets
+    missed = []
+    for entry in MARKED:
+        clip = cv2.VideoCapture(str(MEDIA / entry["clip"]))
+        clip.set(cv2.CAP_PROP_POS_FRAMES, entry["frame"])
+        rgb = np.ascontiguousarray(clip.read()[1][..., ::-1])
+        crop = crop_from_landmarks(
+            find_landmarks(rgb, [crop_from_box(*entry["square"], landmarks.SIDE)]).nine[0, [0, 1]], EYES, 128
+        )
+        picture = torch.from_numpy(to_network(crop_face(rgb, crop), 128)[None])
+        with torch.inference_mode():
+            mouth = (insets.find_anchors(picture)[0, 2].double().numpy() + 1) * 64 - 0.5
+        x, y = apply_matrix(crop.to_picture, mouth[None])[0]
+        left, top, right, bottom = entry["lips"]
+        margin = 0.15 * (right - left)
+        if not (left < x < right and top - margin < y < bottom + margin):
+            missed.append((entry["clip"], entry["frame"]))
+    assert not missed

@@ -175,7 +175,7 @@ def figures(
     """
     first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
-    found = insets.find_anchors(batch.source)
+    found = insets.read_anchors(batch.source)
     error = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
     result, drawn = {"anchors": round(error.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
     for name, one in zip(("mouth", "eyes"), drawn, strict=True):

@@ -24,9 +24,21 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from inference.face.landmarks import CELLS, COUNT, GAZE, NINE, SIDE, LandmarkNet, gaze_features
+from inference.face.crop import apply_matrix
+from inference.face.landmarks import (
+    ANCHORS,
+    CELLS,
+    COUNT,
+    GAZE,
+    NINE,
+    SIDE,
+    LandmarkNet,
+    anchor_features,
+    gaze_features,
+)
 from inference.model.gaze import located_irises
 
+from ..heads import mesh
 from ..heads.identity import identity
 from ..heads.lifelike_render import renderer_of
 from ..heads.render import Renderer
@@ -35,10 +47,12 @@ from ..learning.optimiser import minimise
 from ..learning.snapshots import Snapshot, framing, negative, snapshot, warped
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..units import NAMES
+from .insets import anchors_of
 
 FRAME = 160  # pixels of a rendered picture
 FRAMES = 6  # pictures of each person
 SEED = 77_000  # of the pool's people
+ANCHOR_SEED, ANCHOR_PEOPLE = 78_000, 60  # of the people on whom the anchors of the insets are fitted
 BATCH = 32
 NEGATIVES = 8  # of a batch
 HELD_OUT = 0.05  # share of the pool's people, the last ones
@@ -217,12 +231,42 @@ def fit_gaze(net: LandmarkNet, pool: Pool, count: int = 1500) -> Tensor:
     return torch.from_numpy(np.linalg.solve(gram, features.T @ truth)).float()
 
 
+@torch.no_grad()
+def fit_anchors(net: LandmarkNet, people: int) -> Tensor:
+    """(F, 6): the least-squares reading of the insets' anchors from landmarks that the network finds.
+
+    See `landmarks.eyes_and_mouth`. The people are drawn heads, as those on which the insets are trained.
+    """
+    head, drawer, frames = mesh.load(), renderer_of(FRAME, None), []
+    with drawer.context:
+        for person in range(people):
+            drawer.show(identity(person, ANCHOR_SEED))
+            frames += [drawer.render(row) for row in coefficients(person, FRAMES, ANCHOR_SEED)]
+    points = torch.from_numpy(np.stack([frame.points for frame in frames]).astype(np.float32))
+    ends = np.cumsum([count for _, count in mesh.POINT_GROUPS])
+    groups = {name: (int(end) - count, int(end)) for (name, count), end in zip(mesh.POINT_GROUPS, ends, strict=True)}
+    truth = anchors_of(points, torch.from_numpy(head.template[head.points]), groups).double().numpy()
+    matrices = [framing((frame.landmarks + 1) * (FRAME / 2) - 0.5, 0.0, 1.0, np.zeros(2)) for frame in frames]
+    cut = [warped(frame.image, matrix) for frame, matrix in zip(frames, matrices, strict=True)]
+    net.eval()
+    read = [
+        net(torch.from_numpy(np.stack(cut[at : at + 50])).permute(0, 3, 1, 2).float() / 127.5 - 1).points
+        for at in range(0, len(cut), 50)
+    ]
+    net.train()
+    origin, across, features = anchor_features(torch.cat(read).double().numpy())
+    pixels = [apply_matrix(matrix, (at + 1) * (FRAME / 2) - 0.5) for matrix, at in zip(matrices, truth, strict=True)]
+    places = (np.stack(pixels) @ (1, 1j) - origin[:, None]) / across[:, None]
+    found = np.linalg.lstsq(features, np.stack([places.real, places.imag], -1).reshape(-1, 6), rcond=None)[0]
+    return torch.from_numpy(found).float()
+
+
 def write(net: LandmarkNet, pool: Pool, path: Path) -> None:
     """Write the network for `inference.face.landmarks`, in half precision, with its licence and origin."""
     state = {
         name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
     }
-    state[GAZE] = fit_gaze(net, pool)
+    state |= {GAZE: fit_gaze(net, pool), ANCHORS: fit_anchors(net, ANCHOR_PEOPLE)}
     save_file(state, path, {"licence": LICENCE, "origin": ORIGIN, "format": "edtalk-landmarks-1"})
 
 
