@@ -3,6 +3,10 @@
 import sys
 
 if __package__:
+    if sys.argv[1:2] == ["worker"]:  # before the other modules, so that it has the most time
+        from .preload import load_torch_libraries
+
+        load_torch_libraries()
     from .cli import main
 else:  # started by its path: put the folder that contains the package on the search path
     from pathlib import Path

@@ -37,6 +37,21 @@ def test_starting_the_worker_imports_only_what_every_portrait_needs():
     assert answer.stdout.strip() == "[]"
 
 
+def test_libraries_are_loaded_without_importing_torch():
+    code = (
+        "import sys\n"
+        "from inference.preload import load_torch_libraries\n"
+        "thread = load_torch_libraries()\n"
+        "assert (thread is not None) == (sys.platform == 'linux')\n"
+        "print('torch' in sys.modules)\n"
+        "import torch\n"
+        "print(float(torch.ones(3, 3).mm(torch.ones(3, 3)).sum()))\n"
+    )
+    root = Path(__file__).parents[2]
+    answer = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False", "27.0"]
+
+
 @pytest.mark.parametrize("error", [None, ImportError])
 def test_garbage_collection_is_paused_for_imports_only(error):
     try:
