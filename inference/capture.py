@@ -14,6 +14,7 @@ from .contract.coefficients import Coefficients
 from .contract.plate import Track
 from .face.footage import tracked_crops, unseen_note
 from .face.framing import cut, frame_clip
+from .lanes import read_ahead
 
 if TYPE_CHECKING:
     from .face.crop import Crop
@@ -61,10 +62,10 @@ def capture(
     total = (clip.expected() or 0) * (2 if compares else 1)
     watch = watch and not clip.is_picture and (isinstance(crop, Crop) or crop != "none")
     if not isinstance(crop, Crop):
-        looked_at = with_progress(clip.frames(), lambda _: step(0, total))
+        looked_at = with_progress(read_ahead(clip.frames()), lambda _: step(0, total))
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
     presence = _Presence(crop, clip) if watch else None
-    measured = with_progress(clip.frames(), lambda done: step(done, total))
+    measured = with_progress(read_ahead(clip.frames()), lambda done: step(done, total))
     shown = presence.watch(measured) if presence else measured
     # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
     rows = renderer.reader.encode((cut(rgb, crop) for rgb in shown), gaze=not compares)
@@ -72,7 +73,7 @@ def capture(
     values = rows.values
     if compares:
         number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
-        again = with_progress(clip.frames(), lambda done: step(len(rows) + done, total))
+        again = with_progress(read_ahead(clip.frames()), lambda done: step(len(rows) + done, total))
         closer = crop.at_size(renderer.reader.comparing_size)
         reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
         more = renderer.reader.compare(reference, (cut(rgb, closer) for rgb in again))

@@ -58,6 +58,28 @@ class Lanes:
                     future.cancel()
 
 
+def read_ahead(items: Iterable[A], count: int = 3) -> Generator[A]:
+    """The items, in order, taken from their iterator by another thread, at most `count` before they are used.
+
+    So that a clip is decoded on one core while its frames are searched on another. An exception of the iterator is
+    raised in place of its item. When this is closed, no further item is taken.
+    """
+    waiting, end = iter(items), object()
+
+    def following() -> A | object:
+        return next(waiting, end)
+
+    with ThreadPoolExecutor(1, "reader") as pool:
+        taken = deque(pool.submit(following) for _ in range(count))
+        try:
+            while (item := taken.popleft().result()) is not end:
+                taken.append(pool.submit(following))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in taken:
+                future.cancel()
+
+
 class FasterOf:
     """Runs single tasks with one core or with all for each operator, whichever was faster lately.
 

@@ -19,6 +19,7 @@ from .contract.plate import Track, runs
 from .contract.references import Readings, closed_mouth
 from .dubbing import crop_of
 from .face.crop import crop_face
+from .lanes import read_ahead
 from .media.video import frames_at
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def read_plate(
     looks = np.full((len(track), 2), np.nan, np.float32)
 
     def faces(done: int) -> Iterator[np.ndarray]:
-        for place, (frame, rgb) in enumerate(zip(seen, frames_at(media, track.times[seen]), strict=True)):
+        for place, (frame, rgb) in enumerate(zip(seen, read_ahead(frames_at(media, track.times[seen])), strict=True)):
             step(done + place, total)
             crop = crop_of(track.crops[frame], reader.comparing_size)
             assert crop is not None, "the frame shows a face"

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from ..contract.plate import runs
-from .crop import TEMPLATE, Crop, apply_matrix, crop_face, pose_matrix
-from .detect import Face, Which, choose_face, crop_from_face, detect_faces, face_not_found
+from .crop import EYES, TEMPLATE, Crop, apply_matrix, crop_face, pose_matrix
+from .detect import Face, Which, choose_face, crop_from_face, detect_faces, face_at, face_not_found, find_again
 
 
 class CropTracker:
@@ -38,6 +38,7 @@ class CropTracker:
         """
         self.size, self.every, self.which, self.label = size, every, which, label
         self._detect = detect or (lambda rgb: detect_faces(rgb, upright_only=True))
+        self._finds_again = detect is None
         self._path: list[np.ndarray] = []  # per frame, by flow alone within a shot: centre x, y, log scale, angle
         self._anchors: list[tuple[int, np.ndarray]] = []  # frame number, detected pose minus path
         self._shots = [0]  # frames at which the path starts again
@@ -122,6 +123,9 @@ class CropTracker:
 
     def _measure(self, rgb: np.ndarray, near: np.ndarray, followed: bool) -> np.ndarray | None:
         """The detected pose (4,) of the tracked face, or None. near: its last pose; followed: whether by flow."""
+        face = self._find_again(rgb, near) if followed and self._finds_again else None
+        if face is not None:
+            return self._pose_near(face, near)
         faces = self._detect(rgb)
         if not faces:
             return None
@@ -130,8 +134,16 @@ class CropTracker:
         else:
             face = choose_face(faces, which=self.which, label=self.label)
             self._faces = len(faces)
-        if face is None:
-            return None
+        return None if face is None else self._pose_near(face, near)
+
+    def _find_again(self, rgb: np.ndarray, near: np.ndarray) -> Face | None:
+        """The tracked face where the flow took it, without a search of the whole frame."""
+        pose = near + self._anchors[-1][1]
+        crop = Crop(self.size, pose_matrix(pose, self.size)).at_size(TEMPLATE)
+        return find_again(rgb, face_at(apply_matrix(crop.to_picture, EYES)))
+
+    def _pose_near(self, face: Face, near: np.ndarray) -> np.ndarray:
+        """The pose (4,) of a face, with the angle within half a turn of that of another pose."""
         pose = _pose(crop_from_face(face, self.size))
         pose[3] += 2 * math.pi * round((near[3] - pose[3]) / (2 * math.pi))
         return pose

@@ -88,6 +88,7 @@ def track_frames(
     step: Callable[[int], object] = lambda done: None,
 ) -> Track:
     """`track_media` for frames from a function. frames: returns an iterator from the first frame at each call."""
+    from ..lanes import read_ahead
     from .crop import TEMPLATE, whole
     from .crop_tracker import CropTracker
 
@@ -104,7 +105,7 @@ def track_frames(
 
     tracker = CropTracker(TEMPLATE, which=which, label=label)
     times: list[float] = []
-    for time, rgb in frames():
+    for time, rgb in read_ahead(frames()):
         step(len(times))
         if rgb.shape != first.shape:
             message = f"The frame size of {label} changes from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"

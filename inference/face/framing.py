@@ -95,14 +95,16 @@ def sample_crops(
 
     Frames without a face are left out. Raises EDTalkError(kind="face") if all are.
     """
-    from .detect import choose_face, crop_from_face, detect_faces
+    from .detect import Face, choose_face, crop_from_face, detect_faces, find_again
 
     every = max(1, round(fps / _SAMPLES_PER_SECOND))
     crops, upright = [], False
+    face: Face | None = None
     reason: EDTalkError | None = None
     for rgb in itertools.islice(frames, 0, every * _SAMPLES, every):
         try:
-            face = choose_face(detect_faces(rgb, upright_only=upright), which=which, label=label)
+            face = face and find_again(rgb, face)
+            face = face or choose_face(detect_faces(rgb, upright_only=upright), which=which, label=label)
             crops.append(crop_from_face(face, size))
             upright |= face.angle == 0  # the clip is upright: do not search frames without a face for rolled heads
         except EDTalkError as error:

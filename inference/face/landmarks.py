@@ -191,17 +191,27 @@ def find_landmarks(rgb: np.ndarray, squares: Sequence[Crop], *, passes: int = 2)
     passes: from the second on, the square is placed on the landmarks of the pass before. About 4 ms of CPU each.
     """
     squares = list(squares)
+    return find_each([rgb] * len(squares), squares, passes=passes)
+
+
+def find_each(pictures: Sequence[np.ndarray], squares: Sequence[Crop], *, passes: int = 2) -> Landmarks:
+    """The landmarks of one face in each of some pictures. In a batch of eight, a face takes half the time.
+
+    pictures: uint8 (H, W, 3) each. squares, passes: see `find_landmarks`. They may differ in rounding from those of
+    another number of pictures.
+    """
+    squares = list(squares)
     if not squares:
         none = np.zeros((0, COUNT), np.float32)
         return Landmarks(np.zeros((0, COUNT, 2), np.float32), none, none, np.zeros(0, np.float32))
     for _ in range(passes - 1):
-        squares = [frame_of(points) for points in _read(rgb, squares).points]
-    return _read(rgb, squares)
+        squares = [frame_of(points) for points in _read(pictures, squares).points]
+    return _read(pictures, squares)
 
 
-def _read(rgb: np.ndarray, squares: list[Crop]) -> Landmarks:
-    """The network's answer for each square, in pixels of the picture."""
-    cut = np.stack([crop_face(rgb, square.at_size(SIDE)) for square in squares])
+def _read(faces: Sequence[np.ndarray], squares: list[Crop]) -> Landmarks:
+    """The network's answer for each square, in pixels of its picture."""
+    cut = np.stack([crop_face(rgb, square.at_size(SIDE)) for rgb, square in zip(faces, squares, strict=True)])
     pictures = torch.from_numpy(cut).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
         points, spread, shown, present, _ = network()(pictures)
@@ -235,9 +245,10 @@ def gaze_features(points: np.ndarray) -> np.ndarray:
     eyes = []
     for iris, lids in (("irisRight", RIGHT_LIDS), ("irisLeft", LEFT_LIDS)):
         corners = place[:, [lids[0], lids[4]]]
-        moved = (place[:, NAMES.index(iris)] - corners.mean(1)) * abs(corners[:, 1] - corners[:, 0]).mean()
+        width = abs(corners[:, 1] - corners[:, 0])
+        moved = (place[:, NAMES.index(iris)] - corners.mean(1)) * (width / np.maximum(width, 0.05))
         opening = (place[:, lids[5:]].imag - place[:, lids[1:4]].imag).mean(1)
-        eyes.append((moved / np.maximum(abs(corners[:, 1] - corners[:, 0]), 0.05), opening))
+        eyes.append((moved, opening))
     moved, opening = (eyes[0][0] + eyes[1][0]) / 2, (eyes[0][1] + eyes[1][1]) / 2
     columns = [
         np.ones(len(points)), *(part for eye, _ in eyes for part in (eye.real, eye.imag)), eyes[0][1], eyes[1][1],

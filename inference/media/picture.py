@@ -138,15 +138,12 @@ def frames_to_network(frames: np.ndarray, size: int = 256) -> np.ndarray:
 
     As upstream does for drivers: bilinear, half-pixel centres, no antialiasing. Square input of `size` is not resized.
     """
-    planes = np.ascontiguousarray(_normalise(frames).transpose(0, 3, 1, 2))
-    if planes.shape[2:] == (size, size):
-        return planes
-    import torch  # imported late: it takes seconds, and most callers have cropped to `size` already
+    if frames.shape[1:3] != (size, size):
+        import cv2  # imported late, because most callers have cropped to `size` already
 
-    resized = torch.nn.functional.interpolate(
-        torch.from_numpy(planes), (size, size), mode="bilinear", align_corners=False, antialias=False
-    )
-    return resized.numpy()
+        small = [cv2.resize(frame.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR) for frame in frames]
+        frames = np.stack(small)
+    return np.ascontiguousarray(_normalise(frames).transpose(0, 3, 1, 2))
 
 
 def from_network(planes: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ the expression, see `with_lids`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -18,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..face.crop import EYES, TEMPLATE
-from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, gaze, square_at
+from ..face.crop import EYES, TEMPLATE, Crop
+from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_each, gaze, square_at
 from .insets import PlacedInset, Window
 from .layout import constant
 from .refiner import warped
@@ -30,6 +31,7 @@ SIZE = 72, 104  # height and width of an eye's window in pixels
 EXTENT = 0.208, 0.30  # half of them, in eye distances
 BALL = 0.19  # distance of the iris from the centre of the eye ball, in eye distances
 IRIS = 0.093  # radius of the iris, in eye distances
+SCALES = 0.88, 1.0, 1.12  # radii that are tried, as factors of the expected one
 LIDS_DOWN, LIDS_UP = 0.5, 0.5  # per radian: how far the upper lids close when the eyes turn down, and open
 FIRST = 0.02  # radians of turn over which the drawing fades in
 SURE = 0.35  # largest mean error of the landmarks of an eye, in widths of an iris, with which it is turned
@@ -51,10 +53,19 @@ class EyeParts(NamedTuple):
 
 def read_gaze(picture: np.ndarray) -> np.ndarray:
     """(2,) float32: the coefficients of COEFFICIENTS in a picture, uint8 (S, S, 3), cut out as for the bank."""
-    eyes = (EYES + 0.5) * len(picture) / TEMPLATE - 0.5
-    found = find_landmarks(picture, [square_at(eyes)])
-    points = located_irises(picture, found.points[0].astype(np.float64))
-    return (gaze(points[None])[0] / (YAW, PITCH)).astype(np.float32)
+    return read_gazes([picture])[0]
+
+
+def read_gazes(pictures: Sequence[np.ndarray], squares: Sequence[Crop] | None = None, *, passes: int = 2) -> np.ndarray:
+    """(N, 2) float32: the same in N pictures.
+
+    squares, passes: see `inference.face.landmarks.find_each`; default: where the crop puts the eyes.
+    """
+    if squares is None:
+        squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
+    found = find_each(pictures, squares, passes=passes).points.astype(np.float64)
+    points = np.stack([located_irises(*pair) for pair in zip(pictures, found, strict=True)])
+    return (gaze(points) / (YAW, PITCH)).astype(np.float32)
 
 
 def with_lids(rows: Tensor, turns: Tensor, blink: int | None, wide: int | None) -> Tensor:
@@ -183,26 +194,56 @@ def iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: floa
 
     near: a rough guess, which decides between places that are about as good.
     """
-    grey, sure = own.mean(2), cv2.erode(opening, np.ones((3, 3)))
-    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
-    unlikely = 6 * np.hypot((x - near[0]) / radius, 1.5 * (y - near[1]) / radius)
-    best, found = -np.inf, (near, radius)
-    for scale in (0.88, 1.0, 1.12):
-        inner, outer = _kernel(radius * scale * 0.95), _kernel(radius * scale * 1.45)
-        ring = outer - np.pad(_kernel(radius * scale * 1.08, len(inner) // 2), (len(outer) - len(inner)) // 2)
-        (dark, inside), (light, around) = (
-            (cv2.filter2D(grey * sure, -1, kernel, borderType=cv2.BORDER_CONSTANT),
-             cv2.filter2D(sure, -1, kernel, borderType=cv2.BORDER_CONSTANT))
-            for kernel in (inner, np.clip(ring, 0, 1))
-        )  # fmt: skip
-        contrast = light / np.maximum(around, 1) - dark / np.maximum(inside, 1)
-        # A disc that lids hide for the most part may be dark by chance.
-        contrast += 25 * np.minimum(inside / inner.sum(), 0.8) - unlikely - 40 * abs(scale - 1)
-        contrast[(inside < 0.25 * inner.sum()) | (around < 0.1 * ring.sum())] = -np.inf
-        place = np.unravel_index(int(contrast.argmax()), contrast.shape)
-        if contrast[place] > best:
-            best, found = float(contrast[place]), (_peak(contrast, place), radius * scale)
-    return found
+    sure = cv2.erode(opening, np.ones((3, 3))).astype(np.float32)
+    grey = own.mean(2, dtype=np.float32) / np.float32(128) - 1  # around 0, so that little is lost in rounding
+    y, x = np.ogrid[: SIZE[0], : SIZE[1]]
+    unlikely = np.hypot((6 / radius) * (x - near[0]), (9 / radius) * (y - near[1])).astype(np.float32)
+    discs = _discs(float(radius))
+    both = torch.complex(torch.from_numpy(grey * sure), torch.from_numpy(sure))
+    sums = torch.fft.ifft2(torch.fft.fft2(both, discs.shape) * discs.spectra)[:, : SIZE[0], : SIZE[1]]
+    (dark, light), (inside, around) = (part.numpy().reshape(2, len(SCALES), *SIZE) for part in (sums.real, sums.imag))
+    contrast = 128 * (light / np.maximum(around, 1) - dark / np.maximum(inside, 1)) - unlikely
+    # A disc that lids hide for the most part may be dark by chance.
+    contrast += np.minimum(inside * (25 / discs.inner), 20) - discs.unusual
+    contrast[(inside < 0.25 * discs.inner) | (around < 0.1 * discs.ring)] = -np.inf
+    scale, *place = np.unravel_index(int(contrast.argmax()), contrast.shape)
+    if not np.isfinite(contrast[(scale, *place)]):
+        return near, radius
+    return _peak(contrast[scale], tuple(place)), radius * SCALES[scale]
+
+
+class _Discs(NamedTuple):
+    """Discs and the rings around them, of one size for each of SCALES, to correlate a window with.
+
+    shape: of the transform, with a margin that keeps opposite borders apart. spectra: (2 * scales, *shape), discs
+    first. inner, ring, unusual: (scales, 1, 1) float32, sums of each disc and of each ring, and what a size costs.
+    """
+
+    shape: tuple[int, int]
+    spectra: Tensor
+    inner: np.ndarray
+    ring: np.ndarray
+    unusual: np.ndarray
+
+
+@lru_cache(maxsize=8)
+def _discs(radius: float) -> _Discs:
+    inner, ring = [], []
+    for scale in SCALES:
+        small, outer = _kernel(radius * scale * 0.95), _kernel(radius * scale * 1.45)
+        hole = np.pad(_kernel(radius * scale * 1.08, len(small) // 2), (len(outer) - len(small)) // 2)
+        inner.append(small)
+        ring.append(outer - hole)
+    reach = len(ring[-1]) // 2
+    height, width = (-(-(length + reach) // 8) * 8 for length in SIZE)
+    kernels = np.zeros((2 * len(SCALES), height, width), np.float32)
+    for kernel, place in zip((*inner, *(np.clip(one, 0, 1) for one in ring)), kernels, strict=True):
+        half = len(kernel) // 2
+        place[: len(kernel), : len(kernel)] = kernel
+        place[:] = np.roll(place, (-half, -half), (0, 1))
+    costs = [one.sum() for one in inner], [one.sum() for one in ring], [40 * abs(scale - 1) for scale in SCALES]
+    columns = (np.array(part, np.float32)[:, None, None] for part in costs)
+    return _Discs((height, width), torch.fft.fft2(torch.from_numpy(kernels)), *columns)
 
 
 def _kernel(radius: float, half: int | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference import lanes
-from inference.lanes import RETRY, FasterOf, Lanes, one_core_per_operator
+from inference.lanes import RETRY, FasterOf, Lanes, one_core_per_operator, read_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,44 @@ def test_single_tasks_are_run_the_way_that_was_faster(monkeypatch: pytest.Monkey
     for _ in range(4 * RETRY):
         faster.run(work)
     assert chosen[-RETRY // 2 :].count(2) >= RETRY // 2 - 1, "it is chosen when it has become faster"
+
+
+@pytest.mark.parametrize("items", [0, 1, 20])
+def test_items_are_read_ahead_in_order_by_another_thread(items: int) -> None:
+    readers = []
+
+    def counted():
+        for item in range(items):
+            readers.append(threading.current_thread())
+            yield item
+
+    assert list(read_ahead(counted())) == list(range(items))
+    assert threading.current_thread() not in readers
+
+
+def test_an_error_while_reading_ahead_comes_after_the_items_before_it() -> None:
+    def failing():
+        yield 1
+        yield 2
+        raise ValueError("damaged")
+
+    read = read_ahead(failing())
+    assert (next(read), next(read)) == (1, 2)
+    with pytest.raises(ValueError, match="damaged"):
+        next(read)
+
+
+def test_reading_ahead_ends_when_it_is_closed() -> None:
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    read = read_ahead(endless(), 3)
+    assert [next(read) for _ in range(5)] == [0, 1, 2, 3, 4]
+    read.close()
+    count = len(taken)
+    assert count <= 5 + 3
+    assert len(taken) == count  # the thread has ended, because closing waits for it
