@@ -72,7 +72,8 @@ class Audio2Expression(nn.Module):
         for name, size in (("voice", config.voice), ("words", config.words)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_scale", torch.ones(size))
-        self.register_buffer("calibration", torch.linspace(0, 1, KNOTS).expand(2, -1).clone())
+        knots = [number / (KNOTS - 1) for number in range(KNOTS)]  # on the meta device, linspace and clone import sympy
+        self.register_buffer("calibration", torch.tensor([knots, knots]))
 
     def forward(self, voice: Tensor, words: Tensor, has_voice: Tensor, has_words: Tensor) -> tuple[Tensor, Tensor]:
         """Strengths (B, N, 7) of the emotions, 0 or more, and the logits (B, N, 8) of the kind, the last of neutral.

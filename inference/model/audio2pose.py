@@ -87,7 +87,10 @@ class Step(nn.Module):
         self.kind = kind % 4
         self.log_scale = nn.Parameter(torch.zeros(POSE, 1))
         self.shift = nn.Parameter(torch.zeros(POSE, 1))
-        self.mix = nn.Parameter(torch.linalg.qr(torch.randn(POSE, POSE))[0])
+        mix = torch.empty(POSE, POSE)
+        if not mix.is_meta:  # on the meta device, random numbers import torch's compiler, which takes a second
+            mix = torch.linalg.qr(torch.randn(POSE, POSE))[0]
+        self.mix = nn.Parameter(mix)
         self.first = nn.Conv1d(POSE + 1 + context, width, 3, padding=1)
         self.second = nn.Conv1d(width, width, 1)
         self.last = nn.Conv1d(width, 2 * POSE, 1)
