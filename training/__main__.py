@@ -46,6 +46,7 @@ COMMANDS = {
     "evaluate-footage": ("evaluate.footage", "run", "measure dubbing on clips of real people"),
     "evaluate-performance": ("evaluate.performance", "run", "measure the head motion of a bank"),
     "evaluate-emotion": ("evaluate.emotion", "run", "measure emotion from speech of a bank"),
+    "compare-seeds": ("evaluate.seeds", "run", "draw head motion of one line with several seeds"),
     "compare-detail": ("evaluate.compare_detail", "run", "compare detail transfer with plain enlargement"),
 }
 

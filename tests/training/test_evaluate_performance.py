@@ -9,10 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from inference.contract.demo import LINE
+from inference.media.sound import RATE, load_speech
 from inference.model.audio2pose import POSE_FPS, Audio2Pose, Audio2PoseConfig
+from inference.motion import pose_features
 from inference.prosody import prosody
 from tests.inference.test_prosody import syllables
 from training.evaluate import performance as measures
+from training.evaluate import seeds
+from training.evaluate.clip_motion import clip_rows
 from training.evaluate.performance import (
     DRAWS,
     ROWS,
@@ -24,6 +29,7 @@ from training.evaluate.performance import (
     sound_rows,
     speeds,
 )
+from training.stages.person_motion import STRONG, take_of
 
 ACCENTS = np.arange(2.0, 38.0, 1.7)
 
@@ -79,3 +85,45 @@ def test_an_untrained_flow_does_not_drift_and_hears_locally(monkeypatch):
     local, drift, _time = sound_rows(model, syllables(30.0))
     assert local.met
     assert drift.met is not None
+
+
+def test_people_in_clips_are_measured_like_the_flow():
+    voice = prosody(syllables(30.0, (0.5, *np.arange(2.0, 28.0, 1.5))))
+    rows = 384
+    strong = voice.accents[voice.accents[:, 1] > STRONG, 0]
+    strong = strong[(strong > 1) & (strong < 27)]
+    motion = np.zeros((rows, 6))
+    time = np.arange(rows) / POSE_FPS
+    motion[:, 1] = 2 * np.exp(-0.5 * ((time - 0.16 - strong[:, None]) / 0.1) ** 2).sum(axis=0)
+    takes = [take_of(motion[:350], pose_features(voice, rows)[:, :350], strong)] * 2
+    torch.manual_seed(0)
+    model = Audio2Pose(Audio2PoseConfig(17, 8, 4, (1, 1, 1, 1, 1, 1))).eval().requires_grad_(False)
+    found = {row.what.split(",")[0]: dict(row.others)["people"] for row in clip_rows(model, takes)}
+    assert found["its lag"] == "160"
+    assert found["deviation of yaw"].split(", ")[::2] == ["0.0", "0.0"]
+    assert all(row.value and row.met is None for row in clip_rows(model, takes))
+
+
+def test_shuffled_audio_has_the_same_parts_in_another_order():
+    samples = load_speech(LINE)[0]
+    other = seeds.shuffled(samples)
+    assert len(other) == len(samples)
+    size = round(seeds.PART * RATE)
+    whole = len(samples) // size * size
+    parts = [sorted(part.tobytes() for part in one[:whole].reshape(-1, size)) for one in (samples, other)]
+    assert parts[0] == parts[1]
+    assert not np.array_equal(samples, other)
+
+
+def test_frames_of_a_sheet_are_at_accents_and_in_pauses():
+    samples, seconds = load_speech(LINE)
+    voice = prosody(samples)
+    found = seeds.moments(voice, seconds)
+    assert len(found) == seeds.FRAMES
+    assert found == sorted(found)
+    assert 0 <= found[0] <= found[-1] < seconds
+    assert any(not voice.speech[int(at * 100)] for at in found[:-1])
+    rows = np.zeros((128, 6))
+    one = seeds.Performance("still", rows, {round(at * 25): np.zeros((8, 8, 3), np.uint8) for at in found})
+    assert "nod at" in seeds.figures(rows, voice)
+    assert seeds.sheet([one], voice, seconds, "line").shape[2] == 3

@@ -12,5 +12,7 @@ lips          lip-sync of recorded voices, beside baselines (a command of its ow
 photographs   real pictures and clips
 figures       rows of the table
 report        table, plots and contact sheets
+seeds            head motion of one line with several seeds, as clips and a contact sheet
+clip_motion      head motion of people in clips, beside the flow's
 compare_detail   detail transfer compared with plain enlargement
 """

@@ -3,7 +3,7 @@
     python -m training evaluate-performance inference/banks/starter.safetensors --out DIR
 
 DIR/performance.md has the table. Baselines: Idle Motion; an autoregressive process of second order for each angle,
-fitted to the gesture model; and the flow with the prosody of another speech.
+fitted to the gesture model; and the flow with the prosody of another speech. --clips compares with people in clips.
 """
 
 from __future__ import annotations
@@ -304,6 +304,12 @@ def run(args: argparse.Namespace) -> None:
     asked = [row for row in rows if row.met is not None]
     title = f"# Head motion of {args.bank.name}\n\n{sum(bool(row.met) for row in asked)} of {len(asked)} goals are met."
     text = f"{title}\n\n{table(rows)}\n\n{args.speeches} held-out synthetic voices of 41 s, {DRAWS} motions each.\n"
+    if args.clips:
+        from .clip_motion import clip_rows, takes_in
+
+        bank = load_bank(args.bank)
+        found = takes_in(bank, args.clips)
+        text += f"\n## People in clips\n\n{table(clip_rows(flow_of(bank), found))}\n" if found else ""
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "performance.md").write_text(text)
     print(text)
@@ -315,3 +321,4 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the table")
     parser.add_argument("--speeches", type=int, default=24, help="number of synthetic speeches (default 24)")
     parser.add_argument("--voices", type=Path, nargs="*", help="recordings of real voices, or folders of them")
+    parser.add_argument("--clips", type=Path, nargs="*", help="clips of people who speak, or folders of them")
