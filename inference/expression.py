@@ -33,7 +33,7 @@ PAUSE = 0.25  # seconds; shorter pauses do not end a phrase
 SHORTEST_PHRASE, LONGEST_PHRASE, CUT = 0.6, 6.0, 4.0  # seconds; longer phrases are cut every 4 s
 SENTENCE_CUT = 2.5  # seconds; longer phrases are also cut between sentences
 LEAST_FROM_VOICE = 0.5  # strength of an emotion of a sound without words; calm voices of people reach 0.48
-_NOT_HEARD = ("contempt",)  # emotions that a voice alone does not show
+NOT_HEARD = ("contempt",)  # emotions that a voice alone does not show
 _NEAR = 0.4  # seconds around a cut in which the quietest moment is taken
 _PITCH = ("pitch", "pitchSlope")  # columns that count where there is a pitch
 
@@ -96,7 +96,7 @@ def emotions(
     table = np.stack([np.zeros(len(WORD_FEATURES)) if row is None else row for row in words])
     heard = brought_rows(brought, phrases) if brought else voice_rows(voice, phrases)
     strengths, weights = _strengths(model, heard, table, source != "words", has_words)
-    strengths[np.ix_(~has_words, np.isin(EMOTIONS, _NOT_HEARD))] = 0
+    strengths[np.ix_(~has_words, np.isin(EMOTIONS, NOT_HEARD))] = 0
     strengths[~has_words & (strengths.max(axis=1) < LEAST_FROM_VOICE)] = 0
     suggestions = merged(phrases, strengths)
     if not note and not has_words.any() and not suggestions:

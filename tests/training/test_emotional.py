@@ -35,34 +35,40 @@ from training.stages.audio2expression import (
     example,
     held_back_lines,
     isotonic,
+    read_example,
     training_lines,
 )
 from training.stages.audio2expression_clips import LEAST, network_for, read_clips
 from training.stages.word_network import glove
+from training.voices import emotional
 from training.voices.emotional import (
     ACTIVATION,
     HELD_OUT_LINES,
     HELD_OUT_LINES_2,
+    HELD_OUT_LINES_3,
     KINDS,
     LINES,
     RULES,
     WRITERS,
     Line,
+    Prosody,
     lines,
 )
+from training.voices.speech import Take
 
 from .stages import scene
 
+HELD_OUT = (HELD_OUT_LINES, HELD_OUT_LINES_2, HELD_OUT_LINES_3)
 STARTS = (("the", " 0.5"), ("and", " -0.5"))  # word vectors to begin with
 
 
 def test_there_are_enough_lines_of_every_kind_and_none_is_held_out_twice():
     known = [line for path in (LINES, *WRITERS) for line in lines(path)]
-    held_out = [*lines(HELD_OUT_LINES), *lines(HELD_OUT_LINES_2)]
+    held_out = [line for path in HELD_OUT for line in lines(path)]
     assert len(known) == len({line.text for line in known}) > 9900
-    assert len(held_out) == len({line.text for line in held_out}) == 574
+    assert len(held_out) == len({line.text for line in held_out}) == 723
     assert min(Counter(line.kind for line in known).values()) >= 1200
-    assert min(Counter(line.kind for line in held_out).values()) >= 69
+    assert min(Counter(line.kind for line in held_out).values()) >= 86
     assert not {line.text for line in known} & {line.text for line in held_out}
     assert all((line.kind == NEUTRAL) == (line.strength == 0) for line in (*known, *held_out))
     assert len(training_lines()) + len(held_back_lines()) == len(known)
@@ -133,6 +139,31 @@ def test_hidden_modalities_are_targets_of_the_other():
     made = batch([one] * 3, ["both", "voice", "words"], [0, 0, 0])
     assert made.has_voice[:, 0].tolist() == [1, 1, 0]
     assert made.has_words[:, 0].tolist() == [1, 0, 1]
+
+
+def test_lines_that_are_only_read_have_no_target_for_the_voice():
+    chosen = training_lines()[:2]
+    one = read_example(chosen, np.random.default_rng(0), teacher)
+    assert one.kinds[0].tolist() == [KINDS.index(line.kind) for line in chosen] + [NOTHING] * (PHRASES - 2)
+    assert (one.kinds[1] == NOTHING).all()
+    assert not one.voice.any()
+
+
+def test_a_calm_speaker_varies_less_and_is_neutral_whatever_is_said(monkeypatch: pytest.MonkeyPatch):
+    changes: list[float] = []
+
+    def say(text: str, change: Prosody, strength: float) -> Take:
+        changes.append(strength * change.pitch)
+        return Take(syllables(1.0, (0.2, 0.6)), np.zeros((200, 20), np.float32))
+
+    monkeypatch.setattr(emotional, "_espeak_speaker", lambda rng, variants: say)
+    chosen = [line for line in lines(HELD_OUT_LINES) if line.kind == "angry"][:20]
+    calm = emotional.scene(np.random.default_rng(0), chosen, calm=True, clean=True)
+    assert set(calm.voiced) == {(NEUTRAL, 0.0)}
+    varied = np.std(changes)
+    changes.clear()
+    emotional.scene(np.random.default_rng(0), chosen, contradiction=0.0, random=1.0, clean=True)
+    assert 0 < varied < 0.8 * np.std(changes)
 
 
 def test_isotonic_regression_is_monotonic_and_keeps_the_mean():

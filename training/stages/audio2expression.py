@@ -1,4 +1,4 @@
-"""Train Audio2Expression on our own lines (`lines*.txt`), spoken by espeak-ng with emotional prosody.
+"""Train Audio2Expression on our own lines (`lines*.txt`), spoken by synthetic voices with emotional prosody.
 
     python -m training audio2expression --glove glove.6B.50d.txt --out E.pt --minutes 12
 
@@ -39,6 +39,7 @@ from inference.sentiment import Learned, features
 
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
+from ..voices import recorded
 from ..voices.emotional import KINDS, LINES, WRITERS, Line, Scene, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS, VARIANTS
 from .words import group_of, learned_without
@@ -49,11 +50,13 @@ POOL, FIRST, RENEWAL = 6000, 200, 4  # scenes in memory at most, at the start, a
 BACK = 8  # one in so many lines is held back from training
 HELD_OUT = 80  # scenes of held-out voices saying lines that were held back
 DROPPED = 0.5  # share of the words that are left out of a line at most; no word list knows all words
-MASKS = (0.5, 0.25)  # shares of scenes with both and with the voice only; the rest has the words only
+MASKS = (0.6, 0.3)  # shares of spoken scenes with both and with the voice only; the rest has the words only
 CONTRADICTION = 0.12  # share of lines spoken as another emotion, and share with random prosody
-PERSIST = 0.55  # chance that the next line has the same emotion
+CALM_SCENES, RECORDED = 0.2, 0.35  # shares of scenes in which nobody is excited, and by voices built from recordings
+READ, SINGLE = 0.25, 0.5  # share of scenes of a batch that are only read, and of those with a single line
+PERSIST = 0.35  # chance that the next line has the same emotion
 CLEAR = 0.7  # strength of a clear line
-STRENGTH, KIND, CALM = 1.0, 0.3, 0.1  # weights of the losses
+STRENGTH, KIND, STEADY = 1.0, 0.3, 0.1  # weights of the losses
 NOTHING = -1  # kind of a phrase without a target
 
 Teacher = Callable[[Line], Learned]  # what scores the words of a line
@@ -127,14 +130,27 @@ def example(made: Scene, rng: np.random.Generator, teacher: Teacher, versions: i
         kinds[0, row], strengths[0, row] = KINDS.index(line.kind), line.strength
         if voiced is not None:
             kinds[1, row], strengths[1, row] = KINDS.index(voiced[0]), voiced[1] if voiced[0] != NEUTRAL else 0.0
-    words = np.zeros((versions, PHRASES, len(WORD_FEATURES)), np.float32)
-    for version in range(versions):
-        share = rng.uniform(0, DROPPED) if version else 0.0
-        said = [made.lines[index] for index in spoken]
-        words[version, : len(said)] = [features(_thinned(line.text, share, rng), teacher(line)) for line in said]
+    words = _read([made.lines[index] for index in spoken], rng, teacher, versions)
     voice = np.zeros((PHRASES, 48), np.float32)
     voice[: len(phrases)] = voice_rows(heard, phrases)
     return Example(voice, words, kinds, strengths)
+
+
+def read_example(chosen: list[Line], rng: np.random.Generator, teacher: Teacher, versions: int = 4) -> Example:
+    """As `example`, of lines that nobody speaks: only their words are targets."""
+    kinds, strengths = np.full((2, PHRASES), NOTHING, np.int64), np.zeros((2, PHRASES), np.float32)
+    kinds[0, : len(chosen)] = [KINDS.index(line.kind) for line in chosen]
+    strengths[0, : len(chosen)] = [line.strength for line in chosen]
+    return Example(np.zeros((PHRASES, 48), np.float32), _read(chosen, rng, teacher, versions), kinds, strengths)
+
+
+def _read(said: list[Line], rng: np.random.Generator, teacher: Teacher, versions: int) -> np.ndarray:
+    """(versions, PHRASES, 32) features of the words, of which all but the first version lack some."""
+    words = np.zeros((versions, PHRASES, len(WORD_FEATURES)), np.float32)
+    for version in range(versions):
+        share = rng.uniform(0, DROPPED) if version else 0.0
+        words[version, : len(said)] = [features(_thinned(line.text, share, rng), teacher(line)) for line in said]
+    return words
 
 
 def _thinned(text: str, share: float, rng: np.random.Generator) -> str:
@@ -145,20 +161,31 @@ def _thinned(text: str, share: float, rng: np.random.Generator) -> str:
 
 
 class Pool:
-    """Scenes to train on. Scene k depends only on the seed and on k."""
+    """Scenes to train on: spoken ones, and others that are only read. Scene k depends only on the seed and on k."""
 
     def __init__(self, seed: int, first: int, teacher: Teacher, count: int = FIRST) -> None:
         self._seed, self._next, self._lines, self._teacher = seed, first, training_lines(), teacher
+        self._voices = recorded.installed(recorded.TRAINING)
         self.examples: deque[Example] = deque(maxlen=POOL)
+        self.read: deque[Example] = deque(maxlen=2 * POOL)
         for _ in range(count):
             self.renew()
 
     def renew(self) -> None:
+        """Add a spoken scene and two that are read."""
         rng = np.random.default_rng((self._seed, 1, self._next))
-        chosen = chosen_lines(rng, self._lines)
-        made = scene(rng, chosen, variants=VARIANTS, contradiction=CONTRADICTION, random=CONTRADICTION)
-        self.examples.append(example(made, rng, self._teacher))
         self._next += 1
+        chosen = chosen_lines(rng, self._lines)
+        voices = self._voices if rng.random() < RECORDED else ()
+        options = {"contradiction": CONTRADICTION, "random": CONTRADICTION, "calm": rng.random() < CALM_SCENES}
+        try:
+            made = scene(rng, chosen, variants=VARIANTS, voices=voices, **options)
+        except ValueError:  # a recorded voice cannot say one of the lines
+            made = scene(rng, chosen, variants=VARIANTS, **options)
+        self.examples.append(example(made, rng, self._teacher))
+        for _ in range(2):
+            chosen = chosen_lines(rng, self._lines)[: 1 if rng.random() < SINGLE else PHRASES]
+            self.read.append(read_example(chosen, rng, self._teacher))
 
 
 def held_out(teacher: Teacher, count: int = HELD_OUT) -> list[Example]:
@@ -167,6 +194,16 @@ def held_out(teacher: Teacher, count: int = HELD_OUT) -> list[Example]:
     for number in range(count):
         rng = np.random.default_rng((99, 2, number))
         made = scene(rng, chosen_lines(rng, known), variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0)
+        found.append(example(made, rng, teacher, 2))
+    return found
+
+
+def held_out_calm(teacher: Teacher, count: int) -> list[Example]:
+    """Calm scenes of voices that are not trained on: built from recordings, where they are installed."""
+    found, known, voices = [], held_back_lines(), recorded.installed(recorded.HELD_OUT)
+    for number in range(count):
+        rng = np.random.default_rng((99, 3, number))
+        made = scene(rng, chosen_lines(rng, known), variants=HELD_OUT_VARIANTS, voices=voices, calm=True)
         found.append(example(made, rng, teacher, 2))
     return found
 
@@ -203,13 +240,15 @@ def batch(examples: list[Example], modes: list[str], versions: list[int]) -> Bat
 
 def draw(pool: Pool, rng: np.random.Generator, count: int = BATCH) -> Batch:
     """A batch with modalities hidden at random."""
-    chosen = [pool.examples[index] for index in rng.integers(len(pool.examples), size=count)]
-    modes = rng.choice(["both", "voice", "words"], count, p=[*MASKS, 1 - sum(MASKS)]).tolist()
-    return batch(chosen, modes, rng.integers(len(chosen[0].words), size=count).tolist())
+    read = rng.binomial(count, READ)
+    spoken = [pool.examples[index] for index in rng.integers(len(pool.examples), size=count - read)]
+    chosen = spoken + [pool.read[index] for index in rng.integers(len(pool.read), size=read)]
+    modes = rng.choice(["both", "voice", "words"], count - read, p=[*MASKS, 1 - sum(MASKS)]).tolist()
+    return batch(chosen, modes + ["words"] * read, rng.integers(len(chosen[0].words), size=count).tolist())
 
 
 def loss_of(model: Audio2Expression, one: Batch) -> dict[str, Tensor]:
-    """The parts of the loss: strengths, kind, and calm between neighbours of the same target."""
+    """The parts of the loss: strengths, kind, and differences between neighbours of the same target."""
     strengths, logits = model(*one.inputs)
     known = one.kinds != NOTHING
     target = F.one_hot(one.kinds.clamp(min=0), len(KINDS))[..., :-1] * one.strengths[..., None]
@@ -217,8 +256,8 @@ def loss_of(model: Audio2Expression, one: Batch) -> dict[str, Tensor]:
     kind = F.cross_entropy(logits[known], one.kinds[known], label_smoothing=0.05)
     same = known[:, 1:] & (one.kinds[:, 1:] == one.kinds[:, :-1])
     steps = (strengths[:, 1:] - strengths[:, :-1]).abs().sum(dim=-1)
-    calm = (steps * same).sum() / same.sum().clamp(min=1)
-    return {"strength": distance[known].mean(), "kind": kind, "calm": calm}
+    steady = (steps * same).sum() / same.sum().clamp(min=1)
+    return {"strength": distance[known].mean(), "kind": kind, "steady": steady}
 
 
 def measure(model: Audio2Expression, pool: Pool) -> None:
@@ -242,15 +281,23 @@ def start_from(model: Audio2Expression, known: Audio2Expression) -> None:
 
 
 @torch.no_grad()
-def score(model: Audio2Expression, examples: list[Example]) -> dict[str, float]:
-    """Shares of phrases whose strongest kind is right, neutral included, by what the network receives."""
-    found = {}
-    for mode in ("both", "voice", "words"):
-        one = batch(examples, [mode] * len(examples), [0] * len(examples))
-        known = one.kinds != NOTHING
-        logits = model(*one.inputs)[1]
-        found[mode] = round(float((logits.argmax(dim=-1) == one.kinds)[known].float().mean()), 4)
-    return found
+def score(
+    model: Audio2Expression, examples: list[Example], calm: list[Example], read: list[Example]
+) -> dict[str, float]:
+    """Shares of phrases whose strongest kind is right, neutral included, by what the network receives.
+
+    calm: scenes with calm voices, for the shares of phrases that are heard as neutral without words, and of those whose
+    words are understood with the voice. read: lines that are not spoken.
+    """
+    found = {mode: _right(model, examples, mode) for mode in ("both", "voice", "words")}
+    found |= {"calm": _right(model, calm, "voice"), "calm, both": _right(model, calm, "both")}
+    return {name: round(value, 4) for name, value in (found | {"read": _right(model, read, "words")}).items()}
+
+
+def _right(model: Audio2Expression, examples: list[Example], mode: str) -> float:
+    one = batch(examples, [mode] * len(examples), [0] * len(examples))
+    known = one.kinds != NOTHING
+    return float((model(*one.inputs)[1].argmax(dim=-1) == one.kinds)[known].float().mean())
 
 
 @torch.no_grad()
@@ -327,7 +374,9 @@ def train(args: argparse.Namespace) -> None:
         extra=lambda: {"config": json.dumps(asdict(config))},
     )  # fmt: skip
     pool = Pool(args.seed, trainer.step // RENEWAL, teacher, args.first)
-    back = held_out(teacher, args.held_out)
+    back, calm = held_out(teacher, args.held_out), held_out_calm(teacher, -(-args.held_out // 3))
+    alone = held_back_lines()[:: max(1, len(held_back_lines()) // (8 * args.held_out))]
+    read = [read_example([line], np.random.default_rng(0), teacher, 1) for line in alone]
     if not trainer.resumed:
         measure(model, pool)
         if args.bank:
@@ -336,7 +385,7 @@ def train(args: argparse.Namespace) -> None:
 
     def evaluate() -> dict[str, object]:
         average.eval()
-        found = score(average, back)
+        found = score(average, back, calm, read)
         best.keep(average, sum(found.values()))
         best.model.eval()
         calibrate(best.model, back)
@@ -346,7 +395,7 @@ def train(args: argparse.Namespace) -> None:
         model.train()
         one = draw(pool, np.random.default_rng((args.seed, 3, trainer.step)))
         parts = loss_of(model, one)
-        loss = STRENGTH * parts["strength"] + KIND * parts["kind"] + CALM * parts["calm"]
+        loss = STRENGTH * parts["strength"] + KIND * parts["kind"] + STEADY * parts["steady"]
         minimise(loss, optimiser, model.parameters())
         if (trainer.step + 1) % RENEWAL == 0:
             pool.renew()

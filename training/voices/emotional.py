@@ -1,13 +1,15 @@
-"""Lines of dialogue with emotions, and espeak-ng speaking them with emotional prosody.
+"""Lines of dialogue with emotions, spoken by espeak-ng and by voices built from recordings with emotional prosody.
 
-It teaches `stages.audio2expression`. No recordings are involved. How a voice changes with an emotion is in the table
-`RULES`, with its sources. Synthetic speech teaches how much a voice is excited, and hardly whether it is pleased.
+It teaches `stages.audio2expression`. How a voice changes with an emotion is in the table `RULES`, with its sources.
+Synthetic speech teaches how much a voice is excited, and hardly whether it is pleased. In calm scenes, nobody is
+excited, whatever is said: so speak most people.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +20,12 @@ from scipy.signal import butter, sosfilt
 from inference.contract.emotion import NEUTRAL
 from inference.contract.expression import EMOTIONS
 
+from . import recorded
 from .rooms import with_room
 from .speech import RATE, VARIANTS, Take, Voice, augment, coloured_noise, random_voice, speak
 
-LINES, HELD_OUT_LINES, HELD_OUT_LINES_2 = (
-    Path(__file__).parents[1] / f"lines{name}.txt" for name in ("", "_held_out", "_held_out_2")
+LINES, HELD_OUT_LINES, HELD_OUT_LINES_2, HELD_OUT_LINES_3 = (
+    Path(__file__).parents[1] / f"lines{name}.txt" for name in ("", "_held_out", "_held_out_2", "_held_out_3")
 )
 WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abcdefghijklm")  # in other voices
 KINDS = (*EMOTIONS, NEUTRAL)
@@ -72,7 +75,9 @@ RULES = {
 ACTIVATION = {
     "angry": 1, "contempt": 0, "disgusted": 0, "fear": 1, "happy": 1, "sad": -1, "surprised": 1, "neutral": 0,
 }  # fmt: skip
+CALM_VARIATION = 0.5  # changes of prosody between the phrases of a calm speaker, as a share of the random ones
 SPREAD = 0.25  # deviation of each change, as a share of it; speakers differ
+SEMITONES = 1 / 6  # of a unit of espeak-ng's pitch, about
 _EFFORT = butter(1, 1500, "high", fs=RATE, output="sos")
 _BREATH = butter(1, (800, 5000), "band", fs=RATE, output="sos")
 
@@ -105,32 +110,39 @@ class Scene:
     voiced: tuple[tuple[str, float] | None, ...]
 
 
+Say = Callable[[str, Prosody, float], Take]  # a text with a share of a change of prosody
+
+
 def scene(
     rng: np.random.Generator,
     chosen: list[Line],
     *,
     variants: tuple[str, ...] = VARIANTS,
+    voices: tuple[recorded.RecordedVoice, ...] = (),
     contradiction: float = 0.25,
     random: float = 0.25,
+    calm: bool = False,
     clean: bool = False,
 ) -> Scene:
     """One speaker says the lines, with pauses between them.
 
-    contradiction: share of lines that are spoken as another emotion. random: share spoken with random prosody. clean:
-    leaves out room, microphone and noise.
+    variants: of espeak-ng. voices: built from recordings; one of them speaks instead, if there are any.
+    contradiction: share of lines that are spoken as another emotion. random: share spoken with random prosody.
+    calm: all lines are spoken as neutral, with the usual variation of a speaker. clean: leaves out room, microphone and
+    noise.
     """
-    usual = replace(random_voice(rng, "en-us", variants), speed=int(rng.integers(140, 190)), word_gap=0)
-    usual = replace(usual, pitch=int(rng.integers(25, 65)), pitch_range=int(rng.integers(35, 65)))
-    tract = float(rng.uniform(0.88, 1.16))
+    say = _recorded_speaker(rng, voices) if voices else _espeak_speaker(rng, variants)
     parts, starts, ends, voiced, length = [np.zeros(round(RATE * 0.3), np.float32)], [], [], [], round(RATE * 0.3)
     for line in chosen:
         as_kind: tuple[str, float] | None = (line.kind, float(np.clip(line.strength + rng.normal(0, 0.12), 0, 1)))
         draw = rng.random()
-        if draw < contradiction:
+        if calm:
+            as_kind = NEUTRAL, 0.0
+        elif draw < contradiction:
             as_kind = str(rng.choice(KINDS)), float(rng.uniform(0.4, 1.0))
         elif draw < contradiction + random:
             as_kind = None
-        samples = spoken(line.text, usual, tract, as_kind, rng).samples
+        samples = _performed(line.text, say, as_kind, calm, rng)
         starts.append(length / RATE)
         ends.append((length + len(samples)) / RATE)
         pause = np.zeros(round(RATE * rng.uniform(0.3, 1.2)), np.float32)
@@ -139,16 +151,50 @@ def scene(
         voiced.append(as_kind)
     samples = np.concatenate(parts)
     if not clean:
-        samples = _recorded(samples, rng)
+        samples = _with_microphone(samples, rng)
     return Scene(samples, np.array(starts), np.array(ends), tuple(chosen), tuple(voiced))
 
 
-def spoken(text: str, usual: Voice, tract: float, kind: tuple[str, float] | None, rng: np.random.Generator) -> Take:
-    """A text as a voice says it with an emotion (kind, strength), or with random prosody for None."""
-    if kind is None:
+def _espeak_speaker(rng: np.random.Generator, variants: tuple[str, ...]) -> Say:
+    usual = replace(random_voice(rng, "en-us", variants), speed=int(rng.integers(140, 190)), word_gap=0)
+    usual = replace(usual, pitch=int(rng.integers(25, 65)), pitch_range=int(rng.integers(35, 65)))
+    return partial(_by_espeak, usual, float(rng.uniform(0.88, 1.16)))
+
+
+def _by_espeak(usual: Voice, tract: float, text: str, change: Prosody, strength: float) -> Take:
+    voice = replace(
+        usual,
+        speed=int(np.clip(usual.speed * change.speed**strength, 80, 320)),
+        pitch=int(np.clip(usual.pitch + strength * change.pitch, 0, 99)),
+        pitch_range=int(np.clip(usual.pitch_range + strength * change.pitch_range, 0, 99)),
+    )
+    return speak(text, voice, tract)
+
+
+def _recorded_speaker(rng: np.random.Generator, voices: tuple[recorded.RecordedVoice, ...]) -> Say:
+    voice = voices[int(rng.integers(len(voices)))]
+    usual = recorded.Manner(rng.uniform(0.85, 1.25), 2 ** rng.uniform(-0.3, 0.4), rng.uniform(0.5, 2.0))
+    return partial(_by_recorded, voice, usual, float(rng.uniform(0.88, 1.16)))
+
+
+def _by_recorded(
+    voice: recorded.RecordedVoice, usual: recorded.Manner, tract: float, text: str, change: Prosody, strength: float
+) -> Take:
+    manner = recorded.Manner(
+        float(np.clip(usual.stretch / change.speed**strength, 0.5, 2.5)),
+        usual.pitch * 2 ** (strength * change.pitch * SEMITONES / 12),
+        float(np.clip(usual.range * (1 + strength * change.pitch_range / 50), 0.2, 4.0)),
+    )
+    return recorded.speak(text, voice, manner, tract)
+
+
+def _performed(text: str, say: Say, kind: tuple[str, float] | None, calm: bool, rng: np.random.Generator) -> np.ndarray:
+    """A text as it is said with an emotion (kind, strength), or with random prosody for None."""
+    if calm or kind is None:
+        size = CALM_VARIATION if calm else 1.0
         change = RULES[NEUTRAL]._replace(
-            pitch=rng.normal(0, 10), pitch_range=rng.normal(0, 15), speed=np.exp(rng.normal(0, 0.12)),
-            level=rng.normal(0, 3), tilt=rng.normal(0, 2),
+            pitch=rng.normal(0, 10 * size), pitch_range=rng.normal(0, 15 * size),
+            speed=np.exp(rng.normal(0, 0.12 * size)), level=rng.normal(0, 3 * size), tilt=rng.normal(0, 2 * size),
         )  # fmt: skip
         strength = 1.0
     else:
@@ -159,13 +205,7 @@ def spoken(text: str, usual: Voice, tract: float, kind: tuple[str, float] | None
             pitch=rule.pitch * own[0], pitch_range=rule.pitch_range * own[1], speed=rule.speed ** own[2],
             level=rule.level * own[3], tilt=rule.tilt * own[4],
         )  # fmt: skip
-    voice = replace(
-        usual,
-        speed=int(np.clip(usual.speed * change.speed**strength, 80, 320)),
-        pitch=int(np.clip(usual.pitch + strength * change.pitch, 0, 99)),
-        pitch_range=int(np.clip(usual.pitch_range + strength * change.pitch_range, 0, 99)),
-    )
-    made = speak(text, voice, tract)
+    made = say(text, change, strength)
     samples = made.samples.astype(np.float64)
     samples += (10 ** (strength * change.tilt / 20) - 1) * sosfilt(_EFFORT, samples)
     if change.breath:
@@ -176,7 +216,7 @@ def spoken(text: str, usual: Voice, tract: float, kind: tuple[str, float] | None
         time = np.arange(len(samples)) / RATE
         samples *= 1 + strength * change.tremor * np.sin(2 * np.pi * 7 * time + rng.uniform(0, 6))
     samples *= 10 ** ((strength * change.level + _emphasis(len(samples), rng)) / 20)
-    return replace(made, samples=samples.astype(np.float32))
+    return samples.astype(np.float32)
 
 
 def _emphasis(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -185,7 +225,7 @@ def _emphasis(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.interp(np.arange(count) / 800, np.arange(len(rows)), gaussian_filter1d(rows, 1.5))
 
 
-def _recorded(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _with_microphone(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The samples in a room, by a microphone, or as they are."""
     draw = rng.random()
     if draw < 0.3:
