@@ -151,10 +151,12 @@ def run(args: argparse.Namespace) -> None:
     if args.audio2pose:
         put(AUDIO2POSE_PREFIX, with_nods(best_weights(args.audio2pose, AUDIO2POSE_PREFIX), *args.nods))
     if args.audio2expression:
-        put(AUDIO2EXPRESSION_PREFIX, best_weights(args.audio2expression, AUDIO2EXPRESSION_PREFIX))
+        weights = best_weights(args.audio2expression, AUDIO2EXPRESSION_PREFIX)
+        weights["kinds.bias"] = weights["kinds.bias"] + args.neutral * np.eye(len(weights["kinds.bias"]))[-1]
+        put(AUDIO2EXPRESSION_PREFIX, weights)
     if args.voice_alone:
-        weights = network_of(load_bank(args.voice_alone)).for_voices()
-        put(f"{AUDIO2EXPRESSION_PREFIX}alone.", {name: part.numpy() for name, part in weights.items()})
+        alone = network_of(load_bank(args.voice_alone)).for_voices()
+        put(f"{AUDIO2EXPRESSION_PREFIX}alone.", {name: part.numpy() for name, part in alone.items()})
     if args.refiner:  # its own reading network is untrained, see `training.stages.refiner`
         refiner = {name: part for name, part in averaged(args.refiner).items() if not name.startswith("reading.")}
         kept = {name: part for name, part in tensors.items() if name.startswith(READING_PREFIX)}
@@ -190,6 +192,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--audio2expression", type=Path, help="checkpoint of the audio2expression stage, or a bank with its network"
     )
+    parser.add_argument(
+        "--neutral", type=float, default=0.0, metavar="X",
+        help="added to the logit of neutral of --audio2expression: fewer neutral lines get an emotion (default 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--voice-alone", type=Path, help="bank whose Audio2Expression judges sounds without any words from now on"
     )

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from inference.contract.bank import (
     AUDIO_PREFIX,
+    STARTER,
     load_bank,
 )
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
@@ -88,3 +89,13 @@ def test_a_refiner_without_a_reading_is_refused(checkpoints: Path, tmp_path: Pat
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="--generator"):
         command(["export", "--out", str(tmp_path / "bank.safetensors")])
+
+
+def test_neutral_can_be_made_likelier(tmp_path: Path) -> None:
+    out = tmp_path / "bank.safetensors"
+    command(
+        ["export", "--bank", str(STARTER), "--audio2expression", str(STARTER), "--neutral", "0.5", "--out", str(out)]
+    )
+    name = "audio2expression.kinds.bias"
+    change = load_bank(out).tensors[name] - load_bank(STARTER).tensors[name]
+    np.testing.assert_allclose(change.astype(np.float32), [*[0.0] * 7, 0.5], atol=1e-3)
