@@ -17,7 +17,8 @@ _LEVELS = 3  # of reduced textures
 _SURE = 0.5  # share of a pixel that must be teeth for it to be taken over
 # Difference of tone and of colour, in logarithms, at which a pixel is no longer taken for teeth.
 _TONE, _TINT = 0.8, 0.35
-_FEW = 250.0  # texels: fewer own teeth, a few teeth's, are not used
+_FEW = 250.0  # texels: fewer own teeth, a few teeth's, only give their tone
+_TOO_FEW = 80.0  # texels: fewer own teeth give nothing
 _OWN_TONE = 0.4  # largest logarithm by which the tone of own teeth differs from the texture's
 _SPREAD = 1.2  # texels: sigma of the points that are taken over
 # The tongues of the rendered heads are lighter and redder than those of photographs: factors of their colours.
@@ -91,7 +92,7 @@ class TeethTexture:
             share = (np.log(levels / behind) * rest[..., None]).sum((0, 1)) / rest.sum()
             mouth = np.exp(np.clip(share, *_OWN_MOUTH))
         amount = sum(filled.sum() for _, filled in found)
-        if amount < _FEW:
+        if amount < _TOO_FEW:
             return TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in self._strips]), mouth)
         rows = list(zip(found, self._strips, strict=True))
         tone = sum(((own - base[..., :3]) * filled[..., None]).sum((0, 1)) for (own, filled), base in rows) / amount
@@ -99,7 +100,8 @@ class TeethTexture:
         result = []
         for (own, filled), base in rows:
             colour = base[..., :3] + tone
-            colour += (own - colour) * filled[..., None]
+            if amount >= _FEW:
+                colour += (own - colour) * filled[..., None]
             result.append(np.dstack([colour, base[..., 3]]).transpose(2, 0, 1))
         return TeethTexture(np.stack(result), mouth)
 

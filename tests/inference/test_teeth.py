@@ -98,6 +98,19 @@ def test_the_tone_of_own_teeth_applies_to_hidden_ones() -> None:
     assert np.abs(over[140:370, 140:370].astype(int) - [150, 140, 120]).mean() < 6
 
 
+def test_a_few_own_teeth_give_only_their_tone() -> None:
+    """Otherwise a single tooth differs from those beside it."""
+    plain, shown = strips(1) * 0 + np.array([0, 0, 0, 1], np.float32)[:, None, None], planes()
+    shown[..., MASKS - 1] = -20.0
+    shown[30:34, 34:38, MASKS - 1] = 20.0
+    yellow = np.tile(np.array([150, 140, 120], np.uint8), (512, 512, 1))
+    striped = yellow.copy()
+    striped[:, 250::4] -= 12
+    over = drawn(TeethTexture(plain).of_source(striped, TO_PICTURE, shown), planes())[150:360, 150:360].astype(int)
+    assert np.ptp(over.reshape(-1, 3), axis=0).max() <= 1, "all teeth are alike"
+    assert over[0, 0, 0] - over[0, 0, 2] > 15, "and yellow"
+
+
 def test_a_black_and_white_source_gets_grey_gums_and_mouth() -> None:
     gums = strips(1) * 0 + np.array([0, -1, -1, 1], np.float32)[:, None, None]
     grey, red = (np.tile(np.array(colour, np.uint8), (512, 512, 1)) for colour in ((120, 120, 120), (170, 110, 90)))
