@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import exchanges, field, motion_pool, with_lips_moved
+from training.footage.motion import exchanges, field, kept_frames, motion_pool, with_lips_moved
 from training.footage.takes import (
     EYES,
     LIPS,
@@ -114,14 +114,14 @@ def test_exchanging_equal_mouths_leaves_the_known_motion(footage: Footage) -> No
     """Frames of one take, and a portrait whose head stays where it is."""
     rng, lips = np.random.default_rng(0), np.zeros((len(footage), 6, 2), np.float32)
     pool, chosen = motion_pool(footage, 4, 2, rng), np.array([0, 2, 3])
-    known = exchanges(footage, lips, pool, chosen, rng, portraits=0.0, foreign=0.0)
+    known = exchanges(footage, lips, kept_frames(footage, pool, chosen, rng, 0.0), rng, foreign=0.0)
     assert (footage.clip[known.other] == footage.clip[pool.source_rows[chosen]]).all()
     for row, number in enumerate(chosen):
-        which = list(pool.driven_rows[number]).index(known.kept[row])
+        which = list(pool.driven_rows[number]).index(known.kept.frames[row])
         torch.testing.assert_close(known.tracks.driving[row], pool.driven[2 * number + which].float())
         torch.testing.assert_close(known.tracks.source[row], pool.source[2 * number + which].float())
-    portrait = exchanges(footage, lips, pool, chosen, rng, portraits=1.0)
-    assert (portrait.kept == pool.source_rows[chosen]).all()
+    portrait = exchanges(footage, lips, kept_frames(footage, pool, chosen, rng, 1.0), rng)
+    assert (portrait.kept.frames == pool.source_rows[chosen]).all()
     torch.testing.assert_close(portrait.tracks.driving, portrait.tracks.source)
 
 
@@ -129,9 +129,9 @@ def test_an_exchanged_mouth_opens_as_the_other_frame(footage: Footage) -> None:
     rng = np.random.default_rng(0)
     local = in_head_frame(footage.points)[:, LIPS]
     pool = motion_pool(footage, 40, 2, rng)
-    found = exchanges(footage, local, pool, np.arange(40), rng, portraits=1.0, foreign=0.0)
-    opened = mouth_opening(footage.points[found.other]) - mouth_opening(footage.points[found.kept])
+    found = exchanges(footage, local, kept_frames(footage, pool, np.arange(40), rng, 1.0), rng, foreign=0.0)
+    opened = mouth_opening(footage.points[found.other]) - mouth_opening(footage.points[found.kept.frames])
     moved = found.tracks.driving - found.tracks.source
-    lip = torch.from_numpy(footage.points[found.kept, 6])
+    lip = torch.from_numpy(footage.points[found.kept.frames, 6])
     nearest = (found.tracks.source - lip[:, None]).norm(dim=-1).argmin(1)
     assert np.corrcoef(moved[torch.arange(40), nearest, 1].numpy(), opened)[0, 1] > 0.8

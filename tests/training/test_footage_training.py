@@ -12,26 +12,23 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from inference.contract.bank import load_bank
+from inference.model.generator import Level
 from inference.renderer import FaceRenderer
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import motion_pool
+from training.footage.motion import Exchanges, Kept, motion_pool
+from training.heads.data import Tracks
 from training.learning.losses import total
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
-from training.stages.expression import (
-    ExpressionStep,
-    around_eyes,
-    expression_batch,
-    expression_codes,
-    trained_weights,
-    with_expression,
-)
+from training.stages.expression import ExpressionStep, expression_batch, trained_weights, with_expression
+from training.stages.expression_motion import quiet_directions
 from training.stages.finish_bank import Material, effects, emotion_presets, finish, turned_to_axes
 from training.stages.footage import Split, split_in_time, train_all
 from training.stages.mouth import Codes, explaining, learned_codes, pose_terms
 from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
-from training.stages.reenactment import stage_optimiser
+from training.stages.reenactment import difference_error, stage_optimiser
+from training.stages.upper_face import UpperFace, driving_codes, stored_upper_face
 
 from .footage_material import write_faces
 
@@ -58,13 +55,13 @@ def trained(
 ) -> tuple[argparse.Namespace, torch.nn.Module, Codes]:
     """The options, generator and codes of a run of a few steps of every phase."""
     args = options(tmp_path_factory.mktemp("work"))
-    model, teacher = train_all(args, split, lambda teacher: lambda model: {})
+    model, teacher, _ = train_all(args, split, lambda teacher, upper: lambda model: {})
     return args, model, teacher
 
 
 def test_all_stages_run_without_labels(trained: tuple[argparse.Namespace, torch.nn.Module, Codes]) -> None:
     args, model, _ = trained
-    for name, phases in (("stage0", 3), ("stage1", 1), ("stage2", 1)):
+    for name, phases in (("stage0", 3), ("stage1", 1), ("expression_motion", 1), ("expression", 1)):
         saved = torch.load(args.work / f"{name}.pt", weights_only=True)
         assert [phase["step"] for phase in saved["phases"].values()] == [STEPS] * phases
         assert np.isfinite(list(saved["running"].values())).all()
@@ -77,7 +74,7 @@ def test_a_finished_run_is_not_trained_again(
 ) -> None:
     args, model, _ = trained
     before = (args.work / "stage1.pt").read_bytes()
-    again, _ = train_all(args, split, lambda teacher: lambda model: {})
+    again, *_ = train_all(args, split, lambda teacher, upper: lambda model: {})
     assert (args.work / "stage1.pt").read_bytes() == before
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
@@ -103,6 +100,7 @@ def test_no_pose_is_further_than_the_limit(split: Split) -> None:
 
 def test_the_bank_opens_and_says_where_it_comes_from(
     trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
+    upper: UpperFace,
     split: Split,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +108,7 @@ def test_the_bank_opens_and_says_where_it_comes_from(
     _, model, teacher = trained
     out = tmp_path / "mine.safetensors"
     monkeypatch.setattr("training.stages.finish_bank.named", lambda bank, *measured: bank.coefficients)
-    finish(copy.deepcopy(model), teacher, split, out, Material("Made from: a.mp4 (12345678)"), faces=2)
+    finish(copy.deepcopy(model), teacher, upper, split, out, Material("Made from: a.mp4 (12345678)"), faces=2)
     bank = load_bank(out)
     assert bank.licence == "yours; made from your footage"
     assert bank.origin == "Made from: a.mp4 (12345678)"
@@ -148,36 +146,76 @@ def test_axes_are_turned_without_changing_the_picture(
         assert (size[columns].diff() <= 1e-5).all()
 
 
-def test_stage_2_starts_as_stage_1(trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split) -> None:
-    """At step 0 the picture is that of stage 1, only the expression's weights train, and gradients reach them."""
-    args, _, teacher = trained
-    saved = torch.load(args.work / "stage1.pt", weights_only=True)["average"]
+@pytest.fixture(scope="module")
+def upper(trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split) -> UpperFace:
+    return stored_upper_face(trained[0].work / "upper_face.pt", split.trained)
+
+
+@pytest.fixture
+def widened(trained: tuple[argparse.Namespace, torch.nn.Module, Codes]) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Stage 1's generator, and the same with an expression bank."""
+    saved = torch.load(trained[0].work / "stage1.pt", weights_only=True)["average"]
     model = type(trained[1])(type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2]))
     model.load_state_dict(saved)
-    larger = with_expression(model)
+    return model, with_expression(model)
+
+
+def test_an_expression_bank_changes_nothing_at_first(
+    widened: tuple[torch.nn.Module, torch.nn.Module], split: Split
+) -> None:
+    model, larger = widened
     pictures = split.trained.pictures(np.arange(4), 32)
     alpha = torch.randn(4, 26)
     with torch.no_grad():
         read = larger.coefficients(larger.enc(pictures)[0])[:, 26:]
         before, after = model(pictures, alpha), larger(pictures, torch.cat([alpha, read], 1))
     assert (before - after).abs().max() < 4e-6, "rounding of the basis, whose QR has more columns"
+
+
+def test_a_portrait_is_at_its_usual_expression(widened: tuple[torch.nn.Module, torch.nn.Module], split: Split) -> None:
+    """The encoder leaves the expression's directions alone, and who somebody is stays in the latent."""
+    model, larger = widened
+    quiet_directions(larger, split.trained, np.arange(len(split.trained)))
+    pictures = split.trained.pictures(np.arange(8), 32)
+    with torch.no_grad():
+        before, after = model.enc(pictures)[0], larger.enc(pictures)[0]
+        used = after @ larger.basis()
+    assert used[:, 26:].abs().max() < 1e-3 * used.abs().max()
+    assert (before - after).norm() < 0.3 * before.norm()
+
+
+def test_an_exchange_is_compared_with_the_kept_frame_alone() -> None:
+    """An error that both drawings share costs nothing; a motion that is missing costs its length."""
+    at = torch.rand(1, 50, 2) * 0.6 - 0.3
+    moved = at + torch.tensor([0.1, 0.0])
+    kept = Kept(np.array([0]), at, at)
+    exchange = Exchanges(kept, np.array([1]), Tracks(at, moved, torch.ones(1, 50)))
+    wrong = torch.full((1, 3, 32, 32), 0.3)  # of what the kept frame shows, everywhere
+    right = torch.atanh(torch.tanh(wrong) - torch.tensor([0.1, 0.0, 0.0])[None, :, None, None])
+    levels = [Level(*(flow if name == "flow" else flow[:, :0] for name in Level._fields)) for flow in (wrong, right)]
+    stretch = 32 / 31  # see `warp_grid`
+    assert difference_error([levels[1]], [levels[0]], exchange) < 0.1 * (stretch - 1.0) + 1e-5
+    assert difference_error([levels[0]], [levels[0]], exchange).item() == pytest.approx(0.1 * stretch, rel=1e-3)
+
+
+def test_stage_2_trains_the_expressions_weights_alone(
+    trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
+    widened: tuple[torch.nn.Module, torch.nn.Module],
+    upper: UpperFace,
+    split: Split,
+) -> None:
+    larger = widened[1]
     chosen = [weight for group in trained_weights(larger) for weight in group["params"]]
-    codes, wanted = torch.from_numpy(teacher.both(split.trained)), torch.from_numpy(expression_codes(split.trained))
+    codes = torch.from_numpy(driving_codes(trained[2], upper, split.trained))
     rng = np.random.default_rng(0)
     pool = motion_pool(split.trained, 4, 2, rng)
-    batch = expression_batch(split.trained, codes, wanted, 32, 2, rng, torch.zeros(0, 36), pool)
+    batch = expression_batch(split.trained, codes, 32, 2, rng, torch.zeros(0, 36), pool)
     losses = ExpressionStep(larger)(batch)
     weights = {"picture": 1.0, "see": 0.1, "flow": 1.0}
     total({name: losses[name] for name in weights}, weights).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
-    assert all(weight.grad is None for name, weight in larger.named_parameters() if name.startswith(("enc.", "lip_fc")))
-
-
-def test_flow_of_the_expression_is_compared_around_the_eyes(split: Split) -> None:
-    points = split.trained.points[:5]
-    near = around_eyes(points, torch.from_numpy(points))
-    assert (near[:, :2] == 1.0).all()
-    assert (near[:, 3:] == 0.0).all(), "mouth and chin"
+    others = {name for name, weight in larger.named_parameters() if weight.grad is not None}
+    assert all(name.startswith(("exp_fc.", "dec.fine")) for name in others)
 
 
 def test_cross_reconstruction_reaches_both_heads_and_falls(

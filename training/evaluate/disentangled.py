@@ -29,6 +29,7 @@ from ..stages.footage import split_in_time
 from ..stages.mouth import Codes, learned_codes
 from ..stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
 from ..stages.reenactment import GAIN, anchored, latents, self_figures
+from ..stages.upper_face import UpperFace, stored_upper_face
 from ..units import NAMES
 from .motion import OWN, REST, camera_part
 from .on_clips import CLIP_GOALS, clip_figures
@@ -46,6 +47,7 @@ SPEECH_UNITS = (
     "mouthClose", "mouthFunnel", "mouthPucker", "mouthRollLower", "mouthRollUpper", "mouthLowerDown", "mouthUpperUp",
     "mouthStretch", "mouthPress", "mouthDimple",
 )  # fmt: skip
+STAGES = ("stage0", "stage1", "expression_motion", "expression")  # names of the checkpoints
 RIDGE = 0.01
 CHANGED = 4.0 / 127.5  # difference of two true pictures from which a pixel counts as changed by an exchange
 # Goal of each figure, by its name in the report; "at least" for all of them.
@@ -314,20 +316,27 @@ def exchange_figures(
     return {name: round(value, 4) for name, value in result.items()}
 
 
-def gate_figures(model: Generator, truth: Truth, teacher: Codes | None, *, known: bool = False) -> dict[str, float]:
-    """`exchange_figures` of a generator that is driven by the teacher's codes, plus its own for an expression bank.
+def gate_figures(
+    model: Generator, truth: Truth, teacher: Codes | None, upper: UpperFace | None = None, *, known: bool = False
+) -> dict[str, float]:
+    """`exchange_figures` of a generator that is driven by the codes that are learned without labels.
 
-    teacher: None to drive it by the codes of its own heads alone. known: see `exchange_figures`.
+    teacher, upper: None to drive it by its own heads' codes of mouth and pose, and of an expression bank. known: see
+    `exchange_figures`.
     """
     alpha = head_codes(model, truth.heldout)
     if teacher is not None:
         taught = teacher.both(truth.heldout) * GAIN
-        alpha = np.concatenate([taught, alpha[:, taught.shape[1] :]], 1)
+        alpha[:, : taught.shape[1]] = taught
+    if upper is not None and "exp" in model.config.bank_slices:
+        alpha[:, model.config.bank_slices["exp"]] = upper.codes(truth.heldout) * GAIN
     return exchange_figures(model, truth, alpha, list(model.config.bank_slices), known=known)
 
 
-def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, dict[str, float]]:
-    """Readouts of every bank's code, from the teacher and from the generator's heads."""
+def code_figures(
+    model: Generator, truth: Truth, teacher: Codes, upper: UpperFace | None = None
+) -> dict[str, dict[str, float]]:
+    """Readouts of every bank's code: from the code that drives the decoder, and from the generator's heads."""
     heads = [head_codes(model, part) for part in (truth.trained, truth.heldout)]
     taught = [teacher.both(part) for part in (truth.trained, truth.heldout)]
     result = {}
@@ -335,6 +344,8 @@ def code_figures(model: Generator, truth: Truth, teacher: Codes) -> dict[str, di
         result[f"{bank}_head"] = readouts(truth, heads[0][:, columns], heads[1][:, columns])
         if columns.stop <= taught[0].shape[1]:
             result[f"{bank}_teacher"] = readouts(truth, taught[0][:, columns], taught[1][:, columns])
+        elif upper is not None and bank == "exp":
+            result["exp_teacher"] = readouts(truth, upper.codes(truth.trained), upper.codes(truth.heldout))
     return {name: {key: round(value, 3) for key, value in part.items()} for name, part in result.items()}
 
 
@@ -358,7 +369,7 @@ def head_codes(model: Generator, footage: Footage) -> np.ndarray:
 def averages(work: Path) -> dict[str, tuple[Generator, dict[str, int]]]:
     """The averaged generator of each stage in `work`, and its steps by phase."""
     found = {}
-    for stage in ("stage0", "stage1", "stage2"):
+    for stage in STAGES:
         path = work / f"{stage}.pt"
         if path.exists():
             saved = torch.load(path, weights_only=True)
@@ -371,18 +382,20 @@ def averages(work: Path) -> dict[str, tuple[Generator, dict[str, int]]]:
 def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dict[str, Any]]:
     """Figures of every checkpoint of `python -m training footage --heads` in `work`, by stage."""
     rng = np.random.default_rng(0)
-    teacher = learned_codes(HeadsAsFootage(folder, 0, first), work / "mouth.pt", rng)
+    footage = HeadsAsFootage(folder, 0, first)
+    teacher = learned_codes(footage, work / "mouth.pt", rng)
+    upper = stored_upper_face(work / "upper_face.pt", footage)
     truths = {
         "exchange": Truth(folder, first, people=people),
         "portrait": Truth(folder, first, people=people, portraits=True),
     }
     result: dict[str, dict[str, Any]] = {}
     for stage, (model, steps) in averages(work).items():
-        result[stage] = {name: gate_figures(model, truth, teacher) for name, truth in truths.items()}
-        result[stage]["known"] = gate_figures(model, truths["exchange"], teacher, known=True)
+        result[stage] = {name: gate_figures(model, truth, teacher, upper) for name, truth in truths.items()}
+        result[stage]["known"] = gate_figures(model, truths["exchange"], teacher, upper, known=True)
         result[stage]["heads"] = gate_figures(model, truths["exchange"], None)
         result[stage]["reconstruction"] = reconstruction_figures(model, truths["exchange"].heldout, teacher)
-        result[stage]["code"] = code_figures(model, truths["exchange"], teacher)
+        result[stage]["code"] = code_figures(model, truths["exchange"], teacher, upper)
         result[stage]["steps"] = steps
     return result
 

@@ -30,6 +30,7 @@ LOOSE_LIPS = 0.1  # of the thin plates of a motion of the lips alone
 MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
 MOUTH_EXTENT, FACE_EXTENT = (1.5, 1.3), (2.4, 2.9)
 FACE_CENTRE = 0.55  # eye distances below the eyes
+UPPER_EXTENT, UPPER_CENTRE = (2.2, 1.3), -0.2  # the window of brows and lids; its centre is above the eyes
 
 
 @dataclass(frozen=True)
@@ -50,45 +51,63 @@ class MotionPool:
 
 
 @dataclass(frozen=True)
-class Exchanges:
-    """E pairs of frames whose mouths are exchanged in thought, and the motion that this must give."""
+class Kept:
+    """E frames that keep their head when a code is exchanged, with P positions in each; in picture coordinates."""
 
-    kept: np.ndarray  # (E,) frames that give the head
-    other: np.ndarray  # (E,) frames that give the mouth
+    frames: np.ndarray  # (E,)
+    at: torch.Tensor  # (E, P, 2)
+    source: torch.Tensor  # (E, P, 2) the same positions in the source
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """E pairs of frames whose mouths, or upper faces, are exchanged in thought, and the motion that this must give."""
+
+    kept: Kept
+    other: np.ndarray  # (E,) frames that give the mouth, or brows and lids
     tracks: Tracks
 
 
-def exchanges(
-    footage: Footage, lips: np.ndarray, pool: MotionPool, chosen: np.ndarray, rng: np.random.Generator,
-    *, portraits: float = 0.3, foreign: float = 0.5,
-) -> Exchanges:  # fmt: skip
-    """One exchange for each chosen source (s,): the motion of a driven frame with the mouth of another frame.
-
-    No picture of such a frame exists, but its motion follows from points: the head's from the driven frame, and that of
-    the lips from the difference of `lips` (N, 6, 2), see `stages.mouth.Codes.lips_moved`.
-
-    portraits: share of exchanges whose head is the source's own. foreign: share of mouths of other takes.
-    """
-    kept, other = np.empty_like(chosen), np.empty_like(chosen)
-    before, after = np.empty((2, len(chosen), POOLED, 2), np.float32)
+def kept_frames(
+    footage: Footage, pool: MotionPool, chosen: np.ndarray, rng: np.random.Generator, portraits: float = 0.3
+) -> Kept:
+    """One driven frame of each chosen source (s,), or by the share `portraits` the source itself."""
+    frames = np.empty_like(chosen)
+    source, at = np.empty((2, len(chosen), POOLED, 2), np.float32)
     drivings = pool.driven_rows.shape[1]
     for row, number in enumerate(chosen):
-        which, own = int(rng.integers(drivings)), rng.random() < portraits
-        source, driven = pool.source_rows[number], pool.driven_rows[number, which]
-        take = np.flatnonzero(footage.clip == footage.clip[source])
-        kept[row] = source if own else driven
-        other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
-        if own:
-            at = sample_points(footage.points[source], rng.random((POOLED, 2)) - 0.5)
-            before[row] = at
+        which = int(rng.integers(drivings))
+        if rng.random() < portraits:
+            frames[row] = pool.source_rows[number]
+            at[row] = source[row] = sample_points(footage.points[frames[row]], rng.random((POOLED, 2)) - 0.5)
         else:
-            pair = number * drivings + which
-            at, before[row] = pool.driven[pair].numpy().astype(np.float64), pool.source[pair].numpy()
-        points = footage.points[kept[row]].astype(np.float64)
-        after[row] = with_lips_moved(points, lips[other[row]] - lips[kept[row]], at)
-    start, end = torch.from_numpy(before), torch.from_numpy(after)
-    inside = (start.abs().amax(-1) < 1.0) & (end.abs().amax(-1) < 1.0)
-    return Exchanges(kept, other, Tracks(start, end, inside.float()))
+            frames[row], pair = pool.driven_rows[number, which], number * drivings + which
+            at[row], source[row] = pool.driven[pair].numpy(), pool.source[pair].numpy()
+    return Kept(frames, torch.from_numpy(at), torch.from_numpy(source))
+
+
+def exchanges(
+    footage: Footage, moved: np.ndarray, kept: Kept, rng: np.random.Generator,
+    *, upper: bool = False, foreign: float = 0.5,
+) -> Exchanges:  # fmt: skip
+    """One exchange for each kept frame: its motion with the mouth of another frame.
+
+    No picture of such a frame exists, but its motion follows from points: the head's from the kept frame, and that of
+    the lips from the difference of `moved` (N, 6, 2), see `stages.mouth.Codes.lips_moved`.
+
+    upper: exchange brows and lids in the place of the mouth; then `moved` is that of `stages.upper_face.UpperFace`.
+    foreign: share of mouths of other takes.
+    """
+    carried, other = with_upper_face_moved if upper else with_lips_moved, np.empty_like(kept.frames)
+    after = np.empty(kept.at.shape, np.float32)
+    for row, frame in enumerate(kept.frames):
+        take = np.flatnonzero(footage.clip == footage.clip[frame])
+        other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
+        at, points = kept.at[row].numpy().astype(np.float64), footage.points[frame].astype(np.float64)
+        after[row] = carried(points, moved[other[row]] - moved[frame], at)
+    end = torch.from_numpy(after)
+    inside = (kept.source.abs().amax(-1) < 1.0) & (end.abs().amax(-1) < 1.0)
+    return Exchanges(kept, other, Tracks(kept.source, end, inside.float()))
 
 
 def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
@@ -140,6 +159,24 @@ def with_lips_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray) -> np
     after = before.copy()
     after[LIPS] += moved @ turn
     return field(before, after, at, LOOSE_LIPS)
+
+
+def with_upper_face_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Where positions `at` (n, 2) of a frame are after its brows and lids have moved, with the head where it is.
+
+    points: (9, 2) of the frame. moved: (rows, columns, 2) motion in the window of UPPER_EXTENT, in eye distances in the
+    frame of the eyes; it is zero outside the window.
+    """
+    middle, axis, distance = (value[0] for value in head_frame(points[None]))
+    turn = np.array([[axis[0], axis[1]], [-axis[1], axis[0]]])  # from the frame of the eyes
+    rows, columns = moved.shape[:2]
+    local = (at - middle) @ turn.T / distance - (0.0, UPPER_CENTRE)
+    cells = ((local / UPPER_EXTENT + 0.5) * (columns, rows) - 0.5).astype(np.float32)
+    found = cv2.remap(
+        np.ascontiguousarray(moved, np.float32), np.ascontiguousarray(cells[None, :, 0]),
+        np.ascontiguousarray(cells[None, :, 1]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
+    )[0]  # fmt: skip
+    return at + (found * distance) @ turn
 
 
 def _pixels(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -40,6 +40,7 @@ LABELS = {
     "own-motion": "Learning each person's motion",
     "self": "Learning to draw",
     "mouth-pose": "Separating mouth and pose",
+    "expression-motion": "Learning to move brows and lids",
     "expression": "Learning expression",
     "person": "Tuning to the person",
     "finish": "Writing the bank",

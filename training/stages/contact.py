@@ -31,7 +31,7 @@ def contrasting_pairs(footage: Footage, count: int) -> tuple[np.ndarray, np.ndar
 
 @torch.no_grad()
 def sheet_pictures(model: Generator, footage: Footage, codes: np.ndarray | None, rows: int = ROWS) -> Tensor:
-    """(n, 6, 3, S, S) in [-1, 1], in the order of COLUMNS. codes: (N, 26) of lips and pose; None: as the model reads.
+    """(n, 6, 3, S, S) in [-1, 1], in the order of COLUMNS. codes: (N, 36) of all banks; None: as the model reads.
 
     The last three change one bank alone, from the source's codes to the truth's. Without an expression bank the last
     is the source.
@@ -43,11 +43,9 @@ def sheet_pictures(model: Generator, footage: Footage, codes: np.ndarray | None,
     if codes is None:
         start, goal = (model.coefficients(model.enc(part)[0]) for part in (shown, truth))
     else:
+        codes = codes[:, : sum(count for _, count in model.config.banks)]
         start, goal = (torch.from_numpy(codes[which]).float() * GAIN for which in (source, driven))
         latent = anchored(model, latent, start)
-    if codes is not None and "exp" in slices:
-        read = [model.exp_fc(model.fc(model.enc(part)[0])) for part in (shown, truth)]
-        start, goal = torch.cat([start, read[0]], 1), torch.cat([goal, read[1]], 1)
     tables = [goal]
     for bank in ("lip", "pose", "exp"):
         table = start.clone()

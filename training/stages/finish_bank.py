@@ -25,6 +25,7 @@ from ..footage.takes import EYES, Footage
 from .hearing import Hearing, learn_hearing
 from .mouth import Codes
 from .reenactment import GAIN, LOOK, LOOK_SPREAD
+from .upper_face import UpperFace, driving_codes
 
 LICENCE = "yours; made from your footage"
 MOST = 2000  # frames that ranges are measured on
@@ -148,6 +149,7 @@ def consent_record(consent: str, takes: Iterable[KnownTake], before: Mapping[str
 def finish(
     model: Generator,
     teacher: Codes,
+    upper: UpperFace,
     split: Split,
     out: Path,
     material: Material,
@@ -166,7 +168,7 @@ def finish(
     some = np.sort(rng.choice(len(footage), min(MOST, len(footage)), replace=False))
     look = affine(*model.fc, *model.lip_fc)  # of a window's latent, before it is turned
     read_as_drawn(model)
-    codes = codes_of(model, footage, teacher, some)
+    codes = codes_of(model, footage, teacher, upper, some)
     neutral = np.concatenate(footage.neutral) if footage.takes else some
     emotions = frames_by_emotion(footage.clip[some], material.takes) if material.takes else {}
     at_rest = np.isin(some, neutral)
@@ -188,7 +190,9 @@ def finish(
     tensors = state | look_tensors(look, axes[lips, lips])
     hearing = Hearing({}, "")
     if material.takes:
-        both = [codes_of(model, part, teacher, np.arange(len(part)))[:, lips] @ axes[lips, lips] for part in split]
+        both = [
+            codes_of(model, part, teacher, upper, np.arange(len(part)))[:, lips] @ axes[lips, lips] for part in split
+        ]
         hearing = learn_hearing(*split, *both, size[lips].numpy(), list(material.takes))
         print(hearing.sentence, "r per slider:", list(hearing.r), flush=True)
     tensors |= hearing.tensors
@@ -207,18 +211,17 @@ def finish(
 
 
 @torch.no_grad()
-def codes_of(model: Generator, footage: Footage, teacher: Codes, rows: np.ndarray) -> np.ndarray:
-    """(n, m) coefficients of frames: mouth and pose by the codes that drove the decoder, expression by its head.
+def codes_of(model: Generator, footage: Footage, teacher: Codes, upper: UpperFace, rows: np.ndarray) -> np.ndarray:
+    """(n, m) coefficients of frames by the codes that drove the decoder.
 
-    The codes of mouth and pose are placed where the bank reads the same frames on the average.
+    They are placed where the bank reads the same frames on the average.
     """
     read = []
     for part in np.array_split(rows, max(1, len(rows) // 100)):
         read.append(model.coefficients(model.enc(footage.pictures(part, model.config.size))[0]).numpy())
     found = np.concatenate(read)
-    codes = teacher.both(footage)[rows] * GAIN
-    found[:, : codes.shape[1]] = codes + (found[:, : codes.shape[1]] - codes).mean(0)
-    return found
+    codes = driving_codes(teacher, upper, footage)[rows, : found.shape[1]] * GAIN
+    return codes + (found - codes).mean(0)
 
 
 def numbered(model: Generator, codes: np.ndarray, rest: np.ndarray, size: np.ndarray) -> tuple[Coefficient, ...]:

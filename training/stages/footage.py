@@ -40,27 +40,32 @@ from ..learning.trainer import Limits, Unstable, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .expression import train_expression
+from .expression_motion import train_expression_motion
 from .finish_bank import FACES, Material, Split, finish
 from .generator import fresh
 from .mouth import Codes, learned_codes
 from .mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
 from .reenactment import footage_config, train_reenactment
 from .transfer import Start, generator_of, transfer
+from .upper_face import UpperFace, driving_codes, stored_upper_face
 
 # Shares of --minutes without those of FIRST, which are a matter of minutes, whatever the length of the training.
-SHARES = {"common-motion": 0.06, "own-motion": 0.2, "self": 0.36, "mouth-pose": 0.26, "expression": 0.12}
+SHARES = {
+    "common-motion": 0.06, "own-motion": 0.18, "self": 0.32, "mouth-pose": 0.22, "expression-motion": 0.16,
+    "expression": 0.06,
+}  # fmt: skip
 FIRST = {"mouth": (0.05, 6.0), "motion": (0.03, 3.0)}  # share of --minutes, and most minutes
 ADVISED_STEPS = 4000  # of stage 1
 PAIR_BYTES = 2e8  # of memory that a pair of stage 1 takes at 128 px
 CONSENT = "I may use these recordings"
-COPIES = 20  # of all weights in the checkpoints: averages, best states and optimisers of three stages
+COPIES = 25  # of all weights in the checkpoints: averages, best states and optimisers of four stages
 AVERAGE_POINTS = (
     (-0.3, -0.2), (0.3, -0.2), (0.0, 0.13), (-0.22, 0.4), (0.22, 0.4), (0.0, 0.33), (0.0, 0.5), (0.0, 0.4), (0.0, 0.75),
 )  # fmt: skip
 HELD_OUT = 0.15  # share of each take's time that is not trained on
 
 
-Figures = Callable[[Codes], Callable[[Generator], Mapping[str, Any]]]
+Figures = Callable[[Codes, UpperFace], Callable[[Generator], Mapping[str, Any]]]
 
 
 def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
@@ -135,11 +140,12 @@ def train_all(
     args: argparse.Namespace,
     split: Split,
     figures: Figures,
-) -> tuple[Generator, Codes]:
-    """Train or resume stages 0 to 2. figures: returns further figures for the logs, given the codes.
+) -> tuple[Generator, Codes, UpperFace]:
+    """Train or resume stages 0 to 2. figures: returns further figures for the logs, given the
+    codes of mouth and pose, and that of the upper face.
 
     Returns the generator with three banks, and the codes that it was driven by. Raises Stopped or Unstable, whose
-    `codes` are then set, if there are any.
+    `codes` are then set to both.
     """
     rng = seeded(args)
     args.work.mkdir(parents=True, exist_ok=True)
@@ -158,8 +164,9 @@ def train_all(
     teacher = learned_codes(
         split.trained, args.work / "mouth.pt", rng, steps=args.mouth_steps, minutes=planned["mouth"], at=at("mouth")
     )
-    limits, more = stage_limits(args), figures(teacher)
-    sheet, held_codes = args.work / "sheet.jpg", teacher.both(split.heldout)
+    upper = stored_upper_face(args.work / "upper_face.pt", split.trained)
+    limits, more = stage_limits(args), figures(teacher, upper)
+    sheet, held_codes = args.work / "sheet.jpg", driving_codes(teacher, upper, split.heldout)
 
     def evaluate(model: Generator) -> Mapping[str, Any]:
         if watch is not None:
@@ -183,19 +190,25 @@ def train_all(
             limits["mouth-pose"], rng, evaluate, pool=pool,
             reach=None if args.reach == "none" else args.reach, devices=devices,
         )  # fmt: skip
+        model = train_expression_motion(
+            stage_args(args, "expression_motion", sources=args.sources), model, split.trained, split.heldout, teacher,
+            upper, limits["expression-motion"], rng, evaluate, pool=pool,
+        )  # fmt: skip
         model = train_expression(
-            stage_args(args, "stage2", sources=args.sources), model, split.trained, split.heldout, teacher,
+            stage_args(args, "expression", sources=args.sources), model, split.trained, split.heldout, teacher, upper,
             limits["expression"], rng, evaluate, pool=pool, devices=devices,
         )  # fmt: skip
     except (Stopped, Unstable) as end:
-        end.codes = teacher
+        end.codes = teacher, upper
         raise
-    return model, teacher
+    return model, teacher, upper
 
 
 def can_draw(phase: str, start: str) -> bool:
     """Whether a generator that stopped in a phase of stages 0 to 2 has learned to draw pictures."""
-    return phase in ("self", "mouth-pose", "expression") or (phase == "own-motion" and start != "none")
+    return phase in ("self", "mouth-pose", "expression-motion", "expression") or (
+        phase == "own-motion" and start != "none"
+    )
 
 
 def proof_figures(args: argparse.Namespace) -> Figures:
@@ -203,7 +216,7 @@ def proof_figures(args: argparse.Namespace) -> Figures:
     from ..evaluate.disentangled import Truth, gate_figures
 
     truth = Truth(args.heads, args.train, people=args.measured)
-    return lambda teacher: lambda model: gate_figures(model, truth, teacher)
+    return lambda teacher, upper: lambda model: gate_figures(model, truth, teacher, upper)
 
 
 def check_clips(args: argparse.Namespace) -> None:
@@ -266,7 +279,7 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
     end: Stopped | Unstable | None = None
     try:
         split, material, figures = read_material(args, watch)
-        model, teacher = train_all(args, split, figures)
+        model, teacher, upper = train_all(args, split, figures)
     except (Stopped, Unstable) as ended:
         end = ended
         if end.best is None or not can_draw(end.phase, args.start):
@@ -274,9 +287,9 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
                 raise
             watch.end("stopped", "The training has stopped before it could draw. The same command goes on.")
             return
-        model, teacher = end.best, end.codes
+        model, (teacher, upper) = end.best, end.codes
     watch.at("finish", 0.0)
-    finish(model, teacher, split, args.out, material, start=args.start, licence=args.licence, faces=FACES)
+    finish(model, teacher, upper, split, args.out, material, start=args.start, licence=args.licence, faces=FACES)
     watch.wrote(args.out)
     if isinstance(end, Unstable):
         raise end
@@ -326,7 +339,7 @@ def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Materi
     )  # fmt: skip
     need_same_clips(args.work, known_takes(folder))
     known = Material(f"{origin}. {CONSENT}.", CONSENT, tuple(known_takes(folder)))
-    return split_in_time(footage), known, lambda teacher: lambda model: {}
+    return split_in_time(footage), known, lambda teacher, upper: lambda model: {}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

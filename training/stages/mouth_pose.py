@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, exchanges, similarity
+from ..footage.motion import MotionPool, exchanges, kept_frames, similarity
 from ..footage.swap import Reach, partners, swap
 from ..footage.takes import EYES, MOUTH, NOSE, Footage, window_grid
 from ..heads.data import TINT, Tracks
@@ -235,8 +235,8 @@ def track_batch(
     codes: (N, 26). lips: (N, 6, 2), see `footage.motion.exchanges`.
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
-    tracks, exchange = pool.tracks(chosen), exchanges(footage, lips, pool, chosen, rng)
-    mixed = codes[exchange.kept]
+    tracks, exchange = pool.tracks(chosen), exchanges(footage, lips, kept_frames(footage, pool, chosen, rng), rng)
+    mixed = codes[exchange.kept.frames]
     mixed[:, :CODES] = codes[exchange.other][:, :CODES]
 
     def followed(driven: Tensor, exchanged: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -32,11 +33,11 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator, Level
 from inference.model.readers.look import mouth_windows
 
-from ..footage.motion import Exchanges, MotionPool, exchanges
+from ..footage.motion import Exchanges, Kept, MotionPool, exchanges, kept_frames
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
-from ..learning.losses import FLOW_FROM, flow_error, held_flow_error, own_motion, sampling_grid, total
+from ..learning.losses import FLOW_FROM, MOST, OWN_MOTION, flow_error, held_flow_error, own_motion, sampling_grid, total
 from ..learning.optimiser import MASK_STEP, mask_rows, minimise, step_scale
 from ..learning.trainer import Limits, Trainer
 from .generator import CHANNELS, STYLE_DIM, fresh
@@ -52,6 +53,7 @@ WEIGHTS = {
     "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 10.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
 }  # fmt: skip
 LASTING_FLOW = 1.0  # share of the flow's weight that is left at the end; with 0.25 lip motion stops improving
+KEPT = "kept"  # name of the drawings of the frames that an exchange starts from
 SAME = 6.0 / 127.5  # difference up to which two pictures are the same, for the background
 HIDDEN_FROM, OPEN = 0.15, 0.75  # as in `learning.losses.hidden_error`
 
@@ -265,35 +267,64 @@ def anchored(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
     return latent - (latent @ basis + alpha) @ basis.T
 
 
-def exchanged(codes: Tensor, exchange: Exchanges, lips: slice) -> Tensor:
-    """(E, n) alpha: the kept frames' with the others' lip codes."""
-    alpha = codes[exchange.kept].clone()
-    alpha[:, lips] = codes[exchange.other][:, lips]
+def exchanged(codes: Tensor, exchange: Exchanges, bank: slice) -> Tensor:
+    """(E, n) alpha: the kept frames' with the others' codes of one bank."""
+    alpha = codes[exchange.kept.frames].clone()
+    alpha[:, bank] = codes[exchange.other][:, bank]
     return alpha * GAIN
 
 
 def drawn_with_exchanges(
-    model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor, exchange: Exchanges,
-    held: int | None = None,
-) -> tuple[list[Level], list[Level]]:  # fmt: skip
-    """The first `held` levels of the batch's S * K drawings, and those of one exchange (S,) of each source."""
+    model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor,
+    exchange: Mapping[str, Exchanges], held: int | None = None, kept: Kept | None = None,
+) -> tuple[list[Level], dict[str, list[Level]]]:  # fmt: skip
+    """The first `held` levels of the batch's S * K drawings, and by bank those of one exchange (S,) of each source.
+
+    kept: draw these frames as well; they are returned under the name KEPT.
+    """
     sources, alpha = len(batch.source), batch.alpha
-    mixed = exchanged(codes, exchange, model.config.bank_slices["lip"])
-    both = torch.cat([alpha.view(sources, -1, alpha.shape[1]), mixed[:, None]], 1)
-    begun = anchored(model, latent, batch.source_alpha)
-    true: list[Level] = []
-    other: list[Level] = []
-    for level in islice(model.levels(begun, features, both.flatten(0, 1)), held):
-        for part, chosen in ((true, slice(0, -1)), (other, slice(-1, None))):
+    more = {bank: exchanged(codes, found, model.config.bank_slices[bank]) for bank, found in exchange.items()}
+    if kept is not None:
+        more[KEPT] = codes[kept.frames] * GAIN
+    rows = torch.cat([part.view(sources, -1, alpha.shape[1]) for part in (alpha, *more.values())], 1)
+    own, begun = len(alpha) // sources, anchored(model, latent, batch.source_alpha)
+    chosen = [slice(0, own), *(slice(own + number, own + number + 1) for number in range(len(more)))]
+    drawn: list[list[Level]] = [[] for _ in chosen]
+    for level in islice(model.levels(begun, features, rows.flatten(0, 1)), held):
+        for part, which in zip(drawn, chosen, strict=True):
             part.append(Level(*(
-                value.view(sources, -1, *value.shape[1:])[:, chosen].flatten(0, 1) for value in level
+                value.view(sources, -1, *value.shape[1:])[:, which].flatten(0, 1) for value in level
             )))  # fmt: skip
-    return true, other
+    return drawn[0], dict(zip(more, drawn[1:], strict=True))
 
 
 def exchange_error(levels: list[Level], exchange: Exchanges) -> Tensor:
-    """`held_flow_error` of drawings with exchanged lip codes, whose motion is composed from points."""
+    """`held_flow_error` of drawings with exchanged codes of one bank, whose motion is composed."""
     return held_flow_error(levels, exchange.tracks, torch.ones(exchange.tracks.source.shape[1]))
+
+
+def moving_weight(exchange: Exchanges) -> Tensor:
+    """(E, P) weights: 1 for positions that an exchange leaves where they are, up to MOST for those that it moves."""
+    moved = (exchange.tracks.driving - exchange.kept.at).norm(dim=-1)
+    return exchange.tracks.visible * (1.0 + moved / OWN_MOTION).clamp(max=MOST)
+
+
+def difference_error(levels: list[Level], kept: list[Level], exchange: Exchanges) -> Tensor:
+    """Mean distance, in half widths, of what an exchange must move from where it moves it, against the kept frame.
+
+    levels, kept: drawings with and without the exchange. What the kept drawing shows at a position must be shown at the
+    moved position after the exchange: an error that both drawings share does not count, however small the motion is.
+    """
+    after, at, weight, errors = exchange.tracks.driving, exchange.kept.at, moving_weight(exchange), []
+    for mixed, own in zip(levels, kept, strict=True):
+        if mixed.flow.shape[-1] >= FLOW_FROM:
+            shown, wanted = (
+                F.grid_sample(sampling_grid(part.flow), place[:, None], padding_mode="border", align_corners=False)
+                for part, place in ((mixed, after), (own, at))
+            )
+            distance = (shown - wanted.detach()).abs().sum(1)[:, 0]
+            errors.append((distance * weight).sum() / weight.sum().clamp(min=1.0))
+    return torch.stack(errors).mean()
 
 
 def joined(one: Tracks, other: Tracks) -> Tracks:
@@ -407,23 +438,26 @@ def train_reenactment(
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
         batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
         tracks = pool.tracks(chosen)
-        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
+        exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         latent, features = model.enc(batch.source)
-        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, exchange)
+        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, {"lip": exchange})
         losses = drawing_losses(levels, batch, footage)
         losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
-        losses["exchange"] = exchange_error(mixed, exchange)
+        losses["exchange"] = exchange_error(mixed["lip"], exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         weights = WEIGHTS | {"flow": WEIGHTS["flow"] * (1.0 - (1.0 - LASTING_FLOW) * progress)}
         loss = total(losses, weights)
-        _step(model, loss, drawing)
+        with with_larger_mask_steps(model):
+            minimise(loss, drawing, model.parameters())
         trainer.note(losses | {"loss": loss})
     return average
 
 
-def _step(model: Generator, loss: Tensor, optimiser: torch.optim.Adam) -> None:
+@contextmanager
+def with_larger_mask_steps(model: Generator) -> Iterator[None]:
+    """Make the step that is taken in this block MASK_STEP times larger for the rows of the blend masks."""
     before = [row.clone() for row in mask_rows(model)]
-    minimise(loss, optimiser, model.parameters())
+    yield
     with torch.no_grad():
         for row, old in zip(mask_rows(model), before, strict=True):
             row.lerp_(old, 1.0 - MASK_STEP)
@@ -440,7 +474,7 @@ def _common_motion(
         begun = True
         chosen = trainer.rng.integers(0, len(pool.source_rows), sources)
         source, driven = pool.source_rows[chosen], pool.driven_rows[chosen]
-        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
+        exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         before = codes[np.concatenate([np.repeat(source, driven.shape[1]), source])] * GAIN
         mixed = exchanged(codes, exchange, model.config.bank_slices["lip"])
         tracks = joined(pool.tracks(chosen), exchange.tracks)
@@ -467,11 +501,11 @@ def _own_motion(
             footage, codes, model.config.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng
         )
         tracks: Tracks = pool.tracks(chosen)
-        exchange = exchanges(footage, lips, pool, chosen, trainer.rng)
+        exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         latent, features = model.enc(batch.source)
-        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, exchange, held)
+        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, {"lip": exchange}, held)
         losses = {"flow": held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))}
-        losses["exchange"] = exchange_error(mixed, exchange)
+        losses["exchange"] = exchange_error(mixed["lip"], exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         loss = total(losses, WEIGHTS)
         minimise(loss, optimiser, model.parameters())

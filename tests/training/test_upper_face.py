@@ -1,0 +1,90 @@
+"""The closed-form code of brows and lids: on drawn eyes whose brows move and whose lids close, with moving heads."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from training.footage.motion import UPPER_CENTRE, UPPER_EXTENT, with_upper_face_moved
+from training.footage.takes import Footage, without_clip_mean
+from training.stages.upper_face import upper_face_from
+
+SIZE, PEOPLE, FRAMES = 96, 10, 8
+
+
+def drawn(place: np.ndarray, scale: float, raised: float, closed: float, skin: np.ndarray) -> np.ndarray:
+    """(96, 96, 3) face with two brows and two eyes. raised, closed: 0 to 1."""
+    picture = np.full((SIZE, SIZE, 3), 60, np.uint8)
+
+    def oval(x: float, y: float, wide: float, high: float, colour: np.ndarray) -> None:
+        at = (np.array([x, y]) * scale * 0.6 + place + 1.0) * SIZE / 2.0 - 0.5
+        axes = np.maximum(np.array([wide, high]) * scale * 0.3 * SIZE, 0.3)
+        where = [tuple(np.round(16 * part).astype(int).tolist()) for part in (at, axes)]
+        cv2.ellipse(picture, where[0], where[1], 0, 0, 360, colour.tolist(), -1, cv2.LINE_AA, 4)
+
+    oval(0.0, 0.4, 0.9, 1.3, skin)
+    for side in (-0.5, 0.5):
+        oval(side, -0.35 - 0.15 * raised, 0.26, 0.06, 0.3 * skin)
+        oval(side, 0.0, 0.18, 0.02 + 0.1 * (1.0 - closed), np.array([30, 30, 30]))
+    return picture
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Footage, np.ndarray]:
+    """Footage, and the truth (N, 2): how far brows are raised and eyes closed."""
+    rng = np.random.default_rng(0)
+    frames, points, truth = [], [], rng.random((PEOPLE * FRAMES, 2))
+    local = np.array([
+        [-0.5, 0.0], [0.5, 0.0], [0.0, 0.55], [-0.3, 1.0], [0.3, 1.0], [0.0, 0.92], [0.0, 1.08], [0.0, 1.0], [0.0, 1.5]
+    ])  # fmt: skip
+    for number, (raised, closed) in enumerate(truth):
+        if number % FRAMES == 0:
+            skin = rng.integers(120, 240, 3).astype(float)
+        place, scale = np.array([0.0, -0.2]) + rng.uniform(-0.1, 0.1, 2), rng.uniform(0.9, 1.1)
+        frames.append(drawn(place, scale, raised, closed, skin))
+        points.append(local * scale * 0.6 + place)
+    clip = np.repeat(np.arange(PEOPLE), FRAMES)
+    seconds = np.tile(np.arange(FRAMES, dtype=float), PEOPLE)
+    return Footage(np.array(frames), np.array(points, np.float32), clip, clip, seconds), truth
+
+
+def test_brows_and_lids_are_in_the_code_and_the_pose_is_not(scene: tuple[Footage, np.ndarray]) -> None:
+    footage, truth = scene
+    codes = upper_face_from(footage).codes(footage)
+    assert codes.shape == (len(footage), 10)
+    wanted = without_clip_mean(np.concatenate([truth, footage.points[:, 0]], 1), footage.clip)
+    halves = np.arange(len(footage)) < len(footage) // 2
+    solution = np.linalg.lstsq(codes[halves], wanted[halves], rcond=None)[0]
+    left = np.square(codes[~halves] @ solution - wanted[~halves]).sum(0)
+    explained = 1.0 - left / np.square(wanted[~halves]).sum(0)
+    assert (explained[:2] > 0.6).all(), explained
+    assert (explained[2:] < 0.3).all(), explained
+
+
+def test_a_code_moves_brows_up_and_down(scene: tuple[Footage, np.ndarray]) -> None:
+    """The motion that belongs to the codes of raised brows points up at the brows of both sides."""
+    footage, truth = scene
+    upper = upper_face_from(footage)
+    moved = upper.moved(upper.codes(footage))
+    assert moved.shape == (len(footage), 14, 24, 2)
+    raised = without_clip_mean(truth[:, :1], footage.clip)[:, 0]
+    y = ((np.arange(14) + 0.5) / 14 - 0.5) * UPPER_EXTENT[1] + UPPER_CENTRE
+    row = int(np.abs(y + 0.42).argmin())
+    for columns in (slice(5, 8), slice(16, 19)):
+        assert np.corrcoef(moved[:, row, columns, 1].mean(1), raised)[0, 1] < -0.6
+    np.testing.assert_allclose(moved, moved[:, :, ::-1] * [-1.0, 1.0], atol=1e-6)
+
+
+def test_motion_of_the_upper_face_turns_with_the_head(scene: tuple[Footage, np.ndarray]) -> None:
+    points = scene[0].points[0].astype(np.float64)
+    moved = np.zeros((14, 24, 2), np.float32)
+    moved[..., 1] = -0.1
+    distance = np.linalg.norm(points[1] - points[0])
+    for matrix in (np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])):  # the latter is a quarter turn
+        at = points @ matrix.T
+        shift = with_upper_face_moved(at, moved, at) - at
+        np.testing.assert_allclose(shift[:2], np.tile(matrix @ [0.0, -0.1 * distance], (2, 1)), atol=1e-6)
+        np.testing.assert_allclose(shift[3:], 0.0, atol=1e-9, err_msg="the mouth stays")

@@ -1,0 +1,168 @@
+"""Before stage 2 of training from footage: the expression's directions learn to move brows and lids.
+
+A frozen decoder hardly follows new directions, and one that trains finds them late, because what they move is a tenth
+of the other errors of its flow. So its answer to them is solved in closed form first (`stages.answers`). Then the
+decoder trains, with encoder and heads frozen, driven by the codes of mouth and pose and by that of `stages.upper_face`.
+Beside each pair of frames it is shown what exchanging one code alone must move: the mouth, or brows and lids.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inference.model.generator import Generator
+
+from ..footage.motion import MotionPool, exchanges, kept_frames
+from ..footage.takes import Footage
+from ..learning.losses import held_flow_error, sampling_grid, total
+from ..learning.optimiser import minimise, step_scale
+from ..learning.trainer import Limits, Trainer
+from .answers import Answers, answer_to_nothing, channel_fields, set_answers
+from .expression import with_expression
+from .mouth import Codes
+from .reenactment import (
+    GAIN,
+    KEPT,
+    WEIGHTS,
+    anchored,
+    difference_error,
+    drawing_losses,
+    drawn_with_exchanges,
+    drive,
+    exchange_error,
+    latents,
+    moving_weight,
+    self_figures,
+    with_larger_mask_steps,
+)
+from .upper_face import UpperFace, driving_codes
+
+EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
+SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # drawings that the decoder's answer is solved from
+LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
+
+
+@torch.no_grad()
+def quiet_directions(model: Generator, footage: Footage, rows: np.ndarray) -> None:
+    """Set the expression's directions to those that faces hardly use, and keep the encoder from using them at all.
+
+    A portrait then counts as one at its usual expression, and nothing of who somebody is gets lost.
+    """
+    found = torch.cat([latents(model, footage, look=look, rows=rows) for look in (False, True)])
+    used = model.basis()[:, : model.config.bank_slices["exp"].start]
+    free = found - (found @ used) @ used.T
+    square = free.T @ free / len(free) + found.square().sum(1).mean() * (used @ used.T)
+    model.direction_exp.weight.copy_(torch.linalg.eigh(square).eigenvectors[:, : model.direction_exp.weight.shape[1]])
+    quiet = model.basis()[:, model.config.bank_slices["exp"]]
+    weight = model.enc.net_app.convs[-1].weight
+    weight.copy_((weight.flatten(1) - quiet @ (quiet.T @ weight.flatten(1))).view_as(weight))
+
+
+@torch.no_grad()
+def solve_answers(
+    model: Generator, footage: Footage, codes: Tensor, faces: np.ndarray, pool: MotionPool, rng: np.random.Generator,
+    steps: int = SOLVED_STEPS,
+) -> None:  # fmt: skip
+    """Set how the decoder answers to the expression's directions, from exchanges of the upper face.
+
+    codes: (N, 36). faces: (N, 14, 24, 2), see `UpperFace.moved`.
+    """
+    exp = model.config.bank_slices["exp"]
+    directions, answers = model.basis()[:, exp], Answers()
+    answer_to_nothing(model, directions)
+    for _ in range(steps):
+        chosen = rng.integers(0, len(pool.source_rows), min(SOLVED_SOURCES, len(pool.source_rows)))
+        kept = kept_frames(footage, pool, chosen, rng)
+        exchange = exchanges(footage, faces, kept, rng, upper=True)
+        rows = pool.source_rows[chosen]
+        latent, features = model.enc(footage.pictures(rows, model.config.size))
+        begun = anchored(model, latent, codes[rows] * GAIN)
+        levels = list(model.levels(begun, features, codes[kept.frames] * GAIN))
+        flow, after = levels[-1].flow, exchange.tracks.driving
+        grid = sampling_grid(flow)
+        slope = (1.0 - torch.tanh(_sampled(flow[:, :2], after)).square()).clamp(min=LEAST_SLOPE)
+        wanted = (_sampled(grid, kept.at) - _sampled(grid, after)) / slope
+        change = (codes[exchange.other] - codes[kept.frames])[:, exp] * GAIN
+        answers.add(channel_fields(model, levels, after), wanted, moving_weight(exchange), change)
+    set_answers(model, directions, answers.solution())
+
+
+def _sampled(values: Tensor, at: Tensor) -> Tensor:
+    """(N, P, 2) values (N, 2, R, R) at positions (N, P, 2)."""
+    found = F.grid_sample(values, at[:, None], padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2)
+
+
+def decoder_optimiser(model: Generator) -> torch.optim.Adam:
+    """Adam over the decoder without the expression's enhancement, with gradients switched on for nothing else."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, weight in model.requires_grad_(False).named_parameters():
+        if name.startswith("dec.") and "fineadainresblock" not in name:
+            groups.setdefault(step_scale(name, "enc."), []).append(weight.requires_grad_(True))
+    described = [{"params": weights, "scale": scale} for scale, weights in groups.items()]
+    return torch.optim.Adam(described, betas=(0.9, 0.99))
+
+
+def train_expression_motion(
+    args: Any,
+    model: Generator,
+    footage: Footage,
+    heldout: Footage,
+    teacher: Codes,
+    upper: UpperFace,
+    limit: Limits,
+    rng: np.random.Generator,
+    evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
+    *,
+    pool: MotionPool,
+    evaluate_every: float = 300.0,
+) -> Generator:
+    """Train or resume from stage 1's generator, and return the averaged generator with an expression bank.
+
+    args: has `out`, `rate`, `size`, `sources`.
+    """
+    larger = with_expression(model)
+    codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
+    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, larger.config.bank_slices["exp"]].numpy())
+    if not args.out.exists():
+        quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
+        solve_answers(larger, footage, codes, faces, pool, rng)
+    average, optimiser = copy.deepcopy(larger), decoder_optimiser(larger)
+    trainer = Trainer(
+        args, {"model": larger, "average": average, "optimiser": optimiser}, {"expression-motion": limit}, rng,
+        averaged=(larger, average), longest=0.995, evaluate_every=evaluate_every,
+        extra=lambda: {"config": json.dumps(larger.config.to_json())},
+    )  # fmt: skip
+
+    def figures() -> dict[str, Any]:
+        return self_figures(average, heldout, held) | dict(evaluate(average))
+
+    for _ in trainer.steps("expression-motion", optimiser, figures):
+        chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
+        batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
+        kept = kept_frames(footage, pool, chosen, trainer.rng)
+        exchanged = {
+            "lip": exchanges(footage, lips, kept, trainer.rng),
+            "exp": exchanges(footage, faces, kept, trainer.rng, upper=True),
+        }
+        with torch.no_grad():
+            latent, features = larger.enc(batch.source)
+        levels, other = drawn_with_exchanges(larger, latent, features, batch, codes, exchanged, kept=kept)
+        tracks = pool.tracks(chosen)
+        losses = drawing_losses(levels, batch, footage)
+        losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
+        losses["exchange"] = exchange_error(other["lip"], exchanged["lip"])
+        losses["expression"] = difference_error(other["exp"], other[KEPT], exchanged["exp"])
+        loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT})
+        with with_larger_mask_steps(larger):
+            minimise(loss, optimiser, larger.parameters())
+        trainer.note(losses | {"loss": loss})
+    return average
