@@ -11,6 +11,7 @@ compositor  5.0 has one compositing node group per scene, and sockets in place o
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+import numpy as np
 from bpy_extras import anim_utils
 
 _STRIP_NAMES = {  # name since 5.1: older name
@@ -107,7 +109,7 @@ def slot_fcurves(action: bpy.types.Action | None, slot: bpy.types.ActionSlot | N
 
 # --- Strips
 
-_FEW_FILES = 500  # that `lengthen` appends one by one
+_FEW_FILES = 20  # that are added or removed one by one
 
 
 def sequencer_scene(context: bpy.types.Context) -> bpy.types.Scene:
@@ -177,7 +179,7 @@ def content_start(strip: bpy.types.Strip) -> float:
 
 
 def new_image(scene: bpy.types.Scene, name: str, path: str | Path, channel: int, frame: int) -> bpy.types.ImageStrip:
-    """Add an image strip of one file, scaled to fit. See `lengthen` for a sequence.
+    """Add an image strip of one file, scaled to fit. See `set_files` for a sequence.
 
     The file is not checked.
     """
@@ -198,25 +200,49 @@ def new_sound(scene: bpy.types.Scene, name: str, path: str | Path, channel: int,
     return strip_collection(scene).new_sound(name=name, filepath=str(path), channel=channel, frame_start=frame)
 
 
-def lengthen(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
-    """Add files to an image strip, so that it has one for each of `names`. Its handles may change.
+def set_files(strip: bpy.types.ImageStrip, names: Sequence[str] | np.ndarray) -> None:
+    """Set the files of an image strip, one per frame, in its folder. Its handles may change.
 
-    `elements.append` copies all elements each time, so that 20,000 of them take 20 s. Change Path sets all at once.
+    names: also as an array of bytes (T,), which saves time: 90,000 names take 2 ms then.
+    """
+    _set_file_count(strip, len(names))
+    table = _table(strip)
+    if table is not None:
+        table["name"] = names if isinstance(names, np.ndarray) else file_names(names)
+        return
+    for element, name in zip(strip.elements, names, strict=True):
+        element.filename = name if isinstance(name, str) else os.fsdecode(name)
+
+
+def file_names(names: Sequence[str]) -> np.ndarray:
+    """Names of files for `set_files`: (T,) bytes."""
+    return np.array([os.fsencode(name) for name in names], f"S{_NAME - 1}")  # Blender ends a name with a zero
+
+
+def _set_file_count(strip: bpy.types.ImageStrip, count: int) -> None:
+    """Add or remove files of an image strip. The caller sets their names.
+
+    `elements.append` and `pop` copy all elements each time, so that 20,000 of them take 20 s. Change Path makes
+    elements for all numbers from a first to a last one at once; 90,000 take 40 ms.
     """
     scene, elements = strip.id_data, strip.elements
-    if len(names) - len(elements) > _FEW_FILES:
+    if abs(count - len(elements)) > _FEW_FILES and count > 1:
         editor, directory = scene.sequence_editor, strip.directory
         active, editor.active_strip = editor.active_strip, strip
         try:
             with bpy.context.temp_override(scene=scene, sequencer_scene=scene):
                 if bpy.ops.sequencer.change_path.poll():
-                    files = [{"name": name} for name in names]
-                    bpy.ops.sequencer.change_path(directory=bpy.path.abspath(directory), files=files)
+                    ends = [{"name": f"{number:09d}.png"} for number in (1, count)]
+                    bpy.ops.sequencer.change_path(
+                        directory=bpy.path.abspath(directory), files=ends, use_placeholders=True
+                    )
                     strip.directory = directory
         finally:
             editor.active_strip = active
-    for name in names[len(elements) :]:
-        elements.append(name)
+    while len(elements) > count:
+        elements.pop(len(elements) - 1)
+    while len(elements) < count:
+        elements.append("")
 
 
 def refresh(strip: bpy.types.Strip) -> None:
@@ -225,23 +251,42 @@ def refresh(strip: bpy.types.Strip) -> None:
     strip.directory = strip.directory  # the preview of a new strip only updates after a property change
 
 
-_PICTURE_NAME = 256  # bytes of the file name, the first field of a strip element
-
-
 def set_picture_size(strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None:
     """Set the width and height that Blender stores for each picture of an image strip.
 
     For a missing file Blender draws a picture of the stored size. `elements.append` leaves that size uninitialised, so
-    that Blender hangs or ends for lack of memory. The API cannot write it. It is written to the memory of the element
-    if its present value is found there.
+    that Blender hangs or ends for lack of memory. The API cannot write it.
     """
-    if bpy.app.version >= (5, 3):
-        return
-    for element in strip.elements:
-        stored = (ctypes.c_int32 * 2).from_address(element.as_pointer() + _PICTURE_NAME)
-        if tuple(stored) != (element.orig_width, element.orig_height):
-            return
-        stored[:] = list(size)
+    table = _table(strip)
+    if table is not None:
+        table["size"] = size
+
+
+_NAME = 256  # bytes of the file name, the first field of a strip element; width and height follow
+
+
+def _table(strip: bpy.types.ImageStrip) -> np.ndarray | None:
+    """The memory of an image strip's elements as a table of names and sizes, valid until files are added or removed.
+
+    None if the values that Blender's API gives are not found there.
+    """
+    elements = strip.elements
+    count = len(elements)
+    if bpy.app.version >= (5, 3) or not count:
+        return None
+    start, last = elements[0].as_pointer(), elements[count - 1].as_pointer()
+    step = (last - start) // (count - 1) if count > 1 else _NAME + 8
+    if step < _NAME + 8 or start + step * (count - 1) != last:
+        return None
+    fields = np.dtype([("name", f"S{_NAME}"), ("size", "<i4", 2), ("rest", f"V{step - _NAME - 8}")])
+    table = np.ctypeslib.as_array((ctypes.c_uint8 * (step * count)).from_address(start)).view(fields)
+    sizes = np.empty((2, count), np.int32)
+    elements.foreach_get("orig_width", sizes[0])
+    elements.foreach_get("orig_height", sizes[1])
+    some = {0, count // 2, count - 1}
+    known = [os.fsdecode(bytes(table["name"][index]).split(b"\0")[0]) for index in some]
+    is_same = np.array_equal(table["size"].T, sizes) and known == [elements[index].filename for index in some]
+    return table if is_same else None
 
 
 def retiming(strip: bpy.types.Strip, content: int) -> list[tuple[float, float]] | None:

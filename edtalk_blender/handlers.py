@@ -14,6 +14,7 @@ import bpy
 from bpy.app.handlers import persistent
 
 from . import follow
+from .animation import edits
 from .engine import session
 from .plate import compositing
 from .render import face_strip, outdated, preview, relocation
@@ -107,6 +108,7 @@ def _schedule() -> None:
 
 @persistent
 def _depsgraph_update_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+    edits.note_updates(depsgraph)
     if not session.may_apply():
         return
     if scene.sequence_editor and any(isinstance(update.id, bpy.types.Scene) for update in depsgraph.updates):
@@ -134,6 +136,7 @@ def _animation_playback_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgr
 def _load_pre(*_: object) -> None:
     session.cancel_all()
     preview.forget()
+    edits.note()
 
 
 @persistent
@@ -179,6 +182,7 @@ def _render_end(*_: object) -> None:
 @persistent
 def _undo_pre(*_: object) -> None:
     session.hold("undo")
+    edits.note()
 
 
 @persistent

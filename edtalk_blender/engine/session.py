@@ -14,6 +14,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import bpy
 
 from ...inference.contract import answers, requests
-from ...inference.contract.answers import Answer
+from ...inference.contract.answers import Answer, Progress
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.requests import Request
 from . import engine
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
+STEP = 0.005  # seconds of work on Blender's main thread in one tick, and between two ticks with work
 _REDRAW = 0.2  # seconds between two redraws for progress
 _NOTICE = 15.0  # seconds for which the status bar shows a notice
 _FIND_AGAIN = 3.0  # seconds for which the result of `engine.find` is cached
@@ -47,8 +49,10 @@ class Task:
     """A request to the engine, from its turn in the queue to its end.
 
     label: shown to the artist with the progress, "" if it is not shown. number: identifies the task. subject: what it
-    is about, such as (character, strip), for `unfinished`.
+    is about, such as (character, strip), for `unfinished`. in_steps, undo: see `work.begin`.
     """
+
+    in_steps, undo = False, ""
 
     def __init__(
         self,
@@ -67,20 +71,24 @@ class Task:
         self._next: list[Callable[[Task], object]] = []
 
     @property
+    def progress(self) -> Progress | None:
+        """None before it begins."""
+        return self.job.progress if self.job else None
+
+    @property
     def fraction(self) -> float:
         """Progress, 0 to 1."""
-        progress = self.job and self.job.progress
+        progress = self.progress
         return min(progress.done / progress.total, 1.0) if progress and progress.total else 0.0
 
     @property
     def status(self) -> str:
         """Text for a progress bar, such as "rendering 12 of 48, 3 s left"."""
-        if self.job is None:
+        client, progress = _state.client, self.progress
+        if progress is None:
             return "waiting"
-        client = _state.client
-        if client and client.state in (State.STARTING, State.RESTARTING, State.SILENT):
+        if self.job and client and client.state in (State.STARTING, State.RESTARTING, State.SILENT):
             return f"engine {client.state.value}"
-        progress = self.job.progress
         text = progress.phase or "waiting"
         if progress.total and progress.total > 1:
             text += f" {progress.done} of {progress.total}"
@@ -101,13 +109,20 @@ class Task:
         else:
             self._next.append(call)
 
-    def _begin(self) -> None:
-        try:
+    def _advance(self, _budget: float) -> None:
+        """Send the request."""
+        with self._reporting():
             request = self._prepare()
             if request is None:
                 self._end()
             else:
                 self.job = client().request(request, on_event=self._receive)
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """End the task with an error that is raised in this block."""
+        try:
+            yield
         except EDTalkError as error:
             self._end(error)
         except Exception as error:
@@ -297,7 +312,7 @@ def submit(
     task = Task(label, request if callable(request) else lambda: request, on_done, on_event, subject, finished)
     tasks.append(task)
     if not callable(request):
-        task._begin()
+        task._advance(0.0)
         _sweep()
     keep_ticking()
     return task
@@ -324,6 +339,11 @@ def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
             raise task.error
 
 
+def is_playing() -> bool:
+    """Whether a window plays the animation."""
+    return any(window.screen.is_animation_playing for window in bpy.context.window_manager.windows)
+
+
 def blocking() -> bool:
     """Whether operators must wait for their tasks because timers do not run (background mode)."""
     return bpy.app.background
@@ -332,16 +352,16 @@ def blocking() -> bool:
 # --- Results
 
 
-def pump(budget: float = 0.005) -> bool:
-    """Start the next task, deliver results, remove ended tasks. Returns whether tasks are unfinished.
+def pump(budget: float = STEP) -> bool:
+    """Start or continue the next task, deliver results, remove ended tasks. Returns whether tasks are unfinished.
 
-    budget: seconds for delivering results. Does nothing while Blender renders, saves or undoes.
+    budget: seconds for delivering results, and for work in steps. Does nothing while Blender renders, saves or undoes.
     """
     if not may_apply():
         return bool(tasks)
     for task in tasks:
-        if task.job is None:
-            task._begin()  # one per tick: reading sound takes a moment
+        if task.job is None and not task.finished:
+            task._advance(budget)  # one per tick: reading sound takes a moment
             break
     has_work = _state.client.pump(budget) if _state.client else False
     _sweep()
@@ -364,7 +384,9 @@ def edited(name: str) -> None:
 
 
 def push_undo() -> None:
-    """Push the undo step requested by `edited`, if any."""
+    """Push the undo step requested by `edited`, if any, after the last work in steps that belongs to it."""
+    if any(task.in_steps and task.undo == _state.undo_name for task in tasks):
+        return
     name, _state.undo_name = _state.undo_name, ""
     windows = bpy.context.window_manager.windows
     if name and not blocking() and windows:
@@ -380,7 +402,7 @@ def _tick() -> float | None:
     _redraw_for_progress()
     _release_when_idle()
     if busy:
-        return _BUSY
+        return STEP if any(task.in_steps for task in tasks) and not is_playing() else _BUSY
     return _IDLE if _state.client and _state.client.state not in (State.STOPPED, State.FAILED) else None
 
 
@@ -530,6 +552,7 @@ def cancel_all() -> None:
         task._next.clear()
         task.cancel()
     tasks.clear()
+    _state.undo_name = ""
 
 
 def restart() -> None:

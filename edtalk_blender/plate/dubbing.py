@@ -256,15 +256,20 @@ def _reference_frames(face: CharacterSnapshot, scene: bpy.types.Scene, strip: bp
     return frames
 
 
+def pause_margin(scene: bpy.types.Scene, face: CharacterSnapshot) -> int:
+    """Frames before and after a range on which the mouth in it depends, because pauses keep the movie's own mouth."""
+    is_needed = face.keep_pauses and uses_references(face)
+    return math.ceil(_PAUSE_MARGIN * sequencer.fps(scene)) if is_needed else 0
+
+
 def shown_mouth(scene: bpy.types.Scene, face: CharacterSnapshot, sample: Sampler, span: tuple[int, int]) -> np.ndarray:
     """(T,) how much of the new mouth is shown in each frame of a range, see `References`.
 
     sample: gives the rows (T, n) of a range, of which the frames around `span` are needed too.
     """
-    if not (face.keep_pauses and uses_references(face)):
+    margin, fps = pause_margin(scene, face), sequencer.fps(scene)
+    if not margin:
         return np.ones(span[1] - span[0], np.float32)
-    fps = sequencer.fps(scene)
-    margin = math.ceil(_PAUSE_MARGIN * fps)
     rows = differences(face, sample(range(span[0] - margin, span[1] + margin)))
     lips = np.isin(face.bank.names, face.bank.names_of("lip"))
     return spoken(rows[:, lips], fps)[margin : margin + span[1] - span[0]]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
-import numpy as np
 
 from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError
@@ -86,23 +85,34 @@ def write(
     return Plan.of(shot_of(scene, obj, face, span, plate).write(folder, plate_by_name=True), folder)
 
 
+def sampler(scene: bpy.types.Scene, obj: bpy.types.Object, face: CharacterSnapshot) -> dubbing.Sampler:
+    """A function that samples a character over a range of frames, see `sampling.sample`."""
+    own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
+    return lambda frames: sampling.sample(own_scene, obj, frames, face)
+
+
+def sampled_range(
+    scene: bpy.types.Scene, face: CharacterSnapshot, span: tuple[int, int], plate: bpy.types.MovieStrip | None
+) -> range:
+    """The frames whose animation a shot over `span` depends on."""
+    margin = 0 if plate is None else dubbing.pause_margin(scene, face)
+    return range(span[0] - margin, span[1] + margin)
+
+
 def shot_of(
     scene: bpy.types.Scene,
     obj: bpy.types.Object,
     face: CharacterSnapshot,
     span: tuple[int, int],
     plate: bpy.types.MovieStrip | None = None,
+    sample: dubbing.Sampler | None = None,
 ) -> Shot:
     """The shot of a character from frame span[0] to the one before span[1], without writing it.
 
-    face: `obj` as it was read. plate: the movie strip that the face is rendered over. Raises EDTalkError if the
-    movie has not been tracked.
+    face: `obj` as it was read. plate: the movie strip that the face is rendered over. sample: see `sampler`; gives the
+    rows of `sampled_range`. Raises EDTalkError if the movie has not been tracked.
     """
-    own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
-
-    def sample(frames: range) -> np.ndarray:
-        return sampling.sample(own_scene, obj, frames, face)
-
+    sample = sample or sampler(scene, obj, face)
     rows, references = sample(range(*span)), None
     if plate is not None:
         references = dubbing.references_of(scene, face, plate, span, dubbing.shown_mouth(scene, face, sample, span))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ...inference.contract.errors import EDTalkError, disk_error
+from ...inference.contract.errors import EDTalkError
 from ...inference.contract.shot import Shot
 from .. import compat
 from ..character.snapshot import CharacterSnapshot
@@ -31,24 +31,26 @@ PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")  # names of rendered pictures, 
 PLACEHOLDER = re.compile(r"waiting_[0-9a-z]*_(plate|\d+)\.png")
 # A strip takes both from its first file, which may be the placeholder, a PNG. OpenEXR alpha is premultiplied.
 _COLOUR_SPACES, _ALPHA_MODES = {"png": "sRGB", "exr": "Linear Rec.709"}, {"png": "STRAIGHT", "exr": "PREMUL"}
-_PLACEHOLDER_ALPHA = 0.4
 
 
 @dataclass(frozen=True)
 class Content:
     """The content of a face strip.
 
-    placeholder: file in the frames folder for frames that are not rendered yet. size: width and height of the pictures.
-    rows: rows of the shot that are rendered now; at the others, a strip keeps the pictures that it has.
+    version: see `version`. placeholder: file in the frames folder for frames that are not rendered yet. size: width
+    and height of the pictures. rows: rows of the shot that are rendered now; at the others, a strip keeps the pictures
+    that it has. names: by identity of a strip, "" for a new one, the file of each row (T,), see `names`.
     sounds: identities of the dialogue strips that it follows; a strip over a plate follows the plate alone.
     plate: identity of the movie strip that it lies over, or "". plate_differs: see `sequencer.APART`.
     """
 
     shot: Shot
     shot_folder: Path
+    version: str
     placeholder: str
     size: tuple[int, int]
     rows: range
+    names: Mapping[str, np.ndarray]
     sounds: tuple[str, ...] = ()
     plate: str = ""
     plate_differs: bool = False
@@ -131,7 +133,7 @@ def fill(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, content: Content) 
     _keep_size_in_frame(scene, strip, content.size)
     strip[sequencer.SHOT] = as_directory(content.shot_folder)
     strip[sequencer.SOUNDS] = " ".join(content.sounds)
-    strip[RENDERED], strip[sequencer.LAYER] = version(content.shot), content.shot.layer
+    strip[RENDERED], strip[sequencer.LAYER] = content.version, content.shot.layer
     if content.plate:
         strip[sequencer.PLATE], strip[sequencer.APART] = content.plate, content.plate_differs
     if sequencer.STALE in strip:
@@ -173,34 +175,43 @@ def _keep_size_in_frame(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, siz
 
 def _set_files(strip: bpy.types.ImageStrip, content: Content) -> None:
     shot = content.shot
-    names = _names(strip, content)
     compat.set_picture_size(strip, content.size)  # first, because the old pictures may be missing in the new folder
     strip.directory = as_directory(shot.frames_folder)
     with suppress(TypeError):  # a studio's own colour management may have other names
         strip.colorspace_settings.name = _COLOUR_SPACES[shot.image_format]
     strip.alpha_mode = _ALPHA_MODES[shot.image_format]
-    sequencer.set_elements(strip, names)
+    compat.set_files(strip, content.names.get(sequencer.identity(strip), content.names[""]))
     compat.set_picture_size(strip, content.size)
 
 
-def _names(strip: bpy.types.ImageStrip, content: Content) -> list[str]:
-    """The file for each row of the shot: its picture, else the one that the strip shows there, else the placeholder."""
-    shot = content.shot
-    names = shot.file_names()
-    missing = {names[row] for row in shot.missing()}
-    before: dict[int, str] = {}
-    if tuple(strip.get(SIZE) or ()) == content.size and strip.get(sequencer.LAYER) == shot.layer:
-        before = dict(enumerate((one.filename for one in strip.elements), sequencer.picture_range(strip)[0]))
-    found = []
-    for row, name in enumerate(names):
-        old = before.get(shot.first_frame + row, "")
-        if name not in missing:
-            found.append(name)
-        elif row not in content.rows and PICTURE.fullmatch(old) and old.endswith(shot.image_format):
-            found.append(old)
-        else:
-            found.append(content.placeholder)
-    return found
+@dataclass(frozen=True)
+class Shown:
+    """What a face strip shows: its first frame, and for each frame the file; size and layer of the pictures."""
+
+    start: int
+    names: tuple[str, ...]
+    size: tuple[int, ...]
+    layer: str
+
+
+def names(
+    shot: Shot, rows: range, missing: Collection[int], placeholder: str, size: tuple[int, int], before: Shown | None
+) -> np.ndarray:
+    """The file for each row of a shot: its picture, else the one that a strip shows there, else the placeholder.
+
+    missing: see `Shot.missing`. placeholder, rows, size: see `Content`. Returns (T,) bytes.
+    """
+    wanted = list(shot.file_names())
+    absent = {wanted[row] for row in missing}
+    old: dict[int, str] = {}
+    if before and before.size == size and before.layer == shot.layer:
+        old = dict(enumerate(before.names, before.start - shot.first_frame))
+    for row, name in enumerate(wanted) if absent else ():
+        if name in absent:
+            kept = "" if row in rows else old.get(row, "")
+            is_kept = PICTURE.fullmatch(kept) and kept.endswith(shot.image_format)
+            wanted[row] = kept if is_kept else placeholder
+    return compat.file_names(wanted)
 
 
 def _trim(strip: bpy.types.ImageStrip) -> tuple[int, int] | None:
@@ -222,38 +233,6 @@ def _place(scene: bpy.types.Scene, strip: bpy.types.ImageStrip, shot: Shot, trim
     if sequencer.is_covered(scene, strip):
         left, right = compat.left_handle(strip), compat.right_handle(strip)
         strip.channel = sequencer.free_channel(scene, left, right, above=strip.channel)
-
-
-def placeholder(face: CharacterSnapshot, folder: Path, image: bpy.types.Image | None) -> Path:
-    """A PNG for frames that are not rendered yet: the face half transparent, or a grey square without an image.
-
-    For full-frame layers it is transparent and of any size, so that the plate shows. image: the face as last rendered.
-    """
-    size = 8 if face.is_full_frame else face.square
-    path = folder / f"waiting_{face.uid[:8]}_{'plate' if face.is_full_frame else size}.png"
-    if path.is_file():
-        return path
-    usable = not face.is_full_frame and image is not None and image.size[0] and image.size[0] == image.size[1]
-    drawn = image.size[0] if usable else size
-    pixels = np.full((drawn, drawn, 4), 0.5, np.float32)
-    if usable:
-        image.pixels.foreach_get(pixels.ravel())
-    pixels[..., 3] = 0.0 if face.is_full_frame else _PLACEHOLDER_ALPHA
-    copy = bpy.data.images.new("EDTalk waiting", drawn, drawn, alpha=True)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        copy.pixels.foreach_set(pixels.ravel())
-        if drawn != size:
-            copy.scale(size, size)
-        copy.filepath_raw, copy.file_format = str(path), "PNG"
-        copy.save()
-    except OSError as error:
-        raise disk_error(path, error) from error
-    except RuntimeError as error:
-        raise EDTalkError(f"{path} could not be written.", "Choose a folder with write permission.", "disk") from error
-    finally:
-        bpy.data.images.remove(copy)
-    return path
 
 
 # --- Updating strips

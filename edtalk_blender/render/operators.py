@@ -22,8 +22,7 @@ class EDTALK_OT_render_face(EngineOperator, bpy.types.Operator):
 render can be continued"""
 
     bl_idname = "edtalk.render_face"
-    bl_label = "Render Face"
-    bl_options = {"UNDO"}
+    bl_label = "Render Face"  # its undo step is pushed when the strip is there, see `render.steps`
 
     frames: EnumProperty(name="Range", description="Frames to render", items=sequencer.RENDER_RANGES, default="AUTO")
     everybody: BoolProperty(name="All Characters", description="Render every character of the scene")
@@ -44,8 +43,8 @@ render can be continued"""
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
-        if sequencer.settings(scene).follow:
-            follow.follow(scene)
+        if sequencer.settings(scene).follow and follow.follow(scene):
+            session.edited("Follow Sound")
         chosen = self._chosen(context, scene)
         for obj in chosen:
             face_shot.render_ranges(scene, obj, self.frames)  # raises before anything is submitted or changed

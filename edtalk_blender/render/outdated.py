@@ -22,7 +22,6 @@ from ..timeline import sequencer
 from . import face_shot, face_strip, render
 
 _DELAY = 0.7  # seconds without a change before the check begins
-_STEP = 0.005  # seconds after which one call of the timer ends; a slice of the check takes 4 ms more
 _SLICE = 100  # frames that are sampled at once
 
 
@@ -46,20 +45,16 @@ def schedule() -> None:
 
 def _tick() -> float | None:
     """Timer: do a part of the check. Returns the seconds until the next call."""
-    is_busy = not session.may_apply() or render.is_rendering() or _is_playing()
+    is_busy = not session.may_apply() or render.is_rendering() or session.is_playing()
     if is_busy or time.monotonic() - _state.changed_at < _DELAY:
         return _DELAY
     if _state.check is None:
         _state.check = check()
-    until = time.monotonic() + _STEP
+    until = time.monotonic() + session.STEP
     for _ in _state.check:
         if time.monotonic() > until:
-            return _STEP
+            return session.STEP
     return None
-
-
-def _is_playing() -> bool:
-    return any(window.screen.is_animation_playing for window in bpy.context.window_manager.windows)
 
 
 def check() -> Iterator[None]:

@@ -10,18 +10,19 @@ from contextlib import contextmanager
 import bpy
 
 from ...inference.contract import answers, requests
-from ...inference.contract.shot import Shot
 from .. import compat
-from ..character import character, snapshot, viewport
+from ..character import character
 from ..character.snapshot import CharacterSnapshot
-from ..engine import session
+from ..engine import session, work
 from ..engine.session import Task
 from ..folders import is_temporary
 from ..plate import compositing, dubbing
-from ..timeline import footage, sequencer, timemap
+from ..timeline import sequencer
 from . import arrangement, cache_limit, face_shot, face_strip, relocation
+from .draft import Draft
 from .face_shot import Plan
 
+_UNDO = "Render Face"
 _FLUSH = 0.25  # seconds between two updates of a strip
 
 
@@ -32,20 +33,31 @@ def steps(
 
     on_plan: called with the character's name and each plan whose render begins.
     """
-    scene_name, uid, waited = scene.name, obj.edtalk.uid, False
-    for tasks in dubbing.preparation(scene_name, uid):
-        yield tasks
-        waited = True
+    scene_name, uid = scene.name, obj.edtalk.uid
+    yield from dubbing.preparation(scene_name, uid)
     scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
     if scene is None or obj is None:
         return
+    drafts = [
+        Draft(scene, obj, span, plate, keep=which in ("PREVIEW", face_shot.FRAME))
+        for span, plate in face_shot.render_ranges(scene, obj, which)
+    ]
+    for draft in drafts:
+        draft.check()
+    for older in [task for draft in drafts for task in session.unfinished(draft.subject)]:
+        older.cancel()
+    while late := [draft for draft in drafts if not draft.is_ready()]:
+        label = f"Prepare '{obj.name}'"
+        yield [work.begin(draft.steps(), label=label, subject=draft.subject, undo=_UNDO) for draft in late]
+        scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
+        if scene is None or obj is None or not all(draft.ready for draft in drafts):
+            return
     tasks = []
-    for span, plate in face_shot.render_ranges(scene, obj, which):
-        task, plan = render_face(scene, obj, span, plate, keep=which in ("PREVIEW", face_shot.FRAME))
+    for draft in drafts:
+        task, plan = commit(scene, obj, draft)
         on_plan(obj.name, plan)
         tasks += [task] if task else []
-    if waited:
-        session.edited("Render Face")
+    session.edited(_UNDO)
     if tasks:
         yield tasks
 
@@ -54,13 +66,17 @@ def steps(
 def reported_plans(operator: bpy.types.Operator) -> Iterator[Callable[[str, Plan], None]]:
     """`on_plan` for `steps`: an operator reports the plans of the renders that begin within this block.
 
-    Renders that begin later, after something was measured, are not reported, because the operator has already ended.
+    If a button was pressed, renders begin later, and those without a missing frame are shown in the status bar; of the
+    others, the progress is shown.
     """
     messages, is_running = [], True
 
     def on_plan(name: str, plan: Plan) -> None:
+        message = f"{name}: {plan.missing} frames to render, {plan.reused} already rendered"
         if is_running:
-            messages.append(f"{name}: {plan.missing} frames to render, {plan.reused} already rendered")
+            messages.append(message)
+        elif not plan.missing:
+            session.notify(message)
 
     try:
         yield on_plan
@@ -86,32 +102,23 @@ def render_face(
     setting its range to `span`. The task is None if all pictures exist already. Raises
     EDTalkError before anything is changed where portrait, movie or bank are missing or the folder cannot be written to.
     """
-    face = snapshot.read(obj, with_portrait=plate is None)
+    draft = Draft(scene, obj, span, plate, keep=keep)
+    work.complete(draft.steps())
+    return commit(scene, obj, draft)
+
+
+def commit(scene: bpy.types.Scene, obj: bpy.types.Object, draft: Draft) -> tuple[Task | None, Plan]:
+    """Show a prepared render in the character's face strip, and begin to render. Returns as `render_face`."""
+    ready = draft.ready
+    assert ready is not None, "it has been prepared"
+    face, plan, content = ready.face, ready.plan, ready.content
+    plate = sequencer.find(scene, content.plate) if content.plate else None
     strips = face_strip.find(scene, obj, plate)
-    strip_id = sequencer.identity(strips[0]) if strips else character.new_uid()[:12]
-
-    shown = _whole_range(scene, strips, span, plate) if keep else span
-    plan = face_shot.write(scene, obj, face, shown, strip_id, plate)
-    rows = range(span[0] - shown[0], span[1] - shown[0])
-    if strips:
-        _bring_pictures(plan.shot, strips[0])
-    plan = Plan.of(plan.shot, plan.folder, rows)
-
-    dialogue = sequencer.dialogue(scene, obj)
-    content = face_strip.Content(
-        shot=plan.shot,
-        shot_folder=plan.folder,
-        placeholder=face_strip.placeholder(face, plan.shot.frames_folder, viewport.face_image(obj)).name,
-        size=_picture_size(scene, face, plate),
-        rows=rows,
-        sounds=() if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, shown)),
-        plate=sequencer.identity(plate) if plate else "",
-        plate_differs=plate is not None and not dubbing.is_frame_by_frame(scene, plate),
-    )
     is_new = not strips
     if is_new:
+        dialogue = sequencer.dialogue(scene, obj)
         below = [*dialogue, plate] if plate else dialogue
-        strips = [face_strip.add(scene, face, content, strip_id, below, plate)]
+        strips = [face_strip.add(scene, face, content, ready.strip_id, below, plate)]
     for strip in strips:
         face_strip.fill(scene, strip, content)
     if is_new and (faces := arrangement.hiding_each_other(scene, strips[0])):
@@ -119,55 +126,26 @@ def render_face(
     if plate is not None:
         sequencer.remember_time(plate, sequencer.time_map(scene, plate))
     elif face.editable:
-        obj.edtalk.face_strip = strip_id
+        obj.edtalk.face_strip = ready.strip_id
 
-    subject = (face.uid, content.plate)
-    for older in session.unfinished(subject):
+    for older in session.unfinished(draft.subject):
         older.cancel()
     if not plan.missing:
         compositing.update(scene)
         return None, plan
-    return _submit(scene, face, plan, [sequencer.identity(strip) for strip in strips], subject), plan
-
-
-def _whole_range(
-    scene: bpy.types.Scene,
-    strips: list[bpy.types.ImageStrip],
-    span: tuple[int, int],
-    plate: bpy.types.MovieStrip | None,
-) -> tuple[int, int]:
-    """The range of a face strip extended to `span`; over a plate as far as the plate's visible frames are known."""
-    ranges = [sequencer.picture_range(strip) for strip in strips[:1]]
-    if plate is not None:
-        clock = footage.time_map(scene, plate)
-        ranges = [(max(start, clock.start), min(end, clock.end)) for start, end in ranges]
-    return timemap.union([span, *(one for one in ranges if one[0] < one[1])]) or span
-
-
-def _bring_pictures(shot: Shot, strip: bpy.types.ImageStrip) -> None:
-    """Link pictures from the folder that the strip used before the .blend was saved, renamed or moved."""
-    old_folder = face_strip.folder_of(strip)
-    if old_folder != shot.frames_folder and old_folder.is_dir():
-        names = {element.filename for element in strip.elements} | set(shot.file_names())
-        wanted = {name for name in names if face_strip.PICTURE.fullmatch(name)}
-        relocation.bring(old_folder, shot.frames_folder, wanted)
-
-
-def _picture_size(
-    scene: bpy.types.Scene, face: CharacterSnapshot, plate: bpy.types.MovieStrip | None
-) -> tuple[int, int]:
-    """Width and height of the rendered pictures."""
-    if not face.is_full_frame:
-        return face.square, face.square
-    size = face.portrait_size if plate is None else dubbing.tracked(scene, face, plate).size
-    assert size is not None, "the shot has been written, so the portrait can be read"
-    return size
+    strip_ids = [sequencer.identity(strip) for strip in strips]
+    return _submit(scene, face, plan, strip_ids, draft.subject, content.version), plan
 
 
 def _submit(
-    scene: bpy.types.Scene, face: CharacterSnapshot, plan: Plan, strip_ids: list[str], subject: tuple[str, str]
+    scene: bpy.types.Scene,
+    face: CharacterSnapshot,
+    plan: Plan,
+    strip_ids: list[str],
+    subject: tuple[str, str],
+    version: str,
 ) -> Task:
-    scene_name, version = scene.name, face_strip.version(plan.shot)
+    scene_name = scene.name
     arrived: dict[int, str] = {}
     flushed = time.monotonic()
 

@@ -385,17 +385,6 @@ def use_standard_view(scene: bpy.types.Scene) -> None:
         view.view_transform = "Standard"
 
 
-def set_elements(strip: bpy.types.ImageStrip, names: Sequence[str]) -> None:
-    """Set the files of an image strip, one per frame, in its folder."""
-    elements = strip.elements
-    while len(elements) > len(names):
-        elements.pop(len(elements) - 1)
-    for element, name in zip(elements, names, strict=False):
-        if element.filename != name:
-            element.filename = name
-    compat.lengthen(strip, names)
-
-
 def quoted(names: Iterable[str], most: int = 3) -> str:
     """Names in quotes for a message: `'a', 'b' and 5 more`."""
     names = [f"'{name}'" for name in names]

@@ -393,7 +393,7 @@ def test_undoing_a_render_shows_the_earlier_frames(package, scene, saved, obj, f
     package.animation.keys.insert_keys(obj, {"jawOpen": 0.7}, 2)
     bpy.ops.edtalk.render_face(frames="SCENE")
     assert parts(package, tree, strip)["face"].image.filepath != shown
-    package.timeline.sequencer.set_elements(strip, names)  # like an undo
+    package.compat.set_files(strip, names)  # like an undo
     package.handlers.settle_scene(scene, "undo")
     assert parts(package, tree, strip)["face"].image.filepath == shown
 

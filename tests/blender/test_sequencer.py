@@ -367,7 +367,7 @@ def test_a_strip_gets_many_files_at_once_and_nothing_else_changes(package, scene
     where.sequence_editor.active_strip = other
     strip.directory = "//frames/"
     names = [f"{number:020x}.png" for number in range(2000)]
-    package.timeline.sequencer.set_elements(strip, names)
+    package.compat.set_files(strip, names)
     assert [one.filename for one in strip.elements] == names
     assert [one.filename for one in other.elements] == ["a.png"]
     assert package.compat.content_start(strip) == 5
