@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..contract.coefficients import Coefficients
+from ..contract.errors import EDTalkError
 from ..contract.expression import EMOTIONS
 from ..contract.eyes import gaze_names, gaze_offsets
 from ..contract.idle import BLINK
@@ -26,6 +27,8 @@ from .options import (
     seed,
 )
 from .progress import note
+
+FULL, CLIPPED = 0.999, 0.01  # samples above are clipped; share of them from which on it is said
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -71,11 +74,19 @@ def run(args: argparse.Namespace) -> None:
         check_presets(bank)
     from ..lipsync import frame_times, lip_sync
     from ..media.sound import RATE, load_speech
-    from ..motion import eased, head_motion
+    from ..motion import SHORTEST, eased, head_motion
     from ..prosody import cached_prosody
     from ..upper_face import brow_accents, speech_blinks, speech_gaze
 
     samples, seconds = load_speech(args.audio, args.audio_stream)
+    if seconds < SHORTEST:
+        message = f"{args.audio} lasts {seconds:.2f} s; head motion and emotion need at least {SHORTEST} s."
+        raise EDTalkError(message, "Choose a longer sound.", "media")
+    clipped = float(np.mean(np.abs(samples) > FULL))
+    if clipped > CLIPPED:
+        note(
+            f"{args.audio}: {clipped:.0%} of the samples are clipped, so loudness is uncertain. Record it more quietly."
+        )
     times = frame_times(seconds, args.fps)
     found = head_motion(bank, samples, times, [args.seed], sway=args.sway, nods=args.nods)
     if found.note:

@@ -130,7 +130,15 @@ def test_perform_refuses_numbers_out_of_range(tmp_path, capsys, words, expected)
 
 def test_perform_names_a_sound_that_is_too_short(tmp_path, capsys):
     short = write_wav(tmp_path / "short.wav", np.zeros(4000))
-    assert "at least 0.5 s" in refusal(capsys, "perform", "--audio", short, "--out", tmp_path / "a.csv")
+    said = refusal(capsys, "perform", "--audio", short, "--out", tmp_path / "a.csv")
+    assert "short.wav lasts 0.25 s; head motion and emotion need at least 0.5 s" in said
+
+
+def test_perform_says_that_a_sound_is_clipped(tmp_path, capsys, line):
+    loud = write_wav(tmp_path / "loud.wav", np.clip(20 * line, -1, 1))
+    assert run("perform", "--audio", loud, "--out", tmp_path / "a.csv") == 0
+    assert "loud.wav: " in (said := capsys.readouterr().err)
+    assert "% of the samples are clipped" in said
 
 
 @pytest.mark.parametrize(
