@@ -42,6 +42,7 @@ MODULES = (
     "render.arrangement",
     "render.relocation",
     "render.outdated",
+    "render.survey",
     "render.dub",
     "plate.operators",
     "render.farm",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -262,6 +262,16 @@ def set_picture_size(strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None
         table["size"] = size
 
 
+def files_among(strip: bpy.types.ImageStrip, names: Collection[str]) -> set[str]:
+    """Those of some names of at least 8 letters that are files of an image strip."""
+    table, elements = _table(strip), strip.elements
+    if table is None:
+        return {element.filename for element in elements}.intersection(names)
+    heads = np.frombuffer(b"".join(os.fsencode(name)[:8] for name in names), np.uint64)
+    found = np.flatnonzero(np.isin(table["head"].copy(), heads))
+    return {elements[index].filename for index in found.tolist()}.intersection(names)
+
+
 _NAME = 256  # bytes of the file name, the first field of a strip element; width and height follow
 
 
@@ -278,8 +288,8 @@ def _table(strip: bpy.types.ImageStrip) -> np.ndarray | None:
     step = (last - start) // (count - 1) if count > 1 else _NAME + 8
     if step < _NAME + 8 or start + step * (count - 1) != last:
         return None
-    fields = np.dtype([("name", f"S{_NAME}"), ("size", "<i4", 2), ("rest", f"V{step - _NAME - 8}")])
-    table = np.ctypeslib.as_array((ctypes.c_uint8 * (step * count)).from_address(start)).view(fields)
+    fields: Any = {"head": ("<u8", 0), "name": (f"S{_NAME}", 0), "size": ("(2,)<i4", _NAME), "rest": ("V0", step)}
+    table = np.ctypeslib.as_array((ctypes.c_uint8 * (step * count)).from_address(start)).view(np.dtype(fields))
     sizes = np.empty((2, count), np.int32)
     elements.foreach_get("orig_width", sizes[0])
     elements.foreach_get("orig_height", sizes[1])

@@ -17,7 +17,7 @@ from . import follow
 from .animation import edits
 from .engine import session
 from .plate import compositing
-from .render import face_strip, outdated, preview, relocation
+from .render import face_strip, outdated, preview, relocation, survey
 from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,7 @@ def _depsgraph_update_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgrap
         return
     if scene.sequence_editor and any(isinstance(update.id, bpy.types.Scene) for update in depsgraph.updates):
         _schedule()
+        survey.schedule()
     if any(
         isinstance(update.id, (bpy.types.Scene, bpy.types.Object, bpy.types.Action)) for update in depsgraph.updates
     ):
@@ -155,6 +156,8 @@ def _load_post(*_: object) -> None:
             except Exception:  # a file with damaged data must still open
                 logger.exception("The scene '%s' could not be updated.", scene.name)
     outdated.schedule()
+    survey.forget()
+    survey.schedule()
 
 
 @persistent
@@ -198,6 +201,7 @@ def _redo_post(*_: object) -> None:
 def _after_step(step: str) -> None:
     session.release("undo")
     outdated.schedule()
+    survey.schedule()
     pending.step = step
     _schedule()
 

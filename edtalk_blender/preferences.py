@@ -10,7 +10,8 @@ from .engine import engine, lock, session
 from .engine import operators as buttons
 from .engine.session import PACKAGE, Preferred
 from .panels import capture, character, farm, messages, naming, plate, rig, sequencer, status, training
-from .render import cache_limit
+from .render import survey
+from .render.cache_limit import Use
 from .translations.context import CONTEXT
 
 _PANELS = (status, training, character, rig, naming, sequencer, farm, capture, plate)  # in registration order
@@ -134,7 +135,8 @@ class EDTalkPreferences(bpy.types.AddonPreferences):
         column.prop(self, "yields")
         column.prop(self, "cache")
         column.prop(self, "cache_limit")
-        if (use := cache_limit.use_of_file()).frames:
+        counted = survey.latest()
+        if counted and (use := sum(counted.uses.values(), Use())).frames:
             row = column.row()
             row.label(text=f"This file: {use}")
             row.operator("edtalk.clear_cache", text="Purge Unused", icon="TRASH")

@@ -5,6 +5,7 @@ Keyframes are ordinary F-curve keyframes of the object's action or of an NLA str
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,15 @@ _INTERPOLATION = {"CONSTANT": 0, "LINEAR": 1, "BEZIER": 2, "SINE": 12}
 _EASING = {"AUTO": 0, "EASE_IN": 1, "EASE_OUT": 2, "EASE_IN_OUT": 3}
 _AUTO_CLAMPED = 4
 _KEYFRAME, _GENERATED = 0, 5  # types of keyframes
+_IDENTIFIERS = {  # of the values that a new keyframe can have
+    "interpolation": {value: name for name, value in _INTERPOLATION.items()},
+    "easing": {value: name for name, value in _EASING.items()},
+    "handle_left_type": {_AUTO_CLAMPED: "AUTO_CLAMPED"},
+    "handle_right_type": {_AUTO_CLAMPED: "AUTO_CLAMPED"},
+    "type": {_KEYFRAME: "KEYFRAME", _GENERATED: "GENERATED"},
+}
+_FEW_KEYS = 8  # that are inserted into a curve one by one
+_SAME_FRAME = 0.02  # frames; Blender takes keyframes within 0.01 for the same
 _KEY_FIELDS = {  # properties of a keyframe point: name, numbers per key, dtype
     "co": (2, np.float32),
     "handle_left": (2, np.float32),
@@ -113,14 +123,16 @@ def write_curve(
     curve = bag.fcurves.find(path) or bag.fcurves.new(path)
     if curve.group is None and group:
         curve.group = bag.groups.get(group) or bag.groups.new(group)
+    new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
+    if generated:
+        _mark(new, np.full(len(frames), True))
+    if replace is None and len(frames) <= _FEW_KEYS and _insert(curve, new):
+        return
     old = _read_keys(curve)
     at = old["co"][:, 0]
     removed = np.isin(at, frames)
     if replace is not None:
         removed |= (at >= replace[0]) & (at <= replace[1])
-    new = _new_keys(frames, np.asarray(values, np.float32), _INTERPOLATION[interpolation], _EASING[easing])
-    if generated:
-        _mark(new, np.full(len(frames), True))
     _write_keys(curve, {field: np.concatenate([old[field][~removed], new[field]]) for field in _KEY_FIELDS})
 
 
@@ -319,6 +331,32 @@ def _checksums(keys: Mapping[str, np.ndarray]) -> np.ndarray:
         for column in np.atleast_2d(keys[field].T):
             total = (total ^ np.ascontiguousarray(column).view(np.uint32)) * np.uint64(0x9E3779B1) % np.uint64(2**32)
     return (total % np.uint64(65535) + np.uint64(1)).astype(np.int32)
+
+
+def _insert(curve: bpy.types.FCurve, new: Mapping[str, np.ndarray]) -> bool:
+    """Insert a few keyframes, in place of those at the same frames, without reading and writing all others.
+
+    Returns False, with nothing changed, if one is close to another keyframe: Blender would take both for the same.
+    """
+    points, frames = curve.keyframe_points, new["co"][:, 0].tolist()
+    places = [bisect_left(points, frame, key=_frame_of) for frame in frames]
+    for frame, place in zip(frames, places, strict=True):
+        near = [_frame_of(points[index]) for index in (place - 1, place) if 0 <= index < len(points)]
+        if any(0 < abs(other - frame) < _SAME_FRAME for other in near):
+            return False
+    if np.diff(frames).min(initial=1.0) < _SAME_FRAME:
+        return False
+    for index, frame in enumerate(frames):
+        point = points.insert(frame, new["co"][index, 1], options={"FAST"})
+        for field in _KEY_FIELDS:
+            value = new[field][index].tolist()
+            setattr(point, field, _IDENTIFIERS[field][value] if field in _IDENTIFIERS else value)
+    curve.update()
+    return True
+
+
+def _frame_of(point: bpy.types.Keyframe) -> float:
+    return float(point.co[0])
 
 
 def _write_keys(curve: bpy.types.FCurve, keys: Mapping[str, np.ndarray]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import bpy
 
-from ..render import cache_limit, face_strip, render
+from ..render import face_strip, render, survey
+from ..render.cache_limit import Use
+from ..render.survey import Frames
 from ..timeline import sequencer
 from .messages import draw_note, draw_problem
 
@@ -13,12 +17,14 @@ def draw_rendered(layout: bpy.types.UILayout, scene: bpy.types.Scene, obj: bpy.t
     """Draw notes about the frames of a character's face strips, with the buttons that render them."""
     if render.rendering(obj):
         return  # the Status panel shows its progress
-    strips = sequencer.faces(scene, obj)
-    _draw_missing(layout, obj, [strip for strip in strips if face_strip.missing_frames(strip)])
-    for strip in strips[:1]:
-        waiting = face_strip.waiting_frames(strip)
-        if waiting:
-            draw_note(layout, f"{obj.name}: {waiting} of {len(strip.elements)} frames are not rendered yet.")
+    strips, counted = sequencer.faces(scene, obj), survey.latest()
+    if strips and counted is None:
+        draw_note(layout, f"{obj.name}: counting frames...")
+    frames = [counted.strips.get(strip.get(sequencer.ID, ""), Frames()) if counted else Frames() for strip in strips]
+    _draw_missing(layout, obj, {strip: one for strip, one in zip(strips, frames, strict=True) if one.missing})
+    for one in frames[:1]:
+        if one.waiting:
+            draw_note(layout, f"{obj.name}: {one.waiting} of {one.total} frames are not rendered yet.")
     _draw_outdated(layout, obj, [strip for strip in strips if strip.get(face_strip.OUTDATED)])
     for strip in strips:
         if strip.get(sequencer.STALE) and not strip.get(face_strip.OUTDATED):
@@ -29,7 +35,12 @@ def draw_disk_use(layout: bpy.types.UILayout, characters: list[bpy.types.Object]
     """Draw the size of the rendered frames of each character, and the button that deletes unused ones."""
     if render.is_rendering():
         return  # the folders change with every frame
-    uses = {obj.name: use for obj, use in zip(characters, cache_limit.use_of(characters), strict=True)}
+    counted = survey.latest()
+    if counted is None:
+        if any(obj.edtalk.face_strip for obj in characters):
+            draw_note(layout, "Calculating the size of the rendered frames...")
+        return
+    uses = {obj.name: counted.uses.get(survey.folder(obj), Use()) for obj in characters}
     column = layout.column(align=True)
     for name, use in uses.items():
         if use.frames:
@@ -38,14 +49,15 @@ def draw_disk_use(layout: bpy.types.UILayout, characters: list[bpy.types.Object]
         column.operator("edtalk.clear_cache", icon="TRASH")
 
 
-def _draw_missing(layout: bpy.types.UILayout, obj: bpy.types.Object, strips: list[bpy.types.ImageStrip]) -> None:
+def _draw_missing(
+    layout: bpy.types.UILayout, obj: bpy.types.Object, strips: Mapping[bpy.types.ImageStrip, Frames]
+) -> None:
     """The number of pictures that are no longer in their folder, and the button that renders them again."""
     if not strips:
         return
-    missing = sum(map(face_strip.missing_frames, strips))
-    total = sum(len(strip.elements) for strip in strips)
+    missing, total = (sum(one.missing for one in strips.values()), sum(one.total for one in strips.values()))
     names = sequencer.quoted((strip.name for strip in strips), most=2)
-    text = f"{missing} of {total} frames of {names} are missing in {face_strip.folder_of(strips[0])}."
+    text = f"{missing} of {total} frames of {names} are missing in {face_strip.folder_of(next(iter(strips)))}."
     button = draw_problem(layout, text, "edtalk.render_face", "Render Missing Frames")
     button.frames, button.uid = "STRIP", obj.edtalk.uid
 

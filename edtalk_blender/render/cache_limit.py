@@ -7,24 +7,26 @@ time, because only there it is known which frames the strips show at that moment
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import bpy
 
+from ...inference.contract.answers import Progress
 from .. import compat
 from ..character import character
-from ..engine import session
+from ..engine import session, work
+from ..engine.work import Steps
 from ..folders import FRAMES, character_folder
 from . import face_strip
 
 _INTERVAL = 3600.0  # seconds between two measurements
 _KEPT = 7 * 86400.0  # seconds; frames that were used later are never deleted: an undo or another .blend may show them
-_AT_ONCE = 100  # files that are deleted in one step of the timer
+_AT_ONCE, _READ = 50, 2000  # files that are deleted, and names that are read, in one step of the timer
+_WAIT = 1.0  # seconds between two looks at the thread
 
 
 @dataclass
@@ -37,21 +39,16 @@ class _State:
 _state = _State()
 
 
-def shown_pictures() -> set[str]:
-    """The files of all image strips of the open .blend."""
-    shown = set()
-    for strip in _image_strips():
-        folder = os.fspath(face_strip.folder_of(strip))  # once: a strip may have 100,000 elements
-        shown |= {os.path.join(folder, element.filename) for element in strip.elements}
-    return shown
-
-
 def shown_names() -> set[str]:
-    """The same without their folders. Names depend on the content, and folders may be written in two ways."""
-    return {element.filename for strip in _image_strips() for element in strip.elements}
+    """Names of the files of all image strips of the open .blend.
+
+    They depend on the content, and the folders may be written in two ways.
+    """
+    return {element.filename for strip in image_strips() for element in strip.elements}
 
 
-def _image_strips() -> list[bpy.types.ImageStrip]:
+def image_strips() -> list[bpy.types.ImageStrip]:
+    """All image strips of the open .blend."""
     return [strip for scene in bpy.data.scenes for strip in compat.strips(scene) if strip.type == "IMAGE"]
 
 
@@ -62,8 +59,7 @@ def enforce() -> None:
     if limit <= 0 or recent or session.blocking():
         return
     _state.measured = now
-    purge = Purge(folders(), shown_pictures(), round(limit * 1e9))
-    purge.start()
+    purge = Purge(folders(), round(limit * 1e9))
     bpy.app.timers.register(purge.step, first_interval=1.0, persistent=True)
 
 
@@ -100,65 +96,78 @@ def _megabytes(size: int) -> str:
 _sizes: dict[Path, tuple[int, dict[str, int]]] = {}  # by folder: its modification time, and the size of each frame
 
 
-def use(folder: Path, shown: Collection[str]) -> Use:
-    """The frames in a folder, read again only if it has changed. shown: names of the frames in use."""
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each frame in a folder by name, read again only if it has changed; empty if it cannot be read."""
     try:
         changed = folder.stat().st_mtime_ns
-        before, sizes = _sizes.get(folder, (0, {}))
+        before, known = _sizes.get(folder, (0, {}))
         if changed != before:
             names = face_strip.pictures_in(folder)
-            sizes = {name: sizes.get(name) or os.path.getsize(folder / name) for name in names}
-            _sizes[folder] = changed, sizes
+            known = {name: known.get(name) or os.path.getsize(folder / name) for name in names}
+            _sizes[folder] = changed, known
+        return known
     except OSError:
-        return Use()
+        return {}
+
+
+def use(sizes: Mapping[str, int], shown: Collection[str]) -> Use:
+    """The use of frames with these sizes. shown: names of the frames in use."""
     return Use(len(sizes), sum(sizes.values()), sum(size for name, size in sizes.items() if name not in shown))
-
-
-def use_of(objects: Iterable[bpy.types.Object]) -> list[Use]:
-    """The rendered frames of each of some characters."""
-    shown = shown_names()
-    return [use(character_folder(obj) / FRAMES, shown) for obj in objects]
-
-
-def use_of_file() -> Use:
-    """The rendered frames of all characters of the open .blend."""
-    return sum(use_of(obj for obj in bpy.data.objects if character.is_character(obj)), Use())
 
 
 # --- The limit
 
 
 class Purge:
-    """Measures folders in a thread, then deletes surplus frames in `step`, which a timer calls."""
+    """Reads which frames are shown, measures the folders in a thread, then deletes surplus frames; in steps."""
 
-    def __init__(self, folders: Iterable[Path], shown: Iterable[str], limit: int) -> None:
-        """shown: frames in use. limit: bytes."""
-        self.surplus: list[Path] = []
-        self._folders, self._shown, self._limit = list(folders), list(shown), limit
-        self._thread = threading.Thread(target=self._measure, name="edtalk frames", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+    def __init__(self, folders: Iterable[Path], limit: int) -> None:
+        """limit: bytes."""
+        self._folders, self._limit = list(folders), limit
+        self._steps = self._run()
 
     def step(self) -> float | None:
-        """Delete some frames. Returns the seconds until the next step, None at the end."""
-        if self._thread.is_alive() or not session.may_apply():
-            return 1.0
-        batch, self.surplus = self.surplus[:_AT_ONCE], self.surplus[_AT_ONCE:]
-        if not batch:
-            return None
-        names = shown_names()
-        for path in batch:
-            if path.name not in names:
-                with suppress(OSError):  # another Blender has deleted it
-                    path.unlink()
-        return 0.1
+        """Timer: do one step. Returns the seconds until the next one, None at the end."""
+        if not session.may_apply():
+            return _WAIT
+        for progress in self._steps:
+            return _WAIT if progress is None else 0.1
+        return None
 
-    def _measure(self) -> None:
-        for path in self._shown:  # another Blender that shares the folder sees that they are in use
+    def _run(self) -> Steps[None]:
+        shown: list[str] = []
+        for strip in [(strip.id_data.name, strip.name) for strip in image_strips()]:
+            yield from _read_paths(*strip, shown)
+        left = yield from work.in_thread(lambda: self._measure(shown))
+        while left:
+            batch, left = left[:_AT_ONCE], left[_AT_ONCE:]
+            names = {path.name for path in batch}
+            kept = {name for strip in image_strips() for name in compat.files_among(strip, names)}
+            for path in batch:
+                if path.name not in kept:
+                    with suppress(OSError):  # another Blender has deleted it
+                        path.unlink()
+            yield Progress("deleting")
+
+    def _measure(self, shown: Iterable[str]) -> list[Path]:
+        """The surplus frames. Uses no bpy. shown: paths of the frames in use."""
+        for path in shown:  # another Blender that shares the folder sees that they are in use
             with suppress(OSError):
                 os.utime(path)
-        self.surplus = list(surplus(self._folders, self._limit, time.time() - _KEPT))
+        return list(surplus(self._folders, self._limit, time.time() - _KEPT))
+
+
+def _read_paths(scene_name: str, name: str, paths: list[str]) -> Steps[None]:
+    """Add the paths of an image strip's files to a list."""
+    done = 0
+    while scene := bpy.data.scenes.get(scene_name):
+        strip = scene.sequence_editor.strips_all.get(name) if scene.sequence_editor else None
+        if strip is None or strip.type != "IMAGE" or done >= len(strip.elements):
+            return
+        folder = os.fspath(face_strip.folder_of(strip))
+        paths += [os.path.join(folder, one.filename) for one in strip.elements[done : done + _READ]]
+        done += _READ
+        yield Progress("reading", done)
 
 
 def surplus(folders: Iterable[Path], limit: int, used_before: float) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 from ...inference.contract.coefficients import Coefficients
 from ...inference.contract.errors import EDTalkError
@@ -16,6 +17,7 @@ from ..folders import FRAMES, SHOTS
 from ..plate import dubbing
 from ..timeline import footage, sequencer
 
+_STEP = np.float32(2**-16)  # of coefficients; a change that cannot be seen
 FRAME = "FRAME"  # beside the items of `sequencer.RENDER_RANGES`: the current frame, of characters that dub
 
 
@@ -112,10 +114,16 @@ def shot_of(
     face: `obj` as it was read. plate: the movie strip that the face is rendered over. sample: see `sampler`; gives the
     rows of `sampled_range`. Raises EDTalkError if the movie has not been tracked.
     """
-    sample = sample or sampler(scene, obj, face)
-    rows, references = sample(range(*span)), None
+    exact = sample or sampler(scene, obj, face)
+
+    def sample_rounded(frames: range) -> np.ndarray:
+        return _rounded(exact(frames), face)
+
+    rows, references = sample_rounded(range(*span)), None
     if plate is not None:
-        references = dubbing.references_of(scene, face, plate, span, dubbing.shown_mouth(scene, face, sample, span))
+        references = dubbing.references_of(
+            scene, face, plate, span, dubbing.shown_mouth(scene, face, sample_rounded, span)
+        )
     return Shot(
         bank=face.bank_path,
         bank_sha256=face.bank.sha256,
@@ -134,3 +142,13 @@ def shot_of(
         plate=None if plate is None else dubbing.plate_of(scene, face, plate, span),
         references=references,
     )
+
+
+def _rounded(rows: np.ndarray, face: CharacterSnapshot) -> np.ndarray:
+    """Rows (T, n) whose offsets from rest are multiples of `_STEP`.
+
+    Keyframes that are moved in time give values that differ by about 1e-9. Without rounding, some frames would have
+    another name, and be rendered again.
+    """
+    rest = face.rest.astype(np.float32)
+    return rest + np.rint((rows - rest) / _STEP) * _STEP

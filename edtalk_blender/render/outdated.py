@@ -7,17 +7,15 @@ Characters with drivers or NLA strips are not checked, because the scene would h
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-
 import bpy
 
+from ...inference.contract.answers import Progress
 from ...inference.contract.errors import EDTalkError
 from .. import compat
 from ..animation import sampling
 from ..character import snapshot
-from ..engine import session
+from ..engine import session, work
+from ..engine.work import Steps
 from ..timeline import sequencer
 from . import face_shot, face_strip, render
 
@@ -25,39 +23,12 @@ _DELAY = 0.7  # seconds without a change before the check begins
 _SLICE = 100  # frames that are sampled at once
 
 
-@dataclass
-class _State:
-    """changed_at: time of the last change (`time.monotonic`). check: the running check, None before it begins."""
-
-    changed_at: float = 0.0
-    check: Iterator[None] | None = None
-
-
-_state = _State()
-
-
 def schedule() -> None:
     """Check all face strips soon. Does nothing in background mode."""
-    _state.changed_at, _state.check = time.monotonic(), None
-    if not session.blocking() and not bpy.app.timers.is_registered(_tick):
-        bpy.app.timers.register(_tick, first_interval=_DELAY, persistent=True)
+    _timer.schedule()
 
 
-def _tick() -> float | None:
-    """Timer: do a part of the check. Returns the seconds until the next call."""
-    is_busy = not session.may_apply() or render.is_rendering() or session.is_playing()
-    if is_busy or time.monotonic() - _state.changed_at < _DELAY:
-        return _DELAY
-    if _state.check is None:
-        _state.check = check()
-    until = time.monotonic() + session.STEP
-    for _ in _state.check:
-        if time.monotonic() > until:
-            return session.STEP
-    return None
-
-
-def check() -> Iterator[None]:
+def check() -> Steps[None]:
     """Mark the face strips of all scenes. Yields between short steps; the strips may change in between."""
     strips = [
         (scene.name, strip.get(sequencer.ID, ""))
@@ -75,7 +46,7 @@ def check() -> Iterator[None]:
             session.redraw(("SEQUENCE_EDITOR",))
 
 
-def _outdated(scene_name: str, strip_id: str) -> Generator[None, None, int | None]:
+def _outdated(scene_name: str, strip_id: str) -> Steps[int | None]:
     """Number of visible frames that are out of date; None if unknown."""
     count, at = 0, None
     while True:
@@ -103,9 +74,11 @@ def _outdated(scene_name: str, strip_id: str) -> Generator[None, None, int | Non
             for name, now in zip(shown, wanted, strict=True)
         )
         at = span[1]
-        yield
+        yield Progress("checking", at - first, end - first)
+
+
+_timer = work.Idle(check, _DELAY, lambda: render.is_rendering())
 
 
 def unregister() -> None:
-    if bpy.app.timers.is_registered(_tick):
-        bpy.app.timers.unregister(_tick)
+    _timer.stop()

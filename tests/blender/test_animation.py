@@ -462,3 +462,36 @@ def test_tweak_mode_hides_the_action_and_is_left_before_writing(package, animati
     animation.insert_keys(obj, {"headYaw": 1.0}, 1)
     assert not data.use_tweak_mode
     assert package.animation.hidden.hidden_by(obj) is None
+
+
+# --- Single keyframes
+
+
+def all_keys(package, curve) -> dict[str, list]:
+    return {field: values.tolist() for field, values in package.animation.keys._read_keys(curve).items()}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_single_keyframe_is_inserted_as_if_all_were_written(package, obj, monkeypatch, seed):
+    """With the handles, types and marks of its neighbours, beside and in place of others, generated or not."""
+    keys, random = package.animation.keys, np.random.default_rng(seed)
+    other = package.character.character.create(bpy.context.scene, name="Ben")
+    frames = np.unique(random.integers(1, 60, 20)).astype(float) + random.choice([0.0, 0.25])
+    values = random.uniform(-1, 1, len(frames))
+    inserted = [
+        (float(random.choice([*frames, random.uniform(-5, 70), frames[0] + 0.004])), float(random.uniform(-1, 1)))
+        for _ in range(12)
+    ]
+    kinds = [random.choice(["LINEAR", "BEZIER", "CONSTANT"]) for _ in inserted]
+    generated = random.random(len(inserted)) < 0.5
+    found = []
+    for one in (obj, other):
+        if one is other:
+            monkeypatch.setattr(keys, "_insert", lambda *_: False)  # all are written
+        keys.write_curves(one, {"jawOpen": values}, frames, interpolation="BEZIER")
+        (curve,) = package.compat.fcurves(one)
+        curve.keyframe_points[2].select_control_point = True
+        for (frame, value), kind, is_generated in zip(inserted, kinds, generated, strict=True):
+            keys.insert_keys(one, {"jawOpen": value}, frame, interpolation=str(kind), generated=bool(is_generated))
+        found.append(all_keys(package, curve))
+    assert found[0] == found[1]

@@ -1,14 +1,17 @@
 """The limit of the rendered frames: what is deleted, in which order, and what is always kept."""
 
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import bpy
 import pytest
 
 from tests.panel_layout import draw
+from tests.pumping import PATIENCE
 
 DAY = 86400.0
 
@@ -40,11 +43,12 @@ def show(scene, path: Path) -> bpy.types.ImageStrip:
 
 def run(cache_limit, folders, limit: int) -> None:
     """What the timer does."""
-    purge = cache_limit.Purge(folders, cache_limit.shown_pictures(), limit)
-    purge.start()
-    purge._thread.join()
-    while purge.step() is not None:
-        pass
+    finish(cache_limit.Purge(folders, limit))
+
+
+def finish(purge) -> None:
+    while (wait := purge.step()) is not None:
+        time.sleep(min(wait, 0.005))
 
 
 def test_frames_that_were_unused_for_longest_are_deleted_first(cache_limit, frames):
@@ -69,13 +73,23 @@ def test_recent_shown_linked_and_foreign_files_are_kept(cache_limit, frames, sce
 
 def test_frames_that_are_shown_after_the_measurement_are_kept(cache_limit, frames, scene):
     path = write(frames, 1, 90)
-    purge = cache_limit.Purge([frames], [], 0)
-    purge._measure()
-    assert purge.surplus == [path]
+    deleted = write(frames, 2, 90)
+    purge = cache_limit.Purge([frames], 0)
+    measure, is_shown = purge._measure, threading.Event()
+
+    def measured_before(shown):
+        found = measure(shown)
+        assert set(found) == {path, deleted}
+        assert is_shown.wait(PATIENCE)
+        return found
+
+    purge._measure = measured_before
+    assert purge.step() is not None
     show(scene, path)
-    while purge.step() is not None:
-        pass
+    is_shown.set()
+    finish(purge)
     assert path.exists()
+    assert not deleted.exists()
 
 
 def test_another_blender_keeps_the_frames_that_this_one_shows(cache_limit, frames, scene):
@@ -100,8 +114,8 @@ def test_the_folders_of_the_preferences_or_of_the_file_are_measured(addon, cache
 def test_a_chosen_limit_is_enforced_at_most_once_an_hour_and_none_is_the_default(addon, cache_limit, monkeypatch):
     session, started = addon.edtalk_blender.engine.session, []
     assert session.preferred().cache_limit == 0
-    monkeypatch.setattr(cache_limit.Purge, "start", lambda purge: started.append(purge._limit))
-    monkeypatch.setattr(cache_limit.bpy.app.timers, "register", lambda *_, **__: None, raising=False)
+    timers = SimpleNamespace(register=lambda step, **_: started.append(step.__self__._limit))
+    monkeypatch.setattr(cache_limit, "bpy", SimpleNamespace(app=SimpleNamespace(timers=timers), data=bpy.data))
     monkeypatch.setattr(cache_limit._state, "measured", None)
     cache_limit.enforce()
     assert started == [], "background mode has no timers"
@@ -121,12 +135,12 @@ def test_a_chosen_limit_is_enforced_at_most_once_an_hour_and_none_is_the_default
 def test_use_counts_all_frames_and_those_that_no_strip_shows(cache_limit, frames, scene):
     paths = [write(frames, number, 1, size=1000 + number) for number in range(3)]
     (frames / "holiday.png").write_bytes(bytes(5000))
-    use = cache_limit.use(frames, {paths[1].name})
+    use = cache_limit.use(cache_limit.sizes(frames), {paths[1].name})
     assert (use.frames, use.size, use.unused) == (3, 3003, 2002)
     write(frames, 9, 1, size=10**6)
     os.utime(frames, ns=(0, 10**9))  # another time than before, also where the clock is coarse
-    assert str(cache_limit.use(frames, set())) == "1.0 MB in 4 frames, 1.0 MB unused"
-    assert cache_limit.use(frames / "none", set()) == cache_limit.Use()
+    assert str(cache_limit.use(cache_limit.sizes(frames), set())) == "1.0 MB in 4 frames, 1.0 MB unused"
+    assert cache_limit.use(cache_limit.sizes(frames / "none"), set()) == cache_limit.Use()
 
 
 def test_the_panel_shows_the_use_and_purges_unused_frames(addon, cache_limit, obj, scene, tmp_path):

@@ -114,6 +114,23 @@ def test_characters_with_drivers_are_not_checked(package, rendered):
     assert bpy.context.scene.frame_current == 1
 
 
+@pytest.mark.parametrize("delta", [12, 999])
+def test_keys_that_move_in_time_name_the_same_frames(package, scene, obj, delta):
+    """Else Render Face would render frames again after their sound was moved."""
+    frames, random = np.arange(1.0, 400.0, 3.0), np.random.default_rng(0)
+    names = list(package.character.files.bank_of(obj).names)[:10]
+    package.animation.keys.write_curves(obj, {name: random.uniform(-1, 1, len(frames)) for name in names}, frames)
+    obj.edtalk.banks[0].strength = 0.7
+    face = package.character.snapshot.read(obj)
+
+    def names_from(first: int) -> tuple[str, ...]:
+        return package.render.face_shot.shot_of(scene, obj, face, (first, first + 397)).file_names()
+
+    before = names_from(1)
+    package.animation.keys.move_keys(obj, names, [package.animation.keys.Move(1, 400, delta)])
+    assert names_from(1 + delta) == before
+
+
 # --- A part of a strip
 
 

@@ -76,8 +76,9 @@ def shot(package: ModuleType, folder: Path, frames: int) -> dict[str, float]:
     found |= {f"again_{name}": value for name, value in _press(package, scene, [obj]).items()}
     assert not package.engine.session.tasks
     found |= _check(package)
-    _, found["waiting_frames_s"] = _timed(lambda: package.render.face_strip.waiting_frames(strip))
-    _, found["missing_frames_s"] = _timed(lambda: package.render.face_strip.missing_frames(strip))
+    found |= _steps("survey", package.render.survey.steps())
+    purge = package.render.cache_limit.Purge([Path(bpy.path.abspath(strip.directory))], 0)
+    found["longest_delete_step_s"] = _longest_purge_step(purge, 5)
     _, found["refill_s"] = _timed(lambda: package.render.face_strip.refill(scene))
     _, found["settle_s"] = _timed(lambda: package.handlers.settle_scene(scene))
     found["peak_mib"] = _peak_mib()
@@ -121,22 +122,17 @@ def cache(package: ModuleType, folder: Path, files: int) -> dict[str, float]:
     strip = package.compat.new_image(scene, "face", frames / names[0], 1, 1)
     package.compat.set_files(strip, names[:1000])
     face_strip, cache_limit = package.render.face_strip, package.render.cache_limit
-    shown = cache_limit.shown_names()
+    shown, survey = cache_limit.shown_names(), package.render.survey
     found = {}
     _, found["list_s"] = _timed(lambda: face_strip.pictures_in(frames))
     _, found["list_again_s"] = _timed(lambda: face_strip.pictures_in(frames))
-    _, found["use_s"] = _timed(lambda: cache_limit.use(frames, shown))
-    _, found["use_again_s"] = _timed(lambda: cache_limit.use(frames, shown))
+    _, found["use_s"] = _timed(lambda: cache_limit.use(cache_limit.sizes(frames), shown))
+    _, found["use_again_s"] = _timed(lambda: cache_limit.use(cache_limit.sizes(frames), shown))
+    found |= _steps("survey", survey.steps())
     (frames / f"{files:020x}.png").touch()
-    _, found["use_after_a_change_s"] = _timed(lambda: cache_limit.use(frames, shown))
-    purge = cache_limit.Purge([frames], cache_limit.shown_pictures(), 0)
-    _, found["measure_in_a_thread_s"] = _timed(purge._measure)
-    purge.start()
-    purge._thread.join()
-    steps: list[float] = []
-    for _ in range(min(files // 100, 50)):
-        steps.append(_timed(purge.step)[1])
-    found["longest_delete_step_s"] = max(steps)
+    _, found["use_after_a_change_s"] = _timed(lambda: cache_limit.use(cache_limit.sizes(frames), shown))
+    purge = cache_limit.Purge([frames], 0)
+    found["longest_delete_step_s"] = _longest_purge_step(purge, 50)
     assert bpy.data.scenes
     return found
 
@@ -229,12 +225,32 @@ def _ticks(package: ModuleType, count: int = 20) -> list[float]:
 
 def _check(package: ModuleType) -> dict[str, float]:
     """The check for frames that are out of date, which a timer does in steps."""
-    steps, running = [], package.render.outdated.check()
+    return _steps("check", package.render.outdated.check())
+
+
+def _steps(name: str, running: Any) -> dict[str, float]:
+    """Work that a timer does in steps: all of them, and the longest."""
+    steps = []
     while True:
         done, took = _timed(lambda: next(running, "end"))
         steps.append(took)
         if done == "end":
-            return {"check_s": sum(steps), "longest_check_step_s": max(steps)}
+            return {f"{name}_s": sum(steps), f"longest_{name}_step_s": max(steps)}
+        if done is None:
+            time.sleep(0.005)
+
+
+def _longest_purge_step(purge: Any, count: int) -> float:
+    """The longest of all steps up to some that delete files."""
+    longest, deletes = 0.0, 0
+    while deletes < count:
+        wait, took = _timed(purge.step)
+        longest = max(longest, took)
+        if wait is None:
+            break
+        deletes += wait < 1.0
+        time.sleep(0.005 if wait == 1.0 else 0.0)
+    return longest
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
