@@ -1,6 +1,7 @@
 """Head motion of people in clips, beside what the flow draws for the same voices.
 
-The pose is read as by `capture`. Clips without a face or without speech of at least 4 s are left out.
+The pose is read as by `capture`. Clips without a face or without speech of at least 4 s are left out. Music with a
+melody counts as speech, so choose clips in which a person speaks.
 """
 
 from __future__ import annotations
