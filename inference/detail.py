@@ -20,13 +20,13 @@ import numpy as np
 from .teeth import TeethTexture
 
 # Stretch factors of the flow relative to rest: texture is used in full above the first and not used below the second.
-_TRUSTED, _REFUSED = 0.7, 0.25
-_FAINT = 0.05  # smallest mask at rest to which other masks are compared
-_RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
-_STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
-_SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
+TRUSTED, REFUSED = 0.7, 0.25
+FAINT = 0.05  # smallest mask at rest to which other masks are compared
+RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
+STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
+SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
-_HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
+HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 _EDGE = cv2.BORDER_REPLICATE
 # From premultiplied colours in [-1, 1] and alpha to premultiplied levels and alpha.
 _TO_LEVELS = np.array([[127.5, 0, 0, 127.5], [0, 127.5, 0, 127.5], [0, 0, 127.5, 127.5], [0, 0, 0, 1]], np.float32)
@@ -112,7 +112,7 @@ class Detail:
         A pixel of the frame corresponds to the pixel that sampled the same position of the source at rest.
         """
         away, place = self._away, positions - self._away
-        for _ in range(_STEPS - 1):
+        for _ in range(STEPS - 1):
             place = positions - cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE)
         residual = place + cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE) - positions
         return place, cv2.magnitude(*cv2.split(residual))
@@ -120,11 +120,11 @@ class Detail:
     def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
         least, most = _stretch(place)
-        kept = np.clip((np.minimum(least, 1 / np.maximum(most, 1)) - _REFUSED) / (_TRUSTED - _REFUSED), 0, 1)
+        kept = np.clip((np.minimum(least, 1 / np.maximum(most, 1)) - REFUSED) / (TRUSTED - REFUSED), 0, 1)
         mask_at_rest = cv2.remap(self._mask, place, None, cv2.INTER_LINEAR, None, _EDGE)
-        kept *= np.minimum(mask / np.maximum(mask_at_rest, _FAINT), 1)
-        kept *= np.clip((_RESIDUAL[1] - residual) / (_RESIDUAL[1] - _RESIDUAL[0]), 0, 1)
-        return cv2.GaussianBlur(kept, (0, 0), _SOFT, borderType=_EDGE)
+        kept *= np.minimum(mask / np.maximum(mask_at_rest, FAINT), 1)
+        kept *= np.clip((RESIDUAL[1] - residual) / (RESIDUAL[1] - RESIDUAL[0]), 0, 1)
+        return cv2.GaussianBlur(kept, (0, 0), SOFT, borderType=_EDGE)
 
 
 def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
@@ -193,8 +193,8 @@ def _between(fine: np.ndarray) -> np.ndarray:
     result = np.empty((2 * size - 1, 2 * size - 1, 3), np.uint8)
     result[::2, ::2] = fine
     # The anchor of a filter with six taps is the fourth one in OpenCV, so this is the value before each pixel.
-    across = cv2.sepFilter2D(fine, -1, _HALF_WAY, one, borderType=_EDGE)
+    across = cv2.sepFilter2D(fine, -1, HALF_WAY, one, borderType=_EDGE)
     result[::2, 1::2] = across[:, 1:]
-    result[1::2, ::2] = cv2.sepFilter2D(fine, -1, one, _HALF_WAY, borderType=_EDGE)[1:]
-    result[1::2, 1::2] = cv2.sepFilter2D(across, -1, one, _HALF_WAY, borderType=_EDGE)[1:, 1:]
+    result[1::2, ::2] = cv2.sepFilter2D(fine, -1, one, HALF_WAY, borderType=_EDGE)[1:]
+    result[1::2, 1::2] = cv2.sepFilter2D(across, -1, one, HALF_WAY, borderType=_EDGE)[1:, 1:]
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from .renderer import FaceRenderer, open_device
 BANKS = 2  # loaded banks that are kept
 FACES = 8  # encoded portraits that are kept for each bank
 WRITERS = 2  # threads that write files while the next frames are drawn
+CARD_WRITERS = 8  # the same, at most, when a graphics card draws
 
 T = TypeVar("T")
 ReportProgress = Callable[[str, int, int], None]  # phase, steps done, steps in total
@@ -115,12 +117,13 @@ class ShotRenderer:
 
         to_draw = [] if caller.cancelled else missing
         writing: deque[tuple[int, Future[None]]] = deque()
-        with ThreadPoolExecutor(WRITERS, "writer") as pool:
+        writers = WRITERS if self.device.type != "cuda" else max(WRITERS, min(os.cpu_count() or 1, CARD_WRITERS))
+        with ThreadPoolExecutor(writers, "writer") as pool:
             for row, pixels in zip(to_draw, self.draw(shot, to_draw, caller.progress), strict=True):
                 if row == to_draw[0]:
                     _open_folder(shot.frames_folder)
                 writing.append((row, pool.submit(save_picture, shot.frames_folder / names[row], pixels)))
-                while writing and (len(writing) > WRITERS or writing[0][1].done()):
+                while writing and (len(writing) > writers or writing[0][1].done()):
                     report(*writing.popleft())
                 caller.run_previews()
                 if caller.cancelled:

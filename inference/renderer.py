@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from dataclasses import replace
+from functools import partial
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .batch import CardDetail, Decoded, PlannedBatch, PreparedSource
+from .card import AHEAD, Card, CudaQueue, ahead
 from .contract.bank import Bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
 from .lanes import FasterOf, Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import checked, filled
-from .model.correction import Correction, CorrectionSource
+from .model.correction import Correction
 from .model.decoder import Canvas, Drawn, Source
+from .model.fast_detail import FastDetail, with_detail
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
-from .model.insets import PlacedInset, composite_insets
-from .model.joined import joined
+from .model.insets import PlacedInset, Window, composite_insets
+from .model.joined import joined, parted
 from .model.lids import drawn_lids, drawn_places
 from .model.load import load_networks
 from .model.plan import Plan, Planner
@@ -33,29 +39,36 @@ from .model.readers.face_reader import FaceReader
 
 if TYPE_CHECKING:
     from .detail import Detail, Workspace
+    from .teeth import TeethTexture
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BATCH = 8
 LARGE = 128  # pixels: frames of larger banks are computed one by one on the CPU, where a batch exceeds the cache
+CARD_BATCH = 32  # frames of LARGE pixels on a graphics card; of larger ones as many fewer as they have more pixels
+GRAPHS = "EDTALK_CUDA_GRAPHS"  # environment variable; 0 switches them off
 R = TypeVar("R")
+Chunk = TypeVar("Chunk", np.ndarray, "list[SourceRow]")  # what a batch is made of
+SourceRow = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # coefficients, a picture and its detail
+Pictures = Callable[[], list[np.ndarray]]  # waits for the pictures of a batch that has been begun
 
 
 class FaceRenderer:
     """Renders with one bank on one device: `set_source` once, then `render` any number of frames.
 
     A frame is bit-identical whether it is rendered alone, in any batch or in any part of a clip: all batches have the
-    same size, and the last one is padded. Several batches are computed at once, each by one thread (`inference.lanes`).
-    Only where a GPU has too little memory, the size is halved; then frames may differ in rounding. Memory use does not
+    same size, and the last one is padded. Several batches are computed at once, each by one thread (`inference.lanes`);
+    a graphics card computes one while the pictures of the one before are copied (`inference.card`).
+    Only where a card has too little memory, the size is halved; then frames may differ in rounding. Memory use does not
     depend on the length of the clip. Not thread-safe.
 
     device: "auto" (cuda, else mps, else cpu) or a torch device name. threads: CPU threads, for the whole process.
     dtype: precision of the convolutions; latents, flow, warp and colours stay float32. "auto": float32 for the decoder,
-    and for refiner and insets the type with which they were trained, bfloat16, where the processor multiplies it
-    directly. compile: compile the
-    decoder with torch.compile; the first frame then takes minutes. batch: frames computed together; default 8, on the
-    CPU 1 for banks of more than 128 px.
+    and for refiner and insets the type with which they were trained, bfloat16, where the processor or the card
+    multiplies it directly. compile: compile the decoder with torch.compile; the first frame then takes minutes. batch:
+    frames computed together; default 8, on the CPU 1 for banks of more than 128 px, with CUDA 32 or fewer. graphs:
+    record batches with CUDA graphs; default True, unless the environment variable EDTALK_CUDA_GRAPHS is 0.
     Raises EDTalkError of kind "device" if the device is not available, "bank" if the bank lacks tensors.
 
     Attributes: config, the bank's `GeneratorConfig`; reader, a `FaceReader` with the same weights; painting, the
@@ -70,6 +83,7 @@ class FaceRenderer:
         dtype: str = "auto",
         compile: bool = False,
         batch: int | None = None,
+        graphs: bool | None = None,
     ) -> None:
         if dtype not in DTYPES:
             raise EDTalkError(f"dtype must be one of {', '.join(DTYPES)}, found '{dtype}'.")
@@ -78,7 +92,11 @@ class FaceRenderer:
         self.bank, self.config = bank, bank.config
         self.device = open_device(device)
         on_cpu = self.device.type == "cpu"
-        self.batch = batch or (1 if on_cpu and bank.config.size > LARGE else BATCH)
+        self.batch = batch or default_batch(self.device, bank.config.size)
+        self._card: Card | None = None
+        if self.device.type == "cuda":
+            graphs = os.environ.get(GRAPHS, "1") != "0" if graphs is None else graphs
+            self._card = Card(CudaQueue(self.device), graphs)
         self.lanes = Lanes(torch.get_num_threads() if on_cpu else 1)
         with torch.inference_mode():
             networks = load_networks(bank, self.device, DTYPES[dtype])
@@ -88,13 +106,15 @@ class FaceRenderer:
                 self._correction = Correction(networks.refiner, networks.insets, self.painting, networks.teeth)
         self._encoder, self._decoder = networks.encoder, networks.decoder
         self._teeth = None if networks.teeth is None else networks.teeth.get_buffer("texture").cpu().numpy()
-        self.reader = FaceReader(networks, bank, self.device, self.batch, self.lanes)
-        self._planner = Planner(bank, networks.insets)
+        # Reading a face takes longer on the CPU than on a card: several threads share it.
+        reading = Lanes(torch.get_num_threads()) if self._card else self.lanes
+        self.reader = FaceReader(networks, bank, self.device, BATCH if self._card else self.batch, reading)
+        self._planner = Planner(bank, networks.insets, reading if self._card else None)
         self._draw = torch.compile(self._decoder) if compile else self._decoder
         self._source: PreparedSource | None = None
         self._source_coefficients: Coefficients | None = None
         self._canvases: dict[bytes, Canvas] = {}
-        self._detail: Detail | None = None
+        self._detail: Detail | CardDetail | None = None
         self._workspaces, self._faster = threading.local(), FasterOf()
 
     def set_source(self, image: np.ndarray, detail: np.ndarray | None = None) -> None:
@@ -105,15 +125,14 @@ class FaceRenderer:
         Default: frames of the bank's size.
         """
         pixels, detail = to_network(checked(image), self.config.size), self._checked_detail(detail)
-        self._source = self._encode_source(pixels, image if detail is None else detail)
+        (self._source,) = self._encode_sources([pixels], [image if detail is None else detail])
         own = self._source.own.copy()  # so that callers cannot change the source
         self._source_coefficients, self._canvases = Coefficients(own, self.bank.names), {}
         self._detail = None
         if detail is not None:
             with one_core_per_operator():
                 rows = filled([own[0]], self.batch)
-                decoded = self._decode([self._source], rows, self._canvases, len(detail), at_rest=True)
-            self._detail = self._detail_of(decoded, 0, detail)
+                (self._detail,) = self._details_of([self._source], rows, [detail], self._canvases)
 
     def another(self) -> FaceRenderer:
         """A renderer that shares the weights but has its own source; for use in the same thread."""
@@ -179,8 +198,7 @@ class FaceRenderer:
         source, rows = self._source, list(self._values(coefficients))
 
         def draw() -> np.ndarray:
-            decoded = self._decode([source], rows, self._canvases, self._detail.size if self._detail else 0)
-            return self._pictures(decoded, [self._detail], np.dtype(np.uint8))[0]
+            return self._begun([source], rows, self._canvases, [self._detail], np.dtype(np.uint8))()[0]
 
         return self._faster.run(draw)
 
@@ -197,7 +215,7 @@ class FaceRenderer:
         def places(rows: np.ndarray) -> np.ndarray:
             return self._decode([source], filled(list(rows), self.batch), canvases, of_lids=True).places[: len(rows)]
 
-        found.extend(self._in_batches(self._values(coefficients), places))
+        found.extend(self._in_batches(self._chunks(self._values(coefficients)), places))
         return np.concatenate(found)
 
     def render_frames(
@@ -219,16 +237,15 @@ class FaceRenderer:
         return self._render_frames(iter(images), self._values(coefficients), _pixel_type(dtype), added, details)
 
     def _render(
-        self, source: PreparedSource, detail: Detail | None, values: np.ndarray, dtype: np.dtype
+        self, source: PreparedSource, detail: Detail | CardDetail | None, values: np.ndarray, dtype: np.dtype
     ) -> Iterator[np.ndarray]:
         canvases = self._canvases
 
-        def draw(rows: np.ndarray) -> list[np.ndarray]:
-            decoded = self._decode([source], filled(list(rows), self.batch), canvases, detail.size if detail else 0)
-            return self._pictures(decoded, [detail] * len(rows), dtype)
+        def draw(rows: np.ndarray) -> Pictures:
+            return self._begun([source], filled(list(rows), self.batch), canvases, [detail] * len(rows), dtype)
 
-        for pictures in self._in_batches(values, draw):
-            yield from pictures
+        for pictures in self._in_batches(self._chunks(values), draw):
+            yield from pictures()
 
     def _render_frames(
         self,
@@ -240,9 +257,9 @@ class FaceRenderer:
     ) -> Iterator[np.ndarray]:
         read = 0
 
-        def pairs(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        def pairs() -> Iterator[SourceRow]:
             nonlocal read
-            for row in rows:
+            for row in values:
                 image, fine = next(images, None), None
                 if image is None:
                     raise EDTalkError(f"There must be one picture per row: expected {len(values)}, found {read}.")
@@ -251,68 +268,73 @@ class FaceRenderer:
                 read += 1
                 yield row, checked(image), fine
 
-        def chunks() -> Iterator[list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]]:
-            at = 0
-            while at < len(values):
-                chunk = list(pairs(values[at : at + self.batch]))
-                at += len(chunk)
-                yield chunk
+        def chunks() -> Iterator[list[SourceRow]]:
+            for _, alike in groupby(pairs(), self._shows_large):
+                while chunk := list(islice(alike, self.batch)):
+                    yield chunk
 
-        def draw(chunk: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> list[np.ndarray]:
-            sources = []
-            for _, image, fine in chunk:
-                pixels = frames_to_network(image[None], self.config.size)[0]
-                sources.append(self._encode_source(pixels, image if fine is None else fine))
+        def draw(chunk: list[SourceRow]) -> Pictures:
+            pixels = [frames_to_network(image[None], self.config.size)[0] for _, image, _ in chunk]
+            sources = self._encode_sources(pixels, [image if fine is None else fine for _, image, fine in chunk])
+            own = filled([source.own[0] for source in sources], self.batch)
             rows = [
                 row if added is None else np.where(added, source.own[0] + row, row)
                 for source, (row, *_) in zip(sources, chunk, strict=True)
             ]
+            found: Sequence[Detail | CardDetail | None] = [None] * len(chunk)
             sources = filled(sources, self.batch)
-            found: list[Detail | None] = [None] * len(chunk)
-            size = 0
             if details is not None:
-                size = max(len(fine) for *_, fine in chunk)
-                at_rest = self._decode(sources, [source.own[0] for source in sources], size=size, at_rest=True)
-                found = [self._detail_of(at_rest, index, fine) for index, (*_, fine) in enumerate(chunk)]
-            return self._pictures(self._decode(sources, filled(rows, self.batch), size=size), found, dtype)
+                found = self._details_of(sources, own, [fine for *_, fine in chunk if fine is not None], {})
+            return self._begun(sources, filled(rows, self.batch), {}, found, dtype)
 
-        for pictures in self.lanes.map(draw, chunks()):
-            yield from pictures
+        for pictures in self._in_batches(chunks(), draw):
+            yield from pictures()
         if next(images, None) is not None:
             raise EDTalkError(
                 f"There must be one picture per row: found more than the {len(values)} rows of coefficients."
             )
 
-    def _in_batches(self, values: np.ndarray, work: Callable[[np.ndarray], R]) -> Iterator[R]:
-        """Yield the result of `work` for the rows of each batch, in order; the last one may have fewer.
+    def _shows_large(self, row: SourceRow) -> bool:
+        """Whether the insets see this picture at twice the bank's size, see `_encoded`: those of a batch are alike."""
+        _, image, fine = row
+        return min((image if fine is None else fine).shape[:2]) >= 2 * self.config.size
 
-        If the device has too little memory for a batch, the renderer's batch size is halved permanently.
+    def _chunks(self, values: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows of each batch; the last one may have fewer."""
+        size = self.batch
+        return (values[at : at + size] for at in range(0, len(values), size))
+
+    def _in_batches(self, chunks: Iterable[Chunk], work: Callable[[Chunk], R]) -> Iterator[R]:
+        """Yield the results of `work` for the rows of each batch, in order. A card is given one batch ahead of them."""
+        with closing(self.lanes.map(partial(self._fitted, work), chunks)) as results:
+            for found in ahead(results, AHEAD if self._card else 0):
+                yield from found
+
+    def _fitted(self, work: Callable[[Chunk], R], chunk: Chunk) -> list[R]:
+        """The result of `work` for a batch, or several if the device has too little memory for so many frames.
+
+        The renderer's batch size is halved permanently then.
         """
-
-        def attempt(rows: np.ndarray) -> R | None:
-            try:
-                return work(rows)
-            except torch.cuda.OutOfMemoryError:
-                if self.batch == 1:
-                    raise
-            return None  # outside of the `except` block, in which the exception keeps the tensors alive
-
-        start = 0
-        while start < len(values):
+        results = []
+        while len(chunk):
             size = self.batch
-            chunks = (values[at : at + size] for at in range(start, len(values), size))
-            with closing(self.lanes.map(attempt, chunks)) as results:
-                for result in results:
-                    if result is None:
-                        break
-                    yield result
-                    start += size
-                else:
-                    return
-            logger.warning("Too little memory for %d frames at once, continuing with fewer.", size)
-            self.batch = size // 2
+            try:
+                results.append(work(chunk[:size]))
+            except torch.cuda.OutOfMemoryError:
+                if size == 1:
+                    raise
+            else:
+                chunk = chunk[size:]
+                continue
+            # Outside of the `except` block, in which the exception keeps the tensors alive.
+            if self.batch == size:
+                logger.warning("Too little memory for %d frames at once, continuing with %d.", size, size // 2)
+                self.batch = size // 2
             self._canvases.clear()
+            if self._card is not None:
+                self._card.graphs.clear()
             torch.cuda.empty_cache()
+        return results
 
     def _values(self, coefficients: Coefficients | np.ndarray) -> np.ndarray:
         """(T, n) float32. Raises EDTalkError if the coefficients are not those of the bank."""
@@ -346,19 +368,43 @@ class FaceRenderer:
             )
         return np.ascontiguousarray(detail)
 
-    def _detail_of(self, at_rest: Decoded, row: int, fine: np.ndarray) -> Detail:
-        """The detail of a source. at_rest: a batch whose `row` is the source rendered with its own coefficients."""
+    @torch.inference_mode()
+    def _details_of(
+        self,
+        sources: Sequence[PreparedSource],
+        rows: list[np.ndarray],
+        fine: Sequence[np.ndarray],
+        canvases: dict[bytes, Canvas],
+    ) -> list[Detail | CardDetail]:
+        """The details of the first sources of a batch, as many as `fine` has. rows: the sources' own coefficients."""
         from .detail import Detail  # imports OpenCV
 
-        teeth = None
-        if self._teeth is not None and self._shows_teeth(len(fine)):
-            from .teeth import TeethTexture
+        size = max(map(len, fine))
+        if self._card is None:
+            rest = self._decode(sources, rows, canvases, size, at_rest=True)
+            return [
+                Detail(one, rest.planes[row], rest.places[row], rest.mask[row], self._teeth_of(one, rest.insets, row))
+                for row, one in enumerate(fine)
+            ]
+        batch = self._planned(sources, rows, canvases, size, at_rest=True)
+        drawn, insets = self._drawn(batch, self._on_device(batch.plan))
+        insets = [laid.cpu() for laid in insets if laid.teeth is not None]
+        return [
+            CardDetail(FastDetail.of(torch.tensor(one).to(self.device), drawn, row), self._teeth_of(one, insets, row))
+            for row, one in enumerate(fine)
+        ]
 
-            teeth = TeethTexture(self._teeth)
-            for to_picture, _, planes in (laid.frame(row) for laid in at_rest.insets):
-                if planes is not None:
-                    teeth = teeth.of_source(fine, to_picture, planes)
-        return Detail(fine, at_rest.planes[row], at_rest.places[row], at_rest.mask[row], teeth)
+    def _teeth_of(self, fine: np.ndarray, at_rest: Sequence[PlacedInset], row: int) -> TeethTexture | None:
+        """The texture of a source's teeth. at_rest: insets of which `row` is the source with its own coefficients."""
+        if self._teeth is None or not self._shows_teeth(len(fine)):
+            return None
+        from .teeth import TeethTexture
+
+        teeth = TeethTexture(self._teeth)
+        for to_picture, _, planes in (laid.frame(row) for laid in at_rest):
+            if planes is not None:
+                teeth = teeth.of_source(fine, to_picture, planes)
+        return teeth
 
     def _shows_teeth(self, size: int) -> bool:
         """Whether frames of that size show single teeth: in smaller ones, a tooth is about a pixel wide."""
@@ -366,19 +412,36 @@ class FaceRenderer:
 
     @one_core_per_operator()
     @torch.inference_mode()
-    def _encode_source(self, pixels: np.ndarray, fine: np.ndarray) -> PreparedSource:
-        """Encode a source picture: pixels (3, S, S); fine: (H, W, 3), the same picture at any size."""
-        picture = torch.from_numpy(pixels[None]).to(self.device)
-        latent, features = self._encoder(picture)
-        source = self._decoder.source(latent, features)
+    def _encode_sources(self, pixels: list[np.ndarray], fine: Sequence[np.ndarray]) -> list[PreparedSource]:
+        """Encode source pictures: pixels (3, S, S); fine: (H, W, 3), the same pictures at any size.
+
+        A card encodes several at once, as many as a batch has.
+        """
+        if self._card is None or len(pixels) == 1:
+            return [self._encoded(one[None], [large])[0] for one, large in zip(pixels, fine, strict=True)]
+        return self._encoded(np.stack(filled(pixels, self.batch)), fine)
+
+    def _encoded(self, pixels: np.ndarray, fine: Sequence[np.ndarray]) -> list[PreparedSource]:
+        """pixels: (N, 3, S, S); fine: at most N, the rest of the pixels is padding."""
+        pictures = torch.from_numpy(pixels).to(self.device)
+        latent, features = self._encoder(pictures)
+        generator = self._decoder.source(latent, features)
         if self._correction is None:
-            return PreparedSource(source, None, self._padded(self._encoder.coefficients(latent).cpu().numpy()))
-        seen, largest = picture, 2 * self.config.size  # insets render at twice the resolution
-        if self._correction.insets is not None and min(fine.shape[:2]) >= largest:
-            seen = torch.from_numpy(to_network(fine, largest)[None]).to(self.device)
-        corrected = self._correction.prepare(picture, seen)
-        eyes = None if self._correction.insets is None else TurnableEyes(fine, corrected.anchors)
-        return PreparedSource(source, corrected, self._padded(corrected.own.cpu().numpy()), eyes)
+            own = self._padded(self._encoder.coefficients(latent).cpu().numpy())
+            return [
+                PreparedSource(one, None, own[row : row + 1]) for row, one in enumerate(parted(generator, len(fine)))
+            ]
+        seen, largest = pictures, 2 * self.config.size  # insets render at twice the resolution
+        if self._correction.insets is not None and min(min(one.shape[:2]) for one in fine) >= largest:
+            large = filled([to_network(one, largest) for one in fine], len(pixels))
+            seen = torch.from_numpy(np.stack(large)).to(self.device)
+        corrected = self._correction.prepare(pictures, seen)
+        own = self._padded(corrected.own.cpu().numpy())
+        found = []
+        for row, parts in enumerate(zip(parted(generator, len(fine)), parted(corrected, len(fine)), strict=True)):
+            eyes = None if self._correction.insets is None else TurnableEyes(fine[row], parts[1].anchors)
+            found.append(PreparedSource(*parts, own[row : row + 1], eyes))
+        return found
 
     @torch.inference_mode()
     def _decode(
@@ -398,13 +461,16 @@ class FaceRenderer:
         the picture below them.
         """
         batch = self._planned(sources, rows, {} if canvases is None else canvases, size, at_rest)
-        plan = batch.plan.unpacked(batch.plan.packed().to(self.device)) if self.device.type != "cpu" else batch.plan
+        plan = self._on_device(batch.plan)
         drawn, insets = self._drawn(batch, plan)
         if of_lids:
             drawn = drawn._replace(places=self._places_of_lids(batch, plan, drawn))
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
+
+    def _on_device(self, plan: Plan) -> Plan:
+        return plan if self.device.type == "cpu" else plan.unpacked(plan.packed().to(self.device))
 
     def _planned(
         self,
@@ -415,11 +481,12 @@ class FaceRenderer:
         at_rest: bool,
     ) -> PlannedBatch:
         """Decide what to draw; arguments as for `_decode`."""
-        source, teeth = PreparedSource.joined(sources), self._shows_teeth(size)
+        source = PreparedSource.joined(sources)
         eyes = [one.eyes for one in sources if one.eyes is not None]
-        has_teeth = teeth and self._correction is not None and self._correction.teeth is not None
+        has_teeth = self._shows_teeth(size) and self._correction is not None and self._correction.teeth is not None
         plan = self._planner.plan(rows, source.own, eyes, mouth_at_rest=at_rest and has_teeth)
         canvas = self._kept_canvas(source.generator, self._expression(plan), canvases)
+        teeth = has_teeth and plan.strengths[0] is not None
         return PlannedBatch(plan, source, eyes, canvas, size or self.config.size, teeth)
 
     def _drawn(self, batch: PlannedBatch, plan: Plan) -> tuple[Drawn, list[PlacedInset]]:
@@ -471,6 +538,54 @@ class FaceRenderer:
         canvases[key] = canvas
         return canvas
 
+    @torch.inference_mode()
+    def _begun(
+        self,
+        sources: Sequence[PreparedSource],
+        rows: list[np.ndarray],
+        canvases: dict[bytes, Canvas],
+        details: Sequence[Detail | CardDetail | None],
+        dtype: np.dtype,
+    ) -> Pictures:
+        """Begin to draw a batch. details: one for each picture that is wanted. Other arguments: see `_decode`."""
+        size = max(0 if detail is None else detail.size for detail in details)
+        if self._card is None:
+            decoded = self._decode(sources, rows, canvases, size)
+            pictures = self._pictures(decoded, [one for one in details if not isinstance(one, CardDetail)], dtype)
+            return lambda: pictures
+        textures = [one for one in details if isinstance(one, CardDetail)]
+        batch, whole = self._planned(sources, rows, canvases, size, at_rest=False), dtype == np.uint8
+        fine = [one.texture for one in textures[:1] if len(sources) == 1] or [
+            one.texture for one in filled(textures, len(sources))
+        ]
+
+        def draw(numbers: Tensor) -> list[Tensor]:
+            drawn, insets = self._drawn(batch, batch.plan.unpacked(numbers))
+            pictures = with_detail(fine, drawn, insets) if fine else [composite_insets(drawn.rgb, insets)]
+            results = [(to_levels(part) if whole else part).permute(0, 2, 3, 1).contiguous() for part in pictures]
+            for laid in insets:
+                if fine and laid.teeth is not None:
+                    results += [*(part.contiguous() for part in laid.window), laid.teeth.contiguous()]
+            return results
+
+        key = batch.plan.shape, *map(id, (batch.source, batch.canvas, *fine)), batch.size, whole
+        read = self._card.begin(key if len(sources) == 1 else None, draw, batch.plan.packed())
+
+        def finish() -> list[np.ndarray]:
+            results = read()
+            shown: list[np.ndarray] = []
+            teeth = results[-4:] if fine and batch.teeth else []
+            for part in results[: len(results) - len(teeth)]:
+                shown.extend(part)
+            pictures = shown[: len(details)]
+            if teeth:
+                *window, planes = map(torch.from_numpy, teeth)
+                for row, (picture, detail) in enumerate(zip(pictures, textures, strict=True)):
+                    detail.lay_teeth(picture, PlacedInset(Window(*window), planes, planes), row)
+            return pictures
+
+        return finish
+
     def _pictures(self, decoded: Decoded, details: Sequence[Detail | None], dtype: np.dtype) -> list[np.ndarray]:
         """A picture for each of the details, one per row of the batch: (S, S, 3), or (D, D, 3) with a detail."""
         whole = dtype == np.uint8
@@ -496,58 +611,21 @@ class FaceRenderer:
         return self._workspaces.memory
 
 
-@dataclass(frozen=True)
-class PreparedSource:
-    """Everything that depends on N source pictures alone. own: their coefficients, (N, n)."""
-
-    generator: Source
-    corrected: CorrectionSource | None  # None without a refiner
-    own: np.ndarray
-    eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
-
-    @staticmethod
-    def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
-        """The sources of a batch as one object."""
-        if len(sources) == 1:
-            return sources[0]
-        corrected = [source.corrected for source in sources]
-        return PreparedSource(
-            joined([source.generator for source in sources]),
-            None if corrected[0] is None else joined(corrected),
-            np.concatenate([source.own for source in sources]),
-        )
-
-
-@dataclass(frozen=True)
-class PlannedBatch:
-    """Everything that is known of a batch of frames before it is drawn.
-
-    eyes: of each source, none without insets. canvas: None if it is to be computed for each frame. size: width in
-    pixels of the frames. teeth: whether they show single teeth.
-    """
-
-    plan: Plan
-    source: PreparedSource
-    eyes: list[TurnableEyes]
-    canvas: Canvas | None
-    size: int
-    teeth: bool
-
-
-class Decoded(NamedTuple):
-    """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), and
-    the insets to composite over the pictures.
-    """
-
-    planes: np.ndarray
-    places: np.ndarray
-    mask: np.ndarray
-    insets: list[PlacedInset]
-
-
 def _eye_step(size: int) -> int:
     """Pixels of an eye's window per pixel that is drawn, for pictures of `size` pixels: more would not be seen."""
     return 2 if size <= 2 * LARGE else 1
+
+
+def default_batch(device: torch.device, size: int) -> int:
+    """Frames that are computed together, for a bank of `size` pixels."""
+    if device.type == "cuda":
+        return max(1, min(CARD_BATCH, CARD_BATCH * LARGE**2 // size**2))
+    return 1 if device.type == "cpu" and size > LARGE else BATCH
+
+
+def to_levels(rgb: Tensor) -> Tensor:
+    """As `media.picture.from_network`, without the change of layout."""
+    return ((rgb.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
 def open_device(name: str) -> torch.device:

@@ -89,6 +89,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _bug(error: Exception, debug: bool) -> int:
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported here
+        _say("The graphics card has too little free memory.", "Close other programs, or use --size or --device cpu.")
+        return INPUT
     if debug:
         traceback.print_exc()
     text = " ".join(str(error).split())

@@ -18,10 +18,12 @@ from .refiner import LEAK, UNet
 
 
 def painting_type(device: torch.device) -> torch.dtype:
-    """The precision of the convolutions of refiner and insets: bfloat16 where the processor multiplies it directly.
+    """The precision of the convolutions of refiner and insets: bfloat16 where the device multiplies it directly.
 
-    The networks are trained with it. Elsewhere, and on graphics cards, float32.
+    The networks are trained with it. Graphics cards do from compute capability 8.0 on. Elsewhere float32.
     """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     if device.type != "cpu":
         return torch.float32
     found = (

@@ -1,4 +1,4 @@
-"""Joins and expands dataclasses of tensors along their first dimension, the number of sources."""
+"""Joins, parts and expands dataclasses of tensors along their first dimension, the number of sources."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ def joined(parts: Sequence[Any]) -> Any:
     if isinstance(first, (list, tuple)):
         return type(first)(joined(each) for each in zip(*parts, strict=True))
     return type(first)(*(joined([getattr(part, field.name) for part in parts]) for field in fields(first)))
+
+
+def parted(known: Any, count: int) -> list[Any]:
+    """The first `count` sources of an object as one object each, without a copy. known: as in `joined`."""
+    return [_row(known, row) for row in range(count)]
+
+
+def _row(known: Any, row: int) -> Any:
+    if isinstance(known, Tensor):
+        return known[row : row + 1]
+    if isinstance(known, (list, tuple)):
+        return type(known)(_row(part, row) for part in known)
+    return type(known)(*(_row(getattr(known, field.name), row) for field in fields(known)))
 
 
 def expanded(known: Any, count: int) -> Any:

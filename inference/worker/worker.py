@@ -156,8 +156,12 @@ class Worker:
         if self._jobs.is_out_of_memory(error):
             error.__traceback__ = None  # it refers to all tensors of the failed job
             self._jobs.release()
-            where = "The computer" if self._jobs.device.type == "cpu" else f"The device {self._jobs.device_name}"
-            return EDTalkError(f"{where} has too little free memory.", "Close other programs and try again.", "memory")
+            if self._jobs.device.type == "cpu":
+                message, hint = "The computer has too little free memory.", "Close other programs and try again."
+            else:
+                message = f"The graphics card {self._jobs.device_name} has too little free memory for a single frame."
+                hint = "Close other programs, render smaller frames, or choose the CPU as device."
+            return EDTalkError(message, hint, "memory")
         return EDTalkError(
             f"Internal error ({_one_line(error)}). This is a bug in EDTalk, not in your scene.",
             "Report it with the worker's log.",

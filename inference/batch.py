@@ -1,0 +1,96 @@
+"""What the steps of `inference.renderer` hand over to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .model.correction import CorrectionSource
+from .model.decoder import Canvas, Source
+from .model.fast_detail import FastDetail
+from .model.fast_gaze import TurnableEyes
+from .model.insets import PlacedInset
+from .model.joined import joined
+from .model.plan import Plan
+
+if TYPE_CHECKING:
+    from .teeth import TeethTexture
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """Everything that depends on N source pictures alone. own: their coefficients, (N, n)."""
+
+    generator: Source
+    corrected: CorrectionSource | None  # None without a refiner
+    own: np.ndarray
+    eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
+
+    @staticmethod
+    def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
+        """The sources of a batch as one object."""
+        if len(sources) == 1:
+            return sources[0]
+        corrected = [source.corrected for source in sources]
+        return PreparedSource(
+            joined([source.generator for source in sources]),
+            None if corrected[0] is None else joined(corrected),
+            np.concatenate([source.own for source in sources]),
+        )
+
+
+class CardDetail(NamedTuple):
+    """The texture of a source on a card, and its teeth, which are drawn on the CPU."""
+
+    texture: FastDetail
+    teeth: TeethTexture | None
+
+    @property
+    def size(self) -> int:
+        return self.texture.size
+
+    def lay_teeth(self, picture: np.ndarray, mouth: PlacedInset, row: int) -> None:
+        """Composite the teeth of a frame over it, in place: uint8 (D, D, 3), or float32 in [-1, 1].
+
+        mouth: the inset of which `row` is that of the frame.
+        """
+        if self.teeth is None:
+            return
+        to_picture, _, planes = mouth.frame(row)
+        assert planes is not None
+        if picture.dtype == np.uint8:
+            self.teeth.lay_over(picture, to_picture, planes)
+            return
+        levels = (picture + 1) * np.float32(127.5)
+        self.teeth.lay_over(levels, to_picture, planes)
+        picture[...] = levels / np.float32(127.5) - 1
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Everything that is known of a batch of frames before it is drawn.
+
+    eyes: of each source, none without insets. canvas: None if it is to be computed for each frame. size: width in
+    pixels of the frames. teeth: whether single teeth are found for them.
+    """
+
+    plan: Plan
+    source: PreparedSource
+    eyes: list[TurnableEyes]
+    canvas: Canvas | None
+    size: int
+    teeth: bool
+
+
+class Decoded(NamedTuple):
+    """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), and
+    the insets to composite over the pictures.
+    """
+
+    planes: np.ndarray
+    places: np.ndarray
+    mask: np.ndarray
+    insets: list[PlacedInset]
