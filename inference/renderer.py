@@ -639,11 +639,12 @@ def open_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        raise EDTalkError(
-            f"The device '{name}' is not available.",
-            "Choose auto or cpu, or install PyTorch with support for it.",
-            "device",
-        ) from error
+        hint = "Choose auto or cpu, or install PyTorch with support for it."
+        if name.startswith("cuda"):
+            built = torch.version.cuda is not None or torch.version.hip is not None
+            missing = "no usable card or driver was found" if built else "this build of it does not support cards"
+            hint = f"PyTorch {torch.__version__} is installed, and {missing}. {hint}"
+        raise EDTalkError(f"The device '{name}' is not available.", hint, "device") from error
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a flow
         torch.backends.cudnn.deterministic = True

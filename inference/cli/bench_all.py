@@ -44,6 +44,7 @@ ROWS = 64  # frames rendered in one turn
 TURNS = 5
 PREVIEWS = 40
 SECONDS = 10.0  # of speech
+CARD_MATRIX, CARD_TURNS = 8192, 16  # on a graphics card: side of the matrix, and repetitions of ROWS in one turn
 CLIP_FPS = 25
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,6 +81,8 @@ def run(device: str = "auto", threads: int | None = None, turns: int = TURNS) ->
         figures["dubbing"] = dubbing_rate(clip, count, Path(folder) / "dubbed.mp4", device)
     figures["worker"] = worker_times(device)
     figures["peak_memory_mib"] = peak_memory_mib()
+    if renderer.device.type == "cuda":
+        figures["peak_card_memory_mib"] = torch.cuda.max_memory_allocated(renderer.device) / 2**20
     return figures
 
 
@@ -103,6 +106,22 @@ def machine(renderer: FaceRenderer) -> dict[str, Any]:
         "batch": renderer.batch,
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "painting": str(renderer.painting).removeprefix("torch."),
+        "card": card(renderer.device) if on_gpu else None,
+    }
+
+
+def card(device: torch.device) -> dict[str, Any]:
+    """A description of a graphics card and its driver."""
+    told, driver = torch.cuda.get_device_properties(device), None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()[0]
+    return {
+        "name": told.name,
+        "memory_mib": told.total_memory / 2**20,
+        "compute_capability": f"{told.major}.{told.minor}",
+        "driver": driver,
+        "cuda": torch.version.cuda,
     }
 
 
@@ -119,9 +138,15 @@ def moving(renderer: FaceRenderer, picture: np.ndarray, square: Any) -> np.ndarr
 
 
 def rates(renderer: FaceRenderer, rows: np.ndarray, turns: int) -> dict[str, float]:
-    """Frames per second, the matrix rate in the same turns, and processor time."""
-    matrix = torch.rand(MATRIX, MATRIX, device=renderer.device)
-    _draw(renderer, rows[: 2 * renderer.batch])
+    """Frames per second, the matrix rate in the same turns, and processor time.
+
+    A turn ends when the last frame is in the computer's memory, so a graphics card is waited for.
+    """
+    matrix, warm_up = torch.rand(MATRIX, MATRIX, device=renderer.device), rows[: 2 * renderer.batch]
+    if renderer.device.type == "cuda":  # a product that fills the card, in the precision of most convolutions
+        matrix = torch.rand(CARD_MATRIX, CARD_MATRIX, device=renderer.device, dtype=renderer.painting)
+        rows = warm_up = np.tile(rows, (CARD_TURNS, 1))
+    _draw(renderer, warm_up)
     _multiply(matrix)
     frame, product, processor = [], [], []
     for _ in range(turns):
@@ -130,7 +155,7 @@ def rates(renderer: FaceRenderer, rows: np.ndarray, turns: int) -> dict[str, flo
         frame.append(_seconds(partial(_draw, renderer, rows)) / len(rows))
         processor.append((time.process_time() - before) / len(rows))
         product.append(_seconds(partial(_multiply, matrix)))
-    matrix_rate = 2 * MATRIX**3 / median(product) / 1e9
+    matrix_rate = 2 * len(matrix) ** 3 / median(product) / 1e9
     return {
         "frames_per_second": 1 / median(frame),
         "fastest": 1 / min(frame),
@@ -150,14 +175,25 @@ def latencies(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
 
 
 def stages(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
-    """Processor time of each part of a frame in ms, in one thread."""
+    """Processor time of each part of a frame in ms, in one thread.
+
+    On a graphics card elapsed time, with the card waited for after each part and without recorded batches.
+    """
     spent: dict[str, float] = {}
+    drawing_card = renderer._card
+
+    def now() -> float:
+        if drawing_card is None:
+            return time.thread_time()
+        if renderer.device.type == "cuda":
+            torch.cuda.synchronize(renderer.device)
+        return time.perf_counter()
 
     def timed(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            before = time.thread_time()
+            before = now()
             result = inner(*args)
-            spent[name] = spent.get(name, 0.0) + time.thread_time() - before
+            spent[name] = spent.get(name, 0.0) + now() - before
             return result
 
         return call
@@ -170,12 +206,17 @@ def stages(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
     if correction is not None:
         correction.correct = timed("correction", correction.correct)  # type: ignore[method-assign]
         correction._insets = timed("insets", correction._insets)  # type: ignore[method-assign]
+    records = drawing_card is not None and drawing_card.graphs.enabled
+    if drawing_card is not None:
+        drawing_card.graphs.enabled = False
     try:
-        before = time.thread_time()
+        before = now()
         _draw(renderer, rows)
-        total = time.thread_time() - before
+        total = now() - before
     finally:
         renderer.lanes = lanes
+        if drawing_card is not None:
+            drawing_card.graphs.enabled = records
         renderer._draw, renderer._pictures = kept  # type: ignore[method-assign]
         if correction is not None:
             del correction._insets, correction.correct
@@ -408,6 +449,7 @@ def format_text(figures: dict[str, Any]) -> str:
             for size in SIZES[:2]
         ),
         f"peak memory {figures['peak_memory_mib']:.0f} MiB" if figures["peak_memory_mib"] else "",
+        f"peak memory of the card {figures['peak_card_memory_mib']:.0f} MiB" if told["card"] else "",
     ]
     return "\n".join(line for line in lines if line)
 

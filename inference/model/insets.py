@@ -275,7 +275,8 @@ class Insets(nn.Module):
         face keeps what the reader found.
         """
         read = self.read_anchors(source)
-        return torch.stack([_at_landmarks(*one) for one in zip(source, read, strict=True)])
+        pictures = zip(source.cpu(), read.cpu(), strict=True)  # a graphics card is waited for once
+        return torch.stack([_at_landmarks(*one) for one in pictures]).to(read)
 
     def read_anchors(self, source: Tensor) -> Tensor:
         """As `find_anchors`, by the reader alone."""
@@ -353,9 +354,9 @@ class Insets(nn.Module):
 
 
 def _at_landmarks(picture: Tensor, read: Tensor) -> Tensor:
-    """The anchors (3, 2) of a picture (3, S, S) by its landmarks, or `read`, (3, 2), if there is no face."""
-    rgb, half = from_network(picture.cpu().numpy()), picture.shape[-1] / 2
-    eyes = (read[:2].cpu().double().numpy() + 1) * half - 0.5
+    """The anchors (3, 2) of a picture (3, S, S) by its landmarks; `read`, (3, 2), if there is no face. On the CPU."""
+    rgb, half = from_network(picture.numpy()), picture.shape[-1] / 2
+    eyes = (read[:2].double().numpy() + 1) * half - 0.5
     found = find_landmarks(rgb, [square_at(eyes)], passes=3)
     if found.present[0] < 0.5:
         return read

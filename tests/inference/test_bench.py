@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ torch = pytest.importorskip("torch")
 from inference.cli import bench_all
 from inference.cli.bench import RandomBank, flops
 from inference.contract.config import GeneratorConfig
+from inference.contract.errors import EDTalkError
 from inference.renderer import FaceRenderer
 
 TINY = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", 2), ("pose", 2), ("exp", 2)))
@@ -47,6 +49,21 @@ def test_stages_add_up_and_leave_the_renderer_as_it_was(renderer: FaceRenderer, 
     assert renderer.lanes is lanes
     assert np.array_equal(list(renderer.render(rows)), before)
     assert bench_all.stages(renderer, rows).keys() == spent.keys(), "measured as before"
+
+
+def test_a_card_without_cuda_is_explained_in_one_sentence() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a card")
+    with pytest.raises(EDTalkError, match=r"'cuda' is not available\. PyTorch .* is installed, and .*\. Choose auto"):
+        bench_all.run("cuda")
+
+
+def test_a_card_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = SimpleNamespace(name="A card", total_memory=8 * 2**30, major=8, minor=6)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: told)
+    found = bench_all.card(torch.device("cuda"))
+    assert (found["name"], found["memory_mib"], found["compute_capability"]) == ("A card", 8192, "8.6")
+    assert found.keys() >= {"driver", "cuda"}
 
 
 def test_the_work_of_a_frame_is_that_of_all_networks(renderer: FaceRenderer, rows: np.ndarray) -> None:
