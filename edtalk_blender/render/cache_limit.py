@@ -139,8 +139,8 @@ class Purge:
         for strip in [(strip.id_data.name, strip.name) for strip in image_strips()]:
             yield from _read_paths(*strip, shown)
         left = yield from work.in_thread(lambda: self._measure(shown))
-        while left:
-            batch, left = left[:_AT_ONCE], left[_AT_ONCE:]
+        for start in range(0, len(left), _AT_ONCE):
+            batch = left[start : start + _AT_ONCE]
             names = {path.name for path in batch}
             kept = {name for strip in image_strips() for name in compat.files_among(strip, names)}
             for path in batch:

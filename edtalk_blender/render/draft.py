@@ -129,15 +129,17 @@ class Draft:
         strip_ids = [sequencer.identity(one) for one in found.strips] if needs_names else []
         frames = face_shot.sampled_range(found.scene, face, shown, found.plate)
 
-        rows = yield from self._sampled(face, frames)
+        tables = yield from self._sampled(face, frames)
         before = yield from self._shown(strip_ids)
         now = self._find()
-        if rows is None or before is None or now is None or self._inputs(now) != inputs:
+        if tables is None or before is None or now is None or self._inputs(now) != inputs:
             return None
         scene, obj, plate, strips = now.scene, now.obj, now.plate, now.strips
-        shot = face_shot.shot_of(
-            scene, obj, face, shown, plate, lambda part: rows[part.start - frames.start : part.stop - frames.start]
-        )
+
+        def rows(part: range) -> np.ndarray:
+            return np.concatenate(tables)[part.start - frames.start : part.stop - frames.start]
+
+        make = face_shot.maker(scene, face, shown, plate, rows)
         waiting, drawn = placeholder.name(face), placeholder.pixels(face, viewport.face_image(obj))
         size = _picture_size(scene, face, plate)
         old_folder = face_strip.folder_of(strips[0]) if strips else None
@@ -150,7 +152,7 @@ class Draft:
             with _writing:
                 if self._is_closed:
                     return None
-                folder = face.folder / SHOTS / strip_id
+                folder, shot = face.folder / SHOTS / strip_id, make(rows(range(*shown)))
                 placeholder.write(shot.frames_folder / waiting, drawn, 8 if face.is_full_frame else face.square)
                 plan = Plan.of(_written(shot, folder, old_folder, before), folder, part)
                 absent = plan.shot.missing()
@@ -164,8 +166,8 @@ class Draft:
 
         return (yield from work.in_thread(write))
 
-    def _sampled(self, face: CharacterSnapshot, frames: range) -> Steps[np.ndarray | None]:
-        """The rows of some frames (T, n); None if an edit came in between.
+    def _sampled(self, face: CharacterSnapshot, frames: range) -> Steps[list[np.ndarray] | None]:
+        """The rows of some frames, in tables (T, n) one after the other; None if an edit came in between.
 
         With drivers or NLA strips they are sampled in one step, because Blender is stepped through the frames.
         """
@@ -180,7 +182,7 @@ class Draft:
             tables.append(face_shot.sampler(found.scene, found.obj, face)(part))
             done = part.stop
             yield Progress("sampling", done - frames.start, len(frames))
-        return np.concatenate(tables)
+        return tables
 
     def _shown(self, strip_ids: Sequence[str]) -> Steps[dict[str, Shown] | None]:
         """What some face strips show, by identity; None if one is gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,9 +89,9 @@ def write(
 
 
 def sampler(scene: bpy.types.Scene, obj: bpy.types.Object, face: CharacterSnapshot) -> dubbing.Sampler:
-    """A function that samples a character over a range of frames, see `sampling.sample`."""
+    """A function that samples a character over a range of frames, see `sampling.sample`, and rounds the rows."""
     own_scene = next((one for one in bpy.data.scenes if obj.name in one.objects), scene)  # may differ from the edit's
-    return lambda frames: sampling.sample(own_scene, obj, frames, face)
+    return lambda frames: _rounded(sampling.sample(own_scene, obj, frames, face), face)
 
 
 def sampled_range(
@@ -114,34 +115,48 @@ def shot_of(
     face: `obj` as it was read. plate: the movie strip that the face is rendered over. sample: see `sampler`; gives the
     rows of `sampled_range`. Raises EDTalkError if the movie has not been tracked.
     """
-    exact = sample or sampler(scene, obj, face)
+    sample = sample or sampler(scene, obj, face)
+    return maker(scene, face, span, plate, sample)(sample(range(*span)))
 
-    def sample_rounded(frames: range) -> np.ndarray:
-        return _rounded(exact(frames), face)
 
-    rows, references = sample_rounded(range(*span)), None
+def maker(
+    scene: bpy.types.Scene,
+    face: CharacterSnapshot,
+    span: tuple[int, int],
+    plate: bpy.types.MovieStrip | None,
+    sample: dubbing.Sampler,
+) -> Callable[[np.ndarray], Shot]:
+    """A function that makes the shot of its rows (T, n); a thread may call it, because it uses no bpy.
+
+    Arguments: see `shot_of`. With a plate, the rows of `sampled_range` are needed already.
+    """
+    fps, image_format = sequencer.fps(scene), sequencer.settings(scene).image_format
+    dubbed, references = None, None
     if plate is not None:
-        references = dubbing.references_of(
-            scene, face, plate, span, dubbing.shown_mouth(scene, face, sample_rounded, span)
+        dubbed = dubbing.plate_of(scene, face, plate, span)
+        references = dubbing.references_of(scene, face, plate, span, dubbing.shown_mouth(scene, face, sample, span))
+
+    def make(rows: np.ndarray) -> Shot:
+        return Shot(
+            bank=face.bank_path,
+            bank_sha256=face.bank.sha256,
+            portrait=face.portrait,
+            crop=face.crop,
+            coefficients=Coefficients(
+                rows if dubbed is None else dubbing.differences(face, rows), face.bank.names, fps
+            ),
+            frames_folder=face.folder / FRAMES,
+            first_frame=span[0],
+            image_format=image_format,
+            layer=face.layer,
+            size=face.size,
+            mask=face.mask,
+            feather=face.feather,
+            plate=dubbed,
+            references=references,
         )
-    return Shot(
-        bank=face.bank_path,
-        bank_sha256=face.bank.sha256,
-        portrait=face.portrait,
-        crop=face.crop,
-        coefficients=Coefficients(
-            rows if plate is None else dubbing.differences(face, rows), face.bank.names, sequencer.fps(scene)
-        ),
-        frames_folder=face.folder / FRAMES,
-        first_frame=span[0],
-        image_format=sequencer.settings(scene).image_format,
-        layer=face.layer,
-        size=face.size,
-        mask=face.mask,
-        feather=face.feather,
-        plate=None if plate is None else dubbing.plate_of(scene, face, plate, span),
-        references=references,
-    )
+
+    return make
 
 
 def _rounded(rows: np.ndarray, face: CharacterSnapshot) -> np.ndarray:
