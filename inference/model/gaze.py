@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..face.crop import EYES, TEMPLATE, Crop
+from ..face.crop import EYES, TEMPLATE
 from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_each, gaze, square_at
 from .insets import PlacedInset, Window
 from .layout import constant
@@ -56,14 +56,10 @@ def read_gaze(picture: np.ndarray) -> np.ndarray:
     return read_gazes([picture])[0]
 
 
-def read_gazes(pictures: Sequence[np.ndarray], squares: Sequence[Crop] | None = None, *, passes: int = 2) -> np.ndarray:
-    """(N, 2) float32: the same in N pictures.
-
-    squares, passes: see `inference.face.landmarks.find_each`; default: where the crop puts the eyes.
-    """
-    if squares is None:
-        squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
-    found = find_each(pictures, squares, passes=passes).points.astype(np.float64)
+def read_gazes(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, 2) float32: the same in N pictures."""
+    squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
+    found = find_each(pictures, squares).points.astype(np.float64)
     points = np.stack([located_irises(*pair) for pair in zip(pictures, found, strict=True)])
     return (gaze(points) / (YAW, PITCH)).astype(np.float32)
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ...contract.bank import Bank
 from ...contract.coefficients import Coefficients
-from ...face.crop import Crop, similarity
-from ...face.landmarks import SIDE, find_landmarks, frame_of, square_at
 from ...lanes import Lanes
 from ...media.picture import frames_to_network
 from ..batches import batches, checked
@@ -23,16 +21,6 @@ from .look import mouth_windows, nine_points
 from .relative import RestFlow, RestWindow, cut_windows
 
 
-class GazeReference(NamedTuple):
-    """The gaze of a neutral picture, as that of other frames is read.
-
-    square: (2, 3) matrix to picture coordinates [-1, 1], where the landmarks are. gaze: (2,), read there in one pass.
-    """
-
-    square: np.ndarray
-    gaze: np.ndarray
-
-
 class RestReference(NamedTuple):
     """A neutral picture of a person, prepared for `FaceReader.compare`."""
 
@@ -40,7 +28,6 @@ class RestReference(NamedTuple):
     windows: list[RestWindow]
     known: InsetSource  # where eyes and mouth are, and how the refiner moves them
     gaze: np.ndarray  # (2,), see `inference.model.gaze.read_gaze`; (0,) if the bank does not have it
-    looked: GazeReference | None  # None if the bank does not have the gaze
 
 
 class FaceReader:
@@ -105,12 +92,8 @@ class FaceReader:
         picture = torch.from_numpy(planes[None]).to(self._device)
         known = insets.prepare(picture, refiner.motion_of(picture), insets.find_anchors(picture))
         windows = [RestWindow(window) for (window,) in cut_windows([self._large(image)], known.anchors)]
-        if not self._reads_gaze:
-            return RestReference(RestFlow(planes), windows, known, np.zeros(0, np.float32), None)
-        eyes = (known.anchors[0, :2].cpu().double().numpy() + 1) * (image.shape[1] / 2, image.shape[0] / 2) - 0.5
-        square = frame_of(find_landmarks(image, [square_at(eyes)]).points[0])
-        looked = GazeReference(_to_units(square.to_picture, image), read_gazes([image], [square], passes=1)[0])
-        return RestReference(RestFlow(planes), windows, known, read_gaze(image), looked)
+        gaze = read_gaze(image) if self._reads_gaze else np.zeros(0, np.float32)
+        return RestReference(RestFlow(planes), windows, known, gaze)
 
     def compare(self, rest: RestReference, images: Iterable[np.ndarray]) -> np.ndarray:
         """(N, n) float32: the coefficients of each picture minus those of the neutral picture.
@@ -122,12 +105,8 @@ class FaceReader:
 
         def compared(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
-            read, anchors = self._compare(rest, pictures)
-            if rest.looked is not None:  # the head's motion is known, so that one pass over the landmarks is enough
-                moves = [similarity(rest.known.anchors[0].cpu().numpy(), now) for now in anchors]
-                squares = [_moved(rest.looked.square, *pair) for pair in zip(moves, pictures, strict=True)]
-                turns = read_gazes(pictures, squares, passes=1) - rest.looked.gaze
-                read = np.concatenate([read, turns], axis=1)
+            read = self._with_gaze(self._compare(rest, pictures), pictures)
+            read[:, self._read_count :] -= rest.gaze
             return read[:count]
 
         rows.extend(self._lanes.map(compared, batches(images, self._batch)))
@@ -157,22 +136,20 @@ class FaceReader:
         return torch.cat([torch.where(at, lips, rows[:, : lips.shape[1]]), rows[:, lips.shape[1] :]], 1)
 
     @torch.inference_mode()
-    def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The differences (N, m) of the coefficients that the networks read, and the anchors (N, 3, 2) in [-1, 1]."""
+    def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The differences (N, m) of the coefficients that the networks read."""
         reader, refiner, insets = self.networks.relative_reader, self.networks.refiner, self.networks.insets
         flow = np.stack([rest.flow.to(self._planes(image)) for image in images])
         estimate = reader.estimate(torch.from_numpy(flow).to(self._device))
-        # One by one: in a batch, they differ in rounding, which the search for the irises may enlarge.
-        turned = (refiner.amounts(pose) for pose in (estimate * insets.pose).split(1))
-        anchors = torch.cat([rest.known.anchors_at(amounts) for amounts in turned])
-        cut = cut_windows([self._large(image) for image in images], anchors)
+        turned = refiner.amounts(estimate * insets.pose)
+        cut = cut_windows([self._large(image) for image in images], rest.known.anchors_at(turned))
         windows = [
             torch.from_numpy(np.stack([reference.compare(window) for window in shown]))
             .to(self._device)
             .permute(0, 3, 1, 2)
             for reference, shown in zip(rest.windows, cut, strict=True)
         ]
-        return reader.refine(windows, estimate).cpu().numpy(), anchors.cpu().numpy()
+        return reader.refine(windows, estimate).cpu().numpy()
 
     def _planes(self, image: np.ndarray) -> np.ndarray:
         """float32 (3, S, S) in [-1, 1]."""
@@ -182,17 +159,3 @@ class FaceReader:
         """float32 (R, R, 3) in [-1, 1] for R = comparing_size."""
         planes = frames_to_network(checked(image)[None], self.comparing_size)[0]
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
-
-
-def _to_units(matrix: np.ndarray, picture: np.ndarray) -> np.ndarray:
-    """A matrix (2, 3) to pixels of a picture as one to [-1, 1]."""
-    height, width = picture.shape[:2]
-    return np.add(matrix, ((0, 0, 0.5),)) * ((2 / width,), (2 / height,)) - ((0, 0, 1),)
-
-
-def _moved(square: np.ndarray, move: np.ndarray, picture: np.ndarray) -> Crop:
-    """A square of landmarks, see `_to_units`, moved by a matrix (2, 3) in [-1, 1], in another picture."""
-    height, width = picture.shape[:2]
-    to_units = move @ np.vstack([square, (0, 0, 1)])
-    to_pixels = np.add(to_units, ((0, 0, 1),)) * ((width / 2,), (height / 2,)) - ((0, 0, 0.5),)
-    return Crop(SIDE, to_pixels)
