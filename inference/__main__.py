@@ -8,10 +8,13 @@ if __package__:
 
         load_torch_libraries()
     from .cli import main
+    from .memory import keep_freed_memory
 else:  # started by its path: put the folder that contains the package on the search path
     from pathlib import Path
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
     from inference.cli import main
+    from inference.memory import keep_freed_memory
 
+keep_freed_memory()
 sys.exit(main())
