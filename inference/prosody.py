@@ -102,7 +102,9 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
 
     speaker: of a longer sound that the samples are a part of; None: measured in the samples.
     """
-    samples = np.nan_to_num(np.asarray(samples, np.float32).reshape(-1), posinf=1.0, neginf=-1.0)
+    samples = np.asarray(samples, np.float32).reshape(-1)
+    if not np.isfinite(samples).all():  # an hour of samples is not copied without need
+        samples = np.nan_to_num(samples, posinf=1.0, neginf=-1.0)
     count = round(len(samples) / _HOP)
     if not count:
         none = np.zeros(0)
@@ -110,9 +112,11 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
         return Prosody(np.zeros((0, len(FEATURES)), np.float32), none, none > 0, np.zeros((0, 2)), kept)
     energy, bands = _spectra(samples, count)
     level, floor = (speaker.level, speaker.floor) if speaker else _levels(energy)
-    bands = np.maximum(bands, level - _DEPTH)
-    cepstrum = bands @ _cosines()
-    flux = np.maximum(np.diff(bands, axis=0, prepend=bands[:1]), 0).mean(axis=1) / 10
+    np.maximum(bands, level - _DEPTH, out=bands)
+    cepstrum, flux = bands @ _cosines(), np.zeros(count)
+    rise = np.diff(bands, axis=0)
+    flux[1:] = np.maximum(rise, 0, out=rise).mean(axis=1) / 10
+    del bands, rise
     speech = _speech(energy, level, floor)
     f0, voicing = _pitch(samples, count, speech)
     f0 = _averaged(f0, 10 ** (_PITCH_WEIGHT * energy / 10))
@@ -137,7 +141,7 @@ _KEPT = 8
 
 def cached_prosody(samples: np.ndarray) -> Prosody:
     """As `prosody`. The results for the last eight sounds are kept, by the hash of their samples."""
-    key = hashlib.sha256(np.ascontiguousarray(samples, np.float32).tobytes()).digest()
+    key = hashlib.sha256(np.ascontiguousarray(samples, np.float32).data).digest()
     if key not in _known:
         _known[key] = prosody(samples)
     _known.move_to_end(key)
