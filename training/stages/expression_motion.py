@@ -46,7 +46,8 @@ from .reenactment import (
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
-SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # drawings that the decoder's answer is solved from
+SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # of drawings that the decoder's answer is solved from
+SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
 
 
@@ -68,9 +69,8 @@ def quiet_directions(model: Generator, footage: Footage, rows: np.ndarray) -> No
 
 @torch.no_grad()
 def solve_answers(
-    model: Generator, footage: Footage, codes: Tensor, faces: np.ndarray, pool: MotionPool, rng: np.random.Generator,
-    steps: int = SOLVED_STEPS,
-) -> None:  # fmt: skip
+    model: Generator, footage: Footage, codes: Tensor, faces: np.ndarray, pool: MotionPool, rng: np.random.Generator
+) -> None:
     """Set how the decoder answers to the expression's directions, from exchanges of the upper face.
 
     codes: (N, 36). faces: (N, 14, 24, 2), see `UpperFace.moved`.
@@ -78,8 +78,9 @@ def solve_answers(
     exp = model.config.bank_slices["exp"]
     directions, answers = model.basis()[:, exp], Answers()
     answer_to_nothing(model, directions)
-    for _ in range(steps):
-        chosen = rng.integers(0, len(pool.source_rows), min(SOLVED_SOURCES, len(pool.source_rows)))
+    sources = len(pool.source_rows)
+    for _ in range(min(SOLVED_STEPS, -(-SOLVED_EACH * sources // SOLVED_SOURCES))):
+        chosen = rng.integers(0, sources, min(SOLVED_SOURCES, sources))
         kept = kept_frames(footage, pool, chosen, rng)
         exchange = exchanges(footage, faces, kept, rng, upper=True)
         rows = pool.source_rows[chosen]
