@@ -15,6 +15,7 @@ from .contract.plate import Track
 from .face.footage import tracked_crops, unseen_note
 from .face.framing import cut, frame_clip
 from .lanes import read_ahead
+from .neutral import NeutralFrame
 
 if TYPE_CHECKING:
     from .face.crop import Crop
@@ -52,8 +53,8 @@ def capture(
 
     With a bank that has a relative reader, every frame is then compared with a neutral frame. The absolute values of
     that frame are the median over all frames of absolute reading minus difference, as a single reading may be wrong.
-    rest: time of the neutral frame in the clip's own seconds; default: the frame with the smallest coefficients. `step`
-    then counts every frame twice.
+    rest: time of the neutral frame in the clip's own seconds; default: see `inference.neutral`. `step` then counts
+    every frame twice.
     Raises EDTalkError of kind "media" or "face".
     """
     from .face.crop import Crop
@@ -68,11 +69,13 @@ def capture(
     measured = with_progress(read_ahead(clip.frames()), lambda done: step(done, total))
     shown = presence.watch(measured) if presence else measured
     # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
-    rows = renderer.reader.encode((cut(rgb, crop) for rgb in shown), gaze=not compares)
+    neutral = NeutralFrame()
+    cuts = _watched((cut(rgb, crop) for rgb in shown), neutral if compares and rest is None else None)
+    rows = renderer.reader.encode(cuts, gaze=not compares)
     seen = presence.seen() if presence else np.ones(len(rows), bool)
     values = rows.values
     if compares:
-        number = nearest_to_rest(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
+        number = neutral.choose(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
         again = with_progress(read_ahead(clip.frames()), lambda done: step(len(rows) + done, total))
         closer = crop.at_size(renderer.reader.comparing_size)
         reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
@@ -87,15 +90,6 @@ def capture(
     note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
     values = interpolated(values, seen)
     return Captured(Coefficients(values, rows.names, None if clip.is_picture else clip.fps), track.unseen, note)
-
-
-def nearest_to_rest(rows: Coefficients, seen: np.ndarray) -> int:
-    """Index of the frame with the smallest coefficients.
-
-    seen: (T,) bool, frames in which the face is visible. Other frames are considered only if there are none of these.
-    """
-    energy = np.square(rows.values).sum(axis=1)
-    return int(np.argmin(np.where(seen, energy, np.inf))) if seen.any() else int(np.argmin(energy))
 
 
 def frame_at(clip: Clip, time: float, count: int) -> int:
@@ -136,6 +130,14 @@ class _Presence:
         x, y, side = self._square
         middle = crops[:, :2] + crops[:, 2:3] / 2 - 0.5
         return np.abs(middle - (x, y)).max(axis=1) < side / 2  # False for NaN
+
+
+def _watched(pictures: Iterator[np.ndarray], neutral: NeutralFrame | None) -> Iterator[np.ndarray]:
+    """The pictures, which are also added to `neutral`."""
+    for number, picture in enumerate(pictures):
+        if neutral is not None:
+            neutral.add(number, picture)
+        yield picture
 
 
 def with_progress(frames: Iterator[np.ndarray], step: Callable[[int], object]) -> Iterator[np.ndarray]:
