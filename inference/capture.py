@@ -14,13 +14,12 @@ from .contract.coefficients import Coefficients
 from .contract.plate import Track
 from .face.footage import tracked_crops, unseen_note
 from .face.framing import cut, frame_clip
-from .lanes import read_ahead
-from .neutral import NeutralFrame
 
 if TYPE_CHECKING:
     from .face.crop import Crop
     from .face.detect import Which
     from .media.clip import Clip
+    from .neutral import NeutralFrame
     from .renderer import FaceRenderer
 
 
@@ -58,6 +57,8 @@ def capture(
     Raises EDTalkError of kind "media" or "face".
     """
     from .face.crop import Crop
+    from .lanes import read_ahead  # imports PyTorch
+    from .neutral import NeutralFrame
 
     compares = renderer.reader.can_compare and not clip.is_picture
     total = (clip.expected() or 0) * (2 if compares else 1)
