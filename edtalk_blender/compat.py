@@ -263,7 +263,7 @@ def set_picture_size(strip: bpy.types.ImageStrip, size: tuple[int, int]) -> None
 
 
 def files_among(strip: bpy.types.ImageStrip, names: Collection[str]) -> set[str]:
-    """Those of some names of at least 8 letters that are files of an image strip."""
+    """The names that are files of an image strip. names: of at least 8 characters each."""
     table, elements = _table(strip), strip.elements
     if table is None:
         return {element.filename for element in elements}.intersection(names)

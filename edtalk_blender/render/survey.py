@@ -48,7 +48,7 @@ class Survey:
 
 @dataclass
 class _State:
-    """latest: None before the first survey. looked, times: when the folders were looked at, and their times then."""
+    """latest: None before the first survey. looked: time of the last look at folders. times: of their changes."""
 
     latest: Survey | None = None
     looked: float = 0.0
