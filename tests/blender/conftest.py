@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,23 @@ def fake_engine(addon: ModuleType) -> Iterator[Callable[..., object]]:
 
     yield start
     session.restart()
+
+
+@pytest.fixture
+def rendered(
+    package: ModuleType,
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    fake_engine: Callable[..., object],
+    tmp_path: Path,
+) -> bpy.types.Object:
+    """The character of a saved file, with 12 rendered frames that all differ, because it turns its head."""
+    scene.frame_start, scene.frame_end = 1, 12
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
+    package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, 12)}, np.arange(1, 13))
+    fake_engine()
+    bpy.ops.edtalk.render_face(frames="SCENE")
+    return obj
 
 
 @pytest.fixture

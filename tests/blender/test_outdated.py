@@ -6,18 +6,7 @@ import pytest
 
 from tests.panel_layout import draw
 
-FRAMES = 12
-
-
-@pytest.fixture
-def rendered(package, scene, obj, fake_engine, tmp_path):
-    """A saved file with a rendered character that turns its head, so that all frames differ."""
-    scene.frame_start, scene.frame_end = 1, FRAMES
-    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "shot.blend"))
-    package.animation.keys.write_curves(obj, {"headYaw": np.linspace(0.0, 1.0, FRAMES)}, np.arange(1, FRAMES + 1))
-    fake_engine()
-    bpy.ops.edtalk.render_face(frames="SCENE")
-    return obj
+FRAMES = 12  # of the fixture `rendered`
 
 
 def strip_of(package, obj):
