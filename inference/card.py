@@ -37,7 +37,7 @@ class Queue(Protocol):
         ...
 
     def fetch(self, found: Tensor, into: Tensor) -> Callable[[], None]:
-        """Copy a contiguous result to memory of the CPU, beside later operations. Returns a function that waits."""
+        """Start to copy a contiguous result to the CPU. Returns a function that waits for the copy."""
         ...
 
     def record(self, work: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:

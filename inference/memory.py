@@ -11,9 +11,10 @@ LARGEST = 32 * 2**20  # bytes, the most that glibc accepts
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep freed memory for its next frame, instead of returning it to the system; returns whether.
+    """Let the process keep freed memory for its next frame, instead of returning it to the system.
 
     Each frame of 512 px otherwise maps some hundred pages anew. Only for glibc; `malloc_trim` still returns everything.
+    Returns whether the C library supports it.
     """
     if sys.platform != "linux":
         return False

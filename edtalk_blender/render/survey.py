@@ -109,7 +109,10 @@ def steps() -> Steps[Survey]:
 def _count(
     scene_name: str, name: str, sizes: Mapping[Path, Mapping[str, int]], shown: set[str]
 ) -> Steps[dict[str, Frames]]:
-    """The frames of a strip by its identity; nothing for other image strips. Adds the names of all to `shown`."""
+    """Count the frames of a face strip, in steps: {its identity: the counts}, {} for another image strip.
+
+    The file names of its pictures are added to `shown`.
+    """
     total = waiting = missing = 0
     while (strip := _find(scene_name, name)) is not None:
         files = [element.filename for element in strip.elements[total : total + _READ]]

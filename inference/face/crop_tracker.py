@@ -137,7 +137,7 @@ class CropTracker:
         return None if face is None else self._pose_near(face, near)
 
     def _find_again(self, rgb: np.ndarray, near: np.ndarray) -> Face | None:
-        """The tracked face where the flow took it, without a search of the whole frame."""
+        """The tracked face near the position that the flow gives, found without a search of the whole frame."""
         pose = near + self._anchors[-1][1]
         crop = Crop(self.size, pose_matrix(pose, self.size)).at_size(TEMPLATE)
         return find_again(rgb, face_at(apply_matrix(crop.to_picture, EYES)))

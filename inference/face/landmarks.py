@@ -260,7 +260,7 @@ def gaze_features(points: np.ndarray) -> np.ndarray:
 
 
 def eyes_and_mouth(points: np.ndarray) -> np.ndarray:
-    """(N, 3, 2) pixels: centres of the right eye, the left eye and the mouth, as insets are placed by.
+    """(N, 3, 2) pixels: centres of the right eye, the left eye and the mouth, by which insets are placed.
 
     points: (N, COUNT, 2) landmarks. They differ from the means of these landmarks by the thickness of lids and lips,
     and by how the head is turned: this is a linear reading of both.
