@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """Everything that depends on N source pictures alone. own: their coefficients, (N, n)."""
+    """Everything that depends on N source pictures alone. own: their coefficients, (N, n).
+
+    tone: of one monochrome source, see `inference.monochrome`.
+    """
 
     generator: Source
     corrected: CorrectionSource | None  # None without a refiner
     own: np.ndarray
     eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
+    tone: np.ndarray | None = None
 
     @staticmethod
     def joined(sources: Sequence[PreparedSource]) -> PreparedSource:

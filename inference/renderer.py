@@ -423,13 +423,16 @@ class FaceRenderer:
 
     def _encoded(self, pixels: np.ndarray, fine: Sequence[np.ndarray]) -> list[PreparedSource]:
         """pixels: (N, 3, S, S); fine: at most N, the rest of the pixels is padding."""
+        from .monochrome import tone_of  # imports OpenCV
+
         pictures = torch.from_numpy(pixels).to(self.device)
         latent, features = self._encoder(pictures)
         generator = self._decoder.source(latent, features)
         if self._correction is None:
             own = self._padded(self._encoder.coefficients(latent).cpu().numpy())
             return [
-                PreparedSource(one, None, own[row : row + 1]) for row, one in enumerate(parted(generator, len(fine)))
+                PreparedSource(one, None, own[row : row + 1], tone=tone_of(fine[row]))
+                for row, one in enumerate(parted(generator, len(fine)))
             ]
         seen, largest = pictures, 2 * self.config.size  # insets render at twice the resolution
         if self._correction.insets is not None and min(min(one.shape[:2]) for one in fine) >= largest:
@@ -440,7 +443,7 @@ class FaceRenderer:
         found = []
         for row, parts in enumerate(zip(parted(generator, len(fine)), parted(corrected, len(fine)), strict=True)):
             eyes = None if self._correction.insets is None else TurnableEyes(fine[row], parts[1].anchors)
-            found.append(PreparedSource(*parts, own[row : row + 1], eyes))
+            found.append(PreparedSource(*parts, own[row : row + 1], eyes, tone_of(fine[row])))
         return found
 
     @torch.inference_mode()
@@ -549,9 +552,11 @@ class FaceRenderer:
     ) -> Pictures:
         """Begin to draw a batch. details: one for each picture that is wanted. Other arguments: see `_decode`."""
         size = max(0 if detail is None else detail.size for detail in details)
+        tones = [source.tone for source in sources] * (len(details) if len(sources) == 1 else 1)
         if self._card is None:
             decoded = self._decode(sources, rows, canvases, size)
             pictures = self._pictures(decoded, [one for one in details if not isinstance(one, CardDetail)], dtype)
+            pictures = _toned(pictures, tones)
             return lambda: pictures
         textures = [one for one in details if isinstance(one, CardDetail)]
         batch, whole = self._planned(sources, rows, canvases, size, at_rest=False), dtype == np.uint8
@@ -582,7 +587,7 @@ class FaceRenderer:
                 *window, planes = map(torch.from_numpy, teeth)
                 for row, (picture, detail) in enumerate(zip(pictures, textures, strict=True)):
                     detail.lay_teeth(picture, PlacedInset(Window(*window), planes, planes), row)
-            return pictures
+            return _toned(pictures, tones)
 
         return finish
 
@@ -609,6 +614,16 @@ class FaceRenderer:
         if getattr(self._workspaces, "size", None) != size:
             self._workspaces.size, self._workspaces.memory = size, Workspace(size)
         return self._workspaces.memory
+
+
+def _toned(pictures: list[np.ndarray], tones: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """The pictures, those of monochrome sources in their tone; tones: one per picture or more."""
+    if not any(tone is not None for tone in tones):
+        return pictures
+    from .monochrome import toned  # imports OpenCV
+
+    pairs = zip(pictures, tones, strict=False)
+    return [picture if tone is None else toned(picture, tone) for picture, tone in pairs]
 
 
 def _eye_step(size: int) -> int:
