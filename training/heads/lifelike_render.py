@@ -25,6 +25,7 @@ ALBEDO = 8  # texture unit
 # Ambient occlusion: radii in picture widths, depth at which it is full, and strength.
 RADII, DEEP, OCCLUSION = (0.022, 0.06), (0.045, 0.10), 0.6
 REACH, STEPS, SOFT, CAST = 0.11, 4, 0.03, 0.5  # cast shadows: reach and softness in picture widths, strength
+HAIR = 0.15  # thickness in picture widths; hair moves with the point of the scalp that it covers
 INSIDE = 191  # paint of the inside of the mouth, of 128 to 255
 WARM = np.array([0.75, 1.0, 1.08], np.float32)  # exponents: skin scatters red light into shadows
 
@@ -35,6 +36,9 @@ class LifelikeRenderer(Renderer):
     def __init__(self, size: int, folder: Path) -> None:
         super().__init__(size)
         self.assets = asset_files.load(folder)
+        counts = [count for _, count in heads.POINT_GROUPS]
+        of_scalp = np.repeat([name == "scalp" for name, _ in heads.POINT_GROUPS], counts)
+        self.tolerance = np.where(of_scalp, HAIR, self.tolerance)
         side = size * OVERSAMPLING
         for texture in self.surface:
             texture.release()

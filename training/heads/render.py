@@ -22,7 +22,7 @@ SURFACES = ("surface_template", "surface_normal", "surface_paint")
 NOTHING, EVERYTHING = (False,) * 4, (True,) * 4
 YAW, PITCH, ROLL = np.radians((30.0, 20.0, 20.0))
 SHOULDERS_FOLLOW = 0.5  # share of the head's shift and scale that applies to the shoulders
-DEPTH_TOLERANCE = 0.012  # picture widths
+DEPTH_TOLERANCE = 0.012  # picture widths by which a visible point may lie below the surface
 # The upper lid follows the gaze: change of eyeBlink per radian down, and of eyeWide per radian up.
 LID_DOWN, LID_UP = 0.8, 0.7
 
@@ -79,6 +79,7 @@ class Renderer:
 
     def __init__(self, size: int) -> None:
         self.size, self.mesh = size, heads.load()
+        self.tolerance = np.full(len(self.mesh.points), DEPTH_TOLERANCE)
         # Without a GPU, Mesa renders in threads, which wait for each other if training uses the cores: one is faster.
         os.environ.setdefault("LP_NUM_THREADS", "0")
         self.context = moderngl.create_standalone_context(backend="egl", require=330)
@@ -324,7 +325,7 @@ class Renderer:
         surface = self._surface_depth(depth[np.clip(row, 0, side - 1), np.clip(column, 0, side - 1)])
         towards = np.array([0, 0, person.distance]) - at
         front = (facing * towards).sum(axis=1) > 0.05 * np.linalg.norm(towards, axis=1)
-        visible = inside & front & (at[:, 2] > surface - DEPTH_TOLERANCE)
+        visible = inside & front & (at[:, 2] > surface - self.tolerance)
         return screen.astype(np.float16), visible
 
 
