@@ -1,7 +1,7 @@
 """Keeps the tone of monochrome portraits: black-and-white photographs, and toned ones such as sepia prints.
 
-The networks were trained on coloured pictures. What they paint where a portrait shows nothing, such as the far side of a
-turned head, has slight colours.
+The networks were trained on coloured pictures. What they paint where a portrait shows nothing, such as the far side of
+a turned head, has slight colours.
 """
 
 from __future__ import annotations
