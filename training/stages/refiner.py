@@ -228,7 +228,8 @@ def train(args: argparse.Namespace) -> None:
     sources, drivings = MOTION_BATCH[0] * args.sources, MOTION_BATCH[1] * args.drivings
     for _ in trainer.steps("motion", optimiser, evaluate):
         pairs.renew()
-        losses = motion_losses(refiner, pairs.batch(rng, sources, drivings, args.portraits), weights)
+        batch = pairs.batch(rng, sources, drivings, args.portraits)
+        losses = motion_losses(refiner, batch if size == generator.config.size else halved(batch), weights)
         minimise(total(losses, WEIGHTS), optimiser, trained)
         trainer.note(losses)
 
