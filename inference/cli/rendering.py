@@ -224,7 +224,7 @@ class Inputs:
             from ..plate_reading import can_read
 
             uses_references = self._mask == "mouth" and args.references != "none" and can_read(loaded.renderer)
-            track, times = self._footage(whole=uses_references)
+            track, times = self._footage(uses_references)
             plate = Plate.of(self.source_clip.path, media_sha256(self.source_clip.path), track, times[self.span])
             own = self._own_motion(loaded, plate)
             choices |= {"plate": plate, "portrait": None, "crop": "auto"}
@@ -387,17 +387,26 @@ class Inputs:
         others = others or args.expression or args.emotion not in (None, "none")
         return "face" if others or (self.table and not set(self.table.names) <= set(lips)) else "mouth"
 
-    def _footage(self, whole: bool) -> tuple[Track, np.ndarray]:
+    def _footage(self, uses_references: bool) -> tuple[Track, np.ndarray]:
         """The face in the source clip, and the time in it that each frame of the whole result shows, (length,).
 
-        whole: track all frames of the result, not only those before the end of `span`.
+        uses_references: track all frames of the result, not only those before the end of `span`, and the reference
+        frames of --references. Raises EDTalkError if the clip ends before one of them.
         """
         clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
         assert clip is not None, "only a clip is dubbed"
         step = 1.0 if clip.is_still else 1 / self.fps  # images of a folder are counted, not timed
         times = self.rules.pose_indices(self.length, clip.count(self.length)) * step
-        end = float((times if whole else times[self.span]).max()) + step
-        return framing.of_footage(clip.path, end), times
+        chosen = self.args.references if uses_references and self.args.references != "auto" else ()
+        end = max(float((times if uses_references else times[self.span]).max()), *chosen, 0.0) + step
+        track = framing.of_footage(clip.path, end)
+        last = float(track.times[-1])
+        lasts = max(step, last - float(track.times[-2]) if len(track) > 1 else 0.0)
+        if late := [time for time in chosen if time >= last + lasts]:
+            limit = f"image {last:.0f}" if clip.is_still else f"{last:.2f} s"
+            message = f"{clip.path} has no reference frame at {late[0]:g}: its last frame is at {limit}."
+            raise EDTalkError(message, "Choose other --references.")
+        return track, times
 
     def _references(
         self,

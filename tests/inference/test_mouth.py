@@ -17,7 +17,7 @@ from inference.contract.shot import Shot
 from inference.drawing import ShotRenderer
 from inference.face.framing import load_portrait
 from inference.plate_reading import can_read, read_plate
-from tests.cli_material import Material, render, run
+from tests.cli_material import Material, render, run, write_wav
 
 SIDE, LEFT, TOP = 256, 60, 20  # pixels: the face's square and its place in a frame
 HEIGHT, WIDTH = 300, 400
@@ -184,6 +184,20 @@ def test_the_command_line_dubs_from_references(film, material: Material, tmp_pat
         for picture, rgb in zip(pictures, truth, strict=True):
             assert np.array_equal(picture[: TOP + 100], rgb[: TOP + 100]), "the upper face"
     assert not np.array_equal(made["one"][0], made["none"][0])
+
+
+@pytest.mark.slow
+def test_references_may_be_later_than_the_sound_but_not_than_the_clip(film, tmp_path, capfd):
+    """The sound ends at frame 4. A reference behind it is used itself, not the last frame that is shown."""
+    sound, made = write_wav(tmp_path / "short.wav", np.zeros(3200)), {}
+    words = ["render", "--source", film, "--crop", f"{LEFT},{TOP},{SIDE}", "--audio", sound, "--paste-back",
+             "--frames", "0-0", "--device", "cpu"]  # fmt: skip
+    for reference in (4, LAST):
+        assert run(*words, "--references", reference, "--out", tmp_path / str(reference)) == 0, capfd.readouterr().err
+        made[reference] = np.asarray(Image.open(*(tmp_path / str(reference)).glob("*.png")))
+    assert not np.array_equal(made[4], made[LAST])
+    assert run(*words, "--references", f"0,{LAST + 1}", "--out", tmp_path / "late") == 2
+    assert f"{film} has no reference frame at {LAST + 1}: its last frame is at image {LAST}." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
