@@ -2,9 +2,11 @@
 
     python -m training evaluate-lips BANK --voices FOLDER FILE ... [--english FILE ...] [--before BANK] --out DIR
 
-The voice's loudness is measured over the whole spectrum and, because bass, music and the fundamental of nasals hide the
-vowels there, also over the band of a telephone (300 to 3400 Hz). `FOLLOWER`, a jaw that opens in proportion to the
-loudness, is the baseline. Sounds that are not mostly speech are listed, but do not count in the figures.
+The envelope of a voice is the loudness of the band of a telephone, 300 to 3400 Hz, which has the vowels of every voice.
+Over the whole spectrum, bass, music and the fundamental of nasals hide them; that loudness is listed, too, and so is that
+of the bass below 150 Hz, which a mouth should follow no further than the voice does. `FOLLOWER`, a jaw that opens in
+proportion to the loudness of the whole sound, is the baseline. Sounds that are not mostly speech are listed, but do not
+count in the figures.
 DIR/lips.md has the table, DIR/NAME.png the curves of each voice if matplotlib is installed.
 """
 
@@ -34,7 +36,8 @@ LAGS = 3  # frames: range of the lag search
 FOLLOWER = "envelope follower"
 OPEN = 0.5  # jaw of the envelope follower at the mean level of the speech
 SPOKEN = 0.5  # share of speech from which on a recording counts as a voice
-_TELEPHONE = butter(2, (300, 3400), "band", fs=RATE, output="sos")
+_VOICE = butter(2, (300, 3400), "band", fs=RATE, output="sos")
+_BASS = butter(4, 150, "low", fs=RATE, output="sos")
 _VIDEO = (".mp4", ".mov", ".mkv", ".webm")
 
 
@@ -42,8 +45,9 @@ _VIDEO = (".mp4", ".mov", ".mkv", ".webm")
 class Followed:
     """How a mouth follows one voice.
 
-    r, lag: of the jaw and the loudness, `lag` in frames of 1/25 s, positive if the jaw is late. r_telephone: with the
-    loudness of the telephone band, at its own best lag. closed, rest: shares, NaN if there is nothing to count.
+    r, lag: of the jaw and the envelope of the voice, `lag` in frames of 1/25 s, positive if the jaw is late. r_whole,
+    r_bass: with the loudness of the whole sound and of its bass, at their own best lags. closed, rest: shares, NaN if
+    there is nothing to count.
     """
 
     voice: str
@@ -51,7 +55,8 @@ class Followed:
     spoken: float
     r: float
     lag: int
-    r_telephone: float
+    r_whole: float
+    r_bass: float
     closed: float
     closures: int
     rest: float
@@ -63,13 +68,16 @@ class Followed:
 
 def followed(heard: voices.VoiceClip, mouth: str, rows: np.ndarray) -> Followed:
     """Measure the lip units (T, 20) at 25 fps of one voice."""
-    r, lag = agreement(rows[:, JAW], voices.loudness(heard.samples, heard.times))
-    in_band = sosfiltfilt(_TELEPHONE, heard.samples)
+    jaw = rows[:, JAW]
+    r, lag = agreement(jaw, voices.loudness(sosfiltfilt(_VOICE, heard.samples), heard.times))
+    r_whole, r_bass = (
+        agreement(jaw, voices.loudness(samples, heard.times))[0]
+        for samples in (heard.samples, sosfiltfilt(_BASS, heard.samples))
+    )
     gap, moved = voices.mouth(rows)
     silent = sum(end - start for start, end in heard.silences)
     return Followed(
-        heard.name, mouth, 1 - silent / (len(heard.samples) / RATE), r, lag,
-        agreement(rows[:, JAW], voices.loudness(in_band, heard.times))[0],
+        heard.name, mouth, 1 - silent / (len(heard.samples) / RATE), r, lag, r_whole, r_bass,
         voices.closure_rate(gap, heard.closures), len(heard.closures),
         voices.rest_rate(gap, moved, heard.silences),
     )  # fmt: skip
@@ -91,16 +99,16 @@ def follower(heard: voices.VoiceClip) -> np.ndarray:
 def figures_of(found: Sequence[Followed]) -> list[Figure]:
     """Rows of the table for the voices of one mouth. Their recordings must be mostly speech."""
     r = np.array([one.r for one in found])
-    band = np.array([one.r_telephone for one in found])
+    whole = np.array([one.r_whole for one in found])
     closed = [(one.closed, one.closures) for one in found if one.closures]
     rest = [one.rest for one in found if np.isfinite(one.rest)]
     total = sum(count for _, count in closed)
     return [
-        Figure("lips_median", f"{len(r)} voices: jaw against loudness, median r", float(np.median(r)), "r", target=0.6),
+        Figure("lips_median", f"{len(r)} voices: jaw against the voice's envelope, median r", float(np.median(r)), "r", target=0.6),
         Figure("lips_least", "the same, least", float(r.min()), "r", target=0.45),
         Figure("lips_lag", "largest lag", max(abs(one.lag) for one in found), "frames", target=1, at_most=True),
-        Figure("lips_telephone", "loudness of 300 to 3400 Hz, median r", float(np.median(band)), "r"),
-        Figure("lips_telephone_least", "the same, least", float(band.min()), "r"),
+        Figure("lips_whole", "jaw against the loudness of the whole sound, median r", float(np.median(whole)), "r"),
+        Figure("lips_whole_least", "the same, least", float(whole.min()), "r"),
         Figure("lips_closed", f"English voices: lips closed on {total} sounds /p b m/",
                float(sum(share * count for share, count in closed) / total) if total else None, "%", target=0.85),
         Figure("lips_rest", "mouth at rest in silence, mean of the voices", float(np.mean(rest)) if rest else None,
@@ -110,13 +118,16 @@ def figures_of(found: Sequence[Followed]) -> list[Figure]:
 
 def listed(found: Sequence[Followed]) -> str:
     """All measurements as a table in Markdown."""
-    rows = ["| voice | speech | mouth | r | lag | r, 300 to 3400 Hz | p, b, m closed | rest |", "|" + "---|" * 8]
+    rows = [
+        "| voice | speech | mouth | r, voice (300 to 3400 Hz) | lag | r, whole sound | r, bass | p, b, m closed | rest |",
+        "|" + "---|" * 9,
+    ]
     for one in found:
         closed = f"{one.closed:.0%} of {one.closures}" if one.closures else "-"
         rest = f"{one.rest:.0%}" if np.isfinite(one.rest) else "-"
         rows.append(
-            f"| {one.voice} | {one.spoken:.0%} | {one.mouth} | {one.r:.2f} | {one.lag} | {one.r_telephone:.2f} "
-            f"| {closed} | {rest} |"
+            f"| {one.voice} | {one.spoken:.0%} | {one.mouth} | {one.r:.2f} | {one.lag} | {one.r_whole:.2f} "
+            f"| {one.r_bass:.2f} | {closed} | {rest} |"
         )
     return "\n".join(rows)
 
