@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from inference.word_table import load_table
 from tests.cli_material import write_wav
 from tests.inference.test_prosody import syllables
 from training.evaluate import emotion as measures
+from training.evaluate.contradiction import CLEAR_WORDS, kept
 from training.evaluate.emotion import mentions
 from training.stages import audio2expression, audio2expression_clips, words
 from training.stages.audio2expression import (
@@ -251,3 +253,19 @@ def test_clips_need_a_bank(tmp_path: Path):
     args = argparse.Namespace(clips=tmp_path / "clips.csv", bank=None)
     with pytest.raises(SystemExit, match="--bank"):
         audio2expression_clips.train_on_clips(args)
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_clear_words_decide_in_a_voice_of_another_emotion():
+    said = kept(load_bank(STARTER))
+    felt = [one for one in said if one.line.kind != NEUTRAL]
+    assert len(felt) > 50
+    assert len({one.line.text for one in felt}) == 20
+    assert np.mean([one.words == one.line.kind for one in felt]) >= 0.8
+    assert np.mean([one.both == one.words for one in felt]) >= 0.8
+    assert np.mean([one.both == NEUTRAL for one in said if one.line.kind == NEUTRAL]) >= 0.8
+
+
+def test_the_lines_with_clear_words_are_not_trained_on():
+    known = {line.text for path in (LINES, *WRITERS) for line in lines(path)}
+    assert not known & {line.text for line in CLEAR_WORDS}

@@ -44,6 +44,7 @@ from ..stages.audio2expression import held_back_lines
 from ..voices.emotional import ACTIVATION, HELD_OUT_LINES, HELD_OUT_LINES_2, HELD_OUT_LINES_3, KINDS, Line, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS
 from .bank import MEDIA, sounds_in
+from .contradiction import kept
 from .performance import Row
 
 CLEAR = 0.5  # strength of a clear answer
@@ -213,6 +214,21 @@ def mention_rows(bank: Bank) -> list[Row]:
                 "<= 2 %", share <= 0.02)]  # fmt: skip
 
 
+def contradicted_rows(bank: Bank) -> list[Row]:
+    """Whether clear words keep their kind in a voice of another emotion, and whether neutral words stay neutral."""
+    said = kept(bank)
+    felt = [one for one in said if one.line.kind != NEUTRAL and one.words != NEUTRAL]
+    changed = [f"{one.both} in a voice that is {one.voice}" for one in felt if one.words != one.both]
+    plain = [one.both == NEUTRAL for one in said if one.line.kind == NEUTRAL]
+    return [
+        _share("clear words in a voice of another emotion: kind of the words kept",
+               float(np.mean([one.words == one.both for one in felt])), 0.8,
+               (("lines", str(len(felt))), ("changed", ", ".join(changed) or "none"))),
+        _share("neutral words in an excited voice stay neutral", float(np.mean(plain)), 0.8,
+               (("lines", str(len(plain))),)),
+    ]  # fmt: skip
+
+
 @torch.inference_mode()
 def calm_rows(bank: Bank, sounds: list[Path]) -> list[Row]:
     """The strongest emotion of recordings of calm voices, without words; no row without recordings."""
@@ -275,7 +291,7 @@ def measure(bank: Bank, sounds: list[Path], others: bool = True) -> list[Row]:
     for name, path in more.items():
         rows += [replace(row, what=f"{name} file: {row.what}") for row in line_rows(bank, lines(path))]
     return [*rows, *activation_rows(bank, known), *calm_rows(bank, sounds), *sign_rows(texts), *mention_rows(bank),
-            *time_rows(bank, sound)]  # fmt: skip
+            *contradicted_rows(bank), *time_rows(bank, sound)]  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,10 +3,10 @@
     python -m training evaluate-lips BANK --voices FOLDER FILE ... [--english FILE ...] [--before BANK] --out DIR
 
 The envelope of a voice is the loudness of the band of a telephone, 300 to 3400 Hz, which has the vowels of every voice.
-Over the whole spectrum, bass, music and the fundamental of nasals hide them; that loudness is listed, too, and so is that
-of the bass below 150 Hz, which a mouth should follow no further than the voice does. `FOLLOWER`, a jaw that opens in
-proportion to the loudness of the whole sound, is the baseline. Sounds that are not mostly speech are listed, but do not
-count in the figures.
+Over the whole spectrum, bass, music and the fundamental of nasals hide them; that loudness is listed, too, and so is
+that of the bass below 150 Hz, which a mouth should follow no further than the voice does. `FOLLOWER`, a jaw that opens
+in proportion to the loudness of the whole sound, is the baseline. Sounds that are not mostly speech are listed, but do
+not count in the figures.
 DIR/lips.md has the table, DIR/NAME.png the curves of each voice if matplotlib is installed.
 """
 
@@ -104,7 +104,8 @@ def figures_of(found: Sequence[Followed]) -> list[Figure]:
     rest = [one.rest for one in found if np.isfinite(one.rest)]
     total = sum(count for _, count in closed)
     return [
-        Figure("lips_median", f"{len(r)} voices: jaw against the voice's envelope, median r", float(np.median(r)), "r", target=0.6),
+        Figure("lips_median", f"{len(r)} voices: jaw against the voice's envelope, median r", float(np.median(r)), "r",
+               target=0.6),
         Figure("lips_least", "the same, least", float(r.min()), "r", target=0.45),
         Figure("lips_lag", "largest lag", max(abs(one.lag) for one in found), "frames", target=1, at_most=True),
         Figure("lips_whole", "jaw against the loudness of the whole sound, median r", float(np.median(whole)), "r"),
@@ -118,10 +119,8 @@ def figures_of(found: Sequence[Followed]) -> list[Figure]:
 
 def listed(found: Sequence[Followed]) -> str:
     """All measurements as a table in Markdown."""
-    rows = [
-        "| voice | speech | mouth | r, voice (300 to 3400 Hz) | lag | r, whole sound | r, bass | p, b, m closed | rest |",
-        "|" + "---|" * 9,
-    ]
+    head = "| voice | speech | mouth | r, 300 to 3400 Hz | lag | r, whole sound | r, bass | p, b, m closed | rest |"
+    rows = [head, "|" + "---|" * 9]
     for one in found:
         closed = f"{one.closed:.0%} of {one.closures}" if one.closures else "-"
         rest = f"{one.rest:.0%}" if np.isfinite(one.rest) else "-"
