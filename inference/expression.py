@@ -19,10 +19,11 @@ from .contract.expression import EASE, EMOTIONS, LEAST_STRENGTH, LONGEST_TEXT, R
 from .media.sound import RATE
 from .model.audio2expression import Audio2Expression
 from .model.load import AUDIO2EXPRESSION, NetworkBank, load_network
-from .motion import LEAST_VOICED, SHORTEST
+from .motion import SHORTEST
 from .prosody import FPS, Prosody, cached_prosody
 from .sentiment import FEATURES as WORD_FEATURES
 from .sentiment import RATE_LIMIT, Sentence, features, is_english, read_text
+from .speech_detection import LEAST_VOICED, has_speech
 from .upper_face import phrase_envelope
 
 VOICE_COLUMNS = (
@@ -87,8 +88,9 @@ def emotions(
     model = network_of(bank, brought)
     voice = cached_prosody(samples)
     nothing = np.zeros((len(times), len(EMOTIONS)), np.float32)
-    if voice.voiced_share < LEAST_VOICED:
-        return Emotions(nothing, note="No speech was found in the sound, so no emotion was detected.")
+    given = any(text.text.strip() for text in texts)  # who gives words knows that there is speech
+    if not (voice.voiced_share >= LEAST_VOICED if given else has_speech(voice)):
+        return Emotions(nothing, note="No speech was heard in the sound, so no emotion was detected.")
     phrases, words, note = phrases_and_words(voice, texts if source != "voice" else ())
     has_words = np.array([row is not None for row in words])
     if source == "words" and not has_words.any():

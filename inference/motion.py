@@ -20,10 +20,10 @@ from .model.audio2pose import BLOCK, FREEDOM, LEVELS, POSE, POSE_FPS, Audio2Pose
 from .model.load import AUDIO2POSE, NetworkBank, load_network
 from .prosody import FPS as PROSODY_FPS
 from .prosody import Prosody, cached_prosody
+from .speech_detection import has_speech
 
 SWAY_BANDS = 3  # the slow bands, below 0.8 Hz; the others are nods
 EASE = 0.4  # seconds in which the motion begins and ends
-LEAST_VOICED = 0.05  # share of voiced sound; with less there is no speech
 SHORTEST = 0.5  # seconds of sound
 _ROOM = 6.0  # deviations of a band up to which motion is not limited; strong nods have five
 
@@ -72,8 +72,8 @@ def head_motion(
     if not np.isfinite(times).all():
         raise EDTalkError("Frame times must be finite numbers of seconds, found NaN or infinity.")
     voice, note = cached_prosody(samples), ""
-    if voice.voiced_share < LEAST_VOICED:
-        nods, note = 0.0, "No speech was found in the sound; only slow motion was made."
+    if not has_speech(voice):
+        nods, note = 0.0, "No speech was heard in the sound; only slow motion was made."
     model = flow_of(bank)
     rows = np.zeros((len(seeds), len(times), len(names)), np.float32)
     for number, seed in enumerate(seeds):

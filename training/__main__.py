@@ -34,6 +34,7 @@ COMMANDS = {
     "close-reader": ("stages.close_reader", "train", "train the reader of mouth and eye windows"),
     "audio2lip": ("stages.audio2lip", "train", "train lip-sync on synthetic speech"),
     "audio2pose": ("stages.audio2pose", "train", "train head motion on synthetic speech"),
+    "speech-or-music": ("stages.speech_or_music", "run", "fit the weights that tell speech from music"),
     "words": ("stages.words", "run", "fit the table of words that scores emotions of text"),
     "audio2expression": ("stages.audio2expression", "train", "train emotion from speech on synthetic speech"),
     "footage": ("stages.footage", "run", "make a bank from footage without labels"),

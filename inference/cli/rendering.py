@@ -349,8 +349,11 @@ class Inputs:
         args = self.args
         if not args.head_motion:
             return None
-        from ..motion import eased, head_motion
+        from ..motion import SHORTEST, eased, head_motion
 
+        if self._speech[1] < SHORTEST:
+            message = f"{args.audio} lasts {self._speech[1]:.2f} s; head motion needs at least {SHORTEST} s."
+            raise EDTalkError(message, "Choose a longer sound.", "media")
         times = np.arange(self.length) / self.fps
         gains = {"sway": args.head_motion, "nods": args.head_motion}
         found = head_motion(bank, self._speech[0], times, [args.seed or 0], **gains)

@@ -83,7 +83,7 @@ def test_perform_says_that_the_starter_bank_cannot_turn_its_eyes(tmp_path, capsy
 def test_perform_says_that_it_heard_no_speech_or_does_not_know_the_words(tmp_path, capsys, text):
     noise = write_wav(tmp_path / "noise.wav", np.random.default_rng(0).normal(0, 0.05, 32_000))
     assert run("perform", "--audio", noise, "--text", text, "--emotion", "auto", "--out", tmp_path / "a.csv") == 0
-    assert "No speech was found in the sound, so no emotion was detected." in capsys.readouterr().err
+    assert "No speech was heard in the sound, so no emotion was detected." in capsys.readouterr().err
     text.write_text("Ich weiß nicht, wovon du redest.", encoding="utf-8")
     assert run("perform", "--audio", LINE, "--text", text, "--emotion", "auto", "--out", tmp_path / "b.csv") == 0
     assert "not known" in capsys.readouterr().err

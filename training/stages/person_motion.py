@@ -38,9 +38,10 @@ from inference.model.audio2pose import (
     to_bands,
 )
 from inference.model.load import networks_json
-from inference.motion import LEAST_VOICED, at_times, draw_bands, flow_of, pose_features
+from inference.motion import at_times, draw_bands, flow_of, pose_features
 from inference.prosody import prosody
 from inference.renderer import FaceRenderer
+from inference.speech_detection import has_speech
 
 from ..export import in_half_precision
 from .audio2pose import BATCH, MEAN_CHANNELS, MIRROR, fit, total_deviation
@@ -123,7 +124,7 @@ def read_take(bank: Bank, path: Path, own: bool) -> Take | None:
     """
     try:
         voice = prosody(load_speech(path)[0])
-        if len(voice) < SHORTEST * 100 or voice.voiced_share < LEAST_VOICED:
+        if len(voice) < SHORTEST * 100 or not has_speech(voice):
             raise EDTalkError(f"no speech of at least {SHORTEST:g} s")
         captured = capture(FaceRenderer(bank, "cpu"), Clip(path, POSE_FPS), "auto")
     except EDTalkError as error:

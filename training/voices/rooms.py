@@ -39,7 +39,7 @@ def with_room(made: Take, rng: np.random.Generator) -> Take:
     if rng.random() < 0.35:
         out += _hum(rng, count) * below()
     if rng.random() < 0.3:
-        out += _music(rng, count) * below(35.0, 2.0)
+        out += made_music(rng, count) * below(35.0, 2.0)
     if rng.random() < 0.3:
         out += _knocks(rng, count) * below(20.0, 0.0)
     if rng.random() < 0.3:
@@ -51,7 +51,7 @@ def silence(rng: np.random.Generator, seconds: float = 6.0) -> Take:
     """A take without speech: digital silence, noise, hum, tones or music; the mouth rests."""
     rows = round(seconds * CURVE_FPS)
     count = rows * HOP
-    kinds = (_drifting_noise, _hum, _music, _tone, _knocks)
+    kinds = (_drifting_noise, _hum, made_music, _tone, _knocks)
     out = np.zeros(count)
     if rng.random() > 0.12:
         for kind in rng.choice(len(kinds), rng.integers(1, 3), replace=False, p=(0.4, 0.15, 0.2, 0.15, 0.1)):
@@ -128,7 +128,7 @@ def _tone(rng: np.random.Generator, count: int) -> np.ndarray:
     return sum(np.sin(k * pitch) / k**fall for k in range(1, 1 + int(rng.choice([1, 1, 2, 4]))))
 
 
-def _music(rng: np.random.Generator, count: int) -> np.ndarray:
+def made_music(rng: np.random.Generator, count: int) -> np.ndarray:
     """(count,) of unit level: a random selection of chords, bass, drums and a melody with vibrato, at one tempo."""
     beat = int(rng.uniform(0.3, 0.9) * RATE)
     key = 110.0 * 2 ** (rng.integers(0, 12) / 12)
