@@ -60,14 +60,20 @@ def find_problem() -> dict[str, Any]:
 
 
 def examine(python: Path) -> Finding:
-    """Run this file with another Python. Takes seconds; never raises."""
+    """Run this file with another Python. Takes seconds; never raises.
+
+    No problem is found in a Python that needs longer than `_PATIENCE`: on a slow computer the engine may still start.
+    """
     from .process import Process, environment
 
     command = [str(python), "-I", "-X", "utf8", __file__]
     try:
-        answer = Process(command, env=environment(), stderr=subprocess.DEVNULL).answer(_PATIENCE)
+        process = Process(command, env=environment(), stderr=subprocess.DEVNULL)
+        answer = process.answer(_PATIENCE)
     except OSError as error:
         return Finding(f"it cannot be started ({error.strerror})")
+    if process.timed_out:
+        return Finding("")
     if answer is None:
         return Finding("it stopped while it imported the engine's packages")
     try:

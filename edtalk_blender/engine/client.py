@@ -66,7 +66,7 @@ class Limits:
     within `window`. messages: at most so many in the inbox. log_lines: kept in memory. log_bytes: of the log file.
     """
 
-    start: float = 60.0
+    start: float = 180.0
     silent: float = 10.0
     kill: float = 30.0
     cancel: float = 8.0  # on a busy computer a frame can take seconds, and a new worker longer
@@ -80,8 +80,8 @@ class Limits:
 class EngineError(EDTalkError):
     """The worker ended or could not be started. `log_tail` holds the last lines that it wrote.
 
-    kind: "start" (it could not be started, or sent no hello), "version", "memory", "killed", "crash", "hung",
-    "garbage" or "ended"; or the kind of the error that the worker sent before it ended.
+    kind: "start" (it could not be started), "late" (it sent no hello in time), "version", "memory", "killed", "crash",
+    "hung", "garbage" or "ended"; or the kind of the error that the worker sent before it ended.
     """
 
     def __init__(self, message: str, hint: str, kind: str, log_tail: tuple[str, ...] = ()) -> None:
@@ -353,7 +353,7 @@ class Client:
         self._heard = worker.heard
         if self.hello is None and self._silence > limits.start:
             found = f"The engine did not answer within {limits.start:g} s of its start."
-            self._handle_end(self._error(found, "Try again: the first start is the slowest.", "start"))
+            self._handle_end(self._error(found, "Try again: the first start is the slowest.", "late"))
         elif self.hello is not None and self._silence > limits.kill:
             found = f"The engine did not answer for {limits.kill:g} s and was stopped."
             self._handle_end(self._error(found, _AGAIN, "hung"))

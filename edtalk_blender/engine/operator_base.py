@@ -63,6 +63,7 @@ class EngineOperator(BaseOperator):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         session.dismiss()  # the problems of the previous attempt
+        session.revive()
         return super().execute(context)
 
     def finish(self, *tasks: Task | Chain) -> None:

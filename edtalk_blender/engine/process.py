@@ -58,6 +58,7 @@ class Process:
         self._popen = subprocess.Popen(
             list(command), cwd=cwd, env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, **group
         )
+        self.timed_out = False
         self._job_object: _JobObject | None = None
         if sys.platform == "win32":
             self._job_object = _JobObject(int(self._popen._handle))  # type: ignore[attr-defined]
@@ -99,10 +100,14 @@ class Process:
             return None
 
     def answer(self, seconds: float) -> bytes | None:
-        """Its stdout if it ends with exit code 0 within `seconds`, otherwise None. It is killed after `seconds`."""
+        """Its stdout if it ends with exit code 0 within `seconds`, otherwise None. It is killed after `seconds`.
+
+        `timed_out` then says whether it was killed.
+        """
         try:
             output, _ = self._popen.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
+            self.timed_out = True
             self.kill()
             output, _ = self._popen.communicate()
         return output if self._popen.returncode == 0 else None

@@ -263,6 +263,12 @@ def current_client() -> Client | None:
     return _state.client
 
 
+def revive() -> None:
+    """Start an engine that has failed, because the artist tries again. Does nothing otherwise."""
+    if _state.client and _state.client.state is State.FAILED:
+        _state.client.start()
+
+
 def find_engine() -> engine.Engine:
     """Where the engine's Python is and whether it can be used. Cached for a few seconds: panels call it often."""
     when, found = _state.found
@@ -484,7 +490,9 @@ _FIXES = {
     "version": ("edtalk.repair_engine", "Repair Engine"),
     "start": ("edtalk.repair_engine", "Repair Engine"),
     "garbage": ("edtalk.repair_engine", "Repair Engine"),
-    **dict.fromkeys(("memory", "killed", "crash", "hung", "ended"), ("edtalk.restart_engine", "Restart Engine")),
+    **dict.fromkeys(
+        ("late", "memory", "killed", "crash", "hung", "ended"), ("edtalk.restart_engine", "Restart Engine")
+    ),
     "bug": ("edtalk.copy_report", "Copy Report"),
 }
 

@@ -352,6 +352,16 @@ def test_an_engine_that_keeps_dying_is_reported_with_a_fix(package, scene, strip
     assert package.engine.session.problems[-1].fix == "edtalk.restart_engine"
 
 
+def test_pressing_again_starts_an_engine_that_has_failed(package, scene, strip, obj, fake_engine, tmp_path):
+    """The hint says to try again; the same button then has to do it."""
+    client = fake_engine("--die-after", 0, "--once", tmp_path / "once", restarts=0)
+    with pytest.raises(RuntimeError, match="engine"):
+        lip_sync(scene, strip)
+    assert client.state is package.engine.client.State.FAILED
+    assert lip_sync(scene, strip) == {"FINISHED"}
+    assert len(keys(package, obj))
+
+
 def test_the_operator_returns_at_once_and_pushes_one_undo_step(package, scene, sound, obj, fake_engine, monkeypatch):
     fake_engine()
     strips = [package.compat.new_sound(scene, f"line {n}", sound, 1, 10 + 60 * n) for n in range(3)]

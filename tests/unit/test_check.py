@@ -46,6 +46,15 @@ def test_what_is_not_a_python_has_a_problem(tmp_path):
     assert check.examine(make_python(tmp_path)).problem
 
 
+def test_a_python_that_is_too_slow_to_be_checked_is_used(tmp_path, monkeypatch):
+    """A busy computer is no damage: the engine may start in it."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(check, "_PATIENCE", 0.1)
+    assert check.examine(program) == check.Finding("")
+
+
 def test_the_tick_waits_for_the_finding(tmp_path):
     chosen = Engine(State.READY, tmp_path, tmp_path / "python", origin="preferences")
     assert checked(chosen, None).state is State.UNCHECKED

@@ -434,7 +434,7 @@ def test_every_kind_of_crash_has_a_message_and_a_hint(start, tmp_path, options, 
     ("options", "kind", "words"),
     [
         (["--exit", 1], "start", "exit code 1: ModuleNotFoundError: No module named 'torch'."),
-        (["--no-hello"], "start", "not answer within 0.5 s"),
+        (["--no-hello"], "late", "not answer within 0.5 s"),
         (["--wrong-protocol"], "version", "uses version 2 of the protocol, this extension version 1"),
         (["--complain"], "device", "There is no device 'cuda'."),
     ],
