@@ -242,7 +242,7 @@ class _State:
 
 tasks: list[Task] = []  # unfinished, in the order submitted
 problems: deque[Problem] = deque(maxlen=10)  # the latest ones, until they are dismissed
-notices: deque[str] = deque(maxlen=10)  # what finished, the latest last, until they are dismissed
+notices: deque[str] = deque(maxlen=3)  # what finished last, until dismissed; more would push the panels off the screen
 preferred: Callable[[], Preferred] = Preferred  # set by `preferences`
 _state = _State()
 
@@ -519,6 +519,8 @@ def dismiss() -> None:
 
 def notify(text: str) -> None:
     """Show in the panels and the status bar that something has finished. text: a sentence without a period."""
+    if text in notices:  # show it once, as the latest
+        notices.remove(text)
     notices.append(text)
     _state.notified = time.monotonic()
     if not blocking():

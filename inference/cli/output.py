@@ -43,10 +43,19 @@ def refuse_existing(out: Path, form: str | None, span: slice, overwrite: bool) -
     """Raise EDTalkError if a frame of `span` exists in the folder `out` and may not be overwritten."""
     if is_clip(out, form) or overwrite:
         return
-    for number in range(span.start + 1, span.stop + 1):
-        path = out / f"frame_{number:04d}.{form or 'png'}"
-        if path.exists():
-            raise EDTalkError(f"{path} exists.", "Choose another folder, or add --overwrite.")
+    paths = [out / f"frame_{number:04d}.{form or 'png'}" for number in range(span.start + 1, span.stop + 1)]
+    exist = [path.exists() for path in paths]
+    if not any(exist):
+        return
+    hint = "Choose another folder, or add --overwrite."
+    if not all(exist) and not any(exist[exist.index(False) :]):  # an earlier run was interrupted
+        hint = f"To render only the rest, add {rest(span, exist.index(False))}; or add --overwrite."
+    raise EDTalkError(f"{paths[exist.index(True)]} exists.", hint)
+
+
+def rest(span: slice, done: int) -> str:
+    """The option that renders the frames of `span` without the first `done` ones."""
+    return f"--frames {span.start + done}-{span.stop - 1}"
 
 
 def open_output(

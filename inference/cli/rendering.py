@@ -140,6 +140,10 @@ def make(args: argparse.Namespace) -> Result:
     started = time.perf_counter()
     written, stopped = _write(inputs, plan.shot, renderer)
     seconds = time.perf_counter() - started
+    if stopped is not None:
+        is_clip, whole = output.is_clip(args.out, args.format), inputs.span.stop - inputs.span.start
+        again = "the whole video, add --overwrite" if is_clip else f"the rest, add {output.rest(inputs.span, written)}"
+        note(f"Stopped after {written} of {whole} frames, which are kept in {args.out}. To render {again}.")
     device = str(renderer.device)
     return Result(args.out, inputs.bank, device, inputs.fps, inputs.span, written, seconds, plan.coefficients, stopped)
 

@@ -157,6 +157,15 @@ def test_finished_tasks_leave_notices_until_they_are_dismissed(package, rendered
     assert session.status_bar_notice() == ""
 
 
+def test_notices_leave_room_for_the_panels(package):
+    """After a morning of work the sidebar still shows its buttons: the latest three, each once."""
+    session = package.engine.session
+    for text in ("one", "two", "three", "four", "two"):
+        session.notify(text)
+    assert list(session.notices) == ["three", "four", "two"]
+    session.notices.clear()
+
+
 def test_the_status_bar_shows_the_running_task(package, rendered, fake_engine):
     fake_engine("--slow", 0.2)
     status, header = package.panels.status, SimpleNamespace(layout=Layout())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -212,8 +213,10 @@ def test_stopping_keeps_finished_frames(material, tmp_path, monkeypatch, capsys,
     monkeypatch.setattr(progress.Progress, "step", stop_at_three)
     words = render(material, "--audio", material.voice, "--out", tmp_path / out, "--json")
     assert run(*words) == 128 + number
-    report = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    report = json.loads(said.out)
     assert (report["event"], report["frames"]) == ("stopped", 3)
+    assert "Stopped after 3 of" in said.err
     names = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     if out == "out.mp4":
         assert names == ["out.mp4"]
@@ -222,6 +225,11 @@ def test_stopping_keeps_finished_frames(material, tmp_path, monkeypatch, capsys,
         assert abs(sound - seconds) <= 0.04
     else:
         assert names == ["frame_0001.png", "frame_0002.png", "frame_0003.png", "sound.wav"]
+        monkeypatch.undo()
+        (again,) = set(re.findall(r"add (--frames 3-\d+)", said.err))
+        assert again in refusal(capsys, *words), "what an interrupted run left is recognised"
+        assert run(*words, *again.split()) == 0
+        assert len(list((tmp_path / out).glob("*.png"))) == int(again.rpartition("-")[2]) + 1
     assert signal.getsignal(signal.SIGINT) is before
 
 
