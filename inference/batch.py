@@ -56,15 +56,13 @@ class CardDetail(NamedTuple):
     def size(self) -> int:
         return self.texture.size
 
-    def lay_teeth(self, picture: np.ndarray, mouth: PlacedInset, row: int) -> None:
+    def lay_teeth(self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray) -> None:
         """Composite the teeth of a frame over it, in place: uint8 (D, D, 3), or float32 in [-1, 1].
 
-        mouth: the inset of which `row` is that of the frame.
+        to_picture, planes: see `inference.model.insets.PlacedInset.frames`.
         """
         if self.teeth is None:
             return
-        to_picture, _, planes = mouth.frame(row)
-        assert planes is not None
         if picture.dtype == np.uint8:
             self.teeth.lay_over(picture, to_picture, planes)
             return

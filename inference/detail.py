@@ -27,13 +27,16 @@ STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
 SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
 HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
+# Rows of the frames of a batch that are sampled together, so that their part of the portrait stays in the cache.
+BAND = 32
 _EDGE = cv2.BORDER_REPLICATE
 # From premultiplied colours in [-1, 1] and alpha to premultiplied levels and alpha.
 _TO_LEVELS = np.array([[127.5, 0, 0, 127.5], [0, 127.5, 0, 127.5], [0, 0, 127.5, 127.5], [0, 0, 0, 1]], np.float32)
+# Four channels to two pictures of three: the colours, and alpha three times.
+_COLOURS_AND_ALPHA = [0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 3, 5]
 
-
-# An inset, see `inference.model.insets.PlacedInset.frame`: the matrix from its pixels to [-1, 1] of the picture,
-# (h, w, 4) premultiplied RGBA, and its teeth or None.
+# An inset, see `inference.model.insets.PlacedInset.frames`: the matrix from its pixels to [-1, 1] of the picture,
+# (4, h, w) premultiplied RGBA, and its teeth or None.
 Inset = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 
 
@@ -41,10 +44,8 @@ class Workspace:
     """Reusable memory for frames of D pixels: allocating it would take longer than the arithmetic."""
 
     def __init__(self, size: int) -> None:
-        self.places = np.empty((size, size, 2), np.float32)
         self.change, self.weight = np.empty((2, size, size, 3), np.float32)
         self.kept = np.empty((size, size), np.float32)
-        self.seen = np.empty((size, size, 3), np.uint8)
 
 
 class Detail:
@@ -73,37 +74,68 @@ class Detail:
         self,
         planes: np.ndarray,
         places: np.ndarray,
-        mask: np.ndarray,
+        masks: np.ndarray,
         work: Workspace,
         whole_levels: bool = True,
-        insets: Sequence[Inset] = (),
-    ) -> np.ndarray:
-        """Add texture to the network's output for a frame. Returns the frame, (D, D, 3) sRGB levels.
+        insets: Sequence[Sequence[Inset]] = (),
+    ) -> list[np.ndarray]:
+        """Add texture to the network's output for N frames. Returns the frames, (D, D, 3) sRGB levels each.
 
-        planes, places, mask: the network's output, of the same form as in the constructor. work: of this size, not used
-        by another thread. whole_levels: return uint8, else float32 in 0..255, not clamped. insets: composited over the
-        frame, see `inference.model.insets.PlacedInset.frame`.
+        planes, places, masks: the network's output, (N, ...) of the same form as in the constructor. work: of this
+        size, not used by another thread. whole_levels: return uint8, else float32 in 0..255, not clamped. insets: of
+        each frame, composited over it; default none.
+        """
+        small = [self._small(*output) for output in zip(planes, places, masks, strict=True)]
+        seen = self._seen([shift for *_, shift in small])
+        size, level = (self.size, self.size), cv2.CV_8U if whole_levels else cv2.CV_32F
+        frames = []
+        for texture, (change, kept, _), over in zip(seen, small, insets or [()] * len(seen), strict=True):
+            if len(change) != self.size:
+                change = cv2.resize(change, size, work.change, interpolation=cv2.INTER_CUBIC)
+                kept = cv2.resize(kept, size, work.kept, interpolation=cv2.INTER_CUBIC)
+            weight = cv2.merge((kept, kept, kept), work.weight)
+            weighted = cv2.multiply(texture, weight, weight, dtype=cv2.CV_32F)
+            frame = cv2.add(weighted, change, texture if whole_levels else None, dtype=level)
+            for to_picture, drawn, teeth in over:
+                _lay_over(frame, to_picture, drawn)
+                if teeth is not None and self._teeth is not None:
+                    self._teeth.lay_over(frame, to_picture, teeth)
+            frames.append(frame)
+        return frames
+
+    def _small(
+        self, planes: np.ndarray, places: np.ndarray, mask: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All that is computed at the network's size for a frame.
+
+        Returns what is added to the texture (S, S, 3), in levels, the texture's weight (S, S), and by how many pixels
+        of `_fine` the texture is moved (S, S, 2).
         """
         positions = _sampling_positions(places)
         place, residual = self._place(positions)
         kept = self._kept(place, mask, residual)
         at_rest = cv2.remap(self._rest, place, None, cv2.INTER_CUBIC, None, _EDGE)
         change = cv2.subtract(_levels(planes), cv2.multiply(at_rest, cv2.merge((kept, kept, kept))))
-        size, ratio = (self.size, self.size), self.size / len(change)
-        shift = (place - self._pixels) * np.float32(2 * ratio)  # `_fine` has twice the resolution
-        if ratio != 1:
-            shift = cv2.resize(shift, size, work.places, interpolation=cv2.INTER_LINEAR)
-            change = cv2.resize(change, size, work.change, interpolation=cv2.INTER_CUBIC)
-            kept = cv2.resize(kept, size, work.kept, interpolation=cv2.INTER_CUBIC)
-        places = cv2.add(_pixels(self.size, 2), shift, work.places)
-        seen = cv2.remap(self._fine, places, None, cv2.INTER_LINEAR, work.seen, _EDGE)
-        weight = cv2.merge((kept, kept, kept), work.weight)
-        seen = cv2.multiply(seen, weight, weight, dtype=cv2.CV_32F)
-        result = cv2.add(seen, change, dtype=cv2.CV_8U if whole_levels else cv2.CV_32F)
-        for to_picture, drawn, teeth in insets:
-            _lay_over(result, to_picture, drawn)
-            if teeth is not None and self._teeth is not None:
-                self._teeth.lay_over(result, to_picture, teeth)
+        return change, kept, (place - self._pixels) * np.float32(2 * self.size / len(mask))
+
+    def _seen(self, shifts: list[np.ndarray]) -> list[np.ndarray]:
+        """The portrait, moved by each of the shifts (S, S, 2), see `_small`: uint8 (D, D, 3) each."""
+        places, small = _pixels(self.size, 2), len(self._pixels)
+        result = [np.empty((self.size, self.size, 3), np.uint8) for _ in shifts]
+        ratio, rest = divmod(self.size, small)
+        step, margin = (small, 0) if rest else (max(BAND // ratio, 1), ratio)
+        if margin:  # interpolation reads one row beyond the band
+            shifts = [cv2.copyMakeBorder(shift, 1, 1, 0, 0, _EDGE) for shift in shifts]
+        for top in range(0, small, step):
+            bottom = min(top + step, small)
+            rows = slice(top * ratio, bottom * ratio) if margin else slice(0, self.size)
+            for picture, shift in zip(result, shifts, strict=True):
+                if margin:
+                    shift = shift[top : bottom + 2]
+                area = self.size, rows.stop - rows.start + 2 * margin
+                moved = cv2.resize(shift, area, interpolation=cv2.INTER_LINEAR)[margin : area[1] - margin]
+                moved = cv2.add(places[rows], moved, moved)
+                cv2.remap(self._fine, moved, None, cv2.INTER_LINEAR, picture[rows], _EDGE)
         return result
 
     def _place(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,28 +160,28 @@ class Detail:
 
 
 def _lay_over(picture: np.ndarray, to_picture: np.ndarray, drawn: np.ndarray) -> None:
-    """Composite an inset over a picture (D, D, 3) of levels, in place."""
-    shown = cv2.extractChannel(drawn, 3) != 0
-    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
-    if not rows.size:
+    """Composite an inset (4, h, w) over a picture (D, D, 3) of levels, in place."""
+    left, top, width, height = cv2.boundingRect((drawn[3] != 0).view(np.uint8))
+    if not width:
         return
-    size, left, top, right, bottom = len(picture), columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    drawn = drawn[top:bottom, left:right]
+    size = len(picture)
+    drawn = cv2.merge(list(drawn[:, top : top + height, left : left + width]))
     to_pixel = to_picture * (size / 2)
     to_pixel[:, 2] += (size - 1) / 2 + to_pixel[:, :2] @ (left, top)
-    width, height = right - left, bottom - top
     corners = np.array([[-1, -1, 1], [width, -1, 1], [-1, height, 1], [width, height, 1]]) @ to_pixel.T
-    left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
+    left, top = (min(max(int(first), 0), size) for first in np.floor(corners.min(0)))
+    right, bottom = (min(max(int(last) + 1, 0), size) for last in np.ceil(corners.max(0)))
     if left >= right or top >= bottom:
         return
     to_pixel[:, 2] -= left, top
     levels = cv2.transform(drawn, _TO_LEVELS)
-    found = cv2.warpAffine(levels, to_pixel, (int(right - left), int(bottom - top)), flags=cv2.INTER_LINEAR)
-    *colours, alpha = cv2.split(found)
-    under, beside = picture[top:bottom, left:right], 1 - alpha
-    kept = cv2.multiply(under, cv2.merge((beside, beside, beside)), dtype=cv2.CV_32F)
-    under[...] = cv2.add(kept, cv2.merge(colours), dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
+    found = cv2.warpAffine(levels, to_pixel, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+    colours, kept = np.empty((2, *found.shape[:2], 3), np.float32)
+    cv2.mixChannels([found], [colours, kept], _COLOURS_AND_ALPHA)
+    np.subtract(1, kept, out=kept)
+    under = picture[top:bottom, left:right]
+    cv2.multiply(under, kept, kept, dtype=cv2.CV_32F)
+    cv2.add(kept, colours, under, dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
 
 
 def _levels(planes: np.ndarray) -> np.ndarray:

@@ -401,7 +401,7 @@ class FaceRenderer:
         from .teeth import TeethTexture
 
         teeth = TeethTexture(self._teeth)
-        for to_picture, _, planes in (laid.frame(row) for laid in at_rest):
+        for to_picture, _, planes in (laid.frames()[row] for laid in at_rest):
             if planes is not None:
                 teeth = teeth.of_source(fine, to_picture, planes)
         return teeth
@@ -585,8 +585,10 @@ class FaceRenderer:
             pictures = shown[: len(details)]
             if teeth:
                 *window, planes = map(torch.from_numpy, teeth)
-                for row, (picture, detail) in enumerate(zip(pictures, textures, strict=True)):
-                    detail.lay_teeth(picture, PlacedInset(Window(*window), planes, planes), row)
+                placed = PlacedInset(Window(*window), planes, planes).frames()
+                for picture, detail, (to_picture, _, seen) in zip(pictures, textures, placed, strict=False):
+                    assert seen is not None
+                    detail.lay_teeth(picture, to_picture, seen)
             return _toned(pictures, tones)
 
         return finish
@@ -597,15 +599,15 @@ class FaceRenderer:
         if details[0] is None:
             planes = composite_insets(torch.from_numpy(decoded.planes), decoded.insets).numpy()[: len(details)]
             return list(from_network(planes) if whole else np.ascontiguousarray(planes.transpose(0, 2, 3, 1)))
-        result = []
-        for row, detail in enumerate(details):
+        result, insets = [], [laid.frames() for laid in decoded.insets]
+        for detail, group in groupby(range(len(details)), details.__getitem__):
             assert detail is not None
-            over = [laid.frame(row) for laid in decoded.insets]
-            levels = detail(
-                decoded.planes[row], decoded.places[row], decoded.mask[row], self._workspace(detail.size), whole, over
-            )
-            result.append(levels if whole else levels / np.float32(127.5) - np.float32(1))
-        return result
+            frames = list(group)
+            rows = slice(frames[0], frames[-1] + 1)
+            output = decoded.planes[rows], decoded.places[rows], decoded.mask[rows]
+            over = [[laid[frame] for laid in insets] for frame in frames]
+            result.extend(detail(*output, self._workspace(detail.size), whole, over))
+        return result if whole else [levels / np.float32(127.5) - np.float32(1) for levels in result]
 
     def _workspace(self, size: int) -> Workspace:
         """The calling thread's memory for frames of that size."""

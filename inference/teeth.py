@@ -159,28 +159,28 @@ def _enlarged(planes: np.ndarray, to_picture: np.ndarray, size: int) -> tuple[tu
     """
     planes = planes.transpose(2, 0, 1)
     shown = (planes[MASKS - 1] > _HIDDEN) & (planes[-1] > 0)
-    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
-    if not rows.size:
+    left, top, width, height = cv2.boundingRect(shown.view(np.uint8))
+    if not width:
         return None
-    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
-    part = planes[:, top : rows[-1] + 2, left : columns[-1] + 2].copy()
+    right, bottom, left, top = left + width + 1, top + height + 1, max(left - 1, 0), max(top - 1, 0)
+    part = planes[:, top:bottom, left:right].copy()
     part[MASKS + 4 : -1] = 255 * np.exp(np.minimum(part[MASKS + 4 : -1], np.float32(_LIGHTEST)))
     to_pixel = to_picture * (size / 2)
     to_pixel[:, 2] += (size - 1) / 2 + to_pixel[:, :2] @ (left, top)
     height, width = part.shape[1:]
     corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1], [width - 1, height - 1, 1]]) @ to_pixel.T
-    left, top = np.clip(np.floor(corners.min(0)), 0, size).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(0)) + 1, 0, size).astype(int)
+    left, top = (min(max(int(first), 0), size) for first in np.floor(corners.min(0)))
+    right, bottom = (min(max(int(last) + 1, 0), size) for last in np.ceil(corners.max(0)))
     if left >= right or top >= bottom:
         return None
     to_pixel[:, 2] -= left, top
-    area = int(right - left), int(bottom - top)
-    found: list[np.ndarray] = []
+    # Each plane stays in one piece: almost all that follows uses single ones.
+    found = np.empty((len(part), bottom - top, right - left), np.float32)
     for start in range(0, len(part), 4):
         group = cv2.merge(list(part[start : start + 4]))
-        found.extend(cv2.split(cv2.warpAffine(group, to_pixel, area, flags=cv2.INTER_LINEAR)))
-    # Each plane stays in one piece: almost all that follows uses single ones.
-    return (slice(top, bottom), slice(left, right)), np.stack(found).transpose(1, 2, 0)
+        warped = cv2.warpAffine(group, to_pixel, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+        cv2.split(warped, list(found[start : start + 4]))
+    return (slice(top, bottom), slice(left, right)), found.transpose(1, 2, 0)
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:

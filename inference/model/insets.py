@@ -68,14 +68,14 @@ class Window(NamedTuple):
         along, down = (side[:, :, None, None] for side in (self.along, self.down))
         return self.middle[:, :, None, None] + along * x + down * y[:, None]
 
-    def pixels(self, row: int, height: int, width: int) -> np.ndarray:
-        """(2, 3) float64 matrix from pixels of a window of that size to positions in picture `row`, in [-1, 1].
+    def matrices(self, height: int, width: int) -> np.ndarray:
+        """(N, 2, 3) float64 matrices from pixels of windows of that size to positions in their pictures, in [-1, 1].
 
-        Only for a window on the CPU.
+        Only for windows on the CPU.
         """
-        middle, along, down = (part[row].numpy().astype(np.float64) for part in self)
+        middle, along, down = (part.numpy().astype(np.float64) for part in self)
         along, down = along * 2 / width, down * 2 / height
-        return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 1)
+        return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 2)
 
     def inside(self, places: Tensor) -> Tensor:
         """Positions in the picture (N, 2, H, W) -> positions in the window, in [-1, 1] if they are inside."""
@@ -119,14 +119,15 @@ class PlacedInset(NamedTuple):
         teeth = None if self.teeth is None else self.teeth.cpu()
         return PlacedInset(Window(*(part.cpu() for part in self.window)), self.drawn.cpu(), teeth)
 
-    def frame(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """For picture `row`, the matrix of `Window.pixels`, the inset (h, w, 4) and the teeth (h, w, PLANES), float32.
+    def frames(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """For each picture the matrix of `Window.matrices`, the inset (4, h, w) and the teeth (h, w, PLANES), float32.
 
-        The teeth are None where there are none.
+        The teeth are None where there are none. Only for insets on the CPU.
         """
-        drawn = self.drawn[row].permute(1, 2, 0).contiguous().numpy()
-        teeth = None if self.teeth is None else self.teeth[row].permute(1, 2, 0).numpy()  # planes stay in one piece
-        return self.window.pixels(row, *drawn.shape[:2]), drawn, teeth
+        matrices, drawn = self.window.matrices(*self.drawn.shape[2:]), self.drawn.numpy()
+        # A plane of teeth stays in one piece.
+        teeth = [None] * len(drawn) if self.teeth is None else self.teeth.permute(0, 2, 3, 1).numpy()
+        return list(zip(matrices, drawn, teeth, strict=True))
 
 
 class Inset(nn.Module):

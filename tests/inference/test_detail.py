@@ -175,7 +175,8 @@ def detail_of(fine: np.ndarray, flow: Flow) -> Detail:
 
 
 def transferred(detail: Detail, planes: np.ndarray, flow: Flow, whole_levels: bool = False) -> np.ndarray:
-    return detail(planes, *flow, Workspace(detail.size), whole_levels)
+    (frame,) = detail(planes[None], *(part[None] for part in flow), Workspace(detail.size), whole_levels)
+    return frame
 
 
 def alone(planes: np.ndarray, size: int) -> np.ndarray:
@@ -200,6 +201,17 @@ def test_texture_follows_the_flow_for_any_flow_at_rest(resting: np.ndarray) -> N
     found = transferred(detail, planes_of(moved), flow_to(positions), whole_levels=True)
     assert difference(found, moved) < 1
     assert difference(alone(planes_of(moved), 256), moved) > 20
+
+
+def test_frames_are_equal_in_batches_and_bands_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    random, detail = np.random.default_rng(0), detail_of(textured(256), flow_to(place()))
+    flows = [flow_to(place() + cv2.GaussianBlur(random.normal(0, 40, (NET, NET, 2)), (0, 0), 4)) for _ in range(3)]
+    planes = np.stack([planes_of(textured(256, seed)) for seed in range(3)])
+    alone = [transferred(detail, *output, whole_levels=True) for output in zip(planes, flows, strict=True)]
+    places, masks = (np.stack(part) for part in zip(*flows, strict=True))
+    for band in (1, 20, 256):
+        monkeypatch.setattr("inference.detail.BAND", band)
+        assert np.array_equal(detail(planes, places, masks, Workspace(256)), alone)
 
 
 def test_changes_by_the_network_are_kept() -> None:

@@ -209,13 +209,13 @@ def test_an_inset_lies_in_its_window_at_every_size() -> None:
     flat = np.zeros((256, 256, 3), np.uint8)
     flow, work = (warp_grid(128)[0].permute(2, 0, 1).numpy(), np.full((128, 128), 0.5, np.float32)), Workspace(256)
     detail = Detail(flat, np.full((3, 128, 128), -1, np.float32), *flow)
-    fine = detail(np.full((3, 128, 128), -1, np.float32), *flow, work, True, [PlacedInset(window, drawn).frame(0)])
+    black, flows = np.full((1, 3, 128, 128), -1, np.float32), [part[None] for part in flow]
+    (fine,) = detail(black, *flows, work, True, [PlacedInset(window, drawn).frames()])
     assert (fine[2 * rows.start : 2 * rows.stop, 2 * columns.start : 2 * columns.stop] == 191).all()
     assert not fine[:77].any()
     assert not fine[:, :108].any()
-    half_there = np.full((3, 128, 128), -1, np.float32)
     drawn[:, 3], drawn[:, :3] = 0.5, 0.25
-    levels = detail(half_there, *flow, work, False, [PlacedInset(window, drawn).frame(0)])
+    (levels,) = detail(black, *flows, work, False, [PlacedInset(window, drawn).frames()])
     np.testing.assert_allclose(levels[100, 160], 0.5 * 191.25, atol=1e-3)
 
 

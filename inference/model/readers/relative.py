@@ -156,8 +156,8 @@ def cut_windows(pictures: Sequence[np.ndarray], anchors: Tensor) -> list[list[np
     result = []
     for window, (height, width) in zip(windows_at(anchors.cpu(), EXTENTS), SIZES, strict=True):
         cut = []
-        for row, picture in enumerate(pictures):
-            to_pixels = window.pixels(row, height, width) * (len(picture) / 2)
+        for picture, to_picture in zip(pictures, window.matrices(height, width), strict=True):
+            to_pixels = to_picture * (len(picture) / 2)
             to_pixels[:, 2] += (len(picture) - 1) / 2
             cut.append(cv2.warpAffine(picture, to_pixels, (width, height), None, flags, cv2.BORDER_REPLICATE))
         result.append(cut)
