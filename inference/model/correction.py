@@ -119,7 +119,7 @@ class Correction:
         places += pixel_places(size, alpha.device)
         places = places.add_(painted[:, :2], alpha=SMALL)
         logit = logit + painted[:, 2:3]
-        rgb = torch.lerp(drawn.rgb + painted[:, 3:], warped(known.picture, places), torch.sigmoid(logit))
+        rgb = (drawn.rgb + painted[:, 3:]).lerp_(warped(known.picture, places), torch.sigmoid(logit))
         grid = warp_grid(size, alpha.device).permute(0, 3, 1, 2)
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
         if strengths is None:

@@ -122,7 +122,7 @@ def turned_eyes(
         middle, along, down = windows[:, :, :, None, None].unbind(2)  # (N, 2, 1, 1, 2)
         places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), down, pixels[..., 1:])
         found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
-        inside = inside_windows(sheet.windows, found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1))
+        inside = inside_windows(sheet.windows, found.view(count, 2, 2, height, width)).permute(0, 2, 3, 4, 1)
     scale, offset = _sheet_places(turns.device)
     edge = 1 + 1 / SIZE[0]
     grids = [
@@ -141,11 +141,11 @@ def turned_eyes(
 
 
 def inside_windows(windows: Tensor, places: Tensor) -> Tensor:
-    """As `Window.inside`, for windows (N, 2, 3, 2) and places (N, 2, h, w, 2)."""
-    middle, *sides = windows[:, :, :, None, None].unbind(2)
-    to_window = torch.stack([side / side.square().sum(-1, keepdim=True) for side in sides], -1)
+    """As `Window.inside`, for windows (N, 2, 3, 2) and places (N, 2, 2, h, w): x and y of both eyes."""
+    middle, *sides = windows.permute(2, 0, 3, 1)[..., None, None]
+    to_window = torch.stack([side / side.square().sum(1, keepdim=True) for side in sides], 2)
     away = places - middle
-    return torch.addcmul(away[..., :1] * to_window[..., 0, :], away[..., 1:], to_window[..., 1, :])
+    return torch.addcmul(away[:, :1] * to_window[:, 0], away[:, 1:], to_window[:, 1])
 
 
 def moved_windows(windows: Tensor, before: Tensor, now: Tensor) -> Tensor:

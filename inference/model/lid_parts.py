@@ -30,7 +30,7 @@ class LidParts:
     """The eyes of N sources, two each, the right one first. h, w: `SIZE`, a window's pixels.
 
     windows: (N, 2, 3, 2), middle, along and down of each eye's `Window`. still: (N, 2, C, h, w) with `PARTS`: the eye
-    as it is, the eye without iris, the skin of the closed lid, all in [-1, 1]; pixels below the edge of the upper lid;
+    without iris, the eye as it is, the skin of the closed lid, all in [-1, 1]; pixels below the edge of the upper lid;
     height of the opening in pixels; what a closing lid covers, 0..1; alpha of the drawing. iris: (N, 2, 4, h, w),
     colour and alpha. lashes: (N, 2, 1, ABOVE + BELOW, w), logarithms by which the lashes of a closed eye darken, by
     distance from the edge of the lid. heights: (N, 2), of the openings in pixels. clear: (N, 1), 1 if the lids were
@@ -84,7 +84,7 @@ def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, o
     skin, base = _lid_skin(own, edge, opening, reaches)
     length = eye.ends[1, 0] - eye.ends[0, 0]
     still = np.dstack([
-        own / 127.5 - 1, _without_iris(own, inside, iris, radius) / 127.5 - 1, skin / 127.5 - 1, edge, opening,
+        _without_iris(own, inside, iris, radius) / 127.5 - 1, own / 127.5 - 1, skin / 127.5 - 1, edge, opening,
         _smooth((edge + reaches + 5) / 5), _area(edge, opening, length),
     ])  # fmt: skip
     colour = np.dstack([_round_iris(own, inside, iris, radius) / 127.5 - 1, disc(iris, radius * 1.06, 1.5)])

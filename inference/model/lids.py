@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.bank import Bank
@@ -27,6 +26,7 @@ from .insets import DARKEST, PlacedInset, Window
 from .joined import expanded
 from .layout import constant
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
+from .refiner import warped
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
 # Parts of the opening at a coefficient of 1, as in the face units of the heads that the bank is trained on.
@@ -130,32 +130,32 @@ def drawn_lids(
     """
     eyes = _PlacedEyes.found(parts, motion, turns, step, positions, anchors, moved)
     at, under, beneath, strip, rows = eyes.at, eyes.under, eyes.beneath, eyes.strip, eyes.rows
-    shift = eyes.by_eye(shifts(turns)[:, None])[:, :, None, None]
+    shift = eyes.by_eye(shifts(turns)[:, None]).mT[..., None, None]
     angle = torch.linalg.vector_norm(turns * constant(turns.device, YAW, PITCH), dim=1)
     turned = eyes.by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
 
-    moved_at = torch.stack([at[..., 0], at[..., 1] + rows[:, 0] * (2 / SIZE[0])], -1)
-    follows, white = _sampled(parts.still.flatten(0, 1)[:, :6], moved_at).split(3, 1)
+    moved_at = torch.cat([at[:, :1], at[:, 1:] + rows * (2 / SIZE[0])], 1)
+    white, follows = _sampled(parts.still.flatten(0, 1)[:, :6], moved_at).split(3, 1)
     iris, now = _sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
-    eye = torch.lerp(torch.lerp(follows, white, turned), iris, now * turned)
-    shadow = 0.35 * (eyes.down.abs() / 6).clamp(max=1.0) * torch.exp(-under.clamp(min=0.0) / 4)
-    eye = torch.lerp(eye, constant(turns.device, -1.0), shadow)
-    eye = torch.lerp(eye, follows, (0.5 + beneath / SOFT).clamp(0.0, 1.0))
+    eye = torch.lerp(follows, white, turned).lerp_(iris, now * turned)
+    shadow = (eyes.down.abs() / 6).clamp_(max=1.0).mul_(0.35) * (under.clamp(min=0.0) / -4).exp_()
+    eye.lerp_(constant(turns.device, -1.0), shadow)
+    eye.lerp_(follows, (beneath / SOFT).add_(0.5).clamp_(0.0, 1.0))
 
     covered = eyes.covered * (eyes.upper / 0.1).clamp(0.0, 1.0)
-    lid = torch.lerp(torch.lerp(eyes.own, eyes.skin, covered), follows, strip)
-    colour = torch.lerp(eye, lid, eyes.over)
-    lashes_at = torch.stack([at[..., 0], (under[:, 0] + ABOVE) * (2 / (ABOVE + BELOW)) - 1], -1)
+    lid = torch.lerp(eyes.own, eyes.skin, covered).lerp_(follows, strip)
+    colour = eye.lerp_(lid, eyes.over)
+    lashes_at = torch.cat([at[:, :1], (under + ABOVE) * (2 / (ABOVE + BELOW)) - 1], 1)
     dark = _sampled(parts.lashes.flatten(0, 1), lashes_at) * ((eyes.upper - 0.35) / 0.5).clamp(0.0, 1.0)
     darkest = constant(turns.device, -1 - 2 * DARKEST)
-    colour = torch.lerp(colour, darkest, 1 - torch.exp(-dark)).clamp(min=-1.0)
+    colour = colour.lerp_(darkest, 1 - (-dark).exp_()).clamp_(min=-1.0)
 
     # What is as in the source is not drawn over the frame.
-    opened = (1 - eyes.over) * (0.5 - beneath / SOFT).clamp(0.0, 1.0) * (eyes.opening / 3).clamp(max=1.0)
+    opened = (1 - eyes.over) * (0.5 - beneath / SOFT).clamp_(0.0, 1.0) * (eyes.opening / 3).clamp_(max=1.0)
     changed = torch.maximum(eyes.shift.abs(), torch.maximum(covered, 4 * dark))
-    changed = torch.maximum(torch.maximum(changed, opened).clamp(max=1.0) * eyes.moves, opened * turned)
+    changed = torch.maximum(torch.maximum(changed, opened).clamp_(max=1.0).mul_(eyes.moves), opened * turned)
     alpha = eyes.area * changed
-    return eyes.insets(torch.cat([colour * alpha, alpha], 1))
+    return eyes.insets(torch.cat([colour.mul_(alpha), alpha], 1))
 
 
 def drawn_places(
@@ -166,7 +166,7 @@ def drawn_places(
     Where a closing lid shows skin that the source does not have, the position is that of the lid's own skin.
     """
     eyes = _PlacedEyes.found(parts, motion, turns, 1, positions, anchors, moved)
-    at = eyes.at.movedim(-1, 1) + torch.cat([torch.zeros_like(eyes.shift), eyes.shift * (2 / SIZE[0])], 1)
+    at = eyes.at + torch.cat([torch.zeros_like(eyes.shift), eyes.shift * (2 / SIZE[0])], 1)
     middle, along, down = parts.windows.flatten(0, 1)[..., None, None, None].unbind(1)
     found = middle + along * at[:, :1] + down * at[:, 1:]
     alpha = eyes.area * (eyes.shift.abs().clamp(max=1.0) * eyes.moves)
@@ -178,7 +178,7 @@ class _PlacedEyes:
     """Where the parts of both eyes lie in the windows of N pictures.
 
     Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at:
-    (E, F, h, w, 2), positions in the source's window. own, skin, opening, covered, area: see `LidParts.still`, at these
+    x and y of positions in the source's window. own, skin, opening, covered, area: see `LidParts.still`, at these
     positions. upper: see `LidMotion`. down: pixels by which the upper edge has moved. under, beneath: pixels below the
     moved upper and lower edge. rows: pixels below the own position at which skin that moves along is sampled. strip:
     share of it above the upper edge. over: 1 above the upper edge. moves: 0..1, share of the drawing.
@@ -215,21 +215,20 @@ class _PlacedEyes:
         count, sources, height, width = len(turns), len(parts.still), SIZE[0] // step, SIZE[1] // step
         device = turns.device
         y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
-        pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None, None]  # (1, 1, h, w, 2)
-        windows, inside = expanded(parts.windows, count), pixels.expand(count, 2, -1, -1, -1)
+        pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None, :, None]  # (1, 2, 1, h, w)
+        windows, inside = expanded(parts.windows, count), pixels.expand(count, -1, 2, -1, -1)
         if positions is not None and anchors is not None and moved is not None:
             windows = moved_windows(windows, anchors, moved)
-            middle, along, across = windows[:, :, :, None, None].unbind(2)
-            places = torch.addcmul(torch.addcmul(middle, along, pixels[..., :1]), across, pixels[..., 1:])
-            found = F.grid_sample(positions, places.flatten(1, 2), padding_mode="border", align_corners=False)
-            found = found.view(count, 2, 2, height, width).permute(0, 2, 3, 4, 1)
+            middle, along, across = windows.permute(2, 0, 3, 1)[..., None, None]
+            places = torch.addcmul(torch.addcmul(middle, along, pixels[:, :1]), across, pixels[:, 1:])
+            found = warped(positions, places.flatten(2, 3)).view(count, 2, 2, height, width)
             inside = inside_windows(expanded(parts.windows, count), found)
 
-        at = _by_eye(inside, sources)
+        at = _by_eye(inside.transpose(1, 2), sources).transpose(1, 2).contiguous()
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
         still = parts.still.flatten(0, 1)
-        own, _, skin, edge, opening, covered, area = _sampled(still, at).split(PARTS, 1)
-        area = area * _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
+        own, skin, edge, opening, covered, area = _sampled(still[:, PARTS[0] :], at).split(PARTS[1:], 1)
+        area *= _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
 
         closing = upper > 0
         raised = lower * opening
@@ -237,15 +236,15 @@ class _PlacedEyes:
         under = edge - down
         beneath = edge - opening + raised
         # An edge moves rigidly. Above a lid that opens, the skin is pushed together; an eye that opens is stretched.
-        pushed = (1 + under / (12 - 3 * down)).clamp(0.0, 1.0)
+        pushed = (1 + under / (12 - 3 * down)).clamp_(0.0, 1.0)
         above = -down * torch.where(closing, 1.0, pushed)
-        depth = (under / (under - beneath).clamp(min=1.0)).clamp(0.0, 1.0)
-        between = torch.lerp((-down).clamp(min=0.0), raised.clamp(max=0.0), depth)
-        below = raised * (1 - beneath / 22).clamp(0.0, 1.0)
+        depth = (under / (under - beneath).clamp_(min=1.0)).clamp_(0.0, 1.0)
+        between = (-down).clamp_(min=0.0).lerp_(raised.clamp(max=0.0), depth)
+        below = raised * (1 - beneath / 22).clamp_(0.0, 1.0)
         rows = torch.where(under < 0, above, torch.where(beneath > 0, below, between))
-        strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
+        strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp_(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
         strip = torch.where(closing, strip, 1.0)
-        over = (0.5 - under / SOFT).clamp(0.0, 1.0)
+        over = (0.5 - under / SOFT).clamp_(0.0, 1.0)
         moves = (torch.maximum(upper.abs(), lower.abs()) / FIRST).clamp(max=1.0)
         return _PlacedEyes(
             sources,
@@ -289,6 +288,5 @@ def _by_eye(frames: Tensor, sources: int) -> Tensor:
 
 
 def _sampled(pictures: Tensor, at: Tensor) -> Tensor:
-    """(eyes, C, h, w) pictures at (eyes, frames, h, w, 2) -> (eyes, C, frames, h, w)."""
-    found = F.grid_sample(pictures, at.flatten(1, 2), padding_mode="border", align_corners=False)
-    return found.unflatten(2, at.shape[1:3])
+    """(eyes, C, h, w) pictures at (eyes, 2, frames, h, w) -> (eyes, C, frames, h, w)."""
+    return warped(pictures, at.flatten(2, 3)).unflatten(2, at.shape[2:4])
