@@ -41,6 +41,7 @@ MODULES = (
     "render.export",
     "render.arrangement",
     "render.relocation",
+    "render.recovery",
     "render.outdated",
     "render.survey",
     "render.dub",

@@ -16,8 +16,7 @@ from bpy.app.handlers import persistent
 from . import follow
 from .animation import edits
 from .engine import session
-from .plate import compositing
-from .render import face_strip, outdated, preview, relocation, survey
+from .render import face_strip, outdated, preview, recovery, survey
 from .timeline import sequencer
 
 logger = logging.getLogger(__name__)
@@ -63,10 +62,7 @@ def settle_scene(scene: bpy.types.Scene, step: str = "") -> bool:
     An undo or redo that stops between them is repeated; then all data is new, and True is returned.
     """
     if step:
-        face_strip.protect(scene)
-        relocation.find_pictures(scene)
-        face_strip.refill(scene)
-        compositing.update(scene)
+        recovery.schedule()
     if not sequencer.settings(scene).follow:
         return False
     if not follow.is_due(scene):
@@ -144,17 +140,12 @@ def _load_pre(*_: object) -> None:
 def _load_post(*_: object) -> None:
     session.release_all()
     for scene in bpy.data.scenes:
-        for update in (
-            face_strip.protect,
-            sequencer.ensure_unique_ids,
-            relocation.find_pictures,
-            face_strip.refill,
-            compositing.update,
-        ):
+        for update in (face_strip.protect, sequencer.ensure_unique_ids):
             try:
                 update(scene)
             except Exception:  # a file with damaged data must still open
                 logger.exception("The scene '%s' could not be updated.", scene.name)
+    recovery.schedule()
     outdated.schedule()
     survey.forget()
     survey.schedule()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,12 @@ from pathlib import Path
 import bpy
 import numpy as np
 
-from ...inference.contract.errors import EDTalkError
+from ...inference.contract.answers import Progress
 from ...inference.contract.shot import Shot
 from .. import compat
 from ..character.snapshot import CharacterSnapshot
-from ..folders import as_directory, is_own
+from ..engine.work import Steps
+from ..folders import as_directory
 from ..plate import dubbing
 from ..timeline import sequencer
 
@@ -31,6 +32,9 @@ PICTURE = re.compile(r"[0-9a-f]{20}\.(png|exr)")  # names of rendered pictures, 
 PLACEHOLDER = re.compile(r"waiting_[0-9a-z]*_(plate|\d+)\.png")
 # A strip takes both from its first file, which may be the placeholder, a PNG. OpenEXR alpha is premultiplied.
 _COLOUR_SPACES, _ALPHA_MODES = {"png": "sRGB", "exr": "Linear Rec.709"}, {"png": "STRAIGHT", "exr": "PREMUL"}
+
+
+_READ = 2000  # names that are read at once
 
 
 @dataclass(frozen=True)
@@ -243,6 +247,17 @@ def folder_of(strip: bpy.types.ImageStrip) -> Path:
     return Path(bpy.path.abspath(strip.directory))
 
 
+def read_names(find: Callable[[], bpy.types.ImageStrip | None]) -> Steps[list[str] | None]:
+    """The files of an image strip, read in steps; None if it is gone. find: gives the strip."""
+    names: list[str] = []
+    while (strip := find()) is not None:
+        names += [one.filename for one in strip.elements[len(names) : len(names) + _READ]]
+        if len(names) >= len(strip.elements):
+            return names
+        yield Progress("reading", len(names), len(strip.elements))
+    return None
+
+
 def waiting_frames(strip: bpy.types.ImageStrip) -> int:
     """Number of frames of a face strip that have not been rendered."""
     return sum(not PICTURE.fullmatch(element.filename) for element in strip.elements)
@@ -277,40 +292,16 @@ def protect(scene: bpy.types.Scene) -> None:
     """Store the size of the pictures in a scene's face strips, without which Blender hangs where one is missing."""
     for strip in compat.strips(scene):
         if sequencer.is_face(strip):
-            width, height = tuple(strip.get(SIZE) or ()) or (512, 512)
-            compat.set_picture_size(strip, (int(width), int(height)))
+            protect_strip(strip)
+
+
+def protect_strip(strip: bpy.types.ImageStrip) -> None:
+    """`protect` for one face strip."""
+    width, height = tuple(strip.get(SIZE) or ()) or (512, 512)
+    compat.set_picture_size(strip, (int(width), int(height)))
 
 
 def is_rendered_at(strip: bpy.types.ImageStrip, frame: int) -> bool:
     """Whether a face strip shows a rendered picture, not the placeholder, at a scene frame of its content."""
     index = frame - round(compat.content_start(strip))
     return 0 <= index < len(strip.elements) and bool(PICTURE.fullmatch(strip.elements[index].filename))
-
-
-def refill(scene: bpy.types.Scene) -> None:
-    """Show pictures that were rendered meanwhile: after an undo, or after Blender was closed while rendering.
-
-    Shots outside the folders of this .blend are not read, because the .blend may come from an untrusted source.
-    """
-    for strip in compat.strips(scene):
-        if not (sequencer.is_face(strip) and strip.get(sequencer.SHOT)):
-            continue
-        waiting = [index for index, one in enumerate(strip.elements) if not PICTURE.fullmatch(one.filename)]
-        names = _names_of_shot(strip) if waiting else ()
-        folder = os.fspath(folder_of(strip))
-        for index in waiting if names else ():
-            if os.path.isfile(os.path.join(folder, names[index])):
-                strip.elements[index].filename = names[index]
-        if names:
-            compat.refresh(strip)
-
-
-def _names_of_shot(strip: bpy.types.ImageStrip) -> tuple[str, ...]:
-    """Names of the pictures that a face strip waits for; empty if its shot is missing, outside this .blend's
-    folders, or has been replaced."""
-    shot_folder = Path(bpy.path.abspath(str(strip[sequencer.SHOT])))
-    with suppress(EDTalkError):
-        shot = Shot.read(shot_folder) if is_own(shot_folder) else None
-        if shot and version(shot) == strip.get(RENDERED) and len(shot.coefficients) == len(strip.elements):
-            return shot.file_names()
-    return ()

@@ -23,7 +23,7 @@ from ..engine.session import Chain, Task
 from ..folders import FRAMES, as_directory, blend_name, character_folder, folder_name
 from ..plate import dubbing
 from ..timeline import audio, sequencer
-from . import face_shot, face_strip
+from . import face_shot, recovery
 
 FOLDER = "edtalk_farm"  # of a scene: folder of its last exported job
 _SHOT = "farm"  # name of the farm job's shot among a character's shots
@@ -255,7 +255,7 @@ changed since the export"""
             fetched, missing = fetch(obj, folder)
             left = f", {missing} not rendered yet" if missing else ""
             self.report({"INFO"}, f"{obj.name}: {fetched} frames fetched{left}")
-        face_strip.refill(scene)
+        recovery.schedule()
         return None
 
 

@@ -185,30 +185,6 @@ def _report(error: EDTalkError, old: Path) -> None:
     )
 
 
-# --- Finding
-
-
-def find_pictures(scene: bpy.types.Scene) -> None:
-    """Point face strips whose pictures are missing to this file's own folder, if more of them are there.
-
-    This happens after an undo to a step before the file was saved elsewhere, and where a file was copied or renamed
-    outside Blender together with its folder.
-    """
-    for strip in compat.strips(scene):
-        if not sequencer.is_face(strip):
-            continue
-        wanted = {element.filename for element in strip.elements if face_strip.PICTURE.fullmatch(element.filename)}
-        old = face_strip.folder_of(strip)
-        own = characters_folder(bpy.data.filepath) / old.parent.name / FRAMES
-        found, here = (len(wanted & face_strip.pictures_in(folder)) for folder in (own, old))
-        if found > here:
-            shot = strip.get(sequencer.SHOT)
-            strip.directory = as_directory(own)
-            if isinstance(shot, str):
-                strip[sequencer.SHOT] = as_directory(own.parent / SHOTS / Path(shot.rstrip("/\\")).name)
-            compat.refresh(strip)
-
-
 _HANDLERS = {
     "save_pre": _before_saving,
     "save_post": _after_saving,

@@ -79,7 +79,7 @@ def shot(package: ModuleType, folder: Path, frames: int) -> dict[str, float]:
     found |= _steps("survey", package.render.survey.steps())
     purge = package.render.cache_limit.Purge([Path(bpy.path.abspath(strip.directory))], 0)
     found["longest_delete_step_s"] = _longest_purge_step(purge, 5)
-    _, found["refill_s"] = _timed(lambda: package.render.face_strip.refill(scene))
+    found |= _steps("recovery", package.render.recovery.steps())
     _, found["settle_s"] = _timed(lambda: package.handlers.settle_scene(scene))
     found["peak_mib"] = _peak_mib()
     return found
@@ -104,6 +104,7 @@ def cast(package: ModuleType, folder: Path, count: int) -> dict[str, float]:
         found["longest_tick_s"] = max(found["longest_tick_s"], max(ticks))
         found["ticks_s"] += sum(ticks)
     found |= _check(package)
+    found |= _steps("recovery", package.render.recovery.steps())
     _, found["settle_s"] = _timed(lambda: package.handlers.settle_scene(scene))
     return found
 
