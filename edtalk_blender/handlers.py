@@ -104,6 +104,8 @@ def _schedule() -> None:
 
 @persistent
 def _depsgraph_update_post(scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+    if session.is_sampling():
+        return
     edits.note_updates(depsgraph)
     if not session.may_apply():
         return

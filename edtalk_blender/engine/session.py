@@ -36,6 +36,7 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 STEP = 0.005  # seconds of work on Blender's main thread in one tick, and between two ticks with work
+SAMPLING = "sampling"  # a reason for `hold`
 _REDRAW = 0.2  # seconds between two redraws for progress
 _NOTICE = 15.0  # seconds for which the status bar shows a notice
 _FIND_AGAIN = 3.0  # seconds for which the result of `engine.find` is cached
@@ -467,8 +468,13 @@ def may_apply() -> bool:
 
 
 def hold(reason: str) -> None:
-    """Apply no results until `release` is called with the same reason: "render", "save" or "undo"."""
+    """Apply no results until `release` is called with the same reason: "render", "save", "undo" or SAMPLING."""
     _state.held.add(reason)
+
+
+def is_sampling() -> bool:
+    """Whether the add-on itself evaluates animation, so that changes of the dependency graph are no edits."""
+    return SAMPLING in _state.held
 
 
 def release(reason: str) -> None:

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from .face_shot import Plan
 from .face_strip import Content, Shown
 
 _SLICE = 100  # frames that are sampled at once
-_READ = 4000  # names of a strip that are read at once
 
 _writing = threading.Lock()  # two renders of a character write to the same folder
 
@@ -108,6 +108,10 @@ class Draft:
             return None
         return _Found(scene, obj, plate, face_strip.find(scene, obj, plate))
 
+    def _strip(self, strip_id: str) -> bpy.types.ImageStrip | None:
+        scene = bpy.data.scenes.get(self._scene)
+        return sequencer.find(scene, strip_id) if scene else None
+
     def _inputs(self, found: _Found) -> tuple[Any, ...]:
         strips = tuple(
             (sequencer.identity(one), sequencer.picture_range(one), one.get(face_strip.RENDERED), one.directory)
@@ -169,7 +173,7 @@ class Draft:
     def _sampled(self, face: CharacterSnapshot, frames: range) -> Steps[list[np.ndarray] | None]:
         """The rows of some frames, in tables (T, n) one after the other; None if an edit came in between.
 
-        With drivers or NLA strips they are sampled in one step, because Blender is stepped through the frames.
+        They are sampled in one step where a few frames would take about as long, see `sampling.can_slice`.
         """
         began, tables = edits.number(), list[np.ndarray]()
         done = frames.start
@@ -177,7 +181,7 @@ class Draft:
             found = self._find()
             if found is None or edits.number() != began:
                 return None
-            whole = not sampling.has_only_fcurves(found.obj)
+            whole = not sampling.can_slice(found.obj)
             part = range(done, frames.stop if whole else min(done + _SLICE, frames.stop))
             tables.append(face_shot.sampler(found.scene, found.obj, face)(part))
             done = part.stop
@@ -188,16 +192,10 @@ class Draft:
         """What some face strips show, by identity; None if one is gone."""
         shown: dict[str, Shown] = {}
         for strip_id in strip_ids:
-            names: list[str] = []
-            while True:
-                scene = bpy.data.scenes.get(self._scene)
-                strip = sequencer.find(scene, strip_id) if scene else None
-                if strip is None:
-                    return None
-                names += [one.filename for one in strip.elements[len(names) : len(names) + _READ]]
-                if len(names) >= len(strip.elements):
-                    break
-                yield Progress("preparing")
+            names = yield from face_strip.read_names(partial(self._strip, strip_id))
+            strip = self._strip(strip_id)
+            if names is None or strip is None:
+                return None
             start, layer = sequencer.picture_range(strip)[0], str(strip.get(sequencer.LAYER, ""))
             shown[strip_id] = Shown(start, tuple(names), tuple(strip.get(face_strip.SIZE) or ()), layer)
         return shown

@@ -2,7 +2,8 @@
 
 A frame is out of date if Render Face would now give it another name: after an edit of keys, sliders or settings, a move
 of the strip or its keys, or a change of the frame rate. The check runs in a timer, in short steps.
-Characters with drivers or NLA strips are not checked, because the scene would have to be stepped through the frames.
+Characters are not checked if they have drivers that read a scene, or drivers or NLA strips in a scene of very many
+objects, see `sampling.can_slice`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _outdated(scene_name: str, strip_id: str) -> Steps[int | None]:
         obj = sequencer.speaker(strip) if strip else None
         if scene is None or strip is None or obj is None:
             return None
-        if not sampling.has_only_fcurves(obj):
+        if not sampling.can_slice(obj):
             return None
         first, end = sequencer.picture_range(strip)
         at = max(first, compat.left_handle(strip)) if at is None else at

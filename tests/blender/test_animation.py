@@ -300,6 +300,31 @@ def test_sampling_includes_nla_strips(package, animation, obj, scene):
     assert rows[:, 0] == pytest.approx([0, 0.5, 0.75, 1.0, 0])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_temporary_scene_agrees_with_stepping_through_the_artists(package, animation, obj, scene, seed):
+    random = np.random.default_rng(seed)
+    for number in range(3):
+        start, values = int(random.integers(1, 30)), random.uniform(-1, 1, (2, 4))
+        frames = start + np.array([0, 5, 9, 20])
+        curves = {"jawOpen": values[0], "happy": values[1]}
+        animation.write_curves(obj, curves, frames, nla=True, strip_name=f"Line {number}")
+        _track, strip = animation.find_strip(obj, f"Line {number}")
+        strip.blend_type = str(random.choice(["REPLACE", "ADD", "SUBTRACT", "MULTIPLY", "COMBINE"]))
+        strip.use_animated_influence = True
+        strip.influence, strip.scale = random.uniform(0.2, 1.0), random.uniform(0.5, 2.0)
+        strip.extrapolation = str(random.choice(["NOTHING", "HOLD", "HOLD_FORWARD"]))
+    obj.edtalk.driver_add('["headYaw"]').driver.expression = "sin(frame / 9)"
+    scene.render.frame_map_old, scene.render.frame_map_new = 100, 80 + 10 * seed
+    frames = [0.5, *range(1, 40, 4)]
+    alone = package.animation.sampling.sample_sliders(scene, obj, frames)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(package.animation.sampling, "reads_scene", lambda _obj: True)
+        stepped = package.animation.sampling.sample_sliders(scene, obj, frames)
+    for one, other in zip(alone, stepped, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.ptp(alone[0], axis=0).max() > 0.1
+
+
 # --- NLA strips
 
 

@@ -97,8 +97,102 @@ def test_a_deleted_strip_or_character_ends_the_check(package, rendered, monkeypa
     assert list(check) == []
 
 
-def test_characters_with_drivers_are_not_checked(package, rendered):
-    rendered.driver_add(package.character.sliders.data_path("jawOpen")).driver.expression = "frame / 12"
+@pytest.fixture
+def rig(package, rendered):
+    """An object whose keyed location opens the jaw of the rendered character."""
+    rig = bpy.data.objects.new("Rig", None)
+    bpy.context.scene.collection.objects.link(rig)
+    for frame, place in ((1, 0.0), (6, 0.0), (9, 0.6), (12, 0.0)):
+        rig.location.x = place
+        rig.keyframe_insert("location", index=0, frame=frame)
+    driver = rendered.driver_add(package.character.sliders.data_path("jawOpen")).driver
+    variable = driver.variables.new()
+    variable.type, variable.targets[0].id, driver.expression = "TRANSFORMS", rig, "var"
+    return rig
+
+
+@pytest.fixture
+def layer(package, rendered):
+    """An NLA strip that opens the jaw of the rendered character from frame 4 to 9."""
+    values, frames = np.array([0.0, 0.5, 0.1]), np.array([4, 6, 9])
+    package.animation.keys.write_curves(rendered, {"jawOpen": values}, frames, nla=True, strip_name="Line")
+    _track, strip = package.animation.keys.find_strip(rendered, "Line")
+    return strip
+
+
+def render_again(package, obj) -> int:
+    """Render Face. Returns the number of frames that show another picture than before."""
+    before = shown(package, obj)
+    bpy.ops.edtalk.render_face(frames="STRIP", uid=obj.edtalk.uid)
+    return sum(one != other for one, other in zip(before, shown(package, obj), strict=True))
+
+
+def test_edits_of_a_driver_and_of_what_it_reads_are_found(package, rendered, rig, monkeypatch):
+    monkeypatch.setattr(package.render.outdated, "_SLICE", 5)
+    assert outdated(package, rendered) == 5 == render_again(package, rendered)
+    assert outdated(package, rendered) == 0
+    rig.location.x = 0.9
+    rig.keyframe_insert("location", index=0, frame=9)
+    marked = outdated(package, rendered)
+    assert 3 <= marked == render_again(package, rendered)
+    rendered.animation_data.drivers[0].driver.expression = "var / 2"
+    marked = outdated(package, rendered)
+    assert 3 <= marked == render_again(package, rendered)
+    assert outdated(package, rendered) == 0
+
+
+@pytest.mark.parametrize("edit", ["influence", "blend", "mute", "move", "key"])
+def test_edits_of_nla_strips_are_found(package, rendered, layer, edit):
+    assert 0 < outdated(package, rendered) == render_again(package, rendered)
+    if edit == "influence":
+        layer.use_animated_influence, layer.influence = True, 0.5
+    elif edit == "blend":
+        layer.blend_type = "SUBTRACT"
+    elif edit == "mute":
+        layer.mute = True
+    elif edit == "move":
+        layer.frame_start, layer.frame_end = 5, 10
+    else:
+        (curve,) = package.compat.slot_fcurves(layer.action, layer.action_slot)
+        curve.keyframe_points[1].co.y = 0.3
+        curve.update()
+    marked = outdated(package, rendered)
+    assert 0 < marked == render_again(package, rendered)
+    assert outdated(package, rendered) == 0
+
+
+def test_the_check_changes_nothing(package, rendered, rig):
+    """Neither values without keys, nor the frame, nor the file; and it is no edit that would begin it again."""
+    scene = bpy.context.scene
+    scene.frame_set(3)
+    rig.location.x, rig.location.y = 0.25, 4.0
+    bpy.context.view_layer.update()
+    known = package.animation.edits.number()
+    before = [len(getattr(bpy.data, name)) for name in ("scenes", "objects", "collections", "actions")]
+    assert outdated(package, rendered) > 0
+    bpy.context.view_layer.update()
+    assert package.animation.edits.number() == known
+    assert [len(getattr(bpy.data, name)) for name in ("scenes", "objects", "collections", "actions")] == before
+    assert tuple(rig.location)[:2] == (0.25, 4.0)
+    assert scene.frame_current == 3
+
+
+@pytest.mark.parametrize("reads", ["scene", "context", "expression", "through the rig"])
+def test_characters_whose_drivers_read_a_scene_are_not_checked(package, rendered, rig, reads):
+    """Its frame would have to change. Render Face steps through the frames."""
+    driver = rendered.animation_data.drivers[0].driver
+    if reads == "through the rig":
+        driver = rig.driver_add("location", 1).driver
+        driver.variables.new()
+    variable = driver.variables[0]
+    if reads == "context":
+        variable.type, variable.targets[0].data_path = "CONTEXT_PROP", "frame_current"
+    elif reads == "expression":
+        driver.expression = "bpy.context.scene.frame_current / 12"
+    else:
+        variable.type, variable.targets[0].id_type, variable.targets[0].id = "SINGLE_PROP", "SCENE", bpy.context.scene
+        variable.targets[0].data_path = "frame_current"
+    assert package.animation.sampling.reads_scene(rendered)
     assert outdated(package, rendered) == 0
     assert bpy.context.scene.frame_current == 1
 
