@@ -176,6 +176,7 @@ class Chain:
         failed = next((task for task in self._tasks if task.error or task.cancelled), None)
         if failed:
             self.finished, self.error = True, failed.error
+            self._steps = iter(())  # closes a generator
             return
         try:
             self._tasks = list(next(self._steps, ()))

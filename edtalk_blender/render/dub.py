@@ -20,6 +20,8 @@ from ..plate import dubbing
 from ..timeline import audio, footage, sequencer
 from . import face_shot, render
 
+_UNDO = "Dub Movie"
+
 
 def target_movies(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
     """The selected movie strips, else the active one."""
@@ -80,19 +82,29 @@ def _steps(
     which: str,
     on_plan: Callable[[str, face_shot.Plan], object],
 ) -> Iterator[list[Task]]:
-    scene_name, uid = scene.name, obj.edtalk.uid
-    yield from dubbing.preparation(scene_name, uid)  # lip sync starts from the measured rest pose
-    scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
-    if scene is None or obj is None:
-        return
-    sounds = [sequencer.find(scene, one) for one in sound_ids]
-    tasks = [lipsync.lip_sync(scene, sound, obj) for sound in sounds if sound is not None]
-    if tasks := [task for task in tasks if task]:
-        yield tasks
-        session.edited("Dub Movie")
-    scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
-    if scene is not None and obj is not None:
-        yield from render.steps(scene, obj, which, on_plan)
+    """Steps of a `session.Chain`. Their one undo step comes with the strip, or where they end without it."""
+    scene_name, uid, is_shown = scene.name, obj.edtalk.uid, False
+
+    def show(name: str, plan: face_shot.Plan) -> None:
+        nonlocal is_shown
+        is_shown = True
+        on_plan(name, plan)
+
+    try:
+        yield from dubbing.preparation(scene_name, uid)  # lip sync starts from the measured rest pose
+        scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
+        if scene is None or obj is None:
+            return
+        sounds = [sequencer.find(scene, one) for one in sound_ids]
+        tasks = [lipsync.lip_sync(scene, sound, obj) for sound in sounds if sound is not None]
+        if tasks := [task for task in tasks if task]:
+            yield tasks
+        scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
+        if scene is not None and obj is not None:
+            yield from render.steps(scene, obj, which, show, undo=_UNDO)
+    finally:
+        if not is_shown:
+            session.edited(_UNDO)
 
 
 class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
@@ -100,8 +112,7 @@ class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
 The result is a strip above the movie, which is not changed. Run again to render only frames that changed"""
 
     bl_idname = "edtalk.dub_movie"
-    bl_label = "Dub Movie"
-    bl_options = {"UNDO"}
+    bl_label = _UNDO
 
     current_frame: BoolProperty(
         name="Current Frame Only",

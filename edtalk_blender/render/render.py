@@ -22,16 +22,19 @@ from . import arrangement, cache_limit, face_shot, face_strip, relocation
 from .draft import Draft
 from .face_shot import Plan
 
-_UNDO = "Render Face"
 _FLUSH = 0.25  # seconds between two updates of a strip
 
 
 def steps(
-    scene: bpy.types.Scene, obj: bpy.types.Object, which: str, on_plan: Callable[[str, Plan], object] = lambda *_: None
+    scene: bpy.types.Scene,
+    obj: bpy.types.Object,
+    which: str,
+    on_plan: Callable[[str, Plan], object] = lambda *_: None,
+    undo: str = "Render Face",
 ) -> Iterator[list[Task]]:
     """Steps of a `session.Chain` that render a character, after measuring its rest pose and tracking its movies.
 
-    on_plan: called with the character's name and each plan whose render begins.
+    on_plan: called with the character's name and each plan whose render begins. undo: name of the undo step.
     """
     scene_name, uid = scene.name, obj.edtalk.uid
     yield from dubbing.preparation(scene_name, uid)
@@ -48,7 +51,7 @@ def steps(
         older.cancel()
     while late := [draft for draft in drafts if not draft.is_ready()]:
         label = f"Prepare '{obj.name}'"
-        yield [work.begin(draft.steps(), label=label, subject=draft.subject, undo=_UNDO) for draft in late]
+        yield [work.begin(draft.steps(), label=label, subject=draft.subject, undo=undo) for draft in late]
         scene, obj = bpy.data.scenes.get(scene_name), character.find(uid)
         if scene is None or obj is None or not all(draft.ready for draft in drafts):
             return
@@ -57,7 +60,7 @@ def steps(
         task, plan = commit(scene, obj, draft)
         on_plan(obj.name, plan)
         tasks += [task] if task else []
-    session.edited(_UNDO)
+    session.edited(undo)
     if tasks:
         yield tasks
 
