@@ -11,19 +11,49 @@ import numpy as np
 
 from training.footage.heads import STANDING_IN
 from training.footage.prepare import FORMAT, RATE, Take, save_take
+from training.footage.takes import LEFT_CORNER, LEFT_EYE, LOWER_LIP, MOUTH, RIGHT_CORNER, RIGHT_EYE, UPPER_LIP
 
 SIZE, FRAMES, TRACKED = 64, 6, 1024
+
+
+def with_marks(nine: np.ndarray, raised: float = 0.0, closed: float = 0.0) -> np.ndarray:
+    """(COUNT, 2) points of a drawn face in the frame of the eyes, from the NINE. raised, closed: 0 to 1."""
+    right, left = nine[LEFT_CORNER], nine[RIGHT_CORNER]
+
+    def between(middle: np.ndarray, count: int) -> np.ndarray:
+        """Points on the arc from corner to corner through `middle`, without the corners."""
+        share = (np.arange(count) + 1.0)[:, None] / (count + 1.0)
+        bend = 4.0 * share * (1.0 - share)
+        return right + (left - right) * share + bend * (middle - (right + left) / 2.0)
+
+    upper, lower = between(nine[UPPER_LIP], 7), between(nine[LOWER_LIP], 7)
+    inside = (between((nine[lip] + nine[MOUTH]) / 2.0, 5) for lip in (UPPER_LIP, LOWER_LIP))
+    turned = np.pi * np.arange(8) / 4.0
+    open_ = 0.1 * (1.0 - closed) * np.where(np.sin(turned) > 0.0, 1.0, 0.2)
+    lids = [
+        nine[eye] + np.stack([side * 0.18 * np.cos(turned), -open_ * np.sin(turned)], 1)
+        for eye, side in ((LEFT_EYE, -1.0), (RIGHT_EYE, 1.0))
+    ]
+    along = np.linspace(-0.25, 0.25, 5)
+    brows = [
+        nine[eye] + np.stack([side * along, np.full(5, -0.35 - 0.15 * raised)], 1)
+        for eye, side in ((LEFT_EYE, 1.0), (RIGHT_EYE, -1.0))
+    ]
+    ears = np.array([[-1.0, 0.1], [-0.98, 0.3], [1.0, 0.1], [0.98, 0.3]])
+    return np.concatenate([
+        nine, upper[:3], upper[:-4:-1], lower[:3], lower[:-4:-1], *inside, *lids, *brows, ears
+    ])  # fmt: skip
 
 
 def face(
     skin: np.ndarray, place: np.ndarray, scale: float, opening: float, size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn face and its nine points in [-1, 1]. skin: (3,) colour; place: (2,) middle of the eyes in [-1, 1]."""
+    """A drawn face and its points (COUNT, 2) in [-1, 1]. skin: (3,) colour; place: (2,) middle of the eyes."""
     local = np.array([
         [-0.5, 0.0], [0.5, 0.0], [0.0, 0.55], [-0.3, 1.0], [0.3, 1.0], [0.0, 0.92 - opening / 4],
         [0.0, 1.08 + opening], [0.0, 1.0 + opening / 2], [0.0, 1.5 + opening],
     ])  # fmt: skip
-    points = place + 0.5 * scale * local
+    points = place + 0.5 * scale * with_marks(local)
     pixels = (points + 1.0) * (size / 2.0) - 0.5
     unit = 0.25 * scale * size
     picture = np.full((size, size, 3), 40, np.uint8)
@@ -55,7 +85,8 @@ def write_faces(folder: Path, people: int, frames: int = FRAMES, seed: int = 0) 
             opening = 0.0 if frame == 0 else float(rng.uniform(0.0, 0.5))
             picture, points = face(skin, place, 0.9 + 0.1 * calm * rng.uniform(-1, 1), opening)
             row = person * frames + frame
-            for group, point in zip(STANDING_IN, points, strict=True):
+            # The nine come last, because some marks share their tracked points.
+            for group, point in reversed(list(zip(STANDING_IN, points, strict=True))):
                 tracked[row, list(group)] = point
             if len(STANDING_IN[7]) > 1:  # the mouth's centre shares its vertices with the lips
                 tracked[row, STANDING_IN[5]], tracked[row, STANDING_IN[7][1]] = points[5], 2 * points[7] - points[5]

@@ -114,3 +114,6 @@ def test_a_clip_is_prepared_once_and_silence_is_refused(clip: Path, tmp_path: Pa
     assert np.ptp(points[:, 2, 0]) > 0.05, "the square does not follow the head"
     with pytest.raises(EDTalkError, match="has footage of 64 px"):
         prepared([clip], tmp_path, 128)
+    (tmp_path / "clips.json").write_text(json.dumps(state | {"format": 1}))
+    with pytest.raises(EDTalkError, match="another version"):
+        prepared([clip], tmp_path, 64)

@@ -10,12 +10,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import exchanges, field, kept_frames, motion_pool, with_lips_moved
+from training.footage.motion import exchanges, field, kept_frames, motion_pool, with_part_moved
 from training.footage.takes import (
+    COUNT,
     EYES,
     LIPS,
     MOUTH,
     NOSE,
+    UPPER,
     Footage,
     in_head_frame,
     mouth_opening,
@@ -37,10 +39,10 @@ def footage(faces: Path) -> Footage:
     return HeadsAsFootage(faces)
 
 
-def test_heads_as_footage_knows_pictures_and_nine_points_only(faces: Path, footage: Footage) -> None:
+def test_heads_as_footage_knows_pictures_and_points_only(faces: Path, footage: Footage) -> None:
     assert sorted(path.name for path in faces.iterdir()) == ["frames.npy", "meta.json", "points.npy"]
     assert set(vars(footage)) <= {"frames", "points", "clip", "person", "seconds", "takes", "neutral"}
-    assert footage.points.shape == (8 * FRAMES, 9, 2)
+    assert footage.points.shape == (8 * FRAMES, COUNT, 2)
 
 
 def test_too_few_people_are_said(faces: Path) -> None:
@@ -103,16 +105,27 @@ def test_moved_lips_take_the_mouth_along_and_leave_the_eyes(footage: Footage) ->
     points = footage.points[3].astype(np.float64)
     distance = np.linalg.norm(points[1] - points[0])
     down = np.tile([0.0, 0.2], (len(LIPS), 1))
-    after = with_lips_moved(points, down, points)
+    after = with_part_moved(points, down, points)
     moved = np.linalg.norm(after - points, axis=1) / distance
     assert (moved[LIPS] > 0.1).all()
     assert moved[[*EYES, NOSE]].max() < 0.06
-    np.testing.assert_allclose(with_lips_moved(points, 0 * down, points), points, atol=1e-9)
+    np.testing.assert_allclose(with_part_moved(points, 0 * down, points), points, atol=1e-9)
+
+
+def test_moved_brows_and_lids_leave_the_mouth(footage: Footage) -> None:
+    points = footage.points[3].astype(np.float64)
+    distance = np.linalg.norm(points[1] - points[0])
+    up = np.tile([0.0, -0.1], (len(UPPER), 1))
+    for matrix in (np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])):  # the latter is a quarter turn
+        at = points @ matrix.T
+        moved = (with_part_moved(at, up, at, upper=True) - at) @ matrix / distance
+        assert (moved[UPPER[16:], 1] < -0.06).all(), "brows"
+        assert np.abs(moved[LIPS]).max() < 0.03
 
 
 def test_exchanging_equal_mouths_leaves_the_known_motion(footage: Footage) -> None:
     """Frames of one take, and a portrait whose head stays where it is."""
-    rng, lips = np.random.default_rng(0), np.zeros((len(footage), 6, 2), np.float32)
+    rng, lips = np.random.default_rng(0), np.zeros((len(footage), len(LIPS), 2), np.float32)
     pool, chosen = motion_pool(footage, 4, 2, rng), np.array([0, 2, 3])
     known = exchanges(footage, lips, kept_frames(footage, pool, chosen, rng, 0.0), rng, foreign=0.0)
     assert (footage.clip[known.other] == footage.clip[pool.source_rows[chosen]]).all()

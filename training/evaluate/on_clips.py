@@ -13,10 +13,11 @@ from inference.model.generator import Generator
 
 from ..footage.prepare import SURE, Finder, landmark_finder
 from ..footage.takes import (
+    CHIN,
     EYES,
     LEFT_CORNER,
-    LIPS,
     LOWER_LIP,
+    NINE,
     NOSE,
     RIGHT_CORNER,
     UPPER_LIP,
@@ -31,9 +32,9 @@ CLIP_GOALS = {"lip_effect": 3.0, "pose_effect": 4.0}
 
 
 def lip_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Mean motion of mouth and chin, and of eyes and nose, in eye distances. before, after: (E, 9, 2) points."""
+    """Mean motion of mouth and chin, and of eyes and nose, in eye distances. before, after: (E, P, 2) points."""
     moved = np.linalg.norm(after - before, axis=-1) / head_frame(before)[2][:, None]
-    return float(moved[:, LIPS].mean()), float(moved[:, [*EYES, NOSE]].mean())
+    return float(moved[:, LEFT_CORNER : CHIN + 1].mean()), float(moved[:, [*EYES, NOSE]].mean())
 
 
 def pose_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
@@ -48,12 +49,12 @@ def pose_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 
 def found_points(pictures: torch.Tensor, find: Finder = landmark_finder) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N, 9, 2) in [-1, 1] of pictures (N, 3, R, R), and how sure the least sure one is (N,)."""
+    """Points (N, P, 2) in [-1, 1] of pictures (N, 3, R, R), and how sure the least sure one of the nine is (N,)."""
     size, points, sure = pictures.shape[-1], [], []
     for picture in ((pictures.clamp(-1, 1) + 1.0) * 127.5).round().byte().permute(0, 2, 3, 1).numpy():
         at, certainty = find(np.ascontiguousarray(picture), (0.0, 0.0, float(size)))
         points.append((np.asarray(at) + 0.5) * 2.0 / size - 1.0)
-        sure.append(float(np.min(certainty)))
+        sure.append(float(np.min(certainty[: len(NINE)])))
     return np.stack(points).astype(np.float32), np.array(sure)
 
 
@@ -83,7 +84,7 @@ def clip_figures(
         *_, last = model.levels(begun, features, rows)
         shown.append(last.rgb)
     points, sure = found_points(torch.cat(shown), find)
-    points, sure = points.reshape(exchanges, 3, 9, 2), sure.reshape(exchanges, 3).min(1)
+    points, sure = points.reshape(exchanges, 3, -1, 2), sure.reshape(exchanges, 3).min(1)
     kept = sure >= SURE
     if not kept.any():
         raise SystemExit("No face was found in the drawn pictures. Train for longer.")

@@ -1,1 +1,1 @@
-"""Footage without labels: takes, their nine points, swapped mouths and the motion between two frames."""
+"""Footage without labels: takes, their points, swapped mouths and the motion between two frames."""

@@ -14,16 +14,17 @@ import numpy as np
 from .takes import Footage
 
 # Tracked points of `heads.mesh` whose mean stands in for each point that a detector would find, in the order of
-# `takes.POINTS`. The lids of an eye are those within 0.2 dm of the centre of the eye ball.
-LEFT_LIDS = (
-    260, 283, 308, 312, 322, 336, 340, 341, 362, 376, 382, 392, 396, 409, 410, 415, 419, 423, 451, 452, 456, 460, 466,
-    474, 479, 496, 498,
+# `takes.NINE` and `takes.MARKS`. An eye is the middle of its corners; for a mark the nearest tracked point is taken.
+STANDING_IN = (
+    (496, 466), (310, 288), (567,), (258, 200), (6, 152), (241,), (144,), (241, 168), (181,),
+    *((mark,) for mark in (
+        223, 228, 116, 202, 128, 115, 227, 83, 12, 170, 79, 57,  # outline of the lips
+        96, 70, 54, 243, 196, 209, 117, 54, 243, 127,  # inner edges of the lips
+        496, 260, 260, 451, 466, 308, 382, 336, 310, 406, 378, 378, 288, 427, 411, 445,  # lids
+        296, 343, 284, 385, 357, 414, 407, 352, 298, 351,  # brows
+        575, 768, 690, 582,  # in front of the ears
+    )),
 )  # fmt: skip
-RIGHT_LIDS = (
-    277, 288, 304, 310, 329, 346, 371, 378, 389, 398, 400, 401, 406, 411, 427, 434, 436, 445, 446, 449, 453, 465, 480,
-    490, 492, 493,
-)  # fmt: skip
-STANDING_IN = (LEFT_LIDS, RIGHT_LIDS, (567,), (258, 200), (6, 152), (241,), (144,), (241, 168), (181,))
 
 
 class HeadsAsFootage(Footage):

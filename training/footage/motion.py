@@ -1,7 +1,7 @@
-"""Motion between two frames of a take without labels: from the nine points, refined by optical flow.
+"""Motion between two frames of a take without labels: from the points, refined by optical flow.
 
 The points give the head's similarity transform and thin-plate splines around it; optical flow between the driven frame
-and the source warped by that field adds what nine points cannot tell, where it is consistent in both directions.
+and the source warped by that field adds what the points cannot tell, where it is consistent in both directions.
 """
 
 from __future__ import annotations
@@ -16,21 +16,26 @@ import numpy as np
 import torch
 
 from ..heads.data import Tracks
-from .takes import EYES, LIPS, MOUTH, NOSE, Footage, head_frame
+from .takes import EYES, LIPS, MOUTH, NOSE, UPPER, Footage, head_frame
 
 POOL_SOURCES, POOL_DRIVINGS = 2500, 2  # sources with known motion, and driven frames of each
 LEAST_SOURCES = 200  # whatever the time
+COARSE = 2  # pixels: side of the cells in which the thin plates are evaluated
 LOOSE = 0.05  # of the thin plates, which need not pass exactly through the points: a detector errs
 TRUSTED = 0.6  # share of the optical flow that is taken where it is consistent
 CONSISTENT = 1.5  # pixels: difference of forward and backward flow at which trust falls to 1 / e
 # Points that speech does not move, in the frame of the eyes in eye distances: temples, forehead and beside the nose.
 STILL = ((-1.0, 0.6), (1.0, 0.6), (0.0, -0.6), (-0.25, 0.5), (0.25, 0.5))
-LOOSE_LIPS = 0.1  # of the thin plates of a motion of the lips alone
+# The same for brows and lids: temples, top of the forehead, nose and cheeks.
+UPPER_STILL = (
+    (-1.0, 0.6), (1.0, 0.6), (0.0, -1.1), (-0.5, -1.0), (0.5, -1.0), (-0.25, 0.5), (0.25, 0.5), (0.0, 0.8), (-0.6, 1.2),
+    (0.6, 1.2),
+)  # fmt: skip
+LOOSE_PART = 0.1  # of the thin plates of a motion of the lips, or of brows and lids, alone
 # Points of a driven frame where the motion is compared, as grids in the frame of the eyes, in eye distances.
 MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
 MOUTH_EXTENT, FACE_EXTENT = (1.5, 1.3), (2.4, 2.9)
 FACE_CENTRE = 0.55  # eye distances below the eyes
-UPPER_EXTENT, UPPER_CENTRE = (2.2, 1.3), -0.2  # the window of brows and lids; its centre is above the eyes
 
 
 @dataclass(frozen=True)
@@ -93,18 +98,19 @@ def exchanges(
     """One exchange for each kept frame: its motion with the mouth of another frame.
 
     No picture of such a frame exists, but its motion follows from points: the head's from the kept frame, and that of
-    the lips from the difference of `moved` (N, 6, 2), see `stages.mouth.Codes.lips_moved`.
+    the lips from the difference of `moved` (N, 28, 2), see `stages.mouth.Codes.lips_moved`.
 
-    upper: exchange brows and lids in the place of the mouth; then `moved` is that of `stages.upper_face.UpperFace`.
+    upper: exchange brows and lids in the place of the mouth; then `moved` is that of `stages.upper_face.UpperFace`,
+    (N, 26, 2).
     foreign: share of mouths of other takes.
     """
-    carried, other = with_upper_face_moved if upper else with_lips_moved, np.empty_like(kept.frames)
+    other = np.empty_like(kept.frames)
     after = np.empty(kept.at.shape, np.float32)
     for row, frame in enumerate(kept.frames):
         take = np.flatnonzero(footage.clip == footage.clip[frame])
         other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
         at, points = kept.at[row].numpy().astype(np.float64), footage.points[frame].astype(np.float64)
-        after[row] = carried(points, moved[other[row]] - moved[frame], at)
+        after[row] = with_part_moved(points, moved[other[row]] - moved[frame], at, upper=upper)
     end = torch.from_numpy(after)
     inside = (kept.source.abs().amax(-1) < 1.0) & (end.abs().amax(-1) < 1.0)
     return Exchanges(kept, other, Tracks(kept.source, end, inside.float()))
@@ -121,9 +127,9 @@ def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
 def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray, loose: float = LOOSE) -> np.ndarray:
     """Positions in the source (n, 2) of positions `at` (n, 2) in the driven frame.
 
-    From matching points (P, 2) of both, in the order of `takes.POINTS`; more may follow them.
+    From matching points (P, 2) of both, in the order of `takes.NINE`; more may follow them.
     """
-    rigid = [*EYES, NOSE]
+    rigid = [*EYES, NOSE]  # the first three points
     factor, offset = similarity(driven[rigid], source[rigid])
 
     def moved(points: np.ndarray) -> np.ndarray:
@@ -132,51 +138,35 @@ def field(driven: np.ndarray, source: np.ndarray, at: np.ndarray, loose: float =
 
     distance = max(float(np.linalg.norm(driven[1] - driven[0])), 1e-3)
 
-    def bending(points: np.ndarray) -> np.ndarray:  # thin plates
-        squared = np.square((points[:, None] - driven[None]).astype(np.float64) / distance).sum(-1)
-        return squared * np.log(squared + 1e-9)
+    def bending(points: np.ndarray) -> np.ndarray:  # thin plates, in the precision of `points`
+        near, own = points / points.dtype.type(distance), (driven / distance).astype(points.dtype)
+        squared = np.square(near).sum(1)[:, None] + np.square(own).sum(1) - 2.0 * near @ own.T
+        return squared.clip(0.0) * np.log(squared.clip(0.0) + points.dtype.type(1e-9))
 
     def plane(points: np.ndarray) -> np.ndarray:
         return np.column_stack([np.ones(len(points)), points / distance])
 
     count = len(driven)
     square = np.zeros((count + 3, count + 3))
-    square[:count, :count] = bending(driven) + loose * np.eye(count)
+    square[:count, :count] = bending(driven.astype(np.float64)) + loose * np.eye(count)
     square[:count, count:], square[count:, :count] = plane(driven), plane(driven).T
     rest = np.concatenate([source - moved(driven), np.zeros((3, 2))])
     weights = np.linalg.solve(square, rest)
-    return moved(at) + bending(at) @ weights[:count] + plane(at) @ weights[count:]
+    return moved(at) + bending(at.astype(np.float32)) @ weights[:count] + plane(at) @ weights[count:]
 
 
-def with_lips_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray) -> np.ndarray:
+def with_part_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray, *, upper: bool = False) -> np.ndarray:
     """Where positions `at` (n, 2) of a frame are after its lips have moved, with the head where it is.
 
-    points: (9, 2) of the frame. moved: (6, 2) motion of the points LIPS, in eye distances in the frame of the eyes.
+    points: (COUNT, 2) of the frame. moved: (28, 2) motion of the points LIPS, in eye distances in the frame of the
+    eyes. upper: brows and lids have moved in the place of the lips; then `moved` (26, 2) is that of the points UPPER.
     """
     middle, axis, distance = (value[0] for value in head_frame(points[None]))
     turn = np.array([[axis[0], axis[1]], [-axis[1], axis[0]]]) * distance  # from the frame of the eyes
-    before = np.concatenate([points, middle + np.array(STILL) @ turn])
-    after = before.copy()
-    after[LIPS] += moved @ turn
-    return field(before, after, at, LOOSE_LIPS)
-
-
-def with_upper_face_moved(points: np.ndarray, moved: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Where positions `at` (n, 2) of a frame are after its brows and lids have moved, with the head where it is.
-
-    points: (9, 2) of the frame. moved: (rows, columns, 2) motion in the window of UPPER_EXTENT, in eye distances in the
-    frame of the eyes; it is zero outside the window.
-    """
-    middle, axis, distance = (value[0] for value in head_frame(points[None]))
-    turn = np.array([[axis[0], axis[1]], [-axis[1], axis[0]]])  # from the frame of the eyes
-    rows, columns = moved.shape[:2]
-    local = (at - middle) @ turn.T / distance - (0.0, UPPER_CENTRE)
-    cells = ((local / UPPER_EXTENT + 0.5) * (columns, rows) - 0.5).astype(np.float32)
-    found = cv2.remap(
-        np.ascontiguousarray(moved, np.float32), np.ascontiguousarray(cells[None, :, 0]),
-        np.ascontiguousarray(cells[None, :, 1]), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-    )[0]  # fmt: skip
-    return at + (found * distance) @ turn
+    still = middle + np.array(UPPER_STILL if upper else STILL) @ turn
+    fixed = np.concatenate([points[[*EYES, NOSE]], still])
+    own = points[UPPER if upper else LIPS]
+    return field(np.concatenate([fixed, own]), np.concatenate([fixed, own + moved @ turn]), at, LOOSE_PART)
 
 
 def _pixels(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +227,8 @@ def motion_pool(
     """
     size = footage.frames.shape[1]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    line = (np.arange(size) * 2 + 1) / size - 1.0
+    cells = -(-size // COARSE)
+    line = (np.arange(cells) * 2 + 1) / cells - 1.0
     everywhere = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     source_rows, driven_rows = footage.pairs(rng, sources, drivings)
     source, driven = np.empty((2, sources * drivings, POOLED, 2), np.float16)
@@ -250,7 +241,8 @@ def motion_pool(
                 break
             at(max(row / len(source), min(spent, 1.0)), row)
         places = sample_points(footage.points[b], rng.random((POOLED, 2)) - 0.5)
-        coarse = field(footage.points[b], footage.points[a], everywhere).reshape(size, size, 2)
+        coarse = field(footage.points[b], footage.points[a], everywhere).reshape(cells, cells, 2)
+        coarse = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
         grey = [cv2.cvtColor(footage.frames[which], cv2.COLOR_RGB2GRAY) for which in (a, b)]
         dense = refined(flow, grey[0], grey[1], coarse).astype(np.float32)
         found = cv2.remap(dense, *_pixels(places[None], size), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]

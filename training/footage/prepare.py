@@ -1,8 +1,8 @@
-"""Footage preparation: movies to takes of one face each, in a fixed square, with nine points per frame.
+"""Footage preparation: movies to takes of one face each, in a fixed square, with its points in every frame.
 
     FOLDER/clips.json                   one entry per clip: hash, person, takes, frames, seconds, rejected frames
     FOLDER/NAME/take_003/frames.mkv     MJPEG, every frame by itself
-    FOLDER/NAME/take_003/state.npz      points (T, 9, 2), sure (T, 9), time (T,), sharpness (T,), square (3,)
+    FOLDER/NAME/take_003/state.npz      points (T, 61, 2), sure (T, 61), time (T,), sharpness (T,), square (3,)
     FOLDER/NAME/sound.npy               the clip's sound, int16 at 16 kHz, if it has any
     FOLDER/report.*, contact.jpg        what was used and what was not
 
@@ -29,12 +29,12 @@ from inference.contract.training import MOVIES, movies_in
 from inference.face.crop import apply_matrix, crop_face, crop_from_box
 from inference.face.detect import EYES as STANDARD_EYES
 from inference.face.footage import track_media
-from inference.face.landmarks import find_landmarks, square_at
+from inference.face.landmarks import LEFT_LIDS, RIGHT_LIDS, find_landmarks, square_at
 from inference.media.sound import load_speech
 from inference.media.video import probe, read_frames, stamped_frames
 
 from .named import FOLDERS, emotion_of_folder
-from .takes import EYES, LEFT_EYE, MOUTH, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
+from .takes import EYES, LEFT_EYE, MARKS, MOUTH, NINE, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
 
 RATE = 25.0  # frames a second that are kept
 SHORTEST = 1.0  # seconds of a take
@@ -53,9 +53,10 @@ REASONS = {
     "unsure": "no clear face", "small": "too small", "turned": "turned away", "hidden": "mouth hidden",
     "blurred": "blurred", "duplicate": "like the frame before", "left": "out of the square",
 }  # fmt: skip
-FORMAT = 1
+FORMAT = 2
 
-# Nine points (9, 2) in pixels of an RGB picture and how sure each is (9,), given the square (x, y, side) of the face.
+# Points (61, 2) in pixels of an RGB picture, in the order of `takes`, and how sure each is (61,), given the square
+# (x, y, side) of the face.
 Finder = Callable[[np.ndarray, tuple[float, float, float]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -72,9 +73,13 @@ class Take:
 
 
 def landmark_finder(rgb: np.ndarray, square: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Nine points by the landmark network, which is shown where a crop with this square has its eyes."""
+    """The points by the landmark network, which is shown where a crop with this square has its eyes."""
     found = find_landmarks(rgb, [square_at(apply_matrix(crop_from_box(*square).to_picture, STANDARD_EYES))], passes=3)
-    return found.nine[0], found.sure[0, :9]
+    rows = [*range(len(NINE)), *MARKS]
+    points = found.points[0, rows]
+    for eye, lids in zip(EYES, (RIGHT_LIDS, LEFT_LIDS), strict=True):  # the picture's left eye is the person's right
+        points[eye] = found.points[0, [lids[0], lids[4]]].mean(0)  # corners: the mean of all lids moves with a blink
+    return points, found.sure[0, rows]
 
 
 def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> list[tuple[Path, str]]:
@@ -129,7 +134,7 @@ def sharpness(picture: np.ndarray) -> float:
 
 
 def rejected(points: np.ndarray, sure: np.ndarray, square: tuple[float, float, float]) -> str:
-    """Why a frame cannot be used, as a key of REASONS; "" if it can. points: (9, 2) pixels of the source."""
+    """Why a frame cannot be used, as a key of REASONS; "" if it can. points: (61, 2) pixels of the source."""
     if sure[[*EYES, NOSE]].min() < SURE:
         return "unsure"
     across = points[RIGHT_EYE] - points[LEFT_EYE]
@@ -142,7 +147,7 @@ def rejected(points: np.ndarray, sure: np.ndarray, square: tuple[float, float, f
     if sure[MOUTH] < SURE:
         return "hidden"
     x, y, side = square
-    away = points.mean(0) - (x + PLACE[0] * side, y + PLACE[1] * side)
+    away = points[: len(NINE)].mean(0) - (x + PLACE[0] * side, y + PLACE[1] * side)
     return "left" if np.abs(away).max() > LEAVES * side else ""
 
 
@@ -261,7 +266,9 @@ def prepared(
     folder.mkdir(parents=True, exist_ok=True)
     listed = folder / "clips.json"
     state: dict[str, Any] = json.loads(listed.read_text()) if listed.exists() else {}
-    if state and (state["format"], state["size"]) != (FORMAT, size):
+    if state and state["format"] != FORMAT:
+        raise EDTalkError(f"{folder} was made by another version of this program.", "Choose another --work folder.")
+    if state and state["size"] != size:
         raise EDTalkError(
             f"{folder} has footage of {state['size']} px, but {size} px are needed.", "Choose another --work folder."
         )
@@ -400,7 +407,7 @@ def write_report(folder: Path, state: dict[str, Any], footage: Footage) -> None:
     for rows in footage.takes[:48]:
         row = int(rows[len(rows) // 2])
         picture = footage.frames[row].copy()
-        for x, y in (footage.points[row] + 1.0) * (len(picture) / 2.0) - 0.5:
+        for x, y in (footage.points[row, : len(NINE)] + 1.0) * (len(picture) / 2.0) - 0.5:
             cv2.circle(picture, (round(float(x)), round(float(y))), 1, (0, 255, 0), -1)
         tiles.append(picture)
     if tiles:

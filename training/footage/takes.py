@@ -1,6 +1,6 @@
-"""Frames of people with nine points each: all that the stages of `python -m training footage` may see.
+"""Frames of people with COUNT points each: all that the stages of `python -m training footage` may see.
 
-Points are in picture coordinates [-1, 1], x right and y down, in the order of POINTS.
+Points are in picture coordinates [-1, 1], x right and y down: the NINE, then MARKS of lips, brows, lids and ears.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-POINTS = (
+from inference.face.landmarks import MIRROR, places
+
+NINE = (
     "left_eye",
     "right_eye",
     "nose_tip",
@@ -24,9 +26,21 @@ POINTS = (
     "lower_lip",
     "mouth",
     "chin",
-)  # left and right in the picture; `mouth` is the inner mouth's centre
-LEFT_EYE, RIGHT_EYE, NOSE, LEFT_CORNER, RIGHT_CORNER, UPPER_LIP, LOWER_LIP, MOUTH, CHIN = range(len(POINTS))
-EYES, LIPS = [LEFT_EYE, RIGHT_EYE], [LEFT_CORNER, RIGHT_CORNER, UPPER_LIP, LOWER_LIP, MOUTH, CHIN]
+)  # left and right in the picture; an eye is the middle of its corners, `mouth` the inner mouth's centre
+LEFT_EYE, RIGHT_EYE, NOSE, LEFT_CORNER, RIGHT_CORNER, UPPER_LIP, LOWER_LIP, MOUTH, CHIN = range(len(NINE))
+# Landmarks of the landmark network after the nine: outlines and inner edges of the lips, brows and lids, and both
+# points in front of each ear.
+_OF_LIPS = places("upperLipRight", "upperLipLeft", "lowerLipRight", "lowerLipLeft", "innerUpper", "innerLower")
+_OF_UPPER = places("lidRight", "lidLeft", "browRight", "browLeft")
+_OF_EARS = places("jawRight1", "jawRight2", "jawLeft1", "jawLeft2")
+MARKS = [*_OF_LIPS, *_OF_UPPER, *_OF_EARS]
+COUNT = len(NINE) + len(MARKS)
+EYES = [LEFT_EYE, RIGHT_EYE]
+LIPS = [*range(LEFT_CORNER, len(NINE) + len(_OF_LIPS))]
+UPPER = [*range(LIPS[-1] + 1, COUNT - len(_OF_EARS))]
+EARS = [*range(COUNT - len(_OF_EARS), COUNT)]
+RIGID = [*EYES, NOSE, *EARS]  # points that neither speech nor expression moves
+UPPER_MIRROR = [_OF_UPPER.index(MIRROR[mark]) for mark in _OF_UPPER]  # the point of UPPER on the other side of the face
 NEUTRAL_SHARE = 0.25  # of a clip's frames, at least one: those that are nearest to a closed mouth and a frontal head
 
 
@@ -34,8 +48,8 @@ NEUTRAL_SHARE = 0.25  # of a clip's frames, at least one: those that are nearest
 class Footage:
     """N frames of one or more people.
 
-    frames: (N, S, S, 3) uint8. points: (N, 9, 2) float32. clip: (N,) int64 number of the take that a frame belongs to;
-    frames of a take are consecutive. person: (N,) int64. seconds: (N,) float64 time in the clip.
+    frames: (N, S, S, 3) uint8. points: (N, COUNT, 2) float32. clip: (N,) int64 number of the take that a frame belongs
+    to; frames of a take are consecutive. person: (N,) int64. seconds: (N,) float64 time in the clip.
     """
 
     frames: np.ndarray
@@ -90,14 +104,14 @@ class Footage:
 
 
 def head_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Middle of the eyes (N, 2), unit vector along the eyes (N, 2) and eye distance (N,) of points (N, 9, 2)."""
+    """Middle of the eyes (N, 2), unit vector along the eyes (N, 2) and eye distance (N,) of points (N, P >= 2, 2)."""
     across = points[:, RIGHT_EYE] - points[:, LEFT_EYE]
     distance = np.maximum(np.linalg.norm(across, axis=1), 1e-6)
     return points[:, EYES].mean(1), across / distance[:, None], distance
 
 
 def in_head_frame(points: np.ndarray) -> np.ndarray:
-    """(N, 9, 2) points with the eyes' middle as origin, x along the eyes, in eye distances."""
+    """(N, P, 2) points with the eyes' middle as origin, x along the eyes, in eye distances."""
     middle, axis, distance = head_frame(points)
     z = (points - middle[:, None]) @ np.array([1, 1j]) / ((axis @ np.array([1, 1j])) * distance)[:, None]
     return np.stack([z.real, z.imag], -1).astype(np.float32)

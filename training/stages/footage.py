@@ -33,7 +33,7 @@ from ..footage.look import as_text, look_at_clips
 from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, motion_pool
 from ..footage.named import KnownTake, known_takes, read_table
 from ..footage.prepare import LEAST, clips_in, prepared
-from ..footage.takes import Footage
+from ..footage.takes import COUNT, NINE, Footage
 from ..learning.devices import Devices
 from ..learning.losses import total
 from ..learning.trainer import Limits, Unstable, seeded
@@ -236,7 +236,8 @@ def check_clips(args: argparse.Namespace) -> None:
 def measured_step(size: int, pairs: int) -> float:
     """Seconds of a step of stage 1 on this machine, from two steps with one pair."""
     rng = np.random.default_rng(0)
-    points = np.tile(np.array(AVERAGE_POINTS, np.float32), (4, 1, 1))
+    points = np.zeros((4, COUNT, 2), np.float32)
+    points[:, : len(NINE)] = AVERAGE_POINTS
     frames = rng.integers(0, 255, (4, size, size, 3), dtype=np.uint8)
     footage = Footage(frames, points, np.array([0, 0, 1, 1]), np.zeros(4, np.int64), np.arange(4.0))
     step, codes = MouthPoseStep(fresh(footage_config(size))), np.zeros((4, 26), np.float32)

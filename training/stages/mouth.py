@@ -1,6 +1,6 @@
 """Learn a code of the mouth's shape without labels, and the codes of mouth and pose that stage 0 is driven by.
 
-A small encoder sees the mouth in a window that is aligned by nine points. It must redraw the mouth of one frame from
+A small encoder sees the mouth in a window that is aligned by points. It must redraw the mouth of one frame from
 another frame of the same take and predict where the lips' points went. What of its code a rigid head explains is then
 subtracted in closed form.
 """
@@ -18,12 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from inference.contract.errors import EDTalkError
+
 from ..footage.takes import (
     CHIN,
+    EARS,
     LEFT_CORNER,
     LIPS,
     MOUTH,
     RIGHT_CORNER,
+    RIGID,
     Footage,
     in_head_frame,
     pose_numbers,
@@ -42,7 +46,7 @@ POSE_SPREAD = 1.5  # deviation of the pose code
 USUAL_SPREAD = 0.1  # eye distances: a usual difference between people
 POSE_RIDGE = 0.01
 LIMIT = 3.0  # deviations to which the regressors of the pose are limited
-SHIFT_SHARE = 0.5  # of a shift of the lips that their shape does not explain: the rest is taken for the head's
+SHIFT_SHARE = 0.25  # of a shift of the lips that their shape does not explain: the rest is taken for the head's
 
 
 class MouthEncoder(nn.Module):
@@ -188,16 +192,16 @@ class Codes:
     """
 
     encoder: MouthEncoder
-    pose_part: np.ndarray  # (39, 32) of the raw code that the pose explains
-    regressor_spread: np.ndarray  # (39,)
-    axes: np.ndarray  # (32, 20) principal axes, each divided by its deviation
-    raw_scale: np.ndarray  # (32,)
-    pose_spread: np.ndarray  # (6,) deviation of the pose numbers within a take
-    pose_centre: np.ndarray  # (6,)
-    shift_part: np.ndarray  # (32, 2) shift of the lips that the shape of code and points explains
+    pose_part: np.ndarray  # (47, 76) of the raw code that the pose explains
+    regressor_spread: np.ndarray  # (47,)
+    axes: np.ndarray  # (76, 20) principal axes, each divided by its deviation
+    raw_scale: np.ndarray  # (76,)
+    pose_axes: np.ndarray  # (14, 6) principal axes of the rigid points' motion, each divided by its deviation
+    pose_centre: np.ndarray  # (14,)
+    shift_part: np.ndarray  # (76, 2) shift of the lips that the shape of code and points explains
 
     def left(self, footage: Footage) -> np.ndarray:
-        """(N, 32) raw codes over `raw_scale`, less the take's mean and what the pose explains."""
+        """(N, 76) raw codes over `raw_scale`, less the take's mean and what the pose explains."""
         raw = without_clip_mean(raw_codes(self.encoder, footage), footage.clip) / self.raw_scale
         return raw - explaining(footage, self.regressor_spread) @ self.pose_part
 
@@ -206,10 +210,10 @@ class Codes:
         return self.left(footage) @ self.axes
 
     def lips_moved(self, footage: Footage) -> np.ndarray:
-        """(N, 6, 2) motion of the lips' points by speech, in eye distances in the frame of the eyes.
+        """(N, 28, 2) motion of the lips' points by speech, in eye distances in the frame of the eyes.
 
-        Pose and the take's mean are subtracted, and half of the shift that the mouth's shape does not explain: most of
-        it is an error of the subtracted pose.
+        Pose and the take's mean are subtracted, and three quarters of the shift that the mouth's shape does not
+        explain: most of it is an error of the subtracted pose.
         """
         code, points = shapes(self.left(footage))
         shift = points.mean(1)
@@ -219,8 +223,7 @@ class Codes:
 
     def pose(self, footage: Footage) -> np.ndarray:
         """(N, 6) pose codes: absolute, of deviation POSE_SPREAD within a take."""
-        numbers = pose_numbers(footage.points)
-        return POSE_SPREAD * (numbers - self.pose_centre) / self.pose_spread
+        return POSE_SPREAD * (rigid_places(footage) - self.pose_centre) @ self.pose_axes
 
     def both(self, footage: Footage) -> np.ndarray:
         """(N, 26) float32."""
@@ -229,7 +232,7 @@ class Codes:
 
 @torch.no_grad()
 def raw_codes(encoder: MouthEncoder, footage: Footage) -> np.ndarray:
-    """(N, 32): the encoder's 20 numbers, and the places of the six lip points in the frame of the eyes.
+    """(N, 76): the encoder's 20 numbers, and the places of the 28 lip points in the frame of the eyes.
 
     Points alone are exact about an opening and coarse about everything else; the encoder is the other way round.
     """
@@ -237,11 +240,17 @@ def raw_codes(encoder: MouthEncoder, footage: Footage) -> np.ndarray:
     return np.concatenate([codes, in_head_frame(footage.points)[:, LIPS].reshape(len(footage), -1)], 1)
 
 
-def pose_terms(footage: Footage) -> np.ndarray:
-    """(N, 39) regressors of the pose, take means subtracted.
+def rigid_places(footage: Footage) -> np.ndarray:
+    """(N, 14) places of the rigid points in the picture."""
+    return footage.points[:, RIGID].reshape(len(footage), -1)
 
-    Size, roll and the nose's place, the latter up to the third order; and their products with the usual places of nose,
-    mouth and chin of the take, since a long nose moves more and a mouth that lies deep moves less.
+
+def pose_terms(footage: Footage) -> np.ndarray:
+    """(N, 47) regressors of the pose, take means subtracted.
+
+    Size, roll and the nose's place, the latter up to the third order; their products with the usual places of nose,
+    mouth and chin of the take, since a long nose moves more and a mouth that lies deep moves less; and the places of
+    the ears, which tell how the head is turned whatever the face does.
 
     The mouth's own place sideways is left out: it would take the lips' motion to the left and right away as well.
     """
@@ -254,11 +263,12 @@ def pose_terms(footage: Footage) -> np.ndarray:
     usual = np.stack([*(numbers - moved)[:, [4, 5, 2]].T, *places[:, MOUTH].T, places[:, CHIN, 1], width], 1)
     usual = (usual - usual.mean(0)) / USUAL_SPREAD
     own = [pose[:, column, None] * usual for column in range(pose.shape[1])]
-    return np.concatenate([pose, nose**2, x * y, nose**3, x**2 * y, y**2 * x, *own], 1)
+    ears = (local - places)[:, EARS].reshape(len(local), -1)
+    return np.concatenate([pose, nose**2, x * y, nose**3, x**2 * y, y**2 * x, *own, ears], 1)
 
 
 def explaining(footage: Footage, spread: np.ndarray | None = None) -> np.ndarray:
-    """(N, 39) `pose_terms` limited to LIMIT times `spread` (39,), their deviation (default: that of this footage).
+    """(N, 47) `pose_terms` limited to LIMIT times `spread` (47,), their deviation (default: that of this footage).
 
     A cubic term of a head that is turned further than all others would otherwise add an error.
     """
@@ -268,7 +278,7 @@ def explaining(footage: Footage, spread: np.ndarray | None = None) -> np.ndarray
 
 
 def shapes(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 32) the encoder's numbers and the lip points' shape, and (N, 6, 2) the points, of `Codes.left`."""
+    """(N, 76) the encoder's numbers and the lip points' shape, and (N, 28, 2) the points, of `Codes.left`."""
     points = left[:, CODES:].reshape(len(left), len(LIPS), 2)
     shape = points - points.mean(1, keepdims=True)
     return np.concatenate([left[:, :CODES], shape.reshape(len(left), -1)], 1), points
@@ -299,10 +309,12 @@ def codes_from(encoder: MouthEncoder, footage: Footage) -> Codes:
     variance, axes = np.linalg.eigh(left.T @ left / len(left))
     variance, axes = variance[::-1][:CODES], axes[:, ::-1][:, :CODES]
     axes = axes / np.sqrt(variance + ROOT * variance[0])
-    numbers = pose_numbers(footage.points)
-    spread = np.maximum(without_clip_mean(numbers, footage.clip).std(0), 1e-4)
+    rigid = rigid_places(footage)
+    moved = without_clip_mean(rigid, footage.clip)
+    variance, pose_axes = np.linalg.eigh(moved.T @ moved / len(moved))  # a rigid head has six degrees of freedom
+    pose_axes = pose_axes[:, ::-1][:, :POSES] / np.sqrt(np.maximum(variance[::-1][:POSES], 1e-8))
     code, points = shapes(left)
-    arrays = (part, limits, axes, raw_scale, spread, numbers.mean(0), ridge(code, points.mean(1), POSE_RIDGE))
+    arrays = (part, limits, axes, raw_scale, pose_axes, rigid.mean(0), ridge(code, points.mean(1), POSE_RIDGE))
     return Codes(encoder, *(array.astype(np.float32) for array in arrays))
 
 
@@ -320,14 +332,18 @@ def learned_codes(
     The closed-form part is stored as well, so that a training that is resumed goes on with the same codes. For `steps`,
     `minutes` and `at` see `learn_mouth`.
     """
-    saved = torch.load(path, weights_only=True) if path.exists() else {}
-    encoder, names = MouthEncoder(), [entry.name for entry in fields(Codes) if entry.name != "encoder"]
-    if saved:
-        encoder.load_state_dict(saved.get("encoder", saved))  # earlier versions stored the encoder alone
-    else:
-        encoder = learn_mouth(footage, rng, steps=steps, minutes=minutes, at=at)
-    if all(name in saved for name in names):
+    names = [entry.name for entry in fields(Codes) if entry.name != "encoder"]
+    if path.exists():
+        saved = torch.load(path, weights_only=True)
+        if not all(name in saved for name in names):
+            raise EDTalkError(
+                f"The codes in {path} were made by another version of this program.",
+                "Choose another --work folder, or go on with the version that the training was started with.",
+            )
+        encoder = MouthEncoder()
+        encoder.load_state_dict(saved["encoder"])
         return Codes(encoder.eval(), *(saved[name].numpy() for name in names))
+    encoder = learn_mouth(footage, rng, steps=steps, minutes=minutes, at=at)
     codes = codes_from(encoder.eval(), footage)
     arrays = {name: torch.from_numpy(getattr(codes, name)) for name in names}
     save_checkpoint({"encoder": encoder.state_dict(), **arrays}, path)

@@ -21,7 +21,7 @@ from inference.model.generator import Generator
 
 from ..footage.motion import MotionPool, exchanges, kept_frames, similarity
 from ..footage.swap import Reach, partners, swap
-from ..footage.takes import EYES, MOUTH, NOSE, Footage, window_grid
+from ..footage.takes import EYES, LIPS, MOUTH, Footage, window_grid
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
 from ..learning.devices import Devices
@@ -167,14 +167,14 @@ def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[s
 
 
 def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """(N, 9, 2) points of `kept` (N, 9, 2) with the mouth of `mouth` (N, 9, 2), where `swap` puts it."""
+    """(N, 61, 2) points of `kept` (N, 61, 2) with the mouth of `mouth` (N, 61, 2), where `swap` puts it."""
     result = kept.copy()
     fixed = [*EYES, MOUTH]
     for row in range(len(kept)):
         factor, _ = similarity(mouth[row][fixed], kept[row][fixed])
         z = (mouth[row] - mouth[row][MOUTH]) @ np.array([1, 1j]) * factor
         moved = np.stack([z.real, z.imag], -1) + kept[row][MOUTH]
-        result[row, NOSE + 1 :] = moved[NOSE + 1 :]
+        result[row, LIPS] = moved[LIPS]
     return result
 
 
@@ -232,7 +232,7 @@ def track_batch(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Tensors of `count` sources of the pool, for the loss of the flow: driven frames and one exchange of each.
 
-    codes: (N, 26). lips: (N, 6, 2), see `footage.motion.exchanges`.
+    codes: (N, 26). lips: (N, 28, 2), see `footage.motion.exchanges`.
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
     tracks, exchange = pool.tracks(chosen), exchanges(footage, lips, kept_frames(footage, pool, chosen, rng), rng)

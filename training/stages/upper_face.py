@@ -1,8 +1,8 @@
 """A code of brows and lids without labels, in closed form, that the expression's directions are trained by.
 
-A window around eyes and brows is aligned by the eyes. Its optical flow to usual frames of the take tells the motion of
-brows and lids whatever they look like, and its grey values tell whether an eye is open. The pose's part is subtracted,
-both halves of the face are averaged, and principal axes are taken.
+Points tell where brows and lids are. A window around eyes and brows, aligned by the eyes, adds its optical flow to
+usual frames of the take, which is finer where a detector errs, and its grey values, which tell whether an eye is open.
+The pose's part is subtracted, both halves of the face are averaged, and principal axes are taken.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..footage.motion import UPPER_CENTRE, UPPER_EXTENT
-from ..footage.takes import Footage, head_frame, without_clip_mean
+from ..footage.takes import UPPER, UPPER_MIRROR, Footage, head_frame, in_head_frame, without_clip_mean
 from ..learning.trainer import save_checkpoint
 from .mouth import POSE_RIDGE, ROOT, Codes, explaining, pose_terms, ridge
 
 COUNT = 10
+UPPER_EXTENT, UPPER_CENTRE = (2.2, 1.3), -0.2  # eye distances: the window; its centre is above the eyes
 COLUMNS, ROWS = 96, 56  # pixels of the window
 FIELD_COLUMNS, FIELD_ROWS = 24, 14  # cells in which its motion is averaged
 GREY_COLUMNS, GREY_ROWS = 48, 28  # cells in which its grey values are averaged
-GREY_SHARE = 0.7  # of the grey values against the motion, when principal axes are taken
+FLOW_SHARE, GREY_SHARE = 0.5, 0.35  # of flow and grey values against the points, when principal axes are taken
 REFERENCES = 3  # frames of a take to which the flow is measured: those nearest to its median
 # Half width, top and bottom, in eye distances: what belongs to the face whatever the pose, and the nose's bridge.
 FACE, BRIDGE = (0.85, -0.75, 0.35), (0.22, -0.05, 0.36)
@@ -36,10 +36,10 @@ CONTRAST, OFFSET, LEAST_CONTRAST, BLUR = 60.0, 128.0, 6.0, 12.0  # of the grey w
 class UpperFace:
     """Codes of brows and lids of frames; the mean of a take is subtracted, so that who somebody is does not count."""
 
-    pose_part: np.ndarray  # (39, n) of the features that the pose explains
-    regressor_spread: np.ndarray  # (39,)
+    pose_part: np.ndarray  # (47, n) of the features that the pose explains
+    regressor_spread: np.ndarray  # (47,)
     axes: np.ndarray  # (n, 10) principal axes, each divided by its deviation
-    field: np.ndarray  # (10, 14, 24, 2) motion of a code of 1, in eye distances
+    field: np.ndarray  # (10, 26, 2) motion of the points UPPER by a code of 1, in eye distances
 
     def codes(self, footage: Footage) -> np.ndarray:
         """(N, 10) float32, of deviation 1 or less within a take."""
@@ -48,7 +48,7 @@ class UpperFace:
         return (left @ self.axes).astype(np.float32)
 
     def moved(self, codes: np.ndarray) -> np.ndarray:
-        """(N, 14, 24, 2) motion of the upper face by codes (N, 10), in eye distances in the frame of the eyes."""
+        """(N, 26, 2) motion of the points UPPER by codes (N, 10), in eye distances in the frame of the eyes."""
         return np.tensordot(codes, self.field, 1).astype(np.float32)
 
 
@@ -111,7 +111,7 @@ def motion(footage: Footage, grey: np.ndarray) -> np.ndarray:
 
 
 def features(footage: Footage) -> np.ndarray:
-    """(N, 14 * 12 * 2 + 28 * 24) motion and grey values of the window, averaged over the two halves of the face.
+    """(N, 26 * 2 + 14 * 12 * 2 + 28 * 24) points, motion and grey values, averaged over the two halves of the face.
 
     Brows and lids move alike on both sides, and the pose does not. Values outside the face are 0.
     """
@@ -124,7 +124,10 @@ def features(footage: Footage) -> np.ndarray:
     middle = seen[:, inside].mean(1)[:, None, None]
     seen = inside * (seen - middle) / (seen[:, inside].std(1)[:, None, None] + LEAST_CONTRAST)
     seen = (seen + seen[:, :, ::-1])[:, :, : GREY_COLUMNS // 2] / 2.0
-    return np.concatenate([moved.reshape(len(grey), -1), seen.reshape(len(grey), -1)], 1).astype(np.float32)
+    places = in_head_frame(footage.points)[:, UPPER]
+    places = (places + places[:, UPPER_MIRROR] * np.array([-1.0, 1.0], np.float32)) / 2.0
+    parts_found = [part.reshape(len(grey), -1) for part in (places, moved, seen)]
+    return np.concatenate(parts_found, 1).astype(np.float32)
 
 
 def upper_face_from(footage: Footage) -> UpperFace:
@@ -134,16 +137,17 @@ def upper_face_from(footage: Footage) -> UpperFace:
     regressors = explaining(footage, spread)
     part = ridge(regressors, found, POSE_RIDGE)
     left = found - regressors @ part
-    count = FIELD_ROWS * FIELD_COLUMNS // 2 * 2
+    count, flow = 2 * len(UPPER), FIELD_ROWS * FIELD_COLUMNS // 2 * 2
     scale = np.ones(left.shape[1])
-    for columns, share in ((slice(0, count), 1.0), (slice(count, None), GREY_SHARE)):
+    for columns, share in (
+        (slice(0, count), 1.0), (slice(count, count + flow), FLOW_SHARE), (slice(count + flow, None), GREY_SHARE)
+    ):  # fmt: skip
         scale[columns] = max(np.sqrt(np.square(left[:, columns]).sum(1).mean()), 1e-6) / share
     even = left / scale
     variance, axes = np.linalg.eigh(even.T @ even / len(even))
     variance, axes = variance[::-1][:COUNT], axes[:, ::-1][:, :COUNT]
     axes = axes / np.sqrt(variance + ROOT * variance[0]) / scale[:, None]
-    half = ridge(left @ axes, left[:, :count], POSE_RIDGE).reshape(COUNT, FIELD_ROWS, -1, 2)
-    field = np.concatenate([half, half[:, :, ::-1] * np.array([-1.0, 1.0])], 2)
+    field = ridge(left @ axes, left[:, :count], POSE_RIDGE).reshape(COUNT, len(UPPER), 2)
     return UpperFace(*(array.astype(np.float32) for array in (part, spread, axes, field)))
 
 
