@@ -267,8 +267,12 @@ def files_among(strip: bpy.types.ImageStrip, names: Collection[str]) -> set[str]
     table, elements = _table(strip), strip.elements
     if table is None:
         return {element.filename for element in elements}.intersection(names)
-    heads = np.frombuffer(b"".join(os.fsencode(name)[:8] for name in names), np.uint64)
-    found = np.flatnonzero(np.isin(table["head"].copy(), heads))
+    if not names:
+        return set()
+    heads = np.unique(np.frombuffer(b"".join(os.fsencode(name)[:8] for name in names), np.uint64))
+    column = table["head"].copy()
+    nearest = np.searchsorted(heads, column).clip(max=len(heads) - 1)
+    found = np.flatnonzero(heads[nearest] == column)
     return {elements[index].filename for index in found.tolist()}.intersection(names)
 
 

@@ -1,7 +1,7 @@
 """Keeps the rendered frames below the size in the preferences, by deleting those that were unused for longest.
 
-A thread measures the folders, at most once an hour after a render. Blender's main thread deletes, a few files at a
-time, because only there it is known which frames the strips show at that moment.
+A thread measures the folders, at most once an hour after a render, and deletes, some files at a time. Before that,
+Blender's main thread looks, one strip after the other, which of these files the strips show by now.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -25,8 +26,12 @@ from . import face_strip
 
 _INTERVAL = 3600.0  # seconds between two measurements
 _KEPT = 7 * 86400.0  # seconds; frames that were used later are never deleted: an undo or another .blend may show them
-_AT_ONCE, _READ = 50, 2000  # files that are deleted, and names that are read, in one step of the timer
-_WAIT = 1.0  # seconds between two looks at the thread
+_AT_ONCE, _READ = 200, 2000  # files that are deleted, and names that are read, in one step
+_NEXT, _LOOK, _WAIT = (
+    0.02,
+    0.1,
+    1.0,
+)  # seconds until the next step, the next look at the thread, and while Blender works
 
 
 @dataclass
@@ -128,10 +133,10 @@ class Purge:
 
     def step(self) -> float | None:
         """Timer: do one step. Returns the seconds until the next one, None at the end."""
-        if not session.may_apply():
+        if not session.may_apply() or session.tasks:
             return _WAIT
         for progress in self._steps:
-            return _WAIT if progress is None else 0.1
+            return _LOOK if progress is None else _NEXT
         return None
 
     def _run(self) -> Steps[None]:
@@ -141,13 +146,9 @@ class Purge:
         left = yield from work.in_thread(lambda: self._measure(shown))
         for start in range(0, len(left), _AT_ONCE):
             batch = left[start : start + _AT_ONCE]
-            names = {path.name for path in batch}
-            kept = {name for strip in image_strips() for name in compat.files_among(strip, names)}
-            for path in batch:
-                if path.name not in kept:
-                    with suppress(OSError):  # another Blender has deleted it
-                        path.unlink()
-            yield Progress("deleting")
+            kept = yield from _shown_among({path.name for path in batch})
+            yield from work.in_thread(lambda: _delete(path for path in batch if path.name not in kept))  # noqa: B023
+            yield Progress("deleting", start, len(left))
 
     def _measure(self, shown: Iterable[str]) -> list[Path]:
         """The surplus frames. Uses no bpy. shown: paths of the frames in use."""
@@ -155,6 +156,40 @@ class Purge:
             with suppress(OSError):
                 os.utime(path)
         return list(surplus(self._folders, self._limit, time.time() - _KEPT))
+
+
+def _shown_among(names: Collection[str]) -> Steps[set[str]]:
+    """The names that are files of image strips, looked up strip by strip, again if one has changed meanwhile."""
+    while True:
+        before, shown = _contents(), set[str]()
+        for number, (scene_name, name, *_) in enumerate(before, 1):
+            scene = bpy.data.scenes.get(scene_name)
+            strip = scene.sequence_editor.strips_all.get(name) if scene and scene.sequence_editor else None
+            if strip is not None and strip.type == "IMAGE":
+                shown |= compat.files_among(strip, names)
+            if number < len(before):
+                yield Progress("looking", number, len(before))
+        if _contents() == before:
+            return shown
+
+
+def _contents() -> list[tuple[Any, ...]]:
+    """Scene and name of each image strip, and what changes with its files."""
+    return [
+        (one.id_data.name, one.name, one.directory, one.get(face_strip.RENDERED), _place(one)) for one in image_strips()
+    ]
+
+
+def _place(strip: bpy.types.ImageStrip) -> tuple[int, int]:
+    """Number of a strip's files and where they are in memory; other ones are elsewhere."""
+    count = len(strip.elements)
+    return count, strip.elements[0].as_pointer() if count else 0
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # another Blender has deleted it
+            path.unlink()
 
 
 def _read_paths(scene_name: str, name: str, paths: list[str]) -> Steps[None]:

@@ -92,6 +92,41 @@ def test_frames_that_are_shown_after_the_measurement_are_kept(cache_limit, frame
     assert not deleted.exists()
 
 
+def test_a_frame_that_is_shown_while_other_strips_are_looked_at_is_kept(cache_limit, frames, scene, monkeypatch):
+    path, deleted = write(frames, 1, 90), write(frames, 2, 90)
+    for number in range(3, 6):
+        show(scene, write(frames, number, 90))
+    among, looks = cache_limit.compat.files_among, []
+
+    def looked_at(strip, names):
+        found = among(strip, names)
+        looks.append(strip.name)
+        if len(looks) == 2:
+            show(scene, path)
+        return found
+
+    monkeypatch.setattr(cache_limit.compat, "files_among", looked_at)
+    run(cache_limit, [frames], 0)
+    assert path.exists()
+    assert not deleted.exists()
+
+
+def test_a_thread_deletes_while_no_task_is_unfinished(package, cache_limit, frames, monkeypatch):
+    deleted, threads = write(frames, 1, 90), []
+    delete = cache_limit._delete
+    monkeypatch.setattr(
+        cache_limit, "_delete", lambda paths: (threads.append(threading.current_thread()), delete(paths))
+    )
+    purge = cache_limit.Purge([frames], 0)
+    monkeypatch.setattr(package.engine.session, "tasks", ["a render"])
+    assert [purge.step() for _ in range(5)] == [cache_limit._WAIT] * 5
+    monkeypatch.setattr(package.engine.session, "tasks", [])
+    finish(purge)
+    assert not deleted.exists()
+    assert threading.main_thread() not in threads
+    assert len(threads) == 1
+
+
 def test_another_blender_keeps_the_frames_that_this_one_shows(cache_limit, frames, scene):
     """Both have their frames in the folder of the preferences."""
     shown, other = write(frames, 1, 90), write(frames, 2, 90)

@@ -78,7 +78,7 @@ def shot(package: ModuleType, folder: Path, frames: int) -> dict[str, float]:
     found |= _check(package)
     found |= _steps("survey", package.render.survey.steps())
     purge = package.render.cache_limit.Purge([Path(bpy.path.abspath(strip.directory))], 0)
-    found["longest_delete_step_s"] = _longest_purge_step(purge, 5)
+    found["longest_delete_step_s"] = _longest_purge_step(purge)
     found |= _steps("recovery", package.render.recovery.steps())
     _, found["settle_s"] = _timed(lambda: package.handlers.settle_scene(scene))
     found["peak_mib"] = _peak_mib()
@@ -133,7 +133,7 @@ def cache(package: ModuleType, folder: Path, files: int) -> dict[str, float]:
     (frames / f"{files:020x}.png").touch()
     _, found["use_after_a_change_s"] = _timed(lambda: cache_limit.use(cache_limit.sizes(frames), shown))
     purge = cache_limit.Purge([frames], 0)
-    found["longest_delete_step_s"] = _longest_purge_step(purge, 50)
+    found["longest_delete_step_s"] = _longest_purge_step(purge)
     assert bpy.data.scenes
     return found
 
@@ -241,17 +241,15 @@ def _steps(name: str, running: Any) -> dict[str, float]:
             time.sleep(0.005)
 
 
-def _longest_purge_step(purge: Any, count: int) -> float:
-    """The longest of all steps up to some that delete files."""
-    longest, deletes = 0.0, 0
-    while deletes < count:
+def _longest_purge_step(purge: Any) -> float:
+    """The longest of all steps of a timer that deletes files."""
+    longest = 0.0
+    while True:
         wait, took = _timed(purge.step)
         longest = max(longest, took)
         if wait is None:
-            break
-        deletes += wait < 1.0
-        time.sleep(0.005 if wait == 1.0 else 0.0)
-    return longest
+            return longest
+        time.sleep(0.002)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
