@@ -178,6 +178,7 @@ def _render_end(*_: object) -> None:
 @persistent
 def _undo_pre(*_: object) -> None:
     session.hold("undo")
+    session.forget_undo()
     edits.note()
 
 

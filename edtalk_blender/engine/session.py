@@ -364,19 +364,21 @@ def pump(budget: float = STEP) -> bool:
     """Start or continue the next task, deliver results, remove ended tasks. Returns whether tasks are unfinished.
 
     budget: seconds for delivering results, and for work in steps. Does nothing while Blender renders, saves or undoes.
+    An undo step is pushed in a call of its own, because Blender takes some milliseconds to store a long strip.
     """
     if not may_apply():
         return bool(tasks)
+    if push_undo():
+        return True
     for task in tasks:
         if task.job is None and not task.finished:
             task._advance(budget)  # one per tick: reading sound takes a moment
             break
     has_work = _state.client.pump(budget) if _state.client else False
     _sweep()
-    push_undo()
     if tasks or (_state.client and _state.client.state in (State.STARTING, State.RESTARTING)):
         _state.worked = time.monotonic()
-    return bool(tasks) or has_work
+    return bool(tasks) or has_work or bool(_state.undo_name)
 
 
 def _sweep() -> None:
@@ -391,15 +393,25 @@ def edited(name: str) -> None:
     keep_ticking()
 
 
-def push_undo() -> None:
-    """Push the undo step requested by `edited`, if any, after the last work in steps that belongs to it."""
-    if any(task.in_steps and task.undo == _state.undo_name for task in tasks):
-        return
+def forget_undo() -> None:
+    """Push no undo step for a change that Blender undoes before."""
+    _state.undo_name = ""
+
+
+def push_undo() -> bool:
+    """Push the undo step requested by `edited`, if any, after the last work in steps that belongs to it.
+
+    Returns whether one was pushed.
+    """
+    if not _state.undo_name or any(task.in_steps and task.undo == _state.undo_name for task in tasks):
+        return False
     name, _state.undo_name = _state.undo_name, ""
     windows = bpy.context.window_manager.windows
-    if name and not blocking() and windows:
-        with bpy.context.temp_override(window=windows[0]):
-            bpy.ops.ed.undo_push(message=name)
+    if blocking() or not windows:
+        return False
+    with bpy.context.temp_override(window=windows[0]):
+        bpy.ops.ed.undo_push(message=name)
+    return True
 
 
 def _tick() -> float | None:
@@ -410,7 +422,8 @@ def _tick() -> float | None:
     _redraw_for_progress()
     _release_when_idle()
     if busy:
-        return STEP if any(task.in_steps for task in tasks) and not is_playing() else _BUSY
+        is_urgent = bool(_state.undo_name) or any(task.in_steps for task in tasks)
+        return STEP if is_urgent and not is_playing() else _BUSY
     return _IDLE if _state.client and _state.client.state not in (State.STOPPED, State.FAILED) else None
 
 
