@@ -1,9 +1,8 @@
-"""Stage 2 of training from footage: the expression bank's head and its enhancement learn, without labels.
+"""Stage 2 of training from footage: the expression bank's enhancement learns, without labels.
 
-All else is frozen: encoder, decoder, and the directions of all banks, of which those of the expression were trained by
-`stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
-`stages.upper_face`; the head learns to read that code. The start changes nothing: the first picture equals the last one
-of the stage before.
+All else is frozen: encoder, heads, decoder, and the directions of all banks. Those of the expression and its head were
+trained by `stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
+`stages.upper_face`. The start changes nothing: the first picture equals the last one of the stage before.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
 from ..footage.motion import MotionPool
-from ..footage.swap import swap
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
@@ -32,13 +29,10 @@ from .mouth import Codes
 from .reenactment import anchored, boxes, drive, edge_error, picture_error, self_figures
 from .upper_face import COUNT, UpperFace, driving_codes
 
-# Trained weights by the start of their names, and their step size relative to the learning rate. The head starts at
-# zero, and reads a code of deviation 1 with weights of about 3; the enhancement is not equalised.
-TRAINED = {"exp_fc.2.": 30.0, "dec.fineadainresblock.": 0.3}
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "keep": 0.05, "apart": 0.02, "see": 0.1, "flow": 4.0}
+TRAINED = {"dec.fineadainresblock.": 0.3}  # start of the names of trained weights, and their step size
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
-GATHERED = 128  # rows over which the correlation with other banks is measured
 
 
 def with_expression(model: Generator) -> Generator:
@@ -84,34 +78,21 @@ class ExpressionStep(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted losses of `expression_batch`'s tensors."""
-        model, exp = self.model, self.model.config.bank_slices["exp"]
+        model = self.model
         with torch.no_grad():
             source, features = model.enc(batch["source"])
-            driven = model.fc(model.enc(torch.cat([batch["driven"], batch["foreign"]]))[0])
-        read, foreign = model.exp_fc(driven).chunk(2)
         levels = list(model.levels(anchored(model, source, batch["start"]), features, batch["alpha"]))
         last = levels[-1]
-        gathered = torch.cat([batch["gathered"], torch.cat([batch["alpha"][:, : exp.start], read], 1)])
         tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_inside"])
-        wanted = batch["alpha"][:, exp]
         return {
             "flow": held_flow_error(levels, tracks, torch.ones_like(tracks.visible[0])),
             "picture": picture_error(last.rgb, batch["driven"], batch["weight"]),
             "edges": edge_error(last.rgb, batch["driven"], batch["weight"]),
-            "keep": (foreign - read).square().mean(),
-            "apart": correlation(gathered[:, exp], gathered[:, : exp.start]),
-            "see": F.mse_loss(read[::2] - read[1::2], wanted[::2] - wanted[1::2]),
         }
 
 
-def correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Mean square correlation of the columns of two tables (N, m) and (N, n)."""
-    one, other = ((part - part.mean(0)) / (part.std(0) + 1e-3) for part in (one, other))
-    return ((one.T @ other) / len(one)).square().mean()
-
-
 def expression_batch(
-    footage: Footage, codes: Tensor, size: int, count: int, rng: np.random.Generator, gathered: Tensor, pool: MotionPool
+    footage: Footage, codes: Tensor, size: int, count: int, rng: np.random.Generator, pool: MotionPool
 ) -> dict[str, Tensor]:
     """Tensors of `count` sources of the pool with their driven frames. codes: (N, 36)."""
     chosen = rng.integers(0, len(pool.source_rows), count)
@@ -122,16 +103,9 @@ def expression_batch(
     weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - away)
     if rng.random() < WITHOUT_LIPS:
         weight = weight * (1.0 - mouth)
-    others = rng.integers(0, len(footage), len(rows))
-    foreign = np.stack([
-        swap(footage.frames[row], footage.frames[other], footage.points[row], footage.points[other], rng)
-        for row, other in zip(rows, others, strict=True)
-    ])  # fmt: skip
-    shown = torch.from_numpy(foreign).permute(0, 3, 1, 2).float() / 127.5 - 1.0
     return {
-        "source": batch.source, "driven": batch.driven, "foreign": F.avg_pool2d(shown, shown.shape[-1] // size),
-        "alpha": batch.alpha, "start": batch.source_alpha, "weight": weight, "gathered": gathered,
-        "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
+        "source": batch.source, "driven": batch.driven, "alpha": batch.alpha, "start": batch.source_alpha,
+        "weight": weight, "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
     }  # fmt: skip
 
 
@@ -165,26 +139,19 @@ def train_expression(
     )  # fmt: skip
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
     step, wrapped = devices.set_up(ExpressionStep(model), optimiser)
-    gathered = torch.zeros(0, codes.shape[1])
 
     def figures() -> dict[str, Any]:
         return self_figures(average, heldout, held) | dict(evaluate(average))
 
     for _ in trainer.steps("expression", wrapped, figures):
         own = devices.generator(args.seed, trainer.step)
-        batch = expression_batch(footage, codes, args.size, args.sources, own, gathered, pool)
-        shown = devices.moved(batch)
+        batch = expression_batch(footage, codes, args.size, args.sources, own, pool)
         try:
-            losses = step(shown)
+            losses = step(devices.moved(batch))
             loss = total(losses, WEIGHTS)
             devices.minimise(loss, wrapped, model)
         except RuntimeError as error:
             args.sources = devices.halved(args.sources, error, "sources")
             continue
-        with torch.no_grad():
-            exp = model.config.bank_slices["exp"]
-            read = model.exp_fc(model.fc(model.enc(shown["driven"])[0]))
-            rows = torch.cat([gathered, torch.cat([shown["alpha"][:, : exp.start], read], 1).cpu()])[-GATHERED:]
-            gathered = rows[rows.isfinite().all(1)]
         trainer.note(losses | {"loss": loss})
     return average

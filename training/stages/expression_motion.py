@@ -1,9 +1,10 @@
 """Before stage 2 of training from footage: the expression's directions learn to move brows and lids.
 
 A frozen decoder hardly follows new directions, and one that trains finds them late, because what they move is a tenth
-of the other errors of its flow. So its answer to them is solved in closed form first (`stages.answers`). Then the
-decoder trains, with encoder and heads frozen, driven by the codes of mouth and pose and by that of `stages.upper_face`.
-Beside each pair of frames it is shown what exchanging one code alone must move: the mouth, or brows and lids.
+of the other errors of its flow. So its answer to them is solved in closed form first (`stages.answers`). Then all but
+the enhancement trains. The decoder is driven by the codes of mouth and pose and by that of `stages.upper_face`, which
+the heads learn to read. Beside each pair of frames it is shown what exchanging one code alone must move: the mouth, or
+brows and lids.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from inference.model.generator import Generator
 from ..footage.motion import MotionPool, exchanges, kept_frames
 from ..footage.takes import Footage
 from ..learning.losses import held_flow_error, sampling_grid, total
-from ..learning.optimiser import minimise, step_scale
+from ..learning.optimiser import minimise
 from ..learning.trainer import Limits, Trainer
 from .answers import Answers, answer_to_nothing, channel_fields, set_answers
 from .expression import with_expression
@@ -32,6 +33,7 @@ from .reenactment import (
     GAIN,
     KEPT,
     WEIGHTS,
+    Drive,
     anchored,
     difference_error,
     drawing_losses,
@@ -39,13 +41,18 @@ from .reenactment import (
     drive,
     exchange_error,
     latents,
+    looked_at,
     moving_weight,
+    own_error,
     self_figures,
+    solve_heads,
+    stage_optimiser,
     with_larger_mask_steps,
 )
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
+READING_WEIGHT = 0.3  # of what the heads read
 SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # of drawings that the decoder's answer is solved from
 SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
@@ -73,7 +80,7 @@ def solve_answers(
 ) -> None:
     """Set how the decoder answers to the expression's directions, from exchanges of the upper face.
 
-    codes: (N, 36). faces: (N, 14, 24, 2), see `UpperFace.moved`.
+    codes: (N, 36). faces: (N, 26, 2), see `UpperFace.moved`.
     """
     exp = model.config.bank_slices["exp"]
     directions, answers = model.basis()[:, exp], Answers()
@@ -102,14 +109,21 @@ def _sampled(values: Tensor, at: Tensor) -> Tensor:
     return found[:, :, 0].transpose(1, 2)
 
 
-def decoder_optimiser(model: Generator) -> torch.optim.Adam:
-    """Adam over the decoder without the expression's enhancement, with gradients switched on for nothing else."""
-    groups: dict[float, list[Tensor]] = {}
-    for name, weight in model.requires_grad_(False).named_parameters():
-        if name.startswith("dec.") and "fineadainresblock" not in name:
-            groups.setdefault(step_scale(name, "enc."), []).append(weight.requires_grad_(True))
-    described = [{"params": weights, "scale": scale} for scale, weights in groups.items()]
-    return torch.optim.Adam(described, betas=(0.9, 0.99))
+def whole_optimiser(model: Generator) -> torch.optim.Adam:
+    """Adam over all weights but those of the expression's enhancement, which learns in stage 2."""
+    model.requires_grad_(True)
+    model.dec.fineadainresblock.requires_grad_(False)
+    return stage_optimiser(model)
+
+
+def reading_error(model: Generator, batch: Drive, footage: Footage) -> Tensor:
+    """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source."""
+    looks = looked_at(footage.pictures(batch.driven_rows), footage.points[batch.driven_rows], model.config.size)
+    face, look = (model.coefficients(part) for part in model.enc(torch.cat([batch.driven, looks]))[0].chunk(2))
+    lips = model.config.bank_slices["lip"]
+    left = torch.cat([look[:, lips], face[:, lips.stop :]], 1) - batch.alpha
+    pairs = left.view(len(batch.source), -1, left.shape[1])
+    return (pairs[:, 1:] - pairs[:, :1]).square().mean() / (2.0 * GAIN**2)
 
 
 def train_expression_motion(
@@ -136,7 +150,9 @@ def train_expression_motion(
     if not args.out.exists():
         quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
         solve_answers(larger, footage, codes, faces, pool, rng)
-    average, optimiser = copy.deepcopy(larger), decoder_optimiser(larger)
+        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
+        print(f"heads solved: {solve_heads(larger, footage, codes.numpy(), some)}", flush=True)
+    average, optimiser = copy.deepcopy(larger), whole_optimiser(larger)
     trainer = Trainer(
         args, {"model": larger, "average": average, "optimiser": optimiser}, {"expression-motion": limit}, rng,
         averaged=(larger, average), longest=0.995, evaluate_every=evaluate_every,
@@ -154,15 +170,16 @@ def train_expression_motion(
             "lip": exchanges(footage, lips, kept, trainer.rng),
             "exp": exchanges(footage, faces, kept, trainer.rng, upper=True),
         }
-        with torch.no_grad():
-            latent, features = larger.enc(batch.source)
+        latent, features = larger.enc(batch.source)
         levels, other = drawn_with_exchanges(larger, latent, features, batch, codes, exchanged, kept=kept)
         tracks = pool.tracks(chosen)
         losses = drawing_losses(levels, batch, footage)
         losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
         losses["exchange"] = exchange_error(other["lip"], exchanged["lip"])
         losses["expression"] = difference_error(other["exp"], other[KEPT], exchanged["exp"])
-        loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT})
+        losses["own"] = own_error(larger, latent, batch.source_alpha)
+        losses["read"] = reading_error(larger, batch, footage)
+        loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT, "read": READING_WEIGHT})
         with with_larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})

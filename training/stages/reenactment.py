@@ -1,6 +1,6 @@
 """Stage 0 of training from footage: encoder and decoder learn motion without labels.
 
-The decoder is driven by the codes of `stages.mouth` and by pose numbers of the nine points, not by its own heads: so
+The decoder is driven by the codes of `stages.mouth` and by the motion of rigid points, not by its own heads: so
 nothing that the heads read can be lost while the decoder cannot move yet. Its flow is trained on `footage.motion`:
 
 - common motion: the flow that all faces share, linear in the codes' difference, without a source (minutes);
@@ -98,12 +98,13 @@ def take_centred(values: Tensor, footage: Footage, rows: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def solve_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """Set the heads' last layers to ridge solutions of alpha; returns the share of variance that each explains."""
+    """Set the heads' last layers to ridge solutions of alpha; returns the share of variance that each explains.
+
+    codes: (N, n) of all frames, of the generator's banks.
+    """
     explained = {}
     targets = torch.from_numpy(codes[rows]) * GAIN
     for name, columns in model.config.bank_slices.items():
-        if name not in ("lip", "pose"):
-            continue
         found = latents(model, footage, look=name == "lip", rows=rows)
         shared = getattr(model, f"{name}_fc")[:2](model.fc(found))
         wanted = take_centred(targets[:, columns], footage, rows)
