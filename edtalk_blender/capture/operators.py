@@ -53,7 +53,6 @@ class EDTALK_OT_capture(OntoCharacter, bpy.types.Operator):
 
     bl_idname = "edtalk.capture"
     bl_label = "Capture"
-    bl_options = {"UNDO"}
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -87,7 +86,6 @@ class EDTALK_OT_capture_file(FromFile, bpy.types.Operator):
 
     bl_idname = "edtalk.capture_file"
     bl_label = "Capture File"
-    bl_options = {"UNDO"}
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         self.finish(capture.capture(compat.sequencer_scene(context), target(context), self.filepath))
@@ -99,7 +97,6 @@ class EDTALK_OT_match_face(OntoCharacter, bpy.types.Operator):
 
     bl_idname = "edtalk.match_face"
     bl_label = "Match Face"
-    bl_options = {"UNDO"}
 
     key: BoolProperty(name="Insert Keyframes", description="Key the pose at the current frame", default=True)
 
@@ -125,7 +122,6 @@ class EDTALK_OT_match_picture(FromFile, bpy.types.Operator):
 
     bl_idname = "edtalk.match_picture"
     bl_label = "Match Image"
-    bl_options = {"UNDO"}
 
     key: BoolProperty(name="Insert Keyframes", description="Key the pose at the current frame", default=True)
 

@@ -25,7 +25,6 @@ class EDTALK_OT_name_sliders(EngineOperator, OnCharacter, bpy.types.Operator):
 
     bl_idname = "edtalk.name_sliders"
     bl_label = "Name Sliders"
-    bl_options = {"UNDO"}
 
     everything: BoolProperty(
         name="All Sliders",

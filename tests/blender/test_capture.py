@@ -392,6 +392,12 @@ def test_a_capture_survives_a_crash_of_the_engine(package, scene, strip, obj, fa
 # --- Disabled operators and errors
 
 
+@pytest.mark.parametrize("name", ["capture", "capture_file", "match_face", "match_picture", "name_sliders", "lip_sync"])
+def test_an_operator_has_one_undo_step(package, name):
+    """The task pushes it with its result; one of Blender's own would come before it, with nothing to undo."""
+    assert "UNDO" not in getattr(getattr(bpy.types, f"EDTALK_OT_{name}"), "bl_options", ())
+
+
 def test_disabled_operators_give_a_reason(package, scene, film):
     reason = package.capture.operators.EDTALK_OT_capture.disabled_reason
     match_reason = package.capture.operators.EDTALK_OT_match_face.disabled_reason
