@@ -3,8 +3,8 @@
 Each strip stores the timing for which its keyframes were written. `follow` finds strips whose timing has changed, moves
 their keyframes and face strips (or the sound, if a face strip was moved), and stores the new timing. A face strip over
 a plate follows only the plate, because its images come from there. If a strip was deleted, the keyframes that Lip Sync
-wrote for it are removed, and keyframes that the artist inserted are kept. `follow` pushes no undo step: its changes
-belong to the undo step of the edit, and are found again after an undo or redo.
+wrote for it are removed, and keyframes that the artist inserted are kept. `follow` itself pushes no undo step: see
+`handlers.settle_scene`, which pushes one and repeats an undo that stops between it and the edit of the strip.
 """
 
 from __future__ import annotations
