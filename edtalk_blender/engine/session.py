@@ -373,6 +373,8 @@ def pump(budget: float = STEP) -> bool:
     for task in tasks:
         if task.job is None and not task.finished:
             task._advance(budget)  # one per tick: reading sound takes a moment
+            if task.in_steps and task.finished:
+                return True  # what it prepared is applied in the next tick
             break
     has_work = _state.client.pump(budget) if _state.client else False
     _sweep()

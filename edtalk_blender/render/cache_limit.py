@@ -146,16 +146,20 @@ class Purge:
         left = yield from work.in_thread(lambda: self._measure(shown))
         for start in range(0, len(left), _AT_ONCE):
             batch = left[start : start + _AT_ONCE]
-            kept = yield from _shown_among({path.name for path in batch})
-            yield from work.in_thread(lambda: _delete(path for path in batch if path.name not in kept))  # noqa: B023
+            kept = yield from _shown_among({os.path.basename(path) for path in batch})
+            unused = [path for path in batch if os.path.basename(path) not in kept]
+            yield from work.in_thread(lambda: _delete(unused))  # noqa: B023
             yield Progress("deleting", start, len(left))
 
-    def _measure(self, shown: Iterable[str]) -> list[Path]:
-        """The surplus frames. Uses no bpy. shown: paths of the frames in use."""
+    def _measure(self, shown: Iterable[str]) -> list[str]:
+        """Paths of the surplus frames. Uses no bpy. shown: paths of the frames in use.
+
+        They are strings, because Python's garbage collection visits each object of another type.
+        """
         for path in shown:  # another Blender that shares the folder sees that they are in use
             with suppress(OSError):
                 os.utime(path)
-        return list(surplus(self._folders, self._limit, time.time() - _KEPT))
+        return [os.fspath(path) for path in surplus(self._folders, self._limit, time.time() - _KEPT)]
 
 
 def _shown_among(names: Collection[str]) -> Steps[set[str]]:
@@ -186,10 +190,10 @@ def _place(strip: bpy.types.ImageStrip) -> tuple[int, int]:
     return count, strip.elements[0].as_pointer() if count else 0
 
 
-def _delete(paths: Iterable[Path]) -> None:
+def _delete(paths: Iterable[str]) -> None:
     for path in paths:
         with suppress(OSError):  # another Blender has deleted it
-            path.unlink()
+            os.unlink(path)
 
 
 def _read_paths(scene_name: str, name: str, paths: list[str]) -> Steps[None]:

@@ -79,7 +79,7 @@ def test_frames_that_are_shown_after_the_measurement_are_kept(cache_limit, frame
 
     def measured_before(shown):
         found = measure(shown)
-        assert set(found) == {path, deleted}
+        assert set(found) == {os.fspath(path), os.fspath(deleted)}
         assert is_shown.wait(PATIENCE)
         return found
 
