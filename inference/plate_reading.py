@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
 from .contract.plate import Track, runs
 from .contract.references import Readings, closed_mouth
@@ -21,12 +20,13 @@ from .dubbing import crop_of
 from .face.crop import crop_face
 from .lanes import read_ahead
 from .media.video import frames_at
+from .neutral import NeutralFrame
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
 
 _DARKEST = 4.0  # levels added to the brightness before its logarithm, so that noise in dark frames counts little
-_SMOOTHED = np.array([0.25, 0.5, 0.25], np.float32)  # over time; the readings of a still face vary
+_SMOOTHED = np.array([1, 4, 6, 4, 1], np.float32) / 16  # over time; the readings of a still face vary
 
 
 def can_read(renderer: FaceRenderer) -> bool:
@@ -53,7 +53,7 @@ def read_plate(
     seen = np.flatnonzero(~np.isnan(track.crops[:, 2]))
     if not len(seen):
         raise EDTalkError(f"No face was found in {media.name}.", "Choose another clip.", "face")
-    reader, total = renderer.reader, 2 * len(seen)
+    reader, total, neutral = renderer.reader, 2 * len(seen), NeutralFrame()
     looks = np.full((len(track), 2), np.nan, np.float32)
 
     def faces(done: int) -> Iterator[np.ndarray]:
@@ -64,10 +64,12 @@ def read_plate(
             face = crop_face(rgb, crop)
             if not done:
                 looks[frame] = _looks(face)
+                neutral.add(place, face)
             yield face
 
     absolute = reader.encode(faces(0), gaze=False)
-    rest = _rest_frame(absolute, looks[seen, 0])
+    sharpness = looks[seen, 0]
+    rest = neutral.choose(absolute, sharpness >= np.median(sharpness))
     crop = crop_of(track.crops[seen[rest]], reader.comparing_size)
     assert crop is not None
     reference = reader.rest_reference(crop_face(next(frames_at(media, track.times[seen[rest : rest + 1]])), crop))
@@ -75,15 +77,9 @@ def read_plate(
     rows = np.full((len(track), read.shape[1]), np.nan, np.float32)
     rows[seen] = read - closed_mouth(renderer.bank, read)
     for first, last in runs(~np.isnan(rows[:, 0])):
-        part, count = np.pad(rows[first : last + 1], ((1, 1), (0, 0)), mode="edge"), last + 1 - first
+        part, count = np.pad(rows[first : last + 1], ((2, 2), (0, 0)), mode="edge"), last + 1 - first
         rows[first : last + 1] = sum(weight * part[shift : shift + count] for shift, weight in enumerate(_SMOOTHED))
     return Readings(rows, looks)
-
-
-def _rest_frame(absolute: Coefficients, sharpness: np.ndarray) -> int:
-    """The number of the sharp frame with the smallest coefficients."""
-    energy = np.square(absolute.values).sum(1)
-    return int(np.argmin(np.where(sharpness >= np.median(sharpness), energy, np.inf)))
 
 
 def _looks(face: np.ndarray) -> tuple[float, float]:

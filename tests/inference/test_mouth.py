@@ -89,7 +89,7 @@ def mouth(picture: np.ndarray) -> np.ndarray:
 def test_readings_follow_the_jaw(loaded, readings):
     jaw = readings.rows[:, loaded.bank.names.index("jawOpen")]
     assert np.corrcoef(jaw, JAWS)[0, 1] > 0.95
-    assert abs(jaw[0]) < 0.05, "closed"
+    assert abs(jaw[0]) < 0.08, "closed; readings are smoothed over five frames"
     assert readings.seen.all()
     assert (readings.looks[:, 0] > 0).all()
 
