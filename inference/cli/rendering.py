@@ -334,10 +334,18 @@ class Inputs:
 
     @cached_property
     def _speech(self) -> tuple[np.ndarray, float]:
-        """Samples of --audio at the rate of the lip-sync network, and the length in seconds."""
-        from ..media.sound import load_speech
+        """Samples of --audio at the rate of the lip-sync network, and the length in seconds.
 
-        return load_speech(self.args.audio, self.args.audio_stream)
+        Raises EDTalkError if they are too short for --head-motion or --emotion auto.
+        """
+        from ..media.sound import load_speech
+        from ..motion import SHORTEST
+
+        samples, seconds = load_speech(self.args.audio, self.args.audio_stream)
+        if seconds < SHORTEST and (self.args.head_motion or self.args.emotion == "auto"):
+            message = f"{self.args.audio} lasts {seconds:.2f} s; head motion and emotion need at least {SHORTEST} s."
+            raise EDTalkError(message, "Choose a longer sound.", "media")
+        return samples, seconds
 
     def _audio_lips(self, bank: Bank) -> np.ndarray | None:
         """(T, lip) from --audio, or None."""
@@ -353,11 +361,8 @@ class Inputs:
         args = self.args
         if not args.head_motion:
             return None
-        from ..motion import SHORTEST, eased, head_motion
+        from ..motion import eased, head_motion
 
-        if self._speech[1] < SHORTEST:
-            message = f"{args.audio} lasts {self._speech[1]:.2f} s; head motion needs at least {SHORTEST} s."
-            raise EDTalkError(message, "Choose a longer sound.", "media")
         times = np.arange(self.length) / self.fps
         gains = {"sway": args.head_motion, "nods": args.head_motion}
         found = head_motion(bank, self._speech[0], times, [args.seed or 0], **gains)

@@ -112,3 +112,11 @@ def test_render_uses_the_detected_emotion(tmp_path, text):
     assert found["happy"].shape == (inputs.length,)
     assert found["happy"].max() > 0.4
     assert not found["sad"].any()
+
+
+@pytest.mark.parametrize("words", [["--head-motion", "1"], ["--emotion", "auto"]])
+def test_render_names_a_sound_that_is_too_short(tmp_path, capsys, words):
+    short = write_wav(tmp_path / "short.wav", np.zeros(3200))
+    assert run("render", "--source", PORTRAIT, "--audio", short, "--out", tmp_path / "a.mp4", *words) != 0
+    assert "short.wav lasts 0.20 s; head motion and emotion need at least 0.5 s." in capsys.readouterr().err
+    assert not (tmp_path / "a.mp4").exists()
