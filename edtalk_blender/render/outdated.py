@@ -21,7 +21,7 @@ from ..timeline import sequencer
 from . import face_shot, face_strip, render
 
 _DELAY = 0.7  # seconds without a change before the check begins
-_SLICE = 100  # frames that are sampled at once
+_SLICE = 100  # frames that are sampled at once; half as many with drivers or NLA strips
 
 
 def schedule() -> None:
@@ -60,7 +60,8 @@ def _outdated(scene_name: str, strip_id: str) -> Steps[int | None]:
             return None
         first, end = sequencer.picture_range(strip)
         at = max(first, compat.left_handle(strip)) if at is None else at
-        span = at, min(at + _SLICE, end, compat.right_handle(strip))
+        count_at_once = _SLICE if sampling.has_only_fcurves(obj) else _SLICE // 2
+        span = at, min(at + count_at_once, end, compat.right_handle(strip))
         if span[0] >= span[1]:
             return count
         plate = sequencer.find(scene, str(strip.get(sequencer.PLATE, "")))
