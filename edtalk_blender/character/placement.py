@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import bpy
 import numpy as np
@@ -81,7 +81,7 @@ def show(context: bpy.types.Context, obj: bpy.types.Object) -> None:
 
 
 def show_in(area: bpy.types.Area, obj: bpy.types.Object) -> None:
-    """Frame a character in one 3D View, seen from its front, also if that is in local view."""
+    """Frame a character in the part of a 3D View beside its sidebars, seen from its front, also in local view."""
     space = area.spaces.active
     if space.local_view:
         obj.local_view_set(space, True)
@@ -89,19 +89,34 @@ def show_in(area: bpy.types.Area, obj: bpy.types.Object) -> None:
     if view is None or view.lock_rotation:
         return
     window = next(region for region in area.regions if region.type == "WINDOW")
-    covered = sum(region.width for region in area.regions if region.type in ("UI", "TOOLS") and _is_open(space, region))
-    width, height = max(window.width - covered, 1), max(window.height, 1)
+    left, right = _free(window, [region for region in area.regions if _is_open(space, region)])
+    width, height = max(right - left, 1), max(window.height, 1)
     matrix = obj.matrix_basis if obj.parent is None else obj.matrix_world
     size = obj.empty_display_size * max(matrix.to_scale()) if obj.type == "EMPTY" else max(obj.dimensions)
     per_pixel = max(size, 1e-3) / (_FILL * min(width, height))
     view.view_perspective = "ORTHO"
     view.view_rotation = (_turn(matrix) if obj.type == "EMPTY" else Quaternion()) @ _FRONT
-    view.view_location = matrix.translation
+    aside = per_pixel * (window.width - left - right) / 2
+    view.view_location = matrix.translation + view.view_rotation @ Vector((aside, 0.0, 0.0))
     view.view_distance = per_pixel * max(window.width, window.height, 1) * space.lens / _SENSOR
 
 
 def _is_open(space: bpy.types.SpaceView3D, region: bpy.types.Region) -> bool:
-    return space.show_region_ui if region.type == "UI" else space.show_region_toolbar
+    if region.type == "UI":
+        return space.show_region_ui
+    return region.type == "TOOLS" and space.show_region_toolbar
+
+
+def _free(window: bpy.types.Region, covering: Sequence[bpy.types.Region]) -> tuple[int, int]:
+    """First and last column of a 3D View, in pixels from its left edge, between the regions that cover its sides."""
+    left, right = 0, window.width
+    for region in covering:
+        start = region.x - window.x
+        if start + region.width / 2 < window.width / 2:
+            left = max(left, start + region.width)
+        else:
+            right = min(right, start)
+    return left, right
 
 
 def _turn(matrix: Matrix) -> Quaternion:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import bpy
 import numpy as np
 import pytest
@@ -113,16 +115,33 @@ def views():
     return [area for area in bpy.context.window.screen.areas if area.type == "VIEW_3D"]
 
 
-def test_adding_a_face_turns_the_view_to_its_front(startup, demo):
+def test_adding_a_face_turns_the_view_to_its_front(startup, placement, demo):
     bpy.ops.edtalk.add_character(filepath=str(demo / "portrait_1.png"))
     obj, (area,) = bpy.context.object, views()
     view, region = area.spaces.active.region_3d, next(one for one in area.regions if one.type == "WINDOW")
-    np.testing.assert_allclose(view.view_location, obj.location)
     np.testing.assert_allclose(view.view_rotation.to_matrix() @ Vector((0, 0, -1)), (0, 1, 0), atol=1e-6)
     np.testing.assert_allclose(view.view_rotation.to_matrix() @ Vector((0, 1, 0)), (0, 0, 1), atol=1e-6)
     width, height = max(region.width, 1), max(region.height, 1)
     shown = view.view_distance * 72 / area.spaces.active.lens * min(width, height) / max(width, height)
     assert 0.4 < obj.empty_display_size / shown < 0.9, "the face fills most of the view"
+    covering = [one for one in area.regions if placement._is_open(area.spaces.active, one)]
+    left, right = placement._free(region, covering)
+    aside = (left + right - region.width) / 2 * shown / min(width, height)
+    np.testing.assert_allclose(view.view_location, obj.location - Vector((aside, 0, 0)), atol=1e-5)
+
+
+@pytest.mark.parametrize(("covering", "free"), [
+    ([], (0, 1000)),
+    ([(0, 50)], (50, 1000)),
+    ([(0, 50), (700, 300)], (50, 700)),
+    ([(0, 300), (950, 50)], (300, 950)),
+    ([(1000, 300)], (0, 1000)),  # beside the view, without region overlap
+])  # fmt: skip
+def test_a_face_is_framed_between_the_regions_that_cover_a_view(placement, covering, free):
+    left = 200  # of the view in the window
+    window = SimpleNamespace(x=left, width=1000)
+    regions = [SimpleNamespace(x=left + start, width=width) for start, width in covering]
+    assert placement._free(window, regions) == free
 
 
 @pytest.mark.parametrize("turn", [0, 90, 180, -60])
