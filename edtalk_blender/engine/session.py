@@ -342,6 +342,7 @@ def wait(*awaited: Task | Chain, timeout: float | None = None) -> None:
             raise EDTalkError(f"The engine did not finish within {timeout:g} s.", "Increase the timeout.", "timeout")
         pump(0.05)
         time.sleep(0.005)
+    _sweep()  # `pump` leaves a work in steps that has ended to its next call
     for task in awaited:
         if task.error:
             raise task.error

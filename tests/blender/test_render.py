@@ -348,12 +348,12 @@ def test_opening_an_untrusted_file_reads_only_regular_files_in_its_folders(
 
 
 def test_a_file_opens_when_updating_a_scene_fails(package, scene, saved, turning, fake_engine, monkeypatch):
-    def fail(_scene):
+    def fail(*_names):
         raise ZeroDivisionError
 
     seen = []
-    monkeypatch.setattr(package.handlers.face_strip, "refill", fail)
-    monkeypatch.setattr(package.handlers.compositing, "update", lambda scene: seen.append(scene.name))
+    monkeypatch.setattr(package.render.recovery, "_update", fail)
+    monkeypatch.setattr(package.render.recovery.compositing, "update", lambda scene: seen.append(scene.name))
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.open_mainfile(filepath=str(saved / "shot.blend"))
     assert seen == [one.name for one in bpy.data.scenes]
