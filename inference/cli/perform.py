@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     if seconds < SHORTEST:
         message = f"{args.audio} lasts {seconds:.2f} s; head motion and emotion need at least {SHORTEST} s."
         raise EDTalkError(message, "Choose a longer sound.", "media")
-    clipped = float(np.mean(np.abs(samples) > FULL))
+    clipped = float(np.mean((samples > FULL) | (samples < -FULL)))  # an hour of samples is not copied
     if clipped > CLIPPED:
         note(
             f"{args.audio}: {clipped:.0%} of the samples are clipped, so loudness is uncertain. Record it more quietly."

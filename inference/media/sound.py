@@ -89,7 +89,9 @@ def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, fl
             "Choose a longer sound.",
             "media",
         )
-    return np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0), found, seconds
+    if not np.isfinite(samples).all():  # `nan_to_num` needs several times the memory of this test
+        np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0)
+    return samples, found, seconds
 
 
 def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None, float]:
