@@ -63,7 +63,7 @@ def test_teeth_are_pale_and_enclosed_by_lips():
 @pytest.mark.slow
 def test_a_real_clip_dubs_itself(media, starter_bank, tmp_path):
     """26 dB and 4 dB above an unmoved mouth; nothing changes outside the mask, and a second run reads the files."""
-    arguments = {"clips": media, "out": tmp_path, "every": 12, "most": 30, "methods": ["references"]}
+    arguments = {"clips": media, "out": tmp_path, "every": 12, "most": 60, "methods": ["references"]}
     args, clip = Namespace(**arguments), media / "mouth_source.mp4"
     renderer = FaceRenderer(starter_bank, "cpu")
     figures = footage._measured(args, renderer, clip, clip)
