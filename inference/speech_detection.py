@@ -47,7 +47,7 @@ def chance_of_speech(voice: Prosody) -> float:
 
 
 def numbers(voice: Prosody) -> np.ndarray:
-    """(n, 7) NUMBERS of every 4 s that are voiced in part, 2 s apart."""
+    """(n, 7) NUMBERS of windows of 4 s, one every 2 s, without those that have too few voiced frames."""
     starts = range(0, max(len(voice) - WINDOW, 0) + 1, HOP)
     parts = [slice(start, start + WINDOW) for start in starts]
     rows = [_row(voice, part) for part in parts if _mean(voice.f0[part] > 0) >= LEAST_VOICED]

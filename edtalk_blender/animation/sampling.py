@@ -170,7 +170,7 @@ def _sample_frames(
 
 @dataclass
 class _State:
-    """slow_until: time (`time.monotonic`) before which sampling is not repeated in slices."""
+    """slow_until: time (`time.monotonic`) until which nothing is sampled in slices, because an update was slow."""
 
     slow_until: float = 0.0
 

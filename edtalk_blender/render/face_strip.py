@@ -296,7 +296,7 @@ def protect(scene: bpy.types.Scene) -> None:
 
 
 def protect_strip(strip: bpy.types.ImageStrip) -> None:
-    """`protect` for one face strip."""
+    """Store the size of the pictures of one face strip, see `protect`."""
     width, height = tuple(strip.get(SIZE) or ()) or (512, 512)
     compat.set_picture_size(strip, (int(width), int(height)))
 

@@ -30,7 +30,7 @@ def hide_pictures(strip, package, uid):
 
 
 def steps_until(package, running, done):
-    """Do steps until `done()`, else to the end."""
+    """Run the steps until `done()` is true. Fails if they end before."""
     for progress in running:
         if progress is not None and done():
             return

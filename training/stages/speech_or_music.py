@@ -64,7 +64,7 @@ def instruments() -> Iterator[np.ndarray]:
 
 
 def pieces(folder: Path) -> Iterator[np.ndarray]:
-    """Parts of the pieces of a folder."""
+    """Excerpts of the music files in a folder, as samples (n,) at 16 kHz. Files that cannot be read are left out."""
     for path in sorted(folder.rglob("*.*")):
         try:
             samples = load_speech(path)[0]
