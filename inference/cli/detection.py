@@ -71,11 +71,11 @@ def check_presets(bank: Bank) -> None:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file. Raises EDTalkError if it does not exist, is too large or is not UTF-8."""
+    """The text of a file. Raises EDTalkError if it does not exist, is too large, is not UTF-8 or has no words."""
     expected = f"expected a text file (UTF-8) of at most {_MOST_TEXT // 1024} KiB"
     try:
         content = read_regular(path, _MOST_TEXT)
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.") from error
     except OSError as error:
@@ -85,6 +85,9 @@ def read_text_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         found = f"found byte 0x{content[error.start]:02x} at {error.start}"
         raise EDTalkError(f"{path} is not text in UTF-8, {found}.", "Save it as UTF-8.") from error
+    if not text.strip():
+        raise EDTalkError(f"{path} has no words; {expected}.", "Write in it what is said.")
+    return text
 
 
 def read_features(path: Path, seconds: float) -> Brought:

@@ -14,6 +14,8 @@ _HINTS = {
     "crop_outside": "Give {crop} x,y,size with a square inside the picture.",
     "face_not_found": "Give {crop} x,y,size, {crop} none to use the whole picture, or a clearer picture.",
     "no_such_face": "Choose one with {face} N, counted from 1 at the left.",
+    "not_a_bank": "Choose a .safetensors bank, or create one with 'python -m inference convert'.",
+    "not_coefficients": "Create one with 'python -m inference lipsync', 'perform' or 'capture'.",
     "not_square": "Use {crop} auto or {crop} x,y,size.",
     "several_faces": "Choose one with {face} N, counted from 1 at the left.",
 }

@@ -25,6 +25,7 @@ import numpy as np
 from . import arkit
 from .coefficients import Coefficients
 from .config import LARGEST_WIDTH, GeneratorConfig
+from .content import content_of
 from .emotion import NEUTRAL
 from .errors import EDTalkError
 from .files import atomic_write, open_regular
@@ -35,7 +36,9 @@ FORMAT_VERSION = 2  # of banks with painted banks; others have 1, which earlier 
 STARTER = Path(__file__).parents[1] / "banks" / "starter.safetensors"
 AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
-_CHOOSE = "Choose a .safetensors bank, or create one with 'python -m inference convert'."
+_EXPECTED = "expected a bank (.safetensors)"
+_CHOOSE = "Choose a .safetensors bank."
+_NO_BANK = "not_a_bank"  # code of the errors about files that are none
 MOST_NETWORK_VALUES = 10_000  # numbers, lists and objects under `networks`; the starter bank has about 100
 _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
 _LEVELS = (-60, 0)  # dB, of `speech_level`
@@ -186,9 +189,10 @@ def _bank(path: Path, header: Mapping[str, Any]) -> Bank:
     text = header["__metadata__"].get(_METADATA_KEY)
     if text is None:
         raise EDTalkError(
-            f"{path} is a safetensors file but not an EDTalk bank: its metadata has no '{_METADATA_KEY}' entry.",
-            "Convert EDTalk's checkpoints to a bank with 'python -m inference convert'.",
+            f"{path} is not a bank: expected a bank, found a safetensors file without '{_METADATA_KEY}' metadata.",
+            _CHOOSE,
             "bank",
+            _NO_BANK,
         )
     try:
         data = parse_json(text)
@@ -383,11 +387,13 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         with open_regular(path, _LARGEST) as file:
             yield file
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist.", _CHOOSE, "bank") from error
+        raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, "bank", _NO_BANK) from error
+    except IsADirectoryError as error:
+        raise EDTalkError(f"{path} is a folder; {_EXPECTED}.", _CHOOSE, "bank", _NO_BANK) from error
     except OSError as error:
-        raise EDTalkError(f"{path} could not be read: {error.strerror}.", _CHOOSE, "bank") from error
+        raise EDTalkError(f"{path} could not be read: {error.strerror}; {_EXPECTED}.", _CHOOSE, "bank") from error
     except ValueError as error:  # a path that the system cannot represent
-        raise EDTalkError(f"{path} could not be read: {error}.", _CHOOSE, "bank") from error
+        raise EDTalkError(f"{path} could not be read: {error}; {_EXPECTED}.", _CHOOSE, "bank") from error
 
 
 def _read_header(path: Path, file: BufferedReader) -> dict[str, Any]:
@@ -399,8 +405,9 @@ def _read_header(path: Path, file: BufferedReader) -> dict[str, Any]:
     head = file.read(8)
     length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if not 2 <= length <= min(_MAX_HEADER, size - 8):
-        found = f"{size} bytes of another format"
-        raise EDTalkError(f"{path} is not a bank: expected a safetensors file, found {found}.", _CHOOSE, "bank")
+        found = f"{content_of(path)} ({size} bytes)"
+        message = f"{path} is not a bank: expected a safetensors file, found {found}."
+        raise EDTalkError(message, _CHOOSE, "bank", _NO_BANK)
     try:
         header = parse_json(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

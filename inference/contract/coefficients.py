@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .content import content_of
 from .errors import EDTalkError
 from .files import atomic_write, open_regular
 from .parsing import MALFORMED, read_npz
@@ -22,6 +23,8 @@ from .spreadsheet import SpreadsheetRows, encoding_of
 
 _MOST_NAMES = 1024
 _MOST_CSV, _LONGEST_LINE = 256 * 2**20, 2**18  # bytes, characters
+_EXPECTED = "expected a .npz or .csv file of named coefficients"
+_CHOOSE, _NOT_COEFFICIENTS = "Choose another file.", "not_coefficients"  # hint and code of the errors about other files
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +101,12 @@ class Coefficients:
         try:
             values, names, fps = _read_csv(path) if path.suffix == ".csv" else _read_npz(path)
         except FileNotFoundError as error:
-            raise EDTalkError(f"{path} does not exist.", "Choose a .npz or .csv file of coefficients.") from error
+            raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, code=_NOT_COEFFICIENTS) from error
         except (OSError, csv.Error, *MALFORMED) as error:
             raise EDTalkError(
-                f"{path} is not a readable coefficient file: expected names and a table of numbers.",
-                "Create one with 'python -m inference capture' or 'lipsync'.",
+                f"{path} is not a readable coefficient file: {_EXPECTED}, found {_found(path, error)}.",
+                _CHOOSE,
+                code=_NOT_COEFFICIENTS,
             ) from error
         try:
             return Coefficients(values, names, fps)
@@ -147,6 +151,13 @@ def _read_csv(path: Path) -> tuple[np.ndarray, tuple[str, ...], float | None]:
     with np.errstate(over="ignore"):  # such values become infinite, which `Coefficients` refuses
         result = values.astype(np.float32).reshape(len(widths), width)
     return result, tuple(names), rows.number(first.removeprefix("fps=")) if first != "frame" else None
+
+
+def _found(path: Path, error: Exception) -> str:
+    """What a file contains that cannot be read, with the reason if it has the format of coefficient files."""
+    found = content_of(path)
+    has_format = found.startswith("a text file" if path.suffix == ".csv" else "a zip archive")
+    return f"{found} ({error})" if has_format and str(error) else found
 
 
 def _without_empty_end(cells: list[str], least: int) -> list[str]:

@@ -66,6 +66,8 @@ def check_file(path: Path, expected: str) -> None:
         raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "media")
     if not path.is_file():
         raise EDTalkError(f"{path} is not a regular file; {expected}.", "Choose another file.", "media")
+    if not os.access(path, os.R_OK):
+        raise EDTalkError(f"{path} cannot be read: permission denied; {expected}.", "Change its permissions.", "media")
     if path.stat().st_size == 0:
         raise EDTalkError(f"{path} is empty (0 bytes); {expected}.", "Copy or export it again.", "media")
 

@@ -49,6 +49,8 @@ _LARGEST_FRAME = 2**31
 _FARTHEST = 65536  # pixels of a crop; no picture is that large
 _LONGEST_NAME = 63  # bytes of a portrait's name; partial files add to it, and Windows limits a path to 259 letters
 _AGAIN = "Render the shot again from Blender."
+_FOLDER = "Choose the folder of a shot."
+_EXPECTED = "expected the folder of a shot, with shot.json in it"
 _MOST_TEXT, _MOST_ROWS, _MOST_PICTURE = 16 * 2**20, 256 * 2**20, 2**30  # largest files that are read, in bytes
 
 
@@ -348,6 +350,8 @@ class Shot:
         """Read a shot. Raises EDTalkError naming the file that is missing, damaged or belongs to another shot."""
         folder = Path(folder)
         path = folder / _SHOT
+        if folder.is_file():
+            raise EDTalkError(f"{folder} is a file; {_EXPECTED}.", _FOLDER)
         try:
             data = parse_json(read_regular(path, _MOST_TEXT))
             version = int(data["format_version"])
@@ -361,6 +365,8 @@ class Shot:
             rows = None if plate is None else _read_npy(folder / _PLATE_ROWS, plate["rows_sha256"])
             shot = _from_json(folder, data, table, rows, _read_references(folder, data.get("references")))
         except FileNotFoundError as error:
+            if not folder.exists():
+                raise EDTalkError(f"{folder} does not exist; {_EXPECTED}.", _FOLDER) from error
             raise EDTalkError(f"{folder} is not a complete shot: {error.filename} does not exist.", _AGAIN) from error
         except OSError as error:
             raise EDTalkError(f"{error.filename or path} could not be read: {error.strerror}.", _AGAIN) from error

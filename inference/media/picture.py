@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..contract.content import content_of
 from ..contract.errors import EDTalkError
 from ..contract.files import atomic_write, check_file
 from .container import is_heif
@@ -169,7 +170,7 @@ def _unrecognised(path: Path) -> EDTalkError:
     for name, marks in _OTHER_FORMATS.items():
         if start.startswith(marks):
             return EDTalkError(f"{path} cannot be used: {_EXPECTED}, found {name}.", _CONVERT, "media")
-    return _unusable(path, "found something else")
+    return _unusable(path, f"found {content_of(path)}")
 
 
 def _to_picture(path: Path, image: Image.Image) -> Picture:

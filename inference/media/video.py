@@ -20,6 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..contract.content import content_of
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
@@ -228,8 +229,8 @@ def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     try:
         container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        hint = "It may be damaged or incomplete: copy or export it again."
-        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found something else.", hint, "media") from error
+        hint = "Choose another file. If it is a video, it is damaged or incomplete: copy or export it again."
+        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found {content_of(path)}.", hint, "media") from error
     covers = av.stream.Disposition.attached_pic  # the cover picture of a music file
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:

@@ -8,7 +8,6 @@ checked, too, so that a small file cannot fill the memory. Every fault of a file
 from __future__ import annotations
 
 import argparse
-import codecs
 import pickletools
 import re
 import zipfile
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from ..contract.bank import is_bank
 from ..contract.config import GeneratorConfig
+from ..contract.content import as_text, content_of
 from ..contract.errors import EDTalkError
 from .audio2lip import Audio2Lip, Audio2LipConfig
 from .generator import Generator
@@ -40,7 +40,8 @@ _GLOBALS = re.compile(
 )
 _MOST_OPCODES, _MOST_PICKLE = 2_000_000, 32 * 2**20  # opcodes and bytes of the pickles in a checkpoint
 _LEGACY_PICKLES = 5  # of a file that torch wrote before version 1.6; the tensors follow
-_DOWNLOAD = "Download the checkpoint again and compare its size with the publisher's."
+EXPECTED = "expected a checkpoint that EDTalk publishes (.pt or .safetensors)"
+_DOWNLOAD = "Choose another file, or download it again and compare its size with the publisher's."
 
 # Tensors that upstream saves but that rendering does not use. All others must be known to our networks.
 _DEAD = re.compile(
@@ -73,17 +74,17 @@ class Network:
     dead: tuple[str, ...]
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, expected: str = EXPECTED) -> Checkpoint:
     """Read the network in a `.pt` file as upstream publishes it, or in a `.safetensors` file with the same names.
 
-    Raises EDTalkError (kind "bank") for any other file.
+    Raises EDTalkError (kind "bank") for any other file. expected: what the file should be, for its message.
     """
-    _refuse_failed_download(path)
+    _refuse_failed_download(path, expected)
     if path.suffix == ".safetensors":
         found = _read_safetensors(path)
         entries = {kind: found for kind, name in _TELL_TALE.items() if name in found}
     else:
-        found = _read_pickle(path)
+        found = _read_pickle(path, expected)
         entries = {kind: found[kind] for kind in _PUBLISHED if kind in found} if isinstance(found, Mapping) else {}
     if len(entries) != 1:
         names = _some(found) if isinstance(found, Mapping) else type(found).__name__
@@ -159,38 +160,32 @@ def _match(checkpoint: Checkpoint, config: Any, network: nn.Module, what: str) -
     return Network(config, live, dead)
 
 
-def _refuse_failed_download(path: Path) -> None:
+def _refuse_failed_download(path: Path, expected: str) -> None:
     """Report truncated, HTML and pointer downloads clearly; torch's own errors are cryptic."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist.", "Choose a checkpoint file.", "bank") from error
+        raise EDTalkError(f"{path} does not exist; {expected}.", "Check the path.", "bank") from error
     except OSError as error:
-        raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="bank") from error
-    if not head:
-        raise _unfit(path, "expected a checkpoint, found an empty file.")
+        found = "a folder" if path.is_dir() else f"a file that cannot be read ({error.strerror})"
+        raise EDTalkError(f"{path} cannot be used: {expected}, found {found}.", "Choose a file.", "bank") from error
     # A checkpoint never is text only: zip and pickle start with control bytes, safetensors with a binary length.
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head)
-    except UnicodeDecodeError:
-        text = "\0"
-    if all(character >= " " or character in "\t\r\n" for character in text):
-        line = " ".join(text.split())[:40]
-        raise _unfit(
-            path,
-            f"expected a checkpoint, found a text file that begins '{line}'. Perhaps an error page was saved instead.",
-        )
+    if as_text(head) is not None:
+        raise _unfit(path, f"{expected}, found {content_of(path)}.")
     if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        found = path.stat().st_size
+        length = path.stat().st_size
         raise _unfit(
             path,
-            f"the file is truncated: expected a complete zip archive, found only its first {found} bytes.",
+            f"the file is truncated: expected a complete zip archive, found only its first {length} bytes.",
         )
 
 
-def _read_pickle(path: Path) -> Any:
-    damaged = _unfit(path, "expected a file written by torch.save, found a damaged or foreign one.")
+def _read_pickle(path: Path, expected: str) -> Any:
+    found = content_of(path)
+    if found in ("a zip archive", "an unknown format"):  # as checkpoints begin
+        found = "a damaged or foreign one"
+    damaged = _unfit(path, f"{expected}, found {found}.")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

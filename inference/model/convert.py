@@ -114,7 +114,8 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     if path.suffix == ".safetensors" and is_bank(path):
         return _inspect_bank(path)
-    return _inspect_checkpoint(read_checkpoint(path))
+    expected = "expected a bank (.safetensors) or a checkpoint that EDTalk publishes (.pt)"
+    return _inspect_checkpoint(read_checkpoint(path, expected))
 
 
 def format_inspect(found: Mapping[str, Any]) -> str:

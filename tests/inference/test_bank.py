@@ -154,7 +154,8 @@ class TestDamage:
     def test_other_formats(self, tmp_path, content):
         path = tmp_path / "odd.safetensors"
         path.write_bytes(content)
-        refused(path, f"expected a safetensors file, found {len(content)} bytes of another format")
+        found = "an empty file" if not content else "a text file" if content < b"\x80" else "an unknown format"
+        refused(path, f"expected a safetensors file, found {found}")
 
     @pytest.mark.parametrize("header", [b"[1, 2]", b"{]", b"\xff\xfe", b'{"w": {}}', b'{"__metadata__": [1]}'])
     def test_invalid_headers(self, tmp_path, header):
@@ -177,9 +178,9 @@ class TestDamage:
 
     def test_a_foreign_safetensors_file(self, tensors, tmp_path):
         save_file({"dec.weight": tensors["dec.weight"]}, tmp_path / "foreign.safetensors")
-        refused(tmp_path / "foreign.safetensors", "not an EDTalk bank: its metadata has no 'edtalk' entry")
+        refused(tmp_path / "foreign.safetensors", "found a safetensors file without 'edtalk' metadata")
         save_file({"dec.weight": tensors["dec.weight"]}, tmp_path / "foreign.safetensors", {"format": "pt"})
-        refused(tmp_path / "foreign.safetensors", "not an EDTalk bank")
+        refused(tmp_path / "foreign.safetensors", "without 'edtalk' metadata")
 
     def test_a_newer_format(self, saved):
         rewrite_bank(saved, format_version=3)

@@ -99,6 +99,21 @@ def test_damaged_files(material, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_was_found_in_another_kind_of_file(material, tmp_path, capsys):
+    """Every option for a file says what the file contains."""
+    for option in ("--source", "--audio", "--lip-video", "--coefficients", "--bank"):
+        path = tmp_path / "other.csv"
+        path.write_text("Hello, world")
+        drive = [] if option in ("--audio", "--lip-video", "--coefficients") else ["--audio", material.voice]
+        said = refusal(capsys, *render(material, *drive, option, path, "--out", tmp_path / "out"))
+        assert "found a text file that begins 'Hello, world'" in said
+        assert str(path) in said
+
+
+def test_a_file_in_the_place_of_a_shot(material, capsys):
+    assert "source.png is a file; expected the folder of a shot" in refusal(capsys, "shot", "info", material.source)
+
+
 def test_missing_parts_of_a_bank(material, tmp_path, capsys):
     words = ["lipsync", "--audio", material.voice, "--out", tmp_path / "x.npz", "--bank"]
     assert "--audio2lip" in refusal(capsys, *words, material.silent_bank)

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from inference.contract.bank import AUDIO_PREFIX, load_bank, read_bank
 from inference.contract.config import GeneratorConfig
+from inference.contract.demo import PORTRAIT
 from inference.contract.errors import EDTalkError
 from inference.model.audio2lip import Audio2Lip, Audio2LipConfig
 from inference.model.convert import Report, convert, format_inspect, inspect
@@ -582,6 +583,15 @@ class TestInspect:
         found = inspect(save_generator(tmp_path / "odd.pt", tensors))
         assert "also has fc.4.weight" in found["fault"]
         assert "fault" in format_inspect(found)
+
+    def test_another_kind_of_file(self, tmp_path):
+        """The message names both kinds that are expected, what was found, and the next step."""
+        (tmp_path / "notes.txt").write_text("Hello")
+        for path, found in ((PORTRAIT, "a PNG picture"), (tmp_path / "notes.txt", "a text file"), (tmp_path, "a fold")):
+            expected = rf"expected a bank \(.safetensors\) or a checkpoint .*, found {found}.*Choose"
+            with pytest.raises(EDTalkError, match=expected) as caught:
+                inspect(path)
+            assert str(path) in caught.value.message
 
     def test_what_cannot_be_read(self, tmp_path):
         for name in ("none.pt", "none.safetensors"):

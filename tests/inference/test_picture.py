@@ -106,7 +106,7 @@ def _bad_files(folder):
     yield folder, "is a folder"
     for name, content, words in [
         ("empty.png", b"", "empty"),
-        ("text.png", b"this is not a picture", "something else"),
+        ("text.png", b"this is not a picture", "found a text file that begins 'this is not a picture'"),
         ("cut.jpg", good.read_bytes()[:3000], "damaged or incomplete"),
         ("broken.png", _png(64, 64, bytes(64 * 64 * 3))[:-20], "damaged or incomplete"),
         ("wide.png", _png(20000, 2, b""), "20000 x 2 pixels"),

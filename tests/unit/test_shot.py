@@ -211,7 +211,7 @@ def test_damaged_folders(shot, tmp_path, name, content, expected):
 
 
 def test_missing_folder(tmp_path):
-    assert "not a complete shot" in refusal(Shot.read, tmp_path / "nothing").message
+    assert "nothing does not exist; expected the folder of a shot" in refusal(Shot.read, tmp_path / "nothing").message
 
 
 def test_disk_errors_leave_no_files(shot, tmp_path):
