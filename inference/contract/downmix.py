@@ -6,6 +6,8 @@ import numpy as np
 
 _CANCELLED = 0.1  # power of the average, relative to that of unrelated channels, from which on channels cancel
 
+_AS_LOUD = 0.8  # power relative to the loudest channel's, 1 dB; a lossy codec changes equal channels by less
+
 
 class Downmix:
     """Averages channels block by block, and measures whether they cancel each other in the average.
@@ -35,9 +37,12 @@ class Downmix:
         return bool(average < _CANCELLED * unrelated)
 
     def loudest(self, samples: np.ndarray) -> np.ndarray:
-        """(n,) the channel of samples (n, channels) that was the loudest in the blocks so far."""
+        """(n,) the channel of samples (n, channels) that was the loudest in the blocks so far; the first if equal."""
         products = self._products.get(samples.shape[1])
-        return samples[:, 0 if products is None else int(products.diagonal().argmax())]
+        if products is None:
+            return samples[:, 0]
+        power = products.diagonal()
+        return samples[:, int(np.argmax(power >= _AS_LOUD * power.max()))]
 
 
 def to_mono(samples: np.ndarray) -> np.ndarray:
