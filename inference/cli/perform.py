@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ..contract.coefficients import Coefficients
-from ..contract.errors import EDTalkError
 from ..contract.expression import EMOTIONS
 from ..contract.eyes import gaze_names, gaze_offsets
 from ..contract.idle import BLINK
@@ -78,10 +77,7 @@ def run(args: argparse.Namespace) -> None:
     from ..prosody import cached_prosody
     from ..upper_face import brow_accents, speech_blinks, speech_gaze
 
-    samples, seconds = load_speech(args.audio, args.audio_stream)
-    if seconds < SHORTEST:
-        message = f"{args.audio} lasts {seconds:.2f} s; head motion and emotion need at least {SHORTEST} s."
-        raise EDTalkError(message, "Choose a longer sound.", "media")
+    samples, seconds = load_speech(args.audio, args.audio_stream, SHORTEST)
     clipped = float(np.mean((samples > FULL) | (samples < -FULL)))  # an hour of samples is not copied
     if clipped > CLIPPED:
         note(

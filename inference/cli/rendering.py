@@ -338,14 +338,11 @@ class Inputs:
 
         Raises EDTalkError if they are too short for --head-motion or --emotion auto.
         """
-        from ..media.sound import load_speech
+        from ..media.sound import SMOOTH_SPACING, load_speech
         from ..motion import SHORTEST
 
-        samples, seconds = load_speech(self.args.audio, self.args.audio_stream)
-        if seconds < SHORTEST and (self.args.head_motion or self.args.emotion == "auto"):
-            message = f"{self.args.audio} lasts {seconds:.2f} s; head motion and emotion need at least {SHORTEST} s."
-            raise EDTalkError(message, "Choose a longer sound.", "media")
-        return samples, seconds
+        performs = self.args.head_motion or self.args.emotion == "auto"
+        return load_speech(self.args.audio, self.args.audio_stream, SHORTEST if performs else SMOOTH_SPACING)
 
     def _audio_lips(self, bank: Bank) -> np.ndarray | None:
         """(T, lip) from --audio, or None."""

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import soxr
 
+from ..contract.content import content_of
 from ..contract.downmix import Downmix
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
@@ -31,6 +32,7 @@ SMOOTH_SPACING = 1 / UPSTREAM_FPS  # seconds between the taps of the smoothing f
 Block = tuple[np.ndarray, int]  # samples float32 (n, channels) or (n,), in [-1, 1], and their rate in Hz
 
 _EXPECTED = "expected sound such as WAV, FLAC or MP3, or a video with sound"
+_CHOOSE = "Choose another file."
 _BLOCK = 16_384  # samples
 _RATES = (1_000, 1_000_000)  # Hz; a damaged or hostile header claims others
 _LONGEST = 6 * 3600  # seconds of sound in one file; no line is longer, but a small file may claim any length
@@ -64,18 +66,23 @@ def load_sound(path: str | os.PathLike[str], stream: int | None = None) -> tuple
     a warning. Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without
     sound, unreadable or shorter than 40 ms.
     """
-    samples, rate, _ = _load_mono(SoundFile(Path(path), stream), None)
+    samples, rate, _ = _load_mono(SoundFile(Path(path), stream), None, SMOOTH_SPACING)
     return samples, rate
 
 
-def load_speech(path: str | os.PathLike[str], stream: int | None = None) -> tuple[np.ndarray, float]:
-    """As `load_sound`, at 16 kHz, and the length in seconds; needs less memory for a long sound."""
-    samples, _, seconds = _load_mono(SoundFile(Path(path), stream), RATE)
+def load_speech(
+    path: str | os.PathLike[str], stream: int | None = None, shortest: float = SMOOTH_SPACING
+) -> tuple[np.ndarray, float]:
+    """As `load_sound`, at 16 kHz, and the length in seconds; needs less memory for a long sound.
+
+    shortest: seconds below which the sound is refused.
+    """
+    samples, _, seconds = _load_mono(SoundFile(Path(path), stream), RATE, shortest)
     return samples, seconds
 
 
-def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, float]:
-    """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds."""
+def _load_mono(source: SoundFile, rate: int | None, shortest: float) -> tuple[np.ndarray, int, float]:
+    """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds, at least `shortest`."""
     downmix = Downmix()
     samples, found, seconds = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
     if downmix.cancels:
@@ -83,12 +90,9 @@ def _load_mono(source: SoundFile, rate: int | None) -> tuple[np.ndarray, int, fl
         samples, found, seconds = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
     if found is None:
         raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
-    if seconds < SMOOTH_SPACING:
-        raise EDTalkError(
-            f"The sound in {source.path} lasts {seconds * 1000:.0f} ms; lip-sync needs at least 40 ms.",
-            "Choose a longer sound.",
-            "media",
-        )
+    if seconds < shortest:
+        message = f"{source.path} lasts {seconds:.2f} s; expected at least {shortest:g} s of sound."
+        raise EDTalkError(message, "Choose a longer sound.", "media")
     if not np.isfinite(samples).all():  # `nan_to_num` needs several times the memory of this test
         np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0)
     return samples, found, seconds
@@ -271,14 +275,15 @@ def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
 
 
 def _unreadable(path: Path) -> EDTalkError:
-    return EDTalkError(f"{path} cannot be read: {_EXPECTED}.", "Choose another file.", "media")
+    return EDTalkError(f"{path} cannot be read: {_EXPECTED}, found {content_of(path)}.", _CHOOSE, "media")
 
 
 def _choose(container: av.container.InputContainer, source: SoundFile) -> av.AudioStream:
     """The audio stream of a source. Raises EDTalkError(kind="media") if the file does not have it."""
     streams = list(container.streams.audio)
     if not streams:
-        raise EDTalkError(f"{source.path} has no sound: {_EXPECTED}.", "Choose another file.", "media")
+        found = "only a picture" if container.streams.video else "no audio stream"
+        raise EDTalkError(f"{source.path} has no sound: {_EXPECTED}, found {found}.", _CHOOSE, "media")
     if source.stream is not None and not 1 <= source.stream <= len(streams):
         message = f"{source.path} has no audio stream {source.stream}; it has {len(streams)}."
         raise EDTalkError(message, f"Choose an audio stream from 1 to {len(streams)}.", "media")

@@ -101,7 +101,7 @@ class Jobs:
     def perform(self, request: requests.Perform, job: RunningJob) -> answers.PerformResult:
         from .. import expression, upper_face
         from ..media.sound import load_speech
-        from ..motion import head_motion
+        from ..motion import SHORTEST, head_motion
         from ..prosody import cached_prosody
 
         bank = self._bank(request, job).bank
@@ -110,7 +110,7 @@ class Jobs:
             job.check_cancelled()
             job.progress("listening", done, total)
 
-        samples, _ = load_speech(request.media)
+        samples, _ = load_speech(request.media, shortest=SHORTEST)
         want, times, seed = request.want, request.times, request.seeds[0]
         names: tuple[str, ...] = ()
         rows = np.zeros((len(request.seeds), len(times), 0), np.float32)

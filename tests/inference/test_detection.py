@@ -48,6 +48,7 @@ def test_perform_writes_the_emotion_of_the_text(tmp_path, capsys, text):
         (["--emotion", "auto", "--emotion-from", "face"], "invalid choice"),
         (["--emotion", "auto", "--text", "no.txt"], "no.txt does not exist; expected a text file"),
         (["--emotion", "auto", "--text", "."], "could not be read"),
+        (["--emotion", "auto", "--text", "blank.txt"], "blank.txt has no words; expected a text file"),
         (["--emotion", "auto", "--text", "latin.txt"], "not text in UTF-8, found byte 0xfc at 1"),
         (["--emotion", "auto", "--text", "long.txt"], "at most 1024 KiB"),
         (["--emotion", "auto", "--features", "f.npy"], "must be a .npz file"),
@@ -60,6 +61,7 @@ def test_perform_writes_the_emotion_of_the_text(tmp_path, capsys, text):
 )
 def test_perform_refuses_what_it_cannot_use(tmp_path, capsys, monkeypatch, words, expected):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "blank.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes("für".encode("latin-1"))
     (tmp_path / "long.txt").write_text("a" * 2**21)
     times = np.arange(0, 30, 0.02)
@@ -118,5 +120,5 @@ def test_render_uses_the_detected_emotion(tmp_path, text):
 def test_render_names_a_sound_that_is_too_short(tmp_path, capsys, words):
     short = write_wav(tmp_path / "short.wav", np.zeros(3200))
     assert run("render", "--source", PORTRAIT, "--audio", short, "--out", tmp_path / "a.mp4", *words) != 0
-    assert "short.wav lasts 0.20 s; head motion and emotion need at least 0.5 s." in capsys.readouterr().err
+    assert "short.wav lasts 0.20 s; expected at least 0.5 s of sound." in capsys.readouterr().err
     assert not (tmp_path / "a.mp4").exists()

@@ -129,9 +129,10 @@ def test_perform_refuses_numbers_out_of_range(tmp_path, capsys, words, expected)
 
 
 def test_perform_names_a_sound_that_is_too_short(tmp_path, capsys):
-    short = write_wav(tmp_path / "short.wav", np.zeros(4000))
-    said = refusal(capsys, "perform", "--audio", short, "--out", tmp_path / "a.csv")
-    assert "short.wav lasts 0.25 s; head motion and emotion need at least 0.5 s" in said
+    for samples, seconds in ((4000, "0.25"), (480, "0.03")):  # the second is too short for lip-sync as well
+        short = write_wav(tmp_path / "short.wav", np.zeros(samples))
+        said = refusal(capsys, "perform", "--audio", short, "--lips", "--out", tmp_path / "a.csv")
+        assert f"short.wav lasts {seconds} s; expected at least 0.5 s of sound" in said
 
 
 def test_perform_says_that_a_sound_is_clipped(tmp_path, capsys, line):
