@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import bpy
 
+from ..character import character
 from ..engine import operators as buttons
 from ..engine import session
 from ..engine.client import State
 from ..engine.engine import Engine
 from ..engine.engine import State as Found
 from ..translations.context import CONTEXT
+from .character import problems
 from .help import HasHelp
 from .messages import CATEGORY, draw_lines, draw_problem
 
@@ -24,8 +28,8 @@ _STATE_ICONS = {
 }
 
 
-def draw_status(layout: bpy.types.UILayout) -> None:
-    """Draw engine, tasks and problems.
+def draw_status(layout: bpy.types.UILayout, shown: Collection[str] = ()) -> None:
+    """Draw engine, tasks and problems. shown: messages that another panel of the sidebar shows, with their button.
 
     A task is drawn in the place of a working engine's state, because the panels below must not move under the mouse.
     """
@@ -34,7 +38,7 @@ def draw_status(layout: bpy.types.UILayout) -> None:
     if not is_working or not any(task.label for task in session.tasks):
         draw_engine(layout)
     _draw_tasks(layout)
-    draw_problems(layout)
+    draw_problems(layout, shown)
 
 
 def draw_engine(layout: bpy.types.UILayout) -> None:
@@ -113,11 +117,11 @@ def _draw_tasks(layout: bpy.types.UILayout) -> None:
         column.operator("edtalk.cancel", text="Cancel All", text_ctxt=CONTEXT).number = 0
 
 
-def draw_problems(layout: bpy.types.UILayout) -> None:
-    """Draw the problems of tasks and of the installation, with the buttons that fix them."""
+def draw_problems(layout: bpy.types.UILayout, shown: Collection[str] = ()) -> None:
+    """Draw the problems of tasks and of the installation, with the buttons that fix them. shown: see `draw_status`."""
     engine_reason = session.find_engine().reason  # `draw_engine` shows this one
-    problems = [problem for problem in session.problems if problem.message != engine_reason]
-    for problem in problems:
+    found = [problem for problem in session.problems if problem.message not in (engine_reason, *shown)]
+    for problem in found:
         box = layout.box().column(align=True)
         draw_lines(box, f"{problem.message} {problem.hint}", "ERROR")
         if problem.fix:
@@ -126,7 +130,7 @@ def draw_problems(layout: bpy.types.UILayout) -> None:
                 setattr(button, name, value)
     for text in session.notices:
         draw_lines(layout.column(align=True), f"{text}.", "CHECKMARK")
-    if problems or session.notices:
+    if found or session.notices:
         layout.operator("edtalk.dismiss", icon="X")
 
 
@@ -144,6 +148,10 @@ class EDTALK_PT_status_view(_Status, bpy.types.Panel):
     """State of the engine and its tasks"""
 
     bl_space_type = "VIEW_3D"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        obj = character.active(context) if session.problems else None
+        draw_status(self.layout, [message for message, _fix, _label in problems(obj)] if obj else ())
 
 
 class EDTALK_PT_status_sequencer(_Status, bpy.types.Panel):

@@ -39,6 +39,16 @@ def quiet(package):
     return package.engine.session
 
 
+def test_a_missing_portrait_is_reported_once(drawn, package, obj, quiet, tmp_path):
+    """In the 3D View by the panel Character, which has the button; in the Sequencer, which lacks it, by Status."""
+    obj.edtalk.portrait_image.filepath = str(tmp_path / "gone.png")
+    with pytest.raises(RuntimeError, match=r"gone\.png"):
+        bpy.ops.edtalk.render_face(frames="SCENE")
+    assert "does not exist" in labels(draw(package.panels.character.EDTALK_PT_character))
+    assert "does not exist" not in labels(drawn("EDTALK_PT_status_view"))
+    assert "does not exist" in labels(drawn("EDTALK_PT_status_sequencer"))
+
+
 # --- The Sequencer's panels
 
 
