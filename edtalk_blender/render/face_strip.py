@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,16 +289,40 @@ def pictures_in(folder: Path) -> frozenset[str]:
 
 
 def protect(scene: bpy.types.Scene) -> None:
-    """Store the size of the pictures in a scene's face strips, without which Blender hangs where one is missing."""
+    """Store the size of the pictures in a scene's face strips, without which Blender hangs where one is missing.
+
+    It is called before a file is drawn, so it looks at the first and the last picture only. Files of earlier versions
+    lack the size of all but the first. `protect_strip` looks at all pictures of a strip.
+    """
     for strip in compat.strips(scene):
-        if sequencer.is_face(strip):
-            protect_strip(strip)
+        if sequencer.is_face(strip) and not all(_has_size(strip, (*strip.elements[:1], *strip.elements[-1:]))):
+            _store_size(strip)
 
 
-def protect_strip(strip: bpy.types.ImageStrip) -> None:
-    """Store the size of the pictures of one face strip, see `protect`."""
+def protect_strip(find: Callable[[], bpy.types.ImageStrip | None]) -> Steps[None]:
+    """The same for one strip, whose pictures are looked at in steps. find: gives the strip, None if it is gone."""
+    start = 0
+    while (strip := find()) is not None and start < len(strip.elements):
+        if not all(_has_size(strip, strip.elements[start : start + _READ])):
+            _store_size(strip)
+            return
+        start += _READ
+        yield Progress("reading", start, len(strip.elements))
+
+
+def _has_size(strip: bpy.types.ImageStrip, elements: Iterable[bpy.types.StripElement]) -> Iterator[bool]:
+    width, height = _stored_size(strip)
+    return (one.orig_width == width and one.orig_height == height for one in elements)
+
+
+def _store_size(strip: bpy.types.ImageStrip) -> None:
+    compat.set_picture_size(strip, _stored_size(strip))
+
+
+def _stored_size(strip: bpy.types.ImageStrip) -> tuple[int, int]:
+    """Width and height of a face strip's pictures; a guess for a file that lacks them."""
     width, height = tuple(strip.get(SIZE) or ()) or (512, 512)
-    compat.set_picture_size(strip, (int(width), int(height)))
+    return int(width), int(height)
 
 
 def is_rendered_at(strip: bpy.types.ImageStrip, frame: int) -> bool:

@@ -67,9 +67,9 @@ def _find(scene_name: str, strip_id: str) -> bpy.types.ImageStrip | None:
 
 
 def _update(scene_name: str, strip_id: str) -> Steps[None]:
-    if strip := _find(scene_name, strip_id):
-        face_strip.protect_strip(strip)
-    names = yield from face_strip.read_names(partial(_find, scene_name, strip_id))
+    find = partial(_find, scene_name, strip_id)
+    yield from face_strip.protect_strip(find)
+    names = yield from face_strip.read_names(find)
     if names is not None:
         yield from _find_pictures(scene_name, strip_id, names)
         yield from _show_rendered(scene_name, strip_id, names)

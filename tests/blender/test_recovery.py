@@ -84,3 +84,25 @@ def test_a_damaged_strip_does_not_keep_others_from_being_updated(package, render
     package.render.recovery.schedule()
     assert names_of(strip) == names
     assert "could not be updated" in caplog.text
+
+
+def test_the_sizes_of_pictures_are_looked_at_in_short_steps(package, strip, few_at_once, monkeypatch):
+    """Storing them at once took 20 ms for a long strip, each time that a file was opened."""
+    compat, face_strip = package.compat, package.render.face_strip
+    written, real = [], compat.set_picture_size
+    monkeypatch.setattr(compat, "set_picture_size", lambda *given: written.append(given) or real(*given))
+    face_strip.protect(bpy.context.scene)
+    assert len(list(face_strip.protect_strip(lambda: strip))) == 3
+    assert written == []
+
+    def sizes():
+        return {(one.orig_width, one.orig_height) for one in strip.elements}
+
+    size = face_strip.size_of(strip)
+    for change in (len(strip.elements) - 1, 7):  # a file of an earlier version; a picture that was added by a script
+        compat._table(strip)["size"][change] = 1 << 20
+        assert sizes() != {size}
+        face_strip.protect(bpy.context.scene)
+        assert (sizes() == {size}) == (change != 7)
+        assert len(list(face_strip.protect_strip(lambda: strip))) < 4
+        assert sizes() == {size}
