@@ -38,7 +38,6 @@ AUDIO_PREFIX = "audio2lip."
 _METADATA_KEY = "edtalk"
 _EXPECTED = "expected a bank (.safetensors)"
 _CHOOSE = "Choose a .safetensors bank."
-_NO_BANK = "not_a_bank"  # code of the errors about files that are none
 MOST_NETWORK_VALUES = 10_000  # numbers, lists and objects under `networks`; the starter bank has about 100
 _MAX_HEADER = 8 * 2**20  # bytes; a bank's is 70 kB
 _LEVELS = (-60, 0)  # dB, of `speech_level`
@@ -192,7 +191,7 @@ def _bank(path: Path, header: Mapping[str, Any]) -> Bank:
             f"{path} is not a bank: expected a bank, found a safetensors file without '{_METADATA_KEY}' metadata.",
             _CHOOSE,
             "bank",
-            _NO_BANK,
+            "not_a_bank",
         )
     try:
         data = parse_json(text)
@@ -387,9 +386,9 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         with open_regular(path, _LARGEST) as file:
             yield file
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, "bank", _NO_BANK) from error
+        raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, "bank", "not_a_bank") from error
     except IsADirectoryError as error:
-        raise EDTalkError(f"{path} is a folder; {_EXPECTED}.", _CHOOSE, "bank", _NO_BANK) from error
+        raise EDTalkError(f"{path} is a folder; {_EXPECTED}.", _CHOOSE, "bank", "not_a_bank") from error
     except OSError as error:
         raise EDTalkError(f"{path} could not be read: {error.strerror}; {_EXPECTED}.", _CHOOSE, "bank") from error
     except ValueError as error:  # a path that the system cannot represent
@@ -407,7 +406,7 @@ def _read_header(path: Path, file: BufferedReader) -> dict[str, Any]:
     if not 2 <= length <= min(_MAX_HEADER, size - 8):
         found = f"{content_of(path)} ({size} bytes)"
         message = f"{path} is not a bank: expected a safetensors file, found {found}."
-        raise EDTalkError(message, _CHOOSE, "bank", _NO_BANK)
+        raise EDTalkError(message, _CHOOSE, "bank", "not_a_bank")
     try:
         header = parse_json(file.read(length))
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}

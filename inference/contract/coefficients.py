@@ -24,7 +24,7 @@ from .spreadsheet import SpreadsheetRows, encoding_of
 _MOST_NAMES = 1024
 _MOST_CSV, _LONGEST_LINE = 256 * 2**20, 2**18  # bytes, characters
 _EXPECTED = "expected a .npz or .csv file of named coefficients"
-_CHOOSE, _NOT_COEFFICIENTS = "Choose another file.", "not_coefficients"  # hint and code of the errors about other files
+_CHOOSE = "Choose another file."
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +101,12 @@ class Coefficients:
         try:
             values, names, fps = _read_csv(path) if path.suffix == ".csv" else _read_npz(path)
         except FileNotFoundError as error:
-            raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, code=_NOT_COEFFICIENTS) from error
+            raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", _CHOOSE, code="not_coefficients") from error
         except (OSError, csv.Error, *MALFORMED) as error:
             raise EDTalkError(
                 f"{path} is not a readable coefficient file: {_EXPECTED}, found {_found(path, error)}.",
                 _CHOOSE,
-                code=_NOT_COEFFICIENTS,
+                code="not_coefficients",
             ) from error
         try:
             return Coefficients(values, names, fps)

@@ -178,7 +178,7 @@ print(json.dumps({{
     assert result["size"] == 8
     assert result["rest"] == [[0.25, 0.0, -1.0, 0.5]] * 2
     assert result["happy"] == [[2.0], [2.0]]
-    assert result["missing_bank"].endswith("none.safetensors does not exist.")
+    assert result["missing_bank"].endswith("none.safetensors does not exist; expected a bank (.safetensors).")
     assert result["missing_frames"] == [0]
     assert result["engine"] == []
 
