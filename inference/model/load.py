@@ -31,8 +31,8 @@ from .insets import PREFIX as INSETS_PREFIX
 from .insets import InsetConfig, Insets, InsetsConfig
 from .readers.absolute import PREFIX as READER_PREFIX
 from .readers.absolute import Reader, ReaderConfig
-from .readers.look import PREFIX as LOOK_PREFIX
-from .readers.look import Look, LookConfig
+from .readers.look import LOOKS, Look, LookConfig
+from .readers.look import PREFIXES as LOOK_PREFIXES
 from .readers.relative import PREFIXES as RELATIVE_PREFIXES
 from .readers.relative import RelativeReader, RelativeReaderConfig
 from .refiner import PREFIX as REFINER_PREFIX
@@ -43,7 +43,6 @@ from .weights import Weights
 from .winograd import Scratch
 
 AUDIO2LIP, REFINER, INSETS, READER, RELATIVE_READER = "audio2lip", "refiner", "insets", "reader", "relative_reader"
-LOOK = "look"
 AUDIO2POSE = "audio2pose"
 AUDIO2EXPRESSION = "audio2expression"
 TEETH = "teeth"
@@ -79,7 +78,7 @@ class Networks:
     insets: Insets | None
     reader: Reader | None
     relative_reader: RelativeReader | None
-    look: Look | None = None
+    looks: Mapping[str, Look]  # by the bank of coefficients that they read
     teeth: Teeth | None = None
 
 
@@ -99,11 +98,6 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
     reader = load_network(bank, READER, device)
     if reader is not None and reader.size != bank.config.size:
         raise _unfit(bank, READER, f"it reads {reader.size} pixels, the bank renders {bank.config.size}")
-    look, lips = load_network(bank, LOOK, device), bank.config.bank_slices["lip"].stop
-    if look is not None and look.config.outputs != lips:
-        raise _unfit(bank, LOOK, f"it reads {look.config.outputs} lip coefficients, the bank has {lips}")
-    if look is not None and look.config.latent != bank.config.style_dim:
-        raise _unfit(bank, LOOK, f"it reads a latent of {look.config.latent}, the bank's has {bank.config.style_dim}")
     refiner = load_network(bank, REFINER, device)
     insets = load_network(bank, INSETS, device) if refiner is not None else None
     return Networks(
@@ -113,16 +107,35 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
         insets,
         reader,
         load_network(bank, RELATIVE_READER, device) if insets is not None else None,
-        look,
+        _load_looks(bank, device),
         load_network(bank, TEETH, device) if insets is not None else None,
     )
+
+
+def _load_looks(bank: Bank, device: torch.device) -> dict[str, Look]:
+    """The looks of a bank, by the bank of coefficients that each reads. Raises EDTalkError as `load_networks` does."""
+    found: dict[str, Any] = {}
+    counts = dict(bank.config.generator.banks)
+    for read, name in LOOKS.items():
+        look = load_network(bank, name, device)
+        if look is None:
+            continue
+        sizes = look.config
+        if sizes.outputs != counts.get(read, 0):
+            raise _unfit(
+                bank, name, f"it reads {sizes.outputs} {read} coefficients, the bank has {counts.get(read, 0)}"
+            )
+        if sizes.latent != bank.config.style_dim:
+            raise _unfit(bank, name, f"it reads a latent of {sizes.latent}, the bank's has {bank.config.style_dim}")
+        found[read] = look
+    return found
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
     """Build one network of a bank with its weights, in eval mode. Returns None if the bank does not have it.
 
-    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER, RELATIVE_READER, LOOK or TEETH. Raises
-    EDTalkError (kind "bank") for tensors that are missing or do not fit the network's configuration.
+    name: AUDIO2LIP, AUDIO2POSE, AUDIO2EXPRESSION, REFINER, INSETS, READER, RELATIVE_READER, TEETH or one of `LOOKS`.
+    Raises EDTalkError (kind "bank") for tensors that are missing or do not fit the network's configuration.
     """
     config = network_config(bank, name)
     if config is None:
@@ -188,6 +201,15 @@ def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
     }
 
 
+def bank_tensors(name: str, network: nn.Module) -> dict[str, np.ndarray]:
+    """The tensors of one network under their names in a bank; the inverse of `state_of`."""
+    found = {}
+    for key, tensor in network.state_dict().items():
+        prefix, inner = next(pair for pair in _KINDS[name].prefixes.items() if key.startswith(pair[1]))
+        found[prefix + key.removeprefix(inner)] = tensor.numpy()
+    return found
+
+
 def _unfit(bank: NetworkBank, name: str, fault: str) -> EDTalkError:
     message = f"The network '{name}' in the bank '{bank.name}' is not usable: {fault}."
     return EDTalkError(message, _HINT, "bank")
@@ -208,6 +230,7 @@ def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
                 for old, new in _RENAMED.items():
                     key = key.replace(old, new)
                 found[key] = tensor
+                break
     return found
 
 
@@ -304,8 +327,8 @@ def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:
 
 
 def _look_config(state: Mapping[str, Any]) -> LookConfig:
-    outputs, latent = state["lips.weight"].shape
-    return LookConfig(latent, outputs)
+    outputs, latent = state["read.weight"].shape
+    return LookConfig(latent, outputs, int("centre" in state))
 
 
 def _unet_widths(state: Mapping[str, Any], part: str) -> tuple[int, ...]:
@@ -324,9 +347,9 @@ def _widths(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
 class _Kind:
     """How one kind of network is stored and built.
 
-    prefixes: prefixes of its tensors in a bank, with the prefixes that replace them in its state dict. config: class of
-    its configuration. network: builds it. derived: derives the configuration from a state dict. coefficients: number of
-    coefficients of a configuration that must equal the bank's; None if there is none.
+    prefixes: prefixes of its tensors in a bank, with the prefixes that replace them in its state dict; the first that
+    fits counts. config: class of its configuration. network: builds it. derived: derives the configuration from a state
+    dict. coefficients: number of coefficients of a configuration that must equal the bank's; None if there is none.
     """
 
     prefixes: Mapping[str, str]
@@ -355,6 +378,9 @@ _KINDS = {
         RELATIVE_PREFIXES, RelativeReaderConfig, RelativeReader, _relative_reader_config,
         lambda config: config.coefficients,
     ),
-    LOOK: _Kind({LOOK_PREFIX: ""}, LookConfig, Look, _look_config, lambda config: None),
     TEETH: _Kind({TEETH_PREFIX: ""}, TeethConfig, Teeth, _teeth_config, lambda config: config.coefficients),
+    **{
+        name: _Kind(prefixes, LookConfig, Look, _look_config, lambda config: None)
+        for name, prefixes in LOOK_PREFIXES.items()
+    },
 }  # fmt: skip

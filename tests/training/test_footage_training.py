@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.contract.bank import load_bank
+from inference.contract.bank import Bank, load_bank
 from inference.contract.errors import EDTalkError
 from inference.model.generator import Level
+from inference.model.load import load_network, networks_json
+from inference.model.readers.look import LOOKS as NETWORKS
+from inference.model.readers.look import look_at
 from inference.renderer import FaceRenderer
+from training.evaluate.disentangled import head_codes
 from training.footage.heads import HeadsAsFootage
 from training.footage.motion import Exchanges, Kept, motion_pool
+from training.footage.takes import without_clip_mean
 from training.heads.data import Tracks
 from training.learning.losses import total
 from training.learning.optimiser import minimise
@@ -24,11 +30,29 @@ from training.learning.trainer import Limits
 from training.stages import footage as command
 from training.stages.expression import ExpressionStep, expression_batch, trained_weights, with_expression
 from training.stages.expression_motion import quiet_directions
-from training.stages.finish_bank import Material, effects, emotion_presets, finish, turned_to_axes
+from training.stages.finish_bank import (
+    Material,
+    affine,
+    effects,
+    emotion_presets,
+    finish,
+    look_tensors,
+    turned_to_axes,
+)
 from training.stages.footage import Split, split_in_time, train_all
+from training.stages.generator import fresh
 from training.stages.mouth import Codes, explaining, learned_codes, pose_terms
 from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
-from training.stages.reenactment import difference_error, stage_optimiser
+from training.stages.reenactment import (
+    GAIN,
+    LOOKS,
+    difference_error,
+    footage_config,
+    latents,
+    solve_heads,
+    stage_optimiser,
+    take_centred,
+)
 from training.stages.upper_face import UpperFace, driving_codes, stored_upper_face
 
 from .footage_material import write_faces
@@ -126,19 +150,51 @@ def test_the_bank_opens_and_says_where_it_comes_from(
     assert len(set(bank.names)) == 36
     assert all(entry.soft_min < entry.rest < entry.soft_max for entry in bank.coefficients)
     assert list(bank.presets) == ["neutral"]
-    assert set(bank.networks or {}) == {"look"}
+    assert set(bank.networks or {}) == {"look", "expression_look"}
     renderer = FaceRenderer(bank, "cpu")
     shown = ((split.heldout.pictures([0], 32)[0] + 1.0) * 127.5).round().byte()
     renderer.set_source(shown.permute(1, 2, 0).numpy())
-    own = renderer.source_coefficients.values[0, :26]
+    own = renderer.source_coefficients.values[0]
     generator = type(model)(bank.config)
     generator.load_state_dict({name: torch.from_numpy(bank.tensors[name]) for name in generator.state_dict()})
     with torch.no_grad():
         latent = generator.enc(shown[None].float() / 127.5 - 1.0)[0]
-        assumed = -(latent @ generator.basis())[0, :26]
+        assumed = -(latent @ generator.basis())[0]
     np.testing.assert_allclose(own, assumed, atol=2e-3 * np.abs(own).max(), err_msg="the decoder's own motion is 0")
     (drawn,) = renderer.render(bank.rest[None])
     assert drawn.shape == (32, 32, 3)
+
+
+def test_a_bank_reads_every_window_as_the_head_that_was_solved_for_it(split: Split) -> None:
+    """Heads that are solved for codes that are linear in a window's latent read them, also after a turn of the axes."""
+    torch.manual_seed(0)
+    model, rng = fresh(footage_config(32, (("lip", 4), ("pose", 3), ("exp", 5)))), np.random.default_rng(0)
+    footage = split.trained
+    rows = np.arange(len(footage))
+    parts = []
+    for bank, count in model.config.banks:
+        found = take_centred(latents(model, footage, rows, bank if bank in LOOKS else None), footage, rows)
+        *_, axes = torch.linalg.svd(found)
+        parts.append(found @ axes[:count].T / found.std())
+    codes = torch.cat(parts, 1).numpy()
+    explained = solve_heads(model, footage, codes, rows)
+    assert min(explained.values()) > 0.98, explained
+    read = without_clip_mean(head_codes(model, footage), footage.clip) / GAIN
+    np.testing.assert_allclose(read, codes, atol=0.15 * codes.std())
+    for bank, window in LOOKS.items():
+        columns = model.config.bank_slices[bank]
+        turn = np.linalg.qr(rng.standard_normal((dict(model.config.banks)[bank],) * 2)).Q.astype(np.float32)
+        head = affine(*model.fc, *getattr(model, f"{bank}_fc"))
+        tensors = look_tensors(bank, head, window, turn)
+        stored = Bank("tiny", model.config, (), networks=networks_json(tensors))
+        vars(stored)["tensors"] = tensors
+        look = load_network(stored, NETWORKS[bank])
+        assert astuple(look.window)[:2] == pytest.approx(astuple(window)[:2])
+        assert look.window.centre == (None if window.centre is None else pytest.approx(window.centre))
+        with torch.no_grad():
+            seen = model.enc(look_at(footage.pictures(rows), footage.points[rows], 32, look.window))[0]
+            found = look(seen).numpy()
+        np.testing.assert_allclose(found, head_codes(model, footage)[:, columns] @ turn, atol=1e-3)
 
 
 def test_axes_are_turned_without_changing_the_picture(

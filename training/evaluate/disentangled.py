@@ -27,8 +27,8 @@ from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
 from ..stages.footage import split_in_time
 from ..stages.mouth import Codes, learned_codes
-from ..stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
-from ..stages.reenactment import GAIN, anchored, latents, self_figures
+from ..stages.mouth_pose import SHOWN, MouthPoseStep, draw_pairs, pair_batch
+from ..stages.reenactment import GAIN, LOOKS, anchored, looks_of, read, self_figures
 from ..stages.upper_face import UpperFace, stored_upper_face
 from ..units import NAMES
 from .motion import OWN, REST, camera_part
@@ -228,11 +228,10 @@ def reconstruction_figures(model: Generator, footage: Footage, teacher: Codes, c
     drawn: dict[str, list[float]] = {"self": [], "cross": []}
     for part in np.array_split(np.arange(count), -(-count // 8)):
         batch = pair_batch(
-            footage, codes, size, {name: values[part] for name, values in rows.items()}, rng, tinted=False
-        )
-        names = ("a", "b", "ab", "ba")
-        faces, looks = (torch.cat([batch[f"{kind}{name}"] for name in names]) for kind in ("", "look_"))
-        z = dict(zip(names, step.codes(faces, looks).chunk(4), strict=True))
+            footage, codes, size, {name: values[part] for name, values in rows.items()}, rng, tinted=False,
+            looks=LOOKS.keys() & model.config.bank_slices,
+        )  # fmt: skip
+        z = dict(zip(SHOWN, step.codes(batch).chunk(4), strict=True))
         for one, head, mouth in (("a", "ab", "ba"), ("b", "ba", "ab")):
             crossed = z[head].clone()
             crossed[:, lips] = z[mouth][:, lips]
@@ -357,13 +356,15 @@ def _psnr(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> float
     return float((10.0 * torch.log10(4.0 / mean.clamp(min=1e-6))).mean())
 
 
+@torch.no_grad()
 def head_codes(model: Generator, footage: Footage) -> np.ndarray:
-    """(N, n) alpha that the generator's own heads read: lip from the mouth window, the others from the face."""
-    with torch.no_grad():
-        face, look = (model.coefficients(latents(model, footage, look=look)) for look in (False, True))
-    lips = model.config.bank_slices["lip"]
-    face[:, lips] = look[:, lips]
-    return face.numpy()
+    """(N, n) alpha that the generator's own heads read: those of LOOKS from their windows, the others from the face."""
+    parts = np.array_split(np.arange(len(footage)), max(1, len(footage) // 100))
+    found = []
+    for rows in parts:
+        looks = looks_of(footage.pictures(rows), footage.points[rows], model.config)
+        found.append(read(model, footage.pictures(rows, model.config.size), looks))
+    return torch.cat(found).numpy()
 
 
 def averages(work: Path) -> dict[str, tuple[Generator, dict[str, int]]]:

@@ -32,6 +32,7 @@ from .mouth import Codes
 from .reenactment import (
     GAIN,
     KEPT,
+    LOOKS,
     WEIGHTS,
     Drive,
     anchored,
@@ -41,9 +42,10 @@ from .reenactment import (
     drive,
     exchange_error,
     latents,
-    looked_at,
+    looks_of,
     moving_weight,
     own_error,
+    read,
     self_figures,
     solve_heads,
     stage_optimiser,
@@ -64,7 +66,7 @@ def quiet_directions(model: Generator, footage: Footage, rows: np.ndarray) -> No
 
     A portrait then counts as one at its usual expression, and nothing of who somebody is gets lost.
     """
-    found = torch.cat([latents(model, footage, look=look, rows=rows) for look in (False, True)])
+    found = torch.cat([latents(model, footage, rows, bank) for bank in (None, *LOOKS)])
     used = model.basis()[:, : model.config.bank_slices["exp"].start]
     free = found - (found @ used) @ used.T
     square = free.T @ free / len(free) + found.square().sum(1).mean() * (used @ used.T)
@@ -118,10 +120,8 @@ def whole_optimiser(model: Generator) -> torch.optim.Adam:
 
 def reading_error(model: Generator, batch: Drive, footage: Footage) -> Tensor:
     """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source."""
-    looks = looked_at(footage.pictures(batch.driven_rows), footage.points[batch.driven_rows], model.config.size)
-    face, look = (model.coefficients(part) for part in model.enc(torch.cat([batch.driven, looks]))[0].chunk(2))
-    lips = model.config.bank_slices["lip"]
-    left = torch.cat([look[:, lips], face[:, lips.stop :]], 1) - batch.alpha
+    rows = batch.driven_rows
+    left = read(model, batch.driven, looks_of(footage.pictures(rows), footage.points[rows], model.config)) - batch.alpha
     pairs = left.view(len(batch.source), -1, left.shape[1])
     return (pairs[:, 1:] - pairs[:, :1]).square().mean() / (2.0 * GAIN**2)
 

@@ -15,16 +15,16 @@ from inference.contract.bank import STARTER, Bank, Coefficient, load_bank, save_
 from inference.contract.emotion import NEUTRAL
 from inference.explore import explore
 from inference.model.generator import Generator
-from inference.model.load import networks_json
-from inference.model.readers.look import PREFIX as LOOK_PREFIX
-from inference.model.readers.look import Look, LookConfig
+from inference.model.load import bank_tensors, networks_json
+from inference.model.readers.look import LOOKS as LOOK_NETWORKS
+from inference.model.readers.look import Look, LookConfig, Window
 from inference.renderer import FaceRenderer
 
 from ..footage.named import KnownTake, frames_by_emotion
 from ..footage.takes import EYES, Footage
 from .hearing import Hearing, learn_hearing
 from .mouth import Codes
-from .reenactment import GAIN, LOOK, LOOK_SPREAD
+from .reenactment import GAIN, LOOKS
 from .upper_face import UpperFace, driving_codes
 
 LICENCE = "yours; made from your footage"
@@ -109,13 +109,13 @@ def affine(*layers: nn.Module) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def read_as_drawn(model: Generator) -> None:
-    """Set the lip and pose heads to what the decoder takes for the source's own motion.
+    """Set the heads to what the decoder takes for the source's own motion.
 
     Its latent has the own motion with the opposite sign along the banks' directions. A portrait at rest is then drawn
     as it is, errors of the encoder included.
     """
     basis = model.basis()
-    for name in ("lip", "pose"):
+    for name, _ in model.config.banks:
         head = getattr(model, f"{name}_fc")
         weight, bias = affine(*model.fc, *head[:2])  # of the latent
         wanted = -basis[:, model.config.bank_slices[name]].T
@@ -166,7 +166,10 @@ def finish(
     """
     footage, rng = split.trained, np.random.default_rng(seed)
     some = np.sort(rng.choice(len(footage), min(MOST, len(footage)), replace=False))
-    look = affine(*model.fc, *model.lip_fc)  # of a window's latent, before it is turned
+    slices = model.config.bank_slices
+    looks = {  # affine maps of a window's latent, before they are turned
+        name: affine(*model.fc, *getattr(model, f"{name}_fc")) for name in LOOKS if name in slices
+    }
     read_as_drawn(model)
     codes = codes_of(model, footage, teacher, upper, some)
     neutral = np.concatenate(footage.neutral) if footage.takes else some
@@ -186,8 +189,9 @@ def finish(
     if "exp" in model.config.bank_slices:
         columns = model.config.bank_slices["exp"]
         presets = emotion_presets(codes[:, columns], rest[columns], emotions)
-    lips = model.config.bank_slices["lip"]
-    tensors = state | look_tensors(look, axes[lips, lips])
+    lips, tensors = slices["lip"], state
+    for name, look in looks.items():
+        tensors |= look_tensors(name, look, LOOKS[name], axes[slices[name], slices[name]])
     hearing = Hearing({}, "")
     if material.takes:
         both = [
@@ -242,16 +246,21 @@ def numbered(model: Generator, codes: np.ndarray, rest: np.ndarray, size: np.nda
     return tuple(entries)
 
 
-def look_tensors(look: tuple[Tensor, Tensor], turn: np.ndarray) -> dict[str, np.ndarray]:
-    """Tensors of the network that reads the lips from their window. look: weight and bias; turn: (n, n) of the lips."""
-    weight, bias = look
-    reader = Look(LookConfig(weight.shape[1], len(weight)))
-    with torch.no_grad():
-        reader.lips.weight.copy_(torch.from_numpy(turn.T) @ weight)
-        reader.lips.bias.copy_(torch.from_numpy(turn.T) @ bias)
-        reader.side.fill_(LOOK)
-        reader.spread.fill_(LOOK_SPREAD)
-    return {LOOK_PREFIX + name: part.numpy() for name, part in reader.state_dict().items()}
+@torch.no_grad()
+def look_tensors(bank: str, look: tuple[Tensor, Tensor], window: Window, turn: np.ndarray) -> dict[str, np.ndarray]:
+    """Tensors of the network that reads a bank's coefficients from a window.
+
+    look: weight (n, D) and bias (n,). turn: (n, n) by which rows of these coefficients are multiplied.
+    """
+    weight, bias = (torch.from_numpy(turn.T) @ part for part in look)
+    reader = Look(LookConfig(weight.shape[1], len(weight), int(window.centre is not None)))
+    reader.read.weight.copy_(weight)
+    reader.read.bias.copy_(bias)
+    reader.side.fill_(window.side)
+    reader.spread.fill_(window.spread)
+    if window.centre is not None:
+        reader.centre.copy_(torch.tensor(window.centre))
+    return bank_tensors(LOOK_NETWORKS[bank], reader)
 
 
 def named(bank: Bank, tensors: Mapping[str, np.ndarray], footage: Footage, row: int) -> tuple[Coefficient, ...]:

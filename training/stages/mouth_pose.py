@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inference.model.generator import Generator
+from inference.model.readers.look import look_at
 
 from ..footage.motion import MotionPool, exchanges, kept_frames, similarity
 from ..footage.swap import Reach, partners, swap
@@ -31,17 +32,19 @@ from ..learning.trainer import Limits, Trainer
 from .mouth import CODES, COLUMNS, HIGH, ROWS, WIDE, Codes
 from .reenactment import (
     GAIN,
+    LOOKS,
     anchored,
     boxes,
     edge_error,
-    looked_at,
     own_error,
     picture_error,
+    read,
     self_figures,
     solve_heads,
     stage_optimiser,
 )
 
+SHOWN = ("a", "b", "ab", "ba")  # pictures of a pair: two frames, and each with the mouth of the other
 SAME_PERSON = 0.5  # share of pairs whose two frames are of one person
 NEUTRAL = 0.7  # share of identity frames that are neutral ones
 WEIGHTS = {
@@ -64,21 +67,22 @@ class MouthPoseStep(nn.Module):
         super().__init__()
         self.model, self.taught = model, taught
 
-    def codes(self, faces: Tensor, looks: Tensor) -> Tensor:
-        """(M, n) alpha of faces (M, 3, R, R), lips from their mouth windows of the same size."""
-        found = self.model.enc(torch.cat([faces, looks]))[0]
-        face, look = self.model.fc(found).chunk(2)
-        heads = [getattr(self.model, f"{name}_fc") for name, _ in self.model.config.banks]
-        return torch.cat([heads[0](look), *(head(face) for head in heads[1:])], 1)
+    def codes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """(4 N, n) alpha that the heads read of a, b, and both pictures with exchanged mouths."""
+        faces = torch.cat([batch[name] for name in SHOWN])
+        looks = {
+            bank: torch.cat([batch[f"look_{bank}_{name}"] for name in SHOWN])
+            for bank in LOOKS
+            if bank in self.model.config.bank_slices
+        }
+        return read(self.model, faces, looks)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted losses of `pair_batch`'s tensors. Raises nothing."""
         model, count = self.model, len(batch["a"])
         slices = model.config.bank_slices
         lips, poses = slices["lip"], slices["pose"]
-        faces = torch.cat([batch[name] for name in ("a", "b", "ab", "ba")])
-        looks = torch.cat([batch[f"look_{name}"] for name in ("a", "b", "ab", "ba")])
-        z_a, z_b, z_ab, z_ba = self.codes(faces, looks).chunk(4)
+        z_a, z_b, z_ab, z_ba = self.codes(batch).chunk(4)
         crossed = {
             "a": torch.cat([z_ba[:, lips], z_ab[:, poses]], 1),
             "b": torch.cat([z_ab[:, lips], z_ba[:, poses]], 1),
@@ -180,12 +184,12 @@ def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
 
 def pair_batch(
     footage: Footage, codes: np.ndarray, size: int, rows: Mapping[str, np.ndarray], rng: np.random.Generator,
-    *, reach: Reach | None = "chin", tinted: bool = True,
+    *, reach: Reach | None = "chin", tinted: bool = True, looks: Iterable[str] = ("lip",),
 ) -> dict[str, Tensor]:  # fmt: skip
     """Tensors of N pairs for `MouthPoseStep`.
 
     reach: see `footage.swap`; None exchanges nothing (an ablation). tinted: change each person's light and colours at
-    random.
+    random. looks: banks of LOOKS that the generator has.
     """
     frames, points = footage.frames, footage.points
     a, b = rows["a"], rows["b"]
@@ -212,7 +216,7 @@ def pair_batch(
     batch: dict[str, Tensor] = {}
     for name, pixels in (("a", frames[a]), ("b", frames[b]), *made.items()):
         full = tensor(pixels, name[0])
-        batch[f"look_{name}"] = looked_at(full, at[name], size)
+        batch |= {f"look_{bank}_{name}": look_at(full, at[name], size, LOOKS[bank]) for bank in looks}
         pictures[name] = full
     for person in "ab":
         pictures[f"identity_{person}"] = tensor(frames[rows[f"identity_{person}"]], person)

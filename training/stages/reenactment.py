@@ -10,8 +10,8 @@ nothing that the heads read can be lost while the decoder cannot move yet. Its f
 In every phase the lip code of one driven frame of each source is exchanged for that of another frame, and the flow is
 compared with the motion that points alone predict for this.
 
-Both heads are solved in closed form: `pose_fc` from the latent of the face, `lip_fc` from the latent of the aligned
-mouth window, which the shared encoder looks at as at a face.
+The heads are solved in closed form: `pose_fc` from the latent of the face, those of LOOKS from the latent of a window
+that is aligned by the points, which the shared encoder looks at as at a face.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator, Level
-from inference.model.readers.look import mouth_windows
+from inference.model.readers.look import Window, look_at
 
 from ..footage.motion import Exchanges, Kept, MotionPool, exchanges, kept_frames
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
@@ -45,8 +45,7 @@ from .mouth import CODES, COLUMNS, HIGH, POSES, ROWS, WIDE, Codes
 from .pretraining import BLIND_TO, SPREAD, blind_flows, common_motion_optimiser, prepare_common_motion
 
 GAIN = 2.0  # alpha is the code times this, so that a code of 1 moves the latent by about as much as another person
-LOOK = 1.6  # eye distances: side of the mouth window that the shared encoder looks at
-LOOK_SPREAD = 0.6  # deviation of such a window's values
+LOOKS = {"lip": Window(1.6, 0.6), "exp": Window(1.6, 0.6, (0.0, -0.15))}  # that the encoder looks at, by bank
 RIDGE = 0.01  # of the mean diagonal
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
 WEIGHTS = {
@@ -65,9 +64,20 @@ def footage_config(
     return GeneratorConfig(size, STYLE_DIM, {side: count for side, count in CHANNELS.items() if side <= size}, banks)
 
 
-def looked_at(pictures: Tensor, points: np.ndarray, size: int) -> Tensor:
-    """(N, 3, size, size) mouth windows in the form in which the shared encoder looks at them a second time."""
-    return mouth_windows(pictures, points, size, LOOK, LOOK_SPREAD)
+def looks_of(pictures: Tensor, points: np.ndarray, config: GeneratorConfig) -> dict[str, Tensor]:
+    """The windows (N, 3, R, R) of faces that the shared encoder looks at, by the bank that is read from each."""
+    return {
+        bank: look_at(pictures, points, config.size, window)
+        for bank, window in LOOKS.items()
+        if bank in config.bank_slices
+    }
+
+
+def read(model: Generator, faces: Tensor, looks: Mapping[str, Tensor]) -> Tensor:
+    """(N, n) alpha that the heads read of faces (N, 3, R, R), those of LOOKS from the windows of `looks_of`."""
+    face, *others = model.fc(model.enc(torch.cat([faces, *looks.values()]))[0]).chunk(1 + len(looks))
+    seen = dict(zip(looks, others, strict=True))
+    return torch.cat([getattr(model, f"{bank}_fc")(seen.get(bank, face)) for bank, _ in model.config.banks], 1)
 
 
 def ridge(rows: Tensor, targets: Tensor) -> Tensor:
@@ -77,14 +87,18 @@ def ridge(rows: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def latents(model: Generator, footage: Footage, *, look: bool, rows: np.ndarray | None = None) -> Tensor:
-    """(N, style_dim) of faces, or with `look` of mouth windows."""
-    chosen, found = np.arange(len(footage)) if rows is None else rows, []
-    for part in np.array_split(chosen, max(1, len(chosen) // 100)):
-        pictures = footage.pictures(part) if look else footage.pictures(part, model.config.size)
-        seen = looked_at(pictures, footage.points[part], model.config.size) if look else pictures
-        found.append(model.enc(seen)[0])
-    return torch.cat(found)
+def latents(model: Generator, footage: Footage, rows: np.ndarray, bank: str | None = None) -> Tensor:
+    """(n, style_dim) of the faces of some frames, or of the windows that a bank of LOOKS is read from."""
+    return torch.cat([model.enc(seen)[0] for seen in _shown(footage, rows, model.config.size, bank)])
+
+
+def _shown(footage: Footage, rows: np.ndarray, size: int, bank: str | None) -> Iterator[Tensor]:
+    """Pictures for `latents`, about 100 at a time."""
+    for part in np.array_split(rows, max(1, len(rows) // 100)):
+        if bank is None:
+            yield footage.pictures(part, size)
+        else:
+            yield look_at(footage.pictures(part), footage.points[part], size, LOOKS[bank])
 
 
 def take_centred(values: Tensor, footage: Footage, rows: np.ndarray) -> Tensor:
@@ -105,7 +119,7 @@ def solve_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.
     explained = {}
     targets = torch.from_numpy(codes[rows]) * GAIN
     for name, columns in model.config.bank_slices.items():
-        found = latents(model, footage, look=name == "lip", rows=rows)
+        found = latents(model, footage, rows, name if name in LOOKS else None)
         shared = getattr(model, f"{name}_fc")[:2](model.fc(found))
         wanted = take_centred(targets[:, columns], footage, rows)
         solution = ridge(take_centred(shared, footage, rows), wanted)
@@ -121,23 +135,19 @@ def solve_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.
 def calibrate(
     model: Generator, footage: Footage, codes: np.ndarray, rng: np.random.Generator, count: int = 3000
 ) -> None:
-    """Initialise the latent with principal components of faces and mouth windows, and with the source's own motion.
+    """Initialise the latent with principal components of faces and of the windows of LOOKS, and with the source's own
+    motion.
 
     The latent is meant to be motion-free before the codes are added, so its part along the directions starts as minus
     the codes, as far as they can be read from the whole face by a regression.
     """
     rows = rng.choice(len(footage), min(count, len(footage)), replace=False)
     *layers, last = model.enc.net_app.convs
-    body, kinds = nn.Sequential(*layers), []
-    for look in (False, True):
-        parts = []
-        for part in np.array_split(rows, max(1, len(rows) // 100)):
-            pictures = footage.pictures(part) if look else footage.pictures(part, model.config.size)
-            seen = looked_at(pictures, footage.points[part], model.config.size) if look else pictures
-            parts.append(body(seen).flatten(1))
-        kinds.append(torch.cat(parts))
-    both = torch.cat(kinds)
-    mean, wide = both.mean(0), len(last.weight)
+    body, size = nn.Sequential(*layers), model.config.size
+    kinds = [
+        torch.cat([body(seen).flatten(1) for seen in _shown(footage, rows, size, bank)]) for bank in (None, *LOOKS)
+    ]
+    mean, wide = torch.cat(kinds).mean(0), len(last.weight)
     centred = torch.cat([kind - kind.mean(0) for kind in kinds])
     variance, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
     variance, axes = variance.flip(0)[:wide].clamp(min=0), axes.flip(1)[:, :wide]

@@ -47,7 +47,7 @@ class Start:
         if "reader" in (self.bank.networks or {}):
             read = FaceRenderer(self.bank, "cpu").encode(footage.frames[row] for row in rows).values
             return torch.from_numpy(read[:, : self.model.config.coefficient_count].copy())
-        return -latents(self.model, footage, look=False, rows=rows) @ self.model.basis()
+        return -latents(self.model, footage, rows) @ self.model.basis()
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def transfer(model: Generator, start: Start, footage: Footage, codes: np.ndarray
     known = model.state_dict()
     model.load_state_dict({name: part for name, part in taken.items() if name in known}, strict=False)
     rows = rng.choice(len(footage), min(MOST, len(footage)), replace=False)
-    latent, alpha = latents(model, footage, look=False, rows=rows), torch.from_numpy(codes[rows]) * GAIN
+    latent, alpha = latents(model, footage, rows), torch.from_numpy(codes[rows]) * GAIN
     some = np.sort(rows)[:: max(1, len(rows) // MOST_READ)]
     drive = moved_by_codes(model, start, footage, some, torch.from_numpy(codes[some]) * GAIN)
     model.direction_lipnonlip.weight.copy_(torch.linalg.qr(drive).Q)

@@ -17,7 +17,7 @@ from ..batches import batches, checked
 from ..gaze import read_gaze, read_gazes
 from ..insets import InsetSource
 from ..load import Networks
-from .look import mouth_windows, nine_points
+from .look import look_at, nine_points
 from .relative import RestFlow, RestWindow, cut_windows
 
 
@@ -38,16 +38,17 @@ class FaceReader:
         self._lanes = lanes
         self.networks, self.names, self.size = networks, bank.names, bank.config.size
         self._read_count = bank.config.generator.coefficient_count
+        self._slices = bank.config.generator.bank_slices
         self._device, self._batch = device, batch
-        # A source is encoded alone. Its coefficients equal those of the same picture here, the lips' without a `Look`.
+        # A source is encoded alone. Its coefficients equal those of the same picture here, but for those of a `Look`.
         self._encoded_at_once = 1 if networks.reader is None and device.type == "cpu" else batch
 
     def encode(self, images: Iterable[np.ndarray], gaze: bool = True) -> Coefficients:
         """Absolute coefficients of each picture, N rows in order.
 
         images: uint8 (H, W, 3) RGB each, resized to the bank's size. Read with the bank's own reader if it has one,
-        else with the generator's encoder. With a `Look`, the lips are read from a window around the mouth. gaze: False
-        leaves the gaze at zero, if the bank has it.
+        else with the generator's encoder. Coefficients that have a `Look` are read from its window. gaze: False leaves
+        the gaze at zero, if the bank has it.
         """
         rows = [np.zeros((0, len(self.names)), np.float32)]
 
@@ -122,18 +123,19 @@ class FaceReader:
         if reader is not None:
             return reader(pictures).cpu().numpy()
         latent, _ = encoder(pictures)
-        return self._with_look(encoder.coefficients(latent), pictures, images).cpu().numpy()
+        return self._with_looks(encoder.coefficients(latent), pictures, images).cpu().numpy()
 
-    def _with_look(self, rows: Tensor, pictures: Tensor, images: Sequence[np.ndarray]) -> Tensor:
-        """Rows (N, n) with the lips from their windows, where the mouth can be seen and the bank reads it so."""
-        look = self.networks.look
-        if look is None:
+    def _with_looks(self, rows: Tensor, pictures: Tensor, images: Sequence[np.ndarray]) -> Tensor:
+        """Rows (N, n) with the coefficients of every `Look` from its window, where that can be seen."""
+        if not self.networks.looks:
             return rows
-        points, seen = nine_points(images)
-        windows = mouth_windows(pictures, points, self.size, look.side.item(), look.spread.item())
-        lips = look(self.networks.encoder(windows)[0])
-        at = torch.from_numpy(seen).to(rows.device)[:, None]
-        return torch.cat([torch.where(at, lips, rows[:, : lips.shape[1]]), rows[:, lips.shape[1] :]], 1)
+        result, (points, seen) = rows.clone(), nine_points(images)
+        for bank, look in self.networks.looks.items():
+            read = look(self.networks.encoder(look_at(pictures, points, self.size, look.window))[0])
+            at = torch.from_numpy(seen[:, look.landmarks].all(1)).to(rows.device)[:, None]
+            columns = self._slices[bank]
+            result[:, columns] = torch.where(at, read, rows[:, columns])
+        return result
 
     @torch.inference_mode()
     def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
