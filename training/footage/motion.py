@@ -31,6 +31,7 @@ UPPER_STILL = (
     (-1.0, 0.6), (1.0, 0.6), (0.0, -1.1), (-0.5, -1.0), (0.5, -1.0), (-0.25, 0.5), (0.25, 0.5), (0.0, 0.8), (-0.6, 1.2),
     (0.6, 1.2),
 )  # fmt: skip
+TRIED = 3  # frames that an exchange of brows and lids chooses from: most frames hardly differ in them
 LOOSE_PART = 0.1  # of the thin plates of a motion of the lips, or of brows and lids, alone
 # Points of a driven frame where the motion is compared, as grids in the frame of the eyes, in eye distances.
 MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
@@ -101,14 +102,16 @@ def exchanges(
     the lips from the difference of `moved` (N, 28, 2), see `stages.mouth.Codes.lips_moved`.
 
     upper: exchange brows and lids in the place of the mouth; then `moved` is that of `stages.upper_face.UpperFace`,
-    (N, 26, 2).
+    (N, 26, 2), and of TRIED frames the one is taken that moves them most.
     foreign: share of mouths of other takes.
     """
     other = np.empty_like(kept.frames)
     after = np.empty(kept.at.shape, np.float32)
     for row, frame in enumerate(kept.frames):
         take = np.flatnonzero(footage.clip == footage.clip[frame])
-        other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
+        anywhere, count = rng.random() < foreign, TRIED if upper else 1
+        tried = rng.integers(len(footage), size=count) if anywhere else rng.choice(take, count)
+        other[row] = tried[np.argmax(np.square(moved[tried] - moved[frame]).sum((1, 2)))]
         at, points = kept.at[row].numpy().astype(np.float64), footage.points[frame].astype(np.float64)
         after[row] = with_part_moved(points, moved[other[row]] - moved[frame], at, upper=upper)
     end = torch.from_numpy(after)
