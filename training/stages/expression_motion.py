@@ -23,6 +23,7 @@ from inference.model.generator import Generator
 
 from ..footage.motion import MotionPool, exchanges, kept_frames
 from ..footage.takes import Footage
+from ..learning.augment import Crop
 from ..learning.losses import held_flow_error, sampling_grid, total
 from ..learning.optimiser import minimise
 from ..learning.trainer import Limits, Trainer
@@ -54,7 +55,7 @@ from .reenactment import (
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
-READING_WEIGHT = 0.3  # of what the heads read
+READING_WEIGHT = 1.0  # of what the heads read
 SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # of drawings that the decoder's answer is solved from
 SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
@@ -118,10 +119,17 @@ def whole_optimiser(model: Generator) -> torch.optim.Adam:
     return stage_optimiser(model)
 
 
-def reading_error(model: Generator, batch: Drive, footage: Footage) -> Tensor:
-    """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source."""
+def reading_error(model: Generator, batch: Drive, footage: Footage, teacher: Codes, rng: np.random.Generator) -> Tensor:
+    """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source.
+
+    The faces are shifted and scaled at random, and with them the pose; the windows stay the same.
+    """
     rows = batch.driven_rows
-    left = read(model, batch.driven, looks_of(footage.pictures(rows), footage.points[rows], model.config)) - batch.alpha
+    crop, looks = Crop.random(len(rows), rng), looks_of(footage.pictures(rows), footage.points[rows], model.config)
+    places = crop.points(torch.from_numpy(footage.points[rows])).numpy()
+    wanted = batch.alpha.clone()
+    wanted[:, model.config.bank_slices["pose"]] = torch.from_numpy(teacher.pose(places)) * GAIN
+    left = read(model, crop.pictures(batch.driven, "border"), looks) - wanted
     pairs = left.view(len(batch.source), -1, left.shape[1])
     return (pairs[:, 1:] - pairs[:, :1]).square().mean() / (2.0 * GAIN**2)
 
@@ -142,7 +150,7 @@ def train_expression_motion(
 ) -> Generator:
     """Train or resume from stage 1's generator, and return the averaged generator with an expression bank.
 
-    args: has `out`, `rate`, `size`, `sources`.
+    args: has `out`, `rate`, `size`, `sources` and `seed`.
     """
     larger = with_expression(model)
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
@@ -162,7 +170,9 @@ def train_expression_motion(
     def figures() -> dict[str, Any]:
         return self_figures(average, heldout, held) | dict(evaluate(average))
 
+    begun = False
     for _ in trainer.steps("expression-motion", optimiser, figures):
+        begun = True
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
         batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
         kept = kept_frames(footage, pool, chosen, trainer.rng)
@@ -178,9 +188,13 @@ def train_expression_motion(
         losses["exchange"] = exchange_error(other["lip"], exchanged["lip"])
         losses["expression"] = difference_error(other["exp"], other[KEPT], exchanged["exp"])
         losses["own"] = own_error(larger, latent, batch.source_alpha)
-        losses["read"] = reading_error(larger, batch, footage)
+        losses["read"] = reading_error(larger, batch, footage, teacher, trainer.rng)
         loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT, "read": READING_WEIGHT})
         with with_larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})
+    if begun:
+        some = np.random.default_rng(args.seed).choice(len(footage), min(3000, len(footage)), replace=False)
+        print(f"heads solved: {solve_heads(average, footage, codes.numpy(), some)}", flush=True)
+        trainer.save()
     return average

@@ -221,13 +221,13 @@ class Codes:
         moved = points + ((1.0 - SHIFT_SHARE) * (explained - shift))[:, None]
         return (moved * self.raw_scale[-1]).astype(np.float32)
 
-    def pose(self, footage: Footage) -> np.ndarray:
-        """(N, 6) pose codes: absolute, of deviation POSE_SPREAD within a take."""
-        return POSE_SPREAD * (rigid_places(footage) - self.pose_centre) @ self.pose_axes
+    def pose(self, points: np.ndarray) -> np.ndarray:
+        """(N, 6) pose codes of points (N, COUNT, 2): absolute, of deviation POSE_SPREAD within a take."""
+        return (POSE_SPREAD * (rigid_places(points) - self.pose_centre) @ self.pose_axes).astype(np.float32)
 
     def both(self, footage: Footage) -> np.ndarray:
         """(N, 26) float32."""
-        return np.concatenate([self.lip(footage), self.pose(footage)], 1).astype(np.float32)
+        return np.concatenate([self.lip(footage), self.pose(footage.points)], 1).astype(np.float32)
 
 
 @torch.no_grad()
@@ -240,9 +240,9 @@ def raw_codes(encoder: MouthEncoder, footage: Footage) -> np.ndarray:
     return np.concatenate([codes, in_head_frame(footage.points)[:, LIPS].reshape(len(footage), -1)], 1)
 
 
-def rigid_places(footage: Footage) -> np.ndarray:
-    """(N, 14) places of the rigid points in the picture."""
-    return footage.points[:, RIGID].reshape(len(footage), -1)
+def rigid_places(points: np.ndarray) -> np.ndarray:
+    """(N, 14) places of the rigid points in the picture, of points (N, COUNT, 2)."""
+    return points[:, RIGID].reshape(len(points), -1)
 
 
 def pose_terms(footage: Footage) -> np.ndarray:
@@ -309,7 +309,7 @@ def codes_from(encoder: MouthEncoder, footage: Footage) -> Codes:
     variance, axes = np.linalg.eigh(left.T @ left / len(left))
     variance, axes = variance[::-1][:CODES], axes[:, ::-1][:, :CODES]
     axes = axes / np.sqrt(variance + ROOT * variance[0])
-    rigid = rigid_places(footage)
+    rigid = rigid_places(footage.points)
     moved = without_clip_mean(rigid, footage.clip)
     variance, pose_axes = np.linalg.eigh(moved.T @ moved / len(moved))  # a rigid head has six degrees of freedom
     pose_axes = pose_axes[:, ::-1][:, :POSES] / np.sqrt(np.maximum(variance[::-1][:POSES], 1e-8))
