@@ -119,13 +119,17 @@ class Correction:
         places += pixel_places(size, alpha.device)
         places = places.add_(painted[:, :2], alpha=SMALL)
         logit = logit + painted[:, 2:3]
+        change = alpha - known.own
+        if strengths is None:
+            strengths = [strength if strength.any() else None for strength in self.strengths(change)]
+        windows: list[Window] = []
+        if self.insets is not None:
+            windows = self.insets.windows(self.anchors_at(known, alpha))
+            logit += enlarged(self.insets.own_mouth(windows[0], change, strengths[0], found, residual))
         rgb = (drawn.rgb + painted[:, 3:]).lerp_(warped(known.picture, places), torch.sigmoid(logit))
         grid = warp_grid(size, alpha.device).permute(0, 3, 1, 2)
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
-        if strengths is None:
-            change = alpha - known.own
-            strengths = [strength if strength.any() else None for strength in self.strengths(change)]
-        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, strengths, teeth)
+        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, windows, strengths, teeth)
 
     def strengths(self, change: Tensor) -> list[Tensor]:
         """`Inset.strength` of each inset. change: (N, n), coefficients minus the source's."""
@@ -144,14 +148,14 @@ class Correction:
         alpha: Tensor,
         found: Tensor,
         residual: Tensor,
+        windows: Sequence[Window],
         strengths: Sequence[Tensor | None],
         teeth: bool,
     ) -> list[PlacedInset]:
-        if self.insets is None or all(strength is None for strength in strengths):
+        if all(strength is None for strength in strengths):
             return []
-        anchors = self.anchors_at(known, alpha)
         sampled = torch.cat([found, residual / SMALL], 1)
-        parts = zip(self.drawers, known.insets, strengths, self.insets.windows(anchors), strict=True)
+        parts = zip(self.drawers, known.insets, strengths, windows, strict=True)
         result = []
         for drawer, part, strength, window in parts:
             if strength is not None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..face.landmarks import eyes_and_mouth, find_landmarks, square_at
 from ..media.picture import from_network
 from .readers.absolute import Reader, ReaderConfig
-from .refiner import SMALL, UNet, pixel_places, warped
+from .refiner import FOUND, SMALL, UNet, pixel_places, warped
 
 PREFIX = "insets."
 INPUTS = 12
@@ -33,6 +33,13 @@ BORDER = 0.3  # part of an oval's half axes over which an inset is blended in
 # and the part of them over which it is blended in. The networks were trained on heads whose brows are high; they
 # erase brows that are closer to the eyes.
 LIDS, LIDS_BORDER = (0.38, 0.22, 0.29), 0.4
+# The area in which a mouth that does not move stays the source's, in half widths and half heights of the mouth's
+# window, and the part of it over which this fades. It ends before the outline of the face.
+LIPS, LIPS_BORDER = (0.75, 0.65), 0.3
+OPEN = 6.0  # added to the mask's logit there
+# Pixels of the source, between neighbouring pixels of the frame, at which this fades and is off: on the far side of a
+# turned head the painter draws a smoother outline.
+DENSE = 2.0, 3.0
 GREY = 0.12  # difference of the skin's logarithms of red and blue below which a picture counts as black and white
 CELL = 8  # pixels of a side of the cells in which the border error is averaged
 
@@ -338,6 +345,25 @@ class Insets(nn.Module):
         """The windows of mouth and eyes at anchors (N, 3, 2)."""
         return windows_at(anchors, (self.mouth.extent, self.eyes.extent))
 
+    def own_mouth(
+        self, window: Window, change: Tensor, strength: Tensor | None, positions: Tensor, residual: Tensor
+    ) -> Tensor:
+        """(N, 1, H, H): what is added to the logit of the refiner's mask around a mouth that does not move itself.
+
+        The painter closes the mask over lips and teeth as soon as a head turns, and paints mean ones. Zero for pictures
+        with the source's own coefficients, and where the mouth's inset is used.
+        window: of the mouth. change: (N, n), coefficients minus the source's. strength: of the mouth's inset, None for
+        0. positions, residual: see `inference.model.refiner.Refined`.
+        """
+        moved = strength_of(change, torch.ones_like(self.pose))
+        if strength is not None:
+            moved = moved * (1 - strength)
+        here = window.inside(pixel_places(positions.shape[-1], positions.device).expand(len(change), -1, -1, -1))
+        area = (1 - torch.hypot(here[:, :1] / LIPS[0], here[:, 1:] / LIPS[1])) / LIPS_BORDER
+        visible = 2 - torch.hypot(residual[:, :1], residual[:, 1:]) / FOUND
+        clear = (DENSE[1] - _spacing(positions)) / (DENSE[1] - DENSE[0])
+        return OPEN * moved * area.clamp(0.0, 1.0) * visible.clamp(0.0, 1.0) * clear.clamp(0.0, 1.0)
+
     def network_input(
         self, number: int, known: InsetSource, window: Window, positions: Tensor, residual: Tensor
     ) -> Tensor:
@@ -352,6 +378,14 @@ class Insets(nn.Module):
         at_rest = self.windows(known.anchors)[number]
         seen = [warped(known.source, sampled), warped(residual, places) / SMALL, at_rest.inside(sampled), own]
         return torch.cat([*seen, window.inside(places)], 1)
+
+
+def _spacing(positions: Tensor) -> Tensor:
+    """(N, 2, H, H) in [-1, 1] -> (N, 1, H, H): largest distance of neighbours, in pixels, within 3 x 3 pixels."""
+    padded = F.pad(positions, (1, 1, 1, 1), mode="replicate") * (positions.shape[-1] / 4)  # over two pixels
+    across, down = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2], padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    squares = torch.maximum(across.square().sum(1, keepdim=True), down.square().sum(1, keepdim=True))
+    return F.max_pool2d(squares, 3, stride=1, padding=1).sqrt()
 
 
 def _at_landmarks(picture: Tensor, read: Tensor) -> Tensor:

@@ -25,8 +25,10 @@ from inference.model.fast_unet import FastUNet
 from inference.model.generator import warp_grid
 from inference.model.insets import (
     CHANGE,
+    DENSE,
     INPUTS,
     LIDS,
+    OPEN,
     PREFIX,
     Inset,
     InsetConfig,
@@ -38,10 +40,11 @@ from inference.model.insets import (
     composite_insets,
     logarithms,
 )
+from inference.model.layout import enlarged
 from inference.model.load import INSETS, load_network
 from inference.model.readers.absolute import ReaderConfig
+from inference.model.refiner import FOUND, Refiner, RefinerConfig, UNet, warped
 from inference.model.refiner import PREFIX as REFINER_PREFIX
-from inference.model.refiner import Refiner, RefinerConfig, UNet
 from inference.renderer import FaceRenderer
 from training.export import starter_bank
 from training.stages.generator import (
@@ -256,6 +259,22 @@ def test_an_inset_is_drawn_only_for_its_coefficients(insets: Insets) -> None:
         assert len(laid) == count
 
 
+def test_a_mouth_that_does_not_move_stays_the_sources(insets: Insets) -> None:
+    """Where only the head moves, around the mouth, and not where the far side of the head is compressed."""
+    window = insets.windows(ANCHORS)[0]
+    turned, talking = changed(0.5, POSE), changed(0.5, LIP)
+    (positions, residual), none = still(), torch.zeros(1, 1, 1, 1)
+    opened = insets.own_mouth(window, turned, None, positions, residual)[0, 0]
+    row, column = (int((at + 1) / 2 * SIZE / 2) for at in window.middle[0].flip(0))
+    assert opened[row, column] == OPEN
+    assert opened[: SIZE // 4].max() == opened[:, :4].max() == 0
+    assert torch.equal(insets.own_mouth(window, turned, none, positions, residual)[0, 0], opened)
+    assert not insets.own_mouth(window, changed(0.0, POSE), None, positions, residual).any()
+    assert not insets.own_mouth(window, talking, insets.mouth.strength(talking), positions, residual).any()
+    assert not insets.own_mouth(window, turned, None, positions, residual + 2 * FOUND).any()
+    assert not insets.own_mouth(window, turned, None, positions * (DENSE[1] + 0.1), residual).any()
+
+
 def test_the_inset_of_the_eyes_reaches_no_brow(insets: Insets) -> None:
     extent = (1.05, 0.5, -0.1)
     insets.eyes.placed(extent, [(0.0, 1.6, 1.6)], 1 - insets.pose, 1.0)  # nearly the whole window
@@ -284,7 +303,12 @@ def test_the_renderer_composites_insets_over_changed_faces(insets: Insets, tmp_p
     np.testing.assert_array_equal(np.stack(list(renderer.render(rows))), made["without", False])
     for plain in (True, False):
         differs = (made["with", plain].astype(int) - made["without", plain]).any((1, 2, 3))
-        assert differs.tolist() == [False, True, False]
+        assert differs.tolist() == [False, True, True]
+        # A head that only turns keeps its own mouth, and nothing else changes.
+        rows_differ, columns_differ = (made["with", plain][2] != made["without", plain][2]).any(2).nonzero()
+        size = len(made["with", plain][2])
+        assert rows_differ.min() > size * 0.45
+        assert size * 0.2 < columns_differ.min() <= columns_differ.max() < size * 0.8
     in_batches = FaceRenderer(load_bank(tmp_path / "with.safetensors"), "cpu", batch=2)
     in_batches.set_source(picture, picture)
     again = np.stack(list(in_batches.render(rows)))
@@ -339,10 +363,16 @@ def test_the_fast_correction_equals_refiner_and_insets(insets: Insets) -> None:
         turned = refiner.amounts(alpha * insets.pose) - refiner.amounts(own * insets.pose)
         laid = insets(known, turned, alpha - own, expected.positions, expected.residual, alpha)
         drawn, found = correction.correct(correction.prepare(sources, sources), Drawn(rgb, places, flow[:, 2:]), alpha)
-        assert torch.allclose(drawn.rgb, expected.rgb, atol=1e-4)
-        assert torch.allclose(drawn.logit, expected.flow[:, 2:], atol=1e-4)
         sampled = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(expected.flow[:, :2])
         assert torch.allclose(drawn.places, sampled, atol=1e-4)
+        mouth = insets.windows(known.anchors_at(turned))[0]
+        strength = insets.mouth.strength(alpha - own)
+        opened = insets.own_mouth(mouth, alpha - own, strength, expected.positions, expected.residual)
+        logit = expected.flow[:, 2:] + enlarged(opened)
+        painted, now = 1 - torch.sigmoid(expected.flow[:, 2:]), torch.sigmoid(logit)
+        rgb = warped(each, sampled) * now + (expected.rgb - warped(each, sampled) * (1 - painted)) / painted * (1 - now)
+        assert torch.allclose(drawn.logit, logit, atol=1e-4)
+        assert torch.allclose(drawn.rgb, rgb, atol=1e-4)
         for one, other in zip(found, laid, strict=True):
             assert torch.allclose(one.drawn, other.drawn, atol=1e-4)
             assert torch.allclose(torch.stack(one.window), torch.stack(other.window), atol=1e-5)
