@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..contract.bank import Bank
+from ..contract.bank import Bank, Coefficient
 from ..lanes import Lanes
 from .fast_gaze import TurnableEyes
 from .gaze import BANK as EYE_BANK
@@ -78,7 +78,11 @@ class Planner:
         self._eye_columns = list(range(len(names)))[slices[EYE_BANK]] if turns_eyes else []
         self._lid_columns = None if insets is None else LidColumns.found(bank, CPU)
         self._lids = tuple(names.index(name) if name in names else None for name in ("eyeBlink", "eyeWide"))
-        self._called_by = [] if insets is None else [inset.called_by.cpu() for inset in (insets.mouth, insets.eyes)]
+        self._called_by: list[Tensor] = []
+        if insets is not None:
+            self._called_by = [inset.called_by.cpu() for inset in (insets.mouth, insets.eyes)]
+            upper = [_moves_upper_face(one) for one in bank.coefficients[: self._count]]
+            self._called_by[0] = self._called_by[0].masked_fill(torch.tensor(upper), 0.0)
 
     def plan(
         self, rows: Sequence[np.ndarray], own: np.ndarray, eyes: Sequence[TurnableEyes], mouth_at_rest: bool = False
@@ -114,3 +118,8 @@ class Planner:
             deque(self._lanes.map(lambda one: one.found_lids, dict.fromkeys(eyes)), maxlen=0)
         heights, clear = (torch.cat([getattr(one.found_lids, part) for one in eyes]) for part in ("heights", "clear"))
         return MovedLids(self._lid_columns, heights, clear, alpha, own, turns) if clear.any() else None
+
+
+def _moves_upper_face(coefficient: Coefficient) -> bool:
+    """Whether it moves brows or eyes only, by its ARKit units: the mouth then stays as it is in the source."""
+    return bool(coefficient.arkit) and all(unit.startswith(("brow", "eye")) for unit in coefficient.arkit)

@@ -42,6 +42,7 @@ from inference.model.insets import (
 )
 from inference.model.layout import enlarged
 from inference.model.load import INSETS, load_network
+from inference.model.plan import Planner
 from inference.model.readers.absolute import ReaderConfig
 from inference.model.refiner import FOUND, Refiner, RefinerConfig, UNet, warped
 from inference.model.refiner import PREFIX as REFINER_PREFIX
@@ -273,6 +274,15 @@ def test_a_mouth_that_does_not_move_stays_the_sources(insets: Insets) -> None:
     assert not insets.own_mouth(window, talking, insets.mouth.strength(talking), positions, residual).any()
     assert not insets.own_mouth(window, turned, None, positions, residual + 2 * FOUND).any()
     assert not insets.own_mouth(window, turned, None, positions * (DENSE[1] + 0.1), residual).any()
+
+
+def test_brows_and_eyes_do_not_call_the_inset_of_the_mouth() -> None:
+    bank = load_bank(STARTER)
+    planner, own = Planner(bank, load_network(bank, INSETS)), np.zeros((1, len(bank.names)), np.float32)
+    for name, called in (("browInnerUp", False), ("eyeBlink", False), ("mouthSmile", True), ("jawOpen", True)):
+        row = own[0].copy()
+        row[bank.names.index(name)] = 0.8
+        assert (planner.plan([row], own, []).strengths[0] is not None) == called, name
 
 
 def test_the_inset_of_the_eyes_reaches_no_brow(insets: Insets) -> None:
