@@ -19,8 +19,10 @@ import numpy as np
 
 from .teeth import TeethTexture
 
-# Stretch factors of the flow relative to rest: texture is used in full above the first and not used below the second.
-TRUSTED, REFUSED = 0.7, 0.25
+# The distance in the source of neighbouring pixels of a frame, in pixels, and its inverse, below which texture is not
+# used and above which it is used in full. Stretched texture is streaky, but the network's output is blurred there.
+STRETCHED = 0.12, 0.35
+SQUEEZED = 0.25, 0.7
 FAINT = 0.05  # smallest mask at rest to which other masks are compared
 RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
 STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
@@ -152,7 +154,7 @@ class Detail:
     def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray) -> np.ndarray:
         """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
         least, most = _stretch(place)
-        kept = np.clip((np.minimum(least, 1 / np.maximum(most, 1)) - REFUSED) / (TRUSTED - REFUSED), 0, 1)
+        kept = np.minimum(_share(least, *STRETCHED), _share(1 / np.maximum(most, 1), *SQUEEZED))
         mask_at_rest = cv2.remap(self._mask, place, None, cv2.INTER_LINEAR, None, _EDGE)
         kept *= np.minimum(mask / np.maximum(mask_at_rest, FAINT), 1)
         kept *= np.clip((RESIDUAL[1] - residual) / (RESIDUAL[1] - RESIDUAL[0]), 0, 1)
@@ -216,6 +218,11 @@ def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     spread = np.sqrt(np.maximum(half * half - area * area, 0))
     least = np.sqrt(np.maximum(half - spread, 0))
     return np.where(area > 0, least, 0), np.sqrt(half + spread)
+
+
+def _share(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 up to `low`, 1 from `high` on."""
+    return np.clip((value - low) / (high - low), 0, 1)
 
 
 def _between(fine: np.ndarray) -> np.ndarray:

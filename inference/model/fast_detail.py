@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..detail import FAINT, HALF_WAY, REFUSED, RESIDUAL, SOFT, STEPS, TRUSTED
+from ..detail import FAINT, HALF_WAY, RESIDUAL, SOFT, SQUEEZED, STEPS, STRETCHED
 from .decoder import Drawn
 from .insets import PlacedInset, Window, composite_insets
 from .joined import expanded, joined
@@ -91,7 +91,7 @@ def _with_texture(detail: FastDetail, drawn: Drawn) -> Tensor:
 def _kept(detail: FastDetail, place: Tensor, mask: Tensor, residual: Tensor) -> Tensor:
     """(N, 1, S, S) weight of the sources' texture at each pixel, 0..1; 1 at rest."""
     least, most = _stretch(place)
-    kept = ((torch.minimum(least, 1 / most.clamp(min=1)) - REFUSED) / (TRUSTED - REFUSED)).clamp(0, 1)
+    kept = torch.minimum(_share(least, *STRETCHED), _share(1 / most.clamp(min=1), *SQUEEZED))
     kept = kept * (mask / _sampled(detail.mask, place).clamp(min=FAINT)).clamp(max=1)
     kept = kept * ((RESIDUAL[1] - residual) / (RESIDUAL[1] - RESIDUAL[0])).clamp(0, 1)
     reach = round(4 * SOFT)
@@ -99,6 +99,11 @@ def _kept(detail: FastDetail, place: Tensor, mask: Tensor, residual: Tensor) -> 
     blur = constant(place.device, *(tap / sum(taps) for tap in taps)).view(1, 1, 1, -1)
     kept = F.conv2d(F.pad(kept, (reach,) * 4, mode="replicate"), blur)
     return F.conv2d(kept, blur.mT)
+
+
+def _share(value: Tensor, low: float, high: float) -> Tensor:
+    """0 up to `low`, 1 from `high` on."""
+    return ((value - low) / (high - low)).clamp(0, 1)
 
 
 def _stretch(place: Tensor) -> tuple[Tensor, Tensor]:

@@ -251,6 +251,15 @@ def test_no_texture_where_the_source_shows_nothing(kind: str) -> None:
     assert np.abs(ignored - alone(drawn, 256))[inside].mean() > 10  # the check can fail
 
 
+def test_texture_is_kept_where_it_is_stretched() -> None:
+    """As on the near side of a turning head."""
+    fine, positions = textured(256), place() * (0.4, 1) + (19, 0)
+    matrix = np.array([[0.4, 0, 76.9], [0, 1, 0]])
+    stretched = cv2.warpAffine(fine, matrix, (256, 256), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    found = transferred(detail_of(fine, flow_to(place())), planes_of(stretched), flow_to(positions))
+    assert difference(found, stretched) < 0.4 * difference(alone(planes_of(stretched), 256), stretched)
+
+
 def test_a_mask_that_is_faint_at_rest_keeps_the_texture() -> None:
     """How far an official checkpoint's mask opens at all is its own affair: only closing counts."""
     fine, flow = textured(256), flow_to(place(), -1.0)
