@@ -55,8 +55,8 @@ from .reenactment import (
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
-READING_WEIGHT = 1.0  # of what the heads read
-SOLVED_STEPS, SOLVED_SOURCES = 60, 12  # of drawings that the decoder's answer is solved from
+READING_WEIGHT = 2.0  # of what the heads read
+SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # of drawings that the decoder's answer is solved from
 SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
 
