@@ -11,9 +11,13 @@ from pathlib import Path
 import bpy
 
 from ...inference.contract.bank import STARTER, Bank, read_bank
+from ...inference.contract.content import content_of
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.files import check_file
 from . import eight_bit, exif
 from .crop_square import Square
+
+_EXPECTED = "expected an image of a face, such as a PNG or JPEG"
 
 
 def bank_path(obj: bpy.types.Object) -> Path:
@@ -61,14 +65,14 @@ def _library(obj: bpy.types.Object) -> bpy.types.Library | None:
 
 
 def check_picture(path: str) -> None:
-    """Raise EDTalkError if Blender cannot read a file as an image. Creates no data-block."""
+    """Raise EDTalkError(kind="media") if Blender cannot read a file as an image. Creates no data-block."""
     file = resolve(path)
-    if not file.is_file():
-        raise EDTalkError(f"{file} does not exist.", "Choose an image of a face.")
+    check_file(file, _EXPECTED)
     image = bpy.data.images.load(path)
     try:
         if not all(image.size):
-            raise EDTalkError(f"{file} is not a readable image.", "Choose a PNG or JPEG of a face.")
+            message = f"{file} is not a readable image: {_EXPECTED}, found {content_of(file)}."
+            raise EDTalkError(message, "Choose another file.", "media")
     finally:
         bpy.data.images.remove(image)
 

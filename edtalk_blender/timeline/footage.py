@@ -7,10 +7,14 @@ from pathlib import Path
 
 import bpy
 
+from ...inference.contract.content import content_of
 from ...inference.contract.errors import EDTalkError
+from ...inference.contract.files import check_file
 from .. import compat
 from . import audio, sequencer
 from .timemap import TimeMap
+
+_EXPECTED = "expected a movie such as MP4, MOV, MKV or WebM"
 
 
 def selected(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
@@ -81,6 +85,7 @@ def time_map(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> TimeMap:
 
 def movie_frames(path: Path) -> int:
     """Number of frames of a movie, as Blender counts them. Raises EDTalkError(kind="media") for other files."""
+    check_file(path, _EXPECTED)
     state = path.stat()
     return _movie_frames(path, state.st_mtime_ns, state.st_size)
 
@@ -97,7 +102,8 @@ def _movie_frames(path: Path, _changed: int, _size: int) -> int:
         if clip is not None:
             bpy.data.movieclips.remove(clip)
     if frames < 1:
-        raise EDTalkError(f"{path} is not a readable movie.", "Choose MP4, MOV, MKV or WebM.", "media")
+        message = f"{path} is not a readable movie: {_EXPECTED}, found {content_of(path)}."
+        raise EDTalkError(message, "Choose another file, or export the movie again.", "media")
     return frames
 
 

@@ -428,7 +428,10 @@ def test_missing_and_unreadable_movies_are_errors(package, scene, strip, obj, fi
     with pytest.raises(RuntimeError, match=r"'film' is missing: .*gone\.mp4"):
         bpy.ops.edtalk.capture()
     (tmp_path / "gone.mp4").write_text("no film")
-    with pytest.raises(RuntimeError, match=r"gone\.mp4 is not a readable movie"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"gone\.mp4 is not a readable movie: expected a movie .*, found a text file that begins 'no film'",
+    ):
         bpy.ops.edtalk.capture()
     strip.filepath = str(film)
     strip.use_reverse_frames = True

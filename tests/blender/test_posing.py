@@ -65,14 +65,21 @@ def test_an_image_empty_becomes_a_character(package, character, scene, demo):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "does not exist"), (b"no picture at all", "not a readable image")]
+    ("content", "words"),
+    [
+        (None, "face.png does not exist; expected an image of a face"),
+        (b"", r"face.png is empty"),
+        (b"no picture at all", "face.png is not a readable image: expected .*, found a text file that begins 'no pic"),
+    ],
 )
 def test_an_unreadable_portrait_is_an_error_and_adds_nothing(character, scene, tmp_path, content, words):
     path = tmp_path / "face.png"
-    if content:
+    if content is not None:
         path.write_bytes(content)
     with pytest.raises(RuntimeError, match=words):
         bpy.ops.edtalk.add_character(filepath=str(path))
+    with pytest.raises(RuntimeError, match=f"{tmp_path.name} is a folder; expected an image of a face"):
+        bpy.ops.edtalk.add_character(filepath=str(tmp_path))
     assert not character.character.characters(scene)
     assert not bpy.data.images
     assert not bpy.data.objects

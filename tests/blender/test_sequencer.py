@@ -183,7 +183,9 @@ def test_an_unreadable_sound_is_reported(addon, package, scene, tmp_path):
     path = tmp_path / "line.wav"
     path.write_text("not a sound")
     strip = package.compat.new_sound(scene, "line", path, 1, 1)
-    with pytest.raises(addon.inference.contract.errors.EDTalkError, match=r"line\.wav.*cannot be read"):
+    with pytest.raises(
+        addon.inference.contract.errors.EDTalkError, match=r"line\.wav.*cannot be read: .*, found a text file"
+    ):
         heard(package, scene, strip)
 
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from edtalk.inference.contract.errors import EDTalkError
-from edtalk.inference.contract.files import atomic_write, read_regular
+from edtalk.inference.contract.files import atomic_write, check_file, read_regular
 
 
 def test_file_is_replaced_when_the_block_ends(tmp_path):
@@ -88,3 +88,12 @@ def test_other_files_are_refused(tmp_path):
             read_regular(path, 5)
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path, 5)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "me.png"
+    path.write_bytes(b"x")
+    check_file(path, "expected a picture")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the user root may read everything
+    with pytest.raises(EDTalkError, match=r"me\.png cannot be read: permission denied; expected a picture"):
+        check_file(path, "expected a picture")
