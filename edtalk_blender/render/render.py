@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import bpy
 
@@ -167,13 +168,7 @@ def _submit(
         flushed = time.monotonic()
         strips = waiting_strips()
         for strip in strips:
-            folder = face_strip.folder_of(strip)
-            if os.path.abspath(folder) != os.path.abspath(plan.shot.frames_folder):  # saved during the render
-                relocation.bring(plan.shot.frames_folder, folder, arrived.values())
-            for index, name in arrived.items():
-                if strip.elements[index].filename != name:
-                    strip.elements[index].filename = name
-            compat.refresh(strip)
+            _show(strip, arrived, plan.shot.frames_folder)
         arrived.clear()
         if not strips:
             task.cancel()
@@ -192,6 +187,17 @@ def _submit(
     task = session.submit(request, label=f"Render '{name}'", subject=subject, on_event=receive, finished=finished)
     task.then(end)
     return task
+
+
+def _show(strip: bpy.types.ImageStrip, pictures: Mapping[int, str], rendered: Path) -> None:
+    """Show pictures, by index, in a face strip. rendered: the folder that they are in."""
+    folder = face_strip.folder_of(strip)
+    if os.path.abspath(folder) != os.path.abspath(rendered):  # saved during the render
+        relocation.bring(rendered, folder, pictures.values())
+    for index, name in pictures.items():
+        if strip.elements[index].filename != name:
+            strip.elements[index].filename = name
+    compat.refresh(strip)
 
 
 def rendering(obj: bpy.types.Object) -> Task | None:

@@ -38,30 +38,40 @@ def messages() -> dict[str, str]:
 
 
 def _labels(tree: ast.Module, place: str) -> Iterator[tuple[str, int]]:
+    """The labels that a module defines, and their lines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            if name == "bl_label":
-                yield from _texts(node.value)
-            elif name in ("_EFFECTS", "_EMOTIONS") and isinstance(node.value, ast.Dict):
-                for key in node.value.keys:
-                    yield from ((title(text), line) for text, line in _texts(key))
-            elif name in ("BANK_TITLES",) and isinstance(node.value, ast.Dict):
-                for value in node.value.values:
-                    yield from _texts(value)
-            elif name == "_GROUPS":
-                yield from _group_titles(node.value)
-            elif name.isupper():
-                yield from _items(node.value)
+            yield from _assigned(node.targets[0].id, node.value)
         elif isinstance(node, ast.Call):
-            called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
-            for keyword in node.keywords:
-                if keyword.arg == "text" or (keyword.arg == "name" and called.endswith("Property")):
-                    yield from _texts(keyword.value)
-                elif keyword.arg == "items":
-                    yield from _items(keyword.value)
-            if called in _NOTES and len(node.args) > 1:
-                yield from _texts(node.args[1])
+            yield from _passed(node)
+
+
+def _assigned(name: str, value: ast.AST) -> Iterator[tuple[str, int]]:
+    """The labels in the value of a variable: a class's label, or a table of titles or of menu items."""
+    if name == "bl_label":
+        yield from _texts(value)
+    elif name in ("_EFFECTS", "_EMOTIONS") and isinstance(value, ast.Dict):
+        for key in value.keys:
+            yield from ((title(text), line) for text, line in _texts(key))
+    elif name == "BANK_TITLES" and isinstance(value, ast.Dict):
+        for entry in value.values:
+            yield from _texts(entry)
+    elif name == "_GROUPS":
+        yield from _group_titles(value)
+    elif name.isupper():
+        yield from _items(value)
+
+
+def _passed(call: ast.Call) -> Iterator[tuple[str, int]]:
+    """The labels that are passed to a function: texts of a layout, names of properties, menu items and notes."""
+    called = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    for keyword in call.keywords:
+        if keyword.arg == "text" or (keyword.arg == "name" and called.endswith("Property")):
+            yield from _texts(keyword.value)
+        elif keyword.arg == "items":
+            yield from _items(keyword.value)
+    if called in _NOTES and len(call.args) > 1:
+        yield from _texts(call.args[1])
 
 
 def _texts(node: ast.AST | None) -> Iterator[tuple[str, int]]:

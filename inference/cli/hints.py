@@ -15,7 +15,7 @@ _HINTS = {
     "face_not_found": "Give {crop} x,y,size, {crop} none to use the whole picture, or a clearer picture.",
     "no_such_face": "Choose one with {face} N, counted from 1 at the left.",
     "not_a_bank": "Choose a .safetensors bank, or create one with 'python -m inference convert'.",
-    "not_coefficients": "Create one with 'python -m inference lipsync', 'perform' or 'capture'.",
+    "not_coefficients": "Create such a file with 'python -m inference lipsync', 'perform' or 'capture'.",
     "not_square": "Use {crop} auto or {crop} x,y,size.",
     "several_faces": "Choose one with {face} N, counted from 1 at the left.",
 }

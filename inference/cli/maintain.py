@@ -100,6 +100,8 @@ def run_bench(args: argparse.Namespace) -> None:
     if args.all:
         _bench_all(args)
         return
+    if args.chart:
+        raise EDTalkError("--chart requires --all.", "Add --all, or leave --chart out.")
     bank = options.load_bank_for(args) if args.bank else None
     from . import bench
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..contract.coefficients import Coefficients
 from ..contract.expression import EMOTIONS
 from ..contract.eyes import gaze_names, gaze_offsets
 from ..contract.idle import BLINK
@@ -26,6 +27,11 @@ from .options import (
     seed,
 )
 from .progress import note
+
+if TYPE_CHECKING:
+    from ..contract.bank import Bank
+    from ..expression import Emotions
+    from ..prosody import Prosody
 
 FULL, CLIPPED = 0.999, 0.01  # samples above are clipped; share of them from which on it is said
 
@@ -75,7 +81,6 @@ def run(args: argparse.Namespace) -> None:
     from ..media.sound import RATE, load_speech
     from ..motion import SHORTEST, eased, head_motion
     from ..prosody import cached_prosody
-    from ..upper_face import brow_accents, speech_blinks, speech_gaze
 
     samples, seconds = load_speech(args.audio, args.audio_stream, SHORTEST)
     clipped = float(np.mean((samples > FULL) | (samples < -FULL)))  # an hour of samples is not copied
@@ -87,52 +92,72 @@ def run(args: argparse.Namespace) -> None:
     found = head_motion(bank, samples, times, [args.seed], sway=args.sway, nods=args.nods)
     if found.note:
         note(f"{args.audio}: {found.note}")
-    rest = bank.at_rest(len(times), args.fps)
-    columns = [bank.names.index(name) for name in found.names]
-    rest.values[:, columns] += eased(found.rows[0], times, seconds)
-    names, report = found.names, dict[str, object]()
+    made = bank.at_rest(len(times), args.fps)
+    _add(bank, made.values, found.names, eased(found.rows[0], times, seconds))
+    names = list(found.names)
+    report: dict[str, object] = {}
     if args.lips:
-        rest.values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
-        names = (*bank.names_of("lip"), *names)
+        made.values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
+        names = [*bank.names_of("lip"), *names]
     if args.emotion == "auto":
         felt = detect(args, bank, samples, seconds, times)
         part = bank.config.bank_slices[EXPRESSION]
-        strengths = dict(zip(EMOTIONS, args.intensity * felt.rows.T, strict=True))
-        rest.values[:, part] = bank.with_emotion(rest.values[:, part], strengths)
-        if felt.expression is not None:
-            own = rest.values[:, part] - bank.rest[part]
-            rest.values[:, part] += args.intensity * felt.expression - own
-        names = (*names, *bank.names_of(EXPRESSION))
+        made.values[:, part] = _with_emotion(bank, made.values[:, part], felt, args.intensity)
+        names += bank.names_of(EXPRESSION)
         report = {"emotions": suggestions_json(felt.suggestions), "emotion_note": felt.note}
-    voice = cached_prosody(samples)
+    names += _upper_face(args, bank, cached_prosody(samples), times, made.values)
+    names = list(dict.fromkeys(names))
+    made.select(names).save(args.out)
+    if args.json:
+        report |= {
+            "out": str(args.out),
+            "frames": len(times),
+            "fps": args.fps,
+            "names": names,
+            "note": found.note,
+        }
+        print(json.dumps(report))
+
+
+def _add(bank: Bank, values: np.ndarray, names: Sequence[str], rows: np.ndarray) -> None:
+    """Add rows (T, k) to the columns of k coefficients in values (T, n)."""
+    values[:, [bank.names.index(name) for name in names]] += rows
+
+
+def _with_emotion(bank: Bank, expression: np.ndarray, felt: Emotions, intensity: float) -> np.ndarray:
+    """(T, m) the expression with emotions of `intensity`: as presets, or as the weights that the network gives."""
+    strengths = dict(zip(EMOTIONS, intensity * felt.rows.T, strict=True))
+    result = bank.with_emotion(expression, strengths)
+    if felt.expression is not None:
+        own = result - bank.rest[bank.config.bank_slices[EXPRESSION]]
+        result = result + (intensity * felt.expression - own)
+    return result
+
+
+def _upper_face(
+    args: argparse.Namespace, bank: Bank, voice: Prosody, times: np.ndarray, values: np.ndarray
+) -> Sequence[str]:
+    """Add the motion that --brows, --blinks and --gaze ask for to values (T, n). Returns the names of its columns."""
+    from ..upper_face import brow_accents, speech_blinks, speech_gaze
+
+    names: list[str] = []
     if args.brows:
         brows, rows = brow_accents(bank, voice, times, args.seed)
         if not brows:
             note(f"The bank '{bank.name}' does not name its brows, so they stay still.")
-        rest.values[:, [bank.names.index(name) for name in brows]] += rows
-        names = (*names, *brows)
+        _add(bank, values, brows, rows)
+        names += brows
     if args.blinks:
         if BLINK in bank.names:
-            column = rest.values[:, bank.names.index(BLINK)]
+            column = values[:, bank.names.index(BLINK)]
             column += np.maximum(1 - column, 0) * speech_blinks(voice, times, args.seed)
-            names = (*names, BLINK)
+            names.append(BLINK)
         else:
             note(f"The bank '{bank.name}' does not name its eyelids, so they stay open.")
     if args.gaze:
         looking = gaze_names(bank)
         if not looking:
             note(f"The bank '{bank.name}' does not name the sliders that turn the eyes, so they look straight.")
-        rows = gaze_offsets(bank, speech_gaze(voice, times, args.seed))
-        rest.values[:, [bank.names.index(name) for name in looking]] += rows
-        names = (*names, *looking)
-    names = tuple(dict.fromkeys(names))
-    Coefficients(rest.values, bank.names, args.fps).select(names).save(args.out)
-    if args.json:
-        report |= {
-            "out": str(args.out),
-            "frames": len(times),
-            "fps": args.fps,
-            "names": list(names),
-            "note": found.note,
-        }
-        print(json.dumps(report))
+        _add(bank, values, looking, gaze_offsets(bank, speech_gaze(voice, times, args.seed)))
+        names += looking
+    return names

@@ -286,7 +286,8 @@ def _choose(container: av.container.InputContainer, source: SoundFile) -> av.Aud
         raise EDTalkError(f"{source.path} has no sound: {_EXPECTED}, found {found}.", _CHOOSE, "media")
     if source.stream is not None and not 1 <= source.stream <= len(streams):
         message = f"{source.path} has no audio stream {source.stream}; it has {len(streams)}."
-        raise EDTalkError(message, f"Choose an audio stream from 1 to {len(streams)}.", "media")
+        hint = f"Choose an audio stream from 1 to {len(streams)}." if len(streams) > 1 else "Choose audio stream 1."
+        raise EDTalkError(message, hint, "media")
     if source.stream is not None:
         streams = streams[source.stream - 1 :][:1]
     known = [stream for stream in streams if stream.codec_context is not None]

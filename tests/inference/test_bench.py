@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.cli import bench_all
+from inference.cli import bench_all, main
 from inference.cli.bench import RandomBank, flops
 from inference.contract.config import GeneratorConfig
 from inference.contract.errors import EDTalkError
@@ -70,6 +71,11 @@ def test_the_work_of_a_frame_is_that_of_all_networks(renderer: FaceRenderer, row
     found = bench_all.work(renderer, rows)
     assert found["gflop_per_frame"] == flops(TINY)["decode"] / 1e9
     assert found["operators_per_frame"] > 10
+
+
+def test_a_chart_needs_all_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--chart", str(tmp_path / "a.svg")]) == 2
+    assert "--chart requires --all" in capsys.readouterr().err
 
 
 def test_a_busy_loop_ends_with_its_block() -> None:
