@@ -8,6 +8,8 @@ import bpy
 import numpy as np
 import pytest
 
+from tests.pumping import PATIENCE
+
 FRAMES = 12
 
 
@@ -42,8 +44,8 @@ def begin(package):
     return package.render.render.render_face(scene, obj, (1, FRAMES + 1))
 
 
-def pump_until(package, condition, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
+def pump_until(package, condition) -> None:
+    until = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < until
         package.engine.session.pump(0.01)
@@ -111,7 +113,7 @@ def test_results_wait_while_blender_saves_or_undoes(package, turning, fake_engin
     session = package.engine.session
     task, _plan = begin(package)
     session.hold("save")
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while len(frames(package)) < FRAMES:
         assert time.monotonic() < until
         session.pump(0.01)
@@ -129,7 +131,7 @@ def test_a_file_that_is_closed_during_a_job_leaves_no_process(package, turning, 
     pid = client.hello.pid
     reload()
     package.engine.session.restart()  # as when the extension is disabled and when Blender quits
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE
     while Path(f"/proc/{pid}/stat").exists():
         assert time.monotonic() < until
         time.sleep(0.01)

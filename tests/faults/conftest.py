@@ -27,7 +27,7 @@ __all__ = ["inputs", "make_shot"]  # pytest finds fixtures by name
 
 RUNS = int(os.environ.get("EDTALK_FAULT_RUNS", "2"))
 FRAMES = 60
-PATIENCE = 60.0  # seconds; only a failing test waits so long
+PATIENCE = 300.0  # seconds; only a failing test waits so long
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def kill(process: subprocess.Popen[bytes]) -> bool:
     return running
 
 
-def group_is_gone(group: int, seconds: float = 5.0) -> bool:
+def group_is_gone(group: int, seconds: float = PATIENCE) -> bool:
     """Whether no process of a process group is left."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -169,7 +169,7 @@ def test_the_worker_ends_with_a_killed_blender(shot, frames, undisturbed):
         time.sleep(moment * 0.5)
         kill(owner)
         began = time.monotonic()
-        wait_until(lambda: not is_running(worker), "the worker is gone", 10.0)
+        wait_until(lambda: not is_running(worker), "the worker is gone")
         tell(f"worker gone {time.monotonic() - began:.2f} s after its Blender, {len(finished(frames))} frames")
         check_frames(frames, before, undisturbed)
     check_can_go_on(shot, frames, undisturbed)

@@ -13,7 +13,7 @@ from inference.contract.protocol import Message
 from inference.pipe import PipeWriter
 from tests.cli_material import ROOT
 
-PATIENCE = 60.0
+PATIENCE = 300.0  # seconds; only a failing test waits so long
 
 
 class Reader:
