@@ -1,4 +1,4 @@
-"""The starter bank's 36 coefficients, shared by the head renderer, the training stages and the bank's metadata.
+"""The starter bank's 38 coefficients, shared by the head renderer, the training stages and the bank's metadata.
 
 A face unit ranges from 0 (off) to 1 (fully on) and has its ARKit name; where ARKit has a left and a right unit, both
 move together. A pose coefficient of 1 is the amount stated in its `unit`. The rest value of all coefficients is 0.
