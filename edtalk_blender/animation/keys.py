@@ -470,21 +470,9 @@ def push_down(obj: bpy.types.Object, names: Iterable[str]) -> None:
     moved = [curve for curve in bag.fcurves if curve.data_path in paths and not curve.modifiers]
     if not moved:
         return
-    found, written = base_strip(obj), obj.edtalk.action
-    kept = {curve.data_path: _read_keys(curve) for curve in base_curves(obj)}
-    if found is not None:
-        shift = found.frame_start - found.action_frame_start
-        for keys in kept.values():
-            for field in ("co", "handle_left", "handle_right"):
-                keys[field][:, 0] += shift
+    written, kept = obj.edtalk.action, _with_base_keys(obj, moved)
     obj.edtalk.base_strip = obj.edtalk.base_strip or f"{obj.name} keys"
     base = _strip_channelbag(obj, _short(obj.edtalk.base_strip))
-    for curve in moved:
-        keys, path = _read_keys(curve), curve.data_path
-        if path in kept:
-            older = ~np.isin(kept[path]["co"][:, 0], keys["co"][:, 0])
-            keys = {field: np.concatenate([values, kept[path][field][older]]) for field, values in keys.items()}
-        kept[path] = keys
     groups = {curve.data_path: curve.group.name for curve in moved if curve.group}
     for curve in moved:
         bag.fcurves.remove(curve)
@@ -503,6 +491,24 @@ def push_down(obj: bpy.types.Object, names: Iterable[str]) -> None:
         if below != track and _paths(other) & kept.keys():
             _lift(obj, other.name)
     obj.update_tag()
+
+
+def _with_base_keys(obj: bpy.types.Object, curves: Iterable[bpy.types.FCurve]) -> dict[str, dict[str, np.ndarray]]:
+    """The keyframes of `base_strip` at their scene frames and those of `curves`, which win, by data path."""
+    found = base_strip(obj)
+    kept = {curve.data_path: _read_keys(curve) for curve in base_curves(obj)}
+    if found is not None:
+        shift = found.frame_start - found.action_frame_start
+        for keys in kept.values():
+            for field in ("co", "handle_left", "handle_right"):
+                keys[field][:, 0] += shift
+    for curve in curves:
+        keys, path = _read_keys(curve), curve.data_path
+        if path in kept:
+            older = ~np.isin(kept[path]["co"][:, 0], keys["co"][:, 0])
+            keys = {field: np.concatenate([values, kept[path][field][older]]) for field, values in keys.items()}
+        kept[path] = keys
+    return kept
 
 
 def base_strip(obj: bpy.types.Object) -> bpy.types.NlaStrip | None:

@@ -138,6 +138,11 @@ class Shot:
     references: References | None = None
 
     def __post_init__(self) -> None:
+        self._normalise()
+        self._check()
+
+    def _normalise(self) -> None:
+        """Convert the values that a caller or a file gave to the types of the fields."""
         if self.plate is not None:
             object.__setattr__(self, "portrait", None)
             object.__setattr__(self, "crop", "auto")
@@ -152,6 +157,9 @@ class Shot:
         object.__setattr__(self, "detail", bool(self.detail))
         if self.added is not None:
             object.__setattr__(self, "added", tuple(str(name) for name in self.added))
+
+    def _check(self) -> None:
+        """Raise EDTalkError for values out of range, and for parts that do not fit together."""
         for what, value, known in (
             ("The image format must be {}", self.image_format, IMAGE_FORMATS),
             ("The layer must be {}", self.layer, LAYERS),
