@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...inference.contract.content import content_of
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.files import atomic_write, read_regular
 from ...inference.contract.parsing import MALFORMED, parse_json
@@ -17,6 +18,7 @@ from ...inference.contract.parsing import MALFORMED, parse_json
 _KEY = "edtalk_emotions"
 VERSION = 1
 _LARGEST = 16 * 2**20  # bytes
+_EXPECTED = "expected a .json file of emotions"
 
 Presets = dict[str, dict[str, float]]
 
@@ -31,11 +33,12 @@ def read(path: Path) -> Presets:
             for name, offsets in data["emotions"].items()
         }
     except FileNotFoundError as error:
-        raise EDTalkError(f"{path} does not exist.", "Choose an existing emotion file.") from error
+        raise EDTalkError(f"{path} does not exist; {_EXPECTED}.", "Choose an existing emotion file.") from error
     except OSError as error:
-        raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="disk") from error
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", "Choose another file.", "disk") from error
     except MALFORMED as error:
-        raise EDTalkError(f"{path} is not an emotion file.", "Choose a file made by Export Emotions.") from error
+        message = f"{path} is not an emotion file: {_EXPECTED}, found {content_of(path)}."
+        raise EDTalkError(message, "Choose a file made by Export Emotions.") from error
     if version > VERSION:
         raise EDTalkError(f"{path} was written by a newer version of the extension.", "Update the extension.")
     if not all(math.isfinite(value) for offsets in presets.values() for value in offsets.values()):

@@ -153,7 +153,7 @@ def read_take(path: Path, rate: str = "", fps: float = 60.0) -> Take:
     except FileNotFoundError as error:
         raise EDTalkError(f"{path} does not exist.", "Choose the take again.", "media") from error
     except OSError as error:
-        raise EDTalkError(f"{path} could not be read: {error.strerror}.", kind="media") from error
+        raise EDTalkError(f"{path} could not be read: {error.strerror}.", "Choose another file.", "media") from error
     except ValueError as error:
         raise EDTalkError(f"{path} is not a readable CSV file: it is not text.", _EXPORT_HINT, "media") from error
     try:

@@ -51,7 +51,7 @@ def test_emotions_survive_a_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is not an emotion file"),
+        (b"", "is not an emotion file: expected a .json file of emotions, found an empty file"),
         (b"\xff\xfe\x00", "is not an emotion file"),
         (b"[1, 2]", "is not an emotion file"),
         (b'{"emotions": {}}', "is not an emotion file"),
