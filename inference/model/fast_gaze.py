@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..face.landmarks import find_landmarks, square_at
+from ..face.landmarks import INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, find_landmarks, square_at
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
 from .joined import expanded
@@ -27,6 +27,7 @@ from .lid_parts import LidParts, lid_parts
 HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn; an opening takes at most 40 x 86
 GAP = 2  # rows of zeros between the two eyes of a sheet
 ROWS = 2 * SIZE[0] + GAP
+TOUCHING, APART = 0.03, 0.05  # gap between the lips, in eye distances, up to which and from which they count as such
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class EyeSheet:
 
 class TurnableEyes:
     """The eyes of one source picture, which are taken apart when they are first needed, for either way to draw them.
+
+    The landmarks that find them also tell how far the lips are apart.
 
     fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
     """
@@ -75,6 +78,14 @@ class TurnableEyes:
             EyeParts(Window(*(part.to(device) for part in eye.window)), *(part.to(device) for part in eye[1:]))
             for eye in eye_parts(*self._found)
         ]
+
+    @cached_property
+    def lips_apart(self) -> float:
+        """0 if the lips of the source touch, up to 1 if they show what is between them."""
+        _, points, _ = self._found
+        at = points @ (1, 1j)
+        upper, lower = np.split((at[INNER_LIPS] / (at[LEFT_LIDS].mean() - at[RIGHT_LIDS].mean())).imag, 2)
+        return float(np.clip(((lower - upper).max() - TOUCHING) / (APART - TOUCHING), 0, 1))
 
     @cached_property
     def _found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

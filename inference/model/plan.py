@@ -22,6 +22,12 @@ from .insets import Insets, strength_of
 from .lids import LidColumns, LidMotion, MovedLids
 
 CPU = torch.device("cpu")
+# The first letters of ARKit units that neither open nor close the lips: the mouth is warped from the source, without
+# the mouth's inset. So is a smile where the source's lips are apart: the inset would hide its teeth.
+WARPED = (
+    "brow", "eye", "cheekSquint", "noseSneer", "mouthFrown", "mouthStretch", "mouthDimple", "mouthLeft", "mouthRight",
+)  # fmt: skip
+SMILES = ("mouthSmile",)
 
 
 @dataclass(frozen=True)
@@ -81,8 +87,10 @@ class Planner:
         self._called_by: list[Tensor] = []
         if insets is not None:
             self._called_by = [inset.called_by.cpu() for inset in (insets.mouth, insets.eyes)]
-            upper = [_moves_upper_face(one) for one in bank.coefficients[: self._count]]
-            self._called_by[0] = self._called_by[0].masked_fill(torch.tensor(upper), 0.0)
+            warped = [_moves_only(one, WARPED) for one in bank.coefficients[: self._count]]
+            self._called_by[0] = self._called_by[0].masked_fill(torch.tensor(warped), 0.0)
+        smiles = [float(_moves_only(one, SMILES)) for one in bank.coefficients[: self._count]]
+        self._smiles = torch.tensor(smiles)
 
     def plan(
         self, rows: Sequence[np.ndarray], own: np.ndarray, eyes: Sequence[TurnableEyes], mouth_at_rest: bool = False
@@ -98,7 +106,12 @@ class Planner:
             alpha, turns = lids.still, lids.other_turns
         if self._eye_columns:
             alpha = with_lids(alpha, turns, *self._lids)
-        strengths = [strength_of(alpha - rest, called_by) for called_by in self._called_by]
+        change = alpha - rest
+        strengths = [strength_of(change, called_by) for called_by in self._called_by]
+        if strengths and eyes and (change * self._smiles).any():
+            apart = torch.tensor([one.lips_apart for one in eyes]).view(-1, 1, 1, 1)
+            others = strength_of(change, self._called_by[0] * (1 - self._smiles))
+            strengths[0] = torch.lerp(strengths[0], others, apart)
         needed = [bool(strength.any()) or (mouth_at_rest and not at) for at, strength in enumerate(strengths)]
         return Plan(
             alpha,
@@ -120,6 +133,6 @@ class Planner:
         return MovedLids(self._lid_columns, heights, clear, alpha, own, turns) if clear.any() else None
 
 
-def _moves_upper_face(coefficient: Coefficient) -> bool:
-    """Whether it moves brows or eyes only, by its ARKit units: the mouth then stays as it is in the source."""
-    return bool(coefficient.arkit) and all(unit.startswith(("brow", "eye")) for unit in coefficient.arkit)
+def _moves_only(coefficient: Coefficient, units: tuple[str, ...]) -> bool:
+    """Whether a coefficient moves nothing but these ARKit units, given by their first letters."""
+    return bool(coefficient.arkit) and all(unit.startswith(units) for unit in coefficient.arkit)

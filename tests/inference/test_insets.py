@@ -19,8 +19,11 @@ from inference.detail import (
     Detail,
     Workspace,
 )
+from inference.face.framing import load_portrait
+from inference.media.picture import to_network
 from inference.model.correction import Correction
 from inference.model.decoder import Drawn
+from inference.model.fast_gaze import TurnableEyes
 from inference.model.fast_unet import FastUNet
 from inference.model.generator import warp_grid
 from inference.model.insets import (
@@ -53,7 +56,8 @@ from training.stages.generator import (
     small_config,
 )
 
-STARTER = Path(__file__).parents[2] / "inference" / "banks" / "starter.safetensors"
+INFERENCE = Path(__file__).parents[2] / "inference"
+STARTER, DEMO = INFERENCE / "banks" / "starter.safetensors", INFERENCE / "demo"
 SIZE, COUNT, LIP, POSE = 64, 36, 3, 22
 FIELDS = COUNT + 1
 ANCHORS = torch.tensor([[[-0.3, -0.1], [0.3, -0.1], [0.0, 0.4]]])
@@ -276,13 +280,35 @@ def test_a_mouth_that_does_not_move_stays_the_sources(insets: Insets) -> None:
     assert not insets.own_mouth(window, turned, None, positions * (DENSE[1] + 0.1), residual).any()
 
 
-def test_brows_and_eyes_do_not_call_the_inset_of_the_mouth() -> None:
+def test_the_inset_of_the_mouth_is_called_where_lips_open_or_close() -> None:
+    """Otherwise, and in a smile of lips that are apart, the mouth is warped from the source."""
     bank = load_bank(STARTER)
     planner, own = Planner(bank, load_network(bank, INSETS)), np.zeros((1, len(bank.names)), np.float32)
-    for name, called in (("browInnerUp", False), ("eyeBlink", False), ("mouthSmile", True), ("jawOpen", True)):
-        row = own[0].copy()
-        row[bank.names.index(name)] = 0.8
-        assert (planner.plan([row], own, []).strengths[0] is not None) == called, name
+
+    def strength(apart: float, **moved: float) -> float:
+        row, eyes = own[0].copy(), TurnableEyes(np.zeros((SIZE, SIZE, 3), np.uint8), ANCHORS)
+        eyes.__dict__["lips_apart"] = apart  # as found in a picture
+        for name, value in moved.items():
+            row[bank.names.index(name)] = value
+        found = planner.plan([row], own, [eyes]).strengths[0]
+        return 0.0 if found is None else float(found)
+
+    for name in ("browInnerUp", "mouthFrown", "mouthLeft", "headYaw"):
+        assert strength(0.0, **{name: 0.8}) == 0, name
+    assert strength(0.0, jawOpen=0.8) == strength(1.0, jawOpen=0.8, mouthSmile=0.8) == 1
+    assert [strength(apart, mouthSmile=0.8) for apart in (0.0, 0.5, 1.0)] == [1, 0.5, 0]
+
+
+def test_lips_that_are_apart_are_seen() -> None:
+    """On the demo's portrait, and with its mouth open."""
+    bank, portrait = load_bank(STARTER), load_portrait(DEMO / "portrait_1.png")
+    renderer, insets = FaceRenderer(bank, "cpu"), load_network(bank, INSETS)
+    renderer.set_source(portrait, portrait)
+    found = []
+    for frame in renderer.render(renderer.moved({"jawOpen": np.array([0, 0.5])})):
+        anchors = insets.find_anchors(torch.from_numpy(to_network(frame, bank.config.size))[None])
+        found.append(TurnableEyes(frame, anchors).lips_apart)
+    assert found == [0, 1]
 
 
 def test_the_inset_of_the_eyes_reaches_no_brow(insets: Insets) -> None:
