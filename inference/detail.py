@@ -22,7 +22,7 @@ from .teeth import TeethTexture
 # The distance in the source of neighbouring pixels of a frame, in pixels, and its inverse, below which texture is not
 # used and above which it is used in full. Stretched texture is streaky, but the network's output is blurred there.
 STRETCHED = 0.12, 0.35
-SQUEEZED = 0.25, 0.7
+SQUEEZED = 0.1, 0.4
 FAINT = 0.05  # smallest mask at rest to which other masks are compared
 RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
 STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
