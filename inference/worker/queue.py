@@ -178,14 +178,17 @@ class RunningJob:
         self.send(answers.FrameFile(index, file, reused))
 
     def progress(self, phase: str, done: int, total: int) -> None:
-        """Report progress: at the start and end of a phase, and a few times per second in between."""
+        """Report progress: at the start and end of a phase, and a few times per second in between.
+
+        total: 0 if unknown, as for a stream that was cut off; then without an estimate of the remaining time.
+        """
         now = time.monotonic()
         if phase != self._phase:
             self._phase, self._began = phase, now
-        elif done < total and now - self._reported < _REPORT_EVERY:
+        elif (done < total or not total) and now - self._reported < _REPORT_EVERY:
             return
         self._reported = now
-        eta = round((now - self._began) / done * (total - done), 2) if done else None
+        eta = round((now - self._began) / done * (total - done), 2) if 0 < done <= total else None
         self.send(answers.Progress(phase, done, total, eta))
 
     @property

@@ -280,7 +280,7 @@ def test_bank_option(shot, frames, inputs, tmp_path, capfd):
 
 def test_exit_codes(shot, frames, tmp_path, capfd):
     assert render(tmp_path / "nothing") == 2
-    assert "is not a complete shot" in error_output(capfd)
+    assert "nothing does not exist; expected the folder of a shot" in error_output(capfd)
     frames.write_bytes(b"a file where the folder would be")
     assert render(shot) == 3
     assert "frames could not be written" in error_output(capfd)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from inference.contract.bank import load_bank
 from inference.contract.coefficients import Coefficients
 from inference.contract.protocol import Message
 from inference.media.picture import load_picture
-from inference.media.video import read_frames
+from inference.media.video import probe, read_frames
 from inference.media.video_writer import VideoWriter
 from inference.renderer import FaceRenderer
 from tests.cli_material import Material, pictures, run
@@ -176,6 +177,25 @@ def test_a_clip_of_one_frame(worker, material, tmp_path):
     assert len(rows) == 1
     assert 1 <= answer["fps"] <= 240
     assert len(capture(worker, material, tmp_path / "one.mp4", end=0.01)[0]) == 1
+
+
+def test_a_clip_of_unknown_length(worker, material, film, tmp_path):
+    """As a stream without a header. A negative estimate of the remaining time made Blender refuse the message."""
+    path = tmp_path / "film.h264"
+    with av.open(str(film)) as source, av.open(str(path), "w") as target:
+        (stream,) = source.streams.video
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    assert probe(path).duration is None
+    answers = worker.answers(ask(worker, material.bank, path))
+    assert answers.last.kind == "done", answers.last.fields
+    assert answers.last["frames"] > 50
+    reports = [progress for progress in answers.of("progress") if progress["phase"] == "watching"]
+    assert reports
+    assert all(progress["eta"] is None for progress in reports)
 
 
 def test_a_truncated_clip_gives_its_readable_frames(worker, material, film, tmp_path):

@@ -542,7 +542,7 @@ def test_shots_that_cannot_be_rendered(worker, shot, tmp_path):
         made.write(folder)
         return worker.refused("render", shot=str(folder))
 
-    assert "not a complete shot" in worker.refused("render", shot=str(tmp_path / "nothing"))["message"]
+    assert "expected the folder of a shot" in worker.refused("render", shot=str(tmp_path / "nothing"))["message"]
     error = refused(shot(rows, bank_sha256="ab" * 32))
     assert (error["kind"], "not the bank that the shot was made with" in error["message"]) == ("bank", True)
     error = refused(shot(rows, bank=tmp_path / "nowhere.safetensors"))
