@@ -27,7 +27,7 @@ from .speech import RATE, VARIANTS, Take, Voice, augment, coloured_noise, random
 LINES, HELD_OUT_LINES, HELD_OUT_LINES_2, HELD_OUT_LINES_3 = (
     Path(__file__).parents[1] / f"lines{name}.txt" for name in ("", "_held_out", "_held_out_2", "_held_out_3")
 )
-WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abcdefghijklm")  # in other voices
+WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abcdefghijklmnopq")  # in other voices
 KINDS = (*EMOTIONS, NEUTRAL)
 
 
