@@ -65,13 +65,20 @@ class Sentence:
 
 
 def read_text(text: str) -> list[Sentence]:
-    """The sentences of a text. Those without words are left out."""
+    """The sentences of a text. Those without words are left out.
+
+    The learned scores of a sentence that is not neutral are the mean of its own and of those with the sentences before
+    and after it, because two sentences often tell a situation together: "I cooked it. You threw it away."
+    """
+    parts = [part.strip() for part in _END.split(text) if words_of(part)]
     found = []
-    for part in _END.split(text):
-        words = tuple(words_of(part))
-        if words:
-            syllables = sum(syllables_of(word) for word in words)
-            found.append(Sentence(part.strip(), words, syllables, features(part)))
+    for number, part in enumerate(parts):
+        words, values = tuple(words_of(part)), features(part)
+        scores = values[len(LISTED) :]
+        if len(parts) > 1 and scores.argmax() < len(EMOTIONS):
+            around = features(" ".join(parts[max(number - 1, 0) : number + 2]))
+            scores[:] = (scores + around[len(LISTED) :]) / 2
+        found.append(Sentence(part, words, sum(syllables_of(word) for word in words), values))
     return found
 
 

@@ -86,6 +86,17 @@ def test_a_text_is_divided_into_sentences():
     assert read_text("") == read_text(" ...!? ") == []
 
 
+def test_a_sentence_is_read_with_its_neighbours_unless_it_is_neutral():
+    first, last = "I cooked all day.", "You threw it away, you ungrateful brat!"
+    alone, together = read_text(last)[0].features, read_text(f"{first} {last}")[1].features
+    scores = slice(len(LISTED), None)
+    both = (features(last) + features(f"{first} {last}"))[scores] / 2
+    np.testing.assert_allclose(together[scores], both, atol=1e-6)
+    np.testing.assert_array_equal(together[: len(LISTED)], alone[: len(LISTED)])
+    plain = "The meeting is on Tuesday in room four."
+    np.testing.assert_array_equal(read_text(f"{plain} {last}")[0].features, features(plain))
+
+
 def test_syllables_are_counted():
     assert [syllables_of(word) for word in ("cat", "make", "table", "banana", "b2b", "日本", "")] == [
         1,
