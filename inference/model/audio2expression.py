@@ -16,6 +16,8 @@ from ..contract.expression import EMOTIONS
 
 PREFIX = "audio2expression."
 KNOTS = 9  # of the calibration
+TOLD = 2.0  # weight of the learned scores of the words in the choice of the kind
+LESS = 0.001  # by which other kinds are weaker than the chosen one, at least
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,17 @@ class Audio2Expression(nn.Module):
         part = ((strengths - known[place - 1]) / (known[place] - known[place - 1]).clamp(min=1e-6)).clamp(0, 1)
         return value[place - 1] + part * (value[place] - value[place - 1])
 
-    def suggested(self, strengths: Tensor, logits: Tensor) -> Tensor:
-        """Calibrated strengths (..., 7) of what `forward` returned; all 0 where neutral is the likeliest kind."""
-        return self.calibrated(strengths) * (logits.argmax(dim=-1) < len(EMOTIONS))[..., None]
+    def suggested(self, strengths: Tensor, logits: Tensor, words: Tensor) -> Tensor:
+        """Calibrated strengths (..., 7) of what `forward` returned.
+
+        words: (..., 32), zeros where there are none. The kind is chosen by the logits and the learned scores of the
+        words together, and gets the largest strength. All are 0 where the kind is neutral.
+        """
+        if self.config.words == words.shape[-1]:  # networks of earlier banks do not know the scores
+            logits = logits + TOLD * words[..., -logits.shape[-1] :]
+        kind = logits.argmax(dim=-1, keepdim=True)
+        chosen, found = kind.clamp(max=len(EMOTIONS) - 1), self.calibrated(strengths)
+        largest, at = found.max(dim=-1, keepdim=True)
+        rest = found.scatter(-1, at, found.gather(-1, chosen))
+        rest = torch.minimum(rest, (largest - LESS).clamp(min=0))  # the table has equal values
+        return rest.scatter(-1, chosen, largest) * (kind < len(EMOTIONS))

@@ -245,9 +245,22 @@ def test_nothing_is_suggested_where_neutral_is_the_likeliest_kind():
     model = Audio2Expression(Audio2ExpressionConfig(width=16))
     logits = torch.zeros(2, 8)
     logits[0, 7], logits[1, 2] = 1.0, 1.0
-    found = model.suggested(torch.full((2, 7), 0.5), logits)
+    found = model.suggested(torch.full((2, 7), 0.5), logits, torch.zeros(2, 32))
     assert not found[0].any()
     assert (found[1] > 0).all()
+
+
+def test_the_scores_of_the_words_take_part_in_the_choice_of_the_kind():
+    strengths, logits, words = torch.tensor([[0.2, 0.9, 0.0, 0.0, 0.0, 0.0, 0.9]]), torch.zeros(1, 8), torch.zeros(1, 32)
+    logits[0, 1], words[0, 24] = 1.0, 1.0
+    model = Audio2Expression(Audio2ExpressionConfig(width=16))
+    told = model.suggested(strengths, logits, words)[0]
+    assert told.argmax() == 0 and told[0] == pytest.approx(0.9)
+    assert model.suggested(strengths, logits, torch.zeros(1, 32))[0].argmax() == 1
+    earlier = Audio2Expression(Audio2ExpressionConfig(width=16, words=24))
+    assert earlier.suggested(strengths, logits, words)[0].argmax() == 1
+    words[0, 31] = 2.0  # neutral
+    assert not model.suggested(strengths, logits, words).any()
 
 
 def test_calibration_is_a_table():

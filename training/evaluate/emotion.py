@@ -79,7 +79,7 @@ def of_words(model: Audio2Expression, text: str) -> Answer:
     """What the network answers to a text alone."""
     words = torch.from_numpy(features(text))[None, None]
     none, one = torch.zeros(1, 1), torch.ones(1, 1)
-    row = model.suggested(*model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one))[0, 0].numpy()
+    row = model.suggested(*model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one), words)[0, 0].numpy()
     strength = float(row.max())
     return (EMOTIONS[int(row.argmax())], strength) if strength >= LEAST_STRENGTH else (NEUTRAL, 0.0)
 
@@ -240,7 +240,8 @@ def calm_rows(bank: Bank, sounds: list[Path]) -> list[Row]:
             voice = torch.from_numpy(voice_rows(heard, phrases))[None]
             size = voice.shape[:2]
             nothing = torch.zeros(*size, len(WORD_FEATURES)), torch.ones(size), torch.zeros(size)
-            row = model.suggested(*model(voice, *nothing))[0].amax(dim=0).numpy() * ~np.isin(EMOTIONS, NOT_HEARD)
+            row = model.suggested(*model(voice, *nothing), nothing[0])[0].amax(dim=0).numpy()
+            row = row * ~np.isin(EMOTIONS, NOT_HEARD)
             found.append((float(row.max()), EMOTIONS[int(row.argmax())], path.name))
     found.sort(reverse=True)
     if not found:
