@@ -251,11 +251,13 @@ def test_nothing_is_suggested_where_neutral_is_the_likeliest_kind():
 
 
 def test_the_scores_of_the_words_take_part_in_the_choice_of_the_kind():
-    strengths, logits, words = torch.tensor([[0.2, 0.9, 0.0, 0.0, 0.0, 0.0, 0.9]]), torch.zeros(1, 8), torch.zeros(1, 32)
+    strengths = torch.tensor([[0.2, 0.9, 0.0, 0.0, 0.0, 0.0, 0.9]])
+    logits, words = torch.zeros(1, 8), torch.zeros(1, 32)
     logits[0, 1], words[0, 24] = 1.0, 1.0
     model = Audio2Expression(Audio2ExpressionConfig(width=16))
     told = model.suggested(strengths, logits, words)[0]
-    assert told.argmax() == 0 and told[0] == pytest.approx(0.9)
+    assert told.argmax() == 0
+    assert told[0] == pytest.approx(0.9)
     assert model.suggested(strengths, logits, torch.zeros(1, 32))[0].argmax() == 1
     earlier = Audio2Expression(Audio2ExpressionConfig(width=16, words=24))
     assert earlier.suggested(strengths, logits, words)[0].argmax() == 1
