@@ -310,7 +310,8 @@ def _strengths(
     voice, table = (torch.from_numpy(part.astype(np.float32))[None] for part in (heard, words))
     has_voice = torch.full((1, len(heard)), float(use_voice))
     inputs = voice, table, has_voice, torch.from_numpy(has_words.astype(np.float32))[None]
-    strengths = model.suggested(*model(*inputs), table)[0].numpy()
+    answer, logits = model(*inputs)
+    strengths = model.suggested(answer, logits, table)[0].numpy()
     weights = None if model.expression is None else model.expression(model.hidden(*inputs))[0].numpy()
     return strengths, weights
 

@@ -79,7 +79,8 @@ def of_words(model: Audio2Expression, text: str) -> Answer:
     """What the network answers to a text alone."""
     words = torch.from_numpy(features(text))[None, None]
     none, one = torch.zeros(1, 1), torch.ones(1, 1)
-    row = model.suggested(*model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one), words)[0, 0].numpy()
+    strengths, logits = model(torch.zeros(1, 1, VOICE_FEATURES), words, none, one)
+    row = model.suggested(strengths, logits, words)[0, 0].numpy()
     strength = float(row.max())
     return (EMOTIONS[int(row.argmax())], strength) if strength >= LEAST_STRENGTH else (NEUTRAL, 0.0)
 
@@ -240,7 +241,8 @@ def calm_rows(bank: Bank, sounds: list[Path]) -> list[Row]:
             voice = torch.from_numpy(voice_rows(heard, phrases))[None]
             size = voice.shape[:2]
             nothing = torch.zeros(*size, len(WORD_FEATURES)), torch.ones(size), torch.zeros(size)
-            row = model.suggested(*model(voice, *nothing), nothing[0])[0].amax(dim=0).numpy()
+            strengths, logits = model(voice, *nothing)
+            row = model.suggested(strengths, logits, nothing[0])[0].amax(dim=0).numpy()
             row = row * ~np.isin(EMOTIONS, NOT_HEARD)
             found.append((float(row.max()), EMOTIONS[int(row.argmax())], path.name))
     found.sort(reverse=True)
