@@ -16,7 +16,7 @@ from .face.size import SOURCE_SIZE, FaceSize
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
 
-HELD_BYTES = 256 * 2**20  # limit for decoded frames that are kept in memory when footage is read backwards
+HELD_BYTES = 256 * 2**20  # limit for decoded frames, or crops of them, that are kept in memory
 
 # A frame of the footage, its crop and the face rendered there; the last two are None if no face is visible.
 Dubbed = tuple[np.ndarray, Crop | None, np.ndarray | None]

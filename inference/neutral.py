@@ -33,20 +33,23 @@ _NOSE, _CORNERS, _BROWS = NAMES.index("noseTip"), places("mouthRight", "mouthLef
 
 
 class NeutralFrame:
-    """Collects evenly spaced pictures of a clip of any length: at most `MOST` are kept."""
+    """Collects evenly spaced pictures of a clip of any length: at most `MOST` are kept.
+
+    kept: their numbers and pictures.
+    """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[int, np.ndarray]] = []
+        self.kept: list[tuple[int, np.ndarray]] = []
         self._every = 1
 
     def add(self, number: int, picture: np.ndarray) -> None:
         """Add the face crop of frame `number`, uint8 (S, S, 3). Frames are added in order."""
         if number % self._every:
             return
-        self._kept.append((number, picture))
-        if len(self._kept) > MOST:
+        self.kept.append((number, picture))
+        if len(self.kept) > MOST:
             self._every *= 2
-            self._kept = [one for one in self._kept if one[0] % self._every == 0]
+            self.kept = [one for one in self.kept if one[0] % self._every == 0]
 
     def choose(self, rows: Coefficients, seen: np.ndarray) -> int:
         """The number of the neutral frame.
@@ -54,20 +57,23 @@ class NeutralFrame:
         rows: (T, n) coefficients of all frames. seen: (T,) bool, frames in which the face is visible; others are
         considered only if there are none of these. If the landmarks find no face, `nearest_to_rest` of all frames.
         """
-        kept = [(number, picture) for number, picture in self._kept if seen[number]]
-        points = np.zeros((0, len(NAMES), 2))
-        if kept:
-            numbers, pictures = np.array([number for number, _ in kept]), [picture for _, picture in kept]
-            squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
-            parts = [slice(at, at + AT_ONCE) for at in range(0, len(kept), AT_ONCE)]
-            found = [find_each(pictures[part], squares[part], passes=3) for part in parts]
-            present = np.concatenate([one.present for one in found]) > 0.5
-            points, numbers = np.concatenate([one.points for one in found])[present], numbers[present]
-        if not len(points):
-            return nearest_to_rest(rows, seen)
-        away = distance_from_rest(points)
-        near = numbers[away <= np.quantile(away, SHARE)]
-        return int(near[np.square(rows.values[near]).sum(1).argmin()])
+        near = [number for number, _ in self.near(seen)]
+        return near[int(np.square(rows.values[near]).sum(1).argmin())] if near else nearest_to_rest(rows, seen)
+
+    def near(self, seen: np.ndarray) -> list[tuple[int, np.ndarray]]:
+        """Those of `kept` whose landmarks are nearest to a face at rest; [] if no face is found. seen: see `choose`."""
+        kept = [(number, picture) for number, picture in self.kept if seen[number]]
+        if not kept:
+            return []
+        pictures = [picture for _, picture in kept]
+        squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
+        parts = [slice(at, at + AT_ONCE) for at in range(0, len(kept), AT_ONCE)]
+        found = [find_each(pictures[part], squares[part], passes=3) for part in parts]
+        present = np.flatnonzero(np.concatenate([one.present for one in found]) > 0.5)
+        if not len(present):
+            return []
+        away = distance_from_rest(np.concatenate([one.points for one in found])[present])
+        return [kept[place] for place in present[away <= np.quantile(away, SHARE)]]
 
 
 def nearest_to_rest(rows: Coefficients, seen: np.ndarray) -> int:

@@ -7,6 +7,7 @@ shape of a face from its expression (a closed mouth may read as a jaw that is op
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,11 @@ import numpy as np
 from .contract.errors import EDTalkError
 from .contract.plate import Track, runs
 from .contract.references import Readings, closed_mouth
-from .dubbing import crop_of
+from .dubbing import HELD_BYTES, crop_of
 from .face.crop import crop_face
 from .lanes import read_ahead
 from .media.video import frames_at
-from .neutral import NeutralFrame
+from .neutral import NeutralFrame, nearest_to_rest
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
@@ -43,9 +44,10 @@ def read_plate(
 ) -> Readings:
     """Read every frame of a track that shows a face.
 
-    step: called before each frame with the number of frames read and the total; every frame is read twice. It may raise
-    to stop. Frames are not kept in memory. The renderer's source is neither used nor changed. Raises EDTalkError of
-    kind "bank" if the bank lacks a network, "face" if no frame shows a face, "media" if the clip cannot be read.
+    step: called before each frame with the number of frames done and the total; every frame is looked at, then
+    compared. It may raise to stop. Crops of the face are kept in memory, at most HELD_BYTES of them; what a longer clip
+    has beyond that is decoded twice. The renderer's source is neither used nor changed. Raises EDTalkError of kind
+    "bank" if the bank lacks a network, "face" if no frame shows a face, "media" if the clip cannot be read.
     """
     if not can_read(renderer):
         message = f"The bank '{renderer.bank.name}' has no relative reader, refiner or insets for reference frames."
@@ -56,24 +58,32 @@ def read_plate(
     reader, total, neutral = renderer.reader, 2 * len(seen), NeutralFrame()
     looks = np.full((len(track), 2), np.nan, np.float32)
 
-    def faces(done: int) -> Iterator[np.ndarray]:
-        for place, (frame, rgb) in enumerate(zip(seen, read_ahead(frames_at(media, track.times[seen])), strict=True)):
-            step(done + place, total)
+    def cut(first: int) -> Iterator[np.ndarray]:
+        """The faces of the frames from the place `first` of `seen` on."""
+        frames = seen[first:]
+        for frame, rgb in zip(frames, read_ahead(frames_at(media, track.times[frames])), strict=True):
             crop = crop_of(track.crops[frame], reader.comparing_size)
             assert crop is not None, "the frame shows a face"
-            face = crop_face(rgb, crop)
-            if not done:
-                looks[frame] = _looks(face)
-                neutral.add(place, face)
+            yield crop_face(rgb, crop)
+
+    held: list[np.ndarray] = []
+    for place, face in enumerate(cut(0)):
+        step(place, total)
+        looks[seen[place]] = _looks(face)
+        neutral.add(place, face)
+        if len(held) == place and (place + 1) * face.nbytes <= HELD_BYTES:
+            held.append(face)
+    sharp = looks[seen, 0] >= np.median(looks[seen, 0])
+    near = neutral.near(sharp) or neutral.kept
+    absolute = reader.encode((face for _, face in near), gaze=False)
+    _, at_rest = near[nearest_to_rest(absolute, sharp[[place for place, _ in near]])]
+
+    def faces() -> Iterator[np.ndarray]:
+        for place, face in enumerate(chain(held, cut(len(held)) if len(held) < len(seen) else ())):
+            step(len(seen) + place, total)
             yield face
 
-    absolute = reader.encode(faces(0), gaze=False)
-    sharpness = looks[seen, 0]
-    rest = neutral.choose(absolute, sharpness >= np.median(sharpness))
-    crop = crop_of(track.crops[seen[rest]], reader.comparing_size)
-    assert crop is not None
-    reference = reader.rest_reference(crop_face(next(frames_at(media, track.times[seen[rest : rest + 1]])), crop))
-    read = reader.compare(reference, faces(len(seen)))
+    read = reader.compare(reader.rest_reference(at_rest), faces())
     rows = np.full((len(track), read.shape[1]), np.nan, np.float32)
     rows[seen] = read - closed_mouth(renderer.bank, read)
     for first, last in runs(~np.isnan(rows[:, 0])):

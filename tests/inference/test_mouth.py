@@ -102,10 +102,16 @@ def test_frames_without_a_face_are_not_read(loaded, film, track, readings):
         loaded.renderer, film, Track(track.times, crops), lambda done, total: steps.append((done, total))
     )
     assert np.flatnonzero(~found.seen).tolist() == [2, 3]
-    total = 2 * (len(JAWS) - 2)  # every frame with a face is read twice
+    total = 2 * (len(JAWS) - 2)  # every frame with a face is looked at, then compared
     assert steps == [(done, total) for done in range(total)]
     with pytest.raises(EDTalkError, match="No face was found"):
         read_plate(loaded.renderer, film, Track(track.times, np.full((len(JAWS), 4), np.nan)))
+
+
+def test_a_clip_that_does_not_fit_into_memory_is_decoded_again(loaded, film, track, readings, monkeypatch):
+    monkeypatch.setattr("inference.plate_reading.HELD_BYTES", 3 * 256 * 256 * 3)
+    again = read_plate(loaded.renderer, film, track)
+    np.testing.assert_array_equal(again.rows, readings.rows)
 
 
 def test_a_bank_without_a_reader_is_refused(material: Material, shots, film, track):

@@ -82,8 +82,8 @@ def test_memory_is_bounded_and_a_clip_is_covered_evenly() -> None:
     chosen, blank = NeutralFrame(), np.zeros((1, 1, 3), np.uint8)
     for number in range(1000):
         chosen.add(number, blank)
-        assert len(chosen._kept) <= MOST
-    numbers = [number for number, _ in chosen._kept]
+        assert len(chosen.kept) <= MOST
+    numbers = [number for number, _ in chosen.kept]
     assert len(set(np.diff(numbers))) == 1
     assert numbers[0] == 0
     assert numbers[-1] > 980
