@@ -3,8 +3,8 @@
 The pixels of a reference are moved to the target's coefficients by the motion that the refiner predicts, then aligned
 to the plate by the optical flow of nose, cheeks and eyes, and sampled once, at the plate's resolution. Two references
 are mixed where the target lies between them. The result is matched to the colours of the plate around the mask and
-blended in by a mask from below the nose to below the chin. The network's own picture is used only where no reference
-opens the mouth far enough.
+blended in by a mask from below the nose to the lower of the two jaw lines, old and new. The network's own picture is
+used only where no reference opens the mouth far enough.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .contract.references import References, blend, likeness_weights
 from .dubbing import crop_of, frames_in_any_order
 from .face.crop import Crop, apply_matrix, crop_face, inverse_matrix, similarity
 from .face.framing import cut_at
+from .face.landmarks import find_landmarks, square_at
+from .face.landmarks import places as landmarks_named
 from .media.picture import to_network
 from .model.refiner import inverted, pixel_places
 
@@ -35,6 +37,11 @@ _JAW = "jawOpen"
 # how much lower the chin is when the jaw is fully open. The chin itself lies about 0.7 below the mouth.
 _ABOVE, _ACROSS, _BELOW, _JAW_DROP = 0.52, 0.8, 0.95, 0.45
 _ROUNDING = 2.5  # exponent of the mask's outline
+# The mask also ends at the jaw line, so that neck, collar and background stay those of the plate.
+_JAW_LINE = [*landmarks_named("jawRight", "chin"), *landmarks_named("jawLeft")[::-1]]
+_JAW_OFF = 0.25  # eye distances: by how much the plate's own landmarks may correct it
+_JAW_BLUR = 0.06  # eye distances: sigma of the mask's edge there
+_IS_FACE = 0.5  # least probability of a face for its jaw line to be used
 # Alignment: ellipse of the face that does not move with the mouth, in eye distances: centre below the eyes, half axes.
 _STILL_BELOW, _STILL_AXES = 0.3, (0.95, 0.5)
 _FLOW_STEP = 3  # every third pixel of it, in both directions
@@ -64,6 +71,15 @@ def find_points(renderer: FaceRenderer, face: np.ndarray) -> Points:
     return Points(*((anchors + 1) / 2 * _SIZE - 0.5))
 
 
+def find_jaw(face: np.ndarray, points: Points) -> np.ndarray:
+    """The jaw line from ear to ear in a face crop, uint8 (_SIZE, _SIZE, 3): (13, 2) pixels; (0, 2) if it is not found.
+
+    points: of the same face.
+    """
+    found = find_landmarks(face, [square_at(np.stack([points.left, points.right]))])
+    return found.points[0][_JAW_LINE] if found.present[0] > _IS_FACE else np.zeros((0, 2), np.float32)
+
+
 class MouthReference:
     """One reference frame, prepared for drawing.
 
@@ -85,24 +101,32 @@ class MouthReference:
         self._small = crop_face(frame, crop)
         self._detail = cut_at(frame, crop, _DRAWN)
         self.points = find_points(renderer, self._small)
+        self.jaw = find_jaw(self._small, self.points)
         with torch.no_grad():
             picture = torch.from_numpy(to_network(self._small, renderer.config.size)[None]).to(self._device)
             self._motion = self._refiner.motion_of(picture).flatten(2)
             self._own = self._refiner.read(picture)
 
-    def moved(self, change: np.ndarray) -> Moved:
-        """The reference with its coefficients changed by (n,)."""
+    def _moves(self, change: np.ndarray) -> torch.Tensor:
+        """(1, 2, cells, cells): displacement of each pixel, in half widths, with the coefficients changed by (n,)."""
         with torch.no_grad():
             change = change[: self._own.shape[1]]  # without the gaze, which the refiner does not read
             target = self._own + torch.from_numpy(change[None].astype(np.float32)).to(self._device)
             amounts = self._refiner.amounts(target) - self._refiner.amounts(self._own)
             cells = round((self._motion.shape[2] / 2) ** 0.5)
-            moves = (amounts[:, None] @ self._motion).view(1, 2, cells, cells)
-            centres = pixel_places(cells, moves.device)
+            return (amounts[:, None] @ self._motion).view(1, 2, cells, cells)
+
+    def jaw_after(self, change: np.ndarray) -> np.ndarray:
+        """The jaw line with the coefficients changed by (n,), as `jaw`."""
+        return _ahead(_in_pixels(self._moves(change)), self.jaw)
+
+    def moved(self, change: np.ndarray) -> Moved:
+        """The reference with its coefficients changed by (n,)."""
+        with torch.no_grad():
+            moves = self._moves(change)
+            centres = pixel_places(moves.shape[2], moves.device)
             positions, _ = inverted(moves, centres - moves)
-            shift = ((positions - centres)[0].permute(1, 2, 0) * (_SIZE / 2)).cpu().numpy()
-            forward = (moves[0].permute(1, 2, 0) * (_SIZE / 2)).cpu().numpy()
-        return Moved(self, np.ascontiguousarray(shift), np.ascontiguousarray(forward))
+        return Moved(self, _in_pixels(positions - centres), _in_pixels(moves))
 
     def drawn(self, change: np.ndarray) -> np.ndarray:
         """The network's picture of it with its coefficients changed by (n,), uint8 (D, D, 3)."""
@@ -123,14 +147,8 @@ class Moved:
     def __init__(self, reference: MouthReference, shift: np.ndarray, forward: np.ndarray) -> None:
         """shift, forward: (H, H, 2), from pixels of the result to pixels of the reference, and the other way."""
         self.reference, self._shift = reference, shift
-        cells = len(shift) / _SIZE
-
-        def ahead(point: np.ndarray) -> np.ndarray:
-            x, y = (point + 0.5) * cells - 0.5
-            place = np.array([[[x, y]]], np.float32)
-            return point + cv2.remap(forward, place, None, cv2.INTER_LINEAR, None, _EDGE)[0, 0]
-
-        self.points = Points(*(ahead(point) for point in reference.points))
+        self.points = Points(*_ahead(forward, np.stack(reference.points)))
+        self.jaw = _ahead(forward, reference.jaw)
 
     @cached_property
     def small(self) -> np.ndarray:
@@ -196,6 +214,7 @@ class MouthDrawer:
         to_crop = crop.to_crop.copy()
         to_crop[:, 2] += to_crop[:, :2] @ (left, top)
         places = _transformed(_pixels(right - left, bottom - top), to_crop)
+        mask = mask * _inside(self._jaws(plate, own, moved, ways, shares, Points(*points)), points, places)
         layers = {at: moved[at].sample(_transformed(places, ways[at][0])) for at in used}
         beyond = self._beyond(target, shares)
         if beyond > 0:
@@ -205,6 +224,33 @@ class MouthDrawer:
         eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
         new = new + _colour_difference(old, new, mask, eyes)
         return DrawnMouth(rgb, rect, np.clip(np.rint(new), 0, 255).astype(np.uint8), mask * np.float32(shown))
+
+    def _jaws(
+        self,
+        plate: np.ndarray,
+        own: np.ndarray,
+        moved: dict[int, Moved],
+        ways: dict[int, tuple[np.ndarray, np.ndarray]],
+        shares: np.ndarray,
+        points: Points,
+    ) -> list[np.ndarray]:
+        """The jaw lines of the plate's mouth and of the new one, (13, 2) each; [] if a reference's jaw was not found.
+
+        plate: the plate's crop. own: (n,), read from it. moved, ways: of the references in use, and `_alignment`.
+        """
+        if not all(len(one.jaw) for one in self._prepared.values()):
+            return []
+        lines = [
+            {at: one.reference.jaw_after(own - self._references.rows[at]) for at, one in moved.items()},
+            {at: one.jaw for at, one in moved.items()},
+        ]
+        was, new = (_mean(shares, {at: apply_matrix(ways[at][1], line) for at, line in some.items()}) for some in lines)
+        # The landmarks of the plate know how far its head is turned, those of the references how the jaw moves.
+        if len(found := find_jaw(plate, points)):
+            limit = _JAW_OFF * float(np.linalg.norm(points.right - points.left))
+            off = np.clip(found - was, -limit, limit)
+            was, new = was + off, new + off
+        return [was, new]
 
     def _alignment(self, plate: np.ndarray, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
         """The similarity (2, 3) from the plate's crop to the moved reference's, and its inverse."""
@@ -326,6 +372,34 @@ class DrawnMouth(NamedTuple):
         unblended = self.plate.copy()
         unblended[top:bottom, left:right] = self.new
         return np.dstack([crop_face(unblended, crop), seen])
+
+
+def _inside(lines: Sequence[np.ndarray], points: Sequence[np.ndarray], at: np.ndarray) -> np.ndarray:
+    """(h, w) float32, 0 to 1: the areas within any of some jaw lines, with a soft edge. 1 everywhere without lines.
+
+    lines, points, at (h, w, 2): pixels of a `_SIZE` crop; points: the two eyes and the mouth.
+    """
+    if not lines:
+        return np.ones(at.shape[:2], np.float32)
+    area = np.zeros((_SIZE, _SIZE), np.uint8)
+    eyes = float(np.linalg.norm(points[1] - points[0]))
+    for line in lines:
+        cv2.fillPoly(area, [np.rint(line * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    soft = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), max(_JAW_BLUR * eyes, 1.0))
+    return cv2.remap(soft, at, None, cv2.INTER_LINEAR, None, cv2.BORDER_CONSTANT)
+
+
+def _in_pixels(moves: torch.Tensor) -> np.ndarray:
+    """(1, 2, h, w) half widths -> (h, w, 2) pixels of a `_SIZE` crop."""
+    return np.ascontiguousarray((moves[0].permute(1, 2, 0) * (_SIZE / 2)).cpu().numpy())
+
+
+def _ahead(forward: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """points (N, 2) moved by the displacements `forward`, (cells, cells, 2), at their places."""
+    if not len(points):
+        return points
+    at = ((points + 0.5) * (len(forward) / _SIZE) - 0.5).astype(np.float32)
+    return points + cv2.remap(forward, at[:, None], None, cv2.INTER_LINEAR, None, _EDGE)[:, 0]
 
 
 _EDGE = cv2.BORDER_REPLICATE

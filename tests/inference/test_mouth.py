@@ -16,6 +16,7 @@ from inference.contract.references import Readings, References
 from inference.contract.shot import Shot
 from inference.drawing import ShotRenderer
 from inference.face.framing import load_portrait
+from inference.mouth import find_jaw, find_points
 from inference.plate_reading import can_read, read_plate
 from tests.cli_material import Material, render, run, write_wav
 
@@ -148,6 +149,35 @@ def test_only_the_mouth_changes_in_every_layer(shots, film, shot):
     inside = (slice(TOP, TOP + SIDE), slice(LEFT, LEFT + SIDE))
     np.testing.assert_allclose(square.astype(int), pasted[inside], atol=1)
     np.testing.assert_allclose(matte[..., 3].astype(int), plate[inside][..., 3], atol=1)
+
+
+def test_the_mask_ends_at_the_jaw_line(loaded, shots, film, shot):
+    """Beside the jaw and below the chin the frame stays; an opened jaw is within the mask."""
+    face = np.ascontiguousarray(frames(film)[0][TOP : TOP + SIDE, LEFT : LEFT + SIDE])
+    points = find_points(loaded.renderer, face)
+    jaw = find_jaw(face, points)
+    eyes = np.linalg.norm(points.right - points.left)
+    rows = np.zeros((len(JAWS), len(loaded.bank.names)), np.float32)
+    opened = rows.copy()
+    opened[:, loaded.bank.names.index("jawOpen")] = 0.6
+    closed, wide = (next(shots.draw(shot(one, layer="plate"), [0]))[..., 3] for one in (rows, opened))
+
+    def at(alpha: np.ndarray, place: np.ndarray) -> int:
+        x, y = np.rint(place).astype(int)
+        return int(alpha[TOP + y, LEFT + x])
+
+    for place in jaw[3:-3]:
+        outwards = (place - points.mouth) / np.linalg.norm(place - points.mouth)
+        assert at(closed, place + 0.3 * eyes * outwards) == 0
+    chin, down = jaw[len(jaw) // 2], np.array([0, eyes])
+    assert at(closed, chin - 0.2 * down) > 200
+    assert at(closed, chin + 0.2 * down) < 20
+    assert at(wide, chin + 0.15 * down) > at(closed, chin + 0.15 * down) + 80
+
+
+def test_a_picture_without_a_face_has_no_jaw_line(loaded):
+    blank = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    assert find_jaw(blank, find_points(loaded.renderer, blank)).shape == (0, 2)
 
 
 def test_frames_do_not_depend_on_the_others(shots, shot):
