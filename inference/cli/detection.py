@@ -57,6 +57,8 @@ def detect(args: argparse.Namespace, bank: Bank, samples: np.ndarray, seconds: f
     texts = [] if args.text is None else [SpokenText(read_text_file(args.text))]
     brought = None if args.features is None else read_features(args.features, seconds)
     found = emotions(bank, samples, times, texts, source=args.emotion_from or "both", brought=brought)
+    if texts and args.emotion_from != "words" and not texts[0].text.strip():
+        note(f"{args.text} has no words, so emotion was detected from the voice alone.")
     if found.note:
         note(f"{args.audio}: {found.note}")
     return found
@@ -71,7 +73,7 @@ def check_presets(bank: Bank) -> None:
 
 
 def read_text_file(path: Path) -> str:
-    """The text of a file. Raises EDTalkError if it does not exist, is too large, is not UTF-8 or has no words."""
+    """The text of a file, which may be empty. Raises EDTalkError if it does not exist, is too large or is not UTF-8."""
     expected = f"expected a text file (UTF-8) of at most {_MOST_TEXT // 1024} KiB"
     try:
         content = read_regular(path, _MOST_TEXT)
@@ -85,8 +87,6 @@ def read_text_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         found = f"found byte 0x{content[error.start]:02x} at {error.start}"
         raise EDTalkError(f"{path} is not text in UTF-8, {found}.", "Save it as UTF-8.") from error
-    if not text.strip():
-        raise EDTalkError(f"{path} has no words; {expected}.", "Write in it what is said.")
     return text
 
 
