@@ -245,7 +245,7 @@ class MouthDrawer:
             {at: one.jaw for at, one in moved.items()},
         ]
         was, new = (_mean(shares, {at: apply_matrix(ways[at][1], line) for at, line in some.items()}) for some in lines)
-        # The landmarks of the plate know how far its head is turned, those of the references how the jaw moves.
+        # The plate's landmarks follow the turn of its head; those of the references follow the motion of the jaw.
         if len(found := find_jaw(plate, points)):
             limit = _JAW_OFF * float(np.linalg.norm(points.right - points.left))
             off = np.clip(found - was, -limit, limit)
