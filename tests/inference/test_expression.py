@@ -136,8 +136,6 @@ def test_sentences_are_assigned_to_the_phrases_in_order(twice):
         ("今日はとても良い天気ですね。", "not known"),
         (GLAD + " What do you want?" * 5_000, "20 kB"),
         ((GLAD + " ") * 40, "too long for the speech"),
-        ("", "Text in English helps"),
-        (" \n\t", "Text in English helps"),
     ],
 )
 def test_text_that_cannot_be_used_as_it_is_gets_a_sentence(bank, line, text, note):
@@ -145,6 +143,14 @@ def test_text_that_cannot_be_used_as_it_is_gets_a_sentence(bank, line, text, not
     assert note in found.note
     assert bool(found.note) == bool(note)
     assert np.isfinite(found.rows).all()
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_a_calm_voice_without_words_shows_no_emotion(bank, line, text):
+    calm = line[round(3.2 * RATE) :]  # the second sentence, spoken slowly and low
+    found = emotions(bank, calm, np.arange(0, 2, 0.1), [SpokenText(text)])
+    assert "Text in English helps" in found.note
+    assert not found.suggestions
 
 
 def test_a_text_too_long_for_the_speech_gives_one_emotion(bank, twice):
