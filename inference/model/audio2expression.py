@@ -16,8 +16,8 @@ from ..contract.expression import EMOTIONS
 
 PREFIX = "audio2expression."
 KNOTS = 9  # of the calibration
-TOLD = 2.0  # weight of the learned scores of the words in the choice of the kind
-LESS = 0.001  # by which other kinds are weaker than the chosen one, at least
+WORD_WEIGHT = 2.0  # weight of the learned scores of the words in the choice of the kind
+LEAD = 0.001  # by which other kinds are weaker than the chosen one, at least
 
 
 @dataclass(frozen=True)
@@ -131,11 +131,11 @@ class Audio2Expression(nn.Module):
         words: (..., 32), zeros where there are none. The kind is chosen by the logits and the learned scores of the
         words together, and gets the largest strength. All are 0 where the kind is neutral.
         """
-        if self.config.words == words.shape[-1]:  # networks of earlier banks do not know the scores
-            logits = logits + TOLD * words[..., -logits.shape[-1] :]
+        if self.config.words == words.shape[-1]:  # networks of earlier banks have no such scores
+            logits = logits + WORD_WEIGHT * words[..., -logits.shape[-1] :]
         kind = logits.argmax(dim=-1, keepdim=True)
         chosen, found = kind.clamp(max=len(EMOTIONS) - 1), self.calibrated(strengths)
         largest, at = found.max(dim=-1, keepdim=True)
         rest = found.scatter(-1, at, found.gather(-1, chosen))
-        rest = torch.minimum(rest, (largest - LESS).clamp(min=0))  # the table has equal values
+        rest = torch.minimum(rest, (largest - LEAD).clamp(min=0))  # calibration maps several answers to one value
         return rest.scatter(-1, chosen, largest) * (kind < len(EMOTIONS))
