@@ -15,6 +15,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .contract.errors import EDTalkError
+from .contract.requests import SHORTEST_SOUND
 from .media.sound import RATE, SMOOTH_SPACING, UPSTREAM_FPS, to_16k
 from .model.audio2lip import MEL_BANDS, WINDOW, Audio2Lip
 from .model.load import AUDIO2LIP, NetworkBank, load_network
@@ -53,11 +54,9 @@ def mel_spectrogram(samples_16k: np.ndarray, gain: float = 1.0) -> np.ndarray:
     """
     length = len(samples_16k) // FRAME_SAMPLES * FRAME_SAMPLES
     if not length:
-        raise EDTalkError(
-            f"The sound lasts {len(samples_16k) / RATE * 1000:.0f} ms; lip-sync needs at least 40 ms.",
-            "Choose a longer sound.",
-            "media",
-        )
+        found = f"The sound lasts {len(samples_16k) / RATE * 1000:.0f} ms"
+        message = f"{found}; lip-sync needs at least {SHORTEST_SOUND * 1000:.0f} ms."
+        raise EDTalkError(message, "Choose a longer sound.", "media")
     mel = np.empty((MEL_BANDS, 1 + length // _HOP), np.float32)
     for start in range(0, mel.shape[1], _MEL_CHUNK):
         stop = min(start + _MEL_CHUNK, mel.shape[1])

@@ -51,6 +51,11 @@ def lip_sync(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types
             return None
         clock = sequencer.time_map(scene, strip)
         sound = audio.read(scene, strip, clock)
+        seconds = len(sound.samples) / sound.rate
+        if seconds < requests.SHORTEST_SOUND:
+            found = f"'{strip.name}' plays {seconds * 1000:.0f} ms of {audio.file_path(strip)}"
+            message = f"{found}; lip-sync needs at least {requests.SHORTEST_SOUND * 1000:.0f} ms."
+            raise EDTalkError(message, "Choose a longer sound, or move the strip's handles.", "media")
         times = clock.seconds(clock.frames) - sound.start
         requested.append(clock)
         return requests.LipSync(files.bank_path(obj), sound.rate, sound.samples, times)

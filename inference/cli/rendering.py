@@ -21,6 +21,7 @@ from ..contract.expression import EMOTIONS
 from ..contract.idle import BLINK
 from ..contract.plate import Plate, Track, media_sha256
 from ..contract.references import Readings, References, spoken
+from ..contract.requests import SHORTEST_SOUND
 from ..contract.shot import FEATHER, FILLS_PICTURE, Shot
 from ..face.framing import cut
 from ..face.size import FaceSize
@@ -338,11 +339,11 @@ class Inputs:
 
         Raises EDTalkError if they are too short for --head-motion or --emotion auto.
         """
-        from ..media.sound import SMOOTH_SPACING, load_speech
+        from ..media.sound import load_speech
         from ..motion import SHORTEST
 
         performs = self.args.head_motion or self.args.emotion == "auto"
-        return load_speech(self.args.audio, self.args.audio_stream, SHORTEST if performs else SMOOTH_SPACING)
+        return load_speech(self.args.audio, self.args.audio_stream, SHORTEST if performs else SHORTEST_SOUND)
 
     def _audio_lips(self, bank: Bank) -> np.ndarray | None:
         """(T, lip) from --audio, or None."""

@@ -31,6 +31,7 @@ Which = int | str | tuple[float, float] | None  # see `Capture`
 
 FASTEST = 1000.0  # frames per second
 CODECS = ("h264", "prores", "ffv1")
+SHORTEST_SOUND = 0.04  # seconds that lip-sync needs: one frame of the network's own rate
 
 
 class Request:

@@ -21,6 +21,7 @@ from ..contract.content import content_of
 from ..contract.downmix import Downmix
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
+from ..contract.requests import SHORTEST_SOUND
 from .container import open_media
 
 logger = logging.getLogger(__name__)
@@ -66,12 +67,12 @@ def load_sound(path: str | os.PathLike[str], stream: int | None = None) -> tuple
     a warning. Raises EDTalkError(kind="media") naming the file if it is missing, empty, not a media file, without
     sound, unreadable or shorter than 40 ms.
     """
-    samples, rate, _ = _load_mono(SoundFile(Path(path), stream), None, SMOOTH_SPACING)
+    samples, rate, _ = _load_mono(SoundFile(Path(path), stream), None, SHORTEST_SOUND)
     return samples, rate
 
 
 def load_speech(
-    path: str | os.PathLike[str], stream: int | None = None, shortest: float = SMOOTH_SPACING
+    path: str | os.PathLike[str], stream: int | None = None, shortest: float = SHORTEST_SOUND
 ) -> tuple[np.ndarray, float]:
     """As `load_sound`, at 16 kHz, and the length in seconds; needs less memory for a long sound.
 

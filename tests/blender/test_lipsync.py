@@ -1,6 +1,7 @@
 """Lip sync: the keys of the mouth, their character, and problems."""
 
 import time
+import wave
 
 import bpy
 import numpy as np
@@ -283,6 +284,17 @@ def test_failing_strips_are_reported_and_the_others_are_done(package, scene, str
     assert len(keys(package, obj))
     with pytest.raises(RuntimeError, match=r"gone\.wav"):
         lip_sync(scene, other)
+
+
+def test_a_sound_too_short_for_lip_sync_is_named_with_its_length(package, scene, strip, obj, tmp_path, fake_engine):
+    fake_engine()
+    path = tmp_path / "click.wav"
+    with wave.open(str(path), "wb") as file:  # Blender's own writer pads short sounds
+        file.setparams((1, 2, RATE, 0, "NONE", ""))
+        file.writeframes((noise(0.03) * 32767).astype("<i2").tobytes())
+    with pytest.raises(RuntimeError, match=r"'click' plays 30 ms of .*click\.wav; lip-sync needs at least 40 ms"):
+        lip_sync(scene, package.compat.new_sound(scene, "click", str(path), 2, 100))
+    assert not len(keys(package, obj))
 
 
 def test_lip_sync_without_a_speaker_is_an_error(package, scene, strip, obj):
