@@ -19,7 +19,7 @@ from functools import cache
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .media.sound import RATE
+from .media.sound import RATE, is_finite
 
 FPS = 100  # rows per second
 TIMBRE = 7
@@ -55,6 +55,7 @@ _PITCH_REACH = 2  # rows on either side over which the pitch is averaged
 _PITCH_WEIGHT = 1.5  # exponent of the power by which rows count
 _PITCH_LEAP = 0.4  # octaves; rows whose pitch is further apart are not averaged
 _LONGEST_RUN = 3000  # rows of speech tracked at once; bounds the memory
+_PITCH_CHUNK = 500  # rows of them transformed at once, 25 MB
 _AROUND = np.array([-0.014, -0.007, 0.0, 0.007, 0.014])  # searched around each lag, relative to it
 # Costs of the path through the candidates, after Boersma (1993), in units of correlation.
 _UNVOICED, _OCTAVE, _JUMP, _SWITCH = 0.45, 0.02, 0.35, 0.14
@@ -103,7 +104,7 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
     speaker: of a longer sound that the samples are a part of; None: measured in the samples.
     """
     samples = np.asarray(samples, np.float32).reshape(-1)
-    if not np.isfinite(samples).all():  # an hour of samples is not copied without need
+    if not is_finite(samples):  # an hour of samples is not copied without need
         samples = np.nan_to_num(samples, posinf=1.0, neginf=-1.0)
     count = round(len(samples) / _HOP)
     if not count:
@@ -113,10 +114,8 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
     energy, bands = _spectra(samples, count)
     level, floor = (speaker.level, speaker.floor) if speaker else _levels(energy)
     np.maximum(bands, level - _DEPTH, out=bands)
-    cepstrum, flux = bands @ _cosines(), np.zeros(count)
-    rise = np.diff(bands, axis=0)
-    flux[1:] = np.maximum(rise, 0, out=rise).mean(axis=1) / 10
-    del bands, rise
+    cepstrum, flux = _timbre(bands)
+    del bands
     speech = _speech(energy, level, floor)
     f0, voicing = _pitch(samples, count, speech)
     f0 = _averaged(f0, 10 ** (_PITCH_WEIGHT * energy / 10))
@@ -132,7 +131,10 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
         loud, _slope(loud), np.clip(semitones / 3, -4, 4), np.where(f0 > 0, _slope(semitones / 3), 0.0), voicing, flux,
         *(cepstrum - speaker.timbre).T, speech, since / 2, until / 2, _bumps(accents, count),
     ]  # fmt: skip
-    return Prosody(np.stack(columns, axis=1).astype(np.float32), f0, speech, accents, speaker)
+    features = np.empty((count, len(FEATURES)), np.float32)
+    for place, column in enumerate(columns):
+        features[:, place] = column
+    return Prosody(features, f0, speech, accents, speaker)
 
 
 _known: OrderedDict[bytes, Prosody] = OrderedDict()
@@ -173,6 +175,16 @@ def _spectra(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         energy[rows] = 10 * np.log10(power @ _a_weights() + 10 ** (_SILENCE / 10))
         bands[rows] = 10 * np.log10(power @ _mel_filters() / _SPECTRUM + 1e-12)
     return energy, bands
+
+
+def _timbre(bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cepstrum (T, 7) and flux (T,) of mel bands (T, 32) in dB."""
+    cepstrum, flux = np.empty((len(bands), TIMBRE)), np.zeros(len(bands))
+    for first in range(0, len(bands), _CHUNK):
+        cepstrum[first : first + _CHUNK] = bands[first : first + _CHUNK] @ _cosines()
+        rise = np.diff(bands[max(first - 1, 0) : first + _CHUNK], axis=0)
+        flux[max(first, 1) : first + _CHUNK] = np.maximum(rise, 0, out=rise).mean(axis=1) / 10
+    return cepstrum, flux
 
 
 @cache
@@ -236,8 +248,9 @@ def _pitch(samples: np.ndarray, count: int, speech: np.ndarray) -> tuple[np.ndar
     for start, end in _runs(speech):
         for first in range(start, end, _LONGEST_RUN):
             rows = slice(first, min(first + _LONGEST_RUN, end))
-            windows = _windows(samples, rows.start, rows.stop, _PITCH_WINDOW)
-            f0[rows], voicing[rows] = _tracked(_autocorrelation(windows))
+            parts = [slice(at, min(at + _PITCH_CHUNK, rows.stop)) for at in range(rows.start, rows.stop, _PITCH_CHUNK)]
+            windows = (_windows(samples, part.start, part.stop, _PITCH_WINDOW) for part in parts)
+            f0[rows], voicing[rows] = _tracked(np.concatenate([_autocorrelation(some) for some in windows]))
     return f0, voicing
 
 

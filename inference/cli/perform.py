@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     from ..prosody import cached_prosody
 
     samples, seconds = load_speech(args.audio, args.audio_stream, SHORTEST)
-    clipped = float(np.mean((samples > FULL) | (samples < -FULL)))  # an hour of samples is not copied
+    clipped = (np.count_nonzero(samples > FULL) + np.count_nonzero(samples < -FULL)) / len(samples)
     if clipped > CLIPPED:
         note(
             f"{args.audio}: {clipped:.0%} of the samples are clipped, so loudness is uncertain. Record it more quietly."

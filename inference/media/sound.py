@@ -94,9 +94,14 @@ def _load_mono(source: SoundFile, rate: int | None, shortest: float) -> tuple[np
     if seconds < shortest:
         message = f"{source.path} lasts {seconds:.2f} s; expected at least {shortest:g} s of sound."
         raise EDTalkError(message, "Choose a longer sound.", "media")
-    if not np.isfinite(samples).all():  # `nan_to_num` needs several times the memory of this test
+    if not is_finite(samples):  # `nan_to_num` needs several times the memory of this test
         np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0)
     return samples, found, seconds
+
+
+def is_finite(samples: np.ndarray) -> bool:
+    """Whether samples (n,) contain neither NaN nor infinity; without an array of their length."""
+    return not len(samples) or bool(np.isfinite([samples.min(), samples.max()]).all())
 
 
 def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None, float]:
