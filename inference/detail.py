@@ -12,11 +12,13 @@ Everything but the warp of the source is computed at the network's size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from . import grain
 from .teeth import TeethTexture
 
 # The distance in the source of neighbouring pixels of a frame, in pixels, and its inverse, below which texture is not
@@ -25,10 +27,10 @@ STRETCHED = 0.12, 0.35
 SQUEEZED = 0.1, 0.4
 FAINT = 0.05  # smallest mask at rest to which other masks are compared
 RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
+GRAIN_STEPS = 4  # per level
+LEAST_GRAIN = 0.1  # weights of new grain below it are 0, as they would be seen little but cost time
 STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
 SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
-# Interpolation half-way between pixels from six of them: the filter of H.264's motion compensation.
-HALF_WAY = np.array([1, -5, 20, 20, -5, 1], np.float32) / 32
 # Rows of the frames of a batch that are sampled together, so that their part of the portrait stays in the cache.
 BAND = 32
 _EDGE = cv2.BORDER_REPLICATE
@@ -67,7 +69,7 @@ class Detail:
         teeth: TeethTexture | None = None,
     ) -> None:
         self.size, self._teeth = len(fine), teeth
-        self._fine = _between(fine)
+        self._fine = grain.between(fine)
         self._rest = _levels(planes)
         self._pixels = _pixels(len(self._rest))
         self._mask, self._away = mask, _sampling_positions(places) - self._pixels
@@ -88,10 +90,13 @@ class Detail:
         each frame, composited over it; default none.
         """
         small = [self._small(*output) for output in zip(planes, places, masks, strict=True)]
-        seen = self._seen([shift for *_, shift in small])
+        seen = self._seen([shift for *_, shift, _ in small])
+        for texture, (*_, shift, streaky) in zip(seen, small, strict=True):
+            if streaky is not None:
+                self._regrain(texture, shift, streaky)
         size, level = (self.size, self.size), cv2.CV_8U if whole_levels else cv2.CV_32F
         frames = []
-        for texture, (change, kept, _), over in zip(seen, small, insets or [()] * len(seen), strict=True):
+        for texture, (change, kept, *_), over in zip(seen, small, insets or [()] * len(seen), strict=True):
             if len(change) != self.size:
                 change = cv2.resize(change, size, work.change, interpolation=cv2.INTER_CUBIC)
                 kept = cv2.resize(kept, size, work.kept, interpolation=cv2.INTER_CUBIC)
@@ -107,18 +112,20 @@ class Detail:
 
     def _small(
         self, planes: np.ndarray, places: np.ndarray, mask: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
         """All that is computed at the network's size for a frame.
 
-        Returns what is added to the texture (S, S, 3), in levels, the texture's weight (S, S), and by how many pixels
-        of `_fine` the texture is moved (S, S, 2).
+        Returns what is added to the texture (S, S, 3), in levels, the texture's weight (S, S), by how many pixels of
+        `_fine` the texture is moved (S, S, 2), and the weight of its new grain (S, S), None without.
         """
         positions = _sampling_positions(places)
         place, residual = self._place(positions)
-        kept = self._kept(place, mask, residual)
+        stretch = _stretch(place)
+        kept = self._kept(place, mask, residual, stretch)
         at_rest = cv2.remap(self._rest, place, None, cv2.INTER_CUBIC, None, _EDGE)
         change = cv2.subtract(_levels(planes), cv2.multiply(at_rest, cv2.merge((kept, kept, kept))))
-        return change, kept, (place - self._pixels) * np.float32(2 * self.size / len(mask))
+        shift = (place - self._pixels) * np.float32(2 * self.size / len(mask))
+        return change, kept, shift, self._streaky(stretch, kept, place)
 
     def _seen(self, shifts: list[np.ndarray]) -> list[np.ndarray]:
         """The portrait, moved by each of the shifts (S, S, 2), see `_small`: uint8 (D, D, 3) each."""
@@ -140,6 +147,57 @@ class Detail:
                 cv2.remap(self._fine, moved, None, cv2.INTER_LINEAR, picture[rows], _EDGE)
         return result
 
+    @cached_property
+    def _new_grain(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What gives `_fine` its new grain: uint8, GRAIN_STEPS per level, 128 is none; and where there is some,
+        (S, S) 0..1. None if it shows no skin.
+        """
+        new = grain.new_grain(np.ascontiguousarray(self._fine[::2, ::2]))
+        if new is None:
+            return None
+        area = cv2.resize(
+            (np.abs(new) > 0.25).astype(np.float32), self._rest.shape[1::-1], interpolation=cv2.INTER_AREA
+        )
+        return cv2.addWeighted(new, GRAIN_STEPS, new, 0, 128, dtype=cv2.CV_8U), area
+
+    def _streaky(self, stretch: Stretch, kept: np.ndarray, place: np.ndarray) -> np.ndarray | None:
+        """(S, S) weight of the new grain at each pixel, 0..1, where texture is used; None if it is 0."""
+        if self.size < 2 * len(kept):  # grain is finer than a pixel
+            return None
+        wide, full = grain.STRETCHED
+        weight = 1 - _share(stretch.across / np.maximum(stretch.down, 1e-6), full, wide)
+        weight[(stretch.least <= 0) | (kept <= 0)] = 0
+        if not weight.any() or self._new_grain is None:
+            return None
+        weight *= cv2.remap(self._new_grain[1], place, None, cv2.INTER_LINEAR, None, _EDGE)
+        weight = cv2.GaussianBlur(weight, (0, 0), SOFT, borderType=_EDGE)
+        weight[weight < LEAST_GRAIN] = 0
+        return weight if weight.any() else None
+
+    def _regrain(self, picture: np.ndarray, shift: np.ndarray, weight: np.ndarray) -> None:
+        """Give new grain to a moved portrait (D, D, 3), in place. shift, weight: see `_small`."""
+        assert self._new_grain is not None
+        small = len(weight)
+        ratio, rest = divmod(self.size, small)
+        if rest:
+            shift, weight = (cv2.resize(part, (self.size, self.size)) for part in (shift, weight))
+            ratio, small = 1, self.size
+        shift, weight = (cv2.copyMakeBorder(part, 1, 1, 1, 1, _EDGE) for part in (shift, weight))
+        for first, last in ((0, small // 2), (small // 2, small)):  # near and far side, or none of it
+            part = weight[1:-1, first + 1 : last + 1]
+            left, top, width, height = cv2.boundingRect((part > 0).view(np.uint8))
+            if not width:
+                continue
+            left += first
+            around = np.s_[top : top + height + 2, left : left + width + 2]  # interpolation reads one pixel more
+            inner = np.s_[ratio : (height + 1) * ratio, ratio : (width + 1) * ratio]
+            moved, strength = (cv2.resize(one[around], None, fx=ratio, fy=ratio)[inner] for one in (shift, weight))
+            area = np.s_[top * ratio : (top + height) * ratio, left * ratio : (left + width) * ratio]
+            moved = cv2.add(_pixels(self.size, 2)[area], moved)
+            new = cv2.remap(self._new_grain[0], moved, None, cv2.INTER_LINEAR, None, _EDGE)
+            new = cv2.multiply(cv2.subtract(new, 128, dtype=cv2.CV_32F), strength, scale=1 / GRAIN_STEPS)
+            picture[area] = cv2.add(picture[area], cv2.merge((new, new, new)), dtype=cv2.CV_8U)
+
     def _place(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position at rest of each pixel of a frame, (S, S, 2), and the error of that inversion, (S, S), in pixels.
 
@@ -151,9 +209,9 @@ class Detail:
         residual = place + cv2.remap(away, place, None, cv2.INTER_LINEAR, None, _EDGE) - positions
         return place, cv2.magnitude(*cv2.split(residual))
 
-    def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    def _kept(self, place: np.ndarray, mask: np.ndarray, residual: np.ndarray, stretch: Stretch) -> np.ndarray:
         """(S, S) weight of the source's texture at each pixel, 0..1; 1 at rest."""
-        least, most = _stretch(place)
+        least, most, *_ = stretch
         kept = np.minimum(_share(least, *STRETCHED), _share(1 / np.maximum(most, 1), *SQUEEZED))
         mask_at_rest = cv2.remap(self._mask, place, None, cv2.INTER_LINEAR, None, _EDGE)
         kept *= np.minimum(mask / np.maximum(mask_at_rest, FAINT), 1)
@@ -204,8 +262,19 @@ def _sampling_positions(places: np.ndarray) -> np.ndarray:
     return cv2.merge(list(((places + np.float32(1)) * size - np.float32(1)) / np.float32(2)))
 
 
-def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest and largest distance of neighbouring pixels at rest, over all directions, (S, S) each; 0 at folds."""
+class Stretch(NamedTuple):
+    """Distances of neighbouring pixels at rest, (S, S) each: smallest and largest of all directions, across and down.
+
+    The smallest one is 0 at folds.
+    """
+
+    least: np.ndarray
+    most: np.ndarray
+    across: np.ndarray
+    down: np.ndarray
+
+
+def _stretch(place: np.ndarray) -> Stretch:
     padded = cv2.copyMakeBorder(place, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
     across = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
     down = (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
@@ -217,23 +286,9 @@ def _stretch(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     half = (x + y) / 2  # singular values of [across down], in closed form
     spread = np.sqrt(np.maximum(half * half - area * area, 0))
     least = np.sqrt(np.maximum(half - spread, 0))
-    return np.where(area > 0, least, 0), np.sqrt(half + spread)
+    return Stretch(np.where(area > 0, least, 0), np.sqrt(half + spread), np.sqrt(x), np.sqrt(y))
 
 
 def _share(value: np.ndarray, low: float, high: float) -> np.ndarray:
     """0 up to `low`, 1 from `high` on."""
     return np.clip((value - low) / (high - low), 0, 1)
-
-
-def _between(fine: np.ndarray) -> np.ndarray:
-    """uint8 (D, D, 3) -> (2D - 1, 2D - 1, 3): one pixel is inserted between any two, so that warping does not blur."""
-    size = len(fine)
-    one = np.ones(1, np.float32)
-    result = np.empty((2 * size - 1, 2 * size - 1, 3), np.uint8)
-    result[::2, ::2] = fine
-    # The anchor of a filter with six taps is the fourth one in OpenCV, so this is the value before each pixel.
-    across = cv2.sepFilter2D(fine, -1, HALF_WAY, one, borderType=_EDGE)
-    result[::2, 1::2] = across[:, 1:]
-    result[1::2, ::2] = cv2.sepFilter2D(fine, -1, one, HALF_WAY, borderType=_EDGE)[1:]
-    result[1::2, 1::2] = cv2.sepFilter2D(across, -1, one, HALF_WAY, borderType=_EDGE)[1:, 1:]
-    return result

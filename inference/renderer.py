@@ -390,9 +390,16 @@ class FaceRenderer:
         drawn, insets = self._drawn(batch, self._on_device(batch.plan))
         insets = [laid.cpu() for laid in insets if laid.teeth is not None]
         return [
-            CardDetail(FastDetail.of(torch.tensor(one).to(self.device), drawn, row), self._teeth_of(one, insets, row))
+            CardDetail(self._card_detail(one, drawn, row), self._teeth_of(one, insets, row))
             for row, one in enumerate(fine)
         ]
+
+    def _card_detail(self, fine: np.ndarray, at_rest: Drawn, row: int) -> FastDetail:
+        from .grain import new_grain
+
+        new = new_grain(fine) if len(fine) >= 2 * self.config.size else None
+        on_card = None if new is None else torch.from_numpy(new).to(self.device)
+        return FastDetail.of(torch.tensor(fine).to(self.device), at_rest, row, on_card)
 
     def _teeth_of(self, fine: np.ndarray, at_rest: Sequence[PlacedInset], row: int) -> TeethTexture | None:
         """The texture of a source's teeth. at_rest: insets of which `row` is the source with its own coefficients."""

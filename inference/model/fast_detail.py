@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..detail import FAINT, HALF_WAY, RESIDUAL, SOFT, SQUEEZED, STEPS, STRETCHED
+from .. import grain
+from ..detail import FAINT, LEAST_GRAIN, RESIDUAL, SOFT, SQUEEZED, STEPS, STRETCHED
+from ..grain import HALF_WAY
 from .decoder import Drawn
 from .insets import PlacedInset, Window, composite_insets
 from .joined import expanded, joined
@@ -26,21 +29,27 @@ PIXELS = 2**21  # of the frames that are computed together: about 250 MB of the 
 class FastDetail:
     """The textures of N sources, see `inference.detail.Detail`.
 
-    fine: uint8 (N, 3, 2D - 1, 2D - 1). rest: (N, 3, S, S), levels of the sources as rendered at rest. away:
-    (N, 2, S, S), where they were sampled, relative to each pixel. mask: (N, 1, S, S), how much of it was used.
+    fine: uint8 (N, 3, 2D - 1, 2D - 1). grain: float16 (N, 1, 2D - 1, 2D - 1), levels that give it new grain. rest:
+    (N, 3, S, S), levels of the sources as rendered at rest. away: (N, 2, S, S), where they were sampled, relative to
+    each pixel. mask: (N, 1, S, S), how much of it was used.
     """
 
     fine: Tensor
+    grain: Tensor
     rest: Tensor
     away: Tensor
     mask: Tensor
 
     @staticmethod
-    def of(fine: Tensor, at_rest: Drawn, row: int) -> FastDetail:
-        """fine: uint8 (D, D, 3). at_rest: pictures of which `row` is the source with its own coefficients."""
+    def of(fine: Tensor, at_rest: Drawn, row: int, new: Tensor | None = None) -> FastDetail:
+        """fine: uint8 (D, D, 3). at_rest: pictures of which `row` is the source with its own coefficients. new: see
+        `grain.new_grain`; default none.
+        """
         rgb, places, logit = (part[row : row + 1] for part in at_rest)
         away = _in_pixels(places) - _pixels(places.shape[-1], places.device)
-        return FastDetail(_between(fine.permute(2, 0, 1)[None]), _levels(rgb), away, torch.sigmoid(logit))
+        fine = _between(fine.permute(2, 0, 1)[None])
+        new = fine.new_zeros(fine.shape[2:]) if new is None else new
+        return FastDetail(fine, new[None, None].half(), _levels(rgb), away, torch.sigmoid(logit))
 
     @property
     def size(self) -> int:
@@ -76,7 +85,9 @@ def _with_texture(detail: FastDetail, drawn: Drawn) -> Tensor:
     for _ in range(STEPS - 1):
         place = positions - _sampled(detail.away, place)
     residual = place + _sampled(detail.away, place) - positions
-    kept = _kept(detail, place, torch.sigmoid(drawn.logit), torch.hypot(residual[:, :1], residual[:, 1:]))
+    stretch = _stretch(place)
+    kept = _kept(detail, place, torch.sigmoid(drawn.logit), torch.hypot(residual[:, :1], residual[:, 1:]), stretch)
+    kept_small = kept
     change = _levels(drawn.rgb) - _sampled(detail.rest, place, "bicubic") * kept
     shift = (place - _pixels(small, place.device)) * (2 * size / small)  # `fine` has twice the resolution
     if size != small:
@@ -84,21 +95,36 @@ def _with_texture(detail: FastDetail, drawn: Drawn) -> Tensor:
         change, kept = (
             F.interpolate(part, size=(size, size), mode="bicubic", align_corners=False) for part in (change, kept)
         )
-    seen = _sampled(detail.fine.float(), _pixels(size, place.device) * 2 + shift)
+    at = _pixels(size, place.device) * 2 + shift
+    seen = _sampled(detail.fine.float(), at)
+    if size >= 2 * small:
+        streaky = F.interpolate(_streaky(stretch, kept_small), size=(size, size), mode="bilinear", align_corners=False)
+        seen = (seen + _sampled(detail.grain.float(), at) * streaky).clamp(0, 255)
     return torch.addcmul(change, seen, kept) / 127.5 - 1
 
 
-def _kept(detail: FastDetail, place: Tensor, mask: Tensor, residual: Tensor) -> Tensor:
+def _streaky(stretch: Stretch, kept: Tensor) -> Tensor:
+    """(N, 1, S, S) weight of the new grain at each pixel, 0..1, where texture is used."""
+    wide, full = grain.STRETCHED
+    weight = 1 - _share(stretch.across / stretch.down.clamp(min=1e-6), full, wide)
+    weight = _blurred(torch.where((stretch.least > 0) & (kept > 0), weight, 0.0))
+    return torch.where(weight < LEAST_GRAIN, 0.0, weight)
+
+
+def _kept(detail: FastDetail, place: Tensor, mask: Tensor, residual: Tensor, stretch: Stretch) -> Tensor:
     """(N, 1, S, S) weight of the sources' texture at each pixel, 0..1; 1 at rest."""
-    least, most = _stretch(place)
+    least, most, *_ = stretch
     kept = torch.minimum(_share(least, *STRETCHED), _share(1 / most.clamp(min=1), *SQUEEZED))
     kept = kept * (mask / _sampled(detail.mask, place).clamp(min=FAINT)).clamp(max=1)
-    kept = kept * ((RESIDUAL[1] - residual) / (RESIDUAL[1] - RESIDUAL[0])).clamp(0, 1)
+    return _blurred(kept * ((RESIDUAL[1] - residual) / (RESIDUAL[1] - RESIDUAL[0])).clamp(0, 1))
+
+
+def _blurred(plane: Tensor) -> Tensor:
     reach = round(4 * SOFT)
     taps = [math.exp(-((tap / SOFT) ** 2) / 2) for tap in range(-reach, reach + 1)]
-    blur = constant(place.device, *(tap / sum(taps) for tap in taps)).view(1, 1, 1, -1)
-    kept = F.conv2d(F.pad(kept, (reach,) * 4, mode="replicate"), blur)
-    return F.conv2d(kept, blur.mT)
+    blur = constant(plane.device, *(tap / sum(taps) for tap in taps)).view(1, 1, 1, -1)
+    plane = F.conv2d(F.pad(plane, (reach,) * 4, mode="replicate"), blur)
+    return F.conv2d(plane, blur.mT)
 
 
 def _share(value: Tensor, low: float, high: float) -> Tensor:
@@ -106,8 +132,16 @@ def _share(value: Tensor, low: float, high: float) -> Tensor:
     return ((value - low) / (high - low)).clamp(0, 1)
 
 
-def _stretch(place: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest distance of neighbouring pixels at rest, over all directions, (N, 1, S, S); 0 at folds."""
+class Stretch(NamedTuple):
+    """See `inference.detail.Stretch`; (N, 1, S, S) each."""
+
+    least: Tensor
+    most: Tensor
+    across: Tensor
+    down: Tensor
+
+
+def _stretch(place: Tensor) -> Stretch:
     across, down = torch.empty_like(place), torch.empty_like(place)
     across[..., 1:-1] = (place[..., 2:] - place[..., :-2]) / 2
     down[..., 1:-1, :] = (place[..., 2:, :] - place[..., :-2, :]) / 2
@@ -116,10 +150,11 @@ def _stretch(place: Tensor) -> tuple[Tensor, Tensor]:
         down[..., edge, :] = place[..., after, :] - place[..., before, :]
     (x_across, y_across), (x_down, y_down) = across.split(1, 1), down.split(1, 1)
     area = x_across * y_down - y_across * x_down
-    half = (across.square().sum(1, keepdim=True) + down.square().sum(1, keepdim=True)) / 2
+    x, y = (line.square().sum(1, keepdim=True) for line in (across, down))
+    half = (x + y) / 2
     spread = (half.square() - area.square()).clamp(min=0).sqrt()
     least = (half - spread).clamp(min=0).sqrt()
-    return torch.where(area > 0, least, 0.0), (half + spread).sqrt()
+    return Stretch(torch.where(area > 0, least, 0.0), (half + spread).sqrt(), x.sqrt(), y.sqrt())
 
 
 def _sampled(pictures: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from inference.cli.bench import RandomBank
 from inference.contract.config import GeneratorConfig
@@ -17,6 +18,9 @@ from inference.detail import Detail, Workspace
 from inference.face.crop import crop_from_box, whole
 from inference.face.framing import cut_at
 from inference.face.size import FaceSize
+from inference.grain import new_grain
+from inference.model.decoder import Drawn
+from inference.model.fast_detail import FastDetail, with_detail
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +262,54 @@ def test_texture_is_kept_where_it_is_stretched() -> None:
     stretched = cv2.warpAffine(fine, matrix, (256, 256), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
     found = transferred(detail_of(fine, flow_to(place())), planes_of(stretched), flow_to(positions))
     assert difference(found, stretched) < 0.4 * difference(alone(planes_of(stretched), 256), stretched)
+
+
+def skin(size: int = 512) -> np.ndarray:
+    """Smooth shading with weak grain and one mole."""
+    random = np.random.default_rng(0)
+    shade = cv2.resize(random.normal(150, 20, (4, 4, 3)), (size, size), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.GaussianBlur(random.normal(0, 14, (size, size)), (0, 0), 1)
+    fine = np.clip(shade + grain[..., None], 0, 255).astype(np.uint8)
+    fine[252:260, 252:260] = fine[252:260, 252:260] // 2
+    return fine
+
+
+def grain_of(picture: np.ndarray) -> tuple[float, float]:
+    """Mean steps between neighbours of a picture's fine light, across and down, above the mole."""
+    light = picture.astype(np.float32).mean(2)
+    fine = (light - cv2.GaussianBlur(light, (0, 0), 2))[80:230, 128:384]
+    return float(np.abs(np.diff(fine)).mean()), float(np.abs(np.diff(fine, axis=0)).mean())
+
+
+def test_stretched_skin_has_no_streaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, flow = skin(), flow_to(place() * (0.5, 1) + (16, 0))
+    detail = detail_of(fine, flow_to(place()))
+    found = transferred(detail, planes_of(fine), flow)
+    assert np.array_equal(found, transferred(detail, planes_of(fine), flow))
+    monkeypatch.setattr("inference.detail.grain.new_grain", lambda fine: None)
+    streaky = transferred(detail_of(fine, flow_to(place())), planes_of(fine), flow)
+    (own, _), (x, y), (streaks, high) = (grain_of(picture) for picture in (fine, found, streaky))
+    assert streaks < 0.55 * high
+    assert 0.7 * own < x < 1.1 * own
+    assert 0.8 * own < y < 1.2 * own
+    assert difference(cv2.GaussianBlur(found, (0, 0), 4), cv2.GaussianBlur(streaky, (0, 0), 4)) < 1
+    assert abs(found - streaky)[253:259, 250:262].mean() < 2, "the mole is no grain"
+
+
+@torch.inference_mode()
+def test_a_card_gives_the_same_grain() -> None:
+    fine, rest, moved = skin(), flow_to(place()), flow_to(place() * (0.5, 1) + (16, 0))
+    planes = planes_of(fine)
+    known, drawn = (
+        Drawn(*map(torch.from_numpy, (planes[None], at[None], np.log(mask / (1 - mask))[None, None])))
+        for at, mask in (rest, moved)
+    )
+    new = new_grain(fine)
+    assert new is not None
+    card = FastDetail.of(torch.from_numpy(fine), known, 0, torch.from_numpy(new))
+    (found,) = next(with_detail([card], drawn, []))
+    expected = transferred(detail_of(fine, rest), planes, moved)
+    assert difference((found.permute(1, 2, 0).numpy() + 1) * 127.5, expected) < 0.5
 
 
 def test_a_mask_that_is_faint_at_rest_keeps_the_texture() -> None:
