@@ -55,6 +55,7 @@ class Identity:
     skull: np.ndarray  # (V, 3) float32: `rest` without the thickness of short hair
     distance: float  # of the camera, in picture widths
     centre: np.ndarray  # (2,) position of the eyes' midpoint at rest, 0..1 from left and top
+    lips: tuple[float, float] = (1.0, 1.0)  # heights of upper and lower lip, in those of the mesh
 
 
 def _shape(rng: np.random.Generator, mesh: heads.Mesh) -> tuple[np.ndarray, dict[str, Any]]:

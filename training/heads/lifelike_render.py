@@ -18,6 +18,7 @@ from training.heads import teeth
 from training.heads.identity import Identity
 from training.heads.lifelike import Look, Piece, look
 from training.heads.lifelike_shaders import CARDS, SHADE, SURFACE, SURFACE_VERTEX
+from training.heads.lips import repainted
 from training.heads.render import OVERSAMPLING, SURFACES, Frame, Renderer, renderer, with_lids
 from training.heads.shaders import WHOLE_PICTURE
 
@@ -86,7 +87,8 @@ class LifelikeRenderer(Renderer):
         part = mesh.part[self.base]
         layer = np.where(part == heads.SKIN, look.skin, look.eye)
         uv = np.zeros((len(self.base), 2), np.float32)
-        uv[: len(self.assets.body.uv)] = self.assets.body.uv
+        body = self.assets.body
+        uv[: len(body.uv)] = repainted(body.uv, body.corner, person.lips)
         self.program["detail"].value = tuple(self._detail(person.unit, piece_of) for piece_of in range(8))
         local = np.pad(person.local, ((0, 0), (0, 1)))
         paint = np.where(mesh.part[:, None] == heads.SKIN, person.paint, local)[self.base]

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from training.heads import mesh as heads
 from training.heads.identity import Identity, identity
-from training.heads.marks import landmarks
+from training.heads.marks import landmarks, lip_outline
 from training.heads.shaders import OUTLINE, SHADE, SURFACE, SURFACE_VERTEX, WHOLE_PICTURE
 from training.units import LIP, NAMES, POSE, SCALE, SHIFT, UNITS
 
@@ -168,6 +168,7 @@ class Renderer:
     def show(self, person: Identity) -> None:
         """Choose the person that `render` draws."""
         self.person, mesh = person, self.mesh
+        self.outline = lip_outline(person.paint[:, 2])
         self.backdrop = cv2.resize(person.backdrop, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
         local = np.pad(person.local, ((0, 0), (0, 1)))
         paint = np.where(mesh.part[:, None] == heads.SKIN, person.paint, local)
@@ -307,7 +308,7 @@ class Renderer:
 
     def _landmarks(self, position: np.ndarray, turn: np.ndarray, gaze: tuple[float, float]) -> np.ndarray:
         """(L, 2) float32, see `Frame`, of the posed vertices of the base mesh."""
-        found = landmarks(position, self.mesh, turn @ self._gaze(turn, gaze))
+        found = landmarks(position, self.mesh, turn @ self._gaze(turn, gaze), self.outline)
         return self._projected(found).astype(np.float32)
 
     def _projected(self, at: np.ndarray) -> np.ndarray:

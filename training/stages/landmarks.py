@@ -41,6 +41,7 @@ from inference.model.gaze import located_irises
 from ..heads import mesh
 from ..heads.identity import identity
 from ..heads.lifelike_render import renderer_of
+from ..heads.lips import with_lips
 from ..heads.render import Renderer
 from ..heads.sampling import coefficients
 from ..learning.optimiser import minimise
@@ -49,7 +50,7 @@ from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..units import NAMES
 from .insets import anchors_of
 
-FRAME = 160  # pixels of a rendered picture
+FRAME = 256  # pixels of a rendered picture
 FRAMES = 6  # pictures of each person
 SEED = 77_000  # of the pool's people
 ANCHOR_SEED, ANCHOR_PEOPLE = 78_000, 60  # of the people on whom the anchors of the insets are fitted
@@ -112,7 +113,8 @@ class Pool:
         rng = np.random.default_rng([SEED, person, 2])
         rows = coefficients(person, FRAMES, SEED)
         with drawer.context:
-            drawer.show(identity(person, SEED))
+            upper, lower = np.clip(rng.normal(rng.uniform(0.45, 1.2), 0.12, 2), 0.35, 1.35)
+            drawer.show(with_lips(identity(person, SEED), upper, lower))
             for k, row in enumerate(rows):
                 row = row.copy()
                 for name, deviation in POSES.items():
