@@ -76,7 +76,7 @@ def find_jaw(face: np.ndarray, points: Points) -> np.ndarray:
 
     points: of the same face.
     """
-    found = find_landmarks(face, [square_at(np.stack([points.left, points.right]))])
+    found = find_landmarks(face, [square_at(np.stack([points.left, points.right]))], lips=False)
     return found.points[0][_JAW_LINE] if found.present[0] > _IS_FACE else np.zeros((0, 2), np.float32)
 
 

@@ -68,7 +68,7 @@ class NeutralFrame:
         pictures = [picture for _, picture in kept]
         squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
         parts = [slice(at, at + AT_ONCE) for at in range(0, len(kept), AT_ONCE)]
-        found = [find_each(pictures[part], squares[part], passes=3) for part in parts]
+        found = [find_each(pictures[part], squares[part], passes=3, lips=False) for part in parts]
         present = np.flatnonzero(np.concatenate([one.present for one in found]) > 0.5)
         if not len(present):
             return []

@@ -21,6 +21,7 @@ from inference.contract.errors import EDTalkError
 COMMANDS = {
     "heads": ("heads.dataset", "run", "render a data set of synthetic heads"),
     "landmarks": ("stages.landmarks", "train", "train the network that finds the landmarks of a face"),
+    "lips": ("stages.lips", "train", "train the network that reads the outline of the lips"),
     "generator": ("stages.generator", "train", "train the generator"),
     "reader": ("stages.reader", "train", "train the reader of single pictures"),
     "refiner": ("stages.refiner", "train", "train the refiner of the generator's pictures"),

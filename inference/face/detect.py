@@ -108,7 +108,7 @@ def _recognised(
     """The faces in these squares, see `find_landmarks`. certain: largest expected error of the first nine landmarks in
     eye distances. scores: of the faces; default the network's certainty.
     """
-    found = find_landmarks(rgb, squares, passes=3)
+    found = find_landmarks(rgb, squares, passes=3, lips=False)
     faces = []
     for number, points in enumerate(found.points.astype(np.float64)):
         error = found.spread[number, : len(NINE)].mean() / max(np.hypot(*(points[1] - points[0])), 1e-6)
@@ -131,7 +131,7 @@ def _swept(rgb: np.ndarray) -> list[Face]:
             break
         across, down = (_starts(length, side) for length in (width, height))
         squares = [crop_from_box(x, y, side, SIDE) for y in down for x in across]
-        found = find_landmarks(small, squares, passes=1)
+        found = find_landmarks(small, squares, passes=1, lips=False)
         best += [frame_of(found.points[k]) for k in np.argsort(-found.present)[:8] if found.present[k] >= PRESENT]
     faces = _recognised(small, best, SWEPT_CERTAIN)
     return [face_at((face.landmarks + 0.5) * scale - 0.5, face.score) for face in faces if face.landmarks is not None]

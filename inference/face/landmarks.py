@@ -9,7 +9,7 @@ the inner mouth, chin. `NAMES` lists all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks
+from .lips import find_lips, window_at
 
 
 def _numbered(stem: str, count: int) -> tuple[str, ...]:
@@ -183,22 +184,30 @@ def square_at(eyes: np.ndarray) -> Crop:
     return crop_from_landmarks(eyes, _TEMPLATE[:2] * TEMPLATE - 0.5, SIDE)
 
 
-def find_landmarks(rgb: np.ndarray, squares: Sequence[Crop], *, passes: int = 2) -> Landmarks:
+def eye_vector(points: np.ndarray) -> np.ndarray:
+    """(2,) pixels from the right eye to the left one, as seen from the front. points: see `frame_of`."""
+    return frame_of(points).to_picture[:, 0] * (SIDE * (_TEMPLATE[1, 0] - _TEMPLATE[0, 0]))
+
+
+def find_landmarks(rgb: np.ndarray, squares: Sequence[Crop], *, passes: int = 2, lips: bool = True) -> Landmarks:
     """The landmarks of faces in a picture.
 
     rgb: uint8 (H, W, 3). squares: about where each face is: `square_at` two eyes, or `frame_of` the landmarks in the
     previous frame of a clip; the face may be 25 % larger or smaller and a quarter of the square beside its centre.
     passes: from the second on, the square is placed on the landmarks of the pass before. About 4 ms of CPU each.
+    lips: find the outline and the inner edges of the lips by a closer look at the mouth, which takes as long as a pass.
     """
     squares = list(squares)
-    return find_each([rgb] * len(squares), squares, passes=passes)
+    return find_each([rgb] * len(squares), squares, passes=passes, lips=lips)
 
 
-def find_each(pictures: Sequence[np.ndarray], squares: Sequence[Crop], *, passes: int = 2) -> Landmarks:
+def find_each(
+    pictures: Sequence[np.ndarray], squares: Sequence[Crop], *, passes: int = 2, lips: bool = True
+) -> Landmarks:
     """The landmarks of one face in each of some pictures. In a batch of eight, a face takes half the time.
 
-    pictures: uint8 (H, W, 3) each. squares, passes: see `find_landmarks`. They may differ in rounding from those of
-    another number of pictures.
+    pictures: uint8 (H, W, 3) each. squares, passes, lips: see `find_landmarks`. They may differ in rounding from those
+    of another number of pictures.
     """
     squares = list(squares)
     if not squares:
@@ -206,7 +215,17 @@ def find_each(pictures: Sequence[np.ndarray], squares: Sequence[Crop], *, passes
         return Landmarks(np.zeros((0, COUNT, 2), np.float32), none, none, np.zeros(0, np.float32))
     for _ in range(passes - 1):
         squares = [frame_of(points) for points in _read(pictures, squares).points]
-    return _read(pictures, squares)
+    found = _read(pictures, squares)
+    return with_lips(pictures, found) if lips else found
+
+
+def with_lips(pictures: Sequence[np.ndarray], found: Landmarks) -> Landmarks:
+    """Landmarks of one face in each of some pictures with those of the lips read by `face.lips`."""
+    windows = [window_at(one[OUTER_LIPS].mean(0), eye_vector(one)) for one in found.points.astype(np.float64)]
+    points = found.points.copy()
+    points[:, [*OUTER_LIPS, *INNER_LIPS]] = find_lips(pictures, windows)
+    points[:, NAMES.index("mouthCentre")] = points[:, INNER_LIPS].mean(1)
+    return replace(found, points=points)
 
 
 def _read(faces: Sequence[np.ndarray], squares: list[Crop]) -> Landmarks:

@@ -93,7 +93,7 @@ class TurnableEyes:
         size = max(self._fine.shape[:2])
         fine = self._fine if self._fine.shape[0] == self._fine.shape[1] else cv2.resize(self._fine, (size, size))
         eyes = (self._anchors[0, :2].cpu().double().numpy() + 1) * size / 2 - 0.5
-        found = find_landmarks(fine, [square_at(eyes)], passes=3)
+        found = find_landmarks(fine, [square_at(eyes)], passes=3, lips=False)
         return fine, found.points[0], found.spread[0]
 
 

@@ -59,7 +59,7 @@ def read_gaze(picture: np.ndarray) -> np.ndarray:
 def read_gazes(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """(N, 2) float32: the same in N pictures."""
     squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
-    found = find_each(pictures, squares).points.astype(np.float64)
+    found = find_each(pictures, squares, lips=False).points.astype(np.float64)
     points = np.stack([located_irises(*pair) for pair in zip(pictures, found, strict=True)])
     return (gaze(points) / (YAW, PITCH)).astype(np.float32)
 

@@ -392,7 +392,7 @@ def _at_landmarks(picture: Tensor, read: Tensor) -> Tensor:
     """The anchors (3, 2) of a picture (3, S, S) by its landmarks; `read`, (3, 2), if there is no face. On the CPU."""
     rgb, half = from_network(picture.numpy()), picture.shape[-1] / 2
     eyes = (read[:2].double().numpy() + 1) * half - 0.5
-    found = find_landmarks(rgb, [square_at(eyes)], passes=3)
+    found = find_landmarks(rgb, [square_at(eyes)], passes=3, lips=False)
     if found.present[0] < 0.5:
         return read
     return torch.from_numpy((eyes_and_mouth(found.points)[0] + 0.5) / half - 1).to(read)

@@ -11,10 +11,26 @@ pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
 from safetensors.torch import load_file
 
-from inference.face.landmarks import ANCHORS, COUNT, GAZE, INNER_LIPS, LEFT_LIDS, NAMES, RIGHT_LIDS, SIDE, LandmarkNet
+from inference.face import lips
+from inference.face.landmarks import (
+    ANCHORS,
+    COUNT,
+    GAZE,
+    INNER_LIPS,
+    LEFT_LIDS,
+    NAMES,
+    OUTER_LIPS,
+    RIGHT_LIDS,
+    SIDE,
+    LandmarkNet,
+)
 from training.heads import render
+from training.heads.lips import BORDER, with_lips
+from training.heads.marks import lip_outline
+from training.learning.lip_snapshots import lip_snapshot
 from training.learning.snapshots import negative, snapshot
 from training.stages import landmarks as stage
+from training.stages import lips as lip_stage
 from training.units import NAMES as UNITS
 
 from .conftest import DRAWN
@@ -54,6 +70,62 @@ def test_landmarks_follow_the_face(shown):
     assert (shut[upper, 1] > rest[upper, 1] + 0.5).all()
     np.testing.assert_allclose(shut[RIGHT_LIDS[5:], 1], rest[RIGHT_LIDS[5:], 1], atol=0.7)
     assert place(shown(headYaw=0.8), "noseTip")[0] > place(rest, "noseTip")[0] + 2
+
+
+def outline_of(heights: tuple[float, float], drawer: render.Renderer) -> tuple[np.ndarray, np.ndarray]:
+    """The picture of the test person with lips of other heights, and its landmarks in pixels."""
+    with drawer.context:
+        drawer.show(with_lips(render.person(PERSON), *heights))
+        picture = drawer.render(np.zeros(len(UNITS), np.float32))
+    return picture.image, (picture.landmarks + 1) * (DRAWN / 2) - 0.5
+
+
+def test_the_outline_lies_where_the_red_of_the_lips_ends(drawer):
+    _, usual = outline_of((1.0, 1.0), drawer)
+    _, thin = outline_of((0.5, 0.5), drawer)
+    _, full = outline_of((1.0, 1.3), drawer)
+    for name in ("upperLipTop", "upperLipRight3", "upperLipLeft2"):
+        assert place(thin, name)[1] > place(usual, name)[1]
+    for name in ("lowerLipBottom", "lowerLipRight3", "lowerLipLeft2"):
+        assert place(thin, name)[1] < place(usual, name)[1] < place(full, name)[1]
+    np.testing.assert_allclose(place(full, "upperLipTop"), place(usual, "upperLipTop"), atol=1e-3)
+    heads = render.person(PERSON), with_lips(render.person(PERSON), 0.5, 0.5)
+    for head in heads:
+        vertices, weights = lip_outline(head.paint[:, 2])
+        red = (head.paint[vertices, 2] * weights).sum(1)
+        assert BORDER <= red.min() <= red.max() < BORDER + 0.15
+
+
+def test_lip_snapshots(drawer):
+    rng = np.random.default_rng(0)
+    with drawer.context:
+        drawer.show(render.person(PERSON))
+        picture = drawer.render(np.zeros(len(UNITS), np.float32))
+    points = (picture.landmarks + 1) * (DRAWN / 2) - 0.5
+    for _ in range(12):
+        shown, at = lip_snapshot(picture.image, picture.mask, points, rng)
+        assert (shown.shape, shown.dtype) == ((lips.HEIGHT, lips.WIDTH, 3), np.uint8)
+        assert at.shape == (lips.COUNT, 2)
+        assert (at.mean(0) > 0).all()
+        assert (at.mean(0) < (lips.WIDTH, lips.HEIGHT)).all()
+        right, left = at[OUTER_LIPS.index(NAMES.index("mouthRight"))], at[OUTER_LIPS.index(NAMES.index("mouthLeft"))]
+        assert right[0] < left[0], "a mirrored picture has its landmarks renamed"
+
+
+def test_training_of_lips_resumes_and_writes_a_network(drawer, tmp_path, monkeypatch):
+    monkeypatch.setattr(lip_stage, "BATCH", 4)
+    monkeypatch.setattr(lip_stage, "measure", lambda net, pool: {})
+    args = argparse.Namespace(
+        pool=tmp_path / "pool", people=2, out=tmp_path / "L.pt", minutes=10, steps=2, rate=2e-3, threads=1, seed=0,
+        write=tmp_path / "written.safetensors", assets=None,
+    )  # fmt: skip
+    lip_stage.train(args)
+    before = load_file(args.write)
+    args.steps = 4
+    lip_stage.train(args)
+    after = load_file(args.write)
+    assert (before["heat.weight"] != after["heat.weight"]).any()
+    lips.LipNet().load_state_dict({name: part.float() for name, part in after.items()})
 
 
 def test_gaze_turns_the_irises_and_lowers_the_lids(shown):
@@ -137,6 +209,6 @@ def test_anchors_are_found_on_unseen_people():
         for picture, points in zip(shots.images, shots.points, strict=True):
             parts = points[eyes][left], points[eyes][~left], points[mouth]
             truth = (np.stack([part.mean(0) for part in parts]) + 1) * 64 - 0.5
-            found = eyes_and_mouth(find_landmarks(picture, [square_at(truth[:2])], passes=3).points)[0]
+            found = eyes_and_mouth(find_landmarks(picture, [square_at(truth[:2])], passes=3, lips=False).points)[0]
             errors.append(np.linalg.norm(found - truth, axis=1) / np.linalg.norm(truth[1] - truth[0]))
     assert np.mean(errors) < 0.05

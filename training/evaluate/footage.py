@@ -298,12 +298,14 @@ def marks_away(plate: np.ndarray, result: np.ndarray, points: Points) -> float:
 def landmarks_away(driven: Driven, number: int) -> tuple[float, float]:
     """Mean distance of the lips' landmarks from those of the plate, in eye distances: in the result, and in the copy.
 
-    The landmark network has an error of its own, which both contain.
+    The landmark network has an error of its own, which both contain. The lips are those of the first network, as in
+    earlier reports.
     """
     points = driven.points[number]
     square = square_at(np.stack([points.left, points.right]))
     faces = (driven.plate[number], driven.result[number], driven.copy[number])
-    plate, *others = (find_landmarks(face, [square]).points[0][[*OUTER_LIPS, *INNER_LIPS]] for face in faces)
+    lips = [*OUTER_LIPS, *INNER_LIPS]
+    plate, *others = (find_landmarks(face, [square], lips=False).points[0, lips] for face in faces)
     eyes = float(np.linalg.norm(points.right - points.left))
     result, copy = (float(np.linalg.norm(one - plate, axis=1).mean() / eyes) for one in others)
     return result, copy

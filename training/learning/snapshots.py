@@ -243,7 +243,7 @@ def photographed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     shown = picture.astype(np.float32) / 255
     if rng.random() < 0.5:  # a light from one side, or a shadow
         direction = rng.uniform(0, 2 * np.pi)
-        y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+        y, x = np.mgrid[-1 : 1 : len(shown) * 1j, -1 : 1 : shown.shape[1] * 1j]
         slope = np.cos(direction) * x + np.sin(direction) * y + rng.normal(0, 0.3)
         edge = rng.uniform(1.0, 12.0)
         shown = shown * (1 + rng.uniform(-0.6, 0.5) * np.tanh(edge * slope))[..., None].astype(np.float32)
@@ -273,7 +273,7 @@ def photographed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.25:
         factor = rng.uniform(0.25, 0.8)
         small = cv2.resize(result, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        result = cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+        result = cv2.resize(small, result.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     if rng.random() < 0.6:
         noise = array_noise(result.shape, rng) * rng.uniform(0, 14)
         result = np.clip(result + noise, 0, 255).astype(np.uint8)

@@ -1,0 +1,102 @@
+"""The outline of the lips, read by a second network in an enlarged window of the mouth.
+
+The network of `landmarks` sees a mouth of about 25 x 10 pixels, in which the edges of closed lips are one cell of a
+heat map apart. This one sees it with almost twice as many pixels a side, and its heat maps are four times as fine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .crop import apply_matrix, sample
+
+COUNT = 26  # landmarks: the outline, then the inner edges, as `landmarks.OUTER_LIPS` and `INNER_LIPS`
+WIDTH, HEIGHT = 96, 72  # pixels of the network's input
+CELL = 2  # pixels of a heat map's cell
+SHARPNESS = 5.0  # factor of a heat map's logits, which trains faster than without
+
+
+class LipNet(nn.Module):
+    """Pictures (N, 3, HEIGHT, WIDTH) of any range to landmarks (N, COUNT, 2) in pixels, and the logits of their heat
+    maps (N, COUNT, HEIGHT / CELL, WIDTH / CELL).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c, d = 16, 24, 40, 64
+        self.stem = nn.Sequential(_block(3, a, 2), _block(a, b))  # 48 x 36
+        self.middle = nn.Sequential(_block(b, c, 2), _block(c, c))  # 24 x 18
+        self.deep = nn.Sequential(_block(c, d, 2), _block(d, d))  # 12 x 9
+        self.narrow = nn.Conv2d(d, 16, 1)
+        self.whole = nn.Linear(16 * 12 * 9, 64)
+        self.shape = nn.Linear(64, d)  # of the whole mouth, added at every place
+        self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
+        self.join = nn.ModuleList([_block(c, c), _block(b, b)])
+        self.heat = nn.Conv2d(b, COUNT, 1)
+        for name, length in (("columns", WIDTH), ("rows", HEIGHT)):
+            places = (torch.arange(length // CELL, dtype=torch.float32) + 0.5) * CELL - 0.5
+            self.register_buffer(name, places, persistent=False)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        # exposure, contrast and white balance do not matter
+        centred = pictures - pictures.mean((2, 3), keepdim=True)
+        fine = self.stem(centred / (centred.std((1, 2, 3), keepdim=True) + 1e-3))
+        middle = self.middle(fine)
+        deep = self.deep(middle)
+        whole = F.relu(self.whole(F.relu(self.narrow(deep)).flatten(1)))
+        deep = deep + self.shape(whole)[:, :, None, None]
+        joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
+        joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
+        heat = SHARPNESS * self.heat(joined)
+        share = heat.flatten(2).softmax(-1).unflatten(-1, heat.shape[2:])
+        return torch.stack([share.sum(2) @ self.columns, share.sum(3) @ self.rows], -1), heat
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def window_at(middle: np.ndarray, eye_vector: np.ndarray) -> np.ndarray:
+    """(2, 3) matrix from the window's pixels to the picture's.
+
+    middle: (2,) centre of the mouth; eye_vector: (2,) from the right eye to the left one of a face seen from the front.
+    The window is 1.6 x 1.2 eye distances large.
+    """
+    across = np.asarray(eye_vector, np.float64) * (1.6 / WIDTH)
+    turn = np.array([[across[0], -across[1]], [across[1], across[0]]])
+    return np.column_stack([turn, middle - turn @ ((WIDTH - 1) / 2, (HEIGHT - 1) / 2)])
+
+
+def cut(rgb: np.ndarray, window: np.ndarray) -> np.ndarray:
+    """uint8 (HEIGHT, WIDTH, 3): the window of a picture, uint8 (H, W, 3)."""
+    return sample(rgb, window, (WIDTH, HEIGHT), float(np.hypot(*window[:, 0])))
+
+
+def find_lips(pictures: Sequence[np.ndarray], windows: Sequence[np.ndarray]) -> np.ndarray:
+    """(N, COUNT, 2) float64: the landmarks in pixels of each picture, uint8 (H, W, 3). windows: see `window_at`."""
+    shown = np.stack([cut(rgb, window) for rgb, window in zip(pictures, windows, strict=True)])
+    with torch.inference_mode():
+        points, _ = network()(torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    return np.stack([apply_matrix(*pair) for pair in zip(windows, points.double().numpy(), strict=True)])
+
+
+@lru_cache(maxsize=1)
+def network() -> LipNet:
+    """The network with the weights beside this file."""
+    net = LipNet()
+    net.load_state_dict({
+        name: part.float() if part.is_floating_point() else part for name, part in load_file(WEIGHTS).items()
+    })  # fmt: skip
+    return net.eval()
+
+
+WEIGHTS = Path(__file__).with_name("lips.safetensors")
