@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 if not __package__:  # started by its path: put the folder that contains the packages on the search path
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -53,6 +55,29 @@ COMMANDS = {
 }
 
 
+# Options that count something there must be at least one of; other numbers may be 0.
+COUNTS = (
+    "accumulate", "batch", "devices", "every", "frames", "identities", "pairs", "people", "pool", "size", "sources",
+    "threads",
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports invalid arguments in one line, like all other errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message[:1].upper()}{message[1:]}. See '{self.prog} --help'.\n")
+
+
+def _check_numbers(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a message if a number is negative, infinite or NaN, or if a count is 0."""
+    for name, value in vars(args).items():
+        least = 1 if name in COUNTS else 0
+        if isinstance(value, int | float) and not least <= value < math.inf:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"argument {option}: expected a number from {least} up, found {value:g}")
+
+
 def _imported(module: str, command: str) -> ModuleType:
     """Import a module of the training. Raises SystemExit for one that the extension's zip does not contain."""
     try:
@@ -68,7 +93,7 @@ def _imported(module: str, command: str) -> ModuleType:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. arguments: default the command line's."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m training",
         description="Make a bank from nothing: render heads, train the stages, export and evaluate.",
         epilog="COMMAND --help lists the options of a command; training/README.md has all steps and their durations.",
@@ -85,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stage.add_options(command)
         command.set_defaults(run=getattr(stage, function))
     args = parser.parse_args(arguments)
+    _check_numbers(parser, args)
     try:
         args.run(args)
     except FileNotFoundError as error:

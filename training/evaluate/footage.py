@@ -84,7 +84,11 @@ def run(args: argparse.Namespace) -> None:
     every = [path for path in sorted(args.clips.rglob("*")) if path.suffix.lower() in CLIPS]
     clips = [path for path in every if args.only in path.name]
     if not clips:
-        raise EDTalkError(f"{args.clips} contains no clips whose name contains '{args.only}'.", "Check the path.")
+        expected = ", ".join(CLIPS)
+        named = f" whose name contains '{args.only}'" if args.only else ""
+        seen = f"{len(every)} clips" if args.clips.is_dir() else "no such folder"
+        message = f"{args.clips} contains no clips ({expected}){named}, found {seen}."
+        raise EDTalkError(message, "Give a folder of clips, or another --only." if args.only else "Check --clips.")
     args.out.mkdir(parents=True, exist_ok=True)
     bank = load_bank(args.bank)
     renderer = FaceRenderer(bank, "cpu")
