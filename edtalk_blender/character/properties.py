@@ -63,7 +63,7 @@ def _bank_changed(group: Character, _context: bpy.types.Context) -> None:
 
 
 class BankState(bpy.types.PropertyGroup):
-    """Strength, mute and solo of one bank. `name` is the bank's: "lip", "pose" or "exp"."""
+    """Strength, mute and solo of one bank. `name` is the bank's, such as "lip"."""
 
     strength: FloatProperty(
         name="Strength",

@@ -18,7 +18,6 @@ from ..contract.shot import LARGEST
 if TYPE_CHECKING:
     from ..renderer import FaceRenderer
 
-BANKS = ("lip", "pose", "exp")
 DEFAULT_SIZE = 512  # pixels of a side of the face's square, if the bank's own is not larger
 _RATE = re.compile(r"\d{1,9}(\.\d{1,15})?(/\d{1,9}(\.\d{1,15})?)?")  # with exponents, a Fraction can take any time
 _MOST = 10**9
