@@ -15,6 +15,7 @@ def number() -> int:
 
 
 def note() -> None:
+    """Count an edit of the animation."""
     global _number
     _number += 1
 

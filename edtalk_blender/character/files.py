@@ -31,6 +31,7 @@ def bank_of(obj: bpy.types.Object) -> Bank:
 
 
 def load_bank_file(path: Path) -> Bank:
+    """The metadata of a bank; read again only if the file has changed. Raises EDTalkError of kind "bank"."""
     try:
         state = path.stat()
     except OSError:

@@ -206,4 +206,5 @@ def rendering(obj: bpy.types.Object) -> Task | None:
 
 
 def is_rendering() -> bool:
+    """Whether the frames of any character are being rendered or wait for it."""
     return any(task.subject for task in session.tasks)

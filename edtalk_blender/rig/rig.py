@@ -155,6 +155,7 @@ def character_of(obj: bpy.types.Object) -> bpy.types.Object:
 
 
 def value_path(shape_key: str) -> str:
+    """The data path of a shape key's value, from the data block of the shape keys."""
     return f'key_blocks["{bpy.utils.escape_identifier(shape_key)}"].value'
 
 

@@ -208,6 +208,10 @@ def all_motion_strips(strip: bpy.types.Strip) -> list[str]:
 
 
 def remember_motion_strips(strip: bpy.types.Strip, kind: str, names: list[str]) -> None:
+    """Store in a dialogue strip the names of the NLA strips that one kind of motion was written to.
+
+    kind: "head", or another kind of motion from speech. names: none removes the entry.
+    """
     known = _motion_strips(strip) | {kind: names}
     head, others = known.pop("head", []), {kind: names for kind, names in known.items() if names}
     for key, value in ((HEAD_NLA, head), (SPEECH_NLA, others)):
@@ -296,6 +300,7 @@ def remembered_time(strip: bpy.types.Strip) -> TimeMap | None:
 
 
 def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
+    """Store in a dialogue strip the time map with which its keys were written."""
     strip[TIME] = clock.to_json()
 
 
@@ -332,6 +337,7 @@ def retimed_meta(strip: bpy.types.Strip) -> bpy.types.Strip | None:
 
 
 def retimed_meta_note(strip: bpy.types.Strip, meta: bpy.types.Strip) -> str:
+    """The sentence about a strip in a retimed meta strip."""
     return f"'{strip.name}' is in the meta strip '{meta.name}', whose retiming Blender does not give to extensions."
 
 

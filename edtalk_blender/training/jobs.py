@@ -30,6 +30,8 @@ _LAST_WORDS = 2000  # bytes at the end of a log in which its error is looked for
 
 
 class State(enum.Enum):
+    """What a training is doing, by the names of its status file."""
+
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"

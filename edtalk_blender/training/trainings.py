@@ -95,6 +95,7 @@ _state = _State()
 
 
 def draft() -> TrainingDraft:
+    """The settings of the dialog for a new training."""
     return bpy.context.window_manager.edtalk_training
 
 
@@ -230,6 +231,7 @@ def check() -> None:
 
 
 def cancel_check() -> None:
+    """End the check of clips that is running, if there is one."""
     if _state.check:
         _state.check.cancel()
     _state.check = None

@@ -48,7 +48,10 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def parse_npy(content: bytes) -> np.ndarray:
-    """The array of a `.npy` file, without objects. The size that its header claims is checked first."""
+    """The array in the content of a `.npy` file, without objects. The size that its header claims is checked first.
+
+    Raises ValueError for other content.
+    """
     try:
         return _read_array(BytesIO(content), len(content))
     except _NOT_AN_ARRAY as error:

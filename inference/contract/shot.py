@@ -542,5 +542,6 @@ def _absolute(folder: Path, path: object) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it. Raises EDTalkError(kind="disk")."""
     with atomic_write(path) as partial:
         partial.write_bytes(content)

@@ -137,14 +137,14 @@ def _hlg_light(signal: np.ndarray) -> np.ndarray:
 
 
 def pq_signal(light: np.ndarray) -> np.ndarray:
-    """The inverse of `_pq_light`."""
+    """The inverse of `_pq_light`: signal 0 to 1 of linear light, 1 at `WHITE_NITS`; any shape."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     power = (light * WHITE_NITS / 10000) ** m1
     return np.minimum(((c1 + c2 * power) / (1 + c3 * power)) ** m2, 1)
 
 
 def hlg_signal(light: np.ndarray) -> np.ndarray:
-    """The inverse of `_hlg_light`."""
+    """The inverse of `_hlg_light`: signal 0 to 1 of linear light; any shape."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = light * HLG_WHITE
     bright = a * np.log(np.maximum(12 * scene - b, 1e-9)) + c

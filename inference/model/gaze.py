@@ -188,7 +188,8 @@ def disc(at: np.ndarray, radius: float, soft: float) -> np.ndarray:
 def iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
     """Centre and radius of the iris: the disc that is darkest against the ring around it, inside the opening.
 
-    near: a rough guess, which decides between places that are about as good.
+    own: uint8 (*SIZE, 3), the window of an eye. opening: (*SIZE,) mask of what lies between the lids. near: (x, y), a
+    rough guess of the centre, which decides between places that are about as good. radius: expected, in pixels.
     """
     sure = cv2.erode(opening, np.ones((3, 3))).astype(np.float32)
     grey = own.mean(2, dtype=np.float32) / np.float32(128) - 1  # around 0, so that little is lost in rounding
