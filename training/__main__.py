@@ -119,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ) from error
     except EDTalkError as error:
         raise SystemExit(str(error)) from error
+    except OSError as error:  # such as a file in the place of a folder, a missing permission or a full disk
+        if error.filename is None:
+            raise
+        message = f"{error.filename} cannot be used: {error.strerror}. Choose another path, or free some space."
+        raise SystemExit(message) from error
 
 
 if __name__ == "__main__":

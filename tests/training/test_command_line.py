@@ -32,6 +32,14 @@ def test_invalid_options_are_refused_in_one_line(words: str, expected: str, caps
     assert said.count("\n") == 1
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("hello")
+    with pytest.raises(SystemExit) as ended:
+        main(["heads", "--out", str(file), "--identities", "1"])
+    assert str(ended.value).startswith(f"{file} cannot be used: File exists.")
+
+
 @pytest.mark.parametrize("options", [[], ["--only", "anna"]])
 def test_a_folder_without_clips_is_named(tmp_path: Path, options: list[str]) -> None:
     words = ["evaluate-footage", "bank", "--clips", str(tmp_path), "--out", str(tmp_path / "report"), *options]
