@@ -14,6 +14,7 @@ from .model.fast_detail import FastDetail
 from .model.fast_gaze import TurnableEyes
 from .model.insets import PlacedInset
 from .model.joined import joined
+from .model.own_lips import OwnLips
 from .model.plan import Plan
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class PreparedSource:
     """Everything that depends on N source pictures alone. own: their coefficients, (N, n).
 
-    tone: of one monochrome source, see `inference.monochrome`.
+    tone: of one monochrome source, see `inference.monochrome`. lips: of one source, as `eyes`.
     """
 
     generator: Source
@@ -32,6 +33,7 @@ class PreparedSource:
     own: np.ndarray
     eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
     tone: np.ndarray | None = None
+    lips: OwnLips | None = None
 
     @staticmethod
     def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
@@ -88,11 +90,28 @@ class PlannedBatch:
 
 
 class Decoded(NamedTuple):
-    """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), and
-    the insets to composite over the pictures.
+    """A batch of pictures (N, 3, S, S), their sampling positions in [-1, 1] (N, 2, S, S), masks in 0..1 (N, S, S), the
+    insets to composite over the pictures, and the plan by which they were drawn.
     """
 
     planes: np.ndarray
     places: np.ndarray
     mask: np.ndarray
     insets: list[PlacedInset]
+    plan: Plan
+
+
+def with_closed_mouths(
+    pictures: list[np.ndarray], plan: Plan, sources: Sequence[PreparedSource], shade: bool = True
+) -> list[np.ndarray]:
+    """The first pictures of a batch, (D, D, C) each, with the open mouths of their sources closed as planned.
+
+    sources: one, or one for each picture of the batch. shade: see `inference.closing.with_closed_mouth`.
+    """
+    if plan.closing is None:
+        return pictures
+    every = list(sources) * (len(pictures) if len(sources) == 1 else 1)
+    return [
+        picture if source.lips is None else source.lips.closed(picture, alpha, closing, shade)
+        for picture, source, alpha, closing in zip(pictures, every, plan.alpha, plan.closing, strict=False)
+    ]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batch import CardDetail, Decoded, PlannedBatch, PreparedSource
+from .batch import CardDetail, Decoded, PlannedBatch, PreparedSource, with_closed_mouths
 from .card import AHEAD, Card, CudaQueue, ahead
 from .contract.bank import Bank
 from .contract.coefficients import Coefficients
@@ -34,6 +34,7 @@ from .model.insets import PlacedInset, Window, composite_insets
 from .model.joined import joined, parted
 from .model.lids import drawn_lids, drawn_places
 from .model.load import load_networks
+from .model.own_lips import OwnLips
 from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
 
@@ -382,17 +383,16 @@ class FaceRenderer:
         size = max(map(len, fine))
         if self._card is None:
             rest = self._decode(sources, rows, canvases, size, at_rest=True)
+            teeth = [self._teeth_of(one, rest.insets, row, sources[row]) for row, one in enumerate(fine)]
             return [
-                Detail(one, rest.planes[row], rest.places[row], rest.mask[row], self._teeth_of(one, rest.insets, row))
+                Detail(one, rest.planes[row], rest.places[row], rest.mask[row], teeth[row])
                 for row, one in enumerate(fine)
             ]
         batch = self._planned(sources, rows, canvases, size, at_rest=True)
         drawn, insets = self._drawn(batch, self._on_device(batch.plan))
         insets = [laid.cpu() for laid in insets if laid.teeth is not None]
-        return [
-            CardDetail(self._card_detail(one, drawn, row), self._teeth_of(one, insets, row))
-            for row, one in enumerate(fine)
-        ]
+        teeth = [self._teeth_of(one, insets, row, sources[row]) for row, one in enumerate(fine)]
+        return [CardDetail(self._card_detail(one, drawn, row), teeth[row]) for row, one in enumerate(fine)]
 
     def _card_detail(self, fine: np.ndarray, at_rest: Drawn, row: int) -> FastDetail:
         from .grain import new_grain
@@ -401,16 +401,19 @@ class FaceRenderer:
         on_card = None if new is None else torch.from_numpy(new).to(self.device)
         return FastDetail.of(torch.tensor(fine).to(self.device), at_rest, row, on_card)
 
-    def _teeth_of(self, fine: np.ndarray, at_rest: Sequence[PlacedInset], row: int) -> TeethTexture | None:
+    def _teeth_of(
+        self, fine: np.ndarray, at_rest: Sequence[PlacedInset], row: int, source: PreparedSource
+    ) -> TeethTexture | None:
         """The texture of a source's teeth. at_rest: insets of which `row` is the source with its own coefficients."""
         if self._teeth is None or not self._shows_teeth(len(fine)):
             return None
         from .teeth import TeethTexture
 
-        teeth = TeethTexture(self._teeth)
+        teeth, lips = TeethTexture(self._teeth), source.lips
+        mouth = None if lips is None else lips.open_mouth(len(fine))
         for to_picture, _, planes in (laid.frames()[row] for laid in at_rest):
             if planes is not None:
-                teeth = teeth.of_source(fine, to_picture, planes)
+                teeth = teeth.of_source(fine, to_picture, planes, mouth)
         return teeth
 
     def _shows_teeth(self, size: int) -> bool:
@@ -449,8 +452,12 @@ class FaceRenderer:
         own = self._padded(corrected.own.cpu().numpy())
         found = []
         for row, parts in enumerate(zip(parted(generator, len(fine)), parted(corrected, len(fine)), strict=True)):
-            eyes = None if self._correction.insets is None else TurnableEyes(fine[row], parts[1].anchors)
-            found.append(PreparedSource(*parts, own[row : row + 1], eyes, tone_of(fine[row])))
+            eyes = lips = None
+            if self._correction.insets is not None:
+                eyes = TurnableEyes(fine[row], parts[1].anchors)
+                read = torch.from_numpy(own[row, : self.config.generator.coefficient_count])
+                lips = OwnLips(eyes, parts[1].motion, self._correction.refiner, read)
+            found.append(PreparedSource(*parts, own[row : row + 1], eyes, tone_of(fine[row]), lips))
         return found
 
     @torch.inference_mode()
@@ -477,7 +484,10 @@ class FaceRenderer:
             drawn = drawn._replace(places=self._places_of_lids(batch, plan, drawn))
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
-        return Decoded(rgb, places, mask, [laid.cpu() for laid in insets])
+        if of_lids:
+            layers = [np.ascontiguousarray(one.transpose(1, 2, 0)) for one in places]
+            places = np.stack(with_closed_mouths(layers, batch.plan, sources, shade=False)).transpose(0, 3, 1, 2)
+        return Decoded(rgb, places, mask, [laid.cpu() for laid in insets], batch.plan)
 
     def _on_device(self, plan: Plan) -> Plan:
         return plan if self.device.type == "cpu" else plan.unpacked(plan.packed().to(self.device))
@@ -563,7 +573,7 @@ class FaceRenderer:
         if self._card is None:
             decoded = self._decode(sources, rows, canvases, size)
             pictures = self._pictures(decoded, [one for one in details if not isinstance(one, CardDetail)], dtype)
-            pictures = _toned(pictures, tones)
+            pictures = _toned(with_closed_mouths(pictures, decoded.plan, sources), tones)
             return lambda: pictures
         textures = [one for one in details if isinstance(one, CardDetail)]
         batch, whole = self._planned(sources, rows, canvases, size, at_rest=False), dtype == np.uint8
@@ -596,7 +606,7 @@ class FaceRenderer:
                 for picture, detail, (to_picture, _, seen) in zip(pictures, textures, placed, strict=False):
                     assert seen is not None
                     detail.lay_teeth(picture, to_picture, seen)
-            return _toned(pictures, tones)
+            return _toned(with_closed_mouths(pictures, batch.plan, sources), tones)
 
         return finish
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from .closing import Mouth
 from .model.insets import DARKEST, GREY
 from .model.teeth import MASKS, ROWS, STRIP
+from .own_teeth import OwnTeeth, own_teeth
 
 _HIDDEN = -4.0  # logit of the inside of the lips below which nothing is drawn
 _LEVELS = 3  # of reduced textures
@@ -30,9 +32,13 @@ _BLACK = np.float32(255 * DARKEST)  # added to levels before logarithms
 
 
 class TeethTexture:
-    """strips: (ROWS, 4, *STRIP), see `inference.model.teeth.Teeth`. mouth: (3,) factors of the rest of the mouth."""
+    """strips: (ROWS, 4, *STRIP), see `inference.model.teeth.Teeth`. mouth: (3,) factors of the rest of the mouth.
 
-    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH) -> None:
+    own: the upper teeth that the source shows.
+    """
+
+    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH, own: OwnTeeth | None = None) -> None:
+        self._own = own
         rows = [np.ascontiguousarray(strip.transpose(1, 2, 0), np.float32) for strip in strips]
         factors = [np.dstack([np.exp(row[..., :3]), row[..., 3]]) for row in rows]
         self._strips, self._mouth = rows, np.asarray(mouth, np.float32)
@@ -53,27 +59,44 @@ class TeethTexture:
         opacity = _sigmoid(planes[..., MASKS - 1]) * planes[..., -1]
         front = [planes[..., MASKS + 4 + channel] for channel in range(3)]
         drawn = [planes[..., MASKS + 7 + channel] * self._mouth[channel] for channel in range(3)]
+        own = (
+            None
+            if self._own is None
+            else self._own.placed(_in_part(to_picture, len(picture), place), opacity.shape[::-1])
+        )
         for row in (1, 0):  # upper teeth are in front of the lower ones
             *colours, alpha = cv2.split(self._sampled(row, planes))
             alpha *= _sigmoid(planes[..., row])
+            if own is not None and row == 0:
+                alpha *= 1 - own[..., 4]
             for behind, light, colour in zip(drawn, front, colours, strict=True):
                 behind += (light * colour - behind) * alpha
+        if own is not None:
+            for channel, behind in enumerate(drawn):
+                behind += own[..., channel] + (_BLACK - behind) * own[..., 3]
         under = picture[place]
         kept = cv2.multiply(under, cv2.merge([1 - opacity] * 3), dtype=cv2.CV_32F)
         over = cv2.merge([(colour - _BLACK) * opacity for colour in drawn])
         under[...] = cv2.add(kept, over, dtype=cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_32F)
 
-    def of_source(self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
+    def of_source(
+        self, picture: np.ndarray, to_picture: np.ndarray, planes: np.ndarray, open_mouth: Mouth | None = None
+    ) -> TeethTexture:
         """The texture for a source: without colour in black and white, and with the teeth that the source shows.
 
-        picture: uint8 (D, D, 3). to_picture, planes: as in `lay_over`, of the source at rest.
+        picture: uint8 (D, D, 3). to_picture, planes: as in `lay_over`, of the source at rest. open_mouth: in the
+        picture, if its lips are apart.
         """
         colourful = _colourfulness(picture, to_picture, planes.shape[:2])
         strips, grey = [_coloured(strip, colourful) for strip in self._strips], self._mouth.mean()
         mouth = grey + (self._mouth - grey) * colourful
         texture = TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in strips]), mouth)
         found = _enlarged(np.dstack([planes[..., :-1], np.ones_like(planes[..., :1])]), to_picture, len(picture))
-        return texture if found is None else texture._with_own(picture[found[0]], found[1])
+        if found is not None:
+            texture = texture._with_own(picture[found[0]], found[1])
+        if open_mouth is not None:
+            texture._own = own_teeth(picture, _in_part(to_picture, len(picture)), planes.shape[:2], open_mouth)
+        return texture
 
     def _with_own(self, picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
         """picture: the source's mouth, uint8 (h, w, 3); planes: (h, w, PLANES)."""
@@ -181,6 +204,15 @@ def _enlarged(planes: np.ndarray, to_picture: np.ndarray, size: int) -> tuple[tu
         warped = cv2.warpAffine(group, to_pixel, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
         cv2.split(warped, list(found[start : start + 4]))
     return (slice(top, bottom), slice(left, right)), found.transpose(1, 2, 0)
+
+
+def _in_part(to_picture: np.ndarray, size: int, part: tuple[slice, slice] | None = None) -> np.ndarray:
+    """The matrix (2, 3) from pixels of a window to those of a part of a picture of `size` pixels, or of all of it."""
+    to_pixel = to_picture * (size / 2)
+    to_pixel[:, 2] += (size - 1) / 2
+    if part is not None:
+        to_pixel[:, 2] -= part[1].start, part[0].start
+    return to_pixel
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:

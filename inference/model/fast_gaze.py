@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..face.landmarks import INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, find_landmarks, square_at
+from ..closing import Mouth
+from ..face.landmarks import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, find_landmarks, square_at
+from ..face.lip_edges import find_lips
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
 from .joined import expanded
@@ -28,6 +30,8 @@ HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn
 GAP = 2  # rows of zeros between the two eyes of a sheet
 ROWS = 2 * SIZE[0] + GAP
 TOUCHING, APART = 0.03, 0.05  # gap between the lips, in eye distances, up to which and from which they count as such
+OPEN = 0.055  # gap from which on a mouth is closed with its own lips: landmarks of touching lips may be as far apart
+UNCLEAR = 0.12  # expected error of the lips' landmarks, in eye distances, from which on they are not used
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class EyeSheet:
 class TurnableEyes:
     """The eyes of one source picture, which are taken apart when they are first needed, for either way to draw them.
 
-    The landmarks that find them also tell how far the lips are apart.
+    The landmarks that find them also tell where the lips are, and how far they are apart.
 
     fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
     """
@@ -82,10 +86,31 @@ class TurnableEyes:
     @cached_property
     def lips_apart(self) -> float:
         """0 if the lips of the source touch, up to 1 if they show what is between them."""
+        return float(np.clip((self._gap - TOUCHING) / (APART - TOUCHING), 0, 1))
+
+    @cached_property
+    def mouth_gap(self) -> float:
+        """Largest distance of the source's lips, in eye distances; 0 if they may touch, -1 if they were not found."""
+        _, points, spread = self._found
+        if spread[[*INNER_LIPS, *OUTER_LIPS]].mean() > UNCLEAR * np.hypot(*(points[1] - points[0])):
+            return -1.0
+        return self.mouth.gap if self._gap >= OPEN else 0.0
+
+    @property
+    def _gap(self) -> float:
+        """The same by the landmarks."""
         _, points, _ = self._found
         at = points @ (1, 1j)
         upper, lower = np.split((at[INNER_LIPS] / (at[LEFT_LIDS].mean() - at[RIGHT_LIDS].mean())).imag, 2)
-        return float(np.clip(((lower - upper).max() - TOUCHING) / (APART - TOUCHING), 0, 1))
+        return float((lower - upper).max())
+
+    @cached_property
+    def mouth(self) -> Mouth:
+        """The mouth of the source, in half widths of the picture."""
+        fine, points, _ = self._found
+        half = len(fine) / 2
+        outlines, marks = (((part + 0.5) / half - 1) @ (1, 1j) for part in (find_lips(fine, points), points))
+        return Mouth(outlines, marks)
 
     @cached_property
     def _found(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -28,6 +28,12 @@ WARPED = (
     "brow", "eye", "cheekSquint", "noseSneer", "mouthFrown", "mouthStretch", "mouthDimple", "mouthLeft", "mouthRight",
 )  # fmt: skip
 SMILES = ("mouthSmile",)
+# Units that close a mouth, and how far in units of the jaw.
+JAW, CLOSE = "jawOpen", "mouthClose"
+CLOSING = {CLOSE: 1.0, "mouthPress": 0.5}
+READ = 0.05  # a portrait whose jaw is read to be at this value or below counts as closed by the reading
+PER_JAW = 0.6  # eye distances by which the lips part at a jaw of 1
+LEAST = 0.1  # of the jaw, over which a mouth closes
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class Plan:
 
     alpha: (N, n), with which the networks render. turns: (N, 2), turns of eyes that are drawn without their lids; None
     for none. lids, lid_turns: how eyes with their lids are drawn, (N, 2) of `drawn_lids`; None for none. strengths:
-    `Inset.strength` of mouth and eyes, None for one that is not needed; () without insets.
+    `Inset.strength` of mouth and eyes, None for one that is not needed; () without insets. closing: (N, 2), how far the
+    source's open mouth is closed, 0..1, and which part of it by the jaw; None for none. It stays on the CPU.
     """
 
     alpha: Tensor
@@ -44,6 +51,7 @@ class Plan:
     lids: LidMotion | None
     lid_turns: Tensor | None
     strengths: tuple[Tensor | None, ...]
+    closing: Tensor | None = None
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -63,7 +71,7 @@ class Plan:
         if self.lids is not None:
             lids, lid_turns = LidMotion(next(parts), next(parts)), next(parts)
         strengths = (None if part is None else next(parts)[:, :, None, None] for part in self.strengths)
-        return Plan(alpha, turns, lids, lid_turns, tuple(strengths))
+        return Plan(alpha, turns, lids, lid_turns, tuple(strengths), self.closing)
 
     def _parts(self) -> list[Tensor]:
         lids = [] if self.lids is None else [self.lids.upper, self.lids.lower, self.lid_turns]
@@ -89,6 +97,7 @@ class Planner:
             self._called_by = [inset.called_by.cpu() for inset in (insets.mouth, insets.eyes)]
             warped = [_moves_only(one, WARPED) for one in bank.coefficients[: self._count]]
             self._called_by[0] = self._called_by[0].masked_fill(torch.tensor(warped), 0.0)
+        self._closers = _closers(bank) if insets is not None else None
         smiles = [float(_moves_only(one, SMILES)) for one in bank.coefficients[: self._count]]
         self._smiles = torch.tensor(smiles)
 
@@ -106,12 +115,17 @@ class Planner:
             alpha, turns = lids.still, lids.other_turns
         if self._eye_columns:
             alpha = with_lids(alpha, turns, *self._lids)
+        closing = None
+        if self._closers is not None and eyes:
+            alpha, closing = self._closers.removed(alpha, rest, eyes)
         change = alpha - rest
         strengths = [strength_of(change, called_by) for called_by in self._called_by]
         if strengths and eyes and (change * self._smiles).any():
             apart = torch.tensor([one.lips_apart for one in eyes]).view(-1, 1, 1, 1)
             others = strength_of(change, self._called_by[0] * (1 - self._smiles))
             strengths[0] = torch.lerp(strengths[0], others, apart)
+        if closing is not None:  # lips that touch hide what the inset would draw
+            strengths[0] = strengths[0] * (1 - closing[:, :1, None, None])
         needed = [bool(strength.any()) or (mouth_at_rest and not at) for at, strength in enumerate(strengths)]
         return Plan(
             alpha,
@@ -119,6 +133,7 @@ class Planner:
             None if lids is None else lids.motion,
             None if lids is None else lids.turns,
             tuple(part if is_needed else None for part, is_needed in zip(strengths, needed, strict=True)),
+            closing,
         )
 
     def _moved_lids(self, eyes: Sequence[TurnableEyes], alpha: Tensor, own: Tensor, turns: Tensor) -> MovedLids | None:
@@ -131,6 +146,62 @@ class Planner:
             deque(self._lanes.map(lambda one: one.found_lids, dict.fromkeys(eyes)), maxlen=0)
         heights, clear = (torch.cat([getattr(one.found_lids, part) for one in eyes]) for part in ("heights", "clear"))
         return MovedLids(self._lid_columns, heights, clear, alpha, own, turns) if clear.any() else None
+
+
+@dataclass(frozen=True)
+class Closers:
+    """The columns of a bank that close a mouth, with their units and weights, and the column of the jaw."""
+
+    jaw: int
+    units: tuple[str, ...]
+    columns: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    def removed(self, alpha: Tensor, own: Tensor, eyes: Sequence[TurnableEyes]) -> tuple[Tensor, Tensor | None]:
+        """Coefficients without what closes an open mouth of a source, and `Plan.closing`.
+
+        alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. eyes: of each source.
+        Where lips are closed while the jaw opens, both are removed as far as they cancel.
+        """
+        columns, change = list(self.columns), alpha - own
+        jaw, closers = change[:, self.jaw], change[:, columns].clamp(min=0.0)
+        closed = (closers * torch.tensor(self.weights)).sum(1)
+        if not ((jaw < 0) | (closed > 0)).any():
+            return alpha, None
+        gaps = torch.tensor([one.mouth_gap for one in eyes])
+        apart = gaps > 0
+        still = alpha.clone()
+        # Lips that touch stay as they are, whatever is read of the jaw, and close no further than the jaw opens.
+        opens = jaw.clamp(min=0.0)
+        still[:, self.jaw] = own[:, self.jaw] + opens
+        if CLOSE in self.units:
+            column = columns[self.units.index(CLOSE)]
+            still[:, column] = own[:, column] + torch.minimum(change[:, column], opens)
+        still = torch.where((gaps >= 0)[:, None], still, alpha)
+        if not apart.any():
+            return still, None
+        read = own[:, self.jaw]
+        until = torch.where(read > READ, read, (gaps / PER_JAW).clamp(min=LEAST))
+        share = ((closed - jaw) / until).clamp(0.0, 1.0) * apart
+        by_jaw = (-jaw).clamp(min=0.0) / (closed - jaw.clamp(max=0.0)).clamp(min=1e-6)
+        opened = alpha.clone()
+        opened[:, self.jaw] = own[:, self.jaw] + (jaw - closed).clamp(min=0.0)
+        opened[:, columns] -= closers
+        still = torch.where(apart[:, None], opened, still)
+        return still, torch.stack([share, by_jaw], 1) if share.any() else None
+
+
+def _closers(bank: Bank) -> Closers | None:
+    """None if the bank has no coefficient of the jaw."""
+    coefficients = bank.coefficients[: bank.config.generator.coefficient_count]
+    jaw = [at for at, one in enumerate(coefficients) if _moves_only(one, (JAW,))]
+    found = [
+        (unit, at, weight)
+        for unit, weight in CLOSING.items()
+        for at, one in enumerate(coefficients)
+        if _moves_only(one, (unit,))
+    ]
+    return Closers(jaw[0], *(tuple(part) for part in zip(*found, strict=True))) if jaw and found else None
 
 
 def _moves_only(coefficient: Coefficient, units: tuple[str, ...]) -> bool:

@@ -1,0 +1,237 @@
+"""Closes the open mouth of a portrait by moving its own lips, without a network.
+
+The networks render the frame with the mouth as open as in the portrait. Then both lips are moved as bodies until their
+inner edges meet, as thick as they are; the chin goes along with the lower lip. What is between the lips is covered by
+them: the upper teeth stay where they are.
+
+Positions are complex numbers, x + iy. Upright positions have the middle between the eyes as origin and the eye distance
+as unit; y points down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .face.landmarks import NAMES, places
+from .face.lip_edges import COUNT, MIDDLE
+
+UPPER = 0.22  # share of the opening by which the upper lip comes down
+# Corners of a wide-open mouth are drawn down and inwards: how far they go back, as a share of what the middle of the
+# closed mouth lies above them and of what the lips are longer than the mouth is wide, and at most.
+RAISED, WIDENED, WIDEST = 0.7, 0.18, 0.08
+SHADE, SHADED = 0.4, 0.012  # darkness of the line between closed lips, and its width in eye distances
+REACH = 1.05, 0.55, 0.6  # of the moved area: beside the mouth, above it, and below the chin, in eye distances
+FADING = 0.3, 0.25, 0.35  # part of the width and of the height, and eye distances at the picture's border
+CELL = 1 / 14  # eye distances of a cell of the displacements
+STIFF = 1e-3  # of the thin plate: how far it may miss its points
+SOFT = 0.06, 0.05  # eye distances beside the corners within which the edge between the lips gets soft, and how soft
+# Landmarks that go with the chin, and how far.
+_JAW = [*places("jawRight"), *places("jawLeft"), NAMES.index("chin")]
+_WITH_CHIN = np.array([0, 0, 0.15, 0.4, 0.7, 0.9, 0, 0, 0.15, 0.4, 0.7, 0.9, 1])
+CLEAR = 0.12, 0.12  # eye distances beside the mouth or below it from which on a landmark of the jaw counts as shown
+_STILL = [0, 1, *places("noseBase", "noseWingRight", "noseWingLeft", "noseTip")]
+_SIDE, _NECK = np.array([-1.1, 1.1, -1.1 - 0.5j, 1.1 - 0.5j]), np.linspace(-0.8, 0.8, 5)
+_SOME = slice(0, COUNT, 3)
+_EDGE = cv2.BORDER_REPLICATE
+_BITS = 4  # of fractions of pixels in OpenCV's drawing
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """A mouth in a picture. outlines: (4, COUNT) complex, see `face.lip_edges.find_lips`; landmarks: (COUNT of them,)
+    complex. Both in pixels.
+    """
+
+    outlines: np.ndarray
+    landmarks: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        """Largest distance of the lips' inner edges, in eye distances."""
+        upper, lower = self.outlines[1:3] / (self.landmarks[1] - self.landmarks[0])
+        return float((lower - upper).imag.max())
+
+
+def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: float, shade: bool = True) -> np.ndarray:
+    """The picture with its mouth closed.
+
+    picture: (D, D, C), uint8 or float32; levels, or with `shade` False any values. mouth: in this picture. closed: from
+    0, as in the picture, to 1, lips that touch. chin: the part of the lower lip's way that the chin goes with it.
+    """
+    eyes, middle = mouth.landmarks[1] - mouth.landmarks[0], mouth.landmarks[:2].mean()
+    unit, size = abs(eyes), len(picture)
+    was, face = (mouth.outlines - middle) / eyes, (mouth.landmarks - middle) / eyes
+    now = _closed_outlines(was, closed)
+    centre = was[1, [0, -1]].mean()
+    area = _Area(centre, face[_JAW[-1]].imag + REACH[2], eyes, middle, size)
+    if area.empty:
+        return picture
+    rise = float((was[2] - now[2])[MIDDLE].imag.mean())
+    jaw = face[_JAW]
+    # Landmarks of the far side of a turned head lie behind the face.
+    beside = np.maximum(was[0, 0].real - jaw.real, jaw.real - was[0, -1].real) > CLEAR[0]
+    shown = beside | (jaw.imag - was[3].imag.max() > CLEAR[1])
+    jaw, shift = jaw[shown], 1j * chin * rise * _WITH_CHIN[shown]
+    neck = face[_JAW[-1]].real + _NECK + 1j * area.bottom
+    still = np.concatenate([face[_STILL], centre.real + _SIDE + 1j * centre.imag, neck])
+    fields = []
+    for inner, outer in ((1, 0), (2, 3)):  # both agree where there are no lips
+        start, end = (
+            np.concatenate([lines[inner, _SOME], lines[outer, _SOME][1:-1], jaw - moved, still])
+            for lines, moved in ((was, 0), (now, shift))
+        )
+        fields.append(_thin_plate(end, start - end, area.nodes) * area.fade * eyes)
+    below, between = area.masks(now)
+    between *= min((1 - closed) * mouth.gap * unit / 2, 1)  # OpenCV's polygons include their outlines
+    # From `first` on the lower lip is seen, up to `last` the upper one.
+    first = int(np.argmax((below > 0).any(1)))
+    last = int(np.argmax((below > 0.999).all(1))) or len(below)
+    band = slice(first, last)
+    result = picture.copy()
+    part = result[area.rows, area.columns]
+    upper = area.sampled(picture, fields[0], slice(0, last))
+    lower = area.sampled(picture, fields[1], slice(first, len(part)))
+    mixed = upper[band].astype(np.float32)
+    mixed += (part[band] - mixed) * between[band, :, None]
+    mixed += (lower[: last - first] - mixed) * below[band, :, None]
+    if shade:
+        mixed *= 1 - SHADE * closed**4 * area.line(now, max(SHADED * unit, 1.0))[band, :, None]
+    if picture.dtype == np.uint8:
+        mixed = np.clip(np.rint(mixed), 0, 255)
+    part[:first], part[band], part[last:] = upper[:first], mixed, lower[last - first :]
+    return result
+
+
+def _closed_outlines(lines: np.ndarray, closed: float) -> np.ndarray:
+    """Upright outlines (4, COUNT) of a mouth, closed by that share."""
+    outer_upper, upper, lower, outer_lower = lines
+    along = np.linspace(-1, 1, COUNT)
+    line = upper + UPPER * (lower - upper)
+    above = line[COUNT // 2].imag - line[[0, -1]].imag.mean()
+    longer = (np.abs(np.diff(lines[1:3])).sum() / 2 - abs(line[-1] - line[0])) * WIDENED
+    line = line + along**2 * RAISED * 1j * min(above, 0) + along * np.clip(longer, 0, WIDEST)
+    kernel = cv2.getGaussianKernel(7, 1.3)[:, 0]
+    line = np.convolve(
+        np.concatenate([2 * line[0] - line[3:0:-1], line, 2 * line[-1] - line[-2:-5:-1]]), kernel, "valid"
+    )
+    turned = [_tangent(line) / _tangent(inner) for inner in (upper, lower)]
+    end = [line + (outer_upper - upper) * turned[0], line, line, line + (outer_lower - lower) * turned[1]]
+    return lines + closed * (np.stack(end) - lines)
+
+
+def _tangent(line: np.ndarray) -> np.ndarray:
+    step = np.gradient(line)
+    return step / np.maximum(np.abs(step), 1e-6)
+
+
+def _thin_plate(at: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The smoothest function that has `values` (n,) at positions `at` (n,), at other positions; all complex."""
+    count = len(at)
+    system = np.zeros((count + 3, count + 3))
+    system[:count, :count] = _bend(at[:, None] - at) + STIFF * np.eye(count)
+    system[:count, count:] = np.stack([np.ones(count), at.real, at.imag], 1)
+    system[count:, :count] = system[:count, count:].T
+    weights = np.linalg.solve(system, np.concatenate([values, np.zeros(3)])[:, None].view(np.float64))
+    flat = wanted.ravel()
+    result = _bend(flat[:, None] - at) @ weights[:count]
+    result += np.stack([np.ones(len(flat)), flat.real, flat.imag], 1) @ weights[count:]
+    return np.ascontiguousarray(result).view(np.complex128).reshape(wanted.shape)
+
+
+def _bend(away: np.ndarray) -> np.ndarray:
+    square = away.real**2 + away.imag**2
+    return square * np.log(np.maximum(square, 1e-12))
+
+
+class _Area:
+    """The part of a picture that a closing mouth moves.
+
+    rows, columns: its pixels. nodes: upright positions of the cells' middles, by which displacements are computed.
+    fade: factors of the displacements there. bottom: upright y of its lower end.
+    """
+
+    def __init__(self, centre: complex, bottom: float, eyes: complex, middle: complex, size: int) -> None:
+        across, above, _ = REACH
+        self.bottom, self._eyes, self._middle, self._centre = bottom, eyes, middle, centre
+        corners = (
+            centre.real
+            + np.array([-across, across, -across, across])
+            + 1j * np.repeat([centre.imag - above, bottom], 2)
+        )
+        corners = corners * eyes + middle
+        left, right = (int(np.clip(edge, 0, size)) for edge in (corners.real.min(), corners.real.max() + 1))
+        top, end = (int(np.clip(edge, 0, size)) for edge in (corners.imag.min(), corners.imag.max() + 1))
+        self.rows, self.columns = slice(top, end), slice(left, right)
+        self.empty = right - left < 2 or end - top < 2
+        self._cell = max(round(abs(eyes) * CELL), 1)
+        self._shape = max(end - top, 0), max(right - left, 0)
+        down, over = (np.arange(-(-count // self._cell)) for count in self._shape)
+        at = (over + 0.5) * self._cell - 0.5 + left + 1j * ((down + 0.5) * self._cell - 0.5 + top)[:, None]
+        self.nodes = (at - middle) / eyes
+        beside = 1 - np.abs(self.nodes.real - centre.real) / across
+        vertical = self.nodes.imag - centre.imag
+        over_or_under = 1 - np.where(vertical < 0, -vertical / above, vertical / max(bottom - centre.imag, 1e-3))
+        border = (size - 1 - at.imag) / abs(eyes)  # what lies below the picture is not known
+        parts = zip((beside, over_or_under, border), FADING, strict=True)
+        self.fade = np.prod([_smooth(part / width) for part, width in parts], 0)
+
+    def sampled(self, picture: np.ndarray, field: np.ndarray, rows: slice) -> np.ndarray:
+        """Rows of the area of the picture, displaced by a field in pixels."""
+        size = tuple(count * self._cell for count in field.shape[::-1])
+        moves = np.ascontiguousarray(field.astype(np.complex64)).view(np.float32).reshape(*field.shape, 2)
+        moves = cv2.resize(moves, size, interpolation=cv2.INTER_CUBIC)[rows, : self._shape[1]][: self._shape[0]]
+        start = self.columns.start, self.rows.start + rows.start
+        return cv2.remap(
+            picture,
+            moves + _pixels(*moves.shape[1::-1]) + np.array(start, np.float32),
+            None,
+            cv2.INTER_CUBIC,
+            None,
+            _EDGE,
+        )
+
+    def masks(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is below the lower lip's inner edge, and what is between the lips: float32 0..1. lines: upright."""
+        upper, lower = lines[1:3]
+        edge = np.concatenate([[lower[0] - 2], lower, [lower[-1] + 2, lower[-1] + 2 + 4j, lower[0] - 2 + 4j]])
+        below, between = self._filled(edge), self._filled(np.concatenate([upper, lower[::-1]]))
+        soft = cv2.GaussianBlur(below, (0, 0), SOFT[1] * abs(self._eyes))
+        right = np.cos(np.angle(self._eyes)), np.sin(np.angle(self._eyes))
+        here = _pixels(*self._shape[::-1]) @ np.array(right, np.float32) / np.float32(abs(self._eyes))
+        origin = self.columns.start + 1j * self.rows.start
+        here += np.float32(((origin - self._middle) / self._eyes).real)
+        beside = np.maximum(lower[0].real - here, here - lower[-1].real) / np.float32(SOFT[0])
+        return below + (soft - below) * np.clip(beside, 0, 1), between
+
+    def line(self, lines: np.ndarray, width: float) -> np.ndarray:
+        """A soft line where the lips meet, float32 0..1; thin at the corners."""
+        drawn = np.zeros(self._shape, np.uint8)
+        met = self._at((lines[1] + lines[2]) / 2)[2:-2]
+        cv2.polylines(drawn, [met], False, 255, max(round(width), 1), cv2.LINE_AA, _BITS)
+        return cv2.GaussianBlur(drawn.astype(np.float32) / 255, (0, 0), max(width * 0.6, 0.5))
+
+    def _filled(self, outline: np.ndarray) -> np.ndarray:
+        drawn = np.zeros(self._shape, np.uint8)
+        cv2.fillPoly(drawn, [self._at(outline)], 255, cv2.LINE_AA, _BITS)
+        return drawn.astype(np.float32) / 255
+
+    def _at(self, positions: np.ndarray) -> np.ndarray:
+        """Upright positions as OpenCV's drawing takes them."""
+        pixels = positions * self._eyes + self._middle - (self.columns.start + 1j * self.rows.start)
+        return np.rint(np.stack([pixels.real, pixels.imag], 1) * 2**_BITS).astype(np.int32)
+
+
+def _smooth(share: np.ndarray) -> np.ndarray:
+    share = np.clip(share, 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+@lru_cache(maxsize=8)
+def _pixels(width: int, height: int) -> np.ndarray:
+    """(height, width, 2) float32: x and y of each pixel."""
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return np.stack(np.meshgrid(x, y), -1)

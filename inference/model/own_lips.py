@@ -1,0 +1,77 @@
+"""Where the lips of a source are in a frame, so that `inference.closing` can close them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..closing import Mouth, with_closed_mouth
+from .fast_gaze import TurnableEyes
+from .refiner import Refiner
+
+# Part of the lower lip's way that the chin goes with it if a jaw closes the mouth: of lips that touch, per eye distance
+# of the gap, and at most; and if the lips close without the jaw.
+CHIN, CHIN_PER_GAP, CHIN_MOST, CHIN_STILL = 0.3, 1.2, 0.8, 0.25
+
+
+class OwnLips:
+    """The lips of one source.
+
+    eyes: of the source. motion: (1, fields, 2 H H), the refiner's, see `inference.model.correction.CorrectionSource`.
+    own: (n,), the source's coefficients.
+    """
+
+    def __init__(self, eyes: TurnableEyes, motion: Tensor, refiner: Refiner, own: Tensor) -> None:
+        self._eyes, self._motion, self._refiner, self._own = eyes, motion, refiner, own
+
+    def closed(self, picture: np.ndarray, alpha: Tensor, closing: Tensor, shade: bool = True) -> np.ndarray:
+        """A frame with the mouth closed. picture, shade: see `inference.closing.with_closed_mouth`.
+
+        alpha: (n,), coefficients of the frame, on the CPU. closing: (2,), see `inference.model.plan.Plan`.
+        """
+        closed, by_jaw = closing.tolist()
+        if not closed:
+            return picture
+        chin = min(CHIN + CHIN_PER_GAP * self._eyes.mouth_gap, CHIN_MOST)
+        return with_closed_mouth(
+            picture, self.placed(alpha, len(picture)), closed, CHIN_STILL + (chin - CHIN_STILL) * by_jaw, shade
+        )
+
+    def open_mouth(self, size: int) -> Mouth | None:
+        """The mouth in the source at `size` pixels; None if its lips touch or were not found."""
+        return self.placed(self._own, size) if self._eyes.mouth_gap > 0 else None
+
+    def placed(self, alpha: Tensor, size: int) -> Mouth:
+        """The mouth in a frame of `size` pixels."""
+        first, second = self._terms
+        was, now = (torch.cat([row, row[first] * row[second]]) for row in (self._own, alpha))
+        moved = (self._places + (now - was).numpy().astype(np.float64) @ self._moves + 1 + 1j) * (size / 2) - 0.5 - 0.5j
+        outlines = self._eyes.mouth.outlines
+        return Mouth(moved[: outlines.size].reshape(outlines.shape), moved[outlines.size :])
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """(P,) complex positions of outlines and landmarks in the source, in half widths."""
+        mouth = self._eyes.mouth
+        return np.concatenate([mouth.outlines.ravel(), mouth.landmarks])
+
+    @cached_property
+    def _moves(self) -> np.ndarray:
+        """(fields, P) complex: how each of the refiner's amounts moves them."""
+        fields = self._motion.shape[1]
+        at = np.stack([self._places.real, self._places.imag], 1).astype(np.float32)
+        size = round((self._motion.shape[2] / 2) ** 0.5)
+        motion = self._motion.reshape(1, 2 * fields, size, size).float()
+        places = torch.from_numpy(at)[None, None].to(motion.device)
+        found = F.grid_sample(motion, places, padding_mode="border", align_corners=False)[0, :, 0]
+        x, y = found.cpu().double().numpy().reshape(fields, 2, -1).transpose(1, 0, 2)
+        return x + 1j * y
+
+    @cached_property
+    def _terms(self) -> tuple[Tensor, Tensor]:
+        first, second = self._refiner.get_buffer("terms").cpu().long()
+        return first, second

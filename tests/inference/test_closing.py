@@ -1,0 +1,257 @@
+"""Closing an open mouth with the portrait's own lips, and keeping its own upper teeth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from inference.closing import Mouth, with_closed_mouth
+from inference.contract.bank import load_bank
+from inference.face.framing import load_portrait
+from inference.face.landmarks import COUNT, INNER_LIPS, NAMES, find_landmarks, places, square_at
+from inference.face.lip_edges import find_lips
+from inference.model.fast_gaze import TurnableEyes
+from inference.model.insets import Insets
+from inference.model.load import INSETS, load_network
+from inference.model.plan import CLOSING, JAW, Planner
+from inference.own_teeth import own_teeth
+from inference.renderer import FaceRenderer
+
+ROOT = Path(__file__).parents[2]
+MEDIA = ROOT.parent / "shared" / "media" / "stills"
+needs_media = pytest.mark.skipif(not MEDIA.is_dir(), reason="the test media are not available")
+SIZE, EYES = 512, 150.0
+LIP, SKIN, DARK, TOOTH = (190, 80, 90), (220, 180, 160), (40, 10, 10), (235, 230, 215)
+THICK, GAP = 16, 40  # pixels of a lip and of the opening in the middle
+MIDDLE = np.array([256.0, 340.0])
+
+
+def place(x: float, y: float) -> np.ndarray:
+    """Relative to the middle of the mouth."""
+    return MIDDLE + np.array([x, y])
+
+
+def curve(height: float, x: np.ndarray) -> np.ndarray:
+    return height * (1 - x**2)
+
+
+def drawn_face(teeth: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of an open mouth, and the landmarks of its face. teeth: height of the upper teeth in pixels."""
+    picture = np.full((SIZE, SIZE, 3), SKIN, np.uint8)
+    x = np.linspace(-1, 1, 81)
+    across = MIDDLE[0] + 60 * x
+
+    def filled(upper: np.ndarray, lower: np.ndarray, colour: tuple[int, int, int]) -> None:
+        outline = np.concatenate([np.stack([across, upper], 1), np.stack([across, lower], 1)[::-1]])
+        cv2.fillPoly(picture, [np.rint(outline * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+
+    top, bottom = MIDDLE[1] - curve(GAP * 0.4, x), MIDDLE[1] + curve(GAP * 0.6, x)
+    filled(top - curve(THICK, x), bottom + curve(THICK, x), LIP)
+    filled(top, bottom, DARK)
+    if teeth:
+        filled(top, np.minimum(top + teeth, bottom), TOOTH)
+    points = np.zeros((COUNT, 2))
+    points[0], points[1] = (MIDDLE[0] - EYES / 2, 180), (MIDDLE[0] + EYES / 2, 180)
+    points[places("noseTip", "noseBase", "noseWingRight", "noseWingLeft")] = place(0, -60)
+    points[NAMES.index("chin")] = place(0, 110)
+    for side, sign in (("Right", -1), ("Left", 1)):
+        points[places(f"jaw{side}")] = [place(sign * (105 - 13 * step), -90 + 33 * step) for step in range(6)]
+        points[places(f"mouth{side}")] = place(sign * 60, 0)
+        at = np.array([-0.75, -0.5, -0.25])
+        for name, line in (("upperLip", -curve(GAP * 0.4 + THICK, at)), ("lowerLip", curve(GAP * 0.6 + THICK, at))):
+            points[places(f"{name}{side}")] = MIDDLE + np.stack([-sign * 60 * at, line], 1)
+    at = np.linspace(-0.8, 0.8, 5)
+    points[places("innerUpper")] = MIDDLE + np.stack([60 * at, -curve(GAP * 0.4, at)], 1)
+    points[places("innerLower")] = MIDDLE + np.stack([60 * at, curve(GAP * 0.6, at)], 1)
+    points[places("upperLipTop")] = place(0, -GAP * 0.4 - THICK)
+    points[places("lowerLipBottom")] = place(0, GAP * 0.6 + THICK)
+    return picture, points
+
+
+def mouth_of(picture: np.ndarray, points: np.ndarray) -> Mouth:
+    return Mouth(find_lips(picture, points) @ (1, 1j), points @ (1, 1j))
+
+
+def rows_like(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """(20,) number of rows of that colour in the columns in the middle."""
+    columns = picture[:, 246:266].astype(int)
+    return (np.abs(columns - colour).max(2) < 40).sum(0)
+
+
+def test_lips_are_found_where_their_colour_ends() -> None:
+    """Also if the landmarks of the inner edges are off by a third of the opening."""
+    picture, points = drawn_face()
+    for off in (0.0, GAP / 6):
+        shifted = points.copy()
+        shifted[places("innerUpper")[1:4], 1] += off
+        shifted[places("innerLower")[1:4], 1] -= off
+        outer_upper, upper, lower, outer_lower = find_lips(picture, shifted)
+        assert abs(upper[12, 1] - (MIDDLE[1] - GAP * 0.4)) < 3
+        assert abs(lower[12, 1] - (MIDDLE[1] + GAP * 0.6)) < 3
+        for line in (outer_upper, upper, lower, outer_lower):
+            assert np.allclose(line[[0, -1]], [place(-60, 0), place(60, 0)])
+
+
+def test_closed_lips_meet_and_keep_their_thickness() -> None:
+    picture, points = drawn_face()
+    mouth = mouth_of(picture, points)
+    assert abs(mouth.gap - GAP / EYES) < 0.04
+    open_lips = rows_like(picture, LIP)
+    for closed in (0.5, 1.0):
+        result = with_closed_mouth(picture, mouth, closed, 0.8)
+        assert (rows_like(result, LIP) >= 0.8 * open_lips).all()
+        dark = rows_like(result, DARK)
+        assert (dark <= 3).all() if closed == 1 else (np.abs(dark - GAP / 2) < 6).all()
+
+
+def test_nothing_but_the_lower_face_moves() -> None:
+    picture, points = drawn_face()
+    picture = cv2.add(picture, np.random.default_rng(0).integers(0, 20, picture.shape, np.uint8))
+    mouth = mouth_of(picture, points)
+    result = with_closed_mouth(picture, mouth, 1.0, 0.8)
+    assert np.array_equal(result[:250], picture[:250]), "eyes and nose"
+    assert np.array_equal(result[:, :90], picture[:, :90])
+    assert np.array_equal(result[:, -90:], picture[:, -90:])
+    assert np.abs(with_closed_mouth(picture, mouth, 0.0, 0.8).astype(int) - picture).max() <= 1
+    assert np.abs(result[:-2].astype(int) - result[2:]).max(2).max(1)[-120:].max() < 60, "no edge in chin and neck"
+
+
+def test_a_floating_point_picture_closes_alike() -> None:
+    picture, points = drawn_face()
+    mouth = mouth_of(picture, points)
+    whole = with_closed_mouth(picture, mouth, 1.0, 0.8)
+    levels = with_closed_mouth(picture.astype(np.float32), mouth, 1.0, 0.8)
+    assert np.abs(np.clip(levels, 0, 255) - whole).max() < 4
+
+
+@pytest.mark.parametrize("teeth", [0, 12])
+def test_upper_teeth_are_cut_out_of_the_portrait(teeth: int) -> None:
+    picture, points = drawn_face(teeth)
+    scale = 150 / 120
+    to_pixel = np.array([[scale, 0, MIDDLE[0] - 60 * scale], [0, scale, MIDDLE[1] - 36 * scale]])
+    found = own_teeth(picture, to_pixel, (72, 120), mouth_of(picture, points))
+    if not teeth:
+        assert found is None
+        return
+    assert found is not None
+    placed = found.placed(to_pixel, (SIZE, SIZE))
+    seen = placed[..., 3] > 0.5
+    expected = np.abs(picture.astype(int) - TOOTH).max(2) < 30
+    assert (seen & expected).sum() > 0.7 * (seen | expected).sum()
+    colours = placed[seen][:, :3] / placed[seen][:, 3:4]
+    assert np.abs(colours - TOOTH).max(1).mean() < 15
+    below = placed[int(MIDDLE[1]) + 10, 256]
+    assert below[3] < 0.05, "what lies below the teeth is not theirs"
+    assert below[4] > 0.95, "and shows no others"
+
+
+@pytest.fixture(scope="module")
+def planner() -> tuple[Planner, tuple[str, ...]]:
+    bank = load_bank()
+    insets = load_network(bank, INSETS)
+    assert isinstance(insets, Insets)
+    return Planner(bank, insets), bank.names
+
+
+def planned(planner: tuple[Planner, tuple[str, ...]], gap: float, own: dict[str, float], now: dict[str, float]):
+    plans, names = planner
+    rows = np.zeros((2, len(names)), np.float32)
+    for row, values in zip(rows, (own, own | now), strict=True):
+        for name, value in values.items():
+            row[names.index(name)] = value
+    eyes = TurnableEyes(np.zeros((64, 64, 3), np.uint8), torch.zeros(1, 3, 2))
+    eyes.__dict__ |= {"mouth_gap": gap, "lips_apart": float(gap > 0)}  # as found in a picture
+    plan = plans.plan([rows[1]], rows[:1], [eyes])
+    return plan, {name: float(value) for name, value in zip(names, plan.alpha[0], strict=False)}
+
+
+def test_a_mouth_closes_as_its_jaw_goes_to_zero(planner) -> None:
+    closed = []
+    for jaw in (0.4, 0.3, 0.2, 0.1, 0.0, -0.2):
+        plan, alpha = planned(planner, 0.3, {JAW: 0.4}, {JAW: jaw})
+        closed.append(0.0 if plan.closing is None else float(plan.closing[0, 0]))
+        assert alpha[JAW] == pytest.approx(0.4), "the networks draw the mouth as it is in the portrait"
+        assert plan.strengths[0] is None
+    assert closed == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
+
+
+def test_units_that_close_a_mouth_close_it(planner) -> None:
+    for unit in CLOSING:
+        plan, alpha = planned(planner, 0.2, {JAW: 0.3}, {unit: 0.9})
+        assert float(plan.closing[0, 0]) == 1
+        assert alpha[unit] == 0
+        assert float(plan.closing[0, 1]) == 0, "the jaw stays"
+    plan, alpha = planned(planner, 0.2, {JAW: 0.3}, {JAW: 0.8, "mouthClose": 0.2})
+    assert plan.closing is None or not plan.closing[0, 0]
+    assert alpha[JAW] == pytest.approx(0.6)
+    assert alpha["mouthClose"] == 0
+
+
+def test_a_mouth_that_the_reading_takes_for_closed_closes_by_its_opening(planner) -> None:
+    found = [planned(planner, gap, {}, {JAW: -0.1})[0].closing for gap in (0.06, 0.12, 0.3)]
+    first, second, third = (float(closing[0, 0]) for closing in found)
+    assert first == 1
+    assert first > second > third > 0
+
+
+def test_lips_that_touch_do_not_move_into_each_other(planner) -> None:
+    plan, alpha = planned(planner, 0.0, {JAW: 0.2}, {JAW: 0.0, "mouthClose": 0.5})
+    assert plan.closing is None
+    assert alpha[JAW] == pytest.approx(0.2)
+    assert alpha["mouthClose"] == 0
+    plan, alpha = planned(planner, 0.0, {}, {JAW: 0.5, "mouthClose": 0.4})
+    assert (alpha[JAW], alpha["mouthClose"]) == pytest.approx((0.5, 0.4)), "closed against the jaw"
+    plan, alpha = planned(planner, -1.0, {JAW: 0.2}, {JAW: 0.0, "mouthClose": 0.5})
+    assert (alpha[JAW], alpha["mouthClose"]) == (0.0, 0.5), "without lips in the picture, the network does it"
+
+
+def lips_of(frame: np.ndarray, points: np.ndarray) -> tuple[float, float, float]:
+    """Thickness of the upper lip, the opening, and thickness of the lower lip in the middle, in eye distances."""
+    found = find_landmarks(frame, [square_at(points[:2])], passes=3).points[0]
+    at = (found @ (1, 1j)) / complex(*(found[1] - found[0]))
+    (top, bottom), inner = at[places("upperLipTop", "lowerLipBottom")].imag, at[INNER_LIPS].imag
+    return inner[2] - top, inner[7] - inner[2], bottom - inner[7]
+
+
+def closed_frame(portrait: np.ndarray, renderer: FaceRenderer) -> tuple[np.ndarray, np.ndarray]:
+    renderer.set_source(portrait, portrait)
+    own = float(renderer.source_coefficients.column("jawOpen")[0])
+    (frame,) = renderer.render(renderer.moved({"jawOpen": -max(own, 0.5)}, 1))
+    return frame, renderer._source.eyes._found[1]
+
+
+@pytest.mark.slow
+def test_an_open_mouth_of_the_demo_closes_with_its_lips() -> None:
+    renderer = FaceRenderer(load_bank(), "cpu", 1)
+    portrait = load_portrait(ROOT / "inference" / "demo" / "portrait_1.png")
+    renderer.set_source(portrait, portrait)
+    (opened,) = renderer.render(renderer.moved({"jawOpen": 0.5}, 1))
+    frame, points = closed_frame(opened, renderer)
+    before, after = lips_of(opened, points), lips_of(frame, points)
+    assert before[1] > 0.15
+    assert after[1] < 0.06
+    assert after[0] > 0.7 * before[0]
+    assert after[2] > 0.7 * before[2]
+    rows = renderer.moved({"jawOpen": np.linspace(-0.6, 0, 9)})
+    for alone, together in zip(
+        (next(renderer.render(row[None])) for row in rows.values), renderer.render(rows), strict=True
+    ):
+        assert np.array_equal(alone, together)
+    places_of = renderer.places(rows.values[:1])
+    assert np.abs(places_of - renderer.places(rows.values[-1:])).max() > 0.1, "the sampling positions follow"
+
+
+@needs_media
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lp_d19.jpg", "st_happy1.png", "lp_s10.jpg"])
+def test_an_open_mouth_of_a_photograph_closes_with_its_lips(name: str) -> None:
+    portrait = load_portrait(MEDIA / name, which="largest")
+    frame, points = closed_frame(portrait, FaceRenderer(load_bank(), "cpu", 1))
+    before, after = lips_of(portrait, points), lips_of(frame, points)
+    assert after[1] < 0.5 * before[1]
+    assert after[2] > 0.7 * before[2]
