@@ -28,12 +28,13 @@ SQUEEZED = 0.1, 0.4
 FAINT = 0.05  # smallest mask at rest to which other masks are compared
 RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
 GRAIN_STEPS = 4  # per level
-LEAST_GRAIN = 0.1  # weights of new grain below it are 0, as they would be seen little but cost time
+LEAST_GRAIN = 0.15  # weights of new grain below it are 0, as they would be seen little but cost time
 STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
 SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Rows of the frames of a batch that are sampled together, so that their part of the portrait stays in the cache.
 BAND = 32
 _EDGE = cv2.BORDER_REPLICATE
+_THIN = np.ones((3, 3), np.uint8)
 # From premultiplied colours in [-1, 1] and alpha to premultiplied levels and alpha.
 _TO_LEVELS = np.array([[127.5, 0, 0, 127.5], [0, 127.5, 0, 127.5], [0, 0, 127.5, 127.5], [0, 0, 0, 1]], np.float32)
 # Four channels to two pictures of three: the colours, and alpha three times.
@@ -165,11 +166,12 @@ class Detail:
         if self.size < 2 * len(kept):  # grain is finer than a pixel
             return None
         wide, full = grain.STRETCHED
-        weight = 1 - _share(stretch.across / np.maximum(stretch.down, 1e-6), full, wide)
-        weight[(stretch.least <= 0) | (kept <= 0)] = 0
-        if not weight.any() or self._new_grain is None:
+        seen = (stretch.across < wide**2 * stretch.down) & (stretch.least > 0) & (kept > 0)
+        if not seen.any() or self._new_grain is None:
             return None
+        weight = (1 - _share(np.sqrt(stretch.across / np.maximum(stretch.down, 1e-9)), full, wide)) * seen
         weight *= cv2.remap(self._new_grain[1], place, None, cv2.INTER_LINEAR, None, _EDGE)
+        weight = cv2.erode(weight, _THIN)  # a thin strip, as beside the far side, would double the area
         weight = cv2.GaussianBlur(weight, (0, 0), SOFT, borderType=_EDGE)
         weight[weight < LEAST_GRAIN] = 0
         return weight if weight.any() else None
@@ -263,9 +265,8 @@ def _sampling_positions(places: np.ndarray) -> np.ndarray:
 
 
 class Stretch(NamedTuple):
-    """Distances of neighbouring pixels at rest, (S, S) each: smallest and largest of all directions, across and down.
-
-    The smallest one is 0 at folds.
+    """Distances of neighbouring pixels at rest, (S, S) each: smallest and largest of all directions, and the squares of
+    those across and down. The smallest one is 0 at folds.
     """
 
     least: np.ndarray
@@ -286,7 +287,7 @@ def _stretch(place: np.ndarray) -> Stretch:
     half = (x + y) / 2  # singular values of [across down], in closed form
     spread = np.sqrt(np.maximum(half * half - area * area, 0))
     least = np.sqrt(np.maximum(half - spread, 0))
-    return Stretch(np.where(area > 0, least, 0), np.sqrt(half + spread), np.sqrt(x), np.sqrt(y))
+    return Stretch(np.where(area > 0, least, 0), np.sqrt(half + spread), x, y)
 
 
 def _share(value: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 # How wide a pixel of the portrait is in a frame's direction across, relative to its height, above which its own grain
 # is used and below which it is replaced in full.
-STRETCHED = 0.75, 0.5
+STRETCHED = 0.7, 0.5
 STRETCH = 2  # by a frame, for which the grain is made
 FINE = 1.6 / 512  # picture widths: sigma above whose frequencies a picture is called grain
 PATCH = 64 / 512  # picture widths: side of the patch whose spectrum the grain has

@@ -106,8 +106,9 @@ def _with_texture(detail: FastDetail, drawn: Drawn) -> Tensor:
 def _streaky(stretch: Stretch, kept: Tensor) -> Tensor:
     """(N, 1, S, S) weight of the new grain at each pixel, 0..1, where texture is used."""
     wide, full = grain.STRETCHED
-    weight = 1 - _share(stretch.across / stretch.down.clamp(min=1e-6), full, wide)
-    weight = _blurred(torch.where((stretch.least > 0) & (kept > 0), weight, 0.0))
+    weight = 1 - _share((stretch.across / stretch.down.clamp(min=1e-9)).sqrt(), full, wide)
+    weight = torch.where((stretch.least > 0) & (kept > 0), weight, 0.0)
+    weight = _blurred(-F.max_pool2d(-weight, 3, 1, 1))  # without thin strips
     return torch.where(weight < LEAST_GRAIN, 0.0, weight)
 
 
@@ -154,7 +155,7 @@ def _stretch(place: Tensor) -> Stretch:
     half = (x + y) / 2
     spread = (half.square() - area.square()).clamp(min=0).sqrt()
     least = (half - spread).clamp(min=0).sqrt()
-    return Stretch(torch.where(area > 0, least, 0.0), (half + spread).sqrt(), x.sqrt(), y.sqrt())
+    return Stretch(torch.where(area > 0, least, 0.0), (half + spread).sqrt(), x, y)
 
 
 def _sampled(pictures: Tensor, at: Tensor, mode: str = "bilinear") -> Tensor:
