@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import product
 from typing import NamedTuple
 
 import cv2
@@ -28,7 +29,8 @@ SQUEEZED = 0.1, 0.4
 FAINT = 0.05  # smallest mask at rest to which other masks are compared
 RESIDUAL = 0.5, 1.5  # network pixels: error of the inverted flow at which texture starts to fade and is fully off
 GRAIN_STEPS = 4  # per level
-LEAST_GRAIN = 0.15  # weights of new grain below it are 0, as they would be seen little but cost time
+LEAST_GRAIN = 0.25  # weights of new grain below it are 0, as they would be seen little but cost time
+GRAIN_TILES = 4, 2  # rows and columns; grain costs time in the rectangle around what each of them needs
 STEPS = 4  # iterations of inverting the flow at rest, which is close to zero
 SOFT = 1.0  # network pixels: sigma of the blur of the texture's weight
 # Rows of the frames of a batch that are sampled together, so that their part of the portrait stays in the cache.
@@ -173,7 +175,7 @@ class Detail:
         weight *= cv2.remap(self._new_grain[1], place, None, cv2.INTER_LINEAR, None, _EDGE)
         weight = cv2.erode(weight, _THIN)  # a thin strip, as beside the far side, would double the area
         weight = cv2.GaussianBlur(weight, (0, 0), SOFT, borderType=_EDGE)
-        weight[weight < LEAST_GRAIN] = 0
+        weight = np.maximum(weight - np.float32(LEAST_GRAIN), 0) * np.float32(1 / (1 - LEAST_GRAIN))  # fades in
         return weight if weight.any() else None
 
     def _regrain(self, picture: np.ndarray, shift: np.ndarray, weight: np.ndarray) -> None:
@@ -184,13 +186,14 @@ class Detail:
         if rest:
             shift, weight = (cv2.resize(part, (self.size, self.size)) for part in (shift, weight))
             ratio, small = 1, self.size
+        rows, columns = (-(-small // count) for count in GRAIN_TILES)
+        used = (weight > 0).view(np.uint8)
         shift, weight = (cv2.copyMakeBorder(part, 1, 1, 1, 1, _EDGE) for part in (shift, weight))
-        for first, last in ((0, small // 2), (small // 2, small)):  # near and far side, or none of it
-            part = weight[1:-1, first + 1 : last + 1]
-            left, top, width, height = cv2.boundingRect((part > 0).view(np.uint8))
+        for row, column in product(range(0, small, rows), range(0, small, columns)):
+            left, top, width, height = cv2.boundingRect(used[row : row + rows, column : column + columns])
             if not width:
                 continue
-            left += first
+            left, top = left + column, top + row
             around = np.s_[top : top + height + 2, left : left + width + 2]  # interpolation reads one pixel more
             inner = np.s_[ratio : (height + 1) * ratio, ratio : (width + 1) * ratio]
             moved, strength = (cv2.resize(one[around], None, fx=ratio, fy=ratio)[inner] for one in (shift, weight))

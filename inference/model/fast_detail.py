@@ -109,7 +109,7 @@ def _streaky(stretch: Stretch, kept: Tensor) -> Tensor:
     weight = 1 - _share((stretch.across / stretch.down.clamp(min=1e-9)).sqrt(), full, wide)
     weight = torch.where((stretch.least > 0) & (kept > 0), weight, 0.0)
     weight = _blurred(-F.max_pool2d(-weight, 3, 1, 1))  # without thin strips
-    return torch.where(weight < LEAST_GRAIN, 0.0, weight)
+    return (weight - LEAST_GRAIN).clamp(min=0) / (1 - LEAST_GRAIN)
 
 
 def _kept(detail: FastDetail, place: Tensor, mask: Tensor, residual: Tensor, stretch: Stretch) -> Tensor:

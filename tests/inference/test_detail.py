@@ -296,6 +296,18 @@ def test_stretched_skin_has_no_streaks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(found - streaky)[253:259, 250:262].mean() < 2, "the mole is no grain"
 
 
+def test_new_grain_fades_in_as_a_head_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine, strengths = skin(), []
+    detail, plain = (detail_of(fine, flow_to(place())) for _ in range(2))
+    monkeypatch.setattr(plain, "_new_grain", None)
+    for width in np.arange(0.72, 0.5, -0.01):
+        flow = flow_to(place() * (width, 1) + (32 * (1 - width), 0))
+        streaky, found = (transferred(one, planes_of(fine), flow)[80:230, 128:384] for one in (plain, detail))
+        strengths.append(float(np.abs(found - streaky).mean()))
+    assert strengths[0] == 0 < strengths[-1]
+    assert np.diff(strengths).max() < 0.12 * strengths[-1]
+
+
 @torch.inference_mode()
 def test_a_card_gives_the_same_grain() -> None:
     fine, rest, moved = skin(), flow_to(place()), flow_to(place() * (0.5, 1) + (16, 0))
