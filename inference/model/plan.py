@@ -166,7 +166,8 @@ class Closers:
         columns, change = list(self.columns), alpha - own
         jaw, closers = change[:, self.jaw], change[:, columns].clamp(min=0.0)
         closed = (closers * torch.tensor(self.weights)).sum(1)
-        if not ((jaw < 0) | (closed > 0)).any():
+        closes = (jaw < 0) | (closed > 0)
+        if not closes.any():
             return alpha, None
         gaps = torch.tensor([one.mouth_gap for one in eyes])
         apart = gaps > 0
@@ -177,7 +178,8 @@ class Closers:
         if CLOSE in self.units:
             column = columns[self.units.index(CLOSE)]
             still[:, column] = own[:, column] + torch.minimum(change[:, column], opens)
-        still = torch.where((gaps >= 0)[:, None], still, alpha)
+        # The other frames keep theirs to the last bit, so that no frame depends on those rendered with it.
+        still = torch.where(((gaps >= 0) & closes)[:, None], still, alpha)
         if not apart.any():
             return still, None
         read = own[:, self.jaw]
@@ -187,7 +189,7 @@ class Closers:
         opened = alpha.clone()
         opened[:, self.jaw] = own[:, self.jaw] + (jaw - closed).clamp(min=0.0)
         opened[:, columns] -= closers
-        still = torch.where(apart[:, None], opened, still)
+        still = torch.where((apart & closes)[:, None], opened, still)
         return still, torch.stack([share, by_jaw], 1) if share.any() else None
 
 

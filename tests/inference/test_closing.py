@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inference.closing import Mouth, with_closed_mouth
+from inference.closing import UPPER, Mouth, with_closed_mouth
 from inference.contract.bank import load_bank
 from inference.face.framing import load_portrait
 from inference.face.landmarks import COUNT, INNER_LIPS, NAMES, find_landmarks, places, square_at
@@ -210,6 +210,25 @@ def test_lips_that_touch_do_not_move_into_each_other(planner) -> None:
     assert (alpha[JAW], alpha["mouthClose"]) == (0.0, 0.5), "without lips in the picture, the network does it"
 
 
+@pytest.mark.parametrize("gap", [-1.0, 0.0, 0.2])
+def test_a_frame_does_not_depend_on_those_rendered_with_it(planner, gap: float) -> None:
+    """Not even in the last bit of a coefficient, which could change a rounded level."""
+    plans, names = planner
+    own = np.zeros((1, len(names)), np.float32)
+    rows = np.zeros((40, len(names)), np.float32)
+    own[0, names.index(JAW)] = -0.1
+    rows[:, names.index(JAW)] = np.linspace(-0.2, 0.9, 40)
+    rows[::5, names.index("mouthPress")] = 0.3
+    eyes = TurnableEyes(np.zeros((64, 64, 3), np.uint8), torch.zeros(1, 3, 2))
+    eyes.__dict__ |= {"mouth_gap": gap, "lips_apart": float(gap > 0)}
+    together = plans.plan(list(rows), own, [eyes])
+    for number, row in enumerate(rows):
+        alone = plans.plan([row], own, [eyes])
+        assert torch.equal(alone.alpha[0], together.alpha[number])
+        closing = [torch.zeros(1) if plan.closing is None else plan.closing[:, 0] for plan in (alone, together)]
+        assert closing[0][0] == closing[1][number if len(closing[1]) > 1 else 0]
+
+
 def lips_of(frame: np.ndarray, points: np.ndarray) -> tuple[float, float, float]:
     """Thickness of the upper lip, the opening, and thickness of the lower lip in the middle, in eye distances."""
     found = find_landmarks(frame, [square_at(points[:2])], passes=3).points[0]
@@ -246,21 +265,40 @@ def test_an_open_mouth_of_the_demo_closes_with_its_lips() -> None:
     assert np.abs(places_of - renderer.places(rows.values[-1:])).max() > 0.1, "the sampling positions follow"
 
 
+def area_of_lower_lip(portrait: np.ndarray, frame: np.ndarray, mouth: Mouth) -> float:
+    """Area of the lower lip of a closed frame, by its colour, relative to the portrait. mouth: in the portrait."""
+
+    def filled(*lines: np.ndarray) -> np.ndarray:
+        area = np.zeros(portrait.shape[:2], np.uint8)
+        outline = np.concatenate([lines[0], lines[1][::-1]])
+        return cv2.fillPoly(area, [np.rint(np.stack([outline.real, outline.imag], 1)).astype(np.int32)], 1)
+
+    outer_upper, upper, lower, outer_lower = mouth.outlines
+    lip, below = (filled(line, outer_lower) > 0 for line in (lower, upper + UPPER * (lower - upper)))
+    lips = cv2.dilate(filled(outer_upper, outer_lower), np.ones((9, 9)))
+    around = cv2.dilate(lips, np.ones((25, 25))) > lips
+    soft = (cv2.GaussianBlur(picture, (0, 0), 1.2).astype(np.float32) / 255 for picture in (portrait, frame))
+    before, after = (cv2.cvtColor(picture, cv2.COLOR_RGB2LAB) for picture in soft)
+    red, skin = np.median(before[lip], 0), np.median(before[around], 0)
+    way = (red - skin) / np.linalg.norm(red - skin)
+
+    def likeness(lab: np.ndarray) -> np.ndarray:
+        along = (lab - skin) @ way / np.linalg.norm(red - skin)
+        other = np.linalg.norm((lab - red) - ((lab - red) @ way)[..., None] * way, axis=-1)
+        return np.clip(along, 0, 1) * (other < 14)
+
+    return float(likeness(after)[below].sum() / likeness(before)[lip].sum())
+
+
 @needs_media
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            "lp_d19.jpg", marks=pytest.mark.xfail(reason="the lower lip of a round mouth becomes thinner: 0.64")
-        ),
-        "st_happy1.png",
-        "lp_s10.jpg",
-    ],
-)
+@pytest.mark.parametrize("name", ["lp_d19.jpg", "st_happy1.png", "lp_s10.jpg"])
 def test_an_open_mouth_of_a_photograph_closes_with_its_lips(name: str) -> None:
-    portrait = load_portrait(MEDIA / name, which="largest")
-    frame, points = closed_frame(portrait, FaceRenderer(load_bank(), "cpu", 1))
+    portrait, renderer = load_portrait(MEDIA / name, which="largest"), FaceRenderer(load_bank(), "cpu", 1)
+    frame, points = closed_frame(portrait, renderer)
     before, after = lips_of(portrait, points), lips_of(frame, points)
     assert after[1] < 0.5 * before[1]
-    assert after[2] > 0.7 * before[2]
+    mouth = renderer._source.lips.open_mouth(len(frame))
+    assert area_of_lower_lip(portrait, frame, mouth) > 0.7
+    if name != "lp_d19.jpg":  # a mouth that is open as an O closes to a wider one, with a thinner lower lip: 0.64
+        assert after[2] > 0.7 * before[2]
