@@ -20,8 +20,11 @@ from .insets import DARKEST
 
 CLEAR = 0.25  # smallest fit of the lids with which they are moved
 FAINTEST, STRONGEST = 0.45, 1.6  # of the logarithms by which lashes darken
+SHARPENED = 2.0  # largest factor by which lashes are darkened to make up for their softness
 BELOW, ABOVE = 12, 6  # pixels of the lashes' chart below and above the edge of the lid
 LOWEST, TALLEST = 4, 18  # pixels above the upper lid's edge that a closing lid covers at least, and at most
+TIPS = 7, 11  # pixels above these in which the tips of lashes are removed, fading
+LINE = 0.06, 0.16  # of the logarithms by which thin lines are darker than what is around them: skin, and tips of lashes
 PARTS = 3, 3, 3, 1, 1, 1, 1  # channels of `LidParts.still`
 
 
@@ -82,10 +85,13 @@ def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, o
     iris, radius = iris_at(own, inside, iris, eye.radius)
     reaches = _reaches(own, base, upper)
     skin, base = _lid_skin(own, edge, opening, reaches)
+    covered = _smooth((edge + reaches + 5) / 5)
+    left, clean = _lashes_left(own, edge + reaches)
+    skin = clean + (skin - clean) * covered[..., None]
     length = eye.ends[1, 0] - eye.ends[0, 0]
     still = np.dstack([
         _without_iris(own, inside, iris, radius) / 127.5 - 1, own / 127.5 - 1, skin / 127.5 - 1, edge, opening,
-        _smooth((edge + reaches + 5) / 5), _area(edge, opening, length),
+        np.maximum(covered, left), _area(edge, opening, length),
     ])  # fmt: skip
     colour = np.dstack([_round_iris(own, inside, iris, radius) / 127.5 - 1, disc(iris, radius * 1.06, 1.5)])
     place, size = (centre + 0.5) * 2 / len(fine) - 1, PIXEL * distance / len(fine)
@@ -207,13 +213,26 @@ def _reaches(own: np.ndarray, base: np.ndarray, upper: np.ndarray) -> np.ndarray
     return cv2.GaussianBlur(cv2.dilate(reaches, np.ones((1, 5))), (0, 0), 4)[0]
 
 
+def _lashes_left(own: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thin dark lines above what a closing lid covers: tips of lashes. above: (*SIZE) pixels below its upper border.
+
+    Returns where they are, (*SIZE) 0..1, and the eye without them, (*SIZE, 3) of 0..255.
+    """
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+    clean = cv2.GaussianBlur(cv2.morphologyEx(own, cv2.MORPH_CLOSE, kernel), (0, 0), 1.5)
+    line = cv2.dilate(_light(clean) - _light(own), np.ones((3, 3)))
+    share = _smooth((line - LINE[0]) / (LINE[1] - LINE[0])) * _smooth((above + TIPS[1]) / (TIPS[1] - TIPS[0]))
+    return cv2.GaussianBlur(share.astype(np.float32), (0, 0), 0.8), clean
+
+
 def _lashes(own: np.ndarray, base: np.ndarray, upper: np.ndarray, along: np.ndarray, outer: int) -> np.ndarray:
     """(ABOVE + BELOW, width), see `LidParts`. along: (width,), from -1 to 1 between the corners. outer: their side."""
     light = _light(own)
     rows = (upper + np.arange(-2, 4)[:, None]).astype(np.float32)
     columns = np.broadcast_to(np.arange(len(upper), dtype=np.float32), rows.shape)
     dark = cv2.remap(base - light, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    dark = (dark.max(0) + dark.mean(0)) / 2
+    own = dark.max(0)
+    dark = (own + dark.mean(0)) / 2
     dark = np.clip(cv2.GaussianBlur(dark[None], (0, 0), 8)[0] * 1.2, FAINTEST, STRONGEST)
     ends = np.clip((1 - np.abs(along)) / 0.12, 0, 1) ** 0.7  # thinner towards the corners
     below = np.arange(-ABOVE, BELOW)[:, None] + 0.5
@@ -222,7 +241,15 @@ def _lashes(own: np.ndarray, base: np.ndarray, upper: np.ndarray, along: np.ndar
     slope = np.quantile(np.hypot(cv2.Sobel(light, -1, 1, 0), cv2.Sobel(light, -1, 0, 1)) / 8, 0.99)
     contrast = np.subtract(*np.quantile(light, (0.98, 0.02)))
     soft = np.clip(0.35 * contrast / max(slope, 1e-3) - 0.5, 0.4, 2.5)
-    return cv2.GaussianBlur((dark * np.maximum(line, 0.6 * _hairs(along, outer))).astype(np.float32), (0, 0), soft)
+    line, drawn = (
+        cv2.GaussianBlur((dark * part).astype(np.float32), (0, 0), soft)
+        for part in (line, np.maximum(line, 0.6 * _hairs(along, outer)))
+    )
+    middle = np.abs(along) < 0.7
+    if not middle.any():
+        return drawn
+    own = min(float(np.median(own[middle])), STRONGEST)
+    return drawn * np.clip(own / max(float(np.median(line.max(0)[middle])), 1e-3), 1, SHARPENED)
 
 
 def _hairs(along: np.ndarray, outer: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,9 @@ from inference.face.crop import EYES, TEMPLATE
 from inference.face.eyelids import find_eyelids, into_window
 from inference.face.landmarks import find_landmarks, square_at
 from inference.media.picture import load_picture
-from inference.model.lid_parts import lid_parts
+from inference.model.gaze import SIZE
+from inference.model.insets import DARKEST
+from inference.model.lid_parts import _lashes, _lashes_left, lid_parts
 from inference.model.lids import LidColumns, MovedLids, drawn_lids, lid_motion
 from inference.renderer import FaceRenderer
 
@@ -86,6 +89,31 @@ def test_a_closed_eye_covers_the_opening_and_shows_lashes(renderer, openings):
     closed = drawn(renderer, eyeBlink=1.0)
     skin = np.median(closed[openings].mean(1))
     assert 0.02 < (closed[openings].mean(1) < 0.6 * skin).mean() < 0.4, "a lash line, and skin above it"
+
+
+def test_a_soft_lash_line_is_as_dark_as_the_portraits_own():
+    """An eye of one colour with a lash line of known darkness, sharp and blurred."""
+    height, width = SIZE
+    rows, along = np.arange(height)[:, None], np.linspace(-1.2, 1.2, width)
+    upper, base = np.full(width, 30.0), np.full((height, width), np.log(0.6 + DARKEST), np.float32)
+    for darkness in (0.6, 1.2):
+        for blur in (0.5, 2.0):
+            line = cv2.GaussianBlur(darkness * np.exp(-(((rows - 31) / 1.5) ** 2)) + 0 * along, (0, 0), blur)
+            own = np.repeat((255 * (np.exp(base - line) - DARKEST))[..., None], 3, 2).astype(np.float32)
+            drawn = _lashes(own, base, upper, along, 1).max(0)[np.abs(along) < 0.7]
+            assert 0.8 < np.median(drawn) / line.max() < 1.4
+
+
+def test_tips_of_lashes_above_a_closed_lid_are_removed():
+    height, width = SIZE
+    skin = np.full((height, width, 3), 170, np.float32)
+    own = skin.copy()
+    own[30:32, 20:80] = 90
+    above = np.arange(height)[:, None] - 34 + np.zeros(width)
+    share, clean = _lashes_left(own, above)
+    assert np.abs(own + (clean - own) * share[..., None] - skin)[:, 24:76].max() < 12
+    assert not _lashes_left(skin, above)[0].any(), "plain skin stays"
+    assert not _lashes_left(own, above - 30)[0].any(), "brows stay"
 
 
 def test_nothing_beside_the_eyes_changes(renderer, parts):
