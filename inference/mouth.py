@@ -41,6 +41,10 @@ _ROUNDING = 2.5  # exponent of the mask's outline
 _JAW_LINE = [*landmarks_named("jawRight", "chin"), *landmarks_named("jawLeft")[::-1]]
 _JAW_OFF = 0.25  # eye distances: by how much the plate's own landmarks may correct it
 _JAW_BLUR = 0.06  # eye distances: sigma of the mask's edge there
+# Hair beside the mouth: darkness relative to the skin from which a pixel surely is, and from which it is none.
+_HAIR = 0.4, 0.6
+_BESIDE = 0.4, 0.55  # eye distances beside the mouth's centre, where hair is looked for; lips and teeth are nearer
+_HAIR_REACH = 0.04  # eye distances: how far around it the plate is kept, and sigma of the edge
 _IS_FACE = 0.5  # least probability of a face for its jaw line to be used
 # Alignment: ellipse of the face that does not move with the mouth, in eye distances: centre below the eyes, half axes.
 _STILL_BELOW, _STILL_AXES = 0.3, (0.95, 0.5)
@@ -223,6 +227,7 @@ class MouthDrawer:
         old = rgb[top:bottom, left:right].astype(np.float32)
         eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
         new = new + _colour_difference(old, new, mask, eyes)
+        mask *= 1 - _hair(old, new, mask, _beside(points, places), eyes)
         return DrawnMouth(rgb, rect, np.clip(np.rint(new), 0, 255).astype(np.uint8), mask * np.float32(shown))
 
     def _jaws(
@@ -387,6 +392,29 @@ def _inside(lines: Sequence[np.ndarray], points: Sequence[np.ndarray], at: np.nd
         cv2.fillPoly(area, [np.rint(line * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), max(_JAW_BLUR * eyes, 1.0))
     return cv2.remap(soft, at, None, cv2.INTER_LINEAR, None, cv2.BORDER_CONSTANT)
+
+
+def _beside(points: Sequence[np.ndarray], at: np.ndarray) -> np.ndarray:
+    """(h, w) float32, 0 to 1: how far places are beside the mouth, by `_BESIDE`. Arguments as for `_inside`."""
+    across = points[1] - points[0]
+    away = np.abs((at - points[2].astype(np.float32)) @ (across / max(across @ across, 1.0)).astype(np.float32))
+    return np.clip((away - _BESIDE[0]) / (_BESIDE[1] - _BESIDE[0]), 0, 1)
+
+
+def _hair(old: np.ndarray, new: np.ndarray, mask: np.ndarray, beside: np.ndarray, eyes: float) -> np.ndarray:
+    """(h, w) float32, 0 to 1: where the plate is kept, as hair lies over the skin in the old or the new pixels.
+
+    old, new: (h, w, 3). mask, beside: (h, w). eyes: distance of the eyes in pixels.
+    """
+    light = [cv2.transform(picture, np.full((1, 3), 1 / 3, np.float32)) for picture in (old, new)]
+    skin = light[0][mask > 0.9]
+    if not skin.size:
+        return np.zeros_like(mask)
+    dark = np.minimum(*light) / max(float(np.median(skin)), 1.0)
+    hair = np.clip((_HAIR[1] - dark) / (_HAIR[1] - _HAIR[0]), 0, 1) * beside
+    reach = 2 * round(_HAIR_REACH * eyes) + 1
+    hair = cv2.dilate(hair, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach)))
+    return cv2.GaussianBlur(hair, (0, 0), max(_HAIR_REACH * eyes, 1.0))
 
 
 def _in_pixels(moves: torch.Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ from inference.contract.references import Readings, References
 from inference.contract.shot import Shot
 from inference.drawing import ShotRenderer
 from inference.face.framing import load_portrait
-from inference.mouth import find_jaw, find_points
+from inference.mouth import _beside, _hair, find_jaw, find_points
 from inference.plate_reading import can_read, read_plate
 from tests.cli_material import Material, render, run, write_wav
 
@@ -173,6 +173,25 @@ def test_the_mask_ends_at_the_jaw_line(loaded, shots, film, shot):
     assert at(closed, chin - 0.2 * down) > 200
     assert at(closed, chin + 0.2 * down) < 20
     assert at(wide, chin + 0.15 * down) > at(closed, chin + 0.15 * down) + 80
+
+
+def test_the_plate_is_kept_where_hair_lies_beside_the_mouth():
+    """Hair in the plate stays, that of a reference is not drawn, and an open mouth is no hair."""
+    eyes, size = 80, 200
+    places = np.stack(np.meshgrid(*[np.arange(size, dtype=np.float32)] * 2), -1)
+    points = [np.array([60.0, 40.0]), np.array([140.0, 40.0]), np.array([100.0, 100.0])]
+    beside, mask = _beside(points, places), np.ones((size, size), np.float32)
+    skin = np.full((size, size, 3), 160, np.float32)
+    hair, mouth = skin.copy(), skin.copy()
+    hair[80:160, 160:180] = 40
+    mouth[90:110, 80:120] = 20
+    for old, new in ((skin, hair), (hair, skin)):
+        kept = _hair(old, new, mask, beside, eyes)
+        assert kept[90:150, 163:177].min() > 0.95
+        assert np.abs(np.diff(kept)).max() < 0.2, "a soft edge"
+        assert not kept[:, :130].any()
+    for old, new in ((skin, mouth), (mouth, skin), (0.75 * skin, skin)):
+        assert not _hair(old, new, mask, beside, eyes).any()
 
 
 def test_a_picture_without_a_face_has_no_jaw_line(loaded):
