@@ -140,7 +140,8 @@ class MouthReference:
 
     @cached_property
     def _source(self) -> FaceRenderer:
-        renderer = self._renderer.another()
+        # It is blended with the moved reference, whose lips and jaw go all the way that they are asked to.
+        renderer = self._renderer.another(closes=False)
         renderer.set_source(self._small, self._detail)
         return renderer
 

@@ -135,11 +135,12 @@ class FaceRenderer:
                 rows = filled([own[0]], self.batch)
                 (self._detail,) = self._details_of([self._source], rows, [detail], self._canvases)
 
-    def another(self) -> FaceRenderer:
-        """A renderer that shares the weights but has its own source; for use in the same thread."""
+    def another(self, *, closes: bool = True) -> FaceRenderer:
+        """One that shares the weights, for the same thread. closes: whether it closes mouths (`inference.closing`)."""
         other = copy.copy(self)
         other._source = other._source_coefficients = other._detail = None
         other._canvases = {}
+        other._planner = self._planner if closes else self._planner.without_closing()
         return other
 
     @property

@@ -5,6 +5,7 @@ A decision on a graphics card, such as whether an inset is visible, would wait u
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,6 +136,12 @@ class Planner:
             tuple(part if is_needed else None for part, is_needed in zip(strengths, needed, strict=True)),
             closing,
         )
+
+    def without_closing(self) -> Planner:
+        """The same planner, but `Plan.closing` is always None: the networks render what closes a mouth."""
+        other = copy.copy(self)
+        other._closers = None
+        return other
 
     def _moved_lids(self, eyes: Sequence[TurnableEyes], alpha: Tensor, own: Tensor, turns: Tensor) -> MovedLids | None:
         """None if the lids stay as they are in the sources. turns: (N, 2), or (N, 0) for a bank without gaze."""

@@ -192,6 +192,14 @@ def test_units_that_close_a_mouth_close_it(planner) -> None:
     assert alpha["mouthClose"] == 0
 
 
+def test_closing_can_be_left_to_the_networks(planner) -> None:
+    plans, names = planner
+    plan, alpha = planned((plans.without_closing(), names), 0.2, {JAW: 0.3}, {JAW: 0.8, "mouthClose": 0.2})
+    assert plan.closing is None
+    assert (alpha[JAW], alpha["mouthClose"]) == pytest.approx((0.8, 0.2))
+    assert planned(planner, 0.2, {JAW: 0.3}, {JAW: 0.0})[0].closing is not None, "the planner itself is as before"
+
+
 def test_a_mouth_that_the_reading_takes_for_closed_closes_by_its_opening(planner) -> None:
     found = [planned(planner, gap, {}, {JAW: -0.1})[0].closing for gap in (0.06, 0.12, 0.3)]
     first, second, third = (float(closing[0, 0]) for closing in found)
