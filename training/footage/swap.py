@@ -5,13 +5,27 @@ Lengths are in eye distances of the picture that keeps its head.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import cv2
 import numpy as np
 
 from .motion import similarity
-from .takes import CHIN, EYES, LEFT_CORNER, LEFT_EYE, LOWER_LIP, MOUTH, NOSE, RIGHT_CORNER, RIGHT_EYE, UPPER_LIP
+from .takes import (
+    CHIN,
+    EYES,
+    LEFT_CORNER,
+    LEFT_EYE,
+    LIPS,
+    LOWER_LIP,
+    MOUTH,
+    NOSE,
+    RIGHT_CORNER,
+    RIGHT_EYE,
+    UPPER_LIP,
+    Footage,
+)
 
 Reach = Literal["chin", "lips"]
 SIDE, BELOW = 0.12, 0.12  # by which the patch is larger than both mouths together
@@ -21,6 +35,7 @@ RING = 1.25  # the light is compared between the patch's outline and this many t
 POWER = 4  # of the superellipse
 SHIFT, SCALE, TURN = 0.02, 0.03, np.radians(2.0)  # limits of the jitter
 SIZES, PROFILES = 1.6, 0.25  # partners differ by no more in eye distance (factor) and in the nose's place
+TRIED, SAME_PERSON = 20, 0.5  # frames among which a partner is looked for; share of partners of the same person
 GAMMA = 2.2
 FLAT, GAINS = 0.04, (0.7, 1.4)  # a flat ring tells little about contrast, so the lips must not fade for it
 
@@ -111,3 +126,36 @@ def swap(
     patch = 255.0 * np.clip(patch, 0.0, 1.0) ** (1.0 / GAMMA)
     blended = kept + mask[..., None] * (patch - kept)
     return np.where(mask[..., None] > 0.0, np.rint(blended), kept).astype(np.uint8)
+
+
+def partner(footage: Footage, frame: int, usable: np.ndarray, rng: np.random.Generator) -> int:
+    """Number of a random frame of `usable` (n,) whose mouth suits the frame; the frame itself if none is found."""
+    same = footage.person[usable] == footage.person[frame]
+    pool = usable[same] if rng.random() < SAME_PERSON else usable
+    others = rng.choice(pool, min(TRIED, len(pool)), replace=False)
+    fitting = partners(footage.points[[frame] * len(others)], footage.points[others]) & (others != frame)
+    return int(others[fitting][0]) if fitting.any() else frame
+
+
+def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
+    """(N, 61, 2) points of `kept` (N, 61, 2) with the mouth of `mouth` (N, 61, 2), where `swap` puts it."""
+    result = kept.copy()
+    fixed = [*EYES, MOUTH]
+    for row in range(len(kept)):
+        factor, _ = similarity(mouth[row][fixed], kept[row][fixed])
+        z = (mouth[row] - mouth[row][MOUTH]) @ np.array([1, 1j]) * factor
+        moved = np.stack([z.real, z.imag], -1) + kept[row][MOUTH]
+        result[row, LIPS] = moved[LIPS]
+    return result
+
+
+def with_mouths_of(
+    footage: Footage, kept: np.ndarray, mouth: np.ndarray, rng: np.random.Generator, *, reach: Reach = "chin"
+) -> Footage:
+    """Frames `kept` (N,) with the mouths of the frames `mouth` (N,), as frames of the takes of the kept ones."""
+    frames, points = footage.frames, footage.points
+    made = [
+        swap(frames[one], frames[other], points[one], points[other], rng, reach=reach)
+        for one, other in zip(kept, mouth, strict=True)
+    ]
+    return replace(footage.part(kept), frames=np.stack(made), points=swapped_points(points[kept], points[mouth]))

@@ -40,7 +40,10 @@ LIPS = [*range(LEFT_CORNER, len(NINE) + len(_OF_LIPS))]
 UPPER = [*range(LIPS[-1] + 1, COUNT - len(_OF_EARS))]
 EARS = [*range(COUNT - len(_OF_EARS), COUNT)]
 RIGID = [*EYES, NOSE, *EARS]  # points that neither speech nor expression moves
-UPPER_MIRROR = [_OF_UPPER.index(MIRROR[mark]) for mark in _OF_UPPER]  # the point of UPPER on the other side of the face
+# The point on the other side of the face, for every point, and for the points UPPER alone.
+_NINE_MIRROR = [RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_CORNER, LEFT_CORNER, UPPER_LIP, LOWER_LIP, MOUTH, CHIN]
+POINTS_MIRROR = [*_NINE_MIRROR, *(len(NINE) + MARKS.index(MIRROR[mark]) for mark in MARKS)]
+UPPER_MIRROR = [POINTS_MIRROR[point] - UPPER[0] for point in UPPER]
 NEUTRAL_SHARE = 0.25  # of a clip's frames, at least one: those that are nearest to a closed mouth and a frontal head
 
 
@@ -115,6 +118,11 @@ def in_head_frame(points: np.ndarray) -> np.ndarray:
     middle, axis, distance = head_frame(points)
     z = (points - middle[:, None]) @ np.array([1, 1j]) / ((axis @ np.array([1, 1j])) * distance)[:, None]
     return np.stack([z.real, z.imag], -1).astype(np.float32)
+
+
+def mirrored(points: np.ndarray) -> np.ndarray:
+    """(N, COUNT, 2) points of the pictures that are mirrored from left to right."""
+    return points[:, POINTS_MIRROR] * np.array([-1.0, 1.0], points.dtype)
 
 
 def mouth_opening(points: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 All else is frozen: encoder, heads, decoder, and the directions of all banks. Those of the expression and its head were
 trained by `stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
-`stages.upper_face`. The start changes nothing: the first picture equals the last one of the stage before.
+`stages.upper_face`. The start changes nothing: the first picture equals the last one of the stage before. An exchanged
+expression must still move brows and lids alone, because the enhancement also changes the features that the flow is
+made from.
 """
 
 from __future__ import annotations
@@ -19,18 +21,30 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool
+from ..footage.motion import MotionPool, exchanges, kept_frames
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
 from ..learning.losses import held_flow_error, total
 from ..learning.trainer import Limits, Trainer
 from .mouth import Codes
-from .reenactment import anchored, boxes, drive, edge_error, picture_error, self_figures
+from .reenactment import (
+    GAIN,
+    anchored,
+    boxes,
+    difference_error,
+    drawn_together,
+    drive,
+    edge_error,
+    exchanged,
+    moving_weight,
+    picture_error,
+    self_figures,
+)
 from .upper_face import COUNT, UpperFace, driving_codes
 
 TRAINED = {"dec.fineadainresblock.": 0.3}  # start of the names of trained weights, and their step size
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0}
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "expression": 40.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
 
@@ -81,24 +95,33 @@ class ExpressionStep(nn.Module):
         model = self.model
         with torch.no_grad():
             source, features = model.enc(batch["source"])
-        levels = list(model.levels(anchored(model, source, batch["start"]), features, batch["alpha"]))
-        last = levels[-1]
+        begun = anchored(model, source, batch["start"])
+        drawn = drawn_together(model, begun, features, {name: batch[name] for name in ("alpha", "kept", "exchanged")})
+        last = drawn["alpha"][-1]
         tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_inside"])
+        places = (batch[f"exchange_{name}"] for name in ("at", "after", "weight"))
         return {
-            "flow": held_flow_error(levels, tracks, torch.ones_like(tracks.visible[0])),
+            "flow": held_flow_error(drawn["alpha"], tracks, torch.ones_like(tracks.visible[0])),
             "picture": picture_error(last.rgb, batch["driven"], batch["weight"]),
             "edges": edge_error(last.rgb, batch["driven"], batch["weight"]),
+            "expression": difference_error(drawn["exchanged"], drawn["kept"], *places),
         }
 
 
 def expression_batch(
-    footage: Footage, codes: Tensor, size: int, count: int, rng: np.random.Generator, pool: MotionPool
-) -> dict[str, Tensor]:
-    """Tensors of `count` sources of the pool with their driven frames. codes: (N, 36)."""
+    footage: Footage, codes: Tensor, faces: np.ndarray, size: int, count: int, rng: np.random.Generator,
+    pool: MotionPool,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Tensors of `count` sources of the pool with their driven frames, and with one exchange of the expression each.
+
+    codes: (N, 36). faces: (N, 26, 2), see `UpperFace.moved`.
+    """
     chosen = rng.integers(0, len(pool.source_rows), count)
     source, driven, tracks = pool.source_rows[chosen], pool.driven_rows[chosen], pool.tracks(chosen)
     rows = driven.ravel()
     batch = drive(footage, codes, size, source, driven, None)
+    kept = kept_frames(footage, pool, chosen, rng)
+    exchange = exchanges(footage, faces, kept, rng, upper=True)
     mouth, eyes, away = boxes(footage.points[rows], size)
     weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - away)
     if rng.random() < WITHOUT_LIPS:
@@ -106,6 +129,8 @@ def expression_batch(
     return {
         "source": batch.source, "driven": batch.driven, "alpha": batch.alpha, "start": batch.source_alpha,
         "weight": weight, "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
+        "kept": codes[kept.frames] * GAIN, "exchanged": exchanged(codes, exchange, slice(-COUNT, None)),
+        "exchange_at": kept.at, "exchange_after": exchange.tracks.driving, "exchange_weight": moving_weight(exchange),
     }  # fmt: skip
 
 
@@ -138,6 +163,7 @@ def train_expression(
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
+    faces = upper.moved(codes[:, -COUNT:].numpy())
     step, wrapped = devices.set_up(ExpressionStep(model), optimiser)
 
     def figures() -> dict[str, Any]:
@@ -145,7 +171,7 @@ def train_expression(
 
     for _ in trainer.steps("expression", wrapped, figures):
         own = devices.generator(args.seed, trainer.step)
-        batch = expression_batch(footage, codes, args.size, args.sources, own, pool)
+        batch = expression_batch(footage, codes, faces, args.size, args.sources, own, pool)
         try:
             losses = step(devices.moved(batch))
             loss = total(losses, WEIGHTS)

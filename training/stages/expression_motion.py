@@ -22,7 +22,7 @@ from torch import Tensor
 from inference.model.generator import Generator
 
 from ..footage.motion import MotionPool, exchanges, kept_frames
-from ..footage.takes import Footage
+from ..footage.takes import Footage, mirrored
 from ..learning.augment import Crop
 from ..learning.losses import held_flow_error, sampling_grid, total
 from ..learning.optimiser import minimise
@@ -36,11 +36,12 @@ from .reenactment import (
     LOOKS,
     WEIGHTS,
     Drive,
+    Mixed,
     anchored,
-    difference_error,
     drawing_losses,
     drawn_with_exchanges,
     drive,
+    exchange_difference,
     exchange_error,
     latents,
     looks_of,
@@ -54,8 +55,10 @@ from .reenactment import (
 )
 from .upper_face import UpperFace, driving_codes
 
-EXPRESSION_WEIGHT = 10.0  # of what exchanging the upper face must move
-READING_WEIGHT = 2.0  # of what the heads read
+EXPRESSION_WEIGHT = 40.0  # of what exchanging the upper face must move
+READING_WEIGHT = 6.0  # of what the heads read
+MIRRORED, MIXED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose frames get the mouths of others
+MIXED_FRAMES = 3000  # of those that the heads are solved from
 SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # of drawings that the decoder's answer is solved from
 SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
@@ -119,18 +122,32 @@ def whole_optimiser(model: Generator) -> torch.optim.Adam:
     return stage_optimiser(model)
 
 
-def reading_error(model: Generator, batch: Drive, footage: Footage, teacher: Codes, rng: np.random.Generator) -> Tensor:
+def reading_error(
+    model: Generator, batch: Drive, footage: Footage, codes: Tensor, teacher: Codes, rng: np.random.Generator
+) -> Tensor:
     """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source.
 
-    The faces are shifted and scaled at random, and with them the pose; the windows stay the same.
+    The faces are shifted, scaled and mirrored at random, and with them the pose; the windows stay the same. The frames
+    of some sources get the mouths of others, and the lip code must be theirs. codes: (N, 36) of all frames.
     """
-    rows = batch.driven_rows
-    crop, looks = Crop.random(len(rows), rng), looks_of(footage.pictures(rows), footage.points[rows], model.config)
-    places = crop.points(torch.from_numpy(footage.points[rows])).numpy()
-    wanted = batch.alpha.clone()
-    wanted[:, model.config.bank_slices["pose"]] = torch.from_numpy(teacher.pose(places)) * GAIN
-    left = read(model, crop.pictures(batch.driven, "border"), looks) - wanted
-    pairs = left.view(len(batch.source), -1, left.shape[1])
+    rows, sources = batch.driven_rows, len(batch.source)
+    each = len(rows) // sources
+    slices = model.config.bank_slices
+    wanted, faces, shown = batch.alpha.clone(), batch.driven.clone(), footage.part(rows)
+    mixed = np.flatnonzero(np.repeat(rng.random(sources) < MIXED, each))
+    if len(mixed):
+        made = Mixed.of(footage, rows[mixed], rng)
+        shown.frames[mixed], shown.points[mixed] = made.pictures.frames, made.pictures.points
+        faces[mixed] = made.pictures.pictures(np.arange(len(mixed)), model.config.size)
+        wanted[mixed, slices["lip"]] = codes[made.mouth][:, slices["lip"]] * GAIN
+    flipped = np.repeat(rng.random(sources) < MIRRORED, each)
+    places = np.where(flipped[:, None, None], mirrored(shown.points), shown.points)
+    faces = torch.where(torch.from_numpy(flipped)[:, None, None, None], faces.flip(-1), faces)
+    crop = Crop.random(len(rows), rng)
+    looks = looks_of(shown.pictures(np.arange(len(rows))), shown.points, model.config)
+    wanted[:, slices["pose"]] = torch.from_numpy(teacher.pose(crop.points(torch.from_numpy(places)).numpy())) * GAIN
+    left = read(model, crop.pictures(faces, "border"), looks) - wanted
+    pairs = left.view(sources, each, left.shape[1])
     return (pairs[:, 1:] - pairs[:, :1]).square().mean() / (2.0 * GAIN**2)
 
 
@@ -158,8 +175,7 @@ def train_expression_motion(
     if not args.out.exists():
         quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
         solve_answers(larger, footage, codes, faces, pool, rng)
-        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
-        print(f"heads solved: {solve_heads(larger, footage, codes.numpy(), some)}", flush=True)
+        print(f"heads solved: {solve_heads(larger, footage, codes.numpy(), rng, mixed=MIXED_FRAMES)}", flush=True)
     average, optimiser = copy.deepcopy(larger), whole_optimiser(larger)
     trainer = Trainer(
         args, {"model": larger, "average": average, "optimiser": optimiser}, {"expression-motion": limit}, rng,
@@ -186,15 +202,15 @@ def train_expression_motion(
         losses = drawing_losses(levels, batch, footage)
         losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
         losses["exchange"] = exchange_error(other["lip"], exchanged["lip"])
-        losses["expression"] = difference_error(other["exp"], other[KEPT], exchanged["exp"])
+        losses["expression"] = exchange_difference(other["exp"], other[KEPT], exchanged["exp"])
         losses["own"] = own_error(larger, latent, batch.source_alpha)
-        losses["read"] = reading_error(larger, batch, footage, teacher, trainer.rng)
+        losses["read"] = reading_error(larger, batch, footage, codes, teacher, trainer.rng)
         loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT, "read": READING_WEIGHT})
         with with_larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})
     if begun:
-        some = np.random.default_rng(args.seed).choice(len(footage), min(3000, len(footage)), replace=False)
-        print(f"heads solved: {solve_heads(average, footage, codes.numpy(), some)}", flush=True)
+        again = np.random.default_rng(args.seed)
+        print(f"heads solved: {solve_heads(average, footage, codes.numpy(), again, mixed=MIXED_FRAMES)}", flush=True)
         trainer.save()
     return average

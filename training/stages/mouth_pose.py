@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from inference.model.generator import Generator
 from inference.model.readers.look import look_at
 
-from ..footage.motion import MotionPool, exchanges, kept_frames, similarity
-from ..footage.swap import Reach, partners, swap
-from ..footage.takes import EYES, LIPS, MOUTH, Footage, window_grid
+from ..footage.motion import MotionPool, exchanges, kept_frames
+from ..footage.swap import Reach, partner, with_mouths_of
+from ..footage.takes import Footage, window_grid
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
 from ..learning.devices import Devices
@@ -45,7 +45,6 @@ from .reenactment import (
 )
 
 SHOWN = ("a", "b", "ab", "ba")  # pictures of a pair: two frames, and each with the mouth of the other
-SAME_PERSON = 0.5  # share of pairs whose two frames are of one person
 NEUTRAL = 0.7  # share of identity frames that are neutral ones
 WEIGHTS = {
     "self": 1.0, "cross": 1.0, "window": 1.0, "feature": 0.05, "size": 0.02, "mask": 0.02, "hidden": 0.3, "hold": 0.3,
@@ -158,28 +157,13 @@ def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[s
     rows: dict[str, list[int]] = {name: [] for name in ("identity_a", "a", "identity_b", "b")}
     for _ in range(count):
         a = int(rng.choice(usable))
-        pool = usable[footage.person[usable] == footage.person[a]] if rng.random() < SAME_PERSON else usable
-        others = rng.choice(pool, min(20, len(pool)), replace=False)
-        fitting = partners(footage.points[[a] * len(others)], footage.points[others]) & (others != a)
-        b = int(others[fitting][0]) if fitting.any() else a
+        b = partner(footage, a, usable, rng)
         for name, row in (("a", a), ("b", b)):
             take = take_of[row]
             identities = footage.neutral[take] if rng.random() < NEUTRAL else footage.takes[take]
             rows[f"identity_{name}"].append(int(rng.choice(identities)))
             rows[name].append(row)
     return {name: np.array(values) for name, values in rows.items()}
-
-
-def swapped_points(kept: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """(N, 61, 2) points of `kept` (N, 61, 2) with the mouth of `mouth` (N, 61, 2), where `swap` puts it."""
-    result = kept.copy()
-    fixed = [*EYES, MOUTH]
-    for row in range(len(kept)):
-        factor, _ = similarity(mouth[row][fixed], kept[row][fixed])
-        z = (mouth[row] - mouth[row][MOUTH]) @ np.array([1, 1j]) * factor
-        moved = np.stack([z.real, z.imag], -1) + kept[row][MOUTH]
-        result[row, LIPS] = moved[LIPS]
-    return result
 
 
 def pair_batch(
@@ -195,18 +179,10 @@ def pair_batch(
     a, b = rows["a"], rows["b"]
     pictures: dict[str, Tensor] = {}
     at: dict[str, np.ndarray] = {"a": points[a], "b": points[b]}
-    if reach is None:
-        made = {"ab": frames[a], "ba": frames[b]}
-        at |= {"ab": points[a], "ba": points[b]}
-    else:
-        made = {
-            name: np.stack([
-                swap(frames[one], frames[other], points[one], points[other], rng, reach=reach)
-                for one, other in zip(rows[name[0]], rows[name[1]], strict=True)
-            ])
-            for name in ("ab", "ba")
-        }  # fmt: skip
-        at |= {name: swapped_points(points[rows[name[0]]], points[rows[name[1]]]) for name in ("ab", "ba")}
+    made: dict[str, np.ndarray] = {}
+    for name, kept, mouth in (("ab", a, b), ("ba", b, a)):
+        mixed = footage.part(kept) if reach is None else with_mouths_of(footage, kept, mouth, rng, reach=reach)
+        made[name], at[name] = mixed.frames, mixed.points
     exposure = {name: Exposure.random(len(a), rng, **TINT) for name in "ab"}
 
     def tensor(pixels: np.ndarray, person: str) -> Tensor:
@@ -282,8 +258,7 @@ def train_mouth_pose(
     codes, held = teacher.both(footage), torch.from_numpy(teacher.both(heldout))
     lips = teacher.lips_moved(footage)
     if taught and not args.out.exists():
-        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
-        print(f"heads solved: {solve_heads(model, footage, codes, some)}", flush=True)
+        print(f"heads solved: {solve_heads(model, footage, codes, rng)}", flush=True)
     average, optimiser = copy.deepcopy(model), stage_optimiser(model)
     trainer = Trainer(
         args, {"model": model, "average": average, "optimiser": optimiser}, {"mouth-pose": limit}, rng,

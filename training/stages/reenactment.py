@@ -34,6 +34,7 @@ from inference.model.generator import Generator, Level
 from inference.model.readers.look import Window, look_at
 
 from ..footage.motion import Exchanges, Kept, MotionPool, exchanges, kept_frames
+from ..footage.swap import partner, with_mouths_of
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
@@ -46,7 +47,9 @@ from .pretraining import BLIND_TO, SPREAD, blind_flows, common_motion_optimiser,
 
 GAIN = 2.0  # alpha is the code times this, so that a code of 1 moves the latent by about as much as another person
 LOOKS = {"lip": Window(1.6, 0.6), "exp": Window(1.6, 0.6, (0.0, -0.15))}  # that the encoder looks at, by bank
-RIDGE = 0.01  # of the mean diagonal
+RIDGE = 0.01  # of the mean diagonal, where the latent is made from features of the encoder
+HEAD_RIDGE = 0.001  # the same for the heads: few numbers from a latent that has hardly any noise
+SOLVED_FRAMES = 6000  # most frames that the heads are solved from
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
 WEIGHTS = {
     "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 10.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
@@ -80,10 +83,10 @@ def read(model: Generator, faces: Tensor, looks: Mapping[str, Tensor]) -> Tensor
     return torch.cat([getattr(model, f"{bank}_fc")(seen.get(bank, face)) for bank, _ in model.config.banks], 1)
 
 
-def ridge(rows: Tensor, targets: Tensor) -> Tensor:
-    """(D, n) solution from centred rows (N, D) to centred targets (N, n)."""
+def ridge(rows: Tensor, targets: Tensor, strength: float = RIDGE) -> Tensor:
+    """(D, n) solution from centred rows (N, D) to centred targets (N, n). strength: of the mean diagonal."""
     square = rows.T @ rows
-    return torch.linalg.solve(square + RIDGE * square.diagonal().mean() * torch.eye(len(square)), rows.T @ targets)
+    return torch.linalg.solve(square + strength * square.diagonal().mean() * torch.eye(len(square)), rows.T @ targets)
 
 
 @torch.no_grad()
@@ -110,23 +113,56 @@ def take_centred(values: Tensor, footage: Footage, rows: np.ndarray) -> Tensor:
     return values - means[index]
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """N frames with the mouths of others, see `footage.swap.with_mouths_of`."""
+
+    pictures: Footage
+    kept: np.ndarray  # (N,) numbers of the frames that keep everything else
+    mouth: np.ndarray  # (N,) numbers of the frames that give the mouth
+
+    @staticmethod
+    def of(footage: Footage, kept: np.ndarray, rng: np.random.Generator) -> Mixed:
+        """Frames `kept` (N,) with the mouths of random partners."""
+        usable = np.concatenate(footage.takes)
+        mouth = np.array([partner(footage, frame, usable, rng) for frame in kept])
+        return Mixed(with_mouths_of(footage, kept, mouth, rng), kept, mouth)
+
+    def giving(self, bank: str) -> np.ndarray:
+        """(N,) numbers of the frames whose code of a bank the pictures show."""
+        return self.mouth if bank == "lip" else self.kept
+
+
 @torch.no_grad()
-def solve_heads(model: Generator, footage: Footage, codes: np.ndarray, rows: np.ndarray) -> dict[str, float]:
+def solve_heads(
+    model: Generator, footage: Footage, codes: np.ndarray, rng: np.random.Generator, *, mixed: int = 0
+) -> dict[str, float]:
     """Set the heads' last layers to ridge solutions of alpha; returns the share of variance that each explains.
 
-    codes: (N, n) of all frames, of the generator's banks.
+    codes: (N, n) of all frames, of the generator's banks. mixed: number of frames with the mouths of others that are
+    used as well, so that the heads read swapped pictures as they read others.
     """
     explained = {}
-    targets = torch.from_numpy(codes[rows]) * GAIN
+    targets = torch.from_numpy(codes) * GAIN
+    rows = rng.choice(len(footage), min(SOLVED_FRAMES, len(footage)), replace=False)
+    swapped = Mixed.of(footage, rng.choice(len(footage), mixed), rng) if mixed else None
     for name, columns in model.config.bank_slices.items():
-        found = latents(model, footage, rows, name if name in LOOKS else None)
-        shared = getattr(model, f"{name}_fc")[:2](model.fc(found))
-        wanted = take_centred(targets[:, columns], footage, rows)
-        solution = ridge(take_centred(shared, footage, rows), wanted)
-        layer = getattr(model, f"{name}_fc")[2]
-        layer.weight.copy_(solution.T / layer.scale)
-        layer.bias.copy_(targets[:, columns].mean(0) - shared.mean(0) @ solution)
-        left = wanted - take_centred(shared, footage, rows) @ solution
+        layers, bank = getattr(model, f"{name}_fc"), name if name in LOOKS else None
+        shared, alpha = layers[:2](model.fc(latents(model, footage, rows, bank))), targets[rows][:, columns]
+        read, wanted = take_centred(shared, footage, rows), take_centred(alpha, footage, rows)
+        if swapped is None:
+            solution = ridge(read, wanted, HEAD_RIDGE)
+        else:
+            given, all_rows = swapped.giving(name), np.arange(mixed)
+            more = layers[:2](model.fc(latents(model, swapped.pictures, all_rows, bank)))
+            solution = ridge(
+                torch.cat([read, take_centred(more, footage, given)]),
+                torch.cat([wanted, take_centred(targets[given][:, columns], footage, given)]),
+                HEAD_RIDGE,
+            )
+        layers[2].weight.copy_(solution.T / layers[2].scale)
+        layers[2].bias.copy_(alpha.mean(0) - shared.mean(0) @ solution)
+        left = wanted - read @ solution
         explained[name] = round((1.0 - left.square().sum() / wanted.square().sum()).item(), 3)
     return explained
 
@@ -285,6 +321,24 @@ def exchanged(codes: Tensor, exchange: Exchanges, bank: slice) -> Tensor:
     return alpha * GAIN
 
 
+def drawn_together(
+    model: Generator, latent: Tensor, features: list[Tensor], alpha: Mapping[str, Tensor], held: int | None = None
+) -> dict[str, list[Level]]:
+    """The first `held` levels of several drawings of S sources in one pass, by name.
+
+    alpha: by name (S * K, n) of K drawings of each source; K may differ between names.
+    """
+    sources = len(latent)
+    rows = torch.cat([part.view(sources, -1, part.shape[1]) for part in alpha.values()], 1)
+    ends = np.cumsum([0, *(len(part) // sources for part in alpha.values())])
+    drawn: dict[str, list[Level]] = {name: [] for name in alpha}
+    for level in islice(model.levels(latent, features, rows.flatten(0, 1)), held):
+        for name, first, end in zip(alpha, ends, ends[1:], strict=False):
+            parts = (value.view(sources, -1, *value.shape[1:])[:, first:end].flatten(0, 1) for value in level)
+            drawn[name].append(Level(*parts))
+    return drawn
+
+
 def drawn_with_exchanges(
     model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor,
     exchange: Mapping[str, Exchanges], held: int | None = None, kept: Kept | None = None,
@@ -293,20 +347,12 @@ def drawn_with_exchanges(
 
     kept: draw these frames as well; they are returned under the name KEPT.
     """
-    sources, alpha = len(batch.source), batch.alpha
     more = {bank: exchanged(codes, found, model.config.bank_slices[bank]) for bank, found in exchange.items()}
     if kept is not None:
         more[KEPT] = codes[kept.frames] * GAIN
-    rows = torch.cat([part.view(sources, -1, alpha.shape[1]) for part in (alpha, *more.values())], 1)
-    own, begun = len(alpha) // sources, anchored(model, latent, batch.source_alpha)
-    chosen = [slice(0, own), *(slice(own + number, own + number + 1) for number in range(len(more)))]
-    drawn: list[list[Level]] = [[] for _ in chosen]
-    for level in islice(model.levels(begun, features, rows.flatten(0, 1)), held):
-        for part, which in zip(drawn, chosen, strict=True):
-            part.append(Level(*(
-                value.view(sources, -1, *value.shape[1:])[:, which].flatten(0, 1) for value in level
-            )))  # fmt: skip
-    return drawn[0], dict(zip(more, drawn[1:], strict=True))
+    begun = anchored(model, latent, batch.source_alpha)
+    drawn = drawn_together(model, begun, features, {"": batch.alpha, **more}, held)
+    return drawn.pop(""), drawn
 
 
 def exchange_error(levels: list[Level], exchange: Exchanges) -> Tensor:
@@ -320,13 +366,14 @@ def moving_weight(exchange: Exchanges) -> Tensor:
     return exchange.tracks.visible * (1.0 + moved / OWN_MOTION).clamp(max=MOST)
 
 
-def difference_error(levels: list[Level], kept: list[Level], exchange: Exchanges) -> Tensor:
+def difference_error(levels: list[Level], kept: list[Level], at: Tensor, after: Tensor, weight: Tensor) -> Tensor:
     """Mean distance, in half widths, of what an exchange must move from where it moves it, against the kept frame.
 
-    levels, kept: drawings with and without the exchange. What the kept drawing shows at a position must be shown at the
-    moved position after the exchange: an error that both drawings share does not count, however small the motion is.
+    levels, kept: drawings with and without the exchange. What the kept drawing shows at a position `at` (E, P, 2) must
+    be shown at the position `after` (E, P, 2) by the exchange: an error that both drawings share does not count,
+    however small the motion is. weight: (E, P), see `moving_weight`.
     """
-    after, at, weight, errors = exchange.tracks.driving, exchange.kept.at, moving_weight(exchange), []
+    errors = []
     for mixed, own in zip(levels, kept, strict=True):
         if mixed.flow.shape[-1] >= FLOW_FROM:
             shown, wanted = (
@@ -336,6 +383,11 @@ def difference_error(levels: list[Level], kept: list[Level], exchange: Exchanges
             distance = (shown - wanted.detach()).abs().sum(1)[:, 0]
             errors.append((distance * weight).sum() / weight.sum().clamp(min=1.0))
     return torch.stack(errors).mean()
+
+
+def exchange_difference(levels: list[Level], kept: list[Level], exchange: Exchanges) -> Tensor:
+    """`difference_error` of an exchange whose kept frames are drawn as well."""
+    return difference_error(levels, kept, exchange.kept.at, exchange.tracks.driving, moving_weight(exchange))
 
 
 def joined(one: Tracks, other: Tracks) -> Tracks:
@@ -424,8 +476,7 @@ def train_reenactment(
             calibrate(model, footage, codes.numpy(), rng)
         else:
             start(model, codes.numpy())
-        some = rng.choice(len(footage), min(3000, len(footage)), replace=False)
-        print(f"heads solved: {solve_heads(model, footage, codes.numpy(), some)}", flush=True)
+        print(f"heads solved: {solve_heads(model, footage, codes.numpy(), rng)}", flush=True)
     average = copy.deepcopy(model)
     common, own, drawing = common_motion_optimiser(model), stage_optimiser(model), stage_optimiser(model)
     parts = {
