@@ -21,9 +21,8 @@ from inference.model.readers.look import look_at
 from inference.renderer import FaceRenderer
 from training.evaluate.disentangled import head_codes
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import Exchanges, Kept, motion_pool
+from training.footage.motion import motion_pool
 from training.footage.takes import without_clip_mean
-from training.heads.data import Tracks
 from training.learning.losses import total
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
@@ -46,7 +45,7 @@ from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_
 from training.stages.reenactment import (
     GAIN,
     LOOKS,
-    exchange_difference,
+    difference_error,
     footage_config,
     latents,
     solve_heads,
@@ -255,14 +254,13 @@ def test_an_exchange_is_compared_with_the_kept_frame_alone() -> None:
     """An error that both drawings share costs nothing; a motion that is missing costs its length."""
     at = torch.rand(1, 50, 2) * 0.6 - 0.3
     moved = at + torch.tensor([0.1, 0.0])
-    kept = Kept(np.array([0]), at, at)
-    exchange = Exchanges(kept, np.array([1]), Tracks(at, moved, torch.ones(1, 50)))
+    compared = at, moved, torch.ones(1, 50)
     wrong = torch.full((1, 3, 32, 32), 0.3)  # of what the kept frame shows, everywhere
     right = torch.atanh(torch.tanh(wrong) - torch.tensor([0.1, 0.0, 0.0])[None, :, None, None])
     levels = [Level(*(flow if name == "flow" else flow[:, :0] for name in Level._fields)) for flow in (wrong, right)]
     stretch = 32 / 31  # see `warp_grid`
-    assert exchange_difference([levels[1]], [levels[0]], exchange) < 0.1 * (stretch - 1.0) + 1e-5
-    assert exchange_difference([levels[0]], [levels[0]], exchange).item() == pytest.approx(0.1 * stretch, rel=1e-3)
+    assert difference_error([levels[1]], [levels[0]], *compared) < 0.1 * (stretch - 1.0) + 1e-5
+    assert difference_error([levels[0]], [levels[0]], *compared).item() == pytest.approx(0.1 * stretch, rel=1e-3)
 
 
 def test_stage_2_trains_the_expressions_weights_alone(
@@ -279,7 +277,7 @@ def test_stage_2_trains_the_expressions_weights_alone(
     faces = upper.moved(codes[:, -10:].numpy())
     batch = expression_batch(split.trained, codes, faces, 32, 2, rng, pool)
     losses = ExpressionStep(larger)(batch)
-    total(losses, {"picture": 1.0, "edges": 1.0, "flow": 1.0}).backward()
+    total(losses, dict.fromkeys(losses, 1.0)).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
     others = {name for name, weight in larger.named_parameters() if weight.grad is not None}
     assert all(name.startswith("dec.fine") for name in others)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..heads.data import Tracks
+from ..learning.losses import MOST, OWN_MOTION
 from .takes import EYES, LIPS, MOUTH, NOSE, UPPER, Footage, head_frame
 
 POOL_SOURCES, POOL_DRIVINGS = 2500, 2  # sources with known motion, and driven frames of each
@@ -26,10 +27,11 @@ TRUSTED = 0.6  # share of the optical flow that is taken where it is consistent
 CONSISTENT = 1.5  # pixels: difference of forward and backward flow at which trust falls to 1 / e
 # Points that speech does not move, in the frame of the eyes in eye distances: temples, forehead and beside the nose.
 STILL = ((-1.0, 0.6), (1.0, 0.6), (0.0, -0.6), (-0.25, 0.5), (0.25, 0.5))
-# The same for brows and lids: temples, top of the forehead, nose and cheeks.
+# The same for brows and lids: nose, cheeks, temples, top of the forehead, and a ring around the head.
 UPPER_STILL = (
-    (-1.0, 0.6), (1.0, 0.6), (0.0, -1.1), (-0.5, -1.0), (0.5, -1.0), (-0.25, 0.5), (0.25, 0.5), (0.0, 0.8), (-0.6, 1.2),
-    (0.6, 1.2),
+    (-0.25, 0.5), (0.25, 0.5), (0.0, 0.8), (-0.6, 1.2), (0.6, 1.2), (-1.0, 0.6), (1.0, 0.6),
+    (-0.5, -0.9), (0.0, -1.0), (0.5, -0.9), (-0.8, -1.3), (0.0, -1.6), (0.8, -1.3), (-1.1, -0.6), (1.1, -0.6),
+    (-1.2, 0.0), (1.2, 0.0), (-0.9, 1.8), (0.9, 1.8), (0.0, 2.2),
 )  # fmt: skip
 TRIED = 3  # frames that an exchange of brows and lids chooses from: most frames hardly differ in them
 LOOSE_PART = 0.1  # of the thin plates of a motion of the lips, or of brows and lids, alone
@@ -37,6 +39,8 @@ LOOSE_PART = 0.1  # of the thin plates of a motion of the lips, or of brows and 
 MOUTH_GRID, FACE_GRID = (16, 12), (14, 14)
 MOUTH_EXTENT, FACE_EXTENT = (1.5, 1.3), (2.4, 2.9)
 FACE_CENTRE = 0.55  # eye distances below the eyes
+# The same where an exchange of brows and lids is compared: the whole head, since most of it must stay where it is.
+HEAD_GRID, HEAD_EXTENT, HEAD_CENTRE = (20, 26), (3.0, 3.9), 0.25
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Exchanges:
-    """E pairs of frames whose mouths, or upper faces, are exchanged in thought, and the motion that this must give."""
+    """E pairs of frames whose mouths are exchanged in thought, and the motion that this must give."""
 
     kept: Kept
-    other: np.ndarray  # (E,) frames that give the mouth, or brows and lids
+    other: np.ndarray  # (E,) frames that give the mouth
     tracks: Tracks
 
 
@@ -93,30 +97,64 @@ def kept_frames(
 
 
 def exchanges(
-    footage: Footage, moved: np.ndarray, kept: Kept, rng: np.random.Generator,
-    *, upper: bool = False, foreign: float = 0.5,
-) -> Exchanges:  # fmt: skip
+    footage: Footage, moved: np.ndarray, kept: Kept, rng: np.random.Generator, *, foreign: float = 0.5
+) -> Exchanges:
     """One exchange for each kept frame: its motion with the mouth of another frame.
 
     No picture of such a frame exists, but its motion follows from points: the head's from the kept frame, and that of
     the lips from the difference of `moved` (N, 28, 2), see `stages.mouth.Codes.lips_moved`.
 
-    upper: exchange brows and lids in the place of the mouth; then `moved` is that of `stages.upper_face.UpperFace`,
-    (N, 26, 2), and of TRIED frames the one is taken that moves them most.
     foreign: share of mouths of other takes.
     """
     other = np.empty_like(kept.frames)
     after = np.empty(kept.at.shape, np.float32)
     for row, frame in enumerate(kept.frames):
         take = np.flatnonzero(footage.clip == footage.clip[frame])
-        anywhere, count = rng.random() < foreign, TRIED if upper else 1
-        tried = rng.integers(len(footage), size=count) if anywhere else rng.choice(take, count)
-        other[row] = tried[np.argmax(np.square(moved[tried] - moved[frame]).sum((1, 2)))]
+        other[row] = rng.integers(len(footage)) if rng.random() < foreign else rng.choice(take)
         at, points = kept.at[row].numpy().astype(np.float64), footage.points[frame].astype(np.float64)
-        after[row] = with_part_moved(points, moved[other[row]] - moved[frame], at, upper=upper)
+        after[row] = with_part_moved(points, moved[other[row]] - moved[frame], at)
     end = torch.from_numpy(after)
     inside = (kept.source.abs().amax(-1) < 1.0) & (end.abs().amax(-1) < 1.0)
     return Exchanges(kept, other, Tracks(kept.source, end, inside.float()))
+
+
+@dataclass(frozen=True)
+class UpperExchanges:
+    """E pairs of frames whose brows and lids are exchanged in thought, and how that moves the first one's picture."""
+
+    kept: np.ndarray  # (E,) frames that keep everything else
+    other: np.ndarray  # (E,) frames that give brows and lids
+    at: torch.Tensor  # (E, P, 2) positions all over the head of the kept frame
+    after: torch.Tensor  # (E, P, 2) where they are after the exchange
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(E, P) 1 for positions that stay where they are, up to MOST for those that move, 0 outside the picture."""
+        inside = (self.at.abs().amax(-1) < 1.0) & (self.after.abs().amax(-1) < 1.0)
+        return inside * (1.0 + (self.after - self.at).norm(dim=-1) / OWN_MOTION).clamp(max=MOST)
+
+
+def upper_exchanges(
+    footage: Footage, moved: np.ndarray, kept: np.ndarray, rng: np.random.Generator, *, foreign: float = 0.5
+) -> UpperExchanges:
+    """One exchange for each frame of `kept` (E,), with the brows and lids of another frame.
+
+    moved: (N, 26, 2), see `stages.upper_face.UpperFace.moved`. Of TRIED frames the one is taken that moves them most.
+    foreign: share of frames of other takes.
+    """
+    count = HEAD_GRID[0] * HEAD_GRID[1]
+    other = np.empty_like(kept)
+    at, after = np.empty((2, len(kept), count, 2), np.float32)
+    for row, frame in enumerate(kept):
+        take = np.flatnonzero(footage.clip == footage.clip[frame])
+        anywhere = rng.random() < foreign
+        tried = rng.integers(len(footage), size=TRIED) if anywhere else rng.choice(take, TRIED)
+        other[row] = tried[np.argmax(np.square(moved[tried] - moved[frame]).sum((1, 2)))]
+        points = footage.points[frame].astype(np.float64)
+        centre = _below_eyes(points, HEAD_CENTRE)
+        at[row] = _grid(points, centre, HEAD_GRID, HEAD_EXTENT, rng.random((count, 2)) - 0.5)
+        after[row] = with_part_moved(points, moved[other[row]] - moved[frame], at[row].astype(np.float64), upper=True)
+    return UpperExchanges(kept, other, torch.from_numpy(at), torch.from_numpy(after))
 
 
 def similarity(start: np.ndarray, to: np.ndarray) -> tuple[complex, complex]:
@@ -198,17 +236,28 @@ def sample_points(points: np.ndarray, jitter: np.ndarray) -> np.ndarray:
 
     points: (9, 2). jitter: (P, 2) in [-0.5, 0.5] cells.
     """
+    mouth = MOUTH_GRID[0] * MOUTH_GRID[1]
+    return np.concatenate([
+        _grid(points, points[MOUTH], MOUTH_GRID, MOUTH_EXTENT, jitter[:mouth]),
+        _grid(points, _below_eyes(points, FACE_CENTRE), FACE_GRID, FACE_EXTENT, jitter[mouth:]),
+    ])  # fmt: skip
+
+
+def _below_eyes(points: np.ndarray, distances: float) -> np.ndarray:
+    """(2,) position some eye distances below the eyes' middle."""
     middle, axis, distance = (value[0] for value in head_frame(points[None]))
-    grids, start = [], 0
-    for (columns, rows), (wide, high), lower in ((MOUTH_GRID, MOUTH_EXTENT, None), (FACE_GRID, FACE_EXTENT, 0.0)):
-        x, y = np.meshgrid((np.arange(columns) + 0.5) / columns - 0.5, (np.arange(rows) + 0.5) / rows - 0.5)
-        cells = np.stack([x.ravel(), y.ravel()], -1)
-        cells = (cells + jitter[start : start + len(cells)] / (columns, rows)) * (wide, high)
-        start += len(cells)
-        centre = points[MOUTH] if lower is None else middle + FACE_CENTRE * distance * np.array([-axis[1], axis[0]])
-        right = axis * distance
-        grids.append(centre + cells[:, :1] * right + cells[:, 1:] * np.array([-right[1], right[0]]))
-    return np.concatenate(grids)
+    return middle + distances * distance * np.array([-axis[1], axis[0]])
+
+
+def _grid(
+    points: np.ndarray, centre: np.ndarray, counts: tuple[int, int], extent: tuple[float, float], jitter: np.ndarray
+) -> np.ndarray:
+    """(columns * rows, 2) positions of a grid along the eyes. counts: columns and rows; extent: in eye distances."""
+    _, axis, distance = (value[0] for value in head_frame(points[None]))
+    x, y = (((np.arange(count) + 0.5) / count - 0.5) for count in counts)
+    cells = (np.stack(np.meshgrid(x, y), -1).reshape(-1, 2) + jitter / counts) * extent
+    right = axis * distance
+    return centre + cells[:, :1] * right + cells[:, 1:] * np.array([-right[1], right[0]])
 
 
 POOLED = MOUTH_GRID[0] * MOUTH_GRID[1] + FACE_GRID[0] * FACE_GRID[1]  # points of a pair

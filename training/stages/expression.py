@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, exchanges, kept_frames
+from ..footage.motion import MotionPool, kept_frames, upper_exchanges
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
@@ -37,7 +37,6 @@ from .reenactment import (
     drive,
     edge_error,
     exchanged,
-    moving_weight,
     picture_error,
     self_figures,
 )
@@ -120,8 +119,8 @@ def expression_batch(
     source, driven, tracks = pool.source_rows[chosen], pool.driven_rows[chosen], pool.tracks(chosen)
     rows = driven.ravel()
     batch = drive(footage, codes, size, source, driven, None)
-    kept = kept_frames(footage, pool, chosen, rng)
-    exchange = exchanges(footage, faces, kept, rng, upper=True)
+    kept = kept_frames(footage, pool, chosen, rng).frames
+    exchange = upper_exchanges(footage, faces, kept, rng)
     mouth, eyes, away = boxes(footage.points[rows], size)
     weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - away)
     if rng.random() < WITHOUT_LIPS:
@@ -129,8 +128,8 @@ def expression_batch(
     return {
         "source": batch.source, "driven": batch.driven, "alpha": batch.alpha, "start": batch.source_alpha,
         "weight": weight, "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
-        "kept": codes[kept.frames] * GAIN, "exchanged": exchanged(codes, exchange, slice(-COUNT, None)),
-        "exchange_at": kept.at, "exchange_after": exchange.tracks.driving, "exchange_weight": moving_weight(exchange),
+        "kept": codes[kept] * GAIN, "exchanged": exchanged(codes, kept, exchange.other, slice(-COUNT, None)),
+        "exchange_at": exchange.at, "exchange_after": exchange.after, "exchange_weight": exchange.weight,
     }  # fmt: skip
 
 

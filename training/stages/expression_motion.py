@@ -21,7 +21,7 @@ from torch import Tensor
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, exchanges, kept_frames
+from ..footage.motion import MotionPool, exchanges, kept_frames, upper_exchanges
 from ..footage.takes import Footage, mirrored
 from ..learning.augment import Crop
 from ..learning.losses import held_flow_error, sampling_grid, total
@@ -31,21 +31,22 @@ from .answers import Answers, answer_to_nothing, channel_fields, set_answers
 from .expression import with_expression
 from .mouth import Codes
 from .reenactment import (
+    DRIVEN,
     GAIN,
-    KEPT,
+    LIPS,
     LOOKS,
     WEIGHTS,
     Drive,
     Mixed,
     anchored,
+    difference_error,
     drawing_losses,
-    drawn_with_exchanges,
+    drawn_with_lips,
     drive,
-    exchange_difference,
     exchange_error,
+    exchanged,
     latents,
     looks_of,
-    moving_weight,
     own_error,
     read,
     self_figures,
@@ -94,18 +95,18 @@ def solve_answers(
     sources = len(pool.source_rows)
     for _ in range(min(SOLVED_STEPS, -(-SOLVED_EACH * sources // SOLVED_SOURCES))):
         chosen = rng.integers(0, sources, min(SOLVED_SOURCES, sources))
-        kept = kept_frames(footage, pool, chosen, rng)
-        exchange = exchanges(footage, faces, kept, rng, upper=True)
+        kept = kept_frames(footage, pool, chosen, rng).frames
+        exchange = upper_exchanges(footage, faces, kept, rng)
         rows = pool.source_rows[chosen]
         latent, features = model.enc(footage.pictures(rows, model.config.size))
         begun = anchored(model, latent, codes[rows] * GAIN)
-        levels = list(model.levels(begun, features, codes[kept.frames] * GAIN))
-        flow, after = levels[-1].flow, exchange.tracks.driving
+        levels = list(model.levels(begun, features, codes[kept] * GAIN))
+        flow, after = levels[-1].flow, exchange.after
         grid = sampling_grid(flow)
         slope = (1.0 - torch.tanh(_sampled(flow[:, :2], after)).square()).clamp(min=LEAST_SLOPE)
-        wanted = (_sampled(grid, kept.at) - _sampled(grid, after)) / slope
-        change = (codes[exchange.other] - codes[kept.frames])[:, exp] * GAIN
-        answers.add(channel_fields(model, levels, after), wanted, moving_weight(exchange), change)
+        wanted = (_sampled(grid, exchange.at) - _sampled(grid, after)) / slope
+        change = (codes[exchange.other] - codes[kept])[:, exp] * GAIN
+        answers.add(channel_fields(model, levels, after), wanted, exchange.weight, change)
     set_answers(model, directions, answers.solution())
 
 
@@ -171,7 +172,8 @@ def train_expression_motion(
     """
     larger = with_expression(model)
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
-    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, larger.config.bank_slices["exp"]].numpy())
+    exp = larger.config.bank_slices["exp"]
+    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, exp].numpy())
     if not args.out.exists():
         quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
         solve_answers(larger, footage, codes, faces, pool, rng)
@@ -192,17 +194,20 @@ def train_expression_motion(
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
         batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
         kept = kept_frames(footage, pool, chosen, trainer.rng)
-        exchanged = {
-            "lip": exchanges(footage, lips, kept, trainer.rng),
-            "exp": exchanges(footage, faces, kept, trainer.rng, upper=True),
-        }
+        exchange = exchanges(footage, lips, kept, trainer.rng)
+        upper_exchange = upper_exchanges(footage, faces, kept.frames, trainer.rng)
         latent, features = larger.enc(batch.source)
-        levels, other = drawn_with_exchanges(larger, latent, features, batch, codes, exchanged, kept=kept)
+        drawn = drawn_with_lips(
+            larger, latent, features, batch, codes, exchange,
+            kept=codes[kept.frames] * GAIN, exchanged=exchanged(codes, kept.frames, upper_exchange.other, exp),
+        )  # fmt: skip
         tracks = pool.tracks(chosen)
-        losses = drawing_losses(levels, batch, footage)
-        losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
-        losses["exchange"] = exchange_error(other["lip"], exchanged["lip"])
-        losses["expression"] = exchange_difference(other["exp"], other[KEPT], exchanged["exp"])
+        losses = drawing_losses(drawn[DRIVEN], batch, footage)
+        losses["flow"] = held_flow_error(drawn[DRIVEN], tracks, torch.ones(tracks.source.shape[1]))
+        losses["exchange"] = exchange_error(drawn[LIPS], exchange)
+        losses["expression"] = difference_error(
+            drawn["exchanged"], drawn["kept"], upper_exchange.at, upper_exchange.after, upper_exchange.weight
+        )
         losses["own"] = own_error(larger, latent, batch.source_alpha)
         losses["read"] = reading_error(larger, batch, footage, codes, teacher, trainer.rng)
         loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT, "read": READING_WEIGHT})

@@ -33,12 +33,12 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator, Level
 from inference.model.readers.look import Window, look_at
 
-from ..footage.motion import Exchanges, Kept, MotionPool, exchanges, kept_frames
+from ..footage.motion import Exchanges, MotionPool, exchanges, kept_frames
 from ..footage.swap import partner, with_mouths_of
 from ..footage.takes import EYES, MOUTH, Footage, head_frame, windows
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
-from ..learning.losses import FLOW_FROM, MOST, OWN_MOTION, flow_error, held_flow_error, own_motion, sampling_grid, total
+from ..learning.losses import FLOW_FROM, flow_error, held_flow_error, own_motion, sampling_grid, total
 from ..learning.optimiser import MASK_STEP, mask_rows, minimise, step_scale
 from ..learning.trainer import Limits, Trainer
 from .generator import CHANNELS, STYLE_DIM, fresh
@@ -55,7 +55,7 @@ WEIGHTS = {
     "picture": 1.0, "edges": 1.0, "window": 1.0, "flow": 4.0, "exchange": 10.0, "still": 1.0, "hidden": 0.3, "own": 0.1,
 }  # fmt: skip
 LASTING_FLOW = 1.0  # share of the flow's weight that is left at the end; with 0.25 lip motion stops improving
-KEPT = "kept"  # name of the drawings of the frames that an exchange starts from
+DRIVEN, LIPS = "driven", "lips"  # names of the drawings of driven frames, and of frames with exchanged lips
 SAME = 6.0 / 127.5  # difference up to which two pictures are the same, for the background
 HIDDEN_FROM, OPEN = 0.15, 0.75  # as in `learning.losses.hidden_error`
 
@@ -314,10 +314,10 @@ def anchored(model: Generator, latent: Tensor, alpha: Tensor) -> Tensor:
     return latent - (latent @ basis + alpha) @ basis.T
 
 
-def exchanged(codes: Tensor, exchange: Exchanges, bank: slice) -> Tensor:
-    """(E, n) alpha: the kept frames' with the others' codes of one bank."""
-    alpha = codes[exchange.kept.frames].clone()
-    alpha[:, bank] = codes[exchange.other][:, bank]
+def exchanged(codes: Tensor, kept: np.ndarray, other: np.ndarray, bank: slice) -> Tensor:
+    """(E, n) alpha: that of the frames `kept` (E,) with the codes of one bank of the frames `other` (E,)."""
+    alpha = codes[kept].clone()
+    alpha[:, bank] = codes[other][:, bank]
     return alpha * GAIN
 
 
@@ -339,20 +339,17 @@ def drawn_together(
     return drawn
 
 
-def drawn_with_exchanges(
-    model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor,
-    exchange: Mapping[str, Exchanges], held: int | None = None, kept: Kept | None = None,
-) -> tuple[list[Level], dict[str, list[Level]]]:  # fmt: skip
-    """The first `held` levels of the batch's S * K drawings, and by bank those of one exchange (S,) of each source.
+def drawn_with_lips(
+    model: Generator, latent: Tensor, features: list[Tensor], batch: Drive, codes: Tensor, exchange: Exchanges,
+    *, held: int | None = None, **more: Tensor,
+) -> dict[str, list[Level]]:  # fmt: skip
+    """`drawn_together` of the batch, as DRIVEN, and of one exchange of the lips (S,) of each source, as LIPS.
 
-    kept: draw these frames as well; they are returned under the name KEPT.
+    more: by name, further alpha of each source.
     """
-    more = {bank: exchanged(codes, found, model.config.bank_slices[bank]) for bank, found in exchange.items()}
-    if kept is not None:
-        more[KEPT] = codes[kept.frames] * GAIN
-    begun = anchored(model, latent, batch.source_alpha)
-    drawn = drawn_together(model, begun, features, {"": batch.alpha, **more}, held)
-    return drawn.pop(""), drawn
+    mixed = exchanged(codes, exchange.kept.frames, exchange.other, model.config.bank_slices["lip"])
+    alpha = {DRIVEN: batch.alpha, LIPS: mixed, **more}
+    return drawn_together(model, anchored(model, latent, batch.source_alpha), features, alpha, held)
 
 
 def exchange_error(levels: list[Level], exchange: Exchanges) -> Tensor:
@@ -360,18 +357,12 @@ def exchange_error(levels: list[Level], exchange: Exchanges) -> Tensor:
     return held_flow_error(levels, exchange.tracks, torch.ones(exchange.tracks.source.shape[1]))
 
 
-def moving_weight(exchange: Exchanges) -> Tensor:
-    """(E, P) weights: 1 for positions that an exchange leaves where they are, up to MOST for those that it moves."""
-    moved = (exchange.tracks.driving - exchange.kept.at).norm(dim=-1)
-    return exchange.tracks.visible * (1.0 + moved / OWN_MOTION).clamp(max=MOST)
-
-
 def difference_error(levels: list[Level], kept: list[Level], at: Tensor, after: Tensor, weight: Tensor) -> Tensor:
     """Mean distance, in half widths, of what an exchange must move from where it moves it, against the kept frame.
 
     levels, kept: drawings with and without the exchange. What the kept drawing shows at a position `at` (E, P, 2) must
     be shown at the position `after` (E, P, 2) by the exchange: an error that both drawings share does not count,
-    however small the motion is. weight: (E, P), see `moving_weight`.
+    however small the motion is. weight: (E, P).
     """
     errors = []
     for mixed, own in zip(levels, kept, strict=True):
@@ -383,11 +374,6 @@ def difference_error(levels: list[Level], kept: list[Level], at: Tensor, after: 
             distance = (shown - wanted.detach()).abs().sum(1)[:, 0]
             errors.append((distance * weight).sum() / weight.sum().clamp(min=1.0))
     return torch.stack(errors).mean()
-
-
-def exchange_difference(levels: list[Level], kept: list[Level], exchange: Exchanges) -> Tensor:
-    """`difference_error` of an exchange whose kept frames are drawn as well."""
-    return difference_error(levels, kept, exchange.kept.at, exchange.tracks.driving, moving_weight(exchange))
 
 
 def joined(one: Tracks, other: Tracks) -> Tracks:
@@ -502,10 +488,10 @@ def train_reenactment(
         tracks = pool.tracks(chosen)
         exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         latent, features = model.enc(batch.source)
-        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, {"lip": exchange})
-        losses = drawing_losses(levels, batch, footage)
-        losses["flow"] = held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))
-        losses["exchange"] = exchange_error(mixed["lip"], exchange)
+        drawn = drawn_with_lips(model, latent, features, batch, codes, exchange)
+        losses = drawing_losses(drawn[DRIVEN], batch, footage)
+        losses["flow"] = held_flow_error(drawn[DRIVEN], tracks, torch.ones(tracks.source.shape[1]))
+        losses["exchange"] = exchange_error(drawn[LIPS], exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         weights = WEIGHTS | {"flow": WEIGHTS["flow"] * (1.0 - (1.0 - LASTING_FLOW) * progress)}
         loss = total(losses, weights)
@@ -538,7 +524,7 @@ def _common_motion(
         source, driven = pool.source_rows[chosen], pool.driven_rows[chosen]
         exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         before = codes[np.concatenate([np.repeat(source, driven.shape[1]), source])] * GAIN
-        mixed = exchanged(codes, exchange, model.config.bank_slices["lip"])
+        mixed = exchanged(codes, exchange.kept.frames, exchange.other, model.config.bank_slices["lip"])
         tracks = joined(pool.tracks(chosen), exchange.tracks)
         flows = blind_flows(model, (torch.cat([codes[driven.ravel()] * GAIN, mixed]) - before) @ basis.T)
         emphasis, weights = own_motion(tracks), torch.ones(tracks.source.shape[1])
@@ -565,9 +551,9 @@ def _own_motion(
         tracks: Tracks = pool.tracks(chosen)
         exchange = exchanges(footage, lips, kept_frames(footage, pool, chosen, trainer.rng), trainer.rng)
         latent, features = model.enc(batch.source)
-        levels, mixed = drawn_with_exchanges(model, latent, features, batch, codes, {"lip": exchange}, held)
-        losses = {"flow": held_flow_error(levels, tracks, torch.ones(tracks.source.shape[1]))}
-        losses["exchange"] = exchange_error(mixed["lip"], exchange)
+        drawn = drawn_with_lips(model, latent, features, batch, codes, exchange, held=held)
+        losses = {"flow": held_flow_error(drawn[DRIVEN], tracks, torch.ones(tracks.source.shape[1]))}
+        losses["exchange"] = exchange_error(drawn[LIPS], exchange)
         losses["own"] = own_error(model, latent, batch.source_alpha)
         loss = total(losses, WEIGHTS)
         minimise(loss, optimiser, model.parameters())
