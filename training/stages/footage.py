@@ -2,7 +2,7 @@
 
     python -m training footage CLIPS --check
     python -m training footage CLIPS --out mine.safetensors --size 128 --minutes 480 --start starter --consent
-    python -m training footage --heads heads128 --train 600 --size 64 --start none --out proof.safetensors
+    python -m training footage --heads 600 --size 64 --start none --out proof.safetensors
 
 Steps, each resumable by the same command: prepare the clips, learn the codes of mouth and pose, stage 0 (encoder and
 decoder see and move), stage 1 (mouth and pose part), stage 2 (expression), finish (ranges, axes, presets, the bank).
@@ -62,6 +62,7 @@ COPIES = 25  # of all weights in the checkpoints: averages, best states and opti
 AVERAGE_POINTS = (
     (-0.3, -0.2), (0.3, -0.2), (0.0, 0.13), (-0.22, 0.4), (0.22, 0.4), (0.0, 0.33), (0.0, 0.5), (0.0, 0.4), (0.0, 0.75),
 )  # fmt: skip
+HEAD_FRAMES, HEAD_SIZE = 10, 128  # pictures of a rendered person, and their least size in pixels
 HELD_OUT = 0.15  # share of each take's time that is not trained on
 
 
@@ -259,7 +260,9 @@ def checkpoint_bytes(size: int) -> float:
 def run(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`. Raises SystemExit if neither clips nor heads are given."""
     if bool(args.clips) == bool(args.heads):
-        raise SystemExit("Give either clips (files or folders of movies), or --heads with a folder of rendered heads.")
+        raise SystemExit(
+            "Give either clips (files or folders of movies), or --heads with a number of people to render."
+        )
     if args.out is None and not (args.check and args.clips):
         raise SystemExit("Give --out, the bank (.safetensors) to write.")
     args.work = args.work or (args.out or Path("check")).with_suffix(".work")
@@ -321,12 +324,30 @@ def need_same_clips(work: Path, takes: Sequence[KnownTake]) -> None:
         partial.write_text(json.dumps(now, indent=1))
 
 
+def render_heads(args: argparse.Namespace) -> None:
+    """Render as many people as `args.heads` says, and those to measure, into the folder of the training, or resume it.
+
+    Raises EDTalkError if `args.heads` is neither a folder nor a number.
+    """
+    from ..heads.dataset import render_dataset
+
+    if not str(args.heads).isdecimal() or int(str(args.heads)) < 2:
+        raise EDTalkError(
+            f"--heads {args.heads} is neither a folder nor a number of people.",
+            "Give a data set of `python -m training heads`, or how many people to render, such as 600.",
+        )
+    args.train, args.heads = int(str(args.heads)), args.work / "heads"
+    render_dataset(args.heads, args.train + args.measured, HEAD_FRAMES, max(args.size, HEAD_SIZE))
+
+
 def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Material, Figures]:
     """The footage to train on, what else is known of it, and further figures of a generator.
 
     Raises EDTalkError without consent, or for clips that cannot be used, and Stopped.
     """
     if args.heads:
+        if not args.heads.is_dir():
+            render_heads(args)
         split = Split(HeadsAsFootage(args.heads, 0, args.train), HeadsAsFootage(args.heads, args.train))
         return split, Material(f"{args.train} rendered people (CC0), seen without labels"), proof_figures(args)
     need_consent(args.consent)
@@ -346,8 +367,10 @@ def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Materi
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("clips", nargs="*", type=Path, help="movies, or folders of movies")
-    parser.add_argument("--heads", type=Path, help="data set of rendered heads to use as footage, as a proof")
-    parser.add_argument("--train", type=int, default=600, help="with --heads: people to train on (default 600)")
+    parser.add_argument(
+        "--heads", type=Path, help="number of rendered people to use as footage, as a proof, or a data set of them"
+    )
+    parser.add_argument("--train", type=int, default=600, help="with a data set: people to train on (default 600)")
     parser.add_argument(
         "--measured", type=int, default=40, help="with --heads: held-out people to measure (default 40)"
     )
