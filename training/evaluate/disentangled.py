@@ -261,7 +261,9 @@ def exchange_figures(
     For the lip bank: `mouth_r`, correlation of drawn with true motion of the mouth's points; `mouth_slope`, amount of
     the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes. `lip_true_effect` is
     that of the truth. For every bank, `*_gain`: PSNR above exchanging nothing, in dB; `*_gain_there`: the same of the
-    pixels that the exchange changes; `*_own_over_rest`: see `own_and_rest`.
+    pixels that the exchange changes; `*_gain_exact`, `*_gain_there_exact`: the same for the drawing without the
+    exchange to which the true change is added, the most that an exchange can gain; `*_own_over_rest`: see
+    `own_and_rest`.
     """
     found, size = truth.exchange, model.config.size
     slices = model.config.bank_slices
@@ -309,9 +311,11 @@ def exchange_figures(
         goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
         before = truth.heldout.pictures(found.kept, size)
         changed = ((goal - before).abs().amax(1, keepdim=True) > CHANGED).float()
+        exact = pictures[:, 0] + goal - before
         for name, where in (("gain", torch.ones_like(changed)), ("gain_there", changed)):
-            quality = [_psnr(pictures[:, which], goal, where) for which in (index, 0)]
-            result[f"{bank}_{name}"] = quality[0] - quality[1]
+            nothing = _psnr(pictures[:, 0], goal, where)
+            result[f"{bank}_{name}"] = _psnr(pictures[:, index], goal, where) - nothing
+            result[f"{bank}_{name}_exact"] = _psnr(exact, goal, where) - nothing
     return {name: round(value, 4) for name, value in result.items()}
 
 
