@@ -47,8 +47,8 @@ from .pretraining import BLIND_TO, SPREAD, blind_flows, common_motion_optimiser,
 
 GAIN = 2.0  # alpha is the code times this, so that a code of 1 moves the latent by about as much as another person
 LOOKS = {"lip": Window(1.6, 0.6), "exp": Window(1.6, 0.6, (0.0, -0.15))}  # that the encoder looks at, by bank
-RIDGE = 0.01  # of the mean diagonal, where the latent is made from features of the encoder
-HEAD_RIDGE = 0.001  # the same for the heads: few numbers from a latent that has hardly any noise
+RIDGE = 0.01  # of the mean diagonal
+RIDGE_FRAMES = 6.0  # the heads' ridge is this number over that of the frames, but at most RIDGE
 SOLVED_FRAMES = 6000  # most frames that the heads are solved from
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 4.0  # of the picture loss, added to 1
 WEIGHTS = {
@@ -150,15 +150,16 @@ def solve_heads(
         layers, bank = getattr(model, f"{name}_fc"), name if name in LOOKS else None
         shared, alpha = layers[:2](model.fc(latents(model, footage, rows, bank))), targets[rows][:, columns]
         read, wanted = take_centred(shared, footage, rows), take_centred(alpha, footage, rows)
+        strength = min(RIDGE, RIDGE_FRAMES / len(rows))
         if swapped is None:
-            solution = ridge(read, wanted, HEAD_RIDGE)
+            solution = ridge(read, wanted, strength)
         else:
             given, all_rows = swapped.giving(name), np.arange(mixed)
             more = layers[:2](model.fc(latents(model, swapped.pictures, all_rows, bank)))
             solution = ridge(
                 torch.cat([read, take_centred(more, footage, given)]),
                 torch.cat([wanted, take_centred(targets[given][:, columns], footage, given)]),
-                HEAD_RIDGE,
+                strength,
             )
         layers[2].weight.copy_(solution.T / layers[2].scale)
         layers[2].bias.copy_(alpha.mean(0) - shared.mean(0) @ solution)
