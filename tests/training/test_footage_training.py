@@ -27,7 +27,14 @@ from training.learning.losses import total
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
-from training.stages.expression import ExpressionStep, expression_batch, trained_weights, with_expression
+from training.stages.expression import (
+    ANSWERS,
+    ExpressionStep,
+    along_the_expression,
+    expression_batch,
+    trained_weights,
+    with_expression,
+)
 from training.stages.expression_motion import quiet_directions
 from training.stages.finish_bank import (
     Material,
@@ -263,24 +270,37 @@ def test_an_exchange_is_compared_with_the_kept_frame_alone() -> None:
     assert difference_error([levels[0]], [levels[0]], *compared).item() == pytest.approx(0.1 * stretch, rel=1e-3)
 
 
-def test_stage_2_trains_the_expressions_weights_alone(
+def test_stage_2_trains_the_decoder_alone(
     trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
     widened: tuple[torch.nn.Module, torch.nn.Module],
     upper: UpperFace,
     split: Split,
 ) -> None:
     larger = widened[1]
-    chosen = [weight for group in trained_weights(larger) for weight in group["params"]]
+    chosen = [weight for group in trained_weights(larger) if not group["late"] for weight in group["params"]]
     codes = torch.from_numpy(driving_codes(trained[2], upper, split.trained))
     rng = np.random.default_rng(0)
     pool = motion_pool(split.trained, 4, 2, rng)
-    faces = upper.moved(codes[:, -10:].numpy())
-    batch = expression_batch(split.trained, codes, faces, 32, 2, rng, pool)
+    lips, faces = trained[2].lips_moved(split.trained), upper.moved(codes[:, -10:].numpy())
+    batch = expression_batch(split.trained, codes, lips, faces, 32, 2, rng, pool)
     losses = ExpressionStep(larger)(batch)
     total(losses, dict.fromkeys(losses, 1.0)).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
     others = {name for name, weight in larger.named_parameters() if weight.grad is not None}
-    assert all(name.startswith("dec.fine") for name in others)
+    assert all(name.startswith("dec.") for name in others)
+
+
+def test_stage_2_leaves_what_the_other_banks_do(widened: tuple[torch.nn.Module, torch.nn.Module]) -> None:
+    """A step of any size changes how the decoder answers along the expression's directions, and nothing else of it."""
+    larger = widened[1]
+    before = {name: weight.clone() for name, weight in larger.named_parameters() if ANSWERS in name}
+    with along_the_expression(larger), torch.no_grad():
+        for weight in larger.dec.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    directions = larger.basis()[:, larger.config.bank_slices["exp"]]
+    changes = [dict(larger.named_parameters())[name] - old for name, old in before.items() if name.startswith("dec.")]
+    assert min(float(change.norm()) for change in changes) > 0
+    assert all((change - change @ directions @ directions.T).abs().max() < 1e-4 for change in changes)
 
 
 def test_cross_reconstruction_reaches_both_heads_and_falls(

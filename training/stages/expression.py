@@ -1,17 +1,21 @@
 """Stage 2 of training from footage: the expression bank's enhancement learns, without labels.
 
-All else is frozen: encoder, heads, decoder, and the directions of all banks. Those of the expression and its head were
-trained by `stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
-`stages.upper_face`. The start changes nothing: the first picture equals the last one of the stage before. An exchanged
-expression must still move brows and lids alone, because the enhancement also changes the features that the flow is
-made from.
+Encoder, heads and the directions of all banks are frozen; those of the expression and its head were trained by
+`stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
+`stages.upper_face`, and by exchanges: an exchanged expression must move brows and lids alone, because the enhancement
+also changes the features that the flow is made from. The decoder's answer to the expression's directions trains with
+it. The start changes nothing: the first picture equals the last one of the stage before.
+
+In the second part, the rest of the decoder trains as well, at a smaller rate, as the authors recommend. How it answers
+to the directions of mouth and pose stays the same.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +25,14 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, kept_frames, upper_exchanges
+from ..footage.motion import MotionPool, exchanges, kept_frames, upper_exchanges
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
 from ..learning.losses import held_flow_error, total
+from ..learning.optimiser import step_scale
 from ..learning.trainer import Limits, Trainer
-from .mouth import Codes
+from .mouth import CODES, Codes
 from .reenactment import (
     GAIN,
     anchored,
@@ -42,8 +47,12 @@ from .reenactment import (
 )
 from .upper_face import COUNT, UpperFace, driving_codes
 
-TRAINED = {"dec.fineadainresblock.": 0.3}  # start of the names of trained weights, and their step size
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "expression": 40.0}
+# What the names of trained weights contain: the enhancement, and how the decoder answers to the latent. The latter
+# changes along the expression's directions alone.
+ENHANCEMENT, ANSWERS = "dec.fineadainresblock.", "conv.modulation.weight"
+STEP = 0.3  # their step size
+DECODER_FROM, DECODER_STEP = 0.4, 0.3  # share of the stage before the rest of the decoder trains, and its step size
+WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "exchange": 10.0, "expression": 100.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
 
@@ -70,16 +79,32 @@ def with_expression(model: Generator) -> Generator:
 
 
 def trained_weights(model: Generator) -> list[dict[str, Any]]:
-    """Parameter groups of the weights that stage 2 trains, with gradients switched on, and their `scale`."""
-    return [
-        {
-            "params": [
-                weight.requires_grad_(True) for name, weight in model.named_parameters() if name.startswith(start)
-            ],
-            "scale": scale,
-        }
-        for start, scale in TRAINED.items()
-    ]
+    """Parameter groups of the weights that stage 2 trains, with gradients switched on.
+
+    Groups have the step size `scale`, and `late` for those of the decoder that train from DECODER_FROM on.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if name.startswith("dec."):
+            late = not (name.startswith(ENHANCEMENT) or ANSWERS in name)
+            scale = DECODER_STEP * step_scale(name, "") if late else STEP
+            groups.setdefault((scale, late), []).append(weight.requires_grad_(True))
+    return [{"params": weights, "scale": scale, "late": late} for (scale, late), weights in groups.items()]
+
+
+@contextmanager
+def along_the_expression(model: Generator) -> Iterator[None]:
+    """Limit the step that is taken in this block: the decoder's answers change along the expression's directions alone.
+
+    So a drawing without a part along them moves as before.
+    """
+    answers = [weight for name, weight in model.named_parameters() if name.startswith("dec.") and ANSWERS in name]
+    before = [weight.detach().clone() for weight in answers]
+    yield
+    with torch.no_grad():
+        directions = model.basis()[:, model.config.bank_slices["exp"]]
+        for weight, old in zip(answers, before, strict=True):
+            weight.copy_(old + (weight - old) @ directions @ directions.T)
 
 
 class ExpressionStep(nn.Module):
@@ -95,12 +120,18 @@ class ExpressionStep(nn.Module):
         with torch.no_grad():
             source, features = model.enc(batch["source"])
         begun = anchored(model, source, batch["start"])
-        drawn = drawn_together(model, begun, features, {name: batch[name] for name in ("alpha", "kept", "exchanged")})
+        names = ("alpha", "lips", "kept", "exchanged")
+        drawn = drawn_together(model, begun, features, {name: batch[name] for name in names})
         last = drawn["alpha"][-1]
-        tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_inside"])
+        tracks, lips = (
+            Tracks(batch[f"{name}_source"], batch[f"{name}_driven"], batch[f"{name}_inside"])
+            for name in ("track", "lips")
+        )
+        everywhere = torch.ones_like(tracks.visible[0])
         places = (batch[f"exchange_{name}"] for name in ("at", "after", "weight"))
         return {
-            "flow": held_flow_error(drawn["alpha"], tracks, torch.ones_like(tracks.visible[0])),
+            "flow": held_flow_error(drawn["alpha"], tracks, everywhere),
+            "exchange": held_flow_error(drawn["lips"], lips, everywhere),
             "picture": picture_error(last.rgb, batch["driven"], batch["weight"]),
             "edges": edge_error(last.rgb, batch["driven"], batch["weight"]),
             "expression": difference_error(drawn["exchanged"], drawn["kept"], *places),
@@ -108,19 +139,22 @@ class ExpressionStep(nn.Module):
 
 
 def expression_batch(
-    footage: Footage, codes: Tensor, faces: np.ndarray, size: int, count: int, rng: np.random.Generator,
-    pool: MotionPool,
+    footage: Footage, codes: Tensor, lips: np.ndarray, faces: np.ndarray, size: int, count: int,
+    rng: np.random.Generator, pool: MotionPool,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Tensors of `count` sources of the pool with their driven frames, and with one exchange of the expression each.
+    """Tensors of `count` sources of the pool with their driven frames, and with one exchange each of mouth and
+    expression.
 
-    codes: (N, 36). faces: (N, 26, 2), see `UpperFace.moved`.
+    codes: (N, 36). lips: (N, 28, 2), see `Codes.lips_moved`. faces: (N, 26, 2), see `UpperFace.moved`.
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
     source, driven, tracks = pool.source_rows[chosen], pool.driven_rows[chosen], pool.tracks(chosen)
     rows = driven.ravel()
     batch = drive(footage, codes, size, source, driven, None)
-    kept = kept_frames(footage, pool, chosen, rng).frames
-    exchange = upper_exchanges(footage, faces, kept, rng)
+    kept = kept_frames(footage, pool, chosen, rng)
+    mouths, exchange = exchanges(footage, lips, kept, rng), upper_exchanges(footage, faces, kept.frames, rng)
+    with_lips = exchanged(codes, kept.frames, mouths.other, slice(CODES))
+    with_face = exchanged(codes, kept.frames, exchange.other, slice(-COUNT, None))
     mouth, eyes, away = boxes(footage.points[rows], size)
     weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - away)
     if rng.random() < WITHOUT_LIPS:
@@ -128,7 +162,8 @@ def expression_batch(
     return {
         "source": batch.source, "driven": batch.driven, "alpha": batch.alpha, "start": batch.source_alpha,
         "weight": weight, "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
-        "kept": codes[kept] * GAIN, "exchanged": exchanged(codes, kept, exchange.other, slice(-COUNT, None)),
+        "lips": with_lips, "lips_source": mouths.tracks.source, "lips_driven": mouths.tracks.driving,
+        "lips_inside": mouths.tracks.visible, "kept": codes[kept.frames] * GAIN, "exchanged": with_face,
         "exchange_at": exchange.at, "exchange_after": exchange.after, "exchange_weight": exchange.weight,
     }  # fmt: skip
 
@@ -162,19 +197,22 @@ def train_expression(
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
-    faces = upper.moved(codes[:, -COUNT:].numpy())
+    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, -COUNT:].numpy())
     step, wrapped = devices.set_up(ExpressionStep(model), optimiser)
 
     def figures() -> dict[str, Any]:
         return self_figures(average, heldout, held) | dict(evaluate(average))
 
-    for _ in trainer.steps("expression", wrapped, figures):
+    for progress in trainer.steps("expression", wrapped, figures):
+        for group in wrapped.param_groups:
+            group["lr"] *= progress >= DECODER_FROM or not group["late"]
         own = devices.generator(args.seed, trainer.step)
-        batch = expression_batch(footage, codes, faces, args.size, args.sources, own, pool)
+        batch = expression_batch(footage, codes, lips, faces, args.size, args.sources, own, pool)
         try:
             losses = step(devices.moved(batch))
             loss = total(losses, WEIGHTS)
-            devices.minimise(loss, wrapped, model)
+            with along_the_expression(model):
+                devices.minimise(loss, wrapped, model)
         except RuntimeError as error:
             args.sources = devices.halved(args.sources, error, "sources")
             continue
