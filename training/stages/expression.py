@@ -51,8 +51,8 @@ from .upper_face import COUNT, UpperFace, driving_codes
 # changes along the expression's directions alone.
 ENHANCEMENT, ANSWERS = "dec.fineadainresblock.", "conv.modulation.weight"
 STEP = 0.3  # their step size
-DECODER_FROM, DECODER_STEP = 0.4, 0.3  # share of the stage before the rest of the decoder trains, and its step size
-WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "exchange": 10.0, "expression": 100.0}
+DECODER_FROM, DECODER_STEP = 0.25, 0.3  # share of the stage before the rest of the decoder trains, and its step size
+WEIGHTS = {"picture": 3.0, "edges": 3.0, "flow": 4.0, "exchange": 10.0, "expression": 60.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
 

@@ -51,8 +51,8 @@ from .upper_face import UpperFace, driving_codes, stored_upper_face
 
 # Shares of --minutes without those of FIRST, which are a matter of minutes, whatever the length of the training.
 SHARES = {
-    "common-motion": 0.04, "own-motion": 0.14, "self": 0.28, "mouth-pose": 0.12, "expression-motion": 0.34,
-    "expression": 0.08,
+    "common-motion": 0.04, "own-motion": 0.14, "self": 0.28, "mouth-pose": 0.12, "expression-motion": 0.28,
+    "expression": 0.14,
 }  # fmt: skip
 FIRST = {"mouth": (0.05, 6.0), "motion": (0.03, 3.0)}  # share of --minutes, and most minutes
 ADVISED_STEPS = 4000  # of stage 1
