@@ -32,6 +32,20 @@ def test_invalid_options_are_refused_in_one_line(words: str, expected: str, caps
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("heads", "out", "expected"),
+    [
+        ("5", "a.mp4", "a.mp4 is not a bank: expected a name that ends in .safetensors, found the ending .mp4."),
+        ("five", "a.safetensors", "--heads five is neither a folder nor a number of people."),
+    ],
+)
+def test_footage_refuses_names_before_it_renders(tmp_path: Path, heads: str, out: str, expected: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["footage", "--heads", heads, "--out", str(tmp_path / out)])
+    assert expected in str(ended.value)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("hello")

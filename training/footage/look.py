@@ -118,8 +118,9 @@ def look_at_clips(
         "memory_needed": int(usable * RATE * 3 * size**2),
     }
     if not readable:
-        none = "The clip cannot be read" if len(looks) == 1 else f"None of the {len(looks)} clips can be read"
-        problem = f"{none}: {looks[0].error}"
+        problem = looks[0].error
+        if len(looks) > 1:
+            problem = f"None of the {len(looks)} clips can be read. The first: {problem}"
         return report | {"problem": problem, "hint": "Copy the clips again, or export them as H.264."}
     frames = sum(look.seconds for look in looks if not look.error) * float(probe(readable[0]).fps)
     step = step_seconds()

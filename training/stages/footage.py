@@ -220,12 +220,28 @@ def proof_figures(args: argparse.Namespace) -> Figures:
     return lambda teacher, upper: lambda model: gate_figures(model, truth, teacher, upper)
 
 
+def tables(args: argparse.Namespace) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    """Person and emotion by name of a clip, as the options' CSV files say, None without a file.
+
+    Raises EDTalkError for files or clips that cannot be used.
+    """
+    names = {clip.name for clip, _ in clips_in(args.clips)}
+    people = read_table(args.person_of, "person", names) if args.person_of else None
+    emotions = read_table(args.emotion_of, "emotion", names) if args.emotion_of else None
+    return people, emotions
+
+
 def check_clips(args: argparse.Namespace) -> None:
     """Look at the clips, say what was found, and write check.json into --work. Raises SystemExit(1) for a problem."""
     report = look_at_clips(
         args.clips, args.work, args.size, args.minutes, lambda: measured_step(args.size, args.pairs),
         SHARES["mouth-pose"], ADVISED_STEPS, checkpoint_bytes(args.size),
     )  # fmt: skip
+    try:
+        tables(args)
+    except EDTalkError as error:
+        if report["ok"]:
+            report |= {"ok": False, "problem": error.message, "hint": error.hint}
     args.work.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.work / "check.json") as partial:
         partial.write_text(json.dumps(report, indent=1))
@@ -265,6 +281,12 @@ def run(args: argparse.Namespace) -> None:
         )
     if args.out is None and not (args.check and args.clips):
         raise SystemExit("Give --out, the bank (.safetensors) to write.")
+    if args.out is not None and args.out.suffix != ".safetensors":
+        found = f"the ending {args.out.suffix}" if args.out.suffix else "no ending"
+        raise EDTalkError(
+            f"--out {args.out} is not a bank: expected a name that ends in .safetensors, found {found}.",
+            f"Give a name such as {args.out.with_suffix('.safetensors').name}.",
+        )
     args.work = args.work or (args.out or Path("check")).with_suffix(".work")
     torch.set_num_threads(args.threads)
     if args.check:
@@ -351,9 +373,7 @@ def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Materi
         split = Split(HeadsAsFootage(args.heads, 0, args.train), HeadsAsFootage(args.heads, args.train))
         return split, Material(f"{args.train} rendered people (CC0), seen without labels"), proof_figures(args)
     need_consent(args.consent)
-    names = {clip.name for clip, _ in clips_in(args.clips)}
-    people = read_table(args.person_of, "person", names) if args.person_of else None
-    emotions = read_table(args.emotion_of, "emotion", names) if args.emotion_of else None
+    people, emotions = tables(args)
     folder = args.work / "footage"
     footage, origin = prepared(
         args.clips, folder, args.size, least=LEAST, people=people, emotions=emotions,

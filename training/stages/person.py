@@ -48,7 +48,8 @@ def tunable(bank: Bank) -> Generator:
     dependent = sorted(set(bank.networks or ()) & {"refiner", "insets", "reader", "relative_reader"})
     if dependent:
         raise EDTalkError(
-            f"The bank '{bank.name}' cannot be tuned: its {dependent[0].replace('_', ' ')} depends on its generator.",
+            f"The bank '{bank.name}' cannot be tuned: its networks were trained for its generator "
+            f"({', '.join(name.replace('_', ' ') for name in dependent)}).",
             "Make a bank of the person's own: python -m training footage CLIPS --start starter.", "bank",
         )  # fmt: skip
     return generator_of(bank)
