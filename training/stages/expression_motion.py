@@ -188,9 +188,7 @@ def train_expression_motion(
     def figures() -> dict[str, Any]:
         return self_figures(average, heldout, held) | dict(evaluate(average))
 
-    begun = False
     for _ in trainer.steps("expression-motion", optimiser, figures):
-        begun = True
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
         batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
         kept = kept_frames(footage, pool, chosen, trainer.rng)
@@ -214,8 +212,4 @@ def train_expression_motion(
         with with_larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})
-    if begun:
-        again = np.random.default_rng(args.seed)
-        print(f"heads solved: {solve_heads(average, footage, codes.numpy(), again, mixed=MIXED_FRAMES)}", flush=True)
-        trainer.save()
     return average
