@@ -92,16 +92,18 @@ def test_a_closed_eye_covers_the_opening_and_shows_lashes(renderer, openings):
 
 
 def test_a_soft_lash_line_is_as_dark_as_the_portraits_own():
-    """An eye of one colour with a lash line of known darkness, sharp and blurred."""
+    """An eye with a lash line of known darkness and a pupil, sharp and blurred."""
     height, width = SIZE
     rows, along = np.arange(height)[:, None], np.linspace(-1.2, 1.2, width)
     upper, base = np.full(width, 30.0), np.full((height, width), np.log(0.6 + DARKEST), np.float32)
     for darkness in (0.6, 1.2):
-        for blur in (0.5, 2.0):
-            line = cv2.GaussianBlur(darkness * np.exp(-(((rows - 31) / 1.5) ** 2)) + 0 * along, (0, 0), blur)
+        for blur in (0.5, 2.0, 3.0):
+            line = darkness * np.exp(-(((rows - 31) / 1.5) ** 2)) + 0 * along
+            line[45:60, 40:65] = 1.8
+            line = cv2.GaussianBlur(line, (0, 0), blur)
             own = np.repeat((255 * (np.exp(base - line) - DARKEST))[..., None], 3, 2).astype(np.float32)
             drawn = _lashes(own, base, upper, along, 1).max(0)[np.abs(along) < 0.7]
-            assert 0.8 < np.median(drawn) / line.max() < 1.4
+            assert 0.9 < np.median(drawn) / line[25:36].max() < 1.2
 
 
 def test_tips_of_lashes_above_a_closed_lid_are_removed():
