@@ -57,6 +57,8 @@ from .reenactment import (
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 40.0  # of what exchanging the upper face must move
+# The same for a training that starts from a bank: its decoder moves already, and a larger weight harms that.
+EXPRESSION_WEIGHT_WITH_START = 10.0
 READING_WEIGHT = 6.0  # of what the heads read
 MIRRORED, MIXED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose frames get the mouths of others
 MIXED_FRAMES = 3000  # of those that the heads are solved from
@@ -164,12 +166,16 @@ def train_expression_motion(
     evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
     *,
     pool: MotionPool,
+    started: bool = False,
     evaluate_every: float = 300.0,
 ) -> Generator:
     """Train or resume from stage 1's generator, and return the averaged generator with an expression bank.
 
-    args: has `out`, `rate`, `size`, `sources` and `seed`.
+    args: has `out`, `rate`, `size`, `sources` and `seed`. started: whether stage 0 started from a bank.
     """
+    weights = WEIGHTS | {
+        "expression": EXPRESSION_WEIGHT_WITH_START if started else EXPRESSION_WEIGHT, "read": READING_WEIGHT,
+    }  # fmt: skip
     larger = with_expression(model)
     codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
     exp = larger.config.bank_slices["exp"]
@@ -208,7 +214,7 @@ def train_expression_motion(
         )
         losses["own"] = own_error(larger, latent, batch.source_alpha)
         losses["read"] = reading_error(larger, batch, footage, codes, teacher, trainer.rng)
-        loss = total(losses, WEIGHTS | {"expression": EXPRESSION_WEIGHT, "read": READING_WEIGHT})
+        loss = total(losses, weights)
         with with_larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})

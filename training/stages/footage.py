@@ -193,7 +193,7 @@ def train_all(
         )  # fmt: skip
         model = train_expression_motion(
             stage_args(args, "expression_motion", sources=args.sources), model, split.trained, split.heldout, teacher,
-            upper, limits["expression-motion"], rng, evaluate, pool=pool,
+            upper, limits["expression-motion"], rng, evaluate, pool=pool, started=start is not None,
         )  # fmt: skip
         model = train_expression(
             stage_args(args, "expression", sources=args.sources), model, split.trained, split.heldout, teacher, upper,
