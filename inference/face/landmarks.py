@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks
+from .heat_maps import SHARPNESS, block, centres, mean_places
 from .lips import find_lips, window_at
 
 
@@ -83,7 +84,6 @@ MIRROR = _mirror()
 
 SIDE = 112  # pixels of the network's input
 CELLS = 28  # cells of a heat map's side
-SHARPNESS = 5.0  # factor of a heat map's logits, which trains faster than without
 
 
 class Answer(NamedTuple):
@@ -107,21 +107,22 @@ class LandmarkNet(nn.Module):
     Each landmark is the mean of a heat map.
     """
 
+    cells: Tensor
+
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         a, b, c, d = width, 2 * width, 4 * width, 6 * width
-        self.stem = nn.Sequential(_block(3, a, 2), _block(a, b, 2), _block(b, b))  # 28 px
-        self.middle = nn.Sequential(_block(b, c, 2), _block(c, c))  # 14 px
-        self.deep = nn.Sequential(_block(c, d, 2), _block(d, d))  # 7 px
+        self.stem = nn.Sequential(block(3, a, 2), block(a, b, 2), block(b, b))  # 28 px
+        self.middle = nn.Sequential(block(b, c, 2), block(c, c))  # 14 px
+        self.deep = nn.Sequential(block(c, d, 2), block(d, d))  # 7 px
         self.narrow = nn.Conv2d(d, 32, 1)
         self.whole = nn.Linear(32 * 49, 64)
         self.shape = nn.Linear(64, d)  # of the whole face, added at every place
         self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
-        self.join = nn.ModuleList([_block(c, c), _block(b, b)])
+        self.join = nn.ModuleList([block(c, c), block(b, b)])
         self.heat = nn.Conv2d(b, COUNT, 1)
         self.rest = nn.Linear(64, 2 * COUNT + 1)
-        cells = (torch.arange(CELLS, dtype=torch.float32) + 0.5) * (SIDE / CELLS) - 0.5
-        self.register_buffer("cells", cells, persistent=False)
+        self.register_buffer("cells", centres(SIDE, CELLS), persistent=False)
 
     def forward(self, pictures: Tensor) -> Answer:
         fine = self.stem(pictures)
@@ -132,15 +133,9 @@ class LandmarkNet(nn.Module):
         joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
         joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
         heat = SHARPNESS * self.heat(joined)
-        share = heat.flatten(2).softmax(-1).unflatten(-1, (CELLS, CELLS))
-        points = torch.stack([share.sum(2) @ self.cells, share.sum(3) @ self.cells], -1)
+        points = mean_places(heat, self.cells, self.cells)
         spread, shown, present = self.rest(whole).split([COUNT, COUNT, 1], 1)
         return Answer(points, spread, shown, present[:, 0], heat)
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 # The nine landmarks of the average head in a square of width 1.

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .crop import apply_matrix, sample
+from .heat_maps import SHARPNESS, block, centres, mean_places
 
 COUNT = 26  # landmarks: the outline, then the inner edges, as `landmarks.OUTER_LIPS` and `INNER_LIPS`
 WIDTH, HEIGHT = 96, 72  # pixels of the network's input
 CELL = 2  # pixels of a heat map's cell
-SHARPNESS = 5.0  # factor of a heat map's logits, which trains faster than without
 
 
 class LipNet(nn.Module):
@@ -29,21 +29,23 @@ class LipNet(nn.Module):
     maps (N, COUNT, HEIGHT / CELL, WIDTH / CELL).
     """
 
+    columns: Tensor
+    rows: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         a, b, c, d = 16, 24, 40, 64
-        self.stem = nn.Sequential(_block(3, a, 2), _block(a, b))  # 48 x 36
-        self.middle = nn.Sequential(_block(b, c, 2), _block(c, c))  # 24 x 18
-        self.deep = nn.Sequential(_block(c, d, 2), _block(d, d))  # 12 x 9
+        self.stem = nn.Sequential(block(3, a, 2), block(a, b))  # 48 x 36
+        self.middle = nn.Sequential(block(b, c, 2), block(c, c))  # 24 x 18
+        self.deep = nn.Sequential(block(c, d, 2), block(d, d))  # 12 x 9
         self.narrow = nn.Conv2d(d, 16, 1)
         self.whole = nn.Linear(16 * 12 * 9, 64)
         self.shape = nn.Linear(64, d)  # of the whole mouth, added at every place
         self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
-        self.join = nn.ModuleList([_block(c, c), _block(b, b)])
+        self.join = nn.ModuleList([block(c, c), block(b, b)])
         self.heat = nn.Conv2d(b, COUNT, 1)
         for name, length in (("columns", WIDTH), ("rows", HEIGHT)):
-            places = (torch.arange(length // CELL, dtype=torch.float32) + 0.5) * CELL - 0.5
-            self.register_buffer(name, places, persistent=False)
+            self.register_buffer(name, centres(length, length // CELL), persistent=False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         # exposure, contrast and white balance do not matter
@@ -56,13 +58,7 @@ class LipNet(nn.Module):
         joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
         joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
         heat = SHARPNESS * self.heat(joined)
-        share = heat.flatten(2).softmax(-1).unflatten(-1, heat.shape[2:])
-        return torch.stack([share.sum(2) @ self.columns, share.sum(3) @ self.rows], -1), heat
-
-
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+        return mean_places(heat, self.columns, self.rows), heat
 
 
 def window_at(middle: np.ndarray, eye_vector: np.ndarray) -> np.ndarray:

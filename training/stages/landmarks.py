@@ -147,6 +147,21 @@ def batch_of(made: list[Snapshot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pictures, points, shown, torch.tensor([one.present for one in made])
 
 
+def heat_error(heat: Tensor, points: Tensor, cell: float, soft: float) -> Tensor:
+    """(N, P) cross-entropy of heat maps, given as logits (N, P, rows, columns), with Gaussians around points (N, P, 2).
+
+    points, cell: positions and the side of a cell, in pixels. soft: deviation of a Gaussian, in cells.
+    """
+    place = (points + 0.5) / cell - 0.5  # in cells
+    x, y = (
+        (-(torch.arange(heat.shape[3 - axis]) - place[..., axis, None]).square() / (2 * soft**2)).exp()
+        for axis in (0, 1)
+    )
+    wanted = (y[..., :, None] * x[..., None, :]).flatten(2)
+    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-6)
+    return -(wanted * heat.flatten(2).log_softmax(-1)).sum(-1)
+
+
 def landmark_loss(net: LandmarkNet, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     """The terms of the loss. Landmarks outside the picture do not count; covered ones count half."""
     pictures, points, shown, present = batch
@@ -155,11 +170,7 @@ def landmark_loss(net: LandmarkNet, batch: tuple[Tensor, Tensor, Tensor, Tensor]
     weight = inside * (0.5 + 0.5 * shown)
     error = torch.linalg.vector_norm(found - points, dim=-1)
     smooth = torch.sqrt(error.square() + 0.04)
-    place = (points + 0.5) / (SIDE / CELLS) - 0.5  # in cells
-    x, y = ((-(torch.arange(CELLS) - place[..., axis, None]).square() / (2 * SOFT**2)).exp() for axis in (0, 1))
-    wanted = (y[..., :, None] * x[..., None, :]).flatten(2)
-    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-6)
-    missing = -(wanted * heat.flatten(2).log_softmax(-1)).sum(-1)
+    missing = heat_error(heat, points, SIDE / CELLS, SOFT)
     total = weight.sum().clamp(min=1)
     known = error.detach() / spread.exp() + spread  # negative logarithm of a Laplace distribution
     return {

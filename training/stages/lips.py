@@ -23,7 +23,7 @@ from inference.face.lips import CELL, HEIGHT, WIDTH, LipNet
 from ..learning.lip_snapshots import lip_snapshot
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
-from .landmarks import LICENCE, ORIGIN, Pool
+from .landmarks import LICENCE, ORIGIN, Pool, heat_error
 
 BATCH = 32
 SOFT = 0.9  # deviation of a heat map around its landmark, in cells
@@ -50,14 +50,7 @@ def lip_loss(net: LipNet, pictures: Tensor, points: Tensor) -> dict[str, Tensor]
     inside = ((points > -1) & (points < torch.tensor([WIDTH, HEIGHT]))).all(-1)
     total = inside.sum().clamp(min=1)
     error = torch.sqrt((found - points).square().sum(-1) + 0.04)
-    place = (points + 0.5) / CELL - 0.5  # in cells
-    x, y = (
-        (-(torch.arange(length // CELL) - place[..., axis, None]).square() / (2 * SOFT**2)).exp()
-        for axis, length in enumerate((WIDTH, HEIGHT))
-    )
-    wanted = (y[..., :, None] * x[..., None, :]).flatten(2)
-    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-6)
-    missing = -(wanted * heat.flatten(2).log_softmax(-1)).sum(-1)
+    missing = heat_error(heat, points, CELL, SOFT)
     return {"error": (error * inside).sum() / total, "heat": (missing * inside).sum() / total}
 
 
