@@ -98,7 +98,7 @@ class TurnableEyes:
 
     @property
     def _gap(self) -> float:
-        """The same by the landmarks."""
+        """Largest distance of the lips' inner edges by the landmarks alone, in eye distances."""
         _, points, _ = self._found
         at = points @ (1, 1j)
         upper, lower = np.split((at[INNER_LIPS] / (at[LEFT_LIDS].mean() - at[RIGHT_LIDS].mean())).imag, 2)
