@@ -28,7 +28,7 @@ from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
 from training.stages.expression import (
-    ANSWERS,
+    MODULATION,
     ExpressionStep,
     along_the_expression,
     expression_batch,
@@ -291,9 +291,9 @@ def test_stage_2_trains_the_decoder_alone(
 
 
 def test_stage_2_leaves_what_the_other_banks_do(widened: tuple[torch.nn.Module, torch.nn.Module]) -> None:
-    """A step of any size changes how the decoder answers along the expression's directions, and nothing else of it."""
+    """Whatever the step, the modulations change along the expression's directions alone."""
     larger = widened[1]
-    before = {name: weight.clone() for name, weight in larger.named_parameters() if ANSWERS in name}
+    before = {name: weight.clone() for name, weight in larger.named_parameters() if MODULATION in name}
     with along_the_expression(larger), torch.no_grad():
         for weight in larger.dec.parameters():
             weight += 0.1 * torch.randn_like(weight)

@@ -3,11 +3,11 @@
 Encoder, heads and the directions of all banks are frozen; those of the expression and its head were trained by
 `stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
 `stages.upper_face`, and by exchanges: an exchanged expression must move brows and lids alone, because the enhancement
-also changes the features that the flow is made from. The decoder's answer to the expression's directions trains with
+also changes the features that the flow is made from. The decoder's response to the expression's directions trains with
 it. The start changes nothing: the first picture equals the last one of the stage before.
 
-In the second part, the rest of the decoder trains as well, at a smaller rate, as the authors recommend. How it answers
-to the directions of mouth and pose stays the same.
+In the second part, the rest of the decoder trains as well, at a smaller rate, as the authors recommend. Its
+response to the directions of mouth and pose stays the same.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from .reenactment import (
 )
 from .upper_face import COUNT, UpperFace, driving_codes
 
-# What the names of trained weights contain: the enhancement, and how the decoder answers to the latent. The latter
-# changes along the expression's directions alone.
-ENHANCEMENT, ANSWERS = "dec.fineadainresblock.", "conv.modulation.weight"
+# What the names of trained weights contain: the enhancement, and the modulations, which make the decoder respond to the
+# latent. The latter change along the expression's directions alone.
+ENHANCEMENT, MODULATION = "dec.fineadainresblock.", "conv.modulation.weight"
 STEP = 0.3  # their step size
 DECODER_FROM, DECODER_STEP = 0.25, 0.3  # share of the stage before the rest of the decoder trains, and its step size
 WEIGHTS = {"picture": 3.0, "edges": 3.0, "flow": 4.0, "exchange": 10.0, "expression": 60.0}
@@ -86,7 +86,7 @@ def trained_weights(model: Generator) -> list[dict[str, Any]]:
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if name.startswith("dec."):
-            late = not (name.startswith(ENHANCEMENT) or ANSWERS in name)
+            late = not (name.startswith(ENHANCEMENT) or MODULATION in name)
             scale = DECODER_STEP * step_scale(name, "") if late else STEP
             groups.setdefault((scale, late), []).append(weight.requires_grad_(True))
     return [{"params": weights, "scale": scale, "late": late} for (scale, late), weights in groups.items()]
@@ -94,16 +94,18 @@ def trained_weights(model: Generator) -> list[dict[str, Any]]:
 
 @contextmanager
 def along_the_expression(model: Generator) -> Iterator[None]:
-    """Limit the step that is taken in this block: the decoder's answers change along the expression's directions alone.
+    """Limit the step that is taken in this block: modulations change along the expression's directions alone.
 
     So a drawing without a part along them moves as before.
     """
-    answers = [weight for name, weight in model.named_parameters() if name.startswith("dec.") and ANSWERS in name]
-    before = [weight.detach().clone() for weight in answers]
+    modulations = [
+        weight for name, weight in model.named_parameters() if name.startswith("dec.") and MODULATION in name
+    ]
+    before = [weight.detach().clone() for weight in modulations]
     yield
     with torch.no_grad():
         directions = model.basis()[:, model.config.bank_slices["exp"]]
-        for weight, old in zip(answers, before, strict=True):
+        for weight, old in zip(modulations, before, strict=True):
             weight.copy_(old + (weight - old) @ directions @ directions.T)
 
 

@@ -1,10 +1,10 @@
 """Before stage 2 of training from footage: the expression's directions learn to move brows and lids.
 
-A frozen decoder hardly follows new directions, and one that trains finds them late, because what they move is a tenth
-of the other errors of its flow. So its answer to them is solved in closed form first (`stages.answers`). Then all but
-the enhancement trains. The decoder is driven by the codes of mouth and pose and by that of `stages.upper_face`, which
-the heads learn to read. Beside each pair of frames it is shown what exchanging one code alone must move: the mouth, or
-brows and lids.
+What new directions move is a tenth of the other errors of the flow, so gradient descent hardly finds it. The flow's
+response to them is therefore solved in closed form first (`stages.flow_response`). Then all but the enhancement trains.
+The decoder is driven by the codes of mouth and pose and by that of `stages.upper_face`, which the heads learn to read.
+Each batch also contains exchanges of one code alone, of the mouth or of brows and lids, with the motion that they must
+give.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..learning.augment import Crop
 from ..learning.losses import held_flow_error, sampling_grid, total
 from ..learning.optimiser import minimise
 from ..learning.trainer import Limits, Trainer
-from .answers import Answers, answer_to_nothing, channel_fields, set_answers
 from .expression import with_expression
+from .flow_response import ResponseFit, add_response, channel_fields, ignore_directions
 from .mouth import Codes
 from .reenactment import (
     DRIVEN,
@@ -62,7 +62,7 @@ EXPRESSION_WEIGHT_WITH_START = 10.0
 READING_WEIGHT = 6.0  # of what the heads read
 MIRRORED, MIXED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose frames get the mouths of others
 MIXED_FRAMES = 3000  # of those that the heads are solved from
-SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # of drawings that the decoder's answer is solved from
+SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # of drawings that the decoder's response is solved from
 SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
 LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
 
@@ -84,16 +84,16 @@ def quiet_directions(model: Generator, footage: Footage, rows: np.ndarray) -> No
 
 
 @torch.no_grad()
-def solve_answers(
+def solve_response(
     model: Generator, footage: Footage, codes: Tensor, faces: np.ndarray, pool: MotionPool, rng: np.random.Generator
 ) -> None:
-    """Set how the decoder answers to the expression's directions, from exchanges of the upper face.
+    """Set the response of the decoder's flow to the expression's directions, from exchanges of the upper face.
 
     codes: (N, 36). faces: (N, 26, 2), see `UpperFace.moved`.
     """
     exp = model.config.bank_slices["exp"]
-    directions, answers = model.basis()[:, exp], Answers()
-    answer_to_nothing(model, directions)
+    directions, fit = model.basis()[:, exp], ResponseFit()
+    ignore_directions(model, directions)
     sources = len(pool.source_rows)
     for _ in range(min(SOLVED_STEPS, -(-SOLVED_EACH * sources // SOLVED_SOURCES))):
         chosen = rng.integers(0, sources, min(SOLVED_SOURCES, sources))
@@ -108,8 +108,8 @@ def solve_answers(
         slope = (1.0 - torch.tanh(_sampled(flow[:, :2], after)).square()).clamp(min=LEAST_SLOPE)
         wanted = (_sampled(grid, exchange.at) - _sampled(grid, after)) / slope
         change = (codes[exchange.other] - codes[kept])[:, exp] * GAIN
-        answers.add(channel_fields(model, levels, after), wanted, exchange.weight, change)
-    set_answers(model, directions, answers.solution())
+        fit.add(channel_fields(model, levels, after), wanted, exchange.weight, change)
+    add_response(model, directions, fit.solution())
 
 
 def _sampled(values: Tensor, at: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ def train_expression_motion(
     lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, exp].numpy())
     if not args.out.exists():
         quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
-        solve_answers(larger, footage, codes, faces, pool, rng)
+        solve_response(larger, footage, codes, faces, pool, rng)
         print(f"heads solved: {solve_heads(larger, footage, codes.numpy(), rng, mixed=MIXED_FRAMES)}", flush=True)
     average, optimiser = copy.deepcopy(larger), whole_optimiser(larger)
     trainer = Trainer(

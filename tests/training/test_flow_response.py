@@ -1,4 +1,4 @@
-"""Answers of a decoder to new directions: what is solved is what it draws."""
+"""The response of the flow to new directions: the drawing moves as the solution predicts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from training.learning.losses import sampling_grid
-from training.stages.answers import Answers, answer_to_nothing, channel_fields, set_answers
+from training.stages.flow_response import ResponseFit, add_response, channel_fields, ignore_directions
 from training.stages.generator import fresh
 from training.stages.reenactment import footage_config
 
@@ -29,29 +29,29 @@ def new_directions(model: torch.nn.Module) -> torch.Tensor:
 
 def test_the_flow_moves_as_the_channels_say(model: torch.nn.Module) -> None:
     directions, at = new_directions(model), torch.rand(2, 40, 2) * 1.6 - 0.8
-    answer_to_nothing(model, directions)
+    ignore_directions(model, directions)
     latent, features = model.enc(torch.rand(2, 3, 32, 32) * 2.0 - 1.0)
     alpha, change = torch.randn(2, 26), torch.randn(2, DIRECTIONS)
     changed = latent + change @ directions.T
     before, unmoved = (list(model.levels(start, features, alpha)) for start in (latent, changed))
     torch.testing.assert_close(unmoved[-1].flow, before[-1].flow, atol=1e-4, rtol=1e-4)
     fields = channel_fields(model, before, at)
-    answers = 0.03 * torch.randn(fields.shape[3], DIRECTIONS)
-    answers[: -len(model.dec.to_flows[-1].conv.modulation.weight)] = 0.0  # others change the features of finer levels
-    set_answers(model, directions, answers)
+    response = 0.03 * torch.randn(fields.shape[3], DIRECTIONS)
+    response[: -len(model.dec.to_flows[-1].conv.modulation.weight)] = 0.0  # others change the features of finer levels
+    add_response(model, directions, response)
     after = list(model.levels(changed, features, alpha))[-1]
-    set_answers(model, directions, -answers)
+    add_response(model, directions, -response)
     moved = torch.nn.functional.grid_sample(
         (after.flow - unmoved[-1].flow)[:, :2], at[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)
-    expected = torch.einsum("npdc,ci,ni->npd", fields, answers, change + latent @ directions)
+    expected = torch.einsum("npdc,ci,ni->npd", fields, response, change + latent @ directions)
     torch.testing.assert_close(moved, expected, atol=1e-5, rtol=1e-3)
     assert sampling_grid(after.flow).isfinite().all()
 
 
 def test_the_solution_moves_what_was_wanted() -> None:
     torch.manual_seed(1)
-    true, gathered = torch.randn(6, DIRECTIONS), Answers()
+    true, gathered = torch.randn(6, DIRECTIONS), ResponseFit()
     for _ in range(20):
         fields, change = torch.randn(4, 30, 2, 6), torch.randn(4, DIRECTIONS)
         wanted = torch.einsum("npdc,ci,ni->npd", fields, true, change)

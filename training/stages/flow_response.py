@@ -1,4 +1,4 @@
-"""How a decoder answers to new directions of the latent, solved in closed form.
+"""The response of a decoder's flow to new directions of the latent, solved in closed form.
 
 The style weights the channels from which every level's flow is made. Along directions that the latent does not use so
 far, the flow is therefore nearly linear in these weights, and a least-squares problem gives those that move a drawing
@@ -19,7 +19,7 @@ RIDGE = 0.02  # of the mean diagonal
 
 
 @torch.no_grad()
-def answer_to_nothing(model: Generator, directions: Tensor) -> None:
+def ignore_directions(model: Generator, directions: Tensor) -> None:
     """Make the decoder ignore directions (style_dim, n). Without a part along them a picture stays the same."""
     for layer in (model.dec.conv1, *model.dec.convs, *model.dec.to_flows):
         weight = layer.conv.modulation.weight
@@ -44,8 +44,8 @@ def channel_fields(model: Generator, levels: list[Level], at: Tensor) -> Tensor:
 
 
 @dataclass
-class Answers:
-    """Normal equations of the answers (C, n) of all channels to n directions, gathered over drawings."""
+class ResponseFit:
+    """Normal equations of the response (C, n) of all channels to n directions, accumulated over drawings."""
 
     square: Tensor | None = None  # (C, n, C, n)
     right: Tensor | None = None  # (C, n)
@@ -65,7 +65,7 @@ class Answers:
         self.right += torch.einsum("npdc,npd,ni->ci", weighted, wanted, change).double()
 
     def solution(self) -> Tensor:
-        """(C, n) answers by ridge regression."""
+        """(C, n) response by ridge regression."""
         assert self.square is not None
         assert self.right is not None
         size = self.right.numel()
@@ -75,11 +75,11 @@ class Answers:
 
 
 @torch.no_grad()
-def set_answers(model: Generator, directions: Tensor, answers: Tensor) -> None:
-    """Add answers (C, n) of all levels' channels to directions (style_dim, n) to the decoder."""
+def add_response(model: Generator, directions: Tensor, response: Tensor) -> None:
+    """Add a response (C, n) of all levels' channels to directions (style_dim, n) to the decoder."""
     first = 0
     for to_flow in model.dec.to_flows:
         modulation = to_flow.conv.modulation
-        part = answers[first : first + len(modulation.weight)]
+        part = response[first : first + len(modulation.weight)]
         modulation.weight += part @ directions.T / modulation.scale
         first += len(part)
