@@ -42,7 +42,7 @@ _INSTANT = 1e-3  # seconds, shorter than any frame
 class CaptureSettings(bpy.types.PropertyGroup):
     """Capture settings of a scene."""
 
-    use_lip: BoolProperty(name="Mouth", description="Capture mouth", default=True)
+    use_lip: BoolProperty(name="Mouth", description="Capture the mouth", default=True)
     use_pose: BoolProperty(name="Head", description="Capture head rotation and position", default=True)
     use_exp: BoolProperty(name="Expression", description="Capture brows, lids and expression", default=True)
     use_eye: BoolProperty(name="Gaze", description="Capture where the eyes look", default=True)
@@ -144,6 +144,11 @@ class Options:
     video_mouth: float = 1.0
     crop: str | Sequence[float] = "auto"
     which: int = 0
+
+    @property
+    def used_banks(self) -> list[str]:
+        """The banks to capture; without the mouth if none of the captured one is used."""
+        return [name for name in self.banks if name != LIPS or self.video_mouth > 0]
 
 
 def settings(scene: bpy.types.Scene) -> CaptureSettings:
@@ -346,8 +351,7 @@ def _names(obj: bpy.types.Object, options: Options) -> tuple[str, ...]:
     if reason := character.editable_reason(obj):
         raise EDTalkError(f"{reason}.")
     bank = files.bank_of(obj)
-    banks = [name for name in options.banks if name != LIPS or options.video_mouth > 0]
-    names = tuple(entry.name for entry in bank.coefficients if entry.bank in banks)
+    names = tuple(entry.name for entry in bank.coefficients if entry.bank in options.used_banks)
     if not names:
         titles = [sliders.BANK_TITLES.get(name, name) for name, _count in bank.config.banks]
         raise EDTalkError("There is nothing to capture.", f"Enable {' or '.join(titles)}.")

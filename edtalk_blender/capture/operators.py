@@ -29,9 +29,8 @@ class OntoCharacter(EngineOperator):
         if obj is None:
             has_characters = bool(sequencer.characters(context, scene))
             return "Select a character in the viewport first" if has_characters else "Add a character first"
-        own = capture.settings(scene)
-        if not any((own.use_lip and own.video_mouth > 0, own.use_pose, own.use_exp)):
-            return "Enable Mouth, Head or Expression first"
+        if not capture.options_of(scene).used_banks:
+            return "Enable Mouth, Head, Expression or Gaze first"
         return character.editable_reason(obj)
 
 
@@ -41,7 +40,9 @@ class FromFile(OntoCharacter, ImportHelper):
     filter_movie: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filter_image: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})
-    filepath: StringProperty(name="File", description="Recording of a face", subtype="FILE_PATH", options={"SKIP_SAVE"})
+    filepath: StringProperty(
+        name="File", description="Movie or image of a face", subtype="FILE_PATH", options={"SKIP_SAVE"}
+    )
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         self._from_button = True

@@ -412,6 +412,8 @@ def test_disabled_operators_give_a_reason(package, scene, film):
     assert match_reason(bpy.context) == ""
     own = package.capture.capture.settings(scene)
     own.use_lip = own.use_pose = own.use_exp = False
+    assert reason(bpy.context) == "", "the gaze can be captured alone"
+    own.use_eye = False
     assert "Enable Mouth" in reason(bpy.context)
     own.use_lip, own.video_mouth = True, 0.0
     assert "Enable Mouth" in reason(bpy.context)

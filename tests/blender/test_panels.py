@@ -248,7 +248,7 @@ def all_capture_options(world):
 def nothing_to_capture(world):
     movie_strip(world)
     settings = world.package.capture.capture.settings(world.scene)
-    settings.use_lip = settings.use_pose = settings.use_exp = False
+    settings.use_lip = settings.use_pose = settings.use_exp = settings.use_eye = False
 
 
 @state
