@@ -19,6 +19,7 @@ from . import arkit_csv
 from .arkit_csv import Rate, Take
 
 _RATES = ("23.976", "24", "25", "29.97", "29.97 drop", "30", "50", "59.94", "59.94 drop", "60")
+_DROP = ", with drop-frame timecode"
 
 
 class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
@@ -48,7 +49,10 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
         description="Frames per second of the take's timecode",
         items=(
             ("AUTO", "Automatic", "Detect the rate. Takes shorter than a second use 60, the rate of Live Link Face"),
-            *((rate, rate, f"{rate} frames per second") for rate in _RATES),
+            *(
+                (rate, rate, rate.replace(" drop", "") + " frames per second" + _DROP * rate.endswith("drop"))
+                for rate in _RATES
+            ),
         ),
         default="AUTO",
     )

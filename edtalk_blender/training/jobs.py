@@ -141,7 +141,7 @@ def _sentence(job: Job, status: Mapping[str, Any]) -> str:
     if job.state is State.STOPPED:
         return "Stopped. The bank has the best weights so far." if job.bank else "Stopped before it could draw."
     if job.state is State.INTERRUPTED:
-        return "The training ended unexpectedly. Go On continues at its last checkpoint."
+        return "The training ended unexpectedly. Press Resume to continue at its last checkpoint."
     if job.state is State.FAILED and not status:
         return f"The training could not start: {_last_line(job.folder / LOG)}"
     return job.sentence

@@ -215,7 +215,7 @@ class EDTALK_OT_resume_training(_OnTraining, bpy.types.Operator):
     """Resume the training where it stopped, with the same settings"""
 
     bl_idname = "edtalk.resume_training"
-    bl_label = "Go On"
+    bl_label = "Resume"
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         trainings.go_on(self.job())

@@ -395,7 +395,7 @@ LABELS = {
     "Training": "Training",
     "Stop": "Anhalten",
     "At Once": "Sofort",
-    "Go On": "Fortsetzen",
+    "Resume": "Fortsetzen",
     "Remove from List": "Aus der Liste entfernen",
     "Use Bank": "Bank verwenden",
     "Shown": "Angezeigt",

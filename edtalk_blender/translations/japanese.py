@@ -395,7 +395,7 @@ LABELS = {
     "Training": "学習",
     "Stop": "停止",
     "At Once": "すぐに",
-    "Go On": "再開",
+    "Resume": "再開",
     "Remove from List": "リストから削除",
     "Use Bank": "バンクを使用",
     "Shown": "表示",
