@@ -11,10 +11,10 @@ torch = pytest.importorskip("torch")
 
 from training.evaluate.ablations import ABLATIONS, SHOWN, report, started
 from training.footage.heads import HeadsAsFootage
+from training.stages.footage_generator import footage_config
 from training.stages.generator import fresh
-from training.stages.mouth import MouthEncoder, codes_from
-from training.stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
-from training.stages.reenactment import footage_config
+from training.stages.mouth import MouthEncoder, fit_codes
+from training.stages.mouth_pose import MouthPoseLosses, draw_pairs, pair_batch
 
 from .footage_material import write_faces
 
@@ -36,8 +36,8 @@ def test_without_pretraining_no_code_is_used(tmp_path: Path) -> None:
     """The losses do not change with the codes, and the heads are those of a new generator."""
     torch.manual_seed(0)
     footage = HeadsAsFootage(write_faces(tmp_path, 4))
-    codes = codes_from(MouthEncoder().eval(), footage).both(footage)
-    step = MouthPoseStep(fresh(footage_config(32)), taught=False)
+    codes = fit_codes(MouthEncoder().eval(), footage).both(footage)
+    step = MouthPoseLosses(fresh(footage_config(32)), taught=False)
     found = []
     for values in (codes, -3.0 * codes):
         rng = np.random.default_rng(0)

@@ -74,8 +74,8 @@ def test_silence_is_refused_and_a_still_head_is_a_warning(tmp_path: Path, capsys
     assert capsys.readouterr().out == ""
     moved = footage.points.copy()
     moved[:, :3] = moved[0, :3]  # eyes and nose
-    check(type(footage)(footage.frames, moved, footage.clip, footage.person, footage.seconds), state, 1.0)
+    check(type(footage)(footage.frames, moved, footage.take_ids, footage.person, footage.seconds), state, 1.0)
     assert "The head hardly moves" in capsys.readouterr().out
     still = np.tile(footage.points[:1], (len(footage), 1, 1))
     with pytest.raises(EDTalkError, match="Nobody speaks in these clips"):
-        check(type(footage)(footage.frames, still, footage.clip, footage.person, footage.seconds), state, 1.0)
+        check(type(footage)(footage.frames, still, footage.take_ids, footage.person, footage.seconds), state, 1.0)

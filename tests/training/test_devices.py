@@ -26,8 +26,8 @@ import torch
 from training.footage.heads import HeadsAsFootage
 from training.learning.devices import Devices
 from training.stages.generator import fresh
-from training.stages.mouth_pose import MouthPoseStep, draw_pairs, pair_batch
-from training.stages.reenactment import footage_config
+from training.stages.mouth_pose import MouthPoseLosses, draw_pairs, pair_batch
+from training.stages.footage_generator import footage_config
 
 faces, out, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 torch.manual_seed(0)
@@ -35,7 +35,7 @@ footage, rng = HeadsAsFootage(faces), np.random.default_rng(0)
 model = fresh(footage_config(32))
 batch = pair_batch(footage, np.zeros((len(footage), 26), np.float32), 32, draw_pairs(footage, rng, 4), rng)
 devices = Devices(count, "cpu")
-step, optimiser = devices.set_up(MouthPoseStep(model), torch.optim.SGD(model.parameters(), 0.0))
+step, optimiser = devices.set_up(MouthPoseLosses(model), torch.optim.SGD(model.parameters(), 0.0))
 losses = step({name: part[devices.rank :: count] for name, part in batch.items()})
 # Losses that are means over pictures; the others are normalised by weights, which differ between halves.
 devices.minimise(losses["window"] + losses["feature"] + losses["own"], optimiser, model)

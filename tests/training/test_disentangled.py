@@ -13,9 +13,9 @@ from training.evaluate.disentangled import drawn_points, own_and_rest, readout, 
 from training.evaluate.on_clips import found_points, lip_effect, pose_effect
 from training.evaluate.people import space_points
 from training.footage.heads import HeadsAsFootage
+from training.stages.footage_generator import footage_config
 from training.stages.generator import fresh
-from training.stages.mouth import MouthEncoder, codes_from
-from training.stages.reenactment import footage_config
+from training.stages.mouth import MouthEncoder, fit_codes
 
 from .footage_material import write_faces
 
@@ -90,7 +90,7 @@ def test_a_rigid_turn_is_the_poses_own_motion() -> None:
 def test_reconstruction_is_measured_with_own_and_with_exchanged_mouths(tmp_path: Path) -> None:
     torch.manual_seed(0)
     footage = HeadsAsFootage(write_faces(tmp_path, 4))
-    model, teacher = fresh(footage_config(32)).eval(), codes_from(MouthEncoder().eval(), footage)
+    model, teacher = fresh(footage_config(32)).eval(), fit_codes(MouthEncoder().eval(), footage)
     found = reconstruction_figures(model, footage, teacher, 6)
     assert found["cross_over_self"] == pytest.approx(found["cross"] - found["self"], abs=2e-3)
     assert found == reconstruction_figures(model, footage, teacher, 6)

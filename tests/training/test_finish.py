@@ -19,7 +19,7 @@ from tests.inference.test_prosody import syllables
 from training.footage.named import KnownTake, emotion_of_folder, frames_by_emotion, read_table
 from training.footage.prepare import clips_in
 from training.footage.takes import Footage
-from training.stages.finish_bank import UNUSED_UNIT, fits, numbered
+from training.stages.finish_bank import UNUSED_UNIT, may_name, measured_coefficients
 from training.stages.hearing import features, learn_hearing
 
 SECONDS, LIPS = 40.0, 3
@@ -105,7 +105,7 @@ def test_lip_sync_is_learned_where_lips_follow_the_sound(tmp_path: Path) -> None
     left, size, _ = np.linalg.svd(known - known.mean(0), full_matrices=False)
     lips = left[:, :LIPS] * np.sign(size[:LIPS]) * np.sqrt(len(left))
     early, late = halves(footage)
-    hearing = learn_hearing(footage.part(early), footage.part(late), lips[early], lips[late], np.ones(LIPS), takes)
+    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
     assert "Lip-sync follows the lips with r" in hearing.sentence
     assert len(hearing.r) == LIPS
     assert np.mean(hearing.r) > 0.6
@@ -115,7 +115,7 @@ def test_lip_sync_is_learned_where_lips_follow_the_sound(tmp_path: Path) -> None
     save_bank(bank, tensors, tmp_path / "tiny.safetensors")
     samples = takes[1].samples()
     assert samples is not None
-    rows = np.flatnonzero(footage.clip == 1)
+    rows = np.flatnonzero(footage.take_ids == 1)
     heard = lip_sync(samples, RATE, footage.seconds[rows], read_bank(tmp_path / "tiny.safetensors"))
     r = [np.corrcoef(heard[:, column], lips[rows, column])[0, 1] for column in range(LIPS)]
     assert np.mean(r) > 0.6
@@ -125,11 +125,11 @@ def test_lips_without_relation_to_the_sound_give_no_lip_sync(tmp_path: Path) -> 
     footage, takes = talk(tmp_path)
     lips = np.random.default_rng(1).standard_normal((len(footage), LIPS))
     early, late = halves(footage)
-    hearing = learn_hearing(footage.part(early), footage.part(late), lips[early], lips[late], np.ones(LIPS), takes)
+    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
     assert hearing.tensors == {}
     assert "below 0.3" in hearing.sentence
     silent = [KnownTake(take.clip, take.sha256, "", None) for take in takes]
-    hearing = learn_hearing(footage.part(early), footage.part(late), lips[early], lips[late], np.ones(LIPS), silent)
+    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), silent)
     assert hearing.sentence == "No lip-sync: the clips have 0 s of sound, 60 s are needed."
 
 
@@ -141,11 +141,11 @@ def test_sliders_without_effect_are_marked_and_keep_their_numbers() -> None:
         config = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", 2), ("pose", 1)))
 
     codes = np.array([[-1.0, 0.0, 5.0], [1.0, 0.0, 7.0], [0.0, 0.0, 6.0]])
-    entries = numbered(Model, codes, np.array([0.0, 0.0, 6.0]), np.array([1.0, 0.001, 2.0]))  # type: ignore[arg-type]
+    entries = measured_coefficients(Model, codes, np.array([0.0, 0.0, 6.0]), np.array([1.0, 0.001, 2.0]))  # type: ignore[arg-type]
     assert [entry.name for entry in entries] == ["lip_01", "lip_02", "pose_01"]
     assert [entry.unit for entry in entries] == ["", UNUSED_UNIT, ""]
     assert all(entry.soft_min < entry.rest < entry.soft_max for entry in entries)
-    assert not fits(entries[1], "mouth")
+    assert not may_name(entries[1], "mouth")
 
 
 @pytest.mark.parametrize(
@@ -154,4 +154,4 @@ def test_sliders_without_effect_are_marked_and_keep_their_numbers() -> None:
      ("pose", "mouth", False), ("exp", "brows", True), ("exp", "head", False)],
 )  # fmt: skip
 def test_a_slider_is_named_after_its_own_region_only(bank: str, region: str, named: bool) -> None:
-    assert fits(Coefficient(f"{bank}_01", bank), region) == named
+    assert may_name(Coefficient(f"{bank}_01", bank), region) == named

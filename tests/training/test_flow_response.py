@@ -8,8 +8,8 @@ torch = pytest.importorskip("torch")
 
 from training.learning.losses import sampling_grid
 from training.stages.flow_response import ResponseFit, add_response, channel_fields, ignore_directions
+from training.stages.footage_generator import footage_config
 from training.stages.generator import fresh
-from training.stages.reenactment import footage_config
 
 DIRECTIONS = 3
 

@@ -21,45 +21,44 @@ from inference.model.readers.look import look_at
 from inference.renderer import FaceRenderer
 from training.evaluate.disentangled import head_codes
 from training.footage.heads import HeadsAsFootage
-from training.footage.motion import motion_pool
-from training.footage.takes import without_clip_mean
+from training.footage.motion import measure_motion_pool
+from training.footage.takes import subtract_take_mean
 from training.learning.losses import total
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
 from training.stages.expression import (
     MODULATION,
-    ExpressionStep,
-    along_the_expression,
+    ExpressionLosses,
+    add_expression_bank,
     expression_batch,
-    trained_weights,
-    with_expression,
+    limit_to_expression_directions,
+    parameter_groups,
 )
-from training.stages.expression_motion import quiet_directions
+from training.stages.expression_motion import choose_unused_directions
 from training.stages.finish_bank import (
     Material,
-    affine,
-    effects,
+    as_affine_map,
     emotion_presets,
     finish,
+    flow_effects,
     look_tensors,
-    turned_to_axes,
+    rotate_to_principal_axes,
 )
 from training.stages.footage import Split, split_in_time, train_all
-from training.stages.generator import fresh
-from training.stages.mouth import Codes, explaining, learned_codes, pose_terms
-from training.stages.mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
-from training.stages.reenactment import (
-    GAIN,
+from training.stages.footage_generator import (
     LOOKS,
-    difference_error,
+    centred_by_take,
     footage_config,
     latents,
     solve_heads,
     stage_optimiser,
-    take_centred,
 )
-from training.stages.upper_face import UpperFace, driving_codes, stored_upper_face
+from training.stages.footage_losses import exchange_loss
+from training.stages.generator import fresh
+from training.stages.mouth import GAIN, MotionCodes, load_or_learn_codes, pose_regressors, raw_pose_regressors
+from training.stages.mouth_pose import WEIGHTS, MouthPoseLosses, draw_pairs, pair_batch, train_mouth_pose
+from training.stages.upper_face import UpperFace, driving_codes, load_or_fit_upper_face
 
 from .footage_material import write_faces
 
@@ -83,14 +82,14 @@ def options(work: Path, *more: str) -> argparse.Namespace:
 @pytest.fixture(scope="module")
 def trained(
     split: Split, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[argparse.Namespace, torch.nn.Module, Codes]:
+) -> tuple[argparse.Namespace, torch.nn.Module, MotionCodes]:
     """The options, generator and codes of a run of a few steps of every phase."""
     args = options(tmp_path_factory.mktemp("work"))
     model, teacher, _ = train_all(args, split, lambda teacher, upper: lambda model: {})
     return args, model, teacher
 
 
-def test_all_stages_run_without_labels(trained: tuple[argparse.Namespace, torch.nn.Module, Codes]) -> None:
+def test_all_stages_run_without_labels(trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes]) -> None:
     args, model, _ = trained
     for name, phases in (("stage0", 3), ("stage1", 1), ("expression_motion", 1), ("expression", 1)):
         saved = torch.load(args.work / f"{name}.pt", weights_only=True)
@@ -101,7 +100,7 @@ def test_all_stages_run_without_labels(trained: tuple[argparse.Namespace, torch.
 
 
 def test_a_finished_run_is_not_trained_again(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split
 ) -> None:
     args, model, _ = trained
     before = (args.work / "stage1.pt").read_bytes()
@@ -111,36 +110,36 @@ def test_a_finished_run_is_not_trained_again(
 
 
 def test_a_resumed_run_goes_on_with_the_same_codes(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split
 ) -> None:
     """The codes are read from the run's folder, whatever footage there is now."""
     args, _, teacher = trained
-    again = learned_codes(split.heldout, args.work / "mouth.pt", np.random.default_rng(1))
-    np.testing.assert_array_equal(again.both(split.heldout), teacher.both(split.heldout))
-    np.testing.assert_array_equal(again.lips_moved(split.heldout), teacher.lips_moved(split.heldout))
+    again = load_or_learn_codes(split.heldout, args.work / "mouth.pt", np.random.default_rng(1))
+    np.testing.assert_array_equal(again.lip_and_pose_codes(split.heldout), teacher.lip_and_pose_codes(split.heldout))
+    np.testing.assert_array_equal(again.lip_motion(split.heldout), teacher.lip_motion(split.heldout))
 
 
 def test_codes_of_another_version_are_refused(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split, tmp_path: Path
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split, tmp_path: Path
 ) -> None:
     saved = torch.load(trained[0].work / "mouth.pt", weights_only=True)
     del saved["pose_axes"]
     torch.save(saved, tmp_path / "mouth.pt")
     with pytest.raises(EDTalkError, match="another version"):
-        learned_codes(split.trained, tmp_path / "mouth.pt", np.random.default_rng(0))
+        load_or_learn_codes(split.trained, tmp_path / "mouth.pt", np.random.default_rng(0))
 
 
 def test_no_pose_is_further_than_the_limit(split: Split) -> None:
     """One frame turned further than all others counts as turned to the limit."""
-    terms = pose_terms(split.trained)
+    terms = raw_pose_regressors(split.trained)
     spread = terms.std(0)
-    found = explaining(split.trained, spread)
+    found = pose_regressors(split.trained, spread)
     assert found.shape == terms.shape
     assert (np.abs(found) <= 6.01 * spread + 1e-6).all()
 
 
 def test_the_bank_opens_and_says_where_it_comes_from(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes],
     upper: UpperFace,
     split: Split,
     tmp_path: Path,
@@ -148,7 +147,7 @@ def test_the_bank_opens_and_says_where_it_comes_from(
 ) -> None:
     _, model, teacher = trained
     out = tmp_path / "mine.safetensors"
-    monkeypatch.setattr("training.stages.finish_bank.named", lambda bank, *measured: bank.coefficients)
+    monkeypatch.setattr("training.stages.finish_bank.named_coefficients", lambda bank, *measured: bank.coefficients)
     finish(copy.deepcopy(model), teacher, upper, split, out, Material("Made from: a.mp4 (12345678)"), faces=2)
     bank = load_bank(out)
     assert bank.licence == "yours; made from your footage"
@@ -179,18 +178,18 @@ def test_a_bank_reads_every_window_as_the_head_that_was_solved_for_it(split: Spl
     rows = np.arange(len(footage))
     parts = []
     for bank, count in model.config.banks:
-        found = take_centred(latents(model, footage, rows, bank if bank in LOOKS else None), footage, rows)
+        found = centred_by_take(latents(model, footage, rows, bank if bank in LOOKS else None), footage, rows)
         *_, axes = torch.linalg.svd(found)
         parts.append(found @ axes[:count].T / found.std())
     codes = torch.cat(parts, 1).numpy()
     explained = solve_heads(model, footage, codes, rng)
     assert min(explained.values()) > 0.98, explained
-    read = without_clip_mean(head_codes(model, footage), footage.clip) / GAIN
+    read = subtract_take_mean(head_codes(model, footage), footage.take_ids) / GAIN
     np.testing.assert_allclose(read, codes, atol=0.15 * codes.std())
     for bank, window in LOOKS.items():
         columns = model.config.bank_slices[bank]
         turn = np.linalg.qr(rng.standard_normal((dict(model.config.banks)[bank],) * 2)).Q.astype(np.float32)
-        head = affine(*model.fc, *getattr(model, f"{bank}_fc"))
+        head = as_affine_map(*model.fc, *getattr(model, f"{bank}_fc"))
         tensors = look_tensors(bank, head, window, turn)
         stored = Bank("tiny", model.config, (), networks=networks_json(tensors))
         vars(stored)["tensors"] = tensors
@@ -204,12 +203,12 @@ def test_a_bank_reads_every_window_as_the_head_that_was_solved_for_it(split: Spl
 
 
 def test_axes_are_turned_without_changing_the_picture(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split
 ) -> None:
     """The same face read and drawn by the turned generator; the largest effect of each bank comes first."""
     _, model, _ = trained
     pictures = split.trained.pictures(np.arange(4), 32)
-    state, size, _ = turned_to_axes(model, effects(model, split.trained, torch.zeros(36), np.arange(2)))
+    state, size, _ = rotate_to_principal_axes(model, flow_effects(model, split.trained, torch.zeros(36), np.arange(2)))
     other = type(model)(model.config)
     other.load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
     with torch.no_grad():
@@ -220,17 +219,19 @@ def test_axes_are_turned_without_changing_the_picture(
 
 
 @pytest.fixture(scope="module")
-def upper(trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split) -> UpperFace:
-    return stored_upper_face(trained[0].work / "upper_face.pt", split.trained)
+def upper(trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split) -> UpperFace:
+    return load_or_fit_upper_face(trained[0].work / "upper_face.pt", split.trained)
 
 
 @pytest.fixture
-def widened(trained: tuple[argparse.Namespace, torch.nn.Module, Codes]) -> tuple[torch.nn.Module, torch.nn.Module]:
+def widened(
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes],
+) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Stage 1's generator, and the same with an expression bank."""
     saved = torch.load(trained[0].work / "stage1.pt", weights_only=True)["average"]
     model = type(trained[1])(type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2]))
     model.load_state_dict(saved)
-    return model, with_expression(model)
+    return model, add_expression_bank(model)
 
 
 def test_an_expression_bank_changes_nothing_at_first(
@@ -248,7 +249,7 @@ def test_an_expression_bank_changes_nothing_at_first(
 def test_a_portrait_is_at_its_usual_expression(widened: tuple[torch.nn.Module, torch.nn.Module], split: Split) -> None:
     """The encoder leaves the expression's directions alone, and who somebody is stays in the latent."""
     model, larger = widened
-    quiet_directions(larger, split.trained, np.arange(len(split.trained)))
+    choose_unused_directions(larger, split.trained, np.arange(len(split.trained)))
     pictures = split.trained.pictures(np.arange(8), 32)
     with torch.no_grad():
         before, after = model.enc(pictures)[0], larger.enc(pictures)[0]
@@ -266,24 +267,24 @@ def test_an_exchange_is_compared_with_the_kept_frame_alone() -> None:
     right = torch.atanh(torch.tanh(wrong) - torch.tensor([0.1, 0.0, 0.0])[None, :, None, None])
     levels = [Level(*(flow if name == "flow" else flow[:, :0] for name in Level._fields)) for flow in (wrong, right)]
     stretch = 32 / 31  # see `warp_grid`
-    assert difference_error([levels[1]], [levels[0]], *compared) < 0.1 * (stretch - 1.0) + 1e-5
-    assert difference_error([levels[0]], [levels[0]], *compared).item() == pytest.approx(0.1 * stretch, rel=1e-3)
+    assert exchange_loss([levels[1]], [levels[0]], *compared) < 0.1 * (stretch - 1.0) + 1e-5
+    assert exchange_loss([levels[0]], [levels[0]], *compared).item() == pytest.approx(0.1 * stretch, rel=1e-3)
 
 
 def test_stage_2_trains_the_decoder_alone(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes],
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes],
     widened: tuple[torch.nn.Module, torch.nn.Module],
     upper: UpperFace,
     split: Split,
 ) -> None:
     larger = widened[1]
-    chosen = [weight for group in trained_weights(larger) if not group["late"] for weight in group["params"]]
+    chosen = [weight for group in parameter_groups(larger) if not group["late"] for weight in group["params"]]
     codes = torch.from_numpy(driving_codes(trained[2], upper, split.trained))
     rng = np.random.default_rng(0)
-    pool = motion_pool(split.trained, 4, 2, rng)
-    lips, faces = trained[2].lips_moved(split.trained), upper.moved(codes[:, -10:].numpy())
+    pool = measure_motion_pool(split.trained, 4, 2, rng)
+    lips, faces = trained[2].lip_motion(split.trained), upper.motion(codes[:, -10:].numpy())
     batch = expression_batch(split.trained, codes, lips, faces, 32, 2, rng, pool)
-    losses = ExpressionStep(larger)(batch)
+    losses = ExpressionLosses(larger)(batch)
     total(losses, dict.fromkeys(losses, 1.0)).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
     others = {name for name, weight in larger.named_parameters() if weight.grad is not None}
@@ -294,7 +295,7 @@ def test_stage_2_leaves_what_the_other_banks_do(widened: tuple[torch.nn.Module, 
     """Whatever the step, the modulations change along the expression's directions alone."""
     larger = widened[1]
     before = {name: weight.clone() for name, weight in larger.named_parameters() if MODULATION in name}
-    with along_the_expression(larger), torch.no_grad():
+    with limit_to_expression_directions(larger), torch.no_grad():
         for weight in larger.dec.parameters():
             weight += 0.1 * torch.randn_like(weight)
     directions = larger.basis()[:, larger.config.bank_slices["exp"]]
@@ -304,14 +305,16 @@ def test_stage_2_leaves_what_the_other_banks_do(widened: tuple[torch.nn.Module, 
 
 
 def test_cross_reconstruction_reaches_both_heads_and_falls(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split
 ) -> None:
     args, _, teacher = trained
     saved = torch.load(args.work / "stage0.pt", weights_only=True)["average"]
     model = type(trained[1])(type(trained[1].config)(32, 160, trained[1].config.channels, trained[1].config.banks[:2]))
     model.load_state_dict(saved)
-    rng, step = np.random.default_rng(0), MouthPoseStep(model)
-    batch = pair_batch(split.trained, teacher.both(split.trained), 32, draw_pairs(split.trained, rng, 3), rng)
+    rng, step = np.random.default_rng(0), MouthPoseLosses(model)
+    batch = pair_batch(
+        split.trained, teacher.lip_and_pose_codes(split.trained), 32, draw_pairs(split.trained, rng, 3), rng
+    )
     optimiser, seen = stage_optimiser(model), []
     for group in optimiser.param_groups:
         group["lr"] *= 2.0 * group["scale"]
@@ -326,7 +329,7 @@ def test_cross_reconstruction_reaches_both_heads_and_falls(
 
 
 def test_stage_1_resumes_to_the_same_weights(
-    trained: tuple[argparse.Namespace, torch.nn.Module, Codes], split: Split, tmp_path: Path
+    trained: tuple[argparse.Namespace, torch.nn.Module, MotionCodes], split: Split, tmp_path: Path
 ) -> None:
     args, _, teacher = trained
     saved = torch.load(args.work / "stage0.pt", weights_only=True)["average"]
@@ -351,9 +354,9 @@ def test_stage_1_resumes_to_the_same_weights(
 def test_the_end_of_every_take_is_held_out(split: Split) -> None:
     parts = split_in_time(split.trained)
     assert len(parts.trained) + len(parts.heldout) == len(split.trained)
-    for take in np.unique(split.trained.clip):
-        latest = parts.trained.seconds[parts.trained.clip == take].max()
-        assert (parts.heldout.seconds[parts.heldout.clip == take] > latest).all()
+    for take in np.unique(split.trained.take_ids):
+        latest = parts.trained.seconds[parts.trained.take_ids == take].max()
+        assert (parts.heldout.seconds[parts.heldout.take_ids == take] > latest).all()
 
 
 def test_emotions_come_from_their_frames_only() -> None:

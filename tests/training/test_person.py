@@ -17,9 +17,9 @@ from training.footage.heads import HeadsAsFootage
 from training.learning.watch import STOP, Watch, read_status
 from training.stages import person
 from training.stages.footage import split_in_time
+from training.stages.footage_generator import footage_config
 from training.stages.generator import fresh
 from training.stages.person import FAR, NEAR, held_out_error, pairs, tunable, tune
-from training.stages.reenactment import footage_config
 
 from .footage_material import prepare_faces, write_faces
 
@@ -53,8 +53,8 @@ def test_a_step_that_makes_it_worse_is_not_kept(tmp_path: Path) -> None:
 
 def test_half_of_the_pairs_are_near_and_half_far(tmp_path: Path) -> None:
     footage = HeadsAsFootage(write_faces(tmp_path, 2, 12))
-    source, driven = pairs(footage, np.random.default_rng(0), 40)
-    gap = np.abs(footage.seconds[source] - footage.seconds[driven])
+    source, driving = pairs(footage, np.random.default_rng(0), 40)
+    gap = np.abs(footage.seconds[source] - footage.seconds[driving])
     assert (gap[::2] < NEAR).all()
     assert (gap[1::2] > FAR).all()
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from training.footage.swap import FEATHER, partners, patch_mask, swap
+from training.footage.swap import FEATHER, can_swap, patch_mask, swap
 from training.footage.takes import LOWER_LIP, MOUTH, UPPER_LIP
 
 from .footage_material import face
@@ -23,11 +23,11 @@ def test_a_face_keeps_its_own_mouth() -> None:
     assert np.abs(swapped.astype(int) - picture).max() <= 2
 
 
-@pytest.mark.parametrize("reach", ["chin", "lips"])
-def test_nothing_changes_outside_the_patch(reach: Literal["chin", "lips"]) -> None:
+@pytest.mark.parametrize("region", ["chin", "lips"])
+def test_nothing_changes_outside_the_patch(region: Literal["chin", "lips"]) -> None:
     kept, points = face(SKIN, np.array([0.0, -0.3]), 1.0, 0.0, 96)
     other, other_points = face(SKIN // 2, np.array([0.1, -0.25]), 0.9, 0.5, 96)
-    swapped = swap(kept, other, points, other_points, reach=reach)
+    swapped = swap(kept, other, points, other_points, region=region)
     changed = (swapped != kept).any(-1)
     assert changed.any()
     rows = np.flatnonzero(changed.any(1))
@@ -40,7 +40,7 @@ def test_nothing_changes_outside_the_patch(reach: Literal["chin", "lips"]) -> No
 def test_the_chin_belongs_to_the_patch_and_is_left_out_of_the_published_one() -> None:
     _, points = face(SKIN, np.array([0.0, -0.3]), 1.0, 0.2, 96)
     chin = tuple(np.rint((points[8] + 1) * 48 - 0.5).astype(int)[::-1])
-    masks = {reach: patch_mask(points, points, 96, reach)[0] for reach in ("chin", "lips")}
+    masks = {region: patch_mask(points, points, 96, region)[0] for region in ("chin", "lips")}
     assert masks["chin"][chin] > 0
     assert masks["lips"][chin] == 0
     assert masks["chin"].max() == 1.0
@@ -81,7 +81,7 @@ def test_only_similar_faces_exchange_mouths() -> None:
     _, small = face(SKIN, np.array([0.0, -0.3]), 0.5, 0.1)
     profile = frontal.copy()
     profile[2, 0] += 0.2
-    assert partners(frontal[None], frontal[None])[0]
-    assert not partners(frontal[None], small[None])[0]
-    assert not partners(frontal[None], profile[None])[0]
+    assert can_swap(frontal[None], frontal[None])[0]
+    assert not can_swap(frontal[None], small[None])[0]
+    assert not can_swap(frontal[None], profile[None])[0]
     assert frontal[LOWER_LIP, 1] > frontal[UPPER_LIP, 1]

@@ -17,7 +17,7 @@ from training.heads.data import (
     HeadPairs,
     Tracks,
 )
-from training.learning.losses import MOST, PlaceHeads, flow_error, own_motion, sampling_grid
+from training.learning.losses import MOST, PlaceHeads, flow_error, motion_emphasis, sampling_grid
 from training.learning.optimiser import optimiser_for
 from training.learning.trainer import Limits, Trainer
 from training.stages.generator import fresh, grown, point_weights, small_config
@@ -214,9 +214,9 @@ def test_points_that_move_by_themselves_have_a_higher_weight() -> None:
     turn = torch.tensor([[0.9, 0.1], [-0.1, 0.9]])
     driving = source @ turn + 0.1
     seen = torch.ones(1, 200)
-    torch.testing.assert_close(own_motion(Tracks(source, driving, seen)), seen, atol=1e-2, rtol=0)
+    torch.testing.assert_close(motion_emphasis(Tracks(source, driving, seen)), seen, atol=1e-2, rtol=0)
     driving[0, :5, 1] += 0.2  # a lid that closes
-    weight = own_motion(Tracks(source, driving, seen))[0]
+    weight = motion_emphasis(Tracks(source, driving, seen))[0]
     assert (weight[:5] == MOST).all()
     assert weight[5:].max() < 0.5 * MOST
 

@@ -14,10 +14,10 @@ from inference.contract.config import GeneratorConfig
 from inference.contract.errors import EDTalkError
 from inference.model.generator import Generator
 from training.footage.heads import HeadsAsFootage
-from training.stages.footage import start_of
+from training.stages.footage import load_start_bank
+from training.stages.footage_generator import anchored_latent, footage_config
 from training.stages.generator import fresh
-from training.stages.reenactment import anchored, footage_config
-from training.stages.transfer import Start, moved_by_codes, transfer
+from training.stages.transfer import StartBank, code_directions, transfer
 
 from .footage_material import write_faces
 
@@ -34,12 +34,12 @@ def saved(path: Path, config: GeneratorConfig) -> Bank:
 def test_a_code_moves_the_latent_as_the_bank_does(tmp_path: Path) -> None:
     footage, rng = HeadsAsFootage(write_faces(tmp_path, 6)), np.random.default_rng(0)
     saved(tmp_path / "start.safetensors", footage_config(32, BANKS))
-    start = start_of(str(tmp_path / "start.safetensors"), 32)
-    assert isinstance(start, Start)
+    start = load_start_bank(str(tmp_path / "start.safetensors"), 32)
+    assert isinstance(start, StartBank)
     codes = rng.standard_normal((len(footage), 26)).astype(np.float32)
     model, rows = fresh(footage_config(32)), np.arange(len(footage))
     transfer(model, start, footage, codes, np.random.default_rng(0))
-    drive = moved_by_codes(model, start, footage, rows, torch.from_numpy(codes) * 2.0)
+    drive = code_directions(model, start, footage, rows, torch.from_numpy(codes) * 2.0)
     basis, theirs = model.basis(), start.model.dec.conv1.conv.modulation
     layer, style = model.dec.conv1.conv.modulation, torch.randn(1, len(basis))
     moved = torch.stack([(layer(style + column) - layer(style))[0] for column in basis.T], 1)
@@ -50,7 +50,7 @@ def test_a_code_moves_the_latent_as_the_bank_does(tmp_path: Path) -> None:
     assert across[pose, :20].abs().max() < 1e-5, "lip codes use none of the bank's pose"
     pictures = footage.pictures(rows, 32)
     with torch.no_grad():
-        style = layer(anchored(model, model.enc(pictures)[0], torch.from_numpy(codes) * 2.0)).mean(0)
+        style = layer(anchored_latent(model, model.enc(pictures)[0], torch.from_numpy(codes) * 2.0)).mean(0)
         bank = theirs(start.model.enc(pictures)[0]).mean(0)
     assert (style - bank).abs().max() < 1e-3 * bank.abs().max(), "on the average, pictures are drawn as by the bank"
 
@@ -58,8 +58,8 @@ def test_a_code_moves_the_latent_as_the_bank_does(tmp_path: Path) -> None:
 def test_other_sizes_and_widths_are_named(tmp_path: Path) -> None:
     saved(tmp_path / "wide.safetensors", GeneratorConfig(32, 64, footage_config(32).channels, BANKS))
     with pytest.raises(EDTalkError, match=r"draws 128 px, but --size is 32"):
-        start_of("starter", 32)
+        load_start_bank("starter", 32)
     with pytest.raises(EDTalkError, match=r"wide.safetensors has layers of other widths .* 64 numbers, expected 160"):
-        start_of(str(tmp_path / "wide.safetensors"), 32)
-    assert start_of("none", 32) is None
+        load_start_bank(str(tmp_path / "wide.safetensors"), 32)
+    assert load_start_bank("none", 32) is None
     assert load_bank(tmp_path / "wide.safetensors").config.size == 32

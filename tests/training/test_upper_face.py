@@ -8,8 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from training.footage.takes import UPPER, UPPER_MIRROR, Footage, without_clip_mean
-from training.stages.upper_face import upper_face_from
+from training.footage.takes import UPPER, UPPER_MIRROR, Footage, subtract_take_mean
+from training.stages.upper_face import fit_upper_face
 
 from .footage_material import with_marks
 
@@ -54,9 +54,9 @@ def scene() -> tuple[Footage, np.ndarray]:
 
 def test_brows_and_lids_are_in_the_code_and_the_pose_is_not(scene: tuple[Footage, np.ndarray]) -> None:
     footage, truth = scene
-    codes = upper_face_from(footage).codes(footage)
+    codes = fit_upper_face(footage).codes(footage)
     assert codes.shape == (len(footage), 10)
-    wanted = without_clip_mean(np.concatenate([truth, footage.points[:, 0]], 1), footage.clip)
+    wanted = subtract_take_mean(np.concatenate([truth, footage.points[:, 0]], 1), footage.take_ids)
     halves = np.arange(len(footage)) < len(footage) // 2
     solution = np.linalg.lstsq(codes[halves], wanted[halves], rcond=None)[0]
     left = np.square(codes[~halves] @ solution - wanted[~halves]).sum(0)
@@ -68,10 +68,10 @@ def test_brows_and_lids_are_in_the_code_and_the_pose_is_not(scene: tuple[Footage
 def test_a_code_moves_brows_and_lids_up_and_down(scene: tuple[Footage, np.ndarray]) -> None:
     """The motion that belongs to the codes points up at raised brows and down at the upper lids of closed eyes."""
     footage, truth = scene
-    upper = upper_face_from(footage)
-    moved = upper.moved(upper.codes(footage))
+    upper = fit_upper_face(footage)
+    moved = upper.motion(upper.codes(footage))
     assert moved.shape == (len(footage), len(UPPER), 2)
-    raised, closed = without_clip_mean(truth, footage.clip).T
+    raised, closed = subtract_take_mean(truth, footage.take_ids).T
     for brow in range(16, 26):
         assert np.corrcoef(moved[:, brow, 1], raised)[0, 1] < -0.8
     for lid in (2, 10):

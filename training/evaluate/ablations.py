@@ -24,11 +24,11 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
-from ..footage.swap import Reach
+from ..footage.swap import SwapRegion
 from ..learning.trainer import Limits
-from ..stages.footage import stored_pool
+from ..stages.footage import load_or_measure_pool
 from ..stages.generator import fresh
-from ..stages.mouth import Codes, learned_codes
+from ..stages.mouth import MotionCodes, load_or_learn_codes
 from ..stages.mouth_pose import train_mouth_pose
 from .disentangled import Truth, code_figures, gate_figures, reconstruction_figures
 
@@ -50,15 +50,15 @@ class Ablation:
     """How a row differs from the method."""
 
     name: str
-    reach: Reach | None = "chin"
+    region: SwapRegion | None = "chin"
     orthogonal: bool = True
     taught: bool = True
 
 
 ABLATIONS = (
     Ablation("all parts"),
-    Ablation("no swap", reach=None),
-    Ablation("lips-only patch", reach="lips"),
+    Ablation("no swap", region=None),
+    Ablation("lips-only patch", region="lips"),
     Ablation("no orthogonality", orthogonal=False),
     Ablation("no label-free pretraining", taught=False),
 )
@@ -78,7 +78,7 @@ def started(ablation: Ablation, stage0: Generator) -> Generator:
 
 
 def ablated(
-    ablation: Ablation, stage0: Generator, teacher: Codes, truth: Truth, footage: HeadsAsFootage, work: Path,
+    ablation: Ablation, stage0: Generator, teacher: MotionCodes, truth: Truth, footage: HeadsAsFootage, work: Path,
     steps: int, pairs: int, rate: float,
 ) -> dict[str, float]:  # fmt: skip
     """Train or resume a row and measure it; the checkpoint is written into `work`."""
@@ -88,10 +88,10 @@ def ablated(
     settings = argparse.Namespace(
         out=work / f"ablation_{name}_{steps}.pt", rate=rate, size=stage0.config.size, seed=0, pairs=pairs
     )
-    pool = stored_pool(work / "motion.pt", footage, 0, 2500)
+    pool = load_or_measure_pool(work / "motion.pt", footage, 0, 2500)
     model = train_mouth_pose(
         settings, started(ablation, stage0), footage, truth.heldout, teacher, Limits(math.inf, steps), rng,
-        pool=pool, reach=ablation.reach, taught=ablation.taught, evaluate_every=math.inf,
+        pool=pool, region=ablation.region, taught=ablation.taught, evaluate_every=math.inf,
     )  # fmt: skip
     codes = code_figures(model, truth, teacher)
     figures = gate_figures(model, truth, None) | reconstruction_figures(model, truth.heldout, teacher)
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     stage0 = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
     stage0.load_state_dict(saved["average"])
     footage = HeadsAsFootage(args.heads, 0, args.train)
-    teacher = learned_codes(footage, args.work / "mouth.pt", np.random.default_rng(0))
+    teacher = load_or_learn_codes(footage, args.work / "mouth.pt", np.random.default_rng(0))
     truth = Truth(args.heads, args.train, people=args.people)
     args.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, dict[str, float]] = {}

@@ -22,14 +22,15 @@ from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
 from ..footage.prepare import read_footage
-from ..footage.takes import Footage, without_clip_mean
+from ..footage.takes import Footage, subtract_take_mean
 from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
 from ..stages.footage import split_in_time
-from ..stages.mouth import Codes, learned_codes
-from ..stages.mouth_pose import SHOWN, MouthPoseStep, draw_pairs, pair_batch
-from ..stages.reenactment import GAIN, LOOKS, anchored, looks_of, read, self_figures
-from ..stages.upper_face import UpperFace, stored_upper_face
+from ..stages.footage_generator import LOOKS, anchored_latent, predict_alpha, reader_windows
+from ..stages.mouth import GAIN, MotionCodes, load_or_learn_codes
+from ..stages.mouth_pose import PAIR_PICTURES, MouthPoseLosses, draw_pairs, pair_batch
+from ..stages.reenactment import psnr_figures
+from ..stages.upper_face import UpperFace, load_or_fit_upper_face
 from ..units import NAMES
 from .motion import OWN, REST, camera_part
 from .on_clips import CLIP_GOALS, clip_figures
@@ -144,10 +145,10 @@ def readout(codes: np.ndarray, truth: np.ndarray, held_codes: np.ndarray, held_t
 
 def readouts(truth: Truth, trained: np.ndarray, held: np.ndarray) -> dict[str, float]:
     """R^2 within people of jaw, speech units, pose and upper face from codes (N, n) of trained and held-out frames."""
-    of_trained, of_held = truth.trained.clip, truth.heldout.clip
+    of_trained, of_held = truth.trained.take_ids, truth.heldout.take_ids
     score = readout(
-        without_clip_mean(trained, of_trained), without_clip_mean(truth.trained_coefficients, of_trained),
-        without_clip_mean(held, of_held), without_clip_mean(truth.coefficients, of_held),
+        subtract_take_mean(trained, of_trained), subtract_take_mean(truth.trained_coefficients, of_trained),
+        subtract_take_mean(held, of_held), subtract_take_mean(truth.coefficients, of_held),
     )  # fmt: skip
     upper = [NAMES.index(name) for name in ("browDown", "browInnerUp", "browOuterUp", "eyeBlink")]
     return {
@@ -165,11 +166,11 @@ def drawn_points(
     """Where the drawn picture shows what it shows at `points` with the first row of alpha, with the other rows.
 
     source: (E, 3, R, R); alpha: (E, A, n); points: (E, F, 2) in the picture of the first row; start: (E, m) alpha of
-    the sources if it is known, see `reenactment.anchored`. Returns positions (E, A, F, 2), pictures (E, A, 3, R, R) and
-    whether each found position is that of the point (E, A, F).
+    the sources if it is known, see `footage_generator.anchored_latent`. Returns positions (E, A, F, 2), pictures (E, A,
+    3, R, R) and whether each found position is that of the point (E, A, F).
     """
     latent, features = model.enc(source)
-    latent = latent if start is None else anchored(model, latent, start)
+    latent = latent if start is None else anchored_latent(model, latent, start)
     count = alpha.shape[1]
     *_, last = model.levels(latent, features, alpha.flatten(0, 1))
     grid = sampling_grid(last.flow)
@@ -214,29 +215,32 @@ def own_and_rest(
 
 
 @torch.no_grad()
-def reconstruction_figures(model: Generator, footage: Footage, teacher: Codes, count: int = 48) -> dict[str, float]:
+def reconstruction_figures(
+    model: Generator, footage: Footage, teacher: MotionCodes, count: int = 48
+) -> dict[str, float]:
     """PSNR in dB of held-out frames that the generator's own heads drive.
 
     `self`: codes of the frame; `cross`: lip code and pose code of two pictures with exchanged mouths, see
     `stages.mouth_pose`; `self_over_copy`: above the source itself, for driven frames other than the source. The
-    source's own motion is set from its code (`reenactment.anchored`), except in `self_over_copy_unanchored`.
+    source's own motion is set from its code (`footage_generator.anchored_latent`), except in
+    `self_over_copy_unanchored`.
     """
     rng, size = np.random.default_rng(0), model.config.size
-    rows, codes = draw_pairs(footage, rng, count), teacher.both(footage)
+    rows, codes = draw_pairs(footage, rng, count), teacher.lip_and_pose_codes(footage)
     lips, shared = model.config.bank_slices["lip"], model.config.bank_slices["pose"].stop
-    own, step = torch.from_numpy(head_codes(model, footage)), MouthPoseStep(model)
+    own, step = torch.from_numpy(head_codes(model, footage)), MouthPoseLosses(model)
     drawn: dict[str, list[float]] = {"self": [], "cross": []}
     for part in np.array_split(np.arange(count), -(-count // 8)):
         batch = pair_batch(
             footage, codes, size, {name: values[part] for name, values in rows.items()}, rng, tinted=False,
             looks=LOOKS.keys() & model.config.bank_slices,
         )  # fmt: skip
-        z = dict(zip(SHOWN, step.codes(batch).chunk(4), strict=True))
+        z = dict(zip(PAIR_PICTURES, step.alpha(batch).chunk(4), strict=True))
         for one, head, mouth in (("a", "ab", "ba"), ("b", "ba", "ab")):
             crossed = z[head].clone()
             crossed[:, lips] = z[mouth][:, lips]
             latent, features = model.enc(batch[f"identity_{one}"])
-            begun = anchored(model, latent, own[rows[f"identity_{one}"][part]][:, :shared])
+            begun = anchored_latent(model, latent, own[rows[f"identity_{one}"][part]][:, :shared])
             for name, alpha in (("self", z[one]), ("cross", crossed)):
                 *_, last = model.levels(begun, features, alpha)
                 drawn[name] += [
@@ -244,7 +248,7 @@ def reconstruction_figures(model: Generator, footage: Footage, teacher: Codes, c
                 ]
     result = {name: float(np.mean(values)) for name, values in drawn.items()}
     result["cross_over_self"] = result["cross"] - result["self"]
-    made = self_figures(model, footage, own / GAIN)
+    made = psnr_figures(model, footage, own / GAIN)
     result["self_over_copy"] = made["psnr"] - made["psnr_copy"]
     result["self_over_copy_unanchored"] = made["psnr_unanchored"] - made["psnr_copy"]
     return {name: round(value, 3) for name, value in result.items()}
@@ -320,7 +324,7 @@ def exchange_figures(
 
 
 def gate_figures(
-    model: Generator, truth: Truth, teacher: Codes | None, upper: UpperFace | None = None, *, known: bool = False
+    model: Generator, truth: Truth, teacher: MotionCodes | None, upper: UpperFace | None = None, *, known: bool = False
 ) -> dict[str, float]:
     """`exchange_figures` of a generator that is driven by the codes that are learned without labels.
 
@@ -329,7 +333,7 @@ def gate_figures(
     """
     alpha = head_codes(model, truth.heldout)
     if teacher is not None:
-        taught = teacher.both(truth.heldout) * GAIN
+        taught = teacher.lip_and_pose_codes(truth.heldout) * GAIN
         alpha[:, : taught.shape[1]] = taught
     if upper is not None and "exp" in model.config.bank_slices:
         alpha[:, model.config.bank_slices["exp"]] = upper.codes(truth.heldout) * GAIN
@@ -337,11 +341,11 @@ def gate_figures(
 
 
 def code_figures(
-    model: Generator, truth: Truth, teacher: Codes, upper: UpperFace | None = None
+    model: Generator, truth: Truth, teacher: MotionCodes, upper: UpperFace | None = None
 ) -> dict[str, dict[str, float]]:
     """Readouts of every bank's code: from the code that drives the decoder, and from the generator's heads."""
     heads = [head_codes(model, part) for part in (truth.trained, truth.heldout)]
-    taught = [teacher.both(part) for part in (truth.trained, truth.heldout)]
+    taught = [teacher.lip_and_pose_codes(part) for part in (truth.trained, truth.heldout)]
     result = {}
     for bank, columns in model.config.bank_slices.items():
         result[f"{bank}_head"] = readouts(truth, heads[0][:, columns], heads[1][:, columns])
@@ -366,8 +370,8 @@ def head_codes(model: Generator, footage: Footage) -> np.ndarray:
     parts = np.array_split(np.arange(len(footage)), max(1, len(footage) // 100))
     found = []
     for rows in parts:
-        looks = looks_of(footage.pictures(rows), footage.points[rows], model.config)
-        found.append(read(model, footage.pictures(rows, model.config.size), looks))
+        looks = reader_windows(footage.pictures(rows), footage.points[rows], model.config)
+        found.append(predict_alpha(model, footage.pictures(rows, model.config.size), looks))
     return torch.cat(found).numpy()
 
 
@@ -388,8 +392,8 @@ def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dic
     """Figures of every checkpoint of `python -m training footage --heads` in `work`, by stage."""
     rng = np.random.default_rng(0)
     footage = HeadsAsFootage(folder, 0, first)
-    teacher = learned_codes(footage, work / "mouth.pt", rng)
-    upper = stored_upper_face(work / "upper_face.pt", footage)
+    teacher = load_or_learn_codes(footage, work / "mouth.pt", rng)
+    upper = load_or_fit_upper_face(work / "upper_face.pt", footage)
     truths = {
         "exchange": Truth(folder, first, people=people),
         "portrait": Truth(folder, first, people=people, portraits=True),
@@ -455,7 +459,7 @@ def measured_clips(work: Path) -> dict[str, dict[str, float]]:
     """`on_clips.clip_figures` of every checkpoint of `python -m training footage CLIPS` in `work`, by stage."""
     folder = work / "footage"
     split = split_in_time(read_footage(folder, json.loads((folder / "clips.json").read_text())))
-    teacher = learned_codes(split.trained, work / "mouth.pt", np.random.default_rng(0))
+    teacher = load_or_learn_codes(split.trained, work / "mouth.pt", np.random.default_rng(0))
     return {stage: clip_figures(model, split.heldout, teacher) for stage, (model, _) in averages(work).items()}
 
 

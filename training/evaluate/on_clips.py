@@ -22,18 +22,18 @@ from ..footage.takes import (
     RIGHT_CORNER,
     UPPER_LIP,
     Footage,
-    head_frame,
-    in_head_frame,
+    eye_frame,
+    to_eye_frame,
 )
-from ..stages.mouth import Codes
-from ..stages.reenactment import GAIN, anchored
+from ..stages.footage_generator import anchored_latent
+from ..stages.mouth import GAIN, MotionCodes
 
 CLIP_GOALS = {"lip_effect": 3.0, "pose_effect": 4.0}
 
 
 def lip_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """Mean motion of mouth and chin, and of eyes and nose, in eye distances. before, after: (E, P, 2) points."""
-    moved = np.linalg.norm(after - before, axis=-1) / head_frame(before)[2][:, None]
+    moved = np.linalg.norm(after - before, axis=-1) / eye_frame(before)[2][:, None]
     return float(moved[:, LEFT_CORNER : CHIN + 1].mean()), float(moved[:, [*EYES, NOSE]].mean())
 
 
@@ -42,7 +42,7 @@ def pose_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     own = lip_effect(before, after)[1]
     shapes = []
     for points in (before, after):
-        local = in_head_frame(points)
+        local = to_eye_frame(points)
         across = np.linalg.norm(local[:, RIGHT_CORNER] - local[:, LEFT_CORNER], axis=-1)
         shapes.append(np.stack([across, np.linalg.norm(local[:, LOWER_LIP] - local[:, UPPER_LIP], axis=-1)], 1))
     return own, float(np.abs(shapes[1] - shapes[0]).mean())
@@ -60,24 +60,24 @@ def found_points(pictures: torch.Tensor, find: Finder = landmark_finder) -> tupl
 
 @torch.no_grad()
 def clip_figures(
-    model: Generator, footage: Footage, teacher: Codes, exchanges: int = 48, find: Finder = landmark_finder
+    model: Generator, footage: Footage, teacher: MotionCodes, exchanges: int = 48, find: Finder = landmark_finder
 ) -> dict[str, float]:
     """Effects of exchanging the lip code and the pose code on held-out footage, by detected points.
 
     `lip_effect`: motion of mouth and chin over that of eyes and nose; `pose_effect`: motion of eyes and nose over the
     change of the mouth's shape. `*_true`: the same between the two frames themselves, for the size of the motion.
     """
-    rng, codes = np.random.default_rng(0), teacher.both(footage) * GAIN
-    source, driven = footage.pairs(rng, exchanges, 2, neutral=1.0)
+    rng, codes = np.random.default_rng(0), teacher.lip_and_pose_codes(footage) * GAIN
+    source, driving = footage.sample_pairs(rng, exchanges, 2, neutral=1.0)
     lips = model.config.bank_slices["lip"]
-    alpha = np.stack([codes[driven[:, 0]]] * 3, 1)
-    alpha[:, 1, lips] = codes[driven[:, 1]][:, lips]
-    alpha[:, 2] = codes[driven[:, 1]]
-    alpha[:, 2, lips] = codes[driven[:, 0]][:, lips]
+    alpha = np.stack([codes[driving[:, 0]]] * 3, 1)
+    alpha[:, 1, lips] = codes[driving[:, 1]][:, lips]
+    alpha[:, 2] = codes[driving[:, 1]]
+    alpha[:, 2, lips] = codes[driving[:, 0]][:, lips]
     shown = []
     for part in np.array_split(np.arange(exchanges), -(-exchanges // 8)):
         latent, features = model.enc(footage.pictures(source[part], model.config.size))
-        begun = anchored(model, latent, torch.from_numpy(codes[source[part]]))
+        begun = anchored_latent(model, latent, torch.from_numpy(codes[source[part]]))
         rows = torch.from_numpy(alpha[part]).flatten(0, 1)
         if "exp" in model.config.bank_slices:
             rows = torch.cat([rows, torch.zeros(len(rows), model.config.coefficient_count - rows.shape[1])], 1)
@@ -90,7 +90,7 @@ def clip_figures(
         raise SystemExit("No face was found in the drawn pictures. Train for longer.")
     before = points[kept, 0]
     (mouth, rest), (head, shape) = lip_effect(before, points[kept, 1]), pose_effect(before, points[kept, 2])
-    one, other = footage.points[driven[:, 0]], footage.points[driven[:, 1]]
+    one, other = footage.points[driving[:, 0]], footage.points[driving[:, 1]]
     result = {
         "exchanges": float(kept.sum()), "lip_effect": mouth / rest, "pose_effect": head / shape,
         "mouth_moved": mouth, "eyes_moved": rest, "head_moved": head, "mouth_changed": shape,

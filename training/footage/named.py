@@ -73,7 +73,7 @@ def read_table(path: Path, what: str, clips: Collection[str]) -> dict[str, str]:
 
 
 def known_takes(folder: Path) -> list[KnownTake]:
-    """All takes of prepared footage, in the order of `Footage.clip`."""
+    """All takes of prepared footage, in the order of `Footage.take_ids`."""
     state = json.loads((folder / "clips.json").read_text())
     found = []
     for digest in dict.fromkeys(state["used"]):

@@ -34,7 +34,7 @@ from inference.media.sound import load_speech
 from inference.media.video import probe, read_frames, stamped_frames
 
 from .named import FOLDERS, emotion_of_folder
-from .takes import EYES, LEFT_EYE, MARKS, MOUTH, NINE, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_numbers
+from .takes import EYES, LEFT_EYE, MARKS, MOUTH, NINE, NOSE, RIGHT_EYE, Footage, mouth_opening, pose_from_points
 
 RATE = 25.0  # frames a second that are kept
 SHORTEST = 1.0  # seconds of a take
@@ -152,14 +152,14 @@ def rejected(points: np.ndarray, sure: np.ndarray, square: tuple[float, float, f
 
 
 def prepare_clip(
-    clip: Path, size: int, find: Finder, at: Callable[[float], object] = lambda share: None
+    clip: Path, size: int, find: Finder, on_progress: Callable[[float], object] = lambda share: None
 ) -> tuple[list[Take], Counter[str]]:
     """The takes of a movie and the number of frames rejected for each reason. Raises EDTalkError for unusable media.
 
-    Of several faces the largest is followed. at: called with the share that is done; may raise to stop.
+    Of several faces the largest is followed. on_progress: called with the share that is done; may raise to stop.
     """
     track = track_media(
-        clip, which="largest", step=lambda done, total: at(TRACKING * min(done / max(total, 1), 1.0))
+        clip, which="largest", step=lambda done, total: on_progress(TRACKING * min(done / max(total, 1), 1.0))
     ).track
     runs = takes_of(track.times, track.crops[:, :3])
     why: Counter[str] = Counter()
@@ -168,7 +168,7 @@ def prepare_clip(
     takes = [Take(_square(track.crops[run])) for run in runs]
     last = [-np.inf] * len(takes)
     for row, (time, rgb) in enumerate(stamped_frames(clip)):
-        at(TRACKING + (1.0 - TRACKING) * row / max(len(track.times), 1))
+        on_progress(TRACKING + (1.0 - TRACKING) * row / max(len(track.times), 1))
         number = in_take.get(row)
         if number is None or time < last[number] + 1.0 / RATE - 0.25 / RATE:
             continue
@@ -255,13 +255,13 @@ def prepared(
     least: float = LEAST,
     people: Mapping[str, str] | None = None,
     emotions: Mapping[str, str] | None = None,
-    at: Callable[[float, str], object] = lambda share, clip: None,
+    on_progress: Callable[[float, str], object] = lambda share, clip: None,
 ) -> tuple[Footage, str]:
     """Prepare clips into `folder`, or read what is there; returns the footage and its origin for a bank's metadata.
 
     least: seconds of usable footage that are needed. Damaged clips are skipped and named in the report. people and
-    emotions: by name of a clip, which go before folders. at: called with the share that is done and the clip's name;
-    may raise to stop. Raises EDTalkError if too little is usable or nobody speaks.
+    emotions: by name of a clip, which go before folders. on_progress: called with the share that is done and the clip's
+    name; may raise to stop. Raises EDTalkError if too little is usable or nobody speaks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     listed = folder / "clips.json"
@@ -275,7 +275,7 @@ def prepared(
     state = state or {"format": FORMAT, "size": size, "rate": RATE, "clips": {}}
     listing, used = clips_in(clips, people), []
     for number, (clip, person) in enumerate(listing):
-        at(number / len(listing), clip.name)
+        on_progress(number / len(listing), clip.name)
         try:
             digest = cached_sha256(clip)
         except OSError as error:
@@ -295,7 +295,7 @@ def prepared(
             entry["seconds"] = probe(clip).duration or 0.0
             takes, why = prepare_clip(
                 clip, size, find,
-                lambda share, number=number, name=clip.name: at((number + share) / len(listing), name),  # type: ignore[misc]
+                lambda share, number=number, name=clip.name: on_progress((number + share) / len(listing), name),  # type: ignore[misc]
             )  # fmt: skip
             for index, take in enumerate(takes):
                 path = place / f"take_{index:03d}"
@@ -376,7 +376,7 @@ def check(footage: Footage, state: dict[str, Any], least: float) -> None:
     usable = len(footage) / RATE
     if usable < least:
         raise EDTalkError(_too_little(state, usable, least), "Add clips that show one face from the front.", "media")
-    opening, place = mouth_opening(footage.points), pose_numbers(footage.points)[:, :2]
+    opening, place = mouth_opening(footage.points), pose_from_points(footage.points)[:, :2]
     distance = np.linalg.norm(footage.points[:, RIGHT_EYE] - footage.points[:, LEFT_EYE], axis=1).mean()
     within = [(opening[rows].std(), place[rows].std(0).max() / distance) for rows in footage.takes]
     speaks, moves = np.array(within).max(0)

@@ -1,4 +1,4 @@
-"""Frames of people with COUNT points each: all that the stages of `python -m training footage` may see.
+"""Frames of people with COUNT points each: the only input of the stages of `python -m training footage`.
 
 Points are in picture coordinates [-1, 1], x right and y down: the NINE, then MARKS of lips, brows, lids and ears.
 """
@@ -51,22 +51,22 @@ NEUTRAL_SHARE = 0.25  # of a clip's frames, at least one: those that are nearest
 class Footage:
     """N frames of one or more people.
 
-    frames: (N, S, S, 3) uint8. points: (N, COUNT, 2) float32. clip: (N,) int64 number of the take that a frame belongs
-    to; frames of a take are consecutive. person: (N,) int64. seconds: (N,) float64 time in the clip.
+    frames: (N, S, S, 3) uint8. points: (N, COUNT, 2) float32 in [-1, 1]. take_ids: (N,) int64; frames of a take are
+    consecutive. person: (N,) int64. seconds: (N,) float64 time in the clip.
     """
 
     frames: np.ndarray
     points: np.ndarray
-    clip: np.ndarray
+    take_ids: np.ndarray
     person: np.ndarray
     seconds: np.ndarray
 
     def __len__(self) -> int:
         return len(self.frames)
 
-    def part(self, rows: np.ndarray) -> Footage:
+    def subset(self, rows: np.ndarray) -> Footage:
         """The frames with the given numbers (n,)."""
-        return Footage(self.frames[rows], self.points[rows], self.clip[rows], self.person[rows], self.seconds[rows])
+        return Footage(self.frames[rows], self.points[rows], self.take_ids[rows], self.person[rows], self.seconds[rows])
 
     def pictures(self, rows: np.ndarray | Sequence[int], size: int | None = None) -> Tensor:
         """(n, 3, size, size) in [-1, 1]. size: default the frames' own, of which it must be a divisor."""
@@ -76,14 +76,14 @@ class Footage:
     @cached_property
     def takes(self) -> list[np.ndarray]:
         """Frame numbers of every take with two frames or more."""
-        starts = np.flatnonzero(np.diff(self.clip, prepend=self.clip[:1] - 1))
+        starts = np.flatnonzero(np.diff(self.take_ids, prepend=self.take_ids[:1] - 1))
         return [rows for rows in np.split(np.arange(len(self)), starts[1:]) if len(rows) > 1]
 
     @cached_property
     def neutral(self) -> list[np.ndarray]:
         """Frame numbers of every take that suit as a source: mouth nearly closed, head near its usual pose."""
         opening = mouth_opening(self.points)
-        pose = pose_numbers(self.points)
+        pose = pose_from_points(self.points)
         pose = pose / np.maximum(pose.std(0), 1e-6)
         chosen = []
         for rows in self.takes:
@@ -92,30 +92,30 @@ class Footage:
             chosen.append(rows[np.argsort(distance)[: max(1, round(NEUTRAL_SHARE * len(rows)))]])
         return chosen
 
-    def pairs(
+    def sample_pairs(
         self, rng: np.random.Generator, sources: int, drivings: int = 1, neutral: float = 0.7
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Random frame numbers of sources (S,) and of driven frames of the same take (S, drivings).
+        """Random frame numbers of sources (S,) and of driving frames of the same take (S, drivings).
 
         neutral: share of sources that are drawn from the neutral frames.
         """
-        source, driven = np.empty(sources, np.int64), np.empty((sources, drivings), np.int64)
+        source, driving = np.empty(sources, np.int64), np.empty((sources, drivings), np.int64)
         for row, take in enumerate(rng.integers(0, len(self.takes), sources)):
             source[row] = rng.choice(self.neutral[take] if rng.random() < neutral else self.takes[take])
-            driven[row] = rng.choice(self.takes[take], drivings)
-        return source, driven
+            driving[row] = rng.choice(self.takes[take], drivings)
+        return source, driving
 
 
-def head_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def eye_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Middle of the eyes (N, 2), unit vector along the eyes (N, 2) and eye distance (N,) of points (N, P >= 2, 2)."""
     across = points[:, RIGHT_EYE] - points[:, LEFT_EYE]
     distance = np.maximum(np.linalg.norm(across, axis=1), 1e-6)
     return points[:, EYES].mean(1), across / distance[:, None], distance
 
 
-def in_head_frame(points: np.ndarray) -> np.ndarray:
+def to_eye_frame(points: np.ndarray) -> np.ndarray:
     """(N, P, 2) points with the eyes' middle as origin, x along the eyes, in eye distances."""
-    middle, axis, distance = head_frame(points)
+    middle, axis, distance = eye_frame(points)
     z = (points - middle[:, None]) @ np.array([1, 1j]) / ((axis @ np.array([1, 1j])) * distance)[:, None]
     return np.stack([z.real, z.imag], -1).astype(np.float32)
 
@@ -127,34 +127,34 @@ def mirrored(points: np.ndarray) -> np.ndarray:
 
 def mouth_opening(points: np.ndarray) -> np.ndarray:
     """(N,) distance of upper and lower lip in eye distances."""
-    local = in_head_frame(points)
+    local = to_eye_frame(points)
     return local[:, LOWER_LIP, 1] - local[:, UPPER_LIP, 1]
 
 
-def pose_numbers(points: np.ndarray) -> np.ndarray:
+def pose_from_points(points: np.ndarray) -> np.ndarray:
     """(N, 6) from points that speech does not move: eyes' middle x and y, log eye distance, roll, nose x and y."""
-    middle, axis, distance = head_frame(points)
-    local = in_head_frame(points)
+    middle, axis, distance = eye_frame(points)
+    local = to_eye_frame(points)
     roll = np.arctan2(axis[:, 1], axis[:, 0])
     columns = [middle, np.log(distance)[:, None], roll[:, None], local[:, NOSE]]
     return np.concatenate(columns, 1).astype(np.float32)
 
 
-def without_clip_mean(values: np.ndarray, clip: np.ndarray) -> np.ndarray:
-    """(N, ...) values less the mean of their clip (N,)."""
-    _, inverse, counts = np.unique(clip, return_inverse=True, return_counts=True)
+def subtract_take_mean(values: np.ndarray, take_ids: np.ndarray) -> np.ndarray:
+    """(N, ...) float32: values minus the mean of their take. take_ids: (N,)."""
+    _, inverse, counts = np.unique(take_ids, return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), *values.shape[1:]), np.float64)
     np.add.at(sums, inverse, values)
     means = sums / counts.reshape(-1, *[1] * (values.ndim - 1))
     return (values - means[inverse]).astype(np.float32)
 
 
-def window_grid(points: np.ndarray, wide: float, high: float, columns: int, rows: int) -> Tensor:
+def mouth_window_grid(points: np.ndarray, wide: float, high: float, columns: int, rows: int) -> Tensor:
     """(N, rows, columns, 2) sampling positions of a window around the mouth, x along the eyes.
 
     wide, high: its extent in eye distances.
     """
-    _, axis, distance = head_frame(points)
+    _, axis, distance = eye_frame(points)
     x = (np.arange(columns) + 0.5) / columns - 0.5
     y = (np.arange(rows) + 0.5) / rows - 0.5
     right = axis * distance[:, None] * wide
@@ -167,7 +167,7 @@ def window_grid(points: np.ndarray, wide: float, high: float, columns: int, rows
     return torch.from_numpy(grid.astype(np.float32))
 
 
-def windows(pictures: Tensor, points: np.ndarray, wide: float, high: float, columns: int, rows: int) -> Tensor:
-    """(N, 3, rows, columns) aligned mouth windows of pictures (N, 3, S, S), see `window_grid`."""
-    grid = window_grid(points, wide, high, columns, rows)
+def mouth_windows(pictures: Tensor, points: np.ndarray, wide: float, high: float, columns: int, rows: int) -> Tensor:
+    """(N, 3, rows, columns) aligned mouth windows of pictures (N, 3, S, S), see `mouth_window_grid`."""
+    grid = mouth_window_grid(points, wide, high, columns, rows)
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

@@ -15,7 +15,9 @@ from ..units import ALPHA_GAIN
 
 WEIGHTS = {"picture": 1.0, "edges": 1.0, "flow": 4.0, "still": 1.0, "read": 0.03, "place": 0.1, "hidden": 0.3}
 HIDDEN_FROM = 0.15  # colour difference, of 2, from which a pixel counts as hidden in the source; fully at twice that
-OPEN = 0.75  # mask target where the source shows the pixel; near 1 the gradient would be too small to lower it again
+VISIBLE_MASK = (
+    0.75  # mask target where the source shows the pixel; near 1 the gradient would be too small to lower it again
+)
 OWN_MOTION = 0.01  # half widths of motion, apart from the head's, that double the weight of a point
 MOST = 8.0  # largest weight of a point
 FLOW_FROM = 16  # coarsest resolution whose flow is compared with the tracked points
@@ -58,35 +60,40 @@ def generator_losses(
     levels = list(model.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN))
     rgb = levels[-1].rgb
     losses = {
-        "picture": picture_loss(rgb, batch),
-        "edges": edge_loss(rgb, batch),
-        "flow": held_flow_error(levels, batch.tracks, point_weight),
-        "still": still_error(levels[-1].flow, batch),
+        "picture": picture_loss(rgb, batch.driving, batch.weight),
+        "edges": edge_loss(rgb, batch.driving, batch.weight),
+        "flow": flow_loss(levels, batch.tracks, point_weight),
+        "still": still_loss(levels[-1].flow, batch.still),
         "read": read_error(model, latent, batch.source_coefficients, rarity),
         "place": place_heads.error(
             features, batch.tracks.source[::drivings], batch.tracks.visible[::drivings], batch.places
         ),
-        "hidden": hidden_error(levels[-1].flow, batch, OPEN),
+        "hidden": mask_loss(
+            levels[-1].flow, batch.source.repeat_interleave(drivings, 0), batch.driving, batch.mouth, batch.weight
+        ),
     }
     return losses, rgb
 
 
-def hidden_error(flow: Tensor, batch: Batch, open_mask: float) -> Tensor:
-    """Cross-entropy of the blend mask around mouth and eyes. flow: (N, 3, R, R), the third channel being mask logits.
+def mask_loss(
+    flow: Tensor, source: Tensor, target: Tensor, mouth: Tensor, weight: Tensor, visible_mask: float = VISIBLE_MASK
+) -> Tensor:
+    """Cross-entropy of the blend mask around mouth and eyes.
 
-    The target is 0 around the mouth where the warped source differs from the driving picture, because there the content
-    is not visible in the source (teeth behind closed lips, for example). Elsewhere the target is `open_mask`. The
+    The mask's target is 0 around the mouth where the warped source differs from the target picture, because there the
+    content is not visible in the source (teeth behind closed lips, for example). Elsewhere it is `visible_mask`. The
     picture loss alone has almost no gradient for a mask near 0 or 1.
+
+    flow: (N, 3, R, R), the third channel being mask logits. source, target: (N, 3, R, R) in [-1, 1]. mouth: (N, 1, R,
+    R) 1 around the mouth. weight: (N, 1, R, R) of the picture loss, 1 or more.
     """
-    repeats = len(batch.driving) // len(batch.source)
     with torch.no_grad():
-        source = batch.source.repeat_interleave(repeats, 0)
-        found = F.grid_sample(source, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
-        difference = (found - batch.driving).abs().mean(1, keepdim=True)
-        hidden = batch.mouth * ((difference - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
-        target = open_mask * (1.0 - hidden)
-        weight = (batch.weight - 1.0) * (1.0 + 10.0 * hidden)  # hidden pixels are few
-    error = F.binary_cross_entropy_with_logits(flow[:, 2:], target, weight, reduction="sum")
+        warped = F.grid_sample(source, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
+        difference = (warped - target).abs().mean(1, keepdim=True)
+        hidden = mouth * ((difference - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
+        mask = visible_mask * (1.0 - hidden)
+        weight = (weight - 1.0) * (1.0 + 10.0 * hidden)  # hidden pixels are few
+    error = F.binary_cross_entropy_with_logits(flow[:, 2:], mask, weight, reduction="sum")
     return error / weight.sum().clamp(min=1.0)
 
 
@@ -103,18 +110,21 @@ def total(losses: Mapping[str, Tensor], weights: Mapping[str, float] = WEIGHTS) 
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
-def picture_loss(rgb: Tensor, batch: Batch) -> Tensor:
-    """Weighted L1 error at full, half, quarter and eighth size."""
-    error, weight, loss = rgb - batch.driving, batch.weight, rgb.new_zeros(())
+def picture_loss(rgb: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 error at full, half, quarter and eighth size. rgb, target: (N, C, R, R); weight: (N, 1, R, R)."""
+    error, loss = rgb - target, rgb.new_zeros(())
     for _ in range(4):
         loss = loss + (error.abs() * weight).mean() / weight.mean()
         error, weight = F.avg_pool2d(error, 2), F.avg_pool2d(weight, 2)
     return loss / 4.0
 
 
-def edge_loss(rgb: Tensor, batch: Batch) -> Tensor:
-    """Weighted L1 error of the differences between neighbouring pixels; it penalises blur, but not brightness."""
-    error, weight = rgb - batch.driving, batch.weight
+def edge_loss(rgb: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 error of the differences between neighbouring pixels; it penalises blur, but not brightness.
+
+    rgb, target: (N, C, R, R); weight: (N, 1, R, R).
+    """
+    error = rgb - target
     across = (error[..., :, 1:] - error[..., :, :-1]).abs() * weight[..., :, 1:]
     down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
     return (across.mean() + down.mean()) / weight.mean()
@@ -125,28 +135,30 @@ def sampling_grid(flow: Tensor) -> Tensor:
     return warp_grid(flow.shape[-1]).permute(0, 3, 1, 2) + torch.tanh(flow[:, :2])
 
 
-def held_flow_error(levels: Sequence[Level], tracks: Tracks, point_weight: Tensor) -> Tensor:
-    """Mean `flow_error` of the levels from FLOW_FROM pixels on."""
-    held, emphasis = [level for level in levels if level.flow.shape[-1] >= FLOW_FROM], own_motion(tracks)
-    return torch.stack([flow_error(level.flow, tracks, point_weight, emphasis) for level in held]).mean()
+def flow_loss(levels: Sequence[Level], tracks: Tracks, point_weight: Tensor | None = None) -> Tensor:
+    """Mean `flow_error` of the levels from FLOW_FROM pixels on. point_weight: (P,), default 1 for every point."""
+    if point_weight is None:
+        point_weight = torch.ones_like(tracks.visible[0])
+    compared, emphasis = [level for level in levels if level.flow.shape[-1] >= FLOW_FROM], motion_emphasis(tracks)
+    return torch.stack([flow_error(level.flow, tracks, point_weight, emphasis) for level in compared]).mean()
 
 
 def flow_error(flow: Tensor, tracks: Tracks, point_weight: Tensor, emphasis: Tensor | None = None) -> Tensor:
-    """Mean distance, in half widths, between found and true source positions of tracked points.
+    """Mean L1 distance, in half widths, between predicted and true source positions of tracked points.
 
-    point_weight (P,), emphasis (N, P): see `own_motion`.
+    flow: (N, 2 or more, R, R). point_weight: (P,). emphasis: (N, P), see `motion_emphasis`.
     """
-    found = F.grid_sample(sampling_grid(flow), tracks.driving[:, None], padding_mode="border", align_corners=False)[
+    predicted = F.grid_sample(sampling_grid(flow), tracks.driving[:, None], padding_mode="border", align_corners=False)[
         :, :, 0
     ].transpose(1, 2)  # (N, P, 2)
     weight = tracks.visible * point_weight
     if emphasis is not None:
         weight = weight * emphasis
-    return ((found - tracks.source).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
+    return ((predicted - tracks.source).abs().sum(-1) * weight).sum() / weight.sum().clamp(min=1.0)
 
 
 @torch.no_grad()
-def own_motion(tracks: Tracks) -> Tensor:
+def motion_emphasis(tracks: Tracks) -> Tensor:
     """(N, P) weights: 1 for points that move with the head, up to MOST for those that move by themselves.
 
     Without them, lids and brows, which move little compared with a turning head, hardly affect the mean error. The
@@ -161,10 +173,13 @@ def own_motion(tracks: Tracks) -> Tensor:
     return (1.0 + residual / OWN_MOTION).clamp(max=MOST)
 
 
-def still_error(flow: Tensor, batch: Batch) -> Tensor:
-    """Mean displacement of pixels that are background in both pictures, in half widths."""
-    cells = batch.still.shape[-1]
+def still_loss(flow: Tensor, still: Tensor) -> Tensor:
+    """Mean displacement, in half widths, of background.
+
+    flow: (N, 2 or more, R, R). still: (N, 1, C, C) 1 where source and target picture both show background.
+    """
+    cells = still.shape[-1]
     grid = F.adaptive_avg_pool2d(sampling_grid(flow), cells)
     line = (torch.arange(cells) * 2 + 1) / cells - 1.0
     centres = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
-    return ((grid - centres).abs().sum(1, keepdim=True) * batch.still).sum() / batch.still.sum().clamp(min=1.0)
+    return ((grid - centres).abs().sum(1, keepdim=True) * still).sum() / still.sum().clamp(min=1.0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,16 @@ def follow(average: nn.Module, model: nn.Module, step: int, longest: float = 0.9
             mean.lerp_(value.to(mean.device), 1.0 - decay)
         else:
             mean.copy_(value)
+
+
+@contextmanager
+def larger_mask_steps(model: Generator) -> Iterator[None]:
+    """Make the optimisation step that is taken in this block MASK_STEP times larger for the blend masks."""
+    before = [row.clone() for row in mask_rows(model)]
+    yield
+    with torch.no_grad():
+        for row, old in zip(mask_rows(model), before, strict=True):
+            row.lerp_(old, 1.0 - MASK_STEP)
 
 
 @torch.no_grad()

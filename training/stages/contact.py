@@ -13,7 +13,8 @@ from inference.contract.files import atomic_write
 from inference.model.generator import Generator
 
 from ..footage.takes import Footage, mouth_opening
-from .reenactment import GAIN, anchored
+from .footage_generator import anchored_latent
+from .mouth import GAIN
 
 COLUMNS = ("source", "truth", "self", "lips", "head", "expression")
 ROWS, TILE, HEADER = 4, 128, 22  # faces; pixels of a picture; pixels of the line with the columns' names
@@ -25,8 +26,8 @@ def contrasting_pairs(footage: Footage, count: int) -> tuple[np.ndarray, np.ndar
     chosen = sorted({int(take) for take in np.linspace(0, len(takes) - 1, min(count, len(takes)))}) if takes else []
     opening = mouth_opening(footage.points)
     source = [int(footage.neutral[take][0]) for take in chosen]
-    driven = [int(footage.takes[take][np.argmax(opening[footage.takes[take]])]) for take in chosen]
-    return np.array(source, np.int64), np.array(driven, np.int64)
+    driving = [int(footage.takes[take][np.argmax(opening[footage.takes[take]])]) for take in chosen]
+    return np.array(source, np.int64), np.array(driving, np.int64)
 
 
 @torch.no_grad()
@@ -36,26 +37,28 @@ def sheet_pictures(model: Generator, footage: Footage, codes: np.ndarray | None,
     The last three change one bank alone, from the source's codes to the truth's. Without an expression bank the last
     is the source.
     """
-    source, driven = contrasting_pairs(footage, rows)
+    source, driving = contrasting_pairs(footage, rows)
     size, slices = model.config.size, model.config.bank_slices
-    shown, truth = footage.pictures(source, size), footage.pictures(driven, size)
-    latent, features = model.enc(shown)
+    source_pictures, driving_pictures = footage.pictures(source, size), footage.pictures(driving, size)
+    latent, features = model.enc(source_pictures)
     if codes is None:
-        start, goal = (model.coefficients(model.enc(part)[0]) for part in (shown, truth))
+        source_alpha, driving_alpha = (
+            model.coefficients(model.enc(part)[0]) for part in (source_pictures, driving_pictures)
+        )
     else:
         codes = codes[:, : sum(count for _, count in model.config.banks)]
-        start, goal = (torch.from_numpy(codes[which]).float() * GAIN for which in (source, driven))
-        latent = anchored(model, latent, start)
-    tables = [goal]
+        source_alpha, driving_alpha = (torch.from_numpy(codes[which]).float() * GAIN for which in (source, driving))
+        latent = anchored_latent(model, latent, source_alpha)
+    alphas = [driving_alpha]
     for bank in ("lip", "pose", "exp"):
-        table = start.clone()
+        changed = source_alpha.clone()
         columns = slices.get(bank, slice(0))
-        table[:, columns] = goal[:, columns]
-        tables.append(table)
-    alpha = torch.stack(tables, 1).flatten(0, 1)
+        changed[:, columns] = driving_alpha[:, columns]
+        alphas.append(changed)
+    alpha = torch.stack(alphas, 1).flatten(0, 1)
     *_, last = model.levels(latent, features, alpha)
-    drawn = last.rgb.unflatten(0, (len(source), len(tables)))
-    return torch.cat([shown[:, None], truth[:, None], drawn], 1).clamp(-1.0, 1.0)
+    decoded = last.rgb.unflatten(0, (len(source), len(alphas)))
+    return torch.cat([source_pictures[:, None], driving_pictures[:, None], decoded], 1).clamp(-1.0, 1.0)
 
 
 def write_sheet(model: Generator, footage: Footage, codes: np.ndarray | None, path: Path) -> None:

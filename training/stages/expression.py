@@ -25,39 +25,30 @@ from torch import Tensor, nn
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, exchanges, kept_frames, upper_exchanges
+from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchanges, sample_upper_exchanges
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
-from ..learning.losses import held_flow_error, total
+from ..learning.losses import edge_loss, flow_loss, picture_loss, total
 from ..learning.optimiser import step_scale
 from ..learning.trainer import Limits, Trainer
-from .mouth import CODES, Codes
-from .reenactment import (
-    GAIN,
-    anchored,
-    boxes,
-    difference_error,
-    drawn_together,
-    drive,
-    edge_error,
-    exchanged,
-    picture_error,
-    self_figures,
-)
+from .footage_generator import anchored_latent, decode_together, exchange_alpha
+from .footage_losses import exchange_loss, reenactment_batch, region_masks
+from .mouth import CODES, GAIN, MotionCodes
+from .reenactment import psnr_figures
 from .upper_face import COUNT, UpperFace, driving_codes
 
 # What the names of trained weights contain: the enhancement, and the modulations, which make the decoder respond to the
 # latent. The latter change along the expression's directions alone.
 ENHANCEMENT, MODULATION = "dec.fineadainresblock.", "conv.modulation.weight"
-STEP = 0.3  # their step size
+STEP = 0.3  # their step size, relative to the learning rate
 DECODER_FROM, DECODER_STEP = 0.25, 0.3  # share of the stage before the rest of the decoder trains, and its step size
 WEIGHTS = {"picture": 3.0, "edges": 3.0, "flow": 4.0, "exchange": 10.0, "expression": 60.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
-WITHOUT_LIPS = 0.5  # share of steps that leave the lips out: what the mouth bank missed is not expression's to repair
+WITHOUT_LIPS = 0.5  # share of steps whose picture loss leaves the lips out: they belong to the mouth bank
 
 
-def with_expression(model: Generator) -> Generator:
+def add_expression_bank(model: Generator) -> Generator:
     """The generator of stage 1 with an expression bank that changes nothing yet."""
     config = replace(model.config, banks=(*model.config.banks[:2], ("exp", COUNT)))
     larger = Generator(config)
@@ -78,7 +69,7 @@ def with_expression(model: Generator) -> Generator:
     return larger.requires_grad_(False)
 
 
-def trained_weights(model: Generator) -> list[dict[str, Any]]:
+def parameter_groups(model: Generator) -> list[dict[str, Any]]:
     """Parameter groups of the weights that stage 2 trains, with gradients switched on.
 
     Groups have the step size `scale`, and `late` for those of the decoder that train from DECODER_FROM on.
@@ -93,7 +84,7 @@ def trained_weights(model: Generator) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def along_the_expression(model: Generator) -> Iterator[None]:
+def limit_to_expression_directions(model: Generator) -> Iterator[None]:
     """Limit the step that is taken in this block: modulations change along the expression's directions alone.
 
     So a drawing without a part along them moves as before.
@@ -109,7 +100,7 @@ def along_the_expression(model: Generator) -> Iterator[None]:
             weight.copy_(old + (weight - old) @ directions @ directions.T)
 
 
-class ExpressionStep(nn.Module):
+class ExpressionLosses(nn.Module):
     """Losses of stage 2 for one batch; the only module whose forward is called in training."""
 
     def __init__(self, model: Generator) -> None:
@@ -117,56 +108,58 @@ class ExpressionStep(nn.Module):
         self.model = model
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Unweighted losses of `expression_batch`'s tensors."""
+        """Unweighted losses by name of the tensors of `expression_batch`."""
         model = self.model
         with torch.no_grad():
             source, features = model.enc(batch["source"])
-        begun = anchored(model, source, batch["start"])
-        names = ("alpha", "lips", "kept", "exchanged")
-        drawn = drawn_together(model, begun, features, {name: batch[name] for name in names})
-        last = drawn["alpha"][-1]
-        tracks, lips = (
-            Tracks(batch[f"{name}_source"], batch[f"{name}_driven"], batch[f"{name}_inside"])
+        latent = anchored_latent(model, source, batch["source_alpha"])
+        names = ("alpha", "lips", "base", "exchanged")
+        decoded = decode_together(model, latent, features, {name: batch[name] for name in names})
+        last = decoded["alpha"][-1]
+        tracks, lip_tracks = (
+            Tracks(batch[f"{name}_source"], batch[f"{name}_driving"], batch[f"{name}_inside"])
             for name in ("track", "lips")
         )
-        everywhere = torch.ones_like(tracks.visible[0])
-        places = (batch[f"exchange_{name}"] for name in ("at", "after", "weight"))
+        positions = (batch[f"exchange_{name}"] for name in ("before", "after", "weight"))
         return {
-            "flow": held_flow_error(drawn["alpha"], tracks, everywhere),
-            "exchange": held_flow_error(drawn["lips"], lips, everywhere),
-            "picture": picture_error(last.rgb, batch["driven"], batch["weight"]),
-            "edges": edge_error(last.rgb, batch["driven"], batch["weight"]),
-            "expression": difference_error(drawn["exchanged"], drawn["kept"], *places),
+            "flow": flow_loss(decoded["alpha"], tracks),
+            "exchange": flow_loss(decoded["lips"], lip_tracks),
+            "picture": picture_loss(last.rgb, batch["driving"], batch["weight"]),
+            "edges": edge_loss(last.rgb, batch["driving"], batch["weight"]),
+            "expression": exchange_loss(decoded["exchanged"], decoded["base"], *positions),
         }
 
 
 def expression_batch(
-    footage: Footage, codes: Tensor, lips: np.ndarray, faces: np.ndarray, size: int, count: int,
+    footage: Footage, codes: Tensor, lip_motion: np.ndarray, upper_motion: np.ndarray, size: int, count: int,
     rng: np.random.Generator, pool: MotionPool,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Tensors of `count` sources of the pool with their driven frames, and with one exchange each of mouth and
-    expression.
+    """Tensors of `count` sources of the pool with their driving frames, and one exchange each of lips and expression.
 
-    codes: (N, 36). lips: (N, 28, 2), see `Codes.lips_moved`. faces: (N, 26, 2), see `UpperFace.moved`.
+    codes: (N, 36). lip_motion: (N, 28, 2), see `MotionCodes.lip_motion`. upper_motion: (N, 26, 2), see
+    `UpperFace.motion`. size: pixels of the pictures.
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
-    source, driven, tracks = pool.source_rows[chosen], pool.driven_rows[chosen], pool.tracks(chosen)
-    rows = driven.ravel()
-    batch = drive(footage, codes, size, source, driven, None)
-    kept = kept_frames(footage, pool, chosen, rng)
-    mouths, exchange = exchanges(footage, lips, kept, rng), upper_exchanges(footage, faces, kept.frames, rng)
-    with_lips = exchanged(codes, kept.frames, mouths.other, slice(CODES))
-    with_face = exchanged(codes, kept.frames, exchange.other, slice(-COUNT, None))
-    mouth, eyes, away = boxes(footage.points[rows], size)
-    weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - away)
+    source, driving, tracks = pool.source_rows[chosen], pool.driving_rows[chosen], pool.tracks(chosen)
+    batch = reenactment_batch(footage, codes, size, source, driving, None)
+    base = sample_base_frames(footage, pool, chosen, rng)
+    lip_exchange = sample_lip_exchanges(footage, lip_motion, base, rng)
+    upper_exchange = sample_upper_exchanges(footage, upper_motion, base.rows, rng)
+    mouth, eyes, background = region_masks(footage.points[driving.ravel()], size)
+    weight = 1.0 + (EYE_WEIGHT - 1.0) * eyes + (CHEEK_WEIGHT - 1.0) * (1.0 - background)
     if rng.random() < WITHOUT_LIPS:
         weight = weight * (1.0 - mouth)
     return {
-        "source": batch.source, "driven": batch.driven, "alpha": batch.alpha, "start": batch.source_alpha,
-        "weight": weight, "track_source": tracks.source, "track_driven": tracks.driving, "track_inside": tracks.visible,
-        "lips": with_lips, "lips_source": mouths.tracks.source, "lips_driven": mouths.tracks.driving,
-        "lips_inside": mouths.tracks.visible, "kept": codes[kept.frames] * GAIN, "exchanged": with_face,
-        "exchange_at": exchange.at, "exchange_after": exchange.after, "exchange_weight": exchange.weight,
+        "source": batch.source, "driving": batch.driving, "alpha": batch.alpha, "source_alpha": batch.source_alpha,
+        "weight": weight,
+        "track_source": tracks.source, "track_driving": tracks.driving, "track_inside": tracks.visible,
+        "lips": exchange_alpha(codes, base.rows, lip_exchange.donor, slice(CODES)),
+        "lips_source": lip_exchange.tracks.source, "lips_driving": lip_exchange.tracks.driving,
+        "lips_inside": lip_exchange.tracks.visible,
+        "base": codes[base.rows] * GAIN,
+        "exchanged": exchange_alpha(codes, base.rows, upper_exchange.donor, slice(-COUNT, None)),
+        "exchange_before": upper_exchange.before, "exchange_after": upper_exchange.after,
+        "exchange_weight": upper_exchange.weight,
     }  # fmt: skip
 
 
@@ -175,7 +168,7 @@ def train_expression(
     model: Generator,
     footage: Footage,
     heldout: Footage,
-    teacher: Codes,
+    teacher: MotionCodes,
     upper: UpperFace,
     limit: Limits,
     rng: np.random.Generator,
@@ -191,29 +184,29 @@ def train_expression(
     """
     devices = devices or Devices()
     average = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(trained_weights(model), args.rate, betas=(0.9, 0.99))
+    optimiser = torch.optim.Adam(parameter_groups(model), args.rate, betas=(0.9, 0.99))
     trainer = Trainer(
         args, {"model": model, "average": average, "optimiser": optimiser}, {"expression": limit}, rng,
         averaged=(model, average), longest=0.995, evaluate_every=evaluate_every,
         agreed=devices.agreed, writes=devices.rank == 0,
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
-    codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
-    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, -COUNT:].numpy())
-    step, wrapped = devices.set_up(ExpressionStep(model), optimiser)
+    codes, heldout_codes = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
+    lip_motion, upper_motion = teacher.lip_motion(footage), upper.motion(codes[:, -COUNT:].numpy())
+    losses_of, wrapped = devices.set_up(ExpressionLosses(model), optimiser)
 
     def figures() -> dict[str, Any]:
-        return self_figures(average, heldout, held) | dict(evaluate(average))
+        return psnr_figures(average, heldout, heldout_codes) | dict(evaluate(average))
 
     for progress in trainer.steps("expression", wrapped, figures):
         for group in wrapped.param_groups:
             group["lr"] *= progress >= DECODER_FROM or not group["late"]
-        own = devices.generator(args.seed, trainer.step)
-        batch = expression_batch(footage, codes, lips, faces, args.size, args.sources, own, pool)
+        step_rng = devices.generator(args.seed, trainer.step)
+        batch = expression_batch(footage, codes, lip_motion, upper_motion, args.size, args.sources, step_rng, pool)
         try:
-            losses = step(devices.moved(batch))
+            losses = losses_of(devices.moved(batch))
             loss = total(losses, WEIGHTS)
-            with along_the_expression(model):
+            with limit_to_expression_directions(model):
                 devices.minimise(loss, wrapped, model)
         except RuntimeError as error:
             args.sources = devices.halved(args.sources, error, "sources")

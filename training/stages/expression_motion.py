@@ -21,75 +21,78 @@ from torch import Tensor
 
 from inference.model.generator import Generator
 
-from ..footage.motion import MotionPool, exchanges, kept_frames, upper_exchanges
+from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchanges, sample_upper_exchanges
 from ..footage.takes import Footage, mirrored
 from ..learning.augment import Crop
-from ..learning.losses import held_flow_error, sampling_grid, total
-from ..learning.optimiser import minimise
+from ..learning.losses import sampling_grid, total
+from ..learning.optimiser import larger_mask_steps, minimise
 from ..learning.trainer import Limits, Trainer
-from .expression import with_expression
+from .expression import add_expression_bank
 from .flow_response import ResponseFit, add_response, channel_fields, ignore_directions
-from .mouth import Codes
-from .reenactment import (
-    DRIVEN,
-    GAIN,
-    LIPS,
+from .footage_generator import (
     LOOKS,
-    WEIGHTS,
-    Drive,
-    Mixed,
-    anchored,
-    difference_error,
-    drawing_losses,
-    drawn_with_lips,
-    drive,
-    exchange_error,
-    exchanged,
+    SwappedFrames,
+    anchored_latent,
+    decode_with_lip_exchange,
+    exchange_alpha,
     latents,
-    looks_of,
-    own_error,
-    read,
-    self_figures,
+    predict_alpha,
+    reader_windows,
     solve_heads,
+    source_code_error,
     stage_optimiser,
-    with_larger_mask_steps,
 )
+from .footage_losses import (
+    DRIVING,
+    ReenactmentBatch,
+    exchange_loss,
+    flow_losses,
+    reconstruction_losses,
+    reenactment_batch,
+)
+from .mouth import GAIN, MotionCodes
+from .reenactment import WEIGHTS, psnr_figures
 from .upper_face import UpperFace, driving_codes
 
 EXPRESSION_WEIGHT = 40.0  # of what exchanging the upper face must move
 # The same for a training that starts from a bank: its decoder moves already, and a larger weight harms that.
 EXPRESSION_WEIGHT_WITH_START = 10.0
 READING_WEIGHT = 6.0  # of what the heads read
-MIRRORED, MIXED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose frames get the mouths of others
-MIXED_FRAMES = 3000  # of those that the heads are solved from
-SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # of drawings that the decoder's response is solved from
-SOLVED_EACH = 4  # most drawings of a source of the pool: more add little
-LEAST_SLOPE = 0.1  # of tanh, where a flow is turned back into what it is made of
+MIRRORED, SWAPPED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose mouths are swapped
+SWAPPED_FRAMES = 3000  # of those that the heads are solved from
+SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # batches that the decoder's response is solved from, and sources of each
+SOLVED_EACH = 4  # most frames of a source of the pool: more add little
+LEAST_SLOPE = 0.1  # of tanh, where a change of the flow is converted to one before tanh
 
 
 @torch.no_grad()
-def quiet_directions(model: Generator, footage: Footage, rows: np.ndarray) -> None:
-    """Set the expression's directions to those that faces hardly use, and keep the encoder from using them at all.
+def choose_unused_directions(model: Generator, footage: Footage, rows: np.ndarray) -> None:
+    """Set the expression's directions to those with the least variance in latents, and remove them from the encoder.
 
-    A portrait then counts as one at its usual expression, and nothing of who somebody is gets lost.
+    A source then counts as a face at rest, and the latent keeps the identity. rows: (n,) frames whose latents are used.
     """
-    found = torch.cat([latents(model, footage, rows, bank) for bank in (None, *LOOKS)])
+    latent = torch.cat([latents(model, footage, rows, bank) for bank in (None, *LOOKS)])
     used = model.basis()[:, : model.config.bank_slices["exp"].start]
-    free = found - (found @ used) @ used.T
-    square = free.T @ free / len(free) + found.square().sum(1).mean() * (used @ used.T)
+    free = latent - (latent @ used) @ used.T
+    square = free.T @ free / len(free) + latent.square().sum(1).mean() * (used @ used.T)
     model.direction_exp.weight.copy_(torch.linalg.eigh(square).eigenvectors[:, : model.direction_exp.weight.shape[1]])
-    quiet = model.basis()[:, model.config.bank_slices["exp"]]
+    unused = model.basis()[:, model.config.bank_slices["exp"]]
     weight = model.enc.net_app.convs[-1].weight
-    weight.copy_((weight.flatten(1) - quiet @ (quiet.T @ weight.flatten(1))).view_as(weight))
+    weight.copy_((weight.flatten(1) - unused @ (unused.T @ weight.flatten(1))).view_as(weight))
 
 
 @torch.no_grad()
-def solve_response(
-    model: Generator, footage: Footage, codes: Tensor, faces: np.ndarray, pool: MotionPool, rng: np.random.Generator
+def fit_flow_response(
+    model: Generator,
+    footage: Footage,
+    codes: Tensor,
+    upper_motion: np.ndarray,
+    pool: MotionPool,
+    rng: np.random.Generator,
 ) -> None:
     """Set the response of the decoder's flow to the expression's directions, from exchanges of the upper face.
 
-    codes: (N, 36). faces: (N, 26, 2), see `UpperFace.moved`.
+    codes: (N, 36). upper_motion: (N, 26, 2), see `UpperFace.motion`.
     """
     exp = model.config.bank_slices["exp"]
     directions, fit = model.basis()[:, exp], ResponseFit()
@@ -97,61 +100,69 @@ def solve_response(
     sources = len(pool.source_rows)
     for _ in range(min(SOLVED_STEPS, -(-SOLVED_EACH * sources // SOLVED_SOURCES))):
         chosen = rng.integers(0, sources, min(SOLVED_SOURCES, sources))
-        kept = kept_frames(footage, pool, chosen, rng).frames
-        exchange = upper_exchanges(footage, faces, kept, rng)
+        base = sample_base_frames(footage, pool, chosen, rng).rows
+        exchange = sample_upper_exchanges(footage, upper_motion, base, rng)
         rows = pool.source_rows[chosen]
-        latent, features = model.enc(footage.pictures(rows, model.config.size))
-        begun = anchored(model, latent, codes[rows] * GAIN)
-        levels = list(model.levels(begun, features, codes[kept] * GAIN))
-        flow, after = levels[-1].flow, exchange.after
+        source, features = model.enc(footage.pictures(rows, model.config.size))
+        latent = anchored_latent(model, source, codes[rows] * GAIN)
+        levels = list(model.levels(latent, features, codes[base] * GAIN))
+        flow = levels[-1].flow
         grid = sampling_grid(flow)
-        slope = (1.0 - torch.tanh(_sampled(flow[:, :2], after)).square()).clamp(min=LEAST_SLOPE)
-        wanted = (_sampled(grid, exchange.at) - _sampled(grid, after)) / slope
-        change = (codes[exchange.other] - codes[kept])[:, exp] * GAIN
-        fit.add(channel_fields(model, levels, after), wanted, exchange.weight, change)
+        slope = (1.0 - torch.tanh(_sampled(flow[:, :2], exchange.after)).square()).clamp(min=LEAST_SLOPE)
+        target = (_sampled(grid, exchange.before) - _sampled(grid, exchange.after)) / slope
+        change = (codes[exchange.donor] - codes[base])[:, exp] * GAIN
+        fit.add(channel_fields(model, levels, exchange.after), target, exchange.weight, change)
     add_response(model, directions, fit.solution())
 
 
-def _sampled(values: Tensor, at: Tensor) -> Tensor:
-    """(N, P, 2) values (N, 2, R, R) at positions (N, P, 2)."""
-    found = F.grid_sample(values, at[:, None], padding_mode="border", align_corners=False)
-    return found[:, :, 0].transpose(1, 2)
+def _sampled(values: Tensor, positions: Tensor) -> Tensor:
+    """Values (N, 2, R, R) at positions (N, P, 2): (N, P, 2)."""
+    sampled = F.grid_sample(values, positions[:, None], padding_mode="border", align_corners=False)
+    return sampled[:, :, 0].transpose(1, 2)
 
 
-def whole_optimiser(model: Generator) -> torch.optim.Adam:
+def motion_optimiser(model: Generator) -> torch.optim.Adam:
     """Adam over all weights but those of the expression's enhancement, which learns in stage 2."""
     model.requires_grad_(True)
     model.dec.fineadainresblock.requires_grad_(False)
     return stage_optimiser(model)
 
 
-def reading_error(
-    model: Generator, batch: Drive, footage: Footage, codes: Tensor, teacher: Codes, rng: np.random.Generator
+def head_reading_error(
+    model: Generator,
+    batch: ReenactmentBatch,
+    footage: Footage,
+    codes: Tensor,
+    teacher: MotionCodes,
+    rng: np.random.Generator,
 ) -> Tensor:
-    """Mean square error, in codes, of what the heads read of the motion between two driven frames of each source.
+    """Mean square error, in codes, of the heads' alpha: of its change between two driving frames of each source.
 
-    The faces are shifted, scaled and mirrored at random, and with them the pose; the windows stay the same. The frames
-    of some sources get the mouths of others, and the lip code must be theirs. codes: (N, 36) of all frames.
+    Augmentation: faces are shifted, scaled and mirrored at random, and the target of the pose with them; the windows
+    stay the same. The mouths of a share SWAPPED of the sources are swapped, and the target is the donor's lip code.
+
+    codes: (N, 36) of all frames.
     """
-    rows, sources = batch.driven_rows, len(batch.source)
-    each = len(rows) // sources
+    rows, sources = batch.driving_rows, len(batch.source)
+    drivings = len(rows) // sources
     slices = model.config.bank_slices
-    wanted, faces, shown = batch.alpha.clone(), batch.driven.clone(), footage.part(rows)
-    mixed = np.flatnonzero(np.repeat(rng.random(sources) < MIXED, each))
-    if len(mixed):
-        made = Mixed.of(footage, rows[mixed], rng)
-        shown.frames[mixed], shown.points[mixed] = made.pictures.frames, made.pictures.points
-        faces[mixed] = made.pictures.pictures(np.arange(len(mixed)), model.config.size)
-        wanted[mixed, slices["lip"]] = codes[made.mouth][:, slices["lip"]] * GAIN
-    flipped = np.repeat(rng.random(sources) < MIRRORED, each)
-    places = np.where(flipped[:, None, None], mirrored(shown.points), shown.points)
+    target, faces, frames = batch.alpha.clone(), batch.driving.clone(), footage.subset(rows)
+    swapped_rows = np.flatnonzero(np.repeat(rng.random(sources) < SWAPPED, drivings))
+    if len(swapped_rows):
+        swapped = SwappedFrames.random(footage, rows[swapped_rows], rng)
+        frames.frames[swapped_rows], frames.points[swapped_rows] = swapped.footage.frames, swapped.footage.points
+        faces[swapped_rows] = swapped.footage.pictures(np.arange(len(swapped_rows)), model.config.size)
+        target[swapped_rows, slices["lip"]] = codes[swapped.donor][:, slices["lip"]] * GAIN
+    flipped = np.repeat(rng.random(sources) < MIRRORED, drivings)
+    points = np.where(flipped[:, None, None], mirrored(frames.points), frames.points)
     faces = torch.where(torch.from_numpy(flipped)[:, None, None, None], faces.flip(-1), faces)
     crop = Crop.random(len(rows), rng)
-    looks = looks_of(shown.pictures(np.arange(len(rows))), shown.points, model.config)
-    wanted[:, slices["pose"]] = torch.from_numpy(teacher.pose(crop.points(torch.from_numpy(places)).numpy())) * GAIN
-    left = read(model, crop.pictures(faces, "border"), looks) - wanted
-    pairs = left.view(sources, each, left.shape[1])
-    return (pairs[:, 1:] - pairs[:, :1]).square().mean() / (2.0 * GAIN**2)
+    windows = reader_windows(frames.pictures(np.arange(len(rows))), frames.points, model.config)
+    cropped_points = crop.points(torch.from_numpy(points)).numpy()
+    target[:, slices["pose"]] = torch.from_numpy(teacher.pose_codes(cropped_points)) * GAIN
+    residual = predict_alpha(model, crop.pictures(faces, "border"), windows) - target
+    by_source = residual.view(sources, drivings, residual.shape[1])
+    return (by_source[:, 1:] - by_source[:, :1]).square().mean() / (2.0 * GAIN**2)
 
 
 def train_expression_motion(
@@ -159,7 +170,7 @@ def train_expression_motion(
     model: Generator,
     footage: Footage,
     heldout: Footage,
-    teacher: Codes,
+    teacher: MotionCodes,
     upper: UpperFace,
     limit: Limits,
     rng: np.random.Generator,
@@ -176,15 +187,16 @@ def train_expression_motion(
     weights = WEIGHTS | {
         "expression": EXPRESSION_WEIGHT_WITH_START if started else EXPRESSION_WEIGHT, "read": READING_WEIGHT,
     }  # fmt: skip
-    larger = with_expression(model)
-    codes, held = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
+    larger = add_expression_bank(model)
+    codes, heldout_codes = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
     exp = larger.config.bank_slices["exp"]
-    lips, faces = teacher.lips_moved(footage), upper.moved(codes[:, exp].numpy())
+    lip_motion, upper_motion = teacher.lip_motion(footage), upper.motion(codes[:, exp].numpy())
     if not args.out.exists():
-        quiet_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
-        solve_response(larger, footage, codes, faces, pool, rng)
-        print(f"heads solved: {solve_heads(larger, footage, codes.numpy(), rng, mixed=MIXED_FRAMES)}", flush=True)
-    average, optimiser = copy.deepcopy(larger), whole_optimiser(larger)
+        choose_unused_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
+        fit_flow_response(larger, footage, codes, upper_motion, pool, rng)
+        explained = solve_heads(larger, footage, codes.numpy(), rng, swapped_count=SWAPPED_FRAMES)
+        print(f"heads solved: {explained}", flush=True)
+    average, optimiser = copy.deepcopy(larger), motion_optimiser(larger)
     trainer = Trainer(
         args, {"model": larger, "average": average, "optimiser": optimiser}, {"expression-motion": limit}, rng,
         averaged=(larger, average), longest=0.995, evaluate_every=evaluate_every,
@@ -192,30 +204,30 @@ def train_expression_motion(
     )  # fmt: skip
 
     def figures() -> dict[str, Any]:
-        return self_figures(average, heldout, held) | dict(evaluate(average))
+        return psnr_figures(average, heldout, heldout_codes) | dict(evaluate(average))
 
     for _ in trainer.steps("expression-motion", optimiser, figures):
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
-        batch = drive(footage, codes, args.size, pool.source_rows[chosen], pool.driven_rows[chosen], trainer.rng)
-        kept = kept_frames(footage, pool, chosen, trainer.rng)
-        exchange = exchanges(footage, lips, kept, trainer.rng)
-        upper_exchange = upper_exchanges(footage, faces, kept.frames, trainer.rng)
-        latent, features = larger.enc(batch.source)
-        drawn = drawn_with_lips(
-            larger, latent, features, batch, codes, exchange,
-            kept=codes[kept.frames] * GAIN, exchanged=exchanged(codes, kept.frames, upper_exchange.other, exp),
-        )  # fmt: skip
-        tracks = pool.tracks(chosen)
-        losses = drawing_losses(drawn[DRIVEN], batch, footage)
-        losses["flow"] = held_flow_error(drawn[DRIVEN], tracks, torch.ones(tracks.source.shape[1]))
-        losses["exchange"] = exchange_error(drawn[LIPS], exchange)
-        losses["expression"] = difference_error(
-            drawn["exchanged"], drawn["kept"], upper_exchange.at, upper_exchange.after, upper_exchange.weight
+        batch = reenactment_batch(
+            footage, codes, args.size, pool.source_rows[chosen], pool.driving_rows[chosen], trainer.rng
         )
-        losses["own"] = own_error(larger, latent, batch.source_alpha)
-        losses["read"] = reading_error(larger, batch, footage, codes, teacher, trainer.rng)
+        base = sample_base_frames(footage, pool, chosen, trainer.rng)
+        lip_exchange = sample_lip_exchanges(footage, lip_motion, base, trainer.rng)
+        upper_exchange = sample_upper_exchanges(footage, upper_motion, base.rows, trainer.rng)
+        latent, features = larger.enc(batch.source)
+        decoded = decode_with_lip_exchange(
+            larger, latent, features, batch, codes, lip_exchange,
+            base=codes[base.rows] * GAIN, exchanged=exchange_alpha(codes, base.rows, upper_exchange.donor, exp),
+        )  # fmt: skip
+        losses = reconstruction_losses(decoded[DRIVING], batch, footage)
+        losses |= flow_losses(decoded, pool.tracks(chosen), lip_exchange)
+        losses["expression"] = exchange_loss(
+            decoded["exchanged"], decoded["base"], upper_exchange.before, upper_exchange.after, upper_exchange.weight
+        )
+        losses["own"] = source_code_error(larger, latent, batch.source_alpha)
+        losses["read"] = head_reading_error(larger, batch, footage, codes, teacher, trainer.rng)
         loss = total(losses, weights)
-        with with_larger_mask_steps(larger):
+        with larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})
     return average

@@ -27,9 +27,12 @@ def ignore_directions(model: Generator, directions: Tensor) -> None:
 
 
 @torch.no_grad()
-def channel_fields(model: Generator, levels: list[Level], at: Tensor) -> Tensor:
-    """(N, P, 2, C) shift of the last level's flow, before tanh, by every channel of all levels at `at` (N, P, 2)."""
-    found = []
+def channel_fields(model: Generator, levels: list[Level], positions: Tensor) -> Tensor:
+    """Change (N, P, 2, C) of the last level's flow, before tanh, by every channel of all levels.
+
+    positions: (N, P, 2) in [-1, 1] where the flow is compared.
+    """
+    shifts = []
     for number, level in enumerate(levels):
         conv = model.dec.to_flows[number].conv
         weight = conv.weight[0, :2, :, 0, 0] * conv.scale  # (2, C)
@@ -38,9 +41,11 @@ def channel_fields(model: Generator, levels: list[Level], at: Tensor) -> Tensor:
         for finer in model.dec.to_flows[number + 1 :]:
             parts = upsample(parts, finer.upsample.kernel)
         parts = parts.view(count, channels, *parts.shape[2:])
-        seen = F.grid_sample(parts, at[:, None], padding_mode="border", align_corners=False)[:, :, 0]  # (N, C, P)
-        found.append(seen.transpose(1, 2)[:, :, None] * weight)
-    return torch.cat(found, 3)
+        sampled = F.grid_sample(parts, positions[:, None], padding_mode="border", align_corners=False)[
+            :, :, 0
+        ]  # (N, C, P)
+        shifts.append(sampled.transpose(1, 2)[:, :, None] * weight)
+    return torch.cat(shifts, 3)
 
 
 @dataclass
@@ -50,8 +55,8 @@ class ResponseFit:
     square: Tensor | None = None  # (C, n, C, n)
     right: Tensor | None = None  # (C, n)
 
-    def add(self, fields: Tensor, wanted: Tensor, weight: Tensor, change: Tensor) -> None:
-        """fields: (N, P, 2, C) of `channel_fields`; wanted: (N, P, 2) shift of the flow; weight: (N, P); change: (N, n)
+    def add(self, fields: Tensor, target: Tensor, weight: Tensor, change: Tensor) -> None:
+        """fields: (N, P, 2, C) of `channel_fields`; target: (N, P, 2) shift of the flow; weight: (N, P); change: (N, n)
         of the coefficients.
         """
         count, directions = fields.shape[3], change.shape[1]
@@ -62,7 +67,7 @@ class ResponseFit:
         inner = torch.einsum("npdc,npdk->nck", weighted, fields).double()
         outer = (change[:, :, None] * change[:, None]).double()
         self.square += torch.einsum("nck,nij->cikj", inner, outer)
-        self.right += torch.einsum("npdc,npd,ni->ci", weighted, wanted, change).double()
+        self.right += torch.einsum("npdc,npd,ni->ci", weighted, target, change).double()
 
     def solution(self) -> Tensor:
         """(C, n) response by ridge regression."""
@@ -80,6 +85,6 @@ def add_response(model: Generator, directions: Tensor, response: Tensor) -> None
     first = 0
     for to_flow in model.dec.to_flows:
         modulation = to_flow.conv.modulation
-        part = response[first : first + len(modulation.weight)]
-        modulation.weight += part @ directions.T / modulation.scale
-        first += len(part)
+        rows = response[first : first + len(modulation.weight)]
+        modulation.weight += rows @ directions.T / modulation.scale
+        first += len(rows)

@@ -30,7 +30,7 @@ from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
 from ..footage.look import as_text, look_at_clips
-from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, motion_pool
+from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, measure_motion_pool
 from ..footage.named import KnownTake, known_takes, read_table
 from ..footage.prepare import LEAST, clips_in, prepared
 from ..footage.takes import COUNT, NINE, Footage
@@ -42,12 +42,13 @@ from .contact import write_sheet
 from .expression import train_expression
 from .expression_motion import train_expression_motion
 from .finish_bank import FACES, Material, Split, finish
+from .footage_generator import footage_config
 from .generator import fresh
-from .mouth import Codes, learned_codes
-from .mouth_pose import WEIGHTS, MouthPoseStep, draw_pairs, pair_batch, train_mouth_pose
-from .reenactment import footage_config, train_reenactment
-from .transfer import Start, generator_of, transfer
-from .upper_face import UpperFace, driving_codes, stored_upper_face
+from .mouth import MotionCodes, load_or_learn_codes
+from .mouth_pose import WEIGHTS, MouthPoseLosses, draw_pairs, pair_batch, train_mouth_pose
+from .reenactment import train_reenactment
+from .transfer import StartBank, generator_of, transfer
+from .upper_face import UpperFace, driving_codes, load_or_fit_upper_face
 
 # Shares of --minutes without those of FIRST, which are a matter of minutes, whatever the length of the training.
 SHARES = {
@@ -66,7 +67,7 @@ HEAD_FRAMES, HEAD_SIZE = 10, 128  # pictures of a rendered person, and their lea
 HELD_OUT = 0.15  # share of each take's time that is not trained on
 
 
-Figures = Callable[[Codes, UpperFace], Callable[[Generator], Mapping[str, Any]]]
+Figures = Callable[[MotionCodes, UpperFace], Callable[[Generator], Mapping[str, Any]]]
 
 
 def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
@@ -74,11 +75,11 @@ def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
     late = np.zeros(len(footage), bool)
     for rows in footage.takes:
         late[rows[len(rows) - max(2, round(share * len(rows))) :]] = True
-    return Split(footage.part(np.flatnonzero(~late)), footage.part(np.flatnonzero(late)))
+    return Split(footage.subset(np.flatnonzero(~late)), footage.subset(np.flatnonzero(late)))
 
 
 def stage_args(args: argparse.Namespace, name: str, **more: Any) -> argparse.Namespace:
-    """What a stage reads from its options."""
+    """Options of one stage. more: options that only some stages have."""
     common = {"out": args.work / f"{name}.pt", "rate": args.rate, "size": args.size, "seed": args.seed}
     return argparse.Namespace(**common, watch=getattr(args, "watch", None), **more)
 
@@ -97,29 +98,33 @@ def stage_limits(args: argparse.Namespace) -> dict[str, Limits]:
     return {name: Limits(planned.get(name, 0.0), args.steps) for name in SHARES}
 
 
-def stored_pool(
+def load_or_measure_pool(
     path: Path,
     footage: Footage,
     seed: int,
     sources: int,
     *,
     minutes: float = math.inf,
-    at: Callable[[float, int], object] = lambda share, step: None,
+    on_progress: Callable[[float, int], object] = lambda share, step: None,
 ) -> MotionPool:
-    """The motion pool in `path`; made first if it is missing. minutes, at: see `motion_pool`."""
+    """Load the motion pool from `path`, or measure it and write it there.
+
+    minutes, on_progress: see `measure_motion_pool`.
+    """
     if path.exists():
         saved = torch.load(path, weights_only=False)
         return MotionPool(*saved)
-    pool = motion_pool(footage, sources, POOL_DRIVINGS, np.random.default_rng(seed), minutes=minutes, at=at)
-    parts = (pool.source_rows, pool.driven_rows, pool.source, pool.driven, pool.inside)
+    rng = np.random.default_rng(seed)
+    pool = measure_motion_pool(footage, sources, POOL_DRIVINGS, rng, minutes=minutes, on_progress=on_progress)
+    parts = (pool.source_rows, pool.driving_rows, pool.source, pool.driving, pool.inside)
     partial = path.with_suffix(".partial")
     torch.save(parts, partial)
     partial.replace(path)
     return pool
 
 
-def start_of(name: str, size: int) -> Start | None:
-    """The bank that a training starts from; None for "none". Raises EDTalkError if its generator is another one."""
+def load_start_bank(name: str, size: int) -> StartBank | None:
+    """The bank that a training starts from; None for "none". Raises EDTalkError for another size or other widths."""
     if name == "none":
         return None
     bank = load_bank(STARTER if name == "starter" else Path(name))
@@ -134,62 +139,73 @@ def start_of(name: str, size: int) -> Start | None:
             f"numbers, expected {ours.style_dim}.",
             "Start from the starter bank, or from a bank that was made from footage.", "bank",
         )  # fmt: skip
-    return Start(bank, generator_of(bank))
+    return StartBank(bank, generator_of(bank))
 
 
 def train_all(
     args: argparse.Namespace,
     split: Split,
     figures: Figures,
-) -> tuple[Generator, Codes, UpperFace]:
-    """Train or resume stages 0 to 2. figures: returns further figures for the logs, given the
-    codes of mouth and pose, and that of the upper face.
+) -> tuple[Generator, MotionCodes, UpperFace]:
+    """Train or resume stages 0 to 2.
 
-    Returns the generator with three banks, and the codes that it was driven by. Raises Stopped or Unstable, whose
-    `codes` are then set to both.
+    figures: given the codes, returns a function that computes further figures of a generator for the logs.
+
+    Returns the generator with three banks, the codes of mouth and pose, and those of the upper face. Raises Stopped or
+    Unstable, with both codes in their `codes`.
     """
     rng = seeded(args)
     args.work.mkdir(parents=True, exist_ok=True)
     devices = Devices(args.devices, accumulate=args.accumulate)
     args.pairs = devices.fitted(args.pairs, PAIR_BYTES * (args.size / 128) ** 2, "pairs")
     planned, watch = planned_minutes(args), getattr(args, "watch", None)
-    start = start_of(args.start, args.size)
+    start = load_start_bank(args.start, args.size)
 
     def begin(model: Generator, codes: np.ndarray) -> None:
         assert start is not None
         transfer(model, start, split.trained, codes, rng)
 
-    def at(phase: str) -> Callable[[float, int], object]:
+    def reporting(phase: str) -> Callable[[float, int], object]:
         return lambda share, step: watch.go_on(phase, share, step) if watch is not None else None
 
-    teacher = learned_codes(
-        split.trained, args.work / "mouth.pt", rng, steps=args.mouth_steps, minutes=planned["mouth"], at=at("mouth")
+    teacher = load_or_learn_codes(
+        split.trained,
+        args.work / "mouth.pt",
+        rng,
+        steps=args.mouth_steps,
+        minutes=planned["mouth"],
+        on_progress=reporting("mouth"),
     )
-    upper = stored_upper_face(args.work / "upper_face.pt", split.trained)
-    limits, more = stage_limits(args), figures(teacher, upper)
-    sheet, held_codes = args.work / "sheet.jpg", driving_codes(teacher, upper, split.heldout)
+    upper = load_or_fit_upper_face(args.work / "upper_face.pt", split.trained)
+    limits, further_figures = stage_limits(args), figures(teacher, upper)
+    sheet, heldout_codes = args.work / "sheet.jpg", driving_codes(teacher, upper, split.heldout)
 
     def evaluate(model: Generator) -> Mapping[str, Any]:
         if watch is not None:
-            write_sheet(model, split.heldout, held_codes, sheet)
+            write_sheet(model, split.heldout, heldout_codes, sheet)
             watch.shown(sheet)
-        return more(model)
+        return further_figures(model)
 
-    pool = stored_pool(
-        args.work / "motion.pt", split.trained, args.seed, args.pool, minutes=planned["motion"], at=at("motion")
+    pool = load_or_measure_pool(
+        args.work / "motion.pt",
+        split.trained,
+        args.seed,
+        args.pool,
+        minutes=planned["motion"],
+        on_progress=reporting("motion"),
     )
     if watch is not None:
         watch.at("motion", 1.0)  # also if it was measured before; reading the clips by the start bank takes a while
-    seeing = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
+    stage0_limits = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
     try:
         model = train_reenactment(
-            stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, seeing, rng,
+            stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, stage0_limits, rng,
             evaluate, pool=pool, start=None if start is None else begin,
         )  # fmt: skip
         model = train_mouth_pose(
             stage_args(args, "stage1", pairs=args.pairs), model, split.trained, split.heldout, teacher,
             limits["mouth-pose"], rng, evaluate, pool=pool,
-            reach=None if args.reach == "none" else args.reach, devices=devices,
+            region=None if args.reach == "none" else args.reach, devices=devices,
         )  # fmt: skip
         model = train_expression_motion(
             stage_args(args, "expression_motion", sources=args.sources), model, split.trained, split.heldout, teacher,
@@ -205,8 +221,8 @@ def train_all(
     return model, teacher, upper
 
 
-def can_draw(phase: str, start: str) -> bool:
-    """Whether a generator that stopped in a phase of stages 0 to 2 has learned to draw pictures."""
+def can_render(phase: str, start: str) -> bool:
+    """Whether a generator that stopped in this phase can render pictures. start: value of --start."""
     return phase in ("self", "mouth-pose", "expression-motion", "expression") or (
         phase == "own-motion" and start != "none"
     )
@@ -220,8 +236,8 @@ def proof_figures(args: argparse.Namespace) -> Figures:
     return lambda teacher, upper: lambda model: gate_figures(model, truth, teacher, upper)
 
 
-def tables(args: argparse.Namespace) -> tuple[dict[str, str] | None, dict[str, str] | None]:
-    """Person and emotion by name of a clip, as the options' CSV files say, None without a file.
+def read_tables(args: argparse.Namespace) -> tuple[dict[str, str] | None, dict[str, str] | None]:
+    """Person and emotion by name of a clip, from the CSV files of --person-of and --emotion-of; None without a file.
 
     Raises EDTalkError for files or clips that cannot be used.
     """
@@ -232,13 +248,13 @@ def tables(args: argparse.Namespace) -> tuple[dict[str, str] | None, dict[str, s
 
 
 def check_clips(args: argparse.Namespace) -> None:
-    """Look at the clips, say what was found, and write check.json into --work. Raises SystemExit(1) for a problem."""
+    """Check the clips, print a report and write check.json into --work. Raises SystemExit(1) if there is a problem."""
     report = look_at_clips(
         args.clips, args.work, args.size, args.minutes, lambda: measured_step(args.size, args.pairs),
         SHARES["mouth-pose"], ADVISED_STEPS, checkpoint_bytes(args.size),
     )  # fmt: skip
     try:
-        tables(args)
+        read_tables(args)
     except EDTalkError as error:
         if report["ok"]:
             report |= {"ok": False, "problem": error.message, "hint": error.hint}
@@ -257,14 +273,14 @@ def measured_step(size: int, pairs: int) -> float:
     points[:, : len(NINE)] = AVERAGE_POINTS
     frames = rng.integers(0, 255, (4, size, size, 3), dtype=np.uint8)
     footage = Footage(frames, points, np.array([0, 0, 1, 1]), np.zeros(4, np.int64), np.arange(4.0))
-    step, codes = MouthPoseStep(fresh(footage_config(size))), np.zeros((4, 26), np.float32)
-    found = []
+    losses_of, codes = MouthPoseLosses(fresh(footage_config(size))), np.zeros((4, 26), np.float32)
+    seconds = []
     for _ in range(2):
-        began = time.perf_counter()
-        losses = step(pair_batch(footage, codes, size, draw_pairs(footage, rng, 1), rng))
+        start_time = time.perf_counter()
+        losses = losses_of(pair_batch(footage, codes, size, draw_pairs(footage, rng, 1), rng))
         total(losses, WEIGHTS).backward()
-        found.append(time.perf_counter() - began)
-    return pairs * min(found)
+        seconds.append(time.perf_counter() - start_time)
+    return pairs * min(seconds)
 
 
 def checkpoint_bytes(size: int) -> float:
@@ -298,17 +314,18 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make_bank(args: argparse.Namespace, watch: Watch) -> None:
-    """Prepare, train and finish; also after a request to stop or an unstable training, if there is something to draw
-    with. Raises EDTalkError for input that cannot be used.
+    """Prepare, train and write the bank; after a stop or an unstable training too, if the generator can render.
+
+    Raises EDTalkError for input that cannot be used, and Unstable after writing the bank.
     """
-    start_of(args.start, args.size)  # refused before hours of work
+    load_start_bank(args.start, args.size)  # raises before hours of work
     end: Stopped | Unstable | None = None
     try:
         split, material, figures = read_material(args, watch)
         model, teacher, upper = train_all(args, split, figures)
     except (Stopped, Unstable) as ended:
         end = ended
-        if end.best is None or not can_draw(end.phase, args.start):
+        if end.best is None or not can_render(end.phase, args.start):
             if isinstance(end, Unstable):
                 raise
             watch.end("stopped", "The training has stopped before it could draw. The same command goes on.")
@@ -325,13 +342,13 @@ def make_bank(args: argparse.Namespace, watch: Watch) -> None:
     watch.end("done", f"The training is done: {args.out.name}.")
 
 
-def need_consent(given: bool) -> None:
+def require_consent(given: bool) -> None:
     """Raise EDTalkError unless consent was given."""
     if not given:
         raise EDTalkError("The clips cannot be used without consent.", f'Add --consent, which states: "{CONSENT}".')
 
 
-def need_same_clips(work: Path, takes: Sequence[KnownTake]) -> None:
+def require_same_clips(work: Path, takes: Sequence[KnownTake]) -> None:
     """Raise EDTalkError if a training was started with other clips: its codes and checkpoints belong to them."""
     listed, now = work / "trained_on.json", {take.sha256: take.clip for take in takes}
     before = json.loads(listed.read_text()) if listed.exists() else now
@@ -347,7 +364,7 @@ def need_same_clips(work: Path, takes: Sequence[KnownTake]) -> None:
 
 
 def render_heads(args: argparse.Namespace) -> None:
-    """Render as many people as `args.heads` says, and those to measure, into the folder of the training, or resume it.
+    """Render `args.heads` people to train on and `args.measured` to evaluate into --work, or resume this.
 
     Raises EDTalkError if `args.heads` is neither a folder nor a number.
     """
@@ -363,23 +380,23 @@ def render_heads(args: argparse.Namespace) -> None:
 
 
 def read_material(args: argparse.Namespace, watch: Watch) -> tuple[Split, Material, Figures]:
-    """The footage to train on, what else is known of it, and further figures of a generator.
+    """Footage to train on, its origin, and further figures of a generator.
 
-    Raises EDTalkError without consent, or for clips that cannot be used, and Stopped.
+    Raises EDTalkError without consent or for clips that cannot be used, and Stopped.
     """
     if args.heads:
         if not args.heads.is_dir():
             render_heads(args)
         split = Split(HeadsAsFootage(args.heads, 0, args.train), HeadsAsFootage(args.heads, args.train))
         return split, Material(f"{args.train} rendered people (CC0), seen without labels"), proof_figures(args)
-    need_consent(args.consent)
-    people, emotions = tables(args)
+    require_consent(args.consent)
+    people, emotions = read_tables(args)
     folder = args.work / "footage"
     footage, origin = prepared(
         args.clips, folder, args.size, least=LEAST, people=people, emotions=emotions,
-        at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
+        on_progress=lambda share, clip: watch.go_on("prepare", share, doing=clip),
     )  # fmt: skip
-    need_same_clips(args.work, known_takes(folder))
+    require_same_clips(args.work, known_takes(folder))
     known = Material(f"{origin}. {CONSENT}.", CONSENT, tuple(known_takes(folder)))
     return split_in_time(footage), known, lambda teacher, upper: lambda model: {}
 

@@ -25,7 +25,7 @@ from inference.model.generator import Generator
 
 from ..heads.data import Batch, HeadPairs
 from ..learning.losses import PlaceHeads, flow_error, generator_losses, picture_loss, total
-from ..learning.optimiser import MASK_STEP, mask_rows, minimise, optimiser_for
+from ..learning.optimiser import larger_mask_steps, minimise, optimiser_for
 from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..units import ALPHA_GAIN, BANKS, in_coefficient_units
 from .pretraining import (
@@ -130,8 +130,8 @@ def figures(model: Generator, pairs: HeadPairs, weights: Tensor, *, identities: 
     result = {
         "flow": flow_error(last.flow, batch.tracks, weights),
         "flow_copy": ((tracks.driving - tracks.source).abs().sum(-1) * weight).sum() / weight.sum(),
-        "picture": picture_loss(last.rgb, batch),
-        "picture_copy": picture_loss(copied, batch),
+        "picture": picture_loss(last.rgb, batch.driving, batch.weight),
+        "picture_copy": picture_loss(copied, batch.driving, batch.weight),
         "psnr": psnr(last.rgb.clamp(-1, 1), batch.driving),
         "psnr_copy": psnr(copied, batch.driving),
         "read": (read - batch.driving_coefficients).abs().mean(),
@@ -199,11 +199,8 @@ def train(args: argparse.Namespace) -> None:
         pairs.renew()
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
         losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
-        before = [row.clone() for row in mask_rows(model)]
-        minimise(total(losses), optimiser, model.parameters())
-        with torch.no_grad():
-            for row, old in zip(mask_rows(model), before, strict=True):
-                row.lerp_(old, 1.0 - MASK_STEP)
+        with larger_mask_steps(model):
+            minimise(total(losses), optimiser, model.parameters())
         trainer.note(losses)
 
 

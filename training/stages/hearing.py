@@ -60,8 +60,8 @@ def features(footage: Footage, takes: list[KnownTake], louder: float) -> tuple[n
     network = load_network(starter, AUDIO2LIP)
     assert isinstance(network, Audio2Lip)
     found, rows = [np.zeros((0, network.mapping.in_features))], [np.zeros(0, np.int64)]
-    for number in np.unique(footage.clip):
-        samples, chosen = takes[number].samples(), np.flatnonzero(footage.clip == number)
+    for number in np.unique(footage.take_ids):
+        samples, chosen = takes[number].samples(), np.flatnonzero(footage.take_ids == number)
         if samples is None or len(samples) < FRAME_SAMPLES:
             continue
         found.append(heard(network, starter.speech_level, samples, footage.seconds[chosen], louder))
@@ -96,12 +96,14 @@ def learn_hearing(
     """
     louder = [features(trained, takes, level) for level in LOUDER]
     rows = louder[0][1]
-    seconds = sum(np.ptp(trained.seconds[rows[trained.clip[rows] == take]]) for take in np.unique(trained.clip[rows]))
+    seconds = sum(
+        np.ptp(trained.seconds[rows[trained.take_ids[rows] == take]]) for take in np.unique(trained.take_ids[rows])
+    )
     if seconds < LEAST_SECONDS:
         return Hearing({}, f"No lip-sync: the clips have {seconds:.0f} s of sound, {LEAST_SECONDS:.0f} s are needed.")
     early = np.ones(len(rows), bool)
-    for take in np.unique(trained.clip[rows]):
-        of_take = np.flatnonzero(trained.clip[rows] == take)
+    for take in np.unique(trained.take_ids[rows]):
+        of_take = np.flatnonzero(trained.take_ids[rows] == take)
         early[of_take[round(0.85 * len(of_take)) :]] = False
 
     def mean_r(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 Of two frames a and b, mostly of different people, two pictures are made: a with b's mouth, and b with a's. The mouth
 code of the one and the pose code of the other must together redraw a, and the other way round. The whole loss is one
-forward pass of `MouthPoseStep`, so that it can run on several devices.
+forward pass of `MouthPoseLosses`, so that it can run on several devices.
 """
 
 from __future__ import annotations
@@ -20,132 +20,135 @@ from torch import Tensor, nn
 from inference.model.generator import Generator
 from inference.model.readers.look import look_at
 
-from ..footage.motion import MotionPool, exchanges, kept_frames
-from ..footage.swap import Reach, partner, with_mouths_of
-from ..footage.takes import Footage, window_grid
+from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchanges
+from ..footage.swap import SwapRegion, random_partner, swap_mouths
+from ..footage.takes import Footage, mouth_window_grid
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
 from ..learning.devices import Devices
-from ..learning.losses import held_flow_error, sampling_grid, total
-from ..learning.optimiser import MASK_STEP, mask_rows
+from ..learning.losses import edge_loss, flow_loss, mask_loss, picture_loss, total
+from ..learning.optimiser import larger_mask_steps
 from ..learning.trainer import Limits, Trainer
-from .mouth import CODES, COLUMNS, HIGH, ROWS, WIDE, Codes
-from .reenactment import (
-    GAIN,
+from .footage_generator import (
     LOOKS,
-    anchored,
-    boxes,
-    edge_error,
-    own_error,
-    picture_error,
-    read,
-    self_figures,
+    anchored_latent,
+    predict_alpha,
     solve_heads,
+    source_code_error,
     stage_optimiser,
 )
+from .footage_losses import SAME, region_masks
+from .mouth import CODES, COLUMNS, GAIN, HIGH, ROWS, WIDE, MotionCodes
+from .reenactment import psnr_figures
 
-SHOWN = ("a", "b", "ab", "ba")  # pictures of a pair: two frames, and each with the mouth of the other
+PAIR_PICTURES = ("a", "b", "ab", "ba")  # pictures of a pair: two frames, and each with the mouth of the other
 NEUTRAL = 0.7  # share of identity frames that are neutral ones
 WEIGHTS = {
     "self": 1.0, "cross": 1.0, "window": 1.0, "feature": 0.05, "size": 0.02, "mask": 0.02, "hidden": 0.3, "hold": 0.3,
     "flow": 4.0, "own": 0.1,
 }  # fmt: skip
 MOUTH_WEIGHT, EYE_WEIGHT = 10.0, 5.0
-SAME = 6.0 / 127.5
-HIDDEN_FROM, OPEN = 0.15, 0.75
 
 
-class MouthPoseStep(nn.Module):
+class MouthPoseLosses(nn.Module):
     """Losses of stage 1 for one batch of N pairs; the only module whose forward is called in training.
 
-    taught: use the codes that were learned without labels before; without them (an ablation) the encoder alone tells
-    the source's own motion, and nothing holds the heads.
+    taught: use the codes that were learned without labels before. Without them (an ablation), the source's motion comes
+    from the encoder alone, and no loss holds the heads.
     """
 
     def __init__(self, model: Generator, *, taught: bool = True) -> None:
         super().__init__()
         self.model, self.taught = model, taught
 
-    def codes(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """(4 N, n) alpha that the heads read of a, b, and both pictures with exchanged mouths."""
-        faces = torch.cat([batch[name] for name in SHOWN])
-        looks = {
-            bank: torch.cat([batch[f"look_{bank}_{name}"] for name in SHOWN])
+    def alpha(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Alpha (4 N, n) by the heads, of PAIR_PICTURES in this order."""
+        faces = torch.cat([batch[name] for name in PAIR_PICTURES])
+        windows = {
+            bank: torch.cat([batch[f"look_{bank}_{name}"] for name in PAIR_PICTURES])
             for bank in LOOKS
             if bank in self.model.config.bank_slices
         }
-        return read(self.model, faces, looks)
+        return predict_alpha(self.model, faces, windows)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Unweighted losses of `pair_batch`'s tensors. Raises nothing."""
+        """Unweighted losses by name of the tensors of `pair_batch` and, optionally, `track_batch`."""
         model, count = self.model, len(batch["a"])
         slices = model.config.bank_slices
         lips, poses = slices["lip"], slices["pose"]
-        z_a, z_b, z_ab, z_ba = self.codes(batch).chunk(4)
-        crossed = {
-            "a": torch.cat([z_ba[:, lips], z_ab[:, poses]], 1),
-            "b": torch.cat([z_ab[:, lips], z_ba[:, poses]], 1),
-        }
+        z_a, z_b, z_ab, z_ba = self.alpha(batch).chunk(4)
         own = torch.cat([z_a, z_b])
-        cross = torch.cat([crossed["a"], crossed["b"]])
-        latent, features = model.enc(torch.cat([batch["identity_a"], batch["identity_b"]]))
-        start = torch.cat([batch["code_identity_a"], batch["code_identity_b"]]) * GAIN
+        cross_a = torch.cat([z_ba[:, lips], z_ab[:, poses]], 1)
+        cross_b = torch.cat([z_ab[:, lips], z_ba[:, poses]], 1)
+        cross = torch.cat([cross_a, cross_b])
+
+        source, features = model.enc(torch.cat([batch["identity_a"], batch["identity_b"]]))
+        source_alpha = torch.cat([batch["code_identity_a"], batch["code_identity_b"]]) * GAIN
+        latent = anchored_latent(model, source, source_alpha) if self.taught else source
         alpha = torch.stack([own, cross], 1).flatten(0, 1)  # self and cross of each identity
-        begun = anchored(model, latent, start) if self.taught else latent
-        levels = list(model.levels(begun, features, alpha))
-        rgb = levels[-1].rgb.view(2 * count, 2, *levels[-1].rgb.shape[1:])
-        truth, weight = torch.cat([batch["a"], batch["b"]]), torch.cat([batch["weight_a"], batch["weight_b"]])
-        parts = {
-            name: picture_error(rgb[:, which], truth, weight) + edge_error(rgb[:, which], truth, weight)
-            for which, name in enumerate(("self", "cross"))
+        last = list(model.levels(latent, features, alpha))[-1]
+        rgb = last.rgb.view(2 * count, 2, *last.rgb.shape[1:])
+        target, weight = torch.cat([batch["a"], batch["b"]]), torch.cat([batch["weight_a"], batch["weight_b"]])
+        losses = {
+            name: picture_loss(rgb[:, index], target, weight) + edge_loss(rgb[:, index], target, weight)
+            for index, name in enumerate(("self", "cross"))
         }
-        grid = torch.cat([batch["window_a"], batch["window_b"]]).repeat_interleave(2, 0)
-        drawn, wanted = (
-            F.grid_sample(part, grid, padding_mode="border", align_corners=False)
-            for part in (levels[-1].rgb, truth.repeat_interleave(2, 0))
-        )
-        parts["window"] = (drawn - wanted).abs().mean() + edge_error(drawn, wanted, torch.ones_like(drawn[:, :1]))
-        basis = model.basis()
-        pairs = [(basis[:, part] @ cross[:, part].T, basis[:, part] @ own[:, part].T) for part in (lips, poses)]
-        parts["feature"] = torch.stack([torch.exp(-F.cosine_similarity(*pair, dim=0)).mean() for pair in pairs]).sum()
+        losses["window"] = self._window_loss(last.rgb, target, batch)
+        losses["feature"] = self._feature_loss(cross, own)
         spread = own.detach().std(0).clamp(min=0.1)
-        parts["size"] = F.smooth_l1_loss(cross / spread, own / spread)
-        parts |= _mask_errors(levels[-1].flow, batch, truth)
+        losses["size"] = F.smooth_l1_loss(cross / spread, own / spread)
+        losses |= _mask_losses(last.flow, batch, target)
         if not self.taught:
-            return parts
-        parts["own"] = own_error(model, latent, start)
-        wanted_codes = torch.cat([batch["code_a"], batch["code_b"]]) * GAIN
+            return losses
+        losses["own"] = source_code_error(model, source, source_alpha)
+        target_alpha = torch.cat([batch["code_a"], batch["code_b"]]) * GAIN
         centred = (
             values - values.view(2, count, -1).mean(1, keepdim=True).expand(2, count, -1).flatten(0, 1)
-            for values in (own, wanted_codes)
+            for values in (own, target_alpha)
         )
-        parts["hold"] = F.mse_loss(*centred) / GAIN**2
+        losses["hold"] = F.mse_loss(*centred) / GAIN**2
         if "track_source" in batch:
-            tracks = Tracks(batch["track_source"], batch["track_driven"], batch["track_inside"])
-            tracked, tracked_features = model.enc(batch["track_picture"])
-            begun = anchored(model, tracked, batch["track_start"] * GAIN)
-            moved = list(model.levels(begun, tracked_features, batch["track_code"] * GAIN))
-            parts["flow"] = held_flow_error(moved, tracks, torch.ones(tracks.source.shape[1]).to(truth.device))
-        return parts
+            losses["flow"] = self._track_loss(batch)
+        return losses
+
+    def _window_loss(self, rgb: Tensor, target: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """L1 loss and edge loss of the mouth windows of rgb (4 N, 3, R, R); target: (2 N, 3, R, R)."""
+        grid = torch.cat([batch["window_a"], batch["window_b"]]).repeat_interleave(2, 0)
+        windows = [
+            F.grid_sample(part, grid, padding_mode="border", align_corners=False)
+            for part in (rgb, target.repeat_interleave(2, 0))
+        ]
+        return (windows[0] - windows[1]).abs().mean() + edge_loss(*windows, torch.ones_like(windows[0][:, :1]))
+
+    def _feature_loss(self, cross: Tensor, own: Tensor) -> Tensor:
+        """exp(-cosine similarity) of the latents of cross and own alpha (2 N, n), summed over both banks."""
+        basis, slices = self.model.basis(), self.model.config.bank_slices
+        pairs = [
+            (basis[:, bank] @ cross[:, bank].T, basis[:, bank] @ own[:, bank].T)
+            for bank in (slices["lip"], slices["pose"])
+        ]
+        return torch.stack([torch.exp(-F.cosine_similarity(*pair, dim=0)).mean() for pair in pairs]).sum()
+
+    def _track_loss(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """`flow_loss` of the tensors of `track_batch`."""
+        tracks = Tracks(batch["track_source"], batch["track_driving"], batch["track_inside"])
+        source, features = self.model.enc(batch["track_picture"])
+        latent = anchored_latent(self.model, source, batch["track_source_code"] * GAIN)
+        return flow_loss(list(self.model.levels(latent, features, batch["track_code"] * GAIN)), tracks)
 
 
-def _mask_errors(flow: Tensor, batch: Mapping[str, Tensor], truth: Tensor) -> dict[str, Tensor]:
-    """`mask`: masks of background that is the same in both frames are 1. `hidden`: see `learning.losses`."""
+def _mask_losses(flow: Tensor, batch: Mapping[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+    """`mask`: blend masks are 1 on background that is the same in both frames. `hidden`: see `mask_loss`."""
     source = torch.cat([batch["identity_a"], batch["identity_b"]])
-    small = [F.adaptive_avg_pool2d(part, flow.shape[-1] // 8) for part in (source, truth)]
+    small = [F.adaptive_avg_pool2d(part, flow.shape[-1] // 8) for part in (source, target)]
     same = ((small[0] - small[1]).abs().amax(1, keepdim=True) < SAME).float().repeat_interleave(2, 0)
     mask = torch.sigmoid(F.adaptive_avg_pool2d(flow[:, 2:], small[0].shape[-1]))
     background = ((1.0 - mask) * same).sum() / same.sum().clamp(min=1.0)
-    repeated, wanted = source.repeat_interleave(2, 0), truth.repeat_interleave(2, 0)
     weight, mouth = (
         torch.cat([batch[f"{name}_a"], batch[f"{name}_b"]]).repeat_interleave(2, 0) for name in ("weight", "mouth")
     )
-    with torch.no_grad():
-        found = F.grid_sample(repeated, sampling_grid(flow).permute(0, 2, 3, 1), align_corners=False)
-        hidden = mouth * (((found - wanted).abs().mean(1, keepdim=True) - HIDDEN_FROM) / HIDDEN_FROM).clamp(0.0, 1.0)
-        weight = (weight - 1.0) * (1.0 + 10.0 * hidden)
-    error = F.binary_cross_entropy_with_logits(flow[:, 2:], OPEN * (1.0 - hidden), weight, reduction="sum")
-    return {"mask": background, "hidden": error / weight.sum().clamp(min=1.0)}
+    hidden = mask_loss(flow, source.repeat_interleave(2, 0), target.repeat_interleave(2, 0), mouth, weight)
+    return {"mask": background, "hidden": hidden}
 
 
 def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -157,7 +160,7 @@ def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[s
     rows: dict[str, list[int]] = {name: [] for name in ("identity_a", "a", "identity_b", "b")}
     for _ in range(count):
         a = int(rng.choice(usable))
-        b = partner(footage, a, usable, rng)
+        b = random_partner(footage, a, usable, rng)
         for name, row in (("a", a), ("b", b)):
             take = take_of[row]
             identities = footage.neutral[take] if rng.random() < NEUTRAL else footage.takes[take]
@@ -168,38 +171,36 @@ def draw_pairs(footage: Footage, rng: np.random.Generator, count: int) -> dict[s
 
 def pair_batch(
     footage: Footage, codes: np.ndarray, size: int, rows: Mapping[str, np.ndarray], rng: np.random.Generator,
-    *, reach: Reach | None = "chin", tinted: bool = True, looks: Iterable[str] = ("lip",),
+    *, region: SwapRegion | None = "chin", tinted: bool = True, looks: Iterable[str] = ("lip",),
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Tensors of N pairs for `MouthPoseStep`.
+    """Tensors of N pairs for `MouthPoseLosses`.
 
-    reach: see `footage.swap`; None exchanges nothing (an ablation). tinted: change each person's light and colours at
+    region: see `footage.swap`; None exchanges nothing (an ablation). tinted: change each person's light and colours at
     random. looks: banks of LOOKS that the generator has.
     """
     frames, points = footage.frames, footage.points
     a, b = rows["a"], rows["b"]
-    pictures: dict[str, Tensor] = {}
-    at: dict[str, np.ndarray] = {"a": points[a], "b": points[b]}
-    made: dict[str, np.ndarray] = {}
-    for name, kept, mouth in (("ab", a, b), ("ba", b, a)):
-        mixed = footage.part(kept) if reach is None else with_mouths_of(footage, kept, mouth, rng, reach=reach)
-        made[name], at[name] = mixed.frames, mixed.points
+    pixels = {"a": frames[a], "b": frames[b]}
+    positions = {"a": points[a], "b": points[b]}
+    for name, base, donor in (("ab", a, b), ("ba", b, a)):
+        swapped = footage.subset(base) if region is None else swap_mouths(footage, base, donor, rng, region=region)
+        pixels[name], positions[name] = swapped.frames, swapped.points
     exposure = {name: Exposure.random(len(a), rng, **TINT) for name in "ab"}
 
-    def tensor(pixels: np.ndarray, person: str) -> Tensor:
-        shown = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return exposure[person].apply(shown).clamp(-1.0, 1.0) if tinted else shown
+    def tensor(values: np.ndarray, person: str) -> Tensor:
+        picture = torch.from_numpy(values).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return exposure[person].apply(picture).clamp(-1.0, 1.0) if tinted else picture
 
     batch: dict[str, Tensor] = {}
-    for name, pixels in (("a", frames[a]), ("b", frames[b]), *made.items()):
-        full = tensor(pixels, name[0])
-        batch |= {f"look_{bank}_{name}": look_at(full, at[name], size, LOOKS[bank]) for bank in looks}
-        pictures[name] = full
+    pictures = {name: tensor(values, name[0]) for name, values in pixels.items()}
+    for name, full in pictures.items():
+        batch |= {f"look_{bank}_{name}": look_at(full, positions[name], size, LOOKS[bank]) for bank in looks}
     for person in "ab":
         pictures[f"identity_{person}"] = tensor(frames[rows[f"identity_{person}"]], person)
-        mouth, eyes, _ = boxes(points[rows[person]], size)
+        mouth, eyes, _ = region_masks(points[rows[person]], size)
         batch[f"mouth_{person}"] = mouth
         batch[f"weight_{person}"] = 1.0 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes
-        batch[f"window_{person}"] = window_grid(points[rows[person]], WIDE, HIGH, COLUMNS, ROWS)
+        batch[f"window_{person}"] = mouth_window_grid(points[rows[person]], WIDE, HIGH, COLUMNS, ROWS)
         batch[f"code_{person}"] = torch.from_numpy(codes[rows[person]])
         batch[f"code_identity_{person}"] = torch.from_numpy(codes[rows[f"identity_{person}"]])
     batch |= {name: F.avg_pool2d(full, full.shape[-1] // size) for name, full in pictures.items()}
@@ -207,30 +208,32 @@ def pair_batch(
 
 
 def track_batch(
-    footage: Footage, codes: np.ndarray, lips: np.ndarray, size: int, pool: MotionPool, rng: np.random.Generator,
-    count: int,
+    footage: Footage, codes: np.ndarray, lip_motion: np.ndarray, size: int, pool: MotionPool,
+    rng: np.random.Generator, count: int,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Tensors of `count` sources of the pool, for the loss of the flow: driven frames and one exchange of each.
+    """Tensors of `count` sources of the pool, for the loss of the flow: driving frames and one lip exchange of each.
 
-    codes: (N, 26). lips: (N, 28, 2), see `footage.motion.exchanges`.
+    codes: (N, 26). lip_motion: (N, 28, 2), see `MotionCodes.lip_motion`. size: pixels of the pictures.
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
-    tracks, exchange = pool.tracks(chosen), exchanges(footage, lips, kept_frames(footage, pool, chosen, rng), rng)
-    mixed = codes[exchange.kept.frames]
-    mixed[:, :CODES] = codes[exchange.other][:, :CODES]
+    tracks, base = pool.tracks(chosen), sample_base_frames(footage, pool, chosen, rng)
+    exchange = sample_lip_exchanges(footage, lip_motion, base, rng)
+    exchanged_codes = codes[base.rows]
+    exchanged_codes[:, :CODES] = codes[exchange.donor][:, :CODES]
 
-    def followed(driven: Tensor, exchanged: Tensor) -> Tensor:
-        """Rows of the driven frames (S * K, ...) of each source, then that of its exchange (S, ...)."""
-        parts = [part.view(count, -1, *part.shape[1:]) for part in (driven, exchanged)]
+    def interleaved(driving: Tensor, exchanged: Tensor) -> Tensor:
+        """Rows of the driving frames (S * K, ...) of each source, followed by that of its exchange (S, ...)."""
+        parts = [part.view(count, -1, *part.shape[1:]) for part in (driving, exchanged)]
         return torch.cat(parts, 1).flatten(0, 1)
 
+    driving_codes = torch.from_numpy(codes[pool.driving_rows[chosen].ravel()])
     return {
         "track_picture": footage.pictures(pool.source_rows[chosen], size),
-        "track_code": followed(torch.from_numpy(codes[pool.driven_rows[chosen].ravel()]), torch.from_numpy(mixed)),
-        "track_start": torch.from_numpy(codes[pool.source_rows[chosen]]),
-        "track_source": followed(tracks.source, exchange.tracks.source),
-        "track_driven": followed(tracks.driving, exchange.tracks.driving),
-        "track_inside": followed(tracks.visible, exchange.tracks.visible),
+        "track_code": interleaved(driving_codes, torch.from_numpy(exchanged_codes)),
+        "track_source_code": torch.from_numpy(codes[pool.source_rows[chosen]]),
+        "track_source": interleaved(tracks.source, exchange.tracks.source),
+        "track_driving": interleaved(tracks.driving, exchange.tracks.driving),
+        "track_inside": interleaved(tracks.visible, exchange.tracks.visible),
     }
 
 
@@ -239,24 +242,24 @@ def train_mouth_pose(
     model: Generator,
     footage: Footage,
     heldout: Footage,
-    teacher: Codes,
+    teacher: MotionCodes,
     limit: Limits,
     rng: np.random.Generator,
     evaluate: Callable[[Generator], Mapping[str, Any]] = lambda model: {},
     *,
     pool: MotionPool | None = None,
-    reach: Reach | None = "chin",
+    region: SwapRegion | None = "chin",
     taught: bool = True,
     evaluate_every: float = 300.0,
     devices: Devices | None = None,
 ) -> Generator:
     """Train or resume stage 1 from stage 0's generator, and return the averaged generator.
 
-    args: has `out`, `rate`, `size`, `pairs` and `seed`. reach, taught: see `pair_batch` and `MouthPoseStep`.
+    args: has `out`, `rate`, `size`, `pairs` and `seed`. region, taught: see `pair_batch` and `MouthPoseLosses`.
     """
     devices = devices or Devices()
-    codes, held = teacher.both(footage), torch.from_numpy(teacher.both(heldout))
-    lips = teacher.lips_moved(footage)
+    codes, heldout_codes = teacher.lip_and_pose_codes(footage), torch.from_numpy(teacher.lip_and_pose_codes(heldout))
+    lip_motion = teacher.lip_motion(footage)
     if taught and not args.out.exists():
         print(f"heads solved: {solve_heads(model, footage, codes, rng)}", flush=True)
     average, optimiser = copy.deepcopy(model), stage_optimiser(model)
@@ -266,26 +269,25 @@ def train_mouth_pose(
         agreed=devices.agreed, writes=devices.rank == 0,
         extra=lambda: {"config": json.dumps(model.config.to_json())},
     )  # fmt: skip
-    step, optimiser = devices.set_up(MouthPoseStep(model, taught=taught), optimiser)
+    losses_of, optimiser = devices.set_up(MouthPoseLosses(model, taught=taught), optimiser)
 
     def figures() -> dict[str, Any]:
-        return self_figures(average, heldout, held) | dict(evaluate(average))
+        return psnr_figures(average, heldout, heldout_codes) | dict(evaluate(average))
 
     for _ in trainer.steps("mouth-pose", optimiser, figures):
-        own = devices.generator(args.seed, trainer.step)
-        batch = pair_batch(footage, codes, args.size, draw_pairs(footage, own, args.pairs), own, reach=reach)
+        step_rng = devices.generator(args.seed, trainer.step)
+        batch = pair_batch(
+            footage, codes, args.size, draw_pairs(footage, step_rng, args.pairs), step_rng, region=region
+        )
         if taught and pool is not None:
-            batch |= track_batch(footage, codes, lips, args.size, pool, own, max(1, args.pairs // 2))
-        before = [row.clone() for row in mask_rows(model)]
+            batch |= track_batch(footage, codes, lip_motion, args.size, pool, step_rng, max(1, args.pairs // 2))
         try:
-            losses = step(devices.moved(batch))
+            losses = losses_of(devices.moved(batch))
             loss = total(losses, WEIGHTS)
-            devices.minimise(loss, optimiser, model)
+            with larger_mask_steps(model):
+                devices.minimise(loss, optimiser, model)
         except RuntimeError as error:
             args.pairs = devices.halved(args.pairs, error, "pairs")
             continue
-        with torch.no_grad():
-            for row, old in zip(mask_rows(model), before, strict=True):
-                row.lerp_(old, 1.0 - MASK_STEP)
         trainer.note(losses | {"loss": loss})
     return average

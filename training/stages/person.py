@@ -26,14 +26,14 @@ from inference.model.generator import Generator
 from ..footage.named import known_takes
 from ..footage.prepare import prepared
 from ..footage.takes import Footage
-from ..learning.losses import total
+from ..learning.losses import edge_loss, picture_loss, total
 from ..learning.optimiser import minimise, step_scale
 from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .finish_bank import consent_record
-from .footage import CONSENT, Split, check_clips, need_consent, split_in_time
-from .reenactment import EYE_WEIGHT, MOUTH_WEIGHT, boxes, edge_error, picture_error, window_error
+from .footage import CONSENT, Split, check_clips, require_consent, split_in_time
+from .footage_losses import EYE_WEIGHT, MOUTH_WEIGHT, mouth_window_loss, region_masks
 from .transfer import generator_of
 
 NEAR, FAR = 1.0, 5.0  # seconds between the frames of a near pair, and of a far one
@@ -56,45 +56,45 @@ def tunable(bank: Bank) -> Generator:
 
 
 def pairs(footage: Footage, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(source, driven) frame numbers, (count,) each: half within NEAR seconds, half FAR apart or of another take."""
-    source, driven = np.empty((2, count), np.int64)
+    """(source, driving) frame numbers, (count,) each: half within NEAR seconds, half FAR apart or of another take."""
+    source, driving = np.empty((2, count), np.int64)
     for row in range(count):
         take = footage.takes[rng.integers(len(footage.takes))]
         a = int(rng.choice(take))
         gap = np.abs(footage.seconds[take] - footage.seconds[a])
         same_person = np.flatnonzero(footage.person == footage.person[a])
         far = same_person[
-            (footage.clip[same_person] != footage.clip[a])
+            (footage.take_ids[same_person] != footage.take_ids[a])
             | (np.abs(footage.seconds[same_person] - footage.seconds[a]) > FAR)
         ]
         pool = take[gap < NEAR] if row % 2 == 0 or not len(far) else far
-        source[row], driven[row] = a, int(rng.choice(pool))
-    return source, driven
+        source[row], driving[row] = a, int(rng.choice(pool))
+    return source, driving
 
 
-def losses_of(model: Generator, footage: Footage, source: np.ndarray, driven: np.ndarray) -> dict[str, Tensor]:
-    """Losses of pictures that are drawn with the coefficients read from the driven frames."""
+def losses_of(model: Generator, footage: Footage, source: np.ndarray, driving: np.ndarray) -> dict[str, Tensor]:
+    """Losses of pictures that are drawn with the coefficients read from the driving frames."""
     size = model.config.size
-    pictures, truth = footage.pictures(source, size), footage.pictures(driven, size)
+    pictures, truth = footage.pictures(source, size), footage.pictures(driving, size)
     with torch.no_grad():
         alpha = model.coefficients(model.enc(truth)[0])
         latent, features = model.enc(pictures)
     *_, last = model.levels(latent, features, alpha)
-    mouth, eyes, _ = boxes(footage.points[driven], size)
+    mouth, eyes, _ = region_masks(footage.points[driving], size)
     weight = 1.0 + MOUTH_WEIGHT * mouth + EYE_WEIGHT * eyes
     return {
-        "picture": picture_error(last.rgb, truth, weight),
-        "edges": edge_error(last.rgb, truth, weight),
-        "window": window_error(last.rgb, truth, footage.points[driven]),
+        "picture": picture_loss(last.rgb, truth, weight),
+        "edges": edge_loss(last.rgb, truth, weight),
+        "window": mouth_window_loss(last.rgb, truth, footage.points[driving]),
     }
 
 
 @torch.no_grad()
 def held_out_error(model: Generator, footage: Footage, count: int = 32) -> float:
     """Weighted sum of the losses on the same pairs of held-out time."""
-    source, driven = pairs(footage, np.random.default_rng(0), count)
+    source, driving = pairs(footage, np.random.default_rng(0), count)
     parts = np.array_split(np.arange(count), -(-count // PICTURES))
-    return float(np.mean([total(losses_of(model, footage, source[p], driven[p]), WEIGHTS).item() for p in parts]))
+    return float(np.mean([total(losses_of(model, footage, source[p], driving[p]), WEIGHTS).item() for p in parts]))
 
 
 @torch.no_grad()
@@ -104,8 +104,8 @@ def person_figures(model: Generator, footage: Footage, watch: Watch | None) -> d
         return {}
     write_sheet(model, footage, None, watch.folder / "sheet.jpg")
     watch.shown(watch.folder / "sheet.jpg")
-    source, driven = pairs(footage, np.random.default_rng(0), 16)
-    truth = footage.pictures(driven, model.config.size)
+    source, driving = pairs(footage, np.random.default_rng(0), 16)
+    truth = footage.pictures(driving, model.config.size)
     drawn = model(footage.pictures(source, model.config.size), model.coefficients(model.enc(truth)[0]))
     error = (drawn.clamp(-1, 1) - truth).square().mean((1, 2, 3))
     return {"psnr": round((10.0 * torch.log10(4.0 / error.clamp(min=1e-6))).mean().item(), 2)}
@@ -182,10 +182,10 @@ def tune_bank(args: argparse.Namespace, work: Path, watch: Watch) -> None:
     rng = seeded(args)
     bank = load_bank(args.bank)
     model = tunable(bank)
-    need_consent(args.consent)
+    require_consent(args.consent)
     footage, origin = prepared(
         args.clips, work / "footage", bank.config.size, least=LEAST_SECONDS,
-        at=lambda share, clip: watch.go_on("prepare", share, doing=clip),
+        on_progress=lambda share, clip: watch.go_on("prepare", share, doing=clip),
     )  # fmt: skip
     split, ended = split_in_time(footage), False
     settings = argparse.Namespace(**vars(args) | {"out": work / "person.pt", "watch": watch})

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from inference.model.generator import Generator, upsample
 
 from ..heads.data import HeadPairs, recoloured
-from ..learning.losses import FLOW_FROM, WEIGHTS, PlaceHeads, flow_error, held_flow_error, own_motion, read_error, total
+from ..learning.losses import FLOW_FROM, WEIGHTS, PlaceHeads, flow_error, flow_loss, motion_emphasis, read_error, total
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer
 from ..units import ALPHA_GAIN
@@ -162,7 +162,7 @@ def learn_common_motion(
         driving = rest + torch.from_numpy(rng.integers(1, pairs.frames_per_identity, pairs_per_step))
         tracks = pairs.tracks(rest, driving)
         flows = blind_flows(model, pairs.coefficients[driving] * ALPHA_GAIN @ basis.T)
-        emphasis = own_motion(tracks)
+        emphasis = motion_emphasis(tracks)
         errors = [flow_error(flow, tracks, weights, emphasis) for flow in flows if flow.shape[-1] >= FLOW_FROM]
         loss = torch.stack(errors).mean()
         minimise(loss, optimiser, optimiser.param_groups[0]["params"])
@@ -189,7 +189,7 @@ def learn_own_motion(
         latent, features = model.enc(batch.source)
         levels = list(islice(model.levels(latent, features, batch.driving_coefficients * ALPHA_GAIN), levels_held))
         losses = {
-            "flow": held_flow_error(levels, batch.tracks, weights),
+            "flow": flow_loss(levels, batch.tracks, weights),
             "read": read_error(model, latent, batch.source_coefficients, pairs.rarity),
             "place": place_heads.error(
                 features, batch.tracks.source[::drivings], batch.tracks.visible[::drivings], batch.places

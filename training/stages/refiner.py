@@ -37,11 +37,11 @@ from ..learning.critic import CRITIC_LEAD, Critic, adversarial_loss, critic_loss
 from ..learning.losses import (
     edge_loss,
     flow_error,
-    hidden_error,
-    own_motion,
+    mask_loss,
+    motion_emphasis,
     picture_loss,
     sampling_grid,
-    still_error,
+    still_loss,
     total,
 )
 from ..learning.optimiser import adamw, minimise
@@ -58,7 +58,7 @@ WEIGHTS = {"points": 1.0, "background": 0.5, "outline": 100.0, "picture": 1.0, "
            "hidden": 0.1, "adversarial": 0.02, "fine": 1.0, "fine_edges": 1.0}  # fmt: skip
 AROUND = 5  # cells, of 32 in a picture's width, of background around a head that may move with it
 MOTION_BATCH = 2, 3  # factors of sources and driving frames per step while the motion is trained
-OPEN = 0.95  # mask target where the source shows the pixel
+VISIBLE_MASK = 0.95  # mask target where the source shows the pixel
 EVALUATE_EVERY = 240.0  # seconds
 
 
@@ -124,7 +124,7 @@ def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[
         motion.flatten(1, 2), batch.tracks.source[::drivings, None], padding_mode="border", align_corners=False
     )[:, :, 0].unflatten(1, (-1, 2))  # (S, fields, 2, P)
     predicted = torch.einsum("skf,sfcp->skpc", amounts, at).flatten(0, 1)
-    weight = batch.tracks.visible * point_weight * own_motion(batch.tracks)
+    weight = batch.tracks.visible * point_weight * motion_emphasis(batch.tracks)
     error = (predicted - (batch.tracks.driving - batch.tracks.source)).abs().sum(-1)
     cells = F.adaptive_avg_pool2d(motion.flatten(1, 2), batch.backdrop.shape[-1]).unflatten(1, (-1, 2))
     displacement = torch.einsum("skf,sfchw->skchw", amounts, cells).flatten(0, 1)
@@ -159,11 +159,18 @@ def unevenness(displacement: Tensor, backdrop: Tensor) -> Tensor:
 def refiner_losses(made: Refined, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
     """Unweighted losses by name; point_weight: (P,)."""
     return {
-        "picture": picture_loss(made.rgb, batch),
-        "edges": edge_loss(made.rgb, batch),
-        "flow": flow_error(made.flow, batch.tracks, point_weight, own_motion(batch.tracks)),
-        "still": still_error(made.flow, replace(batch, still=far_background(batch.still))),
-        "hidden": hidden_error(made.flow, batch, OPEN),
+        "picture": picture_loss(made.rgb, batch.driving, batch.weight),
+        "edges": edge_loss(made.rgb, batch.driving, batch.weight),
+        "flow": flow_error(made.flow, batch.tracks, point_weight, motion_emphasis(batch.tracks)),
+        "still": still_loss(made.flow, far_background(batch.still)),
+        "hidden": mask_loss(
+            made.flow,
+            batch.source.repeat_interleave(len(batch.driving) // len(batch.source), 0),
+            batch.driving,
+            batch.mouth,
+            batch.weight,
+            VISIBLE_MASK,
+        ),
     }
 
 
@@ -190,7 +197,10 @@ def figures(
         result[name] = psnr(picture.clamp(-1, 1), batch.driving)
     if batch is not full:
         shown = upsampled_render(made, batch, full)
-        result |= {"psnr_fine": psnr(shown.clamp(-1, 1), full.driving), "edges_fine": edge_loss(shown, full)}
+        result |= {
+            "psnr_fine": psnr(shown.clamp(-1, 1), full.driving),
+            "edges_fine": edge_loss(shown, full.driving, full.weight),
+        }
     return {name: round(value.item(), 4) for name, value in result.items()}, full, shown
 
 
@@ -241,7 +251,10 @@ def train(args: argparse.Namespace) -> None:
         losses, shown = refiner_losses(made, small, weights), made.rgb
         if small is not batch:
             shown = upsampled_render(made, small, batch)
-            losses |= {"fine": picture_loss(shown, batch), "fine_edges": edge_loss(shown, batch)}
+            losses |= {
+                "fine": picture_loss(shown, batch.driving, batch.weight),
+                "fine_edges": edge_loss(shown, batch.driving, batch.weight),
+            }
         if progress >= args.critic_from:
             losses["adversarial"] = adversarial_loss(critic, shown)
         minimise(total(losses, WEIGHTS), optimiser, trained)

@@ -18,7 +18,8 @@ from inference.model.generator import Generator, ModulatedConv2d
 from inference.renderer import FaceRenderer
 
 from ..footage.takes import Footage
-from .reenactment import GAIN, latents, ridge, take_centred
+from .footage_generator import centred_by_take, latents, solve_ridge
+from .mouth import GAIN
 
 MOST, MOST_READ = 3000, 500  # frames that are looked at, and that the bank's reader reads, which takes 10 ms each
 MOVED_BY = {"lip": ("lip", "exp"), "pose": ("pose",)}  # banks of the start file whose directions a bank may use
@@ -33,7 +34,7 @@ def generator_of(bank: Bank) -> Generator:
 
 
 @dataclass(frozen=True)
-class Start:
+class StartBank:
     """A bank whose encoder and decoder a training starts from."""
 
     bank: Bank
@@ -45,49 +46,49 @@ class Start:
         The latent holds the source's own motion with the opposite sign, but little of the mouth's.
         """
         if "reader" in (self.bank.networks or {}):
-            read = FaceRenderer(self.bank, "cpu").encode(footage.frames[row] for row in rows).values
-            return torch.from_numpy(read[:, : self.model.config.coefficient_count].copy())
+            values = FaceRenderer(self.bank, "cpu").encode(footage.frames[row] for row in rows).values
+            return torch.from_numpy(values[:, : self.model.config.coefficient_count].copy())
         return -latents(self.model, footage, rows) @ self.model.basis()
 
 
 @torch.no_grad()
-def transfer(model: Generator, start: Start, footage: Footage, codes: np.ndarray, rng: np.random.Generator) -> None:
+def transfer(model: Generator, start: StartBank, footage: Footage, codes: np.ndarray, rng: np.random.Generator) -> None:
     """Set encoder, decoder and directions of `model` from a start of the same architecture. codes: (N, 26)."""
-    taken = {name: part for name, part in start.model.state_dict().items() if name.startswith(("enc.", "dec."))}
-    known = model.state_dict()
-    model.load_state_dict({name: part for name, part in taken.items() if name in known}, strict=False)
+    weights = {name: part for name, part in start.model.state_dict().items() if name.startswith(("enc.", "dec."))}
+    parameters = model.state_dict()
+    model.load_state_dict({name: part for name, part in weights.items() if name in parameters}, strict=False)
     rows = rng.choice(len(footage), min(MOST, len(footage)), replace=False)
     latent, alpha = latents(model, footage, rows), torch.from_numpy(codes[rows]) * GAIN
-    some = np.sort(rows)[:: max(1, len(rows) // MOST_READ)]
-    drive = moved_by_codes(model, start, footage, some, torch.from_numpy(codes[some]) * GAIN)
-    model.direction_lipnonlip.weight.copy_(torch.linalg.qr(drive).Q)
+    measured = np.sort(rows)[:: max(1, len(rows) // MOST_READ)]
+    directions = code_directions(model, start, footage, measured, torch.from_numpy(codes[measured]) * GAIN)
+    model.direction_lipnonlip.weight.copy_(torch.linalg.qr(directions).Q)
     basis = model.basis()
     rest = torch.eye(len(basis)) - basis @ basis.T
-    offset = (latent - latent @ rest + alpha @ drive.T).mean(0)
+    offset = (latent - latent @ rest + alpha @ directions.T).mean(0)
     for layer in model.dec.modules():
         if isinstance(layer, ModulatedConv2d):
             modulation = layer.modulation
             modulation.bias.add_(modulation.weight @ offset * modulation.scale)
-            modulation.weight.copy_(modulation.weight @ (rest + drive @ basis.T))
-    read = ridge(latent - latent.mean(0), alpha - alpha.mean(0))  # (style_dim, 26)
+            modulation.weight.copy_(modulation.weight @ (rest + directions @ basis.T))
+    solution = solve_ridge(latent - latent.mean(0), alpha - alpha.mean(0))  # (style_dim, 26)
     *layers, last = model.enc.net_app.convs
     mean = nn.Sequential(*layers)(footage.pictures(rows[:200], model.config.size)).flatten(1).mean(0)
-    weight = (rest - basis @ read.T) @ last.weight.flatten(1) * last.scale
-    constant = basis @ (latent.mean(0) @ read - alpha.mean(0))  # the layer has no bias
-    weight += torch.outer(constant, mean) / mean.square().sum()
+    weight = (rest - basis @ solution.T) @ last.weight.flatten(1) * last.scale
+    offset_latent = basis @ (latent.mean(0) @ solution - alpha.mean(0))  # the layer has no bias
+    weight += torch.outer(offset_latent, mean) / mean.square().sum()
     last.weight.copy_((weight / last.scale).view_as(last.weight))
 
 
-def moved_by_codes(model: Generator, start: Start, footage: Footage, rows: np.ndarray, alpha: Tensor) -> Tensor:
+def code_directions(model: Generator, start: StartBank, footage: Footage, rows: np.ndarray, alpha: Tensor) -> Tensor:
     """(style_dim, 26) by which a unit of each code moves the latent that the start's decoder draws.
 
     alpha: (n, 26) of the frames `rows`.
     """
-    natural = ridge(
-        take_centred(alpha, footage, rows), take_centred(start.coefficients(footage, rows), footage, rows)
+    regression = solve_ridge(
+        centred_by_take(alpha, footage, rows), centred_by_take(start.coefficients(footage, rows), footage, rows)
     )  # (26, coefficients of the start)
-    allowed = torch.zeros_like(natural)
+    allowed = torch.zeros_like(regression)
     for bank, columns in model.config.bank_slices.items():
         for other in MOVED_BY[bank]:
             allowed[columns, start.model.config.bank_slices.get(other, slice(0))] = 1.0
-    return start.model.basis() @ (natural * allowed).T
+    return start.model.basis() @ (regression * allowed).T
