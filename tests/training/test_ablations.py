@@ -36,7 +36,7 @@ def test_without_pretraining_no_code_is_used(tmp_path: Path) -> None:
     """The losses do not change with the codes, and the heads are those of a new generator."""
     torch.manual_seed(0)
     footage = HeadsAsFootage(write_faces(tmp_path, 4))
-    codes = fit_codes(MouthEncoder().eval(), footage).both(footage)
+    codes = fit_codes(MouthEncoder().eval(), footage).lip_and_pose_codes(footage)
     step = MouthPoseLosses(fresh(footage_config(32)), taught=False)
     found = []
     for values in (codes, -3.0 * codes):
