@@ -25,7 +25,7 @@ from .face.framing import cut_at
 from .face.landmarks import find_landmarks, square_at
 from .face.landmarks import places as landmarks_named
 from .media.picture import to_network
-from .model.refiner import inverted, pixel_places
+from .model.refiner import invert_displacement, pixel_positions
 
 if TYPE_CHECKING:
     from .renderer import FaceRenderer
@@ -80,8 +80,8 @@ def find_jaw(face: np.ndarray, points: Points) -> np.ndarray:
 
     points: of the same face.
     """
-    found = find_landmarks(face, [square_at(np.stack([points.left, points.right]))], lips=False)
-    return found.points[0][_JAW_LINE] if found.present[0] > _IS_FACE else np.zeros((0, 2), np.float32)
+    landmarks = find_landmarks(face, [square_at(np.stack([points.left, points.right]))], lips=False)
+    return landmarks.points[0][_JAW_LINE] if landmarks.present[0] > _IS_FACE else np.zeros((0, 2), np.float32)
 
 
 class MouthReference:
@@ -108,7 +108,7 @@ class MouthReference:
         self.jaw = find_jaw(self._small, self.points)
         with torch.no_grad():
             picture = torch.from_numpy(to_network(self._small, renderer.config.size)[None]).to(self._device)
-            self._motion = self._refiner.motion_of(picture).flatten(2)
+            self._motion = self._refiner.motion_fields(picture).flatten(2)
             self._own = self._refiner.read(picture)
 
     def _moves(self, change: np.ndarray) -> torch.Tensor:
@@ -116,9 +116,9 @@ class MouthReference:
         with torch.no_grad():
             change = change[: self._own.shape[1]]  # without the gaze, which the refiner does not read
             target = self._own + torch.from_numpy(change[None].astype(np.float32)).to(self._device)
-            amounts = self._refiner.amounts(target) - self._refiner.amounts(self._own)
+            weights = self._refiner.motion_weights(target) - self._refiner.motion_weights(self._own)
             cells = round((self._motion.shape[2] / 2) ** 0.5)
-            return (amounts[:, None] @ self._motion).view(1, 2, cells, cells)
+            return (weights[:, None] @ self._motion).view(1, 2, cells, cells)
 
     def jaw_after(self, change: np.ndarray) -> np.ndarray:
         """The jaw line with the coefficients changed by (n,), as `jaw`."""
@@ -128,12 +128,12 @@ class MouthReference:
         """The reference with its coefficients changed by (n,)."""
         with torch.no_grad():
             moves = self._moves(change)
-            centres = pixel_places(moves.shape[2], moves.device)
-            positions, _ = inverted(moves, centres - moves)
+            centres = pixel_positions(moves.shape[2], moves.device)
+            positions, _ = invert_displacement(moves, centres - moves)
         return Moved(self, _in_pixels(positions - centres), _in_pixels(moves))
 
     def drawn(self, change: np.ndarray) -> np.ndarray:
-        """The network's picture of it with its coefficients changed by (n,), uint8 (D, D, 3)."""
+        """The reference rendered by the network with its coefficients changed by (n,), uint8 (D, D, 3)."""
         renderer = self._source
         row = renderer.source_coefficients.values + change[None].astype(np.float32)
         return renderer.frame(row)
@@ -205,58 +205,80 @@ class MouthDrawer:
         target = np.where(self._expression, own + row, own)
         target = np.where(self._lips, own + shown * (row - own), target).astype(np.float32)
         shares = blend(self._weights, self._references, target, float(self._references.own_looks[number, 1]))
-        used = [int(at) for at in np.flatnonzero(shares)]
-        changes = {at: target - self._references.rows[at] for at in used}
-        moved = {at: self._prepared[at].moved(changes[at]) for at in used}
+        indices = [int(index) for index in np.flatnonzero(shares)]
+        changes = {index: target - self._references.rows[index] for index in indices}
+        moved_references = {index: self._prepared[index].moved(changes[index]) for index in indices}
         plate = crop_face(rgb, crop)
-        ways = {at: self._alignment(plate, moved[at]) for at in used}
-        points = [_mean(shares, {at: apply_matrix(ways[at][1], moved[at].points[i]) for at in used}) for i in range(3)]
-        jaws = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
-        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaws)
+        alignments = {index: self._alignment(plate, moved_references[index]) for index in indices}
+        points = [
+            _mean(
+                shares,
+                {index: apply_matrix(alignments[index][1], moved_references[index].points[i]) for index in indices},
+            )
+            for i in range(3)
+        ]
+        jaw_opening = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
+        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaw_opening)
         left, top, right, bottom = rect
         if not mask.size:
             return unchanged
         to_crop = crop.to_crop.copy()
         to_crop[:, 2] += to_crop[:, :2] @ (left, top)
-        places = _transformed(_pixels(right - left, bottom - top), to_crop)
-        mask = mask * _inside(self._jaws(plate, own, moved, ways, shares, Points(*points)), points, places)
-        layers = {at: moved[at].sample(_transformed(places, ways[at][0])) for at in used}
-        beyond = self._beyond(target, shares)
-        if beyond > 0:
-            layers = {at: self._with_drawn(layers[at], at, changes[at], places, ways[at][0], beyond) for at in used}
-        new = _mean(shares, {at: layers[at].astype(np.float32) for at in used})
-        old = rgb[top:bottom, left:right].astype(np.float32)
+        positions = _transformed(_pixels(right - left, bottom - top), to_crop)
+        mask = mask * _inside(
+            self._jaws(plate, own, moved_references, alignments, shares, Points(*points)), points, positions
+        )
+        layers = {
+            index: moved_references[index].sample(_transformed(positions, alignments[index][0])) for index in indices
+        }
+        network_share = self._beyond(target, shares)
+        if network_share > 0:
+            layers = {
+                index: self._with_drawn(
+                    layers[index], index, changes[index], positions, alignments[index][0], network_share
+                )
+                for index in indices
+            }
+        new_pixels = _mean(shares, {index: layers[index].astype(np.float32) for index in indices})
+        old_pixels = rgb[top:bottom, left:right].astype(np.float32)
         eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
-        new = new + _colour_difference(old, new, mask, eyes)
-        mask *= 1 - _hair(old, new, mask, _beside(points, places), eyes)
-        return DrawnMouth(rgb, rect, np.clip(np.rint(new), 0, 255).astype(np.uint8), mask * np.float32(shown))
+        new_pixels = new_pixels + _colour_difference(old_pixels, new_pixels, mask, eyes)
+        mask *= 1 - _hair(old_pixels, new_pixels, mask, _beside(points, positions), eyes)
+        return DrawnMouth(rgb, rect, np.clip(np.rint(new_pixels), 0, 255).astype(np.uint8), mask * np.float32(shown))
 
     def _jaws(
         self,
         plate: np.ndarray,
         own: np.ndarray,
-        moved: dict[int, Moved],
-        ways: dict[int, tuple[np.ndarray, np.ndarray]],
+        moved_references: dict[int, Moved],
+        alignments: dict[int, tuple[np.ndarray, np.ndarray]],
         shares: np.ndarray,
         points: Points,
     ) -> list[np.ndarray]:
         """The jaw lines of the plate's mouth and of the new one, (13, 2) each; [] if a reference's jaw was not found.
 
-        plate: the plate's crop. own: (n,), read from it. moved, ways: of the references in use, and `_alignment`.
+        plate: the plate's crop. own: (n,), read from it. moved_references, alignments: of the references in use, see
+        `_alignment`.
         """
         if not all(len(one.jaw) for one in self._prepared.values()):
             return []
         lines = [
-            {at: one.reference.jaw_after(own - self._references.rows[at]) for at, one in moved.items()},
-            {at: one.jaw for at, one in moved.items()},
+            {
+                index: one.reference.jaw_after(own - self._references.rows[index])
+                for index, one in moved_references.items()
+            },
+            {index: one.jaw for index, one in moved_references.items()},
         ]
-        was, new = (_mean(shares, {at: apply_matrix(ways[at][1], line) for at, line in some.items()}) for some in lines)
+        own_line, new_line = (
+            _mean(shares, {index: apply_matrix(alignments[index][1], line) for index, line in by_index.items()})
+            for by_index in lines
+        )
         # The plate's landmarks follow the turn of its head; those of the references follow the motion of the jaw.
-        if len(found := find_jaw(plate, points)):
+        if len(detected_line := find_jaw(plate, points)):
             limit = _JAW_OFF * float(np.linalg.norm(points.right - points.left))
-            off = np.clip(found - was, -limit, limit)
-            was, new = was + off, new + off
-        return [was, new]
+            correction = np.clip(detected_line - own_line, -limit, limit)
+            own_line, new_line = own_line + correction, new_line + correction
+        return [own_line, new_line]
 
     def _alignment(self, plate: np.ndarray, moved: Moved) -> tuple[np.ndarray, np.ndarray]:
         """The similarity (2, 3) from the plate's crop to the moved reference's, and its inverse."""
@@ -316,7 +338,7 @@ class MouthDrawer:
         return rect, (ramp * ramp * (3 - 2 * ramp)).astype(np.float32)
 
     def _beyond(self, target: np.ndarray, shares: np.ndarray) -> float:
-        """Share of the network's picture: above 0 if the jaw is to open further than in the references used."""
+        """Weight of the network's picture, 0..1: above 0 if the jaw opens further than in the references used."""
         if self._jaw is None:
             return 0.0
         gap = float(target[self._jaw] - shares @ self._references.rows[:, self._jaw])
@@ -324,12 +346,18 @@ class MouthDrawer:
         return ramp * ramp * (3 - 2 * ramp)
 
     def _with_drawn(
-        self, layer: np.ndarray, at: int, change: np.ndarray, places: np.ndarray, way: np.ndarray, share: float
+        self,
+        layer: np.ndarray,
+        index: int,
+        change: np.ndarray,
+        crop_positions: np.ndarray,
+        alignment: np.ndarray,
+        share: float,
     ) -> np.ndarray:
-        drawn = self._prepared[at].drawn(change)
-        scale = len(drawn) / _SIZE
-        found = (_transformed(places, way) + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
-        picture = cv2.remap(drawn, found, None, cv2.INTER_CUBIC, None, _EDGE)
+        rendered = self._prepared[index].drawn(change)
+        scale = len(rendered) / _SIZE
+        positions = (_transformed(crop_positions, alignment) + np.float32(0.5)) * np.float32(scale) - np.float32(0.5)
+        picture = cv2.remap(rendered, positions, None, cv2.INTER_CUBIC, None, _EDGE)
         return cv2.addWeighted(layer, 1 - share, picture, share, 0)
 
 
@@ -403,7 +431,7 @@ def _beside(points: Sequence[np.ndarray], at: np.ndarray) -> np.ndarray:
 
 
 def _hair(old: np.ndarray, new: np.ndarray, mask: np.ndarray, beside: np.ndarray, eyes: float) -> np.ndarray:
-    """(h, w) float32, 0 to 1: where the plate is kept, as hair lies over the skin in the old or the new pixels.
+    """(h, w) float32, 0 to 1: where the plate is kept, because hair covers the skin in the old or the new pixels.
 
     old, new: (h, w, 3). mask, beside: (h, w). eyes: distance of the eyes in pixels.
     """
@@ -424,7 +452,7 @@ def _in_pixels(moves: torch.Tensor) -> np.ndarray:
 
 
 def _ahead(forward: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """points (N, 2) moved by the displacements `forward`, (cells, cells, 2), at their places."""
+    """Points (N, 2) moved by the displacements `forward`, (cells, cells, 2), at their positions."""
     if not len(points):
         return points
     at = ((points + 0.5) * (len(forward) / _SIZE) - 0.5).astype(np.float32)
@@ -452,10 +480,10 @@ def _pixels(width: int, height: int) -> np.ndarray:
 
 
 def _colour_difference(old: np.ndarray, new: np.ndarray, mask: np.ndarray, eyes: float) -> np.ndarray:
-    """What to add to the new pixels (h, w, 3) so that they continue the old ones at the mask's border.
+    """Correction (h, w, 3) of the new pixels that makes them match the old ones at the mask's border.
 
-    The differences in the border, without those that are other content, are spread over the mask. eyes: distance of the
-    eyes in pixels.
+    The colour differences at the border, without outliers, are interpolated over the mask. eyes: eye distance in
+    pixels.
     """
     height, width = mask.shape
     cell = max(_COLOUR_CELL, round(eyes / 20))

@@ -24,7 +24,7 @@ from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
 from .lanes import FasterOf, Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
-from .model.batches import checked, filled
+from .model.batches import check_picture, pad_batch
 from .model.correction import Correction
 from .model.decoder import Canvas, Drawn, Source
 from .model.fast_detail import FastDetail, with_detail
@@ -125,14 +125,14 @@ class FaceRenderer:
         at least the bank's size; frames then are D pixels wide and keep the portrait's texture (`inference.detail`).
         Default: frames of the bank's size.
         """
-        pixels, detail = to_network(checked(image), self.config.size), self._checked_detail(detail)
+        pixels, detail = to_network(check_picture(image), self.config.size), self._checked_detail(detail)
         (self._source,) = self._encode_sources([pixels], [image if detail is None else detail])
         own = self._source.own.copy()  # so that callers cannot change the source
         self._source_coefficients, self._canvases = Coefficients(own, self.bank.names), {}
         self._detail = None
         if detail is not None:
             with one_core_per_operator():
-                rows = filled([own[0]], self.batch)
+                rows = pad_batch([own[0]], self.batch)
                 (self._detail,) = self._details_of([self._source], rows, [detail], self._canvases)
 
     def another(self, *, closes: bool = True) -> FaceRenderer:
@@ -215,7 +215,7 @@ class FaceRenderer:
         found = [np.zeros((0, 2, self.config.size, self.config.size), np.float32)]
 
         def places(rows: np.ndarray) -> np.ndarray:
-            return self._decode([source], filled(list(rows), self.batch), canvases, of_lids=True).places[: len(rows)]
+            return self._decode([source], pad_batch(list(rows), self.batch), canvases, of_lids=True).places[: len(rows)]
 
         found.extend(self._in_batches(self._chunks(self._values(coefficients)), places))
         return np.concatenate(found)
@@ -244,7 +244,7 @@ class FaceRenderer:
         canvases = self._canvases
 
         def draw(rows: np.ndarray) -> Pictures:
-            return self._begun([source], filled(list(rows), self.batch), canvases, [detail] * len(rows), dtype)
+            return self._begun([source], pad_batch(list(rows), self.batch), canvases, [detail] * len(rows), dtype)
 
         for pictures in self._in_batches(self._chunks(values), draw):
             yield from pictures()
@@ -268,7 +268,7 @@ class FaceRenderer:
                 if details is not None and (fine := self._checked_detail(next(details, None))) is None:
                     raise EDTalkError(f"There must be one detail per row: expected {len(values)}, found {read}.")
                 read += 1
-                yield row, checked(image), fine
+                yield row, check_picture(image), fine
 
         def chunks() -> Iterator[list[SourceRow]]:
             for _, alike in groupby(pairs(), self._shows_large):
@@ -278,16 +278,16 @@ class FaceRenderer:
         def draw(chunk: list[SourceRow]) -> Pictures:
             pixels = [frames_to_network(image[None], self.config.size)[0] for _, image, _ in chunk]
             sources = self._encode_sources(pixels, [image if fine is None else fine for _, image, fine in chunk])
-            own = filled([source.own[0] for source in sources], self.batch)
+            own = pad_batch([source.own[0] for source in sources], self.batch)
             rows = [
                 row if added is None else np.where(added, source.own[0] + row, row)
                 for source, (row, *_) in zip(sources, chunk, strict=True)
             ]
             found: Sequence[Detail | CardDetail | None] = [None] * len(chunk)
-            sources = filled(sources, self.batch)
+            sources = pad_batch(sources, self.batch)
             if details is not None:
                 found = self._details_of(sources, own, [fine for *_, fine in chunk if fine is not None], {})
-            return self._begun(sources, filled(rows, self.batch), {}, found, dtype)
+            return self._begun(sources, pad_batch(rows, self.batch), {}, found, dtype)
 
         for pictures in self._in_batches(chunks(), draw):
             yield from pictures()
@@ -362,7 +362,7 @@ class FaceRenderer:
     def _checked_detail(self, detail: np.ndarray | None) -> np.ndarray | None:
         if detail is None:
             return None
-        height, width, _ = checked(detail).shape
+        height, width, _ = check_picture(detail).shape
         if height != width or height < self.config.size:
             raise EDTalkError(
                 f"The detail must be a square of at least {self.config.size} pixels, the size of the bank "
@@ -430,7 +430,7 @@ class FaceRenderer:
         """
         if self._card is None or len(pixels) == 1:
             return [self._encoded(one[None], [large])[0] for one, large in zip(pixels, fine, strict=True)]
-        return self._encoded(np.stack(filled(pixels, self.batch)), fine)
+        return self._encoded(np.stack(pad_batch(pixels, self.batch)), fine)
 
     def _encoded(self, pixels: np.ndarray, fine: Sequence[np.ndarray]) -> list[PreparedSource]:
         """pixels: (N, 3, S, S); fine: at most N, the rest of the pixels is padding."""
@@ -447,10 +447,10 @@ class FaceRenderer:
             ]
         seen, largest = pictures, 2 * self.config.size  # insets render at twice the resolution
         if self._correction.insets is not None and min(min(one.shape[:2]) for one in fine) >= largest:
-            large = filled([to_network(one, largest) for one in fine], len(pixels))
+            large = pad_batch([to_network(one, largest) for one in fine], len(pixels))
             seen = torch.from_numpy(np.stack(large)).to(self.device)
         corrected = self._correction.prepare(pictures, seen)
-        own = self._padded(corrected.own.cpu().numpy())
+        own = self._padded(corrected.coefficients.cpu().numpy())
         found = []
         for row, parts in enumerate(zip(parted(generator, len(fine)), parted(corrected, len(fine)), strict=True)):
             eyes = lips = None
@@ -519,12 +519,12 @@ class FaceRenderer:
         if self._correction is None:
             return drawn, insets
         assert corrected is not None, "a bank with a refiner prepares its sources for it"
-        step, seen = _eye_step(batch.size), corrected.seen
+        step, picture = _eye_step(batch.size), corrected.inset_picture
         if plan.turns is not None:  # the insets see the portrait with turned eyes, and are composited over them
             sheet = joined([eyes.sheet for eyes in batch.eyes])
-            seen = composite_insets(seen, turned_eyes(sheet, plan.turns, _eye_step(seen.shape[-1])))
+            picture = composite_insets(picture, turned_eyes(sheet, plan.turns, _eye_step(picture.shape[-1])))
         drawn, insets = self._correction.correct(
-            replace(corrected, seen=seen), drawn, alpha, plan.strengths, batch.teeth
+            replace(corrected, inset_picture=picture), drawn, alpha, plan.strengths, batch.teeth
         )
         if plan.turns is None and plan.lids is None:
             return drawn, insets
@@ -579,7 +579,7 @@ class FaceRenderer:
         textures = [one for one in details if isinstance(one, CardDetail)]
         batch, whole = self._planned(sources, rows, canvases, size, at_rest=False), dtype == np.uint8
         fine = [one.texture for one in textures[:1] if len(sources) == 1] or [
-            one.texture for one in filled(textures, len(sources))
+            one.texture for one in pad_batch(textures, len(sources))
         ]
 
         def draw(numbers: Tensor) -> list[Tensor]:

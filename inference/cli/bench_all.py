@@ -251,14 +251,14 @@ def work(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
 @torch.no_grad()
 def correction_flops(refiner: Refiner, insets: Insets | None, picture: torch.Tensor) -> int:
     """Work of the readable refiner and insets for one frame. picture: (1, 3, S, S)."""
-    motion, own = refiner.motion_of(picture), refiner.read(picture)
+    motion, own = refiner.motion_fields(picture), refiner.read(picture)
     known = None if insets is None else insets.prepare(picture, motion, insets.find_anchors(picture))
     alpha, flow = own + 0.3, torch.zeros_like(picture)
     with FlopCounterMode(display=False) as counter:
         refined = refiner(picture, motion, own, flow, picture, alpha)
         if insets is not None and known is not None:
             pose = insets.get_buffer("pose")
-            turned = refiner.amounts(alpha * pose) - refiner.amounts(own * pose)
+            turned = refiner.motion_weights(alpha * pose) - refiner.motion_weights(own * pose)
             insets(known, turned, alpha - own, refined.positions, refined.residual, alpha)
     return int(counter.get_total_flops())
 

@@ -1,8 +1,8 @@
 """Refiner and insets in a fast form for inference.
 
-It computes the same as `Refiner.forward` and `Insets.forward`, ordered by what the values depend on: on the source
-alone (`Correction.prepare`) or on the frame (`Correction.__call__`). The windows of insets are sampled in the order in
-which their networks take the pixels.
+It computes the same as `Refiner.forward` and `Insets.forward`, in two parts: what depends on the source alone
+(`Correction.prepare`) and what depends on the frame (`Correction.correct`). The windows of insets are sampled in the
+order in which their networks take the pixels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .fast_unet import FastUNet
 from .generator import warp_grid
 from .insets import CONTRAST, Inset, Insets, PlacedInset, Window, colours, logarithms
 from .joined import expanded
-from .layout import enlarged, halved
-from .refiner import FOUND, FURTHEST, SMALL, STEPS, Refiner, pixel_places, warped
+from .layout import average_pool, upsample
+from .refiner import FOUND, FURTHEST, SMALL, STEPS, Refiner, pixel_positions, warped
 from .teeth import Teeth, planes_of
 
 
@@ -30,20 +30,20 @@ class CorrectionSource:
 
     picture: Tensor  # (N, 3, S, S)
     half: Tensor  # (N, 3, H, H), the picture at half size
-    own: Tensor  # (N, n) coefficients
-    motion: Tensor  # (N, fields, 2 H H), see `Refiner.motion_of`
-    seen: Tensor  # (N, 3, R, R), the picture at the insets' resolution
+    coefficients: Tensor  # (N, n) coefficients
+    motion: Tensor  # (N, fields, 2 H H), see `Refiner.motion_fields`
+    inset_picture: Tensor  # (N, 3, R, R), the picture at the insets' resolution
     anchors: Tensor  # (N, 3, 2), see `inference.model.insets.InsetSource`
-    moved: Tensor  # (N, fields, 2, 3), the same
+    anchor_motion: Tensor  # (N, fields, 2, 3), the same
     insets: tuple[WindowSource, ...] = ()
 
 
 @dataclass(frozen=True)
 class WindowSource:
-    """The same for one inset."""
+    """Everything of one inset that depends on the source alone."""
 
     window: tuple[Tensor, Tensor, Tensor]  # a `Window`, where the inset is at rest
-    skin: Tensor  # (N, 3), see `Inset.skin_of`
+    skin: Tensor  # (N, 3), see `Inset.border_skin`
     fixed: Tensor  # (N, 20, h / 2, w / 2), the source's window and the places in it
     prepared: Tensor  # see `FastUNet.prepare`
 
@@ -64,89 +64,110 @@ class Correction:
             self.drawers = [FastInset(inset, limit, dtype) for inset, limit in pairs]
         self.teeth = None if teeth is None else FastUNet(teeth.unet, teeth.paint, dtype)
 
-    def prepare(self, picture: Tensor, seen: Tensor) -> CorrectionSource:
-        """picture: (N, 3, S, S); seen: (N, 3, R, R), the same at a resolution of up to 2 S, for the insets."""
-        own, motion = self.refiner.read(picture), self.refiner.motion_of(picture)
-        known = CorrectionSource(
-            picture, halved(picture), own, motion.flatten(2).contiguous(), seen, own[:, :0], own[:, :0]
+    def prepare(self, picture: Tensor, inset_picture: Tensor) -> CorrectionSource:
+        """Compute everything that depends on N sources alone.
+
+        picture: (N, 3, S, S). inset_picture: (N, 3, R, R), the same at a resolution of up to 2 S, for the insets.
+        """
+        coefficients, motion = self.refiner.read(picture), self.refiner.motion_fields(picture)
+        source = CorrectionSource(
+            picture,
+            average_pool(picture),
+            coefficients,
+            motion.flatten(2).contiguous(),
+            inset_picture,
+            coefficients[:, :0],
+            coefficients[:, :0],
         )
         if self.insets is None:
-            return known
+            return source
         anchors = self.insets.find_anchors(picture)
-        found = self.insets.prepare(seen, motion, anchors)
+        inset_source = self.insets.prepare(inset_picture, motion, anchors)
         parts = zip(
             self.drawers,
             self.insets.windows(anchors),
-            (found.mouth, found.eyes),
-            (found.around_mouth, found.around_eyes),
+            (inset_source.mouth, inset_source.eyes),
+            (inset_source.around_mouth, inset_source.around_eyes),
             strict=True,
         )
         insets = tuple(
-            WindowSource(tuple(window), skin, *drawer.prepare(shown, skin)) for drawer, window, shown, skin in parts
+            WindowSource(tuple(window), skin, *drawer.prepare(window_picture, skin))
+            for drawer, window, window_picture, skin in parts
         )
-        return CorrectionSource(picture, known.half, own, known.motion, seen, anchors, found.moved, insets)
+        return CorrectionSource(
+            picture,
+            source.half,
+            coefficients,
+            source.motion,
+            inset_picture,
+            anchors,
+            inset_source.anchor_motion,
+            insets,
+        )
 
     def correct(
         self,
-        known: CorrectionSource,
+        source: CorrectionSource,
         drawn: Drawn,
         alpha: Tensor,
         strengths: Sequence[Tensor | None] | None = None,
         teeth: bool = False,
     ) -> tuple[Drawn, list[PlacedInset]]:
-        """Correct N pictures with coefficients alpha (N, n). known: of one source, or of N.
+        """Correct N decoded pictures. Returns the pictures and the insets to composite over them.
 
-        strengths: `Inset.strength` of mouth and eyes, None for one that is not needed; default: computed from alpha,
-        for which a graphics card is waited for. teeth: find them, if there is a network for it.
-        Returns the pictures and the insets to composite over them.
+        source: of one source, or of N. drawn: the decoder's output. alpha: (N, n) coefficients. strengths:
+        `Inset.strength` of mouth and eyes, None for one that is not needed; default: computed from alpha, which waits
+        for a graphics card. teeth: predict their position, if the bank has a network for it.
         """
         count, size = len(alpha), drawn.rgb.shape[-1]
-        known = expanded(known, count)
-        moved = self.refiner.amounts(alpha) - self.refiner.amounts(known.own)
-        centres = pixel_places(size // 2, alpha.device)
-        moves = (moved[:, None] @ known.motion).view(count, 2, size // 2, size // 2)
-        start = halved(drawn.places)
-        found, residual = _inverted(moves, start, centres)
-        nowhere = ((torch.hypot(residual[:, :1], residual[:, 1:]) - FOUND) / FOUND).clamp_(0.0, 1.0)
-        positions = torch.lerp(found, start, nowhere)
+        source = expanded(source, count)
+        weights = self.refiner.motion_weights(alpha) - self.refiner.motion_weights(source.coefficients)
+        centres = pixel_positions(size // 2, alpha.device)
+        displacement = (weights[:, None] @ source.motion).view(count, 2, size // 2, size // 2)
+        start = average_pool(drawn.places)
+        inverted, residual = _inverted(displacement, start, centres)
+        unreliable = ((torch.hypot(residual[:, :1], residual[:, 1:]) - FOUND) / FOUND).clamp_(0.0, 1.0)
+        positions = torch.lerp(inverted, start, unreliable)
         shift, logit = positions - centres, drawn.logit.clamp(-8.0, 8.0)
-        seen = torch.cat([
-            warped(known.half, positions), halved(drawn.rgb), shift / SMALL, (start - positions) / SMALL,
-            residual / SMALL, halved(torch.sigmoid(logit)), centres.expand(count, -1, -1, -1),
+        inputs = torch.cat([
+            warped(source.half, positions), average_pool(drawn.rgb), shift / SMALL, (start - positions) / SMALL,
+            residual / SMALL, average_pool(torch.sigmoid(logit)), centres.expand(count, -1, -1, -1),
         ], 1)  # fmt: skip
-        painted = F.pixel_shuffle(self.painter(seen.clamp_(-2.0, 2.0), alpha), 2).float()
-        places = enlarged(shift)
-        places += pixel_places(size, alpha.device)
-        places = places.add_(painted[:, :2], alpha=SMALL)
-        logit = logit + painted[:, 2:3]
-        change = alpha - known.own
+        outputs = F.pixel_shuffle(self.painter(inputs.clamp_(-2.0, 2.0), alpha), 2).float()
+        places = upsample(shift)
+        places += pixel_positions(size, alpha.device)
+        places = places.add_(outputs[:, :2], alpha=SMALL)
+        logit = logit + outputs[:, 2:3]
+        change = alpha - source.coefficients
         if strengths is None:
             strengths = [strength if strength.any() else None for strength in self.strengths(change)]
         windows: list[Window] = []
         if self.insets is not None:
-            windows = self.insets.windows(self.anchors_at(known, alpha))
-            logit += enlarged(self.insets.own_mouth(windows[0], change, strengths[0], found, residual))
-        rgb = (drawn.rgb + painted[:, 3:]).lerp_(warped(known.picture, places), torch.sigmoid(logit))
+            windows = self.insets.windows(self.anchors_at(source, alpha))
+            logit += upsample(self.insets.source_mouth_logit(windows[0], change, strengths[0], inverted, residual))
+        rgb = (drawn.rgb + outputs[:, 3:]).lerp_(warped(source.picture, places), torch.sigmoid(logit))
         grid = warp_grid(size, alpha.device).permute(0, 3, 1, 2)
         places = torch.minimum(torch.maximum(places, grid - FURTHEST), grid + FURTHEST)
-        return Drawn(rgb, places, logit), self._insets(known, alpha, found, residual, windows, strengths, teeth)
+        return Drawn(rgb, places, logit), self._insets(source, alpha, inverted, residual, windows, strengths, teeth)
 
     def strengths(self, change: Tensor) -> list[Tensor]:
         """`Inset.strength` of each inset. change: (N, n), coefficients minus the source's."""
         return [drawer.inset.strength(change) for drawer in self.drawers]
 
-    def anchors_at(self, known: CorrectionSource, alpha: Tensor) -> Tensor:
-        """(N, 3, 2): the anchors after the head has moved. Only with insets."""
+    def anchors_at(self, source: CorrectionSource, alpha: Tensor) -> Tensor:
+        """Anchors (N, 3, 2) after the head has moved, for coefficients alpha (N, n). Only with insets."""
         assert self.insets is not None
-        known, pose = expanded(known, len(alpha)), self.insets.pose
-        turned = self.refiner.amounts(alpha * pose) - self.refiner.amounts(known.own * pose)
-        return known.anchors + torch.einsum("nf,nfcp->npc", turned, known.moved)
+        source, pose = expanded(source, len(alpha)), self.insets.pose
+        pose_weights = self.refiner.motion_weights(alpha * pose) - self.refiner.motion_weights(
+            source.coefficients * pose
+        )
+        return source.anchors + torch.einsum("nf,nfcp->npc", pose_weights, source.anchor_motion)
 
     def _insets(
         self,
-        known: CorrectionSource,
+        source: CorrectionSource,
         alpha: Tensor,
-        found: Tensor,
+        positions: Tensor,
         residual: Tensor,
         windows: Sequence[Window],
         strengths: Sequence[Tensor | None],
@@ -154,36 +175,43 @@ class Correction:
     ) -> list[PlacedInset]:
         if all(strength is None for strength in strengths):
             return []
-        sampled = torch.cat([found, residual / SMALL], 1)
-        parts = zip(self.drawers, known.insets, strengths, windows, strict=True)
+        sampled = torch.cat([positions, residual / SMALL], 1)
+        parts = zip(self.drawers, source.insets, strengths, windows, strict=True)
         result = []
-        for drawer, part, strength, window in parts:
+        for drawer, window_source, strength, window in parts:
             if strength is not None:
-                drawn, made_of = drawer(part, known.seen, window, sampled, alpha, strength)
+                layer, network_values = drawer(window_source, source.inset_picture, window, sampled, alpha, strength)
                 shows_teeth = teeth and self.teeth is not None and drawer is self.drawers[0]
-                planes = self._teeth(made_of, part, alpha, drawer.alpha * strength) if shows_teeth else None
-                result.append(PlacedInset(window, drawn, planes))
+                planes = (
+                    self._teeth(network_values, window_source, alpha, drawer.alpha * strength) if shows_teeth else None
+                )
+                result.append(PlacedInset(window, layer, planes))
         return result
 
-    def _teeth(self, made_of: tuple[Tensor, Tensor], known: WindowSource, alpha: Tensor, opacity: Tensor) -> Tensor:
-        """(N, PLANES, h, w): see `planes_of`, and the opacity (N, 1, h, w). made_of: from `FastInset`."""
+    def _teeth(
+        self, network_values: tuple[Tensor, Tensor], source: WindowSource, alpha: Tensor, opacity: Tensor
+    ) -> Tensor:
+        """Planes (N, PLANES, h, w): those of `planes_of`, and the opacity (N, 1, h, w).
+
+        network_values: input and output of the inset's network, see `FastInset`.
+        """
         assert self.teeth is not None
-        taken, painted = made_of
-        seen = torch.cat([taken, known.fixed, painted.clamp(-4.0, 4.0)], 1)
-        planes = planes_of(self.teeth(seen, torch.cat([alpha, known.skin], 1)).float(), known.skin)
+        inputs, outputs = network_values
+        features = torch.cat([inputs, source.fixed, outputs.clamp(-4.0, 4.0)], 1)
+        planes = planes_of(self.teeth(features, torch.cat([alpha, source.skin], 1)).float(), source.skin)
         return torch.cat([planes, opacity], 1)
 
 
-def _inverted(moves: Tensor, start: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """As `inference.model.refiner.inverted`. centres: `pixel_places` of that size."""
+def _inverted(displacement: Tensor, start: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """As `inference.model.refiner.invert_displacement`. centres: `pixel_positions` of that size."""
     positions = start
     for share in STEPS:
-        positions = torch.lerp(positions, centres - warped(moves, positions), share)
-    return positions, centres - positions - warped(moves, positions)
+        positions = torch.lerp(positions, centres - warped(displacement, positions), share)
+    return positions, centres - positions - warped(displacement, positions)
 
 
 class FastInset:
-    """One `Inset`. limit: (1, 1, h, w), factor of its alpha."""
+    """One `Inset` in a fast form. limit: (1, 1, h, w), factor of its alpha."""
 
     def __init__(self, inset: Inset, limit: Tensor, dtype: torch.dtype) -> None:
         self.inset = inset
@@ -203,24 +231,26 @@ class FastInset:
         return fixed, self.unet.prepare(fixed)
 
     def __call__(
-        self, known: WindowSource, seen: Tensor, window: Window, sampled: Tensor, alpha: Tensor, strength: Tensor
+        self, source: WindowSource, picture: Tensor, window: Window, sampled: Tensor, alpha: Tensor, strength: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Draw the inset of N pictures: (N, 4, h, w), see `PlacedInset`. Also the network's input and output.
+        """Render the inset of N pictures: (N, 4, h, w), see `PlacedInset`. Also returns the network's input and output.
 
-        seen: (N, 3, R, R), the sources. sampled: (N, 4, H, H), sampling positions by the motion alone and their error
-        in the networks' unit. alpha: (N, n). strength: (N, 1, 1, 1).
+        picture: (N, 3, R, R), the sources. sampled: (N, 4, H, H), sampling positions by the motion alone and their
+        error in the networks' unit. alpha: (N, n). strength: (N, 1, 1, 1).
         """
         middle, along, down = (part[:, :, None, None] for part in window)
-        there = warped(sampled, middle + along * self.x + down * self.y)  # (N, 4, 4 h/2, w/2)
-        colour = logarithms(warped(seen, there[:, :2]))
-        skin, (height, width) = known.skin[:, :, None, None], (size // 2 for size in self.pixels.shape[1:])
-        at_rest = Window(*known.window).inside(there[:, :2])
-        taken = torch.cat([(colour - skin) / CONTRAST, there[:, 2:], at_rest], 1).view(len(alpha), -1, height, width)
-        condition = torch.cat([alpha, known.skin], 1)
-        painted = self.unet(taken.clamp_(-4.0, 4.0), condition, known.prepared).float()
-        made_of = taken, painted
-        painted = F.pixel_shuffle(painted, 2)
+        at_pixels = warped(sampled, middle + along * self.x + down * self.y)  # (N, 4, 4 h/2, w/2)
+        colour = logarithms(warped(picture, at_pixels[:, :2]))
+        skin, (height, width) = source.skin[:, :, None, None], (size // 2 for size in self.pixels.shape[1:])
+        at_rest = Window(*source.window).inside(at_pixels[:, :2])
+        inputs = torch.cat([(colour - skin) / CONTRAST, at_pixels[:, 2:], at_rest], 1).view(
+            len(alpha), -1, height, width
+        )
+        condition = torch.cat([alpha, source.skin], 1)
+        outputs = self.unet(inputs.clamp_(-4.0, 4.0), condition, source.prepared).float()
+        network_values = inputs, outputs
+        outputs = F.pixel_shuffle(outputs, 2)
         colour = F.pixel_shuffle(colour.view(len(alpha), -1, height, width), 2)
-        drawn = self.inset.continued(painted[:, :3], colour, skin, self.border)
-        opacity = torch.sigmoid(painted[:, 3:]) * self.alpha * strength
-        return torch.cat([colours(drawn) * opacity, opacity], 1), made_of
+        logarithm = self.inset.match_border(outputs[:, :3], colour, skin, self.border)
+        opacity = torch.sigmoid(outputs[:, 3:]) * self.alpha * strength
+        return torch.cat([colours(logarithm) * opacity, opacity], 1), network_values

@@ -1,8 +1,8 @@
-"""The turned eyes of `inference.model.gaze` in a fast form: both eyes of all frames of a batch in one pass.
+"""The eyes of `inference.model.gaze` in a fast form: both eyes of all frames of a batch in one pass.
 
 It computes the same as `gaze.turned_eyes` up to interpolation, with three differences. The parts of a source's two eyes
 lie one below the other in one picture, so that one call samples both. The eye without iris is computed once per source.
-Only the area that an opening of lids can reach is drawn, with half the pixels per side where they are enough.
+Only the area that the opening of the lids can cover is drawn, with half the pixels per side where they are enough.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ class EyeSheet:
 
 
 class TurnableEyes:
-    """The eyes of one source picture, which are taken apart when they are first needed, for either way to draw them.
-
-    The landmarks that find them also tell where the lips are, and how far they are apart.
+    """The eyes and lips of one source picture, located when they are first needed.
 
     fine: uint8 (H, W, 3), the source at any size. anchors: (1, 3, 2), see `inference.model.insets.InsetSource`.
     """
@@ -85,12 +83,12 @@ class TurnableEyes:
 
     @cached_property
     def lips_apart(self) -> float:
-        """0 if the lips of the source touch, up to 1 if they show what is between them."""
+        """How far the lips of the source are apart: 0 if they touch, 1 if the inside of the mouth is visible."""
         return float(np.clip((self._gap - TOUCHING) / (APART - TOUCHING), 0, 1))
 
     @cached_property
     def mouth_gap(self) -> float:
-        """Largest distance of the source's lips, in eye distances; 0 if they may touch, -1 if they were not found."""
+        """Largest gap between the source's lips in eye distances; 0 if they may touch, -1 if they were not found."""
         _, points, spread = self._found
         if spread[[*INNER_LIPS, *OUTER_LIPS]].mean() > UNCLEAR * np.hypot(*(points[1] - points[0])):
             return -1.0

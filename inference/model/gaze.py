@@ -1,10 +1,10 @@
-"""Turns the eyes of a portrait, without a network: the iris moves inside the opening of the lids.
+"""Changes the gaze of a portrait, without a network: the iris moves inside the opening of the lids.
 
-Each eye is cut from the source once, as a window around it, and taken apart by its landmarks: the opening between the
-lids, the iris with the part that lids hide, and the eye without iris. A frame samples these parts at the positions that
-the frame's motion gives, with the iris shifted, and is composited below the insets, so that a closing lid covers it.
-Without a turn nothing is drawn. Nothing outside the opening changes; the lids themselves follow by the coefficients of
-the expression, see `with_lids`.
+A window around each eye is cut from the source once and divided into parts by the landmarks: the opening between the
+lids, the iris including the part that the lids hide, and the eye without iris. A frame samples these parts at the
+positions of its head motion, with the iris shifted. They are composited below the insets, so that a closing lid covers
+them. Without a change of gaze nothing is drawn. Nothing outside the opening changes; the lids follow the gaze by
+coefficients of the expression, see `with_lids`.
 """
 
 from __future__ import annotations
@@ -51,21 +51,24 @@ class EyeParts(NamedTuple):
     opening: Tensor
 
 
-def read_gaze(picture: np.ndarray) -> np.ndarray:
-    """(2,) float32: the coefficients of COEFFICIENTS in a picture, uint8 (S, S, 3), cut out as for the bank."""
-    return read_gazes([picture])[0]
+def estimate_gaze(picture: np.ndarray) -> np.ndarray:
+    """Estimate the gaze (2,) float32, in the order of COEFFICIENTS.
+
+    picture: uint8 (S, S, 3), cropped as for the bank.
+    """
+    return estimate_gazes([picture])[0]
 
 
-def read_gazes(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """(N, 2) float32: the same in N pictures."""
+def estimate_gazes(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Estimate the gaze (N, 2) of N pictures, see `estimate_gaze`."""
     squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
     found = find_each(pictures, squares, lips=False).points.astype(np.float64)
-    points = np.stack([located_irises(*pair) for pair in zip(pictures, found, strict=True)])
+    points = np.stack([refine_irises(*pair) for pair in zip(pictures, found, strict=True)])
     return (gaze(points) / (YAW, PITCH)).astype(np.float32)
 
 
 def with_lids(rows: Tensor, turns: Tensor, blink: int | None, wide: int | None) -> Tensor:
-    """Coefficients (N, n) with the upper lids where the turn of the eyes takes them.
+    """Coefficients (N, n) with upper lids that follow the gaze.
 
     turns: (N, 2), coefficients of COEFFICIENTS. blink, wide: columns of eyeBlink and eyeWide; None if there are none.
     """
@@ -79,7 +82,7 @@ def with_lids(rows: Tensor, turns: Tensor, blink: int | None, wide: int | None) 
 
 
 def eye_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> list[EyeParts]:
-    """The eyes of a picture that can be turned: none, one or both.
+    """The eyes of a picture whose gaze can be changed: none, one or both.
 
     fine: uint8 (D, D, 3). points (COUNT, 2), spread (COUNT,): landmarks of the face in pixels of it, and their expected
     error, see `inference.face.landmarks`.
@@ -118,14 +121,14 @@ def _cut(
     ).astype(np.float32)
     into = np.linalg.inv(np.vstack([to_picture, (0, 0, 1)]))[:2]
     opening = _filled(_rounded(lids @ into[:, :2].T + into[:, 2]))
-    at, radius = iris_at(own, opening, into[:, :2] @ iris + into[:, 2], IRIS * distance / step)
+    at, radius = find_iris(own, opening, into[:, :2] @ iris + into[:, 2], IRIS * distance / step)
     return _Cut(own, opening, at, radius, to_picture)
 
 
-def located_irises(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Landmarks (COUNT, 2) of a face in a picture, uint8 (H, W, 3), with the irises where the picture shows them.
+def refine_irises(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Landmarks (COUNT, 2) with the irises located in the picture, uint8 (H, W, 3), at its full resolution.
 
-    The network of the landmarks reads reduced pictures, in which an iris has few pixels.
+    The landmark network sees a reduced picture, in which an iris has few pixels.
     """
     across = (points[1] - points[0]).astype(np.float64)
     distance = float(np.hypot(*across))
@@ -185,11 +188,11 @@ def disc(at: np.ndarray, radius: float, soft: float) -> np.ndarray:
     return np.clip((radius - np.hypot(x - at[0], y - at[1])) / soft + 0.5, 0, 1).astype(np.float32)
 
 
-def iris_at(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+def find_iris(own: np.ndarray, opening: np.ndarray, near: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
     """Centre and radius of the iris: the disc that is darkest against the ring around it, inside the opening.
 
     own: uint8 (*SIZE, 3), the window of an eye. opening: (*SIZE,) mask of what lies between the lids. near: (x, y), a
-    rough guess of the centre, which decides between places that are about as good. radius: expected, in pixels.
+    rough estimate of the centre, which decides between positions of equal contrast. radius: expected, in pixels.
     """
     sure = cv2.erode(opening, np.ones((3, 3))).astype(np.float32)
     grey = own.mean(2, dtype=np.float32) / np.float32(128) - 1  # around 0, so that little is lost in rounding
@@ -263,46 +266,49 @@ def _peak(values: np.ndarray, place: tuple[np.intp, ...]) -> np.ndarray:
     return np.array(result)
 
 
-def spread_into(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3) of the known pixels (h, w), continued smoothly over the others."""
+def inpaint(colours: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) of the known pixels, interpolated smoothly over the others. known: (h, w), 1 or 0."""
     result, weight = np.zeros_like(colours), np.zeros_like(known)
     for sigma in (2.0, 5.0, 12.0, 40.0):
-        near = cv2.GaussianBlur(known, (0, 0), sigma)
-        mean = cv2.GaussianBlur(colours * known[..., None], (0, 0), sigma) / np.maximum(near, 1e-6)[..., None]
-        share = np.clip(near / 0.15, 0, 1) * (1 - weight)
+        blurred = cv2.GaussianBlur(known, (0, 0), sigma)
+        mean = cv2.GaussianBlur(colours * known[..., None], (0, 0), sigma) / np.maximum(blurred, 1e-6)[..., None]
+        share = np.clip(blurred / 0.15, 0, 1) * (1 - weight)
         result += mean * share[..., None]
         weight += share
     return np.where(known[..., None] > 0.99, colours, result / np.maximum(weight, 1e-6)[..., None])
 
 
 def _bare(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
-    """The eye without iris: the white is continued over it, a little darker below the upper lid."""
+    """The eye without iris, which is replaced by white, a little darker below the upper lid."""
     white = cv2.erode(opening, np.ones((3, 3))) * (1 - disc(at, radius * 1.18, 2))
     white = (white > 0.9).astype(np.float32)
     if white.sum() < 12:  # hardly any white is shown: the lightest part of the opening
         grey = np.where(opening > 0.8, own.mean(2), -1)
         white = (grey >= np.quantile(grey[grey >= 0], 0.85) if (grey >= 0).any() else grey > -2).astype(np.float32)
-    filled = spread_into(own, white)
+    inpainted = inpaint(own, white)
     above = cv2.GaussianBlur(opening, (0, 0), 3)
     shade = np.clip(above - np.roll(above, 4, axis=0), 0, 1)  # towards the upper lid
-    return filled * (1 - 0.35 * shade[..., None])
+    return inpainted * (1 - 0.35 * shade[..., None])
 
 
 def _whole_iris(own: np.ndarray, opening: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
-    """The iris, with what lids hide completed from its other side."""
+    """The iris; the part that the lids hide is copied from its other side."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
     shown = (cv2.erode(opening, np.ones((3, 3))) > 0.85).astype(np.float32) * disc(at, radius, 1)
     result, known = own * shown[..., None], shown
     for flip_x, flip_y in ((-1, -1), (1, -1), (-1, 1)):
-        places = (at[0] + flip_x * (x - at[0])).astype(np.float32), (at[1] + flip_y * (y - at[1])).astype(np.float32)
-        other, there = cv2.remap(own, *places, cv2.INTER_LINEAR), cv2.remap(shown, *places, cv2.INTER_LINEAR)
-        share = np.clip(there - known, 0, 1) * (known < 0.5)
+        mirrored = (at[0] + flip_x * (x - at[0])).astype(np.float32), (at[1] + flip_y * (y - at[1])).astype(np.float32)
+        other, mirrored_shown = (
+            cv2.remap(own, *mirrored, cv2.INTER_LINEAR),
+            cv2.remap(shown, *mirrored, cv2.INTER_LINEAR),
+        )
+        share = np.clip(mirrored_shown - known, 0, 1) * (known < 0.5)
         result, known = result + other * share[..., None], known + share
-    return spread_into(result / np.maximum(known, 1e-6)[..., None], (known > 0.5).astype(np.float32))
+    return inpaint(result / np.maximum(known, 1e-6)[..., None], (known > 0.5).astype(np.float32))
 
 
 def shifts(turns: Tensor) -> Tensor:
-    """(N, 2): shift of the iris in half windows, for coefficients (N, 2) of COEFFICIENTS."""
+    """Shift (N, 2) of the iris in half windows. turns: (N, 2), change of the coefficients of COEFFICIENTS."""
     angle = turns * constant(turns.device, YAW, PITCH)
     return torch.sin(angle) * BALL / constant(turns.device, EXTENT[1], EXTENT[0])
 
@@ -321,52 +327,52 @@ def turned_eyes(
     sources' anchors before and after the head's motion. Default: the pictures are the sources themselves.
     """
     count = len(turns)
-    each = [sources[0] if len(sources) == 1 else sources[row] for row in range(count)]
+    eyes_of_rows = [sources[0] if len(sources) == 1 else sources[row] for row in range(count)]
     result = []
-    for number in range(max(map(len, each), default=0)):
-        placed = []
-        for row, eyes in enumerate(each):
+    for number in range(max(map(len, eyes_of_rows), default=0)):
+        layers = []
+        for row, eyes in enumerate(eyes_of_rows):
             at = slice(row, row + 1)
-            eye, strength = (eyes[number], 1.0) if number < len(eyes) else (_any_eye(each), 0.0)
+            eye, strength = (eyes[number], 1.0) if number < len(eyes) else (_any_eye(eyes_of_rows), 0.0)
             window = eye.window
             if anchors is not None and moved is not None:
                 window = _moved(window, anchors[at] if len(anchors) == count else anchors, moved[at])
-            drawn = _turned(eye, turns[at], window, None if positions is None else positions[at])
-            placed.append(PlacedInset(window, drawn * strength))
-        windows = (torch.cat([one.window[part] for one in placed]) for part in range(3))
-        result.append(PlacedInset(Window(*windows), torch.cat([one.drawn for one in placed])))
+            layer = _turned(eye, turns[at], window, None if positions is None else positions[at])
+            layers.append(PlacedInset(window, layer * strength))
+        windows = (torch.cat([one.window[part] for one in layers]) for part in range(3))
+        result.append(PlacedInset(Window(*windows), torch.cat([one.drawn for one in layers])))
     return result
 
 
 def _turned(eye: EyeParts, turns: Tensor, window: Window, positions: Tensor | None) -> Tensor:
-    """(1, 4, *SIZE): one eye of one picture, see `PlacedInset`. turns: (1, 2)."""
-    places = window.places(*SIZE)
-    inside = eye.window.inside(places if positions is None else warped(positions, places)).permute(0, 2, 3, 1)
-    still = torch.cat([eye.own, eye.bare, eye.iris[:, 3:], eye.opening], 1)
-    own, bare, was, opening = F.grid_sample(still, inside, align_corners=False).split((3, 3, 1, 1), 1)
+    """One eye of one picture, (1, 4, *SIZE), see `PlacedInset`. turns: (1, 2)."""
+    in_picture = window.places(*SIZE)
+    inside = eye.window.inside(in_picture if positions is None else warped(positions, in_picture)).permute(0, 2, 3, 1)
+    parts = torch.cat([eye.own, eye.bare, eye.iris[:, 3:], eye.opening], 1)
+    own, bare, iris_at_rest, opening = F.grid_sample(parts, inside, align_corners=False).split((3, 3, 1, 1), 1)
     iris = F.grid_sample(eye.iris, inside - shifts(turns)[:, None, None], align_corners=False)
-    now = iris[:, 3:]
-    colour = torch.lerp(torch.lerp(own, bare, was), iris[:, :3], now)
+    iris_alpha = iris[:, 3:]
+    colour = torch.lerp(torch.lerp(own, bare, iris_at_rest), iris[:, :3], iris_alpha)
     strength = (torch.linalg.vector_norm(turns * turns.new_tensor([YAW, PITCH])) / FIRST).clamp(max=1.0)
-    alpha = opening * torch.maximum(was, now) * strength
+    alpha = opening * torch.maximum(iris_at_rest, iris_alpha) * strength
     return torch.cat([colour * alpha, alpha], 1)
 
 
 def _moved(window: Window, before: Tensor, now: Tensor) -> Window:
-    """A window of the source where the head has moved it. before, now: (1, 3, 2) anchors."""
-    first, left = before[:, 0], now[:, 0]
-    was, across = before[:, 1] - first, now[:, 1] - left
-    square = was.square().sum(1)
-    cos = (across * was).sum(1) / square
-    sin = (across[:, 1] * was[:, 0] - across[:, 0] * was[:, 1]) / square
+    """The window after the head has moved. before, now: (1, 3, 2) anchors."""
+    before_eye, now_eye = before[:, 0], now[:, 0]
+    before_vector, now_vector = before[:, 1] - before_eye, now[:, 1] - now_eye
+    squared_length = before_vector.square().sum(1)
+    cos = (now_vector * before_vector).sum(1) / squared_length
+    sin = (now_vector[:, 1] * before_vector[:, 0] - now_vector[:, 0] * before_vector[:, 1]) / squared_length
 
     def turned(vector: Tensor) -> Tensor:
         x, y = vector.unbind(1)
         return torch.stack([cos * x - sin * y, sin * x + cos * y], 1)
 
-    return Window(left + turned(window.middle - first), turned(window.along), turned(window.down))
+    return Window(now_eye + turned(window.middle - before_eye), turned(window.along), turned(window.down))
 
 
 def _any_eye(sources: Sequence[Sequence[EyeParts]]) -> EyeParts:
-    """An eye to stand in, without effect, for one that cannot be turned."""
+    """A placeholder, which is not drawn, for an eye whose gaze cannot be changed."""
     return next(eyes[0] for eyes in sources if eyes)

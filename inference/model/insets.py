@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..face.landmarks import eyes_and_mouth, find_landmarks, square_at
 from ..media.picture import from_network
 from .readers.absolute import Reader, ReaderConfig
-from .refiner import FOUND, SMALL, UNet, pixel_places, warped
+from .refiner import FOUND, SMALL, UNet, pixel_positions, warped
 
 PREFIX = "insets."
 INPUTS = 12
@@ -85,7 +85,7 @@ class Window(NamedTuple):
         return np.stack([along, down, middle - along * (width - 1) / 2 - down * (height - 1) / 2], 2)
 
     def inside(self, places: Tensor) -> Tensor:
-        """Positions in the picture (N, 2, H, W) -> positions in the window, in [-1, 1] if they are inside."""
+        """Positions (N, 2, H, W) relative to the window, in [-1, 1] inside it. places: positions in the picture."""
         away = places - self.middle[:, :, None, None]
         along, down = (
             (side / side.square().sum(1, keepdim=True))[:, :, None, None] for side in (self.along, self.down)
@@ -138,7 +138,7 @@ class PlacedInset(NamedTuple):
 
 
 class Inset(nn.Module):
-    """Renders one window: (N, INPUTS, h, w), coefficients (N, n) and `skin_of` -> (N, 4, h, w), colour and alpha.
+    """Renders one window: (N, INPUTS, h, w), coefficients (N, n) and `border_skin` -> (N, 4, h, w), colour and alpha.
 
     Input and output colours are logarithms relative to the skin around the window, so the result does not depend on the
     lighting. The colour error on the border is spread inwards with inverse-distance weights (`reach`), so that the
@@ -185,37 +185,37 @@ class Inset(nn.Module):
         return self
 
     def strength(self, change: Tensor) -> Tensor:
-        """Change of the coefficients (N, n) -> strength of the inset, 0..1, (N, 1, 1, 1)."""
+        """Strength (N, 1, 1, 1) of the inset, 0..1. change: (N, n), coefficients minus the source's."""
         return strength_of(change, self.called_by)
 
-    def skin_of(self, own: Tensor) -> Tensor:
-        """The source's window (N, 3, h, w) -> logarithms (N, 3) of the median colour on the inset's border."""
+    def border_skin(self, own: Tensor) -> Tensor:
+        """Logarithms (N, 3) of the median colour on the inset's border. own: (N, 3, h, w), the source's window."""
         return logarithms(own[:, :, self.border]).median(2).values  # median: a brow or the chin may be on the border
 
-    def forward(self, seen: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
-        warped_source, places, own, pixels = seen.split((3, 4, 3, 2), 1)
+    def forward(self, inputs: Tensor, coefficients: Tensor, skin: Tensor) -> Tensor:
+        warped_source, positions, own, pixels = inputs.split((3, 4, 3, 2), 1)
         warped_source, own = logarithms(warped_source), logarithms(own)
         condition = torch.cat([coefficients, skin], 1)
         skin = skin[:, :, None, None]
-        seen = torch.cat([(warped_source - skin) / CONTRAST, places, (own - skin) / CONTRAST, pixels], 1)
-        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
-            painted = self.paint(self.unet(F.pixel_unshuffle(seen.clamp(-4.0, 4.0), 2), condition)).float()
-        painted = F.pixel_shuffle(painted, 2)
-        drawn = self.continued(painted[:, :3], warped_source, skin, self.border)
-        return torch.cat([colours(drawn), torch.sigmoid(painted[:, 3:]) * self.feather], 1)
+        inputs = torch.cat([(warped_source - skin) / CONTRAST, positions, (own - skin) / CONTRAST, pixels], 1)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.training):
+            outputs = self.paint(self.unet(F.pixel_unshuffle(inputs.clamp(-4.0, 4.0), 2), condition)).float()
+        outputs = F.pixel_shuffle(outputs, 2)
+        logarithm = self.match_border(outputs[:, :3], warped_source, skin, self.border)
+        return torch.cat([colours(logarithm), torch.sigmoid(outputs[:, 3:]) * self.feather], 1)
 
-    def continued(self, painted: Tensor, around: Tensor, skin: Tensor, border: Tensor) -> Tensor:
-        """Logarithms of the inset's colours (N, 3, h, w), such that the inset continues the picture around it.
+    def match_border(self, predicted: Tensor, around: Tensor, skin: Tensor, border: Tensor) -> Tensor:
+        """Logarithms of the inset's colours (N, 3, h, w), corrected to match the picture on the inset's border.
 
-        painted: the network's colours; around: logarithms of the warped source's, both (N, 3, h, w). skin:
+        predicted: the network's colours; around: logarithms of the warped source's, both (N, 3, h, w). skin:
         (N, 3, 1, 1). border: (h, w), see `border`.
         """
-        drawn = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * painted
+        result = torch.lerp(skin.mean(1, keepdim=True), skin, self.tone) + CONTRAST * predicted
         colourful = ((skin.amax(1, keepdim=True) - skin.amin(1, keepdim=True)) / GREY).clamp(max=1.0)
-        drawn = torch.lerp(drawn.mean(1, keepdim=True), drawn, colourful)
-        border_error = self._cells((around - drawn) * border)
-        within = (border_error.flatten(2) @ self.reach.T).unflatten(2, border_error.shape[2:])
-        return drawn + F.interpolate(within, size=drawn.shape[2:], mode="bilinear")
+        result = torch.lerp(result.mean(1, keepdim=True), result, colourful)
+        border_error = self._cells((around - result) * border)
+        correction = (border_error.flatten(2) @ self.reach.T).unflatten(2, border_error.shape[2:])
+        return result + F.interpolate(correction, size=result.shape[2:], mode="bilinear")
 
     @property
     def border(self) -> Tensor:
@@ -245,22 +245,27 @@ def colours(logarithms: Tensor) -> Tensor:
 class InsetSource(NamedTuple):
     """Everything that the insets compute once per source picture.
 
-    source: (N, 3, S, S). anchors: (N, 3, 2), left eye, right eye and mouth in [-1, 1]. moved: (N, fields, 2, 3), their
-    displacement by each of the refiner's amounts. mouth, eyes: (N, 3, h, w), the source's windows. around_mouth,
-    around_eyes: (N, 3), see `Inset.skin_of`.
+    source: (N, 3, S, S). anchors: (N, 3, 2), left eye, right eye and mouth in [-1, 1]. anchor_motion: (N, fields, 2,
+    3), the refiner's motion fields at them. mouth, eyes: (N, 3, h, w), the source's windows. around_mouth,
+    around_eyes: (N, 3), see `Inset.border_skin`.
     """
 
     source: Tensor
     anchors: Tensor
-    moved: Tensor
+    anchor_motion: Tensor
     mouth: Tensor
     eyes: Tensor
     around_mouth: Tensor
     around_eyes: Tensor
 
-    def anchors_at(self, turned: Tensor) -> Tensor:
-        """(N, 3, 2): anchors after the head has moved. turned: (N, fields), the refiner's amounts of the pose."""
-        return self.anchors + torch.einsum("nf,nfcp->npc", turned, self.moved.expand(len(turned), -1, -1, -1))
+    def anchors_at(self, pose_weights: Tensor) -> Tensor:
+        """Anchors (N, 3, 2) after the head has moved.
+
+        pose_weights: (N, fields), the refiner's motion weights of the pose minus those of the source.
+        """
+        return self.anchors + torch.einsum(
+            "nf,nfcp->npc", pose_weights, self.anchor_motion.expand(len(pose_weights), -1, -1, -1)
+        )
 
 
 class Insets(nn.Module):
@@ -277,17 +282,16 @@ class Insets(nn.Module):
         self.register_buffer("pose", torch.zeros(count))
 
     def find_anchors(self, source: Tensor) -> Tensor:
-        """Locate left eye, right eye and mouth of the picture. source: (N, 3, S, S) -> (N, 3, 2) in [-1, 1].
+        """Anchors (N, 3, 2) in [-1, 1]: left eye, right eye and mouth of pictures (N, 3, S, S).
 
-        The reader finds about where they are, and the landmarks of the face exactly. A picture in which they find no
-        face keeps what the reader found.
+        The reader gives an estimate, which the landmark network refines. Where it finds no face, the estimate is used.
         """
-        read = self.read_anchors(source)
-        pictures = zip(source.cpu(), read.cpu(), strict=True)  # a graphics card is waited for once
-        return torch.stack([_at_landmarks(*one) for one in pictures]).to(read)
+        estimate = self.read_anchors(source)
+        pictures = zip(source.cpu(), estimate.cpu(), strict=True)  # a graphics card is waited for once
+        return torch.stack([_at_landmarks(*one) for one in pictures]).to(estimate)
 
     def read_anchors(self, source: Tensor) -> Tensor:
-        """As `find_anchors`, by the reader alone."""
+        """The estimate of the anchors (N, 3, 2) by the reader alone."""
         small = F.interpolate(source, size=(self.anchors.size,) * 2, mode="area")
         return self.anchors(small).unflatten(1, (3, 2))
 
@@ -296,17 +300,17 @@ class Insets(nn.Module):
 
         source: (N, 3, S, S) of any size; motion: the refiner's, (N, fields, 2, H, H); anchors: (N, 3, 2) in [-1, 1].
         """
-        at = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
+        sampled = F.grid_sample(motion.flatten(1, 2), anchors[:, None], padding_mode="border", align_corners=False)
         insets = self.mouth, self.eyes
         windows = zip(insets, self.windows(anchors), strict=True)
-        shown = [warped(source, window.places(*inset.feather.shape[-2:])) for inset, window in windows]
-        skins = (inset.skin_of(own) for inset, own in zip(insets, shown, strict=True))
-        return InsetSource(source, anchors, at[:, :, 0].unflatten(1, (-1, 2)), *shown, *skins)
+        window_pictures = [warped(source, window.places(*inset.feather.shape[-2:])) for inset, window in windows]
+        skins = (inset.border_skin(own) for inset, own in zip(insets, window_pictures, strict=True))
+        return InsetSource(source, anchors, sampled[:, :, 0].unflatten(1, (-1, 2)), *window_pictures, *skins)
 
     def forward(
         self,
-        known: InsetSource,
-        turned: Tensor,
+        source: InsetSource,
+        pose_weights: Tensor,
         change: Tensor,
         positions: Tensor,
         residual: Tensor,
@@ -314,21 +318,21 @@ class Insets(nn.Module):
     ) -> list[PlacedInset]:
         """Render the insets of N pictures. The list is empty if the coefficients do not require any.
 
-        turned: (N, fields), the refiner's amounts of the pose, relative to the source. change: (N, n), coefficients
-        minus the source's. positions, residual: see `inference.model.refiner.Refined`.
+        pose_weights: (N, fields), the refiner's motion weights of the pose minus those of the source. change: (N, n),
+        coefficients minus the source's. positions, residual: see `inference.model.refiner.Refined`.
         """
-        windows = self.windows(known.anchors_at(turned))
+        windows = self.windows(source.anchors_at(pose_weights))
         result = []
         for number, inset in enumerate((self.mouth, self.eyes)):
             strength, window = inset.strength(change), windows[number]
             if not strength.any():
                 continue
-            skin = (known.around_mouth, known.around_eyes)[number]
-            drawn = inset(self.network_input(number, known, window, positions, residual), coefficients, skin)
-            alpha = drawn[:, 3:] * strength
+            skin = (source.around_mouth, source.around_eyes)[number]
+            rendered = inset(self.network_input(number, source, window, positions, residual), coefficients, skin)
+            alpha = rendered[:, 3:] * strength
             if inset is self.eyes:
                 alpha = alpha * self.lids()
-            result.append(PlacedInset(window, torch.cat([drawn[:, :3] * alpha, alpha], 1)))
+            result.append(PlacedInset(window, torch.cat([rendered[:, :3] * alpha, alpha], 1)))
         return result
 
     def lids(self) -> Tensor:
@@ -345,39 +349,42 @@ class Insets(nn.Module):
         """The windows of mouth and eyes at anchors (N, 3, 2)."""
         return windows_at(anchors, (self.mouth.extent, self.eyes.extent))
 
-    def own_mouth(
+    def source_mouth_logit(
         self, window: Window, change: Tensor, strength: Tensor | None, positions: Tensor, residual: Tensor
     ) -> Tensor:
-        """(N, 1, H, H): what is added to the logit of the refiner's mask around a mouth that does not move itself.
+        """Offset (N, 1, H, H) for the logit of the refiner's mask around a mouth that does not move itself.
 
-        The painter closes the mask over lips and teeth as soon as a head turns, and paints mean ones. Zero for pictures
-        with the source's own coefficients, and where the mouth's inset is used.
+        It makes the mask keep the source's lips and teeth while the head turns, where the painter would paint average
+        ones. It is zero for pictures with the source's own coefficients, and where the mouth's inset is used.
+
         window: of the mouth. change: (N, n), coefficients minus the source's. strength: of the mouth's inset, None for
         0. positions, residual: see `inference.model.refiner.Refined`.
         """
-        moved = strength_of(change, torch.ones_like(self.pose))
+        amount = strength_of(change, torch.ones_like(self.pose))
         if strength is not None:
-            moved = moved * (1 - strength)
-        here = window.inside(pixel_places(positions.shape[-1], positions.device).expand(len(change), -1, -1, -1))
-        area = (1 - torch.hypot(here[:, :1] / LIPS[0], here[:, 1:] / LIPS[1])) / LIPS_BORDER
+            amount = amount * (1 - strength)
+        in_window = window.inside(
+            pixel_positions(positions.shape[-1], positions.device).expand(len(change), -1, -1, -1)
+        )
+        area = (1 - torch.hypot(in_window[:, :1] / LIPS[0], in_window[:, 1:] / LIPS[1])) / LIPS_BORDER
         visible = 2 - torch.hypot(residual[:, :1], residual[:, 1:]) / FOUND
         clear = (DENSE[1] - _spacing(positions)) / (DENSE[1] - DENSE[0])
-        return OPEN * moved * area.clamp(0.0, 1.0) * visible.clamp(0.0, 1.0) * clear.clamp(0.0, 1.0)
+        return OPEN * amount * area.clamp(0.0, 1.0) * visible.clamp(0.0, 1.0) * clear.clamp(0.0, 1.0)
 
     def network_input(
-        self, number: int, known: InsetSource, window: Window, positions: Tensor, residual: Tensor
+        self, number: int, source: InsetSource, window: Window, positions: Tensor, residual: Tensor
     ) -> Tensor:
-        """Input of inset `number`, (N, INPUTS, h, w).
+        """Input (N, INPUTS, h, w) of an inset. number: 0 for the mouth, 1 for the eyes.
 
-        Channels: the source warped into the window 3, the warp's error 2, the sampling position in the source's own
-        window 2, that window 3, and the position in the window 2.
+        Channels: the source warped into the window (3), the warp's error (2), the sampling position in the source's
+        window (2), the source's window (3), and the position in the window (2).
         """
-        own = (known.mouth, known.eyes)[number]
-        places = window.places(*own.shape[-2:])
-        sampled = warped(positions, places)
-        at_rest = self.windows(known.anchors)[number]
-        seen = [warped(known.source, sampled), warped(residual, places) / SMALL, at_rest.inside(sampled), own]
-        return torch.cat([*seen, window.inside(places)], 1)
+        own = (source.mouth, source.eyes)[number]
+        in_picture = window.places(*own.shape[-2:])
+        sampled = warped(positions, in_picture)
+        at_rest = self.windows(source.anchors)[number]
+        channels = [warped(source.source, sampled), warped(residual, in_picture) / SMALL, at_rest.inside(sampled), own]
+        return torch.cat([*channels, window.inside(in_picture)], 1)
 
 
 def _spacing(positions: Tensor) -> Tensor:
@@ -388,14 +395,17 @@ def _spacing(positions: Tensor) -> Tensor:
     return F.max_pool2d(squares, 3, stride=1, padding=1).sqrt()
 
 
-def _at_landmarks(picture: Tensor, read: Tensor) -> Tensor:
-    """The anchors (3, 2) of a picture (3, S, S) by its landmarks; `read`, (3, 2), if there is no face. On the CPU."""
+def _at_landmarks(picture: Tensor, estimate: Tensor) -> Tensor:
+    """The anchors (3, 2) of a picture (3, S, S) from its landmarks, computed on the CPU.
+
+    estimate: (3, 2), about where they are; returned if no face is found.
+    """
     rgb, half = from_network(picture.numpy()), picture.shape[-1] / 2
-    eyes = (read[:2].double().numpy() + 1) * half - 0.5
-    found = find_landmarks(rgb, [square_at(eyes)], passes=3, lips=False)
-    if found.present[0] < 0.5:
-        return read
-    return torch.from_numpy((eyes_and_mouth(found.points)[0] + 0.5) / half - 1).to(read)
+    eyes = (estimate[:2].double().numpy() + 1) * half - 0.5
+    landmarks = find_landmarks(rgb, [square_at(eyes)], passes=3, lips=False)
+    if landmarks.present[0] < 0.5:
+        return estimate
+    return torch.from_numpy((eyes_and_mouth(landmarks.points)[0] + 0.5) / half - 1).to(estimate)
 
 
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
@@ -403,26 +413,26 @@ def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
 
     C is 3, or 2 for sampling positions, see `inference.model.lids.drawn_places`.
     """
-    places = pixel_places(pictures.shape[-1], pictures.device)
-    for number, (window, drawn, _) in enumerate(insets):
+    positions = pixel_positions(pictures.shape[-1], pictures.device)
+    for number, (window, layer, _) in enumerate(insets):
         if not number:
-            pictures = pictures.expand(len(drawn), -1, -1, -1).clone()
-        rows, columns = _touched(window, drawn, pictures.shape[-1])
-        under = pictures[:, :, rows, columns]
-        here = window.inside(places[:, :, rows, columns].expand(len(drawn), -1, -1, -1)).permute(0, 2, 3, 1)
-        found = F.grid_sample(drawn, here, align_corners=False)  # zero outside the window
-        pictures[:, :, rows, columns] = under * (1 - found[:, -1:]) + found[:, :-1]
+            pictures = pictures.expand(len(layer), -1, -1, -1).clone()
+        rows, columns = _touched(window, layer, pictures.shape[-1])
+        background = pictures[:, :, rows, columns]
+        in_window = window.inside(positions[:, :, rows, columns].expand(len(layer), -1, -1, -1)).permute(0, 2, 3, 1)
+        sampled = F.grid_sample(layer, in_window, align_corners=False)  # zero outside the window
+        pictures[:, :, rows, columns] = background * (1 - sampled[:, -1:]) + sampled[:, :-1]
     return pictures
 
 
-def _touched(window: Window, drawn: Tensor, size: int) -> tuple[slice, slice]:
+def _touched(window: Window, layer: Tensor, size: int) -> tuple[slice, slice]:
     """Rows and columns of pictures of `size` pixels that contain all pixels which the insets change.
 
-    All on a graphics card, which would have to be waited for.
+    On a graphics card all of them, because computing fewer would require to wait for it.
     """
-    if drawn.device.type != "cpu":
+    if layer.device.type != "cpu":
         return slice(None), slice(None)
-    reach = [(1 + 1 / count) * side.abs() for count, side in zip(drawn.shape[:1:-1], window[1:], strict=True)]
+    reach = [(1 + 1 / count) * side.abs() for count, side in zip(layer.shape[:1:-1], window[1:], strict=True)]
     ends = torch.stack([window.middle - sum(reach), window.middle + sum(reach)])
     first = ((ends[0].amin(0) + 1) * (size / 2) - 1).clamp(0, size).tolist()
     last = ((ends[1].amax(0) + 1) * (size / 2) + 2).clamp(0, size).tolist()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..face.eyelids import PIXEL, Eyelids, find_eyelids, window_of
 from ..face.landmarks import LEFT_LIDS, RIGHT_LIDS
-from .gaze import IRIS, SIZE, SURE, disc, iris_at, spread_into
+from .gaze import IRIS, SIZE, SURE, disc, find_iris, inpaint
 from .insets import DARKEST
 
 CLEAR = 0.25  # smallest fit of the lids with which they are moved
@@ -82,7 +82,7 @@ def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, o
     upper = upper + np.minimum(_thickness(own, base, upper, iris, eye.radius), (lower - upper) / 3)
     edge, opening = y - upper, np.broadcast_to(lower - upper, SIZE)
     inside = (_ramp(edge - 1, 2) * _ramp(opening - edge - 2, 2)).astype(np.float32)
-    iris, radius = iris_at(own, inside, iris, eye.radius)
+    iris, radius = find_iris(own, inside, iris, eye.radius)
     reaches = _reaches(own, base, upper)
     skin, base = _lid_skin(own, edge, opening, reaches)
     covered = _smooth((edge + reaches + 5) / 5)
@@ -133,7 +133,7 @@ def _lid_skin(
     local = cv2.GaussianBlur(np.where(around, light, usual).astype(np.float32), (0, 0), 8)
     known = (around & (light > local - 0.2) & (light > usual - 0.7)).astype(np.float32)
     known = cv2.erode(known, np.ones((3, 3)))
-    base = cv2.GaussianBlur(spread_into(logs, known), (0, 0), 3)
+    base = cv2.GaussianBlur(inpaint(logs, known), (0, 0), 3)
     fine = light - cv2.GaussianBlur(light, (0, 0), 2.2)
     spread = 1.4826 * np.median(np.abs(fine[known > 0])) if known.any() else 0.0
     grain = np.clip(fine * cv2.GaussianBlur(known, (0, 0), 1.5), -2.5 * spread, 2.5 * spread)
@@ -178,7 +178,7 @@ def _without_iris(own: np.ndarray, inside: np.ndarray, iris: np.ndarray, radius:
         known = inside > 0.8
     if known.any():
         known &= light >= np.quantile(light[known], 0.4)  # without corners and lashes
-    white = cv2.GaussianBlur(spread_into(own, known.astype(np.float32)), (0, 0), 1.5)
+    white = cv2.GaussianBlur(inpaint(own, known.astype(np.float32)), (0, 0), 1.5)
     above = cv2.GaussianBlur(inside, (0, 0), 3)
     white *= 1 - 0.3 * np.clip(above - np.roll(above, 4, axis=0), 0, 1)[..., None]
     result = own + (white - own) * (disc(iris, radius * 1.06, 1.5) * np.clip(2 * inside, 0, 1))[..., None]
@@ -197,7 +197,7 @@ def _round_iris(own: np.ndarray, inside: np.ndarray, at: np.ndarray, radius: flo
         result += cv2.remap(own, *places, cv2.INTER_LINEAR) * share[..., None]
         known += share
     seen = (known > 0.04**4 * 10).astype(np.float32)
-    return spread_into(result / np.maximum(known, 1e-9)[..., None], cv2.erode(seen, np.ones((2, 2))))
+    return inpaint(result / np.maximum(known, 1e-9)[..., None], cv2.erode(seen, np.ones((2, 2))))
 
 
 def _reaches(own: np.ndarray, base: np.ndarray, upper: np.ndarray) -> np.ndarray:

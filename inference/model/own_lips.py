@@ -48,8 +48,12 @@ class OwnLips:
     def placed(self, alpha: Tensor, size: int) -> Mouth:
         """The mouth in a frame of `size` pixels."""
         first, second = self._terms
-        was, now = (torch.cat([row, row[first] * row[second]]) for row in (self._own, alpha))
-        moved = (self._places + (now - was).numpy().astype(np.float64) @ self._moves + 1 + 1j) * (size / 2) - 0.5 - 0.5j
+        before, after = (torch.cat([row, row[first] * row[second]]) for row in (self._own, alpha))
+        moved = (
+            (self._places + (after - before).numpy().astype(np.float64) @ self._moves + 1 + 1j) * (size / 2)
+            - 0.5
+            - 0.5j
+        )
         outlines = self._eyes.mouth.outlines
         return Mouth(moved[: outlines.size].reshape(outlines.shape), moved[outlines.size :])
 
@@ -63,12 +67,12 @@ class OwnLips:
     def _moves(self) -> np.ndarray:
         """(fields, P) complex: how each of the refiner's amounts moves them."""
         fields = self._motion.shape[1]
-        at = np.stack([self._places.real, self._places.imag], 1).astype(np.float32)
+        points = np.stack([self._places.real, self._places.imag], 1).astype(np.float32)
         size = round((self._motion.shape[2] / 2) ** 0.5)
         motion = self._motion.reshape(1, 2 * fields, size, size).float()
-        places = torch.from_numpy(at)[None, None].to(motion.device)
-        found = F.grid_sample(motion, places, padding_mode="border", align_corners=False)[0, :, 0]
-        x, y = found.cpu().double().numpy().reshape(fields, 2, -1).transpose(1, 0, 2)
+        places = torch.from_numpy(points)[None, None].to(motion.device)
+        sampled = F.grid_sample(motion, places, padding_mode="border", align_corners=False)[0, :, 0]
+        x, y = sampled.cpu().double().numpy().reshape(fields, 2, -1).transpose(1, 0, 2)
         return x + 1j * y
 
     @cached_property

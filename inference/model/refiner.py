@@ -58,7 +58,7 @@ class Refined(NamedTuple):
     """A batch of corrected pictures.
 
     flow: (N, 3, S, S), displacement and mask before tanh and sigmoid, as the decoder's. rgb: (N, 3, S, S), nominally in
-    [-1, 1]. positions, residual: sampling positions by the motion alone and their error, see `inverted`.
+    [-1, 1]. positions, residual: sampling positions by the motion alone and their error, see `invert_displacement`.
     """
 
     flow: Tensor
@@ -84,7 +84,7 @@ class Conv(nn.Module):
 
 
 class UNet(nn.Module):
-    """(N, inputs, H, H) -> (N, width, H, H). channels: widths from the finest level to the coarsest."""
+    """UNet: (N, inputs, H, H) -> (N, width, H, H). channels: widths from the finest level to the coarsest."""
 
     def __init__(self, inputs: int, channels: Sequence[int], width: int, condition: int = 0) -> None:
         super().__init__()
@@ -117,8 +117,8 @@ class Reading(Reader):
         self.register_buffer("doubt", torch.full((config.outputs,), 1e-6))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        read = super().forward(pictures)
-        return read * ((read.abs() / self.doubt).amax(1, keepdim=True) - 1.0).clamp(0.0, 1.0)
+        estimate = super().forward(pictures)
+        return estimate * ((estimate.abs() / self.doubt).amax(1, keepdim=True) - 1.0).clamp(0.0, 1.0)
 
 
 class Refiner(nn.Module):
@@ -145,16 +145,16 @@ class Refiner(nn.Module):
         for still in (self.maps.bias, self.paint.weight, self.paint.bias):
             nn.init.zeros_(still)
 
-    def motion_of(self, source: Tensor) -> Tensor:
+    def motion_fields(self, source: Tensor) -> Tensor:
         """Predict how the pixels of a source move.
 
-        source: (N, 3, S, S). Returns the displacement of each pixel per unit of each of `amounts`, (N, fields, 2, H, H)
-        in half widths.
+        source: (N, 3, S, S). Returns (N, fields, 2, H, H), the displacement of each pixel per unit of each of
+        `motion_weights`, in half widths.
         """
-        small = F.avg_pool2d(source, 2)
-        places = pixel_places(small.shape[-1], source.device).expand(len(small), -1, -1, -1)
+        half = F.avg_pool2d(source, 2)
+        positions = pixel_positions(half.shape[-1], source.device).expand(len(half), -1, -1, -1)
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
-            features = self.motion(torch.cat([small, places], 1))
+            features = self.motion(torch.cat([half, positions], 1))
         fields = self.maps(features.float()).unflatten(1, (self.fields, 2))
         # A head is rigid; unevenness in its motion would show as tears where its far side is stretched.
         return torch.where(self.rigid[:, None, None, None], smoothed(fields), fields)
@@ -163,47 +163,58 @@ class Refiner(nn.Module):
         """Estimate the coefficients (N, n) of source pictures (N, 3, S, S)."""
         return self.reading(F.interpolate(source, size=(self.reading.size,) * 2, mode="area"))
 
-    def amounts(self, coefficients: Tensor) -> Tensor:
-        """(N, n) -> (N, fields): the coefficients and their products."""
+    def motion_weights(self, coefficients: Tensor) -> Tensor:
+        """Weights (N, fields) of the motion fields: coefficients (N, n) and the products of `terms`."""
         first, second = coefficients[:, self.terms[0]], coefficients[:, self.terms[1]]
         return torch.cat([coefficients, first * second], 1)
 
     def forward(
-        self, source: Tensor, motion: Tensor, own: Tensor, flow: Tensor, rgb: Tensor, coefficients: Tensor
+        self,
+        source: Tensor,
+        motion: Tensor,
+        source_coefficients: Tensor,
+        flow: Tensor,
+        rgb: Tensor,
+        coefficients: Tensor,
     ) -> Refined:
         """Correct the decoder's pictures for `coefficients` (N, n).
 
-        source: (N, 3, S, S); motion: see `motion_of`; own: the source's coefficients (N, n); flow, rgb: the decoder's
-        output, (N, 3, S, S).
+        source: (N, 3, S, S). motion: see `motion_fields`. source_coefficients: (N, n). flow, rgb: the decoder's output,
+        (N, 3, S, S).
         """
         grid = warp_grid(source.shape[-1], source.device).permute(0, 3, 1, 2)
-        drawn = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder samples
-        centres, size = pixel_places(drawn.shape[-1], drawn.device), drawn.shape[-1] * 2
-        amounts = self.amounts(coefficients) - self.amounts(own)
-        moves = (amounts[:, None] @ motion.flatten(2)).view_as(drawn)  # as one product; einsum would copy the motion
-        found, residual = inverted(moves, drawn)
+        decoder_positions = F.avg_pool2d(grid + torch.tanh(flow[:, :2]), 2)  # where the decoder samples
+        centres, size = (
+            pixel_positions(decoder_positions.shape[-1], decoder_positions.device),
+            decoder_positions.shape[-1] * 2,
+        )
+        weights = self.motion_weights(coefficients) - self.motion_weights(source_coefficients)
+        displacement = (weights[:, None] @ motion.flatten(2)).view_as(
+            decoder_positions
+        )  # as one product; einsum would copy the motion
+        inverted, residual = invert_displacement(displacement, decoder_positions)
         distance = torch.hypot(*residual.split(1, 1))
-        nowhere = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # for example in an opening mouth
-        positions = found + nowhere * (drawn - found)
+        unreliable = ((distance - FOUND) / FOUND).clamp(0.0, 1.0)  # for example in an opening mouth
+        positions = inverted + unreliable * (decoder_positions - inverted)
         logit = flow[:, 2:].clamp(-8.0, 8.0)
-        seen = torch.cat([
+        inputs = torch.cat([
             warped(F.avg_pool2d(source, 2), positions), F.avg_pool2d(rgb, 2), (positions - centres) / SMALL,
-            (drawn - positions) / SMALL, residual / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2),
+            (decoder_positions - positions) / SMALL, residual / SMALL, F.avg_pool2d(torch.sigmoid(logit), 2),
             centres.expand(len(rgb), -1, -1, -1),
         ], 1)  # fmt: skip
         with torch.autocast(source.device.type, torch.bfloat16, enabled=self.training):
-            painted = F.pixel_shuffle(self.paint(self.painter(seen.clamp(-2.0, 2.0), coefficients)), 2).float()
+            outputs = F.pixel_shuffle(self.paint(self.painter(inputs.clamp(-2.0, 2.0), coefficients)), 2).float()
         shift = F.interpolate(positions - centres, scale_factor=2.0, mode="bilinear", align_corners=False)
-        positions = pixel_places(size, shift.device) + shift + painted[:, :2] * SMALL
-        logit = logit + painted[:, 2:3]
+        positions = pixel_positions(size, shift.device) + shift + outputs[:, :2] * SMALL
+        logit = logit + outputs[:, 2:3]
         mask = torch.sigmoid(logit)
-        refined = warped(source, positions) * mask + (rgb + painted[:, 3:]) * (1.0 - mask)
+        refined = warped(source, positions) * mask + (rgb + outputs[:, 3:]) * (1.0 - mask)
         offset = (positions - grid).clamp(-FURTHEST, FURTHEST)
-        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, found, residual)
+        return Refined(torch.cat([torch.atanh(offset), logit], 1), refined, inverted, residual)
 
 
 def smoothed(fields: Tensor) -> Tensor:
-    """fields (N, F, 2, H, H), blurred by a Gaussian of SMOOTH pixels, with replicated borders."""
+    """Blur fields (N, F, 2, H, H) by a Gaussian of SMOOTH pixels, with replicated borders."""
     reach, size = round(3 * SMOOTH), fields.shape[-1]
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=fields.device) / SMOOTH) ** 2)
     single = F.pad(torch.eye(size, device=fields.device)[:, None], (reach, reach), mode="replicate")
@@ -211,19 +222,19 @@ def smoothed(fields: Tensor) -> Tensor:
     return blur.T @ (fields @ blur)  # matrix products are much faster than a convolution here
 
 
-def inverted(moves: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def invert_displacement(displacement: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Invert a forward displacement by fixed-point iteration.
 
-    moves: (N, 2, H, H), displacement of each pixel of the source; start: (N, 2, H, H), first guess. Returns the
-    sampling position of each pixel of the result and the remaining error, both (N, 2, H, H) in half widths.
+    displacement: (N, 2, H, H), of each pixel of the source. start: (N, 2, H, H), first guess. Returns the sampling
+    position of each pixel of the result and the remaining error, both (N, 2, H, H) in half widths.
     """
-    centres, positions = pixel_places(moves.shape[-1], moves.device), start
+    centres, positions = pixel_positions(displacement.shape[-1], displacement.device), start
     for share in STEPS:
-        positions = positions + share * (centres - positions - warped(moves, positions))
-    return positions, centres - positions - warped(moves, positions)
+        positions = positions + share * (centres - positions - warped(displacement, positions))
+    return positions, centres - positions - warped(displacement, positions)
 
 
-def pixel_places(size: int, device: torch.device) -> Tensor:
+def pixel_positions(size: int, device: torch.device) -> Tensor:
     """(1, 2, size, size): x and y of pixel centres in [-1, 1]."""
     line = (torch.arange(size, device=device) * 2 + 1) / size - 1.0
     return torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]

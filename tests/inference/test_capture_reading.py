@@ -51,7 +51,7 @@ def test_an_iris_is_found_where_it_is_drawn():
     for at in ((52.0, 36.0), (44.5, 34.25), (60.0, 38.0)):
         grey = 210 - 150 * gaze.disc(np.array(at), 16.0, 1.5)
         own = np.repeat(grey[..., None], 3, axis=2).astype(np.float32)
-        found, radius = gaze.iris_at(own, opening, np.array([51.0, 36.0]), 16.12)
+        found, radius = gaze.find_iris(own, opening, np.array([51.0, 36.0]), 16.12)
         assert np.abs(found - at).max() < 1.5
         assert 13 < radius < 19
 

@@ -16,7 +16,7 @@ from inference.face.crop import EYES, TEMPLATE
 from inference.face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, square_at
 from inference.media.picture import load_picture
 from inference.model import fast_gaze, gaze
-from inference.model.gaze import BALL, PITCH, YAW, located_irises, read_gaze, shifts, with_lids
+from inference.model.gaze import BALL, PITCH, YAW, estimate_gaze, refine_irises, shifts, with_lids
 from inference.model.insets import composite_insets
 from inference.model.joined import joined
 from inference.renderer import FaceRenderer
@@ -42,7 +42,7 @@ def renderer(bank):
 def irises(picture):
     """(2,) mean place of the irises relative to the corners of the lids, in eye distances."""
     points = find_landmarks(picture, [square_at(EYE_AT)]).points[0].astype(np.float64)
-    found = located_irises(picture, points)
+    found = refine_irises(picture, points)
     distance = np.hypot(*(points[1] - points[0]))
     places = [
         found[NAMES.index(name)] - points[[lids[0], lids[4]]].mean(0)
@@ -168,7 +168,7 @@ def test_turned_eyes_do_not_depend_on_their_batch(eyes):
 
 def test_gaze_is_read_from_drawn_eyes(renderer):
     amounts = np.linspace(-1, 1, 7)
-    read = np.array([read_gaze(drawn(renderer, eyeYaw=float(amount))) for amount in amounts])
+    read = np.array([estimate_gaze(drawn(renderer, eyeYaw=float(amount))) for amount in amounts])
     assert read.shape == (7, 2)
     assert np.corrcoef(amounts, read[:, 0])[0, 1] >= 0.9
     encoded = renderer.encode([drawn(renderer, eyeYaw=0.8), drawn(renderer, eyeYaw=-0.8)])

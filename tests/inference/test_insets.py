@@ -43,7 +43,7 @@ from inference.model.insets import (
     composite_insets,
     logarithms,
 )
-from inference.model.layout import enlarged
+from inference.model.layout import upsample
 from inference.model.load import INSETS, load_network
 from inference.model.plan import Planner
 from inference.model.readers.absolute import ReaderConfig
@@ -106,7 +106,7 @@ def test_an_inset_continues_the_picture_at_its_border() -> None:
     seen[:, 7:10] = 0.2  # the source's window, all skin
     seen[0, :3], seen[1, :3] = 0.2, 0.5
     with torch.no_grad():
-        drawn = inset(seen, torch.zeros(2, COUNT), inset.skin_of(seen[:, 7:10]))
+        drawn = inset(seen, torch.zeros(2, COUNT), inset.border_skin(seen[:, 7:10]))
     for one, level in zip(drawn, (0.2, 0.5), strict=True):
         torch.testing.assert_close(one[:3], torch.full((3, 48, 64), level))
     assert (drawn[:, 3:] == 0.5 * inset.feather).all()
@@ -124,7 +124,7 @@ def test_an_inset_follows_the_lighting(insets: Insets) -> None:
     lit = seen.clone()
     for part in (slice(0, 3), slice(7, 10)):
         lit[:, part] = colours(logarithms(seen[:, part]) + light[:, None, None])
-    one, other = (inset(part, torch.ones(1, COUNT), inset.skin_of(part[:, 7:10]))[:, :3] for part in (seen, lit))
+    one, other = (inset(part, torch.ones(1, COUNT), inset.border_skin(part[:, 7:10]))[:, :3] for part in (seen, lit))
     torch.testing.assert_close(logarithms(other), logarithms(one) + light[:, None, None], atol=1e-4, rtol=1e-4)
 
 
@@ -269,15 +269,15 @@ def test_a_mouth_that_does_not_move_stays_the_sources(insets: Insets) -> None:
     window = insets.windows(ANCHORS)[0]
     turned, talking = changed(0.5, POSE), changed(0.5, LIP)
     (positions, residual), none = still(), torch.zeros(1, 1, 1, 1)
-    opened = insets.own_mouth(window, turned, None, positions, residual)[0, 0]
+    opened = insets.source_mouth_logit(window, turned, None, positions, residual)[0, 0]
     row, column = (int((at + 1) / 2 * SIZE / 2) for at in window.middle[0].flip(0))
     assert opened[row, column] == OPEN
     assert opened[: SIZE // 4].max() == opened[:, :4].max() == 0
-    assert torch.equal(insets.own_mouth(window, turned, none, positions, residual)[0, 0], opened)
-    assert not insets.own_mouth(window, changed(0.0, POSE), None, positions, residual).any()
-    assert not insets.own_mouth(window, talking, insets.mouth.strength(talking), positions, residual).any()
-    assert not insets.own_mouth(window, turned, None, positions, residual + 2 * FOUND).any()
-    assert not insets.own_mouth(window, turned, None, positions * (DENSE[1] + 0.1), residual).any()
+    assert torch.equal(insets.source_mouth_logit(window, turned, none, positions, residual)[0, 0], opened)
+    assert not insets.source_mouth_logit(window, changed(0.0, POSE), None, positions, residual).any()
+    assert not insets.source_mouth_logit(window, talking, insets.mouth.strength(talking), positions, residual).any()
+    assert not insets.source_mouth_logit(window, turned, None, positions, residual + 2 * FOUND).any()
+    assert not insets.source_mouth_logit(window, turned, None, positions * (DENSE[1] + 0.1), residual).any()
 
 
 def test_the_inset_of_the_mouth_is_called_where_lips_open_or_close() -> None:
@@ -390,21 +390,21 @@ def test_the_fast_correction_equals_refiner_and_insets(insets: Insets) -> None:
     flow, rgb = torch.randn(2, 3, SIZE, SIZE) * 0.05, torch.rand(2, 3, SIZE, SIZE) * 2 - 1
     places = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(flow[:, :2])
     for sources in (pictures, pictures[:1]):
-        motion, own, anchors = refiner.motion_of(sources), refiner.read(sources), insets.find_anchors(sources)
+        motion, own, anchors = refiner.motion_fields(sources), refiner.read(sources), insets.find_anchors(sources)
         known = type(insets.prepare(sources, motion, anchors))(
             *(part.expand(2, *part.shape[1:]) for part in insets.prepare(sources, motion, anchors))
         )
         own, each = own.expand(2, -1), sources.expand(2, -1, -1, -1)
         expected = refiner(each, motion.expand(2, -1, -1, -1, -1), own, flow, rgb, alpha)
-        turned = refiner.amounts(alpha * insets.pose) - refiner.amounts(own * insets.pose)
+        turned = refiner.motion_weights(alpha * insets.pose) - refiner.motion_weights(own * insets.pose)
         laid = insets(known, turned, alpha - own, expected.positions, expected.residual, alpha)
         drawn, found = correction.correct(correction.prepare(sources, sources), Drawn(rgb, places, flow[:, 2:]), alpha)
         sampled = warp_grid(SIZE).permute(0, 3, 1, 2) + torch.tanh(expected.flow[:, :2])
         assert torch.allclose(drawn.places, sampled, atol=1e-4)
         mouth = insets.windows(known.anchors_at(turned))[0]
         strength = insets.mouth.strength(alpha - own)
-        opened = insets.own_mouth(mouth, alpha - own, strength, expected.positions, expected.residual)
-        logit = expected.flow[:, 2:] + enlarged(opened)
+        opened = insets.source_mouth_logit(mouth, alpha - own, strength, expected.positions, expected.residual)
+        logit = expected.flow[:, 2:] + upsample(opened)
         painted, now = 1 - torch.sigmoid(expected.flow[:, 2:]), torch.sigmoid(logit)
         rgb = warped(each, sampled) * now + (expected.rgb - warped(each, sampled) * (1 - painted)) / painted * (1 - now)
         assert torch.allclose(drawn.logit, logit, atol=1e-4)

@@ -99,9 +99,9 @@ def test_the_motion_of_a_head_is_smooth(refiner: Refiner) -> None:
     source = torch.rand(1, 3, SIZE, SIZE, generator=torch.manual_seed(0)) * 2 - 1
     rigid = [0, 2, COUNT]  # (0, 0) is a product of two of them, (0, 1) is not
     assert refiner.rigid.nonzero().flatten().tolist() == rigid
-    even = refiner.motion_of(source)
+    even = refiner.motion_fields(source)
     refiner.rigid.zero_()
-    uneven = refiner.motion_of(source)
+    uneven = refiner.motion_fields(source)
     others = [field for field in range(refiner.fields) if field not in rigid]
     torch.testing.assert_close(even[:, others], uneven[:, others])
     before, after = (motion[:, rigid].diff(dim=-1).square().mean((0, 2, 3, 4)) for motion in (uneven, even))
@@ -110,7 +110,7 @@ def test_the_motion_of_a_head_is_smooth(refiner: Refiner) -> None:
 
 def test_amounts_include_products(refiner: Refiner) -> None:
     coefficients = torch.rand(3, COUNT)
-    amounts = refiner.amounts(coefficients)
+    amounts = refiner.motion_weights(coefficients)
     assert amounts.shape == (3, refiner.fields)
     torch.testing.assert_close(amounts[:, :-2], coefficients)
     torch.testing.assert_close(amounts[:, -2:], coefficients[:, :1] * coefficients[:, :2])
@@ -118,14 +118,14 @@ def test_amounts_include_products(refiner: Refiner) -> None:
 
 def test_a_closed_mask_shows_the_decoders_picture(unpainted: Refiner) -> None:
     source, (flow, rgb) = pictures(), still(open_mask=-8.0)
-    motion = unpainted.motion_of(source)
+    motion = unpainted.motion_fields(source)
     made = unpainted(source, motion, REST, flow, rgb, torch.ones(1, COUNT))
     torch.testing.assert_close(made.rgb, rgb, atol=2e-3, rtol=0)
 
 
 def test_the_sources_own_coefficients_leave_it_unchanged(unpainted: Refiner) -> None:
     source, (flow, rgb), own = pictures(), still(), torch.rand(1, COUNT)
-    made = unpainted(source, unpainted.motion_of(source), own, flow, rgb, own)
+    made = unpainted(source, unpainted.motion_fields(source), own, flow, rgb, own)
     torch.testing.assert_close(made.rgb, source, atol=2e-3, rtol=0)
 
 
@@ -142,11 +142,11 @@ def test_readings_below_the_noise_floor_are_zero() -> None:
 
 def test_a_batch_is_its_rows(refiner: Refiner) -> None:
     source, (flow, rgb), coefficients = pictures(3), still(3), torch.rand(3, COUNT)
-    motion, own = refiner.motion_of(source), 0.1 * torch.rand(3, COUNT)
+    motion, own = refiner.motion_fields(source), 0.1 * torch.rand(3, COUNT)
     together = refiner(source, motion, own, flow, rgb, coefficients)
     for row in range(3):
         one = slice(row, row + 1)
-        known = source[one], refiner.motion_of(source[one]), own[one]
+        known = source[one], refiner.motion_fields(source[one]), own[one]
         alone = refiner(*known, flow[one], rgb[one], coefficients[one])
         torch.testing.assert_close(alone.rgb, together.rgb[one], atol=1e-4, rtol=0)
         torch.testing.assert_close(alone.flow, together.flow[one], atol=1e-3, rtol=0)
@@ -200,7 +200,7 @@ def test_the_renderer_shows_the_refiners_pictures(refiner: Refiner, tmp_path: Pa
     with torch.no_grad():
         latent, features = model.enc(source)
         *_, last = model.levels(latent, features, torch.from_numpy(rows))
-        known = source, refiner.motion_of(source), refiner.read(source)
+        known = source, refiner.motion_fields(source), refiner.read(source)
         known = (part.expand(3, *part.shape[1:]) for part in known)
         made = refiner(*known, last.flow, last.rgb, torch.from_numpy(rows))
     np.testing.assert_allclose(frames, made.rgb.permute(0, 2, 3, 1), atol=2e-3)

@@ -188,8 +188,8 @@ def test_a_face_is_compared_with_the_windows_that_follow_its_head(
         flow = RestFlow(small[0].numpy())
         flows = torch.from_numpy(np.stack([flow.to(plane.numpy()) for plane in small[1:]]))
         estimate = relative_reader.estimate(flows)
-        known = networks.insets.prepare(small[:1], networks.refiner.motion_of(small[:1]), ANCHORS)
-        then = known.anchors_at(networks.refiner.amounts(estimate * networks.insets.pose))
+        known = networks.insets.prepare(small[:1], networks.refiner.motion_fields(small[:1]), ANCHORS)
+        then = known.anchors_at(networks.refiner.motion_weights(estimate * networks.insets.pose))
         windows = []
         for (still,), moved in zip(cut_windows(large[:1], ANCHORS), cut_windows(large[1:], then), strict=True):
             compared = np.stack([RestWindow(still).compare(window) for window in moved])

@@ -27,7 +27,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five seconds of footage are enough, sliders are measured on two faces, and keep their numbers."""
     monkeypatch.setattr(command, "LEAST", 5.0)
     monkeypatch.setattr(command, "FACES", 2)
-    monkeypatch.setattr("training.stages.finish_bank.named", lambda bank, *measured: bank.coefficients)
+    monkeypatch.setattr("training.stages.finish_bank.named_coefficients", lambda bank, *measured: bank.coefficients)
 
 
 class Killed(BaseException):

@@ -16,7 +16,7 @@ from inference.contract.bank import save_bank
 from inference.model.refiner import (
     PREFIX,
     Refined,
-    pixel_places,
+    pixel_positions,
     warped,
 )
 from training.export import starter_bank
@@ -139,7 +139,7 @@ def test_a_source_at_its_full_size_shows_through_the_mask(pairs: HeadPairs, mask
     assert small.source.shape[-1] == small.weight.shape[-1] == 32
     line = torch.linspace(-1, 1, 32)
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"))[None]
-    positions = pixel_places(32, "cpu") + 0.125  # four pixels of 64
+    positions = pixel_positions(32, "cpu") + 0.125  # four pixels of 64
     flow = torch.cat([torch.atanh(positions - grid), torch.full((1, 1, 32, 32), mask)], 1)
     drawn = torch.full_like(small.source, 0.3)
     share = torch.sigmoid(flow[:, 2:])

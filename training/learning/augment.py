@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.model.refiner import pixel_places
+from inference.model.refiner import pixel_positions
 
 from ..units import NAMES, POSE_COLUMNS, SCALE, SHIFT
 
@@ -265,7 +265,7 @@ def repaint_eyes(source: Tensor, anchors: Tensor, rng: np.random.Generator) -> T
     Without them, a network could derive the colour of a closed lid from the surroundings of the open eye, which is
     wrong for people with make-up. anchors: (S, 3, 2), left eye, right eye and mouth in [-1, 1].
     """
-    places, result = pixel_places(source.shape[-1], source.device)[0], []
+    places, result = pixel_positions(source.shape[-1], source.device)[0], []
     for picture, (left, right, _) in zip(source, anchors, strict=True):
         if rng.random() < 0.5:
             result.append(picture)

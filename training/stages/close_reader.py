@@ -148,7 +148,9 @@ def anchor_motion(refiner: Refiner, heads: HeadFrames) -> Tensor:
         rows = person * heads.per_person + np.arange(PORTRAIT_FRAMES)
         pictures = to_network_range(heads.pictures(rows))
         with torch.autocast("cpu", torch.bfloat16):
-            motion = refiner.motion_of(F.avg_pool2d(pictures, 2).contiguous(memory_format=torch.channels_last)).float()
+            motion = refiner.motion_fields(
+                F.avg_pool2d(pictures, 2).contiguous(memory_format=torch.channels_last)
+            ).float()
         at = F.grid_sample(motion.flatten(1, 2), heads.anchors[rows][:, None], align_corners=False)[:, :, 0]
         found.append(at.unflatten(1, (-1, 2)).half())
     return torch.stack(found)
@@ -191,7 +193,7 @@ class Pairs:
         if augmented:
             pose[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, POSE_NOISE, (len(rest), 6)).astype(np.float32))
             anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
-        pose_change = self.refiner.amounts(pose) - self.refiner.amounts(rest_pose)
+        pose_change = self.refiner.motion_weights(pose) - self.refiner.motion_weights(rest_pose)
         frame_anchors = anchors + torch.einsum("nf,nfcp->npc", pose_change, moved)
         shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, frame_anchors))]
         filters = CameraEffects(len(rest), rng) if augmented else None

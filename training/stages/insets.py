@@ -27,7 +27,7 @@ from inference.contract.bank import load_bank
 from inference.model.insets import InsetConfig, Insets, InsetsConfig
 from inference.model.load import INSETS, state_of
 from inference.model.readers.absolute import ReaderConfig
-from inference.model.refiner import Refiner, inverted, pixel_places, warped
+from inference.model.refiner import Refiner, invert_displacement, pixel_positions, warped
 
 from ..heads.data import Batch, HeadPairs
 from ..learning.augment import Crop, filmed, photographed, relit, repaint_eyes
@@ -122,16 +122,18 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
     source = F.interpolate(half, scale_factor=2.0, mode="bilinear") if coarse else batch.source
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            motion = refiner.motion_of(half.contiguous(memory_format=torch.channels_last)).float()
+            motion = refiner.motion_fields(half.contiguous(memory_format=torch.channels_last)).float()
         known = insets.prepare(source, motion, anchors)
         known = type(known)(*(part.repeat_interleave(drivings, 0) for part in known))
         amounts, turned = (
-            refiner.amounts(batch.driving_coefficients * share)
-            - refiner.amounts(batch.source_coefficients * share).repeat_interleave(drivings, 0)
+            refiner.motion_weights(batch.driving_coefficients * share)
+            - refiner.motion_weights(batch.source_coefficients * share).repeat_interleave(drivings, 0)
             for share in (1.0, insets.pose)
         )
         moves = torch.einsum("skf,sfchw->skchw", amounts.unflatten(0, (-1, drivings)), motion).flatten(0, 1)
-        positions, remaining = inverted(moves, pixel_places(moves.shape[-1], moves.device).expand_as(moves))
+        positions, remaining = invert_displacement(
+            moves, pixel_positions(moves.shape[-1], moves.device).expand_as(moves)
+        )
         windows = insets.windows(known.anchors_at(turned))
     result = []
     for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):

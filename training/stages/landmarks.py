@@ -36,7 +36,7 @@ from inference.face.landmarks import (
     anchor_features,
     gaze_features,
 )
-from inference.model.gaze import located_irises
+from inference.model.gaze import refine_irises
 
 from ..heads import mesh
 from ..heads.identity import identity
@@ -236,7 +236,7 @@ def fit_gaze(net: LandmarkNet, pool: Pool, count: int = 1500) -> Tensor:
         cut = [warped(pool.frames[row], framing(pool.points[row], 0.0, 1.0, np.zeros(2))) for row in some]
         pictures = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 127.5 - 1
         read = net(pictures).points.double().numpy()
-        found += [located_irises(*pair) for pair in zip(cut, read, strict=True)]
+        found += [refine_irises(*pair) for pair in zip(cut, read, strict=True)]
     net.train()
     features = gaze_features(np.stack(found))
     truth = pool.gaze[rows] * (EYE_BALL, -EYE_BALL)

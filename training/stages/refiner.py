@@ -29,7 +29,7 @@ from torch import Tensor
 from inference.contract.bank import load_bank
 from inference.model.generator import Generator
 from inference.model.load import REFINER, load_network, state_of
-from inference.model.refiner import Refined, Refiner, RefinerConfig, pixel_places, warped
+from inference.model.refiner import Refined, Refiner, RefinerConfig, pixel_positions, warped
 
 from ..heads.data import Batch, HeadPairs
 from ..heads.stream import add_data_options, training_pairs
@@ -84,7 +84,7 @@ def refined(generator: Generator, refiner: Refiner, batch: Batch) -> tuple[Refin
         latent, features = generator.enc(batch.source)
         *_, last = generator.levels(latent, features, batch.driving_coefficients)
         # The true source coefficients: with reading errors, the painter would learn to ignore the motion.
-        known = batch.source, refiner.motion_of(batch.source), batch.source_coefficients
+        known = batch.source, refiner.motion_fields(batch.source), batch.source_coefficients
         known = (part.repeat_interleave(drivings, 0) for part in known)
     return refiner(*known, last.flow, last.rgb, batch.driving_coefficients), last.rgb
 
@@ -105,9 +105,9 @@ def upsampled_render(made: Refined, small: Batch, batch: Batch) -> Tensor:
     source, own = (part.source.repeat_interleave(drivings, 0) for part in (small, batch))
     source_places, mask = sampling_grid(made.flow), torch.sigmoid(made.flow[:, 2:])
     drawn = made.rgb - warped(source, source_places) * mask
-    shift = source_places - pixel_places(source_places.shape[-1], source_places.device)
+    shift = source_places - pixel_positions(source_places.shape[-1], source_places.device)
     shift, mask, drawn = (F.interpolate(part, scale_factor=2.0, mode="bilinear") for part in (shift, mask, drawn))
-    return warped(own, pixel_places(own.shape[-1], own.device) + shift) * mask + drawn
+    return warped(own, pixel_positions(own.shape[-1], own.device) + shift) * mask + drawn
 
 
 def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[str, Tensor]:
@@ -117,9 +117,9 @@ def motion_losses(refiner: Refiner, batch: Batch, point_weight: Tensor) -> dict[
     heads; outline: differences of displacement between neighbours at the outline of a head. All in half widths.
     """
     drivings = len(batch.driving) // len(batch.source)
-    motion = refiner.motion_of(batch.source)
-    amounts = refiner.amounts(batch.driving_coefficients).unflatten(0, (-1, drivings))
-    amounts = amounts - refiner.amounts(batch.source_coefficients)[:, None]
+    motion = refiner.motion_fields(batch.source)
+    amounts = refiner.motion_weights(batch.driving_coefficients).unflatten(0, (-1, drivings))
+    amounts = amounts - refiner.motion_weights(batch.source_coefficients)[:, None]
     at = F.grid_sample(
         motion.flatten(1, 2), batch.tracks.source[::drivings, None], padding_mode="border", align_corners=False
     )[:, :, 0].unflatten(1, (-1, 2))  # (S, fields, 2, P)

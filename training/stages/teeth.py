@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inference.contract.bank import Bank, load_bank
-from inference.model.batches import filled
+from inference.model.batches import pad_batch
 from inference.model.insets import CONTRAST, DARKEST, Window, colours, logarithms
 from inference.model.refiner import warped
 from inference.model.teeth import MASKS, ROWS, SEEN, SMOOTH, Teeth, TeethConfig
@@ -80,7 +80,7 @@ class MouthSeer(FaceRenderer):
         for start in range(0, len(rows), self.batch):
             part = list(rows[start : start + self.batch])
             assert self._source is not None
-            rows_of_batch, size = filled(part, self.batch), 2 * self.config.size
+            rows_of_batch, size = pad_batch(part, self.batch), 2 * self.config.size
             decoded = self._decode([self._source], rows_of_batch, self._canvases, size, at_rest=True)
             window = decoded.insets[0].window
             found.append([tensor[: len(part)] for tensor in (*window, *self._found)])

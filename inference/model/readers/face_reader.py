@@ -13,8 +13,8 @@ from ...contract.bank import Bank
 from ...contract.coefficients import Coefficients
 from ...lanes import Lanes
 from ...media.picture import frames_to_network
-from ..batches import batches, checked
-from ..gaze import read_gaze, read_gazes
+from ..batches import batches, check_picture
+from ..gaze import estimate_gaze, estimate_gazes
 from ..insets import InsetSource
 from ..load import Networks
 from .look import look_at, nine_points
@@ -27,7 +27,7 @@ class RestReference(NamedTuple):
     flow: RestFlow
     windows: list[RestWindow]
     known: InsetSource  # where eyes and mouth are, and how the refiner moves them
-    gaze: np.ndarray  # (2,), see `inference.model.gaze.read_gaze`; (0,) if the bank does not have it
+    gaze: np.ndarray  # (2,), see `inference.model.gaze.estimate_gaze`; (0,) if the bank does not have it
 
 
 class FaceReader:
@@ -66,7 +66,7 @@ class FaceReader:
         """(N, n): rows (N, m) of the coefficients that the networks read, with the gaze if the bank has it."""
         if not self._reads_gaze:
             return rows
-        return np.concatenate([rows, read_gazes(images)], axis=1)
+        return np.concatenate([rows, estimate_gazes(images)], axis=1)
 
     @property
     def _reads_gaze(self) -> bool:
@@ -91,9 +91,9 @@ class FaceReader:
         """
         planes, insets, refiner = self._planes(image), self.networks.insets, self.networks.refiner
         picture = torch.from_numpy(planes[None]).to(self._device)
-        known = insets.prepare(picture, refiner.motion_of(picture), insets.find_anchors(picture))
+        known = insets.prepare(picture, refiner.motion_fields(picture), insets.find_anchors(picture))
         windows = [RestWindow(window) for (window,) in cut_windows([self._large(image)], known.anchors)]
-        gaze = read_gaze(image) if self._reads_gaze else np.zeros(0, np.float32)
+        gaze = estimate_gaze(image) if self._reads_gaze else np.zeros(0, np.float32)
         return RestReference(RestFlow(planes), windows, known, gaze)
 
     def compare(self, rest: RestReference, images: Iterable[np.ndarray]) -> np.ndarray:
@@ -143,7 +143,7 @@ class FaceReader:
         reader, refiner, insets = self.networks.relative_reader, self.networks.refiner, self.networks.insets
         flow = np.stack([rest.flow.to(self._planes(image)) for image in images])
         estimate = reader.estimate(torch.from_numpy(flow).to(self._device))
-        turned = refiner.amounts(estimate * insets.pose)
+        turned = refiner.motion_weights(estimate * insets.pose)
         cut = cut_windows([self._large(image) for image in images], rest.known.anchors_at(turned))
         windows = [
             torch.from_numpy(np.stack([reference.compare(window) for window in shown]))
@@ -155,9 +155,9 @@ class FaceReader:
 
     def _planes(self, image: np.ndarray) -> np.ndarray:
         """float32 (3, S, S) in [-1, 1]."""
-        return frames_to_network(checked(image)[None], self.size)[0]
+        return frames_to_network(check_picture(image)[None], self.size)[0]
 
     def _large(self, image: np.ndarray) -> np.ndarray:
         """float32 (R, R, 3) in [-1, 1] for R = comparing_size."""
-        planes = frames_to_network(checked(image)[None], self.comparing_size)[0]
+        planes = frames_to_network(check_picture(image)[None], self.comparing_size)[0]
         return np.ascontiguousarray(planes.transpose(1, 2, 0))
