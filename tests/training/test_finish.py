@@ -20,7 +20,7 @@ from training.footage.named import KnownTake, emotion_of_folder, frames_by_emoti
 from training.footage.prepare import clips_in
 from training.footage.takes import Footage
 from training.stages.finish_bank import UNUSED_UNIT, may_name, measured_coefficients
-from training.stages.hearing import features, learn_hearing
+from training.stages.footage_lipsync import fit_lip_sync, last_layer_inputs
 
 SECONDS, LIPS = 40.0, 3
 
@@ -72,7 +72,7 @@ def test_frames_of_an_emotion_are_those_of_its_takes() -> None:
     assert {name: rows.tolist() for name, rows in found.items()} == {"happy": [0, 1, 3]}
 
 
-# ------------------------------------------------------------------------------------------------ hearing
+# ------------------------------------------------------------------------------------------------ lip-sync
 
 
 def talk(tmp_path: Path, seconds: float = SECONDS) -> tuple[Footage, list[KnownTake]]:
@@ -101,16 +101,16 @@ def halves(footage: Footage) -> tuple[np.ndarray, np.ndarray]:
 def test_lip_sync_is_learned_where_lips_follow_the_sound(tmp_path: Path) -> None:
     """Lips that are a linear function of what the network hears are found again by `lip_sync` with the bank."""
     footage, takes = talk(tmp_path)
-    known, _ = features(footage, takes, 0.0)
+    known, _ = last_layer_inputs(footage, takes, 0.0)
     left, size, _ = np.linalg.svd(known - known.mean(0), full_matrices=False)
     lips = left[:, :LIPS] * np.sign(size[:LIPS]) * np.sqrt(len(left))
     early, late = halves(footage)
-    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
-    assert "Lip-sync follows the lips with r" in hearing.sentence
-    assert len(hearing.r) == LIPS
-    assert np.mean(hearing.r) > 0.6
+    fit = fit_lip_sync(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
+    assert "Lip-sync follows the lips with r" in fit.sentence
+    assert len(fit.r) == LIPS
+    assert np.mean(fit.r) > 0.6
     config = GeneratorConfig(32, 16, {4: 8, 8: 8, 16: 8, 32: 8}, (("lip", LIPS), ("pose", 1)))
-    tensors = dict(hearing.tensors)
+    tensors = dict(fit.tensors)
     bank = Bank("tiny", config, numbered_coefficients(config.banks), networks=networks_json(tensors))
     save_bank(bank, tensors, tmp_path / "tiny.safetensors")
     samples = takes[1].samples()
@@ -125,12 +125,12 @@ def test_lips_without_relation_to_the_sound_give_no_lip_sync(tmp_path: Path) -> 
     footage, takes = talk(tmp_path)
     lips = np.random.default_rng(1).standard_normal((len(footage), LIPS))
     early, late = halves(footage)
-    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
-    assert hearing.tensors == {}
-    assert "below 0.3" in hearing.sentence
+    fit = fit_lip_sync(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), takes)
+    assert fit.tensors == {}
+    assert "below 0.3" in fit.sentence
     silent = [KnownTake(take.clip, take.sha256, "", None) for take in takes]
-    hearing = learn_hearing(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), silent)
-    assert hearing.sentence == "No lip-sync: the clips have 0 s of sound, 60 s are needed."
+    fit = fit_lip_sync(footage.subset(early), footage.subset(late), lips[early], lips[late], np.ones(LIPS), silent)
+    assert fit.sentence == "No lip-sync: the clips have 0 s of sound, 60 s are needed."
 
 
 # ------------------------------------------------------------------------------------------------ sliders

@@ -23,7 +23,7 @@ from inference.renderer import FaceRenderer
 from ..footage.named import KnownTake, frames_by_emotion
 from ..footage.takes import EYES, Footage
 from .footage_generator import LOOKS
-from .hearing import Hearing, learn_hearing
+from .footage_lipsync import LipSyncFit, fit_lip_sync
 from .mouth import GAIN, MotionCodes
 from .upper_face import UpperFace, driving_codes
 
@@ -195,15 +195,15 @@ def finish(
     lips, tensors = slices["lip"], state
     for name, look in readers.items():
         tensors |= look_tensors(name, look, LOOKS[name], axes[slices[name], slices[name]])
-    hearing = Hearing({}, "")
+    lip_sync = LipSyncFit({}, "")
     if material.takes:
         lip_codes = [
             bank_codes(model, part, teacher, upper, np.arange(len(part)))[:, lips] @ axes[lips, lips] for part in split
         ]
-        hearing = learn_hearing(*split, *lip_codes, size[lips].numpy(), list(material.takes))
-        print(hearing.sentence, "r per slider:", list(hearing.r), flush=True)
-    tensors |= hearing.tensors
-    origin, licence = f"{material.origin} {hearing.sentence}".strip(), licence or LICENCE
+        lip_sync = fit_lip_sync(*split, *lip_codes, size[lips].numpy(), list(material.takes))
+        print(lip_sync.sentence, "r per slider:", list(lip_sync.r), flush=True)
+    tensors |= lip_sync.tensors
+    origin, licence = f"{material.origin} {lip_sync.sentence}".strip(), licence or LICENCE
     record = consent_record(material.consent, material.takes) if material.takes else None
     if start != "none":
         base = load_bank(STARTER if start == "starter" else Path(start))
