@@ -15,7 +15,7 @@ from inference.model.teeth import MASKS, SMOOTH, Teeth, TeethConfig
 from training.heads import render
 from training.heads.lifelike_render import LifelikeRenderer
 from training.learning.losses import total
-from training.stages.teeth import WEIGHTS, MouthSeer, Pool, figures, losses_of, person_samples
+from training.stages.teeth import WEIGHTS, MouthInputRecorder, Pool, figures, losses_of, person_samples
 from training.units import NAMES
 
 from .conftest import DRAWN, write_windows
@@ -75,7 +75,7 @@ def test_a_pool_with_too_few_people_needs_the_assets(tmp_path: Path) -> None:
 
 def test_the_bank_sees_a_rendered_head(drawer: render.Renderer, tmp_path: Path) -> None:
     lifelike = LifelikeRenderer(DRAWN, write_assets(tmp_path / "assets", np.full((8, 8, 3), 150, np.uint8)))
-    found = person_samples(lifelike, MouthSeer(load_bank(STARTER)), 0)
+    found = person_samples(lifelike, MouthInputRecorder(load_bank(STARTER)), 0)
     assert {len(part) for part in found.values()} == {16}
     assert all(np.isfinite(part).all() for part in found.values())
     inside = found["masks"][:, 2].mean((1, 2))

@@ -72,7 +72,7 @@ def optimiser_for(model: Generator, place_heads: PlaceHeads, rate: float) -> tor
 
 
 @torch.no_grad()
-def follow(average: nn.Module, model: nn.Module, step: int, longest: float = 0.998) -> None:
+def update_average(average: nn.Module, model: nn.Module, step: int, longest: float = 0.998) -> None:
     """Update the moving average of a model's weights after step `step`.
 
     The decay is step / (step + 20), at most `longest`. Counters are copied.

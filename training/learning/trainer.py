@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from inference.contract.errors import EDTalkError, disk_error
 
-from .optimiser import follow, rate_at, set_rate
+from .optimiser import rate_at, set_rate, update_average
 from .watch import Stopped, Watch
 
 SMOOTHING = 0.02  # weight of the newest value in the running means
@@ -242,7 +242,7 @@ class Trainer:
             elif average:
                 self.averaged_steps += 1
                 model, mean = self.averaged
-                follow(mean, model, self.averaged_steps, self.longest)
+                update_average(mean, model, self.averaged_steps, self.longest)
             state.elapsed += time.monotonic() - began
             if self.watch is not None:
                 self.watch.at(phase, limit.progress(state), state.step)

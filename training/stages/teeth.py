@@ -61,8 +61,8 @@ NEAR = 9  # pixels of the window: how far the mask of a row extends beyond the e
 PARTED = {"mouthSmile": (0.2, 1.0), "mouthUpperUp": (0.1, 0.8), "mouthLowerDown": (0.0, 0.7), "jawOpen": (0.0, 0.5)}
 
 
-class MouthSeer(FaceRenderer):
-    """Renders with a bank, and returns what its mouth inset sees instead of pictures."""
+class MouthInputRecorder(FaceRenderer):
+    """Renders with a bank, and returns the input of the network for teeth instead of pictures."""
 
     def __init__(self, bank: Bank) -> None:
         super().__init__(bank, "cpu", threads=1)
@@ -71,11 +71,11 @@ class MouthSeer(FaceRenderer):
         self._correction.teeth = self._record
 
     def _record(self, seen: Tensor, condition: Tensor) -> Tensor:
-        self._found = seen.clone(), condition.clone()
+        self._recorded = seen.clone(), condition.clone()
         return seen.new_zeros(len(seen), 4 * MASKS + SMOOTH, *seen.shape[2:])
 
-    def see(self, rows: np.ndarray) -> tuple[Window, Tensor, Tensor]:
-        """For T rows of coefficients of the source: the window, `Teeth`'s input and its condition."""
+    def record(self, rows: np.ndarray) -> tuple[Window, Tensor, Tensor]:
+        """Window, input and condition of `Teeth` for T rows of coefficients (T, n) of the source."""
         found = []
         for start in range(0, len(rows), self.batch):
             part = list(rows[start : start + self.batch])
@@ -83,7 +83,7 @@ class MouthSeer(FaceRenderer):
             rows_of_batch, size = pad_batch(part, self.batch), 2 * self.config.size
             decoded = self._decode([self._source], rows_of_batch, self._canvases, size, at_rest=True)
             window = decoded.insets[0].window
-            found.append([tensor[: len(part)] for tensor in (*window, *self._found)])
+            found.append([tensor[: len(part)] for tensor in (*window, *self._recorded)])
         middle, along, down, seen, condition = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Window(middle, along, down), seen, condition
 
@@ -100,8 +100,8 @@ def rows_of(index: int) -> np.ndarray:
     return rows
 
 
-def person_samples(drawer: LifelikeRenderer, seer: MouthSeer, index: int) -> dict[str, np.ndarray]:
-    """Render a person and see it with the bank: arrays by the names of `Pool`."""
+def person_samples(drawer: LifelikeRenderer, recorder: MouthInputRecorder, index: int) -> dict[str, np.ndarray]:
+    """Render a person, and record the bank's input for the pictures: arrays by the names of `Pool`."""
     rng, rows = np.random.default_rng([SEED, index, 6]), rows_of(index)
     with drawer.context:
         drawer.show(identity(index, SEED))
@@ -120,11 +120,11 @@ def person_samples(drawer: LifelikeRenderer, seer: MouthSeer, index: int) -> dic
     truth = torch.cat([_shares(parts, places), F.interpolate(pictures, scale_factor=2.0, mode="bilinear")], 1)
     result = []
     for source in (0, int(rng.integers(1, FRAMES)))[:SOURCES]:
-        seer.set_source(sources[source])
+        recorder.set_source(sources[source])
         drivings = np.array([source, *range(3, FRAMES)])
-        change = np.zeros((len(drivings), len(seer.bank.names)), np.float32)
+        change = np.zeros((len(drivings), len(recorder.bank.names)), np.float32)
         change[:, : len(NAMES)] = rows[drivings] - rows[source]
-        window, seen, condition = seer.see(seer.source_coefficients.values + change)
+        window, seen, condition = recorder.record(recorder.source_coefficients.values + change)
         result.append({"seen": seen, "condition": condition} | _truth(truth[drivings], window))
     return {name: np.concatenate([part[name].numpy() for part in result]) for name in result[0]}
 
@@ -174,10 +174,10 @@ class Pool:
         if done < people:
             if assets is None:
                 raise SystemExit(f"{folder} has {done} of {people} people. Give --assets to render the others.")
-            drawer, seer = renderer_of(SIZE, assets), MouthSeer(load_bank(bank))
+            drawer, recorder = renderer_of(SIZE, assets), MouthInputRecorder(load_bank(bank))
             assert isinstance(drawer, LifelikeRenderer)
             for number in range(done, people):
-                samples = person_samples(drawer, seer, number)
+                samples = person_samples(drawer, recorder, number)
                 for name, (shape, kind) in shapes.items():
                     with (folder / f"{name}.bin").open("r+b") as file:
                         file.seek(number * each * int(np.prod(shape)) * np.dtype(kind).itemsize)
