@@ -62,34 +62,34 @@ def explore(
     """
     (picture,) = draw(rest[None])
     face = _Face(picture, eyes)
-    found = []
+    motions = []
     for index, entry in enumerate(coefficients):
         step(index, len(coefficients))
-        found.append(_measure(draw, face, rest, index, entry))
+        motions.append(_measure(draw, face, rest, index, entry))
     step(len(coefficients), len(coefficients))
-    return _named_once(found)
+    return _named_once(motions)
 
 
 def _measure(draw: Draw, face: _Face, rest: np.ndarray, index: int, entry: Coefficient) -> Motion:
     usual = max(abs(entry.soft_min - entry.rest), abs(entry.soft_max - entry.rest)) or 1.0
     size, farthest = usual * _FIRST, usual * _FARTHEST
-    best, found = 0.0, None
+    best, result = 0.0, None
     while True:
         rows = np.repeat(rest[None], 2, axis=0)
         rows[:, index] += (size, -size)
         forth, back = (face.flow(picture) for picture in draw(rows))
         reached = max(face.reached(forth), face.reached(back))
-        if found is None and reached > _TOO_FAR and size > usual * _FIRST**2:
+        if result is None and reached > _TOO_FAR and size > usual * _FIRST**2:
             size /= reached
             continue
-        if found is None or best < _NOISE or reached > _MORE * best:
-            best, found = reached, (size, forth, back)
+        if result is None or best < _NOISE or reached > _MORE * best:
+            best, result = reached, (size, forth, back)
         else:
             break  # larger steps do not increase the motion, or they damage the picture
         if reached >= 0.5 or size >= farthest:
             break
         size = min(size * min(1 / max(reached, 1e-6), _GROWTH), farthest)
-    size, forth, back = found
+    size, forth, back = result
     amounts = face.fastest(forth), face.fastest(back)
     return _described(face, entry, forth if amounts[0] >= _ONE_SIDED * amounts[1] else -back, size, *amounts)
 
@@ -107,12 +107,12 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
     total = sum(strengths.values())
     shares = {name: round(strengths[name] / total, 4) for name in REGIONS}
     region = max(REGIONS, key=strengths.__getitem__)
-    moved, mask = (flow, face.oval) if region == "head" else (own, face.parts[region])
+    motion, mask = (flow, face.oval) if region == "head" else (own, face.parts[region])
     name, degrees = entry.name, 0.0
     if shares[region] >= _CLEAR:
         name, degrees = face.head_motion_name(flow) if region == "head" else (_NAMING[region](face, own), 0.0)
 
-    peak = float(np.percentile(np.linalg.norm(moved[mask], axis=1), 95))
+    peak = float(np.percentile(np.linalg.norm(motion[mask], axis=1), 95))
     full = _round(min(step * _FULL[region] / max(peak, 1e-6), 2 * _FARTHEST * step))
     soft_min = entry.rest - (full if back >= _ONE_SIDED * forth else 0.0)
     soft_max = entry.rest + (full if forth >= _ONE_SIDED * back else 0.0)
@@ -123,25 +123,25 @@ def _described(face: _Face, entry: Coefficient, flow: np.ndarray, step: float, f
     if soft_max == entry.rest:
         units = {}  # ARKit's units act in the other direction only
     return Motion(
-        entry.name, region, shares, step, round(amount, 4), _mean(moved, mask), face.asymmetry(moved, mask), name,
+        entry.name, region, shares, step, round(amount, 4), _mean(motion, mask), face.asymmetry(motion, mask), name,
         round(soft_min, 6), round(soft_max, 6), {unit: round(share, 6) for unit, share in units.items()}, moves,
     )  # fmt: skip
 
 
-def _named_once(found: list[Motion]) -> list[Motion]:
+def _named_once(motions: list[Motion]) -> list[Motion]:
     """Make suggestions unique.
 
     The coefficient with the largest share keeps the plain name and the ARKit units; the others are numbered.
     """
-    purest = {motion.suggestion: motion for motion in sorted(found, key=lambda m: m.shares.get(m.region, 0.0))}
-    seen: Counter[str] = Counter()
-    taken = {motion.suggestion for motion in found}
+    purest = {motion.suggestion: motion for motion in sorted(motions, key=lambda m: m.shares.get(m.region, 0.0))}
+    counts: Counter[str] = Counter()
+    names = {motion.suggestion for motion in motions}
     result = []
-    for motion in found:
+    for motion in motions:
         if purest[motion.suggestion] is not motion:
-            while (name := f"{motion.suggestion}{seen[motion.suggestion] + 2}") in taken:
-                seen[motion.suggestion] += 1
-            seen[motion.suggestion] += 1
+            while (name := f"{motion.suggestion}{counts[motion.suggestion] + 2}") in names:
+                counts[motion.suggestion] += 1
+            counts[motion.suggestion] += 1
             motion = replace(motion, suggestion=name, arkit={})
         result.append(motion)
     return result

@@ -274,29 +274,29 @@ def _voice_row(voice: Prosody, start: float, end: float) -> np.ndarray:
     rows = slice(round(start * FPS), max(round(end * FPS), round(start * FPS) + 1))
     voiced = voice.f0[rows] > 0
     time = np.arange(rows.stop - rows.start) / FPS
-    found: list[float] = []
+    row: list[float] = []
     for name in VOICE_COLUMNS:
         column = voice.column(name)[rows].astype(np.float64)
         use = voiced if name in _PITCH else np.ones(len(column), bool)
         if use.sum() < 5:
-            found += [0.0] * 5
+            row += [0.0] * 5
             continue
         values, at = column[use], time[use] - time[use].mean()
         slope = float((at * (values - values.mean())).sum() / ((at * at).sum() + 0.1))
-        found += [values.mean(), values.std(), np.clip(slope, -3, 3), *np.percentile(values, [10, 90])]
+        row += [values.mean(), values.std(), np.clip(slope, -3, 3), *np.percentile(values, [10, 90])]
     length = end - start
     accents = voice.accents[(voice.accents[:, 0] >= start) & (voice.accents[:, 0] < end), 1]
-    return np.array([*found, np.log(max(length, 0.1)), accents.sum() / max(length, 0.3), voiced.mean()])
+    return np.array([*row, np.log(max(length, 0.1)), accents.sum() / max(length, 0.3), voiced.mean()])
 
 
 def brought_rows(brought: Brought, phrases: np.ndarray) -> np.ndarray:
     """(m, d) mean of brought features in each phrase; those of the nearest moment where there are none in it."""
-    found = []
+    rows = []
     for start, end in phrases:
         inside = (brought.times >= start) & (brought.times < end)
         nearest = int(np.abs(brought.times - (start + end) / 2).argmin())
-        found.append(brought.rows[inside].mean(axis=0) if inside.any() else brought.rows[nearest])
-    return np.stack(found).astype(np.float32)
+        rows.append(brought.rows[inside].mean(axis=0) if inside.any() else brought.rows[nearest])
+    return np.stack(rows).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------------------------ emotions
@@ -322,19 +322,19 @@ def merged(phrases: np.ndarray, strengths: np.ndarray) -> tuple[Suggestion, ...]
     phrases: (m, 2) seconds. strengths: (m, 7). Neighbours are merged if the emotion of the first does not end before
     that of the second begins; the strength is the mean, weighted by length.
     """
-    found: list[Suggestion] = []
+    suggestions: list[Suggestion] = []
     for (start, end), row in zip(phrases.tolist(), strengths, strict=True):
         kind, strength = EMOTIONS[int(row.argmax())], min(float(row.max()), 1.0)
         if strength < LEAST_STRENGTH:
             continue
-        last = found[-1] if found else None
+        last = suggestions[-1] if suggestions else None
         if last and last.kind == kind and start - last.end < RISE + EASE:
             lengths = np.array([last.end - last.start, end - start])
             mean = float(lengths @ [last.strength, strength] / lengths.sum())
-            found[-1] = Suggestion(last.start, end, kind, round(mean, 4))
+            suggestions[-1] = Suggestion(last.start, end, kind, round(mean, 4))
         else:
-            found.append(Suggestion(start, end, kind, round(strength, 4)))
-    return tuple(found)
+            suggestions.append(Suggestion(start, end, kind, round(strength, 4)))
+    return tuple(suggestions)
 
 
 def _over_time(times: np.ndarray, phrases: np.ndarray, weights: np.ndarray) -> np.ndarray:

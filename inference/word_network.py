@@ -46,13 +46,13 @@ class WordNetwork:
         """(8,) logits of a text with these features (24,) of the word lists. silent: words that have no effect."""
         rows = [self.places.get(token, UNKNOWN) for token in tokens(text, silent, self.places.__contains__)[:LONGEST]]
         vectors = self.vectors[rows] * self.unit
-        found: list[np.ndarray] = []
+        pooled_features: list[np.ndarray] = []
         for span, weights, offset in zip(SPANS, self.filters, self.offsets, strict=True):
             padded = np.concatenate([vectors, np.zeros((span - 1, SIZE), np.float32)])
             windows = np.concatenate([padded[start : start + len(rows)] for start in range(span)], axis=1)
             answers = np.maximum(windows @ weights + offset, 0)
-            found += [answers.max(axis=0), answers.mean(axis=0)]
-        return np.concatenate(found) @ self.pooled + listed @ self.listed + self.bias
+            pooled_features += [answers.max(axis=0), answers.mean(axis=0)]
+        return np.concatenate(pooled_features) @ self.pooled + listed @ self.listed + self.bias
 
     def save(self, path: Path) -> None:
         """Write the network as .npz. Weights are kept as float16."""
@@ -84,16 +84,16 @@ def shipped_network() -> WordNetwork:
 
 def tokens(text: str, silent: frozenset[str], known: Callable[[str], bool]) -> Sequence[str]:
     """The words and marks of a text in lower case. Unknown words are divided, "didn't" into "did" and "n't"."""
-    found: list[str] = []
+    result: list[str] = []
     for match in _TOKEN.findall(text.replace("’", "'").replace("…", "...")):
         token = match.lower()
         if known(token) or token in silent:
-            found.append(token)
+            result.append(token)
         elif token.endswith("n't"):
-            found += [token[:-3], "n't"]
+            result += [token[:-3], "n't"]
         elif "'" in token:
             first, _, last = token.partition("'")
-            found += [first, "'" + last]
+            result += [first, "'" + last]
         else:
-            found += token.split("-")
-    return [GROUP if token in silent else token for token in found]
+            result += token.split("-")
+    return [GROUP if token in silent else token for token in result]

@@ -112,14 +112,14 @@ def machine(renderer: FaceRenderer) -> dict[str, Any]:
 
 def card(device: torch.device) -> dict[str, Any]:
     """A description of a graphics card and its driver."""
-    told, driver = torch.cuda.get_device_properties(device), None
+    properties, driver = torch.cuda.get_device_properties(device), None
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
         driver = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.split()[0]
     return {
-        "name": told.name,
-        "memory_mib": told.total_memory / 2**20,
-        "compute_capability": f"{told.major}.{told.minor}",
+        "name": properties.name,
+        "memory_mib": properties.total_memory / 2**20,
+        "compute_capability": f"{properties.major}.{properties.minor}",
         "driver": driver,
         "cuda": torch.version.cuda,
     }
@@ -229,11 +229,11 @@ def work(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
     """Operators and floating-point operations of a frame, the latter of a direct implementation of all networks."""
     lanes, renderer.lanes = renderer.lanes, Lanes(1)
     try:
-        with profile(activities=[ProfilerActivity.CPU]) as found:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
             _draw(renderer, rows[: 4 * renderer.batch])
     finally:
         renderer.lanes = lanes
-    operators = sum(event.count for event in found.key_averages() if event.key.startswith("aten::"))
+    operators = sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
     networks, size = renderer.reader.networks, renderer.config.size
     correcting = 0
     if networks.refiner is not None:
@@ -252,14 +252,14 @@ def work(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
 def correction_flops(refiner: Refiner, insets: Insets | None, picture: torch.Tensor) -> int:
     """Work of the readable refiner and insets for one frame. picture: (1, 3, S, S)."""
     motion, own = refiner.motion_fields(picture), refiner.read(picture)
-    known = None if insets is None else insets.prepare(picture, motion, insets.find_anchors(picture))
+    source = None if insets is None else insets.prepare(picture, motion, insets.find_anchors(picture))
     alpha, flow = own + 0.3, torch.zeros_like(picture)
     with FlopCounterMode(display=False) as counter:
         refined = refiner(picture, motion, own, flow, picture, alpha)
-        if insets is not None and known is not None:
+        if insets is not None and source is not None:
             pose = insets.get_buffer("pose")
             turned = refiner.motion_weights(alpha * pose) - refiner.motion_weights(own * pose)
-            insets(known, turned, alpha - own, refined.positions, refined.residual, alpha)
+            insets(source, turned, alpha - own, refined.positions, refined.residual, alpha)
     return int(counter.get_total_flops())
 
 
@@ -273,11 +273,11 @@ def official(device: str, turns: int) -> dict[str, float]:
     rows = renderer.source_coefficients.values + random.standard_normal((count, len(bank.names))) * 0.5
     columns = bank.config.bank_slices.get("exp", slice(0))
     rows[:, columns] = rows[0, columns]
-    found = rates(renderer, rows.astype(np.float32), turns)
+    figures = rates(renderer, rows.astype(np.float32), turns)
     gflop = flops(bank.config)["decode"] / 1e9
-    return found | {
+    return figures | {
         "gflop_per_frame": gflop,
-        "share_of_matrix_rate": gflop * found["frames_per_second_per_gflops"],
+        "share_of_matrix_rate": gflop * figures["frames_per_second_per_gflops"],
     }
 
 
@@ -392,16 +392,16 @@ def chart(figures: dict[str, Any]) -> str:
     colours = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#ee6677", "#aa3377")
     frames = figures["frames"]
     names = list(next(iter(frames.values()))["stages_ms_cpu"])
-    longest = max(sum(found["stages_ms_cpu"].values()) for found in frames.values())
+    longest = max(sum(row_figures["stages_ms_cpu"].values()) for row_figures in frames.values())
     lines = []
-    for row, (size, found) in enumerate(frames.items()):
+    for row, (size, row_figures) in enumerate(frames.items()):
         left, top = 90.0, 20 + 40 * row
         lines.append(f'<text x="80" y="{top + 18}" text-anchor="end">{size} px</text>')
         for name, colour in zip(names, colours, strict=False):
-            width = 560 * found["stages_ms_cpu"][name] / longest
+            width = 560 * row_figures["stages_ms_cpu"][name] / longest
             lines.append(f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="26" fill="{colour}"/>')
             left += width
-        total = sum(found["stages_ms_cpu"].values())
+        total = sum(row_figures["stages_ms_cpu"].values())
         lines.append(f'<text x="{left + 6:.1f}" y="{top + 18}">{total:.1f} ms</text>')
     for place, (name, colour) in enumerate(zip(names, colours, strict=False)):
         x, y = 90 + 250 * (place % 3), 40 * len(frames) + 40 + 24 * (place // 3)
@@ -415,29 +415,30 @@ def chart(figures: dict[str, Any]) -> str:
 
 def format_text(figures: dict[str, Any]) -> str:
     """The figures of `run` as a readable table."""
-    told, work_, worker = figures["machine"], figures["work"], figures["worker"]
+    computer, work_, worker = figures["machine"], figures["work"], figures["worker"]
     lines = [
-        f"{told['processor']}, {told['cores']} cores, on {told['device']}, {told['lanes']} lanes of {told['batch']} "
-        f"frames, torch {told['torch']}, painting in {told['painting']}, load {told['load_average']}",
+        f"{computer['processor']}, {computer['cores']} cores, on {computer['device']}, {computer['lanes']} lanes of "
+        f"{computer['batch']} frames, torch {computer['torch']}, painting in {computer['painting']}, "
+        f"load {computer['load_average']}",
         f"a frame: {work_['gflop_per_frame']:.2f} GFLOP in direct form, {work_['operators_per_frame']:.0f} operators",
     ]
-    for size, found in figures["frames"].items():
-        share = work_["gflop_per_frame"] * found["frames_per_second_per_gflops"]
+    for size, row in figures["frames"].items():
+        share = work_["gflop_per_frame"] * row["frames_per_second_per_gflops"]
         lines.append(
-            f"{size:>5} px {found['frames_per_second']:6.1f} frames/s, {found['frames_per_second_per_gflops']:.2f} per "
-            f"GFLOP/s of the matrix product ({share:.0%} of its rate), {found['processor_ms']:.1f} ms of processor "
-            f"time; one frame alone {found['alone_ms_50']:.0f} ms, 95 % within {found['alone_ms_95']:.0f} ms"
+            f"{size:>5} px {row['frames_per_second']:6.1f} frames/s, {row['frames_per_second_per_gflops']:.2f} per "
+            f"GFLOP/s of the matrix product ({share:.0%} of its rate), {row['processor_ms']:.1f} ms of processor "
+            f"time; one frame alone {row['alone_ms_50']:.0f} ms, 95 % within {row['alone_ms_95']:.0f} ms"
         )
-    for size, found in figures["beside_one_busy_loop"].items():
+    for size, row in figures["beside_one_busy_loop"].items():
         lines.append(
-            f"{size:>5} px {found['frames_per_second']:6.1f} frames/s beside one busy loop, "
-            f"{found['share_of_quiet_rate']:.2f} of the quiet rate"
+            f"{size:>5} px {row['frames_per_second']:6.1f} frames/s beside one busy loop, "
+            f"{row['share_of_quiet_rate']:.2f} of the quiet rate"
         )
-    large, read, dubbed = figures["official_size"], figures["capture"], figures["dubbing"]
+    large, capture, dubbed = figures["official_size"], figures["capture"], figures["dubbing"]
     lines += [
         f"official size {large['frames_per_second']:.2f} frames/s, {large['share_of_matrix_rate']:.2f} of the matrix "
         "rate",
-        f"capture {read['frames_per_second']:.1f} frames/s, {read['processor_ms']:.0f} ms of processor time",
+        f"capture {capture['frames_per_second']:.1f} frames/s, {capture['processor_ms']:.0f} ms of processor time",
         f"dubbing {dubbed['frames_per_second']:.1f} frames/s, {dubbed['processor_ms']:.0f} ms of processor time"
         if "error" not in dubbed
         else f"dubbing failed: {dubbed['error']}",
@@ -449,7 +450,7 @@ def format_text(figures: dict[str, Any]) -> str:
             for size in SIZES[:2]
         ),
         f"peak memory {figures['peak_memory_mib']:.0f} MiB" if figures["peak_memory_mib"] else "",
-        f"peak memory of the card {figures['peak_card_memory_mib']:.0f} MiB" if told["card"] else "",
+        f"peak memory of the card {figures['peak_card_memory_mib']:.0f} MiB" if computer["card"] else "",
     ]
     return "\n".join(line for line in lines if line)
 

@@ -96,10 +96,10 @@ class Audio2Expression(nn.Module):
         )  # fmt: skip
         heard = self.voice_last(self.dropout(F.silu(first)))
         words = (words[..., : self.config.words] - self.words_mean) / self.words_scale
-        read = self.words_last(self.dropout(F.silu(self.words_first(words))))
+        word_features = self.words_last(self.dropout(F.silu(self.words_first(words))))
         heard = torch.where(has_voice[..., None] > 0, heard, self.no_voice)
-        read = torch.where(has_words[..., None] > 0, read, self.no_words)
-        joined = torch.cat([heard, read, has_voice[..., None], has_words[..., None]], dim=-1)
+        word_features = torch.where(has_words[..., None] > 0, word_features, self.no_words)
+        joined = torch.cat([heard, word_features, has_voice[..., None], has_words[..., None]], dim=-1)
         return F.silu(self.dropout(self.phrases(joined)[0] + self.skip(joined)))
 
     @torch.no_grad()
@@ -107,22 +107,22 @@ class Audio2Expression(nn.Module):
         """The weights of a `VoiceAlone` that answers as this network does to a voice without words."""
         width = self.config.width
         rest = torch.cat([self.no_words, torch.tensor([1.0, 0.0])])  # what takes the place of words, and both flags
-        found = {f"phrases.{name}": part for name, part in self.phrases.state_dict().items()}
-        for name in [name for name in found if "weight_ih" in name]:
+        weights = {f"phrases.{name}": part for name, part in self.phrases.state_dict().items()}
+        for name in [name for name in weights if "weight_ih" in name]:
             bias = name.replace("weight", "bias")
-            found[bias] = found[bias] + found[name][:, width:] @ rest
-            found[name] = found[name][:, :width]
-        found["skip.weight"] = self.skip.weight[:, :width]
-        found["skip.bias"] = self.skip.bias + self.skip.weight[:, width:] @ rest
+            weights[bias] = weights[bias] + weights[name][:, width:] @ rest
+            weights[name] = weights[name][:, :width]
+        weights["skip.weight"] = self.skip.weight[:, :width]
+        weights["skip.bias"] = self.skip.bias + self.skip.weight[:, width:] @ rest
         for name, layer in (("first", self.voice_first), ("last", self.voice_last), ("kinds", self.kinds)):
-            found |= {f"{name}.{part}": value for part, value in layer.state_dict().items()}
-        return found | {"mean": self.get_buffer("voice_mean"), "scale": self.get_buffer("voice_scale")}
+            weights |= {f"{name}.{part}": value for part, value in layer.state_dict().items()}
+        return weights | {"mean": self.get_buffer("voice_mean"), "scale": self.get_buffer("voice_scale")}
 
     def calibrated(self, strengths: Tensor) -> Tensor:
         """Strengths (..., 7) from 0 to 1, by the table `calibration`: 0.7 for a clear emotion."""
-        known, value = self.get_buffer("calibration")
-        place = torch.searchsorted(known, strengths.contiguous()).clamp(1, KNOTS - 1)
-        part = ((strengths - known[place - 1]) / (known[place] - known[place - 1]).clamp(min=1e-6)).clamp(0, 1)
+        inputs, value = self.get_buffer("calibration")
+        place = torch.searchsorted(inputs, strengths.contiguous()).clamp(1, KNOTS - 1)
+        part = ((strengths - inputs[place - 1]) / (inputs[place] - inputs[place - 1]).clamp(min=1e-6)).clamp(0, 1)
         return value[place - 1] + part * (value[place] - value[place - 1])
 
     def suggested(self, strengths: Tensor, logits: Tensor, words: Tensor) -> Tensor:
@@ -134,8 +134,8 @@ class Audio2Expression(nn.Module):
         if self.config.words == words.shape[-1]:  # networks of earlier banks have no such scores
             logits = logits + WORD_WEIGHT * words[..., -logits.shape[-1] :]
         kind = logits.argmax(dim=-1, keepdim=True)
-        chosen, found = kind.clamp(max=len(EMOTIONS) - 1), self.calibrated(strengths)
-        largest, at = found.max(dim=-1, keepdim=True)
-        rest = found.scatter(-1, at, found.gather(-1, chosen))
+        chosen, strength = kind.clamp(max=len(EMOTIONS) - 1), self.calibrated(strengths)
+        largest, at = strength.max(dim=-1, keepdim=True)
+        rest = strength.scatter(-1, at, strength.gather(-1, chosen))
         rest = torch.minimum(rest, (largest - LEAD).clamp(min=0))  # calibration maps several answers to one value
         return rest.scatter(-1, chosen, largest) * (kind < len(EMOTIONS))

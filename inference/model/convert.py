@@ -118,35 +118,36 @@ def inspect(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _inspect_checkpoint(read_checkpoint(path, expected))
 
 
-def format_inspect(found: Mapping[str, Any]) -> str:
+def format_inspect(description: Mapping[str, Any]) -> str:
     """The result of `inspect` as text for a terminal."""
-    lines = [f"{found['path']}: {found['kind']}, {found['bytes'] / 2**20:.1f} MiB"]
-    if found["kind"] == "bank":
-        lines.append(f"name      {found['name']}")
-    if "size" in found:
-        lines += _describe_config(found)
-    if "channels" in found and "size" not in found:
-        lines.append(f"network   channels {found['channels']}, {found['lip_dim']} mouth coefficients")
-    if "tensors" in found:
-        lines.append(f"tensors   {found['tensors']} used, {found['parameters']:,} numbers")
-    if found.get("dropped"):
-        lines.append(f"dropped   {len(found['dropped'])} unused")
-        lines += [f"          - {line}" for line in _grouped(found["dropped"])]
-    if found["kind"] == "bank":
+    lines = [f"{description['path']}: {description['kind']}, {description['bytes'] / 2**20:.1f} MiB"]
+    if description["kind"] == "bank":
+        lines.append(f"name      {description['name']}")
+    if "size" in description:
+        lines += _describe_config(description)
+    if "channels" in description and "size" not in description:
+        lines.append(f"network   channels {description['channels']}, {description['lip_dim']} mouth coefficients")
+    if "tensors" in description:
+        lines.append(f"tensors   {description['tensors']} used, {description['parameters']:,} numbers")
+    if description.get("dropped"):
+        lines.append(f"dropped   {len(description['dropped'])} unused")
+        lines += [f"          - {line}" for line in _grouped(description["dropped"])]
+    if description["kind"] == "bank":
         lines += [
-            f"audio     {'yes' if found['audio'] else 'no'}",
-            f"emotions  {', '.join(found['presets']) or 'none'}",
-            f"hash      {'as recorded' if found['hash_ok'] else 'DIFFERS'}, weights sha256 {found['sha256']}",
-            f"origin    {found['origin'] or 'not stated'}",
-            f"licence   {found['licence'] or 'not stated'}",
+            f"audio     {'yes' if description['audio'] else 'no'}",
+            f"emotions  {', '.join(description['presets']) or 'none'}",
+            f"hash      {'as recorded' if description['hash_ok'] else 'DIFFERS'}, "
+            f"weights sha256 {description['sha256']}",
+            f"origin    {description['origin'] or 'not stated'}",
+            f"licence   {description['licence'] or 'not stated'}",
         ]
-        for bank, coefficients in groupby(found["coefficients"], lambda entry: entry["bank"]):
+        for bank, coefficients in groupby(description["coefficients"], lambda entry: entry["bank"]):
             lines.append(f"{bank}:")
             for entry in coefficients:
                 values = f"rest {entry['rest']:g}, {entry['soft_min']:g} to {entry['soft_max']:g}"
                 lines.append(f"  {entry['name']:<28} {values:<24} {entry['unit']}".rstrip())
-    if found.get("fault"):
-        lines.append(f"fault     {found['fault']}")
+    if description.get("fault"):
+        lines.append(f"fault     {description['fault']}")
     return "\n".join(lines)
 
 
@@ -201,19 +202,19 @@ def _read_presets(folder: Path, config: GeneratorConfig, generator: Path) -> dic
 
 def _inspect_bank(path: Path) -> dict[str, Any]:
     bank = read_bank(path)
-    found = {
+    description = {
         "kind": "bank",
         "path": str(path),
         "bytes": path.stat().st_size,
         **bank.to_json(),
         "audio": bank.has_audio,
     }
-    del found["has_audio"]
+    del description["has_audio"]
     try:
         tensors = load_bank(path).tensors
     except EDTalkError as error:
-        return found | {"hash_ok": False, "fault": error.message}
-    return found | {
+        return description | {"hash_ok": False, "fault": error.message}
+    return description | {
         "hash_ok": True,
         "tensors": len(tensors),
         "parameters": sum(tensor.size for tensor in tensors.values()),
@@ -221,7 +222,7 @@ def _inspect_bank(path: Path) -> dict[str, Any]:
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    found = {
+    description = {
         "kind": "generator checkpoint" if checkpoint.kind == GENERATOR else "audio checkpoint",
         "path": str(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
@@ -229,9 +230,9 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         network = network_of(checkpoint)
     except EDTalkError as error:
-        return found | {"fault": error.message}
+        return description | {"fault": error.message}
     config = network.config
-    return found | {
+    return description | {
         **(config.to_json() if isinstance(config, GeneratorConfig) else vars(config)),
         "tensors": len(network.live),
         "parameters": sum(tensor.numel() for tensor in network.live.values()),

@@ -114,21 +114,23 @@ def load_networks(bank: Bank, device: torch.device, dtype: torch.dtype = torch.f
 
 def _load_looks(bank: Bank, device: torch.device) -> dict[str, Look]:
     """The looks of a bank, by the bank of coefficients that each reads. Raises EDTalkError as `load_networks` does."""
-    found: dict[str, Any] = {}
+    looks: dict[str, Any] = {}
     counts = dict(bank.config.generator.banks)
-    for read, name in LOOKS.items():
+    for bank_name, name in LOOKS.items():
         look = load_network(bank, name, device)
         if look is None:
             continue
         sizes = look.config
-        if sizes.outputs != counts.get(read, 0):
+        if sizes.outputs != counts.get(bank_name, 0):
             raise _unfit(
-                bank, name, f"it reads {sizes.outputs} {read} coefficients, the bank has {counts.get(read, 0)}"
+                bank,
+                name,
+                f"it reads {sizes.outputs} {bank_name} coefficients, the bank has {counts.get(bank_name, 0)}",
             )
         if sizes.latent != bank.config.style_dim:
             raise _unfit(bank, name, f"it reads a latent of {sizes.latent}, the bank's has {bank.config.style_dim}")
-        found[read] = look
-    return found
+        looks[bank_name] = look
+    return looks
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:
@@ -149,15 +151,15 @@ def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu
             network = kind.network(config)
     except (ValueError, IndexError, RuntimeError, ArithmeticError) as error:
         raise _unfit(bank, name, f"its sizes are not valid ({error})") from error
-    known = network.state_dict()
-    expected = {key: part for key, part in known.items() if not key.endswith("num_batches_tracked")}
+    expected_state = network.state_dict()
+    expected = {key: part for key, part in expected_state.items() if not key.endswith("num_batches_tracked")}
     for key, part in expected.items():
         if key not in state:
             raise _unfit(bank, name, f"it lacks the tensor '{key}'")
         if state[key].shape != part.shape:
             found = tuple(state[key].shape)
             raise _unfit(bank, name, f"expected '{key}' of shape {tuple(part.shape)}, found {found}")
-    surplus = sorted(key for key in state if key not in known)
+    surplus = sorted(key for key in state if key not in expected_state)
     if surplus:
         raise _unfit(bank, name, f"it has an unknown tensor '{surplus[0]}'")
     state = {key: state[key].to(part.dtype) for key, part in expected.items()}
@@ -203,11 +205,11 @@ def state_of(bank: NetworkBank, name: str) -> dict[str, Tensor]:
 
 def bank_tensors(name: str, network: nn.Module) -> dict[str, np.ndarray]:
     """The tensors of one network under their names in a bank; the inverse of `state_of`."""
-    found = {}
+    tensors = {}
     for key, tensor in network.state_dict().items():
         prefix, inner = next(pair for pair in _KINDS[name].prefixes.items() if key.startswith(pair[1]))
-        found[prefix + key.removeprefix(inner)] = tensor.numpy()
-    return found
+        tensors[prefix + key.removeprefix(inner)] = tensor.numpy()
+    return tensors
 
 
 def _unfit(bank: NetworkBank, name: str, fault: str) -> EDTalkError:
@@ -222,16 +224,16 @@ def _has(tensors: Mapping[str, T], kind: _Kind) -> bool:
 
 def _state(tensors: Mapping[str, T], kind: _Kind) -> dict[str, T]:
     """The tensors of a network, by their names in its state dict."""
-    found = {}
+    state = {}
     for name, tensor in tensors.items():
         for prefix, inner in kind.prefixes.items():
             if name.startswith(prefix):
                 key = inner + name.removeprefix(prefix)
                 for old, new in _RENAMED.items():
                     key = key.replace(old, new)
-                found[key] = tensor
+                state[key] = tensor
                 break
-    return found
+    return state
 
 
 # ------------------------------------------------------------------------------------------------ JSON

@@ -44,7 +44,7 @@ def test_windows_follow_the_motion(refiner_file: Path, discs: Path) -> None:
     anchors = anchors_of(batch.tracks.source[::2], batch.places, pairs.groups)
     for drawn in draw(fresh().eval().requires_grad_(False), loaded_refiner(refiner_file), batch, anchors, coarse=False):
         assert drawn.truth.std() > 0.1  # it contains the edge of the disc
-        assert (drawn.seen[:, :3] - drawn.truth).abs().mean() < 0.02
+        assert (drawn.network_input[:, :3] - drawn.truth).abs().mean() < 0.02
 
 
 def test_training_begins_with_the_weights_of_a_bank(discs: Path, tmp_path: Path) -> None:

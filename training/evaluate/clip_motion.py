@@ -25,8 +25,8 @@ SPEECH = FEATURES.index("speech")
 
 def takes_in(bank: Bank, places: Sequence[Path]) -> list[Take]:
     """The takes of clips, or of folders of clips."""
-    found = [read_take(bank, path, own=False) for path in clips_in(places)]
-    return [take for take in found if take is not None]
+    takes = [read_take(bank, path, own=False) for path in clips_in(places)]
+    return [take for take in takes if take is not None]
 
 
 def clip_rows(model: Audio2Pose, takes: Sequence[Take]) -> list[Row]:
@@ -41,32 +41,32 @@ def clip_rows(model: Audio2Pose, takes: Sequence[Take]) -> list[Row]:
     def row(what: str, values: dict[str, str]) -> Row:
         return Row(what, values["flow"], others=tuple((name, values[name]) for name in ("people", "other audio")))
 
-    cut = {name: _cut(found, takes) for name, found in parts.items()}
-    nods = {name: [_nods(one, take) for one, take in _pairs(found, takes)] for name, found in parts.items()}
-    late = {name: LAGS[int(np.argmax([_nod(found, takes, lag / POSE_FPS) for lag in LAGS]))] / POSE_FPS
-            for name, found in parts.items()}  # fmt: skip
+    cut = {name: _cut(motions, takes) for name, motions in parts.items()}
+    nods = {name: [_nods(one, take) for one, take in _pairs(motions, takes)] for name, motions in parts.items()}
+    late = {name: LAGS[int(np.argmax([_nod(motions, takes, lag / POSE_FPS) for lag in LAGS]))] / POSE_FPS
+            for name, motions in parts.items()}  # fmt: skip
     strong = sum(len(take.accents) for take in takes)
     seconds = sum(take.count for take in takes) / POSE_FPS
     return [
         row("deviation of yaw, pitch, roll, degrees",
-            {name: _listed(np.concatenate(found)[:, :3].std(axis=0)) for name, found in cut.items()}),
+            {name: _listed(np.concatenate(motions)[:, :3].std(axis=0)) for name, motions in cut.items()}),
         row("speed, 50th, 90th and 99th percentile, degrees/s",
-            {name: _listed(np.percentile(speeds(found), [50, 90, 99])) for name, found in cut.items()}),
-        row("power of the six bands, dB", {name: _listed(_power(found)) for name, found in parts.items()}),
+            {name: _listed(np.percentile(speeds(motions), [50, 90, 99])) for name, motions in cut.items()}),
+        row("power of the six bands, dB", {name: _listed(_power(motions)) for name, motions in parts.items()}),
         row(f"mean nod at {strong} strong accents, degrees, and its standard error", {
-            name: f"{np.concatenate(found).mean():.2f} ({np.concatenate(found).std() / np.sqrt(strong):.2f})"
-            for name, found in nods.items()}),
+            name: f"{np.concatenate(motions).mean():.2f} ({np.concatenate(motions).std() / np.sqrt(strong):.2f})"
+            for name, motions in nods.items()}),
         row("its lag, ms", {name: f"{1000 * one:.0f}" for name, one in late.items()}),
         row("motion in speech over motion in pauses",
-            {name: f"{_in_speech(found, takes):.2f}" for name, found in parts.items()}),
+            {name: f"{_in_speech(motions, takes):.2f}" for name, motions in parts.items()}),
         row(f"r of nods and strong accents in {WINDOW:g} s, {seconds:.0f} s of {len(takes)} clips",
-            {name: f"{_agreement(found, takes):.2f}" for name, found in parts.items()}),
+            {name: f"{_agreement(motions, takes):.2f}" for name, motions in parts.items()}),
     ]  # fmt: skip
 
 
-def _cut(found: list[Motions], takes: Sequence[Take]) -> Motions:
+def _cut(motions: list[Motions], takes: Sequence[Take]) -> Motions:
     """All motions, each without its mirrored end and less its median."""
-    kept = [one[: take.count] for one, take in _pairs(found, takes)]
+    kept = [one[: take.count] for one, take in _pairs(motions, takes)]
     return [one - np.median(one, axis=0) for one in kept]
 
 
@@ -78,8 +78,8 @@ def _nods(motion: np.ndarray, take: Take, lag: float = 0.0) -> np.ndarray:
     return answers(motion[:, PITCH], take.accents + lag)
 
 
-def _nod(found: list[Motions], takes: Sequence[Take], lag: float) -> float:
-    return float(np.concatenate([_nods(one, take, lag) for one, take in _pairs(found, takes)]).mean())
+def _nod(motions: list[Motions], takes: Sequence[Take], lag: float) -> float:
+    return float(np.concatenate([_nods(one, take, lag) for one, take in _pairs(motions, takes)]).mean())
 
 
 def _power(found: list[Motions]) -> np.ndarray:
@@ -90,20 +90,20 @@ def _power(found: list[Motions]) -> np.ndarray:
     )
 
 
-def _in_speech(found: list[Motions], takes: Sequence[Take]) -> float:
+def _in_speech(motions: list[Motions], takes: Sequence[Take]) -> float:
     """Mean speed in speech over that in pauses, within all clips together."""
     sums = np.zeros((2, 2))  # speech and pauses; degrees and rows
-    for one, take in _pairs(found, takes):
+    for one, take in _pairs(motions, takes):
         speed = speeds([one[: take.count]])
         spoken = take.features[SPEECH, 1 : take.count] > 0.5
         sums += [[speed[spoken].sum(), spoken.sum()], [speed[~spoken].sum(), (~spoken).sum()]]
     return float(np.divide(*(sums[:, 0] / np.maximum(sums[:, 1], 1))))
 
 
-def _agreement(found: list[Motions], takes: Sequence[Take]) -> float:
+def _agreement(all_motions: list[Motions], takes: Sequence[Take]) -> float:
     """Correlation of the numbers of nods, in the mean of a voice's motions, and of strong accents in windows."""
     nods, accents = [], []
-    for motions, take in zip(found, takes, strict=True):
+    for motions, take in zip(all_motions, takes, strict=True):
         edges = np.arange(0, take.count / POSE_FPS + 1e-6, WINDOW)
         counts = []
         for one in motions:

@@ -109,7 +109,7 @@ class Truth:
         rng, face = np.random.default_rng(first), slice(0, GROUPS["face"].stop)
         tracked, visible = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("points", "visible"))
         drawer = renderer(self.heldout.frames.shape[1])
-        found: dict[str, list[np.ndarray]] = {}
+        stored: dict[str, list[np.ndarray]] = {}
         for index in range(min(people, len(self.heldout.takes))):
             who = index * frames
             for _ in range(exchanges):
@@ -130,8 +130,8 @@ class Truth:
                         entry[f"points_{bank}"] = shot.points[face].astype(np.float32)
                         entry[f"pictures_{bank}"] = shot.image
                 for name, value in entry.items():
-                    found.setdefault(name, []).append(value)
-        return {name: np.stack(values) for name, values in found.items()}
+                    stored.setdefault(name, []).append(value)
+        return {name: np.stack(values) for name, values in stored.items()}
 
 
 def readout(codes: np.ndarray, truth: np.ndarray, held_codes: np.ndarray, held_truth: np.ndarray) -> np.ndarray:
@@ -139,8 +139,8 @@ def readout(codes: np.ndarray, truth: np.ndarray, held_codes: np.ndarray, held_t
     scale = codes.std(0) + 1e-6
     rows = codes / scale
     solution = np.linalg.solve(rows.T @ rows + RIDGE * len(rows) * np.eye(rows.shape[1]), rows.T @ truth)
-    left = np.square(held_codes / scale @ solution - held_truth).sum(0)
-    return 1.0 - left / np.maximum(np.square(held_truth - held_truth.mean(0)).sum(0), 1e-9)
+    residual = np.square(held_codes / scale @ solution - held_truth).sum(0)
+    return 1.0 - residual / np.maximum(np.square(held_truth - held_truth.mean(0)).sum(0), 1e-9)
 
 
 def readouts(truth: Truth, trained: np.ndarray, held: np.ndarray) -> dict[str, float]:
@@ -177,13 +177,15 @@ def drawn_points(
     origin = torch.nn.functional.grid_sample(
         grid[::count], points[:, None], padding_mode="border", align_corners=False
     )[:, :, 0].transpose(1, 2)
-    wanted = origin.repeat_interleave(count, 0)
-    found = appearing_at(grid, wanted)
-    shown = torch.nn.functional.grid_sample(grid, found[:, None], padding_mode="border", align_corners=False)
-    missed = (shown[:, :, 0].transpose(1, 2) - wanted).norm(dim=-1)
+    target = origin.repeat_interleave(count, 0)
+    positions = appearing_at(grid, target)
+    source_positions = torch.nn.functional.grid_sample(
+        grid, positions[:, None], padding_mode="border", align_corners=False
+    )
+    missed = (source_positions[:, :, 0].transpose(1, 2) - target).norm(dim=-1)
     shape = (len(source), count)
     return (
-        found.view(*shape, -1, 2),
+        positions.view(*shape, -1, 2),
         last.rgb.clamp(-1, 1).view(*shape, *last.rgb.shape[1:]),
         missed.view(*shape, -1) < 0.02,
     )
@@ -195,7 +197,7 @@ def _pearson(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def own_and_rest(
-    bank: str, person: int, moved: np.ndarray, true: np.ndarray, usable: np.ndarray
+    bank: str, person: int, motion: np.ndarray, true: np.ndarray, usable: np.ndarray
 ) -> tuple[float, float] | None:
     """Mean drawn motion in the region of a bank and elsewhere, as `evaluate.motion` has it; None if nothing moves.
 
@@ -204,10 +206,10 @@ def own_and_rest(
     """
     if usable.sum() < 20:
         return None
-    size, far = np.linalg.norm(moved, axis=-1), np.linalg.norm(true, axis=-1)
+    size, far = np.linalg.norm(motion, axis=-1), np.linalg.norm(true, axis=-1)
     if bank == "pose":
-        solid = camera_part(space_points(person)[usable], moved[usable], np.ones(usable.sum(), bool))
-        parts = solid, moved[usable] - solid
+        solid = camera_part(space_points(person)[usable], motion[usable], np.ones(usable.sum(), bool))
+        parts = solid, motion[usable] - solid
         return float(np.linalg.norm(parts[0], axis=-1).mean()), float(np.linalg.norm(parts[1], axis=-1).mean())
     most = far[usable].max()
     own, rest = usable & (far >= OWN * most), usable & (far <= REST * most)
@@ -236,21 +238,21 @@ def reconstruction_figures(
             looks=LOOKS.keys() & model.config.bank_slices,
         )  # fmt: skip
         z = dict(zip(PAIR_PICTURES, step.alpha(batch).chunk(4), strict=True))
-        for one, head, mouth in (("a", "ab", "ba"), ("b", "ba", "ab")):
+        for identity, head, mouth in (("a", "ab", "ba"), ("b", "ba", "ab")):
             crossed = z[head].clone()
             crossed[:, lips] = z[mouth][:, lips]
-            latent, features = model.enc(batch[f"identity_{one}"])
-            begun = anchored_latent(model, latent, own[rows[f"identity_{one}"][part]][:, :shared])
-            for name, alpha in (("self", z[one]), ("cross", crossed)):
-                *_, last = model.levels(begun, features, alpha)
+            latent, features = model.enc(batch[f"identity_{identity}"])
+            anchored = anchored_latent(model, latent, own[rows[f"identity_{identity}"][part]][:, :shared])
+            for name, alpha in (("self", z[identity]), ("cross", crossed)):
+                *_, last = model.levels(anchored, features, alpha)
                 drawn[name] += [
-                    _psnr(*pair) for pair in zip(last.rgb.clamp(-1, 1)[:, None], batch[one][:, None], strict=True)
+                    _psnr(*pair) for pair in zip(last.rgb.clamp(-1, 1)[:, None], batch[identity][:, None], strict=True)
                 ]
     result = {name: float(np.mean(values)) for name, values in drawn.items()}
     result["cross_over_self"] = result["cross"] - result["self"]
-    made = psnr_figures(model, footage, own / GAIN)
-    result["self_over_copy"] = made["psnr"] - made["psnr_copy"]
-    result["self_over_copy_unanchored"] = made["psnr_unanchored"] - made["psnr_copy"]
+    psnr = psnr_figures(model, footage, own / GAIN)
+    result["self_over_copy"] = psnr["psnr"] - psnr["psnr_copy"]
+    result["self_over_copy_unanchored"] = psnr["psnr_unanchored"] - psnr["psnr_copy"]
     return {name: round(value, 3) for name, value in result.items()}
 
 
@@ -269,28 +271,28 @@ def exchange_figures(
     exchange to which the true change is added, the most that an exchange can gain; `*_own_over_rest`: see
     `own_and_rest`.
     """
-    found, size = truth.exchange, model.config.size
+    exchange, size = truth.exchange, model.config.size
     slices = model.config.bank_slices
     rows = []
     for bank in banks:
-        mixed = alpha[found.kept].copy()
-        mixed[:, slices[bank]] = alpha[found.other][:, slices[bank]]
+        mixed = alpha[exchange.kept].copy()
+        mixed[:, slices[bank]] = alpha[exchange.other][:, slices[bank]]
         rows.append(mixed)
-    wanted = torch.from_numpy(np.stack([alpha[found.kept], *rows], 1).astype(np.float32))
-    source, points = truth.heldout.pictures(found.source, size), torch.from_numpy(found.points)
-    start = torch.from_numpy(alpha[found.source, : slices["pose"].stop]).float()
+    alphas = torch.from_numpy(np.stack([alpha[exchange.kept], *rows], 1).astype(np.float32))
+    source, points = truth.heldout.pictures(exchange.source, size), torch.from_numpy(exchange.points)
+    start = torch.from_numpy(alpha[exchange.source, : slices["pose"].stop]).float()
     parts = [
-        drawn_points(model, shown, wanted_of, at, own if known else None)
-        for shown, wanted_of, at, own in zip(
-            *(values.split(16) for values in (source, wanted, points, start)), strict=True
+        drawn_points(model, rendered, wanted_of, at, own if known else None)
+        for rendered, wanted_of, at, own in zip(
+            *(values.split(16) for values in (source, alphas, points, start)), strict=True
         )
     ]
     at, pictures, sure = (torch.cat(part) for part in zip(*parts, strict=True))
     result: dict[str, float] = {}
     for index, bank in enumerate(banks, 1):
         moved = (at[:, index] - at[:, 0]).numpy()
-        true = found.made[bank] - found.points
-        usable = found.visible & sure[:, index].numpy() & sure[:, 0].numpy()
+        true = exchange.made[bank] - exchange.points
+        usable = exchange.visible & sure[:, index].numpy() & sure[:, 0].numpy()
         mouth, eyes = (np.zeros_like(usable) for _ in range(2))
         mouth[:, GROUPS["mouth"]], eyes[:, GROUPS["eyes"]] = usable[:, GROUPS["mouth"]], usable[:, GROUPS["eyes"]]
         size_of = {
@@ -308,12 +310,12 @@ def exchange_figures(
         else:
             result[f"{bank}_r"] = _pearson(moved[usable], true[usable])
             result[f"{bank}_slope"] = float((moved[usable] * true[usable]).sum() / np.square(true[usable]).sum())
-        regions = [own_and_rest(bank, *row) for row in zip(found.person, moved, true, usable, strict=True)]
+        regions = [own_and_rest(bank, *row) for row in zip(exchange.person, moved, true, usable, strict=True)]
         own, rest = np.sum([pair for pair in regions if pair is not None], 0)
         result[f"{bank}_own_over_rest"] = float(own / max(rest, 1e-9))
-        goal = torch.from_numpy(found.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        goal = torch.from_numpy(exchange.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
         goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
-        before = truth.heldout.pictures(found.kept, size)
+        before = truth.heldout.pictures(exchange.kept, size)
         changed = ((goal - before).abs().amax(1, keepdim=True) > CHANGED).float()
         exact = pictures[:, 0] + goal - before
         for name, where in (("gain", torch.ones_like(changed)), ("gain_there", changed)):
@@ -368,24 +370,24 @@ def _psnr(pictures: Tensor, truth: Tensor, where: Tensor | None = None) -> float
 def head_codes(model: Generator, footage: Footage) -> np.ndarray:
     """(N, n) alpha that the generator's own heads read: those of LOOKS from their windows, the others from the face."""
     parts = np.array_split(np.arange(len(footage)), max(1, len(footage) // 100))
-    found = []
+    codes = []
     for rows in parts:
         looks = reader_windows(footage.pictures(rows), footage.points[rows], model.config)
-        found.append(predict_alpha(model, footage.pictures(rows, model.config.size), looks))
-    return torch.cat(found).numpy()
+        codes.append(predict_alpha(model, footage.pictures(rows, model.config.size), looks))
+    return torch.cat(codes).numpy()
 
 
 def averages(work: Path) -> dict[str, tuple[Generator, dict[str, int]]]:
     """The averaged generator of each stage in `work`, and its steps by phase."""
-    found = {}
+    generators = {}
     for stage in STAGES:
         path = work / f"{stage}.pt"
         if path.exists():
             saved = torch.load(path, weights_only=True)
             model = Generator(GeneratorConfig.from_json(json.loads(saved["config"])))
             model.load_state_dict(saved["average"])
-            found[stage] = model, {name: phase["step"] for name, phase in saved["phases"].items()}
-    return found
+            generators[stage] = model, {name: phase["step"] for name, phase in saved["phases"].items()}
+    return generators
 
 
 def measured(work: Path, folder: Path, first: int, people: int) -> dict[str, dict[str, Any]]:
@@ -425,11 +427,11 @@ def report(result: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [f"| {name} | {_goal(name)} | {value} |" for name, value in parts["reconstruction"].items()]
         lines += ["", "| code | jaw | units | pose | upper face |", "|---|---|---|---|---|"]
         for name, scores in parts["code"].items():
-            shown = []
+            listed = []
             for key in ("jaw", "units", "pose", "upper"):
                 goal = READOUT_GOALS.get((name.split("_")[0], key))
-                shown.append(f"{scores[key]}" + (f" (goal {goal})" if goal else ""))
-            lines.append(f"| {name} | {' | '.join(shown)} |")
+                listed.append(f"{scores[key]}" + (f" (goal {goal})" if goal else ""))
+            lines.append(f"| {name} | {' | '.join(listed)} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -87,8 +87,8 @@ def of_words(model: Audio2Expression, text: str) -> Answer:
 
 def of_sound(bank: Bank, samples: np.ndarray, text: str, source: str) -> Answer:
     """The emotion with the largest strength in a sound, by the whole path that artists use."""
-    found = emotions(bank, samples, np.zeros(1), [SpokenText(text)], source=source).suggestions
-    strongest = max(found, key=lambda one: one.strength * (one.end - one.start), default=None)
+    suggestions = emotions(bank, samples, np.zeros(1), [SpokenText(text)], source=source).suggestions
+    strongest = max(suggestions, key=lambda one: one.strength * (one.end - one.start), default=None)
     return (NEUTRAL, 0.0) if strongest is None else (strongest.kind, strongest.strength)
 
 
@@ -99,15 +99,15 @@ def spoken(line: Line, number: int) -> np.ndarray:
 
 
 @torch.inference_mode()
-def activation_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
+def activation_rows(bank: Bank, test_lines: tuple[Line, ...]) -> list[Row]:
     """How excited voices are, heard without words: three lines of different emotions in a row."""
     model, right, total = network_of(bank), 0, 0
     confusion = np.zeros((3, 3), int)
-    for number in range(len(known) // 3):
+    for number in range(len(test_lines) // 3):
         rng = np.random.default_rng((97, number))
-        chosen = [known[int(index)] for index in rng.integers(len(known), size=3)]
-        made = scene(rng, chosen, variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0)
-        heard = prosody(made.samples)
+        chosen = [test_lines[int(index)] for index in rng.integers(len(test_lines), size=3)]
+        spoken_scene = scene(rng, chosen, variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0)
+        heard = prosody(spoken_scene.samples)
         phrases = phrases_of(heard)
         if not len(phrases):
             continue
@@ -118,8 +118,8 @@ def activation_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
         steps = np.array([ACTIVATION[kind] for kind in KINDS])
         answers = np.stack([chances[:, steps == step].sum(axis=1) for step in (-1, 0, 1)], axis=1).argmax(axis=1) - 1
         for (start, end), answer in zip(phrases, answers, strict=True):
-            inside = np.minimum(made.ends, end) - np.maximum(made.starts, start)
-            truth = ACTIVATION[made.lines[int(inside.argmax())].kind]
+            inside = np.minimum(spoken_scene.ends, end) - np.maximum(spoken_scene.starts, start)
+            truth = ACTIVATION[spoken_scene.lines[int(inside.argmax())].kind]
             confusion[truth + 1, answer + 1] += 1
             right, total = right + (truth == answer), total + 1
     usual = confusion.sum(axis=1).max() / max(total, 1)
@@ -131,49 +131,49 @@ def activation_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
     ]  # fmt: skip
 
 
-def line_rows(bank: Bank, known: tuple[Line, ...]) -> list[Row]:
+def line_rows(bank: Bank, test_lines: tuple[Line, ...]) -> list[Row]:
     """How often the kind of unseen lines is found, from the words, the voice and both, and with one of them hidden.
 
     Few voices are clear without words. So for the last row, all lines are also spoken with full emotion.
     """
-    sounds = [spoken(line, number) for number, line in enumerate(known)]
-    found = {
-        source: [of_sound(bank, sound, line.text, source) for sound, line in zip(sounds, known, strict=True)]
+    sounds = [spoken(line, number) for number, line in enumerate(test_lines)]
+    results = {
+        source: [of_sound(bank, sound, line.text, source) for sound, line in zip(sounds, test_lines, strict=True)]
         for source in ("words", "voice", "both")
     }
-    felt = [line.kind != NEUTRAL for line in known]
+    felt = [line.kind != NEUTRAL for line in test_lines]
 
     def right(answers: list[Answer], which: list[bool]) -> float:
-        hits = [answer[0] == line.kind for answer, line, use in zip(answers, known, which, strict=True) if use]
+        hits = [answer[0] == line.kind for answer, line, use in zip(answers, test_lines, which, strict=True) if use]
         return float(np.mean(hits)) if hits else float("nan")
 
-    lexicon = [_by_word_list(line.text) for line in known]
+    lexicon = [_by_word_list(line.text) for line in test_lines]
     back = tuple(held_back_lines())
     model = network_of(bank)
-    seen = [of_words(model, line.text)[0] == line.kind for line in back if line.kind != NEUTRAL]
-    keyed = np.mean([answer[0] != NEUTRAL for answer, line in zip(found["words"], known, strict=True)
+    correct = [of_words(model, line.text)[0] == line.kind for line in back if line.kind != NEUTRAL]
+    keyed = np.mean([answer[0] != NEUTRAL for answer, line in zip(results["words"], test_lines, strict=True)
                      if line.kind == NEUTRAL])  # fmt: skip
-    answered = [answer[0] != NEUTRAL for answer in found["words"]]
-    sure = [use and there for use, there in zip(felt, answered, strict=True)]
-    kinds = {kind: right(found["words"], [line.kind == kind for line in known]) for kind in EMOTIONS}
+    answered = [answer[0] != NEUTRAL for answer in results["words"]]
+    sure = [use and suggested for use, suggested in zip(felt, answered, strict=True)]
+    kinds = {kind: right(results["words"], [line.kind == kind for line in test_lines]) for kind in EMOTIONS}
     rows = [
-        _share(f"words only: one of 7 kinds, {sum(felt)} unseen lines", right(found["words"], felt), 0.7,
+        _share(f"words only: one of 7 kinds, {sum(felt)} unseen lines", right(results["words"], felt), 0.7,
                (("chance", "14 %"), ("word list alone", f"{100 * right(lexicon, felt):.0f} %"),
-                ("where one is suggested", f"{100 * right(found['words'], sure):.0f} %"),
+                ("where one is suggested", f"{100 * right(results['words'], sure):.0f} %"),
                 *((kind, f"{100 * value:.0f} %") for kind, value in kinds.items()))),
-        _share("the same, lines that the word table was fitted to", float(np.mean(seen))),
+        _share("the same, lines that the word table was fitted to", float(np.mean(correct))),
         _share("neutral unseen lines that get an emotion", float(keyed)),
-        _share("words and voice: one of 7 kinds, unseen lines", right(found["both"], felt), 0.75,
-               (("voice only", f"{100 * right(found['voice'], felt):.0f} %"),)),
+        _share("words and voice: one of 7 kinds, unseen lines", right(results["both"], felt), 0.75,
+               (("voice only", f"{100 * right(results['voice'], felt):.0f} %"),)),
     ]  # fmt: skip
-    pairs = [(one[0], both[0]) for one, both in zip(found["words"], found["both"], strict=True) if one[1] >= CLEAR]
-    return [*rows, _kept("voice", "words", pairs), _kept("words", "voice", clear_voices(bank, known))]
+    pairs = [(one[0], both[0]) for one, both in zip(results["words"], results["both"], strict=True) if one[1] >= CLEAR]
+    return [*rows, _kept("voice", "words", pairs), _kept("words", "voice", clear_voices(bank, test_lines))]
 
 
-def clear_voices(bank: Bank, known: tuple[Line, ...]) -> list[tuple[str, str]]:
+def clear_voices(bank: Bank, test_lines: tuple[Line, ...]) -> list[tuple[str, str]]:
     """Kinds from the voice alone, and from voice and words, of lines with full emotion whose voice alone is clear."""
     pairs = []
-    for number, line in enumerate(known):
+    for number, line in enumerate(test_lines):
         if line.kind == NEUTRAL:
             continue
         sound = spoken(replace(line, strength=1.0), LOUD + number)
@@ -233,7 +233,7 @@ def contradicted_rows(bank: Bank) -> list[Row]:
 @torch.inference_mode()
 def calm_rows(bank: Bank, sounds: list[Path]) -> list[Row]:
     """The strongest emotion of recordings of calm voices, without words; no row without recordings."""
-    model, found = network_of(bank), []
+    model, results = network_of(bank), []
     for path in sounds:
         heard = prosody(load_speech(path)[0])
         phrases = phrases_of(heard)
@@ -244,13 +244,13 @@ def calm_rows(bank: Bank, sounds: list[Path]) -> list[Row]:
             strengths, logits = model(voice, *nothing)
             row = model.suggested(strengths, logits, nothing[0])[0].amax(dim=0).numpy()
             row = row * ~np.isin(EMOTIONS, NOT_HEARD)
-            found.append((float(row.max()), EMOTIONS[int(row.argmax())], path.name))
-    found.sort(reverse=True)
-    if not found:
+            results.append((float(row.max()), EMOTIONS[int(row.argmax())], path.name))
+    results.sort(reverse=True)
+    if not results:
         return []
-    listed = tuple((name, f"{strength:.2f} ({kind})" if strength else "none") for strength, kind, name in found)
-    return [Row(f"strongest emotion of {len(found)} calm voices of people, without words", f"{found[0][0]:.2f}",
-                f"< {LEAST_FROM_VOICE}", found[0][0] < LEAST_FROM_VOICE, listed)]  # fmt: skip
+    listed = tuple((name, f"{strength:.2f} ({kind})" if strength else "none") for strength, kind, name in results)
+    return [Row(f"strongest emotion of {len(results)} calm voices of people, without words", f"{results[0][0]:.2f}",
+                f"< {LEAST_FROM_VOICE}", results[0][0] < LEAST_FROM_VOICE, listed)]  # fmt: skip
 
 
 def time_rows(bank: Bank, samples: np.ndarray) -> list[Row]:
@@ -286,14 +286,14 @@ def _share(what: str, value: float, goal: float | None = None, others: tuple[tup
 
 def measure(bank: Bank, sounds: list[Path], others: bool = True) -> list[Row]:
     """All rows. others: whether to measure the second and third file of unseen lines, too."""
-    known = lines(HELD_OUT_LINES)
+    test_lines = lines(HELD_OUT_LINES)
     more = {"second": HELD_OUT_LINES_2, "third": HELD_OUT_LINES_3} if others else {}
-    sound = load_speech(sounds[0])[0] if sounds else spoken(known[0], 0)
-    texts = [line.text for line in (*lines(), *known)]
-    rows = line_rows(bank, known)
+    sound = load_speech(sounds[0])[0] if sounds else spoken(test_lines[0], 0)
+    texts = [line.text for line in (*lines(), *test_lines)]
+    rows = line_rows(bank, test_lines)
     for name, path in more.items():
         rows += [replace(row, what=f"{name} file: {row.what}") for row in line_rows(bank, lines(path))]
-    return [*rows, *activation_rows(bank, known), *calm_rows(bank, sounds), *sign_rows(texts), *mention_rows(bank),
+    return [*rows, *activation_rows(bank, test_lines), *calm_rows(bank, sounds), *sign_rows(texts), *mention_rows(bank),
             *contradicted_rows(bank), *time_rows(bank, sound)]  # fmt: skip
 
 

@@ -82,8 +82,8 @@ def measure_people(
         portrait, truth = shots[:1], shots[1:]
         puppet.show(portrait.images[0])
         result = puppet.pictures(truth.coefficients)
-        moved = puppet.moved(truth.coefficients, portrait.points[0])
-        scores.append(_scores(result, moved, portrait, truth))
+        positions = puppet.moved(truth.coefficients, portrait.points[0])
+        scores.append(_scores(result, positions, portrait, truth))
         driving.append(truth.coefficients)
         led = truth.coefficients + (puppet.own() - portrait.coefficients[0])
         from_there = _scores(puppet.pictures(led), puppet.moved(led, portrait.points[0]), portrait, truth)
@@ -95,7 +95,7 @@ def measure_people(
             read[name].append(rows)
         visible = portrait.visible & truth.visible
         embedded["portrait"].append(classifiers.embedding(portrait.images, portrait.points, portrait.visible))
-        embedded["result"].append(classifiers.embedding(result, moved, visible))
+        embedded["result"].append(classifiers.embedding(result, positions, visible))
         embedded["truth"].append(classifiers.embedding(truth.images, truth.points, visible))
         if number < SHOWN:
             tiles = [tile for pair in zip(truth.images, result, strict=True) for tile in pair]
@@ -114,9 +114,9 @@ def measure_people(
         read["rest_result"].append(puppet.read(driven))
         read["rest_truth"].append(puppet.read(truth.images))
         acted = people.render_person(person, rows, 64)
-        moved = puppet.moved(rows, rest.points[0])
+        positions = puppet.moved(rows, rest.points[0])
         recognised["truth"].append(classifiers.emotion(acted.points, rest.points[0]))
-        recognised["result"].append(classifiers.emotion(moved, rest.points[0]))
+        recognised["result"].append(classifiers.emotion(positions, rest.points[0]))
         labels.append(emotions_of_rows)
         if len(draw):
             emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
@@ -136,14 +136,14 @@ def measure_people(
 
 
 def _scores(
-    result: np.ndarray, moved: np.ndarray, portrait: PersonFrames, truth: PersonFrames
+    result: np.ndarray, positions: np.ndarray, portrait: PersonFrames, truth: PersonFrames
 ) -> dict[str, np.ndarray]:
-    """(T,) scores by name. result: (T, S, S, 3) frames of a puppet; moved: (T, F, 2), their tracked points."""
+    """(T,) scores by name. result: (T, S, S, 3) frames of a puppet; positions: (T, F, 2), their tracked points."""
     size = truth.images.shape[1]
     copy = np.broadcast_to(portrait.images, truth.images.shape)
     boxes = face_boxes(truth.points, size)
     visible = truth.visible & portrait.visible
-    errors, still = (point_errors(points, truth.points, visible) for points in (moved, portrait.points))
+    errors, still = (point_errors(points, truth.points, visible) for points in (positions, portrait.points))
     return {
         "psnr": psnr(result, truth.images, boxes),
         "psnr_copy": psnr(copy, truth.images, boxes),

@@ -18,12 +18,13 @@ LEAST = 0.02  # of the eye distance: units that move all points less than this a
 BANK_OF = dict(zip(NAMES, (bank for bank, count in BANKS for _ in range(count)), strict=True))
 
 
-def point_errors(found: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> dict[str, np.ndarray]:
+def point_errors(prediction: np.ndarray, truth: np.ndarray, visible: np.ndarray) -> dict[str, np.ndarray]:
     """Mean distance in eye distances, (T,) each, for the mouth, the eyes and the whole face.
 
-    found, truth: (T, F, 2); visible: (T, F), points that are visible in both portrait and frame; others do not count.
+    prediction, truth: (T, F, 2). visible: (T, F), points that are visible in both portrait and frame; others do not
+    count.
     """
-    distance = np.linalg.norm(found - truth, axis=-1) / EYE_DISTANCE
+    distance = np.linalg.norm(prediction - truth, axis=-1) / EYE_DISTANCE
     parts = {"mouth": GROUPS["mouth"], "eyes": GROUPS["eyes"], "face": people.FACE}
     return {
         name: (distance[:, part] * visible[:, part]).sum(1) / np.maximum(visible[:, part].sum(1), 1)
@@ -78,19 +79,19 @@ def single_unit_motions(puppet: Puppet, persons: Sequence[int], size: int) -> tu
     """
     rows, names = people.single_unit_rows()
     rows = np.concatenate([np.zeros_like(rows[:1]), rows])
-    made, true = [], []
+    measured, true = [], []
     for person in persons:
         portrait = people.render_person(person, rows[:1], size)
         truth = people.render_person(person, rows, 64)
-        seen, space = portrait.visible[0], space_points(person)
+        visible, space = portrait.visible[0], space_points(person)
         puppet.show(portrait.images[0])
         start = truth.points[0]
-        moved = puppet.moved(rows, start)
-        for name, to, wanted in zip(names, moved[1:], truth.points[1:], strict=True):
-            shift, goal = (to - moved[0])[seen], (wanted - start)[seen]
+        positions = puppet.moved(rows, start)
+        for name, to, target in zip(names, positions[1:], truth.points[1:], strict=True):
+            shift, goal = (to - positions[0])[visible], (target - start)[visible]
             if BANK_OF[name] == "pose":
-                made.append(_pose_motion(name, space[seen], shift, goal))
-                true.append(_pose_motion(name, space[seen], goal, goal))
+                measured.append(_pose_motion(name, space[visible], shift, goal))
+                true.append(_pose_motion(name, space[visible], goal, goal))
                 continue
             far = np.linalg.norm(goal, axis=1)
             if far.max() < LEAST * EYE_DISTANCE:
@@ -98,18 +99,18 @@ def single_unit_motions(puppet: Puppet, persons: Sequence[int], size: int) -> tu
             own, rest = far >= OWN * far.max(), far <= REST * far.max()
             if rest.sum() < 20:
                 continue
-            made.append(_face_unit_motion(name, start[seen], shift, goal, own, rest))
-            true.append(_face_unit_motion(name, start[seen], goal, goal, own, rest))
-    return made, true
+            measured.append(_face_unit_motion(name, start[visible], shift, goal, own, rest))
+            true.append(_face_unit_motion(name, start[visible], goal, goal, own, rest))
+    return measured, true
 
 
 def _face_unit_motion(
     name: str, start: np.ndarray, shift: np.ndarray, goal: np.ndarray, own: np.ndarray, rest: np.ndarray
 ) -> UnitMotion:
     head, true_head = (similarity_part(start, move, rest) for move in (shift, goal))
-    made, wanted = shift - head, goal - true_head
-    distance = np.linalg.norm(made, axis=1) / EYE_DISTANCE
-    share = (made[own] * wanted[own]).sum() / np.square(wanted[own]).sum()
+    motion, target = shift - head, goal - true_head
+    distance = np.linalg.norm(motion, axis=1) / EYE_DISTANCE
+    share = (motion[own] * target[own]).sum() / np.square(target[own]).sum()
     along = np.linalg.norm(head, axis=1).mean() / EYE_DISTANCE
     return UnitMotion(name, distance[own].mean(), distance[rest].mean(), float(share), float(along))
 

@@ -33,8 +33,8 @@ CLIP_GOALS = {"lip_effect": 3.0, "pose_effect": 4.0}
 
 def lip_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     """Mean motion of mouth and chin, and of eyes and nose, in eye distances. before, after: (E, P, 2) points."""
-    moved = np.linalg.norm(after - before, axis=-1) / eye_frame(before)[2][:, None]
-    return float(moved[:, LEFT_CORNER : CHIN + 1].mean()), float(moved[:, [*EYES, NOSE]].mean())
+    motion = np.linalg.norm(after - before, axis=-1) / eye_frame(before)[2][:, None]
+    return float(motion[:, LEFT_CORNER : CHIN + 1].mean()), float(motion[:, [*EYES, NOSE]].mean())
 
 
 def pose_effect(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
@@ -74,16 +74,16 @@ def clip_figures(
     alpha[:, 1, lips] = codes[driving[:, 1]][:, lips]
     alpha[:, 2] = codes[driving[:, 1]]
     alpha[:, 2, lips] = codes[driving[:, 0]][:, lips]
-    shown = []
+    rendered = []
     for part in np.array_split(np.arange(exchanges), -(-exchanges // 8)):
         latent, features = model.enc(footage.pictures(source[part], model.config.size))
-        begun = anchored_latent(model, latent, torch.from_numpy(codes[source[part]]))
+        anchored = anchored_latent(model, latent, torch.from_numpy(codes[source[part]]))
         rows = torch.from_numpy(alpha[part]).flatten(0, 1)
         if "exp" in model.config.bank_slices:
             rows = torch.cat([rows, torch.zeros(len(rows), model.config.coefficient_count - rows.shape[1])], 1)
-        *_, last = model.levels(begun, features, rows)
-        shown.append(last.rgb)
-    points, sure = found_points(torch.cat(shown), find)
+        *_, last = model.levels(anchored, features, rows)
+        rendered.append(last.rgb)
+    points, sure = found_points(torch.cat(rendered), find)
     points, sure = points.reshape(exchanges, 3, -1, 2), sure.reshape(exchanges, 3).min(1)
     kept = sure >= SURE
     if not kept.any():

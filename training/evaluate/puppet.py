@@ -63,11 +63,11 @@ class BankPuppet:
 
     @torch.no_grad()
     def moved(self, rows: np.ndarray, points: np.ndarray) -> np.ndarray:
-        wanted, found = torch.from_numpy(np.asarray(points, np.float32)), []
-        for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
-            places = torch.from_numpy(self.renderer.places(some))
-            found.append(appearing_at(places, wanted.expand(len(some), -1, -1)))
-        return torch.cat(found).numpy()
+        targets, positions = torch.from_numpy(np.asarray(points, np.float32)), []
+        for part in np.array_split(rows, -(-len(rows) // AT_ONCE)):
+            places = torch.from_numpy(self.renderer.places(part))
+            positions.append(appearing_at(places, targets.expand(len(part), -1, -1)))
+        return torch.cat(positions).numpy()
 
     def read(self, pictures: np.ndarray) -> np.ndarray:
         """Read as capture does: relative to the portrait if the bank has a relative reader, else frame by frame."""
@@ -101,9 +101,9 @@ def appearing_at(grid: Tensor, points: Tensor) -> Tensor:
     around = torch.tensor([[0, 0], [pixel, 0], [-pixel, 0], [0, pixel], [0, -pixel]])
     best, nearest = at, torch.full(at.shape[:2], torch.inf)
     for _ in range(STEPS + 1):
-        seen = F.grid_sample(grid, at[:, :, None] + around, padding_mode="border", align_corners=False)
-        here, right, left, below, above = seen.permute(3, 0, 2, 1)  # (N, P, 2) each
-        missing = points - here
+        sampled = F.grid_sample(grid, at[:, :, None] + around, padding_mode="border", align_corners=False)
+        centre, right, left, below, above = sampled.permute(3, 0, 2, 1)  # (N, P, 2) each
+        missing = points - centre
         distance = missing.norm(dim=-1)
         closer = distance < nearest
         best, nearest = torch.where(closer[..., None], at, best), torch.where(closer, distance, nearest)

@@ -141,10 +141,10 @@ def plot_bars(
     names: Sequence[str], series: Mapping[str, Sequence[float]], path: Path, label: str, target: float | None = None
 ) -> None:
     """Grouped bars for each name; NaN is drawn as 0."""
-    made = _axes(0.32 * len(names) + 2, 4)
-    if made is None:
+    figure_and_axes = _axes(0.32 * len(names) + 2, 4)
+    if figure_and_axes is None:
         return
-    canvas, (axes,) = made
+    canvas, (axes,) = figure_and_axes
     place, width = np.arange(len(names)), 0.8 / len(series)
     for number, (name, values) in enumerate(series.items()):
         axes.bar(place + (number + 0.5) * width - 0.4, np.nan_to_num(values), width, label=name)
@@ -159,10 +159,10 @@ def plot_bars(
 
 def plot_scores(bank: np.ndarray, copy: np.ndarray, path: Path, label: str, target: float) -> None:
     """Scatter plot of every frame's score against copying, and histograms of both."""
-    made = _axes(9, 4, 2)
-    if made is None:
+    figure_and_axes = _axes(9, 4, 2)
+    if figure_and_axes is None:
         return
-    canvas, (points, spread) = made
+    canvas, (points, spread) = figure_and_axes
     finite = np.isfinite(bank) & np.isfinite(copy)
     bank, copy = bank[finite], copy[finite]
     points.scatter(copy, bank, 5, alpha=0.4)
@@ -181,10 +181,10 @@ def plot_scores(bank: np.ndarray, copy: np.ndarray, path: Path, label: str, targ
 
 
 def plot_confusion(shares: np.ndarray, names: Sequence[str], path: Path) -> None:
-    made = _axes(5, 4.6)
-    if made is None:
+    figure_and_axes = _axes(5, 4.6)
+    if figure_and_axes is None:
         return
-    canvas, (axes,) = made
+    canvas, (axes,) = figure_and_axes
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(shares > 0.005):
         share = shares[row, column]
@@ -202,10 +202,10 @@ def plot_voice(
     silences: Sequence[tuple[float, float]],
 ) -> None:  # fmt: skip
     """Curves over seconds, each scaled to its own peak, on closures (red) and silences (grey)."""
-    made = _axes(12, 3)
-    if made is None:
+    figure_and_axes = _axes(12, 3)
+    if figure_and_axes is None:
         return
-    canvas, (axes,) = made
+    canvas, (axes,) = figure_and_axes
     for name, curve in curves.items():
         axes.plot(times, curve / max(float(np.abs(curve).max()), 1e-9), label=name, linewidth=1)
     for spans, colour in ((closures, "tab:red"), (silences, "grey")):
@@ -229,10 +229,10 @@ def plot_curves(logs: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -
         if key not in ("minutes", "step") and isinstance(line[key], (int, float))
     )  # fmt: skip
     names = [key for key in known if not key.endswith(("_copy", "_rest"))]
-    made = _axes(3.6 * max(1, len(names)), 3.2, max(1, len(names)))
-    if made is None or not names:
+    figure_and_axes = _axes(3.6 * max(1, len(names)), 3.2, max(1, len(names)))
+    if figure_and_axes is None or not names:
         return names
-    canvas, panels = made
+    canvas, panels = figure_and_axes
     for axes, name in zip(panels, names, strict=True):
         for log, lines in logs.items():
             for key, style in ((name, "-"), (f"{name}_copy", "--"), (f"{name}_rest", "--")):

@@ -82,7 +82,14 @@ def figures(rows: np.ndarray, voice: Prosody) -> str:
 
 
 def perform(
-    bank: Bank, renderer: FaceRenderer, sound: Path, name: str, voice: Prosody, seed: int, out: Path, shown: list[float]
+    bank: Bank,
+    renderer: FaceRenderer,
+    sound: Path,
+    name: str,
+    voice: Prosody,
+    seed: int,
+    out: Path,
+    moments: list[float],
 ) -> Performance:
     """Draw a motion for the prosody `voice`, render it to `out` with the mouth of `sound`, and keep what is shown."""
     samples, seconds = load_speech(sound)
@@ -92,30 +99,30 @@ def perform(
     motion = dict(zip(names, eased(at_times(rows, times) @ matrix.T, times, seconds).T, strict=True))
     mouth = lip_sync(samples, RATE, times, bank) - bank.rest[bank.config.bank_slices["lip"]]
     motion |= dict(zip(bank.names_of("lip"), mouth.T, strict=True))
-    wanted = {min(round(at * FPS), len(times) - 1) for at in shown}
+    frame_numbers = {min(round(at * FPS), len(times) - 1) for at in moments}
     kept: dict[int, np.ndarray] = {}
     size = renderer.config.size
     with VideoWriter(out, FPS, (size, size), sound=sound) as writer:
         for number, frame in enumerate(renderer.render(renderer.moved(motion))):
             writer.write(frame)
-            if number in wanted:
+            if number in frame_numbers:
                 kept[number] = frame
     return Performance(name, rows, kept)
 
 
-def sheet(found: list[Performance], voice: Prosody, seconds: float, title: str) -> np.ndarray:
+def sheet(performances: list[Performance], voice: Prosody, seconds: float, title: str) -> np.ndarray:
     """uint8 (H, W, 3): for each motion a title, its frames and a graph of its angles.
 
     Accents are vertical lines, as high as they are strong. Speech is lighter than pauses.
     """
     width = FRAMES * (FACE + GAP) + GAP
     block = 20 + FACE + GAP + GRAPH + GAP
-    image = Image.new("RGB", (width, 28 + len(found) * block), PAPER)
+    image = Image.new("RGB", (width, 28 + len(performances) * block), PAPER)
     pen = ImageDraw.Draw(image)
     pen.text((GAP, GAP), title, INK, ImageFont.load_default(13))
     for place, (name, colour) in enumerate(ANGLES.items()):
         pen.text((width - 170 + 55 * place, GAP), name, colour, ImageFont.load_default(13))
-    for number, one in enumerate(found):
+    for number, one in enumerate(performances):
         top = 28 + number * block
         pen.text((GAP, top), f"{one.name}: {figures(one.rows, voice)}", INK, ImageFont.load_default(12))
         for place, frame in enumerate(sorted(one.frames)):
@@ -156,14 +163,14 @@ def run(args: argparse.Namespace) -> None:
     renderer.set_source(load_portrait(args.portrait))
     args.out.mkdir(parents=True, exist_ok=True)
     shown = moments(voice, seconds)
-    found = []
+    performances = []
     other = prosody(shuffled(samples), voice.speaker)
     for name, heard, seed in [*((f"seed {seed}", voice, seed) for seed in args.seeds), ("shuffled audio", other, 0)]:
         clip = args.out / f"{name.replace(' ', '_')}.mp4"
-        found.append(perform(bank, renderer, args.audio, name, heard, seed, clip, shown))
-        print(f"{name}: {figures(found[-1].rows, voice)}", flush=True)
+        performances.append(perform(bank, renderer, args.audio, name, heard, seed, clip, shown))
+        print(f"{name}: {figures(performances[-1].rows, voice)}", flush=True)
     title = f"{args.audio.name}, head motion: frames at stressed syllables, in pauses and at the end"
-    save_picture(args.out / "sheet.png", sheet(found, voice, seconds, title))
+    save_picture(args.out / "sheet.png", sheet(performances, voice, seconds, title))
     print(args.out / "sheet.png")
 
 

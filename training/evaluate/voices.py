@@ -52,10 +52,10 @@ def synthetic(count: int, seed: int = 0) -> list[VoiceClip]:
     voices = []
     for number in range(count):
         rng = np.random.default_rng((seed, 2, number))
-        made: Take = (take if number % 2 else recording)(rng, HELD_OUT_VARIANTS)
-        times = frame_times(len(made.samples) / RATE, FPS)
-        truth = made.curves[np.round(times * CURVE_FPS).astype(int)]
-        voices.append(VoiceClip(f"espeak-ng {number}", made.samples, *_intervals(made.phones), truth, "espeak-ng"))
+        voice: Take = (take if number % 2 else recording)(rng, HELD_OUT_VARIANTS)
+        times = frame_times(len(voice.samples) / RATE, FPS)
+        truth = voice.curves[np.round(times * CURVE_FPS).astype(int)]
+        voices.append(VoiceClip(f"espeak-ng {number}", voice.samples, *_intervals(voice.phones), truth, "espeak-ng"))
     return voices
 
 
@@ -201,8 +201,8 @@ def seen_gap(puppet: Puppet, rows: np.ndarray, points: np.ndarray) -> np.ndarray
     upper, lower = _lip_edges()
     every = np.zeros((len(rows) + 1, len(NAMES)), np.float32)
     every[1:, : len(LIP)] = rows
-    moved = puppet.moved(every, points[np.r_[upper, lower]])[..., 1]
-    gap = moved[:, len(upper) :].mean(1) - moved[:, : len(upper)].mean(1)
+    heights = puppet.moved(every, points[np.r_[upper, lower]])[..., 1]
+    gap = heights[:, len(upper) :].mean(1) - heights[:, : len(upper)].mean(1)
     return (gap[1:] - gap[0]) / people.EYE_DISTANCE
 
 
@@ -286,5 +286,5 @@ def rates(spoken: Sequence[MouthMotion], which: str = "") -> tuple[float, float]
 
 def _weighted(rows: Sequence[tuple[float, float]]) -> float:
     values, weights = np.array(rows, float).T
-    known = (weights > 0) & np.isfinite(values)
-    return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
+    valid = (weights > 0) & np.isfinite(values)
+    return float(np.average(values[valid], weights=weights[valid])) if valid.any() else float("nan")

@@ -101,11 +101,11 @@ def look_at_clips(
     """
     report: dict[str, Any] = {"format": FORMAT, "ok": False, "problem": "", "hint": "", "size": size}
     try:
-        found = clips_in(paths, people)
+        clips = clips_in(paths, people)
     except EDTalkError as error:
         return report | {"problem": error.message, "hint": error.hint, "clips": []}
-    looks = [look_at_clip(clip, person, find) for clip, person in found]
-    readable = [clip for (clip, _), look in zip(found, looks, strict=True) if not look.error]
+    looks = [look_at_clip(clip, person, find) for clip, person in clips]
+    readable = [clip for (clip, _), look in zip(clips, looks, strict=True) if not look.error]
     seconds, usable = (sum(getattr(look, name) for look in looks) for name in ("seconds", "usable"))
     report |= {
         "clips": [asdict(look) for look in looks],

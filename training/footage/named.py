@@ -33,11 +33,11 @@ class KnownTake:
         return None if self.sound is None else np.load(self.sound).astype(np.float32) / 32767.0
 
 
-def emotion_of_folder(clip: Path, given: Path) -> str:
-    """The emotion that a folder between `given` and a clip names, "" if none does."""
-    if not clip.is_relative_to(given) or clip == given:
+def emotion_of_folder(clip: Path, root: Path) -> str:
+    """The emotion that a folder between `root` and a clip names, "" if none does."""
+    if not clip.is_relative_to(root) or clip == root:
         return ""
-    folders = [part.lower() for part in clip.relative_to(given).parts[:-1]]
+    folders = [part.lower() for part in clip.relative_to(root).parts[:-1]]
     return next((part for part in folders if part in FOLDERS), "")
 
 
@@ -54,7 +54,7 @@ def read_table(path: Path, what: str, clips: Collection[str]) -> dict[str, str]:
         raise EDTalkError(f"{path} cannot be read: {reason}.", f"Give a CSV file with lines of clip,{what}.") from error
     if rows and [cell.lower() for cell in rows[0]] == ["clip", what]:
         rows = rows[1:]
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not all(row):
             raise EDTalkError(
@@ -68,19 +68,19 @@ def read_table(path: Path, what: str, clips: Collection[str]) -> dict[str, str]:
             value = value.lower()
             if not _EMOTION.fullmatch(value):
                 raise EDTalkError(f"{path} has an emotion '{value}' in row {number}.", "Write one word such as happy.")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def known_takes(folder: Path) -> list[KnownTake]:
     """All takes of prepared footage, in the order of `Footage.take_ids`."""
     state = json.loads((folder / "clips.json").read_text())
-    found = []
+    takes = []
     for digest in dict.fromkeys(state["used"]):
         entry = state["clips"][digest]
         sound = folder / entry["sound"] if entry.get("sound") else None
-        found += [KnownTake(entry["name"], digest, entry.get("emotion", ""), sound)] * len(entry["takes"])
-    return found
+        takes += [KnownTake(entry["name"], digest, entry.get("emotion", ""), sound)] * len(entry["takes"])
+    return takes
 
 
 def frames_by_emotion(clip: np.ndarray, takes: Iterable[KnownTake]) -> Mapping[str, np.ndarray]:

@@ -74,12 +74,16 @@ class Take:
 
 def landmark_finder(rgb: np.ndarray, square: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray]:
     """The points by the landmark network, which is shown where a crop with this square has its eyes."""
-    found = find_landmarks(rgb, [square_at(apply_matrix(crop_from_box(*square).to_picture, STANDARD_EYES))], passes=3)
+    landmarks = find_landmarks(
+        rgb, [square_at(apply_matrix(crop_from_box(*square).to_picture, STANDARD_EYES))], passes=3
+    )
     rows = [*range(len(NINE)), *MARKS]
-    points = found.points[0, rows]
+    points = landmarks.points[0, rows]
     for eye, lids in zip(EYES, (RIGHT_LIDS, LEFT_LIDS), strict=True):  # the picture's left eye is the person's right
-        points[eye] = found.points[0, [lids[0], lids[4]]].mean(0)  # corners: the mean of all lids moves with a blink
-    return points, found.sure[0, rows]
+        points[eye] = landmarks.points[0, [lids[0], lids[4]]].mean(
+            0
+        )  # corners: the mean of all lids moves with a blink
+    return points, landmarks.sure[0, rows]
 
 
 def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> list[tuple[Path, str]]:
@@ -89,12 +93,12 @@ def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> 
     people: person by name of a movie, which goes before its folder. Raises EDTalkError if a path does not exist or a
     folder has no movie.
     """
-    found: list[tuple[Path, str]] = []
+    clips: list[tuple[Path, str]] = []
     for path in paths:
         if not path.exists():
             raise EDTalkError(f"{path} does not exist.", "Give movies, or folders of movies.", "media")
         if path.is_file():
-            found.append((path, path.stem))
+            clips.append((path, path.stem))
             continue
         movies = movies_in(path)
         if not movies:
@@ -106,8 +110,8 @@ def clips_in(paths: Iterable[Path], people: Mapping[str, str] | None = None) -> 
         for file in movies:
             folders = file.relative_to(path).parts[:-1]
             persons = [part for part in folders if part.lower() not in FOLDERS]
-            found.append((file, persons[0] if persons else path.name if folders else file.stem))
-    return [(clip, (people or {}).get(clip.name, person)) for clip, person in found]
+            clips.append((file, persons[0] if persons else path.name if folders else file.stem))
+    return [(clip, (people or {}).get(clip.name, person)) for clip, person in clips]
 
 
 def takes_of(times: np.ndarray, squares: np.ndarray) -> list[np.ndarray]:
@@ -118,12 +122,12 @@ def takes_of(times: np.ndarray, squares: np.ndarray) -> list[np.ndarray]:
     if not len(times):
         return []
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0 / RATE
-    seen = ~np.isnan(squares[:, 2])
+    has_face = ~np.isnan(squares[:, 2])
     centre = squares[:, :2] + squares[:, 2:] / 2.0
     with np.errstate(invalid="ignore"):
         jump = np.linalg.norm(np.diff(centre, axis=0), axis=1) > CUT * squares[1:, 2]
-    breaks = np.flatnonzero(~(seen[1:] & seen[:-1]) | jump | (np.diff(times) > max(0.2, 3.0 * step))) + 1
-    runs = [run[seen[run]] for run in np.split(np.arange(len(times)), breaks)]
+    breaks = np.flatnonzero(~(has_face[1:] & has_face[:-1]) | jump | (np.diff(times) > max(0.2, 3.0 * step))) + 1
+    runs = [run[has_face[run]] for run in np.split(np.arange(len(times)), breaks)]
     return [run for run in runs if len(run) and times[run[-1]] - times[run[0]] + step >= SHORTEST]
 
 

@@ -70,8 +70,8 @@ class Footage:
 
     def pictures(self, rows: np.ndarray | Sequence[int], size: int | None = None) -> Tensor:
         """(n, 3, size, size) in [-1, 1]. size: default the frames' own, of which it must be a divisor."""
-        shown = torch.from_numpy(self.frames[np.asarray(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        return shown if size in (None, shown.shape[-1]) else F.avg_pool2d(shown, shown.shape[-1] // size)
+        pictures = torch.from_numpy(self.frames[np.asarray(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return pictures if size in (None, pictures.shape[-1]) else F.avg_pool2d(pictures, pictures.shape[-1] // size)
 
     @cached_property
     def takes(self) -> list[np.ndarray]:

@@ -62,21 +62,21 @@ def _strip(teeth: Bound, texture: np.ndarray, row: bool, lower: np.ndarray) -> n
     radius = np.hypot(at[:, 0], at[:, 2] - AXIS)
     inside = np.flatnonzero((column >= 0) & (column < width) & (line >= 0) & (line < height))
     inside = inside[np.argsort(radius[inside], kind="stable")]
-    seen = np.full((height, width), -1)
-    seen[line[inside], column[inside]] = inside
-    drawn = seen >= 0
+    surface = np.full((height, width), -1)
+    surface[line[inside], column[inside]] = inside
+    covered = surface >= 0
     level = texture[..., :3].astype(np.float32) / 255
-    x, y = np.clip((uv[seen[drawn]] * SIDE).astype(int), 0, SIDE - 1).T
+    x, y = np.clip((uv[surface[covered]] * SIDE).astype(int), 0, SIDE - 1).T
     colour = np.zeros((height, width, 3), np.float32)
-    colour[drawn] = np.log(level[y, x] + DARKEST)
+    colour[covered] = np.log(level[y, x] + DARKEST)
     depth = np.zeros((height, width), np.float32)
-    depth[drawn] = radius[seen[drawn]]
-    colour, depth = (_filled(plane, drawn) for plane in (colour, depth))
+    depth[covered] = radius[surface[covered]]
+    colour, depth = (_filled(plane, covered) for plane in (colour, depth))
     colour += _shading(depth)[..., None]
-    enamel = drawn & (colour[..., 1] > colour[..., 0] - 0.15)
+    enamel = covered & (colour[..., 1] > colour[..., 0] - 0.15)
     enamel[:, : width * 2 // 5] = enamel[:, -(width * 2 // 5) :] = False
     colour -= np.median(colour[enamel].mean(1))
-    closed = cv2.morphologyEx(drawn.astype(np.float32), cv2.MORPH_CLOSE, np.ones((5, 5)))
+    closed = cv2.morphologyEx(covered.astype(np.float32), cv2.MORPH_CLOSE, np.ones((5, 5)))
     opacity = cv2.GaussianBlur(closed, (0, 0), 0.8)
     opacity *= np.clip((height - 1 - np.arange(height)) / FADE, 0, 1)[:, None]  # what lies beyond v = 1 is not teeth
     planes = np.dstack([colour, opacity])
@@ -90,8 +90,11 @@ def _filled(planes: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         weight = cv2.GaussianBlur(known, (0, 0), sigma)
         mean = cv2.GaussianBlur(planes * (known[..., None] if planes.ndim == 3 else known), (0, 0), sigma)
         near = (weight > 0.05) & (known == 0)
-        found = mean / np.maximum(weight[..., None] if planes.ndim == 3 else weight, 1e-6)
-        planes, known = np.where(near[..., None] if planes.ndim == 3 else near, found, planes), np.maximum(known, near)
+        interpolated = mean / np.maximum(weight[..., None] if planes.ndim == 3 else weight, 1e-6)
+        planes, known = (
+            np.where(near[..., None] if planes.ndim == 3 else near, interpolated, planes),
+            np.maximum(known, near),
+        )
         result = planes
     return result.astype(np.float32)
 

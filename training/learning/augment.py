@@ -149,12 +149,12 @@ class Crop:
 
     def coefficients(self, coefficients: Tensor) -> Tensor:
         """(N, 36) of the cropped pictures: a face that is shifted in the crop has its head shifted."""
-        shown = coefficients.clone()
+        result = coefficients.clone()
         x, y, scale = PLACE
-        shown[:, x] = shown[:, x] * self.scale + self.shift[:, 0] / SHIFT
-        shown[:, y] = shown[:, y] * self.scale + self.shift[:, 1] / SHIFT
-        shown[:, scale] = ((1.0 + SCALE * shown[:, scale]) * self.scale - 1.0) / SCALE
-        return shown
+        result[:, x] = result[:, x] * self.scale + self.shift[:, 0] / SHIFT
+        result[:, y] = result[:, y] * self.scale + self.shift[:, 1] / SHIFT
+        result[:, scale] = ((1.0 + SCALE * result[:, scale]) * self.scale - 1.0) / SCALE
+        return result
 
     def difference(self, difference: Tensor) -> Tensor:
         """(N, 36) differences of coefficients between two pictures that are cropped alike."""
@@ -228,16 +228,16 @@ def photographed(
     source: (S, 3, H, W); driving: (S * K, 3, H, W), from the same camera: where only the source were worse, a network
     would learn to repaint what it can take from the source.
     """
-    made, each = (source.clone(), driving.clone()), len(driving) // len(source)
+    result, drivings = (source.clone(), driving.clone()), len(driving) // len(source)
     for person in np.flatnonzero(rng.random(len(source)) < chance):
         scale, quality = float(rng.uniform(0.6, 1.0)), float(rng.uniform(55, 95))
-        rows = (made[0][person : person + 1], made[1][person * each : (person + 1) * each])
+        rows = (result[0][person : person + 1], result[1][person * drivings : (person + 1) * drivings])
         for picture in (picture for part in rows for picture in part):
             levels = ((picture.permute(1, 2, 0).numpy() + 1) * 127.5).clip(0, 255).astype(np.uint8)
             levels = downscaled(levels, rng, chance=1.0, scale=(scale, scale))
             levels = compressed(levels, rng, chance=1.0, quality=(quality, quality))
             picture.copy_(torch.from_numpy(levels.astype(np.float32) / 127.5 - 1).permute(2, 0, 1))
-    return made
+    return result
 
 
 def recorded_pair(pictures: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, Crop]:
@@ -248,11 +248,11 @@ def recorded_pair(pictures: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
     """
     crop, sigma, result = Crop.random(1, rng, shift=0.024, scale=0.05), rng.uniform(0, 0.8), []
     for picture in pictures:
-        shown = crop.array(picture)
+        frame = crop.array(picture)
         if sigma > 0.35:
-            shown = cv2.GaussianBlur(shown, (0, 0), sigma)
-        shown = shown * rng.uniform(0.94, 1.06) + rng.normal(0, rng.uniform(0, 5), shown.shape)
-        result.append(compressed(np.clip(shown, 0, 255).astype(np.uint8), rng, chance=0.7, quality=(45, 95)))
+            frame = cv2.GaussianBlur(frame, (0, 0), sigma)
+        frame = frame * rng.uniform(0.94, 1.06) + rng.normal(0, rng.uniform(0, 5), frame.shape)
+        result.append(compressed(np.clip(frame, 0, 255).astype(np.uint8), rng, chance=0.7, quality=(45, 95)))
     return np.stack(result), crop
 
 

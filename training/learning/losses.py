@@ -40,12 +40,12 @@ class PlaceHeads(nn.Module):
 
         features: coarse to fine from 8 px; points: (S, P, 2) in the picture; visible: (S, P); places: (P, 3).
         """
-        found = []
+        errors = []
         for head, feature in zip(self.heads, features, strict=False):
-            at = F.grid_sample(feature, points[:, None], padding_mode="border", align_corners=False)[:, :, 0]
-            error = (head(at.transpose(1, 2)) - places).square().mean(-1)
-            found.append((error * visible).sum() / visible.sum().clamp(min=1.0))
-        return torch.stack(found).mean()
+            sampled = F.grid_sample(feature, points[:, None], padding_mode="border", align_corners=False)[:, :, 0]
+            error = (head(sampled.transpose(1, 2)) - places).square().mean(-1)
+            errors.append((error * visible).sum() / visible.sum().clamp(min=1.0))
+        return torch.stack(errors).mean()
 
 
 def generator_losses(

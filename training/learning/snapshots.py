@@ -47,14 +47,14 @@ def snapshot(
     if rng.random() < 0.5:
         picture = np.ascontiguousarray(picture[:, ::-1])
         at = (at * (-1, 1) + (SIDE - 1, 0))[MIRROR]
-    shown = np.all((at > 0) & (at < SIDE - 1), axis=1).astype(np.float32)
+    visible = np.all((at > 0) & (at < SIDE - 1), axis=1).astype(np.float32)
     if rng.random() < 0.2:
         picture = with_glasses(picture, at, rng)
     if rng.random() < 0.3:
         picture, cover = covered(picture, at, other, rng)
         column, row = np.clip(np.rint(at), 0, SIDE - 1).astype(int).T
-        shown *= 1 - cover[row, column]
-    return Snapshot(photographed(picture, rng), at.astype(np.float32), shown.astype(np.float32), 1.0)
+        visible *= 1 - cover[row, column]
+    return Snapshot(photographed(picture, rng), at.astype(np.float32), visible.astype(np.float32), 1.0)
 
 
 def negative(frame: np.ndarray, points: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> Snapshot:
@@ -185,7 +185,7 @@ def with_glasses(picture: np.ndarray, at: np.ndarray, rng: np.random.Generator) 
     down = np.array([-across[1], across[0]]) / distance
     width, height = rng.uniform(0.33, 0.48) * distance, rng.uniform(0.22, 0.42) * distance
     colour = (rng.uniform(0, 1) ** 2 * rng.uniform(60, 230, 3)).tolist()
-    drawn, fill = picture.copy(), picture.copy()
+    result, fill = picture.copy(), picture.copy()
     thickness = int(rng.integers(1, 4))
     tint = rng.uniform(0, 255, 3).tolist()
     for eye, outward in ((right, -1), (left, 1)):
@@ -195,20 +195,20 @@ def with_glasses(picture: np.ndarray, at: np.ndarray, rng: np.random.Generator) 
         round_ = rng.random() < 0.6
         if round_:
             cv2.ellipse(fill, box, tint, -1)
-            cv2.ellipse(drawn, box, colour, thickness, cv2.LINE_AA)
+            cv2.ellipse(result, box, colour, thickness, cv2.LINE_AA)
         else:
             cv2.fillPoly(fill, [shape], tint)
-            cv2.polylines(drawn, [shape], True, colour, thickness, cv2.LINE_AA)
+            cv2.polylines(result, [shape], True, colour, thickness, cv2.LINE_AA)
         temple = middle + outward * across / distance * width
         end = (temple + outward * across * 0.5).astype(int).tolist()
-        cv2.line(drawn, temple.astype(int).tolist(), end, colour, thickness, cv2.LINE_AA)
+        cv2.line(result, temple.astype(int).tolist(), end, colour, thickness, cv2.LINE_AA)
     bridge = [
         (eye + across / distance * sign * width * 0.9).astype(int).tolist() for eye, sign in ((right, 1), (left, -1))
     ]
-    cv2.line(drawn, *bridge, colour, thickness, cv2.LINE_AA)
+    cv2.line(result, *bridge, colour, thickness, cv2.LINE_AA)
     opaque = rng.choice([0.0, rng.uniform(0, 0.3), rng.uniform(0.5, 0.85)], p=[0.55, 0.3, 0.15])
     lens = np.any(fill != picture, axis=2, keepdims=True)
-    tinted = np.where(lens, drawn * (1 - opaque) + np.array(tint) * 0.35 * opaque, drawn)
+    tinted = np.where(lens, result * (1 - opaque) + np.array(tint) * 0.35 * opaque, result)
     return tinted.clip(0, 255).astype(np.uint8)
 
 
@@ -240,19 +240,19 @@ def covered(
 
 def photographed(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Light, colour, painting, blur, noise and codec."""
-    shown = picture.astype(np.float32) / 255
+    levels = picture.astype(np.float32) / 255
     if rng.random() < 0.5:  # a light from one side, or a shadow
         direction = rng.uniform(0, 2 * np.pi)
-        y, x = np.mgrid[-1 : 1 : len(shown) * 1j, -1 : 1 : shown.shape[1] * 1j]
+        y, x = np.mgrid[-1 : 1 : len(levels) * 1j, -1 : 1 : levels.shape[1] * 1j]
         slope = np.cos(direction) * x + np.sin(direction) * y + rng.normal(0, 0.3)
         edge = rng.uniform(1.0, 12.0)
-        shown = shown * (1 + rng.uniform(-0.6, 0.5) * np.tanh(edge * slope))[..., None].astype(np.float32)
-    shown = np.clip(shown, 0, 1) ** np.exp(rng.normal(0, 0.35))
+        levels = levels * (1 + rng.uniform(-0.6, 0.5) * np.tanh(edge * slope))[..., None].astype(np.float32)
+    levels = np.clip(levels, 0, 1) ** np.exp(rng.normal(0, 0.35))
     if rng.random() < 0.25:
-        shown = shown.mean(2, keepdims=True) + rng.choice([0.0, 0.25]) * (shown - shown.mean(2, keepdims=True))
+        levels = levels.mean(2, keepdims=True) + rng.choice([0.0, 0.25]) * (levels - levels.mean(2, keepdims=True))
     gain = np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.12, 3))
-    shown = np.clip(shown * gain + rng.normal(0, 0.06), 0, 1)
-    result = (shown * 255).astype(np.uint8)
+    levels = np.clip(levels * gain + rng.normal(0, 0.06), 0, 1)
+    result = (levels * 255).astype(np.uint8)
     kind = rng.random()
     if kind < 0.06:  # a painting
         result = cv2.medianBlur(result, 5)

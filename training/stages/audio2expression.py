@@ -99,15 +99,15 @@ def teacher_without(vectors: Path) -> Teacher:
     return lambda line: learned_without(group_of(_writers()[line.text]), vectors)
 
 
-def chosen_lines(rng: np.random.Generator, known: list[Line]) -> list[Line]:
+def chosen_lines(rng: np.random.Generator, candidates: list[Line]) -> list[Line]:
     """Lines of a scene: emotions persist, and neutral lines come between them."""
-    found: list[Line] = []
+    chosen_so_far: list[Line] = []
     kind = str(rng.choice(KINDS))
     for _ in range(int(rng.integers(1, PHRASES))):
-        found.append(_of_kind(rng, known, kind))
+        chosen_so_far.append(_of_kind(rng, candidates, kind))
         if rng.random() > PERSIST:
             kind = NEUTRAL if rng.random() < 0.25 else str(rng.choice(KINDS))
-    return found
+    return chosen_so_far
 
 
 def _of_kind(rng: np.random.Generator, known: list[Line], kind: str) -> Line:
@@ -115,22 +115,24 @@ def _of_kind(rng: np.random.Generator, known: list[Line], kind: str) -> Line:
     return same[int(rng.integers(len(same)))]
 
 
-def example(made: Scene, rng: np.random.Generator, teacher: Teacher, versions: int = 4) -> Example:
+def example(spoken_scene: Scene, rng: np.random.Generator, teacher: Teacher, versions: int = 4) -> Example:
     """The features and targets of a scene. versions: of the words, the first of which is whole."""
-    heard = prosody(made.samples)
+    heard = prosody(spoken_scene.samples)
     phrases = phrases_of(heard)[:PHRASES]
     if not len(phrases):
-        phrases = np.array([[made.starts[0], made.ends[0]]])
-    inside = np.minimum(phrases[:, 1:], made.ends) - np.maximum(phrases[:, :1], made.starts)  # (N, lines)
+        phrases = np.array([[spoken_scene.starts[0], spoken_scene.ends[0]]])
+    inside = np.minimum(phrases[:, 1:], spoken_scene.ends) - np.maximum(
+        phrases[:, :1], spoken_scene.starts
+    )  # (N, lines)
     spoken = [int(index) for index in inside.argmax(axis=1)]
     shape = (2, PHRASES)
     kinds, strengths = np.full(shape, NOTHING, np.int64), np.zeros(shape, np.float32)
     for row, index in enumerate(spoken):
-        line, voiced = made.lines[index], made.voiced[index]
+        line, voiced = spoken_scene.lines[index], spoken_scene.voiced[index]
         kinds[0, row], strengths[0, row] = KINDS.index(line.kind), line.strength
         if voiced is not None:
             kinds[1, row], strengths[1, row] = KINDS.index(voiced[0]), voiced[1] if voiced[0] != NEUTRAL else 0.0
-    words = _read([made.lines[index] for index in spoken], rng, teacher, versions)
+    words = _read([spoken_scene.lines[index] for index in spoken], rng, teacher, versions)
     voice = np.zeros((PHRASES, 48), np.float32)
     voice[: len(phrases)] = voice_rows(heard, phrases)
     return Example(voice, words, kinds, strengths)
@@ -179,10 +181,10 @@ class Pool:
         voices = self._voices if rng.random() < RECORDED else ()
         options = {"contradiction": CONTRADICTION, "random": CONTRADICTION, "calm": rng.random() < CALM_SCENES}
         try:
-            made = scene(rng, chosen, variants=VARIANTS, voices=voices, **options)
+            spoken_scene = scene(rng, chosen, variants=VARIANTS, voices=voices, **options)
         except ValueError:  # a recorded voice cannot say one of the lines
-            made = scene(rng, chosen, variants=VARIANTS, **options)
-        self.examples.append(example(made, rng, self._teacher))
+            spoken_scene = scene(rng, chosen, variants=VARIANTS, **options)
+        self.examples.append(example(spoken_scene, rng, self._teacher))
         for _ in range(2):
             chosen = chosen_lines(rng, self._lines)[: 1 if rng.random() < SINGLE else PHRASES]
             self.read.append(read_example(chosen, rng, self._teacher))
@@ -190,22 +192,24 @@ class Pool:
 
 def held_out(teacher: Teacher, count: int = HELD_OUT) -> list[Example]:
     """Scenes of voices and lines that are not trained on, spoken as their words say."""
-    found, known = [], held_back_lines()
+    examples, candidates = [], held_back_lines()
     for number in range(count):
         rng = np.random.default_rng((99, 2, number))
-        made = scene(rng, chosen_lines(rng, known), variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0)
-        found.append(example(made, rng, teacher, 2))
-    return found
+        spoken_scene = scene(
+            rng, chosen_lines(rng, candidates), variants=HELD_OUT_VARIANTS, contradiction=0.0, random=0.0
+        )
+        examples.append(example(spoken_scene, rng, teacher, 2))
+    return examples
 
 
 def held_out_calm(teacher: Teacher, count: int) -> list[Example]:
     """Calm scenes of voices that are not trained on: built from recordings, where they are installed."""
-    found, known, voices = [], held_back_lines(), recorded.installed(recorded.HELD_OUT)
+    examples, candidates, voices = [], held_back_lines(), recorded.installed(recorded.HELD_OUT)
     for number in range(count):
         rng = np.random.default_rng((99, 3, number))
-        made = scene(rng, chosen_lines(rng, known), variants=HELD_OUT_VARIANTS, voices=voices, calm=True)
-        found.append(example(made, rng, teacher, 2))
-    return found
+        spoken_scene = scene(rng, chosen_lines(rng, candidates), variants=HELD_OUT_VARIANTS, voices=voices, calm=True)
+        examples.append(example(spoken_scene, rng, teacher, 2))
+    return examples
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,14 +254,14 @@ def draw(pool: Pool, rng: np.random.Generator, count: int = BATCH) -> Batch:
 def loss_of(model: Audio2Expression, one: Batch) -> dict[str, Tensor]:
     """The parts of the loss: strengths, kind, and differences between neighbours of the same target."""
     strengths, logits = model(*one.inputs)
-    known = one.kinds != NOTHING
+    has_kind = one.kinds != NOTHING
     target = F.one_hot(one.kinds.clamp(min=0), len(KINDS))[..., :-1] * one.strengths[..., None]
     distance = F.smooth_l1_loss(strengths, target, beta=0.2, reduction="none").sum(dim=-1)
-    kind = F.cross_entropy(logits[known], one.kinds[known], label_smoothing=0.05)
-    same = known[:, 1:] & (one.kinds[:, 1:] == one.kinds[:, :-1])
+    kind = F.cross_entropy(logits[has_kind], one.kinds[has_kind], label_smoothing=0.05)
+    same = has_kind[:, 1:] & (one.kinds[:, 1:] == one.kinds[:, :-1])
     steps = (strengths[:, 1:] - strengths[:, :-1]).abs().sum(dim=-1)
     steady = (steps * same).sum() / same.sum().clamp(min=1)
-    return {"strength": distance[known].mean(), "kind": kind, "steady": steady}
+    return {"strength": distance[has_kind].mean(), "kind": kind, "steady": steady}
 
 
 def measure(model: Audio2Expression, pool: Pool) -> None:
@@ -289,15 +293,15 @@ def score(
     calm: scenes with calm voices, for the shares of phrases that are heard as neutral without words, and of those whose
     words are understood with the voice. read: lines that are not spoken.
     """
-    found = {mode: _right(model, examples, mode) for mode in ("both", "voice", "words")}
-    found |= {"calm": _right(model, calm, "voice"), "calm, both": _right(model, calm, "both")}
-    return {name: round(value, 4) for name, value in (found | {"read": _right(model, read, "words")}).items()}
+    shares = {mode: _right(model, examples, mode) for mode in ("both", "voice", "words")}
+    shares |= {"calm": _right(model, calm, "voice"), "calm, both": _right(model, calm, "both")}
+    return {name: round(value, 4) for name, value in (shares | {"read": _right(model, read, "words")}).items()}
 
 
 def _right(model: Audio2Expression, examples: list[Example], mode: str) -> float:
     one = batch(examples, [mode] * len(examples), [0] * len(examples))
-    known = one.kinds != NOTHING
-    return float((model(*one.inputs)[1].argmax(dim=-1) == one.kinds)[known].float().mean())
+    has_kind = one.kinds != NOTHING
+    return float((model(*one.inputs)[1].argmax(dim=-1) == one.kinds)[has_kind].float().mean())
 
 
 @torch.no_grad()
@@ -312,12 +316,12 @@ def calibrate(model: Audio2Expression, examples: list[Example]) -> None:
     for mode, version in product(("both", "words"), (0, -1)):
         one = batch(examples, [mode] * len(examples), [version] * len(examples))
         strengths = model(*one.inputs)[0]
-        known = one.kinds != NOTHING
+        has_kind = one.kinds != NOTHING
         best, kind = strengths.max(dim=-1)
         hit = kind == one.kinds
-        raw.append(best[known])
-        truth.append((one.strengths * hit)[known])
-        right.append((hit & (one.strengths == CLEAR))[known])
+        raw.append(best[has_kind])
+        truth.append((one.strengths * hit)[has_kind])
+        right.append((hit & (one.strengths == CLEAR))[has_kind])
     x, y, clear = (torch.cat(part).double().numpy() for part in (raw, truth, right))
     order = np.argsort(x)
     fitted = isotonic(y[order])

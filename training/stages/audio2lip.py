@@ -77,9 +77,9 @@ class Pool:
 
     def renew(self) -> None:
         rng = np.random.default_rng((self._seed, 1, self._next))
-        made = training_take(rng, self._voices)
-        gain = gain_to(SPEECH_LEVEL, made.samples) * 10 ** (LEVEL_ERROR * rng.standard_normal() / 20)
-        self.recordings.append((mel_spectrogram(made.samples, gain), made.curves))
+        new_take = training_take(rng, self._voices)
+        gain = gain_to(SPEECH_LEVEL, new_take.samples) * 10 ** (LEVEL_ERROR * rng.standard_normal() / 20)
+        self.recordings.append((mel_spectrogram(new_take.samples, gain), new_take.curves))
         self._next += 1
 
 
@@ -153,26 +153,26 @@ def held_out(kind: str, takes: int = 8, seed: int = 0) -> list[Take]:
     of `recorded.HELD_OUT`, every other one in a room.
     """
     voices = recorded.installed(recorded.HELD_OUT)
-    made = []
+    result = []
     for number in range(takes):
         rng = np.random.default_rng((seed, 2, number))
         if kind == "people":
             if voices:
                 one = recorded.take(rng, (voices[number % len(voices)],))
-                made.append(with_room(one, rng) if number % 2 else one)
+                result.append(with_room(one, rng) if number % 2 else one)
         else:
-            made.append((take if kind == "clean" else recording)(rng, HELD_OUT_VARIANTS))
-    return made
+            result.append((take if kind == "clean" else recording)(rng, HELD_OUT_VARIANTS))
+    return result
 
 
 def figures_of(model: Audio2Lip, takes: Sequence[Take]) -> Figures:
     """Figures of takes at 25 fps, computed like lip-sync from a sound file."""
     bank = trained_bank(model)
     predicted, truth = [], []
-    for made in takes:
-        times = frame_times(len(made.samples) / RATE, FPS)
-        predicted.append(lip_sync(made.samples, RATE, times, bank))
-        truth.append(made.curves[np.round(times * CURVE_FPS).astype(int)])
+    for voice in takes:
+        times = frame_times(len(voice.samples) / RATE, FPS)
+        predicted.append(lip_sync(voice.samples, RATE, times, bank))
+        truth.append(voice.curves[np.round(times * CURVE_FPS).astype(int)])
     mouth, true = np.concatenate(predicted), np.concatenate(truth)
     closed = (true[:, PRESS] > 0.2) & (true[:, JAW] < 0.08)
     edges = np.flatnonzero(np.diff(np.r_[0, closed.astype(int), 0]))
@@ -235,10 +235,12 @@ def train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     pool = Pool(args.seed, first=trainer.step // RENEWAL)
 
-    held = {kind: held_out(kind) for kind in ("clean", "noisy", "people")}
+    heldout = {kind: held_out(kind) for kind in ("clean", "noisy", "people")}
 
     def evaluate() -> dict[str, object]:
-        figures: dict[str, object] = {kind: asdict(figures_of(average, takes)) for kind, takes in held.items() if takes}
+        figures: dict[str, object] = {
+            kind: asdict(figures_of(average, takes)) for kind, takes in heldout.items() if takes
+        }
         if args.listen:
             figures["real_voice"] = dict(zip(("correlation", "lag"), listen(average, args.listen), strict=True))
         return figures

@@ -143,7 +143,7 @@ class Learner(nn.Module):
 @torch.no_grad()
 def anchor_motion(refiner: Refiner, heads: HeadFrames) -> Tensor:
     """(people, PORTRAIT_FRAMES, fields, 2, 3) float16: the refiner's motion at the anchors of each portrait."""
-    found = []
+    parts = []
     for person in range(heads.people):
         rows = person * heads.per_person + np.arange(PORTRAIT_FRAMES)
         pictures = to_network_range(heads.pictures(rows))
@@ -152,8 +152,8 @@ def anchor_motion(refiner: Refiner, heads: HeadFrames) -> Tensor:
                 F.avg_pool2d(pictures, 2).contiguous(memory_format=torch.channels_last)
             ).float()
         at = F.grid_sample(motion.flatten(1, 2), heads.anchors[rows][:, None], align_corners=False)[:, :, 0]
-        found.append(at.unflatten(1, (-1, 2)).half())
-    return torch.stack(found)
+        parts.append(at.unflatten(1, (-1, 2)).half())
+    return torch.stack(parts)
 
 
 def to_network_range(pictures: np.ndarray) -> Tensor:
@@ -185,7 +185,7 @@ class Pairs:
         """
         heads = self.heads
         person, portrait = np.divmod(rest, heads.per_person)
-        moved, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
+        motion_at_anchors, anchors = self.moved[person, portrait].float(), heads.anchors[rest]
         frame_coefficients, rest_coefficients = heads.coefficients[frame], heads.coefficients[rest]
         pose, rest_pose = torch.zeros_like(frame_coefficients), torch.zeros_like(rest_coefficients)
         pose[:, POSE_COLUMNS] = frame_coefficients[:, POSE_COLUMNS]
@@ -194,26 +194,28 @@ class Pairs:
             pose[:, POSE_COLUMNS] += torch.from_numpy(rng.normal(0, POSE_NOISE, (len(rest), 6)).astype(np.float32))
             anchors = anchors + torch.from_numpy(rng.normal(0, ANCHOR_NOISE, anchors.shape).astype(np.float32))
         pose_change = self.refiner.motion_weights(pose) - self.refiner.motion_weights(rest_pose)
-        frame_anchors = anchors + torch.einsum("nf,nfcp->npc", pose_change, moved)
-        shown = [cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, frame_anchors))]
+        frame_anchors = anchors + torch.einsum("nf,nfcp->npc", pose_change, motion_at_anchors)
+        windows_of_pairs = [
+            cut_windows(heads.pictures(rows), where) for rows, where in ((rest, anchors), (frame, frame_anchors))
+        ]
         filters = CameraEffects(len(rest), rng) if augmented else None
         windows = []
-        for rests, frames in zip(*shown, strict=True):
-            seen = []
+        for rests, frames in zip(*windows_of_pairs, strict=True):
+            compared = []
             for row, pair in enumerate(zip(rests, frames, strict=True)):
                 before, after = filters.apply(pair, row) if filters else (part / 127.5 - 1.0 for part in pair)
                 if flipped:
                     before, after = (np.ascontiguousarray(picture[:, ::-1]) for picture in (before, after))
                 window = RestWindow(before.astype(np.float32)).compare(after.astype(np.float32))
-                seen.append(torch.from_numpy(window).bfloat16())
-            windows.append(torch.stack(seen))
+                compared.append(torch.from_numpy(window).bfloat16())
+            windows.append(torch.stack(compared))
         points = []
         placed = (windows_at(at, EXTENTS) for at in (anchors, frame_anchors))
         for group, before, after in zip(WINDOWS, *placed, strict=True):
             chosen = slice(*heads.groups[group])
             places = (heads.points[rows][:, chosen].float().movedim(-1, 1)[:, :, None] for rows in (frame, rest))
-            now, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
-            points.append((now - first)[:, :, 0].movedim(1, -1))
+            after_in_window, first = (window.inside(part) for window, part in zip((after, before), places, strict=True))
+            points.append((after_in_window - first)[:, :, 0].movedim(1, -1))
         return WindowPairs(windows, frame_coefficients - rest_coefficients, torch.cat(points, 1))
 
     def random(self, count: int, rng: np.random.Generator, flipped: bool = False) -> WindowPairs:
@@ -234,12 +236,12 @@ class CameraEffects:
 
     def apply(self, pair: Sequence[np.ndarray], row: int) -> list[np.ndarray]:
         """Portrait and frame of pair `row`, uint8 (h, w, 3) each -> float32, nominally in [-1, 1]."""
-        shown = []
+        processed = []
         for picture, brightness in zip(pair, (1.0, self.brightness[row]), strict=True):
             coded = compressed(downscaled(picture, self.rng), self.rng)
             lit = self.exposure.apply_to_array(coded, row, brightness)
-            shown.append(lit + array_noise(lit.shape, self.rng) * self.noise[row])
-        return shown
+            processed.append(lit + array_noise(lit.shape, self.rng) * self.noise[row])
+        return processed
 
 
 class PairBuffer:
@@ -268,8 +270,8 @@ class PairBuffer:
         flipped = rng.random() < 0.5
         first = self.next % self.batches * self.count
         new, rows = self.pairs.random(self.count, rng, flipped), slice(first, first + self.count)
-        for held, windows in zip(self.windows, new.windows, strict=True):
-            held[rows] = windows
+        for old, windows in zip(self.windows, new.windows, strict=True):
+            old[rows] = windows
         self.difference[rows] = mirrored(new.difference) if flipped else new.difference
         self.placed[rows] = (new.points.flatten(1) - self.mean) @ self.directions
         self.is_placed[rows] = not flipped  # tracked points of left and right are not mirror images of each other
@@ -282,7 +284,7 @@ class PairBuffer:
         movement of the points (N, components), and (N,) 1 for the pairs whose movement of points is known, else 0.
         """
         rows = torch.from_numpy(rng.integers(0, self.size, count))
-        windows = [held[rows].permute(0, 3, 1, 2) for held in self.windows]
+        windows = [window[rows].permute(0, 3, 1, 2) for window in self.windows]
         return windows, self.difference[rows], self.placed[rows], self.is_placed[rows]
 
 
@@ -315,14 +317,14 @@ def fit_blend_weights(path: Path, bank: Path, folder: Path, rng: np.random.Gener
     path: checkpoint of this reader. folder: data set of people that none of the readers was trained on.
     """
     checkpoint, renderer = torch.load(path, weights_only=True), FaceRenderer(load_bank(bank), "cpu")
-    known, reader = state_of(renderer.bank, RELATIVE_READER), RelativeReader(CONFIG).eval()
-    reader.face.load_state_dict({name: known[f"face.{name}"] for name in ("weight", "bias")})
+    state, reader = state_of(renderer.bank, RELATIVE_READER), RelativeReader(CONFIG).eval()
+    reader.face.load_state_dict({name: state[f"face.{name}"] for name in ("weight", "bias")})
     reader.windows.load_state_dict(checkpoint["average"])
     renderer.reader.networks = replace(renderer.reader.networks, relative_reader=reader)
     own, others, truth = read_driven_frames(renderer, HeadFrames([folder]), rng)
     share = fit_share(own, others, truth)
     share[:, POSE_COLUMNS] = torch.tensor([[0.0], [1.0]])
-    before, after = (pooled(read, truth) for read in (others, share[0] * own + share[1] * others))
+    before, after = (pooled(reading, truth) for reading in (others, share[0] * own + share[1] * others))
     print(f"pooled r {before:.3f} -> {after:.3f}")
     checkpoint["average"]["share"] = share
     save_checkpoint(checkpoint, path)
@@ -350,11 +352,11 @@ def train(args: argparse.Namespace) -> None:
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         reader = average.exported()
-        read = [
+        prediction = [
             reader([held[rows].float().permute(0, 3, 1, 2) for held in unseen])
             for rows in torch.arange(len(truth)).split(50)
         ]
-        found, true = torch.cat(read)[:, FACE], truth[:, FACE]
+        found, true = torch.cat(prediction)[:, FACE], truth[:, FACE]
         by_column = correlations(found, true)
         line = {name: round(value, 4) for name, value in trainer.running.items()}
         line |= {"face": round(pooled(found, true), 3), "lip": round(by_column[: BANKS[0][1]].mean().item(), 3)}
@@ -364,8 +366,8 @@ def train(args: argparse.Namespace) -> None:
         buffer.renew()
         windows, difference, points, is_known = buffer.draw(args.pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            read, placed = learner(windows)
-        error = ((read.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / ERROR_UNIT
+            prediction, placed = learner(windows)
+        error = ((prediction.float()[:, FACE] - difference[:, FACE]).square() * weight).mean() / ERROR_UNIT
         square = (placed.float() - points).square().sum(1) / (len(learner.mean) / 2)
         distance = ((square + 1e-7).sqrt() * is_known).sum() / is_known.sum().clamp(min=1.0)
         minimise(error + distance / POINT_UNIT, optimiser)

@@ -54,12 +54,12 @@ ANCHOR_NOISE = 0.006  # half widths, deviation of the anchors that are read from
 class Drawn(NamedTuple):
     """One inset of N driven frames.
 
-    inset: (N, 4, h, w), its colours and opacity; seen: (N, c, h, w), the input of its network; truth: (N, 3, h, w), the
+    inset: (N, 4, h, w), its colours and opacity; network_input: (N, c, h, w); truth: (N, 3, h, w), the
     window of the true frames; feather: (1, 1, h, w), its largest opacity.
     """
 
     inset: Tensor
-    seen: Tensor
+    network_input: Tensor
     truth: Tensor
     feather: Tensor
 
@@ -67,7 +67,7 @@ class Drawn(NamedTuple):
     def picture(self) -> Tensor:
         """(N, 3, h, w): the inset over the warped source."""
         alpha = self.inset[:, 3:]
-        return self.seen[:, :3] * (1 - alpha) + self.inset[:, :3] * alpha
+        return self.network_input[:, :3] * (1 - alpha) + self.inset[:, :3] * alpha
 
 
 def fresh() -> Insets:
@@ -108,8 +108,8 @@ def anchor_loss(insets: Insets, pairs: HeadPairs, rng: np.random.Generator, coun
     crop = Crop.random(count, rng)
     pictures, anchors = crop.pictures(pictures), crop.points(anchors)
     with torch.autocast("cpu", torch.bfloat16):
-        found = insets.anchors(filmed(pictures, rng).contiguous(memory_format=torch.channels_last))
-    return (found.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
+        prediction = insets.anchors(filmed(pictures, rng).contiguous(memory_format=torch.channels_last))
+    return (prediction.float().unflatten(1, (3, 2)) - anchors).norm(dim=-1).mean()
 
 
 def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse: bool) -> list[Drawn]:
@@ -123,8 +123,8 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             motion = refiner.motion_fields(half.contiguous(memory_format=torch.channels_last)).float()
-        known = insets.prepare(source, motion, anchors)
-        known = type(known)(*(part.repeat_interleave(drivings, 0) for part in known))
+        source_values = insets.prepare(source, motion, anchors)
+        source_values = type(source_values)(*(part.repeat_interleave(drivings, 0) for part in source_values))
         amounts, turned = (
             refiner.motion_weights(batch.driving_coefficients * share)
             - refiner.motion_weights(batch.source_coefficients * share).repeat_interleave(drivings, 0)
@@ -134,14 +134,16 @@ def draw(insets: Insets, refiner: Refiner, batch: Batch, anchors: Tensor, coarse
         positions, remaining = invert_displacement(
             moves, pixel_positions(moves.shape[-1], moves.device).expand_as(moves)
         )
-        windows = insets.windows(known.anchors_at(turned))
+        windows = insets.windows(source_values.anchors_at(turned))
     result = []
     for number, (inset, window) in enumerate(zip((insets.mouth, insets.eyes), windows, strict=True)):
-        seen = insets.network_input(number, known, window, positions, remaining)
-        truth = warped(batch.driving, window.places(*seen.shape[-2:]))
-        seen = seen.contiguous(memory_format=torch.channels_last)
-        skin = (known.around_mouth, known.around_eyes)[number]
-        result.append(Drawn(inset(seen, batch.driving_coefficients, skin), seen, truth, inset.feather))
+        network_input = insets.network_input(number, source_values, window, positions, remaining)
+        truth = warped(batch.driving, window.places(*network_input.shape[-2:]))
+        network_input = network_input.contiguous(memory_format=torch.channels_last)
+        skin = (source_values.around_mouth, source_values.around_eyes)[number]
+        result.append(
+            Drawn(inset(network_input, batch.driving_coefficients, skin), network_input, truth, inset.feather)
+        )
     return result
 
 
@@ -152,7 +154,7 @@ def inset_losses(drawn: Drawn) -> dict[str, Tensor]:
     """
     truth = drawn.truth
     with torch.no_grad():
-        hidden = ((drawn.seen[:, :3] - truth).abs().mean(1, keepdim=True) / HIDDEN - 1).clamp(0.0, 1.0)
+        hidden = ((drawn.network_input[:, :3] - truth).abs().mean(1, keepdim=True) / HIDDEN - 1).clamp(0.0, 1.0)
         weight = (1.0 + HIDDEN_GAIN * F.max_pool2d(hidden, 3, 1, 1)) * (OUTSIDE_WEIGHT + drawn.feather)
     losses = {"picture": truth.new_zeros(()), "edges": truth.new_zeros(())}
     for picture in (drawn.picture, drawn.inset[:, :3]):
@@ -177,11 +179,11 @@ def figures(
     """
     first = np.arange(min(people, pairs.identities)) * pairs.frames_per_identity
     batch = pairs.pick(first, np.stack([first + 4, first + 7], 1))
-    found = insets.read_anchors(batch.source)
-    error = (found - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
-    result, drawn = {"anchors": round(error.item(), 4)}, draw(insets, refiner, batch, found, coarse=False)
+    anchors = insets.read_anchors(batch.source)
+    error = (anchors - anchors_of(pairs.points[first].float(), pairs.places, pairs.groups)).norm(dim=-1).mean()
+    result, drawn = {"anchors": round(error.item(), 4)}, draw(insets, refiner, batch, anchors, coarse=False)
     for name, one in zip(("mouth", "eyes"), drawn, strict=True):
-        for what, picture in (("", one.picture), ("_warped", one.seen[:, :3])):
+        for what, picture in (("", one.picture), ("_warped", one.network_input[:, :3])):
             error = (picture.clamp(-1, 1) - one.truth).square().mean((1, 2, 3))
             result[f"{name}{what}"] = round((10 * torch.log10(4 / error)).mean().item(), 2)
     return result, drawn
@@ -191,7 +193,7 @@ def contact_sheet(drawn: list[Drawn], path: Path, count: int = 12) -> None:
     """Save a picture with one frame per column: warped source, truth and result of the mouth, then of the eyes."""
     rows = []
     for one in drawn:
-        for pictures in (one.seen[:count, :3], one.truth[:count], one.picture[:count]):
+        for pictures in (one.network_input[:count, :3], one.truth[:count], one.picture[:count]):
             levels = ((pictures.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
             tiles = [cv2.resize(tile, (192, round(192 * tile.shape[0] / tile.shape[1]))) for tile in levels]
             rows.append(np.concatenate(tiles, 1))

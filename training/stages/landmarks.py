@@ -106,8 +106,8 @@ class Pool:
                     file.flush()
                 meta.write_text(json.dumps({"done": self.done}))
                 print(f"{self.done}/{people} people", flush=True)
-        held = max(1, round(HELD_OUT * self.done))
-        self.training, self.held_out = np.split(np.arange(self.done * FRAMES), [(self.done - held) * FRAMES])
+        heldout_count = max(1, round(HELD_OUT * self.done))
+        self.training, self.held_out = np.split(np.arange(self.done * FRAMES), [(self.done - heldout_count) * FRAMES])
 
     def _render(self, drawer: Renderer, person: int) -> None:
         rng = np.random.default_rng([SEED, person, 2])
@@ -130,21 +130,23 @@ class Pool:
     def snapshots(self, rows: np.ndarray, negatives: int, rng: np.random.Generator) -> list[Snapshot]:
         """A snapshot of each row; the last `negatives` of them show no face that could be used."""
         others = rng.integers(0, self.done * FRAMES, len(rows))
-        made = []
+        snapshots = []
         for k, (row, other) in enumerate(zip(rows, others, strict=True)):
             frame, points, backdrop = self.frames[row], self.points[row], self.frames[other]
             if k < len(rows) - negatives:
-                made.append(snapshot(frame, self.masks[row], points, backdrop, rng))
+                snapshots.append(snapshot(frame, self.masks[row], points, backdrop, rng))
             else:
-                made.append(negative(frame, points, backdrop, rng))
-        return made
+                snapshots.append(negative(frame, points, backdrop, rng))
+        return snapshots
 
 
-def batch_of(made: list[Snapshot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch_of(snapshots: list[Snapshot]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Pictures (N, 3, SIDE, SIDE) in [-1, 1], points (N, COUNT, 2), shown (N, COUNT), present (N,)."""
-    pictures = torch.from_numpy(np.stack([one.picture for one in made])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    points, shown = (torch.from_numpy(np.stack([getattr(one, name) for one in made])) for name in ("points", "shown"))
-    return pictures, points, shown, torch.tensor([one.present for one in made])
+    pictures = torch.from_numpy(np.stack([one.picture for one in snapshots])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    points, visible = (
+        torch.from_numpy(np.stack([getattr(one, name) for one in snapshots])) for name in ("points", "shown")
+    )
+    return pictures, points, visible, torch.tensor([one.present for one in snapshots])
 
 
 def heat_error(heat: Tensor, points: Tensor, cell: float, soft: float) -> Tensor:
@@ -157,27 +159,27 @@ def heat_error(heat: Tensor, points: Tensor, cell: float, soft: float) -> Tensor
         (-(torch.arange(heat.shape[3 - axis]) - place[..., axis, None]).square() / (2 * soft**2)).exp()
         for axis in (0, 1)
     )
-    wanted = (y[..., :, None] * x[..., None, :]).flatten(2)
-    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-6)
-    return -(wanted * heat.flatten(2).log_softmax(-1)).sum(-1)
+    target = (y[..., :, None] * x[..., None, :]).flatten(2)
+    target = target / target.sum(-1, keepdim=True).clamp(min=1e-6)
+    return -(target * heat.flatten(2).log_softmax(-1)).sum(-1)
 
 
 def landmark_loss(net: LandmarkNet, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
     """The terms of the loss. Landmarks outside the picture do not count; covered ones count half."""
-    pictures, points, shown, present = batch
-    found, spread, seen, is_face, heat = net(pictures)
+    pictures, points, visible, present = batch
+    prediction, spread, visible_logits, is_face, heat = net(pictures)
     inside = ((points > -4) & (points < SIDE + 3)).all(-1) & (present[:, None] > 0)
-    weight = inside * (0.5 + 0.5 * shown)
-    error = torch.linalg.vector_norm(found - points, dim=-1)
+    weight = inside * (0.5 + 0.5 * visible)
+    error = torch.linalg.vector_norm(prediction - points, dim=-1)
     smooth = torch.sqrt(error.square() + 0.04)
     missing = heat_error(heat, points, SIDE / CELLS, SOFT)
     total = weight.sum().clamp(min=1)
-    known = error.detach() / spread.exp() + spread  # negative logarithm of a Laplace distribution
+    likelihood_error = error.detach() / spread.exp() + spread  # negative logarithm of a Laplace distribution
     return {
         "error": (smooth * weight).sum() / total,
         "heat": (missing * weight).sum() / total,
-        "spread": (known * weight).sum() / total,
-        "shown": F.binary_cross_entropy_with_logits(seen[present > 0], shown[present > 0]),
+        "spread": (likelihood_error * weight).sum() / total,
+        "shown": F.binary_cross_entropy_with_logits(visible_logits[present > 0], visible[present > 0]),
         "present": F.binary_cross_entropy_with_logits(is_face, present),
     }
 
@@ -189,18 +191,18 @@ def measure(net: LandmarkNet, pool: Pool, count: int = 256, negatives: int = 64)
     """
     rng = np.random.default_rng(1)
     rows = rng.choice(pool.held_out, count + negatives)
-    pictures, points, shown, present = batch_of(pool.snapshots(rows, negatives, rng))
+    pictures, points, visible, present = batch_of(pool.snapshots(rows, negatives, rng))
     net.eval()
-    found, is_face = (answer := net(pictures)).points, answer.present
+    prediction, is_face = (answer := net(pictures)).points, answer.present
     net.train()
     nine = len(NINE)
-    error = torch.linalg.vector_norm(found - points, dim=-1)[:count, :nine]
+    error = torch.linalg.vector_norm(prediction - points, dim=-1)[:count, :nine]
     eyes = torch.linalg.vector_norm(points[:count, 0] - points[:count, 1], dim=-1).clamp(min=12)
-    seen = (error / eyes[:, None])[shown[:count, :nine] > 0]
+    visible_errors = (error / eyes[:, None])[visible[:count, :nine] > 0]
     wrong = (is_face > 0).float() != present
     return {
-        "median": round(seen.median().item(), 4),
-        "q95": round(seen.quantile(0.95).item(), 4),
+        "median": round(visible_errors.median().item(), 4),
+        "q95": round(visible_errors.quantile(0.95).item(), 4),
         "missed": round(wrong[:count].float().mean().item(), 4),
         "invented": round(wrong[count:].float().mean().item(), 4),
     }
@@ -231,14 +233,14 @@ def fit_gaze(net: LandmarkNet, pool: Pool, count: int = 1500) -> Tensor:
     away = np.flatnonzero(np.nan_to_num(pool.gaze).any(1))
     rows = rng.permutation(away[np.isin(away, pool.training)])[:count]
     net.eval()
-    found = []
-    for some in np.array_split(rows, max(1, len(rows) // 50)):
-        cut = [warped(pool.frames[row], framing(pool.points[row], 0.0, 1.0, np.zeros(2))) for row in some]
+    landmarks = []
+    for part in np.array_split(rows, max(1, len(rows) // 50)):
+        cut = [warped(pool.frames[row], framing(pool.points[row], 0.0, 1.0, np.zeros(2))) for row in part]
         pictures = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        read = net(pictures).points.double().numpy()
-        found += [refine_irises(*pair) for pair in zip(cut, read, strict=True)]
+        predicted = net(pictures).points.double().numpy()
+        landmarks += [refine_irises(*pair) for pair in zip(cut, predicted, strict=True)]
     net.train()
-    features = gaze_features(np.stack(found))
+    features = gaze_features(np.stack(landmarks))
     truth = pool.gaze[rows] * (EYE_BALL, -EYE_BALL)
     gram = features.T @ features + 1e-4 * len(rows) * np.eye(features.shape[1])
     return torch.from_numpy(np.linalg.solve(gram, features.T @ truth)).float()
@@ -262,16 +264,16 @@ def fit_anchors(net: LandmarkNet, people: int) -> Tensor:
     matrices = [framing((frame.landmarks + 1) * (FRAME / 2) - 0.5, 0.0, 1.0, np.zeros(2)) for frame in frames]
     cut = [warped(frame.image, matrix) for frame, matrix in zip(frames, matrices, strict=True)]
     net.eval()
-    read = [
+    predicted = [
         net(torch.from_numpy(np.stack(cut[at : at + 50])).permute(0, 3, 1, 2).float() / 127.5 - 1).points
         for at in range(0, len(cut), 50)
     ]
     net.train()
-    origin, across, features = anchor_features(torch.cat(read).double().numpy())
+    origin, across, features = anchor_features(torch.cat(predicted).double().numpy())
     pixels = [apply_matrix(matrix, (at + 1) * (FRAME / 2) - 0.5) for matrix, at in zip(matrices, truth, strict=True)]
     places = (np.stack(pixels) @ (1, 1j) - origin[:, None]) / across[:, None]
-    found = np.linalg.lstsq(features, np.stack([places.real, places.imag], -1).reshape(-1, 6), rcond=None)[0]
-    return torch.from_numpy(found).float()
+    solution = np.linalg.lstsq(features, np.stack([places.real, places.imag], -1).reshape(-1, 6), rcond=None)[0]
+    return torch.from_numpy(solution).float()
 
 
 def write(net: LandmarkNet, pool: Pool, path: Path) -> None:

@@ -87,8 +87,8 @@ def adapt(args: argparse.Namespace) -> None:
     check_length(seconds, own)
     model = model_for(bank, own)
     if seconds < ENOUGH:
-        found = fit_moments(model, takes)
-        print(f"{seconds / 60:.1f} min of footage: {found}")
+        factors = fit_moments(model, takes)
+        print(f"{seconds / 60:.1f} min of footage: {factors}")
     else:
         out = argparse.Namespace(**vars(args) | {"out": args.out.with_suffix(".pt")})
         model = fit(out, model, lambda _renewed: Footage(takes, mirrored=not own), measured=False)
@@ -165,12 +165,12 @@ def longest_seen(count: int, unseen: Sequence[tuple[int, int]]) -> tuple[int, in
 
 def model_for(bank: Bank, own: bool) -> Audio2Pose:
     """The flow of the bank, or of the starter bank, with the parts that footage changes."""
-    known = flow_of(bank)
-    config = replace(known.config, mean=known.config.mean or MEAN_CHANNELS, late=1, own=int(own))
+    base = flow_of(bank)
+    config = replace(base.config, mean=base.config.mean or MEAN_CHANNELS, late=1, own=int(own))
     model = Audio2Pose(config)
-    model.load_state_dict(known.state_dict(), strict=False)
+    model.load_state_dict(base.state_dict(), strict=False)
     assert model.mean is not None
-    if known.mean is None:
+    if base.mean is None:
         model.mean.gain.copy_(total_deviation(model).expand_as(model.mean.gain))
     return model
 
@@ -187,16 +187,16 @@ def fit_moments(model: Audio2Pose, takes: Sequence[Take]) -> str:
     lag = delay_of(model, takes)
     model.mean.lag += lag
     true = [to_bands(torch.from_numpy(take.motion.T)[None]) for take in takes]
-    made = [[torch.from_numpy(band)[None] for band in draw_bands(model, take.features, seed)]
+    drawn_motions = [[torch.from_numpy(band)[None] for band in draw_bands(model, take.features, seed)]
             for take in takes for seed in range(DRAWS)]  # fmt: skip
-    gains = (spread(true) / spread(made).clamp(min=1e-9)).clamp(SMALLEST, LARGEST)  # (6, 6, 1)
+    gains = (spread(true) / spread(drawn_motions).clamp(min=1e-9)).clamp(SMALLEST, LARGEST)  # (6, 6, 1)
     model.deviation *= gains
     model.mean.gain *= gains
-    slower = [made_take[0] * gains[0] for made_take in made]
+    slower = [made_take[0] * gains[0] for made_take in drawn_motions]
     for number in range(1, len(gains)):
         scale = torch.cat([one.flatten(2) for one in slower], dim=-1).square().mean(dim=(0, 2)).sqrt()
         model.slow_deviation[number - 1] = scale.clamp(min=1e-9)[:, None]
-        slower = [merge(one, bands[number] * gains[number]) for one, bands in zip(slower, made, strict=True)]
+        slower = [merge(one, bands[number] * gains[number]) for one, bands in zip(slower, drawn_motions, strict=True)]
     nods = nods_of(model, takes)
     model.mean.gain[:, PITCH] *= nods
     sizes = ", ".join(f"{value:.2f}" for value in gains[:, :3, 0].mean(dim=1).tolist())
@@ -232,14 +232,14 @@ def delay_of(model: Audio2Pose, takes: Sequence[Take]) -> float:
 
 def nods_of(model: Audio2Pose, takes: Sequence[Take]) -> float:
     """The factor of the expected pitch with which the mean nod at strong accents is that of the takes."""
-    wanted, flow, expected = [], [], []
+    target, flow, expected = [], [], []
     for take in takes:
-        wanted.append(answers(take.motion[:, PITCH], take.accents))
+        target.append(answers(take.motion[:, PITCH], take.accents))
         expected.append(answers(expected_of(model, take), take.accents))
         for seed in range(DRAWS):
             bands = [torch.from_numpy(band)[None] for band in draw_bands(model, take.features, seed)]
             flow.append(answers(from_bands(bands)[0, PITCH].numpy(), take.accents))
-    person = np.concatenate(wanted)
+    person = np.concatenate(target)
     own, all_of_it = (float(np.concatenate(part).mean()) for part in (expected, flow))
     if len(person) < FEWEST_ACCENTS or not own > 1e-3:
         return 1.0

@@ -88,12 +88,12 @@ def read_all(reader: Reader, pairs: HeadPairs) -> Tensor:
     return torch.cat([reader(pairs.pictures(rows)) for rows in torch.arange(len(pairs.frames)).split(100)])
 
 
-def noise_floor(read: Tensor, truth: Tensor) -> Tensor:
+def noise_floor(prediction: Tensor, truth: Tensor) -> Tensor:
     """(36,) NOISE_QUANTILE of the magnitude read from people at rest, at least LEAST_NOISE. read, truth: (N, 36)."""
     still = (truth == 0.0).all(1)
     if not still.any():
-        return torch.full((read.shape[1],), LEAST_NOISE)
-    return read[still].abs().quantile(NOISE_QUANTILE, 0).clamp(min=LEAST_NOISE)
+        return torch.full((prediction.shape[1],), LEAST_NOISE)
+    return prediction[still].abs().quantile(NOISE_QUANTILE, 0).clamp(min=LEAST_NOISE)
 
 
 def with_noise_floor(reader: Reader, floor: Tensor) -> Reading:
@@ -104,15 +104,15 @@ def with_noise_floor(reader: Reader, floor: Tensor) -> Reading:
     return result
 
 
-def correlations(read: Tensor, truth: Tensor) -> Tensor:
+def correlations(prediction: Tensor, truth: Tensor) -> Tensor:
     """(36,) correlation of each column of two (N, 36)."""
-    read, truth = read - read.mean(0), truth - truth.mean(0)
-    return (read * truth).mean(0) / (read.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9)
+    prediction, truth = prediction - prediction.mean(0), truth - truth.mean(0)
+    return (prediction * truth).mean(0) / (prediction.square().mean(0) * truth.square().mean(0)).sqrt().clamp(min=1e-9)
 
 
-def pooled(read: Tensor, truth: Tensor) -> float:
+def pooled(prediction: Tensor, truth: Tensor) -> float:
     """Correlation of all values together."""
-    return correlations(read.reshape(-1, 1), truth.reshape(-1, 1)).item()
+    return correlations(prediction.reshape(-1, 1), truth.reshape(-1, 1)).item()
 
 
 def train(args: argparse.Namespace) -> None:
@@ -135,14 +135,17 @@ def train(args: argparse.Namespace) -> None:
     )  # fmt: skip
 
     def evaluate() -> dict[str, object]:
-        read = read_all(average.exported(), heldout)
-        floor.copy_(noise_floor(read, heldout.coefficients))
-        found, error = correlations(read, heldout.coefficients), (read - heldout.coefficients)[:, POSE_COLUMNS].abs()
-        number = torch.arange(len(read)) % heldout.frames_per_identity
+        prediction = read_all(average.exported(), heldout)
+        floor.copy_(noise_floor(prediction, heldout.coefficients))
+        found, error = (
+            correlations(prediction, heldout.coefficients),
+            (prediction - heldout.coefficients)[:, POSE_COLUMNS].abs(),
+        )
+        number = torch.arange(len(prediction)) % heldout.frames_per_identity
         portraits = (number > 0) & (number < PORTRAIT_FRAMES)
         line = {name: round(value, 3) for name, value in trainer.running.items()}
         line["portraits"] = [round(value, 3) for value in error[portraits].mean(0).tolist()]  # yaw to scale
-        line["place"] = [round(value, 3) for value in read[:, PLACE].abs().mean(0).tolist()]
+        line["place"] = [round(value, 3) for value in prediction[:, PLACE].abs().mean(0).tolist()]
         for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
             line[name] = round(part.mean().item(), 3)
         return line | {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
@@ -164,8 +167,8 @@ def train(args: argparse.Namespace) -> None:
             pictures, truth, points = crop.pictures(pictures), crop.coefficients(truth), crop.points(points)
         pictures = filmed(pictures, rng)
         with torch.autocast("cpu", torch.bfloat16):
-            read, placed = learner(pictures.contiguous(memory_format=torch.channels_last))
-        error = (read.float() - truth) * pairs.rarity.sqrt()
+            prediction, placed = learner(pictures.contiguous(memory_format=torch.channels_last))
+        error = (prediction.float() - truth) * pairs.rarity.sqrt()
         # The absolute error favours the most likely value, which for portraits is mostly 0; the square error the mean.
         loss = error.abs().mean() if args.framed else error.square().mean()
         if not flipped:  # tracked points of left and right are not mirror images of each other

@@ -70,22 +70,22 @@ class MouthInputRecorder(FaceRenderer):
             raise SystemExit(f"{bank.name} has no insets, which the teeth need. Train them first.")
         self._correction.teeth = self._record
 
-    def _record(self, seen: Tensor, condition: Tensor) -> Tensor:
-        self._recorded = seen.clone(), condition.clone()
-        return seen.new_zeros(len(seen), 4 * MASKS + SMOOTH, *seen.shape[2:])
+    def _record(self, network_input: Tensor, condition: Tensor) -> Tensor:
+        self._recorded = network_input.clone(), condition.clone()
+        return network_input.new_zeros(len(network_input), 4 * MASKS + SMOOTH, *network_input.shape[2:])
 
     def record(self, rows: np.ndarray) -> tuple[Window, Tensor, Tensor]:
         """Window, input and condition of `Teeth` for T rows of coefficients (T, n) of the source."""
-        found = []
+        batches = []
         for start in range(0, len(rows), self.batch):
             part = list(rows[start : start + self.batch])
             assert self._source is not None
             rows_of_batch, size = pad_batch(part, self.batch), 2 * self.config.size
             decoded = self._decode([self._source], rows_of_batch, self._canvases, size, at_rest=True)
             window = decoded.insets[0].window
-            found.append([tensor[: len(part)] for tensor in (*window, *self._recorded)])
-        middle, along, down, seen, condition = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return Window(middle, along, down), seen, condition
+            batches.append([tensor[: len(part)] for tensor in (*window, *self._recorded)])
+        middle, along, down, network_input, condition = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return Window(middle, along, down), network_input, condition
 
 
 def rows_of(index: int) -> np.ndarray:
@@ -124,8 +124,8 @@ def person_samples(drawer: LifelikeRenderer, recorder: MouthInputRecorder, index
         drivings = np.array([source, *range(3, FRAMES)])
         change = np.zeros((len(drivings), len(recorder.bank.names)), np.float32)
         change[:, : len(NAMES)] = rows[drivings] - rows[source]
-        window, seen, condition = recorder.record(recorder.source_coefficients.values + change)
-        result.append({"seen": seen, "condition": condition} | _truth(truth[drivings], window))
+        window, network_input, condition = recorder.record(recorder.source_coefficients.values + change)
+        result.append({"seen": network_input, "condition": condition} | _truth(truth[drivings], window))
     return {name: np.concatenate([part[name].numpy() for part in result]) for name in result[0]}
 
 
@@ -139,13 +139,13 @@ def _shares(parts: np.ndarray, places: np.ndarray) -> Tensor:
 
 def _truth(planes: Tensor, window: Window) -> dict[str, Tensor]:
     """What the window shows, by the names of `Pool`. planes: (N, 10, 2 S, 2 S), from `_shares`, and colours."""
-    found = F.avg_pool2d(warped(planes, window.places(2 * WINDOW, 2 * WINDOW)), 2)
-    masks, places = found[:, :MASKS], found[:, MASKS : MASKS + 2 * ROWS]
+    sampled = F.avg_pool2d(warped(planes, window.places(2 * WINDOW, 2 * WINDOW)), 2)
+    masks, places = sampled[:, :MASKS], sampled[:, MASKS : MASKS + 2 * ROWS]
     share = masks[:, :ROWS].repeat_interleave(2, 1)
     return {
         "masks": (masks * 255).round().byte(),
         "places": places / share.clamp(min=1e-3) * (share > 0.02),
-        "colours": logarithms(found[:, -3:]),
+        "colours": logarithms(sampled[:, -3:]),
     }
 
 
@@ -195,8 +195,8 @@ class Pool:
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         """The arrays' rows as float32; masks in 0..1."""
-        found = {name: torch.from_numpy(np.array(array[rows])).float() for name, array in self.arrays.items()}
-        return found | {"masks": found["masks"] / 255}
+        arrays = {name: torch.from_numpy(np.array(array[rows])).float() for name, array in self.arrays.items()}
+        return arrays | {"masks": arrays["masks"] / 255}
 
 
 def losses_of(planes: Tensor, truth: dict[str, Tensor], texture: Tensor) -> dict[str, Tensor]:
@@ -208,18 +208,18 @@ def losses_of(planes: Tensor, truth: dict[str, Tensor], texture: Tensor) -> dict
     rows, inside = masks[:, :ROWS], masks[:, ROWS:]
     rest = (inside - rows.sum(1, keepdim=True)).clamp(0.0, 1.0)
     extended = (rows + F.max_pool2d(rows, NEAR, 1, NEAR // 2) * rest).clamp(max=1.0)
-    wanted = torch.cat([extended, inside], 1)
-    wrong = F.binary_cross_entropy_with_logits(planes[:, :MASKS], wanted, reduction="none")
+    target = torch.cat([extended, inside], 1)
+    wrong = F.binary_cross_entropy_with_logits(planes[:, :MASKS], target, reduction="none")
     share = rows.repeat_interleave(2, 1)
-    found = planes[:, MASKS : MASKS + 2 * ROWS]
-    away = (found - places).abs() * share / torch.tensor([TOOTH, HIGH] * ROWS)[:, None, None]
-    beyond = F.relu(1.0 - found[:, 1::2]) * (extended - rows) / HIGH
+    coordinates = planes[:, MASKS : MASKS + 2 * ROWS]
+    away = (coordinates - places).abs() * share / torch.tensor([TOOTH, HIGH] * ROWS)[:, None, None]
+    beyond = F.relu(1.0 - coordinates[:, 1::2]) * (extended - rows) / HIGH
     front, mouth = planes[:, MASKS + 4 : MASKS + 7], planes[:, MASKS + 7 : MASKS + 10]
     teeth = [
         ((front + texels_at(texture, places, row)[:, :3] - colour).abs() * rows[:, row : row + 1]).sum()
         for row in range(ROWS)
     ]
-    bend = F.avg_pool2d(found, 4)
+    bend = F.avg_pool2d(coordinates, 4)
     return {
         "masks": 4 * wrong.mean((0, 2, 3)).sum(),
         "coordinates": away.sum() / share.sum().clamp(min=1.0),
@@ -230,12 +230,12 @@ def losses_of(planes: Tensor, truth: dict[str, Tensor], texture: Tensor) -> dict
     }
 
 
-def jittered(seen: Tensor) -> Tensor:
+def jittered(network_input: Tensor) -> Tensor:
     """The network's input with noise, and with another contrast of the pictures in it, so that few people suffice."""
-    count = len(seen)
+    count = len(network_input)
     gain = torch.exp(JITTER["contrast"] * torch.randn(count, 1, 1, 1))
     shift = JITTER["tone"] * torch.randn(count, 3, 1, 1).repeat_interleave(4, 1)
-    result = seen + JITTER["noise"] * torch.randn(seen.shape)
+    result = network_input + JITTER["noise"] * torch.randn(network_input.shape)
     for start in (WARPED, OWN):
         result[:, start : start + 12] = result[:, start : start + 12] * gain + shift
     return result
@@ -258,16 +258,18 @@ def figures(network: Teeth, pool: Pool, path: Path, batch: int = 32) -> dict[str
     for start in range(0, len(pool.heldout), batch):
         truth = pool.batch(pool.heldout[start : start + batch])
         planes = network(truth["seen"], truth["condition"], truth["condition"][:, -3:])
-        found = torch.sigmoid(planes[:, :MASKS])
+        masks = torch.sigmoid(planes[:, :MASKS])
         for row in range(ROWS):  # as drawn: where the texture has teeth, and inside of the lips
-            found[:, row] *= texels_at(network.texture, planes[:, MASKS:], row)[:, 3] * found[:, ROWS]
-        one, other = found > 0.5, truth["masks"] > 0.5
+            masks[:, row] *= texels_at(network.texture, planes[:, MASKS:], row)[:, 3] * masks[:, ROWS]
+        one, other = masks > 0.5, truth["masks"] > 0.5
         shared += (one & other).sum((0, 2, 3))
         either += (one | other).sum((0, 2, 3))
         away = (planes[:, MASKS : MASKS + 2 * ROWS : 2] - truth["places"][:, ::2]).abs() / TOOTH
         errors.append(away[truth["masks"][:, :ROWS] > 0.5])
-    some = pool.batch(pool.heldout[:: max(len(pool.heldout) // SHOWN, 1)][:SHOWN])
-    sheet = contact_sheet(network, network(some["seen"], some["condition"], some["condition"][:, -3:]), some)
+    shown_batch = pool.batch(pool.heldout[:: max(len(pool.heldout) // SHOWN, 1)][:SHOWN])
+    sheet = contact_sheet(
+        network, network(shown_batch["seen"], shown_batch["condition"], shown_batch["condition"][:, -3:]), shown_batch
+    )
     cv2.imwrite(str(path.with_suffix(".png")), sheet[..., ::-1])
     overlap = (shared / either.clamp(min=1)).tolist()
     error = torch.cat(errors)
@@ -305,9 +307,9 @@ def train(args: argparse.Namespace) -> None:
     trainer = Trainer(args, parts, {"teeth": limits(args)}, rng, averaged=(network, average))
     for _ in trainer.steps("teeth", optimiser, lambda: figures(average, pool, args.out)):
         truth = pool.batch(np.sort(rng.choice(pool.training, args.batch, replace=False)))
-        seen = jittered(truth["seen"]).contiguous(memory_format=torch.channels_last)
+        network_input = jittered(truth["seen"]).contiguous(memory_format=torch.channels_last)
         condition = truth["condition"] + JITTER["condition"] * torch.randn(truth["condition"].shape)
-        planes = network(seen, condition, truth["condition"][:, -3:])
+        planes = network(network_input, condition, truth["condition"][:, -3:])
         losses = losses_of(planes, truth, network.texture)
         minimise(total(losses, WEIGHTS), optimiser, network.parameters())
         trainer.note(losses)

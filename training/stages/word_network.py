@@ -31,14 +31,14 @@ def glove(path: Path) -> dict[str, np.ndarray]:
 
     Raises SystemExit for a file with another number of columns.
     """
-    found: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
     with path.open(encoding="utf-8") as file:
         for line, _ in zip(file, range(SEARCHED), strict=False):
             word, *numbers = line.rstrip().split(" ")
             if len(numbers) != SIZE:
                 raise SystemExit(f"{path}: expected a word and {SIZE} numbers a line, found {len(numbers)} numbers.")
-            found[word] = np.array(numbers, np.float32)
-    return found
+            vectors[word] = np.array(numbers, np.float32)
+    return vectors
 
 
 class Network(nn.Module):
@@ -53,23 +53,23 @@ class Network(nn.Module):
 
     def forward(self, rows: Tensor, listed: Tensor) -> Tensor:
         """(B, 8) logits. rows: (B, LONGEST) rows of words, EMPTY beyond the end. listed: (B, 24)."""
-        there = (rows != EMPTY).float()[..., None]
+        present = (rows != EMPTY).float()[..., None]
         if self.training:
             rows = rows * (torch.rand(rows.shape) >= HIDDEN)
-        vectors = self.vectors(rows.clamp(min=0)) * there
-        found: list[Tensor] = []
+        vectors = self.vectors(rows.clamp(min=0)) * present
+        pooled: list[Tensor] = []
         for span, weights in zip(SPANS, self.filters, strict=True):
             padded = F.pad(vectors, (0, 0, 0, span - 1))
             windows = torch.cat([padded[:, start : start + LONGEST] for start in range(span)], dim=2)
-            answers = F.relu(weights(windows)) * there
-            found += [answers.amax(dim=1), answers.sum(dim=1) / there.sum(dim=1).clamp(min=1)]
-        return self.pooled(F.dropout(torch.cat(found, dim=1), DROPPED, self.training)) + self.listed(listed)
+            answers = F.relu(weights(windows)) * present
+            pooled += [answers.amax(dim=1), answers.sum(dim=1) / present.sum(dim=1).clamp(min=1)]
+        return self.pooled(F.dropout(torch.cat(pooled, dim=1), DROPPED, self.training)) + self.listed(listed)
 
 
-def fit_network(known: Sequence[Line], vectors_of: dict[str, np.ndarray], seed: int = 0) -> WordNetwork:
+def fit_network(training: Sequence[Line], vectors_of: dict[str, np.ndarray], seed: int = 0) -> WordNetwork:
     """The network that fits these lines. vectors_of: vectors to begin with, see `glove`."""
     torch.manual_seed(seed)
-    split = [tokens(line.text, people(), vectors_of.__contains__)[:LONGEST] for line in known]
+    split = [tokens(line.text, people(), vectors_of.__contains__)[:LONGEST] for line in training]
     frequent = [word for word, _ in zip(vectors_of, range(FREQUENT), strict=False)]
     words = list(dict.fromkeys(["", GROUP, *(token for one in split for token in one), *frequent]))
     places = {word: row for row, word in enumerate(words)}
@@ -77,22 +77,24 @@ def fit_network(known: Sequence[Line], vectors_of: dict[str, np.ndarray], seed: 
     noise = np.random.default_rng(seed).normal(0, NEW, (len(words), SIZE)).astype(np.float32)
     start = np.stack([vectors_of[word] / usual if word in vectors_of else noise[row] for word, row in places.items()])
     model = Network(start.astype(np.float32)).train()
-    rows = torch.full((len(known), LONGEST), EMPTY)
+    rows = torch.full((len(training), LONGEST), EMPTY)
     for number, one in enumerate(split):
         rows[number, : len(one)] = torch.tensor([places[token] for token in one], dtype=torch.int64)
-    listed = torch.from_numpy(np.stack([listed_features(line.text) for line in known]))
-    kinds = torch.tensor([KINDS.index(line.kind) for line in known])
+    listed = torch.from_numpy(np.stack([listed_features(line.text) for line in training]))
+    kinds = torch.tensor([KINDS.index(line.kind) for line in training])
     rest = [part for name, part in model.named_parameters() if name != "vectors.weight"]
     groups = [{"params": [model.vectors.weight]}, {"params": rest}]
     optimiser = torch.optim.Adam(groups, RATES[1])
-    total = ROUNDS * -(-len(known) // BATCH)
+    total = ROUNDS * -(-len(training) // BATCH)
     for step in range(total):
-        if step * BATCH % len(known) < BATCH:
-            order = torch.randperm(len(known))
+        if step * BATCH % len(training) < BATCH:
+            order = torch.randperm(len(training))
         for group, rate in zip(optimiser.param_groups, RATES, strict=True):
             group["lr"] = rate * min(1.0, 1.3 * (1 - step / total) + 0.05)
-        some = order[torch.arange(step * BATCH, step * BATCH + BATCH) % len(known)]
-        loss = F.cross_entropy(model(rows[some], listed[some]), kinds[some], label_smoothing=SMOOTHING)
+        batch_rows = order[torch.arange(step * BATCH, step * BATCH + BATCH) % len(training)]
+        loss = F.cross_entropy(
+            model(rows[batch_rows], listed[batch_rows]), kinds[batch_rows], label_smoothing=SMOOTHING
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
