@@ -387,7 +387,7 @@ def test_a_source_is_encoded_on_one_device(without_numbers: FaceRenderer, monkey
     card, size = without_numbers, without_numbers.config.size
     monkeypatch.setattr(Insets, "find_anchors", Insets.read_anchors)  # landmarks are found on the CPU
     # The median of the border is taken of a number of pixels that only the mask tells.
-    monkeypatch.setattr(Inset, "skin_of", lambda self, own: own[:, :, 0, 0])
+    monkeypatch.setattr(Inset, "border_skin", lambda self, own: own[:, :, 0, 0])
     pictures = torch.zeros(2, 3, size, size, device="meta")
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # "meta" has none
     large = torch.zeros(2, 3, 2 * size, 2 * size, device="meta")
@@ -395,7 +395,7 @@ def test_a_source_is_encoded_on_one_device(without_numbers: FaceRenderer, monkey
         latent, features = card._encoder(pictures)
         card._decoder.source(latent, features)
         assert card._correction is not None
-        assert card._correction.prepare(pictures, large).own.is_meta
+        assert card._correction.prepare(pictures, large).coefficients.is_meta
 
 
 # ------------------------------------------------------------------------------------------------ on a card
