@@ -278,7 +278,7 @@ def test_stage_2_trains_the_decoder_alone(
     split: Split,
 ) -> None:
     larger = widened[1]
-    chosen = [weight for group in parameter_groups(larger) if not group["late"] for weight in group["params"]]
+    chosen = [weight for group in parameter_groups(larger) for weight in group["params"]]
     codes = torch.from_numpy(driving_codes(trained[2], upper, split.trained))
     rng = np.random.default_rng(0)
     pool = measure_motion_pool(split.trained, 4, 2, rng)

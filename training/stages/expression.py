@@ -3,11 +3,9 @@
 Encoder, heads and the directions of all banks are frozen; those of the expression and its head were trained by
 `stages.expression_motion`. The enhancement learns by self-reconstruction, driven by the closed-form code of
 `stages.upper_face`, and by exchanges: an exchanged expression must move brows and lids alone, because the enhancement
-also changes the features that the flow is made from. The decoder's response to the expression's directions trains with
-it. The start changes nothing: the first picture equals the last one of the stage before.
-
-In the second part, the rest of the decoder trains as well, at a smaller rate, as the authors recommend. Its
-response to the directions of mouth and pose stays the same.
+also changes the features that the flow is made from. The rest of the decoder trains with it: a frozen decoder would
+keep the reconstruction error that the stage before has added. Its response to the directions of mouth and pose stays
+the same. The start changes nothing: the first picture equals the last one of the stage before.
 """
 
 from __future__ import annotations
@@ -42,8 +40,7 @@ from .upper_face import COUNT, UpperFace, driving_codes
 # latent. The latter change along the expression's directions alone.
 ENHANCEMENT, MODULATION = "dec.fineadainresblock.", "conv.modulation.weight"
 STEP = 0.3  # their step size, relative to the learning rate
-DECODER_FROM, DECODER_STEP = 0.25, 0.3  # share of the stage before the rest of the decoder trains, and its step size
-WEIGHTS = {"picture": 3.0, "edges": 3.0, "flow": 4.0, "exchange": 10.0, "expression": 60.0}
+WEIGHTS = {"picture": 6.0, "edges": 6.0, "flow": 4.0, "exchange": 12.0, "expression": 60.0}
 EYE_WEIGHT, CHEEK_WEIGHT = 5.0, 2.0
 WITHOUT_LIPS = 0.5  # share of steps whose picture loss leaves the lips out: they belong to the mouth bank
 
@@ -70,17 +67,13 @@ def add_expression_bank(model: Generator) -> Generator:
 
 
 def parameter_groups(model: Generator) -> list[dict[str, Any]]:
-    """Parameter groups of the weights that stage 2 trains, with gradients switched on.
-
-    Groups have the step size `scale`, and `late` for those of the decoder that train from DECODER_FROM on.
-    """
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    """Parameter groups of the decoder's weights, with the step size `scale`; their gradients are switched on."""
+    groups: dict[float, list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         if name.startswith("dec."):
-            late = not (name.startswith(ENHANCEMENT) or MODULATION in name)
-            scale = DECODER_STEP * step_scale(name, "") if late else STEP
-            groups.setdefault((scale, late), []).append(weight.requires_grad_(True))
-    return [{"params": weights, "scale": scale, "late": late} for (scale, late), weights in groups.items()]
+            scale = STEP if name.startswith(ENHANCEMENT) or MODULATION in name else step_scale(name, "")
+            groups.setdefault(scale, []).append(weight.requires_grad_(True))
+    return [{"params": weights, "scale": scale} for scale, weights in groups.items()]
 
 
 @contextmanager
@@ -198,9 +191,7 @@ def train_expression(
     def figures() -> dict[str, Any]:
         return psnr_figures(average, heldout, heldout_codes) | dict(evaluate(average))
 
-    for progress in trainer.steps("expression", wrapped, figures):
-        for group in wrapped.param_groups:
-            group["lr"] *= progress >= DECODER_FROM or not group["late"]
+    for _ in trainer.steps("expression", wrapped, figures):
         step_rng = devices.generator(args.seed, trainer.step)
         batch = expression_batch(footage, codes, lip_motion, upper_motion, args.size, args.sources, step_rng, pool)
         try:

@@ -58,6 +58,7 @@ EXPRESSION_WEIGHT = 40.0  # of what exchanging the upper face must move
 # The same for a training that starts from a bank: its decoder moves already, and a larger weight harms that.
 EXPRESSION_WEIGHT_WITH_START = 10.0
 READING_WEIGHT = 6.0  # of what the heads read
+PICTURE_WEIGHT = 3.0  # of pictures and edges: with 1, the other losses cost self-reconstruction .6 dB
 MIRRORED, SWAPPED = 0.5, 0.3  # shares of the sources whose faces are mirrored, and whose mouths are swapped
 SWAPPED_FRAMES = 3000  # of those that the heads are solved from
 SOLVED_STEPS, SOLVED_SOURCES = 180, 12  # batches that the decoder's response is solved from, and sources of each
@@ -185,7 +186,8 @@ def train_expression_motion(
     args: has `out`, `rate`, `size`, `sources` and `seed`. started: whether stage 0 started from a bank.
     """
     weights = WEIGHTS | {
-        "expression": EXPRESSION_WEIGHT_WITH_START if started else EXPRESSION_WEIGHT, "read": READING_WEIGHT,
+        "picture": PICTURE_WEIGHT, "edges": PICTURE_WEIGHT, "read": READING_WEIGHT,
+        "expression": EXPRESSION_WEIGHT_WITH_START if started else EXPRESSION_WEIGHT,
     }  # fmt: skip
     larger = add_expression_bank(model)
     codes, heldout_codes = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
