@@ -12,7 +12,7 @@ import aud
 import bpy
 import numpy as np
 
-from ...inference.contract.content import content_of
+from ...inference.contract.content import unreadable_media
 from ...inference.contract.downmix import to_mono
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.protocol import MAX_PAYLOAD
@@ -90,8 +90,7 @@ def read(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, clock: TimeMap) ->
         samples = source.limit(first if exact else 0.0, last).data() if last > first else np.empty((0, 1), np.float32)
     except aud.error as error:
         expected = "expected sound such as WAV, MP3, FLAC or OGG, or a movie with sound"
-        message = f"The sound {path} of '{strip.name}' cannot be read: {expected}, found {content_of(path)}."
-        raise EDTalkError(message, "Choose another file, or export it again.", "media") from error
+        raise unreadable_media(path, expected, f"The sound {path} of '{strip.name}'") from error
     samples = to_mono(samples)  # aud's own downmix adds the channels
     samples = samples if exact else samples[round(first * rate) :]
     if not len(samples):

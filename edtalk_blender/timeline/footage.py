@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bpy
 
-from ...inference.contract.content import content_of
+from ...inference.contract.content import unreadable_media
 from ...inference.contract.errors import EDTalkError
 from ...inference.contract.files import check_file
 from .. import compat
@@ -102,8 +102,7 @@ def _movie_frames(path: Path, _changed: int, _size: int) -> int:
         if clip is not None:
             bpy.data.movieclips.remove(clip)
     if frames < 1:
-        message = f"{path} is not a readable movie: {_EXPECTED}, found {content_of(path)}."
-        raise EDTalkError(message, "Choose another file, or export the movie again.", "media")
+        raise unreadable_media(path, _EXPECTED)
     return frames
 
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import os
+from io import BufferedReader
 from pathlib import Path
 
+from .errors import EDTalkError
 from .files import open_regular
 
 _HEAD = 512  # bytes that are looked at
+_MOST_ATOMS = 4096  # parts of an MP4 file that are looked at; a file has about five, or two a fragment
+UNKNOWN_SIZE = 1_900_000_000  # bytes: recorders that do not know the length write 2**31 or so
+_AGAIN = "Copy or export it again."
 # How formats begin. A format with several marks has them at several places.
 _MARKS: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     ("a PNG picture", ((0, b"\x89PNG"),)),
@@ -24,7 +30,8 @@ _MARKS: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     ("an MP3 sound", ((0, b"\xff\xfb"),)),
     ("an AVI movie", ((0, b"RIFF"), (8, b"AVI "))),
     ("a Matroska or WebM movie", ((0, b"\x1a\x45\xdf\xa3"),)),
-    ("an MP4 or MOV file", ((4, b"ftyp"),)),
+    *(("a HEIC photograph", ((4, b"ftyp" + brand),)) for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    *(("an MP4 or MOV file", ((4, part),)) for part in (b"ftyp", b"moov", b"mdat", b"wide")),
     ("a PDF document", ((0, b"%PDF"),)),
     ("a .blend file", ((0, b"BLENDER"),)),
     ("a NumPy array (.npy)", ((0, b"\x93NUMPY"),)),
@@ -32,6 +39,8 @@ _MARKS: tuple[tuple[str, tuple[tuple[int, bytes], ...]], ...] = (
     ("a zip archive", ((0, b"PK\x03\x04"),)),
     ("a gzip archive", ((0, b"\x1f\x8b"),)),
 )
+_SOUNDS = ("a WAV sound", "a FLAC sound", "an Ogg sound", "an MP3 sound")
+_MOVIES = ("an AVI movie", "a Matroska or WebM movie", "an MP4 or MOV file")
 
 
 def content_of(path: Path) -> str:
@@ -62,3 +71,64 @@ def as_text(head: bytes) -> str | None:
     if not all(character >= " " or character in "\t\r\n" for character in text):
         return None
     return " ".join(text.split())[:40]
+
+
+def unreadable_media(path: Path, expected: str, label: str = "") -> EDTalkError:
+    """The error for a sound or a movie that cannot be decoded: what was expected and found, and what to do next.
+
+    expected: such as "expected a video such as MP4". label: name of the file in the message, by default its path. A
+    file that begins as a sound or a movie is damaged.
+    """
+    found, label = content_of(path), label or str(path)
+    if found not in (*_SOUNDS, *_MOVIES):
+        hint = "Choose another file."
+        if found == "an unknown format":
+            hint += " If this is the right one, it is damaged: copy or export it again."
+        return EDTalkError(f"{label} cannot be read: {expected}, found {found}.", hint, "media")
+    fault = damage_of(path)
+    message = f"{label} cannot be read: {expected}, found a damaged file: {found}{fault and f' {fault}'}."
+    return EDTalkError(message, _AGAIN, "media")
+
+
+def damage_of(path: Path) -> str:
+    """What is missing in an MP4, MOV, WAV or AVI file by its own statements, such as "that ends after 5 of 9 bytes".
+
+    "" if nothing is, and for other files. Never raises.
+    """
+    try:
+        with open_regular(path) as file:
+            size, head = os.fstat(file.fileno()).st_size, file.read(12)
+            if head[:4] == b"RIFF":
+                stated, fault = stated_size(head), ""
+            elif content_of(path) == "an MP4 or MOV file":
+                stated, fault = _atoms(file, size)
+            else:
+                return ""
+    except (OSError, ValueError):
+        return ""
+    if stated > size:
+        return f"that ends after {size:,} of {stated:,} or more bytes"
+    return fault
+
+
+def stated_size(head: bytes) -> int:
+    """The size in bytes that a RIFF file (WAV, AVI) has according to its first 8 bytes; 0 if they do not know it."""
+    size = int.from_bytes(head[4:8], "little")
+    return size + 8 if head[:4] == b"RIFF" and 4 < size < UNKNOWN_SIZE else 0
+
+
+def _atoms(file: BufferedReader, size: int) -> tuple[int, str]:
+    """Where the last part of an MP4 file of `size` bytes should end, and a fault of the parts or ""."""
+    at, has_index = 0, False
+    for _ in range(_MOST_ATOMS):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < 8:
+            break
+        length = int.from_bytes(head[:4], "big")
+        length = int.from_bytes(head[8:], "big") if length == 1 else length or size - at
+        has_index |= head[4:8] == b"moov"
+        if length < 8:
+            return at, "with a damaged part"
+        at += length
+    return at, "" if has_index else "without its index (the 'moov' atom)"

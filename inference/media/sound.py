@@ -17,7 +17,7 @@ import av
 import numpy as np
 import soxr
 
-from ..contract.content import content_of
+from ..contract.content import UNKNOWN_SIZE, damage_of, stated_size, unreadable_media
 from ..contract.downmix import Downmix
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
@@ -42,7 +42,6 @@ OVERLAP = 1.0  # seconds; timestamps that jump back further start again, as wher
 LONGEST_GAP = 3600.0  # seconds; a longer gap is taken for a damaged timestamp and closed
 _ELEMENTARY = {"aac", "ac3", "amr", "dts", "eac3", "mlp", "truehd"}  # FFmpeg guesses their duration
 _FULL_SCALE = {"u8": 128, "s16": 2**15, "s32": 2**31, "flt": 1}  # of the interleaved sample formats
-_PLACEHOLDER = 1_900_000_000  # bytes: recorders that do not know the length write 2**31 or so
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,8 @@ def _load_mono(source: SoundFile, rate: int | None, shortest: float) -> tuple[np
     if downmix.cancels:
         blocks = read_sound(source)
         samples, found, seconds = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
+    if found is None and damage_of(source.path):
+        raise unreadable_media(source.path, _EXPECTED)
     if found is None:
         raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
     if seconds < shortest:
@@ -246,10 +247,10 @@ def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
     try:
         container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise _unreadable(path) from error
+        raise unreadable_media(path, _EXPECTED) from error
     with container:
         stream = _choose(container, source)
-        zero, expected = _picture_start(container), _expected_seconds(container, stream)
+        zero, expected = _picture_start(container), _expected_seconds(container, stream, path)
         damaged, seconds = 0, 0.0
         packets = container.demux(stream)
         while True:
@@ -274,19 +275,18 @@ def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
             if packet is None:
                 break
     if damaged and not seconds:
-        raise _unreadable(path)
+        raise unreadable_media(path, _EXPECTED)
     if damaged or (expected and expected - seconds > 0.2):
         length = f" of {expected:.2f}" if expected else ""
-        logger.warning("%s is damaged or truncated: read %.2f%s s of sound.", path, seconds, length)
-
-
-def _unreadable(path: Path) -> EDTalkError:
-    return EDTalkError(f"{path} cannot be read: {_EXPECTED}, found {content_of(path)}.", _CHOOSE, "media")
+        found = f"read {seconds:.2f}{length} s of sound"
+        logger.warning("%s is damaged or truncated: %s. Copy or export it again.", path, found)
 
 
 def _choose(container: av.container.InputContainer, source: SoundFile) -> av.AudioStream:
     """The audio stream of a source. Raises EDTalkError(kind="media") if the file does not have it."""
     streams = list(container.streams.audio)
+    if not container.streams:  # a damaged index
+        raise unreadable_media(source.path, _EXPECTED)
     if not streams:
         found = "only a picture" if container.streams.video else "no audio stream"
         raise EDTalkError(f"{source.path} has no sound: {_EXPECTED}, found {found}.", _CHOOSE, "media")
@@ -329,7 +329,7 @@ def _picture_start(container: av.container.InputContainer) -> float | None:
     return None
 
 
-def _expected_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float | None:
+def _expected_seconds(container: av.container.InputContainer, stream: av.AudioStream, path: Path) -> float | None:
     """The length of the sound according to the file; None if the file does not contain it."""
     form = container.format.name
     if not stream.duration or stream.time_base is None or form in _ELEMENTARY:
@@ -337,4 +337,8 @@ def _expected_seconds(container: av.container.InputContainer, stream: av.AudioSt
     if form == "mp3" and not stream.start_time:
         return None  # an MP3 file whose header contains the length begins with the encoder's delay
     seconds = float(stream.duration * stream.time_base)
-    return None if seconds * (stream.codec_context.bit_rate or 0) / 8 > _PLACEHOLDER else seconds
+    if seconds * (stream.codec_context.bit_rate or 0) / 8 > UNKNOWN_SIZE:
+        return None
+    with path.open("rb") as file:  # of a WAV file that is cut off, FFmpeg gives the length of what is left
+        stated = stated_size(file.read(8))
+    return seconds * max(1.0, stated / path.stat().st_size)

@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from ..contract.content import content_of
+from ..contract.content import unreadable_media
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
@@ -229,8 +229,10 @@ def _open_clip(path: Path) -> tuple[av.container.InputContainer, av.VideoStream]
     try:
         container = open_media(path)
     except (av.FFmpegError, OSError, ValueError) as error:
-        hint = "Choose another file. If it is a video, it is damaged or incomplete: copy or export it again."
-        raise EDTalkError(f"{path} cannot be read: {_EXPECTED}, found {content_of(path)}.", hint, "media") from error
+        raise unreadable_media(path, _EXPECTED) from error
+    if not container.streams:  # a damaged index
+        container.close()
+        raise unreadable_media(path, _EXPECTED)
     covers = av.stream.Disposition.attached_pic  # the cover picture of a music file
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
@@ -275,14 +277,17 @@ def _decode(
             if packet is None:
                 break
     if not count:
-        raise EDTalkError(f"{path} has no readable frame.", "Copy or export it again.", "media")
+        message = f"{path} is damaged: {_EXPECTED}, found no readable frame."
+        raise EDTalkError(message, "Copy or export it again.", "media")
     end = Fraction(0)
     if last is not None:
         end = _seconds(last - (stream.start_time or 0), stream.time_base) + 1 / _rate(stream)
     short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
     if bad or short:
+        frames = f" of {stream.frames}" if stream.frames > count else ""
         length = f" of {float(expected):.2f}" if expected else ""
-        logger.warning("%s is damaged or truncated: read %d frames, %.2f%s s.", path, count, end, length)
+        found = f"read {count}{frames} frames, {float(end):.2f}{length} s"
+        logger.warning("%s is damaged or truncated: %s. Copy or export it again.", path, found)
 
 
 class _Part:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import media
 from ..contract import answers, requests
 from ..contract.answers import Answer
 from ..contract.coefficients import Coefficients
@@ -110,15 +112,16 @@ class Jobs:
             job.check_cancelled()
             job.progress("listening", done, total)
 
-        samples, _ = load_speech(request.media, shortest=SHORTEST)
+        with media_warnings() as damage:
+            samples, _ = load_speech(request.media, shortest=SHORTEST)
         want, times, seed = request.want, request.times, request.seeds[0]
         names: tuple[str, ...] = ()
         rows = np.zeros((len(request.seeds), len(times), 0), np.float32)
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"note": " ".join(damage)}
         if "head" in want:
             gains = {"sway": request.sway, "nods": request.nods}
             head = head_motion(bank, samples, times, request.seeds, **gains, progress=progress)
-            names, rows, found["note"] = head.names, head.rows, head.note
+            names, rows, found["note"] = head.names, head.rows, " ".join(filter(None, [*damage, head.note]))
         if "emotion" in want:
             felt = expression.emotions(bank, samples, times, request.texts, source=request.emotion_from)
             found |= {"emotions": felt.rows, "suggestions": felt.suggestions, "emotion_note": felt.note}
@@ -146,19 +149,21 @@ class Jobs:
             else:
                 watching(done, frames)
 
-        found = capture(renderer, clip, request.crop, step, which=request.which, rest=request.rest)
-        rows = found.rows
-        return answers.CaptureResult(rows.names, rows.values, clip.fps, clip.start, tuple(found.unseen), found.note)
+        with media_warnings() as damage:
+            found = capture(renderer, clip, request.crop, step, which=request.which, rest=request.rest)
+        rows, note = found.rows, " ".join(filter(None, [*damage, found.note]))
+        return answers.CaptureResult(rows.names, rows.values, clip.fps, clip.start, tuple(found.unseen), note)
 
     def track(self, request: requests.Track, job: RunningJob) -> answers.TrackResult:
         from ..face.footage import track_media
 
-        media, start, end, step = request.media, request.start, request.end, job.steps_of("tracking")
-        found = track_media(media, request.crop, which=request.which, start=start, end=end, step=step)
+        path, start, end, step = request.media, request.start, request.end, job.steps_of("tracking")
+        with media_warnings() as damage:
+            found = track_media(path, request.crop, which=request.which, start=start, end=end, step=step)
         width, height = found.size
-        unseen = tuple(found.track.unseen)
+        unseen, note = tuple(found.track.unseen), " ".join(filter(None, [*damage, found.note]))
         return answers.TrackResult(
-            found.track, width, height, found.fps, media_sha256(media), unseen, found.note, found.transfer
+            found.track, width, height, found.fps, media_sha256(path), unseen, note, found.transfer
         )
 
     def read_plate(self, request: requests.ReadPlate, job: RunningJob) -> answers.ReadPlateResult:
@@ -229,6 +234,24 @@ class Jobs:
         job: RunningJob,
     ) -> LoadedBank:
         return self.shots.bank(request.bank or "", job.progress)
+
+
+@contextmanager
+def media_warnings() -> Iterator[list[str]]:
+    """Collect the warnings about damaged media that are logged within the block, each once, for an answer's note."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.getMessage() not in found:
+                found.append(record.getMessage())
+
+    logger, handler = logging.getLogger(media.__name__), Collector(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 def _clip(request: requests.Capture) -> Clip:

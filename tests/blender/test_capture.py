@@ -432,7 +432,7 @@ def test_missing_and_unreadable_movies_are_errors(package, scene, strip, obj, fi
     (tmp_path / "gone.mp4").write_text("no film")
     with pytest.raises(
         RuntimeError,
-        match=r"gone\.mp4 is not a readable movie: expected a movie .*, found a text file that begins 'no film'",
+        match=r"gone\.mp4 cannot be read: expected a movie .*, found a text file that begins 'no film'",
     ):
         bpy.ops.edtalk.capture()
     strip.filepath = str(film)

@@ -214,8 +214,7 @@ def test_readable_part_of_a_damaged_sound_is_used(tmp_path, caplog, name, kind, 
     path = damaged(tmp_path / name, kind)
     samples, rate = load_sound(path)
     assert len(samples) / rate == pytest.approx(seconds, abs=0.3)
-    # A decoder may conceal damage within FLAC, and a WAV file that is cut off is a shorter WAV file.
-    if kind in ("cut off", "middle") and (name, kind) not in (("a.flac", "middle"), ("a.wav", "cut off")):
+    if kind in ("cut off", "middle") and (name, kind) != ("a.flac", "middle"):  # its decoder may conceal damage
         assert "is damaged or truncated" in caplog.text
         assert str(path) in caplog.text
     out = tmp_path / "whole.mp4"

@@ -19,6 +19,8 @@ from inference.contract.demo import LINE, PORTRAIT
         (b"\xff\xd8\xff\xe0", "a JPEG picture"),
         (b"RIFF\x10\0\0\0AVI LIST", "an AVI movie"),
         (b"\0\0\0\x20ftypisom", "an MP4 or MOV file"),
+        (b"\0\0\0\x08wide\0\0", "an MP4 or MOV file"),
+        (b"\0\0\0\x20ftypheic", "a HEIC photograph"),
         (b"\0\x13\x37" * 9, "an unknown format"),
     ],
 )
