@@ -278,9 +278,17 @@ def test_one_face_in_each_still(name):
 
 
 @needs_media
-@pytest.mark.parametrize("name", ["lp_s25.jpg", "lp_s31.jpg", "lp_s36.jpg"])
-def test_dogs_and_birds_have_no_human_face(name):
+@pytest.mark.parametrize("name", ["lp_s22.jpg", "lp_s25.jpg", "lp_s31.jpg", "lp_s36.jpg", "lp_s40.jpg"])
+def test_animals_have_no_human_face(name):
     assert detect_faces(load_picture(MEDIA / "stills" / name).rgb, upright_only=True) == []
+
+
+@needs_media
+@pytest.mark.parametrize("scale", [0.7, 0.85, 1.2])
+def test_a_cat_is_no_face_at_any_size_but_a_shout_is(scale):
+    for name, count in (("lp_s40.jpg", 0), ("lp_d19.jpg", 1)):
+        rgb = cv2.resize(load_picture(MEDIA / "stills" / name).opaque, None, fx=scale, fy=scale)
+        assert len(detect_faces(rgb, upright_only=True)) == count
 
 
 @needs_media
