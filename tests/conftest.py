@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ import pytest
 from inference.contract import bank
 
 ROOT = Path(__file__).parents[1]
+os.environ["EDTALK_CACHE"] = ""  # nothing is stored in the user's folders
 
 # Blender loads the repository as one package. Tests without Blender import it as `edtalk`, so that relative imports
 # between its parts work here too.

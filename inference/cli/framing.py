@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..contract.errors import EDTalkError
+from ..contract.plate import PICTURES
 from ..face.framing import frame_clip, frame_picture, is_whole
+from . import index
 from .hints import with_options
 from .progress import note
 
@@ -80,23 +82,26 @@ class Framing:
     def of_footage(self, path: Path, end: float) -> Track:
         """Where the face is in the frames of a clip up to `end`, in the clip's own time (see `contract.plate`)."""
         from ..face.crop import TEMPLATE, crop_from_box
-        from ..face.footage import track_media
+        from ..face.footage import track_media, unseen_note
+        from ..media.video import stamped_frames
 
+        where, which = self.box or self.mode, self.which
+        options = [where, list(which) if isinstance(which, (tuple, list, np.ndarray)) else which, repr(end)]
         try:
-            found = track_media(path, self.box or self.mode, which=self.which, end=end)
+            track = index.track(path, options, lambda: track_media(path, where, which=which, end=end).track)
         except EDTalkError as error:
             raise with_options(error, *self.options) from error
-        squares = found.track.crops[~np.isnan(found.track.crops[:, 2])]
-        width, height = found.size
+        squares = track.crops[~np.isnan(track.crops[:, 2])]
         if self.mode == "auto" and (squares != squares[0]).any():
             note(f"found a face in {path.name}; the crop follows it.")
         else:
             x, y, side, angle = squares[0].tolist()
-            blank = np.broadcast_to(np.uint8(0), (height, width, 3))  # only its size matters
-            self._say_found(blank, crop_from_box(x, y, side, TEMPLATE, angle), path.name)
-        if found.note:
-            note(found.note)
-        return found.track
+            _, first = next(stamped_frames(path))  # only its size matters
+            self._say_found(first, crop_from_box(x, y, side, TEMPLATE, angle), path.name)
+        counted = path.is_dir() or path.suffix.lower() in PICTURES
+        if unseen := unseen_note(path.name, track, counted=counted):
+            note(unseen)
+        return track
 
     def choosing(self, which: Which, options: tuple[str, str] = ("--crop", "--face")) -> Framing:
         """The same with the value of --face. options: see the class. Raises EDTalkError if no face is searched for."""

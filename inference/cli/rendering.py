@@ -25,7 +25,7 @@ from ..contract.requests import SHORTEST_SOUND
 from ..contract.shot import FEATHER, FILLS_PICTURE, Shot
 from ..face.framing import cut
 from ..face.size import FaceSize
-from . import options, output
+from . import index, options, output
 from .clips import Clip, frame_clip, measure
 from .detection import check_detection, check_presets, detect
 from .performance import TAIL, Performance, Rules, at_rate, rules
@@ -279,7 +279,7 @@ class Inputs:
         moving = [self.clips.get("lip"), self.source_clip, self.clips.get("pose"), self.clips.get("exp")]
         for clip in moving:
             if clip is not None and not clip.is_picture:
-                return clip.count()
+                return index.frame_count(clip)
         if self.args.frames:
             return self.args.frames[1]
         if self.args.seconds:
@@ -406,7 +406,7 @@ class Inputs:
         clip, framing = self.source_clip, self.args.crop.choosing(self.args.face)
         assert clip is not None, "only a clip is dubbed"
         step = 1.0 if clip.is_still else 1 / self.fps  # images of a folder are counted, not timed
-        times = self.rules.pose_indices(self.length, clip.count(self.length)) * step
+        times = self.rules.pose_indices(self.length, index.frame_count(clip, self.length)) * step
         chosen = self.args.references if uses_references and self.args.references != "auto" else ()
         end = max(float((times if uses_references else times[self.span]).max()), *chosen, 0.0) + step
         track = framing.of_footage(clip.path, end)
@@ -432,13 +432,8 @@ class Inputs:
         times: (T,) of the whole result. values: (T, n), see `Plan`. replaced: (n,), the columns that are not changes of
         the clip's own values.
         """
-        from ..plate_reading import read_plate
-
         args, bank = self.args, self.bank
-        with Progress(
-            f"reading {plate.media.name}", 2 * int((~np.isnan(track.crops[:, 2])).sum()), args.progress
-        ) as bar:
-            readings = read_plate(loaded.renderer, plate.media, track, lambda _done, _total: bar.step())
+        readings = self._readings(loaded.renderer, plate.media, track)
         lips, values = np.isin(bank.names, bank.names_of("lip")), values.copy()
         if (driver := self.clips.get("lip")) is not None and not args.relative:
             values[:, lips] = self._mouth_of(loaded.renderer, driver, track, readings)[:, lips]
@@ -457,17 +452,26 @@ class Inputs:
         track, readings: of the source clip, used again if it drives itself.
         """
         from ..capture import interpolated
-        from ..plate_reading import read_plate
 
-        indices = self.rules.indices("lip", self.length, driver.count(self.length + TAIL))
+        indices = self.rules.indices("lip", self.length, index.frame_count(driver, self.length + TAIL))
         if self.source_clip is None or driver.path.resolve() != self.source_clip.path.resolve():
             crop = frame_clip(driver, self.args.driver_crop.choosing(self.args.driver_face, _DRIVER_OPTIONS), 256)
             times = np.arange(indices.max() + 1) * (1.0 if driver.is_still else 1 / self.fps)
             track = Track(times, np.tile(crop.box, (len(times), 1)))
-            with Progress(f"reading {driver.path.name}", 2 * len(times), self.args.progress) as bar:
-                readings = read_plate(renderer, driver.path, track, lambda _done, _total: bar.step())
+            readings = self._readings(renderer, driver.path, track)
         starts, _ = track.at(indices * (1.0 if driver.is_still else 1 / self.fps))
         return interpolated(readings.rows, readings.seen)[np.searchsorted(track.times, starts)]
+
+    def _readings(self, renderer: FaceRenderer, media: Path, track: Track) -> Readings:
+        """What `plate_reading.read_plate` reads from every frame of a clip, or has read before."""
+        from ..plate_reading import read_plate
+
+        def read() -> Readings:
+            total = 2 * int((~np.isnan(track.crops[:, 2])).sum())
+            with Progress(f"reading {media.name}", total, self.args.progress) as bar:
+                return read_plate(renderer, media, track, lambda _done, _total: bar.step())
+
+        return index.readings(media, track, renderer.bank.sha256, read)
 
     def _own_motion(self, loaded: LoadedBank, plate: Plate) -> np.ndarray:
         """(1, n) zeros, or (T, n) the coefficients of the source clip if the performance depends on them.

@@ -36,6 +36,7 @@ _ROTATIONS = ("headYaw", "headPitch", "headRoll")
 _BLUNT = 0.6  # share of the clip's median sharpness below which a frame is not used as a reference
 _SHARE = 0.08  # distance from the nearest reference over which another one is blended in
 _CLOSED = 0.2  # share of a clip's frames, those with the smallest jaw, that count as a closed mouth
+_CANDIDATES, _MEASURED = 400, 4000  # evenly spaced frames that may be chosen, and to which distances are measured
 _MOST_ROWS = 2**28  # bytes of a file of readings
 _SILENT = 0.03  # largest lip coefficient of a mouth at rest
 _PAUSE, _RAMP = 0.35, 0.16  # seconds: shortest silence in which the plate's mouth is kept, and its fade
@@ -222,8 +223,10 @@ def choose_references(
     rest = int(np.argmin(np.where(usable, np.square(features[:, :-1]).sum(1) + aside, np.inf)))
     found, nearest = [rest], np.linalg.norm(features - features[rest], axis=1)
     candidates = np.flatnonzero(usable)
-    candidates = candidates[:: max(1, len(candidates) // 400)]  # bounds the time for long clips
-    far = np.stack([np.linalg.norm(features - features[one], axis=1) for one in candidates])
+    candidates = candidates[:: max(1, len(candidates) // _CANDIDATES)]  # bounds time and memory for long clips
+    seen_by = slice(None, None, -(-len(features) // _MEASURED))
+    nearest = nearest[seen_by]
+    far = np.stack([np.linalg.norm(features[seen_by] - features[one], axis=1) for one in candidates])
     while len(found) < min(count, MOST_REFERENCES):
         gains = np.maximum(nearest - far, 0).sum(1)
         best = int(np.argmax(gains))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,22 @@ def test_references_cover_the_mouth_shapes(track, readings):
     away = np.abs(jaws[:, None] - readings.rows[found, 0]).min(1)
     assert away.max() < 0.2
     assert choose_references(bank(), track, readings, count=8) == found
+
+
+def test_an_hour_of_frames_needs_no_more_memory_and_time_than_minutes(readings):
+    """Blender chooses on its main thread: all candidates against all frames would be half a gigabyte."""
+    long = 90_000
+    rows = (
+        np.tile(readings.rows[8:], (long // 32 + 1, 1))[:long] + np.linspace(0, 0.01, long, dtype=np.float32)[:, None]
+    )
+    whole = Readings(rows, np.tile([1.0, 7.0], (long, 1)))
+    track = Track(np.arange(long) / 25, np.tile([10.0, 20, 100, 0], (long, 1)))
+    tracemalloc.start()
+    found = choose_references(bank(), track, whole, count=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * 2**20
+    assert np.abs(rows[:, 0, None] - rows[found, 0]).min(1).max() < 0.2
 
 
 def test_references_of_the_artist(track, readings):
