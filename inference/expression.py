@@ -17,6 +17,7 @@ from .contract.bank import STARTER, load_bank
 from .contract.errors import EDTalkError
 from .contract.expression import EASE, EMOTIONS, LEAST_STRENGTH, LONGEST_TEXT, RISE, SpokenText, Suggestion, as_source
 from .media.sound import RATE
+from .media.speech import Speech
 from .model.audio2expression import Audio2Expression
 from .model.load import AUDIO2EXPRESSION, NetworkBank, load_network
 from .motion import SHORTEST
@@ -64,7 +65,7 @@ class Brought:
 
 def emotions(
     bank: NetworkBank,
-    samples: np.ndarray,
+    samples: np.ndarray | Speech,
     times: np.ndarray,
     texts: Sequence[SpokenText] = (),
     *,

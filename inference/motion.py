@@ -16,6 +16,7 @@ from .contract.bank import STARTER, Bank, load_bank
 from .contract.errors import EDTalkError
 from .contract.head import check_head_motion, head_matrix, head_reason
 from .media.sound import RATE
+from .media.speech import Speech
 from .model.audio2pose import BLOCK, FREEDOM, LEVELS, POSE, POSE_FPS, Audio2Pose, from_bands
 from .model.load import AUDIO2POSE, NetworkBank, load_network
 from .prosody import FPS as PROSODY_FPS
@@ -43,7 +44,7 @@ class HeadMotion:
 
 def head_motion(
     bank: Bank,
-    samples: np.ndarray,
+    samples: np.ndarray | Speech,
     times: np.ndarray,
     seeds: Sequence[int],
     *,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .media.sound import RATE, is_finite
+from .media.speech import Speech
 
 FPS = 100  # rows per second
 TIMBRE = 7
@@ -98,14 +100,17 @@ class Prosody:
         return self.features[:, FEATURES.index(name)]
 
 
-def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
+def prosody(samples: np.ndarray | Speech, speaker: Speaker | None = None) -> Prosody:
     """The prosody of samples (n,) at 16 kHz, in T = round(n / 160) rows. NaN counts as 0.
+
+    The samples of a `Speech` are read in blocks, which gives the same rows.
 
     speaker: of a longer sound that the samples are a part of; None: measured in the samples.
     """
-    samples = np.asarray(samples, np.float32).reshape(-1)
-    if not is_finite(samples):  # an hour of samples is not copied without need
-        samples = np.nan_to_num(samples, posinf=1.0, neginf=-1.0)
+    if not isinstance(samples, Speech):
+        samples = np.asarray(samples, np.float32).reshape(-1)
+        if not is_finite(samples):  # an hour of samples is not copied without need
+            samples = np.nan_to_num(samples, posinf=1.0, neginf=-1.0)
     count = round(len(samples) / _HOP)
     if not count:
         none = np.zeros(0)
@@ -127,12 +132,17 @@ def prosody(samples: np.ndarray, speaker: Speaker | None = None) -> Prosody:
     loud = np.clip((energy - level) / 10, -5.0, 1.5)
     accents = _accents(loud, semitones, f0 > 0, speech)
     since, until = _pause_distances(speech)
-    columns = [
-        loud, _slope(loud), np.clip(semitones / 3, -4, 4), np.where(f0 > 0, _slope(semitones / 3), 0.0), voicing, flux,
-        *(cepstrum - speaker.timbre).T, speech, since / 2, until / 2, _bumps(accents, count),
-    ]  # fmt: skip
+    usual = speaker.timbre
+
+    def columns() -> Iterator[np.ndarray]:
+        yield from (loud, _slope(loud), np.clip(semitones / 3, -4, 4))
+        yield np.where(f0 > 0, _slope(semitones / 3), 0.0)
+        yield from (voicing, flux)
+        yield from (cepstrum[:, number] - usual[number] for number in range(TIMBRE))
+        yield from (speech, since / 2, until / 2, _bumps(accents, count))
+
     features = np.empty((count, len(FEATURES)), np.float32)
-    for place, column in enumerate(columns):
+    for place, column in enumerate(columns()):
         features[:, place] = column
     return Prosody(features, f0, speech, accents, speaker)
 
@@ -141,9 +151,12 @@ _known: OrderedDict[bytes, Prosody] = OrderedDict()
 _KEPT = 8
 
 
-def cached_prosody(samples: np.ndarray) -> Prosody:
+def cached_prosody(samples: np.ndarray | Speech) -> Prosody:
     """As `prosody`. The results for the last eight sounds are kept, by the hash of their samples."""
-    key = hashlib.sha256(np.ascontiguousarray(samples, np.float32).data).digest()
+    if isinstance(samples, Speech):
+        key = samples.digest
+    else:
+        key = hashlib.sha256(np.ascontiguousarray(samples, np.float32).data).digest()
     if key not in _known:
         _known[key] = prosody(samples)
     _known.move_to_end(key)
@@ -155,7 +168,7 @@ def cached_prosody(samples: np.ndarray) -> Prosody:
 # ------------------------------------------------------------------------------------------------ loudness, timbre
 
 
-def _windows(samples: np.ndarray, first: int, last: int, size: int) -> np.ndarray:
+def _windows(samples: np.ndarray | Speech, first: int, last: int, size: int) -> np.ndarray:
     """(last - first, size) float64 samples around rows `first` to `last`.
 
     Beyond the ends they keep the last value, so that a constant offset of the samples makes no step.
@@ -166,7 +179,7 @@ def _windows(samples: np.ndarray, first: int, last: int, size: int) -> np.ndarra
     return sliding_window_view(padded, size)[::_HOP]
 
 
-def _spectra(samples: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _spectra(samples: np.ndarray | Speech, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Energy (T,) and mel bands (T, 32) in dB of full scale."""
     energy, bands = np.empty(count), np.empty((count, _MEL_BANDS), np.float32)
     for first in range(0, count, _CHUNK):
@@ -242,7 +255,7 @@ def _pause_distances(speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # ----------------------------------------------------------------------------------------------------------- pitch
 
 
-def _pitch(samples: np.ndarray, count: int, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pitch(samples: np.ndarray | Speech, count: int, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """F0 (T,) in Hz, 0 where unvoiced, and voicing (T,) 0 to 1. Every stretch of speech is tracked on its own."""
     f0, voicing = np.zeros(count), np.zeros(count)
     for start, end in _runs(speech):

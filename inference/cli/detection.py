@@ -17,6 +17,7 @@ from .progress import note
 if TYPE_CHECKING:
     from ..contract.bank import Bank
     from ..expression import Brought, Emotions
+    from ..media.speech import Speech
 
 _MOST_TEXT = 2**20  # bytes of a text file
 
@@ -45,7 +46,9 @@ def check_detection(args: argparse.Namespace) -> None:
         raise EDTalkError("--emotion-from words requires --text.", "Give --text FILE, or use --emotion-from voice.")
 
 
-def detect(args: argparse.Namespace, bank: Bank, samples: np.ndarray, seconds: float, times: np.ndarray) -> Emotions:
+def detect(
+    args: argparse.Namespace, bank: Bank, samples: np.ndarray | Speech, seconds: float, times: np.ndarray
+) -> Emotions:
     """The emotions of --audio at `times` (T,). samples: its sound at 16 kHz, `seconds` long. Notes are printed.
 
     Raises EDTalkError for files that cannot be used and a bank that lacks an emotion.

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..prosody import Prosody
 
 FULL, CLIPPED = 0.999, 0.01  # samples above are clipped; share of them from which on it is said
+_PART = 2**18  # samples that are looked at at once
 
 
 def add_commands(commands: argparse._SubParsersAction) -> None:
@@ -78,18 +79,21 @@ def run(args: argparse.Namespace) -> None:
     if args.emotion == "auto":
         check_presets(bank)
     from ..lipsync import frame_times, lip_sync
-    from ..media.sound import RATE, load_speech
+    from ..media.sound import RATE
+    from ..media.speech import Speech
     from ..motion import SHORTEST, eased, head_motion
     from ..prosody import cached_prosody
 
-    samples, seconds = load_speech(args.audio, args.audio_stream, SHORTEST)
-    clipped = (np.count_nonzero(samples > FULL) + np.count_nonzero(samples < -FULL)) / len(samples)
+    speech = Speech(args.audio, args.audio_stream, SHORTEST)
+    seconds = speech.seconds
+    parts = (speech[first : first + _PART] for first in range(0, len(speech), _PART))
+    clipped = sum(int(np.count_nonzero(np.abs(part) > FULL)) for part in parts) / len(speech)
     if clipped > CLIPPED:
         note(
             f"{args.audio}: {clipped:.0%} of the samples are clipped, so loudness is uncertain. Record it more quietly."
         )
     times = frame_times(seconds, args.fps)
-    found = head_motion(bank, samples, times, [args.seed], sway=args.sway, nods=args.nods)
+    found = head_motion(bank, speech, times, [args.seed], sway=args.sway, nods=args.nods)
     if found.note:
         note(f"{args.audio}: {found.note}")
     made = bank.at_rest(len(times), args.fps)
@@ -97,15 +101,15 @@ def run(args: argparse.Namespace) -> None:
     names = list(found.names)
     report: dict[str, object] = {}
     if args.lips:
-        made.values[:, bank.config.bank_slices["lip"]] = lip_sync(samples, RATE, times, bank)
+        made.values[:, bank.config.bank_slices["lip"]] = lip_sync(speech[:], RATE, times, bank)
         names = [*bank.names_of("lip"), *names]
     if args.emotion == "auto":
-        felt = detect(args, bank, samples, seconds, times)
+        felt = detect(args, bank, speech, seconds, times)
         part = bank.config.bank_slices[EXPRESSION]
         made.values[:, part] = _with_emotion(bank, made.values[:, part], felt, args.intensity)
         names += bank.names_of(EXPRESSION)
         report = {"emotions": suggestions_json(felt.suggestions), "emotion_note": felt.note}
-    names += _upper_face(args, bank, cached_prosody(samples), times, made.values)
+    names += _upper_face(args, bank, cached_prosody(speech), times, made.values)
     names = list(dict.fromkeys(names))
     made.select(names).save(args.out)
     if args.json:

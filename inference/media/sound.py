@@ -84,20 +84,31 @@ def load_speech(
 def _load_mono(source: SoundFile, rate: int | None, shortest: float) -> tuple[np.ndarray, int, float]:
     """Mono samples (n,), their rate in Hz (None: the file's own), and the length in seconds, at least `shortest`."""
     downmix = Downmix()
-    samples, found, seconds = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
+    samples, found, lengths = _gather(((downmix.average(block), at) for block, at in read_sound(source)), rate)
     if downmix.cancels:
         blocks = read_sound(source)
-        samples, found, seconds = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
-    if found is None and damage_of(source.path):
-        raise unreadable_media(source.path, _EXPECTED)
-    if found is None:
-        raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
-    if seconds < shortest:
-        message = f"{source.path} lasts {seconds:.2f} s; expected at least {shortest:g} s of sound."
-        raise EDTalkError(message, "Choose a longer sound.", "media")
+        samples, found, lengths = _gather(((downmix.loudest(block), at) for block, at in blocks), rate)
+    seconds = length_of(source, lengths, shortest)
+    assert found is not None, "it has samples"
     if not is_finite(samples):  # `nan_to_num` needs several times the memory of this test
         np.nan_to_num(samples, copy=False, posinf=1.0, neginf=-1.0)
     return samples, found, seconds
+
+
+def length_of(source: SoundFile, lengths: dict[int, int], shortest: float) -> float:
+    """The seconds of a sound. lengths: its number of samples by their rate in Hz.
+
+    Raises EDTalkError(kind="media") if there are none, or less than `shortest` seconds.
+    """
+    if not lengths and damage_of(source.path):
+        raise unreadable_media(source.path, _EXPECTED)
+    if not lengths:
+        raise EDTalkError(f"The audio stream of {source.path} has no samples.", "Export the sound again.", "media")
+    seconds = sum(length / at for at, length in lengths.items())
+    if seconds < shortest:
+        message = f"{source.path} lasts {seconds:.2f} s; expected at least {shortest:g} s of sound."
+        raise EDTalkError(message, "Choose a longer sound.", "media")
+    return seconds
 
 
 def is_finite(samples: np.ndarray) -> bool:
@@ -105,9 +116,9 @@ def is_finite(samples: np.ndarray) -> bool:
     return not len(samples) or bool(np.isfinite([samples.min(), samples.max()]).all())
 
 
-def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None, float]:
-    """Mono blocks as one array (n,), its rate in Hz (`rate` None: that of the first block), and its seconds."""
-    lengths: dict[int, int] = {}  # samples by the rate of their block
+def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int | None, dict[int, int]]:
+    """Mono blocks as one array (n,), its rate in Hz (`rate` None: that of the first block), and see `length_of`."""
+    lengths: dict[int, int] = {}
     gathered = bytearray()  # grows in place, unlike a list of blocks that is joined at the end
 
     def counted() -> Iterator[Block]:
@@ -118,7 +129,7 @@ def _gather(blocks: Iterable[Block], rate: int | None) -> tuple[np.ndarray, int 
     for samples, found in resampled(counted(), rate):
         gathered += samples.tobytes()
         rate = found
-    return np.frombuffer(gathered, np.float32), rate, sum(length / at for at, length in lengths.items())
+    return np.frombuffer(gathered, np.float32), rate, lengths
 
 
 def read_sound(source: SoundFile, *, for_clip: bool = False) -> Iterator[Block]:

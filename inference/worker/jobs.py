@@ -102,7 +102,7 @@ class Jobs:
 
     def perform(self, request: requests.Perform, job: RunningJob) -> answers.PerformResult:
         from .. import expression, upper_face
-        from ..media.sound import load_speech
+        from ..media.speech import Speech
         from ..motion import SHORTEST, head_motion
         from ..prosody import cached_prosody
 
@@ -113,7 +113,7 @@ class Jobs:
             job.progress("listening", done, total)
 
         with media_warnings() as damage:
-            samples, _ = load_speech(request.media, shortest=SHORTEST)
+            samples = Speech(request.media, shortest=SHORTEST)
         want, times, seed = request.want, request.times, request.seeds[0]
         names: tuple[str, ...] = ()
         rows = np.zeros((len(request.seeds), len(times), 0), np.float32)
