@@ -24,6 +24,13 @@ class Speech:
     all samples.
     """
 
+    seconds: float
+    digest: bytes
+    _length: int
+    _blocks: Iterator[np.ndarray]  # those after `_held`
+    _held: np.ndarray  # samples from number `_from` on
+    _from: int
+
     def __init__(self, path: str | os.PathLike[str], stream: int | None = None, shortest: float = SHORTEST_SOUND):
         """stream, shortest and errors: see `load_speech`."""
         self._source, self._downmix, self._cancels = SoundFile(Path(path), stream), Downmix(), False
@@ -53,7 +60,7 @@ class Speech:
         return found
 
     def _rewind(self) -> None:
-        self._blocks: Iterator[np.ndarray] = self._decoded({})
+        self._blocks = self._decoded({})
         self._held, self._from = np.zeros(0, np.float32), 0
 
     def _count(self, shortest: float) -> None:

@@ -284,9 +284,9 @@ def _decode(
         end = _seconds(last - (stream.start_time or 0), stream.time_base) + 1 / _rate(stream)
     short = expected is not None and expected - end > max(Fraction(1, 5), 3 / _rate(stream))
     if bad or short:
-        frames = f" of {stream.frames}" if stream.frames > count else ""
+        whole = f" of {stream.frames}" if stream.frames > count else ""
         length = f" of {float(expected):.2f}" if expected else ""
-        found = f"read {count}{frames} frames, {float(end):.2f}{length} s"
+        found = f"read {count}{whole} frames, {float(end):.2f}{length} s"
         logger.warning("%s is damaged or truncated: %s. Copy or export it again.", path, found)
 
 
