@@ -221,9 +221,9 @@ class Client:
         Returns whether jobs are unfinished, that is, whether to call again soon.
         """
         until = time.monotonic() + budget_s
-        while self._step() and time.monotonic() < until:
+        while (is_behind := self._step()) and time.monotonic() < until:
             pass
-        self._watch()
+        self._watch(is_behind)
         return bool(self._events or self._jobs) or self.state in (State.STARTING, State.RESTARTING)
 
     def wait(self, job: Job, timeout: float | None = None) -> Answer:
@@ -342,10 +342,18 @@ class Client:
         self._worker, self.hello, self._complaint = None, None, None
         self._abandoned.clear()
 
-    def _watch(self) -> None:
-        """Check the time limits of the worker and of cancelled jobs."""
+    def _watch(self, is_behind: bool) -> None:
+        """Check the time limits of the worker and of cancelled jobs.
+
+        is_behind: whether answers may be unread. Such time does not count for cancelled jobs: Blender may redraw for
+        seconds, and the end of the job may be among these answers.
+        """
         now = time.monotonic()
-        elapsed, self._pumped = min(now - self._pumped, _LONGEST_GAP), now
+        gap, self._pumped = now - self._pumped, now
+        elapsed = min(gap, _LONGEST_GAP)
+        for job in self._jobs.values():
+            if job._deadline is not None:
+                job._deadline += gap if is_behind else gap - elapsed
         worker, limits = self._worker, self.limits
         if worker is None:
             return

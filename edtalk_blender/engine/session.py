@@ -36,6 +36,7 @@ PACKAGE = ".".join(__package__.split(".")[:3])  # "bl_ext.user_default.edtalk"
 
 _BUSY, _IDLE, _HELD = 1 / 30, 0.5, 0.1  # seconds between two ticks
 STEP = 0.005  # seconds of work on Blender's main thread in one tick, and between two ticks with work
+_SHARE, _LONGEST_STEP = 0.1, 0.1  # of the time by which a tick is late; seconds
 SAMPLING = "sampling"  # a reason for `hold`
 _REDRAW = 0.2  # seconds between two redraws for progress
 _NOTICE = 15.0  # seconds for which the status bar shows a notice
@@ -225,10 +226,9 @@ class _State:
     """The state of the session.
 
     client: made with the first request. found: when the engine was looked up, and the result. checks: of Pythons that
-    the user chose. held: reasons for which
-    no results are applied. undo_name: of the undo step to push. redrawn, worked: when panels were last redrawn for
-    progress, and the engine last had work. released: whether an idle engine has freed its memory. notified: when the
-    last notice came.
+    the user chose. held: reasons for which no results are applied. undo_name: of the undo step to push. redrawn,
+    worked: when panels were last redrawn for progress, and the engine last had work. due: when the next tick should
+    come. released: whether an idle engine has freed its memory. notified: when the last notice came.
     """
 
     client: Client | None = None
@@ -238,6 +238,7 @@ class _State:
     undo_name: str = ""
     redrawn: float = 0.0
     worked: float = 0.0
+    due: float = float("inf")
     released: bool = False
     notified: float = float("-inf")
 
@@ -418,10 +419,30 @@ def push_undo() -> bool:
 
 
 def _tick() -> float | None:
-    """The timer: fast while tasks are unfinished, slow while the engine is idle, ended when there is no engine."""
+    """The timer. Returns the seconds until the next tick, None to end."""
+    budget = _budget(time.monotonic() - _state.due)
+    interval = _work(budget)
+    _state.due = time.monotonic() + (float("inf") if interval is None else interval)
+    return interval
+
+
+def _budget(late: float) -> float:
+    """Seconds of work in a tick that comes `late` seconds after it was due.
+
+    Where Blender takes seconds to redraw, ticks are rare. With `STEP` alone the engine's results would wait: the
+    progress would lag behind, and the inbox would fill until the engine has to wait.
+    """
+    return min(max(STEP, _SHARE * late), _LONGEST_STEP)
+
+
+def _work(budget: float) -> float | None:
+    """The work of a tick: often while tasks are unfinished, rarely while the engine is idle, ended without an engine.
+
+    budget: see `pump`. Returns as `_tick`.
+    """
     if not may_apply():
         return _HELD
-    busy = pump()
+    busy = pump(budget)
     _redraw_for_progress()
     _release_when_idle()
     if busy:

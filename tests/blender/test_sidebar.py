@@ -1,5 +1,6 @@
 """The Sequencer's sidebar, the status and the preferences."""
 
+import time
 from types import SimpleNamespace
 
 import bpy
@@ -190,6 +191,19 @@ def test_an_idle_engine_releases_memory_and_then_stops(package, fake_engine, mon
     session._tick()
     assert client.state.value == "stopped"
     assert session._tick() is None, "no timer for a stopped engine"
+
+
+def test_a_late_tick_does_more_work(package, quiet, monkeypatch):
+    """Where Blender takes seconds to redraw, few ticks must keep up with the engine."""
+    budgets = []
+    monkeypatch.setattr(quiet, "pump", lambda budget: budgets.append(budget) or True)
+    monkeypatch.setattr(quiet._state, "due", float("inf"))
+    for late in (0.5, 3600.0):
+        quiet._tick()
+        quiet._state.due = time.monotonic() - late
+    quiet._tick()
+    assert budgets[0] == quiet.STEP
+    assert quiet.STEP < budgets[1] < budgets[2] < 0.2
 
 
 def test_a_task_that_fails_to_start_ends_and_is_reported(package, quiet, fake_engine):

@@ -304,6 +304,25 @@ def test_a_worker_that_ignores_cancel_is_killed_without_counting_as_a_crash(star
     assert client.failure is None
 
 
+def test_a_worker_is_kept_if_its_answers_are_unread(start, tmp_path):
+    """As where Blender redraws for seconds between two pumps, each of which reads one answer."""
+    client = start(limits=Limits(cancel=0.05))
+    job = render(client, tmp_path / "frames", 20)
+    pump_until(client, lambda: client.hello)
+    pid, inbox = client.hello.pid, client._worker._inbox
+    until = time.monotonic() + PATIENCE
+    while not any(message.kind == "done" for message in tuple(inbox)):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+    job.cancel()
+    while not job.finished:
+        time.sleep(0.1)
+        client.pump(0.0)
+        assert client.state is not State.STOPPED
+    assert job.result.rendered == 20
+    assert client.hello.pid == pid
+
+
 def test_cancelling_a_waiting_job_does_not_disturb_the_current_one(start, tmp_path):
     client = start("--slow", 0.5, limits=Limits(cancel=0.05))
     (tmp_path / "me.png").touch()
