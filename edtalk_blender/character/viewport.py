@@ -30,7 +30,10 @@ def show_pixels(obj: bpy.types.Object, rgba: np.ndarray) -> bpy.types.Image:
     elif tuple(image.size) != (width, height):
         image.scale(width, height)
     image.pixels.foreach_set(np.ascontiguousarray(rgba, np.float32).ravel())
-    _pack_later()
+    if width * height <= _AT_ONCE:
+        image.pack()
+    else:
+        _pack_later()
     if obj.type == "EMPTY" and obj.data != image:
         obj.data = image
     return image
@@ -52,13 +55,14 @@ def to_rgba(pixels: np.ndarray) -> np.ndarray:
 
 # --- Packing
 
-_IDLE = 0.15  # seconds without a new face before it is packed, which takes up to 40 ms
+_AT_ONCE = 256 * 256  # pixels of a face that is packed at once, which takes up to 4 ms
+_IDLE = 0.15  # seconds without a new face before a larger one is packed, which takes up to 40 ms
 _changed: list[float] = []  # time of the last new face (`time.monotonic`)
 
 
 @persistent
 def _pack_later(*_: object) -> None:
-    """Pack the faces when they stop changing: Blender asks at every save about images with unsaved changes.
+    """Pack large faces when they stop changing: Blender asks at every save about images with unsaved changes.
 
     Also a handler, because an undo can bring back a face with unsaved changes.
     """
