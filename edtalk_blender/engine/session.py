@@ -96,6 +96,14 @@ class Task:
             text += f" {progress.done} of {progress.total}"
         return text if progress.eta is None else f"{text}, {duration(progress.eta)} left"
 
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Label and progress for a progress bar, and a shorter text such as "Render 'Anna': 12 of 48"."""
+        status, progress = self.status, self.progress
+        counts = f" {progress.done} of {progress.total}" if progress else ""
+        short = counts.strip() if counts and counts in status else status
+        return f"{self.label}: {status}", f"{self.label}: {short}"
+
     def cancel(self) -> None:
         """Request cancellation; completed work is kept."""
         if self.job:

@@ -41,6 +41,12 @@ def draw_lines(column: bpy.types.UILayout, text: str, icon: str = "NONE") -> Non
         column.label(text=line, icon="BLANK1" if number and icon != "NONE" else icon, translate=False)
 
 
+def fitting(*texts: str) -> str:
+    """The first of some texts that fits into a line of the region, else the last."""
+    width, measure = _available()
+    return next((text for text in texts if measure(text) <= width), texts[-1])
+
+
 def _available() -> tuple[float, Callable[[str], float]]:
     """The width for a line in the region that is being drawn, and the function that measures text in its unit."""
     region, preferences = bpy.context.region, bpy.context.preferences

@@ -15,7 +15,7 @@ from ..engine.engine import State as Found
 from ..translations.context import CONTEXT
 from .character import problems
 from .help import HasHelp
-from .messages import CATEGORY, draw_lines, draw_problem
+from .messages import CATEGORY, draw_lines, draw_problem, fitting
 
 _STATE_ICONS = {
     State.READY: "CHECKMARK",
@@ -111,7 +111,7 @@ def _draw_tasks(layout: bpy.types.UILayout) -> None:
     column = layout.column(align=True)
     for task in shown:
         row = column.row(align=True)
-        row.progress(factor=task.fraction, text=f"{task.label}: {task.status}")
+        row.progress(factor=task.fraction, text=fitting(*task.texts))
         row.operator("edtalk.cancel", text="", icon="X").number = task.number
     if len(shown) > 1:
         column.operator("edtalk.cancel", text="Cancel All", text_ctxt=CONTEXT).number = 0
@@ -167,7 +167,7 @@ def draw_in_status_bar(header: bpy.types.Header, _context: bpy.types.Context) ->
         row = header.layout.row(align=True)
         row.ui_units_x = 16
         more = f" (+{len(shown) - 1})" if len(shown) > 1 else ""
-        row.progress(factor=shown[0].fraction, text=f"{shown[0].label}: {shown[0].status}{more}")
+        row.progress(factor=shown[0].fraction, text=f"{shown[0].texts[0]}{more}")
         row.operator("edtalk.cancel", text="", icon="X").number = shown[0].number
     elif text := session.status_bar_notice():
         header.layout.label(text=text, icon="CHECKMARK")

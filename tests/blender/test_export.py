@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.panel_layout import Layout, draw
+from tests.pumping import pump_until
 from tests.strip_material import noise, write_sound
 
 FRAMES = 12
@@ -166,14 +167,22 @@ def test_notices_leave_room_for_the_panels(package):
     session.notices.clear()
 
 
-def test_the_status_bar_shows_the_running_task(package, rendered, fake_engine):
-    fake_engine("--slow", 0.2)
+def test_the_status_bar_shows_the_running_task(addon, package, rendered, fake_engine):
+    client = fake_engine("--slow", 0.2)
     status, header = package.panels.status, SimpleNamespace(layout=Layout())
     package.animation.keys.insert_keys(rendered, {"headYaw": 4.0}, 1)
     task, _plan = package.render.render.render_face(bpy.context.scene, rendered, (1, 4))
     status.draw_in_status_bar(header, bpy.context)
     (text,) = header.layout.texts("progress")
     assert text.startswith("Render 'Anna'")
+    pump_until(package, lambda: client.hello)
+    progress = addon.inference.contract.answers.Progress
+    task.job.progress = progress("rendering", 2, 3, 216.0)
+    assert task.texts == ("Render 'Anna': rendering 2 of 3, 3 min 36 s left", "Render 'Anna': 2 of 3")
+    shown = draw(status.EDTALK_PT_status_sequencer)
+    assert shown.texts("progress") == ["Render 'Anna': 2 of 3"], "the longer text does not fit into the sidebar"
+    task.job.progress = progress("loading")
+    assert task.texts == ("Render 'Anna': loading", "Render 'Anna': loading")
     task.cancel()
     package.engine.session.wait(task)
     assert "Rendered" not in str(list(package.engine.session.notices)[-1:]), "it was cancelled"

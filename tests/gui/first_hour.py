@@ -66,7 +66,7 @@ def said() -> list[str]:
     if PACKAGE not in bpy.context.preferences.addons:
         return []
     session, buttons = module("engine.session"), module("engine.operators")
-    texts = [f"{task.label}: {task.status}" for task in session.tasks if task.label]
+    texts = [task.texts[0] for task in session.tasks if task.label]
     texts += [problem.message for problem in session.problems] + list(session.notices)
     if (running := buttons.installation()) is not None:
         texts.append(f"Installing: {running.phase}")
