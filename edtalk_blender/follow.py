@@ -43,14 +43,14 @@ class Change:
 
 def changes(scene: bpy.types.Scene) -> list[Change]:
     """Strips whose timing differs from the stored timing."""
-    found = []
+    result = []
     for strip in compat.strips(scene):
         then = sequencer.remembered_time(strip) if strip.get(sequencer.CHARACTER) else None
         if then is not None:
-            now = sequencer.time_map(scene, strip)
-            if not then.same_as(now):
-                found.append(Change(strip, then, now))
-    return found
+            current = sequencer.time_map(scene, strip)
+            if not then.same_as(current):
+                result.append(Change(strip, then, current))
+    return result
 
 
 def is_due(scene: bpy.types.Scene) -> bool:
@@ -68,12 +68,12 @@ def follow(scene: bpy.types.Scene) -> int:
         if sequencer.TIME in strip:
             del strip[sequencer.TIME]
     sequencer.ensure_unique_ids(scene)
-    found, deleted = changes(scene), lines.deleted(scene)
+    changed, deleted = changes(scene), lines.deleted(scene)
     _remove_lines(scene, deleted)
     lines.forget(scene, list(deleted))
-    sounds = [change for change in found if change.strip.type == "SOUND"]
-    faces = [change for change in found if change.strip.type == "IMAGE"]
-    plates = [change for change in found if change.strip.type == "MOVIE"]
+    sounds = [change for change in changed if change.strip.type == "SOUND"]
+    faces = [change for change in changed if change.strip.type == "IMAGE"]
+    plates = [change for change in changed if change.strip.type == "MOVIE"]
     if sequencer.settings(scene).follow_face:
         sounds += _pull_sounds(scene, faces, {change.strip.get(sequencer.ID) for change in sounds})
     for uid in {change.strip[sequencer.CHARACTER] for change in sounds}:
@@ -87,9 +87,9 @@ def follow(scene: bpy.types.Scene) -> int:
         sequencer.remember_time(change.strip, sequencer.time_map(scene, change.strip))
     lines.remember(scene)
     markers.place(scene)
-    if found:
+    if changed:
         compositing.update(scene)
-    return len(found) + len(deleted)
+    return len(changed) + len(deleted)
 
 
 # --- Moving strips
@@ -97,11 +97,11 @@ def follow(scene: bpy.types.Scene) -> int:
 
 def _pull_sounds(scene: bpy.types.Scene, faces: Iterable[Change], already: set[str]) -> list[Change]:
     """Move the sounds whose face strips all moved by the same number of frames, unless the sounds moved too."""
-    moved = {change.strip[sequencer.ID]: change.moved for change in faces}
+    offsets = {change.strip[sequencer.ID]: change.moved for change in faces}
     deltas: dict[str, set[int | None]] = {}
     for face in [strip for strip in compat.strips(scene) if sequencer.is_face(strip)]:
         for sound in _sounds(face) if sequencer.remembered_time(face) else ():
-            deltas.setdefault(sound, set()).add(moved.get(face.get(sequencer.ID), 0))
+            deltas.setdefault(sound, set()).add(offsets.get(face.get(sequencer.ID), 0))
     pulled = []
     for sound, (delta, *others) in deltas.items():
         strip = sequencer.find(scene, sound)
@@ -181,10 +181,10 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     dialogue = [strip for strip in sequencer.dialogue(scene, obj) if strip.get(sequencer.TIME)]
     then = {strip[sequencer.ID]: time for strip in dialogue if (time := sequencer.remembered_time(strip))}
     then |= {change.strip[sequencer.ID]: change.then for change in changed}
-    now = {strip[sequencer.ID]: sequencer.time_map(scene, strip) for strip in dialogue}
+    current = {strip[sequencer.ID]: sequencer.time_map(scene, strip) for strip in dialogue}
     keyed = [change for change in changed if not change.strip.get(NLA)]
 
-    rests_then, rests_now = _rest_frames(then), _rest_frames(now)
+    rests_then, rests_now = _rest_frames(then), _rest_frames(current)
     edges = {change.strip[sequencer.ID]: _edge_values(obj, lips, change) for change in keyed}
     removed = rests_then - rests_now | _within(rests_then, [change.now for change in keyed])
     keys.remove_key_ranges(obj, lips, [(frame, frame) for frame in removed])
@@ -195,7 +195,7 @@ def _move_keys(scene: bpy.types.Scene, obj: bpy.types.Object, changed: list[Chan
     if moves and all_sliders:
         others = [name for name in sliders.channel_names(obj) if name not in lips]
         keys.move_keys(obj, others, moves, replace_generated=True)  # idle motion of the two places would alternate
-    kept = [(one.start, one.end) for one in now.values()]
+    kept = [(one.start, one.end) for one in current.values()]
     for change in keyed:
         if change.moved is None:
             _trim_keys(obj, lips, change, edges[change.strip[sequencer.ID]], kept)
@@ -268,12 +268,12 @@ def _lip_curves(obj: bpy.types.Object, lips: tuple[str, ...]) -> dict[str, bpy.t
 def _edge_values(obj: bpy.types.Object, lips: tuple[str, ...], change: Change) -> dict[int, dict[str, float]]:
     """Mouth values at the new first and last frame of a changed strip, if they were in its old range."""
     curves = _lip_curves(obj, lips)
-    found = {}
+    values = {}
     for frame in (change.now.start, change.now.end - 1):
-        (was,) = change.now.follow([frame], change.then)
-        if change.then.start <= was <= change.then.end - 1:
-            found[frame] = {name: curve.evaluate(was) for name, curve in curves.items()}
-    return found
+        (old_frame,) = change.now.follow([frame], change.then)
+        if change.then.start <= old_frame <= change.then.end - 1:
+            values[frame] = {name: curve.evaluate(old_frame) for name, curve in curves.items()}
+    return values
 
 
 def _trim_keys(
@@ -321,13 +321,13 @@ def _rest(obj: bpy.types.Object, lips: tuple[str, ...], frames: set[int]) -> Non
 
 
 def _move_nla(obj: bpy.types.Object, change: Change, name: str) -> None:
-    found = keys.find_strip(obj, name)
-    if found is None:
+    strip_and_track = keys.find_strip(obj, name)
+    if strip_and_track is None:
         return
     if change.moved is None:
         change.strip[sequencer.STALE] = True
         return
-    _track, strip = found
+    _track, strip = strip_and_track
     start, end = strip.frame_start + change.moved, strip.frame_end + change.moved
     if change.moved > 0:
         strip.frame_end, strip.frame_start = end, start

@@ -38,10 +38,10 @@ class ForEmotion(OnCharacter):
         if reason := super().disabled_reason(context):
             return reason
         try:
-            known = sliders.emotions(character.active(context))
+            available = sliders.emotions(character.active(context))
         except EDTalkError as error:  # the bank cannot be read
             return error.message.removesuffix(".")
-        return "" if known else "This bank has no emotions. Save one from the current pose first"
+        return "" if available else "This bank has no emotions. Save one from the current pose first"
 
     def choose(self, context: bpy.types.Context) -> None:
         """Without an emotion from the caller, use the one that was used last."""
@@ -50,13 +50,13 @@ class ForEmotion(OnCharacter):
 
     def targets(self, obj: bpy.types.Object) -> dict[str, float]:
         """Values by emotion: `strength` for the chosen one, 0 for all others. Raises EDTalkError if it is unknown."""
-        known = sliders.emotions(obj)
+        available = sliders.emotions(obj)
         emotion, strength = self.emotion, self.strength  # type: ignore[attr-defined]
-        if emotion not in known and emotion != NEUTRAL:
+        if emotion not in available and emotion != NEUTRAL:
             raise EDTalkError(
-                f"{obj.name} has no emotion '{emotion}'.", f"Choose one of: {', '.join((NEUTRAL, *known))}."
+                f"{obj.name} has no emotion '{emotion}'.", f"Choose one of: {', '.join((NEUTRAL, *available))}."
             )
-        return {name: strength if name == emotion else 0.0 for name in known}
+        return {name: strength if name == emotion else 0.0 for name in available}
 
 
 # --- Emotions over time
@@ -191,20 +191,20 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
         return None
 
     def _nearest_cut(self, context: bpy.types.Context) -> int:
-        found = cuts(context.scene) or cuts(compat.sequencer_scene(context))
-        if not found:
+        frames = cuts(context.scene) or cuts(compat.sequencer_scene(context))
+        if not frames:
             raise EDTalkError("No cut found.", "Add a timeline marker or an image strip.")
-        return min(found, key=lambda cut: abs(cut - context.scene.frame_current))
+        return min(frames, key=lambda cut: abs(cut - context.scene.frame_current))
 
 
 def cuts(scene: bpy.types.Scene) -> list[int]:
     """Frames of cuts, sorted: timeline markers, and the start and end of every strip with images."""
     own = markers.own(scene)  # words and mouth shapes
-    found = {marker.frame for marker in scene.timeline_markers if marker not in own}
+    frames = {marker.frame for marker in scene.timeline_markers if marker not in own}
     for strip in compat.strips(scene):
         if strip.type in ("MOVIE", "IMAGE", "SCENE", "MOVIECLIP", "META"):
-            found |= {compat.left_handle(strip), compat.right_handle(strip)}
-    return sorted(found)
+            frames |= {compat.left_handle(strip), compat.right_handle(strip)}
+    return sorted(frames)
 
 
 def _set_sliders(obj: bpy.types.Object, values: dict[str, float]) -> None:
@@ -249,13 +249,13 @@ class EDTALK_OT_save_emotion(DialogOperator, OnCharacter, bpy.types.Operator):
         bank = files.bank_of(obj)
         columns = bank.names_of(EXPRESSION)
         offsets = dict(zip(bank.names, (sliders.row(obj) - sliders.rest_row(obj)).tolist(), strict=True))
-        moved = {name: round(offsets[name], 6) for name in columns if abs(offsets[name]) > 1e-6}
-        if not moved:
+        changed = {name: round(offsets[name], 6) for name in columns if abs(offsets[name]) > 1e-6}
+        if not changed:
             raise EDTalkError("The face has no expression to save.", "Change the expression sliders first.")
         own = sliders.own_presets(obj)
-        sliders.set_own_presets(obj, own | {self.emotion: moved})
+        sliders.set_own_presets(obj, own | {self.emotion: changed})
         if self.to_library:
-            presets.write(library_path(), library() | {self.emotion: moved})
+            presets.write(library_path(), library() | {self.emotion: changed})
         if self.reset:
             rest = sliders.rest_values(obj)
             emotions = dict.fromkeys(sliders.emotions(obj), 0.0)
@@ -277,12 +277,12 @@ class EDTALK_OT_add_emotion(OnCharacter, bpy.types.Operator):
         return super().disabled_reason(context) or ("" if library_path().exists() else "The emotion library is empty")
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
-        obj, known = character.active(context), library()
-        if self.emotion not in known:
+        obj, available = character.active(context), library()
+        if self.emotion not in available:
             raise EDTalkError(
-                f"The library has no emotion '{self.emotion}'.", f"Choose one of: {', '.join(known) or 'none'}."
+                f"The library has no emotion '{self.emotion}'.", f"Choose one of: {', '.join(available) or 'none'}."
             )
-        _add(obj, {self.emotion: known[self.emotion]})
+        _add(obj, {self.emotion: available[self.emotion]})
         return None
 
 
@@ -299,12 +299,12 @@ class EDTALK_OT_remove_emotion(OnCharacter, bpy.types.Operator):
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
         own = sliders.own_presets(obj)
-        known = library() if self.from_library else {}
-        if self.emotion not in own and self.emotion not in known:
+        stored = library() if self.from_library else {}
+        if self.emotion not in own and self.emotion not in stored:
             raise EDTalkError(f"{obj.name} has no custom emotion '{self.emotion}'.")
-        if self.emotion in known:
-            del known[self.emotion]
-            presets.write(library_path(), known)
+        if self.emotion in stored:
+            del stored[self.emotion]
+            presets.write(library_path(), stored)
         if own.pop(self.emotion, None) is not None:
             keys.remove_keys(obj, [self.emotion], -np.inf, np.inf)
             sliders.set_own_presets(obj, own)
@@ -351,24 +351,24 @@ class EDTALK_OT_import_emotions(OnCharacter, ImportHelper, bpy.types.Operator):
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
-        found = presets.read(files.resolve(self.filepath))
-        _add(obj, found)
+        imported = presets.read(files.resolve(self.filepath))
+        _add(obj, imported)
         if self.to_library:
-            presets.write(library_path(), library() | found)
-        self.report({"INFO"}, f"Added {', '.join(found)}")
+            presets.write(library_path(), library() | imported)
+        self.report({"INFO"}, f"Added {', '.join(imported)}")
         return None
 
 
-def _add(obj: bpy.types.Object, found: presets.Presets) -> None:
+def _add(obj: bpy.types.Object, emotions: presets.Presets) -> None:
     """Add custom emotions to the character. Raises EDTalkError if the bank has none of an emotion's sliders."""
     bank = files.bank_of(obj)
-    for name, offsets in found.items():
+    for name, offsets in emotions.items():
         if not set(offsets) & set(bank.names_of(EXPRESSION)):
             raise EDTalkError(
                 f"The emotion '{name}' was made with another bank: the bank '{bank.name}' has none of its sliders.",
                 "Use a character with the same bank.",
             )
-    sliders.set_own_presets(obj, sliders.own_presets(obj) | found)
+    sliders.set_own_presets(obj, sliders.own_presets(obj) | emotions)
 
 
 CLASSES = (

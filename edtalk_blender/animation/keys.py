@@ -185,20 +185,20 @@ def move_keys(
         keys = _read_keys(curve)
         generated = _are_generated(keys)
         at = keys["co"][:, 0].astype(np.float64)
-        moved = np.zeros(len(at), bool)
+        is_moved = np.zeros(len(at), bool)
         for move in moves:
-            chosen = (at >= move.start) & (at <= move.end) & ~moved
-            moved |= chosen
+            chosen = (at >= move.start) & (at <= move.end) & ~is_moved
+            is_moved |= chosen
             for field in ("co", "handle_left", "handle_right"):
                 x = keys[field][chosen, 0].astype(np.float64)
                 keys[field][chosen, 0] = move.start + move.delta + (x - move.start) * move.scale
-        if not moved.any():
+        if not is_moved.any():
             continue
-        _mark(keys, moved & generated)
-        keep = moved | ~np.isin(keys["co"][:, 0], keys["co"][moved, 0])
+        _mark(keys, is_moved & generated)
+        keep = is_moved | ~np.isin(keys["co"][:, 0], keys["co"][is_moved, 0])
         if replace_generated:
             covered = np.any([(at >= move.new_start) & (at <= move.new_end) for move in moves], axis=0)
-            keep &= moved | ~covered | ~generated
+            keep &= is_moved | ~covered | ~generated
         _write_keys(curve, {field: values[keep] for field, values in keys.items()})
     obj.update_tag()
 
@@ -444,9 +444,9 @@ def find_strip(obj: bpy.types.Object, name: str) -> tuple[bpy.types.NlaTrack, bp
 
 def remove_strip(obj: bpy.types.Object, name: str) -> None:
     """Remove the character's NLA strip of this name, and its track if that is then empty. The action is kept."""
-    found = find_strip(obj, name)
-    if found is not None:
-        track, strip = found
+    strip_and_track = find_strip(obj, name)
+    if strip_and_track is not None:
+        track, strip = strip_and_track
         track.strips.remove(strip)
         if not track.strips:
             obj.animation_data.nla_tracks.remove(track)
@@ -467,14 +467,14 @@ def push_down(obj: bpy.types.Object, names: Iterable[str]) -> None:
     if not any(curve.data_path in paths for curve in compat.fcurves(obj)):
         return
     bag = own_channelbag(obj)
-    moved = [curve for curve in bag.fcurves if curve.data_path in paths and not curve.modifiers]
-    if not moved:
+    curves_to_move = [curve for curve in bag.fcurves if curve.data_path in paths and not curve.modifiers]
+    if not curves_to_move:
         return
-    written, kept = obj.edtalk.action, _with_base_keys(obj, moved)
+    written, kept = obj.edtalk.action, _with_base_keys(obj, curves_to_move)
     obj.edtalk.base_strip = obj.edtalk.base_strip or f"{obj.name} keys"
     base = _strip_channelbag(obj, _short(obj.edtalk.base_strip))
-    groups = {curve.data_path: curve.group.name for curve in moved if curve.group}
-    for curve in moved:
+    groups = {curve.data_path: curve.group.name for curve in curves_to_move if curve.group}
+    for curve in curves_to_move:
         bag.fcurves.remove(curve)
     for path, keys in kept.items():
         curve = base.fcurves.new(path)
@@ -495,10 +495,10 @@ def push_down(obj: bpy.types.Object, names: Iterable[str]) -> None:
 
 def _with_base_keys(obj: bpy.types.Object, curves: Iterable[bpy.types.FCurve]) -> dict[str, dict[str, np.ndarray]]:
     """The keyframes of `base_strip` at their scene frames and those of `curves`, which win, by data path."""
-    found = base_strip(obj)
+    base = base_strip(obj)
     kept = {curve.data_path: _read_keys(curve) for curve in base_curves(obj)}
-    if found is not None:
-        shift = found.frame_start - found.action_frame_start
+    if base is not None:
+        shift = base.frame_start - base.action_frame_start
         for keys in kept.values():
             for field in ("co", "handle_left", "handle_right"):
                 keys[field][:, 0] += shift
@@ -542,9 +542,9 @@ def _short(name: str) -> str:
 def _strip_channelbag(obj: bpy.types.Object, name: str) -> bpy.types.ActionChannelbag:
     """Empty F-curves of the strip's action. Removes the strip; `_place_strip` adds it again."""
     action, slot = bpy.data.actions.get(name), None
-    found = find_strip(obj, name)
-    if found is not None:
-        _track, strip = found
+    strip_and_track = find_strip(obj, name)
+    if strip_and_track is not None:
+        _track, strip = strip_and_track
         action, slot = strip.action, strip.action_slot
         if action is None or action.library is not None or (slot is not None and compat.is_shared(slot, obj)):
             action, slot = None, None
@@ -604,9 +604,9 @@ def _new_strip(
 
 def _lift(obj: bpy.types.Object, name: str) -> None:
     """Move an NLA strip to a track above the base strip."""
-    found = find_strip(obj, name)
-    assert found is not None, "it was listed"
-    _track, old = found
+    strip_and_track = find_strip(obj, name)
+    assert strip_and_track is not None, "it was listed"
+    _track, old = strip_and_track
     kept = {field: getattr(old, field) for field in ("mute", "blend_type", "extrapolation")}
     action, slot, span = old.action, old.action_slot, (old.action_frame_start, old.action_frame_end)
     start, end = old.frame_start, old.frame_end

@@ -18,8 +18,8 @@ Stretch = tuple[float, float, float]  # first and last frame of an emotion, and 
 
 def emotion_names(obj: bpy.types.Object) -> tuple[str, ...]:
     """The emotions that can be detected and that the character has."""
-    known = sliders.emotions(obj)
-    return tuple(name for name in EMOTIONS if name in known)
+    available = sliders.emotions(obj)
+    return tuple(name for name in EMOTIONS if name in available)
 
 
 def write_emotions(
@@ -54,14 +54,14 @@ def write_emotions(
     by_hand = motion_keys.hand_keyed(obj, names, clock)
     layered = existing == "LAYER" and bool(by_hand)
     if by_hand and existing == "EMPTY":
-        taken = np.unique(np.concatenate(list(by_hand.values())))
-        stretches = {name: _outside(found, taken, clock.fps) for name, found in stretches.items()}
-    stretches = {name: found for name, found in stretches.items() if found}
+        occupied = np.unique(np.concatenate(list(by_hand.values())))
+        stretches = {name: _outside(kept_stretches, occupied, clock.fps) for name, kept_stretches in stretches.items()}
+    stretches = {name: kept_stretches for name, kept_stretches in stretches.items() if kept_stretches}
     if not stretches:
         return ()
     table = {}
-    for name, found in stretches.items():
-        frames, values = envelope(found, clock.fps, (first, last))
+    for name, kept_stretches in stretches.items():
+        frames, values = envelope(kept_stretches, clock.fps, (first, last))
         if not layered:
             ends = [pose[0] for pose in motion_keys.surrounding_poses(obj, (name,), clock)]
             own = np.interp(frames, [first, last], ends)
@@ -98,6 +98,6 @@ def envelope(stretches: Sequence[Stretch], fps: float, span: tuple[float, float]
     return np.array(frames, np.float64), np.array([strengths[frame] for frame in frames])
 
 
-def _outside(stretches: Sequence[Stretch], taken: np.ndarray, fps: float) -> list[Stretch]:
-    """The stretches that, with their transitions, have none of the frames `taken`."""
-    return [one for one in stretches if not np.any((taken > one[0] - RISE * fps) & (taken < one[1] + EASE * fps))]
+def _outside(stretches: Sequence[Stretch], occupied: np.ndarray, fps: float) -> list[Stretch]:
+    """The stretches that, with their transitions, have none of the frames `occupied`."""
+    return [one for one in stretches if not np.any((occupied > one[0] - RISE * fps) & (occupied < one[1] + EASE * fps))]

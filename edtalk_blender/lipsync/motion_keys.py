@@ -163,9 +163,9 @@ def clear(
 def use_variation(obj: bpy.types.Object, titles: Sequence[str], used: str) -> None:
     """Unmute one NLA strip of `titles`, and mute the others."""
     for title in titles:
-        found = keys.find_strip(obj, title)
-        if found:
-            found[1].mute = title != used
+        strip_and_track = keys.find_strip(obj, title)
+        if strip_and_track:
+            strip_and_track[1].mute = title != used
     obj.update_tag()
 
 
@@ -174,20 +174,20 @@ def use_variation(obj: bpy.types.Object, titles: Sequence[str], used: str) -> No
 
 def surrounding_poses(obj: bpy.types.Object, names: Sequence[str], clock: TimeMap) -> tuple[np.ndarray, np.ndarray]:
     """The values (n,) before a strip and those after it, as they are without its keyframes."""
-    rest, found = sliders.rest_values(obj), _curves(obj, names)
+    rest, curves = sliders.rest_values(obj), _curves(obj, names)
     poses = []
     for frame, before in ((clock.start - 1, True), (clock.end, False)):
-        values = [_beside(found.get(name), frame, before=before) for name in names]
+        values = [_beside(curves.get(name), frame, before=before) for name in names]
         pairs = zip(names, values, strict=True)
         poses.append(np.array([rest.get(name, 0.0) if value is None else value for name, value in pairs]))
     return poses[0], poses[1]
 
 
-def _beside(found: tuple[bpy.types.FCurve, float] | None, frame: int, *, before: bool) -> float | None:
+def _beside(curves: tuple[bpy.types.FCurve, float] | None, frame: int, *, before: bool) -> float | None:
     """Value of a curve at the frame before or after a strip; None if only generated keyframes on its other side are."""
-    if found is None:
+    if curves is None:
         return None
-    curve, shift = found
+    curve, shift = curves
     at, points = frame + shift, curve.keyframe_points
     near = any(point.co[0] <= at if before else point.co[0] >= at for point in points)
     return curve.evaluate(at) if near or any(point.type != "GENERATED" for point in points) else None
@@ -197,10 +197,10 @@ def _curves(obj: bpy.types.Object, names: Iterable[str]) -> dict[str, tuple[bpy.
     """The F-curve of each slider in the action or else the base strip, and what to add to a frame to evaluate it."""
     base = keys.base_strip(obj)
     shift = base.action_frame_start - base.frame_start if base else 0.0
-    found = {curve.data_path: (curve, shift) for curve in keys.base_curves(obj)}
-    found |= {curve.data_path: (curve, 0.0) for curve in compat.fcurves(obj)}
+    curves = {curve.data_path: (curve, shift) for curve in keys.base_curves(obj)}
+    curves |= {curve.data_path: (curve, 0.0) for curve in compat.fcurves(obj)}
     paths = {name: sliders.data_path(name) for name in names}
-    return {name: found[path] for name, path in paths.items() if path in found}
+    return {name: curves[path] for name, path in paths.items() if path in curves}
 
 
 def evaluated(obj: bpy.types.Object, name: str, frames: np.ndarray) -> np.ndarray:
@@ -211,11 +211,11 @@ def evaluated(obj: bpy.types.Object, name: str, frames: np.ndarray) -> np.ndarra
 
 def hand_keyed(obj: bpy.types.Object, names: Iterable[str], clock: TimeMap) -> dict[str, np.ndarray]:
     """Frames (K,) of a strip at which the artist inserted keyframes, by slider, for those that have any."""
-    found = {
+    frames_by_slider = {
         name: keys.hand_keyed(curve, clock.start + shift, clock.end - 1 + shift) - shift
         for name, (curve, shift) in _curves(obj, names).items()
     }
-    return {name: frames for name, frames in found.items() if len(frames)}
+    return {name: frames for name, frames in frames_by_slider.items() if len(frames)}
 
 
 def goes_on(scene: bpy.types.Scene, strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> tuple[bool, bool]:
@@ -235,8 +235,8 @@ def _fades(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(T,) shares of the motion as it begins, 0 to 1 in 0.4 s, and as it ends; 1 where the strip was only split."""
     near = _eased(np.minimum((clock.frames - clock.start + 1) / (EASE * clock.fps), 1.0))
-    begun, goes = goes_on(scene, strip, obj)
-    return np.ones_like(near) if begun else near, np.ones_like(near) if goes else near[::-1]
+    continues_before, continues_after = goes_on(scene, strip, obj)
+    return np.ones_like(near) if continues_before else near, np.ones_like(near) if continues_after else near[::-1]
 
 
 def _eased(part: np.ndarray) -> np.ndarray:

@@ -75,21 +75,22 @@ class Tracked:
 def seconds(scene: bpy.types.Scene, strip: bpy.types.MovieStrip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
     """(T,) start times in seconds of the movie frames that a strip shows at scene frames (T,)."""
     rate = strip.fps or sequencer.fps(scene)
-    shown = np.floor(footage.time_map(scene, strip).seconds(frames) * rate + 0.5)  # the nearest frame, as in Blender
-    return np.clip(shown, 0, footage.movie_frames(footage.movie_path(strip)) - 1) / rate
+    # The nearest frame, as in Blender.
+    nearest_frames = np.floor(footage.time_map(scene, strip).seconds(frames) * rate + 0.5)
+    return np.clip(nearest_frames, 0, footage.movie_frames(footage.movie_path(strip)) - 1) / rate
 
 
 def is_frame_by_frame(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> bool:
     """Whether each scene frame shows the next movie frame; otherwise Blender may show a neighbouring one."""
     clock = footage.time_map(scene, strip)
-    shown = clock.seconds(clock.frames) * (strip.fps or clock.fps)
-    return bool(np.abs(np.diff(shown, prepend=shown[:1] - 1) - 1).max(initial=0.0) < 1e-3)
+    movie_frames = clock.seconds(clock.frames) * (strip.fps or clock.fps)
+    return bool(np.abs(np.diff(movie_frames, prepend=movie_frames[:1] - 1) - 1).max(initial=0.0) < 1e-3)
 
 
 def _span(scene: bpy.types.Scene, strips: Sequence[bpy.types.MovieStrip]) -> tuple[float, float]:
     """The first and last second of a movie that some of its strips show."""
-    shown = np.concatenate([seconds(scene, strip, footage.time_map(scene, strip).frames) for strip in strips])
-    return (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
+    times = np.concatenate([seconds(scene, strip, footage.time_map(scene, strip).frames) for strip in strips])
+    return (float(times.min()), float(times.max())) if len(times) else (0.0, 0.0)
 
 
 # --- Tracks
@@ -111,8 +112,8 @@ def tracked(scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.Mo
             _cache[file] = _read(before, path)
             _cache[file] = replace(_cache[file], file=file)
             _write(file, _cache[file])
-    found = _cache.get(file)
-    return found if found and found.covers(_span(scene, [strip])) else None
+    cached = _cache.get(file)
+    return cached if cached and cached.covers(_span(scene, [strip])) else None
 
 
 def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.types.MovieStrip]) -> Task:
@@ -133,12 +134,12 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
 
     def apply(answer: answers.TrackResult) -> None:
         size = answer.width, answer.height
-        found = Tracked(path, answer.sha256, size, (first, last), answer.track, answer.transfer, file)
-        _cache[file] = found
+        result = Tracked(path, answer.sha256, size, (first, last), answer.track, answer.transfer, file)
+        _cache[file] = result
         if answer.note:
             session.report(EDTalkError(answer.note, "", "face"))
         try:
-            _write(file, found)
+            _write(file, result)
         except EDTalkError as error:
             session.report(error)
 
@@ -154,13 +155,18 @@ def _file(face: CharacterSnapshot, path: Path) -> Path:
     return face.folder / TRACKS / f"{digits}.json"
 
 
-def _write(file: Path, found: Tracked) -> None:
+def _write(file: Path, tracked_movie: Tracked) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(file.parent, error) from error
-    found.track.save(file.with_suffix(".npy"))
-    data = {"sha256": found.sha256, "size": found.size, "span": found.span, "transfer": found.transfer}
+    tracked_movie.track.save(file.with_suffix(".npy"))
+    data = {
+        "sha256": tracked_movie.sha256,
+        "size": tracked_movie.size,
+        "span": tracked_movie.span,
+        "transfer": tracked_movie.transfer,
+    }
     write_whole(file, json.dumps(data).encode())  # written last, because it marks the track as complete
 
 
@@ -180,9 +186,9 @@ def uses_references(face: CharacterSnapshot) -> bool:
     return face.mask == "mouth" and face.dub_references != "none" and face.bank.reads_plates
 
 
-def readings_of(face: CharacterSnapshot, found: Tracked) -> Readings | None:
+def readings_of(face: CharacterSnapshot, tracked_movie: Tracked) -> Readings | None:
     """What the engine has read from the frames of a track; None if it has not read them with this bank."""
-    file = _readings_file(face, found)
+    file = _readings_file(face, tracked_movie)
     if file not in _readings:
         before = face.temporary_folder / TRACKS / file.name  # read before the .blend was saved
         for one in (file, before):
@@ -191,13 +197,13 @@ def readings_of(face: CharacterSnapshot, found: Tracked) -> Readings | None:
                 if one == before != file:
                     _readings[file].save(file)
                 break
-    known = _readings.get(file)
-    return known if known is not None and len(known) == len(found.track) else None
+    cached = _readings.get(file)
+    return cached if cached is not None and len(cached) == len(tracked_movie.track) else None
 
 
-def read_plate(face: CharacterSnapshot, found: Tracked) -> Task:
+def read_plate(face: CharacterSnapshot, tracked_movie: Tracked) -> Task:
     """Read the frames of a track. The readings are saved beside it."""
-    file = _readings_file(face, found)
+    file = _readings_file(face, tracked_movie)
 
     def apply(answer: answers.ReadPlateResult) -> None:
         _readings[file] = answer.readings
@@ -206,15 +212,15 @@ def read_plate(face: CharacterSnapshot, found: Tracked) -> Task:
         except EDTalkError as error:
             session.report(error)
 
-    request = requests.ReadPlate(face.bank_path, found.media, found.track)
-    return session.submit(request, label=f"Read the mouth in '{found.media.name}'", on_done=apply)
+    request = requests.ReadPlate(face.bank_path, tracked_movie.media, tracked_movie.track)
+    return session.submit(request, label=f"Read the mouth in '{tracked_movie.media.name}'", on_done=apply)
 
 
-def _readings_file(face: CharacterSnapshot, found: Tracked) -> Path:
+def _readings_file(face: CharacterSnapshot, tracked_movie: Tracked) -> Path:
     """Beside the track; its name depends on the bank and on the tracked seconds."""
-    key = [face.bank.sha256, found.sha256, found.span]
+    key = [face.bank.sha256, tracked_movie.sha256, tracked_movie.span]
     digits = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
-    return found.file.with_name(f"{found.file.stem}_{digits}.npy")
+    return tracked_movie.file.with_name(f"{tracked_movie.file.stem}_{digits}.npy")
 
 
 def references_of(
@@ -230,15 +236,15 @@ def references_of(
     """
     if not uses_references(face):
         return None
-    found = tracked(scene, face, strip)
-    readings = None if found is None else readings_of(face, found)
-    if found is None or readings is None:
+    tracked_movie = tracked(scene, face, strip)
+    readings = None if tracked_movie is None else readings_of(face, tracked_movie)
+    if tracked_movie is None or readings is None:
         raise EDTalkError(f"The mouth in '{strip.name}' has not been read yet.", "Run Dub Movie first.", "face")
     chosen: tuple[float, ...] = ()
     if face.dub_references == "chosen":
         chosen = tuple(seconds(scene, strip, _reference_frames(face, scene, strip)).tolist())
     return References.of(
-        face.bank, found.track, readings, seconds(scene, strip, range(*span)), chosen=chosen, shown=shown
+        face.bank, tracked_movie.track, readings, seconds(scene, strip, range(*span)), chosen=chosen, shown=shown
     )
 
 
@@ -302,10 +308,14 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
     if untracked:
         return [track(scene, face, strips) for strips in untracked]
     if uses_references(face):
-        known = {found.file: found for strips in movies.values() if (found := tracked(scene, face, strips[0]))}
-        unread = [found for found in known.values() if readings_of(face, found) is None]
+        by_file = {
+            tracked_movie.file: tracked_movie
+            for strips in movies.values()
+            if (tracked_movie := tracked(scene, face, strips[0]))
+        }
+        unread = [tracked_movie for tracked_movie in by_file.values() if readings_of(face, tracked_movie) is None]
         if unread:
-            return [read_plate(face, found) for found in unread]
+            return [read_plate(face, tracked_movie) for tracked_movie in unread]
     if obj.edtalk.portrait_image is None and face.editable:
         return [_take_portrait(scene, face, plates)]
     with suppress(EDTalkError):  # without a portrait, the bank's own rest pose is used
@@ -317,16 +327,16 @@ def _missing(scene: bpy.types.Scene | None, obj: bpy.types.Object | None) -> lis
 def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequence[bpy.types.MovieStrip]) -> Task:
     """Use the first visible frame with a face as the character's portrait. Raises EDTalkError if there is none."""
     for strip in plates:
-        found = tracked(scene, face, strip)
-        times, crops = found.track.at(seconds(scene, strip, footage.time_map(scene, strip).frames))
-        seen = np.flatnonzero(~np.isnan(crops[:, 2]))
-        if len(seen):
+        tracked_movie = tracked(scene, face, strip)
+        times, crops = tracked_movie.track.at(seconds(scene, strip, footage.time_map(scene, strip).frames))
+        visible = np.flatnonzero(~np.isnan(crops[:, 2]))
+        if len(visible):
             break
     else:
         names = sequencer.quoted(strip.name for strip in plates)
         message = f"No face was found in the visible part of {names}."
         raise EDTalkError(message, "Move the handles so that the strip shows a face, or choose another strip.", "face")
-    bank, first = face.bank, seen[0]
+    bank, first = face.bank, visible[0]
     shot = Shot(
         bank=face.bank_path,
         bank_sha256=bank.sha256,
@@ -335,7 +345,8 @@ def _take_portrait(scene: bpy.types.Scene, face: CharacterSnapshot, plates: Sequ
         coefficients=Coefficients(np.zeros((1, len(bank.names)), np.float32), bank.names, sequencer.fps(scene)),
         frames_folder=face.folder / PORTRAIT,
         layer="pasted",
-        plate=Plate(found.media, found.sha256, times[[first]], np.full((1, 4), np.nan)),  # the frame as it is
+        # The frame as it is.
+        plate=Plate(tracked_movie.media, tracked_movie.sha256, times[[first]], np.full((1, 4), np.nan)),
     )
     uid, crop = face.uid, crops[first]
     picture = shot.frames_folder / shot.file_names()[0]
@@ -363,11 +374,11 @@ def plate_of(
     scene: bpy.types.Scene, face: CharacterSnapshot, strip: bpy.types.MovieStrip, span: tuple[int, int]
 ) -> Plate:
     """The plate of a shot over scene frames span[0] to before span[1]. Raises EDTalkError if it is not tracked."""
-    found = tracked(scene, face, strip)
-    if found is None:
+    tracked_movie = tracked(scene, face, strip)
+    if tracked_movie is None:
         raise EDTalkError(f"The face in '{strip.name}' has not been tracked yet.", "Run Dub Movie first.", "face")
-    times, display = seconds(scene, strip, range(*span)), _display(strip, found.transfer)
-    return Plate.of(found.media, found.sha256, found.track, times, display)
+    times, display = seconds(scene, strip, range(*span)), _display(strip, tracked_movie.transfer)
+    return Plate.of(tracked_movie.media, tracked_movie.sha256, tracked_movie.track, times, display)
 
 
 def _display(strip: bpy.types.MovieStrip, transfer: str) -> str:

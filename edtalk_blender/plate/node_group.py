@@ -25,8 +25,8 @@ _CONTROLS = (
 
 def get_or_create() -> bpy.types.NodeTree:
     """The node group that all faces share. It is made once per .blend, so that the artist's changes to it stay."""
-    found = [tree for tree in bpy.data.node_groups if tree.get(GROUP) == GROUP_VERSION and tree.library is None]
-    return found[0] if found else _create()
+    groups = [tree for tree in bpy.data.node_groups if tree.get(GROUP) == GROUP_VERSION and tree.library is None]
+    return groups[0] if groups else _create()
 
 
 def _create() -> bpy.types.NodeTree:
@@ -55,13 +55,15 @@ def _create() -> bpy.types.NodeTree:
     grained = _grained(tree, inputs, straight.outputs["Image"])
 
     frame = _node(tree, "CompositorNodeSceneTime", (820, -560)).outputs["Frame"]
-    begun = _math(
+    after_start = _math(
         tree, "GREATER_THAN", (1240, -480), frame, _math(tree, "SUBTRACT", (1040, -480), inputs["First Frame"], 0.5)
     )
-    on = _math(tree, "LESS_THAN", (1240, -660), frame, _math(tree, "ADD", (1040, -660), inputs["Last Frame"], 0.5))
-    shown = _math(tree, "MULTIPLY", (1440, -560), begun, on)
-    shown = _math(tree, "MULTIPLY", (1640, -480), shown, inputs["Amount"])
-    matte = _math(tree, "MULTIPLY", (1840, -260), shown, alpha)
+    before_end = _math(
+        tree, "LESS_THAN", (1240, -660), frame, _math(tree, "ADD", (1040, -660), inputs["Last Frame"], 0.5)
+    )
+    factor = _math(tree, "MULTIPLY", (1440, -560), after_start, before_end)
+    factor = _math(tree, "MULTIPLY", (1640, -480), factor, inputs["Amount"])
+    matte = _math(tree, "MULTIPLY", (1840, -260), factor, alpha)
 
     edged = _node(tree, "CompositorNodeSetAlpha", (2040, 120), "Matte", Image=grained, Alpha=matte)
     compat.set_node_option(edged, "mode", "REPLACE_ALPHA")
@@ -79,8 +81,8 @@ def _matched(
     tree: bpy.types.NodeTree, inputs: bpy.types.NodeInputs, face: bpy.types.NodeSocket, alpha: bpy.types.NodeSocket
 ) -> bpy.types.Node:
     """The face with its blurred colours moved by Match towards the blurred colours of the plate under the matte."""
-    wanted = _math(tree, "GREATER_THAN", (-440, -420), inputs["Match"], 0.0)
-    radius = _math(tree, "MULTIPLY", (-240, -420), wanted, inputs["Match Radius"])
+    enabled = _math(tree, "GREATER_THAN", (-440, -420), inputs["Match"], 0.0)
+    radius = _math(tree, "MULTIPLY", (-240, -420), enabled, inputs["Match Radius"])
     under = _node(
         tree, "CompositorNodeSetAlpha", (-440, -120), "Plate under the Face", Image=inputs["Plate"], Alpha=alpha
     )
@@ -94,8 +96,8 @@ def _matched(
     weight = _node(tree, "CompositorNodeSeparateColor", (180, -340), Image=averages[1]).outputs["Alpha"]
     weight = _math(tree, "DIVIDE", (500, -340), alpha, _math(tree, "MAXIMUM", (340, -340), weight, 1e-3))
     share = _math(tree, "MULTIPLY", (340, -520), weight, inputs["Match"])
-    moved = _vector(tree, "ADD", (500, 120), face, _vector(tree, "SCALE", (500, -120), difference, Scale=share))
-    matched = _node(tree, "CompositorNodeSetAlpha", (660, 120), "Matched", Image=moved, Alpha=alpha)
+    shifted = _vector(tree, "ADD", (500, 120), face, _vector(tree, "SCALE", (500, -120), difference, Scale=share))
+    matched = _node(tree, "CompositorNodeSetAlpha", (660, 120), "Matched", Image=shifted, Alpha=alpha)
     compat.set_node_option(matched, "mode", "REPLACE_ALPHA")
     return matched
 

@@ -105,12 +105,12 @@ def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each frame in a folder by name, read again only if it has changed; empty if it cannot be read."""
     try:
         changed = folder.stat().st_mtime_ns
-        before, known = _sizes.get(folder, (0, {}))
+        before, cached = _sizes.get(folder, (0, {}))
         if changed != before:
             names = face_strip.pictures_in(folder)
-            known = {name: known.get(name) or os.path.getsize(folder / name) for name in names}
-            _sizes[folder] = changed, known
-        return known
+            cached = {name: cached.get(name) or os.path.getsize(folder / name) for name in names}
+            _sizes[folder] = changed, cached
+        return cached
     except OSError:
         return {}
 
@@ -140,23 +140,23 @@ class Purge:
         return None
 
     def _run(self) -> Steps[None]:
-        shown: list[str] = []
+        shown_paths: list[str] = []
         for strip in [(strip.id_data.name, strip.name) for strip in image_strips()]:
-            yield from _read_paths(*strip, shown)
-        left = yield from work.in_thread(lambda: self._measure(shown))
-        for start in range(0, len(left), _AT_ONCE):
-            batch = left[start : start + _AT_ONCE]
+            yield from _read_paths(*strip, shown_paths)
+        surplus_paths = yield from work.in_thread(lambda: self._measure(shown_paths))
+        for start in range(0, len(surplus_paths), _AT_ONCE):
+            batch = surplus_paths[start : start + _AT_ONCE]
             kept = yield from _shown_among({os.path.basename(path) for path in batch})
             unused = [path for path in batch if os.path.basename(path) not in kept]
             yield from work.in_thread(lambda: _delete(unused))  # noqa: B023
-            yield Progress("deleting", start, len(left))
+            yield Progress("deleting", start, len(surplus_paths))
 
-    def _measure(self, shown: Iterable[str]) -> list[str]:
-        """Paths of the surplus frames. Uses no bpy. shown: paths of the frames in use.
+    def _measure(self, shown_paths: Iterable[str]) -> list[str]:
+        """Paths of the surplus frames. Uses no bpy. shown_paths: paths of the frames in use.
 
         They are strings, because Python's garbage collection visits each object of another type.
         """
-        for path in shown:  # another Blender that shares the folder sees that they are in use
+        for path in shown_paths:  # another Blender that shares the folder sees that they are in use
             with suppress(OSError):
                 os.utime(path)
         return [os.fspath(path) for path in surplus(self._folders, self._limit, time.time() - _KEPT)]
@@ -165,16 +165,16 @@ class Purge:
 def _shown_among(names: Collection[str]) -> Steps[set[str]]:
     """The names that are files of image strips, looked up strip by strip, again if one has changed meanwhile."""
     while True:
-        before, shown = _contents(), set[str]()
+        before, result = _contents(), set[str]()
         for number, (scene_name, name, *_) in enumerate(before, 1):
             scene = bpy.data.scenes.get(scene_name)
             strip = scene.sequence_editor.strips_all.get(name) if scene and scene.sequence_editor else None
             if strip is not None and strip.type == "IMAGE":
-                shown |= compat.files_among(strip, names)
+                result |= compat.files_among(strip, names)
             if number < len(before):
                 yield Progress("looking", number, len(before))
         if _contents() == before:
-            return shown
+            return result
 
 
 def _contents() -> list[tuple[Any, ...]]:

@@ -82,19 +82,19 @@ class Draft:
 
     def check(self) -> None:
         """Raises EDTalkError if portrait, bank or movie are missing."""
-        if found := self._find():
-            snapshot.read(found.obj, with_portrait=found.plate is None)
+        if current := self._find():
+            snapshot.read(current.obj, with_portrait=current.plate is None)
 
     def is_ready(self) -> bool:
         """Whether the render is prepared, and nothing that it depends on has changed since."""
-        found = self._find()
-        return self.ready is not None and found is not None and self.ready.inputs == self._inputs(found)
+        current = self._find()
+        return self.ready is not None and current is not None and self.ready.inputs == self._inputs(current)
 
     def steps(self) -> Steps[None]:
         """Prepare the render. Raises EDTalkError, see `render.render_face`."""
         try:
-            while not self.is_ready() and (found := self._find()):
-                self.ready = yield from self._attempt(found)
+            while not self.is_ready() and (current := self._find()):
+                self.ready = yield from self._attempt(current)
                 yield Progress("preparing")
         finally:
             self._is_closed = True
@@ -112,52 +112,56 @@ class Draft:
         scene = bpy.data.scenes.get(self._scene)
         return sequencer.find(scene, strip_id) if scene else None
 
-    def _inputs(self, found: _Found) -> tuple[Any, ...]:
+    def _inputs(self, current: _Found) -> tuple[Any, ...]:
         strips = tuple(
             (sequencer.identity(one), sequencer.picture_range(one), one.get(face_strip.RENDERED), one.directory)
-            for one in found.strips
+            for one in current.strips
         )
-        clock = found.plate and footage.time_map(found.scene, found.plate)
-        image_format = sequencer.settings(found.scene).image_format
-        return sequencer.fps(found.scene), image_format, clock, strips
+        clock = current.plate and footage.time_map(current.scene, current.plate)
+        image_format = sequencer.settings(current.scene).image_format
+        return sequencer.fps(current.scene), image_format, clock, strips
 
     def _attempt(self, found: _Found) -> Steps[Ready | None]:
         """The prepared render; None if something that it depends on has changed in between."""
         inputs = self._inputs(found)
         face = snapshot.read(found.obj, with_portrait=found.plate is None)
-        shown = _whole_range(found, self.span) if self.keep else self.span
+        shown_range = _whole_range(found, self.span) if self.keep else self.span
         strip_id = sequencer.identity(found.strips[0]) if found.strips else character.new_uid()[:12]
-        needs_names = shown != self.span or any(
+        needs_names = shown_range != self.span or any(
             face_strip.folder_of(one) != face.folder / FRAMES for one in found.strips
         )
         strip_ids = [sequencer.identity(one) for one in found.strips] if needs_names else []
-        frames = face_shot.sampled_range(found.scene, face, shown, found.plate)
+        frames = face_shot.sampled_range(found.scene, face, shown_range, found.plate)
 
         tables = yield from self._sampled(face, frames)
         before = yield from self._shown(strip_ids)
-        now = self._find()
-        if tables is None or before is None or now is None or self._inputs(now) != inputs:
+        current = self._find()
+        if tables is None or before is None or current is None or self._inputs(current) != inputs:
             return None
-        scene, obj, plate, strips = now.scene, now.obj, now.plate, now.strips
+        scene, obj, plate, strips = current.scene, current.obj, current.plate, current.strips
 
         def rows(part: range) -> np.ndarray:
             return np.concatenate(tables)[part.start - frames.start : part.stop - frames.start]
 
-        make = face_shot.maker(scene, face, shown, plate, rows)
-        waiting, drawn = placeholder.name(face), placeholder.pixels(face, viewport.face_image(obj))
+        make = face_shot.maker(scene, face, shown_range, plate, rows)
+        waiting, placeholder_pixels = placeholder.name(face), placeholder.pixels(face, viewport.face_image(obj))
         size = _picture_size(scene, face, plate)
         old_folder = face_strip.folder_of(strips[0]) if strips else None
-        part = range(self.span[0] - shown[0], self.span[1] - shown[0])
+        part = range(self.span[0] - shown_range[0], self.span[1] - shown_range[0])
         dialogue = sequencer.dialogue(scene, obj)
-        sounds = () if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, shown))
+        sounds = (
+            () if plate else tuple(sequencer.identity(one) for one in dialogue if sequencer.overlaps(one, shown_range))
+        )
         differs = plate is not None and not dubbing.is_frame_by_frame(scene, plate)
 
         def write() -> Ready | None:
             with _writing:
                 if self._is_closed:
                     return None
-                folder, shot = face.folder / SHOTS / strip_id, make(rows(range(*shown)))
-                placeholder.write(shot.frames_folder / waiting, drawn, 8 if face.is_full_frame else face.square)
+                folder, shot = face.folder / SHOTS / strip_id, make(rows(range(*shown_range)))
+                placeholder.write(
+                    shot.frames_folder / waiting, placeholder_pixels, 8 if face.is_full_frame else face.square
+                )
                 plan = Plan.of(_written(shot, folder, old_folder, before), folder, part)
                 absent = plan.shot.missing()
                 names = {
@@ -178,34 +182,34 @@ class Draft:
         began, tables = edits.number(), list[np.ndarray]()
         done = frames.start
         while done < frames.stop:
-            found = self._find()
-            if found is None or edits.number() != began:
+            current = self._find()
+            if current is None or edits.number() != began:
                 return None
-            whole = not sampling.can_slice(found.obj)
+            whole = not sampling.can_slice(current.obj)
             part = range(done, frames.stop if whole else min(done + _SLICE, frames.stop))
-            tables.append(face_shot.sampler(found.scene, found.obj, face)(part))
+            tables.append(face_shot.sampler(current.scene, current.obj, face)(part))
             done = part.stop
             yield Progress("sampling", done - frames.start, len(frames))
         return tables
 
     def _shown(self, strip_ids: Sequence[str]) -> Steps[dict[str, Shown] | None]:
         """What some face strips show, by identity; None if one is gone."""
-        shown: dict[str, Shown] = {}
+        contents: dict[str, Shown] = {}
         for strip_id in strip_ids:
             names = yield from face_strip.read_names(partial(self._strip, strip_id))
             strip = self._strip(strip_id)
             if names is None or strip is None:
                 return None
             start, layer = sequencer.picture_range(strip)[0], str(strip.get(sequencer.LAYER, ""))
-            shown[strip_id] = Shown(start, tuple(names), tuple(strip.get(face_strip.SIZE) or ()), layer)
-        return shown
+            contents[strip_id] = Shown(start, tuple(names), tuple(strip.get(face_strip.SIZE) or ()), layer)
+        return contents
 
 
-def _whole_range(found: _Found, span: tuple[int, int]) -> tuple[int, int]:
+def _whole_range(current: _Found, span: tuple[int, int]) -> tuple[int, int]:
     """The range of a face strip extended to `span`; over a plate as far as the plate's visible frames are known."""
-    ranges = [sequencer.picture_range(strip) for strip in found.strips[:1]]
-    if found.plate is not None:
-        clock = footage.time_map(found.scene, found.plate)
+    ranges = [sequencer.picture_range(strip) for strip in current.strips[:1]]
+    if current.plate is not None:
+        clock = footage.time_map(current.scene, current.plate)
         ranges = [(max(start, clock.start), min(end, clock.end)) for start, end in ranges]
     return timemap.union([span, *(one for one in ranges if one[0] < one[1])]) or span
 
@@ -215,8 +219,8 @@ def _written(shot: Shot, folder: Path, old_folder: Path | None, before: dict[str
     shot = shot.write(folder, plate_by_name=True)
     if old_folder and before and old_folder != shot.frames_folder and os.path.isdir(old_folder):
         names = {name for one in before.values() for name in one.names} | set(shot.file_names())
-        wanted = {name for name in names if face_strip.PICTURE.fullmatch(name)}
-        relocation.bring(old_folder, shot.frames_folder, wanted)
+        picture_names = {name for name in names if face_strip.PICTURE.fullmatch(name)}
+        relocation.bring(old_folder, shot.frames_folder, picture_names)
     return shot
 
 

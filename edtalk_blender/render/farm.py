@@ -74,15 +74,15 @@ def fetch(obj: bpy.types.Object, folder: Path) -> tuple[int, int]:
     """
     shot = Shot.read(folder / folder_name(obj) / "shot")
     missing = {shot.file_names()[row] for row in shot.missing()}
-    here = replace(shot, frames_folder=character_folder(obj) / FRAMES)
-    wanted = {here.file_names()[row] for row in here.missing()} - missing
+    local_shot = replace(shot, frames_folder=character_folder(obj) / FRAMES)
+    fetched_names = {local_shot.file_names()[row] for row in local_shot.missing()} - missing
     try:
-        here.frames_folder.mkdir(parents=True, exist_ok=True)
-        for name in wanted:
-            link_or_copy(shot.frames_folder / name, here.frames_folder / name)
+        local_shot.frames_folder.mkdir(parents=True, exist_ok=True)
+        for name in fetched_names:
+            link_or_copy(shot.frames_folder / name, local_shot.frames_folder / name)
     except OSError as error:
-        raise disk_error(here.frames_folder, error) from error
-    return len(wanted), len(missing)
+        raise disk_error(local_shot.frames_folder, error) from error
+    return len(fetched_names), len(missing)
 
 
 def dialogue(scene: bpy.types.Scene, obj: bpy.types.Object, span: tuple[int, int]) -> tuple[np.ndarray, int] | None:
@@ -196,12 +196,12 @@ def job_range(
     scene: bpy.types.Scene, obj: bpy.types.Object, which: str
 ) -> tuple[tuple[int, int], bpy.types.MovieStrip | None]:
     """The range of a job, see `face_shot.render_ranges`. Raises EDTalkError if there are several."""
-    found = face_shot.render_ranges(scene, obj, which)
-    if len(found) > 1:
-        names = sequencer.quoted(plate.name for _span, plate in found)
-        message = f"{obj.name} dubs {len(found)} movie strips, {names}; a farm job can contain only one."
+    ranges = face_shot.render_ranges(scene, obj, which)
+    if len(ranges) > 1:
+        names = sequencer.quoted(plate.name for _span, plate in ranges)
+        message = f"{obj.name} dubs {len(ranges)} movie strips, {names}; a farm job can contain only one."
         raise EDTalkError(message, "Set the preview range to one of them and export that range.")
-    return found[0]
+    return ranges[0]
 
 
 def _steps(
@@ -245,23 +245,23 @@ changed since the export"""
     def run(self, context: bpy.types.Context) -> set[str] | None:
         scene = compat.sequencer_scene(context)
         folder = Path(bpy.path.abspath(self.directory or scene.get(FOLDER, "")))
-        known = sequencer.characters(context, scene)
-        exported = [obj for obj in known if (folder / folder_name(obj)).is_dir()]
+        characters = sequencer.characters(context, scene)
+        exported = [obj for obj in characters if (folder / folder_name(obj)).is_dir()]
         if not exported:
             raise EDTalkError(
                 f"{folder} contains no job of these characters.", "Choose the folder that the job was exported to."
             )
         for obj in exported:
             fetched, missing = fetch(obj, folder)
-            left = f", {missing} not rendered yet" if missing else ""
-            self.report({"INFO"}, f"{obj.name}: {fetched} frames fetched{left}")
+            remaining = f", {missing} not rendered yet" if missing else ""
+            self.report({"INFO"}, f"{obj.name}: {fetched} frames fetched{remaining}")
         recovery.schedule()
         return None
 
 
 def _no_character(context: bpy.types.Context) -> str:
-    known = sequencer.characters(context, compat.sequencer_scene(context))
-    return "" if known else "Add a character first"
+    characters = sequencer.characters(context, compat.sequencer_scene(context))
+    return "" if characters else "Add a character first"
 
 
 def _chosen(context: bpy.types.Context, scene: bpy.types.Scene, all_characters: bool) -> list[bpy.types.Object]:

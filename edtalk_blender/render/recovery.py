@@ -90,12 +90,12 @@ def _find_pictures(scene_name: str, strip_id: str, names: Sequence[str]) -> Step
         return
 
     def count() -> list[int]:
-        wanted = {name for name in names if face_strip.PICTURE.fullmatch(name)}
-        return [len(wanted & face_strip.pictures_in(folder)) for folder in (own, old)]
+        picture_names = {name for name in names if face_strip.PICTURE.fullmatch(name)}
+        return [len(picture_names & face_strip.pictures_in(folder)) for folder in (own, old)]
 
-    found, here = yield from work.in_thread(count)
+    count_own, count_old = yield from work.in_thread(count)
     strip = _find(scene_name, strip_id)
-    if strip is None or found <= here or face_strip.folder_of(strip) != old:
+    if strip is None or count_own <= count_old or face_strip.folder_of(strip) != old:
         return
     shot = strip.get(sequencer.SHOT)
     strip.directory = as_directory(own)
@@ -116,17 +116,17 @@ def _show_rendered(scene_name: str, strip_id: str, names: Sequence[str]) -> Step
     folder, version = face_strip.folder_of(strip), strip.get(face_strip.RENDERED)
     if not is_own(shot_folder):
         return
-    there = yield from work.in_thread(lambda: _rendered(shot_folder, version, folder, names))
-    found = list(there.items())
-    for start in range(0, len(found), _WRITE):
+    rendered_pictures = yield from work.in_thread(lambda: _rendered(shot_folder, version, folder, names))
+    items = list(rendered_pictures.items())
+    for start in range(0, len(items), _WRITE):
         strip = _find(scene_name, strip_id)
         if strip is None or strip.get(face_strip.RENDERED) != version or len(strip.elements) != len(names):
             return
-        for index, name in found[start : start + _WRITE]:
+        for index, name in items[start : start + _WRITE]:
             if strip.elements[index].filename == names[index]:  # else a render has shown it
                 strip.elements[index].filename = name
         compat.refresh(strip)
-        yield Progress("showing pictures", start, len(found))
+        yield Progress("showing pictures", start, len(items))
 
 
 def _rendered(shot_folder: Path, version: str, folder: Path, names: Sequence[str]) -> Mapping[int, str]:
@@ -140,8 +140,10 @@ def _rendered(shot_folder: Path, version: str, folder: Path, names: Sequence[str
             return {}
         shot = Shot.read(shot_folder)
         if face_strip.version(shot) == version and len(shot.coefficients) == len(names):
-            wanted = shot.file_names()
-            return {index: wanted[index] for index in waiting if os.path.isfile(os.path.join(folder, wanted[index]))}
+            file_names = shot.file_names()
+            return {
+                index: file_names[index] for index in waiting if os.path.isfile(os.path.join(folder, file_names[index]))
+            }
     return {}
 
 

@@ -148,10 +148,10 @@ def editable_keys(obj: bpy.types.Object) -> bpy.types.Key:
 
 def character_of(obj: bpy.types.Object) -> bpy.types.Object:
     """The character that drives the head. Raises EDTalkError if none is chosen."""
-    found = obj.edtalk_rig.character
-    if found is None or not character.is_character(found):
+    face = obj.edtalk_rig.character
+    if face is None or not character.is_character(face):
         raise EDTalkError(f"{obj.name} has no character.", "Choose the character that drives it.")
-    return found
+    return face
 
 
 def value_path(shape_key: str) -> str:
@@ -187,8 +187,8 @@ class Mix:
         """Values (T,) of the shape key. columns: slider values (T,) by name. strengths: (T, banks), 0 if muted."""
         total = np.full(len(strengths), self.constant)
         for bank, part in self.gains.items():
-            moved = self.offsets[bank] + sum(gain * columns[slider] for slider, gain in part.items())
-            total += strengths[:, bank] * moved
+            offset = self.offsets[bank] + sum(gain * columns[slider] for slider, gain in part.items())
+            total += strengths[:, bank] * offset
         return total
 
     def expression(self, names: dict[str, str], banks: int) -> str:
@@ -223,12 +223,12 @@ def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
     expression = bank.names_of(EXPRESSION)
     coefficients = {entry.name: entry for entry in bank.coefficients}
     existing = set(shape_keys(obj))
-    found: dict[str, Mix] = {}
+    formulas: dict[str, Mix] = {}
     for link in obj.edtalk_rig.links:
         entry = coefficients.get(link.slider)
         if link.shape_key not in existing or (entry is None and link.slider not in emotions):
             continue
-        mix = found.setdefault(link.shape_key, Mix())
+        mix = formulas.setdefault(link.shape_key, Mix())
         mix.constant += link.offset
         if entry is None:
             mix.add(order.index(EXPRESSION), link.slider, link.gain)
@@ -238,7 +238,7 @@ def mixes(obj: bpy.types.Object) -> dict[str, Mix]:
             for emotion, offsets in emotions.items():
                 if share := float(offsets[expression.index(entry.name)]):
                     mix.add(order.index(EXPRESSION), emotion, link.gain * share)
-    return found
+    return formulas
 
 
 def is_valid(obj: bpy.types.Object, link: ShapeLink) -> bool:
@@ -256,14 +256,14 @@ def drive(obj: bpy.types.Object) -> int:
     The drivers are generated from the current links and the portrait's current rest pose. Raises EDTalkError if a
     formula is too long, or if the shape keys are not editable or have other drivers.
     """
-    face, found = character_of(obj), mixes(obj)
-    for shape_key, mix in found.items():
+    face, formulas = character_of(obj), mixes(obj)
+    for shape_key, mix in formulas.items():
         if len(mix.expression(_variables(mix), len(face.edtalk.banks))) > LONGEST:
             raise EDTalkError(
                 f"'{shape_key}' has too many links for one driver.", "Remove some of them, or use Bake instead."
             )
     key = editable_keys(obj)
-    _check_free(obj, found)
+    _check_free(obj, formulas)
     original = obj.data.override_library.reference.shape_keys if obj.data.override_library else None
     if original is not None and original.animation_data is not None:
         library = original.library.name
@@ -272,7 +272,7 @@ def drive(obj: bpy.types.Object) -> int:
             "Use Bake instead.",
         )
     remove_drivers(obj)
-    for shape_key, mix in found.items():
+    for shape_key, mix in formulas.items():
         driver = key.driver_add(value_path(shape_key)).driver
         driver.type = "SCRIPTED"
         names = _variables(mix)
@@ -283,9 +283,9 @@ def drive(obj: bpy.types.Object) -> int:
             for letter, name in properties.items():
                 _add_variable(driver, f"{letter}{bank}", face, state.path_from_id(name))
         driver.expression = mix.expression(names, len(face.edtalk.banks))
-    obj.edtalk_rig.driven_by = _signature(found)
+    obj.edtalk_rig.driven_by = _signature(formulas)
     obj.update_tag()
-    return len(found)
+    return len(formulas)
 
 
 def _variables(mix: Mix) -> dict[str, str]:
@@ -317,9 +317,11 @@ def _check_free(obj: bpy.types.Object, names: Iterable[str]) -> None:
     key = obj.data.shape_keys
     ours, paths = {curve.data_path for curve in _drivers(key)}, {value_path(name): name for name in names}
     drivers = key.animation_data.drivers if key.animation_data else ()
-    taken = [paths[curve.data_path] for curve in drivers if curve.data_path in paths and curve.data_path not in ours]
-    if taken:
-        names = f"'{taken[0]}'" + (f" and {len(taken) - 1} more shape keys" if len(taken) > 1 else "")
+    driven_keys = [
+        paths[curve.data_path] for curve in drivers if curve.data_path in paths and curve.data_path not in ours
+    ]
+    if driven_keys:
+        names = f"'{driven_keys[0]}'" + (f" and {len(driven_keys) - 1} more shape keys" if len(driven_keys) > 1 else "")
         raise EDTalkError(
             f"Other drivers already control {names} of {obj.name}.",
             "Remove those drivers, or the links of these shape keys.",
@@ -348,8 +350,8 @@ def is_stale(obj: bpy.types.Object) -> bool:
         return False
 
 
-def _signature(found: dict[str, Mix]) -> str:
-    parts = {name: [mix.constant, mix.offsets, mix.gains] for name, mix in found.items()}
+def _signature(formulas: dict[str, Mix]) -> str:
+    parts = {name: [mix.constant, mix.offsets, mix.gains] for name, mix in formulas.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -386,23 +388,23 @@ def bake(
     range of their shape key. Returns the number of shape keys. Raises EDTalkError if the shape keys are not editable or
     have other drivers.
     """
-    face, found = character_of(obj), mixes(obj)
+    face, formulas = character_of(obj), mixes(obj)
     times = np.asarray(frames, np.float64)
     values, strengths, emotions = sampling.sample_sliders(scene, face, times)
     columns = dict(zip(files.bank_of(face).names, values.T, strict=True))
     columns |= dict(zip(sliders.emotions(face), emotions.T, strict=True))
     key = editable_keys(obj)
-    _check_free(obj, found)
-    remove_drivers(obj, found)
+    _check_free(obj, formulas)
+    remove_drivers(obj, formulas)
     bag = keys.own_channelbag(key)
-    for shape_key, mix in found.items():
+    for shape_key, mix in formulas.items():
         block = key.key_blocks[shape_key]
         column = np.clip(mix.values(columns, strengths), block.slider_min, block.slider_max)
         kept = curves.decimate(times, column, simplify)
         ends = times[0], times[-1]
         keys.write_curve(bag, value_path(shape_key), times[kept], column[kept], replace=ends, group="Face")
     obj.update_tag()
-    return len(found)
+    return len(formulas)
 
 
 # --- Registration

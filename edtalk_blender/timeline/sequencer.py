@@ -47,9 +47,9 @@ def identity(strip: bpy.types.Strip) -> str:
     return strip[ID]
 
 
-def find(scene: bpy.types.Scene, wanted: str) -> bpy.types.Strip | None:
+def find(scene: bpy.types.Scene, strip_id: str) -> bpy.types.Strip | None:
     """The strip with this identity, or None."""
-    return next((strip for strip in compat.strips(scene) if wanted and strip.get(ID) == wanted), None)
+    return next((strip for strip in compat.strips(scene) if strip_id and strip.get(ID) == strip_id), None)
 
 
 def ensure_unique_ids(scene: bpy.types.Scene) -> None:
@@ -82,18 +82,18 @@ def ensure_unique_ids(scene: bpy.types.Scene) -> None:
 
 def _played(scene: bpy.types.Scene, strip: bpy.types.Strip) -> tuple[int, int] | None:
     """The frames, as remembered, of the content that a strip plays now; None if nothing is remembered."""
-    then, now = remembered_time(strip), time_map(scene, strip)
-    if then is None:
+    remembered, current = remembered_time(strip), time_map(scene, strip)
+    if remembered is None:
         return None
-    first, last = np.floor(now.follow([now.start, now.end - 1], then) + 0.5).astype(int).tolist()
-    part = then.clipped(first, last + 1)
+    first, last = np.floor(current.follow([current.start, current.end - 1], remembered) + 0.5).astype(int).tolist()
+    part = remembered.clipped(first, last + 1)
     return part.start, part.end
 
 
 def _is_in_place(scene: bpy.types.Scene, strip: bpy.types.Strip) -> bool:
     """Whether a strip plays a part of what is remembered, at the remembered frames."""
-    then, now = remembered_time(strip), time_map(scene, strip)
-    return then is not None and then.clipped(now.start, now.end).same_as(now)
+    remembered, current = remembered_time(strip), time_map(scene, strip)
+    return remembered is not None and remembered.clipped(current.start, current.end).same_as(current)
 
 
 def _take_faces(scene: bpy.types.Scene, plate: bpy.types.Strip, original: bpy.types.Strip) -> None:
@@ -141,8 +141,8 @@ def assign(strip: bpy.types.Strip, obj: bpy.types.Object | None) -> None:
 def speaker(strip: bpy.types.Strip) -> bpy.types.Object | None:
     """The character of a strip, or None. Read-only, so panels may call it."""
     uid = strip.get(CHARACTER)
-    found = [obj for obj in bpy.data.objects if character.is_character(obj) and obj.edtalk.uid == uid] if uid else []
-    return min(found, key=lambda obj: (obj.library is not None, obj.session_uid), default=None)
+    objects = [obj for obj in bpy.data.objects if character.is_character(obj) and obj.edtalk.uid == uid] if uid else []
+    return min(objects, key=lambda obj: (obj.library is not None, obj.session_uid), default=None)
 
 
 def speaking(
@@ -160,15 +160,15 @@ def default_speaker(context: bpy.types.Context, scene: bpy.types.Scene) -> bpy.t
     active = context.view_layer.objects.active if context.view_layer else None
     if character.is_character(active):
         return active
-    found = characters(context, scene)
-    return found[0] if len(found) == 1 else None
+    candidates = characters(context, scene)
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def characters(context: bpy.types.Context, scene: bpy.types.Scene) -> list[bpy.types.Object]:
     """The characters of the edited scene; if it has none, of the window's scene, else of all other scenes."""
-    found = character.characters(scene) or character.characters(context.scene)
-    if found:
-        return found
+    in_scene = character.characters(scene) or character.characters(context.scene)
+    if in_scene:
+        return in_scene
     others = {obj for other in bpy.data.scenes for obj in character.characters(other)}
     return sorted(others, key=lambda obj: obj.name)
 
@@ -212,8 +212,8 @@ def remember_motion_strips(strip: bpy.types.Strip, kind: str, names: list[str]) 
 
     kind: "head", or another kind of motion from speech. names: none removes the entry.
     """
-    known = _motion_strips(strip) | {kind: names}
-    head, others = known.pop("head", []), {kind: names for kind, names in known.items() if names}
+    names_by_kind = _motion_strips(strip) | {kind: names}
+    head, others = names_by_kind.pop("head", []), {kind: names for kind, names in names_by_kind.items() if names}
     for key, value in ((HEAD_NLA, head), (SPEECH_NLA, others)):
         if value:
             strip[key] = json.dumps(value)
@@ -222,14 +222,14 @@ def remember_motion_strips(strip: bpy.types.Strip, kind: str, names: list[str]) 
 
 
 def _motion_strips(strip: bpy.types.Strip) -> dict[str, list[str]]:
-    found = {}
+    names_by_kind = {}
     try:
-        found["head"] = [str(name) for name in json.loads(strip.get(HEAD_NLA, "[]"))]
+        names_by_kind["head"] = [str(name) for name in json.loads(strip.get(HEAD_NLA, "[]"))]
         stored = json.loads(strip.get(SPEECH_NLA, "{}"))
-        found |= {str(kind): [str(name) for name in names] for kind, names in stored.items()}
+        names_by_kind |= {str(kind): [str(name) for name in names] for kind, names in stored.items()}
     except (ValueError, TypeError, AttributeError):
-        return found
-    return found
+        return names_by_kind
+    return names_by_kind
 
 
 # --- Selection
@@ -355,9 +355,9 @@ def retiming_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
 
 def free_channel(scene: bpy.types.Scene, start: int, end: int, above: int = 0) -> int:
     """The lowest channel above `above` that is free from `start` to before `end`. Raises EDTalkError if none is."""
-    taken = {strip.channel for strip in compat.strip_collection(scene) if overlaps(strip, (start, end))}
+    occupied = {strip.channel for strip in compat.strip_collection(scene) if overlaps(strip, (start, end))}
     for channel in range(above + 1, LAST_CHANNEL + 1):
-        if channel not in taken:
+        if channel not in occupied:
             return channel
     message = f"No channel above {above} is free from frame {start} to {end}."
     raise EDTalkError(message, "Move or delete strips to make room.")
@@ -471,9 +471,9 @@ def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> t
     """
     if which in ("AUTO", "DIALOGUE"):
         clocks = [time_map(scene, strip) for strip in dialogue(scene, obj)]
-        found = timemap.union((clock.start, clock.end) for clock in clocks)
-        if found:
-            return found
+        span = timemap.union((clock.start, clock.end) for clock in clocks)
+        if span:
+            return span
         if which == "DIALOGUE":
             raise EDTalkError(f"{obj.name} has no dialogue yet.", "Run Lip Sync, or choose another range.")
     if which == "PREVIEW":
@@ -481,10 +481,10 @@ def render_range(scene: bpy.types.Scene, obj: bpy.types.Object, which: str) -> t
             raise EDTalkError("The scene has no preview range.", "Set one in the timeline with P.")
         return scene.frame_preview_start, scene.frame_preview_end + 1
     if which == "STRIP":
-        found = timemap.union(picture_range(strip) for strip in faces(scene, obj))
-        if found is None:
+        span = timemap.union(picture_range(strip) for strip in faces(scene, obj))
+        if span is None:
             raise EDTalkError(f"{obj.name} has no face strip yet.", "Choose another range.")
-        return found
+        return span
     return scene.frame_start, scene.frame_end + 1
 
 

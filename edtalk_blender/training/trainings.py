@@ -142,17 +142,17 @@ def uses_engine() -> str:
 
 def settings() -> Settings:
     """The settings that the draft describes."""
-    given = draft()
-    size = int(given.size)
+    values = draft()
+    size = int(values.size)
     return Settings(
-        kind=given.kind,
-        clips=(str(Path(os.path.abspath(bpy.path.abspath(given.clips)))),) if given.clips else (),
-        out=str(_with_suffix(Path(os.path.abspath(bpy.path.abspath(given.out))))) if given.out else "",
+        kind=values.kind,
+        clips=(str(Path(os.path.abspath(bpy.path.abspath(values.clips)))),) if values.clips else (),
+        out=str(_with_suffix(Path(os.path.abspath(bpy.path.abspath(values.out))))) if values.out else "",
         size=size,
-        minutes=float(given.minutes),
-        bank=given.bank if given.kind == PERSON else "",
+        minutes=float(values.minutes),
+        bank=values.bank if values.kind == PERSON else "",
         start="starter" if size == files.load_bank_file(STARTER).config.size else "none",
-        consent=given.consent,
+        consent=values.consent,
         threads=_threads(),
     )
 
@@ -171,23 +171,23 @@ def _threads() -> int:
 
 def propose(kind: str, clips: str, bank: str = "") -> None:
     """Fill in the draft for a folder of clips and show it. The permission must be given again."""
-    given, folder = draft(), Path(os.path.abspath(bpy.path.abspath(clips)))
-    given.kind, given.shown, given.bank, given.clips, given.consent = kind, True, bank, clips, False
+    values, folder = draft(), Path(os.path.abspath(bpy.path.abspath(clips)))
+    values.kind, values.shown, values.bank, values.clips, values.consent = kind, True, bank, clips, False
     stem = folder.name or "footage"
     if kind == PERSON:
-        stem, given.minutes = f"{Path(bank).stem}_{stem}", 120
+        stem, values.minutes = f"{Path(bank).stem}_{stem}", 120
     else:
-        given.minutes = 480
-    given.out = str(_free(folder.parent / f"{stem}.safetensors"))
+        values.minutes = 480
+    values.out = str(_free(folder.parent / f"{stem}.safetensors"))
 
 
 def _free(path: Path) -> Path:
     """The path, with a number if a bank or a training has it already."""
-    number, made = 1, path
-    while made.exists() or made.with_suffix(WORK).exists():
+    number, candidate = 1, path
+    while candidate.exists() or candidate.with_suffix(WORK).exists():
         number += 1
-        made = path.with_name(f"{path.stem}_{number}{path.suffix}")
-    return made
+        candidate = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    return candidate
 
 
 def untunable_reason(obj: bpy.types.Object) -> str:
@@ -208,20 +208,20 @@ def untunable_reason(obj: bpy.types.Object) -> str:
 
 def _engine() -> engine.Engine:
     """The engine. Raises EDTalkError of kind "engine" if it is not usable."""
-    found = session.find_engine()
-    found.command()
-    return found
+    usable = session.find_engine()
+    usable.command()
+    return usable
 
 
 def check() -> None:
     """Start to check the clips of the draft; in background mode wait for the result."""
-    made = settings()
-    _require_clips(made)
+    chosen = settings()
+    _require_clips(chosen)
     if _state.check:
         _state.check.cancel()
     engine_found = _engine()
     assert engine_found.python is not None
-    _state.check = Check(made, engine_found.python, ROOT)
+    _state.check = Check(chosen, engine_found.python, ROOT)
     _state.check.start()
     if session.blocking():
         _state.check.wait()
@@ -246,10 +246,10 @@ def _require_clips(settings: Settings) -> None:
 
 def train() -> None:
     """Start the training that the draft describes. Raises EDTalkError if it cannot be started."""
-    made = settings()
-    _require_clips(made)
-    jobs.check_new(made)
-    _launch(made)
+    chosen = settings()
+    _require_clips(chosen)
+    jobs.check_new(chosen)
+    _launch(chosen)
     draft().shown = False
     cancel_check()
 
@@ -276,14 +276,14 @@ def forget(folder: Path) -> None:
     session.redraw()
 
 
-def _launch(made: Settings) -> None:
+def _launch(chosen: Settings) -> None:
     python = _engine().python
     assert python is not None
 
     def start() -> None:
         try:
-            jobs.launch(made, python, ROOT)
-            all_jobs().add(made.work)
+            jobs.launch(chosen, python, ROOT)
+            all_jobs().add(chosen.work)
             all_jobs().refresh()
         except EDTalkError as error:
             _state.failed.append(error)
