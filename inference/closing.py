@@ -18,6 +18,7 @@ import numpy as np
 
 from .face.landmarks import NAMES, places
 from .face.lip_edges import COUNT, MIDDLE
+from .thin_plate import thin_plate_spline
 
 UPPER = 0.22  # share of the opening by which the upper lip comes down
 # Corners of a wide-open mouth are drawn down and inwards: how far they go back, as a share of what the middle of the
@@ -84,7 +85,7 @@ def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: fl
             np.concatenate([lines[inner, _SOME], lines[outer, _SOME][1:-1], jaw - moved, still])
             for lines, moved in ((was, 0), (now, shift))
         )
-        fields.append(_thin_plate(end, start - end, area.nodes) * area.fade * eyes)
+        fields.append(_interpolated(end, start - end, area.nodes) * area.fade * eyes)
     below, between = area.masks(now)
     between *= min((1 - closed) * mouth.gap * unit / 2, 1)  # OpenCV's polygons include their outlines
     # From `first` on the lower lip is seen, up to `last` the upper one.
@@ -128,23 +129,15 @@ def _tangent(line: np.ndarray) -> np.ndarray:
     return step / np.maximum(np.abs(step), 1e-6)
 
 
-def _thin_plate(at: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The smoothest function that has `values` (n,) at positions `at` (n,), at other positions; all complex."""
-    count = len(at)
-    system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = _bend(at[:, None] - at) + STIFF * np.eye(count)
-    system[:count, count:] = np.stack([np.ones(count), at.real, at.imag], 1)
-    system[count:, :count] = system[:count, count:].T
-    weights = np.linalg.solve(system, np.concatenate([values, np.zeros(3)])[:, None].view(np.float64))
-    flat = wanted.ravel()
-    result = _bend(flat[:, None] - at) @ weights[:count]
-    result += np.stack([np.ones(len(flat)), flat.real, flat.imag], 1) @ weights[count:]
-    return np.ascontiguousarray(result).view(np.complex128).reshape(wanted.shape)
+def _interpolated(points: np.ndarray, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The thin-plate spline through values (n,) at points (n,), at other positions of any shape; all complex."""
+    result = thin_plate_spline(_as_pairs(points), _as_pairs(values), _as_pairs(positions), STIFF)
+    return (result[:, 0] + 1j * result[:, 1]).reshape(positions.shape)
 
 
-def _bend(away: np.ndarray) -> np.ndarray:
-    square = away.real**2 + away.imag**2
-    return square * np.log(np.maximum(square, 1e-12))
+def _as_pairs(numbers: np.ndarray) -> np.ndarray:
+    """Complex numbers of any shape as float64 (n, 2)."""
+    return np.stack([numbers.real.ravel(), numbers.imag.ravel()], 1)
 
 
 class _Area:

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 import torch
 
+from inference.thin_plate import thin_plate_spline
+
 from ..heads.data import Tracks
 from ..learning.losses import MOST, OWN_MOTION
 from .takes import EYES, LIPS, MOUTH, NOSE, UPPER, Footage, eye_frame
@@ -191,25 +193,10 @@ def warped_positions(
         return np.stack([z.real, z.imag], -1)
 
     distance = max(float(np.linalg.norm(driving[1] - driving[0])), 1e-3)
-
-    def kernel(points: np.ndarray) -> np.ndarray:  # of thin plates, in the precision of `points`
-        near, own = points / points.dtype.type(distance), (driving / distance).astype(points.dtype)
-        squared = np.square(near).sum(1)[:, None] + np.square(own).sum(1) - 2.0 * near @ own.T
-        return squared.clip(0.0) * np.log(squared.clip(0.0) + points.dtype.type(1e-9))
-
-    def affine(points: np.ndarray) -> np.ndarray:
-        return np.column_stack([np.ones(len(points)), points / distance])
-
-    count = len(driving)
-    system = np.zeros((count + 3, count + 3))
-    system[:count, :count] = kernel(driving.astype(np.float64)) + smoothing * np.eye(count)
-    system[:count, count:], system[count:, :count] = affine(driving), affine(driving).T
-    residual = np.concatenate([source - similarity(driving), np.zeros((3, 2))])
-    weights = np.linalg.solve(system, residual)
-    return (
-        similarity(positions) + kernel(positions.astype(np.float32)) @ weights[:count]
-        + affine(positions) @ weights[count:]
-    )  # fmt: skip
+    residual = thin_plate_spline(
+        driving / distance, source - similarity(driving), positions / distance, smoothing, precision=np.float32
+    )
+    return similarity(positions) + residual
 
 
 def displaced_positions(
