@@ -163,13 +163,15 @@ def drawn_places(
 ) -> list[PlacedInset]:
     """As `drawn_lids`, but of sampling positions: x and y in the source, and alpha, instead of colours and alpha.
 
-    Where a closing lid shows skin that the source does not have, the position is that of the lid's own skin.
+    Where a closing lid shows skin that the source does not have, positions are those of the strip above the upper edge
+    (STRIP), as if it were stretched: the edge of a closed lid is the edge of the open one.
     """
     eyes = _PlacedEyes.found(parts, motion, turns, 1, positions, anchors, moved)
-    at = eyes.at + torch.cat([torch.zeros_like(eyes.shift), eyes.shift * (2 / SIZE[0])], 1)
+    shift = torch.lerp(eyes.shift, eyes.stretched, eyes.over * ((eyes.upper - 0.3) / 0.4).clamp(0.0, 1.0))
+    at = eyes.at + torch.cat([torch.zeros_like(shift), shift * (2 / SIZE[0])], 1)
     middle, along, down = parts.windows.flatten(0, 1)[..., None, None, None].unbind(1)
     found = middle + along * at[:, :1] + down * at[:, 1:]
-    alpha = eyes.area * (eyes.shift.abs().clamp(max=1.0) * eyes.moves)
+    alpha = eyes.area * (shift.abs().clamp(max=1.0) * eyes.moves)
     return eyes.insets(torch.cat([found * alpha, alpha], 1))
 
 
@@ -269,6 +271,14 @@ class _PlacedEyes:
     def shift(self) -> Tensor:
         """Pixels below the own position that are shown: `rows`, above the upper edge by `strip`."""
         return torch.lerp(self.rows, self.rows * self.strip, self.over)
+
+    @property
+    def stretched(self) -> Tensor:
+        """The same of skin that a closing lid stretches: STRIP[0] pixels go with its edge, STRIP[1] pixels above it the
+        skin stays.
+        """
+        share = (self.under + self.down + STRIP[1]) / (self.down.clamp(min=0.0) + STRIP[1] - STRIP[0])
+        return -self.down * share.clamp(0.0, 1.0)
 
     def by_eye(self, frames: Tensor) -> Tensor:
         """See `_by_eye`."""

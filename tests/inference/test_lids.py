@@ -203,3 +203,11 @@ def test_sampling_positions_follow_the_lids(renderer, parts):
         assert sign * shift[1][near].sum() > 0
         assert 0.5 < abs(shift[1][near]).max() < 6, "pixels; the opening is about five high"
         np.testing.assert_array_equal(shift[:, ~near], 0)
+
+
+def test_the_edge_of_a_closed_lid_is_that_of_the_open_one(renderer, parts):
+    """Its sampling position is higher by almost all of the opening, which is about five pixels high."""
+    rest, closed = (renderer.places(renderer.moved(motion))[0] for motion in ({}, {"eyeBlink": 1.0}))
+    shift = (closed - rest)[1] * rest.shape[-1] / 2
+    assert -8 < shift.min() < -3
+    assert shift.max() < 1.5, "the lower lid rises less"
