@@ -30,7 +30,9 @@ HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn
 GAP = 2  # rows of zeros between the two eyes of a sheet
 ROWS = 2 * SIZE[0] + GAP
 TOUCHING, APART = 0.03, 0.05  # gap between the lips, in eye distances, up to which and from which they count as such
-OPEN = 0.055  # gap from which on a mouth is closed with its own lips: landmarks of touching lips may be as far apart
+# Gap from which on a mouth is closed with its own lips, by the landmarks and by the edges fitted to the picture. Either
+# may find touching lips as far apart.
+OPEN = 0.055
 UNCLEAR = 0.12  # expected error of the lips' landmarks, in eye distances, from which on they are not used
 
 
@@ -92,7 +94,7 @@ class TurnableEyes:
         _, points, spread = self._found
         if spread[[*INNER_LIPS, *OUTER_LIPS]].mean() > UNCLEAR * np.hypot(*(points[1] - points[0])):
             return -1.0
-        return self.mouth.gap if self._gap >= OPEN else 0.0
+        return self.mouth.gap if self._gap >= OPEN and self.mouth.gap >= OPEN else 0.0
 
     @property
     def _gap(self) -> float:

@@ -31,7 +31,9 @@ WARPED = (
 SMILES = ("mouthSmile",)
 # Units that close a mouth, and how far in units of the jaw.
 JAW, CLOSE = "jawOpen", "mouthClose"
-CLOSING = {CLOSE: 1.0, "mouthPress": 0.5}
+PRESS = "mouthPress"
+CLOSING = {CLOSE: 1.0, PRESS: 0.5}
+NARROW = 0.06, 0.12  # eye distances between lips up to which they are pressed once closed, and from which they are not
 READ = 0.05  # a portrait whose jaw is read to be at this value or below counts as closed by the reading
 PER_JAW = 0.6  # eye distances by which the lips part at a jaw of 1
 LEAST = 0.1  # of the jaw, over which a mouth closes
@@ -196,6 +198,13 @@ class Closers:
         opened = alpha.clone()
         opened[:, self.jaw] = own[:, self.jaw] + (jaw - closed).clamp(min=0.0)
         opened[:, columns] -= closers
+        if PRESS in self.units:
+            # What a mouth does not need for closing presses its lips, unless it is wide open: the networks draw pressed
+            # lips as narrower, and would squeeze away what lies between them.
+            which = self.units.index(PRESS)
+            narrow = ((NARROW[1] - gaps) / (NARROW[1] - NARROW[0])).clamp(0.0, 1.0)
+            unused = (closed - jaw - until).clamp(min=0.0) / self.weights[which]
+            opened[:, columns[which]] += torch.minimum(closers[:, which], unused) * narrow
         still = torch.where((apart & closes)[:, None], opened, still)
         return still, torch.stack([share, by_jaw], 1) if share.any() else None
 

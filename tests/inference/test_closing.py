@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from inference.closing import UPPER, Mouth, with_closed_mouth
 from inference.contract.bank import load_bank
 from inference.face.framing import load_portrait
-from inference.face.landmarks import COUNT, INNER_LIPS, NAMES, find_landmarks, places, square_at
+from inference.face.landmarks import COUNT, INNER_LIPS, LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, places, square_at
 from inference.face.lip_edges import find_lips
 from inference.model.fast_gaze import TurnableEyes
 from inference.model.insets import Insets
@@ -190,6 +190,31 @@ def test_units_that_close_a_mouth_close_it(planner) -> None:
     assert plan.closing is None or not plan.closing[0, 0]
     assert alpha[JAW] == pytest.approx(0.6)
     assert alpha["mouthClose"] == 0
+
+
+def test_lips_that_are_hardly_apart_close_first_and_are_pressed_then(planner) -> None:
+    found = [planned(planner, 0.06, {}, {"mouthPress": press}) for press in (0.1, 0.2, 0.7)]
+    assert [float(plan.closing[0, 0]) for plan, _ in found] == pytest.approx([0.5, 1, 1])
+    assert [alpha["mouthPress"] for _, alpha in found] == pytest.approx([0, 0, 0.5], abs=1e-6)
+    plan, alpha = planned(planner, 0.06, {}, {JAW: -0.4, "mouthPress": 0.7})
+    assert float(plan.closing[0, 0]) == 1
+    assert alpha["mouthPress"] == pytest.approx(0.7), "the jaw closes the mouth"
+    _, between = planned(planner, 0.09, {}, {"mouthPress": 1.0})
+    assert 0 < between["mouthPress"] < 0.5, "the wider a mouth is open, the less it is pressed"
+
+
+def test_lips_touch_if_the_picture_or_its_landmarks_say_so() -> None:
+    picture, points = drawn_face()
+    points[[*RIGHT_LIDS]], points[[*LEFT_LIDS]] = points[0], points[1]
+    eyes = TurnableEyes(picture, torch.zeros(1, 3, 2))
+    mouth = mouth_of(picture, points)
+    eyes.__dict__ |= {"_found": (picture, points, np.zeros(COUNT)), "mouth": mouth}
+    assert eyes.mouth_gap == pytest.approx(mouth.gap)
+    upper, lower = mouth.outlines[1:3]
+    shut = Mouth(np.stack([mouth.outlines[0], upper, upper + (lower - upper) / 8, mouth.outlines[3]]), mouth.landmarks)
+    eyes = TurnableEyes(picture, torch.zeros(1, 3, 2))
+    eyes.__dict__ |= {"_found": (picture, points, np.zeros(COUNT)), "mouth": shut}
+    assert eyes.mouth_gap == 0
 
 
 def test_closing_can_be_left_to_the_networks(planner) -> None:
