@@ -34,6 +34,8 @@ class Photograph:
     truth: np.ndarray | None
     person: np.ndarray  # (d,) embedding of the portrait
     acted: np.ndarray  # (d,) mean embedding of the results
+    apart: float | None = None  # mean distance of the embeddings of results and true frames
+    apart_copy: float | None = None  # the same of the portrait and true frames
     psnr: float | None = None
     psnr_copy: float | None = None
     ssim: float | None = None
@@ -77,10 +79,12 @@ def act(puppet: Puppet, path: Path, size: int, classifiers: Classifiers) -> Phot
     person, acted = embedded[0], embedded[1:].mean(0)
     if truth is None:
         return Photograph(path.stem, portrait, results, None, person, acted)
+    true = classifiers.embedding(truth, moved[1:], seen[1:])
+    apart = [float(1 - (rows * true).sum(1).mean()) for rows in (embedded[1:], person)]
     boxes = face_boxes(np.broadcast_to(points, (len(truth), *points.shape)), size)
     still = np.broadcast_to(portrait, truth.shape)
     figures = [float(measure(made, truth, boxes).mean()) for measure in (psnr, ssim) for made in (results, still)]
-    return Photograph(path.stem, portrait, results, truth, person, acted, *figures)
+    return Photograph(path.stem, portrait, results, truth, person, acted, *apart, *figures)
 
 
 def resized_square(picture: np.ndarray, size: int) -> np.ndarray:
