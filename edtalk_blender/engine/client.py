@@ -270,6 +270,8 @@ class Client:
                 answer = answers.read_answer(message, job.request)
             except ProtocolError as error:
                 answer = Failure.of(error)
+            if isinstance(answer, Failure) and job._deadline is not None:
+                answer = Stopped()  # it was cancelled, so its files may have been replaced while the worker read them
             self._deliver(job, answer)
 
     def _receive_hello(self, message: Message) -> None:

@@ -304,16 +304,34 @@ def test_a_worker_that_ignores_cancel_is_killed_without_counting_as_a_crash(star
     assert client.failure is None
 
 
+def wait_for_unread(client: Client, kind: str) -> None:
+    """Wait, without a pump, until the worker has sent an answer of this kind."""
+    until = time.monotonic() + PATIENCE
+    while not any(message.kind == kind for message in tuple(client._worker._inbox)):
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_the_error_of_a_cancelled_job_is_not_reported(start, tmp_path):
+    """As of a render whose shot the next render has replaced while the worker read it."""
+    client, events = start(), []
+    job = client.request(Portrait(None, tmp_path / "gone.png", "none"), events.append)
+    pump_until(client, lambda: client.hello)
+    wait_for_unread(client, "error")
+    job.cancel()
+    assert client.wait(job, PATIENCE) == Stopped()
+    assert job.cancelled
+    assert job.error is None
+    assert events[-1] == Stopped()
+
+
 def test_a_worker_is_kept_if_its_answers_are_unread(start, tmp_path):
     """As where Blender redraws for seconds between two pumps, each of which reads one answer."""
     client = start(limits=Limits(cancel=0.05))
     job = render(client, tmp_path / "frames", 20)
     pump_until(client, lambda: client.hello)
-    pid, inbox = client.hello.pid, client._worker._inbox
-    until = time.monotonic() + PATIENCE
-    while not any(message.kind == "done" for message in tuple(inbox)):
-        assert time.monotonic() < until
-        time.sleep(0.005)
+    pid = client.hello.pid
+    wait_for_unread(client, "done")
     job.cancel()
     while not job.finished:
         time.sleep(0.1)
