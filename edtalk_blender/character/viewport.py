@@ -55,7 +55,7 @@ def to_rgba(pixels: np.ndarray) -> np.ndarray:
 
 # --- Packing
 
-_AT_ONCE = 256 * 256  # pixels of a face that is packed at once, which takes up to 4 ms
+_AT_ONCE = 512 * 512  # pixels of a face that is packed at once, which takes up to 12 ms
 _IDLE = 0.15  # seconds without a new face before a larger one is packed, which takes up to 40 ms
 _changed: list[float] = []  # time of the last new face (`time.monotonic`)
 

@@ -391,7 +391,7 @@ def test_a_copy_gets_its_own_face_image(character, scene, obj):
 
 
 def test_the_face_image_is_saved_with_the_file(character, obj, tmp_path):
-    image = character.viewport.show_pixels(obj, np.full((300, 300, 4), 1.0, np.float32))
+    image = character.viewport.show_pixels(obj, np.full((600, 600, 4), 1.0, np.float32))
     assert image.is_dirty
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "scene.blend"))
     assert not image.is_dirty, "otherwise Blender asks to save it on quit"

@@ -145,7 +145,7 @@ def test_a_missing_portrait_renders_no_preview(package, scene, live, requested):
 def test_a_small_face_never_has_changes_that_blender_would_ask_to_save(package, live):
     """Saving comes at once after an edit, and the timer late in a busy Blender."""
     for value in (0.2, 0.7):
-        image = package.character.viewport.show_pixels(live, np.full((128, 128, 4), value, np.float32))
+        image = package.character.viewport.show_pixels(live, np.full((512, 512, 4), value, np.float32))
         assert not image.is_dirty
         assert abs(image.pixels[0] - value) <= 1 / 255
 
