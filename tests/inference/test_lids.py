@@ -11,7 +11,7 @@ import torch
 from inference.contract.bank import load_bank
 from inference.face.crop import EYES, TEMPLATE
 from inference.face.eyelids import find_eyelids, into_window
-from inference.face.landmarks import find_landmarks, square_at
+from inference.face.landmarks import COUNT, LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, square_at
 from inference.media.picture import load_picture
 from inference.model.gaze import SIZE
 from inference.model.insets import DARKEST
@@ -61,6 +61,37 @@ def openings(portrait, landmarks):
         upper, lower = eye.curves_at(place[..., 0])
         result |= (place[..., 1] > upper + 2) & (place[..., 1] < lower - 1)
     return result
+
+
+def drawn_eyes(skin, iris, highlight):
+    """Two eyes with long lashes and a highlight: picture, landmarks as the network reads them, and (512, 512) bool."""
+    fine, random = 4, np.random.default_rng(0)
+    y, x = (np.mgrid[: 512 * fine, : 512 * fine] + 0.5) / fine - 0.5
+    picture, opening = np.full((*x.shape, 3), skin, np.float32), np.zeros(x.shape, bool)
+    points = np.zeros((COUNT, 2), np.float32)
+    eyes = (169.0, -1, RIGHT_LIDS, "irisRight"), (342.0, 1, LEFT_LIDS, "irisLeft")
+    for number, (middle, outer, lids, name) in enumerate(eyes):
+        along = np.clip((x - middle) / 35, -1, 1)
+        upper, lower = 256 - 16 * (1 - np.abs(along) ** 2.3), 256 + 12 * (1 - along**2)
+        inside = (y > upper) & (y < lower)
+        opening |= inside
+        for _ in range(160):
+            place, above = random.uniform(-1, 1), random.random() < 0.6
+            length = 12 * random.uniform(0.5, 1) * (1 if above else -0.6)
+            edge = 256 - 16 * (1 - abs(place) ** 2.3) if above else 256 + 12 * (1 - place**2)
+            ends = ((middle + 35 * place, edge), (middle + 35 * place + 0.8 * place * abs(length), edge - length))
+            ends = [tuple(int(value * fine) for value in end) for end in ends]
+            cv2.line(picture, *ends, [0.45 * level for level in skin], fine, cv2.LINE_AA)
+        away = np.hypot(x - middle, y - 253)
+        picture[inside] = 205, 200, 196
+        picture[inside & (away < 15)] = iris
+        picture[inside & (away < 5)] = 15
+        picture[inside & (np.hypot(x - middle - highlight[0], y - 253 - highlight[1]) < 5)] = 255
+        points[number] = points[NAMES.index(name)] = middle, 256
+        points[lids[0]], points[lids[4]] = (middle + 29 * outer, 260), (middle - 29 * outer, 260)
+    picture = cv2.resize(picture, (512, 512), interpolation=cv2.INTER_AREA) + random.normal(size=(512, 512, 3)) * 2
+    opening = cv2.resize(opening.astype(np.float32), (512, 512), interpolation=cv2.INTER_AREA) > 0.5
+    return np.clip(picture, 0, 255).astype(np.uint8), points, opening
 
 
 def drawn(renderer, **motion):
@@ -178,6 +209,20 @@ def test_the_outline_does_not_depend_on_exact_landmarks(portrait, landmarks):
         ends, others = (each.ends @ each.to_picture[:, :2].T + each.to_picture[:, 2] for each in (eye, other))
         np.testing.assert_allclose(ends, others, atol=7)
         assert eye.fit > 0.8
+
+
+@pytest.mark.parametrize("skin", [(160, 130, 105), (100, 66, 48)])
+@pytest.mark.parametrize("iris", [(150, 115, 60), (120, 160, 190)])
+@pytest.mark.parametrize("highlight", [(-5, -2), (7, -1)])
+def test_nothing_of_a_light_eye_with_long_lashes_lies_outside_its_lids(skin, iris, highlight):
+    """A lid that closes covers what is up to four pixels above and two below its outline; the rest would stay open."""
+    picture, points, opening = drawn_eyes(skin, iris, highlight)
+    y, x = np.mgrid[:512, :512]
+    for eye, side in zip(find_eyelids(picture, points), (x < 256, x >= 256), strict=True):
+        place = into_window(eye.to_picture, np.stack([x, y], -1))
+        upper, lower = eye.curves_at(place[..., 0])
+        outside = (place[..., 1] < upper - 4) | (place[..., 1] > lower + 2)
+        assert outside[opening & side].mean() < 0.05
 
 
 def test_lids_follow_the_head(renderer):
