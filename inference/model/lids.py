@@ -106,8 +106,12 @@ def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, h
     """
     now, was = (torch.einsum("nm,mus->uns", columns.of(rows), columns.weights) for rows in (alpha, own))
     _, wide, squint = now - was
-    now_closed, was_closed = ((BLINK * units[0]).clamp(max=1.0) for units in (now, was))
-    blink = ((now_closed - was_closed) / (1 - was_closed).clamp(0.3, 1.0)).clamp(max=1.0)
+    now_closed, was_closed = BLINK * now[0], BLINK * was[0]
+    way = (1 - was_closed).clamp(0.3, 1.0)
+    opens = (now_closed.clamp(max=1.0) - was_closed.clamp(max=1.0)).clamp(max=0.0) / way
+    # Open eyes may be read as nearly closed; a blink of 1 closes them all the same.
+    closes = (now_closed - was_closed).clamp(min=0.0) / torch.minimum(way, (BLINK - was_closed).clamp(min=0.05))
+    blink = opens + closes.clamp(max=1.0)
     follow = shifts(turns)[:, 1:] * (SIZE[0] / 2) / heights.clamp(min=8.0)
     closed = blink.clamp(min=0.0)
     upper = blink + (1 - closed) * (FOLLOWED[0] * follow - WIDE * wide)

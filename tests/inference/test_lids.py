@@ -174,6 +174,19 @@ def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
     assert (motion.upper[1:] < -0.1).all()
 
 
+def test_a_blink_closes_eyes_that_were_read_as_nearly_closed(bank):
+    columns, at = LidColumns.found(bank, CPU), bank.names.index("eyeBlink")
+    for read in (-0.2, 0.0, 0.4, 0.63, 0.75, 0.9):
+        own = torch.zeros(1, 36)
+        own[0, at] = read
+        alpha = own.repeat(3, 1)
+        alpha[1:, at] = torch.tensor([(read + 1) / 2, 1.0])
+        motion = lid_motion(columns, alpha, own, torch.zeros(3, 2), torch.full((1, 2), 28.0))
+        assert not motion.upper[0].any(), "at rest nothing moves"
+        assert (motion.upper[1] > 0.3).all()
+        torch.testing.assert_close(motion.upper[2], torch.ones(2))
+
+
 def test_each_eye_has_its_own_units(bank):
     entries = list(bank.coefficients)
     at = bank.names.index("eyeBlink")
