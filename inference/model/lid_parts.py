@@ -52,7 +52,7 @@ def lid_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> LidPa
     """The eyes of one source, on the CPU.
 
     fine: uint8 (D, D, 3). points (COUNT, 2), spread (COUNT,): landmarks of the face in pixels of it, and their expected
-    error, see `inference.face.landmarks`. About 50 ms of CPU.
+    error, see `inference.face.landmarks`. About 70 ms of CPU.
     """
     across = (points[1] - points[0]).astype(np.float64)
     distance = max(float(np.hypot(*across)), 1e-6)

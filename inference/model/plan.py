@@ -84,7 +84,7 @@ class Plan:
 class Planner:
     """Plans the batches of one bank.
 
-    insets: those of the bank, if it has them. lanes: find the lids of several sources at once, which takes 60 ms each.
+    insets: those of the bank, if it has them. lanes: find the lids of several sources at once, which takes 70 ms each.
     """
 
     def __init__(self, bank: Bank, insets: Insets | None, lanes: Lanes | None = None) -> None:
