@@ -165,7 +165,7 @@ def test_a_plain_table_of_ten_minutes_is_imported(package, obj, tmp_path, load):
         ({"use_timecode": True, "timecode": "00:00:00:00", "start": 1_000_000}, "beyond Blender's frame range"),
     ],
 )
-def test_import_errors(package, obj, write_take, load, options, message):
+def test_unusable_captures_write_no_keys(package, obj, write_take, load, options, message):
     path = options.pop("filepath", None) or write_take(first=60 * 36_000, JawOpen=wave)
     with pytest.raises(RuntimeError, match=message):
         load(path, **options)

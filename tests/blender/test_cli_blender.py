@@ -72,7 +72,7 @@ def test_strips_of_the_scene_are_lip_synced_to_the_only_character(package, scene
         ((), 2, "COMMAND"),
     ],
 )
-def test_errors(edtalk, obj, arguments, code, message):
+def test_errors_give_an_exit_code_and_one_message(edtalk, obj, arguments, code, message):
     found, output = edtalk(*arguments)
     assert found == code
     assert message in output

@@ -110,7 +110,7 @@ def test_the_face_strip_is_placed_above_its_dialogue(package, scene, saved, obj,
     assert strip.channel == 5, "the first free channel above its sound"
 
 
-def test_ranges(addon, package, scene, obj, tmp_path):
+def test_render_ranges_of_scene_dialogue_and_preview(addon, package, scene, obj, tmp_path):
     render_range = package.timeline.sequencer.render_range
     scene.frame_start, scene.frame_end = 5, 9
     assert render_range(scene, obj, "AUTO") == render_range(scene, obj, "SCENE") == (5, 10)

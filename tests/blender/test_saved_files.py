@@ -54,7 +54,7 @@ def test_its_portrait_is_measured_again_only_for_other_weights(package, anna, mo
     assert not rest_pose.is_known(anna)
 
 
-def test_its_strips(package, opened, anna):
+def test_the_strips_of_a_saved_file_keep_character_and_face(package, opened, anna):
     sequencer = package.timeline.sequencer
     (line,), (face,) = sequencer.dialogue(opened, anna), sequencer.faces(opened, anna)
     assert (line.name, face.name) == ("line", "Anna face")

@@ -190,7 +190,7 @@ def test_emotions_beyond_the_handles_are_left_out(package, scene, strip, obj, fa
         ([(20, 40, 0.5), (40, 90, 0.9)], [(0, 0), (14, 0), (20, 0.5), (40, 0.9), (90, 0.9)]),
     ],
 )  # fmt: skip
-def test_envelope(package, stretches, expected):
+def test_an_emotion_rises_before_its_stretch_and_falls_after_it(package, stretches, expected):
     frames, values = package.lipsync.emotion_keys.envelope(stretches, 24, (0, 100))
     assert list(zip(frames.tolist(), values.tolist(), strict=True)) == expected
 

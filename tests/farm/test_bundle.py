@@ -135,14 +135,14 @@ def test_a_bundle_can_be_written_again(make_shot, tmp_path):
     assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
 
 
-def test_keep_bank(make_shot, inputs, tmp_path):
+def test_keep_bank_refers_to_the_bank_by_its_path(make_shot, inputs, tmp_path):
     job = bundle(make_shot(6), tmp_path / "job", "--keep-bank")
     assert not list(job.rglob("*.safetensors"))
     assert Shot.read(job / "shot").bank == inputs / "bank.safetensors"
     assert read(job, "asset_references")["assetReferences"]["referencedPaths"] == [str(inputs / "bank.safetensors")]
 
 
-def test_audio_option(make_shot, inputs, tmp_path):
+def test_audio_replaces_the_sound_or_leaves_it_out(make_shot, inputs, tmp_path):
     shutil.copy(inputs / "line.wav", tmp_path / "other take.wav")
     job = bundle(make_shot(6), tmp_path / "job", "--audio", tmp_path / "other take.wav")
     assert Shot.read(job / "shot").sound == job / "shot" / "other take.wav"

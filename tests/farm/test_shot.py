@@ -267,7 +267,7 @@ def test_frames_that_were_cut_off_are_rendered_again(make_shot, frames, tmp_path
     assert pictures(frames) == whole
 
 
-def test_bank_option(shot, frames, inputs, tmp_path, capfd):
+def test_bank_gives_another_path_of_the_same_bank(shot, frames, inputs, tmp_path, capfd):
     data = json.loads((shot / "shot.json").read_text())
     (shot / "shot.json").write_text(json.dumps(data | {"bank": "/nowhere/bank.safetensors"}))
     assert render(shot) == 2
@@ -278,7 +278,7 @@ def test_bank_option(shot, frames, inputs, tmp_path, capfd):
     assert "is not the bank that the shot was made with" in error_output(capfd)
 
 
-def test_exit_codes(shot, frames, tmp_path, capfd):
+def test_faults_have_their_exit_code_and_message(shot, frames, tmp_path, capfd):
     assert render(tmp_path / "nothing") == 2
     assert "nothing does not exist; expected the folder of a shot" in error_output(capfd)
     frames.write_bytes(b"a file where the folder would be")
@@ -312,7 +312,7 @@ def test_info_lists_missing_frames(shot, frames, direct, inputs, capfd):
 # ------------------------------------------------------------------------------------------------ encode
 
 
-def test_encode(shot, frames, direct, tmp_path, inputs, capfd):
+def test_encode_writes_a_clip_with_sound(shot, frames, direct, tmp_path, inputs, capfd):
     out = tmp_path / "clip.mp4"
     encode = ["shot", "encode", shot, "--frames-folder", tmp_path / "direct", "--out", out]
     assert run(*encode) == 0

@@ -62,7 +62,7 @@ def test_what_is_refused(settings, tmp_path):
     assert not (tmp_path / "job").exists()
 
 
-def test_gpus_and_time(settings):
+def test_the_job_asks_for_its_gpus_and_enough_time(settings):
     (step,) = training_template(settings, job(gpus=2))["steps"]
     assert step["hostRequirements"]["amounts"] == [{"name": "amount.worker.gpu", "min": 2}]
     assert step["script"]["actions"]["onRun"]["timeout"] > 60 * settings.minutes

@@ -177,7 +177,7 @@ def test_times_must_be_numbers(sound, bank):
         lip_sync(sound, RATE, [0.0, float("nan")], bank)
 
 
-def test_frame_times():
+def test_frame_times_count_whole_frames():
     assert len(frame_times(36800 / RATE, 25)) == 57
     assert len(frame_times(10 / 29.97, 29.97)) == 10  # not 9 by a rounding error
     np.testing.assert_allclose(np.diff(frame_times(3, 24)), 1 / 24)

@@ -147,11 +147,11 @@ class TestRoundTrip:
 
 
 class TestDamage:
-    def test_missing(self, tmp_path):
+    def test_a_missing_bank_is_refused(self, tmp_path):
         refused(tmp_path / "none.safetensors", "does not exist")
 
     @pytest.mark.parametrize("content", [b"", b"short", b"<!DOCTYPE html><html>not found</html>", b"\xff" * 100])
-    def test_other_formats(self, tmp_path, content):
+    def test_files_of_other_formats_are_refused(self, tmp_path, content):
         path = tmp_path / "odd.safetensors"
         path.write_bytes(content)
         found = "an empty file" if not content else "a text file" if content < b"\x80" else "an unknown format"

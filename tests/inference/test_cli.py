@@ -386,7 +386,7 @@ def test_help_does_not_load_torch(capsys):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_public_names():
+def test_public_names_can_be_imported():
     import inference
 
     promised = {"load_bank", "Bank", "Coefficients", "FaceRenderer", "lip_sync", "EDTalkError", "EmotionCurve"}
@@ -397,7 +397,7 @@ def test_public_names():
         _ = inference.nonsense
 
 
-def test_selftest(material, capsys):
+def test_selftest_reports_each_check(material, capsys):
     assert run("selftest", "--bank", material.bank, "--threads", 1, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is True
@@ -418,7 +418,7 @@ def test_inspect_and_bench(material, capsys):
     assert json.loads(capsys.readouterr().out)
 
 
-def test_convert(tmp_path, capsys):
+def test_convert_writes_a_bank_once(tmp_path, capsys):
     config = GeneratorConfig(**SMALL, banks=BANKS[:2])
     weights = {name: torch.from_numpy(tensor) for name, tensor in RandomBank.of(config).tensors.items()}
     torch.save({"gen": weights}, tmp_path / "small.pt")

@@ -121,7 +121,7 @@ def refused(complaint: str, generator, audio, presets, out: Path) -> str:
 
 
 class TestRoundTrip:
-    def test_all_files(self, generator, audio, presets, out):
+    def test_a_bank_contains_the_tensors_of_all_files(self, generator, audio, presets, out):
         report = convert(generator, audio, presets, out)
         bank = load_bank(out)
         assert bank.config == EDTALK
@@ -202,7 +202,7 @@ class TestRoundTrip:
             assert part in text
 
     @pytest.mark.slow
-    def test_full_size(self, tmp_path, out):
+    def test_checkpoints_of_published_size_are_converted(self, tmp_path, out):
         """EDTalk.pt and Audio2Lip.pt at their published sizes, every tensor of them."""
         tensors = {name: torch.from_numpy(value) for name, value in seeded_state_dict("edtalk").items()}
         voice = {name: torch.from_numpy(value) for name, value in seeded_state_dict("audio2lip").items()}
@@ -324,22 +324,22 @@ class TestHostileFiles:
 
 
 class TestBrokenDownloads:
-    def test_missing(self, tmp_path, generator, out):
+    def test_a_missing_file_is_named(self, tmp_path, generator, out):
         refused("none.pt does not exist", tmp_path / "none.pt", None, None, out)
         refused("none.pt does not exist", generator, tmp_path / "none.pt", None, out)
 
-    def test_empty(self, tmp_path, out):
+    def test_an_empty_file_is_refused(self, tmp_path, out):
         (tmp_path / "EDTalk.pt").write_bytes(b"")
         refused("found an empty file", tmp_path / "EDTalk.pt", None, None, out)
 
     @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
     @pytest.mark.parametrize("text", ["<!DOCTYPE html>\n<html>Zu viele Anfragen für heute</html>", " \n", "version 1"])
-    def test_an_error_page(self, tmp_path, out, suffix, text):
+    def test_a_downloaded_error_page_is_refused(self, tmp_path, out, suffix, text):
         path = tmp_path / f"EDTalk{suffix}"
         path.write_text(text, encoding="utf-8")
         refused("found a text file that begins", path, None, None, out)
 
-    def test_cut_off(self, generator, out):
+    def test_a_truncated_checkpoint_is_refused(self, generator, out):
         content = generator.read_bytes()
         for length in (600, len(content) // 2, len(content) - 1):
             generator.write_bytes(content[:length])
@@ -353,7 +353,7 @@ class TestBrokenDownloads:
         torch.load(generator, weights_only=False)
         refused("found a damaged or foreign one", generator, None, None, out)
 
-    def test_garbage(self, tmp_path, out):
+    def test_other_binary_files_are_refused(self, tmp_path, out):
         path = tmp_path / "EDTalk.pt"
         for content in (bytes(range(256)) * 9, b"\x80\x02" + bytes(range(256)), b"\x80"):
             path.write_bytes(content)
@@ -371,7 +371,7 @@ class TestBrokenDownloads:
 
 
 class TestWrongModels:
-    def test_swapped_files(self, generator, audio, out):
+    def test_swapped_checkpoints_are_named(self, generator, audio, out):
         refused("Audio2Lip.pt is the wrong checkpoint: expected a generator", audio, None, None, out)
         refused("EDTalk.pt is the wrong checkpoint: expected the audio network", generator, generator, None, out)
 
@@ -447,7 +447,7 @@ class TestWrongModels:
             ("exp_fc.2.weight", lambda tensor: tensor.T),
         ],
     )
-    def test_a_wrong_shape(self, tmp_path, out, name, change):
+    def test_a_tensor_of_another_shape_is_named(self, tmp_path, out, name, change):
         tensors = generator_state()
         tensors[name] = change(tensors[name]).clone()
         path = save_generator(tmp_path / "EDTalk.pt", tensors)
@@ -510,11 +510,11 @@ class TestPresets:
         (presets / "x.npz").replace(presets / "fear.npy")
         refused("fear.npy is not an emotion preset", generator, None, presets, out)
 
-    def test_no_neutral(self, generator, presets, out):
+    def test_presets_without_neutral_are_refused(self, generator, presets, out):
         (presets / "neutral.npy").unlink()
         refused("expected neutral.npy, found angry, contempt", generator, None, presets, out)
 
-    def test_no_presets(self, tmp_path, generator, out):
+    def test_a_folder_without_presets_is_refused(self, tmp_path, generator, out):
         (tmp_path / "nothing").mkdir()
         refused("found no .npy file", generator, None, tmp_path / "nothing", out)
         refused("found no such folder", generator, None, tmp_path / "nowhere", out)
@@ -545,7 +545,7 @@ class TestOutput:
 
 
 class TestInspect:
-    def test_a_bank(self, generator, audio, presets, out):
+    def test_inspect_describes_a_bank(self, generator, audio, presets, out):
         report = convert(generator, audio, presets, out)
         found = inspect(out)
         assert (found["kind"], found["hash_ok"], found["audio"]) == ("bank", True, True)
@@ -569,7 +569,7 @@ class TestInspect:
         assert "is damaged" in found["fault"]
         assert "DIFFERS" in format_inspect(found)
 
-    def test_checkpoints(self, generator, audio):
+    def test_inspect_describes_checkpoints(self, generator, audio):
         found = inspect(generator)
         assert (found["kind"], found["size"], found["banks"][0]) == ("generator checkpoint", 16, ["lip", 4])
         assert len(found["dropped"]) == len(dead_shapes(EDTALK))

@@ -106,7 +106,7 @@ def test_lids_follow_a_look_down(renderer):
     torch.testing.assert_close(moved[2], rows[2])
 
 
-def test_shifts():
+def test_yaw_shifts_the_iris_sideways_and_pitch_down():
     found = shifts(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
     assert (found[0, 0] > 0, found[0, 1] == 0, found[1, 1] > 0) == (True, True, True)
     assert not found[2].any()

@@ -57,7 +57,7 @@ def test_weights_are_small_and_say_where_they_come_from(weights):
         assert "rendered heads only" in file.metadata()["origin"]
 
 
-def test_a_portrait(portrait):
+def test_landmarks_of_a_portrait_are_in_anatomical_order(portrait):
     found = portrait[1]
     assert (found.points.shape, found.sure.shape, found.present.shape) == ((1, COUNT, 2), (1, COUNT), (1,))
     assert found.present[0] > 0.9

@@ -132,7 +132,7 @@ def test_coefficients_of_every_picture(parity: dict[str, Parity], model: str) ->
 
 @pytest.mark.parametrize("model", MODELS)
 @torch.no_grad()
-def test_readable_form(parity: dict[str, Parity], model: str) -> None:
+def test_the_readable_generator_equals_the_goldens(parity: dict[str, Parity], model: str) -> None:
     """Encoder, heads, basis and every decoder level of the reference form."""
     case = parity[model]
     goldens, generator = case.goldens, Generator(case.bank.config).eval()

@@ -258,7 +258,7 @@ def test_a_bank_without_a_tensor_is_refused(bank: RandomBank) -> None:
 
 
 @pytest.mark.usefixtures("threads_restored")
-def test_threads(bank: RandomBank, renderer: FaceRenderer) -> None:
+def test_one_thread_renders_the_same(bank: RandomBank, renderer: FaceRenderer) -> None:
     one = FaceRenderer(bank, "cpu", threads=1)
     assert torch.get_num_threads() == 1
     one.set_source(portrait())
@@ -281,7 +281,7 @@ def test_half_precision_is_close(bank: RandomBank, renderer: FaceRenderer, dtype
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("cl") is None, reason="torch.compile needs a compiler")
-def test_compiled() -> None:
+def test_the_compiled_decoder_renders_the_same() -> None:
     config = CONFIGS["one level"]  # compiling takes the compiler seconds for every layer
     plain, compiled = (FaceRenderer(RandomBank.of(config), "cpu", compile=compile) for compile in (False, True))
     for renderer in (plain, compiled):
@@ -291,7 +291,9 @@ def test_compiled() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-4), ("float16", 0.004), ("bfloat16", 0.03)])
-def test_gpu(bank: RandomBank, renderer: FaceRenderer, dtype: str, limit: float) -> None:
+def test_cuda_frames_are_close_to_the_cpus_and_independent_of_the_batch(
+    bank: RandomBank, renderer: FaceRenderer, dtype: str, limit: float
+) -> None:
     gpu, rows = FaceRenderer(bank, "cuda", dtype=dtype), motion(11)
     gpu.set_source(portrait())
     whole = floats(gpu, rows)

@@ -96,7 +96,7 @@ def lengths(path):
         (Fraction(50), Fraction(50)),
     ],
 )
-def test_frame_rates(value, fps):
+def test_frame_rates_become_exact_fractions(value, fps):
     assert parse_fps(value) == fps
 
 
@@ -547,7 +547,7 @@ def test_full_disk_is_reported_and_leaves_no_file(tmp_path, frames):
     assert not list(tmp_path.iterdir())
 
 
-def test_frame_folder(tmp_path):
+def test_finished_frames_are_kept_after_an_interruption(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         interrupted(FrameFolder(tmp_path / "a" / "b", "png", start=8), 3, KeyboardInterrupt)
     names = sorted(file.name for file in (tmp_path / "a" / "b").iterdir())

@@ -139,7 +139,7 @@ def test_gaze_turns_the_irises_and_lowers_the_lids(shown):
     np.testing.assert_allclose(right[others], rest[others], atol=1e-3)
 
 
-def test_snapshots(drawer: render.Renderer):
+def test_snapshots_keep_landmarks_on_the_face(drawer: render.Renderer):
     rng = np.random.default_rng(0)
     with drawer.context:
         drawer.show(render.person(PERSON))

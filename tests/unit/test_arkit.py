@@ -64,7 +64,7 @@ def live_link(values: np.ndarray, codes: list[str]) -> dict[str, list]:
     return columns | {name: column.tolist() for name, column in zip(LIVE_LINK, values.T, strict=True)}
 
 
-def test_names():
+def test_all_52_arkit_names_are_read():
     assert len(arkit.FACE) == len(set(arkit.FACE)) == 52
     assert {name.lower() for name in FACE} == {name.lower() for name in arkit.FACE}
 
@@ -227,12 +227,12 @@ def test_sub_frames(write):
     np.testing.assert_allclose(take.times, np.array([0, 1.5, 3.25]) / 60)
 
 
-def test_midnight(write):
+def test_times_increase_across_midnight(write):
     take = read_take(write(live_link(recorded(100), timecodes(100, 60, 1, first=60 * 86400 - 50))))
     np.testing.assert_allclose(take.times, np.arange(100) / 60, atol=1e-9)
 
 
-def test_repeated_times(write):
+def test_repeated_times_are_left_out(write):
     take = read_take(write({"Timecode": ["00:00:00:00", "00:00:00:01", "00:00:00:01"], "JawOpen": [0, 0.5, 0.7]}))
     assert (len(take.times), take.skipped) == (2, 1)
 

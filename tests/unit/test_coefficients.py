@@ -116,7 +116,7 @@ class TestFiles:
             with pytest.raises(EDTalkError, match=f"bad{suffix} is not a readable coefficient file"):
                 Coefficients.load(path)
 
-    def test_a_folder(self, tmp_path, suffix):
+    def test_a_folder_is_refused(self, tmp_path, suffix):
         (tmp_path / f"folder{suffix}").mkdir()
         with pytest.raises(EDTalkError, match=f"folder{suffix} is not a readable coefficient file"):
             Coefficients.load(tmp_path / f"folder{suffix}")

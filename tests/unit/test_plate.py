@@ -98,7 +98,7 @@ def test_invalid_track_files(content, tmp_path):
     assert "40 bytes" in refusal(Track.from_bytes, bytes(41)).message
 
 
-def test_runs():
+def test_runs_cover_exactly_the_marked_frames():
     random = np.random.default_rng(3)
     for count in range(12):
         marked = random.random(count) < 0.5

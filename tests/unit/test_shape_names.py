@@ -85,7 +85,7 @@ def test_shapes_of_several_meshes_are_all_matched():
 
 
 @pytest.mark.parametrize("prefix", ["viseme_", "vrc.v_", "Face.Viseme-", ""])
-def test_meta_visemes(prefix):
+def test_meta_visemes_are_matched_with_any_prefix(prefix):
     names = [name.replace("viseme_", prefix) for name in META]
     found = matched(names)
     assert {name[len(prefix) :].lower() for name in found} == {"pp", "ff", "th", "aa", "e", "i", "o", "u"}
@@ -112,7 +112,7 @@ def test_meta_visemes(prefix):
     ],
     ids=["VRM 1", "VRM 0", "VRoid"],
 )  # fmt: skip
-def test_vrm(names, emotions):
+def test_vrm_names_are_matched(names, emotions):
     others = ["neutral", "relaxed", "lookUp", "lookDown", "Fun", "Fcl_BRW_Joy", "Fcl_EYE_Joy", "Fcl_HA_Fung1"]
     found = matched([*sorted(names), *others])
     assert set(found) == names

@@ -273,7 +273,7 @@ def test_frame_ranges_beyond_any_scene(text):
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("links", [True, False])
-def test_link_or_copy(tmp_path, monkeypatch, copy, links):
+def test_a_target_is_replaced_by_a_link_or_a_copy(tmp_path, monkeypatch, copy, links):
     def refuse(*_: object) -> None:
         raise OSError(1, "Operation not permitted")
 
@@ -292,7 +292,7 @@ def test_link_or_copy(tmp_path, monkeypatch, copy, links):
 # ------------------------------------------------------------------------------------------------ crops
 
 
-def test_valid_crops():
+def test_crops_are_normalised():
     assert as_crop("auto") == "auto"
     assert as_crop([1, 2, 3]) == as_crop(np.array([1, 2, 3], np.float32)) == as_crop((1, 2, 3, 0)) == (1.0, 2.0, 3.0)
     assert as_crop([1, 2, 3, 4]) == (1.0, 2.0, 3.0, 4.0)
@@ -430,7 +430,7 @@ def test_a_table_that_claims_more_values_than_it_has(shot, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"format_version": Infinity}', '{"format_version": 1e999}'])
-def test_forged_files(shot, tmp_path, text):
+def test_forged_shots_are_refused(shot, tmp_path, text):
     shot.write(tmp_path / "written")
     (tmp_path / "written" / "shot.json").write_text(text)
     with pytest.raises(EDTalkError, match="is not a shot, or is damaged"):

@@ -201,7 +201,7 @@ def test_uncovered_parts_of_a_range():
         ("knots", [0, 0, 1]), ("knots", [0, 0, math.inf, 1]), ("knots", {}), ("knots", [[]]),
     ],
 )  # fmt: skip
-def test_forged_maps(key, value):
+def test_forged_time_maps_are_refused(key, value):
     data = TimeMap.of_strip(25, 1, 101, 1).to_json() | {key: value}
     with pytest.raises(EDTalkError):
         TimeMap.from_json(data)
