@@ -13,9 +13,9 @@ from .model.decoder import Canvas, Source
 from .model.fast_detail import FastDetail
 from .model.fast_gaze import TurnableEyes
 from .model.insets import PlacedInset
-from .model.joined import joined
-from .model.own_lips import OwnLips
 from .model.plan import Plan
+from .model.source_lips import SourceLips
+from .model.tensor_trees import concatenated
 
 if TYPE_CHECKING:
     from .teeth import TeethTexture
@@ -33,17 +33,17 @@ class PreparedSource:
     own: np.ndarray
     eyes: TurnableEyes | None = None  # of one source, if the bank has a bank of gaze
     tone: np.ndarray | None = None
-    lips: OwnLips | None = None
+    lips: SourceLips | None = None
 
     @staticmethod
-    def joined(sources: Sequence[PreparedSource]) -> PreparedSource:
+    def concatenated(sources: Sequence[PreparedSource]) -> PreparedSource:
         """The sources of a batch as one object."""
         if len(sources) == 1:
             return sources[0]
         corrected = [source.corrected for source in sources]
         return PreparedSource(
-            joined([source.generator for source in sources]),
-            None if corrected[0] is None else joined(corrected),
+            concatenated([source.generator for source in sources]),
+            None if corrected[0] is None else concatenated(corrected),
             np.concatenate([source.own for source in sources]),
         )
 
@@ -112,6 +112,6 @@ def with_closed_mouths(
         return pictures
     every = list(sources) * (len(pictures) if len(sources) == 1 else 1)
     return [
-        picture if source.lips is None else source.lips.closed(picture, alpha, closing, shade)
+        picture if source.lips is None else source.lips.close_mouth(picture, alpha, closing, shade)
         for picture, source, alpha, closing in zip(pictures, every, plan.alpha, plan.closing, strict=False)
     ]

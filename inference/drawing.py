@@ -20,12 +20,13 @@ from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError, disk_error
 from .contract.references import References
 from .contract.shot import Shot, file_sha256
+from .device import open_device
 from .dubbing import dub, plate_frames
 from .face.paste import Layering
 from .face.size import BANK_SIZE, FaceSize
 from .media.display import displayed
 from .media.picture import Picture, clear_leftovers, from_network, load_picture, save_picture, to_network
-from .renderer import FaceRenderer, open_device
+from .renderer import FaceRenderer
 
 BANKS = 2  # loaded banks that are kept
 FACES = 8  # encoded portraits that are kept for each bank

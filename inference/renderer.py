@@ -22,6 +22,7 @@ from .card import AHEAD, Card, CudaQueue, ahead
 from .contract.bank import Bank
 from .contract.coefficients import Coefficients
 from .contract.errors import EDTalkError
+from .device import BATCH, LARGE, default_batch, open_device
 from .lanes import FasterOf, Lanes, one_core_per_operator
 from .media.picture import frames_to_network, from_network, to_network
 from .model.batches import check_picture, pad_batch
@@ -31,12 +32,12 @@ from .model.fast_detail import FastDetail, with_detail
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
 from .model.insets import PlacedInset, Window, composite_insets
-from .model.joined import joined, parted
 from .model.lids import drawn_lids, drawn_places
 from .model.load import load_networks
-from .model.own_lips import OwnLips
 from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
+from .model.source_lips import SourceLips
+from .model.tensor_trees import concatenated, split_sources
 
 if TYPE_CHECKING:
     from .detail import Detail, Workspace
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = {"auto": torch.float32, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-BATCH = 8
-LARGE = 128  # pixels: frames of larger banks are computed one by one on the CPU, where a batch exceeds the cache
-CARD_BATCH = 32  # frames of LARGE pixels on a graphics card; of larger ones as many fewer as they have more pixels
 GRAPHS = "EDTALK_CUDA_GRAPHS"  # environment variable; 0 switches them off
 R = TypeVar("R")
 Chunk = TypeVar("Chunk", np.ndarray, "list[SourceRow]")  # what a batch is made of
@@ -283,11 +281,11 @@ class FaceRenderer:
                 row if added is None else np.where(added, source.own[0] + row, row)
                 for source, (row, *_) in zip(sources, chunk, strict=True)
             ]
-            found: Sequence[Detail | CardDetail | None] = [None] * len(chunk)
+            chunk_details: Sequence[Detail | CardDetail | None] = [None] * len(chunk)
             sources = pad_batch(sources, self.batch)
             if details is not None:
-                found = self._details_of(sources, own, [fine for *_, fine in chunk if fine is not None], {})
-            return self._begun(sources, pad_batch(rows, self.batch), {}, found, dtype)
+                chunk_details = self._details_of(sources, own, [fine for *_, fine in chunk if fine is not None], {})
+            return self._begun(sources, pad_batch(rows, self.batch), {}, chunk_details, dtype)
 
         for pictures in self._in_batches(chunks(), draw):
             yield from pictures()
@@ -443,7 +441,7 @@ class FaceRenderer:
             own = self._padded(self._encoder.coefficients(latent).cpu().numpy())
             return [
                 PreparedSource(one, None, own[row : row + 1], tone=tone_of(fine[row]))
-                for row, one in enumerate(parted(generator, len(fine)))
+                for row, one in enumerate(split_sources(generator, len(fine)))
             ]
         seen, largest = pictures, 2 * self.config.size  # insets render at twice the resolution
         if self._correction.insets is not None and min(min(one.shape[:2]) for one in fine) >= largest:
@@ -452,12 +450,14 @@ class FaceRenderer:
         corrected = self._correction.prepare(pictures, seen)
         own = self._padded(corrected.coefficients.cpu().numpy())
         found = []
-        for row, parts in enumerate(zip(parted(generator, len(fine)), parted(corrected, len(fine)), strict=True)):
+        for row, parts in enumerate(
+            zip(split_sources(generator, len(fine)), split_sources(corrected, len(fine)), strict=True)
+        ):
             eyes = lips = None
             if self._correction.insets is not None:
                 eyes = TurnableEyes(fine[row], parts[1].anchors)
                 read = torch.from_numpy(own[row, : self.config.generator.coefficient_count])
-                lips = OwnLips(eyes, parts[1].motion, self._correction.refiner, read)
+                lips = SourceLips(eyes, parts[1].motion, self._correction.refiner, read)
             found.append(PreparedSource(*parts, own[row : row + 1], eyes, tone_of(fine[row]), lips))
         return found
 
@@ -502,7 +502,7 @@ class FaceRenderer:
         at_rest: bool,
     ) -> PlannedBatch:
         """Decide what to draw; arguments as for `_decode`."""
-        source = PreparedSource.joined(sources)
+        source = PreparedSource.concatenated(sources)
         eyes = [one.eyes for one in sources if one.eyes is not None]
         has_teeth = self._shows_teeth(size) and self._correction is not None and self._correction.teeth is not None
         plan = self._planner.plan(rows, source.own, eyes, mouth_at_rest=at_rest and has_teeth)
@@ -521,7 +521,7 @@ class FaceRenderer:
         assert corrected is not None, "a bank with a refiner prepares its sources for it"
         step, picture = _eye_step(batch.size), corrected.inset_picture
         if plan.turns is not None:  # the insets see the portrait with turned eyes, and are composited over them
-            sheet = joined([eyes.sheet for eyes in batch.eyes])
+            sheet = concatenated([eyes.sheet for eyes in batch.eyes])
             picture = composite_insets(picture, turned_eyes(sheet, plan.turns, _eye_step(picture.shape[-1])))
         drawn, insets = self._correction.correct(
             replace(corrected, inset_picture=picture), drawn, alpha, plan.strengths, batch.teeth
@@ -532,7 +532,7 @@ class FaceRenderer:
         if plan.turns is not None:
             insets = turned_eyes(sheet, plan.turns, step, *moved) + insets
         if plan.lids is not None and plan.lid_turns is not None:
-            parts = joined([eyes.lids for eyes in batch.eyes])
+            parts = concatenated([eyes.lids for eyes in batch.eyes])
             insets = drawn_lids(parts, plan.lids, plan.lid_turns, step, *moved) + insets
         return drawn, insets
 
@@ -541,7 +541,10 @@ class FaceRenderer:
         corrected = batch.source.corrected
         if self._correction is None or corrected is None or plan.lids is None or plan.lid_turns is None:
             return drawn.places
-        parts, anchors = joined([eyes.lids for eyes in batch.eyes]), self._correction.anchors_at(corrected, plan.alpha)
+        parts, anchors = (
+            concatenated([eyes.lids for eyes in batch.eyes]),
+            self._correction.anchors_at(corrected, plan.alpha),
+        )
         moved = drawn.places, corrected.anchors, anchors
         return composite_insets(drawn.places, drawn_places(parts, plan.lids, plan.lid_turns, *moved))
 
@@ -596,17 +599,17 @@ class FaceRenderer:
 
         def finish() -> list[np.ndarray]:
             results = read()
-            shown: list[np.ndarray] = []
+            frames: list[np.ndarray] = []
             teeth = results[-4:] if fine and batch.teeth else []
             for part in results[: len(results) - len(teeth)]:
-                shown.extend(part)
-            pictures = shown[: len(details)]
+                frames.extend(part)
+            pictures = frames[: len(details)]
             if teeth:
                 *window, planes = map(torch.from_numpy, teeth)
                 placed = PlacedInset(Window(*window), planes, planes).frames()
-                for picture, detail, (to_picture, _, seen) in zip(pictures, textures, placed, strict=False):
-                    assert seen is not None
-                    detail.lay_teeth(picture, to_picture, seen)
+                for picture, detail, (to_picture, _, teeth_planes) in zip(pictures, textures, placed, strict=False):
+                    assert teeth_planes is not None
+                    detail.lay_teeth(picture, to_picture, teeth_planes)
             return _toned(with_closed_mouths(pictures, batch.plan, sources), tones)
 
         return finish
@@ -651,39 +654,9 @@ def _eye_step(size: int) -> int:
     return 2 if size <= 2 * LARGE else 1
 
 
-def default_batch(device: torch.device, size: int) -> int:
-    """Frames that are computed together, for a bank of `size` pixels."""
-    if device.type == "cuda":
-        return max(1, min(CARD_BATCH, CARD_BATCH * LARGE**2 // size**2))
-    return 1 if device.type == "cpu" and size > LARGE else BATCH
-
-
 def to_levels(rgb: Tensor) -> Tensor:
     """As `media.picture.from_network`, without the change of layout."""
     return ((rgb.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
-
-
-def open_device(name: str) -> torch.device:
-    """The device of that name, or with "auto" the fastest one, set up for deterministic results.
-
-    Raises EDTalkError of kind "device" if it is not available.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-        hint = "Choose auto or cpu, or install PyTorch with support for it."
-        if name.startswith("cuda"):
-            built = torch.version.cuda is not None or torch.version.hip is not None
-            missing = "no usable card or driver was found" if built else "this build of it does not support cards"
-            hint = f"PyTorch {torch.__version__} is installed, and {missing}. {hint}"
-        raise EDTalkError(f"The device '{name}' is not available.", hint, "device") from error
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a flow
-        torch.backends.cudnn.deterministic = True
-    return device
 
 
 def _pixel_type(dtype: type) -> np.dtype:

@@ -12,7 +12,7 @@ import numpy as np
 from .closing import Mouth
 from .model.insets import DARKEST, GREY
 from .model.teeth import MASKS, ROWS, STRIP
-from .own_teeth import OwnTeeth, own_teeth
+from .source_teeth import SourceTeeth, find_upper_teeth
 
 _HIDDEN = -4.0  # logit of the inside of the lips below which nothing is drawn
 _LEVELS = 3  # of reduced textures
@@ -37,7 +37,7 @@ class TeethTexture:
     own: the upper teeth that the source shows.
     """
 
-    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH, own: OwnTeeth | None = None) -> None:
+    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH, own: SourceTeeth | None = None) -> None:
         self._own = own
         rows = [np.ascontiguousarray(strip.transpose(1, 2, 0), np.float32) for strip in strips]
         factors = [np.dstack([np.exp(row[..., :3]), row[..., 3]]) for row in rows]
@@ -62,7 +62,7 @@ class TeethTexture:
         own = (
             None
             if self._own is None
-            else self._own.placed(_in_part(to_picture, len(picture), place), opacity.shape[::-1])
+            else self._own.in_picture(_in_part(to_picture, len(picture), place), opacity.shape[::-1])
         )
         for row in (1, 0):  # upper teeth are in front of the lower ones
             *colours, alpha = cv2.split(self._sampled(row, planes))
@@ -95,7 +95,7 @@ class TeethTexture:
         if found is not None:
             texture = texture._with_own(picture[found[0]], found[1])
         if open_mouth is not None:
-            texture._own = own_teeth(picture, _in_part(to_picture, len(picture)), planes.shape[:2], open_mouth)
+            texture._own = find_upper_teeth(picture, _in_part(to_picture, len(picture)), planes.shape[:2], open_mouth)
         return texture
 
     def _with_own(self, picture: np.ndarray, planes: np.ndarray) -> TeethTexture:

@@ -18,10 +18,10 @@ from .decoder import Drawn
 from .fast_unet import FastUNet
 from .generator import warp_grid
 from .insets import CONTRAST, Inset, Insets, PlacedInset, Window, colours, logarithms
-from .joined import expanded
 from .layout import average_pool, upsample
 from .refiner import FOUND, FURTHEST, SMALL, STEPS, Refiner, pixel_positions, warped
 from .teeth import Teeth, planes_of
+from .tensor_trees import expanded
 
 
 @dataclass(frozen=True)

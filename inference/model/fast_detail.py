@@ -19,8 +19,8 @@ from ..detail import FAINT, LEAST_GRAIN, RESIDUAL, SOFT, SQUEEZED, STEPS, STRETC
 from ..grain import HALF_WAY
 from .decoder import Drawn
 from .insets import PlacedInset, Window, composite_insets
-from .joined import expanded, joined
 from .layout import constant
+from .tensor_trees import concatenated, expanded
 
 PIXELS = 2**21  # of the frames that are computed together: about 250 MB of the card's memory
 
@@ -68,7 +68,7 @@ def with_detail(details: Sequence[FastDetail], drawn: Drawn, insets: Sequence[Pl
         stop = min(start + max(1, PIXELS // first.size**2), count)
         if len(details) > 1:
             stop = next((row for row in range(start, stop) if details[row].size != first.size), stop)
-            first = joined(details[start:stop])
+            first = concatenated(details[start:stop])
         rows = slice(start, stop)
         some = Drawn(*(part[rows] for part in drawn))
         over = [PlacedInset(Window(*(part[rows] for part in laid.window)), laid.drawn[rows]) for laid in insets]

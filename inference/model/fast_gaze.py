@@ -22,9 +22,9 @@ from ..face.landmarks import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, find
 from ..face.lip_edges import find_lips
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
-from .joined import expanded
 from .layout import constant
 from .lid_parts import LidParts, lid_parts
+from .tensor_trees import expanded
 
 HEIGHT, WIDTH = 56, 96  # pixels of the middle of an eye's window that are drawn; an opening takes at most 40 x 86
 GAP = 2  # rows of zeros between the two eyes of a sheet

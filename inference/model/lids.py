@@ -23,10 +23,10 @@ from .fast_gaze import inside_windows, moved_windows
 from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
 from .insets import DARKEST, PlacedInset, Window
-from .joined import expanded
 from .layout import constant
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
 from .refiner import warped
+from .tensor_trees import expanded
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
 # Parts of the opening at a coefficient of 1, as in the face units of the heads that the bank is trained on.

@@ -23,12 +23,13 @@ from inference.batch import CardDetail
 from inference.card import MOST_GRAPHS, WARM_UP, Card, Downloads, Graphs, ahead
 from inference.contract.bank import STARTER, Bank, load_bank
 from inference.contract.demo import PORTRAIT
+from inference.device import default_batch
 from inference.face.framing import cut_at, frame_picture
 from inference.media.picture import load_picture
 from inference.model.fast_detail import FastDetail
 from inference.model.insets import Inset, Insets
 from inference.model.plan import Planner
-from inference.renderer import FaceRenderer, default_batch
+from inference.renderer import FaceRenderer
 
 SIZES = 0, 256  # pixels of detail; 0 for none
 SIMILAR = 45.0  # dB between frames of two devices: lids are fitted in steps, and their fit may change with the rounding

@@ -19,8 +19,8 @@ from inference.model.fast_gaze import TurnableEyes
 from inference.model.insets import Insets
 from inference.model.load import INSETS, load_network
 from inference.model.plan import CLOSING, JAW, Planner
-from inference.own_teeth import own_teeth
 from inference.renderer import FaceRenderer
+from inference.source_teeth import find_upper_teeth
 
 ROOT = Path(__file__).parents[2]
 MEDIA = ROOT.parent / "shared" / "media" / "stills"
@@ -134,12 +134,12 @@ def test_upper_teeth_are_cut_out_of_the_portrait(teeth: int) -> None:
     picture, points = drawn_face(teeth)
     scale = 150 / 120
     to_pixel = np.array([[scale, 0, MIDDLE[0] - 60 * scale], [0, scale, MIDDLE[1] - 36 * scale]])
-    found = own_teeth(picture, to_pixel, (72, 120), mouth_of(picture, points))
+    found = find_upper_teeth(picture, to_pixel, (72, 120), mouth_of(picture, points))
     if not teeth:
         assert found is None
         return
     assert found is not None
-    placed = found.placed(to_pixel, (SIZE, SIZE))
+    placed = found.in_picture(to_pixel, (SIZE, SIZE))
     seen = placed[..., 3] > 0.5
     expected = np.abs(picture.astype(int) - TOOTH).max(2) < 30
     assert (seen & expected).sum() > 0.7 * (seen | expected).sum()

@@ -18,7 +18,7 @@ from inference.media.picture import load_picture
 from inference.model import fast_gaze, gaze
 from inference.model.gaze import BALL, PITCH, YAW, estimate_gaze, refine_irises, shifts, with_lids
 from inference.model.insets import composite_insets
-from inference.model.joined import joined
+from inference.model.tensor_trees import concatenated
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -137,7 +137,10 @@ def test_the_fast_form_draws_the_same_eyes(eyes):
     moved = torch.einsum("nij,opj->npi", matrix, anchors)
     one = fast_gaze.eye_sheet(known.parts[1:], torch.device("cpu"))
     several = [known.parts, known.parts[1:], known.parts, known.parts]
-    for parts, sheet in (([known.parts], known.sheet), (several, joined([known.sheet, one, known.sheet, known.sheet]))):
+    for parts, sheet in (
+        ([known.parts], known.sheet),
+        (several, concatenated([known.sheet, one, known.sheet, known.sheet])),
+    ):
         for place in ((), (positions, anchors, moved)):
             for step, size, most, mean in ((1, 512, 0.02, 0.002), (2, 128, 0.4, 0.015)):
                 under = torch.linspace(-1, 1, size).expand(1, 3, size, -1)

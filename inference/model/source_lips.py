@@ -1,4 +1,4 @@
-"""Where the lips of a source are in a frame, so that `inference.closing` can close them."""
+"""Locates the lips of a source in a frame, and closes its open mouth with `inference.closing`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..closing import Mouth, with_closed_mouth
 from .fast_gaze import TurnableEyes
 from .refiner import Refiner
 
-# Part of the lower lip's way that the chin goes with it if a jaw closes the mouth: of lips that touch, per eye distance
-# of the gap, and at most; and if the lips close without the jaw.
+# Share of the lower lip's motion that the chin follows if the jaw closes the mouth: for touching lips, its increase per
+# eye distance of the gap, and its maximum; and the share if the lips close without the jaw.
 CHIN, CHIN_PER_GAP, CHIN_MOST, CHIN_STILL = 0.3, 1.2, 0.8, 0.25
 
 
-class OwnLips:
+class SourceLips:
     """The lips of one source.
 
     eyes: of the source. motion: (1, fields, 2 H H), the refiner's, see `inference.model.correction.CorrectionSource`.
@@ -28,8 +28,8 @@ class OwnLips:
     def __init__(self, eyes: TurnableEyes, motion: Tensor, refiner: Refiner, own: Tensor) -> None:
         self._eyes, self._motion, self._refiner, self._own = eyes, motion, refiner, own
 
-    def closed(self, picture: np.ndarray, alpha: Tensor, closing: Tensor, shade: bool = True) -> np.ndarray:
-        """A frame with the mouth closed. picture, shade: see `inference.closing.with_closed_mouth`.
+    def close_mouth(self, picture: np.ndarray, alpha: Tensor, closing: Tensor, shade: bool = True) -> np.ndarray:
+        """Close the mouth in a frame. picture, shade: see `inference.closing.with_closed_mouth`.
 
         alpha: (n,), coefficients of the frame, on the CPU. closing: (2,), see `inference.model.plan.Plan`.
         """
@@ -38,34 +38,31 @@ class OwnLips:
             return picture
         chin = min(CHIN + CHIN_PER_GAP * self._eyes.mouth_gap, CHIN_MOST)
         return with_closed_mouth(
-            picture, self.placed(alpha, len(picture)), closed, CHIN_STILL + (chin - CHIN_STILL) * by_jaw, shade
+            picture, self.mouth_in_frame(alpha, len(picture)), closed, CHIN_STILL + (chin - CHIN_STILL) * by_jaw, shade
         )
 
     def open_mouth(self, size: int) -> Mouth | None:
         """The mouth in the source at `size` pixels; None if its lips touch or were not found."""
-        return self.placed(self._own, size) if self._eyes.mouth_gap > 0 else None
+        return self.mouth_in_frame(self._own, size) if self._eyes.mouth_gap > 0 else None
 
-    def placed(self, alpha: Tensor, size: int) -> Mouth:
-        """The mouth in a frame of `size` pixels."""
+    def mouth_in_frame(self, alpha: Tensor, size: int) -> Mouth:
+        """The mouth in a frame of `size` pixels with the coefficients alpha (n,)."""
         first, second = self._terms
         before, after = (torch.cat([row, row[first] * row[second]]) for row in (self._own, alpha))
-        moved = (
-            (self._places + (after - before).numpy().astype(np.float64) @ self._moves + 1 + 1j) * (size / 2)
-            - 0.5
-            - 0.5j
-        )
+        positions = self._places + (after - before).numpy().astype(np.float64) @ self._moves
+        pixels = (positions + 1 + 1j) * (size / 2) - 0.5 - 0.5j
         outlines = self._eyes.mouth.outlines
-        return Mouth(moved[: outlines.size].reshape(outlines.shape), moved[outlines.size :])
+        return Mouth(pixels[: outlines.size].reshape(outlines.shape), pixels[outlines.size :])
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """(P,) complex positions of outlines and landmarks in the source, in half widths."""
+        """Complex positions (P,) of outlines and landmarks in the source, in half widths."""
         mouth = self._eyes.mouth
         return np.concatenate([mouth.outlines.ravel(), mouth.landmarks])
 
     @cached_property
     def _moves(self) -> np.ndarray:
-        """(fields, P) complex: how each of the refiner's amounts moves them."""
+        """Complex displacements (fields, P) of these positions by each of the refiner's motion fields."""
         fields = self._motion.shape[1]
         points = np.stack([self._places.real, self._places.imag], 1).astype(np.float32)
         size = round((self._motion.shape[2] / 2) ** 0.5)

@@ -1,4 +1,4 @@
-"""The upper teeth that a portrait shows, as a picture that is laid over an opening mouth.
+"""The upper teeth that a portrait shows, cut out to be composited over an opening mouth.
 
 Upper teeth move with the skull, as the window of the mouth does. They are therefore cut out once per portrait, in
 pixels of that window, and stay at their place while the lips part.
@@ -30,7 +30,7 @@ SOFT = 0.008, 0.006  # eye distances by which the outline and the likeness of te
 _BITS = 4  # of fractions of pixels in OpenCV's drawing
 
 
-class OwnTeeth:
+class SourceTeeth:
     """picture: float32 (h, w, 4), levels and opacity. scale: its pixels per pixel of the mouth's window."""
 
     def __init__(self, picture: np.ndarray, scale: float) -> None:
@@ -39,7 +39,7 @@ class OwnTeeth:
         below = cv2.GaussianBlur(np.maximum.accumulate(alpha[..., 0], axis=0), (9, 1), 0)
         self._layers, self._below, self._scale = np.dstack([picture[..., :3] * alpha, alpha]), below, scale
 
-    def placed(self, to_pixel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def in_picture(self, to_pixel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """In a picture of `size`, width and height: float32 (h, w, 5), colours times opacity, opacity, and 1 where the
         teeth are or lie above. to_pixel: (2, 3), from pixels of the window to those of the picture.
         """
@@ -48,7 +48,9 @@ class OwnTeeth:
         return np.dstack(list(layers))
 
 
-def own_teeth(picture: np.ndarray, to_pixel: np.ndarray, shape: tuple[int, int], mouth: Mouth) -> OwnTeeth | None:
+def find_upper_teeth(
+    picture: np.ndarray, to_pixel: np.ndarray, shape: tuple[int, int], mouth: Mouth
+) -> SourceTeeth | None:
     """The upper teeth of a portrait; None if it shows none.
 
     picture: uint8 (D, D, 3). to_pixel: (2, 3), from pixels of the mouth's window, of `shape`, to those of the picture.
@@ -80,7 +82,7 @@ def own_teeth(picture: np.ndarray, to_pixel: np.ndarray, shape: tuple[int, int],
         picture, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
     )
     seen = cv2.warpAffine(opacity, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    return OwnTeeth(np.dstack([cut.astype(np.float32), seen]), scale)
+    return SourceTeeth(np.dstack([cut.astype(np.float32), seen]), scale)
 
 
 @dataclass(frozen=True)
