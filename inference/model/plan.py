@@ -1,6 +1,6 @@
-"""What a batch of frames draws, decided on the CPU from its coefficients.
+"""Plans the rendering of a batch on the CPU: which parts are needed for its coefficients, and with which inputs.
 
-A decision on a graphics card, such as whether an inset is visible, would wait until it has computed everything before.
+On a graphics card, a decision such as whether an inset is visible would wait for all operators in the queue.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ LEAST = 0.1  # of the jaw, over which a mouth closes
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch of N frames. Its tensors are small, and on the CPU; see `packed`.
+    """The inputs of a batch of N frames. All tensors are small and on the CPU; see `packed`.
 
-    alpha: (N, n), with which the networks render. turns: (N, 2), turns of eyes that are drawn without their lids; None
-    for none. lids, lid_turns: how eyes with their lids are drawn, (N, 2) of `drawn_lids`; None for none. strengths:
-    `Inset.strength` of mouth and eyes, None for one that is not needed; () without insets. closing: (N, 2), how far the
-    source's open mouth is closed, 0..1, and which part of it by the jaw; None for none. It stays on the CPU.
+    alpha: (N, n), coefficients of the networks. turns: (N, 2), gaze of eyes that are rendered without lids; None: no
+    such eyes. lids, lid_turns: arguments of `drawn_lids`, (N, 2); None: no lids are rendered. strengths:
+    `Inset.strength` of mouth and eyes, None for an inset that is not needed; () without insets. closing: (N, 2), how
+    far `inference.closing` closes the source's open mouth, 0..1, and the jaw's share of it, 0..1; None: not at all. It
+    is not part of `packed`.
     """
 
     alpha: Tensor
@@ -58,15 +59,15 @@ class Plan:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """Equal for two plans if the same operators draw them."""
+        """Equal for plans that the same operators render."""
         return tuple(self.alpha.shape), *(part is None for part in (self.turns, self.lids, *self.strengths))
 
     def packed(self) -> Tensor:
-        """(N, m): all numbers of the plan, to be copied to a device at once."""
+        """All numbers of the plan (N, m), to be copied to a device at once."""
         return torch.cat([part.flatten(1) for part in self._parts()], 1)
 
     def unpacked(self, packed: Tensor) -> Plan:
-        """The same plan with its numbers taken from `packed`, on whatever device that is."""
+        """The plan with its tensors as views of `packed` (N, m), on the device of `packed`."""
         parts = iter(packed.split([part.shape[1:].numel() for part in self._parts()], 1))
         alpha = next(parts)
         turns = None if self.turns is None else next(parts)
@@ -107,9 +108,11 @@ class Planner:
     def plan(
         self, rows: Sequence[np.ndarray], own: np.ndarray, eyes: Sequence[TurnableEyes], mouth_at_rest: bool = False
     ) -> Plan:
-        """rows: N of (n,). own: (1 or N, n), coefficients of the sources. eyes: theirs, none if the bank draws none.
+        """Plan a batch.
 
-        mouth_at_rest: draw the mouth's inset even if all frames equal their sources; it is invisible then.
+        rows: N rows of coefficients (n,). own: (1 or N, n), coefficients of the sources. eyes: of each source, none
+        without insets. mouth_at_rest: render the mouth's inset even if all frames equal their sources, where it is
+        invisible.
         """
         values, rest = torch.from_numpy(np.stack(rows)), torch.from_numpy(own)[:, : self._count]
         alpha, turns = values[:, : self._count], values[:, self._eye_columns]
@@ -120,7 +123,7 @@ class Planner:
             alpha = with_lids(alpha, turns, *self._lids)
         closing = None
         if self._closers is not None and eyes:
-            alpha, closing = self._closers.removed(alpha, rest, eyes)
+            alpha, closing = self._closers.remove(alpha, rest, eyes)
         change = alpha - rest
         strengths = [strength_of(change, called_by) for called_by in self._called_by]
         if strengths and eyes and (change * self._smiles).any():
@@ -140,13 +143,16 @@ class Planner:
         )
 
     def without_closing(self) -> Planner:
-        """The same planner, but `Plan.closing` is always None: the networks render what closes a mouth."""
+        """A planner whose `Plan.closing` is always None, so that the networks render closing mouths."""
         other = copy.copy(self)
         other._closers = None
         return other
 
     def _moved_lids(self, eyes: Sequence[TurnableEyes], alpha: Tensor, own: Tensor, turns: Tensor) -> MovedLids | None:
-        """None if the lids stay as they are in the sources. turns: (N, 2), or (N, 0) for a bank without gaze."""
+        """The lids of the batch; None if all stay as in the sources.
+
+        turns: (N, 2), or (N, 0) for a bank without gaze.
+        """
         if self._lid_columns is None or not eyes:
             return None
         if not turns.any() and not self._lid_columns.of(alpha - own).any():
@@ -159,58 +165,62 @@ class Planner:
 
 @dataclass(frozen=True)
 class Closers:
-    """The columns of a bank that close a mouth, with their units and weights, and the column of the jaw."""
+    """The coefficients of a bank that close a mouth.
+
+    jaw: column of the jaw. units, columns, weights: ARKit unit, column and weight relative to the jaw of the others.
+    """
 
     jaw: int
     units: tuple[str, ...]
     columns: tuple[int, ...]
     weights: tuple[float, ...]
 
-    def removed(self, alpha: Tensor, own: Tensor, eyes: Sequence[TurnableEyes]) -> tuple[Tensor, Tensor | None]:
-        """Coefficients without what closes an open mouth of a source, and `Plan.closing`.
+    def remove(self, alpha: Tensor, own: Tensor, eyes: Sequence[TurnableEyes]) -> tuple[Tensor, Tensor | None]:
+        """Remove from the coefficients what closes the open mouth of a source. Also returns `Plan.closing`.
 
-        alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. eyes: of each source.
-        Where lips are closed while the jaw opens, both are removed as far as they cancel.
+        If the lips close while the jaw opens, both are removed as far as they cancel each other.
+
+        alpha: (N, n), coefficients of the frames. own: (1 or N, n), coefficients of the sources. eyes: of each source.
         """
         columns, change = list(self.columns), alpha - own
         jaw, closers = change[:, self.jaw], change[:, columns].clamp(min=0.0)
-        closed = (closers * torch.tensor(self.weights)).sum(1)
-        closes = (jaw < 0) | (closed > 0)
-        if not closes.any():
+        closing = (closers * torch.tensor(self.weights)).sum(1)
+        is_closing = (jaw < 0) | (closing > 0)
+        if not is_closing.any():
             return alpha, None
         gaps = torch.tensor([one.mouth_gap for one in eyes])
-        apart = gaps > 0
-        still = alpha.clone()
+        is_open = gaps > 0
+        result = alpha.clone()
         # Lips that touch stay as they are, whatever is read of the jaw, and close no further than the jaw opens.
-        opens = jaw.clamp(min=0.0)
-        still[:, self.jaw] = own[:, self.jaw] + opens
+        opening = jaw.clamp(min=0.0)
+        result[:, self.jaw] = own[:, self.jaw] + opening
         if CLOSE in self.units:
             column = columns[self.units.index(CLOSE)]
-            still[:, column] = own[:, column] + torch.minimum(change[:, column], opens)
+            result[:, column] = own[:, column] + torch.minimum(change[:, column], opening)
         # The other frames keep theirs to the last bit, so that no frame depends on those rendered with it.
-        still = torch.where(((gaps >= 0) & closes)[:, None], still, alpha)
-        if not apart.any():
-            return still, None
-        read = own[:, self.jaw]
-        until = torch.where(read > READ, read, (gaps / PER_JAW).clamp(min=LEAST))
-        share = ((closed - jaw) / until).clamp(0.0, 1.0) * apart
-        by_jaw = (-jaw).clamp(min=0.0) / (closed - jaw.clamp(max=0.0)).clamp(min=1e-6)
-        opened = alpha.clone()
-        opened[:, self.jaw] = own[:, self.jaw] + (jaw - closed).clamp(min=0.0)
-        opened[:, columns] -= closers
+        result = torch.where(((gaps >= 0) & is_closing)[:, None], result, alpha)
+        if not is_open.any():
+            return result, None
+        own_jaw = own[:, self.jaw]
+        to_closed = torch.where(own_jaw > READ, own_jaw, (gaps / PER_JAW).clamp(min=LEAST))
+        share = ((closing - jaw) / to_closed).clamp(0.0, 1.0) * is_open
+        by_jaw = (-jaw).clamp(min=0.0) / (closing - jaw.clamp(max=0.0)).clamp(min=1e-6)
+        without_closing = alpha.clone()
+        without_closing[:, self.jaw] = own[:, self.jaw] + (jaw - closing).clamp(min=0.0)
+        without_closing[:, columns] -= closers
         if PRESS in self.units:
             # What a mouth does not need for closing presses its lips, unless it is wide open: the networks draw pressed
             # lips as narrower, and would squeeze away what lies between them.
             which = self.units.index(PRESS)
             narrow = ((NARROW[1] - gaps) / (NARROW[1] - NARROW[0])).clamp(0.0, 1.0)
-            unused = (closed - jaw - until).clamp(min=0.0) / self.weights[which]
-            opened[:, columns[which]] += torch.minimum(closers[:, which], unused) * narrow
-        still = torch.where((apart & closes)[:, None], opened, still)
-        return still, torch.stack([share, by_jaw], 1) if share.any() else None
+            unused = (closing - jaw - to_closed).clamp(min=0.0) / self.weights[which]
+            without_closing[:, columns[which]] += torch.minimum(closers[:, which], unused) * narrow
+        result = torch.where((is_open & is_closing)[:, None], without_closing, result)
+        return result, torch.stack([share, by_jaw], 1) if share.any() else None
 
 
 def _closers(bank: Bank) -> Closers | None:
-    """None if the bank has no coefficient of the jaw."""
+    """The closers of a bank; None if it has no coefficient of the jaw or none that closes the lips."""
     coefficients = bank.coefficients[: bank.config.generator.coefficient_count]
     jaw = [at for at, one in enumerate(coefficients) if _moves_only(one, (JAW,))]
     found = [
@@ -223,5 +233,5 @@ def _closers(bank: Bank) -> Closers | None:
 
 
 def _moves_only(coefficient: Coefficient, units: tuple[str, ...]) -> bool:
-    """Whether a coefficient moves nothing but these ARKit units, given by their first letters."""
+    """Whether a coefficient moves only ARKit units that begin with one of these prefixes."""
     return bool(coefficient.arkit) and all(unit.startswith(units) for unit in coefficient.arkit)
