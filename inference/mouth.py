@@ -22,7 +22,7 @@ from .contract.references import References, blend, likeness_weights
 from .dubbing import crop_of, frames_in_any_order
 from .face.crop import Crop, apply_matrix, crop_face, inverse_matrix, similarity
 from .face.framing import cut_at
-from .face.landmarks import find_landmarks, square_at
+from .face.landmarks import OUTER_LIPS, find_landmarks, square_at
 from .face.landmarks import places as landmarks_named
 from .media.picture import to_network
 from .model.refiner import invert_displacement, pixel_positions
@@ -41,7 +41,11 @@ _ROUNDING = 2.5  # exponent of the mask's outline
 _JAW_LINE = [*landmarks_named("jawRight", "chin"), *landmarks_named("jawLeft")[::-1]]
 _JAW_OFF = 0.25  # eye distances: by how much the plate's own landmarks may correct it
 _JAW_BLUR = 0.06  # eye distances: sigma of the mask's edge there
-# Hair beside the mouth: darkness relative to the skin from which a pixel surely is, and from which it is none.
+# The mask contains the lips of the plate, whose corner would stay beside a narrower mouth. Eye distances around their
+# landmarks: twice the sigma of the edge.
+_LIPS_MARGIN = 0.12
+# Hair beside the mouth: darkness relative to the skin from which a pixel surely is, and from which it is none. The
+# corners of lips, old and new, are dark, too, and are left out.
 _HAIR = 0.4, 0.6
 _BESIDE = 0.4, 0.55  # eye distances beside the mouth's centre, where hair is looked for; lips and teeth are nearer
 _HAIR_REACH = 0.04  # eye distances: how far around it the plate is kept, and sigma of the edge
@@ -75,13 +79,22 @@ def find_points(renderer: FaceRenderer, face: np.ndarray) -> Points:
     return Points(*((anchors + 1) / 2 * _SIZE - 0.5))
 
 
-def find_jaw(face: np.ndarray, points: Points) -> np.ndarray:
-    """The jaw line from ear to ear in a face crop, uint8 (_SIZE, _SIZE, 3): (13, 2) pixels; (0, 2) if it is not found.
+class Outlines(NamedTuple):
+    """Lines of a face in pixels of a `_SIZE` crop, (0, 2) each if they are not found.
 
-    points: of the same face.
+    jaw: (13, 2), from ear to ear. lips: (12, 2), around the mouth.
     """
+
+    jaw: np.ndarray
+    lips: np.ndarray
+
+
+def find_outlines(face: np.ndarray, points: Points) -> Outlines:
+    """The lines of a face crop, uint8 (_SIZE, _SIZE, 3). points: of the same face."""
     landmarks = find_landmarks(face, [square_at(np.stack([points.left, points.right]))], lips=False)
-    return landmarks.points[0][_JAW_LINE] if landmarks.present[0] > _IS_FACE else np.zeros((0, 2), np.float32)
+    if landmarks.present[0] > _IS_FACE:
+        return Outlines(landmarks.points[0][_JAW_LINE], landmarks.points[0][OUTER_LIPS])
+    return Outlines(np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32))
 
 
 class MouthReference:
@@ -105,7 +118,7 @@ class MouthReference:
         self._small = crop_face(frame, crop)
         self._detail = cut_at(frame, crop, _DRAWN)
         self.points = find_points(renderer, self._small)
-        self.jaw = find_jaw(self._small, self.points)
+        self.jaw, self.lips = find_outlines(self._small, self.points)
         with torch.no_grad():
             picture = torch.from_numpy(to_network(self._small, renderer.config.size)[None]).to(self._device)
             self._motion = self._refiner.motion_fields(picture).flatten(2)
@@ -153,7 +166,7 @@ class Moved:
         """shift, forward: (H, H, 2), from pixels of the result to pixels of the reference, and the other way."""
         self.reference, self._shift = reference, shift
         self.points = Points(*_ahead(forward, np.stack(reference.points)))
-        self.jaw = _ahead(forward, reference.jaw)
+        self.jaw, self.lips = _ahead(forward, reference.jaw), _ahead(forward, reference.lips)
 
     @cached_property
     def small(self) -> np.ndarray:
@@ -218,7 +231,9 @@ class MouthDrawer:
             for i in range(3)
         ]
         jaw_opening = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
-        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaw_opening)
+        outlines = find_outlines(plate, Points(*points))
+        own_lips = _grown(outlines.lips, points)
+        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaw_opening, own_lips)
         left, top, right, bottom = rect
         if not mask.size:
             return unchanged
@@ -226,8 +241,10 @@ class MouthDrawer:
         to_crop[:, 2] += to_crop[:, :2] @ (left, top)
         positions = _transformed(_pixels(right - left, bottom - top), to_crop)
         mask = mask * _inside(
-            self._jaws(plate, own, moved_references, alignments, shares, Points(*points)), points, positions
+            self._jaws(outlines.jaw, own, moved_references, alignments, shares, Points(*points)), points, positions
         )
+        lips = _inside([own_lips], points, positions) if len(own_lips) else np.zeros_like(mask)
+        mask = np.maximum(mask, lips)
         layers = {
             index: moved_references[index].sample(_transformed(positions, alignments[index][0])) for index in indices
         }
@@ -243,12 +260,15 @@ class MouthDrawer:
         old_pixels = rgb[top:bottom, left:right].astype(np.float32)
         eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
         new_pixels = new_pixels + _colour_difference(old_pixels, new_pixels, mask, eyes)
-        mask *= 1 - _hair(old_pixels, new_pixels, mask, _beside(points, positions), eyes)
+        if all(len(one.lips) for one in self._prepared.values()):
+            new_lips = {index: apply_matrix(alignments[index][1], moved_references[index].lips) for index in indices}
+            lips = np.maximum(lips, _inside([_grown(_mean(shares, new_lips), points)], points, positions))
+        mask *= 1 - _hair(old_pixels, new_pixels, mask, _beside(points, positions) * (1 - lips), eyes)
         return DrawnMouth(rgb, rect, np.clip(np.rint(new_pixels), 0, 255).astype(np.uint8), mask * np.float32(shown))
 
     def _jaws(
         self,
-        plate: np.ndarray,
+        found: np.ndarray,
         own: np.ndarray,
         moved_references: dict[int, Moved],
         alignments: dict[int, tuple[np.ndarray, np.ndarray]],
@@ -257,8 +277,8 @@ class MouthDrawer:
     ) -> list[np.ndarray]:
         """The jaw lines of the plate's mouth and of the new one, (13, 2) each; [] if a reference's jaw was not found.
 
-        plate: the plate's crop. own: (n,), read from it. moved_references, alignments: of the references in use, see
-        `_alignment`.
+        found: the plate's jaw line. own: (n,), read from the plate. moved_references, alignments: of the
+        references in use, see `_alignment`.
         """
         if not all(len(one.jaw) for one in self._prepared.values()):
             return []
@@ -274,9 +294,9 @@ class MouthDrawer:
             for by_index in lines
         )
         # The plate's landmarks follow the turn of its head; those of the references follow the motion of the jaw.
-        if len(detected_line := find_jaw(plate, points)):
+        if len(found):
             limit = _JAW_OFF * float(np.linalg.norm(points.right - points.left))
-            correction = np.clip(detected_line - own_line, -limit, limit)
+            correction = np.clip(found - own_line, -limit, limit)
             own_line, new_line = own_line + correction, new_line + correction
         return [own_line, new_line]
 
@@ -306,9 +326,12 @@ class MouthDrawer:
         return forward, inverse_matrix(forward)
 
     def _mask(
-        self, shape: Sequence[int], crop: Crop, points: Points, jaw: float
+        self, shape: Sequence[int], crop: Crop, points: Points, jaw: float, lips: np.ndarray
     ) -> tuple[tuple[int, int, int, int], np.ndarray]:
-        """The mask's rectangle in the picture (left, top, right, bottom) and its values, float32 in 0..1."""
+        """The mask's rectangle in the picture (left, top, right, bottom) and its values, float32 in 0..1.
+
+        The rectangle contains the outline `lips`, (n, 2) pixels of the crop, with a soft edge.
+        """
         eyes = points.right - points.left
         width = float(np.linalg.norm(eyes)) * crop.scale
         right = eyes / max(float(np.linalg.norm(eyes)), 1e-3)
@@ -321,8 +344,12 @@ class MouthDrawer:
         half = np.array([_ACROSS, (below + _ABOVE) / 2]) * width
         reach = np.abs(right) * half[0] + np.abs(down) * half[1]
         height, across = shape[:2]
-        left, top = np.clip(np.floor(middle - reach), 0, (across, height)).astype(int)
-        end, bottom = np.clip(np.ceil(middle + reach) + 1, 0, (across, height)).astype(int)
+        first, last = middle - reach, middle + reach
+        if len(lips):
+            shown, room = apply_matrix(crop.to_picture, lips), 3 * max(_JAW_BLUR * width, crop.scale)
+            first, last = np.minimum(first, shown.min(0) - room), np.maximum(last, shown.max(0) + room)
+        left, top = np.clip(np.floor(first), 0, (across, height)).astype(int)
+        end, bottom = np.clip(np.ceil(last) + 1, 0, (across, height)).astype(int)
         rect = int(left), int(top), int(max(left, end)), int(max(top, bottom))
         away = (
             _pixels(rect[2] - rect[0], rect[3] - rect[1])
@@ -421,6 +448,15 @@ def _inside(lines: Sequence[np.ndarray], points: Sequence[np.ndarray], at: np.nd
         cv2.fillPoly(area, [np.rint(line * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     soft = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), max(_JAW_BLUR * eyes, 1.0))
     return cv2.remap(soft, at, None, cv2.INTER_LINEAR, None, cv2.BORDER_CONSTANT)
+
+
+def _grown(outline: np.ndarray, points: Sequence[np.ndarray]) -> np.ndarray:
+    """An outline (n, 2), moved away from its centre by `_LIPS_MARGIN`. points: as for `_inside`."""
+    if not len(outline):
+        return outline
+    away = outline - outline.mean(0)
+    margin = _LIPS_MARGIN * float(np.linalg.norm(points[1] - points[0]))
+    return outline + away * (margin / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1.0))
 
 
 def _beside(points: Sequence[np.ndarray], at: np.ndarray) -> np.ndarray:

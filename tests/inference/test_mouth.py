@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from inference import mouth as mouth_module
 from inference.contract.coefficients import Coefficients
 from inference.contract.demo import PORTRAIT
 from inference.contract.errors import EDTalkError
@@ -16,7 +17,7 @@ from inference.contract.references import Readings, References
 from inference.contract.shot import Shot
 from inference.drawing import ShotRenderer
 from inference.face.framing import load_portrait
-from inference.mouth import _beside, _hair, find_jaw, find_points
+from inference.mouth import _beside, _hair, find_outlines, find_points
 from inference.plate_reading import can_read, read_plate
 from tests.cli_material import Material, render, run, write_wav
 
@@ -155,7 +156,7 @@ def test_the_mask_ends_at_the_jaw_line(loaded, shots, film, shot):
     """Beside the jaw and below the chin the frame stays; an opened jaw is within the mask."""
     face = np.ascontiguousarray(frames(film)[0][TOP : TOP + SIDE, LEFT : LEFT + SIDE])
     points = find_points(loaded.renderer, face)
-    jaw = find_jaw(face, points)
+    jaw = find_outlines(face, points).jaw
     eyes = np.linalg.norm(points.right - points.left)
     rows = np.zeros((len(JAWS), len(loaded.bank.names)), np.float32)
     opened = rows.copy()
@@ -173,6 +174,21 @@ def test_the_mask_ends_at_the_jaw_line(loaded, shots, film, shot):
     assert at(closed, chin - 0.2 * down) > 200
     assert at(closed, chin + 0.2 * down) < 20
     assert at(wide, chin + 0.15 * down) > at(closed, chin + 0.15 * down) + 80
+
+
+def test_the_mask_contains_the_lips_of_the_plate(loaded, shots, film, shot, monkeypatch):
+    """A corner that a grimace lifts above the usual mask would stay beside the new mouth."""
+    monkeypatch.setattr(mouth_module, "_ABOVE", 0.0)  # the usual mask begins at the middle of the mouth
+    made = shot(np.zeros((len(JAWS), len(loaded.bank.names)), np.float32), layer="plate")
+    for number in (0, 4):
+        face = np.ascontiguousarray(frames(film)[number][TOP : TOP + SIDE, LEFT : LEFT + SIDE])
+        lips = find_outlines(face, find_points(loaded.renderer, face)).lips
+        alpha = next(shots.draw(made, [number]))[..., 3]
+        x, y = np.rint(lips).astype(int).T
+        assert alpha[TOP + y, LEFT + x].min() > 200
+        left, top, right, bottom = x.min(), y.min(), x.max(), y.max()
+        steps = np.abs(np.diff(alpha[TOP + top - 40 : TOP + bottom, LEFT + left : LEFT + right].astype(int), axis=0))
+        assert steps.max() < 60, "a soft edge above them, too"
 
 
 def test_the_plate_is_kept_where_hair_lies_beside_the_mouth():
@@ -194,9 +210,10 @@ def test_the_plate_is_kept_where_hair_lies_beside_the_mouth():
         assert not _hair(old, new, mask, beside, eyes).any()
 
 
-def test_a_picture_without_a_face_has_no_jaw_line(loaded):
+def test_a_picture_without_a_face_has_no_outlines(loaded):
     blank = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    assert find_jaw(blank, find_points(loaded.renderer, blank)).shape == (0, 2)
+    outlines = find_outlines(blank, find_points(loaded.renderer, blank))
+    assert outlines.jaw.shape == outlines.lips.shape == (0, 2)
 
 
 def test_frames_do_not_depend_on_the_others(shots, shot):
