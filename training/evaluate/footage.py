@@ -371,11 +371,15 @@ def _identity(result: np.ndarray, plate: np.ndarray) -> float:
 
 
 def _follows(renderer: FaceRenderer, driven: Driven, rows: np.ndarray) -> dict[str, float]:
-    """Correlation of the jaw's opening read from the results with the one that was asked for."""
+    """Correlation of the jaw's opening read from the results with the one that was asked for, and its deviation.
+
+    A driver whose jaw hardly moves gives a low correlation, because of the error of reading.
+    """
     rest = renderer.reader.rest_reference(driven.copy[0])
     read = renderer.reader.compare(rest, driven.result[::_RUN])
     jaw = renderer.bank.names.index("jawOpen")
-    return {"jaw_r": float(correlations(read[:, [jaw]], rows[::_RUN, [jaw]])[0])}
+    asked = rows[::_RUN, [jaw]]
+    return {"jaw_r": float(correlations(read[:, [jaw]], asked)[0]), "jaw_asked": float(asked.std())}
 
 
 def _sheet_row(faces: np.ndarray) -> list[np.ndarray]:
@@ -393,6 +397,7 @@ _LINES = (
     ("sharpness", "gradient in the mouth region, over the plate's", ""),
     ("identity", "distance from the plate's face (another person: about 0.5)", ""),
     ("jaw_r", "jaw read from the result against the driver's, r", ""),
+    ("jaw_asked", "deviation of the jaw that is asked for", ""),
     ("outside", "largest change outside the mask, levels", ""),
     ("cpu", "CPU time of a frame, s", ""),
 )
