@@ -35,6 +35,7 @@ from .units import BANKS, EMOTIONS, EXPRESSION, EYE, EYE_ARKIT, LIP, POSE, Unit,
 
 READING_PREFIX = f"{REFINER_PREFIX}reading."
 RELATIVE_READER_PREFIX, CLOSE_READER_PREFIX = "relative.", "close."
+CALIBRATION_PREFIX = f"{CLOSE_READER_PREFIX}calibration."
 PARTS = (
     AUDIO_PREFIX,
     AUDIO2POSE_PREFIX,
@@ -168,6 +169,7 @@ def run(args: argparse.Namespace) -> None:
         (args.reader, READER_PREFIX),
         (args.relative_reader, RELATIVE_READER_PREFIX),
         (args.close_reader, CLOSE_READER_PREFIX),
+        (args.calibration, CALIBRATION_PREFIX),
         (args.teeth, TEETH_PREFIX),
     ):
         if path:
@@ -212,6 +214,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--insets", type=Path, help="checkpoint of the insets stage, trained with that refiner")
     parser.add_argument("--reader", type=Path, help="checkpoint of the reader stage")
     parser.add_argument("--relative-reader", type=Path, help="checkpoint of the relative-reader stage")
-    parser.add_argument("--close-reader", type=Path, help="checkpoint of the close-reader stage")
+    parser.add_argument("--close-reader", type=Path, help="checkpoint of the close-reader stage; without a calibration")
+    parser.add_argument("--calibration", type=Path, help="checkpoint of the calibration stage, of that close reader")
     parser.add_argument("--teeth", type=Path, help="checkpoint of the teeth stage, trained with those insets")
     parser.add_argument("--out", type=Path, required=True, help="bank (.safetensors) to write")

@@ -325,7 +325,7 @@ def _teeth_config(state: Mapping[str, Any]) -> TeethConfig:
 def _relative_reader_config(state: Mapping[str, Any]) -> RelativeReaderConfig:
     widths = _widths(state, "windows.looks.0.convs.{}.bias")
     narrow, hidden, last = (len(state[f"windows.{layer}"]) for layer in ("narrow.weight", "hidden.bias", "last.bias"))
-    return RelativeReaderConfig(widths, narrow, hidden, last)
+    return RelativeReaderConfig(widths, narrow, hidden, last, int("windows.calibration.weight" in state))
 
 
 def _look_config(state: Mapping[str, Any]) -> LookConfig:

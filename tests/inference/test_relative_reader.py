@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from inference.model.insets import InsetConfig, Insets, InsetsConfig, windows_at
 from inference.model.readers.absolute import ReaderConfig
 from inference.model.readers.relative import (
     EXTENTS,
+    EYE_FLOWS,
     FLOW_UNIT,
     PREFIXES,
     SIZES,
@@ -120,6 +122,27 @@ def test_a_mirrored_face_gives_mirrored_coefficients(reader: WindowReader) -> No
     assert not torch.allclose(one, reader(seen))
 
 
+def test_a_calibration_maps_the_blend_and_the_flow_of_the_eyes(reader: WindowReader) -> None:
+    """Flow is averaged over both sides: motion apart counts, motion to one side does not."""
+    seen, estimate = windows(), torch.rand(3, COUNT)
+    blend, features = reader.refine(seen, estimate), reader.features(seen, estimate)
+    assert features.shape == (3, COUNT + EYE_FLOWS)
+    torch.testing.assert_close(features[:, :COUNT], blend, atol=0, rtol=0)
+    sideways = [part.clone() for part in seen]
+    sideways[1][:, -2] += 1.0
+    there = reader.features(sideways, estimate)[:, COUNT:]
+    torch.testing.assert_close(there, features[:, COUNT:])
+
+    calibrated = WindowReader(replace(reader.config, calibrated=1)).eval().requires_grad_(False)
+    calibrated.load_state_dict(reader.state_dict(), strict=False)
+    weight = torch.eye(COUNT, COUNT + EYE_FLOWS)
+    weight[5] = torch.rand(COUNT + EYE_FLOWS)
+    calibrated.calibration.weight.copy_(weight)
+    found, others = calibrated.refine(seen, estimate), torch.arange(COUNT) != 5
+    torch.testing.assert_close(found[:, others], blend[:, others], atol=0, rtol=0)
+    torch.testing.assert_close(found[:, 5], features @ weight[5])
+
+
 def windows() -> list[torch.Tensor]:
     torch.manual_seed(4)
     return [torch.rand(3, WINDOW_CHANNELS, *size) for size in SIZES]
@@ -208,6 +231,19 @@ def test_a_bank_without_a_relative_reader_cannot_compare(face: FaceRenderer, tmp
     assert not plain.reader.can_compare
     pictures = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), np.uint8)
     np.testing.assert_array_equal(plain.encode(pictures).values, face.encode(pictures).values)
+
+
+def test_a_bank_may_have_a_calibration(relative_reader: RelativeReader, tmp_path: Path) -> None:
+    calibrated = RelativeReader(replace(relative_reader.config, calibrated=1)).eval().requires_grad_(False)
+    calibrated.load_state_dict(relative_reader.state_dict(), strict=False)
+    rest, frame = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    found = []
+    for name, reader, gain in (("plain", relative_reader, 1.0), ("calibrated", calibrated, 2.0)):
+        if reader is calibrated:
+            reader.windows.calibration.weight.copy_(gain * torch.eye(COUNT, COUNT + EYE_FLOWS))
+        face = FaceRenderer(load_bank(write_bank(tmp_path / f"{name}.safetensors", reader)), "cpu").reader
+        found.append(face.compare(face.rest_reference(rest), [frame])[:, :COUNT] / gain)
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
 def test_stages_of_older_relative_readers_are_ignored(relative_reader: RelativeReader, tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ PHASES = {
     "insets": ("anchor",),
     "audio2pose": ("expected",),
 }  # beside the main one
-FITS = {"relative-reader": "--data DISCS --heldout DISCS"}  # solved at once, without steps
+FITS = {  # solved at once, without steps
+    "relative-reader": "--data DISCS --heldout DISCS",
+    "calibration": "--bank STARTER --data DISCS",
+}
 COMMAND = {"reading": "reader"}  # where it is not the stage's name
 
 

@@ -138,8 +138,11 @@ class FaceReader:
         return result
 
     @torch.inference_mode()
-    def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The differences (N, m) of the coefficients that the networks read."""
+    def compared_windows(self, rest: RestReference, images: Sequence[np.ndarray]) -> tuple[list[Tensor], Tensor]:
+        """What `WindowReader.refine` takes: windows beside those of the neutral picture, and a first estimate (N, m).
+
+        images: N pictures as for `compare`.
+        """
         reader, refiner, insets = self.networks.relative_reader, self.networks.refiner, self.networks.insets
         flow = np.stack([rest.flow.to(self._planes(image)) for image in images])
         estimate = reader.estimate(torch.from_numpy(flow).to(self._device))
@@ -151,7 +154,13 @@ class FaceReader:
             .permute(0, 3, 1, 2)
             for reference, shown in zip(rest.windows, cut, strict=True)
         ]
-        return reader.refine(windows, estimate).cpu().numpy()
+        return windows, estimate
+
+    @torch.inference_mode()
+    def _compare(self, rest: RestReference, images: Sequence[np.ndarray]) -> np.ndarray:
+        """The differences (N, m) of the coefficients that the networks read."""
+        windows, estimate = self.compared_windows(rest, images)
+        return self.networks.relative_reader.refine(windows, estimate).cpu().numpy()
 
     def _planes(self, image: np.ndarray) -> np.ndarray:
         """float32 (3, S, S) in [-1, 1]."""

@@ -7,13 +7,16 @@ show the change of expression alone. Three windows are compared, each by dense o
 - mouth and eyes, at twice the bank's resolution: a network refines the estimate. Its windows follow the head, so that
   differences between them are due to the expression. The flow is one of its inputs, because it is accurate to
   fractions of a pixel, which the network would need long training to reach.
+
+The network sees real faces less well than rendered ones, and reads their brows and lids too weakly. A linear map of its
+reading and of the flow in the window of the eyes corrects that, see `WindowReader.calibration`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -34,16 +37,22 @@ EXTENTS = (0.75, 0.85, 0.22), (1.12, 0.485, -0.06)  # in eye distances, see `inf
 WINDOW_CHANNELS = 11  # of a compared window: rest 3, difference 3, difference after following the flow 3, flow 2
 CELL = 8  # pixels of a side of the cells over which a window's flow is averaged
 FLOW_UNIT = 8.0  # pixels of flow per unit of a network's input
+EYE_CELLS = SIZES[1][0] // CELL, SIZES[1][1] // CELL // 2  # rows and columns of cells in half of the eyes' window
+EYE_FLOWS = 2 * EYE_CELLS[0] * EYE_CELLS[1]  # numbers that `WindowReader.features` adds to the coefficients
 
 
 @dataclass(frozen=True)
 class RelativeReaderConfig:
-    """channels: width of each convolution; narrow, hidden: widths of the affine layers."""
+    """channels: width of each convolution; narrow, hidden: widths of the affine layers.
+
+    calibrated: 1 if the reader has a `WindowReader.calibration`, else 0.
+    """
 
     channels: tuple[int, ...]
     narrow: int
     hidden: int
     coefficients: int
+    calibrated: int = field(default=0, metadata={"optional": True})
 
 
 class WindowEncoder(nn.Module):
@@ -65,6 +74,7 @@ class WindowReader(nn.Module):
 
     share: (2, n), blend weights of this network and of the estimate that it refines; 0 and 1 for the pose. mirror:
     (n,), index of the coefficient that takes each one's place in a mirrored picture; mirror_sign: (n,), its sign there.
+    calibration: a linear map of `features` to the final estimate; None if the blend is final.
     """
 
     def __init__(self, config: RelativeReaderConfig) -> None:
@@ -78,6 +88,7 @@ class WindowReader(nn.Module):
         self.register_buffer("share", torch.tensor([[1.0] * count, [0.0] * count]))
         self.register_buffer("mirror", torch.tensor(range(count), dtype=torch.int32))
         self.register_buffer("mirror_sign", torch.ones(count))
+        self.calibration = nn.Linear(count + EYE_FLOWS, count, bias=False) if config.calibrated else None
 
     def forward(self, windows: Sequence[Tensor]) -> Tensor:
         """windows: (N, WINDOW_CHANNELS, h, w) for each of WINDOWS."""
@@ -85,16 +96,24 @@ class WindowReader(nn.Module):
         return self.last(F.leaky_relu(self.hidden(self.narrow(torch.cat(features, 1))), LEAK))
 
     def refine(self, windows: Sequence[Tensor], estimate: Tensor) -> Tensor:
-        """Refine an estimate (N, n) with the compared windows. Returns the new estimate (N, n).
+        """Refine an estimate (N, n) with the compared windows. Returns the new estimate (N, n)."""
+        features = self.features(windows, estimate)
+        return features[:, : self.config.coefficients] if self.calibration is None else self.calibration(features)
 
-        The windows are also read mirrored. Both readings are averaged, because their errors differ.
+    def features(self, windows: Sequence[Tensor], estimate: Tensor) -> Tensor:
+        """(N, n + EYE_FLOWS): blend of the network's reading and the estimate, and flow in the window of the eyes.
+
+        The windows are also read mirrored. Both readings are averaged, because their errors differ. So is the flow,
+        because brows and lids move alike on both sides; it is the mean in cells of the left half, in FLOW_UNIT.
         """
         own, previous = self.share
         mirrored = [window.flip(-1) for window in windows]
         for window in mirrored:
             window[:, -2].neg_()  # horizontal flow
         from_mirror = self(mirrored)[:, self.mirror] * self.mirror_sign
-        return own * (self(windows) + from_mirror) / 2 + previous * estimate
+        blend = own * (self(windows) + from_mirror) / 2 + previous * estimate
+        flow = (F.avg_pool2d(windows[1][:, -2:], CELL) + F.avg_pool2d(mirrored[1][:, -2:], CELL)) / 2
+        return torch.cat([blend, flow[..., : EYE_CELLS[1]].flatten(1)], 1)
 
 
 class RelativeReader(nn.Module):
