@@ -16,7 +16,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from .face.landmarks import NAMES, places
+from .face.landmarks import NAMES, landmark_indices
 from .face.lip_edges import COUNT, MIDDLE
 from .thin_plate import thin_plate_spline
 
@@ -31,10 +31,10 @@ CELL = 1 / 14  # eye distances of a cell of the displacements
 STIFF = 1e-3  # of the thin plate: how far it may miss its points
 SOFT = 0.06, 0.05  # eye distances beside the corners within which the edge between the lips gets soft, and how soft
 # Landmarks that go with the chin, and how far.
-_JAW = [*places("jawRight"), *places("jawLeft"), NAMES.index("chin")]
+_JAW = [*landmark_indices("jawRight"), *landmark_indices("jawLeft"), NAMES.index("chin")]
 _WITH_CHIN = np.array([0, 0, 0.15, 0.4, 0.7, 0.9, 0, 0, 0.15, 0.4, 0.7, 0.9, 1])
 CLEAR = 0.12, 0.12  # eye distances beside the mouth or below it from which on a landmark of the jaw counts as shown
-_STILL = [0, 1, *places("noseBase", "noseWingRight", "noseWingLeft", "noseTip")]
+_STILL = [0, 1, *landmark_indices("noseBase", "noseWingRight", "noseWingLeft", "noseTip")]
 _SIDE, _NECK = np.array([-1.1, 1.1, -1.1 - 0.5j, 1.1 - 0.5j]), np.linspace(-0.8, 0.8, 5)
 _SOME = slice(0, COUNT, 3)
 _EDGE = cv2.BORDER_REPLICATE

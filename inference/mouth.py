@@ -22,8 +22,7 @@ from .contract.references import References, blend, likeness_weights
 from .dubbing import crop_of, frames_in_any_order
 from .face.crop import Crop, apply_matrix, crop_face, inverse_matrix, similarity
 from .face.framing import cut_at
-from .face.landmarks import OUTER_LIPS, find_landmarks, square_at
-from .face.landmarks import places as landmarks_named
+from .face.landmarks import OUTER_LIPS, find_landmarks, landmark_indices, square_at
 from .media.picture import to_network
 from .model.refiner import invert_displacement, pixel_positions
 
@@ -38,7 +37,7 @@ _JAW = "jawOpen"
 _ABOVE, _ACROSS, _BELOW, _JAW_DROP = 0.52, 0.8, 0.95, 0.45
 _ROUNDING = 2.5  # exponent of the mask's outline
 # The mask also ends at the jaw line, so that neck, collar and background stay those of the plate.
-_JAW_LINE = [*landmarks_named("jawRight", "chin"), *landmarks_named("jawLeft")[::-1]]
+_JAW_LINE = [*landmark_indices("jawRight", "chin"), *landmark_indices("jawLeft")[::-1]]
 _JAW_OFF = 0.25  # eye distances: by how much the plate's own landmarks may correct it
 _JAW_BLUR = 0.06  # eye distances: sigma of the mask's edge there
 # The mask contains the lips of the plate, whose corner would stay beside a narrower mouth. Eye distances around their

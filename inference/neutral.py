@@ -17,7 +17,7 @@ from .face.landmarks import (
     NAMES,
     RIGHT_LIDS,
     find_each,
-    places,
+    landmark_indices,
     square_at,
 )
 
@@ -29,7 +29,11 @@ AT_ONCE = 8  # pictures of a batch of the landmark network
 # difference in height of the mouth's corners.
 GAP, YAW, PITCH, SHUT, WIDE, WIDTH, BROWS, SKEW = 0.06, 0.12, 0.08, 0.03, 0.05, 0.08, 0.06, 0.06
 
-_NOSE, _CORNERS, _BROWS = NAMES.index("noseTip"), places("mouthRight", "mouthLeft"), places("browRight", "browLeft")
+_NOSE, _CORNERS, _BROWS = (
+    NAMES.index("noseTip"),
+    landmark_indices("mouthRight", "mouthLeft"),
+    landmark_indices("browRight", "browLeft"),
+)
 
 
 class NeutralFrame:

@@ -32,7 +32,7 @@ from .model.fast_detail import FastDetail, with_detail
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
 from .model.insets import PlacedInset, Window, composite_insets
-from .model.lids import drawn_lids, drawn_places
+from .model.lids import lid_insets, lid_position_insets
 from .model.load import load_networks
 from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
@@ -482,7 +482,7 @@ class FaceRenderer:
         plan = self._on_device(batch.plan)
         drawn, insets = self._drawn(batch, plan)
         if of_lids:
-            drawn = drawn._replace(places=self._places_of_lids(batch, plan, drawn))
+            drawn = drawn._replace(places=self._positions_with_lids(batch, plan, drawn))
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         if of_lids:
@@ -533,11 +533,11 @@ class FaceRenderer:
             insets = turned_eyes(sheet, plan.turns, step, *moved) + insets
         if plan.lids is not None and plan.lid_turns is not None:
             parts = concatenated([eyes.lids for eyes in batch.eyes])
-            insets = drawn_lids(parts, plan.lids, plan.lid_turns, step, *moved) + insets
+            insets = lid_insets(parts, plan.lids, plan.lid_turns, step, *moved) + insets
         return drawn, insets
 
-    def _places_of_lids(self, batch: PlannedBatch, plan: Plan, drawn: Drawn) -> Tensor:
-        """The sampling positions (N, 2, S, S), with those of drawn lids where there are some."""
+    def _positions_with_lids(self, batch: PlannedBatch, plan: Plan, drawn: Drawn) -> Tensor:
+        """Sampling positions (N, 2, S, S) in the source, with those of lids that are drawn without a network."""
         corrected = batch.source.corrected
         if self._correction is None or corrected is None or plan.lids is None or plan.lid_turns is None:
             return drawn.places
@@ -546,7 +546,7 @@ class FaceRenderer:
             self._correction.anchors_at(corrected, plan.alpha),
         )
         moved = drawn.places, corrected.anchors, anchors
-        return composite_insets(drawn.places, drawn_places(parts, plan.lids, plan.lid_turns, *moved))
+        return composite_insets(drawn.places, lid_position_insets(parts, plan.lids, plan.lid_turns, *moved))
 
     def _expression(self, plan: Plan) -> Tensor:
         return plan.alpha[:, self.config.bank_slices.get("exp", slice(0))]

@@ -47,20 +47,21 @@ NAMES = (
 COUNT = len(NAMES)
 
 
-def places(*names: str) -> list[int]:
+def landmark_indices(*names: str) -> list[int]:
     """Indices of landmarks by name; "lidRight" stands for all of lidRight1, lidRight2, ..."""
-    return [
-        i for wanted in names for i, name in enumerate(NAMES) if name.rstrip("0123456789") == wanted or name == wanted
-    ]
+    return [i for stem in names for i, name in enumerate(NAMES) if stem in (name, name.rstrip("0123456789"))]
 
 
-RIGHT_LIDS, LEFT_LIDS = places("lidRight"), places("lidLeft")
-INNER_LIPS = places("innerUpper", "innerLower")
+RIGHT_LIDS, LEFT_LIDS = landmark_indices("lidRight"), landmark_indices("lidLeft")
+INNER_LIPS = landmark_indices("innerUpper", "innerLower")
 # Closed outlines, in order around.
 OUTER_LIPS = [
-    *places("mouthRight", "upperLipRight", "upperLipTop"), *places("upperLipLeft")[::-1], *places("mouthLeft"),
-    *places("lowerLipLeft", "lowerLipBottom"), *places("lowerLipRight")[::-1],
-]  # fmt: skip
+    *landmark_indices("mouthRight", "upperLipRight", "upperLipTop"),
+    *landmark_indices("upperLipLeft")[::-1],
+    *landmark_indices("mouthLeft"),
+    *landmark_indices("lowerLipLeft", "lowerLipBottom"),
+    *landmark_indices("lowerLipRight")[::-1],
+]
 
 _NOSE, _CHIN = NAMES.index("noseTip"), NAMES.index("chin")
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from .landmarks import places
+from .landmarks import landmark_indices
 
 COUNT = 25  # points of an outline
 MIDDLE = slice(COUNT // 3, COUNT - COUNT // 3)
-_CORNERS = places("mouthRight"), places("mouthLeft")
+_CORNERS = landmark_indices("mouthRight"), landmark_indices("mouthLeft")
 _OUTLINES = [  # from the right corner to the left one
-    [*places("upperLipRight", "upperLipTop"), *places("upperLipLeft")[::-1]],
-    places("innerUpper"),
-    places("innerLower"),
-    [*places("lowerLipRight", "lowerLipBottom"), *places("lowerLipLeft")[::-1]],
+    [*landmark_indices("upperLipRight", "upperLipTop"), *landmark_indices("upperLipLeft")[::-1]],
+    landmark_indices("innerUpper"),
+    landmark_indices("innerLower"),
+    [*landmark_indices("lowerLipRight", "lowerLipBottom"), *landmark_indices("lowerLipLeft")[::-1]],
 ]
 # An edge is searched on both sides of its landmarks as far as this share of the opening and a constant, and at most.
 _REACH, _FURTHEST, _TRIED = (0.45, 0.02), 0.13, 53

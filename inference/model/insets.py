@@ -411,7 +411,7 @@ def _at_landmarks(picture: Tensor, estimate: Tensor) -> Tensor:
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:
     """Pictures (N, C, S, S), or one for all insets (1, C, S, S), with the insets composited over them.
 
-    C is 3, or 2 for sampling positions, see `inference.model.lids.drawn_places`.
+    C is 3, or 2 for sampling positions, see `inference.model.lids.lid_position_insets`.
     """
     positions = pixel_positions(pictures.shape[-1], pictures.device)
     for number, (window, layer, _) in enumerate(insets):

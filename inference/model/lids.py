@@ -49,8 +49,8 @@ class LidColumns:
     weights: Tensor
 
     @staticmethod
-    def found(bank: Bank, device: torch.device) -> LidColumns:
-        """They are found by their ARKit units. A weight is 1 / the coefficient's value for the whole unit."""
+    def of_bank(bank: Bank, device: torch.device) -> LidColumns:
+        """Columns that move one of `UNITS` and nothing else. A weight is 1 / the coefficient's value for the whole unit."""
         columns, weights = [], []
         for column, entry in enumerate(bank.coefficients[: bank.config.generator.coefficient_count]):
             for number, unit in enumerate(UNITS):
@@ -87,7 +87,7 @@ class MovedLids:
     or (N, 0). All tensors are on one device.
 
     Attributes: still, (N, n), alpha with the lids as they are in the sources whose lids were found, with which the
-    networks render; other_turns, turns of the other sources; motion, turns: for `drawn_lids`.
+    networks render; other_turns, turns of the other sources; motion, turns: for `lid_insets`.
     """
 
     def __init__(
@@ -101,8 +101,10 @@ class MovedLids:
 
 
 def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, heights: Tensor) -> LidMotion:
-    """alpha, own: (N, n) and (1 or N, n), coefficients of the frames and of their sources. turns: (N, 2), change of the
-    coefficients of `inference.model.gaze.COEFFICIENTS`. heights: see `LidParts`.
+    """Motion of the lids from their coefficients and from the gaze that they follow.
+
+    alpha: (N, n), coefficients of the frames. own: (1 or N, n), those of their sources. turns: (N, 2), change of the
+    coefficients of `inference.model.gaze.COEFFICIENTS`. heights: pixels, see `LidParts`.
     """
     now, was = (torch.einsum("nm,mus->uns", columns.of(rows), columns.weights) for rows in (alpha, own))
     _, wide, squint = now - was
@@ -119,7 +121,7 @@ def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, h
     return LidMotion(upper.clamp(*LIMITS[0]), lower.clamp(*LIMITS[1]))
 
 
-def drawn_lids(
+def lid_insets(
     parts: LidParts,
     motion: LidMotion,
     turns: Tensor,
@@ -132,7 +134,7 @@ def drawn_lids(
 
     parts: of one source, or of N. turns: (N, 2), see `lid_motion`. Other arguments as for `fast_gaze.turned_eyes`.
     """
-    eyes = _PlacedEyes.found(parts, motion, turns, step, positions, anchors, moved)
+    eyes = _PlacedEyes.locate(parts, motion, turns, step, positions, anchors, moved)
     at, under, beneath, strip, rows = eyes.at, eyes.under, eyes.beneath, eyes.strip, eyes.rows
     shift = eyes.by_eye(shifts(turns)[:, None]).mT[..., None, None]
     angle = torch.linalg.vector_norm(turns * constant(turns.device, YAW, PITCH), dim=1)
@@ -162,21 +164,21 @@ def drawn_lids(
     return eyes.insets(torch.cat([colour.mul_(alpha), alpha], 1))
 
 
-def drawn_places(
+def lid_position_insets(
     parts: LidParts, motion: LidMotion, turns: Tensor, positions: Tensor, anchors: Tensor, moved: Tensor
 ) -> list[PlacedInset]:
-    """As `drawn_lids`, but of sampling positions: x and y in the source, and alpha, instead of colours and alpha.
+    """Insets of sampling positions: x and y in the source, and alpha, instead of the colours of `lid_insets`.
 
     Where a closing lid shows skin that the source does not have, positions are those of the strip above the upper edge
     (STRIP), as if it were stretched: the edge of a closed lid is the edge of the open one.
     """
-    eyes = _PlacedEyes.found(parts, motion, turns, 1, positions, anchors, moved)
+    eyes = _PlacedEyes.locate(parts, motion, turns, 1, positions, anchors, moved)
     shift = torch.lerp(eyes.shift, eyes.stretched, eyes.over * ((eyes.upper - 0.3) / 0.4).clamp(0.0, 1.0))
     at = eyes.at + torch.cat([torch.zeros_like(shift), shift * (2 / SIZE[0])], 1)
     middle, along, down = parts.windows.flatten(0, 1)[..., None, None, None].unbind(1)
-    found = middle + along * at[:, :1] + down * at[:, 1:]
+    sampled_at = middle + along * at[:, :1] + down * at[:, 1:]
     alpha = eyes.area * (shift.abs().clamp(max=1.0) * eyes.moves)
-    return eyes.insets(torch.cat([found * alpha, alpha], 1))
+    return eyes.insets(torch.cat([sampled_at * alpha, alpha], 1))
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class _PlacedEyes:
     moves: Tensor
 
     @staticmethod
-    def found(
+    def locate(
         parts: LidParts,
         motion: LidMotion,
         turns: Tensor,
@@ -217,7 +219,7 @@ class _PlacedEyes:
         anchors: Tensor | None,
         moved: Tensor | None,
     ) -> _PlacedEyes:
-        """Arguments as for `drawn_lids`."""
+        """Arguments as for `lid_insets`."""
         count, sources, height, width = len(turns), len(parts.still), SIZE[0] // step, SIZE[1] // step
         device = turns.device
         y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
@@ -226,9 +228,9 @@ class _PlacedEyes:
         if positions is not None and anchors is not None and moved is not None:
             windows = moved_windows(windows, anchors, moved)
             middle, along, across = windows.permute(2, 0, 3, 1)[..., None, None]
-            places = torch.addcmul(torch.addcmul(middle, along, pixels[:, :1]), across, pixels[:, 1:])
-            found = warped(positions, places.flatten(2, 3)).view(count, 2, 2, height, width)
-            inside = inside_windows(expanded(parts.windows, count), found)
+            in_picture = torch.addcmul(torch.addcmul(middle, along, pixels[:, :1]), across, pixels[:, 1:])
+            in_source = warped(positions, in_picture.flatten(2, 3)).view(count, 2, 2, height, width)
+            inside = inside_windows(expanded(parts.windows, count), in_source)
 
         at = _by_eye(inside.transpose(1, 2), sources).transpose(1, 2).contiguous()
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))

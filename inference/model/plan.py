@@ -44,7 +44,7 @@ class Plan:
     """The inputs of a batch of N frames. All tensors are small and on the CPU; see `packed`.
 
     alpha: (N, n), coefficients of the networks. turns: (N, 2), gaze of eyes that are rendered without lids; None: no
-    such eyes. lids, lid_turns: arguments of `drawn_lids`, (N, 2); None: no lids are rendered. strengths:
+    such eyes. lids, lid_turns: arguments of `lid_insets`, (N, 2); None: no lids are rendered. strengths:
     `Inset.strength` of mouth and eyes, None for an inset that is not needed; () without insets. closing: (N, 2), how
     far `inference.closing` closes the source's open mouth, 0..1, and the jaw's share of it, 0..1; None: not at all. It
     is not part of `packed`.
@@ -94,7 +94,7 @@ class Planner:
         self._count = bank.config.generator.coefficient_count
         turns_eyes = EYE_BANK in bank.config.painted and insets is not None
         self._eye_columns = list(range(len(names)))[slices[EYE_BANK]] if turns_eyes else []
-        self._lid_columns = None if insets is None else LidColumns.found(bank, CPU)
+        self._lid_columns = None if insets is None else LidColumns.of_bank(bank, CPU)
         self._lids = tuple(names.index(name) if name in names else None for name in ("eyeBlink", "eyeWide"))
         self._called_by: list[Tensor] = []
         if insets is not None:

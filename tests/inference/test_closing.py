@@ -13,7 +13,16 @@ torch = pytest.importorskip("torch")
 from inference.closing import UPPER, Mouth, with_closed_mouth
 from inference.contract.bank import load_bank
 from inference.face.framing import load_portrait
-from inference.face.landmarks import COUNT, INNER_LIPS, LEFT_LIDS, NAMES, RIGHT_LIDS, find_landmarks, places, square_at
+from inference.face.landmarks import (
+    COUNT,
+    INNER_LIPS,
+    LEFT_LIDS,
+    NAMES,
+    RIGHT_LIDS,
+    find_landmarks,
+    landmark_indices,
+    square_at,
+)
 from inference.face.lip_edges import find_lips
 from inference.model.fast_gaze import TurnableEyes
 from inference.model.insets import Insets
@@ -57,19 +66,19 @@ def drawn_face(teeth: int = 0) -> tuple[np.ndarray, np.ndarray]:
         filled(top, np.minimum(top + teeth, bottom), TOOTH)
     points = np.zeros((COUNT, 2))
     points[0], points[1] = (MIDDLE[0] - EYES / 2, 180), (MIDDLE[0] + EYES / 2, 180)
-    points[places("noseTip", "noseBase", "noseWingRight", "noseWingLeft")] = place(0, -60)
+    points[landmark_indices("noseTip", "noseBase", "noseWingRight", "noseWingLeft")] = place(0, -60)
     points[NAMES.index("chin")] = place(0, 110)
     for side, sign in (("Right", -1), ("Left", 1)):
-        points[places(f"jaw{side}")] = [place(sign * (105 - 13 * step), -90 + 33 * step) for step in range(6)]
-        points[places(f"mouth{side}")] = place(sign * 60, 0)
+        points[landmark_indices(f"jaw{side}")] = [place(sign * (105 - 13 * step), -90 + 33 * step) for step in range(6)]
+        points[landmark_indices(f"mouth{side}")] = place(sign * 60, 0)
         at = np.array([-0.75, -0.5, -0.25])
         for name, line in (("upperLip", -curve(GAP * 0.4 + THICK, at)), ("lowerLip", curve(GAP * 0.6 + THICK, at))):
-            points[places(f"{name}{side}")] = MIDDLE + np.stack([-sign * 60 * at, line], 1)
+            points[landmark_indices(f"{name}{side}")] = MIDDLE + np.stack([-sign * 60 * at, line], 1)
     at = np.linspace(-0.8, 0.8, 5)
-    points[places("innerUpper")] = MIDDLE + np.stack([60 * at, -curve(GAP * 0.4, at)], 1)
-    points[places("innerLower")] = MIDDLE + np.stack([60 * at, curve(GAP * 0.6, at)], 1)
-    points[places("upperLipTop")] = place(0, -GAP * 0.4 - THICK)
-    points[places("lowerLipBottom")] = place(0, GAP * 0.6 + THICK)
+    points[landmark_indices("innerUpper")] = MIDDLE + np.stack([60 * at, -curve(GAP * 0.4, at)], 1)
+    points[landmark_indices("innerLower")] = MIDDLE + np.stack([60 * at, curve(GAP * 0.6, at)], 1)
+    points[landmark_indices("upperLipTop")] = place(0, -GAP * 0.4 - THICK)
+    points[landmark_indices("lowerLipBottom")] = place(0, GAP * 0.6 + THICK)
     return picture, points
 
 
@@ -88,8 +97,8 @@ def test_lips_are_found_where_their_colour_ends() -> None:
     picture, points = drawn_face()
     for off in (0.0, GAP / 6):
         shifted = points.copy()
-        shifted[places("innerUpper")[1:4], 1] += off
-        shifted[places("innerLower")[1:4], 1] -= off
+        shifted[landmark_indices("innerUpper")[1:4], 1] += off
+        shifted[landmark_indices("innerLower")[1:4], 1] -= off
         outer_upper, upper, lower, outer_lower = find_lips(picture, shifted)
         assert abs(upper[12, 1] - (MIDDLE[1] - GAP * 0.4)) < 3
         assert abs(lower[12, 1] - (MIDDLE[1] + GAP * 0.6)) < 3
@@ -266,7 +275,7 @@ def lips_of(frame: np.ndarray, points: np.ndarray) -> tuple[float, float, float]
     """Thickness of the upper lip, the opening, and thickness of the lower lip in the middle, in eye distances."""
     found = find_landmarks(frame, [square_at(points[:2])], passes=3).points[0]
     at = (found @ (1, 1j)) / complex(*(found[1] - found[0]))
-    (top, bottom), inner = at[places("upperLipTop", "lowerLipBottom")].imag, at[INNER_LIPS].imag
+    (top, bottom), inner = at[landmark_indices("upperLipTop", "lowerLipBottom")].imag, at[INNER_LIPS].imag
     return inner[2] - top, inner[7] - inner[2], bottom - inner[7]
 
 

@@ -16,7 +16,7 @@ from inference.media.picture import load_picture
 from inference.model.gaze import SIZE
 from inference.model.insets import DARKEST
 from inference.model.lid_parts import _lashes, _lashes_left, lid_parts
-from inference.model.lids import LidColumns, MovedLids, drawn_lids, lid_motion
+from inference.model.lids import LidColumns, MovedLids, lid_insets, lid_motion
 from inference.renderer import FaceRenderer
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
     rest = whites(drawn(renderer), openings)
     assert whites(drawn(renderer, eyeSquint=1.0), openings) < rest
     parts = renderer._source.eyes.lids
-    columns = LidColumns.found(renderer.bank, CPU)
+    columns = LidColumns.of_bank(renderer.bank, CPU)
     own, turns = torch.zeros(1, 36), torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, 0.0]])
     alpha = own.repeat(3, 1)
     alpha[2, renderer.bank.names.index("eyeWide")] = 1.0
@@ -175,7 +175,7 @@ def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
 
 
 def test_a_blink_closes_eyes_that_were_read_as_nearly_closed(bank):
-    columns, at = LidColumns.found(bank, CPU), bank.names.index("eyeBlink")
+    columns, at = LidColumns.of_bank(bank, CPU), bank.names.index("eyeBlink")
     for read in (-0.2, 0.0, 0.4, 0.63, 0.75, 0.9):
         own = torch.zeros(1, 36)
         own[0, at] = read
@@ -192,7 +192,7 @@ def test_each_eye_has_its_own_units(bank):
     at = bank.names.index("eyeBlink")
     entries[at] = replace(entries[at], name="left", arkit={"eyeBlinkLeft": 0.5})
     entries[at + 1] = replace(entries[at + 1], name="mixed", arkit={"eyeWideLeft": 0.5, "browInnerUp": 0.5})
-    columns = LidColumns.found(replace(bank, coefficients=tuple(entries)), CPU)
+    columns = LidColumns.of_bank(replace(bank, coefficients=tuple(entries)), CPU)
     assert at in columns.columns
     assert at + 1 not in columns.columns, "a slider that moves more than lids is left to the networks"
     alpha = torch.zeros(1, len(entries))
@@ -206,13 +206,13 @@ def test_eyes_without_clear_lids_keep_the_insets(bank):
     found = find_landmarks(blank, [square_at((EYES + 0.5) * 2 - 0.5)])
     parts = lid_parts(blank, found.points[0], found.spread[0])
     assert parts.clear.item() == 0
-    columns, own = LidColumns.found(bank, CPU), torch.zeros(1, len(bank.names))
+    columns, own = LidColumns.of_bank(bank, CPU), torch.zeros(1, len(bank.names))
     alpha = own + 0.5
     moved = MovedLids(columns, parts.heights, parts.clear, alpha, own, torch.ones(1, 2))
     torch.testing.assert_close(moved.still, alpha)
     torch.testing.assert_close(moved.other_turns, torch.ones(1, 2))
     motion = lid_motion(columns, alpha, own, torch.ones(1, 2), parts.heights)
-    assert not any(laid.drawn[:, 3].any() for laid in drawn_lids(parts, motion, torch.ones(1, 2)))
+    assert not any(laid.drawn[:, 3].any() for laid in lid_insets(parts, motion, torch.ones(1, 2)))
 
 
 def test_the_outline_does_not_depend_on_exact_landmarks(portrait, landmarks):

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("moderngl", reason="moderngl draws the heads")
 
-from inference.face.landmarks import COUNT, NAMES, places
+from inference.face.landmarks import COUNT, NAMES, landmark_indices
 from inference.model.readers.relative import CELL, EXTENTS, FLOW_UNIT, SIZES
 from training.evaluate import capture
 from training.units import NAMES as UNITS
@@ -27,7 +27,7 @@ def test_brows_are_measured_over_the_bridge_of_the_nose() -> None:
 def test_lids_smile_and_jaw_do_not_depend_on_place_size_and_roll() -> None:
     at_rest = np.random.default_rng(0).uniform(0, 30, (COUNT, 2))
     for side, x in (("Right", 20.0), ("Left", 90.0)):
-        at_rest[places(f"lid{side}")] = (x, 50.0)
+        at_rest[landmark_indices(f"lid{side}")] = (x, 50.0)
         at_rest[[NAMES.index(f"lid{side}1"), NAMES.index(f"lid{side}5")], 0] = x - 10, x + 10
     moved = at_rest.copy()
     for names, down in (
@@ -35,7 +35,7 @@ def test_lids_smile_and_jaw_do_not_depend_on_place_size_and_roll() -> None:
         (("mouthRight", "mouthLeft"), -14.0),
         (("chin", "lowerLipBottom"), 21.0),
     ):
-        moved[places(*names), 1] += down
+        moved[landmark_indices(*names), 1] += down
     turned = 2.5 * moved @ np.array([[0.8, 0.6], [-0.6, 0.8]]) + (40.0, -3.0)
     before, after, elsewhere = capture.lower_face_and_lids(np.stack([at_rest, moved, turned]))
     np.testing.assert_allclose(after - before, [0.1, 0.2, 0.3], atol=1e-6)  # of an eye distance of 70

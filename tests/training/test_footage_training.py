@@ -23,7 +23,7 @@ from training.evaluate.disentangled import head_codes
 from training.footage.heads import HeadsAsFootage
 from training.footage.motion import measure_motion_pool
 from training.footage.takes import subtract_take_mean
-from training.learning.losses import total
+from training.learning.losses import weighted_sum
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
 from training.stages import footage as command
@@ -285,7 +285,7 @@ def test_stage_2_trains_the_decoder_alone(
     lips, faces = trained[2].lip_motion(split.trained), upper.motion(codes[:, -10:].numpy())
     batch = expression_batch(split.trained, codes, lips, faces, 32, 2, rng, pool)
     losses = ExpressionLosses(larger)(batch)
-    total(losses, dict.fromkeys(losses, 1.0)).backward()
+    weighted_sum(losses, dict.fromkeys(losses, 1.0)).backward()
     assert sum(float(weight.grad.abs().sum()) for weight in chosen if weight.grad is not None) > 0
     others = {name for name, weight in larger.named_parameters() if weight.grad is not None}
     assert all(name.startswith("dec.") for name in others)
@@ -321,7 +321,7 @@ def test_cross_reconstruction_reaches_both_heads_and_falls(
     for number in range(12):
         losses = step(batch)
         seen.append(losses["cross"].item())
-        minimise(total(losses, WEIGHTS), optimiser, model.parameters())
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, model.parameters())
         if number == 0:
             for head in (model.lip_fc, model.pose_fc):
                 assert head[2].weight.grad.abs().sum() > 0

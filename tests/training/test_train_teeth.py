@@ -14,7 +14,7 @@ from inference.contract.bank import STARTER, load_bank
 from inference.model.teeth import MASKS, SMOOTH, Teeth, TeethConfig
 from training.heads import render
 from training.heads.lifelike_render import LifelikeRenderer
-from training.learning.losses import total
+from training.learning.losses import weighted_sum
 from training.stages.teeth import WEIGHTS, MouthInputRecorder, Pool, figures, losses_of, person_samples
 from training.units import NAMES
 
@@ -60,7 +60,7 @@ def test_a_few_steps_learn_where_the_mouth_is(pool: Pool, tmp_path: Path) -> Non
     for _ in range(30):
         planes = made(truth["seen"], truth["condition"], truth["condition"][:, -3:])
         optimiser.zero_grad()
-        total(losses_of(planes, truth, made.texture), WEIGHTS).backward()
+        weighted_sum(losses_of(planes, truth, made.texture), WEIGHTS).backward()
         optimiser.step()
     after = figures(made.eval(), pool, tmp_path / "after")
     assert after["inside"] > max(0.5, before["inside"])

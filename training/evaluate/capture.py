@@ -30,7 +30,7 @@ from inference.contract.bank import load_bank
 from inference.contract.errors import EDTalkError
 from inference.face.crop import EYES, TEMPLATE, Crop
 from inference.face.framing import cut_at, frame_clip
-from inference.face.landmarks import LEFT_LIDS, RIGHT_LIDS, find_each, places, square_at
+from inference.face.landmarks import LEFT_LIDS, RIGHT_LIDS, find_each, landmark_indices, square_at
 from inference.media.clip import Clip
 from inference.media.video_writer import VideoWriter
 from inference.model.readers.relative import CELL, EXTENTS, FLOW_UNIT, SIZES
@@ -145,8 +145,11 @@ def lower_face_and_lids(points: np.ndarray) -> np.ndarray:
     right, left = (at[:, [lids[0], lids[4]]].mean(1) for lids in (RIGHT_LIDS, LEFT_LIDS))
     at = ((at - (right + left)[:, None] / 2) / (left - right)[:, None]).imag
     upper, lower = ([*RIGHT_LIDS[part], *LEFT_LIDS[part]] for part in (slice(1, 4), slice(5, 8)))
-    nose = at[:, places("noseBase", "noseWingRight", "noseWingLeft")].mean(1)
-    corners, jaw = at[:, places("mouthRight", "mouthLeft")].mean(1), at[:, places("chin", "lowerLipBottom")].mean(1)
+    nose = at[:, landmark_indices("noseBase", "noseWingRight", "noseWingLeft")].mean(1)
+    corners, jaw = (
+        at[:, landmark_indices("mouthRight", "mouthLeft")].mean(1),
+        at[:, landmark_indices("chin", "lowerLipBottom")].mean(1),
+    )
     return np.stack([at[:, lower].mean(1) - at[:, upper].mean(1), nose - corners, jaw - nose], 1)
 
 

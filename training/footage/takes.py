@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inference.face.landmarks import MIRROR, places
+from inference.face.landmarks import MIRROR, landmark_indices
 
 NINE = (
     "left_eye",
@@ -30,9 +30,11 @@ NINE = (
 LEFT_EYE, RIGHT_EYE, NOSE, LEFT_CORNER, RIGHT_CORNER, UPPER_LIP, LOWER_LIP, MOUTH, CHIN = range(len(NINE))
 # Landmarks of the landmark network after the nine: outlines and inner edges of the lips, brows and lids, and both
 # points in front of each ear.
-_OF_LIPS = places("upperLipRight", "upperLipLeft", "lowerLipRight", "lowerLipLeft", "innerUpper", "innerLower")
-_OF_UPPER = places("lidRight", "lidLeft", "browRight", "browLeft")
-_OF_EARS = places("jawRight1", "jawRight2", "jawLeft1", "jawLeft2")
+_OF_LIPS = landmark_indices(
+    "upperLipRight", "upperLipLeft", "lowerLipRight", "lowerLipLeft", "innerUpper", "innerLower"
+)
+_OF_UPPER = landmark_indices("lidRight", "lidLeft", "browRight", "browLeft")
+_OF_EARS = landmark_indices("jawRight1", "jawRight2", "jawLeft1", "jawLeft2")
 MARKS = [*_OF_LIPS, *_OF_UPPER, *_OF_EARS]
 COUNT = len(NINE) + len(MARKS)
 EYES = [LEFT_EYE, RIGHT_EYE]

@@ -105,7 +105,7 @@ def read_error(model: Generator, latent: Tensor, truth: Tensor, rarity: Tensor) 
     return ((model.coefficients(latent) / ALPHA_GAIN - truth).square() * rarity).mean()
 
 
-def total(losses: Mapping[str, Tensor], weights: Mapping[str, float] = WEIGHTS) -> Tensor:
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float] = WEIGHTS) -> Tensor:
     """Weighted sum of scalar losses."""
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 

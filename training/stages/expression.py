@@ -27,7 +27,7 @@ from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchange
 from ..footage.takes import Footage
 from ..heads.data import Tracks
 from ..learning.devices import Devices
-from ..learning.losses import edge_loss, flow_loss, picture_loss, total
+from ..learning.losses import edge_loss, flow_loss, picture_loss, weighted_sum
 from ..learning.optimiser import step_scale
 from ..learning.trainer import Limits, Trainer
 from .footage_generator import anchored_latent, decode_together, exchange_alpha
@@ -196,7 +196,7 @@ def train_expression(
         batch = expression_batch(footage, codes, lip_motion, upper_motion, args.size, args.sources, step_rng, pool)
         try:
             losses = losses_of(devices.moved(batch))
-            loss = total(losses, WEIGHTS)
+            loss = weighted_sum(losses, WEIGHTS)
             with limit_to_expression_directions(model):
                 devices.minimise(loss, wrapped, model)
         except RuntimeError as error:

@@ -24,7 +24,7 @@ from inference.model.generator import Generator
 from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchanges, sample_upper_exchanges
 from ..footage.takes import Footage, mirrored
 from ..learning.augment import Crop
-from ..learning.losses import sampling_grid, total
+from ..learning.losses import sampling_grid, weighted_sum
 from ..learning.optimiser import larger_mask_steps, minimise
 from ..learning.trainer import Limits, Trainer
 from .expression import add_expression_bank
@@ -228,7 +228,7 @@ def train_expression_motion(
         )
         losses["own"] = source_code_error(larger, latent, batch.source_alpha)
         losses["read"] = head_reading_error(larger, batch, footage, codes, teacher, trainer.rng)
-        loss = total(losses, weights)
+        loss = weighted_sum(losses, weights)
         with larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})

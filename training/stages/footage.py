@@ -35,7 +35,7 @@ from ..footage.named import KnownTake, known_takes, read_table
 from ..footage.prepare import LEAST, clips_in, prepared
 from ..footage.takes import COUNT, NINE, Footage
 from ..learning.devices import Devices
-from ..learning.losses import total
+from ..learning.losses import weighted_sum
 from ..learning.trainer import Limits, Unstable, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
@@ -278,7 +278,7 @@ def measured_step(size: int, pairs: int) -> float:
     for _ in range(2):
         start_time = time.perf_counter()
         losses = losses_of(pair_batch(footage, codes, size, draw_pairs(footage, rng, 1), rng))
-        total(losses, WEIGHTS).backward()
+        weighted_sum(losses, WEIGHTS).backward()
         seconds.append(time.perf_counter() - start_time)
     return pairs * min(seconds)
 

@@ -24,7 +24,7 @@ from inference.contract.config import GeneratorConfig
 from inference.model.generator import Generator
 
 from ..heads.data import Batch, HeadPairs
-from ..learning.losses import PlaceHeads, flow_error, generator_losses, picture_loss, total
+from ..learning.losses import PlaceHeads, flow_error, generator_losses, picture_loss, weighted_sum
 from ..learning.optimiser import larger_mask_steps, minimise, optimiser_for
 from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..units import ALPHA_GAIN, BANKS, in_coefficient_units
@@ -200,7 +200,7 @@ def train(args: argparse.Namespace) -> None:
         batch = pairs.batch(rng, args.sources, args.drivings, args.portraits)
         losses, _ = generator_losses(model, place_heads, batch, pairs.rarity, weights)
         with larger_mask_steps(model):
-            minimise(total(losses), optimiser, model.parameters())
+            minimise(weighted_sum(losses), optimiser, model.parameters())
         trainer.note(losses)
 
 

@@ -32,7 +32,7 @@ from inference.model.refiner import Refiner, invert_displacement, pixel_position
 from ..heads.data import Batch, HeadPairs
 from ..learning.augment import Crop, filmed, photographed, relit, repaint_eyes
 from ..learning.critic import CRITIC_LEAD, Critic, adversarial_loss, critic_loss
-from ..learning.losses import total
+from ..learning.losses import weighted_sum
 from ..learning.optimiser import adamw, minimise
 from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
 from ..units import NAMES, POSE_COLUMNS
@@ -237,7 +237,7 @@ def train(args: argparse.Namespace) -> None:
         judged = list(zip(critics, drawn, strict=True))
         if progress >= args.critic_from:
             losses["adversarial"] = sum(adversarial_loss(critic, one.picture) for critic, one in judged)
-        minimise(total(losses, WEIGHTS), optimiser, painters)
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, painters)
         if progress >= args.critic_from - CRITIC_LEAD:
             losses["critic"] = sum(critic_loss(critic, one.truth, one.picture) for critic, one in judged)
             minimise(losses["critic"], critic_optimiser)

@@ -26,7 +26,7 @@ from ..footage.takes import Footage, mouth_window_grid
 from ..heads.data import TINT, Tracks
 from ..learning.augment import Exposure
 from ..learning.devices import Devices
-from ..learning.losses import edge_loss, flow_loss, mask_loss, picture_loss, total
+from ..learning.losses import edge_loss, flow_loss, mask_loss, picture_loss, weighted_sum
 from ..learning.optimiser import larger_mask_steps
 from ..learning.trainer import Limits, Trainer
 from .footage_generator import (
@@ -283,7 +283,7 @@ def train_mouth_pose(
             batch |= track_batch(footage, codes, lip_motion, args.size, pool, step_rng, max(1, args.pairs // 2))
         try:
             losses = losses_of(devices.moved(batch))
-            loss = total(losses, WEIGHTS)
+            loss = weighted_sum(losses, WEIGHTS)
             with larger_mask_steps(model):
                 devices.minimise(loss, optimiser, model)
         except RuntimeError as error:

@@ -26,7 +26,7 @@ from inference.model.generator import Generator
 from ..footage.named import known_takes
 from ..footage.prepare import prepared
 from ..footage.takes import Footage
-from ..learning.losses import edge_loss, picture_loss, total
+from ..learning.losses import edge_loss, picture_loss, weighted_sum
 from ..learning.optimiser import minimise, step_scale
 from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
@@ -94,7 +94,9 @@ def held_out_error(model: Generator, footage: Footage, count: int = 32) -> float
     """Weighted sum of the losses on the same pairs of held-out time."""
     source, driving = pairs(footage, np.random.default_rng(0), count)
     parts = np.array_split(np.arange(count), -(-count // PICTURES))
-    return float(np.mean([total(losses_of(model, footage, source[p], driving[p]), WEIGHTS).item() for p in parts]))
+    return float(
+        np.mean([weighted_sum(losses_of(model, footage, source[p], driving[p]), WEIGHTS).item() for p in parts])
+    )
 
 
 @torch.no_grad()
@@ -152,7 +154,7 @@ def tune(args: Any, model: Generator, split: Split, rng: np.random.Generator) ->
             if record["checks"] >= PATIENCE:
                 break
             losses = losses_of(model, split.trained, *pairs(split.trained, trainer.rng, PICTURES))
-            loss = total(losses, WEIGHTS)
+            loss = weighted_sum(losses, WEIGHTS)
             minimise(loss, optimiser, [weight for part in groups.values() for weight in part])
             trainer.note(losses | {"loss": loss})
             if (trainer.step + 1) % CHECK_EVERY == 0:

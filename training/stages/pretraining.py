@@ -21,7 +21,16 @@ from torch import Tensor, nn
 from inference.model.generator import Generator, upsample
 
 from ..heads.data import HeadPairs, recoloured
-from ..learning.losses import FLOW_FROM, WEIGHTS, PlaceHeads, flow_error, flow_loss, motion_emphasis, read_error, total
+from ..learning.losses import (
+    FLOW_FROM,
+    WEIGHTS,
+    PlaceHeads,
+    flow_error,
+    flow_loss,
+    motion_emphasis,
+    read_error,
+    weighted_sum,
+)
 from ..learning.optimiser import minimise
 from ..learning.trainer import Trainer
 from ..units import ALPHA_GAIN
@@ -115,7 +124,7 @@ def learn_reading(
             "shape": F.mse_loss(shape_head(latent), codes[rows // pairs.frames_per_identity]),
             "place": place_heads.error(features, pairs.points[rows].float(), pairs.visible[rows].float(), pairs.places),
         }
-        minimise(total(losses, READING_WEIGHTS), optimiser)
+        minimise(weighted_sum(losses, READING_WEIGHTS), optimiser)
         trainer.note(losses)
 
 
@@ -195,7 +204,7 @@ def learn_own_motion(
                 features, batch.tracks.source[::drivings], batch.tracks.visible[::drivings], batch.places
             ),
         }
-        minimise(total(losses, WEIGHTS), optimiser, model.parameters())
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, model.parameters())
         trainer.note(losses)
 
 

@@ -27,7 +27,7 @@ from inference.model.generator import Generator
 
 from ..footage.motion import MotionPool, sample_base_frames, sample_lip_exchanges
 from ..footage.takes import Footage
-from ..learning.losses import FLOW_FROM, flow_error, motion_emphasis, total
+from ..learning.losses import FLOW_FROM, flow_error, motion_emphasis, weighted_sum
 from ..learning.optimiser import larger_mask_steps, minimise
 from ..learning.trainer import Limits, Trainer
 from .footage_generator import (
@@ -111,7 +111,7 @@ def train_reenactment(
         losses = reconstruction_losses(decoded[DRIVING], batch, footage)
         losses |= flow_losses(decoded, pool.tracks(chosen), exchange)
         losses["own"] = source_code_error(model, latent, batch.source_alpha)
-        loss = total(losses, WEIGHTS)
+        loss = weighted_sum(losses, WEIGHTS)
         with larger_mask_steps(model):
             minimise(loss, self_optimiser, model.parameters())
         trainer.note(losses | {"loss": loss})
@@ -162,7 +162,7 @@ def _own_motion(
         decoded = decode_with_lip_exchange(model, latent, features, batch, codes, exchange, level_count=level_count)
         losses = flow_losses(decoded, pool.tracks(chosen), exchange)
         losses["own"] = source_code_error(model, latent, batch.source_alpha)
-        loss = total(losses, WEIGHTS)
+        loss = weighted_sum(losses, WEIGHTS)
         minimise(loss, optimiser, model.parameters())
         trainer.note(losses | {"loss": loss})
 

@@ -42,7 +42,7 @@ from ..learning.losses import (
     picture_loss,
     sampling_grid,
     still_loss,
-    total,
+    weighted_sum,
 )
 from ..learning.optimiser import adamw, minimise
 from ..learning.trainer import Trainer, add_limit_options, add_trainer_options, limits, seeded
@@ -240,7 +240,7 @@ def train(args: argparse.Namespace) -> None:
         pairs.renew()
         batch = pairs.batch(rng, sources, drivings, args.portraits)
         losses = motion_losses(refiner, batch if size == generator.config.size else halved(batch), weights)
-        minimise(total(losses, WEIGHTS), optimiser, trained)
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, trained)
         trainer.note(losses)
 
     for progress in trainer.steps("painter", optimiser, evaluate):
@@ -257,7 +257,7 @@ def train(args: argparse.Namespace) -> None:
             }
         if progress >= args.critic_from:
             losses["adversarial"] = adversarial_loss(critic, shown)
-        minimise(total(losses, WEIGHTS), optimiser, trained)
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, trained)
         if progress >= args.critic_from - CRITIC_LEAD:
             losses["critic"] = critic_loss(critic, batch.driving, shown)
             minimise(losses["critic"], critic_optimiser)

@@ -36,7 +36,7 @@ from ..heads.lifelike_render import LifelikeRenderer, renderer_of
 from ..heads.sampling import INDEX, coefficients, limited
 from ..heads.teeth import TOOTH, strips
 from ..learning.augment import array_noise, photographed
-from ..learning.losses import total
+from ..learning.losses import weighted_sum
 from ..learning.optimiser import adamw, minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..units import NAMES, mirrored
@@ -311,7 +311,7 @@ def train(args: argparse.Namespace) -> None:
         condition = truth["condition"] + JITTER["condition"] * torch.randn(truth["condition"].shape)
         planes = network(network_input, condition, truth["condition"][:, -3:])
         losses = losses_of(planes, truth, network.texture)
-        minimise(total(losses, WEIGHTS), optimiser, network.parameters())
+        minimise(weighted_sum(losses, WEIGHTS), optimiser, network.parameters())
         trainer.note(losses)
 
 
