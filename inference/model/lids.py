@@ -50,7 +50,7 @@ class LidColumns:
 
     @staticmethod
     def of_bank(bank: Bank, device: torch.device) -> LidColumns:
-        """Columns that move one of `UNITS` and nothing else. A weight is 1 / the coefficient's value for the whole unit."""
+        """Columns that move one of `UNITS` and nothing else. Weight: 1 / the coefficient's value for the whole unit."""
         columns, weights = [], []
         for column, entry in enumerate(bank.coefficients[: bank.config.generator.coefficient_count]):
             for number, unit in enumerate(UNITS):

@@ -181,8 +181,8 @@ def finish(
     state, size, rotation = rotate_to_principal_axes(
         model, flow_effects(model, footage, torch.from_numpy(rest), effect_rows)
     )
-    turned = Generator(model.config)
-    turned.load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
+    # Raises if a tensor is missing or has another shape; the loader of banks would accept that.
+    Generator(model.config).load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
     codes, axes = codes @ rotation.numpy(), rotation.numpy()
     rest = np.median(codes[at_rest] if at_rest.any() else codes, 0)
     if "exp" in model.config.bank_slices and len(neutral_rows := emotions.get(NEUTRAL, ())):
@@ -202,19 +202,29 @@ def finish(
         ]
         lip_sync = fit_lip_sync(*split, *lip_codes, size[lips].numpy(), list(material.takes))
         print(lip_sync.sentence, "r per slider:", list(lip_sync.r), flush=True)
-    tensors |= lip_sync.tensors
-    origin, licence = f"{material.origin} {lip_sync.sentence}".strip(), licence or LICENCE
-    record = consent_record(material.consent, material.takes) if material.takes else None
-    if start != "none":
-        base = load_bank(STARTER if start == "starter" else Path(start))
-        licence = f"{licence}; started from '{base.name}': {base.licence or 'no licence stated'}"
-        record = consent_record(material.consent, material.takes, base.footage) if material.takes else base.footage
+        tensors |= lip_sync.tensors
+    origin = f"{material.origin} {lip_sync.sentence}".strip()
+    licence, record = _licence_and_consent(material, start, licence or LICENCE)
     bank = Bank(
         out.stem, model.config, entries, presets, licence=licence, origin=origin, networks=networks_json(tensors),
         footage=record,
     )  # fmt: skip
     bank = replace(bank, coefficients=named_coefficients(bank, tensors, footage, int(neutral[0])))
     return save_bank(bank, tensors, out)
+
+
+def _licence_and_consent(material: Material, start: str, licence: str) -> tuple[str, Mapping[str, Any] | None]:
+    """Licence and consent of a bank, with those of the bank from which its training started.
+
+    start: see `finish`.
+    """
+    record = consent_record(material.consent, material.takes) if material.takes else None
+    if start == "none":
+        return licence, record
+    base = load_bank(STARTER if start == "starter" else Path(start))
+    licence = f"{licence}; started from '{base.name}': {base.licence or 'no licence stated'}"
+    record = consent_record(material.consent, material.takes, base.footage) if material.takes else base.footage
+    return licence, record
 
 
 @torch.no_grad()
