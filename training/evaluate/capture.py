@@ -146,10 +146,8 @@ def lower_face_and_lids(points: np.ndarray) -> np.ndarray:
     at = ((at - (right + left)[:, None] / 2) / (left - right)[:, None]).imag
     upper, lower = ([*RIGHT_LIDS[part], *LEFT_LIDS[part]] for part in (slice(1, 4), slice(5, 8)))
     nose = at[:, landmark_indices("noseBase", "noseWingRight", "noseWingLeft")].mean(1)
-    corners, jaw = (
-        at[:, landmark_indices("mouthRight", "mouthLeft")].mean(1),
-        at[:, landmark_indices("chin", "lowerLipBottom")].mean(1),
-    )
+    corners = at[:, landmark_indices("mouthRight", "mouthLeft")].mean(1)
+    jaw = at[:, landmark_indices("chin", "lowerLipBottom")].mean(1)
     return np.stack([at[:, lower].mean(1) - at[:, upper].mean(1), nose - corners, jaw - nose], 1)
 
 
@@ -209,11 +207,11 @@ def clips_table(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
         cells = " | ".join(f"{sd:.3f}: {slope:.2f}, {r:.2f}" for sd, slope, r in every[name].T)
         lines.append(f"| {name} | {cells} |")
     values, least = np.stack(list(every.values())), np.array(list(MEASURES.values()))
-    cells = []
+    medians = []
     for column, moves in enumerate((values[:, 0] >= least).T):
         slope, r = np.median(values[moves, 1:, column], 0) if moves.any() else (np.nan, np.nan)
-        cells.append(f"{moves.sum()} clips: {slope:.2f}, {r:.2f}")
-    return "\n".join([*lines, f"| median where it moves | {' | '.join(cells)} |"])
+        medians.append(f"{moves.sum()} clips: {slope:.2f}, {r:.2f}")
+    return "\n".join([*lines, f"| median where it moves | {' | '.join(medians)} |"])
 
 
 def run(args: argparse.Namespace) -> None:
