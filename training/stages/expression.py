@@ -134,7 +134,7 @@ def expression_batch(
     """
     chosen = rng.integers(0, len(pool.source_rows), count)
     source, driving, tracks = pool.source_rows[chosen], pool.driving_rows[chosen], pool.tracks(chosen)
-    batch = reenactment_batch(footage, codes, size, source, driving, None)
+    batch = reenactment_batch(footage, codes, size, source, driving, rng)
     base = sample_base_frames(footage, pool, chosen, rng)
     lip_exchange = sample_lip_exchanges(footage, lip_motion, base, rng)
     upper_exchange = sample_upper_exchanges(footage, upper_motion, base.rows, rng)
