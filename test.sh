@@ -7,8 +7,9 @@
 #   bash test.sh [--fast] OPTION...   options for pytest, for example: bash test.sh -k bank
 #
 # .venv/worker runs the tests of the engine, of training and of farm jobs. Every .venv/blender-* runs the add-on's tests.
-# tests/unit runs in all of them. Two suites run at a time. The output is also written to build/test/. No time limit stops a test; pytest prints
-# the stack of each thread when a test runs for longer than faulthandler_timeout (pyproject.toml).
+# tests/unit runs in all of them. Two suites run at a time. The output is also written to build/test/. No time limit
+# stops a test; pytest prints the stack of each thread when a test runs for longer than faulthandler_timeout
+# (pyproject.toml).
 #
 # Runs on Linux, on macOS (its bash is version 3.2) and in Git Bash on Windows. mypy runs on Linux only.
 set -euo pipefail
