@@ -1,12 +1,12 @@
-"""Fit the map that corrects what the close reader says about brows and lids.
+"""Fit the map that corrects the close reader's coefficients of brows and lids.
 
     python -m training calibration --bank BANK --data DIR DIR --out K.pt
 
 The close reader was trained on drawn heads. On lifelike ones, and more so on real people, it reads small motions of
 brows and lids too weakly. Their coefficients are solved again by ridge regression, from its reading of pose and
 expression and from the optical flow in the window of the eyes, on people that none of the bank's readers was trained
-on. Regression makes curves the smaller the noisier they are, so each coefficient is then scaled to the deviation of the
-truth, on people that are left out of the fit. All other coefficients stay as they are.
+on. Regression makes noisy curves smaller, so each coefficient is then scaled to the deviation of the truth, on people
+that are left out of the fit. All other coefficients stay as they are.
 
 The fit takes seconds after the frames have been read, so there is nothing to resume.
 """
