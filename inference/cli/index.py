@@ -32,7 +32,10 @@ _LARGEST, _MOST = 2**28, 2**29  # bytes of a table, and of all; the tables of an
 
 
 def track(path: Path, options: Sequence[object], make: Callable[[], Track]) -> Track:
-    """The track of a clip, made once. options: all that it depends on beside the clip, as JSON can hold it."""
+    """The track of a clip: a stored one, or that which `make` returns.
+
+    options: everything else that the track depends on, as values that JSON can represent.
+    """
 
     def made() -> np.ndarray:
         found = make()
@@ -43,7 +46,7 @@ def track(path: Path, options: Sequence[object], make: Callable[[], Track]) -> T
 
 
 def readings(path: Path, track: Track, bank_sha256: str, make: Callable[[], Readings]) -> Readings:
-    """What was read from the frames of a track with a bank, made once."""
+    """The readings of a track's frames with a bank: stored ones, or those that `make` returns."""
 
     def made() -> np.ndarray:
         found = make()

@@ -112,7 +112,7 @@ def damage_of(path: Path) -> str:
 
 
 def stated_size(head: bytes) -> int:
-    """The size in bytes that a RIFF file (WAV, AVI) has according to its first 8 bytes; 0 if they do not know it."""
+    """The size in bytes that the header of a RIFF file (WAV, AVI) states; 0 if it states none."""
     size = int.from_bytes(head[4:8], "little")
     return size + 8 if head[:4] == b"RIFF" and 4 < size < UNKNOWN_SIZE else 0
 
