@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..contract import protocol
 from ..contract.bank import STARTER, Bank, load_bank
 from ..contract.demo import LINE, PORTRAIT
+from ..contract.errors import EDTalkError
 from ..contract.requests import LipSync, Preview, Request
 from ..face.framing import cut_at, frame_picture
 from ..lanes import Lanes
@@ -37,6 +38,7 @@ from ..media.sound import RATE, load_speech
 from ..model.insets import Insets
 from ..model.refiner import Refiner
 from ..renderer import FaceRenderer
+from . import render
 from .bench import MATRIX, RandomBank, flops, peak_memory_mib
 
 SIZES = 128, 512, 1024  # pixels of a frame; the first is the starter bank's own
@@ -302,14 +304,15 @@ def dubbing_rate(clip: Path, count: int, out: Path, device: str) -> dict[str, fl
 
     count: frames of the clip, which is as long as the demo's line.
     """
-    from . import main
-
-    words = ["render", "--source", clip, "--audio", LINE, "--paste-back", "--mask", "mouth", "--device", device]
+    words = ["--source", clip, "--audio", LINE, "--paste-back", "--mask", "mouth", "--device", device]
     before, started = time.process_time(), time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        code = main([str(word) for word in [*words, "--overwrite", "--out", out]])
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            code = render.run(render.parse_words([*words, "--overwrite", "--out", out]))
+        except EDTalkError as error:
+            return {"error": str(error)}  # type: ignore[dict-item]
     if code:
-        return {"error": said.getvalue().strip()[-300:]}  # type: ignore[dict-item]
+        return {"error": "interrupted"}  # type: ignore[dict-item]
     return {
         "frames_per_second": count / (time.perf_counter() - started),
         "processor_ms": (time.process_time() - before) / count * 1e3,

@@ -13,6 +13,7 @@ from ..contract.errors import EDTalkError
 from ..contract.head import head_reason
 from . import options
 from .progress import STYLES, note, report
+from .render import parse_words
 
 SIZE = 512  # width of the video in pixels
 
@@ -64,15 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _render_arguments(args: argparse.Namespace) -> argparse.Namespace:
     """The equivalent arguments of `render`."""
-    from .render import add_arguments
-
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     words = ["--source", args.source, "--audio", args.audio, "--emotion", args.emotion, "--out", args.out]
     words += ["--bank", args.bank, "--device", args.device, "--progress", args.progress, "--size", SIZE]
     words += ["--threads", args.threads] if args.threads else []
     words += ["--overwrite"] if args.overwrite else []
-    rendering = parser.parse_args([str(word) for word in words])
+    rendering = parse_words(words)
     bank = options.load_bank_for(args, weights=False)
     rendering.head_motion = 0.0 if head_reason(bank) else 1.0
     return rendering

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..contract.references import MOST_REFERENCES
@@ -42,6 +43,13 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def parse_words(words: Sequence[object]) -> argparse.Namespace:
+    """The arguments of `run` for the words of a command line, such as "--source" and a path, without `render`."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,16 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import BinaryIO, NoReturn
 
 from ..contract import answers, protocol, requests
 from ..contract.answers import Answer
 from ..contract.protocol import Message, ProtocolError
 from ..contract.requests import Request
 from ..pipe import PipeWriter
-
-if TYPE_CHECKING:
-    from .worker import Worker
 
 BUG, INPUT = 1, 2  # exit codes, those of the command line
 
@@ -165,14 +162,17 @@ class CancelledError(Exception):
 
 
 class RunningJob:
-    """The interface of a job for `worker.jobs` and `drawing`: sends progress and checks for cancellation."""
+    """The interface of a job for `worker.jobs` and `drawing`: sends progress and checks for cancellation.
 
-    def __init__(self, job: QueuedJob, worker: Worker) -> None:
-        self._job, self._worker = job, worker
+    do: does another job, see `run_previews`.
+    """
+
+    def __init__(self, job: QueuedJob, inbox: Inbox, outbox: Outbox, do: Callable[[QueuedJob], None]) -> None:
+        self._job, self._inbox, self._outbox, self._do = job, inbox, outbox, do
         self._phase, self._began, self._reported = "", 0.0, 0.0
 
     def send(self, answer: Answer) -> None:
-        self._worker.outbox.send(answer, self._job.id)
+        self._outbox.send(answer, self._job.id)
 
     def frame_file(self, index: int, file: str, reused: bool) -> None:
         self.send(answers.FrameFile(index, file, reused))
@@ -193,7 +193,7 @@ class RunningJob:
 
     @property
     def cancelled(self) -> bool:
-        return self._job.cancelled or self._worker.inbox.closing
+        return self._job.cancelled or self._inbox.closing
 
     def check_cancelled(self) -> None:
         """Raise CancelledError if the job was cancelled."""
@@ -202,8 +202,8 @@ class RunningJob:
 
     def run_previews(self) -> None:
         """Do the short requests that arrived meanwhile. Called between two frames of a long job."""
-        for job in self._worker.inbox.take_between_frames():
-            self._worker.do(job)
+        for job in self._inbox.take_between_frames():
+            self._do(job)
 
     def steps_of(self, phase: str) -> Callable[[int, int], None]:
         """A function of (done, total) to call between two frames. It raises CancelledError if the job was cancelled."""

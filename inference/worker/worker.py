@@ -146,7 +146,7 @@ class Worker:
     def _result(self, job: QueuedJob) -> Answer:
         if isinstance(job.request, ProtocolError):
             raise job.request
-        return self._jobs.do(job.request, RunningJob(job, self))
+        return self._jobs.do(job.request, RunningJob(job, self.inbox, self.outbox, self.do))
 
     def _explained(self, error: Exception) -> EDTalkError:
         """The error to show to the user for any exception."""
