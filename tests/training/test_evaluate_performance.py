@@ -18,17 +18,8 @@ from tests.inference.test_prosody import syllables
 from training.evaluate import performance as measures
 from training.evaluate import seeds
 from training.evaluate.clip_motion import clip_rows
-from training.evaluate.performance import (
-    DRAWS,
-    ROWS,
-    activity,
-    answer,
-    apart,
-    autoregressive,
-    power,
-    sound_rows,
-    speeds,
-)
+from training.evaluate.head_motion import DRAWS, speeds
+from training.evaluate.performance import ROWS, activity, answer, apart, autoregressive, power, sound_rows
 from training.stages.person_motion import STRONG, take_of
 
 ACCENTS = np.arange(2.0, 38.0, 1.7)

@@ -22,7 +22,7 @@ from inference.renderer import FaceRenderer
 from training.evaluate.disentangled import head_codes
 from training.footage.heads import HeadsAsFootage
 from training.footage.motion import measure_motion_pool
-from training.footage.takes import subtract_take_mean
+from training.footage.takes import Split, split_in_time, subtract_take_mean
 from training.learning.losses import weighted_sum
 from training.learning.optimiser import minimise
 from training.learning.trainer import Limits
@@ -45,7 +45,7 @@ from training.stages.finish_bank import (
     look_tensors,
     rotate_to_principal_axes,
 )
-from training.stages.footage import Split, split_in_time, train_all
+from training.stages.footage import train_all
 from training.stages.footage_generator import (
     LOOKS,
     centred_by_take,

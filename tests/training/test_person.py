@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 from inference.contract.bank import Bank, load_bank, numbered_coefficients, save_bank
 from inference.contract.errors import EDTalkError
 from training.footage.heads import HeadsAsFootage
+from training.footage.takes import split_in_time
 from training.learning.watch import STOP, Watch, read_status
 from training.stages import person
-from training.stages.footage import split_in_time
 from training.stages.footage_generator import footage_config
 from training.stages.generator import fresh
 from training.stages.person import FAR, NEAR, held_out_error, pairs, tunable, tune

@@ -13,6 +13,9 @@ photographs   real pictures and clips
 figures       rows of the table
 report        table, plots and contact sheets
 seeds            head motion of one line with several seeds, as clips and a contact sheet
+performance      head motion of a bank, against the gesture model that it was trained on (a command of its own)
 clip_motion      head motion of people in clips, beside the flow's
+head_motion      measures of head motion that both use
+rows             tables of figures with goals
 compare_detail   detail transfer compared with plain enlargement
 """

@@ -18,7 +18,8 @@ from inference.motion import SWAY_BANDS
 from inference.prosody import FEATURES
 
 from ..stages.person_motion import LAGS, PITCH, Take, answers, clips_in, read_take
-from .performance import DRAWS, NOD, WINDOW, Motions, Row, flow_draw, speeds
+from .head_motion import DRAWS, WINDOW, Motions, flow_draw, nod_counts, speeds
+from .rows import Row
 
 SPEECH = FEATURES.index("speech")
 
@@ -110,8 +111,7 @@ def _agreement(all_motions: list[Motions], takes: Sequence[Take]) -> float:
             bands = to_bands(torch.from_numpy(one.T[None].astype(np.float32)))
             quick = [torch.zeros_like(band) if number < SWAY_BANDS else band for number, band in enumerate(bands)]
             pitch = from_bands(quick)[0, PITCH].numpy()
-            peaks = (pitch[1:-1] > pitch[:-2]) & (pitch[1:-1] >= pitch[2:]) & (pitch[1:-1] > NOD)
-            counts.append(np.histogram((np.flatnonzero(peaks) + 1) / POSE_FPS, edges)[0])
+            counts.append(nod_counts(pitch, edges))
         nods.append(np.mean(counts, axis=0))
         accents.append(np.histogram(take.accents, edges)[0])
     return float(np.corrcoef(np.concatenate(nods), np.concatenate(accents))[0, 1])

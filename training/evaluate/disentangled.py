@@ -22,10 +22,9 @@ from inference.model.generator import Generator
 
 from ..footage.heads import HeadsAsFootage
 from ..footage.prepare import read_footage
-from ..footage.takes import Footage, subtract_take_mean
+from ..footage.takes import Footage, split_in_time, subtract_take_mean
 from ..heads.render import person, renderer
 from ..learning.losses import sampling_grid
-from ..stages.footage import split_in_time
 from ..stages.footage_generator import LOOKS, anchored_latent, predict_alpha, reader_windows
 from ..stages.mouth import GAIN, MotionCodes, load_or_learn_codes
 from ..stages.mouth_pose import PAIR_PICTURES, MouthPoseLosses, draw_pairs, pair_batch

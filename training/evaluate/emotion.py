@@ -45,7 +45,7 @@ from ..voices.emotional import ACTIVATION, HELD_OUT_LINES, HELD_OUT_LINES_2, HEL
 from ..voices.speech import HELD_OUT_VARIANTS
 from .bank import MEDIA, sounds_in
 from .contradiction import kept
-from .performance import Row
+from .rows import Row, goals_met, table
 
 CLEAR = 0.5  # strength of a clear answer
 LOUD = 10_000  # added to the number of a line that is spoken with full emotion
@@ -303,11 +303,7 @@ def run(args: argparse.Namespace) -> None:
     bank = load_bank(args.bank)
     usual = [MEDIA / "voices"] if MEDIA.is_dir() else []
     rows = measure(bank, sounds_in(usual) if args.calm is None else args.calm, not args.first)
-    asked = [row for row in rows if row.met is not None]
-    met = sum(bool(row.met) for row in asked)
-    title = f"# Emotion from speech of {args.bank.name}\n\n{met} of {len(asked)} goals are met."
-    head = "| figure | value | compare | goal | met |\n|---|---|---|---|---|"
-    text = "\n".join([title, "", head, *(row.line() for row in rows), ""])
+    text = f"# Emotion from speech of {args.bank.name}\n\n{goals_met(rows)}\n\n{table(rows, 'value')}\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "emotion.md").write_text(text)
     print(text)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,47 +20,25 @@ from scipy.signal import lfilter
 from inference.contract.bank import load_bank
 from inference.contract.idle import SWAY, add_idle_motion
 from inference.media.sound import load_speech
-from inference.model.audio2pose import BLOCK, POSE_FPS, Audio2Pose, from_bands, to_bands
-from inference.motion import at_times, draw_bands, flow_of, pose
+from inference.model.audio2pose import BLOCK, POSE_FPS, Audio2Pose, to_bands
+from inference.motion import at_times, flow_of, pose
 from inference.prosody import Prosody, prosody
 
-from ..stages.audio2pose import ROWS, Example, example, likelihoods
+from ..stages.audio2pose import ROWS, Example, example, held_out
+from ..stages.pose_flow import likelihoods
 from ..voices.gestures import performance
 from ..voices.speech import HELD_OUT_VARIANTS
 from .bank import MEDIA, sounds_in
+from .clip_motion import clip_rows, takes_in
+from .head_motion import DRAWS, PITCH, WINDOW, Motions, flow_draw, nod_counts, speeds
+from .rows import Row, goals_met, table
 
-DRAWS = 6  # motions of every speech
 STRONG = 0.7  # strength of the accents that count
 LAGS = np.arange(-12, 13) / 25  # seconds around an accent
-NOD = 1.0  # degrees that the head must go down to count as a nod
-WINDOW = 2.0  # seconds in which nods and accents are counted
 SEEDS = 16  # for figures of real voices and of drift
 MINUTES = 10.0
-PITCH = 1  # column of the motion
 
-Motions = list[np.ndarray]  # (512, 6) each, of every speech and draw
 Draw = Callable[[Example, int], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure. goal: as words. met: whether it is reached; None without a goal. others: baselines by name."""
-
-    what: str
-    value: str
-    goal: str = ""
-    met: bool | None = None
-    others: tuple[tuple[str, str], ...] = ()
-
-    def line(self) -> str:
-        met = {True: "yes", False: "**no**", None: ""}[self.met]
-        others = "; ".join(f"{name} {value}" for name, value in self.others)
-        return f"| {self.what} | {self.value} | {others} | {self.goal} | {met} |"
-
-
-def flow_draw(model: Audio2Pose, features: np.ndarray, seed: int) -> np.ndarray:
-    """Motion (512, 6) of the flow."""
-    return from_bands([torch.from_numpy(band)[None] for band in draw_bands(model, features, seed)])[0].numpy().T
 
 
 def idle_draw(_speech: Example, seed: int) -> np.ndarray:
@@ -100,11 +77,6 @@ def answer(motions: Motions, speeches: list[Example]) -> np.ndarray:
     return np.concatenate(rows).mean(axis=0)
 
 
-def speeds(motions: Motions) -> np.ndarray:
-    """Speed of the head's rotation in degrees per second."""
-    return np.concatenate([np.linalg.norm(np.diff(one[:, :3], axis=0), axis=1) for one in motions]) * POSE_FPS
-
-
 def power(motions: Motions) -> np.ndarray:
     """(6,) mean power of each band in dB, over the angles."""
     bands = to_bands(torch.from_numpy(np.stack(motions)[..., :3].swapaxes(1, 2).astype(np.float32)))
@@ -135,8 +107,7 @@ def nods_and_accents(model: Audio2Pose, voice: Prosody) -> tuple[np.ndarray, np.
     counts = []
     for seed in range(SEEDS):
         pitch = pose(model, voice, seed, 0.0, 1.0)[:, PITCH]
-        peaks = np.flatnonzero((pitch[1:-1] > pitch[:-2]) & (pitch[1:-1] >= pitch[2:]) & (pitch[1:-1] > NOD)) + 1
-        counts.append(np.histogram(peaks / POSE_FPS, edges)[0])
+        counts.append(nod_counts(pitch, edges))
     return np.mean(counts, axis=0), np.histogram(voice.accents[:, 0], edges)[0].astype(float)
 
 
@@ -188,7 +159,7 @@ def synthetic_rows(model: Audio2Pose, count: int) -> list[Row]:
         "the same with other audio, share of the model's", f"{100 * sizes['other audio'] / sizes['model']:.0f} %",
         "<= 10 %", sizes["other audio"] / sizes["model"] <= 0.1,
     ))  # fmt: skip
-    own, gained = likelihoods(model)
+    own, gained = likelihoods(model, held_out())
     rows.append(Row(
         "likelihood gained by the own audio in bands h4, h3, h2, h1, nats a number", _numbers(gained[2:].numpy(), 3),
         ">= 0.05 in h4, h3, h2", bool((gained[2:5] >= 0.05).all()),
@@ -290,26 +261,18 @@ def measure(bank_path: Path, sounds: list[Path], count: int) -> list[Row]:
     return rows
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as a table in Markdown."""
-    head = "| figure | flow | compare | goal | met |\n|---|---|---|---|---|"
-    return "\n".join([head, *(row.line() for row in rows)])
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure with the options of `add_options`, write the table and print it."""
     torch.set_num_threads(1)
     sounds = sounds_in(args.voices if args.voices is not None else [MEDIA, MEDIA / "voices"] if MEDIA.is_dir() else [])
     rows = measure(args.bank, sounds, args.speeches)
-    asked = [row for row in rows if row.met is not None]
-    title = f"# Head motion of {args.bank.name}\n\n{sum(bool(row.met) for row in asked)} of {len(asked)} goals are met."
-    text = f"{title}\n\n{table(rows)}\n\n{args.speeches} held-out synthetic voices of 41 s, {DRAWS} motions each.\n"
+    title = f"# Head motion of {args.bank.name}\n\n{goals_met(rows)}"
+    text = f"{title}\n\n{table(rows, 'flow')}\n\n"
+    text += f"{args.speeches} held-out synthetic voices of 41 s, {DRAWS} motions each.\n"
     if args.clips:
-        from .clip_motion import clip_rows, takes_in
-
         bank = load_bank(args.bank)
-        found = takes_in(bank, args.clips)
-        text += f"\n## People in clips\n\n{table(clip_rows(flow_of(bank), found))}\n" if found else ""
+        if takes := takes_in(bank, args.clips):
+            text += f"\n## People in clips\n\n{table(clip_rows(flow_of(bank), takes), 'flow')}\n"
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "performance.md").write_text(text)
     print(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ _NINE_MIRROR = [RIGHT_EYE, LEFT_EYE, NOSE, RIGHT_CORNER, LEFT_CORNER, UPPER_LIP,
 POINTS_MIRROR = [*_NINE_MIRROR, *(len(NINE) + MARKS.index(MIRROR[mark]) for mark in MARKS)]
 UPPER_MIRROR = [POINTS_MIRROR[point] - UPPER[0] for point in UPPER]
 NEUTRAL_SHARE = 0.25  # of a clip's frames, at least one: those that are nearest to a closed mouth and a frontal head
+HELD_OUT = 0.15  # share of each take's time that is not trained on
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,21 @@ class Footage:
             source[row] = rng.choice(self.neutral[take] if rng.random() < neutral else self.takes[take])
             driving[row] = rng.choice(self.takes[take], drivings)
         return source, driving
+
+
+class Split(NamedTuple):
+    """Footage to learn from and footage to measure on."""
+
+    trained: Footage
+    heldout: Footage
+
+
+def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
+    """Hold out the end of every take: neighbouring frames are nearly copies, so random ones would not do."""
+    late = np.zeros(len(footage), bool)
+    for rows in footage.takes:
+        late[rows[len(rows) - max(2, round(share * len(rows))) :]] = True
+    return Split(footage.subset(np.flatnonzero(~late)), footage.subset(np.flatnonzero(late)))
 
 
 def eye_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

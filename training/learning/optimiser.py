@@ -1,4 +1,4 @@
-"""The optimisation step, the learning-rate schedule, per-parameter step sizes and the moving average of weights."""
+"""The optimisation step, the learning-rate schedule, per-parameter step sizes, and the average and best weights."""
 
 from __future__ import annotations
 
@@ -83,6 +83,22 @@ def update_average(average: nn.Module, model: nn.Module, step: int, longest: flo
             mean.lerp_(value.to(mean.device), 1.0 - decay)
         else:
             mean.copy_(value)
+
+
+class BestWeights(nn.Module):
+    """The best weights so far, and their score. model: a network of the same architecture, which is overwritten."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("score", torch.tensor(-1.0))
+
+    @torch.no_grad()
+    def keep(self, model: nn.Module, found: float) -> None:
+        """Copy a model that is better than the kept one."""
+        if found > self.score:
+            self.model.load_state_dict(model.state_dict())
+            self.score.fill_(found)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from inference.contract.bank import load_bank
@@ -37,11 +37,12 @@ from inference.prosody import prosody
 from inference.sentiment import FEATURES as WORD_FEATURES
 from inference.sentiment import Learned, features
 
-from ..learning.optimiser import minimise
+from ..learning.optimiser import BestWeights, minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..voices import recorded
 from ..voices.emotional import KINDS, LINES, WRITERS, Line, Scene, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS, VARIANTS
+from .audio2expression_clips import train_on_clips
 from .words import group_of, learned_without
 
 PHRASES = 6  # of a scene, at most
@@ -343,34 +344,16 @@ def isotonic(values: np.ndarray) -> np.ndarray:
     return np.concatenate([np.full(int(count), value) for value, count in blocks]) if blocks else values
 
 
-class Best(nn.Module):
-    """The best weights so far, and their score."""
-
-    def __init__(self, config: Audio2ExpressionConfig) -> None:
-        super().__init__()
-        self.model = Audio2Expression(config)
-        self.register_buffer("score", torch.tensor(-1.0))
-
-    @torch.no_grad()
-    def keep(self, model: Audio2Expression, found: float) -> None:
-        """Copy a model that is better than the kept one."""
-        if found > self.score:
-            self.model.load_state_dict(model.state_dict())
-            self.score.fill_(found)
-
-
 def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     if args.clips:
-        from .audio2expression_clips import train_on_clips
-
         train_on_clips(args)
         return
     if not args.glove:
         raise SystemExit("Training on our own lines needs --glove, the word vectors of the command 'words'.")
     seeded(args)
     teacher, config = teacher_without(args.glove), Audio2ExpressionConfig()
-    model, average, best = Audio2Expression(config), Audio2Expression(config), Best(config)
+    model, average, best = Audio2Expression(config), Audio2Expression(config), BestWeights(Audio2Expression(config))
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, betas=(0.9, 0.99), weight_decay=0.05)
     trainer = Trainer(
         args, {"model": model, "average": average, "best": best, "optimiser": optimiser},

@@ -26,7 +26,7 @@ from inference.model.audio2expression import Audio2Expression
 from inference.prosody import prosody
 from inference.sentiment import FEATURES as WORD_FEATURES
 
-from ..learning.optimiser import minimise
+from ..learning.optimiser import BestWeights, minimise
 from ..learning.trainer import Trainer, limits, seeded
 from ..voices.emotional import KINDS
 
@@ -135,8 +135,6 @@ def network_for(bank: Bank, clips: list[Clip]) -> Audio2Expression:
 
 def train_on_clips(args: argparse.Namespace) -> None:
     """Train with the options of `audio2expression.add_options`; `args.clips` is the table of clips."""
-    from .audio2expression import Best
-
     if not args.bank:
         raise SystemExit("--clips needs --bank, the bank whose network is trained further.")
     seeded(args)
@@ -144,7 +142,7 @@ def train_on_clips(args: argparse.Namespace) -> None:
     clips = read_clips(args.clips, bank)
     known, back = [clip for n, clip in enumerate(clips) if n % BACK], clips[::BACK]
     model, average = network_for(bank, clips), network_for(bank, clips)
-    best = Best(model.config)
+    best = BestWeights(Audio2Expression(model.config))
     added = {name: part for name, part in model.named_parameters() if name.startswith(("brought.", "expression."))}
     old = [part for name, part in model.named_parameters() if name not in added]
     groups = [{"params": list(added.values()), "scale": 1.0}, {"params": old, "scale": OLD_RATE}]

@@ -21,7 +21,7 @@ from inference.model.readers.look import Look, LookConfig, Window
 from inference.renderer import FaceRenderer
 
 from ..footage.named import KnownTake, frames_by_emotion
-from ..footage.takes import EYES, Footage
+from ..footage.takes import EYES, Footage, Split
 from .footage_generator import LOOKS
 from .footage_lipsync import LipSyncFit, fit_lip_sync
 from .mouth import GAIN, MotionCodes
@@ -36,13 +36,6 @@ UNUSED_UNIT = "unused"
 QUANTILES = (2.0, 98.0)  # of a code: the slider's soft range
 TOP = 1.0 / 3.0  # share of an emotion's frames, those farthest from rest, whose mean is its preset
 CLEAR, SEEN = 0.45, 0.03  # share of a motion in its region, and eye distances, from which on it names a slider
-
-
-class Split(NamedTuple):
-    """Footage to learn from and footage to measure on."""
-
-    trained: Footage
-    heldout: Footage
 
 
 class Material(NamedTuple):

@@ -33,7 +33,7 @@ from ..footage.look import as_text, look_at_clips
 from ..footage.motion import POOL_DRIVINGS, POOL_SOURCES, MotionPool, measure_motion_pool
 from ..footage.named import KnownTake, known_takes, read_table
 from ..footage.prepare import LEAST, clips_in, prepared
-from ..footage.takes import COUNT, NINE, Footage
+from ..footage.takes import COUNT, NINE, Footage, Split, split_in_time
 from ..learning.devices import Devices
 from ..learning.losses import weighted_sum
 from ..learning.trainer import Limits, Unstable, seeded
@@ -41,7 +41,7 @@ from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .expression import train_expression
 from .expression_motion import train_expression_motion
-from .finish_bank import FACES, Material, Split, finish
+from .finish_bank import FACES, Material, finish
 from .footage_generator import footage_config
 from .generator import fresh
 from .mouth import MotionCodes, load_or_learn_codes
@@ -64,18 +64,8 @@ AVERAGE_POINTS = (
     (-0.3, -0.2), (0.3, -0.2), (0.0, 0.13), (-0.22, 0.4), (0.22, 0.4), (0.0, 0.33), (0.0, 0.5), (0.0, 0.4), (0.0, 0.75),
 )  # fmt: skip
 HEAD_FRAMES, HEAD_SIZE = 10, 128  # pictures of a rendered person, and their least size in pixels
-HELD_OUT = 0.15  # share of each take's time that is not trained on
-
 
 Figures = Callable[[MotionCodes, UpperFace], Callable[[Generator], Mapping[str, Any]]]
-
-
-def split_in_time(footage: Footage, share: float = HELD_OUT) -> Split:
-    """Hold out the end of every take: neighbouring frames are nearly copies, so random ones would not do."""
-    late = np.zeros(len(footage), bool)
-    for rows in footage.takes:
-        late[rows[len(rows) - max(2, round(share * len(rows))) :]] = True
-    return Split(footage.subset(np.flatnonzero(~late)), footage.subset(np.flatnonzero(late)))
 
 
 def stage_args(args: argparse.Namespace, name: str, **more: Any) -> argparse.Namespace:

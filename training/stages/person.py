@@ -25,14 +25,14 @@ from inference.model.generator import Generator
 
 from ..footage.named import known_takes
 from ..footage.prepare import prepared
-from ..footage.takes import Footage
+from ..footage.takes import Footage, Split, split_in_time
 from ..learning.losses import edge_loss, picture_loss, weighted_sum
 from ..learning.optimiser import minimise, step_scale
 from ..learning.trainer import Trainer, Unstable, add_limit_options, limits, seeded
 from ..learning.watch import Stopped, Watch, add_progress_option
 from .contact import write_sheet
 from .finish_bank import consent_record
-from .footage import CONSENT, Split, check_clips, require_consent, split_in_time
+from .footage import CONSENT, check_clips, require_consent
 from .footage_losses import EYE_WEIGHT, MOUTH_WEIGHT, mouth_window_loss, region_masks
 from .transfer import generator_of
 

@@ -44,7 +44,7 @@ from inference.renderer import FaceRenderer
 from inference.speech_detection import has_speech
 
 from ..export import in_half_precision
-from .audio2pose import BATCH, MEAN_CHANNELS, MIRROR, fit, total_deviation
+from .pose_flow import BATCH, MIRROR, continued, fit
 
 LEAST, ENOUGH = 60.0, 600.0  # seconds of footage: to fit moments, and to train
 SHORTEST = 4.0  # seconds of a clip that counts
@@ -165,14 +165,7 @@ def longest_seen(count: int, unseen: Sequence[tuple[int, int]]) -> tuple[int, in
 
 def model_for(bank: Bank, own: bool) -> Audio2Pose:
     """The flow of the bank, or of the starter bank, with the parts that footage changes."""
-    base = flow_of(bank)
-    config = replace(base.config, mean=base.config.mean or MEAN_CHANNELS, late=1, own=int(own))
-    model = Audio2Pose(config)
-    model.load_state_dict(base.state_dict(), strict=False)
-    assert model.mean is not None
-    if base.mean is None:
-        model.mean.gain.copy_(total_deviation(model).expand_as(model.mean.gain))
-    return model
+    return continued(flow_of(bank), late=1, own=int(own))
 
 
 @torch.no_grad()
