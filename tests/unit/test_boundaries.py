@@ -1,6 +1,7 @@
 """Rules for the whole repository: which part may import what, and what no published file may contain."""
 
 import ast
+import graphlib
 import io
 import json
 import os
@@ -75,6 +76,36 @@ def test_modules_that_do_not_import_bpy_work_without_it():
         "    importlib.import_module('extension.' + name)\n",
     )
     assert result.returncode == 0, result.stderr
+
+
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Those of the `known` modules that a file imports by statements, also in functions and for type checking."""
+    own = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = own[: max(len(own) - node.level, 0)] if node.level else ()  # an extension lies in another package
+            package = ".".join([*start, *([node.module] if node.module else [])])
+            names = {f"{package}.{alias.name}" for alias in node.names}
+            found |= names if names <= known else names | {package}
+    return found & known
+
+
+def test_no_module_imports_itself_through_others():
+    """Imports in functions and for type checking count: what needs each other belongs into one module."""
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for folder in ("edtalk_blender", "inference", "training")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    graph = {name: imported_modules(path, set(files)) - {name} for name, path in files.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_images_and_media_are_opened_for_reading_in_one_module_each():
