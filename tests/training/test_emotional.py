@@ -49,8 +49,8 @@ from training.voices.emotional import (
     HELD_OUT_LINES_2,
     HELD_OUT_LINES_3,
     KINDS,
-    LINES,
     RULES,
+    TRAINING_FILES,
     WRITERS,
     Line,
     Prosody,
@@ -65,7 +65,7 @@ STARTS = (("the", " 0.5"), ("and", " -0.5"))  # word vectors to begin with
 
 
 def test_there_are_enough_lines_of_every_kind_and_none_is_held_out_twice():
-    known = [line for path in (LINES, *WRITERS) for line in lines(path)]
+    known = [line for path in TRAINING_FILES for line in lines(path)]
     held_out = [line for path in HELD_OUT for line in lines(path)]
     assert len(known) == len({line.text for line in known}) > 13700
     assert len(held_out) == len({line.text for line in held_out}) == 723
@@ -94,7 +94,7 @@ def test_vectors_of_another_size_are_refused(tmp_path: Path):
 
 
 def test_files_of_one_group_are_held_back_together():
-    groups = [words.group_of(path) for path in (LINES, *WRITERS)]
+    groups = [words.group_of(path) for path in TRAINING_FILES]
     assert set(groups) == set(range(words.GROUPS))
 
 
@@ -267,5 +267,5 @@ def test_clear_words_decide_in_a_voice_of_another_emotion():
 
 
 def test_the_lines_with_clear_words_are_not_trained_on():
-    known = {line.text for path in (LINES, *WRITERS) for line in lines(path)}
+    known = {line.text for path in TRAINING_FILES for line in lines(path)}
     assert not known & {line.text for line in CLEAR_WORDS}

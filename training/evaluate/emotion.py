@@ -2,8 +2,8 @@
 
     python -m training evaluate-emotion inference/banks/starter.safetensors --out DIR
 
-DIR/emotion.md has the table. The 300 lines of `lines_held_out.txt`, the 274 of `lines_held_out_2.txt` and the 149 of
-`lines_held_out_3.txt` are used by no training and no word list; they are spoken by voices of espeak-ng that are not
+DIR/emotion.md has the table. The 300 lines of `held_out.txt`, the 274 of `held_out_2.txt` and the 149 of
+`held_out_3.txt` are used by no training and no word list; they are spoken by voices of espeak-ng that are not
 trained on. --first leaves out the other files. --calm names recordings of people who speak calmly. The row on VADER
 needs the package vaderSentiment.
 """

@@ -25,7 +25,7 @@ from inference.motion import at_times, flow_of, pose
 from inference.prosody import Prosody, prosody
 
 from ..stages.audio2pose import ROWS, Example, example, held_out
-from ..stages.pose_flow import likelihoods
+from ..stages.audio2pose_fit import likelihoods
 from ..voices.gestures import performance
 from ..voices.speech import HELD_OUT_VARIANTS
 from .bank import MEDIA, sounds_in

@@ -1,4 +1,4 @@
-"""Train Audio2Expression on our own lines (`lines*.txt`), spoken by synthetic voices with emotional prosody.
+"""Train Audio2Expression on our own lines (`training/voices/lines/`), spoken by voices with emotional prosody.
 
     python -m training audio2expression --glove glove.6B.50d.txt --out E.pt --minutes 12
 
@@ -40,7 +40,7 @@ from inference.sentiment import Learned, features
 from ..learning.optimiser import BestWeights, minimise
 from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
 from ..voices import recorded
-from ..voices.emotional import KINDS, LINES, WRITERS, Line, Scene, lines, scene
+from ..voices.emotional import KINDS, TRAINING_FILES, WRITERS, Line, Scene, lines, scene
 from ..voices.speech import HELD_OUT_VARIANTS, VARIANTS
 from .audio2expression_clips import train_on_clips
 from .words import group_of, learned_without
@@ -80,7 +80,7 @@ class Example:
 def training_lines() -> list[Line]:
     """The lines to train on."""
     back = {line.text for line in held_back_lines()}
-    return [line for path in (LINES, *WRITERS) for line in lines(path) if line.text not in back]
+    return [line for path in TRAINING_FILES for line in lines(path) if line.text not in back]
 
 
 def held_back_lines() -> list[Line]:
@@ -92,7 +92,7 @@ def held_back_lines() -> list[Line]:
 @cache
 def _writers() -> dict[str, Path]:
     """The file of each line."""
-    return {line.text: path for path in (LINES, *WRITERS) for line in lines(path)}
+    return {line.text: path for path in TRAINING_FILES for line in lines(path)}
 
 
 def teacher_without(vectors: Path) -> Teacher:

@@ -31,8 +31,8 @@ from inference.prosody import Prosody
 from ..learning.trainer import add_limit_options, add_trainer_options, seeded
 from ..voices.gestures import Speech, performance, spoken
 from ..voices.speech import HELD_OUT_VARIANTS
+from .audio2pose_fit import BATCH, HELD_OUT_DRAWS, MEAN_CHANNELS, MIRROR, continued, fit
 from .person_motion import adapt
-from .pose_flow import BATCH, HELD_OUT_DRAWS, MEAN_CHANNELS, MIRROR, continued, fit
 
 ROWS = 512  # of an example, 41 s
 SECONDS = ROWS / POSE_FPS

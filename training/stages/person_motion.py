@@ -44,7 +44,7 @@ from inference.renderer import FaceRenderer
 from inference.speech_detection import has_speech
 
 from ..export import in_half_precision
-from .pose_flow import BATCH, MIRROR, continued, fit
+from .audio2pose_fit import BATCH, MIRROR, continued, fit
 
 LEAST, ENOUGH = 60.0, 600.0  # seconds of footage: to fit moments, and to train
 SHORTEST = 4.0  # seconds of a clip that counts

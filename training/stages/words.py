@@ -23,7 +23,7 @@ from inference.contract.emotion import NEUTRAL
 from inference.sentiment import LISTED, Learned, listed_features, people, words_of
 from inference.word_table import ROWS, WordTable, grams
 
-from ..voices.emotional import KINDS, LINES, WRITERS, Line, lines
+from ..voices.emotional import KINDS, TRAINING_FILES, Line, lines
 from .word_network import fit_network, glove
 
 FREEDOM = 4.0  # inverse of the strength of the regularisation
@@ -58,13 +58,13 @@ def _counts(known: Sequence[Line]) -> csr_matrix:
 
 def group_of(path: Path) -> int:
     """The group of a file of lines, all files of which are held back together."""
-    return (LINES, *WRITERS).index(path) % GROUPS
+    return TRAINING_FILES.index(path) % GROUPS
 
 
 @cache
 def learned_without(group: int, vectors: Path) -> Learned:
     """What the lines of the other groups teach, for honest scores of this one's lines. vectors: see `glove`."""
-    return fit_both([line for path in (LINES, *WRITERS) if group_of(path) != group for line in lines(path)], vectors)
+    return fit_both([line for path in TRAINING_FILES if group_of(path) != group for line in lines(path)], vectors)
 
 
 def fit_both(known: Sequence[Line], vectors: Path) -> Learned:
@@ -83,10 +83,10 @@ def right(learned: Learned, known: Sequence[Line]) -> tuple[float, float]:
 
 def run(args: argparse.Namespace) -> None:
     """Fit and write both with the options of `add_options`."""
-    for path in () if args.quick else (LINES, *WRITERS):
+    for path in () if args.quick else TRAINING_FILES:
         emotional, neutral = right(learned_without(group_of(path), args.glove), lines(path))
         print(f"{path.name} held back: right in {100 * emotional:.1f} % with emotion, {100 * neutral:.1f} % neutral")
-    learned = fit_both([line for path in (LINES, *WRITERS) for line in lines(path)], args.glove)
+    learned = fit_both([line for path in TRAINING_FILES for line in lines(path)], args.glove)
     learned.table.save(args.out / "words.npz")
     learned.network.save(args.out / "vectors.npz")
     for name in ("words.npz", "vectors.npz"):

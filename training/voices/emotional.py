@@ -24,10 +24,12 @@ from . import recorded
 from .rooms import with_room
 from .speech import RATE, VARIANTS, Take, Voice, augment, coloured_noise, random_voice, speak
 
+# Files of lines, see lines/README.md.
 LINES, HELD_OUT_LINES, HELD_OUT_LINES_2, HELD_OUT_LINES_3 = (
-    Path(__file__).parents[1] / f"lines{name}.txt" for name in ("", "_held_out", "_held_out_2", "_held_out_3")
+    Path(__file__).with_name("lines") / f"{name}.txt" for name in ("lines", "held_out", "held_out_2", "held_out_3")
 )
-WRITERS = tuple(LINES.with_name(f"lines_{name}.txt") for name in "abcdefghijklmnopq")  # in other voices
+WRITERS = tuple(LINES.with_name(f"{name}.txt") for name in "abcdefghijklmnopq")
+TRAINING_FILES = (LINES, *WRITERS)
 KINDS = (*EMOTIONS, NEUTRAL)
 
 
