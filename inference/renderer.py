@@ -574,16 +574,29 @@ class FaceRenderer:
         """Begin to draw a batch. details: one for each picture that is wanted. Other arguments: see `_decode`."""
         size = max(0 if detail is None else detail.size for detail in details)
         tones = [source.tone for source in sources] * (len(details) if len(sources) == 1 else 1)
+
+        def finished(pictures: list[np.ndarray], plan: Plan) -> list[np.ndarray]:
+            return _toned(with_closed_mouths(pictures, plan, sources), tones)
+
         if self._card is None:
             decoded = self._decode(sources, rows, canvases, size)
             pictures = self._pictures(decoded, [one for one in details if not isinstance(one, CardDetail)], dtype)
-            pictures = _toned(with_closed_mouths(pictures, decoded.plan, sources), tones)
+            pictures = finished(pictures, decoded.plan)
             return lambda: pictures
         textures = [one for one in details if isinstance(one, CardDetail)]
-        batch, whole = self._planned(sources, rows, canvases, size, at_rest=False), dtype == np.uint8
-        fine = [one.texture for one in textures[:1] if len(sources) == 1] or [
-            one.texture for one in pad_batch(textures, len(sources))
-        ]
+        batch = self._planned(sources, rows, canvases, size, at_rest=False)
+        read = self._begun_on_card(self._card, batch, len(sources), textures, dtype == np.uint8)
+        return lambda: finished(read()[: len(details)], batch.plan)
+
+    def _begun_on_card(
+        self, card: Card, batch: PlannedBatch, sources: int, textures: Sequence[CardDetail], whole: bool
+    ) -> Pictures:
+        """Begin to draw a batch on a graphics card. The CPU adds its teeth when the pictures are read.
+
+        sources: their number. textures: one for each picture, or none. whole: for levels from 0 to 255.
+        """
+        one_source = sources == 1
+        fine = [one.texture for one in (textures[:1] if one_source else pad_batch(list(textures), sources))]
 
         def draw(numbers: Tensor) -> list[Tensor]:
             drawn, insets = self._drawn(batch, batch.plan.unpacked(numbers))
@@ -595,24 +608,17 @@ class FaceRenderer:
             return results
 
         key = batch.plan.shape, *map(id, (batch.source, batch.canvas, *fine)), batch.size, whole
-        read = self._card.begin(key if len(sources) == 1 else None, draw, batch.plan.packed())
+        read = card.begin(key if one_source else None, draw, batch.plan.packed())
 
-        def finish() -> list[np.ndarray]:
+        def pictures() -> list[np.ndarray]:
             results = read()
-            frames: list[np.ndarray] = []
             teeth = results[-4:] if fine and batch.teeth else []
-            for part in results[: len(results) - len(teeth)]:
-                frames.extend(part)
-            pictures = frames[: len(details)]
+            frames = [frame for part in results[: len(results) - len(teeth)] for frame in part]
             if teeth:
-                *window, planes = map(torch.from_numpy, teeth)
-                placed = PlacedInset(Window(*window), planes, planes).frames()
-                for picture, detail, (to_picture, _, teeth_planes) in zip(pictures, textures, placed, strict=False):
-                    assert teeth_planes is not None
-                    detail.lay_teeth(picture, to_picture, teeth_planes)
-            return _toned(with_closed_mouths(pictures, batch.plan, sources), tones)
+                _lay_teeth(frames, textures, teeth)
+            return frames
 
-        return finish
+        return pictures
 
     def _pictures(self, decoded: Decoded, details: Sequence[Detail | None], dtype: np.dtype) -> list[np.ndarray]:
         """A picture for each of the details, one per row of the batch: (S, S, 3), or (D, D, 3) with a detail."""
@@ -637,6 +643,15 @@ class FaceRenderer:
         if getattr(self._workspaces, "size", None) != size:
             self._workspaces.size, self._workspaces.memory = size, Workspace(size)
         return self._workspaces.memory
+
+
+def _lay_teeth(pictures: Sequence[np.ndarray], details: Sequence[CardDetail], teeth: Sequence[np.ndarray]) -> None:
+    """Composite the teeth that a card has placed over its pictures. teeth: the parts of their window, and planes."""
+    *window, planes = map(torch.from_numpy, teeth)
+    placed = PlacedInset(Window(*window), planes, planes).frames()
+    for picture, detail, (to_picture, _, teeth_planes) in zip(pictures, details, placed, strict=False):
+        assert teeth_planes is not None
+        detail.lay_teeth(picture, to_picture, teeth_planes)
 
 
 def _toned(pictures: list[np.ndarray], tones: Sequence[np.ndarray | None]) -> list[np.ndarray]:
