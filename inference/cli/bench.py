@@ -82,28 +82,11 @@ def run(
     rows = rows.astype(np.float32)
     columns = config.bank_slices.get("exp", slice(0))
     rows[:, columns] = rows[0, columns]
-    matrix = torch.rand(MATRIX, MATRIX, device=renderer.device)
-    products, constant, changing, upstream = [], [], [], []
-    for _ in range(max(1, frames)):
-        products.append(_seconds(partial(_multiply, matrix)))
-        _draw(renderer, rows)
-        constant.append(_seconds(partial(_draw, renderer, rows)) / renderer.batch)
-        products.append(_seconds(partial(_multiply, matrix)))
-        other = rows.copy()
-        other[:, columns] += random.standard_normal(other[:, columns].shape)
-        changing.append(_seconds(partial(_draw, renderer, other)) / renderer.batch)
+    frame, overhead, rate = _frame_times(renderer, rows, columns, max(1, frames), random)
     sources = [_seconds(partial(renderer.set_source, image)) for _ in range(3)]
     encodings = [_seconds(partial(renderer.encode, image[None].repeat(renderer.batch, 0))) for _ in range(3)]
-
-    detailed = {}
-    for size in (size for size in DETAIL if size >= config.size):
-        renderer.set_source(image, random.integers(0, 256, (size, size, 3)).astype(np.uint8))
-        _draw(renderer, rows)
-        times = [_seconds(partial(_draw, renderer, rows)) for _ in range(max(1, frames // 2))]
-        detailed[size] = median(times) / renderer.batch * 1e3
-
+    detailed = _detail_times(renderer, image, rows, max(1, frames // 2), random)
     work = flops(config)
-    frame, rate = median(constant), 2 * MATRIX**3 / median(products)
     figures: dict[str, Any] = {
         "bank": bank.name,
         "size": config.size,
@@ -111,13 +94,13 @@ def run(
         "threads": torch.get_num_threads(),
         "batch": renderer.batch,
         "torch": torch.__version__,
-        "frames": len(constant),
+        "frames": max(1, frames),
         "ms_per_frame": frame * 1e3,
         "frames_per_second": 1 / frame,
         "gflop_per_frame": work["decode"] / 1e9,
         "matrix_gflops": rate / 1e9,
         "share_of_matrix_rate": work["decode"] / frame / rate,
-        "changing_expression_overhead": median(changing) / frame - 1,
+        "changing_expression_overhead": overhead,
         "detail_ms": detailed,
         "source_ms": median(sources) * 1e3,
         "encode_ms": median(encodings) / renderer.batch * 1e3,
@@ -128,15 +111,51 @@ def run(
         "peak_memory_mib": peak_memory_mib(),
     }
     if compare_upstream:
-        call = Upstream(bank)
-        row = renderer.source_coefficients.values
-        _ = call(image, image, row)
-        upstream = [_seconds(partial(call, image, image, row)) for _ in range(3)]
-        figures["upstream_call_ms"] = median(upstream) * 1e3
-        figures["times_upstream"] = median(upstream) / frame
-        figures["source_share_of_upstream_call"] = median(sources) / median(upstream)
+        upstream = _upstream_time(bank, image, renderer.source_coefficients.values)
+        figures["upstream_call_ms"] = upstream * 1e3
+        figures["times_upstream"] = upstream / frame
+        figures["source_share_of_upstream_call"] = median(sources) / upstream
         figures["upstream_gflop"] = (2 * work["encode"] + 2 * work["enhance"] + work["decode"]) / 1e9
     return figures
+
+
+def _frame_times(
+    renderer: FaceRenderer, rows: np.ndarray, expression: slice, turns: int, random: np.random.Generator
+) -> tuple[float, float, float]:
+    """Seconds of a frame, the share by which a changing expression adds to it, and operations of a matrix product per
+    second, which is measured in turn with the frames."""
+    matrix = torch.rand(MATRIX, MATRIX, device=renderer.device)
+    products, constant, changing = [], [], []
+    for _ in range(turns):
+        products.append(_seconds(partial(_multiply, matrix)))
+        _draw(renderer, rows)
+        constant.append(_seconds(partial(_draw, renderer, rows)) / renderer.batch)
+        products.append(_seconds(partial(_multiply, matrix)))
+        other = rows.copy()
+        other[:, expression] += random.standard_normal(other[:, expression].shape)
+        changing.append(_seconds(partial(_draw, renderer, other)) / renderer.batch)
+    frame = median(constant)
+    return frame, median(changing) / frame - 1, 2 * MATRIX**3 / median(products)
+
+
+def _detail_times(
+    renderer: FaceRenderer, image: np.ndarray, rows: np.ndarray, turns: int, random: np.random.Generator
+) -> dict[int, float]:
+    """Milliseconds of a frame with detail transfer, by size."""
+    found = {}
+    for size in (size for size in DETAIL if size >= renderer.config.size):
+        renderer.set_source(image, random.integers(0, 256, (size, size, 3)).astype(np.uint8))
+        _draw(renderer, rows)
+        times = [_seconds(partial(_draw, renderer, rows)) for _ in range(turns)]
+        found[size] = median(times) / renderer.batch * 1e3
+    return found
+
+
+def _upstream_time(bank: Bank, image: np.ndarray, row: np.ndarray) -> float:
+    """Seconds of upstream's computation of a frame."""
+    call = Upstream(bank)
+    _ = call(image, image, row)
+    return median(_seconds(partial(call, image, image, row)) for _ in range(3))
 
 
 def format_text(figures: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ def parse_words(words: Sequence[object]) -> argparse.Namespace:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `run`."""
     parser.add_argument(
         "--source", type=Path, required=True, metavar="IMAGE|CLIP",
         help="the face to animate; a clip is dubbed: every frame keeps its own pose and expression",
@@ -64,7 +65,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("png", "exr"), help="format of the images in the folder (default png)")
     options.add_overwrite(parser)
     options.add_bank(parser)
+    _add_mouth(parser)
+    _add_head(parser)
+    _add_expression(parser)
+    _add_driving_clips(parser)
+    _add_image(parser)
+    _add_dubbing(parser)
+    _add_time(parser)
+    options.add_device(parser)
+    _add_report(parser)
 
+
+def _add_mouth(parser: argparse.ArgumentParser) -> None:
     lips = parser.add_argument_group("mouth (one of)")
     one = lips.add_mutually_exclusive_group()
     one.add_argument(
@@ -79,9 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sound", metavar="FILE|none",
         help="sound of the result (default: --audio, else the sound of the lip clip or of the source clip)",
     )  # fmt: skip
-
     options.add_audio_stream(lips, "--audio, or without --audio of the file that the sound of the result is taken from")
 
+
+def _add_head(parser: argparse.ArgumentParser) -> None:
     head = parser.add_argument_group("head (one of; default: the pose of the source)")
     one = head.add_mutually_exclusive_group()
     one.add_argument("--pose-video", type=Path, metavar="CLIP|IMAGE", help="face whose head motion is copied")
@@ -98,6 +111,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=options.seed, metavar="N", help="number of the head motion; each draws another (default 0)"
     )  # fmt: skip
 
+
+def _add_expression(parser: argparse.ArgumentParser) -> None:
     expression = parser.add_argument_group("expression (default: the expression of the source)")
     expression.add_argument("--expression", type=Path, metavar="CLIP|IMAGE", help="face whose expression is copied")
     expression.add_argument(
@@ -115,6 +130,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="add the emotion to the existing expression (own, default), or replace it as EDTalk's demos do (neutral)",
     )  # fmt: skip
 
+
+def _add_driving_clips(parser: argparse.ArgumentParser) -> None:
     drivers = parser.add_argument_group("driving clips")
     drivers.add_argument(
         "--relative", action="store_true",
@@ -133,6 +150,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     options.add_face(drivers, "--driver-face", "as --face, for driving clips")
 
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("image")
     picture.add_argument(
         "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
@@ -169,6 +188,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plain", action="store_true", help="output of the network only, without detail from the source"
     )
 
+
+def _add_dubbing(parser: argparse.ArgumentParser) -> None:
     dub = parser.add_argument_group("dubbing a clip, with the mask mouth")
     dub.add_argument(
         "--references", type=reference_times, default="auto", metavar="auto|none|SECONDS[,SECONDS...]",
@@ -180,6 +201,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the mouth of the clip where the new one rests for at least 0.35 s (needs reference frames)",
     )  # fmt: skip
 
+
+def _add_time(parser: argparse.ArgumentParser) -> None:
     time = parser.add_argument_group("time")
     time.add_argument(
         "--fps", type=options.frame_rate,
@@ -192,7 +215,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frames", type=frames_span, metavar="A-B", help="only frames A to B, both included, counted from 0"
     )
 
-    options.add_device(parser)
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
     report = parser.add_argument_group("report")
     report.add_argument("--json", action="store_true", help="print a report as a JSON object")
     report.add_argument(
