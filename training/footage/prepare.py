@@ -268,15 +268,7 @@ def prepared(
     name; may raise to stop. Raises EDTalkError if too little is usable or nobody speaks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    listed = folder / "clips.json"
-    state: dict[str, Any] = json.loads(listed.read_text()) if listed.exists() else {}
-    if state and state["format"] != FORMAT:
-        raise EDTalkError(f"{folder} was made by another version of this program.", "Choose another --work folder.")
-    if state and state["size"] != size:
-        raise EDTalkError(
-            f"{folder} has footage of {state['size']} px, but {size} px are needed.", "Choose another --work folder."
-        )
-    state = state or {"format": FORMAT, "size": size, "rate": RATE, "clips": {}}
+    state = _read_state(folder, size)
     listing, used = clips_in(clips, people), []
     for number, (clip, person) in enumerate(listing):
         on_progress(number / len(listing), clip.name)
@@ -287,42 +279,68 @@ def prepared(
             continue
         used.append(digest)
         folder_says = next((name for given in clips if (name := emotion_of_folder(clip, given))), "")
-        emotion = (emotions or {}).get(clip.name, folder_says)
+        labels = {"person": person, "emotion": (emotions or {}).get(clip.name, folder_says)}
         if digest in state["clips"]:
-            state["clips"][digest] |= {"person": person, "emotion": emotion}
+            state["clips"][digest] |= labels
             continue
-        entry: dict[str, Any] = {"name": clip.name, "person": person, "emotion": emotion, "takes": [], "frames": 0}
-        entry["rejected"] = {}
         place = folder / f"{clip.stem}_{digest[:8]}"
-        shutil.rmtree(place, ignore_errors=True)  # left by an interrupted run
-        try:
-            entry["seconds"] = probe(clip).duration or 0.0
-            takes, why = prepare_clip(
-                clip, size, find,
-                lambda share, number=number, name=clip.name: on_progress((number + share) / len(listing), name),  # type: ignore[misc]
-            )  # fmt: skip
-            for index, take in enumerate(takes):
-                path = place / f"take_{index:03d}"
-                save_take(take, path)
-                entry["takes"].append(str(path.relative_to(folder)))
-                entry["frames"] += len(take.frames)
-            entry["rejected"] = {reason: count for reason, count in why.items() if count}
-            entry["sound"] = save_sound(clip, place, folder) if takes else ""
-        except EDTalkError as error:
-            entry["error"] = str(error)
+        entry = {"name": clip.name} | labels | _prepare_into(
+            place, clip, size, find,
+            lambda share, number=number, name=clip.name: on_progress((number + share) / len(listing), name),  # type: ignore[misc]
+        )  # fmt: skip
         state["clips"][digest] = entry
-        with atomic_write(listed) as partial:
-            partial.write_text(json.dumps(state, indent=1))
+        _write_state(folder, state)
         print(f"{clip.name}: {summary(entry)}", flush=True)
     state["used"] = used
-    with atomic_write(listed) as partial:
-        partial.write_text(json.dumps(state, indent=1))
+    _write_state(folder, state)
     state = used_clips(state)
     footage = read_footage(folder, state)
     write_report(folder, state, footage)
     check(footage, state, least)
     names = ", ".join(f"{entry['name']} ({digest[:8]})" for digest, entry in state["clips"].items() if entry["frames"])
     return footage, f"Made from: {names}"
+
+
+def _read_state(folder: Path, size: int) -> dict[str, Any]:
+    """The content of clips.json, or that of a new folder. Raises EDTalkError for another size or format."""
+    listed = folder / "clips.json"
+    if not listed.exists():
+        return {"format": FORMAT, "size": size, "rate": RATE, "clips": {}}
+    state: dict[str, Any] = json.loads(listed.read_text())
+    if state["format"] != FORMAT:
+        raise EDTalkError(f"{folder} was made by another version of this program.", "Choose another --work folder.")
+    if state["size"] != size:
+        raise EDTalkError(
+            f"{folder} has footage of {state['size']} px, but {size} px are needed.", "Choose another --work folder."
+        )
+    return state
+
+
+def _write_state(folder: Path, state: dict[str, Any]) -> None:
+    with atomic_write(folder / "clips.json") as partial:
+        partial.write_text(json.dumps(state, indent=1))
+
+
+def _prepare_into(
+    place: Path, clip: Path, size: int, find: Finder, on_progress: Callable[[float], object]
+) -> dict[str, Any]:
+    """Write the takes and the sound of a clip into `place`. Returns its entry in the state, with "error" if damaged."""
+    folder = place.parent
+    entry: dict[str, Any] = {"takes": [], "frames": 0, "rejected": {}}
+    shutil.rmtree(place, ignore_errors=True)  # left by an interrupted run
+    try:
+        entry["seconds"] = probe(clip).duration or 0.0
+        takes, why = prepare_clip(clip, size, find, on_progress)
+        for index, take in enumerate(takes):
+            path = place / f"take_{index:03d}"
+            save_take(take, path)
+            entry["takes"].append(str(path.relative_to(folder)))
+            entry["frames"] += len(take.frames)
+        entry["rejected"] = {reason: count for reason, count in why.items() if count}
+        entry["sound"] = save_sound(clip, place, folder) if takes else ""
+    except EDTalkError as error:
+        entry["error"] = str(error)
+    return entry
 
 
 def used_clips(state: dict[str, Any]) -> dict[str, Any]:

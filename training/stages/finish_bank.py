@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,38 +158,25 @@ def finish(
     start: the bank from which encoder and decoder were taken, "starter" or "none". faces: number of faces on which the
     effect of the coefficients is measured. Emotions become presets only if the material names them.
     """
-    footage, rng = split.trained, np.random.default_rng(seed)
-    measured_rows = np.sort(rng.choice(len(footage), min(MOST, len(footage)), replace=False))
-    slices = model.config.bank_slices
+    footage, rng, slices = split.trained, np.random.default_rng(seed), model.config.bank_slices
     readers = {  # affine maps of a window's latent, before the rotation
         name: as_affine_map(*model.fc, *getattr(model, f"{name}_fc")) for name in LOOKS if name in slices
     }
     align_heads_with_latent(model)
-    codes = bank_codes(model, footage, teacher, upper, measured_rows)
-    neutral = np.concatenate(footage.neutral) if footage.takes else measured_rows
-    emotions = frames_by_emotion(footage.take_ids[measured_rows], material.takes) if material.takes else {}
-    at_rest = np.isin(measured_rows, neutral)
-    rest = np.median(codes[at_rest] if at_rest.any() else codes, 0).astype(np.float32)
-    effect_rows = rng.choice(neutral, min(faces, len(neutral)), replace=False)
-    state, size, rotation = rotate_to_principal_axes(
-        model, flow_effects(model, footage, torch.from_numpy(rest), effect_rows)
-    )
+    measured = measured_codes(model, footage, teacher, upper, material, rng)
+    rest = torch.from_numpy(measured.at_rest().astype(np.float32))
+    effect_rows = rng.choice(measured.neutral, min(faces, len(measured.neutral)), replace=False)
+    tensors, size, rotation = rotate_to_principal_axes(model, flow_effects(model, footage, rest, effect_rows))
     # Raises if a tensor is missing or has another shape; the loader of banks would accept that.
-    Generator(model.config).load_state_dict({name: torch.from_numpy(part) for name, part in state.items()})
-    codes, axes = codes @ rotation.numpy(), rotation.numpy()
-    rest = np.median(codes[at_rest] if at_rest.any() else codes, 0)
-    if "exp" in model.config.bank_slices and len(neutral_rows := emotions.get(NEUTRAL, ())):
-        rest[model.config.bank_slices["exp"]] = np.median(codes[neutral_rows][:, model.config.bank_slices["exp"]], 0)
-    entries = measured_coefficients(model, codes, rest, size.numpy())
-    presets = {}
-    if "exp" in model.config.bank_slices:
-        columns = model.config.bank_slices["exp"]
-        presets = emotion_presets(codes[:, columns], rest[columns], emotions)
-    lips, tensors = slices["lip"], state
+    Generator(model.config).load_state_dict({name: torch.from_numpy(part) for name, part in tensors.items()})
+    axes = rotation.numpy()
+    measured = replace(measured, codes=measured.codes @ axes)
+    entries, presets = coefficients_and_presets(model, measured, size.numpy())
     for name, look in readers.items():
         tensors |= look_tensors(name, look, LOOKS[name], axes[slices[name], slices[name]])
     lip_sync = LipSyncFit({}, "")
     if material.takes:
+        lips = slices["lip"]
         lip_codes = [
             bank_codes(model, part, teacher, upper, np.arange(len(part)))[:, lips] @ axes[lips, lips] for part in split
         ]
@@ -202,8 +189,56 @@ def finish(
         out.stem, model.config, entries, presets, licence=licence, origin=origin, networks=networks_json(tensors),
         footage=record,
     )  # fmt: skip
-    bank = replace(bank, coefficients=named_coefficients(bank, tensors, footage, int(neutral[0])))
+    bank = replace(bank, coefficients=named_coefficients(bank, tensors, footage, int(measured.neutral[0])))
     return save_bank(bank, tensors, out)
+
+
+@dataclass(frozen=True)
+class MeasuredCodes:
+    """Coefficients of frames, from which the rest, ranges and presets follow.
+
+    codes: (N, m). resting: (N,) bool, frames that are near rest. neutral: (n,) numbers of all such frames of the
+    footage. emotions: row numbers of `codes` by name of an emotion.
+    """
+
+    codes: np.ndarray
+    resting: np.ndarray
+    neutral: np.ndarray
+    emotions: Mapping[str, np.ndarray]
+
+    def at_rest(self) -> np.ndarray:
+        """(m,) median of the resting frames."""
+        return np.median(self.codes[self.resting] if self.resting.any() else self.codes, 0)
+
+
+def measured_codes(
+    model: Generator,
+    footage: Footage,
+    teacher: MotionCodes,
+    upper: UpperFace,
+    material: Material,
+    rng: np.random.Generator,
+) -> MeasuredCodes:
+    """Codes of at most MOST random frames of the footage."""
+    rows = np.sort(rng.choice(len(footage), min(MOST, len(footage)), replace=False))
+    neutral = np.concatenate(footage.neutral) if footage.takes else rows
+    emotions = frames_by_emotion(footage.take_ids[rows], material.takes) if material.takes else {}
+    codes = bank_codes(model, footage, teacher, upper, rows)
+    return MeasuredCodes(codes, np.isin(rows, neutral), neutral, emotions)
+
+
+def coefficients_and_presets(
+    model: Generator, measured: MeasuredCodes, size: np.ndarray
+) -> tuple[tuple[Coefficient, ...], dict[str, np.ndarray]]:
+    """Coefficients with rest and range, and presets of emotions; measured: in the bank's own axes. size: (m,) of their
+    effects."""
+    codes, rest, emotions = measured.codes, measured.at_rest(), measured.emotions
+    exp = model.config.bank_slices.get("exp")
+    if exp is None:
+        return measured_coefficients(model, codes, rest, size), {}
+    if len(neutral_rows := emotions.get(NEUTRAL, ())):
+        rest[exp] = np.median(codes[neutral_rows][:, exp], 0)
+    return measured_coefficients(model, codes, rest, size), emotion_presets(codes[:, exp], rest[exp], emotions)
 
 
 def _licence_and_consent(material: Material, start: str, licence: str) -> tuple[str, Mapping[str, Any] | None]:

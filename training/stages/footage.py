@@ -148,26 +148,14 @@ def train_all(
     args.work.mkdir(parents=True, exist_ok=True)
     devices = Devices(args.devices, accumulate=args.accumulate)
     args.pairs = devices.fitted(args.pairs, PAIR_BYTES * (args.size / 128) ** 2, "pairs")
-    planned, watch = planned_minutes(args), getattr(args, "watch", None)
+    watch: Watch | None = getattr(args, "watch", None)
     start = load_start_bank(args.start, args.size)
-
-    def begin(model: Generator, codes: np.ndarray) -> None:
-        assert start is not None
-        transfer(model, start, split.trained, codes, rng)
-
-    def reporting(phase: str) -> Callable[[float, int], object]:
-        return lambda share, step: watch.go_on(phase, share, step) if watch is not None else None
-
     teacher = load_or_learn_codes(
-        split.trained,
-        args.work / "mouth.pt",
-        rng,
-        steps=args.mouth_steps,
-        minutes=planned["mouth"],
-        on_progress=reporting("mouth"),
-    )
+        split.trained, args.work / "mouth.pt", rng, steps=args.mouth_steps, minutes=planned_minutes(args)["mouth"],
+        on_progress=_reporting(watch, "mouth"),
+    )  # fmt: skip
     upper = load_or_fit_upper_face(args.work / "upper_face.pt", split.trained)
-    limits, further_figures = stage_limits(args), figures(teacher, upper)
+    further_figures = figures(teacher, upper)
     sheet, heldout_codes = args.work / "sheet.jpg", driving_codes(teacher, upper, split.heldout)
 
     def evaluate(model: Generator) -> Mapping[str, Any]:
@@ -177,38 +165,58 @@ def train_all(
         return further_figures(model)
 
     pool = load_or_measure_pool(
-        args.work / "motion.pt",
-        split.trained,
-        args.seed,
-        args.pool,
-        minutes=planned["motion"],
-        on_progress=reporting("motion"),
-    )
+        args.work / "motion.pt", split.trained, args.seed, args.pool, minutes=planned_minutes(args)["motion"],
+        on_progress=_reporting(watch, "motion"),
+    )  # fmt: skip
     if watch is not None:
         watch.at("motion", 1.0)  # also if it was measured before; reading the clips by the start bank takes a while
-    stage0_limits = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
     try:
-        model = train_reenactment(
-            stage_args(args, "stage0", sources=args.sources), split.trained, split.heldout, teacher, stage0_limits, rng,
-            evaluate, pool=pool, start=None if start is None else begin,
-        )  # fmt: skip
-        model = train_mouth_pose(
-            stage_args(args, "stage1", pairs=args.pairs), model, split.trained, split.heldout, teacher,
-            limits["mouth-pose"], rng, evaluate, pool=pool,
-            region=None if args.reach == "none" else args.reach, devices=devices,
-        )  # fmt: skip
-        model = train_expression_motion(
-            stage_args(args, "expression_motion", sources=args.sources), model, split.trained, split.heldout, teacher,
-            upper, limits["expression-motion"], rng, evaluate, pool=pool, started=start is not None,
-        )  # fmt: skip
-        model = train_expression(
-            stage_args(args, "expression", sources=args.sources), model, split.trained, split.heldout, teacher, upper,
-            limits["expression"], rng, evaluate, pool=pool, devices=devices,
-        )  # fmt: skip
+        model = train_stages(args, split, teacher, upper, pool, start, devices, rng, evaluate)
     except (Stopped, Unstable) as end:
         end.codes = teacher, upper
         raise
     return model, teacher, upper
+
+
+def _reporting(watch: Watch | None, phase: str) -> Callable[[float, int], object]:
+    return lambda share, step: watch.go_on(phase, share, step) if watch is not None else None
+
+
+def train_stages(
+    args: argparse.Namespace,
+    split: Split,
+    teacher: MotionCodes,
+    upper: UpperFace,
+    pool: MotionPool,
+    start: StartBank | None,
+    devices: Devices,
+    rng: np.random.Generator,
+    evaluate: Callable[[Generator], Mapping[str, Any]],
+) -> Generator:
+    """Train or resume the generator in its four stages. Raises Stopped or Unstable."""
+    limits, parts = stage_limits(args), (split.trained, split.heldout)
+    stage0_limits = {name: limits[name] for name in ("common-motion", "own-motion", "self")}
+
+    def begin(model: Generator, codes: np.ndarray) -> None:
+        assert start is not None
+        transfer(model, start, split.trained, codes, rng)
+
+    model = train_reenactment(
+        stage_args(args, "stage0", sources=args.sources), *parts, teacher, stage0_limits, rng, evaluate, pool=pool,
+        start=None if start is None else begin,
+    )  # fmt: skip
+    model = train_mouth_pose(
+        stage_args(args, "stage1", pairs=args.pairs), model, *parts, teacher, limits["mouth-pose"], rng, evaluate,
+        pool=pool, region=None if args.reach == "none" else args.reach, devices=devices,
+    )  # fmt: skip
+    model = train_expression_motion(
+        stage_args(args, "expression_motion", sources=args.sources), model, *parts, teacher, upper,
+        limits["expression-motion"], rng, evaluate, pool=pool, started=start is not None,
+    )  # fmt: skip
+    return train_expression(
+        stage_args(args, "expression", sources=args.sources), model, *parts, teacher, upper, limits["expression"], rng,
+        evaluate, pool=pool, devices=devices,
+    )  # fmt: skip
 
 
 def can_render(phase: str, start: str) -> bool:
