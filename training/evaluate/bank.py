@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,43 @@ def sounds_in(places: Sequence[Path]) -> list[Path]:
     return found
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured of a bank.
+
+    by_unit: by name, see `figures.disentanglement_figures`. by_column: see `figures.reading_figures`. spoken, acted: of
+    voices and photographs. remarks: sentences for the report.
+    """
+
+    bank: Bank
+    puppet: BankPuppet
+    persons: range
+    measured: Measurements
+    by_unit: dict[str, np.ndarray]
+    by_column: dict[str, np.ndarray]
+    spoken: Sequence[voices.MouthMotion]
+    acted: Sequence[photographs.Photograph]
+    figures: list[Figure]
+    remarks: list[str]
+
+
 def evaluate(args: argparse.Namespace) -> list[Figure]:
     """Measure everything, write the report and return its figures."""
     began = time.monotonic()
-    out: Path = args.out
-    out.mkdir(parents=True, exist_ok=True)
-    bank = load_bank(args.bank)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def progress(text: str) -> None:
+        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
+
+    found = measured_bank(args, progress)
+    write_report(args, found)
+    progress(f"{args.out / 'report.md'}")
+    return found.figures
+
+
+def measured_bank(args: argparse.Namespace, progress: Callable[[str], None]) -> Evaluation:
+    """Measure a bank on people, voices and photographs, and its speed. progress: called with what is done."""
+    bank, size = load_bank(args.bank), args.size
     if bank.names[: bank.config.generator.coefficient_count] != NAMES:
         raise SystemExit(
             f"{args.bank} has other coefficients than the rendered heads, so there is no ground truth for it. "
@@ -58,13 +90,6 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
         )
     count = min(args.identities, 8) if args.quick else args.identities
     persons = range(args.first, args.first + count)
-    disentangled = persons[: max(1, count // 6)]
-    size, remarks = args.size, []
-    details: dict[str, Any] = {}
-
-    def progress(text: str) -> None:
-        print(f"{time.monotonic() - began:5.0f} s  {text}", flush=True)
-
     classifiers = train_classifiers(12 if args.quick else 50)
     progress("classifiers trained")
     puppet = BankPuppet(bank, size, detail=args.detail)
@@ -76,55 +101,61 @@ def evaluate(args: argparse.Namespace) -> list[Figure]:
         args.sway,
         lambda done: progress(f"{done} people") if done % 10 == 0 else None,
     )
-    figures = lines.people_figures(measured)
-    apart, by_unit = lines.disentanglement_figures(puppet, disentangled, size)
+    apart, by_unit = lines.disentanglement_figures(puppet, persons[: max(1, count // 6)], size)
     progress("disentanglement")
     reading, by_column = lines.reading_figures(measured)
-    figures += [*apart, *reading, *lines.person_figures(measured)]
+    figures = [*lines.people_figures(measured), *apart, *reading, *lines.person_figures(measured)]
 
     sounds = sounds_in(args.voices if args.voices is not None else [MEDIA] if MEDIA.is_dir() else [])
-    more, spoken, voice_remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
+    more, spoken, remarks = lines.voice_figures(bank, puppet, sounds, persons[0], size, 4 if args.quick else 24)
     progress("voices")
     figures += more
-    remarks += voice_remarks
-
     acted: list[photographs.Photograph] = []
     folder = args.photographs or MEDIA
     if folder.is_dir():
         more, acted, photograph_remarks = lines.photograph_figures(puppet, folder, size, classifiers)
         figures += more
-        remarks += photograph_remarks
+        remarks = [*remarks, *photograph_remarks]
         progress("photographs")
     else:
-        remarks.append("No photographs were given (--photographs).")
-    figures += lines.speed_figures(bank)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    remarks.append(f"Load of the machine while speed was measured: {load:.1f}. Above 2, other processes slow it down.")
-    if any(np.isnan(figure.value or 0) for figure in figures if figure.key.startswith("speed")):
-        remarks.append(
-            "Missing speeds could not be measured because other processes used the cores. Repeat on a quiet machine."
-        )
+        remarks = [*remarks, "No photographs were given (--photographs)."]
+    speeds = lines.speed_figures(bank)
     progress("speed")
+    return Evaluation(
+        bank, puppet, persons, measured, by_unit, by_column, spoken, acted, [*figures, *speeds],
+        [*remarks, *_speed_remarks(speeds)],
+    )  # fmt: skip
 
-    details["units"] = {
-        name: dict(zip(("own", "rest", "share_of_truth", "head", "truth"), row, strict=True))
-        for name, row in by_unit.items()
-    }
-    details["read_r"] = {name: dict(zip(NAMES, row, strict=True)) for name, row in by_column.items()}
+
+def _speed_remarks(speeds: Sequence[Figure]) -> Iterator[str]:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    yield f"Load of the machine while speed was measured: {load:.1f}. Above 2, other processes slow it down."
+    if any(np.isnan(figure.value or 0) for figure in speeds if figure.key.startswith("speed")):
+        yield "Missing speeds could not be measured because other processes used the cores. Repeat on a quiet machine."
+
+
+def write_report(args: argparse.Namespace, found: Evaluation) -> None:
+    """Write figures.json, plots, contact sheets and report.md into the folder `args.out`."""
+    out, measured = args.out, found.measured
     shares = confusion(measured.emotion_labels, measured.recognised["result"])
-    details["confusion"] = shares
-    for number, person in enumerate(persons[:2]):
-        report.save_sheet(measure.sweeps(puppet, person, size), out / f"sweeps-{number + 1}.jpg")
+    details: dict[str, Any] = {
+        "units": {
+            name: dict(zip(("own", "rest", "share_of_truth", "head", "truth"), row, strict=True))
+            for name, row in found.by_unit.items()
+        },
+        "read_r": {name: dict(zip(NAMES, row, strict=True)) for name, row in found.by_column.items()},
+        "confusion": shares,
+    }
+    for number, person in enumerate(found.persons[:2]):
+        report.save_sheet(measure.sweeps(found.puppet, person, args.size), out / f"sweeps-{number + 1}.jpg")
     logs = {path.stem: report.read_log(path) for path in args.curve}
-    _plots(out, measured, by_unit, by_column, shares, spoken, logs)
+    _plots(out, found, shares, logs)
     report.save_sheet(measured.sheet, out / "people.jpg")
     report.save_sheet(measured.emotions, out / "emotions.jpg")
     report.save_sheet(measured.worst, out / "worst.jpg")
-    report.save_sheet(list(_photograph_rows(acted)), out / "photographs.jpg")
-    report.save_json(figures, details, out / "figures.json")
-    (out / "report.md").write_text(_text(args, bank, figures, remarks, measured, bool(acted), logs))
-    progress(f"{out / 'report.md'}")
-    return figures
+    report.save_sheet(list(_photograph_rows(found.acted)), out / "photographs.jpg")
+    report.save_json(found.figures, details, out / "figures.json")
+    (out / "report.md").write_text(_text(args, found, logs))
 
 
 def _photograph_rows(acted: Sequence[photographs.Photograph]) -> Iterator[list[np.ndarray]]:
@@ -135,19 +166,10 @@ def _photograph_rows(acted: Sequence[photographs.Photograph]) -> Iterator[list[n
         yield [one.portrait, *one.results[few]]
 
 
-def _plots(
-    out: Path,
-    measured: Measurements,
-    by_unit: dict[str, np.ndarray],
-    by_column: dict[str, np.ndarray],
-    shares: np.ndarray,
-    spoken: Sequence[voices.MouthMotion],
-    logs: dict[str, list[dict[str, float]]],
-) -> None:
-    report.plot_scores(
-        measured.scores["psnr"].ravel(), measured.scores["psnr_copy"].ravel(), out / "psnr.png", "dB", 26.0
-    )
-    units = np.array([by_unit[name] for name in NAMES])
+def _plots(out: Path, found: Evaluation, shares: np.ndarray, logs: dict[str, list[dict[str, float]]]) -> None:
+    scores = found.measured.scores
+    report.plot_scores(scores["psnr"].ravel(), scores["psnr_copy"].ravel(), out / "psnr.png", "dB", 26.0)
+    units = np.array([found.by_unit[name] for name in NAMES])
     of_truth = np.maximum(units[:, 4], 1e-9)
     shown = {
         "own region": units[:, 0] / of_truth,
@@ -155,10 +177,10 @@ def _plots(
         "in the true direction": units[:, 2],
     }
     report.plot_bars(NAMES, shown, out / "units.png", "of the true movement")
-    shown = {"driven frames": by_column["result"], "true pictures": by_column["truth"]}
+    shown = {"driven frames": found.by_column["result"], "true pictures": found.by_column["truth"]}
     report.plot_bars(NAMES, shown, out / "reading.png", "correlation", 0.9)
     report.plot_confusion(shares, list(EMOTIONS), out / "emotions.png")
-    heard = [one for one in spoken if one.seen is not None] or list(spoken[:1])
+    heard = [one for one in found.spoken if one.seen is not None] or list(found.spoken[:1])
     for one in heard[:1]:
         times = one.heard.times
         curves = {"lip opening asked for": one.gap, "voice": voices.loudness(one.heard.samples, times)}
@@ -168,17 +190,10 @@ def _plots(
         report.plot_curves(logs, out / "curve.png")
 
 
-def _text(
-    args: argparse.Namespace,
-    bank: Bank,
-    figures: list[Figure],
-    remarks: list[str],
-    measured: Measurements,
-    acted: bool,
-    logs: dict,
-) -> str:
-    """The report in Markdown. acted: whether there is a sheet of photographs."""
-    asked = [figure for figure in figures if figure.target is not None]
+def _text(args: argparse.Namespace, found: Evaluation, logs: dict) -> str:
+    """The report in Markdown."""
+    bank, measured, remarks = found.bank, found.measured, found.remarks
+    asked = [figure for figure in found.figures if figure.target is not None]
     met = sum(figure.met is True for figure in asked)
     count, driven = len(measured.embedded["portrait"]), measured.scores["psnr"].shape[1]
     enlarged = f", enlarged from {bank.config.size} px" if bank.config.size < args.size else ""
@@ -194,7 +209,7 @@ def _text(
         ("sweeps-2.jpg", "The same of another person."),
         ("emotions.jpg", f"Truth above result: at rest, {', '.join(EMOTIONS)}; half of them talking."),
     ]
-    if acted:
+    if found.acted:
         pictures.append(("photographs.jpg", "Real pictures, and real clips with the true frames above."))
     plots = [
         ("psnr.png", "PSNR of every driven frame, and of copying its source."),
@@ -218,7 +233,7 @@ def _text(
         f"# Evaluation of {args.bank.name}",
         f"{count} people that were not trained on (identities {args.first} to {last}), {driven} driven frames each at "
         f"{args.size} px{enlarged}. {met} of {len(asked)} targets are met.",
-        report.table(figures),
+        report.table(found.figures),
         "## How it is measured\n" + report.METHOD.format(sway=args.sway, **vars(people)),
         "## Remarks\n" + "\n".join(f"- {remark}" for remark in remarks),
         "## Pictures",

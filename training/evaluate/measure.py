@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -72,67 +73,92 @@ def measure_people(
     persons: numbers of test people. size: pixels of the frames. classifiers: recognise identity and emotion.
     sway: deviation of the pose coefficients. progress: called after each person with the number of people done.
     """
-    scores, driving, labels = [], [], []
-    recognised: dict[str, list[np.ndarray]] = {"result": [], "truth": []}
-    read: dict[str, list[np.ndarray]] = {name: [] for name in ("result", "truth", "copy", "rest_result", "rest_truth")}
-    embedded: dict[str, list[np.ndarray]] = {name: [] for name in ("portrait", "result", "truth")}
-    sheet, emotions, worst = [], [], []
+    found = _Collected()
     for number, person in enumerate(persons):
         shots = people.render_person(person, people.evaluation_rows(person, sway), size)
         portrait, truth = shots[:1], shots[1:]
+        found.add_talk(puppet, classifiers, portrait, truth, shown=number < SHOWN)
+        found.add_from_rest(puppet, classifiers, person, truth, shown=number < 2)
+        progress(number + 1)
+    return found.measurements()
+
+
+@dataclass
+class _Collected:
+    """What is measured of the people so far, see `Measurements`."""
+
+    scores: list[dict[str, np.ndarray]] = field(default_factory=list)
+    driving: list[np.ndarray] = field(default_factory=list)
+    read: defaultdict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    embedded: defaultdict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    labels: list[np.ndarray] = field(default_factory=list)
+    recognised: defaultdict[str, list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
+    sheet: list[list[np.ndarray]] = field(default_factory=list)
+    emotions: list[list[np.ndarray]] = field(default_factory=list)
+    worst: list[tuple[float, list[np.ndarray]]] = field(default_factory=list)
+
+    def add_talk(
+        self, puppet: Puppet, classifiers: Classifiers, portrait: PersonFrames, truth: PersonFrames, *, shown: bool
+    ) -> None:
+        """Drive a portrait with a pose of its own through the true coefficients. shown: in the contact sheet."""
         puppet.show(portrait.images[0])
         result = puppet.pictures(truth.coefficients)
         positions = puppet.moved(truth.coefficients, portrait.points[0])
-        scores.append(_scores(result, positions, portrait, truth))
-        driving.append(truth.coefficients)
+        scores = _scores(result, positions, portrait, truth)
         led = truth.coefficients + (puppet.own() - portrait.coefficients[0])
         from_there = _scores(puppet.pictures(led), puppet.moved(led, portrait.points[0]), portrait, truth)
-        scores[-1] |= {f"led_{name}": values for name, values in from_there.items()}
+        self.scores.append(scores | {f"led_{name}": values for name, values in from_there.items()})
+        self.driving.append(truth.coefficients)
         own = puppet.read(portrait.images)
-        for name, rows in (
-            ("result", puppet.read(result)), ("truth", puppet.read(truth.images)), ("copy", own.repeat(len(result), 0)),
-        ):  # fmt: skip
-            read[name].append(rows)
+        self.read["result"].append(puppet.read(result))
+        self.read["truth"].append(puppet.read(truth.images))
+        self.read["copy"].append(own.repeat(len(result), 0))
         visible = portrait.visible & truth.visible
-        embedded["portrait"].append(classifiers.embedding(portrait.images, portrait.points, portrait.visible))
-        embedded["result"].append(classifiers.embedding(result, positions, visible))
-        embedded["truth"].append(classifiers.embedding(truth.images, truth.points, visible))
-        if number < SHOWN:
+        self.embedded["portrait"].append(classifiers.embedding(portrait.images, portrait.points, portrait.visible))
+        self.embedded["result"].append(classifiers.embedding(result, positions, visible))
+        self.embedded["truth"].append(classifiers.embedding(truth.images, truth.points, visible))
+        if shown:
             tiles = [tile for pair in zip(truth.images, result, strict=True) for tile in pair]
-            sheet.append([portrait.images[0], *tiles[:6], *tiles[-2:]])
-        for row, score in enumerate(scores[-1]["psnr"]):
-            worst.append((float(score), [portrait.images[0], truth.images[row], result[row]]))
-        worst = sorted(worst, key=lambda one: one[0])[:WORST]
+            self.sheet.append([portrait.images[0], *tiles[:6], *tiles[-2:]])
+        for row, score in enumerate(scores["psnr"]):
+            self.worst.append((float(score), [portrait.images[0], truth.images[row], result[row]]))
+        self.worst = sorted(self.worst, key=lambda one: one[0])[:WORST]
 
-        rows, emotions_of_rows = people.emotion_rows(person)
-        draw = rows if number < 2 else rows[:0]
+    def add_from_rest(
+        self, puppet: Puppet, classifiers: Classifiers, person: int, truth: PersonFrames, *, shown: bool
+    ) -> None:
+        """Drive a portrait exactly at rest, through the same coefficients and to emotions. shown: the emotions."""
+        rows, labels = people.emotion_rows(person)
+        draw = rows if shown else rows[:0]
+        size = truth.images.shape[1]
         rest = people.render_person(person, np.concatenate([np.zeros_like(rows[:1]), draw]), size)
         puppet.show(rest.images[0])
         driven = puppet.pictures(truth.coefficients)
         from_rest = _scores(driven, puppet.moved(truth.coefficients, rest.points[0]), rest[:1], truth)
-        scores[-1] |= {f"rest_{name}": values for name, values in from_rest.items()}
-        read["rest_result"].append(puppet.read(driven))
-        read["rest_truth"].append(puppet.read(truth.images))
+        self.scores[-1] |= {f"rest_{name}": values for name, values in from_rest.items()}
+        self.read["rest_result"].append(puppet.read(driven))
+        self.read["rest_truth"].append(puppet.read(truth.images))
         acted = people.render_person(person, rows, 64)
         positions = puppet.moved(rows, rest.points[0])
-        recognised["truth"].append(classifiers.emotion(acted.points, rest.points[0]))
-        recognised["result"].append(classifiers.emotion(positions, rest.points[0]))
-        labels.append(emotions_of_rows)
-        if len(draw):
-            emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
-        progress(number + 1)
-    return Measurements(
-        {name: np.stack([score[name] for score in scores]) for name in scores[0]},
-        np.concatenate(driving),
-        {name: np.concatenate(rows) for name, rows in read.items()},
-        {
-            name: np.concatenate(rows) if name == "portrait" else np.stack(rows)
-            for name, rows in embedded.items()
-        },
-        np.concatenate(labels),
-        {name: np.concatenate(found) for name, found in recognised.items()},
-        sheet, emotions, [tiles for _, tiles in worst],
-    )  # fmt: skip
+        self.recognised["truth"].append(classifiers.emotion(acted.points, rest.points[0]))
+        self.recognised["result"].append(classifiers.emotion(positions, rest.points[0]))
+        self.labels.append(labels)
+        if shown:
+            self.emotions += [list(rest.images), [rest.images[0], *puppet.pictures(rows)]]
+
+    def measurements(self) -> Measurements:
+        return Measurements(
+            {name: np.stack([score[name] for score in self.scores]) for name in self.scores[0]},
+            np.concatenate(self.driving),
+            {name: np.concatenate(rows) for name, rows in self.read.items()},
+            {
+                name: np.concatenate(rows) if name == "portrait" else np.stack(rows)
+                for name, rows in self.embedded.items()
+            },
+            np.concatenate(self.labels),
+            {name: np.concatenate(rows) for name, rows in self.recognised.items()},
+            self.sheet, self.emotions, [tiles for _, tiles in self.worst],
+        )  # fmt: skip
 
 
 def _scores(
