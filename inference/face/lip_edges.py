@@ -30,6 +30,12 @@ _CREST = -0.02  # eye distances: how far an inner edge stays inside of the outer
 _ENDS = 0.18  # part of half the width beside the corners where the landmarks count more
 
 
+# What is seen between the lips: the part of a lip beside its outer edge that is left out, the part of the rest that
+# shows the lip's colours, their largest deviation, and the deviations from which on a colour belongs to neither lip.
+_OUTSIDE, _LIP, _MOST, _NEITHER = 0.3, 0.7, (8.0, 5.0, 5.0), 3.6
+_STEPS = 60  # from lip to lip
+
+
 def find_lips(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The outlines of the lips from the right corner of the mouth to the left one, (4, COUNT, 2) float64 pixels.
 
@@ -40,10 +46,7 @@ def find_lips(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     eyes = max(float(np.hypot(*(points[1] - points[0]))), 1e-6)
     right, left = (points[corner] for corner in _CORNERS)
     lines = [_smoothed(resampled(np.concatenate([right, points[line], left])), 1.2) for line in _OUTLINES]
-    smooth = cv2.GaussianBlur(picture, (0, 0), max(_BLUR * eyes, 0.5))
-    first, last = (int(edge) for edge in (points[:, 1].min() - eyes, points[:, 1].max() + eyes))
-    lab = cv2.cvtColor(smooth[max(first, 0) : max(last, 1)].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    offset = np.array([0.0, max(first, 0)])
+    lab, offset = _colours(picture, np.stack(lines), eyes)
     down = np.array([points[0, 1] - points[1, 1], points[1, 0] - points[0, 0]]) / eyes
     gap = max(float(((lines[2] - lines[1]) @ down).max()), 0.0)
     reach = min(_REACH[0] * gap + _REACH[1] * eyes, _FURTHEST * eyes)
@@ -55,6 +58,31 @@ def find_lips(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
         upper, lower = lines[1:3]
     crossed = np.minimum((lower - upper) @ down, 0)[:, None] / 2 * down  # edges of lips that touch
     return np.stack([lines[0], upper + crossed, lower - crossed, lines[3]])
+
+
+def seen_opening(picture: np.ndarray, points: np.ndarray, lips: np.ndarray) -> float:
+    """How far the lips are apart by what is seen between them, in eye distances; about 0 if it looks like the lips.
+
+    The distance from the first to the last colour that belongs to neither lip, such as the dark of a mouth or teeth:
+    the median over the middle of the mouth. A line between closed lips counts with its thickness. picture, points,
+    lips: see `find_lips`.
+    """
+    eyes = max(float(np.hypot(*(points[1] - points[0]))), 1e-6)
+    lab, offset = _colours(picture, lips, eyes)
+    outer_upper, upper, lower, outer_lower = lips[:, MIDDLE] - offset
+    top, bottom = (outer + _OUTSIDE * (inner - outer) for outer, inner in ((outer_upper, upper), (outer_lower, lower)))
+    along = np.linspace(0, 1, _STEPS)[:, None]
+    seen = _sampled(lab, top + along[..., None] * (bottom - top))
+    height = np.maximum(np.hypot(*(bottom - top).T), 1e-6)
+    unlike = np.full(seen.shape[:2], np.inf)
+    for inner, end, share in ((upper, top, along), (lower, bottom, 1 - along)):
+        lip = seen[share < _LIP * np.hypot(*(inner - end).T) / height]
+        usual = np.median(lip, 0)
+        spread = np.clip(1.4826 * np.median(np.abs(lip - usual), 0), _LEAST, _MOST)
+        unlike = np.minimum(unlike, np.hypot.reduce((seen - usual) / spread, axis=-1))
+    other = unlike > _NEITHER
+    steps = np.where(other.any(0), _STEPS - other.argmax(0) - other[::-1].argmax(0), 0)
+    return float(np.median(steps / _STEPS * height) / eyes)
 
 
 def resampled(line: np.ndarray, count: int = COUNT) -> np.ndarray:
@@ -105,6 +133,17 @@ def _edge(lab: np.ndarray, outer: np.ndarray, inner: np.ndarray, eyes: float, re
     shift = cv2.GaussianBlur(away[path][None], (7, 1), 1.2, borderType=cv2.BORDER_REPLICATE)[0]
     shift *= np.clip((1 - along) / 0.12, 0, 1)
     return _smoothed(inner + shift[:, None] * normal, 0.8)
+
+
+def _colours(picture: np.ndarray, lines: np.ndarray, eyes: float) -> tuple[np.ndarray, np.ndarray]:
+    """Smoothed colours (Lab) of the rows around lines (..., 2), and what to subtract from positions in the picture.
+
+    eyes: eye distance in pixels.
+    """
+    first = int(np.clip(lines[..., 1].min() - eyes / 2, 0, len(picture) - 1))
+    rows = picture[first : max(int(lines[..., 1].max() + eyes / 2), first + 1)]
+    smooth = cv2.GaussianBlur(rows, (0, 0), max(_BLUR * eyes, 0.5))
+    return cv2.cvtColor(smooth.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.array([0.0, first])
 
 
 def _sampled(lab: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..closing import Mouth
 from ..face.landmarks import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, find_landmarks, square_at
-from ..face.lip_edges import find_lips
+from ..face.lip_edges import find_lips, seen_opening
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
 from .layout import constant
@@ -31,8 +31,9 @@ GAP = 2  # rows of zeros between the two eyes of a sheet
 ROWS = 2 * SIZE[0] + GAP
 TOUCHING, APART = 0.03, 0.05  # gap between the lips, in eye distances, up to which and from which they count as such
 # Gap from which on a mouth is closed with its own lips, by the landmarks and by the edges fitted to the picture. Either
-# may find touching lips as far apart.
-OPEN = 0.055
+# may find touching lips as far apart, and both take shaded or shiny lips for the inside of a mouth. Therefore something
+# else than lips must be seen between them by at least `SEEN`, unless both are further apart than `WIDE`.
+OPEN, SEEN, WIDE = 0.045, 0.045, 0.12
 UNCLEAR = 0.12  # expected error of the lips' landmarks, in eye distances, from which on they are not used
 
 
@@ -94,7 +95,19 @@ class TurnableEyes:
         _, points, spread = self._found
         if spread[[*INNER_LIPS, *OUTER_LIPS]].mean() > UNCLEAR * np.hypot(*(points[1] - points[0])):
             return -1.0
-        return self.mouth.gap if self._gap >= OPEN and self.mouth.gap >= OPEN else 0.0
+        return self.mouth.gap if self._is_open else 0.0
+
+    @property
+    def _is_open(self) -> bool:
+        fine, points, _ = self._found
+        gap = min(self._gap, self.mouth.gap)
+        return gap >= WIDE or (gap >= OPEN and seen_opening(fine, points, self._outlines) >= SEEN)
+
+    @cached_property
+    def _outlines(self) -> np.ndarray:
+        """(4, COUNT, 2) pixels, see `inference.face.lip_edges.find_lips`."""
+        fine, points, _ = self._found
+        return find_lips(fine, points)
 
     @property
     def _gap(self) -> float:
@@ -109,7 +122,7 @@ class TurnableEyes:
         """The mouth of the source, in half widths of the picture."""
         fine, points, _ = self._found
         half = len(fine) / 2
-        outlines, marks = (((part + 0.5) / half - 1) @ (1, 1j) for part in (find_lips(fine, points), points))
+        outlines, marks = (((part + 0.5) / half - 1) @ (1, 1j) for part in (self._outlines, points))
         return Mouth(outlines, marks)
 
     @cached_property

@@ -23,7 +23,7 @@ from inference.face.landmarks import (
     landmark_indices,
     square_at,
 )
-from inference.face.lip_edges import find_lips
+from inference.face.lip_edges import find_lips, seen_opening
 from inference.model.fast_gaze import TurnableEyes
 from inference.model.insets import Insets
 from inference.model.load import INSETS, load_network
@@ -224,6 +224,55 @@ def test_lips_touch_if_the_picture_or_its_landmarks_say_so() -> None:
     eyes = TurnableEyes(picture, torch.zeros(1, 3, 2))
     eyes.__dict__ |= {"_found": (picture, points, np.zeros(COUNT)), "mouth": shut}
     assert eyes.mouth_gap == 0
+
+
+def eyes_of(picture: np.ndarray, points: np.ndarray) -> TurnableEyes:
+    points = points.copy()
+    points[[*RIGHT_LIDS]], points[[*LEFT_LIDS]] = points[0], points[1]
+    eyes = TurnableEyes(picture, torch.zeros(1, 3, 2))
+    eyes.__dict__["_found"] = picture, points, np.zeros(COUNT)
+    return eyes
+
+
+def drawn_closed(shade: float, shine: int) -> np.ndarray:
+    """The drawn face with its lips filled up, and where its inside would be: a shade, a line and a light spot."""
+    picture, _ = drawn_face()
+    dark = np.abs(picture.astype(int) - DARK).max(2) < 90
+    picture[dark] = np.array(LIP) * (1 - shade)
+    line = int(MIDDLE[1] - 2)
+    picture[line : line + 3, 216:297] = DARK
+    if shine:
+        cv2.circle(picture, (int(MIDDLE[0]) - 25, int(MIDDLE[1]) + 12), shine, (240, 190, 190), -1)
+    return picture
+
+
+@pytest.mark.parametrize(("shade", "shine"), [(0.0, 0), (0.15, 0), (0.0, 9)])
+def test_closed_lips_count_as_such_where_the_landmarks_are_apart(shade: float, shine: int) -> None:
+    _, points = drawn_face()
+    middle = [*landmark_indices("innerUpper"), *landmark_indices("innerLower")]
+    points[middle] = MIDDLE + (points[middle] - MIDDLE) * (1, 0.4)
+    picture = drawn_closed(shade, shine)
+    assert seen_opening(picture, points, find_lips(picture, points)) < 0.04
+    assert eyes_of(picture, points).mouth_gap == 0
+
+
+@pytest.mark.parametrize("teeth", [0, 12, 40])
+def test_teeth_or_the_dark_are_seen_between_open_lips(teeth: int) -> None:
+    picture, points = drawn_face(teeth)
+    assert abs(seen_opening(picture, points, find_lips(picture, points)) - 0.9 * GAP / EYES) < 0.05
+    assert eyes_of(picture, points).mouth_gap > 0.2
+
+
+@needs_media
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "is_open"),
+    [("lp_d8.jpg", 0), ("lp_s12.jpg", 0), ("st_art_11.png", 0), ("st_happy1.png", 1), ("lp_s10.jpg", 1)],
+)
+def test_photographs_are_known_to_be_open_or_closed(name: str, is_open: int) -> None:
+    portrait, renderer = load_portrait(MEDIA / name, which="largest"), FaceRenderer(load_bank(), "cpu", 1)
+    renderer.set_source(portrait, portrait)
+    assert (renderer._source.eyes.mouth_gap > 0) == is_open
 
 
 def test_closing_can_be_left_to_the_networks(planner) -> None:
