@@ -56,12 +56,7 @@ def perform(
     muted, or the strip is in a retimed meta strip.
     """
     check_usable(strip, obj)
-    bank = files.bank_of(obj)
-    reasons = {kind: reason(bank, kind) for kind in kinds}
-    kinds = tuple(kind for kind in kinds if not reasons[kind])
-    if not kinds:
-        message = next(iter(reasons.values()))
-        raise EDTalkError(f"{message}.", "Use Name Sliders, or choose the starter bank.", "bank")
+    kinds = _possible_kinds(obj, kinds)
     if audio.is_silent(scene, strip, sequencer.time_map(scene, strip)):
         raise EDTalkError(f"'{strip.name}' is muted.", "Unmute the strip, or raise its volume.")
     sequencer.assign(strip, obj)
@@ -95,14 +90,7 @@ def perform(
         clock, now = requested[-1], sequencer.time_map(scene, strip)
         if clock.move_to(now) is not None:
             clock = now
-        if "HEAD" in kinds:
-            motion_keys.write_motion(scene, strip, obj, clock, "head", answer.names, answer.rows, existing)
-            written.append("head motion")
-        if "EMOTION" in kinds:
-            written.append(_write_emotion(scene, strip, obj, clock, answer, existing))
-        if "EYES" in kinds:
-            _write_eyes(scene, strip, obj, clock, answer, existing)
-            written.append("blinks")
+        written.extend(_write_kinds(kinds, scene, strip, obj, clock, answer, existing))
         strip[sequencer.GENERATED] = True
         lines.remember(scene)
         if answer.note:
@@ -115,6 +103,15 @@ def perform(
     name = strip.name
     title = KINDS[kinds[0]].label if len(kinds) == 1 else "Animate from Speech"
     return session.submit(prepare, label=f"{title} '{name}'", on_done=apply, finished=finished)
+
+
+def _possible_kinds(obj: bpy.types.Object, kinds: Collection[str]) -> tuple[str, ...]:
+    """The kinds that the character's bank has sliders for. Raises EDTalkError if there is none."""
+    reasons = {kind: reason(files.bank_of(obj), kind) for kind in kinds}
+    if possible := tuple(kind for kind in kinds if not reasons[kind]):
+        return possible
+    message = next(iter(reasons.values()))
+    raise EDTalkError(f"{message}.", "Use Name Sliders, or choose the starter bank.", "bank")
 
 
 def reason(bank: Bank, kind: str) -> str:
@@ -138,6 +135,28 @@ def names_of(obj: bpy.types.Object, kinds: Collection[str]) -> list[str]:
     if "EYES" in kinds:
         names += [*closed_eyes(bank), *gaze_names(bank)]
     return names
+
+
+def _write_kinds(
+    kinds: Collection[str],
+    scene: bpy.types.Scene,
+    strip: bpy.types.SoundStrip,
+    obj: bpy.types.Object,
+    clock: TimeMap,
+    answer: answers.PerformResult,
+    existing: str,
+) -> list[str]:
+    """Write the keyframes of each kind. Returns what was written, for a notice."""
+    written = []
+    if "HEAD" in kinds:
+        motion_keys.write_motion(scene, strip, obj, clock, "head", answer.names, answer.rows, existing)
+        written.append("head motion")
+    if "EMOTION" in kinds:
+        written.append(_write_emotion(scene, strip, obj, clock, answer, existing))
+    if "EYES" in kinds:
+        _write_eyes(scene, strip, obj, clock, answer, existing)
+        written.append("blinks")
+    return written
 
 
 def _write_emotion(

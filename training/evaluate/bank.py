@@ -135,7 +135,7 @@ def _speed_remarks(speeds: Sequence[Figure]) -> Iterator[str]:
 
 
 def write_report(args: argparse.Namespace, found: Evaluation) -> None:
-    """Write figures.json, plots, contact sheets and report.md into the folder `args.out`."""
+    """Write the report, its numbers, plots and contact sheets into the folder `args.out`."""
     out, measured = args.out, found.measured
     shares = confusion(measured.emotion_labels, measured.recognised["result"])
     details: dict[str, Any] = {

@@ -132,22 +132,30 @@ def look_at_clips(
         "steps_advised": advised,
         "minutes_advised": round(advised * step / share / 60.0),
     }
+    problem, hint = _problem(looks, usable, seconds, work, report["disk_free"], report["disk_needed"])
+    return report | {"problem": problem, "hint": hint, "ok": not problem}
+
+
+def _problem(
+    looks: Sequence[ClipLook], usable: float, seconds: float, work: Path, disk_free: int, disk_needed: int
+) -> tuple[str, str]:
+    """What forbids a training, and what to do about it; "" if nothing does. Units: seconds and bytes."""
     if usable < LEAST:
         total: Counter[str] = Counter()
         for look in looks:
             total.update({reason: part * look.seconds for reason, part in look.rejected.items()})
         why = ", ".join(f"{REASONS[reason]} {100 * part / seconds:.0f} %" for reason, part in total.most_common(3))
-        report["problem"] = (
+        return (
             f"About {usable:.0f} s of {seconds:.0f} s show a usable face ({why or 'the clips are short'}); "
-            f"at least {LEAST:.0f} s are needed."
+            f"at least {LEAST:.0f} s are needed.",
+            "Add clips that show one face from the front.",
         )
-        report["hint"] = "Add clips that show one face from the front."
-    elif report["disk_free"] < 1.2 * report["disk_needed"]:
-        report["problem"] = (
-            f"{work} has {_size(report['disk_free'])} of free space; {_size(report['disk_needed'])} are needed."
+    if disk_free < 1.2 * disk_needed:
+        return (
+            f"{work} has {_size(disk_free)} of free space; {_size(disk_needed)} are needed.",
+            "Free some space, or choose another folder for the training.",
         )
-        report["hint"] = "Free some space, or choose another folder for the training."
-    return report | {"ok": not report["problem"]}
+    return "", ""
 
 
 def as_text(report: Mapping[str, Any]) -> str:

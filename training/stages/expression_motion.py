@@ -191,8 +191,8 @@ def train_expression_motion(
     }  # fmt: skip
     larger = add_expression_bank(model)
     codes, heldout_codes = (torch.from_numpy(driving_codes(teacher, upper, part)) for part in (footage, heldout))
-    exp = larger.config.bank_slices["exp"]
-    lip_motion, upper_motion = teacher.lip_motion(footage), upper.motion(codes[:, exp].numpy())
+    lip_motion = teacher.lip_motion(footage)
+    upper_motion = upper.motion(codes[:, larger.config.bank_slices["exp"]].numpy())
     if not args.out.exists():
         choose_unused_directions(larger, footage, rng.choice(len(footage), min(2000, len(footage)), replace=False))
         fit_flow_response(larger, footage, codes, upper_motion, pool, rng)
@@ -210,26 +210,42 @@ def train_expression_motion(
 
     for _ in trainer.steps("expression-motion", optimiser, figures):
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
-        batch = reenactment_batch(
-            footage, codes, args.size, pool.source_rows[chosen], pool.driving_rows[chosen], trainer.rng
-        )
-        base = sample_base_frames(footage, pool, chosen, trainer.rng)
-        lip_exchange = sample_lip_exchanges(footage, lip_motion, base, trainer.rng)
-        upper_exchange = sample_upper_exchanges(footage, upper_motion, base.rows, trainer.rng)
-        latent, features = larger.enc(batch.source)
-        decoded = decode_with_lip_exchange(
-            larger, latent, features, batch, codes, lip_exchange,
-            base=codes[base.rows] * GAIN, exchanged=exchange_alpha(codes, base.rows, upper_exchange.donor, exp),
-        )  # fmt: skip
-        losses = reconstruction_losses(decoded[DRIVING], batch, footage)
-        losses |= flow_losses(decoded, pool.tracks(chosen), lip_exchange)
-        losses["expression"] = exchange_loss(
-            decoded["exchanged"], decoded["base"], upper_exchange.before, upper_exchange.after, upper_exchange.weight
-        )
-        losses["own"] = source_code_error(larger, latent, batch.source_alpha)
-        losses["read"] = head_reading_error(larger, batch, footage, codes, teacher, trainer.rng)
+        losses = losses_of(larger, footage, codes, pool, chosen, lip_motion, upper_motion, teacher, trainer.rng)
         loss = weighted_sum(losses, weights)
         with larger_mask_steps(larger):
             minimise(loss, optimiser, larger.parameters())
         trainer.note(losses | {"loss": loss})
     return average
+
+
+def losses_of(
+    model: Generator,
+    footage: Footage,
+    codes: Tensor,
+    pool: MotionPool,
+    chosen: np.ndarray,
+    lip_motion: np.ndarray,
+    upper_motion: np.ndarray,
+    teacher: MotionCodes,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:
+    """Losses of sources of the pool, by name. chosen: (S,) their numbers. Other arguments: of all frames."""
+    batch = reenactment_batch(
+        footage, codes, model.config.size, pool.source_rows[chosen], pool.driving_rows[chosen], rng
+    )  # fmt: skip
+    base = sample_base_frames(footage, pool, chosen, rng)
+    lip_exchange = sample_lip_exchanges(footage, lip_motion, base, rng)
+    upper_exchange = sample_upper_exchanges(footage, upper_motion, base.rows, rng)
+    exchanged = exchange_alpha(codes, base.rows, upper_exchange.donor, model.config.bank_slices["exp"])
+    latent, features = model.enc(batch.source)
+    decoded = decode_with_lip_exchange(
+        model, latent, features, batch, codes, lip_exchange, base=codes[base.rows] * GAIN, exchanged=exchanged
+    )
+    losses = reconstruction_losses(decoded[DRIVING], batch, footage)
+    losses |= flow_losses(decoded, pool.tracks(chosen), lip_exchange)
+    losses["expression"] = exchange_loss(
+        decoded["exchanged"], decoded["base"], upper_exchange.before, upper_exchange.after, upper_exchange.weight
+    )
+    losses["own"] = source_code_error(model, latent, batch.source_alpha)
+    losses["read"] = head_reading_error(model, batch, footage, codes, teacher, rng)
+    return losses

@@ -137,35 +137,13 @@ def train(args: argparse.Namespace) -> None:
     def evaluate() -> dict[str, object]:
         prediction = read_all(average.exported(), heldout)
         floor.copy_(noise_floor(prediction, heldout.coefficients))
-        found, error = (
-            correlations(prediction, heldout.coefficients),
-            (prediction - heldout.coefficients)[:, POSE_COLUMNS].abs(),
+        return {name: round(value, 3) for name, value in trainer.running.items()} | held_out_figures(
+            prediction, heldout
         )
-        number = torch.arange(len(prediction)) % heldout.frames_per_identity
-        portraits = (number > 0) & (number < PORTRAIT_FRAMES)
-        line = {name: round(value, 3) for name, value in trainer.running.items()}
-        line["portraits"] = [round(value, 3) for value in error[portraits].mean(0).tolist()]  # yaw to scale
-        line["place"] = [round(value, 3) for value in prediction[:, PLACE].abs().mean(0).tolist()]
-        for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
-            line[name] = round(part.mean().item(), 3)
-        return line | {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
 
     for _ in trainer.steps("reader", optimiser, evaluate):
         pairs.renew()
-        if args.framed:
-            rows = framed_rows(pairs, args.pictures, rng)
-        else:
-            rows = torch.from_numpy(rng.integers(0, len(pairs.frames), args.pictures))
-        pictures, truth, points = pairs.pictures(rows), pairs.coefficients[rows], pairs.points[rows].float()
-        flipped = rng.random() < 0.5
-        if flipped:
-            pictures, truth = pictures.flip(-1), mirrored(truth)
-        if args.framed:
-            truth[:, PLACE] = 0.0
-        else:
-            crop = Crop.random(len(rows), rng)
-            pictures, truth, points = crop.pictures(pictures), crop.coefficients(truth), crop.points(points)
-        pictures = filmed(pictures, rng)
+        pictures, truth, points, flipped = training_batch(pairs, args.pictures, rng, framed=args.framed)
         with torch.autocast("cpu", torch.bfloat16):
             prediction, placed = learner(pictures.contiguous(memory_format=torch.channels_last))
         error = (prediction.float() - truth) * pairs.rarity.sqrt()
@@ -177,6 +155,41 @@ def train(args: argparse.Namespace) -> None:
             loss = loss + distance.mean() / POINT_UNIT
         minimise(loss, optimiser)
         trainer.note({"error": loss})
+
+
+def training_batch(
+    pairs: HeadPairs, count: int, rng: np.random.Generator, *, framed: bool
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Random pictures (N, 3, S, S), their coefficients (N, 36) and points (N, F, 2), and whether all are mirrored.
+
+    framed: sources, which keep their framing; else frames of a video, which are cropped at random.
+    """
+    rows = framed_rows(pairs, count, rng) if framed else torch.from_numpy(rng.integers(0, len(pairs.frames), count))
+    pictures, truth, points = pairs.pictures(rows), pairs.coefficients[rows], pairs.points[rows].float()
+    flipped = rng.random() < 0.5
+    if flipped:
+        pictures, truth = pictures.flip(-1), mirrored(truth)
+    if framed:
+        truth[:, PLACE] = 0.0
+    else:
+        crop = Crop.random(len(rows), rng)
+        pictures, truth, points = crop.pictures(pictures), crop.coefficients(truth), crop.points(points)
+    return filmed(pictures, rng), truth, points, flipped
+
+
+def held_out_figures(prediction: Tensor, heldout: HeadPairs) -> dict[str, object]:
+    """Correlations by bank and of some coefficients, and errors of the pose, for the log. prediction: (N, 36)."""
+    found = correlations(prediction, heldout.coefficients)
+    error = (prediction - heldout.coefficients)[:, POSE_COLUMNS].abs()
+    number = torch.arange(len(prediction)) % heldout.frames_per_identity
+    portraits = (number > 0) & (number < PORTRAIT_FRAMES)
+    line: dict[str, object] = {
+        "portraits": [round(value, 3) for value in error[portraits].mean(0).tolist()],  # yaw to scale
+        "place": [round(value, 3) for value in prediction[:, PLACE].abs().mean(0).tolist()],
+    }
+    for (name, _), part in zip(BANKS, found.split([count for _, count in BANKS]), strict=True):
+        line[name] = round(part.mean().item(), 3)
+    return line | {name: round(found[NAMES.index(name)].item(), 3) for name in ("jawOpen", "headYaw", "eyeBlink")}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
