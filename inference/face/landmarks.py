@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .crop import TEMPLATE, Crop, apply_matrix, crop_face, crop_from_landmarks
-from .heat_maps import SHARPNESS, block, centres, mean_places
+from .heat_maps import HeatMapNet, block, centres, mean_places
 from .lips import find_lips, window_at
 
 
@@ -102,7 +101,7 @@ class Answer(NamedTuple):
     heat: Tensor
 
 
-class LandmarkNet(nn.Module):
+class LandmarkNet(HeatMapNet):
     """Pictures (N, 3, SIDE, SIDE) in [-1, 1] to landmarks in input pixels, their expected error and two probabilities.
 
     Each landmark is the mean of a heat map.
@@ -111,29 +110,14 @@ class LandmarkNet(nn.Module):
     cells: Tensor
 
     def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        a, b, c, d = width, 2 * width, 4 * width, 6 * width
-        self.stem = nn.Sequential(block(3, a, 2), block(a, b, 2), block(b, b))  # 28 px
-        self.middle = nn.Sequential(block(b, c, 2), block(c, c))  # 14 px
-        self.deep = nn.Sequential(block(c, d, 2), block(d, d))  # 7 px
-        self.narrow = nn.Conv2d(d, 32, 1)
-        self.whole = nn.Linear(32 * 49, 64)
-        self.shape = nn.Linear(64, d)  # of the whole face, added at every place
-        self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
-        self.join = nn.ModuleList([block(c, c), block(b, b)])
-        self.heat = nn.Conv2d(b, COUNT, 1)
+        a, b = width, 2 * width
+        stem = nn.Sequential(block(3, a, 2), block(a, b, 2), block(b, b))
+        super().__init__(stem, (b, 4 * width, 6 * width), (32, 7 * 7), COUNT)  # features of 28, 14 and 7 px
         self.rest = nn.Linear(64, 2 * COUNT + 1)
         self.register_buffer("cells", centres(SIDE, CELLS), persistent=False)
 
     def forward(self, pictures: Tensor) -> Answer:
-        fine = self.stem(pictures)
-        middle = self.middle(fine)
-        deep = self.deep(middle)
-        whole = F.relu(self.whole(F.relu(self.narrow(deep)).flatten(1)))
-        deep = deep + self.shape(whole)[:, :, None, None]
-        joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
-        joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
-        heat = SHARPNESS * self.heat(joined)
+        heat, whole = self.heat_maps(pictures)
         points = mean_places(heat, self.cells, self.cells)
         spread, shown, present = self.rest(whole).split([COUNT, COUNT, 1], 1)
         return Answer(points, spread, shown, present[:, 0], heat)

@@ -12,19 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .crop import apply_matrix, sample
-from .heat_maps import SHARPNESS, block, centres, mean_places
+from .heat_maps import HeatMapNet, block, centres, mean_places
 
 COUNT = 26  # landmarks: the outline, then the inner edges, as `landmarks.OUTER_LIPS` and `INNER_LIPS`
 WIDTH, HEIGHT = 96, 72  # pixels of the network's input
 CELL = 2  # pixels of a heat map's cell
 
 
-class LipNet(nn.Module):
+class LipNet(HeatMapNet):
     """Pictures (N, 3, HEIGHT, WIDTH) of any range to landmarks (N, COUNT, 2) in pixels, and the logits of their heat
     maps (N, COUNT, HEIGHT / CELL, WIDTH / CELL).
     """
@@ -33,31 +32,15 @@ class LipNet(nn.Module):
     rows: Tensor
 
     def __init__(self) -> None:
-        super().__init__()
-        a, b, c, d = 16, 24, 40, 64
-        self.stem = nn.Sequential(block(3, a, 2), block(a, b))  # 48 x 36
-        self.middle = nn.Sequential(block(b, c, 2), block(c, c))  # 24 x 18
-        self.deep = nn.Sequential(block(c, d, 2), block(d, d))  # 12 x 9
-        self.narrow = nn.Conv2d(d, 16, 1)
-        self.whole = nn.Linear(16 * 12 * 9, 64)
-        self.shape = nn.Linear(64, d)  # of the whole mouth, added at every place
-        self.up = nn.ModuleList([nn.Conv2d(d, c, 1), nn.Conv2d(c, b, 1)])
-        self.join = nn.ModuleList([block(c, c), block(b, b)])
-        self.heat = nn.Conv2d(b, COUNT, 1)
+        stem = nn.Sequential(block(3, 16, 2), block(16, 24))
+        super().__init__(stem, (24, 40, 64), (16, 12 * 9), COUNT)  # features of 48 x 36, 24 x 18 and 12 x 9 px
         for name, length in (("columns", WIDTH), ("rows", HEIGHT)):
             self.register_buffer(name, centres(length, length // CELL), persistent=False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         # exposure, contrast and white balance do not matter
         centred = pictures - pictures.mean((2, 3), keepdim=True)
-        fine = self.stem(centred / (centred.std((1, 2, 3), keepdim=True) + 1e-3))
-        middle = self.middle(fine)
-        deep = self.deep(middle)
-        whole = F.relu(self.whole(F.relu(self.narrow(deep)).flatten(1)))
-        deep = deep + self.shape(whole)[:, :, None, None]
-        joined = self.join[0](middle + F.interpolate(self.up[0](deep), scale_factor=2.0))
-        joined = self.join[1](fine + F.interpolate(self.up[1](joined), scale_factor=2.0))
-        heat = SHARPNESS * self.heat(joined)
+        heat, _ = self.heat_maps(centred / (centred.std((1, 2, 3), keepdim=True) + 1e-3))
         return mean_places(heat, self.columns, self.rows), heat
 
 

@@ -15,14 +15,15 @@ import argparse
 import copy
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.face.crop import apply_matrix
 from inference.face.landmarks import (
@@ -67,6 +68,7 @@ ORIGIN = (
     "Trained from nothing by `python -m training landmarks` on rendered heads only (MakeHuman's CC0 data and assets). "
     "No photograph and no data set of photographs was used."
 )
+N = TypeVar("N", bound=nn.Module)
 
 
 class Pool:
@@ -212,18 +214,36 @@ def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     rng = seeded(args)
     pool = Pool(args.pool, args.people, args.assets)
-    net = LandmarkNet().to(memory_format=torch.channels_last)
+
+    def terms(net: LandmarkNet) -> dict[str, Tensor]:
+        return landmark_loss(net, batch_of(pool.snapshots(rng.choice(pool.training, BATCH), NEGATIVES, rng)))
+
+    average = train_network(args, LandmarkNet(), "landmarks", rng, terms, WEIGHT, lambda net: measure(net, pool))
+    if args.write:
+        write(average, pool, args.write)
+
+
+def train_network(
+    args: argparse.Namespace,
+    net: N,
+    phase: str,
+    rng: np.random.Generator,
+    terms_of: Callable[[N], dict[str, Tensor]],
+    weights: Mapping[str, float],
+    evaluate: Callable[[N], Mapping[str, float]],
+) -> N:
+    """Train or resume a network with the sum of the weighted terms of its loss. Returns its averaged weights."""
+    net = net.to(memory_format=torch.channels_last)
     average = copy.deepcopy(net)
     optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     parts = {"model": net, "average": average, "optimiser": optimiser}
-    trainer = Trainer(args, parts, {"landmarks": limits(args)}, rng, averaged=(net, average))
+    trainer = Trainer(args, parts, {phase: limits(args)}, rng, averaged=(net, average))
     net.train()
-    for _ in trainer.steps("landmarks", optimiser, lambda: measure(average, pool)):
-        terms = landmark_loss(net, batch_of(pool.snapshots(rng.choice(pool.training, BATCH), NEGATIVES, rng)))
-        minimise(sum(WEIGHT[name] * term for name, term in terms.items()), optimiser)
+    for _ in trainer.steps(phase, optimiser, lambda: evaluate(average)):
+        terms = terms_of(net)
+        minimise(sum(weights[name] * term for name, term in terms.items()), optimiser)
         trainer.note(terms)
-    if args.write:
-        write(average, pool, args.write)
+    return average
 
 
 @torch.no_grad()
@@ -278,19 +298,24 @@ def fit_anchors(net: LandmarkNet, people: int) -> Tensor:
 
 def write(net: LandmarkNet, pool: Pool, path: Path) -> None:
     """Write the network for `inference.face.landmarks`, in half precision, with its licence and origin."""
-    state = {
-        name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
-    }
+    state = half_precision(net)
     state |= {GAZE: fit_gaze(net, pool), ANCHORS: fit_anchors(net, ANCHOR_PEOPLE)}
     save_file(state, path, {"licence": LICENCE, "origin": ORIGIN, "format": "edtalk-landmarks-1"})
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `train`."""
+def half_precision(net: nn.Module) -> dict[str, Tensor]:
+    """The state of a network with its floating-point numbers in half precision."""
+    return {
+        name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
+    }
+
+
+def add_options(parser: argparse.ArgumentParser, minutes: float = 45) -> None:
+    """Add the options of `train`. minutes: default limit."""
     parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pictures")
     parser.add_argument("--people", type=int, default=1000, help="number of people in the pool (default 1000)")
     parser.add_argument(
         "--assets", type=Path, help="folder of MakeHuman's CC0 assets: new people of the pool are lifelike"
     )
     parser.add_argument("--write", type=Path, help="also write the network to this .safetensors file")
-    add_trainer_options(parser, minutes=45, rate=2e-3)
+    add_trainer_options(parser, minutes=minutes, rate=2e-3)

@@ -10,7 +10,6 @@ intersection over union of the boxes around the lips.
 from __future__ import annotations
 
 import argparse
-import copy
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,9 @@ from torch import Tensor
 from inference.face.lips import CELL, HEIGHT, WIDTH, LipNet
 
 from ..learning.lip_snapshots import lip_snapshot
-from ..learning.optimiser import minimise
-from ..learning.trainer import Trainer, add_trainer_options, limits, seeded
-from .landmarks import LICENCE, ORIGIN, Pool, heat_error
+from ..learning.trainer import seeded
+from . import landmarks
+from .landmarks import LICENCE, ORIGIN, Pool, half_precision, heat_error, train_network
 
 BATCH = 32
 SOFT = 0.9  # deviation of a heat map around its landmark, in cells
@@ -88,34 +87,22 @@ def train(args: argparse.Namespace) -> None:
     """Train with the options of `add_options`."""
     rng = seeded(args)
     pool = Pool(args.pool, args.people, args.assets)
-    net = LipNet().to(memory_format=torch.channels_last)
-    average = copy.deepcopy(net)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    parts = {"model": net, "average": average, "optimiser": optimiser}
-    trainer = Trainer(args, parts, {"lips": limits(args)}, rng, averaged=(net, average))
-    net.train()
-    for _ in trainer.steps("lips", optimiser, lambda: measure(average, pool)):
-        terms = lip_loss(net, *snapshots(pool, rng.choice(pool.training, BATCH), rng))
-        minimise(sum(WEIGHT[name] * term for name, term in terms.items()), optimiser)
-        trainer.note(terms)
+
+    def terms(net: LipNet) -> dict[str, Tensor]:
+        return lip_loss(net, *snapshots(pool, rng.choice(pool.training, BATCH), rng))
+
+    average = train_network(args, LipNet(), "lips", rng, terms, WEIGHT, lambda net: measure(net, pool))
     if args.write:
         write(average, args.write)
 
 
 def write(net: LipNet, path: Path) -> None:
     """Write the network for `inference.face.lips`, in half precision, with its licence and origin."""
-    state = {
-        name: part.half().contiguous() if part.is_floating_point() else part for name, part in net.state_dict().items()
-    }
-    save_file(state, path, {"licence": LICENCE, "origin": ORIGIN.replace("landmarks", "lips"), "format": FORMAT})
+    save_file(
+        half_precision(net), path, {"licence": LICENCE, "origin": ORIGIN.replace("landmarks", "lips"), "format": FORMAT}
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `train`."""
-    parser.add_argument("--pool", type=Path, required=True, help="folder of the rendered pictures")
-    parser.add_argument("--people", type=int, default=1000, help="number of people in the pool (default 1000)")
-    parser.add_argument(
-        "--assets", type=Path, help="folder of MakeHuman's CC0 assets: new people of the pool are lifelike"
-    )
-    parser.add_argument("--write", type=Path, help="also write the network to this .safetensors file")
-    add_trainer_options(parser, minutes=40, rate=2e-3)
+    """Add the options of `train`, those of the landmarks."""
+    landmarks.add_options(parser, minutes=40)
