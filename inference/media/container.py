@@ -7,8 +7,9 @@ playlist is. Therefore only the demuxers listed here may be used.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported late: most callers only read pictures
     import av
@@ -43,3 +44,28 @@ def open_media(path: Path) -> av.container.InputContainer:
             raise OSError(errno.EINVAL, "it is a photograph", str(path))
     # "file:", so that a name with a colon is not taken for a URL. Titles need not be UTF-8.
     return av.open(f"file:{path}", options=dict(_ONLY), metadata_errors="replace")
+
+
+def decoded_packets(container: av.container.InputContainer, stream: Any) -> Iterator[tuple[list[Any], bool]]:
+    """The frames of each packet of an audio or video stream, and whether the packet was damaged.
+
+    A damaged packet has no frames. A truncated file counts as one; the frames that the decoder still holds are good.
+    """
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        damaged = False
+        try:
+            packet = next(packets, None)
+        except (av.FFmpegError, OSError):
+            damaged, packet = True, None
+        try:
+            frames = stream.decode(packet)
+        except av.EOFError:  # the decoder was flushed already
+            frames = []
+        except av.FFmpegError:
+            damaged, frames = True, []
+        yield frames, damaged
+        if packet is None:
+            return

@@ -22,7 +22,7 @@ from ..contract.downmix import Downmix
 from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.requests import SHORTEST_SOUND
-from .container import open_media
+from .container import decoded_packets, open_media
 
 logger = logging.getLogger(__name__)
 
@@ -263,18 +263,8 @@ def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
         stream = _choose(container, source)
         zero, expected = _picture_start(container), _expected_seconds(container, stream, path)
         damaged, seconds = 0, 0.0
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except (av.FFmpegError, OSError):  # the file is truncated; the frames that the decoder still holds are good
-                damaged, packet = damaged + 1, None
-            try:
-                frames = stream.decode(packet)
-            except av.EOFError:  # the decoder was flushed already
-                frames = []
-            except av.FFmpegError:
-                damaged, frames = damaged + 1, []
+        for frames, bad in decoded_packets(container, stream):
+            damaged += bad
             for frame in frames:
                 if not _RATES[0] <= frame.sample_rate <= _RATES[1]:
                     message = f"{path} has {frame.sample_rate} samples per second; expected {_RATES[0]} to {_RATES[1]}."
@@ -283,8 +273,6 @@ def _decoded(source: SoundFile) -> Iterator[tuple[float | None, av.AudioFrame]]:
                 zero = time if zero is None else zero
                 seconds += frame.samples / frame.sample_rate
                 yield (None if time is None or zero is None else time - zero), frame
-            if packet is None:
-                break
     if damaged and not seconds:
         raise unreadable_media(path, _EXPECTED)
     if damaged or (expected and expected - seconds > 0.2):

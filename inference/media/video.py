@@ -25,7 +25,7 @@ from ..contract.errors import EDTalkError
 from ..contract.files import check_file
 from ..contract.plate import PICTURES, pictures_in
 from .colour import check_colours, to_srgb, transfer_of
-from .container import open_media
+from .container import decoded_packets, open_media
 from .picture import load_picture
 from .sound import LONGEST_GAP, OVERLAP
 
@@ -255,18 +255,8 @@ def _decode(
     count, bad, last = 0, 0, None  # last: the largest timestamp
     with container:
         expected = _duration(container, stream)
-        packets = container.demux(stream)
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:  # the file is truncated; the frames that the decoder still holds are good
-                bad, packet = bad + 1, None
-            try:
-                frames = stream.decode(packet)
-            except av.EOFError:  # the decoder was flushed already
-                frames = []
-            except av.FFmpegError:
-                bad, frames = bad + 1, []
+        for frames, damaged in decoded_packets(container, stream):
+            bad += damaged
             for frame in frames:
                 if not count:
                     check_colours(frame, stream.codec_context.codec_tag, str(path))
@@ -274,8 +264,6 @@ def _decode(
                 if frame.pts is not None and (last is None or frame.pts > last):
                     last = frame.pts
                 yield frame
-            if packet is None:
-                break
     if not count:
         message = f"{path} is damaged: {_EXPECTED}, found no readable frame."
         raise EDTalkError(message, "Copy or export it again.", "media")
