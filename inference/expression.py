@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .contract.bank import STARTER, load_bank
 from .contract.errors import EDTalkError
 from .contract.expression import EASE, EMOTIONS, LEAST_STRENGTH, LONGEST_TEXT, RISE, SpokenText, Suggestion, as_source
 from .media.sound import RATE
 from .media.speech import Speech
 from .model.audio2expression import Audio2Expression
-from .model.load import AUDIO2EXPRESSION, NetworkBank, load_network
+from .model.load import AUDIO2EXPRESSION, NetworkBank, own_or_starter_network
 from .motion import SHORTEST
 from .prosody import FPS, Prosody, cached_prosody
 from .sentiment import FEATURES as WORD_FEATURES
@@ -118,12 +117,8 @@ def network_of(bank: NetworkBank, brought: Brought | None = None) -> Audio2Expre
 
     Raises EDTalkError (kind "bank") if neither has one, or if it does not take the brought features.
     """
-    model = load_network(bank, AUDIO2EXPRESSION)
-    if model is None and STARTER.exists():
-        model = load_network(load_bank(STARTER), AUDIO2EXPRESSION)
-    if not isinstance(model, Audio2Expression):
-        message = f"The bank '{bank.name}' has no network for emotion (Audio2Expression), nor has the starter bank."
-        raise EDTalkError(message, "Reinstall the extension.", "bank")
+    model = own_or_starter_network(bank, AUDIO2EXPRESSION, "emotion (Audio2Expression)")
+    assert isinstance(model, Audio2Expression)
     expected, found = model.config.brought, brought.rows.shape[1] if brought else 0
     if expected != found:
         wants = f"features of {expected} numbers" if expected else "no features, only sounds"

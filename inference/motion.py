@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .contract.bank import STARTER, Bank, load_bank
+from .contract.bank import Bank
 from .contract.errors import EDTalkError
 from .contract.head import check_head_motion, head_matrix, head_reason
 from .media.sound import RATE
 from .media.speech import Speech
 from .model.audio2pose import BLOCK, FREEDOM, LEVELS, POSE, POSE_FPS, Audio2Pose, from_bands
-from .model.load import AUDIO2POSE, NetworkBank, load_network
+from .model.load import AUDIO2POSE, NetworkBank, own_or_starter_network
 from .prosody import FPS as PROSODY_FPS
 from .prosody import Prosody, cached_prosody
 from .speech_detection import has_speech
@@ -92,12 +92,8 @@ def flow_of(bank: NetworkBank) -> Audio2Pose:
 
     Raises EDTalkError (kind "bank") if neither has one.
     """
-    model = load_network(bank, AUDIO2POSE)
-    if model is None and STARTER.exists():
-        model = load_network(load_bank(STARTER), AUDIO2POSE)
-    if not isinstance(model, Audio2Pose):
-        message = f"The bank '{bank.name}' has no network for head motion (Audio2Pose), nor has the starter bank."
-        raise EDTalkError(message, "Reinstall the extension.", "bank")
+    model = own_or_starter_network(bank, AUDIO2POSE, "head motion (Audio2Pose)")
+    assert isinstance(model, Audio2Pose)
     return model
 
 

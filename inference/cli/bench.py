@@ -74,7 +74,7 @@ def run(
     renderer = FaceRenderer(bank, device, threads)
     loaded = time.perf_counter()
     renderer.set_source(image)
-    _draw(renderer, renderer.source_coefficients.values)
+    draw(renderer, renderer.source_coefficients.values)
     first = time.perf_counter()
 
     # Coefficients around the source's own; only the expression decides whether features can be kept.
@@ -83,8 +83,8 @@ def run(
     columns = config.bank_slices.get("exp", slice(0))
     rows[:, columns] = rows[0, columns]
     frame, overhead, rate = _frame_times(renderer, rows, columns, max(1, frames), random)
-    sources = [_seconds(partial(renderer.set_source, image)) for _ in range(3)]
-    encodings = [_seconds(partial(renderer.encode, image[None].repeat(renderer.batch, 0))) for _ in range(3)]
+    sources = [seconds_of(partial(renderer.set_source, image)) for _ in range(3)]
+    encodings = [seconds_of(partial(renderer.encode, image[None].repeat(renderer.batch, 0))) for _ in range(3)]
     detailed = _detail_times(renderer, image, rows, max(1, frames // 2), random)
     work = flops(config)
     figures: dict[str, Any] = {
@@ -127,13 +127,13 @@ def _frame_times(
     matrix = torch.rand(MATRIX, MATRIX, device=renderer.device)
     products, constant, changing = [], [], []
     for _ in range(turns):
-        products.append(_seconds(partial(_multiply, matrix)))
-        _draw(renderer, rows)
-        constant.append(_seconds(partial(_draw, renderer, rows)) / renderer.batch)
-        products.append(_seconds(partial(_multiply, matrix)))
+        products.append(seconds_of(partial(multiply, matrix)))
+        draw(renderer, rows)
+        constant.append(seconds_of(partial(draw, renderer, rows)) / renderer.batch)
+        products.append(seconds_of(partial(multiply, matrix)))
         other = rows.copy()
         other[:, expression] += random.standard_normal(other[:, expression].shape)
-        changing.append(_seconds(partial(_draw, renderer, other)) / renderer.batch)
+        changing.append(seconds_of(partial(draw, renderer, other)) / renderer.batch)
     frame = median(constant)
     return frame, median(changing) / frame - 1, 2 * MATRIX**3 / median(products)
 
@@ -145,8 +145,8 @@ def _detail_times(
     found = {}
     for size in (size for size in DETAIL if size >= renderer.config.size):
         renderer.set_source(image, random.integers(0, 256, (size, size, 3)).astype(np.uint8))
-        _draw(renderer, rows)
-        times = [_seconds(partial(_draw, renderer, rows)) for _ in range(turns)]
+        draw(renderer, rows)
+        times = [seconds_of(partial(draw, renderer, rows)) for _ in range(turns)]
         found[size] = median(times) / renderer.batch * 1e3
     return found
 
@@ -155,7 +155,7 @@ def _upstream_time(bank: Bank, image: np.ndarray, row: np.ndarray) -> float:
     """Seconds of upstream's computation of a frame."""
     call = Upstream(bank)
     _ = call(image, image, row)
-    return median(_seconds(partial(call, image, image, row)) for _ in range(3))
+    return median(seconds_of(partial(call, image, image, row)) for _ in range(3))
 
 
 def format_text(figures: dict[str, Any]) -> str:
@@ -281,18 +281,21 @@ def _both_halves(block: ExpressionEnhancement, feature: Tensor, expression: Tens
     return feature + block.normalised(feature) * gain + offset
 
 
-def _draw(renderer: FaceRenderer, rows: np.ndarray) -> None:
+def draw(renderer: FaceRenderer, rows: np.ndarray) -> None:
+    """Render rows (T, n) of the current source."""
     for _ in renderer.render(rows):
         pass
 
 
-def _multiply(matrix: Tensor) -> None:
+def multiply(matrix: Tensor) -> None:
+    """Multiply a matrix by itself, and wait for the device."""
     torch.mm(matrix, matrix)
     if matrix.is_cuda:
         torch.cuda.synchronize()
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds_of(work: Callable[[], object]) -> float:
+    """The time that a function takes."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
@@ -302,4 +305,4 @@ def _import_seconds() -> float:
     """Start-up time of a new process until a bank can be loaded."""
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", "import inference.renderer"]
-    return _seconds(partial(subprocess.run, command, cwd=root, check=False, capture_output=True))
+    return seconds_of(partial(subprocess.run, command, cwd=root, check=False, capture_output=True))

@@ -39,7 +39,7 @@ from ..model.insets import Insets
 from ..model.refiner import Refiner
 from ..renderer import FaceRenderer
 from . import render
-from .bench import MATRIX, RandomBank, flops, peak_memory_mib
+from .bench import MATRIX, RandomBank, draw, flops, multiply, peak_memory_mib, seconds_of
 
 SIZES = 128, 512, 1024  # pixels of a frame; the first is the starter bank's own
 ROWS = 64  # frames rendered in one turn
@@ -148,15 +148,15 @@ def rates(renderer: FaceRenderer, rows: np.ndarray, turns: int) -> dict[str, flo
     if renderer.device.type == "cuda":  # a product that fills the card, in the precision of most convolutions
         matrix = torch.rand(CARD_MATRIX, CARD_MATRIX, device=renderer.device, dtype=renderer.painting)
         rows = warm_up = np.tile(rows, (CARD_TURNS, 1))
-    _draw(renderer, warm_up)
-    _multiply(matrix)
+    draw(renderer, warm_up)
+    multiply(matrix)
     frame, product, processor = [], [], []
     for _ in range(turns):
-        product.append(_seconds(partial(_multiply, matrix)))
+        product.append(seconds_of(partial(multiply, matrix)))
         before = time.process_time()
-        frame.append(_seconds(partial(_draw, renderer, rows)) / len(rows))
+        frame.append(seconds_of(partial(draw, renderer, rows)) / len(rows))
         processor.append((time.process_time() - before) / len(rows))
-        product.append(_seconds(partial(_multiply, matrix)))
+        product.append(seconds_of(partial(multiply, matrix)))
     matrix_rate = 2 * len(matrix) ** 3 / median(product) / 1e9
     return {
         "frames_per_second": 1 / median(frame),
@@ -172,7 +172,7 @@ def latencies(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
     """Time of one frame drawn alone, as for a preview, without the way to Blender."""
     for row in rows[:3]:
         renderer.frame(row[None])
-    times = [_seconds(partial(renderer.frame, row[None])) * 1e3 for row in rows[:PREVIEWS]]
+    times = [seconds_of(partial(renderer.frame, row[None])) * 1e3 for row in rows[:PREVIEWS]]
     return {f"alone_ms_{share}": float(np.percentile(times, share)) for share in (50, 95, 99)}
 
 
@@ -213,7 +213,7 @@ def stages(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
         drawing_card.graphs.enabled = False
     try:
         before = now()
-        _draw(renderer, rows)
+        draw(renderer, rows)
         total = now() - before
     finally:
         renderer.lanes = lanes
@@ -232,7 +232,7 @@ def work(renderer: FaceRenderer, rows: np.ndarray) -> dict[str, float]:
     lanes, renderer.lanes = renderer.lanes, Lanes(1)
     try:
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
-            _draw(renderer, rows[: 4 * renderer.batch])
+            draw(renderer, rows[: 4 * renderer.batch])
     finally:
         renderer.lanes = lanes
     operators = sum(event.count for event in profiler.key_averages() if event.key.startswith("aten::"))
@@ -292,7 +292,7 @@ def capture_rate(renderer: FaceRenderer, clip: Path, count: int) -> dict[str, fl
         capture(renderer, Clip.at_own_rate(clip), "auto")
 
     captured()
-    before, seconds = time.process_time(), _seconds(captured)
+    before, seconds = time.process_time(), seconds_of(captured)
     return {
         "frames_per_second": count / seconds,
         "processor_ms": (time.process_time() - before) / count * 1e3,
@@ -471,20 +471,3 @@ def _write_clip(renderer: FaceRenderer, picture: np.ndarray, square: Any, rows: 
     with VideoWriter(path, CLIP_FPS, (512, 512)) as writer:
         for pixels in renderer.render(rows):
             writer.write(pixels)
-
-
-def _draw(renderer: FaceRenderer, rows: np.ndarray) -> None:
-    for _ in renderer.render(rows):
-        pass
-
-
-def _multiply(matrix: torch.Tensor) -> None:
-    torch.mm(matrix, matrix)
-    if matrix.is_cuda:
-        torch.cuda.synchronize()
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

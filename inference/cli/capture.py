@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import options
 from .clips import Clip, capture_clip
-from .framing import Framing
+from .framing import add_crop
 from .progress import STYLES, report
 
 
@@ -21,11 +21,7 @@ def add_commands(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--video", type=Path, required=True, metavar="CLIP|IMAGE", help="the face to measure")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".npz (exact) or .csv (to edit)")
     parser.add_argument("--fps", type=options.frame_rate, default=25.0, help="frame rate of the result (default 25)")
-    parser.add_argument(
-        "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
-        help="detect the face (auto, default), use the whole image (none), or a square whose top left corner is at X,Y "
-        "in pixels",
-    )  # fmt: skip
+    add_crop(parser)
     options.add_face(parser)
     options.add_only(parser)
     options.add_bank(parser)

@@ -117,3 +117,11 @@ class Framing:
             return
         x, y, side, _ = crop.box
         note(f"found a face in {label}: {self.options[0]} {x:.0f},{y:.0f},{side:.0f}.")
+
+
+def add_crop(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
+        help="detect the face (auto, default), use the whole image (none), or a square whose top left corner is at X,Y "
+        "in pixels",
+    )  # fmt: skip

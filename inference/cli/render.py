@@ -12,7 +12,7 @@ from ..contract.references import MOST_REFERENCES
 from ..contract.shot import FEATHER, LAYERS, MASKS
 from . import options
 from .detection import add_detection
-from .framing import Framing
+from .framing import Framing, add_crop
 from .performance import ENDS
 from .progress import STYLES, report
 
@@ -153,11 +153,7 @@ def _add_driving_clips(parser: argparse.ArgumentParser) -> None:
 
 def _add_image(parser: argparse.ArgumentParser) -> None:
     picture = parser.add_argument_group("image")
-    picture.add_argument(
-        "--crop", type=Framing.parse, default=Framing(), metavar="auto|none|X,Y,SIZE",
-        help="detect the face (auto, default), use the whole image (none), or a square whose top left corner is at X,Y "
-        "in pixels",
-    )  # fmt: skip
+    add_crop(picture)
     options.add_face(picture)
     layers = picture.add_mutually_exclusive_group()
     layers.add_argument(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract.bank import AUDIO_PREFIX, Bank
+from ..contract.bank import AUDIO_PREFIX, STARTER, Bank, load_bank
 from ..contract.config import GeneratorConfig
 from ..contract.errors import EDTalkError
 from .audio2expression import PREFIX as AUDIO2EXPRESSION_PREFIX
@@ -131,6 +131,20 @@ def _load_looks(bank: Bank, device: torch.device) -> dict[str, Look]:
             raise _unfit(bank, name, f"it reads a latent of {sizes.latent}, the bank's has {bank.config.style_dim}")
         looks[bank_name] = look
     return looks
+
+
+def own_or_starter_network(bank: NetworkBank, name: str, what: str) -> nn.Module:
+    """Build a network of a bank, or that of the starter bank if it has none, for networks that fit any bank.
+
+    what: names the network in the message. Raises EDTalkError (kind "bank") if neither has it, and as `load_network`.
+    """
+    network = load_network(bank, name)
+    if network is None and STARTER.exists():
+        network = load_network(load_bank(STARTER), name)
+    if network is None:
+        message = f"The bank '{bank.name}' has no network for {what}, nor has the starter bank."
+        raise EDTalkError(message, "Reinstall the extension.", "bank")
+    return network
 
 
 def load_network(bank: NetworkBank, name: str, device: torch.device | str = "cpu") -> nn.Module | None:

@@ -144,7 +144,7 @@ class LifelikeRenderer(Renderer):
 
     def render(self, coefficients: np.ndarray, gaze: tuple[float, float] = (0.0, 0.0)) -> Frame:
         """Render the chosen person, as `Renderer.render`."""
-        person, mesh, size = self._shown(), self.mesh, self.size
+        person, mesh = self._shown(), self.mesh
         values = with_lids(coefficients, gaze[1])
         moved = self.deformation(values)
         count = mesh.shell_start  # the long hair of drawn heads is not used
@@ -170,12 +170,7 @@ class LifelikeRenderer(Renderer):
             solid.render()
         self.context.disable(moderngl.CULL_FACE)
         cards.render()
-        self.target.use()
-        self.target.clear(0.0, 0.0, 0.0, 0.0)
-        self.context.depth_func = ">"  # wherever a surface was drawn
-        self.picture.render(moderngl.TRIANGLES, vertices=3)
-        pixels, depth = self._read()
-        small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        small, depth = self._shaded()
         shadow = self._shadows(depth)
         image = small[..., :3] * shadow + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)

@@ -243,7 +243,7 @@ class Renderer:
         gaze: radians by which the eyes turn to the picture's right and up, added to their gaze at the camera. The upper
         lid follows. Raises RuntimeError before `show`.
         """
-        person, mesh, size = self._shown(), self.mesh, self.size
+        person, mesh = self._shown(), self.mesh
         position, turn = self.positions(with_lids(coefficients, gaze[1]))
         surface = (mesh.triangles, mesh.normal_sum) if person.shell else self.without_hair
         normal = heads.vertex_normals(position, *surface)
@@ -258,13 +258,7 @@ class Renderer:
         self.solid.render()
         self.context.disable(moderngl.CULL_FACE)
         self.thin.render(vertices=-1 if person.shell else self.lashes)
-        self.target.use()
-        self.target.clear(0.0, 0.0, 0.0, 0.0)
-        self.context.depth_func = ">"  # wherever a surface was drawn
-        self.picture.render(moderngl.TRIANGLES, vertices=3)
-
-        pixels, depth = self._read()
-        small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+        small, depth = self._shaded()
         image = small[..., :3] + self.backdrop * (1 - small[..., 3:] / 255)
         points, visible = self._points(position, normal, depth)
         marks = self._landmarks(position, turn, gaze)
@@ -280,6 +274,15 @@ class Renderer:
         self.program["ajar"].value = float(np.clip(ajar / 0.4, 0, 1))
         self.program["tongue"].value = lips["tongueOut"]
         self.program["gaze"].value = tuple(self._gaze(turn, gaze))
+
+    def _shaded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The shaded picture of the surfaces that were drawn, (S, S, 4) float32, and their depth, see `_read`."""
+        self.target.use()
+        self.target.clear(0.0, 0.0, 0.0, 0.0)
+        self.context.depth_func = ">"  # wherever a surface was drawn
+        self.picture.render(moderngl.TRIANGLES, vertices=3)
+        pixels, depth = self._read()
+        return cv2.resize(pixels, (self.size, self.size), interpolation=cv2.INTER_AREA).astype(np.float32), depth
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         """The picture that was drawn, (2 S, 2 S, 4) uint8, and its depth buffer (2 S, 2 S), from the top."""
