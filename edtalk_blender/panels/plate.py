@@ -18,14 +18,14 @@ from .sequencer import draw_layer
 def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """Draw the dubbing and compositing settings and operators."""
     scene, movies = compat.sequencer_scene(context), dub.target_movies(context)
-    obj = dub.target_character(context, movies) or sequencer.default_speaker(context, scene)
-    sounds = [strip.name for strip in sequencer.selected_sounds(context)]
     if movies:
+        obj = dub.target_character(context, movies)
         names = sequencer.quoted((strip.name for strip in movies), most=1)
-        speaker = dub.target_character(context, movies)
+        sounds = [strip.name for strip in dub.dialogue(context, movies)]
         dialogue = f" with {sequencer.quoted(sounds, most=1)}" if sounds else ""
-        draw_note(layout, f"Dub {names}{dialogue}, using {speaker.name if speaker else 'a new character'}.")
+        draw_note(layout, f"Dub {names}{dialogue}, using {obj.name if obj else 'a new character'}.")
     else:
+        obj = sequencer.default_speaker(context, scene)
         draw_note(layout, "To dub, select a movie strip and its new dialogue.")
     column = layout.column(align=True)
     column.operator_context = "INVOKE_DEFAULT"

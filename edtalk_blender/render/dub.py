@@ -31,13 +31,31 @@ def target_movies(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
     return selected or ([active] if active is not None and active.type == "MOVIE" else [])
 
 
+def dialogue(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> list[bpy.types.SoundStrip]:
+    """The selected sounds that the movies can be dubbed with: all but the movies' own, which a click on a movie selects
+    too.
+    """
+    own = {bpy.path.abspath(strip.filepath, library=strip.id_data.library) for strip in strips}
+
+    def is_own(sound: bpy.types.Sound | None) -> bool:
+        return sound is not None and bpy.path.abspath(sound.filepath, library=sound.library) in own
+
+    return [strip for strip in sequencer.selected_sounds(context) if not is_own(strip.sound)]
+
+
 def target_character(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> bpy.types.Object | None:
-    """The character that dubs: the one assigned to the movies, else to the selected sounds, else the active one."""
-    for strip in (*strips, *sequencer.selected_sounds(context)):
+    """The character that dubs: the one assigned to the movies, else to the dialogue, else the active one.
+
+    None, for a new one, also if the active character has frames of its own: dubbing would change their layer.
+    """
+    for strip in (*strips, *dialogue(context, strips)):
         if obj := sequencer.speaker(strip):
             return obj
     active = context.view_layer.objects.active if context.view_layer else None
-    return active if character.is_character(active) else None
+    if not character.is_character(active):
+        return None
+    faces = sequencer.faces(compat.sequencer_scene(context), active)
+    return active if all(strip.get(sequencer.PLATE) for strip in faces) else None
 
 
 def begin(
@@ -108,8 +126,9 @@ def _steps(
 
 
 class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
-    """Dub the face in the selected movie strips with the selected sounds, using the active character (or a new one). \
-The result is a strip above the movie, which is not changed. Run again to render only frames that changed"""
+    """Dub the face in the selected movie strips with the selected sounds, except the movies' own. The character is \
+the one that dubs the movie already, the speaker of the sounds, the active one, or a new one. The result is a strip \
+above the movie, which is not changed. Run again to render only frames that changed"""
 
     bl_idname = "edtalk.dub_movie"
     bl_label = _UNDO
@@ -137,7 +156,7 @@ The result is a strip above the movie, which is not changed. Run again to render
             follow.follow(scene)
         strips = target_movies(context)
         obj = target_character(context, strips)
-        sounds = [one for one in sequencer.selected_sounds(context) if sequencer.speaker(one) in (None, obj)]
+        sounds = [one for one in dialogue(context, strips) if sequencer.speaker(one) in (None, obj)]
         which = "AUTO"
         if self.current_frame:
             which, now = face_shot.FRAME, scene.frame_current

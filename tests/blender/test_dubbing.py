@@ -98,6 +98,34 @@ def test_the_selected_sounds_are_lip_synced(package, scene, movie, fake_engine, 
     assert len({element.filename for element in face.elements}) > 20
 
 
+def test_the_own_sound_of_the_movie_is_not_lip_synced(package, scene, movie, fake_engine, tmp_path):
+    """From 4.4 on, a click on a movie selects its sound too."""
+    fake_engine()
+    own = package.compat.new_sound(scene, "walk.001", Path(bpy.path.abspath(movie.filepath)), 2, 10)
+    line = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 3, 15)
+    select(scene, movie, own, line)
+    assert package.render.dub.dialogue(bpy.context, [movie]) == [line]
+    obj, _faces = dub(package, scene)
+    assert package.timeline.sequencer.speaker(line) == obj
+    assert package.timeline.sequencer.speaker(own) is None
+    keyed = {point.co.x for curve in package.compat.fcurves(obj) for point in curve.keyframe_points}
+    assert min(keyed) >= 14, "nothing was keyed before the line"
+
+
+def test_a_character_with_a_shot_of_its_own_is_not_used(package, scene, movie, fake_engine, demo):
+    """Dubbing sets the layer and the mask of its character, which would put the other frames out of date."""
+    fake_engine()
+    anna = package.character.character.create(scene, str(demo / "portrait_1.png"), name="Anna")
+    bpy.context.view_layer.objects.active = anna
+    package.engine.session.wait(package.character.rest_pose.measure(anna))
+    package.render.render.render_face(scene, anna, (70, 73))
+    before = anna.edtalk.layer, anna.edtalk.mask
+    select(scene, movie)
+    assert bpy.ops.edtalk.dub_movie() == {"FINISHED"}
+    assert package.timeline.sequencer.speaker(movie).name == "walk"
+    assert (anna.edtalk.layer, anna.edtalk.mask) == before
+
+
 def test_all_coefficients_but_the_mouth_are_offsets_from_rest(package, addon, scene, movie, fake_engine):
     fake_engine()
     obj, _faces = dub(package, scene)
