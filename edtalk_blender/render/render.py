@@ -76,7 +76,7 @@ def reported_plans(operator: bpy.types.Operator) -> Iterator[Callable[[str, Plan
     messages, is_running = [], True
 
     def on_plan(name: str, plan: Plan) -> None:
-        message = f"{name}: {plan.missing} frames to render, {plan.reused} already rendered"
+        message = f"{name}: {_frames(plan.missing)} to render, {plan.reused} already rendered"
         if is_running:
             messages.append(message)
         elif not plan.missing:
@@ -181,7 +181,7 @@ def _submit(
     name = face.name
 
     def finished(answer: answers.RenderResult) -> str:
-        return f"Rendered {answer.rendered} frames of {name} in {session.duration(answer.seconds)}"
+        return f"Rendered {_frames(answer.rendered)} of {name} in {session.duration(answer.seconds)}"
 
     request = requests.Render(plan.folder, (plan.rows.start, plan.rows.stop))
     task = session.submit(request, label=f"Render '{name}'", subject=subject, on_event=receive, finished=finished)
@@ -198,6 +198,10 @@ def _show(strip: bpy.types.ImageStrip, pictures: Mapping[int, str], rendered: Pa
         if strip.elements[index].filename != name:
             strip.elements[index].filename = name
     compat.refresh(strip)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
 
 
 def rendering(obj: bpy.types.Object) -> Task | None:
