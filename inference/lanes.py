@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
@@ -41,7 +41,7 @@ class Lanes:
         first = list(islice(items, 2))
         with one_core_per_operator():
             if self.count == 1 or len(first) < 2:
-                for item in (*first, *items):
+                for item in chain(first, items):
                     yield work(item)
                 return
             if self._pool is None:

@@ -40,6 +40,14 @@ def test_items_are_computed_at_the_same_time_and_not_far_ahead() -> None:
     results.close()
 
 
+def test_one_lane_does_not_take_items_far_ahead() -> None:
+    """All pictures of a clip would not fit into memory, and progress would end before the work begins."""
+    taken = iter(range(100))
+    results = Lanes(1).map(lambda item: item, taken)
+    assert next(results) == 0
+    assert next(taken) == 2
+
+
 def test_an_error_takes_the_place_of_its_result() -> None:
     results = Lanes(2).map(lambda item: 10 // (3 - item), range(6))
     assert [next(results) for _ in range(3)] == [3, 5, 10]
