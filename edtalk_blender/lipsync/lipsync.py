@@ -9,6 +9,7 @@ import numpy as np
 
 from ...inference.contract import answers, requests
 from ...inference.contract.errors import EDTalkError
+from .. import compat
 from ..animation import curves, hidden, keys
 from ..character import files, rest_pose, sliders
 from ..engine import session
@@ -141,6 +142,22 @@ def _write(
         keys.write_curves(
             obj, {name: column[rows]}, frames[rows], replace=ends, interpolation=interpolation, generated=True
         )
+
+
+def has_mouth_keys(strip: bpy.types.SoundStrip, obj: bpy.types.Object) -> bool:
+    """Whether a character has mouth keys for a dialogue strip, and it plays nothing that they were not written for."""
+    clock = sequencer.remembered_time(strip)
+    if clock is None or strip.get(sequencer.STALE) or sequencer.speaker(strip) != obj:
+        return False
+    if strip.get(NLA):
+        return keys.find_strip(obj, strip[NLA]) is not None
+    paths = {sliders.data_path(name) for name in files.bank_of(obj).names_of("lip")}
+    return any(
+        clock.start <= point.co.x < clock.end
+        for curve in compat.fcurves(obj)
+        if curve.data_path in paths
+        for point in curve.keyframe_points
+    )
 
 
 def clear_lips(obj: bpy.types.Object, strip: bpy.types.SoundStrip, names: tuple[str, ...], keep: list[TimeMap]) -> None:

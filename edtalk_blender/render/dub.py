@@ -128,7 +128,7 @@ def _steps(
 class EDTALK_OT_dub_movie(EngineOperator, bpy.types.Operator):
     """Dub the face in the selected movie strips with the selected sounds, except the movies' own. The character is \
 the one that dubs the movie already, the speaker of the sounds, the active one, or a new one. The result is a strip \
-above the movie, which is not changed. Run again to render only frames that changed"""
+above the movie, which is not changed. Run again to render only frames that changed; mouth keys that exist are kept"""
 
     bl_idname = "edtalk.dub_movie"
     bl_label = _UNDO
@@ -156,7 +156,11 @@ above the movie, which is not changed. Run again to render only frames that chan
             follow.follow(scene)
         strips = target_movies(context)
         obj = target_character(context, strips)
-        sounds = [one for one in dialogue(context, strips) if sequencer.speaker(one) in (None, obj)]
+        sounds = [
+            strip
+            for strip in dialogue(context, strips)
+            if sequencer.speaker(strip) in (None, obj) and not (obj and lipsync.has_mouth_keys(strip, obj))
+        ]
         which = "AUTO"
         if self.current_frame:
             which, now = face_shot.FRAME, scene.frame_current

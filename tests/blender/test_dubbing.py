@@ -112,6 +112,21 @@ def test_the_own_sound_of_the_movie_is_not_lip_synced(package, scene, movie, fak
     assert min(keyed) >= 14, "nothing was keyed before the line"
 
 
+def test_edited_mouth_keys_are_kept(package, scene, movie, fake_engine, tmp_path):
+    """The movie and its dialogue stay selected between Preview Frame, an edit and Dub Movie."""
+    fake_engine()
+    sound = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 2, 15)
+    select(scene, movie, sound)
+    obj, _faces = dub(package, scene)
+    jaw(package, obj, 0.123, 20)
+    dub(package, scene)
+    (curve,) = (one for one in package.compat.fcurves(obj) if "jawOpen" in one.data_path)
+    assert curve.evaluate(20) == pytest.approx(0.123)
+    package.animation.keys.remove_keys(obj, package.character.files.bank_of(obj).names_of("lip"), 0, 100)
+    dub(package, scene)
+    assert any("jawOpen" in one.data_path for one in package.compat.fcurves(obj)), "deleted keys are written again"
+
+
 def test_a_character_with_a_shot_of_its_own_is_not_used(package, scene, movie, fake_engine, demo):
     """Dubbing sets the layer and the mask of its character, which would put the other frames out of date."""
     fake_engine()
