@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import tables
 from .contract.coefficients import Coefficients
 from .contract.plate import Track
 from .face.footage import tracked_crops, unseen_note
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .face.crop import Crop
     from .face.detect import Which
     from .media.clip import Clip
-    from .neutral import NeutralFrame
     from .renderer import FaceRenderer
 
 
@@ -46,9 +46,10 @@ def capture(
 
     crop: the square, or how to find it, see `inference.face.framing.frame_clip`. which: with "auto", the face to use if
     there are several, see `detect.choose_face`. step: called before each frame with the number of frames read and the
-    total, 0 if unknown; may raise to stop. watch: find frames in which the face has left the crop, and interpolate
-    their coefficients; not done with crop "none", for pictures, or if no frame has a detectable face. The renderer's
-    source is neither used nor changed.
+    total, 0 if unknown; may raise to stop. The next call then continues, see `tables.rows`, for which the frames read
+    so far are only decoded. watch: find frames in which the face has left the crop, and interpolate their coefficients;
+    not done with crop "none", for pictures, or if no frame has a detectable face. The renderer's source is neither used
+    nor changed.
 
     With a bank that has a relative reader, every frame is then compared with a neutral frame. The absolute values of
     that frame are the median over all frames of absolute reading minus difference, as a single reading may be wrong.
@@ -57,6 +58,7 @@ def capture(
     Raises EDTalkError of kind "media" or "face".
     """
     from .face.crop import Crop
+    from .face.crop_tracker import STATE
     from .lanes import read_ahead  # imports PyTorch
     from .neutral import NeutralFrame
 
@@ -67,20 +69,55 @@ def capture(
         looked_at = with_progress(read_ahead(clip.frames()), lambda _: step(0, total))
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
     presence = _Presence(crop, clip) if watch else None
-    measured = with_progress(read_ahead(clip.frames()), lambda done: step(done, total))
-    shown = presence.watch(measured) if presence else measured
-    # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
     neutral = NeutralFrame()
-    cuts = _watched((cut(rgb, crop) for rgb in shown), neutral if compares and rest is None else None)
-    rows = renderer.reader.encode(cuts, gaze=not compares)
+    chooses = compares and rest is None
+    names = renderer.bank.names
+
+    def encoded(done: np.ndarray) -> Iterator[np.ndarray]:
+        """Blocks of rows: coefficients, and the state of the presence."""
+        states: list[np.ndarray] = []
+
+        def cuts() -> Iterator[np.ndarray]:
+            frames = with_progress(read_ahead(clip.frames()), lambda number: step(number, total))
+            for number, rgb in enumerate(frames):
+                is_new = number >= len(done)
+                if presence and is_new:
+                    states.append(presence.add(rgb))
+                elif presence and number + 1 == len(done):
+                    presence.restore(done[:, len(names) :], rgb)
+                if not is_new and not (chooses and neutral.wants(number)):
+                    continue
+                picture = cut(rgb, crop)
+                if chooses:
+                    neutral.add(number, picture)
+                if is_new:
+                    yield picture
+
+        at = 0
+        # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
+        for block in renderer.reader.encode_each(cuts(), gaze=not compares):
+            yield np.hstack([block, *([np.concatenate(states[at : at + len(block)])] if presence else [])])
+            at += len(block)
+
+    key = [list(crop.box), watch, rest, clip.fps, clip.start, clip.end, renderer.bank.sha256]
+    key.append(str(renderer.device))
+    file = None if clip.is_picture else tables.file_of("encoded", *key, media=clip.path)
+    found = tables.rows(file, len(names) + (STATE if presence else 0), encoded)
+    rows = Coefficients(found[:, : len(names)].astype(np.float32), names)
     seen = presence.seen() if presence else np.ones(len(rows), bool)
     values = rows.values
     if compares:
         number = neutral.choose(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
-        again = with_progress(read_ahead(clip.frames()), lambda done: step(len(rows) + done, total))
         closer = crop.at_size(renderer.reader.comparing_size)
         reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
-        more = renderer.reader.compare(reference, (cut(rgb, closer) for rgb in again))
+
+        def compared(done: np.ndarray) -> Iterator[np.ndarray]:
+            again = with_progress(read_ahead(clip.frames()), lambda number: step(len(rows) + number, total))
+            faces = (cut(rgb, closer) for rgb in islice(again, len(done), None))
+            return renderer.reader.compare_each(reference, faces)
+
+        file = tables.file_of("compared", number, *key, media=clip.path)
+        more = tables.rows(file, len(names), compared).astype(np.float32)
         first = values.shape[1] - len(reference.gaze)
         values[:, first:] = more[:, first:] + reference.gaze
         counts = seen if seen.any() else ~seen
@@ -118,10 +155,13 @@ class _Presence:
         # One detection per second is sufficient: if the tracker loses the face, it runs the detector immediately.
         self._tracker = CropTracker(every=max(1, round(clip.fps)), which=self._square[:2], label=clip.path.name)
 
-    def watch(self, frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        for rgb in frames:
-            self._tracker.add(rgb)
-            yield rgb
+    def add(self, rgb: np.ndarray) -> np.ndarray:
+        """Watch the next frame. Returns the tracker's state after it, (1, STATE)."""
+        self._tracker.add(rgb)
+        return self._tracker.state()
+
+    def restore(self, states: np.ndarray, rgb: np.ndarray) -> None:
+        self._tracker.restore(states, rgb)
 
     def seen(self) -> np.ndarray:
         """(T,) bool; all True if no face was detected in any frame."""
@@ -131,14 +171,6 @@ class _Presence:
         x, y, side = self._square
         middle = crops[:, :2] + crops[:, 2:3] / 2 - 0.5
         return np.abs(middle - (x, y)).max(axis=1) < side / 2  # False for NaN
-
-
-def _watched(pictures: Iterator[np.ndarray], neutral: NeutralFrame | None) -> Iterator[np.ndarray]:
-    """The pictures, which are also added to `neutral`."""
-    for number, picture in enumerate(pictures):
-        if neutral is not None:
-            neutral.add(number, picture)
-        yield picture
 
 
 def with_progress(frames: Iterator[np.ndarray], step: Callable[[int], object]) -> Iterator[np.ndarray]:

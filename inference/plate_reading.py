@@ -6,6 +6,7 @@ shape of a face from its expression (a closed mouth may read as a jaw that is op
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from . import tables
 from .contract.errors import EDTalkError
 from .contract.plate import Track, runs
 from .contract.references import Readings, closed_mouth
@@ -45,7 +47,8 @@ def read_plate(
     """Read every frame of a track that shows a face.
 
     step: called before each frame with the number of frames done and the total; every frame is looked at, then
-    compared. It may raise to stop. Crops of the face are kept in memory, at most HELD_BYTES of them; what a longer clip
+    compared. It may raise to stop; the next call then continues with the comparisons that are done, see
+    `tables.rows`. Crops of the face are kept in memory, at most HELD_BYTES of them; what a longer clip
     has beyond that is decoded twice. The renderer's source is neither used nor changed. Raises EDTalkError of kind
     "bank" if the bank lacks a network, "face" if no frame shows a face, "media" if the clip cannot be read.
     """
@@ -78,12 +81,18 @@ def read_plate(
     absolute = reader.encode((face for _, face in near), gaze=False)
     _, at_rest = near[nearest_to_rest(absolute, sharp[[place for place, _ in near]])]
 
-    def faces() -> Iterator[np.ndarray]:
-        for place, face in enumerate(chain(held, cut(len(held)) if len(held) < len(seen) else ())):
+    def faces(first: int) -> Iterator[np.ndarray]:
+        after = max(first, len(held))
+        for place, face in enumerate(chain(held[first:], cut(after) if after < len(seen) else ()), first):
             step(len(seen) + place, total)
             yield face
 
-    read = reader.compare(reader.rest_reference(at_rest), faces())
+    def compared(done: np.ndarray) -> Iterator[np.ndarray]:
+        return reader.compare_each(reader.rest_reference(at_rest), faces(len(done)))
+
+    digits, device = hashlib.sha256(track.to_bytes()).hexdigest(), str(renderer.device)
+    file = tables.file_of("compared", digits, renderer.bank.sha256, device, media=media)
+    read = tables.rows(file, len(renderer.bank.names), compared).astype(np.float32)
     rows = np.full((len(track), read.shape[1]), np.nan, np.float32)
     rows[seen] = read - closed_mouth(renderer.bank, read)
     for first, last in runs(~np.isnan(rows[:, 0])):

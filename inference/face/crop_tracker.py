@@ -13,6 +13,8 @@ from ..contract.plate import runs
 from .crop import EYES, TEMPLATE, Crop, apply_matrix, crop_face, pose_matrix
 from .detect import Face, Which, choose_face, crop_from_face, detect_faces, face_at, face_not_found, find_again
 
+STATE = 14  # numbers of `CropTracker.state`
+
 
 class CropTracker:
     """Finds the crop of a face in every frame of a clip: steady if the head is still, without lag if it moves.
@@ -70,6 +72,25 @@ class CropTracker:
                 self._anchors.append((frame, found - path))
         self._path.append(path)
         self._followed.append(moved is not None and self._is_well_inside(path, rgb.shape))
+        self._before = rgb
+
+    def state(self) -> np.ndarray:
+        """(1, STATE) float64: what the last frame added, see `restore`."""
+        frame = len(self._path) - 1
+        anchored = bool(self._anchors) and self._anchors[-1][0] == frame
+        flags = self._followed[-1], self._shots[-1] == frame, anchored
+        offset = self._anchors[-1][1] if anchored else np.zeros(4)
+        return np.array([[*self._path[-1], *flags, *offset, self._faces, self._detect_at, self._failed]], np.float64)
+
+    def restore(self, states: np.ndarray, rgb: np.ndarray) -> None:
+        """Continue as if frames had been added.
+
+        states: (N, STATE), the `state` after each frame, N at least 1. rgb: the last of them, uint8 (H, W, 3).
+        """
+        self._path, self._followed = list(states[:, :4]), (states[:, 4] != 0).tolist()
+        self._shots = [0, *(np.flatnonzero(states[1:, 5]) + 1).tolist()]
+        self._anchors = [(int(frame), states[frame, 7:11]) for frame in np.flatnonzero(states[:, 6])]
+        self._faces, self._detect_at, self._failed = (int(value) for value in states[-1, 11:])
         self._before = rgb
 
     def __len__(self) -> int:

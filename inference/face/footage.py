@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import tables
 from ..contract.errors import EDTalkError
 from ..contract.plate import PICTURES, Track
 from .framing import given_crop, is_face_crop, is_square, sample_crops
@@ -58,7 +59,8 @@ def track_media(
         `framing.frame_picture`, is used for every frame.
     which: see `detect.choose_face`.
     step: called before each frame with the number of frames done and the total (0 if unknown); may raise to stop.
-    Frames are not kept in memory. Raises EDTalkError with kind "media" or "face".
+    Frames are not kept in memory. If tracking was stopped, the next call continues, see `tables.rows`; the frames
+    before are decoded again. Raises EDTalkError with kind "media" or "face".
     """
     from ..media.video import probe, stamped_frames
 
@@ -72,7 +74,10 @@ def track_media(
     def frames() -> Frames:
         return stamped_frames(media, start=start, end=end)
 
-    track = track_frames(frames, fps, crop, which=which, label=media.name, step=lambda done: step(done, total))
+    file = tables.file_of("tracked", which, start, end, media=media) if crop == "auto" else None
+    track = track_frames(
+        frames, fps, crop, which=which, label=media.name, step=lambda done: step(done, total), file=file
+    )
     note = unseen_note(media.name, track, counted=pictures)
     size = first.shape[1], first.shape[0]
     return Tracked(track, None if pictures else fps, size, note, info.transfer if info else "")
@@ -86,11 +91,15 @@ def track_frames(
     which: Which = None,
     label: str = "the clip",
     step: Callable[[int], object] = lambda done: None,
+    file: Path | None = None,
 ) -> Track:
-    """`track_media` for frames from a function. frames: returns an iterator from the first frame at each call."""
+    """`track_media` for frames from a function. frames: returns an iterator from the first frame at each call.
+
+    file: for the state of the tracker, see `tables.rows`.
+    """
     from ..lanes import read_ahead
     from .crop import TEMPLATE, whole
-    from .crop_tracker import CropTracker
+    from .crop_tracker import STATE, CropTracker
 
     _, first = next(frames())
     height, width = first.shape[:2]
@@ -105,14 +114,21 @@ def track_frames(
 
     tracker = CropTracker(TEMPLATE, which=which, label=label)
     times: list[float] = []
-    for time, rgb in read_ahead(frames()):
-        step(len(times))
-        if rgb.shape != first.shape:
-            message = f"The frame size of {label} changes from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"
-            raise EDTalkError(f"{message} pixels.", "Convert it to one size.", "media")
-        times.append(time)
-        if crop == "auto":
-            tracker.add(rgb)
+
+    def tracked(done: np.ndarray) -> Iterator[np.ndarray]:
+        for time, rgb in read_ahead(frames()):
+            step(len(times))
+            if rgb.shape != first.shape:
+                found = f"changes from {width} x {height} to {rgb.shape[1]} x {rgb.shape[0]}"
+                raise EDTalkError(f"The frame size of {label} {found} pixels.", "Convert it to one size.", "media")
+            times.append(time)
+            if crop == "auto" and len(times) > len(done):
+                tracker.add(rgb)
+                yield tracker.state()
+            elif len(times) == len(done):
+                tracker.restore(done, rgb)
+
+    tables.rows(file, STATE, tracked)
     crops = tracked_crops(tracker, fps, square) if crop == "auto" else np.tile(np.array(square), (len(times), 1))
     return Track(np.array(times), crops)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from inference import plate_reading
+from inference import plate_reading, tables
 from inference.cli import index
 from inference.contract.plate import Track
 from inference.contract.references import Readings
@@ -24,7 +24,7 @@ READINGS = Readings(np.arange(20).reshape(5, 4), np.ones((5, 2)))
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(index.FOLDER, str(tmp_path / "store"))
+    monkeypatch.setenv(tables.FOLDER, str(tmp_path / "store"))
     return tmp_path / "store"
 
 
@@ -82,13 +82,13 @@ def test_a_damaged_table_is_made_again(store, clip):
 @pytest.mark.parametrize("folder", ["", "file/below"])
 def test_a_folder_that_cannot_be_used_stores_nothing(tmp_path, clip, monkeypatch, folder):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(index.FOLDER, folder and str(tmp_path / folder))
+    monkeypatch.setenv(tables.FOLDER, folder and str(tmp_path / folder))
     assert len(index.track(clip, [], lambda: TRACK)) == 5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "file"]
 
 
 def test_the_tables_that_were_not_used_for_long_are_removed(store, clip, monkeypatch):
-    monkeypatch.setattr(index, "_MOST", 700)
+    monkeypatch.setattr(tables, "_MOST", 700)
     for option in range(5):
         index.track(clip, [option], lambda: TRACK)
     assert sum(file.stat().st_size for file in store.iterdir()) <= 700

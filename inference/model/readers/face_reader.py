@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +50,11 @@ class FaceReader:
         else with the generator's encoder. Coefficients that have a `Look` are read from its window. gaze: False leaves
         the gaze at zero, if the bank has it.
         """
-        rows = [np.zeros((0, len(self.names)), np.float32)]
+        rows = [np.zeros((0, len(self.names)), np.float32), *self.encode_each(images, gaze)]
+        return Coefficients(np.concatenate(rows), self.names)
+
+    def encode_each(self, images: Iterable[np.ndarray], gaze: bool = True) -> Iterator[np.ndarray]:
+        """As `encode`, but yields the rows in blocks (k, n) as they are read."""
 
         def encoded(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
@@ -59,8 +63,7 @@ class FaceReader:
                 return np.pad(read, ((0, 0), (0, len(self.names) - read.shape[1])))[:count]
             return self._with_gaze(read, pictures)[:count]
 
-        rows.extend(self._lanes.map(encoded, batches(images, self._encoded_at_once)))
-        return Coefficients(np.concatenate(rows), self.names)
+        return self._lanes.map(encoded, batches(images, self._encoded_at_once))
 
     def _with_gaze(self, rows: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
         """(N, n): rows (N, m) of the coefficients that the networks read, with the gaze if the bank has it."""
@@ -102,7 +105,10 @@ class FaceReader:
         images: as for `encode`, of the same person in the same square; they are resized to `comparing_size`. Only for a
         bank that `can_compare`.
         """
-        rows = [np.zeros((0, len(self.names)), np.float32)]
+        return np.concatenate([np.zeros((0, len(self.names)), np.float32), *self.compare_each(rest, images)])
+
+    def compare_each(self, rest: RestReference, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As `compare`, but yields the rows in blocks (k, n) as they are read."""
 
         def compared(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
@@ -110,8 +116,7 @@ class FaceReader:
             read[:, self._read_count :] -= rest.gaze
             return read[:count]
 
-        rows.extend(self._lanes.map(compared, batches(images, self._batch)))
-        return np.concatenate(rows)
+        return self._lanes.map(compared, batches(images, self._batch))
 
     @torch.inference_mode()
     def _encode(self, planes: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
