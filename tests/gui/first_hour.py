@@ -2,7 +2,8 @@
 
     -- FOLDER OUT install  the zip; FOLDER holds edtalk.zip
     -- FOLDER OUT engine   Install Engine, which needs a network
-    -- FOLDER OUT          from the portrait to a saved file; FOLDER holds portrait_1.png and line.wav
+    -- FOLDER OUT          from the portrait to a saved file; FOLDER holds portrait_1.png (or .jpg) and line.wav; with
+                           clip.mp4 in it, that movie is dubbed with the line
     -- FOLDER OUT again    the same file after quitting: its frames, the export, the manual
 
 Every step is clicked as an artist would click it. Python only checks what came of it. For each step the results list
@@ -47,9 +48,11 @@ from artist import (  # fmt: skip
 )
 
 FOLDER, OUT, *PART = sys.argv[sys.argv.index("--") + 1 :]
-PORTRAIT, LINE, BLEND, MOVIE, ZIP = (
-    Path(FOLDER) / name for name in ("portrait_1.png", "line.wav", "shot.blend", "shot.mp4", "edtalk.zip")
+LINE, BLEND, MOVIE, ZIP, CLIP = (
+    Path(FOLDER) / name for name in ("line.wav", "shot.blend", "shot.mp4", "edtalk.zip", "clip.mp4")
 )
+PORTRAIT = next(Path(FOLDER).glob("portrait_1.[jp][pn]g"), Path(FOLDER) / "portrait_1.png")
+CLIP_START = 220  # frame at which the clip is added
 PACKAGE = "bl_ext.user_default.edtalk"
 
 stage = Stage(Path(OUT))
@@ -325,6 +328,58 @@ def is_at(frame: int) -> Callable[[], bool]:
     return lambda: abs(scene().frame_current - frame) <= 2
 
 
+def movie_from_browser() -> Steps:
+    """Add > Movie of the sequencer, then View All."""
+    note(middle(sequencer()))
+    note(middle(sequencer()))
+    with over(sequencer()):
+        bpy.ops.sequencer.movie_strip_add("INVOKE_DEFAULT", frame_start=CLIP_START, channel=1, move_strips=False)
+    yield from choose_file(CLIP)
+
+
+def line_for_movie() -> Steps:
+    """Add > Sound again, below the movie."""
+    note(middle(sequencer()))
+    note(middle(sequencer()))
+    with over(sequencer()):
+        bpy.ops.sequencer.sound_strip_add("INVOKE_DEFAULT", frame_start=CLIP_START, channel=4, move_strips=False)
+    yield from choose_file(LINE)
+    yield from press("HOME", middle(sequencer()))
+    yield 1.0
+
+
+def select_movie_and_line() -> Steps:
+    movie, line = strips("MOVIE")[0], max(strips("SOUND"), key=lambda strip: strip.channel)
+    yield from click(in_timeline(int(movie.left_handle + 40), movie.channel))
+    yield from press("LEFTMOUSE", in_timeline(int(line.left_handle + 40), line.channel), shift=True)
+
+
+def open_plate_panel() -> Steps:
+    """Click the header of the panel Plate, left of its Help button."""
+    where = yield from find(sequencer(), 'edtalk.open_manual(page="dub.html', across=HELP)
+    shown = region(sequencer(), "UI")
+    yield from click((shown.x + shown.width // 2, where[1]))
+    yield 1.0
+
+
+def preview_of_frame() -> Steps:
+    yield from scrub(CLIP_START + 30)
+    yield from in_sequencer("edtalk.dub_movie(current_frame=True)")
+
+
+def faces_over_movie() -> list[bpy.types.Strip]:
+    return [strip for strip in strips("IMAGE") if strip.left_handle >= CLIP_START]
+
+
+def undo_and_redo(count: int) -> Steps:
+    where = middle(view())
+    for _ in range(count):
+        yield from undo(where)
+    yield from stage.screenshot("undone")
+    for _ in range(count):
+        yield from redo(where)
+
+
 def move_strip(kind: str, by: str) -> Steps:
     strip = strips(kind)[0]
     where = in_timeline(int(strip.left_handle + 40), strip.channel)
@@ -339,8 +394,7 @@ def cancel_render() -> Steps:
     yield from scroll_up(view())
     yield from in_sequencer("edtalk.render_face(")
     yield from until(lambda: strips("IMAGE"), 60)
-    yield 4.0
-    yield from stage.screenshot("rendering")
+    yield 1.0
     yield from in_view("edtalk.cancel(number", CROSS)
 
 
@@ -361,7 +415,7 @@ def installing() -> Steps:
     yield from step("Install from Disk, choose the zip", install_zip(), is_enabled, picture="installed")
     yield from close_other_windows()
     yield from step("Open the sidebar, tab EDTalk", show_sidebar(view()), picture="no_engine")
-    if not bpy.app.online_access:
+    if not bpy.app.online_access and not ready():
         yield from step(
             "Press Allow Online Access, confirm",
             and_confirm("edtalk.allow_online_access("),
@@ -466,7 +520,7 @@ def before_quitting() -> Steps:
         picture="idle",
     )
     yield from step(
-        "Press Render Face, cancel it after 4 seconds",
+        "Press Render Face, cancel it at once",
         cancel_render(),
         lambda: strips("IMAGE") and waiting() and not tasks(),
         picture="cancelled",
@@ -500,9 +554,35 @@ def before_quitting() -> Steps:
         undone=lambda: strips("SOUND")[0].left_handle == start and strips("IMAGE")[0].left_handle == start,
         picture="moved",
     )
+    keys_then = keys_of("")
+    yield from step(
+        "Undo four steps and redo them",
+        undo_and_redo(4),
+        lambda: strips("SOUND")[0].left_handle == start + 12 and keys_of("") == keys_then,
+        picture="redone",
+    )
+    if CLIP.exists():
+        yield from dubbing()
     yield from step("Save the file with Ctrl S", save_file(), lambda: BLEND.exists(), picture="saved")
     yield from step("Save again with Ctrl S", save_file(), lambda: not bpy.data.is_dirty)
     stage.results["windows after saving"] = len(bpy.context.window_manager.windows)
+
+
+def dubbing() -> Steps:
+    yield from step("Add > Movie, choose the clip", movie_from_browser(), lambda: strips("MOVIE"), picture="movie")
+    sounds = len(strips("SOUND"))
+    yield from step("Add > Sound, choose the line", line_for_movie(), lambda: len(strips("SOUND")) > sounds)
+    yield from step(
+        "Select the movie and the line",
+        select_movie_and_line(),
+        lambda: sum(strip.select for strip in (*strips("SOUND"), *strips("MOVIE"))) == 3,  # and the movie's own sound
+    )
+    yield from step("Open the panel Plate", open_plate_panel(), picture="plate")
+    yield from step(
+        "Press Preview Frame", preview_of_frame(), lambda: faces_over_movie() and not tasks(), 900, picture="preview"
+    )
+    yield from step("Press Dub Movie", in_sequencer("edtalk.dub_movie()"), rendered, 900, picture="dubbed")
+    yield from step("Scrub to the middle of the clip", scrub(CLIP_START + 50), is_at(CLIP_START + 50), picture="dub")
 
 
 def after_reopening() -> Steps:
@@ -511,8 +591,22 @@ def after_reopening() -> Steps:
     yield from show_sidebar(sequencer())
     yield from step("Its frames are there: scrub to frame 72", scrub(72), lambda: waiting() == 0, picture="reopened")
     stage.results["missing after reopening"] = waiting()
+    lost = delete_pictures(10)
+    yield from step(
+        "Delete 10 pictures, open the file again",
+        open_file(),
+        lambda: bpy.data.filepath == str(BLEND) and waiting() == lost and module("render.survey").latest(),
+        picture="missing",
+    )
+    yield from show_sidebar(sequencer())
+    yield from step(
+        "Press Render Missing Frames",
+        in_sequencer("edtalk.render_face(frames='STRIP'"),
+        lambda: waiting() == 0 and not tasks(),
+        picture="completed",
+    )
     before = scene().render.filepath
-    yield from step("Press Export Movie, choose a file", export(), lambda: MOVIE.exists() and not tasks(), 600)
+    yield from step("Press Export Movie, choose a file", export(), is_exported, 600)
     yield from stage.screenshot(f"{len(checklist):02}_exported")
     stage.results["movie"] = MOVIE.stat().st_size
     stage.results["output path is kept"] = scene().render.filepath == before
@@ -520,6 +614,20 @@ def after_reopening() -> Steps:
     yield 6.0
     yield from stage.screenshot("manual")
     yield from step("Save with Ctrl S", save_file(), lambda: not bpy.data.is_dirty)
+
+
+def delete_pictures(count: int) -> int:
+    """Delete some pictures of the first face strip. Returns their number."""
+    strip = strips("IMAGE")[0]
+    folder = Path(bpy.path.abspath(strip.directory))
+    names = sorted({element.filename for element in strip.elements})[:count]
+    for name in names:
+        (folder / name).unlink()
+    return len(names)
+
+
+def is_exported() -> bool:
+    return MOVIE.exists() and not tasks() and not bpy.app.is_job_running("RENDER")
 
 
 def open_file() -> Steps:
