@@ -191,31 +191,14 @@ def capture(
     """
     options = options or options_of(scene)
     names = _names(obj, options)
-    if isinstance(source, bpy.types.Strip):
-        clock = footage.time_map(scene, source)
-        if clock.end == clock.start:
-            raise EDTalkError(f"'{source.name}' shows no frame of its movie.", "Move its handles.", "media")
-        path, label, start_frame, strip_id = (
-            footage.movie_path(source),
-            source.name,
-            clock.start,
-            sequencer.identity(source),
-        )
-        first, last = np.maximum(clock.seconds([clock.start, clock.end - 1]), 0.0).tolist()
-        timing = {"fps": None, "start": first, "end": last + 1 / (source.fps or clock.fps)}
-    else:
-        path, clock, strip_id = _file(source), None, ""
-        label, start_frame = path.name, scene.frame_current if frame is None else frame
-        timing = {"fps": sequencer.fps(scene) if path.is_dir() else None, "start": 0.0, "end": None}
-    rest_frame = options.rest_frame if options.relative else None
-    if rest_frame is not None and (rest_frame < start_frame or (clock and rest_frame >= clock.end)):
-        shown = f"from frame {start_frame} to {clock.end - 1}" if clock else f"from frame {start_frame}"
-        message = f"The rest frame {rest_frame:g} is outside '{label}', which is shown {shown}."
-        raise EDTalkError(message, "Choose a frame within it, or First Frame.")
-    if rest_frame is not None:
-        at_rest = clock.seconds([rest_frame])[0] if clock else (rest_frame - start_frame) / sequencer.fps(scene)
-        timing["rest"] = max(0.0, float(at_rest))
-
+    recording = (
+        _Recording.of_strip(scene, source) if isinstance(source, bpy.types.Strip)
+        else _Recording.of_file(scene, source, frame)
+    )  # fmt: skip
+    timing = recording.timing
+    if options.relative and options.rest_frame is not None:
+        timing = timing | {"rest": recording.seconds_of_rest(scene, options.rest_frame)}
+    clock, start_frame, strip_id = recording.clock, recording.start_frame, recording.strip_id
     scene_name, uid = scene.name, obj.edtalk.uid
 
     def apply(answer: answers.CaptureResult) -> None:
@@ -233,7 +216,52 @@ def capture(
             error = EDTalkError(reason, "The capture was written but is overridden.", "hidden")
             session.report(error, fix="edtalk.reveal_animation", label="Show Animation", options={"uid": uid})
 
-    return _submit(obj, path, options, timing, f"Capture '{label}'", apply)
+    return _submit(obj, recording.path, options, timing, f"Capture '{recording.label}'", apply)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """What is captured, and where it lies in the scene.
+
+    label: for messages. start_frame: of the scene. clock: of a strip, None for a file. strip_id: "" for a file.
+    timing: part of the request, see `requests.Capture`.
+    """
+
+    path: Path
+    label: str
+    start_frame: int
+    clock: TimeMap | None
+    strip_id: str
+    timing: dict[str, float | None]
+
+    @staticmethod
+    def of_strip(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> _Recording:
+        """The visible part of a movie strip. Raises EDTalkError if it shows no frame."""
+        clock = footage.time_map(scene, strip)
+        if clock.end == clock.start:
+            raise EDTalkError(f"'{strip.name}' shows no frame of its movie.", "Move its handles.", "media")
+        first, last = np.maximum(clock.seconds([clock.start, clock.end - 1]), 0.0).tolist()
+        timing = {"fps": None, "start": first, "end": last + 1 / (strip.fps or clock.fps)}
+        return _Recording(
+            footage.movie_path(strip), strip.name, clock.start, clock, sequencer.identity(strip), timing
+        )  # fmt: skip
+
+    @staticmethod
+    def of_file(scene: bpy.types.Scene, source: str | os.PathLike[str], frame: int | None) -> _Recording:
+        """A file or a folder of images, from a scene frame on; default: the current one."""
+        path = _file(source)
+        timing = {"fps": sequencer.fps(scene) if path.is_dir() else None, "start": 0.0, "end": None}
+        return _Recording(path, path.name, scene.frame_current if frame is None else frame, None, "", timing)
+
+    def seconds_of_rest(self, scene: bpy.types.Scene, frame: float) -> float:
+        """Seconds of the recording at a scene frame. Raises EDTalkError if the recording does not show it."""
+        clock, start = self.clock, self.start_frame
+        if frame < start or (clock and frame >= clock.end):
+            shown = f"from frame {start} to {clock.end - 1}" if clock else f"from frame {start}"
+            message = f"The rest frame {frame:g} is outside '{self.label}', which is shown {shown}."
+            raise EDTalkError(message, "Choose a frame within it, or First Frame.")
+        at_rest = clock.seconds([frame])[0] if clock else (frame - start) / sequencer.fps(scene)
+        return max(0.0, float(at_rest))
 
 
 @dataclass(frozen=True)

@@ -233,22 +233,7 @@ class Inputs:
             plate = Plate.of(self.source_clip.path, media_sha256(self.source_clip.path), track, times[self.span])
             own = self._own_motion(loaded, plate)
             choices |= {"plate": plate, "portrait": None, "crop": "auto"}
-        head = self._head_motion(loaded.bank)
-        performance = Performance(
-            audio_lips=self._audio_lips(loaded.bank),
-            table=self.table,
-            clips=self._measured(loaded.renderer),
-            rules=self.rules,
-            relative=args.relative,
-            emotion=self.emotion,
-            detected=self._detected(loaded.bank),
-            intensity=args.intensity,
-            from_neutral=args.emotion_base == "neutral",
-            idle=args.idle_motion or args.head_motion,
-            head=None if head is None else head.rows[0],
-            head_names=() if head is None else head.names,
-            blinks=None if head is None else self._blinks(),
-        )
+        performance = self._performance(loaded)
         times, duration = np.arange(self.length) / self.fps, self.length / self.fps
         values = performance.coefficients(self.bank, own, times, duration)
         if plate is not None:
@@ -266,6 +251,25 @@ class Inputs:
             **choices,
         )
         return Plan(shot, values)
+
+    def _performance(self, loaded: LoadedBank) -> Performance:
+        """Everything that drives the face."""
+        args, head = self.args, self._head_motion(loaded.bank)
+        return Performance(
+            audio_lips=self._audio_lips(loaded.bank),
+            table=self.table,
+            clips=self._measured(loaded.renderer),
+            rules=self.rules,
+            relative=args.relative,
+            emotion=self.emotion,
+            detected=self._detected(loaded.bank),
+            intensity=args.intensity,
+            from_neutral=args.emotion_base == "neutral",
+            idle=args.idle_motion or args.head_motion,
+            head=None if head is None else head.rows[0],
+            head_names=() if head is None else head.names,
+            blinks=None if head is None else self._blinks(),
+        )
 
     @cached_property
     def length(self) -> int:

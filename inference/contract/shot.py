@@ -328,27 +328,9 @@ class Shot:
         plate = self.plate
         if plate is not None:
             plate = replace(plate, media=_bring_plate(plate, folder / _PLATE, by_name=plate_by_name))
-            rows = _as_npy(np.column_stack([plate.times, plate.track]).astype("<f8"))
-            write_whole(folder / _PLATE_ROWS, rows)
-            media = _relative(plate.media, folder)
-            data["plate"] = {
-                "media": media,
-                "sha256": plate.sha256,
-                "rows_sha256": hashlib.sha256(rows).hexdigest(),
-            }
-            if plate.display:
-                data["plate"]["display"] = plate.display
+            data["plate"] = _write_plate(plate, folder)
         if self.references is not None:
-            tables = {
-                name: _as_npy(table)
-                for name, table in (
-                    (_REFERENCES, self.references.frames_table),
-                    (_MOUTHS, self.references.plate_table),
-                )
-            }
-            for name, content in tables.items():
-                write_whole(folder / name, content)
-            data["references"] = {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
+            data["references"] = _write_references(self.references, folder)
         write_whole(folder / _TABLE, table)
         write_whole(folder / _SHOT, json.dumps(data, indent=1).encode())
         return replace(self, portrait=portrait, sound=sound, plate=plate)
@@ -454,6 +436,26 @@ def _read_npy(path: Path, sha256: object) -> np.ndarray:
     if hashlib.sha256(content).hexdigest() != sha256:
         raise EDTalkError(f"{path} is damaged or belongs to another shot.", _AGAIN)
     return parse_npy(content)
+
+
+def _write_plate(plate: Plate, folder: Path) -> dict[str, Any]:
+    """Write the times and the track of a plate. Returns its entry in `shot.json`."""
+    rows = _as_npy(np.column_stack([plate.times, plate.track]).astype("<f8"))
+    write_whole(folder / _PLATE_ROWS, rows)
+    entry = {
+        "media": _relative(plate.media, folder),
+        "sha256": plate.sha256,
+        "rows_sha256": hashlib.sha256(rows).hexdigest(),
+    }
+    return entry | ({"display": plate.display} if plate.display else {})
+
+
+def _write_references(references: References, folder: Path) -> dict[str, str]:
+    """Write the tables of the reference frames and of the readings. Returns their hashes by file name."""
+    tables = {_REFERENCES: _as_npy(references.frames_table), _MOUTHS: _as_npy(references.plate_table)}
+    for name, content in tables.items():
+        write_whole(folder / name, content)
+    return {name: hashlib.sha256(content).hexdigest() for name, content in tables.items()}
 
 
 def _bring_plate(plate: Plate, folder: Path, *, by_name: bool) -> Path:
