@@ -264,21 +264,33 @@ def exchange_figures(
     known: set the source's own motion from its codes of mouth and pose, instead of leaving it to the encoder.
 
     For the lip bank: `mouth_r`, correlation of drawn with true motion of the mouth's points; `mouth_slope`, amount of
-    the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes. `lip_true_effect` is
-    that of the truth. For every bank, `*_gain`: PSNR above exchanging nothing, in dB; `*_gain_there`: the same of the
-    pixels that the exchange changes; `*_gain_exact`, `*_gain_there_exact`: the same for the drawing without the
-    exchange to which the true change is added, the most that an exchange can gain; `*_own_over_rest`: see
-    `own_and_rest`.
+    the drawn motion along the true one; `lip_effect`, motion at the mouth over motion at the eyes; `mouth_moved`,
+    `eyes_moved` and `mouth_true`, these motions and the true one of the mouth. For every bank, `*_gain`: PSNR above
+    exchanging nothing, in dB; `*_gain_there`: the same of the pixels that the exchange changes; `*_gain_exact`,
+    `*_gain_there_exact`: the same for the drawing without the exchange to which the true change is added, the most that
+    an exchange can gain; `*_own_over_rest`: see `own_and_rest`.
     """
-    exchange, size = truth.exchange, model.config.size
-    slices = model.config.bank_slices
+    at, pictures, sure = _exchanged(model, truth, alpha, banks, known=known)
+    result: dict[str, float] = {}
+    for index, bank in enumerate(banks, 1):
+        moved, usable = (at[:, index] - at[:, 0]).numpy(), (sure[:, index] & sure[:, 0]).numpy()
+        result |= _motion_figures(truth, bank, moved, usable)
+        result |= _gain_figures(truth, bank, pictures[:, 0], pictures[:, index])
+    return {name: round(value, 4) for name, value in result.items()}
+
+
+def _exchanged(
+    model: Generator, truth: Truth, alpha: np.ndarray, banks: Sequence[str], *, known: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `drawn_points` gives for the kept frames (row 0 of A), and for each exchange of a bank (the others)."""
+    exchange, slices = truth.exchange, model.config.bank_slices
     rows = []
     for bank in banks:
         mixed = alpha[exchange.kept].copy()
         mixed[:, slices[bank]] = alpha[exchange.other][:, slices[bank]]
         rows.append(mixed)
     alphas = torch.from_numpy(np.stack([alpha[exchange.kept], *rows], 1).astype(np.float32))
-    source, points = truth.heldout.pictures(exchange.source, size), torch.from_numpy(exchange.points)
+    source, points = truth.heldout.pictures(exchange.source, model.config.size), torch.from_numpy(exchange.points)
     start = torch.from_numpy(alpha[exchange.source, : slices["pose"].stop]).float()
     parts = [
         drawn_points(model, rendered, wanted_of, at, own if known else None)
@@ -287,41 +299,46 @@ def exchange_figures(
         )
     ]
     at, pictures, sure = (torch.cat(part) for part in zip(*parts, strict=True))
+    return at, pictures, sure
+
+
+def _motion_figures(truth: Truth, bank: str, moved: np.ndarray, sure: np.ndarray) -> dict[str, float]:
+    """Figures of the drawn motion (E, F, 2) of an exchange. sure: (E, F), whether a point was found."""
+    exchange = truth.exchange
+    true, usable = exchange.made[bank] - exchange.points, exchange.visible & sure
     result: dict[str, float] = {}
-    for index, bank in enumerate(banks, 1):
-        moved = (at[:, index] - at[:, 0]).numpy()
-        true = exchange.made[bank] - exchange.points
-        usable = exchange.visible & sure[:, index].numpy() & sure[:, 0].numpy()
+    if bank == "lip":
         mouth, eyes = (np.zeros_like(usable) for _ in range(2))
         mouth[:, GROUPS["mouth"]], eyes[:, GROUPS["eyes"]] = usable[:, GROUPS["mouth"]], usable[:, GROUPS["eyes"]]
-        size_of = {
-            name: np.linalg.norm(motion[part], axis=-1).mean()
-            for name, motion, part in (
-                ("mouth", moved, mouth), ("eyes", moved, eyes), ("true_mouth", true, mouth), ("true_eyes", true, eyes),
-            )
-        }  # fmt: skip
-        if bank == "lip":
-            result["mouth_r"] = _pearson(moved[mouth], true[mouth])
-            result["mouth_slope"] = float((moved[mouth] * true[mouth]).sum() / np.square(true[mouth]).sum())
-            result["lip_effect"] = float(size_of["mouth"] / max(size_of["eyes"], 1e-9))
-            result["eyes_moved"], result["mouth_moved"] = float(size_of["eyes"]), float(size_of["mouth"])
-            result["mouth_true"] = float(size_of["true_mouth"])
-        else:
-            result[f"{bank}_r"] = _pearson(moved[usable], true[usable])
-            result[f"{bank}_slope"] = float((moved[usable] * true[usable]).sum() / np.square(true[usable]).sum())
-        regions = [own_and_rest(bank, *row) for row in zip(exchange.person, moved, true, usable, strict=True)]
-        own, rest = np.sum([pair for pair in regions if pair is not None], 0)
-        result[f"{bank}_own_over_rest"] = float(own / max(rest, 1e-9))
-        goal = torch.from_numpy(exchange.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
-        before = truth.heldout.pictures(exchange.kept, size)
-        changed = ((goal - before).abs().amax(1, keepdim=True) > CHANGED).float()
-        exact = pictures[:, 0] + goal - before
-        for name, where in (("gain", torch.ones_like(changed)), ("gain_there", changed)):
-            nothing = _psnr(pictures[:, 0], goal, where)
-            result[f"{bank}_{name}"] = _psnr(pictures[:, index], goal, where) - nothing
-            result[f"{bank}_{name}_exact"] = _psnr(exact, goal, where) - nothing
-    return {name: round(value, 4) for name, value in result.items()}
+        of_mouth, of_eyes, true_of_mouth = (
+            float(np.linalg.norm(motion[part], axis=-1).mean())
+            for motion, part in ((moved, mouth), (moved, eyes), (true, mouth))
+        )
+        result["mouth_r"] = _pearson(moved[mouth], true[mouth])
+        result["mouth_slope"] = float((moved[mouth] * true[mouth]).sum() / np.square(true[mouth]).sum())
+        result["lip_effect"] = of_mouth / max(of_eyes, 1e-9)
+        result |= {"eyes_moved": of_eyes, "mouth_moved": of_mouth, "mouth_true": true_of_mouth}
+    else:
+        result[f"{bank}_r"] = _pearson(moved[usable], true[usable])
+        result[f"{bank}_slope"] = float((moved[usable] * true[usable]).sum() / np.square(true[usable]).sum())
+    regions = [own_and_rest(bank, *row) for row in zip(exchange.person, moved, true, usable, strict=True)]
+    own, rest = np.sum([pair for pair in regions if pair is not None], 0)
+    return result | {f"{bank}_own_over_rest": float(own / max(rest, 1e-9))}
+
+
+def _gain_figures(truth: Truth, bank: str, kept: Tensor, exchanged: Tensor) -> dict[str, float]:
+    """PSNR gained by an exchange. kept, exchanged: (E, 3, R, R) pictures without and with it."""
+    exchange, size, result = truth.exchange, kept.shape[-1], {}
+    goal = torch.from_numpy(exchange.pictures[bank]).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    goal = torch.nn.functional.avg_pool2d(goal, goal.shape[-1] // size)
+    before = truth.heldout.pictures(exchange.kept, size)
+    changed = ((goal - before).abs().amax(1, keepdim=True) > CHANGED).float()
+    exact = kept + goal - before
+    for name, where in (("gain", torch.ones_like(changed)), ("gain_there", changed)):
+        nothing = _psnr(kept, goal, where)
+        result[f"{bank}_{name}"] = _psnr(exchanged, goal, where) - nothing
+        result[f"{bank}_{name}_exact"] = _psnr(exact, goal, where) - nothing
+    return result
 
 
 def gate_figures(
