@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .face.crop import Crop
     from .face.detect import Which
     from .media.clip import Clip
+    from .neutral import NeutralFrame
     from .renderer import FaceRenderer
 
 
@@ -58,7 +59,6 @@ def capture(
     Raises EDTalkError of kind "media" or "face".
     """
     from .face.crop import Crop
-    from .face.crop_tracker import STATE
     from .lanes import read_ahead  # imports PyTorch
     from .neutral import NeutralFrame
 
@@ -70,64 +70,106 @@ def capture(
         crop = frame_clip(looked_at, clip.fps, renderer.config.size, crop, which=which, label=clip.path.name)
     presence = _Presence(crop, clip) if watch else None
     neutral = NeutralFrame()
-    chooses = compares and rest is None
-    names = renderer.bank.names
+    key = [list(crop.box), watch, rest, clip.fps, clip.start, clip.end, renderer.bank.sha256, str(renderer.device)]
+    # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
+    values = _encoded(
+        renderer, clip, crop, presence, neutral if compares and rest is None else None,
+        lambda number: step(number, total), key, gaze=not compares,
+    )  # fmt: skip
+    count, names = len(values), renderer.bank.names
+    seen = presence.seen() if presence else np.ones(count, bool)
+    if compares:
+        number = neutral.choose(Coefficients(values, names), seen) if rest is None else frame_at(clip, rest, count)
+        values = _compared(
+            renderer, clip, crop, values, seen, number, lambda number: step(count + number, total), key
+        )  # fmt: skip
+    times = np.arange(count) if clip.is_still else clip.start + np.arange(count) / clip.fps
+    track = Track(times, np.where(seen[:, None], crop.box, np.nan))
+    then = "the motion there is interpolated"
+    note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
+    values = interpolated(values, seen)
+    return Captured(Coefficients(values, names, None if clip.is_picture else clip.fps), track.unseen, note)
 
-    def encoded(done: np.ndarray) -> Iterator[np.ndarray]:
+
+def _encoded(
+    renderer: FaceRenderer,
+    clip: Clip,
+    crop: Crop,
+    presence: _Presence | None,
+    neutral: NeutralFrame | None,
+    step: Callable[[int], object],
+    key: Sequence[object],
+    *,
+    gaze: bool,
+) -> np.ndarray:
+    """(T, n) float32 absolute readings of all frames; the frames are also shown to `presence` and `neutral`.
+
+    step: called with the number of each frame. key: what the readings depend on, beside the clip.
+    """
+    from .face.crop_tracker import STATE
+    from .lanes import read_ahead
+
+    width = len(renderer.bank.names)
+
+    def rows(done: np.ndarray) -> Iterator[np.ndarray]:
         """Blocks of rows: coefficients, and the state of the presence."""
         states: list[np.ndarray] = []
 
         def cuts() -> Iterator[np.ndarray]:
-            frames = with_progress(read_ahead(clip.frames()), lambda number: step(number, total))
-            for number, rgb in enumerate(frames):
+            for number, rgb in enumerate(with_progress(read_ahead(clip.frames()), step)):
                 is_new = number >= len(done)
                 if presence and is_new:
                     states.append(presence.add(rgb))
                 elif presence and number + 1 == len(done):
-                    presence.restore(done[:, len(names) :], rgb)
-                if not is_new and not (chooses and neutral.wants(number)):
+                    presence.restore(done[:, width:], rgb)
+                if not is_new and not (neutral and neutral.wants(number)):
                     continue
                 picture = cut(rgb, crop)
-                if chooses:
+                if neutral:
                     neutral.add(number, picture)
                 if is_new:
                     yield picture
 
         at = 0
-        # Comparing reads the gaze, which takes longer than the rest. It does not depend on the neutral frame.
-        for block in renderer.reader.encode_each(cuts(), gaze=not compares):
+        for block in renderer.reader.encode_each(cuts(), gaze=gaze):
             yield np.hstack([block, *([np.concatenate(states[at : at + len(block)])] if presence else [])])
             at += len(block)
 
-    key = [list(crop.box), watch, rest, clip.fps, clip.start, clip.end, renderer.bank.sha256]
-    key.append(str(renderer.device))
     file = None if clip.is_picture else tables.file_of("encoded", *key, media=clip.path)
-    found = tables.rows(file, len(names) + (STATE if presence else 0), encoded)
-    rows = Coefficients(found[:, : len(names)].astype(np.float32), names)
-    seen = presence.seen() if presence else np.ones(len(rows), bool)
-    values = rows.values
-    if compares:
-        number = neutral.choose(rows, seen) if rest is None else frame_at(clip, rest, len(rows))
-        closer = crop.at_size(renderer.reader.comparing_size)
-        reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
+    return tables.rows(file, width + (STATE if presence else 0), rows)[:, :width].astype(np.float32)
 
-        def compared(done: np.ndarray) -> Iterator[np.ndarray]:
-            again = with_progress(read_ahead(clip.frames()), lambda number: step(len(rows) + number, total))
-            faces = (cut(rgb, closer) for rgb in islice(again, len(done), None))
-            return renderer.reader.compare_each(reference, faces)
 
-        file = tables.file_of("compared", number, *key, media=clip.path)
-        more = tables.rows(file, len(names), compared).astype(np.float32)
-        first = values.shape[1] - len(reference.gaze)
-        values[:, first:] = more[:, first:] + reference.gaze
-        counts = seen if seen.any() else ~seen
-        values = more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
-    times = np.arange(len(rows)) if clip.is_still else clip.start + np.arange(len(rows)) / clip.fps
-    track = Track(times, np.where(seen[:, None], crop.box, np.nan))
-    then = "the motion there is interpolated"
-    note = unseen_note(clip.path.name, track, counted=clip.is_still, then=then)
-    values = interpolated(values, seen)
-    return Captured(Coefficients(values, rows.names, None if clip.is_picture else clip.fps), track.unseen, note)
+def _compared(
+    renderer: FaceRenderer,
+    clip: Clip,
+    crop: Crop,
+    values: np.ndarray,
+    seen: np.ndarray,
+    number: int,
+    step: Callable[[int], object],
+    key: Sequence[object],
+) -> np.ndarray:
+    """(T, n) readings of all frames by comparison with the neutral frame `number`.
+
+    values: (T, n) absolute readings. seen: (T,) bool, frames with a visible face. step, key: as for `_encoded`.
+    """
+    from .lanes import read_ahead
+
+    closer = crop.at_size(renderer.reader.comparing_size)
+    reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
+
+    def rows(done: np.ndarray) -> Iterator[np.ndarray]:
+        again = with_progress(read_ahead(clip.frames()), step)
+        faces = (cut(rgb, closer) for rgb in islice(again, len(done), None))
+        return renderer.reader.compare_each(reference, faces)
+
+    file = tables.file_of("compared", number, *key, media=clip.path)
+    more = tables.rows(file, values.shape[1], rows).astype(np.float32)
+    first = values.shape[1] - len(reference.gaze)
+    values = values.copy()
+    values[:, first:] = more[:, first:] + reference.gaze
+    counts = seen if seen.any() else ~seen
+    return more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
 
 
 def frame_at(clip: Clip, time: float, count: int) -> int:
