@@ -24,6 +24,8 @@ def draw_plate(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         sounds = [strip.name for strip in dub.dialogue(context, movies)]
         dialogue = f" with {sequencer.quoted(sounds, most=1)}" if sounds else ""
         draw_note(layout, f"Dub {names}{dialogue}, using {obj.name if obj else 'a new character'}.")
+        if sounds and any(not strip.mute for strip in dub.own_sounds(context, movies)):
+            draw_note(layout, "The movie's own sound plays too. Mute its strip with H.")
     else:
         obj = sequencer.default_speaker(context, scene)
         draw_note(layout, "To dub, select a movie strip and its new dialogue.")
@@ -78,13 +80,13 @@ class _Plate(HasHelp):
 
 
 class EDTALK_PT_plate_sequencer(_Plate, bpy.types.Panel):
-    """Dub a movie, and composite the face over its plate"""
+    """Dub a movie, or lay the face over its plate: a movie, or the full image of the portrait"""
 
     bl_space_type = "SEQUENCE_EDITOR"
 
 
 class EDTALK_PT_plate_view(_Plate, bpy.types.Panel):
-    """Dub a movie, and composite the face over its plate"""
+    """Dub a movie, or lay the face over its plate: a movie, or the full image of the portrait"""
 
     bl_space_type = "VIEW_3D"
 

@@ -31,16 +31,20 @@ def target_movies(context: bpy.types.Context) -> list[bpy.types.MovieStrip]:
     return selected or ([active] if active is not None and active.type == "MOVIE" else [])
 
 
-def dialogue(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> list[bpy.types.SoundStrip]:
-    """The selected sounds that the movies can be dubbed with: all but the movies' own, which a click on a movie selects
-    too.
-    """
+def own_sounds(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> list[bpy.types.SoundStrip]:
+    """The selected sounds from the files of movies. A click on a movie selects its sound too."""
     own = {bpy.path.abspath(strip.filepath, library=strip.id_data.library) for strip in strips}
 
     def is_own(sound: bpy.types.Sound | None) -> bool:
         return sound is not None and bpy.path.abspath(sound.filepath, library=sound.library) in own
 
-    return [strip for strip in sequencer.selected_sounds(context) if not is_own(strip.sound)]
+    return [strip for strip in sequencer.selected_sounds(context) if is_own(strip.sound)]
+
+
+def dialogue(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> list[bpy.types.SoundStrip]:
+    """The selected sounds that movies can be dubbed with: all but the movies' own."""
+    own = own_sounds(context, strips)
+    return [strip for strip in sequencer.selected_sounds(context) if strip not in own]
 
 
 def target_character(context: bpy.types.Context, strips: Sequence[bpy.types.MovieStrip]) -> bpy.types.Object | None:

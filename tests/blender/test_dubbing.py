@@ -105,6 +105,7 @@ def test_the_own_sound_of_the_movie_is_not_lip_synced(package, scene, movie, fak
     line = package.compat.new_sound(scene, "line", write_sound(tmp_path / "line.wav", noise(1.0)), 3, 15)
     select(scene, movie, own, line)
     assert package.render.dub.dialogue(bpy.context, [movie]) == [line]
+    assert package.render.dub.own_sounds(bpy.context, [movie]) == [own]
     obj, _faces = dub(package, scene)
     assert package.timeline.sequencer.speaker(line) == obj
     assert package.timeline.sequencer.speaker(own) is None
