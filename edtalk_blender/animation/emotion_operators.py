@@ -121,7 +121,11 @@ class EDTALK_OT_emotion_change(ForEmotion, bpy.types.Operator):
         default="FRAME",
     )
     frames: IntProperty(
-        name="Duration", description="Length of the transition in frames", default=12, min=1, soft_max=100
+        name="Duration",
+        description="Length of the transition in frames, usually from 1 to 100",
+        default=12,
+        min=1,
+        soft_max=100,
     )
     place: EnumProperty(
         name="Align",

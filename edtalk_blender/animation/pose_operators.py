@@ -21,9 +21,13 @@ class EDTALK_OT_reset(OnCharacter, bpy.types.Operator):
     bl_label = "Reset"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Bank to reset. Empty: all banks and emotions", options={"SKIP_SAVE"})
+    bank: StringProperty(
+        name="Sliders",
+        description="Sliders to reset, such as lip, pose or exp. Empty: all sliders and emotions",
+        options={"SKIP_SAVE"},
+    )
     slider: StringProperty(
-        name="Slider", description="Slider to reset. Empty: all sliders of the bank", options={"SKIP_SAVE"}
+        name="Slider", description="One slider to reset. Empty: all of Sliders", options={"SKIP_SAVE"}
     )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -41,7 +45,11 @@ class EDTALK_OT_mirror(OnCharacter, bpy.types.Operator):
     bl_label = "Mirror"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Bank to mirror. Empty: all banks", options={"SKIP_SAVE"})
+    bank: StringProperty(
+        name="Sliders",
+        description="Sliders to mirror, such as lip, pose or exp. Empty: all sliders",
+        options={"SKIP_SAVE"},
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)
@@ -60,7 +68,11 @@ class EDTALK_OT_copy_pose(BaseOperator, bpy.types.Operator):
     bl_idname = "edtalk.copy_pose"
     bl_label = "Copy Pose"
 
-    bank: StringProperty(name="Bank", description="Bank to copy. Empty: all banks and emotions", options={"SKIP_SAVE"})
+    bank: StringProperty(
+        name="Sliders",
+        description="Sliders to copy, such as lip, pose or exp. Empty: all sliders and emotions",
+        options={"SKIP_SAVE"},
+    )
 
     @classmethod
     def disabled_reason(cls, context: bpy.types.Context) -> str:
@@ -78,7 +90,11 @@ class EDTALK_OT_paste_pose(OnCharacter, bpy.types.Operator):
     bl_label = "Paste Pose"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Bank to paste. Empty: the whole pose", options={"SKIP_SAVE"})
+    bank: StringProperty(
+        name="Sliders",
+        description="Sliders to paste, such as lip, pose or exp. Empty: the whole pose",
+        options={"SKIP_SAVE"},
+    )
     text: StringProperty(name="Pose", description="Pose as text. Empty: the clipboard", options={"SKIP_SAVE", "HIDDEN"})
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
@@ -104,7 +120,11 @@ class EDTALK_OT_key_pose(OnCharacter, bpy.types.Operator):
     bl_label = "Key Pose"
     bl_options = {"REGISTER", "UNDO"}
 
-    bank: StringProperty(name="Bank", description="Bank to key. Empty: all banks and emotions", options={"SKIP_SAVE"})
+    bank: StringProperty(
+        name="Sliders",
+        description="Sliders to key, such as lip, pose or exp. Empty: all sliders and emotions",
+        options={"SKIP_SAVE"},
+    )
 
     def run(self, context: bpy.types.Context) -> set[str] | None:
         obj = character.active(context)

@@ -58,7 +58,7 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
     )
     fps: FloatProperty(
         name="Rows per Second",
-        description="Frame rate of files without a time column, in rows per second",
+        description="Frame rate of files without a time column, in rows per second from 1 to 240",
         default=60.0,
         min=1.0,
         soft_max=240.0,
@@ -96,7 +96,8 @@ class EDTALK_OT_import_arkit(OnCharacter, ImportHelper, bpy.types.Operator):
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Maximum error of the curve when keys are removed, in slider units. 0 writes a key on every frame",
+        description="Remove keys that change the curves by at most this value, in slider units, usually from 0 to 0.1. "
+        "0 writes a key on every frame",
         default=0.005,
         min=0.0,
         soft_max=0.1,

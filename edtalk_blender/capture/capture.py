@@ -80,7 +80,8 @@ class CaptureSettings(bpy.types.PropertyGroup):
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Maximum error of the curve when keys are removed, in slider units. 0 writes a key on every frame",
+        description="Remove keys that change the curves by at most this value, in slider units, usually from 0 to 0.1. "
+        "0 writes a key on every frame",
         default=0.0,
         min=0.0,
         soft_max=0.1,
@@ -101,7 +102,7 @@ class CaptureSettings(bpy.types.PropertyGroup):
         description="Part of the recording to use",
         items=(
             ("auto", "Detect Face", "Detect the face and use one square for the whole recording"),
-            ("none", "Full Image", "Use the full image, which is already cropped as the bank expects"),
+            ("none", "Full Image", "Use the full image, which must be a square around the face already"),
             ("box", "Manual", "Use a square given in pixels of the recording"),
         ),
         default="auto",

@@ -86,7 +86,7 @@ class EDTALK_OT_make_character(BaseOperator, bpy.types.Operator):
     """Turn the active object into a talking face. The image of an Empty becomes its portrait"""
 
     bl_idname = "edtalk.make_character"
-    bl_label = "Make Character"
+    bl_label = "Convert to Character"
     bl_options = {"REGISTER", "UNDO"}
 
     @classmethod

@@ -67,7 +67,7 @@ class BankState(bpy.types.PropertyGroup):
 
     strength: FloatProperty(
         name="Strength",
-        description="Strength of this bank, from 0 to 10. 0 is the rest pose, 1 is as animated, more exaggerates",
+        description="Strength of these sliders, from 0 to 10. 0 is the rest pose, 1 is as animated, more exaggerates",
         default=1.0,
         min=sliders.STRENGTH_LIMITS[0],
         soft_max=2.0,
@@ -77,13 +77,13 @@ class BankState(bpy.types.PropertyGroup):
     )
     mute: BoolProperty(
         name="Mute",
-        description="Ignore the animation of this bank",
+        description="Ignore the animation of these sliders",
         update=_bank_changed,
         override=OVERRIDABLE,
     )
     solo: BoolProperty(
         name="Solo",
-        description="Solo: ignore the animation of all other banks",
+        description="Solo: ignore the animation of all other sliders",
         update=_bank_changed,
         override=OVERRIDABLE,
     )
@@ -124,7 +124,7 @@ class Character(bpy.types.PropertyGroup):
         description="Part of the portrait to use as the face",
         items=(
             ("auto", "Detect Face", "Detect the face in the portrait"),
-            ("none", "Full Image", "Use the full image, which is already cropped as the bank expects"),
+            ("none", "Full Image", "Use the full image, which should be a square around the face already"),
             ("box", "Manual", "Use a square given in pixels of the portrait. It starts as the detected one"),
         ),
         default="auto",
@@ -195,7 +195,7 @@ class Character(bpy.types.PropertyGroup):
     )
     feather: FloatProperty(
         name="Feather",
-        description="Width of the mask's soft edge, from 0.01 to 1 of half the mask's width",
+        description="Width of the mask's soft edge, from 0.01 to 1. 1 is half the width of the mask",
         default=FEATHER,
         min=0.01,
         max=1.0,
@@ -280,7 +280,8 @@ class Character(bpy.types.PropertyGroup):
     )
     head_sway: FloatProperty(
         name="Sway",
-        description="Amount of slow head motion from speech, below 0.8 Hz. 0 is none, 1 is natural, 2 is the most",
+        description="Amount of slow head motion from speech, such as changes of posture. 0 is none, 1 is natural, "
+        "2 is the most",
         default=1.0,
         min=0.0,
         max=2.0,
@@ -364,7 +365,8 @@ class Character(bpy.types.PropertyGroup):
     )
     lip_smooth: FloatProperty(
         name="Smooth",
-        description="Smooth the mouth motion with a Gaussian of this width in frames (standard deviation). 0 is off",
+        description="Smooth the mouth motion over about this number of frames (standard deviation), usually from 0 "
+        "to 3. 0 is off",
         default=0.0,
         min=0.0,
         soft_max=3.0,
@@ -373,8 +375,8 @@ class Character(bpy.types.PropertyGroup):
     )
     lip_decimate: FloatProperty(
         name="Simplify",
-        description="Remove keys that change the curves by at most this value, in slider units: 0.02 is 2 % of a fully "
-        "open mouth. 0 writes a key on every frame",
+        description="Remove keys that change the curves by at most this value, in slider units, usually from 0 to 0.1: "
+        "0.02 is 2 % of a fully open mouth. 0 writes a key on every frame",
         default=0.02,
         min=0.0,
         soft_max=0.1,
@@ -383,8 +385,8 @@ class Character(bpy.types.PropertyGroup):
         override=OVERRIDABLE,
     )
     lip_step: IntProperty(
-        name="Every",
-        description="Hold each pose for this number of frames: 1 animates on ones, 2 on twos",
+        name="Hold",
+        description="Hold each mouth pose for this number of frames, usually 1 to 4: 1 animates on ones, 2 on twos",
         default=1,
         min=1,
         soft_max=4,

@@ -264,7 +264,7 @@ class EDTALK_PT_emotions(_InSidebar, EmotionSliders, bpy.types.Panel):
 
 
 class EDTALK_PT_banks(_InSidebar, OfCharacter, bpy.types.Panel):
-    """All sliders of the face, by bank"""
+    """All sliders of the face, in groups: mouth, head, expression and gaze"""
 
     bl_label = "Sliders"
     help_page = "character.html#sliders"

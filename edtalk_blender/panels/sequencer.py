@@ -217,7 +217,7 @@ class EDTALK_PT_detect_emotion(_OfSpeaker, bpy.types.Panel):
 
 
 class EDTALK_PT_lip_settings(_OfSpeaker, bpy.types.Panel):
-    """Keyframe options of lip sync"""
+    """How Lip Sync writes keyframes: smoothing, number of keys, and whether to an NLA strip"""
 
     bl_label = "Keyframes"
     help_page = "lip-sync.html#keyframes"

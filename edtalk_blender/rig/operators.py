@@ -169,12 +169,16 @@ class EDTALK_OT_bake_shapes(DialogOperator, OnLinkedHead, bpy.types.Operator):
     start: IntProperty(name="Start", description="First scene frame to bake", default=1, options={"SKIP_SAVE"})
     end: IntProperty(name="End", description="Last scene frame to bake", default=250, options={"SKIP_SAVE"})
     step: IntProperty(
-        name="Step", description="Number of frames from one key to the next", default=1, min=1, soft_max=4
+        name="Step",
+        description="Number of frames from one key to the next, usually from 1 to 4",
+        default=1,
+        min=1,
+        soft_max=4,
     )
     simplify: FloatProperty(
         name="Simplify",
-        description="Maximum error of the shape keys, which range from 0 to 1, when keys are removed. "
-        "0 writes a key on every step",
+        description="Remove keys that change a shape key by at most this value, usually from 0 to 0.1. A shape key "
+        "ranges from 0 to 1. 0 writes a key on every step",
         default=0.0,
         min=0.0,
         soft_max=0.1,

@@ -64,7 +64,8 @@ class ShapeLink(bpy.types.PropertyGroup):
     )
     gain: FloatProperty(
         name="Gain",
-        description="Change of the shape key per slider unit above rest. A shape key usually ranges from 0 to 1",
+        description="Change of the shape key when the slider is one unit above rest, usually from -2 to 2. "
+        "Shape keys range from 0 to 1",
         default=1.0,
         soft_min=-2.0,
         soft_max=2.0,

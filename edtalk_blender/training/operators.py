@@ -135,7 +135,11 @@ clips and the settings. Choose the folder for the jobs"""
         name="GPUs", description="Number of GPUs that a machine must have, to train on. 0: none", min=0, max=64
     )
     threads: IntProperty(
-        name="Threads", description="Number of CPU threads of the training", default=8, min=1, max=1024
+        name="Threads",
+        description="Number of CPU threads that the training uses, usually one per core of the machine",
+        default=8,
+        min=1,
+        max=1024,
     )
     engine: StringProperty(
         name="Python",

@@ -66,7 +66,8 @@ class TrainingDraft(bpy.types.PropertyGroup):
     )
     minutes: IntProperty(
         name="Minutes",
-        description="Time of training in minutes, without the preparation of the clips. It can be stopped earlier",
+        description="Time of training in minutes, usually from 1 to 2880 (two days), without the preparation of the "
+        "clips. It can be stopped earlier",
         default=480,
         min=_LEAST_MINUTES,
         soft_max=2880,
