@@ -184,6 +184,23 @@ class Moved:
         return places + cv2.remap(self._shift, at, None, cv2.INTER_CUBIC, None, _EDGE)
 
 
+class _UsedReferences(NamedTuple):
+    """The references that are mixed for a frame, by index.
+
+    shares: (R,) weights of all references, which sum to 1. changes: (n,) of coefficients, from the reference to the
+    target. moved: with these changes. alignments: see `MouthDrawer._alignment`.
+    """
+
+    shares: np.ndarray
+    changes: dict[int, np.ndarray]
+    moved: dict[int, Moved]
+    alignments: dict[int, tuple[np.ndarray, np.ndarray]]
+
+    def mean_in_plate(self, points: dict[int, np.ndarray]) -> np.ndarray:
+        """The weighted mean of points of the moved references, in pixels of the plate's crop."""
+        return _mean(self.shares, {at: apply_matrix(self.alignments[at][1], part) for at, part in points.items()})
+
+
 class MouthDrawer:
     """Draws the mouths of one dubbed shot. Not thread-safe."""
 
@@ -216,82 +233,63 @@ class MouthDrawer:
         crop = crop.at_size(_SIZE)
         target = np.where(self._expression, own + row, own)
         target = np.where(self._lips, own + shown * (row - own), target).astype(np.float32)
-        shares = blend(self._weights, self._references, target, float(self._references.own_looks[number, 1]))
-        indices = [int(index) for index in np.flatnonzero(shares)]
-        changes = {index: target - self._references.rows[index] for index in indices}
-        moved_references = {index: self._prepared[index].moved(changes[index]) for index in indices}
         plate = crop_face(rgb, crop)
-        alignments = {index: self._alignment(plate, moved_references[index]) for index in indices}
-        points = [
-            _mean(
-                shares,
-                {index: apply_matrix(alignments[index][1], moved_references[index].points[i]) for index in indices},
-            )
-            for i in range(3)
-        ]
-        jaw_opening = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
-        outlines = find_outlines(plate, Points(*points))
+        used = self._used(target, float(self._references.own_looks[number, 1]), plate)
+        points = Points(*(used.mean_in_plate({at: one.points[i] for at, one in used.moved.items()}) for i in range(3)))
+
+        outlines = find_outlines(plate, points)
         own_lips = _grown(outlines.lips, points)
-        rect, mask = self._mask(rgb.shape, crop, Points(*points), jaw_opening, own_lips)
-        left, top, right, bottom = rect
+        jaw_opening = 0.0 if self._jaw is None else max(float(own[self._jaw]), float(target[self._jaw]), 0.0)
+        rect, mask = self._mask(rgb.shape, crop, points, jaw_opening, own_lips)
         if not mask.size:
             return unchanged
+        left, top, right, bottom = rect
         to_crop = crop.to_crop.copy()
         to_crop[:, 2] += to_crop[:, :2] @ (left, top)
         positions = _transformed(_pixels(right - left, bottom - top), to_crop)
-        mask = mask * _inside(
-            self._jaws(outlines.jaw, own, moved_references, alignments, shares, Points(*points)), points, positions
-        )
+        mask = mask * _inside(self._jaws(outlines.jaw, own, used, points), points, positions)
         lips = _inside([own_lips], points, positions) if len(own_lips) else np.zeros_like(mask)
         mask = np.maximum(mask, lips)
-        layers = {
-            index: moved_references[index].sample(_transformed(positions, alignments[index][0])) for index in indices
-        }
-        network_share = self._beyond(target, shares)
-        if network_share > 0:
-            layers = {
-                index: self._with_drawn(
-                    layers[index], index, changes[index], positions, alignments[index][0], network_share
-                )
-                for index in indices
-            }
-        new_pixels = _mean(shares, {index: layers[index].astype(np.float32) for index in indices})
+
+        new_pixels = self._new_pixels(used, target, positions)
         old_pixels = rgb[top:bottom, left:right].astype(np.float32)
-        eyes = float(np.linalg.norm(points[1] - points[0])) * crop.scale
+        eyes = float(np.linalg.norm(points.left - points.right)) * crop.scale
         new_pixels = new_pixels + _colour_difference(old_pixels, new_pixels, mask, eyes)
         if all(len(one.lips) for one in self._prepared.values()):
-            new_lips = {index: apply_matrix(alignments[index][1], moved_references[index].lips) for index in indices}
-            lips = np.maximum(lips, _inside([_grown(_mean(shares, new_lips), points)], points, positions))
+            new_lips = used.mean_in_plate({at: one.lips for at, one in used.moved.items()})
+            lips = np.maximum(lips, _inside([_grown(new_lips, points)], points, positions))
         mask *= 1 - _hair(old_pixels, new_pixels, mask, _beside(points, positions) * (1 - lips), eyes)
         return DrawnMouth(rgb, rect, np.clip(np.rint(new_pixels), 0, 255).astype(np.uint8), mask * np.float32(shown))
 
-    def _jaws(
-        self,
-        found: np.ndarray,
-        own: np.ndarray,
-        moved_references: dict[int, Moved],
-        alignments: dict[int, tuple[np.ndarray, np.ndarray]],
-        shares: np.ndarray,
-        points: Points,
-    ) -> list[np.ndarray]:
+    def _used(self, target: np.ndarray, look: float, plate: np.ndarray) -> _UsedReferences:
+        """The references that are mixed for a target (n,). look: see `References.own_looks`. plate: its face crop."""
+        shares = blend(self._weights, self._references, target, look)
+        changes = {int(at): target - self._references.rows[at] for at in np.flatnonzero(shares)}
+        moved = {at: self._prepared[at].moved(change) for at, change in changes.items()}
+        return _UsedReferences(shares, changes, moved, {at: self._alignment(plate, one) for at, one in moved.items()})
+
+    def _new_pixels(self, used: _UsedReferences, target: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The mouth at positions (h, w, 2) of the plate's crop: (h, w, 3) float32, levels."""
+        layers = {at: one.sample(_transformed(positions, used.alignments[at][0])) for at, one in used.moved.items()}
+        network_share = self._beyond(target, used.shares)
+        if network_share > 0:
+            layers = {
+                at: self._with_drawn(layer, at, used.changes[at], positions, used.alignments[at][0], network_share)
+                for at, layer in layers.items()
+            }
+        return _mean(used.shares, {at: layer.astype(np.float32) for at, layer in layers.items()})
+
+    def _jaws(self, found: np.ndarray, own: np.ndarray, used: _UsedReferences, points: Points) -> list[np.ndarray]:
         """The jaw lines of the plate's mouth and of the new one, (13, 2) each; [] if a reference's jaw was not found.
 
-        found: the plate's jaw line. own: (n,), read from the plate. moved_references, alignments: of the
-        references in use, see `_alignment`.
+        found: the plate's jaw line. own: (n,), read from the plate.
         """
         if not all(len(one.jaw) for one in self._prepared.values()):
             return []
-        lines = [
-            {
-                index: one.reference.jaw_after(own - self._references.rows[index])
-                for index, one in moved_references.items()
-            },
-            {index: one.jaw for index, one in moved_references.items()},
-        ]
-        own_line, new_line = (
-            _mean(shares, {index: apply_matrix(alignments[index][1], line) for index, line in by_index.items()})
-            for by_index in lines
+        own_line = used.mean_in_plate(
+            {at: one.reference.jaw_after(own - self._references.rows[at]) for at, one in used.moved.items()}
         )
+        new_line = used.mean_in_plate({at: one.jaw for at, one in used.moved.items()})
         # The plate's landmarks follow the turn of its head; those of the references follow the motion of the jaw.
         if len(found):
             limit = _JAW_OFF * float(np.linalg.norm(points.right - points.left))
