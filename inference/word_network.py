@@ -1,7 +1,7 @@
 """Scores of emotions of English text by a small network over word vectors (`lexicon/vectors.npz`). Numpy only.
 
-The vectors began as GloVe's and were trained further with the network. It sees words, pairs and triples of neighbours,
-and the marks between them, so it also knows words that no line of the training has.
+The vectors began as GloVe's and were trained further with the network. Its filters cover words, pairs and triples of
+neighbours, and the marks between them. Words that no line of the training has get scores by their GloVe vectors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 FILE = Path(__file__).with_name("lexicon") / "vectors.npz"
 SIZE = 50  # numbers of a vector
-SPANS = (1, 2, 3)  # neighbouring words that a filter sees
+SPANS = (1, 2, 3)  # neighbouring words that a filter covers
 LONGEST = 24  # words and marks of a text that are read
 UNKNOWN = 0  # row of words that are not known
 GROUP = "person"  # stands for words about groups of people

@@ -170,8 +170,8 @@ class PortraitResult(Answer):
     """The coefficients of a portrait, and the cropped face.
 
     rest: value of each coefficient, by name, in the bank's order. crop, angle: the square that was used: "none", or
-    x, y, side in pixels, and its angle in degrees, clockwise. pixels: (size, size, 3) uint8 sRGB, the face as the
-    network sees it.
+    x, y, side in pixels, and its angle in degrees, clockwise. pixels: (size, size, 3) uint8 sRGB, the input of
+    the network.
     """
 
     rest: dict[str, float]

@@ -128,7 +128,7 @@ def _cut(
 def refine_irises(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Landmarks (COUNT, 2) with the irises located in the picture, uint8 (H, W, 3), at its full resolution.
 
-    The landmark network sees a reduced picture, in which an iris has few pixels.
+    The input of the landmark network is a reduced picture, in which an iris has few pixels.
     """
     across = (points[1] - points[0]).astype(np.float64)
     distance = float(np.hypot(*across))

@@ -103,7 +103,7 @@ def as_affine_map(*layers: nn.Module) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def align_heads_with_latent(model: Generator) -> None:
-    """Set the heads to minus the latent's part along the banks' directions: the source's motion as the decoder sees it.
+    """Set the heads to minus the latent's part along the banks' directions: the source's motion in the decoder's terms.
 
     A portrait that is rendered with its own coefficients then stays as it is, whatever the errors of the encoder.
     """

@@ -5,7 +5,8 @@
     python -m training footage --heads 600 --size 64 --start none --out proof.safetensors
 
 Steps, each resumable by the same command: prepare the clips, learn the codes of mouth and pose, stage 0 (encoder and
-decoder see and move), stage 1 (mouth and pose part), stage 2 (expression), finish (ranges, axes, presets, the bank).
+decoder: appearance and motion), stage 1 (mouth and pose part), stage 2 (expression), finish (ranges, axes, presets, the
+bank).
 Checkpoints, logs and figures are written into the folder --work, as is status.json, which other programs read. A file
 STOP there, SIGTERM or Ctrl-C ends the training, with a bank of the best state so far; the same command goes on.
 """

@@ -8,8 +8,8 @@ show the change of expression alone. Three windows are compared, each by dense o
   differences between them are due to the expression. The flow is one of its inputs, because it is accurate to
   fractions of a pixel, which the network would need long training to reach.
 
-The network sees real faces less well than rendered ones, and reads their brows and lids too weakly. A linear map of its
-reading and of the flow in the window of the eyes corrects that, see `WindowReader.calibration`.
+The network is less accurate on real faces than on rendered ones: its readings of brows and lids are too small. A linear
+map of its reading and of the flow in the window of the eyes corrects that, see `WindowReader.calibration`.
 """
 
 from __future__ import annotations
