@@ -406,9 +406,9 @@ class FaceRenderer:
         """The texture of a source's teeth. at_rest: insets of which `row` is the source with its own coefficients."""
         if self._teeth is None or not self._shows_teeth(len(fine)):
             return None
-        from .teeth import TeethTexture
+        from .teeth import TeethTexture, softened
 
-        teeth, lips = TeethTexture(self._teeth), source.lips
+        teeth, lips = TeethTexture(softened(self._teeth)), source.lips
         mouth = None if lips is None else lips.open_mouth(len(fine))
         for to_picture, _, planes in (laid.frames()[row] for laid in at_rest):
             if planes is not None:

@@ -13,6 +13,7 @@ from .closing import Mouth
 from .model.insets import DARKEST, GREY
 from .model.teeth import MASKS, ROWS, STRIP
 from .source_teeth import SourceTeeth, find_upper_teeth
+from .tongue import interior
 
 _HIDDEN = -4.0  # logit of the inside of the lips below which nothing is drawn
 _LEVELS = 3  # of reduced textures
@@ -27,18 +28,44 @@ _SPREAD = 1.2  # texels: sigma of the points that are taken over
 _MOUTH = np.array([0.8, 0.95, 0.95], np.float32)
 _WIDE = 0.4  # share of the mouth's surroundings that must show its inside, for its colour to be taken over
 _OWN_MOUTH = -1.2, 0.3  # limits of the logarithms of its factors
+# Gap of the source's lips, in eye distances, from which on its own mouth is shaded less, and the least strength.
+_OWN_GAP, _OWN_DEPTH = (0.25, 0.45), 0.3
 _LIGHTEST = 0.2  # logarithm at which colours are clamped
+# Of the upper and lower row: |u| from which on back teeth are darker, by which logarithm, and the share of filled gaps.
+_SOFTENED = (0.6, 0.3, 0.0), (0.25, 0.7, 0.6)
+_LOWERED = 0.07  # v: upper teeth lie lower than those of the rendered heads, whose lips hide them
 _BLACK = np.float32(255 * DARKEST)  # added to levels before logarithms
+
+
+def softened(strips: np.ndarray) -> np.ndarray:
+    """Strips (ROWS, 4, *STRIP) as they are drawn: back teeth are dark and have no gaps, as each is a pixel wide from
+    the front, and the gaps of lower teeth are less deep. Both would look like blotches.
+    """
+    across = np.abs(np.linspace(-1, 1, STRIP[1], dtype=np.float32))
+    result = strips.copy()
+    for row, (start, dark, gaps) in enumerate(_SOFTENED):
+        back = np.clip((across - start) / 0.3, 0, 1)
+        back = back * back * (3 - 2 * back)
+        level = strips[row, :3].mean(0)
+        deep = np.minimum(level - cv2.GaussianBlur(level, (0, 0), 6.0, sigmaY=1e-3), 0)
+        for channel in range(3):
+            plane = strips[row, channel] - gaps * deep
+            soft = cv2.GaussianBlur(plane, (0, 0), 14.0, sigmaY=2.0, borderType=cv2.BORDER_REPLICATE)
+            result[row, channel] = plane + (soft - plane - dark) * back
+    return result
 
 
 class TeethTexture:
     """strips: (ROWS, 4, *STRIP), see `inference.model.teeth.Teeth`. mouth: (3,) factors of the rest of the mouth.
 
-    own: the upper teeth that the source shows.
+    depth, colourful: strength of its shading, and of the colours of that, 0..1.
     """
 
-    def __init__(self, strips: np.ndarray, mouth: np.ndarray = _MOUTH, own: SourceTeeth | None = None) -> None:
-        self._own = own
+    def __init__(
+        self, strips: np.ndarray, mouth: np.ndarray = _MOUTH, depth: float = 1.0, colourful: float = 1.0
+    ) -> None:
+        self._own: SourceTeeth | None = None  # the upper teeth that the source shows
+        self._depth, self._colourful = depth, colourful
         rows = [np.ascontiguousarray(strip.transpose(1, 2, 0), np.float32) for strip in strips]
         factors = [np.dstack([np.exp(row[..., :3]), row[..., 3]]) for row in rows]
         self._strips, self._mouth = rows, np.asarray(mouth, np.float32)
@@ -52,7 +79,7 @@ class TeethTexture:
 
         to_picture, planes: see `inference.model.insets.PlacedInset.frame`.
         """
-        found = _enlarged(planes, to_picture, len(picture))
+        found = _enlarged(self._shaded(planes), to_picture, len(picture))
         if found is None:
             return
         place, planes = found
@@ -90,13 +117,30 @@ class TeethTexture:
         colourful = _colourfulness(picture, to_picture, planes.shape[:2])
         strips, grey = [_coloured(strip, colourful) for strip in self._strips], self._mouth.mean()
         mouth = grey + (self._mouth - grey) * colourful
-        texture = TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in strips]), mouth)
-        found = _enlarged(np.dstack([planes[..., :-1], np.ones_like(planes[..., :1])]), to_picture, len(picture))
+        gap = 0.0 if open_mouth is None else open_mouth.gap
+        depth = float(np.interp(gap, _OWN_GAP, (1.0, _OWN_DEPTH)))
+        texture = TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in strips]), mouth, depth, colourful)
+        opaque = np.dstack([planes[..., :-1], np.ones_like(planes[..., :1])])
+        found = _enlarged(texture._shaded(opaque), to_picture, len(picture))
         if found is not None:
             texture = texture._with_own(picture[found[0]], found[1])
         if open_mouth is not None:
             texture._own = find_upper_teeth(picture, _in_part(to_picture, len(picture)), planes.shape[:2], open_mouth)
         return texture
+
+    def _shaded(self, planes: np.ndarray) -> np.ndarray:
+        """`planes` (h, w, PLANES) whose colours of the mouth show its depth and the tongue."""
+        left, top, width, height = cv2.boundingRect((planes[..., MASKS - 1] > _HIDDEN).view(np.uint8))
+        part = slice(top, top + height), slice(left, left + width)
+        factors = interior(planes[part]) if width else None
+        if factors is None:
+            return planes
+        if self._colourful < 1:
+            grey = factors.mean(-1, keepdims=True)
+            factors = grey + np.float32(self._colourful) * (factors - grey)
+        result = planes.copy(order="K")  # a plane stays in one piece
+        result[part][..., MASKS + 7 : -1] += np.float32(self._depth) * factors
+        return result
 
     def _with_own(self, picture: np.ndarray, planes: np.ndarray) -> TeethTexture:
         """picture: the source's mouth, uint8 (h, w, 3); planes: (h, w, PLANES)."""
@@ -114,9 +158,10 @@ class TeethTexture:
         if rest.sum() > _WIDE * picture.shape[0] * picture.shape[1]:
             share = (np.log(levels / behind) * rest[..., None]).sum((0, 1)) / rest.sum()
             mouth = np.exp(np.clip(share, *_OWN_MOUTH))
+        kept = mouth, self._depth, self._colourful
         amount = sum(filled.sum() for _, filled in found)
         if amount < _TOO_FEW:
-            return TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in self._strips]), mouth)
+            return TeethTexture(np.stack([strip.transpose(2, 0, 1) for strip in self._strips]), *kept)
         rows = list(zip(found, self._strips, strict=True))
         tone = sum(((own - base[..., :3]) * filled[..., None]).sum((0, 1)) for (own, filled), base in rows) / amount
         tone = np.clip(tone, -_OWN_TONE, _OWN_TONE)
@@ -126,7 +171,7 @@ class TeethTexture:
             if amount >= _FEW:
                 colour += (own - colour) * filled[..., None]
             result.append(np.dstack([colour, base[..., 3]]).transpose(2, 0, 1))
-        return TeethTexture(np.stack(result), mouth)
+        return TeethTexture(np.stack(result), *kept)
 
     def _sampled(self, row: int, planes: np.ndarray) -> np.ndarray:
         """(h, w, 4) factors of the colour and opacity of a row at the coordinates in `planes`."""
@@ -159,6 +204,8 @@ def _texels(row: int, planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Column and line in the texture of a row, (h, w) float32 each."""
     height, width = STRIP
     u, v = planes[..., MASKS + 2 * row], planes[..., MASKS + 2 * row + 1]
+    if row == 0:
+        v = v - np.float32(_LOWERED)
     return (u + 1) * np.float32(width / 2) - np.float32(0.5), v * np.float32(height) - np.float32(0.5)
 
 

@@ -16,7 +16,8 @@ from inference.model.fast_unet import FastUNet
 from inference.model.load import TEETH, load_network
 from inference.model.teeth import MASKS, PLANES, PREFIX, SEEN, SMOOTH, STRIP, Teeth, TeethConfig, planes_of
 from inference.renderer import FaceRenderer
-from inference.teeth import TeethTexture
+from inference.teeth import TeethTexture, softened
+from inference.tongue import interior
 
 COUNT, SIDE = 36, 72
 TO_PICTURE = np.array([[1 / SIDE, 0, -0.5 + 0.5 / SIDE], [0, 1 / SIDE, -0.5 + 0.5 / SIDE]])  # the middle of a picture
@@ -76,7 +77,7 @@ def test_teeth_are_drawn_only_inside_the_lips() -> None:
 
 def test_what_is_not_teeth_shows_the_mouth() -> None:
     for found, made in ((planes(upper=-20.0), strips(8)), (planes(), strips(8, opacity=0.0))):
-        over = drawn(TeethTexture(made), found)[140:370, 140:370]
+        over = drawn(TeethTexture(made, depth=0.0), found)[140:370, 140:370]
         assert np.abs(over.astype(float) - (255 * 0.3 * np.array([0.8, 0.95, 0.95]) - 12.75)).max() < 1
 
 
@@ -122,6 +123,65 @@ def test_a_black_and_white_source_gets_grey_gums_and_mouth() -> None:
     closed = planes(inside=-20.0)
     over = drawn(TeethTexture(gums).of_source(red, TO_PICTURE, closed), planes())
     assert over[256, 256, 0] > 1.5 * over[256, 256, 1]
+
+
+# ---------------------------------------------------------------------------------------- the inside of the mouth
+
+
+def opened(gap: int, teeth: float = -20.0) -> np.ndarray:
+    """Planes of an oval mouth, open by so many pixels of the window. teeth: logit of lower teeth in its lowest rows."""
+    made, y, x = planes(upper=-20.0), *np.mgrid[:SIDE, :SIDE]
+    middle = SIDE / 2 - 0.5
+    made[..., MASKS - 1] = 20 * (1 - np.hypot((x - middle) / 25, (y - middle) / max(gap / 2, 0.1))).clip(-1, 1)
+    made[..., 1] = np.where(y > middle + gap / 2 - 4, teeth, -20.0)
+    return made
+
+
+@pytest.mark.parametrize("teeth", [-20.0, 20.0])
+def test_an_open_mouth_shows_a_tongue_and_is_dark_behind_it(teeth: float) -> None:
+    factors = interior(opened(28, teeth)).mean(-1)
+    back, tongue = factors[24:30, 30:42].mean(), factors[36:44, 30:42].mean()
+    assert back < -0.05
+    assert tongue > back + 0.5
+    assert np.abs(factors - factors[:, ::-1]).max() < 1e-3, "a mouth that is symmetric stays so"
+    near = np.abs(np.diff(factors, axis=0))[opened(28, teeth)[1:, :, MASKS - 1] > 0]
+    assert near.max() < 0.4, "without edges"
+
+
+def test_the_tongue_appears_smoothly_while_the_mouth_opens() -> None:
+    def factors(gap: float) -> np.ndarray:
+        found = interior(opened(gap))
+        return np.zeros((SIDE, SIDE, 3), np.float32) if found is None else found
+
+    assert interior(opened(1)) is None
+    assert interior(planes(inside=-20.0)) is None
+    inside = opened(2)[..., MASKS - 1] > 0
+    steps = [np.abs(factors(gap + 0.5) - factors(gap))[inside].max() for gap in np.arange(1, 30, 0.5)]
+    assert max(steps) < 0.25
+
+
+@pytest.mark.parametrize("gap", [3, 6, 20])
+def test_a_part_of_the_window_gives_the_same_tongue(gap: int) -> None:
+    found = opened(gap)
+    part = slice(SIDE // 2 - 15, SIDE // 2 + 15), slice(5, -5)
+    assert np.abs(interior(found[part]) - interior(found)[part]).max() < 0.02
+
+
+def test_the_mouth_of_a_black_and_white_source_is_shaded_without_colour() -> None:
+    grey = np.tile(np.array((120, 120, 120), np.uint8), (512, 512, 1))
+    found = opened(28)
+    texture = TeethTexture(strips(8)).of_source(grey, TO_PICTURE, found)
+    over = drawn(texture, found)[200:310, 200:310].astype(int)
+    assert np.ptp(over, axis=-1).max() <= 1
+    assert np.ptp(over[..., 0]) > 30
+
+
+def test_back_teeth_are_dark_and_without_gaps() -> None:
+    made = softened(strips(32))
+    for row in made[:, 0]:
+        assert np.ptp(row[:, :16]) < 0.3 * np.ptp(row[:, 120:136])
+        assert row[:, :16].mean() < row[:, 120:136].mean() - 0.15
+    assert np.array_equal(made[:, 3], strips(32)[:, 3])
 
 
 # ------------------------------------------------------------------------------------------------- the network
