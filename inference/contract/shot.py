@@ -33,7 +33,7 @@ from .rendered import is_complete
 # Version 2 adds the plate, layers and the size, version 3 `detail` and `added`. A shot that uses none of them is
 # written as version 1, so that earlier releases read it. Version 4 adds the display of the plate, version 5 references.
 FORMAT_VERSION = 5
-PICTURE_VERSION = 13  # increased when the same input gives other pixels; all frames are then rendered again
+PICTURE_VERSION = 14  # increased when the same input gives other pixels; all frames are then rendered again
 IMAGE_FORMATS = ("png", "exr")
 LAYERS = ("square", "matte", "plate", "pasted")
 FILLS_PICTURE = ("plate", "pasted")  # layers whose frames have the size of the source picture

@@ -8,7 +8,7 @@ order in which their networks take the pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ class CorrectionSource:
     picture: Tensor  # (N, 3, S, S)
     half: Tensor  # (N, 3, H, H), the picture at half size
     coefficients: Tensor  # (N, n) coefficients
-    motion: Tensor  # (N, fields, 2 H H), see `Refiner.motion_fields`
+    motion: Tensor  # (N, fields, 2 H H), see `Refiner.motion_fields`; a face moves within its `face_area` only
     inset_picture: Tensor  # (N, 3, R, R), the picture at the insets' resolution
     anchors: Tensor  # (N, 3, 2), see `inference.model.insets.InsetSource`
     anchor_motion: Tensor  # (N, fields, 2, 3), the same
@@ -70,18 +70,21 @@ class Correction:
         picture: (N, 3, S, S). inset_picture: (N, 3, R, R), the same at a resolution of up to 2 S, for the insets.
         """
         coefficients, motion = self.refiner.read(picture), self.refiner.motion_fields(picture)
+        anchors = coefficients[:, :0]
+        if self.insets is not None:
+            anchors, faces = self.insets.find_faces(picture)
+            motion = torch.where(self.refiner.rigid[:, None, None, None], motion, motion * faces[:, None, None])
         source = CorrectionSource(
             picture,
             average_pool(picture),
             coefficients,
             motion.flatten(2).contiguous(),
             inset_picture,
-            coefficients[:, :0],
-            coefficients[:, :0],
+            anchors,
+            anchors,
         )
         if self.insets is None:
             return source
-        anchors = self.insets.find_anchors(picture)
         inset_source = self.insets.prepare(inset_picture, motion, anchors)
         parts = zip(
             self.drawers,
@@ -94,16 +97,7 @@ class Correction:
             WindowSource(tuple(window), skin, *drawer.prepare(window_picture, skin))
             for drawer, window, window_picture, skin in parts
         )
-        return CorrectionSource(
-            picture,
-            source.half,
-            coefficients,
-            source.motion,
-            inset_picture,
-            anchors,
-            inset_source.anchor_motion,
-            insets,
-        )
+        return replace(source, anchor_motion=inset_source.anchor_motion, insets=insets)
 
     def correct(
         self,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..face.landmarks import eyes_and_mouth, find_landmarks, square_at
 from ..media.picture import from_network
+from .face_area import face_area
 from .readers.absolute import Reader, ReaderConfig
 from .refiner import FOUND, SMALL, UNet, pixel_positions, warped
 
@@ -286,9 +287,17 @@ class Insets(nn.Module):
 
         The reader gives an estimate, which the landmark network refines. Where it finds no face, the estimate is used.
         """
+        return self.find_faces(source)[0]
+
+    def find_faces(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """The anchors of pictures (N, 3, S, S), see `find_anchors`, and the areas of their faces (N, S / 2, S / 2).
+
+        The areas are those of `face_area`, 1 everywhere in a picture in which no face is found.
+        """
         estimate = self.read_anchors(source)
         pictures = zip(source.cpu(), estimate.cpu(), strict=True)  # a graphics card is waited for once
-        return torch.stack([_at_landmarks(*one) for one in pictures]).to(estimate)
+        anchors, areas = zip(*(_at_landmarks(*one) for one in pictures), strict=True)
+        return torch.stack(anchors).to(estimate), torch.stack(areas).to(estimate)
 
     def read_anchors(self, source: Tensor) -> Tensor:
         """The estimate of the anchors (N, 3, 2) by the reader alone."""
@@ -395,17 +404,19 @@ def _spacing(positions: Tensor) -> Tensor:
     return F.max_pool2d(squares, 3, stride=1, padding=1).sqrt()
 
 
-def _at_landmarks(picture: Tensor, estimate: Tensor) -> Tensor:
-    """The anchors (3, 2) of a picture (3, S, S) from its landmarks, computed on the CPU.
+def _at_landmarks(picture: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """The anchors (3, 2) and the face's area (S / 2, S / 2) of a picture (3, S, S) by its landmarks, on the CPU.
 
-    estimate: (3, 2), about where they are; returned if no face is found.
+    estimate: (3, 2), about where the anchors are; returned if no face is found.
     """
-    rgb, half = from_network(picture.numpy()), picture.shape[-1] / 2
+    side = picture.shape[-1]
+    rgb, half = from_network(picture.numpy()), side / 2
     eyes = (estimate[:2].double().numpy() + 1) * half - 0.5
     landmarks = find_landmarks(rgb, [square_at(eyes)], passes=3, lips=False)
     if landmarks.present[0] < 0.5:
-        return estimate
-    return torch.from_numpy((eyes_and_mouth(landmarks.points)[0] + 0.5) / half - 1).to(estimate)
+        return estimate, torch.ones(side // 2, side // 2)
+    anchors = torch.from_numpy((eyes_and_mouth(landmarks.points)[0] + 0.5) / half - 1).to(estimate)
+    return anchors, torch.from_numpy(face_area(landmarks.points[0], side, side // 2))
 
 
 def composite_insets(pictures: Tensor, insets: Sequence[PlacedInset]) -> Tensor:

@@ -386,7 +386,8 @@ def test_a_batch_is_drawn_on_one_device_without_waiting(
 @torch.inference_mode()
 def test_a_source_is_encoded_on_one_device(without_numbers: FaceRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
     card, size = without_numbers, without_numbers.config.size
-    monkeypatch.setattr(Insets, "find_anchors", Insets.read_anchors)  # landmarks are found on the CPU
+    faces = torch.ones(2, size // 2, size // 2, device="meta")  # landmarks are found on the CPU
+    monkeypatch.setattr(Insets, "find_faces", lambda self, source: (self.read_anchors(source), faces))
     # The median of the border is taken of a number of pixels that only the mask tells.
     monkeypatch.setattr(Inset, "border_skin", lambda self, own: own[:, :, 0, 0])
     pictures = torch.zeros(2, 3, size, size, device="meta")
