@@ -242,7 +242,7 @@ class _Recording:
         if clock.end == clock.start:
             raise EDTalkError(f"'{strip.name}' shows no frame of its movie.", "Move its handles.", "media")
         first, last = np.maximum(clock.seconds([clock.start, clock.end - 1]), 0.0).tolist()
-        timing = {"fps": None, "start": first, "end": last + 1 / (strip.fps or clock.fps)}
+        timing = {"fps": None, "start": first, "end": last + 1 / (sequencer.movie_fps(strip) or clock.fps)}
         return _Recording(
             footage.movie_path(strip), strip.name, clock.start, clock, sequencer.identity(strip), timing
         )  # fmt: skip
@@ -349,7 +349,7 @@ def match(
     elif source.type == "IMAGE":
         path = footage.picture_path(source, frame)
     else:
-        path, movie_fps = footage.movie_path(source), source.fps or sequencer.fps(scene)
+        path, movie_fps = footage.movie_path(source), sequencer.movie_fps(source) or sequencer.fps(scene)
         start = max(0, round(float(footage.time_map(scene, source).seconds(frame)) * movie_fps)) / movie_fps
     scene_name, uid = scene.name, obj.edtalk.uid
 

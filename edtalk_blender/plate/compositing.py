@@ -202,7 +202,7 @@ def _play_movie(
 ) -> None:
     """Make an image node play a movie as a movie strip does, with a keyed offset if the strip is retimed."""
     clock = footage.time_map(scene, movie)
-    shown = np.rint(dubbing.seconds(scene, movie, clock.frames) * (movie.fps or clock.fps)).astype(int)
+    shown = np.rint(dubbing.seconds(scene, movie, clock.frames) * (sequencer.movie_fps(movie) or clock.fps)).astype(int)
     path = node.path_from_id("frame_offset")
     curve = next((curve for curve in compat.fcurves(tree) if curve.data_path == path), None)
     node.use_auto_refresh = True

@@ -74,7 +74,7 @@ class Tracked:
 
 def seconds(scene: bpy.types.Scene, strip: bpy.types.MovieStrip, frames: Sequence[int] | np.ndarray) -> np.ndarray:
     """(T,) start times in seconds of the movie frames that a strip shows at scene frames (T,)."""
-    rate = strip.fps or sequencer.fps(scene)
+    rate = sequencer.movie_fps(strip) or sequencer.fps(scene)
     # The nearest frame, as in Blender.
     nearest_frames = np.floor(footage.time_map(scene, strip).seconds(frames) * rate + 0.5)
     return np.clip(nearest_frames, 0, footage.movie_frames(footage.movie_path(strip)) - 1) / rate
@@ -83,7 +83,7 @@ def seconds(scene: bpy.types.Scene, strip: bpy.types.MovieStrip, frames: Sequenc
 def is_frame_by_frame(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> bool:
     """Whether each scene frame shows the next movie frame; otherwise Blender may show a neighbouring one."""
     clock = footage.time_map(scene, strip)
-    movie_frames = clock.seconds(clock.frames) * (strip.fps or clock.fps)
+    movie_frames = clock.seconds(clock.frames) * (sequencer.movie_fps(strip) or clock.fps)
     return bool(np.abs(np.diff(movie_frames, prepend=movie_frames[:1] - 1) - 1).max(initial=0.0) < 1e-3)
 
 
@@ -123,7 +123,7 @@ def track(scene: bpy.types.Scene, face: CharacterSnapshot, strips: Sequence[bpy.
     """
     path = footage.movie_path(strips[0])
     file = _file(face, path)
-    rate = strips[0].fps or sequencer.fps(scene)
+    rate = sequencer.movie_fps(strips[0]) or sequencer.fps(scene)
     length = footage.movie_frames(path) / rate
     first, last = _span(scene, strips)
     if length <= _WHOLE:

@@ -63,7 +63,7 @@ def time_map(scene: bpy.types.Scene, strip: bpy.types.MovieStrip) -> TimeMap:
     rate, start = sequencer.fps(scene), compat.content_start(strip)
     cut = compat.strip_value(strip, "content_trim_start")
     content = max(movie_frames(movie_path(strip)) - cut - compat.strip_value(strip, "content_trim_end"), 1)
-    movie_rate = strip.fps or rate
+    movie_rate = sequencer.movie_fps(strip) or rate
     keys = compat.retiming(strip, content)
     if keys is None:  # the keys between the first and the last cannot be read
         keys = [(strip.retiming_keys[0].timeline_frame, 0.0), (strip.retiming_keys[-1].timeline_frame, float(content))]

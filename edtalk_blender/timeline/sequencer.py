@@ -7,6 +7,7 @@ copied and undone with the strip.
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,8 @@ APART = "edtalk_apart"  # of a face strip: the frame rates of plate and scene di
 STALE = "edtalk_stale"  # of a dialogue strip: part of it has no keys; of a face strip: its plate has changed
 GENERATED = "edtalk_generated"  # of a dialogue strip: its keys in the action have the type Generated
 LAST_CHANNEL = 128
+_MOST_RATES = 64
+_movie_rates: dict[tuple[str, int, int], float] = {}  # by file, time of its change and size
 
 
 # --- Identities
@@ -304,6 +307,32 @@ def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
     strip[TIME] = clock.to_json()
 
 
+def is_rendering() -> bool:
+    """Whether Blender renders in a thread."""
+    return bool(bpy.app.is_job_running("RENDER"))
+
+
+def movie_fps(strip: bpy.types.MovieStrip) -> float:
+    """Frames per second of a movie strip's file, 0 if unknown.
+
+    Blender opens the file for it, which takes up to 50 ms, and closes the one that is open. If a render reads that in
+    its thread, Blender hangs. So it is asked once for each file, and not during a render.
+    """
+    path = bpy.path.abspath(strip.filepath, library=strip.id_data.library)
+    try:
+        state = os.stat(path)
+    except OSError:
+        return 0.0
+    key = path, state.st_mtime_ns, state.st_size
+    if key not in _movie_rates:
+        if is_rendering():
+            return float(strip.elements[0].orig_fps) if len(strip.elements) else 0.0
+        if len(_movie_rates) >= _MOST_RATES:
+            _movie_rates.clear()
+        _movie_rates[key] = float(strip.fps)
+    return _movie_rates[key]
+
+
 def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     """A warning if a strip comes from a movie whose frame rate differs from the scene's, else "".
 
@@ -311,13 +340,13 @@ def frame_rate_note(scene: bpy.types.Scene, strip: bpy.types.Strip) -> str:
     """
     rate = fps(scene)
     if strip.type == "MOVIE":
-        return timemap.rate_mismatch(rate, strip.fps)
+        return timemap.rate_mismatch(rate, movie_fps(strip))
     if strip.type != "SOUND" or strip.sound is None:
         return ""
     path = audio.file_path(strip)
     for other in compat.strips(scene):
         if other.type == "MOVIE" and Path(bpy.path.abspath(other.filepath)) == path:
-            return timemap.rate_mismatch(rate, other.fps)
+            return timemap.rate_mismatch(rate, movie_fps(other))
     return ""
 
 

@@ -592,6 +592,7 @@ def after_reopening() -> Steps:
     yield from step("Its frames are there: scrub to frame 72", scrub(72), lambda: waiting() == 0, picture="reopened")
     stage.results["missing after reopening"] = waiting()
     lost = delete_pictures(10)
+    yield from save_file()  # scrubbing changed the file
     yield from step(
         "Delete 10 pictures, open the file again",
         open_file(),
