@@ -32,7 +32,7 @@ from .model.fast_detail import FastDetail, with_detail
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
 from .model.insets import PlacedInset, Window, composite_insets
-from .model.lids import lid_insets, lid_position_insets
+from .model.lids import lid_insets, lid_position_insets, with_moved_skin
 from .model.load import load_networks
 from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
@@ -480,9 +480,7 @@ class FaceRenderer:
         """
         batch = self._planned(sources, rows, {} if canvases is None else canvases, size, at_rest)
         plan = self._on_device(batch.plan)
-        drawn, insets = self._drawn(batch, plan)
-        if of_lids:
-            drawn = drawn._replace(places=self._positions_with_lids(batch, plan, drawn))
+        drawn, insets = self._drawn(batch, plan, of_lids)
         parts = (drawn.rgb, drawn.places, torch.sigmoid(drawn.logit[:, 0]))
         rgb, places, mask = (part.cpu().numpy() for part in parts)
         if of_lids:
@@ -510,8 +508,11 @@ class FaceRenderer:
         teeth = has_teeth and plan.strengths[0] is not None
         return PlannedBatch(plan, source, eyes, canvas, size or self.config.size, teeth)
 
-    def _drawn(self, batch: PlannedBatch, plan: Plan) -> tuple[Drawn, list[PlacedInset]]:
-        """The pictures of a batch, and the insets to composite over them. plan: that of the batch, on the device."""
+    def _drawn(self, batch: PlannedBatch, plan: Plan, of_lids: bool = False) -> tuple[Drawn, list[PlacedInset]]:
+        """The pictures of a batch, and the insets to composite over them.
+
+        plan: that of the batch, on the device. of_lids: see `_decode`.
+        """
         source, corrected, alpha = batch.source, batch.source.corrected, plan.alpha
         canvas = batch.canvas or self._decoder.canvas(source.generator, self._expression(plan))
         drawn = self._draw(source.generator, canvas, alpha)
@@ -522,7 +523,7 @@ class FaceRenderer:
         step, picture = _eye_step(batch.size), corrected.inset_picture
         if plan.turns is not None:  # the insets see the portrait with turned eyes, and are composited over them
             sheet = concatenated([eyes.sheet for eyes in batch.eyes])
-            picture = composite_insets(picture, turned_eyes(sheet, plan.turns, _eye_step(picture.shape[-1])))
+            picture = composite_insets(picture, turned_eyes(sheet, plan.turns, min(_eye_step(picture.shape[-1]), 2)))
         drawn, insets = self._correction.correct(
             replace(corrected, inset_picture=picture), drawn, alpha, plan.strengths, batch.teeth
         )
@@ -530,23 +531,15 @@ class FaceRenderer:
             return drawn, insets
         moved = drawn.places, corrected.anchors, self._correction.anchors_at(corrected, alpha)
         if plan.turns is not None:
-            insets = turned_eyes(sheet, plan.turns, step, *moved) + insets
+            insets = turned_eyes(sheet, plan.turns, min(step, 2), *moved) + insets
         if plan.lids is not None and plan.lid_turns is not None:
             parts = concatenated([eyes.lids for eyes in batch.eyes])
             insets = lid_insets(parts, plan.lids, plan.lid_turns, step, *moved) + insets
+            drawn = with_moved_skin(parts, plan.lids, drawn, *moved[1:])
+            if of_lids:
+                lids = lid_position_insets(parts, plan.lids, plan.lid_turns, *moved)
+                drawn = drawn._replace(places=composite_insets(drawn.places, lids))
         return drawn, insets
-
-    def _positions_with_lids(self, batch: PlannedBatch, plan: Plan, drawn: Drawn) -> Tensor:
-        """Sampling positions (N, 2, S, S) in the source, with those of lids that are drawn without a network."""
-        corrected = batch.source.corrected
-        if self._correction is None or corrected is None or plan.lids is None or plan.lid_turns is None:
-            return drawn.places
-        parts, anchors = (
-            concatenated([eyes.lids for eyes in batch.eyes]),
-            self._correction.anchors_at(corrected, plan.alpha),
-        )
-        moved = drawn.places, corrected.anchors, anchors
-        return composite_insets(drawn.places, lid_position_insets(parts, plan.lids, plan.lid_turns, *moved))
 
     def _expression(self, plan: Plan) -> Tensor:
         return plan.alpha[:, self.config.bank_slices.get("exp", slice(0))]
@@ -666,7 +659,7 @@ def _toned(pictures: list[np.ndarray], tones: Sequence[np.ndarray | None]) -> li
 
 def _eye_step(size: int) -> int:
     """Pixels of an eye's window per pixel that is drawn, for pictures of `size` pixels: more would not be seen."""
-    return 2 if size <= 2 * LARGE else 1
+    return 4 if size <= LARGE else 2 if size <= 2 * LARGE else 1
 
 
 def to_levels(rgb: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..face.eyelids import PIXEL, Eyelids, find_eyelids, window_of
 from ..face.landmarks import LEFT_LIDS, RIGHT_LIDS
 from .gaze import IRIS, SIZE, SURE, disc, find_iris, inpaint
 from .insets import DARKEST
+from .lid_skin import skin_fields
 
 CLEAR = 0.25  # smallest fit of the lids with which they are moved
 FAINTEST, STRONGEST = 0.45, 1.6  # of the logarithms by which lashes darken
@@ -46,6 +47,7 @@ class LidParts:
     lashes: Tensor
     heights: Tensor
     clear: Tensor
+    skin: Tensor
 
 
 def lid_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> LidParts:
@@ -63,7 +65,8 @@ def lid_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> LidPa
     windows, still, iris, lashes, heights = (
         torch.from_numpy(np.stack(part).astype(np.float32))[None] for part in zip(*parts, strict=True)
     )
-    return LidParts(windows, still, iris, lashes, heights, torch.tensor([[float(clear)]]))
+    skin = torch.from_numpy(skin_fields(len(fine), eyes, distance))[None] * float(clear)
+    return LidParts(windows, still, iris, lashes, heights, torch.tensor([[float(clear)]]), skin)
 
 
 def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, outer: int) -> tuple[np.ndarray, ...]:
@@ -189,7 +192,7 @@ def _without_iris(own: np.ndarray, inside: np.ndarray, iris: np.ndarray, radius:
 def _round_iris(own: np.ndarray, inside: np.ndarray, at: np.ndarray, radius: float) -> np.ndarray:
     """(*SIZE, 3) of 0..255: the iris, with what lids hide completed from its other side."""
     y, x = np.mgrid[: SIZE[0], : SIZE[1]].astype(np.float32)
-    shown = cv2.GaussianBlur(cv2.erode(inside, np.ones((3, 3))), (0, 0), 0.7) * disc(at, radius, 1)
+    shown = cv2.GaussianBlur(cv2.erode(inside, np.ones((3, 3))), (0, 0), 0.7) * disc(at, radius * 0.85, 1)
     result, known = own * shown[..., None], shown.copy()
     for rank, (flip_x, flip_y) in enumerate(((-1, -1), (1, -1), (-1, 1))):
         places = (at[0] + flip_x * (x - at[0])).astype(np.float32), (at[1] + flip_y * (y - at[1])).astype(np.float32)

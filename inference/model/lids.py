@@ -2,12 +2,14 @@
 
 A frame samples the parts of the eyes (`inference.model.lid_parts`) at the positions that the frame's motion gives:
 
-- the edge of the upper lid moves over the eye with its own lashes; above it lies the skin of the lid;
+- wide and squinting eyes move lids and the skin around them by fields of displacements (`inference.model.lid_skin`);
+- the edge of a closing upper lid moves over the eye with its own lashes; above it lies the skin of the lid;
 - lashes that point down appear as the lid closes, as dark as the edge of the lid is in the source;
-- the edge of the lower lid rises with its own skin;
+- in a blink, the edge of the lower lid rises a little with its own skin;
 - between the lids, the iris moves as in `inference.model.gaze`; the upper lid follows it up and down.
 
-The networks render the frame with the lids as they are in the source, and both eyes are composited over it. A source
+The networks render the frame with the lids as they are in the source. The frame is warped where the skin moves, and
+both eyes are composited over it. A source
 whose lids were not found keeps the lids of the insets.
 """
 
@@ -16,26 +18,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract.bank import Bank
+from .decoder import Drawn
 from .fast_gaze import inside_windows, moved_windows
 from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
 from .insets import DARKEST, PlacedInset, Window
 from .layout import constant
 from .lid_parts import ABOVE, BELOW, PARTS, LidParts
-from .refiner import warped
+from .lid_skin import combined
+from .refiner import pixel_positions, warped
 from .tensor_trees import expanded
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
 # Parts of the opening at a coefficient of 1, as in the face units of the heads that the bank is trained on.
 BLINK = 1.4  # by which a blink lowers the upper lid: the eye is closed from 0.71 on
-SQUINT = 0.38  # by which a squint raises the lower lid
 WIDE = 0.43  # by which wide eyes raise the upper lid
-LIMITS = (-0.45, 1.0), (-0.2, 0.6)  # of `LidMotion`: of the upper and of the lower lid
+LOWER = -0.2, 0.6  # limits of the lower lid's motion, see `LidMotion`
+WIDEST, SQUINTED = 1.3, (-0.5, 1.5)  # limits of `LidMotion.skin`
 FOLLOWED = 0.75, 0.3  # parts of the way of an iris that turns up or down that the upper and the lower lid go with it
+# Pixels below the source's upper lid: above the first, wide eyes are stretched, with a whole iris; below the second,
+# they are shown as in the source. It fades in with the coefficient, over WIDE_FIRST.
+UNCOVERED, WIDE_FIRST = (2.0, 6.0), 0.15
+FINEST = 2  # larger steps draw the means of pixels that are so many pixels of the window apart: else edges are jagged
 FIRST = 0.05  # part of the opening over which the drawing fades in
+# Pixels above the fitted lower edge that a squint raises with the lid, and the coefficient over which they are added.
+MARGIN, MARGIN_FIRST = 3.0, 0.15
 STRIP = 4.0, 9.0  # pixels above the upper edge that move rigidly with it, and up to which this fades
 SOFT = 1.4  # pixels over which an edge is blended
 UNITS = "eyeBlink", "eyeWide", "eyeSquint"  # ARKit units of one eye, without the side
@@ -70,13 +81,16 @@ class LidColumns:
 
 @dataclass(frozen=True)
 class LidMotion:
-    """How lids move, (N, 2) each, the right eye first, in parts of the opening.
+    """How lids move, the right eye first.
 
-    upper: down, 1 if the eye is closed, below 0 if it is wider open than in the source. lower: up, below 0 if down.
+    upper, lower: (N, 2), by how much the upper lid closes, 0..1, and by how much the lower lid rises, below 0 if it is
+    lowered; in parts of the opening. skin: (N, 2, 2), coefficients of wide and of squinting eyes, by which lids and the
+    skin around them move, see `inference.model.lid_skin`.
     """
 
     upper: Tensor
     lower: Tensor
+    skin: Tensor
 
 
 class MovedLids:
@@ -117,8 +131,28 @@ def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, h
     follow = shifts(turns)[:, 1:] * (SIZE[0] / 2) / heights.clamp(min=8.0)
     closed = blink.clamp(min=0.0)
     upper = blink + (1 - closed) * (FOLLOWED[0] * follow - WIDE * wide)
-    lower = RAISED * closed + (1 - closed) * (SQUINT * squint - FOLLOWED[1] * follow)
-    return LidMotion(upper.clamp(*LIMITS[0]), lower.clamp(*LIMITS[1]))
+    lower = RAISED * closed * (1 - squint.clamp(0.0, 1.0)) - (1 - closed) * FOLLOWED[1] * follow
+    skin = torch.stack([(-upper / WIDE).clamp(0.0, WIDEST), squint.clamp(*SQUINTED)], 2)
+    return LidMotion(upper.clamp(0.0, 1.0), lower.clamp(*LOWER), skin)
+
+
+def with_moved_skin(parts: LidParts, motion: LidMotion, drawn: Drawn, anchors: Tensor, moved: Tensor) -> Drawn:
+    """Pictures drawn by the networks, with the skin around the eyes moved. The eyes are to be composited over them.
+
+    anchors, moved: as for `fast_gaze.turned_eyes`.
+    """
+    if _stays(motion.skin):
+        return drawn
+    was, now = anchors[:, 1] - anchors[:, 0], moved[:, 1] - moved[:, 0]
+    square = was.square().sum(1)
+    cos = ((now * was).sum(1) / square)[:, None, None]
+    sin = ((now[:, 1] * was[:, 0] - now[:, 0] * was[:, 1]) / square)[:, None, None]
+    x, y = warped(combined(parts.skin, motion.skin), drawn.places).unbind(1)
+    shift = torch.stack([cos * x - sin * y, sin * x + cos * y], 1)
+    still = torch.cat(drawn, 1)
+    result = warped(still, pixel_positions(still.shape[-1], still.device) + shift)
+    result = torch.where((shift != 0).any(1, keepdim=True), result, still)  # the rest stays to the last bit
+    return Drawn(*result.split([part.shape[1] for part in drawn], 1))
 
 
 def lid_insets(
@@ -134,16 +168,25 @@ def lid_insets(
 
     parts: of one source, or of N. turns: (N, 2), see `lid_motion`. Other arguments as for `fast_gaze.turned_eyes`.
     """
-    eyes = _PlacedEyes.locate(parts, motion, turns, step, positions, anchors, moved)
+    eyes = _PlacedEyes.locate(parts, motion, turns, min(step, FINEST), positions, anchors, moved)
     at, under, beneath, strip, rows = eyes.at, eyes.under, eyes.beneath, eyes.strip, eyes.rows
     shift = eyes.by_eye(shifts(turns)[:, None]).mT[..., None, None]
     angle = torch.linalg.vector_norm(turns * constant(turns.device, YAW, PITCH), dim=1)
     turned = eyes.by_eye((angle / FIRST_TURN).clamp(max=1.0)[:, None])[:, None, :, None, None]
 
-    moved_at = torch.cat([at[:, :1], at[:, 1:] + rows * (2 / SIZE[0])], 1)
-    white, follows = _sampled(parts.still.flatten(0, 1)[:, :6], moved_at).split(3, 1)
-    iris, now = _sampled(parts.iris.flatten(0, 1), at - shift).split((3, 1), 1)
-    eye = torch.lerp(follows, white, turned).lerp_(iris, now * turned)
+    down = torch.cat([torch.zeros_like(rows), rows * (2 / SIZE[0])], 1)
+    still = parts.still.flatten(0, 1)
+    white, own = _sampled(still[:, :6], eyes.at_eye + down).split(3, 1)
+    follows = own if eyes.at_eye is at else _sampled(still[:, 3:6], at + down)
+    iris, now = _sampled(parts.iris.flatten(0, 1), eyes.at_iris - shift).split((3, 1), 1)
+    eye = own
+    if eyes.at_eye is not at:
+        # Wide eyes are stretched, but not their iris, and not what the source shows well below its lid.
+        there, edge = _sampled(still[:, 3:10], eyes.at_iris).split((3, 3, 1), 1)[::2]
+        shown = ((edge - UNCOVERED[0]) / (UNCOVERED[1] - UNCOVERED[0])).clamp_(0.0, 1.0)
+        unstretched = torch.lerp(own, iris, now).lerp_(there, shown)
+        eye = torch.lerp(own, unstretched, (eyes.wide / WIDE_FIRST).clamp(0.0, 1.0))
+    eye = torch.lerp(eye, torch.lerp(white, iris, now), turned)
     shadow = (eyes.down.abs() / 6).clamp_(max=1.0).mul_(0.35) * (under.clamp(min=0.0) / -4).exp_()
     eye.lerp_(constant(turns.device, -1.0), shadow)
     eye.lerp_(follows, (beneath / SOFT).add_(0.5).clamp_(0.0, 1.0))
@@ -161,7 +204,10 @@ def lid_insets(
     changed = torch.maximum(eyes.shift.abs(), torch.maximum(covered, 4 * dark))
     changed = torch.maximum(torch.maximum(changed, opened).clamp_(max=1.0).mul_(eyes.moves), opened * turned)
     alpha = eyes.area * changed
-    return eyes.insets(torch.cat([colour.mul_(alpha), alpha], 1))
+    drawn = torch.cat([colour.mul_(alpha), alpha], 1)
+    if step > FINEST:
+        drawn = F.avg_pool3d(drawn, (1, step // FINEST, step // FINEST))
+    return eyes.insets(drawn)
 
 
 def lid_position_insets(
@@ -185,16 +231,20 @@ def lid_position_insets(
 class _PlacedEyes:
     """Where the parts of both eyes lie in the windows of N pictures.
 
-    Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at:
-    x and y of positions in the source's window. own, skin, opening, covered, area: see `LidParts.still`, at these
-    positions. upper: see `LidMotion`. down: pixels by which the upper edge has moved. under, beneath: pixels below the
-    moved upper and lower edge. rows: pixels below the own position at which skin that moves along is sampled. strip:
-    share of it above the upper edge. over: 1 above the upper edge. moves: 0..1, share of the drawing.
+    Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at,
+    at_eye, at_iris: x and y of positions in the source's window, for skin that has moved by `LidMotion.skin`, for the
+    eye, stretched where lids uncover more of it, and for the eye and its iris where they are not stretched. own, skin,
+    opening, covered, area: see `LidParts.still`, at the positions of the skin. upper: see `LidMotion`. down: pixels by
+    which the upper edge has moved. under, beneath: pixels below the moved upper and lower edge. rows: pixels below the
+    own position at which skin that moves along is sampled. strip: share of it above the upper edge. over: 1 above the
+    upper edge. wide: see `LidMotion.skin`. moves: 0..1, share of the drawing.
     """
 
     sources: int
     windows: Tensor
     at: Tensor
+    at_eye: Tensor
+    at_iris: Tensor
     own: Tensor
     skin: Tensor
     opening: Tensor
@@ -207,6 +257,7 @@ class _PlacedEyes:
     rows: Tensor
     strip: Tensor
     over: Tensor
+    wide: Tensor
     moves: Tensor
 
     @staticmethod
@@ -224,40 +275,51 @@ class _PlacedEyes:
         device = turns.device
         y, x = ((torch.arange(size, device=device) * 2 + 1) / size - 1 for size in (height, width))
         pixels = torch.stack(torch.meshgrid(x, y, indexing="xy"))[None, :, None]  # (1, 2, 1, h, w)
-        windows, inside = expanded(parts.windows, count), pixels.expand(count, -1, 2, -1, -1)
+        windows = own_windows = expanded(parts.windows, count)
+        in_source = _in_picture(windows, pixels)
         if positions is not None and anchors is not None and moved is not None:
             windows = moved_windows(windows, anchors, moved)
-            middle, along, across = windows.permute(2, 0, 3, 1)[..., None, None]
-            in_picture = torch.addcmul(torch.addcmul(middle, along, pixels[:, :1]), across, pixels[:, 1:])
-            in_source = warped(positions, in_picture.flatten(2, 3)).view(count, 2, 2, height, width)
-            inside = inside_windows(expanded(parts.windows, count), in_source)
+            in_source = warped(positions, _in_picture(windows, pixels).flatten(2, 3)).view(count, 2, 2, height, width)
+        # The eye stays where a squint covers it, and is stretched where lids uncover more of it.
+        wide, squint = motion.skin.unbind(2)
+        stretching = torch.stack([wide, squint.clamp(max=0.0)], 2)
 
-        at = _by_eye(inside.transpose(1, 2), sources).transpose(1, 2).contiguous()
+        def in_window(places: Tensor) -> Tensor:
+            inside = inside_windows(own_windows, places).transpose(1, 2)
+            return _by_eye(inside, sources).transpose(1, 2).contiguous()
+
+        at = at_eye = at_iris = in_window(in_source)
+        if not _stays(motion.skin):
+            fields = (combined(parts.skin, skin) for skin in (motion.skin, stretching))
+            flat = in_source.flatten(2, 3)
+            at, at_eye = (in_window(in_source + warped(field, flat).view_as(in_source)) for field in fields)
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
         still = parts.still.flatten(0, 1)
         own, skin, edge, opening, covered, area = _sampled(still[:, PARTS[0] :], at).split(PARTS[1:], 1)
         area *= _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
 
-        closing = upper > 0
         raised = lower * opening
-        down = upper * torch.where(closing, opening - raised, opening)
+        down = upper * (opening - raised)
         under = edge - down
         beneath = edge - opening + raised
-        # An edge moves rigidly. Above a lid that opens, the skin is pushed together; an eye that opens is stretched.
-        pushed = (1 + under / (12 - 3 * down)).clamp_(0.0, 1.0)
-        above = -down * torch.where(closing, 1.0, pushed)
+        wide, squint = (_by_eye(part, sources)[:, None, :, None, None] for part in (wide, squint))
+        beneath += MARGIN * (squint / MARGIN_FIRST).clamp(0.0, 1.0)
+        # An edge moves rigidly. An eye whose lower lid is lowered is stretched.
         depth = (under / (under - beneath).clamp_(min=1.0)).clamp_(0.0, 1.0)
-        between = (-down).clamp_(min=0.0).lerp_(raised.clamp(max=0.0), depth)
+        between = raised.clamp(max=0.0) * depth
         below = raised * (1 - beneath / 22).clamp_(0.0, 1.0)
-        rows = torch.where(under < 0, above, torch.where(beneath > 0, below, between))
+        rows = torch.where(under < 0, -down, torch.where(beneath > 0, below, between))
         strip = ((STRIP[1] + under) / (STRIP[1] - STRIP[0])).clamp_(0.0, 1.0) * ((0.7 - upper) / 0.4).clamp(0.0, 1.0)
-        strip = torch.where(closing, strip, 1.0)
         over = (0.5 - under / SOFT).clamp_(0.0, 1.0)
-        moves = (torch.maximum(upper.abs(), lower.abs()) / FIRST).clamp(max=1.0)
+        moves = (torch.maximum(torch.maximum(upper, lower.abs()), torch.maximum(squint.abs(), wide)) / FIRST).clamp(
+            max=1.0
+        )
         return _PlacedEyes(
             sources,
             windows,
             at,
+            at_eye,
+            at_iris,
             own,
             skin,
             opening,
@@ -270,6 +332,7 @@ class _PlacedEyes:
             rows,
             strip,
             over,
+            wide,
             moves,
         )
 
@@ -295,6 +358,17 @@ class _PlacedEyes:
         of_frames = drawn.unflatten(0, (self.sources, 2)).permute(1, 0, 3, 2, 4, 5).flatten(1, 2)
         middle, along, down = self.windows.unbind(2)
         return [PlacedInset(Window(middle[:, eye], along[:, eye], down[:, eye]), of_frames[eye]) for eye in (0, 1)]
+
+
+def _in_picture(windows: Tensor, pixels: Tensor) -> Tensor:
+    """Places (N, 2, 2, h, w), x and y of both eyes, of positions `pixels` (1, 2, 1, h, w) in windows (N, 2, 3, 2)."""
+    middle, along, down = windows.permute(2, 0, 3, 1)[..., None, None]
+    return torch.addcmul(torch.addcmul(middle, along, pixels[:, :1]), down, pixels[:, 1:])
+
+
+def _stays(skin: Tensor) -> bool:
+    """Whether no skin moves, see `LidMotion.skin`. On a graphics card False, because it would have to be waited for."""
+    return skin.device.type == "cpu" and not bool(skin.any())
 
 
 def _by_eye(frames: Tensor, sources: int) -> Tensor:

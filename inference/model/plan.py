@@ -73,12 +73,13 @@ class Plan:
         turns = None if self.turns is None else next(parts)
         lids, lid_turns = None, None
         if self.lids is not None:
-            lids, lid_turns = LidMotion(next(parts), next(parts)), next(parts)
+            lids = LidMotion(next(parts), next(parts), next(parts).unflatten(1, (2, 2)))
+            lid_turns = next(parts)
         strengths = (None if part is None else next(parts)[:, :, None, None] for part in self.strengths)
         return Plan(alpha, turns, lids, lid_turns, tuple(strengths), self.closing)
 
     def _parts(self) -> list[Tensor]:
-        lids = [] if self.lids is None else [self.lids.upper, self.lids.lower, self.lid_turns]
+        lids = [] if self.lids is None else [self.lids.upper, self.lids.lower, self.lids.skin, self.lid_turns]
         return [part for part in (self.alpha, self.turns, *lids, *self.strengths) if part is not None]
 
 

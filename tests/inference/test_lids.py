@@ -155,10 +155,42 @@ def test_nothing_beside_the_eyes_changes(renderer, parts):
         x, y = (middle + 1) * 256
         across, height = 256 * abs(along[0]) + 2, 256 * abs(down[1]) + 2
         near[int(y - height) : int(y + height) + 1, int(x - across) : int(x + across) + 1] = True
-    for motion in ({"eyeBlink": 1.0}, {"eyeWide": 1.0}, {"eyeSquint": 1.0}, {"eyePitch": 1.0}):
-        change = abs(drawn(renderer, **motion) - rest).max(2)
-        assert change[near].max() > 20, motion
-        assert change[~near].max() == 0, motion
+    skin = [
+        cv2.dilate((parts.skin[0, :, unit] != 0).any(0).any(0).numpy().view(np.uint8), np.ones((9, 9)))
+        for unit in (0, 1)
+    ]
+    wide, squint = (near | (cv2.resize(field, (512, 512)) > 0) for field in skin)
+    motions = {"eyeBlink": near, "eyePitch": near, "eyeWide": wide, "eyeSquint": squint}
+    for name, area in motions.items():
+        change = abs(drawn(renderer, **{name: 1.0}) - rest).max(2)
+        assert change[area].max() > 20, name
+        assert change[~area].max() == 0, name
+
+
+def test_a_squint_raises_the_cheek_and_wide_eyes_the_upper_lid(renderer, parts, landmarks):
+    points = landmarks.points[0]
+    eyes, distance = points[:2], np.linalg.norm(points[1] - points[0])
+
+    def shift(below, **motion):
+        """Eye distances by which skin below the middle of each eye is moved down."""
+        rest, moved = (renderer.places(renderer.moved(one))[0] for one in ({}, motion))
+        x, y = (((eyes + np.array([0, below * distance])) / 4).round().astype(int)).T
+        return (rest - moved)[1, y, x] * 256 / distance
+
+    assert (shift(0.2, eyeSquint=1.0) < -0.03).all()
+    assert (shift(0.5, eyeSquint=1.0) < -0.01).all()
+    assert (shift(-0.3, eyeSquint=1.0) == 0).all()
+    np.testing.assert_allclose(shift(0.2, eyeSquint=0.5), shift(0.2, eyeSquint=1.0) / 2, atol=0.01)
+    assert (shift(-0.15, eyeWide=1.0) < -0.03).all()
+    assert (shift(0.2, eyeWide=1.0) == 0).all()
+
+
+def test_the_skin_of_a_frame_does_not_depend_on_those_rendered_with_it(renderer):
+    amounts = {"eyeSquint": np.array([0.0, 1.0, 0.0]), "eyeBlink": np.array([0.3, 0.3, 0.0])}
+    together = list(renderer.render(renderer.moved(amounts)))
+    for row in (0, 2):
+        alone = renderer.moved({name: values[row] for name, values in amounts.items()})
+        np.testing.assert_array_equal(next(iter(renderer.render(alone))), together[row])
 
 
 def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
@@ -171,7 +203,8 @@ def test_wide_eyes_show_more_and_a_look_down_less(renderer, openings):
     alpha[2, renderer.bank.names.index("eyeWide")] = 1.0
     motion = lid_motion(columns, alpha, own, turns, parts.heights)
     assert (motion.upper[0] > 0.15).all()
-    assert (motion.upper[1:] < -0.1).all()
+    assert (motion.skin[1:, :, 0] > 0.25).all()
+    assert not motion.skin[:, :, 1].any()
 
 
 def test_a_blink_closes_eyes_that_were_read_as_nearly_closed(bank):
@@ -256,11 +289,13 @@ def test_sampling_positions_follow_the_lids(renderer, parts):
     for middle, along, down in parts.windows[0].numpy() * size / 2:
         middle, x, y = middle + size / 2, abs(along[0]) + 1, abs(down[1]) + 1
         near[int(middle[1] - y) : int(middle[1] + y) + 1, int(middle[0] - x) : int(middle[0] + x) + 1] = True
-    for moved, sign in ((closing, -1), (opening, 1)):
+    field = (parts.skin[0, :, 0] != 0).any(0).any(0).numpy().view(np.uint8)
+    wide = near | (cv2.dilate(field, np.ones((3, 3))) > 0)  # it is interpolated between pixels
+    for moved, sign, area in ((closing, -1, near), (opening, 1, wide)):
         shift = (moved - rest) * size / 2
         assert sign * shift[1][near].sum() > 0
         assert 0.5 < abs(shift[1][near]).max() < 6, "pixels; the opening is about five high"
-        np.testing.assert_array_equal(shift[:, ~near], 0)
+        np.testing.assert_array_equal(shift[:, ~area], 0)
 
 
 def test_the_edge_of_a_closed_lid_is_that_of_the_open_one(renderer, parts):
