@@ -20,19 +20,21 @@ _EYES = (  # landmarks: centre, left and right corner, iris
     (0, [RIGHT_LIDS[0], RIGHT_LIDS[4]], NAMES.index("irisRight")),
     (1, [LEFT_LIDS[4], LEFT_LIDS[0]], NAMES.index("irisLeft")),
 )
-_SIZE = 100, 136  # height and width of the window that is searched
-_SOFT = 1.3  # sigma in pixels with which the window is smoothed
+_SEARCH_SIZE = 100, 136  # height and width of the window that is searched
+_SMOOTHING = 1.3  # sigma in pixels with which the window is smoothed
 # A curve's parameters: x and y of the left and right end, height and skew of the upper and of the lower lid. Their
-# usual values, relative to the iris's centre, and deviations, in its radii.
-_USUAL = np.array([-2.35, 0.35, 2.35, 0.35, 1.05, 0.0, 0.6, 0.0])
-_VARIES = np.array([0.45, 0.35, 0.45, 0.35, 0.3, 0.15, 0.2, 0.2])
-_OFF = np.array([[-6.0, -4.0], [6.0, -4.0]])  # pixels from the corners of the landmarks to the left and right one
-_UPPER_AT, _LOWER_AT = (-0.72, 0.22), (0.98, 0.16)  # where the lids cross the iris: mean and deviation, in radii
-_SCALES = 0.85, 0.95, 1.05, 1.15  # radii of the iris that are tried, in RADIUS
-_IRISES, _APART = 4, 4.0  # places of the iris that are tried, and pixels between them
-_DARK = 0.6, 0.9  # lightness, as a share of the skin's, up to which and from which on something is no lash
-_LEFT = 0.6  # weight of what is left of the eye outside the lids
-_STEPS, _KEPT, _TRIED = 10, 24, 5  # of the search: steps, best candidates, and new ones around each of them
+# prior, relative to the iris's centre and in its radii: mean and deviation.
+_PRIOR_MEAN = np.array([-2.35, 0.35, 2.35, 0.35, 1.05, 0.0, 0.6, 0.0])
+_PRIOR_DEVIATION = np.array([0.45, 0.35, 0.45, 0.35, 0.3, 0.15, 0.2, 0.2])
+# Pixels from the corners of the landmarks to the left and right one.
+_CORNER_OFFSETS = np.array([[-6.0, -4.0], [6.0, -4.0]])
+# Where the lids cross the iris: mean and deviation, in radii.
+_UPPER_CROSSING, _LOWER_CROSSING = (-0.72, 0.22), (0.98, 0.16)
+_RADIUS_SCALES = 0.85, 0.95, 1.05, 1.15  # radii of the iris that are tried, in RADIUS
+_IRIS_CANDIDATES, _IRIS_SPACING = 4, 4.0  # places of the iris that are tried, and pixels between them
+_LASH_LIGHTNESS = 0.6, 0.9  # lightness, as a share of the skin's, up to which and from which on something is no lash
+_OUTSIDE_WEIGHT = 0.6  # weight of what is left of the eye outside the lids
+_STEPS, _KEPT, _VARIATIONS = 10, 24, 5  # of the search: steps, best candidates, and new ones around each of them
 
 
 Height: TypeAlias = float | np.ndarray
@@ -78,7 +80,11 @@ def find_eyelids(picture: np.ndarray, points: np.ndarray) -> tuple[Eyelids, Eyel
     across = (points[1] - points[0]).astype(np.float64)
     distance = max(float(np.hypot(*across)), 1e-6)
     right, left = (
-        _fitted(*window_of(picture, points[centre], across / distance, distance, _SIZE), points[corners], points[iris])
+        _fitted(
+            *window_of(picture, points[centre], across / distance, distance, _SEARCH_SIZE),
+            points[corners],
+            points[iris],
+        )
         for centre, corners, iris in _EYES
     )
     return right, left
@@ -106,19 +112,19 @@ def into_window(to_picture: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _fitted(window: np.ndarray, to_picture: np.ndarray, corners: np.ndarray, iris: np.ndarray) -> Eyelids:
-    smooth = cv2.GaussianBlur(window.astype(np.float32) / 255, (0, 0), _SOFT)
+    smooth = cv2.GaussianBlur(window.astype(np.float32) / 255, (0, 0), _SMOOTHING)
     light = np.log(smooth @ np.array([0.3, 0.55, 0.15], np.float32) + 0.06)
     near = into_window(to_picture, iris) - (0, 3)  # the network places irises below their centre
     colour = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB)
     # The network places corners too close to each other, and too low.
-    seen = into_window(to_picture, corners) + _OFF
+    seen = into_window(to_picture, corners) + _CORNER_OFFSETS
     irises, searched = _find_irises(light, near), []
     for _, centre, radius in irises:
-        usual = _USUAL.copy()
-        usual[:4] = (usual[:4] + ((seen - centre) / radius).ravel()) / 2
-        searched.append((_Evidence(light, colour, centre, radius), usual))
-    less = np.array([irises[0][0] - contrast for contrast, _, _ in irises])
-    number, best, fit = _search(searched, less)
+        prior = _PRIOR_MEAN.copy()
+        prior[:4] = (prior[:4] + ((seen - centre) / radius).ravel()) / 2
+        searched.append((_CurveScore(light, colour, centre, radius), prior))
+    contrast_deficit = np.array([irises[0][0] - contrast for contrast, _, _ in irises])
+    number, best, fit = _search(searched, contrast_deficit)
     contrast, centre, radius = irises[number]
     ends = centre + best[:4].reshape(2, 2) * radius
     upper, lower = ((float(best[at] * radius), float(best[at + 1])) for at in (4, 6))
@@ -131,11 +137,11 @@ def _find_irises(light: np.ndarray, near: np.ndarray) -> list[tuple[float, np.nd
     There are several because lashes are dark as well, and light irises with a highlight are not.
     """
     y, x = np.mgrid[: light.shape[0], : light.shape[1]]
-    unlikely = 0.25 * (((x - near[0]) / 16) ** 2 + ((y - near[1]) / 12) ** 2)
+    distance_cost = 0.25 * (((x - near[0]) / 16) ** 2 + ((y - near[1]) / 12) ** 2)
     low, high = np.quantile(light, (0.02, 0.85))
     tone = np.clip((light - low) / max(float(high - low), 0.05), 0, 1.2).astype(np.float32)
     contrasts = []
-    for scale in _SCALES:
+    for scale in _RADIUS_SCALES:
         radius = RADIUS * scale
         reach = int(np.ceil(radius * 1.6))
         down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1] / radius
@@ -152,17 +158,17 @@ def _find_irises(light: np.ndarray, near: np.ndarray) -> list[tuple[float, np.nd
             for seen, area in zip((np.minimum(tone, 0.6), tone, tone, tone), areas, strict=True)  # highlights are light
         )
         contrast = 0.5 * np.minimum(one, other) + 0.25 * np.maximum(one, other) + 0.25 * below - dark
-        contrasts.append(contrast - unlikely - 0.3 * abs(scale - 1))
+        contrasts.append(contrast - distance_cost - 0.3 * abs(scale - 1))
     remaining, found = np.stack(contrasts), []
-    for _ in range(_IRISES):
+    for _ in range(_IRIS_CANDIDATES):
         scale, row, column = (int(at) for at in np.unravel_index(int(remaining.argmax()), remaining.shape))
         centre = np.array([column, row], np.float64)
-        found.append((float(remaining[scale, row, column]), centre, RADIUS * _SCALES[scale]))
-        remaining[:, np.hypot(x - column, y - row) < _APART] = -np.inf
+        found.append((float(remaining[scale, row, column]), centre, RADIUS * _RADIUS_SCALES[scale]))
+        remaining[:, np.hypot(x - column, y - row) < _IRIS_SPACING] = -np.inf
     return found
 
 
-class _Evidence:
+class _CurveScore:
     """How well curves agree with a window.
 
     light: (h, w), logarithms. colour: (h, w, 3), Lab. centre, radius: of the iris.
@@ -174,17 +180,19 @@ class _Evidence:
         y, x = (y - centre[1]) / radius, np.abs(x - centre[0]) / radius
         below = (y > 1.7) & (y < 3.2) & (x < 2.5)
         skin = np.median(colour[below] if below.sum() > 50 else colour.reshape(-1, 3), 0)
-        foreign = np.tanh(np.sqrt(np.square((colour - skin) / (12, 5, 5)).sum(2)) / 2)
+        not_skin = np.tanh(np.sqrt(np.square((colour - skin) / (12, 5, 5)).sum(2)) / 2)
         hue = np.tanh(np.sqrt(np.square(colour[..., 1:] - skin[1:]).sum(2)) / 10)
-        of_eye = hue * np.clip((colour[..., 0] / max(float(skin[0]), 1.0) - _DARK[0]) / (_DARK[1] - _DARK[0]), 0, 1)
+        dark, light_enough = _LASH_LIGHTNESS
+        lightness = colour[..., 0] / max(float(skin[0]), 1.0)
+        eye_colour = hue * np.clip((lightness - dark) / (light_enough - dark), 0, 1)
         light = light / max(float(light.std()), 0.15)
-        # [0]: lighter above than below. [1]: foreign above, skin below. [2]: foreign. [3]: foreign in hue and not dark,
-        # as the white and light irises are, but not lashes.
+        # [0]: lighter above than below. [1]: no skin above, skin below. [2]: no skin. [3]: not the hue of skin, and not
+        # dark, as the white and light irises are, but not lashes.
         edges = (
-            np.tanh(1.2 * (_moved(light, 3) - _moved(light, -2))),
-            _moved(foreign, 2) - _moved(foreign, -3),
-            foreign,
-            of_eye,
+            np.tanh(1.2 * (_shifted_down(light, 3) - _shifted_down(light, -2))),
+            _shifted_down(not_skin, 2) - _shifted_down(not_skin, -3),
+            not_skin,
+            eye_colour,
         )
         self.maps = [edge.astype(np.float32) for edge in edges]
         self.along = np.linspace(-1, 1, 25)
@@ -208,12 +216,12 @@ class _Evidence:
         outside = outside + self._mean(3, x, upper - 5 / self.radius)
         at = np.clip(-left / (right - left), 0, 1) * (len(self.along) - 1)  # the curves below and above the centre
         index, part = np.minimum(at.astype(int), len(self.along) - 2), at % 1
-        crossed = 0.0
-        for curve, (usual, varies) in ((upper, _UPPER_AT), (lower, _LOWER_AT)):
+        crossing_cost = 0.0
+        for curve, (prior, spread) in ((upper, _UPPER_CROSSING), (lower, _LOWER_CROSSING)):
             one, other = (np.take_along_axis(curve, index + step, 1) for step in (0, 1))
-            crossed = crossed + (((one + (other - one) * part)[:, 0] - usual) / varies) ** 2
-        unusual = np.square((candidates - expected) / _VARIES).sum(1)
-        return top + 0.8 * bottom + 0.8 * (inside - beside) - 0.035 * crossed - 0.03 * unusual, outside
+            crossing_cost = crossing_cost + (((one + (other - one) * part)[:, 0] - prior) / spread) ** 2
+        prior_cost = np.square((candidates - expected) / _PRIOR_DEVIATION).sum(1)
+        return top + 0.8 * bottom + 0.8 * (inside - beside) - 0.035 * crossing_cost - 0.03 * prior_cost, outside
 
     def _mean(self, number: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(K,) mean of a map along curves (K, n)."""
@@ -224,38 +232,40 @@ class _Evidence:
         return cv2.remap(self.maps[number], *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) @ self.weight
 
 
-def _moved(values: np.ndarray, rows: int) -> np.ndarray:
+def _shifted_down(values: np.ndarray, rows: int) -> np.ndarray:
     """What lies `rows` above each pixel."""
     return np.roll(values, rows, 0)
 
 
-def _search(searched: list[tuple[_Evidence, np.ndarray]], less: np.ndarray) -> tuple[int, np.ndarray, float]:
+def _search(
+    searched: list[tuple[_CurveScore, np.ndarray]], contrast_deficit: np.ndarray
+) -> tuple[int, np.ndarray, float]:
     """The best of random candidates, which are drawn ever closer around the best ones so far.
 
-    searched: evidence and usual parameters for each place of the iris. less: (n,), by which the contrast of an iris is
-    below the best one's. Returns the number of the place, (8,) parameters, and `Eyelids.fit`.
+    searched: score of curves and prior mean for each place of the iris. contrast_deficit: (n,), by which the contrast
+    of an iris is below the best one's. Returns the number of the place, (8,) parameters, and `Eyelids.fit`.
     """
     drawn = np.random.default_rng(0)
-    start = np.concatenate([np.zeros((1, 8)), drawn.normal(size=(240, 8)) * _VARIES])
+    start = np.concatenate([np.zeros((1, 8)), drawn.normal(size=(240, 8)) * _PRIOR_DEVIATION])
     places = np.repeat(np.arange(len(searched)), len(start))
-    candidates = np.concatenate([usual + start for _, usual in searched])
+    candidates = np.concatenate([prior + start for _, prior in searched])
     values = _values(searched, places, candidates)
     for step in range(_STEPS):
-        best = np.argsort(less[places] + _LEFT * values[1] - values[0], kind="stable")[:_KEPT]
-        of_new = places[best].repeat(_TRIED)
-        new = candidates[best].repeat(_TRIED, 0)
-        new = new + drawn.normal(size=new.shape) * _VARIES * (0.5 * 0.72**step)
+        best = np.argsort(contrast_deficit[places] + _OUTSIDE_WEIGHT * values[1] - values[0], kind="stable")[:_KEPT]
+        of_new = places[best].repeat(_VARIATIONS)
+        new = candidates[best].repeat(_VARIATIONS, 0)
+        new = new + drawn.normal(size=new.shape) * _PRIOR_DEVIATION * (0.5 * 0.72**step)
         values = np.concatenate([values[:, best], _values(searched, of_new, new)], 1)
         candidates, places = np.concatenate([candidates[best], new]), np.concatenate([places[best], of_new])
-    found = int((values[0] - _LEFT * values[1] - less[places]).argmax())
+    found = int((values[0] - _OUTSIDE_WEIGHT * values[1] - contrast_deficit[places]).argmax())
     return int(places[found]), candidates[found], float(values[0, found])
 
 
-def _values(searched: list[tuple[_Evidence, np.ndarray]], places: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """(2, K): what `_Evidence` returns for candidates (K, 8) with these places (K,) of the iris."""
+def _values(searched: list[tuple[_CurveScore, np.ndarray]], places: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """(2, K): what `_CurveScore` returns for candidates (K, 8) with these places (K,) of the iris."""
     values = np.empty((2, len(candidates)))
-    for number, (evidence, usual) in enumerate(searched):
+    for number, (curve_score, prior) in enumerate(searched):
         mine = places == number
         if mine.any():
-            values[:, mine] = evidence(candidates[mine], usual)
+            values[:, mine] = curve_score(candidates[mine], prior)
     return values

@@ -19,26 +19,29 @@ from .gaze import IRIS, SIZE, SURE, disc, find_iris, inpaint
 from .insets import DARKEST
 from .lid_skin import skin_fields
 
-CLEAR = 0.25  # smallest fit of the lids with which they are moved
-FAINTEST, STRONGEST = 0.45, 1.6  # of the logarithms by which lashes darken
-SHARPENED = 2.0  # largest factor by which lashes are darkened to make up for their softness
-BELOW, ABOVE = 12, 6  # pixels of the lashes' chart below and above the edge of the lid
-LOWEST, TALLEST = 4, 18  # pixels above the upper lid's edge that a closing lid covers at least, and at most
-TIPS = 7, 11  # pixels above these in which the tips of lashes are removed, fading
-LINE = 0.06, 0.16  # of the logarithms by which thin lines are darker than what is around them: skin, and tips of lashes
-PARTS = 3, 3, 3, 1, 1, 1, 1  # channels of `LidParts.still`
+LEAST_FIT = 0.25  # smallest fit of the lids with which they are moved
+LEAST_DARKENING, MOST_DARKENING = 0.45, 1.6  # of the logarithms by which lashes darken
+MOST_SHARPENING = 2.0  # largest factor by which lashes are darkened to make up for their softness
+CHART_BELOW, CHART_ABOVE = 12, 6  # pixels of the lashes' chart below and above the edge of the lid
+# Pixels above the upper lid's edge that a closing lid covers at least, and at most.
+LEAST_LASH_HEIGHT, MOST_LASH_HEIGHT = 4, 18
+TIP_FADE = 7, 11  # pixels above these in which the tips of lashes are removed, fading
+# Logarithms by which thin lines are darker than what is around them: on skin, and in tips of lashes.
+LINE_CONTRAST = 0.06, 0.16
+STILL_CHANNELS = 3, 3, 3, 1, 1, 1, 1  # channels of `LidParts.still`
 
 
 @dataclass(frozen=True)
 class LidParts:
     """The eyes of N sources, two each, the right one first. h, w: `SIZE`, a window's pixels.
 
-    windows: (N, 2, 3, 2), middle, along and down of each eye's `Window`. still: (N, 2, C, h, w) with `PARTS`: the eye
-    without iris, the eye as it is, the skin of the closed lid, all in [-1, 1]; pixels below the edge of the upper lid;
-    height of the opening in pixels; what a closing lid covers, 0..1; alpha of the drawing. iris: (N, 2, 4, h, w),
-    colour and alpha. lashes: (N, 2, 1, ABOVE + BELOW, w), logarithms by which the lashes of a closed eye darken, by
-    distance from the edge of the lid. heights: (N, 2), of the openings in pixels. clear: (N, 1), 1 if the lids were
-    found, else 0.
+    windows: (N, 2, 3, 2), middle, along and down of each eye's `Window`. still: (N, 2, C, h, w) with
+    `STILL_CHANNELS`: the eye without iris, the eye as it is, the skin of the closed lid, all in [-1, 1]; pixels below
+    the edge of the upper lid; height of the opening in pixels; what a closing lid covers, 0..1; alpha of the drawing.
+    iris: (N, 2, 4, h, w), colour and alpha. lashes: (N, 2, 1, CHART_ABOVE + CHART_BELOW, w), logarithms by which the
+    lashes of a closed eye darken, by distance from the edge of the lid. heights: (N, 2), of the openings in pixels.
+    clear: (N, 1), 1 if the lids were found, else 0. skin: (N, 2, 2, 2, FIELD, FIELD), see `lid_skin.skin_fields`; 0 if
+    the lids were not found.
     """
 
     windows: Tensor
@@ -61,7 +64,7 @@ def lid_parts(fine: np.ndarray, points: np.ndarray, spread: np.ndarray) -> LidPa
     eyes = find_eyelids(fine, points)
     parts = [_parts(fine, eye, across / distance, distance, outer) for eye, outer in zip(eyes, (-1, 1), strict=True)]
     sure = max(spread[lids].mean() for lids in (RIGHT_LIDS, LEFT_LIDS)) <= SURE * 2 * IRIS * distance
-    clear = sure and min(eye.fit for eye in eyes) >= CLEAR
+    clear = sure and min(eye.fit for eye in eyes) >= LEAST_FIT
     windows, still, iris, lashes, heights = (
         torch.from_numpy(np.stack(part).astype(np.float32))[None] for part in zip(*parts, strict=True)
     )
@@ -81,48 +84,48 @@ def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, o
     lower = lower + 2 * np.clip((lower - upper) / 8, 0, 1)  # so that nothing of the eye remains below a closed lid
     iris = eye.iris - shift
     # The curve follows the upper side of the lid's edge, but the edge itself moves with the lid.
-    base = _lid_skin(own, y - upper, np.broadcast_to(lower - upper, SIZE))[1]
-    upper = upper + np.minimum(_thickness(own, base, upper, iris, eye.radius), (lower - upper) / 3)
+    base = _closed_lid_skin(own, y - upper, np.broadcast_to(lower - upper, SIZE))[1]
+    upper = upper + np.minimum(_edge_thickness(own, base, upper, iris, eye.radius), (lower - upper) / 3)
     edge, opening = y - upper, np.broadcast_to(lower - upper, SIZE)
     inside = (_ramp(edge - 1, 2) * _ramp(opening - edge - 2, 2)).astype(np.float32)
     iris, radius = find_iris(own, inside, iris, eye.radius)
-    reaches = _reaches(own, base, upper)
-    skin, base = _lid_skin(own, edge, opening, reaches)
-    covered = _smooth((edge + reaches + 5) / 5)
-    left, clean = _lashes_left(own, edge + reaches)
+    lash_heights = _lash_heights(own, base, upper)
+    skin, base = _closed_lid_skin(own, edge, opening, lash_heights)
+    covered = _smoothstep((edge + lash_heights + 5) / 5)
+    left, clean = _lash_tips(own, edge + lash_heights)
     skin = clean + (skin - clean) * covered[..., None]
     length = eye.ends[1, 0] - eye.ends[0, 0]
     still = np.dstack([
         _without_iris(own, inside, iris, radius) / 127.5 - 1, own / 127.5 - 1, skin / 127.5 - 1, edge, opening,
-        np.maximum(covered, left), _area(edge, opening, length),
+        np.maximum(covered, left), _feather(edge, opening, length),
     ])  # fmt: skip
     colour = np.dstack([_round_iris(own, inside, iris, radius) / 127.5 - 1, disc(iris, radius * 1.06, 1.5)])
     place, size = (centre + 0.5) * 2 / len(fine) - 1, PIXEL * distance / len(fine)
     windows = np.stack([place, size * width * along, size * height * np.array([-along[1], along[0]])])
     along_lid = np.clip((columns - eye.ends[0, 0]) / length, 0, 1) * 2 - 1
-    lashes = _lashes(own, base, upper, along_lid, outer)[None]
+    lashes = _lash_chart(own, base, upper, along_lid, outer)[None]
     return windows, still.transpose(2, 0, 1), colour.transpose(2, 0, 1), lashes, opening.max()
 
 
-def _area(edge: np.ndarray, opening: np.ndarray, length: float) -> np.ndarray:
+def _feather(edge: np.ndarray, opening: np.ndarray, length: float) -> np.ndarray:
     """(*SIZE) 0..1: alpha of the drawing, soft around the eye and 0 on the window's border."""
     away = np.clip(np.maximum(-edge - 14, edge - opening - 12) / 7, 0, 1)
     beside = np.clip((np.abs(np.arange(SIZE[1]) - (SIZE[1] - 1) / 2) - length / 2 - 6) / 7, 0, 1)
     rows, columns = (np.minimum(np.arange(count), np.arange(count)[::-1]) for count in SIZE)
-    return _smooth(1 - np.hypot(away, beside)) * np.clip(np.minimum(rows[:, None], columns) / 4, 0, 1)
+    return _smoothstep(1 - np.hypot(away, beside)) * np.clip(np.minimum(rows[:, None], columns) / 4, 0, 1)
 
 
 def _ramp(distance: np.ndarray, soft: float) -> np.ndarray:
     return np.clip(distance / soft + 0.5, 0, 1)
 
 
-def _smooth(share: np.ndarray) -> np.ndarray:
+def _smoothstep(share: np.ndarray) -> np.ndarray:
     share = np.clip(share, 0, 1)
     return share * share * (3 - 2 * share)
 
 
-def _lid_skin(
-    own: np.ndarray, edge: np.ndarray, opening: np.ndarray, reaches: np.ndarray | float = 8.0
+def _closed_lid_skin(
+    own: np.ndarray, edge: np.ndarray, opening: np.ndarray, lash_heights: np.ndarray | float = 8.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The skin of the closed lid: what is around the eye, continued over it, with the texture of the skin below it.
 
@@ -130,7 +133,7 @@ def _lid_skin(
     """
     logs = np.log(own / 255 + DARKEST)
     light = logs.mean(2)
-    around = (edge < -reaches - 1) | (edge > opening + 6)
+    around = (edge < -lash_heights - 1) | (edge > opening + 6)
     usual = np.median(light[around])
     # Without brows, creases and lashes.
     local = cv2.GaussianBlur(np.where(around, light, usual).astype(np.float32), (0, 0), 8)
@@ -151,16 +154,18 @@ def _lid_skin(
     return np.clip(result, 0, 1) * 255, base.mean(2)
 
 
-def _light(own: np.ndarray) -> np.ndarray:
+def _log_lightness(own: np.ndarray) -> np.ndarray:
     return np.log(own.mean(2) / 255 + DARKEST).astype(np.float32)
 
 
-def _thickness(own: np.ndarray, base: np.ndarray, upper: np.ndarray, iris: np.ndarray, radius: float) -> np.ndarray:
+def _edge_thickness(
+    own: np.ndarray, base: np.ndarray, upper: np.ndarray, iris: np.ndarray, radius: float
+) -> np.ndarray:
     """(width,) pixels from the upper side of the lid's edge, with its lashes, to the white of the eye below it."""
     width = len(upper)
     columns = np.arange(width, dtype=np.float32)
     rows = (upper + np.arange(12)[:, None]).astype(np.float32)
-    dark = cv2.remap(base - _light(own), np.broadcast_to(columns, rows.shape), rows, cv2.INTER_LINEAR)
+    dark = cv2.remap(base - _log_lightness(own), np.broadcast_to(columns, rows.shape), rows, cv2.INTER_LINEAR)
     dark = cv2.GaussianBlur(dark, (0, 0), 2.5, sigmaY=0.5)
     darkest = dark[:8].argmax(0)
     lighter = (dark < 0.6 * np.take_along_axis(dark, darkest[None], 0)) & (np.arange(12)[:, None] > darkest)
@@ -203,42 +208,43 @@ def _round_iris(own: np.ndarray, inside: np.ndarray, at: np.ndarray, radius: flo
     return inpaint(result / np.maximum(known, 1e-9)[..., None], cv2.erode(seen, np.ones((2, 2))))
 
 
-def _reaches(own: np.ndarray, base: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def _lash_heights(own: np.ndarray, base: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """(width,) pixels above the upper lid's edge that its lashes and its liner take."""
-    above = np.arange(1, TALLEST + 1)
+    above = np.arange(1, MOST_LASH_HEIGHT + 1)
     rows = (upper - above[:, None]).astype(np.float32)
     columns = np.broadcast_to(np.arange(len(upper), dtype=np.float32), rows.shape)
-    dark = cv2.GaussianBlur(base - _light(own), (0, 0), 1.5)
+    dark = cv2.GaussianBlur(base - _log_lightness(own), (0, 0), 1.5)
     dark = cv2.remap(dark, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     gone = dark < np.maximum(0.13, 0.4 * dark[:6].max(0))  # shadow and colour above them stay
-    reaches = np.where(gone.any(0), gone.argmax(0) + 2, LOWEST)
-    reaches = np.clip(reaches, LOWEST, TALLEST).astype(np.float32)[None]
-    return cv2.GaussianBlur(cv2.dilate(reaches, np.ones((1, 5))), (0, 0), 4)[0]
+    lash_heights = np.where(gone.any(0), gone.argmax(0) + 2, LEAST_LASH_HEIGHT)
+    lash_heights = np.clip(lash_heights, LEAST_LASH_HEIGHT, MOST_LASH_HEIGHT).astype(np.float32)[None]
+    return cv2.GaussianBlur(cv2.dilate(lash_heights, np.ones((1, 5))), (0, 0), 4)[0]
 
 
-def _lashes_left(own: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _lash_tips(own: np.ndarray, above: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Thin dark lines above what a closing lid covers: tips of lashes. above: (*SIZE) pixels below its upper border.
 
     Returns where they are, (*SIZE) 0..1, and the eye without them, (*SIZE, 3) of 0..255.
     """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
     clean = cv2.GaussianBlur(cv2.morphologyEx(own, cv2.MORPH_CLOSE, kernel), (0, 0), 1.5)
-    line = cv2.dilate(_light(clean) - _light(own), np.ones((3, 3)))
-    share = _smooth((line - LINE[0]) / (LINE[1] - LINE[0])) * _smooth((above + TIPS[1]) / (TIPS[1] - TIPS[0]))
+    line = cv2.dilate(_log_lightness(clean) - _log_lightness(own), np.ones((3, 3)))
+    share = _smoothstep((line - LINE_CONTRAST[0]) / (LINE_CONTRAST[1] - LINE_CONTRAST[0]))
+    share = share * _smoothstep((above + TIP_FADE[1]) / (TIP_FADE[1] - TIP_FADE[0]))
     return cv2.GaussianBlur(share.astype(np.float32), (0, 0), 0.8), clean
 
 
-def _lashes(own: np.ndarray, base: np.ndarray, upper: np.ndarray, along: np.ndarray, outer: int) -> np.ndarray:
-    """(ABOVE + BELOW, width), see `LidParts`. along: (width,), from -1 to 1 between the corners. outer: their side."""
-    light = _light(own)
+def _lash_chart(own: np.ndarray, base: np.ndarray, upper: np.ndarray, along: np.ndarray, outer: int) -> np.ndarray:
+    """`LidParts.lashes` of one eye. along: (width,), from -1 to 1 between the corners. outer: see `_parts`."""
+    light = _log_lightness(own)
     rows = (upper + np.arange(-2, 4)[:, None]).astype(np.float32)
     columns = np.broadcast_to(np.arange(len(upper), dtype=np.float32), rows.shape)
     dark = cv2.remap(base - light, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     own = dark.max(0)
     dark = (own + dark.mean(0)) / 2
-    dark = np.clip(cv2.GaussianBlur(dark[None], (0, 0), 8)[0] * 1.2, FAINTEST, STRONGEST)
+    dark = np.clip(cv2.GaussianBlur(dark[None], (0, 0), 8)[0] * 1.2, LEAST_DARKENING, MOST_DARKENING)
     ends = np.clip((1 - np.abs(along)) / 0.12, 0, 1) ** 0.7  # thinner towards the corners
-    below = np.arange(-ABOVE, BELOW)[:, None] + 0.5
+    below = np.arange(-CHART_ABOVE, CHART_BELOW)[:, None] + 0.5
     line = np.exp(-(((below - 0.3) / np.where(below < 0.3, 1.2, 1.6)) ** 2)) * ends
     # As sharp as the picture: an edge in it is as wide as its contrast divided by its steepest slope.
     slope = np.quantile(np.hypot(cv2.Sobel(light, -1, 1, 0), cv2.Sobel(light, -1, 0, 1)) / 8, 0.99)
@@ -246,19 +252,19 @@ def _lashes(own: np.ndarray, base: np.ndarray, upper: np.ndarray, along: np.ndar
     soft = np.clip(0.35 * contrast / max(slope, 1e-3) - 0.5, 0.4, 2.5)
     line, drawn = (
         cv2.GaussianBlur((dark * part).astype(np.float32), (0, 0), soft)
-        for part in (line, np.maximum(line, 0.6 * _hairs(along, outer)))
+        for part in (line, np.maximum(line, 0.6 * _drawn_lashes(along, outer)))
     )
     middle = np.abs(along) < 0.7
     if not middle.any():
         return drawn
-    own = min(float(np.median(own[middle])), STRONGEST)
-    return drawn * np.clip(own / max(float(np.median(line.max(0)[middle])), 1e-3), 1, SHARPENED)
+    own = min(float(np.median(own[middle])), MOST_DARKENING)
+    return drawn * np.clip(own / max(float(np.median(line.max(0)[middle])), 1e-3), 1, MOST_SHARPENING)
 
 
-def _hairs(along: np.ndarray, outer: int) -> np.ndarray:
-    """(ABOVE + BELOW, width) 0..1: lashes that hang from the lid's edge, longer and slanted to the outer corner."""
+def _drawn_lashes(along: np.ndarray, outer: int) -> np.ndarray:
+    """Lashes that hang from the lid's edge, longer and slanted to the outer corner: see `_lash_chart`, but 0..1."""
     fine, drawn = 8, np.random.default_rng(1)
-    height, width = ABOVE + BELOW, len(along)
+    height, width = CHART_ABOVE + CHART_BELOW, len(along)
     canvas = np.zeros((height * fine, width * fine), np.uint8)
     inner = np.flatnonzero(np.abs(along) < 0.999)
     if not len(inner):
@@ -267,10 +273,10 @@ def _hairs(along: np.ndarray, outer: int) -> np.ndarray:
     for place in np.linspace(-0.93, 0.97, 44) + drawn.normal(size=44) * 0.012:  # -1 at the inner corner
         x = (left + (right - left) * (place * outer + 1) / 2 + 0.5) * fine
         length = (0.35 + 0.65 * np.clip((place + 1) / 1.3, 0, 1)) * (1 - 0.45 * max(place - 0.7, 0) / 0.3)
-        length *= (BELOW - 3) * drawn.uniform(0.65, 1.0) * fine
+        length *= (CHART_BELOW - 3) * drawn.uniform(0.65, 1.0) * fine
         slant = outer * (0.75 * place + 0.15 + drawn.normal() * 0.12)
         steps = np.linspace(0, 1, 8)
-        points = np.stack([x + slant * length * steps**1.3, ABOVE * fine + length * (steps - 0.25 * steps**2)], 1)
+        points = np.stack([x + slant * length * steps**1.3, CHART_ABOVE * fine + length * (steps - 0.25 * steps**2)], 1)
         for index in range(7):
             thick = max(round(float(fine * (1.15 - 0.9 * steps[index]))), 1)
             ends = (tuple(int(v) for v in points[at]) for at in (index, index + 1))

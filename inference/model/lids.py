@@ -28,7 +28,7 @@ from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
 from .insets import DARKEST, PlacedInset, Window
 from .layout import constant
-from .lid_parts import ABOVE, BELOW, PARTS, LidParts
+from .lid_parts import CHART_ABOVE, CHART_BELOW, STILL_CHANNELS, LidParts
 from .lid_skin import combined
 from .refiner import pixel_positions, warped
 from .tensor_trees import expanded
@@ -194,7 +194,7 @@ def lid_insets(
     covered = eyes.covered * (eyes.upper / 0.1).clamp(0.0, 1.0)
     lid = torch.lerp(eyes.own, eyes.skin, covered).lerp_(follows, strip)
     colour = eye.lerp_(lid, eyes.over)
-    lashes_at = torch.cat([at[:, :1], (under + ABOVE) * (2 / (ABOVE + BELOW)) - 1], 1)
+    lashes_at = torch.cat([at[:, :1], (under + CHART_ABOVE) * (2 / (CHART_ABOVE + CHART_BELOW)) - 1], 1)
     dark = _sampled(parts.lashes.flatten(0, 1), lashes_at) * ((eyes.upper - 0.35) / 0.5).clamp(0.0, 1.0)
     darkest = constant(turns.device, -1 - 2 * DARKEST)
     colour = colour.lerp_(darkest, 1 - (-dark).exp_()).clamp_(min=-1.0)
@@ -295,7 +295,9 @@ class _PlacedEyes:
             at, at_eye = (in_window(in_source + warped(field, flat).view_as(in_source)) for field in fields)
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
         still = parts.still.flatten(0, 1)
-        own, skin, edge, opening, covered, area = _sampled(still[:, PARTS[0] :], at).split(PARTS[1:], 1)
+        own, skin, edge, opening, covered, area = _sampled(still[:, STILL_CHANNELS[0] :], at).split(
+            STILL_CHANNELS[1:], 1
+        )
         area *= _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
 
         raised = lower * opening

@@ -15,7 +15,7 @@ from inference.face.landmarks import COUNT, LEFT_LIDS, NAMES, RIGHT_LIDS, find_l
 from inference.media.picture import load_picture
 from inference.model.gaze import SIZE
 from inference.model.insets import DARKEST
-from inference.model.lid_parts import _lashes, _lashes_left, lid_parts
+from inference.model.lid_parts import _lash_chart, _lash_tips, lid_parts
 from inference.model.lids import LidColumns, MovedLids, lid_insets, lid_motion
 from inference.renderer import FaceRenderer
 
@@ -133,7 +133,7 @@ def test_a_soft_lash_line_is_as_dark_as_the_portraits_own():
             line[45:60, 40:65] = 1.8
             line = cv2.GaussianBlur(line, (0, 0), blur)
             own = np.repeat((255 * (np.exp(base - line) - DARKEST))[..., None], 3, 2).astype(np.float32)
-            drawn = _lashes(own, base, upper, along, 1).max(0)[np.abs(along) < 0.7]
+            drawn = _lash_chart(own, base, upper, along, 1).max(0)[np.abs(along) < 0.7]
             assert 0.9 < np.median(drawn) / line[25:36].max() < 1.2
 
 
@@ -143,10 +143,10 @@ def test_tips_of_lashes_above_a_closed_lid_are_removed():
     own = skin.copy()
     own[30:32, 20:80] = 90
     above = np.arange(height)[:, None] - 34 + np.zeros(width)
-    share, clean = _lashes_left(own, above)
+    share, clean = _lash_tips(own, above)
     assert np.abs(own + (clean - own) * share[..., None] - skin)[:, 24:76].max() < 12
-    assert not _lashes_left(skin, above)[0].any(), "plain skin stays"
-    assert not _lashes_left(own, above - 30)[0].any(), "brows stay"
+    assert not _lash_tips(skin, above)[0].any(), "plain skin stays"
+    assert not _lash_tips(own, above - 30)[0].any(), "brows stay"
 
 
 def test_nothing_beside_the_eyes_changes(renderer, parts):
