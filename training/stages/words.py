@@ -63,7 +63,7 @@ def group_of(path: Path) -> int:
 
 @cache
 def learned_without(group: int, vectors: Path) -> Learned:
-    """What the lines of the other groups teach, for honest scores of this one's lines. vectors: see `glove`."""
+    """What the lines of the other groups teach, for unbiased scores of this one's lines. vectors: see `glove`."""
     return fit_both([line for path in TRAINING_FILES if group_of(path) != group for line in lines(path)], vectors)
 
 
