@@ -128,22 +128,37 @@ def fit(
             measure(model, source, np.random.default_rng((args.seed, 4)))
         average.load_state_dict(model.state_dict())
 
-    def evaluate_expected() -> dict[str, object]:
+    _train_expected(args, trainer, model, average, best, source, expected_optimiser)
+    if not trainer.started("audio2pose"):
+        for network in (model, average):
+            network.mean.load_state_dict(best.model.mean.state_dict())
+    _train_flow(args, trainer, model, average, best, source, optimiser)
+    return best.model
+
+
+def _train_expected(
+    args: argparse.Namespace, trainer: Trainer, model: Audio2Pose, average: Audio2Pose, best: Best, source: Source,
+    optimiser: torch.optim.Adam,
+) -> None:  # fmt: skip
+    def evaluate() -> dict[str, object]:
         error, none = expected_errors(average, source.held_out())
         best.keep_expected(average, error)
         return {"error": round(error.item(), 4), "without": round(none.item(), 4)}
 
-    for _ in trainer.steps("expected", expected_optimiser, evaluate_expected, rate=EXPECTED_RATE):
+    assert model.mean is not None
+    for _ in trainer.steps("expected", optimiser, evaluate, rate=EXPECTED_RATE):
         _, features, expected = source.draw(np.random.default_rng((args.seed, 6, trainer.step)))
         loss = model.expected_error(expected, features)
-        minimise(loss, expected_optimiser, model.mean.parameters())
-        if (states["expected"].step + 1) % RENEWAL["expected"] == 0:
+        minimise(loss, optimiser, model.mean.parameters())
+        if (trainer.states["expected"].step + 1) % RENEWAL["expected"] == 0:
             source.renew()
         trainer.note({"error": loss})
-    if not trainer.started("audio2pose"):
-        for network in (model, average):
-            network.mean.load_state_dict(best.model.mean.state_dict())
 
+
+def _train_flow(
+    args: argparse.Namespace, trainer: Trainer, model: Audio2Pose, average: Audio2Pose, best: Best, source: Source,
+    optimiser: torch.optim.Adam,
+) -> None:  # fmt: skip
     def evaluate() -> dict[str, object]:
         own, lost = likelihoods(average, source.held_out())
         best.keep(average, own)
@@ -159,10 +174,9 @@ def fit(
             other = model.log_likelihood(motion, features.roll(1, dims=0), NOISE).mean(dim=1)
             loss = loss + (margin - own + other).clamp(min=0).sum()
         minimise(loss, optimiser, model.bands.parameters())
-        if (states["audio2pose"].step + 1) % RENEWAL["audio2pose"] == 0:
+        if (trainer.states["audio2pose"].step + 1) % RENEWAL["audio2pose"] == 0:
             source.renew()
         trainer.note({"loss": loss})
-    return best.model
 
 
 def continued(flow: Audio2Pose, **changes: int) -> Audio2Pose:

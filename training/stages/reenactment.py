@@ -101,21 +101,28 @@ def train_reenactment(
 
     for _ in trainer.steps("self", self_optimiser, figures):
         chosen = trainer.rng.integers(0, len(pool.source_rows), args.sources)
-        batch = reenactment_batch(
-            footage, codes, args.size, pool.source_rows[chosen], pool.driving_rows[chosen], trainer.rng
-        )
-        base = sample_base_frames(footage, pool, chosen, trainer.rng)
-        exchange = sample_lip_exchanges(footage, lip_motion, base, trainer.rng)
-        latent, features = model.enc(batch.source)
-        decoded = decode_with_lip_exchange(model, latent, features, batch, codes, exchange)
-        losses = reconstruction_losses(decoded[DRIVING], batch, footage)
-        losses |= flow_losses(decoded, pool.tracks(chosen), exchange)
-        losses["own"] = source_code_error(model, latent, batch.source_alpha)
+        losses = _losses_of(model, footage, codes, pool, chosen, lip_motion, trainer.rng)
         loss = weighted_sum(losses, WEIGHTS)
         with larger_mask_steps(model):
             minimise(loss, self_optimiser, model.parameters())
         trainer.note(losses | {"loss": loss})
     return average
+
+
+def _losses_of(
+    model: Generator, footage: Footage, codes: Tensor, pool: MotionPool, chosen: np.ndarray, lip_motion: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Losses of sources of the pool, by name. chosen: (S,) their numbers."""
+    source, driving = pool.source_rows[chosen], pool.driving_rows[chosen]
+    batch = reenactment_batch(footage, codes, model.config.size, source, driving, rng)
+    base = sample_base_frames(footage, pool, chosen, rng)
+    exchange = sample_lip_exchanges(footage, lip_motion, base, rng)
+    latent, features = model.enc(batch.source)
+    decoded = decode_with_lip_exchange(model, latent, features, batch, codes, exchange)
+    losses = reconstruction_losses(decoded[DRIVING], batch, footage)
+    losses |= flow_losses(decoded, pool.tracks(chosen), exchange)
+    return losses | {"own": source_code_error(model, latent, batch.source_alpha)}
 
 
 def _common_motion(
