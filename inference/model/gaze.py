@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..face.crop import EYES, TEMPLATE
-from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, find_each, gaze, square_at
+from ..face.landmarks import LEFT_LIDS, NAMES, RIGHT_LIDS, Landmarks, find_each, gaze, square_at
 from .insets import PlacedInset, Window
 from .layout import constant
 from .refiner import warped
@@ -56,13 +56,18 @@ def estimate_gaze(picture: np.ndarray) -> np.ndarray:
 
     picture: uint8 (S, S, 3), cropped as for the bank.
     """
-    return estimate_gazes([picture])[0]
+    return estimate_gazes([picture], faces_in([picture]))[0]
 
 
-def estimate_gazes(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Estimate the gaze (N, 2) of N pictures, see `estimate_gaze`."""
+def faces_in(pictures: Sequence[np.ndarray]) -> Landmarks:
+    """The landmarks of the face in each of N pictures, cropped as for the bank, without a closer look at the lips."""
     squares = [square_at((EYES + 0.5) * len(picture) / TEMPLATE - 0.5) for picture in pictures]
-    found = find_each(pictures, squares, lips=False).points.astype(np.float64)
+    return find_each(pictures, squares, lips=False)
+
+
+def estimate_gazes(pictures: Sequence[np.ndarray], faces: Landmarks) -> np.ndarray:
+    """Estimate the gaze (N, 2) of N pictures, see `estimate_gaze`. faces: see `faces_in`."""
+    found = faces.points.astype(np.float64)
     points = np.stack([refine_irises(*pair) for pair in zip(pictures, found, strict=True)])
     return (gaze(points) / (YAW, PITCH)).astype(np.float32)
 

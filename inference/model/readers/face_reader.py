@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ...contract.bank import Bank
 from ...contract.coefficients import Coefficients
+from ...face.landmarks import Landmarks, with_lips
 from ...lanes import Lanes
 from ...media.picture import frames_to_network
 from ..batches import batches, check_picture
-from ..gaze import estimate_gaze, estimate_gazes
+from ..gaze import estimate_gaze, estimate_gazes, faces_in
 from ..insets import InsetSource
 from ..load import Networks
 from .look import look_at, nine_points
@@ -65,11 +66,14 @@ class FaceReader:
 
         return self._lanes.map(encoded, batches(images, self._encoded_at_once))
 
-    def _with_gaze(self, rows: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
-        """(N, n): rows (N, m) of the coefficients that the networks read, with the gaze if the bank has it."""
+    def _with_gaze(self, rows: np.ndarray, images: Sequence[np.ndarray], faces: Landmarks | None = None) -> np.ndarray:
+        """(N, n): rows (N, m) of the coefficients that the networks read, with the gaze if the bank has it.
+
+        faces: landmarks of the images if they are known, see `faces_in`.
+        """
         if not self._reads_gaze:
             return rows
-        return np.concatenate([rows, estimate_gazes(images)], axis=1)
+        return np.concatenate([rows, estimate_gazes(images, faces_in(images) if faces is None else faces)], axis=1)
 
     @property
     def _reads_gaze(self) -> bool:
@@ -107,13 +111,25 @@ class FaceReader:
         """
         return np.concatenate([np.zeros((0, len(self.names)), np.float32), *self.compare_each(rest, images)])
 
-    def compare_each(self, rest: RestReference, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """As `compare`, but yields the rows in blocks (k, n) as they are read."""
+    def compare_each(
+        self,
+        rest: RestReference,
+        images: Iterable[np.ndarray],
+        measure: Callable[[Landmarks], np.ndarray] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """As `compare`, but yields the rows in blocks (k, n) as they are read.
+
+        measure: takes the landmarks of k faces, found with a closer look at the lips, and returns numbers (k, m), which
+        are appended to the rows. They are in pixels of the images.
+        """
 
         def compared(batch: tuple[list[np.ndarray], int]) -> np.ndarray:
             pictures, count = batch
-            read = self._with_gaze(self._compare(rest, pictures), pictures)
+            faces = faces_in(pictures) if measure else None
+            read = self._with_gaze(self._compare(rest, pictures), pictures, faces)
             read[:, self._read_count :] -= rest.gaze
+            if measure and faces:
+                read = np.hstack([read, measure(with_lips(pictures, faces))])
             return read[:count]
 
         return self._lanes.map(compared, batches(images, self._batch))
