@@ -54,6 +54,7 @@ def capture(
 
     With a bank that has a relative reader, every frame is then compared with a neutral frame. The absolute values of
     that frame are the median over all frames of absolute reading minus difference, as a single reading may be wrong.
+    Large motions of jaw and smile are then corrected by landmarks, see `inference.lower_face`.
     rest: time of the neutral frame in the clip's own seconds; default: see `inference.neutral`. `step` then counts
     every frame twice.
     Raises EDTalkError of kind "media" or "face".
@@ -154,22 +155,33 @@ def _compared(
     values: (T, n) absolute readings. seen: (T,) bool, frames with a visible face. step, key: as for `_encoded`.
     """
     from .lanes import read_ahead
+    from .lower_face import MEASURED, can_correct, correction, drawn_points, measured
 
-    closer = crop.at_size(renderer.reader.comparing_size)
-    reference = renderer.reader.rest_reference(cut(next(islice(clip.frames(), number, None)), closer))
+    closer, names, refiner = (
+        crop.at_size(renderer.reader.comparing_size),
+        renderer.bank.names,
+        renderer.reader.networks.refiner,
+    )
+    at_rest = cut(next(islice(clip.frames(), number, None)), closer)
+    reference = renderer.reader.rest_reference(at_rest)
 
     def rows(done: np.ndarray) -> Iterator[np.ndarray]:
         again = with_progress(read_ahead(clip.frames()), step)
         faces = (cut(rgb, closer) for rgb in islice(again, len(done), None))
-        return renderer.reader.compare_each(reference, faces)
+        return renderer.reader.compare_each(reference, faces, measured)
 
     file = tables.file_of("compared", number, *key, media=clip.path)
-    more = tables.rows(file, values.shape[1], rows).astype(np.float32)
+    table = tables.rows(file, len(names) + MEASURED, rows)
+    more, found = table[:, : len(names)].astype(np.float32), table[:, len(names) :]
     first = values.shape[1] - len(reference.gaze)
     values = values.copy()
     values[:, first:] = more[:, first:] + reference.gaze
     counts = seen if seen.any() else ~seen
-    return more + np.median((values - more)[counts], axis=0)  # a single reading may be wrong
+    at_neutral = np.median((values - more)[counts], axis=0)  # a single reading may be wrong
+    if refiner is not None and can_correct(names):
+        drawn = drawn_points(refiner, at_rest, renderer.config.size)
+        more = more + correction(more - more[number], names, drawn, found, clip.fps)
+    return more + at_neutral
 
 
 def frame_at(clip: Clip, time: float, count: int) -> int:

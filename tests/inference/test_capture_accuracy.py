@@ -115,3 +115,26 @@ def test_random_faces_are_captured(face: FaceRenderer, drawer: render.Renderer, 
     truth = np.concatenate([before + ease * (after - before) for before, after in pairwise(keys)]).astype(np.float32)
     read = captured(face, drawer, PEOPLE[0], truth, tmp_path / "film.mp4")
     assert correlation([read], [truth]) > RANDOM
+
+
+def test_a_wide_open_jaw_is_captured_at_its_size(face: FaceRenderer, drawer: render.Renderer, tmp_path: Path) -> None:
+    """A head that also turns slightly. The mouth ends as it began."""
+    truth, column = np.zeros((40, DRAWN), np.float32), face.bank.names.index("jawOpen")
+    truth[:, column] = 0.9 * (0.5 - 0.5 * np.cos(np.linspace(0, 4 * np.pi, len(truth))))
+    truth[:, face.bank.names.index("headYaw")] = 0.2 * np.sin(np.linspace(0, 2 * np.pi, len(truth)))
+    for person in PEOPLE:
+        read = captured(face, drawer, person, truth, tmp_path / "film.mp4")[:, column]
+        slope, _ = np.polyfit(truth[:, column], read, 1)
+        assert 0.85 < slope < 1.15
+        assert np.corrcoef(truth[:, column], read)[0, 1] > 0.98
+        assert abs(read[-1]) < 0.05
+
+
+def test_a_jaw_of_a_real_person_is_captured_at_its_size(face: FaceRenderer, media: Path) -> None:
+    """The motion of the landmarks in the frame at rest drawn with the captured coefficients, against the filmed one."""
+    from training.evaluate.capture import MEASURES, clip_measured, slopes
+
+    jaw = list(MEASURES).index("jaw")
+    real, drawn, _ = clip_measured(face, media / "pose_source1.mp4", 8.0, 40)
+    assert 0.7 < slopes(drawn, real)[jaw] < 1.3
+    assert np.corrcoef(drawn[:, jaw], real[:, jaw])[0, 1] > 0.85

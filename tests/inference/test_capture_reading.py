@@ -15,6 +15,7 @@ from inference.face.crop import crop_from_box
 from inference.face.detect import face_at, find_again
 from inference.face.landmarks import find_landmarks
 from inference.lanes import Lanes
+from inference.lower_face import measured
 from inference.media.picture import load_picture
 from inference.model import gaze
 from inference.model.readers.face_reader import FaceReader
@@ -39,6 +40,11 @@ def test_captured_rows_depend_on_neither_threads_nor_neighbours():
         assert np.array_equal(whole[3:], reader.compare(rest, pictures[3:]))
         assert np.array_equal(whole, readers[0].compare(rest, pictures))
         assert np.abs(whole[5]).max() < 0.05
+        with_numbers, later = (
+            np.concatenate([*reader.compare_each(rest, part, measured)]) for part in (pictures, pictures[3:])
+        )
+        assert np.array_equal(with_numbers[:, : whole.shape[1]], whole)
+        assert np.array_equal(with_numbers[3:], later)
     assert np.corrcoef(amounts, whole[:, renderer.bank.names.index("eyeYaw")])[0, 1] >= 0.9
     encoded = [reader.encode(pictures).values for reader in readers]
     assert np.array_equal(*encoded)

@@ -30,7 +30,8 @@ from inference.contract.bank import load_bank
 from inference.contract.errors import EDTalkError
 from inference.face.crop import EYES, TEMPLATE, Crop
 from inference.face.framing import cut_at, frame_clip
-from inference.face.landmarks import LEFT_LIDS, RIGHT_LIDS, find_each, landmark_indices, square_at
+from inference.face.landmarks import LEFT_LIDS, RIGHT_LIDS, find_each, square_at
+from inference.lower_face import heights
 from inference.media.clip import Clip
 from inference.media.video_writer import VideoWriter
 from inference.model.readers.relative import CELL, EXTENTS, FLOW_UNIT, SIZES
@@ -143,12 +144,10 @@ def lower_face_and_lids(points: np.ndarray) -> np.ndarray:
     """
     at = points @ (1, 1j)
     right, left = (at[:, [lids[0], lids[4]]].mean(1) for lids in (RIGHT_LIDS, LEFT_LIDS))
-    at = ((at - (right + left)[:, None] / 2) / (left - right)[:, None]).imag
+    at = (at / (left - right)[:, None]).imag
     upper, lower = ([*RIGHT_LIDS[part], *LEFT_LIDS[part]] for part in (slice(1, 4), slice(5, 8)))
-    nose = at[:, landmark_indices("noseBase", "noseWingRight", "noseWingLeft")].mean(1)
-    corners = at[:, landmark_indices("mouthRight", "mouthLeft")].mean(1)
-    jaw = at[:, landmark_indices("chin", "lowerLipBottom")].mean(1)
-    return np.stack([at[:, lower].mean(1) - at[:, upper].mean(1), nose - corners, jaw - nose], 1)
+    jaw, corners = heights(points).T
+    return np.stack([at[:, lower].mean(1) - at[:, upper].mean(1), corners, jaw], 1)
 
 
 def measured(renderer: FaceRenderer, rest: np.ndarray, pictures: Sequence[np.ndarray]) -> np.ndarray:
