@@ -678,28 +678,3 @@ def test_the_face_has_the_colours_in_which_blender_shows_an_hdr_movie(package, s
         assert display(strip, "pq") == "pq"
         colours.name = "Rec.2100-HLG"
         assert display(strip, "hlg") == "hlg"
-
-
-def test_the_frame_rate_of_a_movie_is_asked_once_and_never_during_a_render(package, movie, monkeypatch):
-    """Blender opens the file each time, and hangs if a render reads it meanwhile."""
-    sequencer = package.timeline.sequencer
-    sequencer._movie_rates.clear()
-    asked = []
-
-    class Strip:
-        filepath, id_data = movie.filepath, movie.id_data
-        elements = movie.elements
-
-        @property
-        def fps(self) -> float:
-            asked.append(1)
-            return float(movie.fps)
-
-    monkeypatch.setattr(sequencer, "is_rendering", lambda: True)
-    assert sequencer.movie_fps(Strip()) == FPS
-    assert asked == []
-    monkeypatch.setattr(sequencer, "is_rendering", lambda: False)
-    assert [sequencer.movie_fps(Strip()) for _ in range(3)] == [FPS] * 3
-    assert len(asked) == 1
-    Strip.filepath = "//missing.mp4"
-    assert sequencer.movie_fps(Strip()) == 0.0

@@ -5,6 +5,7 @@ import bpy
 import numpy as np
 import pytest
 
+from tests.blender.test_dubbing import FPS, movie, saved  # noqa: F401 - fixtures
 from tests.strip_material import (
     CONTAINERS,
     RATE,
@@ -375,3 +376,28 @@ def test_a_strip_gets_many_files_at_once_and_nothing_else_changes(package, scene
     assert package.compat.content_start(strip) == 5
     assert strip.directory == "//frames/"
     assert where.sequence_editor.active_strip == other
+
+
+def test_the_frame_rate_of_a_movie_is_asked_once_and_never_during_a_render(package, movie, monkeypatch):  # noqa: F811 - the fixture
+    """Blender opens the file each time, and hangs if a render reads it meanwhile."""
+    sequencer = package.timeline.sequencer
+    sequencer._movie_rates.clear()
+    asked = []
+
+    class Strip:
+        filepath, id_data = movie.filepath, movie.id_data
+        elements = movie.elements
+
+        @property
+        def fps(self) -> float:
+            asked.append(1)
+            return float(movie.fps)
+
+    monkeypatch.setattr(sequencer, "is_rendering", lambda: True)
+    assert sequencer.movie_fps(Strip()) == FPS
+    assert asked == []
+    monkeypatch.setattr(sequencer, "is_rendering", lambda: False)
+    assert [sequencer.movie_fps(Strip()) for _ in range(3)] == [FPS] * 3
+    assert len(asked) == 1
+    Strip.filepath = "//missing.mp4"
+    assert sequencer.movie_fps(Strip()) == 0.0
