@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..closing import Mouth
-from ..face.landmarks import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, find_landmarks, square_at
+from ..face.landmarks import INNER_LIPS, LEFT_LIDS, OUTER_LIPS, RIGHT_LIDS, find_landmarks, square_at, with_closer_lips
 from ..face.lip_edges import find_lips, seen_opening
 from .gaze import FIRST, PITCH, SIZE, YAW, EyeParts, eye_parts, shifts
 from .insets import PlacedInset, Window
@@ -33,7 +33,7 @@ TOUCHING, APART = 0.03, 0.05  # gap between the lips, in eye distances, up to wh
 # Gap from which on a mouth is closed with its own lips, by the landmarks and by the edges fitted to the picture. Either
 # may find touching lips as far apart, and both take shaded or shiny lips for the inside of a mouth. Therefore something
 # else than lips must be seen between them by at least `SEEN`, unless both are further apart than `WIDE`.
-OPEN, SEEN, WIDE = 0.045, 0.045, 0.12
+OPEN, SEEN, WIDE = 0.045, 0.055, 0.12
 UNCLEAR = 0.12  # expected error of the lips' landmarks, in eye distances, from which on they are not used
 
 
@@ -99,30 +99,35 @@ class TurnableEyes:
 
     @property
     def _is_open(self) -> bool:
-        fine, points, _ = self._found
         gap = min(self._gap, self.mouth.gap)
-        return gap >= WIDE or (gap >= OPEN and seen_opening(fine, points, self._outlines) >= SEEN)
+        return gap >= WIDE or (gap >= OPEN and seen_opening(self._found[0], self._points, self._outlines) >= SEEN)
 
     @cached_property
     def _outlines(self) -> np.ndarray:
         """(4, COUNT, 2) pixels, see `inference.face.lip_edges.find_lips`."""
+        fine, points, _ = self._found  # the closer look takes some tongues and teeth for lips
+        mixed = self._points.copy()
+        mixed[INNER_LIPS] = points[INNER_LIPS]
+        return find_lips(fine, self._points, mixed)
+
+    @cached_property
+    def _points(self) -> np.ndarray:
+        """(COUNT, 2) landmarks in pixels, with those of the lips by a closer look, and a second one centred by it."""
         fine, points, _ = self._found
-        return find_lips(fine, points)
+        return with_closer_lips([fine], with_closer_lips([fine], points[None]))[0]
 
     @property
     def _gap(self) -> float:
         """Largest distance of the lips' inner edges by the landmarks alone, in eye distances."""
-        _, points, _ = self._found
-        at = points @ (1, 1j)
+        at = self._points @ (1, 1j)
         upper, lower = np.split((at[INNER_LIPS] / (at[LEFT_LIDS].mean() - at[RIGHT_LIDS].mean())).imag, 2)
         return float((lower - upper).max())
 
     @cached_property
     def mouth(self) -> Mouth:
         """The mouth of the source, in half widths of the picture."""
-        fine, points, _ = self._found
-        half = len(fine) / 2
-        outlines, marks = (((part + 0.5) / half - 1) @ (1, 1j) for part in (self._outlines, points))
+        half = len(self._found[0]) / 2
+        outlines, marks = (((part + 0.5) / half - 1) @ (1, 1j) for part in (self._outlines, self._points))
         return Mouth(outlines, marks)
 
     @cached_property
