@@ -24,6 +24,10 @@ UPPER = 0.22  # share of the opening by which the upper lip comes down
 # Corners of a wide-open mouth are drawn down and inwards: how far they go back, as a share of what the middle of the
 # closed mouth lies above them and of what the lips are longer than the mouth is wide, and at most.
 RAISED, WIDENED, WIDEST = 0.7, 0.18, 0.08
+# A bent lip has thin sides. Once straight, it is at least as thick there as a lip of its middle's thickness whose edge
+# is a curve of this exponent: fully if it was longer than the closed mouth by the second factor, not below the first.
+EXPONENT, BENT = 2.5, (1.05, 1.2)
+WIDTH = 0.75  # 0: a bent lip is spread evenly along the closed mouth; 1: each of its places keeps its x
 SHADE, SHADED = 0.4, 0.012  # darkness of the line between closed lips, and its width in eye distances
 REACH = 1.05, 0.55, 0.6  # of the moved area: beside the mouth, above it, and below the chin, in eye distances
 FADING = 0.3, 0.25, 0.35  # part of the width and of the height, and eye distances at the picture's border
@@ -115,18 +119,40 @@ def _closed_outlines(lines: np.ndarray, closed: float) -> np.ndarray:
     above = line[COUNT // 2].imag - line[[0, -1]].imag.mean()
     longer = (np.abs(np.diff(lines[1:3])).sum() / 2 - abs(line[-1] - line[0])) * WIDENED
     line = line + along**2 * RAISED * 1j * min(above, 0) + along * np.clip(longer, 0, WIDEST)
-    kernel = cv2.getGaussianKernel(7, 1.3)[:, 0]
-    line = np.convolve(
-        np.concatenate([2 * line[0] - line[3:0:-1], line, 2 * line[-1] - line[-2:-5:-1]]), kernel, "valid"
-    )
-    turned = [_tangent(line) / _tangent(inner) for inner in (upper, lower)]
-    end = [line + (outer_upper - upper) * turned[0], line, line, line + (outer_lower - lower) * turned[1]]
-    return lines + closed * (np.stack(end) - lines)
+    line = _smoothed(line)
+    upper_end, top = _straightened(upper, outer_upper, line)
+    lower_end, bottom = _straightened(lower, outer_lower, line)
+    return lines + closed * (np.stack([top, upper_end, lower_end, bottom]) - lines)
 
 
-def _tangent(line: np.ndarray) -> np.ndarray:
+def _straightened(inner: np.ndarray, outer: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The inner and the outer edge of a lip that is bent so that its inner edge lies on a line, all (COUNT,).
+
+    A lip that is bent as an O keeps its thickness and the width of its middle, and its sides become short and thick.
+    """
+    index = np.arange(COUNT)
+    across = inner.real - inner.real[0]
+    across = np.maximum.accumulate(np.clip(across / max(across[-1], 1e-3), 0, 1)) * (COUNT - 1)
+    place = index + WIDTH * (across - index)  # along the line, as an index
     step = np.gradient(line)
-    return step / np.maximum(np.abs(step), 1e-6)
+    down = 1j * step / np.maximum(np.abs(step), 1e-6)
+    fine = np.linspace(0, COUNT - 1, 8 * COUNT)
+    away = np.abs(outer[:, None] - np.interp(fine, index, inner))
+    nearest = np.maximum.accumulate(away.argmin(1))
+    nearest[[0, -1]] = 0, len(fine) - 1
+    thickness, at = away[index, nearest], np.interp(fine[nearest], index, place)
+    longer = np.abs(np.diff(inner)).sum() / np.abs(np.diff(line)).sum()
+    usual = np.median(thickness[MIDDLE]) * (1 - np.abs(at / (COUNT // 2) - 1) ** EXPONENT)
+    bent = np.clip((longer - BENT[0]) / (BENT[1] - BENT[0]), 0, 1)
+    thickness += bent * (_smoothed(np.maximum(thickness, usual)) - thickness)
+    side = np.sign((outer - inner)[MIDDLE].imag.sum())
+    return np.interp(place, index, line), np.interp(at, index, line) + side * thickness * np.interp(at, index, down)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Values (n,) along a line, smoothed between its ends."""
+    padded = np.concatenate([2 * values[0] - values[3:0:-1], values, 2 * values[-1] - values[-2:-5:-1]])
+    return np.convolve(padded, cv2.getGaussianKernel(7, 1.3)[:, 0], "valid")
 
 
 def _interpolated(points: np.ndarray, values: np.ndarray, positions: np.ndarray) -> np.ndarray:

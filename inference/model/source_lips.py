@@ -15,7 +15,7 @@ from .refiner import Refiner
 
 # Share of the lower lip's motion that the chin follows if the jaw closes the mouth: for touching lips, its increase per
 # eye distance of the gap, and its maximum; and the share if the lips close without the jaw.
-CHIN, CHIN_PER_GAP, CHIN_MOST, CHIN_STILL = 0.3, 1.2, 0.8, 0.25
+CHIN, CHIN_PER_GAP, CHIN_MOST, CHIN_STILL = 0.3, 1.2, 0.65, 0.25
 
 
 class SourceLips:
