@@ -33,7 +33,9 @@ SMILES = ("mouthSmile",)
 JAW, CLOSE = "jawOpen", "mouthClose"
 PRESS = "mouthPress"
 CLOSING = {CLOSE: 1.0, PRESS: 0.5}
-NARROW = 0.06, 0.12  # eye distances between lips up to which they are pressed once closed, and from which they are not
+# Eye distances between lips up to which the networks press them once closed, and keep them closed while the jaw opens;
+# and from which on they do neither.
+NARROW = 0.06, 0.12
 READ = 0.05  # a portrait whose jaw is read to be at this value or below counts as closed by the reading
 PER_JAW = 0.6  # eye distances by which the lips part at a jaw of 1
 LEAST = 0.1  # of the jaw, over which a mouth closes
@@ -179,7 +181,7 @@ class Closers:
     def remove(self, alpha: Tensor, own: Tensor, eyes: Sequence[TurnableEyes]) -> tuple[Tensor, Tensor | None]:
         """Remove from the coefficients what closes the open mouth of a source. Also returns `Plan.closing`.
 
-        If the lips close while the jaw opens, both are removed as far as they cancel each other.
+        If the lips of a wide-open mouth close while the jaw opens, both are removed as far as they cancel each other.
 
         alpha: (N, n), coefficients of the frames. own: (1 or N, n), coefficients of the sources. eyes: of each source.
         """
@@ -209,11 +211,15 @@ class Closers:
         without_closing = alpha.clone()
         without_closing[:, self.jaw] = own[:, self.jaw] + (jaw - closing).clamp(min=0.0)
         without_closing[:, columns] -= closers
-        if PRESS in self.units:
-            # What a mouth does not need for closing presses its lips, unless it is wide open: the networks draw pressed
-            # lips as narrower, and would squeeze away what lies between them.
+        # The networks draw closing lips as narrower: of a wide-open mouth, they would squeeze away what lies between.
+        narrow = ((NARROW[1] - gaps) / (NARROW[1] - NARROW[0])).clamp(0.0, 1.0)
+        if CLOSE in self.units:  # the chin goes down, the lips do not part
+            which = self.units.index(CLOSE)
+            kept = torch.minimum(closers[:, which], opening) * narrow
+            without_closing[:, self.jaw] += kept
+            without_closing[:, columns[which]] += kept
+        if PRESS in self.units:  # what a mouth does not need for closing presses its lips
             which = self.units.index(PRESS)
-            narrow = ((NARROW[1] - gaps) / (NARROW[1] - NARROW[0])).clamp(0.0, 1.0)
             unused = (closing - jaw - to_closed).clamp(min=0.0) / self.weights[which]
             without_closing[:, columns[which]] += torch.minimum(closers[:, which], unused) * narrow
         result = torch.where((is_open & is_closing)[:, None], without_closing, result)
