@@ -24,14 +24,14 @@ _OUTLINES = [  # from the right corner to the left one
 _REACH, _FURTHEST, _TRIED = (0.45, 0.02), 0.13, 53
 _BLUR = 0.008  # eye distances
 _THICK = 0.035  # eye distances on both sides of an edge that are compared
-_LEAST = (5.0, 3.0, 3.0)  # smallest deviation of a lip's colours, Lab
+_LEAST = (8.0, 3.0, 3.0)  # smallest deviation of a lip's colours, Lab; lips are darker towards the mouth
 _FAR, _BENT = 0.36, 1.2  # weights of the distance from the landmarks and of the bending of the edge
 _CREST = -0.02  # eye distances: how far an inner edge stays inside of the outer one
 _ENDS = 0.18  # part of half the width beside the corners where the landmarks count more
 _PREFERRED = 0.05  # by how much the edges by another reading of the landmarks must be clearer
 # What is seen between the lips: the part of a lip beside its outer edge that is left out, the part of the rest that
-# shows the lip's colours, their largest deviation, and the deviations from which on a colour belongs to neither lip.
-_OUTSIDE, _LIP, _MOST, _NEITHER = 0.3, 0.7, (8.0, 5.0, 5.0), 3.6
+# shows the lip's colours, their smallest and largest deviation, and how many of them make a colour of neither lip.
+_OUTSIDE, _LIP, _BETWEEN, _NEITHER = 0.3, 0.7, ((5.0, 3.0, 3.0), (8.0, 5.0, 5.0)), 3.6
 _STEPS = 60  # from lip to lip
 
 
@@ -84,7 +84,7 @@ def seen_opening(picture: np.ndarray, points: np.ndarray, lips: np.ndarray) -> f
     for inner, end, share in ((upper, top, along), (lower, bottom, 1 - along)):
         lip = seen[share < _LIP * np.hypot(*(inner - end).T) / height]
         usual = np.median(lip, 0)
-        spread = np.clip(1.4826 * np.median(np.abs(lip - usual), 0), _LEAST, _MOST)
+        spread = np.clip(1.4826 * np.median(np.abs(lip - usual), 0), *_BETWEEN)
         unlike = np.minimum(unlike, np.hypot.reduce((seen - usual) / spread, axis=-1))
     other = unlike > _NEITHER
     steps = np.where(other.any(0), _STEPS - other.argmax(0) - other[::-1].argmax(0), 0)
