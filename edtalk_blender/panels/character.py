@@ -12,6 +12,7 @@ from ...inference.contract.mixing import EXPRESSION
 from ..animation import emotion_operators, emotion_pictures, hidden
 from ..character import character, files, sliders
 from ..character.operators import EMOTIONS
+from ..timeline import sequencer
 from ..timeline.operators import draw_scenes
 from ..translations.context import CONTEXT
 from ..workspace import operators as workspace
@@ -53,13 +54,23 @@ def problems(obj: bpy.types.Object) -> list[tuple[str, str, str]]:
         try:
             check(obj)
         except EDTalkError as error:
-            found.append((error.message, operator, label))
+            if operator == "edtalk.set_portrait" and obj.edtalk.portrait_image is None and _dubs(obj):
+                message = (
+                    f"{obj.name} has no portrait yet. Select its movie and press Dub Movie, which takes it from there."
+                )
+                found.append((message, "edtalk.dub_movie", "Dub Movie"))
+            else:
+                found.append((error.message, operator, label))
     if not any(operator == "edtalk.set_bank" for _message, operator, _label in found):
         if set(files.bank_of(obj).names) - set(sliders.channel_names(obj)):
             found.append((f"{obj.name} lacks sliders of its bank.", "edtalk.update_sliders", "Add Sliders"))
         if (hint := hidden.hidden_by(obj)) is not None:
             found.append((hint, "edtalk.reveal_animation", "Show Animation"))
     return found
+
+
+def _dubs(obj: bpy.types.Object) -> bool:
+    return any(sequencer.plates(scene, obj) for scene in bpy.data.scenes)
 
 
 class EDTALK_MT_characters(bpy.types.Menu):

@@ -113,6 +113,17 @@ def test_the_own_sound_of_the_movie_is_not_lip_synced(package, scene, movie, fak
     assert min(keyed) >= 14, "nothing was keyed before the line"
 
 
+def test_a_dubbing_that_was_cancelled_says_how_it_goes_on(package, scene, movie):
+    """Its character has no portrait until the movie has been read."""
+    obj = package.character.character.create(scene, name="walk")
+    find = package.panels.character.problems
+    assert [operator for _message, operator, _label in find(obj)] == ["edtalk.set_portrait"]
+    package.timeline.sequencer.assign(movie, obj)
+    ((message, operator, _label),) = find(obj)
+    assert operator == "edtalk.dub_movie"
+    assert "Dub Movie" in message
+
+
 def test_edited_mouth_keys_are_kept(package, scene, movie, fake_engine, tmp_path):
     """The movie and its dialogue stay selected between Preview Frame, an edit and Dub Movie."""
     fake_engine()
