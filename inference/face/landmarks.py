@@ -196,11 +196,16 @@ def find_each(
     for _ in range(passes - 1):
         squares = [frame_of(points) for points in _read(pictures, squares).points]
     found = _read(pictures, squares)
-    return replace(found, points=with_closer_lips(pictures, found.points)) if lips else found
+    return with_lips(pictures, found) if lips else found
+
+
+def with_lips(pictures: Sequence[np.ndarray], found: Landmarks) -> Landmarks:
+    """Landmarks of one face in each of some pictures with those of the lips read by `face.lips`."""
+    return replace(found, points=with_closer_lips(pictures, found.points))
 
 
 def with_closer_lips(pictures: Sequence[np.ndarray], points: np.ndarray) -> np.ndarray:
-    """Landmarks (N, COUNT, 2) of one face in each of some pictures with those of the lips read by `face.lips`."""
+    """As `with_lips`, for landmarks (N, COUNT, 2)."""
     windows = [window_at(one[OUTER_LIPS].mean(0), eye_vector(one)) for one in points.astype(np.float64)]
     points = points.copy()
     points[:, [*OUTER_LIPS, *INNER_LIPS]] = find_lips(pictures, windows)
