@@ -40,9 +40,9 @@ WIDE = 0.43  # by which wide eyes raise the upper lid
 LOWER = -0.2, 0.6  # limits of the lower lid's motion, see `LidMotion`
 WIDEST, SQUINTED = 1.3, (-0.5, 1.5)  # limits of `LidMotion.skin`
 FOLLOWED = 0.75, 0.3  # parts of the way of an iris that turns up or down that the upper and the lower lid go with it
-# Pixels below the source's upper lid: above the first, wide eyes are stretched, with a whole iris; below the second,
-# they are shown as in the source. It fades in with the coefficient, over WIDE_FIRST.
-UNCOVERED, WIDE_FIRST = (2.0, 6.0), 0.15
+# Pixels below the source's upper lid that are stretched over what wide eyes uncover, and pixels of it at a coefficient
+# of 1. What is below them stays as it is.
+STRETCHED, UNCOVERED = 6.0, 10.0
 FINEST = 2  # larger steps draw the means of pixels that are so many pixels of the window apart: else edges are jagged
 FIRST = 0.05  # part of the opening over which the drawing fades in
 # Pixels above the fitted lower edge that a squint raises with the lid, and the coefficient over which they are added.
@@ -179,14 +179,8 @@ def lid_insets(
     white, own = _sampled(still[:, :6], eyes.at_eye + down).split(3, 1)
     follows = own if eyes.at_eye is at else _sampled(still[:, 3:6], at + down)
     iris, now = _sampled(parts.iris.flatten(0, 1), eyes.at_iris - shift).split((3, 1), 1)
-    eye = own
-    if eyes.at_eye is not at:
-        # Wide eyes are stretched, but not their iris, and not what the source shows well below its lid.
-        there, edge = _sampled(still[:, 3:10], eyes.at_iris).split((3, 3, 1), 1)[::2]
-        shown = ((edge - UNCOVERED[0]) / (UNCOVERED[1] - UNCOVERED[0])).clamp_(0.0, 1.0)
-        unstretched = torch.lerp(own, iris, now).lerp_(there, shown)
-        eye = torch.lerp(own, unstretched, (eyes.wide / WIDE_FIRST).clamp(0.0, 1.0))
-    eye = torch.lerp(eye, torch.lerp(white, iris, now), turned)
+    # An iris that wide eyes uncover is completed; one that turns is drawn as a whole.
+    eye = torch.lerp(own, iris, now * eyes.uncovered).lerp_(torch.lerp(white, iris, now), turned)
     shadow = (eyes.down.abs() / 6).clamp_(max=1.0).mul_(0.35) * (under.clamp(min=0.0) / -4).exp_()
     eye.lerp_(constant(turns.device, -1.0), shadow)
     eye.lerp_(follows, (beneath / SOFT).add_(0.5).clamp_(0.0, 1.0))
@@ -233,11 +227,11 @@ class _PlacedEyes:
 
     Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at,
     at_eye, at_iris: x and y of positions in the source's window, for skin that has moved by `LidMotion.skin`, for the
-    eye, stretched where lids uncover more of it, and for the eye and its iris where they are not stretched. own, skin,
-    opening, covered, area: see `LidParts.still`, at the positions of the skin. upper: see `LidMotion`. down: pixels by
-    which the upper edge has moved. under, beneath: pixels below the moved upper and lower edge. rows: pixels below the
-    own position at which skin that moves along is sampled. strip: share of it above the upper edge. over: 1 above the
-    upper edge. wide: see `LidMotion.skin`. moves: 0..1, share of the drawing.
+    eye, which is stretched where lids uncover more of it, and for its iris. own, skin, opening, covered, area: see
+    `LidParts.still`, at the positions of the skin. upper: see `LidMotion`. down: pixels by which the upper edge has
+    moved. under, beneath: pixels below the moved upper and lower edge. rows: pixels below the own position at which
+    skin that moves along is sampled. strip: share of it above the upper edge. over: 1 above the upper edge. uncovered:
+    0..1, 1 above the source's upper edge in wide eyes. moves: 0..1, share of the drawing.
     """
 
     sources: int
@@ -257,7 +251,7 @@ class _PlacedEyes:
     rows: Tensor
     strip: Tensor
     over: Tensor
-    wide: Tensor
+    uncovered: Tensor
     moves: Tensor
 
     @staticmethod
@@ -280,19 +274,26 @@ class _PlacedEyes:
         if positions is not None and anchors is not None and moved is not None:
             windows = moved_windows(windows, anchors, moved)
             in_source = warped(positions, _in_picture(windows, pixels).flatten(2, 3)).view(count, 2, 2, height, width)
-        # The eye stays where a squint covers it, and is stretched where lids uncover more of it.
+        # The eye stays where a squint covers it, and is stretched where lids uncover more of it: only a strip, because
+        # pupils would be oval otherwise.
         wide, squint = motion.skin.unbind(2)
-        stretching = torch.stack([wide, squint.clamp(max=0.0)], 2)
 
         def in_window(places: Tensor) -> Tensor:
             inside = inside_windows(own_windows, places).transpose(1, 2)
             return _by_eye(inside, sources).transpose(1, 2).contiguous()
 
         at = at_eye = at_iris = in_window(in_source)
+        uncovered = torch.zeros_like(at[:, :1])
         if not _stays(motion.skin):
-            fields = (combined(parts.skin, skin) for skin in (motion.skin, stretching))
             flat = in_source.flatten(2, 3)
+            lowered = torch.stack([torch.zeros_like(wide), squint.clamp(max=0.0)], 2)
+            fields = (combined(parts.skin, skin) for skin in (motion.skin, lowered))
             at, at_eye = (in_window(in_source + warped(field, flat).view_as(in_source)) for field in fields)
+            away = (STRETCHED - _sampled(parts.still.flatten(0, 1)[:, 9:10], at_eye)).clamp_(min=0.0)
+            raised = UNCOVERED * _by_eye(wide, sources)[:, None, :, None, None]
+            rows = away * (raised / (STRETCHED + raised))
+            at_eye = at_eye + torch.cat([torch.zeros_like(rows), rows * (2 / SIZE[0])], 1)
+            uncovered = (away / STRETCHED).clamp_(max=1.0) * (raised / 2).clamp_(max=1.0)
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
         still = parts.still.flatten(0, 1)
         own, skin, edge, opening, covered, area = _sampled(still[:, STILL_CHANNELS[0] :], at).split(
@@ -334,7 +335,7 @@ class _PlacedEyes:
             rows,
             strip,
             over,
-            wide,
+            uncovered,
             moves,
         )
 
