@@ -10,10 +10,7 @@ import numpy as np
 
 from ..face.landmarks import eye_vector, landmark_indices
 
-MARGIN, FADING = (
-    0.03,
-    0.2,
-)  # eye distances beyond the landmarks up to which a face moves in full, and over which it fades
+MARGIN, FADING = 0.03, 0.2  # eye distances beyond the landmarks: moved in full up to there, and fading over the next
 ABOVE = 4.0  # eye distances by which the area reaches above the ends of the jaw line: past the hair
 FINER = 4  # times, for drawing the area
 _ENDS = landmark_indices("jawRight1", "jawLeft1")

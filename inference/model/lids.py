@@ -9,8 +9,7 @@ A frame samples the parts of the eyes (`inference.model.lid_parts`) at the posit
 - between the lids, the iris moves as in `inference.model.gaze`; the upper lid follows it up and down.
 
 The networks render the frame with the lids as they are in the source. The frame is warped where the skin moves, and
-both eyes are composited over it. A source
-whose lids were not found keeps the lids of the insets.
+both eyes are composited over it. A source whose lids were not found keeps the lids of the insets.
 """
 
 from __future__ import annotations
