@@ -227,7 +227,7 @@ class Worker:
             middle = round(time_ * request.rate)
             heard = request.samples[max(middle - half, 0) : max(middle + half, 0)]
             row[jaw] += min(4 * float(np.abs(heard).mean()), 1.0) if len(heard) else 0.0
-        self.send(answers.Progress("listening", len(rows), len(rows), 0.0), job)
+        self.send(answers.Progress("analyzing", len(rows), len(rows), 0.0), job)
         return answers.LipSyncResult(tuple(names), rows)
 
     def do_perform(self, request: requests.Perform, job: int) -> Answer:
@@ -272,7 +272,7 @@ class Worker:
         names, rows = [entry["name"] for entry in read_coefficients(request.bank)], []
         for index in range(count):
             self.work(job)
-            self.send(answers.Progress("watching", index, count), job)
+            self.send(answers.Progress("reading", index, count), job)
             rows.append(np.arange(len(names)) / 10 + start + index / fps)
         return answers.CaptureResult(tuple(names), np.float32(rows), fps, start)
 

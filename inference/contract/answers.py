@@ -94,7 +94,7 @@ class Accepted(_PlainAnswer):
 class Progress(_PlainAnswer):
     """The progress of a request.
 
-    phase: "loading", "listening", "watching", "comparing", "tracking", "exploring", "rendering" or "encoding"; ""
+    phase: "loading", "analyzing", "reading", "comparing", "tracking", "exploring", "rendering" or "encoding"; ""
     before the start. done, total: steps of the phase; total None: not known. eta: seconds that the rest of the phase
     will take; None: not known.
     """

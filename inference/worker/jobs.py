@@ -89,7 +89,7 @@ class Jobs:
 
         def progress(done: int, total: int) -> None:
             job.check_cancelled()
-            job.progress("listening", done, total)
+            job.progress("analyzing", done, total)
 
         samples = np.nan_to_num(request.samples, posinf=1.0, neginf=-1.0)
         device = self.device if self.device.type == "cuda" else "cpu"
@@ -110,7 +110,7 @@ class Jobs:
 
         def progress(done: int, total: int) -> None:
             job.check_cancelled()
-            job.progress("listening", done, total)
+            job.progress("analyzing", done, total)
 
         with media_warnings() as damage:
             samples = Speech(request.media, shortest=SHORTEST)
@@ -140,14 +140,14 @@ class Jobs:
 
         clip = _clip(request)
         renderer = self._bank(request, job).renderer
-        frames, watching, comparing = clip.expected() or 0, job.steps_of("watching"), job.steps_of("comparing")
+        frames, reading, comparing = clip.expected() or 0, job.steps_of("reading"), job.steps_of("comparing")
 
         def step(done: int, total: int) -> None:
             """`capture` counts every frame twice if it compares them with a neutral one."""
             if total > frames and done >= frames:
                 comparing(done - frames, frames)
             else:
-                watching(done, frames)
+                reading(done, frames)
 
         with media_warnings() as damage:
             found = capture(renderer, clip, request.crop, step, which=request.which, rest=request.rest)

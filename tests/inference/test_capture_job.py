@@ -193,7 +193,7 @@ def test_a_clip_of_unknown_length(worker, material, film, tmp_path):
     answers = worker.answers(ask(worker, material.bank, path))
     assert answers.last.kind == "done", answers.last.fields
     assert answers.last["frames"] > 50
-    reports = [progress for progress in answers.of("progress") if progress["phase"] == "watching"]
+    reports = [progress for progress in answers.of("progress") if progress["phase"] == "reading"]
     assert reports
     assert all(progress["eta"] is None for progress in reports)
 
@@ -256,7 +256,7 @@ def test_no_face_and_a_crop_outside_the_picture(worker, material, film):
 
 def test_capture_is_cancelled_between_two_frames(worker, material, film):
     job = ask(worker, material.bank, film, fps=240, end=1000.0)
-    seen = worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "watching")
+    seen = worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "reading")
     assert seen[-1]["total"] == 960
     worker.cancel(job)
     assert worker.answers(job).last.fields == {"cancelled": True}
@@ -265,7 +265,7 @@ def test_capture_is_cancelled_between_two_frames(worker, material, film):
 def test_short_requests_are_done_between_two_frames_and_captures_afterwards(worker, material, film):
     first = ask(worker, material.bank, film, fps=240)
     second = ask(worker, material.bank, film, fps=60)
-    worker.until(first, lambda message: message.kind == "progress" and message["phase"] == "watching")
+    worker.until(first, lambda message: message.kind == "progress" and message["phase"] == "reading")
     face = {"bank": str(material.bank), "picture": str(material.source), "crop": "none"}
     shown = worker.ask("preview", np.zeros(36, "<f4").tobytes(), **face)
     arrived: list[int] = []

@@ -371,7 +371,7 @@ def test_lip_sync_equals_the_function(worker, material, samples):
     found = np.frombuffer(answers.last.payload, "<f4").reshape(len(times), 20)
     np.testing.assert_allclose(found, lip_sync(sound, 16_000, times, bank), atol=1e-5)
     progress = answers.of("progress")[-1]
-    assert (progress["phase"], progress["done"] == progress["total"]) == ("listening", True)
+    assert (progress["phase"], progress["done"] == progress["total"]) == ("analyzing", True)
 
 
 def test_sounds_that_cannot_be_used(worker, material):
@@ -389,7 +389,7 @@ def test_sounds_that_cannot_be_used(worker, material):
 def test_lip_sync_can_be_cancelled(worker, material):
     payload, fields = listen(material.bank, np.tile(waveform(10), 60), frame_times(600, 60))
     job = worker.ask("lip_sync", payload, **fields)
-    worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "listening")
+    worker.until(job, lambda message: message.kind == "progress" and message["phase"] == "analyzing")
     worker.cancel(job)
     assert worker.answers(job).last.fields == {"cancelled": True}
 
