@@ -1,8 +1,10 @@
 """Figures of lip-sync on recordings: agreement with the loudness, its lag, and the baselines."""
 
+import sys
 import wave
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,3 +95,28 @@ def test_the_command_writes_the_tables_and_skips_files_without_sound(heads, hear
     rows = [line for line in text.splitlines() if line.startswith("| voice.wav")]
     assert [row.split(" | ")[2] for row in rows] == [lips.FOLLOWER, "before", "bank"]
     assert rows[1].replace("before", "bank") == rows[2]
+
+
+def test_words_that_cannot_be_aligned_have_no_closures(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Decoder:
+        """Recognises a word and fails to align it, as pocketsphinx does with singing."""
+
+        def __init__(self, **_: object) -> None:
+            self.aligns = False
+
+        def start_utt(self) -> None: ...
+
+        def process_raw(self, sound: bytes, full_utt: bool) -> None: ...
+
+        def end_utt(self) -> None:
+            if self.aligns:
+                raise RuntimeError("Failed to stop utterance processing")
+
+        def hyp(self) -> SimpleNamespace:
+            return SimpleNamespace(hypstr="map")
+
+        def set_align_text(self, text: str) -> None:
+            self.aligns = True
+
+    monkeypatch.setitem(sys.modules, "pocketsphinx", SimpleNamespace(Decoder=Decoder))
+    assert voices.sphinx_closures(np.zeros(16000, np.float32)) == []

@@ -91,7 +91,8 @@ def real(path: Path) -> VoiceClip:
 def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
     """Intervals of /p b m/ of an English voice, in seconds; None if pocketsphinx is not installed.
 
-    The words are recognised first and then aligned phone by phone, so recognition errors affect the result.
+    The words are recognised first and then aligned phone by phone, so recognition errors affect the result. Words that
+    cannot be aligned have no intervals.
     """
     try:
         from pocketsphinx import Decoder
@@ -108,10 +109,13 @@ def sphinx_closures(samples: np.ndarray) -> list[tuple[float, float]] | None:
     decode()
     if decoder.hyp() is None:
         return []
-    decoder.set_align_text(decoder.hyp().hypstr)
-    decode()
-    decoder.set_alignment()  # from words to phones
-    decode()
+    try:
+        decoder.set_align_text(decoder.hyp().hypstr)
+        decode()
+        decoder.set_alignment()  # from words to phones
+        decode()
+    except RuntimeError:  # the recognised words do not fit the sound, as with singing and other languages
+        return []
     return [
         (phone.start / 100, (phone.start + phone.duration) / 100)
         for word in decoder.get_alignment()
