@@ -21,32 +21,45 @@ from .model.refiner import Refiner, warped
 
 JAW, SMILE, FROWN, CLOSED = "jawOpen", "mouthSmile", "mouthFrown", "mouthClose"
 ANGLES = ("headYaw", "headPitch", "headRoll")
-NEEDED = (JAW, SMILE, FROWN, CLOSED, *ANGLES)
-# Error of the landmarks in eye distances: in a frontal face, and what it grows by with the sum of the angles, each in
-# units of its coefficient. The frames of rendered heads are hardly corrected with it, see docs/training.md.
-ERROR, TURNED = 0.02, 0.06
-FURTHEST = 1.0, 1.5  # sum of the angles from which a correction fades, and from which there is none
-MOST = 0.7  # largest correction of a coefficient
-STIFF = 0.05  # eye distances per unit of a coefficient below which the drawn motion is too small to correct with
-SURE = 0.5  # least probability that a landmark is seen
-SMOOTH, REACH = 0.03, 3  # seconds: deviation of a Gaussian over time that reduces noise; frames that it reaches
-STEP = 0.5  # change of a coefficient by which the drawn motion per unit is measured
-MEASURED = 3  # numbers of a frame that a correction needs
+NEEDED = (JAW, SMILE, FROWN, CLOSED, *ANGLES)  # a bank must have them
+
+# How far the head is turned is the sum of the absolute values of ANGLES, in units of the coefficients. "Motion" is that
+# of chin and lower lip or of the corners, in eye distances, see `heights`.
+
+# Error of the landmarks in eye distances, below which the reader is trusted: in a frontal face, and what a unit of turn
+# adds. With these values, frames of rendered heads are hardly corrected, see docs/training.md.
+ERROR, ERROR_PER_TURN = 0.02, 0.06
+TURN_FADE = 1.0, 1.5  # turn from which the correction fades, and from which there is none
+MOST = 0.7  # largest correction of a coefficient, up or down
+# Motion per unit of a coefficient below which the correction is damped. Dividing by a small motion would give a large
+# and uncertain correction.
+LEAST_RESPONSE = 0.05
+LEAST_JAW = 0.05  # smallest value of JAW by which CLOSED is divided, to find the share of the opening that is closed
+SEEN = 0.5  # least probability that the landmarks can be seen
+SMOOTH = 0.03  # seconds: standard deviation of a Gaussian over time, which reduces noise
+SMOOTH_FRAMES = 3  # frames before and after one that the Gaussian reaches
+RESPONSE_STEP = 0.5  # value of a coefficient at which the drawn motion per unit is measured
+MEASURED = 3  # numbers of a frame that a correction needs, see `measured`
 
 _NOSE = landmark_indices("noseBase", "noseWingRight", "noseWingLeft")
-_PARTS = (landmark_indices("chin", "lowerLipBottom"), landmark_indices("mouthRight", "mouthLeft"))
-_USED = [*_NOSE, *_PARTS[0], *_PARTS[1]]
+_CHIN = landmark_indices("chin", "lowerLipBottom")
+_CORNERS = landmark_indices("mouthRight", "mouthLeft")
+_USED = [*_NOSE, *_CHIN, *_CORNERS]
 
 
 class DrawnPoints(NamedTuple):
-    """Landmarks of a face at rest, (COUNT, 2) pixels, and their displacement (fields, COUNT, 2) per motion weight."""
+    """Where the landmarks of a face are drawn.
+
+    rest: (COUNT, 2) float64 pixels, in the picture at rest. fields: (fields, COUNT, 2), their displacement in pixels
+    per unit of each of the refiner's motion weights.
+    """
 
     refiner: Refiner
     rest: np.ndarray
     fields: np.ndarray
 
     def heights(self, rows: np.ndarray) -> np.ndarray:
-        """(T, 2): the `heights` of what is drawn with coefficients (T, n) less those at rest."""
+        """(T, 2): the `heights` of what is drawn with `rows`, coefficients (T, n) less those at rest."""
         coefficients = torch.from_numpy(rows[:, : self.refiner.config.coefficients].astype(np.float32))
         weights = self.refiner.motion_weights(coefficients.to(self.refiner.maps.weight.device)).cpu().numpy()
         return heights(self.rest + np.einsum("tf,fkd->tkd", weights.astype(np.float64), self.fields))
@@ -54,7 +67,10 @@ class DrawnPoints(NamedTuple):
 
 @torch.no_grad()
 def drawn_points(refiner: Refiner, picture: np.ndarray, size: int) -> DrawnPoints:
-    """How the landmarks of a face at rest are drawn. picture: uint8 (S, S, 3). size: of the bank's pictures."""
+    """How the landmarks of a face at rest are drawn.
+
+    picture: uint8 (S, S, 3). size: width of the bank's pictures in pixels.
+    """
     points = with_lips([picture], faces_in([picture])).points[0].astype(np.float64)
     device, half = refiner.maps.weight.device, len(picture) / 2
     fields = refiner.motion_fields(torch.from_numpy(frames_to_network(picture[None], size)).to(device))[0]
@@ -69,7 +85,7 @@ def can_correct(names: Sequence[str]) -> bool:
 
 
 def measured(faces: Landmarks) -> np.ndarray:
-    """(T, MEASURED): the `heights` of T faces, and the least probability that the landmarks for them can be seen."""
+    """(T, MEASURED) of T faces: the two `heights`, and the probability 0..1 that the landmarks for them can be seen."""
     seen = np.minimum(faces.present, faces.sure[:, _USED].min(1))
     return np.column_stack([heights(faces.points), seen])
 
@@ -86,34 +102,38 @@ def correction(rows: np.ndarray, names: Sequence[str], drawn: DrawnPoints, found
     """
     added, columns = np.zeros(rows.shape, np.float64), {name: names.index(name) for name in NEEDED}
     turned = np.abs(rows[:, [columns[name] for name in ANGLES]]).sum(1)
-    trusted = (found[:, -1] > SURE) * np.clip((FURTHEST[1] - turned) / (FURTHEST[1] - FURTHEST[0]), 0.0, 1.0)
+    trusted = (found[:, -1] > SEEN) * np.clip((TURN_FADE[1] - turned) / (TURN_FADE[1] - TURN_FADE[0]), 0.0, 1.0)
+    error = ERROR + ERROR_PER_TURN * turned
     for name, part in ((JAW, 0), (SMILE, 1), (FROWN, 1)):
         column = columns[name]
+        # What the drawn motion lacks, without the part that the landmarks' error may explain.
         missing = _smoothed((found[:, part] - drawn.heights(rows + added)[:, part]) * trusted, fps)
-        missing *= np.maximum(0.0, 1.0 - np.square((ERROR + TURNED * turned) / np.maximum(np.abs(missing), 1e-9)))
+        missing *= np.maximum(0.0, 1.0 - np.square(error / np.maximum(np.abs(missing), 1e-9)))
+        # How far the coefficient must change for that.
         unit = np.zeros((2, rows.shape[1]))
-        unit[1, column] = STEP
-        response = np.diff(drawn.heights(unit)[:, part])[0] / STEP
-        change = np.clip(missing * response / (response**2 + STIFF**2), -MOST, MOST)
+        unit[1, column] = RESPONSE_STEP
+        response = np.diff(drawn.heights(unit)[:, part])[0] / RESPONSE_STEP
+        change = np.clip(missing * response / (response**2 + LEAST_RESPONSE**2), -MOST, MOST)
         added[:, column] = np.maximum(change, -np.maximum(rows[:, column], 0.0))
-    jaw = np.maximum(rows[:, columns[JAW]], STIFF)
+    jaw = np.maximum(rows[:, columns[JAW]], LEAST_JAW)
     added[:, columns[CLOSED]] = added[:, columns[JAW]] * np.clip(rows[:, columns[CLOSED]] / jaw, 0.0, 1.0)
     return added.astype(np.float32)
 
 
 def _smoothed(values: np.ndarray, fps: float) -> np.ndarray:
-    """Values (T,) smoothed over time by SMOOTH."""
-    kernel = np.exp(-0.5 * np.square(np.arange(-REACH, REACH + 1) / (SMOOTH * fps)))
-    return np.convolve(np.pad(values, REACH, mode="edge"), kernel / kernel.sum(), mode="valid")
+    """Values (T,), one a frame, smoothed over time by SMOOTH."""
+    kernel = np.exp(-0.5 * np.square(np.arange(-SMOOTH_FRAMES, SMOOTH_FRAMES + 1) / (SMOOTH * fps)))
+    return np.convolve(np.pad(values, SMOOTH_FRAMES, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 def heights(points: np.ndarray) -> np.ndarray:
-    """(T, 2): depth of chin and lower lip, and height of the mouth's corners, in eye distances.
+    """(T, 2) in eye distances: how far chin and lower lip lie below the nose's base, and the mouth's corners above it.
 
-    points: (T, COUNT, 2) landmarks. Both are measured from the nose's base, in the frame of the eyes' corners.
+    points: (T, COUNT, 2) landmarks. Up and down are at right angles to the line between the eyes. Corners of a mouth
+    lie below the nose, so their height is negative.
     """
     at = np.asarray(points, np.float64) @ (1, 1j)
     right, left = (at[:, [lids[0], lids[4]]].mean(1) for lids in (RIGHT_LIDS, LEFT_LIDS))
     below = (at / (left - right)[:, None]).imag
-    nose, jaw, corners = (below[:, part].mean(1) for part in (_NOSE, *_PARTS))
+    nose, jaw, corners = (below[:, part].mean(1) for part in (_NOSE, _CHIN, _CORNERS))
     return np.stack([jaw - nose, nose - corners], 1)
