@@ -20,35 +20,56 @@ from .face.landmarks import NAMES, landmark_indices
 from .face.lip_edges import COUNT, MIDDLE
 from .thin_plate import thin_plate_spline
 
-UPPER = 0.22  # share of the opening by which the upper lip comes down
-# Corners of a wide-open mouth are drawn down and inwards: how far they go back, as a share of what the middle of the
-# closed mouth lies above them and of what the lips are longer than the mouth is wide, and at most.
-RAISED, WIDENED, WIDEST = 0.7, 0.18, 0.08
-# A bent lip has thin sides. Once straight, it is at least as thick there as a lip of its middle's thickness whose edge
-# is a curve of this exponent: fully if it was longer than the closed mouth by the second factor, not below the first.
-EXPONENT, BENT = 2.5, (1.05, 1.2)
-WIDTH = 0.75  # 0: a bent lip is spread evenly along the closed mouth; 1: each of its places keeps its x
-SHADE, SHADED = 0.4, 0.012  # darkness of the line between closed lips, and its width in eye distances
-REACH = 1.05, 0.55, 0.6  # of the moved area: beside the mouth, above it, and below the chin, in eye distances
-FADING = 0.3, 0.25, 0.35  # part of the width and of the height, and eye distances at the picture's border
-CELL = 1 / 14  # eye distances of a cell of the displacements
-STIFF = 1e-3  # of the thin plate: how far it may miss its points
-SOFT = 0.06, 0.05  # eye distances beside the corners within which the edge between the lips gets soft, and how soft
-# Landmarks that go with the chin, and how far.
+# Lengths are in eye distances.
+UPPER = 0.22  # share of the opening by which the upper lip comes down; the lower lip goes up by the rest
+
+# Corners of a wide-open mouth are drawn down and inwards. When it closes, they go back:
+CORNERS_UP = 0.7  # up, as a share of the height by which the middle of the closed mouth lies above them
+CORNERS_OUT = 0.18  # outwards, as a share of what the inner edges are longer than the mouth is wide
+CORNERS_OUT_MOST = 0.08  # outwards at most
+
+# A bent lip has thin sides. Once straight, it is made at least as thick there as a lip whose thickness falls from its
+# middle to the corners as 1 - |x| ** SIDE_EXPONENT, with x from -1 to 1.
+SIDE_EXPONENT = 2.5
+# Length of its inner edge relative to the closed mouth: up to the first it is not thickened, from the second on fully.
+BENT = 1.05, 1.2
+KEPT_X = 0.75  # 0: a bent lip is spread evenly along the closed mouth; 1: each of its places keeps its x
+
+LINE_DARKNESS = 0.4  # share of the light that is missing on the line between closed lips
+LINE_WIDTH = 0.012
+
+# The part of the picture that is moved, and where its motion fades.
+BESIDE, ABOVE = 1.05, 0.55  # its extent from the middle of the mouth
+BELOW_CHIN = 0.6
+FADE_BESIDE, FADE_UPRIGHT = 0.3, 0.25  # outer shares of these extents where the motion fades
+FADE_BORDER = 0.35  # from the lower border of the picture, below which nothing is known
+CELL = 1 / 14  # width of a cell; displacements are computed for cells and interpolated
+SPLINE_SMOOTHING = 1e-3  # of the thin plate, see `thin_plate_spline`
+
+# Beside the corners there are no lips, and the edge between the upper and the lower displacement gets soft.
+SOFT_FROM_CORNER = 0.06  # distance from the corners at which it is fully so
+SOFTNESS = 0.05  # standard deviation of the blur
+
+# Landmarks that go with the chin, and the share of its way that each goes.
 _JAW = [*landmark_indices("jawRight"), *landmark_indices("jawLeft"), NAMES.index("chin")]
-_WITH_CHIN = np.array([0, 0, 0.15, 0.4, 0.7, 0.9, 0, 0, 0.15, 0.4, 0.7, 0.9, 1])
-CLEAR = 0.12, 0.12  # eye distances beside the mouth or below it from which on a landmark of the jaw counts as shown
+_JAW_SHARES = np.array([0, 0, 0.15, 0.4, 0.7, 0.9, 0, 0, 0.15, 0.4, 0.7, 0.9, 1])
+CLEAR_OF_MOUTH = 0.12  # distance beside the mouth or below it from which on a landmark of the jaw counts as shown
+
+# What stays where it is: eyes and nose, points beside the mouth (relative to its middle), and points at the lower end
+# of the area (x relative to the chin).
 _STILL = [0, 1, *landmark_indices("noseBase", "noseWingRight", "noseWingLeft", "noseTip")]
-_SIDE, _NECK = np.array([-1.1, 1.1, -1.1 - 0.5j, 1.1 - 0.5j]), np.linspace(-0.8, 0.8, 5)
-_SOME = slice(0, COUNT, 3)
-_EDGE = cv2.BORDER_REPLICATE
-_BITS = 4  # of fractions of pixels in OpenCV's drawing
+_STILL_BESIDE, _STILL_BELOW = np.array([-1.1, 1.1, -1.1 - 0.5j, 1.1 - 0.5j]), np.linspace(-0.8, 0.8, 5)
+
+_SOME = slice(0, COUNT, 3)  # points of an outline that the thin plate passes through
+_BITS = 4  # fractional bits of positions in OpenCV's drawing
 
 
 @dataclass(frozen=True)
 class Mouth:
-    """A mouth in a picture. outlines: (4, COUNT) complex, see `face.lip_edges.find_lips`; landmarks: (COUNT of them,)
-    complex. Both in pixels.
+    """A mouth in a picture.
+
+    outlines: (4, face.lip_edges.COUNT), see `face.lip_edges.find_lips`. landmarks: (face.landmarks.COUNT,), those of
+    the face. Both are complex, in pixels.
     """
 
     outlines: np.ndarray
@@ -62,29 +83,32 @@ class Mouth:
 
 
 def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: float, shade: bool = True) -> np.ndarray:
-    """The picture with its mouth closed.
+    """A copy of the picture with its mouth closed; the picture itself if the mouth lies outside of it.
 
     picture: (D, D, C), uint8 or float32; levels, or with `shade` False any values. mouth: in this picture. closed: from
-    0, as in the picture, to 1, lips that touch. chin: the part of the lower lip's way that the chin goes with it.
+    0, as in the picture, to 1, lips that touch. chin: the share of the lower lip's way, 0..1, that the chin goes along.
+    shade: whether the line between the lips is darkened.
     """
     eyes, middle = mouth.landmarks[1] - mouth.landmarks[0], mouth.landmarks[:2].mean()
     unit, size = abs(eyes), len(picture)
     was, face = (mouth.outlines - middle) / eyes, (mouth.landmarks - middle) / eyes
     now = _closed_outlines(was, closed)
     centre = was[1, [0, -1]].mean()
-    area = _Area(centre, face[_JAW[-1]].imag + REACH[2], eyes, middle, size)
+    area = _Area(centre, face[_JAW[-1]].imag + BELOW_CHIN, eyes, middle, size)
     if area.empty:
         return picture
     rise = float((was[2] - now[2])[MIDDLE].imag.mean())
     jaw = face[_JAW]
     # Landmarks of the far side of a turned head lie behind the face.
-    beside = np.maximum(was[0, 0].real - jaw.real, jaw.real - was[0, -1].real) > CLEAR[0]
-    shown = beside | (jaw.imag - was[3].imag.max() > CLEAR[1])
-    jaw, shift = jaw[shown], 1j * chin * rise * _WITH_CHIN[shown]
-    neck = face[_JAW[-1]].real + _NECK + 1j * area.bottom
-    still = np.concatenate([face[_STILL], centre.real + _SIDE + 1j * centre.imag, neck])
+    beside = np.maximum(was[0, 0].real - jaw.real, jaw.real - was[0, -1].real) > CLEAR_OF_MOUTH
+    shown = beside | (jaw.imag - was[3].imag.max() > CLEAR_OF_MOUTH)
+    jaw, shift = jaw[shown], 1j * chin * rise * _JAW_SHARES[shown]
+    neck = face[_JAW[-1]].real + _STILL_BELOW + 1j * area.bottom
+    still = np.concatenate([face[_STILL], centre.real + _STILL_BESIDE + 1j * centre.imag, neck])
+    # Displacements in pixels, from the closed mouth back to the picture: one field for each lip. Both agree where there
+    # are no lips.
     fields = []
-    for inner, outer in ((1, 0), (2, 3)):  # both agree where there are no lips
+    for inner, outer in ((1, 0), (2, 3)):
         start, end = (
             np.concatenate([lines[inner, _SOME], lines[outer, _SOME][1:-1], jaw - moved, still])
             for lines, moved in ((was, 0), (now, shift))
@@ -92,7 +116,7 @@ def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: fl
         fields.append(_interpolated(end, start - end, area.nodes) * area.fade * eyes)
     below, between = area.masks(now)
     between *= min((1 - closed) * mouth.gap * unit / 2, 1)  # OpenCV's polygons include their outlines
-    # From `first` on the lower lip is seen, up to `last` the upper one.
+    # The upper lip is seen in rows before `last`, the lower one from `first` on, both in the band between.
     first = int(np.argmax((below > 0).any(1)))
     last = int(np.argmax((below > 0.999).all(1))) or len(below)
     band = slice(first, last)
@@ -104,7 +128,7 @@ def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: fl
     mixed += (part[band] - mixed) * between[band, :, None]
     mixed += (lower[: last - first] - mixed) * below[band, :, None]
     if shade:
-        mixed *= 1 - SHADE * closed**4 * area.line(now, max(SHADED * unit, 1.0))[band, :, None]
+        mixed *= 1 - LINE_DARKNESS * closed**4 * area.line(now, max(LINE_WIDTH * unit, 1.0))[band, :, None]
     if picture.dtype == np.uint8:
         mixed = np.clip(np.rint(mixed), 0, 255)
     part[:first], part[band], part[last:] = upper[:first], mixed, lower[last - first :]
@@ -112,13 +136,13 @@ def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: fl
 
 
 def _closed_outlines(lines: np.ndarray, closed: float) -> np.ndarray:
-    """Upright outlines (4, COUNT) of a mouth, closed by that share."""
+    """Upright outlines (4, COUNT) of a mouth that is closed by a share `closed`, 0..1."""
     outer_upper, upper, lower, outer_lower = lines
     along = np.linspace(-1, 1, COUNT)
-    line = upper + UPPER * (lower - upper)
-    above = line[COUNT // 2].imag - line[[0, -1]].imag.mean()
-    longer = (np.abs(np.diff(lines[1:3])).sum() / 2 - abs(line[-1] - line[0])) * WIDENED
-    line = line + along**2 * RAISED * 1j * min(above, 0) + along * np.clip(longer, 0, WIDEST)
+    line = upper + UPPER * (lower - upper)  # where both inner edges meet
+    above = line[COUNT // 2].imag - line[[0, -1]].imag.mean()  # negative if the middle lies above the corners
+    outwards = (np.abs(np.diff(lines[1:3])).sum() / 2 - abs(line[-1] - line[0])) * CORNERS_OUT
+    line = line + along**2 * CORNERS_UP * 1j * min(above, 0) + along * np.clip(outwards, 0, CORNERS_OUT_MOST)
     line = _smoothed(line)
     upper_end, top = _straightened(upper, outer_upper, line)
     lower_end, bottom = _straightened(lower, outer_lower, line)
@@ -126,26 +150,27 @@ def _closed_outlines(lines: np.ndarray, closed: float) -> np.ndarray:
 
 
 def _straightened(inner: np.ndarray, outer: np.ndarray, line: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The inner and the outer edge of a lip that is bent so that its inner edge lies on a line, all (COUNT,).
+    """The inner and the outer edge of a lip, bent so that its inner edge lies on a line. All are upright and (COUNT,).
 
     A lip that is bent as an O keeps its thickness and the width of its middle, and its sides become short and thick.
     """
     index = np.arange(COUNT)
     across = inner.real - inner.real[0]
     across = np.maximum.accumulate(np.clip(across / max(across[-1], 1e-3), 0, 1)) * (COUNT - 1)
-    place = index + WIDTH * (across - index)  # along the line, as an index
+    place = index + KEPT_X * (across - index)  # along the line, as an index
     step = np.gradient(line)
     down = 1j * step / np.maximum(np.abs(step), 1e-6)
+    # The thickness at each point of the outer edge is its distance from the nearest point of the inner one.
     fine = np.linspace(0, COUNT - 1, 8 * COUNT)
     away = np.abs(outer[:, None] - np.interp(fine, index, inner))
     nearest = np.maximum.accumulate(away.argmin(1))
     nearest[[0, -1]] = 0, len(fine) - 1
     thickness, at = away[index, nearest], np.interp(fine[nearest], index, place)
     longer = np.abs(np.diff(inner)).sum() / np.abs(np.diff(line)).sum()
-    usual = np.median(thickness[MIDDLE]) * (1 - np.abs(at / (COUNT // 2) - 1) ** EXPONENT)
+    usual = np.median(thickness[MIDDLE]) * (1 - np.abs(at / (COUNT // 2) - 1) ** SIDE_EXPONENT)
     bent = np.clip((longer - BENT[0]) / (BENT[1] - BENT[0]), 0, 1)
     thickness += bent * (_smoothed(np.maximum(thickness, usual)) - thickness)
-    side = np.sign((outer - inner)[MIDDLE].imag.sum())
+    side = np.sign((outer - inner)[MIDDLE].imag.sum())  # 1: the lip lies below the line, -1: above
     return np.interp(place, index, line), np.interp(at, index, line) + side * thickness * np.interp(at, index, down)
 
 
@@ -157,7 +182,7 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 
 def _interpolated(points: np.ndarray, values: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The thin-plate spline through values (n,) at points (n,), at other positions of any shape; all complex."""
-    result = thin_plate_spline(_as_pairs(points), _as_pairs(values), _as_pairs(positions), STIFF)
+    result = thin_plate_spline(_as_pairs(points), _as_pairs(values), _as_pairs(positions), SPLINE_SMOOTHING)
     return (result[:, 0] + 1j * result[:, 1]).reshape(positions.shape)
 
 
@@ -169,17 +194,19 @@ def _as_pairs(numbers: np.ndarray) -> np.ndarray:
 class _Area:
     """The part of a picture that a closing mouth moves.
 
-    rows, columns: its pixels. nodes: upright positions of the cells' middles, by which displacements are computed.
-    fade: factors of the displacements there. bottom: upright y of its lower end.
+    centre: upright position of the mouth's middle. bottom: upright y of the area's lower end. eyes, middle: vector
+    between the eyes and the point between them, in pixels. size: width and height of the picture in pixels.
+
+    rows, columns: its pixels. nodes: upright positions of the cells' middles, at which displacements are computed.
+    fade: factors of the displacements there, 0..1. empty: whether it lies outside of the picture.
     """
 
     def __init__(self, centre: complex, bottom: float, eyes: complex, middle: complex, size: int) -> None:
-        across, above, _ = REACH
         self.bottom, self._eyes, self._middle, self._centre = bottom, eyes, middle, centre
         corners = (
             centre.real
-            + np.array([-across, across, -across, across])
-            + 1j * np.repeat([centre.imag - above, bottom], 2)
+            + np.array([-BESIDE, BESIDE, -BESIDE, BESIDE])
+            + 1j * np.repeat([centre.imag - ABOVE, bottom], 2)
         )
         corners = corners * eyes + middle
         left, right = (int(np.clip(edge, 0, size)) for edge in (corners.real.min(), corners.real.max() + 1))
@@ -191,15 +218,18 @@ class _Area:
         down, over = (np.arange(-(-count // self._cell)) for count in self._shape)
         at = (over + 0.5) * self._cell - 0.5 + left + 1j * ((down + 0.5) * self._cell - 0.5 + top)[:, None]
         self.nodes = (at - middle) / eyes
-        beside = 1 - np.abs(self.nodes.real - centre.real) / across
+        beside = 1 - np.abs(self.nodes.real - centre.real) / BESIDE
         vertical = self.nodes.imag - centre.imag
-        over_or_under = 1 - np.where(vertical < 0, -vertical / above, vertical / max(bottom - centre.imag, 1e-3))
-        border = (size - 1 - at.imag) / abs(eyes)  # what lies below the picture is not known
-        parts = zip((beside, over_or_under, border), FADING, strict=True)
+        over_or_under = 1 - np.where(vertical < 0, -vertical / ABOVE, vertical / max(bottom - centre.imag, 1e-3))
+        border = (size - 1 - at.imag) / abs(eyes)
+        parts = (beside, FADE_BESIDE), (over_or_under, FADE_UPRIGHT), (border, FADE_BORDER)
         self.fade = np.prod([_smooth(part / width) for part, width in parts], 0)
 
     def sampled(self, picture: np.ndarray, field: np.ndarray, rows: slice) -> np.ndarray:
-        """Rows of the area of the picture, displaced by a field in pixels."""
+        """Rows of the area, displaced: (n, w, C) as the picture. rows: those of the area, from 0.
+
+        field: complex, of the cells: where each takes its content from, relative to its own place, in pixels.
+        """
         size = tuple(count * self._cell for count in field.shape[::-1])
         moves = np.ascontiguousarray(field.astype(np.complex64)).view(np.float32).reshape(*field.shape, 2)
         moves = cv2.resize(moves, size, interpolation=cv2.INTER_CUBIC)[rows, : self._shape[1]][: self._shape[0]]
@@ -210,41 +240,46 @@ class _Area:
             None,
             cv2.INTER_CUBIC,
             None,
-            _EDGE,
+            cv2.BORDER_REPLICATE,
         )
 
     def masks(self, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is below the lower lip's inner edge, and what is between the lips: float32 0..1. lines: upright."""
+        """What lies below the lower lip's inner edge, and what lies between the lips: float32 (h, w) 0..1 each.
+
+        lines: upright outlines (4, COUNT).
+        """
         upper, lower = lines[1:3]
         edge = np.concatenate([[lower[0] - 2], lower, [lower[-1] + 2, lower[-1] + 2 + 4j, lower[0] - 2 + 4j]])
         below, between = self._filled(edge), self._filled(np.concatenate([upper, lower[::-1]]))
-        soft = cv2.GaussianBlur(below, (0, 0), SOFT[1] * abs(self._eyes))
+        soft = cv2.GaussianBlur(below, (0, 0), SOFTNESS * abs(self._eyes))
         right = np.cos(np.angle(self._eyes)), np.sin(np.angle(self._eyes))
         here = _pixels(*self._shape[::-1]) @ np.array(right, np.float32) / np.float32(abs(self._eyes))
         origin = self.columns.start + 1j * self.rows.start
         here += np.float32(((origin - self._middle) / self._eyes).real)
-        beside = np.maximum(lower[0].real - here, here - lower[-1].real) / np.float32(SOFT[0])
+        beside = np.maximum(lower[0].real - here, here - lower[-1].real) / np.float32(SOFT_FROM_CORNER)
         return below + (soft - below) * np.clip(beside, 0, 1), between
 
     def line(self, lines: np.ndarray, width: float) -> np.ndarray:
-        """A soft line where the lips meet, float32 0..1; thin at the corners."""
+        """A soft line where the lips meet, float32 (h, w) 0..1, which ends before the corners. width: pixels."""
         drawn = np.zeros(self._shape, np.uint8)
         met = self._at((lines[1] + lines[2]) / 2)[2:-2]
         cv2.polylines(drawn, [met], False, 255, max(round(width), 1), cv2.LINE_AA, _BITS)
         return cv2.GaussianBlur(drawn.astype(np.float32) / 255, (0, 0), max(width * 0.6, 0.5))
 
     def _filled(self, outline: np.ndarray) -> np.ndarray:
+        """The inside of an upright outline (n,), float32 (h, w) 0..1."""
         drawn = np.zeros(self._shape, np.uint8)
         cv2.fillPoly(drawn, [self._at(outline)], 255, cv2.LINE_AA, _BITS)
         return drawn.astype(np.float32) / 255
 
     def _at(self, positions: np.ndarray) -> np.ndarray:
-        """Upright positions as OpenCV's drawing takes them."""
+        """Upright positions (n,) as OpenCV's drawing takes them: int32 (n, 2), in 2 ** -_BITS pixels of the area."""
         pixels = positions * self._eyes + self._middle - (self.columns.start + 1j * self.rows.start)
         return np.rint(np.stack([pixels.real, pixels.imag], 1) * 2**_BITS).astype(np.int32)
 
 
 def _smooth(share: np.ndarray) -> np.ndarray:
+    """A smooth step: 0 up to 0, 1 from 1 on."""
     share = np.clip(share, 0, 1)
     return share * share * (3 - 2 * share)
 
