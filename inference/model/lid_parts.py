@@ -25,10 +25,12 @@ MOST_SHARPENING = 2.0  # largest factor by which lashes are darkened to make up 
 CHART_BELOW, CHART_ABOVE = 12, 6  # pixels of the lashes' chart below and above the edge of the lid
 # Pixels above the upper lid's edge that a closing lid covers at least, and at most.
 LEAST_LASH_HEIGHT, MOST_LASH_HEIGHT = 4, 18
+BORDER = 14  # pixels over which drawn skin ends at the sides of the window
+UNFOLDED = 11, 21  # pixels above the upper lid's edge up to which skin moves with it, and above which it stays
 TIP_FADE = 7, 11  # pixels above these in which the tips of lashes are removed, fading
 # Logarithms by which thin lines are darker than what is around them: on skin, and in tips of lashes.
 LINE_CONTRAST = 0.06, 0.16
-STILL_CHANNELS = 3, 3, 3, 1, 1, 1, 1  # channels of `LidParts.still`
+STILL_CHANNELS = 3, 3, 3, 1, 1, 1, 1, 1  # channels of `LidParts.still`
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class LidParts:
 
     windows: (N, 2, 3, 2), middle, along and down of each eye's `Window`. still: (N, 2, C, h, w) with
     `STILL_CHANNELS`: the eye without iris, the eye as it is, the skin of the closed lid, all in [-1, 1]; pixels below
-    the edge of the upper lid; height of the opening in pixels; what a closing lid covers, 0..1; alpha of the drawing.
+    the edge of the upper lid; height of the opening in pixels; what a closing lid covers, 0..1; skin that unfolds
+    as it closes, 0..1; alpha of the drawing.
     iris: (N, 2, 4, h, w), colour and alpha. lashes: (N, 2, 1, CHART_ABOVE + CHART_BELOW, w), logarithms by which the
     lashes of a closed eye darken, by distance from the edge of the lid. heights: (N, 2), of the openings in pixels.
     clear: (N, 1), 1 if the lids were found, else 0. skin: (N, 2, 2, 2, FIELD, FIELD), see `lid_skin.skin_fields`; 0 if
@@ -92,12 +95,14 @@ def _parts(fine: np.ndarray, eye: Eyelids, along: np.ndarray, distance: float, o
     lash_heights = _lash_heights(own, base, upper)
     skin, base = _closed_lid_skin(own, edge, opening, lash_heights)
     covered = _smoothstep((edge + lash_heights + 5) / 5)
+    beside = np.minimum(np.arange(width), np.arange(width)[::-1])
+    unfolds = np.maximum(covered, _smoothstep((edge + UNFOLDED[1]) / 7)) * _smoothstep(beside / BORDER)
     left, clean = _lash_tips(own, edge + lash_heights)
-    skin = clean + (skin - clean) * covered[..., None]
+    skin = clean + (skin - clean) * unfolds[..., None]
     length = eye.ends[1, 0] - eye.ends[0, 0]
     still = np.dstack([
         _without_iris(own, inside, iris, radius) / 127.5 - 1, own / 127.5 - 1, skin / 127.5 - 1, edge, opening,
-        np.maximum(covered, left), _feather(edge, opening, length),
+        np.maximum(covered, left), unfolds, _feather(edge, opening, length),
     ])  # fmt: skip
     colour = np.dstack([_round_iris(own, inside, iris, radius) / 127.5 - 1, disc(iris, radius * 1.06, 1.5)])
     place, size = (centre + 0.5) * 2 / len(fine) - 1, PIXEL * distance / len(fine)
@@ -149,8 +154,15 @@ def _closed_lid_skin(
     grain = cv2.remap(grain.astype(np.float32), x, mirror, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     share = np.clip(edge / np.maximum(opening, 1), -0.5, 1.2)
     shade = 0.05 * np.exp(-(((share - 0.45) / 0.3) ** 2)) - 0.10 * np.exp(-(((share - 1.05) / 0.16) ** 2))
-    shade = (shade - 0.06 * np.exp(-(((share + 0.12) / 0.12) ** 2))) * np.clip(opening / 12, 0, 1)
-    result = np.exp(base + (grain + shade)[..., None]) - DARKEST
+    shade = (shade - 0.03 * np.exp(-(((share + 0.12) / 0.12) ** 2))) * np.clip(opening / 12, 0, 1)
+    # The skin between the crease and the edge of the lid goes down with it. Half of that: else the shadow of a brow
+    # darkens the whole lid.
+    from_crease = np.clip(edge + UNFOLDED[1], 0, None)
+    down = np.clip(opening, 0, None)
+    stretch = (UNFOLDED[1] - UNFOLDED[0]) / (down + UNFOLDED[1] - UNFOLDED[0])
+    stretched = np.maximum(from_crease * stretch, from_crease - down)
+    unfolded = cv2.remap(base, x, (y + stretched - from_crease).astype(np.float32), cv2.INTER_LINEAR)
+    result = np.exp((base + unfolded) / 2 + (grain + shade)[..., None]) - DARKEST
     return np.clip(result, 0, 1) * 255, base.mean(2)
 
 

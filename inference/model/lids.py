@@ -27,14 +27,17 @@ from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
 from .insets import DARKEST, PlacedInset, Window
 from .layout import constant
-from .lid_parts import CHART_ABOVE, CHART_BELOW, STILL_CHANNELS, LidParts
+from .lid_parts import CHART_ABOVE, CHART_BELOW, STILL_CHANNELS, UNFOLDED, LidParts
 from .lid_skin import combined
 from .refiner import pixel_positions, warped
 from .tensor_trees import expanded
 
 RAISED = 0.12  # part of the opening by which the lower lid rises in a blink
 # Parts of the opening at a coefficient of 1, as in the face units of the heads that the bank is trained on.
-BLINK = 1.4  # by which a blink lowers the upper lid: the eye is closed from 0.71 on
+BLINK = 1.4  # by which a source's own blink has lowered its upper lid
+# Pixels by which a blink lowers the upper lid, a constant and part of the opening, and limits of that way: narrow eyes
+# are closed by a smaller coefficient.
+CLOSING, CLOSED = (28.0, 0.21), (1.2, 2.2)
 WIDE = 0.43  # by which wide eyes raise the upper lid
 LOWER = -0.2, 0.6  # limits of the lower lid's motion, see `LidMotion`
 WIDEST, SQUINTED = 1.3, (-0.5, 1.5)  # limits of `LidMotion.skin`
@@ -125,7 +128,8 @@ def lid_motion(columns: LidColumns, alpha: Tensor, own: Tensor, turns: Tensor, h
     way = (1 - was_closed).clamp(0.3, 1.0)
     opens = (now_closed.clamp(max=1.0) - was_closed.clamp(max=1.0)).clamp(max=0.0) / way
     # Open eyes may be read as nearly closed; a blink of 1 closes them all the same.
-    closes = (now_closed - was_closed).clamp(min=0.0) / torch.minimum(way, (BLINK - was_closed).clamp(min=0.05))
+    path = ((CLOSING[0] + CLOSING[1] * heights) / heights.clamp(min=1.0)).clamp(*CLOSED)
+    closes = (now[0] - was[0]).clamp(min=0.0) * torch.maximum(path, 1 / (1 - was[0]).clamp(min=0.05))
     blink = opens + closes.clamp(max=1.0)
     follow = shifts(turns)[:, 1:] * (SIZE[0] / 2) / heights.clamp(min=8.0)
     closed = blink.clamp(min=0.0)
@@ -184,7 +188,8 @@ def lid_insets(
     eye.lerp_(constant(turns.device, -1.0), shadow)
     eye.lerp_(follows, (beneath / SOFT).add_(0.5).clamp_(0.0, 1.0))
 
-    covered = eyes.covered * (eyes.upper / 0.1).clamp(0.0, 1.0)
+    covered, unfolded = ((eyes.upper / whole).clamp(0.0, 1.0) for whole in (0.1, 0.5))
+    covered = torch.maximum(eyes.covered * covered, eyes.unfolds * unfolded)
     lid = torch.lerp(eyes.own, eyes.skin, covered).lerp_(follows, strip)
     colour = eye.lerp_(lid, eyes.over)
     lashes_at = torch.cat([at[:, :1], (under + CHART_ABOVE) * (2 / (CHART_ABOVE + CHART_BELOW)) - 1], 1)
@@ -209,10 +214,10 @@ def lid_position_insets(
     """Insets of sampling positions: x and y in the source, and alpha, instead of the colours of `lid_insets`.
 
     Where a closing lid shows skin that the source does not have, positions are those of the strip above the upper edge
-    (STRIP), as if it were stretched: the edge of a closed lid is the edge of the open one.
+    (UNFOLDED), as if it were stretched: the edge of a closed lid is the edge of the open one.
     """
     eyes = _PlacedEyes.locate(parts, motion, turns, 1, positions, anchors, moved)
-    shift = torch.lerp(eyes.shift, eyes.stretched, eyes.over * ((eyes.upper - 0.3) / 0.4).clamp(0.0, 1.0))
+    shift = torch.lerp(eyes.rows, eyes.stretched, eyes.over)
     at = eyes.at + torch.cat([torch.zeros_like(shift), shift * (2 / SIZE[0])], 1)
     middle, along, down = parts.windows.flatten(0, 1)[..., None, None, None].unbind(1)
     sampled_at = middle + along * at[:, :1] + down * at[:, 1:]
@@ -226,8 +231,8 @@ class _PlacedEyes:
 
     Tensors are (E, C, F, h, w): E eyes of the sources, F frames of each. windows: (N, 2, 3, 2), in the pictures. at,
     at_eye, at_iris: x and y of positions in the source's window, for skin that has moved by `LidMotion.skin`, for the
-    eye, which is stretched where lids uncover more of it, and for its iris. own, skin, opening, covered, area: see
-    `LidParts.still`, at the positions of the skin. upper: see `LidMotion`. down: pixels by which the upper edge has
+    eye, which is stretched where lids uncover more of it, and for its iris. own, skin, opening, covered, unfolds, area:
+    see `LidParts.still`, at the positions of the skin. upper: see `LidMotion`. down: pixels by which the upper edge has
     moved. under, beneath: pixels below the moved upper and lower edge. rows: pixels below the own position at which
     skin that moves along is sampled. strip: share of it above the upper edge. over: 1 above the upper edge. uncovered:
     0..1, 1 above the source's upper edge in wide eyes. moves: 0..1, share of the drawing.
@@ -242,6 +247,7 @@ class _PlacedEyes:
     skin: Tensor
     opening: Tensor
     covered: Tensor
+    unfolds: Tensor
     area: Tensor
     upper: Tensor
     down: Tensor
@@ -295,7 +301,7 @@ class _PlacedEyes:
             uncovered = (away / STRETCHED).clamp_(max=1.0) * (raised / 2).clamp_(max=1.0)
         upper, lower = (_by_eye(part, sources)[:, None, :, None, None] for part in (motion.upper, motion.lower))
         still = parts.still.flatten(0, 1)
-        own, skin, edge, opening, covered, area = _sampled(still[:, STILL_CHANNELS[0] :], at).split(
+        own, skin, edge, opening, covered, unfolds, area = _sampled(still[:, STILL_CHANNELS[0] :], at).split(
             STILL_CHANNELS[1:], 1
         )
         area *= _by_eye(expanded(parts.clear, count), sources)[:, None, :, None, None]
@@ -326,6 +332,7 @@ class _PlacedEyes:
             skin,
             opening,
             covered,
+            unfolds,
             area,
             upper,
             down,
@@ -345,10 +352,10 @@ class _PlacedEyes:
 
     @property
     def stretched(self) -> Tensor:
-        """The same of skin that a closing lid stretches: STRIP[0] pixels go with its edge, STRIP[1] pixels above it the
-        skin stays.
+        """The same of skin that a closing lid unfolds: UNFOLDED[0] pixels go with its edge, UNFOLDED[1] pixels above it
+        the skin stays.
         """
-        share = (self.under + self.down + STRIP[1]) / (self.down.clamp(min=0.0) + STRIP[1] - STRIP[0])
+        share = (self.under + self.down + UNFOLDED[1]) / (self.down.clamp(min=0.0) + UNFOLDED[1] - UNFOLDED[0])
         return -self.down * share.clamp(0.0, 1.0)
 
     def by_eye(self, frames: Tensor) -> Tensor:

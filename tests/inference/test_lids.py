@@ -15,7 +15,7 @@ from inference.face.landmarks import COUNT, LEFT_LIDS, NAMES, RIGHT_LIDS, find_l
 from inference.media.picture import load_picture
 from inference.model.gaze import SIZE
 from inference.model.insets import DARKEST
-from inference.model.lid_parts import _lash_chart, _lash_tips, lid_parts
+from inference.model.lid_parts import UNFOLDED, _closed_lid_skin, _lash_chart, _lash_tips, lid_parts
 from inference.model.lids import LidColumns, MovedLids, lid_insets, lid_motion
 from inference.renderer import FaceRenderer
 
@@ -149,6 +149,16 @@ def test_tips_of_lashes_above_a_closed_lid_are_removed():
     assert not _lash_tips(own, above - 30)[0].any(), "brows stay"
 
 
+def test_the_skin_of_a_closed_lid_has_no_light_line_along_the_crease():
+    height, width = SIZE
+    edge = np.arange(height)[:, None] - 36.0 + np.zeros(width)
+    own = np.full((height, width, 3), 150, np.float32)
+    own[20:23] = 185
+    skin = _closed_lid_skin(own, edge, np.full(SIZE, 24.0))[0]
+    lines = [np.ptp(picture[10:36, 52].mean(1)) for picture in (own, skin)]
+    assert lines[1] < lines[0] / 3
+
+
 def test_nothing_beside_the_eyes_changes(renderer, parts):
     rest, near = drawn(renderer), np.zeros((512, 512), bool)
     for middle, along, down in parts.windows[0].numpy():
@@ -218,6 +228,16 @@ def test_a_blink_closes_eyes_that_were_read_as_nearly_closed(bank):
         assert not motion.upper[0].any(), "at rest nothing moves"
         assert (motion.upper[1] > 0.3).all()
         torch.testing.assert_close(motion.upper[2], torch.ones(2))
+
+
+def test_narrow_eyes_are_closed_by_a_smaller_blink(bank):
+    alpha = torch.zeros(3, 36)
+    alpha[1:, bank.names.index("eyeBlink")] = torch.tensor([0.35, 0.85])
+    own, heights = torch.zeros(1, 36), torch.tensor([[16.0, 28.0]])
+    upper = lid_motion(LidColumns.of_bank(bank, CPU), alpha, own, torch.zeros(3, 2), heights).upper
+    assert upper[1, 0] > 0.65
+    assert 0.35 < upper[1, 1] < 0.5
+    torch.testing.assert_close(upper[2], torch.ones(2))
 
 
 def test_each_eye_has_its_own_units(bank):
@@ -304,3 +324,7 @@ def test_the_edge_of_a_closed_lid_is_that_of_the_open_one(renderer, parts):
     shift = (closed - rest)[1] * rest.shape[-1] / 2
     assert -8 < shift.min() < -3
     assert shift.max() < 1.5, "the lower lid rises less"
+    for middle, _, down in parts.windows[0].numpy() * rest.shape[-1] / 2:
+        column = shift[:, round(float(middle[0] + rest.shape[-1] / 2 - 0.5))]
+        moved = column < -0.5
+        assert moved.sum() * SIZE[0] / 2 / down[1] > parts.heights.min() + UNFOLDED[0], "skin above the edge moves too"
