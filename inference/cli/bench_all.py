@@ -38,6 +38,7 @@ from ..media.sound import RATE, load_speech
 from ..model.insets import Insets
 from ..model.refiner import Refiner
 from ..renderer import FaceRenderer
+from ..tables import FOLDER
 from . import render
 from .bench import MATRIX, RandomBank, draw, flops, multiply, peak_memory_mib, seconds_of
 
@@ -57,6 +58,7 @@ def run(device: str = "auto", threads: int | None = None, turns: int = TURNS) ->
     threads: see `FaceRenderer`. turns: repetitions of each rate, of which medians are given. The bank
     is the starter bank, the face is the demo's portrait. In every frame, head, mouth, eyes and brows move.
     """
+    os.environ[FOLDER] = ""  # else capture and dubbing would use what an earlier repetition read
     bank = load_bank(STARTER)
     renderer = FaceRenderer(bank, device, threads)
     figures: dict[str, Any] = {"machine": machine(renderer), "frames": {}, "beside_one_busy_loop": {}}
