@@ -32,7 +32,7 @@ from .model.fast_detail import FastDetail, with_detail
 from .model.fast_gaze import TurnableEyes, turned_eyes
 from .model.fast_unet import painting_type
 from .model.insets import PlacedInset, Window, composite_insets
-from .model.lids import lid_insets, lid_position_insets, with_moved_skin
+from .model.lids import FINEST, lid_insets, lid_position_insets, with_moved_skin
 from .model.load import load_networks
 from .model.plan import Plan, Planner
 from .model.readers.face_reader import FaceReader
@@ -104,7 +104,11 @@ class FaceRenderer:
             if networks.refiner is not None:
                 self._correction = Correction(networks.refiner, networks.insets, self.painting, networks.teeth)
         self._encoder, self._decoder = networks.encoder, networks.decoder
-        self._teeth = None if networks.teeth is None else networks.teeth.get_buffer("texture").cpu().numpy()
+        self._teeth: np.ndarray | None = None
+        if networks.teeth is not None:
+            from .teeth import softened
+
+            self._teeth = softened(networks.teeth.get_buffer("texture").cpu().numpy())
         # Reading a face takes longer on the CPU than on a card: several threads share it.
         reading = Lanes(torch.get_num_threads()) if self._card else self.lanes
         self.reader = FaceReader(networks, bank, self.device, BATCH if self._card else self.batch, reading)
@@ -406,9 +410,9 @@ class FaceRenderer:
         """The texture of a source's teeth. at_rest: insets of which `row` is the source with its own coefficients."""
         if self._teeth is None or not self._shows_teeth(len(fine)):
             return None
-        from .teeth import TeethTexture, softened
+        from .teeth import TeethTexture
 
-        teeth, lips = TeethTexture(softened(self._teeth)), source.lips
+        teeth, lips = TeethTexture(self._teeth), source.lips
         mouth = None if lips is None else lips.open_mouth(len(fine))
         for to_picture, _, planes in (laid.frames()[row] for laid in at_rest):
             if planes is not None:
@@ -521,9 +525,10 @@ class FaceRenderer:
             return drawn, insets
         assert corrected is not None, "a bank with a refiner prepares its sources for it"
         step, picture = _eye_step(batch.size), corrected.inset_picture
-        if plan.turns is not None:  # the insets see the portrait with turned eyes, and are composited over them
+        if plan.turns is not None:  # the insets read the portrait with turned eyes, and are composited over them
             sheet = concatenated([eyes.sheet for eyes in batch.eyes])
-            picture = composite_insets(picture, turned_eyes(sheet, plan.turns, min(_eye_step(picture.shape[-1]), 2)))
+            own_step = min(_eye_step(picture.shape[-1]), FINEST)
+            picture = composite_insets(picture, turned_eyes(sheet, plan.turns, own_step))
         drawn, insets = self._correction.correct(
             replace(corrected, inset_picture=picture), drawn, alpha, plan.strengths, batch.teeth
         )
@@ -531,7 +536,7 @@ class FaceRenderer:
             return drawn, insets
         moved = drawn.places, corrected.anchors, self._correction.anchors_at(corrected, alpha)
         if plan.turns is not None:
-            insets = turned_eyes(sheet, plan.turns, min(step, 2), *moved) + insets
+            insets = turned_eyes(sheet, plan.turns, min(step, FINEST), *moved) + insets
         if plan.lids is not None and plan.lid_turns is not None:
             parts = concatenated([eyes.lids for eyes in batch.eyes])
             insets = lid_insets(parts, plan.lids, plan.lid_turns, step, *moved) + insets
