@@ -113,7 +113,7 @@ def _encoded(
     width = len(renderer.bank.names)
 
     def rows(done: np.ndarray) -> Iterator[np.ndarray]:
-        """Blocks of rows: coefficients, and the state of the presence."""
+        """Blocks of rows: the coefficients of a frame, then the tracker's state if there is a tracker."""
         states: list[np.ndarray] = []
 
         def cuts() -> Iterator[np.ndarray]:
@@ -123,7 +123,7 @@ def _encoded(
                     states.append(presence.add(rgb))
                 elif presence and number + 1 == len(done):
                     presence.restore(done[:, width:], rgb)
-                if not is_new and not (neutral and neutral.wants(number)):
+                if not is_new and not (neutral and neutral.keeps(number)):
                     continue
                 picture = cut(rgb, crop)
                 if neutral:
@@ -157,11 +157,8 @@ def _compared(
     from .lanes import read_ahead
     from .lower_face import MEASURED, can_correct, correction, drawn_points, measured
 
-    closer, names, refiner = (
-        crop.at_size(renderer.reader.comparing_size),
-        renderer.bank.names,
-        renderer.reader.networks.refiner,
-    )
+    closer = crop.at_size(renderer.reader.comparing_size)
+    names, refiner = renderer.bank.names, renderer.reader.networks.refiner
     at_rest = cut(next(islice(clip.frames(), number, None)), closer)
     reference = renderer.reader.rest_reference(at_rest)
 
@@ -210,11 +207,12 @@ class _Presence:
         self._tracker = CropTracker(every=max(1, round(clip.fps)), which=self._square[:2], label=clip.path.name)
 
     def add(self, rgb: np.ndarray) -> np.ndarray:
-        """Watch the next frame. Returns the tracker's state after it, (1, STATE)."""
+        """Track the face in the next frame. Returns the tracker's state after it, (1, STATE)."""
         self._tracker.add(rgb)
         return self._tracker.state()
 
     def restore(self, states: np.ndarray, rgb: np.ndarray) -> None:
+        """Continue after frames that were tracked earlier, see `CropTracker.restore`."""
         self._tracker.restore(states, rgb)
 
     def seen(self) -> np.ndarray:

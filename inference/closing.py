@@ -136,7 +136,7 @@ def with_closed_mouth(picture: np.ndarray, mouth: Mouth, closed: float, chin: fl
 
 
 def _closed_outlines(lines: np.ndarray, closed: float) -> np.ndarray:
-    """Upright outlines (4, COUNT) of a mouth that is closed by a share `closed`, 0..1."""
+    """The outlines (4, COUNT) of a mouth after closing. closed: 0 keeps it as it is, 1 closes it fully."""
     outer_upper, upper, lower, outer_lower = lines
     along = np.linspace(-1, 1, COUNT)
     line = upper + UPPER * (lower - upper)  # where both inner edges meet

@@ -26,7 +26,7 @@ NEEDED = (JAW, SMILE, FROWN, CLOSED, *ANGLES)  # a bank must have them
 # How far the head is turned is the sum of the absolute values of ANGLES, in units of the coefficients. "Motion" is that
 # of chin and lower lip or of the corners, in eye distances, see `heights`.
 
-# Error of the landmarks in eye distances, below which the reader is trusted: in a frontal face, and what a unit of turn
+# Error of the landmarks in eye distances, below which the reading is kept: in a frontal face, and what a unit of turn
 # adds. With these values, frames of rendered heads are hardly corrected, see docs/training.md.
 ERROR, ERROR_PER_TURN = 0.02, 0.06
 TURN_FADE = 1.0, 1.5  # turn from which the correction fades, and from which there is none
@@ -102,12 +102,12 @@ def correction(rows: np.ndarray, names: Sequence[str], drawn: DrawnPoints, found
     """
     added, columns = np.zeros(rows.shape, np.float64), {name: names.index(name) for name in NEEDED}
     turned = np.abs(rows[:, [columns[name] for name in ANGLES]]).sum(1)
-    trusted = (found[:, -1] > SEEN) * np.clip((TURN_FADE[1] - turned) / (TURN_FADE[1] - TURN_FADE[0]), 0.0, 1.0)
+    reliable = (found[:, -1] > SEEN) * np.clip((TURN_FADE[1] - turned) / (TURN_FADE[1] - TURN_FADE[0]), 0.0, 1.0)
     error = ERROR + ERROR_PER_TURN * turned
     for name, part in ((JAW, 0), (SMILE, 1), (FROWN, 1)):
         column = columns[name]
         # What the drawn motion lacks, without the part that the landmarks' error may explain.
-        missing = _smoothed((found[:, part] - drawn.heights(rows + added)[:, part]) * trusted, fps)
+        missing = _smoothed((found[:, part] - drawn.heights(rows + added)[:, part]) * reliable, fps)
         missing *= np.maximum(0.0, 1.0 - np.square(error / np.maximum(np.abs(missing), 1e-9)))
         # How far the coefficient must change for that.
         unit = np.zeros((2, rows.shape[1]))

@@ -48,14 +48,14 @@ class NeutralFrame:
 
     def add(self, number: int, picture: np.ndarray) -> None:
         """Add the face crop of frame `number`, uint8 (S, S, 3). Frames are added in order."""
-        if not self.wants(number):
+        if not self.keeps(number):
             return
         self.kept.append((number, picture))
         if len(self.kept) > MOST:
             self._every *= 2
             self.kept = [one for one in self.kept if one[0] % self._every == 0]
 
-    def wants(self, number: int) -> bool:
+    def keeps(self, number: int) -> bool:
         """Whether `add` keeps frame `number` if it is the next one."""
         return number % self._every == 0
 

@@ -4,8 +4,9 @@ The network for teeth predicts one smooth colour for all that is neither lip nor
 by factors. They depend on the shape of the gap between both rows of teeth, as the network's masks show it, so they move
 as smoothly as the masks. The network's colour only weakens them, where it shows a light tongue already.
 
-Lengths are in pixels of the mouth's window as the network sees it. Factors and tones are natural logarithms, because
-the planes of the network hold logarithms of colours: 0.1 is about 10 % lighter, -0.1 about 10 % darker.
+Lengths are in pixels of the mouth's window, at the size of the network's output. Factors and tones are natural
+logarithms, because the planes of the network hold logarithms of colours: 0.1 is about 10 % lighter, -0.1 about 10 %
+darker.
 """
 
 from __future__ import annotations

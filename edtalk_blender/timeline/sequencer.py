@@ -307,8 +307,8 @@ def remember_time(strip: bpy.types.Strip, clock: TimeMap) -> None:
     strip[TIME] = clock.to_json()
 
 
-def is_rendering() -> bool:
-    """Whether Blender renders in a thread."""
+def is_blender_rendering() -> bool:
+    """Whether Blender itself is rendering in a background thread. For faces see `render.is_rendering`."""
     return bool(bpy.app.is_job_running("RENDER"))
 
 
@@ -325,7 +325,7 @@ def movie_fps(strip: bpy.types.MovieStrip) -> float:
         return 0.0
     key = path, state.st_mtime_ns, state.st_size
     if key not in _movie_rates:
-        if is_rendering():
+        if is_blender_rendering():
             return float(strip.elements[0].orig_fps) if len(strip.elements) else 0.0
         if len(_movie_rates) >= _MOST_RATES:
             _movie_rates.clear()

@@ -136,7 +136,7 @@ clips and the settings. Choose the folder for the jobs"""
     )
     threads: IntProperty(
         name="Threads",
-        description="Number of CPU threads that the training uses, usually one per core of the machine",
+        description="Number of CPU threads that the training uses, from 1 to 1024, usually one per core of the machine",
         default=8,
         min=1,
         max=1024,

@@ -31,6 +31,7 @@ TIP_FADE = 7, 11  # pixels above these in which the tips of lashes are removed, 
 # Logarithms by which thin lines are darker than what is around them: on skin, and in tips of lashes.
 LINE_CONTRAST = 0.06, 0.16
 STILL_CHANNELS = 3, 3, 3, 1, 1, 1, 1, 1  # channels of `LidParts.still`
+EDGE = slice(9, 10)  # of these channels, the pixels below the edge of the upper lid
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ class LidParts:
     windows: (N, 2, 3, 2), middle, along and down of each eye's `Window`. still: (N, 2, C, h, w) with
     `STILL_CHANNELS`: the eye without iris, the eye as it is, the skin of the closed lid, all in [-1, 1]; pixels below
     the edge of the upper lid; height of the opening in pixels; what a closing lid covers, 0..1; skin that unfolds
-    as it closes, 0..1; alpha of the drawing.
-    iris: (N, 2, 4, h, w), colour and alpha. lashes: (N, 2, 1, CHART_ABOVE + CHART_BELOW, w), logarithms by which the
-    lashes of a closed eye darken, by distance from the edge of the lid. heights: (N, 2), of the openings in pixels.
-    clear: (N, 1), 1 if the lids were found, else 0. skin: (N, 2, 2, 2, FIELD, FIELD), see `lid_skin.skin_fields`; 0 if
-    the lids were not found.
+    as it closes, 0..1; alpha of the drawing. iris: (N, 2, 4, h, w), colour and alpha. lashes: (N, 2, 1, CHART_ABOVE +
+    CHART_BELOW, w), logarithms by which the lashes of a closed eye darken, by distance from the edge of the lid.
+    heights: (N, 2), of the openings in pixels. clear: (N, 1), 1 if the lids were found, else 0. skin: (N, 2, 2, 2,
+    FIELD, FIELD), see `lid_skin.skin_fields`; 0 if the lids were not found.
     """
 
     windows: Tensor

@@ -27,7 +27,7 @@ from .gaze import FIRST as FIRST_TURN
 from .gaze import PITCH, SIZE, YAW, shifts
 from .insets import DARKEST, PlacedInset, Window
 from .layout import constant
-from .lid_parts import CHART_ABOVE, CHART_BELOW, STILL_CHANNELS, UNFOLDED, LidParts
+from .lid_parts import CHART_ABOVE, CHART_BELOW, EDGE, STILL_CHANNELS, UNFOLDED, LidParts
 from .lid_skin import combined
 from .refiner import pixel_positions, warped
 from .tensor_trees import expanded
@@ -294,7 +294,7 @@ class _PlacedEyes:
             lowered = torch.stack([torch.zeros_like(wide), squint.clamp(max=0.0)], 2)
             fields = (combined(parts.skin, skin) for skin in (motion.skin, lowered))
             at, at_eye = (in_window(in_source + warped(field, flat).view_as(in_source)) for field in fields)
-            away = (STRETCHED - _sampled(parts.still.flatten(0, 1)[:, 9:10], at_eye)).clamp_(min=0.0)
+            away = (STRETCHED - _sampled(parts.still.flatten(0, 1)[:, EDGE], at_eye)).clamp_(min=0.0)
             raised = UNCOVERED * _by_eye(wide, sources)[:, None, :, None, None]
             rows = away * (raised / (STRETCHED + raised))
             at_eye = at_eye + torch.cat([torch.zeros_like(rows), rows * (2 / SIZE[0])], 1)

@@ -393,10 +393,10 @@ def test_the_frame_rate_of_a_movie_is_asked_once_and_never_during_a_render(packa
             asked.append(1)
             return float(movie.fps)
 
-    monkeypatch.setattr(sequencer, "is_rendering", lambda: True)
+    monkeypatch.setattr(sequencer, "is_blender_rendering", lambda: True)
     assert sequencer.movie_fps(Strip()) == FPS
     assert asked == []
-    monkeypatch.setattr(sequencer, "is_rendering", lambda: False)
+    monkeypatch.setattr(sequencer, "is_blender_rendering", lambda: False)
     assert [sequencer.movie_fps(Strip()) for _ in range(3)] == [FPS] * 3
     assert len(asked) == 1
     Strip.filepath = "//missing.mp4"
